@@ -1,0 +1,56 @@
+# `make run` and `make test` do all the set-up on a fresh machine; `make help` lists the rest.
+.DEFAULT_GOAL := help
+.PHONY: help run forever test lint format types floors check up down clean
+
+# The first interpreter on the PATH that is new enough; PYTHON=… chooses another.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+READY := .venv/.ready
+N ?= 500
+
+help: ## This list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+$(READY): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "needs Python 3.11 or newer (and its venv module)"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --upgrade 'pip>=25.1'
+	$(BIN)/pip install -q --editable '.[example]' --group dev
+	@touch $@
+
+run: $(READY) ## The example service on the embedded spool, with traffic; ends by itself with a summary (N=500 jobs)
+	@$(BIN)/python -m services.example_worker.demo --jobs $(N)
+
+forever: $(READY) ## The same, until Ctrl-C
+	@$(BIN)/python -m services.example_worker.demo --jobs $(N) --forever
+
+test: $(READY) ## All tests but the long ones
+	@$(BIN)/python -m pytest
+
+lint: $(READY) ## Style: ruff check and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(READY) ## Puts the style right where ruff can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+types: $(READY) ## mypy --strict over framework/
+	@$(BIN)/mypy
+
+floors: $(READY) ## Imports between the floors of ARCHITECTURE.md go down only
+	@$(BIN)/lint-imports --no-logo
+
+check: $(READY) ## The declarations of the example service
+	@$(BIN)/worker check services.example_worker
+
+up: ## The compose stack: collector, Jaeger, Prometheus, Grafana and the example (needs Docker)
+	docker compose up --build --detach
+	@echo "Jaeger http://127.0.0.1:16686  Grafana http://127.0.0.1:3000  Prometheus http://127.0.0.1:9090"
+
+down: ## Ends the compose stack and removes its volumes
+	docker compose down --volumes
+
+clean: ## Removes the environment, caches and the demo's spool
+	rm -rf .venv var .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
