@@ -1,0 +1,49 @@
+"""A worker framework for Python services: durable jobs, supervised processes, every attempt in a trace."""
+
+from framework import app as _app
+from framework import connecting as _connecting
+from framework import queues as _queues
+from framework.app import Slot, WorkerApp
+from framework.errors import (
+    EnqueueError,
+    EnqueueFailed,
+    EnqueueUncertain,
+    InvalidPayload,
+    PayloadTooLarge,
+    QueueFull,
+    WorkerError,
+)
+from framework.job import Context, Failure, Logger
+from framework.outcome import Discard, JobInterrupted, Reject, RetryLater, Snooze
+from framework.queues import Cron, DeadLetter, Every, Queue
+from framework.retry import RetryPolicy
+from framework.settings import Settings
+
+_queues.opener = _connecting.process_producer
+_app.connector = _connecting.connect
+
+__all__ = [
+    "Context",
+    "Cron",
+    "DeadLetter",
+    "Discard",
+    "EnqueueError",
+    "EnqueueFailed",
+    "EnqueueUncertain",
+    "Every",
+    "Failure",
+    "InvalidPayload",
+    "JobInterrupted",
+    "Logger",
+    "PayloadTooLarge",
+    "Queue",
+    "QueueFull",
+    "Reject",
+    "RetryLater",
+    "RetryPolicy",
+    "Settings",
+    "Slot",
+    "Snooze",
+    "WorkerApp",
+    "WorkerError",
+]

@@ -1,0 +1,242 @@
+"""What a service is written against: WorkerApp, and what a handler is given."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace, UnionType
+from typing import Any, ClassVar
+
+from framework.errors import DeclarationError
+from framework.job import Context as Context
+from framework.job import Failure
+from framework.job import Logger as Logger
+from framework.queues import DeadLetter, Queue, place_of
+from framework.settings import Settings
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The place that a worker process fills; known to `lifespan` and `alifespan`."""
+
+    queue: Queue[Any]
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """A queue's handler as declared: the method's name (an override in a subclass counts), and its shape."""
+
+    queue: Queue[Any]
+    name: str
+    is_async: bool
+    takes_context: bool
+    place: str
+
+
+class WorkerApp:
+    """Subclass it: queues as class attributes, handlers as methods. Hooks compose through super().
+
+    Declaration mistakes raise DeclarationError when the class is created; the message names file and line.
+    """
+
+    worker_queues: ClassVar[dict[str, Queue[Any]]] = {}
+    worker_handlers: ClassVar[dict[str, Handler]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.worker_queues = collect_queues(cls)
+        cls.worker_handlers = collect_handlers(cls)
+
+    @contextmanager
+    def lifespan(self, slot: Slot) -> Generator[None, None, None]:
+        """Opened in every worker process before it is ready, closed after its last job."""
+        yield
+
+    @asynccontextmanager
+    async def alifespan(self, slot: Slot) -> AsyncGenerator[None, None]:
+        """The same on the event loop of processes with async handlers."""
+        yield
+
+    def on_failure(self, failure: Failure, ctx: Context) -> None:
+        """After every failed attempt, for error reporters. An error in it is logged and changes nothing."""
+
+    @classmethod
+    def connect(cls, settings: Settings | None = None) -> AbstractContextManager[None]:
+        """Opens the producer now (otherwise the first enqueue does) and makes it this app's inside the block.
+
+        Raises:
+            SettingsError: a setting is wrong. EngineError: the engine cannot be used.
+        """
+        return connector(cls, settings)
+
+
+def _no_connector(app: type[WorkerApp], settings: Settings | None) -> AbstractContextManager[None]:
+    raise RuntimeError("framework/__init__ has not installed a connector")
+
+
+connector: Callable[[type[WorkerApp], Settings | None], AbstractContextManager[None]] = _no_connector
+
+
+def collect_queues(cls: type[WorkerApp]) -> dict[str, Queue[Any]]:
+    """Queues by attribute, base classes first. Raises DeclarationError."""
+    queues: dict[str, Queue[Any]] = {}
+    for base in reversed(cls.__mro__):
+        for attribute, value in vars(base).items():
+            if isinstance(value, Queue):
+                queues[attribute] = value
+            elif attribute in queues:
+                del queues[attribute]
+    by_name: dict[str, tuple[str, Queue[Any]]] = {}
+    for attribute, queue in queues.items():
+        _ = queue.payload_type
+        other = by_name.setdefault(queue.name, (attribute, queue))
+        if other[1] is not queue:
+            raise DeclarationError(
+                f"{queue.place}: {cls.__name__}.{attribute} and {cls.__name__}.{other[0]} ({other[1].place}) are both "
+                f"named {queue.name!r}: give one another name"
+            )
+    for attribute, queue in queues.items():
+        _check_dead_letter(cls, attribute, queue)
+    return queues
+
+
+def _check_dead_letter(cls: type[WorkerApp], attribute: str, queue: Queue[Any]) -> None:
+    target = queue.dead_letter
+    where = f"{queue.place}: {cls.__name__}.{attribute}"
+    if queue.payload_type is DeadLetter and target is not None:
+        raise DeclarationError(f"{where} carries dead letters and has a dead_letter of its own: a loop; remove it")
+    if target is None:
+        return
+    if target is queue:
+        raise DeclarationError(f"{where} is its own dead_letter: a loop; remove it")
+    if target.payload_type is not DeadLetter:
+        raise DeclarationError(f'{where}: its dead_letter must be a Queue[DeadLetter]("{target.name}")')
+
+
+def collect_handlers(cls: type[WorkerApp]) -> dict[str, Handler]:
+    """Handlers by queue name; names are looked up over the MRO, so an override in a subclass is the handler."""
+    marks: dict[str, list[Queue[Any]]] = {}
+    for base in cls.__mro__:
+        for name, value in vars(base).items():
+            for queue in getattr(value, "__worker_queues__", ()):
+                if queue not in marks.setdefault(name, []):
+                    marks[name].append(queue)
+    known = {id(queue) for queue in cls.worker_queues.values()}
+    handlers: dict[str, Handler] = {}
+    for name, queues in sorted(marks.items(), key=lambda item: _position(getattr(cls, item[0]))):
+        for queue in queues:
+            fn = inspect.unwrap(getattr(cls, name))
+            place = _place(fn)
+            if id(queue) not in known:
+                raise DeclarationError(
+                    f"{place}: {cls.__name__}.{name} handles queue {queue.name!r}, which {cls.__name__} neither "
+                    "declares nor inherits"
+                )
+            if queue.name in handlers:
+                first = handlers[queue.name]
+                raise DeclarationError(
+                    f"{place}: queue {queue.name!r} has two handlers, "
+                    f"{first.name} ({first.place}) and {name}: remove one"
+                )
+            handlers[queue.name] = _handler(cls, queue, name, fn, place)
+    return handlers
+
+
+def _handler(cls: type[WorkerApp], queue: Queue[Any], name: str, fn: Any, place: str) -> Handler:
+    where = f"{place}: {cls.__name__}.{name}"
+    if not inspect.isroutine(fn):
+        raise DeclarationError(
+            f"{queue.place}: {cls.__name__}.{name}, the handler of queue {queue.name!r}, is no method any more: "
+            f"it was overridden by {type(fn).__name__}"
+        )
+    parameters = [
+        p for p in inspect.signature(fn).parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    if len(parameters) not in (2, 3):
+        raise DeclarationError(f"{where} must take (self, payload) or (self, payload, ctx)")
+    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        raise DeclarationError(f"{where} is a generator: a handler returns, it does not yield")
+    is_async = inspect.iscoroutinefunction(fn)
+    check_concurrency(queue.options.concurrency, is_async=is_async, name=queue.attribute or queue.name, place=place)
+    _check_payload(cls, queue, name, fn, parameters[1].name, place)
+    return Handler(queue, name, is_async, len(parameters) == 3, place)
+
+
+def check_concurrency(concurrency: int, *, is_async: bool, name: str, place: str) -> None:
+    """A sync handler runs one job per process. Raises DeclarationError."""
+    if concurrency > 1 and not is_async:
+        raise DeclarationError(
+            f"{place}: {name} is sync and runs one job per process: "
+            f"replace concurrency={concurrency} by workers={concurrency}"
+        )
+
+
+def _check_payload(cls: type[WorkerApp], queue: Queue[Any], name: str, fn: Any, parameter: str, place: str) -> None:
+    try:
+        # That parameter alone: the others may name what is imported for type checkers only.
+        annotation = inspect.get_annotations(fn).get(parameter, Any)
+        holder = SimpleNamespace(__annotations__={parameter: annotation})
+        wanted = typing.get_type_hints(holder, globalns=fn.__globals__)[parameter]
+    except Exception:  # a forward reference not defined yet: the type checker sees it, we cannot
+        return
+    carried = queue.payload_type
+    if not _accepts(wanted, carried):
+        raise DeclarationError(
+            f"{place}: {cls.__name__}.{name} takes {_type_name(wanted)}, "
+            f"but queue {queue.name!r} carries {_type_name(carried)}"
+        )
+
+
+def _accepts(wanted: Any, carried: Any) -> bool:
+    """Whether a parameter annotated `wanted` takes a `carried`; in doubt yes, the type checker is stricter."""
+    wanted, carried = _bare(wanted), _bare(carried)
+    if wanted in (Any, object, carried):
+        return True
+    options, parts = _members(wanted), _members(carried)
+    if len(options) > 1 or len(parts) > 1:
+        return all(any(_accepts(option, part) for option in options) for part in parts)
+    base, given = (typing.get_origin(hint) or hint for hint in (wanted, carried))
+    if not (isinstance(base, type) and isinstance(given, type)):
+        return True
+    try:
+        return issubclass(given, base) or (base is float and given is int)
+    except TypeError:  # a protocol that isinstance() cannot check
+        return True
+
+
+def _bare(hint: Any) -> Any:
+    """The type behind Annotated and NewType."""
+    while True:
+        if typing.get_origin(hint) is typing.Annotated:
+            hint = typing.get_args(hint)[0]
+        elif isinstance(hint, typing.NewType):
+            hint = hint.__supertype__
+        else:
+            return hint
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, UnionType) else (hint,)
+
+
+def _type_name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+
+
+def _place(fn: Any) -> str:
+    return place_of(*_position(fn))
+
+
+def _position(fn: Any) -> tuple[str, int]:
+    code = getattr(inspect.unwrap(fn) if callable(fn) else fn, "__code__", None)
+    return (code.co_filename, code.co_firstlineno) if code else ("?", 0)
+
+
+def declared_dead_letters(queues: Iterable[Queue[Any]]) -> set[str]:
+    """Names of the queues whose payloads are dead letters."""
+    found = {queue.name for queue in queues if queue.payload_type is DeadLetter}
+    return found | {queue.dead_letter.name for queue in queues if queue.dead_letter is not None}

@@ -1,0 +1,216 @@
+"""The one port to an engine. Its docstrings are the specification; tests/contract holds every engine to them.
+
+Synchronous and batch-shaped: that suits a file system and SQL; an asyncio-only client runs on a loop thread of its
+engine's own. `features` declares in what engines differ.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+from urllib.parse import urlsplit
+
+from framework.errors import SettingsError
+from framework.job import Failure, Job, Lease, RunRecord
+from framework.outcome import Kind, Outcome
+from framework.queues import QueueOptions
+
+State = Literal["ready", "delayed", "in_flight", "dead", "bad"]
+Verb = Literal["ack", "retry", "bury", "rest", "release"]
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """In what engines differ.
+
+    Attributes:
+        system: telemetry's `messaging.system`.
+        run_records: `start` leaves a record that `rescue` can read, so unstarted claims of the dead are told apart.
+        lease_seconds: claims expire unless extended within so many seconds; None = they live with their owner.
+        quick: settling is a few local system calls, fit for an event loop.
+        shared: workers on several machines can use it.
+        durable: what an acknowledged job survives: nothing, a killed process, or a power cut.
+    """
+
+    system: str
+    run_records: bool = True
+    lease_seconds: float | None = None
+    quick: bool = False
+    shared: bool = False
+    durable: Literal["nothing", "process", "power"] = "power"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """Counts of jobs in each state; `oldest_age` is of the oldest ready job, in seconds since it was eligible."""
+
+    ready: int = 0
+    delayed: int = 0
+    in_flight: int = 0
+    dead: int = 0
+    bad: int = 0
+    oldest_age: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rescued:
+    """A lease whose owner is dead.
+
+    Attributes:
+        lease: settle it like any other.
+        owner: incarnation of the dead process.
+        run: None = the job had not started: release it.
+        reported: the outcome that telemetry already has; finish it, charge nothing.
+    """
+
+    lease: Lease
+    owner: str
+    run: RunRecord | None = None
+    reported: Outcome | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """A job as an inspector sees it; `attempt` counts what was charged, `bytes` is the size of the payload."""
+
+    job: Job
+    queue: str
+    state: State
+    attempt: int
+    delivery: int
+    since: float
+
+
+class Broker(Protocol):
+    """What an engine does. `enqueue`, `release` and `wake` may be called from any thread; the other verbs from one
+    thread at a time, but that one `claim` may wait in a thread of its own meanwhile.
+
+    A verb that cannot be done now raises EngineUnavailable and may be repeated; what stays undone is never forgotten by
+    the engine: a claim that it could not settle is still held. A settling verb on jobs that somebody else owns by now
+    settles the others and raises LeaseLost with their ids.
+    """
+
+    features: Features
+
+    def open(self, queues: Sequence[QueueOptions]) -> None:
+        """Connects and declares the queues, idempotent. EngineError: the place is unfit (says why and what to do)."""
+
+    def enqueue(self, jobs: Sequence[Job]) -> None:
+        """Durable on return, in this order for one producer; or one of the EnqueueErrors.
+
+        A job with `chosen_id` whose id exists in any state of its queue is not stored and counts as enqueued.
+        """
+
+    def claim(self, queue: str, *, limit: int, wait: float) -> Sequence[Lease]:
+        """Takes up to `limit` jobs in order; waits up to `wait` seconds (at most 1) for the first, less after wake().
+
+        Delivery grows by one. A job past its ttl is not returned but becomes a dead letter, reason `expired`.
+        """
+
+    def start(self, lease: Lease, run: RunRecord) -> None:
+        """An attempt is being spent from here on. Replaces what the row held."""
+
+    def reported(self, lease: Lease, outcome: Outcome) -> None:
+        """Telemetry has the outcome; a rescuer only finishes it."""
+
+    def extend(self, leases: Sequence[Lease]) -> None:
+        """Renews expiring leases (features.lease_seconds); LeaseLost where one is lost."""
+
+    def ack(self, leases: Sequence[Lease]) -> None:
+        """Done: the jobs are gone. Also how a job or a dead letter is discarded."""
+
+    def retry(self, lease: Lease, *, delay: float, failure: Failure) -> None:
+        """Attempt + 1, eligible again after `delay` seconds; the failure joins the history. Never refused."""
+
+    def bury(self, lease: Lease, *, failure: Failure) -> None:
+        """To the dead-letter queue of its queue, else to the queue's own dead; attempt 0 there, the failure joins the
+        history. A dead letter whose handler failed for good goes to the dead-letter queue's own dead."""
+
+    def rest(self, lease: Lease) -> None:
+        """A handled dead letter stays, listed in its queue's dead, until replay, discard or the queue's ttl."""
+
+    def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
+        """Back to the place in the order that they had, no attempt spent. Thread-safe."""
+
+    def rescue(self) -> Sequence[Rescued]:
+        """Claims of the dead, now this process's to settle. May be called often: cheap when nobody died."""
+
+    def maintain(self) -> None:
+        """Makes due what is due, expires, cleans. Idempotent, any number of processes may."""
+
+    def stats(self, queue: str) -> QueueStats:
+        """Counts, at most a second old or so."""
+
+    def wake(self) -> None:
+        """Ends a `claim` that waits in another thread, or the next one. Thread-safe, and safe in a signal handler."""
+
+    def close(self) -> None:
+        """Gives back what is held and not started, and lets go. Idempotent."""
+
+
+@runtime_checkable
+class Inspector(Protocol):
+    """Beside the port: what people do with jobs from the command line."""
+
+    def browse(self, queue: str, state: State) -> Iterator[JobView]:
+        """The jobs of a queue in one state, oldest first. The list may be a moment old."""
+
+    def find(self, queue: str, job_id: str, state: State) -> JobView | None:
+        """One job, or None."""
+
+    def replay(self, view: JobView) -> bool:
+        """A dead letter returns to the end of its home queue: attempt 0, same id and uid, never refused for length.
+        False: it was no longer there."""
+
+    def discard(self, view: JobView) -> bool:
+        """Deletes a job that nobody holds, for ever. False: it was no longer there."""
+
+
+def settle(broker: Broker, lease: Lease, outcome: Outcome) -> None:
+    """Does with a job what its run decided. Raises LeaseLost, EngineUnavailable: call it again."""
+    if outcome.kind in (Kind.SUCCEEDED, Kind.DISCARDED):
+        broker.ack([lease])
+    elif outcome.kind == Kind.RELEASED:
+        broker.release([lease], delay=outcome.delay)
+    elif outcome.kind == Kind.RESTED:
+        broker.rest(lease)
+    else:
+        assert outcome.failure is not None
+        if outcome.kind == Kind.RETRIED:
+            broker.retry(lease, delay=outcome.delay, failure=outcome.failure)
+        else:
+            broker.bury(lease, failure=outcome.failure)
+
+
+VERBS: dict[Kind, Verb] = {
+    Kind.SUCCEEDED: "ack",
+    Kind.DISCARDED: "ack",
+    Kind.RELEASED: "release",
+    Kind.RESTED: "rest",
+    Kind.RETRIED: "retry",
+    Kind.DEAD_LETTERED: "bury",
+}
+
+ENGINES = {"spool": "framework.brokers.spool", "memory": "framework.brokers.memory"}
+
+
+def open_broker(url: str, *, incarnation: str, **options: Any) -> Broker:
+    """The engine that a URL names, not opened yet.
+
+    Args:
+        url: `spool:DIR` or `memory:`.
+        incarnation: name of this process's life, never reused; verdicts and rescued leases refer to it.
+        options: settings of the engine.
+
+    Raises:
+        SettingsError: no engine has that scheme.
+    """
+    scheme = urlsplit(url).scheme
+    if scheme not in ENGINES:
+        known = ", ".join(f"{name}:" for name in ENGINES)
+        raise SettingsError(f"WORKER_BROKER_URL={url!r}: no engine {scheme!r}; there are {known}")
+    module = importlib.import_module(ENGINES[scheme])
+    broker: Broker = module.connect(url, incarnation=incarnation, **options)
+    return broker

@@ -1,0 +1,86 @@
+"""Every error that the framework raises on purpose. The message is the lesson: what, where, the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class WorkerError(Exception):
+    """Base of the framework's own errors; `exit_code` is what the `worker` command ends with."""
+
+    exit_code = 1
+
+
+class DeclarationError(WorkerError):
+    """A queue or handler is declared wrongly; raised at import, names file and line."""
+
+    exit_code = 2
+
+
+class UsageError(WorkerError):
+    """The command line or a module name is wrong."""
+
+    exit_code = 2
+
+
+class SettingsError(WorkerError):
+    """A setting is wrong; names the variable."""
+
+    exit_code = 2
+
+
+class EngineError(WorkerError):
+    """The engine said no in a way that waiting will not mend (unsafe root, wrong owner, network file system)."""
+
+    exit_code = 3
+
+
+class EngineUnavailable(EngineError):
+    """The engine cannot do it now (disk full, I/O error, too many files, connection lost): try again later."""
+
+
+class LeaseLost(WorkerError):
+    """Somebody else owns these jobs now; raised by a settling verb after all other leases were settled."""
+
+    def __init__(self, job_ids: Sequence[str]) -> None:
+        self.job_ids = tuple(job_ids)
+        super().__init__(f"the claim was lost: {', '.join(self.job_ids)}")
+
+
+class EnqueueError(WorkerError):
+    """Not queued, unless it is `EnqueueUncertain`.
+
+    Attributes:
+        enqueued: ids that *were* queued before the error; only `enqueue_many` can leave some.
+    """
+
+    def __init__(self, message: str, *, enqueued: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.enqueued: Sequence[str] = tuple(enqueued)
+
+
+class QueueFull(EnqueueError):
+    """The queue holds `max_length` jobs, or the disk has no room for another; nothing was queued."""
+
+
+class PayloadTooLarge(EnqueueError):
+    """The encoded payload exceeds `max_payload_bytes`; nothing was queued."""
+
+
+class InvalidPayload(EnqueueError):
+    """The payload does not fit the queue's payload type; nothing was queued."""
+
+
+class EnqueueFailed(EnqueueError):
+    """The engine could not store the job; nothing was queued."""
+
+
+class EnqueueUncertain(EnqueueError):
+    """Queued or not, nobody can know.
+
+    Enqueue again with this `job_id`: harmless if the caller chose it, else the job may run twice.
+    """
+
+    def __init__(self, message: str, *, job_id: str, enqueued: Sequence[str] = ()) -> None:
+        super().__init__(message, enqueued=enqueued)
+        self.job_id = job_id

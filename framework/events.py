@@ -1,0 +1,249 @@
+"""Facts: what happened, typed and frozen. Worker, supervisor and maintenance emit them; logs and metrics subscribe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from framework.job import Lease, Reason, RunRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of all events. Durations are in seconds, moments in seconds since the epoch."""
+
+
+# --- jobs, emitted by workers ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class JobsClaimed(Event):
+    queue: str
+    count: int
+    duration: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobStarted(Event):
+    queue: str
+    job_id: str
+    attempt: int
+    delivery: int
+    wait: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobFinished(Event):
+    """An attempt ended in a process that lived to see it. Emitted while its span is current, before the settling.
+
+    `outcome` is one of succeeded, retried, dead_lettered, released, discarded, rested; `delay` is that of a retry or
+    release; `wait` counts from the moment the job was eligible.
+    """
+
+    queue: str
+    job_id: str
+    attempt: int
+    max_attempts: int
+    delivery: int
+    outcome: str
+    wait: float
+    duration: float
+    delay: float = 0.0
+    reason: Reason | None = None
+    error_type: str = ""
+    message: str = ""
+    traceback: str = ""
+    trace_id: str = ""
+    span_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobsSettled(Event):
+    queue: str
+    verb: Literal["ack", "retry", "bury", "rest", "release"]
+    count: int
+    duration: float
+
+
+@dataclass(frozen=True, slots=True)
+class LeasesLost(Event):
+    queue: str
+    job_ids: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFailed(Event):
+    """A verb could not be done; it is tried again after `delay` seconds, nothing is lost."""
+
+    verb: str
+    error: str
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRecovered(Event):
+    verb: str
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class HookFailed(Event):
+    """`on_failure` or another hook of the service raised; nothing changes for the job."""
+
+    hook: str
+    queue: str
+    job_id: str
+    error: str
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoopBlocked(Event):
+    """A handler holds the event loop: everything else in the process waits."""
+
+    process: str
+    queue: str
+    job_id: str
+    handler: str
+    seconds: float
+    where: str
+    stack: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceMistake(Event):
+    """A mistake in the service that one line can explain, for instance a resource opened in the wrong lifespan."""
+
+    process: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReady(Event):
+    process: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLeaving(Event):
+    """Why a worker stops claiming: drain, max_jobs_per_process, max_memory, hung job, renewed, orphaned."""
+
+    process: str
+    pid: int
+    why: str
+
+
+# --- jobs and queues, emitted by maintenance ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptLost(Event):
+    """An attempt whose process died under it. Whoever handles this emits the span that the dead could not.
+
+    `reason` is worker_lost or timeout; None where the kill was planned (released, no error).
+    """
+
+    lease: Lease
+    run: RunRecord
+    outcome: str
+    reason: Reason | None
+    owner: str
+    ended_at: float
+    delay: float = 0.0
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobsRescued(Event):
+    """Claims of a dead process that had not started: runnable again, no attempt spent."""
+
+    queue: str
+    job_ids: Sequence[str]
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueueObserved(Event):
+    queue: str
+    ready: int
+    delayed: int
+    in_flight: int
+    dead: int
+    bad: int
+    oldest_age: float
+
+
+# --- processes, emitted by the supervisor ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStarted(Event):
+    process: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessBecameReady(Event):
+    process: str
+    pid: int
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessKilled(Event):
+    """The supervisor sends SIGKILL; `verdict` is planned or timeout."""
+
+    process: str
+    pid: int
+    verdict: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessExited(Event):
+    """`reason` is one of drained, recycled, crashed, killed, timeout, failed_to_start, out_of_memory, stuck."""
+
+    process: str
+    pid: int
+    reason: str
+    code: int
+    restart_in: float | None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Draining(Event):
+    signal: str
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorNote(Event):
+    """A line about the supervisor itself: start, platform warnings, budget exceeded, stop."""
+
+    text: str
+    level: Literal["info", "warning", "error"] = "info"
+
+
+Subscriber = Callable[[Event], None]
+
+
+class Bus:
+    """Passes events to subscribers, in order. A subscriber that raises never disturbs the one who emits."""
+
+    __slots__ = ("_subscribers", "errors")
+
+    def __init__(self, *subscribers: Subscriber) -> None:
+        self._subscribers = list(subscribers)
+        self.errors = 0
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        self._subscribers.append(subscriber)
+
+    def emit(self, event: Event) -> None:
+        for subscriber in self._subscribers:
+            try:
+                subscriber(event)
+            except Exception:  # counted: telemetry must never stop a job
+                self.errors += 1

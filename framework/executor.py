@@ -1,0 +1,286 @@
+"""One run of one job: decode, middleware, handler, outcome. It settles nothing and knows no process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from framework.app import Handler, WorkerApp
+from framework.codec import Codec, UndecodablePayload, codec_for, parse_lenient
+from framework.events import Event, HookFailed, JobFinished
+from framework.job import Context, Failure, Lease, Logger
+from framework.outcome import (
+    Discard,
+    JobInterrupted,
+    Kind,
+    Outcome,
+    Reject,
+    RetryLater,
+    Snooze,
+    describe,
+    error_type,
+    fail,
+    reason_of,
+)
+from framework.queues import DeadLetter, QueueOptions
+
+
+@dataclass(frozen=True, slots=True)
+class SpanIdentity:
+    """Ids of an attempt's span, known before it starts: they go into the run record. Hex; empty = not traced."""
+
+    trace_id: str = ""
+    span_id: str = ""
+    sampled: bool = False
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A run while it lasts; middleware may look at it, `outcome` is set before the middleware is left."""
+
+    lease: Lease
+    options: QueueOptions
+    started_at: float
+    identity: SpanIdentity = field(default_factory=SpanIdentity)
+    wait: float = 0.0
+    outcome: Outcome | None = None
+
+
+class Tracing(Protocol):
+    """What the executor needs of telemetry."""
+
+    def identify(self, lease: Lease, started_at: float) -> SpanIdentity:
+        """Ids and the sampling decision of the span that this attempt will have."""
+
+    def attempt(self, attempt: Attempt) -> AbstractContextManager[object]:
+        """The span around the handler; on leaving, ends it by `attempt.outcome` and restores the ambient context."""
+
+    def logger(self, attempt: Attempt) -> Logger:
+        """A logger bound to the job; inside the span its lines carry the trace's ids."""
+
+
+class SilentLogger:
+    """A logger that says nothing: for tests and for use without telemetry."""
+
+    def bind(self, **_: object) -> SilentLogger:
+        return self
+
+    def debug(self, event: str, **_: object) -> None: ...
+    def info(self, event: str, **_: object) -> None: ...
+    def warning(self, event: str, **_: object) -> None: ...
+    def error(self, event: str, **_: object) -> None: ...
+    def exception(self, event: str, **_: object) -> None: ...
+
+
+class NoTracing:
+    """Tracing that does nothing."""
+
+    def identify(self, lease: Lease, started_at: float) -> SpanIdentity:
+        return SpanIdentity()
+
+    def attempt(self, attempt: Attempt) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def logger(self, attempt: Attempt) -> Logger:
+        return SilentLogger()
+
+
+def _call(method: Callable[..., Any], *arguments: Any) -> Any:
+    return method(*arguments)
+
+
+class Executor:
+    """Runs the jobs of one queue of one app.
+
+    Args:
+        app: the instance whose method is the handler.
+        handler: as declared.
+        options: the queue's, after settings.
+        tracing: opens the span around each run.
+        emit: takes the JobFinished event, emitted while the span is current.
+        stopping: whether the worker drains; `ctx.should_stop`.
+        clock, monotonic: wall clock and monotonic clock, seconds.
+    """
+
+    def __init__(
+        self,
+        app: WorkerApp,
+        handler: Handler,
+        options: QueueOptions,
+        *,
+        tracing: Tracing,
+        emit: Callable[[Event], None],
+        stopping: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.app = app
+        self.handler = handler
+        self.options = options
+        self._method: Callable[..., Any] = getattr(app, handler.name)
+        carried = handler.queue.payload_type
+        # A dead letter is made of the job, not decoded: its payload is another queue's.
+        self._codec: Codec | None = None if carried is DeadLetter else codec_for(carried, queue=options.name)
+        self._tracing = tracing
+        self._emit = emit
+        self._stopping = stopping
+        self._clock = clock
+        self._monotonic = monotonic
+
+    def attempt(self, lease: Lease) -> Attempt:
+        """The run that is about to start; its ids go into the run record."""
+        now = self._clock()
+        identity = self._tracing.identify(lease, now)
+        return Attempt(lease, self.options, now, identity, max(0.0, now - lease.eligible_at))
+
+    def run(self, attempt: Attempt, *, call: Callable[..., Any] = _call) -> Outcome:
+        """A sync run. `call(method, *arguments)` calls it; the worker passes one that arms the soft timeout."""
+        started = self._monotonic()
+        with self._tracing.attempt(attempt):
+            context = self._context(attempt, started)
+            try:
+                arguments = self._arguments(attempt, context)
+                call(self._method, *arguments)
+            except BaseException as error:
+                self._end(attempt, context, started, error)
+            else:
+                self._end(attempt, context, started, None)
+        assert attempt.outcome is not None
+        return attempt.outcome
+
+    async def run_async(self, attempt: Attempt, *, call: Callable[[Awaitable[Any]], Awaitable[Any]]) -> Outcome:
+        """An async run. `call` awaits the handler's coroutine; the worker passes one that enforces the soft timeout and
+        turns the cancellation that it caused into JobInterrupted."""
+        started = self._monotonic()
+        with self._tracing.attempt(attempt):
+            context = self._context(attempt, started)
+            try:
+                arguments = self._arguments(attempt, context)
+                await call(self._method(*arguments))
+            except BaseException as error:
+                self._end(attempt, context, started, error)
+            else:
+                self._end(attempt, context, started, None)
+        assert attempt.outcome is not None
+        return attempt.outcome
+
+    def report_loss(self, lease: Lease, failure: Failure) -> None:
+        """Tells the service's `on_failure` of an attempt whose process died. No lifespan is open here."""
+        attempt = Attempt(lease, self.options, failure.started_at)
+        self._report_failure(failure, self._context(attempt, self._monotonic()))
+
+    def _context(self, attempt: Attempt, started: float) -> Context:
+        lease, timeout = attempt.lease, self.options.timeout
+        scheduled = lease.job.scheduled_for
+        return Context(
+            job_id=lease.job.id,
+            queue=lease.queue,
+            attempt=lease.attempt,
+            max_attempts=self.options.retry.max_attempts,
+            enqueued_at=datetime.fromtimestamp(lease.job.enqueued_at, UTC),
+            scheduled_for=None if scheduled is None else datetime.fromtimestamp(scheduled, UTC),
+            log=self._tracing.logger(attempt),
+            _deadline=None if timeout is None else started + timeout,
+            _stopping=self._stopping,
+            _clock=self._monotonic,
+        )
+
+    def _arguments(self, attempt: Attempt, context: Context) -> tuple[Any, ...]:
+        payload = self._payload(attempt.lease)
+        return (payload, context) if self.handler.takes_context else (payload,)
+
+    def _payload(self, lease: Lease) -> Any:
+        return letter_of(lease) if self._codec is None else self._codec.decode(lease.job.payload)
+
+    def _end(self, attempt: Attempt, context: Context, started: float, error: BaseException | None) -> None:
+        duration = self._monotonic() - started
+        attempt.outcome = outcome = self.decide(attempt, error)
+        failure = outcome.failure
+        if failure is not None:
+            self._report_failure(failure, context)
+        lease = attempt.lease
+        self._emit(
+            JobFinished(
+                queue=lease.queue,
+                job_id=lease.job.id,
+                attempt=lease.attempt,
+                max_attempts=self.options.retry.max_attempts,
+                delivery=lease.delivery,
+                outcome=outcome.kind.value,
+                wait=attempt.wait,
+                duration=duration,
+                delay=outcome.delay,
+                reason=failure.reason if failure else None,
+                error_type=failure.error_type if failure else "",
+                message=failure.message if failure else "",
+                traceback=failure.traceback if failure else "",
+                trace_id=attempt.identity.trace_id,
+                span_id=attempt.identity.span_id,
+            )
+        )
+
+    def decide(self, attempt: Attempt, error: BaseException | None) -> Outcome:
+        """What is to be done with the job of a run that ended so."""
+        lease, policy = attempt.lease, self.options.retry
+        if error is None:
+            return Outcome(Kind.RESTED if lease.is_letter else Kind.SUCCEEDED)
+        if isinstance(error, Snooze):
+            return Outcome(Kind.RELEASED, delay=error.delay)
+        if isinstance(error, JobInterrupted) and error.why == "draining":
+            return Outcome(Kind.RELEASED)
+        if isinstance(error, Discard):
+            return Outcome(Kind.DISCARDED)
+        failure = self._failure(attempt, error)
+        if isinstance(error, RetryLater):
+            return fail(failure, policy, delay=error.delay)
+        final = isinstance(error, (Reject, UndecodablePayload, *policy.give_up_on))
+        return fail(failure, policy, final=final)
+
+    def _failure(self, attempt: Attempt, error: BaseException) -> Failure:
+        lease = attempt.lease
+        message, trace = describe(error)
+        undecodable = isinstance(error, UndecodablePayload)
+        return Failure(
+            attempt=lease.attempt,
+            reason="invalid_payload" if undecodable else reason_of(error),
+            message=message,
+            traceback="" if undecodable else trace,
+            trace_id=attempt.identity.trace_id,
+            exception=error,
+            error_type=telemetry_type(error),
+            span_id=attempt.identity.span_id,
+            queue=lease.queue,
+            delivery=lease.delivery,
+            started_at=attempt.started_at,
+            ended_at=self._clock(),
+        )
+
+    def _report_failure(self, failure: Failure, context: Context) -> None:
+        try:
+            self.app.on_failure(failure, context)
+        except Exception as error:  # the service's reporter is broken, the job is not
+            message, trace = describe(error)
+            self._emit(HookFailed("on_failure", context.queue, context.job_id, message, trace))
+
+
+def telemetry_type(error: BaseException) -> str:
+    """`error.type`: the exception's class; for ends that the framework decides, their reason."""
+    if isinstance(error, UndecodablePayload):
+        return "invalid_payload"
+    return "timeout" if isinstance(error, JobInterrupted) else error_type(error)
+
+
+def letter_of(lease: Lease) -> DeadLetter:
+    """A dead letter as its handler sees it."""
+    job = lease.job
+    return DeadLetter(
+        job_id=job.id,
+        queue=job.queue,
+        payload=parse_lenient(job.payload),
+        reason=job.history[-1].reason if job.history else "error",
+        attempts=tuple(job.history),
+    )

@@ -1,0 +1,208 @@
+"""The way of a job into the engine: validate, encode, give it an id and the trace's context, store."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import datetime
+from itertools import islice
+from typing import Any, Protocol
+
+from framework.broker import Broker
+from framework.codec import CONTENT_TYPE, codec_for
+from framework.errors import (
+    EngineError,
+    EnqueueError,
+    EnqueueFailed,
+    EnqueueUncertain,
+    InvalidPayload,
+    PayloadTooLarge,
+    SettingsError,
+)
+from framework.job import Job
+from framework.queues import DeadLetter, Queue, QueueOptions
+
+BATCH = 256  # jobs stored together: bounded memory and descriptors; a batch shares its fsyncs
+MAX_ID_LENGTH = 255
+
+
+class Sending(Protocol):
+    """What the producer needs of telemetry."""
+
+    def one(self, queue: str, job_id: str, size: int) -> AbstractContextManager[Mapping[str, str]]:
+        """The `send` span of one job; gives the headers that carry its context."""
+
+    def many(self, queue: str, job_ids: Sequence[str]) -> AbstractContextManager[Sequence[Mapping[str, str]]]:
+        """A `create` span per job and one `send` span that links to them; gives the headers of each."""
+
+
+class NoSending:
+    """No spans and no headers."""
+
+    def one(self, queue: str, job_id: str, size: int) -> AbstractContextManager[Mapping[str, str]]:
+        return nullcontext({})
+
+    def many(self, queue: str, job_ids: Sequence[str]) -> AbstractContextManager[Sequence[Mapping[str, str]]]:
+        return nullcontext([{} for _ in job_ids])
+
+
+class Producer:
+    """Enqueues for one process; safe in threads. Close it once.
+
+    Args:
+        broker: an open engine.
+        options: a queue's options after settings, by queue name; declares the queue in the engine on first use.
+        sending: opens the span around each enqueue.
+        clock: wall clock, seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        options: Callable[[Queue[Any]], QueueOptions],
+        sending: Sending | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._broker = broker
+        self._resolve = options
+        self._options: dict[str, QueueOptions] = {}
+        self._sending = sending or NoSending()
+        self._clock = clock
+        self.closed = False
+
+    def enqueue(
+        self, queue: Queue[Any], payloads: Sequence[Any], *, delay: float, run_at: datetime | None, job_id: str | None
+    ) -> list[str]:
+        """Stores one job (the one of `payloads`); returns its id. Errors as `Queue.enqueue` says."""
+        options = self._declared(queue)
+        now = self._clock()
+        not_before = _not_before(now, delay, run_at)
+        data = self._encode(queue, payloads[0], options)
+        chosen = _checked_id(job_id)
+        identity = chosen or _new_id()
+        with self._sending.one(queue.name, identity, len(data)) as headers:
+            self._store([_job(identity, queue.name, data, headers, now, not_before, options, chosen=bool(chosen))])
+        return [identity]
+
+    def enqueue_batch(self, queue: Queue[Any], payloads: Iterable[Any], *, delay: float) -> list[str]:
+        """Stores jobs in batches; returns their ids. An error's `enqueued` lists what was stored before it."""
+        options = self._declared(queue)
+        stored: list[str] = []
+        rest = iter(payloads)
+        while batch := list(islice(rest, BATCH)):
+            try:
+                now = self._clock()
+                not_before = _not_before(now, delay, None)
+                encoded = [self._encode(queue, payload, options) for payload in batch]
+                ids = [_new_id() for _ in batch]
+                with self._sending.many(queue.name, ids) as headers:
+                    self._store(
+                        [
+                            _job(i, queue.name, data, carried, now, not_before, options, chosen=False)
+                            for i, data, carried in zip(ids, encoded, headers, strict=True)
+                        ]
+                    )
+            except EnqueueError as error:
+                error.enqueued = (*stored, *error.enqueued)
+                raise
+            stored += ids
+        return stored
+
+    async def run_async(self, call: Callable[[], list[str]]) -> list[str]:
+        """Runs an enqueue in a thread, with the caller's context (the current span goes along)."""
+        return await asyncio.to_thread(call)
+
+    def close(self) -> None:
+        """Lets go of the engine. Idempotent."""
+        if not self.closed:
+            self.closed = True
+            self._broker.close()
+
+    def _declared(self, queue: Queue[Any]) -> QueueOptions:
+        options = self._options.get(queue.name)
+        if options is None:
+            try:
+                options = self._resolve(queue)
+                self._broker.open([options])
+            except (SettingsError, EngineError) as error:
+                raise EnqueueFailed(f"queue {queue.name!r}: {error}") from error
+            self._options[queue.name] = options
+        return options
+
+    def _encode(self, queue: Queue[Any], payload: Any, options: QueueOptions) -> bytes:
+        if queue.payload_type is DeadLetter:
+            raise InvalidPayload(f"queue {queue.name!r} takes dead letters: a job comes there by dying, not by enqueue")
+        data = codec_for(queue.payload_type, queue=queue.name).encode(payload)
+        if len(data) > options.max_payload_bytes:
+            raise PayloadTooLarge(
+                f"queue {queue.name!r}: payload has {len(data):,} bytes, max_payload_bytes is "
+                f"{options.max_payload_bytes:,}: store the content elsewhere and enqueue a reference"
+            )
+        return data
+
+    def _store(self, jobs: Sequence[Job]) -> None:
+        try:
+            self._broker.enqueue(jobs)
+        except EnqueueError:
+            raise
+        except EngineError as error:
+            raise EnqueueFailed(f"queue {jobs[0].queue!r}: not queued: {error}") from error
+        except Exception as error:  # a bug or a driver's surprise: the caller must not take it for success or failure
+            ids = ", ".join(job.id for job in jobs[:3])
+            raise EnqueueUncertain(
+                f"queue {jobs[0].queue!r}: nobody knows whether {ids} was queued: {error!r}", job_id=jobs[0].id
+            ) from error
+
+
+def _job(
+    job_id: str,
+    queue: str,
+    data: bytes,
+    headers: Mapping[str, str],
+    now: float,
+    not_before: float | None,
+    options: QueueOptions,
+    *,
+    chosen: bool,
+) -> Job:
+    return Job(
+        id=job_id,
+        uid=os.urandom(16),
+        queue=queue,
+        payload=data,
+        headers={"content-type": CONTENT_TYPE, **headers},
+        enqueued_at=now,
+        not_before=not_before,
+        ttl=options.ttl,
+        chosen_id=chosen,
+    )
+
+
+def _new_id() -> str:
+    """A job id: 48 bits of milliseconds, then 80 random ones, as 32 hex digits. Sorts by time, roughly."""
+    return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
+
+
+def _checked_id(job_id: str | None) -> str | None:
+    if job_id is None:
+        return None
+    if not isinstance(job_id, str) or not 0 < len(job_id) <= MAX_ID_LENGTH or not job_id.isprintable():
+        raise InvalidPayload(f"job_id={str(job_id)[:60]!r}: 1 to {MAX_ID_LENGTH} printable characters")
+    return job_id
+
+
+def _not_before(now: float, delay: float, run_at: datetime | None) -> float | None:
+    """The moment before which a job must not start. Raises InvalidPayload."""
+    if run_at is None:
+        if not 0 <= delay < float("inf"):
+            raise InvalidPayload(f"delay={delay}: 0 or more seconds, and finite")
+        return now + delay if delay else None
+    if delay:
+        raise InvalidPayload("delay and run_at exclude each other: give one")
+    if run_at.tzinfo is None:
+        raise InvalidPayload(f"run_at={run_at.isoformat()} has no time zone: write datetime(..., tzinfo=UTC)")
+    return run_at.timestamp()

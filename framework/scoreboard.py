@@ -1,0 +1,336 @@
+"""What every process of a tree does at this moment, in a shared file: who runs which job until when.
+
+The run record (in the engine) is the truth of what had started; this says whom to kill when, and why somebody died.
+One writer per field: a slot's process writes its slot and rows, the supervisor writes headers, exits and verdicts.
+Times are CLOCK_MONOTONIC in nanoseconds, the same for all processes of a host; 0 = none.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+MAGIC = b"WBOARD1\n"
+EXIT_REASONS = (
+    "drained", "recycled", "crashed", "killed", "timeout", "failed_to_start", "out_of_memory", "stuck",
+)  # fmt: skip
+STATES = ("empty", "starting", "ready", "leaving", "gone")
+EMPTY, STARTING, READY, LEAVING, GONE = range(5)
+
+# magic, slots, rows, supervisor pid, verdicts written, deadline, supervisor's start, app
+_HEADER = struct.Struct("<8sIIIIQQ48s")
+_SLOT = struct.Struct(
+    "<64s40sIIQQQIIII"
+)  # name, incarnation, pid, state, pid's start, tick, ready, first row, rows, used, jobs
+_EXITS = struct.Struct("<8I")
+_ROW = struct.Struct("<QIBB2xQQQ64s")  # sequence, delivery, busy, on_cpu, started, soft, hard, job id
+_VERDICT = struct.Struct("<40sBB36s2x")  # incarnation, kind, number of guilty rows, the rows or a detail
+_HEADER_SIZE, _SLOT_SIZE, _ROW_SIZE, _VERDICT_SIZE = 128, 224, 112, 80
+_TICK_OFFSET, _READY_OFFSET, _STATE_OFFSET, _USED_OFFSET, _EXITS_OFFSET = 120, 128, 108, 144, 160
+_VERDICTS = 256
+_MOST_GUILTY = 18
+PLANNED, TIMEOUT, DIED = 1, 2, 3
+_VERDICT_NAMES = {PLANNED: "planned", TIMEOUT: "timeout", DIED: "died"}
+
+
+@dataclass(frozen=True, slots=True)
+class SlotState:
+    """A slot as last written; times in monotonic ns."""
+
+    index: int
+    name: str
+    incarnation: str
+    pid: int
+    pid_start: int
+    state: int
+    tick: int
+    ready: int
+    rows: int
+    used: int
+    jobs: int
+    exits: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RowState:
+    """A running job; `soft` and `hard` are its deadlines in monotonic ns, 0 = none; `on_cpu`: its code runs now."""
+
+    row: int
+    job_id: str
+    delivery: int
+    started: int
+    soft: int
+    hard: int
+    on_cpu: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why an incarnation ended.
+
+    Attributes:
+        kind: `planned` or `timeout`: the supervisor killed it; `died`: by itself, or by somebody else.
+        guilty: for a timeout, the rows that are charged; None = all that had started.
+        detail: for `died`, how: `signal SIGSEGV`.
+    """
+
+    kind: str
+    guilty: tuple[int, ...] | None = None
+    detail: str = ""
+
+    def charges(self, row: int) -> bool:
+        """Whether the job of this row pays for the kill."""
+        return self.kind == "died" or (self.kind == "timeout" and (self.guilty is None or row in self.guilty))
+
+
+def before_deadline(drain: float, seconds: float) -> float:
+    """How long before the drain deadline a stage begins: `seconds`, less when the drain itself is short."""
+    return min(seconds, drain * 0.2 * seconds)
+
+
+class Scoreboard:
+    """The shared file, mapped. Create it once per supervisor; children inherit the mapping or open it by path."""
+
+    def __init__(self, path: Path, memory: mmap.mmap) -> None:
+        self.path = path
+        self._memory = memory
+        _, self.slots, self.rows, *_ = _HEADER.unpack_from(memory, 0)
+        self._rows_at = _HEADER_SIZE + self.slots * _SLOT_SIZE
+        self._verdicts_at = self._rows_at + self.rows * _ROW_SIZE
+
+    @classmethod
+    def create(cls, path: Path, slots: Sequence[tuple[str, int]], *, app: str) -> Scoreboard:
+        """A new board for slots of (name, rows). Its blocks are allocated now: a sparse map on a full disk is SIGBUS.
+
+        Raises OSError: no space.
+        """
+        rows = sum(count for _, count in slots)
+        size = _HEADER_SIZE + len(slots) * _SLOT_SIZE + rows * _ROW_SIZE + _VERDICTS * _VERDICT_SIZE
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            _allocate(descriptor, size)
+            memory = mmap.mmap(descriptor, size)
+        finally:
+            os.close(descriptor)
+        pid = os.getpid()
+        _HEADER.pack_into(memory, 0, MAGIC, len(slots), rows, pid, 0, 0, process_start(pid), _text(app, 48))
+        first = 0
+        for index, (name, count) in enumerate(slots):
+            at = _HEADER_SIZE + index * _SLOT_SIZE
+            _SLOT.pack_into(memory, at, _text(name, 64), b"", 0, EMPTY, 0, 0, 0, first, count, 0, 0)
+            first += count
+        os.rename(temporary, path)
+        return cls(path, memory)
+
+    @classmethod
+    def open(cls, path: Path) -> Scoreboard:
+        """An existing board. Raises ValueError: not one; OSError."""
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            size = os.fstat(descriptor).st_size
+            if size < _HEADER_SIZE:
+                raise ValueError(f"{path} is no scoreboard")
+            memory = mmap.mmap(descriptor, size)
+        finally:
+            os.close(descriptor)
+        magic, slots, rows, *_ = _HEADER.unpack_from(memory, 0)
+        expected = _HEADER_SIZE + slots * _SLOT_SIZE + rows * _ROW_SIZE + _VERDICTS * _VERDICT_SIZE
+        if magic != MAGIC or size != expected:
+            raise ValueError(f"{path} is no scoreboard of this version")
+        return cls(path, memory)
+
+    # --- the tree ---------------------------------------------------------------------------------------------------
+
+    @property
+    def supervisor(self) -> int:
+        """Pid of the supervisor that made it."""
+        return int(_HEADER.unpack_from(self._memory, 0)[3])
+
+    def supervised(self) -> bool:
+        """Whether that supervisor lives."""
+        _, _, _, pid, _, _, start, _ = _HEADER.unpack_from(self._memory, 0)
+        return bool(pid) and process_start(pid) == start
+
+    @property
+    def app(self) -> str:
+        """Name of the app that runs."""
+        return _string(_HEADER.unpack_from(self._memory, 0)[7])
+
+    @property
+    def deadline(self) -> int:
+        """The drain deadline in monotonic ns, 0 while nothing drains."""
+        return int(struct.unpack_from("<Q", self._memory, 24)[0])
+
+    @deadline.setter
+    def deadline(self, value: int) -> None:
+        struct.pack_into("<Q", self._memory, 24, value)
+
+    # --- slots ------------------------------------------------------------------------------------------------------
+
+    def _slot_at(self, index: int) -> int:
+        return _HEADER_SIZE + index * _SLOT_SIZE
+
+    def occupy(self, index: int, incarnation: str) -> None:
+        """By the supervisor before a start: a new life in the slot, its rows empty."""
+        at = self._slot_at(index)
+        name, _, _, _, _, _, _, first, rows, _, _ = _SLOT.unpack_from(self._memory, at)
+        _SLOT.pack_into(self._memory, at, name, _text(incarnation, 40), 0, STARTING, 0, 0, 0, first, rows, 0, 0)
+        for row in range(first, first + rows):
+            offset = self._rows_at + row * _ROW_SIZE
+            self._memory[offset : offset + _ROW_SIZE] = bytes(_ROW_SIZE)
+
+    def set_pid(self, index: int, pid: int, pid_start: int) -> None:
+        """By the supervisor after a start; `pid_start` tells a reused pid apart (clock ticks since boot)."""
+        at = self._slot_at(index)
+        struct.pack_into("<I", self._memory, at + 104, pid)
+        struct.pack_into("<Q", self._memory, at + 112, pid_start)
+
+    def set_state(self, index: int, state: int, now: int) -> None:
+        """By the process in the slot."""
+        at = self._slot_at(index)
+        if state == READY:
+            struct.pack_into("<Q", self._memory, at + _READY_OFFSET, now)
+        struct.pack_into("<Q", self._memory, at + _TICK_OFFSET, now)
+        struct.pack_into("<I", self._memory, at + _STATE_OFFSET, state)
+
+    def tick(self, index: int, now: int, *, used: int = 0, jobs: int = 0) -> None:
+        """By the process in the slot: its loop turns."""
+        at = self._slot_at(index)
+        struct.pack_into("<Q", self._memory, at + _TICK_OFFSET, now)
+        struct.pack_into("<II", self._memory, at + _USED_OFFSET, used, jobs)
+
+    def slot(self, index: int) -> SlotState:
+        """A slot as it is now."""
+        at = self._slot_at(index)
+        fields = _SLOT.unpack_from(self._memory, at)
+        name, incarnation, pid, state, pid_start, tick, ready, _, rows, used, jobs = fields
+        exits = _EXITS.unpack_from(self._memory, at + _EXITS_OFFSET)
+        return SlotState(
+            index, _string(name), _string(incarnation), pid, pid_start, state, tick, ready, rows, used, jobs, exits
+        )
+
+    def all_slots(self) -> list[SlotState]:
+        """All slots as they are now."""
+        return [self.slot(index) for index in range(self.slots)]
+
+    def count_exit(self, index: int, reason: str) -> None:
+        """By the supervisor: one more end of a process of this slot."""
+        at = self._slot_at(index) + _EXITS_OFFSET + 4 * EXIT_REASONS.index(reason)
+        struct.pack_into("<I", self._memory, at, struct.unpack_from("<I", self._memory, at)[0] + 1)
+
+    # --- rows -------------------------------------------------------------------------------------------------------
+
+    def row_writer(self, index: int, row: int) -> RowWriter:
+        """For the process in the slot: the place of its concurrent job number `row`."""
+        first = _SLOT.unpack_from(self._memory, self._slot_at(index))[7]
+        return RowWriter(self._memory, self._rows_at + (first + row) * _ROW_SIZE)
+
+    def busy_rows(self, index: int) -> list[RowState]:
+        """The jobs that run in a slot."""
+        fields = _SLOT.unpack_from(self._memory, self._slot_at(index))
+        first, count = fields[7], fields[8]
+        found = []
+        for row in range(count):
+            state = self._row(row, self._rows_at + (first + row) * _ROW_SIZE)
+            if state is not None:
+                found.append(state)
+        return found
+
+    def _row(self, row: int, at: int) -> RowState | None:
+        for _ in range(100):
+            before = _ROW.unpack_from(self._memory, at)
+            if before[0] % 2 == 0 and _ROW.unpack_from(self._memory, at)[0] == before[0]:
+                break
+        # A writer killed in the middle leaves an odd sequence: what stands there is the best that is known.
+        _, delivery, busy, on_cpu, started, soft, hard, job_id = before
+        return RowState(row, _string(job_id), delivery, started, soft, hard, bool(on_cpu)) if busy else None
+
+    # --- verdicts ---------------------------------------------------------------------------------------------------
+
+    def write_verdict(self, incarnation: str, kind: int, guilty: Sequence[int] | None = None) -> None:
+        """By the supervisor before SIGKILL. A table of 256, the oldest is overwritten."""
+        rows = None if guilty is None or len(guilty) > _MOST_GUILTY else list(guilty)
+        padded = [*(rows or []), *([0] * (_MOST_GUILTY - len(rows or [])))]
+        packed = struct.pack(f"<{_MOST_GUILTY}H", *padded)
+        self._write_verdict(incarnation, kind, 255 if rows is None else len(rows), packed)
+
+    def write_death(self, incarnation: str, detail: str) -> None:
+        """By the supervisor when a process died that it had not killed: what is known of it, at most 36 bytes."""
+        self._write_verdict(incarnation, DIED, 255, _text(detail, 2 * _MOST_GUILTY))
+
+    def _write_verdict(self, incarnation: str, kind: int, count: int, rest: bytes) -> None:
+        written = struct.unpack_from("<I", self._memory, 20)[0]
+        at = self._verdicts_at + written % _VERDICTS * _VERDICT_SIZE
+        _VERDICT.pack_into(self._memory, at, _text(incarnation, 40), kind, count, rest)
+        struct.pack_into("<I", self._memory, 20, (written + 1) % 2**32)
+
+    def verdict(self, incarnation: str) -> Verdict | None:
+        """Why this incarnation ended; None: nobody knows."""
+        wanted = _text(incarnation, 40).ljust(40, b"\0")
+        for number in range(_VERDICTS):
+            name, kind, count, rest = _VERDICT.unpack_from(self._memory, self._verdicts_at + number * _VERDICT_SIZE)
+            if name != wanted or kind not in _VERDICT_NAMES:
+                continue
+            if kind == DIED:
+                return Verdict("died", detail=_string(rest))
+            rows = struct.unpack(f"<{_MOST_GUILTY}H", rest)
+            return Verdict(_VERDICT_NAMES[kind], None if count == 255 else rows[:count])
+        return None
+
+
+class RowWriter:
+    """The place of one concurrent job. Written after the run record, cleared after the settling."""
+
+    __slots__ = ("_at", "_memory", "_sequence")
+
+    def __init__(self, memory: mmap.mmap, at: int) -> None:
+        self._memory = memory
+        self._at = at
+        self._sequence = 0
+
+    def start(self, job_id: str, delivery: int, started: int, soft: int, hard: int) -> None:
+        """A job runs here from now on; times in monotonic ns, 0 = no deadline."""
+        self._sequence += 2
+        struct.pack_into("<Q", self._memory, self._at, self._sequence - 1)
+        _ROW.pack_into(
+            self._memory, self._at, self._sequence - 1, delivery, 1, 0, started, soft, hard, _text(job_id, 64)
+        )
+        struct.pack_into("<Q", self._memory, self._at, self._sequence)
+
+    def on_cpu(self, running: bool) -> None:
+        """Whether this job's code runs at this moment: names the one that blocks an event loop."""
+        self._memory[self._at + 13] = running
+
+    def clear(self) -> None:
+        """Nothing runs here."""
+        self._memory[self._at + 12] = 0
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:  # macOS: write it out instead
+        os.pwrite(descriptor, bytes(size), 0)
+
+
+def _text(value: str, size: int) -> bytes:
+    return value.encode("utf-8", "replace")[:size]
+
+
+def _string(value: bytes) -> str:
+    return value.rstrip(b"\0").decode("utf-8", "replace")
+
+
+def process_start(pid: int) -> int:
+    """Start of a process in clock ticks since boot: with the pid it names one life; 0 = gone, or nobody can say."""
+    try:
+        with open(f"/proc/{pid}/stat", errors="replace") as stat:
+            # The command before the last parenthesis may hold any character.
+            return int(stat.read().rpartition(")")[2].split()[19])
+    except (OSError, IndexError):
+        return 0

@@ -1,0 +1,181 @@
+"""Everything that can be set from outside: `WORKER_*`, nested with `__`, from the environment and `.env`."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from framework.errors import SettingsError
+from framework.queues import Queue, QueueOptions, parse_size
+from framework.retry import RetryPolicy
+
+PREFIX = "WORKER_"
+# Read by the command line, not by Settings.
+OTHER_VARIABLES = frozenset({"WORKER_MODULE"})
+
+
+class RetryOverride(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    max_retries: int | None = None
+    first_delay: float | None = None
+    factor: float | None = None
+    max_delay: float | None = None
+    jitter: bool | None = None
+
+
+class QueueOverride(BaseModel):
+    """What the environment may change of a queue; `none` means no limit where a limit is optional."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    workers: int | None = None
+    concurrency: int | None = None
+    timeout: float | Literal["none"] | None = None
+    kill_after: float | None = None
+    ttl: float | Literal["none"] | None = None
+    max_length: int | Literal["none"] | None = None
+    max_payload_bytes: int | None = None
+    max_jobs_per_process: int | Literal["none"] | None = None
+    max_memory: str | None = None
+    retry: RetryOverride = Field(default_factory=RetryOverride)
+
+
+class Settings(BaseSettings):
+    """Settings of one process. Each is the variable `WORKER_<NAME>`.
+
+    Attributes:
+        broker_url: the engine.
+        drain: seconds from SIGTERM to the end of a drain; None (`none`) = as long as it takes.
+        restart_budget, restart_window: deaths before ready or while idle, in so many seconds, that end the supervisor.
+        ready_within: seconds in which a process must become ready, and in which at least one slot of the service must.
+        start_method: how worker processes start; auto = fork unless the service's import starts threads.
+        durability: what a spool promises: survive a power cut, or only the death of processes.
+        network_file_system: allow a spool on one, at your own risk.
+        health: `host:port` for /livez, /readyz and /startupz; empty = off.
+        trace_linkage: how an attempt refers to its creation: child of it (parent), link only (link), or auto.
+        trace_parent_within: seconds of waiting up to which auto makes it a child.
+        log_level, log_format: what is written to standard output; auto = console on a terminal, JSON otherwise.
+        telemetry_flush: seconds that a leaving process gives to its exporters.
+        queues: overrides by the queue's attribute: `WORKER_QUEUES__DELIVERIES__RETRY__FIRST_DELAY=0.5`.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", extra="ignore", frozen=True, validate_default=True
+    )
+
+    broker_url: str = "spool:./var/spool"
+    drain: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["none"] = 25.0
+    restart_budget: int = Field(default=10, ge=1)
+    restart_window: float = Field(default=60.0, gt=0)
+    ready_within: float = Field(default=60.0, gt=0)
+    start_method: Literal["auto", "fork", "spawn"] = "auto"
+    durability: Literal["power", "process"] = "power"
+    network_file_system: bool = False
+    health: str = ""
+    trace_linkage: Literal["auto", "parent", "link"] = "auto"
+    trace_parent_within: float = Field(default=300.0, ge=0)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "console"] = "auto"
+    telemetry_flush: float = Field(default=1.0, ge=0)
+    queues: dict[str, QueueOverride] = Field(default_factory=dict)
+
+    @property
+    def drain_seconds(self) -> float | None:
+        """The drain's length; None = unbounded."""
+        return None if self.drain == "none" else float(self.drain)
+
+    def options(self, queue: Queue[Any]) -> QueueOptions:
+        """A queue's options with its overrides. Raises SettingsError naming the variable."""
+        wanted = self.queues.get(queue.attribute.lower())
+        base = replace(queue.options, attribute=queue.attribute)
+        if wanted is None:
+            return base
+        values = wanted.model_dump(exclude={"retry"}, exclude_none=True)
+        changes: dict[str, Any] = {name: None if value == "none" else value for name, value in values.items()}
+        variable = f"{PREFIX}QUEUES__{queue.attribute.upper()}"
+        try:
+            if "max_memory" in changes:
+                changes["max_memory"] = parse_size(changes["max_memory"])
+            retry = wanted.retry.model_dump(exclude_none=True)
+            if retry:
+                changes["retry"] = _retry(base.retry, retry)
+            return replace(base, **changes)
+        except ValueError as error:
+            raise SettingsError(f"{variable}__{_option_in(str(error))}: {error}") from None
+
+
+def _retry(base: RetryPolicy, changes: Mapping[str, Any]) -> RetryPolicy:
+    fields = ("max_retries", "first_delay", "factor", "max_delay", "jitter", "give_up_on")
+    try:
+        return RetryPolicy(**{name: changes.get(name, getattr(base, name)) for name in fields})
+    except ValueError as error:
+        raise ValueError(f"retry__{error}") from None
+
+
+def _option_in(message: str) -> str:
+    """The option that a message `option=value: …` is about, as it stands in a variable."""
+    return message.split("=")[0].split(" ")[0].upper()
+
+
+def load_settings(**values: Any) -> Settings:
+    """Reads the environment. Raises SettingsError: one line that names the variable and what it may be."""
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_explain(dict(item)) for item in error.errors())) from None
+    except Exception as error:  # pydantic-settings: a complex value that is not JSON
+        raise SettingsError(f"WORKER_*: {error}") from None
+
+
+def _explain(error: Mapping[str, Any]) -> str:
+    place = [str(part) for part in error["loc"]]
+    if (len(place) > 1 and place[-1] in ("float", "int", "bool", "str")) or place[-1].startswith("literal["):
+        place.pop()
+    variable = PREFIX + "__".join(part.upper() for part in place)
+    if error["type"] == "extra_forbidden":
+        model = RetryOverride if "retry" in place[:-1] else QueueOverride
+        return f"{variable}: no option {place[-1]!r}{_nearest(place[-1], model.model_fields)}"
+    return f"{variable}={error['input']!r}: {error['msg'].lower()}"
+
+
+def _nearest(name: str, known: Iterable[str], *, transform: Any = str) -> str:
+    near = difflib.get_close_matches(name.lower(), [str(k).lower() for k in known], n=1, cutoff=0.5)
+    return f"; did you mean {transform(near[0])}?" if near else ""
+
+
+def check_queue_names(settings: Settings, attributes: Iterable[str]) -> None:
+    """Refuses overrides of queues that the app does not have. Raises SettingsError."""
+    known = [attribute.lower() for attribute in attributes]
+    for name, override in settings.queues.items():
+        if name not in known:
+            option = next(iter(override.model_dump(exclude_none=True, exclude={"retry"})), "retry")
+            hint = _nearest(name, known, transform=str.upper)
+            raise SettingsError(f"{PREFIX}QUEUES__{name.upper()}__{option.upper()}: no queue {name!r}{hint}")
+
+
+def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
+    """One warning for each `WORKER_*` variable that nobody reads, with the nearest name."""
+    known = [PREFIX + name.upper() for name in Settings.model_fields] + sorted(OTHER_VARIABLES)
+    warnings = []
+    for name in os.environ if environ is None else environ:
+        if name.startswith(PREFIX) and name.split("__")[0] not in known:
+            hint = _nearest(name, known, transform=str.upper)
+            warnings.append(f"{name} is set, but nothing reads it{hint}")
+    return warnings
+
+
+def load_dotenv(path: str = ".env", environ: Any = None) -> None:
+    """Loads a `.env` file into the environment, so that `OTEL_*` there counts too; what is set already wins."""
+    from dotenv import dotenv_values
+
+    target = os.environ if environ is None else environ
+    for name, value in dotenv_values(path).items():
+        if value is not None:
+            target.setdefault(name, value)

@@ -1,0 +1,91 @@
+"""Signals as a queue: a handler only queues, the loop acts. For the process's main thread."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+from collections import deque
+from collections.abc import Iterable
+from types import FrameType
+
+# Everything a parent may have set up that a child must not inherit.
+RESET = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGALRM,
+    signal.SIGCHLD,
+    signal.SIGQUIT,
+)
+
+
+class SignalQueue:
+    """Queues the given signals and wakes `wait`, which also watches other descriptors.
+
+    The write end is the interpreter's wakeup descriptor: a signal that lands just before select() still ends it.
+    """
+
+    def __init__(self, signals: Iterable[signal.Signals]) -> None:
+        self._pending: deque[signal.Signals] = deque()
+        self._reader, self.waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if hasattr(os, "pipe2") else _pipe()
+        self._previous_fd = signal.set_wakeup_fd(self.waker, warn_on_full_buffer=False)
+        self._previous = {number: signal.signal(number, self._queue) for number in signals}
+
+    def _queue(self, number: int, frame: FrameType | None) -> None:
+        self._pending.append(signal.Signals(number))
+
+    def wait(self, timeout: float, *others: int) -> list[int]:
+        """Sleeps until a signal, a byte on `waker`, a readable descriptor of `others`, or `timeout` seconds.
+
+        Returns the readable ones of `others`.
+        """
+        try:
+            readable, _, _ = select.select([self._reader, *others], [], [], 0 if self._pending else max(0.0, timeout))
+        except InterruptedError:
+            return []
+        if self._reader in readable:
+            drain(self._reader)
+        return [fd for fd in readable if fd != self._reader]
+
+    def take(self) -> signal.Signals | None:
+        """The oldest signal not acted upon yet."""
+        return self._pending.popleft() if self._pending else None
+
+    def close(self) -> None:
+        """Restores what was before."""
+        signal.set_wakeup_fd(self._previous_fd)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        os.close(self._reader)
+        os.close(self.waker)
+
+
+def _pipe() -> tuple[int, int]:
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    return reader, writer
+
+
+def drain(reader: int) -> None:
+    """Empties a non-blocking pipe."""
+    with contextlib.suppress(BlockingIOError):
+        while os.read(reader, 4096):
+            pass
+
+
+def poke(writer: int) -> None:
+    """One byte into a non-blocking pipe; a full one has woken its reader already, a closed one has none."""
+    with contextlib.suppress(BlockingIOError, BrokenPipeError):
+        os.write(writer, b"\0")
+
+
+def reset_in_child() -> None:
+    """Back to the defaults in a forked child, before anything there can be interrupted."""
+    signal.set_wakeup_fd(-1)
+    for number in RESET:
+        signal.signal(number, signal.SIG_DFL)
