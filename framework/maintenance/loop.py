@@ -1,0 +1,210 @@
+"""The loop of the maintenance process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from framework.broker import Broker, Rescued, settle
+from framework.errors import EngineUnavailable, LeaseLost
+from framework.events import (
+    AttemptLost,
+    EngineFailed,
+    EngineRecovered,
+    Event,
+    JobsRescued,
+    LeasesLost,
+    QueueObserved,
+)
+from framework.maintenance.headless import Leftovers
+from framework.maintenance.rescue import has_started, judge
+from framework.outcome import Outcome
+from framework.queues import QueueOptions
+from framework.scoreboard import LEAVING, READY, Scoreboard, Verdict
+from framework.signals import SignalQueue, drain
+
+TURN = 0.25  # seconds between looks for jobs that are due: how late a delayed job may be
+RESCUE_EVERY = 0.5  # seconds between looks for the dead of other trees; our own supervisor tells at once
+OBSERVE_EVERY = 5.0  # seconds between observations of depth and age
+
+
+class Maintenance:
+    """Runs until told to leave, which the supervisor does after the last worker is gone.
+
+    Args:
+        index: its slot on the board.
+        supervisor: pid of the parent; another getppid() means that the tree has lost its head.
+        poke: descriptor that becomes readable when a process of the tree died.
+        options: of all queues that the app knows, by name.
+        verdict: why an incarnation ended.
+        leads: whether this process observes depth and age for all that share the engine.
+        after_loss: told of each charged attempt, after it was settled.
+        drain: seconds a headless tree gets.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        *,
+        supervisor: int,
+        poke: int,
+        board: Scoreboard,
+        broker: Broker,
+        options: Mapping[str, QueueOptions],
+        emit: Callable[[Event], None],
+        verdict: Callable[[str], Verdict | None],
+        leads: Callable[[], bool],
+        after_loss: Callable[[Rescued, Outcome], None],
+        drain: float | None,
+    ) -> None:
+        self._index = index
+        self._supervisor = supervisor
+        self._poke = poke
+        self._board = board
+        self._broker = broker
+        self._options = options
+        self._emit = emit
+        self._verdict = verdict
+        self._leads = leads
+        self._after_loss = after_loss
+        self._drain = drain
+        self._rescue_at = 0.0
+        self._observe_at = 0.0
+        self._failing_since: dict[str, float] = {}
+        self._unsettled: list[tuple[Rescued, Outcome]] = []
+        self.engine_ok = True
+        self.turned_at = time.monotonic()
+
+    def run(self, unblock: Callable[[], None]) -> None:
+        """Blocks until told to leave and nothing of the tree is left to rescue."""
+        signals = SignalQueue((signal.SIGTERM, signal.SIGINT))
+        unblock()
+        self._board.set_state(self._index, READY, time.monotonic_ns())
+        while True:
+            self.turn()
+            if self._told_to_leave(signals):
+                break
+            if self._poke in signals.wait(TURN, self._poke):
+                drain(self._poke)
+                self._rescue_at = 0.0
+        self._board.set_state(self._index, LEAVING, time.monotonic_ns())
+        if os.getppid() != self._supervisor:
+            Leftovers(self._board, self._index, self._drain).outlive(self.turn)
+        self._rescue_at = 0.0
+        self.turn()
+        signals.close()
+
+    def turn(self) -> None:
+        """One round of everything that is due."""
+        now = self.turned_at = time.monotonic()
+        self._board.tick(self._index, time.monotonic_ns())
+        self._try("maintain", self._broker.maintain)
+        if now >= self._rescue_at:
+            self._rescue_at = now + RESCUE_EVERY
+            self._try("rescue", self._rescue)
+        if now >= self._observe_at:
+            self._observe_at = now + OBSERVE_EVERY
+            self._try("stats", self._observe)
+
+    def _told_to_leave(self, signals: SignalQueue) -> bool:
+        told = False
+        while (number := signals.take()) is not None:
+            told = told or number == signal.SIGTERM
+        return told or os.getppid() != self._supervisor
+
+    def _try(self, verb: str, call: Callable[[], None]) -> None:
+        """An engine that fails now is asked again at the next turn; said once, and once when it is back."""
+        try:
+            call()
+        except EngineUnavailable as error:
+            self.engine_ok = False
+            if verb not in self._failing_since:
+                self._failing_since[verb] = time.monotonic()
+                self._emit(EngineFailed(verb, str(error), TURN))
+            return
+        if verb in self._failing_since:
+            self._emit(EngineRecovered(verb, time.monotonic() - self._failing_since.pop(verb)))
+        self.engine_ok = not self._failing_since
+
+    # --- rescue -----------------------------------------------------------------------------------------------------
+
+    def _rescue(self) -> None:
+        waiting, self._unsettled = self._unsettled, []
+        for number, (rescued, outcome) in enumerate(waiting):
+            try:
+                self._settle(rescued, outcome)
+            except EngineUnavailable:
+                self._unsettled += waiting[number + 1 :]
+                raise
+        released: dict[tuple[str, str], list[str]] = {}
+        found = self._broker.rescue()
+        for number, rescued in enumerate(found):
+            outcome, reason = judge(rescued, self._options, self._verdict, time.time())
+            run = has_started(rescued)
+            if run is not None:
+                # The span first: once the job is settled nobody would know that it is missing.
+                self._emit(self._lost(rescued, outcome, reason))
+            elif rescued.reported is None:
+                released.setdefault((rescued.lease.queue, rescued.owner), []).append(rescued.lease.job.id)
+            try:
+                self._settle(rescued, outcome)
+            except EngineUnavailable:
+                self._unsettled += self._judged(found[number + 1 :])
+                raise
+            if reason is not None:
+                self._after_loss(rescued, outcome)
+        for (queue, owner), ids in released.items():
+            self._emit(JobsRescued(queue, ids, owner))
+
+    def _judged(self, rest: Sequence[Rescued]) -> list[tuple[Rescued, Outcome]]:
+        """The others of a batch whose settling began to fail: their spans now, their settling later."""
+        later = []
+        for rescued in rest:
+            outcome, reason = judge(rescued, self._options, self._verdict, time.time())
+            if has_started(rescued) is not None:
+                self._emit(self._lost(rescued, outcome, reason))
+            later.append((rescued, outcome))
+        return later
+
+    def _lost(self, rescued: Rescued, outcome: Outcome, reason: object) -> AttemptLost:
+        assert rescued.run is not None
+        return AttemptLost(
+            lease=rescued.lease,
+            run=rescued.run,
+            outcome=outcome.kind.value,
+            reason=outcome.failure.reason if outcome.failure and reason else None,
+            owner=rescued.owner,
+            ended_at=time.time(),
+            delay=outcome.delay,
+            message=outcome.failure.message if outcome.failure else "",
+        )
+
+    def _settle(self, rescued: Rescued, outcome: Outcome) -> None:
+        try:
+            settle(self._broker, rescued.lease, outcome)
+        except LeaseLost as lost:
+            self._emit(LeasesLost(rescued.lease.queue, lost.job_ids))
+        except EngineUnavailable:
+            self._unsettled.append((rescued, outcome))
+            raise
+
+    # --- observation ------------------------------------------------------------------------------------------------
+
+    def _observe(self) -> None:
+        if not self._leads():
+            return
+        for name in self._options:
+            found = self._broker.stats(name)
+            self._emit(
+                QueueObserved(
+                    queue=name,
+                    ready=found.ready,
+                    delayed=found.delayed,
+                    in_flight=found.in_flight,
+                    dead=found.dead,
+                    bad=found.bad,
+                    oldest_age=found.oldest_age,
+                )
+            )

@@ -1,0 +1,21 @@
+"""Processes only: starts, watches by the scoreboard, replaces what dies, stops in time. Knows nothing of jobs."""
+
+from framework.supervisor.children import FAILED_TO_START, Birth, ChildSpec, enter_spawned, spawn, unblock
+from framework.supervisor.instance import Instance, Leadership
+from framework.supervisor.loop import Supervisor, SupervisorOptions
+from framework.supervisor.platform import IS_LINUX, threads
+
+__all__ = [
+    "FAILED_TO_START",
+    "IS_LINUX",
+    "Birth",
+    "ChildSpec",
+    "Instance",
+    "Leadership",
+    "Supervisor",
+    "SupervisorOptions",
+    "enter_spawned",
+    "spawn",
+    "threads",
+    "unblock",
+]

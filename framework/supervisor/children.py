@@ -1,0 +1,172 @@
+"""Starting and ending child processes. Each leads a process group of its own, so that what it forks goes with it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from framework.signals import reset_in_child
+from framework.supervisor import platform
+
+FAILED_TO_START = 78  # a child's exit code: its lifespan or engine failed before it was ready
+_ALL = signal.valid_signals()
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """What a child is told.
+
+    Attributes:
+        name: `deliveries/0` or `maintenance`.
+        index: its slot in the scoreboard.
+        incarnation: name of this life, never reused.
+        supervisor: pid of the parent; another getppid() means that it is dead.
+        waker: descriptor; a byte there wakes the supervisor.
+        poke: descriptor that becomes readable when another child died.
+    """
+
+    name: str
+    index: int
+    incarnation: str
+    supervisor: int
+    waker: int
+    poke: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSpec:
+    """A child to keep alive.
+
+    Attributes:
+        name, index: as in Birth.
+        run: what it does, in the child, with all signals blocked: it installs its handlers, then unblocks. Returns
+            the exit code.
+        last: it is stopped only after all others are gone.
+        argv: command of a fresh interpreter that does the same, where forking is not safe.
+    """
+
+    name: str
+    index: int
+    run: Callable[[Birth], int]
+    last: bool = False
+    argv: Callable[[Birth], list[str]] | None = None
+
+
+def fork(spec: ChildSpec, birth: Birth) -> int:
+    """Starts a child by fork; returns its pid.
+
+    Signals are blocked across the fork: one that lands in the child before it has handlers of its own would be lost in
+    its copy of ours, or kill it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            os._exit(_live(spec, birth))
+        with contextlib.suppress(OSError):  # the child does it, too: whoever is first
+            os.setpgid(pid, pid)
+        return pid
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def spawn(*, keep: Sequence[int]) -> Callable[[ChildSpec, Birth], int]:
+    """A start function that makes fresh interpreters, for services whose import starts threads.
+
+    Args:
+        keep: descriptors that the child inherits besides those of its birth.
+    """
+
+    def start(spec: ChildSpec, birth: Birth) -> int:
+        assert spec.argv is not None
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)  # the mask survives exec: the child unblocks
+        try:
+            process = subprocess.Popen(
+                spec.argv(birth),
+                pass_fds=[birth.waker, birth.poke, *keep],
+                process_group=0,
+                restore_signals=False,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        process.returncode = 0  # we reap it ourselves; Popen must neither wait nor complain
+        return process.pid
+
+    return start
+
+
+def enter_spawned(birth: Birth) -> bool:
+    """In a spawned child, first of all. False: the parent is dead already."""
+    platform.die_with_parent(signal.SIGTERM)
+    return os.getppid() == birth.supervisor
+
+
+def _live(spec: ChildSpec, birth: Birth) -> int:
+    """The child's whole life. Nothing escapes: the parent's stack lies below."""
+    code = 70
+    try:
+        with contextlib.suppress(OSError):
+            os.setpgid(0, 0)
+        reset_in_child()
+        platform.die_with_parent(signal.SIGTERM)
+        code = spec.run(birth) if os.getppid() == birth.supervisor else 0
+    except SystemExit as exit_:
+        code = exit_.code if isinstance(exit_.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+    return code
+
+
+def unblock() -> None:
+    """By a child once its handlers stand: what was sent meanwhile arrives now."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ALL)
+
+
+def kill_group(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """To a child and what it forked. The group may not exist yet, or any more."""
+    try:
+        os.killpg(pid, number)
+    except (ProcessLookupError, PermissionError):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def terminate(pid: int) -> None:
+    """SIGTERM to the child alone: what it forked is its own to end."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+
+
+def next_dead() -> int | None:
+    """Pid of a child that has ended and is not reaped yet: its group can still be addressed without a race."""
+    try:
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return found.si_pid if found else None
+
+
+def reap(pid: int) -> int:
+    """The exit code of a dead child, negative for a signal; its group is killed first."""
+    kill_group(pid)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def kill_strangers(known: set[int]) -> list[int]:
+    """Kills adopted orphans: what a child's handlers forked and put into another group. Returns their pids."""
+    strangers = sorted(platform.children() - known)
+    for pid in strangers:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    return strangers

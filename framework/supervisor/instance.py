@@ -1,0 +1,87 @@
+"""Which supervisor this is among those that share a store: the lowest free number, held by a lock.
+
+The lock is inherited on purpose by every process of the tree: free means that the whole tree is gone, so its board has
+one owner. What a handler forks must close it: `forget_in_forks`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+class Instance:
+    """A held number.
+
+    Attributes:
+        number: from 0.
+        board_path: where its scoreboard lies.
+    """
+
+    def __init__(self, run: Path, instances: Path) -> None:
+        """Takes the lowest free number. Raises OSError: the directories cannot be used."""
+        for directory in (run, instances):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._run = run
+        self.number, self._descriptor = _lowest(instances)
+        self.board_path = run / f"{self.number}.board"
+
+    def keep_old_board(self) -> None:
+        """What the last tree of this number knew of its dead: its orphans are judged by it."""
+        with suppress(FileNotFoundError):
+            os.rename(self.board_path, self.board_path.with_suffix(".board-before"))
+
+    def boards(self) -> list[Path]:
+        """Boards of all trees on this store, old ones included, without our own."""
+        found = [*self._run.glob("*.board"), *self._run.glob("*.board-before")]
+        return sorted(path for path in found if path != self.board_path)
+
+    def forget_in_forks(self) -> None:
+        """From here on, what this process forks closes the lock."""
+        os.register_at_fork(after_in_child=self._close)
+
+    def _close(self) -> None:
+        with suppress(OSError):
+            os.close(self._descriptor)
+
+    @property
+    def descriptor(self) -> int:
+        """For a child that is not forked but spawned."""
+        return self._descriptor
+
+
+def _lowest(instances: Path) -> tuple[int, int]:
+    for number in range(10_000):
+        descriptor = os.open(instances / f"{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            continue
+        return number, descriptor
+    raise OSError(f"{instances}: 10,000 supervisors already")
+
+
+class Leadership:
+    """One of the processes that share a store leads: it observes what all share. Held until the process ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+        self._held = False
+
+    def held(self) -> bool:
+        """Whether this process leads; tries to become the leader if nobody is."""
+        if self._held:
+            return True
+        try:
+            if self._descriptor is None:
+                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+                self._descriptor = os.open(self._path, flags, 0o600)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        self._held = True
+        return True

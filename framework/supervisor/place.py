@@ -1,0 +1,68 @@
+"""One place for a child process: its life now, and what is known of why it ends."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass, field
+
+from framework.supervisor.children import FAILED_TO_START, ChildSpec
+from framework.supervisor.policy import Backoff
+
+
+@dataclass
+class Place:
+    """Times are monotonic seconds.
+
+    Attributes:
+        pid: None while nothing lives here.
+        start_at: when the next life begins; None = it is up, or shall stay empty.
+        leaving: it was told to leave (SIGTERM).
+        kill_at: when it is killed if it has not left.
+        killed: the exit reason that we have already decided by killing it.
+    """
+
+    spec: ChildSpec
+    pid: int | None = None
+    incarnation: str = ""
+    born_at: float = 0.0
+    ready: bool = False
+    start_at: float | None = None
+    leaving: bool = False
+    kill_at: float | None = None
+    killed: str = ""
+    backoff: Backoff = field(default_factory=Backoff)
+
+    def begin(self, pid: int, incarnation: str, now: float) -> None:
+        """A new life."""
+        self.pid, self.incarnation, self.born_at = pid, incarnation, now
+        self.ready = self.leaving = False
+        self.start_at = self.kill_at = None
+        self.killed = ""
+
+    def end(self) -> None:
+        """The life is over."""
+        self.pid = None
+        self.kill_at = None
+
+
+def exit_reason(place: Place, code: int, *, draining: bool, out_of_memory: bool) -> str:
+    """One of scoreboard.EXIT_REASONS."""
+    if place.killed:
+        return place.killed
+    if code == 0 or (code == -signal.SIGTERM and not place.ready):
+        return "drained" if draining or place.leaving else "recycled"
+    if code == FAILED_TO_START:
+        return "failed_to_start"
+    if code == -signal.SIGKILL:
+        return "out_of_memory" if out_of_memory else "killed"
+    return "crashed"
+
+
+def describe_exit(code: int) -> str:
+    """`signal SIGSEGV` or `exit code 70`."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:
+        return f"signal {-code}"

@@ -1,0 +1,7 @@
+"""The loop of one process: claim, start, run, settle; sync handlers one at a time, async ones up to `concurrency`."""
+
+from framework.worker.concurrent import AsyncWorker
+from framework.worker.core import LeaveSignal, WorkerCore
+from framework.worker.sequential import SyncWorker
+
+__all__ = ["AsyncWorker", "LeaveSignal", "SyncWorker", "WorkerCore"]

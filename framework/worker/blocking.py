@@ -1,0 +1,106 @@
+"""Which job holds the event loop: a mark on its board row while its code runs, and a thread that looks at the clock."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Awaitable, Generator
+from types import FrameType
+from typing import Any
+
+from framework.events import LoopBlocked
+from framework.scoreboard import RowWriter
+from framework.worker.core import WorkerCore
+
+BLOCKED_AFTER = 5.0  # seconds
+
+
+class Tracked:
+    """Awaits something and marks the row whenever its code is on the CPU."""
+
+    __slots__ = ("_awaitable", "_row")
+
+    def __init__(self, awaitable: Awaitable[Any], row: RowWriter) -> None:
+        self._awaitable = awaitable
+        self._row = row
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        inner = self._awaitable.__await__()
+        mark = self._row.on_cpu
+        send: Any = None
+        error: BaseException | None = None
+        while True:
+            mark(True)
+            try:
+                if error is not None:
+                    thrown, error = error, None
+                    yielded = inner.throw(thrown)
+                else:
+                    yielded = inner.send(send) if send is not None else next(inner)
+            except StopIteration as stop:
+                return stop.value
+            finally:
+                mark(False)
+            try:
+                send = yield yielded
+            except BaseException as caught:  # handed on to the awaited code, which decides
+                error, send = caught, None
+
+
+class LoopWatch:
+    """Says who blocks the loop, with its stack, once per blockage."""
+
+    def __init__(self, core: WorkerCore, loop: asyncio.AbstractEventLoop, *, after: float = BLOCKED_AFTER) -> None:
+        self._core = core
+        self._after = after
+        self._last = time.monotonic()
+        self._main = threading.get_ident()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="loop-watch", daemon=True)
+        self._thread.start()
+
+    def turned(self) -> None:
+        """The loop turned."""
+        self._last = time.monotonic()
+
+    def stop(self) -> None:
+        """Ends the thread."""
+        self._stop.set()
+
+    def _look(self) -> None:
+        said = 0.0
+        while not self._stop.wait(self._after / 2):
+            last = self._last
+            if time.monotonic() - last > self._after and last != said:
+                said = last
+                self._say(time.monotonic() - last)
+
+    def _say(self, seconds: float) -> None:
+        row = next((row for row in self._core.board.busy_rows(self._core.index) if row.on_cpu), None)
+        frame = sys._current_frames().get(self._main)
+        handler = self._core.executor.handler
+        code = getattr(getattr(type(self._core.executor.app), handler.name), "__code__", None)
+        self._core.emit(
+            LoopBlocked(
+                process=self._core.process,
+                queue=self._core.options.name,
+                job_id=row.job_id if row else "",
+                handler=f"{type(self._core.executor.app).__name__}.{handler.name}",
+                seconds=round(seconds, 1),
+                where=_where(frame, code.co_filename if code else ""),
+                stack="".join(traceback.format_stack(frame)) if frame else "",
+            )
+        )
+
+
+def _where(frame: FrameType | None, filename: str) -> str:
+    """The innermost line of the handler's own file on the stack, with what it calls: `relay.py:41 requests.post`."""
+    while frame is not None and frame.f_code.co_filename != filename:
+        frame = frame.f_back
+    if frame is None:
+        return ""
+    summary = traceback.extract_stack(frame, limit=1)[-1]
+    return f"{filename.rpartition('/')[2]}:{summary.lineno} {(summary.line or '').strip()[:80]}"

@@ -1,0 +1,106 @@
+"""Claims that wait in a process for their start: few, and given back when the current job takes long."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+
+from framework.job import Lease
+
+MOST = 64
+WORTH = 0.010  # seconds of work that a batch should hold
+PATIENCE = 0.020  # seconds that a handler may run before the claims behind it go back
+
+
+class Claims:
+    """A deque that two threads pop from: whoever popped a lease owns it.
+
+    Averages cannot know how long the next job takes, so a helper thread gives back what waits behind a long one. Code
+    that holds the GIL stops the helper, too: those claims go back when the process is killed.
+    """
+
+    def __init__(self, give_back: Callable[[Sequence[Lease]], None], *, clock: Callable[[], float] = time.monotonic):
+        self._give_back = give_back
+        self._clock = clock
+        self._waiting: deque[Lease] = deque()
+        self._average = WORTH  # one job a batch until we know better
+        self._started = 0.0
+        # SimpleQueue.put may be called in a signal handler, which an Event's lock may not.
+        self._calls: SimpleQueue[str] = SimpleQueue()
+        self._helper = threading.Thread(target=self._help, name="claims", daemon=True)
+        self._helper.start()
+
+    def limit(self) -> int:
+        """How many to claim: about WORTH seconds of work."""
+        return max(1, min(MOST, int(WORTH / max(self._average, 1e-6))))
+
+    def add(self, leases: Sequence[Lease]) -> None:
+        """Freshly claimed, in order."""
+        self._waiting.extend(leases)
+        if len(self._waiting) > 1:
+            self._calls.put("watch")
+
+    def take(self) -> Lease | None:
+        """The next to start."""
+        try:
+            return self._waiting.popleft()
+        except IndexError:
+            return None
+
+    def started(self) -> None:
+        """A handler begins."""
+        self._started = self._clock()
+
+    def ended(self) -> None:
+        """A handler has ended."""
+        duration = self._clock() - self._started
+        self._started = 0.0
+        # Quick to become careful, slow to become bold.
+        weight = 0.5 if duration > self._average else 0.1
+        self._average += weight * (duration - self._average)
+
+    def give_back(self) -> None:
+        """From a signal handler: everything that has not started goes back, by the helper thread."""
+        self._calls.put("give_back")
+
+    def close(self) -> None:
+        """Gives everything back and ends the helper."""
+        self._calls.put("stop")
+        self._helper.join()
+
+    def _help(self) -> None:
+        while True:
+            call = self._calls.get()
+            if call == "watch":
+                call = self._watch()
+            if call != "idle":
+                self._empty()
+            if call == "stop":
+                return
+
+    def _watch(self) -> str:
+        """Looks at the clock until nothing waits or somebody calls."""
+        while self._waiting:
+            try:
+                call = self._calls.get(timeout=PATIENCE)
+            except Empty:
+                started = self._started
+                if started and self._clock() - started > PATIENCE:
+                    return "give_back"
+                continue
+            if call != "watch":
+                return call
+        return "idle"
+
+    def _empty(self) -> None:
+        leases: list[Lease] = []
+        while True:
+            try:
+                leases.append(self._waiting.pop())
+            except IndexError:
+                break
+        if leases:
+            self._give_back(leases[::-1])

@@ -1,0 +1,202 @@
+"""The worker for async handlers: up to `concurrency` jobs at once on an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from framework.app import Slot, WorkerApp
+from framework.executor import Attempt
+from framework.job import Lease
+from framework.outcome import JobInterrupted
+from framework.worker.blocking import LoopWatch, Tracked
+from framework.worker.core import WorkerCore
+
+WAIT = 1.0  # seconds that one claim waits for a job
+TICK = 1.0  # seconds between signs of life
+HUNG_AFTER = 1.0  # seconds after the cancellation at its soft timeout in which a job must end
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """A job on the loop. `inside`: its handler can be cancelled now; `why`: that it was."""
+
+    row: int
+    task: asyncio.Task[None] | None = None
+    inside: bool = False
+    why: Literal["", "timeout", "draining"] = ""
+
+    def interrupt(self, why: Literal["timeout", "draining"]) -> None:
+        """Cancels the handler, once."""
+        if self.inside and not self.why and self.task is not None:
+            self.why = why
+            self.task.cancel()
+
+
+class AsyncWorker:
+    """Runs until told to leave. Main thread only.
+
+    Args:
+        core: the process's dealings with engine and board.
+        app, slot: whose `lifespan` and `alifespan` are open meanwhile.
+        unblock: lets signals in, once the handlers stand.
+    """
+
+    def __init__(self, core: WorkerCore, app: WorkerApp, slot: Slot, *, unblock: Callable[[], None]) -> None:
+        self._core = core
+        self._app = app
+        self._slot = slot
+        self._unblock = unblock
+        self._free = list(range(core.options.concurrency))[::-1]
+        self._runs: set[Run] = set()
+        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="engine")
+
+    def run(self) -> None:
+        """Returns when the process has left its work in order. Raises what the lifespans raise."""
+        signal.signal(signal.SIGTERM, lambda *_: self._on_term())
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal signals the whole group: the supervisor decides
+        self._unblock()
+        with self._app.lifespan(self._slot):
+            asyncio.run(self._main())
+
+    def _on_term(self) -> None:
+        """The wakeup descriptor of the loop wakes it; `_serve` acts."""
+        if self._core.leave.leave("drain"):
+            self._core.broker.wake()
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        # add_signal_handler keeps the handler off the stack of a job; until here the plain one above served.
+        self._loop.add_signal_handler(signal.SIGTERM, self._on_term_in_loop)
+        self._changed = asyncio.Event()
+        self._watch = LoopWatch(self._core, self._loop)
+        try:
+            async with self._app.alifespan(self._slot):
+                if not self._core.leave:
+                    self._core.ready()
+                    self._tick()
+                    await self._serve()
+                    await self._finish()
+        finally:
+            self._watch.stop()
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _on_term_in_loop(self) -> None:
+        self._on_term()
+        self._changed.set()
+
+    def _tick(self) -> None:
+        self._core.tick()
+        self._watch.turned()
+        self._core.settle_late()
+        self._loop.call_later(TICK, self._tick)
+
+    # --- claiming ---------------------------------------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        core = self._core
+        while not core.leave:
+            room = core.room()
+            limit = len(self._free) if room is None else min(len(self._free), room)
+            if limit <= 0:
+                self._changed.clear()
+                await self._changed.wait()
+                continue
+            leases = await self._claim(limit)
+            if core.leave:
+                core.give_back(leases)
+                break
+            for lease in leases:
+                self._start(lease)
+        core.leaving()
+
+    async def _claim(self, limit: int) -> Sequence[Lease]:
+        """At once where the engine is quick, else waiting in a thread: the loop must turn meanwhile."""
+        core = self._core
+        if core.broker.features.quick:
+            leases = core.claim(limit, 0)
+            if leases:
+                return leases
+        return await self._loop.run_in_executor(self._threads, core.claim, limit, WAIT)
+
+    # --- running ----------------------------------------------------------------------------------------------------
+
+    def _start(self, lease: Lease) -> None:
+        row = self._free.pop()
+        run = Run(row)
+        self._runs.add(run)
+        run.task = self._loop.create_task(self._run(lease, run))
+
+    async def _run(self, lease: Lease, run: Run) -> None:
+        core = self._core
+        try:
+            attempt = core.executor.attempt(lease)
+            if core.begin(attempt, run.row):
+                await core.executor.run_async(attempt, call=lambda awaitable: self._call(awaitable, run))
+                await self._settle(attempt, run)
+        finally:
+            self._runs.discard(run)
+            self._free.append(run.row)
+            self._changed.set()
+
+    async def _settle(self, attempt: Attempt, run: Run) -> None:
+        if self._core.broker.features.quick:
+            self._core.finish(attempt, run.row)
+        else:
+            await self._loop.run_in_executor(self._threads, self._core.finish, attempt, run.row)
+
+    async def _call(self, awaitable: Awaitable[Any], run: Run) -> Any:
+        """Awaits the handler under its soft timeout; the cancellation that we caused becomes JobInterrupted."""
+        timeout = self._core.options.timeout
+        timer = None if timeout is None else self._loop.call_later(timeout, self._time_out, run)
+        run.inside = True
+        if self._core.leave.interrupt_at is not None and time.monotonic() >= self._core.leave.interrupt_at:
+            self._loop.call_soon(run.interrupt, "draining")
+        try:
+            return await Tracked(awaitable, self._core.rows[run.row])
+        except asyncio.CancelledError:
+            if not run.why:
+                raise
+            if run.task is not None:
+                run.task.uncancel()
+            raise JobInterrupted(run.why) from None
+        finally:
+            run.inside = False
+            if timer is not None:
+                timer.cancel()
+
+    def _time_out(self, run: Run) -> None:
+        run.interrupt("timeout")
+        self._loop.call_later(min(HUNG_AFTER, self._core.options.kill_after / 2), self._check_hung, run)
+
+    def _check_hung(self, run: Run) -> None:
+        """A handler that swallows its cancellation: no new job may share its fate; the supervisor ends the process when
+        the others have finished, and only this one is charged."""
+        if run in self._runs and run.inside:
+            self._core.leave.leave("hung job")
+            self._changed.set()
+            self._core.broker.wake()
+
+    # --- leaving ----------------------------------------------------------------------------------------------------
+
+    async def _finish(self) -> None:
+        """Waits for what runs; interrupts it when the drain says so."""
+        core = self._core
+        interrupted = False
+        while self._runs or not core.settle_late():
+            moment = core.leave.interrupt_at
+            if not interrupted and moment is not None and time.monotonic() >= moment:
+                interrupted = True
+                for run in list(self._runs):
+                    run.interrupt("draining")
+            patience = 0.25 if moment is None else min(0.25, max(0.005, moment - time.monotonic()))
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), patience)
+            except TimeoutError:
+                continue

@@ -1,0 +1,244 @@
+"""What both kinds of worker share: leaving, settling with patience, the scoreboard, the limits of a process."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from framework.broker import VERBS, Broker, settle
+from framework.errors import EngineUnavailable, LeaseLost, WorkerError
+from framework.events import EngineFailed, EngineRecovered, Event, JobsClaimed, JobsSettled, LeasesLost, WorkerLeaving
+from framework.executor import Attempt, Executor
+from framework.job import Lease, RunRecord
+from framework.outcome import Kind, Outcome
+from framework.queues import QueueOptions
+from framework.scoreboard import LEAVING, READY, RowWriter, Scoreboard, before_deadline
+
+FIRST_RETRY, LAST_RETRY = 0.05, 2.0  # seconds between tries of an engine that fails; recovery is seen within 5 s
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class LeaveSignal:
+    """Whether and why this process stops claiming, and by when it must be gone. Set from a signal handler, too.
+
+    Attributes:
+        why: empty while it shall go on.
+        interrupt_at: monotonic seconds at which running handlers are interrupted; None = never.
+    """
+
+    def __init__(self, drain: float | None, board_deadline: Callable[[], int]) -> None:
+        self._drain = drain
+        self._board_deadline = board_deadline
+        self.why = ""
+        self.interrupt_at: float | None = None
+
+    def __bool__(self) -> bool:
+        return self.why != ""
+
+    def leave(self, why: str) -> bool:
+        """First call wins; False if it was leaving already. Takes the tree's deadline where there is one."""
+        if self.why and not (self.interrupt_at is None and why == "drain"):
+            return False
+        self.why = why
+        if why == "drain" and self._drain is not None:
+            deadline = self._board_deadline() / 1e9 or time.monotonic() + self._drain
+            self.interrupt_at = deadline - before_deadline(self._drain, 2.0)
+        return True
+
+
+@dataclass(slots=True)
+class _Unsettled:
+    lease: Lease
+    outcome: Outcome
+
+
+class WorkerCore:
+    """One process's dealings with its engine and its scoreboard slot.
+
+    Args:
+        process: name, `deliveries/0`.
+        index: its slot on the board.
+        broker: open engine.
+        executor: runs the jobs.
+        emit: takes events.
+        leave: shared with the signal handlers.
+    """
+
+    def __init__(
+        self,
+        process: str,
+        index: int,
+        *,
+        board: Scoreboard,
+        broker: Broker,
+        executor: Executor,
+        emit: Callable[[Event], None],
+        leave: LeaveSignal,
+    ) -> None:
+        self.process = process
+        self.index = index
+        self.board = board
+        self.broker = broker
+        self.executor = executor
+        self.options: QueueOptions = executor.options
+        self.emit = emit
+        self.leave = leave
+        self.rows: list[RowWriter] = [board.row_writer(index, row) for row in range(self.options.concurrency)]
+        self.on_ready: Callable[[], None] = lambda: None
+        self.jobs = 0
+        self.used = 0
+        self._unsettled: list[_Unsettled] = []
+        self._failing: dict[str, tuple[float, float]] = {}  # verb: since when, wait before the next try
+        self._retry_at = 0.0
+        self._next_memory_check = 0.0
+
+    # --- the board --------------------------------------------------------------------------------------------------
+
+    def ready(self) -> None:
+        """The process can take jobs. Raises WorkerError: `max_memory` is below what it has now."""
+        limit = self.options.max_memory
+        if limit is not None and resident() >= limit:
+            raise WorkerError(
+                f"{self.process}: max_memory={limit // 2**20} MiB is below the {resident() // 2**20} MiB that the "
+                "process has before its first job: raise it"
+            )
+        self.board.set_state(self.index, READY, time.monotonic_ns())
+        self.on_ready()
+
+    def tick(self) -> None:
+        """The loop turns."""
+        self.board.tick(self.index, time.monotonic_ns(), used=self.used, jobs=self.jobs)
+
+    def leaving(self) -> None:
+        """Says once why."""
+        self.board.set_state(self.index, LEAVING, time.monotonic_ns())
+        self.emit(WorkerLeaving(self.process, os.getpid(), self.leave.why))
+
+    def check_limits(self) -> None:
+        """Leaves after `max_jobs_per_process` jobs, or above `max_memory`."""
+        most = self.options.max_jobs_per_process
+        if most is not None and self.jobs >= most:
+            self.leave.leave("max_jobs_per_process")
+        limit = self.options.max_memory
+        if limit is not None and time.monotonic() >= self._next_memory_check:
+            self._next_memory_check = time.monotonic() + 0.1
+            if resident() > limit:
+                self.leave.leave("max_memory")
+
+    def room(self) -> int | None:
+        """Jobs that this process may still start; None = no limit."""
+        most = self.options.max_jobs_per_process
+        return None if most is None else max(0, most - self.jobs - self.used)
+
+    # --- the engine -------------------------------------------------------------------------------------------------
+
+    def claim(self, limit: int, wait: float) -> Sequence[Lease]:
+        """Leases, or none; an engine that fails is asked again later and later."""
+        now = time.monotonic()
+        if now < self._retry_at:
+            time.sleep(min(wait, self._retry_at - now))
+            return ()
+        try:
+            leases = self.broker.claim(self.options.name, limit=limit, wait=wait)
+        except EngineUnavailable as error:
+            self._failed("claim", error)
+            return ()
+        if leases:
+            self._recovered("claim")
+            self.emit(JobsClaimed(self.options.name, len(leases), time.monotonic() - now))
+        return leases
+
+    def begin(self, attempt: Attempt, row: int) -> bool:
+        """Run record first, board row second. False: the engine cannot write it, the job went back unstarted."""
+        lease, identity = attempt.lease, attempt.identity
+        record = RunRecord(
+            row=row,
+            delivery=lease.delivery,
+            attempt=lease.attempt,
+            started_at=attempt.started_at,
+            trace_id=identity.trace_id,
+            span_id=identity.span_id,
+            sampled=identity.sampled,
+        )
+        try:
+            self.broker.start(lease, record)
+        except EngineUnavailable as error:
+            self._failed("start", error)
+            self.give_back([lease])
+            return False
+        now = time.monotonic_ns()
+        timeout = self.options.timeout
+        soft = 0 if timeout is None else now + int(timeout * 1e9)
+        hard = 0 if timeout is None else soft + int(self.options.kill_after * 1e9)
+        self.used += 1
+        self.rows[row].start(lease.job.id, lease.delivery, now, soft, hard)
+        return True
+
+    def finish(self, attempt: Attempt, row: int) -> None:
+        """Telemetry has the outcome: say so, settle, free the row."""
+        assert attempt.outcome is not None
+        try:
+            self.broker.reported(attempt.lease, attempt.outcome)
+        except EngineUnavailable as error:
+            self._failed("reported", error)
+        self.settle(attempt.lease, attempt.outcome)
+        self.rows[row].clear()
+        self.used -= 1
+        self.jobs += 1
+        self.check_limits()
+
+    def settle(self, lease: Lease, outcome: Outcome) -> None:
+        """Once, or again later: what cannot be settled now is kept, and tried until the process ends."""
+        started = time.monotonic()
+        try:
+            settle(self.broker, lease, outcome)
+        except LeaseLost as lost:
+            self.emit(LeasesLost(lease.queue, lost.job_ids))
+        except EngineUnavailable as error:
+            self._unsettled.append(_Unsettled(lease, outcome))
+            self._failed(VERBS[outcome.kind], error)
+            return
+        self.emit(JobsSettled(lease.queue, VERBS[outcome.kind], 1, time.monotonic() - started))
+
+    def give_back(self, leases: Sequence[Lease]) -> None:
+        """Unstarted leases return to their place; no attempt is spent. Safe in threads."""
+        for lease in reversed(leases):
+            self.settle(lease, Outcome(Kind.RELEASED))
+
+    def settle_late(self) -> bool:
+        """Tries what could not be settled; True when nothing is left. Cheap when nothing is."""
+        if not self._unsettled:
+            return True
+        if time.monotonic() < self._retry_at:
+            return False
+        waiting, self._unsettled = self._unsettled, []
+        for item in waiting:
+            self.settle(item.lease, item.outcome)
+        if not self._unsettled:
+            for verb in list(self._failing):
+                self._recovered(verb)
+        return not self._unsettled
+
+    def _failed(self, verb: str, error: Exception) -> None:
+        now = time.monotonic()
+        since, wait = self._failing.get(verb, (now, 0.0))
+        wait = min(LAST_RETRY, max(FIRST_RETRY, wait * 2))
+        self._failing[verb] = (since, wait)
+        self._retry_at = max(self._retry_at, now + wait)
+        self.emit(EngineFailed(verb, str(error), wait))
+
+    def _recovered(self, verb: str) -> None:
+        if self._failing and verb in self._failing:
+            since, _ = self._failing.pop(verb)
+            self.emit(EngineRecovered(verb, time.monotonic() - since))
+
+
+def resident() -> int:
+    """Resident memory of this process in bytes; 0 where /proc does not say."""
+    try:
+        with open("/proc/self/statm", "rb") as statm:
+            return int(statm.read().split()[1]) * _PAGE
+    except OSError:
+        return 0

@@ -1,0 +1,110 @@
+"""The worker for sync handlers: one job at a time, in the main thread."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType
+
+from framework.app import Slot, WorkerApp
+from framework.events import ServiceMistake
+from framework.executor import Attempt
+from framework.job import Lease
+from framework.worker.claims import Claims
+from framework.worker.core import FIRST_RETRY, WorkerCore
+from framework.worker.interrupt import Interrupts
+
+WAIT = 1.0  # seconds that one claim waits for a job: the loop turns at least so often
+
+
+class SyncWorker:
+    """Runs until told to leave. Main thread only.
+
+    Args:
+        core: the process's dealings with engine and board.
+        app, slot: whose `lifespan` is open meanwhile.
+        unblock: lets signals in, once the handlers stand.
+    """
+
+    def __init__(self, core: WorkerCore, app: WorkerApp, slot: Slot, *, unblock: Callable[[], None]) -> None:
+        self._core = core
+        self._app = app
+        self._slot = slot
+        self._unblock = unblock
+        self._interrupts = Interrupts(core.options.timeout)
+        self._claims = Claims(core.give_back)
+
+    def run(self) -> None:
+        """Returns when the process has left its work in order. Raises what `lifespan` raises."""
+        core = self._core
+        signal.signal(signal.SIGTERM, self._on_term)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal signals the whole group: the supervisor decides
+        self._unblock()
+        try:
+            with self._app.lifespan(self._slot):
+                if not core.leave:
+                    core.ready()
+                    self._serve()
+        finally:
+            self._claims.close()
+
+    def _on_term(self, number: int, frame: FrameType | None) -> None:
+        if self._core.leave.leave("drain"):
+            self._interrupts.drain_at(self._core.leave.interrupt_at)
+            self._claims.give_back()
+            self._core.broker.wake()
+
+    def _serve(self) -> None:
+        core = self._core
+        while not core.leave:
+            core.tick()
+            core.settle_late()
+            lease = self._claims.take() or self._claim()
+            if lease is not None:
+                self._run(lease)
+        core.leaving()
+        self._claims.close()
+        self._settle_rest()
+
+    def _claim(self) -> Lease | None:
+        room = self._core.room()
+        limit = self._claims.limit()
+        leases = self._core.claim(limit if room is None else max(1, min(limit, room)), WAIT)
+        if self._core.leave:  # the signal came while we claimed: nothing new starts
+            self._core.give_back(leases)
+            return None
+        self._claims.add(leases)
+        return self._claims.take()
+
+    def _run(self, lease: Lease) -> None:
+        core = self._core
+        attempt = core.executor.attempt(lease)
+        if not core.begin(attempt, 0):
+            return
+        self._claims.started()
+        core.executor.run(attempt, call=self._interrupts.call)
+        self._claims.ended()
+        self._explain(attempt)
+        core.finish(attempt, 0)
+
+    def _explain(self, attempt: Attempt) -> None:
+        text = explain_missing(self._app, attempt)
+        if text:
+            self._core.emit(ServiceMistake(self._core.process, f"{self._core.process}: {text}"))
+
+    def _settle_rest(self) -> None:
+        while not self._core.settle_late():
+            self._core.tick()
+            time.sleep(FIRST_RETRY)
+
+
+def explain_missing(app: WorkerApp, attempt: Attempt) -> str:
+    """A sync handler misses what only `alifespan` opens: one line that says so; empty otherwise."""
+    failure = attempt.outcome.failure if attempt.outcome else None
+    error = failure.exception if failure else None
+    if not isinstance(error, AttributeError) or error.obj is not app:
+        return ""
+    if type(app).alifespan is WorkerApp.alifespan:
+        return ""
+    return f"self.{error.name} does not exist: alifespan() is not entered for sync handlers; open it in lifespan()"

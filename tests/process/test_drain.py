@@ -1,0 +1,96 @@
+"""SIGTERM: one deadline, the right exit code, and jobs that go back without an attempt spent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from tests.process.torture import Task, Torture
+from tests.process.tree import Tree, alive
+
+
+def drained(tree: Tree, within: float) -> int:
+    began = time.monotonic()
+    tree.signal(signal.SIGTERM)
+    code = tree.exit_code()
+    assert time.monotonic() - began < within + 1, "the drain deadline"
+    assert not [pid for pid, start in tree.pids if alive(pid, start)]
+    return code
+
+
+def test_a_running_job_finishes_and_what_has_not_started_stays(tree: Tree) -> None:
+    tree.start("--queue", "sync", WORKER_QUEUES__SYNC__WORKERS="1")
+    for number in range(5):
+        tree.enqueue(Torture.sync, Task(do="sleep", seconds=0.5, key=f"k{number}"))
+    tree.wait_ledger("start k0")
+    assert drained(tree, 25) == 0
+    assert len(tree.ran("end ")) == len(tree.ran("start ")) < 5
+    stats = tree.stats("sync")
+    assert stats.ready == 5 - len(tree.ran("end "))
+    assert stats.in_flight == 0
+
+
+def test_handlers_are_interrupted_before_the_deadline_and_their_jobs_go_back_uncharged(tree: Tree) -> None:
+    environ = {"WORKER_DRAIN": "3", "WORKER_QUEUES__SYNC__TIMEOUT": "60", "WORKER_QUEUES__MANY__TIMEOUT": "60"}
+    tree.start(**environ)
+    tree.enqueue(Torture.sync, Task(do="sleep", key="sync", until=1))
+    tree.enqueue(Torture.many, Task(do="sleep", key="async", until=1))
+    tree.wait_ledger("start ", 2)
+    assert drained(tree, 3) == 0
+    assert [event["outcome"] for event in tree.events("job_finished")] == ["released", "released"]
+    tree.start(**environ)
+    tree.wait_ledger("start sync 1", 2)
+    tree.wait_ledger("start async 1", 2)
+
+
+def test_hung_handlers_are_killed_at_the_deadline_with_five_and_go_back_uncharged(tree: Tree) -> None:
+    environ = {"WORKER_DRAIN": "3", "WORKER_QUEUES__SYNC__TIMEOUT": "60", "WORKER_QUEUES__MANY__TIMEOUT": "60"}
+    tree.start(**environ)
+    tree.enqueue(Torture.sync, Task(do="swallow", key="swallow", until=1))
+    tree.enqueue(Torture.sync, Task(do="ignore_term", key="deaf", until=1))
+    tree.enqueue(Torture.many, Task(do="swallow", key="async", until=1))
+    tree.wait_ledger("start ", 3)
+    assert drained(tree, 3) == 5
+    for queue, count in (("sync", 2), ("many", 1)):
+        stats = tree.stats(queue)
+        assert (stats.ready, stats.in_flight, stats.delayed) == (count, 0, 0)
+    tree.start(**environ)
+    for key in ("swallow", "deaf", "async"):
+        tree.wait_ledger(f"start {key} 1", 2)
+
+
+def test_a_second_signal_ends_it_now(tree: Tree) -> None:
+    tree.start("--queue", "sync", WORKER_QUEUES__SYNC__TIMEOUT="60")
+    tree.enqueue(Torture.sync, Task(do="swallow", key="k", until=1))
+    tree.wait_ledger("start k")
+    tree.signal(signal.SIGTERM)
+    tree.wait_event("draining")
+    assert drained(tree, 2) == 5
+    assert tree.stats("sync").ready == 1
+
+
+def test_systemd_signals_the_whole_group_and_workers_still_only_drain(tree: Tree) -> None:
+    tree.start("--queue", "sync", WORKER_QUEUES__SYNC__TIMEOUT="60")
+    tree.enqueue(Torture.sync, Task(do="sleep", seconds=1, key="k"))
+    tree.wait_ledger("start k")
+    for slot in tree.slots():
+        if slot.name != "maintenance":
+            os.kill(slot.pid, signal.SIGTERM)
+            os.kill(slot.pid, signal.SIGTERM)
+    assert drained(tree, 25) == 0
+    assert tree.ran("end k 1")
+
+
+def test_a_handler_sees_should_stop_and_hands_its_job_back(tree: Tree) -> None:
+    tree.start("--queue", "sync", WORKER_QUEUES__SYNC__TIMEOUT="60")
+    tree.enqueue(Torture.sync, Task(do="snooze_when_draining", key="k"))
+    tree.wait_ledger("start k")
+    assert drained(tree, 25) == 0
+    assert tree.stats("sync").ready == 1
+
+
+def test_sigterm_at_start_up_ends_it_too(tree: Tree) -> None:
+    tree.start(ready=False)
+    tree.wait_event("process_started")
+    assert drained(tree, 25) == 0

@@ -1,0 +1,208 @@
+"""A real `worker run` in a test: its log as events, its processes, its ledger of what ran."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from framework.broker import QueueStats, open_broker
+from framework.connecting import open_producer
+from framework.queues import Queue
+from framework.runner import resolve
+from framework.scoreboard import Scoreboard, SlotState, process_start
+from framework.settings import Settings
+from tests.process.torture import Torture
+
+PATIENCE = 30.0
+
+
+class Tree:
+    """Starts lazily; everything it started is gone when the test ends."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.root = place / "spool"
+        self.ledger_path = place / "ledger"
+        self.ledger_path.touch()
+        self.environ = {
+            "PATH": os.environ["PATH"],
+            "LEDGER": str(self.ledger_path),
+            "WORKER_BROKER_URL": f"spool:{self.root}",
+            "WORKER_DURABILITY": "process",
+            "WORKER_LOG_LEVEL": "debug",
+            "OTEL_SDK_DISABLED": "true",
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+        self.pids: set[tuple[int, int]] = set()
+        self._changed = threading.Condition()
+        self._events: list[dict[str, Any]] = []
+        self._settings = Settings(broker_url=f"spool:{self.root}", durability="process")
+        self._producer = open_producer(self._settings)
+
+    # --- the tree ---------------------------------------------------------------------------------------------------
+
+    def start(self, *arguments: str, module: str = "tests.process.torture", ready: bool = True, **environ: str) -> None:
+        """Starts it; waits until all its workers are ready."""
+        self._events.clear()
+        self.process = subprocess.Popen(
+            [Path(sys.executable).with_name("worker"), "run", module, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**self.environ, **environ},
+            cwd=Path(__file__).parents[2],
+        )
+        threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
+        if ready:
+            self.wait_ready()
+
+    def wait_ready(self) -> None:
+        self.wait(lambda: self.boards() and all(slot.state == 2 for slot in self.slots()), "all slots ready")
+
+    def _read(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                event = {"event": "raw", "text": line.decode(errors="replace")}
+            with self._changed:
+                self._events.append(event)
+                self._changed.notify_all()
+
+    def events(self, name: str | None = None, **match: object) -> list[dict[str, Any]]:
+        """Log events so far, of a name, whose keys match."""
+        with self._changed:
+            found = list(self._events)
+        return [
+            event
+            for event in found
+            if (name is None or event["event"] == name) and all(event.get(key) == value for key, value in match.items())
+        ]
+
+    def wait_event(self, name: str, count: int = 1, **match: object) -> dict[str, Any]:
+        """Blocks until there were `count` of them; the last."""
+        self.wait(lambda: len(self.events(name, **match)) >= count, f"{count} of {name} {match}")
+        return self.events(name, **match)[-1]
+
+    def wait(self, happened: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+        """Blocks until something has happened; looks whenever a log line came, and now and then."""
+        end = time.monotonic() + patience
+        while not happened():
+            assert time.monotonic() < end, f"waited {patience} s for: {what}\n{self.tail()}\n{self.ledger()[-20:]}"
+            with self._changed:
+                self._changed.wait(0.02)
+
+    def tail(self) -> str:
+        return "\n".join(json.dumps(event) for event in self.events()[-40:])
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def exit_code(self, patience: float = PATIENCE) -> int:
+        """Waits for the supervisor's end."""
+        assert self.process is not None
+        return self.process.wait(patience)
+
+    def stop(self) -> int:
+        self.signal(signal.SIGTERM)
+        return self.exit_code()
+
+    def boards(self) -> list[Path]:
+        return sorted((self.root / "run").glob("*.board"))
+
+    def board(self) -> Scoreboard:
+        return Scoreboard.open(self.boards()[0])
+
+    def slots(self) -> list[SlotState]:
+        try:
+            slots = self.board().all_slots()
+        except (IndexError, OSError, ValueError):
+            return []
+        for slot in slots:
+            if slot.pid:
+                self.pids.add((slot.pid, slot.pid_start))
+        return slots
+
+    def workers(self, queue: str) -> list[SlotState]:
+        return [slot for slot in self.slots() if slot.name.startswith(f"{queue}/")]
+
+    def pid(self, name: str) -> int:
+        return next(slot.pid for slot in self.slots() if slot.name == name)
+
+    # --- jobs -------------------------------------------------------------------------------------------------------
+
+    def enqueue(self, queue: Queue[Any], payload: Any, **options: Any) -> str:
+        with queue.connected(self._producer):
+            return queue.enqueue(payload, **options)
+
+    def ledger(self) -> list[str]:
+        return self.ledger_path.read_text().splitlines()
+
+    def ran(self, prefix: str) -> list[str]:
+        return [line for line in self.ledger() if line.startswith(prefix)]
+
+    def wait_ledger(self, prefix: str, count: int = 1) -> list[str]:
+        self.wait(lambda: len(self.ran(prefix)) >= count, f"{count} of {prefix!r} in the ledger")
+        return self.ran(prefix)
+
+    def broker(self) -> Any:
+        broker = open_broker(f"spool:{self.root}", incarnation=f"test-{os.getpid()}-{len(self._events)}")
+        broker.open(list(resolve(Torture, self._settings).values()))
+        return broker
+
+    def stats(self, queue: str) -> QueueStats:
+        broker = self.broker()
+        try:
+            return broker.stats(queue)
+        finally:
+            broker.close()
+
+    def letters(self, queue: str) -> list[Any]:
+        """Dead letters of a queue, wherever they lie."""
+        broker = self.broker()
+        try:
+            places = [("dead", "ready"), ("dead", "dead"), ("dead", "in_flight"), (queue, "dead")]
+            return [view for name, state in places for view in broker.browse(name, state) if view.job.queue == queue]
+        finally:
+            broker.close()
+
+    def close(self) -> None:
+        """Ends what is left, by the pids that we know to be ours."""
+        self.slots()
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        for pid, start in self.pids:
+            if alive(pid, start):
+                os.kill(pid, signal.SIGKILL)
+        for line in self.ran("child "):
+            pid = int(line.split()[1])
+            if process_start(pid):
+                os.kill(pid, signal.SIGKILL)
+        self._producer.close()
+
+
+def alive(pid: int, start: int | None = None) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX" and (start is None or process_start(pid) == start)
+
+
+def trees(place: Path) -> Iterator[Tree]:
+    tree = Tree(place)
+    try:
+        yield tree
+    finally:
+        tree.close()
