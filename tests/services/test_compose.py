@@ -1,0 +1,191 @@
+"""The compose stack without Docker: its schema, and what must hold between its parts."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from framework.settings import Settings
+from services.example_worker.answers import Shares
+from services.example_worker.settings import RelaySettings
+
+ROOT = Path(__file__).parents[2]
+
+
+def load(path: str) -> Any:
+    return YAML(typ="safe").load(ROOT / path)
+
+
+COMPOSE = load("docker-compose.yml")
+COLLECTOR = load("otel-collector.yaml")
+SERVICES: dict[str, Any] = COMPOSE["services"]
+OURS = ("worker", "receiver", "traffic")
+
+
+def seconds(duration: str) -> float:
+    match = re.fullmatch(r"(?:(\d+)m)?(?:(\d+)s)?", duration)
+    assert match
+    assert duration
+    return 60 * int(match[1] or 0) + int(match[2] or 0)
+
+
+def test_the_file_fits_the_compose_schema() -> None:
+    command = [str(Path(sys.executable).with_name("check-jsonschema")), "--builtin-schema", "vendor.compose-spec"]
+    result = subprocess.run([*command, str(ROOT / "docker-compose.yml")], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_every_service_of_the_stack_is_there() -> None:
+    assert set(SERVICES) == {*OURS, "otel-collector", "jaeger", "prometheus", "grafana"}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_images_are_pinned(name: str) -> None:
+    service = SERVICES[name]
+    if name in OURS:
+        assert service["build"] == "."
+    else:
+        assert re.fullmatch(r"[a-z/-]+:v?\d+\.\d+\.\d+", service["image"])
+
+
+def test_the_base_image_is_pinned() -> None:
+    bases = re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert bases
+    assert all(re.fullmatch(r"python:3\.\d+-slim-[a-z]+", base) for base in bases)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_ports_are_published_on_the_loopback_only(name: str) -> None:
+    for port in SERVICES[name].get("ports", []):
+        assert re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port)
+    assert "network_mode" not in SERVICES[name]
+
+
+def test_what_is_mounted_exists() -> None:
+    mounts = [mount for service in SERVICES.values() for mount in service.get("volumes", [])]
+    for mount in mounts:
+        source, target, *mode = mount.split(":")
+        assert target.startswith("/")
+        if source.startswith("."):
+            assert (ROOT / source).exists(), source
+            assert mode == ["ro"], f"{mount}: the stack must not write into the working tree"
+        else:
+            assert source in COMPOSE["volumes"]
+    assert len(mounts) >= 8
+
+
+def test_the_worker_may_finish_its_drain() -> None:
+    worker = SERVICES["worker"]
+    drain = float(worker["environment"]["WORKER_DRAIN"])
+    assert drain == Settings.model_fields["drain"].default
+    assert seconds(worker["stop_grace_period"]) >= drain + 10  # flushes, and a machine that is busy stopping the rest
+
+
+def test_ours_are_one_user_and_not_root() -> None:
+    users = {SERVICES[name]["user"] for name in OURS}
+    assert users == {"10001:10001"}
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert "--uid 10001" in dockerfile
+    assert re.search(r"install -d -o relay -g relay -m 0700 /spool", dockerfile)
+    assert dockerfile.index("USER relay") < dockerfile.index("CMD")
+    for name in OURS:
+        assert SERVICES[name]["cap_drop"] == ["ALL"]
+        assert SERVICES[name]["read_only"]
+
+
+def test_worker_and_traffic_share_the_spool() -> None:
+    worker, traffic = SERVICES["worker"], SERVICES["traffic"]
+    assert worker["volumes"] == traffic["volumes"] == ["spool:/spool"]
+    urls = {service["environment"]["WORKER_BROKER_URL"] for service in (worker, traffic)}
+    assert urls == {"spool:/spool"}
+
+
+def test_relay_and_receiver_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, receiver = SERVICES["worker"]["environment"], SERVICES["receiver"]["environment"]
+    assert worker["RELAY_SUBSCRIBERS__DEMO__SECRET"] == receiver["RECEIVER_SECRET"]
+    for name, value in worker.items():
+        if name.startswith("RELAY_"):
+            monkeypatch.setenv(name, value)
+    url = RelaySettings().subscribers["demo"].url
+    assert (url.host, url.port, url.path) == ("receiver", 8900, "/hooks")
+    options = dict(option[2:].split("=", 1) for option in SERVICES["receiver"]["command"] if option.startswith("--"))
+    assert options["port"] == "8900"
+    assert options["host"] == "0.0.0.0"
+    Shares.parse(options["shares"])
+
+
+def test_every_worker_variable_is_one_that_is_read() -> None:
+    known = {f"WORKER_{name.upper()}" for name in Settings.model_fields} | {"WORKER_MODULE"}
+    for name in OURS:
+        for variable in SERVICES[name]["environment"]:
+            assert not variable.startswith("WORKER_") or variable in known
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_ours_export_to_the_collector(name: str) -> None:
+    environment = SERVICES[name]["environment"]
+    assert environment["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://otel-collector:4318"
+    assert environment["OTEL_METRIC_EXPORT_INTERVAL"] == "15000"
+    assert environment["OTEL_SERVICE_NAME"] == f"example-{name}"
+
+
+def test_what_can_be_asked_for_its_health_is() -> None:
+    with_check = {name for name, service in SERVICES.items() if "healthcheck" in service}
+    # Traffic has nothing to ask, the collector's image no program to ask with.
+    assert with_check == set(SERVICES) - {"traffic", "otel-collector"}
+    for name, service in SERVICES.items():
+        for other, how in service.get("depends_on", {}).items():
+            assert how["condition"] != "service_healthy" or other in with_check, (name, other)
+
+
+def test_the_collector_sends_to_services_of_the_stack() -> None:
+    exporters = COLLECTOR["exporters"]
+    assert exporters["otlp_grpc/jaeger"]["endpoint"] == "jaeger:4317"
+    assert exporters["otlp_http/prometheus"]["endpoint"] == "http://prometheus:9090/api/v1/otlp"
+    for protocol in COLLECTOR["receivers"]["otlp"]["protocols"].values():
+        assert protocol["endpoint"].startswith("0.0.0.0:")
+    assert COLLECTOR["extensions"]["health_check"]["endpoint"].startswith("0.0.0.0:")
+    assert COLLECTOR["connectors"]["span_metrics"]["metrics_expiration"]
+    assert COLLECTOR["connectors"]["span_metrics"]["exemplars"] == {"enabled": True}
+
+
+def test_the_memory_limiter_is_first_in_every_pipeline() -> None:
+    pipelines = COLLECTOR["service"]["pipelines"]
+    parts = {"connectors", "receivers", "exporters"}
+    known = {name for part in parts for name in COLLECTOR[part]}
+    for pipeline in pipelines.values():
+        assert pipeline["processors"][0] == "memory_limiter"
+        assert {*pipeline["receivers"], *pipeline["exporters"]} <= known
+
+
+def test_prometheus_takes_what_the_collector_pushes() -> None:
+    command = SERVICES["prometheus"]["command"]
+    assert "--web.enable-otlp-receiver" in command
+    assert "--enable-feature=exemplar-storage" in command
+    config = load("observability/prometheus/prometheus.yml")
+    assert set(config["otlp"]["promote_resource_attributes"]) == {
+        "service.name", "service.namespace", "service.instance.id", "service.version", "deployment.environment.name"
+    }  # fmt: skip
+    assert config["storage"]["tsdb"]["out_of_order_time_window"] == "10m"
+    mounted = [mount for mount in SERVICES["prometheus"]["volumes"] if mount.startswith(".")]
+    for rules in config["rule_files"]:
+        assert f"./observability/prometheus/{rules}:/etc/prometheus/{rules}:ro" in mounted
+
+
+def test_jaeger_finds_its_metrics_and_does_not_trace_itself() -> None:
+    config = load("observability/jaeger/config.yaml")
+    extensions = config["extensions"]
+    backend = extensions["jaeger_storage"]["metric_backends"][extensions["jaeger_query"]["storage"]["metrics"]]
+    assert backend["prometheus"] == {
+        "endpoint": "http://prometheus:9090",
+        "normalize_calls": True,
+        "normalize_duration": True,
+    }
+    assert extensions["jaeger_query"]["storage"]["traces"] in extensions["jaeger_storage"]["backends"]
+    assert SERVICES["jaeger"]["environment"]["OTEL_TRACES_SAMPLER"] == "always_off"
