@@ -1,0 +1,108 @@
+"""Spans, metrics and log lines of a process, behind one door. How they leave the process is known only in here.
+
+Importing this costs the OpenTelemetry API; the SDK and structlog are imported by `start`, so a web container that only
+enqueues never loads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from framework.events import AttemptLost, Event
+from framework.executor import NoTracing, Tracing
+from framework.producer import NoSending, Sending
+from framework.telemetry.identity import ProcessIdentity, Role
+
+if TYPE_CHECKING:
+    from framework.settings import Settings
+    from framework.telemetry.lines import Lines
+    from framework.telemetry.metrics import Metrics
+    from framework.telemetry.spans import SpanTracing
+
+__all__ = ["ProcessIdentity", "Role", "Telemetry", "for_host", "start"]
+
+
+class Telemetry:
+    """What one process says about itself.
+
+    Attributes:
+        tracing: for the executor.
+        sending: for the producer of a worker process.
+    """
+
+    def __init__(
+        self,
+        lines: Lines,
+        *,
+        tracing: Tracing | None = None,
+        sending: Sending | None = None,
+        spans: SpanTracing | None = None,
+        metrics: Metrics | None = None,
+        closing: Mapping[str, Callable[[], object]] | None = None,
+    ) -> None:
+        self.tracing: Tracing = tracing or NoTracing()
+        self.sending: Sending = sending or NoSending()
+        self._lines = lines
+        self._spans = spans
+        self._metrics = metrics
+        self._closing = dict(closing or {})
+
+    def subscribe(self, event: Event) -> None:
+        """A Bus subscriber: metrics, the spans of killed attempts, log lines. A fault in one leaves the others alone;
+        the Bus counts it."""
+        try:
+            context = None
+            if self._spans is not None and isinstance(event, AttemptLost):
+                context = self._spans.lost(event)
+            if self._metrics is not None:
+                self._metrics.on(event, context)
+        finally:
+            self._lines.on(event)
+
+    def observe_slots(self, read: Callable[[], tuple[int, int]], queue: str) -> None:
+        """worker.slots.limit and worker.slots.used: `read` gives (limit, used) and is called at collection."""
+        if self._metrics is not None:
+            self._metrics.observe_slots(read, queue)
+
+    def observe_processes(
+        self, read: Callable[[], Sequence[tuple[str, int]]], restarts: Callable[[], Mapping[str, int]]
+    ) -> None:
+        """worker.processes by state, and worker.process.restarts so far by reason. In the maintenance process only:
+        N processes that observe the same would count it N times."""
+        if self._metrics is not None:
+            self._metrics.observe_processes(read, restarts)
+
+    def shutdown(self, budget: float) -> None:
+        """Flushes all signals at once and closes them, within `budget` seconds. Idempotent. Log lines still work."""
+        closing, self._closing = self._closing, {}
+        if closing:
+            from framework.telemetry.shutdown import flush
+
+            flush(closing, budget)
+
+
+def start(identity: ProcessIdentity, settings: Settings) -> Telemetry:
+    """Telemetry of this process. Configures structlog, logging and, but for the supervisor, OpenTelemetry.
+
+    Call it in a forked process after the fork. In the supervisor it makes no provider and no thread, only imports what
+    the children will need. A variable that cannot be read makes a warning, never an exception.
+    """
+    from framework.telemetry.starting import start_process
+
+    return start_process(identity, settings)
+
+
+def for_host(system: str) -> Sending:
+    """Spans and metrics around enqueueing in a process that is not ours, through the host's global providers, set now
+    or later. Configures nothing.
+
+    Args:
+        system: `messaging.system` of the engine.
+    """
+    from opentelemetry import metrics, trace
+
+    from framework.telemetry.names import SCOPE
+    from framework.telemetry.sending import SendSpans
+
+    return SendSpans(trace.get_tracer(SCOPE), metrics.get_meter(SCOPE), system)

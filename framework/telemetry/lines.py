@@ -1,0 +1,128 @@
+"""Events as log lines: one `match`, and which level each is worth."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from framework import events as e
+from framework.telemetry.logs import Logs
+from framework.telemetry.names import ERROR_TYPE, LOST
+
+_LEVEL_OF_OUTCOME = {"retried": "warning", "dead_lettered": "error"}
+_WARN_OF_EXIT = frozenset({"crashed", "killed", "timeout", "failed_to_start", "out_of_memory", "stuck"})
+
+
+class Lines:
+    """Writes a line for each event that somebody may want to read. Durations in seconds, to the microsecond."""
+
+    def __init__(self, logs: Logs) -> None:
+        self._logs = logs
+        self._say = logs.say
+
+    def on(self, event: e.Event) -> None:
+        """A Bus subscriber."""
+        match event:
+            case e.JobFinished():
+                self._finished(event)
+            case e.JobStarted():
+                if self._logs.passes(logging.DEBUG):
+                    keys = {"queue": event.queue, "job_id": event.job_id, "attempt": event.attempt}
+                    self._say("debug", "job_started", **keys, delivery=event.delivery, wait=round(event.wait, 6))
+            case e.AttemptLost():
+                self._lost(event)
+            case e.ProcessExited():
+                self._exited(event)
+            case _:
+                self._job_trouble(event)
+
+    def _finished(self, event: e.JobFinished) -> None:
+        level = _LEVEL_OF_OUTCOME.get(event.outcome, "info")
+        if not self._logs.passes(getattr(logging, level.upper())):
+            return
+        keys: dict[str, Any] = {
+            "queue": event.queue,
+            "job_id": event.job_id,
+            "attempt": event.attempt,
+            "outcome": event.outcome,
+            "wait": round(event.wait, 6),
+            "duration": round(event.duration, 6),
+        }
+        if event.reason is not None:
+            keys |= {ERROR_TYPE: event.error_type, "reason": event.reason, "message": event.message}
+        if event.outcome in ("retried", "released"):
+            keys["delay"] = round(event.delay, 6)
+        if event.trace_id:
+            keys |= {"trace_id": event.trace_id, "span_id": event.span_id}
+        if level == "error" and event.traceback:
+            keys["traceback"] = event.traceback
+        self._say(level, "job_finished", **keys)
+
+    def _lost(self, event: e.AttemptLost) -> None:
+        run, lease = event.run, event.lease
+        keys: dict[str, Any] = {
+            "queue": lease.queue,
+            "job_id": lease.job.id,
+            "attempt": run.attempt,
+            "outcome": event.outcome if event.reason is None else LOST,
+            "then": event.outcome,
+            "duration": round(max(0.0, event.ended_at - run.started_at), 6),
+            "delay": round(event.delay, 6),
+            "owner": event.owner,
+        }
+        if event.reason is not None:
+            keys |= {ERROR_TYPE: event.reason, "reason": event.reason, "message": event.message}
+        if run.trace_id:
+            keys |= {"trace_id": run.trace_id, "span_id": run.span_id}
+        self._say("error" if event.outcome == "dead_lettered" else "warning", "attempt_lost", **keys)
+
+    def _exited(self, event: e.ProcessExited) -> None:
+        keys: dict[str, Any] = {"slot": event.process, "pid": event.pid, "reason": event.reason}
+        keys["code"] = event.code
+        if event.restart_in is not None:
+            keys["restart_in"] = round(event.restart_in, 3)
+        if event.detail:
+            keys["detail"] = event.detail
+        self._say("warning" if event.reason in _WARN_OF_EXIT else "info", "process_exited", **keys)
+
+    def _job_trouble(self, event: e.Event) -> None:
+        match event:
+            case e.LeasesLost():
+                self._say("warning", "leases_lost", queue=event.queue, job_ids=list(event.job_ids))
+            case e.JobsRescued():
+                ids = list(event.job_ids)
+                self._say("info", "jobs_rescued", queue=event.queue, job_ids=ids, owner=event.owner)
+            case e.EngineFailed():
+                self._say("warning", "engine_failed", verb=event.verb, error=event.error, retry_in=event.delay)
+            case e.EngineRecovered():
+                self._say("info", "engine_recovered", verb=event.verb, after=round(event.after, 3))
+            case e.HookFailed():
+                keys = {"hook": event.hook, "queue": event.queue, "job_id": event.job_id, "error": event.error}
+                self._say("error", "hook_failed", **keys, traceback=event.traceback)
+            case e.LoopBlocked():
+                keys = {"slot": event.process, "queue": event.queue, "job_id": event.job_id, "handler": event.handler}
+                advice = "use an async client or a sync handler"
+                where = {"where": event.where, "seconds": round(event.seconds, 1), "stack": event.stack}
+                self._say("warning", "event_loop_blocked", **keys, **where, advice=advice)
+            case e.ServiceMistake():
+                self._say("error", event.text, slot=event.process)
+            case _:
+                self._process(event)
+
+    def _process(self, event: e.Event) -> None:
+        match event:
+            case e.ProcessStarted():
+                self._say("debug", "process_started", slot=event.process, pid=event.pid)
+            case e.ProcessBecameReady():
+                self._say("info", "process_ready", slot=event.process, pid=event.pid, after=round(event.after, 3))
+            case e.ProcessKilled():
+                keys = {"slot": event.process, "pid": event.pid, "verdict": event.verdict, "why": event.why}
+                self._say("warning", "process_killed", **keys)
+            case e.WorkerReady():
+                self._say("debug", "worker_ready", slot=event.process, pid=event.pid)
+            case e.WorkerLeaving():
+                self._say("info", "worker_leaving", slot=event.process, pid=event.pid, why=event.why)
+            case e.Draining():
+                self._say("info", "draining", signal=event.signal, deadline=round(event.deadline, 3))
+            case e.SupervisorNote():
+                self._say(event.level, event.text)

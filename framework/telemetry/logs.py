@@ -1,0 +1,182 @@
+"""structlog and the standard library's logging, both through one renderer to standard output.
+
+In a process of `worker` only; elsewhere the host's configuration is used. With OTEL_LOGS_EXPORTER=otlp each line also
+goes to the collector; the default is `none` (unlike the SDK's): standard output is collected already in most places.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, MutableMapping
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import structlog
+from opentelemetry import trace
+
+from framework.app import Logger
+from framework.settings import Settings
+from framework.telemetry.health import swallowed
+from framework.telemetry.jobscope import current_job
+from framework.telemetry.render import ConsoleRenderer, JsonRenderer
+from framework.telemetry.writer import LineWriter
+
+Keys = MutableMapping[str, Any]
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+# They log a line per HTTP request at info: a line per job that says nothing new.
+_CHATTY = ("httpx", "httpcore", "urllib3", "asyncio")
+
+_configured = False
+
+
+class Output:
+    """The line logger at the end of structlog's chain: takes bytes, whatever the level."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        self.msg = writer.write
+
+    def __getattr__(self, _level: str) -> Callable[[bytes], None]:
+        return self.msg
+
+
+class Logs:
+    """Renders and writes log lines of one process.
+
+    Args:
+        settings: log_level and log_format.
+        writer: takes the lines.
+        process: the slot, said in every line.
+    """
+
+    def __init__(self, settings: Settings, writer: LineWriter, *, process: str) -> None:
+        self.level = LEVELS[settings.log_level]
+        self._process = process
+        self._writer = writer
+        console = settings.log_format == "console" or (settings.log_format == "auto" and writer.is_terminal)
+        self._renderer: Callable[[Any, str, Keys], bytes] = (
+            ConsoleRenderer(colors=writer.is_terminal, limit=writer.limit) if console else JsonRenderer(writer.limit)
+        )
+        self.also: Callable[[Keys], None] | None = None  # the OTLP logs exporter, when it is asked for
+        self._processors: list[Any] = [
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.format_exc_info,
+            self._complete,
+            self._render,
+        ]
+        self.logger: Any = structlog.wrap_logger(
+            Output(writer),
+            processors=self._processors,
+            wrapper_class=structlog.make_filtering_bound_logger(self.level),
+            context_class=dict,
+        ).bind()
+
+    def configure(self) -> None:
+        """Makes structlog and logging of this process use it. A structlog that the service configured itself stays."""
+        global _configured
+        if _configured or not structlog.is_configured():
+            _configured = True
+            structlog.configure(
+                processors=self._processors,
+                wrapper_class=structlog.make_filtering_bound_logger(self.level),
+                logger_factory=lambda *_: Output(self._writer),
+                context_class=dict,
+                cache_logger_on_first_use=False,  # a logger made before the fork must not keep the parent's chain
+            )
+        root = logging.getLogger()
+        root.handlers[:] = [handler for handler in root.handlers if not _is_ours_or_standard(handler)]
+        root.addHandler(RecordHandler(self))
+        root.setLevel(self.level)
+        for name in _CHATTY:
+            logger = logging.getLogger(name)
+            if logger.level == logging.NOTSET and self.level > logging.DEBUG:
+                logger.setLevel(logging.WARNING)
+
+    def say(self, level: str, event: str, **keys: object) -> None:
+        """Writes a line of the framework's own."""
+        getattr(self.logger, level)(event, **keys)
+
+    def bound(self, keys: dict[str, object]) -> Logger:
+        """A logger whose lines carry these keys: `ctx.log`."""
+        return cast("Logger", self.logger.bind(**keys))
+
+    def passes(self, level: int) -> bool:
+        return level >= self.level
+
+    def _complete(self, _logger: object, _method: str, keys: Keys) -> Keys:
+        """Adds time, process, job and trace, the commonest keys first. A key that the caller gave stays."""
+        first: dict[str, Any] = {
+            "timestamp": keys.pop("timestamp", None) or datetime.now(UTC).isoformat(timespec="microseconds"),
+            "level": keys.pop("level", "info"),
+            "event": keys.pop("event", ""),
+            "process": self._process,
+            **(current_job() or {}),
+        }
+        span = trace.get_current_span().get_span_context()
+        if span.is_valid and not keys.get("trace_id"):
+            keys["trace_id"], keys["span_id"] = f"{span.trace_id:032x}", f"{span.span_id:016x}"
+        first.update(keys)
+        return first
+
+    def _render(self, logger: object, method: str, keys: Keys) -> bytes:
+        if self.also is not None:
+            self.also(keys)
+        return self._renderer(logger, method, keys)
+
+    def write_record(self, record: logging.LogRecord) -> None:
+        """A record of the standard library's logging, as a line like any other."""
+        level = record.levelname.lower()
+        keys: dict[str, Any] = {
+            "event": record.getMessage(),
+            "level": "error" if level == "critical" else level,
+            "logger": record.name,
+            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"),
+        }
+        if record.exc_info:
+            keys["exc_info"] = record.exc_info
+        out: Any = keys
+        for process in (structlog.contextvars.merge_contextvars, structlog.processors.format_exc_info, self._complete):
+            out = process(None, level, out)
+        self._writer.write(self._render(None, level, out))
+
+
+class RecordHandler(logging.Handler):
+    """Takes the records of libraries, the SDK's among them; those that come out of an export are not shown."""
+
+    def __init__(self, logs: Logs) -> None:
+        super().__init__()
+        self._logs = logs
+        self._repeated = Repeated()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            if not swallowed(record) and not self._repeated(record):
+                self._logs.write_record(record)
+        except Exception:  # a record that cannot be formatted must not stop who logged it
+            self._logs.say("warning", "log_record_unreadable", logger=record.name, template=str(record.msg)[:200])
+
+
+class Repeated:
+    """Whether the SDK has said the same thing already: it warns once per span that it drops."""
+
+    def __init__(self) -> None:
+        self._said: set[tuple[str, str]] = set()
+
+    def __call__(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith("opentelemetry"):
+            return False
+        key = (record.name, str(record.msg))
+        if key in self._said:
+            return True
+        if len(self._said) < 1000:
+            self._said.add(key)
+        return False
+
+
+def _is_ours_or_standard(handler: logging.Handler) -> bool:
+    """Handlers that would write each line a second time; what the service sends elsewhere stays."""
+    if isinstance(handler, RecordHandler):
+        return True
+    return isinstance(handler, logging.StreamHandler) and getattr(handler, "stream", None) in (sys.stdout, sys.stderr)

@@ -1,0 +1,64 @@
+"""Every name that telemetry emits, as literals: the messaging conventions are still in development and may change.
+
+Standard names are those of the OpenTelemetry semantic conventions 1.44 for messaging; `worker.*` are our own.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+SCOPE: Final = "continuum-worker"
+DISTRIBUTION: Final = "continuum-worker"
+
+# --- attributes, standard -------------------------------------------------------------------------------------------
+SYSTEM: Final = "messaging.system"
+DESTINATION: Final = "messaging.destination.name"
+OPERATION: Final = "messaging.operation.name"
+OPERATION_TYPE: Final = "messaging.operation.type"
+MESSAGE_ID: Final = "messaging.message.id"
+BODY_SIZE: Final = "messaging.message.body.size"
+BATCH_COUNT: Final = "messaging.batch.message_count"
+ERROR_TYPE: Final = "error.type"
+EXCEPTION_TYPE: Final = "exception.type"
+EXCEPTION_MESSAGE: Final = "exception.message"
+EXCEPTION_STACKTRACE: Final = "exception.stacktrace"
+
+# --- attributes, ours -----------------------------------------------------------------------------------------------
+ATTEMPT: Final = "worker.job.attempt"
+MAX_ATTEMPTS: Final = "worker.job.max_attempts"
+QUEUE_WAIT: Final = "worker.job.queue_wait"
+REDELIVERED: Final = "worker.job.redelivered"
+OUTCOME: Final = "worker.job.outcome"
+DEAD_LETTER_REASON: Final = "worker.dead_letter.reason"
+QUEUE_STATE: Final = "worker.queue.state"
+PROCESS_STATE: Final = "worker.process.state"
+EXIT_REASON: Final = "worker.process.exit_reason"
+SIGNAL: Final = "signal"
+
+# An attempt whose process died under it; the other outcomes are those of framework.outcome.Kind.
+LOST: Final = "lost"
+
+# --- metrics, standard ----------------------------------------------------------------------------------------------
+SENT_MESSAGES: Final = "messaging.client.sent.messages"
+CONSUMED_MESSAGES: Final = "messaging.client.consumed.messages"
+OPERATION_DURATION: Final = "messaging.client.operation.duration"
+PROCESS_DURATION: Final = "messaging.process.duration"
+
+# --- metrics, ours --------------------------------------------------------------------------------------------------
+QUEUE_DEPTH: Final = "worker.queue.depth"
+OLDEST_JOB_AGE: Final = "worker.queue.oldest_job.age"
+QUEUE_WAIT_DURATION: Final = "worker.job.queue_wait.duration"
+ATTEMPTS: Final = "worker.job.attempts"
+RETRIES: Final = "worker.job.retries"
+DEAD_LETTERS: Final = "worker.job.dead_letters"
+SLOTS_LIMIT: Final = "worker.slots.limit"
+SLOTS_USED: Final = "worker.slots.used"
+PROCESSES: Final = "worker.processes"
+RESTARTS: Final = "worker.process.restarts"
+DROPPED: Final = "worker.telemetry.dropped"
+
+# --- buckets, in seconds --------------------------------------------------------------------------------------------
+# The only place that sets them. They travel as advice of the instrument, not as a view: a view exists only in a
+# provider of our own, the advice also reaches one that was there before us, and a view of its owner still overrides it.
+SHORT_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+LONG_BUCKETS: Final = (*SHORT_BUCKETS, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 14400.0)

@@ -1,0 +1,137 @@
+"""The producer's spans: `send`, or `create` for each job of a batch. Uses the OpenTelemetry API only, so that it works
+with a host's provider, and costs little where the host has none."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from opentelemetry import context as otel_context
+from opentelemetry import metrics, propagate, trace
+from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
+
+from framework.errors import EnqueueError
+from framework.outcome import error_type
+from framework.telemetry import names
+
+log = logging.getLogger("framework.telemetry")
+
+
+class SendSpans:
+    """Spans and metrics around enqueueing, and the headers that carry the trace's context to the worker.
+
+    Args:
+        tracer, meter: the process's own, or the host's.
+        system: `messaging.system`.
+    """
+
+    def __init__(self, tracer: trace.Tracer, meter: metrics.Meter, system: str) -> None:
+        self._tracer = tracer
+        self._system = system
+        self._sent = meter.create_counter(
+            names.SENT_MESSAGES, unit="{message}", description="Messages that a producer stored."
+        )
+        self._duration = operation_duration(meter)
+
+    @contextmanager
+    def one(self, queue: str, job_id: str, size: int) -> Generator[dict[str, str], None, None]:
+        """The `send` span of one job, current inside; gives its headers.
+
+        Args:
+            queue, job_id: where to, and which.
+            size: bytes of the encoded payload.
+        """
+        attributes = self._attributes(queue, "send") | {names.MESSAGE_ID: job_id, names.BODY_SIZE: size}
+        span = self._start(f"send {queue}", SpanKind.PRODUCER, attributes)
+        with self._timed(span, queue, 1):
+            yield headers_of(span)
+
+    @contextmanager
+    def many(self, queue: str, job_ids: Sequence[str]) -> Generator[list[dict[str, str]], None, None]:
+        """A `create` span per job, and one `send` span, current inside, that links to them; gives the headers."""
+        created = [self._created(queue, job_id) for job_id in job_ids]
+        links = [
+            Link(span.get_span_context(), {names.MESSAGE_ID: job_id})
+            for span, job_id in zip(created, job_ids, strict=True)
+            if span.get_span_context().is_valid
+        ]
+        attributes = self._attributes(queue, "send") | {names.BATCH_COUNT: len(job_ids)}
+        span = self._start(f"send {queue}", SpanKind.CLIENT, attributes, links)
+        with self._timed(span, queue, len(job_ids)):
+            yield [headers_of(span) for span in created]
+
+    def _created(self, queue: str, job_id: str) -> Span:
+        attributes = self._attributes(queue, "create") | {names.MESSAGE_ID: job_id}
+        span = self._start(f"create {queue}", SpanKind.PRODUCER, attributes)
+        span.end()
+        return span
+
+    @contextmanager
+    def _timed(self, span: Span, queue: str, count: int) -> Generator[None, None, None]:
+        """Makes the span current, ends it by how the block ends, counts and measures inside it."""
+        began = time.perf_counter()
+        token = otel_context.attach(trace.set_span_in_context(span))
+        failed: BaseException | None = None
+        try:
+            yield
+        except BaseException as error:
+            failed = error
+            raise
+        finally:
+            self._measure(queue, count, time.perf_counter() - began, failed)
+            if failed is not None:
+                span.set_attribute(names.ERROR_TYPE, error_type(failed))
+                span.set_status(Status(StatusCode.ERROR, str(failed)[:300]))
+            span.end()
+            otel_context.detach(token)
+
+    def _measure(self, queue: str, count: int, seconds: float, failed: BaseException | None) -> None:
+        where = {names.OPERATION: "send", names.SYSTEM: self._system, names.DESTINATION: queue}
+        if failed is not None:  # of a batch, a part may have been stored before the error
+            count = len(failed.enqueued) if isinstance(failed, EnqueueError) else 0
+        if count:
+            self._sent.add(count, where)
+        kind = {names.OPERATION_TYPE: "send"} if failed is None else _failed_send(failed)
+        self._duration.record(seconds, where | kind)
+
+    def _attributes(self, queue: str, operation: str) -> dict[str, Any]:
+        return {
+            names.OPERATION: operation,
+            names.OPERATION_TYPE: operation,
+            names.SYSTEM: self._system,
+            names.DESTINATION: queue,
+        }
+
+    def _start(self, name: str, kind: SpanKind, attributes: Mapping[str, Any], links: Sequence[Link] = ()) -> Span:
+        try:
+            return self._tracer.start_span(name, kind=kind, attributes=attributes, links=links)
+        except Exception:  # a sampler or processor of the host's: its fault must not cost the job
+            log.exception("span %r could not be started", name)
+            return trace.INVALID_SPAN
+
+
+def _failed_send(error: BaseException) -> dict[str, str]:
+    return {names.OPERATION_TYPE: "send", names.ERROR_TYPE: error_type(error)}
+
+
+def headers_of(span: Span) -> dict[str, str]:
+    """traceparent, tracestate and baggage, or whatever the global propagator writes, for this span as the parent."""
+    carrier: dict[str, str] = {}
+    try:
+        propagate.inject(carrier, trace.set_span_in_context(span))
+    except Exception:  # a propagator of the host's
+        log.exception("the trace context could not be written into the job's headers")
+    return carrier
+
+
+def operation_duration(meter: metrics.Meter) -> metrics.Histogram:
+    """messaging.client.operation.duration: send, receive and settle, not processing."""
+    return meter.create_histogram(
+        names.OPERATION_DURATION,
+        unit="s",
+        description="Duration of an operation with the engine.",
+        explicit_bucket_boundaries_advisory=names.SHORT_BUCKETS,
+    )

@@ -1,0 +1,347 @@
+"""Lines on standard output: whole, safe, with the keys of the job and of its trace."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import select
+import time
+from typing import Any
+
+import pytest
+
+from framework import events as e
+from framework.telemetry.render import ConsoleRenderer, JsonRenderer
+from framework.telemetry.writer import PIPE_BUF, LineWriter
+from tests.telemetry.helpers import TRACEPARENT, Relay, json_lines, lease_of, run, spawn
+
+NASTY = "a\nb\r\x1b[31mred\x07 \x9b2J \u2028 \u202e \x7f \x00"
+
+
+def finished(outcome: str, **changes: Any) -> e.JobFinished:
+    values = {"attempt": 2, "max_attempts": 4, "delivery": 3, "wait": 0.0123456789, "duration": 1.9999999} | changes
+    return e.JobFinished(queue="deliveries", job_id="job-1", outcome=outcome, **values)
+
+
+def test_a_finished_job_is_one_line_with_its_ids_and_durations(receiver, stations):
+    station = stations()
+    app = Relay()
+    app.behaviours = {"ok": lambda ctx: None}
+    lease = lease_of(headers={"traceparent": TRACEPARENT})
+    attempt, _ = station.run(app, lease)
+    (line,) = station.lines()
+    assert line.pop("timestamp").endswith("+00:00")
+    assert line.pop("wait") == pytest.approx(attempt.wait, abs=1e-6)
+    assert line.pop("duration") >= 0
+    assert line == {
+        "event": "job_finished",
+        "level": "info",
+        "process": "deliveries/0",
+        "queue": "deliveries",
+        "job_id": lease.job.id,
+        "attempt": 1,
+        "outcome": "succeeded",
+        "trace_id": attempt.identity.trace_id,
+        "span_id": attempt.identity.span_id,
+    }
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason", "level", "has_traceback"),
+    [
+        ("succeeded", None, "info", False),
+        ("released", None, "info", False),
+        ("discarded", None, "info", False),
+        ("rested", None, "info", False),
+        ("retried", "error", "warning", False),
+        ("dead_lettered", "rejected", "error", True),
+    ],
+)
+def test_the_level_says_how_bad_the_end_was(receiver, stations, outcome, reason, level, has_traceback):
+    station = stations()
+    station.bus.emit(
+        finished(outcome, reason=reason, error_type="ValueError", message="no", traceback="Traceback: ...")
+    )
+    (line,) = station.lines()
+    assert line["level"] == level
+    assert (line["wait"], line["duration"]) == (0.012346, 2.0)
+    assert ("traceback" in line) == has_traceback
+    assert line.get("error.type") == ("ValueError" if reason else None)
+    assert (line.get("reason"), line.get("message")) == (reason, "no" if reason else None)
+
+
+@pytest.mark.parametrize(("level", "written"), [("debug", 3), ("info", 2), ("warning", 1), ("error", 0)])
+def test_the_log_level_is_a_setting(receiver, stations, level, written):
+    station = stations(log_level=level)
+    station.bus.emit(e.JobStarted("deliveries", "job-1", 1, 1, 0.5))
+    station.bus.emit(finished("succeeded"))
+    station.bus.emit(finished("retried", reason="error"))
+    assert len(station.lines()) == written
+
+
+def test_lines_of_a_handler_and_of_its_libraries_carry_job_and_trace(receiver):
+    out = run(
+        """
+        import logging, structlog
+        log = structlog.get_logger()  # made before telemetry, as a service's module does
+        telemetry = start(identity(), load_settings())
+        def talk(ctx):
+            ctx.log.info("by ctx", order=7)
+            ctx.log.bind(tenant="blue").warning("by a bound ctx")
+            log.info("by structlog")
+            logging.getLogger("some.library").warning("by %s", "logging")
+            thread = threading.Thread(target=lambda: ctx.log.info("by ctx in a thread"))
+            thread.start(); thread.join()
+            try:
+                1 / 0
+            except ZeroDivisionError:
+                ctx.log.exception("failed")
+                logging.getLogger("some.library").exception("failed too")
+        run_jobs(telemetry, 1, "talk", talk)
+        log.info("after")
+        logging.getLogger("httpx").info("HTTP Request: a line per job that nobody wants")
+        telemetry.shutdown(5)
+        """,
+        receiver.env(),
+    )
+    lines = json_lines(out)
+    by_event = {line["event"]: line for line in lines}
+    finished_line = by_event["job_finished"]
+    inside = ("by ctx", "by a bound ctx", "by structlog", "by logging", "failed", "failed too")
+    keys = ("queue", "job_id", "attempt", "trace_id", "span_id")
+    for event in inside:
+        assert {key: by_event[event][key] for key in keys} == {key: finished_line[key] for key in keys}, event
+    assert by_event["by ctx"]["order"] == 7
+    assert by_event["by a bound ctx"]["tenant"] == "blue"
+    assert by_event["by logging"]["logger"] == "some.library"
+    assert by_event["by logging"]["level"] == "warning"
+    assert by_event["by ctx in a thread"]["job_id"] == finished_line["job_id"]
+    assert "ZeroDivisionError" in by_event["failed"]["exception"]
+    assert "ZeroDivisionError" in by_event["failed too"]["exception"]
+    assert by_event["failed"]["level"] == by_event["failed too"]["level"] == "error"
+    assert "job_id" not in by_event["after"]
+    assert len(lines) == len(inside) + 3
+
+
+def test_a_service_that_configured_structlog_itself_keeps_its_own(receiver):
+    out = run(
+        """
+        import structlog
+        structlog.configure(processors=[structlog.processors.KeyValueRenderer()])
+        telemetry = start(identity(), load_settings())
+        structlog.get_logger().info("mine")
+        telemetry.subscribe(__import__("framework.events", fromlist=["x"]).SupervisorNote("ours"))
+        """,
+        receiver.env(),
+    )
+    mine, ours = out.splitlines()
+    assert mine == "event='mine'"
+    assert json.loads(ours)["event"] == "ours"
+
+
+def test_a_handler_of_logging_that_writes_elsewhere_stays_and_one_to_standard_error_is_replaced(receiver, tmp_path):
+    out = run(
+        f"""
+        import logging
+        logging.basicConfig()
+        logging.getLogger().addHandler(logging.FileHandler({str(tmp_path / "file")!r}))
+        start(identity(), load_settings())
+        start(identity(), load_settings())
+        logging.warning("once")
+        """,
+        receiver.env(),
+    )
+    assert [line["event"] for line in json_lines(out)] == ["once"]
+    assert (tmp_path / "file").read_text() == "once\n"
+
+
+@pytest.mark.parametrize("render", [JsonRenderer(None), ConsoleRenderer(colors=False, limit=None)])
+def test_no_value_can_forge_a_line_or_drive_a_terminal(render):
+    keys = {"event": NASTY, "level": "info", "timestamp": "t", "job_id": NASTY, NASTY: 1, "list": [NASTY]}
+    data = render(None, "info", keys)
+    text = data.decode()
+    assert data.endswith(b"\n")
+    assert [c for c in text[:-1] if ord(c) < 32 or 127 <= ord(c) < 160 or c in "\u2028\u202e"] == []
+
+
+def test_json_keeps_the_value_itself():
+    line = JsonRenderer(None)(None, "info", {"event": NASTY, "list": [NASTY], "name": "Zoë 東京"})
+    assert json.loads(line) == {"event": NASTY, "list": [NASTY], "name": "Zoë 東京"}
+    assert "東京" in line.decode()
+
+
+class Hostile:
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+def test_no_value_stops_a_line():
+    cycle: list[Any] = []
+    cycle.append(cycle)
+    keys = {"event": "x", "nan": float("nan"), "cycle": cycle, "hostile": Hostile(), ("a", 1): 2, "lone": "\udc80"}
+    line = json.loads(JsonRenderer(None)(None, "info", dict(keys)))
+    assert (line["nan"], line["hostile"], line["lone"]) == ("nan", "<Hostile>", "\udc80")
+    assert b"<Hostile>" in ConsoleRenderer(colors=False, limit=None)(None, "info", dict(keys))
+
+
+@pytest.mark.parametrize("character", ["x", "é", "\x00", "東", '"', "\n"])
+@pytest.mark.parametrize("length", [100, 3000, 4000, 100_000])
+def test_on_a_pipe_a_line_is_cut_to_what_is_written_undivided(character, length):
+    keys = {
+        "event": "job_finished",
+        "level": "error",
+        "timestamp": "t",
+        "message": "m" * 50,
+        "traceback": character * length,
+    }
+    line = JsonRenderer(PIPE_BUF)(None, "error", keys)
+    assert len(line) <= PIPE_BUF
+    parsed = json.loads(line)
+    assert (parsed["event"], parsed["level"], parsed["message"]) == ("job_finished", "error", "m" * 50)
+    if len(JsonRenderer(None)(None, "error", keys)) > PIPE_BUF:
+        assert parsed["truncated"]
+        assert len(line) > PIPE_BUF // 2  # no more is lost than must be
+    assert len(ConsoleRenderer(colors=False, limit=PIPE_BUF)(None, "error", keys)) <= PIPE_BUF
+
+
+def test_many_long_values_and_many_keys_still_make_a_line():
+    keys = {"event": "e" * 9000, "level": "info", "timestamp": "t"} | {f"key{i}": "v" * 500 for i in range(200)}
+    line = JsonRenderer(PIPE_BUF)(None, "info", keys)
+    assert len(line) <= PIPE_BUF
+    assert json.loads(line)["event"].startswith("eee")
+
+
+def test_lines_of_many_processes_on_one_pipe_never_mix(receiver):
+    process = spawn(
+        """
+        def worker():
+            telemetry = start(identity(), load_settings())
+            import structlog
+            log = structlog.get_logger()
+            for number in range(300):
+                log.info("line", number=number, pid=os.getpid(), text="x" * (number * 37 % 6000))
+            os._exit(0)
+        reap(*[forked(worker) for _ in range(8)])
+        """,
+        {"OTEL_SDK_DISABLED": "true"},
+    )
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, "")
+    lines = json_lines(out)
+    assert len(lines) == 8 * 300
+    seen: dict[int, list[int]] = {}
+    for line in lines:
+        seen.setdefault(line["pid"], []).append(line["number"])
+    assert all(numbers == list(range(300)) for numbers in seen.values())
+
+
+WRITES_A_LOT = """
+telemetry = start(identity(), load_settings())
+run_jobs(telemetry, 400)
+os.write(2, b"done\\n")
+"""
+
+
+def test_a_reader_that_went_away_stops_no_job():
+    read, write = os.pipe()
+    os.close(read)
+    process = spawn(WRITES_A_LOT, {"OTEL_SDK_DISABLED": "true"}, stdout=write)
+    os.close(write)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, "done\n")
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_a_reader_that_stopped_reading_stops_no_job(blocking):
+    read, write = os.pipe()
+    os.set_blocking(write, blocking)
+    process = spawn(WRITES_A_LOT, {"OTEL_SDK_DISABLED": "true"}, stdout=write)
+    os.close(write)
+    _, err = process.communicate(timeout=30)  # 400 lines do not fit into a pipe of 64 kB
+    assert (process.returncode, err) == (0, "done\n")
+    os.set_blocking(read, False)
+    lines = os.read(read, 1 << 20).splitlines()
+    os.close(read)
+    assert 100 < len(lines) < 400
+    assert all(json.loads(line)["event"] == "job_finished" for line in lines)
+
+
+def test_lost_lines_are_counted_and_closed_or_full_outputs_raise_nothing(tmp_path):
+    dropped: list[int] = []
+    fd = os.open(tmp_path / "x", os.O_RDONLY | os.O_CREAT)
+    LineWriter(fd, dropped=lambda: dropped.append(1)).write(b"x\n")
+    os.close(fd)
+    LineWriter(fd, dropped=lambda: dropped.append(1)).write(b"x\n")
+    full = os.open("/dev/full", os.O_WRONLY)
+    LineWriter(full, dropped=lambda: dropped.append(1)).write(b"x\n")
+    os.close(full)
+    assert dropped == [1, 1, 1]
+
+
+def read_all(fd: int, process: Any) -> str:
+    data, deadline = b"", time.monotonic() + 20
+    while time.monotonic() < deadline:
+        ready, _, _ = select.select([fd], [], [], 0.1)
+        if ready:
+            with contextlib.suppress(OSError):
+                data += os.read(fd, 65536)
+                continue
+        if process.poll() is not None:
+            break
+    return data.decode()
+
+
+@pytest.mark.parametrize(("log_format", "is_json"), [("auto", False), ("json", True), ("console", False)])
+def test_a_terminal_gets_columns_and_colours_unless_json_is_asked_for(log_format, is_json):
+    ours, theirs = pty.openpty()
+    env = {"OTEL_SDK_DISABLED": "true", "WORKER_LOG_FORMAT": log_format}
+    process = spawn("run_jobs(start(identity(), load_settings()), 1)", env, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    text = read_all(ours, process)
+    os.close(ours)
+    assert process.wait(10) == 0, text
+    assert "job_finished" in text
+    assert text.startswith("{") == is_json
+    assert ("\x1b[" in text) == (not is_json)
+
+
+def test_the_console_shows_a_traceback_as_a_block():
+    keys = {"event": "job_finished", "level": "error", "traceback": "Traceback:\n  File x\x1b[31m\nValueError: no"}
+    text = ConsoleRenderer(colors=False, limit=None)(None, "error", keys).decode()
+    assert "Traceback:\n  File x\\x1b[31m\nValueError: no" in text
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_otlp_logs_are_opt_in(receiver, wanted):
+    out = run(
+        """
+        telemetry = start(identity(), load_settings())
+        run_jobs(telemetry, 1, "talk", lambda ctx: ctx.log.warning("hello", order=7))
+        telemetry.shutdown(5)
+        """,
+        receiver.env() | ({"OTEL_LOGS_EXPORTER": "otlp"} if wanted else {}),
+    )
+    assert [line["event"] for line in json_lines(out)] == ["hello", "job_finished"]
+    logs = receiver.logs()
+    assert [log.body for log in logs] == (["hello", "job_finished"] if wanted else [])
+    if wanted:
+        (span,) = receiver.spans("process deliveries")
+        assert {(log.trace_id, log.span_id) for log in logs} == {(span.trace_id, span.span_id)}
+        assert logs[0].severity == "warning"
+        assert logs[0].attributes["order"] == 7
+        assert logs[0].attributes["queue"] == "deliveries"
+        assert logs[0].resource["service.name"] == "relay"
+
+
+def test_a_payload_is_never_logged_by_the_framework(receiver, stations):
+    station = stations(log_level="debug")
+    app = Relay()
+
+    def bad(_: object) -> None:
+        raise ValueError("no")
+
+    app.behaviours = {"secret-payload": bad}
+    station.run(app, lease_of("secret-payload", attempt=4))
+    assert "secret-payload" not in station.out.read_text()

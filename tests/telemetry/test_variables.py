@@ -1,0 +1,135 @@
+"""OTEL_* variables: the documented ones are followed, wrong ones are named, none stops a job."""
+
+from __future__ import annotations
+
+import pytest
+
+from framework.telemetry.exporters import complaints, endpoint
+from tests.telemetry.helpers import TREE, json_lines, run
+from tests.telemetry.receiver import GrpcReceiver
+
+
+def test_sdk_disabled_makes_no_provider_no_thread_and_costs_next_to_nothing(receiver):
+    out = run(
+        """
+        telemetry = start(identity(), load_settings())
+        run_jobs(telemetry, 3, "talk", lambda ctx: ctx.log.info("hello"))
+        from opentelemetry import trace
+        assert isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+        assert threading.active_count() == 1
+        with telemetry.sending.one("deliveries", "id", 1) as headers:
+            assert headers == {}
+        telemetry.observe_slots(lambda: (1, 1), "deliveries")
+        telemetry.shutdown(1)
+        """,
+        receiver.env() | {"OTEL_SDK_DISABLED": "true"},
+    )
+    lines = json_lines(out)
+    assert [line["event"] for line in lines] == ["hello", "job_finished"] * 3
+    assert lines[0]["job_id"] == lines[1]["job_id"]
+    assert receiver.asked == 0
+
+
+@pytest.mark.parametrize(
+    ("variables", "spans", "metrics"),
+    [
+        ({}, True, True),
+        ({"OTEL_TRACES_EXPORTER": "none"}, False, True),
+        ({"OTEL_METRICS_EXPORTER": "none"}, True, False),
+        ({"OTEL_TRACES_EXPORTER": "otlp,console", "OTEL_METRICS_EXPORTER": "console"}, True, False),
+        ({"OTEL_EXPORTER_OTLP_COMPRESSION": "gzip"}, True, True),
+        ({"OTEL_EXPORTER_OTLP_HEADERS": "api-key=abc"}, True, True),
+    ],
+)
+def test_the_documented_variables_are_followed(receiver, variables, spans, metrics):
+    out = run(
+        """
+        telemetry = start(identity(), load_settings())
+        run_jobs(telemetry, 1)
+        telemetry.shutdown(10)
+        """,
+        receiver.env() | variables,
+    )
+    assert bool(receiver.spans("process deliveries")) == spans
+    assert bool(receiver.metrics("worker.job.attempts")) == metrics
+    if "console" in variables.get("OTEL_TRACES_EXPORTER", ""):
+        assert '"name": "process deliveries"' in out
+        assert "worker.job.attempts" in out
+    if "gzip" in str(variables):
+        assert {headers["content-encoding"] for headers in receiver.headers} == {"gzip"}
+    if "api-key" in str(variables):
+        assert {headers["api-key"] for headers in receiver.headers} == {"abc"}
+
+
+def test_grpc_carries_all_three_signals():
+    with GrpcReceiver() as receiver:
+        run(
+            TREE
+            + """
+def worker():
+    telemetry = start(identity(), load_settings())
+    run_jobs(telemetry, 3)
+    telemetry.shutdown(10)
+reap(forked(worker), forked(worker))
+""",
+            receiver.env() | {"OTEL_LOGS_EXPORTER": "otlp"},
+        )
+        assert len(receiver.spans("process deliveries")) == 6
+        assert receiver.metrics("worker.job.attempts")
+        assert len(receiver.logs()) == 6
+
+
+def test_an_unknown_value_is_one_warning_per_tree_that_names_the_variable(receiver):
+    out = run(
+        TREE + "reap(*[forked(lambda: start(identity(), load_settings()).shutdown(5)) for _ in range(2)])",
+        receiver.env() | {"OTEL_TRACES_EXPORTER": "zipkin", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"},
+    )
+    events = [line["event"] for line in json_lines(out)]
+    assert len(events) == 2
+    assert events[0].startswith("OTEL_TRACES_EXPORTER='zipkin'")
+    assert events[1].startswith("OTEL_EXPORTER_OTLP_PROTOCOL='http/json'")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "signal"),
+    [("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "5000", "traces"), ("OTEL_METRIC_EXPORT_INTERVAL", "-1", "metrics")],
+)
+def test_a_variable_that_stops_the_sdk_turns_its_signal_off_and_no_job(receiver, variable, value, signal):
+    out = run(
+        """
+        telemetry = start(identity(), load_settings())
+        run_jobs(telemetry, 1)
+        telemetry.shutdown(5)
+        """,
+        receiver.env() | {variable: value},
+    )
+    lines = json_lines(out)
+    assert [line["event"] for line in lines] == ["telemetry_off", "job_finished"]
+    assert lines[0]["signal"] == signal
+    assert bool(receiver.spans()) == (signal == "metrics")
+    assert bool(receiver.metrics()) == (signal == "traces")
+
+
+def test_what_the_sdk_warns_of_is_a_line_like_any_other(receiver):
+    out = run(
+        "start(identity(), load_settings()).shutdown(5)",
+        receiver.env() | {"OTEL_EXPORTER_OTLP_TRACES_COMPRESSION": "zstd"},
+    )
+    (line,) = json_lines(out)
+    assert line["level"] in ("warning", "error")  # as that release of the SDK thinks fit
+    assert line["process"] == "deliveries/0"
+    assert line["logger"].startswith("opentelemetry")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("", "http://localhost:4318"),
+        ("http://user:secret@collector:4318/v1/traces?key=secret", "http://collector:4318"),
+        ("collector:4317", "collector:4317"),
+    ],
+)
+def test_an_endpoint_is_shown_without_what_is_secret_in_it(monkeypatch, value, shown):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", value)
+    assert endpoint("traces") == shown
+    assert complaints() == []
