@@ -73,7 +73,14 @@ class Rescued:
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """A job as an inspector sees it; `attempt` counts what was charged, `bytes` is the size of the payload."""
+    """A job as an inspector sees it.
+
+    Attributes:
+        queue: where it is now; `job.queue` is its home.
+        attempt: attempts charged so far, 0 for a letter.
+        delivery: claims so far.
+        since: when it came into this state, as far as the engine knows, seconds since the epoch.
+    """
 
     job: Job
     queue: str
@@ -88,8 +95,8 @@ class Broker(Protocol):
     thread at a time, but that one `claim` may wait in a thread of its own meanwhile.
 
     A verb that cannot be done now raises EngineUnavailable and may be repeated; what stays undone is never forgotten by
-    the engine: a claim that it could not settle is still held. A settling verb on jobs that somebody else owns by now
-    settles the others and raises LeaseLost with their ids.
+    the engine: a claim that it could not settle is still held. A settling verb on jobs that somebody else owns by now,
+    or that were settled before, settles the others and raises LeaseLost with their ids.
     """
 
     features: Features
@@ -100,7 +107,8 @@ class Broker(Protocol):
     def enqueue(self, jobs: Sequence[Job]) -> None:
         """Durable on return, in this order for one producer; or one of the EnqueueErrors.
 
-        A job with `chosen_id` whose id exists in any state of its queue is not stored and counts as enqueued.
+        A job with `chosen_id` whose id exists in any state of its queue is not stored and counts as enqueued. A queue
+        that was not opened: EnqueueFailed; the other verbs raise a WorkerError that names it.
         """
 
     def claim(self, queue: str, *, limit: int, wait: float) -> Sequence[Lease]:
@@ -113,7 +121,7 @@ class Broker(Protocol):
         """An attempt is being spent from here on. Replaces what the row held."""
 
     def reported(self, lease: Lease, outcome: Outcome) -> None:
-        """Telemetry has the outcome; a rescuer only finishes it."""
+        """Telemetry has the outcome; a rescuer only finishes it. A failure joins the history now, and only once."""
 
     def extend(self, leases: Sequence[Lease]) -> None:
         """Renews expiring leases (features.lease_seconds); LeaseLost where one is lost."""
@@ -126,10 +134,12 @@ class Broker(Protocol):
 
     def bury(self, lease: Lease, *, failure: Failure) -> None:
         """To the dead-letter queue of its queue, else to the queue's own dead; attempt 0 there, the failure joins the
-        history. A dead letter whose handler failed for good goes to the dead-letter queue's own dead."""
+        history. A dead letter whose handler failed for good goes to the dead-letter queue's own dead. A letter is
+        eligible since its burial, and a dead-letter queue's ttl counts from there."""
 
     def rest(self, lease: Lease) -> None:
-        """A handled dead letter stays, listed in its queue's dead, until replay, discard or the queue's ttl."""
+        """A handled dead letter stays, listed in its queue's dead, until replay, discard or the queue's ttl. Letters that
+        nobody has handled are never deleted by age."""
 
     def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
         """Back to the place in the order that they had, no attempt spent. Thread-safe."""
@@ -147,7 +157,7 @@ class Broker(Protocol):
         """Ends a `claim` that waits in another thread, or the next one. Thread-safe, and safe in a signal handler."""
 
     def close(self) -> None:
-        """Gives back what is held and not started, and lets go. Idempotent."""
+        """Gives back what is held and not started, and lets go; what has started stays for a rescuer. Idempotent."""
 
 
 @runtime_checkable
@@ -161,8 +171,8 @@ class Inspector(Protocol):
         """One job, or None."""
 
     def replay(self, view: JobView) -> bool:
-        """A dead letter returns to the end of its home queue: attempt 0, same id and uid, never refused for length.
-        False: it was no longer there."""
+        """A dead letter, handled or not, returns to the end of its home queue: attempt 0, same id and uid, its ttl anew,
+        never refused for length. False: it was no longer there."""
 
     def discard(self, view: JobView) -> bool:
         """Deletes a job that nobody holds, for ever. False: it was no longer there."""

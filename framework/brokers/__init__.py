@@ -1,0 +1,1 @@
+"""One module per engine; `framework.broker` maps a URL's scheme to it."""

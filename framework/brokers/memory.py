@@ -1,0 +1,276 @@
+"""The engine in memory, for tests and `framework.testing`: the whole port, and nothing survives the process.
+
+Several brokers may share one `MemoryStore`, as processes share a directory. Time is what the clock says, so a test
+that moves its clock sees delays, backoff and ttl pass without sleeping.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from framework.broker import Features, JobView, QueueStats, Rescued, State
+from framework.brokers.memory_store import MemoryStore, Row, Shelf, UnknownQueue
+from framework.errors import EnqueueFailed, LeaseLost, PayloadTooLarge, QueueFull, SettingsError
+from framework.job import Failure, Job, Lease, RunRecord
+from framework.outcome import Outcome
+from framework.queues import QueueOptions
+
+__all__ = ["MemoryBroker", "MemoryStore", "connect"]
+
+LONGEST_WAIT = 1.0  # seconds, as the port says
+
+
+def connect(
+    url: str,
+    *,
+    incarnation: str,
+    store: MemoryStore | None = None,
+    clock: Callable[[], float] = time.time,
+    **_: Any,
+) -> MemoryBroker:
+    """A broker on `store`, or on a new one that nobody else sees.
+
+    Args:
+        url: `memory:`.
+        incarnation: name of this owner's life, never reused.
+        clock: wall time in seconds since the epoch.
+
+    Raises:
+        SettingsError: the URL names a place, and memory has none.
+    """
+    if url.rstrip("/") != "memory:":
+        raise SettingsError(f"WORKER_BROKER_URL={url!r}: the engine in memory has no place, write memory:")
+    return MemoryBroker(MemoryStore() if store is None else store, incarnation=incarnation, clock=clock)
+
+
+class MemoryBroker:
+    """`Broker` and `Inspector` of `framework.broker`, on a `MemoryStore`."""
+
+    features = Features(system="memory", quick=True, durable="nothing")
+
+    def __init__(self, store: MemoryStore, *, incarnation: str, clock: Callable[[], float] = time.time) -> None:
+        self.store = store
+        self.incarnation = incarnation
+        self._clock = clock
+        # True = wake(), False = a job came. Not a Condition: a signal handler that runs between its check and its
+        # wait would go unheard; SimpleQueue.put is reentrant and what it puts stays.
+        self._bell: SimpleQueue[bool] = SimpleQueue()
+
+    def open(self, queues: Sequence[QueueOptions]) -> None:
+        """Declares the queues and the dead-letter queues that they name."""
+        with self.store.lock:
+            self.store.declare(queues)
+            self.store.living.add(self.incarnation)
+
+    def enqueue(self, jobs: Sequence[Job]) -> None:
+        """Stores the jobs in order, up to the first that is refused."""
+        stored: list[str] = []
+        with self.store.lock:
+            try:
+                for job in jobs:
+                    self._enqueue_one(job, stored)
+                    stored.append(job.id)
+            finally:
+                self.store.ring()
+
+    def _enqueue_one(self, job: Job, stored: Sequence[str]) -> None:
+        try:
+            shelf = self.store.shelf(job.queue)
+        except UnknownQueue as error:
+            raise EnqueueFailed(str(error), enqueued=stored) from None
+        options = shelf.options
+        if len(job.payload) > options.max_payload_bytes:
+            raise PayloadTooLarge(
+                f"queue {job.queue!r} takes payloads of {options.max_payload_bytes} bytes, this one has "
+                f"{len(job.payload)}: store it elsewhere and enqueue a reference, or raise max_payload_bytes",
+                enqueued=stored,
+            )
+        if self.store.is_duplicate(job):
+            return
+        if options.max_length is not None and shelf.length >= options.max_length:
+            raise QueueFull(
+                f"queue {job.queue!r} holds {shelf.length} jobs, its max_length: enqueue later, or raise it",
+                enqueued=stored,
+            )
+        self.store.add(job, now=self._clock())
+
+    def claim(self, queue: str, *, limit: int, wait: float) -> Sequence[Lease]:
+        """Takes due jobs in order; sleeps on the bell where there are none."""
+        deadline = time.monotonic() + min(wait, LONGEST_WAIT)
+        while True:
+            with self.store.lock:
+                shelf = self.store.shelf(queue)
+                leases = [self._lease(row) for row in self._take(shelf, limit)]
+                left = deadline - time.monotonic()
+                if leases or left <= 0:
+                    return leases
+                # Registered under the lock under which nothing was found: what is stored from here on rings.
+                self.store.waiting.add(self._bell)
+                left = min(left, max(0.001, shelf.next_due(default=float("inf")) - self._clock()))
+            try:
+                if self._bell.get(timeout=left):
+                    self._hush()
+                    return ()
+            except Empty:
+                continue
+
+    def _take(self, shelf: Shelf, limit: int) -> Iterator[Row]:
+        now = self._clock()
+        shelf.ripen(now)
+        for _ in range(limit):
+            row = shelf.pop_ready()
+            while row is not None and row.expired(now):
+                self.store.expire(row, now)
+                row = shelf.pop_ready()
+            if row is None:
+                return
+            row.delivery += 1
+            row.owner = row.holder = self.incarnation
+            row.started, row.run, row.reported = False, None, None
+            self.store.move(row, "in_flight", now=now)
+            yield row
+
+    def _hush(self) -> None:
+        """Many wake() end one claim, not as many."""
+        while not self._bell.empty():
+            self._bell.get()
+
+    def _lease(self, row: Row) -> Lease:
+        return Lease(row.job, row.queue, row.attempt + 1, row.delivery, row.eligible_at, token=row)
+
+    def start(self, lease: Lease, run: RunRecord) -> None:
+        """Writes the run record; of a lease that was lost, nothing."""
+        with self.store.lock:
+            if self._holds(lease):
+                self.store.record(lease.token, self.incarnation, run)
+
+    def reported(self, lease: Lease, outcome: Outcome) -> None:
+        """Notes the outcome beside the run record."""
+        with self.store.lock:
+            if self._holds(lease):
+                lease.token.reported = outcome
+
+    def extend(self, leases: Sequence[Lease]) -> None:
+        """Claims live with their owner: only looks whether they still do."""
+        self._settle(leases, lambda row: None)
+
+    def ack(self, leases: Sequence[Lease]) -> None:
+        """Forgets the jobs."""
+        self._settle(leases, self.store.remove)
+
+    def retry(self, lease: Lease, *, delay: float, failure: Failure) -> None:
+        """Back with attempt + 1 after `delay` seconds."""
+
+        def settle(row: Row) -> None:
+            row.attempt += 1
+            row.add_failure(failure)
+            self.store.put_back(row, now=self._clock(), delay=delay)
+
+        self._settle((lease,), settle)
+
+    def bury(self, lease: Lease, *, failure: Failure) -> None:
+        """To the dead-letter queue or the own dead."""
+        self._settle((lease,), lambda row: self.store.bury(row, failure, now=self._clock()))
+
+    def rest(self, lease: Lease) -> None:
+        """Into the dead of the queue on which it was handled."""
+        self._settle((lease,), lambda row: self.store.move(row, "dead", now=self._clock()))
+
+    def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
+        """Back to the place that they had."""
+        self._settle(leases, lambda row: self._release(row, delay))
+
+    def _release(self, row: Row, delay: float = 0) -> None:
+        if delay > 0:
+            self.store.put_back(row, now=self._clock(), delay=delay)
+        else:
+            self.store.move(row, "ready", now=self._clock())
+
+    def _settle(self, leases: Sequence[Lease], settle: Callable[[Row], None]) -> None:
+        lost = []
+        with self.store.lock:
+            for lease in leases:
+                if self._holds(lease):
+                    settle(lease.token)
+                else:
+                    lost.append(lease.job.id)
+            self.store.ring()
+        if lost:
+            raise LeaseLost(lost)
+
+    def _holds(self, lease: Lease) -> bool:
+        row: Row = lease.token
+        # A later claim by the same owner has the same holder: only the delivery tells them apart.
+        return row.holder == self.incarnation and row.delivery == lease.delivery
+
+    def rescue(self) -> Sequence[Rescued]:
+        """Takes over the claims whose holder lives no more."""
+        with self.store.lock:
+            orphans = self.store.orphans()
+            for row in orphans:
+                row.holder = self.incarnation
+            return [Rescued(self._lease(row), row.owner, row.run, row.reported) for row in orphans]
+
+    def maintain(self) -> None:
+        """Ripens, expires jobs, deletes dead letters whose ttl is over."""
+        with self.store.lock:
+            self.store.maintain(self._clock())
+            self.store.ring()
+
+    def stats(self, queue: str) -> QueueStats:
+        """Counts of this moment."""
+        with self.store.lock:
+            shelf, now = self.store.shelf(queue), self._clock()
+            oldest = min((row.eligible_at for row in shelf.in_state("ready")), default=now)
+            return QueueStats(
+                ready=shelf.counts["ready"],
+                delayed=shelf.counts["delayed"],
+                in_flight=shelf.counts["in_flight"],
+                dead=shelf.counts["dead"],
+                oldest_age=max(0.0, now - oldest),
+            )
+
+    def wake(self) -> None:
+        """Takes no lock: a signal handler may interrupt the thread that holds it."""
+        self._bell.put(True)
+
+    def close(self) -> None:
+        """Gives back what did not start; what did is an orphan from now on."""
+        with self.store.lock:
+            for row in self.store.held_by(self.incarnation):
+                if not row.started:
+                    self._release(row)
+            self.store.living.discard(self.incarnation)
+            self.store.ring()
+
+    def browse(self, queue: str, state: State) -> Iterator[JobView]:
+        """A copy of this moment, in the order of the queue."""
+        with self.store.lock:
+            rows = sorted(self.store.shelf(queue).in_state(state), key=lambda row: row.place)
+            return iter([row.view() for row in rows])
+
+    def find(self, queue: str, job_id: str, state: State) -> JobView | None:
+        """The oldest of that id."""
+        return next((view for view in self.browse(queue, state) if view.job.id == job_id), None)
+
+    def replay(self, view: JobView) -> bool:
+        """Home again; also a letter that its dead-letter queue has not handled yet."""
+        with self.store.lock:
+            row = self.store.seen(view)
+            if row is None or not (row.state == "dead" or row.is_letter):
+                return False
+            self.store.send_home(row, now=self._clock())
+            self.store.ring()
+            return True
+
+    def discard(self, view: JobView) -> bool:
+        """Forgets a job that nobody holds."""
+        with self.store.lock:
+            row = self.store.seen(view)
+            if row is None:
+                return False
+            self.store.remove(row)
+            return True

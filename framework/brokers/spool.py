@@ -1,0 +1,235 @@
+"""The embedded engine behind the port: a thin coat around `framework.spool`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from framework.broker import Features, JobView, QueueStats, Rescued, State
+from framework.errors import SettingsError
+from framework.job import Failure, Job, Lease, RunRecord
+from framework.outcome import Kind, Outcome
+from framework.queues import QueueOptions
+from framework.spool.browse import Sight
+from framework.spool.calls import Calls
+from framework.spool.rescue import Orphan
+from framework.spool.store import Spool
+
+Durability = Literal["power", "process"]
+
+
+def connect(
+    url: str,
+    *,
+    incarnation: str,
+    durability: Durability = "power",
+    network_file_system: bool = False,
+    calls: Calls | None = None,
+    **_: Any,
+) -> SpoolBroker:
+    """A broker on a directory, not opened yet.
+
+    Args:
+        url: `spool:DIR`, as in `spool:./var/spool` or `spool:/var/lib/shop/spool`.
+        incarnation: name of this process's life, never reused.
+        durability: `power` calls fsync for what is enqueued; `process` does not: a power cut may lose it.
+        network_file_system: use one all the same, though locks and renames may not hold there.
+        calls: the seam for tests.
+
+    Raises:
+        SettingsError: no directory in the URL, or an unknown durability.
+    """
+    if durability not in ("power", "process"):
+        raise SettingsError(f"durability={durability!r}: write power or process")
+    spool = Spool(
+        directory(url),
+        incarnation=incarnation,
+        power=durability == "power",
+        network_file_system=network_file_system,
+        calls=calls,
+    )
+    return SpoolBroker(spool)
+
+
+def directory(url: str) -> Path:
+    """The directory in `spool:DIR`. Raises SettingsError."""
+    scheme, _, place = url.partition(":")
+    if place.startswith("//"):
+        place = place[2:]
+        if not place.startswith("/"):
+            raise SettingsError(
+                f"WORKER_BROKER_URL={url!r}: a spool has no host; write spool:./{place} or spool:///{place}"
+            )
+    if scheme != "spool" or not place or "\0" in place:
+        raise SettingsError(f"WORKER_BROKER_URL={url!r}: write spool:DIR, as in spool:./var/spool")
+    return Path(place)
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolView(JobView):
+    """A view that knows its file."""
+
+    sight: Sight | None = None
+
+
+class SpoolBroker:
+    """`Broker` and `Inspector` of `framework.broker`.
+
+    Attributes:
+        root: the directory; `run/` and `instances/` in it are the runner's.
+        warnings: what the place cannot keep, one line each; after `open`.
+    """
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self.root = spool.root
+        self.features = Features(system="spool", run_records=True, quick=True, durable="process")
+
+    @property
+    def warnings(self) -> list[str]:
+        """One line each; filled by `open`."""
+        return self._spool.warnings
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What happened in this process: lost, missed, bad, expired, stranded, recovered."""
+        return dict(self._spool.counts)
+
+    def open(self, queues: Sequence[QueueOptions]) -> None:
+        """Makes what is missing and checks the place."""
+        self._spool.open(queues)
+        durable: Literal["process", "power"] = "power" if self._spool.survives_power_cut else "process"
+        self.features = replace(self.features, durable=durable)
+
+    def enqueue(self, jobs: Sequence[Job]) -> None:
+        """One fsync each, or one for many."""
+        self._spool.enqueue(jobs)
+
+    def claim(self, queue: str, *, limit: int, wait: float) -> Sequence[Lease]:
+        """Waits on the queue's doorbell, and looks now and then."""
+        return self._spool.claim(queue, limit=limit, wait=wait)
+
+    def start(self, lease: Lease, run: RunRecord) -> None:
+        """Into the process's lock file."""
+        self._spool.start(lease, run)
+
+    def reported(self, lease: Lease, outcome: Outcome) -> None:
+        """Beside the run record; a failure goes into the job's history."""
+        self._spool.reported(lease, outcome.kind.value, outcome.delay, outcome.failure)
+
+    def extend(self, leases: Sequence[Lease]) -> None:
+        """Nothing expires here."""
+        self._spool.extend(leases)
+
+    def ack(self, leases: Sequence[Lease]) -> None:
+        """Unlinks."""
+        self._spool.ack(leases)
+
+    def retry(self, lease: Lease, *, delay: float, failure: Failure) -> None:
+        """The record, then a rename."""
+        self._spool.retry(lease, delay=delay, failure=failure)
+
+    def bury(self, lease: Lease, *, failure: Failure) -> None:
+        """The record, durable, then a rename."""
+        self._spool.bury(lease, failure=failure)
+
+    def rest(self, lease: Lease) -> None:
+        """A rename."""
+        self._spool.rest(lease)
+
+    def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
+        """A rename back."""
+        self._spool.release(leases, delay=delay)
+
+    def rescue(self) -> Sequence[Rescued]:
+        """While they are settled this process holds the dead one's lock."""
+        return [_rescued(orphan) for orphan in self._spool.rescue()]
+
+    def maintain(self) -> None:
+        """Of every queue that was opened."""
+        self._spool.maintain()
+
+    def stats(self, queue: str) -> QueueStats:
+        """Counted now; what has not changed since is not listed again."""
+        census = self._spool.parts(queue).census
+        try:
+            ready = census.ready()
+            stamp, wall = self._spool.now()
+            ages = [0.0]
+            if ready.oldest_stamp:
+                ages.append((stamp - int(ready.oldest_stamp)) / 1e9)
+            if ready.oldest_due is not None:
+                ages.append(wall - ready.oldest_due / 1e6)
+            return QueueStats(
+                ready=ready.count,
+                delayed=census.delayed().count,
+                in_flight=census.in_flight(),
+                dead=census.dead(),
+                bad=census.bad(),
+                oldest_age=max(ages),
+            )
+        except OSError as error:
+            raise self._spool.unavailable("counting", error) from error
+
+    def wake(self) -> None:
+        """A byte into a pipe to ourselves."""
+        self._spool.wake()
+
+    def close(self) -> None:
+        """Releases, removes the own directory when it is empty, and lets go."""
+        self._spool.close()
+
+    def browse(self, queue: str, state: State) -> Iterator[JobView]:
+        """Reads each file; claims none."""
+        for sight in self._spool.browse().sights(self._spool.parts(queue).queue, state):
+            name = sight.name
+            attempt, delivery = (name.attempt, name.delivery) if name is not None else (0, 0)
+            yield SpoolView(sight.job, queue, state, attempt, delivery, sight.since, sight)
+
+    def find(self, queue: str, job_id: str, state: State) -> JobView | None:
+        """The oldest of that id."""
+        return next((view for view in self.browse(queue, state) if view.job.id == job_id), None)
+
+    def replay(self, view: JobView) -> bool:
+        """Home again; also a letter that its dead-letter queue has not handled yet."""
+        if view.state in ("in_flight", "bad") or not (view.state == "dead" or view.queue != view.job.queue):
+            return False
+        return self._act(view, self._spool.browse().replay)
+
+    def discard(self, view: JobView) -> bool:
+        """Unlinks what nobody holds."""
+        return view.state != "in_flight" and self._act(view, self._spool.browse().discard)
+
+    def _act(self, view: JobView, action: Any) -> bool:
+        sight = view.sight if isinstance(view, SpoolView) else self._sight(view)
+        if sight is None:
+            return False
+        try:
+            return bool(action(sight))
+        except OSError as error:
+            raise self._spool.unavailable(f"job {view.job.id!r}", error) from error
+
+    def _sight(self, view: JobView) -> Sight | None:
+        """Of a view that somebody else made."""
+        for sight in self._spool.browse().sights(self._spool.parts(view.queue).queue, view.state):
+            if sight.name is not None and (sight.job.uid, sight.name.delivery) == (view.job.uid, view.delivery):
+                return sight
+        return None
+
+
+def _rescued(orphan: Orphan) -> Rescued:
+    started = orphan.started
+    if started is None:
+        return Rescued(orphan.lease, orphan.incarnation)
+    reported = None
+    if started.outcome:
+        reported = Outcome(Kind(started.outcome), started.delay, _failure_of(orphan.lease))
+    return Rescued(orphan.lease, orphan.incarnation, started.run, reported)
+
+
+def _failure_of(lease: Lease) -> Failure | None:
+    """What `reported` stored for this delivery."""
+    last = lease.job.history[-1] if lease.job.history else None
+    return last if last is not None and last.delivery == lease.delivery else None

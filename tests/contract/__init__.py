@@ -1,0 +1,1 @@
+"""One suite that every engine passes: `framework.broker`'s docstrings, held to."""

@@ -1,0 +1,155 @@
+"""One small adapter per engine: a fresh place, another owner on it, the death of one, and time.
+
+A new engine is a class here and a line in ENGINES; what it cannot do it says in its Features, and tests skip by those.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from framework.broker import Broker, Inspector, open_broker
+from framework.brokers.memory import MemoryStore
+from framework.queues import QueueOptions
+
+T = TypeVar("T")
+
+
+class Owner(Broker, Inspector, Protocol):
+    """A broker with its inspector: every engine so far is both."""
+
+
+class Engine:
+    """What the suite needs of an engine.
+
+    Attributes:
+        moment: seconds after which something may become due in a test. Long enough that what is not due yet can be
+            looked at, short enough to be waited for.
+        born: incarnation of the owner that was opened last.
+    """
+
+    moment: float
+    born = ""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, QueueOptions] = {}
+        self._opened: list[Owner] = []
+        self._births = 0
+
+    def open(self, *queues: QueueOptions) -> Owner:
+        """Another owner; the queues of earlier calls are declared again for it."""
+        broker = self._birth(*queues)
+        self._opened.append(broker)
+        return broker
+
+    def die(self, work: Callable[[Owner], T], *queues: QueueOptions) -> tuple[str, T]:
+        """An owner is born, does `work` and is dead; returns its incarnation and what `work` returned (plain data)."""
+        raise NotImplementedError
+
+    def now(self) -> float:
+        """Wall clock of the engine, seconds since the epoch."""
+        raise NotImplementedError
+
+    def advance(self, seconds: float) -> None:
+        """So much time passes."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        for broker in self._opened:
+            broker.close()
+
+    def _birth(self, *queues: QueueOptions) -> Owner:
+        self._queues.update({options.name: options for options in queues})
+        self._births += 1
+        self.born = f"owner-{os.getpid()}-{self._births}"
+        broker = self._connect(self.born)
+        broker.open(list(self._queues.values()))
+        return broker
+
+    def _connect(self, incarnation: str) -> Any:
+        raise NotImplementedError
+
+
+class MemoryEngine(Engine):
+    """Time stands still unless it is advanced."""
+
+    moment = 60.0
+
+    def __init__(self, place: Path) -> None:
+        super().__init__()
+        self._store = MemoryStore()
+        self._time = 1_700_000_000.0
+
+    def die(self, work: Callable[[Owner], T], *queues: QueueOptions) -> tuple[str, T]:
+        broker = self._birth(*queues)
+        result = work(broker)
+        self._store.kill(self.born)
+        return self.born, result
+
+    def now(self) -> float:
+        return self._time
+
+    def advance(self, seconds: float) -> None:
+        self._time += seconds
+
+    def _connect(self, incarnation: str) -> Any:
+        return open_broker("memory:", incarnation=incarnation, store=self._store, clock=self.now)
+
+
+class SpoolEngine(Engine):
+    """A real directory, real time, and owners that are processes killed by SIGKILL."""
+
+    moment = 0.4
+
+    def __init__(self, place: Path) -> None:
+        super().__init__()
+        self._root = place / "spool"
+
+    def die(self, work: Callable[[Owner], T], *queues: QueueOptions) -> tuple[str, T]:
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            self._live_and_die(work, queues, write)
+        os.close(write)
+        try:
+            with open(read, "rb") as pipe:
+                report = pipe.read()
+        finally:
+            os.kill(child, signal.SIGKILL)  # not reaped yet: the pid is still its own
+            _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status), f"the owner was to die by SIGKILL, status {status}"
+        assert report, "the owner died before it had done its work"
+        incarnation, result, error = pickle.loads(report)
+        assert not error, f"in the owner that was to die:\n{error}"
+        return incarnation, result
+
+    def _live_and_die(self, work: Callable[[Owner], Any], queues: tuple[QueueOptions, ...], write: int) -> None:
+        """The child. Nothing of it may return into pytest."""
+        try:
+            try:
+                broker = self._birth(*queues)
+                report = pickle.dumps((self.born, work(broker), ""))
+            except BaseException:
+                report = pickle.dumps(("", None, traceback.format_exc()))
+            with open(write, "wb") as pipe:
+                pipe.write(report)
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def now(self) -> float:
+        return time.time()
+
+    def advance(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def _connect(self, incarnation: str) -> Any:
+        return open_broker(f"spool:{self._root}", incarnation=incarnation)
+
+
+ENGINES: dict[str, Callable[[Path], Engine]] = {"memory": MemoryEngine, "spool": SpoolEngine}

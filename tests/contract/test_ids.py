@@ -1,0 +1,229 @@
+"""Ids that callers choose: while a job of that id exists in any state of its queue, the id enqueues nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from framework.errors import QueueFull
+from framework.queues import QueueOptions
+
+from .engines import Engine, Owner
+from .helpers import (
+    FAR,
+    JOBS,
+    JOBS_WITH_LETTERS,
+    LETTERS,
+    a_failure,
+    a_run,
+    assert_counts,
+    bury_one,
+    found,
+    ids,
+    put,
+    take,
+    take_one,
+)
+
+ID = "invoice/2024-№7"
+
+
+def ready(broker: Owner) -> None:
+    pass
+
+
+def claimed(broker: Owner) -> None:
+    take_one(broker)
+
+
+def started(broker: Owner) -> None:
+    lease = take_one(broker)
+    broker.start(lease, a_run(lease))
+
+
+def waiting_for_its_retry(broker: Owner) -> None:
+    lease = take_one(broker)
+    broker.retry(lease, delay=FAR, failure=a_failure(lease))
+
+
+def released(broker: Owner) -> None:
+    broker.release([take_one(broker)])
+
+
+def letter(broker: Owner) -> None:
+    bury_one(broker)
+
+
+def letter_in_flight(broker: Owner) -> None:
+    bury_one(broker)
+    take_one(broker, "letters")
+
+
+def resting(broker: Owner) -> None:
+    bury_one(broker)
+    broker.rest(take_one(broker, "letters"))
+
+
+def letter_that_failed(broker: Owner) -> None:
+    bury_one(broker)
+    bury_one(broker, "letters")
+
+
+def replayed(broker: Owner) -> None:
+    resting(broker)
+    broker.replay(found(broker, ID, "dead", "letters"))
+
+
+STATES = [
+    ready, claimed, started, waiting_for_its_retry, released, letter, letter_in_flight, resting, letter_that_failed,
+    replayed,
+]  # fmt: skip
+
+
+def count(broker: Owner) -> int:
+    """Jobs of any state in both queues, as they are listed."""
+    states = ("ready", "delayed", "in_flight", "dead")
+    return sum(1 for queue in ("jobs", "letters") for state in states for _ in broker.browse(queue, state))
+
+
+@pytest.mark.parametrize("bring", STATES)
+def test_a_chosen_id_is_taken_in_every_state(engine: Engine, bring: Callable[[Owner], None]) -> None:
+    broker = engine.open(JOBS_WITH_LETTERS, LETTERS)
+    put(engine, broker, ID, chosen=True, payload=b"first")
+    bring(broker)
+    put(engine, broker, ID, chosen=True, payload=b"second")
+    put(engine, engine.open(), ID, chosen=True, payload=b"third", delay=FAR)
+    assert count(broker) == 1
+
+
+def test_it_is_taken_by_a_job_that_is_not_due(engine: Engine) -> None:
+    broker = engine.open(JOBS)
+    put(engine, broker, ID, chosen=True, delay=FAR)
+    put(engine, broker, ID, chosen=True)
+    assert_counts(broker, delayed=1)
+
+
+def test_it_is_taken_by_a_job_dead_on_its_own_queue(engine: Engine) -> None:
+    broker = engine.open(JOBS)
+    put(engine, broker, ID, chosen=True)
+    bury_one(broker)
+    put(engine, broker, ID, chosen=True)
+    assert_counts(broker, dead=1)
+
+
+def test_the_first_one_stays_as_it_was(engine: Engine) -> None:
+    broker = engine.open(JOBS)
+    (first,) = put(engine, broker, ID, chosen=True, payload=b"first")
+    put(engine, broker, ID, chosen=True, payload=b"second")
+    lease = take_one(broker)
+    assert (lease.job.payload, lease.job.uid, lease.job.chosen_id) == (b"first", first.uid, True)
+
+
+def free_by_ack(broker: Owner) -> None:
+    broker.ack([take_one(broker)])
+
+
+def free_by_ack_after_a_retry(broker: Owner) -> None:
+    lease = take_one(broker)
+    broker.retry(lease, delay=0, failure=a_failure(lease))
+    broker.maintain()
+    free_by_ack(broker)
+
+
+def free_by_discarding_a_letter(broker: Owner) -> None:
+    bury_one(broker)
+    broker.ack([take_one(broker, "letters")])
+
+
+def free_by_discarding_what_rests(broker: Owner) -> None:
+    resting(broker)
+    assert broker.discard(found(broker, ID, "dead", "letters"))
+
+
+def free_by_discarding_what_is_ready(broker: Owner) -> None:
+    assert broker.discard(found(broker, ID, "ready"))
+
+
+def free_by_ack_after_a_replay(broker: Owner) -> None:
+    replayed(broker)
+    free_by_ack(broker)
+
+
+FREED = [
+    free_by_ack, free_by_ack_after_a_retry, free_by_discarding_a_letter, free_by_discarding_what_rests,
+    free_by_discarding_what_is_ready, free_by_ack_after_a_replay,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("free", FREED)
+def test_it_is_free_again_once_its_job_is_gone(engine: Engine, free: Callable[[Owner], None]) -> None:
+    broker = engine.open(JOBS_WITH_LETTERS, LETTERS)
+    put(engine, broker, ID, chosen=True, payload=b"first")
+    free(broker)
+    assert count(broker) == 0
+    put(engine, broker, ID, chosen=True, payload=b"second")
+    lease = take_one(broker)
+    assert (lease.job.payload, lease.attempt, lease.delivery) == (b"second", 1, 1)
+    put(engine, broker, ID, chosen=True, payload=b"third")
+    assert count(broker) == 1
+
+
+def test_it_is_taken_within_one_batch(engine: Engine) -> None:
+    broker = engine.open(JOBS)
+    put(engine, broker, ID, "other", ID, chosen=True)
+    assert ids(take(broker, 2)) == [ID, "other"]
+    assert_counts(broker, in_flight=2)
+
+
+def test_each_queue_has_its_own_ids(engine: Engine) -> None:
+    broker = engine.open(JOBS, QueueOptions("others"))
+    put(engine, broker, ID, chosen=True)
+    put(engine, broker, ID, chosen=True, queue="others")
+    assert ids(take(broker, 1, "others")) == [ID]
+    assert ids(take(broker)) == [ID]
+
+
+def test_a_duplicate_is_no_reason_to_be_full(engine: Engine) -> None:
+    broker = engine.open(QueueOptions("jobs", max_length=1))
+    put(engine, broker, ID, chosen=True)
+    put(engine, broker, ID, chosen=True)
+    with pytest.raises(QueueFull):
+        put(engine, broker, "another", chosen=True)
+
+
+def test_an_id_refused_by_a_full_queue_is_not_taken(engine: Engine) -> None:
+    broker = engine.open(QueueOptions("jobs", max_length=1))
+    put(engine, broker, "first")
+    with pytest.raises(QueueFull):
+        put(engine, broker, ID, chosen=True)
+    broker.ack(take(broker))
+    assert_counts(broker)
+    put(engine, broker, ID, chosen=True)
+    assert ids(take(broker)) == [ID]
+
+
+def test_it_is_taken_while_its_owner_is_dead(engine: Engine) -> None:
+    broker = engine.open(JOBS)
+    put(engine, broker, ID, chosen=True)
+    engine.die(claimed)
+    put(engine, broker, ID, chosen=True)
+    (rescued,) = broker.rescue()
+    put(engine, broker, ID, chosen=True)
+    broker.ack([rescued.lease])
+    assert_counts(broker)
+    put(engine, broker, ID, chosen=True)
+    assert_counts(broker, ready=1)
+
+
+@pytest.mark.parametrize("job_id", ["../../etc/passwd", ".", "a/b", "x" * 1000, "\x00\n", "ключ", " "])
+def test_any_text_is_an_id(engine: Engine, job_id: str) -> None:
+    broker = engine.open(JOBS)
+    put(engine, broker, job_id, chosen=True)
+    put(engine, broker, job_id, chosen=True)
+    assert_counts(broker, ready=1)
+    lease = take_one(broker)
+    assert lease.job.id == job_id
+    broker.ack([lease])
+    put(engine, broker, job_id, chosen=True)
+    assert_counts(broker, ready=1)

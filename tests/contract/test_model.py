@@ -1,0 +1,353 @@
+"""Random walks through the whole port beside a plain model: two owners, and others that die.
+
+Time to live is left to test_limits: here a job is never in doubt between two states that a caller can tell apart.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from framework.broker import State
+from framework.errors import LeaseLost, QueueFull
+from framework.job import Lease
+from framework.outcome import Kind, Outcome
+from framework.queues import QueueOptions
+
+from .engines import ENGINES, Owner
+from .helpers import FAR, SETTLE, a_failure, a_job, a_run
+from .model import SLACK, Known, Model
+
+MAX_LENGTH = 6
+QUEUES = [
+    QueueOptions("jobs", dead_letter="letters", max_length=MAX_LENGTH),
+    QueueOptions("others"),
+    QueueOptions("letters", is_dead_letter=True),
+]
+SOON = {"memory": 60.0, "spool": 0.01}  # seconds
+PATIENCE = {
+    "memory": 0.0,
+    "spool": 1.0,
+}  # seconds in which a job that can be claimed must be found; shrinking pays it often
+BOUNDS = {"memory": (150, 50), "spool": (14, 30)}  # walks, steps of each
+
+home_queue = st.sampled_from(["jobs", "jobs", "others"])
+any_owner = st.sampled_from(["one", "two"])
+any_delay = st.sampled_from(["now", "now", "soon", "far"])
+any_one = st.integers(0, 1000)
+any_kind = st.sampled_from([Kind.SUCCEEDED, Kind.RETRIED, Kind.DEAD_LETTERED])
+
+
+def an_outcome(kind: Kind, lease: Lease) -> Outcome:
+    """Plain enough to be known again by whoever knows the lease."""
+    if kind == Kind.SUCCEEDED:
+        return Outcome(kind)
+    return Outcome(kind, delay=2.5 if kind == Kind.RETRIED else 0.0, failure=a_failure(lease, message="reported"))
+
+
+def pick(some: list[Any], number: int) -> Any:
+    return some[number % len(some)]
+
+
+class Walk(RuleBasedStateMachine):
+    """Each rule does one thing to the engine and the same to the model."""
+
+    def __init__(self, engine_name: str) -> None:
+        super().__init__()
+        self.place = TemporaryDirectory()
+        self.engine = ENGINES[engine_name](Path(self.place.name))
+        self.soon, self.patience = SOON[engine_name], PATIENCE[engine_name]
+        self.model = Model()
+        self.owners: dict[str, Owner] = {}
+        self.incarnations: dict[str, str] = {}
+        self.stale: list[tuple[str, Lease]] = []
+        for name in ("one", "two"):
+            self.be_born(name)
+
+    def be_born(self, name: str) -> None:
+        self.owners[name] = self.engine.open(*QUEUES)
+        self.incarnations[name] = self.engine.born
+
+    def held(self, owner: str = "", **wanted: object) -> list[Known]:
+        """What the living hold, or one of them."""
+        every = [known for known in self.model.where(state="in_flight", **wanted) if known.holder]
+        return [known for known in every if not owner or known.holder == owner]
+
+    def undecided(self, **wanted: object) -> list[Known]:
+        """Held, and no failure reported: what is reported as failed is not released after that."""
+        return [known for known in self.held(**wanted) if known.failure is None]
+
+    def due(self, delay: str, before: float) -> tuple[float, float]:
+        wait = self.seconds(delay)
+        return (before + wait, self.engine.now() + wait) if wait else (0, 0)
+
+    def let_ripen(self, owner: str) -> None:
+        """Until what is due soon is due for sure: which of them a claim finds must not depend on the machine."""
+        now = self.engine.now()
+        soon = [known.due[1] for known in self.model.where(state="waiting") if known.due[1] < now + FAR / 2]
+        self.engine.advance(max(0.0, max(soon, default=0.0) + 2 * SLACK - now))
+        self.owners[owner].maintain()
+
+    def seconds(self, delay: str) -> float:
+        return {"now": 0.0, "soon": self.soon, "far": FAR}[delay]
+
+    # --- entering ------------------------------------------------------------------------------------------------
+
+    @rule(
+        queue=home_queue, delay=any_delay, names=st.lists(st.sampled_from(["", "", "x", "y"]), min_size=1, max_size=3)
+    )
+    def enqueue(self, queue: str, delay: str, names: list[str]) -> None:
+        before, wait = self.engine.now(), self.seconds(delay)
+        jobs = [
+            a_job(self.engine, name, chosen=bool(name), queue=queue, delay=wait, payload=name.encode())
+            for name in names
+        ]
+        new = [job for number, job in enumerate(jobs) if not self.model.is_duplicate(job, jobs[:number])]
+        room = MAX_LENGTH - len(self.model.where(queue="jobs", state="waiting")) if queue == "jobs" else 1000
+        try:
+            self.owners["one"].enqueue(jobs)
+        except QueueFull as error:
+            assert len(new) > room
+            stored = list(error.enqueued)
+            assert stored == [job.id for job in jobs[: len(stored)]]
+            new = [job for job in new if job in jobs[: len(stored)]]
+        assert len(new) <= max(room, 0)
+        for job in new:
+            self.model.add(job, self.due(delay, before))
+
+    @precondition(lambda self: self.model.where(state="waiting"))
+    @rule(owner=any_owner, number=any_one, limit=st.integers(1, 4))
+    def claim(self, owner: str, number: int, limit: int) -> None:
+        waiting = self.model.where(state="waiting")
+        letters = [known for known in waiting if known.is_letter]
+        queue = "letters" if letters and number % 2 else pick(waiting, number).queue
+        self.let_ripen(owner)
+        broker, before = self.owners[owner], self.engine.now()
+        waiting = self.model.where(queue=queue, state="waiting")
+        must = min(limit, sum(known.surely_due(before) for known in waiting))
+        leases = list(broker.claim(queue, limit=limit, wait=0))
+        deadline = time.monotonic() + self.patience
+        while len(leases) < must:
+            assert time.monotonic() < deadline, f"{must} jobs of {queue} can be claimed, {len(leases)} were"
+            leases += broker.claim(queue, limit=must - len(leases), wait=0.1)
+        self.model.check_order(queue, [lease.job.uid for lease in leases])
+        for lease in leases:
+            known = self.model.jobs[lease.job.uid]
+            assert known.state == "waiting"
+            assert known.maybe_due(self.engine.now())
+            known.claimed(holder=owner, claimer=self.incarnations[owner], lease=lease)
+            known.check_lease(lease)
+
+    # --- running and settling --------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.held(rescued=False, started=False))
+    @rule(number=any_one, row=st.integers(0, 2))
+    def start(self, number: int, row: int) -> None:
+        known = pick(self.held(rescued=False, started=False), number)
+        replaced = [other for other in self.held(known.holder, rescued=False) if other.run and other.run.row == row]
+        if any(other.failure for other in replaced):
+            return  # an engine may keep a reported failure with the job: it outlives the record
+        self.owners[known.holder].start(known.lease, a_run(known.lease, row))
+        for other in replaced:
+            other.run = other.reported = None
+        known.started, known.run = True, a_run(known.lease, row)
+
+    @precondition(lambda self: any(known.run for known in self.undecided(rescued=False)))
+    @rule(number=any_one, kind=any_kind)
+    def report(self, number: int, kind: Kind) -> None:
+        known = pick([known for known in self.undecided(rescued=False) if known.run], number)
+        outcome = an_outcome(kind, known.lease)
+        self.owners[known.holder].reported(known.lease, outcome)
+        known.reported = outcome
+
+    def settled(self, known: Known) -> None:
+        assert known.lease is not None
+        self.stale.append((known.holder, known.lease))
+
+    def some_of(self, held: list[Known], number: int, count: int) -> tuple[Owner, list[Known], list[Lease]]:
+        """Up to `count` leases of one owner, about to be settled."""
+        owner = pick(held, number).holder
+        some = [known for known in held if known.holder == owner][:count]
+        for known in some:
+            self.settled(known)
+        return self.owners[owner], some, [known.lease for known in some if known.lease]
+
+    @precondition(lambda self: self.held())
+    @rule(number=any_one, count=st.integers(1, 2))
+    def ack(self, number: int, count: int) -> None:
+        broker, some, leases = self.some_of(self.held(), number, count)
+        broker.ack(leases)
+        for known in some:
+            self.model.remove(known)
+
+    @precondition(lambda self: self.held())
+    @rule(number=any_one, delay=any_delay)
+    def retry(self, number: int, delay: str) -> None:
+        known = pick(self.held(), number)
+        failure, before = known.failure or a_failure(known.lease), self.engine.now()
+        self.settled(known)
+        self.owners[known.holder].retry(known.lease, delay=self.seconds(delay), failure=failure)
+        known.add(failure)
+        known.attempt += 1
+        # Even without a delay it may pass through the delayed: due, once somebody has done the housekeeping.
+        known.wait(self.due(delay, before))
+
+    @precondition(lambda self: self.held())
+    @rule(number=any_one)
+    def bury(self, number: int) -> None:
+        known = pick(self.held(), number)
+        failure = known.failure or a_failure(known.lease, reason="rejected")
+        self.settled(known)
+        self.owners[known.holder].bury(known.lease, failure=failure)
+        known.add(failure)
+        known.die()
+        if known.queue == "jobs":
+            known.wait(queue="letters")
+
+    @precondition(lambda self: self.undecided(queue="letters"))
+    @rule(number=any_one)
+    def rest(self, number: int) -> None:
+        known = pick(self.undecided(queue="letters"), number)
+        self.settled(known)
+        self.owners[known.holder].rest(known.lease)
+        attempt = known.attempt
+        known.die()
+        known.attempt = attempt
+
+    @precondition(lambda self: self.undecided())
+    @rule(number=any_one, count=st.integers(1, 3), delay=any_delay)
+    def release(self, number: int, count: int, delay: str) -> None:
+        before = self.engine.now()
+        broker, some, leases = self.some_of(self.undecided(), number, count)
+        broker.release(leases, delay=self.seconds(delay))
+        for known in some:
+            known.wait(self.due(delay, before))
+
+    @precondition(lambda self: self.stale)
+    @rule(number=any_one, verb=st.sampled_from(sorted(SETTLE)))
+    def settle_again(self, number: int, verb: str) -> None:
+        owner, lease = self.stale.pop(number % len(self.stale))
+        with pytest.raises(LeaseLost):
+            SETTLE[verb](self.owners[owner], lease)
+
+    # --- dying and rescuing ----------------------------------------------------------------------------------------
+
+    @precondition(lambda self: len(self.model.where(state="waiting")) > 2)
+    @rule(owner=any_owner, number=any_one, limit=st.integers(1, 3), starts=st.integers(0, 3), reports=st.integers(0, 2))
+    def live_and_die(self, owner: str, number: int, limit: int, starts: int, reports: int) -> None:
+        queue = pick(self.model.where(state="waiting"), number).queue
+        self.let_ripen(owner)
+
+        def work(owner: Owner) -> list[bytes]:
+            leases = owner.claim(queue, limit=limit, wait=0)
+            for row, lease in enumerate(leases[:starts]):
+                owner.start(lease, a_run(lease, row))
+                if row < reports:
+                    owner.reported(lease, an_outcome(Kind.RETRIED, lease))
+            return [lease.job.uid for lease in leases]
+
+        dead, uids = self.engine.die(work)
+        self.model.check_order(queue, uids)
+        for row, uid in enumerate(uids):
+            known = self.model.jobs[uid]
+            assert known.state == "waiting"
+            assert known.queue == queue
+            known.claimed(holder="", claimer=dead, lease=None)
+            if row < starts:
+                lease = Lease(known.job, queue, known.attempt + 1, known.delivery, 0, token=None)
+                known.started, known.run = True, a_run(lease, row)
+                known.reported = an_outcome(Kind.RETRIED, lease) if row < reports else None
+
+    @precondition(lambda self: self.model.where(state="in_flight", holder=""))
+    @rule(owner=any_owner)
+    def rescue(self, owner: str) -> None:
+        orphans = {known.job.uid: known for known in self.model.where(state="in_flight", holder="")}
+        rescued = self.owners[owner].rescue()
+        assert sorted(one.lease.job.uid for one in rescued) == sorted(orphans)
+        for one in rescued:
+            known = orphans[one.lease.job.uid]
+            known.check_lease(one.lease)
+            assert (one.owner, one.run) == (known.claimer, known.run)
+            assert one.reported == known.reported
+            known.holder, known.lease, known.rescued = owner, one.lease, True
+
+    @precondition(lambda self: len(self.held()) > 1)
+    @rule(owner=any_owner)
+    def close_and_come_back(self, owner: str) -> None:
+        unstarted = self.held(owner, started=False)
+        self.owners[owner].release([known.lease for known in unstarted if known.rescued and known.lease])
+        self.owners[owner].close()
+        for known in self.held(owner):
+            if known in unstarted:
+                known.wait()
+            else:
+                known.holder, known.lease, known.rescued = "", None, False
+        self.stale = [(name, lease) for name, lease in self.stale if name != owner]
+        self.be_born(owner)
+
+    # --- people ----------------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.model.where(is_letter=True) or self.model.where(state="dead"))
+    @rule(owner=any_owner, number=any_one, verb=st.sampled_from(["replay", "replay", "discard"]))
+    def replay_or_discard_a_letter(self, owner: str, number: int, verb: str) -> None:
+        letters = [known for known in self.model.jobs.values() if known.is_letter or known.state == "dead"]
+        known = pick(letters, number)
+        self.inspect(self.owners[owner], known, verb)
+
+    @precondition(lambda self: len(self.model.jobs) > 6)
+    @rule(owner=any_owner, number=any_one)
+    def discard(self, owner: str, number: int) -> None:
+        self.inspect(self.owners[owner], pick(list(self.model.jobs.values()), number), "discard")
+
+    def inspect(self, broker: Owner, known: Known, verb: str) -> None:
+        states: tuple[State, ...] = ("ready", "delayed", "in_flight", "dead")
+        views = [view for state in states if (view := broker.find(known.queue, known.job.id, state))]
+        assert len(views) == 1
+        done = getattr(broker, verb)(views[0])
+        assert done is (known.state != "in_flight")
+        if done and verb == "discard":
+            self.model.remove(known)
+        elif done:
+            known.wait(queue=known.job.queue)
+            known.attempt, known.untouched = 0, False
+
+    @invariant()
+    def every_job_is_where_it_must_be(self) -> None:
+        broker = self.owners["two"]
+        for options in QUEUES:
+            groups: dict[str, tuple[State, ...]] = {
+                "waiting": ("ready", "delayed"), "in_flight": ("in_flight",), "dead": ("dead",), "bad": ("bad",)
+            }  # fmt: skip
+            for state, places in groups.items():
+                views = [view for place in places for view in broker.browse(options.name, place)]
+                known = {one.job.uid: one for one in self.model.where(queue=options.name, state=state)}
+                assert sorted(view.job.uid for view in views) == sorted(known)
+                for view in views:
+                    known[view.job.uid].check_view(view)
+
+    def teardown(self) -> None:
+        self.engine.close()
+        self.place.cleanup()
+
+
+@pytest.mark.timeout(400)  # for a failure: hypothesis shrinks it for up to five minutes
+@pytest.mark.parametrize("name", sorted(ENGINES))
+def test_an_engine_does_what_the_model_does(name: str) -> None:
+    walks, steps = BOUNDS[name]
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        lambda: Walk(name),
+        settings=settings(
+            max_examples=walks,
+            stateful_step_count=steps,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
