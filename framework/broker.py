@@ -138,8 +138,10 @@ class Broker(Protocol):
         eligible since its burial, and a dead-letter queue's ttl counts from there."""
 
     def rest(self, lease: Lease) -> None:
-        """A handled dead letter stays, listed in its queue's dead, until replay, discard or the queue's ttl. Letters that
-        nobody has handled are never deleted by age."""
+        """A handled dead letter stays, listed in its queue's dead, until replay, discard or the queue's ttl.
+
+        Letters that nobody has handled are never deleted by age.
+        """
 
     def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
         """Back to the place in the order that they had, no attempt spent. Thread-safe."""
@@ -171,8 +173,10 @@ class Inspector(Protocol):
         """One job, or None."""
 
     def replay(self, view: JobView) -> bool:
-        """A dead letter, handled or not, returns to the end of its home queue: attempt 0, same id and uid, its ttl anew,
-        never refused for length. False: it was no longer there."""
+        """A dead letter, handled or not, returns to the end of its home queue. False: it was no longer there.
+
+        Attempt 0, same id and uid, its ttl anew, never refused for length.
+        """
 
     def discard(self, view: JobView) -> bool:
         """Deletes a job that nobody holds, for ever. False: it was no longer there."""

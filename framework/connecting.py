@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from framework.app import WorkerApp, declared_dead_letters
@@ -60,6 +61,9 @@ def open_producer(settings: Settings) -> Producer:
         network_file_system=settings.network_file_system,
     )
     broker.open([])
+    root = getattr(broker, "root", None)
+    if root is not None and not (Path(root) / "run").exists():
+        log.warning("jobs go to %s, where no worker has ever run; set WORKER_BROKER_URL as in the worker", root)
     for warning in warnings_of(broker):
         log.warning(warning)
     return Producer(broker, options=resolver(settings), sending=for_host(broker.features.system))

@@ -146,6 +146,7 @@ class AttemptLost(Event):
 
     lease: Lease
     run: RunRecord
+    max_attempts: int
     outcome: str
     reason: Reason | None
     owner: str

@@ -173,6 +173,7 @@ class Maintenance:
         return AttemptLost(
             lease=rescued.lease,
             run=rescued.run,
+            max_attempts=self._options[rescued.lease.queue].retry.max_attempts,
             outcome=outcome.kind.value,
             reason=outcome.failure.reason if outcome.failure and reason else None,
             owner=rescued.owner,

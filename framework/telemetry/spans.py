@@ -80,6 +80,7 @@ class SpanTracing(LogOnlyTracing):
         plan = self._plan_of_dead(event)
         attributes = self.attributes(event.lease, run.started_at) | {
             names.ATTEMPT: run.attempt,
+            names.MAX_ATTEMPTS: event.max_attempts,
             names.OUTCOME: event.outcome if event.reason is None else names.LOST,
         }
         started = int(run.started_at * 1e9)

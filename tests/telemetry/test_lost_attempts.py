@@ -14,7 +14,7 @@ from tests.telemetry.helpers import IDENTITY, SPAN, TRACE, TRACEPARENT, failure_
 
 def lost(lease: Any, run_record: RunRecord, **changes: Any) -> AttemptLost:
     values = {"outcome": "retried", "reason": "worker_lost", "message": "killed by signal 9", "delay": 1.0} | changes
-    return AttemptLost(lease=lease, run=run_record, owner="w1", ended_at=run_record.started_at + 2.5, **values)
+    return AttemptLost(lease=lease, run=run_record, max_attempts=11, owner="w1", ended_at=run_record.started_at + 2.5, **values)
 
 
 def record_of(lease: Any, *, trace_id: str, sampled: bool = True) -> RunRecord:
@@ -133,7 +133,7 @@ os.waitpid(pid, 0)
 
 def rescuer():
     telemetry = start(identity("maintenance", "maintenance"), load_settings())
-    telemetry.subscribe(AttemptLost(lease, record, "retried", "worker_lost", "w1", time.time()))
+    telemetry.subscribe(AttemptLost(lease, record, 11, "retried", "worker_lost", "w1", time.time()))
     telemetry.shutdown(10)
 
 reap(forked(rescuer))

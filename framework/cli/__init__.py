@@ -1,0 +1,106 @@
+"""The `worker` command. A verb is a file here and a line below; what is heavy is imported where it is used."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from framework.cli.check import check
+from framework.cli.dead import dead
+from framework.cli.enqueue import enqueue
+from framework.cli.health import health
+from framework.cli.output import fail
+from framework.cli.queues import queues
+from framework.cli.run import run
+from framework.errors import SettingsError, WorkerError
+from framework.settings import load_dotenv
+
+INTERRUPTED, BROKEN_PIPE = 130, 141  # as a shell says it of SIGINT and SIGPIPE
+
+
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Settings are variables WORKER_* in the environment or in .env. Exit codes: 0 done, 1 error, 2 usage or "
+    "import, 3 engine unreachable; see also `worker run --help`.",
+)
+@click.version_option(package_name="continuum-worker", message="worker %(version)s")
+@click.pass_context
+def worker(ctx: click.Context) -> int:
+    """Durable background jobs: run a service's workers, feed its queues, look after its dead letters."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        return 2
+    return 0
+
+
+worker.add_command(run)
+worker.add_command(check)
+worker.add_command(enqueue)
+worker.add_command(queues)
+worker.add_command(dead)
+worker.add_command(health)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit code. Every error on purpose is one line on standard error."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # no character may keep a command from its end
+    try:
+        code = _run(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = BROKEN_PIPE
+    except SystemExit as error:  # click, of a broken pipe
+        code = error.code if isinstance(error.code, int) else 1
+    if code in (BROKEN_PIPE, 1):
+        _let_go_of_stdout()
+    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        _load_dotenv()
+        code = worker.main(args=None if argv is None else list(argv), prog_name="worker", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "worker"
+        fail(f"{error.format_message().rstrip('.')} (see {path} --help)")
+        return 2
+    except click.ClickException as error:
+        fail(error.format_message())
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt) as error:
+        # click turns Ctrl-C and the end of the input into one exception; the first is known by what it came from.
+        if isinstance(error.__context__ or error, KeyboardInterrupt):
+            return INTERRUPTED
+        fail("aborted: there was no answer")
+        return 1
+    except WorkerError as error:
+        fail(str(error))
+        return exit_code(error)
+
+
+def exit_code(error: WorkerError) -> int:
+    """The error's own, or that of what it comes from: not queued because the engine cannot be reached is a 3."""
+    cause = error.__cause__
+    return exit_code(cause) if error.exit_code == 1 and isinstance(cause, WorkerError) else error.exit_code
+
+
+def _load_dotenv() -> None:
+    try:
+        load_dotenv()
+    except (OSError, ValueError) as error:
+        raise SettingsError(f".env in {os.getcwd()} cannot be read: {error}") from error
+
+
+def _let_go_of_stdout() -> None:
+    """What is left in its buffer has no reader: the interpreter must not complain of that at exit."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -1,0 +1,91 @@
+"""`worker check`"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from framework.cli.output import Column, span, table, warn
+from framework.cli.service import MODULE_HELP, Service, load_service, take
+from framework.errors import DeclarationError
+from framework.queues import Queue
+from framework.retry import RetryPolicy
+
+COLUMNS = (
+    Column("queue", style="bold", fit="whole"),
+    Column("payload"),
+    Column("handler"),
+    Column("at", detail=True),
+    Column("workers", number=True),
+    Column("concurrency", number=True),
+    Column("timeout", number=True),
+    Column("retry"),
+    Column("dead letter"),
+)
+
+
+@click.command(short_help="Check a service's declarations and settings without running it.", epilog=MODULE_HELP)
+@click.argument("given", nargs=-1, metavar="MODULE")
+def check(given: tuple[str, ...]) -> int:
+    """Check a service's declarations and settings without running it; the engine is not asked.
+
+    Prints its queues as they would run, settings included. What is doubtful is a warning on standard error; what is
+    wrong is an error with exit code 2.
+    """
+    (module,) = take(given)
+    service = load_service(module)
+    from framework import runner
+
+    warnings = runner.check(service.app, service.settings)
+    _check_payloads(service)
+    table(COLUMNS, [_row(service, queue) for queue in service.app.worker_queues.values()])
+    for text in warnings:
+        warn(text)
+    return 0
+
+
+def _check_payloads(service: Service) -> None:
+    """A payload type that pydantic cannot handle would fail at the first enqueue. Raises DeclarationError."""
+    from framework.codec import codec_for
+
+    for queue in service.queues:
+        if service.takes_letters(queue):
+            continue
+        try:
+            codec_for(queue.payload_type, queue=queue.name)
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise DeclarationError(
+                f"{queue.place}: queue {queue.name!r} carries {_type_name(queue)}, which cannot be stored as JSON: "
+                f"{reason}"
+            ) from error
+
+
+def _row(service: Service, queue: Queue[Any]) -> tuple[str, ...]:
+    options = service.settings.options(queue)
+    handler = service.app.worker_handlers.get(queue.name)
+    kind = "" if handler is None else " async" if handler.is_async else " sync"
+    return (
+        queue.name,
+        _type_name(queue),
+        f"{handler.name}{kind}" if handler else "none",
+        handler.place if handler else "-",
+        str(options.workers),
+        str(options.concurrency),
+        "none" if options.timeout is None else span(options.timeout),
+        _retry(options.retry),
+        options.dead_letter or "-",
+    )
+
+
+def _retry(policy: RetryPolicy) -> str:
+    if not policy.max_retries:
+        return "never"
+    last = policy.delay(policy.max_retries, uniform=lambda least, most: most)
+    return f"{policy.max_retries}x {span(policy.first_delay)} to {span(last)}"
+
+
+def _type_name(queue: Queue[Any]) -> str:
+    carried = queue.payload_type
+    return carried.__name__ if isinstance(carried, type) and not hasattr(carried, "__args__") else str(carried)

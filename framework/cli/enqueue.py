@@ -1,0 +1,112 @@
+"""`worker enqueue`"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import click
+
+from framework.cli.output import escape, hear_warnings, is_terminal
+from framework.cli.service import MODULE_HELP, load_service, refuse_memory, take
+from framework.errors import UsageError
+from framework.queues import Queue
+
+
+@click.command(short_help="Enqueue one job, or one for each line of standard input.", epilog=MODULE_HELP)
+@click.argument("given", nargs=-1, metavar="MODULE QUEUE JSON|-")
+@click.option("--delay", type=float, metavar="SECONDS", help="How long to wait before it may start.")
+@click.option("--run-at", metavar="ISO", help="The moment before which it must not start, with a time zone.")
+@click.option("--id", "job_id", metavar="ID", help="Your own id: while a job of that id exists, nothing is queued.")
+def enqueue(given: tuple[str, ...], delay: float | None, run_at: str | None, job_id: str | None) -> int:
+    """Enqueue one job and print its id, or with - one job for each JSON line of standard input.
+
+    QUEUE is the queue's name or its attribute. The payload is strict JSON and must fit the queue's payload type: if it
+    does not, nothing is queued and the exit code is 1. A bad line of many is named; what stood before it is queued,
+    nothing after it. Put -- before a payload that begins with a minus sign.
+    """
+    module, name, text = take(given, "QUEUE", "JSON")
+    if delay is not None and run_at is not None:
+        raise UsageError("--delay and --run-at exclude each other: give one")
+    when = None if run_at is None else _moment(run_at)
+    service = load_service(module)
+    queue = service.queue(name)
+    from framework.cli.payloads import payload_of, refuse_letters
+
+    refuse_letters(queue)
+    refuse_memory(service.settings)
+    hear_warnings()
+    if text == "-":
+        if job_id is not None:
+            raise UsageError("--id names one job, standard input may hold many: leave it out")
+        limit = service.settings.options(queue).max_payload_bytes
+        with service.app.connect(service.settings):
+            return _enqueue_lines(queue, limit, _delays(delay or 0.0, when))
+    payload = payload_of(queue, text)
+    with service.app.connect(service.settings):
+        print(escape(queue.enqueue(payload, delay=delay or 0.0, run_at=when, job_id=job_id)))
+    return 0
+
+
+def _moment(text: str) -> datetime:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"--run-at {text[:60]!r} is no moment: write it as 2030-01-31T12:00:00Z") from None
+    if found.tzinfo is None:
+        raise UsageError(f"--run-at {text} has no time zone: write {text}Z, or an offset like +02:00")
+    return found
+
+
+def _delays(delay: float, when: datetime | None) -> Callable[[], float]:
+    """Seconds from now on; counted anew for each batch where a moment is meant."""
+    if when is None:
+        return lambda: delay
+    moment = when.timestamp()
+    return lambda: max(0.0, moment - time.time())
+
+
+def _enqueue_lines(queue: Queue[Any], limit: int, delay: Callable[[], float]) -> int:
+    from framework.cli.jsonlines import LineFeed
+
+    if sys.stdin is None or sys.stdin.closed:
+        raise UsageError("standard input is closed: there are no lines to read")
+    fd = sys.stdin.fileno()
+    with _progress(fd, queue.name) as on_progress:
+        # Escapes may take six times the room of what they stand for, and between the values there may be blanks.
+        feed = LineFeed(queue, delay=delay, longest=8 * limit + 65_536, on_progress=on_progress)
+        try:
+            feed.run(fd)
+        except KeyboardInterrupt:
+            print(f"worker: interrupted, {feed.queued:,} jobs were queued", file=sys.stderr)
+            raise
+    print(f"queued {feed.queued} {'job' if feed.queued == 1 else 'jobs'} on {queue.name}")
+    return 0
+
+
+@contextmanager
+def _progress(fd: int, queue: str) -> Generator[Callable[[int, int], None], None, None]:
+    """A bar on standard error if that is a terminal; by bytes where the input's size is known."""
+    if not is_terminal(sys.stderr) or os.isatty(fd):
+        yield lambda read, queued: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[queued]:,} jobs"),
+    )
+    found = os.fstat(fd)
+    total = found.st_size if stat.S_ISREG(found.st_mode) else None
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
+        task = progress.add_task(queue, total=total, queued=0)
+        yield lambda read, queued: progress.update(task, advance=read, queued=queued)

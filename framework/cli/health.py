@@ -1,0 +1,86 @@
+"""`worker health`"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from framework.cli.output import fail
+from framework.cli.service import load_service, root_of
+from framework.scoreboard import LEAVING, READY, Scoreboard, SlotState
+from framework.settings import load_settings
+
+STUCK = 60.0  # seconds without a turn after which an idle worker's loop no longer counts as alive
+MAINTENANCE = "maintenance"
+
+
+@click.command(short_help="For container probes: exit code 0 while a worker is ready.")
+@click.argument("module", required=False)
+def health(module: str | None) -> int:
+    """For container probes: exit code 0 while a supervisor lives on this engine and a worker of it is ready, else 1 and
+    one line that says why.
+
+    Reads the scoreboards beside the spool of WORKER_BROKER_URL and imports no service, so a probe is cheap. With MODULE
+    only supervisors of that app count; it is imported for its name, unless it is written as module:Name.
+    """
+    settings = load_settings()
+    app = _app_name(module) if module else ""
+    root = root_of(settings)
+    if root is None:
+        fail(f"WORKER_BROKER_URL={settings.broker_url} has no directory with scoreboards: use WORKER_HEALTH and HTTP")
+        return 1
+    why = diagnose(root / "run", app)
+    if why:
+        fail(why)
+    return 1 if why else 0
+
+
+def _app_name(module: str) -> str:
+    _, _, name = module.partition(":")
+    return name or load_service(module).app.__name__
+
+
+def diagnose(run: Path, app: str = "", *, now: int | None = None) -> str:
+    """Empty: a worker is ready. Else why none is.
+
+    Args:
+        run: directory of the scoreboards.
+        app: only supervisors of this app count; empty = any.
+        now: monotonic nanoseconds.
+    """
+    whose = f"of {app} " if app else ""
+    reasons = []
+    for path in sorted(run.glob("*.board")):
+        try:
+            board = Scoreboard.open(path)
+        except (OSError, ValueError) as error:
+            reasons.append(f"{path} cannot be read: {error}")
+            continue
+        if (app and board.app != app) or not board.supervised():
+            continue
+        why = _worst(board, time.monotonic_ns() if now is None else now)
+        if not why:
+            return ""
+        reasons.append(f"{board.app}, supervisor {board.supervisor}: {why}")
+    return "; ".join(reasons) or f"no supervisor {whose}lives on {run.parent}"
+
+
+def _worst(board: Scoreboard, now: int) -> str:
+    """Empty: some worker of this supervisor is ready. Else the one line about all of them."""
+    workers = [slot for slot in board.all_slots() if slot.name != MAINTENANCE]
+    ready = [slot for slot in workers if slot.state == READY]
+    if any(_turns(board, slot, now) for slot in ready):
+        return ""
+    if ready:
+        youngest = min(now - slot.tick for slot in ready) / 1e9
+        return f"no worker's loop has turned for {youngest:.0f} s"
+    if board.deadline or any(slot.state == LEAVING for slot in workers):
+        return "draining"
+    return f"none of {len(workers)} workers is ready"
+
+
+def _turns(board: Scoreboard, slot: SlotState, now: int) -> bool:
+    """A sync worker's loop stands still while its handler runs; the supervisor sees to that handler's deadline."""
+    return now - slot.tick < STUCK * 1e9 or bool(board.busy_rows(slot.index))

@@ -1,0 +1,127 @@
+"""Dead letters as the command line sees them: which there are, where they lie, why they died."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from framework.broker import JobView, State
+from framework.cli.output import moment
+from framework.cli.service import Engine, Service
+from framework.codec import parse_lenient
+from framework.errors import UsageError, WorkerError
+from framework.job import Failure, Job
+
+# On a dead-letter queue a letter waits for its handler, is handled, waits for a retry of the handler, or rests.
+STATES: tuple[State, ...] = ("ready", "delayed", "in_flight", "dead")
+Key = tuple[str, str, bytes]
+
+
+def letters(service: Service, engine: Engine, home: str | None = None) -> Iterator[JobView]:
+    """Dead letters, oldest first within each queue and state.
+
+    Args:
+        home: name of the queue that they come from, or of a dead-letter queue for all that lie there; None = all.
+    """
+    for queue in service.queues:
+        for state in STATES if service.takes_letters(queue) else ("dead",):
+            for view in engine.browse(queue.name, state):
+                if is_letter(view) and home in (None, view.job.queue, view.queue):
+                    yield view
+
+
+def is_letter(view: JobView) -> bool:
+    """Dead, or on a queue that is not its own. A letter that rests is both."""
+    return view.state == "dead" or view.queue != view.job.queue
+
+
+def key_of(view: JobView) -> Key:
+    """Tells one letter from a later one of the same id."""
+    return view.queue, view.job.id, view.job.uid
+
+
+def chosen(service: Service, engine: Engine, ids: Iterable[str], home: str | None) -> dict[Key, JobView]:
+    """The letters of these ids. Raises WorkerError: one is missing. UsageError: there are two of one."""
+    wanted = dict.fromkeys(ids)
+    found: dict[Key, JobView] = {}
+    for view in letters(service, engine, home):
+        if view.job.id in wanted:
+            other = next((seen for seen in found.values() if seen.job.id == view.job.id), None)
+            if other is not None and other.job.uid != view.job.uid:
+                raise UsageError(
+                    f"{view.job.id} is a dead letter of {other.job.queue} and of {view.job.queue}: choose with --queue"
+                )
+            found[key_of(view)] = view
+    there = {view.job.id for view in found.values()}
+    missing = [job_id for job_id in wanted if job_id not in there]
+    if missing:
+        where = f" of {home}" if home else ""
+        more = f" (nor {len(missing) - 1} more of those given)" if len(missing) > 1 else ""
+        raise WorkerError(f"there is no dead letter {missing[0][:100]!r}{where}{more}: see `worker dead list`")
+    return found
+
+
+def act(found: Iterable[JobView], keys: Iterable[Key], verb: Callable[[JobView], bool]) -> tuple[int, list[JobView]]:
+    """Replays or discards each letter whose key is given; how many, and those that it could not.
+
+    Each once: one that dies again meanwhile is seen again, and was not meant.
+    """
+    meant = set(keys)
+    done, left = 0, []
+    for view in found:
+        if key_of(view) not in meant:
+            continue
+        meant.discard(key_of(view))
+        if view.state != "in_flight" and verb(view):
+            done += 1
+        else:
+            left.append(view)
+    return done, left
+
+
+def death_of(job: Job) -> Failure | None:
+    """The failure that made it a dead letter: the last on its home queue; failures of a letter's handler come later."""
+    return next((failure for failure in reversed(job.history) if failure.queue in ("", job.queue)), None)
+
+
+def summary(view: JobView) -> dict[str, Any]:
+    """What a list says of a letter; the keys are promised in the help."""
+    death = death_of(view.job)
+    return {
+        "id": view.job.id,
+        "queue": view.job.queue,
+        "on": view.queue,
+        "state": view.state,
+        "since": moment(view.since),
+        "reason": death.reason if death else None,
+        "attempts": death.attempt if death else 0,
+        "error_type": death.error_type if death else "",
+        "message": death.message if death else "",
+    }
+
+
+def details(view: JobView) -> dict[str, Any]:
+    """Everything about a letter."""
+    return summary(view) | {
+        "enqueued_at": moment(view.job.enqueued_at),
+        "payload": parse_lenient(view.job.payload),
+        "payload_bytes": len(view.job.payload),
+        "headers": dict(view.job.headers),
+        "failures": [_failure(failure) for failure in view.job.history],
+    }
+
+
+def _failure(failure: Failure) -> dict[str, Any]:
+    return {
+        "attempt": failure.attempt,
+        "queue": failure.queue,
+        "delivery": failure.delivery,
+        "started_at": moment(failure.started_at),
+        "ended_at": moment(failure.ended_at),
+        "reason": failure.reason,
+        "error_type": failure.error_type,
+        "message": failure.message,
+        "trace_id": failure.trace_id,
+        "span_id": failure.span_id,
+        "traceback": failure.traceback,
+    }

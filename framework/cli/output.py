@@ -1,0 +1,164 @@
+"""What the commands print: tables and colours for a terminal, plain text for a pipe, JSON where it is asked for."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal, TextIO
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+WIDE = 150
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        number: aligned to the right.
+        style: a rich style, or a function from the cell to one.
+        fit: what becomes of a cell in a narrow terminal: fold it, cut it, or keep it whole.
+        detail: left out on a terminal of less than `WIDE` columns.
+    """
+
+    title: str
+    number: bool = False
+    style: str | Callable[[str], str] = ""
+    fit: Literal["fold", "cut", "whole"] = "fold"
+    detail: bool = False
+
+
+def escape(text: str, *, keep: str = "") -> str:
+    r"""Shows as `\x1b` and the like what would act on a terminal: control characters, bidi marks, lone surrogates."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def one_line(text: str) -> str:
+    """Any text on one line, safe to print."""
+    return escape(" ".join(text.split()))
+
+
+def moment(seconds: float) -> str:
+    """Seconds since the epoch as an ISO time in UTC; empty for 0."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds") if seconds else ""
+
+
+def span(seconds: float) -> str:
+    """A duration for people: `0.4s`, `12s`, `3m5s`, `2h`, `3d4h`: two units at most."""
+    if seconds < 10:
+        return f"{seconds:.2g}s"
+    whole = int(seconds)
+    for size, unit, smaller, name in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= size:
+            rest = whole % size // smaller
+            return f"{whole // size}{unit}" + (f"{rest}{name}" if rest else "")
+    return f"{whole}s"
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person looks at this stream."""
+    return stream is not None and not stream.closed and stream.isatty()
+
+
+def styled(text: str, code: int, stream: TextIO) -> str:
+    """With a colour where the stream is a terminal that wants colours."""
+    plain = not is_terminal(stream) or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return text if plain else f"\x1b[{code}m{text}\x1b[0m"
+
+
+def warn(text: str) -> None:
+    """One line on standard error."""
+    print(f"worker: {styled('warning:', 33, sys.stderr)} {one_line(text)}", file=sys.stderr)
+
+
+def fail(text: str) -> None:
+    """The one line on standard error with which a command gives up."""
+    print(f"worker: {styled('error:', 31, sys.stderr)} {one_line(text)}", file=sys.stderr)
+
+
+def table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, empty: str = "") -> None:
+    """A table on a terminal. Elsewhere a line of titles and a line for each row, separated by tabs, as they come."""
+    if not is_terminal(sys.stdout):
+        print("\t".join(column.title for column in columns))
+        for row in rows:
+            print("\t".join(map(one_line, row)))
+        return
+    from rich.console import Console
+
+    console = Console()
+    shown = [at for at, column in enumerate(columns) if not column.detail or console.width >= WIDE]
+    cells = [[one_line(row[at]) for at in shown] for row in rows]
+    if cells or not empty:
+        console.print(_grid([columns[at] for at in shown], cells, console.width))
+    else:
+        print(empty)
+
+
+def _grid(columns: Sequence[Column], rows: list[list[str]], width: int) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text  # never markup: cells hold what others wrote
+
+    room = _room(columns, rows, width) if rows else width
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in columns:
+        justify: Literal["left", "right"] = "right" if column.number else "left"
+        word = max(map(len, column.title.split()))
+        whole = column.fit == "whole"
+        grid.add_column(column.title, justify=justify, overflow="fold", no_wrap=whole, min_width=word)
+    for row in rows:
+        cells = []
+        for column, cell in zip(columns, row, strict=True):
+            style = column.style(cell) if callable(column.style) else column.style
+            text = Text(cell, style=style)
+            if column.fit == "cut":
+                text.truncate(room, overflow="ellipsis")
+            cells.append(text)
+        grid.add_row(*cells)
+    return grid
+
+
+def _room(columns: Sequence[Column], rows: list[list[str]], width: int) -> int:
+    """Characters that are left for a cell that is cut, when the other columns have what they want."""
+    taken = 0
+    for at, column in enumerate(columns):
+        if column.fit != "cut":
+            taken += max(len(column.title), *(len(row[at]) for row in rows))
+        taken += 2  # between the columns
+    return max(12, width - taken)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document, ASCII only: no character of it acts on a terminal."""
+    print(json.dumps(value, indent=2))
+
+
+def print_json_array(items: Iterable[Any]) -> None:
+    """The same for a list, item by item as they come: a million of them need no memory."""
+    count = 0
+    for item in items:
+        print("[" if count == 0 else ",")
+        print(json.dumps(item), end="")
+        count += 1
+    print("\n]" if count else "[]")
+
+
+class _Warnings(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        warn(record.getMessage())
+
+
+def hear_warnings() -> None:
+    """The framework's own warnings become lines of this command; `worker run` logs them instead."""
+    log = logging.getLogger("framework")
+    if not any(isinstance(handler, _Warnings) for handler in log.handlers):
+        log.addHandler(_Warnings(logging.WARNING))

@@ -1,0 +1,33 @@
+"""JSON from outside becomes a payload: strict where JSON leaves things open, validated by the queue's payload type."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from framework.codec import UndecodablePayload, codec_for, parse_strict
+from framework.errors import InvalidPayload, UsageError
+from framework.queues import DeadLetter, Queue
+
+
+def payload_of(queue: Queue[Any], text: str) -> Any:
+    """A payload to enqueue. Raises InvalidPayload: what is wrong, without the values."""
+    where = f"queue {queue.name!r}"
+    try:
+        parse_strict(text)
+    except json.JSONDecodeError as error:
+        raise InvalidPayload(f"{where}: payload is not JSON: {error.msg} at character {error.pos + 1}") from None
+    except ValueError as error:
+        raise InvalidPayload(f"{where}: payload is not strict JSON: {error}") from None
+    try:
+        # By the rules for JSON, as a worker reads it: validated as a Python value, a date in a strict model would be
+        # refused, and a decimal would go through a float.
+        return codec_for(queue.payload_type, queue=queue.name).decode(text.encode())
+    except UndecodablePayload as error:
+        raise InvalidPayload(f"{where}: payload does not fit: {error}") from None
+
+
+def refuse_letters(queue: Queue[Any]) -> None:
+    """Raises UsageError: a dead letter is what a job becomes, nobody writes one."""
+    if queue.payload_type is DeadLetter:
+        raise UsageError(f"queue {queue.name!r} takes dead letters, which are not enqueued: see `worker dead --help`")

@@ -1,0 +1,64 @@
+"""`worker queues`"""
+
+from __future__ import annotations
+
+import click
+
+from framework.broker import QueueStats
+from framework.cli.output import Column, print_json, span, table
+from framework.cli.service import MODULE_HELP, load_service, opened, take
+
+
+def _alarming(cell: str) -> str:
+    return "" if cell == "0" else "bold red"
+
+
+COLUMNS = (
+    Column("queue", style="bold"), Column("ready", number=True), Column("oldest", number=True),
+    Column("in flight", number=True), Column("delayed", number=True), Column("dead", number=True, style=_alarming),
+    Column("bad", number=True, style=_alarming),
+)  # fmt: skip
+
+
+@click.command(short_help="Show how many jobs wait, run, are delayed or dead.", epilog=MODULE_HELP)
+@click.argument("given", nargs=-1, metavar="MODULE")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON array, an object for each queue.")
+def queues(given: tuple[str, ...], as_json: bool) -> int:
+    """Show how many jobs of each queue wait, run, are delayed or dead.
+
+    ready: may run now. oldest: how long the oldest of those has been waiting. in flight: claimed by a worker. delayed:
+    not yet due, or waiting for a retry. dead: dead letters that rest here, see `worker dead`. bad: files that cannot be
+    read.
+
+    \b
+    --json, in this order; more keys may come:
+      queue       name (string)
+      ready, delayed, in_flight, dead, bad       jobs (integers)
+      oldest_age  seconds (number), 0 where none is ready
+    """
+    (module,) = take(given)
+    service = load_service(module)
+    with opened(service) as engine:
+        found = {queue.name: engine.stats(queue.name) for queue in service.queues}
+    if as_json:
+        print_json([_object(name, stats) for name, stats in found.items()])
+    else:
+        table(COLUMNS, [_row(name, stats) for name, stats in found.items()])
+    return 0
+
+
+def _object(name: str, stats: QueueStats) -> dict[str, object]:
+    return {
+        "queue": name,
+        "ready": stats.ready,
+        "delayed": stats.delayed,
+        "in_flight": stats.in_flight,
+        "dead": stats.dead,
+        "bad": stats.bad,
+        "oldest_age": round(stats.oldest_age, 3),
+    }
+
+
+def _row(name: str, stats: QueueStats) -> tuple[str, ...]:
+    age = span(stats.oldest_age) if stats.ready else "-"
+    return (name, *map(str, (stats.ready, age, stats.in_flight, stats.delayed, stats.dead, stats.bad)))

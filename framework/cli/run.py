@@ -1,0 +1,27 @@
+"""`worker run`"""
+
+from __future__ import annotations
+
+import click
+
+from framework.cli.service import MODULE_HELP, load_service, refuse_memory, take
+
+
+@click.command(short_help="Run a service's workers until SIGTERM or Ctrl-C.", epilog=MODULE_HELP)
+@click.argument("given", nargs=-1, metavar="MODULE")
+@click.option("--queue", "queues", multiple=True, metavar="NAME", help="Serve only this queue; may be repeated.")
+def run(given: tuple[str, ...], queues: tuple[str, ...]) -> int:
+    """Run a service's workers until SIGTERM or Ctrl-C, then drain.
+
+    A first signal lets running jobs finish (WORKER_DRAIN, 25 s); a second one ends them at once, and they run again.
+
+    Exit code: 0 drained, 1 error, 2 usage or import, 3 engine unreachable, 4 restart budget exceeded, 5 drain deadline
+    passed (its jobs were handed back).
+    """
+    (module,) = take(given)
+    service = load_service(module)
+    names = [service.queue(name).name for name in queues]
+    refuse_memory(service.settings)
+    from framework import runner  # brings OpenTelemetry along
+
+    return runner.run(service.app, service.settings, names or None)

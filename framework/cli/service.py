@@ -1,0 +1,162 @@
+"""What a command needs of the service: its app, the settings, its queues, and the engine."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import secrets
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from framework.app import WorkerApp, declared_dead_letters
+from framework.broker import Broker, Inspector, open_broker
+from framework.cli.output import hear_warnings, warn
+from framework.errors import UsageError
+from framework.loading import load_app
+from framework.queues import DeadLetter, Queue, QueueOptions
+from framework.settings import Settings, check_queue_names, load_settings
+
+MODULE_HELP = "MODULE is the service's module, or module:Name. It may be left out where WORKER_MODULE is set."
+
+
+class Engine(Broker, Inspector, Protocol):
+    """A broker that people can look into; every engine so far is one."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """An app under the settings of this process."""
+
+    app: type[WorkerApp]
+    settings: Settings
+
+    @property
+    def queues(self) -> list[Queue[Any]]:
+        """The app's queues, and dead-letter queues that only a `dead_letter=` of one of them names."""
+        found = {queue.name: queue for queue in self.app.worker_queues.values()}
+        for queue in list(found.values()):
+            if queue.dead_letter is not None:
+                found.setdefault(queue.dead_letter.name, queue.dead_letter)
+        return list(found.values())
+
+    def queue(self, wanted: str) -> Queue[Any]:
+        """The queue of this name or attribute. Raises UsageError: the nearest name and the list."""
+        for queue in self.queues:
+            if wanted == queue.name:
+                return queue
+        for queue in self.queues:
+            if wanted == queue.attribute:
+                return queue
+        names = [queue.name for queue in self.queues]
+        near = difflib.get_close_matches(wanted[:100].lower(), names, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        has = f"it has {', '.join(names)}" if names else "it declares none"
+        raise UsageError(f"{self.app.__name__} has no queue {_shortened(wanted)}{hint} ({has})")
+
+    def options(self) -> list[QueueOptions]:
+        """Of all queues. Raises SettingsError."""
+        letters = declared_dead_letters(self.queues)
+        return [replace(self.settings.options(q), is_dead_letter=q.name in letters) for q in self.queues]
+
+    def takes_letters(self, queue: Queue[Any]) -> bool:
+        """Whether dead letters of other queues lie on it."""
+        return queue.payload_type is DeadLetter
+
+
+def load_service(module: str) -> Service:
+    """Imports the service. Raises WorkerError: not found, broken, or its settings are wrong."""
+    settings = load_settings()
+    try:
+        app = load_app(module)
+    except SystemExit as error:
+        raise UsageError(f"{module} cannot be imported: it calls sys.exit({error.code!r})") from error
+    check_queue_names(settings, app.worker_queues)
+    return Service(app, settings)
+
+
+def take(given: Sequence[str], *wanted: str) -> list[str]:
+    """MODULE and the wanted arguments, MODULE from WORKER_MODULE where it was left out. Raises UsageError."""
+    module = os.environ.get("WORKER_MODULE", "")
+    if len(given) == len(wanted) + 1:
+        return list(given)
+    if len(given) == len(wanted) and module:
+        return [module, *given]
+    expected = " ".join(("MODULE", *wanted))
+    hint = "" if module or len(given) > len(wanted) else "; MODULE comes first, or set WORKER_MODULE"
+    raise UsageError(f"expected {expected}, got {len(given) or 'no'} argument{'s' * (len(given) != 1)}{hint}")
+
+
+def take_some(given: Sequence[str]) -> tuple[str, list[str]]:
+    """MODULE and any number of arguments. With WORKER_MODULE set, the first is a MODULE if there is such a module.
+
+    Raises UsageError.
+    """
+    module = os.environ.get("WORKER_MODULE", "")
+    if given and (not module or given[0] == module or _is_module(given[0])):
+        return given[0], list(given[1:])
+    if not module:
+        raise UsageError("MODULE is missing: name it first, or set WORKER_MODULE")
+    return module, list(given)
+
+
+def _is_module(text: str) -> bool:
+    name = text.partition(":")[0]
+    if not all(part.isidentifier() for part in name.split(".")):
+        return False
+    return PathFinder.find_spec(name.split(".")[0], [os.getcwd(), *sys.path]) is not None
+
+
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= 100 else text[:100] + "…")
+
+
+def refuse_memory(settings: Settings) -> None:
+    """Raises UsageError where the engine lives in one process: this one will end before anybody else could look."""
+    if settings.broker_url.partition(":")[0] == "memory":
+        raise UsageError(
+            f"WORKER_BROKER_URL={settings.broker_url} lives in one process, no other command or worker would see "
+            "its jobs: set it to spool:DIR"
+        )
+
+
+def root_of(settings: Settings) -> Path | None:
+    """The directory of the engine, if it has one; touches nothing. Raises SettingsError: no such engine."""
+    broker = open_broker(settings.broker_url, incarnation="look")
+    root = getattr(broker, "root", None)
+    return None if root is None else Path(root)
+
+
+@contextmanager
+def opened(service: Service) -> Generator[Engine, None, None]:
+    """The engine, for looking and for work on dead letters.
+
+    A directory that does not exist is not made: whoever looks with `sudo` in the wrong place would leave a spool there
+    that nobody else may use. It counts as empty.
+
+    Raises:
+        UsageError: the engine lives in one process, or cannot be looked into. EngineError: it cannot be used.
+    """
+    refuse_memory(service.settings)
+    hear_warnings()
+    url, root = service.settings.broker_url, root_of(service.settings)
+    if root is not None and not root.exists():
+        warn(f"{root} does not exist yet: no job was ever enqueued there; set WORKER_BROKER_URL as in the worker")
+        url = "memory:"
+    broker = open_broker(
+        url,
+        incarnation=f"c{secrets.token_hex(8)}",
+        durability=service.settings.durability,
+        network_file_system=service.settings.network_file_system,
+    )
+    try:
+        broker.open(service.options())
+        if not isinstance(broker, Inspector):
+            raise UsageError(f"WORKER_BROKER_URL={url}: this engine cannot be looked into from the command line")
+        yield cast("Engine", broker)
+    finally:
+        broker.close()

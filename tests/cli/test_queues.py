@@ -1,0 +1,65 @@
+"""`worker queues`"""
+
+from __future__ import annotations
+
+from tests.cli.harness import Cli
+
+
+def test_counts_in_a_pipe(relay: Cli) -> None:
+    for number in (1, 2):
+        relay.store("digests", number, str(number))
+    relay.ok("enqueue", "relay", "digests", "3", "--delay", "60")
+    relay.kill_jobs("digests", count=1)
+    result = relay.ok("queues", "relay")
+    assert result.err == ""
+    assert result.out.splitlines()[0] == "queue\tready\toldest\tin flight\tdelayed\tdead\tbad"
+    assert [row[0] for row in result.rows] == ["dead-letters", "deliveries", "digests"]
+    name, ready, oldest, *rest = result.rows[2]
+    assert (name, ready, rest) == ("digests", "1", ["0", "1", "1", "0"])
+    assert oldest.endswith("s")
+    assert result.rows[1] == ["deliveries", "0", "-", "0", "0", "0", "0"]
+    assert "\x1b" not in result.out
+
+
+def test_json_is_as_promised(relay: Cli) -> None:
+    relay.ok("enqueue", "relay", "digests", "1")
+    found = relay.ok("queues", "relay", "--json").json
+    assert [list(queue) for queue in found] == [
+        ["queue", "ready", "delayed", "in_flight", "dead", "bad", "oldest_age"]
+    ] * 3
+    ages = {queue.pop("queue"): queue.pop("oldest_age") for queue in found}
+    assert ages["digests"] > 0
+    assert ages["deliveries"] == 0
+    assert found[2] == {"ready": 1, "delayed": 0, "in_flight": 0, "dead": 0, "bad": 0}
+
+
+def test_looking_makes_no_spool(relay: Cli) -> None:
+    """`sudo worker queues` in the wrong directory must not leave a spool there that the service cannot use."""
+    for args in (("queues", "relay"), ("dead", "list", "relay")):
+        result = relay.ok(*args)
+        assert result.err == (
+            f"worker: warning: {relay.spool} does not exist yet: no job was ever enqueued there; "
+            "set WORKER_BROKER_URL as in the worker\n"
+        )
+    assert not relay.spool.exists()
+    assert relay.run("dead", "replay", "relay", "x").code == 1
+    assert not relay.spool.exists()
+
+
+def test_a_file_that_cannot_be_read_is_counted(relay: Cli) -> None:
+    relay.store("digests", 1, "one")
+    (job,) = (relay.spool / "digests" / "ready").glob("*/*")
+    job.write_bytes(b"torn")
+    assert relay.kill_jobs("digests") == []
+    assert relay.queues()["digests"]["bad"] == 1
+
+
+def test_colours_and_a_table_on_a_terminal(relay: Cli) -> None:
+    relay.store("digests", 1, "one")
+    relay.kill_jobs("digests")
+    shown = relay.terminal("queues", "relay")
+    assert shown.code == 0
+    assert "\x1b[1;31m" in shown.out  # a dead letter is red
+    assert "in flight" in shown.out
+    assert "─" in shown.out
+    assert "\t" not in shown.out
