@@ -194,7 +194,7 @@ def _check_payload(cls: type[WorkerApp], queue: Queue[Any], name: str, fn: Any, 
 def _accepts(wanted: Any, carried: Any) -> bool:
     """Whether a parameter annotated `wanted` takes a `carried`; in doubt yes, the type checker is stricter."""
     wanted, carried = _bare(wanted), _bare(carried)
-    if wanted in (Any, object, carried):
+    if carried is Any or wanted in (Any, object, carried):
         return True
     options, parts = _members(wanted), _members(carried)
     if len(options) > 1 or len(parts) > 1:

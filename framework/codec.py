@@ -40,11 +40,11 @@ class Codec:
         try:
             valid = self._adapter.validate_python(payload)
             # round_trip leaves out computed fields, which a model that forbids extra ones would not take back.
-            data = self._adapter.dump_json(valid, round_trip=True)
+            data = self._adapter.dump_json(valid, round_trip=True, warnings=False)
             # What cannot be read back must not be stored: a worker would only find it later.
             self.decode(data)
             if any(trace in data for trace in _LOSSES):
-                _refuse_losses(self._adapter.dump_python(valid, round_trip=True))
+                _refuse_losses(self._adapter.dump_python(valid, round_trip=True, warnings=False))
         except ValidationError as error:
             raise InvalidPayload(f"queue {self.queue!r}: payload does not fit: {explain(error)}") from None
         except (UndecodablePayload, ValueError, TypeError, RecursionError, PydanticSerializationError) as error:
@@ -95,12 +95,11 @@ def parse_lenient(data: bytes) -> Any:
         return data.decode("utf-8", "replace")[:1000]
 
 
-def _too_deep(value: Any, depth: int = 0) -> bool:
-    if depth > MAX_DEPTH:
-        return True
-    if isinstance(value, dict):
-        return any(_too_deep(item, depth + 1) for item in value.values())
-    return isinstance(value, list) and any(_too_deep(item, depth + 1) for item in value)
+def _too_deep(value: Any, depth: int = 1) -> bool:
+    if not isinstance(value, (dict, list)):
+        return False
+    items = value.values() if isinstance(value, dict) else value
+    return depth > MAX_DEPTH or any(_too_deep(item, depth + 1) for item in items)
 
 
 def _refuse_losses(value: Any) -> None:

@@ -70,5 +70,5 @@ class RetryPolicy:
         try:
             wait = min(self.max_delay, self.first_delay * self.factor ** (attempt - 1))
         except OverflowError:
-            wait = self.max_delay
+            wait = self.max_delay if self.first_delay else 0.0
         return wait * uniform(0.5, 1.0) if self.jitter else wait

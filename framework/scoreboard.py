@@ -3,6 +3,9 @@
 The run record (in the engine) is the truth of what had started; this says whom to kill when, and why somebody died.
 One writer per field: a slot's process writes its slot and rows, the supervisor writes headers, exits and verdicts.
 Times are CLOCK_MONOTONIC in nanoseconds, the same for all processes of a host; 0 = none.
+
+What others read at any moment is stored through a cast view: one aligned word, old or new. `struct.pack_into` is unfit
+for that: it fills its place with zeros first, and a reader in between sees a loop that has not turned since boot.
 """
 
 from __future__ import annotations
@@ -27,10 +30,14 @@ _SLOT = struct.Struct(
     "<64s40sIIQQQIIII"
 )  # name, incarnation, pid, state, pid's start, tick, ready, first row, rows, used, jobs
 _EXITS = struct.Struct("<8I")
-_ROW = struct.Struct("<QIBB2xQQQ64s")  # sequence, delivery, busy, on_cpu, started, soft, hard, job id
+_ROW = struct.Struct(
+    "<IBB2xQQQ64s"
+)  # delivery, busy, on_cpu, started, soft, hard, job id; a sequence of 8 bytes before
 _VERDICT = struct.Struct("<40sBB36s2x")  # incarnation, kind, number of guilty rows, the rows or a detail
 _HEADER_SIZE, _SLOT_SIZE, _ROW_SIZE, _VERDICT_SIZE = 128, 224, 112, 80
-_TICK_OFFSET, _READY_OFFSET, _STATE_OFFSET, _USED_OFFSET, _EXITS_OFFSET = 120, 128, 108, 144, 160
+_PID_OFFSET, _STATE_OFFSET, _START_OFFSET, _TICK_OFFSET, _READY_OFFSET = 104, 108, 112, 120, 128
+_USED_OFFSET, _JOBS_OFFSET, _EXITS_OFFSET = 144, 148, 160
+_WRITTEN_OFFSET, _DEADLINE_OFFSET = 20, 24
 _VERDICTS = 256
 _MOST_GUILTY = 18
 PLANNED, TIMEOUT, DIED = 1, 2, 3
@@ -98,6 +105,8 @@ class Scoreboard:
     def __init__(self, path: Path, memory: mmap.mmap) -> None:
         self.path = path
         self._memory = memory
+        self._words = memoryview(memory).cast("I")
+        self._quads = memoryview(memory).cast("Q")
         _, self.slots, self.rows, *_ = _HEADER.unpack_from(memory, 0)
         self._rows_at = _HEADER_SIZE + self.slots * _SLOT_SIZE
         self._verdicts_at = self._rows_at + self.rows * _ROW_SIZE
@@ -164,11 +173,11 @@ class Scoreboard:
     @property
     def deadline(self) -> int:
         """The drain deadline in monotonic ns, 0 while nothing drains."""
-        return int(struct.unpack_from("<Q", self._memory, 24)[0])
+        return self._quads[_DEADLINE_OFFSET // 8]
 
     @deadline.setter
     def deadline(self, value: int) -> None:
-        struct.pack_into("<Q", self._memory, 24, value)
+        self._quads[_DEADLINE_OFFSET // 8] = value
 
     # --- slots ------------------------------------------------------------------------------------------------------
 
@@ -187,28 +196,30 @@ class Scoreboard:
     def set_pid(self, index: int, pid: int, pid_start: int) -> None:
         """By the supervisor after a start; `pid_start` tells a reused pid apart (clock ticks since boot)."""
         at = self._slot_at(index)
-        struct.pack_into("<I", self._memory, at + 104, pid)
-        struct.pack_into("<Q", self._memory, at + 112, pid_start)
+        self._words[(at + _PID_OFFSET) // 4] = pid
+        self._quads[(at + _START_OFFSET) // 8] = pid_start
 
     def set_state(self, index: int, state: int, now: int) -> None:
         """By the process in the slot."""
         at = self._slot_at(index)
         if state == READY:
-            struct.pack_into("<Q", self._memory, at + _READY_OFFSET, now)
-        struct.pack_into("<Q", self._memory, at + _TICK_OFFSET, now)
-        struct.pack_into("<I", self._memory, at + _STATE_OFFSET, state)
+            self._quads[(at + _READY_OFFSET) // 8] = now
+        self._quads[(at + _TICK_OFFSET) // 8] = now
+        self._words[(at + _STATE_OFFSET) // 4] = state
 
     def tick(self, index: int, now: int, *, used: int = 0, jobs: int = 0) -> None:
         """By the process in the slot: its loop turns."""
         at = self._slot_at(index)
-        struct.pack_into("<Q", self._memory, at + _TICK_OFFSET, now)
-        struct.pack_into("<II", self._memory, at + _USED_OFFSET, used, jobs)
+        self._quads[(at + _TICK_OFFSET) // 8] = now
+        self._words[(at + _USED_OFFSET) // 4] = used
+        self._words[(at + _JOBS_OFFSET) // 4] = jobs
 
     def slot(self, index: int) -> SlotState:
         """A slot as it is now."""
         at = self._slot_at(index)
         fields = _SLOT.unpack_from(self._memory, at)
-        name, incarnation, pid, state, pid_start, tick, ready, _, rows, used, jobs = fields
+        name, incarnation, pid, state, pid_start, _, _, _, rows, used, jobs = fields
+        tick, ready = (self._quads[(at + offset) // 8] for offset in (_TICK_OFFSET, _READY_OFFSET))
         exits = _EXITS.unpack_from(self._memory, at + _EXITS_OFFSET)
         return SlotState(
             index, _string(name), _string(incarnation), pid, pid_start, state, tick, ready, rows, used, jobs, exits
@@ -221,14 +232,14 @@ class Scoreboard:
     def count_exit(self, index: int, reason: str) -> None:
         """By the supervisor: one more end of a process of this slot."""
         at = self._slot_at(index) + _EXITS_OFFSET + 4 * EXIT_REASONS.index(reason)
-        struct.pack_into("<I", self._memory, at, struct.unpack_from("<I", self._memory, at)[0] + 1)
+        self._words[at // 4] += 1
 
     # --- rows -------------------------------------------------------------------------------------------------------
 
     def row_writer(self, index: int, row: int) -> RowWriter:
         """For the process in the slot: the place of its concurrent job number `row`."""
         first = _SLOT.unpack_from(self._memory, self._slot_at(index))[7]
-        return RowWriter(self._memory, self._rows_at + (first + row) * _ROW_SIZE)
+        return RowWriter(self._memory, self._quads, self._rows_at + (first + row) * _ROW_SIZE)
 
     def busy_rows(self, index: int) -> list[RowState]:
         """The jobs that run in a slot."""
@@ -243,11 +254,12 @@ class Scoreboard:
 
     def _row(self, row: int, at: int) -> RowState | None:
         for _ in range(100):
-            before = _ROW.unpack_from(self._memory, at)
-            if before[0] % 2 == 0 and _ROW.unpack_from(self._memory, at)[0] == before[0]:
+            before = self._quads[at // 8]
+            fields = self._memory[at + 8 : at + 8 + _ROW.size]
+            if before % 2 == 0 and self._quads[at // 8] == before:
                 break
         # A writer killed in the middle leaves an odd sequence: what stands there is the best that is known.
-        _, delivery, busy, on_cpu, started, soft, hard, job_id = before
+        delivery, busy, on_cpu, started, soft, hard, job_id = _ROW.unpack(fields)
         return RowState(row, _string(job_id), delivery, started, soft, hard, bool(on_cpu)) if busy else None
 
     # --- verdicts ---------------------------------------------------------------------------------------------------
@@ -264,10 +276,10 @@ class Scoreboard:
         self._write_verdict(incarnation, DIED, 255, _text(detail, 2 * _MOST_GUILTY))
 
     def _write_verdict(self, incarnation: str, kind: int, count: int, rest: bytes) -> None:
-        written = struct.unpack_from("<I", self._memory, 20)[0]
+        written = self._words[_WRITTEN_OFFSET // 4]
         at = self._verdicts_at + written % _VERDICTS * _VERDICT_SIZE
         _VERDICT.pack_into(self._memory, at, _text(incarnation, 40), kind, count, rest)
-        struct.pack_into("<I", self._memory, 20, (written + 1) % 2**32)
+        self._words[_WRITTEN_OFFSET // 4] = (written + 1) % 2**32
 
     def verdict(self, incarnation: str) -> Verdict | None:
         """Why this incarnation ended; None: nobody knows."""
@@ -286,21 +298,21 @@ class Scoreboard:
 class RowWriter:
     """The place of one concurrent job. Written after the run record, cleared after the settling."""
 
-    __slots__ = ("_at", "_memory", "_sequence")
+    __slots__ = ("_at", "_memory", "_quads", "_sequence")
 
-    def __init__(self, memory: mmap.mmap, at: int) -> None:
+    def __init__(self, memory: mmap.mmap, quads: memoryview[int], at: int) -> None:
         self._memory = memory
+        self._quads = quads
         self._at = at
         self._sequence = 0
 
     def start(self, job_id: str, delivery: int, started: int, soft: int, hard: int) -> None:
         """A job runs here from now on; times in monotonic ns, 0 = no deadline."""
         self._sequence += 2
-        struct.pack_into("<Q", self._memory, self._at, self._sequence - 1)
-        _ROW.pack_into(
-            self._memory, self._at, self._sequence - 1, delivery, 1, 0, started, soft, hard, _text(job_id, 64)
-        )
-        struct.pack_into("<Q", self._memory, self._at, self._sequence)
+        at = self._at
+        self._quads[at // 8] = self._sequence - 1
+        self._memory[at + 8 : at + 8 + _ROW.size] = _ROW.pack(delivery, 1, 0, started, soft, hard, _text(job_id, 64))
+        self._quads[at // 8] = self._sequence
 
     def on_cpu(self, running: bool) -> None:
         """Whether this job's code runs at this moment: names the one that blocks an event loop."""

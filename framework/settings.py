@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsError as NotJSON
 
 from framework.errors import SettingsError
 from framework.queues import Queue, QueueOptions, parse_size
@@ -129,20 +130,39 @@ def load_settings(**values: Any) -> Settings:
     try:
         return Settings(**values)
     except ValidationError as error:
-        raise SettingsError("; ".join(_explain(dict(item)) for item in error.errors())) from None
-    except Exception as error:  # pydantic-settings: a complex value that is not JSON
-        raise SettingsError(f"WORKER_*: {error}") from None
+        raise SettingsError(_explain(dict(item) for item in error.errors())) from None
+    except NotJSON:
+        raise SettingsError(
+            f"{PREFIX}QUEUES: write it as JSON, or one variable for each option: {PREFIX}QUEUES__<QUEUE>__<OPTION>"
+        ) from None
 
 
-def _explain(error: Mapping[str, Any]) -> str:
-    place = [str(part) for part in error["loc"]]
-    if (len(place) > 1 and place[-1] in ("float", "int", "bool", "str")) or place[-1].startswith("literal["):
-        place.pop()
-    variable = PREFIX + "__".join(part.upper() for part in place)
+def _explain(errors: Iterable[Mapping[str, Any]]) -> str:
+    """One complaint per variable: where a number or `none` is wanted, pydantic complains of each alternative."""
+    complaints: dict[str, list[str]] = {}
+    for error in errors:
+        variable = _variable(error["loc"])
+        complaints.setdefault(variable, []).append(_complaint(variable, error))
+    return "; ".join(
+        ", or ".join([first, *(text.rpartition(" input should be ")[2] for text in rest)])
+        for first, *rest in complaints.values()
+    )
+
+
+def _variable(place: Sequence[int | str]) -> str:
+    """Without what pydantic appends to a place: the names of alternatives."""
+    depth = 1 if place[0] != "queues" else 4 if "retry" in place[2:3] else 3
+    return PREFIX + "__".join(str(part).upper() for part in place[:depth])
+
+
+def _complaint(variable: str, error: Mapping[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
-        model = RetryOverride if "retry" in place[:-1] else QueueOverride
-        return f"{variable}: no option {place[-1]!r}{_nearest(place[-1], model.model_fields)}"
-    return f"{variable}={error['input']!r}: {error['msg'].lower()}"
+        name = error["loc"][-1]
+        model = RetryOverride if "retry" in error["loc"][:-1] else QueueOverride
+        return f"{variable}: no option {name!r}{_nearest(name, model.model_fields)}"
+    if error["type"].startswith("model_"):
+        return f"{variable}={error['input']!r}: set one variable for each option, {variable}__<OPTION>"
+    return f"{variable}={error['input']!r}: {error['msg'].partition(', unable to')[0].lower()}"
 
 
 def _nearest(name: str, known: Iterable[str], *, transform: Any = str) -> str:

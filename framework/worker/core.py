@@ -145,8 +145,8 @@ class WorkerCore:
         except EngineUnavailable as error:
             self._failed("claim", error)
             return ()
+        self._recovered("claim")
         if leases:
-            self._recovered("claim")
             self.emit(JobsClaimed(self.options.name, len(leases), time.monotonic() - now))
         return leases
 
@@ -168,6 +168,7 @@ class WorkerCore:
             self._failed("start", error)
             self.give_back([lease])
             return False
+        self._recovered("start")
         now = time.monotonic_ns()
         timeout = self.options.timeout
         soft = 0 if timeout is None else now + int(timeout * 1e9)
@@ -183,6 +184,8 @@ class WorkerCore:
             self.broker.reported(attempt.lease, attempt.outcome)
         except EngineUnavailable as error:
             self._failed("reported", error)
+        else:
+            self._recovered("reported")
         self.settle(attempt.lease, attempt.outcome)
         self.rows[row].clear()
         self.used -= 1
@@ -196,10 +199,12 @@ class WorkerCore:
             settle(self.broker, lease, outcome)
         except LeaseLost as lost:
             self.emit(LeasesLost(lease.queue, lost.job_ids))
+            return
         except EngineUnavailable as error:
             self._unsettled.append(_Unsettled(lease, outcome))
             self._failed(VERBS[outcome.kind], error)
             return
+        self._recovered(VERBS[outcome.kind])
         self.emit(JobsSettled(lease.queue, VERBS[outcome.kind], 1, time.monotonic() - started))
 
     def give_back(self, leases: Sequence[Lease]) -> None:

@@ -14,7 +14,8 @@ from tests.telemetry.helpers import IDENTITY, SPAN, TRACE, TRACEPARENT, failure_
 
 def lost(lease: Any, run_record: RunRecord, **changes: Any) -> AttemptLost:
     values = {"outcome": "retried", "reason": "worker_lost", "message": "killed by signal 9", "delay": 1.0} | changes
-    return AttemptLost(lease=lease, run=run_record, max_attempts=11, owner="w1", ended_at=run_record.started_at + 2.5, **values)
+    ended = run_record.started_at + 2.5
+    return AttemptLost(lease=lease, run=run_record, max_attempts=11, owner="w1", ended_at=ended, **values)
 
 
 def record_of(lease: Any, *, trace_id: str, sampled: bool = True) -> RunRecord:
