@@ -1,0 +1,103 @@
+"""Looking at jobs where they lie, replaying and deleting them: what a person does from the command line."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from framework.job import Job
+from framework.spool import frame, ids, names
+from framework.spool.clock import Clock
+from framework.spool.disk import Disk
+from framework.spool.layout import QueueDir
+from framework.spool.names import Name
+
+# state -> its directory, and whether jobs lie one directory deeper
+_PLACES = {
+    "ready": ("ready", True),
+    "delayed": ("delayed", True),
+    "in_flight": ("claimed", True),
+    "dead": ("dead", False),
+    "bad": ("bad", False),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """A job in its place.
+
+    Attributes:
+        path: of the file, relative to the root. name: parsed; None for a bad file.
+        inode: of the file. since: when it came there, seconds since the epoch.
+    """
+
+    path: str
+    name: Name | None
+    job: Job
+    inode: int
+    since: float
+
+
+class Browse:
+    """Reads without claiming. A job may be gone the moment after it was seen."""
+
+    def __init__(
+        self, disk: Disk, clock: Clock, *, queue: Callable[[str], QueueDir], ring: Callable[[str], None]
+    ) -> None:
+        self._disk = disk
+        self._clock = clock
+        self._queue = queue
+        self._ring = ring
+
+    def sights(self, queue: QueueDir, state: str) -> Iterator[Sight]:
+        """The jobs of a queue in one state, in the order of their names. Raises OSError."""
+        place, deep = _PLACES[state]
+        base = f"{queue.base}/{place}"
+        directories = [f"{base}/{d}" for d in self._disk.listdir(base) if not d.endswith(".lock")] if deep else [base]
+        found = [(entry, f"{d}/{entry}") for d in directories for entry in self._disk.listdir(d)]
+        for entry, path in sorted(found):
+            name = names.parse(entry)
+            sight = self._bad(queue, entry, path) if state == "bad" else name and self._look(path, name)
+            if sight:
+                yield sight
+
+    def replay(self, sight: Sight) -> bool:
+        """Home, to the end: attempt 0, new stamp, same id and uid; its ttl begins anew. Raises OSError."""
+        if sight.name is None:
+            return False
+        home, now = self._queue(sight.job.queue), self._clock.micros()
+        expires = None if sight.job.ttl is None else now + names.micros(sight.job.ttl)
+        name = sight.name._replace(stamp=self._clock.stamp(), attempt=0, not_before=now, expires=expires)
+        target = home.ready(name)
+        if not self._disk.move(sight.path, target):
+            return False
+        self._ring(home.name)
+        self._disk.sync_dir(os.path.dirname(target))
+        return True
+
+    def discard(self, sight: Sight) -> bool:
+        """Deletes for ever. Raises OSError."""
+        if sight.name is not None and sight.name.chosen and sight.inode:
+            return ids.unlink(self._disk, sight.path, self._queue(sight.job.queue), sight.job.id, sight.inode)
+        return self._disk.unlink(sight.path)
+
+    def _look(self, path: str, name: Name) -> Sight | None:
+        try:
+            with self._disk.opened(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
+                found = self._disk.calls.fstat(fd)
+                if not stat.S_ISREG(found.st_mode):
+                    return None
+                _, job = frame.read(lambda n, at: self._disk.calls.pread(fd, n, at), found.st_size)
+        except (frame.Damaged, OSError):
+            return None  # not there any more, or not for us to judge: a claim finds out
+        return Sight(path, name, job, found.st_ino, found.st_ctime)
+
+    def _bad(self, queue: QueueDir, entry: str, path: str) -> Sight | None:
+        """A file that cannot be read still has a name, and a size that a person wants to know."""
+        found = self._disk.stat(path)
+        if found is None:
+            return None
+        job = Job(id=entry, uid=bytes(16), queue=queue.name, payload=b"", headers={}, enqueued_at=found.st_mtime)
+        return Sight(path, None, job, 0, found.st_ctime)

@@ -1,0 +1,69 @@
+"""The seam: every system call of the spool goes through one object.
+
+Tests put their own in its place, to kill the process at a call, to raise an errno there, to pause or to record. The
+attributes are the functions of `os` themselves, so the seam costs nothing in use.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+
+
+def _load_syncfs() -> ctypes._NamedFuncPointer | None:
+    try:
+        return ctypes.CDLL(None, use_errno=True).syncfs
+    except (OSError, AttributeError):
+        return None
+
+
+_SYNCFS = _load_syncfs()
+HAS_SYNCFS = _SYNCFS is not None
+
+
+def syncfs(fd: int) -> None:
+    """Makes everything on the descriptor's file system durable. Raises OSError."""
+    assert _SYNCFS is not None, "guarded by HAS_SYNCFS"
+    if _SYNCFS(fd) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def fallocate(fd: int, offset: int, length: int) -> None:
+    """Reserves the blocks, so that a later write into them cannot meet a full disk. Raises OSError."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(fd, offset, length)
+    else:
+        os.pwrite(fd, bytes(length), offset)
+
+
+def listdir(fd: int) -> list[str]:
+    """The names in an open directory, in no order. Raises OSError."""
+    return os.listdir(fd)
+
+
+class Calls:
+    """The real system calls."""
+
+    open = staticmethod(os.open)
+    close = staticmethod(os.close)
+    read = staticmethod(os.read)
+    pread = staticmethod(os.pread)
+    write = staticmethod(os.write)
+    pwrite = staticmethod(os.pwrite)
+    fsync = staticmethod(os.fsync)
+    syncfs = staticmethod(syncfs)
+    ftruncate = staticmethod(os.ftruncate)
+    fallocate = staticmethod(fallocate)
+    rename = staticmethod(os.rename)
+    link = staticmethod(os.link)
+    unlink = staticmethod(os.unlink)
+    mkdir = staticmethod(os.mkdir)
+    rmdir = staticmethod(os.rmdir)
+    mkfifo = staticmethod(os.mkfifo)
+    listdir = staticmethod(listdir)
+    stat = staticmethod(os.stat)
+    fstat = staticmethod(os.fstat)
+    fstatvfs = staticmethod(os.fstatvfs)
+    flock = staticmethod(fcntl.flock)

@@ -1,0 +1,124 @@
+"""Counting without listing again what has not changed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from framework.spool import names
+from framework.spool.disk import Disk
+from framework.spool.layout import QueueDir
+from framework.spool.listing import Buckets
+
+_NOT_BEFORE = re.compile(r",n(\d+)")
+_EXPIRES = re.compile(r",x(\d+)")
+_SHORTEST = 48  # characters of a name; a full parse of a million names would take seconds
+
+
+def looks_like_job(entry: str) -> bool:
+    """Cheap, for counts: what it lets pass is parsed before anything is done with it."""
+    return len(entry) >= _SHORTEST and entry[20] == "." and entry[:20].isdigit()
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a set of names says.
+
+    Attributes:
+        count: of jobs.
+        oldest_stamp: of those without a not-before; empty = none.
+        oldest_due: smallest not-before in microseconds since the epoch; None = none.
+        first_expiry: smallest, likewise.
+    """
+
+    count: int = 0
+    oldest_stamp: str = ""
+    oldest_due: int | None = None
+    first_expiry: int | None = None
+
+    def __add__(self, other: Summary) -> Summary:
+        return Summary(
+            self.count + other.count,
+            min(filter(None, (self.oldest_stamp, other.oldest_stamp)), default=""),
+            _least(self.oldest_due, other.oldest_due),
+            _least(self.first_expiry, other.first_expiry),
+        )
+
+
+def _least(a: int | None, b: int | None) -> int | None:
+    return b if a is None else a if b is None else min(a, b)
+
+
+def summarize(entries: list[str]) -> Summary:
+    """Foreign names do not count."""
+    jobs = [entry for entry in entries if looks_like_job(entry)]
+    due = [int(found[1]) for entry in jobs if (found := _NOT_BEFORE.search(entry))]
+    expiries = [int(found[1]) for entry in jobs if (found := _EXPIRES.search(entry))]
+    oldest = next((entry[:20] for entry in jobs if ",n" not in entry), "")
+    return Summary(len(jobs), oldest, min(due, default=None), min(expiries, default=None))
+
+
+class Census:
+    """Counts of one queue."""
+
+    def __init__(self, disk: Disk, queue: QueueDir) -> None:
+        self._disk = disk
+        self._queue = queue
+        self._ready = Buckets(disk, f"{queue.base}/ready")
+        self._delayed = Buckets(disk, f"{queue.base}/delayed", names.MINUTE)
+        self._known: dict[str, tuple[list[str], Summary]] = {}
+
+    def ready(self) -> Summary:
+        """Raises OSError."""
+        return self._sum("ready", self._ready)
+
+    def delayed(self) -> Summary:
+        """Raises OSError."""
+        return self._sum("delayed", self._delayed)
+
+    def in_flight(self) -> int:
+        """Claims of all owners. Raises OSError."""
+        base = f"{self._queue.base}/claimed"
+        owners = [o for o in self._disk.listdir(base) if not o.endswith(".lock")]
+        return sum(self._plain(f"{base}/{owner}") for owner in owners)
+
+    def dead(self) -> int:
+        """Raises OSError."""
+        return self._plain(f"{self._queue.base}/dead")
+
+    def bad(self) -> int:
+        """Everything that lies in bad/. Raises OSError."""
+        return len(self._disk.listdir(f"{self._queue.base}/bad"))
+
+    def expired(self, now: int) -> list[str]:
+        """Paths of ready and delayed jobs that had expired at `now` (microseconds since the epoch). Raises OSError."""
+        found: list[str] = []
+        for state, buckets in (("ready", self._ready), ("delayed", self._delayed)):
+            for bucket in buckets.all():
+                summary = self._summary(state, buckets, bucket)
+                if summary.first_expiry is None or summary.first_expiry > now:
+                    continue
+                for entry in buckets.names(bucket):
+                    name = names.parse(entry)
+                    if name is not None and name.expires is not None and name.expires <= now:
+                        found.append(f"{self._queue.base}/{state}/{bucket}/{entry}")
+        return found
+
+    def _plain(self, path: str) -> int:
+        return sum(map(looks_like_job, self._disk.listdir(path)))
+
+    def _sum(self, state: str, buckets: Buckets) -> Summary:
+        here = buckets.all()
+        prefix = f"{state}/"
+        for gone in [key for key in self._known if key.startswith(prefix) and key[len(prefix) :] not in set(here)]:
+            del self._known[gone]
+        return sum((self._summary(state, buckets, bucket) for bucket in here), Summary())
+
+    def _summary(self, state: str, buckets: Buckets, bucket: str) -> Summary:
+        entries = buckets.names(bucket)
+        known = self._known.get(f"{state}/{bucket}")
+        if known is not None and known[0] is entries:
+            return known[1]
+        summary = summarize(entries)
+        self._known[f"{state}/{bucket}"] = (entries, summary)
+        return summary

@@ -1,0 +1,222 @@
+"""Claiming: a rename from ready/ into the own directory, then one read.
+
+Whatever stops half-way stays in the own directory, where nobody else may touch it while we live; so that it does not
+strand there, entries that are no lease become leases once a minute and after every error.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from framework.job import Lease
+from framework.spool import frame, names
+from framework.spool.clock import Clock
+from framework.spool.disk import Disk
+from framework.spool.layout import QueueDir
+from framework.spool.life import Held, Owner
+from framework.spool.listing import Listing
+from framework.spool.names import Name
+from framework.spool.settle import Settle
+
+LOOK = 60.0  # seconds between two looks into the own directory
+MOST_MISSES = 3  # lost races in a row, after which we ask whether the loser is us
+MOST_TRIES = 3  # to read a file, before it is bad
+MOST_EXPIRED = 64  # in one claim: each may cost an fsync, and the caller has a deadline
+MOST_STUCK = 16  # in one claim: files that cannot be moved, or the whole directory
+_PLANTED = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
+
+
+class Reader:
+    """Turns a file in a claimed directory into a lease."""
+
+    def __init__(self, disk: Disk, counts: Counter[str]) -> None:
+        self._disk = disk
+        self._counts = counts
+        self._tries: Counter[str] = Counter()
+
+    def lease(self, owner: Owner, entry: str, name: Name) -> Lease | None:
+        """The lease; None: it is gone, or it was bad and has been put aside. Raises OSError."""
+        held = Held(owner, name, entry)
+        try:
+            lease = self._read(held)
+        except FileNotFoundError:
+            return None
+        except frame.Damaged:
+            self._put_aside(held)
+            return None
+        except OSError as error:
+            if error.errno in _PLANTED or self._unreadable(entry, error):
+                self._put_aside(held)
+                return None
+            raise
+        owner.held[entry] = held
+        return lease
+
+    def _read(self, held: Held) -> Lease:
+        disk = self._disk
+        fd = disk.open(held.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            found = disk.calls.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                raise frame.Damaged("not a regular file")
+            where, job = frame.read(lambda length, offset: disk.calls.pread(fd, length, offset), found.st_size)
+        finally:
+            disk.calls.close(fd)
+            disk.reserve()
+        held.inode, held.slots_at = found.st_ino, where.slots_at
+        name = held.name
+        eligible = job.eligible_at
+        if name.not_before is not None and name.not_before != names.micros(eligible):
+            eligible = name.not_before / 1e6
+        return Lease(job, held.owner.queue.name, name.attempt + 1, name.delivery, eligible, held)
+
+    def _unreadable(self, entry: str, error: OSError) -> bool:
+        """A bad sector must not stop the queue for ever; but a full table of descriptors says nothing of the file."""
+        if error.errno not in (errno.EIO, errno.EACCES):
+            return False
+        self._tries[entry] += 1
+        return self._tries[entry] >= MOST_TRIES
+
+    def _put_aside(self, held: Held) -> None:
+        self._disk.move(held.path, held.owner.queue.path("bad", held.entry))
+        self._tries.pop(held.entry, None)
+        self._counts["bad"] += 1
+
+
+class Claim:
+    """The consumers' side of one queue, for one process. One thread at a time.
+
+    Attributes:
+        error: what stopped the last claim short, if something did.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        queue: QueueDir,
+        clock: Clock,
+        *,
+        listing: Listing,
+        reader: Reader,
+        settle: Settle,
+        owner: Callable[[], Owner],
+        reborn: Callable[[], None],
+        counts: Counter[str],
+    ) -> None:
+        self._disk = disk
+        self._queue = queue
+        self._clock = clock
+        self._listing = listing
+        self._reader = reader
+        self._settle = settle
+        self._owner = owner
+        self._reborn = reborn
+        self._counts = counts
+        self._look_at = time.monotonic() + LOOK
+        self._misses = 0
+        self.error: OSError | None = None
+
+    def __call__(self, limit: int) -> list[Lease]:
+        """Up to `limit` leases; where `error` is set then, something stopped it short."""
+        self.error = None
+        leases: list[Lease] = []
+        expired = stuck = 0
+        try:
+            self._owner()  # born with the first claim, not with the first job: that one should not wait for it
+            self._stranded(leases, limit)
+            while len(leases) < limit and expired < MOST_EXPIRED:
+                entry = self._listing.take()
+                if entry is None:
+                    break
+                name = names.parse(entry)
+                if name is None:
+                    self._listing.hide(entry)
+                    continue
+                try:
+                    lease = self._one(self._listing.path(entry), name)
+                except PermissionError as error:  # this one file (chattr +i, another's): the others go on
+                    self.error, stuck = error, stuck + 1
+                    if stuck > MOST_STUCK:
+                        break
+                    continue
+                if lease is not None and self._expired(lease):
+                    expired += 1
+                elif lease is not None:
+                    leases.append(lease)
+        except OSError as error:
+            self.error = error
+            self.look_again()
+        return leases
+
+    def look_again(self) -> None:
+        """Something may lie in the own directory that is no lease: the next claim looks."""
+        self._look_at = 0.0
+
+    def expire(self, source: str, name: Name) -> bool:
+        """Claims one entry of ready/ or delayed/ to expire it. False: it was gone. Raises OSError."""
+        try:
+            lease = self._one(source, name)
+            return lease is not None and self._expired(lease)
+        except OSError:
+            self.look_again()
+            raise
+
+    def _one(self, source: str, name: Name) -> Lease | None:
+        owner = self._owner()
+        name = name._replace(delivery=name.delivery + 1)
+        claimed = str(name)
+        if claimed in owner.held:  # a twin of what we hold: the rename would say yes and do nothing
+            self._disk.drop_twin(source, f"{owner.base}/{claimed}")
+            return None
+        try:
+            self._disk.rename(source, f"{owner.base}/{claimed}")
+        except FileNotFoundError:
+            self._missed(owner, source)
+            return None
+        self._misses = 0
+        return self._reader.lease(owner, claimed, name)
+
+    def _missed(self, owner: Owner, source: str) -> None:
+        """ENOENT: the race is lost, or our own directory is gone (then nothing of ours is safe: start anew)."""
+        self._misses += 1
+        self._counts["missed"] += 1
+        if self._misses == 2:
+            self._listing.skip_gone()
+        fenced = self._misses >= MOST_MISSES or self._disk.stat(source) is not None
+        if fenced and self._disk.stat(owner.base) is None:
+            self._misses = 0
+            self._reborn()
+
+    def _expired(self, lease: Lease) -> bool:
+        held: Held = lease.token
+        if held.name.expires is None or held.name.expires > self._clock.micros():
+            return False
+        return self._settle.expire(held)
+
+    def _stranded(self, leases: list[Lease], limit: int) -> None:
+        """Names in the own directory that nobody holds become leases again."""
+        if time.monotonic() < self._look_at:
+            return
+        owner = self._owner()
+        self._look_at = time.monotonic() + LOOK
+        for entry in sorted(self._disk.listdir(owner.base)):
+            name = names.parse(entry)
+            if name is None or entry in owner.held:
+                continue
+            if len(leases) >= limit:
+                self.look_again()
+                return
+            try:
+                lease = self._reader.lease(owner, entry, name)
+            except OSError as error:
+                self.error = error  # the others go first; this one is tried again
+                self.look_again()
+                continue
+            if lease is not None and not self._expired(lease):
+                leases.append(lease)
+                self._counts["stranded"] += 1

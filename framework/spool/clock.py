@@ -1,0 +1,143 @@
+"""The clock behind the stamps of file names, and the wall clock.
+
+A stamp is CLOCK_BOOTTIME plus an offset that all processes of this boot share, so a step of the wall clock reorders
+nothing. The offset is made so that no stamp stored before this boot lies in the future: with last boot's offset and
+a wall clock that was set back, jobs would wait until the clock had passed them, for only names stamped before a
+listing are consumed.
+
+Doubt: a time namespace shifts CLOCK_BOOTTIME but not the boot id; processes in different ones order their jobs apart.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from framework.spool import flocks, names
+from framework.spool.disk import Disk
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_LENGTH = 20
+
+
+def boottime_ns() -> int:
+    """Nanoseconds since boot, suspend included (macOS has only the clock that stops)."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic_ns()
+
+
+def boot_id() -> str:
+    """Names this boot; where the system does not say, the minute of the boot."""
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return f"minute-{round((time.time() - time.monotonic()) / 60)}"
+
+
+class Clock:
+    """Stamps and the wall clock.
+
+    Args:
+        offset: nanoseconds from boot time to stamp time.
+        wall: seconds since the epoch.
+        boottime: nanoseconds since boot.
+    """
+
+    def __init__(
+        self, offset: int, *, wall: Callable[[], float] = time.time, boottime: Callable[[], int] = boottime_ns
+    ) -> None:
+        self.offset = offset
+        self.wall = wall
+        self.boottime = boottime
+        self._last = 0
+        self._lock = threading.Lock()
+        flocks.in_child(self)
+
+    def after_fork(self) -> None:
+        """The lock may have been held by another thread."""
+        self._lock = threading.Lock()
+
+    def now(self) -> int:
+        """Stamp time in nanoseconds."""
+        return self.offset + self.boottime()
+
+    def stamp(self) -> str:
+        """Later than every stamp that this process made before: 20 digits."""
+        with self._lock:
+            self._last = max(self.now(), self._last + 1)
+            return f"{self._last:0{_LENGTH}d}"
+
+    def text(self) -> str:
+        """Now, in the form of a stamp, to compare with."""
+        return f"{self.now():0{_LENGTH}d}"
+
+    def micros(self) -> int:
+        """The wall clock in microseconds since the epoch, as names have it."""
+        return names.micros(self.wall())
+
+
+def load(
+    disk: Disk,
+    *,
+    boot: str | None = None,
+    wall: Callable[[], float] = time.time,
+    boottime: Callable[[], int] = boottime_ns,
+) -> Clock:
+    """The clock of this root in this boot: the first process that comes fixes the offset. Raises OSError."""
+    path = f"clock.{boot or boot_id()}"
+    offset = _stored(disk, path)
+    if offset is None:
+        newest = newest_stamp(disk)
+        mine = max(round(wall() * 1e9), newest + 1) - boottime()
+        offset = _publish(disk, path, mine)
+    return Clock(offset, wall=wall, boottime=boottime)
+
+
+def _stored(disk: Disk, path: str) -> int | None:
+    data = disk.read_small(path)
+    if data is None:
+        return None
+    text = data.decode("ascii", "replace")
+    return int(text[:-1]) if text.endswith("\n") and text[:-1].lstrip("-").isdecimal() else None
+
+
+def _publish(disk: Disk, path: str, offset: int) -> int:
+    """Writes the offset under a name of its own, then links it: the first writer wins."""
+    draft = f".clock.{os.urandom(6).hex()}"
+    fd = disk.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        disk.write_all(fd, f"{offset}\n".encode())
+        disk.sync(fd)
+    finally:
+        disk.calls.close(fd)
+    try:
+        if not disk.link(draft, path):
+            theirs = _stored(disk, path)
+            if theirs is not None:
+                return theirs
+            disk.rename(draft, path)  # what stands there is no offset: a torn or planted file
+        disk.sync_dir(".")
+        return offset
+    finally:
+        disk.unlink(draft)
+
+
+def newest_stamp(disk: Disk) -> int:
+    """The newest stamp of any job in any state; 0: there is none. Raises OSError.
+
+    Looks at every name: once a boot.
+    """
+    newest = ""
+    for queue in disk.listdir("."):
+        for state in ("tmp", "dead", "bad"):
+            newest = max(newest, _newest(disk, f"{queue}/{state}"))
+        for state in ("ready", "claimed", "delayed"):
+            for directory in disk.listdir(f"{queue}/{state}"):
+                newest = max(newest, _newest(disk, f"{queue}/{state}/{directory}"))
+    return int(newest or 0)
+
+
+def _newest(disk: Disk, directory: str) -> str:
+    return max((name[:_LENGTH] for name in disk.listdir(directory) if names.parse(name)), default="")

@@ -1,0 +1,122 @@
+"""A bell per queue, never the truth: a FIFO in the queue's directory. Whoever waits also looks from time to time.
+
+AF_UNIX paths end at 107 bytes and inotify instances are few; a FIFO has neither limit. Both sides open it for reading
+and writing, so that there is no EPIPE and no SIGPIPE, and no open that waits for the other side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import stat
+
+from framework.spool import flocks
+from framework.spool.disk import Disk
+from framework.spool.layout import QueueDir
+
+_OPEN = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW
+
+
+class Waker:
+    """Ends a wait from another thread or from a signal handler: a pipe to ourselves."""
+
+    def __init__(self) -> None:
+        self._pipe: tuple[int, int] | None = None
+        flocks.in_child(self)
+
+    def open(self) -> None:
+        """Idempotent. Raises OSError."""
+        if self._pipe is None:
+            self._pipe = os.pipe()
+            for fd in self._pipe:
+                os.set_blocking(fd, False)
+
+    def after_fork(self) -> None:
+        """The child gets a pipe of its own."""
+        if self._pipe is not None:
+            self.close()
+            self.open()
+
+    def wake(self) -> None:
+        """Ends the wait that is under way, or the next one."""
+        pipe = self._pipe
+        if pipe is not None:
+            try:
+                os.write(pipe[1], b"\0")
+            except BlockingIOError:
+                return  # full: it is awake as can be
+
+    def fileno(self) -> int:
+        """To poll; -1 when closed."""
+        return self._pipe[0] if self._pipe is not None else -1
+
+    def clear(self) -> None:
+        """Forgets the calls so far."""
+        if self._pipe is not None:
+            try:
+                os.read(self._pipe[0], 4096)
+            except BlockingIOError:
+                return
+
+    def close(self) -> None:
+        """Idempotent."""
+        pipe, self._pipe = self._pipe, None  # first: wake() may come at any moment
+        for fd in pipe or ():
+            os.close(fd)
+
+
+class Doorbell:
+    """The bell of one queue. Something else at its place (a planted file) makes it silent, not wrong."""
+
+    def __init__(self, disk: Disk, queue: QueueDir) -> None:
+        self._disk = disk
+        self._path = queue.doorbell
+        self._fd: int | None = None
+
+    def _open(self) -> int | None:
+        if self._fd is None:
+            try:
+                fd = os.open(self._path, _OPEN | os.O_CLOEXEC, dir_fd=self._disk.fd)
+            except OSError:
+                return None
+            if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+                os.close(fd)
+                return None
+            self._fd = fd
+        return self._fd
+
+    def ring(self) -> None:
+        """Wakes who waits. Never raises."""
+        fd = self._open()
+        if fd is not None:
+            try:
+                os.write(fd, b"\1")
+            except OSError:
+                return  # full: enough to wake everybody
+
+    def wait(self, waker: Waker, seconds: float) -> tuple[bool, bool]:
+        """(woken, rang) after at most so many seconds.
+
+        All rings so far are taken, also those meant for other waiters: whoever then finds more jobs than it takes
+        rings on.
+        """
+        poll = select.poll()
+        poll.register(waker.fileno(), select.POLLIN)
+        fd = self._open()
+        if fd is not None:
+            poll.register(fd, select.POLLIN)
+        ready = [number for number, _ in poll.poll(max(0.0, seconds) * 1000)]
+        woken, rang = waker.fileno() in ready, fd is not None and fd in ready
+        if woken:
+            waker.clear()
+        if rang and fd is not None:
+            with contextlib.suppress(OSError):  # another waiter was faster; it was for us all the same
+                os.read(fd, 65536)
+        return woken, rang
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None

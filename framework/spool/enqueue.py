@@ -1,0 +1,282 @@
+"""Storing a job: write it in tmp, make it durable, rename it into its place. Three ways to end, and no fourth:
+it returns, it raises *not queued*, or it raises *uncertain* with the id.
+
+One order of calls: fsync(file), rename, no fsync of the directory. On a journal that fsync commits the name in tmp;
+if a power cut undoes the rename, recovery finds the whole file in tmp and promotes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from framework.errors import EnqueueFailed, EnqueueUncertain, PayloadTooLarge, QueueFull
+from framework.job import Job
+from framework.spool import flocks, frame, ids, names
+from framework.spool.calls import HAS_SYNCFS
+from framework.spool.clock import Clock
+from framework.spool.disk import FULL, TOO_MANY_FILES, Disk
+from framework.spool.layout import QueueDir
+from framework.spool.limits import Limits
+from framework.spool.names import Name
+from framework.spool.recover import recover
+
+CHUNK = 256  # descriptors
+SYNCFS_FROM = 8  # files; below, an fsync of each is cheaper than one of the whole file system
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+
+
+class Gone(Exception):
+    """A draft vanished before its rename: somebody outside the protocol took it."""
+
+
+@dataclass(slots=True)
+class Draft:
+    """A file in tmp that this process writes; its lock says that we live."""
+
+    job: Job
+    name: Name
+    path: str
+    fd: int
+
+
+class Enqueue:
+    """The producers' side of one queue. Any thread may call; nothing is locked around a write or an fsync."""
+
+    def __init__(self, disk: Disk, queue: QueueDir, clock: Clock, *, ring: Callable[[], None]) -> None:
+        self._disk = disk
+        self._queue = queue
+        self._clock = clock
+        self._ring = ring
+        self._limits = Limits(disk, queue, clock)
+
+    def put(self, jobs: Sequence[Job], done: list[str]) -> None:
+        """Stores jobs in order, up to the first that is refused; ids that are safely queued join `done`.
+
+        Raises the EnqueueErrors.
+        """
+        at = 0
+        while at < len(jobs):
+            self._check_size(jobs[at], done)
+            if jobs[at].chosen_id:
+                self._put_chosen(jobs[at], done)
+                at += 1
+                continue
+            end = at + 1
+            while end < len(jobs) and end - at < CHUNK and not jobs[end].chosen_id and self._fits(jobs[end]):
+                end += 1
+            at += self._put_chunk(jobs[at:end], done)
+
+    def _fits(self, job: Job) -> bool:
+        return len(job.payload) <= self._queue.options.max_payload_bytes
+
+    def _check_size(self, job: Job, done: Sequence[str]) -> None:
+        if not self._fits(job):
+            most = self._queue.options.max_payload_bytes
+            raise PayloadTooLarge(
+                f"queue {self._queue.name!r} takes payloads of {most} bytes, that of job {job.id!r} has "
+                f"{len(job.payload)}: enqueue a reference to it, or raise max_payload_bytes",
+                enqueued=done,
+            )
+
+    def _put_chunk(self, jobs: Sequence[Job], done: list[str]) -> int:
+        """Stores as many of the jobs as descriptors allow, at least one; how many."""
+        drafts: list[Draft] = []
+        try:
+            try:
+                files = [frame.encode(job) for job in jobs]
+                count_again = self._limits.admit(len(jobs), sum(map(len, files)))
+                self._write_some(jobs, files, drafts)
+                self._make_durable(drafts)
+            except QueueFull as error:
+                raise QueueFull(str(error), enqueued=done) from None
+            except (OSError, ValueError) as error:
+                self._not_queued(drafts, jobs[0], error, done)
+            self._publish(drafts, done)
+            if count_again:
+                self._take_back_excess(drafts, done)
+        finally:
+            self._close(drafts)
+        self._ring()
+        return len(drafts)
+
+    def _put_chosen(self, job: Job, done: list[str]) -> None:
+        """One job under the lock of its id, from the look until after the rename."""
+        try:
+            with ids.locked(self._disk, ids.directory(self._queue, job.id)):
+                if ids.judge(self._disk, self._queue, job.id, self._recover) == "free":
+                    self._put_linked(job, done)
+                else:
+                    done.append(job.id)
+        except ids.IdBusy:
+            raise EnqueueFailed(f"the lock of job id {job.id!r} was held for {ids.WAIT:g} s", enqueued=done) from None
+        except OSError as error:
+            self._not_queued([], job, error, done)
+
+    def _put_linked(self, job: Job, done: list[str]) -> None:
+        drafts: list[Draft] = []
+        entry: str | None = None
+        try:
+            try:
+                data = frame.encode(job)
+                count_again = self._limits.admit(1, len(data))
+                self._write_some([job], [data], drafts)
+                wanted = ids.entry(self._queue, job.id)
+                if not self._disk.link(drafts[0].path, wanted):  # before the fsync, which commits it too
+                    raise OSError(errno.EEXIST, "another job took the id, though its lock was ours")
+                entry = wanted
+                self._make_durable(drafts)
+            except QueueFull as error:
+                raise QueueFull(str(error), enqueued=done) from None
+            except (OSError, ValueError) as error:
+                self._not_queued(drafts, job, error, done, entry=entry)
+            self._publish(drafts, done)
+            if count_again:
+                self._take_back_excess(drafts, done, entry=entry)
+        finally:
+            self._close(drafts)
+        self._ring()
+
+    def _recover(self, entry: str) -> ids.Recovery:
+        return recover(self._disk, self._clock, self._queue, entry, id_locked=True)
+
+    def _write_some(self, jobs: Sequence[Job], files: Sequence[bytes], drafts: list[Draft]) -> None:
+        for job, data in zip(jobs, files, strict=True):
+            try:
+                draft = self._create(job)
+            except OSError as error:
+                if error.errno in TOO_MANY_FILES and drafts:
+                    return  # a smaller chunk; the rest comes with the next
+                raise
+            drafts.append(draft)
+            self._disk.write_all(draft.fd, data)
+
+    def _create(self, job: Job) -> Draft:
+        """An empty locked file in tmp. Raises OSError."""
+        not_before = None if job.not_before is None else names.micros(job.not_before)
+        expires = None if job.ttl is None else names.micros(job.eligible_at + job.ttl)
+        while True:
+            name = Name(self._clock.stamp(), names.tails.next(), 0, 0, not_before, expires, job.chosen_id)
+            path = self._queue.path("tmp", name)
+            fd = flocks.keep(self._disk.calls.open(path, _CREATE | os.O_CLOEXEC, 0o600, dir_fd=self._disk.fd))
+            try:
+                # A recoverer that saw the file between open and flock takes it for a dead writer's and unlinks it.
+                if flocks.take(self._disk.calls, fd) and self._disk.calls.fstat(fd).st_nlink > 0:
+                    return Draft(job, name, path, fd)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._disk.unlink(path)
+                flocks.drop(self._disk.calls, fd)
+                raise
+            flocks.drop(self._disk.calls, fd)
+
+    def _make_durable(self, drafts: Sequence[Draft]) -> None:
+        if self._disk.power and HAS_SYNCFS and len(drafts) >= SYNCFS_FROM:
+            self._disk.calls.syncfs(self._disk.fd)
+            return
+        for draft in drafts:
+            self._disk.sync(draft.fd)
+
+    def _publish(self, drafts: Sequence[Draft], done: list[str]) -> None:
+        """Renames in order, each with a stamp made after the one before was in place: see `listing`."""
+        for at, draft in enumerate(drafts):
+            draft.name = draft.name._replace(stamp=self._clock.stamp())
+            target = self._queue.waiting(draft.name, self._clock.micros())
+            try:
+                self._place(draft.path, target)
+            except (OSError, Gone) as error:
+                self._give_up(drafts[at + 1 :])
+                raise EnqueueUncertain(
+                    f"job {draft.job.id!r} may or may not be queued on {self._queue.name!r}: {error}",
+                    job_id=draft.job.id,
+                    enqueued=done,
+                ) from error
+            draft.path = target
+            done.append(draft.job.id)
+
+    def _place(self, source: str, target: str) -> None:
+        """The common case is one call: the target is new, so it has no twin to look for. Raises OSError, Gone."""
+        try:
+            self._disk.rename(source, target)
+        except FileNotFoundError:  # a new bucket, mostly
+            if not self._disk.move(source, target):
+                raise Gone(f"{source} vanished before its rename") from None
+
+    def _give_up(self, drafts: Sequence[Draft]) -> None:
+        """Those behind an uncertain one: removed as well as can be, so that their silence means not queued."""
+        with contextlib.suppress(OSError):
+            self._remove(drafts)
+
+    def _take_back_excess(self, drafts: Sequence[Draft], done: list[str], *, entry: str | None = None) -> None:
+        """Over the limit after all: the last ones come back. One that is gone was claimed: that is success."""
+        try:
+            excess = self._limits.excess()
+        except OSError:
+            return  # they are queued, the count is not worth an error
+        taken = []
+        for draft in reversed(drafts[-excess:] if excess else ()):
+            try:
+                if self._disk.unlink(draft.path):
+                    taken.append(draft)
+                    if entry is not None:
+                        self._disk.unlink(entry)
+                    self._disk.sync_dir(os.path.dirname(draft.path))
+            except OSError as error:
+                self._forget(draft, done)
+                raise EnqueueUncertain(
+                    f"job {draft.job.id!r} is one too many for {self._queue.name!r} and cannot be taken back: {error}",
+                    job_id=draft.job.id,
+                    enqueued=done,
+                ) from error
+            self._forget(draft, done)
+        if taken:
+            limit = self._queue.options.max_length
+            raise QueueFull(f"queue {self._queue.name!r} is full, max_length is {limit}", enqueued=done)
+
+    @staticmethod
+    def _forget(draft: Draft, done: list[str]) -> None:
+        if draft.job.id in done:
+            done.remove(draft.job.id)
+
+    def _not_queued(
+        self, drafts: Sequence[Draft], job: Job, error: Exception, done: Sequence[str], *, entry: str | None = None
+    ) -> NoReturn:
+        """Before any rename. *Not queued* may be said only once the removal is durable, else they could come back."""
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        try:
+            self._remove(drafts, entry)
+        except OSError as again:
+            raise EnqueueUncertain(
+                f"job {job.id!r} may come back: {reason}, then its removal failed: {again.strerror}",
+                job_id=job.id,
+                enqueued=done,
+            ) from error
+        finally:
+            self._close(drafts)
+        message = f"job {job.id!r} was not queued on {self._queue.name!r}: {reason}"
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise QueueFull(message, enqueued=done) from error
+        raise EnqueueFailed(message, enqueued=done) from error
+
+    def _remove(self, drafts: Sequence[Draft], entry: str | None = None) -> None:
+        """Durably. The truncation lets recovery see an incomplete file where the unlink fails. Raises OSError."""
+        if not drafts:
+            return
+        for draft in drafts:
+            with contextlib.suppress(OSError):
+                self._disk.calls.ftruncate(draft.fd, 0)
+        for draft in drafts:
+            self._disk.unlink(draft.path)
+            if entry is not None:
+                self._disk.unlink(entry)
+        self._disk.sync_dir(f"{self._queue.base}/tmp")
+
+    def _close(self, drafts: Sequence[Draft]) -> None:
+        for draft in drafts:
+            if draft.fd >= 0:
+                flocks.drop(self._disk.calls, draft.fd)
+                draft.fd = -1

@@ -1,0 +1,109 @@
+"""What the file system under a root is known to keep, as far as this machine tells."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+# flock or rename do not hold between machines there, or only with options that nobody can see from here
+_FUSE = ("fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.rclone", "fuse.juicefs")
+NETWORK = frozenset(
+    ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs", "ocfs2", "gfs2", *_FUSE)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FileSystem:
+    """A file system as the mount table names it.
+
+    Attributes:
+        kind: type, such as `ext4`; empty where unknown.
+        mount_point: where it is mounted.
+        survives_power_cut: an acknowledged job survives one.
+        doubt: why not, or what else to know; empty = nothing. One line.
+    """
+
+    kind: str
+    mount_point: str
+    survives_power_cut: bool
+    doubt: str = ""
+
+    @property
+    def network(self) -> bool:
+        """It is shared over a network."""
+        return self.kind in NETWORK
+
+
+def probe(
+    root: Path, *, mountinfo: Path = Path("/proc/self/mountinfo"), ext4: Path = Path("/proc/fs/ext4")
+) -> FileSystem:
+    """Looks the root's file system up; never raises for what it cannot find."""
+    if not sys.platform.startswith("linux"):
+        return FileSystem(
+            "", "", False, f"{sys.platform} is for development: jobs survive a killed process, not a power cut"
+        )
+    kind, mount_point, device = _mount_of(root, mountinfo)
+    if kind in ("xfs", "btrfs"):
+        return FileSystem(kind, mount_point, True)
+    if kind == "ext4":
+        return _ext4(mount_point, ext4 / _kernel_name(root, device) / "options")
+    if kind in ("tmpfs", "ramfs"):
+        return FileSystem(
+            kind, mount_point, False, f"{kind} at {mount_point} is memory: jobs end with this machine's uptime"
+        )
+    what = f"{kind} at {mount_point}" if kind else "an unknown file system"
+    return FileSystem(
+        kind, mount_point, False, f"{what}: jobs survive a killed process; a power cut was never tested there"
+    )
+
+
+def _ext4(mount_point: str, options: Path) -> FileSystem:
+    try:
+        lines = options.read_text(encoding="utf-8", errors="replace").split()
+    except OSError:
+        return FileSystem(
+            "ext4", mount_point, False, f"ext4 at {mount_point}: {options} cannot be read, so nobody knows of a journal"
+        )
+    if not any(line.startswith("data=") for line in lines):
+        return FileSystem(
+            "ext4", mount_point, False, f"ext4 at {mount_point} has no journal: a power cut can lose acknowledged jobs"
+        )
+    if "fast_commit" in lines:
+        return FileSystem(
+            "ext4",
+            mount_point,
+            True,
+            f"ext4 at {mount_point} has fast_commit: e2fsck's replay of it can lose jobs; tune2fs -O ^fast_commit",
+        )
+    return FileSystem("ext4", mount_point, True)
+
+
+def _mount_of(root: Path, mountinfo: Path) -> tuple[str, str, str]:
+    """(type, mount point, source) of the longest mount above; st_dev would not find btrfs subvolumes."""
+    real = os.path.realpath(root)
+    best = ("", "", "")
+    try:
+        lines = mountinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return best
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        fields, rest = before.split(" "), after.split(" ")
+        if len(fields) < 5 or len(rest) < 2:
+            continue
+        point = fields[4].replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+        below = real == point or real.startswith(point.rstrip("/") + "/")
+        if below and len(point) >= len(best[1]):  # of two mounts on one path the later one is seen
+            best = (rest[0], point, rest[1])
+    return best
+
+
+def _kernel_name(root: Path, source: str) -> str:
+    """The block device's name in /proc/fs/ext4: `sda1`, `dm-0`; /dev/root and /dev/mapper names are resolved."""
+    device = os.stat(root).st_dev
+    try:
+        return Path(os.path.realpath(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}", strict=True)).name
+    except OSError:
+        return Path(os.path.realpath(source)).name

@@ -1,0 +1,181 @@
+"""Who is alive: the birth of an owner of claims, and its end.
+
+`claimed/<wid>/` holds what one process incarnation has claimed from one queue; whoever has the `flock` on
+`claimed/<wid>.lock` may touch it: the process itself while it lives, afterwards one rescuer. Never decide by pid.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass, field
+from urllib.parse import quote, unquote
+
+from framework.errors import EngineError
+from framework.spool import flocks, runs
+from framework.spool.disk import Disk
+from framework.spool.layout import QueueDir
+from framework.spool.names import Name
+
+_SUFFIX = "+"
+_LOCK = ".lock"
+
+
+@dataclass(eq=False, slots=True)
+class Owner:
+    """A directory of claims whose lock this process holds.
+
+    Attributes:
+        queue: from which they were claimed.
+        wid: name of the incarnation that claimed them.
+        fd: the lock file, locked.
+        ward: they are a dead owner's, this process settles them.
+        held: entries that are leases now.
+        started: runs in the lock file, by stem and delivery.
+    """
+
+    queue: QueueDir
+    wid: str
+    fd: int
+    ward: bool = False
+    held: dict[str, Held] = field(default_factory=dict)
+    started: dict[tuple[str, int], runs.Started] = field(default_factory=dict)
+
+    @property
+    def base(self) -> str:
+        """The directory of the claims."""
+        return f"{self.queue.base}/claimed/{self.wid}"
+
+    @property
+    def lock(self) -> str:
+        """The lock file."""
+        return self.base + _LOCK
+
+
+@dataclass(eq=False, slots=True)
+class Held:
+    """A lease's token.
+
+    Attributes:
+        owner: in whose directory the file is.
+        name, entry: its name there, parsed and as text.
+        inode: of the file.
+        slots_at: where its history begins.
+        settled: somebody has settled it, or it was lost.
+        forgiven: settled by a call that failed for others, so that a repetition of the call passes.
+    """
+
+    owner: Owner
+    name: Name
+    entry: str
+    inode: int = 0
+    slots_at: int = 0
+    settled: bool = False
+    forgiven: bool = False
+
+    @property
+    def path(self) -> str:
+        """The job's file, relative to the root."""
+        return f"{self.owner.base}/{self.entry}"
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What names this run in the lock file."""
+        return self.name.stem, self.name.delivery
+
+    def done(self) -> None:
+        """It is no lease any more."""
+        self.settled = True
+        self.owner.held.pop(self.entry, None)
+        self.owner.started.pop(self.key, None)
+
+
+def wid_of(incarnation: str, number: int = 0) -> str:
+    """A file name for an incarnation; a number tells the second and further ones apart."""
+    text = quote(incarnation, safe="").replace(".", "%2E")
+    if not 0 < len(text) <= 150:
+        raise EngineError(f"incarnation {incarnation[:60]!r} is empty or too long: give it 1 to 50 characters")
+    return f"{text}{_SUFFIX}{number}" if number else text
+
+
+def incarnation_of(wid: str) -> str:
+    """The incarnation behind a wid."""
+    return unquote(wid.partition(_SUFFIX)[0])
+
+
+def birth(disk: Disk, queue: QueueDir, incarnation: str, *, boot: str, now: float, lives: int = 0) -> Owner:
+    """A new owner, under a wid that was never used. Raises OSError, EngineError.
+
+    Args:
+        boot: id of this boot. now: seconds since the epoch.
+        lives: how many this process had on this queue already.
+    """
+    for number in range(lives, lives + 1000):
+        owner = _born_as(disk, queue, wid_of(incarnation, number), boot=boot, now=now)
+        if owner is not None:
+            return owner
+    raise EngineError(
+        f"incarnation {incarnation!r} was born 1000 times on {queue.name!r}: a new process needs a new one"
+    )
+
+
+def _born_as(disk: Disk, queue: QueueDir, wid: str, *, boot: str, now: float) -> Owner | None:
+    """Lock first, name second, directory last; None: the wid is taken.
+
+    Any other order lets a rescuer see a lock that nobody holds, or a directory that has none, of a living worker.
+    """
+    draft = f"{queue.base}/claimed/.{wid}{_LOCK}"
+    try:
+        fd = flocks.keep(disk.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW))
+    except FileExistsError:
+        return None
+    owner = Owner(queue, wid, fd)
+    try:
+        if not flocks.take(disk.calls, fd):  # a rescuer was faster; it unlinks the draft
+            flocks.drop(disk.calls, fd)
+            return None
+        rows = max(runs.LEAST_ROWS, queue.options.concurrency)
+        disk.calls.fallocate(fd, 0, runs.offset(rows))
+        disk.calls.pwrite(fd, runs.head(boot, now), 0)
+        if _name_it(disk, owner, draft):
+            return owner
+    except BaseException:
+        _stillborn(disk, fd, draft)
+        raise
+    _stillborn(disk, fd, draft)
+    return None
+
+
+def _name_it(disk: Disk, owner: Owner, draft: str) -> bool:
+    """`link`, not `rename`: it never replaces the lock of somebody who has that wid already."""
+    if disk.calls.fstat(owner.fd).st_nlink == 0 or disk.stat(owner.base) is not None:
+        return False
+    if not disk.link(draft, owner.lock):
+        return False
+    disk.unlink(draft)
+    if disk.mkdir(owner.base):
+        return True
+    disk.unlink(owner.lock)  # the directory of a lost lock appeared: the next rescuer takes it
+    return False
+
+
+def _stillborn(disk: Disk, fd: int, draft: str) -> None:
+    with contextlib.suppress(OSError):  # a rescuer finds and unlinks it: nobody holds its lock
+        disk.unlink(draft)
+    flocks.drop(disk.calls, fd)
+
+
+def write_run(disk: Disk, owner: Owner, started: runs.Started) -> None:
+    """Puts a run record into its row of the lock file. Raises OSError."""
+    disk.calls.pwrite(owner.fd, runs.encode(started), runs.offset(started.run.row))
+    owner.started[started.stem, started.run.delivery] = started
+
+
+def end(disk: Disk, owner: Owner) -> None:
+    """Lets go: directory, then lock; with claims left in it both stay, for a rescuer. Raises OSError."""
+    try:
+        if disk.rmdir(owner.base):
+            disk.unlink(owner.lock)
+    finally:
+        flocks.drop(disk.calls, owner.fd)
+        owner.fd = -1

@@ -1,0 +1,149 @@
+"""The runnable jobs of a queue in order, from listings that are kept.
+
+`readdir` returns names in no order and is no snapshot: a name added meanwhile may appear without one added before it.
+So only names stamped before the listing began are consumed: a producer stamps a job after its last one is in place.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+
+from framework.spool import names
+from framework.spool.clock import Clock
+from framework.spool.disk import Disk
+from framework.spool.layout import QueueDir
+
+ENOUGH = 4096  # names; further buckets are listed when these are used up
+LEAST_AGE = 0.05  # seconds; a listing that is not used up is renewed after 20 times what it took, at least this
+# The kernel stamps directories with a clock that stands still for up to 10 ms: a change just after the listing may not
+# show. A listing younger than this, compared with its directory, is not trusted to stay true.
+RACY = 50_000_000  # nanoseconds
+
+
+class Buckets:
+    """Names in the buckets of ready/ or the minutes of delayed/, each listed again only when it has changed.
+
+    Args:
+        base: the directory above the buckets. pattern: of a bucket's name.
+    """
+
+    def __init__(self, disk: Disk, base: str, pattern: re.Pattern[str] = names.BUCKET) -> None:
+        self._disk = disk
+        self._base = base
+        self._pattern = pattern
+        self._kept: dict[str, tuple[int, list[str]]] = {}
+
+    def all(self) -> list[str]:
+        """The buckets that exist, oldest first. Raises OSError."""
+        found = sorted(b for b in self._disk.listdir(self._base) if self._pattern.fullmatch(b))
+        for gone in self._kept.keys() - set(found):
+            del self._kept[gone]
+        return found
+
+    def names(self, bucket: str) -> list[str]:
+        """Sorted, foreign names included; the same list object as long as nothing changed. Raises OSError."""
+        path = f"{self._base}/{bucket}"
+        looked_at = time.time_ns()
+        found = self._disk.stat(path)
+        if found is None:
+            return []
+        kept = self._kept.get(bucket)
+        if kept is not None and kept[0] == found.st_mtime_ns:
+            return kept[1]
+        entries = sorted(self._disk.listdir(path))
+        if found.st_mtime_ns + RACY < looked_at:
+            self._kept[bucket] = (found.st_mtime_ns, entries)
+        else:
+            self._kept.pop(bucket, None)
+        return entries
+
+
+class Listing:
+    """Hands out entries of ready/ in order. One thread takes, any thread puts back."""
+
+    def __init__(self, disk: Disk, queue: QueueDir, clock: Clock) -> None:
+        self._disk = disk
+        self._base = f"{queue.base}/ready"
+        self._clock = clock
+        self._buckets = Buckets(disk, self._base)
+        self._names: list[str] = []
+        self._at = 0
+        self._due = 0.0
+        self._returned: list[str] = []
+        self._foreign: set[str] = set()
+        self._lock = threading.Lock()
+
+    def path(self, entry: str) -> str:
+        """Where an entry stands, relative to the root."""
+        return f"{self._base}/{entry[: names.BUCKET_DIGITS]}/{entry}"
+
+    def __len__(self) -> int:
+        """Names that are left, as far as is known."""
+        return len(self._names) - self._at + len(self._returned)
+
+    def take(self) -> str | None:
+        """The next entry; None: there is none. It may be gone already. Raises OSError."""
+        if self._returned:
+            self._merge()
+        if self._at >= len(self._names) or time.monotonic() >= self._due:
+            self._refresh()
+            if not self._names:
+                return None
+        self._at += 1
+        return self._names[self._at - 1]
+
+    def hide(self, entry: str) -> None:
+        """It is nobody's job: never hand it out again."""
+        self._foreign.add(entry)
+
+    def put_back(self, entry: str) -> None:
+        """A released entry comes first again in this process."""
+        with self._lock:
+            self._returned.append(entry)
+
+    def skip_gone(self) -> None:
+        """After two misses: others consume in the same order, so what is gone is a run from here; find its end.
+
+        Galloping costs a few `stat`s instead of a failed rename each, and passes no job by. Raises OSError.
+        """
+        low, step = self._at, 1
+        high = low
+        while high < len(self._names) and not self._exists(high):
+            low, high, step = high + 1, high + step, step * 2
+        high = min(high, len(self._names))
+        while low < high:
+            middle = (low + high) // 2
+            if self._exists(middle):
+                high = middle
+            else:
+                low = middle + 1
+        self._at = low
+
+    def _exists(self, index: int) -> bool:
+        return self._disk.stat(self.path(self._names[index])) is not None
+
+    def _merge(self) -> None:
+        with self._lock:
+            returned, self._returned = sorted(self._returned), []
+        self._names = returned + self._names[self._at :]
+        self._at = 0
+
+    def _refresh(self) -> None:
+        with self._lock:
+            self._returned.clear()  # what was put back is on disk, the listing will find it
+        began = self._clock.text()
+        start = time.monotonic()
+        found: list[str] = []  # a copy: the kept lists must not change
+        for bucket in self._buckets.all():
+            found += self._buckets.names(bucket)
+            if len(found) >= ENOUGH:
+                break
+        while found and found[-1][: len(began)] >= began:
+            found.pop()
+        if self._foreign:
+            found = [entry for entry in found if entry not in self._foreign]
+        self._names, self._at = found, 0
+        now = time.monotonic()
+        self._due = now + max(LEAST_AGE, 20 * (now - start))

@@ -1,0 +1,126 @@
+"""The name of a job's file. It is all that a listing knows: order, counts, when it is due, when it expires.
+
+`<stamp>.<producer>.<counter>.<random>,<attempt>.<delivery>[,n<not before>][,x<expires>][,i]`
+
+stamp: 20 digits, nanoseconds; producer, counter, random: hexadecimal; not before and expires: microseconds since the
+epoch; `i`: the caller chose the id. A name that does not fit the pattern belongs to somebody else: never touched.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from typing import NamedTuple
+
+from framework.spool import flocks
+
+MAX_TIME = 10**18 - 1  # microseconds: 18 digits, some 31,000 years
+BUCKET_DIGITS = 10  # of the stamp: a bucket spans ten seconds
+
+_COUNT = r"(0|[1-9]\d{0,8})"
+_PATTERN = re.compile(
+    rf"(\d{{20}})\.([0-9a-f]{{8}}\.[0-9a-f]{{1,16}}\.[0-9a-f]{{12}}),{_COUNT}\.{_COUNT}"
+    r"(?:,n(0|[1-9]\d{0,17}))?(?:,x(0|[1-9]\d{0,17}))?(,i)?",
+    re.ASCII,
+)
+BUCKET = re.compile(rf"\d{{{BUCKET_DIGITS}}}", re.ASCII)
+MINUTE = re.compile(r"\d{11}", re.ASCII)
+
+
+class Name(NamedTuple):
+    """A parsed file name.
+
+    Attributes:
+        stamp: 20 digits; names sort by it.
+        tail: producer, counter and random bits; with the stamp it is the same through a job's life until a replay.
+        attempt: runs charged to the job.
+        delivery: claims so far, never reset.
+        not_before: microseconds since the epoch; kept after it has passed, wait and ttl count from it.
+        expires: microseconds since the epoch.
+        chosen: the caller chose the id.
+    """
+
+    stamp: str
+    tail: str
+    attempt: int = 0
+    delivery: int = 0
+    not_before: int | None = None
+    expires: int | None = None
+    chosen: bool = False
+
+    @property
+    def stem(self) -> str:
+        """What names the job in a run record."""
+        return f"{self.stamp}.{self.tail}"
+
+    @property
+    def bucket(self) -> str:
+        """The directory in ready/."""
+        return self.stamp[:BUCKET_DIGITS]
+
+    @property
+    def minute(self) -> str:
+        """The directory in delayed/."""
+        return minute_of(self.not_before or 0)
+
+    def __str__(self) -> str:
+        text = f"{self.stamp}.{self.tail},{self.attempt}.{self.delivery}"
+        if self.not_before is not None:
+            text += f",n{self.not_before}"
+        if self.expires is not None:
+            text += f",x{self.expires}"
+        return text + ",i" if self.chosen else text
+
+
+def parse(text: str) -> Name | None:
+    """The name, or None: not ours."""
+    match = _PATTERN.fullmatch(text)
+    if match is None:
+        return None
+    stamp, tail, attempt, delivery, not_before, expires, chosen = match.groups()
+    return Name(
+        stamp,
+        tail,
+        int(attempt),
+        int(delivery),
+        None if not_before is None else int(not_before),
+        None if expires is None else int(expires),
+        chosen is not None,
+    )
+
+
+def micros(seconds: float) -> int:
+    """Seconds since the epoch as the microseconds of a name; what does not fit becomes the nearest that does."""
+    if seconds >= MAX_TIME / 1e6:
+        return MAX_TIME
+    return max(0, round(seconds * 1e6))
+
+
+def minute_of(when: int) -> str:
+    """The directory in delayed/ of a moment in microseconds since the epoch."""
+    return f"{when // 60_000_000:011d}"
+
+
+class Tails:
+    """Makes the part of a name that tells producers apart; one per process, another after a fork."""
+
+    def __init__(self) -> None:
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """Another producer from here on."""
+        self._producer = os.urandom(4).hex()
+        self._counter = 0
+        self._lock = threading.Lock()  # a fork may have caught the old one locked
+
+    def next(self) -> str:
+        """A tail that nobody else has."""
+        with self._lock:
+            self._counter += 1
+            counter = self._counter
+        return f"{self._producer}.{counter:x}.{os.urandom(6).hex()}"
+
+
+tails = Tails()
+flocks.in_child(tails)

@@ -1,0 +1,124 @@
+"""What one queue consists of in one process, put together."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+from collections import Counter
+
+from framework.spool import life
+from framework.spool.census import Census
+from framework.spool.claim import Claim, Reader
+from framework.spool.clock import Clock, boot_id
+from framework.spool.disk import Disk
+from framework.spool.doorbell import Doorbell
+from framework.spool.enqueue import Enqueue
+from framework.spool.layout import QueueDir
+from framework.spool.life import Owner
+from framework.spool.listing import Listing
+from framework.spool.maintain import Maintain
+from framework.spool.rescue import Rescue
+from framework.spool.ripen import Ripen
+from framework.spool.settle import Settle
+
+POLL = (0.35, 0.65)  # seconds between two looks of one who waits: the bell is never the truth
+
+
+class Parts:
+    """One queue. The owner of claims is born at the first claim: a producer or a person who looks has none."""
+
+    def __init__(
+        self, disk: Disk, queue: QueueDir, clock: Clock, *, incarnation: str, settle: Settle, counts: Counter[str]
+    ) -> None:
+        self.queue = queue
+        self.settle = settle
+        self._disk = disk
+        self._clock = clock
+        self._incarnation = incarnation
+        self._owner: Owner | None = None
+        self._lives = 0
+        self._birth = threading.Lock()
+        reader = Reader(disk, counts)
+        self.doorbell = Doorbell(disk, queue)
+        self.listing = Listing(disk, queue, clock)
+        self.census = Census(disk, queue)
+        self.enqueue = Enqueue(disk, queue, clock, ring=self.doorbell.ring)
+        self.ripen = Ripen(disk, queue, clock, ring=self.doorbell.ring)
+        self.rescue = Rescue(disk, queue, clock, reader)
+        self.claim = Claim(
+            disk,
+            queue,
+            clock,
+            listing=self.listing,
+            reader=reader,
+            settle=settle,
+            owner=self.owner,
+            reborn=self.reborn,
+            counts=counts,
+        )
+        self.maintain = Maintain(
+            disk,
+            queue,
+            clock,
+            ripen=self.ripen,
+            census=self.census,
+            claim=self.claim,
+            ring=self.doorbell.ring,
+            counts=counts,
+        )
+
+    @property
+    def wid(self) -> str | None:
+        """Of this process on this queue; None: nothing was ever claimed."""
+        return self._owner.wid if self._owner is not None else None
+
+    def owner(self) -> Owner:
+        """This process's, born when needed. Raises OSError."""
+        with self._birth:  # maintenance may expire something while a claim waits in another thread
+            return self._owner or self._born()
+
+    def _born(self) -> Owner:
+        if self._owner is None:
+            self._owner = life.birth(
+                self._disk,
+                self.queue,
+                self._incarnation,
+                boot=boot_id(),
+                now=self._clock.wall(),
+                lives=self._lives,
+            )
+            self._lives += 1
+        return self._owner
+
+    def reborn(self) -> None:
+        """Our directory is gone: whatever we held is somebody else's. A new life begins with the next claim."""
+        if self._owner is not None:
+            for held in list(self._owner.held.values()):
+                held.done()
+            life.end(self._disk, self._owner)
+            self._owner = None
+
+    def patience(self) -> float:
+        """Seconds until it is worth looking again without having been called."""
+        return min(random.uniform(*POLL), max(0.001, self.ripen.seconds_left()))
+
+    def close(self) -> None:
+        """Releases what has not started; the rest stays for a rescuer. Raises OSError."""
+        try:
+            if self._owner is not None:
+                for held in list(self._owner.held.values()):
+                    if held.key not in self._owner.started:
+                        with contextlib.suppress(OSError):
+                            self.settle.release(held, 0)
+                life.end(self._disk, self._owner)
+                self._owner = None
+        finally:
+            self.rescue.forget()
+            self.doorbell.close()
+
+    def forget(self) -> None:
+        """In a forked child: owner and wards are the parent's, their descriptors are closed already."""
+        self._birth = threading.Lock()
+        self._owner = None
+        self.rescue.wards.clear()

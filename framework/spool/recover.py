@@ -1,0 +1,88 @@
+"""What a dead producer left in tmp: a whole job is promoted, anything less is removed.
+
+A producer holds the `flock` on the file that it writes, so the file is its own proof of life.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from framework.spool import flocks, frame, ids, names
+from framework.spool.clock import Clock
+from framework.spool.disk import Disk
+from framework.spool.ids import Recovery
+from framework.spool.layout import QueueDir
+
+
+def recover(disk: Disk, clock: Clock, queue: QueueDir, entry: str, *, id_locked: bool = False) -> Recovery:
+    """Settles one file in tmp. Raises OSError.
+
+    Args:
+        id_locked: the caller holds the lock of the id in this file.
+    """
+    name = names.parse(entry)
+    if name is None:
+        return "gone"
+    path = queue.path("tmp", entry)
+    try:
+        fd = flocks.keep(disk.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK))
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
+            return "gone"
+        raise
+    try:
+        if not flocks.take(disk.calls, fd):
+            return "busy"
+        found, here = disk.calls.fstat(fd), disk.stat(path)
+        if here is None or here.st_ino != found.st_ino or not stat.S_ISREG(found.st_mode):
+            return "gone"  # the writer has renamed it since the listing, or somebody else has recovered it
+        job_id = _whole(disk, fd, found.st_size)
+        if job_id is None:
+            disk.unlink(path)
+            return "gone"
+        disk.sync(fd)  # its writer may not have come to that; a duplicate of its id is told yes on the strength of this
+        return _promote(disk, clock, queue, path, name, job_id, found.st_ino, id_locked)
+    finally:
+        flocks.drop(disk.calls, fd)
+        disk.reserve()
+
+
+def _whole(disk: Disk, fd: int, size: int) -> str | None:
+    """The id in a complete file; None: it is incomplete."""
+    try:
+        return frame.read(lambda length, offset: disk.calls.pread(fd, length, offset), size)[1].id
+    except frame.Damaged:
+        return None
+
+
+def _promote(
+    disk: Disk, clock: Clock, queue: QueueDir, path: str, name: names.Name, job_id: str, inode: int, id_locked: bool
+) -> Recovery:
+    target = queue.waiting(name, clock.micros())
+    if not name.chosen or id_locked:
+        return "promoted" if disk.move(path, target) else "gone"
+    try:
+        with ids.locked(disk, ids.directory(queue, job_id), wait=0.05):
+            if _linked(disk, path, ids.entry(queue, job_id), inode):
+                return "promoted" if disk.move(path, target) else "gone"
+            disk.unlink(path)  # another job has the id: this one was never acknowledged
+            return "gone"
+    except ids.IdBusy:
+        return "busy"
+
+
+def _linked(disk: Disk, path: str, entry: str, inode: int) -> bool:
+    """Whether the id is this file's; killed between write and link, its producer left it to us to link."""
+    for _ in range(3):
+        found = disk.stat(entry)
+        if found is None:
+            disk.link(path, entry)
+        elif found.st_ino == inode:
+            return True
+        elif found.st_nlink < 2:
+            disk.unlink(entry)
+        else:
+            return False
+    return False

@@ -1,0 +1,158 @@
+"""Claims of the dead: take the dead owner's lock, and settle out of its own directory.
+
+Nothing is moved first and delivery stays, so what its run records say still fits; and when the rescuer dies, the lock
+is free for the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from dataclasses import dataclass
+
+from framework.job import Lease, RunRecord
+from framework.spool import flocks, life, names, runs
+from framework.spool.claim import Reader
+from framework.spool.clock import Clock
+from framework.spool.disk import Disk
+from framework.spool.layout import QueueDir
+from framework.spool.life import Held, Owner
+from framework.spool.runs import Started
+
+_LOCK = ".lock"
+# After a power cut run records may be lost. A job that was claimed this much oftener than it was charged, and by
+# somebody who died, is charged: else one that kills its worker within a moment would go on for ever.
+MOST_UNCHARGED = 50
+# Gone, or something planted in its place: not ours to judge
+_NO_LOCK = (errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.ENXIO)
+_MOST_RECORDS = 1 << 24  # bytes of a lock file
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """A lease whose owner is dead; `started` is None where no attempt was being spent."""
+
+    lease: Lease
+    incarnation: str
+    started: Started | None
+
+
+class Rescue:
+    """The dead of one queue, as one process takes care of them. One thread at a time.
+
+    Attributes:
+        wards: dead owners whose locks this process holds, by wid.
+        error: what the last call could not do; it tries again in the next.
+    """
+
+    def __init__(self, disk: Disk, queue: QueueDir, clock: Clock, reader: Reader) -> None:
+        self._disk = disk
+        self._queue = queue
+        self._clock = clock
+        self._reader = reader
+        self._base = f"{queue.base}/claimed"
+        self.wards: dict[str, Owner] = {}
+        self.error: OSError | None = None
+
+    def __call__(self, own: str | None) -> list[Orphan]:
+        """Leases of the dead that nobody holds yet. Raises OSError.
+
+        Args:
+            own: wid of this process.
+        """
+        self.error = None
+        found = set(self._disk.listdir(self._base))
+        wids = {entry.removesuffix(_LOCK) for entry in found if not entry.startswith(".")} - {own}
+        for draft in sorted(entry for entry in found if entry.startswith(".") and entry.endswith(_LOCK)):
+            self._bury_stillborn(draft)
+        orphans: list[Orphan] = []
+        for wid in sorted(wids):
+            try:
+                ward = self.wards.get(wid) or self._take(wid, has_lock=wid + _LOCK in found)
+                if ward is not None:
+                    self._collect(ward, orphans)
+                    self.finish(ward)
+            except OSError as error:
+                self.error = error  # what is collected is held already and must reach the caller
+        return orphans
+
+    def finish(self, ward: Owner) -> None:
+        """When nothing is held any more: remove the directory, then the lock. Raises OSError."""
+        if ward.held or ward.fd < 0:
+            return
+        self.wards.pop(ward.wid, None)
+        life.end(self._disk, ward)
+
+    def forget(self) -> None:
+        """Lets all wards go; another rescuer takes what is left of them."""
+        for ward in list(self.wards.values()):
+            with contextlib.suppress(OSError):
+                flocks.drop(self._disk.calls, ward.fd)
+        self.wards.clear()
+
+    def _take(self, wid: str, *, has_lock: bool) -> Owner | None:
+        """A dead owner's lock; None: it is alive, or somebody else was faster."""
+        if not has_lock and not self._give_lock(wid):
+            return None
+        path = f"{self._base}/{wid}{_LOCK}"
+        try:
+            fd = flocks.keep(self._disk.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK))
+        except OSError as error:
+            if error.errno in _NO_LOCK:
+                return None
+            raise
+        try:
+            # Unlinked meanwhile: another rescuer has finished with it, and this file locks nothing any more.
+            if flocks.take(self._disk.calls, fd) and self._disk.calls.fstat(fd).st_nlink > 0:
+                data = self._disk.calls.pread(fd, _MOST_RECORDS, 0)
+                ward = Owner(self._queue, wid, fd, ward=True, started=runs.read_rows(data))
+                self.wards[wid] = ward
+                return ward
+        except OSError:
+            flocks.drop(self._disk.calls, fd)
+            raise
+        flocks.drop(self._disk.calls, fd)
+        self._disk.reserve()
+        return None
+
+    def _give_lock(self, wid: str) -> bool:
+        """A directory without a lock gets one. A newborn has its lock first, so the link fails for the living."""
+        found = self._disk.stat(f"{self._base}/{wid}")
+        if found is None or not stat.S_ISDIR(found.st_mode):
+            return False
+        draft = f"{self._base}/.{os.urandom(6).hex()}{_LOCK}"
+        self._disk.calls.close(self._disk.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+        try:
+            return self._disk.link(draft, f"{self._base}/{wid}{_LOCK}")
+        finally:
+            self._disk.unlink(draft)
+
+    def _bury_stillborn(self, draft: str) -> None:
+        """A lock whose owner died before it got its name: lock, then unlink."""
+        path = f"{self._base}/{draft}"
+        try:
+            with flocks.opened(self._disk.calls, path, os.O_RDWR | os.O_NOFOLLOW, dir_fd=self._disk.fd) as fd:
+                if flocks.take(self._disk.calls, fd):
+                    self._disk.unlink(path)
+        except OSError as error:
+            if error.errno not in _NO_LOCK:
+                raise
+
+    def _collect(self, ward: Owner, orphans: list[Orphan]) -> None:
+        for entry in sorted(self._disk.listdir(ward.base)):
+            name = names.parse(entry)
+            if name is None or entry in ward.held:
+                continue
+            lease = self._reader.lease(ward, entry, name)
+            if lease is not None:
+                orphans.append(Orphan(lease, life.incarnation_of(ward.wid), self._started(ward, lease)))
+
+    def _started(self, ward: Owner, lease: Lease) -> Started | None:
+        held: Held = lease.token
+        started = ward.started.get(held.key)
+        if started is not None or lease.delivery - held.name.attempt <= MOST_UNCHARGED:
+            return started
+        run = RunRecord(row=0, delivery=lease.delivery, attempt=lease.attempt, started_at=self._clock.wall())
+        return Started(held.name.stem, run)

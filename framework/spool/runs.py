@@ -1,0 +1,109 @@
+"""The lock file of a worker: its life, and one run record per concurrency slot.
+
+A header of 256 bytes, then rows of 256 bytes, preallocated: writing one is a single `pwrite` inside a page.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from dataclasses import dataclass, replace
+
+from framework.job import RunRecord
+
+ROW = 256
+LEAST_ROWS = 15  # with the header one page
+
+_HEAD = struct.Struct("<8s36sId")
+_HEAD_MAGIC = b"WSPLIFE\x01"
+_CRC = struct.Struct("<I")
+# row, delivery, attempt, sampled, started at, delay, trace id, span id, reported kind, length of stem, stem
+_ROW = struct.Struct("<IQI?3xdd16s8s16sI128s")
+_ROW_MAGIC = b"RUN1"
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A run that had begun.
+
+    Attributes:
+        stem: of the job's file name.
+        run: what the worker wrote.
+        outcome: kind that telemetry has already, as text; empty = none.
+        delay: seconds, of that outcome.
+    """
+
+    stem: str
+    run: RunRecord
+    outcome: str = ""
+    delay: float = 0.0
+
+    def with_outcome(self, kind: str, delay: float) -> Started:
+        """The same run, reported."""
+        return replace(self, outcome=kind, delay=delay)
+
+
+def head(boot: str, started_at: float) -> bytes:
+    """The header of a lock file."""
+    return _HEAD.pack(_HEAD_MAGIC, boot.encode("ascii", "replace")[:36], os.getpid(), started_at).ljust(ROW, b"\0")
+
+
+def offset(row: int) -> int:
+    """Where a row stands in the lock file."""
+    return ROW * (1 + row)
+
+
+def encode(started: Started) -> bytes:
+    """A run record, 256 bytes."""
+    run = started.run
+    stem = started.stem.encode("ascii")
+    body = _ROW.pack(
+        run.row,
+        run.delivery,
+        run.attempt,
+        run.sampled,
+        run.started_at,
+        started.delay,
+        _binary(run.trace_id, 16),
+        _binary(run.span_id, 8),
+        started.outcome.encode("ascii"),
+        len(stem),
+        stem,
+    )
+    return (_ROW_MAGIC + _CRC.pack(zlib.crc32(body)) + body).ljust(ROW, b"\0")
+
+
+def decode(data: bytes) -> Started | None:
+    """The record in 256 bytes; None: empty or torn."""
+    body = data[8 : 8 + _ROW.size]
+    if not data.startswith(_ROW_MAGIC) or len(body) < _ROW.size or _CRC.unpack_from(data, 4)[0] != zlib.crc32(body):
+        return None
+    row, delivery, attempt, sampled, started_at, delay, trace, span, kind, length, stem = _ROW.unpack(body)
+    run = RunRecord(
+        row=row,
+        delivery=delivery,
+        attempt=attempt,
+        started_at=started_at,
+        trace_id=_text(trace),
+        span_id=_text(span),
+        sampled=sampled,
+    )
+    return Started(stem[:length].decode("ascii"), run, kind.rstrip(b"\0").decode("ascii"), delay)
+
+
+def read_rows(data: bytes) -> dict[tuple[str, int], Started]:
+    """All runs in the bytes of a lock file, by stem and delivery."""
+    found = (decode(data[at : at + ROW]) for at in range(ROW, len(data), ROW))
+    return {(s.stem, s.run.delivery): s for s in found if s is not None}
+
+
+def _binary(digits: str, size: int) -> bytes:
+    try:
+        return bytes.fromhex(digits)[:size].rjust(size, b"\0")
+    except ValueError:
+        return bytes(size)
+
+
+def _text(value: bytes) -> str:
+    return value.hex() if any(value) else ""

@@ -1,0 +1,145 @@
+"""Ending a claim: ack, retry, bury, rest, release, expire. Each is one rename or unlink out of claimed/.
+
+A verb that fails leaves the lease as it was: the file has not moved, so the verb may be repeated. Nothing but bury
+calls fsync: a power cut may undo a settling, and the job runs again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+
+from framework.job import Failure
+from framework.spool import frame, ids
+from framework.spool.clock import Clock
+from framework.spool.disk import Disk
+from framework.spool.layout import QueueDir
+from framework.spool.life import Held
+from framework.spool.names import Name, micros
+
+
+class Settle:
+    """The settling verbs. Each returns False where the claim was lost. Raises OSError."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        clock: Clock,
+        *,
+        queue: Callable[[str], QueueDir],
+        ring: Callable[[str], None],
+        put_back: Callable[[str, str], None],
+        counts: Counter[str],
+    ) -> None:
+        self._disk = disk
+        self._clock = clock
+        self._queue = queue
+        self._ring = ring
+        self._put_back = put_back
+        self._counts = counts
+
+    def ack(self, held: Held, home: str, job_id: str) -> bool:
+        """Deletes the job."""
+        if held.name.chosen:
+            found = ids.unlink(self._disk, held.path, self._queue(home), job_id, held.inode)
+        else:
+            found = self._disk.unlink(held.path)
+        return self._end(held, found)
+
+    def retry(self, held: Held, delay: float, failure: Failure) -> bool:
+        """To delayed/ with one attempt more, after the record."""
+        if not self._record(held, failure, "retried", sync=False):
+            return self._end(held, False)
+        now = self._clock.micros()
+        due = now + micros(delay)
+        name = held.name._replace(attempt=held.name.attempt + 1, not_before=due)
+        return self._move(held, held.owner.queue, name, held.owner.queue.waiting(name, now))
+
+    def release(self, held: Held, delay: float) -> bool:
+        """Back to its bucket, attempt unchanged; with a delay to delayed/."""
+        queue, name, now = held.owner.queue, held.name, self._clock.micros()
+        if delay > 0:
+            name = name._replace(not_before=now + micros(delay))
+            return self._move(held, queue, name, queue.waiting(name, now))
+        done = self._move(held, queue, name, queue.ready(name))
+        if done:
+            self._put_back(queue.name, str(name))
+        return done
+
+    def bury(self, held: Held, failure: Failure, *, letter: bool) -> bool:
+        """To the dead-letter queue, else to the own dead/; the record is durable first."""
+        source = held.owner.queue
+        target = None if letter else source.options.dead_letter
+        if not self._record(held, failure, "dead_lettered", sync=True):
+            return self._end(held, False)
+        name = held.name._replace(
+            stamp=self._clock.stamp(), attempt=0, not_before=self._clock.micros(), expires=None
+        )  # a new stamp: letters are in the order of their deaths
+        if target is None:
+            path = source.path("dead", name)
+        else:
+            source = self._queue(target)
+            path = source.ready(name)
+        done = self._move(held, source, name, path)
+        if done:
+            self._sync_after(path)
+        return done
+
+    def rest(self, held: Held) -> bool:
+        """A handled letter to its queue's dead/, nothing else changes."""
+        return self._move(held, held.owner.queue, held.name, held.owner.queue.path("dead", held.entry), quiet=True)
+
+    def expire(self, held: Held) -> bool:
+        """A job past its ttl becomes a dead letter."""
+        self._counts["expired"] += 1
+        now = self._clock.wall()
+        failure = Failure(
+            attempt=held.name.attempt,
+            reason="expired",
+            message=f"its time to live ended {now - (held.name.expires or 0) / 1e6:.3f} s before it was claimed",
+            error_type="expired",
+            queue=held.owner.queue.name,
+            started_at=now,
+            ended_at=now,
+        )
+        return self.bury(held, failure, letter=False)
+
+    def record(self, held: Held, failure: Failure, outcome: str) -> bool:
+        """Stores a failure before its outcome is carried out; a rescuer finds it in the job's history."""
+        return self._record(held, failure, outcome, sync=False)
+
+    def _record(self, held: Held, failure: Failure, outcome: str, *, sync: bool) -> bool:
+        """Into a free slot or the oldest; never twice for a delivery, so that a repetition is safe."""
+        try:
+            with self._disk.opened(held.path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
+                delivery = held.name.delivery
+                kept = frame.records(self._disk.calls.pread(fd, frame.SLOTS * frame.SLOT, held.slots_at))
+                if not any(r.delivery == delivery for r in kept):
+                    sequence = kept[-1].sequence + 1 if kept else 0
+                    slot = frame.encode_record(sequence, delivery, failure, outcome)
+                    self._disk.calls.pwrite(fd, slot, held.slots_at + frame.place(sequence))
+                if sync:
+                    self._disk.sync(fd)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _move(self, held: Held, queue: QueueDir, name: Name, target: str, *, quiet: bool = False) -> bool:
+        found = self._disk.move(held.path, target)
+        if found and not quiet and target == queue.ready(name):
+            self._ring(queue.name)
+        return self._end(held, found)
+
+    def _sync_after(self, path: str) -> None:
+        try:
+            self._disk.sync_dir(os.path.dirname(path))
+        except OSError:
+            # It has moved, and its record is durable: a power cut can only bring the claim back, never lose the job.
+            self._counts["unsynced"] += 1
+
+    def _end(self, held: Held, found: bool) -> bool:
+        held.done()
+        if not found:
+            self._counts["lost"] += 1
+        return found

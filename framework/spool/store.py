@@ -1,0 +1,376 @@
+"""The spool as one object: the parts of each queue, and errors in the framework's words."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from framework.errors import EngineError, EngineUnavailable, EnqueueFailed, LeaseLost
+from framework.job import Failure, Job, Lease, RunRecord
+from framework.queues import QueueOptions
+from framework.spool import clock, filesystem, flocks, layout, life
+from framework.spool.browse import Browse
+from framework.spool.calls import Calls
+from framework.spool.disk import Disk
+from framework.spool.doorbell import Waker
+from framework.spool.layout import QueueDir
+from framework.spool.life import Held
+from framework.spool.parts import Parts
+from framework.spool.rescue import Orphan
+from framework.spool.runs import Started
+from framework.spool.settle import Settle
+
+LONGEST_WAIT = 1.0  # seconds, as the port says
+
+
+class Spool:
+    """A root directory with queues. Verbs are those of `framework.broker.Broker`.
+
+    Args:
+        root: directory; made by `open` when it is missing.
+        incarnation: names this process's life; never reused.
+        power: fsync what is enqueued.
+        network_file_system: insist on one, though locks and renames may not hold there.
+        calls: the seam for tests.
+
+    Attributes:
+        counts: what happened: `lost`, `missed`, `bad`, `expired`, `stranded`, `recovered`, `unsynced`, ...
+        warnings: what the file system cannot keep, one line each; after `open`.
+        survives_power_cut: an acknowledged job does; after `open`.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        incarnation: str,
+        power: bool = True,
+        network_file_system: bool = False,
+        calls: Calls | None = None,
+    ) -> None:
+        life.wid_of(incarnation)  # refuses what cannot be one
+        self.root = root.absolute()
+        self.incarnation = incarnation
+        self.counts: Counter[str] = Counter()
+        self.warnings: list[str] = []
+        self.survives_power_cut = False
+        self._power = power
+        self._network = network_file_system
+        self._calls = calls or Calls()
+        self._waker = Waker()
+        self._disk: Disk | None = None
+        self._clock: clock.Clock | None = None
+        self._parts: dict[str, Parts] = {}
+        flocks.in_child(self)
+
+    # --- opening and closing -----------------------------------------------------------------------------------
+
+    def open(self, queues: Sequence[QueueOptions]) -> None:
+        """Makes what is missing, durably, and checks the place. Idempotent. Raises EngineError."""
+        first = self._disk is None
+        try:
+            if first:
+                self._open_root()
+                self._waker.open()
+            for options in (*queues, *self._undeclared(queues)):
+                self._open_queue(options)
+        except (OSError, EngineError) as error:
+            if first:
+                self._let_go()
+            if isinstance(error, OSError):
+                raise layout.unfit(self.root, error) from error
+            raise
+
+    def close(self) -> None:
+        """Releases what is held and not started, and lets go. Idempotent."""
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._waker.close()
+        for parts in self._parts.values():
+            with contextlib.suppress(OSError):
+                parts.close()
+        self._parts.clear()
+        if self._disk is not None:
+            self._disk.close()
+        self._disk = self._clock = None
+
+    def after_fork(self) -> None:
+        """In a forked child: the claims and wards are the parent's; the child may enqueue, or claim for itself."""
+        for parts in self._parts.values():
+            parts.forget()
+
+    def _open_root(self) -> None:
+        disk = layout.open_root(self.root, self._calls, power=self._power)
+        try:
+            found = filesystem.probe(self.root)
+            if found.network and not self._network:
+                raise EngineError(
+                    f"spool {self.root} is on {found.kind} at {found.mount_point}, where locks may not hold: "
+                    "use a local disk, or insist with network_file_system=True"
+                )
+            self._clock = clock.load(disk)
+        except BaseException:
+            disk.close()
+            raise
+        self._disk = disk
+        self.survives_power_cut = self._power and found.survives_power_cut
+        if found.doubt and self._power:
+            self.warnings.append(f"spool {self.root}: {found.doubt}")
+
+    def _undeclared(self, queues: Sequence[QueueOptions]) -> list[QueueOptions]:
+        """Dead-letter queues that nobody declared on this broker."""
+        known = {options.name for options in queues} | self._parts.keys()
+        wanted = {options.dead_letter for options in queues if options.dead_letter is not None}
+        return [QueueOptions(name, is_dead_letter=True) for name in sorted(wanted - known)]
+
+    def _open_queue(self, options: QueueOptions) -> None:
+        known = self._parts.get(options.name)
+        if known is not None:
+            known.queue.options = options
+            return
+        disk, here = self._opened()
+        queue = QueueDir(options)
+        layout.make_queue(disk, queue)
+        layout.check_one_device(self.root, disk, queue)
+        settle = Settle(
+            disk,
+            here,
+            queue=self._queue,
+            ring=lambda name: self._part(name).doorbell.ring(),
+            put_back=lambda name, entry: self._part(name).listing.put_back(entry),
+            counts=self.counts,
+        )
+        self._parts[options.name] = Parts(
+            disk, queue, here, incarnation=self.incarnation, settle=settle, counts=self.counts
+        )
+
+    def _opened(self) -> tuple[Disk, clock.Clock]:
+        if self._disk is None or self._clock is None:
+            raise EngineError(f"spool {self.root} is not open")
+        return self._disk, self._clock
+
+    def _part(self, queue: str) -> Parts:
+        self._opened()
+        try:
+            return self._parts[queue]
+        except KeyError:
+            known = ", ".join(sorted(self._parts)) or "none"
+            raise EngineError(f"queue {queue!r} is not declared on this broker; declared: {known}") from None
+
+    def _queue(self, name: str) -> QueueDir:
+        """Directories of a queue; of one that is not declared here too: a dead letter knows its home."""
+        parts = self._parts.get(name)
+        if parts is not None:
+            return parts.queue
+        disk, _ = self._opened()
+        queue = QueueDir(QueueOptions(name))
+        layout.make_queue(disk, queue)
+        return queue
+
+    # --- enqueue and claim ------------------------------------------------------------------------------------
+
+    def enqueue(self, jobs: Sequence[Job]) -> None:
+        """Durable on return, in order; or one of the EnqueueErrors. Thread-safe."""
+        done: list[str] = []
+        at = 0
+        while at < len(jobs):
+            queue, end = jobs[at].queue, at + 1
+            while end < len(jobs) and jobs[end].queue == queue:
+                end += 1
+            try:
+                part = self._part(queue)
+            except EngineError as error:
+                raise EnqueueFailed(str(error), enqueued=done) from None
+            part.enqueue.put(jobs[at:end], done)
+            at = end
+
+    def claim(self, queue: str, *, limit: int, wait: float) -> list[Lease]:
+        """Up to `limit` leases; waits for the first. Raises EngineUnavailable."""
+        part = self._part(queue)
+        deadline = time.monotonic() + min(wait, LONGEST_WAIT)
+        leases = self._claim_now(part, limit)
+        while not leases:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            woken, _ = part.doorbell.wait(self._waker, min(left, part.patience()))
+            leases = self._claim_now(part, limit)
+            if leases and len(part.listing):
+                part.doorbell.ring()  # the ring that was taken stood for others too: pass it on
+            if woken:
+                break
+        return leases
+
+    def _claim_now(self, part: Parts, limit: int) -> list[Lease]:
+        with self._unavailable(f"claiming from {part.queue.name!r}"):
+            part.ripen.soon()
+            leases = part.claim(limit)
+            if part.claim.error is not None and not leases:
+                raise part.claim.error
+        return leases
+
+    # --- runs -------------------------------------------------------------------------------------------------
+
+    def start(self, lease: Lease, run: RunRecord) -> None:
+        """An attempt is being spent from here on. Raises EngineUnavailable."""
+        held = self._held(lease)
+        if held.settled:
+            return
+        with self._unavailable(f"starting job {lease.job.id!r}"):
+            life.write_run(self._opened()[0], held.owner, Started(held.name.stem, run))
+
+    def reported(self, lease: Lease, kind: str, delay: float, failure: Failure | None) -> None:
+        """Telemetry has the outcome: its failure into the job's history, its kind into the run record.
+
+        Raises EngineUnavailable.
+        """
+        held = self._held(lease)
+        started = held.owner.started.get(held.key)
+        if held.settled or started is None:
+            return
+        with self._unavailable(f"reporting job {lease.job.id!r}"):
+            if failure is not None and not self._settle_of(lease).record(held, failure, kind):
+                return  # the claim is lost; there is nothing left to finish
+            life.write_run(self._opened()[0], held.owner, started.with_outcome(kind, delay))
+
+    # --- settling ---------------------------------------------------------------------------------------------
+
+    def ack(self, leases: Sequence[Lease]) -> None:
+        """Raises LeaseLost, EngineUnavailable; so do the others."""
+        self._each(leases, lambda lease, held: self._settle_of(lease).ack(held, lease.job.queue, lease.job.id))
+
+    def retry(self, lease: Lease, *, delay: float, failure: Failure) -> None:
+        """Attempt + 1 after `delay` seconds."""
+        self._each((lease,), lambda one, held: self._settle_of(one).retry(held, delay, failure))
+
+    def bury(self, lease: Lease, *, failure: Failure) -> None:
+        """To the dead-letter queue, or the own dead."""
+        self._each((lease,), lambda one, held: self._settle_of(one).bury(held, failure, letter=one.is_letter))
+
+    def rest(self, lease: Lease) -> None:
+        """A handled letter stays, listed."""
+        self._each((lease,), lambda one, held: self._settle_of(one).rest(held))
+
+    def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
+        """No attempt spent. Thread-safe."""
+        self._each(leases, lambda lease, held: self._settle_of(lease).release(held, delay))
+
+    def extend(self, leases: Sequence[Lease]) -> None:
+        """Claims live with their owner: only says which were lost."""
+        lost = [lease.job.id for lease in leases if self._held(lease).settled]
+        if lost:
+            raise LeaseLost(lost)
+
+    def _each(self, leases: Sequence[Lease], verb: Callable[[Lease, Held], bool]) -> None:
+        """Settles all that can be settled; then says what could not, so that the same call may be repeated."""
+        lost: list[str] = []
+        settled: list[Held] = []
+        failed: OSError | None = None
+        for lease in leases:
+            held = self._held(lease)
+            if held.settled:
+                if held.forgiven:
+                    settled.append(held)
+                else:
+                    lost.append(lease.job.id)
+                continue
+            try:
+                if verb(lease, held):
+                    settled.append(held)
+                else:
+                    lost.append(lease.job.id)
+            except OSError as error:
+                failed = failed or error
+                self._part(lease.queue).claim.look_again()
+        for held in settled:
+            held.forgiven = failed is not None
+        self._finish_wards(leases)
+        if failed is not None:
+            raise self.unavailable("settling", failed) from failed
+        if lost:
+            raise LeaseLost(lost)
+
+    def _finish_wards(self, leases: Sequence[Lease]) -> None:
+        for owner in {id(o): o for o in (self._held(lease).owner for lease in leases) if o.ward}.values():
+            with contextlib.suppress(OSError):  # the next rescue() does it
+                self._part(owner.queue.name).rescue.finish(owner)
+
+    @staticmethod
+    def _held(lease: Lease) -> Held:
+        held: Held = lease.token
+        return held
+
+    def _settle_of(self, lease: Lease) -> Settle:
+        return self._part(lease.queue).settle
+
+    # --- housekeeping -----------------------------------------------------------------------------------------
+
+    def rescue(self) -> list[Orphan]:
+        """Leases of the dead, this process's to settle. Raises EngineUnavailable."""
+        orphans: list[Orphan] = []
+        failed: OSError | None = None
+        for part in self._parts.values():
+            try:
+                orphans += part.rescue(part.wid)
+                failed = failed or part.rescue.error
+            except OSError as error:
+                failed = failed or error
+        if failed is not None and not orphans:
+            raise self.unavailable("rescuing", failed) from failed
+        return orphans
+
+    def maintain(self) -> None:
+        """Recovers, ripens, expires, counts, cleans. Raises EngineUnavailable after all that could be done."""
+        errors = [error for part in self._parts.values() if (error := part.maintain()) is not None]
+        if errors:
+            raise self.unavailable("maintenance", errors[0]) from errors[0]
+
+    def parts(self, queue: str) -> Parts:
+        """Of one queue, for statistics. Raises EngineError."""
+        return self._part(queue)
+
+    def browse(self) -> Browse:
+        """Looking at jobs. Raises EngineError when it is not open."""
+        disk, here = self._opened()
+        return Browse(disk, here, queue=self._queue, ring=self._ring)
+
+    def _ring(self, queue: str) -> None:
+        parts = self._parts.get(queue)
+        if parts is not None:
+            parts.doorbell.ring()
+
+    def now(self) -> tuple[int, float]:
+        """(stamp time in nanoseconds, wall clock in seconds since the epoch)."""
+        _, here = self._opened()
+        return here.now(), here.wall()
+
+    def wake(self) -> None:
+        """Ends a claim that waits, or the next one. Thread-safe, and safe in a signal handler."""
+        self._waker.wake()
+
+    # --- errors -----------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _unavailable(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self.unavailable(doing, error) from error
+
+    def unavailable(self, doing: str, error: OSError) -> EngineUnavailable:
+        """An error of the system in the framework's words."""
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        hint = {
+            errno.ENOSPC: "free some space",
+            errno.EDQUOT: "raise the quota",
+            errno.EMFILE: "raise the limit of open files (ulimit -n)",
+            errno.ENFILE: "raise the system's limit of open files",
+            errno.EROFS: "remount the file system",
+        }.get(error.errno or 0, "tried again")
+        return EngineUnavailable(f"spool {self.root}: {doing}: {reason}: {hint}")

@@ -1,0 +1,180 @@
+"""Every operation of the spool as the enumerators run it: a beginning, one act, and what may be there afterwards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from framework.broker import Inspector
+from framework.brokers.spool import SpoolBroker
+from framework.errors import LeaseLost
+from framework.outcome import Kind, Outcome
+from framework.queues import QueueOptions
+
+from .world import JOBS, LETTERS, PLAIN, broker, claim, cut_at, dead_owner, failure, job, one, run, settle_orphan
+
+
+@dataclass
+class Stage:
+    """What a case works on.
+
+    Attributes:
+        root: the directory. broker: the actor, whose system calls are under the seam.
+        stored: ids that were acknowledged before the act; each must be there once afterwards.
+        held: what `prepare` left for the act.
+    """
+
+    root: Path
+    broker: SpoolBroker
+    queues: tuple[QueueOptions, ...]
+    stored: list[str] = field(default_factory=list)
+    held: Any = None
+
+    def store(self, *ids: str, **options: Any) -> None:
+        """Jobs that are acknowledged."""
+        self.broker.enqueue([job(job_id, **options) for job_id in ids])
+        self.stored += ids
+
+
+@dataclass(frozen=True)
+class Case:
+    """One operation.
+
+    Attributes:
+        enqueues: ids whose fate depends on what the caller is told.
+        deletes: ids that may be gone afterwards, and must be when the act returned.
+    """
+
+    name: str
+    prepare: Callable[[Stage], None]
+    act: Callable[[Stage], None]
+    enqueues: tuple[str, ...] = ()
+    deletes: tuple[str, ...] = ()
+    queues: tuple[QueueOptions, ...] = (JOBS, LETTERS)
+
+    def stage(self, root: Path, calls: Any) -> Stage:
+        """A stage whose broker makes its system calls through `calls`; prepared."""
+        stage = Stage(root, broker(root, *self.queues, calls=calls), self.queues)
+        self.prepare(stage)
+        return stage
+
+
+def _nothing(stage: Stage) -> None:
+    stage.store("a", "b")
+
+
+def _claimed(stage: Stage, queue: str = "jobs", **options: Any) -> None:
+    stage.store("a", "b", queue=queue, **options)
+    stage.held = one(stage.broker, queue)
+    stage.broker.start(stage.held, run(stage.held))
+
+
+def _letter(stage: Stage) -> None:
+    _claimed(stage)
+    stage.broker.bury(stage.held, failure=failure(stage.held))
+    stage.held = one(stage.broker, "letters")
+
+
+def _resting(stage: Stage, **options: Any) -> None:
+    stage.store("a", "b", queue="plain", **options)
+    lease = one(stage.broker, "plain")
+    stage.broker.bury(lease, failure=failure(lease))
+    stage.held = next(stage.broker.browse("plain", "dead"))
+
+
+def _orphaned(stage: Stage) -> None:
+    def live(mine: SpoolBroker) -> None:
+        mine.enqueue([job("a"), job("b"), job("c")])
+        leases = claim(mine)
+        mine.start(leases[0], run(leases[0]))
+
+    dead_owner(stage.root, live, *stage.queues)
+    stage.stored += ["a", "b", "c"]
+
+
+def _rescue(stage: Stage) -> None:
+    for orphan in stage.broker.rescue():
+        settle_orphan(stage.broker, orphan)
+
+
+def _half_written(stage: Stage) -> None:
+    """What two dead producers left in tmp: a whole file, and a torn one. Neither was acknowledged."""
+    stage.store("a")
+    cut_at(stage.root, "rename", lambda mine: mine.enqueue([job("n")]), *stage.queues)
+    cut_at(stage.root, "fsync", lambda mine: mine.enqueue([job("torn")]), *stage.queues)
+    torn = max((stage.root / "jobs" / "tmp").iterdir())
+    torn.write_bytes(torn.read_bytes()[:-1])
+
+
+def _due(stage: Stage) -> None:
+    stage.store("a", delay=0.002)
+    stage.store("b", "c", delay=3600)
+    time.sleep(0.003)
+
+
+def _expired(stage: Stage) -> None:
+    stage.store("a", "b", ttl=0.001)
+    time.sleep(0.002)
+
+
+def _replay(stage: Stage) -> None:
+    inspector: Inspector = stage.broker
+    if not inspector.replay(stage.held):
+        raise LeaseLost(["a"])
+
+
+def _discard(stage: Stage) -> None:
+    inspector: Inspector = stage.broker
+    if not inspector.discard(stage.held):
+        raise LeaseLost(["a"])
+
+
+def _enqueue(*ids: str, **options: Any) -> Callable[[Stage], None]:
+    return lambda stage: stage.broker.enqueue([job(job_id, **options) for job_id in ids])
+
+
+MANY = tuple(f"n{number}" for number in range(9))
+
+CASES = (
+    Case("enqueue", _nothing, _enqueue("n"), enqueues=("n",)),
+    Case("enqueue delayed", _nothing, _enqueue("n", delay=3600), enqueues=("n",)),
+    Case("enqueue chosen", _nothing, _enqueue("n", chosen=True), enqueues=("n",)),
+    Case("enqueue two", _nothing, _enqueue("n", "m"), enqueues=("n", "m")),
+    Case("enqueue many", _nothing, _enqueue(*MANY), enqueues=MANY),
+    Case("enqueue duplicate", lambda s: s.store("a", chosen=True), _enqueue("a", chosen=True)),
+    Case("claim", _nothing, lambda s: s.__setattr__("held", claim(s.broker))),
+    Case("claim expired", _expired, lambda s: s.__setattr__("held", claim(s.broker))),
+    Case("claim due", _due, lambda s: s.__setattr__("held", claim(s.broker))),
+    Case("start", _claimed, lambda s: s.broker.start(s.held, run(s.held, 1))),
+    Case(
+        "reported",
+        _claimed,
+        lambda s: s.broker.reported(s.held, Outcome(Kind.RETRIED, 1.0, failure(s.held))),
+    ),
+    Case("ack", _claimed, lambda s: s.broker.ack([s.held]), deletes=("a",)),
+    Case("ack chosen", lambda s: _claimed(s, chosen=True), lambda s: s.broker.ack([s.held]), deletes=("a",)),
+    Case("retry", _claimed, lambda s: s.broker.retry(s.held, delay=3600, failure=failure(s.held))),
+    Case("retry now", _claimed, lambda s: s.broker.retry(s.held, delay=0, failure=failure(s.held))),
+    Case("release", _claimed, lambda s: s.broker.release([s.held])),
+    Case("release later", _claimed, lambda s: s.broker.release([s.held], delay=3600)),
+    Case(
+        "bury",
+        lambda s: _claimed(s, "plain"),
+        lambda s: s.broker.bury(s.held, failure=failure(s.held)),
+        queues=(PLAIN,),
+    ),
+    Case("bury to letters", _claimed, lambda s: s.broker.bury(s.held, failure=failure(s.held))),
+    Case("rest", _letter, lambda s: s.broker.rest(s.held)),
+    Case("replay", _resting, _replay, queues=(PLAIN,)),
+    Case("discard", _resting, _discard, deletes=("a",), queues=(PLAIN,)),
+    Case("discard chosen", lambda s: _resting(s, chosen=True), _discard, deletes=("a",), queues=(PLAIN,)),
+    Case("rescue", _orphaned, _rescue),
+    Case("recover", _half_written, lambda s: s.broker.maintain(), enqueues=("n",)),
+    Case("ripen", _due, lambda s: s.broker.maintain()),
+    Case("expire", _expired, lambda s: s.broker.maintain()),
+    Case("close", _claimed, lambda s: s.broker.close()),
+    Case("open", _nothing, lambda s: broker(s.root, *s.queues, calls=s.held).close()),
+)

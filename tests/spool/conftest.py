@@ -1,0 +1,31 @@
+"""Roots for the tests of the spool."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from framework.brokers.spool import SpoolBroker
+
+from . import world
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    """A place for a spool in memory where there is such a place: thousands of crash points need no disk."""
+    memory = Path("/dev/shm")
+    place = Path(tempfile.mkdtemp(prefix="spool-test-", dir=memory if memory.is_dir() else None))
+    yield place / "spool"
+    shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture
+def spool(root: Path) -> Iterator[SpoolBroker]:
+    """An open broker with the usual queues."""
+    made = world.broker(root)
+    yield made
+    made.close()

@@ -1,0 +1,106 @@
+"""Every errno at every system call of every operation, before the call works and after it has worked."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+
+import pytest
+
+from framework.errors import EngineError, EngineUnavailable, EnqueueError, EnqueueUncertain, LeaseLost
+
+from .cases import CASES, Case, Stage
+from .seam import Seam, fail_at
+from .world import body, census, claim, heal
+
+ERRNOS = (
+    errno.EIO,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EMFILE,
+    errno.EROFS,
+    errno.EXDEV,
+    errno.EACCES,
+    errno.ENOENT,
+)
+# What no system does: the call that failed had worked. Only where an error of a disk can come late.
+AFTER = (errno.EIO,)
+REPEATED = ("ack", "ack chosen", "retry", "retry now", "release", "release later", "bury", "bury to letters", "rest")
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    ("number", "after"),
+    [*((e, False) for e in ERRNOS), *((e, True) for e in AFTER)],
+    ids=lambda value: errno.errorcode.get(value, "") if not isinstance(value, bool) else "after" if value else "",
+)
+def test_an_error_at_any_call_loses_nothing(case: Case, number: int, after: bool, root: Path) -> None:
+    """The caller is told the truth, the lease stays valid, and the same process goes on once the error is over.
+
+    Verified: with the lease dropped before its rename, with an error raised after a rename that had worked, or with
+    `link`'s False taken for done, cases of this test fail.
+    """
+    at = 0
+    while _fail_once(case, root / str(at), at, number, after):
+        at += 1
+        assert at < 400, "the operation never ends"
+
+
+def _fail_once(case: Case, root: Path, at: int, number: int, after: bool) -> bool:
+    """False: the act made fewer calls than that."""
+    seam = Seam()
+    stage = case.stage(root, seam)
+    if case.name == "open":
+        stage.held = seam
+    seam.arm(fail_at(at, number, after=after))
+    told = _act(case, stage)
+    seam.disarm()
+    calls = len(seam.names)
+    where = f"call {at} ({seam.names[at] if at < calls else '-'}), the caller was told {told!r}"
+    if isinstance(told, EngineUnavailable) and case.name in REPEATED:
+        told = _act(case, stage)
+        assert told is None or (isinstance(told, LeaseLost) and after), f"{where}; repeated: {told!r}"
+    stage.broker.close()
+    _check(case, stage, told, where)
+    return at < calls
+
+
+def _act(case: Case, stage: Stage) -> Exception | None:
+    """The error that the caller got; anything but the framework's own ends the test."""
+    try:
+        case.act(stage)
+    except (EngineError, EnqueueError, LeaseLost) as error:
+        return error
+    return None
+
+
+def _check(case: Case, stage: Stage, told: Exception | None, where: str) -> None:
+    fresh = heal(stage.root, *case.queues)
+    try:
+        found = census(fresh)
+        for job_id in stage.stored:
+            least = 0 if job_id in case.deletes else 1
+            most = 0 if job_id in case.deletes and told is None else 1
+            assert least <= found[job_id] <= most, f"{job_id} is there {found[job_id]} times; {where}"
+        for job_id in case.enqueues:
+            _check_told(job_id, found[job_id], told, where)
+        assert set(found) <= {*stage.stored, *case.enqueues}
+        assert not any(fresh.stats(queue.name).bad for queue in case.queues), where
+        for queue in case.queues:
+            for lease in claim(fresh, queue.name):
+                assert lease.job.payload == body(lease.job.id)
+    finally:
+        fresh.close()
+        shutil.rmtree(stage.root)
+
+
+def _check_told(job_id: str, found: int, told: Exception | None, where: str) -> None:
+    if told is None or (isinstance(told, EnqueueError) and job_id in told.enqueued):
+        assert found == 1, f"{job_id} was acknowledged and is there {found} times; {where}"
+    elif isinstance(told, EnqueueUncertain) and told.job_id == job_id:
+        assert found <= 1, f"{job_id} is there {found} times; {where}"
+    elif isinstance(told, EnqueueError) and not isinstance(told, EnqueueUncertain):
+        assert found == 0, f"{job_id} was not queued and is there; {where}"
+    else:
+        assert found <= 1, f"{job_id} is there {found} times; {where}"

@@ -1,0 +1,212 @@
+"""The doorbell and wake(): who waits is called, and the bell is never the truth."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from framework.brokers.spool import SpoolBroker
+from framework.spool import parts
+
+from .world import broker, ids, in_child, job
+
+
+@pytest.fixture
+def no_polling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the bell can end a wait."""
+    monkeypatch.setattr(parts, "POLL", (60.0, 60.0))
+    monkeypatch.setattr("framework.spool.ripen.LEAST_PAUSE", 60.0)
+
+
+class Watched:
+    """A broker's bell, watched: how long each wait was to be, and whether the bell ended it."""
+
+    def __init__(self, broker: SpoolBroker, queue: str = "jobs") -> None:
+        self.seconds: list[float] = []
+        self.rang: list[bool] = []
+        bell = broker._spool._parts[queue].doorbell
+        self._real = bell.wait
+        bell.wait = self._wait  # type: ignore[method-assign]
+
+    def _wait(self, waker: Any, seconds: float) -> tuple[bool, bool]:
+        self.seconds.append(seconds)
+        woken, rang = self._real(waker, seconds)
+        self.rang.append(rang)
+        return woken, rang
+
+
+def in_thread(work: object) -> threading.Thread:
+    thread = threading.Thread(target=work)  # type: ignore[arg-type]
+    thread.start()
+    return thread
+
+
+@pytest.mark.usefixtures("no_polling")
+def test_an_enqueue_in_another_process_ends_the_wait(root: Path) -> None:
+    """Verified: without the ring the wait ends by its timeout."""
+    mine = broker(root)
+    assert not mine.claim("jobs", limit=1, wait=0)
+    bell = Watched(mine)
+    found: list[str] = []
+    waiter = in_thread(lambda: found.extend(ids(mine.claim("jobs", limit=1, wait=1))))
+    in_child(lambda: broker(root).enqueue([job("a")]))
+    waiter.join()
+    assert found == ["a"]
+    assert bell.rang[-1:] == [True]
+    mine.close()
+
+
+@pytest.mark.usefixtures("no_polling")
+def test_two_jobs_call_two_waiters(root: Path) -> None:
+    """The first waiter must not take the second one's ring.
+
+    Verified: where the one who took the rings does not ring on, the other one sleeps to its end.
+    """
+    for round_ in range(5):
+        producer = broker(root)
+        waiters = [broker(root) for _ in range(2)]
+        found: list[str] = []
+        for mine in waiters:
+            assert not mine.claim("jobs", limit=1, wait=0)
+        bells = [Watched(mine) for mine in waiters]
+        threads = [
+            in_thread(lambda mine=mine: found.extend(ids(mine.claim("jobs", limit=1, wait=1)))) for mine in waiters
+        ]
+        producer.enqueue([job(f"{round_}a"), job(f"{round_}b")])
+        for thread in threads:
+            thread.join()
+        assert sorted(found) == [f"{round_}a", f"{round_}b"]
+        assert all(bell.rang[-1:] == [True] or not bell.rang for bell in bells)
+        for mine in (producer, *waiters):
+            mine.close()
+        cleaner = broker(root)
+        cleaner.ack(cleaner.claim("jobs", limit=10, wait=0))
+        cleaner.close()
+
+
+@pytest.mark.usefixtures("no_polling")
+@pytest.mark.parametrize("verb", ["release", "retry", "bury", "replay"])
+def test_whatever_makes_a_job_runnable_rings(root: Path, verb: str) -> None:
+    from .world import claim, failure, one
+
+    mine, waiter = broker(root), broker(root)
+    mine.enqueue([job("a")])
+    queue = "letters" if verb == "bury" else "jobs"
+    lease = one(mine)
+    if verb == "replay":
+        mine.bury(lease, failure=failure(lease))
+        lease = one(mine, "letters")
+        mine.rest(lease)
+    assert not claim(waiter, queue)
+    waiter._spool._parts[queue].doorbell.wait(waiter._spool._waker, 0)  # old rings
+    found: list[str] = []
+    bell = Watched(waiter, queue)
+    thread = in_thread(lambda: found.extend(ids(waiter.claim(queue, limit=1, wait=1))))
+    if verb == "release":
+        mine.release([lease])
+    elif verb == "retry":
+        mine.retry(lease, delay=0, failure=failure(lease))
+    elif verb == "bury":
+        mine.bury(lease, failure=failure(lease))
+    else:
+        (view,) = mine.browse("letters", "dead")
+        assert mine.replay(view)
+    thread.join()
+    assert found == ["a"]
+    assert False not in bell.rang
+    mine.close()
+    waiter.close()
+
+
+def test_without_a_bell_polling_finds_it(root: Path) -> None:
+    """Somebody put a file in the FIFO's place. Verified: with the bell as the truth the wait is one of a second."""
+    broker(root).close()
+    (root / "jobs" / "doorbell").unlink()
+    (root / "jobs" / "doorbell").write_text("no bell")
+    mine = broker(root)
+    bell = Watched(mine)
+    timer = threading.Timer(0.05, lambda: in_child(lambda: broker(root).enqueue([job("a")])))
+    timer.start()
+    found = ids(mine.claim("jobs", limit=1, wait=1)) or ids(mine.claim("jobs", limit=1, wait=1))
+    timer.join()
+    assert found == ["a"]
+    assert max(bell.seconds) <= 0.65
+    assert True not in bell.rang
+    assert (root / "jobs" / "doorbell").read_text() == "no bell"
+    mine.close()
+
+
+@pytest.mark.usefixtures("no_polling")
+def test_wake_from_a_thread_ends_the_wait_or_the_next(spool: SpoolBroker) -> None:
+    spool.wake()
+    start = time.monotonic()
+    for _ in range(20):
+        spool.wake()
+        assert spool.claim("jobs", limit=1, wait=1) == []
+    assert time.monotonic() - start < 20  # 20 unwoken waits would take 20 s
+    waiter = in_thread(lambda: spool.claim("jobs", limit=1, wait=1))
+    spool.wake()
+    waiter.join()
+
+
+@pytest.mark.usefixtures("no_polling")
+def test_wake_in_a_signal_handler(spool: SpoolBroker) -> None:
+    """PEP 475 restarts the poll after the handler; the byte in the pipe ends it."""
+    old = signal.signal(signal.SIGUSR1, lambda *_: spool.wake())
+    try:
+        rounds = 0
+        start = time.monotonic()
+        for _ in range(10):
+            threading.Timer(0.01, lambda: os.kill(os.getpid(), signal.SIGUSR1)).start()
+            assert spool.claim("jobs", limit=1, wait=1) == []
+            rounds += 1
+        assert rounds == 10
+        assert time.monotonic() - start < 10
+    finally:
+        signal.signal(signal.SIGUSR1, old)
+
+
+def test_a_full_bell_rings_and_blocks_nobody(spool: SpoolBroker, root: Path) -> None:
+    fd = os.open(root / "jobs" / "doorbell", os.O_RDWR | os.O_NONBLOCK)
+    try:
+        while True:
+            os.write(fd, b"x" * 4096)
+    except BlockingIOError:
+        pass
+    spool.enqueue([job("a")])
+    assert ids(spool.claim("jobs", limit=1, wait=1)) == ["a"]
+    for _ in range(3):
+        assert spool.claim("jobs", limit=1, wait=0.01) == []
+    os.close(fd)
+
+
+def test_a_bell_without_anybody_kills_no_producer(root: Path) -> None:
+    """No EPIPE and no SIGPIPE, even where the host has the default handler."""
+
+    def live() -> None:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        mine = broker(root)
+        for number in range(3):
+            mine.enqueue([job(f"n{number}")])
+
+    in_child(live)
+
+
+def test_a_forked_childs_wake_is_its_own(spool: SpoolBroker) -> None:
+    """Verified: with the parent's pipe kept, the child's wake() ends the parent's wait."""
+    in_child(spool.wake)
+    start = time.monotonic()
+    assert spool.claim("jobs", limit=1, wait=0.1) == []
+    assert time.monotonic() - start >= 0.1
+
+
+def test_a_closed_broker_may_be_woken(root: Path) -> None:
+    mine = broker(root)
+    mine.close()
+    mine.wake()

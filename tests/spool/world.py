@@ -1,0 +1,179 @@
+"""What the tests of the spool share: queues, jobs, brokers on a root, dead owners, and the look at what is there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from framework.broker import JobView, Rescued
+from framework.brokers.spool import SpoolBroker, connect
+from framework.job import Failure, Job, Lease, RunRecord
+from framework.outcome import Kind
+from framework.queues import QueueOptions
+
+from .seam import Seam, before
+
+LETTERS = QueueOptions("letters", is_dead_letter=True)
+JOBS = QueueOptions("jobs", dead_letter="letters", max_length=None)
+PLAIN = QueueOptions("plain", max_length=None)
+QUEUES = (JOBS, PLAIN, LETTERS)
+STATES = ("ready", "delayed", "in_flight", "dead")
+
+_births = count(1)
+
+
+def job(
+    job_id: str,
+    *,
+    queue: str = "jobs",
+    payload: bytes | None = None,
+    chosen: bool = False,
+    delay: float | None = None,
+    ttl: float | None = None,
+) -> Job:
+    """A job whose payload says which one it is."""
+    now = time.time()
+    return Job(
+        id=job_id,
+        uid=os.urandom(16),
+        queue=queue,
+        payload=body(job_id) if payload is None else payload,
+        headers={"content-type": "application/json"},
+        enqueued_at=now,
+        not_before=None if delay is None else now + delay,
+        ttl=ttl,
+        chosen_id=chosen,
+    )
+
+
+def body(job_id: str) -> bytes:
+    """The payload of `job(id)`."""
+    return f"payload of {job_id} ".encode() * 20
+
+
+def failure(lease: Lease | None = None, *, message: str = "broken") -> Failure:
+    """A failure of this run."""
+    delivery, attempt, queue = (lease.delivery, lease.attempt, lease.queue) if lease else (1, 1, "jobs")
+    return Failure(attempt, "error", message, "Traceback ...", error_type="ValueError", queue=queue, delivery=delivery)
+
+
+def run(lease: Lease, row: int = 0) -> RunRecord:
+    """A run record of this lease."""
+    return RunRecord(row, lease.delivery, lease.attempt, 1000.5, "ab" * 16, "cd" * 8, True)
+
+
+def broker(root: Path, *queues: QueueOptions, calls: Any = None, durability: Any = "power") -> SpoolBroker:
+    """An open broker of its own incarnation."""
+    made = connect(
+        f"spool:{root}", incarnation=f"test-{os.getpid()}-{next(_births)}", calls=calls, durability=durability
+    )
+    made.open(queues or QUEUES)
+    return made
+
+
+def claim(broker: SpoolBroker, queue: str = "jobs", limit: int = 100) -> list[Lease]:
+    """What is ready now."""
+    return list(broker.claim(queue, limit=limit, wait=0))
+
+
+def one(broker: SpoolBroker, queue: str = "jobs") -> Lease:
+    """The next job, which must be there."""
+    (lease,) = claim(broker, queue, 1)
+    return lease
+
+
+def ids(leases: Any) -> list[str]:
+    """Job ids, in order."""
+    return [lease.job.id for lease in leases]
+
+
+def in_child(work: Callable[[], Any]) -> int:
+    """Runs `work` in a forked child that is killed at its end; the pid, reaped. Nothing of it returns into pytest."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException:
+            os._exit(99)
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status), f"the child did not get to its end: status {status}"
+    return child
+
+
+def dead_owner(root: Path, work: Callable[[SpoolBroker], Any], *queues: QueueOptions) -> None:
+    """A process opens a broker, does `work` and is killed."""
+    in_child(lambda: work(broker(root, *queues)))
+
+
+def heal(root: Path, *queues: QueueOptions) -> SpoolBroker:
+    """What the next supervisor does: opens, maintains, rescues; orphans are settled by the rules of DESIGN.md."""
+    fresh = broker(root, *queues)
+    for _ in range(3):
+        fresh.maintain()
+        for orphan in fresh.rescue():
+            settle_orphan(fresh, orphan)
+    return fresh
+
+
+def settle_orphan(broker: SpoolBroker, orphan: Rescued) -> None:
+    """Reported: finished. Started: charged. Else released."""
+    lease, reported = orphan.lease, orphan.reported
+    if reported is not None:
+        if reported.kind == Kind.SUCCEEDED:
+            broker.ack([lease])
+        else:
+            broker.retry(lease, delay=0, failure=reported.failure or failure(lease))
+    elif orphan.run is not None:
+        broker.retry(lease, delay=0, failure=failure(lease, message="its worker died"))
+    else:
+        broker.release([lease])
+
+
+def views(broker: SpoolBroker, *states: Any) -> Iterator[JobView]:
+    """Every job of every queue of this broker in these states."""
+    for queue in sorted(path.name for path in broker.root.iterdir() if (path / "ready").is_dir()):
+        for state in states or STATES:
+            yield from broker.browse(queue, state)
+
+
+def census(broker: SpoolBroker) -> Counter[str]:
+    """How often each job id is there, in any state; payloads are checked on the way."""
+    found: Counter[str] = Counter()
+    for view in views(broker):
+        assert view.job.payload == body(view.job.id), f"torn: {view.job.id}"
+        found[view.job.id] += 1
+    return found
+
+
+class Cut(BaseException):
+    """Ends an operation where it is, as a kill does, but within the process."""
+
+
+def cut_at(root: Path, name: str, act: Callable[[SpoolBroker], Any], *queues: QueueOptions) -> None:
+    """A broker whose act ends just before the first system call of this name; its locks are free afterwards."""
+    seam = Seam()
+    mine = broker(root, *queues, calls=seam)
+
+    def cut() -> None:
+        raise Cut
+
+    seam.arm(before(name, cut))
+    try:
+        act(mine)
+        raise AssertionError(f"the act made no call of {name}")
+    except Cut:
+        seam.disarm()
+    mine.close()
+
+
+def files(root: Path, pattern: str = "**/*") -> list[Path]:
+    """Regular files below the root."""
+    return sorted(path for path in root.glob(pattern) if path.is_file())
