@@ -1,0 +1,64 @@
+"""For users' tests: the real codec, retry and dead-letter path on the engine in memory, no process, no directory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from framework.app import Slot, WorkerApp
+from framework.executor import SilentLogger
+from framework.job import Context
+from framework.testing.memory import Harness
+
+__all__ = ["Harness", "context", "harness"]
+
+A = TypeVar("A", bound=WorkerApp)
+
+
+@contextmanager
+def harness(app: type[A] | A, /) -> Generator[Harness[A], None, None]:
+    """Runs an app's jobs in memory: inside the block, whatever is enqueued stays in the harness.
+
+    `lifespan` is open meanwhile, once, with a slot of the first queue that has a handler; `alifespan` is open within
+    each drain that meets an async job. To put a fake in the place of a resource, set it on `app` inside the block, or
+    override the hook in a subclass.
+
+    Args:
+        app: a WorkerApp, or an instance of one.
+    """
+    made = Harness(app() if isinstance(app, type) else app)
+    handlers = list(made.app.worker_handlers.values())
+    with made.installed(), ExitStack() as opened:
+        if handlers:
+            opened.enter_context(made.app.lifespan(Slot(handlers[0].queue, 0)))
+        yield made
+
+
+def context(
+    *,
+    attempt: int = 1,
+    max_attempts: int = 11,
+    timeout: float | None = None,
+    scheduled_for: datetime | None = None,
+    stopping: bool = False,
+) -> Context:
+    """A context for calling a handler as the plain method that it is.
+
+    Args:
+        timeout: seconds that `remaining` counts down; None = no timeout.
+        stopping: what `should_stop` says.
+    """
+    return Context(
+        job_id="job",
+        queue="queue",
+        attempt=attempt,
+        max_attempts=max_attempts,
+        enqueued_at=datetime.now(UTC),
+        scheduled_for=scheduled_for,
+        log=SilentLogger(),
+        _deadline=None if timeout is None else time.monotonic() + timeout,
+        _stopping=lambda: stopping,
+    )

@@ -1,0 +1,235 @@
+"""An app and its queues in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Generator, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any, Generic, TypeVar
+
+from framework import queues as _queues
+from framework.app import Slot, WorkerApp, declared_dead_letters
+from framework.broker import JobView, State, settle
+from framework.brokers.memory import MemoryBroker, MemoryStore
+from framework.codec import codec_for
+from framework.events import Event, HookFailed
+from framework.executor import Attempt, Executor, NoTracing, letter_of
+from framework.job import Failure, Lease
+from framework.outcome import JobInterrupted
+from framework.producer import Producer
+from framework.queues import DeadLetter, Queue, QueueOptions
+from framework.testing.loop import Loop, refuse_loop, stay_cancelled
+
+P = TypeVar("P")
+A = TypeVar("A", bound=WorkerApp)
+
+MOST_CLAIMS = 1_000  # of one job in a drain: more is a handler that snoozes for ever
+_NEVER = float("inf")
+MOST_RUNS = 200_000  # in a drain: more is a job that enqueues its own successor
+# What a run may end with; anything else (Ctrl-C, pytest.fail) is meant for the test, not for the job.
+_ENDS = (Exception, JobInterrupted, SystemExit, asyncio.CancelledError)
+
+log = logging.getLogger("framework")
+
+
+class Clock:
+    """Wall time that stands still until somebody moves it; seconds since the epoch."""
+
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Harness(Generic[A]):
+    """An app and its queues in memory; made by `harness`.
+
+    Attributes:
+        app: the instance whose methods are the handlers.
+        failures: every failed attempt, oldest first, with its `exception`.
+    """
+
+    app: A
+    failures: list[Failure]
+
+    def __init__(self, app: A) -> None:
+        self.app = app
+        self.failures = []
+        self._clock = Clock()
+        self._store = MemoryStore()
+        self._broker = MemoryBroker(self._store, incarnation="harness", clock=self._clock)
+        self._letters = declared_dead_letters(app.worker_queues.values())
+        self._broker.open([self._options(queue) for queue in app.worker_queues.values()])
+        self._producer = Producer(self._broker, options=self._options, clock=self._clock)
+        self._executors = {name: self._executor(name) for name in app.worker_handlers}
+
+    def enqueued(self, queue: Queue[P], /) -> list[P]:
+        """Payloads that wait on the queue, ready or delayed, in order."""
+        self._broker.open([self._options(queue)])
+        views = self._browse(queue.name, "ready", "delayed")
+        if queue.payload_type is DeadLetter:
+            return [_letter(view) for view in views]
+        codec = codec_for(queue.payload_type, queue=queue.name)
+        return [codec.decode(view.job.payload) for view in views]
+
+    def dead(self, queue: Queue[P], /) -> list[DeadLetter]:
+        """Dead letters whose home is the queue, wherever they lie; of a dead-letter queue all that lie there."""
+        places: list[Queue[Any]] = [queue, queue.dead_letter] if queue.dead_letter is not None else [queue]
+        self._broker.open([self._options(place) for place in places])
+        views = [view for place in places for view in self._browse(place.name, "dead", "delayed", "ready")]
+        return [_letter(view) for view in views if _is_letter(view) and queue.name in (view.queue, view.job.queue)]
+
+    def drain(self, *queues: Queue[Any]) -> int:
+        """Runs jobs one after the other until none is left, over every delay and backoff, without sleeping.
+
+        An error in a handler does what it does in production: the job is retried by its policy and ends as a dead
+        letter. So nothing is raised here: look at `failures` and `dead`. Soft timeouts are not enforced.
+
+        Args:
+            queues: which to drain; all that have a handler when none is given.
+
+        Returns:
+            The number of attempts that were run.
+
+        Raises:
+            RuntimeError: in a running event loop (there, `await adrain()`), or when there is no end.
+            ValueError: a queue has no handler.
+        """
+        refuse_loop()
+        runs = 0
+        with Loop(self.app) as loop:
+            for executor, lease in self._due(queues):
+                attempt = executor.attempt(lease)
+                if executor.handler.is_async:
+                    loop.run(executor.run_async(attempt, call=_await), self._slot(executor))
+                else:
+                    executor.run(attempt)
+                self._settle(attempt)
+                runs += 1
+                if (error := self._meant_for_test(attempt)) is not None:
+                    raise error
+        return runs
+
+    async def adrain(self, *queues: Queue[Any]) -> int:
+        """`drain` in a running event loop, which sync handlers block."""
+        runs = 0
+        error: BaseException | None = None
+        async with AsyncExitStack() as opened:
+            entered = False
+            for executor, lease in self._due(queues):
+                attempt = executor.attempt(lease)
+                if executor.handler.is_async:
+                    if not entered:
+                        await opened.enter_async_context(self.app.alifespan(self._slot(executor)))
+                        entered = True
+                    await stay_cancelled(executor.run_async(attempt, call=_await))
+                else:
+                    executor.run(attempt)
+                self._settle(attempt)
+                runs += 1
+                if (error := self._meant_for_test(attempt)) is not None:
+                    break
+        if error is not None:  # not in the block above: a task group in alifespan would wrap it
+            raise error
+        return runs
+
+    @contextmanager
+    def installed(self) -> Generator[None, None, None]:
+        """Every enqueue comes here: also to queues of other services, which a test must not write to in earnest."""
+        previous, _queues.opener = _queues.opener, lambda queue: self._producer
+        try:
+            with ExitStack() as stack:
+                for queue in self.app.worker_queues.values():
+                    stack.enter_context(queue.connected(self._producer))
+                yield
+        finally:
+            _queues.opener = previous
+
+    def _due(self, queues: Sequence[Queue[Any]]) -> Iterator[tuple[Executor, Lease]]:
+        """Leases to run and settle; moves the clock when nothing is due now."""
+        executors = self._chosen(queues)
+        claims: dict[bytes, int] = {}
+        while True:
+            busy = False
+            for executor in executors:
+                for lease in self._broker.claim(executor.options.name, limit=1, wait=0):
+                    busy = True
+                    claims[lease.job.uid] = claims.get(lease.job.uid, 0) + 1
+                    _check_end(lease, claims)
+                    yield executor, lease
+            if not busy:
+                due = min(
+                    (self._store.shelf(e.options.name).next_due(default=_NEVER) for e in executors), default=_NEVER
+                )
+                if due == _NEVER:
+                    self._broker.maintain()
+                    return
+                self._clock.now = max(self._clock.now, due)
+
+    def _chosen(self, queues: Sequence[Queue[Any]]) -> list[Executor]:
+        for queue in queues:
+            if queue.name not in self._executors:
+                raise ValueError(f"{type(self.app).__name__} has no handler for queue {queue.name!r}: nothing to drain")
+        return [self._executors[queue.name] for queue in queues] if queues else list(self._executors.values())
+
+    def _settle(self, attempt: Attempt) -> None:
+        outcome = attempt.outcome
+        assert outcome is not None
+        settle(self._broker, attempt.lease, outcome)
+        failure = outcome.failure
+        if failure is None:
+            return
+        self.failures.append(failure)
+        error, job = failure.exception, attempt.lease.job
+        log.warning("%s %s attempt %d: %s", failure.queue, job.id, failure.attempt, failure.message, exc_info=error)
+
+    @staticmethod
+    def _meant_for_test(attempt: Attempt) -> BaseException | None:
+        failure = attempt.outcome.failure if attempt.outcome else None
+        error = failure.exception if failure else None
+        return None if isinstance(error, _ENDS) else error
+
+    def _browse(self, queue: str, *states: State) -> list[JobView]:
+        return [view for state in states for view in self._broker.browse(queue, state)]
+
+    def _options(self, queue: Queue[Any]) -> QueueOptions:
+        """As declared: the environment of a test's machine has no say."""
+        letters = self._letters | declared_dead_letters([queue])
+        return replace(queue.options, attribute=queue.attribute, is_dead_letter=queue.name in letters)
+
+    def _executor(self, name: str) -> Executor:
+        handler = self.app.worker_handlers[name]
+        options = self._options(handler.queue)
+        return Executor(self.app, handler, options, tracing=NoTracing(), emit=self._emit, clock=self._clock)
+
+    def _slot(self, executor: Executor) -> Slot:
+        return Slot(executor.handler.queue, 0)
+
+    def _emit(self, event: Event) -> None:
+        if isinstance(event, HookFailed):
+            log.warning("%s failed: %s\n%s", event.hook, event.error, event.traceback)
+
+
+async def _await(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+def _is_letter(view: JobView) -> bool:
+    return view.state == "dead" or view.queue != view.job.queue
+
+
+def _letter(view: JobView) -> Any:
+    return letter_of(Lease(view.job, view.queue, view.attempt, view.delivery, view.since, token=None))
+
+
+def _check_end(lease: Lease, claims: dict[bytes, int]) -> None:
+    if claims[lease.job.uid] > MOST_CLAIMS:
+        raise RuntimeError(
+            f"job {lease.job.id} of {lease.queue!r} came back {MOST_CLAIMS:,} times: does it always snooze?"
+        )
+    if len(claims) > MOST_RUNS:
+        raise RuntimeError(f"more than {MOST_RUNS:,} jobs: does {lease.queue!r} enqueue its own successor?")

@@ -1,0 +1,206 @@
+"""Soft timeouts of sync handlers: raised in the handler's own code, and nowhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from framework import JobInterrupted
+from framework.worker.interrupt import Interrupts, invoke, where
+
+
+@pytest.fixture(autouse=True)
+def restore_alarm() -> Iterator[None]:
+    """pytest-timeout uses the same signal and timer."""
+    handler, (left, _) = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, left)
+    signal.signal(signal.SIGALRM, handler)
+
+
+def spin() -> None:
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        pass
+    raise AssertionError("nobody interrupted")
+
+
+# --- where ----------------------------------------------------------------------------------------------------------
+
+
+def in_module(name: str, source: str, **names: Any) -> Callable[..., Any]:
+    """A function `f` whose globals say that it belongs to that module."""
+    namespace: dict[str, Any] = {"__name__": name, "sys": sys, **names}
+    exec(source, namespace)
+    found: Callable[..., Any] = namespace["f"]
+    return found
+
+
+def frame_here() -> FrameType:
+    return sys._getframe()
+
+
+CALL = "def f(): return g()"
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "open_"),
+    [
+        ("services.relay", CALL, True),
+        ("logging_utils", CALL, True),
+        ("frameworks.other", CALL, True),
+        ("requests.sessions", CALL, True),
+        ("logging", CALL, False),
+        ("logging.handlers", CALL, False),
+        ("framework.queues", CALL, False),
+        ("opentelemetry.sdk.trace", CALL, False),
+        ("structlog._base", CALL, False),
+        ("threading", CALL, False),
+        ("contextlib", CALL, False),
+        ("services.x", "def __exit__(): return g()\nf = __exit__", False),
+        ("services.x", "def __aexit__(): return g()\nf = __aexit__", False),
+        ("services.x", "def __del__(): return g()\nf = __del__", False),
+        ("services.x", "def __enter__(): return g()\nf = __enter__", True),
+    ],
+)
+def test_closed_code(module: str, source: str, open_: bool) -> None:
+    """Also where the handler's own code, called back from the closed one, is innermost."""
+    handler = in_module(module, source, g=frame_here)
+    assert where(invoke(handler)) == (True, open_)
+
+
+def test_no_handler_runs() -> None:
+    assert where(sys._getframe()) == (False, True)
+    assert where(None) == (False, True)
+
+
+def test_the_border_itself_is_not_inside() -> None:
+    frame = invoke(frame_here).f_back
+    assert frame is not None
+    assert frame.f_code is invoke.__code__
+    assert where(frame) == (False, True)
+
+
+# --- real alarms ----------------------------------------------------------------------------------------------------
+
+
+def test_timeout() -> None:
+    with pytest.raises(JobInterrupted) as interrupted:
+        Interrupts(0.01).call(spin)
+    assert interrupted.value.why == "timeout"
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def test_a_result_and_an_error_pass() -> None:
+    interrupts = Interrupts(60)
+    assert interrupts.call(lambda a, b: a + b, 1, 2) == 3
+    with pytest.raises(KeyError):
+        interrupts.call({}.__getitem__, "x")
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def test_once_per_job_so_that_a_handler_can_clean_up() -> None:
+    seen = []
+
+    def handler() -> str:
+        try:
+            spin()
+        except JobInterrupted as interrupted:
+            seen.append(interrupted.why)
+            end = time.monotonic() + 0.03  # several times the timeout
+            while time.monotonic() < end:
+                pass
+        return "cleaned up"
+
+    interrupts = Interrupts(0.005)
+    assert interrupts.call(handler) == "cleaned up"
+    assert interrupts.call(handler) == "cleaned up"
+    assert seen == ["timeout", "timeout"]
+
+
+def test_no_timeout_sets_no_timer() -> None:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    assert Interrupts(None).call(lambda: signal.getitimer(signal.ITIMER_REAL)[0]) == 0
+
+
+def test_except_exception_does_not_swallow_it() -> None:
+    def handler() -> None:
+        with contextlib.suppress(Exception):
+            spin()
+
+    with pytest.raises(JobInterrupted):
+        Interrupts(0.01).call(handler)
+
+
+def test_drain() -> None:
+    interrupts = Interrupts(60)
+    interrupts.drain_at(time.monotonic() + 0.01)
+    with pytest.raises(JobInterrupted) as interrupted:
+        interrupts.call(spin)
+    assert interrupted.value.why == "draining"
+
+
+def test_a_drain_that_is_due_before_the_handlers_first_frame_is_not_lost() -> None:
+    """The alarm comes at once, while `call` is still on its way in."""
+    for _ in range(50):
+        interrupts = Interrupts(None)
+        interrupts.drain_at(time.monotonic() - 1)
+        with pytest.raises(JobInterrupted):
+            interrupts.call(spin)
+
+
+def test_the_earlier_of_timeout_and_drain_comes_first() -> None:
+    interrupts = Interrupts(0.01)
+    interrupts.drain_at(time.monotonic() + 60)
+    with pytest.raises(JobInterrupted) as interrupted:
+        interrupts.call(spin)
+    assert interrupted.value.why == "timeout"
+
+
+def test_no_alarm_outside_a_handler() -> None:
+    interrupts = Interrupts(60)
+    interrupts.drain_at(time.monotonic() + 0.001)
+    end = time.monotonic() + 0.02
+    while time.monotonic() < end:
+        pass
+
+
+class Locked:
+    """Code that must not be interrupted, in a module that counts as closed."""
+
+    def __init__(self) -> None:
+        self.inside = 0
+        namespace: dict[str, Any] = {"__name__": "logging.handlers", "guard": self}
+        source = "def emit():\n    guard.inside += 1\n    for _ in range(3000): pass\n    guard.inside -= 1\n"
+        exec(source, namespace)
+        self.emit: Callable[[], None] = namespace["emit"]
+
+
+def test_a_storm_of_timeouts_leaves_nothing_half_done(caplog: pytest.LogCaptureFixture) -> None:
+    locked, log = Locked(), logging.getLogger("tests.storm")
+
+    def handler() -> None:
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            locked.emit()
+            log.info("x")
+            for _ in range(3000):  # the part that may be interrupted
+                pass
+
+    caplog.set_level(logging.INFO)
+    for number in range(60):
+        with pytest.raises(JobInterrupted) as interrupted:
+            Interrupts(0.0005 + number % 7 * 0.0003).call(handler)
+        assert locked.inside == 0
+        names = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(interrupted.tb)]
+        assert not any(name.startswith("logging") for name in names)
+        caplog.clear()

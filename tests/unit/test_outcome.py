@@ -1,0 +1,137 @@
+"""Outcomes: what an exception says about itself, and how each is settled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from framework.broker import VERBS, open_broker, settle
+from framework.errors import EnqueueError, EnqueueUncertain, LeaseLost, SettingsError, WorkerError
+from framework.job import Failure, Job, Lease, span_id_of, trace_id_of
+from framework.outcome import Kind, Outcome, describe, error_type, fail, reason_of
+from framework.retry import RetryPolicy
+from tests.unit.helpers import a_job, a_lease
+
+FAILURE = Failure(1, "error", "x")
+
+
+class Recorder:
+    """An engine that notes which verb was called, and with what."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def __getattr__(self, verb: str) -> Any:
+        return lambda *arguments, **options: self.calls.append((verb, *arguments, options))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        (Outcome(Kind.SUCCEEDED), ("ack", ["lease"], {})),
+        (Outcome(Kind.DISCARDED), ("ack", ["lease"], {})),
+        (Outcome(Kind.RESTED), ("rest", "lease", {})),
+        (Outcome(Kind.RELEASED, delay=3), ("release", ["lease"], {"delay": 3})),
+        (Outcome(Kind.RETRIED, delay=3, failure=FAILURE), ("retry", "lease", {"delay": 3, "failure": FAILURE})),
+        (Outcome(Kind.DEAD_LETTERED, failure=FAILURE), ("bury", "lease", {"failure": FAILURE})),
+    ],
+)
+def test_settle(outcome: Outcome, expected: Any) -> None:
+    recorder: Any = Recorder()
+    lease: Any = "lease"
+    settle(recorder, lease, outcome)
+    assert recorder.calls == [expected]
+    assert VERBS[outcome.kind] == expected[0]
+
+
+def test_every_kind_has_a_verb() -> None:
+    assert set(VERBS) == set(Kind)
+
+
+@pytest.mark.parametrize("url", ["", "x", "redis://localhost", "/var/spool", "Spool"])
+def test_unknown_engines(url: str) -> None:
+    with pytest.raises(SettingsError, match=r"^WORKER_BROKER_URL=.*: no engine .*; there are spool:, memory:"):
+        open_broker(url, incarnation="a")
+
+
+def test_engines_are_found_by_scheme() -> None:
+    broker = open_broker("memory:", incarnation="a")
+    assert broker.features.system == "memory"
+    broker.close()
+
+
+def test_policy_used_up() -> None:
+    policy = RetryPolicy(max_retries=1, first_delay=5, jitter=False)
+    assert fail(Failure(1, "error", ""), policy) == Outcome(Kind.RETRIED, 5.0, Failure(1, "error", ""))
+    assert fail(Failure(2, "error", ""), policy).kind == Kind.DEAD_LETTERED
+    assert fail(Failure(1, "error", ""), policy, final=True).kind == Kind.DEAD_LETTERED
+    assert fail(Failure(1, "error", ""), policy, delay=0).delay == 0
+    assert fail(Failure(1, "error", ""), RetryPolicy(max_retries=0)).kind == Kind.DEAD_LETTERED
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+def raised(error: BaseException) -> BaseException:
+    try:
+        raise error
+    except BaseException as caught:
+        return caught
+
+
+def test_describe_never_raises() -> None:
+    assert describe(ValueError("why")) == ("why", "ValueError: why\n")
+    assert describe(KeyError())[0] == "KeyError"
+    assert describe(Mute())[0] == "Mute (its __str__ failed)"
+    message, trace = describe(raised(ValueError("x" * 5000)))
+    assert (len(message), len(trace)) == (1000, 2000)
+    message, trace = describe(OSError("file \udcff"))
+    assert (message, trace) == ("file ?", "OSError: file ?\n")
+
+
+def test_reasons_and_types() -> None:
+    assert reason_of(ValueError()) == "error"
+    assert error_type(ValueError()) == "ValueError"
+    assert error_type(Mute()) == "tests.unit.test_outcome.Mute"
+
+
+def test_errors_carry_what_callers_need() -> None:
+    uncertain = EnqueueUncertain("x", job_id="j", enqueued=["a"])
+    assert (uncertain.job_id, uncertain.enqueued, EnqueueError("x").enqueued) == ("j", ("a",), ())
+    assert isinstance(uncertain, WorkerError)
+    assert str(LeaseLost(["a", "b"])) == "the claim was lost: a, b"
+
+
+# --- the record -----------------------------------------------------------------------------------------------------
+
+
+def test_eligible_at() -> None:
+    assert a_job().eligible_at == 1000.0
+    assert a_job(not_before=1005.0).eligible_at == 1005.0
+    assert a_job(not_before=5.0).eligible_at == 1000.0
+
+
+def test_a_letter_lies_elsewhere_than_at_home() -> None:
+    assert a_lease(queue="dead", home="jobs").is_letter
+    assert not a_lease(queue="jobs").is_letter
+
+
+def test_derived_ids() -> None:
+    """Pinned: a rescuer of another release must derive the same span id."""
+    uid = bytes(range(16))
+    assert span_id_of(uid, 1) == "8dc767983be1c0f0"
+    assert trace_id_of(uid, 1) == "8f511a0b6ebffc62f77f3efb43da2a39"
+    ids = {span_id_of(uid, delivery) for delivery in range(1, 100)} | {span_id_of(bytes(16), 1)}
+    assert len(ids) == 100
+
+
+def test_records_have_no_room_for_surprises() -> None:
+    job = a_job()
+    with pytest.raises(AttributeError):
+        job.id = "other"  # type: ignore[misc]
+    assert not hasattr(job, "__dict__")
+    assert Lease(job, "jobs", 1, 1, 0.0, token="a") == Lease(job, "jobs", 1, 1, 0.0, token="b")
+    assert isinstance(job, Job)

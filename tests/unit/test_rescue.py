@@ -1,0 +1,129 @@
+"""What becomes of the jobs of the dead."""
+
+from __future__ import annotations
+
+import pytest
+
+from framework.broker import Rescued
+from framework.job import Failure, RunRecord
+from framework.maintenance.rescue import has_started, judge
+from framework.outcome import Kind, Outcome
+from framework.queues import QueueOptions
+from framework.retry import RetryPolicy
+from framework.scoreboard import Verdict
+from tests.unit.helpers import a_lease
+
+NOW = 2000.0
+POLICY = RetryPolicy(max_retries=1, first_delay=8, jitter=False)
+OPTIONS = {
+    "jobs": QueueOptions("jobs", timeout=10, kill_after=5, retry=POLICY, dead_letter="dead"),
+    "endless": QueueOptions("endless", timeout=None, kill_after=5, retry=POLICY),
+    "dead": QueueOptions("dead", retry=POLICY, is_dead_letter=True),
+}
+
+
+def a_run(row: int = 2, attempt: int = 1) -> RunRecord:
+    return RunRecord(row, attempt, attempt, 1990.0, "t" * 32, "s" * 16, sampled=True)
+
+
+def rescued(attempt: int = 1, *, queue: str = "jobs", home: str = "", run: bool = True, **fields: object) -> Rescued:
+    reported = fields.pop("reported", None)
+    lease = a_lease(queue=queue, home=home, attempt=attempt, **fields)
+    return Rescued(lease, "owner", a_run(attempt=attempt) if run else None, reported)  # type: ignore[arg-type]
+
+
+def decide(found: Rescued, verdict: Verdict | None) -> tuple[Outcome, object]:
+    asked: list[str] = []
+
+    def look(owner: str) -> Verdict | None:
+        asked.append(owner)
+        return verdict
+
+    outcome = judge(found, OPTIONS, look, NOW)
+    assert asked in ([], ["owner"])
+    return outcome
+
+
+@pytest.mark.parametrize("verdict", [None, Verdict("died"), Verdict("planned"), Verdict("timeout", (2,))])
+def test_not_started_goes_back_uncharged(verdict: Verdict | None) -> None:
+    found = rescued(run=False)
+    assert decide(found, verdict) == (Outcome(Kind.RELEASED), None)
+    assert has_started(found) is None
+
+
+@pytest.mark.parametrize(
+    ("verdict", "reason", "message"),
+    [
+        (None, "worker_lost", "the worker process died while it ran this job"),
+        (Verdict("died", detail="signal SIGSEGV"), "worker_lost", "died while it ran this job: signal SIGSEGV"),
+        (Verdict("died", detail="out of memory"), "worker_lost", "this job: out of memory"),
+        (Verdict("timeout"), "timeout", "still running after its hard timeout of 15 s: the process was killed"),
+        (Verdict("timeout", (2,)), "timeout", "hard timeout of 15 s"),
+        (Verdict("timeout", (0, 2)), "timeout", "hard timeout of 15 s"),
+    ],
+)
+@pytest.mark.parametrize(("attempt", "kind", "delay"), [(1, Kind.RETRIED, 8.0), (2, Kind.DEAD_LETTERED, 0.0)])
+def test_charged(verdict: Verdict | None, reason: str, message: str, attempt: int, kind: Kind, delay: float) -> None:
+    found = rescued(attempt)
+    outcome, why = decide(found, verdict)
+    assert (outcome.kind, outcome.delay, why) == (kind, delay, reason)
+    failure = outcome.failure
+    assert failure is not None
+    assert message in failure.message
+    assert (failure.attempt, failure.delivery, failure.reason, failure.error_type) == (attempt, attempt, reason, reason)
+    assert (failure.trace_id, failure.span_id, failure.queue) == ("t" * 32, "s" * 16, "jobs")
+    assert (failure.started_at, failure.ended_at) == (1990.0, NOW)
+    assert has_started(found) == found.run
+
+
+@pytest.mark.parametrize("verdict", [Verdict("planned"), Verdict("timeout", (0, 1)), Verdict("timeout", ())])
+def test_killed_for_another_reason_than_this_job(verdict: Verdict) -> None:
+    found = rescued(2)
+    assert decide(found, verdict) == (Outcome(Kind.RELEASED), None)
+    assert has_started(found) is not None  # its span is still to be sent
+
+
+def test_a_queue_without_soft_timeout() -> None:
+    outcome, _ = decide(rescued(queue="endless"), Verdict("timeout"))
+    assert outcome.failure is not None
+    assert "hard timeout of 5 s" in outcome.failure.message
+
+
+def test_a_letter_is_charged_by_the_policy_of_its_dead_letter_queue() -> None:
+    outcome, reason = decide(rescued(2, queue="dead", home="jobs"), None)
+    assert (outcome.kind, reason) == (Kind.DEAD_LETTERED, "worker_lost")
+    assert outcome.failure is not None
+    assert outcome.failure.queue == "dead"
+
+
+@pytest.mark.parametrize(
+    "reported",
+    [
+        Outcome(Kind.SUCCEEDED),
+        Outcome(Kind.DISCARDED),
+        Outcome(Kind.RESTED),
+        Outcome(Kind.RELEASED, delay=3),
+        Outcome(Kind.RETRIED, delay=3, failure=Failure(1, "error", "kept")),
+    ],
+)
+@pytest.mark.parametrize("verdict", [None, Verdict("timeout", (2,))])
+def test_reported_outcomes_are_only_finished(reported: Outcome, verdict: Verdict | None) -> None:
+    found = rescued(reported=reported)
+    assert decide(found, verdict) == (reported, None)
+    assert has_started(found) is None
+
+
+@pytest.mark.parametrize("kind", [Kind.RETRIED, Kind.DEAD_LETTERED])
+def test_a_reported_failure_that_was_not_stored(kind: Kind) -> None:
+    outcome, reason = decide(rescued(2, reported=Outcome(kind, delay=4)), None)
+    assert (outcome.kind, outcome.delay, reason) == (kind, 4, None)
+    assert outcome.failure is not None
+    assert (outcome.failure.attempt, outcome.failure.delivery, outcome.failure.ended_at) == (2, 2, NOW)
+    assert "died before it could store the error" in outcome.failure.message
+
+
+def test_a_reported_failure_that_was_stored_already() -> None:
+    stored = Failure(2, "timeout", "stored", delivery=2)
+    history = (Failure(1, "error", "before", delivery=1), stored)
+    outcome, _ = decide(rescued(2, reported=Outcome(Kind.RETRIED), history=history), None)
+    assert outcome.failure is stored

@@ -1,0 +1,243 @@
+"""The shared board: written by one process, read by others at any moment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import time
+from pathlib import Path
+
+import pytest
+
+from framework.scoreboard import (
+    EMPTY,
+    EXIT_REASONS,
+    LEAVING,
+    PLANNED,
+    READY,
+    STARTING,
+    STATES,
+    TIMEOUT,
+    RowState,
+    Scoreboard,
+    Verdict,
+    before_deadline,
+    process_start,
+)
+
+SLOTS = [("maintenance", 0), ("deliveries/0", 3), ("digests/0", 1)]
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Scoreboard:
+    return Scoreboard.create(tmp_path / "0.board", SLOTS, app="Relay")
+
+
+def test_a_new_board(board: Scoreboard, tmp_path: Path) -> None:
+    assert [(slot.name, slot.rows, slot.state) for slot in board.all_slots()] == [(n, r, EMPTY) for n, r in SLOTS]
+    assert (board.app, board.supervisor, board.deadline, board.supervised()) == ("Relay", os.getpid(), 0, True)
+    assert os.listdir(tmp_path) == ["0.board"]
+    assert (tmp_path / "0.board").stat().st_mode & 0o777 == 0o600
+    used = (tmp_path / "0.board").stat()
+    assert used.st_blocks * 512 >= used.st_size  # a hole would be SIGBUS on a full disk
+
+
+def test_what_one_writes_another_reads(board: Scoreboard) -> None:
+    other = Scoreboard.open(board.path)
+    board.occupy(1, "1-abc")
+    board.set_pid(1, 4242, 99)
+    board.set_state(1, READY, 1000)
+    board.tick(1, 2000, used=2, jobs=7)
+    board.count_exit(1, "crashed")
+    board.count_exit(1, "crashed")
+    slot = other.slot(1)
+    assert (slot.name, slot.incarnation, slot.pid, slot.pid_start) == ("deliveries/0", "1-abc", 4242, 99)
+    assert (STATES[slot.state], slot.ready, slot.tick, slot.used, slot.jobs) == ("ready", 1000, 2000, 2, 7)
+    assert dict(zip(EXIT_REASONS, slot.exits, strict=True))["crashed"] == 2
+    assert sum(slot.exits) == 2
+    assert other.slot(2) == Scoreboard.open(board.path).slot(2)
+    assert other.slot(2).state == EMPTY
+    other.deadline = 77
+    assert board.deadline == 77
+
+
+def test_leaving_keeps_the_moment_it_became_ready(board: Scoreboard) -> None:
+    board.set_state(1, READY, 1000)
+    board.set_state(1, LEAVING, 3000)
+    assert (board.slot(1).state, board.slot(1).ready, board.slot(1).tick) == (LEAVING, 1000, 3000)
+
+
+def test_a_new_life_empties_its_rows_and_keeps_the_exits(board: Scoreboard) -> None:
+    board.occupy(1, "first")
+    board.row_writer(1, 2).start("job", 1, 10, 20, 30)
+    board.row_writer(2, 0).start("neighbour", 1, 10, 20, 30)
+    board.count_exit(1, "killed")
+    board.set_state(1, READY, 5)
+    board.occupy(1, "second")
+    slot = board.slot(1)
+    assert (slot.incarnation, slot.pid, slot.state, slot.ready, slot.tick) == ("second", 0, STARTING, 0, 0)
+    assert sum(slot.exits) == 1
+    assert board.busy_rows(1) == []
+    assert [row.job_id for row in board.busy_rows(2)] == ["neighbour"]
+
+
+def test_rows(board: Scoreboard) -> None:
+    one, two = board.row_writer(1, 0), board.row_writer(1, 2)
+    one.start("a", 5, 10, 20, 30)
+    two.start("ü" * 40, 2**32 - 1, 2**63, 0, 0)
+    two.on_cpu(True)
+    assert board.busy_rows(1) == [
+        RowState(0, "a", 5, 10, 20, 30, False),
+        RowState(2, "ü" * 32, 2**32 - 1, 2**63, 0, 0, True),
+    ]
+    two.on_cpu(False)
+    one.clear()
+    assert [(row.row, row.on_cpu) for row in board.busy_rows(1)] == [(2, False)]
+    one.start("b", 6, 1, 2, 3)
+    assert [row.job_id for row in board.busy_rows(1)] == ["b", "ü" * 32]
+    assert board.busy_rows(0) == board.busy_rows(2) == []
+
+
+def test_a_reader_never_sees_half_a_row(board: Scoreboard) -> None:
+    """Another process writes without pause. Without the sequence, hundreds of these reads are torn."""
+    pid = os.fork()
+    if pid == 0:
+        writer, number = board.row_writer(1, 0), 0
+        while True:
+            number += 1
+            writer.start(f"{number:060}", number, number, number, number)
+    try:
+        seen = set()
+        end = time.monotonic() + 10
+        while len(seen) < 3000 and time.monotonic() < end:
+            for row in board.busy_rows(1):
+                assert int(row.job_id) == row.delivery == row.started == row.soft == row.hard
+                seen.add(row.delivery)
+        assert len(seen) >= 100
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def test_a_writer_killed_in_the_middle_is_no_endless_loop(board: Scoreboard) -> None:
+    board.row_writer(2, 0).start("a", 5, 10, 20, 30)
+    rows = 128 + 3 * 224 + 3 * 112
+    struct.pack_into("<Q", board._memory, rows, 7)  # odd: a write that never ended
+    assert [row.job_id for row in board.busy_rows(2)] == ["a"]
+
+
+# --- verdicts -------------------------------------------------------------------------------------------------------
+
+
+def test_verdicts(board: Scoreboard) -> None:
+    board.write_verdict("planned", PLANNED)
+    board.write_verdict("all", TIMEOUT)
+    board.write_verdict("some", TIMEOUT, [0, 17, 300])
+    board.write_verdict("many", TIMEOUT, range(19))
+    board.write_verdict("none", TIMEOUT, [])
+    board.write_death("died", "signal SIGSEGV")
+    other = Scoreboard.open(board.path)
+    assert other.verdict("planned") == Verdict("planned")
+    assert other.verdict("all") == other.verdict("many") == Verdict("timeout")
+    assert other.verdict("some") == Verdict("timeout", (0, 17, 300))
+    assert other.verdict("none") == Verdict("timeout", ())
+    assert other.verdict("died") == Verdict("died", detail="signal SIGSEGV")
+    assert other.verdict("somebody else") is other.verdict("") is other.verdict("som") is None
+
+
+def test_the_table_holds_the_last_256(board: Scoreboard) -> None:
+    for number in range(300):
+        board.write_verdict(f"1-{number:016x}", PLANNED)
+    known = [number for number in range(300) if board.verdict(f"1-{number:016x}")]
+    assert known == list(range(44, 300))
+
+
+def test_a_long_detail_is_cut(board: Scoreboard) -> None:
+    board.write_death("a", "x" * 100)
+    assert board.verdict("a") == Verdict("died", detail="x" * 36)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "row", "charged"),
+    [
+        (Verdict("died"), 3, True),
+        (Verdict("planned"), 3, False),
+        (Verdict("timeout"), 3, True),
+        (Verdict("timeout", (3,)), 3, True),
+        (Verdict("timeout", (1, 2)), 3, False),
+        (Verdict("timeout", ()), 3, False),
+    ],
+)
+def test_who_pays(verdict: Verdict, row: int, charged: bool) -> None:
+    assert verdict.charges(row) is charged
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"x",
+        b"WBOARD1\n",
+        bytes(200_000),
+        b"WBOARD1\n" + b"\xff" * 200_000,
+        b"WBOARD1\n" + struct.pack("<II", 1, 1) + bytes(120),
+        os.urandom(30_000),
+    ],
+)
+def test_garbage_is_no_board(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(ValueError, match="is no scoreboard"):
+        Scoreboard.open(tmp_path / "x")
+
+
+def test_truncated_or_of_another_version(board: Scoreboard, tmp_path: Path) -> None:
+    whole = board.path.read_bytes()
+    for content in (whole[:-1], whole + b"\0", b"WBOARD2\n" + whole[8:]):
+        (tmp_path / "x").write_bytes(content)
+        with pytest.raises(ValueError, match="no scoreboard of this version"):
+            Scoreboard.open(tmp_path / "x")
+
+
+def test_no_file_and_a_planted_link(board: Scoreboard, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(board.path)
+    for name in ("missing", "link", "."):
+        with pytest.raises(OSError, match=r"missing|link|Is a directory"):
+            Scoreboard.open(tmp_path / name)
+
+
+def test_a_board_replaces_the_one_before_it(board: Scoreboard) -> None:
+    """The old mapping stays valid for who holds it."""
+    board.write_verdict("old", PLANNED)
+    new = Scoreboard.create(board.path, SLOTS[:1], app="Relay")
+    assert Scoreboard.open(board.path).slots == new.slots == 1
+    assert board.verdict("old") == Verdict("planned")
+    assert new.verdict("old") is None
+
+
+def test_the_supervisor_is_known_by_pid_and_start_time(board: Scoreboard) -> None:
+    assert process_start(os.getpid()) > 0
+    assert process_start(0) == process_start(2**22 + 1) == 0
+    struct.pack_into("<Q", board._memory, 32, process_start(os.getpid()) + 1)  # the pid was reused
+    assert not board.supervised()
+
+
+def test_a_dead_supervisor(tmp_path: Path) -> None:
+    pid = os.fork()
+    if pid == 0:
+        Scoreboard.create(tmp_path / "b", SLOTS, app="x")
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert Scoreboard.open(tmp_path / "b").supervisor == pid
+    assert not Scoreboard.open(tmp_path / "b").supervised()
+
+
+@pytest.mark.parametrize(
+    ("drain", "seconds", "expected"),
+    [(25.0, 2.0, 2.0), (25.0, 1.0, 1.0), (1.0, 2.0, 0.4), (1.0, 1.0, 0.2), (0.0, 2.0, 0.0)],
+)
+def test_stages_of_a_drain(drain: float, seconds: float, expected: float) -> None:
+    assert before_deadline(drain, seconds) == pytest.approx(expected)

@@ -1,0 +1,261 @@
+"""The supervisor's decisions, without processes: restarts, exits, deadlines; and what it tells systemd."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from framework.scoreboard import EXIT_REASONS, RowState
+from framework.supervisor import platform
+from framework.supervisor.children import FAILED_TO_START, ChildSpec
+from framework.supervisor.instance import Instance, Leadership
+from framework.supervisor.loop import overdue
+from framework.supervisor.notify import Notifier
+from framework.supervisor.place import Place, describe_exit, exit_reason
+from framework.supervisor.policy import MOST, Backoff, Budget
+
+
+def a_place(**state: object) -> Place:
+    place = Place(ChildSpec("q/0", 1, lambda birth: 0))
+    place.begin(100, "1-a", 5.0)
+    for name, value in state.items():
+        setattr(place, name, value)
+    return place
+
+
+# --- restarts -------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_replacement_is_at_once_then_backoff() -> None:
+    backoff = Backoff()
+    delays = [backoff.delay(uptime=0.1, failed=True) for _ in range(10)]
+    assert delays == [0, 0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+    assert [backoff.delay(uptime=1, failed=True) for _ in range(2000)][-1] == MOST
+
+
+def test_an_end_as_it_should_be_cleans_the_record() -> None:
+    backoff = Backoff(failures=5)
+    assert backoff.delay(uptime=0.0, failed=False) == 0.0
+    assert backoff.delay(uptime=0.1, failed=True) == 0.0
+
+
+def test_a_long_life_cleans_the_record() -> None:
+    backoff = Backoff(failures=5)
+    assert backoff.delay(uptime=10.0, failed=True) == 0.0
+    assert backoff.delay(uptime=9.9, failed=True) == 0.5
+
+
+def test_budget() -> None:
+    budget = Budget(2, 60.0)
+    assert [budget.exceeded(now) for now in (0.0, 10.0, 20.0)] == [False, False, True]
+    assert not budget.exceeded(70.0)  # two of them are 60 s old
+    assert budget.exceeded(79.9)
+
+
+@given(st.lists(st.floats(0, 20), max_size=40), st.integers(1, 5))
+@settings(max_examples=60, deadline=None)
+def test_budget_counts_the_window(gaps: list[float], most: int) -> None:
+    budget, now, deaths = Budget(most, 60.0), 0.0, list[float]()
+    for gap in gaps:
+        now += gap
+        deaths.append(now)
+        assert budget.exceeded(now) == (sum(1 for death in deaths if death > now - 60.0) > most)
+
+
+# --- exits ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "draining", "out_of_memory", "expected"),
+    [
+        (0, {}, True, False, "drained"),
+        (0, {"leaving": True}, False, False, "drained"),
+        (0, {"ready": True}, False, False, "recycled"),
+        (-signal.SIGTERM, {}, True, False, "drained"),
+        (-signal.SIGTERM, {"ready": True}, True, False, "crashed"),
+        (1, {"ready": True}, False, False, "crashed"),
+        (70, {"ready": True}, True, False, "crashed"),
+        (-signal.SIGSEGV, {"ready": True}, False, False, "crashed"),
+        (-signal.SIGKILL, {"ready": True}, False, False, "killed"),
+        (-signal.SIGKILL, {"ready": True}, False, True, "out_of_memory"),
+        (-signal.SIGSEGV, {"ready": True}, False, True, "crashed"),
+        (FAILED_TO_START, {}, False, False, "failed_to_start"),
+        (-signal.SIGKILL, {"killed": "timeout"}, False, True, "timeout"),
+        (0, {"killed": "stuck"}, False, False, "stuck"),
+    ],
+)
+def test_exit_reasons(code: int, state: dict[str, object], draining: bool, out_of_memory: bool, expected: str) -> None:
+    reason = exit_reason(a_place(**state), code, draining=draining, out_of_memory=out_of_memory)
+    assert reason == expected
+    assert reason in EXIT_REASONS
+
+
+def test_exits_in_words() -> None:
+    assert [describe_exit(code) for code in (0, 78, -11, -9, -200)] == [
+        "exit code 0",
+        "exit code 78",
+        "signal SIGSEGV",
+        "signal SIGKILL",
+        "signal 200",
+    ]
+
+
+def test_a_new_life_forgets_the_old_one() -> None:
+    place = a_place(ready=True, leaving=True, kill_at=9.0, killed="stuck", start_at=3.0)
+    place.end()
+    assert (place.pid, place.kill_at, place.killed) == (None, None, "stuck")
+    place.begin(101, "1-b", 7.0)
+    assert (place.pid, place.incarnation, place.born_at, place.ready, place.leaving) == (101, "1-b", 7.0, False, False)
+    assert (place.kill_at, place.killed, place.start_at) == (None, "", None)
+
+
+# --- deadlines ------------------------------------------------------------------------------------------------------
+
+NOW = 100_000_000_000
+LATE, ON_TIME = NOW - 1, NOW + 1
+TURNED, STANDS_STILL = NOW - 1_000_000_000, NOW - 3_000_000_000
+
+
+def row(number: int, hard: int, on_cpu: bool = False) -> RowState:
+    return RowState(number, f"j{number}", 1, 1, 1, hard, on_cpu)
+
+
+@pytest.mark.parametrize(
+    ("rows", "tick", "guilty"),
+    [
+        ([], STANDS_STILL, None),
+        ([row(0, ON_TIME)], STANDS_STILL, None),
+        ([row(0, NOW)], TURNED, [0]),
+        ([row(0, LATE)], TURNED, [0]),
+        ([row(0, 0)], STANDS_STILL, None),
+        # The hung one waits for its neighbours, until they are late, too.
+        ([row(0, LATE), row(1, ON_TIME)], TURNED, None),
+        ([row(0, LATE), row(1, 0)], TURNED, None),
+        ([row(0, LATE), row(3, LATE)], TURNED, [0, 3]),
+        # It holds the loop: the neighbours cannot use their time.
+        ([row(0, LATE, on_cpu=True), row(1, ON_TIME)], STANDS_STILL, [0]),
+        ([row(0, LATE, on_cpu=True), row(1, ON_TIME)], TURNED, None),
+        ([row(0, LATE), row(1, ON_TIME, on_cpu=True)], STANDS_STILL, None),
+        ([row(0, LATE, on_cpu=True), row(1, LATE)], STANDS_STILL, [0]),
+        ([row(0, LATE), row(1, LATE)], STANDS_STILL, [0, 1]),
+    ],
+)
+def test_overdue(rows: list[RowState], tick: int, guilty: list[int] | None) -> None:
+    assert overdue(rows, NOW, tick) == guilty
+
+
+# --- systemd --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_notify(abstract: bool, tmp_path: Path) -> None:
+    name = f"@worker-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind("\0" + name[1:] if abstract else name)
+        systemd.setblocking(False)
+        notifier = Notifier({"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "20000000", "WATCHDOG_PID": str(os.getpid())})
+        notifier.send("READY=1", "STATUS=2 workers ready")
+        assert systemd.recv(1000) == b"READY=1\nSTATUS=2 workers ready"
+        for now in (100.0, 105.0, 109.9, 110.0, 119.0, 125.0):
+            notifier.watchdog(now)
+        assert [systemd.recv(1000) for _ in range(3)] == [b"WATCHDOG=1"] * 3
+        with pytest.raises(BlockingIOError):
+            systemd.recv(1000)
+
+
+@pytest.mark.parametrize(
+    ("environment", "interval"),
+    [
+        ({}, None),
+        ({"NOTIFY_SOCKET": "/x"}, None),
+        ({"WATCHDOG_USEC": "1000000"}, None),
+        ({"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "3000000"}, 1.5),
+        ({"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "1"}, None),
+        ({"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "soon"}, None),
+    ],
+)
+def test_watchdog_interval(environment: dict[str, str], interval: float | None) -> None:
+    assert Notifier(environment).interval == interval
+
+
+def test_a_broken_socket_stops_nothing(tmp_path: Path) -> None:
+    for address in ("", str(tmp_path / "missing"), "/" + "x" * 300, str(tmp_path)):
+        notifier = Notifier({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1"})
+        notifier.send("READY=1")
+        notifier.watchdog(1.0)
+
+
+# --- instances ------------------------------------------------------------------------------------------------------
+
+
+def test_instances_take_the_lowest_free_number(tmp_path: Path) -> None:
+    places = (tmp_path / "run", tmp_path / "instances")
+    first, second, third = (Instance(*places) for _ in range(3))
+    assert [i.number for i in (first, second, third)] == [0, 1, 2]
+    os.close(second.descriptor)
+    assert Instance(*places).number == 1
+    assert first.board_path == tmp_path / "run" / "0.board"
+
+
+def test_an_instance_lives_as_long_as_its_last_process(tmp_path: Path) -> None:
+    places = (tmp_path / "run", tmp_path / "instances")
+    instance = Instance(*places)
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:  # a worker: keeps the inherited lock until it is told to go
+        os.close(writer)
+        os.read(reader, 1)
+        os._exit(0)
+    os.close(instance.descriptor)
+    assert Instance(*places).number == 1
+    os.close(writer)
+    os.waitpid(pid, 0)
+    os.close(reader)
+    assert Instance(*places).number == 0
+
+
+def test_the_old_board_is_kept(tmp_path: Path) -> None:
+    instance = Instance(tmp_path, tmp_path / "i")
+    instance.keep_old_board()
+    instance.board_path.write_text("old")
+    instance.keep_old_board()
+    assert not instance.board_path.exists()
+    assert [board.read_text() for board in instance.boards()] == ["old"]
+
+
+def test_one_leads_until_it_ends(tmp_path: Path) -> None:
+    first, second = Leadership(tmp_path / "leader.lock"), Leadership(tmp_path / "leader.lock")
+    assert [first.held(), second.held(), first.held(), second.held()] == [True, False, True, False]
+    assert first._descriptor is not None
+    os.close(first._descriptor)
+    assert second.held()
+    assert not Leadership(tmp_path / "missing" / "leader.lock").held()
+
+
+# --- the platform ---------------------------------------------------------------------------------------------------
+
+
+def test_children_are_seen_by_both_ways() -> None:
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(writer)
+        os.read(reader, 1)
+        os._exit(0)
+    assert pid in platform.children()
+    assert pid in platform._children_by_stat(os.getpid())
+    os.close(writer)
+    os.waitpid(pid, 0)
+    os.close(reader)
+    assert pid not in platform.children()
+
+
+def test_what_the_kernel_says() -> None:
+    assert platform.threads() >= 1
+    assert platform.oom_kills() >= 0

@@ -1,0 +1,294 @@
+"""A process's dealings with its engine: order of the writes, patience with an engine that fails, limits."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from framework import Queue, WorkerApp
+from framework.brokers.memory import MemoryBroker, MemoryStore
+from framework.errors import EngineUnavailable, WorkerError
+from framework.events import (
+    EngineFailed,
+    EngineRecovered,
+    Event,
+    JobFinished,
+    JobsClaimed,
+    JobsSettled,
+    LeasesLost,
+    LoopBlocked,
+    WorkerLeaving,
+)
+from framework.executor import Attempt
+from framework.queues import QueueOptions
+from framework.scoreboard import LEAVING, READY, Scoreboard
+from framework.worker import LeaveSignal, WorkerCore
+from framework.worker.blocking import LoopWatch
+from tests.unit.helpers import a_job, an_executor
+
+LONG = 30.0
+
+
+class App(WorkerApp):
+    jobs = Queue[int]("jobs")
+    hold: threading.Event
+
+    @jobs.handler
+    def job(self, number: int) -> None:
+        if number < 0:
+            raise ValueError(number)
+
+
+class Engine(MemoryBroker):
+    """In memory; the verbs in `broken` cannot be done now. Notes the order of its calls."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        super().__init__(store, incarnation="w")
+        self.broken: set[str] = set()
+        self.calls: list[str] = []
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("claim", "start", "reported", "ack", "retry", "release"):
+            self.calls.append(name)
+            if name in self.broken:
+                raise EngineUnavailable(f"{name}: disk full")
+        return super().__getattribute__(name)
+
+
+class Desk:
+    def __init__(self, path: Path, **options: Any) -> None:
+        self.events: list[Event] = []
+        self.store = MemoryStore()
+        self.engine = Engine(self.store)
+        self.engine.open([QueueOptions("jobs")])
+        self.board = Scoreboard.create(path / "board", [("maintenance", 0), ("jobs/0", 2)], app="App")
+        self.executor = an_executor(App(), self.events, concurrency=2, **options)
+        self.leave = LeaveSignal(25.0, lambda: 0)
+        self.core = WorkerCore(
+            "jobs/0",
+            1,
+            board=self.board,
+            broker=self.engine,
+            executor=self.executor,
+            emit=self.events.append,
+            leave=self.leave,
+        )
+
+    def put(self, *payloads: int) -> None:
+        self.engine.enqueue([a_job(str(payload).encode(), job_id=f"j{payload}") for payload in payloads])
+
+    def claim_one(self) -> Attempt:
+        (lease,) = self.core.claim(1, 0)
+        return self.executor.attempt(lease)
+
+    def run_one(self) -> Attempt:
+        attempt = self.claim_one()
+        assert self.core.begin(attempt, 0)
+        self.executor.run(attempt)
+        self.core.finish(attempt, 0)
+        return attempt
+
+    def retry_now(self) -> bool:
+        self.core._retry_at = 0.0
+        return self.core.settle_late()
+
+    def said(self, kind: type[Event]) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    return Desk(tmp_path)
+
+
+def test_the_order_of_the_writes(desk: Desk) -> None:
+    desk.put(1)
+    attempt = desk.claim_one()
+    assert desk.board.busy_rows(1) == []
+    desk.core.begin(attempt, 1)
+    (row,) = desk.board.busy_rows(1)
+    assert (row.row, row.job_id, row.delivery) == (1, "j1", 1)
+    assert (row.soft - row.started, row.hard - row.started) == (30 * 10**9, 35 * 10**9)
+    desk.executor.run(attempt)
+    assert desk.engine.calls == ["claim", "start"]
+    desk.core.finish(attempt, 1)
+    assert desk.engine.calls == ["claim", "start", "reported", "ack"]
+    assert desk.board.busy_rows(1) == []
+    assert (desk.core.jobs, desk.core.used) == (1, 0)
+    assert [type(event) for event in desk.events] == [JobsClaimed, JobFinished, JobsSettled]
+
+
+def test_no_timeout_is_no_deadline(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, timeout=None)
+    desk.put(1)
+    desk.core.begin(desk.claim_one(), 0)
+    (row,) = desk.board.busy_rows(1)
+    assert (row.soft, row.hard) == (0, 0)
+
+
+def test_an_engine_that_cannot_write_the_record_starts_nothing(desk: Desk) -> None:
+    desk.put(1)
+    attempt = desk.claim_one()
+    desk.engine.broken = {"start"}
+    assert not desk.core.begin(attempt, 0)
+    assert desk.board.busy_rows(1) == []
+    assert desk.core.used == 0
+    assert desk.engine.stats("jobs").ready == 1
+    desk.engine.broken = set()
+    desk.core._retry_at = 0.0
+    assert desk.run_one().lease.attempt == 1  # none was spent
+
+
+def test_what_cannot_be_settled_now_is_settled_later(desk: Desk) -> None:
+    desk.put(1, -2)
+    desk.engine.broken = {"ack", "retry", "reported"}
+    desk.run_one()
+    desk.core._retry_at = 0.0
+    desk.run_one()
+    assert desk.engine.stats("jobs").in_flight == 2
+    assert not desk.retry_now()
+    assert not desk.core.settle_late()  # waits before it tries again
+    desk.engine.broken = set()
+    assert desk.retry_now()
+    assert (desk.engine.stats("jobs").in_flight, desk.engine.stats("jobs").delayed) == (0, 1)
+    assert {event.verb for event in desk.said(EngineRecovered)} == {"ack", "retry", "reported"}
+    assert [event.verb for event in desk.said(JobsSettled)] == ["ack", "retry"]
+    assert desk.core.settle_late()
+
+
+def test_a_failing_engine_is_asked_later_and_later(desk: Desk) -> None:
+    desk.engine.broken = {"claim"}
+    for _ in range(9):
+        assert desk.core.claim(1, 0.0) == ()
+        desk.core._retry_at = 0.0
+    assert [event.delay for event in desk.said(EngineFailed)] == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0]
+    desk.core._retry_at = time.monotonic() + 60
+    asked = desk.engine.calls.count("claim")
+    assert desk.core.claim(1, 0.0) == ()
+    assert desk.engine.calls.count("claim") == asked
+    desk.engine.broken = set()
+    desk.core._retry_at = 0.0
+    desk.put(1)
+    assert len(desk.core.claim(1, 0.0)) == 1
+    (recovered,) = desk.said(EngineRecovered)
+    assert recovered.verb == "claim"
+
+
+def test_a_recovery_is_seen_although_nothing_waits(desk: Desk) -> None:
+    desk.engine.broken = {"claim"}
+    desk.core.claim(1, 0.0)
+    desk.engine.broken = set()
+    desk.core._retry_at = 0.0
+    assert list(desk.core.claim(1, 0.0)) == []
+    assert [event.verb for event in desk.said(EngineRecovered)] == ["claim"]
+
+
+def test_a_lost_lease_is_said_and_forgotten(desk: Desk) -> None:
+    desk.put(1)
+    attempt = desk.claim_one()
+    desk.store.kill("w")
+    other = MemoryBroker(desk.store, incarnation="other")
+    other.open([])
+    (rescued,) = other.rescue()
+    other.ack([rescued.lease])
+    desk.core.begin(attempt, 0)
+    desk.executor.run(attempt)
+    desk.core.finish(attempt, 0)
+    (lost,) = desk.said(LeasesLost)
+    assert list(lost.job_ids) == ["j1"]
+    assert desk.said(JobsSettled) == []
+    assert desk.core.settle_late()
+
+
+def test_unstarted_leases_go_back_to_their_place(desk: Desk) -> None:
+    desk.put(1, 2, 3)
+    desk.core.give_back(desk.core.claim(2, 0))
+    assert [lease.job.id for lease in desk.core.claim(3, 0)] == ["j1", "j2", "j3"]
+
+
+def test_max_jobs_per_process(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, max_jobs_per_process=2)
+    desk.put(1, 2, 3)
+    assert desk.core.room() == 2
+    desk.run_one()
+    assert (desk.core.room(), bool(desk.leave)) == (1, False)
+    desk.core.begin(desk.claim_one(), 0)
+    assert desk.core.room() == 0
+    desk.core.used -= 1
+    desk.run_one()
+    assert (desk.leave.why, desk.core.room()) == ("max_jobs_per_process", 0)
+    desk.core.leaving()
+    assert desk.board.slot(1).state == LEAVING
+    assert [event.why for event in desk.said(WorkerLeaving)] == ["max_jobs_per_process"]
+
+
+def test_max_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resident = [100 * 2**20]
+    monkeypatch.setattr("framework.worker.core.resident", lambda: resident[0])
+    desk = Desk(tmp_path, max_memory=200 * 2**20)
+    desk.core.ready()
+    assert desk.board.slot(1).state == READY
+    desk.core.check_limits()
+    assert not desk.leave
+    resident[0] = 201 * 2**20
+    desk.core.check_limits()
+    assert not desk.leave  # not at every job: reading it costs
+    desk.core._next_memory_check = 0.0
+    desk.core.check_limits()
+    assert desk.leave.why == "max_memory"
+
+
+def test_a_limit_below_what_the_process_has_already(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, max_memory=2**20)
+    with pytest.raises(WorkerError, match=r"jobs/0: max_memory=1 MiB is below the \d+ MiB that the process has"):
+        desk.core.ready()
+
+
+def test_a_tick_shows_what_runs(desk: Desk) -> None:
+    desk.put(1, 2)
+    desk.run_one()
+    desk.core.begin(desk.claim_one(), 0)
+    before = time.monotonic_ns()
+    desk.core.tick()
+    slot = desk.board.slot(1)
+    assert (slot.used, slot.jobs) == (1, 1)
+    assert slot.tick >= before
+
+
+async def test_a_blocked_loop_has_a_name(desk: Desk) -> None:
+    """Once per blockage, with the stack of who blocks it."""
+    said = threading.Event()
+
+    def emit(event: Event) -> None:
+        desk.events.append(event)
+        said.set()
+
+    desk.core.emit = emit
+    desk.core.rows[1].start("slow", 1, 1, 0, 0)
+    desk.core.rows[1].on_cpu(True)
+    watch = LoopWatch(desk.core, asyncio.get_running_loop(), after=0.02)
+    try:
+        for _ in range(2):
+            watch.turned()
+            assert said.wait(LONG)  # here the loop stands still
+            said.clear()
+            await asyncio.sleep(0)
+        watch.turned()
+    finally:
+        watch.stop()
+    for blocked in desk.said(LoopBlocked)[:2]:
+        assert (blocked.process, blocked.queue, blocked.job_id, blocked.handler) == (
+            "jobs/0",
+            "jobs",
+            "slow",
+            "App.job",
+        )
+        assert "test_a_blocked_loop_has_a_name" in blocked.stack
+        assert blocked.where.startswith("test_worker_core.py:")
+        assert "said.wait(LONG)" in blocked.where
