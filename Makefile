@@ -26,7 +26,7 @@ forever: $(READY) ## The same, until Ctrl-C
 	@$(BIN)/python -m services.example_worker.demo --jobs $(N) --forever
 
 test: $(READY) ## All tests but the long ones
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: $(READY) ## Style: ruff check and format
 	@$(BIN)/ruff check .

@@ -7,7 +7,7 @@ engine's own. `features` declares in what engines differ.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 from urllib.parse import urlsplit
@@ -151,6 +151,9 @@ class Broker(Protocol):
 
     def maintain(self) -> None:
         """Makes due what is due, expires, cleans. Idempotent, any number of processes may."""
+
+    def expired(self) -> Mapping[str, int]:
+        """Jobs that this handle has made dead letters for their age since the last call, by queue."""
 
     def stats(self, queue: str) -> QueueStats:
         """Counts, at most a second old or so."""

@@ -165,6 +165,14 @@ class JobsRescued(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class JobsExpired(Event):
+    """Jobs that became dead letters because their ttl had ended before a handler could take them."""
+
+    queue: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class QueueObserved(Event):
     queue: str
     ready: int

@@ -13,6 +13,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,19 +27,18 @@ EMPTY, STARTING, READY, LEAVING, GONE = range(5)
 
 # magic, slots, rows, supervisor pid, verdicts written, deadline, supervisor's start, app
 _HEADER = struct.Struct("<8sIIIIQQ48s")
-_SLOT = struct.Struct(
-    "<64s40sIIQQQIIII"
-)  # name, incarnation, pid, state, pid's start, tick, ready, first row, rows, used, jobs
+# name, incarnation, pid, state, pid's start, tick, ready, first row, rows, used, jobs
+_SLOT = struct.Struct("<64s40sIIQQQIIII")
 _EXITS = struct.Struct("<8I")
-_ROW = struct.Struct(
-    "<IBB2xQQQ64s"
-)  # delivery, busy, on_cpu, started, soft, hard, job id; a sequence of 8 bytes before
+# delivery, busy, on_cpu, started, soft, hard, job id; before them a sequence of 8 bytes
+_ROW = struct.Struct("<IBB2xQQQ64s")
 _VERDICT = struct.Struct("<40sBB36s2x")  # incarnation, kind, number of guilty rows, the rows or a detail
 _HEADER_SIZE, _SLOT_SIZE, _ROW_SIZE, _VERDICT_SIZE = 128, 224, 112, 80
 _PID_OFFSET, _STATE_OFFSET, _START_OFFSET, _TICK_OFFSET, _READY_OFFSET = 104, 108, 112, 120, 128
 _USED_OFFSET, _JOBS_OFFSET, _EXITS_OFFSET = 144, 148, 160
 _WRITTEN_OFFSET, _DEADLINE_OFFSET = 20, 24
 _VERDICTS = 256
+_MOST_TRIES = 40  # to read a row whole
 _MOST_GUILTY = 18
 PLANNED, TIMEOUT, DIED = 1, 2, 3
 _VERDICT_NAMES = {PLANNED: "planned", TIMEOUT: "timeout", DIED: "died"}
@@ -253,11 +253,13 @@ class Scoreboard:
         return found
 
     def _row(self, row: int, at: int) -> RowState | None:
-        for _ in range(100):
+        for tries in range(_MOST_TRIES):
             before = self._quads[at // 8]
             fields = self._memory[at + 8 : at + 8 + _ROW.size]
             if before % 2 == 0 and self._quads[at // 8] == before:
                 break
+            if tries >= _MOST_TRIES // 2:
+                time.sleep(0.001)  # the writer has lost the processor in the middle of its write
         # A writer killed in the middle leaves an odd sequence: what stands there is the best that is known.
         delivery, busy, on_cpu, started, soft, hard, job_id = _ROW.unpack(fields)
         return RowState(row, _string(job_id), delivery, started, soft, hard, bool(on_cpu)) if busy else None

@@ -7,7 +7,8 @@ that moves its clock sees delays, backoff and ttl pass without sleeping.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -219,6 +220,12 @@ class MemoryBroker:
         with self.store.lock:
             self.store.maintain(self._clock())
             self.store.ring()
+
+    def expired(self) -> Mapping[str, int]:
+        """Whoever asks first is told for all handles of the store."""
+        with self.store.lock:
+            counts, self.store.expired = self.store.expired, Counter()
+        return dict(counts)
 
     def stats(self, queue: str) -> QueueStats:
         """Counts of this moment."""

@@ -136,6 +136,7 @@ class MemoryStore:
         self._ids: dict[tuple[str, str], int] = {}  # home queue and chosen id -> serial
         self._slots: dict[tuple[str, int], Row] = {}  # incarnation and row of the run record
         self._serials = count(1)
+        self.expired: Counter[str] = Counter()
 
     def kill(self, incarnation: str) -> None:
         """The owner dies where it stands: what it holds is an orphan, run records included."""
@@ -212,6 +213,7 @@ class MemoryStore:
     def expire(self, row: Row, now: float) -> None:
         message = f"expired: not done {row.job.ttl:g} s after it could first have run"
         failure = Failure(row.attempt, "expired", message, error_type="expired", queue=row.queue, delivery=row.delivery)
+        self.expired[row.queue] += 1
         self.bury(row, replace(failure, started_at=now, ended_at=now), now=now)
 
     def send_home(self, row: Row, *, now: float) -> None:

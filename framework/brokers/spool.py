@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -94,7 +94,7 @@ class SpoolBroker:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What happened in this process: lost, missed, bad, expired, stranded, recovered."""
+        """What happened in this process: lost, missed, bad, stranded, recovered."""
         return dict(self._spool.counts)
 
     def open(self, queues: Sequence[QueueOptions]) -> None:
@@ -150,6 +150,12 @@ class SpoolBroker:
     def maintain(self) -> None:
         """Of every queue that was opened."""
         self._spool.maintain()
+
+    def expired(self) -> Mapping[str, int]:
+        """Found at a claim, or by `maintain`."""
+        counts = dict(self._spool.expired)
+        self._spool.expired.subtract(counts)  # not clear(): another thread may count meanwhile
+        return {name: count for name, count in counts.items() if count}
 
     def stats(self, queue: str) -> QueueStats:
         """Counted now; what has not changed since is not listed again."""

@@ -8,7 +8,6 @@ import click
 
 from framework.cli.output import Column, span, table, warn
 from framework.cli.service import MODULE_HELP, Service, load_service, take
-from framework.errors import DeclarationError
 from framework.queues import Queue
 from framework.retry import RetryPolicy
 
@@ -38,28 +37,10 @@ def check(given: tuple[str, ...]) -> int:
     from framework import runner
 
     warnings = runner.check(service.app, service.settings)
-    _check_payloads(service)
     table(COLUMNS, [_row(service, queue) for queue in service.app.worker_queues.values()])
     for text in warnings:
         warn(text)
     return 0
-
-
-def _check_payloads(service: Service) -> None:
-    """A payload type that pydantic cannot handle would fail at the first enqueue. Raises DeclarationError."""
-    from framework.codec import codec_for
-
-    for queue in service.queues:
-        if service.takes_letters(queue):
-            continue
-        try:
-            codec_for(queue.payload_type, queue=queue.name)
-        except Exception as error:
-            reason = str(error).splitlines()[0]
-            raise DeclarationError(
-                f"{queue.place}: queue {queue.name!r} carries {_type_name(queue)}, which cannot be stored as JSON: "
-                f"{reason}"
-            ) from error
 
 
 def _row(service: Service, queue: Queue[Any]) -> tuple[str, ...]:

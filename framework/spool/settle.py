@@ -31,6 +31,7 @@ class Settle:
         ring: Callable[[str], None],
         put_back: Callable[[str, str], None],
         counts: Counter[str],
+        expired: Counter[str],
     ) -> None:
         self._disk = disk
         self._clock = clock
@@ -38,6 +39,7 @@ class Settle:
         self._ring = ring
         self._put_back = put_back
         self._counts = counts
+        self._expired = expired
 
     def ack(self, held: Held, home: str, job_id: str) -> bool:
         """Deletes the job."""
@@ -92,7 +94,6 @@ class Settle:
 
     def expire(self, held: Held) -> bool:
         """A job past its ttl becomes a dead letter."""
-        self._counts["expired"] += 1
         now = self._clock.wall()
         failure = Failure(
             attempt=held.name.attempt,
@@ -103,7 +104,9 @@ class Settle:
             started_at=now,
             ended_at=now,
         )
-        return self.bury(held, failure, letter=False)
+        done = self.bury(held, failure, letter=False)
+        self._expired[held.owner.queue.name] += done
+        return done
 
     def record(self, held: Held, failure: Failure, outcome: str) -> bool:
         """Stores a failure before its outcome is carried out; a rescuer finds it in the job's history."""

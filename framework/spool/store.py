@@ -39,7 +39,7 @@ class Spool:
         calls: the seam for tests.
 
     Attributes:
-        counts: what happened: `lost`, `missed`, `bad`, `expired`, `stranded`, `recovered`, `unsynced`, ...
+        counts: what happened: `lost`, `missed`, `bad`, `stranded`, `recovered`, `unsynced`, ...
         warnings: what the file system cannot keep, one line each; after `open`.
         survives_power_cut: an acknowledged job does; after `open`.
     """
@@ -57,6 +57,7 @@ class Spool:
         self.root = root.absolute()
         self.incarnation = incarnation
         self.counts: Counter[str] = Counter()
+        self.expired: Counter[str] = Counter()
         self.warnings: list[str] = []
         self.survives_power_cut = False
         self._power = power
@@ -145,6 +146,7 @@ class Spool:
             ring=lambda name: self._part(name).doorbell.ring(),
             put_back=lambda name, entry: self._part(name).listing.put_back(entry),
             counts=self.counts,
+            expired=self.expired,
         )
         self._parts[options.name] = Parts(
             disk, queue, here, incarnation=self.incarnation, settle=settle, counts=self.counts

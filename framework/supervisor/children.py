@@ -147,6 +147,12 @@ def terminate(pid: int) -> None:
         os.kill(pid, signal.SIGTERM)
 
 
+def dump_stacks(pid: int) -> None:
+    """A ready child writes the stacks of all its threads to standard error."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGUSR1)
+
+
 def next_dead() -> int | None:
     """Pid of a child that has ended and is not reaped yet: its group can still be addressed without a race."""
     try:

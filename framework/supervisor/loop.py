@@ -37,6 +37,7 @@ from framework.supervisor.place import Place, describe_exit, exit_reason
 from framework.supervisor.policy import Budget
 
 TURN = 0.25  # seconds between looks at the board: how late a SIGKILL at a hard deadline may be
+DUMP_APART = 0.1  # seconds between the stack dumps of two processes
 STUCK_AFTER = 30.0  # seconds without a turn of an idle child's loop
 LAST_GRACE = 0.5  # seconds after the drain deadline for the children that leave last
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
@@ -88,6 +89,7 @@ class Supervisor:
         self._ever_ready = False
         self._announced = False
         self._renewing: list[tuple[Place, str]] = []  # and the life that shall end
+        self._to_dump: list[Place] = []
         self._oom_kills = platform.oom_kills()
 
     def run(self) -> int:
@@ -123,10 +125,13 @@ class Supervisor:
             return True
         self._start_due(now)
         self._renew_next(now)
+        self._dump_next()
         return False
 
     def _patience(self) -> float:
         """Seconds until something may be due."""
+        if self._to_dump:
+            return DUMP_APART
         now = time.monotonic()
         due = [at for place in self._places for at in (place.start_at, place.kill_at) if at is not None]
         return min([TURN, *(max(0.0, at - now) for at in due)])
@@ -142,9 +147,14 @@ class Supervisor:
             self._renewing = [(place, place.incarnation) for place in self._workers if place.pid is not None]
         elif number == signal.SIGUSR1:
             faulthandler.dump_traceback(all_threads=True)
-            for place in self._places:
-                if place.pid is not None and place.ready:
-                    os.kill(place.pid, signal.SIGUSR1)
+            self._to_dump = [place for place in self._places if place.ready]
+
+    def _dump_next(self) -> None:
+        """One process at a time: they write to the same place, and their stacks must not mix."""
+        if self._to_dump:
+            place = self._to_dump.pop(0)
+            if place.pid is not None:
+                children.dump_stacks(place.pid)
 
     # --- births -----------------------------------------------------------------------------------------------------
 

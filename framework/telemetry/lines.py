@@ -89,6 +89,8 @@ class Lines:
         match event:
             case e.LeasesLost():
                 self._say("warning", "leases_lost", queue=event.queue, job_ids=list(event.job_ids))
+            case e.JobsExpired():
+                self._say("warning", "jobs_expired", queue=event.queue, count=event.count)
             case e.JobsRescued():
                 ids = list(event.job_ids)
                 self._say("info", "jobs_rescued", queue=event.queue, job_ids=ids, owner=event.owner)

@@ -77,6 +77,9 @@ class Metrics:
                 self._attempt(where, outcome, event.outcome, failed, event.reason, context)
                 wait = max(0.0, run.started_at - event.lease.eligible_at)
                 self._measure(where, max(0.0, event.ended_at - run.started_at), wait, failed, context)
+            case e.JobsExpired():
+                why = {names.DEAD_LETTER_REASON: "expired", names.ERROR_TYPE: "expired"}
+                self._dead.add(event.count, self._at(event.queue, why))
             case e.QueueObserved():
                 self._observers.queue(event)
 

@@ -9,7 +9,16 @@ from dataclasses import dataclass
 
 from framework.broker import VERBS, Broker, settle
 from framework.errors import EngineUnavailable, LeaseLost, WorkerError
-from framework.events import EngineFailed, EngineRecovered, Event, JobsClaimed, JobsSettled, LeasesLost, WorkerLeaving
+from framework.events import (
+    EngineFailed,
+    EngineRecovered,
+    Event,
+    JobsClaimed,
+    JobsExpired,
+    JobsSettled,
+    LeasesLost,
+    WorkerLeaving,
+)
 from framework.executor import Attempt, Executor
 from framework.job import Lease, RunRecord
 from framework.outcome import Kind, Outcome
@@ -109,6 +118,8 @@ class WorkerCore:
 
     def tick(self) -> None:
         """The loop turns."""
+        for queue, count in self.broker.expired().items():
+            self.emit(JobsExpired(queue, count))
         self.board.tick(self.index, time.monotonic_ns(), used=self.used, jobs=self.jobs)
 
     def leaving(self) -> None:

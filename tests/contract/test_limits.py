@@ -223,6 +223,17 @@ def test_an_expired_job_goes_to_the_dead_letter_queue_and_does_not_expire_there(
     assert [failure.reason for failure in letter.job.history] == ["expired"]
 
 
+def test_what_expired_is_told_once_by_queue(engine: Engine) -> None:
+    broker = engine.open(JOBS_WITH_LETTERS, LETTERS)
+    put(engine, broker, "a", "b", ttl=engine.moment)
+    put(engine, broker, "c")
+    engine.advance(engine.moment + 0.05)
+    take_one(broker)
+    broker.maintain()
+    assert broker.expired() == {"jobs": 2}
+    assert broker.expired() == {}
+
+
 def test_a_replayed_job_has_its_ttl_anew(engine: Engine) -> None:
     """Otherwise what has expired could never be replayed."""
     broker = engine.open(JOBS)

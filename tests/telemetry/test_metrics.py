@@ -262,3 +262,11 @@ def test_every_event_is_known_to_the_lines_or_the_metrics_and_none_raises(receiv
         assert station.bus.errors == 0, kind
         assert (len(station.lines()) > before) == (kind.__name__ not in silent), kind
     station.close()
+
+
+def test_expired_jobs_are_counted_as_dead_letters(receiver, stations):
+    """Nobody runs them, so no attempt could count them."""
+    station = stations()
+    station.bus.emit(e.JobsExpired("deliveries", 3))
+    station.telemetry.shutdown(10)
+    assert receiver.value("worker.job.dead_letters", worker__dead_letter__reason="expired") == 3

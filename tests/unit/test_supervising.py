@@ -226,7 +226,7 @@ def test_the_old_board_is_kept(tmp_path: Path) -> None:
     instance.board_path.write_text("old")
     instance.keep_old_board()
     assert not instance.board_path.exists()
-    assert [board.read_text() for board in instance.boards()] == ["old"]
+    assert [board.read_text() for board in tmp_path.glob("*.board-before")] == ["old"]
 
 
 def test_one_leads_until_it_ends(tmp_path: Path) -> None:
