@@ -30,6 +30,9 @@ _BORDER = invoke.__code__
 class Interrupts:
     """Arms SIGALRM around handlers. Main thread only.
 
+    The timer is left running when a handler ends: quick jobs then share one, instead of two system calls each. An alarm
+    that finds nothing due arms the timer anew, or lets it be where no handler runs.
+
     Args:
         timeout: seconds until the soft timeout; None = never.
     """
@@ -39,6 +42,7 @@ class Interrupts:
         self._soft: float | None = None
         self._drain: float | None = None
         self._calling = False
+        self._armed = float("inf")  # when the timer will ring
         signal.signal(signal.SIGALRM, self._on_alarm)
 
     def call(self, method: Callable[..., Any], *arguments: Any) -> Any:
@@ -51,7 +55,6 @@ class Interrupts:
         finally:
             self._calling = False
             self._soft = None
-            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def drain_at(self, moment: float | None) -> None:
         """Interrupts whatever runs at this monotonic second. Called in a signal handler."""
@@ -59,12 +62,17 @@ class Interrupts:
         self._arm()
 
     def _arm(self) -> None:
-        due = [moment for moment in (self._soft, self._drain) if moment is not None]
-        if due:
-            signal.setitimer(signal.ITIMER_REAL, max(0.000001, min(due) - time.monotonic()))
+        due = min((moment for moment in (self._soft, self._drain) if moment is not None), default=self._armed)
+        if due < self._armed:
+            self._ring_in(max(0.000001, due - time.monotonic()), due)
+
+    def _ring_in(self, seconds: float, moment: float) -> None:
+        self._armed = moment  # first: an alarm that comes in between must not be taken for the next one
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
     def _on_alarm(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
+        self._armed = float("inf")
         why: Literal["timeout", "draining"]
         if self._soft is not None and now >= self._soft:
             why = "timeout"
@@ -77,7 +85,7 @@ class Interrupts:
         if not inside and not self._calling:
             return  # no handler runs; `call` arms again when one does
         if not (inside and open_):  # also on the way in: the alarm must not be lost before the handler's first frame
-            signal.setitimer(signal.ITIMER_REAL, RETRY)
+            self._ring_in(RETRY, now + RETRY)
             return
         # Each reason once per job: a handler may need time to clean up.
         if why == "timeout":

@@ -105,7 +105,25 @@ def test_a_result_and_an_error_pass() -> None:
     assert interrupts.call(lambda a, b: a + b, 1, 2) == 3
     with pytest.raises(KeyError):
         interrupts.call({}.__getitem__, "x")
-    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def test_quick_jobs_share_one_timer_and_each_has_its_own_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    armed: list[float] = []
+    arm = signal.setitimer
+
+    def count(which: int, seconds: float) -> tuple[float, float]:
+        armed.append(seconds)
+        return arm(which, seconds)
+
+    monkeypatch.setattr(signal, "setitimer", count)
+    interrupts = Interrupts(0.2)
+    for _ in range(100):
+        interrupts.call(lambda: None)
+    assert len(armed) == 1
+    began = time.monotonic()
+    with pytest.raises(JobInterrupted):
+        interrupts.call(spin)
+    assert time.monotonic() - began >= 0.2, "not at the moment of the first job's alarm"
 
 
 def test_once_per_job_so_that_a_handler_can_clean_up() -> None:
