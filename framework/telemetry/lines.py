@@ -102,10 +102,11 @@ class Lines:
                 keys = {"hook": event.hook, "queue": event.queue, "job_id": event.job_id, "error": event.error}
                 self._say("error", "hook_failed", **keys, traceback=event.traceback)
             case e.LoopBlocked():
-                keys = {"slot": event.process, "queue": event.queue, "job_id": event.job_id, "handler": event.handler}
-                advice = "use an async client or a sync handler"
-                where = {"where": event.where, "seconds": round(event.seconds, 1), "stack": event.stack}
-                self._say("warning", "event_loop_blocked", **keys, **where, advice=advice)
+                text = (
+                    f"{event.process}: event loop blocked {event.seconds:.0f} s in {event.handler} ({event.where}): "
+                    "use an async client or a sync handler"
+                )
+                self._say("warning", text, queue=event.queue, job_id=event.job_id, stack=event.stack)
             case e.ServiceMistake():
                 self._say("error", event.text, slot=event.process)
             case _:

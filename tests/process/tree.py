@@ -63,6 +63,13 @@ class Tree:
         if ready:
             self.wait_ready()
 
+    def run_worker(self, *arguments: str) -> str:
+        """Another `worker` command on the same store; its output."""
+        command = [Path(sys.executable).with_name("worker"), *arguments]
+        done = subprocess.run(command, env=self.environ, capture_output=True, text=True, timeout=PATIENCE)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def wait_ready(self) -> None:
         self.wait(lambda: self.boards() and all(slot.state == 2 for slot in self.slots()), "all slots ready")
 
