@@ -48,14 +48,8 @@ def serve(tree: Tree, tmp_path: Path, name: str, source: str, queue: str, *, rea
 
 def test_a_sync_handler_that_misses_what_alifespan_opens_is_told_where_to_open_it(tree: Tree, tmp_path: Path) -> None:
     serve(tree, tmp_path, "digests", WRONG_LIFESPAN, "digests")
-    tree.wait(
-        lambda: any(
-            event["event"]
-            == "digests/0: self.http does not exist: alifespan() is not entered for sync handlers; open it in lifespan()"
-            for event in tree.events()
-        ),
-        "the line",
-    )
+    said = "self.http does not exist: alifespan() is not entered for sync handlers; open it in lifespan()"
+    tree.wait_event(f"digests/0: {said}")
     assert tree.stop() == 0
 
 
