@@ -1,6 +1,6 @@
 # `make run` and `make test` do all the set-up on a fresh machine; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help run forever test lint format types floors check up down clean
+.PHONY: help run forever test lint format types floors check faults up down clean
 
 # The first interpreter on the PATH that is new enough; PYTHON=… chooses another.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -44,6 +44,9 @@ floors: $(READY) ## Imports between the floors of ARCHITECTURE.md go down only
 
 check: $(READY) ## The declarations of the example service
 	@$(BIN)/worker check services.example_worker
+
+faults: $(READY) ## The long fault suites: kills, power cuts, interleavings (BUDGET=minutes, ONLY=names; some parts need root)
+	@$(BIN)/python -m tests.faults
 
 up: ## The compose stack: collector, Jaeger, Prometheus, Grafana and the example (needs Docker)
 	docker compose up --build --detach

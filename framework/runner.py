@@ -18,19 +18,21 @@ from typing import Any, Literal
 from framework import connecting
 from framework.app import Handler, Slot, WorkerApp, check_concurrency, declared_dead_letters
 from framework.broker import Broker, Rescued, open_broker
-from framework.errors import EngineError, SettingsError, UsageError, WorkerError
+from framework.codec import codec_for
+from framework.errors import DeclarationError, EngineError, SettingsError, UsageError, WorkerError
 from framework.events import Bus, Event, ServiceMistake, SupervisorNote, WorkerReady
 from framework.executor import Executor
 from framework.loading import load_app
-from framework.maintenance import HealthServer, Maintenance
+from framework.maintenance import HealthServer, Maintenance, OtherTrees, mark, tree_of
 from framework.outcome import Outcome, describe
 from framework.producer import Producer
-from framework.queues import QueueOptions
-from framework.scoreboard import EXIT_REASONS, READY, STATES, Scoreboard, Verdict
+from framework.queues import Queue, QueueOptions
+from framework.scoreboard import EXIT_REASONS, GONE, READY, STATES, Scoreboard, Verdict
 from framework.settings import Settings, check_queue_names, load_settings, unknown_variables
 from framework.supervisor import (
     FAILED_TO_START,
     IS_LINUX,
+    LAST_GRACE,
     Birth,
     ChildSpec,
     Instance,
@@ -55,6 +57,8 @@ def resolve(app: type[WorkerApp], settings: Settings) -> dict[str, QueueOptions]
     options = {}
     for queue in app.worker_queues.values():
         found = replace(settings.options(queue), is_dead_letter=queue.name in letters)
+        if not found.is_dead_letter:
+            _check_payload(queue)
         handler = app.worker_handlers.get(queue.name)
         if handler is not None:
             name = f"{app.__name__}.{queue.attribute}"
@@ -66,6 +70,14 @@ def resolve(app: type[WorkerApp], settings: Settings) -> dict[str, QueueOptions]
                 )
         options[queue.name] = found
     return options
+
+
+def _check_payload(queue: Queue[Any]) -> None:
+    """An unusable payload type must not wait for the first job."""
+    try:
+        codec_for(queue.payload_type, queue=queue.name)
+    except DeclarationError as error:
+        raise DeclarationError(f"{queue.place}: {error}") from None
 
 
 def check(app: type[WorkerApp], settings: Settings) -> list[str]:
@@ -144,6 +156,7 @@ class Service:
         rows = [(MAINTENANCE, 0), *((slot, self.options[name].concurrency) for slot, name, _ in self.slots)]
         board = Scoreboard.create(self.instance.board_path, rows, app=self.app.__name__)
         self.board_path = board.path
+        self._mark = mark(tree_of(board))
         for text in [*warnings, *check(self.app, self.settings)]:
             bus.emit(SupervisorNote(text, "warning"))
         if not IS_LINUX:
@@ -262,7 +275,7 @@ class Service:
         finally:
             if broker is not None:
                 broker.close()
-            telemetry.shutdown(self.settings.telemetry_flush)
+            self._say_goodbye(birth, board, telemetry, 0.0)
 
     def _begin(self, birth: Birth, role: Literal["worker", "maintenance"]) -> tuple[Telemetry, Bus]:
         faulthandler.register(signal.SIGUSR1, all_threads=True)
@@ -270,6 +283,14 @@ class Service:
             self.instance.forget_in_forks()
         telemetry = start(ProcessIdentity(self.app.__name__, role, birth.name, self.number, self.system), self.settings)
         return telemetry, Bus(telemetry.subscribe)
+
+    def _say_goodbye(self, birth: Birth, board: Scoreboard, telemetry: Telemetry, after: float) -> None:
+        """Everything is settled: the rest of the drain, and `after` seconds more, are for telemetry."""
+        board.set_state(birth.index, GONE, time.monotonic_ns())
+        budget = self.settings.telemetry_flush
+        if board.deadline:
+            budget = min(budget, max(0.0, board.deadline / 1e9 + after - time.monotonic()))
+        telemetry.shutdown(budget)
 
     def _broker(self, incarnation: str) -> Broker:
         broker = open_broker(
@@ -327,6 +348,7 @@ class Service:
             leads=leadership.held if leadership is not None else lambda: True,
             after_loss=after_loss,
             drain=self.settings.drain_seconds,
+            others=OtherTrees(self._other_boards, self.settings.drain_seconds),
         )
         telemetry.observe_processes(lambda: _processes(board), lambda: _restarts(board))
         if self.settings.health:
@@ -336,14 +358,14 @@ class Service:
             return 0
         finally:
             broker.close()
-            telemetry.shutdown(self.settings.telemetry_flush)
+            self._say_goodbye(birth, board, telemetry, LAST_GRACE - 0.1)
 
     def _verdict(self, board: Scoreboard, incarnation: str) -> Verdict | None:
         """From our own board, or from that of the tree to which the dead belonged."""
         found = board.verdict(incarnation)
-        if found is not None or self.board_path is None:
+        if found is not None:
             return found
-        for path in sorted(self.board_path.parent.glob("*.board*")):
+        for path in self._other_boards():
             try:
                 found = Scoreboard.open(path).verdict(incarnation)
             except (OSError, ValueError):
@@ -351,6 +373,12 @@ class Service:
             if found is not None:
                 return found
         return None
+
+    def _other_boards(self) -> list[Path]:
+        """Of the other trees on this store, of those before included."""
+        if self.board_path is None:
+            return []
+        return sorted(path for path in self.board_path.parent.glob("*.board*") if path != self.board_path)
 
 
 def _runtime_dir(app: str) -> Path:

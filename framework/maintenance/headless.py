@@ -1,4 +1,8 @@
-"""When the supervisor is dead: its children drain by themselves; what does not, maintenance ends at the deadline."""
+"""Trees whose supervisor is dead: the workers drain by themselves; what does not is ended at the drain deadline.
+
+A tree's own maintenance does it first. When that was killed, too, the maintenance of another tree on the same store
+does it, at the latest that of the next supervisor.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,24 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from pathlib import Path
 
+from framework.maintenance import strays
 from framework.scoreboard import PLANNED, Scoreboard, SlotState, before_deadline, process_start
 
 TURN = 0.25
+GRACE = 2.0  # seconds after its drain deadline in which a tree's own maintenance may still end it
 
 
 class Leftovers:
-    """The workers of a tree that has lost its head. They are known by pid and start time; a pidfd holds them fast."""
+    """The workers of our own tree, which has lost its head. Known by pid and start; a pidfd holds them fast."""
 
     def __init__(self, board: Scoreboard, own: int, drain: float | None) -> None:
         self._board = board
         self._drain = drain
+        self._judged: set[str] = set()
         self._alive: dict[int, tuple[int, SlotState]] = {}  # pidfd by pid
         for slot in board.all_slots():
             if slot.index != own and slot.pid:
@@ -36,7 +44,7 @@ class Leftovers:
         self._alive[slot.pid] = (descriptor, slot)
 
     def outlive(self, turn: Callable[[], None]) -> None:
-        """Keeps house until they are gone; at the drain deadline they are killed, uncharged."""
+        """Keeps house until they are gone; at the drain deadline they are killed, uncharged. Then what they left."""
         began = time.monotonic()
         deadline = self._board.deadline / 1e9 or (None if self._drain is None else began + self._drain)
         if deadline is not None and self._drain is not None:
@@ -46,6 +54,8 @@ class Leftovers:
             if deadline is not None and time.monotonic() >= deadline:
                 self._kill()
             self._wait()
+        with suppress(OSError):
+            strays.kill(strays.tree_of(self._board))
 
     def _wait(self) -> None:
         poll = select.poll()
@@ -58,8 +68,55 @@ class Leftovers:
 
     def _kill(self) -> None:
         for pid, (descriptor, slot) in self._alive.items():
-            self._board.write_verdict(slot.incarnation, PLANNED)
+            if slot.incarnation not in self._judged:  # the table of verdicts is small, this is tried at every turn
+                self._judged.add(slot.incarnation)
+                self._board.write_verdict(slot.incarnation, PLANNED)
             with suppress(OSError):
                 os.killpg(pid, signal.SIGKILL)
             with suppress(OSError):
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+
+
+class OtherTrees:
+    """Trees on the same store that have lost supervisor and maintenance.
+
+    Args:
+        boards: paths of their boards, old ones included.
+        drain: seconds that a tree gets whose supervisor left no deadline; None = as long as it takes.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self, boards: Callable[[], Iterable[Path]], drain: float | None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._boards = boards
+        self._drain = drain
+        self._clock = clock
+        self._seen: dict[str, float] = {}  # when we first saw it without a head
+        self._gone: set[str] = set()
+
+    def look(self) -> list[int]:
+        """Ends those whose time is over; pids of what was killed."""
+        killed = []
+        for path in self._boards():
+            with suppress(OSError, ValueError):  # no board, or replaced meanwhile
+                board = Scoreboard.open(path)
+                tree = strays.tree_of(board)
+                if tree not in self._gone and not board.supervised():
+                    killed += self._end(board, tree)
+        return killed
+
+    def _end(self, board: Scoreboard, tree: str) -> list[int]:
+        now = self._clock()
+        since = self._seen.setdefault(tree, now)
+        alive = [slot for slot in board.all_slots() if slot.pid and process_start(slot.pid) == slot.pid_start]
+        deadline = board.deadline / 1e9 or (None if self._drain is None else since + self._drain)
+        if alive and (deadline is None or now < deadline + GRACE):
+            return []
+        for slot in alive:
+            board.write_verdict(slot.incarnation, PLANNED)
+            with suppress(OSError):
+                os.kill(slot.pid, signal.SIGKILL)
+        self._gone.add(tree)
+        del self._seen[tree]
+        return sorted({slot.pid for slot in alive} | set(strays.kill(tree)))

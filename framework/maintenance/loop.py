@@ -14,11 +14,13 @@ from framework.events import (
     EngineFailed,
     EngineRecovered,
     Event,
+    JobsExpired,
     JobsRescued,
     LeasesLost,
     QueueObserved,
+    SupervisorNote,
 )
-from framework.maintenance.headless import Leftovers
+from framework.maintenance.headless import Leftovers, OtherTrees
 from framework.maintenance.rescue import has_started, judge
 from framework.outcome import Outcome
 from framework.queues import QueueOptions
@@ -28,6 +30,7 @@ from framework.signals import SignalQueue, drain
 TURN = 0.25  # seconds between looks for jobs that are due: how late a delayed job may be
 RESCUE_EVERY = 0.5  # seconds between looks for the dead of other trees; our own supervisor tells at once
 OBSERVE_EVERY = 5.0  # seconds between observations of depth and age
+LOOK_EVERY = 1.0  # seconds between looks for trees without a head
 
 
 class Maintenance:
@@ -42,6 +45,7 @@ class Maintenance:
         leads: whether this process observes depth and age for all that share the engine.
         after_loss: told of each charged attempt, after it was settled.
         drain: seconds a headless tree gets.
+        others: the other trees on the store.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class Maintenance:
         leads: Callable[[], bool],
         after_loss: Callable[[Rescued, Outcome], None],
         drain: float | None,
+        others: OtherTrees,
     ) -> None:
         self._index = index
         self._supervisor = supervisor
@@ -70,8 +75,10 @@ class Maintenance:
         self._leads = leads
         self._after_loss = after_loss
         self._drain = drain
+        self._others = others
         self._rescue_at = 0.0
         self._observe_at = 0.0
+        self._look_at = 0.0
         self._failing_since: dict[str, float] = {}
         self._unsettled: list[tuple[Rescued, Outcome]] = []
         self.engine_ok = True
@@ -101,6 +108,11 @@ class Maintenance:
         now = self.turned_at = time.monotonic()
         self._board.tick(self._index, time.monotonic_ns())
         self._try("maintain", self._broker.maintain)
+        for queue, count in self._broker.expired().items():
+            self._emit(JobsExpired(queue, count))
+        if now >= self._look_at:
+            self._look_at = now + LOOK_EVERY
+            self._end_headless()
         if now >= self._rescue_at:
             self._rescue_at = now + RESCUE_EVERY
             self._try("rescue", self._rescue)
@@ -127,6 +139,13 @@ class Maintenance:
         if verb in self._failing_since:
             self._emit(EngineRecovered(verb, time.monotonic() - self._failing_since.pop(verb)))
         self.engine_ok = not self._failing_since
+
+    def _end_headless(self) -> None:
+        killed = self._others.look()
+        if killed:
+            self._emit(
+                SupervisorNote(f"killed {len(killed)} processes that a dead supervisor left: {killed}", "warning")
+            )
 
     # --- rescue -----------------------------------------------------------------------------------------------------
 

@@ -2,12 +2,13 @@
 
 from framework.supervisor.children import FAILED_TO_START, Birth, ChildSpec, enter_spawned, spawn, unblock
 from framework.supervisor.instance import Instance, Leadership
-from framework.supervisor.loop import Supervisor, SupervisorOptions
+from framework.supervisor.loop import LAST_GRACE, Supervisor, SupervisorOptions
 from framework.supervisor.platform import IS_LINUX, threads
 
 __all__ = [
     "FAILED_TO_START",
     "IS_LINUX",
+    "LAST_GRACE",
     "Birth",
     "ChildSpec",
     "Instance",

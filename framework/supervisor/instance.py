@@ -24,7 +24,6 @@ class Instance:
         """Takes the lowest free number. Raises OSError: the directories cannot be used."""
         for directory in (run, instances):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._run = run
         self.number, self._descriptor = _lowest(instances)
         self.board_path = run / f"{self.number}.board"
 
@@ -32,11 +31,6 @@ class Instance:
         """What the last tree of this number knew of its dead: its orphans are judged by it."""
         with suppress(FileNotFoundError):
             os.rename(self.board_path, self.board_path.with_suffix(".board-before"))
-
-    def boards(self) -> list[Path]:
-        """Boards of all trees on this store, old ones included, without our own."""
-        found = [*self._run.glob("*.board"), *self._run.glob("*.board-before")]
-        return sorted(path for path in found if path != self.board_path)
 
     def forget_in_forks(self) -> None:
         """From here on, what this process forks closes the lock."""

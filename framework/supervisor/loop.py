@@ -20,6 +20,7 @@ from framework.events import (
     SupervisorNote,
 )
 from framework.scoreboard import (
+    GONE,
     PLANNED,
     READY,
     TIMEOUT,
@@ -37,6 +38,7 @@ from framework.supervisor.place import Place, describe_exit, exit_reason
 from framework.supervisor.policy import Budget
 
 TURN = 0.25  # seconds between looks at the board: how late a SIGKILL at a hard deadline may be
+LAST_BACKOFF = 1.0  # seconds: the jobs of the dead wait for whoever leaves last
 DUMP_APART = 0.1  # seconds between the stack dumps of two processes
 STUCK_AFTER = 30.0  # seconds without a turn of an idle child's loop
 LAST_GRACE = 0.5  # seconds after the drain deadline for the children that leave last
@@ -228,12 +230,13 @@ class Supervisor:
         failed = reason in _FAILURES and not expected
         # A death under a job is charged to the job: it must not stop the service, nor slow the slot's neighbours.
         counts = failed and reason != "failed_to_start" and not (busy and place.ready)
-        delay: float | None = place.backoff.delay(uptime=now - place.born_at, failed=failed and not busy)
+        delay: float = place.backoff.delay(uptime=now - place.born_at, failed=failed and not busy)
+        if place.spec.last:
+            delay = min(delay, LAST_BACKOFF)
         place.end()
-        if self._draining and not (place.spec.last and self._still_needed(place)):
-            delay = None
-        place.start_at = None if delay is None else now + delay
-        self._emit(ProcessExited(place.spec.name, pid, reason, code, delay, describe_exit(code)))
+        again = not self._draining or (place.spec.last and self._still_needed(place))
+        place.start_at = now + delay if again else None
+        self._emit(ProcessExited(place.spec.name, pid, reason, code, delay if again else None, describe_exit(code)))
         if counts and not self._draining and self._budget.exceeded(now):
             self._exit_code = 4
             self._note(
@@ -273,13 +276,23 @@ class Supervisor:
         if guilty is not None:
             self._kill(place, "timeout", TIMEOUT, f"{len(guilty)} jobs past their hard timeout", guilty)
         elif place.kill_at is not None and now >= place.kill_at:
-            if self._draining:
-                self._exit_code = self._exit_code or 5
-            self._kill(place, "drained", PLANNED, "told to leave, and did not in time")
+            self._end_late(place, slot)
         elif not place.ready and now - place.born_at > self._options.ready_within:
             self._kill(place, "failed_to_start", PLANNED, f"not ready within {self._options.ready_within:g} s")
         elif place.ready and not busy and slot.state == READY and now - slot.tick / 1e9 > STUCK_AFTER:
             self._kill(place, "stuck", PLANNED, f"idle, and its loop has not turned for {STUCK_AFTER:g} s")
+
+    def _end_late(self, place: Place, slot: SlotState) -> None:
+        """It was told to leave, and has not. One that has handed back everything and only sends its telemetry may go on
+        until the deadline, and does not make the drain a failed one: a dead collector is no reason for exit code 5."""
+        settled = slot.state == GONE
+        if settled and not (place.flushing or place.spec.last):
+            place.flushing = True
+            place.kill_at = (place.kill_at or 0.0) + before_deadline(self._options.drain or 0.0, 1.0)
+            return
+        if self._draining and not settled:
+            self._exit_code = self._exit_code or 5
+        self._kill(place, "drained", PLANNED, "told to leave, and did not in time")
 
     def _kill(self, place: Place, reason: str, kind: int, why: str, guilty: Sequence[int] | None = None) -> None:
         assert place.pid is not None

@@ -19,6 +19,7 @@ class Place:
         leaving: it was told to leave (SIGTERM).
         kill_at: when it is killed if it has not left.
         killed: the exit reason that we have already decided by killing it.
+        flushing: it was late, but had settled everything, and got time for its telemetry.
     """
 
     spec: ChildSpec
@@ -30,12 +31,13 @@ class Place:
     leaving: bool = False
     kill_at: float | None = None
     killed: str = ""
+    flushing: bool = False
     backoff: Backoff = field(default_factory=Backoff)
 
     def begin(self, pid: int, incarnation: str, now: float) -> None:
         """A new life."""
         self.pid, self.incarnation, self.born_at = pid, incarnation, now
-        self.ready = self.leaving = False
+        self.ready = self.leaving = self.flushing = False
         self.start_at = self.kill_at = None
         self.killed = ""
 

@@ -8,6 +8,7 @@ import time
 
 from tests.process.torture import Task, Torture
 from tests.process.tree import Tree, alive
+from tests.telemetry.receiver import Receiver
 
 
 def drained(tree: Tree, within: float) -> int:
@@ -58,6 +59,21 @@ def test_hung_handlers_are_killed_at_the_deadline_with_five_and_go_back_uncharge
     tree.start(**environ)
     for key in ("swallow", "deaf", "async"):
         tree.wait_ledger(f"start {key} 1", 2)
+
+
+def test_a_silent_collector_does_not_make_a_drain_a_failed_one(tree: Tree) -> None:
+    """Interrupted handlers have handed back their jobs; that the spans of it cannot leave is no reason for a five."""
+    environ = {"WORKER_DRAIN": "3", "WORKER_QUEUES__SYNC__TIMEOUT": "60", "WORKER_QUEUES__MANY__TIMEOUT": "60"}
+    with Receiver() as receiver:
+        receiver.hang()
+        tree.start(OTEL_SDK_DISABLED="false", **environ, **receiver.env())
+        tree.enqueue(Torture.sync, Task(do="sleep", key="sync", until=1))
+        tree.enqueue(Torture.many, Task(do="sleep", key="async", until=1))
+        tree.wait_ledger("start ", 2)
+        assert drained(tree, 3) == 0
+        assert tree.events("process_killed") == []
+        receiver.resume()
+    assert tree.stats("sync").ready == tree.stats("many").ready == 1
 
 
 def test_a_second_signal_ends_it_now(tree: Tree) -> None:

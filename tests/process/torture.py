@@ -17,7 +17,7 @@ from framework import Context, DeadLetter, Queue, RetryPolicy, Snooze, WorkerApp
 
 Act = Literal[
     "ok", "fail", "sleep", "abort", "exit", "hang", "swallow", "leak", "child", "escaped_child", "hold_gil",
-    "ignore_term", "block_loop", "snooze_when_draining", "fork",
+    "ignore_term", "block_loop", "snooze_when_draining", "fork", "forked_child",
 ]  # fmt: skip
 
 
@@ -84,6 +84,12 @@ def misbehave(task: Task, ctx: Context) -> None:
         case "fork":
             if os.fork() == 0:
                 time.sleep(600)
+        case "forked_child":  # no exec, and out of the group
+            pid = os.fork()
+            if pid == 0:
+                os.setsid()
+                time.sleep(600)
+            note(f"child {pid}")
         case _:
             pass
 
