@@ -1,0 +1,247 @@
+"""Kills producers, workers, maintenance and supervisors at random while jobs flow, and checks that nothing is lost.
+
+    JOBS=1000000 KILLS=25000 SECONDS=3600 python -m tests.faults.kill_soak
+
+It ends when both numbers are reached, or after SECONDS. SEED repeats the choices of a run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from framework.broker import open_broker
+from framework.runner import resolve
+from framework.settings import Settings
+from tests.faults import report as reports
+from tests.faults import soak_checks
+from tests.faults.arrivals import Arrivals
+from tests.faults.grove import PROJECT, Grove, Tree, wait_until
+from tests.faults.killer import Killer, life_of
+from tests.faults.report import Report
+from tests.faults.service import Soak
+
+SETTINGS = {
+    "WORKER_LOG_LEVEL": "info",
+    "WORKER_DRAIN": "3",
+    "WORKER_RESTART_BUDGET": "1000000",
+    "OTEL_BSP_SCHEDULE_DELAY": "100",
+    "OTEL_METRICS_EXPORTER": "none",
+    "WORKER_TELEMETRY_FLUSH": "5",  # a busy machine: what leaves in order shall have sent its spans
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of it.
+
+    Attributes:
+        jobs: acknowledged ones that are wanted.
+        kills: SIGKILLs that are wanted.
+        seconds: after which it ends all the same.
+        pause: mean seconds between two blows.
+        trees, producers: how many at once.
+        patience: seconds for the last tree to finish all jobs.
+    """
+
+    jobs: int = 20_000
+    kills: int = 400
+    seconds: float = 300.0
+    pause: float = 0.2
+    trees: int = 2
+    producers: int = 2
+    patience: float = 120.0
+    seed: int = 1
+
+
+class Producers:
+    """Processes that enqueue; those that were killed are replaced."""
+
+    def __init__(self, grove: Grove, count: int, choices: random.Random) -> None:
+        self.acknowledged = grove.place / "acknowledged"
+        self.acknowledged.touch()
+        self._grove = grove
+        self._choices = choices
+        self._count = count
+        self._living: list[subprocess.Popen[bytes]] = []
+        self.failures: list[str] = []
+
+    def tend(self) -> None:
+        """As many as there should be."""
+        for process in list(self._living):
+            if process.poll() is not None:
+                self._living.remove(process)
+                if process.returncode != -signal.SIGKILL:
+                    self.failures.append(f"a producer ended with {process.returncode}")
+        while len(self._living) < self._count:
+            seed = self._choices.randrange(2**31)
+            arguments = [str(self._grove.root), str(self.acknowledged), str(seed)]
+            self._living.append(
+                subprocess.Popen([sys.executable, "-m", "tests.faults.producer", *arguments], cwd=PROJECT)
+            )
+
+    def lives(self) -> list[tuple[int, int]]:
+        return [life_of(process.pid) for process in self._living]
+
+    def stop(self) -> None:
+        for process in self._living:
+            process.kill()
+            process.wait()
+        self._living.clear()
+
+    def ids(self) -> list[str]:
+        """Acknowledged ones; the last line of a killed producer may be torn, then nobody was told of it."""
+        return [line for line in self.acknowledged.read_text().split("\n")[:-1] if line]
+
+
+def run(budget_seconds: float) -> Report:
+    """For the registry: as much as fits."""
+    plan = Plan(jobs=10**9, kills=10**9, seconds=max(10.0, budget_seconds - 30), seed=reports.seed())
+    return soak(plan)
+
+
+def soak(plan: Plan, place: Path | None = None) -> Report:
+    """One soak from planting to verdict; `place` keeps what it leaves, for a look at it."""
+    report = Report("kill_soak", plan.seed)
+    choices = random.Random(plan.seed)
+    with ExitStack() as stack:
+        receiver = stack.enter_context(Arrivals())
+        home = place or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kill-soak-")))
+        endpoint = receiver.env(fast=False)
+        grove = Grove(home, "tests.faults.service", **SETTINGS, **endpoint)
+        stack.callback(grove.close)
+        producers = Producers(grove, plan.producers, choices)
+        stack.callback(producers.stop)
+        killer = Killer(grove, producers.lives, choices)
+        began = time.monotonic()
+        lively(plan, grove, producers, killer, choices, report)
+        report.tried["seconds under fire"] = round(time.monotonic() - began, 1)
+        calm_down(plan, grove, producers, killer, report)
+        report.tried["blows"] = dict(killer.blows)
+        soak_checks.check(report, grove, producers.ids(), killer, receiver, browse(grove.root))
+        if report.violations:
+            report.tried["kept for a look"] = str(keep(home, grove))
+    return report
+
+
+def keep(home: Path, grove: Grove) -> Path:
+    """Ledger, spool and facts of a run that broke a promise."""
+    place = Path(tempfile.mkdtemp(prefix="kill-soak-kept-"))
+    shutil.copytree(home, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns("doorbell"))
+    (place / "facts.json").write_text(json.dumps(asdict(grove.facts), indent=1))
+    return place
+
+
+def lively(
+    plan: Plan, grove: Grove, producers: Producers, killer: Killer, choices: random.Random, report: Report
+) -> None:
+    """Jobs flow, and blows fall, until there were enough of both."""
+    producers.tend()
+    trees = [grove.plant() for _ in range(plan.trees)]
+    for tree in trees:
+        report.expect(wait_until(lambda tree=tree: grove.ready(tree), 30), f"a tree is not ready: {tree.text()}")
+    end = time.monotonic() + plan.seconds
+    counted = looked = 0.0
+    while time.monotonic() < end:
+        time.sleep(choices.expovariate(1 / plan.pause))
+        killer.strike()
+        producers.tend()
+        replant(grove, report)
+        if time.monotonic() - looked > 1:
+            looked = time.monotonic()
+            counted = len(producers.ids()) if plan.jobs < 10**9 else 0
+        if counted >= plan.jobs and killer.total >= plan.kills:
+            return
+
+
+def replant(grove: Grove, report: Report) -> None:
+    """A new tree for one whose supervisor was killed. Nobody told any to stop: another end is a broken promise."""
+    for tree in list(grove.trees):
+        code = tree.process.poll()
+        if code is not None:
+            grove.trees.remove(tree)
+            report.expect(code == -signal.SIGKILL, f"a supervisor ended with {code}: {tree.text()}")
+            grove.plant()
+
+
+def calm_down(plan: Plan, grove: Grove, producers: Producers, killer: Killer, report: Report) -> None:
+    """No blow any more: the trees drain, and one new tree finishes all that is left."""
+    killer.finish()
+    producers.stop()
+    for tree in grove.trees:
+        tree.process.send_signal(signal.SIGTERM)
+    for tree in grove.trees:
+        ended(tree, 10, (0, 5), report)
+    grove.trees.clear()
+    last = grove.plant()
+    finished = wait_until(lambda: not waiting(grove.root), plan.patience, 0.2)
+    report.expect(
+        finished, f"not all jobs came to an end within {plan.patience:g} s: {waiting(grove.root)}; {last.text()}"
+    )
+    last.process.send_signal(signal.SIGTERM)
+    ended(last, 10, (0,), report)
+    wait_until(lambda: not grove.leftovers(), 10, 0.1)
+
+
+def ended(tree: Tree, seconds: float, codes: tuple[int, ...], report: Report) -> None:
+    """Waits for the end of a tree that was told to stop."""
+    try:
+        code = tree.process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        report.violations.append(f"a supervisor did not end within {seconds:g} s of SIGTERM: {tree.text()}")
+        return
+    tree.finish_reading()
+    report.expect(code in codes, f"a supervisor that was told to stop ended with {code}: {tree.text()}")
+
+
+def broker(root: Path) -> Any:
+    found = open_broker(f"spool:{root}", incarnation=f"soak-{os.urandom(6).hex()}", durability="process")
+    found.open(list(resolve(Soak, Settings()).values()))
+    return found
+
+
+def waiting(root: Path) -> dict[str, str]:
+    """Queues that still have something to do."""
+    found = broker(root)
+    try:
+        stats = {name: found.stats(name) for name in ("sync", "many", "dead")}
+    finally:
+        found.close()
+    return {name: str(s) for name, s in stats.items() if s.ready or s.delayed or s.in_flight}
+
+
+def browse(root: Path) -> list[Any]:
+    """Everything that is left in the spool."""
+    found = broker(root)
+    try:
+        states = ("ready", "delayed", "in_flight", "dead", "bad")
+        return [view for name in ("sync", "many", "dead") for state in states for view in found.browse(name, state)]
+    finally:
+        found.close()
+
+
+def main() -> None:
+    number = reports.number
+    plan = Plan(
+        jobs=int(number("JOBS", Plan.jobs)),
+        kills=int(number("KILLS", Plan.kills)),
+        seconds=number("SECONDS", Plan.seconds),
+        pause=number("PAUSE", Plan.pause),
+        seed=reports.seed(),
+    )
+    reports.print_and_exit(soak(plan))
+
+
+if __name__ == "__main__":
+    main()

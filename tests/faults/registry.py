@@ -1,0 +1,42 @@
+"""The fault suites, one line each. `python -m tests.faults` runs them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+from tests.faults.report import Report
+
+
+class Suite(NamedTuple):
+    """A suite.
+
+    Attributes:
+        name: for ONLY=... and the summary.
+        needs_root: it is skipped, and says so, for anybody else.
+        run: called with its budget in seconds; gives the report.
+        share: of the whole budget, relative to the others.
+    """
+
+    name: str
+    needs_root: bool
+    run: Callable[[float], Report]
+    share: float = 1.0
+
+
+def late(module: str, function: str = "run") -> Callable[[float], Report]:
+    """A suite's function, imported when it is called: one that cannot be imported does not keep the others away."""
+
+    def run(budget_seconds: float) -> Report:
+        found: Callable[[float], Report] = getattr(importlib.import_module(f"tests.faults.{module}"), function)
+        return found(budget_seconds)
+
+    return run
+
+
+SUITES = [
+    Suite("kill_soak", False, late("kill_soak"), share=6),
+    Suite("shutdown_soak", False, late("shutdown_soak"), share=3),
+    Suite("telemetry_down", False, late("telemetry_down"), share=1),
+]

@@ -1,0 +1,136 @@
+"""The verdict of the kill soak: each promise against ledger, logs, receiver and what lies in the spool."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter, defaultdict
+from typing import Any
+
+from tests.faults import ledger as ledgers
+from tests.faults.arrivals import Arrivals
+from tests.faults.grove import Facts, Grove
+from tests.faults.killer import Killer
+from tests.faults.ledger import Ledger, Run
+from tests.faults.report import Report
+
+# A span that a rescuer has handed to the SDK leaves with the next batch; when the rescuer is killed before, it is gone.
+# Such spans are counted on their own: the SDK cannot do better, a buffer that outlives its process can.
+UNSENT = 2.0
+
+
+def check(
+    report: Report, grove: Grove, acknowledged: list[str], killer: Killer, receiver: Arrivals, left: list[Any]
+) -> None:
+    """Fills the report."""
+    ledger = ledgers.read(grove.ledger)
+    report.tried |= {
+        "jobs acknowledged": len(acknowledged),
+        "SIGKILLs by us": killer.total,
+        "SIGKILLs by supervisors": len(grove.facts.killed_by_supervisor),
+        "runs started": sum(1 for run in ledger.all() if run.started),
+        "runs left unfinished": sum(1 for run in ledger.all() if run.unfinished),
+        "children started by handlers": len(ledger.children),
+        "log events": dict(grove.facts.events.most_common(12)),
+    }
+    check_jobs(report, ledger, acknowledged, left)
+    check_runs(report, ledger, grove.facts)
+    check_spans(report, ledger, grove.facts, receiver)
+    check_rescue_times(report, grove.facts)
+    check_litter(report, grove)
+    for line in grove.facts.tracebacks[:5]:
+        report.violations.append(f"not a log line: {line[:200]}")
+    report.expect(len(acknowledged) == len(set(acknowledged)), "an id was acknowledged twice")
+
+
+def check_jobs(report: Report, ledger: Ledger, acknowledged: list[str], left: list[Any]) -> None:
+    """Each acknowledged job was done, or lies visibly somewhere, once."""
+    done = {job for (job, _), runs in ledger.runs.items() for run in runs if run.how == "ok" and run.queue != "dead"}
+    places: dict[str, list[str]] = defaultdict(list)
+    for view in left:
+        places[view.job.id].append(f"{view.queue}/{view.state}")
+    lost = [job for job in acknowledged if job not in done and job not in places]
+    report.tried["acknowledged jobs lost"] = len(lost)
+    report.tried["jobs left in the spool"] = dict(Counter(place for found in places.values() for place in found))
+    report.violations += [f"job {job} was acknowledged, and is neither done nor anywhere in the spool" for job in lost]
+    report.violations += [f"job {job} lies in {found}" for job, found in places.items() if len(found) > 1]
+    stuck = [f"{view.job.id} in {view.queue}/{view.state}" for view in left if view.state in ("in_flight", "bad")]
+    report.violations += [f"job {what}" for what in stuck]
+    charged = {(v.job.id, v.job.queue): [f.attempt for f in v.job.history if f.queue == v.job.queue] for v in left}
+    report.violations += ledgers.charged_unstarted(ledger, charged)
+
+
+def check_runs(report: Report, ledger: Ledger, facts: Facts) -> None:
+    """Repetitions have a death behind them, no two runs of a job overlap, no process in order leaves a run behind."""
+    again, broken = ledgers.repetitions(ledger)
+    queues = {run.process: run.queue for run in ledger.all()}
+    report.tried["runs repeated after a death"] = again.total()
+    report.tried["of at most"] = sum(ledgers.CONCURRENCY[queues[process]] for process in again)
+    report.violations += broken + ledgers.overlaps(ledger) + ledgers.left_by_the_living(ledger, facts.exits)
+
+
+def check_spans(report: Report, ledger: Ledger, facts: Facts, receiver: Arrivals) -> None:
+    """An attempt that died unfinished has its span at the receiver."""
+    unfinished = [run for run in ledger.all() if run.unfinished]
+    missing = [run for run in unfinished if int(run.span, 16) not in receiver.ids]
+    excused = [run for run in missing if died_with_its_rescuer(run, facts)]
+    finished = [run for run in ledger.all() if run.ended]
+    report.tried |= {
+        "process spans at the receiver": len(receiver.ids),
+        "unfinished attempts without a span": len(missing),
+        "of which their rescuer was killed, too": len(excused),
+        "finished attempts without a span": sum(1 for run in finished if int(run.span, 16) not in receiver.ids),
+        "spans by outcome": dict(receiver.outcomes),
+    }
+    for run in missing:
+        if run not in excused:
+            said = [tree for _, tree in facts.lost.get(run.span, [])]
+            report.violations.append(f"{run.process} died in job {run.job} of {run.queue}, attempt {run.attempt}: no "
+                                     f"span {run.span} (its loss was logged by trees {said})")  # fmt: skip
+
+
+def died_with_its_rescuer(run: Run, facts: Facts) -> bool:
+    """Its loss was logged, and the maintenance process that logged it was killed before the span could leave."""
+    return any(
+        tree == killed and 0 <= at - when <= UNSENT
+        for when, tree in facts.lost.get(run.span, [])
+        for at, killed in facts.housekeepers
+    )
+
+
+def check_rescue_times(report: Report, facts: Facts) -> None:
+    """How long after our kill an unstarted job was runnable again; undisturbed ones on their own."""
+    calm, all_times = [], []
+    for when, owner, _, count in facts.rescued:
+        died = facts.deaths.get(owner)
+        if died is None:
+            continue
+        all_times += [when - died] * count
+        if not any(start <= when and died <= end for start, end in facts.disturbed):
+            calm += [when - died] * count
+    report.tried["unstarted jobs of the dead"] = len(all_times)
+    if all_times:
+        report.tried["their wait for a rescue, s"] = spread(all_times)
+    if calm:
+        report.tried["undisturbed, s"] = spread(calm)
+        middle = statistics.median(calm)
+        report.expect(middle < 1.0, f"half of the unstarted jobs waited more than {middle:.2f} s for their rescue")
+
+
+def spread(values: list[float]) -> str:
+    ordered = sorted(values)
+    p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
+    return f"n={len(ordered)} p50={statistics.median(ordered):.3f} p99={p99:.3f} max={ordered[-1]:.3f}"
+
+
+def check_litter(report: Report, grove: Grove) -> None:
+    """No process, no draft, no claim of anybody is left."""
+    for pid, command in grove.leftovers():
+        report.violations.append(f"process {pid} was left behind: {command}")
+    for queue in ("sync", "many", "dead"):
+        for state in ("tmp", "claimed"):
+            found = sorted(path.name for path in (grove.root / queue / state).iterdir())
+            report.expect(not found, f"left in {queue}/{state}: {found[:5]}")
+        drafts = [path.name for path in (grove.root / queue).glob(".depth.*")]
+        report.expect(len(drafts) <= 3, f"left in {queue}: {drafts[:5]}")
+    drafts = [path.name for path in (grove.root / "run").glob(".*")]
+    report.expect(not drafts, f"left in run: {drafts[:5]}")

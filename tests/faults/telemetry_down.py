@@ -1,0 +1,197 @@
+"""A whole run without a collector costs the workers what one with a collector costs, and what is lost is counted.
+
+    JOBS=3000 python -m tests.faults.telemetry_down
+
+One worker runs the same jobs with a live receiver, a closed port, one that never answers, and one that answers 503 with
+Retry-After. The system calls of the jobs are counted by strace where it is installed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from framework.connecting import open_producer
+from framework.settings import Settings
+from tests.faults import report as reports
+from tests.faults.collectors import BadCollector
+from tests.faults.grove import Grove, Tree, wait_until
+from tests.faults.report import Report
+from tests.faults.service import Soak, Task
+from tests.telemetry.receiver import Receiver
+
+How = Literal["live", "refused", "silent", "unavailable"]
+HOWS: tuple[How, ...] = ("live", "refused", "silent", "unavailable")
+KEPT = 256  # spans that a process may keep
+SETTINGS = {
+    "WORKER_LOG_LEVEL": "warning",
+    "WORKER_QUEUES__SYNC__WORKERS": "1",
+    "WORKER_QUEUES__SYNC__MAX_LENGTH": "none",
+    "OTEL_BSP_SCHEDULE_DELAY": "100",
+    "OTEL_BSP_MAX_QUEUE_SIZE": str(KEPT),
+    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "128",
+    "OTEL_METRIC_EXPORT_INTERVAL": "500",
+    "OTEL_EXPORTER_OTLP_TIMEOUT": "2",
+}
+CALLS_MORE = 1.25  # times the system calls of a job with a live collector
+MEMORY_MORE = 24 << 20  # bytes that the second half of the jobs may add: a leak of a span each would be more
+_TICK = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass
+class Cost:
+    """What one worker spent.
+
+    Attributes:
+        calls: system calls per job of the thread that runs them; None without strace.
+        cpu: milliseconds per job.
+        grown: bytes that its memory grew by in the second half of the jobs.
+        dropped, arrived: spans, after the collector came back.
+    """
+
+    calls: float | None
+    cpu: float
+    grown: int
+    dropped: int
+    arrived: int
+
+
+def measure(how: How, jobs: int) -> Cost:
+    """One run of the service."""
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="telemetry-down-")))
+        collector: Receiver | BadCollector = Receiver() if how == "live" else BadCollector(how)
+        outage = stack.enter_context(ExitStack())
+        outage.enter_context(collector)
+        endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.port}"}
+        grove = Grove(place, "tests.faults.service", "--queue", "sync", **SETTINGS, **endpoint)
+        stack.callback(grove.close)
+        tree = grove.plant()
+        assert wait_until(lambda: grove.ready(tree), 30), tree.text()
+        pid = worker(grove, tree)
+        finish(grove, jobs // 2)
+        calls = counted(pid, lambda: finish(grove, jobs // 2), place) if shutil.which("strace") else None
+        cpu, memory = spent(pid), resident(pid)
+        finish(grove, jobs)
+        cost = Cost(None if calls is None else calls / (jobs // 2), (spent(pid) - cpu) / jobs * 1000, 0, 0, 0)
+        cost.grown = resident(pid) - memory
+        if isinstance(collector, BadCollector):
+            outage.close()
+            collector = stack.enter_context(Receiver(collector.port))
+            back = collector
+            wait_until(lambda: back.value("worker.telemetry.dropped", signal="traces"), 20)
+        tree.process.send_signal(signal.SIGTERM)
+        tree.process.wait(40)
+        cost.dropped = int(collector.value("worker.telemetry.dropped", signal="traces"))
+        cost.arrived = len(collector.spans("process sync"))
+        return cost
+
+
+def worker(grove: Grove, tree: Tree) -> int:
+    found = grove.slots(tree)
+    assert found is not None
+    return next(slot.pid for slot in found[1] if slot.name == "sync/0")
+
+
+def finish(grove: Grove, count: int) -> None:
+    """Enqueues jobs and waits until the last has ended."""
+    before = ended(grove)
+    producer = open_producer(Settings(broker_url=f"spool:{grove.root}", durability="process"))
+    try:
+        with Soak.sync.connected(producer):
+            Soak.sync.enqueue_many([Task()] * count)
+    finally:
+        producer.close()
+    assert wait_until(lambda: ended(grove) == before + count, 120, 0.05), f"{ended(grove) - before} of {count} ended"
+
+
+def ended(grove: Grove) -> int:
+    return sum(1 for line in grove.ledger.read_bytes().splitlines() if line.startswith(b"E "))
+
+
+def spent(pid: int) -> float:
+    """CPU seconds of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICK
+
+
+def resident(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def counted(pid: int, work: Callable[[], None], place: Path) -> int | None:
+    """System calls of the thread that runs the jobs while `work` lasts; None: it may not be traced.
+
+    Of that thread alone, and without futex: what exporting threads do, and how often one waits for another, depends on
+    how long it all takes, and so on the machine.
+    """
+    summary = place / "strace"
+    command = ["strace", "-c", "-e", "trace=!futex", "-o", str(summary), "-p", str(pid)]
+    tracer = subprocess.Popen(command, stderr=subprocess.PIPE)
+    try:
+        assert tracer.stderr is not None
+        attached = b"attached" in tracer.stderr.readline()
+        work()
+    finally:
+        tracer.send_signal(signal.SIGINT)
+        tracer.communicate()
+    if not attached:
+        return None
+    [total] = re.findall(r"^100[.,]00\s.*?\s(\d+)(?:\s+\d+)? total$", summary.read_text(), re.MULTILINE)
+    return int(total)
+
+
+def run(budget_seconds: float) -> Report:
+    """For the registry."""
+    return compare(int(min(20_000, max(600, budget_seconds * 30))))
+
+
+def compare(jobs: int) -> Report:
+    """All ways beside a live collector."""
+    report = Report("telemetry_down")
+    costs = {how: measure(how, jobs) for how in HOWS}
+    total = jobs // 2 * (2 if costs["live"].calls is not None else 1) + jobs
+    report.tried["jobs each"] = total
+    live = costs["live"]
+    for how, cost in costs.items():
+        calls = "not counted" if cost.calls is None else f"{cost.calls:.1f}"
+        report.tried[how] = (
+            f"{calls} system calls, {cost.cpu:.2f} ms of CPU a job, memory +{cost.grown / 2**20:.1f} MiB, "
+            f"{cost.arrived} spans arrived, {cost.dropped} counted as dropped"
+        )
+        report.expect(cost.grown < MEMORY_MORE, f"{how}: memory grew by {cost.grown / 2**20:.1f} MiB")
+        missing = total - cost.arrived
+        report.expect(
+            abs(missing - cost.dropped) <= 0.01 * total, f"{how}: {missing} spans missing, {cost.dropped} counted"
+        )
+        if how == "live":
+            continue
+        report.tried[f"{how}, CPU to live"] = f"{cost.cpu / live.cpu:.2f}"
+        report.expect(cost.dropped, f"{how}: no drop was counted")
+        if cost.calls is not None and live.calls is not None:
+            report.tried[f"{how}, system calls to live"] = f"{cost.calls / live.calls:.2f}"
+            report.expect(
+                cost.calls <= live.calls * CALLS_MORE, f"{how}: {cost.calls:.1f} system calls, live {live.calls:.1f}"
+            )
+    return report
+
+
+def main() -> None:
+    began = time.monotonic()
+    report = compare(int(reports.number("JOBS", 2000)))
+    report.tried["seconds"] = round(time.monotonic() - began)
+    reports.print_and_exit(report)
+
+
+if __name__ == "__main__":
+    main()
