@@ -10,9 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
-from framework.testing import context
 
 from framework import Reject, RetryLater
+from framework.testing import context
 from services.example_worker import WebhookRelay
 from services.example_worker.queues import Delivery
 from services.example_worker.relay import MAX_ANSWER, SubscriberFailed, judge

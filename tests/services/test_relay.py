@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from framework.testing import Harness, harness
 
+from framework.testing import Harness, harness
 from services.example_worker import WebhookRelay
 from services.example_worker.digest import pack, summarise
 from services.example_worker.events import make_event

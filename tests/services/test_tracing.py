@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 
 import httpx
 import pytest
-from framework.testing import context
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
 from framework import Reject
+from framework.testing import context
 from services.example_worker import WebhookRelay, receiver, relay
 from services.example_worker.queues import Delivery
 from services.example_worker.telemetry import configured
