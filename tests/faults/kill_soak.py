@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,7 @@ def keep(home: Path, grove: Grove) -> Path:
     """Ledger, spool and facts of a run that broke a promise."""
     place = Path(tempfile.mkdtemp(prefix="kill-soak-kept-"))
     shutil.copytree(home, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns("doorbell"))
-    (place / "facts.json").write_text(json.dumps(asdict(grove.facts), indent=1))
+    (place / "facts.json").write_text(json.dumps(vars(grove.facts), indent=1))
     return place
 
 

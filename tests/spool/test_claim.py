@@ -15,7 +15,7 @@ from framework.errors import EngineUnavailable, LeaseLost
 from framework.spool import claim as claim_module
 
 from .seam import Seam, before, fail_calls
-from .world import broker, census, claim, dead_owner, failure, files, heal, ids, in_child, job, one
+from .world import broker, census, claim, dead_owner, descriptors_here, failure, files, heal, ids, in_child, job, one
 
 
 def test_jobs_come_in_the_order_of_their_producer(spool: SpoolBroker) -> None:
@@ -60,21 +60,23 @@ def test_a_listing_is_no_snapshot_and_overtakes_nobody(root: Path) -> None:
     producer.close()
 
 
-def test_a_change_within_a_tick_of_the_kernels_clock_is_seen(root: Path) -> None:
+def test_a_change_within_a_tick_of_the_kernels_clock_is_seen(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The directory's time does not move: the next job came in the same tick as the listing.
 
-    Verified: with RACY = 0 the second job is never seen.
+    Verified by the mutation gate: with RACY = 0 the second job is never seen.
     """
     mine = broker(root)
-    soon = time.time_ns() + 10**9
+    now = time.time_ns()
+    monkeypatch.setattr("framework.spool.listing.time.time_ns", lambda: now)
+    tick = now - 5_000_000
     found: list[str] = []
     for name in ("a", "b"):
         mine.enqueue([job(name)])
         for bucket in (root / "jobs" / "ready").iterdir():
-            os.utime(bucket, ns=(soon, soon))
+            os.utime(bucket, ns=(tick, tick))
         found += ids(claim(mine))
         for bucket in (root / "jobs" / "ready").iterdir():
-            os.utime(bucket, ns=(soon, soon))
+            os.utime(bucket, ns=(tick, tick))
         claim(mine)
     assert found == ["a", "b"]
     mine.close()
@@ -203,7 +205,7 @@ def test_a_full_table_of_descriptors_is_survived(root: Path) -> None:
         (first,) = claim(mine, limit=1)
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)
         taken = []
-        resource.setrlimit(resource.RLIMIT_NOFILE, (128, soft[1]))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors_here() + 60, soft[1]))
         try:
             while True:
                 taken.append(os.open(os.devnull, os.O_RDONLY))
@@ -340,6 +342,21 @@ def test_a_rename_onto_its_own_twin_ends(root: Path) -> None:
     assert ready.exists()
     assert not claimed.exists()
     assert ids(claim(mine)) == ["b"]
+    mine.close()
+
+
+def test_another_file_of_the_same_name_is_no_twin(root: Path) -> None:
+    """Somebody restored a copy: it is not the file that we hold, and nothing of it is deleted."""
+    mine = broker(root)
+    mine.enqueue([job("a")])
+    (ready,) = files(root, "jobs/ready/*/*")
+    content = ready.read_bytes()
+    lease = one(mine)
+    ready.write_bytes(content)
+    assert claim(mine) == []
+    assert ready.exists()
+    mine.ack([lease])
+    assert ids(claim(mine)) == ["a"]
     mine.close()
 
 

@@ -14,6 +14,7 @@ import pytest
 from framework.brokers.spool import SpoolBroker
 from framework.errors import EnqueueFailed, EnqueueUncertain, PayloadTooLarge, QueueFull
 from framework.spool import enqueue
+from framework.spool.filesystem import FileSystem
 
 from .seam import Seam, before, fail_calls, pass_on
 from .world import (
@@ -22,6 +23,7 @@ from .world import (
     broker,
     census,
     claim,
+    descriptors_here,
     failure,
     files,
     heal,
@@ -94,6 +96,31 @@ def test_a_removal_that_fails_makes_it_uncertain(root: Path, broken: str) -> Non
     seam.disarm()
     mine.close()
     assert heal(root).stats("jobs").ready == 0  # truncated where it could not be unlinked
+
+
+def test_a_removal_is_committed_where_the_fsync_of_its_directory_forgets(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: on btrfs, jobs that were *not queued* came back after power cuts (tests.faults.powercuts)."""
+    monkeypatch.setattr("framework.spool.filesystem.probe", lambda _: FileSystem("btrfs", "/", True))
+    seam = Seam()
+    mine = broker(root, calls=seam)
+    seam.arm(fail_calls(errno.EIO, "fsync", times=1))
+    with pytest.raises(EnqueueFailed):
+        mine.enqueue([job("n")])
+    assert [name for name in seam.names if name in ("unlink", "fsync", "syncfs")] == [
+        "fsync", "unlink", "fsync", "syncfs",
+    ]  # fmt: skip
+
+    def fail_both(name: str, args: Any, kwargs: Any, real: Any) -> Any:
+        return (first if name == "fsync" else second)(name, args, kwargs, real)
+
+    first, second = fail_calls(errno.EIO, "fsync", times=1), fail_calls(errno.EIO, "syncfs")
+    seam.arm(fail_both)
+    with pytest.raises(EnqueueUncertain):
+        mine.enqueue([job("m")])
+    seam.disarm()
+    mine.close()
 
 
 def test_a_failed_fsync_is_not_repeated_on_its_descriptor(root: Path) -> None:
@@ -253,7 +280,8 @@ def test_many_fit_into_few_descriptors(root: Path) -> None:
         import resource
 
         mine = broker(root)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        few = descriptors_here() + 40
+        resource.setrlimit(resource.RLIMIT_NOFILE, (few, few))
         mine.enqueue([job(f"n{n:04}") for n in range(300)])
 
     in_child(live)

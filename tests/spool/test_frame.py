@@ -51,6 +51,17 @@ def test_a_torn_file_is_never_a_job() -> None:
             whole(data[:at] + bytes([data[at] ^ 0x41]) + data[at + 1 :])
 
 
+def test_damage_is_named() -> None:
+    data = frame.encode(JOB)
+    with pytest.raises(frame.Damaged, match="truncated"):
+        whole(data[:-1])
+    other = bytearray(data)
+    other[:8] = b"another\n"
+    other[60:64] = zlib.crc32(bytes(other[:60])).to_bytes(4, "little")
+    with pytest.raises(frame.Damaged, match="no job file"):
+        whole(bytes(other))
+
+
 def test_a_file_of_zeros_is_damaged() -> None:
     """What delayed allocation leaves after a power cut: the length is there, the data is not."""
     with pytest.raises(frame.Damaged):
@@ -142,3 +153,11 @@ def test_noise_in_the_slots_is_no_history() -> None:
     for _ in range(50):
         assert frame.records(noise.randbytes(5 * frame.SLOT)) == []
     assert frame.records(b"ATT1" + os.urandom(60)) == []
+
+
+def test_a_flipped_bit_in_a_record_is_no_record() -> None:
+    """Also where it would still be JSON."""
+    failure = Failure(1, "error", "the message")
+    slot = frame.encode_record(0, 1, failure, "retried")
+    assert [r.failure.message for r in frame.records(slot)] == ["the message"]
+    assert frame.records(slot.replace(b"the message", b"the massage")) == []

@@ -177,3 +177,8 @@ def cut_at(root: Path, name: str, act: Callable[[SpoolBroker], Any], *queues: Qu
 def files(root: Path, pattern: str = "**/*") -> list[Path]:
     """Regular files below the root."""
     return sorted(path for path in root.glob(pattern) if path.is_file())
+
+
+def descriptors_here() -> int:
+    """One more than the highest descriptor of this process: a limit counts from there."""
+    return max(int(entry) for entry in os.listdir("/proc/self/fd")) + 1
