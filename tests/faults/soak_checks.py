@@ -97,6 +97,9 @@ def died_with_its_rescuer(run: Run, facts: Facts) -> bool:
     )
 
 
+ENOUGH = 20
+
+
 def check_rescue_times(report: Report, facts: Facts) -> None:
     """How long after our kill an unstarted job was runnable again; undisturbed ones on their own."""
     calm, all_times = [], []
@@ -112,6 +115,7 @@ def check_rescue_times(report: Report, facts: Facts) -> None:
         report.tried["their wait for a rescue, s"] = spread(all_times)
     if calm:
         report.tried["undisturbed, s"] = spread(calm)
+    if len(calm) >= ENOUGH:  # a median of few says more about the machine
         middle = statistics.median(calm)
         report.expect(middle < 1.0, f"half of the unstarted jobs waited more than {middle:.2f} s for their rescue")
 
