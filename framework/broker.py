@@ -213,6 +213,12 @@ VERBS: dict[Kind, Verb] = {
 ENGINES = {"spool": "framework.brokers.spool", "memory": "framework.brokers.memory"}
 
 
+def shown(url: str) -> str:
+    """A URL for people: without user and password."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else url
+
+
 def open_broker(url: str, *, incarnation: str, **options: Any) -> Broker:
     """The engine that a URL names, not opened yet.
 
@@ -227,7 +233,7 @@ def open_broker(url: str, *, incarnation: str, **options: Any) -> Broker:
     scheme = urlsplit(url).scheme
     if scheme not in ENGINES:
         known = ", ".join(f"{name}:" for name in ENGINES)
-        raise SettingsError(f"WORKER_BROKER_URL={url!r}: no engine {scheme!r}; there are {known}")
+        raise SettingsError(f"WORKER_BROKER_URL={shown(url)!r}: no engine {scheme!r}; there are {known}")
     module = importlib.import_module(ENGINES[scheme])
     broker: Broker = module.connect(url, incarnation=incarnation, **options)
     return broker

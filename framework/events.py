@@ -25,15 +25,6 @@ class JobsClaimed(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class JobStarted(Event):
-    queue: str
-    job_id: str
-    attempt: int
-    delivery: int
-    wait: float
-
-
-@dataclass(frozen=True, slots=True)
 class JobFinished(Event):
     """An attempt ended in a process that lived to see it. Emitted while its span is current, before the settling.
 
@@ -127,7 +118,7 @@ class WorkerReady(Event):
 
 @dataclass(frozen=True, slots=True)
 class WorkerLeaving(Event):
-    """Why a worker stops claiming: drain, max_jobs_per_process, max_memory, hung job, renewed, orphaned."""
+    """Why a worker stops claiming: drain (also a renewal), max_jobs_per_process, max_memory, hung job."""
 
     process: str
     pid: int

@@ -28,6 +28,7 @@ W = TypeVar("W")
 R = TypeVar("R", bound=Awaitable[None] | None)
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}", re.ASCII)
+LONGEST = 1e9  # seconds, some 30 years: timers of the system take no more
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -117,10 +118,12 @@ class QueueOptions:
                 raise ValueError(f"{name}={value}: must be 1 or more, or None for no limit")
         for name in ("timeout", "ttl"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"{name}={value}: must be more than 0 seconds, or None for no limit")
-        if not 0 < self.kill_after < float("inf"):
-            raise ValueError(f"kill_after={self.kill_after}: must be more than 0 seconds")
+            if value is not None and not 0 < value <= LONGEST:
+                raise ValueError(
+                    f"{name}={value}: must be more than 0 seconds, or None for no limit; at most {LONGEST:g}"
+                )
+        if not 0 < self.kill_after <= LONGEST:
+            raise ValueError(f"kill_after={self.kill_after}: must be more than 0 seconds, at most {LONGEST:g}")
 
 
 def check_name(name: str) -> None:

@@ -11,13 +11,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from framework import connecting
 from framework.app import Handler, Slot, WorkerApp, check_concurrency, declared_dead_letters
-from framework.broker import Broker, Rescued, open_broker
+from framework.broker import Broker, Rescued, open_broker, shown
 from framework.codec import codec_for
 from framework.errors import DeclarationError, EngineError, SettingsError, UsageError, WorkerError
 from framework.events import Bus, Event, ServiceMistake, SupervisorNote, WorkerReady
@@ -29,6 +30,7 @@ from framework.producer import Producer
 from framework.queues import Queue, QueueOptions
 from framework.scoreboard import EXIT_REASONS, GONE, READY, STATES, Scoreboard, Verdict
 from framework.settings import Settings, check_queue_names, load_settings, unknown_variables
+from framework.signals import poke, reset_in_child
 from framework.supervisor import (
     FAILED_TO_START,
     IS_LINUX,
@@ -69,6 +71,10 @@ def resolve(app: type[WorkerApp], settings: Settings) -> dict[str, QueueOptions]
                     "give it a timeout, or set WORKER_DRAIN=none"
                 )
         options[queue.name] = found
+    for queue in app.worker_queues.values():  # a letter queue of another service: its dead are rescued here, too
+        target = queue.dead_letter
+        if target is not None and target.name not in options:
+            options[target.name] = replace(settings.options(target), is_dead_letter=True)
     return options
 
 
@@ -150,12 +156,10 @@ class Service:
         identity = ProcessIdentity(self.app.__name__, "supervisor", "supervisor", 0, "")
         bus = Bus(start(identity, self.settings).subscribe)
         run_dir, warnings = self._visit_engine()
-        self.instance = Instance(run_dir, run_dir.parent / "instances")
-        self.number = self.instance.number
-        self.instance.keep_old_board()
-        rows = [(MAINTENANCE, 0), *((slot, self.options[name].concurrency) for slot, name, _ in self.slots)]
-        board = Scoreboard.create(self.instance.board_path, rows, app=self.app.__name__)
-        self.board_path = board.path
+        try:
+            board = self._take_instance(run_dir)
+        except OSError as error:
+            raise EngineError(f"{run_dir.parent} cannot be used: {error}") from error
         self._mark = mark(tree_of(board))
         for text in [*warnings, *check(self.app, self.settings)]:
             bus.emit(SupervisorNote(text, "warning"))
@@ -166,7 +170,8 @@ class Service:
         forking = self._can_fork(bus.emit)
         bus.emit(
             SupervisorNote(
-                f"{self.app.__name__}: {len(self.slots)} workers on {self.settings.broker_url}, instance {self.number}"
+                f"{self.app.__name__}: {len(self.slots)} workers on {shown(self.settings.broker_url)}, "
+                f"instance {self.number}"
             )
         )
         supervisor = Supervisor(
@@ -179,13 +184,23 @@ class Service:
                 ready_within=self.settings.ready_within,
             ),
             bus.emit,
-            **({} if forking else {"start": spawn(keep=[self.instance.descriptor])}),
+            **({} if forking or self.instance is None else {"start": spawn(keep=[self.instance.descriptor])}),
         )
         gc.collect()
         gc.freeze()  # the children share these pages; a collection would copy them
         code = supervisor.run()
         bus.emit(SupervisorNote(f"stopped, exit code {code}"))
         return code
+
+    def _take_instance(self, run_dir: Path) -> Scoreboard:
+        """A number among the supervisors of this store, and a fresh board. Raises OSError."""
+        self.instance = Instance(run_dir, run_dir.parent / "instances")
+        self.number = self.instance.number
+        self.instance.keep_old_board()
+        rows = [(MAINTENANCE, 0), *((slot, self.options[name].concurrency) for slot, name, _ in self.slots)]
+        board = Scoreboard.create(self.instance.board_path, rows, app=self.app.__name__)
+        self.board_path = board.path
+        return board
 
     def _visit_engine(self) -> tuple[Path, list[str]]:
         """Opens the engine once and lets go of it: what is wrong shows before anything is forked."""
@@ -194,7 +209,8 @@ class Service:
             self.system = broker.features.system
             root = getattr(broker, "root", None)
             run_dir = Path(root) / "run" if root is not None else _runtime_dir(self.app.__name__) / "run"
-            self.leader_path = run_dir.parent / "leader.lock"
+            # One leader per app: it can observe only the queues that it knows.
+            self.leader_path = run_dir.parent / f"leader.{self.app.__name__}.lock"
             return run_dir, connecting.warnings_of(broker)
         finally:
             broker.close()
@@ -234,6 +250,7 @@ class Service:
             "leader": str(self.leader_path),
             "number": self.number,
             "system": self.system,
+            "lock": self.instance.descriptor if self.instance is not None else -1,
             "birth": {name: getattr(birth, name) for name in Birth.__slots__},
         }
         return [sys.executable, "-m", "framework.runner", json.dumps(life)]
@@ -244,13 +261,13 @@ class Service:
         """In a worker process: its whole life."""
         telemetry, bus = self._begin(birth, "worker")
         ready = False
+        leave = LeaveSignal(self.settings.drain_seconds, lambda: board.deadline)
         broker: Broker | None = None
         try:
             broker = self._broker(birth.incarnation)
             connecting.install(Producer(broker, options=connecting.resolver(self.settings), sending=telemetry.sending))
             app = self.app()
             handler = self.app.worker_handlers[name]
-            leave = LeaveSignal(self.settings.drain_seconds, lambda: board.deadline)
             executor = self._executor(app, handler, telemetry, bus, stopping=lambda: bool(leave))
             core = WorkerCore(
                 birth.name, birth.index, board=board, broker=broker, executor=executor, emit=bus.emit, leave=leave
@@ -261,17 +278,18 @@ class Service:
                 nonlocal ready
                 ready = True
                 bus.emit(WorkerReady(birth.name, os.getpid()))
-                os.write(birth.waker, b"\0")
+                poke(birth.waker)
 
             core.on_ready = announce
             kind = AsyncWorker if handler.is_async else SyncWorker
             kind(core, app, Slot(handler.queue, number), unblock=unblock).run()
             return 0
-        except (WorkerError, Exception) as error:
+        except Exception as error:
             message, trace = describe(error, limit=8000)
             text = message if isinstance(error, WorkerError) else f"{message}\n{trace}"
             bus.emit(ServiceMistake(birth.name, text if ready else f"{birth.name} cannot start: {text}"))
-            return 70 if ready else FAILED_TO_START
+            # A teardown that fails leaves nothing undone: every job is settled. It backs off, outside the budget.
+            return 70 if ready and not leave else FAILED_TO_START
         finally:
             if broker is not None:
                 broker.close()
@@ -279,6 +297,7 @@ class Service:
 
     def _begin(self, birth: Birth, role: Literal["worker", "maintenance"]) -> tuple[Telemetry, Bus]:
         faulthandler.register(signal.SIGUSR1, all_threads=True)
+        os.register_at_fork(after_in_child=reset_in_child)
         if self.instance is not None:
             self.instance.forget_in_forks()
         telemetry = start(ProcessIdentity(self.app.__name__, role, birth.name, self.number, self.system), self.settings)
@@ -301,8 +320,8 @@ class Service:
         )
         if broker.features.durable == "nothing":
             raise UsageError(
-                f"WORKER_BROKER_URL={self.settings.broker_url}: that engine lives in one process and cannot serve "
-                "workers: use spool:DIR"
+                f"WORKER_BROKER_URL={shown(self.settings.broker_url)}: that engine lives in one process and cannot "
+                "serve workers: use spool:DIR"
             )
         broker.open(list(self.options.values()))
         return broker
@@ -352,7 +371,8 @@ class Service:
         )
         telemetry.observe_processes(lambda: _processes(board), lambda: _restarts(board))
         if self.settings.health:
-            HealthServer(self.settings.health, _probes(maintenance, board))
+            note = lambda text: bus.emit(SupervisorNote(text, "warning"))  # noqa: E731
+            HealthServer(self.settings.health, _probes(maintenance, board), say=note)
         try:
             maintenance.run(unblock)
             return 0
@@ -423,12 +443,22 @@ def _probes(maintenance: Maintenance, board: Scoreboard) -> dict[str, Callable[[
     return {"livez": live, "readyz": ready, "startupz": started}
 
 
+def _close(descriptor: int) -> None:
+    """In what a handler forks, once: there the number soon belongs to somebody else."""
+    with suppress(OSError):
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith(".lock"):
+            os.close(descriptor)
+
+
 def main() -> None:
     """A spawned child: the life that `_argv` wrote down."""
     life = json.loads(sys.argv[1])
     birth = Birth(**life["birth"])
     if not enter_spawned(birth):
         return
+    for descriptor in (birth.waker, birth.poke, life["lock"]):
+        os.set_inheritable(descriptor, False)  # exec needed it; what a handler starts must not keep them
+    os.register_at_fork(after_in_child=lambda: _close(life["lock"]))
     service = Service(load_app(life["app"]), load_settings(), life["queues"])
     service.number, service.system = life["number"], life["system"]
     service.board_path, service.leader_path = Path(life["board"]), Path(life["leader"])

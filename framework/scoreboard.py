@@ -25,8 +25,8 @@ EXIT_REASONS = (
 STATES = ("empty", "starting", "ready", "leaving", "gone")
 EMPTY, STARTING, READY, LEAVING, GONE = range(5)
 
-# magic, slots, rows, supervisor pid, verdicts written, deadline, supervisor's start, app
-_HEADER = struct.Struct("<8sIIIIQQ48s")
+# magic, slots, rows, supervisor pid, verdicts written, deadline, supervisor's start, app, pid namespace
+_HEADER = struct.Struct("<8sIIIIQQ48sQ")
 # name, incarnation, pid, state, pid's start, tick, ready, first row, rows, used, jobs
 _SLOT = struct.Struct("<64s40sIIQQQIIII")
 _EXITS = struct.Struct("<8I")
@@ -127,7 +127,8 @@ class Scoreboard:
         finally:
             os.close(descriptor)
         pid = os.getpid()
-        _HEADER.pack_into(memory, 0, MAGIC, len(slots), rows, pid, 0, 0, process_start(pid), _text(app, 48))
+        head = (MAGIC, len(slots), rows, pid, 0, 0, process_start(pid), _text(app, 48), pid_namespace())
+        _HEADER.pack_into(memory, 0, *head)
         first = 0
         for index, (name, count) in enumerate(slots):
             at = _HEADER_SIZE + index * _SLOT_SIZE
@@ -162,8 +163,12 @@ class Scoreboard:
 
     def supervised(self) -> bool:
         """Whether that supervisor lives."""
-        _, _, _, pid, _, _, start, _ = _HEADER.unpack_from(self._memory, 0)
+        _, _, _, pid, _, _, start, _, _ = _HEADER.unpack_from(self._memory, 0)
         return bool(pid) and process_start(pid) == start
+
+    def within_sight(self) -> bool:
+        """Whether its pids mean to us what they meant to its writer: containers that share a store have their own."""
+        return int(_HEADER.unpack_from(self._memory, 0)[8]) == pid_namespace()
 
     @property
     def app(self) -> str:
@@ -338,6 +343,14 @@ def _text(value: str, size: int) -> bytes:
 
 def _string(value: bytes) -> str:
     return value.rstrip(b"\0").decode("utf-8", "replace")
+
+
+def pid_namespace() -> int:
+    """Which pid namespace this process is in; 0 where there is none."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
 
 
 def process_start(pid: int) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as NotJSON
 
@@ -19,6 +19,13 @@ from framework.retry import RetryPolicy
 PREFIX = "WORKER_"
 # Read by the command line, not by Settings.
 OTHER_VARIABLES = frozenset({"WORKER_MODULE"})
+
+
+def _host_and_port(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    if text and not (colon and host and port.isdigit() and int(port) <= 65535):
+        raise ValueError("write it as host:port, for instance 127.0.0.1:8080")
+    return text
 
 
 class RetryOverride(BaseModel):
@@ -79,7 +86,7 @@ class Settings(BaseSettings):
     start_method: Literal["auto", "fork", "spawn"] = "auto"
     durability: Literal["power", "process"] = "power"
     network_file_system: bool = False
-    health: str = ""
+    health: Annotated[str, AfterValidator(_host_and_port)] = ""
     trace_linkage: Literal["auto", "parent", "link"] = "auto"
     trace_parent_within: float = Field(default=300.0, ge=0)
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -102,7 +102,7 @@ class OtherTrees:
             with suppress(OSError, ValueError):  # no board, or replaced meanwhile
                 board = Scoreboard.open(path)
                 tree = strays.tree_of(board)
-                if tree not in self._gone and not board.supervised():
+                if tree not in self._gone and board.within_sight() and not board.supervised():
                     killed += self._end(board, tree)
         return killed
 

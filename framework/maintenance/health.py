@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from framework.errors import SettingsError
-
 RETRY = 1.0  # seconds between tries to bind: the address may still belong to the process that we replace
 
 
@@ -16,16 +14,16 @@ class HealthServer:
     """Serves in a thread; binds as soon as the address is free.
 
     Args:
-        address: `host:port`, or `:port` for all interfaces.
+        address: `host:port`, checked by the settings.
+        say: told once why it cannot bind yet.
         checks: path without slash to a function that returns an empty string, or what is wrong.
     """
 
-    def __init__(self, address: str, checks: dict[str, Callable[[], str]]) -> None:
+    def __init__(self, address: str, checks: dict[str, Callable[[], str]], *, say: Callable[[str], None]) -> None:
         host, _, port = address.rpartition(":")
-        if not port.isdigit() or not 0 <= int(port) <= 65535:
-            raise SettingsError(f"WORKER_HEALTH={address!r}: write it as host:port, for instance 127.0.0.1:8080")
         self._address = (host.strip("[]"), int(port))
         self._checks = checks
+        self._say = say
         threading.Thread(target=self._serve, name="health", daemon=True).start()
 
     def _serve(self) -> None:
@@ -45,10 +43,15 @@ class HealthServer:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it
                 pass  # a probe every second is no news
 
+        said = False
         while True:
             try:
                 server = ThreadingHTTPServer(self._address, Handler)
-            except OSError:
+            except OSError as error:
+                if not said:
+                    said = True
+                    where = "{}:{}".format(*self._address)
+                    self._say(f"health probes cannot be served at {where} yet, trying on: {error.strerror or error}")
                 time.sleep(RETRY)
                 continue
             server.daemon_threads = True

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping
 
 from framework.broker import Broker, Rescued, settle
 from framework.errors import EngineUnavailable, LeaseLost
@@ -20,11 +21,12 @@ from framework.events import (
     QueueObserved,
     SupervisorNote,
 )
+from framework.job import Reason
 from framework.maintenance.headless import Leftovers, OtherTrees
 from framework.maintenance.rescue import has_started, judge
 from framework.outcome import Outcome
 from framework.queues import QueueOptions
-from framework.scoreboard import LEAVING, READY, Scoreboard, Verdict
+from framework.scoreboard import LEAVING, READY, Scoreboard, Verdict, process_start
 from framework.signals import SignalQueue, drain
 
 TURN = 0.25  # seconds between looks for jobs that are due: how late a delayed job may be
@@ -76,11 +78,13 @@ class Maintenance:
         self._after_loss = after_loss
         self._drain = drain
         self._others = others
+        self._told = False
+        self._last = {index}
         self._rescue_at = 0.0
         self._observe_at = 0.0
         self._look_at = 0.0
         self._failing_since: dict[str, float] = {}
-        self._unsettled: list[tuple[Rescued, Outcome]] = []
+        self._unsettled: deque[tuple[Rescued, Outcome, Reason | None]] = deque()
         self.engine_ok = True
         self.turned_at = time.monotonic()
 
@@ -101,7 +105,6 @@ class Maintenance:
             Leftovers(self._board, self._index, self._drain).outlive(self.turn)
         self._rescue_at = 0.0
         self.turn()
-        signals.close()
 
     def turn(self) -> None:
         """One round of everything that is due."""
@@ -121,10 +124,18 @@ class Maintenance:
             self._try("stats", self._observe)
 
     def _told_to_leave(self, signals: SignalQueue) -> bool:
-        told = False
+        """A signal to the whole group comes early: as long as a worker lives, somebody must keep house."""
         while (number := signals.take()) is not None:
-            told = told or number == signal.SIGTERM
-        return told or os.getppid() != self._supervisor
+            self._told = self._told or number == signal.SIGTERM
+        if os.getppid() != self._supervisor:
+            return True
+        return self._told and not self._others_alive()
+
+    def _others_alive(self) -> bool:
+        return any(
+            slot.pid and slot.index not in self._last and process_start(slot.pid) == slot.pid_start
+            for slot in self._board.all_slots()
+        )
 
     def _try(self, verb: str, call: Callable[[], None]) -> None:
         """An engine that fails now is asked again at the next turn; said once, and once when it is back."""
@@ -150,51 +161,34 @@ class Maintenance:
     # --- rescue -----------------------------------------------------------------------------------------------------
 
     def _rescue(self) -> None:
-        waiting, self._unsettled = self._unsettled, []
-        for number, (rescued, outcome) in enumerate(waiting):
-            try:
-                self._settle(rescued, outcome)
-            except EngineUnavailable:
-                self._unsettled += waiting[number + 1 :]
-                raise
-        released: dict[tuple[str, str], list[str]] = {}
-        found = self._broker.rescue()
-        for number, rescued in enumerate(found):
-            outcome, reason = judge(rescued, self._options, self._verdict, time.time())
-            run = has_started(rescued)
-            if run is not None:
-                # The span first: once the job is settled nobody would know that it is missing.
-                self._emit(self._lost(rescued, outcome, reason))
-            elif rescued.reported is None:
-                released.setdefault((rescued.lease.queue, rescued.owner), []).append(rescued.lease.job.id)
-            try:
-                self._settle(rescued, outcome)
-            except EngineUnavailable:
-                self._unsettled += self._judged(found[number + 1 :])
-                raise
-            if reason is not None:
-                self._after_loss(rescued, outcome)
-        for (queue, owner), ids in released.items():
-            self._emit(JobsRescued(queue, ids, owner))
-
-    def _judged(self, rest: Sequence[Rescued]) -> list[tuple[Rescued, Outcome]]:
-        """The others of a batch whose settling began to fail: their spans now, their settling later."""
-        later = []
-        for rescued in rest:
+        for rescued in self._broker.rescue():
             outcome, reason = judge(rescued, self._options, self._verdict, time.time())
             if has_started(rescued) is not None:
+                # The span first: once the job is settled nobody would know that it is missing.
                 self._emit(self._lost(rescued, outcome, reason))
-            later.append((rescued, outcome))
-        return later
+            self._unsettled.append((rescued, outcome, reason))
+        released: dict[tuple[str, str], list[str]] = {}
+        try:
+            while self._unsettled:
+                rescued, outcome, reason = self._unsettled[0]
+                self._settle(rescued, outcome)
+                self._unsettled.popleft()
+                if reason is not None:
+                    self._after_loss(rescued, outcome)
+                elif rescued.run is None:
+                    released.setdefault((rescued.lease.queue, rescued.owner), []).append(rescued.lease.job.id)
+        finally:
+            for (queue, owner), ids in released.items():
+                self._emit(JobsRescued(queue, ids, owner))
 
-    def _lost(self, rescued: Rescued, outcome: Outcome, reason: object) -> AttemptLost:
+    def _lost(self, rescued: Rescued, outcome: Outcome, reason: Reason | None) -> AttemptLost:
         assert rescued.run is not None
         return AttemptLost(
             lease=rescued.lease,
             run=rescued.run,
             max_attempts=self._options[rescued.lease.queue].retry.max_attempts,
             outcome=outcome.kind.value,
-            reason=outcome.failure.reason if outcome.failure and reason else None,
+            reason=reason,
             owner=rescued.owner,
             ended_at=time.time(),
             delay=outcome.delay,
@@ -206,9 +200,6 @@ class Maintenance:
             settle(self._broker, rescued.lease, outcome)
         except LeaseLost as lost:
             self._emit(LeasesLost(rescued.lease.queue, lost.job_ids))
-        except EngineUnavailable:
-            self._unsettled.append((rescued, outcome))
-            raise
 
     # --- observation ------------------------------------------------------------------------------------------------
 

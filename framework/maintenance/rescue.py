@@ -26,7 +26,7 @@ def judge(
     if run is None:
         return Outcome(Kind.RELEASED), None
     found = verdict(rescued.owner)
-    if found is not None and not found.charges(run.row):
+    if found is not None and (not found.charges(run.row) or _came_after(found, run, options[lease.queue], now)):
         return Outcome(Kind.RELEASED), None
     reason: Reason = "timeout" if found is not None and found.kind == "timeout" else "worker_lost"
     failure = Failure(
@@ -42,6 +42,13 @@ def judge(
         ended_at=now,
     )
     return fail(failure, options[lease.queue].retry), reason
+
+
+def _came_after(verdict: Verdict, run: RunRecord, options: QueueOptions, now: float) -> bool:
+    """A timeout names a row: the job that it meant may have ended before the kill, and another begun in its place."""
+    if verdict.kind != "timeout" or options.timeout is None:
+        return False
+    return now - run.started_at < 0.9 * (options.timeout + options.kill_after)
 
 
 def _message(reason: str, options: QueueOptions, verdict: Verdict | None) -> str:

@@ -39,6 +39,7 @@ class Instance:
     def _close(self) -> None:
         with suppress(OSError):
             os.close(self._descriptor)
+        self._descriptor = -1  # the number may belong to somebody else when this child forks
 
     @property
     def descriptor(self) -> int:

@@ -21,6 +21,7 @@ from framework.events import (
 )
 from framework.scoreboard import (
     GONE,
+    LEAVING,
     PLANNED,
     READY,
     TIMEOUT,
@@ -219,6 +220,7 @@ class Supervisor:
             poke(self._poke)
 
     def _bury(self, place: Place, pid: int, code: int, busy: list[RowState], now: float) -> None:
+        place.ready = place.ready or bool(self._board.slot(place.spec.index).ready)
         kills = platform.oom_kills()
         reason = exit_reason(place, code, draining=self._draining, out_of_memory=kills > self._oom_kills)
         self._oom_kills = kills
@@ -279,6 +281,8 @@ class Supervisor:
             self._end_late(place, slot)
         elif not place.ready and now - place.born_at > self._options.ready_within:
             self._kill(place, "failed_to_start", PLANNED, f"not ready within {self._options.ready_within:g} s")
+        elif slot.state in (LEAVING, GONE) and not busy and place.kill_at is None and self._options.drain is not None:
+            place.kill_at = now + self._options.drain  # it leaves by itself: its lifespan may hang
         elif place.ready and not busy and slot.state == READY and now - slot.tick / 1e9 > STUCK_AFTER:
             self._kill(place, "stuck", PLANNED, f"idle, and its loop has not turned for {STUCK_AFTER:g} s")
 

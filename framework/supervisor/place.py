@@ -51,6 +51,8 @@ def exit_reason(place: Place, code: int, *, draining: bool, out_of_memory: bool)
     """One of scoreboard.EXIT_REASONS."""
     if place.killed:
         return place.killed
+    if code == 0 and not (place.ready or place.leaving or draining):
+        return "failed_to_start"  # sys.exit(0) in a lifespan: without a backoff it would go on for ever
     if code == 0 or (code == -signal.SIGTERM and not place.ready):
         return "drained" if draining or place.leaving else "recycled"
     if code == FAILED_TO_START:

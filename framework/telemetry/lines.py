@@ -25,10 +25,6 @@ class Lines:
         match event:
             case e.JobFinished():
                 self._finished(event)
-            case e.JobStarted():
-                if self._logs.passes(logging.DEBUG):
-                    keys = {"queue": event.queue, "job_id": event.job_id, "attempt": event.attempt}
-                    self._say("debug", "job_started", **keys, delivery=event.delivery, wait=round(event.wait, 6))
             case e.AttemptLost():
                 self._lost(event)
             case e.ProcessExited():

@@ -8,14 +8,29 @@ import threading
 import time
 import traceback
 from collections.abc import Awaitable, Generator
+from contextvars import ContextVar
 from types import FrameType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from framework.events import LoopBlocked
 from framework.scoreboard import RowWriter
 from framework.worker.core import WorkerCore
 
 BLOCKED_AFTER = 5.0  # seconds
+LOOK = 1.0  # seconds between looks at the clock
+
+_row: ContextVar[RowWriter | None] = ContextVar("framework_row", default=None)
+_rows: WeakKeyDictionary[asyncio.Task[Any], RowWriter] = WeakKeyDictionary()
+
+
+def task_of_row(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
+    """A task factory: tasks that a handler makes (gather, wait_for, TaskGroup) belong to its row."""
+    task: asyncio.Task[Any] = asyncio.Task(coro, loop=loop, **options)
+    row = _row.get()
+    if row is not None:
+        _rows[task] = row
+    return task
 
 
 class Tracked:
@@ -28,6 +43,7 @@ class Tracked:
         self._row = row
 
     def __await__(self) -> Generator[Any, Any, Any]:
+        _row.set(self._row)  # the job's task has a context of its own
         inner = self._awaitable.__await__()
         mark = self._row.on_cpu
         send: Any = None
@@ -55,6 +71,8 @@ class LoopWatch:
 
     def __init__(self, core: WorkerCore, loop: asyncio.AbstractEventLoop, *, after: float = BLOCKED_AFTER) -> None:
         self._core = core
+        self._loop = loop
+        self._marked: RowWriter | None = None
         self._after = after
         self._last = time.monotonic()
         self._main = threading.get_ident()
@@ -65,6 +83,9 @@ class LoopWatch:
     def turned(self) -> None:
         """The loop turned."""
         self._last = time.monotonic()
+        if self._marked is not None:
+            self._marked.on_cpu(False)
+            self._marked = None
 
     def stop(self) -> None:
         """Ends the thread."""
@@ -72,11 +93,21 @@ class LoopWatch:
 
     def _look(self) -> None:
         said = 0.0
-        while not self._stop.wait(self._after / 2):
+        while not self._stop.wait(min(LOOK, self._after / 2)):
             last = self._last
+            if time.monotonic() - last > 1.5 * LOOK and self._marked is None:
+                self._mark()
             if time.monotonic() - last > self._after and last != said:
                 said = last
                 self._say(time.monotonic() - last)
+
+    def _mark(self) -> None:
+        """Its own code marks the row of a handler; that of a task which the handler made is found here."""
+        task = asyncio.current_task(self._loop)
+        row = _rows.get(task) if task is not None else None
+        if row is not None:
+            row.on_cpu(True)
+            self._marked = row
 
     def _say(self, seconds: float) -> None:
         row = next((row for row in self._core.board.busy_rows(self._core.index) if row.on_cpu), None)

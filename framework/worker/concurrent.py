@@ -14,7 +14,7 @@ from framework.app import Slot, WorkerApp
 from framework.executor import Attempt
 from framework.job import Lease
 from framework.outcome import JobInterrupted
-from framework.worker.blocking import LoopWatch, Tracked
+from framework.worker.blocking import LoopWatch, Tracked, task_of_row
 from framework.worker.core import WorkerCore
 
 WAIT = 1.0  # seconds that one claim waits for a job
@@ -73,6 +73,7 @@ class AsyncWorker:
         self._loop = asyncio.get_running_loop()
         # add_signal_handler keeps the handler off the stack of a job; until here the plain one above served.
         self._loop.add_signal_handler(signal.SIGTERM, self._on_term_in_loop)
+        self._loop.set_task_factory(task_of_row)
         self._changed = asyncio.Event()
         self._watch = LoopWatch(self._core, self._loop)
         try:
@@ -83,6 +84,8 @@ class AsyncWorker:
                     await self._serve()
                     await self._finish()
         finally:
+            # asyncio puts SIGTERM back to its default when the loop closes: a second one would kill us in the flush.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             self._watch.stop()
             self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -101,7 +104,7 @@ class AsyncWorker:
     async def _serve(self) -> None:
         core = self._core
         while not core.leave:
-            room = core.room()
+            room = core.room(len(self._runs))
             limit = len(self._free) if room is None else min(len(self._free), room)
             if limit <= 0:
                 self._changed.clear()

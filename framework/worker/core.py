@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -98,7 +99,7 @@ class WorkerCore:
         self.on_ready: Callable[[], None] = lambda: None
         self.jobs = 0
         self.used = 0
-        self._unsettled: list[_Unsettled] = []
+        self._unsettled: deque[_Unsettled] = deque()  # the helper thread appends, too
         self._failing: dict[str, tuple[float, float]] = {}  # verb: since when, wait before the next try
         self._retry_at = 0.0
         self._next_memory_check = 0.0
@@ -138,10 +139,10 @@ class WorkerCore:
             if resident() > limit:
                 self.leave.leave("max_memory")
 
-    def room(self) -> int | None:
-        """Jobs that this process may still start; None = no limit."""
+    def room(self, running: int = 0) -> int | None:
+        """Jobs that this process may still start besides those that run; None = no limit."""
         most = self.options.max_jobs_per_process
-        return None if most is None else max(0, most - self.jobs - self.used)
+        return None if most is None else max(0, most - self.jobs - running)
 
     # --- the engine -------------------------------------------------------------------------------------------------
 
@@ -229,8 +230,8 @@ class WorkerCore:
             return True
         if time.monotonic() < self._retry_at:
             return False
-        waiting, self._unsettled = self._unsettled, []
-        for item in waiting:
+        for _ in range(len(self._unsettled)):
+            item = self._unsettled.popleft()
             self.settle(item.lease, item.outcome)
         if not self._unsettled:
             for verb in list(self._failing):
@@ -246,9 +247,9 @@ class WorkerCore:
         self.emit(EngineFailed(verb, str(error), wait))
 
     def _recovered(self, verb: str) -> None:
-        if self._failing and verb in self._failing:
-            since, _ = self._failing.pop(verb)
-            self.emit(EngineRecovered(verb, time.monotonic() - since))
+        found = self._failing.pop(verb, None) if self._failing else None
+        if found is not None:
+            self.emit(EngineRecovered(verb, time.monotonic() - found[0]))
 
 
 def resident() -> int:

@@ -16,6 +16,7 @@ from framework.outcome import JobInterrupted
 
 RETRY = 0.005  # seconds until another look when the moment is wrong
 _CLOSED = ("framework", "opentelemetry", "structlog", "logging", "threading", "contextlib")
+_DECORATED = "inner"  # contextlib's wrapper around a decorated function: between its entry and exit, not in them
 _CLOSED_FUNCTIONS = ("__exit__", "__aexit__", "__del__")
 
 
@@ -103,7 +104,8 @@ def where(frame: FrameType | None) -> tuple[bool, bool]:
     while frame is not None and frame.f_code is not _BORDER:
         frames += 1
         module = frame.f_globals.get("__name__", "").partition(".")[0]
-        if module in _CLOSED or frame.f_code.co_name in _CLOSED_FUNCTIONS:
+        name = frame.f_code.co_name
+        if (module in _CLOSED and name != _DECORATED) or name in _CLOSED_FUNCTIONS:
             open_ = False
         frame = frame.f_back
     return frame is not None and frames > 0, open_

@@ -75,7 +75,7 @@ def test_the_level_says_how_bad_the_end_was(receiver, stations, outcome, reason,
 @pytest.mark.parametrize(("level", "written"), [("debug", 3), ("info", 2), ("warning", 1), ("error", 0)])
 def test_the_log_level_is_a_setting(receiver, stations, level, written):
     station = stations(log_level=level)
-    station.bus.emit(e.JobStarted("deliveries", "job-1", 1, 1, 0.5))
+    station.bus.emit(e.ProcessStarted("deliveries/0", 7))
     station.bus.emit(finished("succeeded"))
     station.bus.emit(finished("retried", reason="error"))
     assert len(station.lines()) == written

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import http.client
 import socket
+import threading
 import time
 
 import pytest
 
 from framework.errors import SettingsError
 from framework.maintenance import HealthServer
+from framework.settings import load_settings
 
 
 def free_port() -> int:
@@ -36,7 +38,7 @@ def get(port: int, path: str) -> tuple[int, str]:
 def test_probes() -> None:
     wrong = {"ready": "no worker is ready"}
     port = free_port()
-    HealthServer(f"127.0.0.1:{port}", {"livez": lambda: "", "readyz": lambda: wrong["ready"]})
+    HealthServer(f"127.0.0.1:{port}", {"livez": lambda: "", "readyz": lambda: wrong["ready"]}, say=print)
     assert get(port, "/livez") == (200, "ok\n")
     assert get(port, "/readyz") == (503, "no worker is ready\n")
     wrong["ready"] = ""
@@ -51,11 +53,22 @@ def test_an_address_still_in_use_is_bound_later() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        HealthServer(f"127.0.0.1:{port}", {"livez": lambda: ""})
+        said: list[str] = []
+        heard = threading.Event()
+
+        def say(text: str) -> None:
+            said.append(text)
+            heard.set()
+
+        HealthServer(f"127.0.0.1:{port}", {"livez": lambda: ""}, say=say)
+        assert heard.wait(30)
     assert get(port, "/livez") == (200, "ok\n")
+    assert len(said) == 1
+    assert f"127.0.0.1:{port} yet" in said[0]
 
 
-@pytest.mark.parametrize("address", ["localhost", "localhost:", "x:http", "127.0.0.1:70000", "1:-1"])
-def test_a_wrong_address(address: str) -> None:
+@pytest.mark.parametrize("address", ["localhost", "8080", ":8080", "localhost:", "x:http", "127.0.0.1:70000", "1:-1"])
+def test_a_wrong_address_is_a_wrong_setting(address: str) -> None:
+    """Found before anything starts: maintenance would die of it again and again."""
     with pytest.raises(SettingsError, match=r"WORKER_HEALTH=.* write it as host:port"):
-        HealthServer(address, {})
+        load_settings(health=address)

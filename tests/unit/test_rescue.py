@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from framework.broker import Rescued
@@ -23,7 +25,7 @@ OPTIONS = {
 
 
 def a_run(row: int = 2, attempt: int = 1) -> RunRecord:
-    return RunRecord(row, attempt, attempt, 1990.0, "t" * 32, "s" * 16, sampled=True)
+    return RunRecord(row, attempt, attempt, 1980.0, "t" * 32, "s" * 16, sampled=True)
 
 
 def rescued(attempt: int = 1, *, queue: str = "jobs", home: str = "", run: bool = True, **fields: object) -> Rescued:
@@ -72,7 +74,7 @@ def test_charged(verdict: Verdict | None, reason: str, message: str, attempt: in
     assert message in failure.message
     assert (failure.attempt, failure.delivery, failure.reason, failure.error_type) == (attempt, attempt, reason, reason)
     assert (failure.trace_id, failure.span_id, failure.queue) == ("t" * 32, "s" * 16, "jobs")
-    assert (failure.started_at, failure.ended_at) == (1990.0, NOW)
+    assert (failure.started_at, failure.ended_at) == (1980.0, NOW)
     assert has_started(found) == found.run
 
 
@@ -127,3 +129,11 @@ def test_a_reported_failure_that_was_stored_already() -> None:
     history = (Failure(1, "error", "before", delivery=1), stored)
     outcome, _ = decide(rescued(2, reported=Outcome(Kind.RETRIED), history=history), None)
     assert outcome.failure is stored
+
+
+def test_a_timeout_is_not_charged_to_a_job_that_began_after_the_late_one_had_ended() -> None:
+    """The verdict names a row; between the look and the kill another job can begin there."""
+    late = Verdict("timeout", (0,))
+    newborn = replace(a_run(row=0), started_at=NOW - 0.001)
+    outcome, reason = judge(replace(rescued(), run=newborn), OPTIONS, lambda _: late, NOW)
+    assert (outcome.kind, reason) == (Kind.RELEASED, None)

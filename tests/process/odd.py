@@ -1,0 +1,164 @@
+"""Services with odd habits, each of which once broke something. For test_odd.py."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Generator
+from contextlib import ContextDecorator, contextmanager
+
+from framework import DeadLetter, Queue, RetryPolicy, Slot, WorkerApp
+from tests.process.torture import note
+
+ONCE = RetryPolicy(max_retries=0)
+
+
+class SlowExit(WorkerApp):
+    jobs = Queue[str]("jobs", concurrency=2)
+
+    @contextmanager
+    def lifespan(self, slot: Slot) -> Generator[None, None, None]:
+        yield
+        note("closing")
+        time.sleep(1)
+        note("closed")
+
+    @jobs.handler
+    async def work(self, key: str) -> None:
+        note(f"end {key}")
+
+
+class OneEach(WorkerApp):
+    jobs = Queue[str]("jobs", concurrency=5, max_jobs_per_process=1)
+
+    @jobs.handler
+    async def work(self, key: str) -> None:
+        await asyncio.sleep(0.2)
+        note(f"end {key} {os.getpid()}")
+
+
+class HangsAtExit(WorkerApp):
+    jobs = Queue[str]("jobs", max_jobs_per_process=1)
+
+    @contextmanager
+    def lifespan(self, slot: Slot) -> Generator[None, None, None]:
+        yield
+        time.sleep(1000)
+
+    @jobs.handler
+    def work(self, key: str) -> None:
+        note(f"end {key}")
+
+
+class QuitsAtStart(WorkerApp):
+    good = Queue[str]("good")
+    jobs = Queue[str]("jobs")
+
+    @contextmanager
+    def lifespan(self, slot: Slot) -> Generator[None, None, None]:
+        if slot.queue.name == "jobs":
+            note("life")
+            sys.exit(0)
+        yield
+
+    @good.handler
+    def fine(self, key: str) -> None: ...
+
+    @jobs.handler
+    def work(self, key: str) -> None: ...
+
+
+class FailsAtExit(WorkerApp):
+    jobs = Queue[str]("jobs", workers=2, max_jobs_per_process=1)
+
+    @contextmanager
+    def lifespan(self, slot: Slot) -> Generator[None, None, None]:
+        yield
+        raise RuntimeError("teardown")
+
+    @jobs.handler
+    def work(self, key: str) -> None:
+        note(f"end {key}")
+
+
+class Forks(WorkerApp):
+    sync = Queue[str]("sync", timeout=20, retry=ONCE)
+    many = Queue[str]("many", timeout=20, concurrency=2, retry=ONCE)
+
+    @sync.handler
+    def work(self, key: str) -> None:
+        child = self.child()
+        time.sleep(0.2)
+        self.end(key, child)
+
+    @many.handler
+    async def work_async(self, key: str) -> None:
+        child = self.child()
+        await asyncio.sleep(0.2)
+        self.end(key, child)
+
+    def child(self) -> multiprocessing.process.BaseProcess:
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+        child.start()
+        return child
+
+    def end(self, key: str, child: multiprocessing.process.BaseProcess) -> None:
+        child.terminate()
+        child.join(10)
+        note(f"end {key} {child.exitcode}")
+        child.kill()
+
+
+class Subtasks(WorkerApp):
+    jobs = Queue[str]("jobs", timeout=2, kill_after=1, concurrency=5, retry=ONCE)
+
+    @jobs.handler
+    async def work(self, key: str) -> None:
+        note(f"start {key}")
+        if key == "blocker":
+            await asyncio.sleep(0.3)
+            await asyncio.gather(self.block())
+        await asyncio.sleep(0.6)
+        note(f"end {key}")
+
+    async def block(self) -> None:
+        time.sleep(600)
+
+
+class Decorated(WorkerApp):
+    jobs = Queue[str]("jobs", timeout=1, kill_after=5, retry=ONCE)
+
+    class Span(ContextDecorator):
+        def __enter__(self) -> None: ...
+        def __exit__(self, *error: object) -> None: ...
+
+    @Span()
+    def slow(self) -> None:
+        time.sleep(60)
+
+    @jobs.handler
+    def work(self, key: str) -> None:
+        self.slow()
+
+
+elsewhere = Queue[DeadLetter]("letters")
+
+
+class Sender(WorkerApp):
+    jobs = Queue[str]("jobs", dead_letter=elsewhere, retry=ONCE)
+
+    @jobs.handler
+    def work(self, key: str) -> None:
+        raise ValueError(key)
+
+
+class Reader(WorkerApp):
+    letters = elsewhere
+
+    @letters.handler
+    def read(self, letter: DeadLetter) -> None:
+        note("start letter")
+        time.sleep(600)

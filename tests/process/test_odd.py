@@ -1,0 +1,110 @@
+"""Regressions: services that hang, quit, fork or share queues in ways that once broke the tree."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from tests.process import odd
+from tests.process.tree import Tree
+
+
+def start(tree: Tree, app: str, *, ready: bool = True, **environ: str) -> None:
+    tree.start(module=f"tests.process.odd:{app}", ready=ready, **environ)
+
+
+def test_sigterm_however_often_only_drains_also_while_an_async_worker_closes(tree: Tree) -> None:
+    start(tree, "SlowExit")
+    pid = tree.pid("jobs/0")
+    tree.signal(signal.SIGTERM)
+    tree.wait_ledger("closing")
+    os.kill(pid, signal.SIGTERM)
+    assert tree.exit_code() == 0
+    assert tree.ran("closed")
+
+
+def test_max_jobs_per_process_holds_for_concurrent_jobs(tree: Tree) -> None:
+    for number in range(4):
+        tree.enqueue(odd.OneEach.jobs, str(number))
+    start(tree, "OneEach", ready=False)
+    lines = tree.wait_ledger("end ", 4)
+    assert len({line.split()[2] for line in lines}) == 4
+    tree.wait_ready()
+    assert tree.stop() == 0
+
+
+def test_a_worker_that_hangs_while_it_leaves_by_itself_is_replaced(tree: Tree) -> None:
+    tree.enqueue(odd.HangsAtExit.jobs, "1")
+    tree.enqueue(odd.HangsAtExit.jobs, "2")
+    start(tree, "HangsAtExit", ready=False, WORKER_DRAIN="2")
+    tree.wait_ledger("end 2")
+
+
+def test_a_lifespan_that_exits_with_zero_backs_off(tree: Tree) -> None:
+    start(tree, "QuitsAtStart", ready=False)
+    tree.wait_event("process_exited", 3, slot="jobs/0", reason="failed_to_start")
+    assert tree.events("process_exited")[-1]["restart_in"] >= 0.5
+    assert tree.stop() == 0
+
+
+def test_a_failing_teardown_backs_off_and_does_not_stop_the_service(tree: Tree) -> None:
+    for number in range(4):
+        tree.enqueue(odd.FailsAtExit.jobs, str(number))
+    start(tree, "FailsAtExit", ready=False, WORKER_RESTART_BUDGET="1")
+    tree.wait_ledger("end ", 4)
+    tree.wait_event("process_exited", 3)
+    assert {event["reason"] for event in tree.events("process_exited")} == {"failed_to_start"}
+    assert tree.stop() == 0
+
+
+def test_what_a_handler_forks_has_signals_of_its_own(tree: Tree) -> None:
+    """The child's SIGTERM must end the child, and must not reach the worker through a shared descriptor."""
+    start(tree, "Forks")
+    tree.enqueue(odd.Forks.sync, "s")
+    tree.enqueue(odd.Forks.many, "a")
+    tree.wait_ledger("end ", 2)
+    assert sorted(tree.ran("end ")) == ["end a -15", "end s -15"]
+    tree.enqueue(odd.Forks.many, "b")
+    tree.wait_ledger("end b")
+    assert tree.events("worker_leaving") == []
+    assert tree.stop() == 0
+
+
+def test_a_blocking_task_that_a_handler_made_is_charged_to_that_handler_alone(tree: Tree) -> None:
+    start(tree, "Subtasks")
+    for number in range(3):
+        tree.enqueue(odd.Subtasks.jobs, f"n{number}")
+    blocker = tree.enqueue(odd.Subtasks.jobs, "blocker")
+    tree.wait_ledger("end n", 3)
+    charged = [event["job_id"] for event in tree.events("attempt_lost") if event.get("reason")]
+    assert charged == [blocker]
+
+
+def test_decorated_code_is_interrupted_softly(tree: Tree) -> None:
+    start(tree, "Decorated")
+    tree.enqueue(odd.Decorated.jobs, "k")
+    assert tree.wait_event("job_finished")["reason"] == "timeout"
+    assert tree.events("process_killed") == []
+    assert tree.stop() == 0
+
+
+def test_an_orphan_on_a_dead_letter_queue_of_another_service_is_rescued_by_its_own_policy(
+    tree: Tree, tmp_path: Path
+) -> None:
+    other = Tree(tmp_path)
+    try:
+        start(tree, "Sender")
+        tree.enqueue(odd.Sender.jobs, "x")
+        start(other, "Reader", ready=False)
+        tree.wait_ledger("start letter")
+        other.wait_event("process_started", slot="maintenance")
+        assert other.process is not None
+        other.process.kill()
+        for event in other.events("process_started"):
+            os.kill(event["pid"], signal.SIGKILL)
+        assert tree.wait_event("attempt_lost")["queue"] == "letters"
+        assert tree.events("process_exited") == []
+        assert tree.stop() == 0
+    finally:
+        other.close()
