@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from framework.scoreboard import PLANNED, Scoreboard, SlotState, before_deadline, process_start
+from framework.scoreboard import EXPORTER, PLANNED, Scoreboard, SlotState, before_deadline, process_start
 
 TURN = 0.25
 
@@ -22,7 +22,7 @@ class Leftovers:
         self._drain = drain
         self._alive: dict[int, tuple[int, SlotState]] = {}  # pidfd by pid
         for slot in board.all_slots():
-            if slot.index != own and slot.pid:
+            if slot.index != own and slot.pid and slot.name != EXPORTER:
                 self._hold(slot)
 
     def _hold(self, slot: SlotState) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from framework.broker import Broker, Rescued, settle
 from framework.errors import EngineUnavailable, LeaseLost
@@ -18,6 +19,7 @@ from framework.events import (
     LeasesLost,
     QueueObserved,
 )
+from framework.job import Reason, RunRecord
 from framework.maintenance.headless import Leftovers
 from framework.maintenance.rescue import has_started, judge
 from framework.outcome import Outcome
@@ -42,6 +44,7 @@ class Maintenance:
         leads: whether this process observes depth and age for all that share the engine.
         after_loss: told of each charged attempt, after it was settled.
         drain: seconds a headless tree gets.
+        told: what telemetry knows of an attempt: what becomes of its job, and why it was lost if a rescuer had said so.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Maintenance:
         leads: Callable[[], bool],
         after_loss: Callable[[Rescued, Outcome], None],
         drain: float | None,
+        told: Callable[[RunRecord], tuple[Outcome, str] | None] = lambda _: None,
     ) -> None:
         self._index = index
         self._supervisor = supervisor
@@ -70,6 +74,7 @@ class Maintenance:
         self._leads = leads
         self._after_loss = after_loss
         self._drain = drain
+        self._told = told
         self._rescue_at = 0.0
         self._observe_at = 0.0
         self._failing_since: dict[str, float] = {}
@@ -141,12 +146,8 @@ class Maintenance:
         released: dict[tuple[str, str], list[str]] = {}
         found = self._broker.rescue()
         for number, rescued in enumerate(found):
-            outcome, reason = judge(rescued, self._options, self._verdict, time.time())
-            run = has_started(rescued)
-            if run is not None:
-                # The span first: once the job is settled nobody would know that it is missing.
-                self._emit(self._lost(rescued, outcome, reason))
-            elif rescued.reported is None:
+            outcome, reason = self._judge(rescued)
+            if rescued.run is None:
                 released.setdefault((rescued.lease.queue, rescued.owner), []).append(rescued.lease.job.id)
             try:
                 self._settle(rescued, outcome)
@@ -160,13 +161,22 @@ class Maintenance:
 
     def _judged(self, rest: Sequence[Rescued]) -> list[tuple[Rescued, Outcome]]:
         """The others of a batch whose settling began to fail: their spans now, their settling later."""
-        later = []
-        for rescued in rest:
-            outcome, reason = judge(rescued, self._options, self._verdict, time.time())
-            if has_started(rescued) is not None:
-                self._emit(self._lost(rescued, outcome, reason))
-            later.append((rescued, outcome))
-        return later
+        return [(rescued, self._judge(rescued)[0]) for rescued in rest]
+
+    def _judge(self, rescued: Rescued) -> tuple[Outcome, Reason | None]:
+        """What becomes of a job, and why its attempt failed. The span of a killed attempt is emitted here: once the job
+        is settled nobody would know that it is missing. The dead process, or a rescuer that died in turn, may have put
+        it into its ring and got no further; then that stands."""
+        run = has_started(rescued)
+        told = None if run is None else self._told(run)
+        if told is not None and not told[1]:
+            rescued = replace(rescued, reported=told[0])
+        outcome, reason = judge(rescued, self._options, self._verdict, time.time())
+        if told is not None and told[1] and outcome.failure is not None:
+            outcome = replace(outcome, kind=told[0].kind, delay=told[0].delay)
+        if run is not None and told is None:
+            self._emit(self._lost(rescued, outcome, reason))
+        return outcome, reason
 
     def _lost(self, rescued: Rescued, outcome: Outcome, reason: object) -> AttemptLost:
         assert rescued.run is not None

@@ -234,7 +234,7 @@ class Supervisor:
             delay = None
         place.start_at = None if delay is None else now + delay
         self._emit(ProcessExited(place.spec.name, pid, reason, code, delay, describe_exit(code)))
-        if counts and not self._draining and self._budget.exceeded(now):
+        if counts and place.spec.vital and not self._draining and self._budget.exceeded(now):
             self._exit_code = 4
             self._note(
                 f"more than {self._options.restart_budget} processes died while idle or before they were ready within "
@@ -257,7 +257,7 @@ class Supervisor:
             if not place.ready and slot.ready:
                 self._became_ready(place, slot)
             self._enforce(place, slot, now)
-        if not self._announced and all(place.ready for place in self._places):
+        if not self._announced and all(place.ready for place in self._places if place.spec.vital):
             self._announced = True
             self._notifier.send("READY=1", f"STATUS={len(self._workers)} workers ready")
 
@@ -331,6 +331,8 @@ class Supervisor:
             elif place.pid is None:
                 place.leaving = True
                 place.start_at = None
+            if place.pid is not None:
+                break  # the next one may still be needed by this one
         return all(place.pid is None for place in self._last)
 
     def _kill_workers(self, why: str) -> None:
