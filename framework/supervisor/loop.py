@@ -39,6 +39,7 @@ from framework.supervisor.policy import Budget
 TURN = 0.25  # seconds between looks at the board: how late a SIGKILL at a hard deadline may be
 DUMP_APART = 0.1  # seconds between the stack dumps of two processes
 STUCK_AFTER = 30.0  # seconds without a turn of an idle child's loop
+AUXILIARY_MOST = 2.0  # seconds before a child that is not vital is replaced: what it serves piles up meanwhile
 LAST_GRACE = 0.5  # seconds after the drain deadline for the children that leave last
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
 _FAILURES = ("crashed", "killed", "out_of_memory", "stuck", "failed_to_start")
@@ -229,6 +230,8 @@ class Supervisor:
         # A death under a job is charged to the job: it must not stop the service, nor slow the slot's neighbours.
         counts = failed and reason != "failed_to_start" and not (busy and place.ready)
         delay: float | None = place.backoff.delay(uptime=now - place.born_at, failed=failed and not busy)
+        if delay is not None and not place.spec.vital:
+            delay = min(delay, AUXILIARY_MOST)
         place.end()
         if self._draining and not (place.spec.last and self._still_needed(place)):
             delay = None
@@ -328,12 +331,15 @@ class Supervisor:
                 grace = LAST_GRACE if self._deadline is None else max(self._deadline - now, 0.0) + LAST_GRACE
                 place.kill_at = now + grace
                 children.terminate(place.pid)
+            elif place.pid is None and place.start_at is not None and now < (self._deadline or now + 1):
+                place.start_at = now  # died while the others drained: it has work left, and no time for a backoff
+                break
             elif place.pid is None:
                 place.leaving = True
                 place.start_at = None
             if place.pid is not None:
                 break  # the next one may still be needed by this one
-        return all(place.pid is None for place in self._last)
+        return all(place.pid is None and place.start_at is None for place in self._last)
 
     def _kill_workers(self, why: str) -> None:
         for place in self._workers:

@@ -132,7 +132,7 @@ class Cells:
                 for (name, key), found in self.histograms.items()
             ],
         }
-        self._ring.commit(state, folded=self.folded)
+        self._ring.commit(state)
         if floor:
             self._ring.set_sent(floor)
 

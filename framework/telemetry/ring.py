@@ -261,10 +261,13 @@ class RingReader(RingFile):
         if zlib.crc32(data) != checksum:
             return None
         found = json.loads(data)
-        return found if isinstance(found, dict) else None
+        if not isinstance(found, dict):
+            return None
+        self._quads[_FOLDED] = found["folded"]  # a reader may have been killed between its two stores
+        return found
 
-    def commit(self, state: dict[str, Any], *, folded: int) -> None:
-        """State and tail together: a reader that is killed on the way leaves the last one. ValueError: too big."""
+    def commit(self, state: dict[str, Any]) -> None:
+        """State and its tail `folded` at once: a reader killed on the way leaves the last ones. ValueError: too big."""
         data = json.dumps(state, separators=(",", ":")).encode()
         if len(data) + _PAGE_HEAD.size > PAGE:
             raise ValueError(f"{self.path}: {len(data)} bytes of state")
@@ -272,7 +275,7 @@ class RingReader(RingFile):
         at = _STATE_AT + (generation & 1) * PAGE
         self._memory[at : at + _PAGE_HEAD.size + len(data)] = _PAGE_HEAD.pack(len(data), zlib.crc32(data)) + data
         self._quads[_GENERATION] = generation
-        self._quads[_FOLDED] = folded
+        self._quads[_FOLDED] = state["folded"]
 
     def set_sent(self, position: int) -> None:
         """Up to here spans have left, or were given up: the writer may overwrite them."""

@@ -32,7 +32,7 @@ from framework.telemetry.spans import LogOnlyTracing
 
 log = logging.getLogger("framework.telemetry")
 
-_TRACEPARENT: Final = re.compile(r"(?!ff)(?!00-.{53}-)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_TRACEPARENT: Final = re.compile(r"(?!ff)(?!00-.{52}-)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
 _EMPTY = Context()
 
