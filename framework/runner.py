@@ -28,7 +28,7 @@ from framework.maintenance import HealthServer, Maintenance, OtherTrees, mark, t
 from framework.outcome import Outcome, describe
 from framework.producer import Producer
 from framework.queues import Queue, QueueOptions
-from framework.scoreboard import EXIT_REASONS, GONE, READY, STATES, Scoreboard, Verdict
+from framework.scoreboard import EXIT_REASONS, EXPORTER, GONE, MAINTENANCE, READY, STATES, Scoreboard, Verdict
 from framework.settings import Settings, check_queue_names, load_settings, unknown_variables
 from framework.signals import poke, reset_in_child
 from framework.supervisor import (
@@ -46,10 +46,8 @@ from framework.supervisor import (
     threads,
     unblock,
 )
-from framework.telemetry import ProcessIdentity, Telemetry, start
+from framework.telemetry import ProcessIdentity, Role, Telemetry, prepare_rings, rings_from, start
 from framework.worker import AsyncWorker, LeaveSignal, SyncWorker, WorkerCore
-
-MAINTENANCE = "maintenance"
 
 
 def resolve(app: type[WorkerApp], settings: Settings) -> dict[str, QueueOptions]:
@@ -135,6 +133,7 @@ class Service:
         self.number = 0
         self.board_path: Path | None = None
         self.leader_path: Path | None = None
+        self.rings: Any = None  # telemetry's; None: it does not outlive a process
 
     def _served(self, wanted: Sequence[str] | None) -> list[str]:
         handled = [name for name in self.options if name in self.app.worker_handlers]
@@ -157,7 +156,7 @@ class Service:
         bus = Bus(start(identity, self.settings).subscribe)
         run_dir, warnings = self._visit_engine()
         try:
-            board = self._take_instance(run_dir)
+            board = self._take_instance(run_dir, bus.emit)
         except OSError as error:
             raise EngineError(f"{run_dir.parent} cannot be used: {error}") from error
         self._mark = mark(tree_of(board))
@@ -192,12 +191,18 @@ class Service:
         bus.emit(SupervisorNote(f"stopped, exit code {code}"))
         return code
 
-    def _take_instance(self, run_dir: Path) -> Scoreboard:
-        """A number among the supervisors of this store, and a fresh board. Raises OSError."""
+    def _take_instance(self, run_dir: Path, emit: Callable[[Event], None]) -> Scoreboard:
+        """A number among the supervisors of this store, its rings, and a fresh board. Raises OSError."""
         self.instance = Instance(run_dir, run_dir.parent / "instances")
         self.number = self.instance.number
         self.instance.keep_old_board()
         rows = [(MAINTENANCE, 0), *((slot, self.options[name].concurrency) for slot, name, _ in self.slots)]
+        names = [name for name, _ in rows]
+        self.rings, note = prepare_rings(run_dir, self.number, app=self.app.__name__, system=self.system, slots=names)
+        if note:
+            emit(SupervisorNote(note, "warning"))
+        if self.rings is not None:
+            rows.append((EXPORTER, 0))
         board = Scoreboard.create(self.instance.board_path, rows, app=self.app.__name__)
         self.board_path = board.path
         return board
@@ -239,6 +244,10 @@ class Service:
                     argv=self._argv,
                 )
             )
+        if self.rings is not None:
+            index = len(specs)
+            export = ChildSpec(EXPORTER, index, lambda birth: self.export(birth, board), last=True, vital=False)
+            specs.append(replace(export, argv=self._argv))
         return specs
 
     def _argv(self, birth: Birth) -> list[str]:
@@ -251,6 +260,7 @@ class Service:
             "number": self.number,
             "system": self.system,
             "lock": self.instance.descriptor if self.instance is not None else -1,
+            "rings": self.rings and (self.rings.run, self.rings.number, self.rings.mark, self.rings.slots),
             "birth": {name: getattr(birth, name) for name in Birth.__slots__},
         }
         return [sys.executable, "-m", "framework.runner", json.dumps(life)]
@@ -295,12 +305,13 @@ class Service:
                 broker.close()
             self._say_goodbye(birth, board, telemetry, 0.0)
 
-    def _begin(self, birth: Birth, role: Literal["worker", "maintenance"]) -> tuple[Telemetry, Bus]:
+    def _begin(self, birth: Birth, role: Role) -> tuple[Telemetry, Bus]:
         faulthandler.register(signal.SIGUSR1, all_threads=True)
         os.register_at_fork(after_in_child=reset_in_child)
         if self.instance is not None:
             self.instance.forget_in_forks()
-        telemetry = start(ProcessIdentity(self.app.__name__, role, birth.name, self.number, self.system), self.settings)
+        identity = ProcessIdentity(self.app.__name__, role, birth.name, self.number, self.system)
+        telemetry = start(identity, self.settings, self.rings)
         return telemetry, Bus(telemetry.subscribe)
 
     def _say_goodbye(self, birth: Birth, board: Scoreboard, telemetry: Telemetry, after: float) -> None:
@@ -368,6 +379,7 @@ class Service:
             after_loss=after_loss,
             drain=self.settings.drain_seconds,
             others=OtherTrees(self._other_boards, self.settings.drain_seconds),
+            told=telemetry.told,
         )
         telemetry.observe_processes(lambda: _processes(board), lambda: _restarts(board))
         if self.settings.health:
@@ -379,6 +391,15 @@ class Service:
         finally:
             broker.close()
             self._say_goodbye(birth, board, telemetry, LAST_GRACE - 0.1)
+
+    # --- the exporter -----------------------------------------------------------------------------------------------
+
+    def export(self, birth: Birth, board: Scoreboard) -> int:
+        """In the process that sends telemetry: its whole life."""
+        telemetry, _ = self._begin(birth, EXPORTER)
+        budget = self.settings.telemetry_flush
+        telemetry.export(board, birth.index, supervisor=birth.supervisor, unblock=unblock, budget=budget)
+        return 0
 
     def _verdict(self, board: Scoreboard, incarnation: str) -> Verdict | None:
         """From our own board, or from that of the tree to which the dead belonged."""
@@ -426,7 +447,7 @@ def _restarts(board: Scoreboard) -> Mapping[str, int]:
 
 def _probes(maintenance: Maintenance, board: Scoreboard) -> dict[str, Callable[[], str]]:
     def workers() -> list[Any]:
-        return [slot for slot in board.all_slots() if slot.name != MAINTENANCE]
+        return [slot for slot in board.all_slots() if slot.name not in (MAINTENANCE, EXPORTER)]
 
     def live() -> str:
         age = time.monotonic() - maintenance.turned_at
@@ -461,6 +482,8 @@ def main() -> None:
     os.register_at_fork(after_in_child=lambda: _close(life["lock"]))
     service = Service(load_app(life["app"]), load_settings(), life["queues"])
     service.number, service.system = life["number"], life["system"]
+    if life["rings"]:
+        service.rings = rings_from(*life["rings"])
     service.board_path, service.leader_path = Path(life["board"]), Path(life["leader"])
     board = Scoreboard.open(service.board_path)
     spec = next(spec for spec in service._specs(board) if spec.index == birth.index)

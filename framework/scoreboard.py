@@ -17,8 +17,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 MAGIC = b"WBOARD1\n"
+MAINTENANCE: Final = "maintenance"  # slots that run no jobs
+EXPORTER: Final = "exporter"
 EXIT_REASONS = (
     "drained", "recycled", "crashed", "killed", "timeout", "failed_to_start", "out_of_memory", "stuck",
 )  # fmt: skip

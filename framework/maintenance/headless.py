@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from framework.maintenance import strays
-from framework.scoreboard import PLANNED, Scoreboard, SlotState, before_deadline, process_start
+from framework.scoreboard import EXPORTER, PLANNED, Scoreboard, SlotState, before_deadline, process_start
 
 TURN = 0.25
 GRACE = 2.0  # seconds after its drain deadline in which a tree's own maintenance may still end it
@@ -30,7 +30,7 @@ class Leftovers:
         self._judged: set[str] = set()
         self._alive: dict[int, tuple[int, SlotState]] = {}  # pidfd by pid
         for slot in board.all_slots():
-            if slot.index != own and slot.pid:
+            if slot.index != own and slot.pid and slot.name != EXPORTER:
                 self._hold(slot)
 
     def _hold(self, slot: SlotState) -> None:

@@ -7,6 +7,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from framework.broker import Broker, Rescued, settle
 from framework.errors import EngineUnavailable, LeaseLost
@@ -21,12 +22,12 @@ from framework.events import (
     QueueObserved,
     SupervisorNote,
 )
-from framework.job import Reason
+from framework.job import Reason, RunRecord
 from framework.maintenance.headless import Leftovers, OtherTrees
 from framework.maintenance.rescue import has_started, judge
 from framework.outcome import Outcome
 from framework.queues import QueueOptions
-from framework.scoreboard import LEAVING, READY, Scoreboard, Verdict, process_start
+from framework.scoreboard import EXPORTER, LEAVING, MAINTENANCE, READY, Scoreboard, Verdict, process_start
 from framework.signals import SignalQueue, drain
 
 TURN = 0.25  # seconds between looks for jobs that are due: how late a delayed job may be
@@ -48,6 +49,7 @@ class Maintenance:
         after_loss: told of each charged attempt, after it was settled.
         drain: seconds a headless tree gets.
         others: the other trees on the store.
+        told: what telemetry knows of an attempt: what becomes of its job, and why it was lost if a rescuer had said so.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Maintenance:
         after_loss: Callable[[Rescued, Outcome], None],
         drain: float | None,
         others: OtherTrees,
+        told: Callable[[RunRecord], tuple[Outcome, str] | None] = lambda _: None,
     ) -> None:
         self._index = index
         self._supervisor = supervisor
@@ -78,8 +81,8 @@ class Maintenance:
         self._after_loss = after_loss
         self._drain = drain
         self._others = others
-        self._told = False
-        self._last = {index}
+        self._told = told
+        self._asked_to_leave = False
         self._rescue_at = 0.0
         self._observe_at = 0.0
         self._look_at = 0.0
@@ -126,14 +129,14 @@ class Maintenance:
     def _told_to_leave(self, signals: SignalQueue) -> bool:
         """A signal to the whole group comes early: as long as a worker lives, somebody must keep house."""
         while (number := signals.take()) is not None:
-            self._told = self._told or number == signal.SIGTERM
+            self._asked_to_leave = self._asked_to_leave or number == signal.SIGTERM
         if os.getppid() != self._supervisor:
             return True
-        return self._told and not self._others_alive()
+        return self._asked_to_leave and not self._workers_alive()
 
-    def _others_alive(self) -> bool:
+    def _workers_alive(self) -> bool:
         return any(
-            slot.pid and slot.index not in self._last and process_start(slot.pid) == slot.pid_start
+            slot.pid and slot.name not in (MAINTENANCE, EXPORTER) and process_start(slot.pid) == slot.pid_start
             for slot in self._board.all_slots()
         )
 
@@ -162,11 +165,7 @@ class Maintenance:
 
     def _rescue(self) -> None:
         for rescued in self._broker.rescue():
-            outcome, reason = judge(rescued, self._options, self._verdict, time.time())
-            if has_started(rescued) is not None:
-                # The span first: once the job is settled nobody would know that it is missing.
-                self._emit(self._lost(rescued, outcome, reason))
-            self._unsettled.append((rescued, outcome, reason))
+            self._unsettled.append((rescued, *self._judge(rescued)))
         released: dict[tuple[str, str], list[str]] = {}
         try:
             while self._unsettled:
@@ -180,6 +179,21 @@ class Maintenance:
         finally:
             for (queue, owner), ids in released.items():
                 self._emit(JobsRescued(queue, ids, owner))
+
+    def _judge(self, rescued: Rescued) -> tuple[Outcome, Reason | None]:
+        """What becomes of a job, and why its attempt failed. The span of a killed attempt is emitted here: once the job
+        is settled nobody would know that it is missing. The dead process, or a rescuer that died in turn, may have put
+        it into its ring and got no further; then that stands."""
+        run = has_started(rescued)
+        told = None if run is None else self._told(run)
+        if told is not None and not told[1]:
+            rescued = replace(rescued, reported=told[0])
+        outcome, reason = judge(rescued, self._options, self._verdict, time.time())
+        if told is not None and told[1] and outcome.failure is not None:
+            outcome = replace(outcome, kind=told[0].kind, delay=told[0].delay)
+        if run is not None and told is None:
+            self._emit(self._lost(rescued, outcome, reason))
+        return outcome, reason
 
     def _lost(self, rescued: Rescued, outcome: Outcome, reason: Reason | None) -> AttemptLost:
         assert rescued.run is not None

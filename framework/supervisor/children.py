@@ -47,7 +47,8 @@ class ChildSpec:
         name, index: as in Birth.
         run: what it does, in the child, with all signals blocked: it installs its handlers, then unblocks. Returns
             the exit code.
-        last: it is stopped only after all others are gone.
+        last: it is stopped only after all others are gone; several of them one after another, in their order.
+        vital: the service cannot do without it: its deaths count for the restart budget.
         argv: command of a fresh interpreter that does the same, where forking is not safe.
     """
 
@@ -55,6 +56,7 @@ class ChildSpec:
     index: int
     run: Callable[[Birth], int]
     last: bool = False
+    vital: bool = True
     argv: Callable[[Birth], list[str]] | None = None
 
 

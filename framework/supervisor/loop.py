@@ -239,7 +239,7 @@ class Supervisor:
         again = not self._draining or (place.spec.last and self._still_needed(place))
         place.start_at = now + delay if again else None
         self._emit(ProcessExited(place.spec.name, pid, reason, code, delay if again else None, describe_exit(code)))
-        if counts and not self._draining and self._budget.exceeded(now):
+        if counts and place.spec.vital and not self._draining and self._budget.exceeded(now):
             self._exit_code = 4
             self._note(
                 f"more than {self._options.restart_budget} processes died while idle or before they were ready within "
@@ -262,7 +262,7 @@ class Supervisor:
             if not place.ready and slot.ready:
                 self._became_ready(place, slot)
             self._enforce(place, slot, now)
-        if not self._announced and all(place.ready for place in self._places):
+        if not self._announced and all(place.ready for place in self._places if place.spec.vital):
             self._announced = True
             self._notifier.send("READY=1", f"STATUS={len(self._workers)} workers ready")
 
@@ -345,10 +345,15 @@ class Supervisor:
                 grace = LAST_GRACE if self._deadline is None else max(self._deadline - now, 0.0) + LAST_GRACE
                 place.kill_at = now + grace
                 children.terminate(place.pid)
+            elif place.pid is None and place.start_at is not None and now < (self._deadline or now + 1):
+                place.start_at = now  # died while the others drained: it has work left, and no time for a backoff
+                break
             elif place.pid is None:
                 place.leaving = True
                 place.start_at = None
-        return all(place.pid is None for place in self._last)
+            if place.pid is not None:
+                break  # the next one may still be needed by this one
+        return all(place.pid is None and place.start_at is None for place in self._last)
 
     def _kill_workers(self, why: str) -> None:
         for place in self._workers:

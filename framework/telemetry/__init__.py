@@ -7,20 +7,27 @@ enqueues never loads them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from framework.events import AttemptLost, Event
 from framework.executor import NoTracing, Tracing
+from framework.job import RunRecord
+from framework.outcome import Kind, Outcome
 from framework.producer import NoSending, Sending
 from framework.telemetry.identity import ProcessIdentity, Role
 
 if TYPE_CHECKING:
+    from framework.scoreboard import Scoreboard
     from framework.settings import Settings
+    from framework.telemetry.exporting import Exporter
     from framework.telemetry.lines import Lines
     from framework.telemetry.metrics import Metrics
+    from framework.telemetry.rings import Rings
+    from framework.telemetry.ringtracing import RingTracing
     from framework.telemetry.spans import SpanTracing
 
-__all__ = ["ProcessIdentity", "Role", "Telemetry", "for_host", "start"]
+__all__ = ["ProcessIdentity", "Role", "Telemetry", "for_host", "prepare_rings", "rings_from", "start"]
 
 
 class Telemetry:
@@ -40,6 +47,9 @@ class Telemetry:
         spans: SpanTracing | None = None,
         metrics: Metrics | None = None,
         closing: Mapping[str, Callable[[], object]] | None = None,
+        ring: RingTracing | None = None,
+        rings: Rings | None = None,
+        exporter: Exporter | None = None,
     ) -> None:
         self.tracing: Tracing = tracing or NoTracing()
         self.sending: Sending = sending or NoSending()
@@ -47,12 +57,18 @@ class Telemetry:
         self._spans = spans
         self._metrics = metrics
         self._closing = dict(closing or {})
+        self._ring = ring
+        self._rings = rings
+        self._exporter = exporter
 
     def subscribe(self, event: Event) -> None:
         """A Bus subscriber: metrics, the spans of killed attempts, log lines. A fault in one leaves the others alone;
         the Bus counts it."""
         try:
             context = None
+            if self._ring is not None:
+                self._ring.on(event)
+                return
             if self._spans is not None and isinstance(event, AttemptLost):
                 context = self._spans.lost(event)
             if self._metrics is not None:
@@ -73,6 +89,25 @@ class Telemetry:
         if self._metrics is not None:
             self._metrics.observe_processes(read, restarts)
 
+    def told(self, run: RunRecord) -> tuple[Outcome, str] | None:
+        """What a dead process had said of an attempt before it could report it to the engine: what becomes of the job,
+        and why the attempt was lost where another rescuer had said so. None: nothing, or nobody can know."""
+        if self._rings is None or not run.span_id:
+            return None
+        from framework.telemetry.rings import told
+
+        found = told(self._rings, run.span_id)
+        return None if found is None else (Outcome(Kind(found[0]), found[2]), found[1])
+
+    def export(
+        self, board: Scoreboard, index: int, *, supervisor: int, unblock: Callable[[], None], budget: float
+    ) -> None:
+        """The life of the exporter process; see `exporterlife.live`."""
+        from framework.telemetry.exporterlife import live
+
+        assert self._exporter is not None
+        live(self._exporter, board, index, supervisor=supervisor, unblock=unblock, budget=budget)
+
     def shutdown(self, budget: float) -> None:
         """Flushes all signals at once and closes them, within `budget` seconds. Idempotent. Log lines still work."""
         closing, self._closing = self._closing, {}
@@ -82,15 +117,38 @@ class Telemetry:
             flush(closing, budget)
 
 
-def start(identity: ProcessIdentity, settings: Settings) -> Telemetry:
+def start(identity: ProcessIdentity, settings: Settings, rings: Rings | None = None) -> Telemetry:
     """Telemetry of this process. Configures structlog, logging and, but for the supervisor, OpenTelemetry.
 
     Call it in a forked process after the fork. In the supervisor it makes no provider and no thread, only imports what
     the children will need. A variable that cannot be read makes a warning, never an exception.
+
+    Args:
+        rings: of the tree, where it has some: telemetry then survives this process.
     """
     from framework.telemetry.starting import start_process
 
-    return start_process(identity, settings)
+    return start_process(identity, settings, rings=rings)
+
+
+def prepare_rings(run: Path, number: int, *, app: str, system: str, slots: Sequence[str]) -> tuple[Rings | None, str]:
+    """By the supervisor before its first child: shared files that outlive the processes which write into them.
+
+    Returns:
+        (the rings, ""), or (None, a line that says why the SDK sends from each process), or (None, "") where nothing is
+        to be sent. With rings the tree needs an exporter process, see `Telemetry.export`.
+    """
+    from framework.telemetry import rings
+
+    made, reason = rings.prepare(run, number, app=app, system=system, slots=slots)
+    return made, f"telemetry does not outlive a killed process: {reason}" if reason else ""
+
+
+def rings_from(run: Path, number: int, mark: str, slots: Sequence[str]) -> Rings:
+    """The rings that a supervisor prepared, in a child that was not forked."""
+    from framework.telemetry.rings import Rings
+
+    return Rings(str(run), number, mark, tuple(slots))
 
 
 def for_host(system: str) -> Sending:

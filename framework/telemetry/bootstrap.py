@@ -36,6 +36,11 @@ P = TypeVar("P")
 _LINKS = 512
 
 
+def span_limits() -> SpanLimits:
+    """By OTEL_SPAN_* and OTEL_*_LIMIT, with a default of our own for links."""
+    return SpanLimits() if "OTEL_SPAN_LINK_COUNT_LIMIT" in os.environ else SpanLimits(max_links=_LINKS)
+
+
 @dataclass
 class Providers:
     """What a process emits through.
@@ -95,8 +100,7 @@ class _Opening:
         if self._global and not isinstance(found, trace.ProxyTracerProvider):
             return self._reused("traces", found)
         made = exporters("traces", self._health, self._drops)
-        limits = None if "OTEL_SPAN_LINK_COUNT_LIMIT" in os.environ else SpanLimits(max_links=_LINKS)
-        provider = TracerProvider(resource=self._resource, shutdown_on_exit=False, span_limits=limits)
+        provider = TracerProvider(resource=self._resource, shutdown_on_exit=False, span_limits=span_limits())
         for exporter in made:
             provider.add_span_processor(CountingSpanProcessor(exporter, self._drops))
         self.closing["traces"] = provider.shutdown

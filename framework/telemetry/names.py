@@ -22,6 +22,7 @@ ERROR_TYPE: Final = "error.type"
 EXCEPTION_TYPE: Final = "exception.type"
 EXCEPTION_MESSAGE: Final = "exception.message"
 EXCEPTION_STACKTRACE: Final = "exception.stacktrace"
+EXCEPTION_ESCAPED: Final = "exception.escaped"
 
 # --- attributes, ours -----------------------------------------------------------------------------------------------
 ATTEMPT: Final = "worker.job.attempt"

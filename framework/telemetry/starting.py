@@ -16,6 +16,8 @@ from framework.telemetry.logs import Logs
 from framework.telemetry.metrics import Metrics
 from framework.telemetry.names import DISTRIBUTION, SCOPE
 from framework.telemetry.otlplogs import LogRecords
+from framework.telemetry.ringing import open_exporter, open_ring
+from framework.telemetry.rings import Rings
 from framework.telemetry.sending import SendSpans
 from framework.telemetry.spans import LogOnlyTracing, SpanTracing
 from framework.telemetry.writer import LineWriter
@@ -24,40 +26,65 @@ from framework.telemetry.writer import LineWriter
 _tree: SharedState | None = None
 
 
-def start_process(identity: ProcessIdentity, settings: Settings, *, make_global: bool = True) -> Telemetry:
+def start_process(
+    identity: ProcessIdentity, settings: Settings, *, rings: Rings | None = None, make_global: bool = True
+) -> Telemetry:
     """See `framework.telemetry.start`; a test may leave the process's global providers alone."""
-    global _tree
     drops = Drops()
     logs = Logs(settings, LineWriter(dropped=lambda: drops.add("logs")), process=identity.slot)
     logs.configure()
-    if _tree is None:
-        _tree = SharedState()
-        if not is_disabled():
-            for line in complaints():
-                logs.say("warning", line)
+    tree = _shared(logs)
     if identity.role == "supervisor":
         if not is_disabled():
             preload()
-            _version()  # read once for all children
+            version()  # read once for all children
         return Telemetry(Lines(logs))
     if is_disabled():
         return Telemetry(Lines(logs), tracing=LogOnlyTracing(logs))
-    health = CollectorHealth(_tree, logs.say)
+    health = CollectorHealth(tree, logs.say)
+    if identity.role == "exporter":
+        assert rings is not None
+        return Telemetry(Lines(logs), exporter=open_exporter(identity, rings, logs, health, version()))
 
     def failed(signal: str, error: Exception) -> None:
         hint = "jobs run without it; the variables are those that begin with OTEL_"
         logs.say("error", "telemetry_off", signal=signal, cause=f"{type(error).__name__}: {error}", hint=hint)
 
     providers = open_providers(identity, health, drops, failed=failed, make_global=make_global)
-    return assemble(identity, settings, logs, providers, drops)
+    return assemble(identity, settings, logs, providers, drops, rings)
+
+
+def _shared(logs: Logs) -> SharedState:
+    """The tree's; whoever makes it complains of the environment."""
+    global _tree
+    if _tree is None:
+        _tree = SharedState()
+        for line in () if is_disabled() else complaints():
+            logs.say("warning", line)
+    return _tree
 
 
 def assemble(
-    identity: ProcessIdentity, settings: Settings, logs: Logs, providers: Providers, drops: Drops
+    identity: ProcessIdentity,
+    settings: Settings,
+    logs: Logs,
+    providers: Providers,
+    drops: Drops,
+    rings: Rings | None = None,
 ) -> Telemetry:
-    """Telemetry that emits through these providers."""
-    version = _version()
-    tracer, meter = providers.tracer.get_tracer(SCOPE, version), providers.meter.get_meter(SCOPE, version)
+    """Telemetry that emits through these providers, and through a ring where there are rings."""
+    tracer, meter = providers.tracer.get_tracer(SCOPE, version()), providers.meter.get_meter(SCOPE, version())
+    sending = SendSpans(tracer, meter, identity.system)
+    metrics = Metrics(meter, identity.system, drops)
+    if providers.logger is not None:
+        logs.also = LogRecords(providers.logger)
+    if rings is not None:
+        ring = open_ring(identity, settings, rings, logs, providers.tracer, metrics, version())
+        if ring is not None:
+            return Telemetry(
+                Lines(logs), tracing=ring, sending=sending, ring=ring, metrics=metrics, closing=providers.closing,
+                rings=rings,
+            )  # fmt: skip
     spans = SpanTracing(
         tracer,
         logs,
@@ -65,20 +92,13 @@ def assemble(
         linkage=settings.trace_linkage,
         parent_within=settings.trace_parent_within,
     )
-    if providers.logger is not None:
-        logs.also = LogRecords(providers.logger)
     return Telemetry(
-        Lines(logs),
-        tracing=spans,
-        sending=SendSpans(tracer, meter, identity.system),
-        spans=spans,
-        metrics=Metrics(meter, identity.system, drops),
-        closing=providers.closing,
+        Lines(logs), tracing=spans, sending=sending, spans=spans, metrics=metrics, closing=providers.closing
     )
 
 
 @cache
-def _version() -> str:
+def version() -> str:
     try:
         return importlib.metadata.version(DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:  # run from a source tree

@@ -1,0 +1,176 @@
+"""Sending encoded OTLP requests as they are: over http or grpc, by the OTEL_EXPORTER_OTLP_* variables."""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import os
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol
+from urllib.parse import urlsplit
+
+from opentelemetry.util.re import parse_env_headers
+
+from framework.telemetry import exporters
+
+Signal = Literal["traces", "metrics"]
+_RETRYABLE_STATUS: Final = (429, 502, 503, 504)
+_RETRYABLE_CODES: Final = (
+    "CANCELLED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS",
+)  # fmt: skip
+_METHODS: Final = {
+    "traces": "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+    "metrics": "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one request.
+
+    Attributes:
+        accepted: the receiver has it.
+        again: it may be sent again: nobody answered, or the receiver said so.
+        after: seconds that the receiver wants us to wait.
+        unreachable: nobody answered.
+        rejected: items of an accepted request that the receiver did not take.
+    """
+
+    accepted: bool = False
+    again: bool = False
+    after: float | None = None
+    cause: str = ""
+    unreachable: bool = False
+    rejected: int = 0
+
+
+class Destination(Protocol):
+    """A collector, for one signal.
+
+    Attributes:
+        endpoint: for people to read.
+        timeout: seconds of one request, by the variables.
+    """
+
+    endpoint: str
+    timeout: float
+
+    def send(self, body: bytes, timeout: float) -> Answer:
+        """One try. Never raises for what the network does."""
+
+
+def destination(signal: Signal) -> Destination | None:
+    """By the variables; None: the signal is off. Raises what a certificate or a number that cannot be read raises."""
+    if "otlp" not in exporters.wanted(signal):
+        return None
+    return GrpcDestination(signal) if exporters.protocol(signal) == "grpc" else HttpDestination(signal)
+
+
+def _variable(signal: Signal, name: str) -> str:
+    prefix = "OTEL_EXPORTER_OTLP"
+    return os.environ.get(f"{prefix}_{signal.upper()}_{name}") or os.environ.get(f"{prefix}_{name}") or ""
+
+
+class HttpDestination:
+    """OTLP over http/protobuf."""
+
+    def __init__(self, signal: Signal) -> None:
+        # Here, not above: a process that only puts records never sends.
+        self._requests = requests = importlib.import_module("requests")
+        own = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT")
+        base = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or "http://localhost:4318"
+        self._url = own or f"{base.rstrip('/')}/v1/{signal}"
+        self._signal = signal
+        self.endpoint = exporters.endpoint(signal)
+        self.timeout = float(_variable(signal, "TIMEOUT") or 10)
+        self._compression = _variable(signal, "COMPRESSION").strip().lower()
+        self._session: Any = requests.Session()
+        self._session.headers.update(parse_env_headers(_variable(signal, "HEADERS"), liberal=True))
+        self._session.headers["Content-Type"] = "application/x-protobuf"
+        self._session.headers["User-Agent"] = "continuum-worker"
+        if self._compression in ("gzip", "deflate"):
+            self._session.headers["Content-Encoding"] = self._compression
+        self._session.verify = _variable(signal, "CERTIFICATE") or True
+        certificate, key = _variable(signal, "CLIENT_CERTIFICATE"), _variable(signal, "CLIENT_KEY")
+        if certificate:
+            self._session.cert = (certificate, key) if key else certificate
+
+    def send(self, body: bytes, timeout: float) -> Answer:
+        """Redirects are not followed: they are the answer of something that is no collector."""
+        if self._compression == "gzip":
+            body = gzip.compress(body, compresslevel=5)
+        elif self._compression == "deflate":
+            body = zlib.compress(body)
+        try:
+            response = self._session.post(self._url, data=body, timeout=timeout, allow_redirects=False)
+            status, content = response.status_code, response.content
+        except (self._requests.RequestException, OSError) as error:
+            return Answer(again=True, unreachable=True, cause=str(error)[:300])
+        if 200 <= status < 300:
+            return Answer(accepted=True, rejected=_rejected(self._signal, content))
+        after = None
+        with suppress(ValueError):
+            after = float(response.headers.get("Retry-After", ""))
+        cause = f"{status} {response.reason or ''}".strip()
+        return Answer(again=status in _RETRYABLE_STATUS, after=after, cause=cause)
+
+
+class GrpcDestination:
+    """OTLP over grpc. Its library is imported in the process that sends, never in one that forks."""
+
+    def __init__(self, signal: Signal) -> None:
+        self._grpc: Any = importlib.import_module("grpc")
+        given = _variable(signal, "ENDPOINT") or "http://localhost:4317"
+        parts = urlsplit(given if "//" in given else f"//{given}")
+        insecure = _variable(signal, "INSECURE").strip().lower()
+        plain = parts.scheme != "https" and (insecure == "true" if insecure else parts.scheme == "http")
+        names = self._grpc.Compression
+        compression = names.Gzip if _variable(signal, "COMPRESSION").strip().lower() == "gzip" else names.NoCompression
+        self._channel = (
+            self._grpc.insecure_channel(parts.netloc, compression=compression)
+            if plain
+            else self._grpc.secure_channel(parts.netloc, self._credentials(signal), compression=compression)
+        )
+        # No serializers: the bytes are sent as they are.
+        self._call = self._channel.unary_unary(_METHODS[signal])
+        self._headers = tuple(parse_env_headers(_variable(signal, "HEADERS"), liberal=True).items())
+        self._signal = signal
+        self.endpoint = exporters.endpoint(signal)
+        self.timeout = float(_variable(signal, "TIMEOUT") or 10)
+
+    def _credentials(self, signal: Signal) -> Any:
+        def read(name: str) -> bytes | None:
+            path = _variable(signal, name)
+            if not path:
+                return None
+            with open(path, "rb") as file:
+                return file.read()
+
+        return self._grpc.ssl_channel_credentials(read("CERTIFICATE"), read("CLIENT_KEY"), read("CLIENT_CERTIFICATE"))
+
+    def send(self, body: bytes, timeout: float) -> Answer:
+        """As over http; the codes are those of the OTLP specification."""
+        try:
+            content = self._call(body, timeout=timeout, metadata=self._headers)
+        except self._grpc.RpcError as error:
+            code = error.code().name
+            unreachable = code in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+            cause = f"{code} {error.details() or ''}"[:300]
+            return Answer(again=code in _RETRYABLE_CODES, unreachable=unreachable, cause=cause)
+        return Answer(accepted=True, rejected=_rejected(self._signal, content))
+
+
+def _rejected(signal: Signal, content: bytes) -> int:
+    """Items that a receiver did not take of a request that it accepted."""
+    if not content:
+        return 0
+    part = {"traces": "trace", "metrics": "metrics"}[signal]
+    module = importlib.import_module(f"opentelemetry.proto.collector.{part}.v1.{part}_service_pb2")
+    kind = module.ExportTraceServiceResponse if signal == "traces" else module.ExportMetricsServiceResponse
+    try:
+        partial = kind.FromString(content).partial_success
+    except Exception:  # some other text with a 200: the request is gone all the same
+        return 0
+    return int(partial.rejected_spans if signal == "traces" else partial.rejected_data_points)

@@ -1,0 +1,310 @@
+"""Telemetry that outlives its process: a preallocated file per slot, mapped by one writer and one reader.
+
+header (words, told, meta) · two pages of the reader's state · data
+
+The writer appends records and commits each by one aligned 8-byte store of `head`: killed before it, the record never
+was. Records carry their length at both ends, so the last one is found backwards. The reader has two tails: up to
+`folded` the records are in its counts, up to `sent` their spans have left or were given up; sent <= folded <= head. The
+counts and `folded` stand together in one of the two pages and change by one store of `generation`.
+
+Both sides trust that stores become visible in program order, which x86 gives; on ARM the interpreter's many
+instructions between the two stores make a reorder unlikely, not impossible, and the lengths at both ends would show it.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from framework.telemetry import records
+from framework.telemetry.records import Record
+
+MAGIC: Final = int.from_bytes(b"WRING1\0\0", "little")
+CAPACITY: Final = 8 << 20  # bytes of records: 12,000 spans, half a second of the fastest worker
+PAGE: Final = 512 << 10  # bytes of the reader's state: some 400 series
+_TOLD_AT, _META_AT, _STATE_AT = 4096, 8192, 16384
+_MOST_META = _STATE_AT - _META_AT
+_DATA_AT = _STATE_AT + 2 * PAGE
+SIZE: Final = _DATA_AT + CAPACITY  # bytes of a ring's file
+# Words of the header. The writer's: HEAD, LOST, LOST_SPANS, TOLD; the reader's: FOLDED, SENT, GENERATION.
+_MAGIC, _CAPACITY, _CREATED, _HEAD, _FOLDED, _SENT, _LOST, _LOST_SPANS, _GENERATION, _META, _TOLD = range(11)
+_TOLDS: Final = 126
+_TOLD_SIZE: Final = 32
+_LOOK_BACK: Final = 1024  # records; a process has at most its concurrency of attempts that are told and not settled
+_PAGE_HEAD = struct.Struct("<II")  # length, checksum
+_LENGTH = struct.Struct("<I")
+
+
+class Corrupt(Exception):
+    """What stands between tail and head are no records: a power cut, or somebody else's bytes."""
+
+
+class RingFile:
+    """The mapped file, as both sides see it.
+
+    Attributes:
+        path: where it lies.
+        created: ns since the epoch: where all its series begin.
+        capacity: bytes of records.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError, ValueError: no ring of this version."""
+        self.path = path
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            size = os.fstat(descriptor).st_size
+            if size <= _DATA_AT:
+                raise ValueError(f"{path} is no ring")
+            self._memory = mmap.mmap(descriptor, size)
+        finally:
+            os.close(descriptor)
+        self._quads = memoryview(self._memory)[:_TOLD_AT].cast("Q")
+        self.capacity = self._quads[_CAPACITY]
+        sane = self.sent <= self.folded <= self.head and self.head - self.sent <= self.capacity
+        if self._quads[_MAGIC] != MAGIC or size != _DATA_AT + self.capacity or not sane:
+            raise ValueError(f"{path} is no ring of this version")
+        self.created = self._quads[_CREATED]
+
+    @property
+    def head(self) -> int:
+        """Bytes that were ever written."""
+        return self._quads[_HEAD]
+
+    @property
+    def folded(self) -> int:
+        return self._quads[_FOLDED]
+
+    @property
+    def sent(self) -> int:
+        return self._quads[_SENT]
+
+    @property
+    def meta(self) -> dict[str, Any] | None:
+        """What the writer says of itself; None: it has not yet."""
+        length = min(self._quads[_META], _MOST_META)
+        try:
+            found = json.loads(self._memory[_META_AT : _META_AT + length]) if length else None
+        except ValueError:
+            return None
+        return found if isinstance(found, dict) else None
+
+    def read(self, start: int, end: int) -> bytes:
+        """A copy of what stands between two positions."""
+        at, size = start % self.capacity, end - start
+        first = min(size, self.capacity - at)
+        data = self._memory[_DATA_AT + at : _DATA_AT + at + first]
+        return data if first == size else data + self._memory[_DATA_AT : _DATA_AT + size - first]
+
+    def backwards(self) -> Iterator[Record]:
+        """The last records, newest first, as far as they were not overwritten."""
+        end = self.head
+        begin = max(0, end - self.capacity)
+        for _ in range(_LOOK_BACK):
+            if end - records.LEAST < begin:
+                return
+            (size,) = _LENGTH.unpack(self.read(end - 4, end))
+            if not records.LEAST <= size <= end - begin:
+                return
+            record = records.parse(self.read(end - size, end))
+            if record is None:
+                return
+            yield record
+            end -= size
+
+    def told(self, span_id: bytes) -> tuple[str, str, float] | None:
+        """(outcome, reason, delay) of an attempt among the last that were put; None: it is not there.
+
+        The last records first, then what a successor kept of them: it keeps them before it writes its own.
+        """
+        for record in self.backwards():
+            if record.span_id == span_id and record.kind == records.ATTEMPT:
+                return record.told()
+        for number in range(_TOLDS):
+            at = _TOLD_AT + number * _TOLD_SIZE
+            if self._memory[at : at + 8] == span_id:
+                return records.unpack_told(self._memory[at : at + _TOLD_SIZE])
+        return None
+
+    def close(self) -> None:
+        self._quads.release()
+        self._memory.close()
+
+
+class RingWriter(RingFile):
+    """The one writer: a slot's process. Any of its threads may put; what it forks may not.
+
+    Args:
+        meta: what the reader needs to know of this slot; the same for every process in it.
+    """
+
+    def __init__(self, path: Path, meta: dict[str, Any]) -> None:
+        """Raises OSError, ValueError: it cannot be used."""
+        super().__init__(path)
+        encoded = json.dumps(meta).encode()
+        if len(encoded) > _MOST_META:
+            raise ValueError(f"{len(encoded)} bytes of resource attributes are too many for a ring")
+        self._memory[_META_AT : _META_AT + len(encoded)] = encoded
+        self._quads[_META] = len(encoded)
+        self._keep_told()
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._position = self.head
+        # A span must leave this much free for the counts of those after it.
+        self._room_for_spans = self.capacity - self.capacity // 8
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._leave)
+
+    def _leave(self) -> None:
+        self._pid = 0
+
+    def _keep_told(self) -> None:
+        """What our dead predecessor put last, where a rescuer finds it even when our records have overwritten it."""
+        kept = [record for record in self.backwards() if record.kind == records.ATTEMPT]
+        for record in reversed(kept[: _TOLDS // 2]):
+            at = _TOLD_AT + self._quads[_TOLD] % _TOLDS * _TOLD_SIZE
+            self._memory[at : at + _TOLD_SIZE] = record.pack_told()
+            self._quads[_TOLD] += 1
+
+    def attempt(
+        self, key: bytes, duration: float, wait: float, delay: float, trace_id: bytes, span_id: bytes, span: bytes
+    ) -> None:
+        """Puts an attempt that ended. Args: span: OTLP bytes as in a ScopeSpans, empty where it is not sampled."""
+        self._put(records.ATTEMPT, key, duration, wait, delay, trace_id, span_id, span)
+
+    def operation(self, key: bytes, duration: float, count: int) -> None:
+        """Puts something done with the engine."""
+        self._put(records.OPERATION, key, duration, count, 0.0, b"", b"", b"")
+
+    def expired(self, key: bytes, count: int) -> None:
+        """Puts that jobs became dead letters without an attempt."""
+        self._put(records.EXPIRED, key, 0.0, count, 0.0, b"", b"", b"")
+
+    def _put(
+        self,
+        kind: int,
+        key: bytes,
+        first: float,
+        second: float,
+        delay: float,
+        trace: bytes,
+        span_id: bytes,
+        span: bytes,
+    ) -> None:
+        pid = self._pid
+        if not pid:
+            return
+        flags = records.SAMPLED if span else 0
+        with self._lock:
+            used = self._position - self._quads[_SENT]
+            record = records.pack(kind, flags, pid, key, first, second, delay, trace, span_id, span)
+            if span and used + len(record) > self._room_for_spans:
+                record = records.pack(kind, records.DROPPED, pid, key, first, second, delay, trace, span_id, b"")
+            if used + len(record) > self.capacity:
+                self._quads[_LOST] += 1
+                self._quads[_LOST_SPANS] += bool(span)
+                return
+            self._append(record)
+
+    def _append(self, record: bytes) -> None:
+        size = len(record)
+        at = self._position % self.capacity
+        if at + size <= self.capacity:
+            self._memory[_DATA_AT + at : _DATA_AT + at + size] = record
+        else:
+            first = self.capacity - at
+            self._memory[_DATA_AT + at : _DATA_AT + self.capacity] = record[:first]
+            self._memory[_DATA_AT : _DATA_AT + size - first] = record[first:]
+        self._position += size
+        self._quads[_HEAD] = self._position
+
+
+class RingReader(RingFile):
+    """The one reader: whoever holds the lock of the exporter of this ring's instance."""
+
+    @property
+    def lost(self) -> tuple[int, int]:
+        """Records, and spans in them, for which there was no room at all. They only grow."""
+        return self._quads[_LOST], self._quads[_LOST_SPANS]
+
+    def records(self, start: int, end: int, *, most: int = 1 << 20) -> Iterator[Record]:
+        """Whole records from `start` on, about `most` bytes of them. Raises Corrupt."""
+        data = self.read(start, min(end, start + most + records.MOST))
+        at, size = 0, len(data)
+        while at < min(size, most):
+            if size - at < records.LEAST:
+                break
+            length = _LENGTH.unpack_from(data, at)[0]
+            if at + length > size and start + size < end:
+                break
+            record = records.parse(data, at)
+            if record is None:
+                raise Corrupt(f"{self.path}: no record at {start + at}")
+            yield record
+            at += length
+
+    def load(self) -> dict[str, Any] | None:
+        """The state that was committed last; None: none, or torn by a power cut."""
+        if not self._quads[_GENERATION]:
+            return None
+        at = _STATE_AT + (self._quads[_GENERATION] & 1) * PAGE
+        length, checksum = _PAGE_HEAD.unpack_from(self._memory, at)
+        data = self._memory[at + _PAGE_HEAD.size : at + _PAGE_HEAD.size + min(length, PAGE)]
+        if zlib.crc32(data) != checksum:
+            return None
+        found = json.loads(data)
+        if not isinstance(found, dict):
+            return None
+        self._quads[_FOLDED] = found["folded"]  # a reader may have been killed between its two stores
+        return found
+
+    def commit(self, state: dict[str, Any]) -> None:
+        """State and its tail `folded` at once: a reader killed on the way leaves the last ones. ValueError: too big."""
+        data = json.dumps(state, separators=(",", ":")).encode()
+        if len(data) + _PAGE_HEAD.size > PAGE:
+            raise ValueError(f"{self.path}: {len(data)} bytes of state")
+        generation = self._quads[_GENERATION] + 1
+        at = _STATE_AT + (generation & 1) * PAGE
+        self._memory[at : at + _PAGE_HEAD.size + len(data)] = _PAGE_HEAD.pack(len(data), zlib.crc32(data)) + data
+        self._quads[_GENERATION] = generation
+        self._quads[_FOLDED] = state["folded"]
+
+    def set_sent(self, position: int) -> None:
+        """Up to here spans have left, or were given up: the writer may overwrite them."""
+        self._quads[_SENT] = max(self._quads[_SENT], position)
+
+
+def create(path: Path, *, capacity: int = CAPACITY) -> None:
+    """An empty ring, unless there is a good one. Its blocks are allocated now: a sparse map on a full disk is SIGBUS.
+
+    Raises OSError: no space, no right.
+    """
+    try:
+        RingFile(path).close()
+        return
+    except FileNotFoundError:
+        pass
+    except ValueError:  # of an older version, or damaged: what it held is lost
+        os.unlink(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, 0, _DATA_AT + capacity)
+        else:  # macOS: write it out instead
+            os.pwrite(descriptor, bytes(_DATA_AT + capacity), 0)
+        os.pwrite(descriptor, struct.pack("<3Q", MAGIC, capacity, time.time_ns()), 0)
+        os.rename(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    finally:
+        os.close(descriptor)

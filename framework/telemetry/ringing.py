@@ -1,0 +1,103 @@
+"""Puts the parts of the ring's path together: the writer of a slot, and the exporter."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import DEFAULT_ON
+
+from framework.settings import Settings
+from framework.telemetry import exporters
+from framework.telemetry.bootstrap import span_limits
+from framework.telemetry.exporting import Exporter
+from framework.telemetry.health import CollectorHealth
+from framework.telemetry.identity import ProcessIdentity
+from framework.telemetry.logs import Logs
+from framework.telemetry.metrics import Metrics
+from framework.telemetry.names import SCOPE
+from framework.telemetry.otlp import Destination, Signal, destination
+from framework.telemetry.resource import resource_of
+from framework.telemetry.ring import RingWriter
+from framework.telemetry.rings import Rings
+from framework.telemetry.ringtracing import RingTracing
+
+_SPAN_DELAY, _METRIC_INTERVAL = 1000.0, 60000.0  # ms
+
+
+def open_ring(
+    identity: ProcessIdentity,
+    settings: Settings,
+    rings: Rings,
+    logs: Logs,
+    provider: trace.TracerProvider,
+    metrics: Metrics,
+    version: str,
+) -> RingTracing | None:
+    """What a worker or maintenance emits through; None: its ring cannot be used, and the log says so."""
+    resource = slot_resource(identity)
+    meta = {"resource": resource, "scope": [SCOPE, version], "system": identity.system}
+    try:
+        ring = RingWriter(rings.path(identity.slot), meta)
+    except (OSError, ValueError) as error:
+        logs.say("warning", "telemetry_without_ring", slot=identity.slot, cause=str(error), hint=WITHOUT)
+        return None
+    usable = isinstance(provider, TracerProvider)
+    return RingTracing(
+        logs,
+        ring,
+        sampler=provider.sampler if isinstance(provider, TracerProvider) else DEFAULT_ON,
+        limits=span_limits(),
+        spans=usable and bool(exporters.wanted("traces")),
+        inner=metrics,
+        system=identity.system,
+        linkage=settings.trace_linkage,
+        parent_within=settings.trace_parent_within,
+    )
+
+
+WITHOUT = "the SDK sends from each process instead: what a killed one had not sent is lost"
+
+
+def open_exporter(
+    identity: ProcessIdentity, rings: Rings, logs: Logs, health: CollectorHealth, version: str
+) -> Exporter:
+    """The exporter of a tree, not started yet."""
+
+    def opened(signal: Signal) -> Destination | None:
+        try:
+            return destination(signal)
+        except Exception as error:  # a certificate that is missing, a number that is none
+            hint = "jobs run without it; the variables are those that begin with OTEL_"
+            logs.say("error", "telemetry_off", signal=signal, cause=f"{type(error).__name__}: {error}", hint=hint)
+            return None
+
+    return Exporter(
+        rings,
+        resource=slot_resource(identity),
+        scope=(SCOPE, version),
+        system=identity.system,
+        traces=opened("traces"),
+        metrics=opened("metrics"),
+        health=health,
+        span_interval=_milliseconds("OTEL_BSP_SCHEDULE_DELAY", _SPAN_DELAY),
+        metric_interval=_milliseconds("OTEL_METRIC_EXPORT_INTERVAL", _METRIC_INTERVAL),
+        exemplars=os.environ.get("OTEL_METRICS_EXEMPLAR_FILTER", "").strip().lower() != "always_off",
+    )
+
+
+def slot_resource(identity: ProcessIdentity) -> dict[str, Any]:
+    """The resource of a slot's series: that of its processes, but for the process."""
+    resource = dict(resource_of(identity).attributes)
+    resource.pop("process.pid", None)
+    return resource
+
+
+def _milliseconds(variable: str, default: float) -> float:
+    """In seconds."""
+    try:
+        return max(1.0, float(os.environ.get(variable) or default)) / 1000
+    except ValueError:
+        return default / 1000

@@ -1,0 +1,170 @@
+"""Where the rings of a tree lie, whether the environment can be served through them, and who reads them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from framework.telemetry import exporters, ring
+
+_SAMPLERS: Final = (
+    "always_on", "always_off", "traceidratio",
+    "parentbased_always_on", "parentbased_always_off", "parentbased_traceidratio",
+)  # fmt: skip
+# What a ring's series and spans are attributed to: with other values of these it is another ring.
+_OF_RESOURCE: Final = ("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS")
+# Variables that only the SDK's own exporters understand, and the values that change nothing.
+_SDK_ONLY: Final = {
+    "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "cumulative",
+    "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION": "explicit_bucket_histogram",
+    "OTEL_METRICS_EXEMPLAR_FILTER": "trace_based",
+    "OTEL_TRACES_SAMPLER": "parentbased_always_on",
+}
+
+
+@dataclass(frozen=True)
+class Rings:
+    """The rings of one tree.
+
+    Attributes:
+        run: the directory; all trees on a store share it.
+        number: of the instance.
+        mark: stands for the resource that its series have.
+        slots: that emit: workers and maintenance.
+    """
+
+    run: str
+    number: int
+    mark: str
+    slots: tuple[str, ...]
+
+    def path(self, slot: str) -> Path:
+        """The ring of a slot."""
+        return Path(self.run) / f"{self.number}.{quote(slot, safe='')}.{self.mark}.ring"
+
+
+def number_of(path: Path) -> int | None:
+    """Of the instance whose ring this is."""
+    first = path.name.partition(".")[0]
+    return int(first) if first.isdigit() else None
+
+
+def unfit() -> str:
+    """Why the environment asks for something that only the SDK can do; empty: it does not."""
+    from opentelemetry import metrics, trace
+    from opentelemetry.sdk.metrics import MeterProvider
+
+    if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider) or isinstance(
+        metrics.get_meter_provider(), MeterProvider
+    ):
+        return "a provider of OpenTelemetry was set before"
+    for signal in ("traces", "metrics"):
+        if "console" in exporters.wanted(signal):
+            return f"OTEL_{signal.upper()}_EXPORTER=console"
+    for name, plain in _SDK_ONLY.items():
+        value = os.environ.get(name, "").strip().lower()
+        known = _SAMPLERS if name == "OTEL_TRACES_SAMPLER" else (plain,)
+        if value and value not in known:
+            return f"{name}={value}"
+    providers = [name for name in os.environ if name.startswith("OTEL_PYTHON_EXPORTER_OTLP")]
+    return providers[0] if providers else ""
+
+
+def prepare(run: Path, number: int, *, app: str, system: str, slots: Sequence[str]) -> tuple[Rings | None, str]:
+    """Makes the rings of a tree, in the supervisor, before its first child. No provider, no thread.
+
+    Args:
+        run: where the board lies.
+        slots: all that emit: workers and maintenance.
+
+    Returns:
+        (the rings, "") or (None, why the SDK has to send from each process); (None, "") where nothing is to be sent.
+    """
+    if exporters.is_disabled() or not (exporters.wanted("traces") or exporters.wanted("metrics")):
+        return None, ""
+    reason = unfit()
+    if reason:
+        return None, reason
+    parts = [app, system, socket.gethostname(), *(os.environ.get(name, "") for name in _OF_RESOURCE)]
+    mark = blake2b("\0".join(parts).encode("utf-8", "replace"), digest_size=4).hexdigest()
+    rings = Rings(str(run), number, mark, tuple(slots))
+    try:
+        for slot in slots:
+            ring.create(rings.path(slot))
+    except OSError as error:
+        for slot in slots:
+            with suppress(OSError):
+                os.unlink(rings.path(slot))
+        return None, f"{run} cannot hold {len(slots)} rings of {ring.SIZE >> 20} MiB: {error.strerror or error}"
+    return rings, ""
+
+
+def told(rings: Rings, span_id: str) -> tuple[str, str, float] | None:
+    """What any ring on the store says of an attempt: (what becomes of its job, why it was lost or "", delay)."""
+    wanted = bytes.fromhex(span_id)
+    for path in Path(rings.run).glob("*.ring"):
+        with suppress(OSError, ValueError):
+            file = ring.RingFile(path)
+            try:
+                found = file.told(wanted)
+            finally:
+                file.close()
+            if found is not None:
+                return found
+    return None
+
+
+class ReadersLock:
+    """Who reads the rings of an instance: one process at a time, whatever trees come and go. Dies with its holder."""
+
+    def __init__(self, run: Path, number: int) -> None:
+        self._run = run
+        self._number = number
+        self._descriptor: int | None = None
+
+    @property
+    def held(self) -> bool:
+        return self._descriptor is not None
+
+    def take(self) -> bool:
+        """True if it is ours, now or already."""
+        if self._descriptor is None:
+            self._descriptor = _locked(self._run / f"{self._number}.reader")
+        return self._descriptor is not None
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def instance_is_free(run: Path, number: int) -> bool:
+    """Whether the whole tree of that number is gone. A supervisor that looks for a number at this very moment takes the
+    next one."""
+    path = run.parent / "instances" / f"{number}.lock"
+    descriptor = _locked(path)
+    if descriptor is None:
+        return False
+    os.close(descriptor)
+    return True
+
+
+def _locked(path: Path) -> int | None:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor

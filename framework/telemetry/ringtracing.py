@@ -1,0 +1,298 @@
+"""Process spans and the counts of attempts, put into the slot's ring. What handlers make stays with the SDK."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from contextlib import AbstractContextManager
+from typing import Any, Final, Protocol, cast
+
+from opentelemetry import context as otel_context
+from opentelemetry import propagate, trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.context import Context
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.sdk.trace import SpanLimits
+from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Decision, Sampler
+from opentelemetry.trace import SpanKind
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from framework import events as e
+from framework.executor import Attempt, SpanIdentity
+from framework.job import Lease, RunRecord, span_id_of, trace_id_of
+from framework.telemetry import names, records
+from framework.telemetry.encode import Encoder, Facts
+from framework.telemetry.jobscope import JobScope
+from framework.telemetry.linkage import Linkage, origin_of
+from framework.telemetry.logs import Logs
+from framework.telemetry.ring import RingWriter
+from framework.telemetry.ringspan import RingSpan
+from framework.telemetry.spans import LogOnlyTracing
+
+log = logging.getLogger("framework.telemetry")
+
+_TRACEPARENT: Final = re.compile(r"(?!ff)(?!00-.{52}-)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
+_EMPTY = Context()
+
+
+class InnerMetrics(Protocol):
+    """What the SDK goes on measuring in this process."""
+
+    def on(self, event: e.Event, context: Context | None = None) -> None: ...
+
+
+class RingTracing(LogOnlyTracing):
+    """Tracing for the executor and metrics for the bus, both into one record per attempt.
+
+    Args:
+        ring: this slot's.
+        sampler: the SDK's own, from the environment.
+        limits: of what handlers add to a span.
+        spans: whether spans are wanted; counts are in any case.
+        inner: takes the events that make no record.
+        system, linkage, parent_within: as for SpanTracing.
+    """
+
+    def __init__(
+        self,
+        logs: Logs,
+        ring: RingWriter,
+        *,
+        sampler: Sampler,
+        limits: SpanLimits,
+        spans: bool,
+        inner: InnerMetrics,
+        system: str,
+        linkage: Linkage,
+        parent_within: float,
+    ) -> None:
+        super().__init__(logs)
+        self._ring = ring
+        self._sampler = sampler
+        self._limits = limits
+        self._spans = spans
+        self._inner = inner
+        self._system = system
+        self._linkage: Linkage = linkage
+        self._parent_within = parent_within
+        self._encoders: dict[tuple[str, int], Encoder] = {}
+        self._keys: dict[tuple[str, ...], bytes] = {}
+        self._ended: e.JobFinished | None = None
+        few = limits.max_span_attributes is not None and limits.max_span_attributes < 16
+        self._plain = limits.max_attribute_length is None and not few
+        # Read once: a propagator that somebody sets later is met by jobs with baggage or tracestate only.
+        self._direct = _is_standard(propagate.get_global_textmap())
+
+    # --- the executor's side ----------------------------------------------------------------------------------------
+
+    def identify(self, lease: Lease, started_at: float) -> SpanIdentity:
+        try:
+            return cast("SpanIdentity", self.span_of(lease, started_at))
+        except Exception:  # a propagator or sampler of the service's own: its fault must not cost the job
+            log.exception("no span could be planned for job %s", lease.job.id)
+            trace_id = trace_id_of(lease.job.uid, lease.delivery)
+            span_id = span_id_of(lease.job.uid, lease.delivery)
+            return cast("SpanIdentity", RingSpan(trace_id, span_id, False, "", int(started_at * 1e9), self._limits))
+
+    def attempt(self, attempt: Attempt) -> AbstractContextManager[object]:
+        span: object = attempt.identity
+        return RingAttempt(
+            self, attempt, span if isinstance(span, RingSpan) else self.span_of(attempt.lease, attempt.started_at)
+        )
+
+    def span_of(self, lease: Lease, started_at: float) -> RingSpan:
+        """The span that an attempt will have."""
+        job = lease.job
+        creation, flags, context = self._creation(lease)
+        child = creation is not None and self._is_child(started_at - job.enqueued_at)
+        trace_id = creation[0] if child and creation else trace_id_of(job.uid, lease.delivery)
+        span_id = span_id_of(job.uid, lease.delivery)
+        sampled = bool(flags & 1) if child else True
+        span = RingSpan(
+            trace_id, span_id, sampled, creation[1] if child and creation else "", int(started_at * 1e9), self._limits
+        )
+        span.creation = creation
+        if job.history:
+            last = job.history[-1]
+            if len(last.trace_id) == 32 and len(last.span_id) == 16:
+                span.previous = (last.trace_id, last.span_id)
+        if context is not None:
+            span.context = context
+            span.state = trace.get_current_span(context).get_span_context().trace_state if child else None
+            if not child:
+                span.context = trace.set_span_in_context(trace.INVALID_SPAN, context)
+        if self._sampler is not DEFAULT_ON:
+            span.sampled = self._asked(span, lease, child, flags)
+        return span
+
+    def _creation(self, lease: Lease) -> tuple[tuple[str, str] | None, int, Context | None]:
+        """(ids of what made the job, its flags, what else came along); the last is None where nothing did."""
+        headers = lease.job.headers
+        if self._direct and "tracestate" not in headers and "baggage" not in headers:
+            found = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
+            if found is None or found[1] == _NO_TRACE or found[2] == _NO_SPAN:
+                return None, 0, None
+            return (found[1], found[2]), int(found[3], 16), None
+        origin = origin_of(lease)
+        made = origin.creation
+        ids = (f"{made.trace_id:032x}", f"{made.span_id:016x}") if made.is_valid else None
+        return ids, int(made.trace_flags), origin.context
+
+    def _is_child(self, age: float) -> bool:
+        return self._linkage == "parent" or (self._linkage == "auto" and age <= self._parent_within)
+
+    def _asked(self, span: RingSpan, lease: Lease, child: bool, flags: int) -> bool:
+        """The answer of a sampler that is not the default one; it is asked once."""
+        context = span.context or _EMPTY
+        if child and span.creation is not None and span.context is None:
+            made = trace.SpanContext(
+                int(span.creation[0], 16), int(span.creation[1], 16), True, trace.TraceFlags(flags)
+            )
+            context = trace.set_span_in_context(trace.NonRecordingSpan(made), context)
+        decided = self._sampler.should_sample(
+            context, int(span.trace_id, 16), f"process {lease.queue}", SpanKind.CONSUMER, None, ()
+        )
+        return decided.decision is Decision.RECORD_AND_SAMPLE
+
+    # --- records ----------------------------------------------------------------------------------------------------
+
+    def on(self, event: e.Event, context: Context | None = None) -> None:
+        """A Bus subscriber. An attempt's own record waits for the end of its span, a moment later."""
+        match event:
+            case e.JobFinished():
+                self._ended = event
+            case e.JobsSettled():
+                self._operation(event.queue, event.verb, "settle", event.duration, 1)
+            case e.JobsClaimed():
+                self._operation(event.queue, "receive", "receive", event.duration, event.count)
+            case e.JobsExpired():
+                self._ring.expired(records.operation_key(event.queue, "expired", "expired"), event.count)
+            case e.AttemptLost():
+                self._put_lost(event)
+            case _:
+                self._inner.on(event, context)
+
+    def _operation(self, queue: str, operation: str, kind: str, duration: float, count: int) -> None:
+        key = self._keys.get((queue, operation))
+        if key is None:
+            key = self._keys[queue, operation] = records.operation_key(queue, operation, kind)
+        self._ring.operation(key, duration, count)
+
+    def put(self, attempt: Attempt, span: RingSpan) -> None:
+        """The attempt's record, before its outcome is reported to the engine or settled. One that has no outcome gets
+        none: the executor itself broke, and whoever rescues the job will tell."""
+        event, self._ended = self._ended, None
+        outcome = attempt.outcome
+        if event is None or outcome is None:
+            return
+        lease, encoded = attempt.lease, b""
+        if span.sampled and self._spans:
+            facts = Facts.of(
+                outcome,
+                message_id=lease.job.id,
+                attempt=lease.attempt,
+                redelivered=lease.delivery > 1,
+                wait=attempt.wait,
+                end=time.time_ns(),
+            )
+            encoded = self._encoded(span, facts, event.max_attempts, lease.queue)
+        kind = outcome.kind.value
+        key = self._key(lease.queue, kind, kind, event.error_type or event.reason or "", event.reason or "")
+        ids = bytes.fromhex(span.trace_id), bytes.fromhex(span.span_id)
+        self._ring.attempt(key, event.duration, event.wait, event.delay, *ids, encoded)
+
+    def _put_lost(self, event: e.AttemptLost) -> None:
+        """The record that the killed process could not put."""
+        run, lease = event.run, event.lease
+        outcome = event.outcome if event.reason is None else names.LOST
+        reason = event.reason or ""
+        wait = max(0.0, run.started_at - lease.eligible_at)
+        encoded = b""
+        if run.sampled and self._spans and run.trace_id and run.span_id:
+            span = self._span_of_dead(lease, run)
+            facts = Facts(
+                lease.job.id,
+                run.attempt,
+                lease.delivery > 1,
+                wait,
+                outcome,
+                int(event.ended_at * 1e9),
+                reason,
+                event.message or reason,
+            )
+            encoded = self._encoded(span, facts, event.max_attempts, lease.queue)
+        key = self._key(lease.queue, outcome, event.outcome, reason, reason)
+        ids = bytes.fromhex(run.trace_id) or bytes(16), bytes.fromhex(run.span_id) or bytes(8)
+        self._ring.attempt(key, max(0.0, event.ended_at - run.started_at), wait, event.delay, *ids, encoded)
+
+    def _span_of_dead(self, lease: Lease, run: RunRecord) -> RingSpan:
+        """Ids and decision stand in the run record; parent or root shows in the trace id, so settings that changed
+        since cannot tear it apart."""
+        span = self.span_of(lease, run.started_at)
+        child = span.creation is not None and span.creation[0] == run.trace_id
+        parent = span.creation[1] if child and span.creation else ""
+        dead = RingSpan(run.trace_id, run.span_id, True, parent, int(run.started_at * 1e9), self._limits)
+        dead.creation, dead.previous = span.creation, span.previous
+        if child:
+            dead.state = origin_of(lease).creation.trace_state
+        return dead
+
+    def _key(self, *texts: str) -> bytes:
+        key = self._keys.get(texts)
+        if key is None:
+            key = records.attempt_key(*texts)
+            if len(self._keys) < 1000:
+                self._keys[texts] = key
+        return key
+
+    def _encoded(self, span: RingSpan, facts: Facts, max_attempts: int, queue: str) -> bytes:
+        encoder = self._encoders.get((queue, max_attempts))
+        if encoder is None:
+            encoder = Encoder(queue, self._system, max_attempts, plain=self._plain)
+            self._encoders[queue, max_attempts] = encoder
+        try:
+            return encoder.encode(span, facts)
+        except Exception:  # something strange that a handler has set: the attempt counts all the same
+            log.exception("the span of job %s cannot be encoded", facts.message_id)
+            return b""
+
+
+class RingAttempt:
+    """The span around one handler. Context and job are set on entering and put back on leaving, whatever happened."""
+
+    __slots__ = ("_attempt", "_scope", "_span", "_token", "_tracing")
+
+    def __init__(self, tracing: RingTracing, attempt: Attempt, span: RingSpan) -> None:
+        self._tracing = tracing
+        self._attempt = attempt
+        self._span = span
+        self._scope = JobScope(attempt.lease)
+        self._token: Any = None
+
+    def __enter__(self) -> RingSpan:
+        self._scope.__enter__()
+        span = self._span
+        # Never on top of the ambient context: what leaked into it would reach this handler.
+        self._token = otel_context.attach(trace.set_span_in_context(span, span.context or _EMPTY))
+        return span
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._tracing.put(self._attempt, self._span)
+        except Exception:
+            log.exception("the span of job %s could not be kept", self._attempt.lease.job.id)
+        finally:
+            otel_context.detach(self._token)
+            self._scope.__exit__()
+
+
+def _is_standard(propagator: object) -> bool:
+    """Whether a plain `traceparent` means what the W3C says, and nothing else is looked at without tracestate and
+    baggage: true of the SDK's default and of each of its two parts with the first among them."""
+    if not isinstance(propagator, CompositePropagator):
+        return isinstance(propagator, TraceContextTextMapPropagator)
+    parts = getattr(propagator, "_propagators", ())
+    kinds = {type(part) for part in parts}
+    return TraceContextTextMapPropagator in kinds and kinds <= {TraceContextTextMapPropagator, W3CBaggagePropagator}

@@ -1,0 +1,133 @@
+"""OTLP's protobuf wire format, as far as spans need it: bytes are joined, no message object is built.
+
+Fields of a message may come in any order and concatenate, so what does not change from span to span is encoded once.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+DOUBLE: Final = struct.Struct("<d")
+_FIXED32: Final = struct.Struct("<I")
+_FIXED64: Final = struct.Struct("<Q")
+
+# Field numbers of opentelemetry.proto.trace.v1
+SPAN_ATTRIBUTES: Final = 9
+EVENT_ATTRIBUTES: Final = 3
+HAS_IS_REMOTE, IS_REMOTE = 0x100, 0x200
+
+
+def varint(number: int) -> bytes:
+    """An unsigned number, seven bits a byte."""
+    if number < 0x80:
+        return number.to_bytes(1, "little")
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def block(field: int, data: bytes) -> bytes:
+    """A length-delimited field: text, bytes, or a message."""
+    return varint(field << 3 | 2) + varint(len(data)) + data
+
+
+def text(field: int, value: str) -> bytes:
+    """A text field; what UTF-8 cannot carry is replaced, for a receiver would refuse the whole batch."""
+    return block(field, value.encode("utf-8", "replace"))
+
+
+def number(field: int, value: int) -> bytes:
+    """A varint field; nothing for zero, which is the default."""
+    return varint(field << 3) + varint(value) if value else b""
+
+
+def fixed32(field: int, value: int) -> bytes:
+    return varint(field << 3 | 5) + _FIXED32.pack(value)
+
+
+def fixed64(field: int, value: int) -> bytes:
+    return varint(field << 3 | 1) + _FIXED64.pack(value)
+
+
+def any_value(value: Any) -> bytes | None:
+    """An AnyValue; None where OTLP has no place for it: an integer beyond 64 bits, an unknown type."""
+    match value:
+        case str():
+            return text(1, value)
+        case bool():
+            return b"\x10\x01" if value else b"\x10\x00"
+        case int():
+            return b"\x18" + varint(value & 0xFFFF_FFFF_FFFF_FFFF) if -(2**63) <= value < 2**63 else None
+        case float():
+            return b"\x21" + DOUBLE.pack(value)
+        case bytes():
+            return block(7, value)
+        case Mapping():
+            return block(6, b"".join(attribute(1, str(key), item) for key, item in value.items()))
+        case Sequence():
+            return block(5, b"".join(block(1, any_value(item) or b"") for item in value))
+        case None:
+            return b""
+        case _:
+            return None
+
+
+def attribute(field: int, key: str, value: Any) -> bytes:
+    """A KeyValue in a repeated field; nothing where the value has no place in OTLP."""
+    encoded = any_value(value)
+    return b"" if encoded is None else block(field, text(1, key) + block(2, encoded))
+
+
+def attributes(field: int, values: Mapping[str, Any]) -> bytes:
+    """All of a mapping."""
+    return b"".join(attribute(field, key, value) for key, value in values.items())
+
+
+@lru_cache(maxsize=512)
+def text_prefix(field: int, key: str, length: int) -> bytes:
+    """All of a KeyValue but the text itself, of `length` bytes, with which it ends."""
+    value = varint(1 << 3 | 2) + varint(length)
+    head = text(1, key) + varint(2 << 3 | 2) + varint(len(value) + length) + value
+    return varint(field << 3 | 2) + varint(len(head) + length) + head
+
+
+def double_prefix(field: int, key: str) -> bytes:
+    """All of a KeyValue but the eight bytes of a double, with which it ends."""
+    return attribute(field, key, 0.0)[:-8]
+
+
+def link(trace_id: bytes, span_id: bytes, *, remote: bool, values: bytes = b"") -> bytes:
+    """A Link in a span. Args: values: its attributes, encoded as field 4, and what was dropped of them."""
+    flags = HAS_IS_REMOTE | (IS_REMOTE if remote else 0)
+    return block(13, block(1, trace_id) + block(2, span_id) + values + fixed32(6, flags))
+
+
+def status(code: int, message: str) -> bytes:
+    """The Status of a span: 0 unset, 1 ok, 2 error."""
+    return block(15, (text(2, message) if message else b"") + number(3, code)) if code else b""
+
+
+def resource_spans(resource: bytes, scope: bytes, spans: bytes) -> bytes:
+    """A ResourceSpans in an ExportTraceServiceRequest. Args: spans: as `span_block` makes them, joined."""
+    return block(1, resource + block(2, scope + spans))
+
+
+def resource_of(values: Mapping[str, Any]) -> bytes:
+    """The Resource field of a ResourceSpans."""
+    return block(1, attributes(1, values))
+
+
+def scope_of(name: str, version: str) -> bytes:
+    """The InstrumentationScope field of a ScopeSpans."""
+    return block(1, text(1, name) + (text(2, version) if version else b""))
+
+
+def span_block(span: bytes) -> bytes:
+    """A span as it stands in a ScopeSpans."""
+    return b"\x12" + varint(len(span)) + span

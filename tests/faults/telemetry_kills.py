@@ -1,0 +1,177 @@
+"""Random SIGKILL of workers, exporter and maintenance under load, against a live receiver and a ledger of what ran.
+
+    JOBS=100000 SEED=1 python -m tests.faults.telemetry_kills
+
+DEAD=1 makes the collector refuse everything for half of the jobs. Exit code 1 where something does not add up.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from framework.broker import open_broker
+from framework.runner import resolve
+from framework.scoreboard import process_start
+from framework.settings import Settings
+from tests.faults.told_service import Told
+from tests.process.tree import Tree
+from tests.telemetry.receiver import Receiver
+
+MODULE = "tests.faults.told_service:Told"
+
+
+class Run:
+    """One run, from the first job to a stopped tree.
+
+    Args:
+        tree: not started.
+        jobs: on both queues together.
+        dead: the collector refuses everything until half of the jobs are done.
+    """
+
+    def __init__(self, tree: Tree, receiver: Receiver, *, jobs: int, seed: int, dead: bool = False) -> None:
+        self.tree, self.receiver, self.jobs, self.dead = tree, receiver, jobs, dead
+        self.kills: Counter[str] = Counter()
+        self._random = random.Random(seed)
+        self._over = threading.Event()
+
+    def go(self) -> None:
+        """Enqueues, kills, waits until everything has ended."""
+        self.receiver.status = 503 if self.dead else 200
+        self._enqueue()
+        self.tree.start(
+            module=MODULE,
+            ready=False,
+            OTEL_SDK_DISABLED="false",
+            WORKER_RESTART_BUDGET="1000000",
+            WORKER_LOG_LEVEL="warning",
+            WORKER_TELEMETRY_FLUSH="20",
+            **self.receiver.env(),
+        )
+        killer = threading.Thread(target=self._kill, daemon=True)
+        killer.start()
+        if self.dead:
+            self._wait(lambda: self._left() < self.jobs / 2)
+            self.receiver.status = 200
+        self._wait(lambda: self._left() == 0)
+        self._over.set()
+        killer.join()
+        self._wait(lambda: self._left() == 0)  # what the last victims held; who is not alive by now starts for the end
+        assert self.tree.stop() == 0
+
+    def _enqueue(self) -> None:
+        for queue, share in ((Told.sync, self.jobs // 2), (Told.many, self.jobs - self.jobs // 2)):
+            with queue.connected(self.tree._producer):
+                for first in range(0, share, 1000):
+                    queue.enqueue_many(list(range(first, min(share, first + 1000))))
+
+    def _left(self) -> int:
+        settings = Settings(broker_url=f"spool:{self.tree.root}", durability="process")
+        broker = open_broker(settings.broker_url, incarnation=f"look-{time.monotonic_ns()}")
+        broker.open(list(resolve(Told, settings).values()))
+        try:
+            found = [broker.stats(name) for name in ("sync", "many")]
+            return sum(stats.ready + stats.delayed + stats.in_flight for stats in found)
+        finally:
+            broker.close()
+
+    def _wait(self, happened: Callable[[], bool]) -> None:
+        end = time.monotonic() + 120 + self.jobs / 50
+        while not happened():
+            assert time.monotonic() < end, f"not done in time\n{self.tree.tail()}"
+            assert self.tree.process is not None
+            assert self.tree.process.poll() is None, f"the supervisor has left\n{self.tree.tail()}"
+            time.sleep(0.1)
+
+    def _kill(self) -> None:
+        """By pids on the board, which are children of our own supervisor."""
+        while not self._over.wait(self._random.uniform(0.02, 0.15)):
+            slots = [slot for slot in self.tree.slots() if slot.pid and slot.state == 2]
+            if not slots:
+                continue
+            workers = [slot for slot in slots if "/" in slot.name]
+            victim = self._random.choice(workers if workers and self._random.random() < 0.8 else slots)
+            if process_start(victim.pid) == victim.pid_start:
+                with suppress(ProcessLookupError):
+                    os.kill(victim.pid, signal.SIGKILL)
+                self.kills["worker" if "/" in victim.name else victim.name] += 1
+
+
+def check(run: Run) -> list[str]:
+    """What does not add up; empty: everything does."""
+    receiver = run.receiver
+    spans = {span.span_id: span for span in receiver.spans() if span.name.startswith("process ")}
+    began = {line.split()[2] for line in run.tree.ran("start ")}
+    outcomes = Counter(span.attributes["worker.job.outcome"] for span in spans.values())
+    dropped = receiver.value("worker.telemetry.dropped", signal="traces")
+    wrong = []
+
+    def hold(fact: bool, text: str) -> None:
+        if not fact:
+            wrong.append(text)
+
+    missing = len(began - spans.keys())
+    hold(missing <= dropped, f"{missing} attempts of the ledger have no span, {dropped:.0f} were counted as dropped")
+    silent = [span for span_id, span in spans.items() if span_id not in began]
+    # Killed between run record and handler; or its ledger line was the handler's last wish.
+    odd = [span for span in silent if span.attributes["worker.job.outcome"] not in ("lost", "released")]
+    hold(not odd, f"{len(odd)} spans of attempts that the ledger does not know: {odd[:3]}")
+    attempts = int(receiver.value("worker.job.attempts"))
+    hold(len(spans) <= attempts <= len(spans) + dropped, f"{attempts} attempts counted, {len(spans)} spans arrived")
+    for name in ("messaging.process.duration", "worker.job.queue_wait.duration"):
+        hold(receiver.value(name) == attempts, f"{name} counts {receiver.value(name)}, not {attempts}")
+    if not dropped:
+        for outcome in sorted(outcomes):
+            counted = receiver.value("worker.job.attempts", worker__job__outcome=outcome)
+            hold(counted == outcomes[outcome], f"{outcome}: {counted} counted, {outcomes[outcome]} spans")
+    succeeded = int(receiver.value("worker.job.attempts", worker__job__outcome="succeeded"))
+    dead = int(receiver.value("worker.job.dead_letters"))
+    again = int(receiver.value("worker.job.retries"))
+    released = int(receiver.value("worker.job.attempts", worker__job__outcome="released"))
+    hold(succeeded + dead == run.jobs, f"{succeeded} succeeded and {dead} dead of {run.jobs} jobs")
+    hold(succeeded + dead + again + released == attempts, f"{again} retries do not fit {attempts} attempts")
+    for name in {point.name for point in receiver.metrics()} & {"worker.job.attempts", "messaging.process.duration"}:
+        series = receiver.latest(name)
+        ids = {point.resource["service.instance.id"] for point in series}
+        hold(len(ids) <= 4, f"{name} has series of {len(ids)} slots")
+    return wrong
+
+
+def report(run: Run) -> str:
+    spans = [span for span in run.receiver.spans() if span.name.startswith("process ")]
+    distinct = len({span.span_id for span in spans})
+    return (
+        f"{run.jobs} jobs, kills {dict(run.kills)}, {distinct} attempts with a span ({len(spans) - distinct} repeats), "
+        f"lost {run.receiver.value('worker.job.attempts', worker__job__outcome='lost'):.0f}, "
+        f"dropped {run.receiver.value('worker.telemetry.dropped', signal='traces'):.0f}"
+    )
+
+
+def main() -> int:
+    jobs, seed = int(os.environ.get("JOBS", "20000")), int(os.environ.get("SEED", "1"))
+    dead = bool(os.environ.get("DEAD"))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    with tempfile.TemporaryDirectory() as place, Receiver() as receiver:
+        tree = Tree(Path(place))
+        try:
+            run = Run(tree, receiver, jobs=jobs, seed=seed, dead=dead)
+            run.go()
+            wrong = check(run)
+            print(report(run), *wrong, sep="\n")
+        finally:
+            tree.close()
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
