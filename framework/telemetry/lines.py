@@ -11,6 +11,7 @@ from framework.telemetry.names import ERROR_TYPE, LOST
 
 _LEVEL_OF_OUTCOME = {"retried": "warning", "dead_lettered": "error"}
 _WARN_OF_EXIT = frozenset({"crashed", "killed", "timeout", "failed_to_start", "out_of_memory", "stuck"})
+_SILENT = frozenset({e.JobsClaimed, e.JobsSettled, e.QueueObserved})  # one or more for every job
 
 
 class Lines:
@@ -22,6 +23,8 @@ class Lines:
 
     def on(self, event: e.Event) -> None:
         """A Bus subscriber."""
+        if type(event) in _SILENT:
+            return
         match event:
             case e.JobFinished():
                 self._finished(event)

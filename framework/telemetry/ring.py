@@ -208,23 +208,21 @@ class RingWriter(RingFile):
             record = records.pack(kind, flags, pid, key, first, second, delay, trace, span_id, span)
             if span and used + len(record) > self._room_for_spans:
                 record = records.pack(kind, records.DROPPED, pid, key, first, second, delay, trace, span_id, b"")
-            if used + len(record) > self.capacity:
+            size = len(record)
+            if used + size > self.capacity:
                 self._quads[_LOST] += 1
                 self._quads[_LOST_SPANS] += bool(span)
                 return
-            self._append(record)
-
-    def _append(self, record: bytes) -> None:
-        size = len(record)
-        at = self._position % self.capacity
-        if at + size <= self.capacity:
-            self._memory[_DATA_AT + at : _DATA_AT + at + size] = record
-        else:
+            at = self._position % self.capacity
             first = self.capacity - at
-            self._memory[_DATA_AT + at : _DATA_AT + self.capacity] = record[:first]
-            self._memory[_DATA_AT : _DATA_AT + size - first] = record[first:]
-        self._position += size
-        self._quads[_HEAD] = self._position
+            at += _DATA_AT
+            if size <= first:
+                self._memory[at : at + size] = record
+            else:
+                self._memory[at : at + first] = record[:first]
+                self._memory[_DATA_AT : _DATA_AT + size - first] = record[first:]
+            self._position += size
+            self._quads[_HEAD] = self._position
 
 
 class RingReader(RingFile):

@@ -32,7 +32,9 @@ from framework.telemetry.spans import LogOnlyTracing
 
 log = logging.getLogger("framework.telemetry")
 
-_TRACEPARENT: Final = re.compile(r"(?!ff)(?!00-.{52}-)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+# Version 00 first, which has nothing behind its flags; any later one may, but ff is forbidden.
+_TRACEPARENT: Final = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+_LATER: Final = re.compile(r"(?!ff|00)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 _NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
 _EMPTY = Context()
 
@@ -104,15 +106,14 @@ class RingTracing(LogOnlyTracing):
 
     def span_of(self, lease: Lease, started_at: float) -> RingSpan:
         """The span that an attempt will have."""
-        job = lease.job
+        job, started = lease.job, int(started_at * 1e9)
         creation, flags, context = self._creation(lease)
-        child = creation is not None and self._is_child(started_at - job.enqueued_at)
-        trace_id = creation[0] if child and creation else trace_id_of(job.uid, lease.delivery)
         span_id = span_id_of(job.uid, lease.delivery)
-        sampled = bool(flags & 1) if child else True
-        span = RingSpan(
-            trace_id, span_id, sampled, creation[1] if child and creation else "", int(started_at * 1e9), self._limits
-        )
+        child = creation is not None and self._is_child(started_at - job.enqueued_at)
+        if child and creation is not None:
+            span = RingSpan(creation[0], span_id, flags & 1 == 1, creation[1], started, self._limits)
+        else:
+            span = RingSpan(trace_id_of(job.uid, lease.delivery), span_id, True, "", started, self._limits)
         span.creation = creation
         if job.history:
             last = job.history[-1]
@@ -131,10 +132,16 @@ class RingTracing(LogOnlyTracing):
         """(ids of what made the job, its flags, what else came along); the last is None where nothing did."""
         headers = lease.job.headers
         if self._direct and "tracestate" not in headers and "baggage" not in headers:
-            found = _TRACEPARENT.fullmatch(headers.get("traceparent", ""))
-            if found is None or found[1] == _NO_TRACE or found[2] == _NO_SPAN:
+            header = headers.get("traceparent")
+            if not header:
                 return None, 0, None
-            return (found[1], found[2]), int(found[3], 16), None
+            found = _TRACEPARENT.fullmatch(header) or _LATER.fullmatch(header)
+            if found is None:
+                return None, 0, None
+            trace_id, span_id, flags = found.groups()
+            if trace_id == _NO_TRACE or span_id == _NO_SPAN:
+                return None, 0, None
+            return (trace_id, span_id), int(flags, 16), None
         origin = origin_of(lease)
         made = origin.creation
         ids = (f"{made.trace_id:032x}", f"{made.span_id:016x}") if made.is_valid else None
@@ -164,9 +171,13 @@ class RingTracing(LogOnlyTracing):
             case e.JobFinished():
                 self._ended = event
             case e.JobsSettled():
-                self._operation(event.queue, event.verb, "settle", event.duration, 1)
+                key = self._keys.get((event.queue, event.verb))
+                if key is None:
+                    key = self._operation_key(event.queue, event.verb, "settle")
+                self._ring.operation(key, event.duration, 1)
             case e.JobsClaimed():
-                self._operation(event.queue, "receive", "receive", event.duration, event.count)
+                key = self._operation_key(event.queue, "receive", "receive")
+                self._ring.operation(key, event.duration, event.count)
             case e.JobsExpired():
                 self._ring.expired(records.operation_key(event.queue, "expired", "expired"), event.count)
             case e.AttemptLost():
@@ -174,11 +185,11 @@ class RingTracing(LogOnlyTracing):
             case _:
                 self._inner.on(event, context)
 
-    def _operation(self, queue: str, operation: str, kind: str, duration: float, count: int) -> None:
+    def _operation_key(self, queue: str, operation: str, kind: str) -> bytes:
         key = self._keys.get((queue, operation))
         if key is None:
             key = self._keys[queue, operation] = records.operation_key(queue, operation, kind)
-        self._ring.operation(key, duration, count)
+        return key
 
     def put(self, attempt: Attempt, span: RingSpan) -> None:
         """The attempt's record, before its outcome is reported to the engine or settled. One that has no outcome gets
@@ -187,21 +198,20 @@ class RingTracing(LogOnlyTracing):
         outcome = attempt.outcome
         if event is None or outcome is None:
             return
-        lease, encoded = attempt.lease, b""
+        lease, kind, encoded = attempt.lease, event.outcome, b""
+        trace_id, span_id = bytes.fromhex(span.trace_id), bytes.fromhex(span.span_id)
         if span.sampled and self._spans:
-            facts = Facts.of(
-                outcome,
-                message_id=lease.job.id,
-                attempt=lease.attempt,
-                redelivered=lease.delivery > 1,
-                wait=attempt.wait,
-                end=time.time_ns(),
-            )
-            encoded = self._encoded(span, facts, event.max_attempts, lease.queue)
-        kind = outcome.kind.value
-        key = self._key(lease.queue, kind, kind, event.error_type or event.reason or "", event.reason or "")
-        ids = bytes.fromhex(span.trace_id), bytes.fromhex(span.span_id)
-        self._ring.attempt(key, event.duration, event.wait, event.delay, *ids, encoded)
+            now = time.time_ns()
+            encoder = self._encoder(lease.queue, event.max_attempts)
+            if outcome.failure is None and encoder.is_plain(span):
+                encoded = encoder.plain(span, trace_id, span_id, lease, kind, attempt.wait, now)
+            else:
+                encoded = self._encoded(encoder, span, Facts.of(outcome, lease, attempt.wait, now))
+        failed, reason = event.error_type or event.reason or "", event.reason or ""
+        key = self._keys.get((lease.queue, kind, kind, failed, reason))
+        if key is None:
+            key = self._key(lease.queue, kind, kind, failed, reason)
+        self._ring.attempt(key, event.duration, event.wait, event.delay, trace_id, span_id, encoded)
 
     def _put_lost(self, event: e.AttemptLost) -> None:
         """The record that the killed process could not put."""
@@ -222,7 +232,7 @@ class RingTracing(LogOnlyTracing):
                 reason,
                 event.message or reason,
             )
-            encoded = self._encoded(span, facts, event.max_attempts, lease.queue)
+            encoded = self._encoded(self._encoder(lease.queue, event.max_attempts), span, facts)
         key = self._key(lease.queue, outcome, event.outcome, reason, reason)
         ids = bytes.fromhex(run.trace_id) or bytes(16), bytes.fromhex(run.span_id) or bytes(8)
         self._ring.attempt(key, max(0.0, event.ended_at - run.started_at), wait, event.delay, *ids, encoded)
@@ -240,18 +250,19 @@ class RingTracing(LogOnlyTracing):
         return dead
 
     def _key(self, *texts: str) -> bytes:
-        key = self._keys.get(texts)
-        if key is None:
-            key = records.attempt_key(*texts)
-            if len(self._keys) < 1000:
-                self._keys[texts] = key
+        key = records.attempt_key(*texts)
+        if len(self._keys) < 1000:
+            self._keys[texts] = key
         return key
 
-    def _encoded(self, span: RingSpan, facts: Facts, max_attempts: int, queue: str) -> bytes:
+    def _encoder(self, queue: str, max_attempts: int) -> Encoder:
         encoder = self._encoders.get((queue, max_attempts))
         if encoder is None:
             encoder = Encoder(queue, self._system, max_attempts, plain=self._plain)
             self._encoders[queue, max_attempts] = encoder
+        return encoder
+
+    def _encoded(self, encoder: Encoder, span: RingSpan, facts: Facts) -> bytes:
         try:
             return encoder.encode(span, facts)
         except Exception:  # something strange that a handler has set: the attempt counts all the same

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any, Final
 
 DOUBLE: Final = struct.Struct("<d")
@@ -89,7 +88,6 @@ def attributes(field: int, values: Mapping[str, Any]) -> bytes:
     return b"".join(attribute(field, key, value) for key, value in values.items())
 
 
-@lru_cache(maxsize=512)
 def text_prefix(field: int, key: str, length: int) -> bytes:
     """All of a KeyValue but the text itself, of `length` bytes, with which it ends."""
     value = varint(1 << 3 | 2) + varint(length)
@@ -130,4 +128,7 @@ def scope_of(name: str, version: str) -> bytes:
 
 def span_block(span: bytes) -> bytes:
     """A span as it stands in a ScopeSpans."""
-    return b"\x12" + varint(len(span)) + span
+    size = len(span)
+    if 128 <= size < 16384:
+        return b"\x12%c%c%b" % (size & 0x7F | 0x80, size >> 7, span)
+    return b"\x12" + varint(size) + span
