@@ -42,6 +42,7 @@ TURN = 0.25  # seconds between looks at the board: how late a SIGKILL at a hard 
 LAST_BACKOFF = 1.0  # seconds: the jobs of the dead wait for whoever leaves last
 DUMP_APART = 0.1  # seconds between the stack dumps of two processes
 STUCK_AFTER = 30.0  # seconds without a turn of an idle child's loop
+LEAST_GRACE = 0.1  # seconds that each of them has
 LAST_GRACE = 0.5  # seconds after the drain deadline for the children that leave last
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
 _FAILURES = ("crashed", "killed", "out_of_memory", "stuck", "failed_to_start")
@@ -342,8 +343,9 @@ class Supervisor:
         for place in self._last:
             if place.pid is not None and not place.leaving:
                 place.leaving = True
-                grace = LAST_GRACE if self._deadline is None else max(self._deadline - now, 0.0) + LAST_GRACE
-                place.kill_at = now + grace
+                # One deadline for all that leave last, whenever their turn comes.
+                end = now if self._deadline is None else self._deadline
+                place.kill_at = max(end + LAST_GRACE, now + LEAST_GRACE)
                 children.terminate(place.pid)
             elif place.pid is None and place.start_at is not None and now < (self._deadline or now + 1):
                 place.start_at = now  # died while the others drained: it has work left, and no time for a backoff
