@@ -295,7 +295,7 @@ class Supervisor:
             place.flushing = True
             place.kill_at = (place.kill_at or 0.0) + before_deadline(self._options.drain or 0.0, 1.0)
             return
-        if self._draining and not settled:
+        if self._draining and not settled and place.spec.vital:
             self._exit_code = self._exit_code or 5
         self._kill(place, "drained", PLANNED, "told to leave, and did not in time")
 

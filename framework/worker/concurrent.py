@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,6 +53,8 @@ class AsyncWorker:
         self._app = app
         self._slot = slot
         self._unblock = unblock
+        self._changed = asyncio.Event()
+        self._wake: Callable[[], object] = lambda: None
         self._free = list(range(core.options.concurrency))[::-1]
         self._runs: set[Run] = set()
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="engine")
@@ -65,16 +68,17 @@ class AsyncWorker:
             asyncio.run(self._main())
 
     def _on_term(self) -> None:
-        """The wakeup descriptor of the loop wakes it; `_serve` acts."""
+        """A plain handler, which stays when the loop is closed: asyncio's own would put SIGTERM back to its default,
+        and a second one would then kill us while the lifespan closes. It only marks and wakes; `_serve` acts."""
         if self._core.leave.leave("drain"):
             self._core.broker.wake()
+        with suppress(RuntimeError):  # the loop is closed already
+            self._wake()
 
     async def _main(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        # add_signal_handler keeps the handler off the stack of a job; until here the plain one above served.
-        self._loop.add_signal_handler(signal.SIGTERM, self._on_term_in_loop)
+        self._loop = loop = asyncio.get_running_loop()
+        self._wake = lambda: loop.call_soon_threadsafe(self._changed.set)
         self._loop.set_task_factory(task_of_row)
-        self._changed = asyncio.Event()
         self._watch = LoopWatch(self._core, self._loop)
         try:
             async with self._app.alifespan(self._slot):
@@ -84,14 +88,8 @@ class AsyncWorker:
                     await self._serve()
                     await self._finish()
         finally:
-            # asyncio puts SIGTERM back to its default when the loop closes: a second one would kill us in the flush.
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             self._watch.stop()
             self._threads.shutdown(wait=False, cancel_futures=True)
-
-    def _on_term_in_loop(self) -> None:
-        self._on_term()
-        self._changed.set()
 
     def _tick(self) -> None:
         self._core.tick()
