@@ -390,7 +390,7 @@ class Service:
             return 0
         finally:
             broker.close()
-            self._say_goodbye(birth, board, telemetry, LAST_GRACE - 0.1)
+            self._say_goodbye(birth, board, telemetry, LAST_GRACE - 0.2)
 
     # --- the exporter -----------------------------------------------------------------------------------------------
 
