@@ -1,12 +1,13 @@
 # `make run` and `make test` do all the set-up on a fresh machine; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help run forever test lint format types floors check faults up down clean
+.PHONY: help run forever test lint format types floors check faults bench up down clean
 
 # The first interpreter on the PATH that is new enough; PYTHON=… chooses another.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 READY := .venv/.ready
+BENCH_READY := .venv-bench/.ready
 N ?= 500
 
 help: ## This list
@@ -48,6 +49,15 @@ check: $(READY) ## The declarations of the example service
 faults: $(READY) ## The long fault suites: kills, power cuts, interleavings (BUDGET=minutes, ONLY=names; some parts need root)
 	@$(BIN)/python -m tests.faults
 
+$(BENCH_READY): pyproject.toml
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install -q --upgrade 'pip>=25.1'
+	.venv-bench/bin/pip install -q --editable '.[bench]'
+	@touch $@
+
+bench: $(BENCH_READY) ## Ours and the peers side by side; QUICK=1 takes some two minutes
+	@QUICK=$(QUICK) .venv-bench/bin/python -m bench
+
 up: ## The compose stack: collector, Jaeger, Prometheus, Grafana and the example (needs Docker)
 	docker compose up --build --detach
 	@echo "Jaeger http://127.0.0.1:16686  Grafana http://127.0.0.1:3000  Prometheus http://127.0.0.1:9090"
@@ -56,4 +66,4 @@ down: ## Ends the compose stack and removes its volumes
 	docker compose down --volumes
 
 clean: ## Removes the environment, caches and the demo's spool
-	rm -rf .venv var .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf .venv .venv-bench var .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

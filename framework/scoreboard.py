@@ -41,7 +41,7 @@ _PID_OFFSET, _STATE_OFFSET, _START_OFFSET, _TICK_OFFSET, _READY_OFFSET = 104, 10
 _USED_OFFSET, _JOBS_OFFSET, _EXITS_OFFSET = 144, 148, 160
 _WRITTEN_OFFSET, _DEADLINE_OFFSET = 20, 24
 _VERDICTS = 256
-_MOST_TRIES = 40  # to read a row whole
+_QUICK_TRIES, _MOST_TRIES = 20, 150  # to read a row whole; a writer may lose the processor for a tenth of a second
 _MOST_GUILTY = 18
 PLANNED, TIMEOUT, DIED = 1, 2, 3
 _VERDICT_NAMES = {PLANNED: "planned", TIMEOUT: "timeout", DIED: "died"}
@@ -266,7 +266,7 @@ class Scoreboard:
             fields = self._memory[at + 8 : at + 8 + _ROW.size]
             if before % 2 == 0 and self._quads[at // 8] == before:
                 break
-            if tries >= _MOST_TRIES // 2:
+            if tries >= _QUICK_TRIES:
                 time.sleep(0.001)  # the writer has lost the processor in the middle of its write
         # A writer killed in the middle leaves an odd sequence: what stands there is the best that is known.
         delivery, busy, on_cpu, started, soft, hard, job_id = _ROW.unpack(fields)

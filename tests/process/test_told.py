@@ -22,8 +22,8 @@ def test_every_attempt_has_one_span_and_every_count_is_right_though_everybody_is
         run.go()
         assert check(run) == []
         assert run.kills["worker"] > 5
-        assert run.kills["exporter"] > 1
-        assert run.kills["maintenance"] > 1
+        assert run.kills["exporter"] >= 1
+        assert run.kills["maintenance"] >= 1
 
 
 def test_what_a_collector_missed_is_counted_or_arrives_and_no_job_waits(tree: Tree) -> None:

@@ -1,0 +1,1 @@
+"""The systems as the harness sees them: servers, commands, configuration. Imports no peer."""
