@@ -189,7 +189,7 @@ class SpoolBroker:
 
     def browse(self, queue: str, state: State) -> Iterator[JobView]:
         """Reads each file; claims none."""
-        for sight in self._spool.browse().sights(self._spool.parts(queue).queue, state):
+        for sight in self._sights(queue, state):
             name = sight.name
             attempt, delivery = (name.attempt, name.delivery) if name is not None else (0, 0)
             yield SpoolView(sight.job, queue, state, attempt, delivery, sight.since, sight)
@@ -217,9 +217,15 @@ class SpoolBroker:
         except OSError as error:
             raise self._spool.unavailable(f"job {view.job.id!r}", error) from error
 
+    def _sights(self, queue: str, state: State) -> Iterator[Sight]:
+        try:
+            yield from self._spool.browse().sights(self._spool.parts(queue).queue, state)
+        except OSError as error:
+            raise self._spool.unavailable(f"looking at {queue!r}", error) from error
+
     def _sight(self, view: JobView) -> Sight | None:
         """Of a view that somebody else made."""
-        for sight in self._spool.browse().sights(self._spool.parts(view.queue).queue, view.state):
+        for sight in self._sights(view.queue, view.state):
             if sight.name is not None and (sight.job.uid, sight.name.delivery) == (view.job.uid, view.delivery):
                 return sight
         return None

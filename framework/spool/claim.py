@@ -169,10 +169,13 @@ class Claim:
     def _one(self, source: str, name: Name) -> Lease | None:
         owner = self._owner()
         name = name._replace(delivery=name.delivery + 1)
-        claimed = str(name)
-        if claimed in owner.held:  # a twin of what we hold: the rename would say yes and do nothing
+        while (claimed := str(name)) in owner.held:
+            # A twin of what we hold: the rename would say yes and do nothing. Or a copy that somebody restored: that
+            # one is a job of its own, which a rename would put in the place of what we hold.
             self._disk.drop_twin(source, f"{owner.base}/{claimed}")
-            return None
+            if self._disk.stat(source) is None:
+                return None
+            name = name._replace(delivery=name.delivery + 1)
         try:
             self._disk.rename(source, f"{owner.base}/{claimed}")
         except FileNotFoundError:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from framework.spool import flocks, names
-from framework.spool.disk import Disk
+from framework.spool.disk import TOO_MANY_FILES, Disk
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _LENGTH = 20
@@ -29,10 +29,15 @@ def boottime_ns() -> int:
 
 
 def boot_id() -> str:
-    """Names this boot; where the system does not say, the minute of the boot."""
+    """Names this boot; where the system does not say, the minute of the boot. Raises OSError.
+
+    A full table of descriptors does not mean that it does not say: with another id there would be two clocks.
+    """
     try:
         return _BOOT_ID.read_text(encoding="ascii").strip()
-    except OSError:
+    except OSError as error:
+        if error.errno in TOO_MANY_FILES:
+            raise
         return f"minute-{round((time.time() - time.monotonic()) / 60)}"
 
 
@@ -104,12 +109,14 @@ def _stored(disk: Disk, path: str) -> int | None:
 
 
 def _publish(disk: Disk, path: str, offset: int) -> int:
-    """Writes the offset under a name of its own, then links it: the first writer wins."""
+    """Writes the offset under a name of its own, then links it: the first writer wins.
+
+    Nothing is synced: a power cut ends this boot, and the next one has a clock of its own.
+    """
     draft = f".clock.{os.urandom(6).hex()}"
     fd = disk.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
         disk.write_all(fd, f"{offset}\n".encode())
-        disk.sync(fd)
     finally:
         disk.calls.close(fd)
     try:
@@ -118,7 +125,6 @@ def _publish(disk: Disk, path: str, offset: int) -> int:
             if theirs is not None:
                 return theirs
             disk.rename(draft, path)  # what stands there is no offset: a torn or planted file
-        disk.sync_dir(".")
         return offset
     finally:
         disk.unlink(draft)

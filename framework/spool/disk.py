@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from framework.spool import flocks
-from framework.spool.calls import Calls
+from framework.spool.calls import HAS_SYNCFS, Calls
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -28,12 +28,14 @@ class Disk:
         calls: the seam.
         fd: descriptor of the root.
         power: whether fsync is called at all (`durability="power"`).
+        forgetful: the file system may forget a removal in spite of the directory's fsync; see `sync_removal`.
     """
 
     def __init__(self, calls: Calls, fd: int, *, power: bool) -> None:
         self.calls = calls
         self.fd = fd
         self.power = power
+        self.forgetful = False
         self._spare: int | None = None
         self._lock = threading.Lock()
         flocks.in_child(self)
@@ -127,6 +129,16 @@ class Disk:
         if self.power:
             with self.opened(path, DIRECTORY) as fd:
                 self.calls.fsync(fd)
+
+    def sync_removal(self, path: str) -> None:
+        """Makes it durable that names are gone from a directory. Raises OSError.
+
+        On btrfs the fsync of the directory is not enough while others commit the file system at the same time: in 3 to
+        15 of 100 power cuts (kernel 6.18) the unlinked name was back. Nobody here knows why; a commit of our own holds.
+        """
+        self.sync_dir(path)
+        if self.power and self.forgetful and HAS_SYNCFS:
+            self.calls.syncfs(self.fd)
 
     def mkdir(self, path: str) -> bool:
         """Makes a directory durably; True: it is new. Raises OSError."""

@@ -224,7 +224,7 @@ class Enqueue:
                     taken.append(draft)
                     if entry is not None:
                         self._disk.unlink(entry)
-                    self._disk.sync_dir(os.path.dirname(draft.path))
+                    self._disk.sync_removal(os.path.dirname(draft.path))
             except OSError as error:
                 self._forget(draft, done)
                 raise EnqueueUncertain(
@@ -273,7 +273,7 @@ class Enqueue:
             self._disk.unlink(draft.path)
             if entry is not None:
                 self._disk.unlink(entry)
-        self._disk.sync_dir(f"{self._queue.base}/tmp")
+        self._disk.sync_removal(f"{self._queue.base}/tmp")
 
     def _close(self, drafts: Sequence[Draft]) -> None:
         for draft in drafts:

@@ -126,19 +126,21 @@ def check_one_device(root: Path, disk: Disk, queue: QueueDir) -> None:
 
 
 def unfit(root: Path, error: OSError) -> EngineError:
-    """What an error at the root means for the one who chose it."""
+    """What an error at the root means for the one who chose it; names the entry where it is not the root itself."""
     reason = os.strerror(error.errno) if error.errno else str(error)
+    inside = isinstance(error.filename, str) and os.path.normpath(root / error.filename) != os.path.normpath(root)
+    where = f"spool {root}: {error.filename}" if inside else f"spool {root}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE):
-        return EngineUnavailable(f"spool {root}: {reason}")
+        return EngineUnavailable(f"{where}: {reason}")
     if error.errno == errno.EACCES:
         return EngineError(
-            f"spool {root}: permission denied for uid {os.geteuid()}: give it the directory, or set WORKER_BROKER_URL"
+            f"{where}: permission denied for uid {os.geteuid()}: give it the directory, or set WORKER_BROKER_URL"
         )
     if error.errno == errno.EROFS:
         return EngineUnavailable(
-            f"spool {root}: its file system is read-only: remount it, or set WORKER_BROKER_URL to another place"
+            f"{where}: its file system is read-only: remount it, or set WORKER_BROKER_URL to another place"
         )
-    return EngineError(f"spool {root}: {reason}: set WORKER_BROKER_URL to a directory, as in spool:./var/spool")
+    return EngineError(f"{where}: {reason}: set WORKER_BROKER_URL to a directory, as in spool:./var/spool")
 
 
 def _make_root(root: Path, calls: Calls) -> list[Path]:

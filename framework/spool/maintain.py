@@ -5,6 +5,7 @@ keep the others from their turn.
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -90,7 +91,7 @@ class Maintain:
 
     def _delete_letter(self, path: str, name: Name, over: int) -> None:
         found = self._disk.stat(path)
-        if found is None or names.micros(found.st_ctime) > over:  # a rename sets it
+        if found is None or not stat.S_ISREG(found.st_mode) or names.micros(found.st_ctime) > over:  # a rename sets it
             return
         try:
             with self._disk.opened(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:

@@ -126,6 +126,8 @@ class Rescue:
         self._disk.calls.close(self._disk.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL))
         try:
             return self._disk.link(draft, f"{self._base}/{wid}{_LOCK}")
+        except FileNotFoundError:  # another rescuer took the draft for a stillborn's lock: the next turn does it
+            return False
         finally:
             self._disk.unlink(draft)
 

@@ -119,6 +119,7 @@ class Spool:
         except BaseException:
             disk.close()
             raise
+        disk.forgetful = found.kind == "btrfs"
         self._disk = disk
         self.survives_power_cut = self._power and found.survives_power_cut
         if found.doubt and self._power:

@@ -39,4 +39,11 @@ SUITES = [
     Suite("kill_soak", False, late("kill_soak"), share=6),
     Suite("shutdown_soak", False, late("shutdown_soak"), share=3),
     Suite("telemetry_down", False, late("telemetry_down"), share=1),
+    Suite("crashpoints", False, late("crashpoints"), share=1),
+    Suite("powercuts", True, late("powercuts"), share=6),
+    Suite("diskmodel", False, late("diskmodel"), share=3),
+    Suite("explorer", False, late("explorer"), share=3),
+    Suite("interleavings", False, late("interleavings"), share=2),
+    Suite("resources", False, late("resources"), share=1),
+    Suite("mutants", False, late("mutants"), share=5),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from pathlib import Path
 
@@ -57,6 +58,17 @@ def test_the_first_writer_of_the_offset_wins(root: Path, disk: Disk) -> None:
     seam.arm(before("link", lambda: early.append(clock.load(disk, boot="b", wall=lambda: 1.0))))
     assert clock.load(late, boot="b", wall=lambda: 2.0).offset == early[0].offset
     assert [path.name for path in root.iterdir()] == ["clock.b"]
+
+
+def test_a_full_table_of_descriptors_makes_no_second_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: the boot had another name then, and its jobs another order."""
+
+    def full(*_: object, **__: object) -> str:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(Path, "read_text", full)
+    with pytest.raises(OSError, match="Too many open files"):
+        clock.boot_id()
 
 
 @pytest.mark.parametrize("content", [b"", b"12", b"\xff\xfe", b"1 2\n", b"soon\n"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from .cases import CASES, Case
-from .seam import WRITES, Seam, kill_at, pass_on
+from .seam import NAMES, WRITES, Seam, kill_at, pass_on
 from .world import body, census, claim, files, heal
 
 
@@ -41,6 +41,21 @@ def test_a_kill_within_any_write_loses_nothing(case: Case, root: Path) -> None:
     stage.broker.close()
     for number in [at for at, name in enumerate(seam.names) if name in WRITES]:
         _kill_once(case, root / str(number), number, torn=True)
+
+
+def test_every_call_of_the_seam_has_a_case(root: Path) -> None:
+    """A call that no operation makes is not tried: write a case for it."""
+    made: set[str] = set()
+    for number, case in enumerate(CASES):
+        seam = Seam()
+        seam.arm(pass_on)
+        stage = case.stage(root / str(number), seam)
+        if case.name == "open":
+            stage.held = seam
+        case.act(stage)
+        stage.broker.close()
+        made |= set(seam.names)
+    assert made == set(NAMES)
 
 
 def _kill_once(case: Case, root: Path, number: int, torn: bool) -> bool:

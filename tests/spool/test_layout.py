@@ -9,6 +9,7 @@ import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -201,6 +202,32 @@ def test_an_error_at_the_root_is_one_line(root: Path, number: int) -> None:
     seam.arm(fail_calls(number, "mkdir"))
     with pytest.raises(EngineUnavailable, match=f"spool {root}: "):
         broker(root, calls=seam)
+
+
+def test_an_error_below_the_root_names_where(root: Path) -> None:
+    broker(root).close()
+    seam = Seam()
+
+    def fail(name: str, args: Any, kwargs: Any, real: Any) -> Any:
+        if name == "stat" and args[0] == "jobs/claimed":
+            raise OSError(5, "injected", args[0])
+        return real(*args, **kwargs)
+
+    seam.arm(fail)
+    with pytest.raises(EngineUnavailable, match=f"spool {root}: jobs/claimed: Input/output error"):
+        broker(root, calls=seam)
+
+
+def test_looking_at_jobs_fails_in_words(root: Path) -> None:
+    """Like counting them: a CLI has one line for it."""
+    seam = Seam()
+    mine = broker(root, calls=seam)
+    mine.enqueue([job("a")])
+    seam.arm(fail_calls(5, "listdir"))
+    with pytest.raises(EngineUnavailable, match="looking at 'jobs': Input/output error"):
+        list(mine.browse("jobs", "ready"))
+    seam.disarm()
+    mine.close()
 
 
 # --- real mounts --------------------------------------------------------------------------------------------------

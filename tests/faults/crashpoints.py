@@ -1,0 +1,58 @@
+"""Every operation × every system call: a kill there, a kill within the write, each errno there. Counted here, tried by
+tests/spool/test_crash_points.py and test_errnos.py.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+from tests.spool.cases import CASES, Case
+from tests.spool.seam import WRITES, Seam, pass_on
+from tests.spool.test_errnos import AFTER, ERRNOS
+
+from .diskmodel import somewhere
+from .mutants import TREE
+from .report import Report, print_and_exit
+
+TESTS = ("tests/spool/test_crash_points.py", "tests/spool/test_errnos.py")
+
+
+def calls_of(case: Case) -> list[str]:
+    """Names of the calls of its act, undisturbed."""
+    seam = Seam()
+    with somewhere() as place:
+        stage = case.stage(place / "spool", seam)
+        if case.name == "open":
+            stage.held = seam
+        seam.arm(pass_on)
+        case.act(stage)
+        seam.disarm()
+        stage.broker.close()
+    return seam.names
+
+
+def run(_: float) -> Report:
+    """All points."""
+    report = Report("crashpoints")
+    calls = {case.name: calls_of(case) for case in CASES}
+    total = sum(map(len, calls.values()))
+    torn = sum(name in WRITES for names in calls.values() for name in names)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--no-header", *TESTS], cwd=TREE, capture_output=True, text=True
+    )
+    failed = re.findall(r"^(?:FAILED|ERROR) .*", done.stdout, re.MULTILINE)
+    report.tried = {
+        "operations": len(calls),
+        "system calls": total,
+        "points: killed before a call": total,
+        "points: killed within a write": torn,
+        "points: an error at a call": total * (len(ERRNOS) + len(AFTER)),
+    }
+    report.violations = failed or ([done.stdout[-500:]] if done.returncode else [])
+    return report
+
+
+if __name__ == "__main__":
+    print_and_exit(run(0))

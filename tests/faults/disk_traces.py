@@ -1,0 +1,259 @@
+"""What the model of the disk records: short lives of a spool, and what was promised at which moment of them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from framework.brokers.spool import SpoolBroker
+from framework.errors import EnqueueFailed, QueueFull
+from framework.job import Lease
+from framework.queues import QueueOptions
+from framework.spool import flocks, ids
+from tests.spool.seam import Seam
+from tests.spool.world import Cut, broker, failure, job, one, run, settle_orphan
+
+from .disk_states import Recorder
+
+QUEUES = (
+    QueueOptions("jobs", dead_letter="letters", max_length=None),
+    QueueOptions("plain", max_length=None),
+    QueueOptions("small", max_length=1),
+    QueueOptions("letters", is_dead_letter=True),
+)
+
+
+@dataclass
+class Promise:
+    """`there`, `absent`, `letter` (it is a dead letter) or `home` (it is none), between two moments."""
+
+    what: str
+    job_id: str
+    since: int
+    until: int | None = None
+
+    def holds_at(self, moment: int) -> bool:
+        """Whether it is given then."""
+        return self.since <= moment and (self.until is None or moment < self.until)
+
+
+class Life:
+    """A spool under a recorder.
+
+    Attributes:
+        ours: jobs that may be there.
+    """
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.recorder = Recorder(base)
+        self.promises: list[Promise] = []
+        self.ours: set[str] = set()
+        self.hook: Callable[..., Any] | None = None
+        self.seam = Seam()
+        self.seam.arm(self._call)
+        self.mine = self.born()
+
+    def born(self) -> SpoolBroker:
+        """Another process on the root, as far as the disk can tell."""
+        return broker(self.base / "var" / "spool", *QUEUES, calls=self.seam)
+
+    def _call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Callable[..., Any]) -> Any:
+        def recorded(*args: Any, **kwargs: Any) -> Any:
+            return self.recorder(name, args, kwargs, real)
+
+        return (self.hook or _pass_on)(name, args, kwargs, recorded)
+
+    def promise(self, what: str, *ids: str) -> None:
+        """From now on."""
+        self.promises += [Promise(what, job_id, self.recorder.moment) for job_id in ids]
+
+    def ends(self, what: str, *ids: str) -> None:
+        """Not promised any more, from before the next call on."""
+        for promise in self.promises:
+            if promise.what == what and promise.job_id in ids and promise.until is None:
+                promise.until = self.recorder.moment + 1
+
+    def enqueue(self, *ids: str, **options: Any) -> None:
+        """And the promise that goes with it."""
+        self.ours.update(ids)
+        self.mine.enqueue([job(job_id, **options) for job_id in ids])
+        self.promise("there", *ids)
+
+    def started(self, queue: str = "jobs") -> Lease:
+        """The next job, claimed and started."""
+        lease = one(self.mine, queue)
+        self.mine.start(lease, run(lease))
+        return lease
+
+    def bury(self, queue: str = "jobs") -> None:
+        """The next job; from then on it is a dead letter."""
+        lease = self.started(queue)
+        self.mine.bury(lease, failure=failure(lease, message="why"))
+        self.promise("letter", lease.job.id)
+
+    def cut_before(self, name: str, act: Callable[[], Any]) -> None:
+        """The process dies before its first call of this name: its locks are free, and it is gone."""
+
+        def hook(called: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Callable[..., Any]) -> Any:
+            if called == name:
+                raise Cut
+            return real(*args, **kwargs)
+
+        self.hook = hook
+        try:
+            act()
+            raise AssertionError(f"no call of {name}")
+        except Cut:
+            self.hook = None
+        self.die()
+
+    def die(self) -> None:
+        """Its claims stay, their lock is free; the next one takes its place."""
+        for parts in self.mine._spool._parts.values():
+            if parts._owner is not None:
+                flocks.drop(self.seam, parts._owner.fd)  # type: ignore[arg-type]
+            parts.forget()
+        self.mine = self.born()
+
+
+def _pass_on(_: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Callable[..., Any]) -> Any:
+    return real(*args, **kwargs)
+
+
+def _enqueue(life: Life) -> None:
+    life.enqueue("a")
+    life.enqueue("later", delay=3600)
+    life.enqueue("chosen", chosen=True)
+    life.enqueue("b", "c")
+
+
+def _enqueue_many(life: Life) -> None:
+    life.enqueue("a")
+    life.enqueue(*(f"n{number}" for number in range(9)))
+
+
+def _in_vain(life: Life) -> None:
+    life.enqueue("a")
+    for job_id, chosen in (("plain", False), ("chosen", True)):
+        life.hook = _late_error
+        try:
+            life.mine.enqueue([job(job_id, chosen=chosen)])
+        except EnqueueFailed:
+            life.promise("absent", job_id)
+        life.ours.add(job_id)
+        life.hook = None
+    life.enqueue("b")
+
+
+def _late_error(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Callable[..., Any]) -> Any:
+    is_file = name == "fsync" and os.path.isfile(f"/proc/self/fd/{args[0]}")
+    result = real(*args, **kwargs)
+    if is_file:
+        raise OSError(errno.EIO, "injected")
+    return result
+
+
+def _one_too_many(life: Life) -> None:
+    """Another producer's job comes between the count and the rename; it is claimed from a queue of its own name."""
+    life.ours.update(("first", "second"))
+    rival = life.born()
+    came = False
+
+    def hook(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Callable[..., Any]) -> Any:
+        nonlocal came
+        if name == "rename" and not came:
+            came = True
+            rival.enqueue([job("first", queue="small")])
+            life.promise("there", "first")
+        return real(*args, **kwargs)
+
+    life.hook = hook
+    try:
+        life.mine.enqueue([job("second", queue="small")])
+    except QueueFull:
+        life.promise("absent", "second")
+    life.hook = None
+    life.enqueue("after")
+
+
+def _settle(life: Life) -> None:
+    life.enqueue("a")
+    life.enqueue("b", chosen=True)
+    life.enqueue("c")
+    first, second, third = (life.started() for _ in range(3))
+    life.mine.retry(third, delay=0, failure=failure(third))
+    life.ends("there", "a", "b")
+    life.mine.ack([first])
+    life.mine.ack([second])
+    life.enqueue("b2")
+    life.mine.release([life.started()])
+
+
+def _letters(life: Life) -> None:
+    life.enqueue("a")
+    life.enqueue("b", queue="plain")
+    life.bury()
+    life.bury("plain")
+    lease = one(life.mine, "letters")
+    life.mine.rest(lease)
+    for view in [*life.mine.browse("letters", "dead"), *life.mine.browse("plain", "dead")]:
+        life.ends("letter", view.job.id)
+        life.mine.replay(view)
+        life.promise("home", view.job.id)
+
+
+def _recover(life: Life) -> None:
+    """A writer dies before its fsync; the duplicate of its id is told yes on the strength of what it left."""
+    life.enqueue("a")
+    life.ours.update(("chosen", "plain"))
+    life.cut_before("fsync", lambda: life.mine.enqueue([job("plain")]))
+    _warm(life)
+    life.cut_before("fsync", lambda: life.mine.enqueue([job("chosen", chosen=True)]))
+    life.enqueue("chosen", chosen=True)
+    life.mine.maintain()
+
+
+def _warm(life: Life) -> None:
+    """The directory of the id is there already, so that the next fsync is the file's."""
+    spool = life.mine._spool
+    assert spool._disk is not None
+    with ids.locked(spool._disk, ids.directory(spool._queue("jobs"), "chosen")):
+        return
+
+
+def _rescue(life: Life) -> None:
+    life.enqueue("a")
+    life.enqueue("b")
+    life.started()
+    one(life.mine)
+    life.die()
+    for orphan in life.mine.rescue():
+        settle_orphan(life.mine, orphan)
+    life.enqueue("c")
+
+
+def _ripen_and_expire(life: Life) -> None:
+    life.enqueue("a", delay=0.002)
+    life.enqueue("b", ttl=0.002)
+    time.sleep(0.003)
+    life.mine.maintain()
+    life.enqueue("c")
+
+
+TRACES: dict[str, Callable[[Life], None]] = {
+    "enqueue": _enqueue,
+    "enqueue many": _enqueue_many,
+    "in vain": _in_vain,
+    "one too many": _one_too_many,
+    "settle": _settle,
+    "letters": _letters,
+    "recover": _recover,
+    "rescue": _rescue,
+    "ripen and expire": _ripen_and_expire,
+}

@@ -1,0 +1,155 @@
+"""Every state in which a power cut may leave the disk, after every call of short lives of a spool: recovered by the
+real spool and compared with what was promised. And the same with each fsync left out in turn, which must break it.
+
+Alone: `python -m tests.faults.diskmodel`.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from framework.broker import JobView
+from framework.brokers.spool import SpoolBroker
+from framework.errors import EngineError
+from tests.spool.world import body, broker, claim, settle_orphan
+
+from .disk_states import MOST_STATES, State
+from .disk_traces import QUEUES, TRACES, Life, Promise
+from .report import Report, number, print_and_exit, seed
+
+PLACES = ("ready", "delayed", "in_flight", "dead")
+
+
+@contextmanager
+def somewhere() -> Iterator[Path]:
+    """An empty directory, in memory where that can be had."""
+    memory = Path("/dev/shm")
+    place = Path(tempfile.mkdtemp(prefix="disk-model-", dir=memory if memory.is_dir() else None))
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def record(name: str, base: Path) -> Life:
+    """Lives one trace in an empty directory."""
+    life = Life(base)
+    TRACES[name](life)
+    life.seam.disarm()
+    life.mine.close()
+    return life
+
+
+def violations(
+    life: Life,
+    chance: random.Random,
+    *,
+    without: str = "",
+    most: int = 10**9,
+    combinations: int = MOST_STATES,
+    states: Counter[str] | None = None,
+) -> list[str]:
+    """What is broken in any state after any call of a life, at most `most` of it.
+
+    Args:
+        without: a site whose syncs do nothing.
+        combinations: of what was not synced, for each moment; 1: only what was synced is there.
+        states: counts those that were looked at, under `states`.
+    """
+    found: list[str] = []
+    seen: set[object] = set()
+    for moment in range(min(p.since for p in life.promises), life.recorder.moment + 1):
+        active = [promise for promise in life.promises if promise.holds_at(moment)]
+        for state in life.recorder.states(moment, without=without, chance=chance, most=combinations):
+            key = hash((state.key(), tuple((p.what, p.job_id) for p in active)))
+            if key in seen:
+                continue
+            seen.add(key)
+            found += [f"before call {moment}, data {state.variant}: {line}" for line in _look(state, active, life.ours)]
+            if len(found) >= most:
+                return found
+    if states is not None:
+        states["states"] += len(seen)
+        states["calls"] += life.recorder.moment
+    return found
+
+
+def _look(state: State, active: list[Promise], ours: set[str]) -> list[str]:
+    with somewhere() as base:
+        state.build(base)
+        try:
+            fresh = broker(base / "var" / "spool", *QUEUES, durability="process")
+        except EngineError as error:
+            return [f"cannot be opened: {error}"]
+        try:
+            for _ in range(2):
+                fresh.maintain()
+                for orphan in fresh.rescue():
+                    settle_orphan(fresh, orphan)
+            return _compare(fresh, active, ours)
+        finally:
+            fresh.close()
+
+
+def _compare(fresh: SpoolBroker, active: list[Promise], ours: set[str]) -> list[str]:
+    views = [view for queue in QUEUES for place in PLACES for view in fresh.browse(queue.name, place)]  # type: ignore[arg-type]
+    there = Counter(view.job.id for view in views)
+    letters = {view.job.id for view in views if view.queue == "letters" or view.state == "dead"}
+    broken = [f"{view.job.id} is torn" for view in views if view.job.payload != body(view.job.id)]
+    broken += [f"{job_id} is there {count} times" for job_id, count in there.items() if count > 1]
+    broken += [f"{job_id} was never enqueued" for job_id in there.keys() - ours]
+    broken += [f"letter {v.job.id} has lost its last record" for v in views if v.job.id in letters and not _says_why(v)]
+    for promise in active:
+        kept = {
+            "there": there[promise.job_id] > 0,
+            "absent": there[promise.job_id] == 0,
+            "letter": promise.job_id in letters,
+            "home": promise.job_id not in letters,
+        }[promise.what]
+        if not kept:
+            broken.append(f"{promise.job_id} was promised to be: {promise.what}")
+    broken += [f"{fresh.stats(queue.name).bad} bad files" for queue in QUEUES if fresh.stats(queue.name).bad]
+    for queue in QUEUES:
+        broken += [
+            f"{x.job.id} was handed out torn" for x in claim(fresh, queue.name) if x.job.payload != body(x.job.id)
+        ]
+    return broken
+
+
+def _says_why(view: JobView) -> bool:
+    last = view.job.history[-1:]
+    return bool(last) and (last[0].message == "why" or last[0].reason == "expired")
+
+
+def run(budget_seconds: float) -> Report:
+    """All traces with all syncs, then without each."""
+    report = Report("diskmodel", seed=seed())
+    chance = random.Random(report.seed)
+    states: Counter[str] = Counter()
+    end = time.monotonic() + budget_seconds
+    lives: dict[str, Life] = {}
+    for name in TRACES:
+        with somewhere() as base:
+            lives[name] = record(name, base)
+        report.violations += [f"{name}: {line}" for line in violations(lives[name], chance, most=5, states=states)]
+    sites = {sync.site: name for name, life in lives.items() for sync in life.recorder.syncs}
+    report.tried = {"traces": len(lives), "calls": states["calls"], "states of the disk": states["states"]}
+    for site in sorted(sites):
+        broken = ""
+        for name, life in lives.items():
+            if any(sync.site == site for sync in life.recorder.syncs) and not broken and time.monotonic() < end:
+                broken = "".join(f"{name}: {line}" for line in violations(life, chance, without=site, most=1)[:1])
+        report.tried[f"without the sync of {site}"] = broken[:140] or "NOTHING BREAKS"
+        report.expect(broken, f"the sync of {site} can be left out and nothing breaks")
+    return report
+
+
+if __name__ == "__main__":
+    print_and_exit(run(60 * number("BUDGET", 10)))

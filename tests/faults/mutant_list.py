@@ -1,0 +1,184 @@
+# ruff: noqa: E501 -- a table of source lines as they stand in their files
+"""What the mutation gate takes out, one at a time: (name, file below framework/, [(old, new)], tests that must fail).
+
+Also the table of traps: `trap` names the ⚠ of the protocol that a removal brings back.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    """One removal.
+
+    Attributes:
+        file: below framework/. patches: pairs of texts, each of which must be there exactly once.
+        tests: below tests/, with what pytest takes. trap: in the words of the protocol; empty = none of them.
+    """
+
+    name: str
+    file: str
+    patches: tuple[tuple[str, str], ...]
+    tests: str
+    trap: str = ""
+
+
+def _one(name: str, file: str, old: str, new: str, tests: str, trap: str = "") -> Mutant:
+    return Mutant(name, f"spool/{file}", ((old, new),), tests, trap)
+
+
+ENQUEUE, SETTLE, LIFE, IDS = (
+    "spool/test_enqueue.py",
+    "spool/test_settle.py",
+    "spool/test_life.py",
+    "spool/test_ids.py",
+)
+CLAIM, LAYOUT, FLAGS, PLANTED = (
+    "spool/test_claim.py",
+    "spool/test_layout.py",
+    "spool/test_flags.py",
+    "spool/test_planted.py",
+)
+MODEL = "spool/test_disk_model.py"
+_NOFOLLOW = "os.O_NOFOLLOW | os.O_NONBLOCK"
+
+FSYNCS = (
+    _one("fsync of an enqueued file", "enqueue.py", "self._disk.sync(draft.fd)", "pass", ENQUEUE),
+    _one("syncfs of a chunk", "enqueue.py", "self._disk.calls.syncfs(self._disk.fd)\n            return", "return", ENQUEUE),
+    _one("fsync after a removal from tmp", "enqueue.py", 'self._disk.sync_removal(f"{self._queue.base}/tmp")', "pass", ENQUEUE,
+         "1 of 20 'not queued' came back after a cut"),
+    _one("fsync after one too many is taken back", "enqueue.py", "self._disk.sync_removal(os.path.dirname(draft.path))", "pass", MODEL),
+    _one("commit of a removal on btrfs", "disk.py", "if self.power and self.forgetful and HAS_SYNCFS:", "if False:", ENQUEUE),
+    _one("fsync of the record of a dead letter", "settle.py", "                if sync:\n", "                if False:\n", SETTLE,
+         "no dead letter had its last record after a cut"),
+    _one("fsync of the directory of a dead letter", "settle.py", "            self._sync_after(path)", "            pass", SETTLE),
+    _one("fsync of a recovered file", "recover.py", "        disk.sync(fd)  #", "        pass  #", "spool/test_recover.py"),
+    _one("fsync of a new directory's parent", "disk.py", 'self.sync_dir(os.path.dirname(path) or ".")', "pass", f"{LAYOUT} {MODEL}"),
+    _one("fsync of a new queue's directory", "layout.py", "        disk.sync_dir(queue.base)", "        pass", MODEL),
+    _one("fsync of the root's parents", "layout.py", "            calls.fsync(fd)", "            pass", MODEL),
+    _one("fsync of a replayed letter's directory", "browse.py", "        self._disk.sync_dir(os.path.dirname(target))", "        pass", MODEL),
+    _one("fsync before the rename", "enqueue.py", "                self._make_durable(drafts)\n            except QueueFull as error:\n                raise QueueFull(str(error), enqueued=done) from None\n            except (OSError, ValueError) as error:\n                self._not_queued(drafts, jobs[0]", "            except QueueFull as error:\n                raise QueueFull(str(error), enqueued=done) from None\n            except (OSError, ValueError) as error:\n                self._not_queued(drafts, jobs[0]", ENQUEUE),
+)  # fmt: skip
+
+CHECKSUMS = (
+    _one("checksum of the header", "frame.py", "if _CRC.unpack_from(data, _FIXED.size)[0] != zlib.crc32(data[: _FIXED.size]):", "if False:", "spool/test_frame.py"),
+    _one("checksum of headers", "frame.py", "zlib.crc32(headers) != where.crc_headers or ", "", "spool/test_frame.py"),
+    _one("checksum of the body", "frame.py", " or zlib.crc32(body) != where.crc_body", "", "spool/test_frame.py"),
+    _one("length of the file", "frame.py", "    if len(data) < where.end:\n        raise Damaged(f\"{len(data)} bytes of {where.end}: truncated\")\n", "", "spool/test_frame.py"),
+    _one("checksum of an attempt record", "frame.py", " or zlib.crc32(rest) != crc", "", "spool/test_frame.py"),
+    _one("checksum of a run record", "runs.py", " or _CRC.unpack_from(data, 4)[0] != zlib.crc32(body)", "", "spool/test_runs.py"),
+    _one("magic", "frame.py", "    if magic != MAGIC:\n        raise Damaged(\"no job file\")\n", "", "spool/test_frame.py"),
+)  # fmt: skip
+
+CAREFUL = (
+    _one("O_EXCL of a file in tmp", "enqueue.py", "os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW", "os.O_CREAT | os.O_NOFOLLOW", FLAGS),
+    _one("O_EXCL of a lock", "life.py", "os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW", "os.O_CREAT | os.O_NOFOLLOW", f"{FLAGS} {LIFE}"),
+    _one("O_EXCL of a published depth", "maintain.py", "os.O_CREAT | os.O_EXCL", "os.O_CREAT", FLAGS),
+    _one("O_EXCL of the clock's draft", "clock.py", "os.O_CREAT | os.O_EXCL", "os.O_CREAT", FLAGS),
+    _one("O_NOFOLLOW of a claim", "claim.py", _NOFOLLOW, "os.O_NONBLOCK", f"{FLAGS} {PLANTED}"),
+    _one("O_NONBLOCK of a claim", "claim.py", _NOFOLLOW, "os.O_NOFOLLOW", FLAGS),
+    _one("S_ISREG of a claim", "claim.py", 'if not stat.S_ISREG(found.st_mode):', "if False:", PLANTED),
+    _one("O_NOFOLLOW of recovery", "recover.py", _NOFOLLOW, "os.O_NONBLOCK", f"{FLAGS} {PLANTED}"),
+    _one("S_ISREG of recovery", "recover.py", " or not stat.S_ISREG(found.st_mode)", "", PLANTED),
+    _one("O_NOFOLLOW of a rescue", "rescue.py", f"os.O_RDWR | {_NOFOLLOW}", "os.O_RDWR | os.O_NONBLOCK", f"{FLAGS} {PLANTED}"),
+    _one("O_NOFOLLOW of a record", "settle.py", _NOFOLLOW, "os.O_NONBLOCK", FLAGS),
+    _one("O_NOFOLLOW of a look", "browse.py", _NOFOLLOW, "os.O_NONBLOCK", f"{FLAGS} {PLANTED}"),
+    _one("O_NOFOLLOW of a letter that is over", "maintain.py", _NOFOLLOW, "os.O_NONBLOCK", FLAGS),
+    _one("S_ISREG of a letter that is over", "maintain.py", " or not stat.S_ISREG(found.st_mode)", "", "spool/test_security.py"),
+    _one("O_NOFOLLOW of a directory", "disk.py", "os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_CLOEXEC", f"{FLAGS} spool/test_security.py"),
+    _one("O_NOFOLLOW of small files", "disk.py", _NOFOLLOW, "os.O_NONBLOCK", f"{FLAGS} {PLANTED}"),
+    _one("O_CLOEXEC", "disk.py", "path, flags | os.O_CLOEXEC, 0o600, dir_fd=self.fd)\n        except", "path, flags, 0o600, dir_fd=self.fd)\n        except", FLAGS),
+    _one("mode of the root", "layout.py", "if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):", "if False:", LAYOUT),
+    _one("owner of the root", "layout.py", "if found.st_uid != os.geteuid():", "if False:", LAYOUT),
+    _one("one device", "layout.py", "if found is None or found.st_dev == device:", "if True:", LAYOUT),
+)  # fmt: skip
+
+LOCKS = (
+    _one("flock of a file in tmp", "enqueue.py", "if flocks.take(self._disk.calls, fd) and self._disk", "if self._disk", ENQUEUE),
+    _one("link count after the flock", "enqueue.py", " and self._disk.calls.fstat(fd).st_nlink > 0:", ":", ENQUEUE),
+    _one("flock of recovery", "recover.py", 'if not flocks.take(disk.calls, fd):', "if False:", ENQUEUE),
+    _one("flock of a rescue", "rescue.py", "if flocks.take(self._disk.calls, fd) and self._disk", "if self._disk", LIFE),
+    _one("link count after a rescue's flock", "rescue.py", " and self._disk.calls.fstat(fd).st_nlink > 0:", ":", LIFE),
+    _one("flock of a birth", "life.py", "        if not flocks.take(disk.calls, fd):  #", "        if False:  #", f"{LIFE} spool/test_explorer.py"),
+    _one("flock of a stillborn", "rescue.py", "                if flocks.take(self._disk.calls, fd):\n                    self._disk.unlink(path)", "                self._disk.unlink(path)", f"{LIFE} spool/test_explorer.py",
+         "a rescuer removed the lock of newborn workers"),
+    _one("flock of an id", "ids.py", "if not flocks.take_within(disk.calls, fd, WAIT if wait is None else wait):", "if False:", IDS,
+         "without the lock of an id three interleavings break it"),
+    _one("the lock of an id at an ack", "ids.py", "        with locked(disk, directory(queue, job_id), wait=ACK_WAIT):", "        if True:", f"{IDS} spool/test_explorer.py"),
+    _one("flock, not a POSIX lock", "calls.py", "staticmethod(fcntl.flock)", "staticmethod(fcntl.lockf)", f"{LIFE} spool/test_forks.py",
+         "POSIX locks: a probe of the own lock succeeds and frees it"),
+    _one("children close the locks", "flocks.py", "            os.close(fd)\n        except OSError:\n            continue", "            pass\n        except OSError:\n            continue", "spool/test_forks.py"),
+)  # fmt: skip
+
+PROTOCOL = (
+    Mutant("order of birth: the lock has its name before it is locked", "spool/life.py", (
+        ('draft = f"{queue.base}/claimed/.{wid}{_LOCK}"', 'draft = f"{queue.base}/claimed/{wid}{_LOCK}"'),
+        ("    if not disk.link(draft, owner.lock):\n        return False\n    disk.unlink(draft)\n", ""),
+    ), f"{LIFE} spool/test_explorer.py", "any other order of birth: 86 of 3,125 newborn workers"),
+    Mutant("order of birth: the directory before the lock", "spool/life.py", (
+        ("    owner = Owner(queue, wid, fd)\n", "    owner = Owner(queue, wid, fd)\n    disk.mkdir(owner.base)\n"),
+        (" or disk.stat(owner.base) is not None:\n", ":\n"),
+        ("    if disk.mkdir(owner.base):\n        return True\n", "    return True\n"),
+    ), f"{LIFE} spool/test_explorer.py", "any other order of birth: 86 of 3,125 newborn workers"),
+    _one("a lock is named by link, not rename", "life.py", "if not disk.link(draft, owner.lock):\n        return False", "if disk.rename(draft, owner.lock):\n        return False", f"{LIFE} spool/test_explorer.py"),
+    _one("rescued: the directory before the lock", "life.py", "        if disk.rmdir(owner.base):\n            disk.unlink(owner.lock)", "        disk.unlink(owner.lock)\n        disk.rmdir(owner.base)", f"{LIFE} spool/test_explorer.py"),
+    _one("run record", "store.py", "            life.write_run(self._opened()[0], held.owner, Started(held.name.stem, run))", "            pass", LIFE,
+         "without run records 64 dead letters in 11 crashes"),
+    _one("a rescue reads run records", "rescue.py", "started=runs.read_rows(data)", "started={}", LIFE, "without run records 64 dead letters in 11 crashes"),
+    _one("a run record is of one delivery", "rescue.py", "ward.started.get(held.key)", "next((s for s in ward.started.values() if s.stem == held.name.stem), None)", "spool/test_runs.py"),
+    _one("the lock file is preallocated", "life.py", "        disk.calls.fallocate(fd, 0, runs.offset(rows))\n", "", "spool/test_runs.py",
+         "a sparse map on a full disk"),
+    _one("claimed 50 times uncharged: charged", "rescue.py", "MOST_UNCHARGED = 50", "MOST_UNCHARGED = 10**9", LIFE),
+    _one("stamped before the listing", "listing.py", "        while found and found[-1][: len(began)] >= began:\n            found.pop()\n", "", CLAIM,
+         "102-190 of 40,000 overtaken"),
+    _one("a racy listing is not kept", "listing.py", "RACY = 50_000_000", "RACY = 0", CLAIM),
+    _one("a stamp after the rename before", "enqueue.py", "            draft.name = draft.name._replace(stamp=self._clock.stamp())\n", "", ENQUEUE),
+    _one("fencing: a worker whose directory is gone", "claim.py", "            self._reborn()", "            pass", CLAIM),
+    _one("fencing: a lost claim is told", "settle.py", "            self._counts[\"lost\"] += 1\n        return found", "            self._counts[\"lost\"] += 1\n        return True", SETTLE),
+    _one("ENOENT: the target bucket is gone", "disk.py", "                if self.stat(source) is None:\n                    return False\n                self.mkdir(os.path.dirname(target))", "                return False", f"{ENQUEUE} {SETTLE}",
+         "ENOENT on a rename has three meanings: 61 of 30,000 stranded"),
+    _one("ENOENT: the source is gone", "disk.py", "                if self.stat(source) is None:\n                    return False\n", "", f"{ENQUEUE} {SETTLE}",
+         "ENOENT on a rename has three meanings: 61 of 30,000 stranded"),
+    _one("a vanished draft is uncertain", "enqueue.py", "                raise Gone(f\"{source} vanished before its rename\") from None", "                return", ENQUEUE),
+    _one("nothing strands with the living", "claim.py", "            self._stranded(leases, limit)\n", "", CLAIM),
+    _one("a twin is dropped by its inode", "disk.py", "if moved is not None and (left.st_ino, left.st_dev) == (moved.st_ino, moved.st_dev):", "if moved is not None:", CLAIM,
+         "a deduplication that compared listings deleted 229 of 3,000"),
+    _one("a twin of a held claim is dropped", "claim.py", "            self._disk.drop_twin(source, f\"{owner.base}/{claimed}\")\n", "", CLAIM),
+    _one("no stored stamp in the future", "clock.py", "max(round(wall() * 1e9), newest + 1)", "round(wall() * 1e9)", "spool/test_clock.py",
+         "with last boot's offset jobs strand until the clock passes them"),
+    _one("the first writer of the clock wins", "clock.py", "            if theirs is not None:\n                return theirs\n", "", "spool/test_clock.py"),
+    _one("the size limit is on the body", "enqueue.py", "return len(job.payload) <= self._queue", "return len(frame.encode(job)) <= self._queue", ENQUEUE,
+         "history would push a 1 MiB job into bad/"),
+    _one("only due minutes are listed", "ripen.py", "            if minute > names.minute_of(now):", "            if False:", "spool/test_maintain.py",
+         "500,000 entries in one directory: 0.3-0.6 s a tick"),
+    _one("only old buckets are removed", "maintain.py", " and bucket < limit:", ":", "spool/test_maintain.py"),
+    _one("ext4 needs its journal", "filesystem.py", 'if not any(line.startswith("data=") for line in lines):', "if False:", "spool/test_filesystem.py",
+         "without a journal 19 of 20 acknowledged jobs were lost"),
+    _one("too many files never make a file bad", "claim.py", "if error.errno not in (errno.EIO, errno.EACCES):", "if False:", CLAIM),
+    _one("a record of a delivery is written once", "settle.py", "if not any(r.delivery == delivery for r in kept):", "if True:", SETTLE),
+    _one("not queued: the removal failed", "enqueue.py", "        except OSError as again:\n            raise EnqueueUncertain(", "        except OSError as again:\n            raise EnqueueFailed(str(again)) from error\n            raise EnqueueUncertain(", ENQUEUE),
+)  # fmt: skip
+
+IDENTITY = (
+    _one("the job goes before its entry", "ids.py", "            done = disk.unlink(path)\n            with contextlib", "            disk.unlink(entry(queue, job_id))\n            done = disk.unlink(path)\n            with contextlib", IDS),
+    _one("an entry of another job stays", "ids.py", "found is not None and found.st_ino == inode and found.st_nlink < 2", "found is not None", IDS),
+    _one("the entry goes only once its job is gone", "ids.py", "found.st_ino == inode and found.st_nlink < 2", "found.st_ino == inode", IDS),
+    _one("a stale entry gives way", "ids.py", "        if found.st_nlink < 2:\n            disk.unlink(path)\n            return \"free\"\n", "", IDS),
+    _one("the original is recovered first", "ids.py", "        draft = _in_tmp(disk, queue, found)", "        draft = None", IDS),
+    _one("link before the fsync", "enqueue.py", "                if not self._disk.link(drafts[0].path, wanted):  # before the fsync, which commits it too\n                    raise OSError(errno.EEXIST, \"another job took the id, though its lock was ours\")\n                entry = wanted\n                self._make_durable(drafts)\n", "                self._make_durable(drafts)\n                if not self._disk.link(drafts[0].path, wanted):\n                    raise OSError(errno.EEXIST, \"another job took the id, though its lock was ours\")\n                entry = wanted\n", ENQUEUE),
+    _one("recovery links an id", "recover.py", "            disk.link(path, entry)", "            return True", IDS),
+    _one("recovery asks whose the id is", "recover.py", "            if _linked(disk, path, ids.entry(queue, job_id), inode):", "            if True:", IDS),
+    _one("one too many of an id is taken back whole", "enqueue.py", "                    if entry is not None:\n                        self._disk.unlink(entry)\n                    self._disk.sync_removal", "                    self._disk.sync_removal", IDS),
+)  # fmt: skip
+
+JUDGEMENT = (
+    Mutant("verdict: a planned kill is not charged", "maintenance/rescue.py", (("    if found is not None and not found.charges(run.row):\n        return Outcome(Kind.RELEASED), None\n", ""),), "unit/test_rescue.py"),
+    Mutant("verdict: a timeout is told from a death", "maintenance/rescue.py", (('"timeout" if found is not None and found.kind == "timeout" else "worker_lost"', '"worker_lost"'),), "unit/test_rescue.py"),
+    Mutant("a reported outcome is only finished", "maintenance/rescue.py", (("    if rescued.reported is not None:\n        return _completed(rescued.reported, lease, now), None\n", ""),), "unit/test_rescue.py"),
+    Mutant("what had not started is not charged", "maintenance/rescue.py", (("    if run is None:\n        return Outcome(Kind.RELEASED), None\n", "    if run is None:\n        run = RunRecord(0, lease.delivery, lease.attempt, now)\n"),), "unit/test_rescue.py", "63 of 64 dead letters never started"),
+    Mutant("the verdict is written before the kill", "supervisor/loop.py", (("        self._board.write_verdict(place.incarnation, kind, guilty)\n", ""),), "process/test_drain.py"),
+    Mutant("main and helper pop from one deque", "worker/claims.py", (("                leases.append(self._waiting.pop())", "                leases.append(self._waiting[-1 - len(leases)])"),), "unit/test_worker_parts.py"),
+)  # fmt: skip
+
+MUTANTS = (*FSYNCS, *CHECKSUMS, *CAREFUL, *LOCKS, *PROTOCOL, *IDENTITY, *JUDGEMENT)

@@ -1,0 +1,100 @@
+"""The mutation gate: takes each mending out in turn, in a copy of the tree, and wants a test to fail each time.
+
+ONLY_MUTANTS=words for those whose name has one of them (comma between). Alone: `python -m tests.faults.mutants`. A
+survivor, or a patch that does not fit any more, is a violation.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from .mutant_list import MUTANTS, Mutant
+from .report import Report, print_and_exit
+
+TREE = Path(__file__).parents[2]
+MOST_SECONDS = 240.0  # of one run of tests: a mutant that hangs is caught
+
+
+def run(budget_seconds: float) -> Report:
+    """Every mutant that there is time for; those left out are said."""
+    report = Report("mutants")
+    words = [word for word in os.environ.get("ONLY_MUTANTS", "").split(",") if word]
+    chosen = [mutant for mutant in MUTANTS if not words or any(word in mutant.name for word in words)]
+    end = time.monotonic() + budget_seconds
+    with tempfile.TemporaryDirectory(prefix="mutants-") as place:
+        copy = Path(place)
+        _copy_tree(copy)
+        left_out = 0
+        for mutant in chosen:
+            if time.monotonic() > end:
+                left_out += 1
+                continue
+            _try(mutant, copy, report)
+    report.tried = {"mutants": len(chosen), "left out for want of time": left_out, **report.tried}
+    return report
+
+
+def _copy_tree(copy: Path) -> None:
+    litter = shutil.ignore_patterns("__pycache__", "*.pyc")
+    for part in ("framework", "tests", "services"):
+        shutil.copytree(TREE / part, copy / part, ignore=litter)
+    shutil.copy(TREE / "pyproject.toml", copy)
+    found = subprocess.run(
+        [sys.executable, "-c", "import framework; print(framework.__file__)"],
+        cwd=copy, env=_environ(copy), capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    if not found.startswith(str(copy)):
+        raise RuntimeError(f"the copy is not what is tested: {found}")
+
+
+def _environ(copy: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def _try(mutant: Mutant, copy: Path, report: Report) -> None:
+    path = copy / "framework" / mutant.file
+    whole = path.read_text(encoding="utf-8")
+    text = whole
+    for old, new in mutant.patches:
+        if text.count(old) != 1:
+            report.violations.append(f"{mutant.name}: {mutant.file} has {text.count(old)} times {old[:70]!r}")
+            return
+        text = text.replace(old, new)
+    path.write_text(text, encoding="utf-8")
+    try:
+        caught = _caught_by(mutant, copy)
+    finally:
+        path.write_text(whole, encoding="utf-8")
+    print(f"  {mutant.name:<64} {caught or 'SURVIVED'}", flush=True)
+    report.tried[mutant.name] = caught or "SURVIVED"
+    report.expect(caught, f"survived: {mutant.name} ({mutant.file}); run were {mutant.tests}")
+
+
+def _caught_by(mutant: Mutant, copy: Path) -> str:
+    """The first test that fails; empty = none."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", *(f"tests/{t}" for t in mutant.tests.split())]
+    try:
+        done = subprocess.run(
+            command, cwd=copy, env=_environ(copy), capture_output=True, text=True, timeout=MOST_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return "a hang"
+    if done.returncode == 0:
+        return ""
+    failed = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", done.stdout, re.MULTILINE)
+    if done.returncode != 1 or failed is None:
+        raise RuntimeError(
+            f"{mutant.name}: pytest ended with {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-500:]}"
+        )
+    return failed[1]
+
+
+if __name__ == "__main__":
+    print_and_exit(run(3600))

@@ -1,0 +1,234 @@
+"""What runs out comes back: a full disk, no inodes, no descriptors, a read-only disk, something in the way. The spool
+says so, loses nothing, and goes on by itself within 5 s once it can.
+
+Alone: `python -m tests.faults.resources`; needs root, for mounts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from framework.brokers.spool import SpoolBroker
+from framework.errors import EngineError, EnqueueError
+from framework.spool.life import wid_of
+from tests.process.torture import Task, Torture
+from tests.process.tree import Tree
+from tests.spool.world import JOBS, LETTERS, broker, claim, ids, job, one
+
+from .report import Report, print_and_exit
+
+WITHIN = 5.0  # seconds, as promised
+ROUNDS = 3
+
+
+@contextmanager
+def small_disk(where: Path, options: str) -> Iterator[Path]:
+    """A tmpfs. Raises OSError where there is no mounting."""
+    where.mkdir(parents=True, exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"mode=0700,{options}", "small", str(where)]
+    if subprocess.run(command, capture_output=True).returncode:
+        raise OSError("no mounting here: needs root")
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", "--lazy", where], check=True)
+
+
+@contextmanager
+def a_tree(options: str) -> Iterator[Tree]:
+    """A `worker run` whose spool is a small disk of its own."""
+    with tempfile.TemporaryDirectory(prefix="resources-") as place:
+        with small_disk(Path(place) / "spool", options):
+            tree = Tree(Path(place))
+            try:
+                yield tree
+            finally:
+                tree.close()
+
+
+def fill_bytes(place: Path) -> Callable[[], None]:
+    """Not a block is left; returns what gives them back."""
+    filler = place / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    return filler.unlink
+
+
+def fill_inodes(place: Path) -> Callable[[], None]:
+    """Not an inode is left."""
+    fillers: list[Path] = []
+    with contextlib.suppress(OSError):
+        while True:
+            filler = place / f"filler{len(fillers)}"
+            filler.touch()
+            fillers.append(filler)
+
+    def free() -> None:
+        for filler in fillers:
+            filler.unlink()
+
+    return free
+
+
+def a_service_goes_on(options: str, fill: Callable[[Path], Callable[[], None]]) -> float:
+    """A job is running when the disk fills up; then there is space again. Seconds until it was tried again."""
+    with a_tree(options) as tree:
+        tree.start("--queue", "sync")
+        tree.enqueue(Torture.sync, Task(do="sleep", key="k", until=1))
+        tree.wait_ledger("start k 1")
+        free = fill(tree.root)
+        refused = 0
+        try:
+            tree.enqueue(Torture.sync, Task(key="refused"))
+        except EnqueueError:
+            refused += 1
+        assert refused, "a full disk took a job"
+        tree.wait(lambda: any("free some space" in str(event) for event in tree.events()), "the service says why")
+        assert tree.ran("start k 2") == []
+        free()
+        began = time.monotonic()
+        tree.wait_ledger("end k 2")
+        seconds = time.monotonic() - began
+        tree.enqueue(Torture.sync, Task(key="after"))
+        tree.wait_ledger("end after")
+        assert tree.stop() == 0
+        assert tree.ran("start refused") == [], "what was refused ran"
+        stats = tree.stats("sync")
+        assert (stats.ready, stats.delayed, stats.in_flight, stats.bad) == (0, 0, 0, 0)
+    return seconds
+
+
+def a_full_disk() -> float:
+    """Blocks."""
+    return a_service_goes_on("size=4m", fill_bytes)
+
+
+def no_inodes() -> float:
+    """Inodes: the minute that a retry waits in cannot be made."""
+    return a_service_goes_on("size=16m,nr_inodes=90", fill_inodes)
+
+
+def no_descriptors() -> float:
+    """A worker that may open nothing more; then it may again."""
+    with a_tree("size=16m") as tree:
+        tree.start("--queue", "sync")
+        tree.enqueue(Torture.sync, Task(key="before"))
+        tree.wait_ledger("end before")
+        pids = [slot.pid for slot in tree.workers("sync")]
+        limits = {pid: resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in pids}
+        for pid in pids:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, limits[pid][1]))
+        tree.enqueue(Torture.sync, Task(key="k"))
+        tree.wait(lambda: any("limit of open files" in str(event) for event in tree.events()), "a worker says why")
+        assert tree.ran("start k") == []
+        for pid in pids:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, limits[pid])
+        began = time.monotonic()
+        tree.wait_ledger("end k")
+        seconds = time.monotonic() - began
+        assert tree.stop() == 0
+        assert tree.stats("sync").bad == 0
+        assert len(tree.ran("start k")) == 1
+    return seconds
+
+
+def a_read_only_disk() -> float:
+    """The spool alone: the kernel lets nobody remount below an open lock file."""
+    with tempfile.TemporaryDirectory(prefix="resources-") as place:
+        with small_disk(Path(place) / "disk", "size=4m") as disk:
+            mine = broker(disk / "spool", JOBS, LETTERS)
+            mine.enqueue([job("a")])
+            subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+            _refused(lambda: mine.enqueue([job("b")]), "Read-only")
+            _refused(lambda: claim(mine), "remount")
+            subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+            began = time.monotonic()
+            assert ids(claim(mine)) == ["a"]
+            seconds = time.monotonic() - began
+            mine.close()
+    return seconds
+
+
+def a_directory_in_the_way() -> float:
+    """Where a bucket, a lock, the depth and the bell should be: each in its turn, and then it is gone."""
+    with tempfile.TemporaryDirectory(prefix="resources-") as place:
+        root = Path(place) / "spool"
+        mine = broker(root, JOBS, LETTERS)
+        for entry in ("depth", "doorbell"):
+            path = root / "jobs" / entry
+            if path.exists():
+                path.unlink()
+            path.mkdir()
+        (root / "jobs" / "claimed" / f".{_wid(mine)}.lock").mkdir()
+        mine.enqueue([job("a")])
+        _maintain(mine)
+        mine.ack([one(mine)])
+        for entry in ("depth", "doorbell"):
+            (root / "jobs" / entry).rmdir()
+        began = time.monotonic()
+        mine.enqueue([job("b")])
+        mine.ack([one(mine)])
+        seconds = time.monotonic() - began
+        assert mine.stats("jobs").ready == 0
+        mine.close()
+    return seconds
+
+
+def _wid(mine: SpoolBroker) -> str:
+    return wid_of(mine._spool.incarnation)
+
+
+def _maintain(mine: SpoolBroker) -> None:
+    """Says what is in its way, after it has done the rest."""
+    _refused(mine.maintain, "Is a directory")
+
+
+def _refused(act: Callable[[], object], words: str) -> None:
+    said = ""
+    try:
+        act()
+    except (EnqueueError, EngineError) as error:
+        said = str(error)
+    assert words in said, f"{words!r} is not in {said!r}"
+
+
+SCENARIOS: dict[str, Callable[[], float]] = {
+    "a full disk": a_full_disk,
+    "no inodes": no_inodes,
+    "no descriptors": no_descriptors,
+    "a read-only disk": a_read_only_disk,
+    "a directory in the way": a_directory_in_the_way,
+}
+
+
+def run(budget_seconds: float) -> Report:
+    """Each, several times."""
+    report = Report("resources")
+    end = time.monotonic() + budget_seconds
+    for name, scenario in SCENARIOS.items():
+        if os.geteuid() != 0 and scenario is not a_directory_in_the_way:
+            report.tried[name] = "skipped: needs root"
+            continue
+        times: list[float] = []
+        while len(times) < ROUNDS and (not times or time.monotonic() < end):
+            try:
+                times.append(scenario())
+            except AssertionError as error:
+                report.violations.append(f"{name}: {str(error)[:1500]}")
+                break
+        report.tried[f"{name}: seconds until it went on"] = ", ".join(f"{one:.2f}" for one in times)
+        report.expect(all(one <= WITHIN for one in times), f"{name}: went on only after {max(times, default=0):.1f} s")
+    return report
+
+
+if __name__ == "__main__":
+    print_and_exit(run(300))

@@ -1,0 +1,50 @@
+"""The bounded share of tests.faults.diskmodel: at every moment, only what was synced is there."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.faults.disk_traces import TRACES, Life
+from tests.faults.diskmodel import record, violations
+
+# What asks for syncs, and a trace that breaks without them. A new one belongs here, or is not needed.
+SITES = {
+    "browse.replay": "letters",
+    "disk.mkdir": "enqueue",
+    "enqueue._make_durable": "enqueue",
+    "enqueue._remove": "in vain",
+    "enqueue._take_back_excess": "one too many",
+    "layout._sync_parents": "enqueue",
+    "layout.make_queue": "enqueue",
+    "recover.recover": "recover",
+    "settle._record": "letters",
+    "settle._sync_after": "letters",
+}
+
+
+def live(name: str, root: Path) -> Life:
+    """One trace, recorded."""
+    root.mkdir()
+    return record(name, root)
+
+
+@pytest.mark.parametrize("name", TRACES)
+def test_what_is_promised_survives_the_loss_of_all_that_was_not_synced(name: str, root: Path) -> None:
+    assert violations(live(name, root), random.Random(1), combinations=1) == []
+
+
+@pytest.mark.parametrize(("site", "name"), SITES.items())
+def test_each_sync_is_needed(site: str, name: str, root: Path) -> None:
+    """And the model sees it: without it a job or a record is lost, or a promise broken."""
+    life = live(name, root)
+    assert any(sync.site == site for sync in life.recorder.syncs)
+    assert any(violations(life, random.Random(1), without=site, combinations=c, most=1) for c in (1, 2))
+
+
+def test_every_sync_has_its_case(root: Path) -> None:
+    root.mkdir()
+    found = {sync.site for name in TRACES for sync in live(name, root / name).recorder.syncs}
+    assert found == SITES.keys()
