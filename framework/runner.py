@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import io
 import json
 import os
 import secrets
@@ -307,6 +308,8 @@ class Service:
 
     def _begin(self, birth: Birth, role: Role) -> tuple[Telemetry, Bus]:
         faulthandler.register(signal.SIGUSR1, all_threads=True)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(line_buffering=True)  # what a handler prints must not wait for its process's end
         os.register_at_fork(after_in_child=reset_in_child)
         if self.instance is not None:
             self.instance.forget_in_forks()

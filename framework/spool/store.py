@@ -367,7 +367,11 @@ class Spool:
             raise self.unavailable(doing, error) from error
 
     def unavailable(self, doing: str, error: OSError) -> EngineUnavailable:
-        """An error of the system in the framework's words."""
+        """An error of the system in the framework's words. Raises EngineError: one that trying again cannot mend."""
+        if error.errno == errno.EBADF:
+            raise EngineError(
+                f"spool {self.root}: {doing}: somebody in this process has closed descriptors that are not theirs"
+            ) from error
         reason = os.strerror(error.errno) if error.errno else str(error)
         hint = {
             errno.ENOSPC: "free some space",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,6 +18,7 @@ from framework.job import Lease
 from framework.outcome import JobInterrupted
 from framework.worker.blocking import LoopWatch, Tracked, task_of_row
 from framework.worker.core import WorkerCore
+from framework.worker.interrupt import leave_if_forked
 
 WAIT = 1.0  # seconds that one claim waits for a job
 TICK = 1.0  # seconds between signs of life
@@ -53,6 +55,7 @@ class AsyncWorker:
         self._app = app
         self._slot = slot
         self._unblock = unblock
+        self._pid = os.getpid()
         self._changed = asyncio.Event()
         self._wake: Callable[[], object] = lambda: None
         self._free = list(range(core.options.concurrency))[::-1]
@@ -167,6 +170,7 @@ class AsyncWorker:
                 run.task.uncancel()
             raise JobInterrupted(run.why) from None
         finally:
+            leave_if_forked(self._pid)
             run.inside = False
             if timer is not None:
                 timer.cancel()

@@ -6,6 +6,7 @@ Raised anywhere, an exception lands inside logging, between an acquire and its r
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -28,6 +29,12 @@ def invoke(method: Callable[..., Any], *arguments: Any) -> Any:
 _BORDER = invoke.__code__
 
 
+def leave_if_forked(pid: int) -> None:
+    """A handler forked, and its child came back: it must not go on as a second worker that nobody watches."""
+    if os.getpid() != pid:
+        os._exit(0)
+
+
 class Interrupts:
     """Arms SIGALRM around handlers. Main thread only.
 
@@ -43,6 +50,7 @@ class Interrupts:
         self._soft: float | None = None
         self._drain: float | None = None
         self._calling = False
+        self._pid = os.getpid()
         self._armed = float("inf")  # when the timer will ring
         signal.signal(signal.SIGALRM, self._on_alarm)
 
@@ -54,6 +62,7 @@ class Interrupts:
         try:
             return invoke(method, *arguments)
         finally:
+            leave_if_forked(self._pid)
             self._calling = False
             self._soft = None
 

@@ -112,6 +112,24 @@ class Forks(WorkerApp):
         child.kill()
 
 
+class ComesBackTwice(WorkerApp):
+    sync = Queue[str]("sync", retry=ONCE)
+    many = Queue[str]("many", concurrency=2, retry=ONCE)
+
+    @sync.handler
+    def work(self, key: str) -> None:
+        self.fork(key)
+
+    @many.handler
+    async def work_async(self, key: str) -> None:
+        self.fork(key)
+
+    def fork(self, key: str) -> None:
+        if key == "fork" and os.fork() == 0:
+            return
+        note(f"end {key} {os.getpid()}")
+
+
 class Subtasks(WorkerApp):
     jobs = Queue[str]("jobs", timeout=2, kill_after=1, concurrency=5, retry=ONCE)
 

@@ -71,6 +71,18 @@ def test_what_a_handler_forks_has_signals_of_its_own(tree: Tree) -> None:
     assert tree.stop() == 0
 
 
+def test_a_forked_child_that_comes_back_from_the_handler_is_no_second_worker(tree: Tree) -> None:
+    start(tree, "ComesBackTwice")
+    for queue in (odd.ComesBackTwice.sync, odd.ComesBackTwice.many):
+        tree.enqueue(queue, "fork")
+        for number in range(5):
+            tree.enqueue(queue, str(number))
+    lines = tree.wait_ledger("end ", 12)
+    assert len({line.split()[2] for line in lines}) == 2, "one process for each queue"
+    assert tree.stop() == 0
+    assert len(tree.events("job_finished")) == 12
+
+
 def test_a_blocking_task_that_a_handler_made_is_charged_to_that_handler_alone(tree: Tree) -> None:
     start(tree, "Subtasks")
     for number in range(3):

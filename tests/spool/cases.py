@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any
 
 from framework.broker import Inspector
 from framework.brokers.spool import SpoolBroker
-from framework.errors import LeaseLost
+from framework.errors import EnqueueFailed, EnqueueUncertain, LeaseLost
 from framework.outcome import Kind, Outcome
 from framework.queues import QueueOptions
 
@@ -46,6 +47,7 @@ class Case:
     Attributes:
         enqueues: ids whose fate depends on what the caller is told.
         deletes: ids that may be gone afterwards, and must be when the act returned.
+        refuses: ids that may be there afterwards, and must not be when the act returned.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Case:
     act: Callable[[Stage], None]
     enqueues: tuple[str, ...] = ()
     deletes: tuple[str, ...] = ()
+    refuses: tuple[str, ...] = ()
     queues: tuple[QueueOptions, ...] = (JOBS, LETTERS)
 
     def stage(self, root: Path, calls: Any) -> Stage:
@@ -120,6 +123,25 @@ def _expired(stage: Stage) -> None:
     time.sleep(0.002)
 
 
+def _in_vain(stage: Stage) -> None:
+    """The disk takes the file, and its fsync fails: all calls after that are those of the removal."""
+    disk = stage.broker._spool._disk
+    assert disk is not None
+
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "injected")
+
+    disk.sync = fail  # type: ignore[method-assign]
+    try:
+        stage.broker.enqueue([job("n", chosen=True)])
+    except EnqueueUncertain:
+        raise
+    except EnqueueFailed:
+        return
+    finally:
+        del disk.sync  # type: ignore[method-assign]
+
+
 def _replay(stage: Stage) -> None:
     inspector: Inspector = stage.broker
     if not inspector.replay(stage.held):
@@ -145,6 +167,7 @@ CASES = (
     Case("enqueue two", _nothing, _enqueue("n", "m"), enqueues=("n", "m")),
     Case("enqueue many", _nothing, _enqueue(*MANY), enqueues=MANY),
     Case("enqueue duplicate", lambda s: s.store("a", chosen=True), _enqueue("a", chosen=True)),
+    Case("enqueue in vain", _nothing, _in_vain, refuses=("n",)),
     Case("claim", _nothing, lambda s: s.__setattr__("held", claim(s.broker))),
     Case("claim expired", _expired, lambda s: s.__setattr__("held", claim(s.broker))),
     Case("claim due", _due, lambda s: s.__setattr__("held", claim(s.broker))),

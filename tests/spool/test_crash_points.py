@@ -71,7 +71,9 @@ def _kill_once(case: Case, root: Path, number: int, torn: bool) -> bool:
         for job_id in case.enqueues:
             assert found[job_id] <= 1, f"{job_id} is there {found[job_id]} times, killed at call {number}"
             assert found[job_id] == 1 or not returned, f"{job_id} was acknowledged and is gone, killed at call {number}"
-        assert set(found) <= {*stored, *case.enqueues}
+        for job_id in case.refuses:
+            assert found[job_id] <= (0 if returned else 1), f"{job_id} was not queued and is there, call {number}"
+        assert set(found) <= {*stored, *case.enqueues, *case.refuses}
         assert not any(fresh.stats(q.name).bad for q in case.queues)
         for queue in (q.name for q in case.queues):
             for lease in claim(fresh, queue):

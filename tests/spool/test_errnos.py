@@ -85,7 +85,10 @@ def _check(case: Case, stage: Stage, told: Exception | None, where: str) -> None
             assert least <= found[job_id] <= most, f"{job_id} is there {found[job_id]} times; {where}"
         for job_id in case.enqueues:
             _check_told(job_id, found[job_id], told, where)
-        assert set(found) <= {*stage.stored, *case.enqueues}
+        for job_id in case.refuses:
+            most = 1 if isinstance(told, EnqueueUncertain) else 0
+            assert found[job_id] <= most, f"{job_id} was not queued and is there; {where}"
+        assert set(found) <= {*stage.stored, *case.enqueues, *case.refuses}
         assert not any(fresh.stats(queue.name).bad for queue in case.queues), where
         for queue in case.queues:
             for lease in claim(fresh, queue.name):
