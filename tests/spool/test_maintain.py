@@ -78,10 +78,10 @@ def test_somebody_else_ripens_at_the_same_time(root: Path) -> None:
 
 def test_expiry_of_what_nobody_claims(root: Path) -> None:
     mine = broker(root)
-    mine.enqueue([job("a", ttl=0.001), job("b", ttl=3600), job("c")])
+    mine.enqueue([job("a", ttl=1), job("b", ttl=3600), job("c")])  # a second: it must not expire before its claim
     lease = one(mine)
     mine.retry(lease, delay=3600, failure=failure(lease))  # delayed beyond its ttl
-    time.sleep(0.002)
+    time.sleep(1.002)
     mine.maintain()
     assert [view.job.id for view in mine.browse("letters", "ready")] == ["a"]
     assert ids(claim(mine)) == ["b", "c"]
