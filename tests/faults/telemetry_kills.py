@@ -21,7 +21,7 @@ from pathlib import Path
 
 from framework.broker import open_broker
 from framework.runner import resolve
-from framework.scoreboard import process_start
+from framework.scoreboard import SlotState, process_start
 from framework.settings import Settings
 from tests.faults.told_service import Told
 from tests.process.tree import Tree
@@ -99,12 +99,17 @@ class Run:
             slots = [slot for slot in self.tree.slots() if slot.pid and slot.state == 2]
             if not slots:
                 continue
-            workers = [slot for slot in slots if "/" in slot.name]
-            victim = self._random.choice(workers if workers and self._random.random() < 0.8 else slots)
+            victim = self._next(slots)
             if process_start(victim.pid) == victim.pid_start:
                 with suppress(ProcessLookupError):
                     os.kill(victim.pid, signal.SIGKILL)
                 self.kills["worker" if "/" in victim.name else victim.name] += 1
+
+    def _next(self, slots: list[SlotState]) -> SlotState:
+        """Mostly workers; the two that are alone of their kind first, so that a short run has them, too."""
+        spared = [slot for slot in slots if "/" not in slot.name and not self.kills[slot.name]]
+        workers = [slot for slot in slots if "/" in slot.name]
+        return self._random.choice(spared or (workers if workers and self._random.random() < 0.8 else slots))
 
 
 def check(run: Run) -> list[str]:
