@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from .mutant_list import MUTANTS, Mutant
 from .report import Report, print_and_exit
 
 TREE = Path(__file__).parents[2]
-MOST_SECONDS = 240.0  # of one run of tests: a mutant that hangs is caught
+MOST_SECONDS = 240.0  # of one run of tests; one that hangs fails by pytest's own timeout before
 
 
 def run(budget_seconds: float) -> Report:
@@ -70,6 +71,9 @@ def _try(mutant: Mutant, copy: Path, report: Report) -> None:
     path.write_text(text, encoding="utf-8")
     try:
         caught = _caught_by(mutant, copy)
+    except (TimeoutError, RuntimeError) as error:
+        report.violations.append(str(error))
+        return
     finally:
         path.write_text(whole, encoding="utf-8")
     print(f"  {mutant.name:<64} {caught or 'SURVIVED'}", flush=True)
@@ -80,19 +84,20 @@ def _try(mutant: Mutant, copy: Path, report: Report) -> None:
 def _caught_by(mutant: Mutant, copy: Path) -> str:
     """The first test that fails; empty = none."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", *(f"tests/{t}" for t in mutant.tests.split())]
-    try:
-        done = subprocess.run(
-            command, cwd=copy, env=_environ(copy), capture_output=True, text=True, timeout=MOST_SECONDS
-        )
-    except subprocess.TimeoutExpired:
-        return "a hang"
-    if done.returncode == 0:
+    with subprocess.Popen(
+        command, cwd=copy, env=_environ(copy), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as tests:
+        try:
+            said, _ = tests.communicate(timeout=MOST_SECONDS)
+        except subprocess.TimeoutExpired:
+            tests.send_signal(signal.SIGINT)  # it ends what it has started
+            said, _ = tests.communicate()
+            raise TimeoutError(f"{mutant.name}: the tests took longer than {MOST_SECONDS:g} s") from None
+    if tests.returncode == 0:
         return ""
-    failed = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", done.stdout, re.MULTILINE)
-    if done.returncode != 1 or failed is None:
-        raise RuntimeError(
-            f"{mutant.name}: pytest ended with {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-500:]}"
-        )
+    failed = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", said, re.MULTILINE)
+    if tests.returncode != 1 or failed is None:
+        raise RuntimeError(f"{mutant.name}: pytest ended with {tests.returncode}\n{said[-2000:]}")
     return failed[1]
 
 

@@ -218,6 +218,7 @@ def run(budget_seconds: float) -> Report:
         report.tried.update({f"{name}: {what}": count for what, count in sorted(found.tried.items())})
         report.expect(found.cuts, f"{name}: not a single cut")
         report.violations += [f"{name}: {line}" for line in found.broken]
+        print(f"  {name}: {found.cuts} cuts, {len(found.broken)} broken promises", flush=True)
     _controls(report, chance)
     return report
 

@@ -34,6 +34,7 @@ class Tree:
         self.ledger_path.touch()
         self.environ = {
             "PATH": os.environ["PATH"],
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),  # a copy of the tree is tested, not what is installed
             "LEDGER": str(self.ledger_path),
             "WORKER_BROKER_URL": f"spool:{self.root}",
             "WORKER_DURABILITY": "process",
