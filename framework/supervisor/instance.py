@@ -15,17 +15,24 @@ from pathlib import Path
 class Instance:
     """A held number.
 
-    Attributes:
+    Args:
         number: from 0.
+        descriptor: of its lock.
         board_path: where its scoreboard lies.
     """
 
-    def __init__(self, run: Path, instances: Path) -> None:
+    def __init__(self, number: int, descriptor: int, board_path: Path) -> None:
+        self.number = number
+        self.descriptor = descriptor
+        self.board_path = board_path
+
+    @classmethod
+    def take(cls, run: Path, instances: Path) -> Instance:
         """Takes the lowest free number. Raises OSError: the directories cannot be used."""
         for directory in (run, instances):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.number, self._descriptor = _lowest(instances)
-        self.board_path = run / f"{self.number}.board"
+        number, descriptor = _lowest(instances)
+        return cls(number, descriptor, run / f"{number}.board")
 
     def keep_old_board(self) -> None:
         """What the last tree of this number knew of its dead: its orphans are judged by it."""
@@ -38,13 +45,8 @@ class Instance:
 
     def _close(self) -> None:
         with suppress(OSError):
-            os.close(self._descriptor)
-        self._descriptor = -1  # the number may belong to somebody else when this child forks
-
-    @property
-    def descriptor(self) -> int:
-        """For a child that is not forked but spawned."""
-        return self._descriptor
+            os.close(self.descriptor)
+        self.descriptor = -1  # the number may belong to somebody else when this child forks
 
 
 def _lowest(instances: Path) -> tuple[int, int]:

@@ -196,16 +196,16 @@ def test_a_broken_socket_stops_nothing(tmp_path: Path) -> None:
 
 def test_instances_take_the_lowest_free_number(tmp_path: Path) -> None:
     places = (tmp_path / "run", tmp_path / "instances")
-    first, second, third = (Instance(*places) for _ in range(3))
+    first, second, third = (Instance.take(*places) for _ in range(3))
     assert [i.number for i in (first, second, third)] == [0, 1, 2]
     os.close(second.descriptor)
-    assert Instance(*places).number == 1
+    assert Instance.take(*places).number == 1
     assert first.board_path == tmp_path / "run" / "0.board"
 
 
 def test_an_instance_lives_as_long_as_its_last_process(tmp_path: Path) -> None:
     places = (tmp_path / "run", tmp_path / "instances")
-    instance = Instance(*places)
+    instance = Instance.take(*places)
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:  # a worker: keeps the inherited lock until it is told to go
@@ -213,15 +213,15 @@ def test_an_instance_lives_as_long_as_its_last_process(tmp_path: Path) -> None:
         os.read(reader, 1)
         os._exit(0)
     os.close(instance.descriptor)
-    assert Instance(*places).number == 1
+    assert Instance.take(*places).number == 1
     os.close(writer)
     os.waitpid(pid, 0)
     os.close(reader)
-    assert Instance(*places).number == 0
+    assert Instance.take(*places).number == 0
 
 
 def test_the_old_board_is_kept(tmp_path: Path) -> None:
-    instance = Instance(tmp_path, tmp_path / "i")
+    instance = Instance.take(tmp_path, tmp_path / "i")
     instance.keep_old_board()
     instance.board_path.write_text("old")
     instance.keep_old_board()

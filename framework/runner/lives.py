@@ -1,0 +1,159 @@
+"""What the children of a supervisor do, each from its birth to its exit code: work, maintain, export."""
+
+from __future__ import annotations
+
+import faulthandler
+import io
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+from framework import connecting
+from framework.app import Handler, Slot, WorkerApp
+from framework.broker import Broker, Rescued
+from framework.errors import EngineError, WorkerError
+from framework.events import Bus, ServiceMistake, SupervisorNote, WorkerReady
+from framework.executor import Executor
+from framework.maintenance import HealthServer, Maintenance, OtherTrees
+from framework.outcome import Outcome, describe
+from framework.producer import Producer
+from framework.runner.place import Place, broker_for
+from framework.runner.probes import probes, processes, restarts
+from framework.scoreboard import EXPORTER, GONE, Scoreboard
+from framework.signals import poke, reset_in_child
+from framework.supervisor import FAILED_TO_START, LAST_GRACE, Birth, Leadership, unblock
+from framework.telemetry import ProcessIdentity, Role, Telemetry, start
+from framework.worker import AsyncWorker, LeaveSignal, SyncWorker, WorkerCore
+
+
+def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) -> int:
+    """In a worker process.
+
+    Args:
+        name, number: of the queue, and of the worker among those of that queue.
+    """
+    telemetry, bus = _begin(place, birth, "worker")
+    settings, handler = place.settings, place.app.worker_handlers[name]
+    ready = False
+    leave = LeaveSignal(settings.drain_seconds, lambda: board.deadline)
+    broker: Broker | None = None
+
+    def announce() -> None:
+        nonlocal ready
+        ready = True
+        bus.emit(WorkerReady(birth.name, os.getpid()))
+        poke(birth.waker)
+
+    try:
+        broker = broker_for(settings, place.options, birth.incarnation)
+        connecting.install(Producer(broker, options=connecting.resolver(settings), sending=telemetry.sending))
+        app = place.app()
+        executor = _executor(place, app, handler, telemetry, bus, stopping=lambda: bool(leave))
+        core = WorkerCore(
+            birth.name, birth.index, board=board, broker=broker, executor=executor, emit=bus.emit, leave=leave
+        )
+        core.on_ready = announce
+        telemetry.observe_slots(lambda: (core.options.concurrency, core.used), name)
+        kind = AsyncWorker if handler.is_async else SyncWorker
+        kind(core, app, Slot(handler.queue, number), unblock=unblock).run()
+        return 0
+    except Exception as error:
+        message, trace = describe(error, limit=8000)
+        text = message if isinstance(error, WorkerError) else f"{message}\n{trace}"
+        bus.emit(ServiceMistake(birth.name, text if ready else f"{birth.name} cannot start: {text}"))
+        # A teardown that fails leaves nothing undone: every job is settled. It backs off, outside the budget.
+        return 70 if ready and not leave else FAILED_TO_START
+    finally:
+        if broker is not None:
+            broker.close()
+        _say_goodbye(place, birth, board, telemetry, 0.0)
+
+
+def maintain(place: Place, birth: Birth, board: Scoreboard) -> int:
+    """In the maintenance process."""
+    telemetry, bus = _begin(place, birth, "maintenance")
+    settings = place.settings
+    try:
+        broker = broker_for(settings, place.options, birth.incarnation)
+    except EngineError as error:
+        bus.emit(ServiceMistake(birth.name, f"{birth.name} cannot start: {error}"))
+        telemetry.shutdown(settings.telemetry_flush)
+        return FAILED_TO_START
+    maintenance = Maintenance(
+        birth.index,
+        supervisor=birth.supervisor,
+        poke=birth.poke,
+        board=board,
+        broker=broker,
+        options=place.options,
+        emit=bus.emit,
+        verdict=lambda incarnation: place.verdict(board, incarnation),
+        leads=Leadership(place.leader_path).held,
+        after_loss=_after_loss(place, telemetry, bus),
+        drain=settings.drain_seconds,
+        others=OtherTrees(place.other_boards, settings.drain_seconds),
+        told=telemetry.told,
+    )
+    telemetry.observe_processes(lambda: processes(board), lambda: restarts(board))
+    if settings.health:
+        note = lambda text: bus.emit(SupervisorNote(text, "warning"))  # noqa: E731
+        HealthServer(settings.health, probes(maintenance, board), say=note)
+    try:
+        maintenance.run(unblock)
+        return 0
+    finally:
+        broker.close()
+        _say_goodbye(place, birth, board, telemetry, LAST_GRACE - 0.2)
+
+
+def _after_loss(place: Place, telemetry: Telemetry, bus: Bus) -> Callable[[Rescued, Outcome], None]:
+    """Calls the service's `on_failure` for a job whose worker died."""
+    app = place.app()
+    executors = {
+        name: _executor(place, app, handler, telemetry, bus, stopping=lambda: False)
+        for name, handler in place.app.worker_handlers.items()
+    }
+
+    def after_loss(rescued: Rescued, outcome: Outcome) -> None:
+        executor = executors.get(rescued.lease.queue)
+        if executor is not None and outcome.failure is not None:
+            executor.report_loss(rescued.lease, outcome.failure)
+
+    return after_loss
+
+
+def export(place: Place, birth: Birth, board: Scoreboard) -> int:
+    """In the process that sends telemetry."""
+    telemetry, _ = _begin(place, birth, EXPORTER)
+    budget = place.settings.telemetry_flush
+    telemetry.export(board, birth.index, supervisor=birth.supervisor, unblock=unblock, budget=budget)
+    return 0
+
+
+def _begin(place: Place, birth: Birth, role: Role) -> tuple[Telemetry, Bus]:
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # what a handler prints must not wait for its process's end
+    os.register_at_fork(after_in_child=reset_in_child)
+    place.instance.forget_in_forks()
+    identity = ProcessIdentity(place.app.__name__, role, birth.name, place.instance.number, place.system)
+    telemetry = start(identity, place.settings, place.rings)
+    return telemetry, Bus(telemetry.subscribe)
+
+
+def _say_goodbye(place: Place, birth: Birth, board: Scoreboard, telemetry: Telemetry, after: float) -> None:
+    """Everything is settled: the rest of the drain, and `after` seconds more, are for telemetry."""
+    board.set_state(birth.index, GONE, time.monotonic_ns())
+    budget = place.settings.telemetry_flush
+    if board.deadline:
+        budget = min(budget, max(0.0, board.deadline / 1e9 + after - time.monotonic()))
+    telemetry.shutdown(budget)
+
+
+def _executor(
+    place: Place, app: WorkerApp, handler: Handler, telemetry: Telemetry, bus: Bus, *, stopping: Callable[[], bool]
+) -> Executor:
+    options = place.options[handler.queue.name]
+    return Executor(app, handler, options, tracing=telemetry.tracing, emit=bus.emit, stopping=stopping)

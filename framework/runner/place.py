@@ -1,0 +1,88 @@
+"""What every process of one tree knows: the app, its settings, the engine, and where the tree keeps its files."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from framework.app import WorkerApp
+from framework.broker import Broker, open_broker, shown
+from framework.errors import UsageError
+from framework.queues import QueueOptions
+from framework.scoreboard import Scoreboard, Verdict
+from framework.settings import Settings
+from framework.supervisor import Instance
+
+
+@dataclass(slots=True)
+class Place:
+    """Where a tree lives.
+
+    Attributes:
+        options: of all queues of the app, by name.
+        served: names of those that this tree works on.
+        system: the engine's `messaging.system`.
+        instance: the number of this supervisor among those of the same store, and its lock.
+        leader_path: the lock of one leader per app: it can observe only the queues that it knows.
+        rings: telemetry's; None: it does not outlive a process.
+    """
+
+    app: type[WorkerApp]
+    settings: Settings
+    options: dict[str, QueueOptions]
+    served: list[str]
+    system: str
+    instance: Instance
+    leader_path: Path
+    rings: Any = None
+
+    @property
+    def workers(self) -> list[tuple[str, str, int]]:
+        """(name of the slot, queue, number within the queue) of every worker."""
+        return [(f"{name}/{index}", name, index) for name in self.served for index in range(self.options[name].workers)]
+
+    def verdict(self, board: Scoreboard, incarnation: str) -> Verdict | None:
+        """From our own board, or from that of the tree to which the dead belonged."""
+        found = board.verdict(incarnation)
+        if found is not None:
+            return found
+        for path in self.other_boards():
+            try:
+                found = Scoreboard.open(path).verdict(incarnation)
+            except (OSError, ValueError):
+                continue
+            if found is not None:
+                return found
+        return None
+
+    def other_boards(self) -> list[Path]:
+        """Of the other trees on this store, of those before included."""
+        own = self.instance.board_path
+        return sorted(path for path in own.parent.glob("*.board*") if path != own)
+
+
+def broker_for(settings: Settings, options: dict[str, QueueOptions], incarnation: str) -> Broker:
+    """An engine that workers can share, open on these queues. Raises UsageError, EngineError."""
+    broker = open_broker(
+        settings.broker_url,
+        incarnation=incarnation,
+        durability=settings.durability,
+        network_file_system=settings.network_file_system,
+    )
+    if broker.features.durable == "nothing":
+        raise UsageError(
+            f"WORKER_BROKER_URL={shown(settings.broker_url)}: that engine lives in one process and cannot "
+            "serve workers: use spool:DIR"
+        )
+    broker.open(list(options.values()))
+    return broker
+
+
+def directory_of(broker: Broker, app: str) -> Path:
+    """Where a tree's own files lie: in the engine's directory, or in one of this user where it has none."""
+    root = getattr(broker, "root", None)
+    if root is not None:
+        return Path(root)
+    return Path(os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/worker-{os.getuid()}") / "worker" / app

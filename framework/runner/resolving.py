@@ -1,0 +1,63 @@
+"""From declarations and settings to the options of each queue, and all that can be found wrong before a start."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from framework.app import WorkerApp, check_concurrency, declared_dead_letters
+from framework.codec import codec_for
+from framework.errors import DeclarationError, SettingsError
+from framework.queues import Queue, QueueOptions
+from framework.settings import Settings, check_queue_names, unknown_variables
+
+
+def resolve(app: type[WorkerApp], settings: Settings) -> dict[str, QueueOptions]:
+    """The options of all queues of an app, by name. Raises SettingsError, DeclarationError: which, where."""
+    check_queue_names(settings, app.worker_queues)
+    letters = declared_dead_letters(app.worker_queues.values())
+    options = {}
+    for queue in app.worker_queues.values():
+        found = replace(settings.options(queue), is_dead_letter=queue.name in letters)
+        if not found.is_dead_letter:
+            _check_payload(queue)
+        handler = app.worker_handlers.get(queue.name)
+        if handler is not None:
+            name = f"{app.__name__}.{queue.attribute}"
+            check_concurrency(found.concurrency, is_async=handler.is_async, name=name, place=handler.place)
+            if found.timeout is None and settings.drain_seconds is not None:
+                raise SettingsError(
+                    f"{queue.place}: {name} has timeout=None, but a drain ends after {settings.drain_seconds:g} s: "
+                    "give it a timeout, or set WORKER_DRAIN=none"
+                )
+        options[queue.name] = found
+    for queue in app.worker_queues.values():  # a letter queue of another service: its dead are rescued here, too
+        target = queue.dead_letter
+        if target is not None and target.name not in options:
+            options[target.name] = replace(settings.options(target), is_dead_letter=True)
+    return options
+
+
+def _check_payload(queue: Queue[Any]) -> None:
+    """An unusable payload type must not wait for the first job."""
+    try:
+        codec_for(queue.payload_type, queue=queue.name)
+    except DeclarationError as error:
+        raise DeclarationError(f"{queue.place}: {error}") from None
+
+
+def check(app: type[WorkerApp], settings: Settings) -> list[str]:
+    """Everything that can be found wrong without running: raises the first error, returns the warnings."""
+    resolve(app, settings)
+    warnings = [
+        f"{queue.place}: queue {queue.name!r} has no handler here: jobs wait for another service"
+        for queue in app.worker_queues.values()
+        if queue.name not in app.worker_handlers
+    ]
+    warnings += [
+        f"{queue.place}: {app.__name__}.{queue.attribute} declares schedules: this release keeps their place, "
+        "but does not run them"
+        for queue in app.worker_queues.values()
+        if queue.schedules
+    ]
+    return warnings + unknown_variables()

@@ -1,0 +1,127 @@
+"""The process that becomes the supervisor: it looks at everything once, then forks (or spawns) the children."""
+
+from __future__ import annotations
+
+import gc
+import secrets
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+
+from framework.app import WorkerApp
+from framework.broker import shown
+from framework.connecting import warnings_of
+from framework.errors import EngineError, UsageError
+from framework.events import Bus, Event, SupervisorNote
+from framework.maintenance import mark, tree_of
+from framework.queues import QueueOptions
+from framework.runner.children import specs
+from framework.runner.place import Place, broker_for, directory_of
+from framework.runner.resolving import check, resolve
+from framework.scoreboard import EXPORTER, MAINTENANCE, Scoreboard
+from framework.settings import Settings
+from framework.supervisor import IS_LINUX, Instance, Supervisor, SupervisorOptions, spawn, threads
+from framework.telemetry import ProcessIdentity, prepare_rings, start
+
+Say = Callable[[Event], None]
+
+
+def run(app: type[WorkerApp], settings: Settings, queues: Sequence[str] | None = None) -> int:
+    """Runs a service until it is told to stop; returns the exit code.
+
+    Args:
+        queues: names of the queues to serve; None = all that have a handler.
+
+    Raises:
+        WorkerError: found before anything was started.
+    """
+    options = resolve(app, settings)
+    served = _served(app, options, queues)
+    if not any(options[name].workers for name in served):
+        raise UsageError(f"{app.__name__} has nothing to run: no queue with a handler and workers above 0")
+    say = Bus(start(ProcessIdentity(app.__name__, "supervisor", "supervisor", 0, ""), settings).subscribe).emit
+    place, board, warnings = _take_place(app, settings, options, served, say)
+    with mark(tree_of(board)) or nullcontext():
+        for text in [*warnings, *check(app, settings)]:
+            say(SupervisorNote(text, "warning"))
+        if not IS_LINUX:
+            say(SupervisorNote("not Linux: fit for development; no promise after a power cut or a dead supervisor"))
+        supervisor = _supervisor(place, board, say)
+        where, number = shown(settings.broker_url), place.instance.number
+        say(SupervisorNote(f"{app.__name__}: {len(place.workers)} workers on {where}, instance {number}"))
+        gc.collect()
+        gc.freeze()  # the children share these pages; a collection would copy them
+        code = supervisor.run()
+        say(SupervisorNote(f"stopped, exit code {code}"))
+        return code
+
+
+def _served(app: type[WorkerApp], options: dict[str, QueueOptions], wanted: Sequence[str] | None) -> list[str]:
+    handled = [name for name in options if name in app.worker_handlers]
+    if not wanted:
+        return handled
+    for name in wanted:
+        if name not in options:
+            raise UsageError(f"{app.__name__} has no queue {name!r}; it has {', '.join(options)}")
+        if name not in handled:
+            raise UsageError(f"{app.__name__} has no handler for queue {name!r}")
+    return [name for name in handled if name in wanted]
+
+
+def _take_place(
+    app: type[WorkerApp], settings: Settings, options: dict[str, QueueOptions], served: list[str], say: Say
+) -> tuple[Place, Scoreboard, list[str]]:
+    """A number among the supervisors of this store, its rings, and a fresh board; and what the engine warns of.
+
+    The engine is opened once and let go of: what is wrong with it shows before anything is forked.
+    """
+    broker = broker_for(settings, options, f"s{secrets.token_hex(8)}")
+    try:
+        directory, system, warnings = directory_of(broker, app.__name__), broker.features.system, warnings_of(broker)
+    finally:
+        broker.close()
+    try:
+        instance = Instance.take(directory / "run", directory / "instances")
+        leader_path = directory / f"leader.{app.__name__}.lock"
+        place = Place(app, settings, options, served, system, instance, leader_path)
+        return place, _make_board(place, say), warnings
+    except OSError as error:
+        raise EngineError(f"{directory} cannot be used: {error}") from error
+
+
+def _make_board(place: Place, say: Say) -> Scoreboard:
+    place.instance.keep_old_board()
+    rows = [(MAINTENANCE, 0), *((slot, place.options[name].concurrency) for slot, name, _ in place.workers)]
+    app, names = place.app.__name__, [name for name, _ in rows]
+    run_dir, number = place.instance.board_path.parent, place.instance.number
+    place.rings, note = prepare_rings(run_dir, number, app=app, system=place.system, slots=names)
+    if note:
+        say(SupervisorNote(note, "warning"))
+    if place.rings is not None:
+        rows.append((EXPORTER, 0))
+    return Scoreboard.create(place.instance.board_path, rows, app=app)
+
+
+def _supervisor(place: Place, board: Scoreboard, say: Say) -> Supervisor:
+    settings = place.settings
+    options = SupervisorOptions(
+        drain=settings.drain_seconds,
+        restart_budget=settings.restart_budget,
+        restart_window=settings.restart_window,
+        ready_within=settings.ready_within,
+    )
+    if _can_fork(settings, say):
+        return Supervisor(specs(place, board), board, options, say)
+    return Supervisor(specs(place, board), board, options, say, start=spawn(keep=[place.instance.descriptor]))
+
+
+def _can_fork(settings: Settings, say: Say) -> bool:
+    count = threads()
+    if settings.start_method == "auto" and count > 1:
+        say(
+            SupervisorNote(
+                f"importing the service started {count - 1} threads, which a fork would not copy: workers "
+                "start as fresh interpreters (slower; WORKER_START_METHOD=fork insists)"
+            )
+        )
+        return False
+    return settings.start_method != "spawn"
