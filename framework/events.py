@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
+from framework.frozen import frozen
 from framework.job import Lease, Reason, RunRecord
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Event:
     """Base of all events. Durations are in seconds, moments in seconds since the epoch."""
 
@@ -17,14 +17,14 @@ class Event:
 # --- jobs, emitted by workers ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class JobsClaimed(Event):
     queue: str
     count: int
     duration: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class JobFinished(Event):
     """An attempt ended in a process that lived to see it. Emitted while its span is current, before the settling.
 
@@ -49,7 +49,7 @@ class JobFinished(Event):
     span_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class JobsSettled(Event):
     queue: str
     verb: Literal["ack", "retry", "bury", "rest", "release"]
@@ -57,13 +57,13 @@ class JobsSettled(Event):
     duration: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LeasesLost(Event):
     queue: str
     job_ids: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EngineFailed(Event):
     """A verb could not be done; it is tried again after `delay` seconds, nothing is lost."""
 
@@ -72,13 +72,13 @@ class EngineFailed(Event):
     delay: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EngineRecovered(Event):
     verb: str
     after: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class HookFailed(Event):
     """`on_failure` or another hook of the service raised; nothing changes for the job."""
 
@@ -89,7 +89,7 @@ class HookFailed(Event):
     traceback: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LoopBlocked(Event):
     """A handler holds the event loop: everything else in the process waits."""
 
@@ -102,7 +102,7 @@ class LoopBlocked(Event):
     stack: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ServiceMistake(Event):
     """A mistake in the service that one line can explain, for instance a resource opened in the wrong lifespan."""
 
@@ -110,13 +110,13 @@ class ServiceMistake(Event):
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WorkerReady(Event):
     process: str
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WorkerLeaving(Event):
     """Why a worker stops claiming: drain (also a renewal), max_jobs_per_process, max_memory, hung job."""
 
@@ -128,7 +128,7 @@ class WorkerLeaving(Event):
 # --- jobs and queues, emitted by maintenance ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AttemptLost(Event):
     """An attempt whose process died under it. Whoever handles this emits the span that the dead could not.
 
@@ -146,7 +146,7 @@ class AttemptLost(Event):
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class JobsRescued(Event):
     """Claims of a dead process that had not started: runnable again, no attempt spent."""
 
@@ -155,7 +155,7 @@ class JobsRescued(Event):
     owner: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class JobsExpired(Event):
     """Jobs that became dead letters because their ttl had ended before a handler could take them."""
 
@@ -163,7 +163,7 @@ class JobsExpired(Event):
     count: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class QueueObserved(Event):
     queue: str
     ready: int
@@ -177,20 +177,20 @@ class QueueObserved(Event):
 # --- processes, emitted by the supervisor ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ProcessStarted(Event):
     process: str
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ProcessBecameReady(Event):
     process: str
     pid: int
     after: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ProcessKilled(Event):
     """The supervisor sends SIGKILL; `verdict` is planned or timeout."""
 
@@ -200,7 +200,7 @@ class ProcessKilled(Event):
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ProcessExited(Event):
     """`reason` is one of drained, recycled, crashed, killed, timeout, failed_to_start, out_of_memory, stuck."""
 
@@ -212,13 +212,13 @@ class ProcessExited(Event):
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Draining(Event):
     signal: str
     deadline: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SupervisorNote(Event):
     """A line about the supervisor itself: start, platform warnings, budget exceeded, stop."""
 

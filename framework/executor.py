@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from framework.app import Handler, WorkerApp
 from framework.codec import Codec, UndecodablePayload, codec_for, parse_lenient
 from framework.events import Event, HookFailed, JobFinished
+from framework.frozen import frozen
 from framework.job import Context, Failure, Lease, Logger
 from framework.outcome import (
     Discard,
@@ -29,7 +30,7 @@ from framework.outcome import (
 from framework.queues import DeadLetter, QueueOptions
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SpanIdentity:
     """Ids of an attempt's span, known before it starts: they go into the run record. Hex; empty = not traced."""
 
@@ -52,6 +53,9 @@ class Attempt:
 
 class Tracing(Protocol):
     """What the executor needs of telemetry."""
+
+    outlives: bool
+    """What is said of an attempt outlives this process: a rescuer can ask telemetry for it, or there is none."""
 
     def identify(self, lease: Lease, started_at: float) -> SpanIdentity:
         """Ids and the sampling decision of the span that this attempt will have."""
@@ -78,6 +82,8 @@ class SilentLogger:
 
 class NoTracing:
     """Tracing that does nothing."""
+
+    outlives = True
 
     def identify(self, lease: Lease, started_at: float) -> SpanIdentity:
         return SpanIdentity()
@@ -125,6 +131,7 @@ class Executor:
         carried = handler.queue.payload_type
         # A dead letter is made of the job, not decoded: its payload is another queue's.
         self._codec: Codec | None = None if carried is DeadLetter else codec_for(carried, queue=options.name)
+        self.outlives = tracing.outlives
         self._tracing = tracing
         self._emit = emit
         self._stopping = stopping
@@ -141,7 +148,7 @@ class Executor:
         """A sync run. `call(method, *arguments)` calls it; the worker passes one that arms the soft timeout."""
         started = self._monotonic()
         with self._tracing.attempt(attempt):
-            context = self._context(attempt, started)
+            context = self._context(attempt, started) if self.handler.takes_context else None
             try:
                 arguments = self._arguments(attempt, context)
                 call(self._method, *arguments)
@@ -157,7 +164,7 @@ class Executor:
         turns the cancellation that it caused into JobInterrupted."""
         started = self._monotonic()
         with self._tracing.attempt(attempt):
-            context = self._context(attempt, started)
+            context = self._context(attempt, started) if self.handler.takes_context else None
             try:
                 arguments = self._arguments(attempt, context)
                 await call(self._method(*arguments))
@@ -189,19 +196,19 @@ class Executor:
             _clock=self._monotonic,
         )
 
-    def _arguments(self, attempt: Attempt, context: Context) -> tuple[Any, ...]:
+    def _arguments(self, attempt: Attempt, context: Context | None) -> tuple[Any, ...]:
         payload = self._payload(attempt.lease)
-        return (payload, context) if self.handler.takes_context else (payload,)
+        return (payload,) if context is None else (payload, context)
 
     def _payload(self, lease: Lease) -> Any:
         return letter_of(lease) if self._codec is None else self._codec.decode(lease.job.payload)
 
-    def _end(self, attempt: Attempt, context: Context, started: float, error: BaseException | None) -> None:
+    def _end(self, attempt: Attempt, context: Context | None, started: float, error: BaseException | None) -> None:
         duration = self._monotonic() - started
         attempt.outcome = outcome = self.decide(attempt, error)
         failure = outcome.failure
         if failure is not None:
-            self._report_failure(failure, context)
+            self._report_failure(failure, context or self._context(attempt, started))
         lease = attempt.lease
         self._emit(
             JobFinished(

@@ -9,6 +9,8 @@ from datetime import datetime
 from hashlib import blake2b
 from typing import Any, Literal, Protocol, Self
 
+from framework.frozen import frozen
+
 Reason = Literal["error", "timeout", "worker_lost", "rejected", "expired", "invalid_payload"]
 
 
@@ -44,7 +46,7 @@ class Failure:
     ended_at: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Job:
     """What is stored. It never changes after enqueue; only the history of attempts grows.
 
@@ -80,7 +82,7 @@ class Job:
         return self.enqueued_at if self.not_before is None else max(self.enqueued_at, self.not_before)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Lease:
     """A claimed job. Whoever holds it settles it once: ack, retry, bury, rest or release.
 
@@ -106,7 +108,7 @@ class Lease:
         return self.queue != self.job.queue
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunRecord:
     """What a worker writes before a handler starts; a rescuer reads it when the worker is dead.
 

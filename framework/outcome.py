@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
+from framework.frozen import frozen
 from framework.job import Failure, Reason
 from framework.retry import RetryPolicy, Seconds, seconds
 
@@ -63,7 +63,7 @@ class Kind(StrEnum):
     RESTED = "rested"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Outcome:
     """What is to be done with a job after a run.
 

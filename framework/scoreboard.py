@@ -261,6 +261,8 @@ class Scoreboard:
         return found
 
     def _row(self, row: int, at: int) -> RowState | None:
+        if not self._memory[at + 12]:  # idle, as most are at most times
+            return None
         for tries in range(_MOST_TRIES):
             before = self._quads[at // 8]
             fields = self._memory[at + 8 : at + 8 + _ROW.size]

@@ -53,6 +53,7 @@ class Calls:
     write = staticmethod(os.write)
     pwrite = staticmethod(os.pwrite)
     fsync = staticmethod(os.fsync)
+    fdatasync = staticmethod(getattr(os, "fdatasync", os.fsync))  # macOS has none
     syncfs = staticmethod(syncfs)
     ftruncate = staticmethod(os.ftruncate)
     fallocate = staticmethod(fallocate)

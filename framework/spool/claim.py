@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from framework.job import Lease
+from framework.job import Job, Lease
 from framework.spool import frame, names
 from framework.spool.clock import Clock
 from framework.spool.disk import Disk
@@ -24,6 +24,7 @@ from framework.spool.names import Name
 from framework.spool.settle import Settle
 
 LOOK = 60.0  # seconds between two looks into the own directory
+FIRST_READ = 1 << 14  # bytes: most jobs, also with some history
 MOST_MISSES = 3  # lost races in a row, after which we ask whether the loser is us
 MOST_TRIES = 3  # to read a file, before it is bad
 MOST_EXPIRED = 64  # in one claim: each may cost an fsync, and the caller has a deadline
@@ -61,19 +62,32 @@ class Reader:
         disk = self._disk
         fd = disk.open(held.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
-            found = disk.calls.fstat(fd)
-            if not stat.S_ISREG(found.st_mode):
-                raise frame.Damaged("not a regular file")
-            where, job = frame.read(lambda length, offset: disk.calls.pread(fd, length, offset), found.st_size)
+            where, job = self._content(held, fd)
         finally:
             disk.calls.close(fd)
             disk.reserve()
-        held.inode, held.slots_at = found.st_ino, where.slots_at
+        held.slots_at = where.slots_at
         name = held.name
         eligible = job.eligible_at
         if name.not_before is not None and name.not_before != names.micros(eligible):
             eligible = name.not_before / 1e6
         return Lease(job, held.owner.queue.name, name.attempt + 1, name.delivery, eligible, held)
+
+    def _content(self, held: Held, fd: int) -> tuple[frame.Layout, Job]:
+        """One call for nearly every job; its size and number are asked for only where they are needed."""
+        calls = self._disk.calls
+        try:
+            data = calls.pread(fd, FIRST_READ, 0)
+        except OSError:
+            if stat.S_ISREG(calls.fstat(fd).st_mode):
+                raise
+            raise frame.Damaged("not a regular file") from None
+        if len(data) < FIRST_READ and not held.name.chosen:
+            where = frame.layout(data)
+            return where, frame.decode(data, where)
+        found = calls.fstat(fd)
+        held.inode = found.st_ino
+        return frame.read(lambda length, offset: calls.pread(fd, length, offset), found.st_size)
 
     def _unreadable(self, entry: str, error: OSError) -> bool:
         """A bad sector must not stop the queue for ever; but a full table of descriptors says nothing of the file."""
@@ -168,14 +182,14 @@ class Claim:
 
     def _one(self, source: str, name: Name) -> Lease | None:
         owner = self._owner()
-        name = name._replace(delivery=name.delivery + 1)
+        name = name.claimed()
         while (claimed := str(name)) in owner.held:
             # A twin of what we hold: the rename would say yes and do nothing. Or a copy that somebody restored: that
             # one is a job of its own, which a rename would put in the place of what we hold.
             self._disk.drop_twin(source, f"{owner.base}/{claimed}")
             if self._disk.stat(source) is None:
                 return None
-            name = name._replace(delivery=name.delivery + 1)
+            name = name.claimed()
         try:
             self._disk.rename(source, f"{owner.base}/{claimed}")
         except FileNotFoundError:

@@ -17,6 +17,7 @@ from typing import NoReturn
 from framework.errors import EnqueueFailed, EnqueueUncertain, PayloadTooLarge, QueueFull
 from framework.job import Job
 from framework.spool import flocks, frame, ids, names
+from framework.spool.blanks import PAGE, Blank, Blanks
 from framework.spool.calls import HAS_SYNCFS
 from framework.spool.clock import Clock
 from framework.spool.disk import FULL, TOO_MANY_FILES, Disk
@@ -42,6 +43,7 @@ class Draft:
     name: Name
     path: str
     fd: int
+    prepared: bool = False
 
 
 class Enqueue:
@@ -53,6 +55,7 @@ class Enqueue:
         self._clock = clock
         self._ring = ring
         self._limits = Limits(disk, queue, clock)
+        self._blanks = Blanks(disk, self._create)
 
     def put(self, jobs: Sequence[Job], done: list[str]) -> None:
         """Stores jobs in order, up to the first that is refused; ids that are safely queued join `done`.
@@ -90,7 +93,8 @@ class Enqueue:
             try:
                 files = [frame.encode(job) for job in jobs]
                 count_again = self._limits.admit(len(jobs), sum(map(len, files)))
-                self._write_some(jobs, files, drafts)
+                if len(jobs) > 1 or not self._overwrite(jobs[0], files[0], drafts):
+                    self._write_some(jobs, files, drafts)
                 self._make_durable(drafts)
             except QueueFull as error:
                 raise QueueFull(str(error), enqueued=done) from None
@@ -147,26 +151,33 @@ class Enqueue:
     def _write_some(self, jobs: Sequence[Job], files: Sequence[bytes], drafts: list[Draft]) -> None:
         for job, data in zip(jobs, files, strict=True):
             try:
-                draft = self._create(job)
+                made = self._create(chosen=job.chosen_id)
             except OSError as error:
                 if error.errno in TOO_MANY_FILES and drafts:
                     return  # a smaller chunk; the rest comes with the next
                 raise
-            drafts.append(draft)
-            self._disk.write_all(draft.fd, data)
+            drafts.append(Draft(job, made.name, made.path, made.fd))
+            self._disk.write_all(made.fd, data)
 
-    def _create(self, job: Job) -> Draft:
-        """An empty locked file in tmp. Raises OSError."""
-        not_before = None if job.not_before is None else names.micros(job.not_before)
-        expires = None if job.ttl is None else names.micros(job.eligible_at + job.ttl)
+    def _overwrite(self, job: Job, data: bytes, drafts: list[Draft]) -> bool:
+        """Into a prepared file. False: there is none, or the job does not fit. Raises OSError."""
+        blank = self._blanks.take() if len(data) <= PAGE else None
+        if blank is None:
+            return False
+        drafts.append(Draft(job, blank.name, blank.path, blank.fd, prepared=True))
+        self._disk.calls.pwrite(blank.fd, data, 0)
+        return True
+
+    def _create(self, *, chosen: bool = False) -> Blank:
+        """An empty locked file in tmp; only its name says whether its id was chosen. Raises OSError."""
         while True:
-            name = Name(self._clock.stamp(), names.tails.next(), 0, 0, not_before, expires, job.chosen_id)
+            name = Name(self._clock.stamp(), names.tails.next(), chosen=chosen)
             path = self._queue.path("tmp", name)
             fd = flocks.keep(self._disk.calls.open(path, _CREATE | os.O_CLOEXEC, 0o600, dir_fd=self._disk.fd))
             try:
                 # A recoverer that saw the file between open and flock takes it for a dead writer's and unlinks it.
                 if flocks.take(self._disk.calls, fd) and self._disk.calls.fstat(fd).st_nlink > 0:
-                    return Draft(job, name, path, fd)
+                    return Blank(name, path, fd)
             except OSError:
                 with contextlib.suppress(OSError):
                     self._disk.unlink(path)
@@ -175,16 +186,25 @@ class Enqueue:
             flocks.drop(self._disk.calls, fd)
 
     def _make_durable(self, drafts: Sequence[Draft]) -> None:
-        if self._disk.power and HAS_SYNCFS and len(drafts) >= SYNCFS_FROM:
-            self._disk.calls.syncfs(self._disk.fd)
+        if drafts[0].prepared:
+            self._disk.calls.fdatasync(drafts[0].fd)
             return
-        for draft in drafts:
-            self._disk.sync(draft.fd)
+        blanks = self._blanks.begin() if len(drafts) == 1 and HAS_SYNCFS else []
+        try:
+            if self._disk.power and HAS_SYNCFS and len(drafts) + len(blanks) >= SYNCFS_FROM:
+                self._disk.calls.syncfs(self._disk.fd)
+            else:
+                for draft in drafts:
+                    self._disk.sync(draft.fd)
+        except OSError:
+            self._blanks.drop(blanks)
+            raise
+        self._blanks.keep(blanks)
 
     def _publish(self, drafts: Sequence[Draft], done: list[str]) -> None:
         """Renames in order, each with a stamp made after the one before was in place: see `listing`."""
         for at, draft in enumerate(drafts):
-            draft.name = draft.name._replace(stamp=self._clock.stamp())
+            draft.name = names.first(draft.job, self._clock.stamp(), draft.name.tail)
             target = self._queue.waiting(draft.name, self._clock.micros())
             try:
                 self._place(draft.path, target)
@@ -274,6 +294,10 @@ class Enqueue:
             if entry is not None:
                 self._disk.unlink(entry)
         self._disk.sync_removal(f"{self._queue.base}/tmp")
+
+    def close(self) -> None:
+        """Lets go of what was prepared. Idempotent."""
+        self._blanks.close()
 
     def _close(self, drafts: Sequence[Draft]) -> None:
         for draft in drafts:

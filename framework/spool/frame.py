@@ -10,9 +10,9 @@ import json
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, cast
 
+from framework.frozen import frozen
 from framework.job import Failure, Job, Reason
 
 MAGIC = b"\x89WSPOOL\n"
@@ -28,6 +28,7 @@ _CRC = struct.Struct("<I")
 FIXED_SIZE = _FIXED.size + _CRC.size
 
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode  # made once; ASCII, so lone surrogates come back
+_DECODE = json.JSONDecoder().raw_decode  # `json.loads` looks for an encoding and for white space first
 _SLOT_MAGIC = b"ATT1"
 _SLOT_HEAD = struct.Struct("<4sIIIQ")  # magic, crc of all that follows, length, sequence, delivery
 _SLOT_ROOM = SLOT - _SLOT_HEAD.size
@@ -38,7 +39,7 @@ class Damaged(ValueError):
     """The file is not a whole job; says what is wrong with it."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Layout:
     """Where things are in a file.
 
@@ -67,7 +68,7 @@ class Layout:
         return self.slots_at + SLOTS * SLOT
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Record:
     """One attempt in a slot."""
 
@@ -127,12 +128,12 @@ def decode(data: bytes, where: Layout) -> Job:
     """The job in the bytes of a whole file. Raises Damaged."""
     if len(data) < where.end:
         raise Damaged(f"{len(data)} bytes of {where.end}: truncated")
-    start = FIXED_SIZE + where.headers
-    headers, body = data[FIXED_SIZE:start], data[start : where.end]
+    start, slots_at = FIXED_SIZE + where.headers, where.slots_at
+    headers, body = data[FIXED_SIZE:start], data[start : start + where.body]
     if zlib.crc32(headers) != where.crc_headers or zlib.crc32(body) != where.crc_body:
         raise Damaged("checksum of the content")
     try:
-        fields = json.loads(headers)
+        fields, _ = _DECODE(headers.decode("ascii"))
         return Job(
             id=fields["id"],
             uid=where.uid,
@@ -144,7 +145,7 @@ def decode(data: bytes, where: Layout) -> Job:
             ttl=fields["ttl"],
             chosen_id=fields["chosen_id"],
             scheduled_for=fields["scheduled_for"],
-            history=tuple(r.failure for r in records(data[where.slots_at :])) if len(data) > where.slots_at else (),
+            history=tuple(r.failure for r in records(data[slots_at:])) if len(data) > slots_at else (),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise Damaged(f"headers: {error!r}") from None

@@ -28,6 +28,7 @@ class Owner:
     Attributes:
         queue: from which they were claimed.
         wid: name of the incarnation that claimed them.
+        base: the directory of the claims.
         fd: the lock file, locked.
         ward: they are a dead owner's, this process settles them.
         held: entries that are leases now.
@@ -40,11 +41,10 @@ class Owner:
     ward: bool = False
     held: dict[str, Held] = field(default_factory=dict)
     started: dict[tuple[str, int], runs.Started] = field(default_factory=dict)
+    base: str = field(init=False)
 
-    @property
-    def base(self) -> str:
-        """The directory of the claims."""
-        return f"{self.queue.base}/claimed/{self.wid}"
+    def __post_init__(self) -> None:
+        self.base = f"{self.queue.base}/claimed/{self.wid}"
 
     @property
     def lock(self) -> str:

@@ -16,14 +16,35 @@ from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
 
 ENOUGH = 4096  # names; further buckets are listed when these are used up
-LEAST_AGE = 0.05  # seconds; a listing that is not used up is renewed after 20 times what it took, at least this
+LEAST_AGE = 0.1  # seconds; a listing that is not used up is renewed after 50 times what it took, at least this
 # The kernel stamps directories with a clock that stands still for up to 10 ms: a change just after the listing may not
 # show. A listing younger than this, compared with its directory, is not trusted to stay true.
 RACY = 50_000_000  # nanoseconds
 
 
+class Names:
+    """The names in one directory, listed again only when it has changed: an idle look is one `stat`."""
+
+    def __init__(self, disk: Disk, path: str) -> None:
+        self._disk = disk
+        self._path = path
+        self._changed_at = -1
+        self._entries: list[str] = []
+
+    def __call__(self) -> list[str]:
+        """Sorted, foreign names included; the same list object as long as nothing changed. Raises OSError."""
+        looked_at = time.time_ns()
+        found = self._disk.stat(self._path)
+        if found is None:
+            self._changed_at, self._entries = -1, []
+        elif found.st_mtime_ns != self._changed_at:
+            self._entries = sorted(self._disk.listdir(self._path))
+            self._changed_at = found.st_mtime_ns if found.st_mtime_ns + RACY < looked_at else -1
+        return self._entries
+
+
 class Buckets:
-    """Names in the buckets of ready/ or the minutes of delayed/, each listed again only when it has changed.
+    """Names in the buckets of ready/ or the minutes of delayed/.
 
     Args:
         base: the directory above the buckets. pattern: of a bucket's name.
@@ -33,31 +54,24 @@ class Buckets:
         self._disk = disk
         self._base = base
         self._pattern = pattern
-        self._kept: dict[str, tuple[int, list[str]]] = {}
+        self._here = Names(disk, base)
+        self._seen: list[str] = []
+        self._found: list[str] = []
+        self._inside: dict[str, Names] = {}
 
     def all(self) -> list[str]:
         """The buckets that exist, oldest first. Raises OSError."""
-        found = sorted(b for b in self._disk.listdir(self._base) if self._pattern.fullmatch(b))
-        for gone in self._kept.keys() - set(found):
-            del self._kept[gone]
-        return found
+        seen = self._here()
+        if seen is not self._seen:
+            self._found = [entry for entry in seen if self._pattern.fullmatch(entry)]
+            self._inside = {b: self._inside.get(b) or Names(self._disk, f"{self._base}/{b}") for b in self._found}
+            self._seen = seen
+        return self._found
 
     def names(self, bucket: str) -> list[str]:
-        """Sorted, foreign names included; the same list object as long as nothing changed. Raises OSError."""
-        path = f"{self._base}/{bucket}"
-        looked_at = time.time_ns()
-        found = self._disk.stat(path)
-        if found is None:
-            return []
-        kept = self._kept.get(bucket)
-        if kept is not None and kept[0] == found.st_mtime_ns:
-            return kept[1]
-        entries = sorted(self._disk.listdir(path))
-        if found.st_mtime_ns + RACY < looked_at:
-            self._kept[bucket] = (found.st_mtime_ns, entries)
-        else:
-            self._kept.pop(bucket, None)
-        return entries
+        """As `Names`, of one of them. Raises OSError."""
+        inside = self._inside.get(bucket)
+        return inside() if inside is not None else []
 
 
 class Listing:
@@ -146,4 +160,4 @@ class Listing:
             found = [entry for entry in found if entry not in self._foreign]
         self._names, self._at = found, 0
         now = time.monotonic()
-        self._due = now + max(LEAST_AGE, 20 * (now - start))
+        self._due = now + max(LEAST_AGE, 50 * (now - start))

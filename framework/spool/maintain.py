@@ -17,6 +17,7 @@ from framework.spool.claim import Claim
 from framework.spool.clock import Clock
 from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
+from framework.spool.listing import Buckets, Names
 from framework.spool.names import Name
 from framework.spool.recover import recover
 from framework.spool.ripen import Ripen
@@ -50,6 +51,9 @@ class Maintain:
         self._claim = claim
         self._ring = ring
         self._counts = counts
+        self._drafts = Names(disk, f"{queue.base}/tmp")
+        self._buckets = Buckets(disk, f"{queue.base}/ready")
+        self._ids = Names(disk, f"{queue.base}/ids")
         self._published = -DEPTH_EVERY
         self._swept = 0
 
@@ -66,7 +70,7 @@ class Maintain:
 
     def _recover(self) -> None:
         promoted = 0
-        for entry in sorted(self._disk.listdir(f"{self._queue.base}/tmp")):
+        for entry in self._drafts():
             promoted += recover(self._disk, self._clock, self._queue, entry) == "promoted"
         if promoted:
             self._counts["recovered"] += promoted
@@ -132,13 +136,13 @@ class Maintain:
     def _remove_buckets(self) -> None:
         """Only those whose time has passed: producers use the others. A rename back makes its bucket again."""
         limit = f"{max(0, self._clock.now() - BUCKET_KEPT):020d}"[: names.BUCKET_DIGITS]
-        for bucket in self._disk.listdir(f"{self._queue.base}/ready"):
-            if names.BUCKET.fullmatch(bucket) and bucket < limit:
+        for bucket in self._buckets.all():
+            if bucket < limit:
                 self._disk.rmdir(f"{self._queue.base}/ready/{bucket}")
 
     def _sweep_ids(self) -> None:
         """One directory in each call: entries that killed acks left keep the space of their jobs."""
-        directories = sorted(self._disk.listdir(f"{self._queue.base}/ids"))
+        directories = self._ids()
         if directories:
             self._swept = (self._swept + 1) % len(directories)
             self._counts["ids_swept"] += ids.sweep(self._disk, f"{self._queue.base}/ids/{directories[self._swept]}")

@@ -13,6 +13,7 @@ import re
 import threading
 from typing import NamedTuple
 
+from framework.job import Job
 from framework.spool import flocks
 
 MAX_TIME = 10**18 - 1  # microseconds: 18 digits, some 31,000 years
@@ -49,6 +50,10 @@ class Name(NamedTuple):
     expires: int | None = None
     chosen: bool = False
 
+    def claimed(self) -> Name:
+        """The name after one claim more. (`_replace` takes twice as long.)"""
+        return Name(self[0], self[1], self[2], self[3] + 1, self[4], self[5], self[6])
+
     @property
     def stem(self) -> str:
         """What names the job in a run record."""
@@ -71,6 +76,13 @@ class Name(NamedTuple):
         if self.expires is not None:
             text += f",x{self.expires}"
         return text + ",i" if self.chosen else text
+
+
+def first(job: Job, stamp: str, tail: str) -> Name:
+    """The name under which a job is enqueued."""
+    not_before = None if job.not_before is None else micros(job.not_before)
+    expires = None if job.ttl is None else micros(job.eligible_at + job.ttl)
+    return Name(stamp, tail, 0, 0, not_before, expires, job.chosen_id)
 
 
 def parse(text: str) -> Name | None:

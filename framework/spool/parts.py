@@ -22,7 +22,7 @@ from framework.spool.rescue import Rescue
 from framework.spool.ripen import Ripen
 from framework.spool.settle import Settle
 
-POLL = (0.35, 0.65)  # seconds between two looks of one who waits: the bell is never the truth
+POLL = (0.6, 0.9)  # seconds between two looks of one who waits: the bell is never the truth
 
 
 class Parts:
@@ -105,6 +105,7 @@ class Parts:
 
     def close(self) -> None:
         """Releases what has not started; the rest stays for a rescuer. Raises OSError."""
+        self.enqueue.close()
         try:
             if self._owner is not None:
                 for held in list(self._owner.held.values()):

@@ -9,6 +9,7 @@ import errno
 import os
 import stat
 
+from framework.job import Job
 from framework.spool import flocks, frame, ids, names
 from framework.spool.clock import Clock
 from framework.spool.disk import Disk
@@ -38,21 +39,22 @@ def recover(disk: Disk, clock: Clock, queue: QueueDir, entry: str, *, id_locked:
         found, here = disk.calls.fstat(fd), disk.stat(path)
         if here is None or here.st_ino != found.st_ino or not stat.S_ISREG(found.st_mode):
             return "gone"  # the writer has renamed it since the listing, or somebody else has recovered it
-        job_id = _whole(disk, fd, found.st_size)
-        if job_id is None:
+        job = _whole(disk, fd, found.st_size)
+        if job is None:
             disk.unlink(path)
             return "gone"
         disk.sync(fd)  # its writer may not have come to that; a duplicate of its id is told yes on the strength of this
-        return _promote(disk, clock, queue, path, name, job_id, found.st_ino, id_locked)
+        name = names.first(job, name.stamp, name.tail)
+        return _promote(disk, clock, queue, path, name, job.id, found.st_ino, id_locked)
     finally:
         flocks.drop(disk.calls, fd)
         disk.reserve()
 
 
-def _whole(disk: Disk, fd: int, size: int) -> str | None:
-    """The id in a complete file; None: it is incomplete."""
+def _whole(disk: Disk, fd: int, size: int) -> Job | None:
+    """The job in a complete file; None: it is incomplete."""
     try:
-        return frame.read(lambda length, offset: disk.calls.pread(fd, length, offset), size)[1].id
+        return frame.read(lambda length, offset: disk.calls.pread(fd, length, offset), size)[1]
     except frame.Damaged:
         return None
 
@@ -75,7 +77,7 @@ def _promote(
 
 def _linked(disk: Disk, path: str, entry: str, inode: int) -> bool:
     """Whether the id is this file's; killed between write and link, its producer left it to us to link."""
-    for _ in range(3):
+    for _ in range(4):  # a stale entry goes, ours comes, and a last look sees it; one to spare
         found = disk.stat(entry)
         if found is None:
             disk.link(path, entry)

@@ -135,7 +135,8 @@ class Rescue:
         """A lock whose owner died before it got its name: lock, then unlink."""
         path = f"{self._base}/{draft}"
         try:
-            with flocks.opened(self._disk.calls, path, os.O_RDWR | os.O_NOFOLLOW, dir_fd=self._disk.fd) as fd:
+            flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
+            with flocks.opened(self._disk.calls, path, flags, dir_fd=self._disk.fd) as fd:
                 if flocks.take(self._disk.calls, fd):
                     self._disk.unlink(path)
         except OSError as error:

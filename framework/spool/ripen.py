@@ -12,7 +12,7 @@ from framework.spool.layout import QueueDir
 from framework.spool.listing import Buckets
 from framework.spool.names import Name
 
-LEAST_PAUSE = 0.25  # seconds between two looks for what others delayed; longer where looking takes long
+LEAST_PAUSE = 1.0  # seconds between a worker's looks for what others delayed: maintenance looks more often
 MOST = 1024  # jobs in one call of a worker
 _MINUTE = 60_000_000
 

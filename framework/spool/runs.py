@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from dataclasses import dataclass, replace
 
+from framework.frozen import frozen
 from framework.job import RunRecord
 
 ROW = 256
@@ -23,7 +23,7 @@ _ROW = struct.Struct("<IQI?3xdd16s8s16sI128s")
 _ROW_MAGIC = b"RUN1"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Started:
     """A run that had begun.
 
@@ -41,7 +41,7 @@ class Started:
 
     def with_outcome(self, kind: str, delay: float) -> Started:
         """The same run, reported."""
-        return replace(self, outcome=kind, delay=delay)
+        return Started(self.stem, self.run, kind, delay)
 
 
 def head(boot: str, started_at: float) -> bytes:
@@ -100,9 +100,9 @@ def read_rows(data: bytes) -> dict[tuple[str, int], Started]:
 
 def _binary(digits: str, size: int) -> bytes:
     try:
-        return bytes.fromhex(digits)[:size].rjust(size, b"\0")
+        return bytes.fromhex(digits)[:size]  # `pack` fills up with zeros
     except ValueError:
-        return bytes(size)
+        return b""
 
 
 def _text(value: bytes) -> str:

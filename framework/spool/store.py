@@ -7,7 +7,7 @@ import errno
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from framework.errors import EngineError, EngineUnavailable, EnqueueFailed, LeaseLost
@@ -211,11 +211,13 @@ class Spool:
         return leases
 
     def _claim_now(self, part: Parts, limit: int) -> list[Lease]:
-        with self._unavailable(f"claiming from {part.queue.name!r}"):
+        try:
             part.ripen.soon()
             leases = part.claim(limit)
             if part.claim.error is not None and not leases:
                 raise part.claim.error
+        except OSError as error:
+            raise self.unavailable(f"claiming from {part.queue.name!r}", error) from error
         return leases
 
     # --- runs -------------------------------------------------------------------------------------------------
@@ -225,8 +227,10 @@ class Spool:
         held = self._held(lease)
         if held.settled:
             return
-        with self._unavailable(f"starting job {lease.job.id!r}"):
+        try:
             life.write_run(self._opened()[0], held.owner, Started(held.name.stem, run))
+        except OSError as error:
+            raise self.unavailable(f"starting job {lease.job.id!r}", error) from error
 
     def reported(self, lease: Lease, kind: str, delay: float, failure: Failure | None) -> None:
         """Telemetry has the outcome: its failure into the job's history, its kind into the run record.
@@ -237,10 +241,12 @@ class Spool:
         started = held.owner.started.get(held.key)
         if held.settled or started is None:
             return
-        with self._unavailable(f"reporting job {lease.job.id!r}"):
+        try:
             if failure is not None and not self._settle_of(lease).record(held, failure, kind):
                 return  # the claim is lost; there is nothing left to finish
             life.write_run(self._opened()[0], held.owner, started.with_outcome(kind, delay))
+        except OSError as error:
+            raise self.unavailable(f"reporting job {lease.job.id!r}", error) from error
 
     # --- settling ---------------------------------------------------------------------------------------------
 
@@ -358,13 +364,6 @@ class Spool:
         self._waker.wake()
 
     # --- errors -----------------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _unavailable(self, doing: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise self.unavailable(doing, error) from error
 
     def unavailable(self, doing: str, error: OSError) -> EngineUnavailable:
         """An error of the system in the framework's words. Raises EngineError: one that trying again cannot mend."""

@@ -38,7 +38,7 @@ from framework.supervisor.notify import Notifier
 from framework.supervisor.place import Place, describe_exit, exit_reason
 from framework.supervisor.policy import Budget
 
-TURN = 0.25  # seconds between looks at the board: how late a SIGKILL at a hard deadline may be
+TURN = 0.5  # seconds between looks at the board: how late the SIGKILL may be of a job that began since the last one
 LAST_BACKOFF = 1.0  # seconds: the jobs of the dead wait for whoever leaves last
 DUMP_APART = 0.1  # seconds between the stack dumps of two processes
 STUCK_AFTER = 30.0  # seconds without a turn of an idle child's loop
@@ -91,6 +91,7 @@ class Supervisor:
         self._draining = False
         self._deadline: float | None = None
         self._ever_ready = False
+        self._hard_at = float("inf")  # monotonic seconds: the next hard deadline of a running job
         self._announced = False
         self._renewing: list[tuple[Place, str]] = []  # and the life that shall end
         self._to_dump: list[Place] = []
@@ -138,7 +139,7 @@ class Supervisor:
             return DUMP_APART
         now = time.monotonic()
         due = [at for place in self._places for at in (place.start_at, place.kill_at) if at is not None]
-        return min([TURN, *(max(0.0, at - now) for at in due)])
+        return min([TURN, *(max(0.0, at - now) for at in (*due, self._hard_at))])
 
     def _act_on(self, number: signal.Signals) -> None:
         if number in (signal.SIGTERM, signal.SIGINT):
@@ -256,6 +257,7 @@ class Supervisor:
     # --- what the board says ----------------------------------------------------------------------------------------
 
     def _look_at_board(self, now: float) -> None:
+        self._hard_at = float("inf")
         for place in self._places:
             if place.pid is None or place.killed:
                 continue
@@ -276,6 +278,8 @@ class Supervisor:
     def _enforce(self, place: Place, slot: SlotState, now: float) -> None:
         busy = self._board.busy_rows(place.spec.index)
         guilty = overdue(busy, int(now * 1e9), slot.tick)
+        coming = (row.hard / 1e9 for row in busy if row.hard / 1e9 > now)
+        self._hard_at = min(self._hard_at, *coming, float("inf"))
         if guilty is not None:
             self._kill(place, "timeout", TIMEOUT, f"{len(guilty)} jobs past their hard timeout", guilty)
         elif place.kill_at is not None and now >= place.kill_at:

@@ -12,34 +12,18 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace.sampling import Decision, SamplingResult
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
-from framework.app import Logger
 from framework.events import AttemptLost
 from framework.executor import Attempt, SpanIdentity
 from framework.job import Lease, span_id_of, trace_id_of
 from framework.outcome import Outcome, error_type
 from framework.telemetry import names
-from framework.telemetry.jobscope import JobScope, keys_of
+from framework.telemetry.jobscope import JobScope
 from framework.telemetry.linkage import Linkage, is_child, links_of, origin_of
+from framework.telemetry.logonly import LogOnlyTracing
 from framework.telemetry.logs import Logs
 from framework.telemetry.planning import PlannedSpan, following, plannable
 
 log = logging.getLogger("framework.telemetry")
-
-
-class LogOnlyTracing:
-    """Tracing without spans (OTEL_SDK_DISABLED=true): log lines still name their job."""
-
-    def __init__(self, logs: Logs) -> None:
-        self._logs = logs
-
-    def identify(self, lease: Lease, started_at: float) -> SpanIdentity:
-        return SpanIdentity()
-
-    def attempt(self, attempt: Attempt) -> AbstractContextManager[object]:
-        return JobScope(attempt.lease)
-
-    def logger(self, attempt: Attempt) -> Logger:
-        return self._logs.bound(keys_of(attempt.lease))
 
 
 class SpanTracing(LogOnlyTracing):
@@ -51,6 +35,8 @@ class SpanTracing(LogOnlyTracing):
         system: `messaging.system`.
         linkage, parent_within: as in Settings (trace_linkage, trace_parent_within).
     """
+
+    outlives = False
 
     def __init__(self, tracer: Tracer, logs: Logs, *, system: str, linkage: Linkage, parent_within: float) -> None:
         super().__init__(logs)

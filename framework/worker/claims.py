@@ -30,6 +30,7 @@ class Claims:
         self._started = 0.0
         # SimpleQueue.put may be called in a signal handler, which an Event's lock may not.
         self._calls: SimpleQueue[str] = SimpleQueue()
+        self._watching = False
         self._helper = threading.Thread(target=self._help, name="claims", daemon=True)
         self._helper.start()
 
@@ -40,7 +41,7 @@ class Claims:
     def add(self, leases: Sequence[Lease]) -> None:
         """Freshly claimed, in order."""
         self._waiting.extend(leases)
-        if len(self._waiting) > 1:
+        if len(self._waiting) > 1 and not self._watching:
             self._calls.put("watch")
 
     def take(self) -> Lease | None:
@@ -74,7 +75,7 @@ class Claims:
     def _help(self) -> None:
         while True:
             call = self._calls.get()
-            if call == "watch":
+            while call == "watch":
                 call = self._watch()
             if call != "idle":
                 self._empty()
@@ -82,18 +83,27 @@ class Claims:
                 return
 
     def _watch(self) -> str:
-        """Looks at the clock until nothing waits or somebody calls."""
-        while self._waiting:
-            try:
-                call = self._calls.get(timeout=PATIENCE)
-            except Empty:
-                started = self._started
-                if started and self._clock() - started > PATIENCE:
-                    return "give_back"
-                continue
-            if call != "watch":
-                return call
-        return "idle"
+        """Looks at the clock until nothing waits or somebody calls.
+
+        While it watches nobody wakes it: a call for each batch would fight for the GIL with the handlers.
+        """
+        self._watching = True
+        try:
+            while True:
+                try:
+                    call = self._calls.get(timeout=PATIENCE)
+                except Empty:
+                    started = self._started
+                    if not self._waiting:
+                        break
+                    if started and self._clock() - started > PATIENCE:
+                        return "give_back"
+                    continue
+                if call != "watch":
+                    return call
+        finally:
+            self._watching = False
+        return "watch" if self._waiting else "idle"  # what came between the last look and the flag
 
     def _empty(self) -> None:
         leases: list[Lease] = []

@@ -119,8 +119,6 @@ class WorkerCore:
 
     def tick(self) -> None:
         """The loop turns."""
-        for queue, count in self.broker.expired().items():
-            self.emit(JobsExpired(queue, count))
         self.board.tick(self.index, time.monotonic_ns(), used=self.used, jobs=self.jobs)
 
     def leaving(self) -> None:
@@ -158,6 +156,8 @@ class WorkerCore:
             self._failed("claim", error)
             return ()
         self._recovered("claim")
+        for queue, count in self.broker.expired().items():
+            self.emit(JobsExpired(queue, count))
         if leases:
             self.emit(JobsClaimed(self.options.name, len(leases), time.monotonic() - now))
         return leases
@@ -190,19 +190,27 @@ class WorkerCore:
         return True
 
     def finish(self, attempt: Attempt, row: int) -> None:
-        """Telemetry has the outcome: say so, settle, free the row."""
+        """Telemetry has the outcome: settle, free the row.
+
+        Between the two a kill could make a rescuer say something else of the same attempt. So the engine is told first,
+        but where telemetry itself remembers: there an outcome without a failure costs no further write.
+        """
         assert attempt.outcome is not None
-        try:
-            self.broker.reported(attempt.lease, attempt.outcome)
-        except EngineUnavailable as error:
-            self._failed("reported", error)
-        else:
-            self._recovered("reported")
+        if attempt.outcome.failure is not None or not self.executor.outlives:
+            self._report(attempt.lease, attempt.outcome)
         self.settle(attempt.lease, attempt.outcome)
         self.rows[row].clear()
         self.used -= 1
         self.jobs += 1
         self.check_limits()
+
+    def _report(self, lease: Lease, outcome: Outcome) -> None:
+        try:
+            self.broker.reported(lease, outcome)
+        except EngineUnavailable as error:
+            self._failed("reported", error)
+        else:
+            self._recovered("reported")
 
     def settle(self, lease: Lease, outcome: Outcome) -> None:
         """Once, or again later: what cannot be settled now is kept, and tried until the process ends."""

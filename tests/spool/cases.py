@@ -1,68 +1,20 @@
-"""Every operation of the spool as the enumerators run it: a beginning, one act, and what may be there afterwards."""
+"""Every operation of the spool, for the enumerators; those where something is not as usual are in `odd_cases`."""
 
 from __future__ import annotations
 
 import errno
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from framework.broker import Inspector
 from framework.brokers.spool import SpoolBroker
 from framework.errors import EnqueueFailed, EnqueueUncertain, LeaseLost
 from framework.outcome import Kind, Outcome
-from framework.queues import QueueOptions
 
-from .world import JOBS, LETTERS, PLAIN, broker, claim, cut_at, dead_owner, failure, job, one, run, settle_orphan
-
-
-@dataclass
-class Stage:
-    """What a case works on.
-
-    Attributes:
-        root: the directory. broker: the actor, whose system calls are under the seam.
-        stored: ids that were acknowledged before the act; each must be there once afterwards.
-        held: what `prepare` left for the act.
-    """
-
-    root: Path
-    broker: SpoolBroker
-    queues: tuple[QueueOptions, ...]
-    stored: list[str] = field(default_factory=list)
-    held: Any = None
-
-    def store(self, *ids: str, **options: Any) -> None:
-        """Jobs that are acknowledged."""
-        self.broker.enqueue([job(job_id, **options) for job_id in ids])
-        self.stored += ids
-
-
-@dataclass(frozen=True)
-class Case:
-    """One operation.
-
-    Attributes:
-        enqueues: ids whose fate depends on what the caller is told.
-        deletes: ids that may be gone afterwards, and must be when the act returned.
-        refuses: ids that may be there afterwards, and must not be when the act returned.
-    """
-
-    name: str
-    prepare: Callable[[Stage], None]
-    act: Callable[[Stage], None]
-    enqueues: tuple[str, ...] = ()
-    deletes: tuple[str, ...] = ()
-    refuses: tuple[str, ...] = ()
-    queues: tuple[QueueOptions, ...] = (JOBS, LETTERS)
-
-    def stage(self, root: Path, calls: Any) -> Stage:
-        """A stage whose broker makes its system calls through `calls`; prepared."""
-        stage = Stage(root, broker(root, *self.queues, calls=calls), self.queues)
-        self.prepare(stage)
-        return stage
+from .odd_cases import ODD_CASES, reopen, rescue
+from .stage import Case, Stage
+from .world import PLAIN, claim, cut_at, dead_owner, failure, job, one, run
 
 
 def _nothing(stage: Stage) -> None:
@@ -96,11 +48,6 @@ def _orphaned(stage: Stage) -> None:
 
     dead_owner(stage.root, live, *stage.queues)
     stage.stored += ["a", "b", "c"]
-
-
-def _rescue(stage: Stage) -> None:
-    for orphan in stage.broker.rescue():
-        settle_orphan(stage.broker, orphan)
 
 
 def _half_written(stage: Stage) -> None:
@@ -142,6 +89,14 @@ def _in_vain(stage: Stage) -> None:
         del disk.sync  # type: ignore[method-assign]
 
 
+def _in_vain_on_btrfs(stage: Stage) -> None:
+    """There a removal is only durable with all that the file system has."""
+    disk = stage.broker._spool._disk
+    assert disk is not None
+    disk.forgetful = True
+    _in_vain(stage)
+
+
 def _replay(stage: Stage) -> None:
     inspector: Inspector = stage.broker
     if not inspector.replay(stage.held):
@@ -168,6 +123,7 @@ CASES = (
     Case("enqueue many", _nothing, _enqueue(*MANY), enqueues=MANY),
     Case("enqueue duplicate", lambda s: s.store("a", chosen=True), _enqueue("a", chosen=True)),
     Case("enqueue in vain", _nothing, _in_vain, refuses=("n",)),
+    Case("enqueue in vain on btrfs", _nothing, _in_vain_on_btrfs, refuses=("n",)),
     Case("claim", _nothing, lambda s: s.__setattr__("held", claim(s.broker))),
     Case("claim expired", _expired, lambda s: s.__setattr__("held", claim(s.broker))),
     Case("claim due", _due, lambda s: s.__setattr__("held", claim(s.broker))),
@@ -194,10 +150,11 @@ CASES = (
     Case("replay", _resting, _replay, queues=(PLAIN,)),
     Case("discard", _resting, _discard, deletes=("a",), queues=(PLAIN,)),
     Case("discard chosen", lambda s: _resting(s, chosen=True), _discard, deletes=("a",), queues=(PLAIN,)),
-    Case("rescue", _orphaned, _rescue),
+    Case("rescue", _orphaned, rescue),
     Case("recover", _half_written, lambda s: s.broker.maintain(), enqueues=("n",)),
     Case("ripen", _due, lambda s: s.broker.maintain()),
     Case("expire", _expired, lambda s: s.broker.maintain()),
     Case("close", _claimed, lambda s: s.broker.close()),
-    Case("open", _nothing, lambda s: broker(s.root, *s.queues, calls=s.held).close()),
+    Case("open", _nothing, reopen),
+    *ODD_CASES,
 )

@@ -15,6 +15,7 @@ SITES = {
     "browse.replay": "letters",
     "disk.mkdir": "enqueue",
     "enqueue._make_durable": "enqueue",
+    "enqueue._make_durable, data": "enqueue prepared",
     "enqueue._remove": "in vain",
     "enqueue._take_back_excess": "one too many",
     "layout._sync_parents": "enqueue",

@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import framework
 from framework.brokers.spool import SpoolBroker
 from framework.errors import EnqueueError
 from framework.queues import QueueOptions
-from tests.process.torture import Task
+from tests.process.torture import Task, Torture
 from tests.process.tree import Tree, trees
 from tests.telemetry.receiver import Receiver
 
@@ -98,6 +99,44 @@ def test_a_directory_that_is_a_link_is_refused_or_not_followed(root: Path, tmp_p
     other.close()
 
 
+def test_a_planted_doorbell_rings_nobody_elses(root: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "bell"
+    os.mkfifo(elsewhere)
+    listening = os.open(elsewhere, os.O_RDONLY | os.O_NONBLOCK)
+    mine = broker(root, JOBS)
+    bell = root / "jobs" / "doorbell"
+    bell.unlink()
+    bell.symlink_to(elsewhere)
+    mine.enqueue([job("a")])
+    with pytest.raises(BlockingIOError):  # somebody writes, and nothing is there; b"" would be: nobody writes
+        _read_beside_a_writer(listening, elsewhere)
+    mine.close()
+    os.close(listening)
+
+
+def _read_beside_a_writer(listening: int, path: Path) -> None:
+    writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    try:
+        assert os.read(listening, 10) == b"", "the bell elsewhere was rung"
+    finally:
+        os.close(writer)
+
+
+@pytest.mark.parametrize("plant", PLANTS)
+def test_what_is_planted_among_ids_is_not_swept(root: Path, plant: Callable[[Path], None]) -> None:
+    """Only a regular file with one link is an entry that a finished job left."""
+    mine = broker(root, JOBS)
+    mine.enqueue([job("a", chosen=True)])
+    (place,) = (root / "jobs" / "ids").iterdir()
+    planted = place / ("ab" * 16)
+    plant(planted)
+    for _ in range(3):
+        mine.maintain()
+    assert os.path.lexists(planted)
+    assert len(list(place.iterdir())) == 2, "the entry of a living job stays"
+    mine.close()
+
+
 # --- chosen by callers ----------------------------------------------------------------------------------------------
 
 
@@ -177,6 +216,18 @@ def test_a_secret_in_headers_and_payload_is_in_no_log_span_or_error(tree: Tree) 
     assert canary not in sent
     assert [line for line in histories if canary in line] == []
     assert canary not in json.dumps(tree.events())
+
+
+@pytest.mark.parametrize("payload", [{"do": "canary-5d1f"}, {"do": "sleep", "until": "canary-5d1f"}, "canary-5d1f"])
+def test_what_is_refused_at_the_enqueue_is_not_quoted(tree: Tree, payload: object) -> None:
+    """The caller logs that error, with its traceback."""
+    with pytest.raises(EnqueueError) as caught:
+        tree.enqueue(Torture.sync, payload)
+    said = "".join(traceback.format_exception(caught.value, chain=True))
+    last = said[said.rindex("InvalidPayload") :]
+    assert "does not fit" in last
+    assert "canary-5d1f" not in last
+    assert "ValidationError" not in said, "pydantic's error quotes what it was given"
 
 
 def test_nothing_is_ever_unpickled_or_evaluated() -> None:

@@ -1,0 +1,120 @@
+"""Files prepared for jobs that come one by one: one page of zeros each, written and durable.
+
+A new file is durable with a commit of the journal, which flushes the disk twice. Overwriting blocks that are allocated
+and written needs no commit: `fdatasync` flushes once. So a producer that enqueues often makes sixteen files at a time,
+with the commit of the job that finds none left.
+
+Each is a draft like any other: locked, in tmp, under a name of its own. What a dead producer leaves of them is no whole
+job, and recovery removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from framework.spool import flocks
+from framework.spool.disk import Disk
+from framework.spool.names import Name
+
+PAGE = 4096  # bytes: a longer job gets a file of its own
+BATCH = 16
+WORTH = 8  # jobs one by one within a second, from which on it pays
+
+
+@dataclass(slots=True)
+class Blank:
+    """An open, locked file in tmp, and its inode."""
+
+    name: Name
+    path: str
+    fd: int
+    inode: int = 0
+
+
+class Blanks:
+    """Of one queue in one process. Any thread may call.
+
+    Args:
+        create: makes an empty draft. Raises OSError.
+    """
+
+    def __init__(self, disk: Disk, create: Callable[[], Blank]) -> None:
+        self._disk = disk
+        self._create = create
+        self._ready: list[Blank] = []
+        self._since = 0.0
+        self._count = 0
+        self._making = False
+        flocks.in_child(self)
+
+    def after_fork(self) -> None:
+        """They are the parent's; their descriptors are closed here already."""
+        self._ready, self._making = [], False
+
+    def take(self) -> Blank | None:
+        """One to overwrite; None: there is none."""
+        while self._ready:
+            try:
+                blank = self._ready.pop()
+            except IndexError:  # another thread was faster
+                return None
+            if self._is_ours(blank):
+                return blank
+        return None
+
+    def _is_ours(self, blank: Blank) -> bool:
+        """Code that closes all descriptors of its process leaves us numbers that are soon somebody else's files."""
+        try:
+            found = self._disk.calls.fstat(blank.fd)
+        except OSError:
+            return False
+        return (found.st_ino, found.st_size) == (blank.inode, PAGE)
+
+    def begin(self) -> list[Blank]:
+        """New ones, not durable yet, if they are worth it now; else, and where the disk refuses, none."""
+        if self._making or not self._worth():
+            return []
+        self._making = True  # two threads that both come here make 32, which does no harm
+        made: list[Blank] = []
+        try:
+            for _ in range(BATCH):
+                blank = self._create()
+                made.append(blank)
+                self._disk.write_all(blank.fd, bytes(PAGE))
+                blank.inode = self._disk.calls.fstat(blank.fd).st_ino
+        except OSError:
+            self.drop(made)
+            return []
+        return made
+
+    def _worth(self) -> bool:
+        """On btrfs an overwritten page moves, which is as dear as a new file."""
+        if not self._disk.power or self._disk.forgetful or self._ready:
+            return False
+        now = time.monotonic()
+        if now - self._since > 1.0:
+            self._since, self._count = now, 0
+        self._count += 1
+        return self._count >= WORTH
+
+    def keep(self, made: list[Blank]) -> None:
+        """They are durable."""
+        if made:
+            self._ready += made
+            self._making = False
+
+    def drop(self, blanks: list[Blank]) -> None:
+        """Removes them; what cannot be removed is left to recovery."""
+        self._making = False
+        for blank in blanks:
+            with contextlib.suppress(OSError):
+                self._disk.unlink(blank.path)
+            flocks.drop(self._disk.calls, blank.fd)
+
+    def close(self) -> None:
+        """Removes all. Idempotent."""
+        blanks, self._ready = self._ready, []
+        self.drop([blank for blank in blanks if self._is_ours(blank)])

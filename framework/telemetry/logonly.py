@@ -1,0 +1,29 @@
+"""Tracing where nothing is traced. Loads no SDK."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+from framework.app import Logger
+from framework.executor import Attempt, SpanIdentity
+from framework.job import Lease
+from framework.telemetry.jobscope import JobScope, keys_of
+from framework.telemetry.logs import Logs
+
+
+class LogOnlyTracing:
+    """Tracing without spans (OTEL_SDK_DISABLED=true): log lines still name their job."""
+
+    outlives = True
+
+    def __init__(self, logs: Logs) -> None:
+        self._logs = logs
+
+    def identify(self, lease: Lease, started_at: float) -> SpanIdentity:
+        return SpanIdentity()
+
+    def attempt(self, attempt: Attempt) -> AbstractContextManager[object]:
+        return JobScope(attempt.lease)
+
+    def logger(self, attempt: Attempt) -> Logger:
+        return self._logs.bound(keys_of(attempt.lease))

@@ -1,0 +1,67 @@
+"""One operation as the enumerators run it: a beginning, one act, and what may be there afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from framework.brokers.spool import SpoolBroker
+from framework.queues import QueueOptions
+
+from .world import JOBS, LETTERS, broker, job
+
+
+@dataclass
+class Stage:
+    """What a case works on.
+
+    Attributes:
+        root: the directory. broker: the actor, whose system calls go through `calls`, the seam.
+        stored: ids that were acknowledged before the act; each must be there once afterwards.
+        held: what `prepare` left for the act.
+    """
+
+    root: Path
+    broker: SpoolBroker
+    calls: Any
+    queues: tuple[QueueOptions, ...]
+    stored: list[str] = field(default_factory=list)
+    held: Any = None
+
+    def store(self, *ids: str, **options: Any) -> None:
+        """Jobs that are acknowledged."""
+        self.broker.enqueue([job(job_id, **options) for job_id in ids])
+        self.stored += ids
+
+
+@dataclass(frozen=True)
+class Case:
+    """One operation.
+
+    Attributes:
+        enqueues: ids whose fate depends on what the caller is told.
+        deletes: ids that may be gone afterwards, and must be when the act returned.
+        refuses: ids that may be there afterwards, and must not be when the act returned.
+        left: ids that a dead writer left in tmp: they may be there though the caller is told that his were not queued.
+        twice: ids that are there twice, and must not be when the act returned.
+        bad: files that may have been put aside.
+    """
+
+    name: str
+    prepare: Callable[[Stage], None]
+    act: Callable[[Stage], None]
+    enqueues: tuple[str, ...] = ()
+    deletes: tuple[str, ...] = ()
+    refuses: tuple[str, ...] = ()
+    queues: tuple[QueueOptions, ...] = (JOBS, LETTERS)
+    left: tuple[str, ...] = ()
+    twice: tuple[str, ...] = ()
+    bad: int = 0
+
+    def stage(self, root: Path, calls: Any) -> Stage:
+        """A stage whose broker makes its system calls through `calls`; prepared."""
+        stage = Stage(root, broker(root, *self.queues, calls=calls), calls, self.queues)
+        self.prepare(stage)
+        return stage
