@@ -18,6 +18,7 @@ from framework.outcome import Discard, JobInterrupted, Reject, RetryLater, Snooz
 from framework.queues import Cron, DeadLetter, Every, Queue
 from framework.retry import RetryPolicy
 from framework.settings import Settings
+from framework.slo import Slo
 
 _queues.opener = _connecting.process_producer
 _app.connector = _connecting.connect
@@ -42,6 +43,7 @@ __all__ = [
     "RetryLater",
     "RetryPolicy",
     "Settings",
+    "Slo",
     "Slot",
     "Snooze",
     "WorkerApp",

@@ -14,7 +14,8 @@ from framework.errors import DeclarationError
 from framework.job import Context as Context
 from framework.job import Failure
 from framework.job import Logger as Logger
-from framework.queues import DeadLetter, Queue, place_of
+from framework.places import place_of
+from framework.queues import DeadLetter, Queue
 from framework.settings import Settings
 
 

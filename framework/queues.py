@@ -6,9 +6,7 @@ Nothing here stores a job. `Queue.enqueue` reaches the process's producer throug
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 from framework.errors import DeclarationError
 from framework.job import Context, Failure, Reason
+from framework.places import caller_place
 from framework.retry import RetryPolicy, Seconds, seconds
+from framework.slo import Slo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,6 +89,7 @@ class QueueOptions:
         max_length: ready and delayed jobs that it holds; None = no limit.
         max_payload_bytes: size of the encoded payload.
         max_jobs_per_process, max_memory: after so many jobs, or above so many bytes resident, a process is replaced.
+        slo: what it promises about waiting; None = nothing.
         is_dead_letter: its payloads are dead letters.
     """
 
@@ -105,6 +106,7 @@ class QueueOptions:
     max_payload_bytes: int = 1_048_576
     max_jobs_per_process: int | None = None
     max_memory: int | None = None
+    slo: Slo | None = None
     is_dead_letter: bool = False
 
     def __post_init__(self) -> None:
@@ -122,6 +124,8 @@ class QueueOptions:
                 raise ValueError(
                     f"{name}={value}: must be more than 0 seconds, or None for no limit; at most {LONGEST:g}"
                 )
+        if self.slo is not None and not isinstance(self.slo, Slo):
+            raise ValueError(f"slo={self.slo!r}: write slo=Slo(wait=30, target=0.99)")
         if not 0 < self.kill_after <= LONGEST:
             raise ValueError(f"kill_after={self.kill_after}: must be more than 0 seconds, at most {LONGEST:g}")
 
@@ -161,20 +165,6 @@ def _no_opener(queue: Queue[Any]) -> Sender:
 opener: Callable[[Queue[Any]], Sender] = _no_opener
 
 
-def caller_place() -> str:
-    """`file.py:line` of the nearest frame outside framework and typing, for messages."""
-    frame = sys._getframe(1)
-    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in ("framework", "typing", "contextlib"):
-        frame = frame.f_back
-    return place_of(frame.f_code.co_filename, frame.f_lineno)
-
-
-def place_of(filename: str, line: int) -> str:
-    """`file.py:line`, the file relative to the working directory where it lies below it."""
-    here = os.getcwd() + os.sep
-    return f"{filename.removeprefix(here)}:{line}"
-
-
 class Queue(Generic[P]):
     """A declaration with options: `Queue[Delivery]("deliveries")`. The payload type is any that pydantic can validate.
 
@@ -192,6 +182,7 @@ class Queue(Generic[P]):
         schedules: a later release runs them.
         max_jobs_per_process: a process is replaced after so many jobs.
         max_memory: a process is replaced above so much resident memory: `512MiB`.
+        slo: how long jobs may wait; `worker alerts` makes alerts of it.
 
     Raises:
         DeclarationError: an option is out of its range; names file and line.
@@ -213,6 +204,7 @@ class Queue(Generic[P]):
         schedules: Sequence[Cron[P] | Every[P]] = (),
         max_jobs_per_process: int | None = None,
         max_memory: str | None = None,
+        slo: Slo | None = None,
     ) -> None:
         self.name = name
         self.attribute = ""
@@ -235,6 +227,7 @@ class Queue(Generic[P]):
                 max_payload_bytes=max_payload_bytes,
                 max_jobs_per_process=max_jobs_per_process,
                 max_memory=parse_size(max_memory),
+                slo=slo,
             )
         except (ValueError, TypeError) as error:
             raise DeclarationError(f"{self.place}: {error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -30,13 +31,22 @@ class Metrics:
         meter: the provider's meter of the framework.
         system: `messaging.system`.
         drops: what telemetry lost.
+        slot: the place that this process fills, `deliveries/0`; empty: it does not report its memory.
         clock: monotonic seconds.
     """
 
-    def __init__(self, meter: Meter, system: str, drops: Drops, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        meter: Meter,
+        system: str,
+        drops: Drops,
+        *,
+        slot: str = "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._system = system
         self._clock = clock
-        self._observers = Observers(meter, system, drops, clock)
+        self._observers = Observers(meter, system, drops, slot, clock)
         self._operation = operation_duration(meter)
         self._consumed = meter.create_counter(
             names.CONSUMED_MESSAGES, "{message}", "Messages delivered to a worker, once per delivery."
@@ -116,9 +126,10 @@ class Metrics:
 class Observers:
     """What is read when metrics are collected."""
 
-    def __init__(self, meter: Meter, system: str, drops: Drops, clock: Callable[[], float]) -> None:
+    def __init__(self, meter: Meter, system: str, drops: Drops, slot: str, clock: Callable[[], float]) -> None:
         self._system = system
         self._drops = drops
+        self._slot = slot
         self._clock = clock
         self._queues: dict[str, tuple[float, e.QueueObserved]] = {}
         self.slots: dict[str, ReadSlots] = {}
@@ -129,6 +140,8 @@ class Observers:
         up_down(names.SLOTS_LIMIT, [self._limit], "{slot}", "Jobs that this process may run at once.")
         up_down(names.SLOTS_USED, [self._used], "{slot}", "Jobs that this process runs now.")
         up_down(names.PROCESSES, [self._processes], "{process}", "Processes of the service, by state.")
+        # Not process.memory.usage: where the system-metrics instrumentation runs as well, there would be two of them.
+        up_down(names.PROCESS_MEMORY, [self._memory], "By", "Resident memory of this process.")
         counter = meter.create_observable_counter
         counter(names.RESTARTS, [self._restarts], "{restart}", "Processes that were replaced, by reason.")
         counter(names.DROPPED, [self._dropped], "{item}", "Telemetry that was lost, by signal.")
@@ -171,12 +184,23 @@ class Observers:
             for reason, count in (_guarded(restarts) or {}).items():
                 yield Observation(count, {names.SYSTEM: self._system, names.EXIT_REASON: reason})
 
+    def _memory(self, _: CallbackOptions) -> Iterable[Observation]:
+        size = _guarded(_resident) if self._slot else None
+        if size is not None:
+            yield Observation(size, {names.SYSTEM: self._system, names.SLOT: self._slot})
+
     def _dropped(self, _: CallbackOptions) -> Iterable[Observation]:
         for signal, count in self._drops.counts().items():
             yield Observation(count, {names.SYSTEM: self._system, names.SIGNAL: signal})
 
     def _at(self, queue: str, more: Attributes | None = None) -> Attributes:
         return {names.DESTINATION: queue, names.SYSTEM: self._system, **(more or {})}
+
+
+def _resident() -> int:
+    """Bytes. Raises OSError where there is no /proc."""
+    with open("/proc/self/statm", "rb") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _guarded(read: Callable[[], Any]) -> Any:

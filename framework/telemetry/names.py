@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from framework.slo import WAIT_BOUNDS
+
 SCOPE: Final = "continuum-worker"
 DISTRIBUTION: Final = "continuum-worker"
 
@@ -34,6 +36,7 @@ DEAD_LETTER_REASON: Final = "worker.dead_letter.reason"
 QUEUE_STATE: Final = "worker.queue.state"
 PROCESS_STATE: Final = "worker.process.state"
 EXIT_REASON: Final = "worker.process.exit_reason"
+SLOT: Final = "worker.process.slot"
 SIGNAL: Final = "signal"
 
 # An attempt whose process died under it; the other outcomes are those of framework.outcome.Kind.
@@ -56,10 +59,11 @@ SLOTS_LIMIT: Final = "worker.slots.limit"
 SLOTS_USED: Final = "worker.slots.used"
 PROCESSES: Final = "worker.processes"
 RESTARTS: Final = "worker.process.restarts"
+PROCESS_MEMORY: Final = "worker.process.memory"
 DROPPED: Final = "worker.telemetry.dropped"
 
 # --- buckets, in seconds --------------------------------------------------------------------------------------------
 # The only place that sets them. They travel as advice of the instrument, not as a view: a view exists only in a
 # provider of our own, the advice also reaches one that was there before us, and a view of its owner still overrides it.
 SHORT_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-LONG_BUCKETS: Final = (*SHORT_BUCKETS, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 14400.0)
+LONG_BUCKETS: Final = WAIT_BOUNDS  # a queue's Slo names one of them

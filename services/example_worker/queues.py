@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from pydantic import BaseModel
 
-from framework import DeadLetter, Queue, RetryPolicy, WorkerApp
+from framework import DeadLetter, Queue, RetryPolicy, Slo, WorkerApp
 
 
 class Delivery(BaseModel):
@@ -52,6 +52,7 @@ class RelayQueues(WorkerApp):
         timeout=15,
         retry=RetryPolicy(max_retries=8, first_delay=2, max_delay=timedelta(hours=1)),
         dead_letter=dead_letters,
+        slo=Slo(wait=2.5, target=0.99),
     )
     digests = Queue[Digest](
         "digests",

@@ -155,6 +155,14 @@ def test_the_collector_sends_to_services_of_the_stack() -> None:
     assert COLLECTOR["connectors"]["span_metrics"]["exemplars"] == {"enabled": True}
 
 
+def test_a_replaced_process_neither_starts_nor_disturbs_a_series() -> None:
+    key = COLLECTOR["connectors"]["span_metrics"]["resource_metrics_key_attributes"]
+    assert {"service.name", "service.instance.id"} <= set(key)
+    assert "process.pid" not in key
+    assert "resource/slots" in COLLECTOR["service"]["pipelines"]["metrics"]["processors"]
+    assert COLLECTOR["processors"]["resource/slots"]["attributes"] == [{"key": "process.pid", "action": "delete"}]
+
+
 def test_the_memory_limiter_is_first_in_every_pipeline() -> None:
     pipelines = COLLECTOR["service"]["pipelines"]
     parts = {"connectors", "receivers", "exporters"}

@@ -1,19 +1,23 @@
-"""Dashboard, datasources and alerts name only what exists."""
+"""Dashboards, datasources and alerts name only what exists, and the dashboards are what their generator writes."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
+from framework.telemetry import names
+from observability.grafana import dashboards
+from tests.telemetry.test_metrics import UNITS
+
 ROOT = Path(__file__).parents[2]
 GRAFANA = ROOT / "observability/grafana"
-DASHBOARD = json.loads((GRAFANA / "dashboards/worker.json").read_text())
+BOARDS: dict[str, Any] = {path.stem: json.loads(path.read_text()) for path in (GRAFANA / "dashboards").glob("*.json")}
 DATASOURCES = YAML(typ="safe").load(GRAFANA / "provisioning/datasources/datasources.yaml")["datasources"]
 ALERTS = YAML(typ="safe").load(ROOT / "observability/prometheus/alerts.yml")["groups"]
 
@@ -33,6 +37,7 @@ GAUGES = {
     "worker_slots_limit",
     "worker_slots_used",
     "worker_processes",
+    "worker_process_memory_bytes",
 }
 HISTOGRAMS = {
     f"{name}_{part}"
@@ -43,6 +48,12 @@ HISTOGRAMS = {
     )
     for part in ("bucket", "count", "sum")
 }
+# Of the collector, whose names the stack test checks; and of Prometheus.
+COLLECTOR = re.compile(
+    r"otelcol_(receiver_(accepted|refused)|exporter_(sent|send_failed))_(spans|metric_points)_total|"
+    r"otelcol_exporter_queue_(size|capacity)|otelcol_process_memory_rss_bytes"
+)
+PROMETHEUS = {"ALERTS"}
 LABELS = {
     "job",
     "instance",
@@ -56,24 +67,29 @@ LABELS = {
     "worker_dead_letter_reason",
     "worker_process_state",
     "worker_process_exit_reason",
+    "worker_process_slot",
+    "alertname",
+    "alertstate",
+    "exporter",
 }
-WAIT_BOUNDS = {0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60, 120, 300, 600, 1800}
 
 
-def panels() -> list[dict[str, Any]]:
-    return [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+def panels() -> list[tuple[str, dict[str, Any]]]:
+    """(dashboard, panel)"""
+    return [(name, panel) for name, board in BOARDS.items() for panel in board["panels"]]
 
 
 def expressions() -> Iterator[tuple[str, str]]:
     """(where, PromQL) of every panel, variable, rule and datasource link."""
-    for panel in panels():
+    for name, panel in panels():
         for target in panel["targets"]:
-            yield f"panel {panel['title']}", target["expr"]
-    for variable in DASHBOARD["templating"]["list"]:
-        match = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
-        assert match
-        assert match[2] in LABELS
-        yield f"variable {variable['name']}", match[1]
+            yield f"{name}: {panel['title']} {target['refId']}", target["expr"]
+    for name, board in BOARDS.items():
+        for variable in board["templating"]["list"]:
+            match = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
+            assert match
+            assert match[2] in LABELS
+            yield f"{name}: variable {variable['name']}", match[1]
     for group in ALERTS:
         for rule in group["rules"]:
             yield f"rule {rule.get('alert') or rule['record']}", rule["expr"]
@@ -101,7 +117,8 @@ def test_expressions_name_only_metrics_and_labels_that_exist(where: str, express
     recorded = {rule["record"] for group in ALERTS for rule in group["rules"] if "record" in rule}
     metrics, labels = names_in(expression)
     assert metrics, where
-    assert metrics <= COUNTERS | GAUGES | HISTOGRAMS | recorded, where
+    ours = {metric for metric in metrics if not COLLECTOR.fullmatch(metric)}
+    assert ours <= COUNTERS | GAUGES | HISTOGRAMS | PROMETHEUS | recorded, where
     assert labels <= LABELS, where
 
 
@@ -109,7 +126,8 @@ def test_expressions_name_only_metrics_and_labels_that_exist(where: str, express
 def test_counters_are_read_as_rates_and_gauges_are_not(where: str, expression: str) -> None:
     rated = set(re.findall(r"(?:rate|increase)\((\w+)", expression))
     metrics, _ = names_in(expression)
-    assert rated == metrics & (COUNTERS | HISTOGRAMS), where
+    counters = {metric for metric in metrics if metric.startswith("otelcol_") and metric.endswith("_total")}
+    assert rated == (metrics & (COUNTERS | HISTOGRAMS)) | counters, where
 
 
 def test_the_reader_of_expressions_sees_names() -> None:
@@ -119,25 +137,56 @@ def test_the_reader_of_expressions_sees_names() -> None:
     )
 
 
+def test_every_metric_that_is_emitted_is_looked_at() -> None:
+    """A new metric belongs on a dashboard. What is only counted for others to use is named here."""
+    plain = {re.sub(r"_(total|bucket|count|sum)$", "", name) for name in COUNTERS | GAUGES | HISTOGRAMS}
+    assert {re.sub(r"_(seconds|bytes)$", "", name) for name in plain} == {name.replace(".", "_") for name in UNITS}
+    seen = {metric for where, expression in expressions() if ":" in where for metric in names_in(expression)[0]}
+    unseen = {n for n in COUNTERS | GAUGES if n not in seen} | {n for n in HISTOGRAMS if n.endswith("_bucket")} - seen
+    assert unseen == {"messaging_client_consumed_messages_total"}
+
+
 def test_thresholds_on_waits_are_bucket_bounds() -> None:
     bounds = {float(bound) for _, expression in expressions() for bound in re.findall(r'le="([\d.]+)"', expression)}
     assert bounds
-    assert bounds <= WAIT_BOUNDS
+    assert bounds <= set(names.LONG_BUCKETS)
+
+
+def test_the_dashboards_are_what_the_generator_writes() -> None:
+    written = {path.name: path.read_text() for path in (GRAFANA / "dashboards").iterdir()}
+    assert written == dashboards.files(), "run `make dashboards`"
+
+
+TITLES: Mapping[str, set[str]] = {
+    "overview": {
+        "Queues", "Ready jobs", "Age of the oldest ready job", "In and out", "Success ratio", "Retries by error",
+        "Dead letters", "Wait p95", "Late starts in the last hour", "Alerts firing",
+    },
+    "queue": {
+        "Wait", "Wait, all attempts", "Processing", "Processing, all attempts", "Attempts by outcome", "Errors by type",
+        "Depth", "In and out", "Engine operations, p95", "New dead letters in the last hour",
+    },
+    "workers": {
+        "Slots used, by queue", "Restarts by reason", "Processes by state", "Memory by process", "Worker processes",
+    },
+    "pipeline": {
+        "Telemetry given up", "Age of the newest metrics", "Collector: in", "Collector: out",
+        "Collector: not delivered", "Collector: queues",
+    },
+}  # fmt: skip
 
 
 def test_the_panels_that_telemetry_promises_are_there() -> None:
-    assert {panel["title"] for panel in panels()} >= {
-        "Depth", "Age of the oldest ready job", "In and out", "Success ratio", "Retries by error",
-        "Dead letters in the last hour", "Wait", "Processing", "Utilisation", "Restarts in 10 minutes",
-        "Worker processes",
-    }  # fmt: skip
+    assert set(BOARDS) == set(TITLES)
+    for name, titles in TITLES.items():
+        assert {panel["title"] for board, panel in panels() if board == name} >= titles, name
 
 
 def test_the_alerts_that_telemetry_promises_are_there() -> None:
     rules = {rule["alert"]: rule for group in ALERTS for rule in group["rules"] if "alert" in rule}
     assert set(rules) == {
         "WorkerQueueStuck", "WorkerDeadLetters", "WorkerRestartLoop", "WorkerSaturated", "WorkerGone",
-        "WorkerWaitBudgetBurnsFast", "WorkerWaitBudgetBurnsSlowly",
+        "WorkerTelemetryDropped", "WorkerWaitBudgetBurnsFast", "WorkerWaitBudgetBurnsSlowly",
     }  # fmt: skip
     for rule in rules.values():
         assert rule["labels"]["severity"] in ("page", "ticket")
@@ -148,23 +197,44 @@ def test_the_alerts_that_telemetry_promises_are_there() -> None:
 def test_datasources_have_the_uids_that_the_others_name() -> None:
     uids = {source["uid"] for source in DATASOURCES}
     assert uids == {"prometheus", "jaeger"}
-    named = re.findall(r'"uid": "(\w+)"', json.dumps(DASHBOARD["panels"] + DASHBOARD["templating"]["list"]))
-    assert named
-    assert set(named) == {"prometheus"}
+    for board in BOARDS.values():
+        named = re.findall(r'"datasource": \{"type": "prometheus", "uid": "(\w+)"\}', json.dumps(board))
+        assert named
+        assert set(named) == {"prometheus"}
     prometheus = next(source for source in DATASOURCES if source["uid"] == "prometheus")
     assert prometheus["jsonData"]["timeInterval"] == "15s"
     (destination,) = prometheus["jsonData"]["exemplarTraceIdDestinations"]
     assert (destination["name"], destination["datasourceUid"]) == ("trace_id", "jaeger")
 
 
-def test_times_come_with_exemplars() -> None:
+def test_links_lead_to_dashboards_and_variables_that_exist() -> None:
+    uids = {board["uid"]: {v["name"] for v in board["templating"]["list"]} for board in BOARDS.values()}
+    assert len(uids) == len(BOARDS)
+    for board in BOARDS.values():
+        assert board["tags"] == ["worker"]
+        assert [(link["type"], link["tags"]) for link in board["links"]] == [("dashboards", ["worker"])]
+    found = re.findall(r'"url": "([^"]*)"', json.dumps([panel for _, panel in panels()]))
+    assert found
+    for url in found:
+        match = re.match(r"/d/([\w-]+)\?", url)
+        assert match
+        assert set(re.findall(r"var-(\w+)=", url)) <= uids[match[1]]
+    everything = json.dumps(BOARDS) + json.dumps(DATASOURCES)
+    assert not re.search("loki|tracesToLogs", everything, re.IGNORECASE), "there is no Loki to lead to"
+
+
+def test_times_come_with_exemplars_and_heat_maps() -> None:
     for title in ("Wait", "Processing"):
-        (panel,) = (panel for panel in panels() if panel["title"] == title)
+        (panel,) = (panel for _, panel in panels() if panel["title"] == title)
         assert [target["exemplar"] for target in panel["targets"]] == [True, True, True]
+        (heat,) = (panel for _, panel in panels() if panel["title"] == f"{title}, all attempts")
+        assert heat["type"] == "heatmap"
+        assert [(target["exemplar"], target["format"]) for target in heat["targets"]] == [(True, "heatmap")]
 
 
-def test_panels_have_ids_of_their_own_and_do_not_overlap() -> None:
-    everything = DASHBOARD["panels"]
+@pytest.mark.parametrize("name", TITLES)
+def test_panels_have_ids_of_their_own_and_do_not_overlap(name: str) -> None:
+    everything = BOARDS[name]["panels"]
     assert len({panel["id"] for panel in everything}) == len(everything)
     taken: set[tuple[int, int]] = set()
     for panel in everything:
@@ -186,4 +256,4 @@ def test_provisioning_reads_what_compose_mounts() -> None:
     targets = dict(mount.split(":")[:2] for mount in compose["volumes"])
     assert provider["options"]["path"] == targets["./observability/grafana/dashboards"]
     home = compose["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
-    assert home == f"{provider['options']['path']}/worker.json"
+    assert home == f"{provider['options']['path']}/overview.json"

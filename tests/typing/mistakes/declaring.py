@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from pydantic import BaseModel
 
-from framework import Cron, DeadLetter, Every, Queue, RetryPolicy, WorkerApp
+from framework import Cron, DeadLetter, Every, Queue, RetryPolicy, Slo, WorkerApp
 
 
 class Delivery(BaseModel):
@@ -36,6 +36,10 @@ class Service(WorkerApp):
     o = Queue[Delivery]("o", schedules=[Cron("0 2 * * *")])  # E a schedule needs a payload
     p = Queue[Delivery]("p", concurrency=2.5)  # E
     q = Queue[Delivery]("q", max_memory=512.5)  # E
+    s = Queue[Delivery]("s", slo=30)  # E an Slo
+    t = Queue[Delivery]("t", slo=Slo(30, 0.99))  # E named
+    u = Queue[Delivery]("u", slo=Slo(wait="30s", target=0.99))  # E seconds
+    v = Queue[Delivery]("v", slo=Slo(wait=30))  # E no target
     bare = Queue("bare")  # E no payload type
     r = Queue[Delivery, Other]("r")  # E one type
 

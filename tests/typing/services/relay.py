@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import httpx
 from pydantic import BaseModel
 
-from framework import Context, DeadLetter, Queue, Reject, RetryLater, RetryPolicy, Slot, WorkerApp
+from framework import Context, DeadLetter, Queue, Reject, RetryLater, RetryPolicy, Slo, Slot, WorkerApp
 
 
 class Delivery(BaseModel):
@@ -30,6 +30,7 @@ class Relay(WorkerApp):
         timeout=10,
         retry=RetryPolicy(max_retries=8),
         dead_letter=dead_letters,
+        slo=Slo(wait=2.5, target=0.99),
     )
 
     @asynccontextmanager
