@@ -8,8 +8,10 @@ from collections.abc import Sequence
 
 import click
 
+from framework.cli.alerts import alerts
 from framework.cli.check import check
 from framework.cli.dead import dead
+from framework.cli.doctor import doctor
 from framework.cli.enqueue import enqueue
 from framework.cli.health import health
 from framework.cli.output import fail
@@ -39,10 +41,12 @@ def worker(ctx: click.Context) -> int:
 
 worker.add_command(run)
 worker.add_command(check)
+worker.add_command(alerts)
 worker.add_command(enqueue)
 worker.add_command(queues)
 worker.add_command(dead)
 worker.add_command(health)
+worker.add_command(doctor)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

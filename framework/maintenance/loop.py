@@ -107,6 +107,7 @@ class Maintenance:
         if os.getppid() != self._supervisor:
             Leftovers(self._board, self._index, self._drain).outlive(self.turn)
         self._rescue_at = 0.0
+        self._observe_at = 0.0  # what the gauges show from now on is what was left
         self.turn()
 
     def turn(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 
 from framework.app import WorkerApp
@@ -19,8 +19,8 @@ from framework.runner.place import Place, broker_for, directory_of
 from framework.runner.resolving import check, resolve
 from framework.scoreboard import EXPORTER, MAINTENANCE, Scoreboard
 from framework.settings import Settings
-from framework.supervisor import IS_LINUX, Instance, Supervisor, SupervisorOptions, spawn, threads
-from framework.telemetry import ProcessIdentity, prepare_rings, start
+from framework.supervisor import IS_LINUX, Birth, Instance, Supervisor, SupervisorOptions, spawn, threads
+from framework.telemetry import ProcessIdentity, Role, environment_of, prepare_rings, start
 
 Say = Callable[[Event], None]
 
@@ -111,7 +111,15 @@ def _supervisor(place: Place, board: Scoreboard, say: Say) -> Supervisor:
     )
     if _can_fork(settings, say):
         return Supervisor(specs(place, board), board, options, say)
-    return Supervisor(specs(place, board), board, options, say, start=spawn(keep=[place.instance.descriptor]))
+    start = spawn(keep=[place.instance.descriptor], environ=lambda birth: _environ(place, birth))
+    return Supervisor(specs(place, board), board, options, say, start=start)
+
+
+def _environ(place: Place, birth: Birth) -> Mapping[str, str]:
+    """Of a fresh interpreter, where a provider of OpenTelemetry may be made before our own code runs."""
+    role: Role = MAINTENANCE if birth.name == MAINTENANCE else EXPORTER if birth.name == EXPORTER else "worker"
+    identity = ProcessIdentity(place.app.__name__, role, birth.name, place.instance.number, place.system)
+    return environment_of(identity)
 
 
 def _can_fork(settings: Settings, say: Say) -> bool:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from framework.signals import reset_in_child
@@ -78,11 +78,14 @@ def fork(spec: ChildSpec, birth: Birth) -> int:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def spawn(*, keep: Sequence[int]) -> Callable[[ChildSpec, Birth], int]:
+def spawn(
+    *, keep: Sequence[int], environ: Callable[[Birth], Mapping[str, str]] = lambda _: {}
+) -> Callable[[ChildSpec, Birth], int]:
     """A start function that makes fresh interpreters, for services whose import starts threads.
 
     Args:
         keep: descriptors that the child inherits besides those of its birth.
+        environ: variables that a child has besides ours.
     """
 
     def start(spec: ChildSpec, birth: Birth) -> int:
@@ -94,6 +97,7 @@ def spawn(*, keep: Sequence[int]) -> Callable[[ChildSpec, Birth], int]:
                 pass_fds=[birth.waker, birth.poke, *keep],
                 process_group=0,
                 restore_signals=False,
+                env={**os.environ, **environ(birth)},
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

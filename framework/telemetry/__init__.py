@@ -6,6 +6,7 @@ enqueues never loads them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from framework.telemetry.ringtracing import RingTracing
     from framework.telemetry.spans import SpanTracing
 
-__all__ = ["ProcessIdentity", "Role", "Telemetry", "for_host", "prepare_rings", "rings_from", "start"]
+__all__ = ["ProcessIdentity", "Role", "Telemetry", "environment_of", "for_host", "prepare_rings", "rings_from", "start"]
 
 
 class Telemetry:
@@ -96,7 +97,7 @@ class Telemetry:
             return None
         from framework.telemetry.rings import told
 
-        found = told(self._rings, run.span_id)
+        found = told(self._rings, run.span_id, run.started_at)
         return None if found is None else (Outcome(Kind(found[0]), found[2]), found[1])
 
     def export(
@@ -126,6 +127,10 @@ def start(identity: ProcessIdentity, settings: Settings, rings: Rings | None = N
     Args:
         rings: of the tree, where it has some: telemetry then survives this process.
     """
+    from framework.telemetry import exporters, propagators
+
+    if not exporters.is_disabled():
+        propagators.settle()  # before anything imports them
     from framework.telemetry.starting import start_process
 
     return start_process(identity, settings, rings=rings)
@@ -151,6 +156,13 @@ def rings_from(run: Path, number: int, mark: str, slots: Sequence[str]) -> Rings
     return Rings(str(run), number, mark, tuple(slots))
 
 
+def environment_of(identity: ProcessIdentity) -> Mapping[str, str]:
+    """What a child that is not forked needs in its environment besides ours; by the process that starts it."""
+    from framework.telemetry import instrumented
+
+    return instrumented.environment_of(identity)
+
+
 def for_host(system: str) -> Sending:
     """Spans and metrics around enqueueing in a process that is not ours, through the host's global providers, set now
     or later. Configures nothing.
@@ -158,6 +170,11 @@ def for_host(system: str) -> Sending:
     Args:
         system: `messaging.system` of the engine.
     """
+    from framework.telemetry.propagators import settle
+
+    complaint = settle()
+    if complaint:
+        logging.getLogger("framework.telemetry").warning("%s", complaint)
     from opentelemetry import metrics, trace
 
     from framework.telemetry.names import SCOPE

@@ -116,7 +116,9 @@ class _Opening:
         if not made:
             return metrics.NoOpMeterProvider()
         readers = [PeriodicExportingMetricReader(exporter) for exporter in made]
-        provider = MeterProvider(readers, self._resource, shutdown_on_exit=False)
+        # A series is a slot's and outlives its processes: with their pid, each would start a target of its own.
+        stable = {key: value for key, value in self._resource.attributes.items() if key != "process.pid"}
+        provider = MeterProvider(readers, Resource(stable, self._resource.schema_url), shutdown_on_exit=False)
         self.closing["metrics"] = provider.shutdown
         if self._global:
             metrics.set_meter_provider(provider)

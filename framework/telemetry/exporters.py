@@ -7,6 +7,7 @@ import os
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from framework.telemetry import propagators
 from framework.telemetry.health import CollectorHealth, Drops, watched
 
 KNOWN: Final = ("otlp", "console", "none")
@@ -60,14 +61,22 @@ def exporters(signal: str, health: CollectorHealth, drops: Drops) -> list[Any]:
         if name == "console":
             made.append(_class(*_CONSOLE[signal])())
         else:
-            exporter = _class(*_MODULES[signal, protocol(signal)])()
-            made.append(watched(exporter, signal, endpoint=endpoint(signal), health=health, drops=drops))
+            made.append(watched(otlp(signal), signal, endpoint=endpoint(signal), health=health, drops=drops))
     return made
+
+
+def otlp(signal: str) -> Any:
+    """The SDK's exporter of a signal, by the variables. Raises what it raises at one that it cannot read."""
+    options = {}
+    if protocol(signal) == "grpc" and _of_signal(signal, "COMPRESSION").strip().lower() == "none":
+        # The specification knows this value, the SDK's exporters over grpc refuse it.
+        options["compression"] = importlib.import_module("grpc").Compression.NoCompression
+    return _class(*_MODULES[signal, protocol(signal)])(**options)
 
 
 def complaints() -> list[str]:
     """A line for each variable whose value nobody can follow."""
-    lines = []
+    lines = list(filter(None, [propagators.settle()]))
     for signal, default in DEFAULTS.items():
         variable = f"OTEL_{signal.upper()}_EXPORTER"
         unknown = [name for name in _listed(os.environ.get(variable) or default) if name not in KNOWN]

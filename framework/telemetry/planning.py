@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from opentelemetry.context import Context
@@ -19,9 +19,10 @@ from opentelemetry.sdk.trace.sampling import Sampler, SamplingResult
 from opentelemetry.trace import Link, SpanKind, TraceState
 
 from framework.executor import SpanIdentity
+from framework.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PlannedSpan(SpanIdentity):
     """A `process` span that is decided but not started.
 

@@ -21,6 +21,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +40,7 @@ _MAGIC, _CAPACITY, _CREATED, _HEAD, _FOLDED, _SENT, _LOST, _LOST_SPANS, _GENERAT
 _TOLDS: Final = 126
 _TOLD_SIZE: Final = 32
 _LOOK_BACK: Final = 1024  # records; a process has at most its concurrency of attempts that are told and not settled
+_CLOCK_STEP: Final = 2.0  # seconds by which the wall clock may have been set back since an attempt began
 _PAGE_HEAD = struct.Struct("<II")  # length, checksum
 _LENGTH = struct.Struct("<I")
 
@@ -105,12 +107,10 @@ class RingFile:
         return data if first == size else data + self._memory[_DATA_AT : _DATA_AT + size - first]
 
     def backwards(self) -> Iterator[Record]:
-        """The last records, newest first, as far as they were not overwritten."""
+        """All records, newest first, as far as they were not overwritten."""
         end = self.head
         begin = max(0, end - self.capacity)
-        for _ in range(_LOOK_BACK):
-            if end - records.LEAST < begin:
-                return
+        while end - records.LEAST >= begin:
             (size,) = _LENGTH.unpack(self.read(end - 4, end))
             if not records.LEAST <= size <= end - begin:
                 return
@@ -120,19 +120,33 @@ class RingFile:
             yield record
             end -= size
 
-    def told(self, span_id: bytes) -> tuple[str, str, float] | None:
-        """(outcome, reason, delay) of an attempt among the last that were put; None: it is not there.
+    def told(self, span_id: bytes, since: float = 0.0) -> tuple[str, str, float] | None:
+        """(outcome, reason, delay) of an attempt; None: it is not there.
 
-        The last records first, then what a successor kept of them: it keeps them before it writes its own.
+        The records first, back to the attempt's start: any number of successors may have lived before somebody asks.
+        Then what a successor kept of the last ones: it keeps them before it writes its own.
+
+        Args:
+            since: when it started, seconds since the epoch.
         """
-        for record in self.backwards():
+        oldest = int((since - _CLOCK_STEP) * 1e9)
+        for number, record in enumerate(self.backwards()):
+            if record.when < oldest:
+                break
             if record.span_id == span_id and record.kind == records.ATTEMPT:
                 return record.told()
+            if number == _LOOK_BACK and span_id not in self._everything():
+                break  # mostly: a search for bytes is much faster than to go on
         for number in range(_TOLDS):
             at = _TOLD_AT + number * _TOLD_SIZE
             if self._memory[at : at + 8] == span_id:
                 return records.unpack_told(self._memory[at : at + _TOLD_SIZE])
         return None
+
+    def _everything(self) -> bytes:
+        """Up to `capacity` bytes of records."""
+        end = self.head
+        return self.read(max(0, end - self.capacity), end)
 
     def close(self) -> None:
         self._quads.release()
@@ -168,7 +182,8 @@ class RingWriter(RingFile):
 
     def _keep_told(self) -> None:
         """What our dead predecessor put last, where a rescuer finds it even when our records have overwritten it."""
-        kept = [record for record in self.backwards() if record.kind == records.ATTEMPT]
+        last = islice(self.backwards(), _LOOK_BACK)
+        kept = [record for record in last if record.kind == records.ATTEMPT]
         for record in reversed(kept[: _TOLDS // 2]):
             at = _TOLD_AT + self._quads[_TOLD] % _TOLDS * _TOLD_SIZE
             self._memory[at : at + _TOLD_SIZE] = record.pack_told()

@@ -14,6 +14,7 @@ from typing import Final
 from urllib.parse import quote
 
 from framework.telemetry import exporters, ring
+from framework.telemetry.instrumented import has_provider
 
 _SAMPLERS: Final = (
     "always_on", "always_off", "traceidratio",
@@ -59,12 +60,7 @@ def number_of(path: Path) -> int | None:
 
 def unfit() -> str:
     """Why the environment asks for something that only the SDK can do; empty: it does not."""
-    from opentelemetry import metrics, trace
-    from opentelemetry.sdk.metrics import MeterProvider
-
-    if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider) or isinstance(
-        metrics.get_meter_provider(), MeterProvider
-    ):
+    if has_provider():
         return "a provider of OpenTelemetry was set before"
     for signal in ("traces", "metrics"):
         if "console" in exporters.wanted(signal):
@@ -107,14 +103,18 @@ def prepare(run: Path, number: int, *, app: str, system: str, slots: Sequence[st
     return rings, ""
 
 
-def told(rings: Rings, span_id: str) -> tuple[str, str, float] | None:
-    """What any ring on the store says of an attempt: (what becomes of its job, why it was lost or "", delay)."""
+def told(rings: Rings, span_id: str, since: float) -> tuple[str, str, float] | None:
+    """What any ring on the store says of an attempt: (what becomes of its job, why it was lost or "", delay).
+
+    Args:
+        since: when it started, seconds since the epoch.
+    """
     wanted = bytes.fromhex(span_id)
     for path in Path(rings.run).glob("*.ring"):
         with suppress(OSError, ValueError):
             file = ring.RingFile(path)
             try:
-                found = file.told(wanted)
+                found = file.told(wanted, since)
             finally:
                 file.close()
             if found is not None:

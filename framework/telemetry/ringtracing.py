@@ -25,10 +25,10 @@ from framework.telemetry import names, records
 from framework.telemetry.encode import Encoder, Facts
 from framework.telemetry.jobscope import JobScope
 from framework.telemetry.linkage import Linkage, origin_of
+from framework.telemetry.logonly import LogOnlyTracing
 from framework.telemetry.logs import Logs
 from framework.telemetry.ring import RingWriter
 from framework.telemetry.ringspan import RingSpan
-from framework.telemetry.spans import LogOnlyTracing
 
 log = logging.getLogger("framework.telemetry")
 

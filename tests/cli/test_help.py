@@ -21,6 +21,7 @@ COMMANDS = {
     ("dead", "replay"): ("--all", "[ID]..."),
     ("dead", "discard"): ("Delete dead letters for ever", "--yes"),
     ("health",): ("[MODULE]", "WORKER_BROKER_URL"),
+    ("alerts",): ("MODULE", "--job", "--only", "rule_files"),
 }
 
 

@@ -50,11 +50,18 @@ class Tree:
 
     # --- the tree ---------------------------------------------------------------------------------------------------
 
-    def start(self, *arguments: str, module: str = "tests.process.torture", ready: bool = True, **environ: str) -> None:
-        """Starts it; waits until all its workers are ready."""
+    def start(
+        self,
+        *arguments: str,
+        module: str = "tests.process.torture",
+        ready: bool = True,
+        command: str = "",
+        **environ: str,
+    ) -> None:
+        """Starts it, by `command` if there is one; waits until all its workers are ready."""
         self._events.clear()
         self.process = subprocess.Popen(
-            [Path(sys.executable).with_name("worker"), "run", module, *arguments],
+            [*filter(None, [command]), Path(sys.executable).with_name("worker"), "run", module, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env={**self.environ, **environ},

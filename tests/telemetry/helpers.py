@@ -22,10 +22,10 @@ from framework.queues import Queue, QueueOptions
 from framework.retry import RetryPolicy
 from framework.settings import Settings
 from framework.telemetry import ProcessIdentity, Telemetry
+from framework.telemetry.assembling import assemble
 from framework.telemetry.bootstrap import open_providers
 from framework.telemetry.health import CollectorHealth, Drops, SharedState
 from framework.telemetry.logs import Logs
-from framework.telemetry.starting import assemble
 from framework.telemetry.writer import LineWriter
 
 ROOT = Path(__file__).resolve().parents[2]

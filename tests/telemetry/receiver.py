@@ -8,6 +8,7 @@ with Receiver() as receiver:
 from __future__ import annotations
 
 import gzip
+import ssl
 import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -34,12 +35,17 @@ class Receiver(Store):
     Attributes:
         port: where it listens; pass it again to come back at the same place after `close`.
         status: 200, or 503, 400, 429 and so on; only what was answered with 200 is kept.
+        kind, body: content type and content of the answer: empty, or a partial success for instance.
+        date: of the answer, in place of the right one; empty = the right one.
         asked: number of requests that came, whatever became of them.
     """
 
     def __init__(self, port: int = 0) -> None:
         super().__init__()
         self.status = 200
+        self.body = b""
+        self.kind = "application/x-protobuf"
+        self.date = ""
         self.asked = 0
         self.headers: list[dict[str, str]] = []
         self._may_answer = threading.Event()
@@ -53,6 +59,11 @@ class Receiver(Store):
     def env(self, *, fast: bool = True) -> dict[str, str]:
         """Environment of a process that reports here; `fast` exports within a fraction of a second."""
         return {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.port}"} | (FAST if fast else {})
+
+    def encrypt(self, context: ssl.SSLContext) -> None:
+        """From now on only TLS is spoken; each handshake in the thread of its connection. One that fails is no news."""
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
 
     def hang(self) -> None:
         """From now on requests are read and left without an answer."""
@@ -99,8 +110,13 @@ def _handler_of(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
             headers = {key.lower(): value for key, value in self.headers.items()}
             status = receiver.take(self.path, headers.get("content-encoding", ""), body, headers)
             self.send_response(status)
-            self.send_header("content-length", "0")
+            self.send_header("content-type", receiver.kind)
+            self.send_header("content-length", str(len(receiver.body)))
             self.end_headers()
+            self.wfile.write(receiver.body)
+
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            return receiver.date or super().date_time_string(timestamp)
 
         def log_message(self, *_: Any) -> None: ...
 
@@ -108,10 +124,13 @@ def _handler_of(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
 
 
 class GrpcReceiver(Store):
-    """OTLP over grpc on 127.0.0.1."""
+    """OTLP over grpc on 127.0.0.1. `refuses` is the name of the status that it answers, where it is not OK; with
+    `rejects` a part of each trace request is not taken."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.refuses = ""
+        self.rejects = 0
         import grpc
         from opentelemetry.proto.collector.logs.v1 import logs_service_pb2, logs_service_pb2_grpc
         from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
@@ -145,10 +164,17 @@ class GrpcReceiver(Store):
 
 
 class _Servicer:
-    def __init__(self, store: Store, response: Any) -> None:
-        self._store = store
+    def __init__(self, receiver: GrpcReceiver, response: Any) -> None:
+        self._receiver = receiver
         self._response = response
 
-    def Export(self, request: Any, _context: Any) -> Any:
-        self._store.add(request)
-        return self._response()
+    def Export(self, request: Any, context: Any) -> Any:
+        if self._receiver.refuses:
+            import grpc
+
+            context.abort(grpc.StatusCode[self._receiver.refuses], "not here")
+        self._receiver.add(request)
+        answer = self._response()
+        if self._receiver.rejects and hasattr(answer.partial_success, "rejected_spans"):
+            answer.partial_success.rejected_spans = self._receiver.rejects
+        return answer

@@ -10,6 +10,7 @@ from typing import Any
 from framework.events import Bus
 from framework.settings import Settings
 from framework.telemetry import ring as ring_module
+from framework.telemetry.assembling import assemble
 from framework.telemetry.bootstrap import open_providers
 from framework.telemetry.exporting import Exporter
 from framework.telemetry.health import CollectorHealth, Drops, SharedState
@@ -17,7 +18,6 @@ from framework.telemetry.identity import ProcessIdentity
 from framework.telemetry.logs import Logs
 from framework.telemetry.ringing import open_exporter
 from framework.telemetry.rings import Rings
-from framework.telemetry.starting import assemble
 from framework.telemetry.writer import LineWriter
 from tests.telemetry.helpers import IDENTITY, Station
 

@@ -63,11 +63,11 @@ def test_metrics_and_spans_are_those_of_the_sdks_path(tmp_path, receiver, statio
 
 
 def shape(receiver: Receiver) -> dict[Any, Any]:
-    """All series but that of drops, by everything that a backend tells them apart by, and their counts."""
+    """All series but those of drops and memory, by everything that a backend tells them apart by, and their counts."""
     found = {}
-    for name in {point.name for point in receiver.metrics()} - {"worker.telemetry.dropped"}:
+    for name in {point.name for point in receiver.metrics()} - {"worker.telemetry.dropped", "worker.process.memory"}:
         for p in receiver.latest(name):
-            resource = tuple(sorted((k, v) for k, v in p.resource.items() if k != "process.pid"))
+            resource = tuple(sorted(p.resource.items()))
             kind = (name, p.unit, p.kind, p.cumulative, p.monotonic, p.bounds)
             key = (*kind, tuple(sorted(p.attributes.items())), resource)
             found[key] = (p.count, p.buckets) if p.kind == "histogram" else p.value
@@ -294,9 +294,11 @@ def test_a_killed_attempts_record_comes_through_the_rescuers_ring(tmp_path, rece
 def test_what_a_worker_told_and_could_not_report_is_known_to_the_rescuer(tmp_path, receiver):
     rings = rings_in(tmp_path, IDENTITY.slot, "maintenance")
     dead = ring_station(tmp_path, rings)
-    attempt, outcome = dead.run(relay(), lease_of("bad"))
+    lease = lease_of("bad")
+    attempt, outcome = dead.run(relay(), lease)
     keeper = ProcessIdentity(app="relay", role="maintenance", slot="maintenance", instance=0, system="spool")
-    found, reason = ring_station(tmp_path, rings, identity=keeper).telemetry.told(attempt.identity)
+    record = record_of(lease, trace_id=attempt.identity.trace_id)
+    found, reason = ring_station(tmp_path, rings, identity=keeper).telemetry.told(record)
     assert (found.kind, found.delay, reason) == (outcome.kind, outcome.delay, "")
 
 

@@ -34,6 +34,7 @@ UNITS = {
     "worker.slots.used": "{slot}",
     "worker.processes": "{process}",
     "worker.process.restarts": "{restart}",
+    "worker.process.memory": "By",
     "worker.telemetry.dropped": "{item}",
 }
 ATTRIBUTES = {
@@ -48,6 +49,7 @@ ATTRIBUTES = {
     "worker.dead_letter.reason",
     "worker.process.state",
     "worker.process.exit_reason",
+    "worker.process.slot",
 }
 
 
@@ -180,6 +182,14 @@ def test_an_observation_of_a_queue_grows_stale(receiver):
     assert "worker.queue.depth" in names_now()
     now[0] += STALE_SECONDS + 1
     assert not {"worker.queue.depth", "worker.queue.oldest_job.age"} & names_now()
+
+
+def test_a_process_reports_its_own_memory_under_the_name_of_its_slot(receiver, stations):
+    station = stations()
+    station.close()
+    (point,) = receiver.latest("worker.process.memory")
+    assert point.attributes["worker.process.slot"] == "deliveries/0"
+    assert 2**20 < point.value < 2**36
 
 
 def test_an_observer_that_raises_does_not_take_the_others_along(receiver, stations):

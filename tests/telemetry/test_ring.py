@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,24 @@ def test_the_last_words_of_a_dead_process_are_found_though_its_successor_has_ove
     assert fresh.told((77777).to_bytes(8, "big")) is None
 
 
+def test_they_are_found_after_any_number_of_lives_as_long_as_nothing_has_overwritten_them(tmp_path):
+    """Regression: the third successor's records and table hid them, and a rescuer counted the attempt again, as lost.
+
+    Seen once in 30,000 jobs: a slot was killed three times before maintenance, killed itself, came to the rescue.
+    """
+    writer, _ = opened(tmp_path, 1 << 20)
+    mine = put(writer, 1)
+    for life in range(1, 6):
+        writer = RingWriter(writer.path, META)
+        for number in range(400):
+            put(writer, 1000 * life + number)
+            writer.operation(records.operation_key("q", "ack", "settle"), 0.1, 1)
+    fresh = RingFile(writer.path)
+    assert fresh.told(mine) == fresh.told(mine, since=time.time() - 60) == ("succeeded", "", 0.0)
+    assert fresh.told(mine, since=time.time() + 60) is None, "what is older than the attempt is not looked at"
+    assert fresh.told((77777).to_bytes(8, "big")) is None
+
+
 def test_what_a_killed_writer_committed_is_there_and_what_it_had_not_is_not(tmp_path):
     path = tmp_path / "0.q.m.ring"
     create(path, capacity=1 << 20)
@@ -163,6 +182,28 @@ def test_what_a_killed_writer_committed_is_there_and_what_it_had_not_is_not(tmp_
     assert len(list(reader.records(0, reader.head))) == 100
     put(RingWriter(path, META), 100)
     assert [int.from_bytes(r.span_id, "big") for r in reader.records(0, reader.head)] == list(range(101))
+
+
+class Killed(BaseException):
+    """In the middle of a store."""
+
+
+class Dying:
+    """A mapping whose owner is killed as it writes."""
+
+    def __setitem__(self, *_):
+        raise Killed
+
+
+def test_a_writer_killed_before_its_last_store_has_put_nothing(tmp_path):
+    writer, reader = opened(tmp_path)
+    mine = put(writer, 1)
+    head, memory, writer._memory = reader.head, writer._memory, Dying()
+    with pytest.raises(Killed):
+        put(writer, 2)
+    writer._memory = memory
+    assert reader.head == head
+    assert [record.span_id for record in reader.backwards()] == [mine]
 
 
 def test_what_a_handler_forks_writes_nothing(tmp_path):

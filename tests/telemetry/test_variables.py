@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from framework.telemetry.exporters import complaints, endpoint
-from tests.telemetry.helpers import TREE, json_lines, run
+from tests.telemetry.helpers import TREE, environment, json_lines, run
 from tests.telemetry.receiver import GrpcReceiver
 
 
@@ -88,6 +91,47 @@ def test_an_unknown_value_is_one_warning_per_tree_that_names_the_variable(receiv
     assert len(events) == 2
     assert events[0].startswith("OTEL_TRACES_EXPORTER='zipkin'")
     assert events[1].startswith("OTEL_EXPORTER_OTLP_PROTOCOL='http/json'")
+
+
+def bare(source: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Without the prelude of `run`, which has imported everything before the script begins."""
+    command = [sys.executable, "-c", source]
+    return subprocess.run(command, env=environment(env), capture_output=True, text=True, timeout=30, check=True)
+
+
+def test_a_propagator_that_is_not_installed_costs_no_start_and_no_job(receiver):
+    done = bare(
+        """
+from framework.settings import load_settings
+from framework.telemetry import ProcessIdentity, start
+start(ProcessIdentity("relay", "supervisor", "supervisor", 0, "spool"), load_settings())
+from tests.telemetry.helpers import IDENTITY, PRELUDE
+exec(PRELUDE)
+telemetry = start(IDENTITY, load_settings())
+run_jobs(telemetry, 1)
+with telemetry.sending.one("deliveries", "id", 1) as headers:
+    assert list(headers) == ["traceparent"]
+telemetry.shutdown(5)
+""",
+        receiver.env() | {"OTEL_PROPAGATORS": "tracecontext,b3x"},
+    )
+    events = [line["event"] for line in json_lines(done.stdout)]
+    assert events[0].startswith("OTEL_PROPAGATORS='tracecontext,b3x' cannot be followed")
+    assert events[1:] == ["job_finished"]
+    assert receiver.spans("process deliveries")
+
+
+def test_a_producer_outlives_a_propagator_that_is_not_installed(receiver):
+    done = bare(
+        """
+from framework.telemetry import for_host
+with for_host("spool").one("deliveries", "id", 1) as headers:
+    assert headers == {}
+""",
+        receiver.env() | {"OTEL_PROPAGATORS": "b3x"},
+    )
+    assert done.stderr.startswith("OTEL_PROPAGATORS='b3x' cannot be followed")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

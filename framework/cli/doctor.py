@@ -1,0 +1,225 @@
+"""`worker doctor`"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from framework.cli.output import Column, is_terminal, print_json, span, table
+from framework.cli.service import MODULE_HELP, Service, load_service, opened, refuse_memory, root_of, take
+from framework.errors import EngineError
+
+if TYPE_CHECKING:
+    from framework.telemetry.doctor import Examination
+    from framework.telemetry.probing import Sent
+    from framework.telemetry.variables import Variable
+
+SKEW = 2.0  # seconds by which clocks may differ: the receiver's says whole seconds only
+_GOOD, _BAD, _DULL = "green", "bold red", "dim"
+
+
+def _state_style(cell: str) -> str:
+    return {"arrived": _GOOD, "ok": _GOOD, "in force": _GOOD, "off": _DULL, "ignored": "yellow", "note": "yellow"}.get(
+        cell, _BAD
+    )
+
+
+TESTS = (
+    Column("signal", style="bold", fit="whole"),
+    Column("carries", detail=True),
+    Column("by", fit="whole"),
+    Column("to"),
+    Column("state", style=_state_style, fit="whole"),
+    Column("time", number=True, fit="whole"),
+    Column("answer"),
+    Column("hint"),
+)
+CHECKS = (Column("check", style="bold", fit="whole"), Column("state", style=_state_style, fit="whole"), Column("what"))
+VARIABLES = (
+    Column("variable", style="bold", fit="whole"),
+    Column("value"),
+    Column("state", style=_state_style, fit="whole"),
+    Column("why"),
+)
+
+
+@click.command(short_help="Send test telemetry; say what came back and which variables count.", epilog=MODULE_HELP)
+@click.argument("given", nargs=-1, metavar="MODULE")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True,
+              metavar="SECONDS", help="How long to wait for an answer.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(given: tuple[str, ...], timeout: float, as_json: bool) -> int:
+    """Send a test span, metric and log record by the very exporters that the service would use, and say what came back.
+
+    Also says which way telemetry leaves and why, whether the engine can be used, and which variables are in force or
+    set in vain. Values of headers and credentials are not shown. No job is enqueued; the tests are named `doctor` and
+    marked worker.doctor=true.
+
+    \b
+    ring  the exporter process of `worker run`: what workers say of their jobs
+    sdk   each process by itself: what handlers, producers and maintenance say, and log records
+
+    Exit code: 0 everything that was sent arrived, 1 something did not or nothing is sent, 2 usage or import, 3 the
+    engine cannot be used.
+
+    \b
+    --json, in this order; more keys may come:
+      service, ok, trace_id
+      path        kind (ring, sdk or empty) and why
+      tests       signal, by, carries, protocol, to, state, seconds or null, answer, hint
+                  state: arrived, partial, refused, unreachable, timeout, tls, broken
+      off         by signal, why it is not sent
+      engine      url, ok, text
+      clock       seconds ahead of the receiver's, null where it says no time
+      variables   name, value, in_force, why
+    """
+    (module,) = take(given)
+    service = load_service(module)
+    refuse_memory(service.settings)
+    engine = _engine(service)
+    found, known = _examined(service, timeout)
+    failed = engine[0] is False
+    if as_json:
+        print_json(_object(service, engine, found, known))
+    else:
+        _print(service, engine, found, known)
+    return 3 if failed else 0 if found.ok else 1
+
+
+def _examined(service: Service, timeout: float) -> tuple[Examination, list[Variable]]:
+    import logging
+
+    from framework.telemetry.propagators import settle
+
+    given = dict(os.environ)
+    why = settle()
+    from framework.runner import resolve
+    from framework.telemetry.doctor import examine
+    from framework.telemetry.identity import ProcessIdentity
+    from framework.telemetry.instrumented import has_provider
+    from framework.telemetry.variables import variables
+    from framework.telemetry.version import version
+
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)  # we say it ourselves, and once
+    options = resolve(service.app, service.settings)
+    slots = 1 + sum(options[name].workers for name in service.app.worker_handlers)  # and maintenance
+    system = service.settings.broker_url.partition(":")[0]
+    identity = ProcessIdentity(service.app.__name__, "supervisor", "doctor", 0, system)
+    root = root_of(service.settings)
+    place = "" if root is None else str(root.absolute() / "run")
+    known = variables(given, instrumented=has_provider(), propagators=why)
+    return examine(identity, slots=slots, place=place, limit=timeout, version=version()), known
+
+
+def _engine(service: Service) -> tuple[bool, str]:
+    """(whether it can be used, what there is to say)."""
+    from framework.connecting import warnings_of
+
+    root = root_of(service.settings)
+    if root is not None and not root.exists():
+        above = next(path for path in root.absolute().parents if path.exists())
+        if not os.access(above, os.W_OK | os.X_OK):
+            return False, f"{root} does not exist and cannot be made: this process may not write in {above}"
+        return True, f"{root} does not exist yet: the first enqueue or `worker run` makes it"
+    try:
+        with opened(service) as engine:
+            stats = [engine.stats(queue.name) for queue in service.queues]
+            notes = warnings_of(engine)
+    except EngineError as error:
+        return False, str(error)
+    except OSError as error:
+        return False, f"{error.filename or root}: {error.strerror or error}"
+    waiting = sum(found.ready + found.delayed + found.in_flight for found in stats)
+    return True, "; ".join([f"{len(stats)} queues, {waiting} jobs", *notes])
+
+
+def _clock(found: Examination) -> tuple[str, str, float | None]:
+    """(state, what to say, seconds ahead of the receiver's clock)."""
+    skews = [sent.skew for sent in found.sent if sent.skew is not None]
+    if not skews:
+        return "off", "no receiver says what time it is", None
+    # A Date header is cut to a whole second: on average half of one is missing.
+    skew = min(skews, key=abs) - 0.5
+    if abs(skew) <= SKEW:
+        return "ok", "agrees with the receiver's", skew
+    side = "ahead of" if skew > 0 else "behind"
+    text = f"{span(abs(skew))} {side} the receiver's: spans of several machines will not line up; set it by NTP"
+    return "note", text, skew
+
+
+def _print(service: Service, engine: tuple[bool, str], found: Examination, known: list[Variable]) -> None:
+    rows = [_test_row(sent) for sent in found.sent]
+    rows += [(signal, "", "", "", "off", "", why, "") for signal, why in found.off.items()]
+    table(TESTS, rows)
+    _gap()
+    clock, clock_text, _ = _clock(found)
+    path = f"{found.path}: {found.why}" if found.path else found.why
+    table(
+        CHECKS,
+        [
+            ("path", "ok" if found.path == "ring" else "note" if found.path else "off", path),
+            ("engine", "ok" if engine[0] else "failed", f"{_shown_url(service)}: {engine[1]}"),
+            ("clock", clock, clock_text),
+            ("trace", "ok" if found.sent else "off", found.trace_id if found.sent else "nothing was sent"),
+        ],
+    )
+    if known:
+        _gap()
+        table(VARIABLES, [_variable_row(variable) for variable in known])
+    elif is_terminal(sys.stdout):
+        print("No variable of telemetry is set: defaults count.")
+
+
+def _gap() -> None:
+    if not is_terminal(sys.stdout):  # tables on a terminal bring their own
+        print()
+
+
+def _test_row(sent: Sent) -> tuple[str, ...]:
+    time = "" if sent.seconds is None else f"{sent.seconds * 1000:.0f}ms"
+    verdict = sent.verdict
+    return sent.signal, sent.carries, sent.via, sent.endpoint, verdict.state, time, verdict.answer, verdict.hint
+
+
+def _variable_row(variable: Variable) -> tuple[str, ...]:
+    state = "ignored" if variable.ignored else "in force"
+    return variable.name, variable.value, state, variable.ignored or variable.note
+
+
+def _shown_url(service: Service) -> str:
+    from framework.broker import shown
+
+    return shown(service.settings.broker_url)
+
+
+def _object(service: Service, engine: tuple[bool, str], found: Examination, known: list[Variable]) -> dict[str, Any]:
+    skew = _clock(found)[2]
+    return {
+        "service": service.app.__name__,
+        "ok": found.ok and engine[0],
+        "trace_id": found.trace_id if found.sent else "",
+        "path": {"kind": found.path, "why": found.why},
+        "tests": [
+            {
+                "signal": sent.signal,
+                "by": sent.via,
+                "carries": sent.carries,
+                "protocol": sent.protocol,
+                "to": sent.endpoint,
+                "state": sent.verdict.state,
+                "seconds": None if sent.seconds is None else round(sent.seconds, 6),
+                "answer": sent.verdict.answer,
+                "hint": sent.verdict.hint,
+            }
+            for sent in found.sent
+        ],
+        "off": found.off,
+        "engine": {"url": _shown_url(service), "ok": engine[0], "text": engine[1]},
+        "clock": None if skew is None else round(skew, 1),
+        "variables": [
+            {"name": v.name, "value": v.value, "in_force": not v.ignored, "why": v.ignored or v.note} for v in known
+        ],
+    }
