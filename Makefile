@@ -1,12 +1,13 @@
 # `make run` and `make test` do all the set-up on a fresh machine; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help run forever test lint format types floors check faults bench up down clean
+.PHONY: help run forever test lint format dashboards alerts docs types floors check faults stack-test bench up down clean
 
 # The first interpreter on the PATH that is new enough; PYTHON=… chooses another.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 READY := .venv/.ready
+AGENT_READY := .venv-agent/.ready
 BENCH_READY := .venv-bench/.ready
 N ?= 500
 
@@ -20,13 +21,18 @@ $(READY): pyproject.toml
 	$(BIN)/pip install -q --editable '.[example]' --group dev
 	@touch $@
 
+$(AGENT_READY): pyproject.toml | $(READY)
+	$(PYTHON) -m venv --without-pip .venv-agent
+	$(BIN)/pip --python .venv-agent install -q --group agent
+	@touch $@
+
 run: $(READY) ## The example service on the embedded spool, with traffic; ends by itself with a summary (N=500 jobs)
 	@$(BIN)/python -m services.example_worker.demo --jobs $(N)
 
 forever: $(READY) ## The same, until Ctrl-C
 	@$(BIN)/python -m services.example_worker.demo --jobs $(N) --forever
 
-test: $(READY) ## All tests but the long ones
+test: $(READY) $(AGENT_READY) ## All tests but the long ones
 	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: $(READY) ## Style: ruff check and format
@@ -36,6 +42,16 @@ lint: $(READY) ## Style: ruff check and format
 format: $(READY) ## Puts the style right where ruff can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+dashboards: $(READY) ## Writes Grafana's dashboards from observability/grafana/dashboards.py
+	@$(BIN)/python -m observability.grafana.dashboards
+
+alerts: $(READY) ## Writes Prometheus' rules from the declarations of the example service
+	@$(BIN)/worker alerts services.example_worker > observability/prometheus/alerts.yml.new
+	@mv observability/prometheus/alerts.yml.new observability/prometheus/alerts.yml
+
+docs: $(READY) ## Writes the tables of docs/observability.md from the code
+	@$(BIN)/python -m docs.emitted
 
 types: $(READY) ## mypy --strict over framework/
 	@$(BIN)/mypy
@@ -48,6 +64,9 @@ check: $(READY) ## The declarations of the example service
 
 faults: $(READY) ## The long fault suites: kills, power cuts, interleavings (BUDGET=minutes, ONLY=names; some parts need root)
 	@$(BIN)/python -m tests.faults
+
+stack-test: $(READY) ## Builds collector, Jaeger and Prometheus with Go, runs the example against them, checks what they show
+	@$(BIN)/python -m tests.stack
 
 $(BENCH_READY): pyproject.toml
 	$(PYTHON) -m venv .venv-bench
@@ -66,4 +85,4 @@ down: ## Ends the compose stack and removes its volumes
 	docker compose down --volumes
 
 clean: ## Removes the environment, caches and the demo's spool
-	rm -rf .venv .venv-bench var .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf .venv .venv-agent .venv-bench var .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -7,8 +7,10 @@ scenario again and again, with sleep sets: of two steps that do not touch the sa
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +22,7 @@ ANYTHING: Touch = frozenset({("anything", True)})
 MOST_WAITS = 500  # of all processes together
 MOST_STEPS = 2000  # of one run: a livelock ends there
 PATIENCE = 60.0  # seconds until a thread that does not come to its next step is a failure of the explorer
+SLICE = 0.1  # seconds
 
 
 @dataclass(eq=False)
@@ -112,8 +115,19 @@ class Turns:
             process.go.acquire()
 
     def _wait(self) -> None:
-        # Three times: a machine that was itself suspended meanwhile lets a timeout pass at once.
-        assert any(self._stopped.acquire(timeout=PATIENCE) for _ in range(3)), "a process neither stops nor ends"
+        # In slices: a machine that was itself suspended meanwhile lets one of them pass at once, not all.
+        slices = range(int(PATIENCE / SLICE))
+        if not any(self._stopped.acquire(timeout=SLICE) for _ in slices):
+            raise AssertionError(f"a process neither stops nor ends: {self._where()}")
+
+    def _where(self) -> str:
+        """The innermost lines of all threads of ours."""
+        frames = sys._current_frames()
+        found = [frames[one.thread.ident] for one in self.processes if one.thread and one.thread.ident in frames]
+        return " | ".join(
+            " < ".join(f"{frame.name} {frame.lineno}" for frame in reversed(traceback.extract_stack(one)[-8:]))
+            for one in found
+        )
 
     def _live(self, process: Process) -> None:
         self._by_thread[threading.get_ident()] = process
@@ -244,6 +258,9 @@ def _follow(turns: Turns, path: list[Point]) -> bool:
                 return False
             path.append(Point(awake[0], awake[1:], set(asleep)))
         point = path[depth]
+        assert point.chosen in enabled, (
+            f"step {depth}: other steps than in the run before, though the order is the same"
+        )
         # A sleeper has not moved, so what it touches is what it touches in this run: names differ from run to run.
         step = turns.processes[point.chosen].touches
         asleep = {at for at in point.asleep if not _depend(turns.processes[at].touches, step)}

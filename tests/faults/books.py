@@ -27,7 +27,7 @@ class Books:
     Attributes:
         begun: keys whose enqueue began. refused: keys that were *not queued*.
         promised: for each id, when the enqueue began that returned last: a job of that id exists from then on.
-        deleting: for each id, when a deletion began last. deleted: keys.
+        deleting: for each id, when a deletion ended last, or its process. deleted: keys.
         buried: keys whose bury returned.
     """
 
@@ -38,6 +38,7 @@ class Books:
     deleted: set[str] = field(default_factory=set)
     buried: set[str] = field(default_factory=set)
     _read: Counter[Path] = field(default_factory=Counter)
+    _under_way: dict[Path, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def read(self, ledgers: Path) -> None:
         """All that was added since the last time."""
@@ -48,9 +49,9 @@ class Books:
             whole = data[: data.rfind(b"\n") + 1]
             self._read[path] += len(whole)
             for line in whole.decode().splitlines():
-                self._note(*line.split(" "))
+                self._note(path, *line.split(" "))
 
-    def _note(self, sign: str, key: str, when: str) -> None:
+    def _note(self, path: Path, sign: str, key: str, when: str) -> None:
         if sign == "!":
             self.begun.add(key)
         elif sign == "+":
@@ -58,14 +59,25 @@ class Books:
         elif sign == "~":
             self.refused.add(key)
         elif sign == "-":
-            self.deleting[id_of(key)] = max(int(when), self.deleting.get(id_of(key), 0))
+            self._under_way[path].add(id_of(key))
             self.deleted.add(key)
+        elif sign in "=x":
+            over = self._under_way.pop(path, set()) if sign == "x" else {id_of(key)}
+            self._under_way[path] -= over
+            for job_id in over:
+                self.deleting[job_id] = max(int(when), self.deleting.get(job_id, 0))
         elif sign == "B":
             self.buried.add(key)
 
-    def must(self) -> set[str]:
-        """Ids that were promised and that nobody has begun to delete since, as far as was read."""
-        return {job_id for job_id, began in self.promised.items() if self.deleting.get(job_id, 0) < began}
+    def must(self) -> dict[str, int]:
+        """Ids that were promised and that nobody has deleted since, as far as was read; and when it was last deleted.
+
+        An id that is there at two looks was there all the time between only if the second is the same.
+        A deletion that began before the promise may end after it: until then the id is a duplicate, and rightly so.
+        """
+        open_ = set().union(*self._under_way.values())
+        found = ((job_id, began, self.deleting.get(job_id, 0)) for job_id, began in self.promised.items())
+        return {job_id: over for job_id, began, over in found if over < began and job_id not in open_}
 
     def said(self) -> Said:
         """As far as was read."""

@@ -1,10 +1,10 @@
 """A model of the disk: the calls of a trace, and every state in which a power cut may leave the disk after it.
 
 The model is weaker than any file system that is promised: an fsync of a file makes durable its data and its own names
-so far, nothing else (ext4 and xfs commit everything before it, btrfs no more than this); an fsync of a directory, the
-changes of names in it; syncfs, everything. A rename is atomic, but what is not synced may be lost in any combination,
-as long as changes of one inode, and of one name, come in their order. Data that is not synced is there, or not, or
-torn, or zeros.
+so far, nothing else (ext4 and xfs commit everything before it, btrfs no more than this); an fdatasync, only its data;
+an fsync of a directory, the changes of names in it; syncfs, everything. A rename is atomic, but what is not synced may
+be lost in any combination, as long as changes of one inode, and of one name, come in their order. Data that is not
+synced is there, or not, or torn, or zeros.
 """
 
 from __future__ import annotations
@@ -181,6 +181,11 @@ class Recorder:
         else:
             changes = [change for change in self.changes if change.inode is inode]
             self.syncs.append(Sync(self.moment, _site(), changes, {inode: len(inode.writes)}))
+
+    def _fdatasync(self, _: None, fd: int) -> None:
+        """Data alone: no name is promised by it."""
+        inode, _path = self._fds[fd]
+        self.syncs.append(Sync(self.moment, f"{_site()}, data", [], {inode: len(inode.writes)}))
 
     def _syncfs(self, _: None, fd: int) -> None:
         writes = {inode: len(inode.writes) for _, inode in self.writes}

@@ -15,6 +15,7 @@ from framework.errors import EnqueueFailed, QueueFull
 from framework.job import Lease
 from framework.queues import QueueOptions
 from framework.spool import flocks, ids
+from framework.spool.blanks import WORTH
 from tests.spool.seam import Seam
 from tests.spool.world import Cut, broker, failure, job, one, run, settle_orphan
 
@@ -138,6 +139,21 @@ def _enqueue_many(life: Life) -> None:
     life.enqueue(*(f"n{number}" for number in range(9)))
 
 
+def _enqueue_prepared(life: Life) -> None:
+    """One by one, into files that were made ahead; a dead producer leaves some."""
+    life.enqueue("before")
+    blanks = life.mine._spool.parts("jobs").enqueue._blanks
+    blanks._since, blanks._count = time.monotonic(), WORTH
+    life.enqueue("maker")
+    assert blanks._ready, "nothing was prepared"
+    life.enqueue("a")
+    life.enqueue("later", delay=3600)
+    life.ours.add("cut")
+    life.cut_before("rename", lambda: life.mine.enqueue([job("cut")]))
+    life.mine.maintain()
+    life.enqueue("b")
+
+
 def _in_vain(life: Life) -> None:
     life.enqueue("a")
     for job_id, chosen in (("plain", False), ("chosen", True)):
@@ -249,6 +265,7 @@ def _ripen_and_expire(life: Life) -> None:
 TRACES: dict[str, Callable[[Life], None]] = {
     "enqueue": _enqueue,
     "enqueue many": _enqueue_many,
+    "enqueue prepared": _enqueue_prepared,
     "in vain": _in_vain,
     "one too many": _one_too_many,
     "settle": _settle,

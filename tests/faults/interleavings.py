@@ -21,7 +21,7 @@ from .diskmodel import somewhere
 from .disks import die_with_parent
 from .powercuts import connect_and_open
 from .report import Report, number, print_and_exit, seed
-from .traffic import Actor, settle_orphan
+from .traffic import Actor, note_death, settle_orphan
 
 ROLES = ("any", "any", "newborn", "rescuer", "sweeper")
 LIFE = 0.4  # seconds of a newborn, about: it is killed and another is born
@@ -85,7 +85,7 @@ class Crowd:
         self._ledgers = place / "ledgers"
         self._ledgers.mkdir()
         self._chance = chance
-        self._alive: list[tuple[int, str]] = []
+        self._alive: list[tuple[int, str, Path]] = []
         self._born = 0
         self.killed = 0
         self.broken: list[str] = []
@@ -96,7 +96,7 @@ class Crowd:
             self._spawn(role)
         while time.monotonic() < until and not self.broken:
             time.sleep(LIFE * self._chance.random())
-            at = next(at for at, (_, role) in enumerate(self._alive) if role == "newborn")
+            at = next(at for at, (_, role, _) in enumerate(self._alive) if role == "newborn")
             self._kill(at)
             self._spawn("newborn")
         while self._alive:
@@ -108,12 +108,13 @@ class Crowd:
         child = os.fork()
         if child == 0:
             live(self._root, self._ledgers / name, name, role, number_)
-        self._alive.append((child, role))
+        self._alive.append((child, role, self._ledgers / name))
 
     def _kill(self, at: int) -> None:
-        pid, role = self._alive.pop(at)
+        pid, role, ledger = self._alive.pop(at)
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
+        note_death(ledger)
         self.killed += 1
         if not os.WIFSIGNALED(status):
             self.broken.append(f"a {role} ended by itself")
@@ -126,7 +127,7 @@ class Crowd:
             broker.maintain()
             for orphan in broker.rescue():
                 settle_orphan(broker, orphan)
-        finding = examine(broker, books.must(), books, books.said())
+        finding = examine(broker, set(books.must()), books, books.said())
         finding.broken += [f"left in tmp: {path.name}" for path in self._root.glob("*/tmp/*")]
         broker.close()
         return finding

@@ -41,18 +41,21 @@ CLAIM, LAYOUT, FLAGS, PLANTED = (
     "spool/test_planted.py",
 )
 MODEL = "spool/test_disk_model.py"
+LINKS = "unit/test_planted_links.py"
 _NOFOLLOW = "os.O_NOFOLLOW | os.O_NONBLOCK"
 
 FSYNCS = (
     _one("fsync of an enqueued file", "enqueue.py", "self._disk.sync(draft.fd)", "pass", ENQUEUE),
-    _one("syncfs of a chunk", "enqueue.py", "self._disk.calls.syncfs(self._disk.fd)\n            return", "return", ENQUEUE),
+    _one("syncfs of a chunk", "enqueue.py", "self._disk.calls.syncfs(self._disk.fd)", "pass", ENQUEUE),
+    _one("fdatasync of a prepared file", "enqueue.py", "self._disk.calls.fdatasync(drafts[0].fd)", "pass", f"spool/test_blanks.py {MODEL}"),
     _one("fsync after a removal from tmp", "enqueue.py", 'self._disk.sync_removal(f"{self._queue.base}/tmp")', "pass", ENQUEUE,
          "1 of 20 'not queued' came back after a cut"),
     _one("fsync after one too many is taken back", "enqueue.py", "self._disk.sync_removal(os.path.dirname(draft.path))", "pass", MODEL),
-    _one("commit of a removal on btrfs", "disk.py", "if self.power and self.forgetful and HAS_SYNCFS:", "if False:", ENQUEUE),
+    _one("commit of a removal on btrfs", "disk.py", "if self.power and self.forgetful and HAS_SYNCFS:\n            self.calls.syncfs(self.fd)", "pass", ENQUEUE),
     _one("fsync of the record of a dead letter", "settle.py", "                if sync:\n", "                if False:\n", SETTLE,
          "no dead letter had its last record after a cut"),
     _one("fsync of the directory of a dead letter", "settle.py", "            self._sync_after(path)", "            pass", SETTLE),
+    _one("fsync of the directory of a dead letter, where it is done", "settle.py", "            self._disk.sync_dir(os.path.dirname(path))", "            pass", SETTLE),
     _one("fsync of a recovered file", "recover.py", "        disk.sync(fd)  #", "        pass  #", "spool/test_recover.py"),
     _one("fsync of a new directory's parent", "disk.py", 'self.sync_dir(os.path.dirname(path) or ".")', "pass", f"{LAYOUT} {MODEL}"),
     _one("fsync of a new queue's directory", "layout.py", "        disk.sync_dir(queue.base)", "        pass", MODEL),
@@ -68,6 +71,7 @@ CHECKSUMS = (
     _one("length of the file", "frame.py", "    if len(data) < where.end:\n        raise Damaged(f\"{len(data)} bytes of {where.end}: truncated\")\n", "", "spool/test_frame.py"),
     _one("checksum of an attempt record", "frame.py", " or zlib.crc32(rest) != crc", "", "spool/test_frame.py"),
     _one("checksum of a run record", "runs.py", " or _CRC.unpack_from(data, 4)[0] != zlib.crc32(body)", "", "spool/test_runs.py"),
+    Mutant("checksum of what was counted", "telemetry/ring.py", (("if zlib.crc32(data) != checksum:", "if False:"),), "telemetry/test_ring.py"),
     _one("magic", "frame.py", "    if magic != MAGIC:\n        raise Damaged(\"no job file\")\n", "", "spool/test_frame.py"),
 )  # fmt: skip
 
@@ -78,14 +82,25 @@ CAREFUL = (
     _one("O_EXCL of the clock's draft", "clock.py", "os.O_CREAT | os.O_EXCL", "os.O_CREAT", FLAGS),
     _one("O_NOFOLLOW of a claim", "claim.py", _NOFOLLOW, "os.O_NONBLOCK", f"{FLAGS} {PLANTED}"),
     _one("O_NONBLOCK of a claim", "claim.py", _NOFOLLOW, "os.O_NOFOLLOW", FLAGS),
-    _one("S_ISREG of a claim", "claim.py", 'if not stat.S_ISREG(found.st_mode):', "if False:", PLANTED),
+    _one("S_ISREG of a claim", "claim.py", "if stat.S_ISREG(calls.fstat(fd).st_mode):", "if True:", PLANTED),
     _one("O_NOFOLLOW of recovery", "recover.py", _NOFOLLOW, "os.O_NONBLOCK", f"{FLAGS} {PLANTED}"),
     _one("S_ISREG of recovery", "recover.py", " or not stat.S_ISREG(found.st_mode)", "", PLANTED),
-    _one("O_NOFOLLOW of a rescue", "rescue.py", f"os.O_RDWR | {_NOFOLLOW}", "os.O_RDWR | os.O_NONBLOCK", f"{FLAGS} {PLANTED}"),
+    _one("O_NOFOLLOW of a rescue", "rescue.py", f"open(path, os.O_RDWR | {_NOFOLLOW}", "open(path, os.O_RDWR | os.O_NONBLOCK", f"{FLAGS} {PLANTED}"),
     _one("O_NOFOLLOW of a record", "settle.py", _NOFOLLOW, "os.O_NONBLOCK", FLAGS),
     _one("O_NOFOLLOW of a look", "browse.py", _NOFOLLOW, "os.O_NONBLOCK", f"{FLAGS} {PLANTED}"),
     _one("O_NOFOLLOW of a letter that is over", "maintain.py", _NOFOLLOW, "os.O_NONBLOCK", FLAGS),
     _one("S_ISREG of a letter that is over", "maintain.py", " or not stat.S_ISREG(found.st_mode)", "", "spool/test_security.py"),
+    _one("O_NOFOLLOW of the bell", "doorbell.py", "os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW", "os.O_RDWR | os.O_NONBLOCK", "spool/test_security.py"),
+    _one("O_EXCL of a lock that a rescuer gives", "rescue.py", "os.O_RDWR | os.O_CREAT | os.O_EXCL", "os.O_RDWR | os.O_CREAT", FLAGS),
+    _one("O_NOFOLLOW of a stillborn", "rescue.py", "flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK", "flags = os.O_RDWR | os.O_NONBLOCK", FLAGS),
+    _one("S_ISREG of a swept entry", "ids.py", "found is not None and stat.S_ISREG(found.st_mode) and", "found is not None and", "spool/test_security.py"),
+    Mutant("O_NOFOLLOW of a new board", "scoreboard.py", (("os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_TRUNC | os.O_CLOEXEC"),), LINKS),
+    Mutant("O_NOFOLLOW of a board", "scoreboard.py", (("os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)", "os.open(path, os.O_RDWR | os.O_CLOEXEC)"),), "unit/test_scoreboard.py"),
+    Mutant("O_NOFOLLOW of an instance's lock", "supervisor/instance.py", (('f"{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW', 'f"{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC'),), LINKS),
+    Mutant("O_NOFOLLOW of the leader's lock", "supervisor/instance.py", (("flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW", "flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC"),), LINKS),
+    Mutant("O_NOFOLLOW of a new ring", "telemetry/ring.py", (("os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_TRUNC | os.O_CLOEXEC"),), LINKS),
+    Mutant("O_NOFOLLOW of a ring", "telemetry/ring.py", (("os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)", "os.open(path, os.O_RDWR | os.O_CLOEXEC)"),), LINKS),
+    Mutant("O_NOFOLLOW of a reader's lock", "telemetry/rings.py", (("os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_CREAT | os.O_CLOEXEC"),), LINKS),
     _one("O_NOFOLLOW of a directory", "disk.py", "os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_CLOEXEC", f"{FLAGS} spool/test_security.py"),
     _one("O_NOFOLLOW of small files", "disk.py", _NOFOLLOW, "os.O_NONBLOCK", f"{FLAGS} {PLANTED}"),
     _one("O_CLOEXEC", "disk.py", "path, flags | os.O_CLOEXEC, 0o600, dir_fd=self.fd)\n        except", "path, flags, 0o600, dir_fd=self.fd)\n        except", FLAGS),
@@ -108,6 +123,9 @@ LOCKS = (
     _one("the lock of an id at an ack", "ids.py", "        with locked(disk, directory(queue, job_id), wait=ACK_WAIT):", "        if True:", f"{IDS} spool/test_explorer.py"),
     _one("flock, not a POSIX lock", "calls.py", "staticmethod(fcntl.flock)", "staticmethod(fcntl.lockf)", f"{LIFE} spool/test_forks.py",
          "POSIX locks: a probe of the own lock succeeds and frees it"),
+    Mutant("flock of an instance", "supervisor/instance.py", (("            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "            pass"),), "unit/test_supervising.py"),
+    Mutant("flock of the leader", "supervisor/instance.py", (("            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "            pass"),), "unit/test_supervising.py"),
+    Mutant("flock of the one who reads rings", "telemetry/rings.py", (("        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "        pass"),), LINKS),
     _one("children close the locks", "flocks.py", "            os.close(fd)\n        except OSError:\n            continue", "            pass\n        except OSError:\n            continue", "spool/test_forks.py"),
 )  # fmt: skip
 
@@ -133,7 +151,8 @@ PROTOCOL = (
     _one("stamped before the listing", "listing.py", "        while found and found[-1][: len(began)] >= began:\n            found.pop()\n", "", CLAIM,
          "102-190 of 40,000 overtaken"),
     _one("a racy listing is not kept", "listing.py", "RACY = 50_000_000", "RACY = 0", CLAIM),
-    _one("a stamp after the rename before", "enqueue.py", "            draft.name = draft.name._replace(stamp=self._clock.stamp())\n", "", ENQUEUE),
+    _one("a stamp after the rename before", "enqueue.py", "names.first(draft.job, self._clock.stamp(), draft.name.tail)", "names.first(draft.job, draft.name.stamp, draft.name.tail)", ENQUEUE),
+    _one("a prepared file is still ours", "blanks.py", "return (found.st_ino, found.st_size) == (blank.inode, PAGE)", "return True", "spool/test_blanks.py"),
     _one("fencing: a worker whose directory is gone", "claim.py", "            self._reborn()", "            pass", CLAIM),
     _one("fencing: a lost claim is told", "settle.py", "            self._counts[\"lost\"] += 1\n        return found", "            self._counts[\"lost\"] += 1\n        return True", SETTLE),
     _one("ENOENT: the target bucket is gone", "disk.py", "                if self.stat(source) is None:\n                    return False\n                self.mkdir(os.path.dirname(target))", "                return False", f"{ENQUEUE} {SETTLE}",
@@ -152,7 +171,7 @@ PROTOCOL = (
          "history would push a 1 MiB job into bad/"),
     _one("only due minutes are listed", "ripen.py", "            if minute > names.minute_of(now):", "            if False:", "spool/test_maintain.py",
          "500,000 entries in one directory: 0.3-0.6 s a tick"),
-    _one("only old buckets are removed", "maintain.py", " and bucket < limit:", ":", "spool/test_maintain.py"),
+    _one("only old buckets are removed", "maintain.py", "            if bucket < limit:", "            if True:", "spool/test_maintain.py"),
     _one("ext4 needs its journal", "filesystem.py", 'if not any(line.startswith("data=") for line in lines):', "if False:", "spool/test_filesystem.py",
          "without a journal 19 of 20 acknowledged jobs were lost"),
     _one("too many files never make a file bad", "claim.py", "if error.errno not in (errno.EIO, errno.EACCES):", "if False:", CLAIM),
@@ -167,6 +186,8 @@ IDENTITY = (
     _one("a stale entry gives way", "ids.py", "        if found.st_nlink < 2:\n            disk.unlink(path)\n            return \"free\"\n", "", IDS),
     _one("the original is recovered first", "ids.py", "        draft = _in_tmp(disk, queue, found)", "        draft = None", IDS),
     _one("link before the fsync", "enqueue.py", "                if not self._disk.link(drafts[0].path, wanted):  # before the fsync, which commits it too\n                    raise OSError(errno.EEXIST, \"another job took the id, though its lock was ours\")\n                entry = wanted\n                self._make_durable(drafts)\n", "                self._make_durable(drafts)\n                if not self._disk.link(drafts[0].path, wanted):\n                    raise OSError(errno.EEXIST, \"another job took the id, though its lock was ours\")\n                entry = wanted\n", ENQUEUE),
+    _one("a swept entry has no job", "ids.py", "stat.S_ISREG(found.st_mode) and found.st_nlink < 2", "stat.S_ISREG(found.st_mode)", f"{IDS} spool/test_security.py"),
+    _one("recovery leaves the entry of another's job", "recover.py", "        elif found.st_nlink < 2:", "        elif True:", f"{IDS} spool/test_crash_points.py"),
     _one("recovery links an id", "recover.py", "            disk.link(path, entry)", "            return True", IDS),
     _one("recovery asks whose the id is", "recover.py", "            if _linked(disk, path, ids.entry(queue, job_id), inode):", "            if True:", IDS),
     _one("one too many of an id is taken back whole", "enqueue.py", "                    if entry is not None:\n                        self._disk.unlink(entry)\n                    self._disk.sync_removal", "                    self._disk.sync_removal", IDS),
@@ -182,4 +203,15 @@ JUDGEMENT = (
     Mutant("main and helper pop from one deque", "worker/claims.py", (("                leases.append(self._waiting.pop())", "                leases.append(self._waiting[-1 - len(leases)])"),), "unit/test_worker_parts.py"),
 )  # fmt: skip
 
-MUTANTS = (*FSYNCS, *CHECKSUMS, *CAREFUL, *LOCKS, *PROTOCOL, *IDENTITY, *JUDGEMENT)
+SHARED = (
+    Mutant("the board's blocks are allocated", "scoreboard.py", (("            _allocate(descriptor, size)\n", "            os.ftruncate(descriptor, size)\n"),), "unit/test_scoreboard.py unit/test_planted_links.py",
+           "a sparse map on a full disk"),
+    Mutant("a ring's blocks are allocated", "telemetry/ring.py", (("os.posix_fallocate(descriptor, 0, _DATA_AT + capacity)", "os.ftruncate(descriptor, _DATA_AT + capacity)"),), "telemetry/test_rings.py",
+           "a sparse map on a full disk"),
+    Mutant("a record is there before the head says so", "telemetry/ring.py", (("            at = self._position % self.capacity\n            first", "            self._quads[_HEAD] = self._position + size\n            at = self._position % self.capacity\n            first"),), "telemetry/test_ring.py"),
+    Mutant("counts and tail change by one store", "telemetry/ring.py", (("at = _STATE_AT + (generation & 1) * PAGE\n        self._memory[at", "at = _STATE_AT + (generation - 1 & 1) * PAGE\n        self._memory[at"),), "telemetry/test_ring.py"),
+    Mutant("last words outlive their successors' records", "telemetry/ring.py", (("if number == _LOOK_BACK and span_id not in self._everything():", "if number == _LOOK_BACK:"),), "telemetry/test_ring.py"),
+    Mutant("a rescuer looks into the rings", "maintenance/loop.py", (("told = None if run is None else self._told(run)", "told = None"),), "unit/test_rescue.py process/test_told.py"),
+)  # fmt: skip
+
+MUTANTS = (*FSYNCS, *CHECKSUMS, *CAREFUL, *LOCKS, *PROTOCOL, *IDENTITY, *JUDGEMENT, *SHARED)

@@ -27,7 +27,7 @@ from tests.spool.world import settle_orphan
 from .books import Books, Finding, Said, claim_all, examine, try_ids
 from .disks import KINDS, Disk, Kind, alone, die_with_parent, missing
 from .report import Report, number, print_and_exit, seed
-from .traffic import CHOSEN, QUEUES, Actor, body
+from .traffic import CHOSEN, QUEUES, Actor, body, note_death
 
 ACTORS = 3
 KILL_EVERY = 15  # cuts: one actor dies and another takes its place
@@ -53,7 +53,7 @@ class Trial:
         self._ledgers.mkdir()
         self._chance = chance
         self._durability = durability
-        self._actors: list[int] = []
+        self._actors: list[tuple[int, Path]] = []
         self._born = 0
         self._books = Books()
         self.series = Series()
@@ -67,7 +67,7 @@ class Trial:
             time.sleep(self._chance.random() * PACE)
             self._cut()
             if self.series.cuts % KILL_EVERY == 0:
-                self._kill(self._actors.pop(0))
+                self._kill(*self._actors.pop(0))
                 self._spawn()
             if self.series.cuts % GO_ON_EVERY == 0:
                 self._go_on()
@@ -76,7 +76,7 @@ class Trial:
     def end(self) -> None:
         """All actors."""
         while self._actors:
-            self._kill(self._actors.pop())
+            self._kill(*self._actors.pop())
 
     def _spawn(self) -> None:
         self._born += 1
@@ -84,7 +84,7 @@ class Trial:
         child = os.fork()
         if child == 0:
             self._live(name, number_)
-        self._actors.append(child)
+        self._actors.append((child, self._ledgers / name))
 
     def _live(self, name: str, number_: int) -> None:
         try:
@@ -98,9 +98,10 @@ class Trial:
         finally:
             os._exit(1)
 
-    def _kill(self, pid: int) -> None:
+    def _kill(self, pid: int, ledger: Path) -> None:
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
+        note_death(ledger)
         if not os.WIFSIGNALED(status):
             self.series.broken.append(f"an actor ended by itself, status {status}")
         self.series.tried["actors killed"] += 1
@@ -108,11 +109,12 @@ class Trial:
     def _cut(self) -> None:
         books = self._books
         books.read(self._ledgers)
-        promised, said = books.must(), books.said()
+        before, said = books.must(), books.said()
         image = self._disk.cut()
         books.read(self._ledgers)
+        after = books.must()
         try:
-            finding = self._look(image, promised & books.must(), said)
+            finding = self._look(image, {i for i, over in before.items() if after.get(i) == over}, said)
         except EngineError as error:
             finding = Finding(broken=[f"the whole spool is gone: {error}"])
         self._disk.discard(image)

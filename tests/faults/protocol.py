@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from framework.brokers.spool import SpoolBroker, connect
-from framework.spool import flocks, ids
+from framework.spool import clock as clock_of_boot
+from framework.spool import flocks, ids, names
 from tests.spool.seam import Seam
 from tests.spool.world import JOBS, LETTERS, broker
 
 from .baton import Turns
 
+BUCKET = 10 ** (20 - names.BUCKET_DIGITS)  # nanoseconds
 Work = Callable[[Seam], Any]
 QUEUES = (JOBS, LETTERS)
 
@@ -28,9 +30,17 @@ class Protocol:
 
     works: list[Work]
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, clock: bool = True) -> None:
         self.root = root
         self.brokers: list[SpoolBroker] = []
+        if clock:
+            self._begin_a_bucket()
+
+    def _begin_a_bucket(self) -> None:
+        """The spool's clock begins with a bucket: a run that met the next one would take other steps than the rest."""
+        self.root.mkdir(mode=0o700, exist_ok=True)
+        stamp = (time.time_ns() // BUCKET) * BUCKET + BUCKET // 10
+        (self.root / f"clock.{clock_of_boot.boot_id()}").write_text(f"{stamp - clock_of_boot.boottime_ns()}\n")
 
     def opened(self, name: str = "") -> tuple[SpoolBroker, Seam]:
         """A broker that is open before the race begins, and the seam to arm when it does."""

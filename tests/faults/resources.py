@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import signal
 import subprocess
 import tempfile
 import time
@@ -17,7 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from framework.brokers.spool import SpoolBroker
+from framework.connecting import open_producer
 from framework.errors import EngineError, EnqueueError
+from framework.settings import Settings
 from framework.spool.life import wid_of
 from tests.process.torture import Task, Torture
 from tests.process.tree import Tree
@@ -158,6 +161,81 @@ def a_read_only_disk() -> float:
     return seconds
 
 
+@contextmanager
+def mounted(image: Path, where: Path) -> Iterator[None]:
+    """An ext4 that turns read-only when it is in trouble."""
+    subprocess.run(["mount", "-o", "loop,errors=remount-ro", image, where], check=True)
+    try:
+        yield
+    except BaseException:
+        subprocess.run(["umount", "--lazy", where], check=True)  # a traceback may hold a mapping
+        raise
+    subprocess.run(["umount", where], check=True)
+
+
+def a_disk_in_trouble() -> float:
+    """The kernel turns it read-only beneath a service, with its lock files and boards open, as after an error of the
+    device: the service says so, keeps what it cannot settle, and ends in time; on the mended disk every job runs."""
+    with tempfile.TemporaryDirectory(prefix="resources-") as place:
+        image, root = Path(place) / "image", Path(place) / "spool"
+        root.mkdir()
+        with image.open("wb") as file:
+            file.truncate(128 << 20)
+        subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+        with mounted(image, root):
+            (root / "lost+found").rmdir()
+            root.chmod(0o700)
+            _trouble(_durable(Path(place)))
+        subprocess.run(["fsck.ext4", "-p", image], capture_output=True)
+        with mounted(image, root):
+            return _mended(_durable(Path(place)))
+
+
+def _durable(place: Path) -> Tree:
+    """One that does what it promises for a disk: the other tests do without fsync."""
+    tree = Tree(place)
+    tree.environ["WORKER_DURABILITY"] = "power"
+    tree._producer.close()
+    tree._producer = open_producer(Settings(broker_url=f"spool:{tree.root}", durability="power"))
+    return tree
+
+
+def _trouble(tree: Tree) -> None:
+    try:
+        tree.start("--queue", "sync", WORKER_DRAIN="3")
+        tree.enqueue(Torture.sync, Task(do="sleep", key="k", until=1))
+        tree.wait_ledger("start k 1")
+        for number in range(20):
+            tree.enqueue(Torture.sync, Task(do="sleep", key=f"n{number}", seconds=0.02))
+        subprocess.run(["mount", "-o", "remount,abort", tree.root], check=True)
+        _refused(lambda: tree.enqueue(Torture.sync, Task(key="refused")), "Read-only")
+        tree.wait(lambda: any("remount the file" in str(event) for event in tree.events()), "the service says why")
+        tree.signal(signal.SIGTERM)
+        code = tree.exit_code()
+        assert code in (0, 5), f"exit code {code}\n{tree.tail()}"
+        deaths = [event for event in tree.events("process_exited") if event["reason"] != "drained"]
+        assert deaths == [], "somebody died of it"
+    finally:
+        tree.close()
+
+
+def _mended(tree: Tree) -> float:
+    try:
+        began = time.monotonic()
+        tree.start("--queue", "sync")
+        for number in range(20):
+            tree.wait_ledger(f"end n{number}")
+        tree.wait_ledger("end k 2")
+        seconds = time.monotonic() - began
+        assert tree.ran("start refused") == [], "what was refused ran"
+        assert tree.stop() == 0
+        stats = tree.stats("sync")
+        assert (stats.ready, stats.delayed, stats.in_flight, stats.bad) == (0, 0, 0, 0)
+    finally:
+        tree.close()
+    return seconds
+
+
 def a_directory_in_the_way() -> float:
     """Where a bucket, a lock, the depth and the bell should be: each in its turn, and then it is gone."""
     with tempfile.TemporaryDirectory(prefix="resources-") as place:
@@ -206,6 +284,7 @@ SCENARIOS: dict[str, Callable[[], float]] = {
     "no inodes": no_inodes,
     "no descriptors": no_descriptors,
     "a read-only disk": a_read_only_disk,
+    "a disk in trouble": a_disk_in_trouble,
     "a directory in the way": a_directory_in_the_way,
 }
 

@@ -238,7 +238,7 @@ class TwoFirstOpens(Protocol):
     """Two supervisors open a root that is not there yet."""
 
     def __init__(self, root: Path) -> None:
-        super().__init__(root)
+        super().__init__(root, clock=False)
         self.works = [self.open, self.open]
 
     def open(self, seam: Seam) -> SpoolBroker:

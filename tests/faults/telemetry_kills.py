@@ -2,7 +2,8 @@
 
     JOBS=100000 SEED=1 python -m tests.faults.telemetry_kills
 
-DEAD=1 makes the collector refuse everything for half of the jobs. Exit code 1 where something does not add up.
+DEAD=1 makes the collector refuse everything for half of the jobs; `make faults` runs both kinds in turn, by budget.
+Exit code 1 where something does not add up.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ from framework.broker import open_broker
 from framework.runner import resolve
 from framework.scoreboard import SlotState, process_start
 from framework.settings import Settings
+from tests.faults import report as reports
+from tests.faults.report import Report
 from tests.faults.told_service import Told
 from tests.process.tree import Tree
 from tests.telemetry.receiver import Receiver
 
 MODULE = "tests.faults.told_service:Told"
+SHORT, LONG = 2_000, 50_000  # jobs of a run
 
 
 class Run:
@@ -131,6 +135,15 @@ def check(run: Run) -> list[str]:
     # Killed between run record and handler; or its ledger line was the handler's last wish.
     odd = [span for span in silent if span.attributes["worker.job.outcome"] not in ("lost", "released")]
     hold(not odd, f"{len(odd)} spans of attempts that the ledger does not know: {odd[:3]}")
+    # Its process told how it ended, and a rescuer that it was lost: counted twice, charged wrongly.
+    ends = {
+        (span.span_id, span.attributes["worker.job.outcome"], span.end)
+        for span in receiver.spans()
+        if span.name.startswith("process ")
+    }
+    counts = Counter(span_id for span_id, _, _ in ends)
+    twice = sorted(end for end in ends if counts[end[0]] > 1)
+    hold(not twice, f"attempts that ended in two ways: {twice[:6]}")
     attempts = int(receiver.value("worker.job.attempts"))
     hold(len(spans) <= attempts <= len(spans) + dropped, f"{attempts} attempts counted, {len(spans)} spans arrived")
     for name in ("messaging.process.duration", "worker.job.queue_wait.duration"):
@@ -152,31 +165,61 @@ def check(run: Run) -> list[str]:
     return wrong
 
 
-def report(run: Run) -> str:
-    spans = [span for span in run.receiver.spans() if span.name.startswith("process ")]
-    distinct = len({span.span_id for span in spans})
-    return (
-        f"{run.jobs} jobs, kills {dict(run.kills)}, {distinct} attempts with a span ({len(spans) - distinct} repeats), "
-        f"lost {run.receiver.value('worker.job.attempts', worker__job__outcome='lost'):.0f}, "
-        f"dropped {run.receiver.value('worker.telemetry.dropped', signal='traces'):.0f}"
-    )
-
-
-def main() -> int:
-    jobs, seed = int(os.environ.get("JOBS", "20000")), int(os.environ.get("SEED", "1"))
-    dead = bool(os.environ.get("DEAD"))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    with tempfile.TemporaryDirectory() as place, Receiver() as receiver:
+def play(jobs: int, seed: int, *, dead: bool, report: Report) -> float:
+    """One run, into the report; the seconds it took."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="telemetry-kills-") as place, Receiver() as receiver:
+        receiver._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients are killed all the time
         tree = Tree(Path(place))
         try:
             run = Run(tree, receiver, jobs=jobs, seed=seed, dead=dead)
             run.go()
-            wrong = check(run)
-            print(report(run), *wrong, sep="\n")
+            how = "refuses for half of the jobs" if dead else "is there"
+            report.violations += [f"seed {seed}, the collector {how}: {line}" for line in check(run)]
+            note_tried(report, run)
         finally:
             tree.close()
-    return 1 if wrong else 0
+    return time.monotonic() - began
+
+
+def note_tried(report: Report, run: Run) -> None:
+    """Adds a run's numbers to those of the runs before it."""
+    spans = [span for span in run.receiver.spans() if span.name.startswith("process ")]
+    distinct = len({span.span_id for span in spans})
+    for what, count in {
+        "runs, the collector refuses for half" if run.dead else "runs, the collector is there": 1,
+        "jobs": run.jobs,
+        **{f"SIGKILLs of {who}": count for who, count in sorted(run.kills.items())},
+        "attempts with a span": distinct,
+        "spans that came twice": len(spans) - distinct,
+        "attempts lost and told": int(run.receiver.value("worker.job.attempts", worker__job__outcome="lost")),
+        "spans counted as dropped": int(run.receiver.value("worker.telemetry.dropped", signal="traces")),
+    }.items():
+        report.tried[what] = count + int(str(report.tried.get(what, 0)))
+
+
+def run(budget_seconds: float) -> Report:
+    """For the registry: a short run of each kind, then as large ones as fit, in turn."""
+    report = Report("telemetry_kills", reports.seed())
+    choices = random.Random(report.seed)
+    end = time.monotonic() + budget_seconds
+    jobs, took, dead = SHORT, 0.0, False
+    while not report.violations and (dead or time.monotonic() + took < end):
+        took = play(jobs, choices.randrange(1, 2**31), dead=dead, report=report)
+        fitting = jobs / took * max(0.0, end - time.monotonic()) / 4
+        if dead:
+            jobs = int(max(SHORT, min(LONG, fitting)))
+        dead = not dead
+    return report
+
+
+def main() -> None:
+    report = Report("telemetry_kills", reports.seed())
+    took = play(int(reports.number("JOBS", 20_000)), report.seed, dead=bool(os.environ.get("DEAD")), report=report)
+    report.tried["seconds"] = round(took)
+    reports.print_and_exit(report)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    main()

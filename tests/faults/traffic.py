@@ -1,7 +1,8 @@
 """Producers and workers on one spool that say what they do, each in a ledger of its own that no cut touches.
 
 A line is `<sign> <key> <ns>`, key = `<id>#<number>`: `!` an enqueue begins, `+` it returned (with the time when it
-began), `~` it said *not queued*, `-` a deletion begins, `B` a bury returned.
+began), `~` it said *not queued*, `-` a deletion begins, `=` it is over, `B` a bury returned. Whoever kills an actor
+adds `x`: what it had begun to delete is over.
 """
 
 from __future__ import annotations
@@ -36,6 +37,12 @@ def body(key: str) -> bytes:
 def key_of(payload: bytes) -> str:
     """The key in a payload."""
     return payload.partition(b" ")[0].decode()
+
+
+def note_death(ledger: Path) -> None:
+    """By the killer of an actor, who has seen it dead."""
+    with ledger.open("a") as file:
+        file.write(f"x . {time.monotonic_ns()}\n")
 
 
 def is_torn(payload: bytes) -> bool:
@@ -163,7 +170,10 @@ class Actor:
 
     def _delete(self, key: str, act: Callable[[], Any]) -> None:
         self._say("-", key)
-        act()
+        try:
+            act()
+        finally:
+            self._say("=", key)
 
     def _letters(self) -> None:
         for lease in self.broker.claim("letters", limit=2, wait=0):

@@ -1,0 +1,126 @@
+"""`make stack-test`: builds the programs, runs the example against them, checks what they show; prints a report.
+
+Exit codes: 0 all checks held, 1 one did not, 2 it could not run (no Go, a build that failed).
+
+KEEP=seconds leaves the programs running for so long after the checks, to look around.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.stack.backends import Backends, validated
+from tests.stack.build import CannotBuild, Programs, programs
+from tests.stack.check_metrics import MetricChecks
+from tests.stack.check_queries import (
+    check_alerts,
+    check_dashboards,
+    check_datasources,
+    check_exemplars,
+    check_monitoring,
+)
+from tests.stack.check_traces import arrived, check_traces
+from tests.stack.layout import Layout
+from tests.stack.pins import Pins
+from tests.stack.prometheus import Prometheus
+from tests.stack.report import Report
+from tests.stack.run import Plan, Run
+from tests.stack.running import NotInTime
+
+CALM = Plan("", jobs=240, rate=5)
+# Attempts that waited longer than two seconds are roots of their own, so both shapes of a trace are seen; and many
+# requests hang for a second, so that a kill finds somebody at work.
+KILLED = Plan(
+    "killed",
+    jobs=300,
+    rate=6,
+    kill_every=1.2,
+    shares="ok=66,503=5,429=4,500=4,404=4,hang=17",
+    environ={"WORKER_TRACE_PARENT_WITHIN": "2"},
+)
+
+
+def one_run(report: Report, backends: Backends, prometheus: Prometheus, run: Run) -> None:
+    """Runs it and checks its traces and metrics."""
+    plan = run.plan
+    report.section(f"{run.service('worker')}: {plan.jobs} deliveries, {run.digests} digests"
+                   + (f", a kill about every {plan.kill_every} s" if plan.kill_every else ""))  # fmt: skip
+    run.go()
+    backends.check()
+    report.equal(run.code, 0, "exit code of `worker run`")
+    traces = arrived(run, backends.jaeger)
+    check_traces(report, run, traces)
+    checks = MetricChecks(report, prometheus, run, traces)
+    checks.sums()
+    checks.series()
+
+
+def refused_run(report: Report, prometheus: Prometheus, run: Run) -> None:
+    """Spans that nobody takes are counted, and only they are missing."""
+    report.section(f"{run.service('worker')}: its spans are refused")
+    run.go()
+    report.equal(run.code, 0, "exit code of `worker run`")
+    checks = MetricChecks(report, prometheus, run, None)
+    checks.dropped()
+
+
+def everything(report: Report, pins: Pins, built: Programs, place: Path) -> None:
+    layout = Layout(place / "etc")
+    logs = place / "logs"
+    logs.mkdir()
+    began = time.time()
+    report.section("programs")
+    for name, image in pins.images.items():
+        report.say(f"{name}: {image}")
+    report.say(f"built from collector {pins.collector}, Prometheus {pins.prometheus}, Jaeger {pins.jaeger}")
+    valid, words = validated(layout, built)
+    report.check(valid, "otelcol validate", words)
+    with Backends(layout, built, logs) as backends:
+        report.say(f"Jaeger {backends.jaeger}, Prometheus {backends.prometheus}, logs {logs}")
+        prometheus = Prometheus(backends.prometheus)
+        runs = [Run(plan, layout, place / f"run-{plan.name or 'calm'}") for plan in (CALM, KILLED)]
+        for run in runs:
+            one_run(report, backends, prometheus, run)
+        nowhere = f"http://{layout.address('receiver', 8900)}/nowhere"
+        refused = Plan("refused", jobs=40, rate=10, environ={"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": nowhere})
+        refused_run(report, prometheus, Run(refused, layout, place / "run-refused"))
+        calm, killed = runs
+        span = (began, time.time())
+        report.section("what people look at")
+        job = f"continuum/{calm.service('worker')}"
+        prefer = {"job": job, "messaging_destination_name": "deliveries"}
+        check_dashboards(report, prometheus, prefer, span)
+        check_datasources(report, prometheus, span)
+        check_alerts(report, prometheus, built.promtool, span)
+        jobs = [job, f"continuum/{calm.service('traffic')}", f"continuum/{killed.service('worker')}"]
+        check_exemplars(report, prometheus, backends.jaeger, jobs, span)
+        check_monitoring(report, backends.jaeger, calm.service("worker"), calm.ended)
+        if os.environ.get("KEEP"):
+            report.say(f"left running for {os.environ['KEEP']} s")
+            time.sleep(float(os.environ["KEEP"]))
+
+
+def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing that was started is left
+    report = Report()
+    try:
+        pins = Pins.read()
+        built = programs(pins, report.say)
+    except (CannotBuild, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory(prefix="stack-test-") as place:
+        try:
+            everything(report, pins, built, Path(place))
+        except NotInTime as error:
+            report.check(False, "everything came about in time", error)
+    return report.verdict()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

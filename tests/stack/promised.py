@@ -1,0 +1,52 @@
+"""The metrics that telemetry promises, as Prometheus writes them: by hand, so that a renamed one fails."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+# On every series: from the resource, by Prometheus' own rules and by promote_resource_attributes.
+RESOURCE: Final = {
+    "job", "instance", "service_name", "service_namespace", "service_instance_id", "deployment_environment_name",
+}  # fmt: skip
+_QUEUE: Final = {"messaging_system", "messaging_destination_name"}
+_OPERATION: Final = "messaging_operation_name"
+
+
+@dataclass(frozen=True)
+class Promise:
+    """A metric.
+
+    Attributes:
+        labels: beside those of the resource, on every series; maybe: on some.
+        histogram: `_bucket`, `_sum` and `_count`.
+        processes: how many of a tree may have series of it at most; 0 = a slot's queue decides.
+    """
+
+    labels: set[str]
+    maybe: frozenset[str] = frozenset()
+    histogram: bool = False
+    processes: int = 0
+
+
+_ERROR: Final = frozenset({"error_type"})
+PROMISED: Final = {
+    "messaging_client_sent_messages_total": Promise(_QUEUE | {_OPERATION}),
+    "messaging_client_consumed_messages_total": Promise(_QUEUE | {_OPERATION}),
+    "messaging_client_operation_duration_seconds": Promise(
+        _QUEUE | {_OPERATION, "messaging_operation_type"}, _ERROR, histogram=True
+    ),
+    "messaging_process_duration_seconds": Promise(_QUEUE | {_OPERATION}, _ERROR, histogram=True),
+    "worker_queue_depth": Promise(_QUEUE | {"worker_queue_state"}, processes=1),
+    "worker_queue_oldest_job_age_seconds": Promise(_QUEUE, processes=1),
+    "worker_job_queue_wait_duration_seconds": Promise(_QUEUE, histogram=True),
+    "worker_job_attempts_total": Promise(_QUEUE | {"worker_job_outcome"}),
+    "worker_job_retries_total": Promise(_QUEUE, _ERROR),
+    "worker_job_dead_letters_total": Promise(_QUEUE | {"worker_dead_letter_reason"}, _ERROR),
+    "worker_slots_limit": Promise(_QUEUE),
+    "worker_slots_used": Promise(_QUEUE),
+    "worker_processes": Promise({"messaging_system", "worker_process_state"}, processes=1),
+    "worker_process_restarts_total": Promise({"messaging_system", "worker_process_exit_reason"}, processes=1),
+    "worker_process_memory_bytes": Promise({"messaging_system", "worker_process_slot"}),
+    "worker_telemetry_dropped_total": Promise({"messaging_system", "signal"}),
+}
