@@ -1,7 +1,7 @@
 """Files prepared for jobs that come one by one: one page of zeros each, written and durable.
 
 A new file is durable with a commit of the journal, which flushes the disk twice. Overwriting blocks that are allocated
-and written needs no commit: `fdatasync` flushes once. So a producer that enqueues often makes sixteen files at a time,
+and written needs no commit: `fdatasync` flushes once. So a producer that enqueues often makes thirty-two files at a time,
 with the commit of the job that finds none left.
 
 Each is a draft like any other: locked, in tmp, under a name of its own. What a dead producer leaves of them is no whole
@@ -20,7 +20,7 @@ from framework.spool.disk import Disk
 from framework.spool.names import Name
 
 PAGE = 4096  # bytes: a longer job gets a file of its own
-BATCH = 16
+BATCH = 32
 WORTH = 8  # jobs one by one within a second, from which on it pays
 
 
@@ -77,7 +77,7 @@ class Blanks:
         """New ones, not durable yet, if they are worth it now; else, and where the disk refuses, none."""
         if self._making or not self._worth():
             return []
-        self._making = True  # two threads that both come here make 32, which does no harm
+        self._making = True  # two threads that both come here make twice as many, which does no harm
         made: list[Blank] = []
         try:
             for _ in range(BATCH):

@@ -4,6 +4,7 @@ tests/spool/test_crash_points.py and test_errnos.py.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -39,8 +40,9 @@ def run(_: float) -> Report:
     total = sum(map(len, calls.values()))
     torn = sum(name in WRITES for names in calls.values() for name in names)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--no-header", *TESTS], cwd=TREE, capture_output=True, text=True
-    )
+        [sys.executable, "-m", "pytest", "-q", "--no-header", "--numprocesses", "2", *TESTS],
+        cwd=TREE, env={**os.environ, "EVERY": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
     failed = re.findall(r"^(?:FAILED|ERROR) .*", done.stdout, re.MULTILINE)
     report.tried = {
         "operations": len(calls),
