@@ -1,7 +1,7 @@
 """Files prepared for jobs that come one by one: one page of zeros each, written and durable.
 
 A new file is durable with a commit of the journal, which flushes the disk twice. Overwriting blocks that are allocated
-and written needs no commit: `fdatasync` flushes once. So a producer that enqueues often makes thirty-two files at a time,
+and written needs no commit: `fdatasync` flushes once. So a producer that enqueues often makes thirty-two files at once,
 with the commit of the job that finds none left.
 
 Each is a draft like any other: locked, in tmp, under a name of its own. What a dead producer leaves of them is no whole
