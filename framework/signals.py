@@ -43,13 +43,13 @@ class SignalQueue:
 
         Returns the readable ones of `others`.
         """
-        try:
-            readable, _, _ = select.select([self._reader, *others], [], [], 0 if self._pending else max(0.0, timeout))
-        except InterruptedError:
-            return []
-        if self._reader in readable:
+        poll = select.poll()  # select() takes no descriptor above 1023
+        for fd in (self._reader, *others):
+            poll.register(fd, select.POLLIN)
+        ready = {fd for fd, _ in poll.poll(0 if self._pending else max(0.0, timeout) * 1000)}
+        if self._reader in ready:
             drain(self._reader)
-        return [fd for fd in readable if fd != self._reader]
+        return [fd for fd in others if fd in ready]
 
     def take(self) -> signal.Signals | None:
         """The oldest signal not acted upon yet."""

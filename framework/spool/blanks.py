@@ -22,6 +22,7 @@ from framework.spool.names import Name
 PAGE = 4096  # bytes: a longer job gets a file of its own
 BATCH = 32
 WORTH = 8  # jobs one by one within a second, from which on it pays
+MOST_KEPT = 128  # locked descriptors of this process, all queues together: a process may have few
 
 
 @dataclass(slots=True)
@@ -31,7 +32,7 @@ class Blank:
     name: Name
     path: str
     fd: int
-    inode: int = 0
+    inode: int
 
 
 class Blanks:
@@ -84,7 +85,6 @@ class Blanks:
                 blank = self._create()
                 made.append(blank)
                 self._disk.write_all(blank.fd, bytes(PAGE))
-                blank.inode = self._disk.calls.fstat(blank.fd).st_ino
         except OSError:
             self.drop(made)
             return []
@@ -92,7 +92,7 @@ class Blanks:
 
     def _worth(self) -> bool:
         """On btrfs an overwritten page moves, which is as dear as a new file."""
-        if not self._disk.power or self._disk.forgetful or self._ready:
+        if not self._disk.power or self._disk.forgetful or self._ready or flocks.kept() > MOST_KEPT:
             return False
         now = time.monotonic()
         if now - self._since > 1.0:

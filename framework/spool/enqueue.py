@@ -176,8 +176,8 @@ class Enqueue:
             fd = flocks.keep(self._disk.calls.open(path, _CREATE | os.O_CLOEXEC, 0o600, dir_fd=self._disk.fd))
             try:
                 # A recoverer that saw the file between open and flock takes it for a dead writer's and unlinks it.
-                if flocks.take(self._disk.calls, fd) and self._disk.calls.fstat(fd).st_nlink > 0:
-                    return Blank(name, path, fd)
+                if flocks.take(self._disk.calls, fd) and (found := self._disk.calls.fstat(fd)).st_nlink > 0:
+                    return Blank(name, path, fd, found.st_ino)
             except OSError:
                 with contextlib.suppress(OSError):
                     self._disk.unlink(path)
@@ -189,7 +189,8 @@ class Enqueue:
         if drafts[0].prepared:
             self._disk.calls.fdatasync(drafts[0].fd)
             return
-        blanks = self._blanks.begin() if len(drafts) == 1 and HAS_SYNCFS else []
+        alone = len(drafts) == 1 and HAS_SYNCFS and not drafts[0].job.chosen_id
+        blanks = self._blanks.begin() if alone else []
         try:
             if self._disk.power and HAS_SYNCFS and len(drafts) + len(blanks) >= SYNCFS_FROM:
                 self._disk.calls.syncfs(self._disk.fd)

@@ -38,6 +38,11 @@ def keep(fd: int) -> int:
     return fd
 
 
+def kept() -> int:
+    """How many descriptors are kept."""
+    return len(_kept)
+
+
 def drop(calls: Calls, fd: int) -> None:
     """Closes a kept descriptor, and with it its lock."""
     _kept.discard(fd)  # first: once closed, the number may belong to somebody else

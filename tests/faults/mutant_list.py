@@ -110,8 +110,8 @@ CAREFUL = (
 )  # fmt: skip
 
 LOCKS = (
-    _one("flock of a file in tmp", "enqueue.py", "if flocks.take(self._disk.calls, fd) and self._disk", "if self._disk", ENQUEUE),
-    _one("link count after the flock", "enqueue.py", " and self._disk.calls.fstat(fd).st_nlink > 0:", ":", ENQUEUE),
+    _one("flock of a file in tmp", "enqueue.py", "if flocks.take(self._disk.calls, fd) and (found", "if (found", ENQUEUE),
+    _one("link count after the flock", "enqueue.py", "(found := self._disk.calls.fstat(fd)).st_nlink > 0:", "(found := self._disk.calls.fstat(fd)):", ENQUEUE),
     _one("flock of recovery", "recover.py", 'if not flocks.take(disk.calls, fd):', "if False:", ENQUEUE),
     _one("flock of a rescue", "rescue.py", "if flocks.take(self._disk.calls, fd) and self._disk", "if self._disk", LIFE),
     _one("link count after a rescue's flock", "rescue.py", " and self._disk.calls.fstat(fd).st_nlink > 0:", ":", LIFE),
