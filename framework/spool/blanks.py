@@ -70,9 +70,12 @@ class Blanks:
         """Code that closes all descriptors of its process leaves us numbers that are soon somebody else's files."""
         try:
             found = self._disk.calls.fstat(blank.fd)
+            if (found.st_ino, found.st_size) == (blank.inode, PAGE):
+                return True
         except OSError:
-            return False
-        return (found.st_ino, found.st_size) == (blank.inode, PAGE)
+            pass
+        flocks.forget(blank.fd)
+        return False
 
     def begin(self) -> list[Blank]:
         """New ones, not durable yet, if they are worth it now; else, and where the disk refuses, none."""

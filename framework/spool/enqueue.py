@@ -21,13 +21,14 @@ from framework.spool.blanks import PAGE, Blank, Blanks
 from framework.spool.calls import HAS_SYNCFS
 from framework.spool.clock import Clock
 from framework.spool.disk import FULL, TOO_MANY_FILES, Disk
+from framework.spool.gather import Gather
 from framework.spool.layout import QueueDir
 from framework.spool.limits import Limits
 from framework.spool.names import Name
 from framework.spool.recover import recover
 
 CHUNK = 256  # descriptors
-SYNCFS_FROM = 8  # files; below, an fsync of each is cheaper than one of the whole file system
+SYNCFS_FROM = 4  # files; below, an fsync of each is cheaper than one of the whole file system
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
@@ -56,12 +57,21 @@ class Enqueue:
         self._ring = ring
         self._limits = Limits(disk, queue, clock)
         self._blanks = Blanks(disk, self._create)
+        self._gather = Gather(self._put)
 
     def put(self, jobs: Sequence[Job], done: list[str]) -> None:
         """Stores jobs in order, up to the first that is refused; ids that are safely queued join `done`.
 
         Raises the EnqueueErrors.
         """
+        if len(jobs) == 1 and self._disk.power and not jobs[0].chosen_id:
+            self._check_size(jobs[0], done)
+            self._gather.put(jobs[0])
+            done.append(jobs[0].id)
+        else:
+            self._put(jobs, done)
+
+    def _put(self, jobs: Sequence[Job], done: list[str]) -> None:
         at = 0
         while at < len(jobs):
             self._check_size(jobs[at], done)

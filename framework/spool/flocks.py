@@ -43,6 +43,11 @@ def kept() -> int:
     return len(_kept)
 
 
+def forget(fd: int) -> None:
+    """The number is somebody else's by now: a forked child must not close it."""
+    _kept.discard(fd)
+
+
 def drop(calls: Calls, fd: int) -> None:
     """Closes a kept descriptor, and with it its lock."""
     _kept.discard(fd)  # first: once closed, the number may belong to somebody else

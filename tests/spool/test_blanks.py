@@ -161,7 +161,7 @@ def test_a_job_longer_than_a_page_gets_a_file_of_its_own(root: Path, warm: Warm)
 
 
 def test_a_forked_child_does_not_write_into_its_parents_files(root: Path, warm: Warm) -> None:
-    """Verified: without `after_fork` both take the same file, and one job is lost."""
+    """Verified: without `after_fork`, and without the look at the inode, one job is lost."""
     mine, _ = warm
     in_child(lambda: mine.enqueue([job("child")]))
     mine.enqueue([job("parent")])
