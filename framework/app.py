@@ -49,6 +49,7 @@ class WorkerApp:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        check_lifespans(cls)
         cls.worker_queues = collect_queues(cls)
         cls.worker_handlers = collect_handlers(cls)
 
@@ -80,6 +81,14 @@ def _no_connector(app: type[WorkerApp], settings: Settings | None) -> AbstractCo
 
 
 connector: Callable[[type[WorkerApp], Settings | None], AbstractContextManager[None]] = _no_connector
+
+
+def check_lifespans(cls: type[WorkerApp]) -> None:
+    """A forgotten decorator would show when the first worker starts. Raises DeclarationError."""
+    for name, decorator in (("lifespan", "contextmanager"), ("alifespan", "asynccontextmanager")):
+        fn = vars(cls).get(name)
+        if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+            raise DeclarationError(f"{_place(fn)}: {cls.__name__}.{name} yields: write @{decorator} above it")
 
 
 def collect_queues(cls: type[WorkerApp]) -> dict[str, Queue[Any]]:

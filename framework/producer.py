@@ -203,6 +203,8 @@ def _not_before(now: float, delay: float, run_at: datetime | None) -> float | No
         return now + delay if delay else None
     if delay:
         raise InvalidPayload("delay and run_at exclude each other: give one")
+    if not isinstance(run_at, datetime):
+        raise InvalidPayload(f"run_at={run_at!r} is no datetime: write datetime(..., tzinfo=UTC)")
     if run_at.tzinfo is None:
         raise InvalidPayload(f"run_at={run_at.isoformat()} has no time zone: write datetime(..., tzinfo=UTC)")
     return run_at.timestamp()

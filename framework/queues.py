@@ -213,6 +213,8 @@ class Queue(Generic[P]):
         self.dead_letter = dead_letter
         self.schedules = tuple(schedules)
         self._connected: list[Sender] = []
+        if dead_letter is not None and not isinstance(dead_letter, Queue):
+            raise DeclarationError(f"{self.place}: dead_letter={dead_letter!r}: give the queue itself, not its name")
         try:
             self.options = QueueOptions(
                 name=name,
@@ -252,8 +254,10 @@ class Queue(Generic[P]):
     def handler(self, fn: Callable[[W, P, Context], R], /) -> Callable[[W, P, Context], R]: ...
     @overload
     def handler(self, fn: Callable[[W, P], R], /) -> Callable[[W, P], R]: ...
-    def handler(self, fn: Callable[..., Any], /) -> Callable[..., Any]:
+    def handler(self, fn: Callable[..., Any] | None = None, /) -> Callable[..., Any]:
         """Marks a method as this queue's handler and returns it unchanged."""
+        if fn is None:
+            raise DeclarationError(f"{caller_place()}: write @….handler without parentheses: queue {self.name!r}")
         marks: list[Queue[Any]] = fn.__dict__.setdefault("__worker_queues__", [])
         marks.append(self)
         return fn

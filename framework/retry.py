@@ -11,8 +11,13 @@ Seconds = float | timedelta
 
 
 def seconds(value: Seconds) -> float:
-    """A duration as a float of seconds."""
-    return value.total_seconds() if isinstance(value, timedelta) else float(value)
+    """A duration as a float of seconds. Raises TypeError: a text is none, even one that looks like a number."""
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    given: object = value  # whoever runs no type checker may give anything
+    if not isinstance(given, (int, float)):
+        raise TypeError(f"{given!r} is no duration: write a number of seconds or a timedelta")
+    return float(given)
 
 
 @dataclass(frozen=True, init=False)

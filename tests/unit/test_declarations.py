@@ -188,3 +188,44 @@ def test_what_cannot_be_is_refused(carried: str, wanted: str, tmp_path: Path) ->
         f"class R(WorkerApp):\n    q = Queue[{carried}]('q')\n    @q.handler\n    def h(self, p: {wanted}) -> None: ..."
     )
     assert "but queue 'q' carries" in refusal(body, tmp_path / "relay.py")
+
+
+QUEUE = 'deliveries = Queue[Delivery]("deliveries"{})'
+INSIDE = "\n\n            "  # the next member of the class
+
+
+@pytest.mark.parametrize(
+    ("body", "line", "expected"),
+    [
+        (QUEUE.format(', dead_letter="dead"'), 1, "dead_letter='dead': give the queue itself, not its name"),
+        (
+            QUEUE.format(', timeout="30"'),
+            1,
+            "'30' is no duration: write a number of seconds or a timedelta",
+        ),
+        (
+            f"{QUEUE.format('')}{INSIDE}@deliveries.handler()\n            def deliver(self, one: Delivery): ...",
+            3,
+            "write @….handler without parentheses: queue 'deliveries'",
+        ),
+        (
+            f"{QUEUE.format('')}{INSIDE}def lifespan(self, slot): yield",
+            3,
+            "Relay.lifespan yields: write @contextmanager above it",
+        ),
+        (
+            f"{QUEUE.format('')}{INSIDE}async def alifespan(self, slot): yield",
+            3,
+            "Relay.alifespan yields: write @asynccontextmanager above it",
+        ),
+    ],
+)
+def test_slips_that_python_would_explain_badly(tmp_path: Path, body: str, line: int, expected: str) -> None:
+    text = refusal(
+        f"""
+        class Relay(WorkerApp):
+            {body}
+        """,
+        tmp_path / "relay.py",
+    )
+    assert text == f"{tmp_path}/relay.py:{FIRST + line}: {expected}"

@@ -130,6 +130,7 @@ def test_when(options: Any, not_before: float | None, engine: Engine) -> None:
         ({"delay": float("nan")}, "delay=nan"),
         ({"delay": float("inf")}, "delay=inf"),
         ({"run_at": datetime(2026, 1, 1)}, "run_at=2026-01-01T00:00:00 has no time zone"),
+        ({"run_at": "2026-01-01"}, "run_at='2026-01-01' is no datetime: write"),
         ({"delay": 1, "run_at": datetime(2026, 1, 1, tzinfo=UTC)}, "delay and run_at exclude each other"),
         ({"job_id": ""}, "job_id='': 1 to 255 printable"),
         ({"job_id": "x" * 256}, "1 to 255 printable"),
