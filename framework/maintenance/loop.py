@@ -30,7 +30,7 @@ from framework.queues import QueueOptions
 from framework.scoreboard import EXPORTER, LEAVING, MAINTENANCE, READY, Scoreboard, Verdict, process_start
 from framework.signals import SignalQueue, drain
 
-TURN = 0.25  # seconds between looks for jobs that are due: how late a delayed job may be
+TURN = 0.5  # seconds between looks for jobs that are due: how late a delayed job may be
 RESCUE_EVERY = 0.5  # seconds between looks for the dead of other trees; our own supervisor tells at once
 OBSERVE_EVERY = 5.0  # seconds between observations of depth and age
 LOOK_EVERY = 1.0  # seconds between looks for trees without a head

@@ -22,7 +22,7 @@ from framework.spool.rescue import Rescue
 from framework.spool.ripen import Ripen
 from framework.spool.settle import Settle
 
-POLL = (0.6, 0.9)  # seconds between two looks of one who waits: the bell is never the truth
+POLL = (0.8, 1.2)  # seconds between two looks of one who waits: the bell is never the truth
 
 
 class Parts:

@@ -56,9 +56,10 @@ class Interrupts:
 
     def call(self, method: Callable[..., Any], *arguments: Any) -> Any:
         """Calls the handler; JobInterrupted is raised in it at its soft timeout, and at the end of a drain."""
-        self._soft = None if self._timeout is None else time.monotonic() + self._timeout
+        soft = self._soft = None if self._timeout is None else time.monotonic() + self._timeout
         self._calling = True
-        self._arm()
+        if self._drain is not None or (soft is not None and soft < self._armed):
+            self._arm()
         try:
             return invoke(method, *arguments)
         finally:

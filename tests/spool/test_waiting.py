@@ -125,7 +125,7 @@ def test_whatever_makes_a_job_runnable_rings(root: Path, verb: str) -> None:
 
 
 def test_without_a_bell_polling_finds_it(root: Path) -> None:
-    """Somebody put a file in the FIFO's place. Verified: with the bell as the truth the wait is one of a second."""
+    """Somebody put a file in the FIFO's place. Verified: with the bell as the truth nothing is found."""
     broker(root).close()
     (root / "jobs" / "doorbell").unlink()
     (root / "jobs" / "doorbell").write_text("no bell")
@@ -136,7 +136,7 @@ def test_without_a_bell_polling_finds_it(root: Path) -> None:
     found = ids(mine.claim("jobs", limit=1, wait=1)) or ids(mine.claim("jobs", limit=1, wait=1))
     timer.join()
     assert found == ["a"]
-    assert max(bell.seconds) <= 0.9
+    assert max(bell.seconds) <= 1.0
     assert True not in bell.rang
     assert (root / "jobs" / "doorbell").read_text() == "no bell"
     mine.close()
