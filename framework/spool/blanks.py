@@ -49,6 +49,7 @@ class Blanks:
         self._since = 0.0
         self._count = 0
         self._making = False
+        self._batch = BATCH
         flocks.in_child(self)
 
     def after_fork(self) -> None:
@@ -84,7 +85,7 @@ class Blanks:
         self._making = True  # two threads that both come here make twice as many, which does no harm
         made: list[Blank] = []
         try:
-            for _ in range(BATCH):
+            for _ in range(self._batch):
                 blank = self._create()
                 made.append(blank)
                 self._disk.write_all(blank.fd, bytes(PAGE))

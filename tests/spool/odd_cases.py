@@ -94,7 +94,7 @@ def _worth_preparing(stage: Stage) -> None:
     """As if many jobs had come one by one within the last second."""
     stage.store("a")
     blanks = stage.broker._spool.parts("jobs").enqueue._blanks
-    blanks._since, blanks._count = time.monotonic(), WORTH
+    blanks._since, blanks._count, blanks._batch = time.monotonic(), WORTH, 3  # each is a point of its own
 
 
 def _prepared(stage: Stage) -> None:
@@ -108,7 +108,7 @@ def _prepared_by_the_dead(stage: Stage) -> None:
 
     def live(mine: SpoolBroker) -> None:
         blanks = mine._spool.parts("jobs").enqueue._blanks
-        blanks._since, blanks._count = time.monotonic(), WORTH
+        blanks._since, blanks._count, blanks._batch = time.monotonic(), WORTH, 3  # each is a point of its own
         mine.enqueue([job("b")])
 
     dead_owner(stage.root, live, *stage.queues)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -47,9 +48,9 @@ class Rival:
                 os.write(self._write, b"x")
             finally:
                 os._exit(0)
-        import select
-
-        select.select([self._read], [], [], 0.15)  # not asserted: only lets an unlocked rival win
+        poll = select.poll()
+        poll.register(self._read, select.POLLIN)
+        poll.poll(150)  # not asserted: only lets an unlocked rival win
 
     def finish(self) -> None:
         if self.child:
