@@ -17,21 +17,7 @@ from framework.spool import enqueue
 from framework.spool.filesystem import FileSystem
 
 from .seam import Seam, before, fail_calls, pass_on
-from .world import (
-    JOBS,
-    LETTERS,
-    broker,
-    census,
-    claim,
-    descriptors_here,
-    failure,
-    files,
-    heal,
-    ids,
-    in_child,
-    job,
-    one,
-)
+from .world import JOBS, LETTERS, broker, census, claim, descriptors_here, failure, files, heal, ids, in_child, job, one
 
 
 def test_the_job_is_durable_before_it_is_in_its_place(root: Path) -> None:
