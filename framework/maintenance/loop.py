@@ -87,7 +87,10 @@ class Maintenance:
         self._observe_at = 0.0
         self._look_at = 0.0
         self._failing_since: dict[str, float] = {}
-        self._unsettled: deque[tuple[Rescued, Outcome, Reason | None]] = deque()
+        self._unsettled: deque[Rescued] = deque()
+        self._judged: tuple[Outcome, Reason | None] | None = (
+            None  # of the first: it is told once, settled when it can be
+        )
         self.engine_ok = True
         self.turned_at = time.monotonic()
 
@@ -165,14 +168,17 @@ class Maintenance:
     # --- rescue -----------------------------------------------------------------------------------------------------
 
     def _rescue(self) -> None:
-        for rescued in self._broker.rescue():
-            self._unsettled.append((rescued, *self._judge(rescued)))
+        self._unsettled.extend(sorted(self._broker.rescue(), key=lambda rescued: rescued.run is not None))
         released: dict[tuple[str, str], list[str]] = {}
         try:
             while self._unsettled:
-                rescued, outcome, reason = self._unsettled[0]
+                rescued = self._unsettled[0]
+                # Each is settled before the next is judged: a rescuer that is killed soon gets some done all the same.
+                self._judged = self._judged or self._judge(rescued)
+                outcome, reason = self._judged
                 self._settle(rescued, outcome)
                 self._unsettled.popleft()
+                self._judged = None
                 if reason is not None:
                     self._after_loss(rescued, outcome)
                 elif rescued.run is None:
