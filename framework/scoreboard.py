@@ -64,6 +64,11 @@ class SlotState:
     jobs: int
     exits: tuple[int, ...]
 
+    @property
+    def is_worker(self) -> bool:
+        """It runs jobs: neither maintenance nor the exporter."""
+        return self.name not in (MAINTENANCE, EXPORTER)
+
 
 @dataclass(frozen=True, slots=True)
 class RowState:

@@ -9,7 +9,7 @@ import click
 
 from framework.cli.output import fail
 from framework.cli.service import load_service, root_of
-from framework.scoreboard import EXPORTER, LEAVING, MAINTENANCE, READY, Scoreboard, SlotState
+from framework.scoreboard import LEAVING, READY, Scoreboard, SlotState
 from framework.settings import load_settings
 
 STUCK = 60.0  # seconds without a turn after which an idle worker's loop no longer counts as alive
@@ -68,7 +68,7 @@ def diagnose(run: Path, app: str = "", *, now: int | None = None) -> str:
 
 def _worst(board: Scoreboard, now: int) -> str:
     """Empty: some worker of this supervisor is ready. Else the one line about all of them."""
-    workers = [slot for slot in board.all_slots() if slot.name not in (MAINTENANCE, EXPORTER)]
+    workers = [slot for slot in board.all_slots() if slot.is_worker]
     ready = [slot for slot in workers if slot.state == READY]
     if any(_turns(board, slot, now) for slot in ready):
         return ""

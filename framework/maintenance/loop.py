@@ -27,7 +27,7 @@ from framework.maintenance.headless import Leftovers, OtherTrees
 from framework.maintenance.rescue import has_started, judge
 from framework.outcome import Outcome
 from framework.queues import QueueOptions
-from framework.scoreboard import EXPORTER, LEAVING, MAINTENANCE, READY, Scoreboard, Verdict, process_start
+from framework.scoreboard import LEAVING, READY, Scoreboard, Verdict, process_start
 from framework.signals import SignalQueue, drain
 
 TURN = 0.5  # seconds between looks for jobs that are due: how late a delayed job may be
@@ -88,9 +88,8 @@ class Maintenance:
         self._look_at = 0.0
         self._failing_since: dict[str, float] = {}
         self._unsettled: deque[Rescued] = deque()
-        self._judged: tuple[Outcome, Reason | None] | None = (
-            None  # of the first: it is told once, settled when it can be
-        )
+        # Of the first: it is told once, and settled when it can be.
+        self._judged: tuple[Outcome, Reason | None] | None = None
         self.engine_ok = True
         self.turned_at = time.monotonic()
 
@@ -140,7 +139,7 @@ class Maintenance:
 
     def _workers_alive(self) -> bool:
         return any(
-            slot.pid and slot.name not in (MAINTENANCE, EXPORTER) and process_start(slot.pid) == slot.pid_start
+            slot.pid and slot.is_worker and process_start(slot.pid) == slot.pid_start
             for slot in self._board.all_slots()
         )
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from framework.maintenance import Maintenance
-from framework.scoreboard import EXIT_REASONS, EXPORTER, MAINTENANCE, READY, STATES, Scoreboard, SlotState
+from framework.scoreboard import EXIT_REASONS, READY, STATES, Scoreboard, SlotState
 
 
 def processes(board: Scoreboard) -> list[tuple[str, int]]:
@@ -32,7 +32,7 @@ def probes(maintenance: Maintenance, board: Scoreboard) -> dict[str, Callable[[]
     """By the name in the URL: what is wrong; empty = nothing."""
 
     def workers() -> list[SlotState]:
-        return [slot for slot in board.all_slots() if slot.name not in (MAINTENANCE, EXPORTER)]
+        return [slot for slot in board.all_slots() if slot.is_worker]
 
     def live() -> str:
         age = time.monotonic() - maintenance.turned_at
