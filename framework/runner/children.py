@@ -16,7 +16,8 @@ from framework.supervisor import Birth, ChildSpec
 def specs(place: Place, board: Scoreboard) -> list[ChildSpec]:
     """Every child, by its index on the board."""
     argv = partial(_argv, place)
-    found = [ChildSpec(MAINTENANCE, 0, lambda birth: lives.maintain(place, birth, board), last=True, argv=argv)]
+    maintain = partial(lives.maintain, place, board=board)
+    found = [ChildSpec(MAINTENANCE, 0, maintain, last=True, argv=argv)]
     for slot, name, number in place.workers:
         work = partial(lives.work, place, board=board, name=name, number=number)
         found.append(ChildSpec(slot, len(found), work, argv=argv))

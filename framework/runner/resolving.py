@@ -49,6 +49,11 @@ def _check_payload(queue: Queue[Any]) -> None:
 def check(app: type[WorkerApp], settings: Settings) -> list[str]:
     """Everything that can be found wrong without running: raises the first error, returns the warnings."""
     resolve(app, settings)
+    return remarks(app)
+
+
+def remarks(app: type[WorkerApp]) -> list[str]:
+    """What is no error and may still be a mistake."""
     warnings = [
         f"{queue.place}: queue {queue.name!r} has no handler here: jobs wait for another service"
         for queue in app.worker_queues.values()

@@ -16,7 +16,7 @@ from framework.maintenance import mark, tree_of
 from framework.queues import QueueOptions
 from framework.runner.children import specs
 from framework.runner.place import Place, broker_for, directory_of
-from framework.runner.resolving import check, resolve
+from framework.runner.resolving import remarks, resolve
 from framework.scoreboard import EXPORTER, MAINTENANCE, Scoreboard
 from framework.settings import Settings
 from framework.supervisor import IS_LINUX, Birth, Instance, Supervisor, SupervisorOptions, spawn, threads
@@ -41,7 +41,7 @@ def run(app: type[WorkerApp], settings: Settings, queues: Sequence[str] | None =
     say = Bus(start(ProcessIdentity(app.__name__, "supervisor", "supervisor", 0, ""), settings).subscribe).emit
     place, board, warnings = _take_place(app, settings, options, served, say)
     with mark(tree_of(board)) or nullcontext():
-        for text in [*warnings, *check(app, settings)]:
+        for text in [*warnings, *remarks(app)]:
             say(SupervisorNote(text, "warning"))
         if not IS_LINUX:
             say(SupervisorNote("not Linux: fit for development; no promise after a power cut or a dead supervisor"))

@@ -57,7 +57,7 @@ class Enqueue:
         self._ring = ring
         self._limits = Limits(disk, queue, clock)
         self._blanks = Blanks(disk, self._create)
-        self._gather = Gather(self._put)
+        self._gather = Gather(self._put, most=CHUNK)
 
     def put(self, jobs: Sequence[Job], done: list[str]) -> None:
         """Stores jobs in order, up to the first that is refused; ids that are safely queued join `done`.

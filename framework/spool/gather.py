@@ -13,8 +13,6 @@ from framework.errors import EnqueueError, EnqueueUncertain
 from framework.job import Job
 from framework.spool import flocks
 
-MOST = 256  # jobs in a batch: each holds a descriptor
-
 
 class Ticket:
     """One thread's job. `turn` opens when it is stored, refused, or to lead the next batch."""
@@ -34,10 +32,12 @@ class Gather:
 
     Args:
         store: stores jobs in order; ids that are safely queued join the list, also when it raises an EnqueueError.
+        most: jobs in a batch.
     """
 
-    def __init__(self, store: Callable[[Sequence[Job], list[str]], None]) -> None:
+    def __init__(self, store: Callable[[Sequence[Job], list[str]], None], *, most: int) -> None:
         self._store = store
+        self._most = most
         flocks.in_child(self)
         self.after_fork()
 
@@ -78,7 +78,7 @@ class Gather:
     def _lead(self) -> None:
         """Stores the first in line, ours among them; then lets them go, and the next in line lead."""
         with self._lock:
-            batch = self._line[:MOST]
+            batch = self._line[: self._most]
         try:
             self._store_all(batch)
         finally:
