@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.stack.build import cache
+
 
 def find() -> str | None:
     """On the PATH, else what `make stack-test` built."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "continuum-worker/stack"
-    built = sorted(path for path in cache.glob("prometheus-*/promtool") if os.access(path, os.X_OK))
+    built = sorted(path for path in cache().glob("prometheus-*/promtool") if os.access(path, os.X_OK))
     return shutil.which("promtool") or (str(built[-1]) if built else None)
 
 

@@ -17,17 +17,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
-from framework.broker import open_broker
-from framework.runner import resolve
-from framework.scoreboard import SlotState, process_start
-from framework.settings import Settings
+from framework.scoreboard import READY, SlotState
 from tests.faults import report as reports
 from tests.faults.report import Report
 from tests.faults.told_service import Told
-from tests.process.tree import Tree
+from tests.process.tree import Tree, kill, unfinished
 from tests.telemetry.receiver import Receiver
 
 MODULE = "tests.faults.told_service:Told"
@@ -80,14 +76,7 @@ class Run:
                     queue.enqueue_many(list(range(first, min(share, first + 1000))))
 
     def _left(self) -> int:
-        settings = Settings(broker_url=f"spool:{self.tree.root}", durability="process")
-        broker = open_broker(settings.broker_url, incarnation=f"look-{time.monotonic_ns()}")
-        broker.open(list(resolve(Told, settings).values()))
-        try:
-            found = [broker.stats(name) for name in ("sync", "many")]
-            return sum(stats.ready + stats.delayed + stats.in_flight for stats in found)
-        finally:
-            broker.close()
+        return unfinished(Told, self.tree.root)
 
     def _wait(self, happened: Callable[[], bool]) -> None:
         end = time.monotonic() + 120 + self.jobs / 50
@@ -100,19 +89,17 @@ class Run:
     def _kill(self) -> None:
         """By pids on the board, which are children of our own supervisor."""
         while not self._over.wait(self._random.uniform(0.02, 0.15)):
-            slots = [slot for slot in self.tree.slots() if slot.pid and slot.state == 2]
+            slots = [slot for slot in self.tree.slots() if slot.pid and slot.state == READY]
             if not slots:
                 continue
             victim = self._next(slots)
-            if process_start(victim.pid) == victim.pid_start:
-                with suppress(ProcessLookupError):
-                    os.kill(victim.pid, signal.SIGKILL)
-                self.kills["worker" if "/" in victim.name else victim.name] += 1
+            if kill(victim):
+                self.kills["worker" if victim.is_worker else victim.name] += 1
 
     def _next(self, slots: list[SlotState]) -> SlotState:
         """Mostly workers; the two that are alone of their kind first, so that a short run has them, too."""
-        spared = [slot for slot in slots if "/" not in slot.name and not self.kills[slot.name]]
-        workers = [slot for slot in slots if "/" in slot.name]
+        spared = [slot for slot in slots if not slot.is_worker and not self.kills[slot.name]]
+        workers = [slot for slot in slots if slot.is_worker]
         return self._random.choice(spared or (workers if workers and self._random.random() < 0.8 else slots))
 
 

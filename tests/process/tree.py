@@ -10,9 +10,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from framework import WorkerApp
 from framework.broker import QueueStats, open_broker
 from framework.connecting import open_producer
 from framework.queues import Queue
@@ -204,6 +206,27 @@ class Tree:
             if process_start(pid):
                 os.kill(pid, signal.SIGKILL)
         self._producer.close()
+
+
+def kill(slot: SlotState) -> bool:
+    """SIGKILL for whom a board names, which is a child of our own supervisor; False: it is gone already."""
+    if process_start(slot.pid) != slot.pid_start:
+        return False
+    with suppress(ProcessLookupError):
+        os.kill(slot.pid, signal.SIGKILL)
+    return True
+
+
+def unfinished(app: type[WorkerApp], root: Path) -> int:
+    """Jobs of all queues of an app that wait or run."""
+    settings = Settings(broker_url=f"spool:{root}", durability="process")
+    broker = open_broker(settings.broker_url, incarnation=f"look-{time.monotonic_ns()}")
+    broker.open(list(resolve(app, settings).values()))
+    try:
+        found = [broker.stats(queue.name) for queue in app.worker_queues.values()]
+        return sum(stats.ready + stats.delayed + stats.in_flight for stats in found)
+    finally:
+        broker.close()
 
 
 def alive(pid: int, start: int | None = None) -> bool:

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from framework.broker import open_broker
-from framework.runner import resolve
-from framework.scoreboard import Scoreboard, SlotState, process_start
-from framework.settings import Settings
+from framework.scoreboard import READY, Scoreboard, SlotState
 from services.example_worker.demo import worker_command
 from services.example_worker.queues import RelayQueues
+from tests.process.tree import kill, unfinished
 from tests.stack.layout import Layout
 from tests.stack.ledger import Ran, read
 from tests.stack.running import Process, get, plain_environ, wait_for
 
-READY = 2
 HANG = 2  # seconds for which the receiver holds a request that it does not answer; more than RELAY_TIMEOUT
 BATCH = 20
 # What waits for seconds in production waits for tenths here. Jobs are killed more often than a poison job would be
@@ -146,14 +141,7 @@ class Run:
             return []
 
     def _open_jobs(self) -> int:
-        settings = Settings(broker_url=f"spool:{self.place / 'spool'}")
-        broker = open_broker(settings.broker_url, incarnation=f"look-{time.monotonic_ns()}")
-        broker.open(list(resolve(RelayQueues, settings).values()))
-        try:
-            found = [broker.stats(queue.name) for queue in RelayQueues.worker_queues.values()]
-            return sum(stats.ready + stats.delayed + stats.in_flight for stats in found)
-        finally:
-            broker.close()
+        return unfinished(RelayQueues, self.place / "spool")
 
     # --- kills ------------------------------------------------------------------------------------------------------
 
@@ -164,9 +152,7 @@ class Run:
             if not slots:
                 continue
             victim = self._next(slots)
-            if process_start(victim.pid) == victim.pid_start:
-                with suppress(ProcessLookupError):
-                    os.kill(victim.pid, signal.SIGKILL)
+            if kill(victim):
                 self.kills[victim.name.partition("/")[0]] += 1
                 self.killed.add(victim.pid)
 

@@ -123,6 +123,15 @@ class World:
         settle(self.broker, lease, outcome)
         return lease, outcome
 
+    def run_through_all(self, job_id: str) -> list[Lease]:
+        """Fails, fails for good, its letter is handled, it is replayed and runs: the leases of the four attempts."""
+        self.app.failures = 2
+        leases = [self.run()[0], self.run()[0], self.run("letters")[0]]
+        view = self.broker.find("letters", job_id, "dead")
+        assert view is not None
+        assert self.broker.replay(view)
+        return [*leases, self.run()[0]]
+
     def send(self) -> Receiver:
         """Closes telemetry: everything has arrived."""
         self.station.close()
@@ -150,12 +159,7 @@ def world(tmp_path: Path, engine: Engine, way: str, receiver: Receiver) -> World
 
 def test_it_passes_through_retries_dead_letters_their_handler_and_replay(world: World) -> None:
     job_id = world.enqueue(PARENT)
-    world.app.failures = 2
-    leases = [world.run()[0], world.run()[0], world.run("letters")[0]]
-    view = world.broker.find("letters", job_id, "dead")
-    assert view is not None
-    assert world.broker.replay(view)
-    leases.append(world.run()[0])
+    leases = world.run_through_all(job_id)
 
     assert [seen.queue for seen in world.app.seen] == ["jobs", "jobs", "letters", "jobs"]
     assert {(seen.tenant, seen.plan) for seen in world.app.seen} == {("blue", "gold")}
@@ -192,12 +196,7 @@ def test_it_comes_along_when_the_attempt_is_a_new_root(world: World) -> None:
 
 def test_an_unsampled_parent_gives_no_span_anywhere_and_every_count(world: World) -> None:
     job_id = world.enqueue(UNSAMPLED)
-    world.app.failures = 2
-    leases = [world.run()[0], world.run()[0], world.run("letters")[0]]
-    view = world.broker.find("letters", job_id, "dead")
-    assert view is not None
-    assert world.broker.replay(view)
-    leases.append(world.run()[0])
+    leases = world.run_through_all(job_id)
     assert {lease.job.headers["traceparent"][-2:] for lease in leases} == {"00"}
     assert {seen.span.trace_flags.sampled for seen in world.app.seen} == {False}
     assert {f"{seen.span.trace_id:032x}" for seen in world.app.seen} == {TRACE}
