@@ -76,7 +76,7 @@ class EnqueueFailed(EnqueueError):
 
 
 class EnqueueUncertain(EnqueueError):
-    """Queued or not, nobody can know.
+    """Queued or not, nobody can know. From `enqueue_many`: neither of `job_id` nor of those behind it.
 
     Enqueue again with this `job_id`: harmless if the caller chose it, else the job may run twice.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from itertools import islice
@@ -25,7 +25,9 @@ from framework.errors import (
 from framework.job import Job
 from framework.queues import DeadLetter, Queue, QueueOptions
 
-BATCH = 256  # jobs stored together: bounded memory and descriptors; a batch shares its fsyncs
+# Jobs stored together, which share their syncs; bounded, as they are held in memory.
+BATCH = 1024
+BATCH_BYTES = 8 << 20  # of encoded payloads
 MAX_ID_LENGTH = 255
 
 
@@ -93,12 +95,14 @@ class Producer:
         options = self._declared(queue)
         stored: list[str] = []
         rest = iter(payloads)
-        while batch := list(islice(rest, BATCH)):
+        while True:
             try:
+                encoded = self._encode_some(queue, rest, options)
+                if not encoded:
+                    return stored
                 now = self._clock()
                 not_before = _not_before(now, delay, None)
-                encoded = [self._encode(queue, payload, options) for payload in batch]
-                ids = [_new_id() for _ in batch]
+                ids = [_new_id() for _ in encoded]
                 with self._sending.many(queue.name, ids) as headers:
                     self._store(
                         [
@@ -110,7 +114,6 @@ class Producer:
                 error.enqueued = (*stored, *error.enqueued)
                 raise
             stored += ids
-        return stored
 
     async def run_async(self, call: Callable[[], list[str]]) -> list[str]:
         """Runs an enqueue in a thread, with the caller's context (the current span goes along)."""
@@ -143,6 +146,17 @@ class Producer:
                 f"{options.max_payload_bytes:,}: store the content elsewhere and enqueue a reference"
             )
         return data
+
+    def _encode_some(self, queue: Queue[Any], rest: Iterator[Any], options: QueueOptions) -> list[bytes]:
+        """The next payloads, as many as are stored together."""
+        encoded: list[bytes] = []
+        size = 0
+        for payload in islice(rest, BATCH):
+            encoded.append(self._encode(queue, payload, options))
+            size += len(encoded[-1])
+            if size >= BATCH_BYTES:
+                break
+        return encoded
 
     def _store(self, jobs: Sequence[Job]) -> None:
         try:

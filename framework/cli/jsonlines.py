@@ -9,11 +9,10 @@ from typing import Any, NoReturn
 
 from framework.cli.payloads import payload_of
 from framework.errors import EnqueueError, InvalidPayload, PayloadTooLarge, WorkerError
-from framework.producer import BATCH
+from framework.producer import BATCH, BATCH_BYTES
 from framework.queues import Queue
 
 CHUNK = 1 << 18
-BATCH_BYTES = 8 << 20  # text held for one batch
 
 
 class LineError(WorkerError):

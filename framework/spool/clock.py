@@ -74,6 +74,13 @@ class Clock:
             self._last = max(self.now(), self._last + 1)
             return f"{self._last:0{_LENGTH}d}"
 
+    def stamps(self, count: int) -> list[str]:
+        """So many at once, each later than the one before."""
+        with self._lock:
+            first = max(self.now(), self._last + 1)
+            self._last = first + count - 1
+        return [f"{stamp:0{_LENGTH}d}" for stamp in range(first, first + count)]
+
     def text(self) -> str:
         """Now, in the form of a stamp, to compare with."""
         return f"{self.now():0{_LENGTH}d}"
@@ -139,6 +146,8 @@ def newest_stamp(disk: Disk) -> int:
     for queue in disk.listdir("."):
         for state in ("tmp", "dead", "bad"):
             newest = max(newest, _newest(disk, f"{queue}/{state}"))
+        for batch in filter(names.BATCH.fullmatch, disk.listdir(f"{queue}/tmp")):
+            newest = max(newest, batch[:_LENGTH], _newest(disk, f"{queue}/tmp/{batch}"))
         for state in ("ready", "claimed", "delayed"):
             for directory in disk.listdir(f"{queue}/{state}"):
                 newest = max(newest, _newest(disk, f"{queue}/{state}/{directory}"))

@@ -11,40 +11,25 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 from framework.errors import EnqueueFailed, EnqueueUncertain, PayloadTooLarge, QueueFull
 from framework.job import Job
-from framework.spool import flocks, frame, ids, names
-from framework.spool.blanks import PAGE, Blank, Blanks
+from framework.spool import batch, flocks, frame, ids, names
+from framework.spool.batch import Batch
+from framework.spool.blanks import PAGE, Blanks
 from framework.spool.calls import HAS_SYNCFS
 from framework.spool.clock import Clock
 from framework.spool.disk import FULL, TOO_MANY_FILES, Disk
+from framework.spool.draft import Draft, Gone, create, place
 from framework.spool.gather import Gather
 from framework.spool.layout import QueueDir
 from framework.spool.limits import Limits
-from framework.spool.names import Name
 from framework.spool.recover import recover
 
 CHUNK = 256  # descriptors
 SYNCFS_FROM = 4  # files; below, an fsync of each is cheaper than one of the whole file system
-_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-
-
-class Gone(Exception):
-    """A draft vanished before its rename: somebody outside the protocol took it."""
-
-
-@dataclass(slots=True)
-class Draft:
-    """A file in tmp that this process writes; its lock says that we live."""
-
-    job: Job
-    name: Name
-    path: str
-    fd: int
-    prepared: bool = False
 
 
 class Enqueue:
@@ -56,7 +41,9 @@ class Enqueue:
         self._clock = clock
         self._ring = ring
         self._limits = Limits(disk, queue, clock)
+        self._create = partial(create, disk, queue, clock)
         self._blanks = Blanks(disk, self._create)
+        self._least_batch = batch.LEAST if HAS_SYNCFS or not disk.power else batch.MOST + 1
         self._gather = Gather(self._put, most=CHUNK)
 
     def put(self, jobs: Sequence[Job], done: list[str]) -> None:
@@ -79,10 +66,22 @@ class Enqueue:
                 self._put_chosen(jobs[at], done)
                 at += 1
                 continue
-            end = at + 1
-            while end < len(jobs) and end - at < CHUNK and not jobs[end].chosen_id and self._fits(jobs[end]):
-                end += 1
-            at += self._put_chunk(jobs[at:end], done)
+            run = self._run(jobs, at)
+            if len(run) >= self._least_batch and run[0].not_before is None:
+                at += self._put_batch(run, done)
+            else:
+                at += self._put_chunk(run[:CHUNK], done)
+
+    def _run(self, jobs: Sequence[Job], at: int) -> Sequence[Job]:
+        """Those from here on that may be stored together: runnable at once, or not, like the first."""
+        end, delayed = at + 1, jobs[at].not_before is not None
+        most = min(len(jobs), at + (CHUNK if delayed else batch.MOST))
+        while end < most and self._is_alike(jobs[end], delayed):
+            end += 1
+        return jobs[at:end]
+
+    def _is_alike(self, job: Job, delayed: bool) -> bool:
+        return not job.chosen_id and (job.not_before is not None) == delayed and self._fits(job)
 
     def _fits(self, job: Job) -> bool:
         return len(job.payload) <= self._queue.options.max_payload_bytes
@@ -117,6 +116,36 @@ class Enqueue:
             self._close(drafts)
         self._ring()
         return len(drafts)
+
+    def _put_batch(self, jobs: Sequence[Job], done: list[str]) -> int:
+        """Stores all of them, or none; how many."""
+        drafts: list[Draft] = []
+        made: Batch | None = None
+        try:
+            try:
+                files = [frame.encode(job) for job in jobs]
+                count_again = self._limits.admit(len(jobs), sum(map(len, files)))
+                made = Batch(self._disk, self._queue, self._clock)
+                made.write(jobs, files, drafts)
+                if self._disk.power:
+                    self._disk.calls.syncfs(self._disk.fd)
+            except QueueFull as error:
+                raise QueueFull(str(error), enqueued=done) from None
+            except (OSError, ValueError) as error:
+                self._not_queued(drafts, jobs[0], error, done)
+            try:
+                made.publish(drafts)
+            except (OSError, Gone) as error:
+                self._give_up(drafts)
+                self._uncertain(jobs[0], error, done, behind=len(jobs) - 1)
+            done += [job.id for job in jobs]
+            if count_again:
+                self._take_back_excess(drafts, done)
+        finally:
+            if made is not None:
+                made.close()
+        self._ring()
+        return len(jobs)
 
     def _put_chosen(self, job: Job, done: list[str]) -> None:
         """One job under the lock of its id, from the look until after the rename."""
@@ -178,23 +207,6 @@ class Enqueue:
         self._disk.calls.pwrite(blank.fd, data, 0)
         return True
 
-    def _create(self, *, chosen: bool = False) -> Blank:
-        """An empty locked file in tmp; only its name says whether its id was chosen. Raises OSError."""
-        while True:
-            name = Name(self._clock.stamp(), names.tails.next(), chosen=chosen)
-            path = self._queue.path("tmp", name)
-            fd = flocks.keep(self._disk.calls.open(path, _CREATE | os.O_CLOEXEC, 0o600, dir_fd=self._disk.fd))
-            try:
-                # A recoverer that saw the file between open and flock takes it for a dead writer's and unlinks it.
-                if flocks.take(self._disk.calls, fd) and (found := self._disk.calls.fstat(fd)).st_nlink > 0:
-                    return Blank(name, path, fd, found.st_ino)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    self._disk.unlink(path)
-                flocks.drop(self._disk.calls, fd)
-                raise
-            flocks.drop(self._disk.calls, fd)
-
     def _make_durable(self, drafts: Sequence[Draft]) -> None:
         if drafts[0].prepared:
             self._disk.calls.fdatasync(drafts[0].fd)
@@ -218,24 +230,18 @@ class Enqueue:
             draft.name = names.first(draft.job, self._clock.stamp(), draft.name.tail)
             target = self._queue.waiting(draft.name, self._clock.micros())
             try:
-                self._place(draft.path, target)
+                place(self._disk, draft.path, target)
             except (OSError, Gone) as error:
                 self._give_up(drafts[at + 1 :])
-                raise EnqueueUncertain(
-                    f"job {draft.job.id!r} may or may not be queued on {self._queue.name!r}: {error}",
-                    job_id=draft.job.id,
-                    enqueued=done,
-                ) from error
+                self._uncertain(draft.job, error, done)
             draft.path = target
             done.append(draft.job.id)
 
-    def _place(self, source: str, target: str) -> None:
-        """The common case is one call: the target is new, so it has no twin to look for. Raises OSError, Gone."""
-        try:
-            self._disk.rename(source, target)
-        except FileNotFoundError:  # a new bucket, mostly
-            if not self._disk.move(source, target):
-                raise Gone(f"{source} vanished before its rename") from None
+    def _uncertain(self, job: Job, error: Exception, done: Sequence[str], *, behind: int = 0) -> NoReturn:
+        which = f"job {job.id!r}" + (f" and the {behind} behind it" if behind else "")
+        raise EnqueueUncertain(
+            f"{which} may or may not be queued on {self._queue.name!r}: {error}", job_id=job.id, enqueued=done
+        ) from error
 
     def _give_up(self, drafts: Sequence[Draft]) -> None:
         """Those behind an uncertain one: removed as well as can be, so that their silence means not queued."""
@@ -248,30 +254,31 @@ class Enqueue:
             excess = self._limits.excess()
         except OSError:
             return  # they are queued, the count is not worth an error
-        taken = []
-        for draft in reversed(drafts[-excess:] if excess else ()):
-            try:
+        taken: list[Draft] = []
+        try:
+            for draft in reversed(drafts[-excess:] if excess else ()):
                 if self._disk.unlink(draft.path):
                     taken.append(draft)
                     if entry is not None:
                         self._disk.unlink(entry)
-                    self._disk.sync_removal(os.path.dirname(draft.path))
-            except OSError as error:
-                self._forget(draft, done)
-                raise EnqueueUncertain(
-                    f"job {draft.job.id!r} is one too many for {self._queue.name!r} and cannot be taken back: {error}",
-                    job_id=draft.job.id,
-                    enqueued=done,
-                ) from error
-            self._forget(draft, done)
+            for directory in {os.path.dirname(draft.path) for draft in taken}:
+                self._disk.sync_removal(directory)
+        except OSError as error:
+            self._forget([*taken, draft], done)
+            raise EnqueueUncertain(
+                f"job {draft.job.id!r} is one too many for {self._queue.name!r} and cannot be taken back: {error}",
+                job_id=draft.job.id,
+                enqueued=done,
+            ) from error
+        self._forget(taken, done)
         if taken:
             limit = self._queue.options.max_length
             raise QueueFull(f"queue {self._queue.name!r} is full, max_length is {limit}", enqueued=done)
 
     @staticmethod
-    def _forget(draft: Draft, done: list[str]) -> None:
-        if draft.job.id in done:
-            done.remove(draft.job.id)
+    def _forget(drafts: Sequence[Draft], done: list[str]) -> None:
+        gone = {draft.job.id for draft in drafts}
+        done[:] = [job_id for job_id in done if job_id not in gone]
 
     def _not_queued(
         self, drafts: Sequence[Draft], job: Job, error: Exception, done: Sequence[str], *, entry: str | None = None
@@ -298,13 +305,16 @@ class Enqueue:
         if not drafts:
             return
         for draft in drafts:
-            with contextlib.suppress(OSError):
-                self._disk.calls.ftruncate(draft.fd, 0)
+            if draft.fd >= 0:
+                with contextlib.suppress(OSError):
+                    self._disk.calls.ftruncate(draft.fd, 0)
         for draft in drafts:
             self._disk.unlink(draft.path)
             if entry is not None:
                 self._disk.unlink(entry)
-        self._disk.sync_removal(f"{self._queue.base}/tmp")
+        tmp, directory = f"{self._queue.base}/tmp", os.path.dirname(drafts[0].path)
+        is_gone = directory != tmp and self._disk.rmdir(directory)  # a batch's own
+        self._disk.sync_removal(tmp if is_gone else directory)
 
     def close(self) -> None:
         """Lets go of what was prepared. Idempotent."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from bisect import bisect_left
 
 from framework.spool import names
 from framework.spool.clock import Clock
@@ -84,6 +85,7 @@ class Listing:
         self._buckets = Buckets(disk, self._base)
         self._names: list[str] = []
         self._at = 0
+        self._batch_of: dict[str, str] = {}
         self._due = 0.0
         self._returned: list[str] = []
         self._foreign: set[str] = set()
@@ -91,7 +93,7 @@ class Listing:
 
     def path(self, entry: str) -> str:
         """Where an entry stands, relative to the root."""
-        return f"{self._base}/{entry[: names.BUCKET_DIGITS]}/{entry}"
+        return f"{self._base}/{self._batch_of.get(entry) or entry[: names.BUCKET_DIGITS]}/{entry}"
 
     def __len__(self) -> int:
         """Names that are left, as far as is known."""
@@ -149,11 +151,7 @@ class Listing:
             self._returned.clear()  # what was put back is on disk, the listing will find it
         began = self._clock.text()
         start = time.monotonic()
-        found: list[str] = []  # a copy: the kept lists must not change
-        for bucket in self._buckets.all():
-            found += self._buckets.names(bucket)
-            if len(found) >= ENOUGH:
-                break
+        found = self._oldest()
         while found and found[-1][: len(began)] >= began:
             found.pop()
         if self._foreign:
@@ -161,3 +159,26 @@ class Listing:
         self._names, self._at = found, 0
         now = time.monotonic()
         self._due = now + max(LEAST_AGE, 50 * (now - start))
+
+    def _oldest(self) -> list[str]:
+        """At least ENOUGH names, where there are so many, with none missing among them; sorted.
+
+        Buckets come in the order of their first stamps, and so a bucket of ten seconds before the batches of that time.
+        Names behind the next batch's stamp are left for later: those of that batch belong before them.
+        """
+        alone: list[str] = []  # a copy: the kept lists must not change
+        batched: list[str] = []
+        self._batch_of = {}
+        for bucket in self._buckets.all():
+            if len(alone) + len(batched) >= ENOUGH:
+                end = bisect_left(alone, bucket)
+                if end + len(batched) >= ENOUGH:
+                    del alone[end:]
+                    break
+            entries = self._buckets.names(bucket)
+            if len(bucket) == names.BUCKET_DIGITS:
+                alone += entries
+            else:
+                batched += entries
+                self._batch_of.update(dict.fromkeys(entries, bucket))
+        return sorted(alone + batched)

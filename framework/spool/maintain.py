@@ -19,7 +19,7 @@ from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
 from framework.spool.listing import Buckets, Names
 from framework.spool.names import Name
-from framework.spool.recover import recover
+from framework.spool.recover import recover_all
 from framework.spool.ripen import Ripen
 
 DEPTH_EVERY = 0.9  # seconds
@@ -71,7 +71,7 @@ class Maintain:
     def _recover(self) -> None:
         promoted = 0
         for entry in self._drafts():
-            promoted += recover(self._disk, self._clock, self._queue, entry) == "promoted"
+            promoted += recover_all(self._disk, self._clock, self._queue, entry)
         if promoted:
             self._counts["recovered"] += promoted
             self._ring()
@@ -134,10 +134,14 @@ class Maintain:
                     self._disk.unlink(f"{self._queue.base}/{entry}")
 
     def _remove_buckets(self) -> None:
-        """Only those whose time has passed: producers use the others. A rename back makes its bucket again."""
+        """Only those whose time has passed: producers use the others. A rename back makes its bucket again.
+
+        A batch gets no further jobs, so it goes when it is empty.
+        """
         limit = f"{max(0, self._clock.now() - BUCKET_KEPT):020d}"[: names.BUCKET_DIGITS]
         for bucket in self._buckets.all():
-            if bucket < limit:
+            is_batch = len(bucket) > names.BUCKET_DIGITS
+            if not self._buckets.names(bucket) if is_batch else bucket < limit:
                 self._disk.rmdir(f"{self._queue.base}/ready/{bucket}")
 
     def _sweep_ids(self) -> None:

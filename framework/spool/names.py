@@ -20,12 +20,14 @@ MAX_TIME = 10**18 - 1  # microseconds: 18 digits, some 31,000 years
 BUCKET_DIGITS = 10  # of the stamp: a bucket spans ten seconds
 
 _COUNT = r"(0|[1-9]\d{0,8})"
+_TAIL = r"[0-9a-f]{8}\.[0-9a-f]{1,16}\.[0-9a-f]{12}"
 _PATTERN = re.compile(
-    rf"(\d{{20}})\.([0-9a-f]{{8}}\.[0-9a-f]{{1,16}}\.[0-9a-f]{{12}}),{_COUNT}\.{_COUNT}"
+    rf"(\d{{20}})\.({_TAIL}),{_COUNT}\.{_COUNT}"
     r"(?:,n(0|[1-9]\d{0,17}))?(?:,x(0|[1-9]\d{0,17}))?(,i)?",
     re.ASCII,
 )
-BUCKET = re.compile(rf"\d{{{BUCKET_DIGITS}}}", re.ASCII)
+BATCH = re.compile(rf"\d{{20}}\.{_TAIL}", re.ASCII)  # a batch's directory: the stem of a name
+BUCKET = re.compile(rf"\d{{{BUCKET_DIGITS}}}|{BATCH.pattern}", re.ASCII)
 MINUTE = re.compile(r"\d{11}", re.ASCII)
 
 
@@ -61,7 +63,7 @@ class Name(NamedTuple):
 
     @property
     def bucket(self) -> str:
-        """The directory in ready/."""
+        """The directory in ready/ where jobs lie that came without a batch."""
         return self.stamp[:BUCKET_DIGITS]
 
     @property
@@ -128,10 +130,15 @@ class Tails:
 
     def next(self) -> str:
         """A tail that nobody else has."""
+        return self.many(1)[0]
+
+    def many(self, count: int) -> list[str]:
+        """So many; one draw is enough to tell them from all others."""
         with self._lock:
-            self._counter += 1
-            counter = self._counter
-        return f"{self._producer}.{counter:x}.{os.urandom(6).hex()}"
+            first = self._counter + 1
+            self._counter += count
+        random = os.urandom(6).hex()
+        return [f"{self._producer}.{number:x}.{random}" for number in range(first, first + count)]
 
 
 tails = Tails()

@@ -1,6 +1,6 @@
 """What a dead producer left in tmp: a whole job is promoted, anything less is removed.
 
-A producer holds the `flock` on the file that it writes, so the file is its own proof of life.
+A producer holds the `flock` on the file that it writes, or on its batch, so these are their own proof of life.
 """
 
 from __future__ import annotations
@@ -11,19 +11,55 @@ import stat
 
 from framework.job import Job
 from framework.spool import flocks, frame, ids, names
+from framework.spool.calls import HAS_SYNCFS
 from framework.spool.clock import Clock
-from framework.spool.disk import Disk
+from framework.spool.disk import DIRECTORY, Disk
 from framework.spool.ids import Recovery
 from framework.spool.layout import QueueDir
 
 
-def recover(disk: Disk, clock: Clock, queue: QueueDir, entry: str, *, id_locked: bool = False) -> Recovery:
+def recover_all(disk: Disk, clock: Clock, queue: QueueDir, entry: str) -> int:
+    """Settles what an entry of tmp is, a file or a batch; how many jobs were promoted. Raises OSError."""
+    if names.BATCH.fullmatch(entry):
+        return _recover_batch(disk, clock, queue, entry)
+    return recover(disk, clock, queue, entry) == "promoted"
+
+
+def _recover_batch(disk: Disk, clock: Clock, queue: QueueDir, batch: str) -> int:
+    path = queue.path("tmp", batch)
+    try:
+        fd = flocks.keep(disk.open(path, DIRECTORY))
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return 0
+        raise
+    try:
+        here = disk.stat(path) if flocks.take(disk.calls, fd) else None
+        if here is None or here.st_ino != disk.calls.fstat(fd).st_ino:
+            return 0  # its writer lives, or has renamed it since the listing
+        synced = disk.power and HAS_SYNCFS
+        if synced:
+            disk.calls.syncfs(disk.fd)
+        found = sorted(disk.calls.listdir(fd))
+        done = [recover(disk, clock, queue, f"{batch}/{entry}", synced=synced) for entry in found]
+        disk.rmdir(path)
+        return done.count("promoted")
+    finally:
+        flocks.drop(disk.calls, fd)
+        disk.reserve()
+
+
+def recover(
+    disk: Disk, clock: Clock, queue: QueueDir, entry: str, *, id_locked: bool = False, synced: bool = False
+) -> Recovery:
     """Settles one file in tmp. Raises OSError.
 
     Args:
+        entry: its name; with its batch before it, where it is of one.
         id_locked: the caller holds the lock of the id in this file.
+        synced: whatever is in the file is durable.
     """
-    name = names.parse(entry)
+    name = names.parse(os.path.basename(entry))
     if name is None:
         return "gone"
     path = queue.path("tmp", entry)
@@ -43,7 +79,8 @@ def recover(disk: Disk, clock: Clock, queue: QueueDir, entry: str, *, id_locked:
         if job is None:
             disk.unlink(path)
             return "gone"
-        disk.sync(fd)  # its writer may not have come to that; a duplicate of its id is told yes on the strength of this
+        if not synced:  # its writer may not have come to that, and a duplicate of its id is told yes on its strength
+            disk.sync(fd)
         name = names.first(job, name.stamp, name.tail)
         return _promote(disk, clock, queue, path, name, job.id, found.st_ino, id_locked)
     finally:

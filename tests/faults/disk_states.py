@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 DATA = ("whole", "empty", "half", "zeros")  # what may be there of data that was not synced
 MOST_STATES = 64  # of one moment; beyond, they are drawn
@@ -47,9 +47,16 @@ class Inode:
         return bytes(data)
 
 
+class Entry(NamedTuple):
+    """A name in a directory."""
+
+    directory: Inode
+    name: str
+
+
 @dataclass(eq=False, slots=True)
 class Change:
-    """Of names: added, removed or moved.
+    """Of names: added, removed or moved. A name belongs to its directory, wherever that is moved to.
 
     Attributes:
         moment: the call after which it was made.
@@ -58,13 +65,13 @@ class Change:
 
     moment: int
     inode: Inode
-    source: str = ""
-    target: str = ""
+    source: Entry | None = None
+    target: Entry | None = None
     needs: tuple[Change, ...] = ()
 
-    def directories(self) -> set[str]:
-        """Those in which it changes a name."""
-        return {os.path.dirname(path) for path in (self.source, self.target) if path}
+    def directories(self) -> set[int]:
+        """Those in which it changes a name, by identity."""
+        return {id(entry.directory) for entry in (self.source, self.target) if entry is not None}
 
 
 @dataclass(slots=True)
@@ -89,7 +96,8 @@ class Recorder:
         self.moment = 0
         self.changes: list[Change] = []
         self.syncs: list[Sync] = []
-        self._names: dict[str, Inode] = {"": Inode("directory")}
+        self._root = Inode("directory")
+        self._names: dict[str, Inode] = {"": self._root}
         self._fds: dict[int, tuple[Inode, str]] = {}
         self._last: dict[Any, Change] = {}
         self._positions: dict[int, int] = defaultdict(int)
@@ -111,16 +119,23 @@ class Recorder:
         whole = os.path.normpath(os.path.join(base, path))
         return os.path.relpath(whole, self._base) if whole != self._base else ""
 
+    def _entry(self, path: str) -> Entry:
+        return Entry(self._names[os.path.dirname(path)], os.path.basename(path))
+
     def _change(self, inode: Inode, source: str, target: str, *after: Change) -> None:
-        keys: list[Any] = [inode, *filter(None, (source, target))]
+        old, new = (self._entry(path) if path else None for path in (source, target))
+        keys: list[Any] = [inode, *filter(None, (old, new))]
         needs = tuple({id(c): c for c in (*after, *(self._last.get(key) for key in keys)) if c}.values())
-        change = Change(self.moment, inode, source, target, needs)
+        change = Change(self.moment, inode, old, new, needs)
         self.changes.append(change)
         self._last.update(dict.fromkeys(keys, change))
         if source:
             self._names.pop(source, None)
         if target:
             self._names[target] = inode
+        if source and target and inode.kind == "directory":
+            for path in [path for path in self._names if path.startswith(f"{source}/")]:
+                self._names[target + path[len(source) :]] = self._names.pop(path)
 
     # What each call does. The names are those of the seam.
 
@@ -152,7 +167,7 @@ class Recorder:
     def _rmdir(self, _: None, path: str, dir_fd: int) -> None:
         where = self._path(path, dir_fd)
         # It was empty, and no file system forgets why: what had left it is as gone as it is itself.
-        left = [change for change in self.changes if where in change.directories()]
+        left = [change for change in self.changes if id(self._names[where]) in change.directories()]
         self._change(self._names[where], where, "", *left)
 
     def _written(self, fd: int, offset: int, data: bytes | None) -> None:
@@ -174,9 +189,9 @@ class Recorder:
         self._written(fd, offset, bytes(length))
 
     def _fsync(self, _: None, fd: int) -> None:
-        inode, path = self._fds[fd]
+        inode, _path = self._fds[fd]
         if inode.kind == "directory":
-            changes = [change for change in self.changes if path in change.directories()]
+            changes = [change for change in self.changes if id(inode) in change.directories()]
             self.syncs.append(Sync(self.moment, _site(), changes, {}))
         else:
             changes = [change for change in self.changes if change.inode is inode]
@@ -217,7 +232,7 @@ class Recorder:
         for kept in _combinations(loose, chance, most):
             present = [change for change in done if id(change) in durable or id(change) in kept]
             for variant in DATA if unsynced else DATA[:1]:
-                yield State(present, written, writes, variant)
+                yield State(self._root, present, written, writes, variant)
 
 
 def _site() -> str:
@@ -267,6 +282,7 @@ def _combinations(loose: list[Change], chance: random.Random, most: int) -> Iter
 class State:
     """One state of the disk."""
 
+    root: Inode
     changes: list[Change]
     written: dict[Inode, int]
     synced: dict[Inode, int]
@@ -274,22 +290,22 @@ class State:
 
     def tree(self) -> dict[str, Inode]:
         """Names that are there; a name in a directory that is not there is lost."""
-        names: dict[str, Inode] = {}
+        inside: dict[int, dict[str, Inode]] = defaultdict(dict)
         for change in self.changes:
-            if change.source:
-                names.pop(change.source, None)
-            if change.target:
-                names[change.target] = change.inode
-        return {path: inode for path, inode in sorted(names.items()) if self._rooted(path, names)}
+            if change.source is not None:
+                inside[id(change.source.directory)].pop(change.source.name, None)
+            if change.target is not None:
+                inside[id(change.target.directory)][change.target.name] = change.inode
+        found: dict[str, Inode] = {}
 
-    @staticmethod
-    def _rooted(path: str, names: dict[str, Inode]) -> bool:
-        above = os.path.dirname(path)
-        while above:
-            if above not in names or names[above].kind != "directory":
-                return False
-            above = os.path.dirname(above)
-        return True
+        def walk(directory: Inode, above: str) -> None:
+            for name, inode in inside[id(directory)].items():
+                found[above + name] = inode
+                if inode.kind == "directory":
+                    walk(inode, f"{above}{name}/")
+
+        walk(self.root, "")
+        return dict(sorted(found.items()))
 
     def content(self, inode: Inode) -> bytes:
         """Of a file."""

@@ -154,6 +154,43 @@ def _enqueue_prepared(life: Life) -> None:
     life.enqueue("b")
 
 
+def _batched(life: Life) -> SpoolBroker:
+    """Its batches begin with two jobs, as each job is a point of its own."""
+    life.mine._spool.parts("jobs").enqueue._least_batch = 2
+    return life.mine
+
+
+def _enqueue_batch(life: Life) -> None:
+    """One is drained and another is not; what comes back goes to the bucket of its time."""
+    life.enqueue("a")
+    _batched(life)
+    life.enqueue("b", "c")
+    life.enqueue("d", "e")
+    life.enqueue("f")
+    for job_id in ("a", "b", "c"):
+        life.ends("there", job_id)
+        life.mine.ack([life.started()])
+    life.mine.release([life.started()])
+    life.mine.maintain()
+    life.enqueue("g", "h", delay=3600)
+
+
+def _batch_in_vain(life: Life) -> None:
+    """Its sync fails, and the removal is told; then a writer dies with another one."""
+    life.enqueue("a")
+    life.ours.update(("b", "c", "d", "e"))
+    life.hook = _late_error
+    try:
+        _batched(life).enqueue([job("b"), job("c")])
+    except EnqueueFailed:
+        life.promise("absent", "b", "c")
+    life.hook = None
+    _batched(life)
+    life.cut_before("syncfs", lambda: life.mine.enqueue([job("d"), job("e")]))
+    life.mine.maintain()
+    life.enqueue("f")
+
+
 def _in_vain(life: Life) -> None:
     life.enqueue("a")
     for job_id, chosen in (("plain", False), ("chosen", True)):
@@ -168,7 +205,7 @@ def _in_vain(life: Life) -> None:
 
 
 def _late_error(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Callable[..., Any]) -> Any:
-    is_file = name == "fsync" and os.path.isfile(f"/proc/self/fd/{args[0]}")
+    is_file = name == "syncfs" or (name == "fsync" and os.path.isfile(f"/proc/self/fd/{args[0]}"))
     result = real(*args, **kwargs)
     if is_file:
         raise OSError(errno.EIO, "injected")
@@ -266,6 +303,8 @@ TRACES: dict[str, Callable[[Life], None]] = {
     "enqueue": _enqueue,
     "enqueue many": _enqueue_many,
     "enqueue prepared": _enqueue_prepared,
+    "enqueue batch": _enqueue_batch,
+    "batch in vain": _batch_in_vain,
     "in vain": _in_vain,
     "one too many": _one_too_many,
     "settle": _settle,

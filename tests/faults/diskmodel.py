@@ -114,11 +114,11 @@ def _compare(fresh: SpoolBroker, active: list[Promise], ours: set[str]) -> list[
         }[promise.what]
         if not kept:
             broken.append(f"{promise.job_id} was promised to be: {promise.what}")
-    broken += [f"{fresh.stats(queue.name).bad} bad files" for queue in QUEUES if fresh.stats(queue.name).bad]
     for queue in QUEUES:
         broken += [
             f"{x.job.id} was handed out torn" for x in claim(fresh, queue.name) if x.job.payload != body(x.job.id)
         ]
+    broken += [f"{fresh.stats(queue.name).bad} bad files" for queue in QUEUES if fresh.stats(queue.name).bad]
     return broken
 
 

@@ -41,22 +41,25 @@ CLAIM, LAYOUT, FLAGS, PLANTED = (
     "spool/test_planted.py",
 )
 MODEL = "spool/test_disk_model.py"
+BATCH = "spool/test_batch.py"
 LINKS = "unit/test_planted_links.py"
 _NOFOLLOW = "os.O_NOFOLLOW | os.O_NONBLOCK"
 
 FSYNCS = (
     _one("fsync of an enqueued file", "enqueue.py", "self._disk.sync(draft.fd)", "pass", ENQUEUE),
-    _one("syncfs of a chunk", "enqueue.py", "self._disk.calls.syncfs(self._disk.fd)", "pass", ENQUEUE),
+    _one("syncfs of a chunk", "enqueue.py", "self._disk.power and HAS_SYNCFS and len(drafts) + len(blanks) >= SYNCFS_FROM:\n                self._disk.calls.syncfs(self._disk.fd)", "False:\n                pass", ENQUEUE),
+    _one("syncfs of a batch", "enqueue.py", "                if self._disk.power:\n                    self._disk.calls.syncfs(self._disk.fd)", "                pass", f"{BATCH} {MODEL}"),
+    _one("syncfs of a recovered batch", "recover.py", "            disk.calls.syncfs(disk.fd)", "            pass", f"{BATCH} {MODEL}"),
     _one("fdatasync of a prepared file", "enqueue.py", "self._disk.calls.fdatasync(drafts[0].fd)", "pass", f"spool/test_blanks.py {MODEL}"),
-    _one("fsync after a removal from tmp", "enqueue.py", 'self._disk.sync_removal(f"{self._queue.base}/tmp")', "pass", ENQUEUE,
+    _one("fsync after a removal from tmp", "enqueue.py", "self._disk.sync_removal(tmp if is_gone else directory)", "pass", ENQUEUE,
          "1 of 20 'not queued' came back after a cut"),
-    _one("fsync after one too many is taken back", "enqueue.py", "self._disk.sync_removal(os.path.dirname(draft.path))", "pass", MODEL),
+    _one("fsync after one too many is taken back", "enqueue.py", "self._disk.sync_removal(directory)\n        except", "pass\n        except", MODEL),
     _one("commit of a removal on btrfs", "disk.py", "if self.power and self.forgetful and HAS_SYNCFS:\n            self.calls.syncfs(self.fd)", "pass", ENQUEUE),
     _one("fsync of the record of a dead letter", "settle.py", "                if sync:\n", "                if False:\n", SETTLE,
          "no dead letter had its last record after a cut"),
     _one("fsync of the directory of a dead letter", "settle.py", "            self._sync_after(path)", "            pass", SETTLE),
     _one("fsync of the directory of a dead letter, where it is done", "settle.py", "            self._disk.sync_dir(os.path.dirname(path))", "            pass", SETTLE),
-    _one("fsync of a recovered file", "recover.py", "        disk.sync(fd)  #", "        pass  #", "spool/test_recover.py"),
+    _one("fsync of a recovered file", "recover.py", "            disk.sync(fd)", "            pass", "spool/test_recover.py"),
     _one("fsync of a new directory's parent", "disk.py", 'self.sync_dir(os.path.dirname(path) or ".")', "pass", f"{LAYOUT} {MODEL}"),
     _one("fsync of a new queue's directory", "layout.py", "        disk.sync_dir(queue.base)", "        pass", MODEL),
     _one("fsync of the root's parents", "layout.py", "            calls.fsync(fd)", "            pass", MODEL),
@@ -76,7 +79,7 @@ CHECKSUMS = (
 )  # fmt: skip
 
 CAREFUL = (
-    _one("O_EXCL of a file in tmp", "enqueue.py", "os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW", "os.O_CREAT | os.O_NOFOLLOW", FLAGS),
+    _one("O_EXCL of a file in tmp", "draft.py", "os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW", "os.O_CREAT | os.O_NOFOLLOW", FLAGS),
     _one("O_EXCL of a lock", "life.py", "os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW", "os.O_CREAT | os.O_NOFOLLOW", f"{FLAGS} {LIFE}"),
     _one("O_EXCL of a published depth", "maintain.py", "os.O_CREAT | os.O_EXCL", "os.O_CREAT", FLAGS),
     _one("O_EXCL of the clock's draft", "clock.py", "os.O_CREAT | os.O_EXCL", "os.O_CREAT", FLAGS),
@@ -110,8 +113,17 @@ CAREFUL = (
 )  # fmt: skip
 
 LOCKS = (
-    _one("flock of a file in tmp", "enqueue.py", "if flocks.take(self._disk.calls, fd) and (found", "if (found", ENQUEUE),
-    _one("link count after the flock", "enqueue.py", "(found := self._disk.calls.fstat(fd)).st_nlink > 0:", "(found := self._disk.calls.fstat(fd)):", ENQUEUE),
+    _one("flock of a file in tmp", "draft.py", "if flocks.take(disk.calls, fd) and (found", "if (found", ENQUEUE),
+    _one("flock of a batch in tmp", "batch.py", "if flocks.take(disk.calls, fd):", "if True:", BATCH),
+    _one("the batch that was locked is the one in tmp", "batch.py", "if here is not None and here.st_ino == disk.calls.fstat(fd).st_ino:", "if True:", BATCH),
+    _one("flock of a batch that is recovered", "recover.py", "disk.stat(path) if flocks.take(disk.calls, fd) else None", "disk.stat(path)", BATCH),
+    _one("the batch that is recovered is the one in tmp", "recover.py", "if here is None or here.st_ino != disk.calls.fstat(fd).st_ino:\n            return 0", "if here is False:\n            return 0", BATCH),
+    _one("a batch that arrived in spite of an error", "batch.py", "            if self._disk.stat(self.target) is None:\n                raise", "            raise", BATCH),
+    _one("the clock looks into batches in tmp", "clock.py", "newest = max(newest, batch[:_LENGTH], _newest(disk, f\"{queue}/tmp/{batch}\"))", "pass", BATCH),
+    _one("a claimed one too many was queued", "enqueue.py", "                if self._disk.unlink(draft.path):\n                    taken.append(draft)\n", "                self._disk.unlink(draft.path)\n                taken.append(draft)\n                if True:\n", BATCH),
+    _one("batches stand among the jobs of their time", "listing.py", "return sorted(alone + batched)", "return alone + batched", BATCH),
+    _one("what stands behind the next batch waits", "listing.py", "                    del alone[end:]\n", "", BATCH),
+    _one("link count after the flock", "draft.py", "(found := disk.calls.fstat(fd)).st_nlink > 0:", "(found := disk.calls.fstat(fd)):", ENQUEUE),
     _one("flock of recovery", "recover.py", 'if not flocks.take(disk.calls, fd):', "if False:", ENQUEUE),
     _one("flock of a rescue", "rescue.py", "if flocks.take(self._disk.calls, fd) and self._disk", "if self._disk", LIFE),
     _one("link count after a rescue's flock", "rescue.py", " and self._disk.calls.fstat(fd).st_nlink > 0:", ":", LIFE),
@@ -141,7 +153,7 @@ PROTOCOL = (
     ), f"{LIFE} spool/test_explorer.py", "any other order of birth: 86 of 3,125 newborn workers"),
     _one("a lock is named by link, not rename", "life.py", "if not disk.link(draft, owner.lock):\n        return False", "if disk.rename(draft, owner.lock):\n        return False", f"{LIFE} spool/test_explorer.py"),
     _one("rescued: the directory before the lock", "life.py", "        if disk.rmdir(owner.base):\n            disk.unlink(owner.lock)", "        disk.unlink(owner.lock)\n        disk.rmdir(owner.base)", f"{LIFE} spool/test_explorer.py"),
-    _one("run record", "store.py", "            life.write_run(self._opened()[0], held.owner, Started(held.name.stem, run))", "            pass", LIFE,
+    _one("run record", "store.py", "            life.write_run(self._opened()[0], held, Started(held.name.stem, run))", "            pass", LIFE,
          "without run records 64 dead letters in 11 crashes"),
     _one("a rescue reads run records", "rescue.py", "started=runs.read_rows(data)", "started={}", LIFE, "without run records 64 dead letters in 11 crashes"),
     _one("a run record is of one delivery", "rescue.py", "ward.started.get(held.key)", "next((s for s in ward.started.values() if s.stem == held.name.stem), None)", "spool/test_runs.py"),
@@ -164,7 +176,7 @@ PROTOCOL = (
          "ENOENT on a rename has three meanings: 61 of 30,000 stranded"),
     _one("ENOENT: the source is gone", "disk.py", "                if self.stat(source) is None:\n                    return False\n", "", f"{ENQUEUE} {SETTLE}",
          "ENOENT on a rename has three meanings: 61 of 30,000 stranded"),
-    _one("a vanished draft is uncertain", "enqueue.py", "                raise Gone(f\"{source} vanished before its rename\") from None", "                return", ENQUEUE),
+    _one("a vanished draft is uncertain", "draft.py", "            raise Gone(f\"{source} vanished before its rename\") from None", "            return", ENQUEUE),
     _one("nothing strands with the living", "claim.py", "            self._stranded(leases, limit)\n", "", CLAIM),
     _one("a twin is dropped by its inode", "disk.py", "if moved is not None and (left.st_ino, left.st_dev) == (moved.st_ino, moved.st_dev):", "if moved is not None:", CLAIM,
          "a deduplication that compared listings deleted 229 of 3,000"),
@@ -176,7 +188,7 @@ PROTOCOL = (
          "history would push a 1 MiB job into bad/"),
     _one("only due minutes are listed", "ripen.py", "            if minute > names.minute_of(now):", "            if False:", "spool/test_maintain.py",
          "500,000 entries in one directory: 0.3-0.6 s a tick"),
-    _one("only old buckets are removed", "maintain.py", "            if bucket < limit:", "            if True:", "spool/test_maintain.py"),
+    _one("only old buckets are removed", "maintain.py", " if is_batch else bucket < limit:", " if is_batch else True:", "spool/test_maintain.py"),
     _one("ext4 needs its journal", "filesystem.py", 'if not any(line.startswith("data=") for line in lines):', "if False:", "spool/test_filesystem.py",
          "without a journal 19 of 20 acknowledged jobs were lost"),
     _one("too many files never make a file bad", "claim.py", "if error.errno not in (errno.EIO, errno.EACCES):", "if False:", CLAIM),
@@ -195,7 +207,7 @@ IDENTITY = (
     _one("recovery leaves the entry of another's job", "recover.py", "        elif found.st_nlink < 2:", "        elif True:", f"{IDS} spool/test_crash_points.py"),
     _one("recovery links an id", "recover.py", "            disk.link(path, entry)", "            return True", IDS),
     _one("recovery asks whose the id is", "recover.py", "            if _linked(disk, path, ids.entry(queue, job_id), inode):", "            if True:", IDS),
-    _one("one too many of an id is taken back whole", "enqueue.py", "                    if entry is not None:\n                        self._disk.unlink(entry)\n                    self._disk.sync_removal", "                    self._disk.sync_removal", IDS),
+    _one("one too many of an id is taken back whole", "enqueue.py", "                    if entry is not None:\n                        self._disk.unlink(entry)\n            for directory", "            for directory", IDS),
 )  # fmt: skip
 
 JUDGEMENT = (

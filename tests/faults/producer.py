@@ -39,7 +39,7 @@ def enqueue(choices: random.Random, name: str) -> list[str]:
     queue, weights = (Soak.sync, SYNC) if choices.random() < 0.6 else (Soak.many, MANY)
     kind = choices.random()
     if kind < 0.3:
-        return queue.enqueue_many([task(choices, weights) for _ in range(choices.randrange(2, 40))])
+        return queue.enqueue_many([task(choices, weights) for _ in range(choices.randrange(2, 120))])
     options: dict[str, Any] = {}
     if kind < 0.5:
         options["job_id"] = name

@@ -234,6 +234,62 @@ class EnqueueAndRecovery(Protocol):
         assert files(self.root, "jobs/tmp/*") == []
 
 
+class BatchAndRecovery(EnqueueAndRecovery):
+    """A recoverer comes while a producer writes a batch."""
+
+    def __init__(self, root: Path) -> None:
+        Protocol.__init__(self, root)
+        self.works = [
+            racing(self.in_batches(), lambda b: b.enqueue([job("a"), job("b")])),
+            racing(self.opened(), lambda b: b._spool.parts("jobs").maintain._recover()),
+        ]
+
+    def in_batches(self) -> tuple[SpoolBroker, Seam]:
+        made = self.opened()
+        made[0]._spool.parts("jobs").enqueue._least_batch = 2
+        return made
+
+    def check(self, turns: Turns) -> None:
+        assert dict(census(self.alone())) == {"a": 1, "b": 1}
+        assert files(self.root, "jobs/tmp/*") == []
+
+
+class BatchOfTheDeadAndTwoRecoveries(BatchAndRecovery):
+    """Two find the batch of a dead producer."""
+
+    def __init__(self, root: Path) -> None:
+        Protocol.__init__(self, root)
+
+        def live(b: SpoolBroker) -> None:
+            b._spool.parts("jobs").enqueue._least_batch = 2
+            b.enqueue([job("a"), job("b")])
+
+        cut_at(root, "rename", live, *QUEUES)
+        self.works = [racing(self.opened(), lambda b: b._spool.parts("jobs").maintain._recover()) for _ in range(2)]
+
+
+class BatchAndItsRemoval(BatchAndRecovery):
+    """It is drained and removed while its producer returns from the rename."""
+
+    def __init__(self, root: Path) -> None:
+        Protocol.__init__(self, root)
+
+        def drain(b: SpoolBroker) -> int:
+            leases = b._spool.claim("jobs", limit=9, wait=0)
+            b.ack(leases)
+            b._spool.parts("jobs").maintain._remove_buckets()
+            return len(leases)
+
+        self.works = [
+            racing(self.in_batches(), lambda b: b.enqueue([job("a"), job("b")])),
+            racing(self.opened(), drain),
+        ]
+
+    def check(self, turns: Turns) -> None:
+        drained: int = turns.processes[1].result
+        assert sum(census(self.alone()).values()) == 2 - drained, "a job is lost, or there twice"
+
+
 class TwoFirstOpens(Protocol):
     """Two supervisors open a root that is not there yet."""
 
@@ -284,6 +340,9 @@ PROTOCOLS: dict[str, type[Protocol]] = {
     "a bucket and an enqueue": BucketAndEnqueue,
     "a bucket and a release": BucketAndRelease,
     "an enqueue and a recovery": EnqueueAndRecovery,
+    "a batch and a recovery": BatchAndRecovery,
+    "a dead producer's batch and two recoveries": BatchOfTheDeadAndTwoRecoveries,
+    "a batch and its removal": BatchAndItsRemoval,
     "two first opens": TwoFirstOpens,
     "main and helper thread": MainAndHelper,
 }

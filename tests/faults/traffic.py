@@ -26,6 +26,7 @@ from tests.spool.world import run, settle_orphan
 LETTERS = QueueOptions("letters", is_dead_letter=True)
 QUEUES = (QueueOptions("jobs", dead_letter="letters"), QueueOptions("plain"), LETTERS)
 BACKLOG = 120  # jobs; above it everybody works
+LEAST_BATCH = 6  # jobs
 CHOSEN = 12  # ids that an actor uses again and again
 
 
@@ -69,6 +70,8 @@ class Actor:
             f"spool:{root}", incarnation=f"{name}-{os.getpid()}", calls=self._seam, durability=durability
         )
         self.broker.open(QUEUES)
+        for queue in QUEUES:
+            self.broker._spool.parts(queue.name).enqueue._least_batch = LEAST_BATCH
 
     def step(self) -> None:
         """One thing. What the disk refuses is tried again by somebody later."""
@@ -84,12 +87,10 @@ class Actor:
     def _say(self, sign: str, key: str, when: int | None = None) -> None:
         os.write(self._ledger, f"{sign} {key} {time.monotonic_ns() if when is None else when}\n".encode())
 
-    def _job(self, job_id: str, *, chosen: bool = False, delay: float | None = None) -> Job:
+    def _job(self, job_id: str, *, queue: str = "", chosen: bool = False, delay: float | None = None) -> Job:
         self._number += 1
         key, now = f"{job_id}#{os.getpid()}.{self._number}", time.time()
-        queue = self._rng.choice(("jobs", "plain"))
-        if chosen:
-            queue = "jobs"
+        queue = "jobs" if chosen else queue or self._rng.choice(("jobs", "plain"))
         return Job(
             job_id, os.urandom(16), queue, body(key), {"k": key}, now, None if delay is None else now + delay,
             chosen_id=chosen,
@@ -121,23 +122,28 @@ class Actor:
         self._enqueue(self._job(self._fresh(), delay=self._rng.choice((None, None, 0.02, 1.5))))
 
     def _many(self) -> None:
-        self._enqueue(*(self._job(self._fresh()) for _ in range(self._rng.randint(2, 20))))
+        """Of one queue, mostly in a batch; or of both, in pieces."""
+        queue = self._rng.choice(("jobs", "plain", ""))
+        self._enqueue(*(self._job(self._fresh(), queue=queue) for _ in range(self._rng.randint(2, 20))))
 
     def _chosen(self) -> None:
         self._enqueue(self._job(f"chosen.{self._rng.randrange(CHOSEN)}", chosen=True))
 
     def _in_vain(self) -> None:
-        """The file is durable, and then the system says EIO."""
+        """The file or the batch is durable, and then the system says EIO."""
 
         def hook(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Callable[..., Any]) -> Any:
             result = real(*args, **kwargs)
-            if name == "fsync" and os.path.isfile(f"/proc/self/fd/{args[0]}"):
+            if name == "syncfs" or (name == "fsync" and os.path.isfile(f"/proc/self/fd/{args[0]}")):
                 raise OSError(errno.EIO, "injected")
             return result
 
+        jobs = [self._job(self._fresh(), chosen=self._rng.random() < 0.3)]
+        if self._rng.random() < 0.4:
+            jobs = [self._job(self._fresh(), queue="jobs") for _ in range(LEAST_BATCH)]
         self._seam.arm(hook)
         try:
-            self._enqueue(self._job(self._fresh(), chosen=self._rng.random() < 0.3))
+            self._enqueue(*jobs)
         finally:
             self._seam.disarm()
 

@@ -5,18 +5,21 @@ For the enumerators, as `cases`. What prepares a case stands in for other proces
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
 import time
+from typing import Any
 
 from framework.brokers.spool import SpoolBroker
-from framework.errors import EnqueueUncertain, QueueFull
+from framework.errors import EnqueueFailed, EnqueueUncertain, QueueFull
 from framework.queues import QueueOptions
 from framework.spool import ids
 from framework.spool.blanks import WORTH
 from framework.spool.life import wid_of
 
+from .seam import pass_on
 from .stage import Case, Stage
 from .world import JOBS, LETTERS, broker, claim, cut_at, dead_owner, failure, files, job, one, run, settle_orphan
 
@@ -113,6 +116,53 @@ def _prepared_by_the_dead(stage: Stage) -> None:
 
     dead_owner(stage.root, live, *stage.queues)
     stage.stored.append("b")
+
+
+def _in_batches(made: SpoolBroker) -> SpoolBroker:
+    """That begin with two jobs, as each job is a point of its own."""
+    made._spool.parts("jobs").enqueue._least_batch = 2
+    return made
+
+
+def _enqueue_batch(stage: Stage) -> None:
+    _in_batches(stage.broker).enqueue([job("n"), job("m")])
+
+
+def _batch(stage: Stage) -> None:
+    _in_batches(stage.broker)
+    stage.store("a", "b", "c")
+
+
+def _batch_in_vain(stage: Stage) -> None:
+    """Its sync fails: all calls after that are those of the removal."""
+    mine, armed = _in_batches(stage.broker), stage.calls.hook
+
+    def fail(name: str, args: Any, kwargs: Any, real: Any) -> Any:
+        if name == "syncfs":
+            raise OSError(errno.EIO, "injected")
+        return (armed or pass_on)(name, args, kwargs, real)
+
+    stage.calls.hook = fail
+    try:
+        mine.enqueue([job("n"), job("m")])
+    except EnqueueUncertain:
+        raise
+    except EnqueueFailed:
+        return
+    finally:
+        stage.calls.hook = armed
+
+
+def _batch_of_the_dead(stage: Stage, before: str) -> None:
+    stage.store("a")
+    cut_at(stage.root, before, lambda mine: _in_batches(mine).enqueue([job("n"), job("m")]), *stage.queues)
+
+
+def _drained_batch(stage: Stage) -> None:
+    _batch(stage)
+    stage.broker.ack(claim(stage.broker))
+    stage.stored.clear()
+    stage.store("d")
 
 
 def _finished(stage: Stage, job_id: str) -> None:
@@ -282,6 +332,12 @@ ODD_CASES = (
     Case("enqueue into a prepared file", _prepared, lambda s: s.broker.enqueue([job("n")]), enqueues=("n",)),
     Case("close with prepared files", _prepared, lambda s: s.broker.close()),
     Case("recover prepared files", _prepared_by_the_dead, maintain),
+    Case("enqueue a batch", lambda s: s.store("a"), _enqueue_batch, enqueues=("n", "m")),
+    Case("enqueue a batch in vain", lambda s: s.store("a"), _batch_in_vain, refuses=("n", "m")),
+    Case("claim a batch", _batch, claim_all),
+    Case("recover a batch", lambda s: _batch_of_the_dead(s, "rename"), maintain, enqueues=("n", "m")),
+    Case("recover half a batch", lambda s: _batch_of_the_dead(s, "syncfs"), maintain, enqueues=("n", "m")),
+    Case("remove a drained batch", _drained_batch, maintain),
     Case("recover a chosen id", lambda s: _dead_writer(s, "link"), maintain, enqueues=("n",)),
     Case("recover a used id", _dead_writer_of_a_used_id, maintain),
     Case("recover the id of a finished job", _dead_writer_of_a_finished_id, maintain, enqueues=("n",)),

@@ -242,17 +242,17 @@ def test_a_batch_is_stamped_as_it_is_placed(root: Path) -> None:
     reader.close()
 
 
-def test_many_are_stored_in_order_with_one_sync_for_a_chunk(root: Path) -> None:
+def test_many_delayed_ones_are_stored_in_order_with_one_sync_for_a_chunk(root: Path) -> None:
     seam = Seam()
     mine = broker(root, calls=seam)
-    mine.enqueue([job("warm")])
+    mine.enqueue([job("warm", delay=3600)])
     seam.arm(pass_on)
     wanted = [f"n{n:04}" for n in range(600)]
-    mine.enqueue([job(name) for name in wanted])
+    mine.enqueue([job(name, delay=3600) for name in wanted])
     assert seam.names.count("syncfs") == -(-600 // enqueue.CHUNK)
-    assert seam.names.count("fsync") <= 2  # a new bucket
+    assert seam.names.count("fsync") <= 2  # a new minute
     seam.disarm()
-    assert ids(claim(mine, limit=1000)) == ["warm", *wanted]
+    assert [view.job.id for view in mine.browse("jobs", "delayed")] == ["warm", *wanted]
     mine.close()
 
 
@@ -268,11 +268,11 @@ def test_many_fit_into_few_descriptors(root: Path) -> None:
         mine = broker(root)
         few = descriptors_here() + 40
         resource.setrlimit(resource.RLIMIT_NOFILE, (few, few))
-        mine.enqueue([job(f"n{n:04}") for n in range(300)])
+        mine.enqueue([job(f"n{n:04}", delay=3600) for n in range(300)])
 
     in_child(live)
     fresh = heal(root)
-    assert ids(claim(fresh, limit=1000)) == [f"n{n:04}" for n in range(300)]
+    assert [view.job.id for view in fresh.browse("jobs", "delayed")] == [f"n{n:04}" for n in range(300)]
     fresh.close()
 
 

@@ -1,0 +1,92 @@
+"""Many jobs at once: files in a directory of their own, which one rename makes a bucket of ready/.
+
+That saves each job a lock and a rename, and a batch is queued as a whole or not at all. Its directory is locked by its
+writer from before the first file until after the rename.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+from framework.job import Job
+from framework.spool import flocks, names
+from framework.spool.clock import Clock
+from framework.spool.disk import DIRECTORY, Disk
+from framework.spool.draft import CREATE, Draft, place
+from framework.spool.layout import QueueDir
+from framework.spool.names import Name
+
+MOST = 1024  # jobs
+LEAST = 64  # jobs from which on a directory pays; and a backlog of a million should not lie in more than 16,000
+
+
+class Batch:
+    """A new directory in tmp, locked. Raises OSError.
+
+    Attributes:
+        target: what it will be in ready/.
+    """
+
+    def __init__(self, disk: Disk, queue: QueueDir, clock: Clock) -> None:
+        self._disk = disk
+        self._clock = clock
+        self._fd = -1
+        while self._fd < 0:
+            stem = Name(clock.stamp(), names.tails.next()).stem
+            self._path, self.target = queue.path("tmp", stem), f"{queue.base}/ready/{stem}"
+            self._fd = self._create()
+
+    def _create(self) -> int:
+        """Its descriptor; -1: a recoverer saw it before it was locked, and took it for a dead writer's."""
+        disk = self._disk
+        disk.calls.mkdir(self._path, 0o700, dir_fd=disk.fd)
+        fd = -1
+        try:
+            fd = flocks.keep(disk.calls.open(self._path, DIRECTORY, 0o600, dir_fd=disk.fd))
+            if flocks.take(disk.calls, fd):
+                here = disk.stat(self._path)
+                if here is not None and here.st_ino == disk.calls.fstat(fd).st_ino:
+                    return fd
+        except FileNotFoundError:
+            return -1
+        except OSError:
+            with contextlib.suppress(OSError):
+                disk.rmdir(self._path)
+            self._drop(fd)
+            raise
+        self._drop(fd)
+        return -1
+
+    def write(self, jobs: Sequence[Job], files: Sequence[bytes], drafts: list[Draft]) -> None:
+        """A file each, under its final name, in order. Raises OSError; `drafts` has those that were begun."""
+        calls = self._disk.calls
+        stamps, tails = self._clock.stamps(len(jobs)), names.tails.many(len(jobs))
+        for job, data, stamp, tail in zip(jobs, files, stamps, tails, strict=True):
+            name = names.first(job, stamp, tail)
+            entry = str(name)
+            fd = calls.open(entry, CREATE, 0o600, dir_fd=self._fd)
+            drafts.append(Draft(job, name, f"{self._path}/{entry}"))
+            try:
+                self._disk.write_all(fd, data)
+            finally:
+                calls.close(fd)
+
+    def publish(self, drafts: Sequence[Draft]) -> None:
+        """All are runnable after it. An error that came too late to keep them is none. Raises OSError, Gone."""
+        try:
+            place(self._disk, self._path, self.target)
+        except OSError:
+            if self._disk.stat(self.target) is None:
+                raise
+        for draft in drafts:
+            draft.path = f"{self.target}/{draft.name}"
+
+    def close(self) -> None:
+        """Lets the lock go. Idempotent."""
+        self._drop(self._fd)
+        self._fd = -1
+
+    def _drop(self, fd: int) -> None:
+        if fd >= 0:
+            flocks.drop(self._disk.calls, fd)

@@ -1,0 +1,355 @@
+"""Many jobs in a directory of their own: queued as a whole or not at all, in order, and never mistaken for a dead
+writer's while theirs lives.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from framework.brokers.spool import SpoolBroker
+from framework.errors import EnqueueFailed, EnqueueUncertain, QueueFull
+from framework.queues import QueueOptions
+from framework.spool import batch, clock, listing, names
+from framework.spool.disk import Disk
+
+from .seam import Seam, before, fail_calls, pass_on
+from .world import LETTERS, PLAIN, broker, census, claim, cut_at, files, heal, ids, job, one
+
+MANY = [f"n{number:04}" for number in range(batch.LEAST)]
+
+
+def jobs(wanted: list[str] = MANY, **options: Any) -> list[Any]:
+    """Of these ids."""
+    return [job(job_id, **options) for job_id in wanted]
+
+
+def batches(root: Path, state: str = "ready") -> list[str]:
+    """Names of the directories of batches."""
+    return [path.name for path in (root / "jobs" / state).iterdir() if names.BATCH.fullmatch(path.name)]
+
+
+def test_a_batch_costs_one_sync_and_one_rename(root: Path) -> None:
+    seam = Seam()
+    mine = broker(root, calls=seam)
+    seam.arm(pass_on)
+    mine.enqueue(jobs())
+    assert (seam.names.count("syncfs"), seam.names.count("rename"), seam.names.count("flock")) == (1, 1, 1)
+    assert seam.names.index("syncfs") < seam.names.index("rename")
+    assert seam.names.count("fsync") == 0
+    assert seam.names.count("open") == len(MANY) + 1
+    seam.disarm()
+    assert batches(root, "tmp") == []
+    assert ids(claim(mine, limit=1000)) == MANY
+    mine.close()
+
+
+def test_process_durability_calls_no_syncfs(root: Path) -> None:
+    seam = Seam()
+    mine = broker(root, calls=seam, durability="process")
+    seam.arm(pass_on)
+    mine.enqueue(jobs())
+    assert "syncfs" not in seam.names
+    assert len(batches(root)) == 1
+    mine.close()
+
+
+@pytest.mark.parametrize("change", [{"chosen": True}, {"delay": 3600}], ids=["chosen ids", "delayed"])
+def test_what_has_its_own_place_comes_in_no_batch(root: Path, change: dict[str, Any]) -> None:
+    mine = broker(root, durability="process")
+    mine.enqueue(jobs(**change))
+    assert batches(root) == []
+    assert dict(census(mine)) == dict.fromkeys(MANY, 1)
+    mine.close()
+
+
+def test_jobs_alone_and_in_batches_keep_the_order_of_their_enqueue(root: Path) -> None:
+    """Verified: with batches listed behind the bucket of their ten seconds, `last` comes before the second batch."""
+    mine = broker(root, durability="process")
+    second = [f"m{number:04}" for number in range(batch.LEAST)]
+    mine.enqueue([job("first")])
+    mine.enqueue(jobs())
+    mine.enqueue([job("between")])
+    mine.enqueue(jobs(second))
+    mine.enqueue([job("last")])
+    assert ids(claim(mine, limit=1000)) == ["first", *MANY, "between", *second, "last"]
+    mine.close()
+
+
+def test_a_deep_queue_lists_its_oldest_batches_only(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what stands alone behind the last of them waits for the next listing."""
+    monkeypatch.setattr(listing, "ENOUGH", 2 * batch.LEAST)
+    seam = Seam()
+    mine = broker(root, calls=seam, durability="process")
+    wanted: list[str] = []
+    for number in range(6):
+        wanted += [f"alone{number}", *(f"b{number}.{at:04}" for at in range(batch.LEAST))]
+        mine.enqueue([job(wanted[-batch.LEAST - 1])])
+        mine.enqueue(jobs(wanted[-batch.LEAST :]))
+    found = []
+    seam.arm(pass_on)
+    found += ids(claim(mine, limit=batch.LEAST))
+    assert seam.names.count("listdir") <= 5  # ready, its bucket, two batches, and the own directory
+    seam.disarm()
+    while leases := claim(mine, limit=50):
+        found += ids(leases)
+    assert found == wanted
+    mine.close()
+
+
+def test_what_is_released_goes_to_the_bucket_of_its_time_and_comes_first(root: Path) -> None:
+    mine = broker(root, durability="process")
+    mine.enqueue(jobs())
+    mine.release([one(mine)])
+    (path,) = [path for path in files(root, "jobs/ready/*/*") if ",0.1" in path.name]
+    assert path.parent.name == path.name[: names.BUCKET_DIGITS]
+    assert ids(claim(mine, limit=1000)) == MANY
+    mine.close()
+
+
+def test_an_empty_batch_is_removed_at_once_and_no_other(root: Path) -> None:
+    mine = broker(root, durability="process")
+    mine.enqueue(jobs())
+    leases = claim(mine, limit=1000)
+    mine.enqueue(jobs(["later", *MANY]))
+    mine.ack(leases)
+    mine.maintain()
+    assert len(batches(root)) == 1
+    assert mine.stats("jobs").ready == 1 + len(MANY)
+    mine.close()
+
+
+def test_a_batch_that_is_drained_while_others_look_is_no_error(root: Path) -> None:
+    """It may be gone between their listing of it and their claim from it."""
+    mine, other = broker(root, durability="process"), broker(root, durability="process")
+    mine.enqueue(jobs())
+    first = one(other)
+    mine.ack(claim(mine, limit=1000))
+    mine.maintain()
+    assert batches(root) == []
+    assert claim(other) == []
+    other.ack([first])
+    mine.close()
+    other.close()
+
+
+def test_recovery_leaves_the_batch_of_a_living_writer(root: Path) -> None:
+    """Verified: without the lock, the recoverer promotes what it finds, and the writer's rename fails."""
+    seam = Seam()
+    mine, other = broker(root, calls=seam), broker(root)
+    seam.arm(before("syncfs", other.maintain))
+    mine.enqueue(jobs())
+    seam.disarm()
+    assert ids(claim(mine, limit=1000)) == MANY
+    assert other.counts.get("recovered", 0) == 0
+    mine.close()
+    other.close()
+
+
+@pytest.mark.parametrize("call", ["open", "flock"])
+def test_a_recoverer_that_is_faster_than_the_lock_costs_another_name(root: Path, call: str) -> None:
+    """It takes the new directory for a dead writer's and removes it.
+
+    Verified: without the look after the lock, the files go into a directory that nobody can reach.
+    """
+    seam = Seam()
+    mine, other = broker(root, calls=seam), broker(root)
+    seam.arm(before(call, other.maintain, when=lambda args: call == "flock" or names.BATCH.search(args[0]) is not None))
+    mine.enqueue(jobs())
+    assert seam.names.count("mkdir") == 2
+    seam.disarm()
+    assert ids(claim(mine, limit=1000)) == MANY
+    mine.close()
+    other.close()
+
+
+def test_recovery_does_not_follow_a_batch_that_its_writer_has_just_published(root: Path) -> None:
+    """It opened the directory in tmp, and has the lock when the writer has let it go.
+
+    Verified: without the comparison of the two, it syncs and lists what is in ready/.
+    """
+    seam = Seam()
+    mine, other = broker(root), broker(root, calls=seam)
+    other.maintain()
+    mine_seam = Seam()
+    mine.close()
+    mine = broker(root, calls=mine_seam)
+
+    def recover_meanwhile() -> None:
+        seam.arm(before("flock", mine_seam.disarm))
+        other.maintain()
+
+    mine_seam.arm(before("rename", recover_meanwhile))
+    mine.enqueue(jobs())
+    assert ids(claim(mine, limit=1000)) == MANY
+    mine.close()
+    other.close()
+
+
+@pytest.mark.parametrize("call", ["mkdir", "open", "flock", "write", "close", "syncfs"])
+def test_an_error_before_the_rename_queues_none_of_them(root: Path, call: str) -> None:
+    seam = Seam()
+    mine = broker(root, calls=seam)
+    mine.enqueue([job("before")])
+    seam.arm(fail_calls(errno.ENOSPC if call == "write" else errno.EIO, call, times=1))
+    with pytest.raises(QueueFull if call == "write" else EnqueueFailed) as caught:
+        mine.enqueue(jobs())
+    assert list(caught.value.enqueued) == []
+    seam.disarm()
+    mine.close()
+    fresh = heal(root)
+    assert dict(census(fresh)) == {"before": 1}
+    assert files(root, "jobs/tmp/*") == []
+    fresh.close()
+
+
+@pytest.mark.parametrize("call", ["unlink", "rmdir", "fsync"])
+def test_a_removal_that_fails_is_uncertain(root: Path, call: str) -> None:
+    seam = Seam()
+    mine = broker(root, calls=seam)
+    mine.enqueue([job("before")])
+    seam.arm(fail_calls(errno.EIO, "syncfs", call))
+    with pytest.raises(EnqueueUncertain):
+        mine.enqueue(jobs())
+    seam.disarm()
+    mine.close()
+
+
+def test_a_rename_that_fails_is_uncertain_and_says_for_how_many(root: Path) -> None:
+    seam = Seam()
+    mine = broker(root, calls=seam)
+    seam.arm(fail_calls(errno.EIO, "rename"))
+    with pytest.raises(EnqueueUncertain, match=f"'n0000' and the {len(MANY) - 1} behind it may or may not") as caught:
+        mine.enqueue(jobs())
+    assert (caught.value.job_id, list(caught.value.enqueued)) == ("n0000", [])
+    seam.disarm()
+    mine.close()
+    fresh = heal(root)
+    assert dict(census(fresh)) == {}  # it could be taken back
+    fresh.close()
+
+
+def test_a_rename_that_was_done_in_spite_of_its_error_is_success(root: Path) -> None:
+    """Verified: without the look at the target, the caller is told that nobody knows."""
+    seam = Seam()
+    mine = broker(root, calls=seam)
+
+    def hook(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Any) -> Any:
+        result = real(*args, **kwargs)
+        if name == "rename":
+            raise OSError(errno.EIO, "injected")
+        return result
+
+    seam.arm(hook)
+    mine.enqueue(jobs())
+    seam.disarm()
+    assert ids(claim(mine, limit=1000)) == MANY
+    mine.close()
+
+
+def test_a_batch_that_somebody_took_away_is_uncertain(root: Path) -> None:
+    seam = Seam()
+    mine = broker(root, calls=seam)
+
+    def take_away() -> None:
+        (name,) = batches(root, "tmp")
+        os.rename(root / "jobs" / "tmp" / name, root / "elsewhere")
+
+    seam.arm(before("rename", take_away))
+    with pytest.raises(EnqueueUncertain, match="vanished before its rename"):
+        mine.enqueue(jobs())
+    seam.disarm()
+    mine.close()
+
+
+def test_those_too_many_come_back_and_the_rest_stays(root: Path) -> None:
+    small = QueueOptions("jobs", dead_letter="letters", max_length=batch.LEAST + 10)
+    mine = broker(root, small, LETTERS)
+    mine.enqueue([job(f"a{number:02}") for number in range(20)])
+    with pytest.raises(QueueFull) as caught:
+        mine.enqueue(jobs())
+    assert list(caught.value.enqueued) == MANY[:-10]
+    assert ids(claim(mine, limit=1000))[20:] == MANY[:-10]
+    mine.close()
+
+
+def test_one_too_many_that_was_claimed_meanwhile_is_told_as_queued(root: Path) -> None:
+    """Verified: with every job behind the limit called not queued, one of them runs all the same."""
+    small = QueueOptions("jobs", dead_letter="letters", max_length=batch.LEAST)
+    seam = Seam()
+    mine, other = broker(root, small, LETTERS, calls=seam), broker(root, small, LETTERS)
+    mine.enqueue([job("a")])
+    limits = mine._spool.parts("jobs").enqueue._limits
+
+    def excess() -> int:
+        claim(other, limit=1000)
+        return 2
+
+    limits.excess = excess  # type: ignore[method-assign]
+    mine.enqueue(jobs())
+    assert dict(census(other)) == {"a": 1} | dict.fromkeys(MANY, 1)
+    mine.close()
+    other.close()
+
+
+def test_recovery_promotes_what_is_whole_of_a_dead_writers_batch(root: Path) -> None:
+    cut_at(root, "rename", lambda mine: mine.enqueue(jobs()))
+    torn, whole, *_ = files(root, "jobs/tmp/*/*")
+    torn.write_bytes(torn.read_bytes()[:-1])
+    (torn.parent / ".hidden").write_text("an editor's")
+    fresh = heal(root)
+    assert ids(claim(fresh, limit=1000)) == MANY[1:]
+    assert [path.name for path in files(root, "jobs/tmp/*/*")] == [".hidden"], "what is nobody's job stays"
+    assert whole.name[:20] > torn.name[:20]
+    fresh.close()
+
+
+def test_recovery_makes_a_batch_durable_before_it_promotes(root: Path) -> None:
+    cut_at(root, "rename", lambda mine: mine.enqueue(jobs()))
+    seam = Seam()
+    fresh = broker(root, calls=seam)
+    seam.arm(pass_on)
+    fresh.maintain()
+    assert seam.names.count("syncfs") == 1
+    assert seam.names.index("syncfs") < seam.names.index("rename")
+    seam.disarm()
+    assert len(claim(fresh, limit=1000)) == len(MANY)
+    fresh.close()
+
+
+def test_the_next_boot_stamps_behind_a_batch_in_tmp(root: Path) -> None:
+    """Verified: with tmp looked at one level deep, the clock of a boot whose wall clock was set back starts before."""
+    cut_at(root, "rename", lambda mine: mine.enqueue(jobs()))
+    newest = max(path.name[:20] for path in files(root, "jobs/tmp/*/*"))
+    mine = broker(root)
+    disk = mine._spool._disk
+    assert isinstance(disk, Disk)
+    assert clock.newest_stamp(disk) >= int(newest)
+    assert clock.load(disk, boot="another", wall=lambda: 1.0).now() > int(newest)
+    mine.close()
+
+
+@pytest.mark.parametrize("place", ["tmp", "ready"])
+@pytest.mark.parametrize("what", ["file", "symlink", "fifo"])
+def test_what_is_planted_under_a_batchs_name_is_left_alone(root: Path, place: str, what: str) -> None:
+    mine: SpoolBroker = broker(root, PLAIN, durability="process")
+    planted = root / "plain" / place / "00000000000000000001.e672c630.1.000000000001"
+    outside = root.parent / "outside"
+    outside.mkdir(exist_ok=True)
+    (outside / "00000000000000000002.e672c630.2.000000000002,0.0").write_text("not ours")
+    if what == "file":
+        planted.write_text("garbage")
+    elif what == "symlink":
+        planted.symlink_to(outside)
+    else:
+        os.mkfifo(planted)
+    mine.enqueue([job("a", queue="plain")])
+    mine.maintain()
+    assert ids(claim(mine, "plain")) == ["a"]
+    assert planted.is_symlink() or planted.exists()
+    assert len(list(outside.iterdir())) == 1
+    mine.close()
