@@ -52,7 +52,7 @@ class SendSpans:
     @contextmanager
     def many(self, queue: str, job_ids: Sequence[str]) -> Generator[list[dict[str, str]], None, None]:
         """A `create` span per job, and one `send` span, current inside, that links to them; gives the headers."""
-        created = [self._created(queue, job_id) for job_id in job_ids]
+        created = self._create(queue, job_ids)
         links = [
             Link(span.get_span_context(), {names.MESSAGE_ID: job_id})
             for span, job_id in zip(created, job_ids, strict=True)
@@ -61,7 +61,15 @@ class SendSpans:
         attributes = self._attributes(queue, "send") | {names.BATCH_COUNT: len(job_ids)}
         span = self._start(f"send {queue}", SpanKind.CLIENT, attributes, links)
         with self._timed(span, queue, len(job_ids)):
-            yield [headers_of(span) for span in created]
+            carried = {span: headers_of(span) for span in set(created)}
+            yield [carried[span] for span in created]
+
+    def _create(self, queue: str, job_ids: Sequence[str]) -> list[Span]:
+        """Of each job; where nothing makes spans, a span of its own would be the caller's: then one does for all."""
+        first = self._created(queue, job_ids[0])
+        if first.get_span_context() == trace.get_current_span().get_span_context():
+            return [first] * len(job_ids)
+        return [first, *(self._created(queue, job_id) for job_id in job_ids[1:])]
 
     def _created(self, queue: str, job_id: str) -> Span:
         attributes = self._attributes(queue, "create") | {names.MESSAGE_ID: job_id}
