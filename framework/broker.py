@@ -187,15 +187,16 @@ class Inspector(Protocol):
 
 def settle(broker: Broker, lease: Lease, outcome: Outcome) -> None:
     """Does with a job what its run decided. Raises LeaseLost, EngineUnavailable: call it again."""
-    if outcome.kind in (Kind.SUCCEEDED, Kind.DISCARDED):
+    verb = VERBS[outcome.kind]
+    if verb == "ack":
         broker.ack([lease])
-    elif outcome.kind == Kind.RELEASED:
+    elif verb == "release":
         broker.release([lease], delay=outcome.delay)
-    elif outcome.kind == Kind.RESTED:
+    elif verb == "rest":
         broker.rest(lease)
     else:
         assert outcome.failure is not None
-        if outcome.kind == Kind.RETRIED:
+        if verb == "retry":
             broker.retry(lease, delay=outcome.delay, failure=outcome.failure)
         else:
             broker.bury(lease, failure=outcome.failure)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from contextvars import copy_context
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -15,6 +16,8 @@ from framework.events import Event, HookFailed, JobFinished
 from framework.frozen import frozen
 from framework.job import Context, Failure, Lease, Logger
 from framework.outcome import (
+    RESTED,
+    SUCCEEDED,
     Discard,
     JobInterrupted,
     Kind,
@@ -39,6 +42,9 @@ class SpanIdentity:
     sampled: bool = False
 
 
+UNTRACED = SpanIdentity()
+
+
 @dataclass(slots=True)
 class Attempt:
     """A run while it lasts; middleware may look at it, `outcome` is set before the middleware is left."""
@@ -46,7 +52,7 @@ class Attempt:
     lease: Lease
     options: QueueOptions
     started_at: float
-    identity: SpanIdentity = field(default_factory=SpanIdentity)
+    identity: SpanIdentity = UNTRACED
     wait: float = 0.0
     outcome: Outcome | None = None
 
@@ -84,12 +90,13 @@ class NoTracing:
     """Tracing that does nothing."""
 
     outlives = True
+    _nothing: AbstractContextManager[object] = nullcontext()
 
     def identify(self, lease: Lease, started_at: float) -> SpanIdentity:
-        return SpanIdentity()
+        return UNTRACED
 
     def attempt(self, attempt: Attempt) -> AbstractContextManager[object]:
-        return nullcontext()
+        return self._nothing
 
     def logger(self, attempt: Attempt) -> Logger:
         return SilentLogger()
@@ -108,6 +115,7 @@ class Executor:
         options: the queue's, after settings.
         tracing: opens the span around each run.
         emit: takes the JobFinished event, emitted while the span is current.
+        wants: whether anybody listens to a kind of event, of a JobFinished by its outcome; asked once.
         stopping: whether the worker drains; `ctx.should_stop`.
         clock, monotonic: wall clock and monotonic clock, seconds.
     """
@@ -120,6 +128,7 @@ class Executor:
         *,
         tracing: Tracing,
         emit: Callable[[Event], None],
+        wants: Callable[[type[Event], str], bool] = lambda kind, outcome: True,
         stopping: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -134,6 +143,8 @@ class Executor:
         self.outlives = tracing.outlives
         self._tracing = tracing
         self._emit = emit
+        self.wants = wants
+        self._tells_success = wants(JobFinished, Kind.SUCCEEDED.value)
         self._stopping = stopping
         self._clock = clock
         self._monotonic = monotonic
@@ -145,7 +156,13 @@ class Executor:
         return Attempt(lease, self.options, now, identity, max(0.0, now - lease.eligible_at))
 
     def run(self, attempt: Attempt, *, call: Callable[..., Any] = _call) -> Outcome:
-        """A sync run. `call(method, *arguments)` calls it; the worker passes one that arms the soft timeout."""
+        """A sync run. `call(method, *arguments)` calls it; the worker passes one that arms the soft timeout.
+
+        It has a context of its own, as an async run has by its task: what a handler binds to it ends with the job.
+        """
+        return copy_context().run(self._run, attempt, call)
+
+    def _run(self, attempt: Attempt, call: Callable[..., Any]) -> Outcome:
         started = self._monotonic()
         with self._tracing.attempt(attempt):
             context = self._context(attempt, started) if self.handler.takes_context else None
@@ -209,32 +226,14 @@ class Executor:
         failure = outcome.failure
         if failure is not None:
             self._report_failure(failure, context or self._context(attempt, started))
-        lease = attempt.lease
-        self._emit(
-            JobFinished(
-                queue=lease.queue,
-                job_id=lease.job.id,
-                attempt=lease.attempt,
-                max_attempts=self.options.retry.max_attempts,
-                delivery=lease.delivery,
-                outcome=outcome.kind.value,
-                wait=attempt.wait,
-                duration=duration,
-                delay=outcome.delay,
-                reason=failure.reason if failure else None,
-                error_type=failure.error_type if failure else "",
-                message=failure.message if failure else "",
-                traceback=failure.traceback if failure else "",
-                trace_id=attempt.identity.trace_id,
-                span_id=attempt.identity.span_id,
-            )
-        )
+        if self._tells_success or outcome is not SUCCEEDED:
+            self._emit(finished(attempt, outcome, duration))
 
     def decide(self, attempt: Attempt, error: BaseException | None) -> Outcome:
         """What is to be done with the job of a run that ended so."""
         lease, policy = attempt.lease, self.options.retry
         if error is None:
-            return Outcome(Kind.RESTED if lease.is_letter else Kind.SUCCEEDED)
+            return RESTED if lease.is_letter else SUCCEEDED
         if isinstance(error, Snooze):
             return Outcome(Kind.RELEASED, delay=error.delay)
         if isinstance(error, JobInterrupted) and error.why == "draining":
@@ -272,6 +271,34 @@ class Executor:
         except Exception as error:  # the service's reporter is broken, the job is not
             message, trace = describe(error)
             self._emit(HookFailed("on_failure", context.queue, context.job_id, message, trace))
+
+
+def finished(attempt: Attempt, outcome: Outcome, duration: float) -> JobFinished:
+    """The event of a run that ended."""
+    lease, identity, failure = attempt.lease, attempt.identity, outcome.failure
+    # By position where it may be: a name costs as much as a value, and this is made for every job.
+    event = JobFinished(
+        lease.queue,
+        lease.job.id,
+        lease.attempt,
+        attempt.options.retry.max_attempts,
+        lease.delivery,
+        outcome.kind.value,
+        attempt.wait,
+        duration,
+        outcome.delay,
+        trace_id=identity.trace_id,
+        span_id=identity.span_id,
+    )
+    if failure is None:
+        return event
+    return replace(
+        event,
+        reason=failure.reason,
+        error_type=failure.error_type,
+        message=failure.message,
+        traceback=failure.traceback,
+    )
 
 
 def telemetry_type(error: BaseException) -> str:

@@ -78,6 +78,9 @@ class Outcome:
     failure: Failure | None = None
 
 
+SUCCEEDED, RESTED = Outcome(Kind.SUCCEEDED), Outcome(Kind.RESTED)
+
+
 def error_type(error: BaseException) -> str:
     """Qualified name of the class, as telemetry's `error.type` wants it; builtins without their module."""
     cls = type(error)

@@ -315,21 +315,22 @@ class Scoreboard:
 class RowWriter:
     """The place of one concurrent job. Written after the run record, cleared after the settling."""
 
-    __slots__ = ("_at", "_memory", "_quads", "_sequence")
+    __slots__ = ("_at", "_fields", "_memory", "_place", "_quads", "_sequence")
 
     def __init__(self, memory: mmap.mmap, quads: memoryview[int], at: int) -> None:
         self._memory = memory
         self._quads = quads
         self._at = at
+        self._place = at // 8  # of the sequence
+        self._fields = slice(at + 8, at + 8 + _ROW.size)
         self._sequence = 0
 
     def start(self, job_id: str, delivery: int, started: int, soft: int, hard: int) -> None:
         """A job runs here from now on; times in monotonic ns, 0 = no deadline."""
         self._sequence += 2
-        at = self._at
-        self._quads[at // 8] = self._sequence - 1
-        self._memory[at + 8 : at + 8 + _ROW.size] = _ROW.pack(delivery, 1, 0, started, soft, hard, _text(job_id, 64))
-        self._quads[at // 8] = self._sequence
+        self._quads[self._place] = self._sequence - 1
+        self._memory[self._fields] = _ROW.pack(delivery, 1, 0, started, soft, hard, _text(job_id, 64))
+        self._quads[self._place] = self._sequence
 
     def on_cpu(self, running: bool) -> None:
         """Whether this job's code runs at this moment: names the one that blocks an event loop."""

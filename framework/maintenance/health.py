@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 RETRY = 1.0  # seconds between tries to bind: the address may still belong to the process that we replace
 
@@ -27,6 +26,8 @@ class HealthServer:
         threading.Thread(target=self._serve, name="health", daemon=True).start()
 
     def _serve(self) -> None:
+        from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer  # a megabyte, for those who want probes
+
         checks = self._checks
 
         class Handler(BaseHTTPRequestHandler):

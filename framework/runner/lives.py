@@ -156,4 +156,6 @@ def _executor(
     place: Place, app: WorkerApp, handler: Handler, telemetry: Telemetry, bus: Bus, *, stopping: Callable[[], bool]
 ) -> Executor:
     options = place.options[handler.queue.name]
-    return Executor(app, handler, options, tracing=telemetry.tracing, emit=bus.emit, stopping=stopping)
+    return Executor(
+        app, handler, options, tracing=telemetry.tracing, emit=bus.emit, wants=telemetry.wants, stopping=stopping
+    )

@@ -2,7 +2,7 @@
 
 A new file is durable with a commit of the journal, which flushes the disk twice. Overwriting blocks that are allocated
 and written needs no commit: `fdatasync` flushes once. So a producer that enqueues often makes thirty-two files at once,
-with the commit of the job that finds none left.
+with one commit, after the job that has used the last one up: that job is on its way already.
 
 Each is a draft like any other: locked, in tmp, under a name of its own. What a dead producer leaves of them is no whole
 job, and recovery removes it.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -46,8 +47,7 @@ class Blanks:
         self._disk = disk
         self._create = create
         self._ready: list[Blank] = []
-        self._since = 0.0
-        self._count = 0
+        self._times: deque[float] = deque(maxlen=WORTH)  # monotonic, of the last jobs that came alone
         self._making = False
         self._batch = BATCH
         flocks.in_child(self)
@@ -79,8 +79,12 @@ class Blanks:
         return False
 
     def begin(self) -> list[Blank]:
-        """New ones, not durable yet, if they are worth it now; else, and where the disk refuses, none."""
-        if self._making or not self._worth():
+        """After a job that came alone: new ones, not durable yet, if the last is used up and they are worth it.
+
+        Else, and where the disk refuses, none.
+        """
+        self._times.append(time.monotonic())
+        if self._ready or self._making or not self._worth():
             return []
         self._making = True  # two threads that both come here make twice as many, which does no harm
         made: list[Blank] = []
@@ -96,19 +100,14 @@ class Blanks:
 
     def _worth(self) -> bool:
         """On btrfs an overwritten page moves, which is as dear as a new file."""
-        if not self._disk.power or self._disk.forgetful or self._ready or flocks.kept() > MOST_KEPT:
+        if not self._disk.power or self._disk.forgetful or flocks.kept() > MOST_KEPT:
             return False
-        now = time.monotonic()
-        if now - self._since > 1.0:
-            self._since, self._count = now, 0
-        self._count += 1
-        return self._count >= WORTH
+        return len(self._times) == WORTH and self._times[-1] - self._times[0] <= 1.0
 
     def keep(self, made: list[Blank]) -> None:
         """They are durable."""
-        if made:
-            self._ready += made
-            self._making = False
+        self._ready += made
+        self._making = False
 
     def drop(self, blanks: list[Blank]) -> None:
         """Removes them; what cannot be removed is left to recovery."""

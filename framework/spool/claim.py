@@ -29,6 +29,7 @@ MOST_MISSES = 3  # lost races in a row, after which we ask whether the loser is 
 MOST_TRIES = 3  # to read a file, before it is bad
 MOST_EXPIRED = 64  # in one claim: each may cost an fsync, and the caller has a deadline
 MOST_STUCK = 16  # in one claim: files that cannot be moved, or the whole directory
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 _PLANTED = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
 
 
@@ -60,7 +61,7 @@ class Reader:
 
     def _read(self, held: Held) -> Lease:
         disk = self._disk
-        fd = disk.open(held.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = disk.open(held.path, _OPEN)
         try:
             where, job = self._content(held, fd)
         finally:
@@ -144,6 +145,8 @@ class Claim:
             self._owner()  # born with the first claim, not with the first job: that one should not wait for it
             self._stranded(leases, limit)
             while len(leases) < limit and expired < MOST_EXPIRED:
+                if leases and not len(self._listing):
+                    break  # the next claim lists again: these need not wait for it
                 entry = self._listing.take()
                 if entry is None:
                     break

@@ -115,7 +115,20 @@ class Enqueue:
         finally:
             self._close(drafts)
         self._ring()
+        if len(jobs) == 1:
+            self._prepare()
         return len(drafts)
+
+    def _prepare(self) -> None:
+        """Files for the jobs to come. Where the disk refuses, they get files of their own."""
+        blanks = self._blanks.begin() if HAS_SYNCFS else []
+        if blanks:
+            try:
+                self._disk.calls.syncfs(self._disk.fd)
+            except OSError:
+                self._blanks.drop(blanks)
+            else:
+                self._blanks.keep(blanks)
 
     def _put_batch(self, jobs: Sequence[Job], done: list[str]) -> int:
         """Stores all of them, or none; how many."""
@@ -211,18 +224,11 @@ class Enqueue:
         if drafts[0].prepared:
             self._disk.calls.fdatasync(drafts[0].fd)
             return
-        alone = len(drafts) == 1 and HAS_SYNCFS and not drafts[0].job.chosen_id
-        blanks = self._blanks.begin() if alone else []
-        try:
-            if self._disk.power and HAS_SYNCFS and len(drafts) + len(blanks) >= SYNCFS_FROM:
-                self._disk.calls.syncfs(self._disk.fd)
-            else:
-                for draft in drafts:
-                    self._disk.sync(draft.fd)
-        except OSError:
-            self._blanks.drop(blanks)
-            raise
-        self._blanks.keep(blanks)
+        if self._disk.power and HAS_SYNCFS and len(drafts) >= SYNCFS_FROM:
+            self._disk.calls.syncfs(self._disk.fd)
+        else:
+            for draft in drafts:
+                self._disk.sync(draft.fd)
 
     def _publish(self, drafts: Sequence[Draft], done: list[str]) -> None:
         """Renames in order, each with a stamp made after the one before was in place: see `listing`."""

@@ -134,18 +134,18 @@ def decode(data: bytes, where: Layout) -> Job:
         raise Damaged("checksum of the content")
     try:
         fields, _ = _DECODE(headers.decode("ascii"))
-        return Job(
-            id=fields["id"],
-            uid=where.uid,
-            queue=fields["queue"],
-            payload=body,
-            headers=fields["headers"],
-            enqueued_at=fields["enqueued_at"],
-            not_before=fields["not_before"],
-            ttl=fields["ttl"],
-            chosen_id=fields["chosen_id"],
-            scheduled_for=fields["scheduled_for"],
-            history=tuple(r.failure for r in records(data[slots_at:])) if len(data) > slots_at else (),
+        return Job(  # by position: eleven names would cost more than the values
+            fields["id"],
+            where.uid,
+            fields["queue"],
+            body,
+            fields["headers"],
+            fields["enqueued_at"],
+            fields["not_before"],
+            fields["ttl"],
+            fields["chosen_id"],
+            fields["scheduled_for"],
+            tuple(r.failure for r in records(data[slots_at:])) if len(data) > slots_at else (),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise Damaged(f"headers: {error!r}") from None

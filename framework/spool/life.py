@@ -32,7 +32,7 @@ class Owner:
         fd: the lock file, locked.
         ward: they are a dead owner's, this process settles them.
         held: entries that are leases now.
-        started: runs in the lock file, by stem and delivery.
+        started: of a ward: the runs in its lock file, by stem and delivery.
     """
 
     queue: QueueDir
@@ -61,6 +61,7 @@ class Held:
         name, entry: its name there, parsed and as text.
         inode: of the file.
         slots_at: where its history begins.
+        started: its run in the lock file; None: it has not started.
         settled: somebody has settled it, or it was lost.
         forgiven: settled by a call that failed for others, so that a repetition of the call passes.
     """
@@ -70,6 +71,7 @@ class Held:
     entry: str
     inode: int = 0
     slots_at: int = 0
+    started: runs.Started | None = None
     settled: bool = False
     forgiven: bool = False
 
@@ -87,7 +89,6 @@ class Held:
         """It is no lease any more."""
         self.settled = True
         self.owner.held.pop(self.entry, None)
-        self.owner.started.pop(self.key, None)
 
 
 def wid_of(incarnation: str, number: int = 0) -> str:
@@ -165,10 +166,10 @@ def _stillborn(disk: Disk, fd: int, draft: str) -> None:
     flocks.drop(disk.calls, fd)
 
 
-def write_run(disk: Disk, owner: Owner, started: runs.Started) -> None:
+def write_run(disk: Disk, held: Held, started: runs.Started) -> None:
     """Puts a run record into its row of the lock file. Raises OSError."""
-    disk.calls.pwrite(owner.fd, runs.encode(started), runs.offset(started.run.row))
-    owner.started[started.stem, started.run.delivery] = started
+    disk.calls.pwrite(held.owner.fd, runs.encode(started), runs.offset(started.run.row))
+    held.started = started
 
 
 def end(disk: Disk, owner: Owner) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import threading
 from collections import Counter
 
@@ -21,8 +20,6 @@ from framework.spool.maintain import Maintain
 from framework.spool.rescue import Rescue
 from framework.spool.ripen import Ripen
 from framework.spool.settle import Settle
-
-POLL = (0.8, 1.2)  # seconds between two looks of one who waits: the bell is never the truth
 
 
 class Parts:
@@ -75,21 +72,21 @@ class Parts:
 
     def owner(self) -> Owner:
         """This process's, born when needed. Raises OSError."""
-        with self._birth:  # maintenance may expire something while a claim waits in another thread
-            return self._owner or self._born()
+        return self._owner or self._born()
 
     def _born(self) -> Owner:
-        if self._owner is None:
-            self._owner = life.birth(
-                self._disk,
-                self.queue,
-                self._incarnation,
-                boot=boot_id(),
-                now=self._clock.wall(),
-                lives=self._lives,
-            )
-            self._lives += 1
-        return self._owner
+        with self._birth:  # maintenance may expire something while a claim waits in another thread
+            if self._owner is None:
+                self._owner = life.birth(
+                    self._disk,
+                    self.queue,
+                    self._incarnation,
+                    boot=boot_id(),
+                    now=self._clock.wall(),
+                    lives=self._lives,
+                )
+                self._lives += 1
+            return self._owner
 
     def reborn(self) -> None:
         """Our directory is gone: whatever we held is somebody else's. A new life begins with the next claim."""
@@ -100,8 +97,8 @@ class Parts:
             self._owner = None
 
     def patience(self) -> float:
-        """Seconds until it is worth looking again without having been called."""
-        return min(random.uniform(*POLL), max(0.001, self.ripen.seconds_left()))
+        """Seconds until a job is due that we know of: who waits need not look before, unless it is called."""
+        return max(0.001, self.ripen.seconds_left())
 
     def close(self) -> None:
         """Releases what has not started; the rest stays for a rescuer. Raises OSError."""
@@ -109,7 +106,7 @@ class Parts:
         try:
             if self._owner is not None:
                 for held in list(self._owner.held.values()):
-                    if held.key not in self._owner.started:
+                    if held.started is None:
                         with contextlib.suppress(OSError):
                             self.settle.release(held, 0)
                 life.end(self._disk, self._owner)

@@ -154,7 +154,7 @@ class Rescue:
 
     def _started(self, ward: Owner, lease: Lease) -> Started | None:
         held: Held = lease.token
-        started = ward.started.get(held.key)
+        held.started = started = ward.started.get(held.key)
         if started is not None or lease.delivery - held.name.attempt <= MOST_UNCHARGED:
             return started
         run = RunRecord(row=0, delivery=lease.delivery, attempt=lease.attempt, started_at=self._clock.wall())

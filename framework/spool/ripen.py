@@ -32,9 +32,8 @@ class Ripen:
         self._look_at = 0.0
 
     def seconds_left(self) -> float:
-        """Until the next job is due that we know of, or until the next look."""
-        due = (self._due - self._clock.micros()) / 1e6
-        return max(0.0, min(due, self._look_at - time.monotonic()))
+        """Until the next job is due that we know of."""
+        return max(0.0, (self._due - self._clock.micros()) / 1e6)
 
     def soon(self) -> None:
         """A worker's call: looks only when something is due, or others may have delayed something. Raises OSError."""

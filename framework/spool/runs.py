@@ -21,6 +21,7 @@ _CRC = struct.Struct("<I")
 # row, delivery, attempt, sampled, started at, delay, trace id, span id, reported kind, length of stem, stem
 _ROW = struct.Struct("<IQI?3xdd16s8s16sI128s")
 _ROW_MAGIC = b"RUN1"
+_WHOLE = struct.Struct(f"<4sI{_ROW.size}s{ROW - 8 - _ROW.size}x")  # magic, crc of the body, body
 
 
 @frozen
@@ -65,13 +66,13 @@ def encode(started: Started) -> bytes:
         run.sampled,
         run.started_at,
         started.delay,
-        _binary(run.trace_id, 16),
-        _binary(run.span_id, 8),
+        _binary(run.trace_id, 16) if run.trace_id else b"",
+        _binary(run.span_id, 8) if run.span_id else b"",
         started.outcome.encode("ascii"),
         len(stem),
         stem,
     )
-    return (_ROW_MAGIC + _CRC.pack(zlib.crc32(body)) + body).ljust(ROW, b"\0")
+    return _WHOLE.pack(_ROW_MAGIC, zlib.crc32(body), body)
 
 
 def decode(data: bytes) -> Started | None:

@@ -19,7 +19,7 @@ from framework.spool.calls import Calls
 from framework.spool.disk import Disk
 from framework.spool.doorbell import Waker
 from framework.spool.layout import QueueDir
-from framework.spool.life import Held
+from framework.spool.life import Held, Owner
 from framework.spool.parts import Parts
 from framework.spool.rescue import Orphan
 from framework.spool.runs import Started
@@ -159,10 +159,10 @@ class Spool:
         return self._disk, self._clock
 
     def _part(self, queue: str) -> Parts:
-        self._opened()
         try:
             return self._parts[queue]
         except KeyError:
+            self._opened()
             known = ", ".join(sorted(self._parts)) or "none"
             raise EngineError(f"queue {queue!r} is not declared on this broker; declared: {known}") from None
 
@@ -202,7 +202,9 @@ class Spool:
             left = deadline - time.monotonic()
             if left <= 0:
                 break
-            woken, _ = part.doorbell.wait(self._waker, min(left, part.patience()))
+            woken, rang = part.doorbell.wait(self._waker, min(left, part.patience()))
+            if not (woken or rang) and time.monotonic() >= deadline:
+                break  # nobody called; the next claim begins with a look
             leases = self._claim_now(part, limit)
             if leases and len(part.listing):
                 part.doorbell.ring()  # the ring that was taken stood for others too: pass it on
@@ -228,7 +230,7 @@ class Spool:
         if held.settled:
             return
         try:
-            life.write_run(self._opened()[0], held.owner, Started(held.name.stem, run))
+            life.write_run(self._opened()[0], held, Started(held.name.stem, run))
         except OSError as error:
             raise self.unavailable(f"starting job {lease.job.id!r}", error) from error
 
@@ -238,13 +240,13 @@ class Spool:
         Raises EngineUnavailable.
         """
         held = self._held(lease)
-        started = held.owner.started.get(held.key)
+        started = held.started
         if held.settled or started is None:
             return
         try:
             if failure is not None and not self._settle_of(lease).record(held, failure, kind):
                 return  # the claim is lost; there is nothing left to finish
-            life.write_run(self._opened()[0], held.owner, started.with_outcome(kind, delay))
+            life.write_run(self._opened()[0], held, started.with_outcome(kind, delay))
         except OSError as error:
             raise self.unavailable(f"reporting job {lease.job.id!r}", error) from error
 
@@ -280,9 +282,12 @@ class Spool:
         """Settles all that can be settled; then says what could not, so that the same call may be repeated."""
         lost: list[str] = []
         settled: list[Held] = []
+        wards: dict[str, Owner] = {}
         failed: OSError | None = None
         for lease in leases:
             held = self._held(lease)
+            if held.owner.ward:
+                wards[held.owner.base] = held.owner
             if held.settled:
                 if held.forgiven:
                     settled.append(held)
@@ -299,16 +304,13 @@ class Spool:
                 self._part(lease.queue).claim.look_again()
         for held in settled:
             held.forgiven = failed is not None
-        self._finish_wards(leases)
+        for ward in wards.values():
+            with contextlib.suppress(OSError):  # the next rescue() does it
+                self._part(ward.queue.name).rescue.finish(ward)
         if failed is not None:
             raise self.unavailable("settling", failed) from failed
         if lost:
             raise LeaseLost(lost)
-
-    def _finish_wards(self, leases: Sequence[Lease]) -> None:
-        for owner in {id(o): o for o in (self._held(lease).owner for lease in leases) if o.ward}.values():
-            with contextlib.suppress(OSError):  # the next rescue() does it
-                self._part(owner.queue.name).rescue.finish(owner)
 
     @staticmethod
     def _held(lease: Lease) -> Held:

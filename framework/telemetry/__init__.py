@@ -77,6 +77,11 @@ class Telemetry:
         finally:
             self._lines.on(event)
 
+    def wants(self, kind: type[Event], outcome: str = "") -> bool:
+        """Whether anything comes of such an event. Asked once at a start: what nobody hears need not be made for every
+        job. Args: outcome: of a JobFinished."""
+        return self._ring is not None or self._metrics is not None or self._lines.wants(kind, outcome)
+
     def observe_slots(self, read: Callable[[], tuple[int, int]], queue: str) -> None:
         """worker.slots.limit and worker.slots.used: `read` gives (limit, used) and is called at collection."""
         if self._metrics is not None:

@@ -173,10 +173,10 @@ class Exporter:
 
     def _look(self) -> None:
         by_number: dict[int, list[Path]] = {}
-        for path in sorted(self._run.glob("*.ring")):
-            number = number_of(path)
-            if number is not None and not path.name.startswith("."):
-                by_number.setdefault(number, []).append(path)
+        for entry in sorted(os.listdir(self._run)):
+            number = number_of(entry)
+            if number is not None and entry.endswith(".ring"):
+                by_number.setdefault(number, []).append(self._run / entry)
         for number, paths in by_number.items():
             lock = self._locks.setdefault(number, ReadersLock(self._run, number))
             if number != self._number and not instance_is_free(self._run, number):

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from contextvars import ContextVar, Token
-from typing import Any
-
-import structlog.contextvars as bound
 
 from framework.job import Lease
 
-_current: ContextVar[dict[str, object] | None] = ContextVar("framework_job", default=None)
+running: ContextVar[Lease | None] = ContextVar("framework_job", default=None)
 
 
 def current_job() -> dict[str, object] | None:
     """queue, job_id and attempt of the running job, or None."""
-    return _current.get()
+    lease = running.get()
+    return None if lease is None else keys_of(lease)
 
 
 def keys_of(lease: Lease) -> dict[str, object]:
@@ -23,26 +21,17 @@ def keys_of(lease: Lease) -> dict[str, object]:
 
 
 class JobScope:
-    """Names the job while it lasts. What its handler binds to structlog's context variables ends with it: a sync worker
-    runs all jobs in one context, and a leaked binding would mark all later ones."""
+    """Names the job while it lasts. What its handler binds to structlog's context variables ends with it all the same:
+    every run has a context of its own."""
 
-    __slots__ = ("_before", "_lease", "_token")
+    __slots__ = ("_lease", "_token")
 
     def __init__(self, lease: Lease) -> None:
         self._lease = lease
-        self._token: Token[dict[str, object] | None] | None = None
-        self._before: dict[str, Any] = {}
 
     def __enter__(self) -> JobScope:
-        self._before = bound.get_contextvars()
-        self._token = _current.set(keys_of(self._lease))
+        self._token: Token[Lease | None] = running.set(self._lease)
         return self
 
     def __exit__(self, *_: object) -> None:
-        now = bound.get_contextvars()
-        if now.keys() != self._before.keys() or any(now[key] is not self._before[key] for key in now):
-            bound.clear_contextvars()
-            bound.bind_contextvars(**self._before)
-        if self._token is not None:
-            _current.reset(self._token)
-            self._token = None
+        running.reset(self._token)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from framework import events as e
-from framework.telemetry.logs import Logs
+from framework.outcome import Kind
+from framework.telemetry.logs import LEVELS, Logs
 from framework.telemetry.names import ERROR_TYPE, LOST
 
 _LEVEL_OF_OUTCOME = {"retried": "warning", "dead_lettered": "error"}
@@ -18,8 +18,14 @@ class Lines:
     """Writes a line for each event that somebody may want to read. Durations in seconds, to the microsecond."""
 
     def __init__(self, logs: Logs) -> None:
-        self._logs = logs
         self._say = logs.say
+        levels = {kind.value: _LEVEL_OF_OUTCOME.get(kind, "info") for kind in Kind}
+        # Looked up for every job, and mostly in vain where the level is above info.
+        self._level_of = {kind: level for kind, level in levels.items() if logs.passes(LEVELS[level])}
+
+    def wants(self, kind: type[e.Event], outcome: str = "") -> bool:
+        """Whether such an event could make a line. Args: outcome: of a JobFinished."""
+        return kind not in _SILENT and (kind is not e.JobFinished or outcome in self._level_of)
 
     def on(self, event: e.Event) -> None:
         """A Bus subscriber."""
@@ -36,8 +42,8 @@ class Lines:
                 self._job_trouble(event)
 
     def _finished(self, event: e.JobFinished) -> None:
-        level = _LEVEL_OF_OUTCOME.get(event.outcome, "info")
-        if not self._logs.passes(getattr(logging, level.upper())):
+        level = self._level_of.get(event.outcome)
+        if level is None:
             return
         keys: dict[str, Any] = {
             "queue": event.queue,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 from framework.app import Logger
-from framework.executor import Attempt, SpanIdentity
+from framework.executor import UNTRACED, Attempt, SpanIdentity
 from framework.job import Lease
 from framework.telemetry.jobscope import JobScope, keys_of
 from framework.telemetry.logs import Logs
@@ -20,7 +20,7 @@ class LogOnlyTracing:
         self._logs = logs
 
     def identify(self, lease: Lease, started_at: float) -> SpanIdentity:
-        return SpanIdentity()
+        return UNTRACED
 
     def attempt(self, attempt: Attempt) -> AbstractContextManager[object]:
         return JobScope(attempt.lease)

@@ -96,7 +96,9 @@ class Logs:
 
     def say(self, level: str, event: str, **keys: object) -> None:
         """Writes a line of the framework's own."""
-        getattr(self.logger, level)(event, **keys)
+        if self.passes(LEVELS[level]):
+            keys["event"], keys["level"] = event, level
+            self._write(level, keys)
 
     def bound(self, keys: dict[str, object]) -> Logger:
         """A logger whose lines carry these keys: `ctx.log`."""
@@ -114,8 +116,7 @@ class Logs:
             "process": self._process,
             **(current_job() or {}),
         }
-        span = trace.get_current_span().get_span_context()
-        if span.is_valid and not keys.get("trace_id"):
+        if not keys.get("trace_id") and (span := trace.get_current_span().get_span_context()).is_valid:
             keys["trace_id"], keys["span_id"] = f"{span.trace_id:032x}", f"{span.span_id:016x}"
         first.update(keys)
         return first
@@ -136,10 +137,12 @@ class Logs:
         }
         if record.exc_info:
             keys["exc_info"] = record.exc_info
-        out: Any = keys
-        for process in (structlog.contextvars.merge_contextvars, structlog.processors.format_exc_info, self._complete):
-            out = process(None, level, out)
-        self._writer.write(self._render(None, level, out))
+        self._write(level, structlog.processors.format_exc_info(None, level, keys))
+
+    def _write(self, level: str, keys: Keys) -> None:
+        """What structlog's chain does with a line of its loggers."""
+        keys = self._complete(None, level, structlog.contextvars.merge_contextvars(None, level, keys))
+        self._writer.write(self._render(None, level, keys))
 
 
 class RecordHandler(logging.Handler):

@@ -101,10 +101,10 @@ def pack(
     key: bytes,
     first: float,
     second: float,
-    delay: float,
-    trace_id: bytes,
-    span_id: bytes,
-    span: bytes,
+    delay: float = 0.0,
+    trace_id: bytes = b"",
+    span_id: bytes = b"",
+    span: bytes = b"",
 ) -> bytes:
     """A record; its size is a multiple of eight."""
     bare = HEAD_SIZE + len(key) + len(span) + 4

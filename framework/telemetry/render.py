@@ -54,11 +54,13 @@ class JsonRenderer:
 
 def _json(keys: Keys) -> bytes:
     try:
-        text = json.dumps(keys, ensure_ascii=False, allow_nan=False, default=_text)
+        text = _ENCODE(keys)
     except (ValueError, TypeError, RecursionError):  # NaN, a cycle, an odd key
-        text = json.dumps({str(key): _plain(value) for key, value in keys.items()}, ensure_ascii=False, default=_text)
+        text = _ENCODE({str(key): _plain(value) for key, value in keys.items()})
+    if not text.isprintable():  # what is, has none of them
+        text = _CONTROLS.sub(_escape_json, text)
     # A lone surrogate becomes \udXXX, which is how JSON writes it too.
-    return (_CONTROLS.sub(_escape_json, text) + "\n").encode("utf-8", "backslashreplace")
+    return (text + "\n").encode("utf-8", "backslashreplace")
 
 
 def _escape_json(found: re.Match[str]) -> str:
@@ -109,3 +111,6 @@ class ConsoleRenderer:
 
 def _escape_text(found: re.Match[str]) -> str:
     return found.group().encode("unicode_escape").decode("ascii")
+
+
+_ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_text).encode  # made once

@@ -173,7 +173,8 @@ class RingWriter(RingFile):
         self._pid = os.getpid()
         self._position = self.head
         # A span must leave this much free for the counts of those after it.
-        self._room_for_spans = self.capacity - self.capacity // 8
+        self._for_spans = self.capacity - self.capacity // 8
+        self._end = _DATA_AT + self.capacity
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._leave)
 
@@ -193,51 +194,46 @@ class RingWriter(RingFile):
         self, key: bytes, duration: float, wait: float, delay: float, trace_id: bytes, span_id: bytes, span: bytes
     ) -> None:
         """Puts an attempt that ended. Args: span: OTLP bytes as in a ScopeSpans, empty where it is not sampled."""
-        self._put(records.ATTEMPT, key, duration, wait, delay, trace_id, span_id, span)
+        known = (key, duration, wait, delay, trace_id, span_id)
+        if not span:
+            self._put(records.pack(records.ATTEMPT, 0, self._pid, *known, b""))
+        elif not self._append(records.pack(records.ATTEMPT, records.SAMPLED, self._pid, *known, span), self._for_spans):
+            self._put(records.pack(records.ATTEMPT, records.DROPPED, self._pid, *known, b""), spans=1)
 
     def operation(self, key: bytes, duration: float, count: int) -> None:
         """Puts something done with the engine."""
-        self._put(records.OPERATION, key, duration, count, 0.0, b"", b"", b"")
+        self._put(records.pack(records.OPERATION, 0, self._pid, key, duration, count))
 
     def expired(self, key: bytes, count: int) -> None:
         """Puts that jobs became dead letters without an attempt."""
-        self._put(records.EXPIRED, key, 0.0, count, 0.0, b"", b"", b"")
+        self._put(records.pack(records.EXPIRED, 0, self._pid, key, 0.0, count))
 
-    def _put(
-        self,
-        kind: int,
-        key: bytes,
-        first: float,
-        second: float,
-        delay: float,
-        trace: bytes,
-        span_id: bytes,
-        span: bytes,
-    ) -> None:
-        pid = self._pid
-        if not pid:
-            return
-        flags = records.SAMPLED if span else 0
-        with self._lock:
-            used = self._position - self._quads[_SENT]
-            record = records.pack(kind, flags, pid, key, first, second, delay, trace, span_id, span)
-            if span and used + len(record) > self._room_for_spans:
-                record = records.pack(kind, records.DROPPED, pid, key, first, second, delay, trace, span_id, b"")
-            size = len(record)
-            if used + size > self.capacity:
+    def _put(self, record: bytes, *, spans: int = 0) -> None:
+        """Args: spans: that were in it."""
+        if not self._append(record, self.capacity):
+            with self._lock:
                 self._quads[_LOST] += 1
-                self._quads[_LOST_SPANS] += bool(span)
-                return
-            at = self._position % self.capacity
-            first = self.capacity - at
-            at += _DATA_AT
-            if size <= first:
-                self._memory[at : at + size] = record
+                self._quads[_LOST_SPANS] += spans
+
+    def _append(self, record: bytes, room: int) -> bool:
+        """False: more than `room` bytes would wait for the reader then."""
+        if not self._pid:
+            return True  # forked: nothing of ours
+        size, quads = len(record), self._quads
+        with self._lock:
+            position = self._position
+            if position + size - quads[_SENT] > room:
+                return False
+            at = position % self.capacity + _DATA_AT
+            end = at + size
+            if end <= self._end:
+                self._memory[at:end] = record
             else:
-                self._memory[at : at + first] = record[:first]
+                first = self._end - at
+                self._memory[at : self._end] = record[:first]
                 self._memory[_DATA_AT : _DATA_AT + size - first] = record[first:]
-            self._position += size
-            self._quads[_HEAD] = self._position
+            self._position = quads[_HEAD] = position + size
+        return True
 
 
 class RingReader(RingFile):

@@ -52,9 +52,9 @@ class Rings:
         return Path(self.run) / f"{self.number}.{quote(slot, safe='')}.{self.mark}.ring"
 
 
-def number_of(path: Path) -> int | None:
-    """Of the instance whose ring this is."""
-    first = path.name.partition(".")[0]
+def number_of(entry: str) -> int | None:
+    """Of the instance whose ring has this name."""
+    first = entry.partition(".")[0]
     return int(first) if first.isdigit() else None
 
 

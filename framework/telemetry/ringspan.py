@@ -81,6 +81,14 @@ class RingSpan(Span):
         extras: what a handler added; None = nothing.
     """
 
+    creation: tuple[str, str] | None = None
+    previous: tuple[str, str] | None = None
+    state: TraceState | None = None
+    context: Context | None = None
+    extras: Extras | None = None
+    _span_context: SpanContext | None = None
+    _ended = False
+
     def __init__(
         self, trace_id: str, span_id: str, sampled: bool, parent: str, started: int, limits: SpanLimits
     ) -> None:
@@ -89,14 +97,7 @@ class RingSpan(Span):
         self.sampled = sampled
         self.parent = parent
         self.started = started
-        self.creation: tuple[str, str] | None = None
-        self.previous: tuple[str, str] | None = None
-        self.state: TraceState | None = None
-        self.context: Context | None = None
-        self.extras: Extras | None = None
         self.limits = limits
-        self._span_context: SpanContext | None = None
-        self._ended = False
 
     def get_span_context(self) -> SpanContext:
         found = self._span_context

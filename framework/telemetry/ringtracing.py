@@ -6,7 +6,7 @@ import logging
 import re
 import time
 from contextlib import AbstractContextManager
-from typing import Any, Final, Protocol, cast
+from typing import Final, Protocol, cast
 
 from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
@@ -23,7 +23,7 @@ from framework.executor import Attempt, SpanIdentity
 from framework.job import Lease, RunRecord, span_id_of, trace_id_of
 from framework.telemetry import names, records
 from framework.telemetry.encode import Encoder, Facts
-from framework.telemetry.jobscope import JobScope
+from framework.telemetry.jobscope import running
 from framework.telemetry.linkage import Linkage, origin_of
 from framework.telemetry.logonly import LogOnlyTracing
 from framework.telemetry.logs import Logs
@@ -37,6 +37,8 @@ _TRACEPARENT: Final = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2}
 _LATER: Final = re.compile(r"(?!ff|00)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 _NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
 _EMPTY = Context()
+# Under which a context keeps its current span.
+_SPAN_KEY: Final = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, _EMPTY)))
 
 
 class InnerMetrics(Protocol):
@@ -79,7 +81,7 @@ class RingTracing(LogOnlyTracing):
         self._system = system
         self._linkage: Linkage = linkage
         self._parent_within = parent_within
-        self._encoders: dict[tuple[str, int], Encoder] = {}
+        self._encoders: dict[str, Encoder] = {}
         self._keys: dict[tuple[str, ...], bytes] = {}
         self._ended: e.JobFinished | None = None
         few = limits.max_span_attributes is not None and limits.max_span_attributes < 16
@@ -198,10 +200,9 @@ class RingTracing(LogOnlyTracing):
         outcome = attempt.outcome
         if event is None or outcome is None:
             return
-        lease, kind, encoded = attempt.lease, event.outcome, b""
+        lease, kind, encoded, now = attempt.lease, event.outcome, b"", time.time_ns()
         trace_id, span_id = bytes.fromhex(span.trace_id), bytes.fromhex(span.span_id)
         if span.sampled and self._spans:
-            now = time.time_ns()
             encoder = self._encoder(lease.queue, event.max_attempts)
             if outcome.failure is None and encoder.is_plain(span):
                 encoded = encoder.plain(span, trace_id, span_id, lease, kind, attempt.wait, now)
@@ -256,10 +257,10 @@ class RingTracing(LogOnlyTracing):
         return key
 
     def _encoder(self, queue: str, max_attempts: int) -> Encoder:
-        encoder = self._encoders.get((queue, max_attempts))
+        """Args: max_attempts: the queue's, the same as long as the process lives."""
+        encoder = self._encoders.get(queue)
         if encoder is None:
-            encoder = Encoder(queue, self._system, max_attempts, plain=self._plain)
-            self._encoders[queue, max_attempts] = encoder
+            encoder = self._encoders[queue] = Encoder(queue, self._system, max_attempts, plain=self._plain)
         return encoder
 
     def _encoded(self, encoder: Encoder, span: RingSpan, facts: Facts) -> bytes:
@@ -273,20 +274,21 @@ class RingTracing(LogOnlyTracing):
 class RingAttempt:
     """The span around one handler. Context and job are set on entering and put back on leaving, whatever happened."""
 
-    __slots__ = ("_attempt", "_scope", "_span", "_token", "_tracing")
+    __slots__ = ("_attempt", "_job", "_span", "_token", "_tracing")
 
     def __init__(self, tracing: RingTracing, attempt: Attempt, span: RingSpan) -> None:
         self._tracing = tracing
         self._attempt = attempt
         self._span = span
-        self._scope = JobScope(attempt.lease)
-        self._token: Any = None
 
     def __enter__(self) -> RingSpan:
-        self._scope.__enter__()
         span = self._span
+        self._job = running.set(self._attempt.lease)
         # Never on top of the ambient context: what leaked into it would reach this handler.
-        self._token = otel_context.attach(trace.set_span_in_context(span, span.context or _EMPTY))
+        came = span.context
+        self._token = otel_context.attach(
+            Context({_SPAN_KEY: span}) if came is None else trace.set_span_in_context(span, came)
+        )
         return span
 
     def __exit__(self, *_: object) -> None:
@@ -296,7 +298,7 @@ class RingAttempt:
             log.exception("the span of job %s could not be kept", self._attempt.lease.job.id)
         finally:
             otel_context.detach(self._token)
-            self._scope.__exit__()
+            running.reset(self._job)
 
 
 def _is_standard(propagator: object) -> bool:

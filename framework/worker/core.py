@@ -95,6 +95,10 @@ class WorkerCore:
         self.options: QueueOptions = executor.options
         self.emit = emit
         self.leave = leave
+        self._tells_settled = executor.wants(JobsSettled, "")
+        timeout = self.options.timeout
+        self._soft = None if timeout is None else int(timeout * 1e9)  # ns after the start
+        self._hard = None if timeout is None else int((timeout + self.options.kill_after) * 1e9)
         self.rows: list[RowWriter] = [board.row_writer(index, row) for row in range(self.options.concurrency)]
         self.on_ready: Callable[[], None] = lambda: None
         self.jobs = 0
@@ -164,15 +168,9 @@ class WorkerCore:
 
     def begin(self, attempt: Attempt, row: int) -> bool:
         """Run record first, board row second. False: the engine cannot write it, the job went back unstarted."""
-        lease, identity = attempt.lease, attempt.identity
+        lease, who = attempt.lease, attempt.identity
         record = RunRecord(
-            row=row,
-            delivery=lease.delivery,
-            attempt=lease.attempt,
-            started_at=attempt.started_at,
-            trace_id=identity.trace_id,
-            span_id=identity.span_id,
-            sampled=identity.sampled,
+            row, lease.delivery, lease.attempt, attempt.started_at, who.trace_id, who.span_id, who.sampled
         )
         try:
             self.broker.start(lease, record)
@@ -180,11 +178,11 @@ class WorkerCore:
             self._failed("start", error)
             self.give_back([lease])
             return False
-        self._recovered("start")
+        if self._failing:
+            self._recovered("start")
         now = time.monotonic_ns()
-        timeout = self.options.timeout
-        soft = 0 if timeout is None else now + int(timeout * 1e9)
-        hard = 0 if timeout is None else soft + int(self.options.kill_after * 1e9)
+        soft = 0 if self._soft is None else now + self._soft
+        hard = 0 if self._hard is None else now + self._hard
         self.used += 1
         self.rows[row].start(lease.job.id, lease.delivery, now, soft, hard)
         return True
@@ -215,6 +213,7 @@ class WorkerCore:
     def settle(self, lease: Lease, outcome: Outcome) -> None:
         """Once, or again later: what cannot be settled now is kept, and tried until the process ends."""
         started = time.monotonic()
+        verb = VERBS[outcome.kind]
         try:
             settle(self.broker, lease, outcome)
         except LeaseLost as lost:
@@ -222,10 +221,12 @@ class WorkerCore:
             return
         except EngineUnavailable as error:
             self._unsettled.append(_Unsettled(lease, outcome))
-            self._failed(VERBS[outcome.kind], error)
+            self._failed(verb, error)
             return
-        self._recovered(VERBS[outcome.kind])
-        self.emit(JobsSettled(lease.queue, VERBS[outcome.kind], 1, time.monotonic() - started))
+        if self._failing:
+            self._recovered(verb)
+        if self._tells_settled:
+            self.emit(JobsSettled(lease.queue, verb, 1, time.monotonic() - started))
 
     def give_back(self, leases: Sequence[Lease]) -> None:
         """Unstarted leases return to their place; no attempt is spent. Safe in threads."""
@@ -255,7 +256,7 @@ class WorkerCore:
         self.emit(EngineFailed(verb, str(error), wait))
 
     def _recovered(self, verb: str) -> None:
-        found = self._failing.pop(verb, None) if self._failing else None
+        found = self._failing.pop(verb, None)
         if found is not None:
             self.emit(EngineRecovered(verb, time.monotonic() - found[0]))
 

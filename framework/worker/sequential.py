@@ -83,9 +83,10 @@ class SyncWorker:
         if not core.begin(attempt, 0):
             return
         self._claims.started()
-        core.executor.run(attempt, call=self._interrupts.call)
+        outcome = core.executor.run(attempt, call=self._interrupts.call)
         self._claims.ended()
-        self._explain(attempt)
+        if outcome.failure is not None:
+            self._explain(attempt)
         core.finish(attempt, 0)
 
     def _explain(self, attempt: Attempt) -> None:

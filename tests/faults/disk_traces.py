@@ -143,7 +143,8 @@ def _enqueue_prepared(life: Life) -> None:
     """One by one, into files that were made ahead; a dead producer leaves some."""
     life.enqueue("before")
     blanks = life.mine._spool.parts("jobs").enqueue._blanks
-    blanks._since, blanks._count, blanks._batch = time.monotonic(), WORTH, 3  # each is a point of its own
+    blanks._times.extend([time.monotonic()] * WORTH)
+    blanks._batch = 3  # each is a point of its own
     life.enqueue("maker")
     assert blanks._ready, "nothing was prepared"
     life.enqueue("a")

@@ -39,8 +39,8 @@ def rescue(stage: Stage) -> None:
 
 
 def claim_all(stage: Stage) -> None:
-    """Everything that can be claimed, by two calls: the first may find that it has to begin anew."""
-    stage.held = [*claim(stage.broker), *claim(stage.broker)]
+    """Everything that can be claimed, by three calls: one may find that it has to begin anew, or that its list ends."""
+    stage.held = [lease for _ in range(3) for lease in claim(stage.broker)]
 
 
 def maintain(stage: Stage) -> None:
@@ -97,7 +97,8 @@ def _worth_preparing(stage: Stage) -> None:
     """As if many jobs had come one by one within the last second."""
     stage.store("a")
     blanks = stage.broker._spool.parts("jobs").enqueue._blanks
-    blanks._since, blanks._count, blanks._batch = time.monotonic(), WORTH, 3  # each is a point of its own
+    blanks._times.extend([time.monotonic()] * WORTH)
+    blanks._batch = 3  # each is a point of its own
 
 
 def _prepared(stage: Stage) -> None:
@@ -111,7 +112,8 @@ def _prepared_by_the_dead(stage: Stage) -> None:
 
     def live(mine: SpoolBroker) -> None:
         blanks = mine._spool.parts("jobs").enqueue._blanks
-        blanks._since, blanks._count, blanks._batch = time.monotonic(), WORTH, 3  # each is a point of its own
+        blanks._times.extend([time.monotonic()] * WORTH)
+        blanks._batch = 3  # each is a point of its own
         mine.enqueue([job("b")])
 
     dead_owner(stage.root, live, *stage.queues)

@@ -54,16 +54,29 @@ def test_one_flush_and_no_new_file(root: Path, warm: Warm) -> None:
     assert len(drafts(root)) == blanks.BATCH - 1
 
 
-def test_the_job_that_finds_none_left_prepares_the_next_with_its_own_commit(root: Path, warm: Warm) -> None:
+def test_who_uses_the_last_one_up_prepares_the_next_when_its_job_is_on_its_way(root: Path, warm: Warm) -> None:
     mine, seam = warm
-    for number in range(blanks.BATCH):
+    for number in range(blanks.BATCH - 1):
         mine.enqueue([job(f"n{number}")])
-    assert drafts(root) == []
-    calls = names_of(seam, lambda: mine.enqueue([job("next")]))
-    assert (calls.count("syncfs"), calls.count("fsync"), calls.count("fdatasync")) == (1, 0, 0)
-    assert calls.index("syncfs") < calls.index("rename")
+    assert len(drafts(root)) == 1
+    calls = names_of(seam, lambda: mine.enqueue([job("last")]))
+    assert (calls.count("syncfs"), calls.count("fsync"), calls.count("fdatasync")) == (1, 0, 1)
+    assert calls.index("fdatasync") < calls.index("rename") < calls.index("open")
     assert len(drafts(root)) == blanks.BATCH
-    assert len(claim(mine)) == blanks.BATCH + 3
+    assert len(claim(mine)) == blanks.BATCH + 2
+
+
+@pytest.mark.parametrize("call", ["open", "write", "syncfs"])
+def test_where_none_can_be_prepared_the_job_is_queued_all_the_same(root: Path, warm: Warm, call: str) -> None:
+    mine, seam = warm
+    for number in range(blanks.BATCH - 1):
+        mine.enqueue([job(f"n{number}")])
+    seam.arm(fail_calls(errno.EIO, call))
+    mine.enqueue([job("last")])
+    seam.disarm()
+    assert drafts(root) == []
+    mine.enqueue([job("alone")])
+    assert ids(claim(mine))[-2:] == ["last", "alone"]
 
 
 def test_rarely_used_producers_prepare_nothing(root: Path) -> None:

@@ -16,6 +16,7 @@ SITES = {
     "disk.mkdir": "enqueue",
     "enqueue._make_durable": "enqueue",
     "enqueue._make_durable, data": "enqueue prepared",
+    "enqueue._prepare": "enqueue prepared",
     "enqueue._put_batch": "enqueue batch",
     "enqueue._remove": "in vain",
     "enqueue._take_back_excess": "one too many",

@@ -16,7 +16,7 @@ from framework.errors import EnqueueFailed, EnqueueUncertain, QueueFull
 from framework.queues import QueueOptions
 from framework.spool import blanks
 
-from .seam import Seam
+from .seam import Seam, fail_calls
 from .world import broker, census, claim, heal, ids, in_child, job
 
 THREADS = 6
@@ -191,13 +191,8 @@ def test_alone_each_refusal_is_as_it_was(spool: SpoolBroker, monkeypatch: pytest
     monkeypatch.setattr(blanks, "WORTH", 1)
     seam = Seam()
     mine = broker(spool.root, calls=seam)
-
-    def hook(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Callable[..., Any]) -> Any:
-        if name in ("syncfs", "fdatasync"):
-            raise OSError(errno.EIO, "as asked")
-        return real(*args, **kwargs)
-
-    seam.arm(hook)
+    mine.enqueue([job("warm")])
+    seam.arm(fail_calls(errno.EIO, "fdatasync"))
     with pytest.raises(EnqueueFailed) as failed:
         mine.enqueue([job("n")])
     assert failed.value.enqueued == ()

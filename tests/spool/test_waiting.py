@@ -12,16 +12,8 @@ from typing import Any
 import pytest
 
 from framework.brokers.spool import SpoolBroker
-from framework.spool import parts
 
 from .world import broker, ids, in_child, job
-
-
-@pytest.fixture
-def no_polling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the bell can end a wait."""
-    monkeypatch.setattr(parts, "POLL", (60.0, 60.0))
-    monkeypatch.setattr("framework.spool.ripen.LEAST_PAUSE", 60.0)
 
 
 class Watched:
@@ -47,7 +39,6 @@ def in_thread(work: object) -> threading.Thread:
     return thread
 
 
-@pytest.mark.usefixtures("no_polling")
 def test_an_enqueue_in_another_process_ends_the_wait(root: Path) -> None:
     """Verified: without the ring the wait ends by its timeout."""
     mine = broker(root)
@@ -62,7 +53,6 @@ def test_an_enqueue_in_another_process_ends_the_wait(root: Path) -> None:
     mine.close()
 
 
-@pytest.mark.usefixtures("no_polling")
 def test_two_jobs_call_two_waiters(root: Path) -> None:
     """The first waiter must not take the second one's ring.
 
@@ -90,7 +80,6 @@ def test_two_jobs_call_two_waiters(root: Path) -> None:
         cleaner.close()
 
 
-@pytest.mark.usefixtures("no_polling")
 @pytest.mark.parametrize("verb", ["release", "retry", "bury", "replay"])
 def test_whatever_makes_a_job_runnable_rings(root: Path, verb: str) -> None:
     from .world import claim, failure, one
@@ -142,7 +131,6 @@ def test_without_a_bell_polling_finds_it(root: Path) -> None:
     mine.close()
 
 
-@pytest.mark.usefixtures("no_polling")
 def test_wake_from_a_thread_ends_the_wait_or_the_next(spool: SpoolBroker) -> None:
     spool.wake()
     start = time.monotonic()
@@ -155,7 +143,6 @@ def test_wake_from_a_thread_ends_the_wait_or_the_next(spool: SpoolBroker) -> Non
     waiter.join()
 
 
-@pytest.mark.usefixtures("no_polling")
 def test_wake_in_a_signal_handler(spool: SpoolBroker) -> None:
     """PEP 475 restarts the poll after the handler; the byte in the pipe ends it."""
     old = signal.signal(signal.SIGUSR1, lambda *_: spool.wake())

@@ -64,7 +64,14 @@ def a_lease(payload: bytes = b"{}", *, queue: str = "jobs", home: str = "", atte
     return Lease(job, queue, attempt, delivery=attempt, eligible_at=1000.0, token=None)
 
 
-def an_executor(app: WorkerApp, events: list[Event] | None = None, queue: str = "jobs", **options: Any) -> Executor:
+def an_executor(
+    app: WorkerApp,
+    events: list[Event] | None = None,
+    queue: str = "jobs",
+    *,
+    wants: Callable[[type[Event], str], bool] = lambda kind, outcome: True,
+    **options: Any,
+) -> Executor:
     """Of one queue of an app, at wall clock 1010 and a monotonic clock that stands at 5."""
     handler = type(app).worker_handlers[queue]
     resolved = QueueOptions(queue, **{"retry": handler.queue.options.retry, **options})
@@ -74,6 +81,7 @@ def an_executor(app: WorkerApp, events: list[Event] | None = None, queue: str = 
         resolved,
         tracing=NoTracing(),
         emit=[].append if events is None else events.append,
+        wants=wants,
         clock=lambda: 1010.0,
         monotonic=lambda: 5.0,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
@@ -222,3 +223,45 @@ def test_on_failure_that_fails_changes_nothing() -> None:
 def test_an_early_clock_makes_no_negative_wait() -> None:
     executor = an_executor(App())
     assert executor.attempt(Lease(a_job(), "jobs", 1, 1, 99_999.0, None)).wait == 0.0
+
+
+def test_what_a_sync_handler_puts_into_its_context_ends_with_its_job() -> None:
+    """As with an async one. What was there before, from a lifespan, is seen by every job.
+
+    Verified: without a context of its own the second job finds what the first has set.
+    """
+    tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+    found: list[str] = []
+
+    class Leaky(App):
+        def job(self, number: int, ctx: Context) -> None:
+            found.append(tenant.get())
+            tenant.set(f"of job {number}")
+
+    executor = an_executor(Leaky())
+    for number in (b"1", b"2"):
+        executor.run(executor.attempt(a_lease(number)))
+    tenant.set("of the lifespan")
+    executor.run(executor.attempt(a_lease(b"3")))
+    assert found == ["nobody", "nobody", "of the lifespan"]
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_a_success_that_nobody_hears_is_not_told_and_a_failure_always_is(heard: bool) -> None:
+    events: list[Event] = []
+    asked: list[tuple[type[Event], str]] = []
+
+    def wants(kind: type[Event], outcome: str) -> bool:
+        asked.append((kind, outcome))
+        return heard
+
+    app = App()
+    executor = an_executor(app, events, wants=wants)
+    for end in (None, ValueError(), Discard("not needed")):
+        app.end = end
+        executor.run(executor.attempt(a_lease(b"7")))
+    assert [event.outcome for event in events if isinstance(event, JobFinished)] == ["succeeded"] * heard + [
+        "retried",
+        "discarded",
+    ]
+    assert asked == [(JobFinished, "succeeded")], "it is asked once, not for every job"

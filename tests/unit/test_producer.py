@@ -30,6 +30,7 @@ from framework.producer import BATCH, Producer
 from framework.queues import QueueOptions
 
 NOW = 1_700_000_000.0
+LENGTH = 2 * BATCH + 88  # of a queue that is full
 
 
 class Item(BaseModel):
@@ -38,7 +39,7 @@ class Item(BaseModel):
 
 class App(WorkerApp):
     dead = Queue[DeadLetter]("dead")
-    items = Queue[Item]("items", max_length=600, max_payload_bytes=40, ttl=60)
+    items = Queue[Item]("items", max_length=LENGTH, max_payload_bytes=40, ttl=60)
     loose = Queue[Any]("loose", max_length=None)
 
 
@@ -169,7 +170,7 @@ def test_too_large(many: bool, engine: Engine) -> None:
 
 
 def test_full(engine: Engine) -> None:
-    App.items.enqueue_many(Item(number=n) for n in range(600))
+    App.items.enqueue_many(Item(number=n) for n in range(LENGTH))
     with pytest.raises(QueueFull) as full:
         App.items.enqueue(Item(number=1))
     assert full.value.enqueued == ()
@@ -177,10 +178,10 @@ def test_full(engine: Engine) -> None:
 
 def test_batches_and_the_partial_result_of_a_full_queue(engine: Engine) -> None:
     with pytest.raises(QueueFull) as full:
-        App.items.enqueue_many([Item(number=n) for n in range(700)])
-    assert engine.batches == [BATCH, BATCH, BATCH - 68]
+        App.items.enqueue_many([Item(number=n) for n in range(LENGTH + 100)])
+    assert engine.batches == [BATCH, BATCH, 188]
     assert list(full.value.enqueued) == [job.id for job in engine.jobs()]
-    assert len(full.value.enqueued) == 600
+    assert len(full.value.enqueued) == LENGTH
 
 
 def test_the_partial_result_of_a_bad_payload(engine: Engine) -> None:
