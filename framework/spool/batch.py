@@ -22,19 +22,16 @@ LEAST = 64  # jobs from which on a directory pays; and a backlog of a million sh
 
 
 class Batch:
-    """A new directory in tmp, locked. Raises OSError.
-
-    Attributes:
-        target: what it will be in ready/.
-    """
+    """A new directory in tmp, locked. Raises OSError."""
 
     def __init__(self, disk: Disk, queue: QueueDir, clock: Clock) -> None:
         self._disk = disk
+        self._queue = queue
         self._clock = clock
         self._fd = -1
         while self._fd < 0:
-            stem = Name(clock.stamp(), names.tails.next()).stem
-            self._path, self.target = queue.path("tmp", stem), f"{queue.base}/ready/{stem}"
+            self._name = Name(clock.stamp(), names.tails.next())
+            self._path = queue.path("tmp", self._name.stem)
             self._fd = self._create()
 
     def _create(self) -> int:
@@ -59,7 +56,10 @@ class Batch:
         return -1
 
     def write(self, jobs: Sequence[Job], files: Sequence[bytes], drafts: list[Draft]) -> None:
-        """A file each, under its final name, in order. Raises OSError; `drafts` has those that were begun."""
+        """A file each, under its final name, in order. Raises OSError; `drafts` has those that were begun.
+
+        The directory gets the time of its stamp: as long as it has that, its jobs need not be counted.
+        """
         calls = self._disk.calls
         stamps, tails = self._clock.stamps(len(jobs)), names.tails.many(len(jobs))
         for job, data, stamp, tail in zip(jobs, files, stamps, tails, strict=True):
@@ -72,15 +72,21 @@ class Batch:
             finally:
                 calls.close(fd)
 
+        made_at = int(self._name.stamp)
+        calls.utime(self._fd, ns=(made_at, made_at))
+
     def publish(self, drafts: Sequence[Draft]) -> None:
         """All are runnable after it. An error that came too late to keep them is none. Raises OSError, Gone."""
+        first = min((draft.name.expires for draft in drafts if draft.name.expires is not None), default=None)
+        said = f"{self._name.stem},{len(drafts)}" + ("" if first is None else f",x{first}")
+        target = f"{self._queue.base}/ready/{said}"
         try:
-            place(self._disk, self._path, self.target)
+            place(self._disk, self._path, target)
         except OSError:
-            if self._disk.stat(self.target) is None:
+            if self._disk.stat(target) is None:
                 raise
         for draft in drafts:
-            draft.path = f"{self.target}/{draft.name}"
+            draft.path = f"{target}/{draft.name}"
 
     def close(self) -> None:
         """Lets the lock go. Idempotent."""

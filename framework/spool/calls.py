@@ -56,6 +56,7 @@ class Calls:
     fdatasync = staticmethod(getattr(os, "fdatasync", os.fsync))  # macOS has none
     syncfs = staticmethod(syncfs)
     ftruncate = staticmethod(os.ftruncate)
+    utime = staticmethod(os.utime)
     fallocate = staticmethod(fallocate)
     rename = staticmethod(os.rename)
     link = staticmethod(os.link)

@@ -12,12 +12,8 @@ from framework.spool.listing import Buckets
 
 _NOT_BEFORE = re.compile(r",n(\d+)")
 _EXPIRES = re.compile(r",x(\d+)")
-_SHORTEST = 48  # characters of a name; a full parse of a million names would take seconds
-
-
-def looks_like_job(entry: str) -> bool:
-    """Cheap, for counts: what it lets pass is parsed before anything is done with it."""
-    return len(entry) >= _SHORTEST and entry[20] == "." and entry[:20].isdigit()
+# Cheap, for counts: what it lets pass is parsed before anything is done with it. A million names would take seconds.
+_LOOKS_LIKE_JOB = re.compile(r"^\d{20}\..{27,}$", re.ASCII | re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,27 +46,40 @@ def _least(a: int | None, b: int | None) -> int | None:
 
 
 def summarize(entries: list[str]) -> Summary:
-    """Foreign names do not count."""
-    jobs = [entry for entry in entries if looks_like_job(entry)]
-    due = [int(found[1]) for entry in jobs if (found := _NOT_BEFORE.search(entry))]
-    expiries = [int(found[1]) for entry in jobs if (found := _EXPIRES.search(entry))]
+    """Of sorted names; foreign ones do not count."""
+    jobs = _jobs(entries)
+    text = "\n".join(jobs)
+    due = [int(found) for found in _NOT_BEFORE.findall(text)] if ",n" in text else []
+    expiries = [int(found) for found in _EXPIRES.findall(text)] if ",x" in text else []
     oldest = next((entry[:20] for entry in jobs if ",n" not in entry), "")
     return Summary(len(jobs), oldest, min(due, default=None), min(expiries, default=None))
 
 
+def _jobs(entries: list[str]) -> list[str]:
+    return _LOOKS_LIKE_JOB.findall("\n".join(entries))
+
+
 class Census:
-    """Counts of one queue."""
+    """Counts of one queue.
+
+    Attributes:
+        buckets: of ready/.
+    """
 
     def __init__(self, disk: Disk, queue: QueueDir) -> None:
         self._disk = disk
         self._queue = queue
-        self._ready = Buckets(disk, f"{queue.base}/ready")
+        self.buckets = Buckets(disk, f"{queue.base}/ready")
         self._delayed = Buckets(disk, f"{queue.base}/delayed", names.MINUTE)
         self._known: dict[str, tuple[list[str], Summary]] = {}
 
     def ready(self) -> Summary:
         """Raises OSError."""
-        return self._sum("ready", self._ready)
+        return self._sum("ready", self.buckets)
+
+    def ready_in(self, bucket: str) -> int:
+        """Jobs in one bucket of ready/. Raises OSError."""
+        return self._summary("ready", self.buckets, bucket).count
 
     def delayed(self) -> Summary:
         """Raises OSError."""
@@ -93,7 +102,7 @@ class Census:
     def expired(self, now: int) -> list[str]:
         """Paths of ready and delayed jobs that had expired at `now` (microseconds since the epoch). Raises OSError."""
         found: list[str] = []
-        for state, buckets in (("ready", self._ready), ("delayed", self._delayed)):
+        for state, buckets in (("ready", self.buckets), ("delayed", self._delayed)):
             for bucket in buckets.all():
                 summary = self._summary(state, buckets, bucket)
                 if summary.first_expiry is None or summary.first_expiry > now:
@@ -105,18 +114,20 @@ class Census:
         return found
 
     def _plain(self, path: str) -> int:
-        return sum(map(looks_like_job, self._disk.listdir(path)))
+        return len(_jobs(self._disk.listdir(path)))
 
     def _sum(self, state: str, buckets: Buckets) -> Summary:
         here = buckets.all()
-        prefix = f"{state}/"
-        for gone in [key for key in self._known if key.startswith(prefix) and key[len(prefix) :] not in set(here)]:
+        keys = {f"{state}/{bucket}" for bucket in here}
+        for gone in [key for key in self._known if key.startswith(f"{state}/") and key not in keys]:
             del self._known[gone]
         return sum((self._summary(state, buckets, bucket) for bucket in here), Summary())
 
     def _summary(self, state: str, buckets: Buckets, bucket: str) -> Summary:
-        entries = buckets.names(bucket)
         known = self._known.get(f"{state}/{bucket}")
+        if known is None and (batch := buckets.untouched(bucket)) is not None:
+            return Summary(batch.jobs, batch.stamp, None, batch.expires)
+        entries = buckets.names(bucket)
         if known is not None and known[0] is entries:
             return known[1]
         summary = summarize(entries)

@@ -7,6 +7,7 @@ So only names stamped before the listing began are consumed: a producer stamps a
 from __future__ import annotations
 
 import re
+import stat
 import threading
 import time
 from bisect import bisect_left
@@ -68,6 +69,14 @@ class Buckets:
             self._inside = {b: self._inside.get(b) or Names(self._disk, f"{self._base}/{b}") for b in self._found}
             self._seen = seen
         return self._found
+
+    def untouched(self, bucket: str) -> names.Published | None:
+        """Of a batch from which nobody has taken anything yet: what there is in it. Raises OSError."""
+        batch = names.published(bucket)
+        found = None if batch is None else self._disk.stat(f"{self._base}/{bucket}")
+        if batch is None or found is None or not stat.S_ISDIR(found.st_mode):
+            return None
+        return batch if found.st_mtime_ns == int(batch.stamp) else None
 
     def names(self, bucket: str) -> list[str]:
         """As `Names`, of one of them. Raises OSError."""
@@ -176,7 +185,7 @@ class Listing:
                     del alone[end:]
                     break
             entries = self._buckets.names(bucket)
-            if len(bucket) == names.BUCKET_DIGITS:
+            if names.published(bucket) is None:
                 alone += entries
             else:
                 batched += entries

@@ -17,7 +17,7 @@ from framework.spool.claim import Claim
 from framework.spool.clock import Clock
 from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
-from framework.spool.listing import Buckets, Names
+from framework.spool.listing import Names
 from framework.spool.names import Name
 from framework.spool.recover import recover_all
 from framework.spool.ripen import Ripen
@@ -52,7 +52,6 @@ class Maintain:
         self._ring = ring
         self._counts = counts
         self._drafts = Names(disk, f"{queue.base}/tmp")
-        self._buckets = Buckets(disk, f"{queue.base}/ready")
         self._ids = Names(disk, f"{queue.base}/ids")
         self._published = -DEPTH_EVERY
         self._swept = 0
@@ -139,9 +138,9 @@ class Maintain:
         A batch gets no further jobs, so it goes when it is empty.
         """
         limit = f"{max(0, self._clock.now() - BUCKET_KEPT):020d}"[: names.BUCKET_DIGITS]
-        for bucket in self._buckets.all():
-            is_batch = len(bucket) > names.BUCKET_DIGITS
-            if not self._buckets.names(bucket) if is_batch else bucket < limit:
+        for bucket in self._census.buckets.all():
+            is_over = self._census.ready_in(bucket) == 0 if names.published(bucket) else bucket < limit
+            if is_over:
                 self._disk.rmdir(f"{self._queue.base}/ready/{bucket}")
 
     def _sweep_ids(self) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+from functools import lru_cache
 from typing import NamedTuple
 
 from framework.job import Job
@@ -26,8 +27,9 @@ _PATTERN = re.compile(
     r"(?:,n(0|[1-9]\d{0,17}))?(?:,x(0|[1-9]\d{0,17}))?(,i)?",
     re.ASCII,
 )
-BATCH = re.compile(rf"\d{{20}}\.{_TAIL}", re.ASCII)  # a batch's directory: the stem of a name
-BUCKET = re.compile(rf"\d{{{BUCKET_DIGITS}}}|{BATCH.pattern}", re.ASCII)
+BATCH = re.compile(rf"\d{{20}}\.{_TAIL}", re.ASCII)  # a batch's directory in tmp: the stem of a name
+_PUBLISHED = re.compile(rf"(\d{{20}})\.{_TAIL},([1-9]\d{{0,8}})(?:,x(0|[1-9]\d{{0,17}}))?", re.ASCII)
+BUCKET = re.compile(rf"\d{{{BUCKET_DIGITS}}}|{_PUBLISHED.pattern}", re.ASCII)
 MINUTE = re.compile(r"\d{11}", re.ASCII)
 
 
@@ -102,6 +104,30 @@ def parse(text: str) -> Name | None:
         None if expires is None else int(expires),
         chosen is not None,
     )
+
+
+class Published(NamedTuple):
+    """What the name of a batch's directory in ready/ says of the time when it came there.
+
+    Attributes:
+        stamp: earlier than those of its jobs; its modification time in nanoseconds, too, until it is changed.
+        jobs: how many.
+        expires: the first of theirs, in microseconds since the epoch; None: none expires.
+    """
+
+    stamp: str
+    jobs: int
+    expires: int | None
+
+
+@lru_cache(maxsize=4096)
+def published(bucket: str) -> Published | None:
+    """None: a bucket of ten seconds."""
+    match = _PUBLISHED.fullmatch(bucket)
+    if match is None:
+        return None
+    stamp, count, expires = match.groups()
+    return Published(stamp, int(count), None if expires is None else int(expires))
 
 
 def micros(seconds: float) -> int:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def jobs(wanted: list[str] = MANY, **options: Any) -> list[Any]:
 
 def batches(root: Path, state: str = "ready") -> list[str]:
     """Names of the directories of batches."""
-    return [path.name for path in (root / "jobs" / state).iterdir() if names.BATCH.fullmatch(path.name)]
+    return [path.name for path in (root / "jobs" / state).iterdir() if names.BATCH.match(path.name) and path.is_dir()]
 
 
 def test_a_batch_costs_one_sync_and_one_rename(root: Path) -> None:
@@ -38,6 +39,7 @@ def test_a_batch_costs_one_sync_and_one_rename(root: Path) -> None:
     mine = broker(root, calls=seam)
     seam.arm(pass_on)
     mine.enqueue(jobs())
+    assert seam.names.count("utime") == 1
     assert (seam.names.count("syncfs"), seam.names.count("rename"), seam.names.count("flock")) == (1, 1, 1)
     assert seam.names.index("syncfs") < seam.names.index("rename")
     assert seam.names.count("fsync") == 0
@@ -98,6 +100,39 @@ def test_a_deep_queue_lists_its_oldest_batches_only(root: Path, monkeypatch: pyt
     while leases := claim(mine, limit=50):
         found += ids(leases)
     assert found == wanted
+    mine.close()
+
+
+def test_a_batch_is_counted_by_its_name_until_somebody_takes_a_job(root: Path) -> None:
+    """However deep a queue is, what nobody has touched is not listed.
+
+    Verified: with the name believed for ever, the count stays.
+    """
+    seam = Seam()
+    mine, other = broker(root, durability="process"), broker(root, durability="process", calls=seam)
+    mine.enqueue(jobs())
+    mine.enqueue(jobs(["alone", *MANY]))
+    seam.arm(pass_on)
+    assert other.stats("jobs").ready == 2 * len(MANY) + 1
+    assert seam.names.count("listdir") == 5  # of the states
+    seam.disarm()
+    leases = claim(mine, limit=10)
+    assert other.stats("jobs").ready == 2 * len(MANY) - 9
+    mine.ack(leases)
+    (path, *_) = files(root, "jobs/ready/*/*")
+    path.with_name(".an editor's").touch()
+    assert other.stats("jobs").ready == 2 * len(MANY) - 9
+    mine.close()
+    other.close()
+
+
+def test_an_untouched_batch_expires_by_what_its_name_says(root: Path) -> None:
+    mine = broker(root, durability="process")
+    mine.enqueue([*jobs(ttl=3600.0), job("short", ttl=0.001)])
+    time.sleep(0.002)
+    mine.maintain()
+    assert [view.job.id for view in mine.browse("letters", "ready")] == ["short"]
+    assert mine.stats("jobs").ready == len(MANY)
     mine.close()
 
 
@@ -337,7 +372,7 @@ def test_the_next_boot_stamps_behind_a_batch_in_tmp(root: Path) -> None:
 @pytest.mark.parametrize("what", ["file", "symlink", "fifo"])
 def test_what_is_planted_under_a_batchs_name_is_left_alone(root: Path, place: str, what: str) -> None:
     mine: SpoolBroker = broker(root, PLAIN, durability="process")
-    planted = root / "plain" / place / "00000000000000000001.e672c630.1.000000000001"
+    planted = root / "plain" / place / ("00000000000000000001.e672c630.1.000000000001" + ",9" * (place == "ready"))
     outside = root.parent / "outside"
     outside.mkdir(exist_ok=True)
     (outside / "00000000000000000002.e672c630.2.000000000002,0.0").write_text("not ours")
@@ -347,8 +382,10 @@ def test_what_is_planted_under_a_batchs_name_is_left_alone(root: Path, place: st
         planted.symlink_to(outside)
     else:
         os.mkfifo(planted)
+    os.utime(planted, ns=(1, 1), follow_symlinks=False)  # as if nobody had touched it
     mine.enqueue([job("a", queue="plain")])
     mine.maintain()
+    assert mine.stats("plain").ready == 1
     assert ids(claim(mine, "plain")) == ["a"]
     assert planted.is_symlink() or planted.exists()
     assert len(list(outside.iterdir())) == 1
