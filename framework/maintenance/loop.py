@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from framework.broker import Broker, Rescued, settle
@@ -49,7 +49,8 @@ class Maintenance:
         after_loss: told of each charged attempt, after it was settled.
         drain: seconds a headless tree gets.
         others: the other trees on the store.
-        told: what telemetry knows of an attempt: what becomes of its job, and why it was lost if a rescuer had said so.
+        told: what telemetry knows of attempts, by span id: what becomes of the job, and why the attempt was lost if a
+            rescuer had said so.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Maintenance:
         after_loss: Callable[[Rescued, Outcome], None],
         drain: float | None,
         others: OtherTrees,
-        told: Callable[[RunRecord], tuple[Outcome, str] | None] = lambda _: None,
+        told: Callable[[Sequence[RunRecord]], Mapping[str, tuple[Outcome, str]]] = lambda _: {},
     ) -> None:
         self._index = index
         self._supervisor = supervisor
@@ -82,6 +83,7 @@ class Maintenance:
         self._drain = drain
         self._others = others
         self._told = told
+        self._said: dict[str, tuple[Outcome, str]] = {}
         self._asked_to_leave = False
         self._rescue_at = 0.0
         self._observe_at = 0.0
@@ -167,7 +169,7 @@ class Maintenance:
     # --- rescue -----------------------------------------------------------------------------------------------------
 
     def _rescue(self) -> None:
-        self._unsettled.extend(sorted(self._broker.rescue(), key=lambda rescued: rescued.run is not None))
+        self._collect()
         released: dict[tuple[str, str], list[str]] = {}
         try:
             while self._unsettled:
@@ -186,12 +188,23 @@ class Maintenance:
             for (queue, owner), ids in released.items():
                 self._emit(JobsRescued(queue, ids, owner))
 
+    def _collect(self) -> None:
+        """What had not started first, then the oldest first: a rescuer that is killed again and again gets to each.
+
+        Telemetry is asked for all at once, as it looks through all rings. They are dead: what they said is there.
+        """
+        found = sorted(self._broker.rescue(), key=lambda rescued: rescued.run.started_at if rescued.run else 0.0)
+        runs = [run for rescued in found if (run := has_started(rescued)) is not None]
+        if runs:
+            self._said.update(self._told(runs))
+        self._unsettled.extend(found)
+
     def _judge(self, rescued: Rescued) -> tuple[Outcome, Reason | None]:
         """What becomes of a job, and why its attempt failed. The span of a killed attempt is emitted here: once the job
         is settled nobody would know that it is missing. The dead process, or a rescuer that died in turn, may have put
         it into its ring and got no further; then that stands."""
         run = has_started(rescued)
-        told = None if run is None else self._told(run)
+        told = None if run is None else self._said.pop(run.span_id, None)
         if told is not None and not told[1]:
             rescued = replace(rescued, reported=told[0])
         outcome, reason = judge(rescued, self._options, self._verdict, time.time())

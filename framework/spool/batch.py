@@ -18,7 +18,7 @@ from framework.spool.layout import QueueDir
 from framework.spool.names import Name
 
 MOST = 1024  # jobs
-LEAST = 64  # jobs from which on a directory pays; and a backlog of a million should not lie in more than 16,000
+LEAST = 16  # jobs from which on a directory pays; a backlog of a million that came from threads lies in some 32,000
 
 
 class Batch:

@@ -1,17 +1,22 @@
 """Threads that enqueue at the same time share one commit: the first stores what has come together meanwhile.
 
 While a leader waits for the disk the others prepare their jobs and wait in line; when it is done the first in line
-leads the next batch. A thread that is alone leads a batch of one and waits for nobody.
+leads the next batch. A thread that is alone leads a batch of one and waits for nobody; where many came last time they
+are expected again, for a moment.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from framework.errors import EnqueueError, EnqueueUncertain
 from framework.job import Job
 from framework.spool import flocks
+
+MANY = 4  # jobs in a batch from which on the next leader waits for company
+MOMENT = 0.0005  # seconds that it waits: about what one flush of a fast disk takes
 
 
 class Ticket:
@@ -46,6 +51,7 @@ class Gather:
         self._lock = threading.Lock()
         self._line: list[Ticket] = []
         self._led = False
+        self._came = 0  # jobs of the last batch
         self._inside: set[int] = set()
 
     def put(self, job: Job) -> None:
@@ -77,8 +83,11 @@ class Gather:
 
     def _lead(self) -> None:
         """Stores the first in line, ours among them; then lets them go, and the next in line lead."""
+        if self._came >= MANY and len(self._line) < self._came:
+            time.sleep(MOMENT)
         with self._lock:
             batch = self._line[: self._most]
+            self._came = len(batch)
         try:
             self._store_all(batch)
         finally:

@@ -95,15 +95,16 @@ class Telemetry:
         if self._metrics is not None:
             self._metrics.observe_processes(read, restarts)
 
-    def told(self, run: RunRecord) -> tuple[Outcome, str] | None:
-        """What a dead process had said of an attempt before it could report it to the engine: what becomes of the job,
-        and why the attempt was lost where another rescuer had said so. None: nothing, or nobody can know."""
-        if self._rings is None or not run.span_id:
-            return None
+    def told(self, runs: Sequence[RunRecord]) -> dict[str, tuple[Outcome, str]]:
+        """What dead processes had said of attempts before they could report them to the engine, by span id: what
+        becomes of the job, and why the attempt was lost where another rescuer had said so."""
+        wanted = {run.span_id: run.started_at for run in runs if run.span_id}
+        if self._rings is None or not wanted:
+            return {}
         from framework.telemetry.rings import told
 
-        found = told(self._rings, run.span_id, run.started_at)
-        return None if found is None else (Outcome(Kind(found[0]), found[2]), found[1])
+        found = told(self._rings, wanted)
+        return {span_id: (Outcome(Kind(then), delay), why) for span_id, (then, why, delay) in found.items()}
 
     def export(
         self, board: Scoreboard, index: int, *, supervisor: int, unblock: Callable[[], None], budget: float

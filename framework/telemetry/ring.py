@@ -20,7 +20,7 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -120,28 +120,34 @@ class RingFile:
             yield record
             end -= size
 
-    def told(self, span_id: bytes, since: float = 0.0) -> tuple[str, str, float] | None:
-        """(outcome, reason, delay) of an attempt; None: it is not there.
+    def told(self, wanted: Mapping[bytes, float]) -> dict[bytes, tuple[str, str, float]]:
+        """(outcome, reason, delay) of each attempt that is there, by span id.
 
         The records first, back to the attempt's start: any number of successors may have lived before somebody asks.
         Then what a successor kept of the last ones: it keeps them before it writes its own.
 
         Args:
-            since: when it started, seconds since the epoch.
+            wanted: when each started, seconds since the epoch, by span id.
         """
-        oldest = int((since - _CLOCK_STEP) * 1e9)
+        found: dict[bytes, tuple[str, str, float]] = {}
+        left = {span_id: int((since - _CLOCK_STEP) * 1e9) for span_id, since in wanted.items()}
         for number, record in enumerate(self.backwards()):
-            if record.when < oldest:
+            if number % _LOOK_BACK == 0:
+                left = {span_id: oldest for span_id, oldest in left.items() if oldest <= record.when}
+            if number == _LOOK_BACK and left:  # mostly in vain: a search for bytes is much faster than to go on
+                everything = self._everything()
+                left = {span_id: oldest for span_id, oldest in left.items() if span_id in everything}
+            if not left:
                 break
-            if record.span_id == span_id and record.kind == records.ATTEMPT:
-                return record.told()
-            if number == _LOOK_BACK and span_id not in self._everything():
-                break  # mostly: a search for bytes is much faster than to go on
+            if record.span_id in left and record.kind == records.ATTEMPT:
+                found[record.span_id] = record.told()
+                del left[record.span_id]
         for number in range(_TOLDS):
             at = _TOLD_AT + number * _TOLD_SIZE
-            if self._memory[at : at + 8] == span_id:
-                return records.unpack_told(self._memory[at : at + _TOLD_SIZE])
-        return None
+            span_id = self._memory[at : at + 8]
+            if span_id in wanted and span_id not in found:
+                found[span_id] = records.unpack_told(self._memory[at : at + _TOLD_SIZE])
+        return found
 
     def _everything(self) -> bytes:
         """Up to `capacity` bytes of records."""

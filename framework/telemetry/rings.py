@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -103,23 +103,24 @@ def prepare(run: Path, number: int, *, app: str, system: str, slots: Sequence[st
     return rings, ""
 
 
-def told(rings: Rings, span_id: str, since: float) -> tuple[str, str, float] | None:
-    """What any ring on the store says of an attempt: (what becomes of its job, why it was lost or "", delay).
+def told(rings: Rings, wanted: Mapping[str, float]) -> dict[str, tuple[str, str, float]]:
+    """What any ring on the store says of attempts: (what becomes of its job, why it was lost or "", delay) of each.
 
     Args:
-        since: when it started, seconds since the epoch.
+        wanted: when each started, seconds since the epoch, by span id.
     """
-    wanted = bytes.fromhex(span_id)
+    left = {bytes.fromhex(span_id): since for span_id, since in wanted.items()}
+    found: dict[str, tuple[str, str, float]] = {}
     for path in Path(rings.run).glob("*.ring"):
         with suppress(OSError, ValueError):
             file = ring.RingFile(path)
             try:
-                found = file.told(wanted, since)
+                here = file.told(left)
             finally:
                 file.close()
-            if found is not None:
-                return found
-    return None
+            found |= {span_id.hex(): what for span_id, what in here.items()}
+            left = {span_id: since for span_id, since in left.items() if span_id not in here}
+    return found
 
 
 class ReadersLock:

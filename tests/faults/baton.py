@@ -158,7 +158,19 @@ class Turns:
 def touched(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], locks: set[int]) -> Touch:
     """What a call looks at or changes; empty: nothing that another process could see."""
     found: set[tuple[str, bool]] = set()
-    if name in ("fstat", "pread", "read", "write", "pwrite", "ftruncate", "fallocate", "flock", "listdir", "close"):
+    if name in (
+        "fstat",
+        "pread",
+        "read",
+        "write",
+        "pwrite",
+        "ftruncate",
+        "utime",
+        "fallocate",
+        "flock",
+        "listdir",
+        "close",
+    ):
         return _touched_open(name, args[0], locks)
     if name in ("fsync", "syncfs", "fstatvfs"):
         return frozenset()

@@ -230,8 +230,8 @@ SHARED = (
            "a sparse map on a full disk"),
     Mutant("a record is there before the head says so", "telemetry/ring.py", (("            at = position % self.capacity + _DATA_AT\n", "            quads[_HEAD] = position + size\n            at = position % self.capacity + _DATA_AT\n"),), "telemetry/test_ring.py"),
     Mutant("counts and tail change by one store", "telemetry/ring.py", (("at = _STATE_AT + (generation & 1) * PAGE\n        self._memory[at", "at = _STATE_AT + (generation - 1 & 1) * PAGE\n        self._memory[at"),), "telemetry/test_ring.py"),
-    Mutant("last words outlive their successors' records", "telemetry/ring.py", (("if number == _LOOK_BACK and span_id not in self._everything():", "if number == _LOOK_BACK:"),), "telemetry/test_ring.py"),
-    Mutant("a rescuer looks into the rings", "maintenance/loop.py", (("told = None if run is None else self._told(run)", "told = None"),), "unit/test_rescue.py process/test_told.py"),
+    Mutant("last words outlive their successors' records", "telemetry/ring.py", (("if span_id in everything}", "if False}"),), "telemetry/test_ring.py"),
+    Mutant("a rescuer looks into the rings", "maintenance/loop.py", (("            self._said.update(self._told(runs))", "            pass"),), "unit/test_rescue.py process/test_told.py"),
 )  # fmt: skip
 
 MUTANTS = (*FSYNCS, *CHECKSUMS, *CAREFUL, *LOCKS, *PROTOCOL, *IDENTITY, *JUDGEMENT, *SHARED)

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from framework.brokers.spool import SpoolBroker
 from framework.errors import EnqueueFailed, EnqueueUncertain, QueueFull
 from framework.queues import QueueOptions
-from framework.spool import blanks
+from framework.spool import blanks, gather
 
 from .seam import Seam, fail_calls
 from .world import broker, census, claim, heal, ids, in_child, job
@@ -60,8 +61,8 @@ class Crowd:
         threads = [threading.Thread(target=self._put, args=(f"n{number}",), daemon=True) for number in range(THREADS)]
         for thread in threads:
             thread.start()
-        gather = self.mine._spool._parts["jobs"].enqueue._gather
-        while len(gather._line) < 1 + THREADS:
+        line = self.mine._spool._parts["jobs"].enqueue._gather
+        while len(line._line) < 1 + THREADS:
             threading.Event().wait(0.001)
         self.meanwhile()
         self._go_on.set()
@@ -95,6 +96,20 @@ def test_those_in_line_share_one_sync(crowd: Crowd) -> None:
     assert set(crowd.answers.values()) == {None}
     assert [name for name in crowd.seam.names if "sync" in name] == ["fsync", "syncfs"]
     assert sorted(ids(claim(crowd.mine))) == ["first", *(f"n{number}" for number in range(THREADS)), "warm"]
+
+
+def test_company_is_waited_for_once_after_a_crowd_and_never_by_one_alone(
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(gather, "time", SimpleNamespace(sleep=waits.append))
+    for number in range(5):
+        crowd.mine.enqueue([job(f"alone{number}")])
+    assert waits == []
+    crowd.come()
+    crowd.mine.enqueue([job("after the crowd")])
+    crowd.mine.enqueue([job("alone again")])
+    assert waits == [gather.MOMENT]
 
 
 def test_a_batch_that_is_refused_is_answered_one_by_one(crowd: Crowd) -> None:

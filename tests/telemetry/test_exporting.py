@@ -268,11 +268,13 @@ def test_a_killed_attempts_record_comes_through_the_rescuers_ring(tmp_path, rece
     planned = lease_of()
     planned_record = record_of(planned, trace_id="2" * 32)
     station.bus.emit(lost(planned, planned_record, outcome="released", reason=None, message=""))
-    outcome, reason = station.telemetry.told(record)
+    unknown = record_of(lease_of(), trace_id="3" * 32)
+    told = station.telemetry.told([record, planned_record, unknown])
+    outcome, reason = told.pop(record.span_id)
     assert (outcome.kind, outcome.delay, reason) == ("retried", 1.0, "worker_lost")
-    outcome, reason = station.telemetry.told(planned_record)
+    outcome, reason = told.pop(planned_record.span_id)
     assert (outcome.kind, reason) == ("released", "")
-    assert station.telemetry.told(record_of(lease_of(), trace_id="3" * 32)) is None
+    assert told == {}
     station.close()
     post(tmp_path, rings).flush()
     child, timeout, released = receiver.spans("process deliveries")
@@ -298,7 +300,7 @@ def test_what_a_worker_told_and_could_not_report_is_known_to_the_rescuer(tmp_pat
     attempt, outcome = dead.run(relay(), lease)
     keeper = ProcessIdentity(app="relay", role="maintenance", slot="maintenance", instance=0, system="spool")
     record = record_of(lease, trace_id=attempt.identity.trace_id)
-    found, reason = ring_station(tmp_path, rings, identity=keeper).telemetry.told(record)
+    found, reason = ring_station(tmp_path, rings, identity=keeper).telemetry.told([record])[record.span_id]
     assert (found.kind, found.delay, reason) == (outcome.kind, outcome.delay, "")
 
 

@@ -128,6 +128,25 @@ def test_what_is_no_record_is_corrupt_and_not_believed(tmp_path):
         list(reader.records(0, reader.head))
 
 
+def told(file: RingFile, span_id: bytes, *, since: float = 0.0) -> tuple[str, str, float] | None:
+    """Of one attempt."""
+    return file.told({span_id: since}).get(span_id)
+
+
+def test_all_attempts_are_looked_for_at_once(tmp_path):
+    """Recent ones, old ones behind many records, one that is not there; and each only back to its own start."""
+    writer, _ = opened(tmp_path, 1 << 20)
+    old = [put(writer, number) for number in range(3)]
+    for number in range(1000, 3500):
+        put(writer, number)
+    fresh = RingFile(writer.path)
+    recent = [(number).to_bytes(8, "big") for number in (3499, 3000, 1000)]
+    nowhere, before = (77777).to_bytes(8, "big"), old[2]
+    wanted = dict.fromkeys([*old[:2], *recent, nowhere], 0.0) | {before: time.time() + 60}
+    assert fresh.told(wanted) == dict.fromkeys([*old[:2], *recent], ("succeeded", "", 0.0))
+    assert fresh.told({}) == {}
+
+
 def test_the_last_words_of_a_dead_process_are_found_though_its_successor_has_overwritten_them(tmp_path):
     writer, reader = opened(tmp_path, 1 << 15)
     mine = [put(writer, number) for number in range(20)]
@@ -139,10 +158,10 @@ def test_the_last_words_of_a_dead_process_are_found_though_its_successor_has_ove
         reader.commit({"folded": reader.head})
         reader.set_sent(reader.head)
     fresh = RingFile(reader.path)
-    assert all(fresh.told(span_id) == ("succeeded", "", 0.0) for span_id in mine)
-    assert fresh.told(b"lost-one") == ("retried", "worker_lost", 7.5)
-    assert fresh.told((2999).to_bytes(8, "big")) == ("succeeded", "", 0.0)
-    assert fresh.told((77777).to_bytes(8, "big")) is None
+    assert all(told(fresh, span_id) == ("succeeded", "", 0.0) for span_id in mine)
+    assert told(fresh, b"lost-one") == ("retried", "worker_lost", 7.5)
+    assert told(fresh, (2999).to_bytes(8, "big")) == ("succeeded", "", 0.0)
+    assert told(fresh, (77777).to_bytes(8, "big")) is None
 
 
 def test_they_are_found_after_any_number_of_lives_as_long_as_nothing_has_overwritten_them(tmp_path):
@@ -158,9 +177,9 @@ def test_they_are_found_after_any_number_of_lives_as_long_as_nothing_has_overwri
             put(writer, 1000 * life + number)
             writer.operation(records.operation_key("q", "ack", "settle"), 0.1, 1)
     fresh = RingFile(writer.path)
-    assert fresh.told(mine) == fresh.told(mine, since=time.time() - 60) == ("succeeded", "", 0.0)
-    assert fresh.told(mine, since=time.time() + 60) is None, "what is older than the attempt is not looked at"
-    assert fresh.told((77777).to_bytes(8, "big")) is None
+    assert told(fresh, mine) == told(fresh, mine, since=time.time() - 60) == ("succeeded", "", 0.0)
+    assert told(fresh, mine, since=time.time() + 60) is None, "what is older than the attempt is not looked at"
+    assert told(fresh, (77777).to_bytes(8, "big")) is None
 
 
 def test_what_a_killed_writer_committed_is_there_and_what_it_had_not_is_not(tmp_path):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from framework.broker import Rescued
-from framework.job import Failure, RunRecord
+from framework.events import AttemptLost, Event
+from framework.job import Failure, Lease, RunRecord
+from framework.maintenance.loop import Maintenance
 from framework.maintenance.rescue import has_started, judge
 from framework.outcome import Kind, Outcome
 from framework.queues import QueueOptions
 from framework.retry import RetryPolicy
-from framework.scoreboard import Verdict
+from framework.scoreboard import Scoreboard, Verdict
 from tests.unit.helpers import a_lease
 
 NOW = 2000.0
@@ -137,3 +141,69 @@ def test_a_timeout_is_not_charged_to_a_job_that_began_after_the_late_one_had_end
     newborn = replace(a_run(row=0), started_at=NOW - 0.001)
     outcome, reason = judge(replace(rescued(), run=newborn), OPTIONS, lambda _: late, NOW)
     assert (outcome.kind, reason) == (Kind.RELEASED, None)
+
+
+class Deaths:
+    """An engine in which three owners died, and what was done with their jobs."""
+
+    def __init__(self) -> None:
+        self.found = [
+            self._of("late", 30.0),
+            self._of("early", 20.0),
+            self._of("waiting", None),
+            self._of("told", 25.0),
+        ]
+        self.done: list[str] = []
+
+    @staticmethod
+    def _of(job_id: str, started_at: float | None) -> Rescued:
+        lease = a_lease()
+        run = None if started_at is None else replace(a_run(), started_at=started_at, span_id=job_id)
+        return Rescued(replace(lease, job=replace(lease.job, id=job_id)), "owner", run)
+
+    def rescue(self) -> list[Rescued]:
+        found, self.found = self.found, []
+        return found
+
+    def retry(self, lease: Lease, *, delay: float, failure: Failure) -> None:
+        self.done.append(f"{lease.job.id} retried")
+
+    def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
+        self.done += [f"{lease.job.id} released" for lease in leases]
+
+    def ack(self, leases: Sequence[Lease]) -> None:
+        self.done += [f"{lease.job.id} acknowledged" for lease in leases]
+
+
+def test_what_had_not_started_goes_first_then_the_oldest_and_telemetry_is_asked_once(tmp_path: Path) -> None:
+    """Regression: in the order of their owners' names, one that was always last waited for two minutes, while its
+    rescuers were killed and asked telemetry for one after the other; the record of its success was gone by then."""
+    engine, asked, lost = Deaths(), [], []
+
+    def told(runs: Sequence[RunRecord]) -> dict[str, tuple[Outcome, str]]:
+        asked.append([run.span_id for run in runs])
+        return {"told": (Outcome(Kind.SUCCEEDED), "")}
+
+    def emit(event: Event) -> None:
+        if isinstance(event, AttemptLost):
+            lost.append(event.lease.job.id)
+
+    keeper = Maintenance(
+        0,
+        supervisor=0,
+        poke=-1,
+        board=Scoreboard.create(tmp_path / "0.board", [("maintenance", 0)], app="App"),
+        broker=engine,  # type: ignore[arg-type]
+        options=OPTIONS,
+        emit=emit,
+        verdict=lambda owner: None,
+        leads=lambda: False,
+        after_loss=lambda rescued, outcome: None,
+        drain=1.0,
+        others=None,  # type: ignore[arg-type]
+        told=told,
+    )
+    keeper._rescue()
+    assert engine.done == ["waiting released", "early retried", "told acknowledged", "late retried"]
+    assert asked == [["early", "told", "late"]]
+    assert lost == ["early", "late"]
