@@ -132,6 +132,7 @@ def collect_handlers(cls: type[WorkerApp]) -> dict[str, Handler]:
     marks: dict[str, list[Queue[Any]]] = {}
     for base in cls.__mro__:
         for name, value in vars(base).items():
+            _refuse_plain(cls, name, value)
             for queue in getattr(value, "__worker_queues__", ()):
                 if queue not in marks.setdefault(name, []):
                     marks[name].append(queue)
@@ -154,6 +155,17 @@ def collect_handlers(cls: type[WorkerApp]) -> dict[str, Handler]:
                 )
             handlers[queue.name] = _handler(cls, queue, name, fn, place)
     return handlers
+
+
+def _refuse_plain(cls: type[WorkerApp], name: str, value: object) -> None:
+    """A handler under @staticmethod would not be found, and its jobs would wait for ever. Raises DeclarationError."""
+    if not isinstance(value, (staticmethod, classmethod)):
+        return
+    if hasattr(value, "__worker_queues__") or hasattr(value.__func__, "__worker_queues__"):
+        kind = type(value).__name__
+        raise DeclarationError(
+            f"{_place(value.__func__)}: {cls.__name__}.{name} is a {kind}: a handler is a plain method, remove @{kind}"
+        )
 
 
 def _handler(cls: type[WorkerApp], queue: Queue[Any], name: str, fn: Any, place: str) -> Handler:

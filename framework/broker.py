@@ -234,7 +234,8 @@ def open_broker(url: str, *, incarnation: str, **options: Any) -> Broker:
     scheme = urlsplit(url).scheme
     if scheme not in ENGINES:
         known = ", ".join(f"{name}:" for name in ENGINES)
-        raise SettingsError(f"WORKER_BROKER_URL={shown(url)!r}: no engine {scheme!r}; there are {known}")
+        hint = f"; did you mean spool:{url}?" if not scheme and url.startswith(("/", ".")) else ""
+        raise SettingsError(f"WORKER_BROKER_URL={shown(url)!r}: no engine {scheme!r}; there are {known}{hint}")
     module = importlib.import_module(ENGINES[scheme])
     broker: Broker = module.connect(url, incarnation=incarnation, **options)
     return broker

@@ -35,7 +35,8 @@ def load_app(target: str) -> type[WorkerApp]:
     if leaves:
         listed = ", ".join(f"{name}:{app.__name__}" for app in leaves)
         raise UsageError(f"{name} has {len(leaves)} WorkerApps, none derived from the others: choose one of {listed}")
-    raise UsageError(f"{name} has no WorkerApp{_hint(module)}")
+    hint = _hint(module) or ": a service is a subclass of framework.WorkerApp"
+    raise UsageError(f"{name} has no WorkerApp{hint}")
 
 
 def apps_in(module: ModuleType) -> list[type[WorkerApp]]:
@@ -50,9 +51,9 @@ def apps_in(module: ModuleType) -> list[type[WorkerApp]]:
 def _refuse_path(name: str) -> None:
     if name.endswith(".py") or "/" in name or os.sep in name:
         dotted = name.removesuffix(".py").removeprefix("./").strip("/").replace("/", ".")
-        raise UsageError(f"{name} is a path: use worker run {dotted} (searched from {os.getcwd()})")
+        raise UsageError(f"{name} is a path: write {dotted} (searched from {os.getcwd()})")
     if not all(part.isidentifier() for part in name.split(".")):
-        raise UsageError(f"{name!r} is no module name: use worker run package.module")
+        raise UsageError(f"{name!r} is no module name: write it as package.module")
 
 
 def _import(name: str) -> ModuleType:

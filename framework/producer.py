@@ -11,6 +11,8 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, Protocol
 
+from pydantic import BaseModel
+
 from framework.broker import Broker
 from framework.codec import CONTENT_TYPE, codec_for
 from framework.errors import (
@@ -94,10 +96,14 @@ class Producer:
         """Stores jobs in batches; returns their ids. An error's `enqueued` lists what was stored before it."""
         options = self._declared(queue)
         stored: list[str] = []
+        if isinstance(payloads, (BaseModel, str, bytes, Mapping)):  # all of them can be iterated, and none is meant so
+            raise InvalidPayload(
+                f"queue {queue.name!r}: enqueue_many takes an iterable of payloads, not one {type(payloads).__name__}"
+            )
         rest = iter(payloads)
         while True:
             try:
-                encoded = self._encode_some(queue, rest, options)
+                encoded = self._encode_some(queue, rest, options, first=len(stored))
                 if not encoded:
                     return stored
                 now = self._clock()
@@ -147,12 +153,17 @@ class Producer:
             )
         return data
 
-    def _encode_some(self, queue: Queue[Any], rest: Iterator[Any], options: QueueOptions) -> list[bytes]:
-        """The next payloads, as many as are stored together."""
+    def _encode_some(self, queue: Queue[Any], rest: Iterator[Any], options: QueueOptions, *, first: int) -> list[bytes]:
+        """The next payloads, as many as are stored together. An error says which it was, from `first`."""
         encoded: list[bytes] = []
         size = 0
-        for payload in islice(rest, BATCH):
-            encoded.append(self._encode(queue, payload, options))
+        for number, payload in enumerate(islice(rest, BATCH), start=first):
+            try:
+                encoded.append(self._encode(queue, payload, options))
+            except (InvalidPayload, PayloadTooLarge) as error:
+                if number:  # of one alone it is clear
+                    error.args = (f"payload {number}, counted from 0: {error}",)
+                raise
             size += len(encoded[-1])
             if size >= BATCH_BYTES:
                 break

@@ -287,11 +287,12 @@ class Queue(Generic[P]):
         return ids[0]
 
     def enqueue_many(self, payloads: Iterable[P], /, *, delay: Seconds = 0) -> list[str]:
-        """Stores many jobs, much faster than one by one; not atomic: an error's `enqueued` lists what was queued."""
+        """Stores many jobs, much faster than one by one; not atomic: an error's `enqueued` lists what was queued, also
+        that of InvalidPayload, which says which payload it was."""
         return self.sender().enqueue_batch(self, payloads, delay=seconds(delay))
 
     async def aenqueue_many(self, payloads: Iterable[P], /, *, delay: Seconds = 0) -> list[str]:
-        """`enqueue_many` without blocking the event loop."""
+        """`enqueue_many` without blocking the event loop: in a thread, which goes on when the caller is cancelled."""
         sender, wait = self.sender(), seconds(delay)
         return await sender.run_async(lambda: sender.enqueue_batch(self, payloads, delay=wait))
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as NotJSON
 
@@ -19,6 +19,9 @@ from framework.retry import RetryPolicy
 PREFIX = "WORKER_"
 # Read by the command line, not by Settings.
 OTHER_VARIABLES = frozenset({"WORKER_MODULE"})
+
+
+_ANY_CASE = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
 
 
 def _host_and_port(text: str) -> str:
@@ -89,8 +92,8 @@ class Settings(BaseSettings):
     health: Annotated[str, AfterValidator(_host_and_port)] = ""
     trace_linkage: Literal["auto", "parent", "link"] = "auto"
     trace_parent_within: float = Field(default=300.0, ge=0)
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["auto", "json", "console"] = "auto"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], _ANY_CASE] = "info"
+    log_format: Annotated[Literal["auto", "json", "console"], _ANY_CASE] = "auto"
     telemetry_flush: float = Field(default=1.0, ge=0)
     queues: dict[str, QueueOverride] = Field(default_factory=dict)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -51,7 +52,14 @@ def diagnose(run: Path, app: str = "", *, now: int | None = None) -> str:
     """
     whose = f"of {app} " if app else ""
     reasons = []
-    for path in sorted(run.glob("*.board")):
+    try:
+        boards = sorted(entry for entry in os.listdir(run) if entry.endswith(".board"))
+    except (FileNotFoundError, NotADirectoryError):
+        boards = []
+    except OSError as error:
+        why = f"{error.strerror or error} for uid {os.geteuid()}".lower()
+        return f"{run}: {why}: run the probe as the user of the workers, or set WORKER_BROKER_URL as they do"
+    for path in (run / entry for entry in boards):
         try:
             board = Scoreboard.open(path)
         except (OSError, ValueError) as error:

@@ -43,7 +43,7 @@ def _failure(failure: dict[str, Any]) -> Iterator[str]:
     yield _styled(f"{title} on {one_line(failure['queue'])}  {failure['started_at']}{took}", BOLD)
     name = one_line(failure["error_type"])
     error = f"{name}: " if name and name != failure["reason"] else ""
-    yield f"  {failure['reason']:<10}{_styled(error + one_line(failure['message']), RED)}"
+    yield f"  {failure['reason']:<9} {_styled(error + one_line(failure['message']), RED)}"
     yield f"  trace     {one_line(failure['trace_id']) or 'not traced'}"
     yield from _indented(escape(failure["traceback"].rstrip("\n"), keep="\n"))
 

@@ -1,7 +1,8 @@
 """Many jobs at once: files in a directory of their own, which one rename makes a bucket of ready/.
 
-That saves each job a lock and a rename, and a batch is queued as a whole or not at all. Its directory is locked by its
-writer from before the first file until after the rename.
+That saves each job a lock and a rename, and an error leaves all of a batch or nothing; of one whose writer is killed
+recovery promotes what is whole. Its writer holds the lock of the directory from before the first file until after the
+rename.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Batch:
         for job, data, stamp, tail in zip(jobs, files, stamps, tails, strict=True):
             name = names.first(job, stamp, tail)
             entry = str(name)
-            fd = calls.open(entry, CREATE, 0o600, dir_fd=self._fd)
+            fd = self._open(entry, empty=not drafts)
             drafts.append(Draft(job, name, f"{self._path}/{entry}"))
             try:
                 self._disk.write_all(fd, data)
@@ -74,6 +75,15 @@ class Batch:
 
         made_at = int(self._name.stamp)
         calls.utime(self._fd, ns=(made_at, made_at))
+
+    def _open(self, entry: str, *, empty: bool) -> int:
+        try:
+            return self._disk.calls.open(entry, CREATE, 0o600, dir_fd=self._fd)
+        except OSError:
+            if empty:  # else the caller removes the files, and it with them
+                with contextlib.suppress(OSError):
+                    self._disk.rmdir(self._path)
+            raise
 
     def publish(self, drafts: Sequence[Draft]) -> None:
         """All are runnable after it. An error that came too late to keep them is none. Raises OSError, Gone."""

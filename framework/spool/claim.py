@@ -29,6 +29,7 @@ MOST_MISSES = 3  # lost races in a row, after which we ask whether the loser is 
 MOST_TRIES = 3  # to read a file, before it is bad
 MOST_EXPIRED = 64  # in one claim: each may cost an fsync, and the caller has a deadline
 MOST_STUCK = 16  # in one claim: files that cannot be moved, or the whole directory
+MOST_LOST = 1024  # races in one claim: the caller has a deadline
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 _PLANTED = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
 
@@ -140,7 +141,7 @@ class Claim:
         """Up to `limit` leases; where `error` is set then, something stopped it short."""
         self.error = None
         leases: list[Lease] = []
-        expired = stuck = 0
+        expired = stuck = lost = 0
         try:
             self._owner()  # born with the first claim, not with the first job: that one should not wait for it
             self._stranded(leases, limit)
@@ -165,6 +166,8 @@ class Claim:
                     expired += 1
                 elif lease is not None:
                     leases.append(lease)
+                elif (lost := lost + 1) > MOST_LOST:
+                    break
         except OSError as error:
             self.error = error
             self.look_again()

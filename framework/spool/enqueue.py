@@ -110,7 +110,7 @@ class Enqueue:
             except (OSError, ValueError) as error:
                 self._not_queued(drafts, jobs[0], error, done)
             self._publish(drafts, done)
-            if count_again:
+            if count_again or (len(drafts) > 1 and self._limits.near(len(drafts))):
                 self._take_back_excess(drafts, done)
         finally:
             self._close(drafts)
@@ -152,7 +152,7 @@ class Enqueue:
                 self._give_up(drafts)
                 self._uncertain(jobs[0], error, done, behind=len(jobs) - 1)
             done += [job.id for job in jobs]
-            if count_again:
+            if count_again or self._limits.near(batch.MOST):
                 self._take_back_excess(drafts, done)
         finally:
             if made is not None:
@@ -268,7 +268,7 @@ class Enqueue:
                     if entry is not None:
                         self._disk.unlink(entry)
             for directory in {os.path.dirname(draft.path) for draft in taken}:
-                self._disk.sync_removal(directory)
+                self._sync_removal(directory)
         except OSError as error:
             self._forget([*taken, draft], done)
             raise EnqueueUncertain(
@@ -280,6 +280,13 @@ class Enqueue:
         if taken:
             limit = self._queue.options.max_length
             raise QueueFull(f"queue {self._queue.name!r} is full, max_length is {limit}", enqueued=done)
+
+    def _sync_removal(self, directory: str) -> None:
+        """Of jobs from a bucket; an empty batch may be gone already: then that is what must last. Raises OSError."""
+        try:
+            self._disk.sync_removal(directory)
+        except FileNotFoundError:
+            self._disk.sync_removal(os.path.dirname(directory))
 
     @staticmethod
     def _forget(drafts: Sequence[Draft], done: list[str]) -> None:

@@ -11,7 +11,7 @@ from framework.spool.clock import Clock
 from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
 
-RATE = 20_000  # jobs per second that all producers together can hardly exceed: how fast a count ages
+RATE = 50_000  # jobs per second that all producers together can hardly exceed: how fast a count ages
 DEPTH_FRESH = 2_500_000_000  # nanoseconds that a published depth is of use
 _ROOM = 1 << 20  # bytes that stay free, for attempt records and directories
 _MAX_FIGURE_AGE = 3600.0
@@ -51,6 +51,13 @@ class Limits:
                 near = not self._sure(limit - jobs)
             self._pushed += jobs
         return near
+
+    def near(self, jobs: int) -> bool:
+        """Whether others may have let in too many while we wrote as many as `jobs`: they cannot see a batch before it
+        is in its place, so who comes later counts again."""
+        limit = self._queue.options.max_length
+        with self._lock:
+            return limit is not None and not self._sure(limit - jobs)
 
     def excess(self) -> int:
         """How many jobs too many there are now. Raises OSError."""

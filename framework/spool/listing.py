@@ -94,7 +94,7 @@ class Listing:
         self._buckets = Buckets(disk, self._base)
         self._names: list[str] = []
         self._at = 0
-        self._batch_of: dict[str, str] = {}
+        self._bucket_of: dict[str, str] = {}  # where it does not follow from the name
         self._due = 0.0
         self._returned: list[str] = []
         self._foreign: set[str] = set()
@@ -102,7 +102,7 @@ class Listing:
 
     def path(self, entry: str) -> str:
         """Where an entry stands, relative to the root."""
-        return f"{self._base}/{self._batch_of.get(entry) or entry[: names.BUCKET_DIGITS]}/{entry}"
+        return f"{self._base}/{self._bucket_of.get(entry) or entry[: names.BUCKET_DIGITS]}/{entry}"
 
     def __len__(self) -> int:
         """Names that are left, as far as is known."""
@@ -177,7 +177,7 @@ class Listing:
         """
         alone: list[str] = []  # a copy: the kept lists must not change
         batched: list[str] = []
-        self._batch_of = {}
+        self._bucket_of = {}
         for bucket in self._buckets.all():
             if len(alone) + len(batched) >= ENOUGH:
                 end = bisect_left(alone, bucket)
@@ -187,7 +187,10 @@ class Listing:
             entries = self._buckets.names(bucket)
             if names.published(bucket) is None:
                 alone += entries
-            else:
+                entries = [entry for entry in entries if not entry.startswith(bucket)]  # somebody has moved them here
+            elif entries:
                 batched += entries
-                self._batch_of.update(dict.fromkeys(entries, bucket))
+            else:
+                self._disk.rmdir(f"{self._base}/{bucket}")  # a batch gets no further jobs
+            self._bucket_of.update(dict.fromkeys(entries, bucket))
         return sorted(alone + batched)

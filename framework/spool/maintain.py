@@ -135,12 +135,11 @@ class Maintain:
     def _remove_buckets(self) -> None:
         """Only those whose time has passed: producers use the others. A rename back makes its bucket again.
 
-        A batch gets no further jobs, so it goes when it is empty.
+        Batches are removed by whoever finds them empty; see `listing`.
         """
         limit = f"{max(0, self._clock.now() - BUCKET_KEPT):020d}"[: names.BUCKET_DIGITS]
         for bucket in self._census.buckets.all():
-            is_over = self._census.ready_in(bucket) == 0 if names.published(bucket) else bucket < limit
-            if is_over:
+            if bucket < limit and names.published(bucket) is None:
                 self._disk.rmdir(f"{self._queue.base}/ready/{bucket}")
 
     def _sweep_ids(self) -> None:

@@ -37,10 +37,10 @@ def _recover_batch(disk: Disk, clock: Clock, queue: QueueDir, batch: str) -> int
         here = disk.stat(path) if flocks.take(disk.calls, fd) else None
         if here is None or here.st_ino != disk.calls.fstat(fd).st_ino:
             return 0  # its writer lives, or has renamed it since the listing
+        found = sorted(filter(names.parse, disk.calls.listdir(fd)))
         synced = disk.power and HAS_SYNCFS
-        if synced:
+        if synced and found:
             disk.calls.syncfs(disk.fd)
-        found = sorted(disk.calls.listdir(fd))
         done = [recover(disk, clock, queue, f"{batch}/{entry}", synced=synced) for entry in found]
         disk.rmdir(path)
         return done.count("promoted")

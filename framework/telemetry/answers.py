@@ -136,6 +136,8 @@ def _http_trouble(heard: Heard, url: str) -> Verdict:
         return Verdict("timeout", f"no answer within {heard.seconds:.1f} s", _SILENT)
     if isinstance(error, requests.exceptions.ConnectionError):
         return Verdict("unreachable", _short(cause), _nobody(url, grpc=False))
+    if isinstance(error, (requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema)):
+        return Verdict("broken", _short(error), f"the endpoint needs a scheme: write http://{url}")
     return Verdict("broken", _short(error), "the variables are those that begin with OTEL_EXPORTER_OTLP_")
 
 
@@ -148,6 +150,9 @@ def _grpc_status(heard: Heard, url: str) -> Verdict:
     said = f"{code} {heard.reason}".strip()[:300]
     if code == "DEADLINE_EXCEEDED":
         return Verdict("timeout", f"no answer within {heard.seconds:.1f} s", _SILENT)
+    if "http/2" in low or "settings frame" in low:
+        hint = "no HTTP/2 is spoken there: OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, or the port that takes gRPC"
+        return Verdict("refused", said, hint)
     if any(word in low for word in ("ssl", "certificate", "tls", "handshake")):
         return Verdict("tls", said, f"{_CERTIFICATE}; http:// in the endpoint turns TLS off")
     if "http1" in low or "http/1" in low or "content-type" in low or "invalid header" in low:

@@ -128,7 +128,8 @@ class WorkerCore:
     def leaving(self) -> None:
         """Says once why."""
         self.board.set_state(self.index, LEAVING, time.monotonic_ns())
-        self.emit(WorkerLeaving(self.process, os.getpid(), self.leave.why))
+        orphaned = self.leave.why == "drain" and not self.board.supervised()
+        self.emit(WorkerLeaving(self.process, os.getpid(), "supervisor gone" if orphaned else self.leave.why))
 
     def check_limits(self) -> None:
         """Leaves after `max_jobs_per_process` jobs, or above `max_memory`."""

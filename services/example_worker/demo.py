@@ -74,6 +74,7 @@ class Demo:
             cleanup.callback(worker.stop, DRAIN)
             self.console.print(f"receiver {url}, spool {self.spool}, logs {self.logs}", highlight=False, soft_wrap=True)
             os.environ.update({name: environ[name] for name in ("WORKER_BROKER_URL", *OTEL) if name in environ})
+            self._await_workers(worker)
             cleanup.enter_context(exported("example-traffic"))
             cleanup.enter_context(RelayQueues.connect(load_settings()))
             cleanup.callback(self._halt)
@@ -94,7 +95,6 @@ class Demo:
 
     def _watch(self, worker: Child, receiver: Child) -> float:
         """Until every job is settled or, where there is no end, until Ctrl-C. Returns the seconds that it took."""
-        self._await_workers(worker)
         self._sender.start()
         before, since = "", time.monotonic()
         started = since

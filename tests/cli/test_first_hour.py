@@ -32,7 +32,7 @@ def test_2_a_path_instead_of_a_module(cli: Cli, path: str) -> None:
     cli.write("services/relay.py", RELAY)
     result = cli.run("run", path)
     assert result.code == 2
-    assert result.error == f"{path} is a path: use worker run services.relay (searched from {cli.home})"
+    assert result.error == f"{path} is a path: write services.relay (searched from {cli.home})"
 
 
 def test_3_the_app_is_one_module_further(cli: Cli) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -85,6 +88,22 @@ def test_health_follows_the_life_of_a_service(relay: Cli) -> None:
         process.communicate(timeout=TIMEOUT)
     after = relay.run("health")
     assert (after.code, after.error) == (1, f"no supervisor lives on {relay.spool}")
+
+
+def test_health_of_a_spool_that_may_not_be_read(tmp_path: Path) -> None:
+    """A probe that runs as another user: a child that gives up being root, where we are root."""
+    run = tmp_path / "spool" / "run"
+    run.mkdir(parents=True)
+    run.parent.chmod(0)
+    code = (
+        "import os, sys; from pathlib import Path; from framework.cli.health import diagnose;"
+        "os.getuid() or os.setuid(65534); print(diagnose(Path(sys.argv[1])))"
+    )
+    found = subprocess.run([sys.executable, "-c", code, run], capture_output=True, text=True, check=False)
+    run.parent.chmod(0o700)
+    assert found.stderr == ""
+    assert found.stdout.startswith(f"{run}: permission denied for uid ")
+    assert "run the probe as the user of the workers" in found.stdout
 
 
 def test_health_of_a_service_that_was_killed(relay: Cli) -> None:

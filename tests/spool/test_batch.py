@@ -152,7 +152,7 @@ def test_an_empty_batch_is_removed_at_once_and_no_other(root: Path) -> None:
     leases = claim(mine, limit=1000)
     mine.enqueue(jobs(["later", *MANY]))
     mine.ack(leases)
-    mine.maintain()
+    mine.release([one(mine)])  # who looks for more finds it empty
     assert len(batches(root)) == 1
     assert mine.stats("jobs").ready == 1 + len(MANY)
     mine.close()
@@ -164,7 +164,7 @@ def test_a_batch_that_is_drained_while_others_look_is_no_error(root: Path) -> No
     mine.enqueue(jobs())
     first = one(other)
     mine.ack(claim(mine, limit=1000))
-    mine.maintain()
+    assert claim(mine) == []
     assert batches(root) == []
     assert claim(other) == []
     other.ack([first])
@@ -329,6 +329,99 @@ def test_one_too_many_that_was_claimed_meanwhile_is_told_as_queued(root: Path) -
     assert dict(census(other)) == {"a": 1} | dict.fromkeys(MANY, 1)
     mine.close()
     other.close()
+
+
+def test_two_batches_at_once_do_not_pass_the_limit(root: Path) -> None:
+    """Neither sees the other's before it is in its place.
+
+    Verified: without the second count both are queued.
+    """
+    small = QueueOptions("jobs", dead_letter="letters", max_length=100)
+    seam = Seam()
+    mine, other = broker(root, small, LETTERS, calls=seam), broker(root, small, LETTERS)
+    rival = [f"r{number}" for number in range(90)]
+    seam.arm(before("rename", lambda: other.enqueue(jobs(rival))))
+    with pytest.raises(QueueFull) as caught:
+        mine.enqueue(jobs([f"m{number}" for number in range(90)]))
+    seam.disarm()
+    assert len(caught.value.enqueued) == 10
+    assert mine.stats("jobs").ready == 100
+    mine.close()
+    other.close()
+
+
+def test_a_batch_that_was_taken_back_whole_and_removed_by_others_is_full_not_uncertain(root: Path) -> None:
+    small = QueueOptions("jobs", dead_letter="letters", max_length=1)
+    seam = Seam()
+    mine = broker(root, small, LETTERS, calls=seam)
+    mine.enqueue([job("a")])
+    limits = mine._spool.parts("jobs").enqueue._limits
+    limits.admit = lambda jobs, size: True  # type: ignore[method-assign]
+
+    def remove() -> None:
+        (path,) = [root / "jobs" / "ready" / name for name in batches(root)]
+        path.rmdir()
+
+    gone = before(
+        "open", remove, when=lambda args: "/ready/" in str(args[0]) and names.BATCH.search(args[0]) is not None
+    )
+    seam.arm(gone)
+    with pytest.raises(QueueFull) as caught:
+        mine.enqueue(jobs())
+    assert list(caught.value.enqueued) == []
+    at = len(seam.names) - seam.names[::-1].index("unlink")
+    assert "fsync" in seam.names[at:], "that it is gone must last, before *not queued* is said"
+    seam.disarm()
+    mine.close()
+
+
+def test_an_empty_batch_that_looks_untouched_ends_with_the_first_look(root: Path) -> None:
+    """As a backup may restore it: it counts, with nothing to claim. Verified: left alone, the queue stays full."""
+    mine = broker(root, durability="process")
+    planted = root / "jobs" / "ready" / "00000000000000000001.e672c630.1.000000000001,100"
+    planted.mkdir()
+    os.utime(planted, ns=(1, 1))
+    assert mine.stats("jobs").ready == 100
+    assert claim(mine) == []
+    assert mine.stats("jobs").ready == 0
+    mine.close()
+
+
+def test_a_job_that_lies_in_another_bucket_than_its_name_says_is_claimed_there(root: Path) -> None:
+    """Verified: sought where its name says, it is missed and listed again for ever."""
+    mine = broker(root, durability="process")
+    mine.enqueue([job("a")])
+    (path,) = files(root, "jobs/ready/*/*")
+    elsewhere = path.parent.with_name("0000000001")
+    elsewhere.mkdir()
+    path.rename(elsewhere / path.name)
+    assert ids(claim(mine)) == ["a"]
+    mine.close()
+
+
+def test_no_descriptor_for_the_first_file_leaves_no_directory(root: Path) -> None:
+    seam = Seam()
+    mine = broker(root, calls=seam)
+    seam.arm(fail_calls(errno.EMFILE, "open", when=lambda args: not str(args[0]).startswith("jobs/")))
+    with pytest.raises(EnqueueFailed):
+        mine.enqueue(jobs())
+    seam.disarm()
+    assert batches(root, "tmp") == []
+    mine.close()
+
+
+def test_what_is_nobodys_in_a_dead_batch_costs_no_sync_for_ever(root: Path) -> None:
+    cut_at(root, "rename", lambda mine: mine.enqueue(jobs()))
+    (path, *_) = files(root, "jobs/tmp/*/*")
+    (path.parent / ".nfs000123").touch()
+    seam = Seam()
+    mine = broker(root, calls=seam)
+    mine.maintain()
+    seam.arm(pass_on)
+    mine.maintain()
+    assert "syncfs" not in seam.names
+    seam.disarm()
+    mine.close()
 
 
 def test_recovery_promotes_what_is_whole_of_a_dead_writers_batch(root: Path) -> None:

@@ -19,7 +19,7 @@ SITES = {
     "enqueue._prepare": "enqueue prepared",
     "enqueue._put_batch": "enqueue batch",
     "enqueue._remove": "in vain",
-    "enqueue._take_back_excess": "one too many",
+    "enqueue._sync_removal": "one too many",
     "layout._sync_parents": "enqueue",
     "layout.make_queue": "enqueue",
     "recover._recover_batch": "batch in vain",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+import requests
 from opentelemetry.sdk import environment_variables as sdk_variables
 
 from framework.telemetry.answers import Heard, date_of, judge
@@ -122,6 +123,7 @@ def test_secrets_are_hidden(name: str, value: str, seen: str) -> None:
         ("UNAVAILABLE", "the queue is full", "refused", "tries again"),
         ("UNAVAILABLE", "Ssl handshake failed: SSL_ERROR_SSL: WRONG_VERSION_NUMBER", "tls", "http://"),
         ("UNAVAILABLE", "Trying to connect an http1.x server", "refused", "http/protobuf"),
+        ("UNAVAILABLE", "Failed parsing HTTP/2 (Expected SETTINGS frame as the first)", "refused", "http/protobuf"),
         ("DEADLINE_EXCEEDED", "Deadline Exceeded", "timeout", "collector"),
         ("INTERNAL", "it broke", "refused", ""),
     ],
@@ -132,6 +134,13 @@ def test_codes_of_grpc(code: str, reason: str, state: str, hint: str) -> None:
     verdict = judge(heard, "traces", grpc=True, url="http://host:4317", limit=10)
     assert verdict.state == state
     assert hint in verdict.hint
+
+
+def test_an_endpoint_without_a_scheme_is_told_how_to_write_it() -> None:
+    heard = Heard(error=requests.exceptions.InvalidSchema("No connection adapters were found"))
+    heard.done.set()
+    verdict = judge(heard, "traces", grpc=False, url="127.0.0.1:4318", limit=10)
+    assert (verdict.state, verdict.hint) == ("broken", "the endpoint needs a scheme: write http://127.0.0.1:4318")
 
 
 def test_an_answer_that_cannot_be_read_is_no_yes_and_a_date_that_is_none_is_none() -> None:

@@ -42,6 +42,25 @@ def test_a_place_below_the_working_directory_is_relative(tmp_path: Path, monkeyp
     assert text.startswith(f"relay.py:{FIRST}: Relay.q")
 
 
+@pytest.mark.parametrize("kind", ["staticmethod", "classmethod"])
+@pytest.mark.parametrize("outside", [True, False])
+def test_a_handler_that_is_no_plain_method(kind: str, outside: bool, tmp_path: Path) -> None:
+    """Verified: without the look behind it, `check` passes and the jobs wait for ever."""
+    order = [f"@{kind}", "@deliveries.handler"]
+    text = refusal(
+        f"""
+        class Relay(WorkerApp):
+            deliveries = Queue[Delivery]("deliveries")
+            {order[0 if outside else 1]}
+            {order[1 if outside else 0]}
+            def deliver(delivery: Delivery) -> None: ...
+        """,
+        tmp_path / "relay.py",
+    )
+    assert text.startswith(f"{tmp_path}/relay.py:")
+    assert text.endswith(f"Relay.deliver is a {kind}: a handler is a plain method, remove @{kind}")
+
+
 def test_sync_handler_with_concurrency(tmp_path: Path) -> None:
     text = refusal(
         """

@@ -241,7 +241,7 @@ def test_limits_hold() -> None:
         with pytest.raises(InvalidPayload):
             App.sync.enqueue(7)  # type: ignore[arg-type]
         with pytest.raises(QueueFull) as full:
-            App.alone.enqueue_many("abcd")
+            App.alone.enqueue_many(list("abcd"))
         assert len(full.value.enqueued) == 3
 
 

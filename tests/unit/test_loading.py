@@ -77,12 +77,12 @@ def test_the_working_directory_comes_first(write: Write, monkeypatch: pytest.Mon
     ],
 )
 def test_a_path(target: str, dotted: str, write: Write, tmp_path: Path) -> None:
-    assert refused(target) == f"{target} is a path: use worker run {dotted} (searched from {tmp_path})"
+    assert refused(target) == f"{target} is a path: write {dotted} (searched from {tmp_path})"
 
 
 @pytest.mark.parametrize("target", ["", "a b", "svc-x", ".svc", "svc..x", ":Name", "1"])
 def test_no_module_name(target: str, write: Write) -> None:
-    assert refused(target) == f"{target.partition(':')[0]!r} is no module name: use worker run package.module"
+    assert refused(target) == f"{target.partition(':')[0]!r} is no module name: write it as package.module"
 
 
 def test_no_such_module(write: Write, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_declaration_error_passes_as_it_is(write: Write) -> None:
 
 def test_no_app_and_none_below(write: Write) -> None:
     write(svc_empty=APP)
-    assert refused("svc_empty") == "svc_empty has no WorkerApp"
+    assert refused("svc_empty") == "svc_empty has no WorkerApp: a service is a subclass of framework.WorkerApp"
 
 
 def test_no_app_but_one_a_level_down(write: Write) -> None:

@@ -55,6 +55,11 @@ def test_unknown_engines(url: str) -> None:
         open_broker(url, incarnation="a")
 
 
+def test_a_path_alone_is_taken_for_what_it_is_meant_to_be() -> None:
+    with pytest.raises(SettingsError, match=r"did you mean spool:/var/spool\?$"):
+        open_broker("/var/spool", incarnation="a")
+
+
 def test_engines_are_found_by_scheme() -> None:
     broker = open_broker("memory:", incarnation="a")
     assert broker.features.system == "memory"

@@ -192,6 +192,22 @@ def test_the_partial_result_of_a_bad_payload(engine: Engine) -> None:
     assert len(invalid.value.enqueued) == BATCH
 
 
+def test_a_bad_payload_among_many_is_named_by_its_place(engine: Engine) -> None:
+    with pytest.raises(InvalidPayload, match=rf"^payload {BATCH + 2}, counted from 0: queue 'items': payload"):
+        App.items.enqueue_many([*({"number": n} for n in range(BATCH + 2)), {"number": "x"}])  # type: ignore[list-item]
+    with pytest.raises(PayloadTooLarge, match=r"^payload 1, counted from 0: queue 'items': payload has 52 bytes"):
+        App.items.enqueue_many([Item(number=1), Item(number=10**40)])
+    with pytest.raises(InvalidPayload, match=r"^queue 'items': payload does not fit"):  # of one it is clear
+        App.items.enqueue_many([{"number": "x"}])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("one", [Item(number=1), "text", b"bytes", {"number": 1}], ids=str)
+def test_one_payload_is_no_iterable_of_payloads(engine: Engine, one: Any) -> None:
+    with pytest.raises(InvalidPayload, match=f"takes an iterable of payloads, not one {type(one).__name__}"):
+        App.loose.enqueue_many(one)
+    assert engine.batches == []
+
+
 def test_a_generator_is_read_batch_by_batch(engine: Engine) -> None:
     stored_meanwhile = []
 

@@ -163,6 +163,13 @@ def test_a_limit_that_is_neither_a_number_nor_none_is_one_complaint(monkeypatch:
     assert text == "WORKER_QUEUES__DELIVERIES__TIMEOUT='soon': input should be a valid number, or 'none'"
 
 
+def test_levels_and_formats_may_be_written_in_capitals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKER_LOG_LEVEL", "WARNING")
+    monkeypatch.setenv("WORKER_LOG_FORMAT", "Json")
+    settings = load_settings()
+    assert (settings.log_level, settings.log_format) == ("warning", "json")
+
+
 def test_two_mistakes_are_both_said(monkeypatch: pytest.MonkeyPatch) -> None:
     text = refused(monkeypatch, WORKER_DRAIN="soon", WORKER_LOG_LEVEL="loud")
     assert "WORKER_DRAIN='soon'" in text
