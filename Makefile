@@ -50,8 +50,9 @@ alerts: $(READY) ## Writes Prometheus' rules from the declarations of the exampl
 	@$(BIN)/worker alerts services.example_worker > observability/prometheus/alerts.yml.new
 	@mv observability/prometheus/alerts.yml.new observability/prometheus/alerts.yml
 
-docs: $(READY) ## Writes the tables of docs/observability.md from the code
+docs: $(READY) ## Writes the tables of docs/observability.md and docs/settings.md from the code
 	@$(BIN)/python -m docs.emitted
+	@$(BIN)/python -m docs.settings
 
 types: $(READY) ## mypy --strict over framework/
 	@$(BIN)/mypy

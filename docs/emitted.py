@@ -24,18 +24,17 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from docs.examples import EVENTS, FAILED, Examples
 from framework.telemetry import names
-from framework.telemetry.health import Drops
+from framework.telemetry.health import CollectorHealth, Drops, Say, SharedState
 from framework.telemetry.lines import Lines
 from framework.telemetry.metrics import Metrics
 from framework.telemetry.sending import SendSpans
 from framework.telemetry.spans import SpanTracing
 
 PAGE = Path(__file__).with_name("observability.md")
-MARKERS = "<!-- {} by docs/emitted.py -->\n", "<!-- end of {} -->"
 
 WHO = {
-    names.SENT_MESSAGES: "who enqueues",
-    names.OPERATION_DURATION: "who enqueues, worker",
+    names.SENT_MESSAGES: "who enqueues, with a provider",
+    names.OPERATION_DURATION: "who enqueues, with a provider; worker",
     names.QUEUE_DEPTH: "maintenance of the leader",
     names.OLDEST_JOB_AGE: "maintenance of the leader",
     names.SLOTS_LIMIT: "worker",
@@ -76,14 +75,14 @@ def tables() -> dict[str, str]:
     return {"metrics": _metrics(), "spans": _spans(), "log lines": _lines()}
 
 
-def written(page: str, made: dict[str, str]) -> str:
-    """The page with these tables. Raises ValueError: a marker is missing."""
-    for name, table in made.items():
-        begin, end = (marker.format(name) for marker in MARKERS)
+def written(page: str, made: dict[str, str], *, by: str = "docs/emitted.py") -> str:
+    """The page with these tables between the markers of this generator. Raises ValueError: a marker is missing."""
+    for name, rows in made.items():
+        begin, end = f"<!-- {name} by {by} -->\n", f"<!-- end of {name} -->"
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
         if len(pattern.findall(page)) != 1:
-            raise ValueError(f"{PAGE.name} needs {begin.strip()} and {end} once")
-        page = pattern.sub(lambda _, text=begin + table + end: text, page)  # type: ignore[misc]
+            raise ValueError(f"the page needs {begin.strip()} and {end} once")
+        page = pattern.sub(lambda _, text=begin + rows + end: text, page)  # type: ignore[misc]
     return page
 
 
@@ -120,7 +119,7 @@ def _metrics() -> str:
         queue = "queue" if names.DESTINATION in keys else ""
         attributes = ", ".join(filter(None, [queue, *own])) or "-"
         rows.append((f"`{metric.name}`", _kind(metric), metric.description, attributes, WHO[metric.name]))
-    return _table(("Metric", "Kind, unit", "What", "Attributes", "From"), rows)
+    return table(("Metric", "Kind, unit", "What", "Attributes", "From"), rows)
 
 
 def _kind(metric: Any) -> str:
@@ -172,7 +171,7 @@ def _spans() -> str:
     strange = used - set(ABOUT)
     if strange:
         raise ValueError(f"no words for {sorted(strange)}: add them to ABOUT in docs/emitted.py")
-    return _table(("Attribute", "What", *kinds), rows)
+    return table(("Attribute", "What", *kinds), rows)
 
 
 def _silent() -> Any:
@@ -198,11 +197,22 @@ def _lines() -> str:
             levels, seen, _ = of_event.setdefault(f"{shown} {type(event).__name__}", (set(), {}, shown))
             levels.add(level)
             seen |= dict.fromkeys(keys)
+    said.clear()
+    _outage(say)
+    for level, name, keys in said:
+        of_event[f"`{name}` {name}"] = ({level}, dict.fromkeys(keys), f"`{name}`")
     rows = [
         (shown, ", ".join(sorted(levels)), ", ".join(f"`{key}`" for key in seen) or "-", _sentence(name.split()[-1]))
         for name, (levels, seen, shown) in of_event.items()
     ]
-    return _table(("`event`", "Level", "Keys", "When"), rows)
+    return table(("`event`", "Level", "Keys", "When"), rows)
+
+
+def _outage(say: Say) -> None:
+    """A collector that is gone and comes back."""
+    health = CollectorHealth(SharedState(), say)
+    health.failed("traces", endpoint="http://localhost:4318/v1/traces", cause="refused", unreachable=True)
+    health.worked("traces")
 
 
 WHEN = {
@@ -223,6 +233,8 @@ WHEN = {
     "WorkerReady": "by the worker",
     "WorkerLeaving": "by the worker",
     "Draining": "SIGTERM or SIGINT has come",
+    "telemetry_unreachable": "nobody reaches the collector, or it refuses a signal; one line for the whole service",
+    "telemetry_recovered": "and takes it again",
     "SupervisorNote": "at start and stop, and what is doubtful about the place",
 }
 
@@ -231,7 +243,9 @@ def _sentence(event: str) -> str:
     return WHEN[event]
 
 
-def _table(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """In Markdown."""
+
     def line(cells: tuple[str, ...]) -> Iterator[str]:
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 

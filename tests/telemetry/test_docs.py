@@ -1,14 +1,26 @@
-"""docs/observability.md says what the code emits."""
+"""docs/observability.md says what the code emits, docs/settings.md what can be set; files that the pages name exist."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
 
 import pytest
+from opentelemetry.exporter.otlp.proto.http import Compression
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
+from docs import settings
 from docs.emitted import PAGE, tables, written
 from docs.examples import missing
+from framework.settings import QueueOverride, RetryOverride, Settings
 from framework.telemetry import names
+from tests.telemetry.independent import free_ports, listens
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +48,61 @@ def test_a_page_without_a_marker_is_refused() -> None:
         written("# nothing", tables())
 
 
-def test_pictures_and_files_that_it_names_exist(page: str) -> None:
-    for name in re.findall(r"\]\(([^)#]+)\)", page):
-        assert (PAGE.parent / name).exists(), name
+@pytest.mark.parametrize("path", ["README.md", *sorted(f"docs/{found.name}" for found in PAGE.parent.glob("*.md"))])
+def test_pictures_and_files_that_a_page_names_exist(path: str) -> None:
+    file = PAGE.parents[1] / path
+    for name in re.findall(r"\]\(([^)#:\"\s]+)\)", file.read_text(encoding="utf-8")):
+        assert (file.parent / name).exists(), name
+
+
+def test_the_settings_are_up_to_date() -> None:
+    page = settings.PAGE.read_text(encoding="utf-8")
+    assert written(page, settings.tables(), by=settings.GENERATOR) == page, "make docs"
+
+
+def test_every_setting_is_in_the_page() -> None:
+    page = settings.PAGE.read_text(encoding="utf-8")
+    names = [*Settings.model_fields, *QueueOverride.model_fields, *RetryOverride.model_fields]
+    assert [name for name in names if name != "retry" and f"{name.upper()}`" not in page] == []
+
+
+def test_a_setting_without_words_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(settings.WHAT, "drain")
+    with pytest.raises(ValueError, match="drain"):
+        settings.tables()
+
+
+def python_of(path: str) -> list[str]:
+    page = (PAGE.parents[1] / path).read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize(("path", "tests"), [("README.md", 1), ("docs/handlers.md", 2)])
+def test_the_examples_run(path: str, tests: int) -> None:
+    scope: dict[str, Any] = {"__name__": "example"}
+    blocks = [block for block in python_of(path) if "slo=" not in block]
+    exec(compile("\n".join(blocks), path, "exec"), scope)
+    found = [value for name, value in scope.items() if name.startswith("test_")]
+    assert len(found) == tests
+    for test in found:
+        test()
+
+
+def test_the_receiver_prints_what_comes(tmp_path: Path) -> None:
+    (source,) = (block for block in python_of("docs/observability.md") if "serve_forever" in block)
+    port = free_ports(1)[0]
+    script = tmp_path / "receive.py"
+    script.write_text(source.replace("4318", str(port)), encoding="utf-8")
+    with subprocess.Popen([sys.executable, "-u", script], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            while not listens(port):
+                assert process.poll() is None
+                time.sleep(0.05)
+            exporter = OTLPSpanExporter(f"http://127.0.0.1:{port}/v1/traces", compression=Compression.Gzip)
+            provider = TracerProvider(shutdown_on_exit=False)
+            provider.add_span_processor(SimpleSpanProcessor(exporter))
+            provider.get_tracer("docs").start_span("process orders").end()
+            assert process.stdout is not None
+            assert " process orders " in process.stdout.readline()
+        finally:
+            process.kill()

@@ -1,0 +1,139 @@
+"""Writes the tables of `settings.md` from `framework/settings.py`; `WHAT`, `OF_QUEUE` and `OF_RETRY` are its words.
+
+A setting without words, and words without a setting, stop this.
+
+    python -m docs.settings           writes the tables between their markers
+    python -m docs.settings --check   exit code 1 where they are not up to date
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from docs.emitted import table, written
+from framework.queues import Queue
+from framework.retry import RetryPolicy
+from framework.settings import OTHER_VARIABLES, PREFIX, QueueOverride, RetryOverride, Settings
+
+PAGE = Path(__file__).with_name("settings.md")
+GENERATOR = "docs/settings.py"
+
+WHAT = {
+    "broker_url": "the engine. `spool:DIR`; a relative directory is below the working directory of the process",
+    "drain": "seconds from SIGTERM to the end of a drain; `none`: as long as it takes",
+    "restart_budget": "deaths before ready or while idle, within the window, that end the service: exit code 4",
+    "restart_window": "the window, in seconds",
+    "ready_within": "seconds in which a process must become ready; where none does, the service ends: exit code 1",
+    "start_method": "how worker processes start; `auto`: fork, unless the import of the service starts threads",
+    "durability": "what a queued job survives: a power cut, or only the death of processes (the disk is not flushed)",
+    "network_file_system": "allows a spool on a network file system, where nothing is promised",
+    "health": "`host:port` of `/livez`, `/readyz` and `/startupz`; empty: off",
+    "trace_linkage": "an attempt is a child of the span that made its job (`parent`), or only links to it (`link`)",
+    "trace_parent_within": "`auto` is `parent` for a job that has waited up to so many seconds, else `link`",
+    "log_level": "the least level that is written",
+    "log_format": "of standard output; `auto`: columns on a terminal, JSON otherwise",
+    "telemetry_flush": "seconds that a process which leaves gives to its exporters",
+    "queues": "options of queues, see below; as JSON here, or a variable for each",
+}
+OF_QUEUE = {
+    "workers": "processes that serve it; 0: none",
+    "concurrency": "jobs at once in one process; above 1 only with an async handler",
+    "timeout": "seconds until `JobInterrupted` is raised in the handler; `none` needs `WORKER_DRAIN=none`",
+    "kill_after": "seconds from there to SIGKILL",
+    "ttl": "seconds from when a job may first run to when it becomes a dead letter; of a dead-letter queue: "
+    "that a letter at rest is kept, then it is deleted",
+    "max_length": "ready and delayed jobs, above which an enqueue raises `QueueFull`",
+    "max_payload_bytes": "size of a payload as JSON, above which an enqueue raises `PayloadTooLarge`",
+    "max_jobs_per_process": "a process is replaced after so many jobs",
+    "max_memory": "a process is replaced above so much resident memory: `512MiB`, `2G` or bytes",
+    "retry": "",
+}
+OF_RETRY = {
+    "max_retries": "runs after the first; 0: one attempt",
+    "first_delay": "seconds before the second attempt",
+    "factor": "by which the delay grows with each attempt",
+    "max_delay": "seconds that a delay has at most, before jitter",
+    "jitter": "takes up to half off each delay, by chance",
+}
+OF_OTHERS = {"WORKER_MODULE": "the service, for commands of `worker` to which no MODULE is given"}
+
+
+def tables() -> dict[str, str]:
+    """By the name of their marker. Raises ValueError: a setting has no words, or words have no setting."""
+    declared = _defaults(Queue.__init__)
+    queue = _rows(QueueOverride, OF_QUEUE, f"{PREFIX}QUEUES__<QUEUE>__", declared)
+    retry = _rows(RetryOverride, OF_RETRY, f"{PREFIX}QUEUES__<QUEUE>__RETRY__", _defaults(RetryPolicy.__init__))
+    _compare("OF_OTHERS", OF_OTHERS, OTHER_VARIABLES)
+    others = [(f"`{name}`", "text", "-", what) for name, what in OF_OTHERS.items()]
+    settings = _rows(Settings, WHAT, PREFIX, {name: field.default for name, field in Settings.model_fields.items()})
+    return {
+        "variables": table(("Variable", "Type", "Default", "Meaning"), settings + others),
+        "queue variables": table(("Variable", "Type", "Default of the declaration", "Meaning"), queue + retry),
+    }
+
+
+def main() -> int:
+    page = PAGE.read_text(encoding="utf-8")
+    new = written(page, tables(), by=GENERATOR)
+    if "--check" in sys.argv[1:]:
+        return int(new != page)
+    PAGE.write_text(new, encoding="utf-8")
+    return 0
+
+
+def _defaults(function: Any) -> dict[str, Any]:
+    return {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
+
+
+def _rows(
+    model: type[BaseModel], words: Mapping[str, str], prefix: str, defaults: Mapping[str, Any]
+) -> list[tuple[str, ...]]:
+    _compare(f"the words for {model.__name__}", words, model.model_fields)
+    schema = model.model_json_schema()["properties"]
+    return [
+        (f"`{prefix}{name.upper()}`", _kind(name, schema[name]), _default(name, defaults[name]), what)
+        for name, what in words.items()
+        if what
+    ]
+
+
+def _compare(title: str, words: Iterable[str], names: Iterable[str]) -> None:
+    if strange := set(words) ^ set(names):
+        raise ValueError(f"{title} and the settings differ in {sorted(strange)}: mend it in {GENERATOR}")
+
+
+def _default(name: str, value: Any) -> str:
+    if name == "queues" or value == "":
+        return "-"
+    if value is None:
+        return "`none`"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+_KINDS = {"number": "number", "integer": "whole number", "boolean": "true or false", "string": "text", "object": "JSON"}
+_BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">"}
+
+
+def _kind(name: str, schema: Mapping[str, Any]) -> str:
+    """Of JSON schema, in words. An option of a queue may be null there, which says that its variable is not set."""
+    if name == "max_memory":
+        return "size, or `none`"
+    if "anyOf" in schema:
+        return ", or ".join(_kind("", part) for part in schema["anyOf"] if part.get("type") != "null")
+    if "const" in schema or "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema.get("enum") or [schema["const"]])
+    bounds = "".join(f" {sign} {json.dumps(schema[key])}" for key, sign in _BOUNDS.items() if key in schema)
+    return _KINDS[schema["type"]] + bounds
+
+
+if __name__ == "__main__":
+    sys.exit(main())
