@@ -326,8 +326,9 @@ class Enqueue:
             if entry is not None:
                 self._disk.unlink(entry)
         tmp, directory = f"{self._queue.base}/tmp", os.path.dirname(drafts[0].path)
-        is_gone = directory != tmp and self._disk.rmdir(directory)  # a batch's own
-        self._disk.sync_removal(tmp if is_gone else directory)
+        if directory != tmp and not self._disk.rmdir(directory):  # a batch's own: what is left in it could come back
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), directory)
+        self._disk.sync_removal(tmp)
 
     def close(self) -> None:
         """Lets go of what was prepared. Idempotent."""

@@ -254,6 +254,20 @@ def test_a_removal_that_fails_is_uncertain(root: Path, call: str) -> None:
     mine.close()
 
 
+def test_what_is_left_in_a_batch_that_was_not_queued_is_uncertain(root: Path) -> None:
+    """Whatever the reason: recovery would promote it."""
+    seam = Seam()
+    mine = broker(root, calls=seam)
+    seam.arm(fail_calls(errno.EIO, "syncfs"))
+    unlink = mine._spool._disk.unlink  # type: ignore[union-attr]
+    kept: list[str] = []
+    mine._spool._disk.unlink = lambda path: bool(kept.append(path)) if not kept else unlink(path)  # type: ignore
+    with pytest.raises(EnqueueUncertain, match="may come back"):
+        mine.enqueue(jobs())
+    seam.disarm()
+    mine.close()
+
+
 def test_a_rename_that_fails_is_uncertain_and_says_for_how_many(root: Path) -> None:
     seam = Seam()
     mine = broker(root, calls=seam)
