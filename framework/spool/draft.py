@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from framework.job import Job
@@ -62,3 +63,11 @@ def place(disk: Disk, source: str, target: str) -> None:
     except FileNotFoundError:  # a new bucket, mostly
         if not disk.move(source, target):
             raise Gone(f"{source} vanished before its rename") from None
+
+
+def close(disk: Disk, drafts: Sequence[Draft]) -> None:
+    """Lets their locks go. Idempotent."""
+    for draft in drafts:
+        if draft.fd >= 0:
+            flocks.drop(disk.calls, draft.fd)
+            draft.fd = -1

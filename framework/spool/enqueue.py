@@ -7,26 +7,24 @@ if a power cut undoes the rename, recovery finds the whole file in tmp and promo
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NoReturn
 
-from framework.errors import EnqueueFailed, EnqueueUncertain, PayloadTooLarge, QueueFull
+from framework.errors import EnqueueFailed, PayloadTooLarge, QueueFull
 from framework.job import Job
-from framework.spool import batch, flocks, frame, ids, names
+from framework.spool import batch, frame, ids, names
 from framework.spool.batch import Batch
 from framework.spool.blanks import PAGE, Blanks
 from framework.spool.calls import HAS_SYNCFS
 from framework.spool.clock import Clock
-from framework.spool.disk import FULL, TOO_MANY_FILES, Disk
-from framework.spool.draft import Draft, Gone, create, place
+from framework.spool.disk import TOO_MANY_FILES, Disk
+from framework.spool.draft import Draft, Gone, close, create, place
 from framework.spool.gather import Gather
 from framework.spool.layout import QueueDir
 from framework.spool.limits import Limits
 from framework.spool.recover import recover
+from framework.spool.undo import Undo
 
 CHUNK = 256  # descriptors
 SYNCFS_FROM = 4  # files; below, an fsync of each is cheaper than one of the whole file system
@@ -41,6 +39,7 @@ class Enqueue:
         self._clock = clock
         self._ring = ring
         self._limits = Limits(disk, queue, clock)
+        self._undo = Undo(disk, queue, self._limits)
         self._create = partial(create, disk, queue, clock)
         self._blanks = Blanks(disk, self._create)
         self._least_batch = batch.LEAST if HAS_SYNCFS or not disk.power else batch.MOST + 1
@@ -108,12 +107,12 @@ class Enqueue:
             except QueueFull as error:
                 raise QueueFull(str(error), enqueued=done) from None
             except (OSError, ValueError) as error:
-                self._not_queued(drafts, jobs[0], error, done)
+                self._undo.not_queued(drafts, jobs[0], error, done)
             self._publish(drafts, done)
             if count_again or (len(drafts) > 1 and self._limits.near(len(drafts))):
-                self._take_back_excess(drafts, done)
+                self._undo.take_back_excess(drafts, done)
         finally:
-            self._close(drafts)
+            close(self._disk, drafts)
         self._ring()
         if len(jobs) == 1:
             self._prepare()
@@ -145,15 +144,15 @@ class Enqueue:
             except QueueFull as error:
                 raise QueueFull(str(error), enqueued=done) from None
             except (OSError, ValueError) as error:
-                self._not_queued(drafts, jobs[0], error, done)
+                self._undo.not_queued(drafts, jobs[0], error, done)
             try:
                 made.publish(drafts)
             except (OSError, Gone) as error:
-                self._give_up(drafts)
-                self._uncertain(jobs[0], error, done, behind=len(jobs) - 1)
+                self._undo.give_up(drafts)
+                self._undo.uncertain(jobs[0], error, done, behind=len(jobs) - 1)
             done += [job.id for job in jobs]
             if count_again or self._limits.near(batch.MOST):
-                self._take_back_excess(drafts, done)
+                self._undo.take_back_excess(drafts, done)
         finally:
             if made is not None:
                 made.close()
@@ -171,7 +170,7 @@ class Enqueue:
         except ids.IdBusy:
             raise EnqueueFailed(f"the lock of job id {job.id!r} was held for {ids.WAIT:g} s", enqueued=done) from None
         except OSError as error:
-            self._not_queued([], job, error, done)
+            self._undo.not_queued([], job, error, done)
 
     def _put_linked(self, job: Job, done: list[str]) -> None:
         drafts: list[Draft] = []
@@ -189,12 +188,12 @@ class Enqueue:
             except QueueFull as error:
                 raise QueueFull(str(error), enqueued=done) from None
             except (OSError, ValueError) as error:
-                self._not_queued(drafts, job, error, done, entry=entry)
+                self._undo.not_queued(drafts, job, error, done, entry=entry)
             self._publish(drafts, done)
             if count_again:
-                self._take_back_excess(drafts, done, entry=entry)
+                self._undo.take_back_excess(drafts, done, entry=entry)
         finally:
-            self._close(drafts)
+            close(self._disk, drafts)
         self._ring()
 
     def _recover(self, entry: str) -> ids.Recovery:
@@ -238,104 +237,11 @@ class Enqueue:
             try:
                 place(self._disk, draft.path, target)
             except (OSError, Gone) as error:
-                self._give_up(drafts[at + 1 :])
-                self._uncertain(draft.job, error, done)
+                self._undo.give_up(drafts[at + 1 :])
+                self._undo.uncertain(draft.job, error, done)
             draft.path = target
             done.append(draft.job.id)
-
-    def _uncertain(self, job: Job, error: Exception, done: Sequence[str], *, behind: int = 0) -> NoReturn:
-        which = f"job {job.id!r}" + (f" and the {behind} behind it" if behind else "")
-        raise EnqueueUncertain(
-            f"{which} may or may not be queued on {self._queue.name!r}: {error}", job_id=job.id, enqueued=done
-        ) from error
-
-    def _give_up(self, drafts: Sequence[Draft]) -> None:
-        """Those behind an uncertain one: removed as well as can be, so that their silence means not queued."""
-        with contextlib.suppress(OSError):
-            self._remove(drafts)
-
-    def _take_back_excess(self, drafts: Sequence[Draft], done: list[str], *, entry: str | None = None) -> None:
-        """Over the limit after all: the last ones come back. One that is gone was claimed: that is success."""
-        try:
-            excess = self._limits.excess()
-        except OSError:
-            return  # they are queued, the count is not worth an error
-        taken: list[Draft] = []
-        try:
-            for draft in reversed(drafts[-excess:] if excess else ()):
-                if self._disk.unlink(draft.path):
-                    taken.append(draft)
-                    if entry is not None:
-                        self._disk.unlink(entry)
-            for directory in {os.path.dirname(draft.path) for draft in taken}:
-                self._sync_removal(directory)
-        except OSError as error:
-            self._forget([*taken, draft], done)
-            raise EnqueueUncertain(
-                f"job {draft.job.id!r} is one too many for {self._queue.name!r} and cannot be taken back: {error}",
-                job_id=draft.job.id,
-                enqueued=done,
-            ) from error
-        self._forget(taken, done)
-        if taken:
-            limit = self._queue.options.max_length
-            raise QueueFull(f"queue {self._queue.name!r} is full, max_length is {limit}", enqueued=done)
-
-    def _sync_removal(self, directory: str) -> None:
-        """Of jobs from a bucket; an empty batch may be gone already: then that is what must last. Raises OSError."""
-        try:
-            self._disk.sync_removal(directory)
-        except FileNotFoundError:
-            self._disk.sync_removal(os.path.dirname(directory))
-
-    @staticmethod
-    def _forget(drafts: Sequence[Draft], done: list[str]) -> None:
-        gone = {draft.job.id for draft in drafts}
-        done[:] = [job_id for job_id in done if job_id not in gone]
-
-    def _not_queued(
-        self, drafts: Sequence[Draft], job: Job, error: Exception, done: Sequence[str], *, entry: str | None = None
-    ) -> NoReturn:
-        """Before any rename. *Not queued* may be said only once the removal is durable, else they could come back."""
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        try:
-            self._remove(drafts, entry)
-        except OSError as again:
-            raise EnqueueUncertain(
-                f"job {job.id!r} may come back: {reason}, then its removal failed: {again.strerror}",
-                job_id=job.id,
-                enqueued=done,
-            ) from error
-        finally:
-            self._close(drafts)
-        message = f"job {job.id!r} was not queued on {self._queue.name!r}: {reason}"
-        if isinstance(error, OSError) and error.errno in FULL:
-            raise QueueFull(message, enqueued=done) from error
-        raise EnqueueFailed(message, enqueued=done) from error
-
-    def _remove(self, drafts: Sequence[Draft], entry: str | None = None) -> None:
-        """Durably. The truncation lets recovery see an incomplete file where the unlink fails. Raises OSError."""
-        if not drafts:
-            return
-        for draft in drafts:
-            if draft.fd >= 0:
-                with contextlib.suppress(OSError):
-                    self._disk.calls.ftruncate(draft.fd, 0)
-        for draft in drafts:
-            self._disk.unlink(draft.path)
-            if entry is not None:
-                self._disk.unlink(entry)
-        tmp, directory = f"{self._queue.base}/tmp", os.path.dirname(drafts[0].path)
-        if directory != tmp and not self._disk.rmdir(directory):  # a batch's own: what is left in it could come back
-            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), directory)
-        self._disk.sync_removal(tmp)
 
     def close(self) -> None:
         """Lets go of what was prepared. Idempotent."""
         self._blanks.close()
-
-    def _close(self, drafts: Sequence[Draft]) -> None:
-        for draft in drafts:
-            if draft.fd >= 0:
-                flocks.drop(self._disk.calls, draft.fd)
-                draft.fd = -1

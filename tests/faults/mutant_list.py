@@ -52,10 +52,10 @@ FSYNCS = (
     _one("syncfs of a batch", "enqueue.py", "                if self._disk.power:\n                    self._disk.calls.syncfs(self._disk.fd)", "                pass", f"{BATCH} {MODEL}"),
     _one("syncfs of a recovered batch", "recover.py", "            disk.calls.syncfs(disk.fd)", "            pass", f"{BATCH} {MODEL}"),
     _one("fdatasync of a prepared file", "enqueue.py", "self._disk.calls.fdatasync(drafts[0].fd)", "pass", f"spool/test_blanks.py {MODEL}"),
-    _one("fsync after a removal from tmp", "enqueue.py", "self._disk.sync_removal(tmp)", "pass", ENQUEUE,
+    _one("fsync after a removal from tmp", "undo.py", "self._disk.sync_removal(tmp)", "pass", ENQUEUE,
          "1 of 20 'not queued' came back after a cut"),
-    _one("fsync after one too many is taken back", "enqueue.py", "            self._disk.sync_removal(directory)\n        except", "            pass\n        except", MODEL),
-    _one("fsync after an emptied batch has gone", "enqueue.py", "            self._disk.sync_removal(os.path.dirname(directory))", "            pass", BATCH),
+    _one("fsync after one too many is taken back", "undo.py", "            self._disk.sync_removal(directory)\n        except", "            pass\n        except", MODEL),
+    _one("fsync after an emptied batch has gone", "undo.py", "            self._disk.sync_removal(os.path.dirname(directory))", "            pass", BATCH),
     _one("commit of a removal on btrfs", "disk.py", "if self.power and self.forgetful and HAS_SYNCFS:\n            self.calls.syncfs(self.fd)", "pass", ENQUEUE),
     _one("fsync of the record of a dead letter", "settle.py", "                if sync:\n", "                if False:\n", SETTLE,
          "no dead letter had its last record after a cut"),
@@ -66,7 +66,7 @@ FSYNCS = (
     _one("fsync of a new queue's directory", "layout.py", "        disk.sync_dir(queue.base)", "        pass", MODEL),
     _one("fsync of the root's parents", "layout.py", "            calls.fsync(fd)", "            pass", MODEL),
     _one("fsync of a replayed letter's directory", "browse.py", "        self._disk.sync_dir(os.path.dirname(target))", "        pass", MODEL),
-    _one("fsync before the rename", "enqueue.py", "                self._make_durable(drafts)\n            except QueueFull as error:\n                raise QueueFull(str(error), enqueued=done) from None\n            except (OSError, ValueError) as error:\n                self._not_queued(drafts, jobs[0]", "            except QueueFull as error:\n                raise QueueFull(str(error), enqueued=done) from None\n            except (OSError, ValueError) as error:\n                self._not_queued(drafts, jobs[0]", ENQUEUE),
+    _one("fsync before the rename", "enqueue.py", "                self._make_durable(drafts)\n            except QueueFull as error:\n                raise QueueFull(str(error), enqueued=done) from None\n            except (OSError, ValueError) as error:\n                self._undo.not_queued(drafts, jobs[0]", "            except QueueFull as error:\n                raise QueueFull(str(error), enqueued=done) from None\n            except (OSError, ValueError) as error:\n                self._undo.not_queued(drafts, jobs[0]", ENQUEUE),
 )  # fmt: skip
 
 CHECKSUMS = (
@@ -122,11 +122,11 @@ LOCKS = (
     _one("the batch that is recovered is the one in tmp", "recover.py", "if here is None or here.st_ino != disk.calls.fstat(fd).st_ino:\n            return 0", "if here is False:\n            return 0", BATCH),
     _one("a batch that arrived in spite of an error", "batch.py", "            if self._disk.stat(target) is None:\n                raise", "            raise", BATCH),
     _one("the clock looks into batches in tmp", "clock.py", "newest = max(newest, batch[:_LENGTH], _newest(disk, f\"{queue}/tmp/{batch}\"))", "pass", BATCH),
-    _one("a claimed one too many was queued", "enqueue.py", "                if self._disk.unlink(draft.path):\n                    taken.append(draft)\n", "                self._disk.unlink(draft.path)\n                taken.append(draft)\n                if True:\n", BATCH),
+    _one("a claimed one too many was queued", "undo.py", "                if self._disk.unlink(draft.path):\n                    taken.append(draft)\n", "                self._disk.unlink(draft.path)\n                taken.append(draft)\n                if True:\n", BATCH),
     _one("batches stand among the jobs of their time", "listing.py", "return sorted(alone + batched)", "return alone + batched", BATCH),
     _one("others' batches at the limit are seen", "enqueue.py", "count_again or self._limits.near(batch.MOST)", "count_again", BATCH),
     _one("a job in another bucket than its name says", "listing.py", "[entry for entry in entries if not entry.startswith(bucket)]", "[]", BATCH),
-    _one("not queued: nothing is left of a batch", "enqueue.py", "if directory != tmp and not self._disk.rmdir(directory):", "if directory != tmp and not self._disk.rmdir(directory) and False:", BATCH),
+    _one("not queued: nothing is left of a batch", "undo.py", "if directory != tmp and not self._disk.rmdir(directory):", "if directory != tmp and not self._disk.rmdir(directory) and False:", BATCH),
     _one("a batch that was touched is counted", "listing.py", "return batch if found.st_mtime_ns == int(batch.stamp) else None", "return batch", BATCH),
     _one("a batch is a directory", "listing.py", " or not stat.S_ISDIR(found.st_mode)", "", BATCH),
     _one("what stands behind the next batch waits", "listing.py", "                    del alone[end:]\n", "", BATCH),
@@ -200,7 +200,7 @@ PROTOCOL = (
          "without a journal 19 of 20 acknowledged jobs were lost"),
     _one("too many files never make a file bad", "claim.py", "if error.errno not in (errno.EIO, errno.EACCES):", "if False:", CLAIM),
     _one("a record of a delivery is written once", "settle.py", "if not any(r.delivery == delivery for r in kept):", "if True:", SETTLE),
-    _one("not queued: the removal failed", "enqueue.py", "        except OSError as again:\n            raise EnqueueUncertain(", "        except OSError as again:\n            raise EnqueueFailed(str(again)) from error\n            raise EnqueueUncertain(", ENQUEUE),
+    _one("not queued: the removal failed", "undo.py", "        except OSError as again:\n            raise EnqueueUncertain(", "        except OSError as again:\n            raise EnqueueFailed(str(again)) from error\n            raise EnqueueUncertain(", ENQUEUE),
 )  # fmt: skip
 
 IDENTITY = (
@@ -214,7 +214,7 @@ IDENTITY = (
     _one("recovery leaves the entry of another's job", "recover.py", "        elif found.st_nlink < 2:", "        elif True:", f"{IDS} spool/test_crash_points.py"),
     _one("recovery links an id", "recover.py", "            disk.link(path, entry)", "            return True", IDS),
     _one("recovery asks whose the id is", "recover.py", "            if _linked(disk, path, ids.entry(queue, job_id), inode):", "            if True:", IDS),
-    _one("one too many of an id is taken back whole", "enqueue.py", "                    if entry is not None:\n                        self._disk.unlink(entry)\n            for directory", "            for directory", IDS),
+    _one("one too many of an id is taken back whole", "undo.py", "                    if entry is not None:\n                        self._disk.unlink(entry)\n            for directory", "            for directory", IDS),
 )  # fmt: skip
 
 JUDGEMENT = (

@@ -40,7 +40,7 @@ LATE = {
     ("batch.py", "_create", "rmdir"),  # flock failed: test_errnos
     ("batch.py", "publish", "stat"),  # the rename failed: test_errnos
     ("batch.py", "_open", "rmdir"),  # no descriptor left: spool/test_batch
-    ("enqueue.py", "_sync_removal", "sync_removal"),  # a worker removed the empty batch meanwhile: spool/test_batch
+    ("undo.py", "_sync_removal", "sync_removal"),  # a worker removed the empty batch meanwhile: spool/test_batch
     ("life.py", "_born_as", "drop"),  # a rescuer was faster: spool/test_explorer
     ("life.py", "_name_it", "unlink"),  # a rescuer was faster: spool/test_explorer
     ("rescue.py", "_take", "drop"),  # flock failed: test_errnos

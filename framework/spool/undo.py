@@ -1,0 +1,117 @@
+"""What was written and is not to be queued, or not for certain: taken back, and the caller told the truth.
+
+*Not queued* is said only once the removal is durable, else a power cut could bring back a job that its caller has given
+up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Sequence
+from typing import NoReturn
+
+from framework.errors import EnqueueFailed, EnqueueUncertain, QueueFull
+from framework.job import Job
+from framework.spool.disk import FULL, Disk
+from framework.spool.draft import Draft, close
+from framework.spool.layout import QueueDir
+from framework.spool.limits import Limits
+
+
+class Undo:
+    """The way back of one queue's producers in one process."""
+
+    def __init__(self, disk: Disk, queue: QueueDir, limits: Limits) -> None:
+        self._disk = disk
+        self._queue = queue
+        self._limits = limits
+
+    def uncertain(self, job: Job, error: Exception, done: Sequence[str], *, behind: int = 0) -> NoReturn:
+        """Its rename failed, and nobody knows how far it came. Args: behind: jobs of its batch."""
+        which = f"job {job.id!r}" + (f" and the {behind} behind it" if behind else "")
+        raise EnqueueUncertain(
+            f"{which} may or may not be queued on {self._queue.name!r}: {error}", job_id=job.id, enqueued=done
+        ) from error
+
+    def give_up(self, drafts: Sequence[Draft]) -> None:
+        """Those behind an uncertain one: removed as well as can be, so that their silence means not queued."""
+        with contextlib.suppress(OSError):
+            self._remove(drafts)
+
+    def take_back_excess(self, drafts: Sequence[Draft], done: list[str], *, entry: str | None = None) -> None:
+        """Over the limit after all: the last ones come back. One that is gone was claimed: that is success."""
+        try:
+            excess = self._limits.excess()
+        except OSError:
+            return  # they are queued, the count is not worth an error
+        taken: list[Draft] = []
+        try:
+            for draft in reversed(drafts[-excess:] if excess else ()):
+                if self._disk.unlink(draft.path):
+                    taken.append(draft)
+                    if entry is not None:
+                        self._disk.unlink(entry)
+            for directory in {os.path.dirname(draft.path) for draft in taken}:
+                self._sync_removal(directory)
+        except OSError as error:
+            self._forget([*taken, draft], done)
+            raise EnqueueUncertain(
+                f"job {draft.job.id!r} is one too many for {self._queue.name!r} and cannot be taken back: {error}",
+                job_id=draft.job.id,
+                enqueued=done,
+            ) from error
+        self._forget(taken, done)
+        if taken:
+            limit = self._queue.options.max_length
+            raise QueueFull(f"queue {self._queue.name!r} is full, max_length is {limit}", enqueued=done)
+
+    def _sync_removal(self, directory: str) -> None:
+        """Of jobs from a bucket; an empty batch may be gone already: then that is what must last. Raises OSError."""
+        try:
+            self._disk.sync_removal(directory)
+        except FileNotFoundError:
+            self._disk.sync_removal(os.path.dirname(directory))
+
+    @staticmethod
+    def _forget(drafts: Sequence[Draft], done: list[str]) -> None:
+        gone = {draft.job.id for draft in drafts}
+        done[:] = [job_id for job_id in done if job_id not in gone]
+
+    def not_queued(
+        self, drafts: Sequence[Draft], job: Job, error: Exception, done: Sequence[str], *, entry: str | None = None
+    ) -> NoReturn:
+        """Before any rename. *Not queued* may be said only once the removal is durable, else they could come back."""
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        try:
+            self._remove(drafts, entry)
+        except OSError as again:
+            raise EnqueueUncertain(
+                f"job {job.id!r} may come back: {reason}, then its removal failed: {again.strerror}",
+                job_id=job.id,
+                enqueued=done,
+            ) from error
+        finally:
+            close(self._disk, drafts)
+        message = f"job {job.id!r} was not queued on {self._queue.name!r}: {reason}"
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise QueueFull(message, enqueued=done) from error
+        raise EnqueueFailed(message, enqueued=done) from error
+
+    def _remove(self, drafts: Sequence[Draft], entry: str | None = None) -> None:
+        """Durably. The truncation lets recovery see an incomplete file where the unlink fails. Raises OSError."""
+        if not drafts:
+            return
+        for draft in drafts:
+            if draft.fd >= 0:
+                with contextlib.suppress(OSError):
+                    self._disk.calls.ftruncate(draft.fd, 0)
+        for draft in drafts:
+            self._disk.unlink(draft.path)
+            if entry is not None:
+                self._disk.unlink(entry)
+        tmp, directory = f"{self._queue.base}/tmp", os.path.dirname(drafts[0].path)
+        if directory != tmp and not self._disk.rmdir(directory):  # a batch's own: what is left in it could come back
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), directory)
+        self._disk.sync_removal(tmp)
