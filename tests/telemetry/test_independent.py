@@ -99,8 +99,14 @@ def test_spans_metrics_and_logs_are_understood(
         ("job-abort", "succeeded"): 1,
     }
     wanted = {attempt.span for attempt in attempts}
+    retried = {attempt.span for attempt in attempts if attempt.outcome == "retried"}
     seen = foreign.wait_for(
-        lambda store: wanted <= {span.span_id for span in store.spans()} and counted(store) == 5, "spans and counts"
+        lambda store: (
+            wanted <= {span.span_id for span in store.spans()}
+            and counted(store) == 5
+            and retried <= {record.span_id for record in store.logs()}
+        ),
+        "spans, counts and logs",
     )
     check_spans(seen, attempts)
     check_metrics(seen, attempts)

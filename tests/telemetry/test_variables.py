@@ -151,7 +151,9 @@ def test_a_variable_that_stops_the_sdk_turns_its_signal_off_and_no_job(receiver,
     assert [line["event"] for line in lines] == ["telemetry_off", "job_finished"]
     assert lines[0]["signal"] == signal
     assert bool(receiver.spans()) == (signal == "metrics")
-    assert bool(receiver.metrics()) == (signal == "traces")
+    # of this run: another test's exporter may try again at a port that is ours now
+    counted = [point for point in receiver.metrics() if point.name == "worker.job.attempts"]
+    assert bool(counted) == (signal == "traces")
 
 
 def test_what_the_sdk_warns_of_is_a_line_like_any_other(receiver):
