@@ -60,8 +60,8 @@ class Place:
     def other_boards(self) -> list[Path]:
         """Of the other trees on this store, of those before included."""
         own = self.instance.board_path
-        found = (entry for entry in os.listdir(own.parent) if ".board" in entry and entry != own.name)
-        return [own.parent / entry for entry in sorted(found)]
+        boards = (entry for entry in os.listdir(own.parent) if ".board" in entry and not entry.startswith("."))
+        return [own.parent / entry for entry in sorted(boards) if entry != own.name]
 
 
 def broker_for(settings: Settings, options: dict[str, QueueOptions], incarnation: str) -> Broker:
