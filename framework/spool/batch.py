@@ -66,24 +66,14 @@ class Batch:
         for job, data, stamp, tail in zip(jobs, files, stamps, tails, strict=True):
             name = names.first(job, stamp, tail)
             entry = str(name)
-            fd = self._open(entry, empty=not drafts)
-            drafts.append(Draft(job, name, f"{self._path}/{entry}"))
+            drafts.append(Draft(job, name, f"{self._path}/{entry}"))  # first: what is begun, is taken back
+            fd = calls.open(entry, CREATE, 0o600, dir_fd=self._fd)
             try:
                 self._disk.write_all(fd, data)
             finally:
                 calls.close(fd)
-
         made_at = int(self._name.stamp)
         calls.utime(self._fd, ns=(made_at, made_at))
-
-    def _open(self, entry: str, *, empty: bool) -> int:
-        try:
-            return self._disk.calls.open(entry, CREATE, 0o600, dir_fd=self._fd)
-        except OSError:
-            if empty:  # else the caller removes the files, and it with them
-                with contextlib.suppress(OSError):
-                    self._disk.rmdir(self._path)
-            raise
 
     def publish(self, drafts: Sequence[Draft]) -> None:
         """All are runnable after it. An error that came too late to keep them is none. Raises OSError, Gone."""

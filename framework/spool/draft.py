@@ -29,6 +29,7 @@ class Draft:
     Attributes:
         fd: open and locked; -1: closed, or one of a batch.
         prepared: it was made ahead, see `blanks`.
+        entry: the link of its id, where the caller chose that; None: not linked.
     """
 
     job: Job
@@ -36,6 +37,7 @@ class Draft:
     path: str
     fd: int = -1
     prepared: bool = False
+    entry: str | None = None
 
 
 def create(disk: Disk, queue: QueueDir, clock: Clock, *, chosen: bool = False) -> Blank:

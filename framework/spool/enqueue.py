@@ -11,7 +11,7 @@ import errno
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from framework.errors import EnqueueFailed, PayloadTooLarge, QueueFull
+from framework.errors import EnqueueFailed, PayloadTooLarge
 from framework.job import Job
 from framework.spool import batch, frame, ids, names
 from framework.spool.batch import Batch
@@ -98,16 +98,12 @@ class Enqueue:
         """Stores as many of the jobs as descriptors allow, at least one; how many."""
         drafts: list[Draft] = []
         try:
-            try:
+            with self._undo.before_publishing(drafts, jobs[0], done):
                 files = [frame.encode(job) for job in jobs]
                 count_again = self._limits.admit(len(jobs), sum(map(len, files)))
                 if len(jobs) > 1 or not self._overwrite(jobs[0], files[0], drafts):
                     self._write_some(jobs, files, drafts)
                 self._make_durable(drafts)
-            except QueueFull as error:
-                raise QueueFull(str(error), enqueued=done) from None
-            except (OSError, ValueError) as error:
-                self._undo.not_queued(drafts, jobs[0], error, done)
             self._publish(drafts, done)
             if count_again or (len(drafts) > 1 and self._limits.near(len(drafts))):
                 self._undo.take_back_excess(drafts, done)
@@ -134,17 +130,13 @@ class Enqueue:
         drafts: list[Draft] = []
         made: Batch | None = None
         try:
-            try:
+            with self._undo.before_publishing(drafts, jobs[0], done):
                 files = [frame.encode(job) for job in jobs]
                 count_again = self._limits.admit(len(jobs), sum(map(len, files)))
                 made = Batch(self._disk, self._queue, self._clock)
                 made.write(jobs, files, drafts)
                 if self._disk.power:
                     self._disk.calls.syncfs(self._disk.fd)
-            except QueueFull as error:
-                raise QueueFull(str(error), enqueued=done) from None
-            except (OSError, ValueError) as error:
-                self._undo.not_queued(drafts, jobs[0], error, done)
             try:
                 made.publish(drafts)
             except (OSError, Gone) as error:
@@ -174,24 +166,19 @@ class Enqueue:
 
     def _put_linked(self, job: Job, done: list[str]) -> None:
         drafts: list[Draft] = []
-        entry: str | None = None
         try:
-            try:
+            with self._undo.before_publishing(drafts, job, done):
                 data = frame.encode(job)
                 count_again = self._limits.admit(1, len(data))
                 self._write_some([job], [data], drafts)
                 wanted = ids.entry(self._queue, job.id)
                 if not self._disk.link(drafts[0].path, wanted):  # before the fsync, which commits it too
                     raise OSError(errno.EEXIST, "another job took the id, though its lock was ours")
-                entry = wanted
+                drafts[0].entry = wanted
                 self._make_durable(drafts)
-            except QueueFull as error:
-                raise QueueFull(str(error), enqueued=done) from None
-            except (OSError, ValueError) as error:
-                self._undo.not_queued(drafts, job, error, done, entry=entry)
             self._publish(drafts, done)
             if count_again:
-                self._undo.take_back_excess(drafts, done, entry=entry)
+                self._undo.take_back_excess(drafts, done)
         finally:
             close(self._disk, drafts)
         self._ring()

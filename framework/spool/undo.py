@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 from framework.errors import EnqueueFailed, EnqueueUncertain, QueueFull
@@ -28,6 +29,16 @@ class Undo:
         self._queue = queue
         self._limits = limits
 
+    @contextmanager
+    def before_publishing(self, drafts: Sequence[Draft], job: Job, done: Sequence[str]) -> Iterator[None]:
+        """What fails inside was not queued, and is taken back. Raises the EnqueueErrors."""
+        try:
+            yield
+        except QueueFull as error:
+            raise QueueFull(str(error), enqueued=done) from None
+        except (OSError, ValueError) as error:
+            self.not_queued(drafts, job, error, done)
+
     def uncertain(self, job: Job, error: Exception, done: Sequence[str], *, behind: int = 0) -> NoReturn:
         """Its rename failed, and nobody knows how far it came. Args: behind: jobs of its batch."""
         which = f"job {job.id!r}" + (f" and the {behind} behind it" if behind else "")
@@ -40,7 +51,7 @@ class Undo:
         with contextlib.suppress(OSError):
             self._remove(drafts)
 
-    def take_back_excess(self, drafts: Sequence[Draft], done: list[str], *, entry: str | None = None) -> None:
+    def take_back_excess(self, drafts: Sequence[Draft], done: list[str]) -> None:
         """Over the limit after all: the last ones come back. One that is gone was claimed: that is success."""
         try:
             excess = self._limits.excess()
@@ -51,8 +62,7 @@ class Undo:
             for draft in reversed(drafts[-excess:] if excess else ()):
                 if self._disk.unlink(draft.path):
                     taken.append(draft)
-                    if entry is not None:
-                        self._disk.unlink(entry)
+                    self._unlink_id(draft)
             for directory in {os.path.dirname(draft.path) for draft in taken}:
                 self._sync_removal(directory)
         except OSError as error:
@@ -79,13 +89,11 @@ class Undo:
         gone = {draft.job.id for draft in drafts}
         done[:] = [job_id for job_id in done if job_id not in gone]
 
-    def not_queued(
-        self, drafts: Sequence[Draft], job: Job, error: Exception, done: Sequence[str], *, entry: str | None = None
-    ) -> NoReturn:
+    def not_queued(self, drafts: Sequence[Draft], job: Job, error: Exception, done: Sequence[str]) -> NoReturn:
         """Before any rename. *Not queued* may be said only once the removal is durable, else they could come back."""
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         try:
-            self._remove(drafts, entry)
+            self._remove(drafts)
         except OSError as again:
             raise EnqueueUncertain(
                 f"job {job.id!r} may come back: {reason}, then its removal failed: {again.strerror}",
@@ -99,7 +107,7 @@ class Undo:
             raise QueueFull(message, enqueued=done) from error
         raise EnqueueFailed(message, enqueued=done) from error
 
-    def _remove(self, drafts: Sequence[Draft], entry: str | None = None) -> None:
+    def _remove(self, drafts: Sequence[Draft]) -> None:
         """Durably. The truncation lets recovery see an incomplete file where the unlink fails. Raises OSError."""
         if not drafts:
             return
@@ -109,9 +117,12 @@ class Undo:
                     self._disk.calls.ftruncate(draft.fd, 0)
         for draft in drafts:
             self._disk.unlink(draft.path)
-            if entry is not None:
-                self._disk.unlink(entry)
+            self._unlink_id(draft)
         tmp, directory = f"{self._queue.base}/tmp", os.path.dirname(drafts[0].path)
         if directory != tmp and not self._disk.rmdir(directory):  # a batch's own: what is left in it could come back
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), directory)
         self._disk.sync_removal(tmp)
+
+    def _unlink_id(self, draft: Draft) -> None:
+        if draft.entry is not None:
+            self._disk.unlink(draft.entry)

@@ -155,22 +155,13 @@ class Turns:
         return result
 
 
+OF_DESCRIPTORS = frozenset("fstat pread read write pwrite ftruncate utime fallocate flock listdir close".split())
+
+
 def touched(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], locks: set[int]) -> Touch:
     """What a call looks at or changes; empty: nothing that another process could see."""
     found: set[tuple[str, bool]] = set()
-    if name in (
-        "fstat",
-        "pread",
-        "read",
-        "write",
-        "pwrite",
-        "ftruncate",
-        "utime",
-        "fallocate",
-        "flock",
-        "listdir",
-        "close",
-    ):
+    if name in OF_DESCRIPTORS:
         return _touched_open(name, args[0], locks)
     if name in ("fsync", "syncfs", "fstatvfs"):
         return frozenset()

@@ -15,9 +15,8 @@ from framework.errors import EnqueueFailed, QueueFull
 from framework.job import Lease
 from framework.queues import QueueOptions
 from framework.spool import flocks, ids
-from framework.spool.blanks import WORTH
 from tests.spool.seam import Seam
-from tests.spool.world import Cut, broker, failure, job, one, run, settle_orphan
+from tests.spool.world import Cut, about_to_prepare, broker, failure, in_batches, job, one, run, settle_orphan
 
 from .disk_states import Recorder
 
@@ -142,11 +141,9 @@ def _enqueue_many(life: Life) -> None:
 def _enqueue_prepared(life: Life) -> None:
     """One by one, into files that were made ahead; a dead producer leaves some."""
     life.enqueue("before")
-    blanks = life.mine._spool.parts("jobs").enqueue._blanks
-    blanks._times.extend([time.monotonic()] * WORTH)
-    blanks._batch = 3  # each is a point of its own
+    about_to_prepare(life.mine)
     life.enqueue("maker")
-    assert blanks._ready, "nothing was prepared"
+    assert life.mine._spool.parts("jobs").enqueue._blanks._ready, "nothing was prepared"
     life.enqueue("a")
     life.enqueue("later", delay=3600)
     life.ours.add("cut")
@@ -155,16 +152,10 @@ def _enqueue_prepared(life: Life) -> None:
     life.enqueue("b")
 
 
-def _batched(life: Life) -> SpoolBroker:
-    """Its batches begin with two jobs, as each job is a point of its own."""
-    life.mine._spool.parts("jobs").enqueue._least_batch = 2
-    return life.mine
-
-
 def _enqueue_batch(life: Life) -> None:
     """One is drained and another is not; what comes back goes to the bucket of its time."""
     life.enqueue("a")
-    _batched(life)
+    in_batches(life.mine)
     life.enqueue("b", "c")
     life.enqueue("d", "e")
     life.enqueue("f")
@@ -182,11 +173,11 @@ def _batch_in_vain(life: Life) -> None:
     life.ours.update(("b", "c", "d", "e"))
     life.hook = _late_error
     try:
-        _batched(life).enqueue([job("b"), job("c")])
+        in_batches(life.mine).enqueue([job("b"), job("c")])
     except EnqueueFailed:
         life.promise("absent", "b", "c")
     life.hook = None
-    _batched(life)
+    in_batches(life.mine)
     life.cut_before("syncfs", lambda: life.mine.enqueue([job("d"), job("e")]))
     life.mine.maintain()
     life.enqueue("f")

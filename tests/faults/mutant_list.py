@@ -41,7 +41,7 @@ CLAIM, LAYOUT, FLAGS, PLANTED = (
     "spool/test_planted.py",
 )
 MODEL = "spool/test_disk_model.py"
-BATCH = "spool/test_batch.py"
+BATCH, DRAFTS = "spool/test_batch.py", "spool/test_batch_recovery.py"
 LINKS = "unit/test_planted_links.py"
 _NOFOLLOW = "os.O_NOFOLLOW | os.O_NONBLOCK"
 
@@ -50,7 +50,7 @@ FSYNCS = (
     _one("syncfs of a chunk", "enqueue.py", "self._disk.power and HAS_SYNCFS and len(drafts) >= SYNCFS_FROM:\n            self._disk.calls.syncfs(self._disk.fd)", "False:\n            pass", ENQUEUE),
     _one("syncfs of prepared files", "enqueue.py", "            try:\n                self._disk.calls.syncfs(self._disk.fd)", "            try:\n                pass", f"spool/test_blanks.py {MODEL}"),
     _one("syncfs of a batch", "enqueue.py", "                if self._disk.power:\n                    self._disk.calls.syncfs(self._disk.fd)", "                pass", f"{BATCH} {MODEL}"),
-    _one("syncfs of a recovered batch", "recover.py", "            disk.calls.syncfs(disk.fd)", "            pass", f"{BATCH} {MODEL}"),
+    _one("syncfs of a recovered batch", "recover.py", "            disk.calls.syncfs(disk.fd)", "            pass", f"{DRAFTS} {MODEL}"),
     _one("fdatasync of a prepared file", "enqueue.py", "self._disk.calls.fdatasync(drafts[0].fd)", "pass", f"spool/test_blanks.py {MODEL}"),
     _one("fsync after a removal from tmp", "undo.py", "self._disk.sync_removal(tmp)", "pass", ENQUEUE,
          "1 of 20 'not queued' came back after a cut"),
@@ -66,7 +66,7 @@ FSYNCS = (
     _one("fsync of a new queue's directory", "layout.py", "        disk.sync_dir(queue.base)", "        pass", MODEL),
     _one("fsync of the root's parents", "layout.py", "            calls.fsync(fd)", "            pass", MODEL),
     _one("fsync of a replayed letter's directory", "browse.py", "        self._disk.sync_dir(os.path.dirname(target))", "        pass", MODEL),
-    _one("fsync before the rename", "enqueue.py", "                self._make_durable(drafts)\n            except QueueFull as error:\n                raise QueueFull(str(error), enqueued=done) from None\n            except (OSError, ValueError) as error:\n                self._undo.not_queued(drafts, jobs[0]", "            except QueueFull as error:\n                raise QueueFull(str(error), enqueued=done) from None\n            except (OSError, ValueError) as error:\n                self._undo.not_queued(drafts, jobs[0]", ENQUEUE),
+    _one("fsync before the rename", "enqueue.py", "                    self._write_some(jobs, files, drafts)\n                self._make_durable(drafts)\n", "                    self._write_some(jobs, files, drafts)\n", ENQUEUE),
 )  # fmt: skip
 
 CHECKSUMS = (
@@ -117,18 +117,18 @@ CAREFUL = (
 LOCKS = (
     _one("flock of a file in tmp", "draft.py", "if flocks.take(disk.calls, fd) and (found", "if (found", ENQUEUE),
     _one("flock of a batch in tmp", "batch.py", "if flocks.take(disk.calls, fd):", "if True:", BATCH),
-    _one("the batch that was locked is the one in tmp", "batch.py", "if here is not None and here.st_ino == disk.calls.fstat(fd).st_ino:", "if True:", BATCH),
-    _one("flock of a batch that is recovered", "recover.py", "disk.stat(path) if flocks.take(disk.calls, fd) else None", "disk.stat(path)", BATCH),
-    _one("the batch that is recovered is the one in tmp", "recover.py", "if here is None or here.st_ino != disk.calls.fstat(fd).st_ino:\n            return 0", "if here is False:\n            return 0", BATCH),
+    _one("the batch that was locked is the one in tmp", "batch.py", "if here is not None and here.st_ino == disk.calls.fstat(fd).st_ino:", "if True:", DRAFTS),
+    _one("flock of a batch that is recovered", "recover.py", "disk.stat(path) if flocks.take(disk.calls, fd) else None", "disk.stat(path)", DRAFTS),
+    _one("the batch that is recovered is the one in tmp", "recover.py", "if here is None or here.st_ino != disk.calls.fstat(fd).st_ino:\n            return 0", "if here is False:\n            return 0", DRAFTS),
     _one("a batch that arrived in spite of an error", "batch.py", "            if self._disk.stat(target) is None:\n                raise", "            raise", BATCH),
-    _one("the clock looks into batches in tmp", "clock.py", "newest = max(newest, batch[:_LENGTH], _newest(disk, f\"{queue}/tmp/{batch}\"))", "pass", BATCH),
+    _one("the clock looks into batches in tmp", "clock.py", "newest = max(newest, batch[:_LENGTH], _newest(disk, f\"{queue}/tmp/{batch}\"))", "pass", DRAFTS),
     _one("a claimed one too many was queued", "undo.py", "                if self._disk.unlink(draft.path):\n                    taken.append(draft)\n", "                self._disk.unlink(draft.path)\n                taken.append(draft)\n                if True:\n", BATCH),
     _one("batches stand among the jobs of their time", "listing.py", "return sorted(alone + batched)", "return alone + batched", BATCH),
     _one("others' batches at the limit are seen", "enqueue.py", "count_again or self._limits.near(batch.MOST)", "count_again", BATCH),
     _one("a job in another bucket than its name says", "listing.py", "[entry for entry in entries if not entry.startswith(bucket)]", "[]", BATCH),
     _one("not queued: nothing is left of a batch", "undo.py", "if directory != tmp and not self._disk.rmdir(directory):", "if directory != tmp and not self._disk.rmdir(directory) and False:", BATCH),
     _one("a batch that was touched is counted", "listing.py", "return batch if found.st_mtime_ns == int(batch.stamp) else None", "return batch", BATCH),
-    _one("a batch is a directory", "listing.py", " or not stat.S_ISDIR(found.st_mode)", "", BATCH),
+    _one("a batch is a directory", "listing.py", " or not stat.S_ISDIR(found.st_mode)", "", DRAFTS),
     _one("what stands behind the next batch waits", "listing.py", "                    del alone[end:]\n", "", BATCH),
     _one("link count after the flock", "draft.py", "(found := disk.calls.fstat(fd)).st_nlink > 0:", "(found := disk.calls.fstat(fd)):", ENQUEUE),
     _one("flock of recovery", "recover.py", 'if not flocks.take(disk.calls, fd):', "if False:", ENQUEUE),
@@ -209,12 +209,12 @@ IDENTITY = (
     _one("the entry goes only once its job is gone", "ids.py", "found.st_ino == inode and found.st_nlink < 2", "found.st_ino == inode", IDS),
     _one("a stale entry gives way", "ids.py", "        if found.st_nlink < 2:\n            disk.unlink(path)\n            return \"free\"\n", "", IDS),
     _one("the original is recovered first", "ids.py", "        draft = _in_tmp(disk, queue, found)", "        draft = None", IDS),
-    _one("link before the fsync", "enqueue.py", "                if not self._disk.link(drafts[0].path, wanted):  # before the fsync, which commits it too\n                    raise OSError(errno.EEXIST, \"another job took the id, though its lock was ours\")\n                entry = wanted\n                self._make_durable(drafts)\n", "                self._make_durable(drafts)\n                if not self._disk.link(drafts[0].path, wanted):\n                    raise OSError(errno.EEXIST, \"another job took the id, though its lock was ours\")\n                entry = wanted\n", ENQUEUE),
+    _one("link before the fsync", "enqueue.py", "                if not self._disk.link(drafts[0].path, wanted):  # before the fsync, which commits it too\n                    raise OSError(errno.EEXIST, \"another job took the id, though its lock was ours\")\n                drafts[0].entry = wanted\n                self._make_durable(drafts)\n", "                self._make_durable(drafts)\n                if not self._disk.link(drafts[0].path, wanted):\n                    raise OSError(errno.EEXIST, \"another job took the id, though its lock was ours\")\n                drafts[0].entry = wanted\n", ENQUEUE),
     _one("a swept entry has no job", "ids.py", "stat.S_ISREG(found.st_mode) and found.st_nlink < 2", "stat.S_ISREG(found.st_mode)", f"{IDS} spool/test_security.py"),
     _one("recovery leaves the entry of another's job", "recover.py", "        elif found.st_nlink < 2:", "        elif True:", f"{IDS} spool/test_crash_points.py"),
     _one("recovery links an id", "recover.py", "            disk.link(path, entry)", "            return True", IDS),
     _one("recovery asks whose the id is", "recover.py", "            if _linked(disk, path, ids.entry(queue, job_id), inode):", "            if True:", IDS),
-    _one("one too many of an id is taken back whole", "undo.py", "                    if entry is not None:\n                        self._disk.unlink(entry)\n            for directory", "            for directory", IDS),
+    _one("one too many of an id is taken back whole", "undo.py", "                    self._unlink_id(draft)\n            for directory", "            for directory", IDS),
 )  # fmt: skip
 
 JUDGEMENT = (

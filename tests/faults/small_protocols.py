@@ -10,7 +10,7 @@ from framework.brokers.spool import SpoolBroker, connect
 from framework.errors import EnqueueFailed
 from framework.job import Lease
 from tests.spool.seam import Seam
-from tests.spool.world import JOBS, census, cut_at, dead_owner, files, job, one, settle_orphan
+from tests.spool.world import JOBS, census, cut_at, dead_owner, files, in_batches, job, one, settle_orphan
 
 from .baton import Turns
 from .protocol import QUEUES, Protocol, racing
@@ -240,14 +240,13 @@ class BatchAndRecovery(EnqueueAndRecovery):
     def __init__(self, root: Path) -> None:
         Protocol.__init__(self, root)
         self.works = [
-            racing(self.in_batches(), lambda b: b.enqueue([job("a"), job("b")])),
+            racing(self.batching(), lambda b: b.enqueue([job("a"), job("b")])),
             racing(self.opened(), lambda b: b._spool.parts("jobs").maintain._recover()),
         ]
 
-    def in_batches(self) -> tuple[SpoolBroker, Seam]:
-        made = self.opened()
-        made[0]._spool.parts("jobs").enqueue._least_batch = 2
-        return made
+    def batching(self) -> tuple[SpoolBroker, Seam]:
+        made, seam = self.opened()
+        return in_batches(made), seam
 
     def check(self, turns: Turns) -> None:
         assert dict(census(self.alone())) == {"a": 1, "b": 1}
@@ -260,11 +259,7 @@ class BatchOfTheDeadAndTwoRecoveries(BatchAndRecovery):
     def __init__(self, root: Path) -> None:
         Protocol.__init__(self, root)
 
-        def live(b: SpoolBroker) -> None:
-            b._spool.parts("jobs").enqueue._least_batch = 2
-            b.enqueue([job("a"), job("b")])
-
-        cut_at(root, "rename", live, *QUEUES)
+        cut_at(root, "rename", lambda b: in_batches(b).enqueue([job("a"), job("b")]), *QUEUES)
         self.works = [racing(self.opened(), lambda b: b._spool.parts("jobs").maintain._recover()) for _ in range(2)]
 
 
@@ -281,7 +276,7 @@ class BatchAndItsRemoval(BatchAndRecovery):
             return len(leases)
 
         self.works = [
-            racing(self.in_batches(), lambda b: b.enqueue([job("a"), job("b")])),
+            racing(self.batching(), lambda b: b.enqueue([job("a"), job("b")])),
             racing(self.opened(), drain),
         ]
 

@@ -21,7 +21,7 @@ from framework.errors import EngineError, EnqueueError, EnqueueUncertain, LeaseL
 from framework.job import Failure, Job, Lease
 from framework.queues import QueueOptions
 from tests.spool.seam import Seam
-from tests.spool.world import run, settle_orphan
+from tests.spool.world import in_batches, run, settle_orphan
 
 LETTERS = QueueOptions("letters", is_dead_letter=True)
 QUEUES = (QueueOptions("jobs", dead_letter="letters"), QueueOptions("plain"), LETTERS)
@@ -71,7 +71,7 @@ class Actor:
         )
         self.broker.open(QUEUES)
         for queue in QUEUES:
-            self.broker._spool.parts(queue.name).enqueue._least_batch = LEAST_BATCH
+            in_batches(self.broker, least=LEAST_BATCH, queue=queue.name)
 
     def step(self) -> None:
         """One thing. What the disk refuses is tried again by somebody later."""

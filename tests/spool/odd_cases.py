@@ -16,12 +16,26 @@ from framework.brokers.spool import SpoolBroker
 from framework.errors import EnqueueFailed, EnqueueUncertain, QueueFull
 from framework.queues import QueueOptions
 from framework.spool import ids
-from framework.spool.blanks import WORTH
 from framework.spool.life import wid_of
 
 from .seam import pass_on
 from .stage import Case, Stage
-from .world import JOBS, LETTERS, broker, claim, cut_at, dead_owner, failure, files, job, one, run, settle_orphan
+from .world import (
+    JOBS,
+    LETTERS,
+    about_to_prepare,
+    broker,
+    claim,
+    cut_at,
+    dead_owner,
+    failure,
+    files,
+    in_batches,
+    job,
+    one,
+    run,
+    settle_orphan,
+)
 
 SHORT_LIVED = (JOBS, QueueOptions("letters", is_dead_letter=True, ttl=0.01))
 SMALL = (QueueOptions("jobs", dead_letter="letters", max_length=2), LETTERS)
@@ -96,9 +110,7 @@ def _one_too_many(stage: Stage) -> None:
 def _worth_preparing(stage: Stage) -> None:
     """As if many jobs had come one by one within the last second."""
     stage.store("a")
-    blanks = stage.broker._spool.parts("jobs").enqueue._blanks
-    blanks._times.extend([time.monotonic()] * WORTH)
-    blanks._batch = 3  # each is a point of its own
+    about_to_prepare(stage.broker)
 
 
 def _prepared(stage: Stage) -> None:
@@ -111,33 +123,24 @@ def _prepared_by_the_dead(stage: Stage) -> None:
     stage.store("a")
 
     def live(mine: SpoolBroker) -> None:
-        blanks = mine._spool.parts("jobs").enqueue._blanks
-        blanks._times.extend([time.monotonic()] * WORTH)
-        blanks._batch = 3  # each is a point of its own
-        mine.enqueue([job("b")])
+        about_to_prepare(mine).enqueue([job("b")])
 
     dead_owner(stage.root, live, *stage.queues)
     stage.stored.append("b")
 
 
-def _in_batches(made: SpoolBroker) -> SpoolBroker:
-    """That begin with two jobs, as each job is a point of its own."""
-    made._spool.parts("jobs").enqueue._least_batch = 2
-    return made
-
-
 def _enqueue_batch(stage: Stage) -> None:
-    _in_batches(stage.broker).enqueue([job("n"), job("m")])
+    in_batches(stage.broker).enqueue([job("n"), job("m")])
 
 
 def _batch(stage: Stage) -> None:
-    _in_batches(stage.broker)
+    in_batches(stage.broker)
     stage.store("a", "b", "c")
 
 
 def _batch_in_vain(stage: Stage) -> None:
     """Its sync fails: all calls after that are those of the removal."""
-    mine, armed = _in_batches(stage.broker), stage.calls.hook
+    mine, armed = in_batches(stage.broker), stage.calls.hook
 
     def fail(name: str, args: Any, kwargs: Any, real: Any) -> Any:
         if name == "syncfs":
@@ -157,7 +160,7 @@ def _batch_in_vain(stage: Stage) -> None:
 
 def _batch_of_the_dead(stage: Stage, before: str) -> None:
     stage.store("a")
-    cut_at(stage.root, before, lambda mine: _in_batches(mine).enqueue([job("n"), job("m")]), *stage.queues)
+    cut_at(stage.root, before, lambda mine: in_batches(mine).enqueue([job("n"), job("m")]), *stage.queues)
 
 
 def _drained_batch(stage: Stage) -> None:

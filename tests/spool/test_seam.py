@@ -39,7 +39,6 @@ LATE = {
     ("draft.py", "create", "drop"),  # a recoverer was faster: spool/test_explorer
     ("batch.py", "_create", "rmdir"),  # flock failed: test_errnos
     ("batch.py", "publish", "stat"),  # the rename failed: test_errnos
-    ("batch.py", "_open", "rmdir"),  # no descriptor left: spool/test_batch
     ("undo.py", "_sync_removal", "sync_removal"),  # a worker removed the empty batch meanwhile: spool/test_batch
     ("life.py", "_born_as", "drop"),  # a rescuer was faster: spool/test_explorer
     ("life.py", "_name_it", "unlink"),  # a rescuer was faster: spool/test_explorer

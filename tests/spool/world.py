@@ -16,6 +16,7 @@ from framework.brokers.spool import SpoolBroker, connect
 from framework.job import Failure, Job, Lease, RunRecord
 from framework.outcome import Kind
 from framework.queues import QueueOptions
+from framework.spool.blanks import WORTH
 
 from .seam import Seam, before
 
@@ -75,6 +76,20 @@ def broker(root: Path, *queues: QueueOptions, calls: Any = None, durability: Any
     )
     made.open(queues or QUEUES)
     return made
+
+
+def in_batches(broker: SpoolBroker, *, least: int = 2, queue: str = "jobs") -> SpoolBroker:
+    """The same, whose batches begin with so many jobs: each job is a point of its own."""
+    broker._spool.parts(queue).enqueue._least_batch = least
+    return broker
+
+
+def about_to_prepare(broker: SpoolBroker) -> SpoolBroker:
+    """The same, as if many jobs had come one by one within the last second: the next one prepares three files."""
+    blanks = broker._spool.parts("jobs").enqueue._blanks
+    blanks._times.extend([time.monotonic()] * WORTH)
+    blanks._batch = 3  # each is a point of its own
+    return broker
 
 
 def claim(broker: SpoolBroker, queue: str = "jobs", limit: int = 100) -> list[Lease]:
