@@ -51,6 +51,8 @@ def run(_: float) -> Report:
         "points: killed within a write": torn,
         "points: an error at a call": total * (len(ERRNOS) + len(AFTER)),
     }
+    skipped = re.search(r"(\d+) skipped", done.stdout)
+    report.left_out = [f"{skipped[1]} of the tests were skipped"] if skipped else []
     report.violations = failed or ([done.stdout[-500:]] if done.returncode else [])
     return report
 

@@ -1,7 +1,7 @@
 """Disks in files that can lose their power: an image, mounted and in use, of which exact copies are made.
 
-The images lie on an xfs of their own, because there a copy is a reflink: one instant of the image, whatever is being
-written to it, which a plain copy of a file in use is not. What the file system under test had not written to its
+The images lie on an xfs or btrfs of their own, because there a copy is a reflink: one instant of the image, whatever is
+being written to it, which a plain copy of a file in use is not. What the file system under test had not written to its
 device at that instant is gone, as in a cut. `volatile` cuts go one layer further down and lose also what the device had
 been given but not been told to flush.
 """
@@ -13,6 +13,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,12 +50,26 @@ KINDS = {
 }
 
 
-def missing(kind: Kind) -> str:
-    """Why this kind cannot be had here; empty = it can."""
-    for tool in ("mkfs.xfs", kind.make[0]):
-        if shutil.which(tool) is None:
-            return f"no {tool}: install {'e2fsprogs' if 'ext4' in tool else tool[5:] + 'progs'}"
+PACKAGES = {"mkfs.ext4": "e2fsprogs", "mkfs.xfs": "xfsprogs", "mkfs.btrfs": "btrfs-progs"}
+STORES = (
+    ("mkfs.xfs", "-q", "-f", "-m", "reflink=1"),
+    ("mkfs.btrfs", "-q", "-f"),
+)  # file systems that copy in an instant
+
+
+def missing(kind: Kind, which: Callable[[str], str | None] = shutil.which) -> str:
+    """Return why this kind cannot be had here; empty = it can."""
+    if which(kind.make[0]) is None:
+        return f"no {kind.make[0]}: install {PACKAGES[kind.make[0]]}"
+    if all(which(store[0]) is None for store in STORES):
+        packages = " or ".join(PACKAGES[store[0]] for store in STORES)
+        return f"no {' and no '.join(store[0] for store in STORES)} to copy images with: install {packages}"
     return ""
+
+
+def _store() -> tuple[str, ...]:
+    """Return the command that makes the file system on which the images lie."""
+    return next(store for store in STORES if shutil.which(store[0]) is not None)
 
 
 def alone() -> None:
@@ -84,7 +99,7 @@ class Disk:
         self._outer = place / "outer.image"
         self._store = place / "outer"
         _blank(self._outer, 6144)
-        _run("mkfs.xfs", "-q", "-f", "-m", "reflink=1", self._outer)
+        _run(*_store(), self._outer)
         _mount(self._outer, self._store, "loop")
         self._image = self._store / "disk.0"
         _blank(self._image, kind.megabytes)

@@ -179,6 +179,8 @@ def calm_down(plan: Plan, grove: Grove, producers: Producers, killer: Killer, re
     """No blow any more: the trees drain, and one new tree finishes all that is left."""
     killer.finish()
     producers.stop()
+    # The last blow may have hit a supervisor whose death `replant` did not see yet: it cannot be told to stop.
+    grove.trees[:] = [tree for tree in grove.trees if tree not in killer.beheaded]
     for tree in grove.trees:
         tree.process.send_signal(signal.SIGTERM)
     for tree in grove.trees:

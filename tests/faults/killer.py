@@ -25,6 +25,7 @@ class Killer:
 
     Attributes:
         blows: how many of each kind hit somebody.
+        beheaded: trees whose supervisor it has killed; the death itself may come a moment later.
     """
 
     def __init__(self, grove: Grove, producers: Callable[[], list[tuple[int, int]]], choices: random.Random) -> None:
@@ -33,6 +34,7 @@ class Killer:
         self._choices = choices
         self._timers: list[threading.Timer] = []
         self.blows: Counter[str] = Counter()
+        self.beheaded: list[Tree] = []
 
     @property
     def total(self) -> int:
@@ -90,6 +92,7 @@ class Killer:
         now = time.time()
         if send(tree.process.pid, tree.start, signal.SIGKILL):
             self._grove.facts.disturbed.append((now, now + DISTURBED))
+            self.beheaded.append(tree)
             self.blows["supervisor"] += 1
         if keeper is not None and send(keeper.pid, keeper.pid_start, signal.SIGKILL):
             self._grove.facts.housekeepers.append((now, tree.number))

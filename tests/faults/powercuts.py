@@ -212,7 +212,7 @@ def run(budget_seconds: float) -> Report:
     began = time.monotonic()
     for at, name in enumerate(only):
         if why := missing(KINDS[name]):
-            report.tried[name] = f"skipped: {why}"
+            report.left_out.append(f"{name}: {why}")
             continue
         share = budget_seconds * 0.9 * (at + 1) / len(only)
         found = series(KINDS[name], cuts, began + (share if cuts == 10**9 else 10**9), chance)
@@ -231,7 +231,9 @@ def _controls(report: Report, chance: random.Random) -> None:
         ("control, no fsync on ext4", KINDS["ext4"], "process"),
         ("control, ext4 without journal", KINDS["ext4 without journal"], "power"),
     ):
-        if not missing(kind):
+        if why := missing(kind):
+            report.left_out.append(f"{name}: {why}")
+        else:
             found = series(kind, 60, time.monotonic() + 60, chance, durability)
             lost = sum("is gone" in line for line in found.broken)
             report.tried[f"{name}: jobs lost in {found.cuts} cuts"] = lost

@@ -16,19 +16,19 @@ class Report:
         seed: given again, the same choices are made (the scheduler of the machine makes others).
         tried: counts and measures, in the order in which they are to be printed.
         violations: broken promises, one line each; none = passed.
-        skipped: why it did not run; empty = it ran.
+        left_out: what it promises and could not run, each with what is missing.
     """
 
     suite: str
     seed: int = 0
     tried: dict[str, object] = field(default_factory=dict)
     violations: list[str] = field(default_factory=list)
-    skipped: str = ""
+    left_out: list[str] = field(default_factory=list)
 
     @property
     def verdict(self) -> str:
-        """passed, FAILED or skipped."""
-        return "skipped" if self.skipped else "FAILED" if self.violations else "passed"
+        """passed, FAILED or INCOMPLETE: a suite that skipped what it promises has not passed."""
+        return "FAILED" if self.violations else "INCOMPLETE" if self.left_out else "passed"
 
     def expect(self, holds: object, broken: str) -> None:
         """Notes a broken promise unless it holds."""
@@ -37,8 +37,9 @@ class Report:
 
     def text(self, *, most: int = 30) -> str:
         """For a terminal: everything that was tried, and the first `most` violations."""
-        lines = [f"{self.suite}: {self.verdict}  seed {self.seed}" + (f"  ({self.skipped})" if self.skipped else "")]
+        lines = [f"{self.suite}: {self.verdict}  seed {self.seed}"]
         lines += [f"  {name:<48} {value}" for name, value in self.tried.items()]
+        lines += [f"  NOT RUN {part}" for part in self.left_out]
         lines += [f"  VIOLATION {line}" for line in self.violations[:most]]
         if len(self.violations) > most:
             lines.append(f"  ... and {len(self.violations) - most} more")
@@ -46,9 +47,9 @@ class Report:
 
 
 def print_and_exit(report: Report) -> None:
-    """The end of a suite's `main`: exit code 1 on a violation."""
+    """End a suite's `main` with its exit code: 1 on a violation, 3 where something could not run."""
     print(report.text(), flush=True)
-    raise SystemExit(1 if report.violations else 0)
+    raise SystemExit(1 if report.violations else 3 if report.left_out else 0)
 
 
 def number(name: str, default: float) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -305,7 +306,10 @@ def run(budget_seconds: float) -> Report:
     end = time.monotonic() + budget_seconds
     for name, scenario in SCENARIOS.items():
         if os.geteuid() != 0 and scenario is not a_directory_in_the_way:
-            report.tried[name] = "skipped: needs root"
+            report.left_out.append(f"{name}: needs root")
+            continue
+        if scenario is a_disk_in_trouble and shutil.which("mkfs.ext4") is None:
+            report.left_out.append(f"{name}: no mkfs.ext4: install e2fsprogs")
             continue
         times: list[float] = []
         while len(times) < ROUNDS and (not times or time.monotonic() < end):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 
-from tests.faults.kill_soak import Plan, soak
+from tests.faults.grove import Grove, wait_until
+from tests.faults.kill_soak import SETTINGS, Plan, Producers, calm_down, soak
+from tests.faults.killer import Killer
+from tests.faults.report import Report
 
 
 @pytest.mark.timeout(180)
@@ -15,3 +19,17 @@ def test_random_kills_lose_nothing_and_leave_nothing_behind(tmp_path: Path) -> N
     assert report.violations == [], report.text()
     assert report.tried["SIGKILLs by us"], report.text()
     assert report.tried["runs left unfinished"], report.text()
+
+
+def test_a_last_blow_that_kills_a_supervisor_is_no_broken_promise(tmp_path: Path) -> None:
+    report = Report("kill_soak")
+    grove = Grove(tmp_path, "tests.faults.service", **SETTINGS, OTEL_SDK_DISABLED="true")
+    killer = Killer(grove, list, random.Random(1))
+    try:
+        tree = grove.plant()
+        assert wait_until(lambda: grove.ready(tree), 30)
+        killer._behead(tree, None)
+        calm_down(Plan(patience=30), grove, Producers(grove, 0, random.Random(1)), killer, report)
+    finally:
+        grove.close()
+    assert report.violations == []
