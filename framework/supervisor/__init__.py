@@ -1,9 +1,11 @@
 """Processes only: starts, watches by the scoreboard, replaces what dies, stops in time. Knows nothing of jobs."""
 
 from framework.supervisor.children import FAILED_TO_START, Birth, ChildSpec, enter_spawned, spawn, unblock
+from framework.supervisor.drain import LAST_GRACE
 from framework.supervisor.instance import Instance, Leadership
-from framework.supervisor.loop import LAST_GRACE, Supervisor, SupervisorOptions
+from framework.supervisor.loop import Supervisor
 from framework.supervisor.platform import IS_LINUX, threads
+from framework.supervisor.tree import SupervisorOptions
 
 __all__ = [
     "FAILED_TO_START",

@@ -223,7 +223,7 @@ JUDGEMENT = (
     Mutant("verdict: a timeout is told from a death", "maintenance/rescue.py", (('"timeout" if found is not None and found.kind == "timeout" else "worker_lost"', '"worker_lost"'),), "unit/test_rescue.py"),
     Mutant("a reported outcome is only finished", "maintenance/rescue.py", (("    if rescued.reported is not None:\n        return _completed(rescued.reported, lease, now), None\n", ""),), "unit/test_rescue.py"),
     Mutant("what had not started is not charged", "maintenance/rescue.py", (("    if run is None:\n        return Outcome(Kind.RELEASED), None\n", "    if run is None:\n        run = RunRecord(0, lease.delivery, lease.attempt, now)\n"),), "unit/test_rescue.py", "63 of 64 dead letters never started"),
-    Mutant("the verdict is written before the kill", "supervisor/loop.py", (("        self._board.write_verdict(place.incarnation, kind, guilty)\n", ""),), "process/test_traces.py"),
+    Mutant("the verdict is written before the kill", "supervisor/tree.py", (("        self.board.write_verdict(place.incarnation, kind, guilty)\n", ""),), "process/test_traces.py"),
     Mutant("main and helper pop from one deque", "worker/claims.py", (("                leases.append(self._waiting.pop())", "                leases.append(self._waiting[-1 - len(leases)])"),), "unit/test_worker_parts.py"),
 )  # fmt: skip
 

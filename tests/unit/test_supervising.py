@@ -15,10 +15,10 @@ from framework.scoreboard import EXIT_REASONS, RowState
 from framework.supervisor import platform
 from framework.supervisor.children import FAILED_TO_START, ChildSpec
 from framework.supervisor.instance import Instance, Leadership
-from framework.supervisor.loop import overdue
 from framework.supervisor.notify import Notifier
 from framework.supervisor.place import Place, describe_exit, exit_reason
 from framework.supervisor.policy import MOST, Backoff, Budget
+from framework.supervisor.watch import overdue
 
 
 def a_place(**state: object) -> Place:

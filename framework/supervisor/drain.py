@@ -1,0 +1,78 @@
+"""The end of a tree: the workers leave first, then one after another what leaves last, all under one deadline."""
+
+from __future__ import annotations
+
+import time
+
+from framework.events import Draining
+from framework.scoreboard import PLANNED, before_deadline
+from framework.supervisor import children
+from framework.supervisor.notify import Notifier
+from framework.supervisor.tree import Tree
+
+LEAST_GRACE = 0.1  # seconds that each of those that leave last has
+LAST_GRACE = 0.5  # seconds after the drain deadline for the children that leave last
+
+
+class Drain:
+    """Stops the children of a tree in order."""
+
+    def __init__(self, tree: Tree, notifier: Notifier) -> None:
+        self._tree = tree
+        self._notifier = notifier
+
+    def begin(self, why: str) -> None:
+        """Tells the workers to leave, under one monotonic deadline for everything that follows."""
+        tree, now = self._tree, time.monotonic()
+        tree.draining = True
+        self._notifier.send("STOPPING=1", f"STATUS=draining: {why}")
+        drain = tree.options.drain
+        if drain is not None:
+            tree.deadline = now + drain
+            tree.board.deadline = int(tree.deadline * 1e9)
+        tree.emit(Draining(why, drain if drain is not None else 0.0))
+        for place in tree.workers:
+            place.start_at = None
+            if place.pid is not None:
+                place.leaving = True
+                if tree.deadline is not None and drain is not None:
+                    place.kill_at = tree.deadline - before_deadline(drain, 1.0)
+                children.terminate(place.pid)
+
+    def advance(self, now: float) -> bool:
+        """Goes on to what leaves last; True when the last process is gone."""
+        tree = self._tree
+        if any(place.pid is not None for place in tree.workers):
+            return False
+        for place in tree.last:
+            if place.pid is not None and not place.leaving:
+                place.leaving = True
+                # One deadline for all that leave last, whenever their turn comes.
+                end = now if tree.deadline is None else tree.deadline
+                place.kill_at = max(end + LAST_GRACE, now + LEAST_GRACE)
+                children.terminate(place.pid)
+            elif place.pid is None and place.start_at is not None and now < (tree.deadline or now + 1):
+                place.start_at = now  # died while the others drained: it has work left, and no time for a backoff
+                break
+            elif place.pid is None:
+                place.leaving = True
+                place.start_at = None
+            if place.pid is not None:
+                break  # the next one may still be needed by this one
+        return all(place.pid is None and place.start_at is None for place in tree.last)
+
+    def kill_workers(self, why: str) -> None:
+        """Ends the workers at once; their jobs run again elsewhere."""
+        for place in self._tree.workers:
+            if place.pid is not None and not place.killed:
+                self._tree.kill(place, "drained", PLANNED, why)
+                self._tree.exit_code = self._tree.exit_code or 5
+
+    def kill_everything(self) -> None:
+        """Leaves no child behind, whatever made the loop end."""
+        for place in self._tree.places:
+            if place.pid is not None:
+                self._tree.board.write_verdict(place.incarnation, PLANNED)
+                children.kill_group(place.pid)
+                children.reap(place.pid)
+                place.end()

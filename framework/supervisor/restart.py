@@ -1,0 +1,149 @@
+"""Births and deaths: the supervisor starts its children, reaps them, and decides when the next life begins."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+
+from framework.events import ProcessExited, ProcessStarted
+from framework.scoreboard import RowState, before_deadline, process_start
+from framework.signals import poke
+from framework.supervisor import children, platform
+from framework.supervisor.children import Birth, ChildSpec
+from framework.supervisor.drain import Drain
+from framework.supervisor.place import Place, describe_exit, exit_reason
+from framework.supervisor.policy import Budget
+from framework.supervisor.tree import Tree
+
+LAST_BACKOFF = 1.0  # seconds: the jobs of the dead wait for whoever leaves last
+_FAILURES = ("crashed", "killed", "out_of_memory", "stuck", "failed_to_start")
+
+
+class Restarts:
+    """Keeps every place of a tree filled.
+
+    Args:
+        start: starts a child and returns its pid.
+        waker: descriptor; a byte there wakes the supervisor.
+        poke: (reader, writer) of the pipe that tells a child of the death of another.
+    """
+
+    def __init__(
+        self, tree: Tree, drain: Drain, start: Callable[[ChildSpec, Birth], int], waker: int, poke: tuple[int, int]
+    ) -> None:
+        self._tree = tree
+        self._drain = drain
+        self._start_child = start
+        self._waker = waker
+        self._poke_reader, self._poke = poke
+        self._budget = Budget(tree.options.restart_budget, tree.options.restart_window)
+        self._renewing: list[tuple[Place, str]] = []  # and the life that shall end
+        self._oom_kills = platform.oom_kills()
+        self._strangers_allowed = platform.children()
+
+    # --- births -----------------------------------------------------------------------------------------------------
+
+    def start_due(self, now: float) -> None:
+        """Starts every child whose time has come."""
+        # The last to leave come first: they rescue what an earlier life of this service left behind.
+        for place in [*self._tree.last, *self._tree.workers]:
+            if place.pid is None and place.start_at is not None and place.start_at <= now:
+                self._start(place, now)
+
+    def _start(self, place: Place, now: float) -> None:
+        tree, spec = self._tree, place.spec
+        incarnation = f"{spec.index:x}-{secrets.token_hex(8)}"
+        birth = Birth(spec.name, spec.index, incarnation, os.getpid(), self._waker, self._poke_reader)
+        tree.board.occupy(spec.index, incarnation)
+        try:
+            pid = self._start_child(spec, birth)
+        except OSError as error:  # no memory, too many processes
+            place.start_at = now + max(1.0, place.backoff.delay(uptime=0.0, failed=True))
+            tree.note(f"{spec.name} cannot be started: {error}", "error")
+            return
+        tree.board.set_pid(spec.index, pid, process_start(pid))
+        place.begin(pid, incarnation, now)
+        tree.emit(ProcessStarted(spec.name, pid))
+
+    def renew(self) -> None:
+        """Replaces the workers that live now, one by one."""
+        self._renewing = [(place, place.incarnation) for place in self._tree.workers if place.pid is not None]
+
+    def renew_next(self, now: float) -> None:
+        """Tells the next process to leave once the previous one's successor is ready."""
+        if self._tree.draining:
+            self._renewing = []
+        while self._renewing:
+            place, old = self._renewing[0]
+            if not place.ready or place.pid is None:
+                return
+            if place.incarnation == old:
+                self._tell_to_leave(place, now)
+                return
+            self._renewing.pop(0)
+
+    def _tell_to_leave(self, place: Place, now: float) -> None:
+        if place.pid is None or place.leaving:
+            return
+        drain = self._tree.options.drain
+        place.leaving = True
+        if drain is not None:
+            place.kill_at = now + drain - before_deadline(drain, 1.0)
+        children.terminate(place.pid)
+
+    # --- deaths -----------------------------------------------------------------------------------------------------
+
+    def reap(self, now: float) -> None:
+        """Takes note of every child that has ended, and kills what it left behind."""
+        died = False
+        while (pid := children.next_dead()) is not None:
+            place = next((place for place in self._tree.places if place.pid == pid), None)
+            busy = self._tree.board.busy_rows(place.spec.index) if place else []
+            code = children.reap(pid)
+            if place is not None:
+                died = True
+                self._bury(place, pid, code, busy, now)
+        if died:
+            known = {place.pid for place in self._tree.places if place.pid is not None}
+            strangers = children.kill_strangers(known | self._strangers_allowed)
+            if strangers:
+                self._tree.note(
+                    f"killed {len(strangers)} processes that a dead worker left behind: {strangers}", "warning"
+                )
+            poke(self._poke)
+
+    def kill_strangers(self) -> None:
+        """Kills what the children left behind, once none of them lives."""
+        children.kill_strangers(self._strangers_allowed)
+
+    def _bury(self, place: Place, pid: int, code: int, busy: list[RowState], now: float) -> None:
+        tree = self._tree
+        place.ready = place.ready or bool(tree.board.slot(place.spec.index).ready)
+        kills = platform.oom_kills()
+        reason = exit_reason(place, code, draining=tree.draining, out_of_memory=kills > self._oom_kills)
+        self._oom_kills = kills
+        tree.board.count_exit(place.spec.index, reason)
+        if not place.killed:
+            detail = "out of memory" if reason == "out_of_memory" else describe_exit(code)
+            tree.board.write_death(place.incarnation, detail)
+        expected = reason in ("drained", "recycled", "timeout") or (place.leaving and place.killed != "")
+        failed = reason in _FAILURES and not expected
+        # A death under a job is charged to the job: it must not stop the service, nor slow the slot's neighbours.
+        counts = failed and reason != "failed_to_start" and not (busy and place.ready)
+        delay: float = place.backoff.delay(uptime=now - place.born_at, failed=failed and not busy)
+        if place.spec.last:
+            delay = min(delay, LAST_BACKOFF)
+        place.end()
+        # One that leaves last and died early has work left: it hands back the jobs of the others.
+        again = not tree.draining or (place.spec.last and not place.leaving)
+        place.start_at = now + delay if again else None
+        tree.emit(ProcessExited(place.spec.name, pid, reason, code, delay if again else None, describe_exit(code)))
+        if counts and place.spec.vital and not tree.draining and self._budget.exceeded(now):
+            tree.exit_code = 4
+            tree.note(
+                f"more than {tree.options.restart_budget} processes died while idle or before they were ready within "
+                f"{tree.options.restart_window:g} s: giving up; last: {place.spec.name}, {describe_exit(code)}",
+                "error",
+            )
+            self._drain.begin("restart budget exceeded")

@@ -1,0 +1,59 @@
+"""The state that the parts of a supervisor share: its children, the board, how far the end has come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from framework.events import Event, ProcessKilled, SupervisorNote
+from framework.scoreboard import TIMEOUT, Scoreboard
+from framework.supervisor import children
+from framework.supervisor.children import ChildSpec
+from framework.supervisor.place import Place
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorOptions:
+    """Seconds; `drain` None = as long as it takes."""
+
+    drain: float | None = 25.0
+    restart_budget: int = 10
+    restart_window: float = 60.0
+    ready_within: float = 60.0
+
+
+class Tree:
+    """The children of one supervisor.
+
+    Attributes:
+        places: one for each child; `workers` are those that leave first, `last` the others.
+        draining: the service stops; nothing new is started for the workers.
+        deadline: monotonic seconds at which the drain shall be over; None = as long as it takes.
+        exit_code: of the supervisor, as far as it is known.
+    """
+
+    def __init__(
+        self, specs: Sequence[ChildSpec], board: Scoreboard, options: SupervisorOptions, emit: Callable[[Event], None]
+    ) -> None:
+        self.places = [Place(spec, start_at=0.0) for spec in specs]
+        self.workers = [place for place in self.places if not place.spec.last]
+        self.last = [place for place in self.places if place.spec.last]
+        self.board = board
+        self.options = options
+        self.emit = emit
+        self.draining = False
+        self.deadline: float | None = None
+        self.exit_code = 0
+
+    def note(self, text: str, level: str = "info") -> None:
+        """Says something in the log."""
+        self.emit(SupervisorNote(text, level))  # type: ignore[arg-type]
+
+    def kill(self, place: Place, reason: str, kind: int, why: str, guilty: Sequence[int] | None = None) -> None:
+        """Kills a child and its process group; `guilty`: the rows that are charged, None = by the kind alone."""
+        assert place.pid is not None
+        # The verdict first: a rescuer that finds the body must already find it.
+        self.board.write_verdict(place.incarnation, kind, guilty)
+        place.killed = reason
+        self.emit(ProcessKilled(place.spec.name, place.pid, "timeout" if kind == TIMEOUT else "planned", why))
+        children.kill_group(place.pid)
