@@ -7,6 +7,7 @@ engine's own. `features` declares in what engines differ.
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -149,8 +150,14 @@ class Broker(Protocol):
     def rescue(self) -> Sequence[Rescued]:
         """Claims of the dead, now this process's to settle. May be called often: cheap when nobody died."""
 
-    def maintain(self) -> None:
-        """Makes due what is due, expires, cleans. Idempotent, any number of processes may."""
+    def maintain(self, *, seconds: float = math.inf) -> bool:
+        """Promote due jobs, expire, clean up, for about `seconds`; False: there is more to do, call again.
+
+        Idempotent, any number of processes may. A job that cannot be moved keeps no other waiting: see `stuck`.
+        """
+
+    def stuck(self) -> Mapping[str, str]:
+        """Return the jobs that cannot be moved now, by their place, with the reason. They are tried again and again."""
 
     def expired(self) -> Mapping[str, int]:
         """Jobs that this handle has made dead letters for their age since the last call, by queue."""

@@ -6,6 +6,7 @@ that moves its clock sees delays, backoff and ttl pass without sleeping.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -215,11 +216,16 @@ class MemoryBroker:
                 row.holder = self.incarnation
             return [Rescued(self._lease(row), row.owner, row.run, row.reported) for row in orphans]
 
-    def maintain(self) -> None:
-        """Ripens, expires jobs, deletes dead letters whose ttl is over."""
+    def maintain(self, *, seconds: float = math.inf) -> bool:
+        """Promote due jobs, expire jobs, delete dead letters whose ttl is over; it never takes long."""
         with self.store.lock:
             self.store.maintain(self._clock())
             self.store.ring()
+        return True
+
+    def stuck(self) -> Mapping[str, str]:
+        """Return nothing: memory refuses no move."""
+        return {}
 
     def expired(self) -> Mapping[str, int]:
         """Whoever asks first is told for all handles of the store."""

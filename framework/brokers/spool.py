@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -147,9 +148,13 @@ class SpoolBroker:
         """While they are settled this process holds the dead one's lock."""
         return [_rescued(orphan) for orphan in self._spool.rescue()]
 
-    def maintain(self) -> None:
-        """Of every queue that was opened."""
-        self._spool.maintain()
+    def maintain(self, *, seconds: float = math.inf) -> bool:
+        """Serve every queue that was opened."""
+        return self._spool.maintain(seconds)
+
+    def stuck(self) -> Mapping[str, str]:
+        """Return the files that cannot be moved."""
+        return self._spool.stuck()
 
     def expired(self) -> Mapping[str, int]:
         """Found at a claim, or by `maintain`."""

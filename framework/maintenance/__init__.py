@@ -1,8 +1,9 @@
 """The housekeeping process: makes due, rescues, expires, observes, serves health; the last to leave."""
 
+from framework.maintenance.abandoned import AbandonedLeases
 from framework.maintenance.headless import OtherTrees
 from framework.maintenance.health import HealthServer
 from framework.maintenance.loop import Maintenance
 from framework.maintenance.strays import mark, tree_of
 
-__all__ = ["HealthServer", "Maintenance", "OtherTrees", "mark", "tree_of"]
+__all__ = ["AbandonedLeases", "HealthServer", "Maintenance", "OtherTrees", "mark", "tree_of"]

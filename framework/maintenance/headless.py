@@ -43,7 +43,7 @@ class Leftovers:
             return
         self._alive[slot.pid] = (descriptor, slot)
 
-    def outlive(self, turn: Callable[[], None]) -> None:
+    def outlive(self, turn: Callable[[], object]) -> None:
         """Keeps house until they are gone; at the drain deadline they are killed, uncharged. Then what they left."""
         began = time.monotonic()
         deadline = self._board.deadline / 1e9 or (None if self._drain is None else began + self._drain)

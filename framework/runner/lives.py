@@ -16,7 +16,7 @@ from framework.broker import Broker, Rescued
 from framework.errors import EngineError, WorkerError
 from framework.events import Bus, ServiceMistake, SupervisorNote, WorkerReady
 from framework.executor import Executor
-from framework.maintenance import HealthServer, Maintenance, OtherTrees
+from framework.maintenance import AbandonedLeases, HealthServer, Maintenance, OtherTrees
 from framework.outcome import Outcome, describe
 from framework.producer import Producer
 from framework.runner.place import Place, broker_for
@@ -81,20 +81,26 @@ def maintain(place: Place, birth: Birth, board: Scoreboard) -> int:
         bus.emit(ServiceMistake(birth.name, f"{birth.name} cannot start: {error}"))
         telemetry.shutdown(settings.telemetry_flush)
         return FAILED_TO_START
+    abandoned = AbandonedLeases(
+        broker,
+        place.options,
+        bus.emit,
+        verdict=lambda incarnation: place.verdict(board, incarnation),
+        after_loss=_after_loss(place, telemetry, bus),
+        told=telemetry.told,
+    )
     maintenance = Maintenance(
         birth.index,
         supervisor=birth.supervisor,
         poke=birth.poke,
         board=board,
         broker=broker,
-        options=place.options,
+        abandoned=abandoned,
+        queues=place.options,
         emit=bus.emit,
-        verdict=lambda incarnation: place.verdict(board, incarnation),
         leads=Leadership(place.leader_path).held,
-        after_loss=_after_loss(place, telemetry, bus),
         drain=settings.drain_seconds,
         others=OtherTrees(place.other_boards, settings.drain_seconds),
-        told=telemetry.told,
     )
     telemetry.observe_processes(lambda: processes(board), lambda: restarts(board))
     if settings.health:

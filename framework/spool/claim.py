@@ -11,7 +11,7 @@ import os
 import stat
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from framework.job import Job, Lease
 from framework.spool import frame, names
@@ -21,14 +21,15 @@ from framework.spool.layout import QueueDir
 from framework.spool.life import Held, Owner
 from framework.spool.listing import Listing
 from framework.spool.names import Name
+from framework.spool.setbacks import Setbacks
 from framework.spool.settle import Settle
 
 LOOK = 60.0  # seconds between two looks into the own directory
+SOON = 1.0  # the same, while a file there waits for its next try
 FIRST_READ = 1 << 14  # bytes: most jobs, also with some history
 MOST_MISSES = 3  # lost races in a row, after which we ask whether the loser is us
 MOST_TRIES = 3  # to read a file, before it is bad
 MOST_EXPIRED = 64  # in one claim: each may cost an fsync, and the caller has a deadline
-MOST_STUCK = 16  # in one claim: files that cannot be moved, or the whole directory
 MOST_LOST = 1024  # races in one claim: the caller has a deadline
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 _PLANTED = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
@@ -122,6 +123,7 @@ class Claim:
         settle: Settle,
         owner: Callable[[], Owner],
         reborn: Callable[[], None],
+        setbacks: Setbacks,
         counts: Counter[str],
     ) -> None:
         self._disk = disk
@@ -132,6 +134,7 @@ class Claim:
         self._settle = settle
         self._owner = owner
         self._reborn = reborn
+        self._setbacks = setbacks
         self._counts = counts
         self._look_at = time.monotonic() + LOOK
         self._misses = 0
@@ -141,11 +144,13 @@ class Claim:
         """Up to `limit` leases; where `error` is set then, something stopped it short."""
         self.error = None
         leases: list[Lease] = []
-        expired = stuck = lost = 0
+        expired: list[Held] = []
+        waiting: set[str] = set()
+        lost = 0
         try:
             self._owner()  # born with the first claim, not with the first job: that one should not wait for it
-            self._stranded(leases, limit)
-            while len(leases) < limit and expired < MOST_EXPIRED:
+            self._stranded(leases, expired, limit)
+            while len(leases) < limit and len(expired) < MOST_EXPIRED:
                 if leases and not len(self._listing):
                     break  # the next claim lists again: these need not wait for it
                 entry = self._listing.take()
@@ -155,36 +160,71 @@ class Claim:
                 if name is None:
                     self._listing.hide(entry)
                     continue
-                try:
-                    lease = self._one(self._listing.path(entry), name)
-                except PermissionError as error:  # this one file (chattr +i, another's): the others go on
-                    self.error, stuck = error, stuck + 1
-                    if stuck > MOST_STUCK:
-                        break
+                path = self._listing.path(entry)
+                if self._setbacks.waits(path):
+                    if path in waiting:
+                        break  # only such files are left
+                    waiting.add(path)
                     continue
-                if lease is not None and self._expired(lease):
-                    expired += 1
-                elif lease is not None:
-                    leases.append(lease)
+                try:
+                    lease = self._one(path, name)
+                except OSError as error:
+                    if self._disk.stat(path) is None:
+                        raise  # it is claimed and cannot be read: the next claim begins with it, the order stays
+                    self._set_back(path, error)  # where it is about this one file, the others go on
+                    continue
+                self._setbacks.clear(path)
+                if lease is not None:
+                    self._sort(lease, leases, expired)
                 elif (lost := lost + 1) > MOST_LOST:
                     break
+            self._expire(expired)
         except OSError as error:
             self.error = error
             self.look_again()
         return leases
 
+    def _sort(self, lease: Lease, leases: list[Lease], expired: list[Held]) -> None:
+        """Put a claim to those that run, or to those whose time to live is over."""
+        held: Held = lease.token
+        if held.name.expires is None or held.name.expires > self._clock.micros():
+            leases.append(lease)
+        else:
+            expired.append(held)
+
+    def _set_back(self, path: str, error: OSError) -> None:
+        """Try a file again later. Raises the error where it is not about this file."""
+        self.look_again()  # it may have come after the rename
+        self._setbacks.add(path, error)
+
+    def _expire(self, expired: list[Held]) -> None:
+        for held, error in self._settle.expire(expired):
+            self._set_back(held.path, error)
+
     def look_again(self) -> None:
         """Something may lie in the own directory that is no lease: the next claim looks."""
         self._look_at = 0.0
 
-    def expire(self, source: str, name: Name) -> bool:
-        """Claims one entry of ready/ or delayed/ to expire it. False: it was gone. Raises OSError."""
-        try:
-            lease = self._one(source, name)
-            return lease is not None and self._expired(lease)
-        except OSError:
-            self.look_again()
-            raise
+    def expire(self, entries: Iterable[tuple[str, Name]]) -> None:
+        """Claim entries of ready/ or delayed/ and make dead letters of those whose time to live is over.
+
+        Raises OSError: one that is not about a single file. What is claimed by then is looked for at the next call.
+        """
+        leases: list[Lease] = []
+        expired: list[Held] = []
+        self._stranded(leases, expired, MOST_EXPIRED)
+        for path, name in entries:
+            try:
+                lease = self._one(path, name)
+            except OSError as error:
+                self._set_back(path, error)
+                continue
+            self._setbacks.clear(path)
+            if lease is not None:
+                self._sort(lease, leases, expired)
+        self._expire(expired)
+        for lease in leases:
+            self._settle.release(lease.token, 0)
 
     def _one(self, source: str, name: Name) -> Lease | None:
         owner = self._owner()
@@ -215,13 +255,7 @@ class Claim:
             self._misses = 0
             self._reborn()
 
-    def _expired(self, lease: Lease) -> bool:
-        held: Held = lease.token
-        if held.name.expires is None or held.name.expires > self._clock.micros():
-            return False
-        return self._settle.expire(held)
-
-    def _stranded(self, leases: list[Lease], limit: int) -> None:
+    def _stranded(self, leases: list[Lease], expired: list[Held], limit: int) -> None:
         """Names in the own directory that nobody holds become leases again."""
         if time.monotonic() < self._look_at:
             return
@@ -229,7 +263,11 @@ class Claim:
         self._look_at = time.monotonic() + LOOK
         for entry in sorted(self._disk.listdir(owner.base)):
             name = names.parse(entry)
+            path = f"{owner.base}/{entry}"
             if name is None or entry in owner.held:
+                continue
+            if self._setbacks.waits(path):
+                self._look_at = time.monotonic() + SOON
                 continue
             if len(leases) >= limit:
                 self.look_again()
@@ -238,8 +276,8 @@ class Claim:
                 lease = self._reader.lease(owner, entry, name)
             except OSError as error:
                 self.error = error  # the others go first; this one is tried again
-                self.look_again()
+                self._set_back(path, error)
                 continue
-            if lease is not None and not self._expired(lease):
-                leases.append(lease)
+            if lease is not None:
+                self._sort(lease, leases, expired)
                 self._counts["stranded"] += 1

@@ -85,6 +85,10 @@ class Held:
         """What names this run in the lock file."""
         return self.name.stem, self.name.delivery
 
+    def let_lie(self) -> None:
+        """Stop holding the lease; its file stays where it is, for the next look at the own directory."""
+        self.owner.held.pop(self.entry, None)
+
     def done(self) -> None:
         """It is no lease any more."""
         self.settled = True

@@ -4,11 +4,12 @@ keep the others from their turn.
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
 
 from framework.queues import QueueOptions
 from framework.spool import frame, ids, names
@@ -21,11 +22,15 @@ from framework.spool.listing import Names
 from framework.spool.names import Name
 from framework.spool.recover import recover_all
 from framework.spool.ripen import Ripen
+from framework.spool.setbacks import Setbacks
 
 DEPTH_EVERY = 0.9  # seconds
 BUCKET_KEPT = 60_000_000_000  # nanoseconds of stamp time after its end
 DRAFT_KEPT = 60  # seconds; a living publisher needs a moment
-MOST_EXPIRED = 1000  # in one call: each may cost an fsync
+SHARES = 5  # of the time of a call: the most that one step takes
+EXPIRED_TOGETHER = 256  # jobs that share the flushes of their end
+
+Step = Callable[[float], bool]  # until monotonic seconds: whether nothing is left. Raises OSError
 
 
 class Maintain:
@@ -40,6 +45,7 @@ class Maintain:
         ripen: Ripen,
         census: Census,
         claim: Claim,
+        setbacks: Setbacks,
         ring: Callable[[], None],
         counts: Counter[str],
     ) -> None:
@@ -49,6 +55,8 @@ class Maintain:
         self._ripen = ripen
         self._census = census
         self._claim = claim
+        self._setbacks = setbacks
+        self._expired: deque[str] = deque()
         self._ring = ring
         self._counts = counts
         self._drafts = Names(disk, f"{queue.base}/tmp")
@@ -56,41 +64,74 @@ class Maintain:
         self._published = -DEPTH_EVERY
         self._swept = 0
 
-    def __call__(self) -> OSError | None:
-        """Does what there is to do; the first error, if there was one."""
-        first: OSError | None = None
-        steps = (self._recover, self._ripen.now, self._expire, self._delete_letters)
-        for step in (*steps, self._publish, self._remove_buckets, self._sweep_ids):
+    @property
+    def steps(self) -> Sequence[Step]:
+        """Everything there is to do, in its order."""
+        return (
+            self._recover,
+            lambda until: self._ripen.now(until=until),
+            self._expire,
+            self._delete_letters,
+            self._publish,
+            self._remove_buckets,
+            self._sweep_ids,
+        )
+
+    def _each(self, paths: Iterable[str], until: float, step: Callable[[str], object]) -> bool:
+        """Do a step for each path, one at least, until `until`; go past those that fail. Return whether all had it."""
+        over = False
+        for path in paths:
+            if over:
+                return False
+            if self._setbacks.waits(path):
+                continue
             try:
-                step()
+                step(path)
             except OSError as error:
-                first = first or error
-        return first
+                self._setbacks.add(path, error)
+            else:
+                self._setbacks.clear(path)
+            over = time.monotonic() >= until
+        return True
 
-    def _recover(self) -> None:
+    def _recover(self, until: float) -> bool:
         promoted = 0
-        for entry in self._drafts():
-            promoted += recover_all(self._disk, self._clock, self._queue, entry)
-        if promoted:
-            self._counts["recovered"] += promoted
-            self._ring()
 
-    def _expire(self) -> None:
-        for path in self._census.expired(self._clock.micros())[:MOST_EXPIRED]:
-            name = names.parse(os.path.basename(path))
-            if name is not None:
-                self._claim.expire(path, name)
+        def recover(path: str) -> None:
+            nonlocal promoted
+            promoted += recover_all(self._disk, self._clock, self._queue, os.path.basename(path))
 
-    def _delete_letters(self) -> None:
+        try:
+            return self._each((self._queue.path("tmp", entry) for entry in self._drafts()), until, recover)
+        finally:
+            if promoted:
+                self._counts["recovered"] += promoted
+                self._ring()
+
+    def _expire(self, until: float) -> bool:
+        """The list is made once and worked off in parts: to make it costs a look at every name of a bucket."""
+        if not self._expired:
+            self._expired.extend(self._census.expired(self._clock.micros()))
+        while self._expired:
+            some = [self._expired.popleft() for _ in range(min(EXPIRED_TOGETHER, len(self._expired)))]
+            known = [(path, name) for path in some if (name := names.parse(os.path.basename(path))) is not None]
+            self._claim.expire((path, name) for path, name in known if not self._setbacks.waits(path))
+            if time.monotonic() >= until:
+                break
+        return not self._expired
+
+    def _delete_letters(self, until: float) -> bool:
         """Letters at rest are kept for their queue's ttl, from when they came to rest."""
         ttl = self._queue.options.ttl
         if ttl is None or not self._queue.options.is_dead_letter:
-            return
+            return True
         over = self._clock.micros() - names.micros(ttl)
+        due = {}
         for entry in self._disk.listdir(f"{self._queue.base}/dead"):
             name = names.parse(entry)
             if name is not None and (name.not_before or 0) <= over:
-                self._delete_letter(self._queue.path("dead", entry), name, over)
+                due[self._queue.path("dead", entry)] = name
+        return self._each(due, until, lambda path: self._delete_letter(path, due[path], over))
 
     def _delete_letter(self, path: str, name: Name, over: int) -> None:
         found = self._disk.stat(path)
@@ -108,10 +149,10 @@ class Maintain:
         done = ids.unlink(self._disk, path, home, job.id, found.st_ino) if chosen else self._disk.unlink(path)
         self._counts["letters_over"] += done
 
-    def _publish(self) -> None:
+    def _publish(self, _: float) -> bool:
         """Ready, delayed, stamp time: what producers of a queue with a limit trust for a second."""
         if time.monotonic() < self._published + DEPTH_EVERY:
-            return
+            return True
         stamp = self._clock.now()  # before the count: it must not look fresher than it is
         text = f"{self._census.ready().count} {self._census.delayed().count} {stamp}\n"
         draft = f"{self._queue.base}/.depth.{os.urandom(6).hex()}"
@@ -122,29 +163,56 @@ class Maintain:
         finally:
             self._disk.unlink(draft)
         self._published = time.monotonic()
-        self._clear_drafts()
+        drafts = (entry for entry in self._disk.listdir(self._queue.base) if entry.startswith(".depth."))
+        return self._each((f"{self._queue.base}/{entry}" for entry in drafts), math.inf, self._clear_draft)
 
-    def _clear_drafts(self) -> None:
-        """Of publishers that were killed."""
-        for entry in self._disk.listdir(self._queue.base):
-            if entry.startswith(".depth."):
-                found = self._disk.stat(f"{self._queue.base}/{entry}")
-                if found is not None and found.st_mtime < time.time() - DRAFT_KEPT:
-                    self._disk.unlink(f"{self._queue.base}/{entry}")
+    def _clear_draft(self, path: str) -> None:
+        """Of a publisher that was killed."""
+        found = self._disk.stat(path)
+        if found is not None and found.st_mtime < time.time() - DRAFT_KEPT:
+            self._disk.unlink(path)
 
-    def _remove_buckets(self) -> None:
+    def _remove_buckets(self, until: float) -> bool:
         """Only those whose time has passed: producers use the others. A rename back makes its bucket again.
 
         Batches are removed by whoever finds them empty; see `listing`.
         """
         limit = f"{max(0, self._clock.now() - BUCKET_KEPT):020d}"[: names.BUCKET_DIGITS]
-        for bucket in self._census.buckets.all():
-            if bucket < limit and names.published(bucket) is None:
-                self._disk.rmdir(f"{self._queue.base}/ready/{bucket}")
+        over = (b for b in self._census.buckets.all() if b < limit and names.published(b) is None)
+        return self._each((f"{self._queue.base}/ready/{bucket}" for bucket in over), until, self._disk.rmdir)
 
-    def _sweep_ids(self) -> None:
+    def _sweep_ids(self, _: float) -> bool:
         """One directory in each call: entries that killed acks left keep the space of their jobs."""
         directories = self._ids()
         if directories:
             self._swept = (self._swept + 1) % len(directories)
             self._counts["ids_swept"] += ids.sweep(self._disk, f"{self._queue.base}/ids/{directories[self._swept]}")
+        return True
+
+
+class Rounds:
+    """The steps of all queues in turn, each with a share of the time: no step and no queue keeps the others waiting."""
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._done = 0  # steps in a row that had nothing left
+
+    def __call__(self, queues: Sequence[Maintain], seconds: float) -> tuple[bool, list[OSError]]:
+        """Go round once, for about `seconds` and at least one step, from where the last call stopped.
+
+        Return whether nothing is left to do, and the errors.
+        """
+        steps = [step for queue in queues for step in queue.steps]
+        began = now = time.monotonic()
+        self._done %= len(steps)  # all had nothing left: a new round begins
+        errors: list[OSError] = []
+        for _ in steps:
+            step, self._next = steps[self._next % len(steps)], (self._next + 1) % len(steps)
+            try:
+                self._done = self._done + 1 if step(now + seconds / SHARES) else 0
+            except OSError as error:
+                errors.append(error)
+            now = time.monotonic()
+            if now >= began + seconds:
+                break
+        return self._done >= len(steps) or bool(errors), errors

@@ -19,6 +19,7 @@ from framework.spool.listing import Listing
 from framework.spool.maintain import Maintain
 from framework.spool.rescue import Rescue
 from framework.spool.ripen import Ripen
+from framework.spool.setbacks import Setbacks
 from framework.spool.settle import Settle
 
 
@@ -37,12 +38,13 @@ class Parts:
         self._lives = 0
         self._birth = threading.Lock()
         reader = Reader(disk, counts)
+        self.setbacks = Setbacks()
         self.doorbell = Doorbell(disk, queue)
         self.listing = Listing(disk, queue, clock)
         self.census = Census(disk, queue)
         self.enqueue = Enqueue(disk, queue, clock, ring=self.doorbell.ring)
-        self.ripen = Ripen(disk, queue, clock, ring=self.doorbell.ring)
-        self.rescue = Rescue(disk, queue, clock, reader)
+        self.ripen = Ripen(disk, queue, clock, ring=self.doorbell.ring, setbacks=self.setbacks)
+        self.rescue = Rescue(disk, queue, clock, reader, self.setbacks)
         self.claim = Claim(
             disk,
             queue,
@@ -52,6 +54,7 @@ class Parts:
             settle=settle,
             owner=self.owner,
             reborn=self.reborn,
+            setbacks=self.setbacks,
             counts=counts,
         )
         self.maintain = Maintain(
@@ -61,6 +64,7 @@ class Parts:
             ripen=self.ripen,
             census=self.census,
             claim=self.claim,
+            setbacks=self.setbacks,
             ring=self.doorbell.ring,
             counts=counts,
         )

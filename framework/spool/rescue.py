@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from framework.job import Lease, RunRecord
@@ -20,6 +21,7 @@ from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
 from framework.spool.life import Held, Owner
 from framework.spool.runs import Started
+from framework.spool.setbacks import Setbacks
 
 _LOCK = ".lock"
 # After a power cut run records may be lost. A job that was claimed this much oftener than it was charged, and by
@@ -47,11 +49,12 @@ class Rescue:
         error: what the last call could not do; it tries again in the next.
     """
 
-    def __init__(self, disk: Disk, queue: QueueDir, clock: Clock, reader: Reader) -> None:
+    def __init__(self, disk: Disk, queue: QueueDir, clock: Clock, reader: Reader, setbacks: Setbacks) -> None:
         self._disk = disk
         self._queue = queue
         self._clock = clock
         self._reader = reader
+        self._setbacks = setbacks
         self._base = f"{queue.base}/claimed"
         self.wards: dict[str, Owner] = {}
         self.error: OSError | None = None
@@ -66,17 +69,32 @@ class Rescue:
         found = set(self._disk.listdir(self._base))
         wids = {entry.removesuffix(_LOCK) for entry in found if not entry.startswith(".")} - {own}
         for draft in sorted(entry for entry in found if entry.startswith(".") and entry.endswith(_LOCK)):
-            self._bury_stillborn(draft)
+            self._try_past(draft, self._bury_stillborn)
         orphans: list[Orphan] = []
         for wid in sorted(wids):
-            try:
-                ward = self.wards.get(wid) or self._take(wid, has_lock=wid + _LOCK in found)
-                if ward is not None:
-                    self._collect(ward, orphans)
-                    self.finish(ward)
-            except OSError as error:
-                self.error = error  # what is collected is held already and must reach the caller
+            self._try_past(wid, lambda wid: self._settle_owner(wid, wid + _LOCK in found, orphans))
         return orphans
+
+    def _try_past(self, entry: str, step: Callable[[str], None]) -> None:
+        """Do a step for one entry of claimed/; one that fails keeps no other waiting."""
+        path = f"{self._base}/{entry}"
+        if self._setbacks.waits(path):
+            return
+        try:
+            step(entry)
+        except OSError as error:
+            try:
+                self._setbacks.add(path, error)
+            except OSError:
+                self.error = error  # what is collected is held already and must reach the caller
+        else:
+            self._setbacks.clear(path)
+
+    def _settle_owner(self, wid: str, has_lock: bool, orphans: list[Orphan]) -> None:
+        ward = self.wards.get(wid) or self._take(wid, has_lock=has_lock)
+        if ward is not None:
+            self._collect(ward, orphans)
+            self.finish(ward)
 
     def finish(self, ward: Owner) -> None:
         """When nothing is held any more: remove the directory, then the lock. Raises OSError."""
@@ -148,7 +166,15 @@ class Rescue:
             name = names.parse(entry)
             if name is None or entry in ward.held:
                 continue
-            lease = self._reader.lease(ward, entry, name)
+            path = f"{ward.base}/{entry}"
+            if self._setbacks.waits(path):
+                continue
+            try:
+                lease = self._reader.lease(ward, entry, name)
+            except OSError as error:
+                self._setbacks.add(path, error)
+                continue
+            self._setbacks.clear(path)
             if lease is not None:
                 orphans.append(Orphan(lease, life.incarnation_of(ward.wid), self._started(ward, lease)))
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from framework.job import Failure
 from framework.spool import frame, ids
+from framework.spool.calls import HAS_SYNCFS
 from framework.spool.clock import Clock
 from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
@@ -71,29 +72,62 @@ class Settle:
 
     def bury(self, held: Held, failure: Failure, *, letter: bool) -> bool:
         """To the dead-letter queue, else to the own dead/; the record is durable first."""
-        source = held.owner.queue
-        target = None if letter else source.options.dead_letter
         if not self._record(held, failure, "dead_lettered", sync=True):
             return self._end(held, False)
+        directory = self._to_dead_letters(held, letter=letter)
+        if directory:
+            self._sync_after(directory)
+        return directory != ""
+
+    def _to_dead_letters(self, held: Held, *, letter: bool) -> str:
+        """Move a job whose record is durable; return the directory that it is in now, empty: the claim was lost."""
+        queue = held.owner.queue
+        target = None if letter else queue.options.dead_letter
         name = held.name._replace(
             stamp=self._clock.stamp(), attempt=0, not_before=self._clock.micros(), expires=None
         )  # a new stamp: letters are in the order of their deaths
         if target is None:
-            path = source.path("dead", name)
+            path = queue.path("dead", name)
         else:
-            source = self._queue(target)
-            path = source.ready(name)
-        done = self._move(held, source, name, path)
-        if done:
-            self._sync_after(path)
-        return done
+            queue = self._queue(target)
+            path = queue.ready(name)
+        return os.path.dirname(path) if self._move(held, queue, name, path) else ""
 
     def rest(self, held: Held) -> bool:
         """A handled letter to its queue's dead/, nothing else changes."""
         return self._move(held, held.owner.queue, held.name, held.owner.queue.path("dead", held.entry), quiet=True)
 
-    def expire(self, held: Held) -> bool:
-        """A job past its ttl becomes a dead letter."""
+    def expire(self, expired: Sequence[Held]) -> list[tuple[Held, OSError]]:
+        """Make dead letters of jobs past their ttl; many share the flush of their records.
+
+        Return those that failed: their files lie in the own directory, and nobody holds them.
+        """
+        failed: list[tuple[Held, OSError]] = []
+        together = len(expired) > 1 and HAS_SYNCFS
+        recorded = [h for h in expired if self._tried(h, lambda h: self._record_expiry(h, sync=not together), failed)]
+        if together and recorded and self._disk.power:
+            try:
+                self._disk.calls.syncfs(self._disk.fd)
+            except OSError as error:
+                failed += [(held, error) for held in recorded]
+                recorded = []
+        directories = {directory for held in recorded if (directory := self._tried(held, self._expire_one, failed))}
+        for directory in directories:
+            self._sync_after(directory)
+        for held, _ in failed:
+            held.let_lie()
+        return failed
+
+    @staticmethod
+    def _tried(held: Held, step: Callable[[Held], str], failed: list[tuple[Held, OSError]]) -> str:
+        try:
+            return step(held)
+        except OSError as error:
+            failed.append((held, error))
+            return ""
+
+    def _record_expiry(self, held: Held, *, sync: bool) -> str:
+        """Store why the job ends; empty: the claim was lost."""
         now = self._clock.wall()
         failure = Failure(
             attempt=held.name.attempt,
@@ -104,9 +138,15 @@ class Settle:
             started_at=now,
             ended_at=now,
         )
-        done = self.bury(held, failure, letter=False)
-        self._expired[held.owner.queue.name] += done
-        return done
+        if self._record(held, failure, "dead_lettered", sync=sync):
+            return held.path
+        self._end(held, False)
+        return ""
+
+    def _expire_one(self, held: Held) -> str:
+        directory = self._to_dead_letters(held, letter=False)
+        self._expired[held.owner.queue.name] += directory != ""
+        return directory
 
     def record(self, held: Held, failure: Failure, outcome: str) -> bool:
         """Stores a failure before its outcome is carried out; a rescuer finds it in the job's history."""
@@ -134,9 +174,9 @@ class Settle:
             self._ring(queue.name)
         return self._end(held, found)
 
-    def _sync_after(self, path: str) -> None:
+    def _sync_after(self, directory: str) -> None:
         try:
-            self._disk.sync_dir(os.path.dirname(path))
+            self._disk.sync_dir(directory)
         except OSError:
             # It has moved, and its record is durable: a power cut can only bring the claim back, never lose the job.
             self._counts["unsynced"] += 1

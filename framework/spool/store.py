@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from framework.errors import EngineError, EngineUnavailable, EnqueueFailed, LeaseLost
@@ -20,6 +21,7 @@ from framework.spool.disk import Disk
 from framework.spool.doorbell import Waker
 from framework.spool.layout import QueueDir
 from framework.spool.life import Held, Owner
+from framework.spool.maintain import Rounds
 from framework.spool.parts import Parts
 from framework.spool.rescue import Orphan
 from framework.spool.runs import Started
@@ -67,6 +69,7 @@ class Spool:
         self._disk: Disk | None = None
         self._clock: clock.Clock | None = None
         self._parts: dict[str, Parts] = {}
+        self._rounds = Rounds()
         flocks.in_child(self)
 
     # --- opening and closing -----------------------------------------------------------------------------------
@@ -336,11 +339,21 @@ class Spool:
             raise self.unavailable("rescuing", failed) from failed
         return orphans
 
-    def maintain(self) -> None:
-        """Recovers, ripens, expires, counts, cleans. Raises EngineUnavailable after all that could be done."""
-        errors = [error for part in self._parts.values() if (error := part.maintain()) is not None]
+    def maintain(self, seconds: float = math.inf) -> bool:
+        """Serve every queue for about `seconds`; return whether nothing is left. Raises EngineUnavailable."""
+        done, errors = self._rounds([part.maintain for part in self._parts.values()], seconds)
         if errors:
             raise self.unavailable("maintenance", errors[0]) from errors[0]
+        return done
+
+    def stuck(self) -> Mapping[str, str]:
+        """Return the files that cannot be moved, by their path, with the reason."""
+        disk, _ = self._opened()
+        found: dict[str, str] = {}
+        for part in self._parts.values():
+            reasons = part.setbacks.reasons(lambda path: disk.stat(path) is not None)
+            found.update({str(self.root / path): reason for path, reason in reasons.items()})
+        return found
 
     def parts(self, queue: str) -> Parts:
         """Of one queue, for statistics. Raises EngineError."""
@@ -374,6 +387,7 @@ class Spool:
                 f"spool {self.root}: {doing}: somebody in this process has closed descriptors that are not theirs"
             ) from error
         reason = os.strerror(error.errno) if error.errno else str(error)
+        where = f"{self.root}/{error.filename}" if isinstance(error.filename, str) else str(self.root)
         hint = {
             errno.ENOSPC: "free some space",
             errno.EDQUOT: "raise the quota",
@@ -381,4 +395,4 @@ class Spool:
             errno.ENFILE: "raise the system's limit of open files",
             errno.EROFS: "remount the file system",
         }.get(error.errno or 0, "tried again")
-        return EngineUnavailable(f"spool {self.root}: {doing}: {reason}: {hint}")
+        return EngineUnavailable(f"spool {where}: {doing}: {reason}: {hint}")

@@ -25,6 +25,7 @@ from framework.job import Lease, RunRecord
 from framework.outcome import Kind, Outcome
 from framework.queues import QueueOptions
 from framework.scoreboard import LEAVING, READY, RowWriter, Scoreboard, before_deadline
+from framework.stuck import StuckJobs
 
 FIRST_RETRY, LAST_RETRY = 0.05, 2.0  # seconds between tries of an engine that fails; recovery is seen within 5 s
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -94,6 +95,7 @@ class WorkerCore:
         self.executor = executor
         self.options: QueueOptions = executor.options
         self.emit = emit
+        self._stuck = StuckJobs(broker, emit)
         self.leave = leave
         self._tells_settled = executor.wants(JobsSettled, "")
         timeout = self.options.timeout
@@ -161,6 +163,7 @@ class WorkerCore:
             self._failed("claim", error)
             return ()
         self._recovered("claim")
+        self._stuck.tell()
         for queue, count in self.broker.expired().items():
             self.emit(JobsExpired(queue, count))
         if leases:

@@ -256,3 +256,19 @@ def test_a_refusal_is_an_enqueue_error_that_lists_nothing(engine: Engine, payloa
         put(engine, broker, "b", payload=payload)
     assert list(caught.value.enqueued) == []
     assert_counts(broker, ready=1)
+
+
+def test_maintenance_in_parts_does_all_in_the_end(engine: Engine) -> None:
+    """An engine may stop when its time is over, and says so."""
+    broker = engine.open(JOBS_WITH_LETTERS, LETTERS)
+    put(engine, broker, *(f"e{n}" for n in range(20)), ttl=engine.moment)
+    put(engine, broker, *(f"d{n}" for n in range(20)), delay=engine.moment)
+    engine.advance(engine.moment + 0.05)
+    for _ in range(1000):
+        if broker.maintain(seconds=0.0):
+            break
+    else:
+        raise AssertionError("it never says that all is done")
+    stats = broker.stats("jobs")
+    assert (stats.ready, stats.delayed) == (20, 0)
+    assert broker.stuck() == {}

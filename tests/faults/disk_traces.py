@@ -286,6 +286,7 @@ def _rescue(life: Life) -> None:
 def _ripen_and_expire(life: Life) -> None:
     life.enqueue("a", delay=0.002)
     life.enqueue("b", ttl=0.002)
+    life.enqueue("d", ttl=0.002)
     time.sleep(0.003)
     life.mine.maintain()
     life.enqueue("c")

@@ -59,8 +59,9 @@ FSYNCS = (
     _one("commit of a removal on btrfs", "disk.py", "if self.power and self.forgetful and HAS_SYNCFS:\n            self.calls.syncfs(self.fd)", "pass", ENQUEUE),
     _one("fsync of the record of a dead letter", "settle.py", "                if sync:\n", "                if False:\n", SETTLE,
          "no dead letter had its last record after a cut"),
-    _one("fsync of the directory of a dead letter", "settle.py", "            self._sync_after(path)", "            pass", SETTLE),
-    _one("fsync of the directory of a dead letter, where it is done", "settle.py", "            self._disk.sync_dir(os.path.dirname(path))", "            pass", SETTLE),
+    _one("fsync of the directory of a dead letter", "settle.py", "        if directory:\n            self._sync_after(directory)", "        pass", SETTLE),
+    _one("syncfs of the records of expired jobs", "settle.py", "                self._disk.calls.syncfs(self._disk.fd)", "                pass", f"spool/test_setbacks.py {MODEL}"),
+    _one("fsync of the directory of a dead letter, where it is done", "settle.py", "            self._disk.sync_dir(directory)", "            pass", SETTLE),
     _one("fsync of a recovered file", "recover.py", "            disk.sync(fd)", "            pass", "spool/test_recover.py"),
     _one("fsync of a new directory's parent", "disk.py", 'self.sync_dir(os.path.dirname(path) or ".")', "pass", f"{LAYOUT} {MODEL}"),
     _one("fsync of a new queue's directory", "layout.py", "        disk.sync_dir(queue.base)", "        pass", MODEL),
@@ -184,7 +185,7 @@ PROTOCOL = (
     _one("ENOENT: the source is gone", "disk.py", "                if self.stat(source) is None:\n                    return False\n", "", f"{ENQUEUE} {SETTLE}",
          "ENOENT on a rename has three meanings: 61 of 30,000 stranded"),
     _one("a vanished draft is uncertain", "draft.py", "            raise Gone(f\"{source} vanished before its rename\") from None", "            return", ENQUEUE),
-    _one("nothing strands with the living", "claim.py", "            self._stranded(leases, limit)\n", "", CLAIM),
+    _one("nothing strands with the living", "claim.py", "            self._stranded(leases, expired, limit)\n", "", CLAIM),
     _one("a twin is dropped by its inode", "disk.py", "if moved is not None and (left.st_ino, left.st_dev) == (moved.st_ino, moved.st_dev):", "if moved is not None:", CLAIM,
          "a deduplication that compared listings deleted 229 of 3,000"),
     _one("a twin of a held claim is dropped", "claim.py", "            self._disk.drop_twin(source, f\"{owner.base}/{claimed}\")\n", "", CLAIM),
@@ -195,7 +196,7 @@ PROTOCOL = (
          "history would push a 1 MiB job into bad/"),
     _one("only due minutes are listed", "ripen.py", "            if minute > names.minute_of(now):", "            if False:", "spool/test_maintain.py",
          "500,000 entries in one directory: 0.3-0.6 s a tick"),
-    _one("only old buckets are removed", "maintain.py", "if bucket < limit and", "if", "spool/test_maintain.py"),
+    _one("only old buckets are removed", "maintain.py", "if b < limit and", "if", "spool/test_maintain.py"),
     _one("ext4 needs its journal", "filesystem.py", 'if not any(line.startswith("data=") for line in lines):', "if False:", "spool/test_filesystem.py",
          "without a journal 19 of 20 acknowledged jobs were lost"),
     _one("too many files never make a file bad", "claim.py", "if error.errno not in (errno.EIO, errno.EACCES):", "if False:", CLAIM),
@@ -235,7 +236,7 @@ SHARED = (
     Mutant("a record is there before the head says so", "telemetry/ring.py", (("            at = position % self.capacity + _DATA_AT\n", "            quads[_HEAD] = position + size\n            at = position % self.capacity + _DATA_AT\n"),), "telemetry/test_ring.py"),
     Mutant("counts and tail change by one store", "telemetry/ring.py", (("at = _STATE_AT + (generation & 1) * PAGE\n        self._memory[at", "at = _STATE_AT + (generation - 1 & 1) * PAGE\n        self._memory[at"),), "telemetry/test_ring.py"),
     Mutant("last words outlive their successors' records", "telemetry/ring.py", (("if span_id in everything}", "if False}"),), "telemetry/test_ring.py"),
-    Mutant("a rescuer looks into the rings", "maintenance/loop.py", (("            self._said.update(self._told(runs))", "            pass"),), "unit/test_rescue.py process/test_told.py"),
+    Mutant("a rescuer looks into the rings", "maintenance/abandoned.py", (("            self._said.update(self._told(runs))", "            pass"),), "unit/test_rescue.py process/test_told.py"),
 )  # fmt: skip
 
 MUTANTS = (*FSYNCS, *CHECKSUMS, *CAREFUL, *LOCKS, *PROTOCOL, *IDENTITY, *JUDGEMENT, *SHARED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 from pathlib import Path
 
@@ -148,7 +149,7 @@ class IdAndRecovery(TwoOfOneId):
         cut_at(root, self.dead_before, lambda b: b.enqueue([job("x", chosen=True)]), *QUEUES)
         self.works = [
             racing(self.opened(), lambda b: b.enqueue([job("x", chosen=True)])),
-            racing(self.opened(), lambda b: b._spool.parts("jobs").maintain._recover()),
+            racing(self.opened(), lambda b: b._spool.parts("jobs").maintain._recover(math.inf)),
         ]
 
 
@@ -226,7 +227,7 @@ class EnqueueAndRecovery(Protocol):
         look.ack([one(look)])
         self.works = [
             racing(self.opened(), lambda b: b.enqueue([job("a")])),
-            racing(self.opened(), lambda b: b._spool.parts("jobs").maintain._recover()),
+            racing(self.opened(), lambda b: b._spool.parts("jobs").maintain._recover(math.inf)),
         ]
 
     def check(self, turns: Turns) -> None:
@@ -241,7 +242,7 @@ class BatchAndRecovery(EnqueueAndRecovery):
         Protocol.__init__(self, root)
         self.works = [
             racing(self.batching(), lambda b: b.enqueue([job("a"), job("b")])),
-            racing(self.opened(), lambda b: b._spool.parts("jobs").maintain._recover()),
+            racing(self.opened(), lambda b: b._spool.parts("jobs").maintain._recover(math.inf)),
         ]
 
     def batching(self) -> tuple[SpoolBroker, Seam]:
@@ -260,7 +261,8 @@ class BatchOfTheDeadAndTwoRecoveries(BatchAndRecovery):
         Protocol.__init__(self, root)
 
         cut_at(root, "rename", lambda b: in_batches(b).enqueue([job("a"), job("b")]), *QUEUES)
-        self.works = [racing(self.opened(), lambda b: b._spool.parts("jobs").maintain._recover()) for _ in range(2)]
+        recover = lambda b: b._spool.parts("jobs").maintain._recover(math.inf)  # noqa: E731
+        self.works = [racing(self.opened(), recover) for _ in range(2)]
 
 
 class BatchAndItsRemoval(BatchAndRecovery):
@@ -272,7 +274,7 @@ class BatchAndItsRemoval(BatchAndRecovery):
         def drain(b: SpoolBroker) -> int:
             leases = b._spool.claim("jobs", limit=9, wait=0)
             b.ack(leases)
-            b._spool.parts("jobs").maintain._remove_buckets()
+            b._spool.parts("jobs").maintain._remove_buckets(math.inf)
             return len(leases)
 
         self.works = [

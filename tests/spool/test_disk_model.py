@@ -25,6 +25,7 @@ SITES = {
     "recover._recover_batch": "batch in vain",
     "recover.recover": "recover",
     "settle._record": "letters",
+    "settle.expire": "ripen and expire",
     "settle._sync_after": "letters",
 }
 

@@ -55,7 +55,7 @@ def test_only_due_minutes_are_listed(root: Path) -> None:
 
     ripen = mine._spool._parts["jobs"].ripen
     seam.arm(hook)
-    assert ripen.now() == 1
+    assert ripen.now()
     minutes = [path for path in listed if "/delayed/" in path]
     assert 1 <= len(minutes) <= 2
     seam.disarm()

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from framework.broker import Rescued
-from framework.events import AttemptLost, Event
+from framework.errors import EngineUnavailable
+from framework.events import AttemptLost, EngineFailed, EngineRecovered, Event
 from framework.job import Failure, Lease, RunRecord
-from framework.maintenance.loop import Maintenance
+from framework.maintenance.abandoned import AbandonedLeases
 from framework.maintenance.rescue import has_started, judge
 from framework.outcome import Kind, Outcome
 from framework.queues import QueueOptions
 from framework.retry import RetryPolicy
-from framework.scoreboard import Scoreboard, Verdict
+from framework.scoreboard import Verdict
 from tests.unit.helpers import a_lease
 
 NOW = 2000.0
@@ -175,7 +175,7 @@ class Deaths:
         self.done += [f"{lease.job.id} acknowledged" for lease in leases]
 
 
-def test_what_had_not_started_goes_first_then_the_oldest_and_telemetry_is_asked_once(tmp_path: Path) -> None:
+def test_what_had_not_started_goes_first_then_the_oldest_and_telemetry_is_asked_once() -> None:
     """Regression: in the order of their owners' names, one that was always last waited for two minutes, while its
     rescuers were killed and asked telemetry for one after the other; the record of its success was gone by then."""
     engine, asked, lost = Deaths(), [], []
@@ -188,22 +188,142 @@ def test_what_had_not_started_goes_first_then_the_oldest_and_telemetry_is_asked_
         if isinstance(event, AttemptLost):
             lost.append(event.lease.job.id)
 
-    keeper = Maintenance(
-        0,
-        supervisor=0,
-        poke=-1,
-        board=Scoreboard.create(tmp_path / "0.board", [("maintenance", 0)], app="App"),
-        broker=engine,  # type: ignore[arg-type]
-        options=OPTIONS,
-        emit=emit,
+    leases = AbandonedLeases(
+        engine,  # type: ignore[arg-type]
+        OPTIONS,
+        emit,
         verdict=lambda owner: None,
-        leads=lambda: False,
         after_loss=lambda rescued, outcome: None,
-        drain=1.0,
-        others=None,  # type: ignore[arg-type]
         told=told,
     )
-    keeper._rescue()
+    assert leases.step(until=float("inf"))
     assert engine.done == ["waiting released", "early retried", "told acknowledged", "late retried"]
     assert asked == [["early", "told", "late"]]
     assert lost == ["early", "late"]
+
+
+class Stone(Deaths):
+    """An engine on which some jobs cannot be settled."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self.found = [self._of(name, None) for name in names]
+        self.stones: set[str] = set()
+        self.rescues: EngineUnavailable | None = None
+
+    def rescue(self) -> Sequence[Rescued]:
+        if self.rescues is not None:
+            raise self.rescues
+        return super().rescue()
+
+    def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
+        for lease in leases:
+            if lease.job.id in self.stones:
+                raise EngineUnavailable(f"spool /x/{lease.job.id}: settling: Operation not permitted")
+        super().release(leases, delay=delay)
+
+
+class Keeper:
+    """Abandoned leases with a clock that is moved, and what was said."""
+
+    def __init__(self, engine: Stone) -> None:
+        self.now = 100.0
+        self.said: list[Event] = []
+        self.leases = AbandonedLeases(
+            engine,  # type: ignore[arg-type]
+            OPTIONS,
+            self.said.append,
+            verdict=lambda owner: None,
+            after_loss=lambda rescued, outcome: None,
+            clock=lambda: self.now,
+        )
+
+    def step(self) -> bool:
+        return self.leases.step(until=float("inf"))
+
+
+def test_a_lease_that_cannot_be_settled_keeps_no_other_waiting_and_is_tried_later_and_later() -> None:
+    """Regression: `chattr +i` on one claimed file, and no job of any worker that was killed afterwards ran again."""
+    engine = Stone("bad", "good", "better")
+    engine.stones = {"bad"}
+    keeper = Keeper(engine)
+    assert keeper.step()
+    assert engine.done == ["good released", "better released"]
+    [failed] = [event for event in keeper.said if isinstance(event, EngineFailed)]
+    assert "'bad': spool /x/bad" in failed.error
+    engine.found = [engine._of("late", None)]
+    assert keeper.step()
+    assert engine.done[-1] == "late released"
+    waits = []
+    for _ in range(8):
+        before = len(keeper.leases._failed), keeper.leases._failed[0].failures
+        began = keeper.now
+        while (len(keeper.leases._failed), keeper.leases._failed[0].failures) == before:
+            keeper.now += 0.25
+            keeper.step()
+        waits.append(keeper.now - began)
+    assert waits == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+    engine.stones.clear()
+    keeper.now += 30.0
+    assert keeper.step()
+    assert engine.done[-1] == "bad released"
+    assert [type(event) for event in keeper.said].count(EngineFailed) == 1
+    [recovered] = [event for event in keeper.said if isinstance(event, EngineRecovered)]
+    assert recovered.after > 60
+
+
+def test_an_attempt_whose_job_cannot_be_settled_is_told_once() -> None:
+    engine = Stone()
+    engine.found = [engine._of("bad", 20.0)]
+    engine.retry = lambda lease, **_: (_ for _ in ()).throw(EngineUnavailable("x"))  # type: ignore[method-assign]
+    keeper = Keeper(engine)
+    for _ in range(5):
+        keeper.step()
+        keeper.now += 60
+    assert [type(event) for event in keeper.said].count(AttemptLost) == 1
+
+
+def test_an_engine_that_fails_for_all_is_left_in_peace_for_a_while() -> None:
+    names = [f"n{n}" for n in range(100)]
+    engine = Stone(*names)
+    engine.stones = set(names)
+    keeper = Keeper(engine)
+    with pytest.raises(EngineUnavailable):
+        keeper.step()
+    assert len(keeper.leases._failed) == 3
+    assert not keeper.step(), "there are more, but not now"
+    assert len(keeper.leases._failed) + len(keeper.leases._due) == 100
+    engine.stones.clear()
+    keeper.now += 60
+    assert keeper.step()
+    assert sorted(engine.done) == sorted(f"{name} released" for name in names)
+
+
+def test_what_was_rescued_is_settled_while_the_engine_finds_no_more() -> None:
+    engine = Stone("a", "b")
+    engine.stones = {"a"}
+    keeper = Keeper(engine)
+    keeper.step()
+    engine.stones.clear()
+    engine.rescues = EngineUnavailable("claimed/ cannot be listed")
+    keeper.now += 1
+    with pytest.raises(EngineUnavailable, match="cannot be listed"):
+        keeper.step()
+    assert engine.done == ["b released", "a released"]
+
+
+def test_a_long_rescue_is_cut_into_steps() -> None:
+    engine = Stone(*(f"n{n}" for n in range(10)))
+    keeper = Keeper(engine)
+    release = engine.release
+
+    def slow(leases: Sequence[Lease], *, delay: float = 0) -> None:
+        keeper.now += 0.3
+        release(leases, delay=delay)
+
+    engine.release = slow  # type: ignore[method-assign]
+    steps = 1
+    while not keeper.leases.step(keeper.now + 0.5):
+        steps += 1
+    assert steps == 5
+    assert len(engine.done) == 10
