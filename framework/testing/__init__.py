@@ -23,8 +23,8 @@ def harness(app: type[A] | A, /) -> Generator[Harness[A], None, None]:
     """Runs an app's jobs in memory: inside the block, whatever is enqueued stays in the harness.
 
     `lifespan` is open meanwhile, once, with a slot of the first queue that has a handler; `alifespan` is open within
-    each drain that meets an async job. To put a fake in the place of a resource, set it on `app` inside the block, or
-    override the hook in a subclass.
+    each drain that meets an async job. To put a fake in the place of a resource, set it on `app` inside the block: it
+    stays, also where `alifespan` sets the attribute. To keep a hook from opening the resource at all, override it.
 
     Args:
         app: a WorkerApp, or an instance of one.
@@ -32,9 +32,11 @@ def harness(app: type[A] | A, /) -> Generator[Harness[A], None, None]:
     made = Harness(app() if isinstance(app, type) else app)
     handlers = list(made.app.worker_handlers.values())
     with made.installed(), ExitStack() as opened:
+        opened.callback(made.fakes.put)
         if handlers:
             opened.enter_context(made.app.lifespan(Slot(handlers[0].queue, 0)))
-        yield made
+        with made.fakes.test():
+            yield made
 
 
 def context(

@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from framework.app import Slot, WorkerApp
+from framework.testing.fakes import Fakes
 
 
 class Loop:
@@ -15,8 +16,9 @@ class Loop:
     Between two async jobs the loop rests, so that a sync handler finds none running, as in a worker.
     """
 
-    def __init__(self, app: WorkerApp) -> None:
+    def __init__(self, app: WorkerApp, fakes: Fakes) -> None:
         self._app = app
+        self._fakes = fakes
         self._runner: asyncio.Runner | None = None
         self._resident: asyncio.Task[None] | None = None
 
@@ -52,9 +54,11 @@ class Loop:
             await self._resident
 
     async def _live(self, slot: Slot, ready: asyncio.Event) -> None:
+        self._fakes.look()
         async with self._app.alifespan(slot):
-            ready.set()
-            await self._leave.wait()
+            with self._fakes.jobs():
+                ready.set()
+                await self._leave.wait()
 
     async def _close(self) -> None:
         assert self._resident is not None

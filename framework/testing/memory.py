@@ -18,9 +18,10 @@ from framework.codec import codec_for
 from framework.events import Event, HookFailed
 from framework.executor import Attempt, Executor, NoTracing, letter_of
 from framework.job import Failure, Lease
-from framework.outcome import JobInterrupted
+from framework.outcome import JobInterrupted, Reject, RetryLater
 from framework.producer import Producer
 from framework.queues import DeadLetter, Queue, QueueOptions
+from framework.testing.fakes import Fakes
 from framework.testing.loop import Loop, refuse_loop, stay_cancelled
 
 P = TypeVar("P")
@@ -51,6 +52,7 @@ class Harness(Generic[A]):
     Attributes:
         app: the instance whose methods are the handlers.
         failures: every failed attempt, oldest first, with its `exception`.
+        fakes: what the test has set on `app`.
     """
 
     app: A
@@ -65,7 +67,7 @@ class Harness(Generic[A]):
         self._letters = declared_dead_letters(app.worker_queues.values())
         self._broker.open([self._options(queue) for queue in app.worker_queues.values()])
         self._producer = Producer(self._broker, options=self._options, clock=self._clock)
-        self._executors = {name: self._executor(name) for name in app.worker_handlers}
+        self.fakes = Fakes(app)
 
     def enqueued(self, queue: Queue[P], /) -> list[P]:
         """Payloads that wait on the queue, ready or delayed, in order."""
@@ -83,14 +85,16 @@ class Harness(Generic[A]):
         views = [view for place in places for view in self._browse(place.name, "dead", "delayed", "ready")]
         return [_letter(view) for view in views if _is_letter(view) and queue.name in (view.queue, view.job.queue)]
 
-    def drain(self, *queues: Queue[Any]) -> int:
+    def drain(self, *queues: Queue[Any], raise_errors: bool = True) -> int:
         """Runs jobs one after the other until none is left, over every delay and backoff, without sleeping.
 
-        An error in a handler does what it does in production: the job is retried by its policy and ends as a dead
-        letter. So nothing is raised here: look at `failures` and `dead`. Soft timeouts are not enforced.
+        The first error of a handler is raised, once its job is settled; Reject and RetryLater are no errors. Soft
+        timeouts are not enforced.
 
         Args:
             queues: which to drain; all that have a handler when none is given.
+            raise_errors: False = go on, as in production: the job is retried by its policy and ends as a dead letter;
+                look at `failures` and `dead`.
 
         Returns:
             The number of attempts that were run.
@@ -101,7 +105,7 @@ class Harness(Generic[A]):
         """
         refuse_loop()
         runs = 0
-        with Loop(self.app) as loop:
+        with self.fakes.drain(), Loop(self.app, self.fakes) as loop:
             for executor, lease in self._due(queues):
                 attempt = executor.attempt(lease)
                 if executor.handler.is_async:
@@ -110,28 +114,31 @@ class Harness(Generic[A]):
                     executor.run(attempt)
                 self._settle(attempt)
                 runs += 1
-                if (error := self._meant_for_test(attempt)) is not None:
+                if (error := self._raised(attempt, raise_errors)) is not None:
                     raise error
         return runs
 
-    async def adrain(self, *queues: Queue[Any]) -> int:
+    async def adrain(self, *queues: Queue[Any], raise_errors: bool = True) -> int:
         """`drain` in a running event loop, which sync handlers block."""
         runs = 0
         error: BaseException | None = None
         async with AsyncExitStack() as opened:
+            opened.enter_context(self.fakes.drain())
             entered = False
             for executor, lease in self._due(queues):
                 attempt = executor.attempt(lease)
                 if executor.handler.is_async:
                     if not entered:
+                        self.fakes.look()
                         await opened.enter_async_context(self.app.alifespan(self._slot(executor)))
+                        opened.enter_context(self.fakes.jobs())
                         entered = True
                     await stay_cancelled(executor.run_async(attempt, call=_await))
                 else:
                     executor.run(attempt)
                 self._settle(attempt)
                 runs += 1
-                if (error := self._meant_for_test(attempt)) is not None:
+                if (error := self._raised(attempt, raise_errors)) is not None:
                     break
         if error is not None:  # not in the block above: a task group in alifespan would wrap it
             raise error
@@ -172,9 +179,10 @@ class Harness(Generic[A]):
 
     def _chosen(self, queues: Sequence[Queue[Any]]) -> list[Executor]:
         for queue in queues:
-            if queue.name not in self._executors:
+            if queue.name not in self.app.worker_handlers:
                 raise ValueError(f"{type(self.app).__name__} has no handler for queue {queue.name!r}: nothing to drain")
-        return [self._executors[queue.name] for queue in queues] if queues else list(self._executors.values())
+        # Made for each drain: the test may have replaced a method.
+        return [self._executor(name) for name in ([queue.name for queue in queues] or self.app.worker_handlers)]
 
     def _settle(self, attempt: Attempt) -> None:
         outcome = attempt.outcome
@@ -188,10 +196,11 @@ class Harness(Generic[A]):
         log.warning("%s %s attempt %d: %s", failure.queue, job.id, failure.attempt, failure.message, exc_info=error)
 
     @staticmethod
-    def _meant_for_test(attempt: Attempt) -> BaseException | None:
+    def _raised(attempt: Attempt, raise_errors: bool) -> BaseException | None:
         failure = attempt.outcome.failure if attempt.outcome else None
         error = failure.exception if failure else None
-        return None if isinstance(error, _ENDS) else error
+        quiet = (Reject, RetryLater) if raise_errors else _ENDS
+        return None if isinstance(error, quiet) else error
 
     def _browse(self, queue: str, *states: State) -> list[JobView]:
         return [view for state in states for view in self._broker.browse(queue, state)]

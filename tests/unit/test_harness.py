@@ -132,7 +132,7 @@ def test_an_error_is_retried_to_its_dead_letter(queue: Queue[str]) -> None:
     began = time.monotonic()
     with harness(App) as t:
         job_id = queue.enqueue("fail")
-        assert t.drain(queue) == 3
+        assert t.drain(queue, raise_errors=False) == 3
         (letter,) = t.dead(queue)
         assert (letter.job_id, letter.queue, letter.payload, letter.reason) == (job_id, queue.name, "fail", "error")
         assert [(f.attempt, f.message) for f in letter.attempts] == [(1, "bad"), (2, "bad"), (3, "bad")]
@@ -157,7 +157,7 @@ def test_a_year_passes_without_sleeping() -> None:
 def test_dead_letters_are_handled_and_rest(what: str, reason: str) -> None:
     with harness(App) as t:
         App.sync.enqueue(what)
-        t.drain(App.sync)
+        t.drain(App.sync, raise_errors=False)
         (waiting,) = t.enqueued(App.dead)
         assert t.dead(App.sync) == t.dead(App.dead) == [waiting]
         assert t.drain(App.dead) == 1
@@ -180,7 +180,7 @@ def test_a_dead_letter_whose_handler_fails_for_good_is_kept() -> None:
     with harness(App) as t:
         t.app.letter_ends = ValueError("pager down")
         App.sync.enqueue("reject")
-        assert t.drain() == 1 + 11
+        assert t.drain(raise_errors=False) == 1 + 11
         (letter,) = t.dead(App.sync)
         assert [failure.queue for failure in letter.attempts][-1] == "dead"
 
@@ -188,7 +188,7 @@ def test_a_dead_letter_whose_handler_fails_for_good_is_kept() -> None:
 def test_a_queue_without_dead_letter_queue_keeps_its_own() -> None:
     with harness(App) as t:
         App.alone.enqueue("broken")
-        t.drain()
+        t.drain(raise_errors=False)
         (letter,) = t.dead(App.alone)
         assert (letter.queue, letter.attempts[-1].message) == ("alone", "broken")
 
@@ -318,7 +318,7 @@ def test_what_is_meant_for_the_test_is_raised(what: str, error: type[BaseExcepti
     with harness(App) as t:
         queue.enqueue(what)
         with pytest.raises(error):
-            t.drain()
+            t.drain(raise_errors=False)
         assert t.failures[-1].attempt == 1
 
 
@@ -347,7 +347,7 @@ async def test_in_a_running_loop() -> None:
         await App.later.aenqueue("fail")
         with pytest.raises(RuntimeError, match=r"use await t\.adrain"):
             t.drain()
-        assert await t.adrain(App.later) == 3
+        assert await t.adrain(App.later, raise_errors=False) == 3
         assert len(t.dead(App.later)) == 1
         assert (t.app.order.count("aopen"), t.app.order.count("aclose")) == (1, 1)
         assert await t.adrain(App.dead) == 1
@@ -371,7 +371,7 @@ async def test_a_tests_own_timeout_is_not_the_jobs_failure() -> None:
 def test_errors_are_easy_to_see(caplog: pytest.LogCaptureFixture) -> None:
     with harness(App) as t:
         App.sync.enqueue("fail", job_id="j1")
-        t.drain(App.sync)
+        t.drain(App.sync, raise_errors=False)
     assert "sync j1 attempt 3: bad" in caplog.text
     assert "ValueError: bad" in caplog.text
 
