@@ -11,10 +11,10 @@ from types import SimpleNamespace, UnionType
 from typing import Any, ClassVar
 
 from framework.errors import DeclarationError
+from framework.inheritance import check_method, check_queue_attribute, marks_of, place_of_function, position_of
 from framework.job import Context as Context
 from framework.job import Failure
 from framework.job import Logger as Logger
-from framework.places import place_of
 from framework.queues import DeadLetter, Queue
 from framework.settings import Settings
 
@@ -88,7 +88,9 @@ def check_lifespans(cls: type[WorkerApp]) -> None:
     for name, decorator in (("lifespan", "contextmanager"), ("alifespan", "asynccontextmanager")):
         fn = vars(cls).get(name)
         if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
-            raise DeclarationError(f"{_place(fn)}: {cls.__name__}.{name} yields: write @{decorator} above it")
+            raise DeclarationError(
+                f"{place_of_function(fn)}: {cls.__name__}.{name} yields: write @{decorator} above it"
+            )
 
 
 def collect_queues(cls: type[WorkerApp]) -> dict[str, Queue[Any]]:
@@ -97,6 +99,7 @@ def collect_queues(cls: type[WorkerApp]) -> dict[str, Queue[Any]]:
     for base in reversed(cls.__mro__):
         for attribute, value in vars(base).items():
             if isinstance(value, Queue):
+                check_queue_attribute(cls, attribute)
                 queues[attribute] = value
             elif attribute in queues:
                 del queues[attribute]
@@ -133,15 +136,17 @@ def collect_handlers(cls: type[WorkerApp]) -> dict[str, Handler]:
     for base in cls.__mro__:
         for name, value in vars(base).items():
             _refuse_plain(cls, name, value)
-            for queue in getattr(value, "__worker_queues__", ()):
+            for queue in marks_of(value):
                 if queue not in marks.setdefault(name, []):
                     marks[name].append(queue)
+    for name, queues in marks.items():
+        check_method(cls, name, queues)
     known = {id(queue) for queue in cls.worker_queues.values()}
     handlers: dict[str, Handler] = {}
-    for name, queues in sorted(marks.items(), key=lambda item: _position(getattr(cls, item[0]))):
+    for name, queues in sorted(marks.items(), key=lambda item: position_of(getattr(cls, item[0]))):
         for queue in queues:
             fn = inspect.unwrap(getattr(cls, name))
-            place = _place(fn)
+            place = place_of_function(fn)
             if id(queue) not in known:
                 raise DeclarationError(
                     f"{place}: {cls.__name__}.{name} handles queue {queue.name!r}, which {cls.__name__} neither "
@@ -163,8 +168,9 @@ def _refuse_plain(cls: type[WorkerApp], name: str, value: object) -> None:
         return
     if hasattr(value, "__worker_queues__") or hasattr(value.__func__, "__worker_queues__"):
         kind = type(value).__name__
+        place = place_of_function(value.__func__)
         raise DeclarationError(
-            f"{_place(value.__func__)}: {cls.__name__}.{name} is a {kind}: a handler is a plain method, remove @{kind}"
+            f"{place}: {cls.__name__}.{name} is a {kind}: a handler is a plain method, remove @{kind}"
         )
 
 
@@ -247,15 +253,6 @@ def _members(hint: Any) -> tuple[Any, ...]:
 
 def _type_name(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
-
-
-def _place(fn: Any) -> str:
-    return place_of(*_position(fn))
-
-
-def _position(fn: Any) -> tuple[str, int]:
-    code = getattr(inspect.unwrap(fn) if callable(fn) else fn, "__code__", None)
-    return (code.co_filename, code.co_firstlineno) if code else ("?", 0)
 
 
 def declared_dead_letters(queues: Iterable[Queue[Any]]) -> set[str]:

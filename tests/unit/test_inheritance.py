@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from framework import Context, DeadLetter, Queue, WorkerApp
 from framework.app import declared_dead_letters
 from framework.errors import DeclarationError
 from framework.testing import harness
-from tests.unit.helpers import FIRST, refusal
+from tests.unit.helpers import FIRST, load_service, refusal
 
 
 class Contract(WorkerApp):
@@ -222,3 +223,139 @@ def test_super_hooks_compose() -> None:
         App.q.enqueue(1)
         t.drain(raise_errors=False)
     assert order == ["base", "app"] * 11
+
+
+# --- names that two classes give to different things ----------------------------------------------------------------
+
+MIXINS = """
+class Payments(WorkerApp):
+    pay_dead = Queue[DeadLetter]("pay.dead")
+    pay = Queue[int]("pay")
+    @pay_dead.handler
+    def on_dead(self, letter: DeadLetter) -> None: ...
+    @pay.handler
+    def charge(self, job: int) -> None: ...
+class Mails(WorkerApp):
+    mail_dead = Queue[DeadLetter]("mail.dead")
+    mail = Queue[int]("mail")
+    @mail_dead.handler
+    def on_letter(self, letter: DeadLetter) -> None: ...
+    @mail.handler
+    def send(self, job: int) -> None: ...
+class Helper:
+    def charge(self, job: int) -> None: ...
+class Number:
+    charge = 5
+    pay = 7
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "complaint"),
+    [
+        (  # both take dead letters
+            """
+class Other(WorkerApp):
+    dead = Queue[DeadLetter]("other.dead")
+    @dead.handler
+    async def on_dead(self, letter: DeadLetter) -> None: ...
+class Shop(Other, Payments): ...
+""",
+            "Shop.on_dead is both Other.on_dead, the handler of queue 'other.dead', and Payments.on_dead (x.py:N), the",
+        ),
+        (  # of one contract
+            """
+class One(Payments):
+    def charge(self, job: int) -> None: ...
+class Two:
+    @Payments.pay.handler
+    def charge(self, job: int) -> None: ...
+class Shop(One, Two): ...
+""",
+            "Shop.charge is both One.charge, no handler, and Two.charge (x.py:N), the handler of queue 'pay'",
+        ),
+        (  # the leaf overrides both and says nothing
+            """
+class Other(WorkerApp):
+    other = Queue[int]("other")
+    @other.handler
+    def charge(self, job: int) -> None: ...
+class Shop(Other, Payments):
+    def charge(self, job: int) -> None: ...
+""",
+            "Other.charge, the handler of queue 'other', and Payments.charge (x.py:N",
+        ),
+        (  # an override that handles another queue
+            """
+class Shop(Payments):
+    other = Queue[int]("other")
+    @other.handler
+    def charge(self, job: int) -> None: ...
+""",
+            "x.py:N: Shop.charge is both Shop.charge, the handler of queue 'other', and Payments.charge (x.py:N",
+        ),
+        (
+            "class Shop(Helper, Payments): ...",
+            "Shop.charge is both Helper.charge, no handler, and Payments.charge (x.py:N",
+        ),
+        (
+            "class Shop(Number, Payments): pay = Payments.pay",
+            "Shop.charge is both Number.charge, no handler, and Payments.charge (x.py:N",
+        ),
+        (
+            "class Shop(Number, Payments): charge = Payments.charge",
+            "Shop.pay is both Number.pay, int, and Payments.pay, queue 'pay': the second would be out of reach",
+        ),
+        (
+            """
+class Other(WorkerApp):
+    pay = Queue[int]("other.pay")
+class Shop(Other, Payments): ...
+""",
+            "Shop.pay is both Other.pay, queue 'other.pay' (x.py:N), and Payments.pay, queue 'pay'",
+        ),
+    ],
+)
+def test_siblings_that_give_one_name_to_two_things(body: str, complaint: str, tmp_path: Path) -> None:
+    text = refusal(MIXINS + body.strip("\n"), tmp_path / "x.py")
+    assert re.match(r"\S+x\.py:\d+: Shop\.", text)
+    assert complaint in re.sub(r"\S+x\.py:\d+", "x.py:N", text.replace("(", "( ")).replace("( ", "(")
+
+
+@pytest.mark.parametrize(
+    ("body", "handlers"),
+    [
+        ("class Shop(Payments, Mails): ...", "pay.dead:on_dead pay:charge mail.dead:on_letter mail:send"),
+        (  # an override says all its queues
+            """
+class Other(WorkerApp):
+    other = Queue[int]("other")
+    @other.handler
+    def charge(self, job: int) -> None: ...
+class Shop(Other, Payments):
+    @Other.other.handler
+    @Payments.pay.handler
+    def charge(self, job: int) -> None: ...
+class Leaf(Shop):
+    def charge(self, job: int) -> None: ...
+""",
+            "pay.dead:on_dead pay:charge other:charge",
+        ),
+        (  # two overrides of one handler: the order of the bases says which comes first, as ever
+            """
+class One(Payments):
+    def charge(self, job: int) -> None: super().charge(job)
+class Two(Payments):
+    @Payments.pay.handler
+    def charge(self, job: int) -> None: ...
+class Shop(One, Two): ...
+""",
+            "pay.dead:on_dead pay:charge",
+        ),
+        ("class Shop(Payments, Helper): ...", "pay.dead:on_dead pay:charge"),
+    ],
+)
+def test_names_that_fit_together(body: str, handlers: str, tmp_path: Path) -> None:
+    module = load_service(MIXINS + body.strip("\n"), tmp_path / "x.py")
+    app = getattr(module, "Leaf", module.Shop)
+    assert {f"{name}:{handler.name}" for name, handler in app.worker_handlers.items()} == set(handlers.split())
