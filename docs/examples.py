@@ -9,6 +9,7 @@ from framework import events as e
 from framework.app import Context, WorkerApp
 from framework.executor import Executor, Tracing
 from framework.job import Job, Lease, RunRecord
+from framework.outcome import Discard
 from framework.queues import Queue
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -30,6 +31,7 @@ EVENTS: tuple[e.Event, ...] = (
     replace(BROKEN, outcome="retried"),
     replace(BROKEN, outcome="dead_lettered"),
     replace(FINISHED, outcome="released", delay=1.0),
+    replace(FINISHED, outcome="discarded", message="its subscriber is gone"),
     FAILED,
     e.JobsRescued("deliveries", ("job-2",), "deliveries/0"),
     e.JobsExpired("deliveries", 1),
@@ -65,6 +67,8 @@ class Example(WorkerApp):
 
     @deliveries.handler
     def deliver(self, payload: str, ctx: Context) -> None:
+        if payload == "old":
+            raise Discard("its subscriber is gone")
         if payload != "ok":
             raise OSError("refused")
 
@@ -74,10 +78,10 @@ class Examples:
 
     @staticmethod
     def attempts(tracing: Tracing) -> Iterator[Callable[[], object]]:
-        """One that succeeds, one that fails."""
+        """One that succeeds, one that is discarded, one that fails."""
         app = Example()
         handler = app.worker_handlers["deliveries"]
         executor = Executor(app, handler, handler.queue.options, tracing=tracing, emit=lambda _: None)
-        for payload in (b'"ok"', b'"bad"'):
+        for payload in (b'"ok"', b'"old"', b'"bad"'):
             lease = replace(LEASE, job=replace(LEASE.job, payload=payload))
             yield lambda lease=lease: executor.run(executor.attempt(lease))  # type: ignore[misc]

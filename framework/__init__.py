@@ -5,6 +5,7 @@ from framework import connecting as _connecting
 from framework import queues as _queues
 from framework.app import Slot, WorkerApp
 from framework.errors import (
+    Duplicate,
     EnqueueError,
     EnqueueFailed,
     EnqueueUncertain,
@@ -13,7 +14,7 @@ from framework.errors import (
     QueueFull,
     WorkerError,
 )
-from framework.job import Context, Failure, Logger
+from framework.job import Context, Failure, JobId, Logger
 from framework.outcome import Discard, JobInterrupted, Reject, RetryLater, Snooze
 from framework.queues import Cron, DeadLetter, Every, Queue
 from framework.retry import RetryPolicy
@@ -28,12 +29,14 @@ __all__ = [
     "Cron",
     "DeadLetter",
     "Discard",
+    "Duplicate",
     "EnqueueError",
     "EnqueueFailed",
     "EnqueueUncertain",
     "Every",
     "Failure",
     "InvalidPayload",
+    "JobId",
     "JobInterrupted",
     "Logger",
     "PayloadTooLarge",

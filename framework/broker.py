@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from framework.errors import SettingsError
-from framework.job import Failure, Job, Lease, RunRecord
+from framework.job import Failure, Job, JobId, Lease, RunRecord
 from framework.outcome import Kind, Outcome
 from framework.queues import QueueOptions
 
@@ -105,10 +105,10 @@ class Broker(Protocol):
     def open(self, queues: Sequence[QueueOptions]) -> None:
         """Connects and declares the queues, idempotent. EngineError: the place is unfit (says why and what to do)."""
 
-    def enqueue(self, jobs: Sequence[Job]) -> None:
-        """Durable on return, in this order for one producer; or one of the EnqueueErrors.
+    def enqueue(self, jobs: Sequence[Job]) -> Sequence[JobId]:
+        """Durable on return, in this order for one producer; or one of the EnqueueErrors. Returns the id of each job.
 
-        A job with `chosen_id` whose id exists in any state of its queue is not stored and counts as enqueued. A queue
+        A job with `chosen_id` whose id exists in any state of its queue is not stored: its id says `duplicate`. A queue
         that was not opened: EnqueueFailed; the other verbs raise a WorkerError that names it.
         """
 

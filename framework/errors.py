@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from framework.job import JobId
+
 
 class WorkerError(Exception):
     """Base of the framework's own errors; `exit_code` is what the `worker` command ends with."""
@@ -71,6 +73,18 @@ class InvalidPayload(EnqueueError):
     """The payload does not fit the queue's payload type; nothing was queued."""
 
 
+class Duplicate(EnqueueError):
+    """A job of this id exists already; nothing was queued. Only `on_conflict="raise"` asks for it.
+
+    Attributes:
+        job_id: the id of the job that exists.
+    """
+
+    def __init__(self, message: str, *, job_id: JobId) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+
+
 class EnqueueFailed(EnqueueError):
     """The engine could not store the job; nothing was queued."""
 
@@ -83,4 +97,4 @@ class EnqueueUncertain(EnqueueError):
 
     def __init__(self, message: str, *, job_id: str, enqueued: Sequence[str] = ()) -> None:
         super().__init__(message, enqueued=enqueued)
-        self.job_id = job_id
+        self.job_id = JobId(job_id)

@@ -29,7 +29,7 @@ class JobFinished(Event):
     """An attempt ended in a process that lived to see it. Emitted while its span is current, before the settling.
 
     `outcome` is one of succeeded, retried, dead_lettered, released, discarded, rested; `delay` is that of a retry or
-    release; `wait` counts from the moment the job was eligible.
+    release; `wait` counts from the moment the job was eligible; `message` is of the error, or why it was discarded.
     """
 
     queue: str

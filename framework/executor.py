@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -15,6 +15,7 @@ from framework.codec import Codec, UndecodablePayload, codec_for, parse_lenient
 from framework.events import Event, HookFailed, JobFinished
 from framework.frozen import frozen
 from framework.job import Context, Failure, Lease, Logger
+from framework.jobscope import JobScope
 from framework.outcome import (
     RESTED,
     SUCCEEDED,
@@ -87,16 +88,15 @@ class SilentLogger:
 
 
 class NoTracing:
-    """Tracing that does nothing."""
+    """Tracing that names the running job and does nothing else."""
 
     outlives = True
-    _nothing: AbstractContextManager[object] = nullcontext()
 
     def identify(self, lease: Lease, started_at: float) -> SpanIdentity:
         return UNTRACED
 
     def attempt(self, attempt: Attempt) -> AbstractContextManager[object]:
-        return self._nothing
+        return JobScope(attempt.lease)
 
     def logger(self, attempt: Attempt) -> Logger:
         return SilentLogger()
@@ -239,7 +239,7 @@ class Executor:
         if isinstance(error, JobInterrupted) and error.why == "draining":
             return Outcome(Kind.RELEASED)
         if isinstance(error, Discard):
-            return Outcome(Kind.DISCARDED)
+            return Outcome(Kind.DISCARDED, message=describe(error)[0])
         failure = self._failure(attempt, error)
         if isinstance(error, RetryLater):
             return fail(failure, policy, delay=error.delay)
@@ -291,7 +291,7 @@ def finished(attempt: Attempt, outcome: Outcome, duration: float) -> JobFinished
         span_id=identity.span_id,
     )
     if failure is None:
-        return event
+        return replace(event, message=outcome.message) if outcome.message else event
     return replace(
         event,
         reason=failure.reason,

@@ -14,6 +14,23 @@ from framework.frozen import frozen
 Reason = Literal["error", "timeout", "worker_lost", "rejected", "expired", "invalid_payload"]
 
 
+class JobId(str):
+    """The id of a job that `enqueue` was asked to store.
+
+    Attributes:
+        duplicate: a job of this id existed already, in any state: nothing was stored.
+    """
+
+    duplicate: bool = False
+
+    @classmethod
+    def taken(cls, job_id: str) -> JobId:
+        """Return the id as that of a duplicate."""
+        found = cls(job_id)
+        found.duplicate = True
+        return found
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """One attempt that failed, as it is stored with the job and shown by `worker dead show`.

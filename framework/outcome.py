@@ -71,11 +71,13 @@ class Outcome:
         kind: how the run ended.
         delay: seconds until it may run again; for RETRIED and RELEASED.
         failure: what failed; for RETRIED and DEAD_LETTERED.
+        message: why the handler discarded it; for DISCARDED.
     """
 
     kind: Kind
     delay: float = 0.0
     failure: Failure | None = None
+    message: str = ""
 
 
 SUCCEEDED, RESTED = Outcome(Kind.SUCCEEDED), Outcome(Kind.RESTED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from pydantic import BaseModel
 from framework.broker import Broker
 from framework.codec import CONTENT_TYPE, codec_for
 from framework.errors import (
+    Duplicate,
     EngineError,
     EnqueueError,
     EnqueueFailed,
@@ -24,13 +26,16 @@ from framework.errors import (
     PayloadTooLarge,
     SettingsError,
 )
-from framework.job import Job
+from framework.job import Job, JobId
+from framework.jobscope import running
 from framework.queues import DeadLetter, Queue, QueueOptions
 
 # Jobs stored together, which share their syncs; bounded, as they are held in memory.
 BATCH = 1024
 BATCH_BYTES = 8 << 20  # of encoded payloads
 MAX_ID_LENGTH = 255
+
+log = logging.getLogger("framework")
 
 
 class Sending(Protocol):
@@ -79,9 +84,18 @@ class Producer:
         self.closed = False
 
     def enqueue(
-        self, queue: Queue[Any], payloads: Sequence[Any], *, delay: float, run_at: datetime | None, job_id: str | None
-    ) -> list[str]:
+        self,
+        queue: Queue[Any],
+        payloads: Sequence[Any],
+        *,
+        delay: float,
+        run_at: datetime | None,
+        job_id: str | None,
+        on_conflict: str,
+    ) -> list[JobId]:
         """Stores one job (the one of `payloads`); returns its id. Errors as `Queue.enqueue` says."""
+        if on_conflict not in ("keep", "raise"):
+            raise InvalidPayload(f"on_conflict={str(on_conflict)[:60]!r}: write 'keep' or 'raise'")
         options = self._declared(queue)
         now = self._clock()
         not_before = _not_before(now, delay, run_at)
@@ -89,13 +103,16 @@ class Producer:
         chosen = _checked_id(job_id)
         identity = chosen or _new_id()
         with self._sending.one(queue.name, identity, len(data)) as headers:
-            self._store([_job(identity, queue.name, data, headers, now, not_before, options, chosen=bool(chosen))])
-        return [identity]
+            job = _job(identity, queue.name, data, headers, now, not_before, options, chosen=bool(chosen))
+            stored = self._store([job])
+        if stored[0].duplicate:
+            _tell_of_duplicate(queue.name, stored[0], on_conflict)
+        return stored
 
-    def enqueue_batch(self, queue: Queue[Any], payloads: Iterable[Any], *, delay: float) -> list[str]:
+    def enqueue_batch(self, queue: Queue[Any], payloads: Iterable[Any], *, delay: float) -> list[JobId]:
         """Stores jobs in batches; returns their ids. An error's `enqueued` lists what was stored before it."""
         options = self._declared(queue)
-        stored: list[str] = []
+        stored: list[JobId] = []
         if isinstance(payloads, (BaseModel, str, bytes, Mapping)):  # all of them can be iterated, and none is meant so
             raise InvalidPayload(
                 f"queue {queue.name!r}: enqueue_many takes an iterable of payloads, not one {type(payloads).__name__}"
@@ -110,7 +127,7 @@ class Producer:
                 not_before = _not_before(now, delay, None)
                 ids = [_new_id() for _ in encoded]
                 with self._sending.many(queue.name, ids) as headers:
-                    self._store(
+                    stored += self._store(
                         [
                             _job(i, queue.name, data, carried, now, not_before, options, chosen=False)
                             for i, data, carried in zip(ids, encoded, headers, strict=True)
@@ -119,9 +136,8 @@ class Producer:
             except EnqueueError as error:
                 error.enqueued = (*stored, *error.enqueued)
                 raise
-            stored += ids
 
-    async def run_async(self, call: Callable[[], list[str]]) -> list[str]:
+    async def run_async(self, call: Callable[[], list[JobId]]) -> list[JobId]:
         """Runs an enqueue in a thread, with the caller's context (the current span goes along)."""
         return await asyncio.to_thread(call)
 
@@ -169,9 +185,9 @@ class Producer:
                 break
         return encoded
 
-    def _store(self, jobs: Sequence[Job]) -> None:
+    def _store(self, jobs: Sequence[Job]) -> list[JobId]:
         try:
-            self._broker.enqueue(jobs)
+            return list(self._broker.enqueue(jobs))
         except EnqueueError:
             raise
         except EngineError as error:
@@ -181,6 +197,20 @@ class Producer:
             raise EnqueueUncertain(
                 f"queue {jobs[0].queue!r}: nobody knows whether {ids} was queued: {error!r}", job_id=jobs[0].id
             ) from error
+
+
+def _tell_of_duplicate(queue: str, job_id: JobId, on_conflict: str) -> None:
+    """A job that enqueues its successor under its own id loses it: it holds the id as long as it runs."""
+    if on_conflict == "raise":
+        raise Duplicate(f"queue {queue!r}: a job of id {job_id!r} exists already: nothing was queued", job_id=job_id)
+    lease = running.get()
+    if lease is not None and (lease.job.queue, lease.job.id) == (queue, job_id):
+        log.warning(
+            "queue %r: job %r enqueued another under its own id, which it holds as long as it exists: nothing was "
+            "queued; give the other an id of its own, or raise Snooze to run this one again",
+            queue,
+            str(job_id),
+        )
 
 
 def _job(

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, overload
 
 from framework.errors import DeclarationError
-from framework.job import Context, Failure, Reason
+from framework.job import Context, Failure, JobId, Reason
 from framework.places import caller_place
 from framework.retry import RetryPolicy, Seconds, seconds
 from framework.slo import Slo
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 P = TypeVar("P")
 W = TypeVar("W")
 R = TypeVar("R", bound=Awaitable[None] | None)
+OnConflict = Literal["keep", "raise"]
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}", re.ASCII)
 LONGEST = 1e9  # seconds, some 30 years: timers of the system take no more
@@ -150,12 +151,19 @@ class Sender(Protocol):
     """What `Queue.enqueue` needs of a producer."""
 
     def enqueue(
-        self, queue: Queue[Any], payloads: Sequence[Any], *, delay: float, run_at: datetime | None, job_id: str | None
-    ) -> list[str]: ...
+        self,
+        queue: Queue[Any],
+        payloads: Sequence[Any],
+        *,
+        delay: float,
+        run_at: datetime | None,
+        job_id: str | None,
+        on_conflict: str,
+    ) -> list[JobId]: ...
 
-    def enqueue_batch(self, queue: Queue[Any], payloads: Iterable[Any], *, delay: float) -> list[str]: ...
+    def enqueue_batch(self, queue: Queue[Any], payloads: Iterable[Any], *, delay: float) -> list[JobId]: ...
 
-    async def run_async(self, call: Callable[[], list[str]]) -> list[str]: ...
+    async def run_async(self, call: Callable[[], list[JobId]]) -> list[JobId]: ...
 
 
 def _no_opener(queue: Queue[Any]) -> Sender:
@@ -263,38 +271,57 @@ class Queue(Generic[P]):
         return fn
 
     def enqueue(
-        self, payload: P, /, *, delay: Seconds = 0, run_at: datetime | None = None, job_id: str | None = None
-    ) -> str:
+        self,
+        payload: P,
+        /,
+        *,
+        delay: Seconds = 0,
+        run_at: datetime | None = None,
+        job_id: str | None = None,
+        on_conflict: OnConflict = "keep",
+    ) -> JobId:
         """Stores one job durably and returns its id.
 
         Args:
             payload: validated against the queue's payload type, stored as JSON.
             delay: seconds before it may start; run_at: the moment, with a time zone. One of the two.
-            job_id: your own id; while a job of that id exists in any state, nothing is queued and it is returned.
+            job_id: your own id; while a job of that id exists in any state, nothing is queued.
+            on_conflict: then the id is returned with `duplicate` set (keep), or Duplicate is raised (raise).
 
         Raises:
-            InvalidPayload, PayloadTooLarge, QueueFull, EnqueueFailed: not queued.
+            InvalidPayload, PayloadTooLarge, QueueFull, EnqueueFailed, Duplicate: not queued.
             EnqueueUncertain: queued or not, nobody can know.
         """
-        return self.sender().enqueue(self, (payload,), delay=seconds(delay), run_at=run_at, job_id=job_id)[0]
+        wait = seconds(delay)
+        ids = self.sender().enqueue(self, (payload,), delay=wait, run_at=run_at, job_id=job_id, on_conflict=on_conflict)
+        return ids[0]
 
     async def aenqueue(
-        self, payload: P, /, *, delay: Seconds = 0, run_at: datetime | None = None, job_id: str | None = None
-    ) -> str:
+        self,
+        payload: P,
+        /,
+        *,
+        delay: Seconds = 0,
+        run_at: datetime | None = None,
+        job_id: str | None = None,
+        on_conflict: OnConflict = "keep",
+    ) -> JobId:
         """`enqueue` without blocking the event loop."""
         sender, wait = self.sender(), seconds(delay)
-        ids = await sender.run_async(lambda: sender.enqueue(self, (payload,), delay=wait, run_at=run_at, job_id=job_id))
+        ids = await sender.run_async(
+            lambda: sender.enqueue(self, (payload,), delay=wait, run_at=run_at, job_id=job_id, on_conflict=on_conflict)
+        )
         return ids[0]
 
     def enqueue_many(self, payloads: Iterable[P], /, *, delay: Seconds = 0) -> list[str]:
         """Stores many jobs, much faster than one by one; not atomic: an error's `enqueued` lists what was queued, also
         that of InvalidPayload, which says which payload it was."""
-        return self.sender().enqueue_batch(self, payloads, delay=seconds(delay))
+        return list(self.sender().enqueue_batch(self, payloads, delay=seconds(delay)))
 
     async def aenqueue_many(self, payloads: Iterable[P], /, *, delay: Seconds = 0) -> list[str]:
         """`enqueue_many` without blocking the event loop: in a thread, which goes on when the caller is cancelled."""
         sender, wait = self.sender(), seconds(delay)
-        return await sender.run_async(lambda: sender.enqueue_batch(self, payloads, delay=wait))
+        return list(await sender.run_async(lambda: sender.enqueue_batch(self, payloads, delay=wait)))
 
     def sender(self) -> Sender:
         """The producer in force: of the innermost `connect()`, else the process's own."""

@@ -16,7 +16,7 @@ from typing import Any
 from framework.broker import Features, JobView, QueueStats, Rescued, State
 from framework.brokers.memory_store import MemoryStore, Row, Shelf, UnknownQueue
 from framework.errors import EnqueueFailed, LeaseLost, PayloadTooLarge, QueueFull, SettingsError
-from framework.job import Failure, Job, Lease, RunRecord
+from framework.job import Failure, Job, JobId, Lease, RunRecord
 from framework.outcome import Outcome
 from framework.queues import QueueOptions
 
@@ -67,18 +67,18 @@ class MemoryBroker:
             self.store.declare(queues)
             self.store.living.add(self.incarnation)
 
-    def enqueue(self, jobs: Sequence[Job]) -> None:
+    def enqueue(self, jobs: Sequence[Job]) -> list[JobId]:
         """Stores the jobs in order, up to the first that is refused."""
-        stored: list[str] = []
+        stored: list[JobId] = []
         with self.store.lock:
             try:
                 for job in jobs:
-                    self._enqueue_one(job, stored)
-                    stored.append(job.id)
+                    stored.append(self._enqueue_one(job, stored))
             finally:
                 self.store.ring()
+        return stored
 
-    def _enqueue_one(self, job: Job, stored: Sequence[str]) -> None:
+    def _enqueue_one(self, job: Job, stored: Sequence[str]) -> JobId:
         try:
             shelf = self.store.shelf(job.queue)
         except UnknownQueue as error:
@@ -91,13 +91,14 @@ class MemoryBroker:
                 enqueued=stored,
             )
         if self.store.is_duplicate(job):
-            return
+            return JobId.taken(job.id)
         if options.max_length is not None and shelf.length >= options.max_length:
             raise QueueFull(
                 f"queue {job.queue!r} holds {shelf.length} jobs, its max_length: enqueue later, or raise it",
                 enqueued=stored,
             )
         self.store.add(job, now=self._clock())
+        return JobId(job.id)
 
     def claim(self, queue: str, *, limit: int, wait: float) -> Sequence[Lease]:
         """Takes due jobs in order; sleeps on the bell where there are none."""

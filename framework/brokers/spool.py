@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from framework.broker import Features, JobView, QueueStats, Rescued, State
 from framework.errors import SettingsError
-from framework.job import Failure, Job, Lease, RunRecord
+from framework.job import Failure, Job, JobId, Lease, RunRecord
 from framework.outcome import Kind, Outcome
 from framework.queues import QueueOptions
 from framework.spool.browse import Sight
@@ -104,9 +104,9 @@ class SpoolBroker:
         durable: Literal["process", "power"] = "power" if self._spool.survives_power_cut else "process"
         self.features = replace(self.features, durable=durable)
 
-    def enqueue(self, jobs: Sequence[Job]) -> None:
+    def enqueue(self, jobs: Sequence[Job]) -> Sequence[JobId]:
         """One fsync each, or one for many."""
-        self._spool.enqueue(jobs)
+        return self._spool.enqueue(jobs)
 
     def claim(self, queue: str, *, limit: int, wait: float) -> Sequence[Lease]:
         """Waits on the queue's doorbell, and looks now and then."""

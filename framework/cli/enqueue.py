@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from framework.cli.output import escape, hear_warnings, is_terminal
+from framework.cli.output import escape, hear_warnings, is_terminal, warn
 from framework.cli.service import MODULE_HELP, load_service, refuse_memory, take
 from framework.errors import UsageError
 from framework.queues import Queue
@@ -50,7 +50,10 @@ def enqueue(given: tuple[str, ...], delay: float | None, run_at: str | None, job
             return _enqueue_lines(queue, limit, _delays(delay or 0.0, when))
     payload = payload_of(queue, text)
     with service.app.connect(service.settings):
-        print(escape(queue.enqueue(payload, delay=delay or 0.0, run_at=when, job_id=job_id)))
+        found = queue.enqueue(payload, delay=delay or 0.0, run_at=when, job_id=job_id)
+    print(escape(found))
+    if found.duplicate:
+        warn(f"a job of id {found!r} exists on {queue.name} already: nothing was queued")
     return 0
 
 

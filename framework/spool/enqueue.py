@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from framework.errors import EnqueueFailed, PayloadTooLarge
-from framework.job import Job
+from framework.job import Job, JobId
 from framework.spool import batch, frame, ids, names
 from framework.spool.batch import Batch
 from framework.spool.blanks import PAGE, Blanks
@@ -45,7 +45,7 @@ class Enqueue:
         self._least_batch = batch.LEAST if HAS_SYNCFS or not disk.power else batch.MOST + 1
         self._gather = Gather(self._put, most=CHUNK)
 
-    def put(self, jobs: Sequence[Job], done: list[str]) -> None:
+    def put(self, jobs: Sequence[Job], done: list[JobId]) -> None:
         """Stores jobs in order, up to the first that is refused; ids that are safely queued join `done`.
 
         Raises the EnqueueErrors.
@@ -53,11 +53,11 @@ class Enqueue:
         if len(jobs) == 1 and self._disk.power and not jobs[0].chosen_id:
             self._check_size(jobs[0], done)
             self._gather.put(jobs[0])
-            done.append(jobs[0].id)
+            done.append(JobId(jobs[0].id))
         else:
             self._put(jobs, done)
 
-    def _put(self, jobs: Sequence[Job], done: list[str]) -> None:
+    def _put(self, jobs: Sequence[Job], done: list[JobId]) -> None:
         at = 0
         while at < len(jobs):
             self._check_size(jobs[at], done)
@@ -94,7 +94,7 @@ class Enqueue:
                 enqueued=done,
             )
 
-    def _put_chunk(self, jobs: Sequence[Job], done: list[str]) -> int:
+    def _put_chunk(self, jobs: Sequence[Job], done: list[JobId]) -> int:
         """Stores as many of the jobs as descriptors allow, at least one; how many."""
         drafts: list[Draft] = []
         try:
@@ -125,7 +125,7 @@ class Enqueue:
             else:
                 self._blanks.keep(blanks)
 
-    def _put_batch(self, jobs: Sequence[Job], done: list[str]) -> int:
+    def _put_batch(self, jobs: Sequence[Job], done: list[JobId]) -> int:
         """Stores all of them, or none; how many."""
         drafts: list[Draft] = []
         made: Batch | None = None
@@ -142,7 +142,7 @@ class Enqueue:
             except (OSError, Gone) as error:
                 self._undo.give_up(drafts)
                 self._undo.uncertain(jobs[0], error, done, behind=len(jobs) - 1)
-            done += [job.id for job in jobs]
+            done += [JobId(job.id) for job in jobs]
             if count_again or self._limits.near(batch.MOST):
                 self._undo.take_back_excess(drafts, done)
         finally:
@@ -151,20 +151,20 @@ class Enqueue:
         self._ring()
         return len(jobs)
 
-    def _put_chosen(self, job: Job, done: list[str]) -> None:
+    def _put_chosen(self, job: Job, done: list[JobId]) -> None:
         """One job under the lock of its id, from the look until after the rename."""
         try:
             with ids.locked(self._disk, ids.directory(self._queue, job.id)):
                 if ids.judge(self._disk, self._queue, job.id, self._recover) == "free":
                     self._put_linked(job, done)
                 else:
-                    done.append(job.id)
+                    done.append(JobId.taken(job.id))
         except ids.IdBusy:
             raise EnqueueFailed(f"the lock of job id {job.id!r} was held for {ids.WAIT:g} s", enqueued=done) from None
         except OSError as error:
             self._undo.not_queued([], job, error, done)
 
-    def _put_linked(self, job: Job, done: list[str]) -> None:
+    def _put_linked(self, job: Job, done: list[JobId]) -> None:
         drafts: list[Draft] = []
         try:
             with self._undo.before_publishing(drafts, job, done):
@@ -216,7 +216,7 @@ class Enqueue:
             for draft in drafts:
                 self._disk.sync(draft.fd)
 
-    def _publish(self, drafts: Sequence[Draft], done: list[str]) -> None:
+    def _publish(self, drafts: Sequence[Draft], done: list[JobId]) -> None:
         """Renames in order, each with a stamp made after the one before was in place: see `listing`."""
         for at, draft in enumerate(drafts):
             draft.name = names.first(draft.job, self._clock.stamp(), draft.name.tail)
@@ -227,7 +227,7 @@ class Enqueue:
                 self._undo.give_up(drafts[at + 1 :])
                 self._undo.uncertain(draft.job, error, done)
             draft.path = target
-            done.append(draft.job.id)
+            done.append(JobId(draft.job.id))
 
     def close(self) -> None:
         """Lets go of what was prepared. Idempotent."""

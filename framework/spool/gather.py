@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from framework.errors import EnqueueError, EnqueueUncertain
-from framework.job import Job
+from framework.job import Job, JobId
 from framework.spool import flocks
 
 MANY = 4  # jobs in a batch from which on the next leader waits for company
@@ -40,7 +40,7 @@ class Gather:
         most: jobs in a batch.
     """
 
-    def __init__(self, store: Callable[[Sequence[Job], list[str]], None], *, most: int) -> None:
+    def __init__(self, store: Callable[[Sequence[Job], list[JobId]], None], *, most: int) -> None:
         self._store = store
         self._most = most
         flocks.in_child(self)
@@ -101,7 +101,7 @@ class Gather:
                 ticket.turn.release()
 
     def _store_all(self, batch: Sequence[Ticket]) -> None:
-        stored: list[str] = []
+        stored: list[JobId] = []
         failed: EnqueueError | None = None
         try:
             self._store([ticket.job for ticket in batch], stored)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from framework.errors import EngineError, EngineUnavailable, EnqueueFailed, LeaseLost
-from framework.job import Failure, Job, Lease, RunRecord
+from framework.job import Failure, Job, JobId, Lease, RunRecord
 from framework.queues import QueueOptions
 from framework.spool import clock, filesystem, flocks, layout, life
 from framework.spool.browse import Browse
@@ -181,9 +181,9 @@ class Spool:
 
     # --- enqueue and claim ------------------------------------------------------------------------------------
 
-    def enqueue(self, jobs: Sequence[Job]) -> None:
+    def enqueue(self, jobs: Sequence[Job]) -> list[JobId]:
         """Durable on return, in order; or one of the EnqueueErrors. Thread-safe."""
-        done: list[str] = []
+        done: list[JobId] = []
         at = 0
         while at < len(jobs):
             queue, end = jobs[at].queue, at + 1
@@ -195,6 +195,7 @@ class Spool:
                 raise EnqueueFailed(str(error), enqueued=done) from None
             part.enqueue.put(jobs[at:end], done)
             at = end
+        return done
 
     def claim(self, queue: str, *, limit: int, wait: float) -> list[Lease]:
         """Up to `limit` leases; waits for the first. Raises EngineUnavailable."""

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from framework.errors import EnqueueFailed, EnqueueUncertain, QueueFull
-from framework.job import Job
+from framework.job import Job, JobId
 from framework.spool.disk import FULL, Disk
 from framework.spool.draft import Draft, close
 from framework.spool.layout import QueueDir
@@ -51,7 +51,7 @@ class Undo:
         with contextlib.suppress(OSError):
             self._remove(drafts)
 
-    def take_back_excess(self, drafts: Sequence[Draft], done: list[str]) -> None:
+    def take_back_excess(self, drafts: Sequence[Draft], done: list[JobId]) -> None:
         """Over the limit after all: the last ones come back. One that is gone was claimed: that is success."""
         try:
             excess = self._limits.excess()
@@ -85,7 +85,7 @@ class Undo:
             self._disk.sync_removal(os.path.dirname(directory))
 
     @staticmethod
-    def _forget(drafts: Sequence[Draft], done: list[str]) -> None:
+    def _forget(drafts: Sequence[Draft], done: list[JobId]) -> None:
         gone = {draft.job.id for draft in drafts}
         done[:] = [job_id for job_id in done if job_id not in gone]
 

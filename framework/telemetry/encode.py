@@ -32,7 +32,7 @@ class Facts:
         wait: seconds from the moment it was eligible.
         outcome: worker.job.outcome.
         failed: error.type; empty = no error.
-        message: of the error.
+        message: of the error, or why the job was discarded.
         traceback: empty = no exception event.
         end: ns since the epoch.
     """
@@ -53,7 +53,7 @@ class Facts:
         known = (lease.job.id, lease.attempt, lease.delivery > 1, wait, outcome.kind.value, end)
         failure = outcome.failure
         if failure is None:
-            return cls(*known)
+            return cls(*known, message=outcome.message)
         return cls(*known, failure.error_type or failure.reason, failure.message, failure.traceback)
 
 
@@ -157,6 +157,8 @@ class Encoder:
         last = {names.OUTCOME: facts.outcome}
         if facts.failed:
             last[names.ERROR_TYPE] = facts.failed
+        elif facts.message:
+            last[names.DISCARD_REASON] = facts.message
         for key in last:
             more.attributes.pop(key, None)
         if facts.traceback is not None:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from framework.app import Logger
 from framework.executor import UNTRACED, Attempt, SpanIdentity
 from framework.job import Lease
-from framework.telemetry.jobscope import JobScope, keys_of
+from framework.jobscope import JobScope, keys_of
 from framework.telemetry.logs import Logs
 
 

@@ -16,9 +16,9 @@ import structlog
 from opentelemetry import trace
 
 from framework.app import Logger
+from framework.jobscope import current_job
 from framework.settings import Settings
 from framework.telemetry.health import swallowed
-from framework.telemetry.jobscope import current_job
 from framework.telemetry.render import ConsoleRenderer, JsonRenderer
 from framework.telemetry.writer import LineWriter
 

@@ -21,9 +21,9 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from framework import events as e
 from framework.executor import Attempt, SpanIdentity
 from framework.job import Lease, RunRecord, span_id_of, trace_id_of
+from framework.jobscope import running
 from framework.telemetry import names, records
 from framework.telemetry.encode import Encoder, Facts
-from framework.telemetry.jobscope import running
 from framework.telemetry.linkage import Linkage, origin_of
 from framework.telemetry.logonly import LogOnlyTracing
 from framework.telemetry.logs import Logs
@@ -204,7 +204,7 @@ class RingTracing(LogOnlyTracing):
         trace_id, span_id = bytes.fromhex(span.trace_id), bytes.fromhex(span.span_id)
         if span.sampled and self._spans:
             encoder = self._encoder(lease.queue, event.max_attempts)
-            if outcome.failure is None and encoder.is_plain(span):
+            if outcome.failure is None and not outcome.message and encoder.is_plain(span):
                 encoded = encoder.plain(span, trace_id, span_id, lease, kind, attempt.wait, now)
             else:
                 encoded = self._encoded(encoder, span, Facts.of(outcome, lease, attempt.wait, now))

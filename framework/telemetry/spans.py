@@ -15,9 +15,9 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 from framework.events import AttemptLost
 from framework.executor import Attempt, SpanIdentity
 from framework.job import Lease, span_id_of, trace_id_of
+from framework.jobscope import JobScope
 from framework.outcome import Outcome, error_type
 from framework.telemetry import names
-from framework.telemetry.jobscope import JobScope
 from framework.telemetry.linkage import Linkage, is_child, links_of, origin_of
 from framework.telemetry.logonly import LogOnlyTracing
 from framework.telemetry.logs import Logs
@@ -191,6 +191,8 @@ def finish(span: Span, outcome: Outcome | None, error: BaseException | None) -> 
     discarded or rested is none."""
     if outcome is not None:
         span.set_attribute(names.OUTCOME, outcome.kind.value)
+        if outcome.message:
+            span.set_attribute(names.DISCARD_REASON, outcome.message)
     failure = outcome.failure if outcome is not None else None
     if failure is not None:
         span.set_attribute(names.ERROR_TYPE, failure.error_type or failure.reason)

@@ -33,8 +33,11 @@ def test_delay_and_run_at(relay: Cli) -> None:
 
 
 def test_an_id_of_ones_own_is_stored_once(relay: Cli) -> None:
-    for _ in range(2):
-        assert relay.ok("enqueue", "relay", "digests", "1", "--id", "today/1").out == "today/1\n"
+    for duplicate in (False, True):
+        result = relay.ok("enqueue", "relay", "digests", "1", "--id", "today/1")
+        assert result.out == "today/1\n"
+        told = "a job of id 'today/1' exists on digests already: nothing was queued" in result.err
+        assert told == duplicate
     assert relay.queues()["digests"]["ready"] == 1
 
 

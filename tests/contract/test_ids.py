@@ -16,6 +16,7 @@ from .helpers import (
     JOBS_WITH_LETTERS,
     LETTERS,
     a_failure,
+    a_job,
     a_run,
     assert_counts,
     bury_one,
@@ -95,6 +96,37 @@ def test_a_chosen_id_is_taken_in_every_state(engine: Engine, bring: Callable[[Ow
     put(engine, broker, ID, chosen=True, payload=b"second")
     put(engine, engine.open(), ID, chosen=True, payload=b"third", delay=FAR)
     assert count(broker) == 1
+
+
+@pytest.mark.parametrize("bring", STATES)
+def test_a_duplicate_is_answered_and_not_swallowed(engine: Engine, bring: Callable[[Owner], None]) -> None:
+    broker = engine.open(JOBS_WITH_LETTERS, LETTERS)
+    (first,) = broker.enqueue([a_job(engine, ID, chosen=True)])
+    assert (first, first.duplicate) == (ID, False)
+    bring(broker)
+    (second,) = engine.open().enqueue([a_job(engine, ID, chosen=True)])
+    assert (second, second.duplicate) == (ID, True)
+
+
+def test_each_job_of_a_call_gets_its_answer(engine: Engine) -> None:
+    broker = engine.open(JOBS)
+    many = [a_job(engine, f"m{number}") for number in range(40)]  # enough for a batch
+    jobs = [a_job(engine, "a"), a_job(engine, ID, chosen=True), *many, a_job(engine, ID, chosen=True)]
+    answers = broker.enqueue(jobs)
+    assert [(str(answer), answer.duplicate) for answer in answers] == [
+        ("a", False),
+        (ID, False),
+        *((f"m{number}", False) for number in range(40)),
+        (ID, True),
+    ]
+
+
+def test_what_was_answered_before_an_error_says_so_too(engine: Engine) -> None:
+    broker = engine.open(QueueOptions("jobs", max_length=1))
+    chosen = [a_job(engine, ID, chosen=True) for _ in range(2)]
+    with pytest.raises(QueueFull) as full:
+        broker.enqueue([*chosen, a_job(engine, "one more")])
+    assert [(answer, getattr(answer, "duplicate", None)) for answer in full.value.enqueued] == [(ID, False), (ID, True)]
 
 
 def test_it_is_taken_by_a_job_that_is_not_due(engine: Engine) -> None:

@@ -25,7 +25,7 @@ from framework import (
 )
 from framework.brokers.memory import MemoryBroker, MemoryStore
 from framework.errors import EngineError, EngineUnavailable, SettingsError
-from framework.job import Job
+from framework.job import Job, JobId
 from framework.producer import BATCH, Producer
 from framework.queues import QueueOptions
 
@@ -57,13 +57,13 @@ class Engine(MemoryBroker):
         super().open(queues)
         self.opened += [options.name for options in queues]
 
-    def enqueue(self, jobs: Sequence[Job]) -> None:
+    def enqueue(self, jobs: Sequence[Job]) -> list[JobId]:
         self.batches.append(len(jobs))
         failing = self.error is not None and len(self.batches) == self.at
-        if not failing or self.after:
-            super().enqueue(jobs)
+        stored = super().enqueue(jobs) if not failing or self.after else []
         if failing and self.error is not None:
             raise self.error
+        return stored
 
     def close(self) -> None:
         self.closed += 1
@@ -296,9 +296,9 @@ async def test_async_enqueue_runs_beside_the_loop_in_the_callers_context(engine:
     threads: set[int] = set()
     original = engine.enqueue
 
-    def enqueue(jobs: Sequence[Job]) -> None:
+    def enqueue(jobs: Sequence[Job]) -> list[JobId]:
         threads.add(threading.get_ident())
-        original(jobs)
+        return original(jobs)
 
     engine.enqueue = enqueue  # type: ignore[method-assign]
     job_id = await App.items.aenqueue(Item(number=1), delay=1, job_id="a")

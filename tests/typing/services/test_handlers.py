@@ -9,7 +9,7 @@ from typing import assert_type
 import httpx
 import pytest
 
-from framework import DeadLetter, Queue, Reject, Snooze
+from framework import DeadLetter, JobId, Queue, Reject, Snooze
 from framework.testing import context, harness
 from tests.typing.services.mailer import Letter, Mailer
 from tests.typing.services.relay import Delivery, Relay
@@ -63,7 +63,8 @@ def test_harness_runs_handlers_of_every_mixin() -> None:
         assert_type(t.app, Shop)
         assert t.app.db.opened
         job_id = Shop.invoices.enqueue(Invoice(order=1))
-        assert_type(job_id, str)
+        assert_type(job_id, JobId)
+        assert_type(job_id.duplicate, bool)
         assert t.drain(Shop.invoices) == 1
         mails = t.enqueued(Shop.mails)
         assert_type(mails, list[Mail])
