@@ -40,6 +40,8 @@ WHAT = {
     "log_level": "the least level that is written",
     "log_format": "of standard output; `auto`: columns on a terminal, JSON otherwise",
     "telemetry_flush": "seconds that a process which leaves gives to its exporters",
+    "payload_errors": "what messages say of a payload that does not fit: declared fields and pydantic's error `types`, "
+    "or pydantic's own words (`full`), which may quote the payload",
     "queues": "options of queues, see below; as JSON here, or a variable for each",
 }
 OF_QUEUE = {

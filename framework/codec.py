@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
-from pydantic import SecretBytes, SecretStr, TypeAdapter, ValidationError
-from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
-from pydantic_core import PydanticSerializationError
+from pydantic import TypeAdapter, ValidationError
 
+from framework.complaints import MISTAKES, declared_names, explain, explain_fully, explain_other
 from framework.errors import DeclarationError, InvalidPayload
+from framework.fidelity import Difference, Doubt, difference
+from framework.outcome import conceal, describe
 
 CONTENT_TYPE = "application/json"
 MAX_DEPTH = 100
-_LOSSES = (b"null", b"NaN", b"Infinity", b"*****")  # what stored bytes show where pydantic may have lost a value
+
+log = logging.getLogger("framework")
 
 
 class UndecodablePayload(Exception):
@@ -23,57 +26,90 @@ class UndecodablePayload(Exception):
 
 
 class Codec:
-    """Encodes and decodes one payload type. Raises DeclarationError: pydantic cannot validate it."""
+    """Encodes and decodes one payload type. Raises DeclarationError: pydantic cannot validate it.
 
-    def __init__(self, payload_type: Any, *, queue: str) -> None:
+    Args:
+        full_errors: messages are pydantic's own, which may quote the payload.
+    """
+
+    def __init__(self, payload_type: Any, *, queue: str, full_errors: bool = False) -> None:
         self.queue = queue
+        self._full = full_errors
+        self._warned = False
         try:
             self._adapter: TypeAdapter[Any] = TypeAdapter(payload_type)
-        except (PydanticUserError, PydanticUndefinedAnnotation) as error:
+        except MISTAKES as error:
             why = str(error).partition("\n")[0]
             raise DeclarationError(
                 f"queue {queue!r} carries {payload_type!r}, which pydantic cannot validate: {why}"
             ) from None
 
     def encode(self, payload: Any) -> bytes:
-        """Validates and encodes. Raises InvalidPayload: what is wrong and where, without the values."""
+        """Validates and encodes. Raises InvalidPayload: what is wrong and where, without the values.
+
+        Its caller has the payload, but a handler that enqueues fails with this message: then it stands in the log.
+        """
         try:
             valid = self._adapter.validate_python(payload)
+        except Exception as error:
+            raise self._refusal("does not fit", error, payload) from (error if self._full else None)
+        try:
             # round_trip leaves out computed fields, which a model that forbids extra ones would not take back.
-            data = self._adapter.dump_json(valid, round_trip=True, warnings=False)
+            data = self._adapter.dump_json(valid, round_trip=True, by_alias=False, warnings=False)
             # What cannot be read back must not be stored: a worker would only find it later.
-            self.decode(data)
-            if any(trace in data for trace in _LOSSES):
-                _refuse_losses(self._adapter.dump_python(valid, round_trip=True, warnings=False))
-        except ValidationError as error:
-            raise InvalidPayload(f"queue {self.queue!r}: payload does not fit: {explain(error)}") from None
-        except (UndecodablePayload, ValueError, TypeError, RecursionError, PydanticSerializationError) as error:
-            raise InvalidPayload(f"queue {self.queue!r}: payload cannot be stored as JSON: {error}") from None
+            found = difference(valid, self._read(data))
+            if b"NaN" in data or b"Infinity" in data:
+                json.loads(data, parse_constant=_refuse_constant)
+        except Exception as error:
+            raise self._refusal("cannot be stored as JSON", error) from (error if self._full else None)
+        if found is not None:
+            self._judge(found)
         return data
 
     def decode(self, data: bytes) -> Any:
-        """Bytes to a payload. Raises UndecodablePayload."""
+        """Bytes to a payload. Raises UndecodablePayload; what a validator raises beside ValueError goes through."""
         try:
-            # By name, as dump_json wrote it; by alias, as a person may have.
-            return self._adapter.validate_json(data, by_alias=True, by_name=True)
-        except ValidationError as error:
-            raise UndecodablePayload(explain(error)) from None
+            return self._read(data)
         except (ValueError, RecursionError) as error:
-            raise UndecodablePayload(str(error)) from None
+            raise UndecodablePayload(self._explain(error)) from (error if self._full else None)
+        except Exception as error:
+            if not self._full and not isinstance(error, MISTAKES):
+                conceal(error)
+            raise
+
+    def _read(self, data: bytes) -> Any:
+        # By name, as dump_json wrote it; by alias, as a person may have.
+        return self._adapter.validate_json(data, by_alias=True, by_name=True)
+
+    def _judge(self, found: Difference) -> None:
+        """Refuses what would come back different; tells once of what nobody can compare. Raises InvalidPayload."""
+        if not isinstance(found, Doubt):
+            raise InvalidPayload(f"queue {self.queue!r}: payload would reach the handler changed: {found}")
+        if not self._warned:
+            self._warned = True
+            log.warning("queue %r: payloads may reach the handler changed: %s", self.queue, found)
+
+    def _refusal(self, what: str, error: Exception, payload: Any = None) -> InvalidPayload:
+        return InvalidPayload(f"queue {self.queue!r}: payload {what}: {self._explain(error, payload)}")
+
+    def _explain(self, error: Exception, payload: Any = None) -> str:
+        if self._full:
+            return explain_fully(error) if isinstance(error, ValidationError) else describe(error)[0]
+        if isinstance(error, ValidationError):
+            return explain(error, self._names, payload)
+        return explain_other(error)
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return declared_names(self._adapter.core_schema)
 
 
-def explain(error: ValidationError) -> str:
-    """The first three complaints as `place: message`, without the values: those may be secret."""
-    items = error.errors(include_url=False, include_input=False, include_context=False)
-    text = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'payload'}: {item['msg']}" for item in items[:3])
-    return text + (f" (and {len(items) - 3} more)" if len(items) > 3 else "")
-
-
-def parse_strict(text: str | bytes) -> Any:
+def parse_strict(text: str | bytes, *, full_errors: bool = False) -> Any:
     """JSON from outside (command line, pipes). Raises ValueError for what JSON leaves open: NaN, duplicate keys, lone
-    surrogates, nesting deeper than 100."""
+    surrogates, nesting deeper than 100. With `full_errors` it quotes the key or number."""
+    unique, finite = partial(_unique, quote=full_errors), partial(_finite, quote=full_errors)
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite)
+        value = json.loads(text, object_pairs_hook=unique, parse_constant=_refuse_constant, parse_float=finite)
     except RecursionError:
         raise ValueError(f"nested deeper than {MAX_DEPTH}") from None
     except UnicodeDecodeError:
@@ -102,33 +138,19 @@ def _too_deep(value: Any, depth: int = 1) -> bool:
     return depth > MAX_DEPTH or any(_too_deep(item, depth + 1) for item in items)
 
 
-def _refuse_losses(value: Any) -> None:
-    """pydantic writes NaN as null, which an optional field takes back silently, and a secret as asterisks."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{value} is not JSON")
-    if isinstance(value, (SecretStr, SecretBytes)):
-        raise ValueError("a secret would be stored as asterisks: enqueue where to find it instead")
-    if isinstance(value, dict):
-        for item in value.values():
-            _refuse_losses(item)
-    elif isinstance(value, (list, tuple, set, frozenset)):
-        for item in value:
-            _refuse_losses(item)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Any]], *, quote: bool) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
-            raise ValueError(f"duplicate key {key[:60]!r}")
+            raise ValueError(f"duplicate key {key[:60]!r}" if quote else "duplicate key")
         result[key] = value
     return result
 
 
-def _finite(text: str) -> float:
+def _finite(text: str, *, quote: bool) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{text[:60]} is too large a number")
+        raise ValueError(f"{text[:60] if quote else 'a number'} is too large")
     return number
 
 
@@ -137,13 +159,13 @@ def _refuse_constant(name: str) -> Any:
 
 
 @lru_cache(maxsize=256)
-def _cached(payload_type: Any, queue: str) -> Codec:
-    return Codec(payload_type, queue=queue)
+def _cached(payload_type: Any, queue: str, full_errors: bool) -> Codec:
+    return Codec(payload_type, queue=queue, full_errors=full_errors)
 
 
-def codec_for(payload_type: Any, *, queue: str) -> Codec:
+def codec_for(payload_type: Any, *, queue: str, full_errors: bool = False) -> Codec:
     """The codec of a queue, built once: a pydantic schema takes a millisecond."""
     try:
-        return _cached(payload_type, queue)
+        return _cached(payload_type, queue, full_errors)
     except TypeError:  # unhashable annotation
-        return Codec(payload_type, queue=queue)
+        return Codec(payload_type, queue=queue, full_errors=full_errors)

@@ -139,7 +139,9 @@ class Executor:
         self._method: Callable[..., Any] = getattr(app, handler.name)
         carried = handler.queue.payload_type
         # A dead letter is made of the job, not decoded: its payload is another queue's.
-        self._codec: Codec | None = None if carried is DeadLetter else codec_for(carried, queue=options.name)
+        self._codec: Codec | None = None
+        if carried is not DeadLetter:
+            self._codec = codec_for(carried, queue=options.name, full_errors=options.full_errors)
         self.outlives = tracing.outlives
         self._tracing = tracing
         self._emit = emit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from enum import StrEnum
 from typing import Literal
@@ -80,6 +81,9 @@ class Outcome:
     message: str = ""
 
 
+_WORDS = (RetryLater, Snooze, Reject, Discard)
+_CONCEALED = "__worker_concealed__"
+
 SUCCEEDED, RESTED = Outcome(Kind.SUCCEEDED), Outcome(Kind.RESTED)
 
 
@@ -96,8 +100,18 @@ def fail(failure: Failure, policy: RetryPolicy, *, delay: float | None = None, f
     return Outcome(Kind.RETRIED, delay=policy.delay(failure.attempt) if delay is None else delay, failure=failure)
 
 
+def conceal(error: BaseException) -> None:
+    """Makes `describe` leave out the exception's text, which may quote a payload."""
+    if not isinstance(error, _WORDS):
+        with contextlib.suppress(Exception):  # an exception class may refuse attributes
+            setattr(error, _CONCEALED, True)
+
+
 def describe(error: BaseException, *, limit: int = 2000) -> tuple[str, str]:
     """(message, tail of the traceback). Never raises: a broken `__str__` gets its class name."""
+    if getattr(error, _CONCEALED, False):
+        trace = "".join(traceback.format_tb(error.__traceback__))
+        return f"{error_type(error)} in a validator of the payload", _text(trace[-limit:])
     try:
         message = str(error) or type(error).__name__
     except Exception:  # a handler's exception is not ours to trust

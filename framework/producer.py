@@ -161,7 +161,7 @@ class Producer:
     def _encode(self, queue: Queue[Any], payload: Any, options: QueueOptions) -> bytes:
         if queue.payload_type is DeadLetter:
             raise InvalidPayload(f"queue {queue.name!r} takes dead letters: a job comes there by dying, not by enqueue")
-        data = codec_for(queue.payload_type, queue=queue.name).encode(payload)
+        data = codec_for(queue.payload_type, queue=queue.name, full_errors=options.full_errors).encode(payload)
         if len(data) > options.max_payload_bytes:
             raise PayloadTooLarge(
                 f"queue {queue.name!r}: payload has {len(data):,} bytes, max_payload_bytes is "

@@ -92,6 +92,7 @@ class QueueOptions:
         max_jobs_per_process, max_memory: after so many jobs, or above so many bytes resident, a process is replaced.
         slo: what it promises about waiting; None = nothing.
         is_dead_letter: its payloads are dead letters.
+        full_errors: messages about a payload that does not fit may quote it.
     """
 
     name: str
@@ -109,6 +110,7 @@ class QueueOptions:
     max_memory: int | None = None
     slo: Slo | None = None
     is_dead_letter: bool = False
+    full_errors: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.name)

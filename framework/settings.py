@@ -74,6 +74,7 @@ class Settings(BaseSettings):
         trace_parent_within: seconds of waiting up to which auto makes it a child.
         log_level, log_format: what is written to standard output; auto = console on a terminal, JSON otherwise.
         telemetry_flush: seconds that a leaving process gives to its exporters.
+        payload_errors: what a message says of a payload that does not fit; types = nothing that the payload holds.
         queues: overrides by the queue's attribute: `WORKER_QUEUES__DELIVERIES__RETRY__FIRST_DELAY=0.5`.
     """
 
@@ -95,6 +96,7 @@ class Settings(BaseSettings):
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _ANY_CASE] = "info"
     log_format: Annotated[Literal["auto", "json", "console"], _ANY_CASE] = "auto"
     telemetry_flush: float = Field(default=1.0, ge=0)
+    payload_errors: Annotated[Literal["types", "full"], _ANY_CASE] = "types"
     queues: dict[str, QueueOverride] = Field(default_factory=dict)
 
     @property
@@ -105,7 +107,7 @@ class Settings(BaseSettings):
     def options(self, queue: Queue[Any]) -> QueueOptions:
         """A queue's options with its overrides. Raises SettingsError naming the variable."""
         wanted = self.queues.get(queue.attribute.lower())
-        base = replace(queue.options, attribute=queue.attribute)
+        base = replace(queue.options, attribute=queue.attribute, full_errors=self.payload_errors == "full")
         if wanted is None:
             return base
         values = wanted.model_dump(exclude={"retry"}, exclude_none=True)

@@ -16,7 +16,7 @@ import click
 from framework.cli.output import escape, hear_warnings, is_terminal, warn
 from framework.cli.service import MODULE_HELP, load_service, refuse_memory, take
 from framework.errors import UsageError
-from framework.queues import Queue
+from framework.queues import Queue, QueueOptions
 
 
 @click.command(short_help="Enqueue one job, or one for each line of standard input.", epilog=MODULE_HELP)
@@ -45,10 +45,9 @@ def enqueue(given: tuple[str, ...], delay: float | None, run_at: str | None, job
     if text == "-":
         if job_id is not None:
             raise UsageError("--id names one job, standard input may hold many: leave it out")
-        limit = service.settings.options(queue).max_payload_bytes
         with service.app.connect(service.settings):
-            return _enqueue_lines(queue, limit, _delays(delay or 0.0, when))
-    payload = payload_of(queue, text)
+            return _enqueue_lines(queue, service.settings.options(queue), _delays(delay or 0.0, when))
+    payload = payload_of(queue, text, full_errors=service.settings.payload_errors == "full")
     with service.app.connect(service.settings):
         found = queue.enqueue(payload, delay=delay or 0.0, run_at=when, job_id=job_id)
     print(escape(found))
@@ -75,7 +74,7 @@ def _delays(delay: float, when: datetime | None) -> Callable[[], float]:
     return lambda: max(0.0, moment - time.time())
 
 
-def _enqueue_lines(queue: Queue[Any], limit: int, delay: Callable[[], float]) -> int:
+def _enqueue_lines(queue: Queue[Any], options: QueueOptions, delay: Callable[[], float]) -> int:
     from framework.cli.jsonlines import LineFeed
 
     if sys.stdin is None or sys.stdin.closed:
@@ -83,7 +82,8 @@ def _enqueue_lines(queue: Queue[Any], limit: int, delay: Callable[[], float]) ->
     fd = sys.stdin.fileno()
     with _progress(fd, queue.name) as on_progress:
         # Escapes may take six times the room of what they stand for, and between the values there may be blanks.
-        feed = LineFeed(queue, delay=delay, longest=8 * limit + 65_536, on_progress=on_progress)
+        longest = 8 * options.max_payload_bytes + 65_536
+        feed = LineFeed(queue, delay=delay, longest=longest, full_errors=options.full_errors, on_progress=on_progress)
         try:
             feed.run(fd)
         except KeyboardInterrupt:

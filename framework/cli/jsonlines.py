@@ -41,6 +41,7 @@ class LineFeed:
         queue: takes the payloads.
         delay: gives the seconds before jobs that are stored now may start.
         longest: bytes of a line; a longer one is refused, it would have to be held in memory.
+        full_errors: messages may quote a line.
         on_progress: told of bytes read, and of jobs queued in all.
 
     Attributes:
@@ -53,11 +54,13 @@ class LineFeed:
         *,
         delay: Callable[[], float],
         longest: int,
+        full_errors: bool = False,
         on_progress: Callable[[int, int], None] = lambda read, queued: None,
     ) -> None:
         self._queue = queue
         self._delay = delay
         self._longest = longest
+        self._full_errors = full_errors
         self._on_progress = on_progress
         self._batch: list[tuple[int, Any]] = []
         self._bytes = 0
@@ -83,7 +86,7 @@ class LineFeed:
                 raise InvalidPayload(f"queue {self._queue.name!r}: longer than {self._longest:,} bytes")
             text = _text(line, number)
             if text.strip():
-                self._batch.append((number, payload_of(self._queue, text)))
+                self._batch.append((number, payload_of(self._queue, text, full_errors=self._full_errors)))
         except InvalidPayload as error:
             self._flush()
             self._stop(number, error)

@@ -7,14 +7,20 @@ from typing import Any
 
 from framework.codec import UndecodablePayload, codec_for, parse_strict
 from framework.errors import InvalidPayload, UsageError
+from framework.outcome import describe
 from framework.queues import DeadLetter, Queue
 
+MORE = "WORKER_PAYLOAD_ERRORS=full says more, and may quote the payload"
 
-def payload_of(queue: Queue[Any], text: str) -> Any:
-    """A payload to enqueue. Raises InvalidPayload: what is wrong, without the values."""
+
+def payload_of(queue: Queue[Any], text: str, *, full_errors: bool) -> Any:
+    """A payload to enqueue. Raises InvalidPayload: what is wrong, without the values.
+
+    Who calls the command has the payload, but what a scheduled command prints goes into a log as well.
+    """
     where = f"queue {queue.name!r}"
     try:
-        parse_strict(text)
+        parse_strict(text, full_errors=full_errors)
     except json.JSONDecodeError as error:
         raise InvalidPayload(f"{where}: payload is not JSON: {error.msg} at character {error.pos + 1}") from None
     except ValueError as error:
@@ -22,9 +28,12 @@ def payload_of(queue: Queue[Any], text: str) -> Any:
     try:
         # By the rules for JSON, as a worker reads it: validated as a Python value, a date in a strict model would be
         # refused, and a decimal would go through a float.
-        return codec_for(queue.payload_type, queue=queue.name).decode(text.encode())
+        return codec_for(queue.payload_type, queue=queue.name, full_errors=full_errors).decode(text.encode())
     except UndecodablePayload as error:
-        raise InvalidPayload(f"{where}: payload does not fit: {error}") from None
+        hint = "" if full_errors else f" ({MORE})"
+        raise InvalidPayload(f"{where}: payload does not fit: {error}{hint}") from None
+    except Exception as error:  # a validator of the service's own broke
+        raise InvalidPayload(f"{where}: payload does not fit: {describe(error)[0]}") from None
 
 
 def refuse_letters(queue: Queue[Any]) -> None:

@@ -36,9 +36,9 @@ def test_more_than_a_batch(relay: Cli) -> None:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (b'{"too": 1}', "payload does not fit: to: Field required"),
+        (b'{"too": 1}', "payload does not fit: to: missing"),
         (b'{"to": NaN}', "NaN is not JSON"),
-        (b'{"to": "a", "to": "b"}', "duplicate key 'to'"),
+        (b'{"to": "a", "to": "b"}', "duplicate key"),
         (b'{"to": "b"', "payload is not JSON: Expecting ',' delimiter at character 11"),
         (b'{"to": "\xff"}', "not UTF-8: invalid start byte at byte 9"),
         (b'{"to": "' + b"x" * 3000 + b'"}', "payload has 3,023 bytes, max_payload_bytes is 2,000"),

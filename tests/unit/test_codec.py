@@ -120,12 +120,12 @@ def test_round_trip(payload_type: Any, payload: Any) -> None:
 @pytest.mark.parametrize(
     ("payload_type", "payload", "complaint"),
     [
-        (int, "seven", "payload does not fit: payload: Input should be a valid integer"),
+        (int, "seven", "payload does not fit: payload: int_parsing"),
         (int, None, "payload does not fit"),
         (None, 0, "payload does not fit"),
-        (Model, {"text": 1, "inner": {"number": "x"}}, "text: Input should be a valid string; inner.number: Input"),
+        (Model, {"text": 1, "inner": {"number": "x"}}, "text: string_type; inner.number: int_parsing"),
         (Model, Inner(), "payload does not fit"),
-        (Annotated[int, Field(gt=0)], -1, "greater than 0"),
+        (Annotated[int, Field(gt=0)], -1, "payload: greater_than"),
         (float, NAN, ""),
         (float, INF, ""),
         (float | None, NAN, "nan is not JSON"),
@@ -173,9 +173,9 @@ def test_what_cannot_be_read_back_is_not_stored() -> None:
     class Lossy(BaseModel):
         left_out: str = Field(exclude=True)
 
-    with pytest.raises(InvalidPayload, match="left_out: Field required"):
+    with pytest.raises(InvalidPayload, match="left_out: missing"):
         codec(Lossy).encode(Lossy(left_out="x"))
-    with pytest.raises(InvalidPayload, match="text: Input should be a valid string"):
+    with pytest.raises(InvalidPayload, match="text: string_type"):
         codec(Model).encode(Model.model_construct(text=7, place=Path(), price=Decimal(1)))
 
 
@@ -251,9 +251,9 @@ def test_no_bytes_break_the_readers(data: bytes) -> None:
         ("NaN", "NaN is not JSON"),
         ("[Infinity]", "Infinity is not JSON"),
         ('{"a": -Infinity}', "-Infinity is not JSON"),
-        ("1e999", "1e999 is too large a number"),
-        ('{"a": 1, "a": 2}', "duplicate key 'a'"),
-        ('[{"a": {"b": 1, "b": 1}}]', "duplicate key 'b'"),
+        ("1e999", "a number is too large"),
+        ('{"a": 1, "a": 2}', "duplicate key"),
+        ('[{"a": {"b": 1, "b": 1}}]', "duplicate key"),
         ('"\\ud800"', "lone surrogate"),
         ('{"\\udc00": 1}', "lone surrogate"),
         ("[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), f"nested deeper than {MAX_DEPTH}"),
