@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace, UnionType
 from typing import Any, ClassVar
 
+from framework.callables import bare, gives_coroutine, wrapped_by_contextlib
 from framework.errors import DeclarationError
 from framework.inheritance import check_method, check_queue_attribute, marks_of, place_of_function, position_of
 from framework.job import Context as Context
@@ -49,7 +50,7 @@ class WorkerApp:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        check_lifespans(cls)
+        check_hooks(cls)
         cls.worker_queues = collect_queues(cls)
         cls.worker_handlers = collect_handlers(cls)
 
@@ -63,8 +64,9 @@ class WorkerApp:
         """The same on the event loop of processes with async handlers."""
         yield
 
-    def on_failure(self, failure: Failure, ctx: Context) -> None:
-        """After every failed attempt, for error reporters. An error in it is logged and changes nothing."""
+    def on_failure(self, failure: Failure, ctx: Context) -> Awaitable[None] | None:
+        """After every failed attempt, for error reporters; plain or `async def`. An error in it is logged and changes
+        nothing. What `failure.exception` holds is freed when the attempt has ended."""
 
     @classmethod
     def connect(cls, settings: Settings | None = None) -> AbstractContextManager[None]:
@@ -83,14 +85,25 @@ def _no_connector(app: type[WorkerApp], settings: Settings | None) -> AbstractCo
 connector: Callable[[type[WorkerApp], Settings | None], AbstractContextManager[None]] = _no_connector
 
 
-def check_lifespans(cls: type[WorkerApp]) -> None:
-    """A forgotten decorator would show when the first worker starts. Raises DeclarationError."""
+def check_hooks(cls: type[WorkerApp]) -> None:
+    """Mistakes that would show when the first worker starts, or the first job fails. Raises DeclarationError."""
     for name, decorator in (("lifespan", "contextmanager"), ("alifespan", "asynccontextmanager")):
         fn = vars(cls).get(name)
+        where = f"{place_of_function(fn)}: {cls.__name__}.{name}"
         if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
-            raise DeclarationError(
-                f"{place_of_function(fn)}: {cls.__name__}.{name} yields: write @{decorator} above it"
-            )
+            raise DeclarationError(f"{where} yields: write @{decorator} above it")
+        if gives_coroutine(fn):
+            raise DeclarationError(f"{where} is a coroutine function: let it yield, and write @{decorator} above it")
+        inner = wrapped_by_contextlib(fn)
+        if name == "lifespan" and inspect.isasyncgenfunction(inner):
+            raise DeclarationError(f"{where} is async: name it alifespan, or make it a plain def under @{decorator}")
+        if name == "alifespan" and inspect.isgeneratorfunction(inner):
+            raise DeclarationError(f"{where} is not async: name it lifespan, or make it async def under @{decorator}")
+    hook = vars(cls).get("on_failure")
+    if inspect.isgeneratorfunction(hook) or inspect.isasyncgenfunction(hook):
+        raise DeclarationError(
+            f"{place_of_function(hook)}: {cls.__name__}.on_failure is a generator: it must not yield"
+        )
 
 
 def collect_queues(cls: type[WorkerApp]) -> dict[str, Queue[Any]]:
@@ -186,12 +199,32 @@ def _handler(cls: type[WorkerApp], queue: Queue[Any], name: str, fn: Any, place:
     ]
     if len(parameters) not in (2, 3):
         raise DeclarationError(f"{where} must take (self, payload) or (self, payload, ctx)")
-    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
-        raise DeclarationError(f"{where} is a generator: a handler returns, it does not yield")
-    is_async = inspect.iscoroutinefunction(fn)
+    is_async = _check_outermost(cls, queue, name, fn, where)
     check_concurrency(queue.options.concurrency, is_async=is_async, name=queue.attribute or queue.name, place=place)
     _check_payload(cls, queue, name, fn, parameters[1].name, place)
     return Handler(queue, name, is_async, len(parameters) == 3, place)
+
+
+def _check_outermost(cls: type[WorkerApp], queue: Queue[Any], name: str, fn: Any, where: str) -> bool:
+    """Whether a call gives a coroutine: what is called is the outermost decorator's work, whatever it wraps.
+
+    Raises DeclarationError.
+    """
+    raw, seen = inspect.getattr_static(cls, name), getattr(cls, name)
+    if not hasattr(type(raw), "__get__"):
+        raise DeclarationError(
+            f"{where} is an object of {type(raw).__name__}, to which Python passes no self: let the decorator return a "
+            "function, or give its class a __get__"
+        )
+    if any(inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each) for each in (bare(raw), bare(seen))):
+        raise DeclarationError(f"{where} is a generator: a handler returns, it does not yield")
+    is_async = gives_coroutine(raw) or gives_coroutine(seen)
+    if not is_async and inspect.iscoroutinefunction(fn) and queue.options.concurrency > 1:
+        raise DeclarationError(
+            f"{where} is async def, but a decorator around it is not: make the decorator's function an async def that "
+            "awaits it, or remove concurrency"
+        )
+    return is_async
 
 
 def check_concurrency(concurrency: int, *, is_async: bool, name: str, place: str) -> None:

@@ -12,8 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from framework.complaints import MISTAKES, declared_names, explain, explain_fully, explain_other
 from framework.errors import DeclarationError, InvalidPayload
+from framework.exceptions import describe
 from framework.fidelity import Difference, Doubt, difference
-from framework.outcome import conceal, describe
+from framework.outcome import conceal
 
 CONTENT_TYPE = "application/json"
 MAX_DEPTH = 100

@@ -8,26 +8,29 @@ from contextlib import AbstractContextManager
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from math import inf
+from types import CoroutineType
 from typing import Any, Protocol
 
 from framework.app import Handler, WorkerApp
 from framework.codec import Codec, UndecodablePayload, codec_for, parse_lenient
-from framework.events import Event, HookFailed, JobFinished
+from framework.events import Event, JobFinished
+from framework.exceptions import describe, error_type, release
 from framework.frozen import frozen
+from framework.hooks import PATIENCE, FailureHook, dismiss, unfinished
 from framework.job import Context, Failure, Lease, Logger
 from framework.jobscope import JobScope
 from framework.outcome import (
     RESTED,
     SUCCEEDED,
     Discard,
+    Disturbed,
     JobInterrupted,
     Kind,
     Outcome,
     Reject,
     RetryLater,
     Snooze,
-    describe,
-    error_type,
     fail,
     reason_of,
 )
@@ -48,7 +51,11 @@ UNTRACED = SpanIdentity()
 
 @dataclass(slots=True)
 class Attempt:
-    """A run while it lasts; middleware may look at it, `outcome` is set before the middleware is left."""
+    """A run while it lasts; middleware may look at it, `outcome` is set before the middleware is left.
+
+    Attributes:
+        error: what the handler raised, with its frames; until `forget`.
+    """
 
     lease: Lease
     options: QueueOptions
@@ -56,6 +63,16 @@ class Attempt:
     identity: SpanIdentity = UNTRACED
     wait: float = 0.0
     outcome: Outcome | None = None
+    error: BaseException | None = None
+
+    def forget(self) -> None:
+        """The attempt has ended and everybody was told: frees what it held. The text of its error stays."""
+        error, self.error = self.error, None
+        if error is None:
+            return
+        release(error)
+        if self.outcome is not None and self.outcome.failure is not None:
+            self.outcome = replace(self.outcome, failure=replace(self.outcome.failure, exception=None))
 
 
 class Tracing(Protocol):
@@ -117,6 +134,7 @@ class Executor:
         emit: takes the JobFinished event, emitted while the span is current.
         wants: whether anybody listens to a kind of event, of a JobFinished by its outcome; asked once.
         stopping: whether the worker drains; `ctx.should_stop`.
+        swallows: errors of `on_failure` that change nothing; others leave the run.
         clock, monotonic: wall clock and monotonic clock, seconds.
     """
 
@@ -130,6 +148,7 @@ class Executor:
         emit: Callable[[Event], None],
         wants: Callable[[type[Event], str], bool] = lambda kind, outcome: True,
         stopping: Callable[[], bool] = lambda: False,
+        swallows: tuple[type[BaseException], ...] = (BaseException,),
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -150,6 +169,9 @@ class Executor:
         self._stopping = stopping
         self._clock = clock
         self._monotonic = monotonic
+        # Well before the hard timeout of an attempt that ended at its soft one.
+        patience = min(PATIENCE, options.kill_after / 2)
+        self._hook = FailureHook(app, emit, patience=patience, swallows=swallows)
 
     def attempt(self, lease: Lease) -> Attempt:
         """The run that is about to start; its ids go into the run record."""
@@ -170,11 +192,17 @@ class Executor:
             context = self._context(attempt, started) if self.handler.takes_context else None
             try:
                 arguments = self._arguments(attempt, context)
-                call(self._method, *arguments)
+                self._check(call(self._method, *arguments))
             except BaseException as error:
-                self._end(attempt, context, started, error)
+                duration = self._monotonic() - started
+                failure = self._decided(attempt, error).failure
+                if failure is not None:
+                    self._hook.tell(failure, context or self._context(attempt, started))
+                self._finish(attempt, duration)
             else:
-                self._end(attempt, context, started, None)
+                duration = self._monotonic() - started
+                self._decided(attempt, None)
+                self._finish(attempt, duration)
         assert attempt.outcome is not None
         return attempt.outcome
 
@@ -186,18 +214,51 @@ class Executor:
             context = self._context(attempt, started) if self.handler.takes_context else None
             try:
                 arguments = self._arguments(attempt, context)
-                await call(self._method(*arguments))
+                self._check(await call(self._awaitable(self._method(*arguments))))
             except BaseException as error:
-                self._end(attempt, context, started, error)
+                duration = self._monotonic() - started
+                failure = self._decided(attempt, error).failure
+                if failure is not None:
+                    await self._hook.atell(failure, context or self._context(attempt, started))
+                self._finish(attempt, duration)
             else:
-                self._end(attempt, context, started, None)
+                duration = self._monotonic() - started
+                self._decided(attempt, None)
+                self._finish(attempt, duration)
         assert attempt.outcome is not None
         return attempt.outcome
+
+    def _check(self, result: object) -> None:
+        """Raises TypeError: the handler has only begun, or not even that."""
+        if result is None:
+            return
+        what = unfinished(result)
+        if what:
+            dismiss(result)
+            use = "iterates over" if what.endswith("generator") else "awaits"
+            raise TypeError(
+                f"{self._where()} returned {what}, which nothing {use}, so its work was not done: make the "
+                "handler, and every decorator around it, an async def that awaits it"
+            )
+
+    def _awaitable(self, made: Any) -> Awaitable[Any]:
+        """What an async handler's call gave. Raises TypeError: nothing that can be awaited."""
+        if type(made) is CoroutineType:  # as nearly always
+            return made
+        what = unfinished(made)
+        if what and not what.endswith("generator"):
+            return made  # type: ignore[no-any-return]
+        dismiss(made)
+        what = what or f"{type(made).__qualname__}"
+        raise TypeError(f"{self._where()} is declared async, but its call returned {what}, which cannot be awaited")
+
+    def _where(self) -> str:
+        return f"{self.handler.place}: {type(self.app).__name__}.{self.handler.name}"
 
     def report_loss(self, lease: Lease, failure: Failure) -> None:
         """Tells the service's `on_failure` of an attempt whose process died. No lifespan is open here."""
         attempt = Attempt(lease, self.options, failure.started_at)
-        self._report_failure(failure, self._context(attempt, self._monotonic()))
+        self._hook.tell(failure, self._context(attempt, self._monotonic()))
 
     def _context(self, attempt: Attempt, started: float) -> Context:
         lease, timeout = attempt.lease, self.options.timeout
@@ -222,12 +283,18 @@ class Executor:
     def _payload(self, lease: Lease) -> Any:
         return letter_of(lease) if self._codec is None else self._codec.decode(lease.job.payload)
 
-    def _end(self, attempt: Attempt, context: Context | None, started: float, error: BaseException | None) -> None:
-        duration = self._monotonic() - started
-        attempt.outcome = outcome = self.decide(attempt, error)
-        failure = outcome.failure
-        if failure is not None:
-            self._report_failure(failure, context or self._context(attempt, started))
+    def _decided(self, attempt: Attempt, error: BaseException | None) -> Outcome:
+        attempt.error = error
+        try:
+            attempt.outcome = outcome = self.decide(attempt, error)
+        except BaseException:  # an attribute of the exception, or a class of `give_up_on`, raised in turn
+            assert error is not None
+            attempt.outcome = outcome = fail(self._failure(attempt, error), self.options.retry)
+        return outcome
+
+    def _finish(self, attempt: Attempt, duration: float) -> None:
+        outcome = attempt.outcome
+        assert outcome is not None
         if self._tells_success or outcome is not SUCCEEDED:
             self._emit(finished(attempt, outcome, duration))
 
@@ -236,22 +303,24 @@ class Executor:
         lease, policy = attempt.lease, self.options.retry
         if error is None:
             return RESTED if lease.is_letter else SUCCEEDED
-        if isinstance(error, Snooze):
-            return Outcome(Kind.RELEASED, delay=error.delay)
-        if isinstance(error, JobInterrupted) and error.why == "draining":
+        kind: Any = type(error)  # isinstance() would ask the exception's own __class__
+        ended: Any = error
+        if issubclass(kind, Snooze):
+            return Outcome(Kind.RELEASED, delay=_seconds(ended.delay))
+        if issubclass(kind, Disturbed) or (issubclass(kind, JobInterrupted) and ended.why == "draining"):
             return Outcome(Kind.RELEASED)
-        if isinstance(error, Discard):
+        if issubclass(kind, Discard):
             return Outcome(Kind.DISCARDED, message=describe(error)[0])
         failure = self._failure(attempt, error)
-        if isinstance(error, RetryLater):
-            return fail(failure, policy, delay=error.delay)
-        final = isinstance(error, (Reject, UndecodablePayload, *policy.give_up_on))
+        if issubclass(kind, RetryLater):
+            return fail(failure, policy, delay=None if ended.delay is None else _seconds(ended.delay))
+        final = issubclass(kind, (Reject, UndecodablePayload, *policy.give_up_on))
         return fail(failure, policy, final=final)
 
     def _failure(self, attempt: Attempt, error: BaseException) -> Failure:
         lease = attempt.lease
         message, trace = describe(error)
-        undecodable = isinstance(error, UndecodablePayload)
+        undecodable = issubclass(type(error), UndecodablePayload)
         return Failure(
             attempt=lease.attempt,
             reason="invalid_payload" if undecodable else reason_of(error),
@@ -266,13 +335,6 @@ class Executor:
             started_at=attempt.started_at,
             ended_at=self._clock(),
         )
-
-    def _report_failure(self, failure: Failure, context: Context) -> None:
-        try:
-            self.app.on_failure(failure, context)
-        except Exception as error:  # the service's reporter is broken, the job is not
-            message, trace = describe(error)
-            self._emit(HookFailed("on_failure", context.queue, context.job_id, message, trace))
 
 
 def finished(attempt: Attempt, outcome: Outcome, duration: float) -> JobFinished:
@@ -305,9 +367,17 @@ def finished(attempt: Attempt, outcome: Outcome, duration: float) -> JobFinished
 
 def telemetry_type(error: BaseException) -> str:
     """`error.type`: the exception's class; for ends that the framework decides, their reason."""
-    if isinstance(error, UndecodablePayload):
+    if issubclass(type(error), UndecodablePayload):
         return "invalid_payload"
-    return "timeout" if isinstance(error, JobInterrupted) else error_type(error)
+    return "timeout" if issubclass(type(error), JobInterrupted) else error_type(error)
+
+
+def _seconds(delay: Any) -> float:
+    """A delay that a subclass may have set itself. Raises ValueError: no moment."""
+    found = float(delay)
+    if not 0 <= found < inf:
+        raise ValueError(f"a delay of {found} s")
+    return found
 
 
 def letter_of(lease: Lease) -> DeadLetter:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
+from framework.callables import bare
 from framework.errors import DeclarationError
 from framework.places import place_of
 from framework.queues import Queue
@@ -29,6 +30,7 @@ def place_of_function(fn: Any) -> str:
 
 def position_of(fn: Any) -> tuple[str, int]:
     """Return file and line of a function, also of one behind decorators."""
+    fn = bare(fn)
     code = getattr(inspect.unwrap(fn) if callable(fn) else fn, "__code__", None)
     return (code.co_filename, code.co_firstlineno) if code else ("?", 0)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import traceback
 from enum import StrEnum
 from typing import Literal
 
+from framework.exceptions import CONCEALED
 from framework.frozen import frozen
 from framework.job import Failure, Reason
 from framework.retry import RetryPolicy, Seconds, seconds
@@ -15,6 +15,8 @@ from framework.retry import RetryPolicy, Seconds, seconds
 class RetryLater(Exception):
     """Retry, by the policy or after a delay of your own (seconds)."""
 
+    delay: float | None = None  # of subclasses that do not call __init__
+
     def __init__(self, reason: str = "", *, delay: Seconds | None = None) -> None:
         super().__init__(reason)
         self.delay = None if delay is None else max(0.0, seconds(delay))
@@ -22,6 +24,8 @@ class RetryLater(Exception):
 
 class Snooze(Exception):
     """Back to the queue, no attempt spent, optionally after a delay (seconds)."""
+
+    delay: float = 0.0
 
     def __init__(self, *, delay: Seconds = 0) -> None:
         super().__init__(f"snoozed for {seconds(delay):g} s")
@@ -48,9 +52,15 @@ class JobInterrupted(BaseException):
     A BaseException: `except Exception` in a handler must not swallow it.
     """
 
+    why: Literal["timeout", "draining"] = "timeout"
+
     def __init__(self, why: Literal["timeout", "draining"]) -> None:
         super().__init__(why)
         self.why: Literal["timeout", "draining"] = why
+
+
+class Disturbed(BaseException):
+    """Other code than the job's own has cancelled it: it goes back, and no attempt is spent. Handlers never see it."""
 
 
 class Kind(StrEnum):
@@ -82,15 +92,8 @@ class Outcome:
 
 
 _WORDS = (RetryLater, Snooze, Reject, Discard)
-_CONCEALED = "__worker_concealed__"
 
 SUCCEEDED, RESTED = Outcome(Kind.SUCCEEDED), Outcome(Kind.RESTED)
-
-
-def error_type(error: BaseException) -> str:
-    """Qualified name of the class, as telemetry's `error.type` wants it; builtins without their module."""
-    cls = type(error)
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def fail(failure: Failure, policy: RetryPolicy, *, delay: float | None = None, final: bool = False) -> Outcome:
@@ -102,34 +105,14 @@ def fail(failure: Failure, policy: RetryPolicy, *, delay: float | None = None, f
 
 def conceal(error: BaseException) -> None:
     """Makes `describe` leave out the exception's text, which may quote a payload."""
-    if not isinstance(error, _WORDS):
+    if not issubclass(type(error), _WORDS):
         with contextlib.suppress(Exception):  # an exception class may refuse attributes
-            setattr(error, _CONCEALED, True)
-
-
-def describe(error: BaseException, *, limit: int = 2000) -> tuple[str, str]:
-    """(message, tail of the traceback). Never raises: a broken `__str__` gets its class name."""
-    if getattr(error, _CONCEALED, False):
-        trace = "".join(traceback.format_tb(error.__traceback__))
-        return f"{error_type(error)} in a validator of the payload", _text(trace[-limit:])
-    try:
-        message = str(error) or type(error).__name__
-    except Exception:  # a handler's exception is not ours to trust
-        message = f"{type(error).__name__} (its __str__ failed)"
-    try:
-        trace = "".join(traceback.format_exception(error))
-    except Exception:
-        trace = ""
-    return _text(message[:1000]), _text(trace[-limit:])
-
-
-def _text(value: str) -> str:
-    """Without lone surrogates (file names have some), which neither JSON nor a span can carry."""
-    return value.encode("utf-8", "replace").decode()
+            setattr(error, CONCEALED, True)
 
 
 def reason_of(error: BaseException) -> Reason:
     """Why an attempt failed that ended with this exception."""
-    if isinstance(error, JobInterrupted):
+    kind = type(error)  # isinstance() would ask the exception's own __class__
+    if issubclass(kind, JobInterrupted):
         return "timeout"
-    return "rejected" if isinstance(error, Reject) else "error"
+    return "rejected" if issubclass(kind, Reject) else "error"

@@ -7,7 +7,7 @@ from typing import Any
 
 from framework.codec import UndecodablePayload, codec_for, parse_strict
 from framework.errors import InvalidPayload, UsageError
-from framework.outcome import describe
+from framework.exceptions import describe
 from framework.queues import DeadLetter, Queue
 
 MORE = "WORKER_PAYLOAD_ERRORS=full says more, and may quote the payload"

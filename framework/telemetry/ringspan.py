@@ -16,7 +16,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import SpanLimits
 from opentelemetry.trace import Span, SpanContext, Status, StatusCode, TraceFlags, TraceState
 
-from framework.outcome import error_type
+from framework.exceptions import error_type
 from framework.telemetry import names, wire
 
 

@@ -14,7 +14,7 @@ from opentelemetry import metrics, propagate, trace
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
 
 from framework.errors import EnqueueError
-from framework.outcome import error_type
+from framework.exceptions import error_type
 from framework.telemetry import names
 
 log = logging.getLogger("framework.telemetry")

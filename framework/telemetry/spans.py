@@ -13,10 +13,11 @@ from opentelemetry.sdk.trace.sampling import Decision, SamplingResult
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from framework.events import AttemptLost
+from framework.exceptions import error_type
 from framework.executor import Attempt, SpanIdentity
 from framework.job import Lease, span_id_of, trace_id_of
 from framework.jobscope import JobScope
-from framework.outcome import Outcome, error_type
+from framework.outcome import Outcome
 from framework.telemetry import names
 from framework.telemetry.linkage import Linkage, is_child, links_of, origin_of
 from framework.telemetry.logonly import LogOnlyTracing

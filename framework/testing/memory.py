@@ -16,6 +16,7 @@ from framework.broker import JobView, State, settle
 from framework.brokers.memory import MemoryBroker, MemoryStore
 from framework.codec import codec_for
 from framework.events import Event, HookFailed
+from framework.exceptions import clear_locals
 from framework.executor import Attempt, Executor, NoTracing, letter_of
 from framework.job import Failure, Lease
 from framework.outcome import JobInterrupted, Reject, RetryLater
@@ -116,6 +117,7 @@ class Harness(Generic[A]):
                 runs += 1
                 if (error := self._raised(attempt, raise_errors)) is not None:
                     raise error
+                clear_locals(attempt.error)
         return runs
 
     async def adrain(self, *queues: Queue[Any], raise_errors: bool = True) -> int:
@@ -140,6 +142,7 @@ class Harness(Generic[A]):
                 runs += 1
                 if (error := self._raised(attempt, raise_errors)) is not None:
                     break
+                clear_locals(attempt.error)
         if error is not None:  # not in the block above: a task group in alifespan would wrap it
             raise error
         return runs
@@ -199,8 +202,10 @@ class Harness(Generic[A]):
     def _raised(attempt: Attempt, raise_errors: bool) -> BaseException | None:
         failure = attempt.outcome.failure if attempt.outcome else None
         error = failure.exception if failure else None
+        if error is None:
+            return None
         quiet = (Reject, RetryLater) if raise_errors else _ENDS
-        return None if isinstance(error, quiet) else error
+        return None if issubclass(type(error), quiet) else error
 
     def _browse(self, queue: str, *states: State) -> list[JobView]:
         return [view for state in states for view in self._broker.browse(queue, state)]
@@ -213,7 +218,9 @@ class Harness(Generic[A]):
     def _executor(self, name: str) -> Executor:
         handler = self.app.worker_handlers[name]
         options = self._options(handler.queue)
-        return Executor(self.app, handler, options, tracing=NoTracing(), emit=self._emit, clock=self._clock)
+        return Executor(
+            self.app, handler, options, tracing=NoTracing(), emit=self._emit, swallows=_ENDS, clock=self._clock
+        )
 
     def _slot(self, executor: Executor) -> Slot:
         return Slot(executor.handler.queue, 0)

@@ -87,6 +87,7 @@ class SyncWorker:
         self._claims.ended()
         if outcome.failure is not None:
             self._explain(attempt)
+        attempt.forget()
         core.finish(attempt, 0)
 
     def _explain(self, attempt: Attempt) -> None:
@@ -102,10 +103,12 @@ class SyncWorker:
 
 def explain_missing(app: WorkerApp, attempt: Attempt) -> str:
     """A sync handler misses what only `alifespan` opens: one line that says so; empty otherwise."""
-    failure = attempt.outcome.failure if attempt.outcome else None
-    error = failure.exception if failure else None
-    if not isinstance(error, AttributeError) or error.obj is not app:
+    error = attempt.error
+    if error is None or not issubclass(type(error), AttributeError):
+        return ""
+    of, name = (vars(AttributeError)[member].__get__(error) for member in ("obj", "name"))
+    if of is not app:
         return ""
     if type(app).alifespan is WorkerApp.alifespan:
         return ""
-    return f"self.{error.name} does not exist: alifespan() is not entered for sync handlers; open it in lifespan()"
+    return f"self.{name} does not exist: alifespan() is not entered for sync handlers; open it in lifespan()"
