@@ -84,8 +84,22 @@ def poke(writer: int) -> None:
         os.write(writer, b"\0")
 
 
+def ignore(*numbers: signal.Signals) -> None:
+    """Ignores signals in this process only: a handler that does nothing ends at an exec, where SIG_IGN would go on
+    in every subprocess of a job."""
+    for number in numbers:
+        signal.signal(number, _nothing)
+        signal.siginterrupt(number, False)
+
+
+def _nothing(number: int, frame: FrameType | None) -> None: ...
+
+
 def reset_in_child() -> None:
-    """Back to the defaults in a forked child, before anything there can be interrupted."""
+    """Back to the defaults in a child, before anything there can be interrupted: also of what was ignored where the
+    service was started (nohup, a shell's `&`), and of what Python ignores."""
     signal.set_wakeup_fd(-1)
-    for number in RESET:
+    ignored = {number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN}
+    for number in {*RESET, *ignored}:
         signal.signal(number, signal.SIG_DFL)
+    ignore(signal.SIGPIPE, signal.SIGXFSZ)  # a write to a broken pipe is an error, as everywhere in Python

@@ -108,8 +108,13 @@ def spawn(
 
 
 def enter_spawned(birth: Birth) -> bool:
-    """In a spawned child, first of all. False: the parent is dead already."""
+    """In a spawned child, first of all. False: the parent is dead already.
+
+    Signals come in at once: what the service's import starts would inherit the mask, and there is no job yet.
+    """
+    reset_in_child()
     platform.die_with_parent(signal.SIGTERM)
+    unblock()
     return os.getppid() == birth.supervisor
 
 

@@ -11,6 +11,7 @@ from framework.app import Slot, WorkerApp
 from framework.events import ServiceMistake
 from framework.executor import Attempt
 from framework.job import Lease
+from framework.signals import ignore
 from framework.worker.claims import Claims
 from framework.worker.core import FIRST_RETRY, WorkerCore
 from framework.worker.interrupt import Interrupts
@@ -39,7 +40,7 @@ class SyncWorker:
         """Returns when the process has left its work in order. Raises what `lifespan` raises."""
         core = self._core
         signal.signal(signal.SIGTERM, self._on_term)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal signals the whole group: the supervisor decides
+        ignore(signal.SIGINT)  # a terminal signals the whole group: the supervisor decides
         self._unblock()
         try:
             with self._app.lifespan(self._slot):
