@@ -8,29 +8,16 @@ import threading
 import time
 import traceback
 from collections.abc import Awaitable, Generator
-from contextvars import ContextVar
 from types import FrameType
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from framework.events import LoopBlocked
 from framework.scoreboard import RowWriter
 from framework.worker.core import WorkerCore
+from framework.worker.tasks import JobTask
 
 BLOCKED_AFTER = 5.0  # seconds
 LOOK = 1.0  # seconds between looks at the clock
-
-_row: ContextVar[RowWriter | None] = ContextVar("framework_row", default=None)
-_rows: WeakKeyDictionary[asyncio.Task[Any], RowWriter] = WeakKeyDictionary()
-
-
-def task_of_row(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
-    """A task factory: tasks that a handler makes (gather, wait_for, TaskGroup) belong to its row."""
-    task: asyncio.Task[Any] = asyncio.Task(coro, loop=loop, **options)
-    row = _row.get()
-    if row is not None:
-        _rows[task] = row
-    return task
 
 
 class Tracked:
@@ -43,7 +30,6 @@ class Tracked:
         self._row = row
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        _row.set(self._row)  # the job's task has a context of its own
         inner = self._awaitable.__await__()
         mark = self._row.on_cpu
         send: Any = None
@@ -104,10 +90,10 @@ class LoopWatch:
     def _mark(self) -> None:
         """Its own code marks the row of a handler; that of a task which the handler made is found here."""
         task = asyncio.current_task(self._loop)
-        row = _rows.get(task) if task is not None else None
-        if row is not None:
-            row.on_cpu(True)
-            self._marked = row
+        run = task.run if isinstance(task, JobTask) else None
+        if run is not None and run.task is not None:  # its row may be another job's by now
+            run.writer.on_cpu(True)
+            self._marked = run.writer
 
     def _say(self, seconds: float) -> None:
         row = next((row for row in self._core.board.busy_rows(self._core.index) if row.on_cpu), None)

@@ -9,36 +9,24 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from framework.app import Slot, WorkerApp
+from framework.events import ServiceMistake
+from framework.exceptions import error_type
 from framework.executor import Attempt
 from framework.job import Lease
-from framework.outcome import JobInterrupted
-from framework.worker.blocking import LoopWatch, Tracked, task_of_row
+from framework.outcome import Disturbed, JobInterrupted
+from framework.signals import ignore
+from framework.worker import tasks, turning
+from framework.worker.blocking import LoopWatch, Tracked
 from framework.worker.core import WorkerCore
 from framework.worker.interrupt import leave_if_forked
+from framework.worker.tasks import Run
 
 WAIT = 1.0  # seconds that one claim waits for a job
 TICK = 1.0  # seconds between signs of life
 HUNG_AFTER = 1.0  # seconds after the cancellation at its soft timeout in which a job must end
-
-
-@dataclass(slots=True, eq=False)
-class Run:
-    """A job on the loop. `inside`: its handler can be cancelled now; `why`: that it was."""
-
-    row: int
-    task: asyncio.Task[None] | None = None
-    inside: bool = False
-    why: Literal["", "timeout", "draining"] = ""
-
-    def interrupt(self, why: Literal["timeout", "draining"]) -> None:
-        """Cancels the handler, once."""
-        if self.inside and not self.why and self.task is not None:
-            self.why = why
-            self.task.cancel()
 
 
 class AsyncWorker:
@@ -65,10 +53,10 @@ class AsyncWorker:
     def run(self) -> None:
         """Returns when the process has left its work in order. Raises what the lifespans raise."""
         signal.signal(signal.SIGTERM, lambda *_: self._on_term())
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal signals the whole group: the supervisor decides
+        ignore(signal.SIGINT)  # a terminal signals the whole group: the supervisor decides
         self._unblock()
         with self._app.lifespan(self._slot):
-            asyncio.run(self._main())
+            turning.run(self._main(), self._on_exit)
 
     def _on_term(self) -> None:
         """A plain handler, which stays when the loop is closed: asyncio's own would put SIGTERM back to its default,
@@ -79,9 +67,9 @@ class AsyncWorker:
             self._wake()
 
     async def _main(self) -> None:
+        tasks.ours.set(True)
         self._loop = loop = asyncio.get_running_loop()
         self._wake = lambda: loop.call_soon_threadsafe(self._changed.set)
-        self._loop.set_task_factory(task_of_row)
         self._watch = LoopWatch(self._core, self._loop)
         try:
             async with self._app.alifespan(self._slot):
@@ -91,8 +79,26 @@ class AsyncWorker:
                     await self._serve()
                     await self._finish()
         finally:
+            await self._end_rest()
             self._watch.stop()
             self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _on_exit(self, error: BaseException) -> None:
+        """In asyncio it would end the process, and with it the neighbours' attempts."""
+        run = tasks.culprit(error)
+        if run is not None:
+            run.exit = error
+        whose = "the service's own" if run is None else f"a job's ({self._core.options.name})"
+        text = f"{error_type(error)} in a task or callback that was {whose}: the process goes on"
+        self._core.emit(ServiceMistake(self._core.process, f"{self._core.process}: {text}"))
+
+    async def _end_rest(self) -> None:
+        """Jobs that run when the worker itself has failed go back, no attempt spent."""
+        for run in self._runs:
+            run.interrupt("draining")
+        running = {run.task for run in self._runs if run.task is not None}
+        if running:
+            await asyncio.wait(running, timeout=turning.LEFT_BEHIND)
 
     def _tick(self) -> None:
         self._core.tick()
@@ -132,9 +138,9 @@ class AsyncWorker:
 
     def _start(self, lease: Lease) -> None:
         row = self._free.pop()
-        run = Run(row)
+        run = Run(row, self._core.rows[row])
         self._runs.add(run)
-        run.task = self._loop.create_task(self._run(lease, run))
+        tasks.start(self._loop, self._run(lease, run), run)
 
     async def _run(self, lease: Lease, run: Run) -> None:
         core = self._core
@@ -142,9 +148,11 @@ class AsyncWorker:
             attempt = core.executor.attempt(lease)
             if core.begin(attempt, run.row):
                 await core.executor.run_async(attempt, call=lambda awaitable: self._call(awaitable, run))
+                attempt.forget()
                 await self._settle(attempt, run)
         finally:
             self._runs.discard(run)
+            run.task = run.exit = None  # a timer may hold on to it for long
             self._free.append(run.row)
             self._changed.set()
 
@@ -161,14 +169,21 @@ class AsyncWorker:
         run.inside = True
         if self._core.leave.interrupt_at is not None and time.monotonic() >= self._core.leave.interrupt_at:
             self._loop.call_soon(run.interrupt, "draining")
+        tasks.current.set(run)  # after the timers: their calls are ours
         try:
-            return await Tracked(awaitable, self._core.rows[run.row])
+            result = await Tracked(awaitable, run.writer)
+            if run.exit is not None:
+                raise run.exit
+            return result
         except asyncio.CancelledError:
-            if not run.why:
+            if run.exit is not None:
+                raise run.exit from None
+            alone = len(self._runs) == 1
+            if not run.why and (not run.disturbed or (alone and run.disturbed == "unknown")):
                 raise
             if run.task is not None:
                 run.task.uncancel()
-            raise JobInterrupted(run.why) from None
+            raise (JobInterrupted(run.why) if run.why else Disturbed()) from None
         finally:
             leave_if_forked(self._pid)
             run.inside = False
@@ -201,7 +216,7 @@ class AsyncWorker:
                     run.interrupt("draining")
             patience = 0.25 if moment is None else min(0.25, max(0.005, moment - time.monotonic()))
             self._changed.clear()
-            try:
-                await asyncio.wait_for(self._changed.wait(), patience)
-            except TimeoutError:
-                continue
+            # Not wait_for: it makes a task, which a job could cancel.
+            alarm = self._loop.call_later(patience, self._changed.set)
+            await self._changed.wait()
+            alarm.cancel()

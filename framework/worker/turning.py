@@ -1,0 +1,60 @@
+"""The event loop of a worker. Handlers can neither stop nor close it, and what they leave does not hold up the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from framework.worker.tasks import MainTask, ours, task_of_job
+
+LEFT_BEHIND = 0.3  # seconds in which tasks and async generators that handlers left must end
+
+
+def run(main: Coroutine[Any, Any, None], on_exit: Callable[[BaseException], None]) -> None:
+    """Runs `main` on a loop of its own, as `asyncio.run` does.
+
+    Args:
+        on_exit: takes a SystemExit or KeyboardInterrupt that left a task or callback; the loop goes on.
+    """
+    loop = asyncio.new_event_loop()
+    close = loop.close
+    setattr(loop, "close", _refuse)  # noqa: B010 - a thread may catch the moment in which a stopped loop does not run
+    try:
+        asyncio.set_event_loop(loop)
+        loop.set_task_factory(task_of_job)
+        task = MainTask(main, loop=loop)
+        _turn(loop, task, on_exit)
+        task.result()
+    finally:
+        try:
+            if not loop.is_closed():
+                _turn(loop, MainTask(_leave(loop), loop=loop), on_exit)
+        finally:
+            asyncio.set_event_loop(None)
+            close()
+
+
+def _turn(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None], on_exit: Callable[[BaseException], None]) -> None:
+    """Turns the loop until the task is done, whatever stops it."""
+    task.add_done_callback(lambda _: loop.stop())
+    while not task.done():
+        try:
+            loop.run_forever()
+        except (SystemExit, KeyboardInterrupt) as error:
+            if not task.done():
+                on_exit(error)
+
+
+async def _leave(loop: asyncio.AbstractEventLoop) -> None:
+    """Ends what is left; what does not end is abandoned. Threads are not waited for: closing the loop lets them be."""
+    ours.set(True)
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    left.add(loop.create_task(loop.shutdown_asyncgens()))
+    await asyncio.wait(left, timeout=LEFT_BEHIND)
+
+
+def _refuse() -> None:
+    raise RuntimeError("this event loop is the worker's: a handler cannot close it")
