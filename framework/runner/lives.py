@@ -9,16 +9,19 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 from framework import connecting
 from framework.app import Handler, Slot, WorkerApp
 from framework.broker import Broker, Rescued
 from framework.errors import EngineError, WorkerError
 from framework.events import Bus, ServiceMistake, SupervisorNote, WorkerReady
+from framework.exceptions import describe
 from framework.executor import Executor
 from framework.maintenance import AbandonedLeases, HealthServer, Maintenance, OtherTrees
-from framework.outcome import Outcome, describe
+from framework.outcome import Outcome
 from framework.producer import Producer
+from framework.runner.leaving import WITHIN, exit_after, forget_parent, run_hooks
 from framework.runner.place import Place, broker_for
 from framework.runner.probes import probes, processes, restarts
 from framework.scoreboard import EXPORTER, GONE, Scoreboard
@@ -36,7 +39,7 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
     """
     telemetry, bus = _begin(place, birth, "worker")
     settings, handler = place.settings, place.app.worker_handlers[name]
-    ready = False
+    ready, code = False, FAILED_TO_START
     leave = LeaveSignal(settings.drain_seconds, lambda: board.deadline)
     broker: Broker | None = None
 
@@ -49,6 +52,9 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
     try:
         broker = broker_for(settings, place.options, birth.incarnation)
         connecting.install(Producer(broker, options=connecting.resolver(settings), sending=telemetry.sending))
+        # From here on the service's code starts threads and processes, which inherit the mask. What a signal ends
+        # before the worker has handlers has no job.
+        unblock()
         app = place.app()
         executor = _executor(place, app, handler, telemetry, bus, stopping=lambda: bool(leave))
         core = WorkerCore(
@@ -58,17 +64,21 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
         telemetry.observe_slots(lambda: (core.options.concurrency, core.used), name)
         kind = AsyncWorker if handler.is_async else SyncWorker
         kind(core, app, Slot(handler.queue, number), unblock=unblock).run()
-        return 0
+        code = 0
     except Exception as error:
         message, trace = describe(error, limit=8000)
         text = message if isinstance(error, WorkerError) else f"{message}\n{trace}"
         bus.emit(ServiceMistake(birth.name, text if ready else f"{birth.name} cannot start: {text}"))
         # A teardown that fails leaves nothing undone: every job is settled. It backs off, outside the budget.
-        return 70 if ready and not leave else FAILED_TO_START
+        code = 70 if ready and not leave else FAILED_TO_START
     finally:
+        board.set_state(birth.index, GONE, time.monotonic_ns())
+        say_goodbye = partial(_say_goodbye, place, birth, board, telemetry, 0.0)
+        run_hooks(_until(board, WITHIN, share=0.5), late=lambda: exit_after(say_goodbye, code))
         if broker is not None:
             broker.close()
-        _say_goodbye(place, birth, board, telemetry, 0.0)
+        say_goodbye()
+    return code
 
 
 def maintain(place: Place, birth: Birth, board: Scoreboard) -> int:
@@ -144,6 +154,7 @@ def _begin(place: Place, birth: Birth, role: Role) -> tuple[Telemetry, Bus]:
         sys.stdout.reconfigure(line_buffering=True)  # what a handler prints must not wait for its process's end
     os.register_at_fork(after_in_child=reset_in_child)
     place.instance.forget_in_forks()
+    forget_parent()
     identity = ProcessIdentity(place.app.__name__, role, birth.name, place.instance.number, place.system)
     telemetry = start(identity, place.settings, place.rings)
     return telemetry, Bus(telemetry.subscribe)
@@ -152,10 +163,14 @@ def _begin(place: Place, birth: Birth, role: Role) -> tuple[Telemetry, Bus]:
 def _say_goodbye(place: Place, birth: Birth, board: Scoreboard, telemetry: Telemetry, after: float) -> None:
     """Everything is settled: the rest of the drain, and `after` seconds more, are for telemetry."""
     board.set_state(birth.index, GONE, time.monotonic_ns())
-    budget = place.settings.telemetry_flush
-    if board.deadline:
-        budget = min(budget, max(0.0, board.deadline / 1e9 + after - time.monotonic()))
-    telemetry.shutdown(budget)
+    telemetry.shutdown(_until(board, place.settings.telemetry_flush, after))
+
+
+def _until(board: Scoreboard, budget: float, after: float = 0.0, *, share: float = 1.0) -> float:
+    """A budget in seconds; in a drain at most a share of what is left of it and `after` seconds more."""
+    if not board.deadline:
+        return budget
+    return min(budget, share * max(0.0, board.deadline / 1e9 + after - time.monotonic()))
 
 
 def _executor(

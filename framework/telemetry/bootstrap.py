@@ -12,6 +12,7 @@ Which exporter is used is otherwise read only by a private part of the SDK, so t
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -140,9 +141,10 @@ class _Opening:
         return provider
 
     def _reused(self, signal: str, provider: P) -> P:
-        """A provider that was there before us (opentelemetry-instrument): no second one. It is closed with ours: this
-        process ends without atexit, so nobody else would flush it."""
+        """A provider that was there before us (opentelemetry-instrument): no second one. It is closed with ours, last
+        of all and with their budget, not with what else runs at the exit."""
         close = getattr(provider, "shutdown", None)
         if close is not None:
             self.closing[signal] = close
+            atexit.unregister(close)
         return provider

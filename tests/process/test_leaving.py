@@ -1,0 +1,56 @@
+"""The end of a worker whose jobs are settled: nothing that handlers left holds it up, and what Python promises of a
+process's end happens."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.process.selfish import Hooks, Leftovers
+from tests.process.tree import Tree
+
+
+def start(tree: Tree, app: str, **environ: str) -> None:
+    tree.start(module=f"tests.process.selfish:{app}", **environ)
+
+
+def test_threads_and_tasks_that_are_left_neither_hold_up_a_drain_nor_make_it_a_failed_one(tree: Tree) -> None:
+    start(tree, "Leftovers")
+    for key in ("task", "generator", "thread"):
+        tree.enqueue(Leftovers.jobs, key)
+    tree.wait_ledger("end ", 3)
+    assert tree.stop() == 0
+    assert tree.ran("swallowed")
+    assert not tree.events("process_killed")
+
+
+def test_a_recycled_slot_is_served_again_whatever_is_left(tree: Tree) -> None:
+    start(tree, "Leftovers")
+    for key in ("a", "b"):
+        tree.enqueue(Leftovers.single, key)
+    tree.wait_ledger("end ", 2)
+    assert tree.stop() == 0
+    assert not tree.events("process_killed")
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_threads_end_and_exit_hooks_run_where_they_were_registered(tree: Tree, method: str) -> None:
+    start(tree, "Hooks", WORKER_START_METHOD=method)
+    worker = tree.pid("jobs/0")
+    tree.enqueue(Hooks.jobs, "x")
+    tree.wait_ledger("end x")
+    assert tree.process is not None
+    tree.process.terminate()
+    tree.wait_event("worker_leaving")
+    Path(f"{tree.ledger_path}.go").touch()
+    assert tree.exit_code() == 0
+    assert not tree.events("process_killed")
+    assert sorted(tree.ran("later ")) == ["later pool", "later thread"]
+    assert tree.ran("atexit ") == [f"atexit {worker}"]
+    [place] = tree.ran("place ")
+    assert not os.path.exists(place.split()[1]), "the temporary directory of a lifespan"
+    ran = {int(line.split()[1]) for line in tree.ran("imported ")}
+    assert tree.process.pid in ran, "what the import has registered is the supervisor's"
+    assert (worker in ran) == (method == "spawn"), "and a fresh interpreter's"
