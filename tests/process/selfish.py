@@ -17,6 +17,7 @@ from contextlib import contextmanager
 
 from framework import Context, Failure, Queue, RetryPolicy, Slot, WorkerApp
 from tests.process.torture import note
+from tests.unit.test_exceptions import ODD
 
 ONCE = RetryPolicy(max_retries=0)
 
@@ -289,3 +290,34 @@ class Fails(WorkerApp):
             sys.exit(3)
         if failure.message == "hang":
             await asyncio.sleep(600)
+
+
+ENDS: list[Callable[[], BaseException]] = [
+    *(make for make, _ in ODD),
+    lambda: SystemExit(0),
+    lambda: SystemExit("text"),
+    KeyboardInterrupt,
+    GeneratorExit,
+    asyncio.CancelledError,
+    lambda: StopIteration(5),
+    lambda: BaseExceptionGroup("g", [KeyboardInterrupt(), KeyError("b")]),
+    RecursionError,
+    MemoryError,
+    lambda: BlockingIOError(11, "again"),
+]  # fmt: skip
+
+
+class Odd(WorkerApp):
+    """Ends with the exception of that number."""
+
+    sync = Queue[int]("sync", timeout=20, retry=ONCE)
+    many = Queue[int]("many", timeout=20, concurrency=5, retry=ONCE)
+
+    @sync.handler
+    def work(self, number: int) -> None:
+        raise ENDS[number]()
+
+    @many.handler
+    async def work_async(self, number: int) -> None:
+        await asyncio.sleep(0)
+        raise ENDS[number]()

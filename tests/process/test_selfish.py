@@ -9,6 +9,7 @@ import pytest
 from tests.process import selfish
 from tests.process.selfish import Neighbours
 from tests.process.tree import Tree
+from tests.telemetry.receiver import Receiver
 
 CULPRITS = [
     "gather", "zero", "group", "callback", "unheard", "thread", "cancels_all", "cancels_others", "cancels_in_thread",
@@ -68,6 +69,24 @@ def test_a_failed_attempt_holds_nothing_and_an_async_reporter_hears_of_each(tree
     assert {event["error"] for event in tree.events("hook_failed")} == {"3", "on_failure has not ended within 0.5 s"}
     assert len(tree.letters("sync")) == len(tree.letters("many")) == 5
     assert tree.stop() == 0
+
+
+def test_whatever_a_handler_raises_its_attempt_fails_is_stored_and_has_its_span(tree: Tree) -> None:
+    number = len(selfish.ENDS)
+    with Receiver() as receiver:
+        start(tree, "Odd", OTEL_SDK_DISABLED="false", **receiver.env())
+        for queue in (selfish.Odd.sync, selfish.Odd.many):
+            for each in range(number):
+                tree.enqueue(queue, each)
+        tree.wait(lambda: len(tree.letters("sync")) == len(tree.letters("many")) == number, "a letter for each")
+        assert not tree.events("process_exited")
+        letters = [*tree.letters("sync"), *tree.letters("many")]
+        assert tree.stop() == 0
+        spans = [*receiver.spans("process sync"), *receiver.spans("process many")]
+    assert {len(letter.job.history) for letter in letters} == {1}
+    assert {failure.reason for letter in letters for failure in letter.job.history} == {"error"}
+    assert all(failure.message and failure.traceback for letter in letters for failure in letter.job.history)
+    assert sorted(span.span_id for span in spans) == sorted(letter.job.history[0].span_id for letter in letters)
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

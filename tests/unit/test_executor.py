@@ -220,6 +220,61 @@ def test_on_failure_that_fails_changes_nothing() -> None:
     assert isinstance(finished, JobFinished)
 
 
+class Bare(Snooze):
+    def __init__(self) -> None: ...
+
+
+class BareRetry(RetryLater):
+    def __init__(self) -> None: ...
+
+
+class Endless(Snooze):
+    def __init__(self) -> None:
+        self.delay = float("nan")
+
+
+class Pretends(Exception):
+    @property
+    def __class__(self) -> Any:
+        return Snooze
+
+
+class Closed(type):
+    def __subclasscheck__(cls, other: type) -> bool:
+        raise RuntimeError("subclasscheck")
+
+
+class GivenUp(Exception, metaclass=Closed):
+    pass
+
+
+@pytest.mark.parametrize("queue", ["jobs", "later"])
+@pytest.mark.parametrize(
+    ("end", "kind", "delay"),
+    [
+        (Bare(), Kind.RELEASED, 0),
+        (BareRetry(), RETRY, 8),
+        (Endless(), RETRY, 8),
+        (Pretends(), RETRY, 8),
+        (ValueError("with a class of give_up_on that raises"), RETRY, 8),
+    ],
+)
+def test_exceptions_that_are_not_what_they_say(end: BaseException, kind: Kind, delay: float, queue: str) -> None:
+    policy = RetryPolicy(max_retries=MOST - 1, first_delay=8, factor=2, jitter=False, give_up_on=(GivenUp,))
+    app = App(end)
+    executor = an_executor(app, [], queue, retry=policy)
+    attempt = executor.attempt(a_lease(b"7", queue=queue))
+
+    async def call(handler: Awaitable[Any]) -> Any:
+        return await handler
+
+    if queue == "later":
+        outcome = asyncio.run(executor.run_async(attempt, call=call))
+    else:
+        outcome = executor.run(attempt)
+    assert (outcome.kind, outcome.delay) == (kind, delay)
+
+
 def test_an_early_clock_makes_no_negative_wait() -> None:
     executor = an_executor(App())
     assert executor.attempt(Lease(a_job(), "jobs", 1, 1, 99_999.0, None)).wait == 0.0
