@@ -26,4 +26,6 @@ def run(given: tuple[str, ...], queues: tuple[str, ...]) -> int:
     refuse_memory(service.settings)
     from framework import runner  # brings OpenTelemetry along
 
-    return runner.run(service.app, service.settings, names or None)
+    code = runner.run(service.app, service.settings, names or None)
+    runner.end_threads(code)  # those that the import of the service started
+    return code

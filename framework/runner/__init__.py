@@ -4,7 +4,8 @@
 children do, `place` is what all of them know, `spawned` is a child that could not be forked.
 """
 
+from framework.runner.leaving import end_threads
 from framework.runner.resolving import check, resolve
 from framework.runner.service import run
 
-__all__ = ["check", "resolve", "run"]
+__all__ = ["check", "end_threads", "resolve", "run"]

@@ -51,6 +51,11 @@ def run_hooks(budget: float, late: Callable[[], None]) -> None:
     done.set()
 
 
+def end_threads(code: int) -> None:
+    """By the supervisor, last of all: a thread that the import of the service started must not keep it from its end."""
+    run_hooks(WITHIN, late=lambda: exit_after(lambda: None, code))
+
+
 def exit_after(last: Callable[[], None], code: int) -> None:
     """Ends the process without waiting for anything but a last call."""
     with suppress(BaseException):

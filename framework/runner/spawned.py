@@ -10,6 +10,7 @@ from pathlib import Path
 
 from framework.loading import load_app
 from framework.runner.children import specs
+from framework.runner.leaving import exit_after
 from framework.runner.place import Place
 from framework.runner.resolving import resolve
 from framework.scoreboard import Scoreboard
@@ -38,7 +39,8 @@ def main() -> None:
         leader_path=Path(life["leader"]),
         rings=rings_from(*life["rings"]) if life["rings"] else None,
     )
-    sys.exit(specs(place, Scoreboard.open(place.instance.board_path))[birth.index].run(birth))
+    code = specs(place, Scoreboard.open(place.instance.board_path))[birth.index].run(birth)
+    exit_after(lambda: None, code)  # sys.exit would wait for the threads that the service's import started
 
 
 if __name__ == "__main__":

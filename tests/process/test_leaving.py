@@ -35,6 +35,27 @@ def test_a_recycled_slot_is_served_again_whatever_is_left(tree: Tree) -> None:
     assert not tree.events("process_killed")
 
 
+THREAD = """
+import threading, time
+from framework import Queue, WorkerApp
+threading.Thread(target=time.sleep, args=(600,)).start()
+
+class Threaded(WorkerApp):
+    numbers = Queue[int]("numbers")
+
+    @numbers.handler
+    def take(self, number: int) -> None: ...
+"""
+
+
+def test_a_thread_that_the_import_started_keeps_no_process_of_the_tree(tree: Tree, tmp_path: Path) -> None:
+    (tmp_path / "threaded.py").write_text(THREAD)
+    tree.environ["PYTHONPATH"] = f"{tmp_path}:{Path(__file__).parents[2]}"
+    tree.start(module="threaded")
+    assert tree.stop() == 0
+    assert not tree.events("process_killed")
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_threads_end_and_exit_hooks_run_where_they_were_registered(tree: Tree, method: str) -> None:
     start(tree, "Hooks", WORKER_START_METHOD=method)

@@ -6,7 +6,7 @@ from datetime import date, timedelta
 
 from pydantic import BaseModel
 
-from framework import Context, Cron, Every, Queue, Snooze, WorkerApp
+from framework import Context, Cron, Every, Failure, Queue, Snooze, WorkerApp
 
 
 class Nightly(BaseModel):
@@ -32,6 +32,9 @@ class Reports(WorkerApp):
         ],
     )
     pages = Queue[Page]("pages", workers=4, timeout=120)
+
+    async def on_failure(self, failure: Failure, ctx: Context) -> None:
+        ctx.log.warning("failed", reason=failure.reason)
 
     @nightly.handler
     def fan_out(self, run: Nightly, ctx: Context) -> None:
