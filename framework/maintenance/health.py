@@ -1,12 +1,36 @@
-"""Probes over HTTP: /livez never depends on the engine, /readyz does, /startupz: was any worker ever ready."""
+"""Probes over HTTP: /livez never depends on the engine, /readyz does, /startupz: was any worker ever ready.
+
+Everybody who reaches the port may hold connections open, send slowly or send garbage. One thread serves a bounded
+number of them, each for a bounded time, and the newest displaces the oldest: a probe is answered as soon as its request
+is there, and maintenance keeps its descriptors for the engine.
+"""
 
 from __future__ import annotations
 
+import resource
+import selectors
+import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 
 RETRY = 1.0  # seconds between tries to bind: the address may still belong to the process that we replace
+MOST = 64  # connections at once
+LONGEST = 5.0  # seconds that a connection may take, whatever it sends
+WAITING = 1024  # connections that the kernel keeps for us until we accept them; they cost no descriptor
+LARGEST = 8192  # bytes of a request's head; nobody needs more to ask for a probe
+_REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
+
+
+@dataclass(slots=True)
+class Connection:
+    """A client; `head` is what it has sent so far, None once it has its answer."""
+
+    socket: socket.socket
+    until: float
+    head: bytes | None = b""
 
 
 class HealthServer:
@@ -14,40 +38,51 @@ class HealthServer:
 
     Args:
         address: `host:port`, checked by the settings.
-        say: told once why it cannot bind yet.
         checks: path without slash to a function that returns an empty string, or what is wrong.
+        say: told once why it cannot bind yet.
+        longest: seconds that a connection may take.
     """
 
-    def __init__(self, address: str, checks: dict[str, Callable[[], str]], *, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        address: str,
+        checks: dict[str, Callable[[], str]],
+        *,
+        say: Callable[[str], None],
+        longest: float = LONGEST,
+    ) -> None:
         host, _, port = address.rpartition(":")
         self._address = (host.strip("[]"), int(port))
         self._checks = checks
         self._say = say
+        self._longest = longest
+        # Where descriptors are few, most of them are the engine's.
+        self._most = max(1, min(MOST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
+        self._open: dict[int, Connection] = {}  # by descriptor, the oldest first
         threading.Thread(target=self._serve, name="health", daemon=True).start()
 
     def _serve(self) -> None:
-        from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer  # a megabyte, for those who want probes
+        listener = self._bind()
+        self._selector.register(listener, selectors.EVENT_READ)
+        while True:
+            soonest = min((one.until for one in self._open.values()), default=None)
+            patience = None if soonest is None else max(0.0, soonest - time.monotonic())
+            for key, _ in self._selector.select(patience):
+                if key.fileobj is listener:
+                    self._accept(listener)
+                elif (one := self._open.get(key.fd)) is not None:
+                    self._read(one)
+            now = time.monotonic()
+            for one in [one for one in self._open.values() if one.until <= now]:
+                self._close(one)
 
-        checks = self._checks
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                check = checks.get(self.path.strip("/").partition("?")[0])
-                wrong = "no such probe: /livez /readyz /startupz" if check is None else check()
-                body = (wrong or "ok").encode() + b"\n"
-                self.send_response(404 if check is None else 503 if wrong else 200)
-                self.send_header("Content-Type", "text/plain; charset=utf-8")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it
-                pass  # a probe every second is no news
-
+    def _bind(self) -> socket.socket:
         said = False
         while True:
             try:
-                server = ThreadingHTTPServer(self._address, Handler)
+                self._selector = selectors.DefaultSelector()
+                family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
+                listener = socket.create_server(self._address, family=family, backlog=WAITING)
             except OSError as error:
                 if not said:
                     said = True
@@ -55,5 +90,77 @@ class HealthServer:
                     self._say(f"health probes cannot be served at {where} yet, trying on: {error.strerror or error}")
                 time.sleep(RETRY)
                 continue
-            server.daemon_threads = True
-            server.serve_forever(poll_interval=60.0)
+            listener.setblocking(False)
+            return listener
+
+    def _accept(self, listener: socket.socket) -> None:
+        if len(self._open) >= self._most:
+            self._close(next(iter(self._open.values())))
+        try:
+            client, _ = listener.accept()
+        except (BlockingIOError, ConnectionError):  # it has gone again
+            return
+        except OSError:  # no descriptors: its place in the queue is kept, and this thread does not spin meanwhile
+            time.sleep(RETRY / 10)
+            return
+        client.setblocking(False)
+        one = Connection(client, time.monotonic() + self._longest)
+        self._open[client.fileno()] = one
+        self._selector.register(client, selectors.EVENT_READ)
+        self._read(one)
+
+    def _read(self, one: Connection) -> None:
+        try:
+            data = one.socket.recv(LARGEST)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._close(one)
+        elif one.head is not None:  # what comes after the answer is read away: closed unread, it would reset the answer
+            one.head += data
+            if b"\r\n\r\n" in one.head or b"\n\n" in one.head or len(one.head) > LARGEST:
+                self._answer(one, one.head)
+
+    def _answer(self, one: Connection, head: bytes) -> None:
+        one.head = None
+        with suppress(OSError):  # an answer fits into the buffer of any socket that somebody reads
+            one.socket.send(self._response(head))
+            one.socket.shutdown(socket.SHUT_WR)
+
+    def _response(self, head: bytes) -> bytes:
+        method, _, rest = head.partition(b"\n")[0].rstrip(b"\r").partition(b" ")
+        target, _, version = rest.partition(b" ")
+        if len(head) > LARGEST or not version.startswith(b"HTTP/1."):
+            return _response(400, "send GET /livez HTTP/1.1")
+        if method not in (b"GET", b"HEAD"):
+            return _response(405, "probes are asked with GET or HEAD", "Allow: GET, HEAD\r\n")
+        check = self._checks.get(target.decode("latin-1").partition("?")[0].strip("/"))
+        if check is None:
+            status, text = 404, "no such probe: /livez /readyz /startupz"
+        else:
+            text = _result(check)
+            status = 503 if text else 200
+        return _response(status, text or "ok", without_body=method == b"HEAD")
+
+    def _close(self, one: Connection) -> None:
+        del self._open[one.socket.fileno()]
+        self._selector.unregister(one.socket)
+        one.socket.close()
+
+
+def _result(check: Callable[[], str]) -> str:
+    try:
+        return check()
+    except Exception as error:
+        return f"the probe fails: {type(error).__name__}"
+
+
+def _response(status: int, text: str, headers: str = "", *, without_body: bool = False) -> bytes:
+    body = text.encode() + b"\n"
+    head = (
+        f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        f"Content-Length: {len(body)}\r\n{headers}Connection: close\r\n\r\n"
+    )
+    return head.encode() + (b"" if without_body else body)
