@@ -118,7 +118,8 @@ class WorkerReady(Event):
 
 @frozen
 class WorkerLeaving(Event):
-    """Why a worker stops claiming: drain (also a renewal), max_jobs_per_process, max_memory, hung job."""
+    """Why a worker stops claiming: drain (also a renewal), max_jobs_per_process, max_memory, hung job, or `ruined: `
+    and what a handler has changed in the process."""
 
     process: str
     pid: int
@@ -202,7 +203,7 @@ class ProcessKilled(Event):
 
 @frozen
 class ProcessExited(Event):
-    """`reason` is one of drained, recycled, crashed, killed, timeout, failed_to_start, out_of_memory, stuck."""
+    """`reason` is one of drained, recycled, crashed, killed, timeout, failed_to_start, out_of_memory, stuck, ruined."""
 
     process: str
     pid: int

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-MAGIC = b"WBOARD1\n"
+MAGIC = b"WBOARD2\n"
 MAINTENANCE: Final = "maintenance"  # slots that run no jobs
 EXPORTER: Final = "exporter"
 EXIT_REASONS = (
-    "drained", "recycled", "crashed", "killed", "timeout", "failed_to_start", "out_of_memory", "stuck",
+    "drained", "recycled", "crashed", "killed", "timeout", "failed_to_start", "out_of_memory", "stuck", "ruined",
 )  # fmt: skip
 STATES = ("empty", "starting", "ready", "leaving", "gone")
 EMPTY, STARTING, READY, LEAVING, GONE = range(5)
@@ -32,17 +32,17 @@ EMPTY, STARTING, READY, LEAVING, GONE = range(5)
 _HEADER = struct.Struct("<8sIIIIQQ48sQ")
 # name, incarnation, pid, state, pid's start, tick, ready, first row, rows, used, jobs
 _SLOT = struct.Struct("<64s40sIIQQQIIII")
-_EXITS = struct.Struct("<8I")
+_EXITS = struct.Struct("<9I")
 # delivery, busy, on_cpu, started, soft, hard, job id; before them a sequence of 8 bytes
 _ROW = struct.Struct("<IBB2xQQQ64s")
-_VERDICT = struct.Struct("<40sBB36s2x")  # incarnation, kind, number of guilty rows, the rows or a detail
-_HEADER_SIZE, _SLOT_SIZE, _ROW_SIZE, _VERDICT_SIZE = 128, 224, 112, 80
+_VERDICT = struct.Struct("<40sBB36s2x96s")  # incarnation, kind, number of guilty rows, the rows, a detail
+_HEADER_SIZE, _SLOT_SIZE, _ROW_SIZE, _VERDICT_SIZE = 128, 304, 112, 176
 _PID_OFFSET, _STATE_OFFSET, _START_OFFSET, _TICK_OFFSET, _READY_OFFSET = 104, 108, 112, 120, 128
-_USED_OFFSET, _JOBS_OFFSET, _EXITS_OFFSET = 144, 148, 160
+_USED_OFFSET, _JOBS_OFFSET, _TOLD_OFFSET, _EXITS_OFFSET, _ENGINE_OFFSET = 144, 148, 152, 160, 200
+_RUIN_OFFSET, _CAUSE = 208, slice(212, 304)  # 0 = not ruined, 1 = nobody is charged, else the charged row + 2
 _WRITTEN_OFFSET, _DEADLINE_OFFSET = 20, 24
-_VERDICTS = 256
+_VERDICTS, _MOST_GUILTY = 256, 18
 _QUICK_TRIES, _MOST_TRIES = 20, 150  # to read a row whole; a writer may lose the processor for a tenth of a second
-_MOST_GUILTY = 18
 PLANNED, TIMEOUT, DIED = 1, 2, 3
 _VERDICT_NAMES = {PLANNED: "planned", TIMEOUT: "timeout", DIED: "died"}
 
@@ -89,7 +89,7 @@ class Verdict:
 
     Attributes:
         kind: `planned` or `timeout`: the supervisor killed it; `died`: by itself, or by somebody else.
-        guilty: for a timeout, the rows that are charged; None = all that had started.
+        guilty: unless it was planned, the rows that are charged; None = all that had started.
         detail: for `died`, how: `signal SIGSEGV`.
     """
 
@@ -99,7 +99,7 @@ class Verdict:
 
     def charges(self, row: int) -> bool:
         """Whether the job of this row pays for the kill."""
-        return self.kind == "died" or (self.kind == "timeout" and (self.guilty is None or row in self.guilty))
+        return self.kind != "planned" and (self.guilty is None or row in self.guilty)
 
 
 def before_deadline(drain: float, seconds: float) -> float:
@@ -202,6 +202,9 @@ class Scoreboard:
         at = self._slot_at(index)
         name, _, _, _, _, _, _, first, rows, _, _ = _SLOT.unpack_from(self._memory, at)
         _SLOT.pack_into(self._memory, at, name, _text(incarnation, 40), 0, STARTING, 0, 0, 0, first, rows, 0, 0)
+        self._words[(at + _TOLD_OFFSET) // 4] = 0
+        self._quads[(at + _ENGINE_OFFSET) // 8] = 0
+        self._words[(at + _RUIN_OFFSET) // 4] = 0
         for row in range(first, first + rows):
             offset = self._rows_at + row * _ROW_SIZE
             self._memory[offset : offset + _ROW_SIZE] = bytes(_ROW_SIZE)
@@ -230,8 +233,7 @@ class Scoreboard:
     def slot(self, index: int) -> SlotState:
         """A slot as it is now."""
         at = self._slot_at(index)
-        fields = _SLOT.unpack_from(self._memory, at)
-        name, incarnation, pid, state, pid_start, _, _, _, rows, used, jobs = fields
+        name, incarnation, pid, state, pid_start, *_, rows, used, jobs = _SLOT.unpack_from(self._memory, at)
         tick, ready = (self._quads[(at + offset) // 8] for offset in (_TICK_OFFSET, _READY_OFFSET))
         exits = _EXITS.unpack_from(self._memory, at + _EXITS_OFFSET)
         return SlotState(
@@ -247,17 +249,44 @@ class Scoreboard:
         at = self._slot_at(index) + _EXITS_OFFSET + 4 * EXIT_REASONS.index(reason)
         self._words[at // 4] += 1
 
+    def tell_to_leave(self, index: int) -> None:
+        """By the supervisor before SIGTERM, which a handler may take for itself."""
+        self._words[(self._slot_at(index) + _TOLD_OFFSET) // 4] = 1
+
+    def told_to_leave(self, index: int) -> bool:
+        """Whether the supervisor has told this process to leave."""
+        return bool(self._words[(self._slot_at(index) + _TOLD_OFFSET) // 4])
+
+    def engine_worked(self, index: int, now: int) -> None:
+        """By maintenance: the engine has just done everything that was asked of it."""
+        self._quads[(self._slot_at(index) + _ENGINE_OFFSET) // 8] = now
+
+    def engine_worked_at(self) -> int:
+        """When the engine last worked in the maintenance process; 0 = never."""
+        return max(self._quads[(self._slot_at(index) + _ENGINE_OFFSET) // 8] for index in range(self.slots))
+
+    def set_ruin(self, index: int, cause: str, charged: int | None) -> None:
+        """By a worker that can do nothing any more: why, and the row whose job is charged with it."""
+        at = self._slot_at(index)
+        self._memory[at + _CAUSE.start : at + _CAUSE.stop] = _text(cause, 92).ljust(92, b"\0")
+        self._words[(at + _RUIN_OFFSET) // 4] = 1 if charged is None else charged + 2
+
+    def ruin(self, index: int) -> Verdict | None:
+        """What becomes of the jobs of a worker that has called itself ruined; None: it has not."""
+        at = self._slot_at(index)
+        code, cause = self._words[(at + _RUIN_OFFSET) // 4], self._memory[at + _CAUSE.start : at + _CAUSE.stop]
+        return Verdict("died", () if code == 1 else (code - 2,), _string(cause)) if code else None
+
     # --- rows -------------------------------------------------------------------------------------------------------
 
     def row_writer(self, index: int, row: int) -> RowWriter:
         """For the process in the slot: the place of its concurrent job number `row`."""
         first = _SLOT.unpack_from(self._memory, self._slot_at(index))[7]
-        return RowWriter(self._memory, self._quads, self._rows_at + (first + row) * _ROW_SIZE)
+        return RowWriter(row, self._memory, self._quads, self._rows_at + (first + row) * _ROW_SIZE)
 
     def busy_rows(self, index: int) -> list[RowState]:
         """The jobs that run in a slot."""
-        fields = _SLOT.unpack_from(self._memory, self._slot_at(index))
-        first, count = fields[7], fields[8]
+        first, count = _SLOT.unpack_from(self._memory, self._slot_at(index))[7:9]
         found = []
         for row in range(count):
             state = self._row(row, self._rows_at + (first + row) * _ROW_SIZE)
@@ -283,41 +312,38 @@ class Scoreboard:
 
     def write_verdict(self, incarnation: str, kind: int, guilty: Sequence[int] | None = None) -> None:
         """By the supervisor before SIGKILL. A table of 256, the oldest is overwritten."""
-        rows = None if guilty is None or len(guilty) > _MOST_GUILTY else list(guilty)
-        padded = [*(rows or []), *([0] * (_MOST_GUILTY - len(rows or [])))]
-        packed = struct.pack(f"<{_MOST_GUILTY}H", *padded)
-        self._write_verdict(incarnation, kind, 255 if rows is None else len(rows), packed)
+        self._write_verdict(incarnation, kind, guilty, "")
 
-    def write_death(self, incarnation: str, detail: str) -> None:
-        """By the supervisor when a process died that it had not killed: what is known of it, at most 36 bytes."""
-        self._write_verdict(incarnation, DIED, 255, _text(detail, 2 * _MOST_GUILTY))
+    def write_death(self, incarnation: str, detail: str, guilty: Sequence[int] | None = None) -> None:
+        """By the supervisor when a process died that it had not killed: what is known of it, at most 96 bytes."""
+        self._write_verdict(incarnation, DIED, guilty, detail)
 
-    def _write_verdict(self, incarnation: str, kind: int, count: int, rest: bytes) -> None:
-        written = self._words[_WRITTEN_OFFSET // 4]
-        at = self._verdicts_at + written % _VERDICTS * _VERDICT_SIZE
-        _VERDICT.pack_into(self._memory, at, _text(incarnation, 40), kind, count, rest)
+    def _write_verdict(self, incarnation: str, kind: int, guilty: Sequence[int] | None, detail: str) -> None:
+        rows = guilty if guilty is not None and len(guilty) <= _MOST_GUILTY else None
+        packed, count = struct.pack(f"<{len(rows or ())}H", *(rows or ())), 255 if rows is None else len(rows)
+        at = self._verdicts_at + (written := self._words[_WRITTEN_OFFSET // 4]) % _VERDICTS * _VERDICT_SIZE
+        _VERDICT.pack_into(self._memory, at, _text(incarnation, 40), kind, count, packed, _text(detail, 96))
         self._words[_WRITTEN_OFFSET // 4] = (written + 1) % 2**32
 
     def verdict(self, incarnation: str) -> Verdict | None:
         """Why this incarnation ended; None: nobody knows."""
         wanted = _text(incarnation, 40).ljust(40, b"\0")
         for number in range(_VERDICTS):
-            name, kind, count, rest = _VERDICT.unpack_from(self._memory, self._verdicts_at + number * _VERDICT_SIZE)
-            if name != wanted or kind not in _VERDICT_NAMES:
-                continue
-            if kind == DIED:
-                return Verdict("died", detail=_string(rest))
-            rows = struct.unpack(f"<{_MOST_GUILTY}H", rest)
-            return Verdict(_VERDICT_NAMES[kind], None if count == 255 else rows[:count])
+            at = self._verdicts_at + number * _VERDICT_SIZE
+            name, kind, count, rest, detail = _VERDICT.unpack_from(self._memory, at)
+            if name == wanted and kind in _VERDICT_NAMES:
+                rows = struct.unpack(f"<{_MOST_GUILTY}H", rest)
+                return Verdict(_VERDICT_NAMES[kind], None if count == 255 else rows[:count], _string(detail))
         return None
 
 
 class RowWriter:
     """The place of one concurrent job. Written after the run record, cleared after the settling."""
 
-    __slots__ = ("_at", "_fields", "_memory", "_place", "_quads", "_sequence")
+    __slots__ = ("_at", "_fields", "_memory", "_place", "_quads", "_sequence", "row")
 
-    def __init__(self, memory: mmap.mmap, quads: memoryview[int], at: int) -> None:
+    def __init__(self, row: int, memory: mmap.mmap, quads: memoryview[int], at: int) -> None:
+        self.row = row
         self._memory = memory
         self._quads = quads
         self._at = at

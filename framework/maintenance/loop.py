@@ -123,6 +123,8 @@ class Maintenance:
                 for name in self._queues:
                     self._beat()
                     self._try(f"stats of {name!r}", lambda name=name: self._observe(name))  # type: ignore[misc]
+        if self.engine_ok:
+            self._board.engine_worked(self._index, time.monotonic_ns())
         return rescued and maintained
 
     def _beat(self) -> float:

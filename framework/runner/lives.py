@@ -28,7 +28,7 @@ from framework.scoreboard import EXPORTER, GONE, Scoreboard
 from framework.signals import poke, reset_in_child
 from framework.supervisor import FAILED_TO_START, LAST_GRACE, Birth, Leadership, unblock
 from framework.telemetry import ProcessIdentity, Role, Telemetry, start
-from framework.worker import AsyncWorker, LeaveSignal, SyncWorker, WorkerCore
+from framework.worker import AsyncWorker, LeaveSignal, SyncWorker, WorkerCore, descriptors, stacks
 
 
 def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) -> int:
@@ -42,6 +42,7 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
     ready, code = False, FAILED_TO_START
     leave = LeaveSignal(settings.drain_seconds, lambda: board.deadline)
     broker: Broker | None = None
+    core: WorkerCore | None = None
 
     def announce() -> None:
         nonlocal ready
@@ -50,7 +51,9 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
         poke(birth.waker)
 
     try:
+        before = descriptors()
         broker = broker_for(settings, place.options, birth.incarnation)
+        held = {fd: identity for fd, identity in descriptors().items() if fd not in before}
         connecting.install(Producer(broker, options=connecting.resolver(settings), sending=telemetry.sending))
         # From here on the service's code starts threads and processes, which inherit the mask. What a signal ends
         # before the worker has handlers has no job.
@@ -58,7 +61,14 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
         app = place.app()
         executor = _executor(place, app, handler, telemetry, bus, stopping=lambda: bool(leave))
         core = WorkerCore(
-            birth.name, birth.index, board=board, broker=broker, executor=executor, emit=bus.emit, leave=leave
+            birth.name,
+            birth.index,
+            board=board,
+            broker=broker,
+            executor=executor,
+            emit=bus.emit,
+            leave=leave,
+            held=held,
         )
         core.on_ready = announce
         telemetry.observe_slots(lambda: (core.options.concurrency, core.used), name)
@@ -66,8 +76,12 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
         kind(core, app, Slot(handler.queue, number), unblock=unblock).run()
         code = 0
     except Exception as error:
+        if core is not None:
+            core.examine(error, final=True)
         message, trace = describe(error, limit=8000)
         text = message if isinstance(error, WorkerError) else f"{message}\n{trace}"
+        if core is not None and core.ruined:
+            text = f"{birth.name} is ruined: {core.ruined}"
         bus.emit(ServiceMistake(birth.name, text if ready else f"{birth.name} cannot start: {text}"))
         # A teardown that fails leaves nothing undone: every job is settled. It backs off, outside the budget.
         code = 70 if ready and not leave else FAILED_TO_START
@@ -149,6 +163,7 @@ def export(place: Place, birth: Birth, board: Scoreboard) -> int:
 
 
 def _begin(place: Place, birth: Birth, role: Role) -> tuple[Telemetry, Bus]:
+    signal.signal(signal.SIGUSR1, stacks)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # what a handler prints must not wait for its process's end

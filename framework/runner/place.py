@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from framework.queues import QueueOptions
 from framework.scoreboard import Scoreboard, Verdict
 from framework.settings import Settings
 from framework.supervisor import Instance
+
+BURIAL = 0.3  # seconds from the death of a child until the supervisor has written how it died
 
 
 @dataclass(slots=True)
@@ -27,6 +30,7 @@ class Place:
         instance: the number of this supervisor among those of the same store, and its lock.
         leader_path: the lock of one leader per app: it can observe only the queues that it knows.
         rings: telemetry's; None: it does not outlive a process.
+        waited_for: lives of whose end the supervisor had time to write.
     """
 
     app: type[WorkerApp]
@@ -37,6 +41,7 @@ class Place:
     instance: Instance
     leader_path: Path
     rings: Any = None
+    waited_for: set[str] = field(default_factory=set)
 
     @property
     def workers(self) -> list[tuple[str, str, int]]:
@@ -45,7 +50,7 @@ class Place:
 
     def verdict(self, board: Scoreboard, incarnation: str) -> Verdict | None:
         """From our own board, or from that of the tree to which the dead belonged."""
-        found = board.verdict(incarnation)
+        found = board.verdict(incarnation) or self._written_soon(board, incarnation)
         if found is not None:
             return found
         for path in self.other_boards():
@@ -56,6 +61,21 @@ class Place:
             if found is not None:
                 return found
         return None
+
+    def _written_soon(self, board: Scoreboard, incarnation: str) -> Verdict | None:
+        """Of a life of this tree whose claims are free, but of whom the supervisor has not written how it ended: it has
+        not reaped it yet. Without the wait, a death by the supervisor's own SIGTERM would now and then be charged."""
+        slot = next((slot for slot in board.all_slots() if slot.incarnation == incarnation), None)
+        if slot is None or incarnation in self.waited_for:
+            return None
+        self.waited_for.add(incarnation)
+        end = time.monotonic() + BURIAL
+        while time.monotonic() < end and board.supervised() and board.slot(slot.index).incarnation == incarnation:
+            found = board.ruin(slot.index) or board.verdict(incarnation)
+            if found is not None:
+                return found
+            time.sleep(0.005)
+        return board.verdict(incarnation)
 
     def other_boards(self) -> list[Path]:
         """Of the other trees on this store, of those before included."""

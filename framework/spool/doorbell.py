@@ -42,10 +42,8 @@ class Waker:
         """Ends the wait that is under way, or the next one."""
         pipe = self._pipe
         if pipe is not None:
-            try:
+            with contextlib.suppress(OSError):  # full: it is awake as can be; or a handler has closed it
                 os.write(pipe[1], b"\0")
-            except BlockingIOError:
-                return  # full: it is awake as can be
 
     def fileno(self) -> int:
         """To poll; -1 when closed."""
@@ -63,7 +61,8 @@ class Waker:
         """Idempotent."""
         pipe, self._pipe = self._pipe, None  # first: wake() may come at any moment
         for fd in pipe or ():
-            os.close(fd)
+            with contextlib.suppress(OSError):  # a handler has closed it
+                os.close(fd)
 
 
 class Doorbell:

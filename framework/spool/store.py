@@ -101,7 +101,8 @@ class Spool:
                 parts.close()
         self._parts.clear()
         if self._disk is not None:
-            self._disk.close()
+            with contextlib.suppress(OSError):  # a handler has closed it
+                self._disk.close()
         self._disk = self._clock = None
 
     def after_fork(self) -> None:

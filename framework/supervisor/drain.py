@@ -37,7 +37,7 @@ class Drain:
                 place.leaving = True
                 if tree.deadline is not None and drain is not None:
                     place.kill_at = tree.deadline - before_deadline(drain, 1.0)
-                children.terminate(place.pid)
+                tree.terminate(place)
 
     def advance(self, now: float) -> bool:
         """Goes on to what leaves last; True when the last process is gone."""
@@ -50,7 +50,7 @@ class Drain:
                 # One deadline for all that leave last, whenever their turn comes.
                 end = now if tree.deadline is None else tree.deadline
                 place.kill_at = max(end + LAST_GRACE, now + LEAST_GRACE)
-                children.terminate(place.pid)
+                tree.terminate(place)
             elif place.pid is None and place.start_at is not None and now < (tree.deadline or now + 1):
                 place.start_at = now  # died while the others drained: it has work left, and no time for a backoff
                 break

@@ -113,4 +113,5 @@ class Supervisor:
         if self._to_dump:
             place = self._to_dump.pop(0)
             if place.pid is not None:
+                place.sent.add(signal.SIGUSR1)
                 children.dump_stacks(place.pid)

@@ -20,6 +20,7 @@ class Place:
         kill_at: when it is killed if it has not left.
         killed: the exit reason that we have already decided by killing it.
         flushing: it was late, but had settled everything, and got time for its telemetry.
+        sent: signals that we have sent to this life, SIGKILL aside; a handler may have put them back to their default.
     """
 
     spec: ChildSpec
@@ -32,6 +33,7 @@ class Place:
     kill_at: float | None = None
     killed: str = ""
     flushing: bool = False
+    sent: set[int] = field(default_factory=set)
     backoff: Backoff = field(default_factory=Backoff)
 
     def begin(self, pid: int, incarnation: str, now: float) -> None:
@@ -40,6 +42,13 @@ class Place:
         self.ready = self.leaving = self.flushing = False
         self.start_at = self.kill_at = None
         self.killed = ""
+        self.sent = set()
+
+    def planned(self, code: int) -> bool:
+        """Whether such an end answers a signal of ours: death by it, or code 143 or 0 after SIGTERM, as many libraries
+        end a process that they were told to stop."""
+        stopped = code in (0, 128 + signal.SIGTERM) and signal.SIGTERM in self.sent
+        return self.killed == "" and (-code in self.sent or stopped)
 
     def end(self) -> None:
         """The life is over."""
@@ -53,7 +62,7 @@ def exit_reason(place: Place, code: int, *, draining: bool, out_of_memory: bool)
         return place.killed
     if code == 0 and not (place.ready or place.leaving or draining):
         return "failed_to_start"  # sys.exit(0) in a lifespan: without a backoff it would go on for ever
-    if code == 0 or (code == -signal.SIGTERM and not place.ready):
+    if code == 0 or place.planned(code) or (code == -signal.SIGTERM and not place.ready):
         return "drained" if draining or place.leaving else "recycled"
     if code == FAILED_TO_START:
         return "failed_to_start"

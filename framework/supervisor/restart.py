@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable
 
 from framework.events import ProcessExited, ProcessStarted
-from framework.scoreboard import RowState, before_deadline, process_start
+from framework.scoreboard import PLANNED, RowState, before_deadline, process_start
 from framework.signals import poke
 from framework.supervisor import children, platform
 from framework.supervisor.children import Birth, ChildSpec
@@ -17,7 +17,7 @@ from framework.supervisor.policy import Budget
 from framework.supervisor.tree import Tree
 
 LAST_BACKOFF = 1.0  # seconds: the jobs of the dead wait for whoever leaves last
-_FAILURES = ("crashed", "killed", "out_of_memory", "stuck", "failed_to_start")
+_FAILURES = ("crashed", "killed", "out_of_memory", "stuck", "failed_to_start", "ruined")
 
 
 class Restarts:
@@ -90,7 +90,7 @@ class Restarts:
         place.leaving = True
         if drain is not None:
             place.kill_at = now + drain - before_deadline(drain, 1.0)
-        children.terminate(place.pid)
+        self._tree.terminate(place)
 
     # --- deaths -----------------------------------------------------------------------------------------------------
 
@@ -120,30 +120,43 @@ class Restarts:
     def _bury(self, place: Place, pid: int, code: int, busy: list[RowState], now: float) -> None:
         tree = self._tree
         place.ready = place.ready or bool(tree.board.slot(place.spec.index).ready)
-        kills = platform.oom_kills()
-        reason = exit_reason(place, code, draining=tree.draining, out_of_memory=kills > self._oom_kills)
-        self._oom_kills = kills
-        tree.board.count_exit(place.spec.index, reason)
-        if not place.killed:
-            detail = "out of memory" if reason == "out_of_memory" else describe_exit(code)
-            tree.board.write_death(place.incarnation, detail)
+        reason, detail, charged = self._write_down(place, code, busy)
         expected = reason in ("drained", "recycled", "timeout") or (place.leaving and place.killed != "")
         failed = reason in _FAILURES and not expected
         # A death under a job is charged to the job: it must not stop the service, nor slow the slot's neighbours.
-        counts = failed and reason != "failed_to_start" and not (busy and place.ready)
-        delay: float = place.backoff.delay(uptime=now - place.born_at, failed=failed and not busy)
+        counts = failed and reason != "failed_to_start" and not charged
+        slows = failed and (reason == "ruined" or not busy)
+        delay: float = place.backoff.delay(uptime=now - place.born_at, failed=slows)
         if place.spec.last:
             delay = min(delay, LAST_BACKOFF)
         place.end()
         # One that leaves last and died early has work left: it hands back the jobs of the others.
         again = not tree.draining or (place.spec.last and not place.leaving)
         place.start_at = now + delay if again else None
-        tree.emit(ProcessExited(place.spec.name, pid, reason, code, delay if again else None, describe_exit(code)))
+        tree.emit(ProcessExited(place.spec.name, pid, reason, code, delay if again else None, detail))
         if counts and place.spec.vital and not tree.draining and self._budget.exceeded(now):
             tree.exit_code = 4
             tree.note(
                 f"more than {tree.options.restart_budget} processes died while idle or before they were ready within "
-                f"{tree.options.restart_window:g} s: giving up; last: {place.spec.name}, {describe_exit(code)}",
+                f"{tree.options.restart_window:g} s: giving up; last: {place.spec.name}, {detail}",
                 "error",
             )
             self._drain.begin("restart budget exceeded")
+
+    def _write_down(self, place: Place, code: int, busy: list[RowState]) -> tuple[str, str, bool]:
+        """Writes on the board how a child died; returns (reason, detail, whether a job is charged with it)."""
+        tree, index = self._tree, place.spec.index
+        kills = platform.oom_kills()
+        reason = exit_reason(place, code, draining=tree.draining, out_of_memory=kills > self._oom_kills)
+        self._oom_kills = kills
+        detail, charged = describe_exit(code), bool(busy) and place.ready
+        ruin = tree.board.ruin(index)
+        if ruin is not None:
+            reason, detail, charged = "ruined", ruin.detail, ruin.guilty != ()
+            tree.board.write_death(place.incarnation, detail, ruin.guilty)
+        elif place.planned(code):
+            tree.board.write_verdict(place.incarnation, PLANNED)
+        elif not place.killed:
+            tree.board.write_death(place.incarnation, "out of memory" if reason == "out_of_memory" else detail)
+        tree.board.count_exit(index, reason)
+        return reason, detail, charged

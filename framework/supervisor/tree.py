@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -49,11 +50,22 @@ class Tree:
         """Says something in the log."""
         self.emit(SupervisorNote(text, level))  # type: ignore[arg-type]
 
+    def terminate(self, place: Place) -> None:
+        """Tells a child to leave: by a signal, and on the board in case that a handler has taken the signal."""
+        assert place.pid is not None
+        self.board.tell_to_leave(place.spec.index)
+        place.sent.add(signal.SIGTERM)
+        children.terminate(place.pid)
+
     def kill(self, place: Place, reason: str, kind: int, why: str, guilty: Sequence[int] | None = None) -> None:
         """Kills a child and its process group; `guilty`: the rows that are charged, None = by the kind alone."""
         assert place.pid is not None
         # The verdict first: a rescuer that finds the body must already find it.
-        self.board.write_verdict(place.incarnation, kind, guilty)
+        ruin = self.board.ruin(place.spec.index)
+        if ruin is None:
+            self.board.write_verdict(place.incarnation, kind, guilty)
+        else:  # it hangs on its way out: that does not acquit the job that ruined it
+            self.board.write_death(place.incarnation, ruin.detail, ruin.guilty)
         place.killed = reason
         self.emit(ProcessKilled(place.spec.name, place.pid, "timeout" if kind == TIMEOUT else "planned", why))
         children.kill_group(place.pid)

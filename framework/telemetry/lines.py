@@ -10,7 +10,7 @@ from framework.telemetry.logs import LEVELS, Logs
 from framework.telemetry.names import ERROR_TYPE, LOST
 
 _LEVEL_OF_OUTCOME = {"retried": "warning", "dead_lettered": "error"}
-_WARN_OF_EXIT = frozenset({"crashed", "killed", "timeout", "failed_to_start", "out_of_memory", "stuck"})
+_WARN_OF_EXIT = frozenset({"crashed", "killed", "timeout", "failed_to_start", "out_of_memory", "stuck", "ruined"})
 _SILENT = frozenset({e.JobsClaimed, e.JobsSettled, e.QueueObserved})  # one or more for every job
 
 

@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Awaitable, Generator
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 from framework.events import LoopBlocked
 from framework.scoreboard import RowWriter
@@ -20,8 +20,15 @@ BLOCKED_AFTER = 5.0  # seconds
 LOOK = 1.0  # seconds between looks at the clock
 
 
+def last_row() -> int | None:
+    """The row whose code was the last on the CPU; None: it has no row any more, or none ran yet."""
+    return Tracked.last.row if Tracked.last is not None else None
+
+
 class Tracked:
     """Awaits something and marks the row whenever its code is on the CPU."""
+
+    last: ClassVar[RowWriter | None] = None
 
     __slots__ = ("_awaitable", "_row")
 
@@ -41,6 +48,7 @@ class Tracked:
                     thrown, error = error, None
                     yielded = inner.throw(thrown)
                 else:
+                    Tracked.last = self._row  # not where it is cancelled, as all are when the loop itself breaks
                     yielded = inner.send(send) if send is not None else next(inner)
             except StopIteration as stop:
                 return stop.value

@@ -12,11 +12,15 @@ from framework.job import Lease
 
 MOST = 64
 WORTH = 0.010  # seconds of work that a batch should hold
+QUICK = WORTH / 16
 PATIENCE = 0.020  # seconds that a handler may run before the claims behind it go back
 
 
 class Claims:
     """A deque that two threads pop from: whoever popped a lease owns it.
+
+    Attributes:
+        quick: jobs are so short that some microseconds for each are too much, and once in a while is often enough.
 
     Averages cannot know how long the next job takes, so a helper thread gives back what waits behind a long one. Code
     that holds the GIL stops the helper, too: those claims go back when the process is killed.
@@ -27,6 +31,7 @@ class Claims:
         self._clock = clock
         self._waiting: deque[Lease] = deque()
         self._average = WORTH  # one job a batch until we know better
+        self.quick = False
         self._started = 0.0
         # SimpleQueue.put may be called in a signal handler, which an Event's lock may not.
         self._calls: SimpleQueue[str] = SimpleQueue()
@@ -62,6 +67,7 @@ class Claims:
         # Quick to become careful, slow to become bold.
         weight = 0.5 if duration > self._average else 0.1
         self._average += weight * (duration - self._average)
+        self.quick = self._average < QUICK
 
     def give_back(self) -> None:
         """From a signal handler: everything that has not started goes back, by the helper thread."""

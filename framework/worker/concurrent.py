@@ -19,9 +19,10 @@ from framework.job import Lease
 from framework.outcome import Disturbed, JobInterrupted
 from framework.signals import ignore
 from framework.worker import tasks, turning
-from framework.worker.blocking import LoopWatch, Tracked
+from framework.worker.blocking import LoopWatch, Tracked, last_row
 from framework.worker.core import WorkerCore
 from framework.worker.interrupt import leave_if_forked
+from framework.worker.putback import PutBack
 from framework.worker.tasks import Run
 
 WAIT = 1.0  # seconds that one claim waits for a job
@@ -54,6 +55,8 @@ class AsyncWorker:
         """Returns when the process has left its work in order. Raises what the lifespans raise."""
         signal.signal(signal.SIGTERM, lambda *_: self._on_term())
         ignore(signal.SIGINT)  # a terminal signals the whole group: the supervisor decides
+        self._put_back = PutBack((signal.SIGTERM, signal.SIGINT), self._core.complain)
+        self._core.blamed = last_row
         self._unblock()
         with self._app.lifespan(self._slot):
             turning.run(self._main(), self._on_exit)
@@ -74,6 +77,7 @@ class AsyncWorker:
         try:
             async with self._app.alifespan(self._slot):
                 if not self._core.leave:
+                    self._put_back.remember()
                     self._core.ready()
                     self._tick()
                     await self._serve()
@@ -104,7 +108,17 @@ class AsyncWorker:
         self._core.tick()
         self._watch.turned()
         self._core.settle_late()
+        self._look_around()
         self._loop.call_later(TICK, self._tick)
+
+    def _look_around(self) -> None:
+        """Puts back what jobs have changed in the process, and notices what cannot be put back."""
+        core, alone = self._core, not self._runs
+        cause = self._put_back.everything(alone=alone) or (core.check.changed() if alone else "")
+        if cause:
+            core.ruin(cause)
+        if core.told():  # a job had taken SIGTERM, or blocked it
+            self._on_term()
 
     # --- claiming ---------------------------------------------------------------------------------------------------
 
@@ -118,6 +132,7 @@ class AsyncWorker:
                 await self._changed.wait()
                 continue
             leases = await self._claim(limit)
+            self._look_around()
             if core.leave:
                 core.give_back(leases)
                 break
@@ -149,6 +164,7 @@ class AsyncWorker:
             if core.begin(attempt, run.row):
                 await core.executor.run_async(attempt, call=lambda awaitable: self._call(awaitable, run))
                 attempt.forget()
+                self._put_back.after_job()
                 await self._settle(attempt, run)
         finally:
             self._runs.discard(run)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from framework.broker import VERBS, Broker, settle
@@ -18,6 +18,7 @@ from framework.events import (
     JobsExpired,
     JobsSettled,
     LeasesLost,
+    ServiceMistake,
     WorkerLeaving,
 )
 from framework.executor import Attempt, Executor
@@ -26,8 +27,12 @@ from framework.outcome import Kind, Outcome
 from framework.queues import QueueOptions
 from framework.scoreboard import LEAVING, READY, RowWriter, Scoreboard, before_deadline
 from framework.stuck import StuckJobs
+from framework.worker.putback import Identity
+from framework.worker.ruin import SelfCheck, root_of
 
 FIRST_RETRY, LAST_RETRY = 0.05, 2.0  # seconds between tries of an engine that fails; recovery is seen within 5 s
+CERTAIN = 3  # failures of the engine in a row after which a process believes that it is ruined
+OTHERS_WORK = 5.0  # seconds that the engine must fail here alone
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -63,6 +68,7 @@ class LeaveSignal:
 class _Unsettled:
     lease: Lease
     outcome: Outcome
+    row: int | None
 
 
 class WorkerCore:
@@ -75,6 +81,12 @@ class WorkerCore:
         executor: runs the jobs.
         emit: takes events.
         leave: shared with the signal handlers.
+        held: descriptors that the engine has opened.
+
+    Attributes:
+        doubtful: the engine fails, and the state of this process would explain it.
+        ruined: why this process can do nothing more, empty = it can; what it could not settle is left to the rescuer.
+        blamed: the row whose code ran last.
     """
 
     def __init__(
@@ -87,6 +99,7 @@ class WorkerCore:
         executor: Executor,
         emit: Callable[[Event], None],
         leave: LeaveSignal,
+        held: Mapping[int, Identity] | None = None,
     ) -> None:
         self.process = process
         self.index = index
@@ -109,6 +122,12 @@ class WorkerCore:
         self._failing: dict[str, tuple[float, float]] = {}  # verb: since when, wait before the next try
         self._retry_at = 0.0
         self._next_memory_check = 0.0
+        self._parent = os.getppid()
+        self.check = SelfCheck(held or {})
+        self.doubtful, self.ruined = False, ""
+        self.blamed: Callable[[], int | None] = lambda: 0
+        self._failures = 0  # in a row, of any verb
+        self._failing_since = 0.0
 
     # --- the board --------------------------------------------------------------------------------------------------
 
@@ -127,10 +146,19 @@ class WorkerCore:
         """The loop turns."""
         self.board.tick(self.index, time.monotonic_ns(), used=self.used, jobs=self.jobs)
 
+    def told(self) -> bool:
+        """Whether this process shall leave, though its own handler of SIGTERM may not have been called: somebody else
+        may have taken the signal. The death of the parent comes as SIGTERM, too."""
+        return self.board.told_to_leave(self.index) or os.getppid() != self._parent
+
+    def complain(self, text: str) -> None:
+        """Tells of a mistake in the service."""
+        self.emit(ServiceMistake(self.process, f"{self.process}: {text}"))
+
     def leaving(self) -> None:
         """Says once why."""
         self.board.set_state(self.index, LEAVING, time.monotonic_ns())
-        orphaned = self.leave.why == "drain" and not self.board.supervised()
+        orphaned = self.leave.why == "drain" and os.getppid() != self._parent
         self.emit(WorkerLeaving(self.process, os.getpid(), "supervisor gone" if orphaned else self.leave.why))
 
     def check_limits(self) -> None:
@@ -200,7 +228,7 @@ class WorkerCore:
         assert attempt.outcome is not None
         if attempt.outcome.failure is not None or not self.executor.outlives:
             self._report(attempt.lease, attempt.outcome)
-        self.settle(attempt.lease, attempt.outcome)
+        self.settle(attempt.lease, attempt.outcome, row)
         self.rows[row].clear()
         self.used -= 1
         self.jobs += 1
@@ -214,23 +242,36 @@ class WorkerCore:
         else:
             self._recovered("reported")
 
-    def settle(self, lease: Lease, outcome: Outcome) -> None:
-        """Once, or again later: what cannot be settled now is kept, and tried until the process ends."""
+    def settle(self, lease: Lease, outcome: Outcome, row: int | None = None) -> None:
+        """Once, or again later: what cannot be settled now is kept, and tried until the process ends.
+
+        Args:
+            row: where it ran; None = it has not started.
+        """
         started = time.monotonic()
         verb = VERBS[outcome.kind]
         try:
             settle(self.broker, lease, outcome)
         except LeaseLost as lost:
-            self.emit(LeasesLost(lease.queue, lost.job_ids))
+            self._lost(_Unsettled(lease, outcome, row), lost)
             return
         except EngineUnavailable as error:
-            self._unsettled.append(_Unsettled(lease, outcome))
+            self._unsettled.append(_Unsettled(lease, outcome, row))
             self._failed(verb, error)
             return
         if self._failing:
             self._recovered(verb)
         if self._tells_settled:
             self.emit(JobsSettled(lease.queue, verb, 1, time.monotonic() - started))
+
+    def _lost(self, item: _Unsettled, lost: LeaseLost) -> None:
+        """Somebody else has the job, or a handler has closed the descriptors by which this process looks for it."""
+        cause = self.check.cause(lost)
+        if cause:
+            self._unsettled.append(item)
+            self.ruin(cause)
+        else:
+            self.emit(LeasesLost(item.lease.queue, lost.job_ids))
 
     def give_back(self, leases: Sequence[Lease]) -> None:
         """Unstarted leases return to their place; no attempt is spent. Safe in threads."""
@@ -239,13 +280,13 @@ class WorkerCore:
 
     def settle_late(self) -> bool:
         """Tries what could not be settled; True when nothing is left. Cheap when nothing is."""
-        if not self._unsettled:
+        if not self._unsettled or self.ruined:
             return True
         if time.monotonic() < self._retry_at:
             return False
         for _ in range(len(self._unsettled)):
             item = self._unsettled.popleft()
-            self.settle(item.lease, item.outcome)
+            self.settle(item.lease, item.outcome, item.row)
         if not self._unsettled:
             for verb in list(self._failing):
                 self._recovered(verb)
@@ -258,11 +299,44 @@ class WorkerCore:
         self._failing[verb] = (since, wait)
         self._retry_at = max(self._retry_at, now + wait)
         self.emit(EngineFailed(verb, str(error), wait))
+        self._failures += 1
+        self._failing_since = self._failing_since if self._failures > 1 else now
+        self.examine(error)
 
     def _recovered(self, verb: str) -> None:
+        self._failures, self.doubtful = 0, False
         found = self._failing.pop(verb, None)
         if found is not None:
             self.emit(EngineRecovered(verb, time.monotonic() - found[0]))
+
+    # --- ruin -------------------------------------------------------------------------------------------------------
+
+    def examine(self, error: BaseException, *, final: bool = False) -> None:
+        """Whether an error comes of what a handler has done to this process.
+
+        Args:
+            final: it ends the process; otherwise a few failures in a row are needed.
+        """
+        cause, now = self.check.cause(error), time.monotonic()
+        self.doubtful = cause != ""
+        alone = self._failures >= CERTAIN and now - self._failing_since > OTHERS_WORK
+        # Later by some turns of maintenance than our first failure: that it worked before says nothing.
+        if not cause and alone and self.board.engine_worked_at() > (self._failing_since + OTHERS_WORK / 2) * 1e9:
+            cause = f"the engine fails only here: {root_of(error)}"
+        if cause and (final or self._failures >= CERTAIN):
+            self.ruin(cause)
+
+    def ruin(self, cause: str) -> None:
+        """Leaves at once, for a process that can work. Charged is the job after which nothing could be settled.
+
+        A process that has run nothing yet is as it was born: another would be no better, and so on for ever.
+        """
+        if not self.ruined and (self.jobs or self.used):
+            self.ruined = cause
+            rows = [item.row for item in self._unsettled if item.row is not None]
+            rows += [row.row for row in self.board.busy_rows(self.index) if row.row == self.blamed()]
+            self.board.set_ruin(self.index, cause, rows[0] if rows else None)
+            self.leave.leave(f"ruined: {cause}")
 
 
 def resident() -> int:

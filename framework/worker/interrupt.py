@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from asyncio import CancelledError
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Literal
@@ -43,13 +44,15 @@ class Interrupts:
 
     Args:
         timeout: seconds until the soft timeout; None = never.
+        told: whether the supervisor has told this process to leave and the signal has not come to its own handler.
     """
 
-    def __init__(self, timeout: float | None) -> None:
+    def __init__(self, timeout: float | None, *, told: Callable[[], bool] = lambda: False) -> None:
         self._timeout = timeout
         self._soft: float | None = None
         self._drain: float | None = None
         self._calling = False
+        self._told = told
         self._pid = os.getpid()
         self._armed = float("inf")  # when the timer will ring
         signal.signal(signal.SIGALRM, self._on_alarm)
@@ -62,6 +65,10 @@ class Interrupts:
             self._arm()
         try:
             return invoke(method, *arguments)
+        except (SystemExit, KeyboardInterrupt, CancelledError) as error:
+            if self._told():  # a handler of the job's own has taken our SIGTERM for this
+                raise JobInterrupted("draining") from error
+            raise
         finally:
             leave_if_forked(self._pid)
             self._calling = False
@@ -71,6 +78,14 @@ class Interrupts:
         """Interrupts whatever runs at this monotonic second. Called in a signal handler."""
         self._drain = moment
         self._arm()
+
+    def keep_timer(self) -> None:
+        """Rings when it should, though a handler may have stopped or moved the process's one timer."""
+        armed = self._armed
+        if armed != float("inf"):
+            left, late = signal.getitimer(signal.ITIMER_REAL)[0], armed - time.monotonic()
+            if not 0 < left < late + RETRY:
+                self._ring_in(max(0.000001, late), armed)
 
     def _arm(self) -> None:
         due = min((moment for moment in (self._soft, self._drain) if moment is not None), default=self._armed)

@@ -12,9 +12,10 @@ from framework.events import ServiceMistake
 from framework.executor import Attempt
 from framework.job import Lease
 from framework.signals import ignore
-from framework.worker.claims import Claims
+from framework.worker.claims import WORTH, Claims
 from framework.worker.core import FIRST_RETRY, WorkerCore
 from framework.worker.interrupt import Interrupts
+from framework.worker.putback import PutBack
 
 WAIT = 1.0  # seconds that one claim waits for a job: the loop turns at least so often
 
@@ -33,24 +34,27 @@ class SyncWorker:
         self._app = app
         self._slot = slot
         self._unblock = unblock
-        self._interrupts = Interrupts(core.options.timeout)
+        self._interrupts = Interrupts(core.options.timeout, told=lambda: core.told() and not core.leave)
         self._claims = Claims(core.give_back)
+        self._look_at = 0.0
 
     def run(self) -> None:
         """Returns when the process has left its work in order. Raises what `lifespan` raises."""
         core = self._core
         signal.signal(signal.SIGTERM, self._on_term)
         ignore(signal.SIGINT)  # a terminal signals the whole group: the supervisor decides
+        self._put_back = PutBack((signal.SIGTERM, signal.SIGINT, signal.SIGALRM), core.complain)
         self._unblock()
         try:
             with self._app.lifespan(self._slot):
                 if not core.leave:
+                    self._put_back.remember()
                     core.ready()
                     self._serve()
         finally:
             self._claims.close()
 
-    def _on_term(self, number: int, frame: FrameType | None) -> None:
+    def _on_term(self, number: int = 0, frame: FrameType | None = None) -> None:
         if self._core.leave.leave("drain"):
             self._interrupts.drain_at(self._core.leave.interrupt_at)
             self._claims.give_back()
@@ -60,7 +64,12 @@ class SyncWorker:
         core = self._core
         while not core.leave:
             core.tick()
-            core.settle_late()
+            if (
+                not core.settle_late() and core.doubtful
+            ):  # the run record of a job that cannot be settled must stand until we know why
+                self._look_around()
+                time.sleep(FIRST_RETRY)
+                continue
             lease = self._claims.take() or self._claim()
             if lease is not None:
                 self._run(lease)
@@ -68,7 +77,23 @@ class SyncWorker:
         self._claims.close()
         self._settle_rest()
 
+    def _look_around(self) -> None:
+        """Puts back what jobs have changed in the process, and notices what cannot be put back."""
+        core, now = self._core, time.monotonic()
+        if self._claims.quick and now < self._look_at and not core.doubtful:
+            return
+        self._look_at = now + WORTH
+        cause = self._put_back.everything() or core.check.changed()
+        self._interrupts.keep_timer()
+        if cause:
+            core.ruin(cause)
+        if core.told():  # a job had taken SIGTERM, or blocked it
+            self._on_term()
+
     def _claim(self) -> Lease | None:
+        self._look_around()
+        if self._core.leave:
+            return None
         room = self._core.room()
         limit = self._claims.limit()
         leases = self._core.claim(limit if room is None else max(1, min(limit, room)), WAIT)
@@ -86,6 +111,11 @@ class SyncWorker:
         self._claims.started()
         outcome = core.executor.run(attempt, call=self._interrupts.call)
         self._claims.ended()
+        if self._put_back.after_job() or not self._claims.quick:
+            self._put_back.between_jobs()
+            self._interrupts.keep_timer()
+            if core.told():
+                self._on_term()
         if outcome.failure is not None:
             self._explain(attempt)
         attempt.forget()
@@ -99,6 +129,7 @@ class SyncWorker:
     def _settle_rest(self) -> None:
         while not self._core.settle_late():
             self._core.tick()
+            self._look_around()
             time.sleep(FIRST_RETRY)
 
 

@@ -82,6 +82,21 @@ def test_a_new_life_empties_its_rows_and_keeps_the_exits(board: Scoreboard) -> N
     assert [row.job_id for row in board.busy_rows(2)] == ["neighbour"]
 
 
+def test_a_new_life_forgets_what_was_said_to_and_of_the_one_before(board: Scoreboard) -> None:
+    other = Scoreboard.open(board.path)
+    board.occupy(1, "first")
+    board.tell_to_leave(1)
+    board.set_ruin(1, "x" * 100, 2)
+    board.engine_worked(0, 77)
+    assert (other.told_to_leave(1), other.told_to_leave(2), other.engine_worked_at()) == (True, False, 77)
+    assert (other.ruin(1), other.ruin(2)) == (Verdict("died", (2,), "x" * 92), None)
+    board.set_ruin(2, "leak", None)
+    assert other.ruin(2) == Verdict("died", (), "leak")
+    board.occupy(1, "second")
+    board.occupy(0, "maintenance")
+    assert (other.told_to_leave(1), other.ruin(1), other.engine_worked_at()) == (False, None, 0)
+
+
 def test_rows(board: Scoreboard) -> None:
     one, two = board.row_writer(1, 0), board.row_writer(1, 2)
     one.start("a", 5, 10, 20, 30)
@@ -122,7 +137,7 @@ def test_a_reader_never_sees_half_a_row(board: Scoreboard) -> None:
 
 def test_a_writer_killed_in_the_middle_is_no_endless_loop(board: Scoreboard) -> None:
     board.row_writer(2, 0).start("a", 5, 10, 20, 30)
-    rows = 128 + 3 * 224 + 3 * 112
+    rows = 128 + 3 * 304 + 3 * 112
     struct.pack_into("<Q", board._memory, rows, 7)  # odd: a write that never ended
     assert [row.job_id for row in board.busy_rows(2)] == ["a"]
 
@@ -137,12 +152,14 @@ def test_verdicts(board: Scoreboard) -> None:
     board.write_verdict("many", TIMEOUT, range(19))
     board.write_verdict("none", TIMEOUT, [])
     board.write_death("died", "signal SIGSEGV")
+    board.write_death("ruined", "no descriptors", [2])
     other = Scoreboard.open(board.path)
     assert other.verdict("planned") == Verdict("planned")
     assert other.verdict("all") == other.verdict("many") == Verdict("timeout")
     assert other.verdict("some") == Verdict("timeout", (0, 17, 300))
     assert other.verdict("none") == Verdict("timeout", ())
     assert other.verdict("died") == Verdict("died", detail="signal SIGSEGV")
+    assert other.verdict("ruined") == Verdict("died", (2,), "no descriptors")
     assert other.verdict("somebody else") is other.verdict("") is other.verdict("som") is None
 
 
@@ -155,13 +172,15 @@ def test_the_table_holds_the_last_256(board: Scoreboard) -> None:
 
 def test_a_long_detail_is_cut(board: Scoreboard) -> None:
     board.write_death("a", "x" * 100)
-    assert board.verdict("a") == Verdict("died", detail="x" * 36)
+    assert board.verdict("a") == Verdict("died", detail="x" * 96)
 
 
 @pytest.mark.parametrize(
     ("verdict", "row", "charged"),
     [
         (Verdict("died"), 3, True),
+        (Verdict("died", (3,)), 3, True),
+        (Verdict("died", ()), 3, False),
         (Verdict("planned"), 3, False),
         (Verdict("timeout"), 3, True),
         (Verdict("timeout", (3,)), 3, True),
@@ -196,7 +215,7 @@ def test_garbage_is_no_board(content: bytes, tmp_path: Path) -> None:
 
 def test_truncated_or_of_another_version(board: Scoreboard, tmp_path: Path) -> None:
     whole = board.path.read_bytes()
-    for content in (whole[:-1], whole + b"\0", b"WBOARD2\n" + whole[8:]):
+    for content in (whole[:-1], whole + b"\0", b"WBOARD1\n" + whole[8:]):
         (tmp_path / "x").write_bytes(content)
         with pytest.raises(ValueError, match="no scoreboard of this version"):
             Scoreboard.open(tmp_path / "x")

@@ -1,0 +1,182 @@
+"""What a handler or a library may leave changed in its process is put back before the next job."""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import faulthandler
+import fcntl
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from types import FrameType
+from typing import Any
+
+# Without the wrappers of `signal`, which make an enum of each answer: 1.5 microseconds instead of 0.02.
+_handler_of: Callable[[int], Any] = _signal.getsignal
+# Of the service's own, what its lifespan has installed stays; the worker needs to know only that it does not change.
+_KEPT = (signal.SIGCHLD, signal.SIGPIPE, signal.SIGUSR1)
+_LIMITS = {
+    name: getattr(resource, f"RLIMIT_{name}")
+    for name in ("AS", "CPU", "DATA", "FSIZE", "NOFILE", "NPROC", "STACK")
+    if hasattr(resource, f"RLIMIT_{name}")
+}
+_UNBLOCK, _TERM, _ALRM = int(signal.SIG_UNBLOCK), int(signal.SIGTERM), int(signal.SIGALRM)
+_PATH = getattr(os, "O_PATH", os.O_RDONLY)  # needs no permission to read the directory
+
+Identity = tuple[int, int]  # device and inode
+
+
+def stacks(number: int, frame: FrameType | None) -> None:
+    """Stands beneath the handler of faulthandler, which Python does not know: so another one for SIGUSR1 is noticed."""
+
+
+class PutBack:
+    """Remembers how the process was when it became ready. Main thread only.
+
+    Args:
+        installed: signals for which the worker itself has just installed handlers; SIGTERM is one of them.
+        say: takes a line about what cannot be put back.
+    """
+
+    def __init__(self, installed: Iterable[signal.Signals], say: Callable[[str], None]) -> None:
+        self._handlers = {number: _handler_of(number) for number in installed}
+        self._needed = [int(number) for number in (*self._handlers, *_KEPT)]
+        self._term, self._alarm = self._handlers[signal.SIGTERM], self._handlers.get(signal.SIGALRM)
+        self._say = say
+        self._said = False
+        self._umask = -1
+
+    def remember(self) -> None:
+        """The state from here on is the one to keep: the lifespan is open, no job has run."""
+        self.signals()
+        self._handlers |= {number: _handler_of(number) for number in _KEPT}
+        self._umask = os.umask(0o077)
+        os.umask(self._umask)
+        self._wakeup = signal.set_wakeup_fd(-1)
+        signal.set_wakeup_fd(self._wakeup)
+        self._limits = {name: resource.getrlimit(number) for name, number in _LIMITS.items()}
+        self._recursion = sys.getrecursionlimit()
+        self._remember_directory()
+        self._standard = {}
+        for fd in (0, 1, 2):
+            with suppress(OSError):  # closed: it was so when the service began
+                self._standard[fd] = (identity(fd), _copy(fd))
+
+    def _remember_directory(self) -> None:
+        self._directory, self._directory_is = -1, (0, 0)
+        with suppress(OSError):  # it is gone already, or out of reach
+            self._path = os.getcwd()
+            self._directory = os.open(".", _PATH | os.O_DIRECTORY)
+            self._directory_is = identity(self._directory)
+
+    def after_job(self) -> bool:
+        """What costs next to nothing to look at. True: the job had taken SIGTERM or SIGALRM."""
+        os.umask(self._umask)
+        if _handler_of(_TERM) is self._term and (self._alarm is None or _handler_of(_ALRM) is self._alarm):
+            return False
+        self.signals()
+        return True
+
+    def signals(self) -> None:
+        """Handlers, and that the signals come through."""
+        for number, handler in self._handlers.items():
+            if _handler_of(number) is not handler and handler is not None:  # None: a C library has installed it
+                signal.signal(number, handler)
+                if handler is stacks:
+                    faulthandler.unregister(number)  # else it takes itself for registered
+                    faulthandler.register(number, all_threads=True)
+        _signal.pthread_sigmask(_UNBLOCK, self._needed)
+
+    def between_jobs(self) -> None:
+        """What the very next job needs: signals, the standard descriptors, the working directory."""
+        self.signals()
+        self._standard_descriptors()
+        self._change_back()
+
+    def _change_back(self) -> None:
+        """To the working directory; says once when it is gone."""
+        if self._directory < 0:
+            return
+        try:
+            found = os.fstat(self._directory)
+            if (found.st_dev, found.st_ino) != self._directory_is:
+                raise OSError("the descriptor is another's")
+            os.fchdir(self._directory)
+        except OSError:
+            with suppress(OSError):
+                os.chdir(self._path)
+            self._remember_directory()
+            return
+        if found.st_nlink == 0 and not self._said:
+            self._said = True
+            self._say(f"the working directory {self._path} is gone: handlers that use relative paths will fail")
+
+    def everything(self, *, alone: bool = True) -> str:
+        """Between two claims: all of it. Returns what cannot be put back, or an empty string.
+
+        Args:
+            alone: no job runs; else what one of them may have changed for a while is let be.
+        """
+        if not alone:
+            self.signals()
+            self._change_back()
+            return ""
+        self.between_jobs()
+        if self._alarm is not None:  # an event loop has a wakeup descriptor of its own
+            with suppress(OSError, ValueError):
+                signal.set_wakeup_fd(self._wakeup)
+        if sys.getrecursionlimit() < self._recursion:
+            sys.setrecursionlimit(self._recursion)
+        return self._raise_limits()
+
+    def _standard_descriptors(self) -> None:
+        """What else is opened would get their numbers, and receive the log."""
+        for fd, (was, copy) in self._standard.items():
+            if _is(fd, was) or not _is(copy, was):
+                continue
+            with suppress(OSError):
+                os.dup2(copy, fd)
+
+    def _raise_limits(self) -> str:
+        for name, wanted in self._limits.items():
+            now = resource.getrlimit(_LIMITS[name])
+            if not _below(now[0], wanted[0]):
+                continue
+            try:
+                resource.setrlimit(_LIMITS[name], (wanted[0], max_limit(now[1], wanted[1])))
+            except (OSError, ValueError):
+                return f"RLIMIT_{name} was lowered from {_limit(wanted[0])} to {_limit(now[0])} for good"
+        return ""
+
+
+def identity(fd: int) -> Identity:
+    """Device and inode behind a descriptor. Raises OSError."""
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino
+
+
+def _is(fd: int, wanted: Identity) -> bool:
+    try:
+        return identity(fd) == wanted
+    except OSError:
+        return False
+
+
+def _copy(fd: int) -> int:
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+
+
+def _below(one: int, other: int) -> bool:
+    return one != resource.RLIM_INFINITY and (other == resource.RLIM_INFINITY or one < other)
+
+
+def max_limit(one: int, other: int) -> int:
+    """The higher of two limits."""
+    return other if _below(one, other) else one
+
+
+def _limit(value: int) -> str:
+    return "unlimited" if value == resource.RLIM_INFINITY else str(value)

@@ -1,0 +1,142 @@
+"""How a worker tells that a handler has ruined its own process from an outage of the engine that everybody has."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import resource
+from collections.abc import Mapping
+
+from framework.worker.putback import Identity, identity
+
+_BAD_DESCRIPTOR = (errno.EBADF, errno.ENOTDIR, errno.ENOTSOCK, errno.ESPIPE)
+
+SPARE = 4  # free descriptors below which a process counts as one without
+
+
+def descriptors() -> dict[int, Identity]:
+    """All open descriptors of this process; empty where /proc does not say."""
+    found = {}
+    try:
+        numbers = [int(entry) for entry in os.listdir("/proc/self/fd")]
+    except OSError:
+        return {}
+    for number in numbers:
+        try:
+            found[number] = identity(number)
+        except OSError:  # that of the listing itself
+            continue
+    return found
+
+
+class SelfCheck:
+    """Remembers what this process must keep for its engine to work, and says what of it is gone.
+
+    Args:
+        held: descriptors that the engine has opened; nobody else may close them.
+    """
+
+    def __init__(self, held: Mapping[int, Identity]) -> None:
+        self._held = held
+        self._ids = _ids()
+        self._root = _root()
+        self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._had_room = _has_room()
+
+    def changed(self) -> str:
+        """What a handler has changed for good: the engine may not mind, the next jobs would. Empty = nothing."""
+        ids = _ids()
+        if ids != self._ids:
+            return f"user and group were changed from {_names(self._ids)} to {_names(ids)}"
+        if _root() != self._root:
+            return "the root directory was changed"
+        return leak(self._most) if self._had_room else ""
+
+    def cause(self, error: BaseException) -> str:
+        """What of this process explains an error of the engine; empty = nothing: the engine itself is in trouble."""
+        number = _errno(error)
+        if number == errno.EMFILE:
+            return leak(self._most)
+        lost = [fd for fd, was in self._held.items() if not _same(fd, was)]
+        if lost:
+            return f"{len(lost)} of the engine's {len(self._held)} descriptors were closed"
+        if number in _BAD_DESCRIPTOR:
+            return f"a descriptor of the engine was closed ({os.strerror(number)})"
+        return self.changed()
+
+
+def leak(before: int) -> str:
+    """Says with numbers that this process has no descriptors left; empty: it has.
+
+    Args:
+        before: the limit when the process began.
+    """
+    if _has_room() or (gc.collect() and _has_room()):  # what a cycle of garbage holds is no leak
+        return ""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    lowered = f" (lowered from {before})" if most < before else ""
+    return f"descriptors leak: {_open_below(most)} are open, the limit is {most}{lowered}"
+
+
+def _has_room() -> bool:
+    """Whether the next job could open some files. The lowest free number tells how many are taken."""
+    try:
+        lowest = os.open("/", os.O_RDONLY)
+    except OSError as error:
+        return error.errno != errno.EMFILE
+    os.close(lowest)
+    return lowest < resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE
+
+
+def _open_below(most: int) -> int:
+    """How many are open, counted without opening one."""
+    count = 0
+    for fd in range(min(most, 2**20)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            continue
+        count += 1
+    return count
+
+
+def root_of(error: BaseException) -> str:
+    """The innermost error in a chain of causes."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return f"{type(error).__name__}: {error}"
+
+
+def _errno(error: BaseException | None) -> int:
+    """Of the system call that failed, wherever it stands in the chain; 0 = none did."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno:
+            return error.errno
+        error = error.__cause__ or error.__context__
+    return 0
+
+
+def _same(fd: int, was: Identity) -> bool:
+    try:
+        return identity(fd) == was
+    except OSError:
+        return False
+
+
+def _ids() -> tuple[int, ...]:
+    return os.getuid(), os.getgid(), os.geteuid(), os.getegid()
+
+
+def _names(ids: tuple[int, ...]) -> str:
+    user, group, effective_user, effective_group = ids
+    real = "" if (user, group) == (effective_user, effective_group) else f" (real {user}:{group})"
+    return f"{effective_user}:{effective_group}{real}"
+
+
+def _root() -> Identity:
+    try:
+        found = os.stat("/")
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
