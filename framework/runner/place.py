@@ -63,16 +63,19 @@ class Place:
         return None
 
     def _written_soon(self, board: Scoreboard, incarnation: str) -> Verdict | None:
-        """Of a life of this tree whose claims are free, but of whom the supervisor has not written how it ended: it has
-        not reaped it yet. Without the wait, a death by the supervisor's own SIGTERM would now and then be charged."""
+        """Return how a life of this tree ended that the supervisor has not buried yet.
+
+        The locks of a dead process are free before its parent has reaped it. Without the wait, a death by the
+        supervisor's own SIGTERM would now and then be charged.
+        """
         slot = next((slot for slot in board.all_slots() if slot.incarnation == incarnation), None)
-        if slot is None or incarnation in self.waited_for:
+        if slot is None:
             return None
+        end = time.monotonic() + (0.0 if incarnation in self.waited_for else BURIAL)
         self.waited_for.add(incarnation)
-        end = time.monotonic() + BURIAL
-        while time.monotonic() < end and board.supervised() and board.slot(slot.index).incarnation == incarnation:
+        while board.slot(slot.index).incarnation == incarnation:
             found = board.ruin(slot.index) or board.verdict(incarnation)
-            if found is not None:
+            if found is not None or time.monotonic() >= end or not board.supervised():
                 return found
             time.sleep(0.005)
         return board.verdict(incarnation)

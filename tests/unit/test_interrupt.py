@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 import traceback
+from asyncio import CancelledError
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -124,6 +125,35 @@ def test_quick_jobs_share_one_timer_and_each_has_its_own_deadline(monkeypatch: p
     with pytest.raises(JobInterrupted):
         interrupts.call(spin)
     assert time.monotonic() - began >= 0.2, "not at the moment of the first job's alarm"
+
+
+@pytest.mark.parametrize("seconds", [0, 100])
+def test_a_handler_that_uses_the_timer_for_itself(seconds: float) -> None:
+    interrupts = Interrupts(0.2)
+    interrupts.call(lambda: signal.setitimer(signal.ITIMER_REAL, seconds))
+    interrupts.keep_timer()
+    with pytest.raises(JobInterrupted):
+        interrupts.call(spin)
+
+
+def test_a_timer_that_nobody_touched_is_let_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupts = Interrupts(60)
+    interrupts.call(lambda: None)
+    monkeypatch.setattr(signal, "setitimer", pytest.fail)
+    interrupts.keep_timer()
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), KeyboardInterrupt(), CancelledError()])
+def test_an_exit_by_a_signal_handler_of_the_job(error: BaseException) -> None:
+    """Told to leave, and our own handler has not been called: the job's own has, and ended it so."""
+
+    def handler() -> None:
+        raise error
+
+    with pytest.raises(JobInterrupted, match="draining"):
+        Interrupts(60, told=lambda: True).call(handler)
+    with pytest.raises(type(error)):
+        Interrupts(60).call(handler)
 
 
 def test_once_per_job_so_that_a_handler_can_clean_up() -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framework.scoreboard import EXIT_REASONS, RowState
+from framework import Settings, WorkerApp
+from framework.runner.place import Place as RunnerPlace
+from framework.scoreboard import EXIT_REASONS, PLANNED, RowState, Scoreboard, Verdict
 from framework.supervisor import platform
 from framework.supervisor.children import FAILED_TO_START, ChildSpec
 from framework.supervisor.instance import Instance, Leadership
@@ -79,6 +82,13 @@ def test_budget_counts_the_window(gaps: list[float], most: int) -> None:
         (0, {"ready": True}, False, False, "recycled"),
         (-signal.SIGTERM, {}, True, False, "drained"),
         (-signal.SIGTERM, {"ready": True}, True, False, "crashed"),
+        (-signal.SIGTERM, {"ready": True, "sent": {signal.SIGTERM}}, True, False, "drained"),
+        (-signal.SIGTERM, {"ready": True, "sent": {signal.SIGTERM}}, False, False, "recycled"),
+        (143, {"ready": True, "sent": {signal.SIGTERM}}, True, False, "drained"),
+        (143, {"ready": True}, True, False, "crashed"),
+        (1, {"ready": True, "sent": {signal.SIGTERM}}, True, False, "crashed"),
+        (-signal.SIGUSR1, {"ready": True, "sent": {signal.SIGUSR1}}, False, False, "recycled"),
+        (-signal.SIGSEGV, {"ready": True, "sent": {signal.SIGTERM}}, True, False, "crashed"),
         (1, {"ready": True}, False, False, "crashed"),
         (70, {"ready": True}, True, False, "crashed"),
         (-signal.SIGSEGV, {"ready": True}, False, False, "crashed"),
@@ -94,6 +104,36 @@ def test_exit_reasons(code: int, state: dict[str, object], draining: bool, out_o
     reason = exit_reason(a_place(**state), code, draining=draining, out_of_memory=out_of_memory)
     assert reason == expected
     assert reason in EXIT_REASONS
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "planned"),
+    [
+        (-signal.SIGTERM, {"sent": {signal.SIGTERM}}, True),
+        (0, {"sent": {signal.SIGTERM}}, True),
+        (0, {"sent": {signal.SIGUSR1}}, False),
+        (0, {}, False),
+        (-signal.SIGTERM, {}, False),
+        (-signal.SIGTERM, {"sent": {signal.SIGTERM}, "killed": "timeout"}, False),
+    ],
+)
+def test_which_deaths_answer_a_signal_of_ours(code: int, state: dict[str, object], planned: bool) -> None:
+    assert a_place(**state).planned(code) == planned
+
+
+def test_a_death_that_is_not_written_yet(tmp_path: Path) -> None:
+    """A rescuer that looks between the death and its burial waits for what the supervisor writes."""
+    instance = Instance.take(tmp_path / "run", tmp_path / "instances")
+    board = Scoreboard.create(instance.board_path, [("maintenance", 0), ("q/0", 1)], app="App")
+    place = RunnerPlace(WorkerApp, Settings(), {}, [], "spool", instance, tmp_path / "leader")
+    board.occupy(1, "1-a")
+    assert place.verdict(board, "1-unknown") is None
+    threading.Timer(0.05, lambda: board.write_verdict("1-a", PLANNED)).start()
+    assert place.verdict(board, "1-a") == Verdict("planned")
+    board.occupy(1, "1-b")
+    assert place.verdict(board, "1-b") is None, "it does not wait for ever"
+    board.set_ruin(1, "closed", 0)
+    assert place.verdict(board, "1-b") == Verdict("died", (0,), "closed"), "it lives, and its locks are free"
 
 
 def test_exits_in_words() -> None:
