@@ -250,29 +250,29 @@ class Scoreboard:
         self._words[at // 4] += 1
 
     def tell_to_leave(self, index: int) -> None:
-        """By the supervisor before SIGTERM, which a handler may take for itself."""
+        """Write for the supervisor, before its SIGTERM, that a process shall leave: a handler may take the signal."""
         self._words[(self._slot_at(index) + _TOLD_OFFSET) // 4] = 1
 
     def told_to_leave(self, index: int) -> bool:
-        """Whether the supervisor has told this process to leave."""
+        """Return True once the supervisor has told this process to leave."""
         return bool(self._words[(self._slot_at(index) + _TOLD_OFFSET) // 4])
 
     def engine_worked(self, index: int, now: int) -> None:
-        """By maintenance: the engine has just done everything that was asked of it."""
+        """Write for maintenance that the engine has just done everything that was asked of it."""
         self._quads[(self._slot_at(index) + _ENGINE_OFFSET) // 8] = now
 
     def engine_worked_at(self) -> int:
-        """When the engine last worked in the maintenance process; 0 = never."""
+        """Return when the engine last worked in the maintenance process; 0 = never."""
         return max(self._quads[(self._slot_at(index) + _ENGINE_OFFSET) // 8] for index in range(self.slots))
 
     def set_ruin(self, index: int, cause: str, charged: int | None) -> None:
-        """By a worker that can do nothing any more: why, and the row whose job is charged with it."""
+        """Write for a worker that can do nothing any more why, and the row whose job is charged with it."""
         at = self._slot_at(index)
         self._memory[at + _CAUSE.start : at + _CAUSE.stop] = _text(cause, 92).ljust(92, b"\0")
         self._words[(at + _RUIN_OFFSET) // 4] = 1 if charged is None else charged + 2
 
     def ruin(self, index: int) -> Verdict | None:
-        """What becomes of the jobs of a worker that has called itself ruined; None: it has not."""
+        """Return how the jobs of a worker are resolved that has called itself ruined; None: it has not."""
         at = self._slot_at(index)
         code, cause = self._words[(at + _RUIN_OFFSET) // 4], self._memory[at + _CAUSE.start : at + _CAUSE.stop]
         return Verdict("died", () if code == 1 else (code - 2,), _string(cause)) if code else None

@@ -45,8 +45,8 @@ class Place:
         self.sent = set()
 
     def planned(self, code: int) -> bool:
-        """Whether such an end answers a signal of ours: death by it, or code 143 or 0 after SIGTERM, as many libraries
-        end a process that they were told to stop."""
+        """Return whether such an end answers a signal of ours: death by it, or code 143 or 0 after SIGTERM, with which
+        many libraries end a process."""
         stopped = code in (0, 128 + signal.SIGTERM) and signal.SIGTERM in self.sent
         return self.killed == "" and (-code in self.sent or stopped)
 

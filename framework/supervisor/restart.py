@@ -144,7 +144,7 @@ class Restarts:
             self._drain.begin("restart budget exceeded")
 
     def _write_down(self, place: Place, code: int, busy: list[RowState]) -> tuple[str, str, bool]:
-        """Writes on the board how a child died; returns (reason, detail, whether a job is charged with it)."""
+        """Write on the board how a child died; return (reason, detail, whether a job is charged with it)."""
         tree, index = self._tree, place.spec.index
         kills = platform.oom_kills()
         reason = exit_reason(place, code, draining=tree.draining, out_of_memory=kills > self._oom_kills)

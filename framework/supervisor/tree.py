@@ -51,7 +51,7 @@ class Tree:
         self.emit(SupervisorNote(text, level))  # type: ignore[arg-type]
 
     def terminate(self, place: Place) -> None:
-        """Tells a child to leave: by a signal, and on the board in case that a handler has taken the signal."""
+        """Tell a child to leave: by a signal, and on the board because a handler may have taken the signal."""
         assert place.pid is not None
         self.board.tell_to_leave(place.spec.index)
         place.sent.add(signal.SIGTERM)

@@ -21,7 +21,7 @@ LOOK = 1.0  # seconds between looks at the clock
 
 
 def last_row() -> int | None:
-    """The row whose code was the last on the CPU; None: it has no row any more, or none ran yet."""
+    """Return the row whose code was the last on the CPU; None: none ran yet."""
     return Tracked.last.row if Tracked.last is not None else None
 
 

@@ -112,7 +112,7 @@ class AsyncWorker:
         self._loop.call_later(TICK, self._tick)
 
     def _look_around(self) -> None:
-        """Puts back what jobs have changed in the process, and notices what cannot be put back."""
+        """Put back what jobs have changed in the process, and notice what cannot be put back."""
         core, alone = self._core, not self._runs
         cause = self._put_back.everything(alone=alone) or (core.check.changed() if alone else "")
         if cause:

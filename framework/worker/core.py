@@ -147,12 +147,12 @@ class WorkerCore:
         self.board.tick(self.index, time.monotonic_ns(), used=self.used, jobs=self.jobs)
 
     def told(self) -> bool:
-        """Whether this process shall leave, though its own handler of SIGTERM may not have been called: somebody else
-        may have taken the signal. The death of the parent comes as SIGTERM, too."""
+        """Return whether this process shall leave. Its own handler of SIGTERM may not know: a job may have taken the
+        signal. The death of the parent comes as SIGTERM, too."""
         return self.board.told_to_leave(self.index) or os.getppid() != self._parent
 
     def complain(self, text: str) -> None:
-        """Tells of a mistake in the service."""
+        """Report a mistake in the service."""
         self.emit(ServiceMistake(self.process, f"{self.process}: {text}"))
 
     def leaving(self) -> None:
@@ -265,7 +265,7 @@ class WorkerCore:
             self.emit(JobsSettled(lease.queue, verb, 1, time.monotonic() - started))
 
     def _lost(self, item: _Unsettled, lost: LeaseLost) -> None:
-        """Somebody else has the job, or a handler has closed the descriptors by which this process looks for it."""
+        """Report a lost lease, unless the process only looks in the wrong place: a handler has closed descriptors."""
         cause = self.check.cause(lost)
         if cause:
             self._unsettled.append(item)
@@ -312,7 +312,7 @@ class WorkerCore:
     # --- ruin -------------------------------------------------------------------------------------------------------
 
     def examine(self, error: BaseException, *, final: bool = False) -> None:
-        """Whether an error comes of what a handler has done to this process.
+        """Look whether an error comes of what a handler has done to this process, and leave if it is certain.
 
         Args:
             final: it ends the process; otherwise a few failures in a row are needed.
@@ -327,7 +327,7 @@ class WorkerCore:
             self.ruin(cause)
 
     def ruin(self, cause: str) -> None:
-        """Leaves at once, for a process that can work. Charged is the job after which nothing could be settled.
+        """Leave at once, for a process that can work. The job after which nothing could be settled is charged.
 
         A process that has run nothing yet is as it was born: another would be no better, and so on for ever.
         """

@@ -80,7 +80,7 @@ class Interrupts:
         self._arm()
 
     def keep_timer(self) -> None:
-        """Rings when it should, though a handler may have stopped or moved the process's one timer."""
+        """Set the timer again if a handler has stopped or moved it: the process has only one."""
         armed = self._armed
         if armed != float("inf"):
             left, late = signal.getitimer(signal.ITIMER_REAL)[0], armed - time.monotonic()

@@ -1,4 +1,4 @@
-"""What a handler or a library may leave changed in its process is put back before the next job."""
+"""The worker puts back what a handler or a library has left changed in its process, before the next job."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class PutBack:
         self._umask = -1
 
     def remember(self) -> None:
-        """The state from here on is the one to keep: the lifespan is open, no job has run."""
+        """Remember the state to keep: the lifespan is open, no job has run."""
         self.signals()
         self._handlers |= {number: _handler_of(number) for number in _KEPT}
         self._umask = os.umask(0o077)
@@ -73,7 +73,7 @@ class PutBack:
             self._directory_is = identity(self._directory)
 
     def after_job(self) -> bool:
-        """What costs next to nothing to look at. True: the job had taken SIGTERM or SIGALRM."""
+        """Put back what costs next to nothing to look at. Return whether the job had taken SIGTERM or SIGALRM."""
         os.umask(self._umask)
         if _handler_of(_TERM) is self._term and (self._alarm is None or _handler_of(_ALRM) is self._alarm):
             return False
@@ -81,7 +81,7 @@ class PutBack:
         return True
 
     def signals(self) -> None:
-        """Handlers, and that the signals come through."""
+        """Put back the handlers of signals, and unblock them."""
         for number, handler in self._handlers.items():
             if _handler_of(number) is not handler and handler is not None:  # None: a C library has installed it
                 signal.signal(number, handler)
@@ -91,13 +91,13 @@ class PutBack:
         _signal.pthread_sigmask(_UNBLOCK, self._needed)
 
     def between_jobs(self) -> None:
-        """What the very next job needs: signals, the standard descriptors, the working directory."""
+        """Put back what the very next job needs: signals, the standard descriptors, the working directory."""
         self.signals()
         self._standard_descriptors()
         self._change_back()
 
     def _change_back(self) -> None:
-        """To the working directory; says once when it is gone."""
+        """Return to the working directory; report once that it is gone."""
         if self._directory < 0:
             return
         try:
@@ -115,7 +115,7 @@ class PutBack:
             self._say(f"the working directory {self._path} is gone: handlers that use relative paths will fail")
 
     def everything(self, *, alone: bool = True) -> str:
-        """Between two claims: all of it. Returns what cannot be put back, or an empty string.
+        """Put back all of it, between two claims. Return what cannot be put back, or an empty string.
 
         Args:
             alone: no job runs; else what one of them may have changed for a while is let be.
@@ -133,7 +133,7 @@ class PutBack:
         return self._raise_limits()
 
     def _standard_descriptors(self) -> None:
-        """What else is opened would get their numbers, and receive the log."""
+        """Put back 0, 1 and 2: any other file that gets their numbers would receive the log."""
         for fd, (was, copy) in self._standard.items():
             if _is(fd, was) or not _is(copy, was):
                 continue
@@ -153,7 +153,7 @@ class PutBack:
 
 
 def identity(fd: int) -> Identity:
-    """Device and inode behind a descriptor. Raises OSError."""
+    """Return device and inode behind a descriptor. Raises OSError."""
     found = os.fstat(fd)
     return found.st_dev, found.st_ino
 
@@ -174,7 +174,7 @@ def _below(one: int, other: int) -> bool:
 
 
 def max_limit(one: int, other: int) -> int:
-    """The higher of two limits."""
+    """Return the higher of two limits."""
     return other if _below(one, other) else one
 
 

@@ -1,4 +1,4 @@
-"""How a worker tells that a handler has ruined its own process from an outage of the engine that everybody has."""
+"""A worker distinguishes a process that a handler has ruined from an outage of the engine that all processes have."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPARE = 4  # free descriptors below which a process counts as one without
 
 
 def descriptors() -> dict[int, Identity]:
-    """All open descriptors of this process; empty where /proc does not say."""
+    """Return all open descriptors of this process; nothing where /proc does not say."""
     found = {}
     try:
         numbers = [int(entry) for entry in os.listdir("/proc/self/fd")]
@@ -45,7 +45,7 @@ class SelfCheck:
         self._had_room = _has_room()
 
     def changed(self) -> str:
-        """What a handler has changed for good: the engine may not mind, the next jobs would. Empty = nothing."""
+        """Return what a handler has changed for good, empty = nothing. The engine may not mind, the next jobs would."""
         ids = _ids()
         if ids != self._ids:
             return f"user and group were changed from {_names(self._ids)} to {_names(ids)}"
@@ -54,7 +54,7 @@ class SelfCheck:
         return leak(self._most) if self._had_room else ""
 
     def cause(self, error: BaseException) -> str:
-        """What of this process explains an error of the engine; empty = nothing: the engine itself is in trouble."""
+        """Return what of this process explains an error of the engine; empty = nothing: the engine is in trouble."""
         number = _errno(error)
         if number == errno.EMFILE:
             return leak(self._most)
@@ -67,7 +67,7 @@ class SelfCheck:
 
 
 def leak(before: int) -> str:
-    """Says with numbers that this process has no descriptors left; empty: it has.
+    """Return a line with numbers if this process has no descriptors left; empty: it has.
 
     Args:
         before: the limit when the process began.
@@ -80,17 +80,18 @@ def leak(before: int) -> str:
 
 
 def _has_room() -> bool:
-    """Whether the next job could open some files. The lowest free number tells how many are taken."""
+    """Return whether the next job could open some files. The lowest free number tells how many are taken."""
     try:
         lowest = os.open("/", os.O_RDONLY)
     except OSError as error:
         return error.errno != errno.EMFILE
     os.close(lowest)
-    return lowest < resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return most == resource.RLIM_INFINITY or lowest < most - SPARE
 
 
 def _open_below(most: int) -> int:
-    """How many are open, counted without opening one."""
+    """Return how many are open, counted without opening one."""
     count = 0
     for fd in range(min(most, 2**20)):
         try:
@@ -102,14 +103,14 @@ def _open_below(most: int) -> int:
 
 
 def root_of(error: BaseException) -> str:
-    """The innermost error in a chain of causes."""
+    """Return the innermost error in a chain of causes, as text."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return f"{type(error).__name__}: {error}"
 
 
 def _errno(error: BaseException | None) -> int:
-    """Of the system call that failed, wherever it stands in the chain; 0 = none did."""
+    """Return the number of the error of the system call that failed, anywhere in the chain; 0 = none did."""
     while error is not None:
         if isinstance(error, OSError) and error.errno:
             return error.errno

@@ -78,7 +78,7 @@ class SyncWorker:
         self._settle_rest()
 
     def _look_around(self) -> None:
-        """Puts back what jobs have changed in the process, and notices what cannot be put back."""
+        """Put back what jobs have changed in the process, and notice what cannot be put back."""
         core, now = self._core, time.monotonic()
         if self._claims.quick and now < self._look_at and not core.doubtful:
             return
