@@ -8,7 +8,8 @@ import sys
 import traceback
 from contextlib import suppress
 
-MESSAGE, TRACE, NAME = 1000, 2000, 200  # characters
+MESSAGE, TRACE = 1000, 2000  # characters
+LONGEST_NAME = 200  # bytes of a name that becomes an attribute of a series or stands in a record
 CONCEALED = "__worker_concealed__"  # an attribute of an exception whose text may quote a payload
 _FRAMES = 50  # of a traceback, the innermost: more than its tail can show
 _MOST_RELATED = 100  # exceptions that are formatted together; beyond that, the one that was raised alone
@@ -23,7 +24,7 @@ def error_type(error: BaseException) -> str:
     kind = type(error)
     # A metaclass may define these names; `type` itself always knows.
     name, module = (vars(type)[attribute].__get__(kind) for attribute in ("__qualname__", "__module__"))
-    return _text(name if type(module) is not str or module == "builtins" else f"{module}.{name}")[:NAME]
+    return cut(name if type(module) is not str or module == "builtins" else f"{module}.{name}", LONGEST_NAME)
 
 
 def describe(error: BaseException, *, limit: int = TRACE) -> tuple[str, str]:
@@ -40,6 +41,12 @@ def _is_concealed(error: BaseException) -> bool:
         return getattr(error, CONCEALED, False) is True
     except BaseException:
         return False
+
+
+def cut(text: str, most: int) -> str:
+    """Return a text of at most `most` bytes of UTF-8, cut at a character; without lone surrogates."""
+    data = text[:most].encode("utf-8", "replace")
+    return data[:most].decode("utf-8", "ignore")
 
 
 def release(error: BaseException) -> None:

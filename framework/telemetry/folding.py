@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from framework.telemetry import names, records
 from framework.telemetry.records import Record
-from framework.telemetry.ring import Corrupt, RingReader
+from framework.telemetry.ring import PAGE, Corrupt, RingReader, encoded
 
-Attributes = tuple[tuple[str, str], ...]
+Attributes = tuple[tuple[str, str | bool], ...]
 Series = tuple[str, Attributes]
 
-# More series than this in one slot are error types that somebody makes up: they share one.
-MOST_SERIES: Final = 400
+# More series than this of one instrument in one slot, or more than a page can hold, are names that somebody makes up:
+# they share one, which the convention's attribute marks.
+MOST_SERIES: Final = 200
+_ROOM: Final = PAGE - (32 << 10)  # bytes; the rest is for what is shared, and for the counts beside the series
+_NUMBER: Final = 20  # bytes that a count may grow to
 _OTHER: Final = "_OTHER"
 _BOUNDS: Final = {
     names.PROCESS_DURATION: names.LONG_BUCKETS,
     names.QUEUE_WAIT_DURATION: names.LONG_BUCKETS,
     names.OPERATION_DURATION: names.SHORT_BUCKETS,
 }
+
+
+T = TypeVar("T", bound="Counter | Histogram")
 
 
 class Counter:
@@ -77,15 +83,21 @@ class Cells:
         self.dropped = {"traces": 0, "metrics": 0}
         self._plans: dict[bytes, tuple[list[Counter], list[Histogram]]] = {}
         self._dirty = False
+        self._room = _ROOM
+        self._series_of: dict[str, int] = {}
         state = ring.load()
-        if state is not None:
-            self._restore(state)
+        try:
+            if state is not None:
+                self._restore(state)
+        except (KeyError, TypeError, ValueError):  # of another version: counts begin anew, and spans go on
+            self.counters, self.histograms, self._series_of, self._room = {}, {}, {}, _ROOM
 
     def _restore(self, state: dict[str, Any]) -> None:
         for name, attributes, value in state["counters"]:
-            self.counters[name, _frozen(attributes)] = Counter(value)
+            self._add((name, _frozen(attributes)), Counter(value))
         for name, attributes, counts, total, minimum, maximum in state["histograms"]:
-            histogram = self.histograms[name, _frozen(attributes)] = Histogram(_BOUNDS[name])
+            histogram = Histogram(_BOUNDS[name])
+            self._add((name, _frozen(attributes)), histogram)
             histogram.counts, histogram.total = counts, total
             histogram.minimum, histogram.maximum = minimum, maximum
         self.folded = state["folded"]
@@ -105,7 +117,10 @@ class Cells:
             while self.folded < head:
                 before = self.folded
                 for record in self._ring.records(before, head):
-                    self._take(record)
+                    try:
+                        self._take(record)
+                    except (ValueError, OverflowError):  # a number or a key that is none: its span is sent all the same
+                        self.dropped["metrics"] += 1
                     self.folded += record.size
                     count += 1
                 if self.folded == before:
@@ -184,17 +199,38 @@ class Cells:
         ]
 
     def _counter(self, name: str, attributes: dict[str, str]) -> Counter:
-        return self.counters.setdefault(self._series(name, attributes), Counter())
+        key = self._series(name, attributes)
+        return self.counters.get(key) or self._add(key, Counter())
 
     def _histogram(self, name: str, attributes: dict[str, str]) -> Histogram:
-        return self.histograms.setdefault(self._series(name, attributes), Histogram(_BOUNDS[name]))
+        key = self._series(name, attributes)
+        return self.histograms.get(key) or self._add(key, Histogram(_BOUNDS[name]))
+
+    def _add(self, key: Series, made: T) -> T:
+        self._room -= _size_of(key)
+        self._series_of[key[0]] = self._series_of.get(key[0], 0) + 1
+        if isinstance(made, Counter):
+            self.counters[key] = made
+        elif isinstance(made, Histogram):
+            self.histograms[key] = made
+        return made
 
     def _series(self, name: str, attributes: dict[str, str]) -> Series:
+        """The series itself; else one of its queue for all that are too many; else one for everything."""
         key = (name, _frozen(attributes))
-        known = key in self.counters or key in self.histograms
-        if known or len(self.counters) + len(self.histograms) < MOST_SERIES or names.ERROR_TYPE not in attributes:
-            return key
-        return name, _frozen(attributes | {names.ERROR_TYPE: _OTHER})
+        other = {names.ERROR_TYPE: _OTHER} if names.ERROR_TYPE in attributes else {}
+        shared = (name, _frozen(attributes | other | {names.OVERFLOW: True}))
+        for most, room, found in ((MOST_SERIES, _ROOM // 2, key), (2 * MOST_SERIES, 0, shared)):
+            known = found in self.counters or found in self.histograms
+            if known or (self._series_of.get(name, 0) < most and self._room - _size_of(found) > room):
+                return found
+        return name, ((names.OVERFLOW, True),)
+
+
+def _size_of(key: Series) -> int:
+    """Bytes that a series takes in a page, however much it counts."""
+    numbers = len(_BOUNDS[key[0]]) + 8 if key[0] in _BOUNDS else 1
+    return len(encoded(key)) + _NUMBER * numbers
 
 
 def _frozen(attributes: Any) -> Attributes:

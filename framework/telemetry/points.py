@@ -17,7 +17,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from framework.telemetry import names, wire
-from framework.telemetry.folding import Cells, Histogram
+from framework.telemetry.folding import Attributes, Cells, Histogram
 
 ABOUT: Final = {
     names.CONSUMED_MESSAGES: ("{message}", "Messages delivered to a worker, once per delivery."),
@@ -87,13 +87,16 @@ def _metric(metrics: dict[str, Metric], name: str) -> Metric:
     return metric
 
 
-def _set_attributes(point: Any, attributes: Iterable[tuple[str, str]]) -> None:
+def _set_attributes(point: Any, attributes: Attributes) -> None:
     for key, value in attributes:
         pair = point.attributes.add(key=key)
-        pair.value.string_value = value
+        if isinstance(value, bool):
+            pair.value.bool_value = value
+        else:
+            pair.value.string_value = value
 
 
-def _add_count(metric: Metric, attributes: Iterable[tuple[str, str]], value: int, start: int, now: int) -> None:
+def _add_count(metric: Metric, attributes: Attributes, value: int, start: int, now: int) -> None:
     metric.sum.aggregation_temporality = AGGREGATION_TEMPORALITY_CUMULATIVE
     metric.sum.is_monotonic = True
     point = NumberDataPoint(start_time_unix_nano=start, time_unix_nano=now, as_int=value)
@@ -102,7 +105,13 @@ def _add_count(metric: Metric, attributes: Iterable[tuple[str, str]], value: int
 
 
 def _add_histogram(
-    metric: Metric, attributes: Iterable[tuple[str, str]], found: Histogram, start: int, now: int, *, exemplars: bool
+    metric: Metric,
+    attributes: Attributes,
+    found: Histogram,
+    start: int,
+    now: int,
+    *,
+    exemplars: bool,
 ) -> None:
     metric.histogram.aggregation_temporality = AGGREGATION_TEMPORALITY_CUMULATIVE
     point = metric.histogram.data_points.add(

@@ -9,6 +9,8 @@ import struct
 import time
 from typing import Final, NamedTuple
 
+from framework.exceptions import LONGEST_NAME, cut
+
 ATTEMPT, OPERATION, EXPIRED = 1, 2, 3
 SAMPLED, DROPPED = 1, 2  # flags: a span is in it; one was, but there was no room
 # size, kind, flags, length of key, pid, length of span, two numbers, delay, when (ns), trace id, span id
@@ -87,7 +89,7 @@ def operation_key(queue: str, operation: str, kind: str) -> bytes:
 
 
 def _join(*texts: str) -> bytes:
-    return "\0".join(text.replace("\0", " ")[:200] for text in texts).encode("utf-8", "replace")
+    return "\0".join(cut(text.replace("\0", " "), LONGEST_NAME) for text in texts).encode("utf-8", "replace")
 
 
 def split(key: bytes) -> list[str]:

@@ -283,7 +283,7 @@ class RingReader(RingFile):
 
     def commit(self, state: dict[str, Any]) -> None:
         """State and its tail `folded` at once: a reader killed on the way leaves the last ones. ValueError: too big."""
-        data = json.dumps(state, separators=(",", ":")).encode()
+        data = encoded(state)
         if len(data) + _PAGE_HEAD.size > PAGE:
             raise ValueError(f"{self.path}: {len(data)} bytes of state")
         generation = self._quads[_GENERATION] + 1
@@ -295,6 +295,11 @@ class RingReader(RingFile):
     def set_sent(self, position: int) -> None:
         """Up to here spans have left, or were given up: the writer may overwrite them."""
         self._quads[_SENT] = max(self._quads[_SENT], position)
+
+
+def encoded(state: Any) -> bytes:
+    """State as it stands in a page."""
+    return json.dumps(state, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
 
 
 def create(path: Path, *, capacity: int = CAPACITY) -> None:
