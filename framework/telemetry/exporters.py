@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import importlib
 import os
+import threading
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from framework.telemetry import propagators
+from framework.telemetry import environment
 from framework.telemetry.health import CollectorHealth, Drops, watched
 
 KNOWN: Final = ("otlp", "console", "none")
 PROTOCOLS: Final = ("http/protobuf", "grpc")
+# Of every sender: bytes of an answer that are read, and of what they decompress to; seconds between two tries.
+BODY: Final = 64 << 10
+SHORTEST, LONGEST = 1.0, 60.0
 DEFAULTS: Final = {"traces": "otlp", "metrics": "otlp", "logs": "none"}
+
+GRPC_OPTIONS: Final = (("grpc.max_receive_message_length", BODY), ("grpc.max_metadata_size", BODY))
 
 _MODULES: Final = {
     ("traces", "http/protobuf"): ("opentelemetry.exporter.otlp.proto.http.trace_exporter", "OTLPSpanExporter"),
@@ -67,16 +73,30 @@ def exporters(signal: str, health: CollectorHealth, drops: Drops) -> list[Any]:
 
 def otlp(signal: str) -> Any:
     """The SDK's exporter of a signal, by the variables. Raises what it raises at one that it cannot read."""
-    options = {}
-    if protocol(signal) == "grpc" and _of_signal(signal, "COMPRESSION").strip().lower() == "none":
-        # The specification knows this value, the SDK's exporters over grpc refuse it.
+    make = _class(*_MODULES[signal, protocol(signal)])
+    if protocol(signal) != "grpc":
+        return make(session=importlib.import_module("framework.telemetry.exchange").session_of(signal))
+    options: dict[str, Any] = {"channel_options": GRPC_OPTIONS}
+    if _of_signal(signal, "COMPRESSION").strip().lower() in ("none", "deflate"):
+        # The specification knows the first, the SDK's exporters over grpc refuse both.
         options["compression"] = importlib.import_module("grpc").Compression.NoCompression
-    return _class(*_MODULES[signal, protocol(signal)])(**options)
+    exporter = make(**options)
+    # A RetryInfo may ask for no pause at all, and the SDK waits for this event between two tries. It has no other way.
+    exporter._shutdown_in_progress = Patient()
+    return exporter
+
+
+class Patient(threading.Event):
+    """Waits within the limits, whatever it is asked for."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return super().wait(min(LONGEST, max(SHORTEST, timeout or 0.0)))
 
 
 def complaints() -> list[str]:
     """A line for each variable whose value nobody can follow."""
-    lines = list(filter(None, [propagators.settle()]))
+    environment.settle()
+    lines = environment.lines()
     for signal, default in DEFAULTS.items():
         variable = f"OTEL_{signal.upper()}_EXPORTER"
         unknown = [name for name in _listed(os.environ.get(variable) or default) if name not in KNOWN]
@@ -98,7 +118,7 @@ def preload() -> None:
     for signal in DEFAULTS:
         if "otlp" in wanted(signal) and protocol(signal) != "grpc":
             importlib.import_module(_MODULES[signal, "http/protobuf"][0])
-            importlib.import_module("requests")
+            importlib.import_module("framework.telemetry.exchange")
 
 
 def _class(module: str, name: str) -> Any:

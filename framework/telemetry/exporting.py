@@ -246,9 +246,10 @@ class Exporter:
         with self._lock:
             for source, _, position in taken:
                 source.ring.set_sent(position)
-            if rejected:
+            lost = min(rejected, sum(count for _, count, _ in taken))
+            if lost > 0:
                 source = taken[0][0]
-                source.give_up(source.ring.sent, rejected)
+                source.give_up(source.ring.sent, lost)
 
     def _refused(self, taken: list[tuple[Source, int, int]]) -> None:
         with self._lock:

@@ -178,6 +178,15 @@ class _Export:
         self.health.failed(self.signal, endpoint=self.endpoint, cause=self.cause, unreachable=self.unreachable)
 
 
+def broken(error: BaseException) -> None:
+    """Notes that nobody answers, in the midst of an export in this thread: its exporter tries again, and says so late
+    or not at all."""
+    export: _Export | None = getattr(_exporting, "now", None)
+    if export is not None:
+        export.unreachable, export.cause = True, str(error)[:300]
+        export.failed()
+
+
 def swallowed(record: logging.LogRecord) -> bool:
     """Whether a record comes out of an export in this thread; it is then heard as the cause of a failure, not shown."""
     export: _Export | None = getattr(_exporting, "now", None)

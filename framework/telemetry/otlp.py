@@ -7,7 +7,6 @@ import importlib
 import os
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 from urllib.parse import urlsplit
@@ -79,7 +78,7 @@ class HttpDestination:
 
     def __init__(self, signal: Signal) -> None:
         # Here, not above: a process that only puts records never sends.
-        self._requests = requests = importlib.import_module("requests")
+        exchange = importlib.import_module("framework.telemetry.exchange")
         own = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT")
         base = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or "http://localhost:4318"
         self._url = own or f"{base.rstrip('/')}/v1/{signal}"
@@ -87,7 +86,8 @@ class HttpDestination:
         self.endpoint = exporters.endpoint(signal)
         self.timeout = float(_variable(signal, "TIMEOUT") or 10)
         self._compression = _variable(signal, "COMPRESSION").strip().lower()
-        self._session: Any = requests.Session()
+        self._session: Any = exchange.session_of(signal)
+        self._pause_of = exchange.pause_of
         self._session.headers.update(parse_env_headers(_variable(signal, "HEADERS"), liberal=True))
         self._session.headers["Content-Type"] = "application/x-protobuf"
         self._session.headers["User-Agent"] = "continuum-worker"
@@ -110,13 +110,11 @@ class HttpDestination:
                 self._url, data=body, timeout=timeout, allow_redirects=False, verify=self._session.verify
             )
             status, content = response.status_code, response.content
-        except (self._requests.RequestException, OSError) as error:
+        except Exception as error:  # whatever the network, a proxy's address or a certificate does
             return Answer(again=True, unreachable=True, cause=str(error)[:300])
         if 200 <= status < 300:
             return Answer(accepted=True, rejected=_rejected(self._signal, content))
-        after = None
-        with suppress(ValueError):
-            after = float(response.headers.get("Retry-After", ""))
+        after = self._pause_of(response.headers.get("Retry-After"))
         cause = f"{status} {response.reason or ''}".strip()
         return Answer(again=status in _RETRYABLE_STATUS, after=after, cause=cause)
 
@@ -133,9 +131,9 @@ class GrpcDestination:
         names = self._grpc.Compression
         compression = names.Gzip if _variable(signal, "COMPRESSION").strip().lower() == "gzip" else names.NoCompression
         self._channel = (
-            self._grpc.insecure_channel(parts.netloc, compression=compression)
+            self._grpc.insecure_channel(parts.netloc, exporters.GRPC_OPTIONS, compression)
             if plain
-            else self._grpc.secure_channel(parts.netloc, self._credentials(signal), compression=compression)
+            else self._grpc.secure_channel(parts.netloc, self._credentials(signal), exporters.GRPC_OPTIONS, compression)
         )
         # No serializers: the bytes are sent as they are.
         self._call = self._channel.unary_unary(_METHODS[signal])

@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from framework.telemetry.exporters import LONGEST, SHORTEST
 from framework.telemetry.health import CollectorHealth
 from framework.telemetry.otlp import Answer, Destination
 
 log = logging.getLogger("framework.telemetry")
 
-FIRST_RETRY, LAST_RETRY = 0.25, 5.0  # seconds, without a Retry-After
+FIRST_RETRY, LAST_RETRY = 1.0, 5.0  # seconds, without a Retry-After
 
 
 @dataclass
@@ -64,6 +65,7 @@ class Pump:
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._deadline = 0.0
+        self._pause = FIRST_RETRY
         self._thread = threading.Thread(target=self._run, name=f"send-{signal}", daemon=True)
 
     def start(self) -> None:
@@ -84,36 +86,37 @@ class Pump:
         self._thread.join(max(0.0, self._deadline - time.monotonic()))
 
     def _run(self) -> None:
-        pause = self._interval
         while not self._stopping.is_set():
-            self._wake.wait(pause)
+            self._wake.wait(self._interval)
             self._wake.clear()
-            pause = self._send_all()
+            self._send_all()
         self._send_all()
 
-    def _send_all(self) -> float:
-        """Everything that is there; seconds until the next look."""
-        while True:
+    def _send_all(self) -> None:
+        """Everything that is there."""
+        more = True
+        while more:
             try:
                 batch = self._take()
-                wait = self._send(batch) if batch is not None else 0.0
+                settled = batch is None or self._send(batch)
             except Exception:  # a fault of ours must end neither the thread nor the counting
                 log.exception("%s could not be sent", self._signal)
-                return self._interval
-            if wait:
-                return min(wait, self._interval)
-            if batch is None or not batch.more or self._is_late():
-                return self._interval
+                self._rest(None)
+                return
+            if self._stopping.is_set() and (self._is_late() or not settled):
+                return
+            more = batch is not None and (batch.more or not settled)
 
-    def _send(self, batch: Batch) -> float:
-        """Until its fate is known; seconds to wait where it is left for a later batch."""
-        pause = FIRST_RETRY
+    def _send(self, batch: Batch) -> bool:
+        """Until its fate is known, or given up; whether it is known: else it is left for a later batch."""
         while not batch.given_up.is_set():
+            stopping = self._stopping.is_set()
             answer = self._try(batch)
             if answer.accepted:
+                self._pause = FIRST_RETRY
                 self._health.worked(self._signal)
                 batch.accepted(answer.rejected)
-                return 0.0
+                return True
             self._health.failed(
                 self._signal,
                 endpoint=self._destination.endpoint,
@@ -122,13 +125,16 @@ class Pump:
             )
             if not answer.again:
                 batch.refused()
-                return 0.0
-            wait = answer.after if answer.after is not None else pause * random.uniform(0.5, 1.0)
-            if batch.once or self._stopping.is_set():
-                return max(wait, 0.01)
-            self._stopping.wait(wait)
-            pause = min(LAST_RETRY, pause * 2)
-        return 0.0
+            self._rest(answer.after)
+            if not answer.again or batch.once or stopping:
+                return not answer.again
+        return True
+
+    def _rest(self, after: float | None) -> None:
+        """Lets time pass after a failure, whoever nudges. Args: after: seconds that the receiver wants."""
+        wait = self._pause * random.uniform(1.0, 1.5) if after is None else after
+        self._pause = min(LAST_RETRY, self._pause * 2)
+        self._stopping.wait(min(LONGEST, max(SHORTEST, wait)))
 
     def _try(self, batch: Batch) -> Answer:
         timeout = self._destination.timeout
