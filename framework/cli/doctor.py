@@ -11,6 +11,7 @@ import click
 from framework.cli.output import Column, is_terminal, print_json, span, table
 from framework.cli.service import MODULE_HELP, Service, load_service, opened, refuse_memory, root_of, take
 from framework.errors import EngineError
+from framework.telemetry import plugins
 
 if TYPE_CHECKING:
     from framework.telemetry.doctor import Examination
@@ -77,6 +78,7 @@ def doctor(given: tuple[str, ...], timeout: float, as_json: bool) -> int:
       variables   name, value, in_force, why
     """
     (module,) = take(given)
+    plugins.try_all()
     service = load_service(module)
     refuse_memory(service.settings)
     engine = _engine(service)
@@ -92,12 +94,9 @@ def doctor(given: tuple[str, ...], timeout: float, as_json: bool) -> int:
 def _examined(service: Service, timeout: float) -> tuple[Examination, list[Variable]]:
     import logging
 
-    from framework.telemetry.propagators import settle
-
-    given = dict(os.environ)
-    why = settle()
     from framework.runner import resolve
     from framework.telemetry.doctor import examine
+    from framework.telemetry.environment import given, settle
     from framework.telemetry.identity import ProcessIdentity
     from framework.telemetry.instrumented import has_provider
     from framework.telemetry.variables import variables
@@ -110,7 +109,7 @@ def _examined(service: Service, timeout: float) -> tuple[Examination, list[Varia
     identity = ProcessIdentity(service.app.__name__, "supervisor", "doctor", 0, system)
     root = root_of(service.settings)
     place = "" if root is None else str(root.absolute() / "run")
-    known = variables(given, instrumented=has_provider(), propagators=why)
+    known = variables(given(), instrumented=has_provider(), settled=settle())
     return examine(identity, slots=slots, place=place, limit=timeout, version=version()), known
 
 

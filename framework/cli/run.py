@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from framework.cli.service import MODULE_HELP, load_service, refuse_memory, take
-from framework.telemetry import lean
+from framework.telemetry import lean, plugins
 
 
 @click.command(short_help="Run a service's workers until SIGTERM or Ctrl-C.", epilog=MODULE_HELP)
@@ -21,6 +21,7 @@ def run(given: tuple[str, ...], queues: tuple[str, ...]) -> int:
     """
     (module,) = take(given)
     lean.import_structlog()
+    plugins.try_all()
     service = load_service(module)
     names = [service.queue(name).name for name in queues]
     refuse_memory(service.settings)

@@ -20,6 +20,7 @@ from framework.errors import UsageError
 from framework.loading import load_app
 from framework.queues import DeadLetter, Queue, QueueOptions
 from framework.settings import Settings, check_queue_names, load_settings
+from framework.telemetry import environment
 
 MODULE_HELP = "MODULE is the service's module, or module:Name. It may be left out where WORKER_MODULE is set."
 
@@ -71,6 +72,7 @@ class Service:
 def load_service(module: str) -> Service:
     """Imports the service. Raises WorkerError: not found, broken, or its settings are wrong."""
     settings = load_settings()
+    environment.settle()  # the service may import what reads a variable that cannot be followed
     try:
         app = load_app(module)
     except SystemExit as error:

@@ -133,10 +133,10 @@ def start(identity: ProcessIdentity, settings: Settings, rings: Rings | None = N
     Args:
         rings: of the tree, where it has some: telemetry then survives this process.
     """
-    from framework.telemetry import exporters, propagators
+    from framework.telemetry import environment, exporters
 
     if not exporters.is_disabled():
-        propagators.settle()  # before anything imports them
+        environment.settle()  # before anything reads them
     from framework.telemetry.starting import start_process
 
     return start_process(identity, settings, rings=rings)
@@ -176,14 +176,24 @@ def for_host(system: str) -> Sending:
     Args:
         system: `messaging.system` of the engine.
     """
-    from framework.telemetry.propagators import settle
+    from framework.telemetry import plugins
 
-    complaint = settle()
-    if complaint:
-        logging.getLogger("framework.telemetry").warning("%s", complaint)
-    from opentelemetry import metrics, trace
+    def made() -> Sending:
+        from framework.telemetry.environment import OF_API, lines, settle
 
-    from framework.telemetry.names import SCOPE
-    from framework.telemetry.sending import SendSpans
+        settle(OF_API)
+        for line in lines():
+            log.warning("%s", line)
+        from opentelemetry import metrics, trace
 
-    return SendSpans(trace.get_tracer(SCOPE), metrics.get_meter(SCOPE), system)
+        from framework.telemetry.names import SCOPE
+        from framework.telemetry.sending import SendSpans
+
+        return SendSpans(trace.get_tracer(SCOPE), metrics.get_meter(SCOPE), system)
+
+    log = logging.getLogger("framework.telemetry")
+    try:
+        return plugins.within(made, plugins.LIMIT)
+    except (Exception, SystemExit) as error:  # jobs never depend on telemetry
+        log.warning("enqueue makes no spans: OpenTelemetry cannot be used (%s)", type(error).__name__)
+        return NoSending()

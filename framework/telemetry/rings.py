@@ -14,12 +14,9 @@ from typing import Final
 from urllib.parse import quote
 
 from framework.telemetry import exporters, ring
+from framework.telemetry.environment import SAMPLERS
 from framework.telemetry.instrumented import has_provider
 
-_SAMPLERS: Final = (
-    "always_on", "always_off", "traceidratio",
-    "parentbased_always_on", "parentbased_always_off", "parentbased_traceidratio",
-)  # fmt: skip
 # What a ring's series and spans are attributed to: with other values of these it is another ring.
 _OF_RESOURCE: Final = ("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS")
 # Variables that only the SDK's own exporters understand, and the values that change nothing.
@@ -67,7 +64,7 @@ def unfit() -> str:
             return f"OTEL_{signal.upper()}_EXPORTER=console"
     for name, plain in _SDK_ONLY.items():
         value = os.environ.get(name, "").strip().lower()
-        known = _SAMPLERS if name == "OTEL_TRACES_SAMPLER" else (plain,)
+        known = SAMPLERS if name == "OTEL_TRACES_SAMPLER" else (plain,)
         if value and value not in known:
             return f"{name}={value}"
     providers = [name for name in os.environ if name.startswith("OTEL_PYTHON_EXPORTER_OTLP")]

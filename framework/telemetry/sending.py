@@ -7,14 +7,14 @@ import logging
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from opentelemetry import context as otel_context
 from opentelemetry import metrics, propagate, trace
-from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
 
 from framework.errors import EnqueueError
-from framework.exceptions import error_type
+from framework.exceptions import describe, error_type
 from framework.telemetry import names
 
 log = logging.getLogger("framework.telemetry")
@@ -54,9 +54,9 @@ class SendSpans:
         """A `create` span per job, and one `send` span, current inside, that links to them; gives the headers."""
         created = self._create(queue, job_ids)
         links = [
-            Link(span.get_span_context(), {names.MESSAGE_ID: job_id})
+            Link(context_of(span), {names.MESSAGE_ID: job_id})
             for span, job_id in zip(created, job_ids, strict=True)
-            if span.get_span_context().is_valid
+            if context_of(span).is_valid
         ]
         attributes = self._attributes(queue, "send") | {names.BATCH_COUNT: len(job_ids)}
         span = self._start(f"send {queue}", SpanKind.CLIENT, attributes, links)
@@ -67,14 +67,15 @@ class SendSpans:
     def _create(self, queue: str, job_ids: Sequence[str]) -> list[Span]:
         """Of each job; where nothing makes spans, a span of its own would be the caller's: then one does for all."""
         first = self._created(queue, job_ids[0])
-        if first.get_span_context() == trace.get_current_span().get_span_context():
+        if context_of(first) == trace.get_current_span().get_span_context():
             return [first] * len(job_ids)
         return [first, *(self._created(queue, job_id) for job_id in job_ids[1:])]
 
     def _created(self, queue: str, job_id: str) -> Span:
         attributes = self._attributes(queue, "create") | {names.MESSAGE_ID: job_id}
         span = self._start(f"create {queue}", SpanKind.PRODUCER, attributes)
-        span.end()
+        with OF_HOST:
+            span.end()
         return span
 
     @contextmanager
@@ -89,11 +90,13 @@ class SendSpans:
             failed = error
             raise
         finally:
-            self._measure(queue, count, time.perf_counter() - began, failed)
-            if failed is not None:
-                span.set_attribute(names.ERROR_TYPE, error_type(failed))
-                span.set_status(Status(StatusCode.ERROR, str(failed)[:300]))
-            span.end()
+            with OF_HOST:
+                self._measure(queue, count, time.perf_counter() - began, failed)
+            with OF_HOST:
+                if failed is not None:
+                    span.set_attribute(names.ERROR_TYPE, error_type(failed))
+                    span.set_status(Status(StatusCode.ERROR, describe(failed)[0][:300]))
+                span.end()
             otel_context.detach(token)
 
     def _measure(self, queue: str, count: int, seconds: float, failed: BaseException | None) -> None:
@@ -119,6 +122,28 @@ class SendSpans:
         except Exception:  # a sampler or processor of the host's: its fault must not cost the job
             log.exception("span %r could not be started", name)
             return trace.INVALID_SPAN
+
+
+class _OfHost:
+    """Around what a provider of the host's does: a fault of its parts must cost neither the job nor its answer."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
+        if isinstance(error, Exception):
+            log.error("a span or a measurement of an enqueue was lost", exc_info=error)
+        return isinstance(error, Exception)
+
+
+OF_HOST: Final = _OfHost()
+
+
+def context_of(span: Span) -> SpanContext:
+    """The span's, or an invalid one."""
+    try:
+        return span.get_span_context()
+    except Exception:
+        return trace.INVALID_SPAN_CONTEXT
 
 
 def _failed_send(error: BaseException) -> dict[str, str]:

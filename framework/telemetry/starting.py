@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 
 from framework.settings import Settings
 from framework.telemetry import Telemetry
@@ -16,6 +17,7 @@ from framework.telemetry.rings import Rings
 from framework.telemetry.version import version
 from framework.telemetry.writer import LineWriter
 
+JOBS_RUN = "jobs run without it; the variables are those that begin with OTEL_"
 # Made by the supervisor and inherited: what it said, its children need not say again.
 _tree: SharedState | None = None
 
@@ -30,14 +32,22 @@ def start_process(
     tree = _shared(logs)
     if is_disabled():
         return Telemetry(Lines(logs), tracing=LogOnlyTracing(logs))
-    if identity.role == "supervisor":
-        importlib.import_module("framework.telemetry.assembling")  # as `preload`
-        preload()
-        version()  # read once for all children
-        return Telemetry(Lines(logs))
-    from framework.telemetry.assembling import open_telemetry
+    try:
+        if identity.role == "supervisor":
+            importlib.import_module("framework.telemetry.assembling")  # as `preload`
+            preload()
+            version()  # read once for all children
+            return Telemetry(Lines(logs))
+        from framework.telemetry.assembling import open_telemetry
 
-    return open_telemetry(identity, settings, logs, drops, tree, rings, make_global=make_global)
+        return open_telemetry(identity, settings, logs, drops, tree, rings, make_global=make_global)
+    except Exception as error:  # jobs never depend on telemetry
+        if identity.role == "exporter":
+            raise
+        logs.say("error", "telemetry_off", signal="all", cause=f"{type(error).__name__}: {error}", hint=JOBS_RUN)
+        if identity.role == "supervisor":
+            os.environ["OTEL_SDK_DISABLED"] = "true"  # for the whole tree, exporter included
+        return Telemetry(Lines(logs), tracing=LogOnlyTracing(logs))
 
 
 def _shared(logs: Logs) -> SharedState:

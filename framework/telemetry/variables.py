@@ -13,6 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from framework.settings import PREFIX, unknown_variables
 from framework.telemetry import exporters
+from framework.telemetry.environment import CHECKS, IGNORED, SAMPLERS
 from framework.telemetry.health import SIGNALS
 
 HIDDEN: Final = "…"
@@ -22,55 +23,28 @@ _OF_OTLP: Final = (
     "CLIENT_KEY",
 )  # fmt: skip
 _TLS: Final = ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")
-_BATCHES: Final = ("SCHEDULE_DELAY", "EXPORT_TIMEOUT", "MAX_QUEUE_SIZE", "MAX_EXPORT_BATCH_SIZE")
-_LIMITS: Final = (
-    "OTEL_ATTRIBUTE_COUNT_LIMIT", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT",
-    "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT",
-    "OTEL_SPAN_EVENT_COUNT_LIMIT", "OTEL_SPAN_LINK_COUNT_LIMIT",
-)  # fmt: skip
-_OF_LOG_RECORDS: Final = ("OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT", "OTEL_LOGRECORD_ATTRIBUTE_VALUE_LENGTH_LIMIT")
-_PLAIN: Final = (
-    "OTEL_SDK_DISABLED", "OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS",
-    "OTEL_PROPAGATORS", "OTEL_PYTHON_CONTEXT", "OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED",
-    "OTEL_PYTHON_TRACER_PROVIDER", "OTEL_PYTHON_METER_PROVIDER", "OTEL_PYTHON_LOGGER_PROVIDER",
-    "OTEL_PYTHON_EXPORTER_OTLP_GRPC_RETRYABLE_ERROR_CODES",
-)  # fmt: skip
 # Read by the private configurator of the SDK, which only opentelemetry-instrument starts.
 _INSTRUMENT_ONLY: Final = (
     "OTEL_CONFIG_FILE", "OTEL_LOG_LEVEL", "OTEL_PYTHON_CONFIGURATOR", "OTEL_PYTHON_DISTRO", "OTEL_PYTHON_ID_GENERATOR",
     "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "OTEL_PYTHON_LOGGING_AUTO_INSTRUMENTATION_ENABLED",
     "OTEL_PYTHON_LOGGER_CONFIGURATOR", "OTEL_PYTHON_METER_CONFIGURATOR", "OTEL_PYTHON_TRACER_CONFIGURATOR",
 )  # fmt: skip
-_SAMPLERS: Final = (
-    "always_on", "always_off", "traceidratio",
-    "parentbased_always_on", "parentbased_always_off", "parentbased_traceidratio",
-)  # fmt: skip
 _OURS: Final = ("LOG_LEVEL", "LOG_FORMAT", "TELEMETRY_FLUSH", "TRACE_LINKAGE", "TRACE_PARENT_WITHIN")
 
 
-def _known() -> dict[str, tuple[str, ...]]:
-    """Every variable of OpenTelemetry that something here reads, and the signals that it is about; none = all."""
-    known: dict[str, tuple[str, ...]] = dict.fromkeys((*_PLAIN, *_INSTRUMENT_ONLY), ())
-    for option in _OF_OTLP:
-        known[_OTLP + option] = ()
-        known |= {f"{_OTLP}{signal.upper()}_{option}": (signal,) for signal in SIGNALS}
-    for signal in SIGNALS:
-        known[f"OTEL_{signal.upper()}_EXPORTER"] = ()
-        for protocol in ("GRPC", "HTTP"):
-            known[f"OTEL_PYTHON_EXPORTER_OTLP_{protocol}_{signal.upper()}_CREDENTIAL_PROVIDER"] = (signal,)
-            known[f"OTEL_PYTHON_EXPORTER_OTLP_{protocol}_CREDENTIAL_PROVIDER"] = ()
-    known |= {f"OTEL_BSP_{name}": ("traces",) for name in _BATCHES}
-    known |= {f"OTEL_BLRP_{name}": ("logs",) for name in _BATCHES}
-    known |= dict.fromkeys((*_LIMITS, "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"), ("traces",))
-    known |= dict.fromkeys(_OF_LOG_RECORDS, ("logs",))
-    of_metrics = (
-        "OTEL_METRIC_EXPORT_INTERVAL", "OTEL_METRIC_EXPORT_TIMEOUT", "OTEL_METRICS_EXEMPLAR_FILTER",
-        f"{_OTLP}METRICS_TEMPORALITY_PREFERENCE", f"{_OTLP}METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
-    )  # fmt: skip
-    return known | dict.fromkeys(of_metrics, ("metrics",))
+def _about(name: str) -> tuple[str, ...]:
+    """The signals that a variable is about; none = all."""
+    if name.endswith("_EXPORTER") or name.startswith("OTEL_PYTHON_SDK_"):
+        return ()
+    if name.startswith(("OTEL_BLRP_", "OTEL_LOGRECORD_")) or "_LOGS_" in name:
+        return ("logs",)
+    if name.startswith("OTEL_METRIC_") or "_METRICS_" in name:
+        return ("metrics",)
+    return ("traces",) if name.startswith("OTEL_BSP_") or "_TRACES_" in name or name.endswith("_LIMIT") else ()
 
 
-KNOWN: Final = _known()
+# Every variable of OpenTelemetry that something here reads.
+KNOWN: Final = {name: _about(name) for name in (*CHECKS, *_INSTRUMENT_ONLY)}
 
 
 @dataclass(frozen=True)
@@ -89,19 +63,23 @@ class Variable:
     note: str = ""
 
 
-def variables(environ: Mapping[str, str], *, instrumented: bool = False, propagators: str = "") -> list[Variable]:
+def variables(
+    environ: Mapping[str, str], *, instrumented: bool = False, settled: Mapping[str, str] | None = None
+) -> list[Variable]:
     """All variables of telemetry that are set, and WORKER_* that nobody reads, by name.
 
     Args:
         environ: the environment that `framework.telemetry.exporters` reads, too.
         instrumented: opentelemetry-instrument has configured this process.
-        propagators: why OTEL_PROPAGATORS cannot be followed; empty = it can.
+        settled: by name, why a variable is not followed, see `environment.settle`.
     """
     off = environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
     found = []
     for name in sorted(environ):
-        if name == "OTEL_PROPAGATORS" and propagators and not off:
-            found.append(Variable(name, environ[name], propagators.partition("' ")[2]))
+        why = (settled or {}).get(name, "")
+        if why and not off:
+            ignored = why.removeprefix("is ignored: ") if why.startswith(IGNORED) else ""
+            found.append(Variable(name, shown(name, environ[name]), ignored, "" if ignored else why))
         elif name.startswith("OTEL_"):
             found.append(_of_opentelemetry(name, environ, off=off, instrumented=instrumented))
         elif name.removeprefix(PREFIX) in _OURS and name.startswith(PREFIX):
@@ -227,9 +205,9 @@ def _of_protocol(name: str, value: str, environ: Mapping[str, str]) -> str:
 def _sampling(name: str, value: str, environ: Mapping[str, str]) -> str:
     sampler = environ.get("OTEL_TRACES_SAMPLER", "").strip().lower()
     if name == "OTEL_TRACES_SAMPLER_ARG":
-        if "ratio" not in sampler and (not sampler or sampler in _SAMPLERS):
+        if "ratio" not in sampler and (not sampler or sampler in SAMPLERS):
             return f"OTEL_TRACES_SAMPLER={sampler or 'parentbased_always_on'} takes no argument"
-        if sampler in _SAMPLERS and not _is_number(value):
+        if sampler in SAMPLERS and not _is_number(value):
             return "no number: every trace is kept"
     return ""
 
@@ -258,7 +236,7 @@ def _is_plain(signal: str, environ: Mapping[str, str]) -> bool:
 def _note(name: str, value: str, environ: Mapping[str, str]) -> str:
     if name.startswith(_OTLP):
         return _note_of_sending(name, value, environ)
-    if name == "OTEL_TRACES_SAMPLER" and value.lower() not in _SAMPLERS:
+    if name == "OTEL_TRACES_SAMPLER" and value.lower() not in SAMPLERS:
         return "not one of the SDK's own: if it is not installed, parentbased_always_on is used"
     if name == "OTEL_RESOURCE_ATTRIBUTES":
         lost = [part for part in value.split(",") if part.strip() and "=" not in part]

@@ -9,6 +9,7 @@ from opentelemetry import baggage, trace
 from opentelemetry import context as otel_context
 
 from framework.errors import EnqueueFailed, QueueFull
+from framework.telemetry.sending import SendSpans
 from tests.telemetry.helpers import Relay, lease_of, run
 
 
@@ -162,3 +163,36 @@ def test_in_a_host_the_provider_that_it_sets_later_is_used(receiver):
     (duration,) = receiver.latest("messaging.client.operation.duration")
     assert duration.bounds[0] == 0.005  # seconds: the host's provider has no view of ours
     assert duration.bounds[-1] == 10
+
+
+class Faulty:
+    """A part of a host's that raises at whatever is asked of it."""
+
+    def __getattr__(self, name: str) -> object:
+        def fail(*_: object, **__: object) -> None:
+            raise RuntimeError(name)
+
+        return fail
+
+
+class FaultyTracer:
+    def start_span(self, *_: object, **__: object) -> Faulty:
+        return Faulty()
+
+
+class FaultyMeter:
+    def create_counter(self, *_: object, **__: object) -> Faulty:
+        return Faulty()
+
+    create_histogram = create_counter
+
+
+def test_no_fault_of_a_hosts_provider_costs_a_job_or_its_answer():
+    sending = SendSpans(FaultyTracer(), FaultyMeter(), "spool")
+    with sending.one("deliveries", "job-1", 1) as headers:
+        assert isinstance(headers, dict)
+    with sending.many("deliveries", ["a", "b"]) as all_headers:
+        assert len(all_headers) == 2
+    with pytest.raises(QueueFull), sending.one("deliveries", "job-1", 1):
+        raise QueueFull("it holds 100,000 jobs")
+    assert otel_context.get_current() == otel_context.Context()

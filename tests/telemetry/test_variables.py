@@ -135,39 +135,6 @@ with for_host("spool").one("deliveries", "id", 1) as headers:
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "signal"),
-    [("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "5000", "traces"), ("OTEL_METRIC_EXPORT_INTERVAL", "-1", "metrics")],
-)
-def test_a_variable_that_stops_the_sdk_turns_its_signal_off_and_no_job(receiver, variable, value, signal):
-    out = run(
-        """
-        telemetry = start(identity(), load_settings())
-        run_jobs(telemetry, 1)
-        telemetry.shutdown(5)
-        """,
-        receiver.env() | {variable: value},
-    )
-    lines = json_lines(out)
-    assert [line["event"] for line in lines] == ["telemetry_off", "job_finished"]
-    assert lines[0]["signal"] == signal
-    assert bool(receiver.spans()) == (signal == "metrics")
-    # of this run: another test's exporter may try again at a port that is ours now
-    counted = [point for point in receiver.metrics() if point.name == "worker.job.attempts"]
-    assert bool(counted) == (signal == "traces")
-
-
-def test_what_the_sdk_warns_of_is_a_line_like_any_other(receiver):
-    out = run(
-        "start(identity(), load_settings()).shutdown(5)",
-        receiver.env() | {"OTEL_EXPORTER_OTLP_TRACES_COMPRESSION": "zstd"},
-    )
-    (line,) = json_lines(out)
-    assert line["level"] in ("warning", "error")  # as that release of the SDK thinks fit
-    assert line["process"] == "deliveries/0"
-    assert line["logger"].startswith("opentelemetry")
-
-
-@pytest.mark.parametrize(
     ("value", "shown"),
     [
         ("", "http://localhost:4318"),

@@ -1,0 +1,336 @@
+"""Variables of OpenTelemetry with a value that nobody can follow: taken out of the environment before the SDK meets
+them, each with one line that names it. Jobs never depend on telemetry.
+
+Nothing of OpenTelemetry is imported here: some variables are read when its packages are first imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+from collections.abc import Callable, Iterable
+from importlib.metadata import entry_points
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+# How a reason begins where nothing of the value stays in force.
+IGNORED: Final = ("is ignored", "cannot be followed")
+# (why the value cannot be followed, what of it stays in force); an empty reason: all of it.
+Checked = tuple[str, str]
+Check = Callable[[str], Checked]
+
+OTLP: Final = "OTEL_EXPORTER_OTLP_"
+SIGNALS: Final = ("TRACES", "METRICS", "LOGS")
+SAMPLERS: Final = (
+    "always_on", "always_off", "traceidratio",
+    "parentbased_always_on", "parentbased_always_off", "parentbased_traceidratio",
+)  # fmt: skip
+# Read when the API is first used, so also in a process that is not ours.
+OF_API: Final = (
+    "OTEL_PYTHON_CONTEXT", "OTEL_PROPAGATORS",
+    "OTEL_PYTHON_TRACER_PROVIDER", "OTEL_PYTHON_METER_PROVIDER", "OTEL_PYTHON_LOGGER_PROVIDER",
+)  # fmt: skip
+_CODES: Final = (
+    "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
+    "PERMISSION_DENIED", "UNAUTHENTICATED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE",
+    "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS",
+)  # fmt: skip
+_MOST: Final = 2**31 - 1
+_MOST_MILLISECONDS: Final = 10**9  # eleven days; threads cannot wait for much longer
+_LONGEST_NAME: Final = 1024
+_PROPAGATE: Final = "opentelemetry.propagate"
+_HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def settle(names: Iterable[str] | None = None) -> dict[str, str]:
+    """Takes every value that cannot be followed out of the environment, here and for what this process starts.
+
+    Args:
+        names: only these variables; None: all that are known.
+
+    Returns:
+        Why, by name, each variable is ignored or followed in part only; the same again at each call.
+    """
+    environ = os.environ
+    for name in CHECKS if names is None else names:
+        value = environ.get(name)
+        if value is None:
+            continue
+        # Blank counts as not set, but the SDK would read it.
+        why, kept = _checked(name, value) if value.strip() else ("", "")
+        if kept != value:
+            _given.setdefault(name, value)
+        if kept:
+            environ[name] = kept
+        else:
+            environ.pop(name, None)
+        if why:
+            _said[name] = _told(name, value), why
+    if names is None:
+        for kind in ("BSP", "BLRP"):
+            _fit_batch(kind)
+    return {name: why for name, (_, why) in _said.items()}
+
+
+def lines() -> list[str]:
+    """A line for each variable that `settle` found wrong."""
+    return [f"{name}{told} {why}" for name, (told, why) in _said.items()]
+
+
+def ignore(name: str, why: str) -> None:
+    """Takes a variable out of the environment. Args: why: of a line that names it."""
+    value = os.environ.pop(name)
+    _given.setdefault(name, value)
+    _said[name] = _told(name, value), f"is ignored: {why}"
+
+
+def given() -> dict[str, str]:
+    """The environment as it was before anything was taken out of it."""
+    return {**os.environ, **_given}
+
+
+_given: dict[str, str] = {}
+_said: dict[str, tuple[str, str]] = {}  # by name: what of the value may be shown, and why it cannot be followed
+
+
+def _checked(name: str, value: str) -> Checked:
+    if not _is_text(value) and not name.endswith(_FILES):
+        return "is ignored: it is not UTF-8", ""
+    try:
+        return CHECKS[name](value.strip())
+    except Exception as error:  # a value that even its check cannot stand
+        return f"is ignored: {type(error).__name__}", ""
+
+
+def _told(name: str, value: str) -> str:
+    """The value for a line, where it can hold no secret."""
+    if name.startswith(OTLP) and name.endswith(("_HEADERS", "_ENDPOINT")):
+        return ""
+    return f"={value[:100] + '…' if len(value) > 100 else value!r}" if _is_text(value) else ""
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _fit_batch(kind: str) -> None:
+    """The SDK refuses a batch that is larger than its queue, also where only the queue was given."""
+    environ = os.environ
+    size, queue = f"OTEL_{kind}_MAX_EXPORT_BATCH_SIZE", f"OTEL_{kind}_MAX_QUEUE_SIZE"
+    most = int(environ.get(queue) or 2048)
+    if int(environ.get(size) or 512) <= most:
+        return
+    if size in environ:
+        _said[size] = f"={environ[size]!r}", f"is ignored: it is more than {queue}, {most} is used"
+    environ[size] = str(most)
+
+
+# --- checks ---------------------------------------------------------------------------------------------------------
+
+
+def _whole(least: int, most: int) -> Check:
+    def check(value: str) -> Checked:
+        try:
+            number = int(value)
+        except ValueError:
+            return "is ignored: no whole number", ""
+        if least <= number <= most:
+            return "", value
+        return f"is ignored: it must be {least} to {most}", ""
+
+    return check
+
+
+def _number(least: float, most: float, *, above: bool = False) -> Check:
+    """Args: above: `least` itself is too little."""
+
+    def check(value: str) -> Checked:
+        try:
+            number = float(value)
+        except ValueError:
+            return "is ignored: no number", ""
+        if least <= number <= most and not (above and number == least):  # NaN is not
+            return "", value
+        return f"is ignored: it must be {'above' if above else 'from'} {least:g} to {most:g}", ""
+
+    return check
+
+
+def _one_of(*known: str) -> Check:
+    """The SDK takes some of them in lower case only."""
+
+    def check(value: str) -> Checked:
+        if value.lower() in known:
+            return "", value.lower()
+        return f"is ignored: use {', '.join(known[:-1])} or {known[-1]}", ""
+
+    return check
+
+
+def _codes(value: str) -> Checked:
+    unknown = [code.strip() for code in value.split(",") if code.strip().upper() not in ("", *_CODES)]
+    return (f"is ignored: {unknown[0]!r} is no code of gRPC", "") if unknown else ("", value)
+
+
+def _any(value: str) -> Checked:
+    return "", value
+
+
+def _short(value: str) -> Checked:
+    too_long = len(value.encode()) > _LONGEST_NAME
+    return (f"is ignored: longer than {_LONGEST_NAME} bytes", "") if too_long else ("", value)
+
+
+def _address(value: str) -> Checked:
+    """What the error says is not repeated: it may quote a part of the password."""
+    bad = ("is ignored: it is no address", "")
+    try:
+        parts = urlsplit(value if "//" in value else f"//{value}")
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return bad
+    if not host:
+        return ("", value) if parts.scheme not in ("", "http", "https") else bad
+    return bad if len(host) > 253 or " " in value or not value.isprintable() else ("", value)
+
+
+def _headers(value: str) -> Checked:
+    """Parts that no request can carry would fail each of them, or stand in the log as they are."""
+    parts = [part.strip() for part in value.split(",") if part.strip()]
+    kept = [part for part in parts if _is_header(part)]
+    lost = len(parts) - len(kept)
+    return (f"has {lost} of {len(parts)} parts that are no header (name=value): left out" if lost else ""), ",".join(
+        kept
+    )
+
+
+def _is_header(part: str) -> bool:
+    name, sign, value = part.partition("=")
+    found = unquote(value.strip())
+    return bool(sign) and bool(_HEADER.fullmatch(unquote(name).strip())) and found.isascii() and found.isprintable()
+
+
+def _attributes(value: str) -> Checked:
+    parts = [part for part in value.split(",") if part.strip()]
+    kept = [part for part in parts if part.partition("=")[1] and part.partition("=")[0].strip()]
+    lost = len(parts) - len(kept)
+    return (f"has {lost} of {len(parts)} parts without key=value: left out" if lost else ""), ",".join(kept)
+
+
+def _file(value: str) -> Checked:
+    """Stays in force: another certificate than the one that was meant is no way out."""
+    try:
+        with open(value, "rb"):
+            return "", value
+    except (OSError, ValueError) as error:
+        return f"cannot be read ({getattr(error, 'strerror', None) or 'no path'}): what needs it is not sent", value
+
+
+def _installed(group: str) -> Check:
+    def check(value: str) -> Checked:
+        return ("", value) if entry_points(group=group, name=value) else (f"is ignored: no {group} of that name", "")
+
+    return check
+
+
+def _detectors(value: str) -> Checked:
+    names = [name.strip() for name in value.split(",") if name.strip()]
+    group = "opentelemetry_resource_detector"
+    lost = [name for name in names if name not in ("*", "otel") and not entry_points(group=group, name=name)]
+    kept = ",".join(name for name in names if name not in lost)
+    return (f"names {', '.join(lost)}, which is not installed: left out" if lost else ""), kept
+
+
+def _propagators(value: str) -> Checked:
+    """The variable is read when `opentelemetry.propagate` is first imported, which fails at a name it cannot load."""
+    try:
+        importlib.import_module(_PROPAGATE)
+    except (Exception, SystemExit) as error:
+        del os.environ["OTEL_PROPAGATORS"]
+        importlib.import_module(_PROPAGATE)
+        return f"cannot be followed ({_cause(error)}): tracecontext and baggage are used", ""
+    return "", value
+
+
+def _cause(error: BaseException) -> str:
+    try:
+        return str(error)[:200] or type(error).__name__
+    except Exception:
+        return type(error).__name__
+
+
+def _sampler(value: str) -> Checked:
+    """One that is installed is for opentelemetry-instrument, which knows how to load it."""
+    if entry_points(group="opentelemetry_traces_sampler", name=value):
+        return "", value
+    return _one_of(*SAMPLERS)(value)
+
+
+def _argument(value: str) -> Checked:
+    sampler = os.environ.get("OTEL_TRACES_SAMPLER", "").strip().lower()
+    return ("", value) if sampler and sampler not in SAMPLERS else _number(0, 1)(value)
+
+
+_FILES: Final = ("_CERTIFICATE", "_CLIENT_KEY")
+
+
+def _checks() -> dict[str, Check]:
+    """By variable, in the order in which they must be looked at: the API's first."""
+    group = "opentelemetry_otlp_credential_provider"
+    found: dict[str, Check] = {"OTEL_PYTHON_CONTEXT": _installed("opentelemetry_context")}
+    for kind in ("tracer", "meter", "logger"):
+        found[f"OTEL_PYTHON_{kind.upper()}_PROVIDER"] = _installed(f"opentelemetry_{kind}_provider")
+    found["OTEL_PROPAGATORS"] = _propagators
+    found |= {"OTEL_SDK_DISABLED": _one_of("true", "false"), "OTEL_SERVICE_NAME": _short}
+    found |= {"OTEL_RESOURCE_ATTRIBUTES": _attributes, "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": _detectors}
+    for option, check in _OF_OTLP.items():
+        found |= {f"{OTLP}{signal}{option}": check for signal in ("", *(f"{name}_" for name in SIGNALS))}
+    for protocol in ("GRPC", "HTTP"):
+        for signal in ("", *(f"{name}_" for name in SIGNALS)):
+            found[f"OTEL_PYTHON_EXPORTER_OTLP_{protocol}_{signal}CREDENTIAL_PROVIDER"] = _installed(group)
+    found |= {name: _whole(0, _MOST) for name in _LIMITS}
+    for kind in ("BSP", "BLRP"):
+        found |= {f"OTEL_{kind}_{name}": _whole(1, _MOST) for name in ("MAX_QUEUE_SIZE", "MAX_EXPORT_BATCH_SIZE")}
+        found |= {f"OTEL_{kind}_{name}": _whole(1, _MOST_MILLISECONDS) for name in ("SCHEDULE_DELAY", "EXPORT_TIMEOUT")}
+    return found | _OTHERS
+
+
+_LIMITS: Final = (
+    "OTEL_ATTRIBUTE_COUNT_LIMIT", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT",
+    "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+    "OTEL_SPAN_EVENT_COUNT_LIMIT", "OTEL_SPAN_LINK_COUNT_LIMIT",
+    "OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT", "OTEL_LOGRECORD_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+)  # fmt: skip
+_OF_OTLP: Final[dict[str, Check]] = {
+    "ENDPOINT": _address,
+    "HEADERS": _headers,
+    "TIMEOUT": _number(0, 1e6, above=True),
+    "COMPRESSION": _one_of("gzip", "deflate", "none"),
+    "INSECURE": _one_of("true", "false"),
+    "CERTIFICATE": _file,
+    "CLIENT_CERTIFICATE": _file,
+    "CLIENT_KEY": _file,
+    "PROTOCOL": _any,  # `exporters.complaints` says it
+}
+_OTHERS: Final[dict[str, Check]] = {
+    "OTEL_TRACES_EXPORTER": _any,
+    "OTEL_METRICS_EXPORTER": _any,
+    "OTEL_LOGS_EXPORTER": _any,
+    "OTEL_TRACES_SAMPLER": _sampler,
+    "OTEL_TRACES_SAMPLER_ARG": _argument,
+    "OTEL_METRIC_EXPORT_INTERVAL": _number(0, _MOST_MILLISECONDS, above=True),
+    "OTEL_METRIC_EXPORT_TIMEOUT": _number(0, _MOST_MILLISECONDS, above=True),
+    "OTEL_METRICS_EXEMPLAR_FILTER": _one_of("always_on", "always_off", "trace_based"),
+    f"{OTLP}METRICS_TEMPORALITY_PREFERENCE": _one_of("cumulative", "delta", "lowmemory"),
+    f"{OTLP}METRICS_DEFAULT_HISTOGRAM_AGGREGATION": _one_of(
+        "explicit_bucket_histogram", "base2_exponential_bucket_histogram"
+    ),
+    "OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED": _one_of("true", "false"),
+    "OTEL_PYTHON_EXPORTER_OTLP_GRPC_RETRYABLE_ERROR_CODES": _codes,
+}
+CHECKS: Final = _checks()
