@@ -13,9 +13,10 @@ from typing import Any
 
 import click
 
-from framework.cli.output import escape, hear_warnings, is_terminal, warn
+from framework.cli.output import hear_warnings, is_terminal, warn
 from framework.cli.service import MODULE_HELP, load_service, refuse_memory, take
 from framework.errors import UsageError
+from framework.printable import escape
 from framework.queues import Queue, QueueOptions
 
 

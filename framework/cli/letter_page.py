@@ -9,7 +9,8 @@ from typing import Any
 
 from framework.broker import JobView
 from framework.cli.letters import details
-from framework.cli.output import escape, one_line, span, styled
+from framework.cli.output import one_line, span, styled
+from framework.printable import escape
 
 BOLD, DIM, RED = 1, 2, 31
 
@@ -17,7 +18,7 @@ BOLD, DIM, RED = 1, 2, 31
 def lines(view: JobView) -> Iterator[str]:
     """The page, line by line. What others wrote is escaped, it may hold anything."""
     letter = details(view)
-    yield _styled(f"{one_line(view.job.id)}  dead letter of {letter['queue']}", BOLD)
+    yield _styled(f"{one_line(view.job.id)}  dead letter of {one_line(letter['queue'])}", BOLD)
     for title, value in (
         ("reason", letter["reason"] or "unknown"),
         ("lies on", f"{letter['on']} ({letter['state']})"),
@@ -39,11 +40,11 @@ def lines(view: JobView) -> Iterator[str]:
 
 def _failure(failure: dict[str, Any]) -> Iterator[str]:
     took = f", took {span(took_)}" if (took_ := _duration(failure)) is not None else ""
-    title = f"attempt {failure['attempt']}" if failure["attempt"] else "no attempt"
+    title = f"attempt {one_line(str(failure['attempt']))}" if failure["attempt"] else "no attempt"
     yield _styled(f"{title} on {one_line(failure['queue'])}  {failure['started_at']}{took}", BOLD)
-    name = one_line(failure["error_type"])
-    error = f"{name}: " if name and name != failure["reason"] else ""
-    yield f"  {failure['reason']:<9} {_styled(error + one_line(failure['message']), RED)}"
+    name, reason = one_line(failure["error_type"]), one_line(failure["reason"])
+    error = f"{name}: " if name and name != reason else ""
+    yield f"  {reason:<9} {_styled(error + one_line(failure['message']), RED)}"
     yield f"  trace     {one_line(failure['trace_id']) or 'not traced'}"
     yield from _indented(escape(failure["traceback"].rstrip("\n"), keep="\n"))
 

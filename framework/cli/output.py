@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
+from framework.printable import escape
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -33,13 +35,6 @@ class Column:
     style: str | Callable[[str], str] = ""
     fit: Literal["fold", "cut", "whole"] = "fold"
     detail: bool = False
-
-
-def escape(text: str, *, keep: str = "") -> str:
-    r"""Shows as `\x1b` and the like what would act on a terminal: control characters, bidi marks, lone surrogates."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def one_line(text: str) -> str:

@@ -8,6 +8,7 @@ says that the collector cannot be reached; one more says that it is back.
 from __future__ import annotations
 
 import fcntl
+import importlib
 import logging
 import mmap
 import os
@@ -15,7 +16,7 @@ import struct
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Sequence, Sized
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
@@ -159,10 +160,15 @@ class _Export:
         self.health = health
         self.cause = "no cause given"
         self.unreachable = True  # until an answer is heard of
+        self.sent = False  # whether anything was heard of the way, so that the batch itself was none of the trouble
 
     def heard(self, record: logging.LogRecord) -> None:
         """The exporter logs why it will try again or give up. Said at once: retries last longer than a short run."""
         arguments = record.args if isinstance(record.args, tuple) else ()
+        if str(record.msg).startswith("Failed to encode"):
+            self.unreachable, self.cause = False, record.getMessage()[:300]
+            return
+        self.sent = True
         if arguments:
             self.cause = record.getMessage()[:300]
         for argument in arguments:
@@ -219,7 +225,13 @@ def watched(exporter: Any, signal: str, *, endpoint: str, health: CollectorHealt
             now.cause = repr(error)[:300]
         finally:
             _exporting.now = None
-        if getattr(result, "name", "FAILURE") == "SUCCESS":
+        failed = getattr(result, "name", "FAILURE") != "SUCCESS"
+        if failed and not now.sent and isinstance(batch, Sequence) and len(batch) > 1 and not _encodable(batch, signal):
+            # One item that a handler has made is of no use: its neighbours are.
+            middle = len(batch) // 2
+            export(batch[:middle], *args, **kwargs)
+            return export(batch[middle:], *args, **kwargs)
+        if not failed:
             health.worked(signal)
         else:
             drops.add(signal, items_of(batch))
@@ -228,6 +240,18 @@ def watched(exporter: Any, signal: str, *, endpoint: str, health: CollectorHealt
 
     exporter.export = export
     return exporter
+
+
+def _encodable(batch: Sequence[Any], signal: str) -> bool:
+    common = "opentelemetry.exporter.otlp.proto.common"
+    module, name = {"traces": ("trace_encoder", "encode_spans"), "logs": ("_log_encoder", "encode_logs")}[signal]
+    try:
+        getattr(importlib.import_module(f"{common}.{module}"), name)(batch)
+    except ImportError:
+        return True
+    except Exception:
+        return False
+    return True
 
 
 def items_of(batch: Any) -> int:

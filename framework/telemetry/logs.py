@@ -6,6 +6,7 @@ goes to the collector; the default is `none` (unlike the SDK's): standard output
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 from collections.abc import Callable, MutableMapping
@@ -17,9 +18,11 @@ from opentelemetry import trace
 
 from framework.app import Logger
 from framework.jobscope import current_job
+from framework.outcome import JobInterrupted
 from framework.settings import Settings
 from framework.telemetry.health import swallowed
 from framework.telemetry.render import ConsoleRenderer, JsonRenderer
+from framework.telemetry.values import text_of
 from framework.telemetry.writer import LineWriter
 
 Keys = MutableMapping[str, Any]
@@ -69,7 +72,7 @@ class Logs:
         self.logger: Any = structlog.wrap_logger(
             Output(writer),
             processors=self._processors,
-            wrapper_class=structlog.make_filtering_bound_logger(self.level),
+            wrapper_class=self._lenient(),
             context_class=dict,
         ).bind()
 
@@ -80,7 +83,7 @@ class Logs:
             _configured = True
             structlog.configure(
                 processors=self._processors,
-                wrapper_class=structlog.make_filtering_bound_logger(self.level),
+                wrapper_class=self._lenient(),
                 logger_factory=lambda *_: Output(self._writer),
                 context_class=dict,
                 cache_logger_on_first_use=False,  # a logger made before the fork must not keep the parent's chain
@@ -93,6 +96,19 @@ class Logs:
             logger = logging.getLogger(name)
             if logger.level == logging.NOTSET and self.level > logging.DEBUG:
                 logger.setLevel(logging.WARNING)
+
+    def _lenient(self) -> Any:
+        """structlog's logger, whose lines come out whatever is handed to them."""
+        kind: Any = structlog.make_filtering_bound_logger(self.level)
+        levels = (*LEVELS, "warn", "err", "critical", "fatal", "exception", "msg", "log")
+        names = [name for level in levels for name in (level, f"a{level}") if hasattr(kind, name)]
+        return type(kind.__name__, (kind,), {name: _lenient(getattr(kind, name), self) for name in names})
+
+    def unreadable(self, event: object, args: object, **keys: object) -> None:
+        """A line whose text cannot be put together: what there is of it, piece by piece."""
+        parts = args if isinstance(args, tuple) else (args,)
+        texts = [text_of(part)[:200] for part in parts[:20]]
+        self.say("warning", "log_record_unreadable", **keys, template=text_of(event)[:200], args=texts)
 
     def say(self, level: str, event: str, **keys: object) -> None:
         """Writes a line of the framework's own."""
@@ -157,8 +173,32 @@ class RecordHandler(logging.Handler):
         try:
             if not swallowed(record) and not self._repeated(record):
                 self._logs.write_record(record)
-        except Exception:  # a record that cannot be formatted must not stop who logged it
-            self._logs.say("warning", "log_record_unreadable", logger=record.name, template=str(record.msg)[:200])
+        except JobInterrupted:
+            raise
+        except BaseException:  # a record that cannot be formatted must not stop who logged it
+            self._logs.unreadable(record.msg, record.args, logger=text_of(record.name))
+
+
+def _lenient(method: Callable[..., Any], logs: Logs) -> Callable[..., Any]:
+    """A method of structlog's logger: arguments that do not fit their text must not stop who logs."""
+
+    def log(self: Any, *args: Any, **keys: Any) -> Any:
+        try:
+            return method(self, *args, **keys)
+        except JobInterrupted:
+            raise
+        except BaseException:
+            logs.unreadable(args[0] if args else "", args[1:])
+
+    async def log_async(self: Any, *args: Any, **keys: Any) -> None:
+        try:
+            await method(self, *args, **keys)
+        except (JobInterrupted, asyncio.CancelledError):
+            raise
+        except BaseException:
+            logs.unreadable(args[0] if args else "", args[1:])
+
+    return log_async if asyncio.iscoroutinefunction(method) else log
 
 
 class Repeated:
@@ -170,7 +210,7 @@ class Repeated:
     def __call__(self, record: logging.LogRecord) -> bool:
         if not record.name.startswith("opentelemetry"):
             return False
-        key = (record.name, str(record.msg))
+        key = (record.name, text_of(record.msg))
         if key in self._said:
             return True
         if len(self._said) < 1000:

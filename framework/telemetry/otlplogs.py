@@ -9,6 +9,7 @@ from typing import Any
 from opentelemetry._logs import LoggerProvider, LogRecord, SeverityNumber
 
 from framework.telemetry.names import SCOPE
+from framework.telemetry.values import name_of, value_of
 
 _SEVERITY = {
     "debug": SeverityNumber.DEBUG,
@@ -26,7 +27,7 @@ class LogRecords:
         self._logger = provider.get_logger(SCOPE)
 
     def __call__(self, keys: MutableMapping[str, Any]) -> None:
-        level = str(keys.get("level", "info"))
+        level = name_of(keys.get("level", "info"))
         now = time.time_ns()
         self._logger.emit(
             LogRecord(
@@ -34,11 +35,12 @@ class LogRecords:
                 observed_timestamp=now,
                 severity_text=level,
                 severity_number=_SEVERITY.get(level, SeverityNumber.INFO),
-                body=str(keys.get("event", "")),
-                attributes={key: _value(value) for key, value in keys.items() if key not in _OWN_FIELDS},
+                body=name_of(keys.get("event", "")),
+                attributes={name_of(key): _value(value) for key, value in keys.items() if key not in _OWN_FIELDS},
             )
         )
 
 
 def _value(value: Any) -> Any:
-    return value if isinstance(value, (bool, int, float, str)) else str(value)
+    plain = value_of(value)
+    return plain if isinstance(plain, (bool, int, float)) else name_of(plain)

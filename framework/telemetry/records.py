@@ -20,6 +20,7 @@ _TOLD: Final = struct.Struct("<8sd16p")
 HEAD_SIZE: Final = _HEAD.size
 LEAST: Final = (HEAD_SIZE + _TAIL.size + 7) & ~7
 MOST: Final = 1 << 20  # bytes of one record; a longer span is dropped
+MOST_SPAN: Final = MOST - (8 << 10)  # bytes of a span: a key and the head stand before it
 _PADDING: Final = tuple(bytes(n) for n in range(8))
 _pack_head, _pack_tail, _now = _HEAD.pack, _TAIL.pack, time.time_ns
 

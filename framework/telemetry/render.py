@@ -9,13 +9,15 @@ from typing import Any
 
 import structlog
 
+from framework.outcome import JobInterrupted
+from framework.printable import HIDDEN, block, is_plain, visible
+from framework.telemetry.values import text_of
+
 Keys = MutableMapping[str, Any]
 
-# C0 and C1 controls, DEL, line separators and the marks that reorder text on a terminal.
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_BLOCK_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _TRACES = ("exception", "traceback", "stack")
 _KEPT = 120
+_MOST_BITS = 1024  # of a number; Python refuses to write out very long ones
 
 
 class JsonRenderer:
@@ -34,7 +36,7 @@ class JsonRenderer:
 
     def _cut(self, keys: dict[str, Any], data: bytes) -> bytes:
         limit = self._limit or 0
-        keys = {str(key): _plain(value) for key, value in keys.items()} | {"truncated": True}
+        keys = {text_of(key): _plain(value) for key, value in keys.items()} | {"truncated": True}
         data = _json(keys)
         for name in sorted(keys, key=lambda name: len(str(keys[name])), reverse=True):
             excess = len(data) - limit
@@ -55,28 +57,27 @@ class JsonRenderer:
 def _json(keys: Keys) -> bytes:
     try:
         text = _ENCODE(keys)
-    except (ValueError, TypeError, RecursionError):  # NaN, a cycle, an odd key
-        text = _ENCODE({str(key): _plain(value) for key, value in keys.items()})
-    if not text.isprintable():  # what is, has none of them
-        text = _CONTROLS.sub(_escape_json, text)
+    except JobInterrupted:
+        raise
+    except Exception:  # NaN, a cycle, an odd key, a number without an end
+        text = _ENCODE({text_of(key): _plain(value) for key, value in keys.items()})
+    if not is_plain(text):
+        text = HIDDEN.sub(_escape_json, text)
     # A lone surrogate becomes \udXXX, which is how JSON writes it too.
     return (text + "\n").encode("utf-8", "backslashreplace")
 
 
 def _escape_json(found: re.Match[str]) -> str:
-    return f"\\u{ord(found.group()):04x}"
+    code = ord(found.group())
+    if code < 0x10000:
+        return f"\\u{code:04x}"
+    return f"\\u{0xD7C0 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}"  # a pair of surrogates
 
 
 def _plain(value: Any) -> Any:
-    return value if value is None or isinstance(value, (bool, int, str)) else _text(value)
-
-
-def _text(value: Any) -> str:
-    """Text of anything, whatever its __str__ does."""
-    try:
-        return str(value)
-    except Exception:
-        return f"<{type(value).__name__}>"
+    if value is None or isinstance(value, bool):
+        return value
+    return value if type(value) is int and value.bit_length() < _MOST_BITS else text_of(value)
 
 
 class ConsoleRenderer:
@@ -96,11 +97,11 @@ class ConsoleRenderer:
     def __call__(self, logger: Any, method: str, keys: Keys) -> bytes:
         clean: dict[str, Any] = {}
         for key, value in keys.items():
-            pattern = _BLOCK_CONTROLS if key in _TRACES else _CONTROLS
-            shown = value if isinstance(value, (bool, int, float)) or value is None else _text(value)
-            clean[_CONTROLS.sub(_escape_text, str(key))] = (
-                pattern.sub(_escape_text, shown) if isinstance(shown, str) else shown
-            )
+            if key in _TRACES:
+                clean[key] = block(text_of(value))
+                continue
+            shown = text_of(value) if key == "level" else value if type(value) is float else _plain(value)
+            clean[visible(text_of(key))] = visible(shown) if isinstance(shown, str) else shown
         if "traceback" in clean:
             clean["exception"] = clean.pop("traceback")
         data = f"{self._render(logger, method, clean)}\n".encode("utf-8", "backslashreplace")
@@ -109,8 +110,4 @@ class ConsoleRenderer:
         return data
 
 
-def _escape_text(found: re.Match[str]) -> str:
-    return found.group().encode("unicode_escape").decode("ascii")
-
-
-_ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_text).encode  # made once
+_ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=text_of).encode  # made once

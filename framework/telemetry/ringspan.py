@@ -18,6 +18,9 @@ from opentelemetry.trace import Span, SpanContext, Status, StatusCode, TraceFlag
 
 from framework.exceptions import error_type
 from framework.telemetry import names, wire
+from framework.telemetry.values import attributes_of, name_of, time_of
+
+_SHORT, _FEW = 4096, 64  # characters and attributes that are kept of a span that no record takes
 
 
 class Extras:
@@ -47,17 +50,31 @@ class Extras:
             if not self.events:
                 return
             del self.events[0]
-        values = self._bounded(self.limits.max_event_attributes, attributes)
-        body = wire.fixed64(1, time.time_ns() if timestamp is None else timestamp) + wire.text(2, name)
+        values = self._bounded(self.limits.max_event_attributes, attributes_of(attributes))
+        at = time_of(timestamp)
+        body = wire.fixed64(1, time.time_ns() if at is None else at) + wire.text(2, name_of(name))
         body += wire.attributes(wire.EVENT_ATTRIBUTES, values) + wire.number(4, values.dropped)
         self.events.append(wire.block(11, body))
 
     def link(self, context: SpanContext, attributes: Mapping[str, Any] | None) -> None:
         """Another link."""
-        values = self._bounded(self.limits.max_link_attributes, attributes)
+        values = self._bounded(self.limits.max_link_attributes, attributes_of(attributes))
         trace_id, span_id = context.trace_id.to_bytes(16, "big"), context.span_id.to_bytes(8, "big")
         encoded = wire.attributes(4, values) + wire.number(5, values.dropped)
         self.links.append(wire.link(trace_id, span_id, remote=context.is_remote, values=encoded))
+
+    def shrink(self) -> None:
+        """Keeps the beginning of long texts, and of events and links only the last that have room."""
+        self.name = self.name[:_SHORT]
+        self.message = self.message[:_SHORT]
+        self.attributes = {
+            key[:_SHORT]: value[:_SHORT] if isinstance(value, (str, bytes)) else name_of(value)[:_SHORT]
+            for key, value in list(self.attributes.items())[:_FEW]
+        }
+        for kept in (self.events, self.links):
+            while sum(map(len, kept)) > _FEW * _SHORT // 4:
+                self.dropped_events += kept is self.events
+                del kept[0]
 
     def bounded(self, ours: Mapping[str, Any]) -> BoundedAttributes:
         """Our attributes and those that were added, within the limits."""
@@ -128,12 +145,12 @@ class RingSpan(Span):
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         more = self._more()
         if more is not None:
-            for key, value in attributes.items():
+            for key, value in attributes_of(attributes).items():
                 more.attributes.pop(key, None)
                 more.attributes[key] = value
 
     def set_attribute(self, key: str, value: Any) -> None:
-        self.set_attributes({key: value})
+        self.set_attributes({name_of(key): value})
 
     def add_event(self, name: str, attributes: Mapping[str, Any] | None = None, timestamp: int | None = None) -> None:
         more = self._more()
@@ -142,22 +159,25 @@ class RingSpan(Span):
 
     def add_link(self, context: SpanContext, attributes: Mapping[str, Any] | None = None) -> None:
         more = self._more()
-        if more is not None and (context.is_valid or attributes or context.trace_state):
+        if more is None or not isinstance(context, SpanContext):
+            return
+        if context.is_valid or attributes or context.trace_state:
             more.link(context, attributes)
 
     def update_name(self, name: str) -> None:
         more = self._more()
         if more is not None:
-            more.name = name
+            more.name = name_of(name)
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
         more = self._more()
         code = status.status_code if isinstance(status, Status) else status
-        if more is None or more.status is StatusCode.OK or code is StatusCode.UNSET:
+        known = isinstance(code, StatusCode) and code is not StatusCode.UNSET
+        if more is None or more.status is StatusCode.OK or not known:
             return
         more.status = code
         text = status.description if isinstance(status, Status) else description
-        more.message = text or "" if code is StatusCode.ERROR else ""
+        more.message = name_of(text or "") if code is StatusCode.ERROR else ""
 
     def record_exception(
         self,
@@ -168,8 +188,15 @@ class RingSpan(Span):
     ) -> None:
         found = {
             names.EXCEPTION_TYPE: error_type(exception),
-            names.EXCEPTION_MESSAGE: str(exception),
-            names.EXCEPTION_STACKTRACE: "".join(traceback.format_exception(exception)),
-            names.EXCEPTION_ESCAPED: str(escaped),
+            names.EXCEPTION_MESSAGE: name_of(exception),
+            names.EXCEPTION_STACKTRACE: _stack_of(exception),
+            names.EXCEPTION_ESCAPED: name_of(escaped),
         }
-        self.add_event("exception", found | dict(attributes or {}), timestamp)
+        self.add_event("exception", found | attributes_of(attributes), timestamp)
+
+
+def _stack_of(exception: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(exception))
+    except Exception:  # its causes, or their texts, are not ours to trust
+        return ""

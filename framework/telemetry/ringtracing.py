@@ -264,11 +264,23 @@ class RingTracing(LogOnlyTracing):
         return encoder
 
     def _encoded(self, encoder: Encoder, span: RingSpan, facts: Facts) -> bytes:
-        try:
-            return encoder.encode(span, facts)
-        except Exception:  # something strange that a handler has set: the attempt counts all the same
-            log.exception("the span of job %s cannot be encoded", facts.message_id)
-            return b""
+        """The span; with less and less of what a handler added, where a record cannot take it: it is never lost."""
+        extras = span.extras
+        events = list(extras.events) if extras is not None else []
+        for step in range(3):
+            try:
+                if extras is not None:
+                    extras.events[:] = events  # without the exception's, which the encoder adds
+                    if step == 1:
+                        extras.shrink()
+                span.extras = extras if step < 2 else None
+                encoded = encoder.encode(span, facts)
+                if len(encoded) < records.MOST_SPAN:
+                    return encoded
+                log.warning("the span of job %s is too large: it is sent with less", facts.message_id)
+            except Exception:  # something strange that a handler has set
+                log.exception("the span of job %s cannot be encoded: it is sent with less", facts.message_id)
+        return b""
 
 
 class RingAttempt:

@@ -15,7 +15,9 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, Statu
 
 from framework.errors import EnqueueError
 from framework.exceptions import describe, error_type
+from framework.outcome import JobInterrupted
 from framework.telemetry import names
+from framework.telemetry.values import text_of
 
 log = logging.getLogger("framework.telemetry")
 
@@ -155,9 +157,13 @@ def headers_of(span: Span) -> dict[str, str]:
     carrier: dict[str, str] = {}
     try:
         propagate.inject(carrier, trace.set_span_in_context(span))
-    except Exception:  # a propagator of the host's
+    except (KeyboardInterrupt, JobInterrupted):
+        raise
+    except BaseException:  # a propagator of the host's, or what baggage holds
         log.exception("the trace context could not be written into the job's headers")
-    return carrier
+    if all(type(key) is str and type(value) is str for key, value in carrier.items()):
+        return carrier
+    return {text_of(key): text_of(value) for key, value in carrier.items()}
 
 
 def operation_duration(meter: metrics.Meter) -> metrics.Histogram:

@@ -9,6 +9,7 @@ from typing import Any
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.sampling import Decision, SamplingResult
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
@@ -19,6 +20,7 @@ from framework.job import Lease, span_id_of, trace_id_of
 from framework.jobscope import JobScope
 from framework.outcome import Outcome
 from framework.telemetry import names
+from framework.telemetry.guarded import guarded
 from framework.telemetry.linkage import Linkage, is_child, links_of, origin_of
 from framework.telemetry.logonly import LogOnlyTracing
 from framework.telemetry.logs import Logs
@@ -158,7 +160,8 @@ class AttemptSpan:
             context = plan.context
             attributes = tracing.attributes(attempt.lease, attempt.started_at)
             attributes[names.MAX_ATTEMPTS] = attempt.options.retry.max_attempts
-            self._span = tracing.start(attempt.lease, plan, attributes, int(attempt.started_at * 1e9))
+            span = tracing.start(attempt.lease, plan, attributes, int(attempt.started_at * 1e9))
+            self._span = guarded(span) if isinstance(span, ReadableSpan) else span
             if not plan.span_id:
                 attempt.identity = identity_of(self._span)
         except Exception:  # an exporter's or a sampler's fault: the job runs without a span

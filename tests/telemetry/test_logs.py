@@ -311,7 +311,7 @@ def test_a_terminal_gets_columns_and_colours_unless_json_is_asked_for(log_format
 def test_the_console_shows_a_traceback_as_a_block():
     keys = {"event": "job_finished", "level": "error", "traceback": "Traceback:\n  File x\x1b[31m\nValueError: no"}
     text = ConsoleRenderer(colors=False, limit=None)(None, "error", keys).decode()
-    assert "Traceback:\n  File x\\x1b[31m\nValueError: no" in text
+    assert "\n    Traceback:\n      File x\\x1b[31m\n    ValueError: no" in text
 
 
 @pytest.mark.parametrize("wanted", [True, False])
