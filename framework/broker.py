@@ -17,6 +17,7 @@ from framework.errors import SettingsError
 from framework.job import Failure, Job, JobId, Lease, RunRecord
 from framework.outcome import Kind, Outcome
 from framework.queues import QueueOptions
+from framework.redaction import address
 
 State = Literal["ready", "delayed", "in_flight", "dead", "bad"]
 Verb = Literal["ack", "retry", "bury", "rest", "release"]
@@ -222,9 +223,8 @@ ENGINES = {"spool": "framework.brokers.spool", "memory": "framework.brokers.memo
 
 
 def shown(url: str) -> str:
-    """A URL for people: without user and password."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else url
+    """A URL for people: a directory as it is; of a server scheme, host and port."""
+    return url if url.startswith(("spool:", "memory:")) or "//" not in url else address(url)
 
 
 def open_broker(url: str, *, incarnation: str, **options: Any) -> Broker:

@@ -14,6 +14,7 @@ from pydantic_settings import SettingsError as NotJSON
 
 from framework.errors import SettingsError
 from framework.queues import Queue, QueueOptions, parse_size
+from framework.redaction import HIDDEN
 from framework.retry import RetryPolicy
 
 PREFIX = "WORKER_"
@@ -174,7 +175,8 @@ def _complaint(variable: str, error: Mapping[str, Any]) -> str:
         return f"{variable}: no option {name!r}{_nearest(name, model.model_fields)}"
     if error["type"].startswith("model_"):
         return f"{variable}={error['input']!r}: set one variable for each option, {variable}__<OPTION>"
-    return f"{variable}={error['input']!r}: {error['msg'].partition(', unable to')[0].lower()}"
+    given = HIDDEN if "://" in str(error["input"]) else repr(error["input"])
+    return f"{variable}={given}: {error['msg'].partition(', unable to')[0].lower()}"
 
 
 def _nearest(name: str, known: Iterable[str], *, transform: Any = str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from framework.broker import shown
 from framework.cli.output import fail
 from framework.cli.service import load_service, root_of
 from framework.scoreboard import LEAVING, READY, Scoreboard, SlotState
@@ -29,7 +30,8 @@ def health(module: str | None) -> int:
     app = _app_name(module) if module else ""
     root = root_of(settings)
     if root is None:
-        fail(f"WORKER_BROKER_URL={settings.broker_url} has no directory with scoreboards: use WORKER_HEALTH and HTTP")
+        url = shown(settings.broker_url)
+        fail(f"WORKER_BROKER_URL={url} has no directory with scoreboards: use WORKER_HEALTH and HTTP")
         return 1
     why = diagnose(root / "run", app)
     if why:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from framework.printable import escape
+from framework.redaction import hider
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -72,12 +73,12 @@ def styled(text: str, code: int, stream: TextIO) -> str:
 
 def warn(text: str) -> None:
     """One line on standard error."""
-    print(f"worker: {styled('warning:', 33, sys.stderr)} {one_line(text)}", file=sys.stderr)
+    print(f"worker: {styled('warning:', 33, sys.stderr)} {one_line(hider(os.environ)(text))}", file=sys.stderr)
 
 
 def fail(text: str) -> None:
     """The one line on standard error with which a command gives up."""
-    print(f"worker: {styled('error:', 31, sys.stderr)} {one_line(text)}", file=sys.stderr)
+    print(f"worker: {styled('error:', 31, sys.stderr)} {one_line(hider(os.environ)(text))}", file=sys.stderr)
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, empty: str = "") -> None:

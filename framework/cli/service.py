@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from framework.app import WorkerApp, declared_dead_letters
-from framework.broker import Broker, Inspector, open_broker
+from framework.broker import Broker, Inspector, open_broker, shown
 from framework.cli.output import hear_warnings, warn
 from framework.errors import UsageError
 from framework.loading import load_app
@@ -121,8 +121,8 @@ def refuse_memory(settings: Settings) -> None:
     """Raises UsageError where the engine lives in one process: this one will end before anybody else could look."""
     if settings.broker_url.partition(":")[0] == "memory":
         raise UsageError(
-            f"WORKER_BROKER_URL={settings.broker_url} lives in one process, no other command or worker would see "
-            "its jobs: set it to spool:DIR"
+            f"WORKER_BROKER_URL={shown(settings.broker_url)} lives in one process, no other command or worker would "
+            "see its jobs: set it to spool:DIR"
         )
 
 
@@ -158,7 +158,7 @@ def opened(service: Service) -> Generator[Engine, None, None]:
     try:
         broker.open(service.options())
         if not isinstance(broker, Inspector):
-            raise UsageError(f"WORKER_BROKER_URL={url}: this engine cannot be looked into from the command line")
+            raise UsageError(f"WORKER_BROKER_URL={shown(url)}: this engine cannot be looked into from the command line")
         yield cast("Engine", broker)
     finally:
         broker.close()

@@ -107,7 +107,7 @@ def _http_status(heard: Heard, signal: str, url: str) -> Verdict:
     hints = {
         401: _HEADERS,
         403: _HEADERS,
-        404: f"{urlsplit(url).path or '/'} is not there: OTEL_EXPORTER_OTLP_ENDPOINT is a base to which /v1/{signal} "
+        404: f"the path is not there: OTEL_EXPORTER_OTLP_ENDPOINT is a base to which /v1/{signal} "
         f"is appended, {own} is used as it stands",
         405: f"something else listens there: OTLP is taken at /v1/{signal}, usually on port 4318",
         413: "the receiver takes no request of this size",

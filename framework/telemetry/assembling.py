@@ -5,7 +5,7 @@ from __future__ import annotations
 from framework.settings import Settings
 from framework.telemetry import Telemetry
 from framework.telemetry.bootstrap import Providers, open_providers
-from framework.telemetry.health import CollectorHealth, Drops, SharedState
+from framework.telemetry.health import CollectorHealth, Drops, SharedState, say_off
 from framework.telemetry.identity import ProcessIdentity
 from framework.telemetry.instrumented import quiet_log_handlers
 from framework.telemetry.lines import Lines
@@ -37,8 +37,7 @@ def open_telemetry(
         return Telemetry(Lines(logs), exporter=open_exporter(identity, rings, logs, health, version()))
 
     def failed(signal: str, error: Exception) -> None:
-        hint = "jobs run without it; the variables are those that begin with OTEL_"
-        logs.say("error", "telemetry_off", signal=signal, cause=f"{type(error).__name__}: {error}", hint=hint)
+        say_off(logs.say, signal, error)
 
     providers = open_providers(identity, health, drops, failed=failed, make_global=make_global)
     return assemble(identity, settings, logs, providers, drops, rings)

@@ -6,8 +6,8 @@ import importlib
 import os
 import threading
 from typing import Any, Final
-from urllib.parse import urlsplit
 
+from framework.redaction import address
 from framework.telemetry import environment
 from framework.telemetry.health import CollectorHealth, Drops, watched
 
@@ -52,12 +52,9 @@ def protocol(signal: str) -> str:
 
 
 def endpoint(signal: str) -> str:
-    """Where a signal goes, for people to read: without credentials and query."""
+    """Where a signal goes, for people to read."""
     port = 4317 if protocol(signal) == "grpc" else 4318
-    given = _of_signal(signal, "ENDPOINT") or f"http://localhost:{port}"
-    parts = urlsplit(given if "//" in given else f"//{given}")
-    scheme = f"{parts.scheme}://" if parts.scheme else ""
-    return f"{scheme}{parts.netloc.rpartition('@')[2]}"
+    return address(_of_signal(signal, "ENDPOINT") or f"http://localhost:{port}")
 
 
 def exporters(signal: str, health: CollectorHealth, drops: Drops) -> list[Any]:

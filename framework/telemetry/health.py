@@ -20,6 +20,8 @@ from collections.abc import Callable, Sequence, Sized
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
+from framework.redaction import redact
+
 SIGNALS: Final = ("traces", "metrics", "logs")
 OUTAGE: Final = "outage"  # beside the signals: when it was last said that nobody reaches the collector
 OK, UNREACHABLE, REFUSED = 0, 1, 2
@@ -85,6 +87,12 @@ class Say(Protocol):
     def __call__(self, level: str, event: str, **keys: object) -> None: ...
 
 
+def say_off(say: Say, signal: str, error: Exception) -> None:
+    """The line that says which signal is off, and why."""
+    hint = "jobs run without it; the variables are those that begin with OTEL_"
+    say("error", "telemetry_off", signal=signal, cause=redact(f"{type(error).__name__}: {error}"), hint=hint)
+
+
 class CollectorHealth:
     """Turns the ends of exports into at most one line per change.
 
@@ -115,7 +123,9 @@ class CollectorHealth:
             hint = (
                 "jobs run as usual; OTEL_EXPORTER_OTLP_ENDPOINT names the collector, OTEL_SDK_DISABLED=true ends this"
             )
-            self._say("warning", "telemetry_unreachable", endpoint=endpoint, problem=where, cause=cause, hint=hint)
+            self._say(
+                "warning", "telemetry_unreachable", endpoint=endpoint, problem=where, cause=redact(cause), hint=hint
+            )
 
     def _noted(self, signal: str, state: int) -> bool:
         """Notes a failure in the tree's state; whether it is news."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Callable, MutableMapping
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from opentelemetry import trace
 from framework.app import Logger
 from framework.jobscope import current_job
 from framework.outcome import JobInterrupted
+from framework.redaction import hider
 from framework.settings import Settings
 from framework.telemetry.health import swallowed
 from framework.telemetry.render import ConsoleRenderer, JsonRenderer
@@ -30,6 +32,9 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 
 # They log a line per HTTP request at info: a line per job that says nothing new.
 _CHATTY = ("httpx", "httpcore", "urllib3", "asyncio")
+
+# They speak of where telemetry goes, with its address.
+_LIBRARIES = ("urllib3", "requests", "grpc", "opentelemetry", "framework")
 
 _configured = False
 
@@ -57,6 +62,7 @@ class Logs:
         self.level = LEVELS[settings.log_level]
         self._process = process
         self._writer = writer
+        self._hide = hider(os.environ)
         console = settings.log_format == "console" or (settings.log_format == "auto" and writer.is_terminal)
         self._renderer: Callable[[Any, str, Keys], bytes] = (
             ConsoleRenderer(colors=writer.is_terminal, limit=writer.limit) if console else JsonRenderer(writer.limit)
@@ -153,7 +159,10 @@ class Logs:
         }
         if record.exc_info:
             keys["exc_info"] = record.exc_info
-        self._write(level, structlog.processors.format_exc_info(None, level, keys))
+        keys = dict(structlog.processors.format_exc_info(None, level, keys))
+        if record.name.partition(".")[0] in _LIBRARIES:
+            keys |= {key: self._hide(text_of(keys[key])) for key in ("event", "exception") if key in keys}
+        self._write(level, keys)
 
     def _write(self, level: str, keys: Keys) -> None:
         """What structlog's chain does with a line of its loggers."""

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from opentelemetry.util.re import parse_env_headers
 
+from framework.redaction import redact
 from framework.telemetry import exporters
 
 Signal = Literal["traces", "metrics"]
@@ -111,7 +112,7 @@ class HttpDestination:
             )
             status, content = response.status_code, response.content
         except Exception as error:  # whatever the network, a proxy's address or a certificate does
-            return Answer(again=True, unreachable=True, cause=str(error)[:300])
+            return Answer(again=True, unreachable=True, cause=redact(str(error))[:300])
         if 200 <= status < 300:
             return Answer(accepted=True, rejected=_rejected(self._signal, content))
         after = self._pause_of(response.headers.get("Retry-After"))
@@ -128,12 +129,13 @@ class GrpcDestination:
         parts = urlsplit(given if "//" in given else f"//{given}")
         insecure = _variable(signal, "INSECURE").strip().lower()
         plain = parts.scheme != "https" and (insecure == "true" if insecure else parts.scheme == "http")
+        target = parts.netloc.rpartition("@")[2]
         names = self._grpc.Compression
         compression = names.Gzip if _variable(signal, "COMPRESSION").strip().lower() == "gzip" else names.NoCompression
         self._channel = (
-            self._grpc.insecure_channel(parts.netloc, exporters.GRPC_OPTIONS, compression)
+            self._grpc.insecure_channel(target, exporters.GRPC_OPTIONS, compression)
             if plain
-            else self._grpc.secure_channel(parts.netloc, self._credentials(signal), exporters.GRPC_OPTIONS, compression)
+            else self._grpc.secure_channel(target, self._credentials(signal), exporters.GRPC_OPTIONS, compression)
         )
         # No serializers: the bytes are sent as they are.
         self._call = self._channel.unary_unary(_METHODS[signal])
@@ -163,7 +165,7 @@ class GrpcDestination:
         except self._grpc.RpcError as error:
             code = error.code().name
             unreachable = code in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
-            cause = f"{code} {error.details() or ''}"[:300]
+            cause = redact(f"{code} {error.details() or ''}")[:300]
             return Answer(again=code in _RETRYABLE_CODES, unreachable=unreachable, cause=cause)
         return Answer(accepted=True, rejected=_rejected(self._signal, content))
 

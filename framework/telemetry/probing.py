@@ -7,16 +7,16 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
+from framework.redaction import redact
 from framework.telemetry import exporters, wire
 from framework.telemetry.answers import Heard, Verdict, date_of, judge
 from framework.telemetry.identity import ProcessIdentity
 from framework.telemetry.names import SCOPE
 from framework.telemetry.otlp import Destination, GrpcDestination, destination
 from framework.telemetry.resource import resource_of
-from framework.telemetry.variables import shown
 
 CHECKS: Final = "worker.doctor.checks"
 Path = Literal["ring", "sdk"]
@@ -158,7 +158,7 @@ class Probe:
         try:
             send, self._stop = self._make(self._signal, test, self._heard)
         except Exception as error:  # what would switch the signal off in the service
-            text = f"cannot be made: {type(error).__name__}: {error}"[:300]
+            text = redact(f"cannot be made: {type(error).__name__}: {error}")[:300]
             self._broken = Verdict(
                 "broken", text, "the signal stays off; the variables are those of OTEL_EXPORTER_OTLP_"
             )
@@ -176,11 +176,12 @@ class Probe:
         self._heard.done.set()
 
     def result(self) -> Sent:
-        grpc, where = exporters.protocol(self._signal) == "grpc", _url(self._signal)
+        grpc, where = exporters.protocol(self._signal) == "grpc", exporters.endpoint(self._signal)
         verdict = self._broken
         if verdict is None:
             self._heard.done.wait(max(0.0, self._began + self._limit - time.monotonic()))
             verdict = judge(self._heard, self._signal, grpc=grpc, url=where, limit=self._limit)
+            verdict = replace(verdict, answer=redact(verdict.answer))
             threading.Thread(target=self._stop, daemon=True).start()  # afterwards: it ends what is on its way
         answered = self._heard.status is not None
         skew = self._heard.at - self._heard.date if self._heard.date is not None else None
@@ -188,15 +189,6 @@ class Probe:
             self._signal, self._via, self._carries, exporters.protocol(self._signal), where, verdict,
             self._heard.seconds if answered else None, skew,
         )  # fmt: skip
-
-
-def _url(signal: str) -> str:
-    """Where a signal goes, with its path, without what is secret."""
-    if exporters.protocol(signal) == "grpc":
-        return exporters.endpoint(signal)
-    own = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT")
-    base = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or "http://localhost:4318"
-    return shown("OTEL_EXPORTER_OTLP_ENDPOINT", own or f"{base.removesuffix('/')}/v1/{signal}")
 
 
 # --- listening to the wire ------------------------------------------------------------------------------------------

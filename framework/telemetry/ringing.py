@@ -13,7 +13,7 @@ from framework.settings import Settings
 from framework.telemetry import exporters
 from framework.telemetry.bootstrap import span_limits
 from framework.telemetry.exporting import Exporter
-from framework.telemetry.health import CollectorHealth
+from framework.telemetry.health import CollectorHealth, say_off
 from framework.telemetry.identity import ProcessIdentity
 from framework.telemetry.logs import Logs
 from framework.telemetry.metrics import Metrics
@@ -70,8 +70,7 @@ def open_exporter(
         try:
             return destination(signal)
         except Exception as error:  # a certificate that is missing, a number that is none
-            hint = "jobs run without it; the variables are those that begin with OTEL_"
-            logs.say("error", "telemetry_off", signal=signal, cause=f"{type(error).__name__}: {error}", hint=hint)
+            say_off(logs.say, signal, error)
             return None
 
     return Exporter(

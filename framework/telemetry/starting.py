@@ -8,7 +8,7 @@ import os
 from framework.settings import Settings
 from framework.telemetry import Telemetry
 from framework.telemetry.exporters import complaints, is_disabled, preload
-from framework.telemetry.health import Drops, SharedState
+from framework.telemetry.health import Drops, SharedState, say_off
 from framework.telemetry.identity import ProcessIdentity
 from framework.telemetry.lines import Lines
 from framework.telemetry.logonly import LogOnlyTracing
@@ -17,7 +17,6 @@ from framework.telemetry.rings import Rings
 from framework.telemetry.version import version
 from framework.telemetry.writer import LineWriter
 
-JOBS_RUN = "jobs run without it; the variables are those that begin with OTEL_"
 # Made by the supervisor and inherited: what it said, its children need not say again.
 _tree: SharedState | None = None
 
@@ -44,7 +43,7 @@ def start_process(
     except Exception as error:  # jobs never depend on telemetry
         if identity.role == "exporter":
             raise
-        logs.say("error", "telemetry_off", signal="all", cause=f"{type(error).__name__}: {error}", hint=JOBS_RUN)
+        say_off(logs.say, "all", error)
         if identity.role == "supervisor":
             os.environ["OTEL_SDK_DISABLED"] = "true"  # for the whole tree, exporter included
         return Telemetry(Lines(logs), tracing=LogOnlyTracing(logs))

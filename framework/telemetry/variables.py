@@ -9,14 +9,14 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
+from framework.redaction import HIDDEN, address
 from framework.settings import PREFIX, unknown_variables
 from framework.telemetry import exporters
 from framework.telemetry.environment import CHECKS, IGNORED, SAMPLERS
 from framework.telemetry.health import SIGNALS
 
-HIDDEN: Final = "…"
 _OTLP: Final = "OTEL_EXPORTER_OTLP_"
 _OF_OTLP: Final = (
     "ENDPOINT", "PROTOCOL", "HEADERS", "TIMEOUT", "COMPRESSION", "INSECURE", "CERTIFICATE", "CLIENT_CERTIFICATE",
@@ -99,10 +99,7 @@ def shown(name: str, value: str) -> str:
         pairs = [part.partition("=") for part in value.split(",") if part.strip()]
         return ",".join(f"{key.strip()}={HIDDEN}" if sign else HIDDEN for key, sign, _ in pairs)
     if name.endswith("_ENDPOINT"):
-        parts = urlsplit(value if "//" in value else f"//{value}")
-        user, at, host = parts.netloc.rpartition("@")
-        hidden = parts._replace(netloc=f"{HIDDEN}@{host}" if at and user else host, query=HIDDEN if parts.query else "")
-        return urlunsplit(hidden).removeprefix("" if "//" in value else "//")
+        return address(value)
     return value
 
 

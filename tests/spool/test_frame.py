@@ -161,3 +161,17 @@ def test_a_flipped_bit_in_a_record_is_no_record() -> None:
     slot = frame.encode_record(0, 1, failure, "retried")
     assert [r.failure.message for r in frame.records(slot)] == ["the message"]
     assert frame.records(slot.replace(b"the message", b"the massage")) == []
+
+
+def test_the_first_attempt_keeps_slot_0_and_the_others_share_the_ring_behind_it_from_its_first_slot() -> None:
+    """Part of the format: elsewhere, workers of two versions would overwrite what is not the oldest."""
+    assert [frame.place(number) // frame.SLOT for number in range(23)] == [0, *range(1, 11), *range(1, 11), 1, 2]
+    slots = bytearray(frame.SLOTS * frame.SLOT)
+    for number in range(12):
+        record = frame.encode_record(
+            number, number + 1, Failure(attempt=number, reason="error", message="no"), "retried"
+        )
+        slots[frame.place(number) : frame.place(number) + len(record)] = record
+    assert [record.sequence for record in frame.records(bytes(slots))] == [0, *range(2, 12)]
+    assert [record.sequence for record in frame.records(bytes(slots[: 2 * frame.SLOT]))] == [0, 11]
+    assert [record.sequence for record in frame.records(bytes(slots[-frame.SLOT :]))] == [10]

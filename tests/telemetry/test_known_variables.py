@@ -99,8 +99,8 @@ def test_every_variable_of_the_sdk_is_known_or_of_an_exporter_that_is_not_here()
     ("name", "value", "seen"),
     [
         (f"{OTLP}HEADERS", "api-key=hush,x = hush ,hush", "api-key=…,x=…,…"),
-        (f"{OTLP}ENDPOINT", "https://me:hush@host:4318/v1?key=hush", "https://…@host:4318/v1?…"),
-        (f"{OTLP}ENDPOINT", "me:hush@host:4317", "…@host:4317"),
+        (f"{OTLP}ENDPOINT", "https://me:hush@host:4318/v1?key=hush", "https://host:4318"),
+        (f"{OTLP}ENDPOINT", "me:hush@host:4317", "host:4317"),
         (f"{OTLP}ENDPOINT", "host:4317", "host:4317"),
         ("OTEL_SERVICE_NAME", "shop", "shop"),
         ("OTEL_EXPORTER_OTLP_HEADRES", "api-key=hush", "…"),

@@ -346,3 +346,24 @@ def test_a_payload_is_never_logged_by_the_framework(receiver, stations):
     app.behaviours = {"secret-payload": bad}
     station.run(app, lease_of("secret-payload", attempt=4))
     assert "secret-payload" not in station.out.read_text()
+
+
+FORGED = "card declined\n2026-11-29T00:00:00.000000+00:00 [info     ] job_finished   outcome=succeeded"
+
+
+@pytest.mark.parametrize("key", ["traceback", "exception", "stack", "message", "event", "a\nkey"])
+@pytest.mark.parametrize("colors", [True, False])
+def test_no_text_can_pass_for_a_line_of_its_own(key, colors):
+    keys = {"timestamp": "now", "level": "error", "event": "job_finished", key: f"{FORGED}\r\u2028{FORGED}"}
+    lines = ConsoleRenderer(colors=colors, limit=None)(None, "error", keys).decode().splitlines()
+    assert all(line.startswith("    ") for line in lines[1:])
+    assert len(lines) == (4 if key in ("traceback", "exception", "stack") else 1)
+
+
+@pytest.mark.parametrize("character", ["\u200b", "\U000e0041", "\u202e", "\ufe0f", "\ufeff"])
+def test_what_hides_is_an_escape_in_both_formats_and_json_means_the_same(character):
+    keys = {"event": f"a{character}b", "level": "info", f"k{character}": f"{character}v"}
+    data = JsonRenderer(None)(None, "info", dict(keys))
+    assert character.encode() not in data
+    assert json.loads(data) == keys
+    assert character.encode() not in ConsoleRenderer(colors=False, limit=None)(None, "info", dict(keys))

@@ -247,3 +247,25 @@ def test_an_old_ring_is_kept_and_a_damaged_one_made_anew(tmp_path):
     assert RingFile(reader.path).head == 0
     with pytest.raises(ValueError, match="too many"):
         RingWriter(reader.path, {"resource": {"k": "v" * 10000}})
+
+
+def test_the_first_record_and_the_first_last_word_stand_in_the_first_place(tmp_path):
+    """Part of the format: a writer and a reader of two versions meet in one ring."""
+    writer, reader = opened(tmp_path)
+    first = put(writer, 1)
+    data = reader.path.read_bytes()
+    record = records.parse(data, len(data) - reader.capacity)
+    assert record is not None
+    assert record.span_id == first
+    assert reader.head == record.size
+    entries = [4096 + 32 * number for number in range(126)]
+    for life in range(4):  # of 63 last words each: the table is full after two, then begins anew
+        for number in range(70):
+            put(writer, 1000 * (life + 1) + number)
+        writer = RingWriter(reader.path, META)
+        if life == 0:
+            filled = [at for at in entries if any(reader.path.read_bytes()[at : at + 32])]
+            assert filled == entries[:63]
+    data = reader.path.read_bytes()
+    kept = [int.from_bytes(data[at : at + 8], "big") for at in entries]
+    assert kept == [*range(3007, 3070), *range(4007, 4070)]
