@@ -19,9 +19,7 @@ from typing import Any, Final
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3 import HTTPResponse
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3 import HTTPResponse, connection, connectionpool
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from framework.telemetry.exporters import BODY, LONGEST, SHORTEST
@@ -62,8 +60,9 @@ def session_of(signal: str) -> requests.Session:
     if not isinstance(session, requests.Session):
         raise TypeError(f"credential provider {name!r} gives no session of requests")
     adapter = Bounded()
-    session.mount("http://", adapter)
-    session.mount("https://", adapter)
+    for prefix, found in list(session.adapters.items()):
+        if type(found) is HTTPAdapter:  # a provider's own way to send stays
+            session.mount(prefix, adapter)
     session.headers["Accept-Encoding"] = "identity"
     return session
 
@@ -159,21 +158,22 @@ class _Clocked:
             super().send(piece)  # type: ignore[misc]
 
 
-class _Plain(_Clocked, HTTPConnection): ...
+# Named as in urllib3: the names stand in its messages.
+class HTTPConnection(_Clocked, connection.HTTPConnection): ...
 
 
-class _Encrypted(_Clocked, HTTPSConnection): ...
+class HTTPSConnection(_Clocked, connection.HTTPSConnection): ...
 
 
-class _PlainPool(HTTPConnectionPool):
-    ConnectionCls: Any = _Plain
+class HTTPConnectionPool(connectionpool.HTTPConnectionPool):
+    ConnectionCls: Any = HTTPConnection
 
 
-class _EncryptedPool(HTTPSConnectionPool):
-    ConnectionCls: Any = _Encrypted
+class HTTPSConnectionPool(connectionpool.HTTPSConnectionPool):
+    ConnectionCls: Any = HTTPSConnection
 
 
-_POOLS: Final = {"http": _PlainPool, "https": _EncryptedPool}
+_POOLS: Final = {"http": HTTPConnectionPool, "https": HTTPSConnectionPool}
 
 
 def _left() -> float:
