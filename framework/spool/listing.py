@@ -11,6 +11,7 @@ import stat
 import threading
 import time
 from bisect import bisect_left
+from collections.abc import Callable
 
 from framework.spool import names
 from framework.spool.clock import Clock
@@ -19,30 +20,78 @@ from framework.spool.layout import QueueDir
 
 ENOUGH = 4096  # names; further buckets are listed when these are used up
 LEAST_AGE = 0.1  # seconds; a listing that is not used up is renewed after 50 times what it took, at least this
-# The kernel stamps directories with a clock that stands still for up to 10 ms: a change just after the listing may not
-# show. A listing younger than this, compared with its directory, is not trusted to stay true.
-RACY = 50_000_000  # nanoseconds
+# A directory's time stands still while its file system's clock does: up to 10 ms with the kernel's own clock, a second
+# or two where times have no fractions (ext4 with inodes of 128 bytes, FAT, some network file systems). A change within
+# that span after another does not show, so no listing is trusted before the time has been seen for longer.
+RACY = 0.05  # seconds
+COARSE = 2.1  # seconds; for a time that is a multiple of COARSE_UNIT
+COARSE_UNIT = 10_000_000  # nanoseconds
+# What no time shows (a clock that was set back, attributes that a network file system keeps) is found by a full look.
+FULL_LOOK = 5.0  # seconds between two, or 50 times what they take
+
+
+def tick(changed_at: int) -> float:
+    """Return for how many seconds a time of the file system may stand still, as the time itself shows."""
+    return RACY if changed_at % COARSE_UNIT else COARSE
 
 
 class Names:
-    """The names in one directory, listed again only when it has changed: an idle look is one `stat`."""
+    """The names in one directory, listed again only when it may have changed: an idle look is one `stat`.
+
+    Times of the file system are compared with each other only, never with the clock of this machine.
+    """
 
     def __init__(self, disk: Disk, path: str) -> None:
         self._disk = disk
         self._path = path
-        self._changed_at = -1
+        self._forget()
+
+    def _forget(self) -> None:
+        self._seen: tuple[int, int] | None = None  # inode and time of the directory
+        self._since = 0.0  # when this process saw that time first
+        self._trusted = False
+        self._full_at = 0.0
         self._entries: list[str] = []
 
-    def __call__(self) -> list[str]:
-        """Sorted, foreign names included; the same list object as long as nothing changed. Raises OSError."""
-        looked_at = time.time_ns()
+    def __call__(self, *, peers: int = 1) -> list[str]:
+        """Sorted, foreign names included; the same list object as long as nothing changed. Raises OSError.
+
+        Args:
+            peers: how many directories share the time for full looks.
+        """
+        now = time.monotonic()
         found = self._disk.stat(self._path)
         if found is None:
-            self._changed_at, self._entries = -1, []
-        elif found.st_mtime_ns != self._changed_at:
-            self._entries = sorted(self._disk.listdir(self._path))
-            self._changed_at = found.st_mtime_ns if found.st_mtime_ns + RACY < looked_at else -1
+            self._forget()
+            return self._entries
+        seen = (found.st_ino, found.st_mtime_ns)
+        if seen != self._seen:
+            self._seen, self._since, self._trusted = seen, now, False
+        if not self._trusted or now >= self._full_at:
+            entries = sorted(self._disk.listdir(self._path))
+            self._full_at = now + max(FULL_LOOK, 50 * peers * (time.monotonic() - now))
+            self._trusted = now >= self._since + tick(found.st_mtime_ns)
+            if entries != self._entries:
+                self._entries = entries
         return self._entries
+
+
+def first_there(exists: Callable[[int], bool], low: int, end: int) -> int:
+    """The first index from `low` on that exists, where those that are gone are a run from there; `end`: none does.
+
+    Galloping costs a few `stat`s instead of a failed rename each, and passes no job by. Raises OSError.
+    """
+    high, step = low, 1
+    while high < end and not exists(high):
+        low, high, step = high + 1, high + step, step * 2
+    high = min(high, end)
+    while low < high:
+        middle = (low + high) // 2
+        if exists(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return low
 
 
 class Buckets:
@@ -81,7 +130,7 @@ class Buckets:
     def names(self, bucket: str) -> list[str]:
         """As `Names`, of one of them. Raises OSError."""
         inside = self._inside.get(bucket)
-        return inside() if inside is not None else []
+        return inside(peers=len(self._inside)) if inside is not None else []
 
 
 class Listing:
@@ -129,22 +178,8 @@ class Listing:
             self._returned.append(entry)
 
     def skip_gone(self) -> None:
-        """After two misses: others consume in the same order, so what is gone is a run from here; find its end.
-
-        Galloping costs a few `stat`s instead of a failed rename each, and passes no job by. Raises OSError.
-        """
-        low, step = self._at, 1
-        high = low
-        while high < len(self._names) and not self._exists(high):
-            low, high, step = high + 1, high + step, step * 2
-        high = min(high, len(self._names))
-        while low < high:
-            middle = (low + high) // 2
-            if self._exists(middle):
-                high = middle
-            else:
-                low = middle + 1
-        self._at = low
+        """After two misses: others consume in the same order, so what is gone is a run from here. Raises OSError."""
+        self._at = first_there(self._exists, self._at, len(self._names))
 
     def _exists(self, index: int) -> bool:
         return self._disk.stat(self.path(self._names[index])) is not None

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable
+from operator import itemgetter
 
 from framework.spool import names
 from framework.spool.clock import Clock
 from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
-from framework.spool.listing import Buckets
-from framework.spool.names import Name
+from framework.spool.listing import Buckets, first_there
 from framework.spool.setbacks import Setbacks
 
 LEAST_PAUSE = 1.0  # seconds between a worker's looks for what others delayed: maintenance looks more often
-MOST = 1024  # jobs in one call of a worker
+LONG = 0.01  # seconds; a look that takes longer waits until nothing is ready, and is repeated after 20 times that
+MOST_LATE = 10.0  # seconds for which it waits
 _MINUTE = 60_000_000
+_NOT_BEFORE = re.compile(r",n(\d{1,18})")
+
+Waiting = tuple[int, str, str]  # due in microseconds since the epoch, name, minute
 
 
 class Ripen:
-    """Moves what is due. Only minutes that are due are listed: half a million entries take 0.3 s."""
+    """Moves what is due, in the order in which it is.
+
+    What a look found is moved without another look, so that the cost of a job does not grow with their number. Only
+    minutes that are due are listed: half a million entries take 0.3 s.
+
+    Attributes:
+        error: what stopped the last call of `soon`, if something did.
+    """
 
     def __init__(
         self, disk: Disk, queue: QueueDir, clock: Clock, *, ring: Callable[[], None], setbacks: Setbacks
@@ -32,61 +44,107 @@ class Ripen:
         self._ring = ring
         self._base = f"{queue.base}/delayed"
         self._minutes = Buckets(disk, self._base, names.MINUTE)
-        self._kept: dict[str, tuple[list[str], list[tuple[int, str, Name]]]] = {}
-        self._due = 0
-        self._look_at = 0.0
+        self._parsed: dict[str, tuple[list[str], list[Waiting]]] = {}
+        self._waiting: list[Waiting] = []  # sorted
+        self._at = 0
+        self._next_minute = 0  # the first moment of which nothing is listed, in microseconds since the epoch
+        self._looked_at = -MOST_LATE
+        self._took = 0.0
+        self.error: OSError | None = None
 
     def seconds_left(self) -> float:
         """Until the next job is due that we know of."""
-        return max(0.0, (self._due - self._clock.micros()) / 1e6)
+        due = self._waiting[self._at][0] if self._at < len(self._waiting) else self._next_minute
+        return max(0.0, (due - self._clock.micros()) / 1e6)
 
-    def soon(self) -> None:
-        """A worker's call: looks only when something is due, or others may have delayed something. Raises OSError."""
-        if self._clock.micros() >= self._due or time.monotonic() >= self._look_at:
-            self.now(most=MOST)
+    def soon(self, most: int, *, patient: bool) -> int:
+        """A worker's call: moves up to `most` that are due; how many. It never raises: see `error`.
 
-    def now(self, *, most: int | None = None, until: float = math.inf) -> bool:
-        """Promote all jobs that are due, or `most`, until `until` (monotonic seconds). Return whether none is left.
+        Args:
+            patient: nothing else is to be claimed, so a look may take its time.
+        """
+        self.error = None
+        try:
+            late = time.monotonic() - self._looked_at
+            if patient or self._took <= LONG or late >= MOST_LATE:
+                over = late >= max(LEAST_PAUSE, 20 * self._took)
+                if over or self._clock.micros() >= self._next_minute:
+                    self._look()
+            return self._move(most, math.inf)
+        except OSError as error:
+            self.error = error
+            return 0
+
+    def now(self, *, until: float = math.inf) -> bool:
+        """Promote all jobs that are due, until `until` (monotonic seconds). Return whether none is left.
 
         Raises OSError: one that is not about a single file.
         """
-        start, now = time.monotonic(), self._clock.micros()
-        moved, due, done = 0, names.MAX_TIME, True
+        if self._took <= LONG or time.monotonic() >= self._looked_at + 20 * self._took:
+            self._look()
+        self._move(len(self._waiting), until)
+        return not self._is_due(self._clock.micros())
+
+    def _look(self) -> None:
+        now = self._clock.micros()
+        self._looked_at = time.monotonic()
+        self._next_minute, parsed = names.MAX_TIME, {}
         for minute in self._minutes.all():
             if minute > names.minute_of(now):
-                due = min(due, int(minute) * _MINUTE)
+                self._next_minute = int(minute) * _MINUTE
                 break
-            for when, entry, name in self._entries(minute):
-                if when > now or (most is not None and moved >= most) or (moved and time.monotonic() >= until):
-                    due = min(due, when)
-                    done = done and when > now
-                    break
-                moved += self._promote(f"{self._base}/{minute}/{entry}", name)
-            if minute < names.minute_of(max(0, now - _MINUTE)):
+            entries = self._minutes.names(minute)
+            if entries:
+                parsed[minute] = self._parse(minute, entries)
+            elif minute < names.minute_of(max(0, now - _MINUTE)):
                 self._disk.rmdir(f"{self._base}/{minute}")
-        self._due = due
-        self._look_at = start + max(LEAST_PAUSE, 20 * (time.monotonic() - start))
-        if moved:
-            self._ring()
-        return done
+        self._parsed = parsed
+        self._waiting = [waiting for _, found in parsed.values() for waiting in found]
+        self._waiting.sort(key=itemgetter(0))  # those of one moment are in the order of their names already
+        self._at = 0
+        self._took = time.monotonic() - self._looked_at
 
-    def _promote(self, path: str, name: Name) -> bool:
-        if self._setbacks.waits(path):
-            return False
+    def _parse(self, minute: str, entries: list[str]) -> tuple[list[str], list[Waiting]]:
+        """As far as order needs it; a minute that has not changed costs nothing."""
+        known = self._parsed.get(minute)
+        if known is not None and known[0] is entries:
+            return known
+        find = _NOT_BEFORE.search
+        return entries, [(int(due[1]) if (due := find(entry)) else 0, entry, minute) for entry in entries]
+
+    def _is_due(self, now: int) -> bool:
+        return self._at < len(self._waiting) and self._waiting[self._at][0] <= now
+
+    def _move(self, most: int, until: float) -> int:
+        now, moved, missed = self._clock.micros(), 0, 0
+        try:
+            while moved < most and self._is_due(now):
+                _, entry, minute = self._waiting[self._at]
+                done = self._promote(f"{self._base}/{minute}/{entry}", entry)
+                self._at += 1
+                moved, missed = moved + bool(done), missed + 1 if done is False else 0
+                if missed == 2:  # others move the same ones, in the same order
+                    self._at, missed = first_there(self._is_there, self._at, len(self._waiting)), 0
+                if time.monotonic() >= until:
+                    break
+        finally:
+            if moved:
+                self._ring()
+        return moved
+
+    def _promote(self, path: str, entry: str) -> bool | None:
+        """Return whether it was moved; False: it is gone; None: it cannot be moved, or is no job. Raises OSError."""
+        name = names.parse(entry)
+        if name is None or self._setbacks.waits(path):
+            return None
         try:
             moved = self._disk.move(path, self._queue.ready(name))
         except OSError as error:
             self._setbacks.add(path, error)
-            return False
+            return None
         self._setbacks.clear(path)
         return moved
 
-    def _entries(self, minute: str) -> list[tuple[int, str, Name]]:
-        """In the order in which they are due; parsed again only when the minute has changed."""
-        entries = self._minutes.names(minute)
-        kept = self._kept.get(minute)
-        if kept is None or kept[0] is not entries:
-            parsed = [(name.not_before or 0, entry, name) for entry in entries if (name := names.parse(entry))]
-            kept = (entries, sorted(parsed))
-            self._kept = {minute: kept}  # one is enough: earlier minutes empty soon
-        return kept[1]
+    def _is_there(self, index: int) -> bool:
+        _, entry, minute = self._waiting[index]
+        return self._disk.stat(f"{self._base}/{minute}/{entry}") is not None

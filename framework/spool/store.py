@@ -218,12 +218,13 @@ class Spool:
         return leases
 
     def _claim_now(self, part: Parts, limit: int) -> list[Lease]:
-        try:
-            part.ripen.soon()
+        """What is due comes first, as it is older. Where it cannot be moved (a full disk), what is ready is claimed."""
+        part.ripen.soon(limit, patient=False)
+        leases = part.claim(limit)
+        if not leases and part.ripen.soon(limit, patient=True):
             leases = part.claim(limit)
-            if part.claim.error is not None and not leases:
-                raise part.claim.error
-        except OSError as error:
+        error = part.claim.error or part.ripen.error
+        if error is not None and not leases:
             raise self.unavailable(f"claiming from {part.queue.name!r}", error) from error
         return leases
 

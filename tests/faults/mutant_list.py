@@ -41,6 +41,7 @@ CLAIM, LAYOUT, FLAGS, PLANTED = (
     "spool/test_planted.py",
 )
 MODEL = "spool/test_disk_model.py"
+TIMES, BACKUPS, RIPEN = "spool/test_directory_times.py", "spool/test_id_backups.py", "spool/test_ripen.py"
 BATCH, DRAFTS = "spool/test_batch.py", "spool/test_batch_recovery.py"
 LINKS = "unit/test_planted_links.py"
 _NOFOLLOW = "os.O_NOFOLLOW | os.O_NONBLOCK"
@@ -170,7 +171,10 @@ PROTOCOL = (
     _one("claimed 50 times uncharged: charged", "rescue.py", "MOST_UNCHARGED = 50", "MOST_UNCHARGED = 10**9", LIFE),
     _one("stamped before the listing", "listing.py", "        while found and found[-1][: len(began)] >= began:\n            found.pop()\n", "", CLAIM,
          "102-190 of 40,000 overtaken"),
-    _one("a racy listing is not kept", "listing.py", "RACY = 50_000_000", "RACY = 0", CLAIM),
+    _one("a racy listing is not kept", "listing.py", "RACY = 0.05", "RACY = 0.0", TIMES),
+    _one("a listing of coarse times is not kept", "listing.py", "COARSE = 2.1", "COARSE = 0.05", TIMES),
+    _one("a full look whatever the times say", "listing.py", " or now >= self._full_at:", ":", TIMES),
+    _one("a directory made again is another", "listing.py", "seen = (found.st_ino, ", "seen = (0, ", TIMES),
     _one("a stamp after the rename before", "enqueue.py", "names.first(draft.job, self._clock.stamp(), draft.name.tail)", "names.first(draft.job, draft.name.stamp, draft.name.tail)", ENQUEUE),
     _one("a prepared file is still ours", "blanks.py", "if (found.st_ino, found.st_size) == (blank.inode, PAGE):", "if True:", "spool/test_blanks.py"),
     Mutant("prepared files are not a forked child's", "spool/blanks.py", (("self._ready, self._making = [], False", "pass"), ("if (found.st_ino, found.st_size) == (blank.inode, PAGE):\n                return True\n        except OSError:\n            pass\n", "return True\n        except OSError:\n            return True\n")), "spool/test_blanks.py"),
@@ -196,6 +200,13 @@ PROTOCOL = (
          "history would push a 1 MiB job into bad/"),
     _one("only due minutes are listed", "ripen.py", "            if minute > names.minute_of(now):", "            if False:", "spool/test_maintain.py",
          "500,000 entries in one directory: 0.3-0.6 s a tick"),
+    _one("what is due is not listed for every claim", "ripen.py", "if over or self._clock.micros() >= self._next_minute:", "if True:", RIPEN),
+    _one("a claim moves what it can take", "store.py", "part.ripen.soon(limit, patient=False)", "part.ripen.soon(1024, patient=False)", RIPEN),
+    _one("a long look waits for what is ready", "ripen.py", "if patient or self._took <= LONG or late >= MOST_LATE:", "if True:", RIPEN),
+    _one("maintenance moves in steps", "ripen.py", "                if time.monotonic() >= until:\n                    break\n", "", RIPEN),
+    _one("what others have moved is passed over", "ripen.py", "if missed == 2:", "if False:", RIPEN),
+    _one("a due job that cannot be moved stops no other", "ripen.py", "            self._setbacks.add(path, error)\n", "            raise\n", f"{RIPEN} spool/test_setbacks.py"),
+    _one("empty minutes go", "ripen.py", '                self._disk.rmdir(f"{self._base}/{minute}")\n', "                pass\n", RIPEN),
     _one("only old buckets are removed", "maintain.py", "if b < limit and", "if", "spool/test_maintain.py"),
     _one("ext4 needs its journal", "filesystem.py", 'if not any(line.startswith("data=") for line in lines):', "if False:", "spool/test_filesystem.py",
          "without a journal 19 of 20 acknowledged jobs were lost"),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -179,20 +177,6 @@ def test_the_age_is_of_the_oldest_that_waits(root: Path) -> None:
     mine.ack([lease for lease in leases if lease.job.id == "b"])
     mine.release([lease for lease in leases if lease.job.id == "a"])
     assert 0 < mine.stats("tight").oldest_age < 60
-    mine.close()
-
-
-def test_a_racy_directory_is_counted_again(root: Path) -> None:
-    """The directory's time stands still within a tick of the kernel's clock. Verified: with RACY = 0 it counts 1."""
-    mine = broker(root, TIGHT)
-    soon = time.time_ns() + 10**9
-    for number in (1, 2):
-        mine.enqueue([tight(f"n{number}")])
-        for bucket in (root / "tight" / "ready").iterdir():
-            os.utime(bucket, ns=(soon, soon))
-        assert mine.stats("tight").ready == number
-        for bucket in (root / "tight" / "ready").iterdir():
-            os.utime(bucket, ns=(soon, soon))
     mine.close()
 
 
