@@ -142,6 +142,77 @@ def test_foreign_files_are_never_touched(planted: SpoolBroker, root: Path, place
     assert planted.stats("jobs").ready == 0
 
 
+def _outside(root: Path, mine: SpoolBroker) -> Path:
+    """A job's file that somebody has saved elsewhere."""
+    mine.enqueue([job("saved")])
+    (path,) = files(root, "jobs/ready/*/*")
+    return path.rename(root / "saved")
+
+
+def test_a_foreign_name_in_the_own_claims_is_looked_at_again(root: Path) -> None:
+    """Ignored as long as it is foreign, and a lease once it has a job's name.
+
+    Verified: where a name is remembered as foreign by its file, or the look comes only once, it is never claimed.
+    """
+    mine = broker(root)
+    saved = _outside(root, mine)
+    mine.enqueue([job("a")])
+    (lease,) = claim(mine)
+    own = root / lease.token.owner.base
+    foreign = saved.rename(own / "saved.bak")
+    look = mine._spool.parts("jobs").claim.look_again
+    for _ in range(2):
+        look()
+        assert claim(mine) == []
+    assert foreign.exists()
+    foreign.rename(own / name(1))
+    look()
+    assert ids(claim(mine)) == ["saved"]
+    mine.close()
+
+
+def test_a_foreign_name_among_the_claims_of_the_dead_is_looked_at_again(root: Path) -> None:
+    """The directory and its lock stay for it; once it has a job's name it is rescued, and both go.
+
+    Verified: where the directory is given up, or the name remembered, the job stays there for ever.
+    """
+    saved = _outside(root, broker(root))
+    dead_owner(root, lambda mine: (mine.enqueue([job("a")]), one(mine)))
+    (own,) = (path for path in (root / "jobs" / "claimed").iterdir() if path.is_dir() and any(path.iterdir()))
+    foreign = saved.rename(own / "saved.bak")
+    mine = broker(root)
+    for _ in range(2):
+        for orphan in mine.rescue():
+            settle_orphan(mine, orphan)
+    assert ids(claim(mine)) == ["a"]
+    assert foreign.exists()
+    assert own.with_name(own.name + ".lock").exists()
+    foreign.rename(own / name(1))
+    (orphan,) = mine.rescue()
+    assert orphan.lease.job.id == "saved"
+    settle_orphan(mine, orphan)
+    assert not own.exists()
+    mine.close()
+
+
+def test_a_foreign_name_in_claimed_may_become_an_owner(root: Path) -> None:
+    """A file is nobody's claims; a directory of that name is. Verified: where the name is remembered it stays."""
+    mine = broker(root)
+    saved = _outside(root, mine)
+    place = root / "jobs" / "claimed" / "notes"
+    place.touch()
+    for _ in range(2):
+        assert list(mine.rescue()) == []
+    place.unlink()
+    place.mkdir()
+    saved.rename(place / name(1))
+    (orphan,) = mine.rescue()
+    assert orphan.lease.job.id == "saved"
+    settle_orphan(mine, orphan)
+    assert not place.exists()
+    mine.close()
+
+
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("chattr") is None, reason="needs root and chattr")
 def test_a_file_that_cannot_be_moved_does_not_stop_the_others(tmp_path: Path) -> None:
     """Immutable: rename() fails for this file, every time.
