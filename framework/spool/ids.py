@@ -1,6 +1,7 @@
 """Ids that callers chose: while a job of such an id exists in any state, the id enqueues nothing.
 
-`ids/<xx>/<hash>` is a hard link to the job's file, so the link count says whether the job is there: 1 = it is gone.
+`ids/<xx>/<hash>` is a hard link to the job's file. Its link count proves nothing: a backup may be made of hard links, a
+restore without them. So where an entry stands, its job is looked for; see `locate`.
 Whoever makes, judges or removes an entry holds the `flock` on the directory `ids/<xx>`: without it two that found
 a stale entry can unlink a third's, and an entry can go between another's look and its unlink.
 """
@@ -17,14 +18,15 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Literal
 
-from framework.spool import flocks
+from framework.spool import flocks, locate
 from framework.spool.disk import DIRECTORY, Disk
 from framework.spool.layout import QueueDir
 
 WAIT = 5.0  # seconds for the lock; it is held for one fsync
 ACK_WAIT = 1.0  # seconds; an ack has something else to do, and may leave the entry behind
 _TRIES = 50
-_ENTRY = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_NEW = ".new"  # a link that is to replace an entry
+_ENTRY = re.compile(rf"[0-9a-f]{{32}}(?:{re.escape(_NEW)})?", re.ASCII)
 
 Verdict = Literal["free", "duplicate"]
 # What became of a file in tmp: its writer lives or somebody recovers it, it was promoted, or it is gone
@@ -71,18 +73,42 @@ def judge(disk: Disk, queue: QueueDir, job_id: str, recover: Callable[[str], Rec
         found = disk.stat(path)
         if found is None:
             return "free"
-        if found.st_nlink < 2:
-            disk.unlink(path)
-            return "free"
-        draft = _in_tmp(disk, queue, found)
+        draft = _in_tmp(disk, queue, found) if found.st_nlink > 1 else None
         if draft is None:
-            return "duplicate"
+            return "duplicate" if is_taken(disk, queue, job_id, found) else "free"
         what = recover(draft)
         if what == "promoted":
             return "duplicate"
         if what == "busy":  # another recoverer has it, and waits for the lock that we hold: it gives way first
             time.sleep(0.005)
     raise IdBusy(path)
+
+
+def is_taken(disk: Disk, queue: QueueDir, job_id: str, found: os.stat_result) -> bool:
+    """Return, under the lock, whether the job of an entry is there; else it is removed. Raises OSError, IdBusy.
+
+    Args:
+        found: what a `stat` of the entry said.
+    """
+    path = entry(queue, job_id)
+    try:
+        if locate.is_stored(disk, queue, path, found):
+            return True
+    except locate.Moving as error:
+        raise IdBusy(path) from error
+    restored = locate.restored(disk, queue, job_id) or locate.restored(disk, queue, job_id)  # it may have moved
+    if restored is None:
+        disk.unlink(path)
+    else:
+        replace(disk, restored, path)
+    return restored is not None
+
+
+def replace(disk: Disk, source: str, path: str) -> None:
+    """Under the lock: makes an entry a link to this file. Raises OSError, also where the file has moved."""
+    disk.unlink(path + _NEW)
+    disk.link(source, path + _NEW)
+    disk.rename(path + _NEW, path)
 
 
 def _in_tmp(disk: Disk, queue: QueueDir, wanted: os.stat_result) -> str | None:
@@ -94,23 +120,24 @@ def _in_tmp(disk: Disk, queue: QueueDir, wanted: os.stat_result) -> str | None:
 
 
 def unlink(disk: Disk, path: str, queue: QueueDir, job_id: str, inode: int) -> bool:
-    """Deletes a job's file, then its entry: killed in between, it leaves a link count of 1. False: it was gone.
+    """Deletes a job's file, then its entry. False: it was gone.
 
-    Where the lock cannot be had, the entry stays: the next user of the id, or `sweep`, removes it. Raises OSError.
+    Killed in between, and where the lock cannot be had, the entry stays: the next user of the id removes it, or `sweep`
+    does. Raises OSError.
     """
     try:
         with locked(disk, directory(queue, job_id), wait=ACK_WAIT):
             done = disk.unlink(path)
             with contextlib.suppress(OSError):  # the job is gone: no error can take that back, `sweep` does the rest
-                _drop(disk, entry(queue, job_id), inode)
+                _drop(disk, entry(queue, job_id), inode, gone=done)
             return done
     except IdBusy:
         return disk.unlink(path)
 
 
-def _drop(disk: Disk, path: str, inode: int) -> None:
+def _drop(disk: Disk, path: str, inode: int, *, gone: bool) -> None:
     found = disk.stat(path)
-    if found is not None and found.st_ino == inode and found.st_nlink < 2:
+    if found is not None and found.st_ino == inode and (gone or found.st_nlink < 2):
         disk.unlink(path)
 
 

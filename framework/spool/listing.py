@@ -76,18 +76,18 @@ class Names:
         return self._entries
 
 
-def first_there(exists: Callable[[int], bool], low: int, end: int) -> int:
-    """The first index from `low` on that exists, where those that are gone are a run from there; `end`: none does.
+def first_there(is_there: Callable[[int], bool], low: int, end: int) -> int:
+    """The first index from `low` on that is there, where those that are gone are a run from there; `end`: none does.
 
     Galloping costs a few `stat`s instead of a failed rename each, and passes no job by. Raises OSError.
     """
     high, step = low, 1
-    while high < end and not exists(high):
+    while high < end and not is_there(high):
         low, high, step = high + 1, high + step, step * 2
     high = min(high, end)
     while low < high:
         middle = (low + high) // 2
-        if exists(middle):
+        if is_there(middle):
             high = middle
         else:
             low = middle + 1

@@ -21,6 +21,7 @@ from framework.spool.layout import QueueDir
 from framework.spool.listing import Names
 from framework.spool.names import Name
 from framework.spool.recover import recover_all
+from framework.spool.relink import Relink
 from framework.spool.ripen import Ripen
 from framework.spool.setbacks import Setbacks
 
@@ -61,6 +62,7 @@ class Maintain:
         self._counts = counts
         self._drafts = Names(disk, f"{queue.base}/tmp")
         self._ids = Names(disk, f"{queue.base}/ids")
+        self._relink = Relink(disk, queue)
         self._published = -DEPTH_EVERY
         self._swept = 0
 
@@ -70,6 +72,7 @@ class Maintain:
         return (
             self._recover,
             lambda until: self._ripen.now(until=until),
+            self._restore_ids,
             self._expire,
             self._delete_letters,
             self._publish,
@@ -107,6 +110,11 @@ class Maintain:
             if promoted:
                 self._counts["recovered"] += promoted
                 self._ring()
+
+    def _restore_ids(self, until: float) -> bool:
+        if not self._relink.done:
+            self._counts["ids_restored"] += self._relink(until)
+        return self._relink.done
 
     def _expire(self, until: float) -> bool:
         """The list is made once and worked off in parts: to make it costs a look at every name of a bucket."""
@@ -183,7 +191,7 @@ class Maintain:
 
     def _sweep_ids(self, _: float) -> bool:
         """One directory in each call: entries that killed acks left keep the space of their jobs."""
-        directories = self._ids()
+        directories = self._ids() if self._relink.done else []
         if directories:
             self._swept = (self._swept + 1) % len(directories)
             self._counts["ids_swept"] += ids.sweep(self._disk, f"{self._queue.base}/ids/{directories[self._swept]}")

@@ -104,7 +104,7 @@ def _promote(
         return "promoted" if disk.move(path, target) else "gone"
     try:
         with ids.locked(disk, ids.directory(queue, job_id), wait=0.05):
-            if _linked(disk, path, ids.entry(queue, job_id), inode):
+            if _linked(disk, queue, path, job_id, inode):
                 return "promoted" if disk.move(path, target) else "gone"
             disk.unlink(path)  # another job has the id: this one was never acknowledged
             return "gone"
@@ -112,16 +112,15 @@ def _promote(
         return "busy"
 
 
-def _linked(disk: Disk, path: str, entry: str, inode: int) -> bool:
+def _linked(disk: Disk, queue: QueueDir, path: str, job_id: str, inode: int) -> bool:
     """Whether the id is this file's; killed between write and link, its producer left it to us to link."""
+    entry = ids.entry(queue, job_id)
     for _ in range(4):  # a stale entry goes, ours comes, and a last look sees it; one to spare
         found = disk.stat(entry)
         if found is None:
             disk.link(path, entry)
         elif found.st_ino == inode:
             return True
-        elif found.st_nlink < 2:
-            disk.unlink(entry)
-        else:
+        elif ids.is_taken(disk, queue, job_id, found):
             return False
     return False

@@ -15,7 +15,7 @@ from typing import Any
 from framework.brokers.spool import SpoolBroker
 from framework.errors import EnqueueFailed, EnqueueUncertain, QueueFull
 from framework.queues import QueueOptions
-from framework.spool import ids
+from framework.spool import ids, listing
 from framework.spool.life import wid_of
 
 from .seam import pass_on
@@ -177,6 +177,31 @@ def _finished(stage: Stage, job_id: str) -> None:
     path.unlink()
 
 
+def _backed_up(stage: Stage) -> None:
+    """A backup of hard links has the entry that a killed ack left."""
+    _finished(stage, "n")
+    (entry,) = [p for p in files(stage.root, "jobs/ids/*/*") if p.stat().st_nlink == 1]
+    os.link(entry, stage.root / "backup")
+
+
+def _enqueue_over_a_backup(stage: Stage) -> None:
+    """The second look need not wait for long: nothing moves here."""
+    tick, listing.RACY = listing.RACY, 0.001
+    try:
+        stage.broker.enqueue([job("n", chosen=True)])
+    finally:
+        listing.RACY = tick
+
+
+def _restored(stage: Stage) -> None:
+    """By copies: job and entry are two files."""
+    stage.store("a", chosen=True)
+    (path,) = files(stage.root, "jobs/ready/*/*")
+    shutil.copy(path, stage.root / "copy")
+    (stage.root / "copy").rename(path)
+    stage.broker._spool.parts("jobs").maintain._relink.done = False
+
+
 def _dead_writer(stage: Stage, before: str = "rename") -> None:
     """A producer of a job whose id it chose was killed before this call."""
     stage.store("a")
@@ -326,6 +351,14 @@ ODD_CASES = (
         lambda s: s.broker.enqueue([job("n", chosen=True)]),
         enqueues=("n",),
     ),
+    Case(
+        "enqueue the id of a finished job that a backup has",
+        _backed_up,
+        _enqueue_over_a_backup,
+        enqueues=("n",),
+    ),
+    Case("enqueue the id of a restored job", _restored, lambda s: s.broker.enqueue([job("a", chosen=True)])),
+    Case("maintain after a restore", _restored, maintain),
     Case(
         "enqueue the id of a dead writer",
         _dead_writer,

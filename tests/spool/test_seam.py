@@ -42,6 +42,7 @@ LATE = {
     ("undo.py", "_sync_removal", "sync_removal"),  # a worker removed the empty batch meanwhile: spool/test_batch
     ("life.py", "_born_as", "drop"),  # a rescuer was faster: spool/test_explorer
     ("life.py", "_name_it", "unlink"),  # a rescuer was faster: spool/test_explorer
+    ("ripen.py", "_is_there", "stat"),  # others had moved two jobs before: spool/test_ripen
     ("claim.py", "__call__", "stat"),  # a claim failed: test_errnos, spool/test_setbacks
     ("store.py", "stuck", "stat"),  # a file could not be moved: spool/test_setbacks
     ("rescue.py", "_take", "drop"),  # flock failed: test_errnos

@@ -1,0 +1,213 @@
+"""Backups and restores of a spool: a link count proves neither that a job of an id is there nor that it is gone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from framework.brokers.spool import SpoolBroker
+from framework.errors import LeaseLost
+from framework.spool import ids as ids_module
+
+from .seam import Seam, fail_calls
+from .world import broker, census, claim, failure, files, ids, job, one
+
+
+def chosen(spool: SpoolBroker, *names: str, **options: Any) -> None:
+    spool.enqueue([job(name, chosen=True, **options) for name in names])
+
+
+def _waits(mine: SpoolBroker) -> None:
+    chosen(mine, "a")
+
+
+def _delayed(mine: SpoolBroker) -> None:
+    chosen(mine, "a", delay=3600)
+
+
+def _retried(mine: SpoolBroker) -> None:
+    chosen(mine, "a")
+    lease = one(mine)
+    mine.retry(lease, delay=3600, failure=failure(lease))
+
+
+def _claimed(mine: SpoolBroker) -> None:
+    chosen(mine, "a")
+    one(mine)
+
+
+def _letter(mine: SpoolBroker) -> None:
+    chosen(mine, "a")
+    lease = one(mine)
+    mine.bury(lease, failure=failure(lease))
+
+
+def _rested(mine: SpoolBroker) -> None:
+    _letter(mine)
+    mine.rest(one(mine, "letters"))
+
+
+def _dead(mine: SpoolBroker) -> None:
+    chosen(mine, "a", queue="plain")
+    lease = one(mine, "plain")
+    mine.bury(lease, failure=failure(lease))
+
+
+STATES = (_waits, _delayed, _retried, _claimed, _letter, _rested, _dead)
+
+
+def _copy(root: Path, *options: str) -> Path:
+    copy = root.with_name("copy")
+    subprocess.run(["cp", *options, root, copy], check=True)
+    return copy
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_backup_of_hard_links_hides_no_job(root: Path, state: Callable[[SpoolBroker], None]) -> None:
+    """The id is taken as long as its job lives, in whatever state, and free once it has ended."""
+    mine = broker(root)
+    state(mine)
+    _copy(root, "-al")
+    queue = "plain" if state is _dead else "jobs"
+    chosen(mine, "a", queue=queue)
+    assert census(mine) == {"a": 1}
+    for path in files(root, "*/*/**/*,i"):
+        path.unlink()  # as somebody does who clears a spool by hand
+    for _ in range(2):
+        chosen(mine, "a", queue=queue)
+        (lease,) = claim(mine, queue)
+        mine.ack([lease])
+    assert files(root, "*/ids/*/*") == []
+    mine.close()
+
+
+@pytest.mark.parametrize("ack", ["whole", "without the lock"])
+def test_an_id_is_free_after_its_job_though_a_backup_has_it(
+    root: Path, ack: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Verified: with the link count as the proof every further enqueue is taken for a duplicate, for ever."""
+    monkeypatch.setattr(ids_module, "ACK_WAIT", 0.01)
+    seam = Seam()
+    mine = broker(root, calls=seam)
+    chosen(mine, "a")
+    backup = _copy(root, "-al")
+    (lease,) = claim(mine)
+    if ack == "without the lock":  # as a kill between the two unlinks leaves it
+        seam.arm(fail_calls(11, "flock"))
+    mine.ack([lease])
+    seam.disarm()
+    assert len(files(root, "jobs/ids/*/*")) == (ack != "whole")
+    for _ in range(2):
+        chosen(mine, "a")
+        leases = claim(mine)
+        assert ids(leases) == ["a"]
+        mine.ack(leases)
+    assert [path.read_bytes() for path in files(backup, "jobs/ready/*/*")] != []
+    mine.close()
+
+
+def test_a_job_that_moves_while_it_is_looked_for_is_found(root: Path) -> None:
+    """Others claim it whenever the look comes to its bucket, and release it whenever it comes to claimed/.
+
+    Verified: with the first look as the answer, the id has two jobs.
+    """
+    seam = Seam()
+    mine, worker = broker(root, calls=seam), broker(root)
+    chosen(mine, "a")
+    _copy(root, "-al")
+    held, moves = [], 0
+
+    def hook(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Any) -> Any:
+        nonlocal moves
+        where = os.readlink(f"/proc/self/fd/{args[0]}") if name == "listdir" and moves < 6 else ""
+        if "/jobs/ready/" in where and not held:
+            held.append(one(worker))
+            moves += 1
+        elif where.endswith("jobs/claimed") and held:
+            worker.release([held.pop()])
+            moves += 1
+        return real(*args, **kwargs)
+
+    seam.arm(hook)
+    chosen(mine, "a")
+    seam.disarm()
+    assert moves == 6
+    assert census(mine) == {"a": 1}
+    mine.close()
+    worker.close()
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("lost", ["links", "entries", "ids"])
+def test_a_restore_without_hard_links_forgets_no_id(
+    root: Path, state: Callable[[SpoolBroker], None], lost: str
+) -> None:
+    """Verified: with an entry of one link taken for that of a finished job, the id has two jobs."""
+    old = broker(root)
+    state(old)
+    queue = "plain" if state is _dead else "jobs"
+    copy = _copy(root, "-r")
+    for path in copy.glob("*/ids" if lost == "ids" else "*/ids/*"):
+        if lost != "links":
+            shutil.rmtree(path)
+    mine = broker(copy)
+    if lost != "links":
+        mine.maintain()
+    chosen(mine, "a", queue=queue)
+    assert census(mine) == {"a": 1}
+    mine.maintain()
+    mine.maintain()
+    assert [path.stat().st_nlink for path in files(copy, "*/ids/*/*")] == [2]
+    chosen(mine, "a", queue=queue)
+    assert census(mine) == {"a": 1}
+    mine.close()
+    old.close()
+
+
+def test_the_end_of_a_copy_leaves_the_id_to_the_original(root: Path) -> None:
+    """Somebody has put a job's file back beside it. Verified: without the look at the inode the id is forgotten."""
+    mine = broker(root)
+    chosen(mine, "a")
+    (path,) = files(root, "jobs/ready/*/*")
+    shutil.copy(path, path.with_name(path.name.replace(",0.0", ",0.7")))
+    original, copy = sorted(claim(mine), key=lambda lease: lease.delivery)
+    mine.ack([copy])
+    mine.release([original])
+    chosen(mine, "a")
+    assert census(mine) == {"a": 1}
+    mine.close()
+
+
+def test_an_ack_that_lost_its_claim_leaves_the_id(root: Path) -> None:
+    """The job is elsewhere, and lives. Verified: where the entry goes all the same, the id has two jobs."""
+    mine = broker(root)
+    chosen(mine, "a")
+    lease = one(mine)
+    bucket = root / "jobs" / "ready" / lease.token.name.bucket
+    (root / lease.token.path).rename(bucket / lease.token.entry)
+    with pytest.raises(LeaseLost):
+        mine.ack([lease])
+    chosen(mine, "a")
+    assert census(mine) == {"a": 1}
+    mine.close()
+
+
+def test_a_restore_repairs_ids_in_steps(root: Path) -> None:
+    """And sweeps no entry before. Verified: where the sweep comes first, the entries of the restore are gone."""
+    old = broker(root)
+    chosen(old, *map(str, range(3)))
+    mine = broker(_copy(root, "-r"))
+    done = False
+    while not done:
+        done = mine.maintain(seconds=1e-9)
+        assert len(files(mine.root, "*/ids/*/*")) == 3
+    assert [path.stat().st_nlink for path in files(mine.root, "*/ids/*/*")] == [2, 2, 2]
+    assert mine.counts["ids_restored"] == 3
+    mine.close()
+    old.close()
