@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from framework.broker import Features, JobView, QueueStats, Rescued, State
-from framework.errors import SettingsError
+from framework.errors import EngineError, EnqueueFailed, SettingsError
 from framework.job import Failure, Job, JobId, Lease, RunRecord
 from framework.outcome import Kind, Outcome
 from framework.queues import QueueOptions
+from framework.spool import flocks
 from framework.spool.browse import Sight
 from framework.spool.calls import Calls
 from framework.spool.rescue import Orphan
 from framework.spool.store import Spool
+
+log = logging.getLogger("framework")
 
 Durability = Literal["power", "process"]
 
@@ -86,7 +91,13 @@ class SpoolBroker:
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
         self.root = spool.root
+        self._reopening = threading.Lock()
+        flocks.in_child(self)
         self.features = Features(system="spool", run_records=True, quick=True, durable="process")
+
+    def after_fork(self) -> None:
+        """The lock may have been held by another thread."""
+        self._reopening = threading.Lock()
 
     @property
     def warnings(self) -> list[str]:
@@ -105,8 +116,22 @@ class SpoolBroker:
         self.features = replace(self.features, durable=durable)
 
     def enqueue(self, jobs: Sequence[Job]) -> Sequence[JobId]:
-        """One fsync each, or one for many."""
-        return self._spool.enqueue(jobs)
+        """One fsync each, or one for many. A producer whose directory was moved or removed opens it anew."""
+        try:
+            spool = self._in_place()
+        except EngineError as error:
+            raise EnqueueFailed(f"not queued: {error}") from error
+        return spool.enqueue(jobs)
+
+    def _in_place(self) -> Spool:
+        spool = self._spool
+        if spool.is_in_place():
+            return spool
+        with self._reopening:
+            if self._spool is spool:  # else another thread was faster
+                self._spool = spool.anew()
+                log.warning("spool %s was moved, removed or mounted over: opened anew", self.root)
+            return self._spool
 
     def claim(self, queue: str, *, limit: int, wait: float) -> Sequence[Lease]:
         """Waits on the queue's doorbell, and looks now and then."""

@@ -22,7 +22,7 @@ from framework.maintenance import AbandonedLeases, HealthServer, Maintenance, Ot
 from framework.outcome import Outcome
 from framework.producer import Producer
 from framework.runner.leaving import WITHIN, exit_after, forget_parent, run_hooks
-from framework.runner.place import Place, broker_for
+from framework.runner.place import Place, own_broker
 from framework.runner.probes import probes, processes, restarts
 from framework.scoreboard import EXPORTER, GONE, Scoreboard
 from framework.signals import poke, reset_in_child
@@ -52,7 +52,7 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
 
     try:
         before = descriptors()
-        broker = broker_for(settings, place.options, birth.incarnation)
+        broker = own_broker(place, birth.incarnation)
         held = {fd: identity for fd, identity in descriptors().items() if fd not in before}
         connecting.install(Producer(broker, options=connecting.resolver(settings), sending=telemetry.sending))
         # From here on the service's code starts threads and processes, which inherit the mask. What a signal ends
@@ -100,7 +100,7 @@ def maintain(place: Place, birth: Birth, board: Scoreboard) -> int:
     telemetry, bus = _begin(place, birth, "maintenance")
     settings = place.settings
     try:
-        broker = broker_for(settings, place.options, birth.incarnation)
+        broker = own_broker(place, birth.incarnation)
     except EngineError as error:
         bus.emit(ServiceMistake(birth.name, f"{birth.name} cannot start: {error}"))
         telemetry.shutdown(settings.telemetry_flush)

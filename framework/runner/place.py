@@ -10,7 +10,7 @@ from typing import Any
 
 from framework.app import WorkerApp
 from framework.broker import Broker, open_broker, shown
-from framework.errors import UsageError
+from framework.errors import EngineError, UsageError
 from framework.queues import QueueOptions
 from framework.scoreboard import Scoreboard, Verdict
 from framework.settings import Settings
@@ -83,8 +83,19 @@ class Place:
     def other_boards(self) -> list[Path]:
         """Of the other trees on this store, of those before included."""
         own = self.instance.board_path
-        boards = (entry for entry in os.listdir(own.parent) if ".board" in entry and not entry.startswith("."))
+        try:
+            entries = os.listdir(own.parent)
+        except OSError:  # moved or removed under a running service, which stops
+            return []
+        boards = (entry for entry in entries if ".board" in entry and not entry.startswith("."))
         return [own.parent / entry for entry in sorted(boards) if entry != own.name]
+
+
+def own_broker(place: Place, incarnation: str) -> Broker:
+    """A child's engine, in the directory where its tree was started. Raises UsageError, EngineError."""
+    if lost := place.instance.lost():
+        raise EngineError(lost)
+    return broker_for(place.settings, place.options, incarnation)
 
 
 def broker_for(settings: Settings, options: dict[str, QueueOptions], incarnation: str) -> Broker:

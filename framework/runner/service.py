@@ -110,9 +110,9 @@ def _supervisor(place: Place, board: Scoreboard, say: Say) -> Supervisor:
         ready_within=settings.ready_within,
     )
     if _can_fork(settings, say):
-        return Supervisor(specs(place, board), board, options, say)
+        return Supervisor(specs(place, board), board, options, say, lost=place.instance.lost)
     start = spawn(keep=[place.instance.descriptor], environ=lambda birth: _environ(place, birth))
-    return Supervisor(specs(place, board), board, options, say, start=start)
+    return Supervisor(specs(place, board), board, options, say, start=start, lost=place.instance.lost)
 
 
 def _environ(place: Place, birth: Birth) -> Mapping[str, str]:

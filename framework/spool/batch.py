@@ -38,7 +38,12 @@ class Batch:
     def _create(self) -> int:
         """Its descriptor; -1: a recoverer saw it before it was locked, and took it for a dead writer's."""
         disk = self._disk
-        disk.calls.mkdir(self._path, 0o700, dir_fd=disk.fd)
+        try:
+            disk.calls.mkdir(self._path, 0o700, dir_fd=disk.fd)
+        except FileNotFoundError:  # somebody has removed the queue's directory
+            if not disk.mkdir(f"{self._queue.base}/tmp"):
+                raise
+            return -1
         fd = -1
         try:
             fd = flocks.keep(disk.calls.open(self._path, DIRECTORY, 0o600, dir_fd=disk.fd))

@@ -72,7 +72,7 @@ class Blanks:
         try:
             found = self._disk.calls.fstat(blank.fd)
             if (found.st_ino, found.st_size) == (blank.inode, PAGE):
-                return True
+                return found.st_nlink > 0  # else somebody has removed it
         except OSError:
             pass
         flocks.forget(blank.fd)

@@ -141,13 +141,29 @@ class Disk:
             self.calls.syncfs(self.fd)
 
     def mkdir(self, path: str) -> bool:
-        """Makes a directory durably; True: it is new. Raises OSError."""
+        """Makes a directory durably, and those above it that somebody has removed; True: it is new. Raises OSError."""
+        above = os.path.dirname(path)
         try:
             self.calls.mkdir(path, 0o700, dir_fd=self.fd)
         except FileExistsError:
             return False
-        self.sync_dir(os.path.dirname(path) or ".")
+        except FileNotFoundError:
+            if not above:
+                raise  # the root itself is gone
+            self.mkdir(above)
+            return self.mkdir(path)
+        self.sync_dir(above or ".")
         return True
+
+    def is_at(self, path: str) -> bool:
+        """Whether the root still is what stands at this path: not moved, removed, or mounted over."""
+        try:
+            found, own = self.calls.stat(path), self.calls.fstat(self.fd)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:  # its path cannot be looked at from here: the descriptor serves
+            return True
+        return (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)
 
     def rmdir(self, path: str) -> bool:
         """True: removed, or gone already; False: it is not empty. Raises OSError."""

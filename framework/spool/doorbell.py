@@ -74,6 +74,8 @@ class Doorbell:
         self._fd: int | None = None
 
     def _open(self) -> int | None:
+        if self._fd is not None and os.fstat(self._fd).st_nlink == 0:
+            self.close()  # somebody has removed it, and may have made another
         if self._fd is None:
             try:
                 fd = os.open(self._path, _OPEN | os.O_CLOEXEC, dir_fd=self._disk.fd)

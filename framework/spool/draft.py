@@ -45,7 +45,12 @@ def create(disk: Disk, queue: QueueDir, clock: Clock, *, chosen: bool = False) -
     while True:
         name = Name(clock.stamp(), names.tails.next(), chosen=chosen)
         path = queue.path("tmp", name)
-        fd = flocks.keep(disk.calls.open(path, CREATE, 0o600, dir_fd=disk.fd))
+        try:
+            fd = flocks.keep(disk.calls.open(path, CREATE, 0o600, dir_fd=disk.fd))
+        except FileNotFoundError:  # somebody has removed the queue's directory, under a producer that lives long
+            if not disk.mkdir(f"{queue.base}/tmp"):
+                raise
+            continue
         try:
             # A recoverer that saw the file between open and flock takes it for a dead writer's and unlinks it.
             if flocks.take(disk.calls, fd) and (found := disk.calls.fstat(fd)).st_nlink > 0:

@@ -106,6 +106,11 @@ def make_queue(disk: Disk, queue: QueueDir) -> None:
         return
 
 
+def is_complete(disk: Disk, queue: QueueDir) -> bool:
+    """Whether nobody has removed a directory of a queue. Raises OSError."""
+    return all(disk.stat(f"{queue.base}/{state}") is not None for state in STATES)
+
+
 def check_one_device(root: Path, disk: Disk, queue: QueueDir) -> None:
     """A mount below the root would make every rename across it fail: refuse. Raises EngineError, OSError."""
     device = disk.calls.fstat(disk.fd).st_dev
@@ -141,6 +146,24 @@ def unfit(root: Path, error: OSError) -> EngineError:
             f"{where}: its file system is read-only: remount it, or set WORKER_BROKER_URL to another place"
         )
     return EngineError(f"{where}: {reason}: set WORKER_BROKER_URL to a directory, as in spool:./var/spool")
+
+
+def unavailable(root: Path, doing: str, error: OSError) -> EngineUnavailable:
+    """What an error under way means. Raises EngineError: one that trying again cannot mend."""
+    if error.errno == errno.EBADF:
+        raise EngineError(
+            f"spool {root}: {doing}: somebody in this process has closed descriptors that are not theirs"
+        ) from error
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    where = f"{root}/{error.filename}" if isinstance(error.filename, str) else str(root)
+    hint = {
+        errno.ENOSPC: "free some space",
+        errno.EDQUOT: "raise the quota",
+        errno.EMFILE: "raise the limit of open files (ulimit -n)",
+        errno.ENFILE: "raise the system's limit of open files",
+        errno.EROFS: "remount the file system",
+    }.get(error.errno or 0, "tried again")
+    return EngineUnavailable(f"spool {where}: {doing}: {reason}: {hint}")
 
 
 def _make_root(root: Path, calls: Calls) -> list[Path]:

@@ -134,6 +134,10 @@ def _born_as(disk: Disk, queue: QueueDir, wid: str, *, boot: str, now: float) ->
         fd = flocks.keep(disk.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW))
     except FileExistsError:
         return None
+    except FileNotFoundError:  # somebody has removed claimed/: another wid, in one made anew
+        if not disk.mkdir(f"{queue.base}/claimed"):
+            raise
+        return None
     owner = Owner(queue, wid, fd)
     try:
         if not flocks.take(disk.calls, fd):  # a rescuer was faster; it unlinks the draft

@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 
 from framework.queues import QueueOptions
-from framework.spool import frame, ids, names
+from framework.spool import frame, ids, layout, names
 from framework.spool.census import Census
 from framework.spool.claim import Claim
 from framework.spool.clock import Clock
@@ -70,6 +70,7 @@ class Maintain:
     def steps(self) -> Sequence[Step]:
         """Everything there is to do, in its order."""
         return (
+            self._restore_directories,
             self._recover,
             lambda until: self._ripen.now(until=until),
             self._restore_ids,
@@ -95,6 +96,13 @@ class Maintain:
             else:
                 self._setbacks.clear(path)
             over = time.monotonic() >= until
+        return True
+
+    def _restore_directories(self, _: float) -> bool:
+        """What somebody has removed under a running service is made anew, and said."""
+        if not layout.is_complete(self._disk, self._queue):
+            layout.make_queue(self._disk, self._queue)
+            raise OSError(f"somebody had removed directories of queue {self._queue.name!r}: they are made anew")
         return True
 
     def _recover(self, until: float) -> bool:

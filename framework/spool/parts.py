@@ -74,6 +74,11 @@ class Parts:
         """Of this process on this queue; None: nothing was ever claimed."""
         return self._owner.wid if self._owner is not None else None
 
+    @property
+    def claims(self) -> bool:
+        """Whether this process has claimed from the queue, or settles what dead owners claimed."""
+        return self._owner is not None or bool(self.rescue.wards)
+
     def owner(self) -> Owner:
         """This process's, born when needed. Raises OSError."""
         return self._owner or self._born()

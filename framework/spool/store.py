@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -89,6 +88,20 @@ class Spool:
             if isinstance(error, OSError):
                 raise layout.unfit(self.root, error) from error
             raise
+
+    def is_in_place(self) -> bool:
+        """Return whether the root still stands at its path. One that claims stays: what it holds is settled there."""
+        disk, _ = self._opened()
+        return disk.is_at(str(self.root)) or any(part.claims for part in self._parts.values())
+
+    def anew(self) -> Spool:
+        """Return what is at the path now, open. This one stays open: other threads may use it. Raises EngineError."""
+        made = Spool(self.root, incarnation=self.incarnation, power=self._power, calls=self._calls)
+        made._network = self._network
+        made.open([part.queue.options for part in self._parts.values()])
+        for part in self._parts.values():
+            part.enqueue.close()
+        return made
 
     def close(self) -> None:
         """Releases what is held and not started, and lets go. Idempotent."""
@@ -381,21 +394,8 @@ class Spool:
         """Ends a claim that waits, or the next one. Thread-safe, and safe in a signal handler."""
         self._waker.wake()
 
-    # --- errors -----------------------------------------------------------------------------------------------
-
     def unavailable(self, doing: str, error: OSError) -> EngineUnavailable:
         """An error of the system in the framework's words. Raises EngineError: one that trying again cannot mend."""
-        if error.errno == errno.EBADF:
-            raise EngineError(
-                f"spool {self.root}: {doing}: somebody in this process has closed descriptors that are not theirs"
-            ) from error
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        where = f"{self.root}/{error.filename}" if isinstance(error.filename, str) else str(self.root)
-        hint = {
-            errno.ENOSPC: "free some space",
-            errno.EDQUOT: "raise the quota",
-            errno.EMFILE: "raise the limit of open files (ulimit -n)",
-            errno.ENFILE: "raise the system's limit of open files",
-            errno.EROFS: "remount the file system",
-        }.get(error.errno or 0, "tried again")
-        return EngineUnavailable(f"spool {where}: {doing}: {reason}: {hint}")
+        if error.errno == errno.ENOENT and not self._opened()[0].is_at(str(self.root)):
+            return EngineUnavailable(f"spool {self.root} was moved, removed or mounted over: {doing} failed")
+        return layout.unavailable(self.root, doing, error)

@@ -39,6 +39,21 @@ class Instance:
         with suppress(FileNotFoundError):
             os.rename(self.board_path, self.board_path.with_suffix(".board-before"))
 
+    def lost(self) -> str:
+        """Say that the lock is not where it was taken; empty: it is. The held descriptor keeps its inode apart."""
+        path = self.board_path.parent.parent / "instances" / f"{self.number}.lock"
+        try:
+            if os.path.samestat(os.stat(path), os.fstat(self.descriptor)):
+                return ""
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return ""  # nobody knows; the engine says what is wrong
+        return (
+            f"{path} is not the one that this service holds: its directory was moved, removed or mounted over. "
+            "What runs is finished where it is; start the service again"
+        )
+
     def forget_in_forks(self) -> None:
         """From here on, what this process forks closes the lock."""
         os.register_at_fork(after_in_child=self._close)

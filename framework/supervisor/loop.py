@@ -34,6 +34,7 @@ class Supervisor:
         options: times and budget.
         emit: takes the events.
         start: starts a child and returns its pid; `children.fork` unless the service's import made threads.
+        lost: says why the engine's directory is not the one where the tree was started; empty = it is.
     """
 
     def __init__(
@@ -44,15 +45,17 @@ class Supervisor:
         emit: Callable[[Event], None],
         *,
         start: Callable[[ChildSpec, Birth], int] = children.fork,
+        lost: Callable[[], str] = str,
     ) -> None:
         self._tree = Tree(specs, board, options, emit)
         self._start_child = start
+        self._lost = lost
         self._notifier = Notifier()
         self._drain = Drain(self._tree, self._notifier)
         self._to_dump: list[Place] = []
 
     def run(self) -> int:
-        """Blocks until everything has ended; returns the exit code of DESIGN.md: 0, 1, 4 or 5."""
+        """Blocks until everything has ended; returns the exit code of DESIGN.md: 0, 1, 3, 4 or 5."""
         tree = self._tree
         if not platform.become_subreaper():
             tree.note("no subreaper on this platform: processes that leave their group may be left behind", "warning")
@@ -79,12 +82,20 @@ class Supervisor:
         self._notifier.watchdog(now)
         self._restarts.reap(now)
         self._watch.look(now)
+        self._check_directory()
         if self._tree.draining and self._drain.advance(now):
             return True
         self._restarts.start_due(now)
         self._restarts.renew_next(now)
         self._dump_next()
         return False
+
+    def _check_directory(self) -> None:
+        """Processes that live go on in a directory that was moved; those born later would begin in another one."""
+        if not self._tree.draining and (why := self._lost()):
+            self._tree.exit_code = 3
+            self._tree.note(why, "error")
+            self._drain.begin("its directory is gone")
 
     def _patience(self) -> float:
         """Seconds until something may be due."""

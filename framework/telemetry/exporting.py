@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -173,7 +174,11 @@ class Exporter:
 
     def _look(self) -> None:
         by_number: dict[int, list[Path]] = {}
-        for entry in sorted(os.listdir(self._run)):
+        try:
+            entries = sorted(os.listdir(self._run))
+        except OSError:  # moved or removed under us, or no descriptor left: what is mapped is sent all the same
+            entries = []
+        for entry in entries:
             number = number_of(entry)
             if number is not None and entry.endswith(".ring"):
                 by_number.setdefault(number, []).append(self._run / entry)
@@ -209,7 +214,8 @@ class Exporter:
         if source.number == self._number:
             for signal, count in source.cells.dropped.items():
                 self._gone[signal] += count
-        os.unlink(source.path)
+        with suppress(OSError):
+            os.unlink(source.path)
 
     # --- spans ------------------------------------------------------------------------------------------------------
 

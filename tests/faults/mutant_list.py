@@ -41,6 +41,7 @@ CLAIM, LAYOUT, FLAGS, PLANTED = (
     "spool/test_planted.py",
 )
 MODEL = "spool/test_disk_model.py"
+REPLACED = "spool/test_replaced.py"
 TIMES, BACKUPS, RIPEN = "spool/test_directory_times.py", "spool/test_id_backups.py", "spool/test_ripen.py"
 BATCH, DRAFTS = "spool/test_batch.py", "spool/test_batch_recovery.py"
 LINKS = "unit/test_planted_links.py"
@@ -64,7 +65,7 @@ FSYNCS = (
     _one("syncfs of the records of expired jobs", "settle.py", "                self._disk.calls.syncfs(self._disk.fd)", "                pass", f"spool/test_setbacks.py {MODEL}"),
     _one("fsync of the directory of a dead letter, where it is done", "settle.py", "            self._disk.sync_dir(directory)", "            pass", SETTLE),
     _one("fsync of a recovered file", "recover.py", "            disk.sync(fd)", "            pass", "spool/test_recover.py"),
-    _one("fsync of a new directory's parent", "disk.py", 'self.sync_dir(os.path.dirname(path) or ".")', "pass", f"{LAYOUT} {MODEL}"),
+    _one("fsync of a new directory's parent", "disk.py", 'self.sync_dir(above or ".")', "pass", f"{LAYOUT} {MODEL}"),
     _one("fsync of a new queue's directory", "layout.py", "        disk.sync_dir(queue.base)", "        pass", MODEL),
     _one("fsync of the root's parents", "layout.py", "            calls.fsync(fd)", "            pass", MODEL),
     _one("fsync of a replayed letter's directory", "browse.py", "        self._disk.sync_dir(os.path.dirname(target))", "        pass", MODEL),
@@ -178,7 +179,7 @@ PROTOCOL = (
     _one("a directory made again is another", "listing.py", "seen = (found.st_ino, ", "seen = (0, ", TIMES),
     _one("a stamp after the rename before", "enqueue.py", "names.first(draft.job, self._clock.stamp(), draft.name.tail)", "names.first(draft.job, draft.name.stamp, draft.name.tail)", ENQUEUE),
     _one("a prepared file is still ours", "blanks.py", "if (found.st_ino, found.st_size) == (blank.inode, PAGE):", "if True:", "spool/test_blanks.py"),
-    Mutant("prepared files are not a forked child's", "spool/blanks.py", (("self._ready, self._making = [], False", "pass"), ("if (found.st_ino, found.st_size) == (blank.inode, PAGE):\n                return True\n        except OSError:\n            pass\n", "return True\n        except OSError:\n            return True\n")), "spool/test_blanks.py"),
+    Mutant("prepared files are not a forked child's", "spool/blanks.py", (("self._ready, self._making = [], False", "pass"), ("if (found.st_ino, found.st_size) == (blank.inode, PAGE):\n                return found.st_nlink > 0  # else somebody has removed it\n        except OSError:\n            pass\n", "return True\n        except OSError:\n            return True\n")), "spool/test_blanks.py"),
     _one("a line is not a forked child's", "gather.py", "        flocks.in_child(self)\n", "", "spool/test_gather.py"),
     _one("nobody waits for a leader who was interrupted", "gather.py", "        try:\n            self._store_all(batch)\n        finally:\n", "        self._store_all(batch)\n        if True:\n", "spool/test_gather.py"),
     _one("a batch's refusal is not that of each", "gather.py", "        self._store([job], [])  # refused together", "        raise ticket.error  # refused together", "spool/test_gather.py"),
@@ -201,6 +202,12 @@ PROTOCOL = (
          "history would push a 1 MiB job into bad/"),
     _one("only due minutes are listed", "ripen.py", "            if minute > names.minute_of(now):", "            if False:", "spool/test_maintain.py",
          "500,000 entries in one directory: 0.3-0.6 s a tick"),
+    _one("a prepared file that was removed is none", "blanks.py", "return found.st_nlink > 0 ", "return True ", REPLACED),
+    _one("a bell that was removed is hung up again", "doorbell.py", "if self._fd is not None and os.fstat(self._fd).st_nlink == 0:", "if False:", REPLACED),
+    Mutant("a producer opens anew what is at its path", "brokers/spool.py", (("        if spool.is_in_place():", "        if True:"),), REPLACED),
+    _one("what is claimed is settled where it is", "store.py", " or any(part.claims for part in self._parts.values())", "", REPLACED),
+    _one("what was removed is made anew", "maintain.py", "        if not layout.is_complete(self._disk, self._queue):", "        if False:", REPLACED),
+    _one("directories above are made anew", "disk.py", "            if not above:\n", "            if True:\n", REPLACED),
     _one("what is due is not listed for every claim", "ripen.py", "if over or self._clock.micros() >= self._next_minute:", "if True:", RIPEN),
     _one("a claim moves what it can take", "store.py", "part.ripen.soon(limit, patient=False)", "part.ripen.soon(1024, patient=False)", RIPEN),
     _one("a long look waits for what is ready", "ripen.py", "if patient or self._took <= LONG or late >= MOST_LATE:", "if True:", RIPEN),

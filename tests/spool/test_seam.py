@@ -43,6 +43,10 @@ LATE = {
     ("life.py", "_born_as", "drop"),  # a rescuer was faster: spool/test_explorer
     ("life.py", "_name_it", "unlink"),  # a rescuer was faster: spool/test_explorer
     ("ripen.py", "_is_there", "stat"),  # others had moved two jobs before: spool/test_ripen
+    ("disk.py", "mkdir", "mkdir"),  # what is above was removed: spool/test_replaced
+    ("draft.py", "create", "mkdir"),  # tmp was removed: spool/test_replaced
+    ("batch.py", "_create", "mkdir"),  # likewise
+    ("life.py", "_born_as", "mkdir"),  # claimed was removed: likewise
     ("claim.py", "__call__", "stat"),  # a claim failed: test_errnos, spool/test_setbacks
     ("store.py", "stuck", "stat"),  # a file could not be moved: spool/test_setbacks
     ("rescue.py", "_take", "drop"),  # flock failed: test_errnos
