@@ -125,30 +125,35 @@ class Scoreboard:
 
         Raises OSError: no space.
         """
-        rows = sum(count for _, count in slots)
-        size = _HEADER_SIZE + len(slots) * _SLOT_SIZE + rows * _ROW_SIZE + _VERDICTS * _VERDICT_SIZE
+        size = _size(slots)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             _allocate(descriptor, size)
             memory = mmap.mmap(descriptor, size)
+        except OSError:
+            os.unlink(temporary)
+            raise
         finally:
             os.close(descriptor)
-        pid = os.getpid()
-        head = (MAGIC, len(slots), rows, pid, 0, 0, process_start(pid), _text(app, 48), pid_namespace())
-        _HEADER.pack_into(memory, 0, *head)
-        first = 0
-        for index, (name, count) in enumerate(slots):
-            at = _HEADER_SIZE + index * _SLOT_SIZE
-            _SLOT.pack_into(memory, at, _text(name, 64), b"", 0, EMPTY, 0, 0, 0, first, count, 0, 0)
-            first += count
+        _begin(memory, slots, app)
         os.rename(temporary, path)
         return cls(path, memory)
 
     @classmethod
+    def in_memory(cls, slots: Sequence[tuple[str, int]], *, app: str) -> Scoreboard:
+        """A new board without a file: only the processes of the tree see it, as long as this process lives."""
+        descriptor, size = os.memfd_create("board"), _size(slots)
+        os.ftruncate(descriptor, size)
+        memory = mmap.mmap(descriptor, size)
+        _begin(memory, slots, app)
+        return cls(Path(f"/proc/{os.getpid()}/fd/{descriptor}"), memory)
+
+    @classmethod
     def open(cls, path: Path) -> Scoreboard:
         """An existing board. Raises ValueError: not one; OSError."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        in_memory = path.parts[:2] == ("/", "proc")
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | (0 if in_memory else os.O_NOFOLLOW))
         try:
             size = os.fstat(descriptor).st_size
             if size < _HEADER_SIZE:
@@ -365,6 +370,23 @@ class RowWriter:
     def clear(self) -> None:
         """Nothing runs here."""
         self._memory[self._at + 12] = 0
+
+
+def _size(slots: Sequence[tuple[str, int]]) -> int:
+    rows = sum(count for _, count in slots)
+    return _HEADER_SIZE + len(slots) * _SLOT_SIZE + rows * _ROW_SIZE + _VERDICTS * _VERDICT_SIZE
+
+
+def _begin(memory: mmap.mmap, slots: Sequence[tuple[str, int]], app: str) -> None:
+    """Writes the header and the empty slots."""
+    pid, rows = os.getpid(), sum(count for _, count in slots)
+    head = (MAGIC, len(slots), rows, pid, 0, 0, process_start(pid), _text(app, 48), pid_namespace())
+    _HEADER.pack_into(memory, 0, *head)
+    first = 0
+    for index, (name, count) in enumerate(slots):
+        at = _HEADER_SIZE + index * _SLOT_SIZE
+        _SLOT.pack_into(memory, at, _text(name, 64), b"", 0, EMPTY, 0, 0, 0, first, count, 0, 0)
+        first += count
 
 
 def _allocate(descriptor: int, size: int) -> None:

@@ -15,7 +15,7 @@ from framework.supervisor import Birth, ChildSpec
 
 def specs(place: Place, board: Scoreboard) -> list[ChildSpec]:
     """Every child, by its index on the board."""
-    argv = partial(_argv, place)
+    argv = partial(_argv, place, board)
     maintain = partial(lives.maintain, place, board=board)
     found = [ChildSpec(MAINTENANCE, 0, maintain, last=True, argv=argv)]
     for slot, name, number in place.workers:
@@ -27,7 +27,7 @@ def specs(place: Place, board: Scoreboard) -> list[ChildSpec]:
     return found
 
 
-def _argv(place: Place, birth: Birth) -> list[str]:
+def _argv(place: Place, board: Scoreboard, birth: Birth) -> list[str]:
     """The command of an interpreter that lives the same life."""
     instance, rings = place.instance, place.rings
     life: dict[str, Any] = {
@@ -35,6 +35,7 @@ def _argv(place: Place, birth: Birth) -> list[str]:
         "queues": place.served,
         "system": place.system,
         "instance": (instance.number, instance.descriptor, str(instance.board_path)),
+        "board": str(board.path),
         "leader": str(place.leader_path),
         "rings": rings and (rings.run, rings.number, rings.mark, rings.slots),
         "birth": {name: getattr(birth, name) for name in Birth.__slots__},

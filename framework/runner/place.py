@@ -14,7 +14,7 @@ from framework.errors import EngineError, UsageError
 from framework.queues import QueueOptions
 from framework.scoreboard import Scoreboard, Verdict
 from framework.settings import Settings
-from framework.supervisor import Instance
+from framework.supervisor import Instance, Reserve
 
 BURIAL = 0.3  # seconds from the death of a child until the supervisor has written how it died
 
@@ -28,6 +28,7 @@ class Place:
         served: names of those that this tree works on.
         system: the engine's `messaging.system`.
         instance: the number of this supervisor among those of the same store, and its lock.
+        reserve: room kept back for a start on a full disk; the supervisor's.
         leader_path: the lock of one leader per app: it can observe only the queues that it knows.
         rings: telemetry's; None: it does not outlive a process.
         waited_for: lives of whose end the supervisor had time to write.
@@ -40,6 +41,7 @@ class Place:
     system: str
     instance: Instance
     leader_path: Path
+    reserve: Reserve | None = None
     rings: Any = None
     waited_for: set[str] = field(default_factory=set)
 
@@ -100,6 +102,13 @@ def own_broker(place: Place, incarnation: str) -> Broker:
 
 def broker_for(settings: Settings, options: dict[str, QueueOptions], incarnation: str) -> Broker:
     """An engine that workers can share, open on these queues. Raises UsageError, EngineError."""
+    broker = unopened(settings, incarnation)
+    broker.open(list(options.values()))
+    return broker
+
+
+def unopened(settings: Settings, incarnation: str) -> Broker:
+    """An engine that workers can share, not opened yet. Raises UsageError."""
     broker = open_broker(
         settings.broker_url,
         incarnation=incarnation,
@@ -111,7 +120,6 @@ def broker_for(settings: Settings, options: dict[str, QueueOptions], incarnation
             f"WORKER_BROKER_URL={shown(settings.broker_url)}: that engine lives in one process and cannot "
             "serve workers: use spool:DIR"
         )
-    broker.open(list(options.values()))
     return broker
 
 

@@ -15,11 +15,11 @@ from framework.events import Bus, Event, SupervisorNote
 from framework.maintenance import mark, tree_of
 from framework.queues import QueueOptions
 from framework.runner.children import specs
-from framework.runner.place import Place, broker_for, directory_of
+from framework.runner.place import Place, directory_of, unopened
 from framework.runner.resolving import remarks, resolve
 from framework.scoreboard import EXPORTER, MAINTENANCE, Scoreboard
 from framework.settings import Settings
-from framework.supervisor import IS_LINUX, Birth, Instance, Supervisor, SupervisorOptions, spawn, threads
+from framework.supervisor import IS_LINUX, Birth, Instance, Reserve, Supervisor, SupervisorOptions, spawn, threads
 from framework.telemetry import ProcessIdentity, Role, environment_of, prepare_rings, start
 
 Say = Callable[[Event], None]
@@ -51,6 +51,8 @@ def run(app: type[WorkerApp], settings: Settings, queues: Sequence[str] | None =
         gc.collect()
         gc.freeze()  # the children share these pages; a collection would copy them
         code = supervisor.run()
+        assert place.reserve is not None
+        place.reserve.fill()  # what the processes leave: locks and directories of their claims
         say(SupervisorNote(f"stopped, exit code {code}"))
         return code
 
@@ -74,22 +76,31 @@ def _take_place(
 
     The engine is opened once and let go of: what is wrong with it shows before anything is forked.
     """
-    broker = broker_for(settings, options, f"s{secrets.token_hex(8)}")
+    broker = unopened(settings, f"s{secrets.token_hex(8)}")
+    directory = directory_of(broker, app.__name__)
+    reserve = Reserve(directory / "run" / "reserve", sum(options[name].workers for name in served) + 1)
+    has_room = reserve.has_room()
+    if not has_room:
+        said = "started on the room kept back for this" if reserve.release() else "no room was kept back"
+        say(SupervisorNote(f"{directory}: its disk, or a quota, is full: {said}; jobs that end make room", "warning"))
     try:
-        directory, system, warnings = directory_of(broker, app.__name__), broker.features.system, warnings_of(broker)
+        broker.open(list(options.values()))
+        system, warnings = broker.features.system, warnings_of(broker)
     finally:
         broker.close()
     try:
         instance = Instance.take(directory / "run", directory / "instances")
-        leader_path = directory / f"leader.{app.__name__}.lock"
-        place = Place(app, settings, options, served, system, instance, leader_path)
-        return place, _make_board(place, say), warnings
     except OSError as error:
         raise EngineError(f"{directory} cannot be used: {error}") from error
+    leader_path = directory / f"leader.{app.__name__}.lock"
+    place = Place(app, settings, options, served, system, instance, leader_path, reserve)
+    board = _make_board(place, say)
+    if has_room:
+        reserve.fill()
+    return place, board, warnings
 
 
 def _make_board(place: Place, say: Say) -> Scoreboard:
-    place.instance.keep_old_board()
     rows = [(MAINTENANCE, 0), *((slot, place.options[name].concurrency) for slot, name, _ in place.workers)]
     app, names = place.app.__name__, [name for name, _ in rows]
     run_dir, number = place.instance.board_path.parent, place.instance.number
@@ -98,7 +109,18 @@ def _make_board(place: Place, say: Say) -> Scoreboard:
         say(SupervisorNote(note, "warning"))
     if place.rings is not None:
         rows.append((EXPORTER, 0))
-    return Scoreboard.create(place.instance.board_path, rows, app=app)
+    try:
+        place.instance.keep_old_board()
+        return Scoreboard.create(place.instance.board_path, rows, app=app)
+    except OSError as error:
+        say(
+            SupervisorNote(
+                f"{run_dir} cannot hold a board ({error.strerror or error}): it is in memory, where `worker health` "
+                "does not find it, nor the next supervisor why a process was killed",
+                "warning",
+            )
+        )
+        return Scoreboard.in_memory(rows, app=app)
 
 
 def _supervisor(place: Place, board: Scoreboard, say: Say) -> Supervisor:

@@ -39,7 +39,7 @@ def main() -> None:
         leader_path=Path(life["leader"]),
         rings=rings_from(*life["rings"]) if life["rings"] else None,
     )
-    code = specs(place, Scoreboard.open(place.instance.board_path))[birth.index].run(birth)
+    code = specs(place, Scoreboard.open(Path(life["board"])))[birth.index].run(birth)
     exit_after(lambda: None, code)  # sys.exit would wait for the threads that the service's import started
 
 

@@ -5,6 +5,7 @@ from framework.supervisor.drain import LAST_GRACE
 from framework.supervisor.instance import Instance, Leadership
 from framework.supervisor.loop import Supervisor
 from framework.supervisor.platform import IS_LINUX, threads
+from framework.supervisor.reserve import Reserve
 from framework.supervisor.tree import SupervisorOptions
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "ChildSpec",
     "Instance",
     "Leadership",
+    "Reserve",
     "Supervisor",
     "SupervisorOptions",
     "enter_spawned",

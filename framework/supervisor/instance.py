@@ -6,6 +6,7 @@ one owner. What a handler forks must close it: `forget_in_forks`.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from contextlib import suppress
@@ -66,7 +67,7 @@ class Instance:
 
 def _lowest(instances: Path) -> tuple[int, int]:
     for number in range(10_000):
-        descriptor = os.open(instances / f"{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        descriptor = _open(instances / f"{number}.lock")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -74,6 +75,15 @@ def _lowest(instances: Path) -> tuple[int, int]:
             continue
         return number, descriptor
     raise OSError(f"{instances}: 10,000 supervisors already")
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES):
+            raise
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)  # one of an earlier run serves
 
 
 class Leadership:

@@ -89,13 +89,14 @@ def prepare(run: Path, number: int, *, app: str, system: str, slots: Sequence[st
     parts = [app, system, socket.gethostname(), *(os.environ.get(name, "") for name in _OF_RESOURCE)]
     mark = blake2b("\0".join(parts).encode("utf-8", "replace"), digest_size=4).hexdigest()
     rings = Rings(str(run), number, mark, tuple(slots))
+    new = [rings.path(slot) for slot in slots if not rings.path(slot).exists()]
     try:
         for slot in slots:
             ring.create(rings.path(slot))
     except OSError as error:
-        for slot in slots:
+        for path in new:  # the others hold what the last tree had not sent
             with suppress(OSError):
-                os.unlink(rings.path(slot))
+                os.unlink(path)
         return None, f"{run} cannot hold {len(slots)} rings of {ring.SIZE >> 20} MiB: {error.strerror or error}"
     return rings, ""
 

@@ -98,6 +98,19 @@ def test_a_full_disk_is_left_as_it_was_and_the_reason_said(small_disk):
     assert not list(small_disk.iterdir())
 
 
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
+def test_rings_of_the_last_tree_stay_where_there_is_no_room_for_more(small_disk):
+    """They hold what it had not sent. Verified: where all are removed, that is lost."""
+    first, note = prepare_rings(small_disk, 0, app="relay", system="spool", slots=SLOTS[:1])
+    assert first is not None
+    path = first.path(SLOTS[0])
+    rings, note = prepared(small_disk)
+    assert rings is None
+    assert "cannot hold" in note
+    assert list(small_disk.iterdir()) == [path]
+
+
 def test_a_directory_that_is_none_is_a_reason(tmp_path):
     rings, note = prepared(tmp_path / "missing")
     assert rings is None

@@ -11,6 +11,7 @@ import pytest
 
 from framework.scoreboard import Scoreboard
 from framework.supervisor.instance import Instance, Leadership
+from framework.supervisor.reserve import Reserve
 from framework.telemetry import ring
 from framework.telemetry.ring import RingFile
 from framework.telemetry.rings import ReadersLock
@@ -35,11 +36,12 @@ PLACES: list[tuple[Callable[[Path], object], str]] = [
     (_ring, _draft("0.a.ring")),
     (lambda run: Instance.take(run, run), "0.lock"),
     (lambda run: Leadership(run / "leader.lock").held(), "leader.lock"),
+    (lambda run: Reserve(run, 0).fill(), "piece0"),
     (lambda run: ReadersLock(run, 0).take(), "0.reader"),
 ]
 
 
-@pytest.mark.parametrize(("act", "name"), PLACES, ids=["board", "ring", "instance", "leader", "reader"])
+@pytest.mark.parametrize(("act", "name"), PLACES, ids=["board", "ring", "instance", "leader", "reserve", "reader"])
 def test_a_planted_link_is_not_followed(act: Callable[[Path], object], name: str, tmp_path: Path) -> None:
     """Neither to a file that is there, nor to one that would have to be made."""
     target, missing = tmp_path / "target", tmp_path / "missing"

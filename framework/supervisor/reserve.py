@@ -1,0 +1,69 @@
+"""Room kept back in the engine's directory, so that a service can start where the disk is full, and its jobs make room.
+
+A start needs some: a board, a lock and a directory for each worker. Pieces are files of their own, as inodes may be
+what is missing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+from pathlib import Path
+
+PIECE = 1 << 14  # bytes
+_SPARE = 6  # pieces: the board, buckets, a clock
+
+
+class Reserve:
+    """The reserve of one supervisor.
+
+    Args:
+        place: its directory; made when it is missing.
+        workers: how many processes claim.
+    """
+
+    def __init__(self, place: Path, workers: int) -> None:
+        self._place = place
+        self._pieces = 2 * workers + _SPARE
+
+    def has_room(self) -> bool:
+        """Return whether the disk, and any quota, has room for as much again. Where nothing can be tried it is yes."""
+        try:
+            self._make("probe")
+        except OSError as error:
+            return error.errno not in (errno.ENOSPC, errno.EDQUOT)
+        finally:
+            self._remove("probe")
+        return True
+
+    def fill(self) -> None:
+        """Keep back as much as there is room for."""
+        with suppress(OSError):
+            self._place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._make("piece")
+
+    def release(self) -> bool:
+        """Give the room back. Return whether there was any."""
+        return self._remove("piece") > 0
+
+    def _make(self, name: str) -> None:
+        for number in range(self._pieces):
+            path = self._place / f"{name}{number}"
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(descriptor, 0, PIECE)
+            except OSError:
+                os.unlink(path)
+                raise
+            finally:
+                os.close(descriptor)
+
+    def _remove(self, name: str) -> int:
+        removed = 0
+        for number in range(self._pieces):
+            with suppress(OSError):
+                os.unlink(self._place / f"{name}{number}")
+                removed += 1
+        return removed
