@@ -66,14 +66,17 @@ def _import(name: str) -> ModuleType:
     except WorkerError:
         raise
     except Exception as error:
-        raise UsageError(f"{name} cannot be imported: {type(error).__name__}: {error} ({_innermost(error)})") from error
+        raise UsageError(f"{name} cannot be imported: {type(error).__name__}: {error} ({innermost(error)})") from error
 
 
-def _innermost(error: BaseException) -> str:
-    trace = error.__traceback__
-    while trace and trace.tb_next:
+def innermost(error: BaseException) -> str:
+    """Return file and line at which an error was raised; frames without a file (`<frozen os>`) do not count."""
+    found, trace = "?", error.__traceback__
+    while trace:
+        if not trace.tb_frame.f_code.co_filename.startswith("<"):
+            found = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
         trace = trace.tb_next
-    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
+    return found
 
 
 def _named(module: ModuleType, wanted: str) -> type[WorkerApp]:

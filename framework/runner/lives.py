@@ -9,18 +9,19 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 from framework import connecting
 from framework.app import Handler, Slot, WorkerApp
 from framework.broker import Broker, Rescued
 from framework.errors import EngineError, WorkerError
-from framework.events import Bus, ServiceMistake, SupervisorNote, WorkerReady
+from framework.events import Bus, HookFailed, ServiceMistake, SupervisorNote, WorkerReady
 from framework.exceptions import describe
 from framework.executor import Executor
 from framework.maintenance import AbandonedLeases, HealthServer, Maintenance, OtherTrees
 from framework.outcome import Outcome
 from framework.producer import Producer
+from framework.runner.construct import construct
 from framework.runner.leaving import WITHIN, exit_after, forget_parent, run_hooks
 from framework.runner.place import Place, own_broker
 from framework.runner.probes import probes, processes, restarts
@@ -58,7 +59,7 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
         # From here on the service's code starts threads and processes, which inherit the mask. What a signal ends
         # before the worker has handlers has no job.
         unblock()
-        app = place.app()
+        app = construct(place.app)
         executor = _executor(place, app, handler, telemetry, bus, stopping=lambda: bool(leave))
         core = WorkerCore(
             birth.name,
@@ -75,11 +76,11 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
         kind = AsyncWorker if handler.is_async else SyncWorker
         kind(core, app, Slot(handler.queue, number), unblock=unblock).run()
         code = 0
-    except Exception as error:
+    except BaseException as error:  # sys.exit() in a lifespan is an end like any other: said, and never with code 0
         if core is not None:
             core.examine(error, final=True)
         message, trace = describe(error, limit=8000)
-        text = message if isinstance(error, WorkerError) else f"{message}\n{trace}"
+        text = message if isinstance(error, WorkerError) else f"{type(error).__name__}: {message}\n{trace}"
         if core is not None and core.ruined:
             text = f"{birth.name} is ruined: {core.ruined}"
         bus.emit(ServiceMistake(birth.name, text if ready else f"{birth.name} cannot start: {text}"))
@@ -139,17 +140,27 @@ def maintain(place: Place, birth: Birth, board: Scoreboard) -> int:
 
 
 def _after_loss(place: Place, telemetry: Telemetry, bus: Bus) -> Callable[[Rescued, Outcome], None]:
-    """Calls the service's `on_failure` for a job whose worker died."""
-    app = place.app()
-    executors = {
-        name: _executor(place, app, handler, telemetry, bus, stopping=lambda: False)
-        for name, handler in place.app.worker_handlers.items()
-    }
+    """Calls the service's `on_failure` for a job whose worker died.
+
+    The app is made for the first such job: a constructor that fails must not keep maintenance from its own work.
+    """
+    app = cache(partial(construct, place.app))
+
+    @cache
+    def executor_of(queue: str) -> Executor:
+        handler = place.app.worker_handlers[queue]
+        return _executor(place, app(), handler, telemetry, bus, stopping=lambda: False)
 
     def after_loss(rescued: Rescued, outcome: Outcome) -> None:
-        executor = executors.get(rescued.lease.queue)
-        if executor is not None and outcome.failure is not None:
-            executor.report_loss(rescued.lease, outcome.failure)
+        lease = rescued.lease
+        if outcome.failure is None or lease.queue not in place.app.worker_handlers:
+            return
+        try:
+            executor = executor_of(lease.queue)
+        except WorkerError as error:
+            bus.emit(HookFailed("on_failure", lease.queue, lease.job.id, str(error), ""))
+        else:
+            executor.report_loss(lease, outcome.failure)
 
     return after_loss
 

@@ -15,6 +15,7 @@ from framework.events import Bus, Event, SupervisorNote
 from framework.maintenance import mark, tree_of
 from framework.queues import QueueOptions
 from framework.runner.children import specs
+from framework.runner.construct import try_constructor
 from framework.runner.place import Place, directory_of, unopened
 from framework.runner.resolving import remarks, resolve
 from framework.scoreboard import EXPORTER, MAINTENANCE, Scoreboard
@@ -38,6 +39,7 @@ def run(app: type[WorkerApp], settings: Settings, queues: Sequence[str] | None =
     served = _served(app, options, queues)
     if not any(options[name].workers for name in served):
         raise UsageError(f"{app.__name__} has nothing to run: no queue with a handler and workers above 0")
+    try_constructor(app, settings.ready_within)
     say = Bus(start(ProcessIdentity(app.__name__, "supervisor", "supervisor", 0, ""), settings).subscribe).emit
     place, board, warnings = _take_place(app, settings, options, served, say)
     with mark(tree_of(board)) or nullcontext():

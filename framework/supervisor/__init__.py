@@ -4,7 +4,7 @@ from framework.supervisor.children import FAILED_TO_START, Birth, ChildSpec, ent
 from framework.supervisor.drain import LAST_GRACE
 from framework.supervisor.instance import Instance, Leadership
 from framework.supervisor.loop import Supervisor
-from framework.supervisor.platform import IS_LINUX, threads
+from framework.supervisor.platform import IS_LINUX, die_with_parent, threads
 from framework.supervisor.reserve import Reserve
 from framework.supervisor.tree import SupervisorOptions
 
@@ -19,6 +19,7 @@ __all__ = [
     "Reserve",
     "Supervisor",
     "SupervisorOptions",
+    "die_with_parent",
     "enter_spawned",
     "spawn",
     "threads",

@@ -8,9 +8,11 @@ from framework.events import Draining
 from framework.scoreboard import PLANNED, before_deadline
 from framework.supervisor import children
 from framework.supervisor.notify import Notifier
+from framework.supervisor.place import Place
 from framework.supervisor.tree import Tree
 
 LEAST_GRACE = 0.1  # seconds that each of those that leave last has
+MOST_FAILURES = 3  # short lives in a row after which one that leaves last is not started again in a drain
 LAST_GRACE = 0.5  # seconds after the drain deadline for the children that leave last
 
 
@@ -51,15 +53,17 @@ class Drain:
                 end = now if tree.deadline is None else tree.deadline
                 place.kill_at = max(end + LAST_GRACE, now + LEAST_GRACE)
                 tree.terminate(place)
-            elif place.pid is None and place.start_at is not None and now < (tree.deadline or now + 1):
-                place.start_at = now  # died while the others drained: it has work left, and no time for a backoff
-                break
-            elif place.pid is None:
+            elif place.pid is None and not self._worth_another_life(place, now):
                 place.leaving = True
                 place.start_at = None
-            if place.pid is not None:
+            if place.pid is not None or place.start_at is not None:
                 break  # the next one may still be needed by this one
         return all(place.pid is None and place.start_at is None for place in tree.last)
+
+    def _worth_another_life(self, place: Place, now: float) -> bool:
+        """Whether one that died while the others drained shall finish its work; what fails again and again cannot."""
+        in_time = self._tree.deadline is None or now < self._tree.deadline
+        return place.start_at is not None and in_time and place.backoff.failures <= MOST_FAILURES
 
     def kill_workers(self, why: str) -> None:
         """Ends the workers at once; their jobs run again elsewhere."""

@@ -56,15 +56,20 @@ class Place:
         self.kill_at = None
 
 
-def exit_reason(place: Place, code: int, *, draining: bool, out_of_memory: bool) -> str:
-    """One of scoreboard.EXIT_REASONS."""
+def exit_reason(place: Place, code: int, *, draining: bool, left: bool, out_of_memory: bool) -> str:
+    """Return one of scoreboard.EXIT_REASONS.
+
+    Args:
+        left: the board says that the process itself had decided to leave.
+    """
+    told = draining or place.leaving
     if place.killed:
         return place.killed
-    if code == 0 and not (place.ready or place.leaving or draining):
-        return "failed_to_start"  # sys.exit(0) in a lifespan: without a backoff it would go on for ever
-    if code == 0 or place.planned(code) or (code == -signal.SIGTERM and not place.ready):
-        return "drained" if draining or place.leaving else "recycled"
-    if code == FAILED_TO_START:
+    if told and (code == 0 or place.planned(code) or (code == -signal.SIGTERM and not place.ready)):
+        return "drained"
+    if (code == 0 and left) or place.planned(code):
+        return "recycled"
+    if code == FAILED_TO_START or (code == 0 and not place.ready):
         return "failed_to_start"
     if code == -signal.SIGKILL:
         return "out_of_memory" if out_of_memory else "killed"

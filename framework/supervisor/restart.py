@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable
 
 from framework.events import ProcessExited, ProcessStarted
-from framework.scoreboard import PLANNED, RowState, before_deadline, process_start
+from framework.scoreboard import GONE, LEAVING, PLANNED, RowState, before_deadline, process_start
 from framework.signals import poke
 from framework.supervisor import children, platform
 from framework.supervisor.children import Birth, ChildSpec
@@ -119,19 +119,22 @@ class Restarts:
 
     def _bury(self, place: Place, pid: int, code: int, busy: list[RowState], now: float) -> None:
         tree = self._tree
-        place.ready = place.ready or bool(tree.board.slot(place.spec.index).ready)
-        reason, detail, charged = self._write_down(place, code, busy)
+        slot = tree.board.slot(place.spec.index)
+        place.ready = place.ready or bool(slot.ready)
+        reason, detail, charged = self._write_down(place, code, busy, left=slot.state in (LEAVING, GONE))
         expected = reason in ("drained", "recycled", "timeout") or (place.leaving and place.killed != "")
         failed = reason in _FAILURES and not expected
         # A death under a job is charged to the job: it must not stop the service, nor slow the slot's neighbours.
         counts = failed and reason != "failed_to_start" and not charged
-        slows = failed and (reason == "ruined" or not busy)
+        # A process that leaves again and again without a job done (somebody sends SIGTERM) backs off, too.
+        in_vain = failed or (reason == "recycled" and slot.jobs == 0)
+        slows = in_vain and (reason == "ruined" or not busy)
         delay: float = place.backoff.delay(uptime=now - place.born_at, failed=slows)
         if place.spec.last:
             delay = min(delay, LAST_BACKOFF)
         place.end()
         # One that leaves last and died early has work left: it hands back the jobs of the others.
-        again = not tree.draining or (place.spec.last and not place.leaving)
+        again = not tree.draining or (place.spec.last and not place.killed and reason != "drained")
         place.start_at = now + delay if again else None
         tree.emit(ProcessExited(place.spec.name, pid, reason, code, delay if again else None, detail))
         if counts and place.spec.vital and not tree.draining and self._budget.exceeded(now):
@@ -143,11 +146,15 @@ class Restarts:
             )
             self._drain.begin("restart budget exceeded")
 
-    def _write_down(self, place: Place, code: int, busy: list[RowState]) -> tuple[str, str, bool]:
-        """Write on the board how a child died; return (reason, detail, whether a job is charged with it)."""
+    def _write_down(self, place: Place, code: int, busy: list[RowState], *, left: bool) -> tuple[str, str, bool]:
+        """Write on the board how a child died; return (reason, detail, whether a job is charged with it).
+
+        Args:
+            left: the board says that the process itself had decided to leave.
+        """
         tree, index = self._tree, place.spec.index
         kills = platform.oom_kills()
-        reason = exit_reason(place, code, draining=tree.draining, out_of_memory=kills > self._oom_kills)
+        reason = exit_reason(place, code, draining=tree.draining, left=left, out_of_memory=kills > self._oom_kills)
         self._oom_kills = kills
         detail, charged = describe_exit(code), bool(busy) and place.ready
         ruin = tree.board.ruin(index)

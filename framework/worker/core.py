@@ -157,6 +157,7 @@ class WorkerCore:
 
     def leaving(self) -> None:
         """Says once why."""
+        self.tick()  # with the number of its jobs: by that the supervisor tells recycling from leaving in vain
         self.board.set_state(self.index, LEAVING, time.monotonic_ns())
         orphaned = self.leave.why == "drain" and os.getppid() != self._parent
         self.emit(WorkerLeaving(self.process, os.getpid(), "supervisor gone" if orphaned else self.leave.why))

@@ -124,3 +124,13 @@ def test_a_bug_shows_its_traceback(relay: Cli) -> None:
     result = relay.run("enqueue", "relay", "digests", "1")
     assert result.code == 1
     assert "Traceback" in result.err
+
+
+def test_a_constructor_that_fails_is_one_line_of_check_and_run(relay: Cli) -> None:
+    constructor = "    def __init__(self) -> None:\n        self.dsn = os.environ['DB_DSN']\n"
+    relay.write("broken.py", f"import os\nfrom relay import *\nclass Broken(Relay):\n{constructor}")
+    for command in ("check", "run"):
+        result = relay.run(command, "broken")
+        assert result.code == 1
+        assert "Broken() fails: KeyError: 'DB_DSN' (" in result.error
+        assert result.error.endswith("broken.py:5)")

@@ -6,11 +6,12 @@ import asyncio
 import multiprocessing
 import os
 import sys
+import threading
 import time
-from collections.abc import Generator
-from contextlib import ContextDecorator, contextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import ContextDecorator, asynccontextmanager, contextmanager
 
-from framework import DeadLetter, Queue, RetryPolicy, Slot, WorkerApp
+from framework import Context, DeadLetter, Failure, Queue, RetryPolicy, Slot, WorkerApp
 from tests.process.torture import note
 
 ONCE = RetryPolicy(max_retries=0)
@@ -69,6 +70,47 @@ class QuitsAtStart(WorkerApp):
 
     @jobs.handler
     def work(self, key: str) -> None: ...
+
+
+class ConstructsOnce(WorkerApp):
+    """The supervisor's trial succeeds; every process of the service fails."""
+
+    jobs = Queue[str]("jobs", workers=2)
+
+    def __init__(self) -> None:
+        with open(os.environ["LEDGER"]) as ledger:
+            constructed = "constructed" in ledger.read()
+        note("constructed")
+        if constructed:
+            raise RuntimeError("no second time")
+
+    def on_failure(self, failure: Failure, ctx: Context) -> None: ...
+
+    @jobs.handler
+    def work(self, key: str) -> None: ...
+
+
+class QuitsWhileIdle(WorkerApp):
+    jobs = Queue[str]("jobs")
+    many = Queue[str]("many")
+
+    @contextmanager
+    def lifespan(self, slot: Slot) -> Generator[None, None, None]:
+        if slot.queue.name == "jobs":
+            threading.Timer(0.05, os._exit, (0,)).start()
+        yield
+
+    @asynccontextmanager
+    async def alifespan(self, slot: Slot) -> AsyncGenerator[None, None]:
+        quitting = asyncio.get_running_loop().call_later(0.05, sys.exit, 0)
+        yield
+        quitting.cancel()
+
+    @jobs.handler
+    def work(self, key: str) -> None: ...
+
+    @many.handler
+    async def work_async(self, key: str) -> None: ...
 
 
 class FailsAtExit(WorkerApp):

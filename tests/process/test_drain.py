@@ -110,3 +110,40 @@ def test_sigterm_at_start_up_ends_it_too(tree: Tree) -> None:
     tree.start(ready=False)
     tree.wait_event("process_started")
     assert drained(tree, 25) == 0
+
+
+def test_maintenance_that_dies_during_a_drain_comes_back_for_the_jobs_of_the_dead(tree: Tree) -> None:
+    tree.start("--queue", "sync", WORKER_QUEUES__SYNC__TIMEOUT="60", WORKER_QUEUES__SYNC__WORKERS="1")
+    tree.enqueue(Torture.sync, Task(do="sleep", key="k"))
+    [line] = tree.wait_ledger("start k 1")
+    tree.signal(signal.SIGTERM)
+    tree.wait_event("draining")
+    os.kill(tree.pid("maintenance"), signal.SIGKILL)
+    tree.wait_event("process_exited", slot="maintenance")
+    tree.wait_event("process_started", 2, slot="maintenance")
+    os.kill(int(line.split()[3]), signal.SIGKILL)
+    tree.wait_event("process_exited", slot="sync/0")
+    assert tree.exit_code() == 0
+    assert tree.wait_event("attempt_lost")["reason"] == "worker_lost"
+    stats = tree.stats("sync")
+    assert (stats.in_flight, stats.ready + stats.delayed) == (0, 1)
+
+
+def test_maintenance_that_dies_last_is_started_again_while_there_is_time(tree: Tree) -> None:
+    """The jobs of the worker that was killed before it are handed back by the next life."""
+    tree.start("--queue", "sync", WORKER_QUEUES__SYNC__TIMEOUT="60", WORKER_QUEUES__SYNC__WORKERS="1")
+    tree.enqueue(Torture.sync, Task(do="sleep", key="k"))
+    [line] = tree.wait_ledger("start k 1")
+    keeper = tree.pid("maintenance")
+    os.kill(keeper, signal.SIGSTOP)  # it must not rescue now
+    tree.signal(signal.SIGTERM)
+    tree.wait_event("draining")
+    tree.signal(signal.SIGSTOP)  # both deaths come at once, before it tells anybody to leave
+    dead = (int(line.split()[3]), keeper)
+    for pid in dead:
+        os.kill(pid, signal.SIGKILL)
+    tree.wait(lambda: not any(alive(pid) for pid in dead), "both deaths")
+    tree.signal(signal.SIGCONT)
+    assert tree.exit_code() == 0
+    assert tree.wait_event("attempt_lost")["reason"] == "worker_lost"
+    assert tree.stats("sync").in_flight == 0

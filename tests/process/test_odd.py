@@ -10,8 +10,8 @@ from tests.process import odd
 from tests.process.tree import Tree
 
 
-def start(tree: Tree, app: str, *, ready: bool = True, **environ: str) -> None:
-    tree.start(module=f"tests.process.odd:{app}", ready=ready, **environ)
+def start(tree: Tree, app: str, *arguments: str, ready: bool = True, **environ: str) -> None:
+    tree.start(*arguments, module=f"tests.process.odd:{app}", ready=ready, **environ)
 
 
 def test_sigterm_however_often_only_drains_also_while_an_async_worker_closes(tree: Tree) -> None:
@@ -45,6 +45,35 @@ def test_a_lifespan_that_exits_with_zero_backs_off(tree: Tree) -> None:
     start(tree, "QuitsAtStart", ready=False)
     tree.wait_event("process_exited", 3, slot="jobs/0", reason="failed_to_start")
     assert tree.events("process_exited")[-1]["restart_in"] >= 0.5
+    assert tree.stop() == 0
+
+
+def test_a_constructor_that_fails_in_every_process_backs_off_and_the_drain_ends_at_once(tree: Tree) -> None:
+    start(tree, "ConstructsOnce", ready=False)
+    tree.wait_event("process_exited", 3, slot="jobs/0", reason="failed_to_start")
+    assert any("no second time" in event["event"] for event in tree.events() if event["level"] == "error")
+    tree.signal(signal.SIGTERM)
+    assert tree.exit_code(patience=5) == 0  # the drain has 25 s
+    assert len(tree.events("process_started", slot="maintenance")) == 1
+
+
+def test_a_death_while_idle_counts_whatever_its_code(tree: Tree) -> None:
+    """Once by os._exit(0) in a thread, once by sys.exit(0) on the event loop."""
+    for queue in ("jobs", "many"):
+        start(tree, "QuitsWhileIdle", "--queue", queue, ready=False, WORKER_RESTART_BUDGET="2")
+        assert tree.exit_code() == 4
+        exits = tree.events("process_exited", reason="crashed", slot=f"{queue}/0")
+        assert [event["restart_in"] for event in exits] == [0.0, 0.5, 1.0]
+
+
+def test_a_process_that_leaves_in_vain_again_and_again_backs_off(tree: Tree) -> None:
+    """Somebody sends SIGTERM to an idle worker, who is not the supervisor."""
+    start(tree, "SlowExit")
+    for count in range(1, 3):
+        tree.wait(lambda: tree.workers("jobs")[0].state == 2, "a ready worker")
+        os.kill(tree.pid("jobs/0"), signal.SIGTERM)
+        tree.wait_event("process_exited", count, slot="jobs/0", reason="recycled")
+    assert [event["restart_in"] for event in tree.events("process_exited")] == [0.0, 0.5]
     assert tree.stop() == 0
 
 

@@ -77,9 +77,15 @@ def test_budget_counts_the_window(gaps: list[float], most: int) -> None:
 @pytest.mark.parametrize(
     ("code", "state", "draining", "out_of_memory", "expected"),
     [
+        (0, {}, False, False, "failed_to_start"),
         (0, {}, True, False, "drained"),
         (0, {"leaving": True}, False, False, "drained"),
-        (0, {"ready": True}, False, False, "recycled"),
+        (0, {"ready": True}, False, False, "crashed"),
+        (0, {"ready": True, "left": True}, False, False, "recycled"),
+        (1, {"ready": True, "left": True}, False, False, "crashed"),
+        (0, {"ready": True, "left": True}, True, False, "drained"),
+        (-signal.SIGTERM, {}, False, False, "crashed"),
+        (-signal.SIGTERM, {"leaving": True}, False, False, "drained"),
         (-signal.SIGTERM, {}, True, False, "drained"),
         (-signal.SIGTERM, {"ready": True}, True, False, "crashed"),
         (-signal.SIGTERM, {"ready": True, "sent": {signal.SIGTERM}}, True, False, "drained"),
@@ -101,7 +107,9 @@ def test_budget_counts_the_window(gaps: list[float], most: int) -> None:
     ],
 )
 def test_exit_reasons(code: int, state: dict[str, object], draining: bool, out_of_memory: bool, expected: str) -> None:
-    reason = exit_reason(a_place(**state), code, draining=draining, out_of_memory=out_of_memory)
+    left = bool(state.get("left"))
+    place = a_place(**{name: value for name, value in state.items() if name != "left"})
+    reason = exit_reason(place, code, draining=draining, left=left, out_of_memory=out_of_memory)
     assert reason == expected
     assert reason in EXIT_REASONS
 

@@ -1,0 +1,74 @@
+"""The service's constructor is code of the service, as `lifespan` is: it may fail, hang, or start things."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from contextlib import suppress
+
+from framework.app import WorkerApp
+from framework.errors import WorkerError
+from framework.loading import innermost
+from framework.outcome import describe
+from framework.supervisor import die_with_parent, threads
+
+_MOST = 4000  # bytes of a message
+
+
+def construct(app: type[WorkerApp]) -> WorkerApp:
+    """Return an instance of the app. Raises WorkerError: its constructor fails; one line, with the place."""
+    try:
+        return app()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # sys.exit(), too: without a line nobody would know why
+        message = " ".join(describe(error)[0].split())
+        raise WorkerError(f"{app.__name__}() fails: {type(error).__name__}: {message} ({innermost(error)})") from None
+
+
+def try_constructor(app: type[WorkerApp], within: float) -> None:
+    """Construct the app once, in a process of its own: what a constructor opens or starts must not be in the supervisor
+    when that forks. Where other threads run a fork is not safe; then here, as the workers will be spawned.
+
+    Args:
+        within: seconds that it may take.
+
+    Raises:
+        WorkerError: it fails, or does not return.
+    """
+    if app.__init__ is object.__init__ and app.__new__ is object.__new__:
+        return
+    if threads() > 1:
+        construct(app)
+        return
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _construct_and_tell(app, writer)
+        finally:
+            os._exit(0)
+    try:
+        os.close(writer)
+        poll = select.poll()
+        poll.register(reader)
+        told = poll.poll(within * 1000)
+        answer = os.read(reader, _MOST) if told else f"{app.__name__}() did not return within {within:g} s".encode()
+    finally:
+        os.close(reader)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    if answer != b"ok":
+        raise WorkerError(answer.decode(errors="replace") or f"{app.__name__}() ends its process")
+
+
+def _construct_and_tell(app: type[WorkerApp], writer: int) -> None:
+    die_with_parent(signal.SIGKILL)
+    try:
+        construct(app)
+        answer = "ok"
+    except WorkerError as error:
+        answer = str(error)
+    os.write(writer, answer.encode(errors="replace")[:_MOST])
