@@ -135,6 +135,7 @@ class Executor:
         wants: whether anybody listens to a kind of event, of a JobFinished by its outcome; asked once.
         stopping: whether the worker drains; `ctx.should_stop`.
         swallows: errors of `on_failure` that change nothing; others leave the run.
+        stood_still: seconds for which the whole tree has stood still.
         clock, monotonic: wall clock and monotonic clock, seconds.
     """
 
@@ -149,6 +150,7 @@ class Executor:
         wants: Callable[[type[Event], str], bool] = lambda kind, outcome: True,
         stopping: Callable[[], bool] = lambda: False,
         swallows: tuple[type[BaseException], ...] = (BaseException,),
+        stood_still: Callable[[], float] = lambda: 0.0,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -166,6 +168,7 @@ class Executor:
         self._emit = emit
         self.wants = wants
         self._tells_success = wants(JobFinished, Kind.SUCCEEDED.value)
+        self._stood_still = stood_still
         self._stopping = stopping
         self._clock = clock
         self._monotonic = monotonic
@@ -271,10 +274,14 @@ class Executor:
             enqueued_at=datetime.fromtimestamp(lease.job.enqueued_at, UTC),
             scheduled_for=None if scheduled is None else datetime.fromtimestamp(scheduled, UTC),
             log=self._tracing.logger(attempt),
-            _deadline=None if timeout is None else started + timeout,
+            _deadline=None if timeout is None else started + timeout - self._stood_still(),
             _stopping=self._stopping,
-            _clock=self._monotonic,
+            _clock=self._own_time,
         )
+
+    def _own_time(self) -> float:
+        """Seconds of the tree's own time: what a handler has left does not shrink while everything stands still."""
+        return self._monotonic() - self._stood_still()
 
     def _arguments(self, attempt: Attempt, context: Context | None) -> tuple[Any, ...]:
         payload = self._payload(attempt.lease)

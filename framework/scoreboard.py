@@ -28,19 +28,20 @@ EXIT_REASONS = (
 STATES = ("empty", "starting", "ready", "leaving", "gone")
 EMPTY, STARTING, READY, LEAVING, GONE = range(5)
 
-# magic, slots, rows, supervisor pid, verdicts written, deadline, supervisor's start, app, pid namespace
+# magic, slots, rows, supervisor pid, verdicts written, deadline, supervisor's start, app, pid namespace; then the time
+# for which the tree stood still
 _HEADER = struct.Struct("<8sIIIIQQ48sQ")
 # name, incarnation, pid, state, pid's start, tick, ready, first row, rows, used, jobs
 _SLOT = struct.Struct("<64s40sIIQQQIIII")
 _EXITS = struct.Struct("<9I")
-# delivery, busy, on_cpu, started, soft, hard, job id; before them a sequence of 8 bytes
-_ROW = struct.Struct("<IBB2xQQQ64s")
+# delivery, busy, on_cpu, settling, started, soft, hard, job id; before them a sequence of 8 bytes
+_ROW = struct.Struct("<IBBBxQQQ64s")
 _VERDICT = struct.Struct("<40sBB36s2x96s")  # incarnation, kind, number of guilty rows, the rows, a detail
 _HEADER_SIZE, _SLOT_SIZE, _ROW_SIZE, _VERDICT_SIZE = 128, 304, 112, 176
 _PID_OFFSET, _STATE_OFFSET, _START_OFFSET, _TICK_OFFSET, _READY_OFFSET = 104, 108, 112, 120, 128
 _USED_OFFSET, _JOBS_OFFSET, _TOLD_OFFSET, _EXITS_OFFSET, _ENGINE_OFFSET = 144, 148, 152, 160, 200
 _RUIN_OFFSET, _CAUSE = 208, slice(212, 304)  # 0 = not ruined, 1 = nobody is charged, else the charged row + 2
-_WRITTEN_OFFSET, _DEADLINE_OFFSET = 20, 24
+_WRITTEN_OFFSET, _DEADLINE_OFFSET, _STILL_OFFSET = 20, 24, 96
 _VERDICTS, _MOST_GUILTY = 256, 18
 _QUICK_TRIES, _MOST_TRIES = 20, 150  # to read a row whole; a writer may lose the processor for a tenth of a second
 PLANNED, TIMEOUT, DIED = 1, 2, 3
@@ -72,7 +73,8 @@ class SlotState:
 
 @dataclass(frozen=True, slots=True)
 class RowState:
-    """A running job; `soft` and `hard` are its deadlines in monotonic ns, 0 = none; `on_cpu`: its code runs now."""
+    """A running job; `soft` and `hard` are its deadlines in monotonic ns, 0 = none; `on_cpu`: its code runs now;
+    `settling`: its handler has ended, and the engine is being told."""
 
     row: int
     job_id: str
@@ -81,6 +83,7 @@ class RowState:
     soft: int
     hard: int
     on_cpu: bool
+    settling: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +200,18 @@ class Scoreboard:
     def deadline(self, value: int) -> None:
         self._quads[_DEADLINE_OFFSET // 8] = value
 
+    @property
+    def stood_still(self) -> float:
+        """Seconds for which the whole tree has stood still since its start: every deadline is later by them.
+
+        Written by the supervisor, by maintenance once that is dead.
+        """
+        return self._quads[_STILL_OFFSET // 8] / 1e9
+
+    @stood_still.setter
+    def stood_still(self, seconds: float) -> None:
+        self._quads[_STILL_OFFSET // 8] = int(seconds * 1e9)
+
     # --- slots ------------------------------------------------------------------------------------------------------
 
     def _slot_at(self, index: int) -> int:
@@ -310,8 +325,10 @@ class Scoreboard:
             if tries >= _QUICK_TRIES:
                 time.sleep(0.001)  # the writer has lost the processor in the middle of its write
         # A writer killed in the middle leaves an odd sequence: what stands there is the best that is known.
-        delivery, busy, on_cpu, started, soft, hard, job_id = _ROW.unpack(fields)
-        return RowState(row, _string(job_id), delivery, started, soft, hard, bool(on_cpu)) if busy else None
+        delivery, busy, on_cpu, settling, started, soft, hard, job_id = _ROW.unpack(fields)
+        if not busy:
+            return None
+        return RowState(row, _string(job_id), delivery, started, soft, hard, bool(on_cpu), bool(settling))
 
     # --- verdicts ---------------------------------------------------------------------------------------------------
 
@@ -360,12 +377,16 @@ class RowWriter:
         """A job runs here from now on; times in monotonic ns, 0 = no deadline."""
         self._sequence += 2
         self._quads[self._place] = self._sequence - 1
-        self._memory[self._fields] = _ROW.pack(delivery, 1, 0, started, soft, hard, _text(job_id, 64))
+        self._memory[self._fields] = _ROW.pack(delivery, 1, 0, 0, started, soft, hard, _text(job_id, 64))
         self._quads[self._place] = self._sequence
 
     def on_cpu(self, running: bool) -> None:
         """Whether this job's code runs at this moment: names the one that blocks an event loop."""
         self._memory[self._at + 13] = running
+
+    def ended(self) -> None:
+        """The handler has ended: what the engine takes from here on is not the job's time."""
+        self._memory[self._at + 14] = 1
 
     def clear(self) -> None:
         """Nothing runs here."""

@@ -14,6 +14,8 @@ from framework.cli.service import load_service, root_of
 from framework.scoreboard import LEAVING, READY, Scoreboard, SlotState
 from framework.settings import load_settings
 
+SILENT = "no worker's loop has turned"
+LOOK_AGAIN = 2.0  # seconds in which an idle worker's loop turns twice
 STUCK = 60.0  # seconds without a turn after which an idle worker's loop no longer counts as alive
 
 
@@ -70,6 +72,9 @@ def diagnose(run: Path, app: str = "", *, now: int | None = None) -> str:
         if (app and board.app != app) or not board.supervised():
             continue
         why = _worst(board, time.monotonic_ns() if now is None else now)
+        if why.startswith(SILENT) and now is None:  # all may have stood still until a moment ago: then they turn now
+            time.sleep(LOOK_AGAIN)
+            why = _worst(board, time.monotonic_ns())
         if not why:
             return ""
         reasons.append(f"{board.app}, supervisor {board.supervisor}: {why}")
@@ -84,7 +89,7 @@ def _worst(board: Scoreboard, now: int) -> str:
         return ""
     if ready:
         youngest = min(now - slot.tick for slot in ready) / 1e9
-        return f"no worker's loop has turned for {youngest:.0f} s"
+        return f"{SILENT} for {youngest:.0f} s"
     if board.deadline or any(slot.state == LEAVING for slot in workers):
         return "draining"
     return f"none of {len(workers)} workers is ready"

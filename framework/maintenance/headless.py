@@ -16,8 +16,11 @@ from pathlib import Path
 
 from framework.maintenance import strays
 from framework.scoreboard import EXPORTER, PLANNED, Scoreboard, SlotState, before_deadline, process_start
+from framework.standstill import Standstill
 
 TURN = 0.25
+LOOK_EVERY = 1.0  # seconds between looks for other trees without a head
+LONG_PASS = 2.0  # seconds that one pass over the engine may take: a slow disk is no standstill
 GRACE = 2.0  # seconds after its drain deadline in which a tree's own maintenance may still end it
 
 
@@ -49,8 +52,13 @@ class Leftovers:
         deadline = self._board.deadline / 1e9 or (None if self._drain is None else began + self._drain)
         if deadline is not None and self._drain is not None:
             deadline -= before_deadline(self._drain, 1.0)
+        still = Standstill(TURN + LONG_PASS, began)
         while self._alive:
             turn()
+            gap = still.turned(time.monotonic())
+            if gap:  # nobody else is left who would notice
+                self._board.stood_still += gap
+                deadline = None if deadline is None else deadline + gap
             if deadline is not None and time.monotonic() >= deadline:
                 self._kill()
             self._wait()
@@ -92,12 +100,14 @@ class OtherTrees:
         self._boards = boards
         self._drain = drain
         self._clock = clock
+        self._still = Standstill(LOOK_EVERY + LONG_PASS, clock())
         self._seen: dict[str, float] = {}  # when we first saw it without a head
         self._gone: set[str] = set()
 
     def look(self) -> list[int]:
         """Ends those whose time is over; pids of what was killed."""
         killed = []
+        self._still.turned(self._clock())
         for path in self._boards():
             with suppress(OSError, ValueError):  # no board, or replaced meanwhile
                 board = Scoreboard.open(path)
@@ -111,6 +121,8 @@ class OtherTrees:
         since = self._seen.setdefault(tree, now)
         alive = [slot for slot in board.all_slots() if slot.pid and process_start(slot.pid) == slot.pid_start]
         deadline = board.deadline / 1e9 or (None if self._drain is None else since + self._drain)
+        if deadline is not None:
+            deadline += self._still.between(since, now)  # its workers and we stood still together
         if alive and (deadline is None or now < deadline + GRACE):
             return []
         for slot in alive:

@@ -18,7 +18,7 @@ from framework.events import (
     SupervisorNote,
 )
 from framework.maintenance.abandoned import AbandonedLeases
-from framework.maintenance.headless import Leftovers, OtherTrees
+from framework.maintenance.headless import LOOK_EVERY, Leftovers, OtherTrees
 from framework.scoreboard import LEAVING, READY, Scoreboard, process_start
 from framework.signals import SignalQueue, drain
 from framework.stuck import StuckJobs
@@ -27,7 +27,6 @@ TURN = 0.5  # seconds between looks for jobs that are due: how late a delayed jo
 STEP = 0.4  # seconds for each of the two parts of a turn: between them the heart beats, and the newly dead come first
 RESCUE_EVERY = 0.5  # seconds between looks for the dead of other trees; our own supervisor tells at once
 OBSERVE_EVERY = 5.0  # seconds between observations of depth and age
-LOOK_EVERY = 1.0  # seconds between looks for trees without a head
 
 
 class Maintenance:

@@ -41,7 +41,7 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
     telemetry, bus = _begin(place, birth, "worker")
     settings, handler = place.settings, place.app.worker_handlers[name]
     ready, code = False, FAILED_TO_START
-    leave = LeaveSignal(settings.drain_seconds, lambda: board.deadline)
+    leave = LeaveSignal(settings.drain_seconds, lambda: board.deadline, lambda: board.stood_still)
     broker: Broker | None = None
     core: WorkerCore | None = None
 
@@ -60,7 +60,7 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
         # before the worker has handlers has no job.
         unblock()
         app = construct(place.app)
-        executor = _executor(place, app, handler, telemetry, bus, stopping=lambda: bool(leave))
+        executor = _executor(place, board, app, handler, telemetry, bus, stopping=lambda: bool(leave))
         core = WorkerCore(
             birth.name,
             birth.index,
@@ -111,7 +111,7 @@ def maintain(place: Place, birth: Birth, board: Scoreboard) -> int:
         place.options,
         bus.emit,
         verdict=lambda incarnation: place.verdict(board, incarnation),
-        after_loss=_after_loss(place, telemetry, bus),
+        after_loss=_after_loss(place, board, telemetry, bus),
         told=telemetry.told,
     )
     maintenance = Maintenance(
@@ -139,7 +139,7 @@ def maintain(place: Place, birth: Birth, board: Scoreboard) -> int:
         _say_goodbye(place, birth, board, telemetry, LAST_GRACE - 0.2)
 
 
-def _after_loss(place: Place, telemetry: Telemetry, bus: Bus) -> Callable[[Rescued, Outcome], None]:
+def _after_loss(place: Place, board: Scoreboard, telemetry: Telemetry, bus: Bus) -> Callable[[Rescued, Outcome], None]:
     """Calls the service's `on_failure` for a job whose worker died.
 
     The app is made for the first such job: a constructor that fails must not keep maintenance from its own work.
@@ -149,7 +149,7 @@ def _after_loss(place: Place, telemetry: Telemetry, bus: Bus) -> Callable[[Rescu
     @cache
     def executor_of(queue: str) -> Executor:
         handler = place.app.worker_handlers[queue]
-        return _executor(place, app(), handler, telemetry, bus, stopping=lambda: False)
+        return _executor(place, board, app(), handler, telemetry, bus, stopping=lambda: False)
 
     def after_loss(rescued: Rescued, outcome: Outcome) -> None:
         lease = rescued.lease
@@ -200,9 +200,22 @@ def _until(board: Scoreboard, budget: float, after: float = 0.0, *, share: float
 
 
 def _executor(
-    place: Place, app: WorkerApp, handler: Handler, telemetry: Telemetry, bus: Bus, *, stopping: Callable[[], bool]
+    place: Place,
+    board: Scoreboard,
+    app: WorkerApp,
+    handler: Handler,
+    telemetry: Telemetry,
+    bus: Bus,
+    *,
+    stopping: Callable[[], bool],
 ) -> Executor:
-    options = place.options[handler.queue.name]
     return Executor(
-        app, handler, options, tracing=telemetry.tracing, emit=bus.emit, wants=telemetry.wants, stopping=stopping
+        app,
+        handler,
+        place.options[handler.queue.name],
+        tracing=telemetry.tracing,
+        emit=bus.emit,
+        wants=telemetry.wants,
+        stopping=stopping,
+        stood_still=lambda: board.stood_still,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from framework.maintenance import Maintenance
+from framework.maintenance import TURN, Maintenance
 from framework.scoreboard import EXIT_REASONS, READY, STATES, Scoreboard, SlotState
 
 
@@ -36,6 +36,9 @@ def probes(maintenance: Maintenance, board: Scoreboard) -> dict[str, Callable[[]
 
     def live() -> str:
         age = time.monotonic() - maintenance.turned_at
+        if age >= 30:  # it may have stood still until a moment ago, as we did: then it turns now
+            time.sleep(2 * TURN)
+            age = time.monotonic() - maintenance.turned_at
         return "" if age < 30 else f"maintenance has not turned for {age:.0f} s"
 
     def ready() -> str:

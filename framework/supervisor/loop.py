@@ -11,16 +11,16 @@ from collections.abc import Callable, Sequence
 from framework.events import Event
 from framework.scoreboard import Scoreboard
 from framework.signals import SignalQueue
+from framework.standstill import Standstill
 from framework.supervisor import children, platform
 from framework.supervisor.children import Birth, ChildSpec
 from framework.supervisor.drain import Drain
 from framework.supervisor.notify import Notifier
 from framework.supervisor.place import Place
 from framework.supervisor.restart import Restarts
-from framework.supervisor.tree import SupervisorOptions, Tree
+from framework.supervisor.tree import TURN, SupervisorOptions, Tree
 from framework.supervisor.watch import Watch
 
-TURN = 0.5  # seconds between looks at the board: how late the SIGKILL may be of a job that began since the last one
 DUMP_APART = 0.1  # seconds between the stack dumps of two processes
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
 
@@ -65,6 +65,7 @@ class Supervisor:
             os.set_blocking(descriptor, False)
         self._restarts = Restarts(tree, self._drain, self._start_child, self._signals.waker, poke)
         self._watch = Watch(tree, self._drain, self._notifier)
+        tree.still = Standstill(TURN, time.monotonic())
         try:
             while not self._turn():
                 self._signals.wait(self._patience())
@@ -79,6 +80,7 @@ class Supervisor:
         while (number := self._signals.take()) is not None:
             self._act_on(number)
         now = time.monotonic()
+        self._tree.turned(now)
         self._notifier.watchdog(now)
         self._restarts.reap(now)
         self._watch.look(now)

@@ -61,6 +61,12 @@ def _stat(pid: int) -> list[str] | None:
         return None
 
 
+def waits_for_disk(pid: int) -> bool:
+    """Whether the main thread of a process is in uninterruptible sleep; False where nobody can say."""
+    fields = _stat(pid)
+    return fields is not None and fields[0] == "D"
+
+
 def oom_kills() -> int:
     """Processes that the kernel has killed for lack of memory since boot; 0 where nobody can say."""
     try:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from framework.events import Event, ProcessKilled, SupervisorNote
 from framework.scoreboard import TIMEOUT, Scoreboard
+from framework.standstill import Standstill
 from framework.supervisor import children
 from framework.supervisor.children import ChildSpec
 from framework.supervisor.place import Place
+
+TURN = 0.5  # seconds between looks at the board: how late the SIGKILL may be of a job that began since the last one
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,7 @@ class Tree:
         draining: the service stops; nothing new is started for the workers.
         deadline: monotonic seconds at which the drain shall be over; None = as long as it takes.
         exit_code: of the supervisor, as far as it is known.
+        still: the time in which all of this stood still.
     """
 
     def __init__(
@@ -45,6 +50,21 @@ class Tree:
         self.draining = False
         self.deadline: float | None = None
         self.exit_code = 0
+        self.still = Standstill(TURN, time.monotonic())
+
+    def turned(self, now: float) -> None:
+        """Move the deadlines by the time for which the supervisor, and with it the tree, has just stood still."""
+        gap = self.still.turned(now)
+        if not gap:
+            return
+        for place in self.places:
+            if place.kill_at is not None:
+                place.kill_at += gap
+        if self.deadline is not None:
+            self.deadline += gap
+            self.board.deadline = int(self.deadline * 1e9)
+        self.board.stood_still = self.still.total
+        self.note(f"everything stood still for {gap:.1f} s: all deadlines are later by that", "warning")
 
     def note(self, text: str, level: str = "info") -> None:
         """Says something in the log."""

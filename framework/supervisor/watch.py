@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from framework.events import ProcessBecameReady
 from framework.scoreboard import GONE, LEAVING, PLANNED, READY, TIMEOUT, RowState, SlotState, before_deadline
+from framework.standstill import Standstill
 from framework.supervisor.drain import Drain
 from framework.supervisor.notify import Notifier
 from framework.supervisor.place import Place
+from framework.supervisor.platform import waits_for_disk
 from framework.supervisor.tree import Tree
 
 STUCK_AFTER = 30.0  # seconds without a turn of an idle child's loop
+SILENCE = 1.5  # seconds in which at least one child turns: an idle worker once a second, maintenance twice
 
 
 class Watch:
@@ -29,23 +33,41 @@ class Watch:
         self._began = time.monotonic()
         self._announced = False
         self._ever_ready = False
+        self._silent_since: float | None = None  # while all wait for the disk
         self.hard_at = float("inf")
 
     def look(self, now: float) -> None:
         """Reads the board once, and acts on it."""
         tree = self._tree
         self.hard_at = float("inf")
-        for place in tree.places:
-            if place.pid is None or place.killed:
-                continue
-            slot = tree.board.slot(place.spec.index)
+        living = [place for place in tree.places if place.pid is not None and not place.killed]
+        slots = [tree.board.slot(place.spec.index) for place in living]
+        self._listen(living, slots, now)
+        for place, slot in zip(living, slots, strict=True):
             if not place.ready and slot.ready:
                 self._became_ready(place, slot)
-            self._enforce(place, slot, now)
+            if self._silent_since is None:
+                self._enforce(place, slot, now)
+            elif place.kill_at is not None and now >= place.kill_at:
+                self._end_late(place, slot)
         if not self._announced and all(place.ready for place in tree.places if place.spec.vital):
             self._announced = True
             self._notifier.send("READY=1", f"STATUS={len(tree.workers)} workers ready")
         self._check_first_ready(now)
+
+    def _listen(self, living: Sequence[Place], slots: Sequence[SlotState], now: float) -> None:
+        """Find out whether a disk stands still for all: nobody turns, and somebody waits for it in the kernel, where a
+        kill has no effect anyway. That time is nobody's fault, either; only a drain does not wait for it."""
+        still = self._tree.still
+        beats = [slot.tick / 1e9 for slot in slots if slot.state == READY]
+        silent = bool(beats) and still.elapsed(max(beats), now) > SILENCE
+        if silent and any(waits_for_disk(place.pid) for place in living if place.pid is not None):
+            self._silent_since = self._silent_since or max(beats)
+        elif self._silent_since is not None:
+            still.add(self._silent_since, now)
+            self._tree.board.stood_still = still.total
+            self._tree.note(f"the disk stood still for {now - self._silent_since:.1f} s: deadlines are later by that")
+            self._silent_since = None
 
     def _became_ready(self, place: Place, slot: SlotState) -> None:
         place.ready = True
@@ -54,21 +76,27 @@ class Watch:
         self._tree.emit(ProcessBecameReady(place.spec.name, place.pid, slot.ready / 1e9 - place.born_at))
 
     def _enforce(self, place: Place, slot: SlotState, now: float) -> None:
-        options, kill = self._tree.options, self._tree.kill
-        busy = self._tree.board.busy_rows(place.spec.index)
-        guilty = overdue(busy, int(now * 1e9), slot.tick)
-        coming = (row.hard / 1e9 for row in busy if row.hard / 1e9 > now)
+        options, kill, still = self._tree.options, self._tree.kill, self._tree.still
+        # A job whose handler has ended has no deadline any more: the rest is the engine's time.
+        busy = [row for row in self._tree.board.busy_rows(place.spec.index) if not row.settling]
+        running = [later(row, still, now) for row in busy]
+        guilty = overdue(running, int(now * 1e9), slot.tick)
+        coming = (row.hard / 1e9 for row in running if row.hard / 1e9 > now)
         self.hard_at = min(self.hard_at, *coming, float("inf"))
         if guilty is not None:
             kill(place, "timeout", TIMEOUT, f"{len(guilty)} jobs past their hard timeout", guilty)
         elif place.kill_at is not None and now >= place.kill_at:
             self._end_late(place, slot)
-        elif not place.ready and now - place.born_at > options.ready_within:
+        elif not place.ready and still.elapsed(place.born_at, now) > options.ready_within:
             kill(place, "failed_to_start", PLANNED, f"not ready within {options.ready_within:g} s")
         elif slot.state in (LEAVING, GONE) and not busy and place.kill_at is None and options.drain is not None:
             place.kill_at = now + options.drain  # it leaves by itself: its lifespan may hang
-        elif place.ready and not busy and slot.state == READY and now - slot.tick / 1e9 > STUCK_AFTER:
+        elif self._is_stuck(place, slot, now) and not busy:
             kill(place, "stuck", PLANNED, f"idle, and its loop has not turned for {STUCK_AFTER:g} s")
+
+    def _is_stuck(self, place: Place, slot: SlotState, now: float) -> bool:
+        silent = self._tree.still.elapsed(slot.tick / 1e9, now) > STUCK_AFTER
+        return place.ready and slot.state == READY and silent and not waits_for_disk(place.pid or 0)
 
     def _end_late(self, place: Place, slot: SlotState) -> None:
         """It was told to leave, and has not. One that has handed back everything and only sends its telemetry may go on
@@ -84,12 +112,18 @@ class Watch:
 
     def _check_first_ready(self, now: float) -> None:
         tree = self._tree
-        if self._ever_ready or tree.draining or now - self._began <= tree.options.ready_within:
+        if self._ever_ready or tree.draining or tree.still.elapsed(self._began, now) <= tree.options.ready_within:
             return
         if tree.workers:
             tree.exit_code = 1
             tree.note(f"no worker became ready within {tree.options.ready_within:g} s: giving up", "error")
             self._drain.begin("never ready")
+
+
+def later(row: RowState, still: Standstill, now: float) -> RowState:
+    """Return the row with its deadline moved by the standstill that it has seen."""
+    gap = still.between(row.started / 1e9, now)
+    return replace(row, hard=row.hard + int(gap * 1e9)) if gap and row.hard else row
 
 
 def overdue(busy: Sequence[RowState], now: int, tick: int) -> list[int] | None:

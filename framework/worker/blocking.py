@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from framework.events import LoopBlocked
 from framework.scoreboard import RowWriter
+from framework.standstill import Standstill
 from framework.worker.core import WorkerCore
 from framework.worker.tasks import JobTask
 
@@ -87,7 +88,11 @@ class LoopWatch:
 
     def _look(self) -> None:
         said = 0.0
-        while not self._stop.wait(min(LOOK, self._after / 2)):
+        turn = min(LOOK, self._after / 2)
+        still = Standstill(turn, time.monotonic())
+        while not self._stop.wait(turn):
+            if still.turned(time.monotonic()):  # this thread, too: the loop was not blocked
+                self._last = time.monotonic()
             last = self._last
             if time.monotonic() - last > 1.5 * LOOK and self._marked is None:
                 self._mark()

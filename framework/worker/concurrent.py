@@ -18,10 +18,11 @@ from framework.executor import Attempt
 from framework.job import Lease
 from framework.outcome import Disturbed, JobInterrupted
 from framework.signals import ignore
+from framework.standstill import LATE, Standstill
 from framework.worker import tasks, turning
 from framework.worker.blocking import LoopWatch, Tracked, last_row
 from framework.worker.core import WorkerCore
-from framework.worker.interrupt import leave_if_forked
+from framework.worker.interrupt import LOOK_AGAIN, PATIENCE, leave_if_forked
 from framework.worker.putback import PutBack
 from framework.worker.tasks import Run
 
@@ -181,7 +182,8 @@ class AsyncWorker:
     async def _call(self, awaitable: Awaitable[Any], run: Run) -> Any:
         """Awaits the handler under its soft timeout; the cancellation that we caused becomes JobInterrupted."""
         timeout = self._core.options.timeout
-        timer = None if timeout is None else self._loop.call_later(timeout, self._time_out, run)
+        if timeout is not None:
+            self._later(timeout, self._time_out, run)
         run.inside = True
         if self._core.leave.interrupt_at is not None and time.monotonic() >= self._core.leave.interrupt_at:
             self._loop.call_soon(run.interrupt, "draining")
@@ -203,12 +205,30 @@ class AsyncWorker:
         finally:
             leave_if_forked(self._pid)
             run.inside = False
-            if timer is not None:
-                timer.cancel()
+            if run.timer is not None:
+                run.timer.cancel()
+
+    def _later(self, seconds: float, act: Callable[[Run], None], run: Run) -> None:
+        """Calls `act` after seconds of the tree's own time: for those in which it stood still the job had none."""
+        run.timer = self._loop.call_later(seconds, self._when, self._core.now() + seconds, act, run)
+
+    def _when(self, due: float, act: Callable[[Run], None], run: Run, looks: int = 0) -> None:
+        left = due - self._core.now()
+        if left > 0.0:
+            run.timer = self._loop.call_later(left, self._when, due, act, run)
+        elif looks or left < -LATE:
+            # Seconds late: the loop was held, or all stood still. The supervisor knows, as soon as it has turned.
+            most = int(min(PATIENCE, self._core.options.kill_after / 2) / LOOK_AGAIN)
+            if looks >= most:
+                act(run)
+            else:
+                run.timer = self._loop.call_later(LOOK_AGAIN, self._when, due, act, run, looks + 1)
+        else:
+            act(run)
 
     def _time_out(self, run: Run) -> None:
         run.interrupt("timeout")
-        self._loop.call_later(min(HUNG_AFTER, self._core.options.kill_after / 2), self._check_hung, run)
+        self._later(min(HUNG_AFTER, self._core.options.kill_after / 2), self._check_hung, run)
 
     def _check_hung(self, run: Run) -> None:
         """A handler that swallows its cancellation: no new job may share its fate; the supervisor ends the process when
@@ -224,9 +244,12 @@ class AsyncWorker:
         """Waits for what runs; interrupts it when the drain says so."""
         core = self._core
         interrupted = False
+        still, patient_until = Standstill(0.25, time.monotonic()), 0.0
         while self._runs or not core.settle_late():
-            moment = core.leave.interrupt_at
-            if not interrupted and moment is not None and time.monotonic() >= moment:
+            now, moment = time.monotonic(), core.leave.interrupt_at
+            if still.turned(now):
+                patient_until = now + PATIENCE  # the supervisor will say how long all stood still
+            if not interrupted and moment is not None and now >= max(moment, patient_until):
                 interrupted = True
                 for run in list(self._runs):
                     run.interrupt("draining")

@@ -39,16 +39,28 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 class LeaveSignal:
     """Whether and why this process stops claiming, and by when it must be gone. Set from a signal handler, too.
 
+    Args:
+        drain: seconds that a drain takes at most; None = as long as it takes.
+        board_deadline: the tree's drain deadline in monotonic ns, 0 = none.
+        stood_still: seconds for which the tree has stood still.
+
     Attributes:
         why: empty while it shall go on.
-        interrupt_at: monotonic seconds at which running handlers are interrupted; None = never.
     """
 
-    def __init__(self, drain: float | None, board_deadline: Callable[[], int]) -> None:
+    def __init__(
+        self, drain: float | None, board_deadline: Callable[[], int], stood_still: Callable[[], float] = lambda: 0.0
+    ) -> None:
         self._drain = drain
         self._board_deadline = board_deadline
+        self._stood_still = stood_still
+        self._interrupt_at: float | None = None  # less what the tree had stood still
         self.why = ""
-        self.interrupt_at: float | None = None
+
+    @property
+    def interrupt_at(self) -> float | None:
+        """Monotonic seconds at which running handlers are interrupted; later when the tree stood still."""
+        return None if self._interrupt_at is None else self._interrupt_at + self._stood_still()
 
     def __bool__(self) -> bool:
         return self.why != ""
@@ -60,7 +72,7 @@ class LeaveSignal:
         self.why = why
         if why == "drain" and self._drain is not None:
             deadline = self._board_deadline() / 1e9 or time.monotonic() + self._drain
-            self.interrupt_at = deadline - before_deadline(self._drain, 2.0)
+            self._interrupt_at = deadline - before_deadline(self._drain, 2.0) - self._stood_still()
         return True
 
 
@@ -141,6 +153,10 @@ class WorkerCore:
             )
         self.board.set_state(self.index, READY, time.monotonic_ns())
         self.on_ready()
+
+    def now(self) -> float:
+        """Return the seconds of the tree's own time: the monotonic clock less the time for which it stood still."""
+        return time.monotonic() - self.board.stood_still
 
     def tick(self) -> None:
         """The loop turns."""
@@ -227,6 +243,8 @@ class WorkerCore:
         but where telemetry itself remembers: there an outcome without a failure costs no further write.
         """
         assert attempt.outcome is not None
+        self.rows[row].ended()
+        self.tick()  # a job may take long: the time without a turn begins here
         if attempt.outcome.failure is not None or not self.executor.outlives:
             self._report(attempt.lease, attempt.outcome)
         self.settle(attempt.lease, attempt.outcome, row)

@@ -15,8 +15,11 @@ from types import FrameType
 from typing import Any, Literal
 
 from framework.outcome import JobInterrupted
+from framework.standstill import LATE
 
 RETRY = 0.005  # seconds until another look when the moment is wrong
+PATIENCE = 0.7  # seconds in which a supervisor that stood still has turned
+LOOK_AGAIN = 0.05  # seconds between looks for what it says
 _CLOSED = ("framework", "opentelemetry", "structlog", "logging", "threading", "contextlib")
 _DECORATED = "inner"  # contextlib's wrapper around a decorated function: between its entry and exit, not in them
 _CLOSED_FUNCTIONS = ("__exit__", "__aexit__", "__del__")
@@ -45,10 +48,22 @@ class Interrupts:
     Args:
         timeout: seconds until the soft timeout; None = never.
         told: whether the supervisor has told this process to leave and the signal has not come to its own handler.
+        stood_still: seconds for which the tree has stood still; no handler had them.
+        patience: seconds that an alarm which comes late waits for the supervisor to say that the tree stood still.
     """
 
-    def __init__(self, timeout: float | None, *, told: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        timeout: float | None,
+        *,
+        told: Callable[[], bool] = lambda: False,
+        stood_still: Callable[[], float] = lambda: 0.0,
+        patience: float = PATIENCE,
+    ) -> None:
         self._timeout = timeout
+        self._stood_still = stood_still
+        self._patience = patience
+        self._wait_until: float | None = None  # an alarm was late
         self._soft: float | None = None
         self._drain: float | None = None
         self._calling = False
@@ -59,7 +74,8 @@ class Interrupts:
 
     def call(self, method: Callable[..., Any], *arguments: Any) -> Any:
         """Calls the handler; JobInterrupted is raised in it at its soft timeout, and at the end of a drain."""
-        soft = self._soft = None if self._timeout is None else time.monotonic() + self._timeout
+        soft = self._soft = None if self._timeout is None else self._now() + self._timeout
+        self._wait_until = None
         self._calling = True
         if self._drain is not None or (soft is not None and soft < self._armed):
             self._arm()
@@ -76,28 +92,33 @@ class Interrupts:
 
     def drain_at(self, moment: float | None) -> None:
         """Interrupts whatever runs at this monotonic second. Called in a signal handler."""
-        self._drain = moment
+        self._drain = None if moment is None else moment - self._stood_still()
         self._arm()
 
     def keep_timer(self) -> None:
         """Set the timer again if a handler has stopped or moved it: the process has only one."""
         armed = self._armed
         if armed != float("inf"):
-            left, late = signal.getitimer(signal.ITIMER_REAL)[0], armed - time.monotonic()
+            left, late = signal.getitimer(signal.ITIMER_REAL)[0], armed - self._now()
             if not 0 < left < late + RETRY:
                 self._ring_in(max(0.000001, late), armed)
+
+    def _now(self) -> float:
+        return time.monotonic() - self._stood_still()
 
     def _arm(self) -> None:
         due = min((moment for moment in (self._soft, self._drain) if moment is not None), default=self._armed)
         if due < self._armed:
-            self._ring_in(max(0.000001, due - time.monotonic()), due)
+            now = self._now()
+            self._ring_in(max(0.000001, due - now), max(due, now))
 
     def _ring_in(self, seconds: float, moment: float) -> None:
         self._armed = moment  # first: an alarm that comes in between must not be taken for the next one
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
     def _on_alarm(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
+        now = self._now()
+        late = now - self._armed
         self._armed = float("inf")
         why: Literal["timeout", "draining"]
         if self._soft is not None and now >= self._soft:
@@ -110,6 +131,9 @@ class Interrupts:
         inside, open_ = where(frame)
         if not inside and not self._calling:
             return  # no handler runs; `call` arms again when one does
+        if self._may_have_stood_still(late):
+            self._ring_in(LOOK_AGAIN, now + LOOK_AGAIN)
+            return
         if not (inside and open_):  # also on the way in: the alarm must not be lost before the handler's first frame
             self._ring_in(RETRY, now + RETRY)
             return
@@ -120,6 +144,13 @@ class Interrupts:
             self._drain = None
         self._arm()
         raise JobInterrupted(why)
+
+    def _may_have_stood_still(self, late: float) -> bool:
+        """An alarm that comes seconds late: the handler held the interpreter, or the whole tree stood still. The
+        supervisor knows, as soon as it has turned."""
+        if late > LATE and self._wait_until is None:
+            self._wait_until = time.monotonic() + self._patience
+        return self._wait_until is not None and time.monotonic() < self._wait_until
 
 
 def where(frame: FrameType | None) -> tuple[bool, bool]:

@@ -14,7 +14,7 @@ from framework.job import Lease
 from framework.signals import ignore
 from framework.worker.claims import WORTH, Claims
 from framework.worker.core import FIRST_RETRY, WorkerCore
-from framework.worker.interrupt import Interrupts
+from framework.worker.interrupt import PATIENCE, Interrupts
 from framework.worker.putback import PutBack
 
 WAIT = 1.0  # seconds that one claim waits for a job: the loop turns at least so often
@@ -34,7 +34,12 @@ class SyncWorker:
         self._app = app
         self._slot = slot
         self._unblock = unblock
-        self._interrupts = Interrupts(core.options.timeout, told=lambda: core.told() and not core.leave)
+        self._interrupts = Interrupts(
+            core.options.timeout,
+            told=lambda: core.told() and not core.leave,
+            stood_still=lambda: core.board.stood_still,
+            patience=min(PATIENCE, core.options.kill_after / 2),
+        )
         self._claims = Claims(core.give_back)
         self._look_at = 0.0
 

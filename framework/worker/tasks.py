@@ -22,6 +22,7 @@ class Run:
     Attributes:
         row, writer: its place on the scoreboard.
         task: its own task; None once it has ended.
+        timer: calls its soft timeout.
         inside: its handler can be cancelled now.
         why: why it was, by the worker.
         disturbed: one of its tasks was cancelled by another job, or by a thread of whom nobody knows.
@@ -31,6 +32,7 @@ class Run:
     row: int
     writer: RowWriter
     task: JobTask | None = None
+    timer: asyncio.TimerHandle | None = None
     inside: bool = False
     why: Literal["", "timeout", "draining"] = ""
     disturbed: Literal["", "neighbour", "unknown"] = ""

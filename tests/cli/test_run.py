@@ -159,3 +159,14 @@ def test_health_beside_files_that_are_no_boards(cli: Cli, board: Scoreboard) -> 
     result = cli.run("health")
     assert result.code == 1
     assert "00.board cannot be read" in result.error
+
+
+def test_health_looks_again_where_all_may_have_stood_still(
+    cli: Cli, board: Scoreboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A probe that comes right after the standstill must not have the service restarted."""
+    from framework.cli.health import STUCK, diagnose
+
+    board.set_state(1, READY, time.monotonic_ns() - int(STUCK * 2e9))
+    monkeypatch.setattr("time.sleep", lambda _: board.tick(1, time.monotonic_ns()))
+    assert diagnose(cli.spool / "run") == ""

@@ -17,7 +17,7 @@ from framework import Context, DeadLetter, Queue, RetryPolicy, Snooze, WorkerApp
 
 Act = Literal[
     "ok", "fail", "sleep", "abort", "exit", "hang", "swallow", "leak", "child", "escaped_child", "hold_gil",
-    "ignore_term", "block_loop", "snooze_when_draining", "fork", "forked_child",
+    "ignore_term", "block_loop", "steps", "snooze_when_draining", "fork", "forked_child",
 ]  # fmt: skip
 
 
@@ -62,6 +62,9 @@ def misbehave(task: Task, ctx: Context) -> None:
             time.sleep(task.seconds or 600)
         case "swallow":
             swallow(task.seconds or 600)
+        case "steps":  # work that needs its time, whatever the clock says
+            for _ in range(int(task.seconds / 0.05)):
+                time.sleep(0.05)
         case "leak":
             hoard = bytearray(int(task.seconds) * 2**20)
             hoard[::4096] = b"x" * len(hoard[::4096])
@@ -130,6 +133,9 @@ class Torture(WorkerApp):
             match task.do:
                 case "sleep" | "hang":
                     await asyncio.sleep(task.seconds or 600)
+                case "steps":
+                    for _ in range(int(task.seconds / 0.05)):
+                        await asyncio.sleep(0.05)
                 case "swallow":
                     end = time.monotonic() + (task.seconds or 600)
                     while time.monotonic() < end:

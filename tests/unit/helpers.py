@@ -70,6 +70,7 @@ def an_executor(
     queue: str = "jobs",
     *,
     wants: Callable[[type[Event], str], bool] = lambda kind, outcome: True,
+    stood_still: Callable[[], float] = lambda: 0.0,
     **options: Any,
 ) -> Executor:
     """Of one queue of an app, at wall clock 1010 and a monotonic clock that stands at 5."""
@@ -82,6 +83,7 @@ def an_executor(
         tracing=NoTracing(),
         emit=[].append if events is None else events.append,
         wants=wants,
+        stood_still=stood_still,
         clock=lambda: 1010.0,
         monotonic=lambda: 5.0,
     )

@@ -199,6 +199,14 @@ def test_context_counts_down_to_the_soft_timeout() -> None:
     assert "_deadline" not in repr(ctx)
 
 
+def test_what_a_handler_has_left_does_not_shrink_while_everything_stands_still() -> None:
+    app, still = App(), [10.0]
+    executor = an_executor(app, timeout=30, stood_still=lambda: still[0])
+    executor.run(executor.attempt(a_lease(b"7")))
+    still[0] = 8.0  # the clock of the test stands: as if two seconds had passed
+    assert app.ctx.remaining == 28.0
+
+
 def test_no_timeout_leaves_remaining_open() -> None:
     app = App()
     executor = an_executor(app, timeout=None)

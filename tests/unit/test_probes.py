@@ -9,11 +9,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 
 from framework.errors import SettingsError
 from framework.maintenance import HealthServer, health
+from framework.runner.probes import probes
 from framework.settings import load_settings
 
 
@@ -75,6 +77,18 @@ def test_a_wrong_address_is_a_wrong_setting(address: str) -> None:
     """Found before anything starts: maintenance would die of it again and again."""
     with pytest.raises(SettingsError, match=r"WORKER_HEALTH=.* write it as host:port"):
         load_settings(health=address)
+
+
+def test_livez_looks_again_where_maintenance_may_have_stood_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frozen with its whole container, it answers a probe before its loop has turned."""
+    maintenance = SimpleNamespace(turned_at=time.monotonic() - 60)
+    live = probes(maintenance, None)["livez"]  # type: ignore[arg-type]
+    monkeypatch.setattr("framework.runner.probes.time.sleep", lambda _: None)
+    assert live() == "maintenance has not turned for 60 s"
+    monkeypatch.setattr(
+        "framework.runner.probes.time.sleep", lambda _: setattr(maintenance, "turned_at", time.monotonic())
+    )
+    assert live() == ""
 
 
 # --- clients that mean no good --------------------------------------------------------------------------------------

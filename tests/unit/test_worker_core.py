@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -268,6 +269,23 @@ def test_a_tick_shows_what_runs(desk: Desk) -> None:
     slot = desk.board.slot(1)
     assert (slot.used, slot.jobs) == (1, 1)
     assert slot.tick >= before
+
+
+def test_a_loop_that_stood_still_with_its_process_is_not_blocked(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that looks at the clock stood still, too."""
+    now, waits = [1_000.0], iter([(1.0, False), (60.0, False), (1.0, False), (5.5, True)])
+
+    def wait(_: float) -> bool:
+        seconds, stop = next(waits)
+        now[0] += seconds
+        return stop
+
+    monkeypatch.setattr("framework.worker.blocking.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("framework.worker.blocking.threading.Thread.start", lambda _: None)
+    watch = LoopWatch(desk.core, asyncio.new_event_loop(), after=5.0)
+    monkeypatch.setattr(watch, "_stop", SimpleNamespace(wait=wait))
+    watch._look()
+    assert desk.said(LoopBlocked) == []
 
 
 async def test_a_blocked_loop_has_a_name(desk: Desk) -> None:

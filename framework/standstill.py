@@ -1,0 +1,76 @@
+"""Time in which a process stood still: frozen, stopped, or moved with its machine. No deadline may count it.
+
+A loop that wants to turn every TURN and turns seconds later was not slow: nobody of its tree had that time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+LATE = 0.5  # seconds that a turn may be late: the scheduler of a busy machine takes less
+_MOST = 1000  # gaps that are remembered
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A time of standstill, in monotonic seconds."""
+
+    begin: float
+    end: float
+
+
+class Standstill:
+    """Notices and remembers the gaps in the life of a loop.
+
+    Args:
+        turn: seconds after which the loop wants to turn again at the latest.
+        now: monotonic seconds.
+        cpu: seconds that this process has worked.
+
+    Attributes:
+        total: seconds of all gaps.
+    """
+
+    def __init__(self, turn: float, now: float, *, cpu: Callable[[], float] = time.process_time) -> None:
+        self._turn = turn
+        self._cpu = cpu
+        self._last, self._worked, self._was_late = now, cpu(), False
+        self._gaps: deque[Gap] = deque(maxlen=_MOST)
+        self.total = 0.0
+
+    def turned(self, now: float) -> float:
+        """The loop turns; return the seconds for which it stood still before, 0.0 if it did not.
+
+        What it has worked does not count, and what it had wanted to wait only once: a loop that is slow all the time
+        must not stop the clock.
+        """
+        worked = self._cpu()
+        gap = now - self._last - (worked - self._worked)
+        late, was_late = gap - self._turn > LATE, self._was_late
+        self._last, self._worked, self._was_late = now, worked, late
+        if not late:
+            return 0.0
+        gap -= self._turn if was_late else 0.0
+        self.add(now - gap, now)
+        return gap
+
+    def add(self, begin: float, end: float) -> None:
+        """Remember a gap; those that lie in it count once."""
+        while self._gaps and self._gaps[-1].begin >= begin:
+            gap = self._gaps.pop()
+            self.total -= gap.end - gap.begin
+        if self._gaps:
+            begin = max(begin, self._gaps[-1].end)
+        self._gaps.append(Gap(begin, end))
+        self.total += end - begin
+
+    def between(self, begin: float, end: float) -> float:
+        """Return the seconds of standstill between two moments."""
+        return sum(max(0.0, min(gap.end, end) - max(gap.begin, begin)) for gap in self._gaps)
+
+    def elapsed(self, since: float, now: float) -> float:
+        """Return the seconds since a moment that did not stand still."""
+        return now - since - self.between(since, now)
