@@ -4,6 +4,5 @@ from framework.maintenance.abandoned import AbandonedLeases
 from framework.maintenance.headless import OtherTrees
 from framework.maintenance.health import HealthServer
 from framework.maintenance.loop import TURN, Maintenance
-from framework.maintenance.strays import mark, tree_of
 
-__all__ = ["TURN", "AbandonedLeases", "HealthServer", "Maintenance", "OtherTrees", "mark", "tree_of"]
+__all__ = ["TURN", "AbandonedLeases", "HealthServer", "Maintenance", "OtherTrees"]

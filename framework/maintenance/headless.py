@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from framework.maintenance import strays
+from framework import orphans
 from framework.scoreboard import EXPORTER, PLANNED, Scoreboard, SlotState, before_deadline, process_start
 from framework.standstill import Standstill
 
@@ -63,7 +63,7 @@ class Leftovers:
                 self._kill()
             self._wait()
         with suppress(OSError):
-            strays.kill(strays.tree_of(self._board))
+            orphans.kill(orphans.tree_of(self._board))
 
     def _wait(self) -> None:
         poll = select.poll()
@@ -111,7 +111,7 @@ class OtherTrees:
         for path in self._boards():
             with suppress(OSError, ValueError):  # no board, or replaced meanwhile
                 board = Scoreboard.open(path)
-                tree = strays.tree_of(board)
+                tree = orphans.tree_of(board)
                 if tree not in self._gone and board.within_sight() and not board.supervised():
                     killed += self._end(board, tree)
         return killed
@@ -131,4 +131,4 @@ class OtherTrees:
                 os.kill(slot.pid, signal.SIGKILL)
         self._gone.add(tree)
         del self._seen[tree]
-        return sorted({slot.pid for slot in alive} | set(strays.kill(tree)))
+        return sorted({slot.pid for slot in alive} | set(orphans.kill(tree)))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import secrets
 import select
 import signal
 from contextlib import suppress
 
+from framework import orphans
 from framework.app import WorkerApp
 from framework.errors import WorkerError
 from framework.loading import innermost
@@ -43,8 +45,10 @@ def try_constructor(app: type[WorkerApp], within: float) -> None:
         construct(app)
         return
     reader, writer = os.pipe()
+    trial = f"trial-{secrets.token_hex(8)}"
     pid = os.fork()
     if pid == 0:
+        orphans.wear(orphans.mark_of(trial, 1))
         try:
             _construct_and_tell(app, writer)
         finally:
@@ -60,6 +64,7 @@ def try_constructor(app: type[WorkerApp], within: float) -> None:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+        orphans.kill(trial)
     if answer != b"ok":
         raise WorkerError(answer.decode(errors="replace") or f"{app.__name__}() ends its process")
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import gc
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 
 from framework.app import WorkerApp
 from framework.broker import shown
 from framework.connecting import warnings_of
 from framework.errors import EngineError, UsageError
 from framework.events import Bus, Event, SupervisorNote
-from framework.maintenance import mark, tree_of
 from framework.queues import QueueOptions
 from framework.runner.children import specs
 from framework.runner.construct import try_constructor
@@ -42,21 +40,20 @@ def run(app: type[WorkerApp], settings: Settings, queues: Sequence[str] | None =
     try_constructor(app, settings.ready_within)
     say = Bus(start(ProcessIdentity(app.__name__, "supervisor", "supervisor", 0, ""), settings).subscribe).emit
     place, board, warnings = _take_place(app, settings, options, served, say)
-    with mark(tree_of(board)) or nullcontext():
-        for text in [*warnings, *remarks(app)]:
-            say(SupervisorNote(text, "warning"))
-        if not IS_LINUX:
-            say(SupervisorNote("not Linux: fit for development; no promise after a power cut or a dead supervisor"))
-        supervisor = _supervisor(place, board, say)
-        where, number = shown(settings.broker_url), place.instance.number
-        say(SupervisorNote(f"{app.__name__}: {len(place.workers)} workers on {where}, instance {number}"))
-        gc.collect()
-        gc.freeze()  # the children share these pages; a collection would copy them
-        code = supervisor.run()
-        assert place.reserve is not None
-        place.reserve.fill()  # what the processes leave: locks and directories of their claims
-        say(SupervisorNote(f"stopped, exit code {code}"))
-        return code
+    for text in [*warnings, *remarks(app)]:
+        say(SupervisorNote(text, "warning"))
+    if not IS_LINUX:
+        say(SupervisorNote("not Linux: fit for development; no promise after a power cut or a dead supervisor"))
+    supervisor = _supervisor(place, board, say)
+    where, number = shown(settings.broker_url), place.instance.number
+    say(SupervisorNote(f"{app.__name__}: {len(place.workers)} workers on {where}, instance {number}"))
+    gc.collect()
+    gc.freeze()  # the children share these pages; a collection would copy them
+    code = supervisor.run()
+    assert place.reserve is not None
+    place.reserve.fill()  # what the processes leave: locks and directories of their claims
+    say(SupervisorNote(f"stopped, exit code {code}"))
+    return code
 
 
 def _served(app: type[WorkerApp], options: dict[str, QueueOptions], wanted: Sequence[str] | None) -> list[str]:

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from framework import orphans
 from framework.signals import reset_in_child
 from framework.supervisor import platform
 
@@ -29,6 +30,7 @@ class Birth:
         supervisor: pid of the parent; another getppid() means that it is dead.
         waker: descriptor; a byte there wakes the supervisor.
         poke: descriptor that becomes readable when another child died.
+        mark: which all its descendants wear, too (`framework.orphans`).
     """
 
     name: str
@@ -37,6 +39,7 @@ class Birth:
     supervisor: int
     waker: int
     poke: int
+    mark: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,7 @@ def enter_spawned(birth: Birth) -> bool:
 
     Signals come in at once: what the service's import starts would inherit the mask, and there is no job yet.
     """
+    orphans.wear(birth.mark)
     reset_in_child()
     platform.die_with_parent(signal.SIGTERM)
     unblock()
@@ -125,6 +129,7 @@ def _live(spec: ChildSpec, birth: Birth) -> int:
         with contextlib.suppress(OSError):
             os.setpgid(0, 0)
         reset_in_child()
+        orphans.wear(birth.mark)
         platform.die_with_parent(signal.SIGTERM)
         code = spec.run(birth) if os.getppid() == birth.supervisor else 0
     except SystemExit as exit_:
@@ -178,12 +183,3 @@ def reap(pid: int) -> int:
     kill_group(pid)
     _, status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(status)
-
-
-def kill_strangers(known: set[int]) -> list[int]:
-    """Kills adopted orphans: what a child's handlers forked and put into another group. Returns their pids."""
-    strangers = sorted(platform.children() - known)
-    for pid in strangers:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)
-    return strangers

@@ -71,7 +71,7 @@ class Supervisor:
                 self._signals.wait(self._patience())
         finally:
             self._drain.kill_everything()
-            self._restarts.kill_strangers()
+            self._restarts.end_all_orphans()
             self._signals.close()
         return tree.exit_code
 

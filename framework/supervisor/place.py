@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass, field
 
-from framework.supervisor.children import FAILED_TO_START, ChildSpec
+from framework.supervisor.children import FAILED_TO_START, Birth, ChildSpec
 from framework.supervisor.policy import Backoff
 
 
@@ -14,6 +14,7 @@ class Place:
     """Times are monotonic seconds.
 
     Attributes:
+        mark: which it and its descendants wear.
         pid: None while nothing lives here.
         start_at: when the next life begins; None = it is up, or shall stay empty.
         leaving: it was told to leave (SIGTERM).
@@ -26,6 +27,7 @@ class Place:
     spec: ChildSpec
     pid: int | None = None
     incarnation: str = ""
+    mark: int = 0
     born_at: float = 0.0
     ready: bool = False
     start_at: float | None = None
@@ -36,9 +38,9 @@ class Place:
     sent: set[int] = field(default_factory=set)
     backoff: Backoff = field(default_factory=Backoff)
 
-    def begin(self, pid: int, incarnation: str, now: float) -> None:
+    def begin(self, pid: int, birth: Birth, now: float) -> None:
         """A new life."""
-        self.pid, self.incarnation, self.born_at = pid, incarnation, now
+        self.pid, self.incarnation, self.mark, self.born_at = pid, birth.incarnation, birth.mark, now
         self.ready = self.leaving = self.flushing = False
         self.start_at = self.kill_at = None
         self.killed = ""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable
+from itertools import count
 
+from framework import orphans
 from framework.events import ProcessExited, ProcessStarted
 from framework.scoreboard import GONE, LEAVING, PLANNED, RowState, before_deadline, process_start
 from framework.signals import poke
@@ -40,7 +42,9 @@ class Restarts:
         self._budget = Budget(tree.options.restart_budget, tree.options.restart_window)
         self._renewing: list[tuple[Place, str]] = []  # and the life that shall end
         self._oom_kills = platform.oom_kills()
-        self._strangers_allowed = platform.children()
+        self._name = orphans.tree_of(tree.board)
+        self._births = count(1)
+        self._ended: set[int] = set()  # orphans that were killed at the last look: they may not be reaped yet
 
     # --- births -----------------------------------------------------------------------------------------------------
 
@@ -54,7 +58,8 @@ class Restarts:
     def _start(self, place: Place, now: float) -> None:
         tree, spec = self._tree, place.spec
         incarnation = f"{spec.index:x}-{secrets.token_hex(8)}"
-        birth = Birth(spec.name, spec.index, incarnation, os.getpid(), self._waker, self._poke_reader)
+        mark = orphans.mark_of(self._name, next(self._births))
+        birth = Birth(spec.name, spec.index, incarnation, os.getpid(), self._waker, self._poke_reader, mark)
         tree.board.occupy(spec.index, incarnation)
         try:
             pid = self._start_child(spec, birth)
@@ -63,7 +68,7 @@ class Restarts:
             tree.note(f"{spec.name} cannot be started: {error}", "error")
             return
         tree.board.set_pid(spec.index, pid, process_start(pid))
-        place.begin(pid, incarnation, now)
+        place.begin(pid, birth, now)
         tree.emit(ProcessStarted(spec.name, pid))
 
     def renew(self) -> None:
@@ -102,20 +107,26 @@ class Restarts:
             busy = self._tree.board.busy_rows(place.spec.index) if place else []
             code = children.reap(pid)
             if place is not None:
-                died = True
                 self._bury(place, pid, code, busy, now)
-        if died:
-            known = {place.pid for place in self._tree.places if place.pid is not None}
-            strangers = children.kill_strangers(known | self._strangers_allowed)
-            if strangers:
-                self._tree.note(
-                    f"killed {len(strangers)} processes that a dead worker left behind: {strangers}", "warning"
-                )
-            poke(self._poke)
+                poke(self._poke)
+            died = True
+        if died:  # also an orphan, whose own children come to us now
+            self._end_orphans()
 
-    def kill_strangers(self) -> None:
-        """Kills what the children left behind, once none of them lives."""
-        children.kill_strangers(self._strangers_allowed)
+    def _end_orphans(self) -> None:
+        """Kill what the dead have left: we have adopted it. The orphans of those who live are theirs."""
+        living = [place for place in self._tree.places if place.pid is not None]
+        adopted = platform.children() - {place.pid for place in living if place.pid is not None}
+        found = orphans.orphans_of(self._name, adopted, {place.mark for place in living})
+        orphans.end(self._name, found)
+        if found - self._ended:
+            text = f"killed {len(found)} processes that a dead worker left behind: {sorted(found)}"
+            self._tree.note(text, "warning")
+        self._ended = found
+
+    def end_all_orphans(self) -> None:
+        """Kill what the children left behind, once none of them lives."""
+        orphans.kill(self._name)
 
     def _bury(self, place: Place, pid: int, code: int, busy: list[RowState], now: float) -> None:
         tree = self._tree

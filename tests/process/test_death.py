@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 from tests.process.torture import Task, Torture
 from tests.process.tree import Tree, alive
@@ -129,6 +130,46 @@ def test_what_a_dead_worker_forked_dies_with_it_even_outside_its_group(tree: Tre
     pids = [int(line.split()[1]) for line in tree.wait_ledger("child ", 2)]
     tree.wait(lambda: not any(alive(pid) for pid in pids), "the children's end")
     assert tree.stop() == 0
+
+
+def test_what_a_dead_worker_left_dies_and_what_others_started_lives(tree: Tree) -> None:
+    """Daemons without any environment: one of each worker; and one of a helper that the entrypoint had started."""
+    entrypoint = tree.place / "entrypoint"
+    late = '(sleep 0.5; sleep 600 & echo "child $!" >> "$LEDGER"; exec sleep 600)'
+    entrypoint.write_text(f'#!/bin/sh\n{late} &\necho "child $!" >> "$LEDGER"\nexec "$@"\n')
+    entrypoint.chmod(0o700)
+    tree.start(command=str(entrypoint), WORKER_QUEUES__SYNC__WORKERS="1")
+    helper, helpers_child = (int(line.split()[1]) for line in tree.wait_ledger("child ", 2))
+    os.kill(helper, signal.SIGKILL)  # what it has started comes to the supervisor
+    pids = {}
+    for queue, do in ((Torture.sync, "daemon"), (Torture.sync, "clean_child"), (Torture.many, "daemon")):
+        tree.enqueue(queue, Task(do=do, key=f"{queue.name}-{do}"))
+        tree.wait_ledger(f"end {queue.name}-{do}")
+        pids[queue.name, do] = int(tree.wait_ledger("child ", 3 + len(pids))[-1].split()[1])
+    os.kill(tree.pid("sync/0"), signal.SIGKILL)
+    tree.wait(lambda: not any(alive(pid) for (queue, _), pid in pids.items() if queue == "sync"), "their end")
+    tree.wait_event("process_ready", 2, slot="sync/0")
+    assert alive(pids["many", "daemon"]), "its worker lives"
+    assert alive(helpers_child), "no worker has started it"
+    assert tree.stop() == 0
+    assert not alive(pids["many", "daemon"])
+    assert alive(helpers_child)
+
+
+def test_forks_of_a_handler_do_not_hold_the_lock_of_their_tree(tree: Tree) -> None:
+    """It says that something of the tree still lives: the next supervisor would take another number."""
+    tree.start("--queue", "sync", WORKER_QUEUES__SYNC__WORKERS="1")
+    tree.enqueue(Torture.sync, Task(do="forked_child", key="f"))
+    [line] = tree.wait_ledger("child ")
+    lock = str(tree.root / "instances" / "0.lock")
+    assert lock in opened(tree.pid("sync/0")), "what a worker holds"
+    assert lock not in opened(int(line.split()[1]))
+    assert tree.stop() == 0
+
+
+def opened(pid: int) -> set[str]:
+    links = (Path(f"/proc/{pid}/fd") / entry for entry in os.listdir(f"/proc/{pid}/fd"))
+    return {os.readlink(link) for link in links if link.is_symlink()}
 
 
 def test_a_forked_child_does_not_keep_its_dead_parents_claims(tree: Tree) -> None:

@@ -15,10 +15,10 @@ def children(tree: Tree) -> list[int]:
 
 def test_what_handlers_started_ends_with_a_tree_that_lost_its_supervisor(tree: Tree) -> None:
     tree.start("--queue", "sync", WORKER_DRAIN="3")
-    for do in ("child", "escaped_child", "forked_child"):
+    for do in ("child", "escaped_child", "forked_child", "clean_child", "daemon"):
         tree.enqueue(Torture.sync, Task(do=do, key=do))
-    tree.wait_ledger("end ", 3)
-    assert len(children(tree)) == 3
+    tree.wait_ledger("end ", 5)
+    tree.wait_ledger("child ", 5)
     tree.slots()
     tree.signal(signal.SIGKILL)
     tree.wait(lambda: not any(alive(pid, start) for pid, start in tree.pids), "nothing left of the tree")

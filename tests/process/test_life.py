@@ -82,6 +82,18 @@ def test_sighup_renews_every_process_one_by_one(tree: Tree) -> None:
     assert tree.stop() == 0
 
 
+def test_a_worker_that_does_not_leave_when_it_is_renewed_is_killed_uncharged(tree: Tree) -> None:
+    tree.start("--queue", "sync", WORKER_DRAIN="1", WORKER_QUEUES__SYNC__TIMEOUT="60", WORKER_QUEUES__SYNC__WORKERS="1")
+    tree.enqueue(Torture.sync, Task(do="ignore_term", key="deaf", until=1))
+    tree.wait_ledger("start deaf 1")
+    tree.signal(signal.SIGHUP)
+    assert tree.wait_event("process_killed")["slot"] == "sync/0"
+    tree.wait_ledger("start deaf 1", 2)
+    assert tree.events("attempt_lost", reason="worker_lost") == []
+    tree.signal(signal.SIGTERM)
+    assert tree.exit_code() == 5  # it is deaf again
+
+
 def test_sigusr1_dumps_the_stacks_of_all_processes(tree: Tree) -> None:
     tree.enqueue(Torture.sync, Task(do="sleep", seconds=0.9, key="k"))
     tree.start()

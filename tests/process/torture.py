@@ -17,7 +17,7 @@ from framework import Context, DeadLetter, Queue, RetryPolicy, Snooze, WorkerApp
 
 Act = Literal[
     "ok", "fail", "sleep", "abort", "exit", "hang", "swallow", "leak", "child", "escaped_child", "hold_gil",
-    "ignore_term", "block_loop", "steps", "snooze_when_draining", "fork", "forked_child",
+    "ignore_term", "block_loop", "steps", "clean_child", "daemon", "snooze_when_draining", "fork", "forked_child",
 ]  # fmt: skip
 
 
@@ -48,6 +48,18 @@ def start_child(*, escaped: bool) -> None:
     code = "import time; time.sleep(600)"
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=escaped)
     note(f"child {process.pid}")
+
+
+def start_daemon() -> None:
+    """Twice forked, in a session of its own, with a cleaned environment: its parent is gone at once."""
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        if os.fork() == 0:
+            note(f"child {os.getpid()}")
+            os.execve("/bin/sleep", ["sleep", "600"], {})
+        os._exit(0)
+    os.waitpid(pid, 0)
 
 
 def misbehave(task: Task, ctx: Context) -> None:
@@ -84,6 +96,11 @@ def misbehave(task: Task, ctx: Context) -> None:
             while not ctx.should_stop:
                 time.sleep(0.01)
             raise Snooze()
+        case "clean_child":  # nothing of ours in its environment, and out of the group
+            child = subprocess.Popen(["sleep", "600"], env={"PATH": "/usr/bin:/bin"}, start_new_session=True)
+            note(f"child {child.pid}")
+        case "daemon":
+            start_daemon()
         case "fork":
             if os.fork() == 0:
                 time.sleep(600)

@@ -16,7 +16,7 @@ from framework import Settings, WorkerApp
 from framework.runner.place import Place as RunnerPlace
 from framework.scoreboard import EXIT_REASONS, PLANNED, RowState, Scoreboard, Verdict
 from framework.supervisor import platform
-from framework.supervisor.children import FAILED_TO_START, ChildSpec
+from framework.supervisor.children import FAILED_TO_START, Birth, ChildSpec
 from framework.supervisor.instance import Instance, Leadership
 from framework.supervisor.notify import Notifier
 from framework.supervisor.place import Place, describe_exit, exit_reason
@@ -24,9 +24,13 @@ from framework.supervisor.policy import MOST, Backoff, Budget
 from framework.supervisor.watch import overdue
 
 
+def a_birth(incarnation: str) -> Birth:
+    return Birth("q/0", 1, incarnation, 1, 0, 0, 7)
+
+
 def a_place(**state: object) -> Place:
     place = Place(ChildSpec("q/0", 1, lambda birth: 0))
-    place.begin(100, "1-a", 5.0)
+    place.begin(100, a_birth("1-a"), 5.0)
     for name, value in state.items():
         setattr(place, name, value)
     return place
@@ -158,7 +162,7 @@ def test_a_new_life_forgets_the_old_one() -> None:
     place = a_place(ready=True, leaving=True, kill_at=9.0, killed="stuck", start_at=3.0)
     place.end()
     assert (place.pid, place.kill_at, place.killed) == (None, None, "stuck")
-    place.begin(101, "1-b", 7.0)
+    place.begin(101, a_birth("1-b"), 7.0)
     assert (place.pid, place.incarnation, place.born_at, place.ready, place.leaving) == (101, "1-b", 7.0, False, False)
     assert (place.kill_at, place.killed, place.start_at) == (None, "", None)
 

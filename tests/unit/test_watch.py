@@ -14,7 +14,7 @@ from framework.events import Event, ProcessKilled, SupervisorNote
 from framework.scoreboard import READY, Scoreboard
 from framework.standstill import Standstill
 from framework.supervisor import SupervisorOptions
-from framework.supervisor.children import ChildSpec
+from framework.supervisor.children import Birth, ChildSpec
 from framework.supervisor.drain import Drain
 from framework.supervisor.notify import Notifier
 from framework.supervisor.tree import TURN, Tree
@@ -40,7 +40,8 @@ class Desk:
         self.now = START
         for index, process in enumerate(self.processes):
             self.board.occupy(index, f"life-{index}")
-            self.tree.places[index].begin(process.pid, f"life-{index}", START)
+            birth = Birth(NAMES[index], index, f"life-{index}", 1, 0, 0, index)
+            self.tree.places[index].begin(process.pid, birth, START)
             self.beat(index, ready=True)
 
     def beat(self, *indices: int, ready: bool = False) -> None:

@@ -1,0 +1,87 @@
+"""Which processes descend from the children of a supervisor, and their end once those are dead.
+
+Each child wears a mark: the soft limit of file locks (RLIMIT_LOCKS). Linux has not enforced it since 2.4.25, and still
+hands it down to every descendant, through fork, exec, a cleaned environment, a session of its own and a pid namespace;
+everybody may read it in /proc. Groups, sessions, parents and variables each lose one of those. What other children of
+the supervisor start (an entrypoint's helper) does not wear it.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from collections.abc import Iterable
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+
+from framework.scoreboard import Scoreboard
+
+_LOCKS = 10  # RLIMIT_LOCKS, which the module `resource` does not name
+_LIFE_BITS = 20
+_ROUNDS = 5  # of looking and killing: what dies may have forked meanwhile
+
+
+def tree_of(board: Scoreboard) -> str:
+    """A name that no other tree has: pids alone repeat, between containers even at the same tick of the clock."""
+    return f"{os.stat(board.path).st_ino:x}-{board.supervisor}"
+
+
+def mark_of(tree: str, life: int) -> int:
+    """Return the mark of a child of this tree: its `life` is one of a million, counted from 1."""
+    return _tree_bits(tree) << _LIFE_BITS | life % (1 << _LIFE_BITS)
+
+
+def wear(mark: int) -> None:
+    """Mark this process and all that will descend from it. Where that cannot be, its orphans are not found."""
+    with suppress(OSError, ValueError):
+        resource.setrlimit(_LOCKS, (mark, resource.getrlimit(_LOCKS)[1]))
+
+
+def orphans_of(tree: str, pids: Iterable[int], living: set[int]) -> set[int]:
+    """Return those of the pids that descend from children of the tree whose marks are not among the living."""
+    wanted = _tree_bits(tree)
+    marks = {pid: _mark_on(pid) for pid in pids}
+    return {pid for pid, mark in marks.items() if mark >> _LIFE_BITS == wanted and mark not in living}
+
+
+def kill(tree: str) -> list[int]:
+    """Kill everything that wears a mark of the tree, but this process; return the pids."""
+    killed: set[int] = set()
+    for _ in range(_ROUNDS):
+        found = orphans_of(tree, _everybody(), set()) - killed
+        end(tree, found)
+        if not found:
+            break
+        killed |= found
+    return sorted(killed)
+
+
+def end(tree: str, pids: Iterable[int]) -> None:
+    """Send SIGKILL to each that wears a mark of the tree at this moment: a pid may have been reused since the look."""
+    for pid in pids:
+        if pid > 1 and _mark_on(pid) >> _LIFE_BITS == _tree_bits(tree):
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _tree_bits(tree: str) -> int:
+    return int.from_bytes(blake2b(tree.encode(), digest_size=5).digest()) | 1  # never 0
+
+
+def _everybody() -> set[int]:
+    try:
+        return {int(entry) for entry in os.listdir("/proc") if entry.isdigit()} - {os.getpid()}
+    except OSError:
+        return set()
+
+
+def _mark_on(pid: int) -> int:
+    """Return the mark that a process wears; 0 = none, or it is gone."""
+    try:
+        limits = Path(f"/proc/{pid}/limits").read_bytes()
+    except OSError:
+        return 0
+    soft = limits.partition(b"Max file locks")[2].split(maxsplit=1)[:1]
+    return int(soft[0]) if soft and soft[0].isdigit() else 0
