@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from framework.cli.service import MODULE_HELP, load_service, refuse_memory, take
@@ -21,12 +23,13 @@ def run(given: tuple[str, ...], queues: tuple[str, ...]) -> int:
     """
     (module,) = take(given)
     lean.import_structlog()
+    here = os.getcwd()  # the import may change it
     plugins.try_all()
     service = load_service(module)
     names = [service.queue(name).name for name in queues]
     refuse_memory(service.settings)
     from framework import runner  # brings OpenTelemetry along
 
-    code = runner.run(service.app, service.settings, names or None)
+    code = runner.run(service.app, service.settings, names or None, target=module, here=here)
     runner.end_threads(code)  # those that the import of the service started
     return code

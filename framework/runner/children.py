@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from functools import partial
 from typing import Any
 
 from framework.runner import lives
+from framework.runner.code import declared
 from framework.runner.place import Place
 from framework.scoreboard import EXPORTER, MAINTENANCE, Scoreboard
 from framework.supervisor import Birth, ChildSpec
 
 
-def specs(place: Place, board: Scoreboard) -> list[ChildSpec]:
-    """Every child, by its index on the board."""
-    argv = partial(_argv, place, board)
+def specs(place: Place, board: Scoreboard, code: int = -1) -> list[ChildSpec]:
+    """Every child, by its index on the board.
+
+    Args:
+        code: descriptor of what the supervisor has loaded, for fresh interpreters.
+    """
+    argv = partial(_argv, place, board, code)
     maintain = partial(lives.maintain, place, board=board)
     found = [ChildSpec(MAINTENANCE, 0, maintain, last=True, argv=argv)]
     for slot, name, number in place.workers:
@@ -27,11 +33,15 @@ def specs(place: Place, board: Scoreboard) -> list[ChildSpec]:
     return found
 
 
-def _argv(place: Place, board: Scoreboard, birth: Birth) -> list[str]:
-    """The command of an interpreter that lives the same life."""
+def _argv(place: Place, board: Scoreboard, code: int, birth: Birth) -> list[str]:
+    """The command of an interpreter that lives the same life: with the flags of this one, and nothing of the working
+    directory before the framework itself is imported."""
     instance, rings = place.instance, place.rings
     life: dict[str, Any] = {
-        "app": f"{place.app.__module__}:{place.app.__qualname__}",
+        "app": place.app.__name__,
+        "target": place.target,
+        "declares": declared(place.app),
+        "code": code,
         "queues": place.served,
         "system": place.system,
         "instance": (instance.number, instance.descriptor, str(instance.board_path)),
@@ -40,4 +50,5 @@ def _argv(place: Place, board: Scoreboard, birth: Birth) -> list[str]:
         "rings": rings and (rings.run, rings.number, rings.mark, rings.slots),
         "birth": {name: getattr(birth, name) for name in Birth.__slots__},
     }
-    return [sys.executable, "-m", "framework.runner.spawned", json.dumps(life)]
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return [sys.executable, *flags, "-P", "-m", "framework.runner.spawned", json.dumps(life)]

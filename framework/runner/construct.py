@@ -11,8 +11,8 @@ from contextlib import suppress
 from framework import orphans
 from framework.app import WorkerApp
 from framework.errors import WorkerError
+from framework.exceptions import describe
 from framework.loading import innermost
-from framework.outcome import describe
 from framework.supervisor import die_with_parent, threads
 
 _MOST = 4000  # bytes of a message

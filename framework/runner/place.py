@@ -30,6 +30,8 @@ class Place:
         instance: the number of this supervisor among those of the same store, and its lock.
         reserve: room kept back for a start on a full disk; the supervisor's.
         leader_path: the lock of one leader per app: it can observe only the queues that it knows.
+        target: MODULE or MODULE:NAME, as it was given on the command line.
+        here: the working directory at that moment.
         rings: telemetry's; None: it does not outlive a process.
         waited_for: lives of whose end the supervisor had time to write.
     """
@@ -41,6 +43,8 @@ class Place:
     system: str
     instance: Instance
     leader_path: Path
+    target: str
+    here: str
     reserve: Reserve | None = None
     rings: Any = None
     waited_for: set[str] = field(default_factory=set)

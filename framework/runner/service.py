@@ -5,14 +5,16 @@ from __future__ import annotations
 import gc
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from framework.app import WorkerApp
-from framework.broker import shown
+from framework.broker import Broker, shown
 from framework.connecting import warnings_of
 from framework.errors import EngineError, UsageError
 from framework.events import Bus, Event, SupervisorNote
 from framework.queues import QueueOptions
 from framework.runner.children import specs
+from framework.runner.code import LoadedCode
 from framework.runner.construct import try_constructor
 from framework.runner.place import Place, directory_of, unopened
 from framework.runner.resolving import remarks, resolve
@@ -24,11 +26,15 @@ from framework.telemetry import ProcessIdentity, Role, environment_of, prepare_r
 Say = Callable[[Event], None]
 
 
-def run(app: type[WorkerApp], settings: Settings, queues: Sequence[str] | None = None) -> int:
+def run(
+    app: type[WorkerApp], settings: Settings, queues: Sequence[str] | None = None, *, target: str, here: str
+) -> int:
     """Runs a service until it is told to stop; returns the exit code.
 
     Args:
         queues: names of the queues to serve; None = all that have a handler.
+        target: MODULE or MODULE:NAME where the app was found; fresh interpreters look there.
+        here: the working directory when it was found.
 
     Raises:
         WorkerError: found before anything was started.
@@ -39,7 +45,9 @@ def run(app: type[WorkerApp], settings: Settings, queues: Sequence[str] | None =
         raise UsageError(f"{app.__name__} has nothing to run: no queue with a handler and workers above 0")
     try_constructor(app, settings.ready_within)
     say = Bus(start(ProcessIdentity(app.__name__, "supervisor", "supervisor", 0, ""), settings).subscribe).emit
-    place, board, warnings = _take_place(app, settings, options, served, say)
+    make = partial(Place, app, settings, options, served, target=target, here=here)
+    workers = sum(options[name].workers for name in served)
+    place, board, warnings = _take_place(make, unopened(settings, f"s{secrets.token_hex(8)}"), workers, say)
     for text in [*warnings, *remarks(app)]:
         say(SupervisorNote(text, "warning"))
     if not IS_LINUX:
@@ -68,16 +76,14 @@ def _served(app: type[WorkerApp], options: dict[str, QueueOptions], wanted: Sequ
     return [name for name in handled if name in wanted]
 
 
-def _take_place(
-    app: type[WorkerApp], settings: Settings, options: dict[str, QueueOptions], served: list[str], say: Say
-) -> tuple[Place, Scoreboard, list[str]]:
+def _take_place(make: partial[Place], broker: Broker, workers: int, say: Say) -> tuple[Place, Scoreboard, list[str]]:
     """A number among the supervisors of this store, its rings, and a fresh board; and what the engine warns of.
 
     The engine is opened once and let go of: what is wrong with it shows before anything is forked.
     """
-    broker = unopened(settings, f"s{secrets.token_hex(8)}")
+    app, options = make.args[0], make.args[2]
     directory = directory_of(broker, app.__name__)
-    reserve = Reserve(directory / "run" / "reserve", sum(options[name].workers for name in served) + 1)
+    reserve = Reserve(directory / "run" / "reserve", workers + 1)
     has_room = reserve.has_room()
     if not has_room:
         said = "started on the room kept back for this" if reserve.release() else "no room was kept back"
@@ -92,7 +98,7 @@ def _take_place(
     except OSError as error:
         raise EngineError(f"{directory} cannot be used: {error}") from error
     leader_path = directory / f"leader.{app.__name__}.lock"
-    place = Place(app, settings, options, served, system, instance, leader_path, reserve)
+    place = make(system=system, instance=instance, leader_path=leader_path, reserve=reserve)
     board = _make_board(place, say)
     if has_room:
         reserve.fill()
@@ -132,8 +138,12 @@ def _supervisor(place: Place, board: Scoreboard, say: Say) -> Supervisor:
     )
     if _can_fork(settings, say):
         return Supervisor(specs(place, board), board, options, say, lost=place.instance.lost)
-    start = spawn(keep=[place.instance.descriptor], environ=lambda birth: _environ(place, birth))
-    return Supervisor(specs(place, board), board, options, say, start=start, lost=place.instance.lost)
+    loaded = LoadedCode.now()
+    code = loaded.handed_over()
+    start = spawn(keep=[place.instance.descriptor, code], here=place.here, environ=lambda birth: _environ(place, birth))
+    return Supervisor(
+        specs(place, board, code), board, options, say, start=start, may_renew=loaded.changed, lost=place.instance.lost
+    )
 
 
 def _environ(place: Place, birth: Birth) -> Mapping[str, str]:

@@ -7,16 +7,21 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
+from framework.errors import WorkerError
+from framework.events import Bus, ServiceMistake
+from framework.exceptions import describe
 from framework.loading import load_app
 from framework.runner.children import specs
+from framework.runner.code import LoadedCode, declared
 from framework.runner.leaving import exit_after
 from framework.runner.place import Place
 from framework.runner.resolving import resolve
 from framework.scoreboard import Scoreboard
 from framework.settings import load_settings
-from framework.supervisor import Birth, Instance, enter_spawned
-from framework.telemetry import rings_from
+from framework.supervisor import FAILED_TO_START, Birth, Instance, enter_spawned
+from framework.telemetry import ProcessIdentity, rings_from, start
 
 
 def main() -> None:
@@ -25,11 +30,28 @@ def main() -> None:
     birth = Birth(**life["birth"])
     if not enter_spawned(birth):
         return
-    number, lock, board_path = life["instance"]
+    _, lock, _ = life["instance"]
     for descriptor in (birth.waker, birth.poke, lock):
         os.set_inheritable(descriptor, False)  # exec needed it; what a handler starts must not keep them
-    app, settings = load_app(life["app"]), load_settings()
-    place = Place(
+    code = LoadedCode.received(life["code"])
+    try:
+        place = _place(life)
+        mistake = "" if declared(place.app) == life["declares"] else _other_app(life, place)
+    except WorkerError as error:
+        mistake = str(error)
+    except BaseException as error:  # also sys.exit() in the service's import: this process never was a worker
+        mistake = f"{life['target']} cannot be imported: {type(error).__name__}: {describe(error)[0]}"
+    mistake = code.changed() or mistake
+    if mistake:
+        _refuse(life, birth, mistake)
+    exit_code = specs(place, Scoreboard.open(Path(life["board"])))[birth.index].run(birth)
+    exit_after(lambda: None, exit_code)  # sys.exit would wait for the threads that the service's import started
+
+
+def _place(life: dict[str, Any]) -> Place:
+    number, lock, board_path = life["instance"]
+    app, settings = load_app(life["target"]), load_settings()
+    return Place(
         app,
         settings,
         options=resolve(app, settings),
@@ -37,10 +59,29 @@ def main() -> None:
         system=life["system"],
         instance=Instance(number, lock, Path(board_path)),
         leader_path=Path(life["leader"]),
+        target=life["target"],
+        here=os.getcwd(),
         rings=rings_from(*life["rings"]) if life["rings"] else None,
     )
-    code = specs(place, Scoreboard.open(Path(life["board"])))[birth.index].run(birth)
-    exit_after(lambda: None, code)  # sys.exit would wait for the threads that the service's import started
+
+
+def _other_app(life: dict[str, Any], place: Place) -> str:
+    return (
+        f"{life['target']} declares {', '.join(declared(place.app))} in this process and "
+        f"{', '.join(life['declares'])} in the supervisor: it must declare the same at every import"
+    )
+
+
+def _refuse(life: dict[str, Any], birth: Birth, mistake: str) -> None:
+    """Says in one line why this process will not work, and ends, whatever threads the import has started."""
+    try:
+        identity = ProcessIdentity(life["app"], "supervisor", birth.name, life["instance"][0], life["system"])
+        Bus(start(identity, load_settings()).subscribe).emit(
+            ServiceMistake(birth.name, f"{birth.name} cannot start: {mistake}")
+        )
+        sys.stdout.flush()
+    finally:
+        os._exit(FAILED_TO_START)
 
 
 if __name__ == "__main__":

@@ -82,12 +82,13 @@ def fork(spec: ChildSpec, birth: Birth) -> int:
 
 
 def spawn(
-    *, keep: Sequence[int], environ: Callable[[Birth], Mapping[str, str]] = lambda _: {}
+    *, keep: Sequence[int], here: str, environ: Callable[[Birth], Mapping[str, str]] = lambda _: {}
 ) -> Callable[[ChildSpec, Birth], int]:
     """A start function that makes fresh interpreters, for services whose import starts threads.
 
     Args:
         keep: descriptors that the child inherits besides those of its birth.
+        here: its working directory.
         environ: variables that a child has besides ours.
     """
 
@@ -99,6 +100,7 @@ def spawn(
                 spec.argv(birth),
                 pass_fds=[birth.waker, birth.poke, *keep],
                 process_group=0,
+                cwd=here,
                 restore_signals=False,
                 env={**os.environ, **environ(birth)},
             )

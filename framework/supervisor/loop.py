@@ -35,6 +35,7 @@ class Supervisor:
         emit: takes the events.
         start: starts a child and returns its pid; `children.fork` unless the service's import made threads.
         lost: says why the engine's directory is not the one where the tree was started; empty = it is.
+        may_renew: why the processes cannot be renewed now; empty = they can.
     """
 
     def __init__(
@@ -45,10 +46,12 @@ class Supervisor:
         emit: Callable[[Event], None],
         *,
         start: Callable[[ChildSpec, Birth], int] = children.fork,
+        may_renew: Callable[[], str] = str,
         lost: Callable[[], str] = str,
     ) -> None:
         self._tree = Tree(specs, board, options, emit)
         self._start_child = start
+        self._may_renew = may_renew
         self._lost = lost
         self._notifier = Notifier()
         self._drain = Drain(self._tree, self._notifier)
@@ -115,8 +118,11 @@ class Supervisor:
             else:
                 self._drain.begin(number.name)
         elif number == signal.SIGHUP and not tree.draining:
-            tree.note("SIGHUP: renewing the processes one by one (the code stays the one that was loaded)")
-            self._restarts.renew()
+            if why := self._may_renew():
+                tree.note(f"SIGHUP is refused: {why}", "error")
+            else:
+                tree.note("SIGHUP: renewing the processes one by one (the code stays the one that was loaded)")
+                self._restarts.renew()
         elif number == signal.SIGUSR1:
             faulthandler.dump_traceback(all_threads=True)
             self._to_dump = [place for place in tree.places if place.ready]
