@@ -10,6 +10,7 @@ from framework.codec import codec_for
 from framework.errors import DeclarationError, SettingsError
 from framework.queues import Queue, QueueOptions
 from framework.runner.construct import try_constructor
+from framework.runner.patched import refuse_patched
 from framework.settings import Settings, check_queue_names, unknown_variables
 
 
@@ -49,6 +50,7 @@ def _check_payload(queue: Queue[Any]) -> None:
 
 def check(app: type[WorkerApp], settings: Settings) -> list[str]:
     """Everything that can be found wrong without running: raises the first error, returns the warnings."""
+    refuse_patched(app)
     resolve(app, settings)
     try_constructor(app, settings.ready_within)
     return remarks(app)

@@ -16,6 +16,7 @@ from framework.queues import QueueOptions
 from framework.runner.children import specs
 from framework.runner.code import LoadedCode
 from framework.runner.construct import try_constructor
+from framework.runner.patched import refuse_patched
 from framework.runner.place import Place, directory_of, unopened
 from framework.runner.resolving import remarks, resolve
 from framework.scoreboard import EXPORTER, MAINTENANCE, Scoreboard
@@ -39,6 +40,7 @@ def run(
     Raises:
         WorkerError: found before anything was started.
     """
+    refuse_patched(app)
     options = resolve(app, settings)
     served = _served(app, options, queues)
     if not any(options[name].workers for name in served):
