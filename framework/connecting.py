@@ -25,7 +25,8 @@ from framework.settings import Settings, load_settings
 
 log = logging.getLogger("framework")
 
-_lock = threading.Lock()
+_lock = threading.RLock()
+_opening = False
 _current: tuple[int, Producer] | None = None
 
 
@@ -36,12 +37,27 @@ def process_producer(queue: Queue[Any]) -> Producer:
         return found[1]
     with _lock:
         if _current is None or _current[0] != os.getpid() or _current[1].closed:
-            try:
-                install(open_producer(load_settings()))
-            except (SettingsError, EngineError) as error:
-                raise EnqueueFailed(f"queue {queue.name!r}: not queued: {error}") from error
+            _open_for(queue)
         assert _current is not None
         return _current[1]
+
+
+def _open_for(queue: Queue[Any]) -> None:
+    """Opens this process's producer. Raises EnqueueFailed; also in a signal handler or finalizer that interrupts just
+    this: half of what it needs may be imported, and it cannot wait for the code that it has interrupted."""
+    global _opening
+    if _opening:
+        raise EnqueueFailed(
+            f"queue {queue.name!r}: not queued: this call interrupts the first enqueue of its process, which is just "
+            "opening the engine: enqueue once before, or use connect() at the start"
+        )
+    _opening = True
+    try:
+        install(open_producer(load_settings()))
+    except (SettingsError, EngineError) as error:
+        raise EnqueueFailed(f"queue {queue.name!r}: not queued: {error}") from error
+    finally:
+        _opening = False
 
 
 def install(producer: Producer) -> None:
@@ -97,9 +113,9 @@ def connect(app: type[WorkerApp], settings: Settings | None) -> Generator[None, 
 
 def _after_fork() -> None:
     """The child must not close what the parent still uses, nor wait for a lock that a vanished thread holds."""
-    global _lock, _current
-    _lock = threading.Lock()
-    _current = None
+    global _lock, _current, _opening
+    _lock = threading.RLock()
+    _current, _opening = None, False
 
 
 @atexit.register

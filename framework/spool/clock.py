@@ -57,12 +57,12 @@ class Clock:
         self.wall = wall
         self.boottime = boottime
         self._last = 0
-        self._lock = threading.Lock()
         flocks.in_child(self)
+        self.after_fork()
 
     def after_fork(self) -> None:
         """The lock may have been held by another thread."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may enqueue on top of a thread that holds it
 
     def now(self) -> int:
         """Stamp time in nanoseconds."""
@@ -70,9 +70,7 @@ class Clock:
 
     def stamp(self) -> str:
         """Later than every stamp that this process made before: 20 digits."""
-        with self._lock:
-            self._last = max(self.now(), self._last + 1)
-            return f"{self._last:0{_LENGTH}d}"
+        return self.stamps(1)[0]
 
     def stamps(self, count: int) -> list[str]:
         """So many at once, each later than the one before."""

@@ -9,11 +9,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from framework.spool import flocks
 from framework.spool.calls import HAS_SYNCFS, Calls
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -36,36 +34,30 @@ class Disk:
         self.fd = fd
         self.power = power
         self.forgetful = False
-        self._spare: int | None = None
-        self._lock = threading.Lock()
-        flocks.in_child(self)
+        self._spares: list[int] = []  # taken with pop: a signal handler may need one on top of a thread that does
         self.reserve()
 
     def reserve(self) -> None:
         """Keeps one descriptor back for the moment when there are no more."""
-        if self._spare is None:
-            with self._lock, contextlib.suppress(OSError):
-                if self._spare is None and self.fd >= 0:
-                    self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        if not self._spares and self.fd >= 0:  # threads that both come here keep two, which does no harm
+            with contextlib.suppress(OSError):
+                self._spares.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
     def _spend(self) -> bool:
-        """Gives the spare descriptor back to the process; False: there is none."""
-        with self._lock:
-            spare, self._spare = self._spare, None
-            if spare is not None:
-                os.close(spare)
-        return spare is not None
-
-    def after_fork(self) -> None:
-        """The lock may have been held by another thread."""
-        self._lock = threading.Lock()
+        """Gives a spare descriptor back to the process; False: there is none."""
+        try:
+            os.close(self._spares.pop())
+        except IndexError:
+            return False
+        return True
 
     def close(self) -> None:
         """Lets the root go. Idempotent."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-        self._spend()
+        while self._spend():
+            pass
 
     def open(self, path: str, flags: int) -> int:
         """A descriptor; the spare one where the process has no more. Raises OSError."""

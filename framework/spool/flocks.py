@@ -78,6 +78,12 @@ def take_within(calls: Calls, fd: int, seconds: float) -> bool:
     return True
 
 
+def release(calls: Calls, fd: int) -> None:
+    """Lets a lock go before its descriptor is closed."""
+    with contextlib.suppress(OSError):  # then closing does it
+        calls.flock(fd, fcntl.LOCK_UN)
+
+
 @contextmanager
 def opened(calls: Calls, path: str, flags: int, *, dir_fd: int) -> Iterator[int]:
     """A kept descriptor inside the block. Raises OSError."""

@@ -12,6 +12,7 @@ import contextlib
 import os
 import re
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from framework.spool.layout import QueueDir
 WAIT = 5.0  # seconds for the lock; it is held for one fsync
 ACK_WAIT = 1.0  # seconds; an ack has something else to do, and may leave the entry behind
 _TRIES = 50
+_open: dict[tuple[int, int, str], int] = {}  # descriptors by thread, descriptor of the root, and path
 _NEW = ".new"  # a link that is to replace an entry
 _ENTRY = re.compile(rf"[0-9a-f]{{32}}(?:{re.escape(_NEW)})?", re.ASCII)
 
@@ -54,11 +56,31 @@ def _digest(job_id: str) -> str:
 @contextmanager
 def locked(disk: Disk, path: str, *, wait: float | None = None) -> Iterator[None]:
     """Holds the lock of one `ids/<xx>`; waits `wait` seconds for it, or WAIT. Raises IdBusy, OSError."""
-    disk.mkdir(path)
-    with flocks.opened(disk.calls, path, DIRECTORY, dir_fd=disk.fd) as fd:
+    with _descriptor(disk, path) as fd:
         if not flocks.take_within(disk.calls, fd, WAIT if wait is None else wait):
             raise IdBusy(path)
         yield
+
+
+@contextmanager
+def _descriptor(disk: Disk, path: str) -> Iterator[int]:
+    """Yields a descriptor of one `ids/<xx>`, unlocked at the end.
+
+    A signal handler that enqueues on top of a thread that has one gets the same, and so its lock: it cannot wait for
+    what it interrupts, and is done before that goes on.
+    """
+    mine = (threading.get_ident(), disk.fd, path)
+    if mine in _open:
+        yield _open[mine]
+        return
+    disk.mkdir(path)
+    with flocks.opened(disk.calls, path, DIRECTORY, dir_fd=disk.fd) as fd:
+        _open[mine] = fd
+        try:
+            yield fd
+        finally:
+            flocks.release(disk.calls, fd)  # before it is forgotten
+            del _open[mine]
 
 
 def judge(disk: Disk, queue: QueueDir, job_id: str, recover: Callable[[str], Recovery]) -> Verdict:
@@ -158,3 +180,6 @@ def sweep(disk: Disk, path: str) -> int:
 def _is_stale(disk: Disk, path: str) -> bool:
     found = disk.stat(path)
     return found is not None and stat.S_ISREG(found.st_mode) and found.st_nlink < 2
+
+
+os.register_at_fork(after_in_child=_open.clear)  # those are the parent's threads

@@ -6,6 +6,7 @@ import threading
 import time
 
 from framework.errors import QueueFull
+from framework.spool import flocks
 from framework.spool.census import Census
 from framework.spool.clock import Clock
 from framework.spool.disk import Disk
@@ -25,10 +26,16 @@ class Limits:
         self._queue = queue
         self._clock = clock
         self._census = Census(disk, queue)
-        self._lock = threading.Lock()  # held while counting: the threads that wait want the same figure
         self._count = 0
         self._taken = -_MAX_FIGURE_AGE
         self._pushed = 0
+        flocks.in_child(self)
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """The lock may have been held by another thread."""
+        # Held while counting: the threads that wait want the same figure. A signal handler may come on top of it.
+        self._lock = threading.RLock()
 
     def admit(self, jobs: int, size: int) -> bool:
         """Lets so many jobs in; True: count again after the rename. Raises QueueFull, OSError.

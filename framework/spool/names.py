@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from functools import lru_cache
+from itertools import count, islice
 from typing import NamedTuple
 
 from framework.job import Job
@@ -151,20 +151,16 @@ class Tails:
     def after_fork(self) -> None:
         """Another producer from here on."""
         self._producer = os.urandom(4).hex()
-        self._counter = 0
-        self._lock = threading.Lock()  # a fork may have caught the old one locked
+        self._numbers = count(1)  # needs no lock, which a signal handler could find held by its own thread
 
     def next(self) -> str:
         """A tail that nobody else has."""
         return self.many(1)[0]
 
-    def many(self, count: int) -> list[str]:
+    def many(self, most: int) -> list[str]:
         """So many; one draw is enough to tell them from all others."""
-        with self._lock:
-            first = self._counter + 1
-            self._counter += count
         random = os.urandom(6).hex()
-        return [f"{self._producer}.{number:x}.{random}" for number in range(first, first + count)]
+        return [f"{self._producer}.{number:x}.{random}" for number in islice(self._numbers, most)]
 
 
 tails = Tails()

@@ -35,7 +35,7 @@ class Drops:
     """Items of telemetry that were lost, by signal; read by `worker.telemetry.dropped`."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a line that is lost in a signal handler may interrupt another one's count
         self._counts = dict.fromkeys(SIGNALS, 0)
 
     def add(self, signal: str, items: int = 1) -> None:

@@ -4,9 +4,11 @@ with a host's provider, and costs little where the host has none."""
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any, Final
 
 from opentelemetry import context as otel_context
@@ -20,6 +22,7 @@ from framework.telemetry import names
 from framework.telemetry.values import text_of
 
 log = logging.getLogger("framework.telemetry")
+_SDK = ("opentelemetry.sdk", "opentelemetry.exporter")
 
 
 class SendSpans:
@@ -46,6 +49,9 @@ class SendSpans:
             queue, job_id: where to, and which.
             size: bytes of the encoded payload.
         """
+        if _inside_sdk():
+            yield headers_of(trace.get_current_span())
+            return
         attributes = self._attributes(queue, "send") | {names.MESSAGE_ID: job_id, names.BODY_SIZE: size}
         span = self._start(f"send {queue}", SpanKind.PRODUCER, attributes)
         with self._timed(span, queue, 1):
@@ -54,6 +60,9 @@ class SendSpans:
     @contextmanager
     def many(self, queue: str, job_ids: Sequence[str]) -> Generator[list[dict[str, str]], None, None]:
         """A `create` span per job, and one `send` span, current inside, that links to them; gives the headers."""
+        if _inside_sdk():
+            yield [headers_of(trace.get_current_span())] * len(job_ids)
+            return
         created = self._create(queue, job_ids)
         links = [
             Link(context_of(span), {names.MESSAGE_ID: job_id})
@@ -146,6 +155,17 @@ def context_of(span: Span) -> SpanContext:
         return span.get_span_context()
     except Exception:
         return trace.INVALID_SPAN_CONTEXT
+def _inside_sdk() -> bool:
+    """Whether this call interrupts the SDK, in a signal handler or finalizer, or is made by a part of it.
+
+    Its locks are not reentrant: what holds one waits below us, and would wait for ever. Such a job goes without a span.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if str(frame.f_globals.get("__name__")).startswith(_SDK):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _failed_send(error: BaseException) -> dict[str, str]:
