@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
 
 import click
 
+from framework import stdio
 from framework.cli.alerts import alerts
 from framework.cli.check import check
 from framework.cli.dead import dead
 from framework.cli.doctor import doctor
 from framework.cli.enqueue import enqueue
 from framework.cli.health import health
-from framework.cli.output import fail
+from framework.cli.output import complain, fail
 from framework.cli.queues import queues
 from framework.cli.run import run
 from framework.errors import SettingsError, WorkerError
 from framework.settings import load_dotenv
 
 INTERRUPTED, BROKEN_PIPE = 130, 141  # as a shell says it of SIGINT and SIGPIPE
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)  # what a print can meet
 
 
 @click.group(
@@ -34,7 +37,7 @@ INTERRUPTED, BROKEN_PIPE = 130, 141  # as a shell says it of SIGINT and SIGPIPE
 def worker(ctx: click.Context) -> int:
     """Durable background jobs: run a service's workers, feed its queues, look after its dead letters."""
     if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help(), err=True)
+        complain(ctx.get_help())
         return 2
     return 0
 
@@ -51,6 +54,7 @@ worker.add_command(doctor)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code. Every error on purpose is one line on standard error."""
+    stdio.fill_closed()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # no character may keep a command from its end
@@ -59,10 +63,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         code = BROKEN_PIPE
-    except SystemExit as error:  # click, of a broken pipe
-        code = error.code if isinstance(error.code, int) else 1
-    if code in (BROKEN_PIPE, 1):
-        _let_go_of_stdout()
+    except SystemExit as error:  # click's answer to a broken pipe is a 1
+        code = error.code if isinstance(error.code, int) and error.code != 1 else BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in _UNWRITABLE or error.filename is not None:
+            raise
+        fail(f"standard output cannot be written: {error.strerror}")
+        code = 1
+    stdio.settle(None)
     return code
 
 
@@ -100,11 +108,3 @@ def _load_dotenv() -> None:
         load_dotenv()
     except (OSError, ValueError) as error:
         raise SettingsError(f".env in {os.getcwd()} cannot be read: {error}") from error
-
-
-def _let_go_of_stdout() -> None:
-    """What is left in its buffer has no reader: the interpreter must not complain of that at exit."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from framework.cli.output import hear_warnings, is_terminal, warn
+from framework.cli.output import complain, hear_warnings, is_terminal, warn
 from framework.cli.service import MODULE_HELP, load_service, refuse_memory, take
 from framework.errors import UsageError
 from framework.printable import escape
@@ -78,8 +78,6 @@ def _delays(delay: float, when: datetime | None) -> Callable[[], float]:
 def _enqueue_lines(queue: Queue[Any], options: QueueOptions, delay: Callable[[], float]) -> int:
     from framework.cli.jsonlines import LineFeed
 
-    if sys.stdin is None or sys.stdin.closed:
-        raise UsageError("standard input is closed: there are no lines to read")
     fd = sys.stdin.fileno()
     with _progress(fd, queue.name) as on_progress:
         # Escapes may take six times the room of what they stand for, and between the values there may be blanks.
@@ -88,7 +86,7 @@ def _enqueue_lines(queue: Queue[Any], options: QueueOptions, delay: Callable[[],
         try:
             feed.run(fd)
         except KeyboardInterrupt:
-            print(f"worker: interrupted, {feed.queued:,} jobs were queued", file=sys.stderr)
+            complain(f"worker: interrupted, {feed.queued:,} jobs were queued")
             raise
     print(f"queued {feed.queued} {'job' if feed.queued == 1 else 'jobs'} on {queue.name}")
     return 0

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, TextIO
@@ -71,14 +72,20 @@ def styled(text: str, code: int, stream: TextIO) -> str:
     return text if plain else f"\x1b[{code}m{text}\x1b[0m"
 
 
+def complain(text: str) -> None:
+    """Prints to standard error; where nobody can read that, the exit code has to do."""
+    with suppress(OSError):
+        print(text, file=sys.stderr)
+
+
 def warn(text: str) -> None:
     """One line on standard error."""
-    print(f"worker: {styled('warning:', 33, sys.stderr)} {one_line(hider(os.environ)(text))}", file=sys.stderr)
+    complain(f"worker: {styled('warning:', 33, sys.stderr)} {one_line(hider(os.environ)(text))}")
 
 
 def fail(text: str) -> None:
     """The one line on standard error with which a command gives up."""
-    print(f"worker: {styled('error:', 31, sys.stderr)} {one_line(hider(os.environ)(text))}", file=sys.stderr)
+    complain(f"worker: {styled('error:', 31, sys.stderr)} {one_line(hider(os.environ)(text))}")
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, empty: str = "") -> None:
