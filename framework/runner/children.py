@@ -47,6 +47,7 @@ def _argv(place: Place, board: Scoreboard, code: int, birth: Birth) -> list[str]
         "instance": (instance.number, instance.descriptor, str(instance.board_path)),
         "board": str(board.path),
         "leader": str(place.leader_path),
+        "stacks": place.stacks,
         "rings": rings and (rings.run, rings.number, rings.mark, rings.slots),
         "birth": {name: getattr(birth, name) for name in Birth.__slots__},
     }

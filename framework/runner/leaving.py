@@ -6,11 +6,13 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import sys
 import threading
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+
+from framework import stdio
+from framework.supervisor import FLUSH
 
 WITHIN = 1.2  # seconds; with what an event loop leaves, a process whose jobs are settled is gone within 2 s
 _imported_by = os.getpid()
@@ -60,7 +62,6 @@ def exit_after(last: Callable[[], None], code: int) -> None:
     """Ends the process without waiting for anything but a last call."""
     with suppress(BaseException):
         last()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(Exception):
-            stream.flush()
+    with suppress(BaseException):
+        stdio.flush(FLUSH)
     os._exit(code)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import faulthandler
-import io
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache, partial
 
 from framework import connecting
@@ -99,6 +99,14 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
 def maintain(place: Place, birth: Birth, board: Scoreboard) -> int:
     """In the maintenance process."""
     telemetry, bus = _begin(place, birth, "maintenance")
+    try:
+        return _maintain(place, birth, board, telemetry, bus)
+    except SystemExit as error:  # of the service: its constructor, its `on_failure`
+        _say_why(error, birth, bus)
+        raise
+
+
+def _maintain(place: Place, birth: Birth, board: Scoreboard, telemetry: Telemetry, bus: Bus) -> int:
     settings = place.settings
     try:
         broker = own_broker(place, birth.incarnation)
@@ -175,15 +183,22 @@ def export(place: Place, birth: Birth, board: Scoreboard) -> int:
 
 def _begin(place: Place, birth: Birth, role: Role) -> tuple[Telemetry, Bus]:
     signal.signal(signal.SIGUSR1, stacks)
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # what a handler prints must not wait for its process's end
+    faulthandler.register(signal.SIGUSR1, file=place.stacks, all_threads=True)
+    with suppress(AttributeError, OSError, ValueError):  # replaced, broken, closed by the service
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a print must not wait for the end
     os.register_at_fork(after_in_child=reset_in_child)
     place.instance.forget_in_forks()
     forget_parent()
     identity = ProcessIdentity(place.app.__name__, role, birth.name, place.instance.number, place.system)
     telemetry = start(identity, place.settings, place.rings)
     return telemetry, Bus(telemetry.subscribe)
+
+
+def _say_why(error: SystemExit, birth: Birth, bus: Bus) -> None:
+    """The text of `sys.exit("…")`, which the interpreter would print and a forked child does not."""
+    if error.code is not None and not isinstance(error.code, int):
+        message, _ = describe(error)
+        bus.emit(ServiceMistake(birth.name, f"{birth.name} exits: {message}"))
 
 
 def _say_goodbye(place: Place, birth: Birth, board: Scoreboard, telemetry: Telemetry, after: float) -> None:

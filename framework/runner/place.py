@@ -33,6 +33,7 @@ class Place:
         target: MODULE or MODULE:NAME, as it was given on the command line.
         here: the working directory at that moment.
         rings: telemetry's; None: it does not outlive a process.
+        stacks: descriptor of the file that takes the stacks of all processes.
         waited_for: lives of whose end the supervisor had time to write.
     """
 
@@ -47,6 +48,7 @@ class Place:
     here: str
     reserve: Reserve | None = None
     rings: Any = None
+    stacks: int = -1
     waited_for: set[str] = field(default_factory=set)
 
     @property

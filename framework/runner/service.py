@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from framework import stdio
 from framework.app import WorkerApp
 from framework.broker import Broker, shown
 from framework.connecting import warnings_of
@@ -21,10 +22,21 @@ from framework.runner.place import Place, directory_of, unopened
 from framework.runner.resolving import remarks, resolve
 from framework.scoreboard import EXPORTER, MAINTENANCE, Scoreboard
 from framework.settings import Settings
-from framework.supervisor import IS_LINUX, Birth, Instance, Reserve, Supervisor, SupervisorOptions, spawn, threads
-from framework.telemetry import ProcessIdentity, Role, environment_of, prepare_rings, start
+from framework.supervisor import (
+    IS_LINUX,
+    Birth,
+    Instance,
+    Reserve,
+    Stacks,
+    Supervisor,
+    SupervisorOptions,
+    spawn,
+    threads,
+)
+from framework.telemetry import ProcessIdentity, Role, Telemetry, environment_of, prepare_rings, start
 
 Say = Callable[[Event], None]
+FLUSH = 0.2  # seconds for the reader of what the import has printed
 
 
 def run(
@@ -46,7 +58,10 @@ def run(
     if not any(options[name].workers for name in served):
         raise UsageError(f"{app.__name__} has nothing to run: no queue with a handler and workers above 0")
     try_constructor(app, settings.ready_within)
-    say = Bus(start(ProcessIdentity(app.__name__, "supervisor", "supervisor", 0, ""), settings).subscribe).emit
+    stdio.fill_closed()  # the service's import may have closed some, and from here on files stay open
+    stdio.settle(FLUSH)  # what it has printed, once and not by every child
+    telemetry = start(ProcessIdentity(app.__name__, "supervisor", "supervisor", 0, ""), settings)
+    say = Bus(telemetry.subscribe).emit
     make = partial(Place, app, settings, options, served, target=target, here=here)
     workers = sum(options[name].workers for name in served)
     place, board, warnings = _take_place(make, unopened(settings, f"s{secrets.token_hex(8)}"), workers, say)
@@ -54,7 +69,7 @@ def run(
         say(SupervisorNote(text, "warning"))
     if not IS_LINUX:
         say(SupervisorNote("not Linux: fit for development; no promise after a power cut or a dead supervisor"))
-    supervisor = _supervisor(place, board, say)
+    supervisor = _supervisor(place, board, say, telemetry)
     where, number = shown(settings.broker_url), place.instance.number
     say(SupervisorNote(f"{app.__name__}: {len(place.workers)} workers on {where}, instance {number}"))
     gc.collect()
@@ -130,8 +145,10 @@ def _make_board(place: Place, say: Say) -> Scoreboard:
         return Scoreboard.in_memory(rows, app=app)
 
 
-def _supervisor(place: Place, board: Scoreboard, say: Say) -> Supervisor:
-    settings = place.settings
+def _supervisor(place: Place, board: Scoreboard, say: Say, telemetry: Telemetry) -> Supervisor:
+    settings, stacks = place.settings, Stacks()
+    place.stacks = stacks.fd
+    build = partial(Supervisor, stacks=stacks, idle=telemetry.say_lost, lost=place.instance.lost)
     options = SupervisorOptions(
         drain=settings.drain_seconds,
         restart_budget=settings.restart_budget,
@@ -139,13 +156,12 @@ def _supervisor(place: Place, board: Scoreboard, say: Say) -> Supervisor:
         ready_within=settings.ready_within,
     )
     if _can_fork(settings, say):
-        return Supervisor(specs(place, board), board, options, say, lost=place.instance.lost)
+        return build(specs(place, board), board, options, say)
     loaded = LoadedCode.now()
     code = loaded.handed_over()
-    start = spawn(keep=[place.instance.descriptor, code], here=place.here, environ=lambda birth: _environ(place, birth))
-    return Supervisor(
-        specs(place, board, code), board, options, say, start=start, may_renew=loaded.changed, lost=place.instance.lost
-    )
+    keep = [place.instance.descriptor, stacks.fd, code]
+    start = spawn(keep=keep, here=place.here, environ=lambda birth: _environ(place, birth))
+    return build(specs(place, board, code), board, options, say, start=start, may_renew=loaded.changed)
 
 
 def _environ(place: Place, birth: Birth) -> Mapping[str, str]:

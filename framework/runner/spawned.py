@@ -9,29 +9,29 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from framework import stdio
 from framework.errors import WorkerError
 from framework.events import Bus, ServiceMistake
 from framework.exceptions import describe
 from framework.loading import load_app
 from framework.runner.children import specs
 from framework.runner.code import LoadedCode, declared
-from framework.runner.leaving import exit_after
 from framework.runner.place import Place
 from framework.runner.resolving import resolve
 from framework.scoreboard import Scoreboard
 from framework.settings import load_settings
-from framework.supervisor import FAILED_TO_START, Birth, Instance, enter_spawned
+from framework.supervisor import FAILED_TO_START, Birth, Instance, end_with, enter_spawned
 from framework.telemetry import ProcessIdentity, rings_from, start
 
 
-def main() -> None:
-    """The life that `children` wrote down."""
+def main() -> int:
+    """The life that `children` wrote down; its exit code."""
     life = json.loads(sys.argv[1])
     birth = Birth(**life["birth"])
     if not enter_spawned(birth):
-        return
+        return 0
     _, lock, _ = life["instance"]
-    for descriptor in (birth.waker, birth.poke, lock):
+    for descriptor in (birth.waker, birth.poke, lock, life["stacks"]):
         os.set_inheritable(descriptor, False)  # exec needed it; what a handler starts must not keep them
     code = LoadedCode.received(life["code"])
     try:
@@ -44,8 +44,7 @@ def main() -> None:
     mistake = code.changed() or mistake
     if mistake:
         _refuse(life, birth, mistake)
-    exit_code = specs(place, Scoreboard.open(Path(life["board"])))[birth.index].run(birth)
-    exit_after(lambda: None, exit_code)  # sys.exit would wait for the threads that the service's import started
+    return specs(place, Scoreboard.open(Path(life["board"])))[birth.index].run(birth)
 
 
 def _place(life: dict[str, Any]) -> Place:
@@ -62,6 +61,7 @@ def _place(life: dict[str, Any]) -> Place:
         target=life["target"],
         here=os.getcwd(),
         rings=rings_from(*life["rings"]) if life["rings"] else None,
+        stacks=life["stacks"],
     )
 
 
@@ -85,4 +85,5 @@ def _refuse(life: dict[str, Any], birth: Birth, mistake: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    stdio.fill_closed()
+    end_with(main)  # sys.exit would wait for the threads that the service's import started

@@ -1,15 +1,26 @@
 """Processes only: starts, watches by the scoreboard, replaces what dies, stops in time. Knows nothing of jobs."""
 
-from framework.supervisor.children import FAILED_TO_START, Birth, ChildSpec, enter_spawned, spawn, unblock
+from framework.supervisor.children import (
+    FAILED_TO_START,
+    FLUSH,
+    Birth,
+    ChildSpec,
+    end_with,
+    enter_spawned,
+    spawn,
+    unblock,
+)
 from framework.supervisor.drain import LAST_GRACE
 from framework.supervisor.instance import Instance, Leadership
 from framework.supervisor.loop import Supervisor
 from framework.supervisor.platform import IS_LINUX, die_with_parent, threads
 from framework.supervisor.reserve import Reserve
+from framework.supervisor.stacks import Stacks
 from framework.supervisor.tree import SupervisorOptions
 
 __all__ = [
     "FAILED_TO_START",
+    "FLUSH",
     "IS_LINUX",
     "LAST_GRACE",
     "Birth",
@@ -17,9 +28,11 @@ __all__ = [
     "Instance",
     "Leadership",
     "Reserve",
+    "Stacks",
     "Supervisor",
     "SupervisorOptions",
     "die_with_parent",
+    "end_with",
     "enter_spawned",
     "spawn",
     "threads",

@@ -6,16 +6,19 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
-from framework import orphans
+from framework import orphans, stdio
+from framework.outlet import Outlet
 from framework.signals import reset_in_child
 from framework.supervisor import platform
 
 FAILED_TO_START = 78  # a child's exit code: its lifespan or engine failed before it was ready
+CRASHED = 70  # a child's exit code: an exception that nothing of ours expects
+FLUSH = 0.5  # seconds that a child gives, at its end, to the reader of what its handlers printed
 _ALL = signal.valid_signals()
 
 
@@ -73,7 +76,7 @@ def fork(spec: ChildSpec, birth: Birth) -> int:
     try:
         pid = os.fork()
         if pid == 0:
-            os._exit(_live(spec, birth))
+            end_with(lambda: _live(spec, birth))
         with contextlib.suppress(OSError):  # the child does it, too: whoever is first
             os.setpgid(pid, pid)
         return pid
@@ -125,24 +128,38 @@ def enter_spawned(birth: Birth) -> bool:
 
 
 def _live(spec: ChildSpec, birth: Birth) -> int:
-    """The child's whole life. Nothing escapes: the parent's stack lies below."""
-    code = 70
+    """Lives a forked child's whole life; returns its exit code."""
+    with contextlib.suppress(OSError):
+        os.setpgid(0, 0)
+    reset_in_child()
+    orphans.wear(birth.mark)
+    platform.die_with_parent(signal.SIGTERM)
+    return spec.run(birth) if os.getppid() == birth.supervisor else 0
+
+
+def end_with(life: Callable[[], int]) -> NoReturn:
+    """Ends this process with the exit code that a life returns or raises.
+
+    Nothing escapes: below a forked child's first frame lies its parent's stack. Two processes that both go on there
+    are two supervisors, and each of them replaces what the other one kills.
+    """
     try:
-        with contextlib.suppress(OSError):
-            os.setpgid(0, 0)
-        reset_in_child()
-        orphans.wear(birth.mark)
-        platform.die_with_parent(signal.SIGTERM)
-        code = spec.run(birth) if os.getppid() == birth.supervisor else 0
+        os._exit(_exit_code(life))
+    finally:  # whatever kept it from that: a broken descriptor, no memory, the exception of a signal handler
+        os._exit(CRASHED)
+
+
+def _exit_code(life: Callable[[], int]) -> int:
+    code: object = CRASHED
+    try:
+        code = life()
     except SystemExit as exit_:
         code = exit_.code if isinstance(exit_.code, int) else 1
     except BaseException:
-        traceback.print_exc()
+        Outlet(2).write(traceback.format_exc().encode("utf-8", "backslashreplace"))
     finally:
-        with contextlib.suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
-    return code
+        stdio.flush(FLUSH)
+    return code if isinstance(code, int) and 0 <= code <= 255 else CRASHED
 
 
 def unblock() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import signal
 import time
@@ -18,6 +17,7 @@ from framework.supervisor.drain import Drain
 from framework.supervisor.notify import Notifier
 from framework.supervisor.place import Place
 from framework.supervisor.restart import Restarts
+from framework.supervisor.stacks import Stacks
 from framework.supervisor.tree import TURN, SupervisorOptions, Tree
 from framework.supervisor.watch import Watch
 
@@ -33,6 +33,8 @@ class Supervisor:
         board: the scoreboard with a slot for each.
         options: times and budget.
         emit: takes the events.
+        stacks: takes the stacks of all processes.
+        idle: called at every turn.
         start: starts a child and returns its pid; `children.fork` unless the service's import made threads.
         lost: says why the engine's directory is not the one where the tree was started; empty = it is.
         may_renew: why the processes cannot be renewed now; empty = they can.
@@ -45,10 +47,14 @@ class Supervisor:
         options: SupervisorOptions,
         emit: Callable[[Event], None],
         *,
+        stacks: Stacks,
+        idle: Callable[[], None],
         start: Callable[[ChildSpec, Birth], int] = children.fork,
         may_renew: Callable[[], str] = str,
         lost: Callable[[], str] = str,
     ) -> None:
+        self._stacks = stacks
+        self._idle = idle
         self._tree = Tree(specs, board, options, emit)
         self._start_child = start
         self._may_renew = may_renew
@@ -75,6 +81,7 @@ class Supervisor:
         finally:
             self._drain.kill_everything()
             self._restarts.end_all_orphans()
+            self._copy_stacks()
             self._signals.close()
         return tree.exit_code
 
@@ -93,6 +100,8 @@ class Supervisor:
         self._restarts.start_due(now)
         self._restarts.renew_next(now)
         self._dump_next()
+        self._copy_stacks()
+        self._idle()
         return False
 
     def _check_directory(self) -> None:
@@ -124,7 +133,7 @@ class Supervisor:
                 tree.note("SIGHUP: renewing the processes one by one (the code stays the one that was loaded)")
                 self._restarts.renew()
         elif number == signal.SIGUSR1:
-            faulthandler.dump_traceback(all_threads=True)
+            self._stacks.dump()
             self._to_dump = [place for place in tree.places if place.ready]
 
     def _dump_next(self) -> None:
@@ -134,3 +143,8 @@ class Supervisor:
             if place.pid is not None:
                 place.sent.add(signal.SIGUSR1)
                 children.dump_stacks(place.pid)
+
+    def _copy_stacks(self) -> None:
+        lost = self._stacks.copy()
+        if lost:
+            self._tree.note(f"{lost:,} bytes of stacks found no room on standard error", "warning")

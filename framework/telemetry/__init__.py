@@ -82,6 +82,10 @@ class Telemetry:
         job. Args: outcome: of a JobFinished."""
         return self._ring is not None or self._metrics is not None or self._lines.wants(kind, outcome)
 
+    def say_lost(self) -> None:
+        """Says how many log lines found no room, once there is some. With every line it happens by itself."""
+        self._lines.say_lost()
+
     def observe_slots(self, read: Callable[[], tuple[int, int]], queue: str) -> None:
         """worker.slots.limit and worker.slots.used: `read` gives (limit, used) and is called at collection."""
         if self._metrics is not None:

@@ -18,10 +18,15 @@ class Lines:
     """Writes a line for each event that somebody may want to read. Durations in seconds, to the microsecond."""
 
     def __init__(self, logs: Logs) -> None:
+        self._logs = logs
         self._say = logs.say
         levels = {kind.value: _LEVEL_OF_OUTCOME.get(kind, "info") for kind in Kind}
         # Looked up for every job, and mostly in vain where the level is above info.
         self._level_of = {kind: level for kind, level in levels.items() if logs.passes(LEVELS[level])}
+
+    def say_lost(self) -> None:
+        """Says how many lines found no room, once there is some."""
+        self._logs.say_lost()
 
     def wants(self, kind: type[e.Event], outcome: str = "") -> bool:
         """Whether such an event could make a line. Args: outcome: of a JobFinished."""

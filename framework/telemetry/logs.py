@@ -68,6 +68,7 @@ class Logs:
             ConsoleRenderer(colors=writer.is_terminal, limit=writer.limit) if console else JsonRenderer(writer.limit)
         )
         self.also: Callable[[Keys], None] | None = None  # the OTLP logs exporter, when it is asked for
+        writer.notice = self._lost
         self._processors: list[Any] = [
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
@@ -147,6 +148,14 @@ class Logs:
         if self.also is not None:
             self.also(keys)
         return self._renderer(logger, method, keys)
+
+    def say_lost(self) -> None:
+        """Says how many lines found no room, as soon as there is some again."""
+        self._writer.say_lost()
+
+    def _lost(self, lines: int) -> bytes:
+        keys: Keys = {"event": "log_lines_lost", "level": "warning", "lines": lines}
+        return self._renderer(None, "warning", self._complete(None, "warning", keys))
 
     def write_record(self, record: logging.LogRecord) -> None:
         """A record of the standard library's logging, as a line like any other."""

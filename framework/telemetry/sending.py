@@ -155,6 +155,8 @@ def context_of(span: Span) -> SpanContext:
         return span.get_span_context()
     except Exception:
         return trace.INVALID_SPAN_CONTEXT
+
+
 def _inside_sdk() -> bool:
     """Whether this call interrupts the SDK, in a signal handler or finalizer, or is made by a part of it.
 

@@ -15,8 +15,9 @@ from framework.telemetry.logonly import LogOnlyTracing
 from framework.telemetry.logs import Logs
 from framework.telemetry.rings import Rings
 from framework.telemetry.version import version
-from framework.telemetry.writer import LineWriter
+from framework.telemetry.writer import PATIENCE, LineWriter
 
+SUPERVISORS_PATIENCE = 0.02  # seconds: all processes of the tree wait for it
 # Made by the supervisor and inherited: what it said, its children need not say again.
 _tree: SharedState | None = None
 
@@ -26,7 +27,9 @@ def start_process(
 ) -> Telemetry:
     """See `framework.telemetry.start`; a test may leave the process's global providers alone."""
     drops = Drops()
-    logs = Logs(settings, LineWriter(dropped=lambda: drops.add("logs")), process=identity.slot)
+    patience = SUPERVISORS_PATIENCE if identity.role == "supervisor" else PATIENCE
+    writer = LineWriter(dropped=lambda: drops.add("logs"), patience=patience)
+    logs = Logs(settings, writer, process=identity.slot)
     logs.configure()
     tree = _shared(logs)
     if is_disabled():

@@ -222,3 +222,67 @@ class Reader(WorkerApp):
     def read(self, letter: DeadLetter) -> None:
         note("start letter")
         time.sleep(600)
+
+
+class FailsInConstructor(WorkerApp):
+    jobs = Queue[str]("jobs", workers=2)
+
+    def __init__(self) -> None:
+        note(f"constructor {os.getppid()}")
+        raise SystemExit(f"{'x' * 100}")
+
+    @jobs.handler
+    def work(self, key: str) -> None: ...
+
+
+for closing in os.environ.get("CLOSES", "").split():
+    os.close(int(closing))
+if "IMPORTED" in os.environ:
+    print(os.environ["IMPORTED"])
+
+
+class Prints(WorkerApp):
+    jobs = Queue[str]("jobs", retry=ONCE)
+
+    @jobs.handler
+    def work(self, key: str) -> None:
+        note(f"start {key}")
+        print("from a handler")
+        print("from a handler", file=sys.stderr)
+        note(f"printed {key} {os.readlink('/proc/self/fd/1')}")
+
+
+class Exits(WorkerApp):
+    start = Queue[str]("start")
+    run = Queue[str]("run", retry=ONCE)
+    hook = Queue[str]("hook", retry=ONCE)
+    many = Queue[str]("many", concurrency=2)
+
+    @contextmanager
+    def lifespan(self, slot: Slot) -> Generator[None, None, None]:
+        if slot.queue.name == "start":
+            sys.exit("text of the lifespan")
+        yield
+
+    @asynccontextmanager
+    async def alifespan(self, slot: Slot) -> AsyncGenerator[None, None]:
+        sys.exit("text of alifespan")
+        yield
+
+    def on_failure(self, failure: Failure, ctx: Context) -> None:
+        if ctx.queue == "hook":
+            sys.exit("text of the hook")
+
+    @start.handler
+    def started(self, key: str) -> None: ...
+
+    @run.handler
+    def ran(self, key: str) -> None:
+        sys.exit("text of the handler")
+
+    @hook.handler
+    def failed(self, key: str) -> None:
+        raise ValueError(key)
+
+    @many.handler
+    async def many_at_once(self, key: str) -> None: ...

@@ -6,6 +6,8 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.process import odd
 from tests.process.tree import Tree
 
@@ -150,3 +152,27 @@ def test_an_orphan_on_a_dead_letter_queue_of_another_service_is_rescued_by_its_o
         assert tree.stop() == 0
     finally:
         other.close()
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_the_text_of_sys_exit_is_in_the_log(tree: Tree, method: str) -> None:
+    tree.enqueue(odd.Exits.run, "1")
+    tree.enqueue(odd.Exits.hook, "1")
+    start(tree, "Exits", ready=False, WORKER_START_METHOD=method, WORKER_RESTART_BUDGET="100")
+    for where in ("start/0: text of the lifespan", "many/0: text of alifespan"):
+        slot, _, text = where.partition(": ")
+        tree.wait_event(f"{slot} exits: {text}", slot=slot)
+    tree.wait_event("hook/0 exits: text of the hook")
+    tree.wait(
+        lambda: any("text of the handler" in event["message"] for event in tree.events("job_finished", queue="run")),
+        "the text of the handler",
+    )
+    assert tree.stop() in (0, 4)
+    assert not tree.events("raw")
+
+
+def test_the_text_of_sys_exit_in_a_constructor_is_in_the_log(tree: Tree) -> None:
+    start(tree, "FailsInConstructor", ready=False, WORKER_DRAIN="1", WORKER_RESTART_BUDGET="100")
+    for slot in ("jobs/0", "maintenance"):
+        tree.wait_event(f"{slot} exits: {'x' * 100}")
+    tree.stop()

@@ -1,0 +1,61 @@
+"""SIGUSR1: the stacks of every process of a tree, by way of a file in memory that no reader can hold up.
+
+The dump of a process that hangs is written inside a signal handler, holding the GIL: into a full pipe it would hang for
+ever. So each process writes into the file, and the supervisor copies it to standard error, as far as there is room.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import fcntl
+import os
+import tempfile
+
+from framework.outlet import PIPE_BUF, Outlet
+
+MOST = 1 << 20  # bytes that wait for a reader
+
+
+class Stacks:
+    """The file, and what of it was copied.
+
+    Attributes:
+        fd: shared by the whole tree; what is written goes to its end.
+    """
+
+    def __init__(self) -> None:
+        self.fd = os.memfd_create("worker-stacks") if hasattr(os, "memfd_create") else _nameless_file()
+        fcntl.fcntl(self.fd, fcntl.F_SETFL, fcntl.fcntl(self.fd, fcntl.F_GETFL) | os.O_APPEND)
+        self._copied = 0
+        self._outlet = Outlet(2)
+
+    def dump(self) -> None:
+        """Writes those of this process."""
+        faulthandler.dump_traceback(file=self.fd, all_threads=True)
+
+    def copy(self) -> int:
+        """Copies what has come since the last call; bytes that were given up because their reader stands still."""
+        size = os.fstat(self.fd).st_size
+        while self._copied < size:
+            data = os.pread(self.fd, PIPE_BUF, self._copied)
+            data = data[: data.rfind(b"\n") + 1] or data  # whole lines: others write there, too
+            if not self._outlet.write(data):
+                return self._give_up(size) if size - self._copied > MOST else 0
+            self._copied += len(data)
+        if size > MOST:
+            self._give_up(size)
+        return 0
+
+    def _give_up(self, size: int) -> int:
+        left = size - self._copied
+        os.ftruncate(self.fd, 0)
+        self._copied = 0
+        return left
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+def _nameless_file() -> int:
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
