@@ -48,8 +48,8 @@ def try_constructor(app: type[WorkerApp], within: float) -> None:
     trial = f"trial-{secrets.token_hex(8)}"
     pid = os.fork()
     if pid == 0:
-        orphans.wear(orphans.mark_of(trial, 1))
         try:
+            orphans.wear(orphans.mark_of(trial, 1))
             _construct_and_tell(app, writer)
         finally:
             os._exit(0)
