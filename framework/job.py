@@ -11,6 +11,9 @@ from typing import Any, Literal, Protocol, Self
 
 from framework.frozen import frozen
 
+# Seconds since the epoch of the first and the last moment that a datetime can show: years 1 and 9999.
+EARLIEST, LATEST = -62_135_596_800.0, 253_402_300_799.0
+
 Reason = Literal["error", "timeout", "worker_lost", "rejected", "expired", "invalid_payload"]
 
 

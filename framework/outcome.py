@@ -9,7 +9,12 @@ from typing import Literal
 from framework.exceptions import CONCEALED
 from framework.frozen import frozen
 from framework.job import Failure, Reason
-from framework.retry import RetryPolicy, Seconds, seconds
+from framework.retry import LONGEST, RetryPolicy, Seconds, seconds
+
+
+def _delay(value: Seconds) -> float:
+    """Return a delay in seconds that a clock and a file name have room for; "not a number" counts as none."""
+    return min(LONGEST, max(0.0, seconds(value)))
 
 
 class RetryLater(Exception):
@@ -19,7 +24,7 @@ class RetryLater(Exception):
 
     def __init__(self, reason: str = "", *, delay: Seconds | None = None) -> None:
         super().__init__(reason)
-        self.delay = None if delay is None else max(0.0, seconds(delay))
+        self.delay = None if delay is None else _delay(delay)
 
 
 class Snooze(Exception):
@@ -28,8 +33,8 @@ class Snooze(Exception):
     delay: float = 0.0
 
     def __init__(self, *, delay: Seconds = 0) -> None:
-        super().__init__(f"snoozed for {seconds(delay):g} s")
-        self.delay = max(0.0, seconds(delay))
+        self.delay = _delay(delay)
+        super().__init__(f"snoozed for {self.delay:g} s")
 
 
 class Reject(Exception):

@@ -26,7 +26,7 @@ from framework.errors import (
     PayloadTooLarge,
     SettingsError,
 )
-from framework.job import Job, JobId
+from framework.job import EARLIEST, LATEST, Job, JobId
 from framework.jobscope import running
 from framework.queues import DeadLetter, Queue, QueueOptions
 
@@ -253,8 +253,8 @@ def _checked_id(job_id: str | None) -> str | None:
 def _not_before(now: float, delay: float, run_at: datetime | None) -> float | None:
     """The moment before which a job must not start. Raises InvalidPayload."""
     if run_at is None:
-        if not 0 <= delay < float("inf"):
-            raise InvalidPayload(f"delay={delay}: 0 or more seconds, and finite")
+        if not 0 <= delay <= LATEST - now:
+            raise InvalidPayload(f"delay={delay}: 0 or more seconds, and not beyond the year 9999")
         return now + delay if delay else None
     if delay:
         raise InvalidPayload("delay and run_at exclude each other: give one")
@@ -262,4 +262,7 @@ def _not_before(now: float, delay: float, run_at: datetime | None) -> float | No
         raise InvalidPayload(f"run_at={run_at!r} is no datetime: write datetime(..., tzinfo=UTC)")
     if run_at.tzinfo is None:
         raise InvalidPayload(f"run_at={run_at.isoformat()} has no time zone: write datetime(..., tzinfo=UTC)")
-    return run_at.timestamp()
+    moment = run_at.timestamp()
+    if not EARLIEST <= moment <= LATEST:  # in UTC, which the years 1 and 9999 of another time zone may leave
+        raise InvalidPayload(f"run_at={run_at.isoformat()}: its moment in UTC is not within the years 1 to 9999")
+    return moment

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, over
 from framework.errors import DeclarationError
 from framework.job import Context, Failure, JobId, Reason
 from framework.places import caller_place
-from framework.retry import RetryPolicy, Seconds, seconds
+from framework.retry import LONGEST, RetryPolicy, Seconds, seconds
 from framework.slo import Slo
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ R = TypeVar("R", bound=Awaitable[None] | None)
 OnConflict = Literal["keep", "raise"]
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}", re.ASCII)
-LONGEST = 1e9  # seconds, some 30 years: timers of the system take no more
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
 Seconds = float | timedelta
+LONGEST = 1e9  # seconds, some 30 years: timers of the system take no more
 
 
 def seconds(value: Seconds) -> float:
@@ -17,7 +19,10 @@ def seconds(value: Seconds) -> float:
     given: object = value  # whoever runs no type checker may give anything
     if not isinstance(given, (int, float)):
         raise TypeError(f"{given!r} is no duration: write a number of seconds or a timedelta")
-    return float(given)
+    try:
+        return float(given)
+    except OverflowError:  # an int beyond all floats: whoever checks the range refuses it
+        return math.inf if given > 0 else -math.inf
 
 
 @dataclass(frozen=True, init=False)
@@ -76,4 +81,5 @@ class RetryPolicy:
             wait = min(self.max_delay, self.first_delay * self.factor ** (attempt - 1))
         except OverflowError:
             wait = self.max_delay if self.first_delay else 0.0
+        wait = min(LONGEST, wait)
         return wait * uniform(0.5, 1.0) if self.jitter else wait

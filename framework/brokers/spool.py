@@ -24,6 +24,7 @@ from framework.spool.store import Spool
 log = logging.getLogger("framework")
 
 Durability = Literal["power", "process"]
+_KINDS = {kind.value: kind for kind in Kind}
 
 
 def connect(
@@ -265,9 +266,8 @@ def _rescued(orphan: Orphan) -> Rescued:
     started = orphan.started
     if started is None:
         return Rescued(orphan.lease, orphan.incarnation)
-    reported = None
-    if started.outcome:
-        reported = Outcome(Kind(started.outcome), started.delay, _failure_of(orphan.lease))
+    kind = _KINDS.get(started.outcome)  # None also for one that this version does not know
+    reported = None if kind is None else Outcome(kind, started.delay, _failure_of(orphan.lease))
     return Rescued(orphan.lease, orphan.incarnation, started.run, reported)
 
 

@@ -59,7 +59,7 @@ class Browse:
         found = [(entry, f"{d}/{entry}") for d in directories for entry in self._disk.listdir(d)]
         for entry, path in sorted(found):
             name = names.parse(entry)
-            sight = self._bad(queue, entry, path) if state == "bad" else name and self._look(path, name)
+            sight = self._bad(queue, entry, path) if state == "bad" else name and self._look(queue, path, name)
             if sight:
                 yield sight
 
@@ -83,15 +83,19 @@ class Browse:
             return ids.unlink(self._disk, sight.path, self._queue(sight.job.queue), sight.job.id, sight.inode)
         return self._disk.unlink(sight.path)
 
-    def _look(self, path: str, name: Name) -> Sight | None:
+    def _look(self, queue: QueueDir, path: str, name: Name) -> Sight | None:
         try:
             with self._disk.opened(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
                 found = self._disk.calls.fstat(fd)
                 if not stat.S_ISREG(found.st_mode):
                     return None
                 _, job = frame.read(lambda n, at: self._disk.calls.pread(fd, n, at), found.st_size)
-        except (frame.Damaged, OSError):
-            return None  # not there any more, or not for us to judge: a claim finds out
+        except frame.Damaged:
+            if path == queue.path("dead", name):  # elsewhere a claim finds out; nobody claims what is dead
+                self._disk.move(path, queue.path("bad", name))
+            return None
+        except OSError:
+            return None  # not there any more, or not for us to judge
         return Sight(path, name, job, found.st_ino, found.st_ctime)
 
     def _bad(self, queue: QueueDir, entry: str, path: str) -> Sight | None:

@@ -73,7 +73,7 @@ class Reader:
         name = held.name
         eligible = job.eligible_at
         if name.not_before is not None and name.not_before != names.micros(eligible):
-            eligible = name.not_before / 1e6
+            eligible = max(job.enqueued_at, name.not_before / 1e6)
         return Lease(job, held.owner.queue.name, name.attempt + 1, name.delivery, eligible, held)
 
     def _content(self, held: Held, fd: int) -> tuple[frame.Layout, Job]:

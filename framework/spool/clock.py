@@ -11,6 +11,7 @@ Doubt: a time namespace shifts CLOCK_BOOTTIME but not the boot id; processes in 
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +22,9 @@ from framework.spool.disk import TOO_MANY_FILES, Disk
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _LENGTH = 20
+HORIZON = 100 * 365 * 86_400_000_000_000  # nanoseconds: a stamp further ahead of the clock is made up
+_LATEST = 10**_LENGTH - 1 - HORIZON
+_OFFSET = re.compile(rb"(-?\d{1,20})\n", re.ASCII)
 
 
 def boottime_ns() -> int:
@@ -97,23 +101,26 @@ def load(
 ) -> Clock:
     """The clock of this root in this boot: the first process that comes fixes the offset. Raises OSError."""
     path = f"clock.{boot or boot_id()}"
-    offset = _stored(disk, path)
+    offset = _stored(disk, path, boottime)
     if offset is None:
-        newest = newest_stamp(disk)
-        mine = max(round(wall() * 1e9), newest + 1) - boottime()
-        offset = _publish(disk, path, mine)
+        here = round(wall() * 1e9)
+        newest = newest_stamp(disk, until=here + HORIZON)
+        mine = max(here, newest + 1) - boottime()
+        offset = _publish(disk, path, mine, boottime)
     return Clock(offset, wall=wall, boottime=boottime)
 
 
-def _stored(disk: Disk, path: str) -> int | None:
+def _stored(disk: Disk, path: str, boottime: Callable[[], int]) -> int | None:
     data = disk.read_small(path)
     if data is None:
         return None
-    text = data.decode("ascii", "replace")
-    return int(text[:-1]) if text.endswith("\n") and text[:-1].lstrip("-").isdecimal() else None
+    found = _OFFSET.fullmatch(data)
+    offset = None if found is None else int(found[1])
+    # Beyond that a stamp would not fit into a name: torn or planted
+    return offset if offset is not None and 0 <= offset + boottime() <= _LATEST else None
 
 
-def _publish(disk: Disk, path: str, offset: int) -> int:
+def _publish(disk: Disk, path: str, offset: int, boottime: Callable[[], int]) -> int:
     """Writes the offset under a name of its own, then links it: the first writer wins.
 
     Nothing is synced: a power cut ends this boot, and the next one has a clock of its own.
@@ -126,7 +133,7 @@ def _publish(disk: Disk, path: str, offset: int) -> int:
         disk.calls.close(fd)
     try:
         if not disk.link(draft, path):
-            theirs = _stored(disk, path)
+            theirs = _stored(disk, path, boottime)
             if theirs is not None:
                 return theirs
             disk.rename(draft, path)  # what stands there is no offset: a torn or planted file
@@ -135,22 +142,25 @@ def _publish(disk: Disk, path: str, offset: int) -> int:
         disk.unlink(draft)
 
 
-def newest_stamp(disk: Disk) -> int:
+def newest_stamp(disk: Disk, *, until: int = _LATEST) -> int:
     """The newest stamp of any job in any state; 0: there is none. Raises OSError.
 
-    Looks at every name: once a boot.
+    Looks at every name: once a boot. A stamp after `until` is nobody's: it would move all later ones out of range.
     """
+    last = f"{until:0{_LENGTH}d}"
     newest = ""
     for queue in disk.listdir("."):
         for state in ("tmp", "dead", "bad"):
-            newest = max(newest, _newest(disk, f"{queue}/{state}"))
+            newest = max(newest, _newest(disk, f"{queue}/{state}", last))
         for batch in filter(names.BATCH.fullmatch, disk.listdir(f"{queue}/tmp")):
-            newest = max(newest, batch[:_LENGTH], _newest(disk, f"{queue}/tmp/{batch}"))
+            newest = max(newest, _newest(disk, f"{queue}/tmp/{batch}", last))
+            newest = max(newest, batch[:_LENGTH] if batch[:_LENGTH] <= last else "")
         for state in ("ready", "claimed", "delayed"):
             for directory in disk.listdir(f"{queue}/{state}"):
-                newest = max(newest, _newest(disk, f"{queue}/{state}/{directory}"))
+                newest = max(newest, _newest(disk, f"{queue}/{state}/{directory}", last))
     return int(newest or 0)
 
 
-def _newest(disk: Disk, directory: str) -> str:
-    return max((name[:_LENGTH] for name in disk.listdir(directory) if names.parse(name)), default="")
+def _newest(disk: Disk, directory: str, last: str) -> str:
+    found = (name[:_LENGTH] for name in disk.listdir(directory) if names.parse(name))
+    return max((stamp for stamp in found if stamp <= last), default="")

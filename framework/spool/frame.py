@@ -2,18 +2,24 @@
 
 The part up to the body is written once. A failed attempt is written into a slot of its own page (slot 0 keeps the
 first, a ring of ten the last): a torn record costs the oldest one of the ring, never the job.
+
+Right checksums do not make a job: another program, a bug or an attacker may have written the file. So every type and
+range is checked here, once, and the rest of the product may rely on them: reading gives a job, or raises Damaged.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import struct
 import zlib
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from framework.frozen import frozen
-from framework.job import Failure, Job, Reason
+from framework.job import EARLIEST, LATEST, Failure, Job
+from framework.queues import NAME
+from framework.spool.names import MOST_NUMBER
 
 MAGIC = b"\x89WSPOOL\n"
 VERSION = 1
@@ -21,6 +27,9 @@ SLOT = 4096
 RING = 10
 _FIRST_READ = 1 << 17  # bytes: nearly every job with its history
 SLOTS = 1 + RING
+_MOST_HEADERS, _MOST_BODY = 1 << 20, 1 << 30  # bytes: more is a planted giant
+_MOST_ID = 1024  # characters
+_NUMBERS, _FLAGS = (int, float), (bool,)  # a bool is an int, and no number
 
 # magic, version, flags, length of headers, length of body, offset of slots, uid, crc of headers, of body, reserved
 _FIXED = struct.Struct("<8sHHIQQ16sIII")
@@ -33,10 +42,16 @@ _SLOT_MAGIC = b"ATT1"
 _SLOT_HEAD = struct.Struct("<4sIIIQ")  # magic, crc of all that follows, length, sequence, delivery
 _SLOT_ROOM = SLOT - _SLOT_HEAD.size
 _SLOT_REST = struct.Struct("<IIQ")
+_TEXTS = ("reason", "message", "traceback", "trace_id", "error_type", "span_id", "queue")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Damaged(ValueError):
     """The file is not a whole job; says what is wrong with it."""
+
+
+class Impossible(Damaged):
+    """The file is whole, but what it says is no job of this version: it is kept, never taken for a torn one."""
 
 
 @frozen
@@ -78,7 +93,10 @@ class Record:
 
 
 def encode(job: Job) -> bytes:
-    """The file of a new job."""
+    """The file of a new job. Raises ValueError: one that could not be read again."""
+    wrong = flaw(job)
+    if wrong:
+        raise ValueError(f"impossible {wrong} of job {job.id!r:.100}")
     headers = _ENCODE(
         {
             "id": job.id,
@@ -120,8 +138,11 @@ def layout(data: bytes) -> Layout:
     if _CRC.unpack_from(data, _FIXED.size)[0] != zlib.crc32(data[: _FIXED.size]):
         raise Damaged("checksum of the header")
     if version != VERSION:
-        raise Damaged(f"version {version}, this is a worker for version {VERSION}")
-    return Layout(headers, body, slots_at, uid, crc_headers, crc_body)
+        raise Impossible(f"version {version}, this is a worker for version {VERSION}")
+    found = Layout(headers, body, slots_at, uid, crc_headers, crc_body)
+    if headers > _MOST_HEADERS or body > _MOST_BODY or not 0 <= slots_at - found.end <= SLOT:
+        raise Impossible(f"lengths: headers {headers}, body {body}, history at {slots_at}")
+    return found
 
 
 def decode(data: bytes, where: Layout) -> Job:
@@ -134,7 +155,7 @@ def decode(data: bytes, where: Layout) -> Job:
         raise Damaged("checksum of the content")
     try:
         fields, _ = _DECODE(headers.decode("ascii"))
-        return Job(  # by position: eleven names would cost more than the values
+        job = Job(  # by position: eleven names would cost more than the values
             fields["id"],
             where.uid,
             fields["queue"],
@@ -147,13 +168,53 @@ def decode(data: bytes, where: Layout) -> Job:
             fields["scheduled_for"],
             tuple(r.failure for r in records(data[slots_at:])) if len(data) > slots_at else (),
         )
-    except (ValueError, KeyError, TypeError) as error:
-        raise Damaged(f"headers: {error!r}") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Impossible(f"headers: {error!r:.200}") from None
+    wrong = flaw(job)
+    if wrong:
+        raise Impossible(f"headers: impossible {wrong}")
+    return job
+
+
+def flaw(job: Job) -> str:
+    """Return the name of a field that no job can have like this, or "": what passes can be stored and read again."""
+    if not _is_text(job.id, _MOST_ID) or not job.id:
+        return "id"
+    if type(job.queue) is not str or not NAME.fullmatch(job.queue):
+        return "queue"
+    if not _is_number(job.enqueued_at, 0):
+        return "enqueued_at"
+    if job.not_before is not None and not _is_number(job.not_before, EARLIEST):
+        return "not_before"
+    if job.ttl is not None and not _is_number(job.ttl, 0):
+        return "ttl"
+    if type(job.chosen_id) not in _FLAGS:
+        return "chosen_id"
+    if job.scheduled_for is not None and not _is_number(job.scheduled_for, EARLIEST):
+        return "scheduled_for"
+    return "" if _are_texts(job.headers) else "headers"
+
+
+def _are_texts(headers: object) -> bool:
+    if type(headers) is not dict and not isinstance(headers, Mapping):
+        return False
+    return all(_is_text(name, _MOST_HEADERS) and _is_text(text, _MOST_HEADERS) for name, text in headers.items())
+
+
+def _is_number(value: object, least: float) -> bool:
+    return type(value) in _NUMBERS and least <= value <= LATEST  # type: ignore[operator]
+
+
+def _is_text(value: object, longest: int) -> bool:
+    """Return whether it is text that can be written anywhere: lone surrogates cannot."""
+    if type(value) is not str or len(value) > longest:
+        return False
+    return value.isascii() or not _SURROGATE.search(value)
 
 
 def records(slots: bytes) -> list[Record]:
     """The attempts that can be read, oldest first; a torn or foreign slot is left out."""
-    found = [_slot(slots[at : at + SLOT]) for at in range(0, min(len(slots), SLOTS * SLOT), SLOT)]
+    found = [_slot(slots[at : at + SLOT], at) for at in range(0, min(len(slots), SLOTS * SLOT), SLOT)]
     return sorted((r for r in found if r is not None), key=lambda r: r.sequence)
 
 
@@ -198,20 +259,35 @@ def _failure_json(failure: Failure, message: str, trace: str, outcome: str) -> b
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
 
-def _slot(data: bytes) -> Record | None:
+def _slot(data: bytes, at: int) -> Record | None:
     if len(data) < _SLOT_HEAD.size or not data.startswith(_SLOT_MAGIC):
         return None
     _, crc, length, sequence, delivery = _SLOT_HEAD.unpack_from(data)
     rest = data[8 : _SLOT_HEAD.size + length]
     if length > _SLOT_ROOM or len(rest) != _SLOT_REST.size + length or zlib.crc32(rest) != crc:
         return None
-    try:
-        fields: dict[str, Any] = json.loads(rest[_SLOT_REST.size :].decode("utf-8", "surrogatepass"))
-        fields.pop("outcome", None)
-        fields["reason"] = cast("Reason", fields["reason"])
-        return Record(sequence, delivery, Failure(delivery=delivery, **fields))
-    except (ValueError, KeyError, TypeError):
+    if sequence > MOST_NUMBER or delivery > MOST_NUMBER or place(sequence) != at:
         return None
+    try:
+        # A class may have a name with lone surrogates, which nobody could print or send.
+        fields = json.loads(rest[_SLOT_REST.size :].decode("utf-8", "replace"))
+        failure = _failure(fields, delivery)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return Record(sequence, delivery, failure)
+
+
+def _failure(fields: dict[str, Any], delivery: int) -> Failure:
+    """Return what a record says. Raises ValueError, KeyError, TypeError: something that no attempt can have."""
+    attempt, started_at, ended_at = fields["attempt"], fields["started_at"], fields["ended_at"]
+    texts = {name: fields[name] for name in _TEXTS}
+    if type(attempt) is not int or not 0 <= attempt <= MOST_NUMBER:
+        raise ValueError("attempt")
+    if not _is_number(started_at, 0) or not _is_number(ended_at, 0):
+        raise ValueError("moments")
+    if not all(_is_text(text, SLOT) for text in texts.values()):
+        raise ValueError("texts")
+    return Failure(attempt=attempt, delivery=delivery, started_at=started_at, ended_at=ended_at, **texts)
 
 
 def read(read_at: Callable[[int, int], bytes], size: int) -> tuple[Layout, Job]:

@@ -14,7 +14,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 
 from framework.spool import names
-from framework.spool.clock import Clock
+from framework.spool.clock import HORIZON, Clock
 from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
 
@@ -193,11 +193,15 @@ class Listing:
     def _refresh(self) -> None:
         with self._lock:
             self._returned.clear()  # what was put back is on disk, the listing will find it
-        began = self._clock.text()
+        began, horizon = self._clock.text(), f"{self._clock.now() + HORIZON:020d}"
         start = time.monotonic()
         found = self._oldest()
+        made_up: list[str] = []  # stamps that no clock has made: they come last, or they would wait for ever
         while found and found[-1][: len(began)] >= began:
-            found.pop()
+            entry = found.pop()
+            if entry[: len(began)] > horizon:
+                made_up.append(entry)
+        found += made_up
         if self._foreign:
             found = [entry for entry in found if entry not in self._foreign]
         self._names, self._at = found, 0

@@ -18,6 +18,7 @@ from framework.job import Job
 from framework.spool import flocks
 
 MAX_TIME = 10**18 - 1  # microseconds: 18 digits, some 31,000 years
+MOST_NUMBER = 10**9 - 1  # of an attempt or a delivery: nine digits
 BUCKET_DIGITS = 10  # of the stamp: a bucket spans ten seconds
 
 _COUNT = r"(0|[1-9]\d{0,8})"
@@ -56,7 +57,11 @@ class Name(NamedTuple):
 
     def claimed(self) -> Name:
         """The name after one claim more. (`_replace` takes twice as long.)"""
-        return Name(self[0], self[1], self[2], self[3] + 1, self[4], self[5], self[6])
+        return Name(self[0], self[1], self[2], min(MOST_NUMBER, self[3] + 1), self[4], self[5], self[6])
+
+    def retried(self, due: int) -> Name:
+        """Return the name after one attempt more, due in microseconds since the epoch."""
+        return self._replace(attempt=min(MOST_NUMBER, self.attempt + 1), not_before=min(MAX_TIME, due))
 
     @property
     def stem(self) -> str:
@@ -83,8 +88,9 @@ class Name(NamedTuple):
 
 
 def first(job: Job, stamp: str, tail: str) -> Name:
-    """The name under which a job is enqueued."""
-    not_before = None if job.not_before is None else micros(job.not_before)
+    """The name under which a job is enqueued. Its wait never begins before that, whatever moment it was meant for."""
+    later = job.not_before is not None and job.not_before > job.enqueued_at
+    not_before = micros(job.eligible_at) if later else None
     expires = None if job.ttl is None else micros(job.eligible_at + job.ttl)
     return Name(stamp, tail, 0, 0, not_before, expires, job.chosen_id)
 

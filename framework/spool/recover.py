@@ -1,4 +1,4 @@
-"""What a dead producer left in tmp: a whole job is promoted, anything less is removed.
+"""What a dead producer left in tmp: a whole job is promoted, a torn one removed, what is whole and no job kept in bad/.
 
 A producer holds the `flock` on the file that it writes, or on its batch, so these are their own proof of life.
 """
@@ -9,7 +9,6 @@ import errno
 import os
 import stat
 
-from framework.job import Job
 from framework.spool import flocks, frame, ids, names
 from framework.spool.calls import HAS_SYNCFS
 from framework.spool.clock import Clock
@@ -75,8 +74,12 @@ def recover(
         found, here = disk.calls.fstat(fd), disk.stat(path)
         if here is None or here.st_ino != found.st_ino or not stat.S_ISREG(found.st_mode):
             return "gone"  # the writer has renamed it since the listing, or somebody else has recovered it
-        job = _whole(disk, fd, found.st_size)
-        if job is None:
+        try:
+            job = frame.read(lambda length, offset: disk.calls.pread(fd, length, offset), found.st_size)[1]
+        except frame.Impossible:
+            disk.move(path, queue.path("bad", name))
+            return "gone"
+        except frame.Damaged:
             disk.unlink(path)
             return "gone"
         if not synced:  # its writer may not have come to that, and a duplicate of its id is told yes on its strength
@@ -86,14 +89,6 @@ def recover(
     finally:
         flocks.drop(disk.calls, fd)
         disk.reserve()
-
-
-def _whole(disk: Disk, fd: int, size: int) -> Job | None:
-    """The job in a complete file; None: it is incomplete."""
-    try:
-        return frame.read(lambda length, offset: disk.calls.pread(fd, length, offset), size)[1]
-    except frame.Damaged:
-        return None
 
 
 def _promote(

@@ -5,15 +5,18 @@ A header of 256 bytes, then rows of 256 bytes, preallocated: writing one is a si
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import zlib
 
 from framework.frozen import frozen
 from framework.job import RunRecord
+from framework.spool import names
 
 ROW = 256
 LEAST_ROWS = 15  # with the header one page
+_LATEST = (2**63 - 1) / 1e9  # seconds since the epoch: a span tells nanoseconds in 64 bits
 
 _HEAD = struct.Struct("<8s36sId")
 _HEAD_MAGIC = b"WSPLIFE\x01"
@@ -76,11 +79,16 @@ def encode(started: Started) -> bytes:
 
 
 def decode(data: bytes) -> Started | None:
-    """The record in 256 bytes; None: empty or torn."""
+    """Return the record in 256 bytes; None: empty, torn, or something that no run can have."""
     body = data[8 : 8 + _ROW.size]
     if not data.startswith(_ROW_MAGIC) or len(body) < _ROW.size or _CRC.unpack_from(data, 4)[0] != zlib.crc32(body):
         return None
     row, delivery, attempt, sampled, started_at, delay, trace, span, kind, length, stem = _ROW.unpack(body)
+    kind, stem = kind.rstrip(b"\0"), stem[:length]
+    if not (0 <= started_at <= _LATEST and 0 <= delay < math.inf and kind.isascii() and stem.isascii()):
+        return None  # also where a number is NaN
+    if max(attempt, delivery) > names.MOST_NUMBER:
+        return None
     run = RunRecord(
         row=row,
         delivery=delivery,
@@ -90,7 +98,7 @@ def decode(data: bytes) -> Started | None:
         span_id=_text(span),
         sampled=sampled,
     )
-    return Started(stem[:length].decode("ascii"), run, kind.rstrip(b"\0").decode("ascii"), delay)
+    return Started(stem.decode("ascii"), run, kind.decode("ascii"), delay)
 
 
 def read_rows(data: bytes) -> dict[tuple[str, int], Started]:

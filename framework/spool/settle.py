@@ -17,7 +17,7 @@ from framework.spool.clock import Clock
 from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
 from framework.spool.life import Held
-from framework.spool.names import Name, micros
+from framework.spool.names import MAX_TIME, Name, micros
 
 
 class Settle:
@@ -55,15 +55,14 @@ class Settle:
         if not self._record(held, failure, "retried", sync=False):
             return self._end(held, False)
         now = self._clock.micros()
-        due = now + micros(delay)
-        name = held.name._replace(attempt=held.name.attempt + 1, not_before=due)
+        name = held.name.retried(now + micros(delay))
         return self._move(held, held.owner.queue, name, held.owner.queue.waiting(name, now))
 
     def release(self, held: Held, delay: float) -> bool:
         """Back to its bucket, attempt unchanged; with a delay to delayed/."""
         queue, name, now = held.owner.queue, held.name, self._clock.micros()
         if delay > 0:
-            name = name._replace(not_before=now + micros(delay))
+            name = name._replace(not_before=min(MAX_TIME, now + micros(delay)))
             return self._move(held, queue, name, queue.waiting(name, now))
         done = self._move(held, queue, name, queue.ready(name))
         if done:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from framework.broker import Inspector
@@ -161,6 +163,24 @@ def test_the_age_of_a_delayed_job_counts_from_when_it_was_due(engine: Engine) ->
     eventually(lambda: broker.stats("jobs").ready, 1)
     assert job.not_before is not None
     assert engine.moment - 0.05 <= broker.stats("jobs").oldest_age <= engine.now() - job.not_before + 0.05
+
+
+@pytest.mark.parametrize("early", [0.5, 3600.0, 1e9, 6e10])
+def test_a_job_meant_for_the_past_waits_since_its_enqueue(engine: Engine, early: float) -> None:
+    """Regression: with the spool, run_at of yesterday was a wait of a day, for the age and for the objective."""
+    broker = engine.open(JOBS)
+    jobs = [a_job(engine, f"n{number}", ttl=2 * FAR) for number in range(2)]
+    broker.enqueue([replace(job, not_before=job.enqueued_at - early) for job in jobs])
+    engine.advance(engine.moment)
+    eventually(lambda: broker.stats("jobs").ready, 2)
+    age = broker.stats("jobs").oldest_age
+    assert engine.moment - 0.05 <= age <= engine.now() - jobs[0].enqueued_at + 0.05
+    lease = take_one(broker)
+    assert lease.eligible_at == pytest.approx(lease.job.enqueued_at, abs=0.05)
+    broker.retry(lease, delay=0, failure=a_failure(lease))
+    broker.release([take_one(broker)])
+    for again in take(broker, 2):
+        assert again.eligible_at >= again.job.enqueued_at - 0.05
 
 
 def test_what_is_in_flight_has_no_age(engine: Engine) -> None:

@@ -18,6 +18,7 @@ from framework.queues import QueueOptions
 from framework.spool import ids, listing
 from framework.spool.life import wid_of
 
+from . import poison
 from .seam import pass_on
 from .stage import Case, Stage
 from .world import (
@@ -84,6 +85,7 @@ def _everywhere(stage: Stage) -> None:
     stage.broker.rest(one(stage.broker, "letters"))
     stage.broker.bury(resting, failure=failure(resting))
     _plant(stage, "bad", "0.1")
+    _plant(stage, "dead", "0.2")
 
 
 def _look(stage: Stage) -> None:
@@ -156,6 +158,11 @@ def _batch_in_vain(stage: Stage) -> None:
         return
     finally:
         stage.calls.hook = armed
+
+
+def _impossible_in_tmp(stage: Stage) -> None:
+    stage.store("a")
+    poison.plant(stage.root, "jobs/tmp", poison.raw(b"[]"), 1)
 
 
 def _batch_of_the_dead(stage: Stage, before: str) -> None:
@@ -343,7 +350,7 @@ def _started_chosen(stage: Stage) -> None:
 ODD_CASES = (
     Case("open the first time", _nothing_yet, reopen),
     Case("open beside a torn clock", _torn_clock, reopen),
-    Case("look", _everywhere, _look, bad=1),
+    Case("look", _everywhere, _look, bad=2),
     Case("enqueue one too many", lambda s: s.store("a"), _one_too_many, refuses=("n",), queues=SMALL),
     Case(
         "enqueue the id of a finished job",
@@ -374,6 +381,7 @@ ODD_CASES = (
     Case("enqueue a batch in vain", lambda s: s.store("a"), _batch_in_vain, refuses=("n", "m")),
     Case("claim a batch", _batch, claim_all),
     Case("look at a batch", _batch, _look),
+    Case("recover what is no job", _impossible_in_tmp, maintain, bad=1),
     Case("recover a batch", lambda s: _batch_of_the_dead(s, "rename"), maintain, enqueues=("n", "m")),
     Case("recover half a batch", lambda s: _batch_of_the_dead(s, "syncfs"), maintain, enqueues=("n", "m")),
     Case("remove a drained batch", _drained_batch, claim_all),

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framework import Cron, Every, Queue, RetryPolicy
+from framework import Cron, Every, Queue, RetryLater, RetryPolicy, Snooze
 from framework.queues import QueueOptions, check_name, parse_size
-from framework.retry import seconds
+from framework.retry import LONGEST, seconds
 
 quick = settings(max_examples=80, deadline=None)
 
@@ -72,6 +72,18 @@ def test_sizes_that_are_numbers() -> None:
 
 def test_seconds() -> None:
     assert (seconds(3), seconds(0.5), seconds(timedelta(minutes=1))) == (3.0, 0.5, 60.0)
+
+
+@pytest.mark.parametrize("delay", [math.inf, 1e300, 10**400, timedelta.max])
+def test_a_delay_of_a_handler_is_at_most_what_a_clock_has_room_for(delay: Any) -> None:
+    assert Snooze(delay=delay).delay == RetryLater(delay=delay).delay == LONGEST
+    policy = RetryPolicy(first_delay=1e200, max_delay=1e300, jitter=False)
+    assert policy.delay(1) == policy.delay(10**9) == LONGEST
+
+
+def test_a_delay_that_is_none_is_now() -> None:
+    for delay in (math.nan, -1, -math.inf):
+        assert Snooze(delay=delay).delay == RetryLater(delay=delay).delay == 0
 
 
 def test_durations_of_a_queue() -> None:
