@@ -6,7 +6,7 @@ import inspect
 import typing
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace, UnionType
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from framework.inheritance import check_method, check_queue_attribute, marks_of,
 from framework.job import Context as Context
 from framework.job import Failure
 from framework.job import Logger as Logger
-from framework.queues import DeadLetter, Queue
+from framework.queues import DeadLetter, Queue, QueueOptions
 from framework.settings import Settings
 
 
@@ -286,6 +286,12 @@ def _members(hint: Any) -> tuple[Any, ...]:
 
 def _type_name(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+
+
+def as_declared(app: type[WorkerApp], options: QueueOptions, *, is_dead_letter: bool) -> QueueOptions:
+    """Return a queue's options with what its app says: whether it takes dead letters, and who handles it."""
+    service, handled = f"{app.__module__}:{app.__qualname__}", options.name in app.worker_handlers
+    return replace(options, is_dead_letter=is_dead_letter, handled=handled, service=service)
 
 
 def declared_dead_letters(queues: Iterable[Queue[Any]]) -> set[str]:

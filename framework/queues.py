@@ -92,6 +92,9 @@ class QueueOptions:
         slo: what it promises about waiting; None = nothing.
         is_dead_letter: its payloads are dead letters.
         full_errors: messages about a payload that does not fit may quote it.
+        handled: the service has a handler for it. A dead-letter queue that no service on the store handles keeps its
+            dead letters in state dead.
+        service: the service that declares it; empty: nobody's declaration, which changes nobody's.
     """
 
     name: str
@@ -110,6 +113,8 @@ class QueueOptions:
     slo: Slo | None = None
     is_dead_letter: bool = False
     full_errors: bool = False
+    handled: bool = True
+    service: str = ""
 
     def __post_init__(self) -> None:
         check_name(self.name)

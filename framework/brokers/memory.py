@@ -238,6 +238,9 @@ class MemoryBroker:
         """Counts of this moment."""
         with self.store.lock:
             shelf, now = self.store.shelf(queue), self._clock()
+            if self.store.keeps_letters(shelf):
+                dead = shelf.counts["dead"] + shelf.length
+                return QueueStats(in_flight=shelf.counts["in_flight"], dead=dead)
             oldest = min((row.eligible_at for row in shelf.in_state("ready")), default=now)
             return QueueStats(
                 ready=shelf.counts["ready"],
@@ -263,8 +266,8 @@ class MemoryBroker:
     def browse(self, queue: str, state: State) -> Iterator[JobView]:
         """A copy of this moment, in the order of the queue."""
         with self.store.lock:
-            rows = sorted(self.store.shelf(queue).in_state(state), key=lambda row: row.place)
-            return iter([row.view() for row in rows])
+            rows = [row for row in self.store.shelf(queue).rows.values() if self.store.state_of(row) == state]
+            return iter([row.view(state) for row in sorted(rows, key=lambda row: row.place)])
 
     def find(self, queue: str, job_id: str, state: State) -> JobView | None:
         """The oldest of that id."""

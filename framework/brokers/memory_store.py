@@ -67,8 +67,8 @@ class Row:
             history = (history[0], *history[-KEPT_FAILURES:])
         self.job = replace(self.job, history=history)
 
-    def view(self) -> JobView:
-        return JobView(self.job, self.queue, self.state, self.attempt, self.delivery, self.since)
+    def view(self, state: State) -> JobView:
+        return JobView(self.job, self.queue, state, self.attempt, self.delivery, self.since)
 
 
 class Shelf:
@@ -137,6 +137,7 @@ class MemoryStore:
         self._slots: dict[tuple[str, int], Row] = {}  # incarnation and row of the run record
         self._serials = count(1)
         self.expired: Counter[str] = Counter()
+        self._handlers: dict[str, set[str]] = {}  # of dead-letter queues: the services that handle them
 
     def kill(self, incarnation: str) -> None:
         """The owner dies where it stands: what it holds is an orphan, run records included."""
@@ -146,9 +147,14 @@ class MemoryStore:
     def declare(self, queues: Sequence[QueueOptions]) -> None:
         for options in queues:
             self._shelves.setdefault(options.name, Shelf(options)).options = options
+            handlers = self._handlers.setdefault(options.name, set())
+            if options.handled:
+                handlers.add(options.service)
+            elif options.service:
+                handlers.discard(options.service)
         for options in queues:
             if options.dead_letter is not None and options.dead_letter not in self._shelves:
-                letters = QueueOptions(options.dead_letter, is_dead_letter=True)
+                letters = QueueOptions(options.dead_letter, is_dead_letter=True, handled=False)
                 self._shelves[letters.name] = Shelf(letters)
 
     def shelf(self, queue: str) -> Shelf:
@@ -157,6 +163,15 @@ class MemoryStore:
             known = ", ".join(sorted(self._shelves)) or "none"
             raise UnknownQueue(f"queue {queue!r} is not declared on this broker; declared: {known}")
         return self._shelves[queue]
+
+    def keeps_letters(self, shelf: Shelf) -> bool:
+        """Return whether its dead letters are dead where they lie: no service handles them."""
+        return shelf.options.is_dead_letter and not self._handlers.get(shelf.options.name)
+
+    def state_of(self, row: Row) -> State:
+        """Return the state as others see it."""
+        waits = row.state in ("ready", "delayed")
+        return "dead" if waits and self.keeps_letters(self._shelves[row.queue]) else row.state
 
     def ring(self) -> None:
         """Everybody who waits looks again."""
@@ -239,9 +254,9 @@ class MemoryStore:
 
     def seen(self, view: JobView) -> Row | None:
         """The row of a view, if it is still as it was seen and nobody holds it."""
-        for row in self.shelf(view.queue).in_state(view.state):
+        for row in self.shelf(view.queue).rows.values():
             if row.job.uid == view.job.uid and row.delivery == view.delivery and row.state != "in_flight":
-                return row
+                return row if self.state_of(row) == view.state else None
         return None
 
     def maintain(self, now: float) -> None:
@@ -253,8 +268,7 @@ class MemoryStore:
                 elif self._is_over(row, shelf, now):
                     self.remove(row)
 
-    @staticmethod
-    def _is_over(row: Row, shelf: Shelf, now: float) -> bool:
+    def _is_over(self, row: Row, shelf: Shelf, now: float) -> bool:
         """A dead letter is kept for the ttl of its dead-letter queue; a job dead on its own queue for ever."""
         ttl = shelf.options.ttl
-        return row.is_letter and row.state == "dead" and ttl is not None and now >= row.since + ttl
+        return row.is_letter and ttl is not None and now >= row.since + ttl and self.state_of(row) == "dead"

@@ -193,6 +193,9 @@ class SpoolBroker:
         census = self._spool.parts(queue).census
         try:
             ready = census.ready()
+            if self._spool.keeps_letters(queue):
+                dead = ready.count + census.delayed().count + census.dead()
+                return QueueStats(in_flight=census.in_flight(), dead=dead, bad=census.bad())
             stamp, wall = self._spool.now()
             ages = [0.0]
             if ready.oldest_stamp:

@@ -8,12 +8,12 @@ import secrets
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from framework.app import WorkerApp, declared_dead_letters
+from framework.app import WorkerApp, as_declared, declared_dead_letters
 from framework.broker import Broker, Inspector, open_broker, shown
 from framework.cli.output import hear_warnings, warn
 from framework.errors import UsageError
@@ -62,7 +62,8 @@ class Service:
     def options(self) -> list[QueueOptions]:
         """Of all queues. Raises SettingsError."""
         letters = declared_dead_letters(self.queues)
-        return [replace(self.settings.options(q), is_dead_letter=q.name in letters) for q in self.queues]
+        options = [self.settings.options(queue) for queue in self.queues]
+        return [as_declared(self.app, found, is_dead_letter=found.name in letters) for found in options]
 
     def takes_letters(self, queue: Queue[Any]) -> bool:
         """Whether dead letters of other queues lie on it."""

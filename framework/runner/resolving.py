@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-from framework.app import WorkerApp, check_concurrency, declared_dead_letters
+from framework.app import WorkerApp, as_declared, check_concurrency, declared_dead_letters
 from framework.codec import codec_for
 from framework.errors import DeclarationError, SettingsError
 from framework.queues import Queue, QueueOptions
@@ -20,7 +19,7 @@ def resolve(app: type[WorkerApp], settings: Settings) -> dict[str, QueueOptions]
     letters = declared_dead_letters(app.worker_queues.values())
     options = {}
     for queue in app.worker_queues.values():
-        found = replace(settings.options(queue), is_dead_letter=queue.name in letters)
+        found = as_declared(app, settings.options(queue), is_dead_letter=queue.name in letters)
         if not found.is_dead_letter:
             _check_payload(queue)
         handler = app.worker_handlers.get(queue.name)
@@ -36,7 +35,7 @@ def resolve(app: type[WorkerApp], settings: Settings) -> dict[str, QueueOptions]
     for queue in app.worker_queues.values():  # a letter queue of another service: its dead are rescued here, too
         target = queue.dead_letter
         if target is not None and target.name not in options:
-            options[target.name] = replace(settings.options(target), is_dead_letter=True)
+            options[target.name] = as_declared(app, settings.options(target), is_dead_letter=True)
     return options
 
 
@@ -58,10 +57,11 @@ def check(app: type[WorkerApp], settings: Settings) -> list[str]:
 
 def remarks(app: type[WorkerApp]) -> list[str]:
     """What is no error and may still be a mistake."""
+    needs_none = declared_dead_letters(app.worker_queues.values())
     warnings = [
         f"{queue.place}: queue {queue.name!r} has no handler here: jobs wait for another service"
         for queue in app.worker_queues.values()
-        if queue.name not in app.worker_handlers
+        if queue.name not in app.worker_handlers and queue.name not in needs_none
     ]
     warnings += [
         f"{queue.place}: {app.__name__}.{queue.attribute} declares schedules: this release keeps their place, "

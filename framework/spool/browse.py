@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from framework.job import Job
-from framework.spool import frame, ids, names
+from framework.spool import frame, handlers, ids, names
 from framework.spool.clock import Clock
 from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
@@ -53,15 +53,23 @@ class Browse:
 
     def sights(self, queue: QueueDir, state: str) -> Iterator[Sight]:
         """The jobs of a queue in one state, in the order of their names. Raises OSError."""
-        place, deep = _PLACES[state]
-        base = f"{queue.base}/{place}"
-        directories = [f"{base}/{d}" for d in self._disk.listdir(base) if not d.endswith(".lock")] if deep else [base]
+        directories = [d for place in self._places(queue, state) for d in self._directories(queue, place)]
         found = [(entry, f"{d}/{entry}") for d in directories for entry in self._disk.listdir(d)]
         for entry, path in sorted(found):
             name = names.parse(entry)
             sight = self._bad(queue, entry, path) if state == "bad" else name and self._look(queue, path, name)
             if sight:
                 yield sight
+
+    def _places(self, queue: QueueDir, state: str) -> tuple[str, ...]:
+        if state in ("ready", "delayed", "dead") and handlers.keeps_letters(self._disk, queue):
+            return ("ready", "delayed", "dead") if state == "dead" else ()
+        return (state,)
+
+    def _directories(self, queue: QueueDir, state: str) -> list[str]:
+        place, deep = _PLACES[state]
+        base = f"{queue.base}/{place}"
+        return [f"{base}/{d}" for d in self._disk.listdir(base) if not d.endswith(".lock")] if deep else [base]
 
     def replay(self, sight: Sight) -> bool:
         """Home, to the end: attempt 0, new stamp, same id and uid; its ttl begins anew. Raises OSError."""

@@ -116,6 +116,19 @@ class Census:
                         found.append(f"{self._queue.base}/{state}/{bucket}/{entry}")
         return found
 
+    def until(self, stamp: str) -> dict[str, names.Name]:
+        """Names of ready and delayed jobs with earlier stamps, by their paths. Raises OSError."""
+        found: dict[str, names.Name] = {}
+        for state, buckets in (("ready", self.buckets), ("delayed", self._delayed)):
+            for bucket in buckets.all():
+                if state == "ready" and bucket > stamp:
+                    break
+                for entry in buckets.names(bucket):
+                    name = names.parse(entry) if entry[: len(stamp)] < stamp else None
+                    if name is not None:
+                        found[f"{self._queue.base}/{state}/{bucket}/{entry}"] = name
+        return found
+
     def _plain(self, path: str) -> int:
         return len(_jobs(self._disk.listdir(path)))
 

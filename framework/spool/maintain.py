@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 
 from framework.queues import QueueOptions
-from framework.spool import frame, ids, layout, names
+from framework.spool import frame, handlers, ids, layout, names
 from framework.spool.census import Census
 from framework.spool.claim import Claim
 from framework.spool.clock import Clock
@@ -147,6 +147,8 @@ class Maintain:
             name = names.parse(entry)
             if name is not None and (name.not_before or 0) <= over:
                 due[self._queue.path("dead", entry)] = name
+        if handlers.keeps_letters(self._disk, self._queue):
+            due.update(self._census.until(f"{max(0, self._clock.now() - round(ttl * 1e9)):020d}"))
         return self._each(due, until, lambda path: self._delete_letter(path, due[path], over))
 
     def _delete_letter(self, path: str, name: Name, over: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from framework.errors import EngineError, EngineUnavailable, EnqueueFailed, LeaseLost
 from framework.job import Failure, Job, JobId, Lease, RunRecord
 from framework.queues import QueueOptions
-from framework.spool import clock, filesystem, flocks, layout, life
+from framework.spool import clock, filesystem, flocks, handlers, layout, life
 from framework.spool.browse import Browse
 from framework.spool.calls import Calls
 from framework.spool.disk import Disk
@@ -146,17 +146,19 @@ class Spool:
         """Dead-letter queues that nobody declared on this broker."""
         known = {options.name for options in queues} | self._parts.keys()
         wanted = {options.dead_letter for options in queues if options.dead_letter is not None}
-        return [QueueOptions(name, is_dead_letter=True) for name in sorted(wanted - known)]
+        return [QueueOptions(name, is_dead_letter=True, handled=False) for name in sorted(wanted - known)]
 
     def _open_queue(self, options: QueueOptions) -> None:
         known = self._parts.get(options.name)
         if known is not None:
             known.queue.options = options
+            handlers.declare(self._opened()[0], known.queue)
             return
         disk, here = self._opened()
         queue = QueueDir(options)
         layout.make_queue(disk, queue)
         layout.check_one_device(self.root, disk, queue)
+        handlers.declare(disk, queue)
         settle = Settle(
             disk,
             here,
@@ -374,6 +376,10 @@ class Spool:
     def parts(self, queue: str) -> Parts:
         """Of one queue, for statistics. Raises EngineError."""
         return self._part(queue)
+
+    def keeps_letters(self, queue: str) -> bool:
+        """Return whether a queue's dead letters are dead where they lie. Raises EngineError, OSError."""
+        return handlers.keeps_letters(self._opened()[0], self._part(queue).queue)
 
     def browse(self) -> Browse:
         """Looking at jobs. Raises EngineError when it is not open."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from framework import queues as _queues
-from framework.app import Slot, WorkerApp, declared_dead_letters
+from framework.app import Slot, WorkerApp, as_declared, declared_dead_letters
 from framework.broker import JobView, State, settle
 from framework.brokers.memory import MemoryBroker, MemoryStore
 from framework.codec import codec_for
@@ -213,7 +213,8 @@ class Harness(Generic[A]):
     def _options(self, queue: Queue[Any]) -> QueueOptions:
         """As declared: the environment of a test's machine has no say."""
         letters = self._letters | declared_dead_letters([queue])
-        return replace(queue.options, attribute=queue.attribute, is_dead_letter=queue.name in letters)
+        options = replace(queue.options, attribute=queue.attribute)
+        return as_declared(type(self.app), options, is_dead_letter=queue.name in letters)
 
     def _executor(self, name: str) -> Executor:
         handler = self.app.worker_handlers[name]

@@ -10,6 +10,7 @@ import fcntl
 import os
 import shutil
 import time
+from dataclasses import replace
 from typing import Any
 
 from framework.brokers.spool import SpoolBroker
@@ -39,6 +40,8 @@ from .world import (
 )
 
 SHORT_LIVED = (JOBS, QueueOptions("letters", is_dead_letter=True, ttl=0.01))
+HANDLED = QueueOptions("letters", is_dead_letter=True, service="s")
+UNHANDLED = QueueOptions("letters", is_dead_letter=True, service="s", handled=False, ttl=0.01)
 SMALL = (QueueOptions("jobs", dead_letter="letters", max_length=2), LETTERS)
 
 
@@ -244,6 +247,23 @@ def _letter_over(stage: Stage, *, chosen: bool = False) -> None:
     time.sleep(0.02)
 
 
+def _never_handled(stage: Stage) -> None:
+    stage.store("a")
+    (stage.root / "letters" / "handled.s").unlink()
+
+
+def _handled_before(stage: Stage) -> None:
+    stage.store("a")
+    broker(stage.root, HANDLED).close()
+
+
+def _unhandled(stage: Stage) -> None:
+    stage.store("a")
+    lease = one(stage.broker)
+    stage.broker.bury(lease, failure=failure(lease))
+    time.sleep(0.02)
+
+
 def _orphans(stage: Stage) -> None:
     dead_owner(stage.root, lambda mine: (mine.enqueue([job("a"), job("b")]), claim(mine)), *stage.queues)
     stage.stored += ["a", "b"]
@@ -400,6 +420,10 @@ ODD_CASES = (
     Case("rescue without a lock", _orphans_without_lock, rescue),
     Case("rescue a stillborn", _stillborn, rescue),
     Case("rescue nobody", _living, _rescue_in_vain),
+    Case("open with a handler of letters", _never_handled, reopen, queues=(JOBS, HANDLED)),
+    Case("open without the handler", _handled_before, reopen, queues=(JOBS, UNHANDLED)),
+    Case("look at letters that nobody handles", _unhandled, _look, queues=(JOBS, replace(UNHANDLED, ttl=None))),
+    Case("delete a letter that nobody handles", _unhandled, maintain, deletes=("a",), queues=(JOBS, UNHANDLED)),
     Case("close with wards", _wards, lambda s: s.broker.close()),
     Case("claim chosen", lambda s: s.store("a", chosen=True), claim_all),
     Case("claim beside garbage", _garbage_among_them, claim_all, bad=2),
