@@ -53,6 +53,8 @@ EVENTS: tuple[e.Event, ...] = (
     e.SupervisorNote("the file system has no journal", "warning"),
     e.JobsClaimed("deliveries", 1, 0.001),
     e.JobsSettled("deliveries", "ack", 1, 0.001),
+    e.FileBad("deliveries", "0179.e672c630.1.aabbccddeeff,0.1", "checksum of the content", "/spool/bad"),
+    e.QueueUndeclared("retired", 3, first=True),
     e.QueueObserved("deliveries", 1, 0, 0, 0, 0, 0.0),
 )
 

@@ -82,6 +82,8 @@ class JobView:
         attempt: attempts charged so far, 0 for a letter.
         delivery: claims so far.
         since: when it came into this state, as far as the engine knows, seconds since the epoch.
+        place: of a bad one, whose `job` has the file's name for an id and its first bytes for a payload: where it is.
+        flaw: what is wrong with a bad one; empty: it can be read by now.
     """
 
     job: Job
@@ -90,6 +92,8 @@ class JobView:
     attempt: int
     delivery: int
     since: float
+    place: str = ""
+    flaw: str = ""
 
 
 class Broker(Protocol):
@@ -166,6 +170,9 @@ class Broker(Protocol):
     def stats(self, queue: str) -> QueueStats:
         """Counts, at most a second old or so."""
 
+    def undeclared(self) -> Mapping[str, QueueStats]:
+        """Queues with jobs in the store that neither this handle nor any running service declares."""
+
     def wake(self) -> None:
         """Ends a `claim` that waits in another thread, or the next one. Thread-safe, and safe in a signal handler."""
 
@@ -191,6 +198,9 @@ class Inspector(Protocol):
 
     def discard(self, view: JobView) -> bool:
         """Deletes a job that nobody holds, for ever. False: it was no longer there."""
+
+    def restore(self, view: JobView) -> str:
+        """Puts a bad one back among the jobs of its queue, where it can be read; returns "", or why not."""
 
 
 def settle(broker: Broker, lease: Lease, outcome: Outcome) -> None:

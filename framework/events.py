@@ -175,6 +175,25 @@ class QueueObserved(Event):
     oldest_age: float
 
 
+@frozen
+class FileBad(Event):
+    """A stored file cannot be a job: it is kept aside, and told of once by each life of the observer."""
+
+    queue: str
+    file: str
+    flaw: str
+    place: str
+
+
+@frozen
+class QueueUndeclared(Event):
+    """A queue in the store has jobs, and no running service declares it. `first`: it was not so before."""
+
+    queue: str
+    jobs: int
+    first: bool
+
+
 # --- processes, emitted by the supervisor ---------------------------------------------------------------------------
 
 

@@ -250,6 +250,10 @@ class MemoryBroker:
                 oldest_age=max(0.0, now - oldest),
             )
 
+    def undeclared(self) -> Mapping[str, QueueStats]:
+        """None: what nobody declares cannot be stored."""
+        return {}
+
     def wake(self) -> None:
         """Takes no lock: a signal handler may interrupt the thread that holds it."""
         self._bell.put(True)
@@ -291,3 +295,7 @@ class MemoryBroker:
                 return False
             self.store.remove(row)
             return True
+
+    def restore(self, view: JobView) -> str:
+        """Nothing is ever bad."""
+        return "is no longer there"

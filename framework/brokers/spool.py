@@ -18,6 +18,7 @@ from framework.queues import QueueOptions
 from framework.spool import flocks
 from framework.spool.browse import Sight
 from framework.spool.calls import Calls
+from framework.spool.census import Census
 from framework.spool.rescue import Orphan
 from framework.spool.store import Spool
 
@@ -91,6 +92,7 @@ class SpoolBroker:
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
+        self._others: dict[str, Census] = {}  # undeclared queues
         self.root = spool.root
         self._reopening = threading.Lock()
         flocks.in_child(self)
@@ -190,28 +192,41 @@ class SpoolBroker:
 
     def stats(self, queue: str) -> QueueStats:
         """Counted now; what has not changed since is not listed again."""
-        census = self._spool.parts(queue).census
+        parts = self._spool.parts(queue)
         try:
-            ready = census.ready()
-            if self._spool.keeps_letters(queue):
-                dead = ready.count + census.delayed().count + census.dead()
-                return QueueStats(in_flight=census.in_flight(), dead=dead, bad=census.bad())
-            stamp, wall = self._spool.now()
-            ages = [0.0]
-            if ready.oldest_stamp:
-                ages.append((stamp - int(ready.oldest_stamp)) / 1e9)
-            if ready.oldest_due is not None:
-                ages.append(wall - ready.oldest_due / 1e6)
-            return QueueStats(
-                ready=ready.count,
-                delayed=census.delayed().count,
-                in_flight=census.in_flight(),
-                dead=census.dead(),
-                bad=census.bad(),
-                oldest_age=max(ages),
-            )
+            found = self._count(parts.census)
+            if self._spool.browse().keeps_letters(parts.queue):
+                dead = found.ready + found.delayed + found.dead
+                return QueueStats(in_flight=found.in_flight, dead=dead, bad=found.bad)
+            return found
         except OSError as error:
             raise self._spool.unavailable("counting", error) from error
+
+    def undeclared(self) -> Mapping[str, QueueStats]:
+        """Queues whose depth nobody has published for a minute; the empty ones are left out."""
+        try:
+            self._others = self._spool.browse().undeclared(self._others)
+            found = {name: self._count(census) for name, census in self._others.items()}
+        except OSError as error:
+            raise self._spool.unavailable("looking for queues", error) from error
+        return {name: stats for name, stats in found.items() if stats != QueueStats()}
+
+    def _count(self, census: Census) -> QueueStats:
+        ready = census.ready()
+        stamp, wall = self._spool.now()
+        ages = [0.0]
+        if ready.oldest_stamp:
+            ages.append((stamp - int(ready.oldest_stamp)) / 1e9)
+        if ready.oldest_due is not None:
+            ages.append(wall - ready.oldest_due / 1e6)
+        return QueueStats(
+            ready=ready.count,
+            delayed=census.delayed().count,
+            in_flight=census.in_flight(),
+            dead=census.dead(),
+            bad=census.bad(),
+            oldest_age=max(ages),
+        )
 
     def wake(self) -> None:
         """A byte into a pipe to ourselves."""
@@ -226,7 +241,8 @@ class SpoolBroker:
         for sight in self._sights(queue, state):
             name = sight.name
             attempt, delivery = (name.attempt, name.delivery) if name is not None else (0, 0)
-            yield SpoolView(sight.job, queue, state, attempt, delivery, sight.since, sight)
+            place = str(self.root / sight.path) if state == "bad" else ""
+            yield SpoolView(sight.job, queue, state, attempt, delivery, sight.since, place, sight.flaw, sight)
 
     def find(self, queue: str, job_id: str, state: State) -> JobView | None:
         """The oldest of that id."""
@@ -241,6 +257,15 @@ class SpoolBroker:
     def discard(self, view: JobView) -> bool:
         """Unlinks what nobody holds."""
         return view.state != "in_flight" and self._act(view, self._spool.browse().discard)
+
+    def restore(self, view: JobView) -> str:
+        """A rename back; under the lock of its id, where the caller chose that."""
+        if view.state != "bad" or not isinstance(view, SpoolView) or view.sight is None:
+            return "is no longer there"
+        try:
+            return self._spool.browse().restore(self._spool.parts(view.queue).queue, view.sight)
+        except OSError as error:
+            raise self._spool.unavailable(f"file {view.job.id!r}", error) from error
 
     def _act(self, view: JobView, action: Any) -> bool:
         sight = view.sight if isinstance(view, SpoolView) else self._sight(view)

@@ -11,6 +11,7 @@ import click
 
 from framework import stdio
 from framework.cli.alerts import alerts
+from framework.cli.bad import bad
 from framework.cli.check import check
 from framework.cli.dead import dead
 from framework.cli.doctor import doctor
@@ -48,6 +49,7 @@ worker.add_command(alerts)
 worker.add_command(enqueue)
 worker.add_command(queues)
 worker.add_command(dead)
+worker.add_command(bad)
 worker.add_command(health)
 worker.add_command(doctor)
 

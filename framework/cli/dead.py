@@ -11,9 +11,9 @@ import click
 
 from framework.broker import JobView
 from framework.cli import letters
-from framework.cli.output import Column, is_terminal, print_json, print_json_array, span, table, warn
+from framework.cli.output import Column, confirm, is_terminal, print_json, print_json_array, span, table, warn
 from framework.cli.service import MODULE_HELP, Engine, Service, load_service, opened, take, take_some
-from framework.errors import UsageError, WorkerError
+from framework.errors import UsageError
 
 COLUMNS = (
     Column("id", style="bold", fit="whole"), Column("queue"), Column("on", detail=True), Column("state", fit="whole"),
@@ -145,7 +145,7 @@ def discard(given: tuple[str, ...], queue: str | None, everything: bool, yes: bo
     with opened(service) as engine:
         keys = _chosen_keys(service, engine, ids, _home(service, queue), everything)
         if keys and not yes:
-            _confirm(len(keys))
+            confirm("1 dead letter" if len(keys) == 1 else f"{len(keys):,} dead letters")
         return _act(service, engine, keys, engine.discard, "deleted")
 
 
@@ -162,15 +162,6 @@ def _chosen_keys(
     if everything:
         return {letters.key_of(view) for view in letters.letters(service, engine, home)}
     return set(letters.chosen(service, engine, ids, home))
-
-
-def _confirm(count: int) -> None:
-    """Raises UsageError: nobody can be asked; WorkerError: the answer is no; click.Abort."""
-    if not is_terminal(sys.stdin) or not is_terminal(sys.stderr):
-        raise UsageError("nothing was deleted: there is no terminal to ask on, add --yes")
-    what = "1 dead letter" if count == 1 else f"{count:,} dead letters"
-    if not click.confirm(f"Delete {what} for ever?", err=True):
-        raise WorkerError("nothing was deleted")
 
 
 def _act(service: Service, engine: Engine, keys: set[letters.Key], verb: Callable[[JobView], bool], done: str) -> int:

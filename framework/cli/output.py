@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
+import click
+
+from framework.errors import UsageError, WorkerError
 from framework.printable import escape
 from framework.redaction import hider
 
@@ -86,6 +89,14 @@ def warn(text: str) -> None:
 def fail(text: str) -> None:
     """The one line on standard error with which a command gives up."""
     complain(f"worker: {styled('error:', 31, sys.stderr)} {one_line(hider(os.environ)(text))}")
+
+
+def confirm(what: str) -> None:
+    """Ask before `what` is deleted for ever. Raises UsageError: nobody can be asked; WorkerError: no; click.Abort."""
+    if not is_terminal(sys.stdin) or not is_terminal(sys.stderr):
+        raise UsageError("nothing was deleted: there is no terminal to ask on, add --yes")
+    if not click.confirm(f"Delete {what} for ever?", err=True):
+        raise WorkerError("nothing was deleted")
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, empty: str = "") -> None:

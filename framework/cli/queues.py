@@ -28,26 +28,31 @@ def queues(given: tuple[str, ...], as_json: bool) -> int:
 
     ready: may run now. oldest: how long the oldest of those has been waiting. in flight: claimed by a worker. delayed:
     not yet due, or waiting for a retry. dead: dead letters that rest here, see `worker dead`. bad: files that cannot be
-    read.
+    read, see `worker bad`. Queues follow that have jobs, and that neither this service nor one that runs declares: they
+    are marked so.
 
     \b
     --json, in this order; more keys may come:
       queue       name (string)
       ready, delayed, in_flight, dead, bad       jobs (integers)
       oldest_age  seconds (number), 0 where none is ready
+      declared    false: neither this service nor one that runs declares it
     """
     (module,) = take(given)
     service = load_service(module)
     with opened(service) as engine:
         found = {queue.name: engine.stats(queue.name) for queue in service.queues}
+        others = engine.undeclared()
     if as_json:
-        print_json([_object(name, stats) for name, stats in found.items()])
+        shown = [_object(name, stats, declared=True) for name, stats in found.items()]
+        print_json(shown + [_object(name, stats, declared=False) for name, stats in others.items()])
     else:
-        table(COLUMNS, [_row(name, stats) for name, stats in found.items()])
+        marked = {f"{name} (not declared)": stats for name, stats in others.items()}
+        table(COLUMNS, [_row(name, stats) for name, stats in {**found, **marked}.items()])
     return 0
 
 
-def _object(name: str, stats: QueueStats) -> dict[str, object]:
+def _object(name: str, stats: QueueStats, *, declared: bool) -> dict[str, object]:
     return {
         "queue": name,
         "ready": stats.ready,
@@ -56,6 +61,7 @@ def _object(name: str, stats: QueueStats) -> dict[str, object]:
         "dead": stats.dead,
         "bad": stats.bad,
         "oldest_age": round(stats.oldest_age, 3),
+        "declared": declared,
     }
 
 

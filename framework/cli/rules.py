@@ -61,6 +61,8 @@ def general(queues: Sequence[QueueOptions], *, job: str = "") -> Group:
         if queue.timeout is None:
             group.comments.append(f"{queue.name} has timeout=None: one job may take any time, so it is never 'stuck'.")
     group.rules.append(_dead_letters(job))
+    group.rules.append(_bad_files(job))
+    group.rules.append(_undeclared(job))
     group.rules.append(_restart_loop(job))
     group.rules.append(_saturated(job))
     group.rules.append(_gone(job))
@@ -120,6 +122,29 @@ def _dead_letters(job: str) -> Rule:
         description="Look at: worker dead list; then replay or discard them.",
         comment="Not the counter: increase() does not see a series' first count, and a letter matters until somebody "
         "decides.",
+    )
+
+
+def _bad_files(job: str) -> Rule:
+    where = _match('worker_queue_state="bad"', job=job)
+    return Rule(
+        "WorkerBadFiles",
+        f"max {BY} (worker_queue_depth{where}) > 0",
+        severity="ticket",
+        summary=f"Queue {{{{ $labels.{QUEUE} }}}}: {{{{ $value }}}} stored files cannot be read",
+        description="Each may be a job that does not run. Look at: worker bad list; then restore or discard them.",
+    )
+
+
+def _undeclared(job: str) -> Rule:
+    return Rule(
+        "WorkerQueueUndeclared",
+        f"max {BY} (worker_queue_undeclared{_match(job=job)}) > 0",
+        wait="15m",
+        severity="ticket",
+        summary=f"Queue {{{{ $labels.{QUEUE} }}}}: {{{{ $value }}}} jobs, and no running service declares it",
+        description="Its service is stopped, or has renamed or dropped the queue. Nobody works on these jobs. "
+        "Look at: worker queues.",
     )
 
 

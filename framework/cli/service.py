@@ -134,6 +134,13 @@ def root_of(settings: Settings) -> Path | None:
     return None if root is None else Path(root)
 
 
+def open_undeclared(engine: Engine) -> list[str]:
+    """Open the queues in the store that no running service declares, for looking at them; return their names."""
+    names = list(engine.undeclared())
+    engine.open([QueueOptions(name) for name in names])
+    return names
+
+
 @contextmanager
 def opened(service: Service) -> Generator[Engine, None, None]:
     """The engine, for looking and for work on dead letters.

@@ -14,11 +14,11 @@ from framework.events import (
     EngineRecovered,
     Event,
     JobsExpired,
-    QueueObserved,
     SupervisorNote,
 )
 from framework.maintenance.abandoned import AbandonedLeases
 from framework.maintenance.headless import LOOK_EVERY, Leftovers, OtherTrees
+from framework.maintenance.observing import Observation
 from framework.scoreboard import LEAVING, READY, Scoreboard, process_start
 from framework.signals import SignalQueue, drain
 from framework.stuck import StuckJobs
@@ -75,6 +75,7 @@ class Maintenance:
         self._look_at = 0.0
         self._failing_since: dict[str, float] = {}
         self._stuck = StuckJobs(broker, emit)
+        self._observation = Observation(broker, emit)
         self.engine_ok = True
         self.turned_at = time.monotonic()
 
@@ -121,7 +122,8 @@ class Maintenance:
             if self._leads():
                 for name in self._queues:
                     self._beat()
-                    self._try(f"stats of {name!r}", lambda name=name: self._observe(name))  # type: ignore[misc]
+                    self._try(f"stats of {name!r}", lambda name=name: self._observation.queue(name))  # type: ignore[misc]
+                self._try("looking for queues", self._observation.undeclared)
         if self.engine_ok:
             self._board.engine_worked(self._index, time.monotonic_ns())
         return rescued and maintained
@@ -175,18 +177,3 @@ class Maintenance:
             self._emit(
                 SupervisorNote(f"killed {len(killed)} processes that a dead supervisor left: {killed}", "warning")
             )
-
-    def _observe(self, name: str) -> bool:
-        found = self._broker.stats(name)
-        self._emit(
-            QueueObserved(
-                queue=name,
-                ready=found.ready,
-                delayed=found.delayed,
-                in_flight=found.in_flight,
-                dead=found.dead,
-                bad=found.bad,
-                oldest_age=found.oldest_age,
-            )
-        )
-        return True

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from framework.job import Job
-from framework.spool import frame, handlers, ids, names
+from framework.spool import bad, frame, handlers, ids, names, undeclared
+from framework.spool.census import Census
 from framework.spool.clock import Clock
 from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
@@ -31,6 +32,7 @@ class Sight:
     Attributes:
         path: of the file, relative to the root. name: parsed; None for a bad file.
         inode: of the file. since: when it came there, seconds since the epoch.
+        flaw: what is wrong with a bad one; empty: it can be read by now.
     """
 
     path: str
@@ -38,14 +40,22 @@ class Sight:
     job: Job
     inode: int
     since: float
+    flaw: str = ""
 
 
 class Browse:
     """Reads without claiming. A job may be gone the moment after it was seen."""
 
     def __init__(
-        self, disk: Disk, clock: Clock, *, queue: Callable[[str], QueueDir], ring: Callable[[str], None]
+        self,
+        disk: Disk,
+        clock: Clock,
+        *,
+        queue: Callable[[str], QueueDir],
+        declared: Collection[str],
+        ring: Callable[[str], None],
     ) -> None:
+        self._declared = declared
         self._disk = disk
         self._clock = clock
         self._queue = queue
@@ -61,8 +71,16 @@ class Browse:
             if sight:
                 yield sight
 
+    def keeps_letters(self, queue: QueueDir) -> bool:
+        """Return whether a queue's dead letters are dead where they lie. Raises OSError."""
+        return handlers.keeps_letters(self._disk, queue)
+
+    def undeclared(self, known: dict[str, Census]) -> dict[str, Census]:
+        """Counts of the queues that no running service declares; `known`: of the last call. Raises OSError."""
+        return undeclared.find(self._disk, self._clock, self._declared, known)
+
     def _places(self, queue: QueueDir, state: str) -> tuple[str, ...]:
-        if state in ("ready", "delayed", "dead") and handlers.keeps_letters(self._disk, queue):
+        if state in ("ready", "delayed", "dead") and self.keeps_letters(queue):
             return ("ready", "delayed", "dead") if state == "dead" else ()
         return (state,)
 
@@ -84,6 +102,13 @@ class Browse:
         self._ring(home.name)
         self._disk.sync_dir(os.path.dirname(target))
         return True
+
+    def restore(self, queue: QueueDir, sight: Sight) -> str:
+        """A bad file back among the jobs of its queue; "" or why not. Raises OSError."""
+        why = bad.restore(self._disk, self._clock, queue, sight.path, self._queue)
+        if not why:
+            self._ring(queue.name)
+        return why
 
     def discard(self, sight: Sight) -> bool:
         """Deletes for ever. Raises OSError."""
@@ -107,9 +132,10 @@ class Browse:
         return Sight(path, name, job, found.st_ino, found.st_ctime)
 
     def _bad(self, queue: QueueDir, entry: str, path: str) -> Sight | None:
-        """A file that cannot be read still has a name, and a size that a person wants to know."""
+        """A file that cannot be read still has a name, and a beginning that a person wants to see."""
         found = self._disk.stat(path)
         if found is None:
             return None
-        job = Job(id=entry, uid=bytes(16), queue=queue.name, payload=b"", headers={}, enqueued_at=found.st_mtime)
-        return Sight(path, None, job, 0, found.st_ctime)
+        flaw, start = bad.look(self._disk, path)
+        job = Job(id=entry, uid=bytes(16), queue=queue.name, payload=start, headers={}, enqueued_at=found.st_ctime)
+        return Sight(path, None, job, 0, found.st_ctime, flaw)

@@ -99,7 +99,7 @@ def _promote(
         return "promoted" if disk.move(path, target) else "gone"
     try:
         with ids.locked(disk, ids.directory(queue, job_id), wait=0.05):
-            if _linked(disk, queue, path, job_id, inode):
+            if linked(disk, queue, path, job_id, inode):
                 return "promoted" if disk.move(path, target) else "gone"
             disk.unlink(path)  # another job has the id: this one was never acknowledged
             return "gone"
@@ -107,8 +107,11 @@ def _promote(
         return "busy"
 
 
-def _linked(disk: Disk, queue: QueueDir, path: str, job_id: str, inode: int) -> bool:
-    """Whether the id is this file's; killed between write and link, its producer left it to us to link."""
+def linked(disk: Disk, queue: QueueDir, path: str, job_id: str, inode: int) -> bool:
+    """Whether the id is this file's; killed between write and link, its producer left it to us to link. Raises OSError.
+
+    Under the lock of the id.
+    """
     entry = ids.entry(queue, job_id)
     for _ in range(4):  # a stale entry goes, ours comes, and a last look sees it; one to spare
         found = disk.stat(entry)

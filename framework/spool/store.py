@@ -377,14 +377,10 @@ class Spool:
         """Of one queue, for statistics. Raises EngineError."""
         return self._part(queue)
 
-    def keeps_letters(self, queue: str) -> bool:
-        """Return whether a queue's dead letters are dead where they lie. Raises EngineError, OSError."""
-        return handlers.keeps_letters(self._opened()[0], self._part(queue).queue)
-
     def browse(self) -> Browse:
         """Looking at jobs. Raises EngineError when it is not open."""
         disk, here = self._opened()
-        return Browse(disk, here, queue=self._queue, ring=self._ring)
+        return Browse(disk, here, queue=self._queue, declared=self._parts, ring=self._ring)
 
     def _ring(self, queue: str) -> None:
         parts = self._parts.get(queue)

@@ -103,6 +103,12 @@ class Lines:
                 self._say("warning", "leases_lost", queue=event.queue, job_ids=list(event.job_ids))
             case e.JobsExpired():
                 self._say("warning", "jobs_expired", queue=event.queue, count=event.count)
+            case e.FileBad():
+                keys = {"queue": event.queue, "file": event.file, "flaw": event.flaw, "place": event.place}
+                self._say("warning", "file_bad", **keys)
+            case e.QueueUndeclared():
+                if event.first:
+                    self._say("warning", "queue_undeclared", queue=event.queue, jobs=event.jobs)
             case e.JobsRescued():
                 ids = list(event.job_ids)
                 self._say("info", "jobs_rescued", queue=event.queue, job_ids=ids, owner=event.owner)

@@ -92,6 +92,8 @@ class Metrics:
                 self._dead.add(event.count, self._at(event.queue, why))
             case e.QueueObserved():
                 self._observers.queue(event)
+            case e.QueueUndeclared():
+                self._observers.undeclared[event.queue] = (self._clock(), event.jobs)
 
     def observe_slots(self, read: ReadSlots, queue: str) -> None:
         """(limit, used) of this process's concurrency on a queue."""
@@ -132,10 +134,12 @@ class Observers:
         self._slot = slot
         self._clock = clock
         self._queues: dict[str, tuple[float, e.QueueObserved]] = {}
+        self.undeclared: dict[str, tuple[float, int]] = {}
         self.slots: dict[str, ReadSlots] = {}
         self.processes: list[tuple[ReadStates, ReadRestarts]] = []
         gauge, up_down = meter.create_observable_gauge, meter.create_observable_up_down_counter
         gauge(names.QUEUE_DEPTH, [self._depth], "{job}", "Jobs in a queue, by state.")
+        gauge(names.UNDECLARED, [self._undeclared], "{job}", "Jobs in a queue that no running service declares.")
         gauge(names.OLDEST_JOB_AGE, [self._age], "s", "How long the oldest ready job has been eligible.")
         up_down(names.SLOTS_LIMIT, [self._limit], "{slot}", "Jobs that this process may run at once.")
         up_down(names.SLOTS_USED, [self._used], "{slot}", "Jobs that this process runs now.")
@@ -155,8 +159,14 @@ class Observers:
 
     def _depth(self, _: CallbackOptions) -> Iterable[Observation]:
         for event in self._fresh():
-            for state in ("ready", "delayed", "in_flight", "dead"):
+            for state in ("ready", "delayed", "in_flight", "dead", "bad"):
                 yield Observation(getattr(event, state), self._at(event.queue, {names.QUEUE_STATE: state}))
+
+    def _undeclared(self, _: CallbackOptions) -> Iterable[Observation]:
+        now = self._clock()
+        for queue, (at, jobs) in list(self.undeclared.items()):
+            if now - at <= STALE_SECONDS:
+                yield Observation(jobs, self._at(queue))
 
     def _age(self, _: CallbackOptions) -> Iterable[Observation]:
         for event in self._fresh():

@@ -96,7 +96,10 @@ def overview() -> dashboard.Dashboard:
         )
     )
     dead = (in_state("dead", ALL), f"{{{{{Q}}}}}")
-    board.with_panel(lines("Dead letters", "Until they are replayed or discarded.", dead))
+    bad = (in_state("bad", ALL), f"{{{{{Q}}}}} unreadable")
+    undeclared = (f"max by (job, {Q}) (worker_queue_undeclared{{{ALL}}})", f"{{{{{Q}}}}} not declared")
+    about = "Until they are replayed or discarded; files that cannot be read, and jobs of queues that nobody declares."
+    board.with_panel(lines("Dead letters", about, dead, bad, undeclared))
     p95 = f"histogram_quantile(0.95, sum by (le, {Q}) ({rate(f'{WAIT}_bucket', ALL)}))"
     board.with_panel(
         lines(

@@ -41,7 +41,8 @@ def test_the_groups(studio: Cli) -> None:
     assert out.startswith("# Made by: worker alerts studio\n")
     assert [group["name"] for group in YAML(typ="safe").load(out)["groups"]] == ["worker", "worker-slo"]
     assert {rule.get("alert") for rule in rules(studio, "--only", "general")} == {
-        "WorkerQueueStuck", "WorkerDeadLetters", "WorkerRestartLoop", "WorkerSaturated", "WorkerGone",
+        "WorkerQueueStuck", "WorkerDeadLetters", "WorkerBadFiles", "WorkerQueueUndeclared", "WorkerRestartLoop",
+            "WorkerSaturated", "WorkerGone",
         "WorkerTelemetryDropped",
     }  # fmt: skip
     burns = [rule for rule in rules(studio, "--only", "slo") if "alert" in rule]

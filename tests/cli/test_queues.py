@@ -25,12 +25,31 @@ def test_json_is_as_promised(relay: Cli) -> None:
     relay.ok("enqueue", "relay", "digests", "1")
     found = relay.ok("queues", "relay", "--json").json
     assert [list(queue) for queue in found] == [
-        ["queue", "ready", "delayed", "in_flight", "dead", "bad", "oldest_age"]
+        ["queue", "ready", "delayed", "in_flight", "dead", "bad", "oldest_age", "declared"]
     ] * 3
     ages = {queue.pop("queue"): queue.pop("oldest_age") for queue in found}
     assert ages["digests"] > 0
     assert ages["deliveries"] == 0
-    assert found[2] == {"ready": 1, "delayed": 0, "in_flight": 0, "dead": 0, "bad": 0}
+    assert found[2] == {"ready": 1, "delayed": 0, "in_flight": 0, "dead": 0, "bad": 0, "declared": True}
+
+
+def test_a_queue_that_nobody_declares_is_shown_as_long_as_it_has_jobs(relay: Cli) -> None:
+    """Its service has dropped or renamed it. Empty directories are no news, nor queues that a running service keeps."""
+    relay.store("digests", 1, "one")
+    relay.store("deliveries", {"to": "a"}, "two")
+    (relay.spool / "digests").rename(relay.spool / "retired")
+    (relay.spool / "deliveries").rename(relay.spool / "others")
+    stamp = int(next((relay.spool / "others" / "ready").glob("*/*")).name[:20])
+    (relay.spool / "others" / "depth").write_text(f"1 0 {stamp}\n")  # a service has published it a moment ago
+    result = relay.ok("queues", "relay")
+    assert [row[:2] for row in result.rows[3:]] == [["retired (not declared)", "1"]]
+    *_, found = relay.ok("queues", "relay", "--json").json
+    assert (found["queue"], found["ready"], found["declared"]) == ("retired", 1, False)
+    (relay.spool / "others" / "depth").write_text(f"1 0 {stamp - 10**11}\n")  # it has stopped since
+    shown = {row[0] for row in relay.ok("queues", "relay").rows[3:]}
+    assert shown == {"others (not declared)", "retired (not declared)"}
+    next((relay.spool / "retired" / "ready").glob("*/*")).unlink()
+    assert [row[0] for row in relay.ok("queues", "relay").rows[3:]] == ["others (not declared)"]
 
 
 def test_looking_makes_no_spool(relay: Cli) -> None:

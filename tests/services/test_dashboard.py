@@ -33,6 +33,7 @@ COUNTERS = {
 }
 GAUGES = {
     "worker_queue_depth",
+    "worker_queue_undeclared",
     "worker_queue_oldest_job_age_seconds",
     "worker_slots_limit",
     "worker_slots_used",
@@ -185,7 +186,8 @@ def test_the_panels_that_telemetry_promises_are_there() -> None:
 def test_the_alerts_that_telemetry_promises_are_there() -> None:
     rules = {rule["alert"]: rule for group in ALERTS for rule in group["rules"] if "alert" in rule}
     assert set(rules) == {
-        "WorkerQueueStuck", "WorkerDeadLetters", "WorkerRestartLoop", "WorkerSaturated", "WorkerGone",
+        "WorkerQueueStuck", "WorkerDeadLetters", "WorkerBadFiles", "WorkerQueueUndeclared", "WorkerRestartLoop",
+        "WorkerSaturated", "WorkerGone",
         "WorkerTelemetryDropped", "WorkerWaitBudgetBurnsFast", "WorkerWaitBudgetBurnsSlowly",
     }  # fmt: skip
     for rule in rules.values():

@@ -12,6 +12,7 @@ from framework.brokers.spool import SpoolBroker
 from framework.errors import EnqueueFailed, EnqueueUncertain, LeaseLost
 from framework.outcome import Kind, Outcome
 
+from .kept_cases import KEPT_CASES
 from .odd_cases import ODD_CASES, reopen, rescue
 from .stage import Case, Stage
 from .world import PLAIN, claim, cut_at, dead_owner, failure, job, one, run
@@ -157,4 +158,5 @@ CASES = (
     Case("close", _claimed, lambda s: s.broker.close()),
     Case("open", _nothing, reopen),
     *ODD_CASES,
+    *KEPT_CASES,
 )

@@ -10,7 +10,6 @@ import fcntl
 import os
 import shutil
 import time
-from dataclasses import replace
 from typing import Any
 
 from framework.brokers.spool import SpoolBroker
@@ -19,7 +18,6 @@ from framework.queues import QueueOptions
 from framework.spool import ids, listing
 from framework.spool.life import wid_of
 
-from . import poison
 from .seam import pass_on
 from .stage import Case, Stage
 from .world import (
@@ -40,8 +38,6 @@ from .world import (
 )
 
 SHORT_LIVED = (JOBS, QueueOptions("letters", is_dead_letter=True, ttl=0.01))
-HANDLED = QueueOptions("letters", is_dead_letter=True, service="s")
-UNHANDLED = QueueOptions("letters", is_dead_letter=True, service="s", handled=False, ttl=0.01)
 SMALL = (QueueOptions("jobs", dead_letter="letters", max_length=2), LETTERS)
 
 
@@ -91,7 +87,7 @@ def _everywhere(stage: Stage) -> None:
     _plant(stage, "dead", "0.2")
 
 
-def _look(stage: Stage) -> None:
+def look(stage: Stage) -> None:
     for queue in stage.queues:
         stage.broker.stats(queue.name)
         for state in ("ready", "delayed", "in_flight", "dead", "bad"):
@@ -161,11 +157,6 @@ def _batch_in_vain(stage: Stage) -> None:
         return
     finally:
         stage.calls.hook = armed
-
-
-def _impossible_in_tmp(stage: Stage) -> None:
-    stage.store("a")
-    poison.plant(stage.root, "jobs/tmp", poison.raw(b"[]"), 1)
 
 
 def _batch_of_the_dead(stage: Stage, before: str) -> None:
@@ -244,23 +235,6 @@ def _letter_over(stage: Stage, *, chosen: bool = False) -> None:
     lease = one(stage.broker)
     stage.broker.bury(lease, failure=failure(lease))
     stage.broker.rest(one(stage.broker, "letters"))
-    time.sleep(0.02)
-
-
-def _never_handled(stage: Stage) -> None:
-    stage.store("a")
-    (stage.root / "letters" / "handled.s").unlink()
-
-
-def _handled_before(stage: Stage) -> None:
-    stage.store("a")
-    broker(stage.root, HANDLED).close()
-
-
-def _unhandled(stage: Stage) -> None:
-    stage.store("a")
-    lease = one(stage.broker)
-    stage.broker.bury(lease, failure=failure(lease))
     time.sleep(0.02)
 
 
@@ -370,7 +344,7 @@ def _started_chosen(stage: Stage) -> None:
 ODD_CASES = (
     Case("open the first time", _nothing_yet, reopen),
     Case("open beside a torn clock", _torn_clock, reopen),
-    Case("look", _everywhere, _look, bad=2),
+    Case("look", _everywhere, look, bad=2),
     Case("enqueue one too many", lambda s: s.store("a"), _one_too_many, refuses=("n",), queues=SMALL),
     Case(
         "enqueue the id of a finished job",
@@ -400,8 +374,7 @@ ODD_CASES = (
     Case("enqueue a batch", lambda s: s.store("a"), _enqueue_batch, enqueues=("n", "m")),
     Case("enqueue a batch in vain", lambda s: s.store("a"), _batch_in_vain, refuses=("n", "m")),
     Case("claim a batch", _batch, claim_all),
-    Case("look at a batch", _batch, _look),
-    Case("recover what is no job", _impossible_in_tmp, maintain, bad=1),
+    Case("look at a batch", _batch, look),
     Case("recover a batch", lambda s: _batch_of_the_dead(s, "rename"), maintain, enqueues=("n", "m")),
     Case("recover half a batch", lambda s: _batch_of_the_dead(s, "syncfs"), maintain, enqueues=("n", "m")),
     Case("remove a drained batch", _drained_batch, claim_all),
@@ -420,10 +393,6 @@ ODD_CASES = (
     Case("rescue without a lock", _orphans_without_lock, rescue),
     Case("rescue a stillborn", _stillborn, rescue),
     Case("rescue nobody", _living, _rescue_in_vain),
-    Case("open with a handler of letters", _never_handled, reopen, queues=(JOBS, HANDLED)),
-    Case("open without the handler", _handled_before, reopen, queues=(JOBS, UNHANDLED)),
-    Case("look at letters that nobody handles", _unhandled, _look, queues=(JOBS, replace(UNHANDLED, ttl=None))),
-    Case("delete a letter that nobody handles", _unhandled, maintain, deletes=("a",), queues=(JOBS, UNHANDLED)),
     Case("close with wards", _wards, lambda s: s.broker.close()),
     Case("claim chosen", lambda s: s.store("a", chosen=True), claim_all),
     Case("claim beside garbage", _garbage_among_them, claim_all, bad=2),

@@ -331,6 +331,7 @@ def test_a_service_and_its_commands_live_among_them(tree: Tree) -> None:
     odd = poison.odd_jobs()
     for data in odd:
         poison.plant(tree.root, "sync/ready", data, number := number + 1)
+    poison.plant(tree.root, "retired/ready", poison.raw(json.dumps(poison.GOOD).encode()), 0)
     tree.enqueue(Torture.sync, Task(key="innocent"))
     tree.start(OTEL_SDK_DISABLED="false", OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9")
     for key in ("innocent", *(f"odd{number}." for number in range(len(odd)))):
@@ -340,3 +341,6 @@ def test_a_service_and_its_commands_live_among_them(tree: Tree) -> None:
         tree.run_worker(*command[:2] if command[0] == "dead" else command, "tests.process.torture", *command[2:])
     assert tree.stop() == 0
     assert tree.events("process_exited", reason="crashed") == []
+    said = tree.events("file_bad", queue="sync")
+    assert len(said) == len({event["place"] for event in said}) >= 20
+    assert len(tree.events("queue_undeclared", queue="retired", jobs=1)) == 1

@@ -20,6 +20,7 @@ class Promise:
     Attributes:
         labels: beside those of the resource, on every series; maybe: on some.
         histogram: `_bucket`, `_sum` and `_count`.
+        rare: there are series only while something is wrong.
         processes: how many of a tree may have series of it at most; 0 = a slot's queue decides.
     """
 
@@ -27,6 +28,7 @@ class Promise:
     maybe: frozenset[str] = frozenset()
     histogram: bool = False
     processes: int = 0
+    rare: bool = False
 
 
 _ERROR: Final = frozenset({"error_type"})
@@ -38,6 +40,7 @@ PROMISED: Final = {
     ),
     "messaging_process_duration_seconds": Promise(_QUEUE | {_OPERATION}, _ERROR, histogram=True),
     "worker_queue_depth": Promise(_QUEUE | {"worker_queue_state"}, processes=1),
+    "worker_queue_undeclared": Promise(_QUEUE, processes=1, rare=True),
     "worker_queue_oldest_job_age_seconds": Promise(_QUEUE, processes=1),
     "worker_job_queue_wait_duration_seconds": Promise(_QUEUE, histogram=True),
     "worker_job_attempts_total": Promise(_QUEUE | {"worker_job_outcome"}),

@@ -25,6 +25,7 @@ UNITS = {
     "messaging.client.operation.duration": "s",
     "messaging.process.duration": "s",
     "worker.queue.depth": "{job}",
+    "worker.queue.undeclared": "{job}",
     "worker.queue.oldest_job.age": "s",
     "worker.job.queue_wait.duration": "s",
     "worker.job.attempts": "{attempt}",
@@ -72,7 +73,8 @@ def everything(station: Any) -> None:
     lease = lease_of()
     emit(lost(lease, record_of(lease, trace_id="1" * 32)))
     emit(lost(lease, record_of(lease, trace_id="1" * 32), outcome="dead_lettered", reason="timeout"))
-    emit(e.QueueObserved("deliveries", ready=5, delayed=4, in_flight=3, dead=2, bad=0, oldest_age=7.5))
+    emit(e.QueueObserved("deliveries", ready=5, delayed=4, in_flight=3, dead=2, bad=1, oldest_age=7.5))
+    emit(e.QueueUndeclared("retired", 6, first=True))
     with station.telemetry.sending.one("deliveries", "job-2", 3):
         pass
     station.telemetry.observe_slots(lambda: (20, 7), "deliveries")
@@ -129,7 +131,8 @@ def test_observers_are_read_at_collection(receiver, stations):
     everything(station)
     station.close()
     depth = {p.attributes["worker.queue.state"]: p.value for p in receiver.latest("worker.queue.depth")}
-    assert depth == {"ready": 5, "delayed": 4, "in_flight": 3, "dead": 2}
+    assert depth == {"ready": 5, "delayed": 4, "in_flight": 3, "dead": 2, "bad": 1}
+    assert receiver.value("worker.queue.undeclared") == 6
     assert receiver.value("worker.queue.oldest_job.age") == 7.5
     assert (receiver.value("worker.slots.limit"), receiver.value("worker.slots.used")) == (20, 7)
     states = {p.attributes["worker.process.state"]: p.value for p in receiver.latest("worker.processes")}
@@ -173,15 +176,16 @@ def test_an_observation_of_a_queue_grows_stale(receiver):
     reader, now = InMemoryMetricReader(), [100.0]
     metrics = Metrics(MeterProvider([reader]).get_meter("x"), "spool", Drops(), clock=lambda: now[0])
     metrics.on(e.QueueObserved("deliveries", 5, 4, 3, 2, 0, 7.5))
+    metrics.on(e.QueueUndeclared("retired", 6, first=False))
 
     def names_now() -> set[str]:
         data = reader.get_metrics_data()
         assert data is not None
         return {m.name for r in data.resource_metrics for s in r.scope_metrics for m in s.metrics if m.data.data_points}
 
-    assert "worker.queue.depth" in names_now()
+    assert {"worker.queue.depth", "worker.queue.undeclared"} <= names_now()
     now[0] += STALE_SECONDS + 1
-    assert not {"worker.queue.depth", "worker.queue.oldest_job.age"} & names_now()
+    assert not {"worker.queue.depth", "worker.queue.oldest_job.age", "worker.queue.undeclared"} & names_now()
 
 
 def test_a_process_reports_its_own_memory_under_the_name_of_its_slot(receiver, stations):
@@ -253,6 +257,7 @@ def test_every_event_is_known_to_the_lines_or_the_metrics_and_none_raises(receiv
         "str": "text",
         "int": 3,
         "float": 1.5,
+        "bool": True,
         "float | None": 1.5,
         "Lease": lease,
         "RunRecord": record_of(lease, trace_id="1" * 32),

@@ -1,0 +1,58 @@
+"""Looking at the queues for all services that share the store: depth, age, bad files, queues that nobody declares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+
+from framework.broker import Broker, Inspector
+from framework.events import Event, FileBad, QueueObserved, QueueUndeclared
+
+MOST_LOOKED, MOST_TOLD = 1000, 20  # bad files of a queue in one observation: each is read, and told in a line
+
+
+class Observation:
+    """Emits what it sees."""
+
+    def __init__(self, broker: Broker, emit: Callable[[Event], None]) -> None:
+        self._broker = broker
+        self._emit = emit
+        self._bad: dict[str, set[str]] = {}  # files that were told of, by queue
+        self._undeclared: set[str] = set()
+
+    def queue(self, name: str) -> bool:
+        """Look at one queue that the service declares. Return True: nothing is left to do. Raises EngineUnavailable."""
+        found = self._broker.stats(name)
+        self._emit(
+            QueueObserved(
+                queue=name,
+                ready=found.ready,
+                delayed=found.delayed,
+                in_flight=found.in_flight,
+                dead=found.dead,
+                bad=found.bad,
+                oldest_age=found.oldest_age,
+            )
+        )
+        self._tell_bad(name, found.bad)
+        return True
+
+    def undeclared(self) -> bool:
+        """Look for queues that nobody declares. Return True. Raises EngineUnavailable."""
+        found = self._broker.undeclared()
+        for name, stats in found.items():
+            jobs = stats.ready + stats.delayed + stats.in_flight + stats.dead + stats.bad
+            self._emit(QueueUndeclared(name, jobs, first=name not in self._undeclared))
+        self._undeclared = set(found)
+        return True
+
+    def _tell_bad(self, queue: str, count: int) -> None:
+        told = self._bad.setdefault(queue, set())
+        many = count > MOST_TOLD  # then another name under the same count may wait until the count changes
+        if not count or (many and count == len(told)) or not isinstance(self._broker, Inspector):
+            return
+        here = {view.job.id: view for view in islice(self._broker.browse(queue, "bad"), MOST_LOOKED)}
+        told.intersection_update(here)
+        for file in [file for file in here if file not in told][:MOST_TOLD]:
+            told.add(file)
+            self._emit(FileBad(queue, file, here[file].flaw, here[file].place))

@@ -1,0 +1,40 @@
+"""Queues that lie in the root and that no running service declares: a service renamed or dropped them, or is stopped.
+
+Whoever declares a queue keeps house for it, and publishes its depth each second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from framework.queues import QueueOptions
+from framework.spool.census import Census
+from framework.spool.clock import Clock
+from framework.spool.disk import Disk
+from framework.spool.layout import QueueDir, queue_of
+from framework.spool.limits import read_depth
+
+KEPT = 60_000_000_000  # nanoseconds after its last depth in which a queue counts as declared: services are restarted
+
+
+def find(disk: Disk, clock: Clock, declared: Collection[str], known: dict[str, Census]) -> dict[str, Census]:
+    """Return the counts of each, by name. Raises OSError.
+
+    Args:
+        declared: queues that this process declares itself.
+        known: what the last call returned.
+    """
+    found: dict[str, Census] = {}
+    for entry in disk.listdir("."):
+        name = queue_of(entry)
+        if name is None or name in declared:
+            continue
+        queue = QueueDir(QueueOptions(name))
+        if disk.stat(f"{queue.base}/ready") is not None and not _is_kept(disk, clock, queue):
+            found[name] = known.get(name) or Census(disk, queue)
+    return found
+
+
+def _is_kept(disk: Disk, clock: Clock, queue: QueueDir) -> bool:
+    published = read_depth(disk, queue)
+    return published is not None and 0 <= clock.now() - published[1] < KEPT

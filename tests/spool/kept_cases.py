@@ -1,0 +1,67 @@
+"""Operations on what is kept aside: bad files, and dead letters that no service handles.
+
+For the enumerators, as `cases`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from framework.errors import EngineError
+from framework.queues import QueueOptions
+
+from . import poison
+from .odd_cases import look, maintain, reopen
+from .stage import Case, Stage
+from .world import JOBS, broker, failure, files, one
+
+HANDLED = QueueOptions("letters", is_dead_letter=True, service="s")
+UNHANDLED = QueueOptions("letters", is_dead_letter=True, service="s", handled=False, ttl=0.01)
+
+
+def _impossible_in_tmp(stage: Stage) -> None:
+    stage.store("a")
+    poison.plant(stage.root, "jobs/tmp", poison.raw(b"[]"), 1)
+
+
+def _never_handled(stage: Stage) -> None:
+    stage.store("a")
+    (stage.root / "letters" / "handled.s").unlink()
+
+
+def _handled_before(stage: Stage) -> None:
+    stage.store("a")
+    broker(stage.root, HANDLED).close()
+
+
+def _unhandled(stage: Stage) -> None:
+    stage.store("a")
+    lease = one(stage.broker)
+    stage.broker.bury(lease, failure=failure(lease))
+    time.sleep(0.02)
+
+
+def _readable_bad(stage: Stage, *, chosen: bool = False) -> None:
+    stage.store("a", chosen=chosen)
+    (path, *_) = files(stage.root, "jobs/ready/*/*")
+    path.rename(stage.root / "jobs" / "bad" / path.name)
+    stage.stored.clear()  # it is no job until it is back
+    (stage.held,) = stage.broker.browse("jobs", "bad")
+
+
+def _restore(stage: Stage) -> None:
+    why = stage.broker.restore(stage.held)
+    if why:
+        raise EngineError(why)
+
+
+KEPT_CASES = (
+    Case("recover what is no job", _impossible_in_tmp, maintain, bad=1),
+    Case("open with a handler of letters", _never_handled, reopen, queues=(JOBS, HANDLED)),
+    Case("open without the handler", _handled_before, reopen, queues=(JOBS, UNHANDLED)),
+    Case("look at letters that nobody handles", _unhandled, look, queues=(JOBS, replace(UNHANDLED, ttl=None))),
+    Case("delete a letter that nobody handles", _unhandled, maintain, deletes=("a",), queues=(JOBS, UNHANDLED)),
+    Case("restore", _readable_bad, _restore, enqueues=("a",), bad=1),
+    Case("restore chosen", lambda s: _readable_bad(s, chosen=True), _restore, enqueues=("a",), bad=1),
+)
