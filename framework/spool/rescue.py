@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from framework.job import Lease, RunRecord
-from framework.spool import flocks, life, names, runs
+from framework.spool import flocks, life, names, runs, unstarted
 from framework.spool.claim import Reader
 from framework.spool.clock import Clock
 from framework.spool.disk import Disk
@@ -24,8 +24,8 @@ from framework.spool.runs import Started
 from framework.spool.setbacks import Setbacks
 
 _LOCK = ".lock"
-# After a power cut run records may be lost. A job that was claimed this much oftener than it was charged, and by
-# somebody who died, is charged: else one that kills its worker within a moment would go on for ever.
+# After a power cut run records may be lost. A job that was so often in the hands of the dead, and nobody accounted for
+# that, is charged: else one that brings down its machine within a moment would go on for ever.
 MOST_UNCHARGED = 50
 # Gone, or something planted in its place: not ours to judge
 _NO_LOCK = (errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.ENXIO)
@@ -181,7 +181,7 @@ class Rescue:
     def _started(self, ward: Owner, lease: Lease) -> Started | None:
         held: Held = lease.token
         held.started = started = ward.started.get(held.key)
-        if started is not None or lease.delivery - held.name.attempt <= MOST_UNCHARGED:
+        if started is not None or unstarted.count(self._disk, held) <= MOST_UNCHARGED:
             return started
         run = RunRecord(row=0, delivery=lease.delivery, attempt=lease.attempt, started_at=self._clock.wall())
         return Started(held.name.stem, run)

@@ -28,6 +28,7 @@ def _one(name: str, file: str, old: str, new: str, tests: str, trap: str = "") -
     return Mutant(name, f"spool/{file}", ((old, new),), tests, trap)
 
 
+POISON = "spool/test_poison.py"
 ENQUEUE, SETTLE, LIFE, IDS = (
     "spool/test_enqueue.py",
     "spool/test_settle.py",
@@ -126,7 +127,7 @@ LOCKS = (
     _one("flock of a batch that is recovered", "recover.py", "disk.stat(path) if flocks.take(disk.calls, fd) else None", "disk.stat(path)", DRAFTS),
     _one("the batch that is recovered is the one in tmp", "recover.py", "if here is None or here.st_ino != disk.calls.fstat(fd).st_ino:\n            return 0", "if here is False:\n            return 0", DRAFTS),
     _one("a batch that arrived in spite of an error", "batch.py", "            if self._disk.stat(target) is None:\n                raise", "            raise", BATCH),
-    _one("the clock looks into batches in tmp", "clock.py", "newest = max(newest, batch[:_LENGTH], _newest(disk, f\"{queue}/tmp/{batch}\"))", "pass", DRAFTS),
+    _one("the clock looks into batches in tmp", "clock.py", "            newest = max(newest, _newest(disk, f\"{queue}/tmp/{batch}\", last))\n            newest = max(newest, batch[:_LENGTH] if batch[:_LENGTH] <= last else \"\")\n", "            pass\n", DRAFTS),
     _one("a claimed one too many was queued", "undo.py", "                if self._disk.unlink(draft.path):\n                    taken.append(draft)\n", "                self._disk.unlink(draft.path)\n                taken.append(draft)\n                if True:\n", BATCH),
     _one("batches stand among the jobs of their time", "listing.py", "return sorted(alone + batched)", "return alone + batched", BATCH),
     _one("others' batches at the limit are seen", "enqueue.py", "count_again or self._limits.near(batch.MOST)", "count_again", BATCH),
@@ -171,8 +172,21 @@ PROTOCOL = (
     _one("a run record is of one delivery", "rescue.py", "ward.started.get(held.key)", "next((s for s in ward.started.values() if s.stem == held.name.stem), None)", "spool/test_runs.py"),
     _one("the lock file is preallocated", "life.py", "        disk.calls.fallocate(fd, 0, runs.offset(rows))\n", "", "spool/test_runs.py",
          "a sparse map on a full disk"),
-    _one("claimed 50 times uncharged: charged", "rescue.py", "MOST_UNCHARGED = 50", "MOST_UNCHARGED = 10**9", LIFE),
-    _one("stamped before the listing", "listing.py", "        while found and found[-1][: len(began)] >= began:\n            found.pop()\n", "", CLAIM,
+    _one("claimed 50 times uncharged: charged", "rescue.py", "MOST_UNCHARGED = 50", "MOST_UNCHARGED = 10**9", "spool/test_unstarted.py"),
+    _one("what was accounted for is taken off", "unstarted.py", "max(0, known - accounted)", "known", "spool/test_unstarted.py"),
+    _one("a dead delivery is counted once", "unstarted.py", "if last == delivery and known:", "if False:", "spool/test_unstarted.py"),
+    _one("what a file says is checked", "frame.py", "    wrong = flaw(job)\n    if wrong:\n        raise Impossible", "    wrong = \"\"\n    if wrong:\n        raise Impossible", POISON),
+    _one("what is stored could be read", "frame.py", "    wrong = flaw(job)\n    if wrong:\n        raise ValueError", "    wrong = \"\"\n    if wrong:\n        raise ValueError", POISON),
+    _one("in tmp a whole file that is no job is kept", "recover.py", "except frame.Impossible:", "except ZeroDivisionError:", POISON),
+    _one("a made-up stamp moves no clock", "clock.py", "until=here + HORIZON", "until=10**20", POISON),
+    _one("a moment fits into a name", "names.py", "not_before=min(MAX_TIME, due)", "not_before=due", POISON),
+    _one("another service's letters are spared", "handlers.py", "return not any(entry.startswith(_PREFIX) for entry in disk.listdir(queue.base))", "return True", "contract/test_unhandled_letters.py"),
+    _one("a note of a handler is durable", "handlers.py", "            disk.sync_dir(queue.base)\n", "", "spool/test_layout.py"),
+    _one("what a person looks at is a file", "bad.py", "if not stat.S_ISREG(found.st_mode):", "if False:", "cli/test_bad.py"),
+    _one("what a person looks at is no link", "bad.py", "os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK", "os.O_RDONLY | os.O_NONBLOCK", "cli/test_bad.py"),
+    _one("the count of unstarted claims is stored", "unstarted.py", "os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK", "os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK", "spool/test_unstarted.py"),
+    _one("a restored job has its id", "bad.py", "if not linked(disk, ids_of, path, job.id, found.st_ino):", "if False:", "cli/test_bad.py"),
+    _one("stamped before the listing", "listing.py", "        while found and found[-1][: len(began)] >= began:\n            entry = found.pop()\n            if entry[: len(began)] > horizon:\n                made_up.append(entry)\n", "", CLAIM,
          "102-190 of 40,000 overtaken"),
     _one("a racy listing is not kept", "listing.py", "RACY = 0.05", "RACY = 0.0", TIMES),
     _one("a listing of coarse times is not kept", "listing.py", "COARSE = 2.1", "COARSE = 0.05", TIMES),
@@ -196,7 +210,7 @@ PROTOCOL = (
     _one("a twin is dropped by its inode", "disk.py", "if moved is not None and (left.st_ino, left.st_dev) == (moved.st_ino, moved.st_dev):", "if moved is not None:", CLAIM,
          "a deduplication that compared listings deleted 229 of 3,000"),
     _one("a twin of a held claim is dropped", "claim.py", "            self._disk.drop_twin(source, f\"{owner.base}/{claimed}\")\n", "", CLAIM),
-    _one("no stored stamp in the future", "clock.py", "max(round(wall() * 1e9), newest + 1)", "round(wall() * 1e9)", "spool/test_clock.py",
+    _one("no stored stamp in the future", "clock.py", "max(here, newest + 1)", "round(wall() * 1e9)", "spool/test_clock.py",
          "with last boot's offset jobs strand until the clock passes them"),
     _one("the first writer of the clock wins", "clock.py", "            if theirs is not None:\n                return theirs\n", "", "spool/test_clock.py"),
     _one("the size limit is on the body", "enqueue.py", "return len(job.payload) <= self._queue", "return len(frame.encode(job)) <= self._queue", ENQUEUE,
@@ -241,7 +255,7 @@ IDENTITY = (
     _one("a swept entry has no job", "ids.py", "stat.S_ISREG(found.st_mode) and found.st_nlink < 2", "stat.S_ISREG(found.st_mode)", f"{IDS} spool/test_security.py"),
     _one("recovery leaves the entry of another's job", "recover.py", "        elif ids.is_taken(disk, queue, job_id, found):\n            return False\n", "        else:\n            disk.unlink(entry)\n", f"{IDS} spool/test_crash_points.py"),
     _one("recovery links an id", "recover.py", "            disk.link(path, entry)", "            return True", IDS),
-    _one("recovery asks whose the id is", "recover.py", "            if _linked(disk, queue, path, job_id, inode):", "            if True:", IDS),
+    _one("recovery asks whose the id is", "recover.py", "            if linked(disk, queue, path, job_id, inode):", "            if True:", IDS),
     _one("one too many of an id is taken back whole", "undo.py", "                    self._unlink_id(draft)\n            for directory", "            for directory", IDS),
 )  # fmt: skip
 

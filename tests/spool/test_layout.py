@@ -306,3 +306,20 @@ def test_a_read_only_root_is_one_clear_line(small: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", small], check=True)
     with pytest.raises(EngineError, match="read-only"):
         broker(small / "spool", QueueOptions("new"))
+
+
+def test_a_note_of_a_handler_is_durable_and_made_once(root: Path) -> None:
+    """A power cut that took it would let another service's ttl end letters that wait for this one's handler."""
+    letters = QueueOptions("letters", is_dead_letter=True, service="relay:Relay")
+    broker(root, JOBS, letters).close()
+    note = root / "letters" / "handled.relay%3ARelay"
+    syncs = []
+    for present in (True, False):
+        if not present:
+            note.unlink()
+        seam = Seam()
+        seam.arm(pass_on)
+        broker(root, JOBS, letters, calls=seam).close()
+        assert note.is_file()
+        syncs.append(seam.names.count("fsync"))
+    assert syncs == [0, 1]

@@ -21,7 +21,6 @@ from .world import (
     broker,
     claim,
     dead_owner,
-    failure,
     files,
     heal,
     ids,
@@ -277,22 +276,6 @@ def test_a_directory_without_a_lock_is_given_one(spool: SpoolBroker, root: Path)
     for orphan in orphans:
         settle_orphan(spool, orphan)
     assert list((root / "jobs" / "claimed").iterdir()) == []
-
-
-def test_a_job_that_is_claimed_again_and_again_is_charged(spool: SpoolBroker, root: Path) -> None:
-    """Run records that a power cut lost must not let a poison job go on for ever."""
-    spool.enqueue([job("a")])
-    for _ in range(50):
-        spool.release(claim(spool))
-    dead_owner(root, lambda mine: one(mine))
-    (orphan,) = spool.rescue()
-    assert (orphan.lease.delivery, orphan.run is not None) == (51, True)
-    spool.release([orphan.lease])
-    lease = one(spool)
-    spool.retry(lease, delay=0, failure=failure(lease))
-    dead_owner(root, lambda mine: one(mine))
-    (orphan,) = spool.rescue()
-    assert orphan.run is not None
 
 
 def test_an_incarnation_that_comes_back_takes_another_wid(root: Path) -> None:

@@ -1,0 +1,67 @@
+"""Claims that ended with their owner, before the job had begun: when that is held against the job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from framework.brokers.spool import SpoolBroker
+from framework.spool import frame
+
+from .world import dead_owner, failure, job, one, run
+
+
+def died_with_it(spool: SpoolBroker, root: Path) -> bool:
+    """Somebody claims the job and dies before it starts, and it is rescued: whether it is charged. It waits again."""
+    dead_owner(root, lambda mine: one(mine))
+    (orphan,) = spool.rescue()
+    spool.release([orphan.lease])
+    return orphan.run is not None
+
+
+def test_a_job_that_dies_with_its_owner_again_and_again_is_charged(spool: SpoolBroker, root: Path) -> None:
+    """Run records that a power cut lost must not let a poison job go on for ever."""
+    spool.enqueue([job("a")])
+    assert [died_with_it(spool, root) for _ in range(51)] == [False] * 50 + [True]
+    spool.retry(one(spool), delay=0, failure=failure())
+    assert died_with_it(spool, root)
+
+
+def test_a_job_that_was_released_again_and_again_is_not_charged(spool: SpoolBroker, root: Path) -> None:
+    """Regression: sixty snoozes, and a neighbour that killed the worker before it had begun the job.
+
+    Verified: without taking off what was accounted for, the last of these is charged.
+    """
+    spool.enqueue([job("a")])
+    for _ in range(60):
+        lease = one(spool)
+        spool.start(lease, run(lease))
+        spool.release([lease])
+    assert not died_with_it(spool, root)
+    for _ in range(55):
+        spool.release([one(spool)])
+        assert not died_with_it(spool, root)
+
+
+def test_a_delivery_is_counted_once_however_many_rescuers_die_over_it(spool: SpoolBroker, root: Path) -> None:
+    spool.enqueue([job("a")])
+    dead_owner(root, lambda mine: one(mine))
+    for _ in range(52):
+        dead_owner(root, lambda mine: mine.rescue())
+    (orphan,) = spool.rescue()
+    assert orphan.run is None
+
+
+def test_the_count_is_no_history_and_a_torn_one_is_none(spool: SpoolBroker, root: Path) -> None:
+    spool.enqueue([job("a")])
+    died_with_it(spool, root)
+    (path,) = (root / "jobs" / "ready").glob("*/*")
+    lease = one(spool)
+    assert list(lease.job.history) == []
+    at = lease.token.slots_at + frame.SLOTS * frame.SLOT
+    spool.release([lease])
+    (path,) = (root / "jobs" / "ready").glob("*/*")
+    with path.open("r+b") as file:
+        file.seek(at)
+        assert file.read(4) == b"LST1"
+        file.write(b"\xff" * 12)
+    assert not died_with_it(spool, root)
