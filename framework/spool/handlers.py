@@ -28,8 +28,10 @@ def declare(disk: Disk, queue: QueueDir) -> None:
         disk.unlink(path)
     elif disk.stat(path) is None:
         try:
-            disk.calls.close(disk.open(path, os.O_WRONLY | os.O_CREAT))
+            disk.calls.close(disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW))
             disk.sync_dir(queue.base)
+        except FileExistsError:  # another process of the service was faster
+            return
         except OSError as error:
             if error.errno not in FULL:
                 raise

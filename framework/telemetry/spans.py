@@ -87,7 +87,8 @@ class SpanTracing(LogOnlyTracing):
             names.OPERATION_TYPE: "process",
             names.SYSTEM: self._system,
             names.DESTINATION: lease.queue,
-            names.MESSAGE_ID: lease.job.id,
+            # A lone surrogate would stop the export of a whole batch.
+            names.MESSAGE_ID: lease.job.id.encode("utf-8", "replace").decode(),
             names.ATTEMPT: lease.attempt,
             names.QUEUE_WAIT: max(0.0, started_at - lease.eligible_at),
             names.REDELIVERED: lease.delivery > 1,

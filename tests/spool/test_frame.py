@@ -15,7 +15,7 @@ from framework.job import Failure, Job
 from framework.spool import frame
 
 JOB = Job(
-    id="näme \U0001f600",
+    id="näme \ud800",
     uid=bytes(range(16)),
     queue="jobs",
     payload=b"\x00\xff" * 100,
