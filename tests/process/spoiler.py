@@ -171,7 +171,8 @@ def state() -> str:
     standard = [os.readlink(f"/proc/self/fd/{fd}").partition(":")[0] for fd in (0, 1, 2)]
     handlers = [signal.getsignal(number) for number in (signal.SIGCHLD, signal.SIGPIPE)]
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 64, sys.getrecursionlimit() > 500
-    return f"{os.getcwd()} {mask:o} {standard} {[int(handler) for handler in handlers]} {limits} {wakeup}"  # type: ignore[arg-type]
+    shown = [getattr(handler, "__name__", str(handler)) for handler in handlers]
+    return f"{os.getcwd()} {mask:o} {standard} {shown} {limits} {wakeup}"
 
 
 class Spoiler(WorkerApp):

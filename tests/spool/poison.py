@@ -78,7 +78,8 @@ def odd_jobs() -> list[bytes]:
     changes: list[dict[str, Any]] = [
         {"enqueued_at": 0}, {"enqueued_at": 253402300799}, {"not_before": -62135596800}, {"ttl": 1e9},
         {"enqueued_at": 0.0, "ttl": 253402300799.0}, {"scheduled_for": 253402300799}, {"scheduled_for": -62135596800.0},
-        {"id": "\x00\x1b[31m\u202e\n" * 100}, {"id": "x" * 5000}, {"id": ""}, {"id": "\ud800"}, {"headers": {"": "", "\x00": "\x00"}},
+        {"id": "\x00\x1b[31m\u202e\n" * 100}, {"id": "x" * 5000}, {"id": ""}, {"id": "\ud800"},
+        {"headers": {"": "", "\x00": "\x00"}},
         {"headers": {"traceparent": "00-" + "0" * 500}}, {"headers": {"traceparent": told, "tracestate": "=,=" * 9000}},
         {"headers": {"traceparent": told, "baggage": "a=%ff;" * 9000}}, {"headers": {"baggage": "é" * 100_000}},
     ]  # fmt: skip
