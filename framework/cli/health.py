@@ -69,7 +69,7 @@ def diagnose(run: Path, app: str = "", *, now: int | None = None) -> str:
         except (OSError, ValueError) as error:
             reasons.append(f"{path} cannot be read: {error}")
             continue
-        if (app and board.app != app) or not board.supervised():
+        if (app and not board.is_of(app)) or not board.supervised():
             continue
         why = _worst(board, time.monotonic_ns() if now is None else now)
         if why.startswith(SILENT) and now is None:  # all may have stood still until a moment ago: then they turn now

@@ -131,9 +131,9 @@ def overdue(busy: Sequence[RowState], now: int, tick: int) -> list[int] | None:
 
     The others get the time that their own deadlines give them: the process dies when every job that still runs is past
     its hard one. Where one job's code holds the event loop they cannot use that time: then it dies at that job's hard
-    deadline, and only that job is charged.
+    deadline, and only that job is charged. A row read while it was written says nothing: the next turn reads it.
     """
-    late = [row for row in busy if row.hard and now >= row.hard]
+    late = [row for row in busy if row.whole and row.hard and now >= row.hard]
     if not late:
         return None
     blocking = [row for row in late if row.on_cpu]

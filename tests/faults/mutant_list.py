@@ -104,8 +104,8 @@ CAREFUL = (
     _one("O_EXCL of a lock that a rescuer gives", "rescue.py", "os.O_RDWR | os.O_CREAT | os.O_EXCL", "os.O_RDWR | os.O_CREAT", FLAGS),
     _one("O_NOFOLLOW of a stillborn", "rescue.py", "flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK", "flags = os.O_RDWR | os.O_NONBLOCK", FLAGS),
     _one("S_ISREG of a swept entry", "ids.py", "found is not None and stat.S_ISREG(found.st_mode) and", "found is not None and", "spool/test_security.py"),
-    Mutant("O_NOFOLLOW of a new board", "scoreboard.py", (("os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_TRUNC | os.O_CLOEXEC"),), LINKS),
-    Mutant("O_NOFOLLOW of a board", "scoreboard.py", (("(0 if in_memory else os.O_NOFOLLOW)", "0"),), "unit/test_scoreboard.py"),
+    Mutant("O_NOFOLLOW of a new board", "scoreboard/board.py", (("os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_TRUNC | os.O_CLOEXEC"),), LINKS),
+    Mutant("O_NOFOLLOW of a board", "scoreboard/board.py", (("(0 if in_memory else os.O_NOFOLLOW)", "0"),), "unit/test_scoreboard.py"),
     Mutant("O_NOFOLLOW of an instance's lock", "supervisor/instance.py", (("return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW", "return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC"),), LINKS),
     Mutant("O_NOFOLLOW of a piece of the reserve", "supervisor/reserve.py", (("os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_CREAT | os.O_CLOEXEC"),), LINKS),
     Mutant("O_NOFOLLOW of the leader's lock", "supervisor/instance.py", (("flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW", "flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC"),), LINKS),
@@ -270,7 +270,7 @@ JUDGEMENT = (
 )  # fmt: skip
 
 SHARED = (
-    Mutant("the board's blocks are allocated", "scoreboard.py", (("            _allocate(descriptor, size)\n", "            os.ftruncate(descriptor, size)\n"),), "unit/test_scoreboard.py unit/test_planted_links.py",
+    Mutant("the board's blocks are allocated", "scoreboard/board.py", (("            _allocate(descriptor, size)\n", "            os.ftruncate(descriptor, size)\n"),), "unit/test_scoreboard.py unit/test_planted_links.py",
            "a sparse map on a full disk"),
     Mutant("a ring's blocks are allocated", "telemetry/ring.py", (("os.posix_fallocate(descriptor, 0, _DATA_AT + capacity)", "os.ftruncate(descriptor, _DATA_AT + capacity)"),), "telemetry/test_rings.py",
            "a sparse map on a full disk"),
