@@ -160,7 +160,8 @@ class Leftovers(WorkerApp):
             await asyncio.sleep(600)
 
     @single.handler
-    def work_alone(self, key: str) -> None:
+    async def work_alone(self, key: str) -> None:
+        self.kept.append(asyncio.create_task(self.stubborn()))
         threading.Thread(target=time.sleep, args=(600,)).start()
         ThreadPoolExecutor(1).submit(time.sleep, 600)
         atexit.register(time.sleep, 600)

@@ -31,6 +31,7 @@ def test_a_recycled_slot_is_served_again_whatever_is_left(tree: Tree) -> None:
     for key in ("a", "b"):
         tree.enqueue(Leftovers.single, key)
     tree.wait_ledger("end ", 2)
+    tree.wait_event("process_exited", count=2, slot="single/0", reason="recycled")
     assert tree.stop() == 0
     assert not tree.events("process_killed")
 
