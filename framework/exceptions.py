@@ -30,8 +30,7 @@ def error_type(error: BaseException) -> str:
 def describe(error: BaseException, *, limit: int = TRACE) -> tuple[str, str]:
     """Return (message, tail of the traceback)."""
     if _is_concealed(error):
-        frames = vars(BaseException)["__traceback__"].__get__(error)
-        return f"{error_type(error)} in a validator of the payload", "".join(traceback.format_tb(frames))[-limit:]
+        return f"{error_type(error)} in a validator of the payload", _text(_stack(error))[-limit:]
     message = _message(error)
     return message, _text(_trace(error, message))[-limit:]
 
@@ -112,8 +111,13 @@ def _trace(error: BaseException, message: str) -> str:
             return "".join(part if len(part) <= MESSAGE else f"{part[:MESSAGE]}…\n" for part in parts)
     except BaseException:
         pass
+    return f"{_stack(error)}{error_type(error)}: {message}\n"
+
+
+def _stack(error: BaseException) -> str:
     try:
-        return "".join(traceback.format_tb(frames, limit=-_FRAMES)) + f"{error_type(error)}: {message}\n"
+        frames = vars(BaseException)["__traceback__"].__get__(error)
+        return "".join(traceback.format_tb(frames, limit=-_FRAMES))
     except BaseException:
         return ""
 
