@@ -181,6 +181,7 @@ PROTOCOL = (
     _one("a made-up stamp moves no clock", "clock.py", "until=here + HORIZON", "until=10**20", POISON),
     _one("a moment fits into a name", "names.py", "not_before=min(MAX_TIME, due)", "not_before=due", POISON),
     _one("another service's letters are spared", "handlers.py", "return not any(entry.startswith(_PREFIX) for entry in disk.listdir(queue.base))", "return True", "contract/test_unhandled_letters.py"),
+    _one("O_EXCL of a note of a handler", "handlers.py", "os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW", "os.O_CREAT", FLAGS),
     _one("a note of a handler is durable", "handlers.py", "            disk.sync_dir(queue.base)\n", "", "spool/test_layout.py"),
     _one("what a person looks at is a file", "bad.py", "if not stat.S_ISREG(found.st_mode):", "if False:", "cli/test_bad.py"),
     _one("what a person looks at is no link", "bad.py", "os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK", "os.O_RDONLY | os.O_NONBLOCK", "cli/test_bad.py"),
