@@ -149,12 +149,11 @@ class Spool:
         return [QueueOptions(name, is_dead_letter=True, handled=False) for name in sorted(wanted - known)]
 
     def _open_queue(self, options: QueueOptions) -> None:
-        known = self._parts.get(options.name)
-        if known is not None:
-            known.queue.options = options
-            handlers.declare(self._opened()[0], known.queue)
-            return
         disk, here = self._opened()
+        if (known := self._parts.get(options.name)) is not None:
+            known.queue.options = options
+            handlers.declare(disk, known.queue)
+            return
         queue = QueueDir(options)
         layout.make_queue(disk, queue)
         layout.check_one_device(self.root, disk, queue)
