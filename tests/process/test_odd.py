@@ -162,7 +162,7 @@ def test_the_text_of_sys_exit_is_in_the_log(tree: Tree, method: str) -> None:
     for where in ("start/0: text of the lifespan", "many/0: text of alifespan"):
         slot, _, text = where.partition(": ")
         tree.wait_event(f"{slot} exits: {text}", slot=slot)
-    tree.wait_event("hook/0 exits: text of the hook")
+    assert "text of the hook" in tree.wait_event("hook_failed", queue="hook")["error"]
     tree.wait(
         lambda: any("text of the handler" in event["message"] for event in tree.events("job_finished", queue="run")),
         "the text of the handler",

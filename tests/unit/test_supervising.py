@@ -137,7 +137,7 @@ def test_a_death_that_is_not_written_yet(tmp_path: Path) -> None:
     """A rescuer that looks between the death and its burial waits for what the supervisor writes."""
     instance = Instance.take(tmp_path / "run", tmp_path / "instances")
     board = Scoreboard.create(instance.board_path, [("maintenance", 0), ("q/0", 1)], app="App")
-    place = RunnerPlace(WorkerApp, Settings(), {}, [], "spool", instance, tmp_path / "leader")
+    place = RunnerPlace(WorkerApp, Settings(), {}, [], "spool", instance, tmp_path / "leader", "module", "/")
     board.occupy(1, "1-a")
     assert place.verdict(board, "1-unknown") is None
     threading.Timer(0.05, lambda: board.write_verdict("1-a", PLANNED)).start()
