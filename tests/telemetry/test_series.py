@@ -123,10 +123,10 @@ def test_the_type_of_an_error_is_a_short_text_whatever_its_class_does():
         def __module__(cls) -> str:  # type: ignore[override]
             raise RuntimeError
 
-    assert error_type(Odd("Strange", (Exception,), {})()) == "unknown"
+    assert error_type(Odd("Strange", (Exception,), {})()).endswith("Strange")
     nameless = made_up("Nameless")
     nameless.__module__ = None  # type: ignore[assignment]
-    assert error_type(nameless()) == "None.Nameless"
+    assert error_type(nameless()) == "Nameless"
     assert error_type(made_up("a\udcff")()) == "a?"
     assert cut("é" * 200, 201) == "é" * 100
 
