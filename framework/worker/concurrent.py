@@ -245,7 +245,7 @@ class AsyncWorker:
         core = self._core
         interrupted = False
         still, patient_until = Standstill(0.25, time.monotonic()), 0.0
-        while self._runs or not core.settle_late():
+        while self._runs or not (core.settle_late() or core.leave_behind()):
             now, moment = time.monotonic(), core.leave.interrupt_at
             if still.turned(now):
                 patient_until = now + PATIENCE  # the supervisor will say how long all stood still

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from framework.broker import VERBS, Broker, settle
 from framework.errors import EngineUnavailable, LeaseLost, WorkerError
@@ -29,10 +27,12 @@ from framework.scoreboard import LEAVING, READY, RowWriter, Scoreboard, before_d
 from framework.stuck import StuckJobs
 from framework.worker.putback import Identity
 from framework.worker.ruin import SelfCheck, root_of
+from framework.worker.unsettled import FIRST_RETRY, LAST_RETRY, Unsettled, UnsettledLeases
 
-FIRST_RETRY, LAST_RETRY = 0.05, 2.0  # seconds between tries of an engine that fails; recovery is seen within 5 s
 CERTAIN = 3  # failures of the engine in a row after which a process believes that it is ruined
 OTHERS_WORK = 5.0  # seconds that the engine must fail here alone
+LONE = 1.5  # seconds for which a lease could not be settled while the engine works: a drain does not wait for it
+MOST_NAMED = 5  # jobs in one line
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -74,13 +74,6 @@ class LeaveSignal:
             deadline = self._board_deadline() / 1e9 or time.monotonic() + self._drain
             self._interrupt_at = deadline - before_deadline(self._drain, 2.0) - self._stood_still()
         return True
-
-
-@dataclass(slots=True)
-class _Unsettled:
-    lease: Lease
-    outcome: Outcome
-    row: int | None
 
 
 class WorkerCore:
@@ -130,7 +123,7 @@ class WorkerCore:
         self.on_ready: Callable[[], None] = lambda: None
         self.jobs = 0
         self.used = 0
-        self._unsettled: deque[_Unsettled] = deque()  # the helper thread appends, too
+        self._unsettled = UnsettledLeases()
         self._failing: dict[str, tuple[float, float]] = {}  # verb: since when, wait before the next try
         self._retry_at = 0.0
         self._next_memory_check = 0.0
@@ -267,27 +260,39 @@ class WorkerCore:
         Args:
             row: where it ran; None = it has not started.
         """
-        started = time.monotonic()
-        verb = VERBS[outcome.kind]
+        self._settle(Unsettled(lease, outcome, row))
+
+    def _settle(self, item: Unsettled) -> None:
+        started, verb = time.monotonic(), VERBS[item.outcome.kind]
         try:
-            settle(self.broker, lease, outcome)
+            settle(self.broker, item.lease, item.outcome)
         except LeaseLost as lost:
-            self._lost(_Unsettled(lease, outcome, row), lost)
+            self._lost(item, lost)
             return
         except EngineUnavailable as error:
-            self._unsettled.append(_Unsettled(lease, outcome, row))
-            self._failed(verb, error)
+            self._keep(item, verb, error)
             return
-        if self._failing:
+        if self._failing or self._failures:
             self._recovered(verb)
+        if item.failures:
+            self.emit(EngineRecovered("settle", started - item.since))
         if self._tells_settled:
-            self.emit(JobsSettled(lease.queue, verb, 1, time.monotonic() - started))
+            self.emit(JobsSettled(item.lease.queue, verb, 1, time.monotonic() - started))
 
-    def _lost(self, item: _Unsettled, lost: LeaseLost) -> None:
+    def _keep(self, item: Unsettled, verb: str, error: EngineUnavailable) -> None:
+        """Try a lease again later. Other jobs go on meanwhile, unless nothing works for a while: then the engine fails,
+        and not this lease (a bad sector, an attribute of one file)."""
+        delay = self._unsettled.add(item)
+        if item.failures == 1:
+            self.emit(EngineFailed("settle", f"job {item.lease.job.id!r}: {error}", delay))
+        if self._count_failure(error) >= CERTAIN:
+            self._hold(verb)
+
+    def _lost(self, item: Unsettled, lost: LeaseLost) -> None:
         """Report a lost lease, unless the process only looks in the wrong place: a handler has closed descriptors."""
         cause = self.check.cause(lost)
         if cause:
-            self._unsettled.append(item)
+            self._unsettled.add(item)
             self.ruin(cause)
         else:
             self.emit(LeasesLost(item.lease.queue, lost.job_ids))
@@ -301,26 +306,47 @@ class WorkerCore:
         """Tries what could not be settled; True when nothing is left. Cheap when nothing is."""
         if not self._unsettled or self.ruined:
             return True
-        if time.monotonic() < self._retry_at:
-            return False
-        for _ in range(len(self._unsettled)):
-            item = self._unsettled.popleft()
-            self.settle(item.lease, item.outcome, item.row)
+        for item in self._unsettled.due():
+            self._settle(item)
         if not self._unsettled:
             for verb in list(self._failing):
                 self._recovered(verb)
         return not self._unsettled
 
+    def leave_behind(self) -> bool:
+        """At the end of a drain: whether only these leases fail, while the engine works for others. Then they stay
+        claimed, with their outcomes beside their run records: the next rescue finishes them."""
+        items = self._unsettled.items()
+        since = min((item.since for item in items), default=0.0)
+        if not items or self.board.engine_worked_at() <= (since + LONE) * 1e9:
+            return False
+        for item in items:
+            if item.row is not None:
+                self._report(item.lease, item.outcome)
+        ids = ", ".join(repr(item.lease.job.id) for item in items[:MOST_NAMED])
+        more = f" and {len(items) - MOST_NAMED} more" if len(items) > MOST_NAMED else ""
+        self.complain(f"jobs that cannot be settled stay claimed, for the next rescue: {ids}{more}")
+        return True
+
     def _failed(self, verb: str, error: Exception) -> None:
+        self.emit(EngineFailed(verb, str(error), self._hold(verb)))
+        self._count_failure(error)
+
+    def _hold(self, verb: str) -> float:
+        """Claim nothing for a while, longer at each failure. Return the seconds."""
         now = time.monotonic()
         since, wait = self._failing.get(verb, (now, 0.0))
         wait = min(LAST_RETRY, max(FIRST_RETRY, wait * 2))
         self._failing[verb] = (since, wait)
         self._retry_at = max(self._retry_at, now + wait)
-        self.emit(EngineFailed(verb, str(error), wait))
+        return wait
+
+    def _count_failure(self, error: Exception) -> int:
+        """Return how many calls of the engine have failed in a row."""
         self._failures += 1
-        self._failing_since = self._failing_since if self._failures > 1 else now
+        self._failing_since = self._failing_since if self._failures > 1 else time.monotonic()
         self.examine(error)
+        return self._failures
 
     def _recovered(self, verb: str) -> None:
         self._failures, self.doubtful = 0, False
@@ -352,7 +378,7 @@ class WorkerCore:
         """
         if not self.ruined and (self.jobs or self.used):
             self.ruined = cause
-            rows = [item.row for item in self._unsettled if item.row is not None]
+            rows = [item.row for item in self._unsettled.items() if item.row is not None]
             rows += [row.row for row in self.board.busy_rows(self.index) if row.row == self.blamed()]
             self.board.set_ruin(self.index, cause, rows[0] if rows else None)
             self.leave.leave(f"ruined: {cause}")

@@ -13,9 +13,10 @@ from framework.executor import Attempt
 from framework.job import Lease
 from framework.signals import ignore
 from framework.worker.claims import WORTH, Claims
-from framework.worker.core import FIRST_RETRY, WorkerCore
+from framework.worker.core import WorkerCore
 from framework.worker.interrupt import PATIENCE, Interrupts
 from framework.worker.putback import PutBack
+from framework.worker.unsettled import FIRST_RETRY
 
 WAIT = 1.0  # seconds that one claim waits for a job: the loop turns at least so often
 
@@ -132,7 +133,7 @@ class SyncWorker:
             self._core.emit(ServiceMistake(self._core.process, f"{self._core.process}: {text}"))
 
     def _settle_rest(self) -> None:
-        while not self._core.settle_late():
+        while not (self._core.settle_late() or self._core.leave_behind()):
             self._core.tick()
             self._look_around()
             time.sleep(FIRST_RETRY)

@@ -93,3 +93,24 @@ def test_many_expiries_on_a_slow_disk_delay_no_rescue(tree: Tree, monkeypatch: p
     tree.wait(lambda: len(tree.letters("many")) == 400, "all of them expired")
     assert tree.events("process_exited", slot="maintenance") == []
     assert tree.stop() == 0
+
+
+@pytest.mark.root
+def test_a_job_that_cannot_be_settled_slows_no_other_and_holds_no_drain(tree: Tree) -> None:
+    """Regression: its worker claimed once in two seconds, wrote a line at each try, and the drain ended with code 5."""
+    tree.start("--queue", "sync", WORKER_QUEUES__SYNC__WORKERS="1", WORKER_DRAIN="20")
+    stuck = tree.enqueue(Torture.sync, Task(do="sleep", seconds=0.5, key="stuck"))
+    tree.wait_ledger("start stuck")
+    with immutable(claimed(tree, stuck)):
+        tree.wait_event("engine_failed", verb="settle")
+        for number in range(50):
+            tree.enqueue(Torture.sync, Task(key=f"k{number}"))
+        tree.wait_ledger("end k", 50)
+        assert len(tree.events("engine_failed")) == 1
+        assert tree.events("process_exited") == []
+        assert tree.stop() == 0
+        assert any("stay claimed" in event["event"] for event in tree.events())
+    tree.start("--queue", "sync")
+    tree.wait(lambda: tree.stats("sync").in_flight == 0, "the rescue finishes it")
+    assert len(tree.ran("start stuck")) == 1, "it had ended: it does not run again"
+    assert tree.stop() == 0

@@ -105,6 +105,8 @@ class Desk:
 
     def retry_now(self) -> bool:
         self.core._retry_at = 0.0
+        for item in self.core._unsettled.items():
+            item.retry_at = 0.0
         return self.core.settle_late()
 
     def said(self, kind: type[Event]) -> list[Any]:
@@ -169,7 +171,7 @@ def test_what_cannot_be_settled_now_is_settled_later(desk: Desk) -> None:
     desk.engine.broken = set()
     assert desk.retry_now()
     assert (desk.engine.stats("jobs").in_flight, desk.engine.stats("jobs").delayed) == (0, 1)
-    assert {event.verb for event in desk.said(EngineRecovered)} == {"ack", "retry", "reported"}
+    assert {event.verb for event in desk.said(EngineRecovered)} == {"ack", "retry", "reported", "settle"}
     assert [event.verb for event in desk.said(JobsSettled)] == ["ack", "retry"]
     assert desk.core.settle_late()
 
