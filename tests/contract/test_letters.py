@@ -318,3 +318,17 @@ def test_a_job_that_nobody_holds_is_discarded(engine: Engine, state: str) -> Non
     assert broker.discard(found(broker, "a", state)) is True  # type: ignore[arg-type]
     assert listed(broker, state) == ["b"]  # type: ignore[arg-type]
     assert_counts(broker, **{state: 1})
+
+
+def test_a_handled_letter_is_kept_from_its_handling_on_however_old_its_death_is(engine: Engine) -> None:
+    """A dead-letter queue that is worked off late must still show what it has handled."""
+    ttl = 6 * engine.moment
+    broker = engine.open(JOBS_WITH_LETTERS, QueueOptions("letters", is_dead_letter=True, ttl=ttl))
+    put(engine, broker, "a")
+    bury_one(broker)
+    pass_time(engine, broker, 1.2 * ttl)
+    broker.rest(take_one(broker, "letters"))
+    pass_time(engine, broker, 0.2 * ttl)
+    assert listed(broker, "dead", "letters") == ["a"]
+    pass_time(engine, broker, 1.2 * ttl)
+    assert listed(broker, "dead", "letters") == []
