@@ -84,7 +84,7 @@ def recover(
             return "gone"
         if not synced:  # its writer may not have come to that, and a duplicate of its id is told yes on its strength
             disk.sync(fd)
-        name = names.first(job, name.stamp, name.tail)
+        name = names.first(job, name.stamp, name.tail)._replace(other=name.other)
         return _promote(disk, clock, queue, path, name, job.id, found.st_ino, id_locked)
     finally:
         flocks.drop(disk.calls, fd)
@@ -120,5 +120,6 @@ def linked(disk: Disk, queue: QueueDir, path: str, job_id: str, inode: int) -> b
         elif found.st_ino == inode:
             return True
         elif ids.is_taken(disk, queue, job_id, found):
-            return False
+            now = disk.stat(entry)  # its entry was lost, and the look for its job has found this very file
+            return now is not None and now.st_ino == inode
     return False

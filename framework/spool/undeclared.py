@@ -30,8 +30,11 @@ def find(disk: Disk, clock: Clock, declared: Collection[str], known: dict[str, C
         if name is None or name in declared:
             continue
         queue = QueueDir(QueueOptions(name))
-        if disk.stat(f"{queue.base}/ready") is not None and not _is_kept(disk, clock, queue):
-            found[name] = known.get(name) or Census(disk, queue)
+        try:
+            if disk.stat(f"{queue.base}/ready") is not None and not _is_kept(disk, clock, queue):
+                found[name] = known.get(name) or Census(disk, queue)
+        except NotADirectoryError:  # somebody's file, with a name that a queue could have
+            continue
     return found
 
 
