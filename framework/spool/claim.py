@@ -156,11 +156,10 @@ class Claim:
                 entry = self._listing.take()
                 if entry is None:
                     break
-                name = names.parse(entry)
+                name, path = names.parse(entry), self._listing.path(entry)
                 if name is None:
-                    self._listing.hide(entry)
+                    self._foreign(entry, path)
                     continue
-                path = self._listing.path(entry)
                 if self._setbacks.waits(path):
                     if path in waiting:
                         break  # only such files are left
@@ -169,7 +168,7 @@ class Claim:
                 try:
                     lease = self._one(path, name)
                 except OSError as error:
-                    if self._disk.stat(path) is None:
+                    if self._disk.stat(path) is None and not isinstance(error, frame.Newer):
                         raise  # it is claimed and cannot be read: the next claim begins with it, the order stays
                     self._set_back(path, error)  # where it is about this one file, the others go on
                     continue
@@ -183,6 +182,12 @@ class Claim:
             self.error = error
             self.look_again()
         return leases
+
+    def _foreign(self, entry: str, path: str) -> None:
+        """Pass a name by: it is no job's, or that of a job which needs a newer worker; such a one is told."""
+        if names.needs_newer(entry):
+            self._setbacks.add(path, frame.Newer(frame.VERSION + 1))
+        self._listing.hide(entry)
 
     def _sort(self, lease: Lease, leases: list[Lease], expired: list[Held]) -> None:
         """Put a claim to those that run, or to those whose time to live is over."""
@@ -242,7 +247,11 @@ class Claim:
             self._missed(owner, source)
             return None
         self._misses = 0
-        return self._reader.lease(owner, claimed, name)
+        try:
+            return self._reader.lease(owner, claimed, name)
+        except frame.Newer:
+            self._disk.rename(f"{owner.base}/{claimed}", source)  # as if it had never been claimed
+            raise
 
     def _missed(self, owner: Owner, source: str) -> None:
         """ENOENT: the race is lost, or our own directory is gone (then nothing of ours is safe: start anew)."""

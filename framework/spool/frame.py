@@ -5,10 +5,14 @@ first, a ring of ten the last): a torn record costs the oldest one of the ring, 
 
 Right checksums do not make a job: another program, a bug or an attacker may have written the file. So every type and
 range is checked here, once, and the rest of the product may rely on them: reading gives a job, or raises Damaged.
+
+The format may grow. A reader ignores fields that it does not know and does without those that it does not need; a file
+that needs a newer reader says so in its header, and is left where it is: reading raises Newer.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import struct
@@ -22,7 +26,7 @@ from framework.queues import NAME
 from framework.spool.names import MOST_NUMBER
 
 MAGIC = b"\x89WSPOOL\n"
-VERSION = 1
+VERSION = 1  # of the oldest reader that can read a file
 SLOT = 4096
 RING = 10
 _FIRST_READ = 1 << 17  # bytes: nearly every job with its history
@@ -51,6 +55,16 @@ class Damaged(ValueError):
 
 class Impossible(Damaged):
     """The file is whole, but what it says is no job of this version: it is kept, never taken for a torn one."""
+
+
+class Newer(OSError):
+    """The file needs a newer reader: not damaged, and not this process's to handle or to judge."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(
+            errno.EPROTONOSUPPORT,
+            f"its format {version} is newer than {VERSION}, which this version of the framework reads",
+        )
 
 
 @frozen
@@ -130,7 +144,7 @@ def encode(job: Job) -> bytes:
 
 
 def layout(data: bytes) -> Layout:
-    """Reads the fixed header from the first bytes of a file. Raises Damaged."""
+    """Reads the fixed header from the first bytes of a file. Raises Damaged, Newer."""
     if len(data) < FIXED_SIZE:
         raise Damaged(f"{len(data)} bytes: shorter than its header")
     magic, version, _, headers, body, slots_at, uid, crc_headers, crc_body, _ = _FIXED.unpack_from(data)
@@ -138,8 +152,10 @@ def layout(data: bytes) -> Layout:
         raise Damaged("no job file")
     if _CRC.unpack_from(data, _FIXED.size)[0] != zlib.crc32(data[: _FIXED.size]):
         raise Damaged("checksum of the header")
-    if version != VERSION:
-        raise Impossible(f"version {version}, this is a worker for version {VERSION}")
+    if version > VERSION:
+        raise Newer(version)
+    if version < 1:
+        raise Impossible(f"version {version}")
     found = Layout(headers, body, slots_at, uid, crc_headers, crc_body)
     if headers > _MOST_HEADERS or body > _MOST_BODY or not 0 <= slots_at - found.end <= SLOT:
         raise Impossible(f"lengths: headers {headers}, body {body}, history at {slots_at}")
@@ -156,20 +172,21 @@ def decode(data: bytes, where: Layout) -> Job:
         raise Damaged("checksum of the content")
     try:
         fields, _ = _DECODE(headers.decode("ascii"))
+        find = fields.get
         job = Job(  # by position: eleven names would cost more than the values
             fields["id"],
             where.uid,
             fields["queue"],
             body,
-            fields["headers"],
+            find("headers", {}),
             fields["enqueued_at"],
-            fields["not_before"],
-            fields["ttl"],
-            fields["chosen_id"],
-            fields["scheduled_for"],
+            find("not_before"),
+            find("ttl"),
+            find("chosen_id", False),
+            find("scheduled_for"),
             tuple(r.failure for r in records(data[slots_at:])) if len(data) > slots_at else (),
         )
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Impossible(f"headers: {error!r:.200}") from None
     wrong = flaw(job)
     if wrong:
@@ -296,7 +313,7 @@ def _failure(fields: dict[str, Any], delivery: int) -> Failure:
 
 
 def read(read_at: Callable[[int, int], bytes], size: int) -> tuple[Layout, Job]:
-    """Where things are in a file, and its job; a planted giant is not read. Raises Damaged, OSError.
+    """Where things are in a file, and its job; a planted giant is not read. Raises Damaged, Newer, OSError.
 
     Args:
         read_at: reads (length, offset).

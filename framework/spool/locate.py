@@ -80,7 +80,7 @@ def read(disk: Disk, path: str) -> Job | None:
     try:
         with disk.opened(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
             return frame.read(lambda n, at: disk.calls.pread(fd, n, at), disk.calls.fstat(fd).st_size)[1]
-    except (frame.Damaged, FileNotFoundError):
+    except (frame.Damaged, frame.Newer, FileNotFoundError):
         return None
     except OSError as error:
         if error.errno in PLANTED:

@@ -1,9 +1,11 @@
 """The name of a job's file. It is all that a listing knows: order, counts, when it is due, when it expires.
 
-`<stamp>.<producer>.<counter>.<random>,<attempt>.<delivery>[,n<not before>][,x<expires>][,i]`
+`<stamp>.<producer>.<counter>.<random>,<attempt>.<delivery>[,n<not before>][,x<expires>][,<other>…][,i]`
 
 stamp: 20 digits, nanoseconds; producer, counter, random: hexadecimal; not before and expires: microseconds since the
-epoch; `i`: the caller chose the id. A name that does not fit the pattern belongs to somebody else: never touched.
+epoch; `i`: the caller chose the id. Other fields are of newer versions: one that begins with a small letter is kept and
+has no meaning here; one that begins with a capital needs a newer reader, and its file is left alone. A name that does
+not fit the pattern belongs to somebody else: never touched.
 """
 
 from __future__ import annotations
@@ -25,9 +27,10 @@ _COUNT = r"(0|[1-9]\d{0,8})"
 _TAIL = r"[0-9a-f]{8}\.[0-9a-f]{1,16}\.[0-9a-f]{12}"
 _PATTERN = re.compile(
     rf"(\d{{20}})\.({_TAIL}),{_COUNT}\.{_COUNT}"
-    r"(?:,n(0|[1-9]\d{0,17}))?(?:,x(0|[1-9]\d{0,17}))?(,i)?",
+    r"(?:,n(0|[1-9]\d{0,17}))?(?:,x(0|[1-9]\d{0,17}))?((?:,[a-hj-mo-wyz][0-9A-Za-z_-]{0,40}){0,4})(,i)?",
     re.ASCII,
 )
+_NEWER = re.compile(rf"\d{{20}}\.{_TAIL},{_COUNT}\.{_COUNT}(?:,[0-9A-Za-z_-]{{1,41}})*,[A-Z][0-9A-Za-z_,-]*", re.ASCII)
 BATCH = re.compile(rf"\d{{20}}\.{_TAIL}", re.ASCII)  # a batch's directory in tmp: the stem of a name
 _PUBLISHED = re.compile(rf"(\d{{20}})\.{_TAIL},([1-9]\d{{0,8}})(?:,x(0|[1-9]\d{{0,17}}))?", re.ASCII)
 BUCKET = re.compile(rf"\d{{{BUCKET_DIGITS}}}|{_PUBLISHED.pattern}", re.ASCII)
@@ -45,6 +48,7 @@ class Name(NamedTuple):
         not_before: microseconds since the epoch; kept after it has passed, wait and ttl count from it.
         expires: microseconds since the epoch.
         chosen: the caller chose the id.
+        other: fields of newer versions, each with its comma.
     """
 
     stamp: str
@@ -54,10 +58,11 @@ class Name(NamedTuple):
     not_before: int | None = None
     expires: int | None = None
     chosen: bool = False
+    other: str = ""
 
     def claimed(self) -> Name:
         """The name after one claim more. (`_replace` takes twice as long.)"""
-        return Name(self[0], self[1], self[2], min(MOST_NUMBER, self[3] + 1), self[4], self[5], self[6])
+        return Name(self[0], self[1], self[2], min(MOST_NUMBER, self[3] + 1), self[4], self[5], self[6], self[7])
 
     def retried(self, due: int) -> Name:
         """Return the name after one attempt more, due in microseconds since the epoch."""
@@ -84,6 +89,7 @@ class Name(NamedTuple):
             text += f",n{self.not_before}"
         if self.expires is not None:
             text += f",x{self.expires}"
+        text += self.other
         return text + ",i" if self.chosen else text
 
 
@@ -100,7 +106,7 @@ def parse(text: str) -> Name | None:
     match = _PATTERN.fullmatch(text)
     if match is None:
         return None
-    stamp, tail, attempt, delivery, not_before, expires, chosen = match.groups()
+    stamp, tail, attempt, delivery, not_before, expires, other, chosen = match.groups()
     return Name(
         stamp,
         tail,
@@ -109,7 +115,13 @@ def parse(text: str) -> Name | None:
         None if not_before is None else int(not_before),
         None if expires is None else int(expires),
         chosen is not None,
+        other,
     )
+
+
+def needs_newer(text: str) -> bool:
+    """Return whether a name is that of a job which needs a newer reader."""
+    return _NEWER.fullmatch(text) is not None
 
 
 class Published(NamedTuple):

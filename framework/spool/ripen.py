@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from operator import itemgetter
 
-from framework.spool import names
+from framework.spool import frame, names
 from framework.spool.clock import Clock
 from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
@@ -136,6 +136,8 @@ class Ripen:
         """Return whether it was moved; False: it is gone; None: it cannot be moved, or is no job. Raises OSError."""
         name = names.parse(entry)
         if name is None or self._setbacks.waits(path):
+            if names.needs_newer(entry):
+                self._setbacks.add(path, frame.Newer(frame.VERSION + 1))
             return None
         try:
             moved = self._disk.move(path, self._queue.ready(name))

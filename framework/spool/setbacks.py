@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,11 @@ from dataclasses import dataclass
 FIRST, LAST = 0.5, 30.0  # seconds until the next try, from the second failure on
 MOST = 1000  # files that are remembered; a disk that refuses more is broken as a whole
 # Errors that may be about one file: an attribute (chattr +i), another owner, a bad sector, damaged metadata, a quota.
-OF_ONE_FILE = (errno.EPERM, errno.EACCES, errno.EIO, errno.EDQUOT, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO))
+# A format that is newer than this process, too.
+OF_ONE_FILE = (
+    *(errno.EPERM, errno.EACCES, errno.EIO, errno.EDQUOT, errno.EBADMSG, errno.EPROTONOSUPPORT),
+    getattr(errno, "EUCLEAN", errno.EIO),
+)
 
 
 @dataclass(slots=True)
@@ -43,7 +46,7 @@ class Setbacks:
         if error.errno not in OF_ONE_FILE or (known is None and len(self._by_path) >= MOST):
             raise error
         failures = known.failures if known is not None else 0
-        reason = os.strerror(error.errno) if error.errno else str(error)
+        reason = error.strerror or str(error)
         retry_at = self._clock() + (min(LAST, FIRST * 2.0 ** (failures - 1)) if failures else 0.0)
         self._by_path[path] = _Setback(reason, failures + 1, retry_at)
 

@@ -14,7 +14,7 @@ from framework.queues import QueueOptions
 from . import poison
 from .odd_cases import look, maintain, reopen
 from .stage import Case, Stage
-from .world import JOBS, broker, failure, files, one
+from .world import JOBS, broker, claim, failure, files, one
 
 HANDLED = QueueOptions("letters", is_dead_letter=True, service="s")
 UNHANDLED = QueueOptions("letters", is_dead_letter=True, service="s", handled=False, ttl=0.01)
@@ -50,6 +50,13 @@ def _readable_bad(stage: Stage, *, chosen: bool = False) -> None:
     (stage.held,) = stage.broker.browse("jobs", "bad")
 
 
+def _newer(stage: Stage) -> None:
+    """The first job needs a newer process: it is none of ours, and the second one is."""
+    stage.store("a", "b")
+    poison.make_newer(files(stage.root, "jobs/ready/*/*")[0])
+    stage.stored.remove("a")
+
+
 def _restore(stage: Stage) -> None:
     why = stage.broker.restore(stage.held)
     if why:
@@ -57,6 +64,7 @@ def _restore(stage: Stage) -> None:
 
 
 KEPT_CASES = (
+    Case("claim what needs a newer process", _newer, lambda s: s.__setattr__("held", claim(s.broker))),
     Case("recover what is no job", _impossible_in_tmp, maintain, bad=1),
     Case("open with a handler of letters", _never_handled, reopen, queues=(JOBS, HANDLED)),
     Case("open without the handler", _handled_before, reopen, queues=(JOBS, UNHANDLED)),
