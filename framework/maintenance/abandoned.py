@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from framework.backoff import Retried
 from framework.broker import Broker, Rescued, settle
 from framework.errors import EngineUnavailable, LeaseLost
 from framework.events import AttemptLost, EngineFailed, EngineRecovered, Event, JobsRescued, LeasesLost
@@ -22,14 +23,11 @@ PAUSE = 1.0  # seconds without a try after that
 
 
 @dataclass(slots=True, eq=False)
-class _Abandoned:
+class _Abandoned(Retried):
     """One lease. It is resolved once, because the span of its lost attempt is sent then, and settled when it can be."""
 
     rescued: Rescued
     resolved: tuple[Outcome, Reason | None] | None = None
-    failures: int = 0
-    failing_since: float = 0.0
-    retry_at: float = 0.0
 
 
 class AbandonedLeases:
@@ -131,20 +129,16 @@ class AbandonedLeases:
         except LeaseLost as lost:
             self._emit(LeasesLost(lease.queue, lost.job_ids))
         if item.failures:
-            self._emit(EngineRecovered("settle", self._clock() - item.failing_since))
+            self._emit(EngineRecovered("settle", self._clock() - item.since))
         if reason is not None:
             self._after_loss(rescued, outcome)
         elif rescued.run is None:
             released.setdefault((lease.queue, rescued.owner), []).append(lease.job.id)
 
     def _postpone(self, item: _Abandoned, error: EngineUnavailable) -> None:
-        now = self._clock()
-        delay = min(LAST_RETRY, FIRST_RETRY * 2.0**item.failures)
-        if not item.failures:
-            item.failing_since = now
+        delay = item.failed(self._clock(), FIRST_RETRY, LAST_RETRY)
+        if item.failures == 1:
             self._emit(EngineFailed("settle", f"job {item.rescued.lease.job.id!r}: {error}", delay))
-        item.failures += 1
-        item.retry_at = now + delay
         self._failed.append(item)
 
     def _resolve(self, rescued: Rescued) -> tuple[Outcome, Reason | None]:

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from framework.backoff import doubled
+
 FIRST, LAST = 0.5, 30.0  # seconds until the next try, from the second failure on
 MOST = 1000  # files that are remembered; a disk that refuses more is broken as a whole
 # Errors that may be about one file: an attribute (chattr +i), another owner, a bad sector, damaged metadata, a quota.
@@ -47,7 +49,7 @@ class Setbacks:
             raise error
         failures = known.failures if known is not None else 0
         reason = error.strerror or str(error)
-        retry_at = self._clock() + (min(LAST, FIRST * 2.0 ** (failures - 1)) if failures else 0.0)
+        retry_at = self._clock() + (doubled(FIRST, failures - 1, LAST) if failures else 0.0)
         self._by_path[path] = _Setback(reason, failures + 1, retry_at)
 
     def clear(self, path: str) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-FIRST, FACTOR, MOST = 0.5, 2.0, 30.0  # seconds: the first replacement is at once, then these
+from framework.backoff import doubled
+
+FIRST, MOST = 0.5, 30.0  # seconds: the first replacement is at once, then these, doubled each time
 HEALTHY = 10.0  # seconds up after which a slot's record is clean
 
 
@@ -23,9 +25,7 @@ class Backoff:
         if uptime >= HEALTHY:
             self.failures = 0
         self.failures += 1
-        if self.failures == 1:
-            return 0.0
-        return float(min(MOST, FIRST * FACTOR ** min(self.failures - 2, 20)))
+        return doubled(FIRST, self.failures - 2, MOST) if self.failures > 1 else 0.0
 
 
 class Budget:

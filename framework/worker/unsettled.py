@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from framework.backoff import Retried
 from framework.job import Lease
 from framework.outcome import Outcome
 
@@ -13,22 +14,16 @@ FIRST_RETRY, LAST_RETRY = 0.05, 2.0  # seconds between tries; recovery is seen w
 
 
 @dataclass(slots=True, eq=False)
-class Unsettled:
+class Unsettled(Retried):
     """A lease with what is to be done with it.
 
     Attributes:
         row: where it ran; None = it has not started.
-        failures: tries that failed.
-        since: monotonic seconds of the first.
-        retry_at: monotonic seconds of the next try.
     """
 
     lease: Lease
     outcome: Outcome
     row: int | None
-    failures: int = 0
-    since: float = 0.0
-    retry_at: float = 0.0
 
 
 class UnsettledLeases:
@@ -47,13 +42,9 @@ class UnsettledLeases:
 
     def add(self, item: Unsettled) -> float:
         """Keep a lease after a failed try. Return the seconds until the next."""
-        now = self._clock()
-        item.since = item.since or now
-        delay = min(LAST_RETRY, FIRST_RETRY * 2.0**item.failures)
-        item.failures += 1
-        item.retry_at = now + delay
+        delay = item.failed(self._clock(), FIRST_RETRY, LAST_RETRY)
         self._items.append(item)
-        return float(delay)
+        return delay
 
     def due(self) -> list[Unsettled]:
         """Hand out those whose time has come: whoever fails again is added again."""
