@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
-from framework.spool import frame, ids, names
+from framework.spool import frame, ids, jobfile, names
 from framework.spool.clock import Clock
 from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
 from framework.spool.recover import linked
 
 START = 4096  # bytes of a file that a person is shown
-PLANTED, GONE = "not a regular file", "is no longer there"
+GONE = "is no longer there"
 
 
 def look(disk: Disk, path: str) -> tuple[str, bytes]:
     """Return what is wrong with a file, "" where it can be read, and how it begins."""
     start = b""
     try:
-        with _opened(disk, path) as (fd, found):
+        with jobfile.opened(disk, path) as (fd, found):
             start = disk.calls.pread(fd, START, 0)
-            frame.read(lambda n, at: disk.calls.pread(fd, n, at), found.st_size)
+            jobfile.content(disk, fd, found.st_size)
     except frame.Damaged as error:
         return str(error), start
     except OSError as error:
@@ -39,8 +36,7 @@ def restore(disk: Disk, clock: Clock, queue: QueueDir, path: str, home: Callable
         home: directories of a queue, which has the ids of its jobs.
     """
     try:
-        with _opened(disk, path) as (fd, found):
-            _, job = frame.read(lambda n, at: disk.calls.pread(fd, n, at), found.st_size)
+        job, found = jobfile.read(disk, path)
     except FileNotFoundError:
         return GONE
     except frame.Damaged as error:
@@ -58,18 +54,3 @@ def restore(disk: Disk, clock: Clock, queue: QueueDir, path: str, home: Callable
             return "" if disk.move(path, target) else GONE
     except ids.IdBusy:
         return f"is job {job.id!r}, whose lock is held: try again"
-
-
-@contextmanager
-def _opened(disk: Disk, path: str) -> Iterator[tuple[int, os.stat_result]]:
-    """Give descriptor and state of a regular file. Raises Damaged: it is something else; OSError."""
-    try:
-        with disk.opened(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
-            found = disk.calls.fstat(fd)
-            if not stat.S_ISREG(found.st_mode):
-                raise frame.Damaged(PLANTED)
-            yield fd, found
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):
-            raise frame.Damaged(PLANTED) from None
-        raise

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from framework.job import Job
-from framework.spool import bad, frame, handlers, ids, names, undeclared
+from framework.spool import bad, frame, handlers, ids, jobfile, names, undeclared
 from framework.spool.census import Census
 from framework.spool.clock import Clock
 from framework.spool.disk import Disk
@@ -118,17 +117,13 @@ class Browse:
 
     def _look(self, queue: QueueDir, path: str, name: Name) -> Sight | None:
         try:
-            with self._disk.opened(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
-                found = self._disk.calls.fstat(fd)
-                if not stat.S_ISREG(found.st_mode):
-                    return None
-                _, job = frame.read(lambda n, at: self._disk.calls.pread(fd, n, at), found.st_size)
+            job, found = jobfile.read(self._disk, path)
+        except (jobfile.Planted, OSError):
+            return None  # not there any more, or not for us to judge
         except frame.Damaged:
             if path == queue.path("dead", name):  # elsewhere a claim finds out; nobody claims what is dead
                 self._disk.move(path, queue.path("bad", name))
             return None
-        except OSError:
-            return None  # not there any more, or not for us to judge
         return Sight(path, name, job, found.st_ino, found.st_ctime)
 
     def _bad(self, queue: QueueDir, entry: str, path: str) -> Sight | None:

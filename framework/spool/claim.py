@@ -11,13 +11,12 @@ import os
 import stat
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from framework.job import Job, Lease
-from framework.spool import frame, names
+from framework.spool import frame, jobfile, names
 from framework.spool.clock import Clock
 from framework.spool.disk import Disk
-from framework.spool.layout import QueueDir
 from framework.spool.life import Held, Owner
 from framework.spool.listing import Listing
 from framework.spool.names import Name
@@ -32,7 +31,6 @@ MOST_TRIES = 3  # to read a file, before it is bad
 MOST_EXPIRED = 64  # in one claim: each may cost an fsync, and the caller has a deadline
 MOST_LOST = 1024  # races in one claim: the caller has a deadline
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-_PLANTED = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
 
 
 class Reader:
@@ -54,7 +52,7 @@ class Reader:
             self._put_aside(held)
             return None
         except OSError as error:
-            if error.errno in _PLANTED or self._unreadable(entry, error):
+            if error.errno in jobfile.PLANTED or self._unreadable(entry, error):
                 self._put_aside(held)
                 return None
             raise
@@ -84,13 +82,13 @@ class Reader:
         except OSError:
             if stat.S_ISREG(calls.fstat(fd).st_mode):
                 raise
-            raise frame.Damaged("not a regular file") from None
+            raise jobfile.Planted from None
         if len(data) < FIRST_READ and not held.name.chosen:
             where = frame.layout(data)
             return where, frame.decode(data, where)
         found = calls.fstat(fd)
         held.inode = found.st_ino
-        return frame.read(lambda length, offset: calls.pread(fd, length, offset), found.st_size)
+        return jobfile.content(self._disk, fd, found.st_size)
 
     def _unreadable(self, entry: str, error: OSError) -> bool:
         """A bad sector must not stop the queue for ever; but a full table of descriptors says nothing of the file."""
@@ -115,19 +113,17 @@ class Claim:
     def __init__(
         self,
         disk: Disk,
-        queue: QueueDir,
         clock: Clock,
-        *,
         listing: Listing,
         reader: Reader,
         settle: Settle,
-        owner: Callable[[], Owner],
-        reborn: Callable[[], None],
         setbacks: Setbacks,
         counts: Counter[str],
+        *,
+        owner: Callable[[], Owner],
+        reborn: Callable[[], None],
     ) -> None:
         self._disk = disk
-        self._queue = queue
         self._clock = clock
         self._listing = listing
         self._reader = reader
@@ -145,26 +141,16 @@ class Claim:
         self.error = None
         leases: list[Lease] = []
         expired: list[Held] = []
-        waiting: set[str] = set()
         lost = 0
+
+        def enough() -> bool:
+            # Where the listing is used up the next claim lists again: what is claimed need not wait for it.
+            return len(leases) >= limit or len(expired) >= MOST_EXPIRED or (leases != [] and not len(self._listing))
+
         try:
             self._owner()  # born with the first claim, not with the first job: that one should not wait for it
             self._stranded(leases, expired, limit)
-            while len(leases) < limit and len(expired) < MOST_EXPIRED:
-                if leases and not len(self._listing):
-                    break  # the next claim lists again: these need not wait for it
-                entry = self._listing.take()
-                if entry is None:
-                    break
-                name, path = names.parse(entry), self._listing.path(entry)
-                if name is None:
-                    self._foreign(entry, path)
-                    continue
-                if self._setbacks.waits(path):
-                    if path in waiting:
-                        break  # only such files are left
-                    waiting.add(path)
-                    continue
+            for path, name in self._entries(enough):
                 try:
                     lease = self._one(path, name)
                 except OSError as error:
@@ -188,6 +174,20 @@ class Claim:
         if names.needs_newer(entry):
             self._setbacks.add(path, frame.Newer(frame.VERSION + 1))
         self._listing.hide(entry)
+
+    def _entries(self, enough: Callable[[], bool]) -> Iterator[tuple[str, Name]]:
+        """Yield what the listing has until there is enough; not what waits for its next try. Raises OSError."""
+        waiting: set[str] = set()
+        while not enough() and (entry := self._listing.take()) is not None:
+            name, path = names.parse(entry), self._listing.path(entry)
+            if name is None:
+                self._foreign(entry, path)
+            elif not self._setbacks.waits(path):
+                yield path, name
+            elif path in waiting:
+                return  # only such files are left
+            else:
+                waiting.add(path)
 
     def _sort(self, lease: Lease, leases: list[Lease], expired: list[Held]) -> None:
         """Put a claim to those that run, or to those whose time to live is over."""

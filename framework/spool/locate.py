@@ -6,7 +6,6 @@ job is looked for in the states of its queue, then in those of the others: a dea
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import time
@@ -14,13 +13,12 @@ from collections.abc import Iterator
 from itertools import chain
 
 from framework.job import Job
-from framework.spool import frame, layout, listing, names
+from framework.spool import jobfile, layout, listing, names
 from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
 
 _TRIES = 20  # looks at a job that moves meanwhile
 _FLAT = ("dead", "bad")
-PLANTED = (errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.ESPIPE, errno.EISDIR)
 
 
 class Moving(Exception):
@@ -38,7 +36,7 @@ def is_stored(disk: Disk, queue: QueueDir, entry: str, found: os.stat_result) ->
     """
     if found.st_nlink < 2:
         return False
-    job = read(disk, entry)
+    job = jobfile.job_in(disk, entry)
     if _seen(disk, queue, found.st_ino, job):
         return True
     for _ in range(_TRIES):
@@ -63,7 +61,7 @@ def _seen(disk: Disk, queue: QueueDir, inode: int, job: Job | None) -> bool:
 def restored(disk: Disk, queue: QueueDir, job_id: str) -> str | None:
     """Return the file of a job of this id that no entry is a link to, as after `cp -r`; None: none. Raises OSError."""
     for path in files(disk, queue, None):
-        job = read(disk, path) if is_cut_off(disk, path) else None
+        job = jobfile.job_in(disk, path) if is_cut_off(disk, path) else None
         if job is not None and (job.queue, job.id) == (queue.name, job_id):
             return path
     return None
@@ -73,19 +71,6 @@ def is_cut_off(disk: Disk, path: str) -> bool:
     """Return whether a file has no second name. Raises OSError."""
     found = disk.stat(path)
     return found is not None and stat.S_ISREG(found.st_mode) and found.st_nlink < 2
-
-
-def read(disk: Disk, path: str) -> Job | None:
-    """Return the job in a file; None: it is gone, or holds none. Raises OSError."""
-    try:
-        with disk.opened(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
-            return frame.read(lambda n, at: disk.calls.pread(fd, n, at), disk.calls.fstat(fd).st_size)[1]
-    except (frame.Damaged, frame.Newer, FileNotFoundError):
-        return None
-    except OSError as error:
-        if error.errno in PLANTED:
-            return None
-        raise
 
 
 def files(disk: Disk, queue: QueueDir, job: Job | None) -> Iterator[str]:

@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 
 from framework.queues import QueueOptions
-from framework.spool import frame, handlers, ids, layout, names
+from framework.spool import frame, handlers, ids, jobfile, layout, names
 from framework.spool.census import Census
 from framework.spool.claim import Claim
 from framework.spool.clock import Clock
@@ -42,13 +42,13 @@ class Maintain:
         disk: Disk,
         queue: QueueDir,
         clock: Clock,
-        *,
         ripen: Ripen,
         census: Census,
         claim: Claim,
         setbacks: Setbacks,
-        ring: Callable[[], None],
         counts: Counter[str],
+        *,
+        ring: Callable[[], None],
     ) -> None:
         self._disk = disk
         self._queue = queue
@@ -89,12 +89,7 @@ class Maintain:
                 return False
             if self._setbacks.waits(path):
                 continue
-            try:
-                step(path)
-            except OSError as error:
-                self._setbacks.add(path, error)
-            else:
-                self._setbacks.clear(path)
+            self._setbacks.tried(path, step)
             over = time.monotonic() >= until
         return True
 
@@ -156,8 +151,7 @@ class Maintain:
         if found is None or not stat.S_ISREG(found.st_mode) or names.micros(found.st_ctime) > over:  # a rename sets it
             return
         try:
-            with self._disk.opened(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
-                _, job = frame.read(lambda n, at: self._disk.calls.pread(fd, n, at), found.st_size)
+            job, _ = jobfile.read(self._disk, path)
         except (frame.Damaged, FileNotFoundError):
             return
         if job.queue == self._queue.name:

@@ -46,27 +46,10 @@ class Parts:
         self.ripen = Ripen(disk, queue, clock, ring=self.doorbell.ring, setbacks=self.setbacks)
         self.rescue = Rescue(disk, queue, clock, reader, self.setbacks)
         self.claim = Claim(
-            disk,
-            queue,
-            clock,
-            listing=self.listing,
-            reader=reader,
-            settle=settle,
-            owner=self.owner,
-            reborn=self.reborn,
-            setbacks=self.setbacks,
-            counts=counts,
+            disk, clock, self.listing, reader, settle, self.setbacks, counts, owner=self.owner, reborn=self.reborn
         )
         self.maintain = Maintain(
-            disk,
-            queue,
-            clock,
-            ripen=self.ripen,
-            census=self.census,
-            claim=self.claim,
-            setbacks=self.setbacks,
-            ring=self.doorbell.ring,
-            counts=counts,
+            disk, queue, clock, self.ripen, self.census, self.claim, self.setbacks, counts, ring=self.doorbell.ring
         )
 
     @property

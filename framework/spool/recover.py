@@ -9,7 +9,8 @@ import errno
 import os
 import stat
 
-from framework.spool import flocks, frame, ids, names
+from framework.job import Job
+from framework.spool import flocks, frame, ids, jobfile, names
 from framework.spool.calls import HAS_SYNCFS
 from framework.spool.clock import Clock
 from framework.spool.disk import DIRECTORY, Disk
@@ -75,7 +76,7 @@ def recover(
         if here is None or here.st_ino != found.st_ino or not stat.S_ISREG(found.st_mode):
             return "gone"  # the writer has renamed it since the listing, or somebody else has recovered it
         try:
-            job = frame.read(lambda length, offset: disk.calls.pread(fd, length, offset), found.st_size)[1]
+            job = jobfile.content(disk, fd, found.st_size)[1]
         except frame.Impossible:
             disk.move(path, queue.path("bad", name))
             return "gone"
@@ -84,22 +85,22 @@ def recover(
             return "gone"
         if not synced:  # its writer may not have come to that, and a duplicate of its id is told yes on its strength
             disk.sync(fd)
-        name = names.first(job, name.stamp, name.tail)._replace(other=name.other)
-        return _promote(disk, clock, queue, path, name, job.id, found.st_ino, id_locked)
+        return _promote(disk, clock, queue, path, name, job, found.st_ino, id_locked)
     finally:
         flocks.drop(disk.calls, fd)
         disk.reserve()
 
 
 def _promote(
-    disk: Disk, clock: Clock, queue: QueueDir, path: str, name: names.Name, job_id: str, inode: int, id_locked: bool
+    disk: Disk, clock: Clock, queue: QueueDir, path: str, draft: names.Name, job: Job, inode: int, id_locked: bool
 ) -> Recovery:
+    name = names.first(job, draft.stamp, draft.tail)._replace(other=draft.other)
     target = queue.waiting(name, clock.micros())
     if not name.chosen or id_locked:
         return "promoted" if disk.move(path, target) else "gone"
     try:
-        with ids.locked(disk, ids.directory(queue, job_id), wait=0.05):
-            if linked(disk, queue, path, job_id, inode):
+        with ids.locked(disk, ids.directory(queue, job.id), wait=0.05):
+            if linked(disk, queue, path, job.id, inode):
                 return "promoted" if disk.move(path, target) else "gone"
             disk.unlink(path)  # another job has the id: this one was never acknowledged
             return "gone"

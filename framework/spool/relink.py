@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 from framework.queues import QueueOptions
-from framework.spool import ids, locate
+from framework.spool import ids, jobfile, locate
 from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
 
@@ -45,7 +45,7 @@ class Relink:
 
     def _relink(self, path: str) -> bool:
         try:
-            job = locate.read(self._disk, path)
+            job = jobfile.job_in(self._disk, path)
             if job is None:
                 return False
             home = QueueDir(QueueOptions(job.queue))

@@ -77,18 +77,10 @@ class Rescue:
 
     def _try_past(self, entry: str, step: Callable[[str], None]) -> None:
         """Do a step for one entry of claimed/; one that fails keeps no other waiting."""
-        path = f"{self._base}/{entry}"
-        if self._setbacks.waits(path):
-            return
         try:
-            step(entry)
+            self._setbacks.tried(f"{self._base}/{entry}", lambda _: step(entry))
         except OSError as error:
-            try:
-                self._setbacks.add(path, error)
-            except OSError:
-                self.error = error  # what is collected is held already and must reach the caller
-        else:
-            self._setbacks.clear(path)
+            self.error = error  # what is collected is held already and must reach the caller
 
     def _settle_owner(self, wid: str, has_lock: bool, orphans: list[Orphan]) -> None:
         ward = self.wards.get(wid) or self._take(wid, has_lock=has_lock)
@@ -163,20 +155,13 @@ class Rescue:
 
     def _collect(self, ward: Owner, orphans: list[Orphan]) -> None:
         for entry in sorted(self._disk.listdir(ward.base)):
-            name = names.parse(entry)
-            if name is None or entry in ward.held:
-                continue
-            path = f"{ward.base}/{entry}"
-            if self._setbacks.waits(path):
-                continue
-            try:
-                lease = self._reader.lease(ward, entry, name)
-            except OSError as error:
-                self._setbacks.add(path, error)
-                continue
-            self._setbacks.clear(path)
+            lease = self._setbacks.tried(f"{ward.base}/{entry}", lambda path: self._lease(ward, os.path.basename(path)))
             if lease is not None:
                 orphans.append(Orphan(lease, life.incarnation_of(ward.wid), self._started(ward, lease)))
+
+    def _lease(self, ward: Owner, entry: str) -> Lease | None:
+        name = names.parse(entry)
+        return None if name is None or entry in ward.held else self._reader.lease(ward, entry, name)
 
     def _started(self, ward: Owner, lease: Lease) -> Started | None:
         held: Held = lease.token

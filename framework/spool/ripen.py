@@ -135,17 +135,11 @@ class Ripen:
     def _promote(self, path: str, entry: str) -> bool | None:
         """Return whether it was moved; False: it is gone; None: it cannot be moved, or is no job. Raises OSError."""
         name = names.parse(entry)
-        if name is None or self._setbacks.waits(path):
+        if name is None:
             if names.needs_newer(entry):
                 self._setbacks.add(path, frame.Newer(frame.VERSION + 1))
             return None
-        try:
-            moved = self._disk.move(path, self._queue.ready(name))
-        except OSError as error:
-            self._setbacks.add(path, error)
-            return None
-        self._setbacks.clear(path)
-        return moved
+        return self._setbacks.tried(path, lambda path: self._disk.move(path, self._queue.ready(name)))
 
     def _is_there(self, index: int) -> bool:
         _, entry, minute = self._waiting[index]

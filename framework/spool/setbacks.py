@@ -6,9 +6,11 @@ import errno
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from framework.backoff import doubled
 
+T = TypeVar("T")
 FIRST, LAST = 0.5, 30.0  # seconds until the next try, from the second failure on
 MOST = 1000  # files that are remembered; a disk that refuses more is broken as a whole
 # Errors that may be about one file: an attribute (chattr +i), another owner, a bad sector, damaged metadata, a quota.
@@ -41,6 +43,18 @@ class Setbacks:
         """Return whether the file has failed and is not to be tried again yet."""
         found = self._by_path.get(path)
         return found is not None and found.retry_at > self._clock()
+
+    def tried(self, path: str, step: Callable[[str], T]) -> T | None:
+        """Return what a step for a file gives; None: it waits, or has failed once more. Raises OSError, as `add`."""
+        if self.waits(path):
+            return None
+        try:
+            done = step(path)
+        except OSError as error:
+            self.add(path, error)
+            return None
+        self.clear(path)
+        return done
 
     def add(self, path: str, error: OSError) -> None:
         """Note a failure. Raises the error: it is not about this file, by its number or because so many fail."""

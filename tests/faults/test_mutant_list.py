@@ -20,7 +20,6 @@ NONE = {
     ("spool/flocks.py", "calls.flock("): "of what all locks are made",
     ("spool/disk.py", "self.calls.fsync(fd)"): "of what sync and sync_dir are made",
     ("spool/disk.py", "self.sync_dir(path)"): "of what sync_removal is made",
-    ("spool/browse.py", "S_ISREG"): "what is no file cannot be read and is not shown either",
     ("supervisor/instance.py", "os.O_RDONLY"): "only in a directory that cannot be written: nobody plants there",
     ("worker/putback.py", "st_nlink == 0"): "that the working directory is gone is only said",
     ("telemetry/health.py", "LOCK_EX"): "who says that the collector is away: no promise rests on it",
