@@ -95,6 +95,11 @@ class JobView:
     place: str = ""
     flaw: str = ""
 
+    @property
+    def is_letter(self) -> bool:
+        """Return whether it is dead, or on a queue that is not its own. A letter that rests is both."""
+        return self.state == "dead" or self.queue != self.job.queue
+
 
 class Broker(Protocol):
     """What an engine does. `enqueue`, `release` and `wake` may be called from any thread; the other verbs from one

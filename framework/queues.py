@@ -153,6 +153,14 @@ def parse_size(text: str | int | None) -> int | None:
     return int(Decimal(match[1]) * _UNITS[match[2].upper()])
 
 
+def _name_of(dead_letter: object) -> str | None:
+    if isinstance(dead_letter, Queue):
+        return dead_letter.name
+    if dead_letter is not None:
+        raise TypeError(f"dead_letter={dead_letter!r}: give the queue itself, not its name")
+    return None
+
+
 class Sender(Protocol):
     """What `Queue.enqueue` needs of a producer."""
 
@@ -220,15 +228,10 @@ class Queue(Generic[P]):
         max_memory: str | None = None,
         slo: Slo | None = None,
     ) -> None:
-        self.name = name
-        self.attribute = ""
-        self.owner = ""
-        self.place = caller_place()
-        self.dead_letter = dead_letter
-        self.schedules = tuple(schedules)
+        self.name, self.place = name, caller_place()
+        self.attribute = self.owner = ""
+        self.dead_letter, self.schedules = dead_letter, tuple(schedules)
         self._connected: list[Sender] = []
-        if dead_letter is not None and not isinstance(dead_letter, Queue):
-            raise DeclarationError(f"{self.place}: dead_letter={dead_letter!r}: give the queue itself, not its name")
         try:
             self.options = QueueOptions(
                 name=name,
@@ -237,7 +240,7 @@ class Queue(Generic[P]):
                 timeout=None if timeout is None else seconds(timeout),
                 kill_after=seconds(kill_after),
                 retry=retry or RetryPolicy(),
-                dead_letter=dead_letter.name if dead_letter else None,
+                dead_letter=_name_of(dead_letter),
                 ttl=None if ttl is None else seconds(ttl),
                 max_length=max_length,
                 max_payload_bytes=max_payload_bytes,

@@ -250,7 +250,7 @@ class SpoolBroker:
 
     def replay(self, view: JobView) -> bool:
         """Home again; also a letter that its dead-letter queue has not handled yet."""
-        if view.state in ("in_flight", "bad") or not (view.state == "dead" or view.queue != view.job.queue):
+        if view.state in ("in_flight", "bad") or not view.is_letter:
             return False
         return self._act(view, self._spool.browse().replay)
 

@@ -26,13 +26,8 @@ def letters(service: Service, engine: Engine, home: str | None = None) -> Iterat
     for queue in service.queues:
         for state in STATES if service.takes_letters(queue) else ("dead",):
             for view in engine.browse(queue.name, state):
-                if is_letter(view) and home in (None, view.job.queue, view.queue):
+                if view.is_letter and home in (None, view.job.queue, view.queue):
                     yield view
-
-
-def is_letter(view: JobView) -> bool:
-    """Dead, or on a queue that is not its own. A letter that rests is both."""
-    return view.state == "dead" or view.queue != view.job.queue
 
 
 def key_of(view: JobView) -> Key:

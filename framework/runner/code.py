@@ -6,13 +6,13 @@ import json
 import os
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 
 from framework.app import WorkerApp
+from framework.nameless import nameless_file
 
 
 class LoadedCode:
@@ -37,11 +37,10 @@ class LoadedCode:
 
     def handed_over(self) -> int:
         """Return a descriptor for `received`; it stays open as long as this process lives."""
-        nameless = hasattr(os, "memfd_create")
-        with open(os.memfd_create("code"), "wb") if nameless else tempfile.TemporaryFile() as file:
+        descriptor = nameless_file("code")
+        with open(descriptor, "wb", closefd=False) as file:
             file.write(json.dumps(self._files).encode())
-            file.flush()
-            return os.dup(file.fileno())
+        return descriptor
 
     def changed(self) -> str:
         """Return one line about a file that holds something else by now; empty: none does."""

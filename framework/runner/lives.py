@@ -27,33 +27,20 @@ from framework.runner.place import Place, own_broker
 from framework.runner.probes import probes, processes, restarts
 from framework.scoreboard import EXPORTER, GONE, Scoreboard
 from framework.signals import poke, reset_in_child
-from framework.supervisor import FAILED_TO_START, LAST_GRACE, Birth, Leadership, unblock
+from framework.supervisor import CRASHED, FAILED_TO_START, LAST_GRACE, Birth, Leadership, unblock
 from framework.telemetry import ProcessIdentity, Role, Telemetry, start
 from framework.worker import AsyncWorker, LeaveSignal, SyncWorker, WorkerCore, descriptors, stacks
 
 
 def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) -> int:
-    """In a worker process.
-
-    Args:
-        name, number: of the queue, and of the worker among those of that queue.
-    """
+    """Run the worker with this number of those of a queue; return the exit code."""
     telemetry, bus = _begin(place, birth, "worker")
     settings, handler = place.settings, place.app.worker_handlers[name]
-    ready, code = False, FAILED_TO_START
+    life, code = _Life(birth, bus), FAILED_TO_START
     leave = LeaveSignal(settings.drain_seconds, lambda: board.deadline, lambda: board.stood_still)
-    broker: Broker | None = None
-    core: WorkerCore | None = None
-
-    def announce() -> None:
-        nonlocal ready
-        ready = True
-        bus.emit(WorkerReady(birth.name, os.getpid()))
-        poke(birth.waker)
-
     try:
         before = descriptors()
-        broker = own_broker(place, birth.incarnation)
+        life.broker = broker = own_broker(place, birth.incarnation)
         held = {fd: identity for fd, identity in descriptors().items() if fd not in before}
         connecting.install(Producer(broker, options=connecting.resolver(settings), sending=telemetry.sending))
         # From here on the service's code starts threads and processes, which inherit the mask. What a signal ends
@@ -61,7 +48,7 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
         unblock()
         app = construct(place.app)
         executor = _executor(place, board, app, handler, telemetry, bus, stopping=lambda: bool(leave))
-        core = WorkerCore(
+        life.core = core = WorkerCore(
             birth.name,
             birth.index,
             board=board,
@@ -71,29 +58,51 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
             leave=leave,
             held=held,
         )
-        core.on_ready = announce
+        core.on_ready = life.announce
         telemetry.observe_slots(lambda: (core.options.concurrency, core.used), name)
         kind = AsyncWorker if handler.is_async else SyncWorker
         kind(core, app, Slot(handler.queue, number), unblock=unblock).run()
         code = 0
     except BaseException as error:  # sys.exit() in a lifespan is an end like any other: said, and never with code 0
+        code = life.failed(error)
+    finally:
+        board.set_state(birth.index, GONE, time.monotonic_ns())
+        say_goodbye = partial(_say_goodbye, place, birth, board, telemetry, 0.0)
+        run_hooks(_until(board, WITHIN, share=0.5), late=lambda: exit_after(say_goodbye, code))
+        if life.broker is not None:
+            life.broker.close()
+        say_goodbye()
+    return code
+
+
+class _Life:
+    """How far a worker has come: its end is judged by that."""
+
+    def __init__(self, birth: Birth, bus: Bus) -> None:
+        self._birth = birth
+        self._bus = bus
+        self._ready = False
+        self.broker: Broker | None = None
+        self.core: WorkerCore | None = None
+
+    def announce(self) -> None:
+        """The worker takes jobs."""
+        self._ready = True
+        self._bus.emit(WorkerReady(self._birth.name, os.getpid()))
+        poke(self._birth.waker)
+
+    def failed(self, error: BaseException) -> int:
+        """Say why the worker ends; return its exit code."""
+        core, name = self.core, self._birth.name
         if core is not None:
             core.examine(error, final=True)
         message, trace = describe(error, limit=8000)
         text = message if isinstance(error, WorkerError) else f"{type(error).__name__}: {message}\n{trace}"
         if core is not None and core.ruined:
-            text = f"{birth.name} is ruined: {core.ruined}"
-        bus.emit(ServiceMistake(birth.name, text if ready else f"{birth.name} cannot start: {text}"))
+            text = f"{name} is ruined: {core.ruined}"
+        self._bus.emit(ServiceMistake(name, text if self._ready else f"{name} cannot start: {text}"))
         # A teardown that fails leaves nothing undone: every job is settled. It backs off, outside the budget.
-        code = 70 if ready and not leave else FAILED_TO_START
-    finally:
-        board.set_state(birth.index, GONE, time.monotonic_ns())
-        say_goodbye = partial(_say_goodbye, place, birth, board, telemetry, 0.0)
-        run_hooks(_until(board, WITHIN, share=0.5), late=lambda: exit_after(say_goodbye, code))
-        if broker is not None:
-            broker.close()
-        say_goodbye()
-    return code
+        return CRASHED if self._ready and core is not None and not core.leave else FAILED_TO_START
 
 
 def maintain(place: Place, birth: Birth, board: Scoreboard) -> int:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def main() -> int:
         mistake = f"{life['target']} cannot be imported: {type(error).__name__}: {describe(error)[0]}"
     mistake = code.changed() or mistake
     if mistake:
-        _refuse(life, birth, mistake)
+        return _refuse(life, birth, mistake)
     return specs(place, Scoreboard.open(Path(life["board"])))[birth.index].run(birth)
 
 
@@ -72,16 +73,14 @@ def _other_app(life: dict[str, Any], place: Place) -> str:
     )
 
 
-def _refuse(life: dict[str, Any], birth: Birth, mistake: str) -> None:
-    """Says in one line why this process will not work, and ends, whatever threads the import has started."""
-    try:
+def _refuse(life: dict[str, Any], birth: Birth, mistake: str) -> int:
+    """Says in one line why this process will not work; its exit code."""
+    with suppress(Exception):
         identity = ProcessIdentity(life["app"], "supervisor", birth.name, life["instance"][0], life["system"])
         Bus(start(identity, load_settings()).subscribe).emit(
             ServiceMistake(birth.name, f"{birth.name} cannot start: {mistake}")
         )
-        sys.stdout.flush()
-    finally:
-        os._exit(FAILED_TO_START)
+    return FAILED_TO_START
 
 
 if __name__ == "__main__":

@@ -15,9 +15,15 @@ def pid_namespace() -> int:
 
 def process_start(pid: int) -> int:
     """Start of a process in clock ticks since boot: with the pid it names one life; 0 = gone, or nobody can say."""
+    fields = stat_of(pid)
+    return int(fields[19]) if len(fields) > 19 else 0
+
+
+def stat_of(pid: int) -> list[str]:
+    """Return the fields of /proc/<pid>/stat from the state on; the command before it may hold any character. None of
+    them: it is gone, or nobody can say."""
     try:
         with open(f"/proc/{pid}/stat", errors="replace") as stat:
-            # The command before the last parenthesis may hold any character.
-            return int(stat.read().rpartition(")")[2].split()[19])
-    except (OSError, IndexError):
-        return 0
+            return stat.read().rpartition(")")[2].split()
+    except OSError:
+        return []

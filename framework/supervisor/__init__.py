@@ -1,6 +1,7 @@
 """Processes only: starts, watches by the scoreboard, replaces what dies, stops in time. Knows nothing of jobs."""
 
 from framework.supervisor.children import (
+    CRASHED,
     FAILED_TO_START,
     FLUSH,
     Birth,
@@ -19,6 +20,7 @@ from framework.supervisor.stacks import Stacks
 from framework.supervisor.tree import SupervisorOptions
 
 __all__ = [
+    "CRASHED",
     "FAILED_TO_START",
     "FLUSH",
     "IS_LINUX",

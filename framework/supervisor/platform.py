@@ -8,6 +8,8 @@ import signal
 import sys
 from pathlib import Path
 
+from framework.scoreboard.processes import stat_of
+
 IS_LINUX = sys.platform == "linux"
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 # Loaded at import: dlopen in a freshly forked child is slow and takes locks.
@@ -47,24 +49,15 @@ def _children_by_stat(pid: int) -> set[int]:
     found = set()
     for entry in os.listdir("/proc") if IS_LINUX else ():
         if entry.isdigit():
-            fields = _stat(int(entry))
+            fields = stat_of(int(entry))
             if fields and int(fields[1]) == pid:
                 found.add(int(entry))
     return found
 
 
-def _stat(pid: int) -> list[str] | None:
-    """Fields of /proc/<pid>/stat from the state on; the command before it may hold any character."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return None
-
-
 def waits_for_disk(pid: int) -> bool:
     """Whether the main thread of a process is in uninterruptible sleep; False where nobody can say."""
-    fields = _stat(pid)
-    return fields is not None and fields[0] == "D"
+    return stat_of(pid)[:1] == ["D"]
 
 
 def oom_kills() -> int:

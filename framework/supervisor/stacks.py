@@ -9,8 +9,8 @@ from __future__ import annotations
 import faulthandler
 import fcntl
 import os
-import tempfile
 
+from framework.nameless import nameless_file
 from framework.outlet import PIPE_BUF, Outlet
 
 MOST = 1 << 20  # bytes that wait for a reader
@@ -24,7 +24,7 @@ class Stacks:
     """
 
     def __init__(self) -> None:
-        self.fd = os.memfd_create("worker-stacks") if hasattr(os, "memfd_create") else _nameless_file()
+        self.fd = nameless_file("worker-stacks")
         fcntl.fcntl(self.fd, fcntl.F_SETFL, fcntl.fcntl(self.fd, fcntl.F_GETFL) | os.O_APPEND)
         self._copied = 0
         self._outlet = Outlet(2)
@@ -54,8 +54,3 @@ class Stacks:
 
     def close(self) -> None:
         os.close(self.fd)
-
-
-def _nameless_file() -> int:
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())

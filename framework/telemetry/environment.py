@@ -14,6 +14,8 @@ from importlib.metadata import entry_points
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+from framework.exceptions import describe
+
 # How a reason begins where nothing of the value stays in force.
 IGNORED: Final = ("is ignored", "cannot be followed")
 # (why the value cannot be followed, what of it stays in force); an empty reason: all of it.
@@ -253,15 +255,8 @@ def _propagators(value: str) -> Checked:
     except (Exception, SystemExit) as error:
         del os.environ["OTEL_PROPAGATORS"]
         importlib.import_module(_PROPAGATE)
-        return f"cannot be followed ({_cause(error)}): tracecontext and baggage are used", ""
+        return f"cannot be followed ({describe(error)[0][:200]}): tracecontext and baggage are used", ""
     return "", value
-
-
-def _cause(error: BaseException) -> str:
-    try:
-        return str(error)[:200] or type(error).__name__
-    except Exception:
-        return type(error).__name__
 
 
 def _sampler(value: str) -> Checked:

@@ -47,14 +47,14 @@ def wanted(signal: str) -> list[str]:
 
 def protocol(signal: str) -> str:
     """http/protobuf or grpc; http/protobuf for anything else."""
-    value = _of_signal(signal, "PROTOCOL").strip().lower()
+    value = of_signal(signal, "PROTOCOL").strip().lower()
     return value if value in PROTOCOLS else PROTOCOLS[0]
 
 
 def endpoint(signal: str) -> str:
     """Where a signal goes, for people to read."""
     port = 4317 if protocol(signal) == "grpc" else 4318
-    return address(_of_signal(signal, "ENDPOINT") or f"http://localhost:{port}")
+    return address(of_signal(signal, "ENDPOINT") or f"http://localhost:{port}")
 
 
 def exporters(signal: str, health: CollectorHealth, drops: Drops) -> list[Any]:
@@ -74,7 +74,7 @@ def otlp(signal: str) -> Any:
     if protocol(signal) != "grpc":
         return make(session=importlib.import_module("framework.telemetry.exchange").session_of(signal))
     options: dict[str, Any] = {"channel_options": GRPC_OPTIONS}
-    if _of_signal(signal, "COMPRESSION").strip().lower() in ("none", "deflate"):
+    if of_signal(signal, "COMPRESSION").strip().lower() in ("none", "deflate"):
         # The specification knows the first, the SDK's exporters over grpc refuse both.
         options["compression"] = importlib.import_module("grpc").Compression.NoCompression
     exporter = make(**options)
@@ -126,6 +126,7 @@ def _listed(value: str) -> list[str]:
     return [name.strip().lower() for name in value.split(",") if name.strip()]
 
 
-def _of_signal(signal: str, name: str) -> str:
+def of_signal(signal: str, name: str) -> str:
+    """Return the value of a variable OTEL_EXPORTER_OTLP_*: the signal's own, or that for all; empty: neither is set."""
     prefix = "OTEL_EXPORTER_OTLP"
     return os.environ.get(f"{prefix}_{signal.upper()}_{name}") or os.environ.get(f"{prefix}_{name}") or ""

@@ -13,13 +13,13 @@ import logging
 import mmap
 import os
 import struct
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence, Sized
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
+from framework.nameless import nameless_file
 from framework.redaction import redact
 
 SIGNALS: Final = ("traces", "metrics", "logs")
@@ -54,7 +54,7 @@ class SharedState:
     _record = struct.Struct("=Bd")
 
     def __init__(self) -> None:
-        self._fd = os.memfd_create("telemetry") if hasattr(os, "memfd_create") else _nameless_file()
+        self._fd = nameless_file("telemetry")
         os.ftruncate(self._fd, mmap.PAGESIZE)
         self._memory = mmap.mmap(self._fd, mmap.PAGESIZE)
 
@@ -76,11 +76,6 @@ class SharedState:
     def unlock(self) -> None:
         with suppress(OSError):
             fcntl.lockf(self._fd, fcntl.LOCK_UN)
-
-
-def _nameless_file() -> int:
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
 
 
 class Say(Protocol):

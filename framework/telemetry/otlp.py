@@ -15,6 +15,7 @@ from opentelemetry.util.re import parse_env_headers
 
 from framework.redaction import redact
 from framework.telemetry import exporters
+from framework.telemetry.exporters import of_signal
 
 Signal = Literal["traces", "metrics"]
 _RETRYABLE_STATUS: Final = (429, 502, 503, 504)
@@ -69,11 +70,6 @@ def destination(signal: Signal) -> Destination | None:
     return GrpcDestination(signal) if exporters.protocol(signal) == "grpc" else HttpDestination(signal)
 
 
-def _variable(signal: Signal, name: str) -> str:
-    prefix = "OTEL_EXPORTER_OTLP"
-    return os.environ.get(f"{prefix}_{signal.upper()}_{name}") or os.environ.get(f"{prefix}_{name}") or ""
-
-
 class HttpDestination:
     """OTLP over http/protobuf."""
 
@@ -85,17 +81,17 @@ class HttpDestination:
         self._url = own or f"{base.rstrip('/')}/v1/{signal}"
         self._signal = signal
         self.endpoint = exporters.endpoint(signal)
-        self.timeout = float(_variable(signal, "TIMEOUT") or 10)
-        self._compression = _variable(signal, "COMPRESSION").strip().lower()
+        self.timeout = float(of_signal(signal, "TIMEOUT") or 10)
+        self._compression = of_signal(signal, "COMPRESSION").strip().lower()
         self._session: Any = exchange.session_of(signal)
         self._pause_of = exchange.pause_of
-        self._session.headers.update(parse_env_headers(_variable(signal, "HEADERS"), liberal=True))
+        self._session.headers.update(parse_env_headers(of_signal(signal, "HEADERS"), liberal=True))
         self._session.headers["Content-Type"] = "application/x-protobuf"
         self._session.headers["User-Agent"] = "continuum-worker"
         if self._compression in ("gzip", "deflate"):
             self._session.headers["Content-Encoding"] = self._compression
-        self._session.verify = _variable(signal, "CERTIFICATE") or True
-        certificate, key = _variable(signal, "CLIENT_CERTIFICATE"), _variable(signal, "CLIENT_KEY")
+        self._session.verify = of_signal(signal, "CERTIFICATE") or True
+        certificate, key = of_signal(signal, "CLIENT_CERTIFICATE"), of_signal(signal, "CLIENT_KEY")
         if certificate:
             self._session.cert = (certificate, key) if key else certificate
 
@@ -125,13 +121,13 @@ class GrpcDestination:
 
     def __init__(self, signal: Signal) -> None:
         self._grpc: Any = importlib.import_module("grpc")
-        given = _variable(signal, "ENDPOINT") or "http://localhost:4317"
+        given = of_signal(signal, "ENDPOINT") or "http://localhost:4317"
         parts = urlsplit(given if "//" in given else f"//{given}")
-        insecure = _variable(signal, "INSECURE").strip().lower()
+        insecure = of_signal(signal, "INSECURE").strip().lower()
         plain = parts.scheme != "https" and (insecure == "true" if insecure else parts.scheme == "http")
         target = parts.netloc.rpartition("@")[2]
         names = self._grpc.Compression
-        compression = names.Gzip if _variable(signal, "COMPRESSION").strip().lower() == "gzip" else names.NoCompression
+        compression = names.Gzip if of_signal(signal, "COMPRESSION").strip().lower() == "gzip" else names.NoCompression
         self._channel = (
             self._grpc.insecure_channel(target, exporters.GRPC_OPTIONS, compression)
             if plain
@@ -139,10 +135,10 @@ class GrpcDestination:
         )
         # No serializers: the bytes are sent as they are.
         self._call = self._channel.unary_unary(_METHODS[signal])
-        self._headers = tuple(parse_env_headers(_variable(signal, "HEADERS"), liberal=True).items())
+        self._headers = tuple(parse_env_headers(of_signal(signal, "HEADERS"), liberal=True).items())
         self._signal = signal
         self.endpoint = exporters.endpoint(signal)
-        self.timeout = float(_variable(signal, "TIMEOUT") or 10)
+        self.timeout = float(of_signal(signal, "TIMEOUT") or 10)
 
     def overhear(self, through: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         """From now on requests go through a wrapper of the call: `worker doctor` wants to hear the answer itself."""
@@ -150,7 +146,7 @@ class GrpcDestination:
 
     def _credentials(self, signal: Signal) -> Any:
         def read(name: str) -> bytes | None:
-            path = _variable(signal, name)
+            path = of_signal(signal, name)
             if not path:
                 return None
             with open(path, "rb") as file:

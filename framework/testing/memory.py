@@ -84,7 +84,7 @@ class Harness(Generic[A]):
         places: list[Queue[Any]] = [queue, queue.dead_letter] if queue.dead_letter is not None else [queue]
         self._broker.open([self._options(place) for place in places])
         views = [view for place in places for view in self._browse(place.name, "dead", "delayed", "ready")]
-        return [_letter(view) for view in views if _is_letter(view) and queue.name in (view.queue, view.job.queue)]
+        return [_letter(view) for view in views if view.is_letter and queue.name in (view.queue, view.job.queue)]
 
     def drain(self, *queues: Queue[Any], raise_errors: bool = True) -> int:
         """Runs jobs one after the other until none is left, over every delay and backoff, without sleeping.
@@ -233,10 +233,6 @@ class Harness(Generic[A]):
 
 async def _await(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
-
-
-def _is_letter(view: JobView) -> bool:
-    return view.state == "dead" or view.queue != view.job.queue
 
 
 def _letter(view: JobView) -> Any:

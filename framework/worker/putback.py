@@ -135,7 +135,7 @@ class PutBack:
     def _standard_descriptors(self) -> None:
         """Put back 0, 1 and 2: any other file that gets their numbers would receive the log."""
         for fd, (was, copy) in self._standard.items():
-            if _is(fd, was) or not _is(copy, was):
+            if is_same(fd, was) or not is_same(copy, was):
                 continue
             with suppress(OSError):
                 os.dup2(copy, fd)
@@ -158,7 +158,8 @@ def identity(fd: int) -> Identity:
     return found.st_dev, found.st_ino
 
 
-def _is(fd: int, wanted: Identity) -> bool:
+def is_same(fd: int, wanted: Identity) -> bool:
+    """Return whether a descriptor is open and still what it was."""
     try:
         return identity(fd) == wanted
     except OSError:

@@ -8,7 +8,7 @@ import os
 import resource
 from collections.abc import Mapping
 
-from framework.worker.putback import Identity, identity
+from framework.worker.putback import Identity, identity, is_same
 
 _BAD_DESCRIPTOR = (errno.EBADF, errno.ENOTDIR, errno.ENOTSOCK, errno.ESPIPE)
 
@@ -58,7 +58,7 @@ class SelfCheck:
         number = _errno(error)
         if number == errno.EMFILE:
             return leak(self._most)
-        lost = [fd for fd, was in self._held.items() if not _same(fd, was)]
+        lost = [fd for fd, was in self._held.items() if not is_same(fd, was)]
         if lost:
             return f"{len(lost)} of the engine's {len(self._held)} descriptors were closed"
         if number in _BAD_DESCRIPTOR:
@@ -116,13 +116,6 @@ def _errno(error: BaseException | None) -> int:
             return error.errno
         error = error.__cause__ or error.__context__
     return 0
-
-
-def _same(fd: int, was: Identity) -> bool:
-    try:
-        return identity(fd) == was
-    except OSError:
-        return False
 
 
 def _ids() -> tuple[int, ...]:
