@@ -46,8 +46,7 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
         # From here on the service's code starts threads and processes, which inherit the mask. What a signal ends
         # before the worker has handlers has no job.
         unblock()
-        app = construct(place.app)
-        executor = _executor(place, board, app, handler, telemetry, bus, stopping=lambda: bool(leave))
+        executor = _executor(place, board, construct(place.app), handler, telemetry, bus, stopping=lambda: bool(leave))
         life.core = core = WorkerCore(
             birth.name,
             birth.index,
@@ -61,7 +60,7 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
         core.on_ready = life.announce
         telemetry.observe_slots(lambda: (core.options.concurrency, core.used), name)
         kind = AsyncWorker if handler.is_async else SyncWorker
-        kind(core, app, Slot(handler.queue, number), unblock=unblock).run()
+        kind(core, executor.app, Slot(handler.queue, number), unblock=unblock).run()
         code = 0
     except BaseException as error:  # sys.exit() in a lifespan is an end like any other: said, and never with code 0
         code = life.failed(error)

@@ -30,7 +30,7 @@ class Parts:
         self, disk: Disk, queue: QueueDir, clock: Clock, *, incarnation: str, settle: Settle, counts: Counter[str]
     ) -> None:
         self.queue = queue
-        self.settle = settle
+        self._settle = settle
         self._disk = disk
         self._clock = clock
         self._incarnation = incarnation
@@ -100,7 +100,7 @@ class Parts:
                 for held in list(self._owner.held.values()):
                     if held.started is None:
                         with contextlib.suppress(OSError):
-                            self.settle.release(held, 0)
+                            self._settle.release(held, 0)
                 life.end(self._disk, self._owner)
                 self._owner = None
         finally:

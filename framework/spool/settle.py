@@ -52,7 +52,7 @@ class Settle:
 
     def retry(self, held: Held, delay: float, failure: Failure) -> bool:
         """To delayed/ with one attempt more, after the record."""
-        if not self._record(held, failure, "retried", sync=False):
+        if not self.record(held, failure, "retried"):
             return self._end(held, False)
         now = self._clock.micros()
         name = held.name.retried(now + micros(delay))
@@ -71,7 +71,7 @@ class Settle:
 
     def bury(self, held: Held, failure: Failure, *, letter: bool) -> bool:
         """To the dead-letter queue, else to the own dead/; the record is durable first."""
-        if not self._record(held, failure, "dead_lettered", sync=True):
+        if not self.record(held, failure, "dead_lettered", sync=True):
             return self._end(held, False)
         directory = self._to_dead_letters(held, letter=letter)
         if directory:
@@ -94,7 +94,7 @@ class Settle:
 
     def rest(self, held: Held) -> bool:
         """A handled letter to its queue's dead/, nothing else changes."""
-        return self._move(held, held.owner.queue, held.name, held.owner.queue.path("dead", held.entry), quiet=True)
+        return self._move(held, held.owner.queue, held.name, held.owner.queue.path("dead", held.entry))
 
     def expire(self, expired: Sequence[Held]) -> list[tuple[Held, OSError]]:
         """Make dead letters of jobs past their ttl; many share the flush of their records.
@@ -137,7 +137,7 @@ class Settle:
             started_at=now,
             ended_at=now,
         )
-        if self._record(held, failure, "dead_lettered", sync=sync):
+        if self.record(held, failure, "dead_lettered", sync=sync):
             return held.path
         self._end(held, False)
         return ""
@@ -147,12 +147,11 @@ class Settle:
         self._expired[held.owner.queue.name] += directory != ""
         return directory
 
-    def record(self, held: Held, failure: Failure, outcome: str) -> bool:
-        """Stores a failure before its outcome is carried out; a rescuer finds it in the job's history."""
-        return self._record(held, failure, outcome, sync=False)
+    def record(self, held: Held, failure: Failure, outcome: str, *, sync: bool = False) -> bool:
+        """Store a failure before its outcome is carried out; a rescuer finds it in the job's history.
 
-    def _record(self, held: Held, failure: Failure, outcome: str, *, sync: bool) -> bool:
-        """Into a free slot or the oldest; never twice for a delivery, so that a repetition is safe."""
+        Into a free slot or the oldest; never twice for a delivery, so that a repetition is safe.
+        """
         try:
             with self._disk.opened(held.path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
                 delivery = held.name.delivery
@@ -167,9 +166,9 @@ class Settle:
             return False
         return True
 
-    def _move(self, held: Held, queue: QueueDir, name: Name, target: str, *, quiet: bool = False) -> bool:
+    def _move(self, held: Held, queue: QueueDir, name: Name, target: str) -> bool:
         found = self._disk.move(held.path, target)
-        if found and not quiet and target == queue.ready(name):
+        if found and target == queue.ready(name):
             self._ring(queue.name)
         return self._end(held, found)
 

@@ -138,6 +138,15 @@ class Spool:
             raise
         disk.forgetful = found.kind == "btrfs"
         self._disk = disk
+        self._settle = Settle(
+            disk,
+            self._clock,
+            queue=self._queue,
+            ring=self._ring,
+            put_back=lambda name, entry: self.parts(name).listing.put_back(entry),
+            counts=self.counts,
+            expired=self.expired,
+        )
         self.survives_power_cut = self._power and found.survives_power_cut
         if found.doubt and self._power:
             self.warnings.append(f"spool {self.root}: {found.doubt}")
@@ -158,17 +167,8 @@ class Spool:
         layout.make_queue(disk, queue)
         layout.check_one_device(self.root, disk, queue)
         handlers.declare(disk, queue)
-        settle = Settle(
-            disk,
-            here,
-            queue=self._queue,
-            ring=lambda name: self._part(name).doorbell.ring(),
-            put_back=lambda name, entry: self._part(name).listing.put_back(entry),
-            counts=self.counts,
-            expired=self.expired,
-        )
         self._parts[options.name] = Parts(
-            disk, queue, here, incarnation=self.incarnation, settle=settle, counts=self.counts
+            disk, queue, here, incarnation=self.incarnation, settle=self._settle, counts=self.counts
         )
 
     def _opened(self) -> tuple[Disk, clock.Clock]:
@@ -176,7 +176,8 @@ class Spool:
             raise EngineError(f"spool {self.root} is not open")
         return self._disk, self._clock
 
-    def _part(self, queue: str) -> Parts:
+    def parts(self, queue: str) -> Parts:
+        """Return those of one queue. Raises EngineError: nobody has opened it."""
         try:
             return self._parts[queue]
         except KeyError:
@@ -205,7 +206,7 @@ class Spool:
             while end < len(jobs) and jobs[end].queue == queue:
                 end += 1
             try:
-                part = self._part(queue)
+                part = self.parts(queue)
             except EngineError as error:
                 raise EnqueueFailed(str(error), enqueued=done) from None
             part.enqueue.put(jobs[at:end], done)
@@ -214,7 +215,7 @@ class Spool:
 
     def claim(self, queue: str, *, limit: int, wait: float) -> list[Lease]:
         """Up to `limit` leases; waits for the first. Raises EngineUnavailable."""
-        part = self._part(queue)
+        part = self.parts(queue)
         deadline = time.monotonic() + min(wait, LONGEST_WAIT)
         leases = self._claim_now(part, limit)
         while not leases:
@@ -264,7 +265,7 @@ class Spool:
         if held.settled or started is None:
             return
         try:
-            if failure is not None and not self._settle_of(lease).record(held, failure, kind):
+            if failure is not None and not self._settle.record(held, failure, kind):
                 return  # the claim is lost; there is nothing left to finish
             life.write_run(self._opened()[0], held, started.with_outcome(kind, delay))
         except OSError as error:
@@ -274,23 +275,23 @@ class Spool:
 
     def ack(self, leases: Sequence[Lease]) -> None:
         """Raises LeaseLost, EngineUnavailable; so do the others."""
-        self._each(leases, lambda lease, held: self._settle_of(lease).ack(held, lease.job.queue, lease.job.id))
+        self._each(leases, lambda lease, held: self._settle.ack(held, lease.job.queue, lease.job.id))
 
     def retry(self, lease: Lease, *, delay: float, failure: Failure) -> None:
         """Attempt + 1 after `delay` seconds."""
-        self._each((lease,), lambda one, held: self._settle_of(one).retry(held, delay, failure))
+        self._each((lease,), lambda _, held: self._settle.retry(held, delay, failure))
 
     def bury(self, lease: Lease, *, failure: Failure) -> None:
         """To the dead-letter queue, or the own dead."""
-        self._each((lease,), lambda one, held: self._settle_of(one).bury(held, failure, letter=one.is_letter))
+        self._each((lease,), lambda one, held: self._settle.bury(held, failure, letter=one.is_letter))
 
     def rest(self, lease: Lease) -> None:
         """A handled letter stays, listed."""
-        self._each((lease,), lambda one, held: self._settle_of(one).rest(held))
+        self._each((lease,), lambda _, held: self._settle.rest(held))
 
     def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
         """No attempt spent. Thread-safe."""
-        self._each(leases, lambda lease, held: self._settle_of(lease).release(held, delay))
+        self._each(leases, lambda _, held: self._settle.release(held, delay))
 
     def extend(self, leases: Sequence[Lease]) -> None:
         """Claims live with their owner: only says which were lost."""
@@ -321,12 +322,12 @@ class Spool:
                     lost.append(lease.job.id)
             except OSError as error:
                 failed = failed or error
-                self._part(lease.queue).claim.look_again()
+                self.parts(lease.queue).claim.look_again()
         for held in settled:
             held.forgiven = failed is not None
         for ward in wards.values():
             with contextlib.suppress(OSError):  # the next rescue() does it
-                self._part(ward.queue.name).rescue.finish(ward)
+                self.parts(ward.queue.name).rescue.finish(ward)
         if failed is not None:
             raise self.unavailable("settling", failed) from failed
         if lost:
@@ -336,9 +337,6 @@ class Spool:
     def _held(lease: Lease) -> Held:
         held: Held = lease.token
         return held
-
-    def _settle_of(self, lease: Lease) -> Settle:
-        return self._part(lease.queue).settle
 
     # --- housekeeping -----------------------------------------------------------------------------------------
 
@@ -371,10 +369,6 @@ class Spool:
             reasons = part.setbacks.reasons(lambda path: disk.stat(path) is not None)
             found.update({str(self.root / path): reason for path, reason in reasons.items()})
         return found
-
-    def parts(self, queue: str) -> Parts:
-        """Of one queue, for statistics. Raises EngineError."""
-        return self._part(queue)
 
     def browse(self) -> Browse:
         """Looking at jobs. Raises EngineError when it is not open."""
