@@ -15,9 +15,10 @@ from typing import Any
 from framework.brokers.spool import SpoolBroker
 from framework.errors import EnqueueFailed, EnqueueUncertain, QueueFull
 from framework.queues import QueueOptions
-from framework.spool import ids, listing
+from framework.spool import ids
 from framework.spool.life import wid_of
 
+from .id_cases import backed_up, enqueue_over_a_backup, finished, restored
 from .seam import pass_on
 from .stage import Case, Stage
 from .world import (
@@ -171,38 +172,6 @@ def _drained_batch(stage: Stage) -> None:
     stage.store("d")
 
 
-def _finished(stage: Stage, job_id: str) -> None:
-    """A job that an ack has deleted, and then its process was killed: the entry of its id is left."""
-    stage.broker.enqueue([job(job_id, chosen=True)])
-    (path,) = [p for p in files(stage.root, "jobs/ready/*/*") if p.stat().st_nlink == 2]
-    path.unlink()
-
-
-def _backed_up(stage: Stage) -> None:
-    """A backup of hard links has the entry that a killed ack left."""
-    _finished(stage, "n")
-    (entry,) = [p for p in files(stage.root, "jobs/ids/*/*") if p.stat().st_nlink == 1]
-    os.link(entry, stage.root / "backup")
-
-
-def _enqueue_over_a_backup(stage: Stage) -> None:
-    """The second look need not wait for long: nothing moves here."""
-    tick, listing.RACY = listing.RACY, 0.001
-    try:
-        stage.broker.enqueue([job("n", chosen=True)])
-    finally:
-        listing.RACY = tick
-
-
-def _restored(stage: Stage) -> None:
-    """By copies: job and entry are two files."""
-    stage.store("a", chosen=True)
-    (path,) = files(stage.root, "jobs/ready/*/*")
-    shutil.copy(path, stage.root / "copy")
-    (stage.root / "copy").rename(path)
-    stage.broker._spool.parts("jobs").maintain._relink.done = False
-
-
 def _dead_writer(stage: Stage, before: str = "rename") -> None:
     """A producer of a job whose id it chose was killed before this call."""
     stage.store("a")
@@ -216,12 +185,12 @@ def _dead_writer_of_a_used_id(stage: Stage) -> None:
 
 def _dead_writer_of_a_finished_id(stage: Stage) -> None:
     _dead_writer(stage, "link")
-    _finished(stage, "n")
+    finished(stage, "n")
 
 
 def _litter(stage: Stage) -> None:
     stage.store("a")
-    _finished(stage, "done")
+    finished(stage, "done")
     jobs = stage.root / "jobs"
     (jobs / "ready" / "0000000000").mkdir()
     (jobs / "delayed" / "00000000001").mkdir()
@@ -348,18 +317,18 @@ ODD_CASES = (
     Case("enqueue one too many", lambda s: s.store("a"), _one_too_many, refuses=("n",), queues=SMALL),
     Case(
         "enqueue the id of a finished job",
-        lambda s: _finished(s, "n"),
+        lambda s: finished(s, "n"),
         lambda s: s.broker.enqueue([job("n", chosen=True)]),
         enqueues=("n",),
     ),
     Case(
         "enqueue the id of a finished job that a backup has",
-        _backed_up,
-        _enqueue_over_a_backup,
+        backed_up,
+        enqueue_over_a_backup,
         enqueues=("n",),
     ),
-    Case("enqueue the id of a restored job", _restored, lambda s: s.broker.enqueue([job("a", chosen=True)])),
-    Case("maintain after a restore", _restored, maintain),
+    Case("enqueue the id of a restored job", restored, lambda s: s.broker.enqueue([job("a", chosen=True)])),
+    Case("maintain after a restore", restored, maintain),
     Case(
         "enqueue the id of a dead writer",
         _dead_writer,
