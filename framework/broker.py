@@ -17,7 +17,7 @@ from framework.errors import SettingsError
 from framework.job import Failure, Job, JobId, Lease, RunRecord
 from framework.outcome import Kind, Outcome
 from framework.queues import QueueOptions
-from framework.redaction import address
+from framework.text.redaction import address
 
 State = Literal["ready", "delayed", "in_flight", "dead", "bad"]
 Verb = Literal["ack", "retry", "bury", "rest", "release"]

@@ -14,8 +14,8 @@ from pydantic_settings import SettingsError as NotJSON
 
 from framework.errors import SettingsError
 from framework.queues import Queue, QueueOptions, parse_size
-from framework.redaction import HIDDEN
 from framework.retry import RetryPolicy
+from framework.text.redaction import HIDDEN
 
 PREFIX = "WORKER_"
 # Read by the command line, not by Settings.

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import click
 
-from framework import stdio
 from framework.cli.alerts import alerts
 from framework.cli.bad import bad
 from framework.cli.check import check
@@ -21,6 +20,7 @@ from framework.cli.output import complain, fail
 from framework.cli.queues import queues
 from framework.cli.run import run
 from framework.errors import SettingsError, WorkerError
+from framework.process import stdio
 from framework.settings import load_dotenv
 
 INTERRUPTED, BROKEN_PIPE = 130, 141  # as a shell says it of SIGINT and SIGPIPE

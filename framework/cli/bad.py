@@ -14,7 +14,7 @@ from framework.broker import JobView
 from framework.cli.output import Column, confirm, moment, one_line, print_json, print_json_array, table, warn
 from framework.cli.service import MODULE_HELP, Engine, load_service, open_undeclared, opened, take, take_some
 from framework.errors import UsageError, WorkerError
-from framework.printable import escape
+from framework.text.printable import escape
 
 COLUMNS = (
     Column("file", style="bold", fit="whole"), Column("queue"), Column("since", fit="whole"),

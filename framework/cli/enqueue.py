@@ -16,8 +16,8 @@ import click
 from framework.cli.output import complain, hear_warnings, is_terminal, warn
 from framework.cli.service import MODULE_HELP, load_service, refuse_memory, take
 from framework.errors import UsageError
-from framework.printable import escape
 from framework.queues import Queue, QueueOptions
+from framework.text.printable import escape
 
 
 @click.command(short_help="Enqueue one job, or one for each line of standard input.", epilog=MODULE_HELP)

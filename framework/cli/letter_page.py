@@ -10,7 +10,7 @@ from typing import Any
 from framework.broker import JobView
 from framework.cli.letters import details
 from framework.cli.output import one_line, span, styled
-from framework.printable import escape
+from framework.text.printable import escape
 
 BOLD, DIM, RED = 1, 2, 31
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 import click
 
 from framework.errors import UsageError, WorkerError
-from framework.printable import escape
-from framework.redaction import hider
+from framework.text.printable import escape
+from framework.text.redaction import hider
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from framework import orphans
+from framework.process import orphans
 from framework.scoreboard import EXPORTER, PLANNED, Scoreboard, SlotState, before_deadline, process_start
 from framework.standstill import Standstill
 

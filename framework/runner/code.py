@@ -12,7 +12,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from framework.app import WorkerApp
-from framework.nameless import nameless_file
+from framework.process.nameless import nameless_file
 
 
 class LoadedCode:

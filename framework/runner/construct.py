@@ -8,11 +8,11 @@ import select
 import signal
 from contextlib import suppress
 
-from framework import orphans
 from framework.app import WorkerApp
 from framework.errors import WorkerError
 from framework.exceptions import describe
 from framework.loading import innermost
+from framework.process import orphans
 from framework.supervisor import die_with_parent, threads
 
 _MOST = 4000  # bytes of a message

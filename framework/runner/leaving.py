@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 
-from framework import stdio
+from framework.process import stdio
 from framework.supervisor import FLUSH
 
 WITHIN = 1.2  # seconds; with what an event loop leaves, a process whose jobs are settled is gone within 2 s

@@ -7,12 +7,12 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from framework import stdio
 from framework.app import WorkerApp
 from framework.broker import Broker, shown
 from framework.connecting import warnings_of
 from framework.errors import EngineError, UsageError
 from framework.events import Bus, Event, SupervisorNote
+from framework.process import stdio
 from framework.queues import QueueOptions
 from framework.runner.children import specs
 from framework.runner.code import LoadedCode

@@ -10,11 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from framework import stdio
 from framework.errors import WorkerError
 from framework.events import Bus, ServiceMistake
 from framework.exceptions import describe
 from framework.loading import load_app
+from framework.process import stdio
 from framework.runner.children import specs
 from framework.runner.code import LoadedCode, declared
 from framework.runner.place import Place

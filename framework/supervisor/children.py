@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from framework import orphans, stdio
-from framework.outlet import Outlet
+from framework.process import orphans, stdio
+from framework.process.outlet import Outlet
 from framework.signals import reset_in_child
 from framework.supervisor import platform
 
@@ -33,7 +33,7 @@ class Birth:
         supervisor: pid of the parent; another getppid() means that it is dead.
         waker: descriptor; a byte there wakes the supervisor.
         poke: descriptor that becomes readable when another child died.
-        mark: which all its descendants wear, too (`framework.orphans`).
+        mark: which all its descendants wear, too (`framework.process.orphans`).
     """
 
     name: str

@@ -7,8 +7,8 @@ import secrets
 from collections.abc import Callable
 from itertools import count
 
-from framework import orphans
 from framework.events import ProcessExited, ProcessStarted
+from framework.process import orphans
 from framework.scoreboard import GONE, LEAVING, PLANNED, RowState, before_deadline, process_start
 from framework.signals import poke
 from framework.supervisor import children, platform

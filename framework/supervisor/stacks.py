@@ -10,8 +10,8 @@ import faulthandler
 import fcntl
 import os
 
-from framework.nameless import nameless_file
-from framework.outlet import PIPE_BUF, Outlet
+from framework.process.nameless import nameless_file
+from framework.process.outlet import PIPE_BUF, Outlet
 
 MOST = 1 << 20  # bytes that wait for a reader
 

@@ -7,9 +7,9 @@ import os
 import threading
 from typing import Any, Final
 
-from framework.redaction import address
 from framework.telemetry import environment
 from framework.telemetry.health import CollectorHealth, Drops, watched
+from framework.text.redaction import address
 
 KNOWN: Final = ("otlp", "console", "none")
 PROTOCOLS: Final = ("http/protobuf", "grpc")

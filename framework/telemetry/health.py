@@ -19,8 +19,8 @@ from collections.abc import Callable, Sequence, Sized
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
-from framework.nameless import nameless_file
-from framework.redaction import redact
+from framework.process.nameless import nameless_file
+from framework.text.redaction import redact
 
 SIGNALS: Final = ("traces", "metrics", "logs")
 OUTAGE: Final = "outage"  # beside the signals: when it was last said that nobody reaches the collector

@@ -20,12 +20,12 @@ from opentelemetry import trace
 from framework.app import Logger
 from framework.jobscope import current_job
 from framework.outcome import JobInterrupted
-from framework.redaction import hider
 from framework.settings import Settings
 from framework.telemetry.health import swallowed
 from framework.telemetry.render import ConsoleRenderer, JsonRenderer
 from framework.telemetry.values import text_of
 from framework.telemetry.writer import LineWriter
+from framework.text.redaction import hider
 
 Keys = MutableMapping[str, Any]
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}

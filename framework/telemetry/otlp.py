@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 from opentelemetry.util.re import parse_env_headers
 
-from framework.redaction import redact
 from framework.telemetry import exporters
 from framework.telemetry.exporters import of_signal
+from framework.text.redaction import redact
 
 Signal = Literal["traces", "metrics"]
 _RETRYABLE_STATUS: Final = (429, 502, 503, 504)

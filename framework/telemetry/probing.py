@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from framework.redaction import redact
 from framework.telemetry import exporters, wire
 from framework.telemetry.answers import Heard, Verdict, date_of, judge
 from framework.telemetry.identity import ProcessIdentity
 from framework.telemetry.names import SCOPE
 from framework.telemetry.otlp import Destination, GrpcDestination, destination
 from framework.telemetry.resource import resource_of
+from framework.text.redaction import redact
 
 CHECKS: Final = "worker.doctor.checks"
 Path = Literal["ring", "sdk"]

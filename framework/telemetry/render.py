@@ -10,8 +10,8 @@ from typing import Any
 import structlog
 
 from framework.outcome import JobInterrupted
-from framework.printable import HIDDEN, block, is_plain, visible
 from framework.telemetry.values import text_of
+from framework.text.printable import HIDDEN, block, is_plain, visible
 
 Keys = MutableMapping[str, Any]
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from framework.redaction import HIDDEN, address
 from framework.settings import PREFIX, unknown_variables
 from framework.telemetry import exporters
 from framework.telemetry.environment import CHECKS, IGNORED, SAMPLERS
 from framework.telemetry.health import SIGNALS
+from framework.text.redaction import HIDDEN, address
 
 _OTLP: Final = "OTEL_EXPORTER_OTLP_"
 _OF_OTLP: Final = (

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable
 
-from framework.outlet import PIPE_BUF, Outlet
+from framework.process.outlet import PIPE_BUF, Outlet
 
 PATIENCE = 0.2  # seconds that a reader may be late
 

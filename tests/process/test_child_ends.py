@@ -17,7 +17,7 @@ from tests.process.tree import Tree
 # Whoever returns from `fork` is a supervisor, and says so in the witness.
 SUPERVISOR = """
 import fcntl, json, os, sys, time
-from framework import stdio
+from framework.process import stdio
 from framework.supervisor import children, platform
 from framework.supervisor.children import Birth, ChildSpec
 

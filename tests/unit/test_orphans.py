@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from framework import orphans
+from framework.process import orphans
 
 SLEEP = ("env", "-i", "setsid", "sleep", "600")
 
@@ -28,7 +28,9 @@ def processes() -> Iterator[list[subprocess.Popen[str]]]:
 
 def descendant(mark: int, *command: str) -> subprocess.Popen[str]:
     """Wears a mark, and becomes another program without environment in a session of its own."""
-    code = f"from framework import orphans; orphans.wear({mark}); import os; os.execvp({command[0]!r}, {command!r})"
+    code = (
+        f"from framework.process import orphans as o; o.wear({mark}); import os; os.execvp({command[0]!r}, {command!r})"
+    )
     process = subprocess.Popen([sys.executable, "-c", f"print(flush=True); {code}"], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     process.stdout.readline()
@@ -66,7 +68,7 @@ def test_marks_differ_by_tree_and_life_and_fit_a_limit() -> None:
 @pytest.mark.root
 def test_a_mark_is_seen_into_a_pid_namespace(processes: list[subprocess.Popen[str]]) -> None:
     tree = secrets.token_hex(8)
-    code = f"from framework import orphans; orphans.wear({orphans.mark_of(tree, 1)}); import os; "
+    code = f"from framework.process import orphans; orphans.wear({orphans.mark_of(tree, 1)}); import os; "
     command = ("unshare", "--pid", "--fork", "env", "-i", "sh", "-c", "echo; exec sleep 600")
     process = subprocess.Popen(
         [sys.executable, "-c", f"{code}os.execvp({command[0]!r}, {command!r})"], stdout=subprocess.PIPE, text=True

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from framework.outlet import Outlet
+from framework.process.outlet import Outlet
 from framework.telemetry.writer import LineWriter
 
 LINE = b"x" * 199 + b"\n"

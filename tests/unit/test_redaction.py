@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from framework.broker import shown
-from framework.redaction import address, hider, redact
+from framework.text.redaction import address, hider, redact
 
 
 @pytest.mark.parametrize(

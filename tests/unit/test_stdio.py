@@ -11,7 +11,7 @@ import pytest
 
 REPORT = """
 import os, sys
-from framework import stdio
+from framework.process import stdio
 stdio.fill_closed()
 later = os.open(sys.argv[1], os.O_WRONLY)
 null = os.stat(os.devnull).st_ino
@@ -43,7 +43,7 @@ def test_closed_descriptors_are_filled_before_another_file_gets_their_number(
 
 SETTLES = """
 import os, sys
-from framework import stdio
+from framework.process import stdio
 for fd in (1, 2):
     kept = os.dup(fd)
     {broken}

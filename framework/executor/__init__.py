@@ -16,8 +16,8 @@ from framework.app import Handler, WorkerApp
 from framework.codec import Codec, UndecodablePayload, codec_for, parse_lenient
 from framework.events import Event, JobFinished
 from framework.exceptions import describe, error_type, release
+from framework.executor.hooks import PATIENCE, FailureHook, dismiss, unfinished
 from framework.frozen import frozen
-from framework.hooks import PATIENCE, FailureHook, dismiss, unfinished
 from framework.job import Context, Failure, Lease, Logger
 from framework.jobscope import JobScope
 from framework.outcome import (

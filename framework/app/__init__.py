@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace, UnionType
 from typing import Any, ClassVar
 
-from framework.callables import bare, gives_coroutine, wrapped_by_contextlib
+from framework.app.callables import bare, gives_coroutine, wrapped_by_contextlib
+from framework.app.inheritance import check_method, check_queue_attribute, marks_of, place_of_function, position_of
 from framework.errors import DeclarationError
-from framework.inheritance import check_method, check_queue_attribute, marks_of, place_of_function, position_of
 from framework.job import Context as Context
 from framework.job import Failure
 from framework.job import Logger as Logger

@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from framework.complaints import MISTAKES, declared_names, explain, explain_fully, explain_other
+from framework.codec.complaints import MISTAKES, declared_names, explain, explain_fully, explain_other
+from framework.codec.fidelity import Difference, Doubt, difference
 from framework.errors import DeclarationError, InvalidPayload
 from framework.exceptions import describe
-from framework.fidelity import Difference, Doubt, difference
 from framework.outcome import conceal
 
 CONTENT_TYPE = "application/json"

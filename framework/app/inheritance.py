@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
-from framework.callables import bare
+from framework.app.callables import bare
 from framework.errors import DeclarationError
 from framework.places import place_of
 from framework.queues import Queue
