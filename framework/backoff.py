@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 
 def doubled(first: float, times: int, last: float) -> float:
@@ -33,3 +36,41 @@ class Retried:
         self.failures += 1
         self.retry_at = now + delay
         return delay
+
+
+R = TypeVar("R", bound=Retried)
+
+
+class Later(Generic[R]):
+    """Items of which a try has failed: each is due later and later, and waits for no other. Any thread may add one.
+
+    Args:
+        first, last: seconds until the next try, doubled at each failure.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, first: float, last: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._first, self._last = first, last
+        self._clock = clock
+        self._items: list[R] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._items)
+
+    def add(self, item: R) -> float:
+        """Keep an item after a failed try. Return the seconds until the next."""
+        delay = item.failed(self._clock(), self._first, self._last)
+        self._items.append(item)
+        return delay
+
+    def due(self) -> list[R]:
+        """Hand out those whose time has come: whoever fails again is added again."""
+        now = self._clock()
+        found = [item for item in list(self._items) if item.retry_at <= now]
+        for item in found:
+            self._items.remove(item)
+        return found
+
+    def items(self) -> list[R]:
+        """Return all of them."""
+        return list(self._items)

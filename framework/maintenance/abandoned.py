@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from framework.backoff import Retried
+from framework.backoff import Later, Retried
 from framework.broker import Broker, Rescued, settle
 from framework.errors import EngineUnavailable, LeaseLost
 from framework.events import AttemptLost, EngineFailed, EngineRecovered, Event, JobsRescued, LeasesLost
@@ -66,7 +66,7 @@ class AbandonedLeases:
         self._clock = clock
         self._said: dict[str, tuple[Outcome, str]] = {}
         self._due: deque[_Abandoned] = deque()
-        self._failed: list[_Abandoned] = []
+        self._failed = Later[_Abandoned](FIRST_RETRY, LAST_RETRY, clock=clock)
         self._paused_until = 0.0
 
     def step(self, until: float) -> bool:
@@ -77,10 +77,8 @@ class AbandonedLeases:
             self._collect()
         except EngineUnavailable as error:  # what was collected before can still be settled
             unavailable = error
-        now = self._clock()
-        self._due.extend(item for item in self._failed if item.retry_at <= now)
-        self._failed = [item for item in self._failed if item.retry_at > now]
-        if now >= self._paused_until:
+        self._due.extend(self._failed.due())
+        if self._clock() >= self._paused_until:
             self._settle_until(until)
         if unavailable is not None:
             raise unavailable
@@ -136,10 +134,9 @@ class AbandonedLeases:
             released.setdefault((lease.queue, rescued.owner), []).append(lease.job.id)
 
     def _postpone(self, item: _Abandoned, error: EngineUnavailable) -> None:
-        delay = item.failed(self._clock(), FIRST_RETRY, LAST_RETRY)
+        delay = self._failed.add(item)
         if item.failures == 1:
             self._emit(EngineFailed("settle", f"job {item.rescued.lease.job.id!r}: {error}", delay))
-        self._failed.append(item)
 
     def _resolve(self, rescued: Rescued) -> tuple[Outcome, Reason | None]:
         """Return what becomes of a job, and why its attempt failed.

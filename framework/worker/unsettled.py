@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from framework.backoff import Retried
+from framework.backoff import Later, Retried
 from framework.job import Lease
 from framework.outcome import Outcome
 
@@ -26,34 +26,8 @@ class Unsettled(Retried):
     row: int | None
 
 
-class UnsettledLeases:
-    """What a worker keeps until it is settled. The helper thread of its claims adds to it, too.
-
-    Args:
-        clock: monotonic seconds.
-    """
+class UnsettledLeases(Later[Unsettled]):
+    """What a worker keeps until it is settled. The helper thread of its claims adds to it, too."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._items: list[Unsettled] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._items)
-
-    def add(self, item: Unsettled) -> float:
-        """Keep a lease after a failed try. Return the seconds until the next."""
-        delay = item.failed(self._clock(), FIRST_RETRY, LAST_RETRY)
-        self._items.append(item)
-        return delay
-
-    def due(self) -> list[Unsettled]:
-        """Hand out those whose time has come: whoever fails again is added again."""
-        now = self._clock()
-        found = [item for item in list(self._items) if item.retry_at <= now]
-        for item in found:
-            self._items.remove(item)
-        return found
-
-    def items(self) -> list[Unsettled]:
-        """Return all of them."""
-        return list(self._items)
+        super().__init__(FIRST_RETRY, LAST_RETRY, clock=clock)

@@ -256,9 +256,9 @@ def test_a_lease_that_cannot_be_settled_keeps_no_other_waiting_and_is_tried_late
     assert engine.done[-1] == "late released"
     waits = []
     for _ in range(8):
-        before = len(keeper.leases._failed), keeper.leases._failed[0].failures
+        before = len(keeper.leases._failed.items()), keeper.leases._failed.items()[0].failures
         began = keeper.now
-        while (len(keeper.leases._failed), keeper.leases._failed[0].failures) == before:
+        while (len(keeper.leases._failed.items()), keeper.leases._failed.items()[0].failures) == before:
             keeper.now += 0.25
             keeper.step()
         waits.append(keeper.now - began)
@@ -290,9 +290,9 @@ def test_an_engine_that_fails_for_all_is_left_in_peace_for_a_while() -> None:
     keeper = Keeper(engine)
     with pytest.raises(EngineUnavailable):
         keeper.step()
-    assert len(keeper.leases._failed) == 3
+    assert len(keeper.leases._failed.items()) == 3
     assert not keeper.step(), "there are more, but not now"
-    assert len(keeper.leases._failed) + len(keeper.leases._due) == 100
+    assert len(keeper.leases._failed.items()) + len(keeper.leases._due) == 100
     engine.stones.clear()
     keeper.now += 60
     assert keeper.step()
