@@ -60,13 +60,8 @@ def general(queues: Sequence[QueueOptions], *, job: str = "") -> Group:
     for queue in queues:
         if queue.timeout is None:
             group.comments.append(f"{queue.name} has timeout=None: one job may take any time, so it is never 'stuck'.")
-    group.rules.append(_dead_letters(job))
-    group.rules.append(_bad_files(job))
-    group.rules.append(_undeclared(job))
-    group.rules.append(_restart_loop(job))
-    group.rules.append(_saturated(job))
-    group.rules.append(_gone(job))
-    group.rules.append(_dropped(job))
+    for rule in (_dead_letters, _bad_files, _undeclared, _restart_loop, _saturated, _gone, _dropped):
+        group.rules.append(rule(job))
     return group
 
 
