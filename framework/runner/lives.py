@@ -20,6 +20,7 @@ from framework.exceptions import describe
 from framework.executor import Executor
 from framework.maintenance import AbandonedLeases, HealthServer, Maintenance, OtherTrees
 from framework.outcome import Outcome
+from framework.process.lock import FileLock
 from framework.producer import Producer
 from framework.runner.construct import construct
 from framework.runner.leaving import WITHIN, exit_after, forget_parent, run_hooks
@@ -27,7 +28,7 @@ from framework.runner.place import Place, own_broker
 from framework.runner.probes import probes, processes, restarts
 from framework.scoreboard import EXPORTER, GONE, Scoreboard
 from framework.signals import poke, reset_in_child
-from framework.supervisor import CRASHED, FAILED_TO_START, LAST_GRACE, Birth, Leadership, unblock
+from framework.supervisor import CRASHED, FAILED_TO_START, LAST_GRACE, Birth, unblock
 from framework.telemetry import ProcessIdentity, Role, Telemetry, start
 from framework.worker import AsyncWorker, LeaveSignal, SyncWorker, WorkerCore, descriptors, stacks
 
@@ -139,7 +140,7 @@ def _maintain(place: Place, birth: Birth, board: Scoreboard, telemetry: Telemetr
         abandoned=abandoned,
         queues=place.options,
         emit=bus.emit,
-        leads=Leadership(place.leader_path).held,
+        leads=FileLock(place.leader_path).take,
         drain=settings.drain_seconds,
         others=OtherTrees(place.other_boards, settings.drain_seconds),
     )

@@ -12,7 +12,7 @@ from framework.supervisor.children import (
     unblock,
 )
 from framework.supervisor.drain import LAST_GRACE
-from framework.supervisor.instance import Instance, Leadership
+from framework.supervisor.instance import Instance
 from framework.supervisor.loop import Supervisor
 from framework.supervisor.platform import IS_LINUX, die_with_parent, threads
 from framework.supervisor.reserve import Reserve
@@ -28,7 +28,6 @@ __all__ = [
     "Birth",
     "ChildSpec",
     "Instance",
-    "Leadership",
     "Reserve",
     "Stacks",
     "Supervisor",

@@ -84,26 +84,3 @@ def _open(path: Path) -> int:
         if error.errno not in (errno.EROFS, errno.EACCES):
             raise
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)  # one of an earlier run serves
-
-
-class Leadership:
-    """One of the processes that share a store leads: it observes what all share. Held until the process ends."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._descriptor: int | None = None
-        self._held = False
-
-    def held(self) -> bool:
-        """Whether this process leads; tries to become the leader if nobody is."""
-        if self._held:
-            return True
-        try:
-            if self._descriptor is None:
-                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-                self._descriptor = os.open(self._path, flags, 0o600)
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        self._held = True
-        return True

@@ -14,13 +14,14 @@ from typing import Any, Final
 
 from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
 
+from framework.process.lock import FileLock
 from framework.telemetry import points, wire
 from framework.telemetry.folding import Cells
 from framework.telemetry.health import CollectorHealth
 from framework.telemetry.otlp import Destination
 from framework.telemetry.pump import Batch, Pump
 from framework.telemetry.ring import Corrupt, RingReader
-from framework.telemetry.rings import ReadersLock, Rings, instance_is_free, number_of
+from framework.telemetry.rings import Rings, instance_is_free, number_of, readers_lock
 
 LOOK_EVERY: Final = 1.0  # seconds between looks for rings that nobody reads
 BATCH_BYTES: Final = 1 << 20
@@ -122,7 +123,7 @@ class Exporter:
         self._scope = InstrumentationScope(name=scope[0], version=scope[1])
         self._lock = threading.Lock()  # sources, cells, tails
         self._sources: dict[Path, Source] = {}
-        self._locks: dict[int, ReadersLock] = {}
+        self._locks: dict[int, FileLock] = {}
         self._gone = {"traces": 0, "metrics": 0}  # drops in rings that were removed
         self._in_flight: Batch | None = None
         self._look_at = 0.0
@@ -183,7 +184,7 @@ class Exporter:
             if number is not None and entry.endswith(".ring"):
                 by_number.setdefault(number, []).append(self._run / entry)
         for number, paths in by_number.items():
-            lock = self._locks.setdefault(number, ReadersLock(self._run, number))
+            lock = self._locks.setdefault(number, readers_lock(self._run, number))
             if number != self._number and not instance_is_free(self._run, number):
                 self._leave(number)
             elif lock.take():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from framework.process.lock import FileLock, locked
 from framework.telemetry import exporters, ring
 from framework.telemetry.environment import SAMPLERS
 from framework.telemetry.instrumented import has_provider
@@ -121,49 +121,17 @@ def told(rings: Rings, wanted: Mapping[str, float]) -> dict[str, tuple[str, str,
     return found
 
 
-class ReadersLock:
-    """Who reads the rings of an instance: one process at a time, whatever trees come and go. Dies with its holder."""
-
-    def __init__(self, run: Path, number: int) -> None:
-        self._run = run
-        self._number = number
-        self._descriptor: int | None = None
-
-    @property
-    def held(self) -> bool:
-        return self._descriptor is not None
-
-    def take(self) -> bool:
-        """True if it is ours, now or already."""
-        if self._descriptor is None:
-            self._descriptor = _locked(self._run / f"{self._number}.reader")
-        return self._descriptor is not None
-
-    def release(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+def readers_lock(run: Path, number: int) -> FileLock:
+    """Return the lock of who reads the rings of an instance: one process at a time, whatever trees come and go."""
+    return FileLock(run / f"{number}.reader")
 
 
 def instance_is_free(run: Path, number: int) -> bool:
     """Whether the whole tree of that number is gone. A supervisor that looks for a number at this very moment takes the
     next one."""
     path = run.parent / "instances" / f"{number}.lock"
-    descriptor = _locked(path)
+    descriptor = locked(path)
     if descriptor is None:
         return False
     os.close(descriptor)
     return True
-
-
-def _locked(path: Path) -> int | None:
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor

@@ -106,10 +106,9 @@ CAREFUL = (
     Mutant("O_NOFOLLOW of a board", "scoreboard/board.py", (("(0 if in_memory else os.O_NOFOLLOW)", "0"),), "unit/test_scoreboard.py"),
     Mutant("O_NOFOLLOW of an instance's lock", "supervisor/instance.py", (("return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW", "return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC"),), LINKS),
     Mutant("O_NOFOLLOW of a piece of the reserve", "supervisor/reserve.py", (("os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_CREAT | os.O_CLOEXEC"),), LINKS),
-    Mutant("O_NOFOLLOW of the leader's lock", "supervisor/instance.py", (("flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW", "flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC"),), LINKS),
     Mutant("O_NOFOLLOW of a new ring", "telemetry/ring.py", (("os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_TRUNC | os.O_CLOEXEC"),), LINKS),
     Mutant("O_NOFOLLOW of a ring", "telemetry/ring.py", (("os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)", "os.open(path, os.O_RDWR | os.O_CLOEXEC)"),), LINKS),
-    Mutant("O_NOFOLLOW of a reader's lock", "telemetry/rings.py", (("os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_CREAT | os.O_CLOEXEC"),), LINKS),
+    Mutant("O_NOFOLLOW of the lock of a role", "process/lock.py", (("os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_CREAT | os.O_CLOEXEC"),), LINKS),
     _one("O_NOFOLLOW of a directory", "disk.py", "os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_CLOEXEC", f"{FLAGS} spool/test_security.py"),
     _one("O_NOFOLLOW of small files", "disk.py", _NOFOLLOW, "os.O_NONBLOCK", f"{FLAGS} {PLANTED}"),
     _one("O_CLOEXEC", "disk.py", "path, flags | os.O_CLOEXEC, 0o600, dir_fd=self.fd)\n        except", "path, flags, 0o600, dir_fd=self.fd)\n        except", FLAGS),
@@ -147,8 +146,7 @@ LOCKS = (
     _one("flock, not a POSIX lock", "calls.py", "staticmethod(fcntl.flock)", "staticmethod(fcntl.lockf)", f"{LIFE} spool/test_forks.py",
          "POSIX locks: a probe of the own lock succeeds and frees it"),
     Mutant("flock of an instance", "supervisor/instance.py", (("            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "            pass"),), "unit/test_supervising.py"),
-    Mutant("flock of the leader", "supervisor/instance.py", (("            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "            pass"),), "unit/test_supervising.py"),
-    Mutant("flock of the one who reads rings", "telemetry/rings.py", (("        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "        pass"),), LINKS),
+    Mutant("flock of a role", "process/lock.py", (("        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "        pass"),), LINKS),
     _one("children close the locks", "flocks.py", "            os.close(fd)\n        except OSError:\n            continue", "            pass\n        except OSError:\n            continue", "spool/test_forks.py"),
 )  # fmt: skip
 

@@ -15,7 +15,7 @@ from framework.job import span_id_of, trace_id_of
 from framework.telemetry import ProcessIdentity
 from framework.telemetry.exporting import Exporter
 from framework.telemetry.ring import RingReader
-from framework.telemetry.rings import ReadersLock
+from framework.telemetry.rings import readers_lock
 from tests.telemetry.helpers import IDENTITY, TRACEPARENT, Relay, lease_of
 from tests.telemetry.receiver import GrpcReceiver, Receiver
 from tests.telemetry.rings import Post, post, ring_station, rings_in
@@ -304,7 +304,7 @@ def test_what_a_worker_told_and_could_not_report_is_known_to_the_rescuer(tmp_pat
 
 def test_one_exporter_at_a_time_reads_the_rings_of_an_instance(tmp_path, receiver):
     rings = rings_in(tmp_path)
-    lock = ReadersLock(tmp_path / "run", 0)
+    lock = readers_lock(tmp_path / "run", 0)
     assert lock.take()
     work(tmp_path, rings)
     waiting = post(tmp_path, rings).exporter

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from framework.process.lock import FileLock
 from framework.scoreboard import Scoreboard
-from framework.supervisor.instance import Instance, Leadership
+from framework.supervisor.instance import Instance
 from framework.supervisor.reserve import Reserve
 from framework.telemetry import ring
 from framework.telemetry.ring import RingFile
-from framework.telemetry.rings import ReadersLock
+from framework.telemetry.rings import readers_lock
 
 CONTENT = b"somebody else's " * 100
 
@@ -35,9 +36,9 @@ PLACES: list[tuple[Callable[[Path], object], str]] = [
     (_board, _draft("0.board")),
     (_ring, _draft("0.a.ring")),
     (lambda run: Instance.take(run, run), "0.lock"),
-    (lambda run: Leadership(run / "leader.lock").held(), "leader.lock"),
+    (lambda run: FileLock(run / "leader.lock").take(), "leader.lock"),
     (lambda run: Reserve(run, 0).fill(), "piece0"),
-    (lambda run: ReadersLock(run, 0).take(), "0.reader"),
+    (lambda run: readers_lock(run, 0).take(), "0.reader"),
 ]
 
 
@@ -67,7 +68,7 @@ def test_a_ring_is_not_opened_through_a_link(tmp_path: Path) -> None:
 
 
 def test_one_reads_the_rings_of_an_instance_at_a_time(tmp_path: Path) -> None:
-    first, second = ReadersLock(tmp_path, 0), ReadersLock(tmp_path, 0)
+    first, second = readers_lock(tmp_path, 0), readers_lock(tmp_path, 0)
     assert [first.take(), second.take(), first.take()] == [True, False, True]
     first.release()
     assert second.take()

@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framework import Settings, WorkerApp
+from framework.process.lock import FileLock
 from framework.runner.place import Place as RunnerPlace
 from framework.scoreboard import EXIT_REASONS, PLANNED, RowState, Scoreboard, Verdict
 from framework.supervisor import platform
 from framework.supervisor.children import FAILED_TO_START, Birth, ChildSpec
-from framework.supervisor.instance import Instance, Leadership
+from framework.supervisor.instance import Instance
 from framework.supervisor.notify import Notifier
 from framework.supervisor.place import Place, describe_exit, exit_reason
 from framework.supervisor.policy import MOST, Backoff, Budget
@@ -282,12 +283,12 @@ def test_the_old_board_is_kept(tmp_path: Path) -> None:
 
 
 def test_one_leads_until_it_ends(tmp_path: Path) -> None:
-    first, second = Leadership(tmp_path / "leader.lock"), Leadership(tmp_path / "leader.lock")
-    assert [first.held(), second.held(), first.held(), second.held()] == [True, False, True, False]
+    first, second = FileLock(tmp_path / "leader.lock"), FileLock(tmp_path / "leader.lock")
+    assert [first.take(), second.take(), first.take(), second.take()] == [True, False, True, False]
     assert first._descriptor is not None
     os.close(first._descriptor)
-    assert second.held()
-    assert not Leadership(tmp_path / "missing" / "leader.lock").held()
+    assert second.take()
+    assert not FileLock(tmp_path / "missing" / "leader.lock").take()
 
 
 # --- the platform ---------------------------------------------------------------------------------------------------
