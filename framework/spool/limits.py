@@ -13,6 +13,7 @@ from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
 
 RATE = 50_000  # jobs per second that all producers together can hardly exceed: how fast a count ages
+CROWD = 64  # producers that may count at the same moment, and then each store a job
 DEPTH_FRESH = 2_500_000_000  # nanoseconds that a published depth is of use
 _ROOM = 1 << 20  # bytes that stay free, for attempt records and directories
 _MAX_FIGURE_AGE = 3600.0
@@ -77,7 +78,7 @@ class Limits:
 
     def _sure(self, limit: int) -> bool:
         age = time.monotonic() - self._taken
-        return limit - self._count - self._pushed > RATE * age
+        return limit - self._count - self._pushed > RATE * age + CROWD
 
     def _recount(self) -> None:
         self._taken, self._pushed = time.monotonic(), 0
