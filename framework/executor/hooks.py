@@ -14,6 +14,7 @@ from framework.app import WorkerApp
 from framework.events import Event, HookFailed
 from framework.exceptions import describe
 from framework.job import Context, Failure
+from framework.process.forks import parent_goes_on
 
 PATIENCE = 5.0  # seconds that an `async def on_failure` has at most
 _LAG = 0.5  # seconds more, until its thread is left behind
@@ -45,7 +46,8 @@ class FailureHook:
     def tell(self, failure: Failure, context: Context) -> None:
         """Calls it where no event loop is ours: what an async hook gives runs in a thread with a loop of its own."""
         try:
-            made = self._app.on_failure(replace(failure), context)  # a copy: object.__setattr__ changes what is frozen
+            with parent_goes_on():
+                made = self._app.on_failure(replace(failure), context)  # a copy: what is frozen can be changed
             if made is not None and unfinished(made):
                 _run_in_thread(made, self._patience)
         except self._swallows as error:
@@ -54,7 +56,8 @@ class FailureHook:
     async def atell(self, failure: Failure, context: Context) -> None:
         """Calls it on the running event loop."""
         try:
-            made = self._app.on_failure(replace(failure), context)
+            with parent_goes_on():
+                made = self._app.on_failure(replace(failure), context)
             if made is not None and unfinished(made):
                 await _run_beside(made, self._patience)
         except self._swallows as error:

@@ -13,6 +13,7 @@ from framework.errors import WorkerError
 from framework.exceptions import describe
 from framework.loading import innermost
 from framework.process import orphans
+from framework.process.forks import parent_goes_on
 from framework.supervisor import die_with_parent, threads
 
 _MOST = 4000  # bytes of a message
@@ -21,7 +22,8 @@ _MOST = 4000  # bytes of a message
 def construct(app: type[WorkerApp]) -> WorkerApp:
     """Return an instance of the app. Raises WorkerError: its constructor fails; one line, with the place."""
     try:
-        return app()
+        with parent_goes_on():
+            return app()
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # sys.exit(), too: without a line nobody would know why

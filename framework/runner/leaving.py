@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from framework.process import stdio
+from framework.process.forks import parent_goes_on
 from framework.supervisor import FLUSH
 
 WITHIN = 1.2  # seconds; with what an event loop leaves, a process whose jobs are settled is gone within 2 s
@@ -47,7 +48,7 @@ def run_hooks(budget: float, late: Callable[[], None]) -> None:
         threading.Thread(target=watch, name="leaving", daemon=True).start()
     except RuntimeError:  # no more threads to be had: no bound, so no hooks
         return
-    with suppress(BaseException):  # a hook's error is printed where it happens
+    with parent_goes_on(), suppress(BaseException):  # a hook's error is printed where it happens
         getattr(threading, "_shutdown")()  # noqa: B009 - private, but what multiprocessing calls in its children, too
         atexit._run_exitfuncs()
     done.set()

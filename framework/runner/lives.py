@@ -20,6 +20,7 @@ from framework.exceptions import describe
 from framework.executor import Executor
 from framework.maintenance import AbandonedLeases, HealthServer, Maintenance, OtherTrees
 from framework.outcome import Outcome
+from framework.process.forks import parent_goes_on
 from framework.process.lock import FileLock
 from framework.producer import Producer
 from framework.runner.construct import construct
@@ -61,7 +62,8 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
         core.on_ready = life.announce
         telemetry.observe_slots(lambda: (core.options.concurrency, core.used), name)
         kind = AsyncWorker if handler.is_async else SyncWorker
-        kind(core, executor.app, Slot(handler.queue, number), unblock=unblock).run()
+        with parent_goes_on():
+            kind(core, executor.app, Slot(handler.queue, number), unblock=unblock).run()
         code = 0
     except BaseException as error:  # sys.exit() in a lifespan is an end like any other: said, and never with code 0
         code = life.failed(error)

@@ -17,12 +17,13 @@ from framework.exceptions import error_type
 from framework.executor import Attempt
 from framework.job import Lease
 from framework.outcome import Disturbed, JobInterrupted
+from framework.process.forks import leave_if_forked
 from framework.signals import ignore
 from framework.standstill import LATE, Standstill
 from framework.worker import tasks, turning
 from framework.worker.blocking import LoopWatch, Tracked, last_row
 from framework.worker.core import WorkerCore
-from framework.worker.interrupt import LOOK_AGAIN, PATIENCE, leave_if_forked
+from framework.worker.interrupt import LOOK_AGAIN, PATIENCE
 from framework.worker.putback import PutBack
 from framework.worker.tasks import Run
 

@@ -22,6 +22,7 @@ from framework.events import (
 from framework.executor import Attempt, Executor
 from framework.job import Lease, RunRecord
 from framework.outcome import Kind, Outcome
+from framework.process.forks import leave_if_forked
 from framework.queues import QueueOptions
 from framework.scoreboard import LEAVING, READY, RowWriter, Scoreboard, before_deadline
 from framework.stuck import StuckJobs
@@ -127,7 +128,7 @@ class WorkerCore:
         self._failing: dict[str, tuple[float, float]] = {}  # verb: since when, wait before the next try
         self._retry_at = 0.0
         self._next_memory_check = 0.0
-        self._parent = os.getppid()
+        self._pid, self._parent = os.getpid(), os.getppid()
         self.check = SelfCheck(held or {})
         self.doubtful, self.ruined = False, ""
         self.blamed: Callable[[], int | None] = lambda: 0
@@ -138,6 +139,7 @@ class WorkerCore:
 
     def ready(self) -> None:
         """The process can take jobs. Raises WorkerError: `max_memory` is below what it has now."""
+        leave_if_forked(self._pid)  # the lifespan may have forked
         limit = self.options.max_memory
         if limit is not None and resident() >= limit:
             raise WorkerError(

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any, Literal
 
 from framework.outcome import JobInterrupted
+from framework.process.forks import leave_if_forked
 from framework.standstill import LATE
 
 RETRY = 0.005  # seconds until another look when the moment is wrong
@@ -31,12 +32,6 @@ def invoke(method: Callable[..., Any], *arguments: Any) -> Any:
 
 
 _BORDER = invoke.__code__
-
-
-def leave_if_forked(pid: int) -> None:
-    """A handler forked, and its child came back: it must not go on as a second worker that nobody watches."""
-    if os.getpid() != pid:
-        os._exit(0)
 
 
 class Interrupts:

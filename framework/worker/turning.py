@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from framework.process.forks import end_forked_at_next_turn
 from framework.worker.tasks import MainTask, ours, task_of_job
 
 LEFT_BEHIND = 0.3  # seconds in which tasks and async generators that handlers left must end
@@ -23,6 +24,7 @@ def run(main: Coroutine[Any, Any, None], on_exit: Callable[[BaseException], None
     try:
         asyncio.set_event_loop(loop)
         loop.set_task_factory(task_of_job)
+        end_forked_at_next_turn(loop)
         task = MainTask(main, loop=loop)
         _turn(loop, task, on_exit)
         task.result()
