@@ -55,11 +55,16 @@ class SignalQueue:
         """The oldest signal not acted upon yet."""
         return self._pending.popleft() if self._pending else None
 
-    def close(self) -> None:
-        """Restores what was before."""
+    def close(self, ignored: Iterable[signal.Signals] = ()) -> None:
+        """Restores what was before.
+
+        Args:
+            ignored: those that the kernel ignores from here on, in a process that is about to end. Handlers of Python's
+                would go back to the default when the interpreter ends.
+        """
         signal.set_wakeup_fd(self._previous_fd)
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if number in ignored else handler)
         os.close(self._reader)
         os.close(self.waker)
 

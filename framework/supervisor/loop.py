@@ -82,7 +82,8 @@ class Supervisor:
             self._drain.kill_everything()
             self._restarts.end_all_orphans()
             self._copy_stacks()
-            self._signals.close()
+            # One that comes now is late: it must not change the exit code that the tree has earned.
+            self._signals.close(ignored=set(_SIGNALS) - {signal.SIGCHLD})
         return tree.exit_code
 
     def _turn(self) -> bool:

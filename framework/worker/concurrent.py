@@ -56,7 +56,9 @@ class AsyncWorker:
     def run(self) -> None:
         """Returns when the process has left its work in order. Raises what the lifespans raise."""
         signal.signal(signal.SIGTERM, lambda *_: self._on_term())
-        ignore(signal.SIGINT)  # a terminal signals the whole group: the supervisor decides
+        # A terminal signals the whole group: the supervisor decides. An alarm that a job has set and forgotten would
+        # end the process, and its neighbours with it.
+        ignore(signal.SIGINT, signal.SIGALRM)
         self._put_back = PutBack((signal.SIGTERM, signal.SIGINT), self._core.complain)
         self._core.blamed = last_row
         self._unblock()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -102,6 +103,13 @@ class Neighbours(WorkerApp):
         thread.join()
         await asyncio.sleep(0.1)
         raise ValueError("nor this")
+
+    async def forgets_alarm(self) -> None:
+        before = signal.signal(signal.SIGALRM, lambda *_: None)
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        signal.signal(signal.SIGALRM, before)
+        await asyncio.sleep(0.4)
+        raise ValueError("nobody was woken")
 
     async def stops(self) -> None:
         asyncio.get_running_loop().stop()

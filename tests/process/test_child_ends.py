@@ -81,7 +81,7 @@ STEPS = [
 
 def born(life):
     print("left in the buffer", end="")
-    birth = Birth("q/0", 0, "life", os.getpid(), -1, -1)
+    birth = Birth("q/0", 0, "life", os.getpid(), -1, -1, 1)
     pid = children.fork(ChildSpec("q/0", 0, life), birth)
     os.write(witness, b"%d\\n" % os.getpid())
     for _ in range(1000):
@@ -140,6 +140,7 @@ def test_a_service_whose_children_fail_at_once_stays_one_tree(tree: Tree, redire
         command=str(command),
         CHILD_ENDS=mine[11:],
         WORKER_DRAIN="1",
+        TRIED="yes",
     )
     try:
         tree.wait_ledger("constructor", 8)

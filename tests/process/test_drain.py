@@ -86,6 +86,16 @@ def test_a_second_signal_ends_it_now(tree: Tree) -> None:
     assert tree.stats("sync").ready == 1
 
 
+def test_a_signal_that_comes_when_all_is_over_does_not_change_the_exit_code(tree: Tree) -> None:
+    """Verified: it ended the supervisor with -15, as the handlers were gone before the process."""
+    tree.start(module="tests.process.odd:SlowExit", EXITS_SLOWLY="yes")
+    tree.signal(signal.SIGTERM)
+    tree.wait_ledger("exiting")
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        tree.signal(number)
+    assert tree.exit_code() == 0
+
+
 def test_systemd_signals_the_whole_group_and_workers_still_only_drain(tree: Tree) -> None:
     tree.start("--queue", "sync", WORKER_QUEUES__SYNC__TIMEOUT="60")
     tree.enqueue(Torture.sync, Task(do="sleep", seconds=1, key="k"))

@@ -13,7 +13,7 @@ from tests.telemetry.receiver import Receiver
 
 CULPRITS = [
     "gather", "zero", "group", "callback", "unheard", "thread", "cancels_all", "cancels_others", "cancels_in_thread",
-    "cancels_in_bare_thread",    "stops", "closes",
+    "cancels_in_bare_thread", "forgets_alarm", "stops", "closes",
 ]  # fmt: skip
 
 

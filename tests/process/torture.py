@@ -35,6 +35,12 @@ def note(line: str) -> None:
     os.close(ledger)
 
 
+def ran(prefix: str) -> list[str]:
+    """Return the lines of the ledger that begin so."""
+    with open(os.environ["LEDGER"]) as ledger:
+        return [line for line in ledger if line.startswith(prefix)]
+
+
 def swallow(seconds: float) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
