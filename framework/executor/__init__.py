@@ -201,11 +201,10 @@ class Executor:
                 failure = self._decided(attempt, error).failure
                 if failure is not None:
                     self._hook.tell(failure, context or self._context(attempt, started))
-                self._finish(attempt, duration)
             else:
                 duration = self._monotonic() - started
                 self._decided(attempt, None)
-                self._finish(attempt, duration)
+            self._finish(attempt, duration)
         assert attempt.outcome is not None
         return attempt.outcome
 
@@ -223,11 +222,10 @@ class Executor:
                 failure = self._decided(attempt, error).failure
                 if failure is not None:
                     await self._hook.atell(failure, context or self._context(attempt, started))
-                self._finish(attempt, duration)
             else:
                 duration = self._monotonic() - started
                 self._decided(attempt, None)
-                self._finish(attempt, duration)
+            self._finish(attempt, duration)
         assert attempt.outcome is not None
         return attempt.outcome
 
