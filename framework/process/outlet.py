@@ -44,6 +44,7 @@ class Outlet:
         self._fd = fd
         self._identity = self._own_identity = _identity(fd)
         self._own = -1
+        self._channel: socket.socket | None = None
         self._put: Callable[[bytes], int] = len
         self._rest = b""
         self.is_stream = False
@@ -102,9 +103,11 @@ class Outlet:
 
     def _open(self) -> None:
         kind = os.fstat(self._fd).st_mode
+        if self._channel is not None:
+            self._channel.detach()  # its end would close the number, which is another file's by now
         if stat.S_ISSOCK(kind):
             self.is_stream, self._own = True, os.dup(self._fd)
-            channel = socket.socket(fileno=self._own)
+            self._channel = channel = socket.socket(fileno=self._own)
             self._put = lambda data: channel.send(data, socket.MSG_DONTWAIT)
         elif stat.S_ISFIFO(kind) or os.isatty(self._fd):
             self.is_stream = stat.S_ISFIFO(kind)

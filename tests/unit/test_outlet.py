@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import pty
 import socket
@@ -183,3 +184,22 @@ def test_the_first_line_that_finds_room_says_how_many_found_none() -> None:
         read_all(reader)
         lines.say_lost()  # without a line, as the supervisor does at every turn
         assert read_all(reader) == b"1 lost\n"
+
+
+def test_a_number_that_is_another_files_by_now_is_let_be(tmp_path: Path) -> None:
+    """Regression: standard output was a socket (systemd's journal), a handler had closed all descriptors and opened a
+    file under the number of ours: the next line closed that file."""
+    with a_socket() as (reader, writer, _, _):
+        outlet = Outlet(writer)
+        assert outlet.write(b"one\n")
+        number = outlet._own
+        os.close(number)
+        file = os.open(tmp_path / "theirs", os.O_WRONLY | os.O_CREAT)
+        if file != number:
+            os.dup2(file, number)
+            os.close(file)
+        assert outlet.write(b"two\n")
+        gc.collect()
+        assert os.write(number, b"theirs") == 6
+        os.close(number)
+        assert read_all(reader) == b"one\ntwo\n"
