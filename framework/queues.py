@@ -275,7 +275,11 @@ class Queue(Generic[P]):
         """Marks a method as this queue's handler and returns it unchanged."""
         if fn is None:
             raise DeclarationError(f"{caller_place()}: write @….handler without parentheses: queue {self.name!r}")
-        marks: list[Queue[Any]] = fn.__dict__.setdefault("__worker_queues__", [])
+        try:
+            marks: list[Queue[Any]] = fn.__dict__.setdefault("__worker_queues__", [])
+        except AttributeError:  # a class, a property, a builtin
+            what = f"{caller_place()}: @….handler of queue {self.name!r} stands above"
+            raise DeclarationError(f"{what} {type(fn).__name__}: a handler is a plain method") from None
         marks.append(self)
         return fn
 

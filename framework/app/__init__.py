@@ -194,15 +194,29 @@ def _handler(cls: type[WorkerApp], queue: Queue[Any], name: str, fn: Any, place:
             f"{queue.place}: {cls.__name__}.{name}, the handler of queue {queue.name!r}, is no method any more: "
             f"it was overridden by {type(fn).__name__}"
         )
-    parameters = [
-        p for p in inspect.signature(fn).parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-    if len(parameters) not in (2, 3):
-        raise DeclarationError(f"{where} must take (self, payload) or (self, payload, ctx)")
+    if hasattr(WorkerApp, name):
+        raise DeclarationError(
+            f"{where} handles queue {queue.name!r}, but takes the name of WorkerApp.{name}: rename it"
+        )
+    parameters = _parameters(fn, getattr(cls, name), where)
     is_async = _check_outermost(cls, queue, name, fn, where)
     check_concurrency(queue.options.concurrency, is_async=is_async, name=queue.attribute or queue.name, place=place)
-    _check_payload(cls, queue, name, fn, parameters[1].name, place)
+    _check_payload(cls, queue, name, fn, parameters[1], place)
     return Handler(queue, name, is_async, len(parameters) == 3, place)
+
+
+def _parameters(fn: Any, outermost: Any, where: str) -> list[str]:
+    """Names of what a handler takes by position, beneath all decorators. Raises DeclarationError."""
+    try:
+        found = inspect.signature(fn).parameters.values()
+    except (TypeError, ValueError):
+        raise DeclarationError(f"{where} is an object of {type(fn).__name__}: a handler is a plain method") from None
+    names = [p.name for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    # What is needed by name, a decorator gives; nobody gives it to the outermost.
+    missing = outermost is fn and any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in found)
+    if len(names) not in (2, 3) or missing:
+        raise DeclarationError(f"{where} must take (self, payload) or (self, payload, ctx)")
+    return names
 
 
 def _check_outermost(cls: type[WorkerApp], queue: Queue[Any], name: str, fn: Any, where: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -145,6 +146,13 @@ def test_options(declaration: str, complaint: str, tmp_path: Path) -> None:
     [
         ("def h(self) -> None: ...", "Relay.h must take (self, payload) or (self, payload, ctx)"),
         ("def h(self, d, ctx, more) -> None: ...", "Relay.h must take (self, payload) or (self, payload, ctx)"),
+        ("def h(self, d, *, ctx) -> None: ...", "Relay.h must take (self, payload) or (self, payload, ctx)"),
+        ("def h(self, d, *, client=None) -> None: ...", ""),
+        ("def on_failure(self, d, ctx) -> None: ...", "takes the name of WorkerApp.on_failure: rename it"),
+        ("def lifespan(self, d) -> None: ...", "takes the name of WorkerApp.lifespan: rename it"),
+        ("def connect(self, d) -> None: ...", "takes the name of WorkerApp.connect: rename it"),
+        ("class h: ...", "@….handler of queue 'q' stands above type: a handler is a plain method"),
+        ("@property\n    def h(self) -> None: ...", "stands above property: a handler is a plain method"),
         ("def h(self, d): yield", "Relay.h is a generator"),
         ("async def h(self, d): yield", "Relay.h is a generator"),
         ("def h(self, d: Delivery | None) -> None: ...", ""),
@@ -248,3 +256,29 @@ def test_slips_that_python_would_explain_badly(tmp_path: Path, body: str, line: 
         tmp_path / "relay.py",
     )
     assert text == f"{tmp_path}/relay.py:{FIRST + line}: {expected}"
+
+
+def test_what_a_decorator_gives_by_name_is_no_concern_of_the_declaration(tmp_path: Path) -> None:
+    body = """
+        def inject(fn):
+            return functools.wraps(fn)(lambda *given, **named: fn(*given, **named, client=object()))
+
+        class Relay(WorkerApp):
+            q = Queue[Delivery]("q")
+
+            @q.handler
+            @inject
+            def h(self, d: Delivery, *, client: object) -> None: ...
+        """
+    app = load_service("import functools\n" + dedent(body), tmp_path / "relay.py").Relay
+    assert app.worker_handlers["q"].name == "h"
+
+
+def test_an_attribute_in_the_place_of_a_handler(tmp_path: Path) -> None:
+    body = """
+        class Relay(WorkerApp):
+            q = Queue[Delivery]("q")
+            h = q.handler(functools.cached_property(len))
+        """
+    text = refusal("import functools\n" + dedent(body), tmp_path / "relay.py")
+    assert text.endswith("Relay.h is an object of cached_property: a handler is a plain method")
