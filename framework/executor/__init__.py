@@ -16,7 +16,7 @@ from framework.app import Handler, WorkerApp
 from framework.codec import Codec, UndecodablePayload, codec_for, parse_lenient
 from framework.events import Event, JobFinished
 from framework.exceptions import describe, error_type, release
-from framework.executor.hooks import PATIENCE, FailureHook, dismiss, unfinished
+from framework.executor.hooks import PATIENCE, FailureHook, dismiss, undone, unfinished
 from framework.frozen import frozen
 from framework.job import Context, Failure, Lease, Logger
 from framework.jobscope import JobScope
@@ -231,16 +231,9 @@ class Executor:
 
     def _check(self, result: object) -> None:
         """Raises TypeError: the handler has only begun, or not even that."""
-        if result is None:
-            return
-        what = unfinished(result)
-        if what:
+        if result is not None and (why := undone(result)):
             dismiss(result)
-            use = "iterates over" if what.endswith("generator") else "awaits"
-            raise TypeError(
-                f"{self._where()} returned {what}, which nothing {use}, so its work was not done: make the "
-                "handler, and every decorator around it, an async def that awaits it"
-            )
+            raise TypeError(f"{self._where()} returned {why}")
 
     def _awaitable(self, made: Any) -> Awaitable[Any]:
         """What an async handler's call gave. Raises TypeError: nothing that can be awaited."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from framework.app import WorkerApp
@@ -18,6 +20,7 @@ from framework.process.forks import parent_goes_on
 
 PATIENCE = 5.0  # seconds that an `async def on_failure` has at most
 _LAG = 0.5  # seconds more, until its thread is left behind
+_MOST_PARTS = 100  # elements of a result that are looked at
 
 
 class FailureHook:
@@ -78,8 +81,38 @@ def unfinished(result: object) -> str:
     return "a generator" if issubclass(kind, Generator) else ""
 
 
+def undone(result: object) -> str:
+    """Return why the work of a handler that returned this is yet to be done; nothing where it is done."""
+    what = unfinished(result) or _lazy(result)
+    if not what:
+        return ""
+    if issubclass(type(result), Future):
+        return f"{what}, which nothing waits for, so its work may be lost: call its result() before the handler returns"
+    if what.endswith("generator") or issubclass(type(result), (map, filter)):
+        return f"{what}, which nothing iterates over, so its work was not done: iterate over it in the handler"
+    return (
+        f"{what}, which nothing awaits, so its work was not done: make the handler, and every decorator around it, an "
+        "async def that awaits it"
+    )
+
+
+def _lazy(result: Any) -> str:
+    """Return what else has not run: of the standard library, and a collection of coroutines."""
+    kind = type(result)
+    if issubclass(kind, (Future, map, filter)):
+        return f"a {kind.__qualname__}"
+    inner = next(filter(None, map(unfinished, _parts(result))), "")
+    return f"a {kind.__qualname__} with {inner}" if inner else ""
+
+
+def _parts(result: Any) -> list[object]:
+    return list(islice(result, _MOST_PARTS)) if type(result) in (list, tuple, set) else []
+
+
 def dismiss(result: Any) -> None:
-    """Close what `unfinished` has found: nothing will ever run it."""
+    """Close what `undone` has found: nothing will ever run it."""
+    for part in filter(unfinished, _parts(result)):
+        dismiss(part)
     for name in ("close", "cancel"):
         if hasattr(type(result), name):
             with suppress(BaseException):

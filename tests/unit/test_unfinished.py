@@ -6,6 +6,7 @@ import asyncio
 import functools
 import warnings
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -147,6 +148,9 @@ class Later(WorkerApp):
     f = Queue[int]("inner")
     g = Queue[int]("task")
     h = Queue[int]("custom")
+    i = Queue[int]("map")
+    j = Queue[int]("future")
+    k = Queue[int]("list")
 
     @a.handler
     def h1(self, number: int) -> Any:
@@ -199,11 +203,24 @@ class Later(WorkerApp):
 
         return Promise()
 
+    @i.handler
+    def h9(self, number: int) -> Any:
+        return map(ran.append, ["never"])
+
+    @j.handler
+    def h10(self, number: int) -> Any:
+        return Future[None]()  # of an executor that may end first
+
+    @k.handler
+    def h11(self, number: int) -> Any:
+        return [None, self.impl(number)]
+
 
 WHAT = {
     "coroutine": "a coroutine", "decorated": "a coroutine", "generator": "a generator", "started": "a generator",
     "agen": "an async generator", "inner": "a coroutine", "task": "an awaitable Task",
-    "custom": "an awaitable Later.h8.<locals>.Promise",
+    "custom": "an awaitable Later.h8.<locals>.Promise", "map": "a map", "future": "a Future",
+    "list": "a list with a coroutine",
 }  # fmt: skip
 
 
