@@ -22,7 +22,8 @@ def payload_of(queue: Queue[Any], text: str, *, full_errors: bool) -> Any:
     try:
         parse_strict(text, full_errors=full_errors)
     except json.JSONDecodeError as error:
-        raise InvalidPayload(f"{where}: payload is not JSON: {error.msg} at character {error.pos + 1}") from None
+        what = error.msg.removesuffix(" at")
+        raise InvalidPayload(f"{where}: payload is not JSON: {what} at character {error.pos + 1}") from None
     except ValueError as error:
         raise InvalidPayload(f"{where}: payload is not strict JSON: {error}") from None
     try:
@@ -32,6 +33,8 @@ def payload_of(queue: Queue[Any], text: str, *, full_errors: bool) -> Any:
     except UndecodablePayload as error:
         hint = "" if full_errors else f" ({MORE})"
         raise InvalidPayload(f"{where}: payload does not fit: {error}{hint}") from None
+    except SystemExit:  # its text may quote the payload, and its code is no answer of this command
+        raise InvalidPayload(f"{where}: payload does not fit: SystemExit in a validator") from None
     except Exception as error:  # a validator of the service's own broke
         raise InvalidPayload(f"{where}: payload does not fit: {describe(error)[0]}") from None
 

@@ -39,6 +39,7 @@ class Codec:
         self._warned = False
         try:
             self._adapter: TypeAdapter[Any] = TypeAdapter(payload_type)
+            _ = self._adapter.core_schema["type"]  # names that are not defined show here, and not at the first payload
         except MISTAKES as error:
             why = str(error).partition("\n")[0]
             raise DeclarationError(
@@ -110,7 +111,9 @@ def parse_strict(text: str | bytes, *, full_errors: bool = False) -> Any:
     surrogates, nesting deeper than 100. With `full_errors` it quotes the key or number."""
     unique, finite = partial(_unique, quote=full_errors), partial(_finite, quote=full_errors)
     try:
-        value = json.loads(text, object_pairs_hook=unique, parse_constant=_refuse_constant, parse_float=finite)
+        value = json.loads(
+            text, object_pairs_hook=unique, parse_constant=_refuse_constant, parse_float=finite, parse_int=_whole
+        )
     except RecursionError:
         raise ValueError(f"nested deeper than {MAX_DEPTH}") from None
     except UnicodeDecodeError:
@@ -153,6 +156,13 @@ def _finite(text: str, *, quote: bool) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{text[:60] if quote else 'a number'} is too large")
     return number
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:  # Python's limit, and its advice to change that
+        raise ValueError(f"a number has {len(text.lstrip('-')):,} digits, which is too many") from None
 
 
 def _refuse_constant(name: str) -> Any:

@@ -69,6 +69,8 @@ NESTED = '{"to": ' + "[" * 1000 + "]" * 1000 + "}"
         ('{"to": "\\ud83d"}', "a lone surrogate"),
         ('{"to": }', "payload is not JSON: Expecting value at character 8"),
         ("", "payload is not JSON: Expecting value at character 1"),
+        ('{"to": "', "payload is not JSON: Unterminated string starting at character 8"),
+        (f'{{"weight": -{"9" * 5000}}}', "payload is not strict JSON: a number has 5,000 digits, which is too many"),
         ('{"to": "a"} {"to": "b"}', "payload is not JSON: Extra data at character 13"),
         ('{"weight": 1}', "payload does not fit: to: missing (WORKER_PAYLOAD_ERRORS=full says more, "),
         ('{"to": {"a": "secret-1"}}', "payload does not fit: to: string_type ("),
@@ -180,3 +182,20 @@ def test_a_payload_is_read_by_the_rules_for_json(cli: Cli) -> None:
     (job,) = cli.kill_jobs("digests")
     payload = cli.ok("dead", "show", "relay", job, "--json").json["payload"]
     assert payload == {"due": "2030-02-01", "sum": "0.12345678901234567890"}
+
+
+def test_a_validator_that_calls_exit_decides_no_exit_code(cli: Cli) -> None:
+    cli.write(
+        "relay.py",
+        """
+        import sys
+        from typing import Annotated
+        from pydantic import AfterValidator
+        from framework import Queue, WorkerApp
+
+        class Relay(WorkerApp):
+            digests = Queue[Annotated[int, AfterValidator(lambda number: sys.exit("secret-1"))]]("digests")
+        """,
+    )
+    result = cli.run("enqueue", "relay", "digests", "1")
+    assert (result.code, result.error) == (1, "queue 'digests': payload does not fit: SystemExit in a validator")

@@ -201,7 +201,20 @@ def test_stored_by_hand_with_aliases_or_names() -> None:
     assert codec(Aliased).decode(b'{"user": "u", "read_as": "r"}') == expected
 
 
-@pytest.mark.parametrize("payload_type", [Failure, list[Failure], type("Plain", (), {})])
+class Unfinished(BaseModel):
+    part: Nowhere  # type: ignore[name-defined]  # noqa: F821
+
+
+class Deferred(BaseModel):
+    model_config = ConfigDict(defer_build=True)
+    number: int
+
+
+def test_a_model_that_is_built_later_is_built_for_its_queue() -> None:
+    assert codec(Deferred).decode(b'{"number": 1}') == Deferred(number=1)
+
+
+@pytest.mark.parametrize("payload_type", [Failure, list[Failure], type("Plain", (), {}), Unfinished, list[Unfinished]])
 def test_a_type_that_pydantic_cannot_validate(payload_type: Any) -> None:
     with pytest.raises(DeclarationError, match=r"queue 'jobs' carries .* which pydantic cannot validate: ") as refused:
         codec(payload_type)

@@ -188,6 +188,7 @@ def private() -> Private:
         (Sequence[int], (1, 2), "payload: tuple comes back as list"),
         (Any, {"a": (1, 2)}, "*: tuple comes back as list"),
         (Word | str, Word.RED, "payload: Word comes back as str"),
+        (dt.datetime, dt.datetime(2026, 10, 25, 2, 30, fold=1), "payload: the fold of a time without zone"),
         (Private, private(), "_token: a private attribute is not stored"),
     ],
 )
