@@ -11,9 +11,10 @@ from typing import Any
 import click
 
 from framework.broker import JobView
+from framework.cli.letters import stays
 from framework.cli.output import Column, confirm, moment, one_line, print_json, print_json_array, table, warn
 from framework.cli.service import MODULE_HELP, Engine, load_service, open_undeclared, opened, take, take_some
-from framework.errors import UsageError, WorkerError
+from framework.errors import EngineUnavailable, UsageError, WorkerError
 from framework.text.printable import escape
 
 COLUMNS = (
@@ -171,7 +172,10 @@ def _row(view: JobView) -> tuple[str, ...]:
 def _act(views: Sequence[JobView], verb: Callable[[JobView], str], done: str) -> int:
     count = 0
     for view in views:
-        why = verb(view)
+        try:
+            why = verb(view)
+        except EngineUnavailable as error:  # of this file: the others may be better off
+            why = stays(error)
         if why:
             warn(f"{view.job.id} {why}")
         count += not why

@@ -167,8 +167,7 @@ def _chosen_keys(
 def _act(service: Service, engine: Engine, keys: set[letters.Key], verb: Callable[[JobView], bool], done: str) -> int:
     found: Iterator[JobView] = letters.letters(service, engine)
     count, left = letters.act(found, keys, verb)
-    for view in left:
-        why = "is being handled right now: try again" if view.state == "in_flight" else "is no longer there"
+    for view, why in left:
         warn(f"{view.job.id} on {view.queue} {why}")
     print(f"{done} {count} dead {'letter' if count == 1 else 'letters'}")
     return 0 if count == len(keys) else 1

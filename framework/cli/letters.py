@@ -9,7 +9,7 @@ from framework.broker import JobView, State
 from framework.cli.output import moment
 from framework.cli.service import Engine, Service
 from framework.codec import parse_lenient
-from framework.errors import UsageError, WorkerError
+from framework.errors import EngineUnavailable, UsageError, WorkerError
 from framework.job import Failure, Job
 
 # On a dead-letter queue a letter waits for its handler, is handled, waits for a retry of the handler, or rests.
@@ -56,8 +56,10 @@ def chosen(service: Service, engine: Engine, ids: Iterable[str], home: str | Non
     return found
 
 
-def act(found: Iterable[JobView], keys: Iterable[Key], verb: Callable[[JobView], bool]) -> tuple[int, list[JobView]]:
-    """Replays or discards each letter whose key is given; how many, and those that it could not.
+def act(
+    found: Iterable[JobView], keys: Iterable[Key], verb: Callable[[JobView], bool]
+) -> tuple[int, list[tuple[JobView, str]]]:
+    """Replays or discards each letter whose key is given; how many, and those that it could not, with the reason.
 
     Each once: one that dies again meanwhile is seen again, and was not meant.
     """
@@ -67,11 +69,25 @@ def act(found: Iterable[JobView], keys: Iterable[Key], verb: Callable[[JobView],
         if key_of(view) not in meant:
             continue
         meant.discard(key_of(view))
-        if view.state != "in_flight" and verb(view):
-            done += 1
-        else:
-            left.append(view)
+        why = _tried(view, verb)
+        if why:
+            left.append((view, why))
+        done += not why
     return done, left
+
+
+def _tried(view: JobView, verb: Callable[[JobView], bool]) -> str:
+    if view.state == "in_flight":
+        return "is being handled right now: try again"
+    try:
+        return "" if verb(view) else "is no longer there"
+    except EngineUnavailable as error:  # of this one: the others may be better off
+        return stays(error)
+
+
+def stays(error: EngineUnavailable) -> str:
+    """Return why something was not moved or deleted; a command does not try again."""
+    return f"stays: {str(error).removesuffix(': tried again')}"
 
 
 def death_of(job: Job) -> Failure | None:

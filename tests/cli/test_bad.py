@@ -118,6 +118,15 @@ def test_a_planted_thing_is_listed_and_stays(bad: Cli) -> None:
     assert "root:" not in json.dumps(bad.ok("bad", "show", "relay", "a link", "--json").json)
 
 
+def test_what_cannot_be_deleted_keeps_nothing_else(bad: Cli) -> None:
+    place = bad.spool / "digests" / "bad" / "0 directory"
+    place.mkdir()
+    result = bad.run("bad", "discard", "relay", "--all", "--yes")
+    assert (result.code, result.out) == (1, "deleted 3 bad files\n")
+    assert result.err == (f"worker: warning: 0 directory stays: spool {place}: job '0 directory': Is a directory\n")
+    assert [row["file"] for row in listed(bad)] == ["0 directory"]
+
+
 def test_discard(bad: Cli) -> None:
     one, two, _ = listed(bad)
     asked = bad.run("bad", "discard", "relay", one["file"])
