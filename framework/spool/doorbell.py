@@ -74,7 +74,7 @@ class Doorbell:
         self._fd: int | None = None
 
     def _open(self) -> int | None:
-        if self._fd is not None and os.fstat(self._fd).st_nlink == 0:
+        if self._fd is not None and _is_gone(self._fd):
             self.close()  # somebody has removed it, and may have made another
         if self._fd is None:
             try:
@@ -118,6 +118,14 @@ class Doorbell:
 
     def close(self) -> None:
         """Idempotent."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            with contextlib.suppress(OSError):  # a handler has closed it
+                os.close(fd)
+
+
+def _is_gone(fd: int) -> bool:
+    try:
+        return os.fstat(fd).st_nlink == 0
+    except OSError:  # a handler has closed it
+        return True

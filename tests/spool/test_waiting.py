@@ -173,6 +173,15 @@ def test_a_full_bell_rings_and_blocks_nobody(spool: SpoolBroker, root: Path) -> 
     os.close(fd)
 
 
+def test_a_bell_that_a_handler_has_closed_fails_no_enqueue(spool: SpoolBroker) -> None:
+    bell = spool._spool._parts["jobs"].doorbell
+    bell.ring()
+    assert bell._fd is not None
+    os.close(bell._fd)
+    spool.enqueue([job("a")])
+    assert ids(spool.claim("jobs", limit=1, wait=1)) == ["a"]
+
+
 def test_a_bell_without_anybody_kills_no_producer(root: Path) -> None:
     """No EPIPE and no SIGPIPE, even where the host has the default handler."""
 
