@@ -74,7 +74,9 @@ class Clock:
 
     def stamp(self) -> str:
         """Later than every stamp that this process made before: 20 digits."""
-        return self.stamps(1)[0]
+        with self._lock:
+            self._last = stamp = max(self.now(), self._last + 1)
+        return f"{stamp:0{_LENGTH}d}"
 
     def stamps(self, count: int) -> list[str]:
         """So many at once, each later than the one before."""

@@ -18,6 +18,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from framework.frozen import frozen
@@ -198,7 +199,7 @@ def flaw(job: Job) -> str:
     """Return the name of a field that no job can have like this, or "": what passes can be stored and read again."""
     if type(job.id) is not str:  # any text: a file name is never made of it
         return "id"
-    if type(job.queue) is not str or not NAME.fullmatch(job.queue):
+    if type(job.queue) is not str or len(job.queue) > 100 or not _is_name(job.queue):
         return "queue"
     if not _is_number(job.enqueued_at, 0):
         return "enqueued_at"
@@ -211,6 +212,11 @@ def flaw(job: Job) -> str:
     if job.scheduled_for is not None and not _is_number(job.scheduled_for, EARLIEST):
         return "scheduled_for"
     return "" if _are_texts(job.headers) else "headers"
+
+
+@lru_cache(maxsize=1024)
+def _is_name(queue: str) -> bool:
+    return NAME.fullmatch(queue) is not None
 
 
 def _are_texts(headers: object) -> bool:

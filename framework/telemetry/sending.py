@@ -162,6 +162,8 @@ def _inside_sdk() -> bool:
 
     Its locks are not reentrant: what holds one waits below us, and would wait for ever. Such a job goes without a span.
     """
+    if _SDK[0] not in sys.modules:  # a walk through a deep stack would be the larger part of an enqueue
+        return False
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if str(frame.f_globals.get("__name__")).startswith(_SDK):
