@@ -143,6 +143,7 @@ class Supervisor:
             place = self._to_dump.pop(0)
             if place.pid is not None:
                 place.sent.add(signal.SIGUSR1)
+                self._stacks.title(place.spec.name, place.pid)
                 children.dump_stacks(place.pid)
 
     def _copy_stacks(self) -> None:

@@ -31,7 +31,12 @@ class Stacks:
 
     def dump(self) -> None:
         """Writes those of this process."""
+        self.title("supervisor", os.getpid())
         faulthandler.dump_traceback(file=self.fd, all_threads=True)
+
+    def title(self, process: str, pid: int) -> None:
+        """Write whose stacks come next: the dump of a child, made in a signal handler of C, names no process."""
+        os.write(self.fd, f"\nStacks of {process}, pid {pid}\n".encode())
 
     def copy(self) -> int:
         """Copies what has come since the last call; bytes that were given up because their reader stands still."""

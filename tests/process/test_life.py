@@ -94,6 +94,11 @@ def test_a_worker_that_does_not_leave_when_it_is_renewed_is_killed_uncharged(tre
     assert tree.exit_code() == 5  # it is deaf again
 
 
+def titles(tree: Tree) -> set[str]:
+    raw = [event.get("text", "") for event in tree.events("raw")]
+    return {line.split()[2].rstrip(",") for line in raw if line.startswith("Stacks of ")}
+
+
 def test_sigusr1_dumps_the_stacks_of_all_processes(tree: Tree) -> None:
     tree.enqueue(Torture.sync, Task(do="sleep", seconds=0.9, key="k"))
     tree.start()
@@ -102,6 +107,7 @@ def test_sigusr1_dumps_the_stacks_of_all_processes(tree: Tree) -> None:
     tree.wait(
         lambda: any("in misbehave" in event.get("text", "") for event in tree.events("raw")), "the handler's stack"
     )
+    tree.wait(lambda: titles(tree) >= {"supervisor", "sync/0", "maintenance"}, "whose stacks they are")
     assert tree.stop() == 0
 
 
