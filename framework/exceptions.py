@@ -30,9 +30,17 @@ def error_type(error: BaseException) -> str:
 def describe(error: BaseException, *, limit: int = TRACE) -> tuple[str, str]:
     """Return (message, tail of the traceback)."""
     if _is_concealed(error):
-        return f"{error_type(error)} in a validator of the payload", _text(_stack(error))[-limit:]
+        return f"{error_type(error)} in a validator of the payload", _tail(_text(_stack(error)), limit)
     message = _message(error)
-    return message, _text(_trace(error, message))[-limit:]
+    return message, _tail(_text(_trace(error, message)), limit)
+
+
+def _tail(text: str, limit: int) -> str:
+    """Return the last whole lines that fit into `limit` characters; part of a line where the last is longer."""
+    tail = text[-limit:]
+    if len(text) == len(tail) or text[-limit - 1] == "\n":
+        return tail
+    return tail.partition("\n")[2] or tail
 
 
 def _is_concealed(error: BaseException) -> bool:

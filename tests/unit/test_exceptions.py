@@ -266,3 +266,26 @@ def test_a_generator_that_only_passed_an_error_on_lives() -> None:
     clear_locals(next(living))
     release(next(living))
     assert isinstance(next(living), ValueError)
+
+
+def test_the_tail_of_a_traceback_begins_with_a_whole_line() -> None:
+    def deeper(depth: int) -> None:
+        if not depth:
+            raise ValueError("y" * 300)
+        (deeper if depth % 2 else lambda rest: deeper(rest))(depth - 1)
+
+    whole = describe(caught := made(deeper, 12), limit=100_000)[1]
+    for limit in range(700, 1200):
+        tail = describe(caught, limit=limit)[1]
+        assert whole.endswith(tail)
+        assert len(tail) <= limit
+        assert whole[: -len(tail)].endswith("\n")
+    assert describe(caught, limit=50)[1] == "y" * 49 + "\n", "a line that is longer than the room"
+
+
+def made(call: Callable[[int], None], depth: int) -> BaseException:
+    try:
+        call(depth)
+    except ValueError as error:
+        return error
+    raise AssertionError("it raised nothing")
