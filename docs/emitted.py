@@ -223,7 +223,7 @@ WHEN = {
     "LeasesLost": "somebody else settled or took these jobs meanwhile",
     "JobsExpired": "their ttl ended before a handler could take them",
     "FileBad": "a stored file cannot be a job: kept aside, see `worker bad`",
-    "QueueUndeclared": "a queue in the store has jobs, and no running service has declared it for a minute",
+    "QueueUndeclared": "a queue of the spool has jobs, and no running service has declared it within the last minute",
     "JobsRescued": "claims of a dead process that had not started: runnable again",
     "EngineFailed": "the engine refused; it is tried again",
     "EngineRecovered": "and works again",

@@ -108,6 +108,7 @@ class ServiceMistake(Event):
 
     process: str
     text: str
+    traceback: str = ""
 
 
 @frozen

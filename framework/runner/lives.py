@@ -99,10 +99,11 @@ class _Life:
         if core is not None:
             core.examine(error, final=True)
         message, trace = describe(error, limit=8000)
-        text = message if isinstance(error, WorkerError) else f"{type(error).__name__}: {message}\n{trace}"
+        ours = isinstance(error, WorkerError)
+        text, trace = (message, "") if ours else (f"{type(error).__name__}: {message}", trace)
         if core is not None and core.ruined:
-            text = f"{name} is ruined: {core.ruined}"
-        self._bus.emit(ServiceMistake(name, text if self._ready else f"{name} cannot start: {text}"))
+            text, trace = f"{name} is ruined: {core.ruined}", ""
+        self._bus.emit(ServiceMistake(name, text if self._ready else f"{name} cannot start: {text}", trace))
         # A teardown that fails leaves nothing undone: every job is settled. It backs off, outside the budget.
         return CRASHED if self._ready and core is not None and not core.leave else FAILED_TO_START
 

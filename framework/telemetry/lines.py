@@ -126,7 +126,8 @@ class Lines:
                 )
                 self._say("warning", text, queue=event.queue, job_id=event.job_id, stack=event.stack)
             case e.ServiceMistake():
-                self._say("error", event.text, slot=event.process)
+                keys = {"traceback": event.traceback} if event.traceback else {}
+                self._say("error", event.text, slot=event.process, **keys)
             case _:
                 self._process(event)
 

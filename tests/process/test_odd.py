@@ -161,9 +161,10 @@ def test_the_text_of_sys_exit_is_in_the_log(tree: Tree, method: str) -> None:
     tree.enqueue(odd.Exits.run, "1")
     tree.enqueue(odd.Exits.hook, "1")
     start(tree, "Exits", ready=False, WORKER_START_METHOD=method, WORKER_RESTART_BUDGET="100")
-    for slot, text in (("start/0", "text of the lifespan"), ("many/0", "text of alifespan")):
-        begin = f"{slot} cannot start: SystemExit: {text}\n"
-        tree.wait(lambda begin=begin: any(event["event"].startswith(begin) for event in tree.events()), begin)
+    for where in ("start/0: text of the lifespan", "many/0: text of alifespan"):
+        slot, _, text = where.partition(": ")
+        said = tree.wait_event(f"{slot} cannot start: SystemExit: {text}", slot=slot)
+        assert said["traceback"].endswith(f"SystemExit: {text}\n"), "not a part of the sentence"
     assert "text of the hook" in tree.wait_event("hook_failed", queue="hook")["error"]
     tree.wait(
         lambda: any("text of the handler" in event["message"] for event in tree.events("job_finished", queue="run")),
