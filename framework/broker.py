@@ -83,7 +83,7 @@ class JobView:
         delivery: claims so far.
         since: when it came into this state, as far as the engine knows, seconds since the epoch.
         place: of a bad one, whose `job` has the file's name for an id and its first bytes for a payload: where it is.
-        flaw: what is wrong with a bad one; empty: it can be read by now.
+        flaw: what is wrong with a bad one; empty: it can be read now.
     """
 
     job: Job
@@ -242,6 +242,16 @@ def shown(url: str) -> str:
     return url if url.startswith(("spool:", "memory:")) or "//" not in url else address(url)
 
 
+def scheme_of(url: str) -> str:
+    """Return the scheme of an engine's URL. Raises SettingsError: no engine has that scheme."""
+    scheme = urlsplit(url).scheme
+    if scheme not in ENGINES:
+        known = ", ".join(f"{name}:" for name in ENGINES)
+        hint = f"; did you mean spool:{url}?" if not scheme and url.startswith(("/", ".")) else ""
+        raise SettingsError(f"WORKER_BROKER_URL={shown(url)!r}: no engine {scheme!r}; there are {known}{hint}")
+    return scheme
+
+
 def open_broker(url: str, *, incarnation: str, **options: Any) -> Broker:
     """The engine that a URL names, not opened yet.
 
@@ -253,11 +263,6 @@ def open_broker(url: str, *, incarnation: str, **options: Any) -> Broker:
     Raises:
         SettingsError: no engine has that scheme.
     """
-    scheme = urlsplit(url).scheme
-    if scheme not in ENGINES:
-        known = ", ".join(f"{name}:" for name in ENGINES)
-        hint = f"; did you mean spool:{url}?" if not scheme and url.startswith(("/", ".")) else ""
-        raise SettingsError(f"WORKER_BROKER_URL={shown(url)!r}: no engine {scheme!r}; there are {known}{hint}")
-    module = importlib.import_module(ENGINES[scheme])
+    module = importlib.import_module(ENGINES[scheme_of(url)])
     broker: Broker = module.connect(url, incarnation=incarnation, **options)
     return broker

@@ -89,6 +89,11 @@ def test_8_the_spool_of_another_user(relay: Cli, args: tuple[str, ...]) -> None:
     [
         ("WORKER_DRAIN", "soon", "WORKER_DRAIN='soon'"),
         (
+            "WORKER_BROKER_URL",
+            "redis://cache",
+            "WORKER_BROKER_URL='redis://cache': no engine 'redis'; there are spool:",
+        ),
+        (
             "WORKER_QUEUES__DELIVERIES__WORKERS",
             "-1",
             "WORKER_QUEUES__DELIVERIES__WORKERS: workers=-1: must be 0 or more",
