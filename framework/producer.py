@@ -160,7 +160,7 @@ class Producer:
 
     def _encode(self, queue: Queue[Any], payload: Any, options: QueueOptions) -> bytes:
         if queue.payload_type is DeadLetter:
-            raise InvalidPayload(f"queue {queue.name!r} takes dead letters: a job comes there by dying, not by enqueue")
+            raise InvalidPayload(f"queue {queue.name!r} is a dead-letter queue: jobs cannot be enqueued into it")
         data = codec_for(queue.payload_type, queue=queue.name, full_errors=options.full_errors).encode(payload)
         if len(data) > options.max_payload_bytes:
             raise PayloadTooLarge(
@@ -246,8 +246,13 @@ def _checked_id(job_id: str | None) -> str | None:
     if job_id is None:
         return None
     if not isinstance(job_id, str) or not 0 < len(job_id) <= MAX_ID_LENGTH or not job_id.isprintable():
-        raise InvalidPayload(f"job_id={str(job_id)[:60]!r}: 1 to {MAX_ID_LENGTH} printable characters")
+        raise InvalidPayload(f"job_id={_shortened(job_id)}: 1 to {MAX_ID_LENGTH} printable characters")
     return job_id
+
+
+def _shortened(value: object) -> str:
+    text = str(value)
+    return repr(text) if len(text) <= 60 else f"{text[:60]!r}… ({len(text):,} characters)"
 
 
 def _not_before(now: float, delay: float, run_at: datetime | None) -> float | None:

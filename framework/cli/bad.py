@@ -12,7 +12,7 @@ import click
 
 from framework.broker import JobView
 from framework.cli.letters import stays
-from framework.cli.output import Column, confirm, moment, one_line, print_json, print_json_array, table, warn
+from framework.cli.output import Column, confirm, counted, moment, one_line, print_json, print_json_array, table, warn
 from framework.cli.service import MODULE_HELP, Engine, load_service, open_undeclared, opened, take, take_some
 from framework.errors import EngineUnavailable, UsageError, WorkerError
 from framework.text.printable import escape
@@ -21,7 +21,7 @@ COLUMNS = (
     Column("file", style="bold", fit="whole"), Column("queue"), Column("since", fit="whole"),
     Column("flaw", style="red", fit="cut"),
 )  # fmt: skip
-READABLE = "none: it can be read by now"
+READABLE = "none: it can be read now"
 
 queue_option = click.option("--queue", "queue", metavar="NAME", help="Only files of this queue.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, see above.")
@@ -32,8 +32,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 def bad(ctx: click.Context) -> int:
     """Files that were stored as jobs and cannot be read: damaged, or not a job's.
 
-    They are kept, never run and never deleted by themselves. Those of queues that no running service declares are
-    among them.
+    They are kept, never run and never deleted automatically. The commands also see the files of queues that no running
+    service declares. To repair one, edit or replace the file in its place, which `list --json` and `show` print, and
+    then restore it.
     """
     if ctx.invoked_subcommand is None:
         raise UsageError("choose one of list, show, restore, discard (see worker bad --help)")
@@ -52,7 +53,7 @@ def list_(given: tuple[str, ...], queue: str | None, limit: int | None, as_json:
     --json is one array of objects with these keys, in this order; more may come:
       file, queue     its name, and the queue where it lies
       since           when it was put aside (ISO time, UTC)
-      flaw            what is wrong with it; empty where it can be read by now
+      flaw            what is wrong with it; empty where it can be read now
       place           where it is (path)
     """
     (module,) = take(given)
@@ -94,7 +95,7 @@ def show(given: tuple[str, ...], queue: str | None, as_json: bool) -> int:
 @queue_option
 @click.option("--all", "everything", is_flag=True, help="All bad files, or all of --queue.")
 def restore(given: tuple[str, ...], queue: str | None, everything: bool) -> int:
-    """Put bad files that can be read by now back among the jobs of their queue.
+    """Put repaired files back among the jobs of their queue.
 
     A file that still cannot be read stays. If one of the names is unknown, nothing is restored.
     """
@@ -117,7 +118,7 @@ def discard(given: tuple[str, ...], queue: str | None, everything: bool, yes: bo
     with _looking(module, queue) as look:
         views = look.wanted(files, everything)
         if views and not yes:
-            confirm(f"{len(views):,} bad file{'s' * (len(views) != 1)}")
+            confirm(counted(len(views), "bad file"))
         return _act(views, lambda view: "" if look.engine.discard(view) else "is no longer there", "deleted")
 
 
@@ -179,5 +180,5 @@ def _act(views: Sequence[JobView], verb: Callable[[JobView], str], done: str) ->
         if why:
             warn(f"{view.job.id} {why}")
         count += not why
-    print(f"{done} {count} bad file{'s' * (count != 1)}")
+    print(f"{done} {counted(count, 'bad file')}")
     return 0 if count == len(views) else 1

@@ -11,7 +11,7 @@ import click
 
 from framework.broker import JobView
 from framework.cli import letters
-from framework.cli.output import Column, confirm, is_terminal, print_json, print_json_array, span, table, warn
+from framework.cli.output import Column, confirm, counted, is_terminal, print_json, print_json_array, span, table, warn
 from framework.cli.service import MODULE_HELP, Engine, Service, load_service, opened, take, take_some
 from framework.errors import UsageError
 
@@ -32,7 +32,8 @@ def dead(ctx: click.Context) -> int:
     """Dead letters: jobs that will not run again by themselves.
 
     A job becomes one when its retries are used up, when it expires, or when its handler rejects it. It goes to its
-    queue's dead-letter queue, where a handler may be told of it, and rests there; without one, on its own queue.
+    queue's dead-letter queue, where a handler may work on it, and stays there; without one it stays on its own
+    queue.
     """
     if ctx.invoked_subcommand is None:
         raise UsageError("choose one of list, show, replay, discard (see worker dead --help)")
@@ -47,8 +48,8 @@ def dead(ctx: click.Context) -> int:
 def list_(given: tuple[str, ...], queue: str | None, limit: int | None, as_json: bool) -> int:
     """List dead letters, oldest first within each queue.
 
-    state: on its way through a dead-letter queue a letter is ready, in_flight or delayed (its handler is tried again);
-    dead is where it rests.
+    state: on a dead-letter queue with a handler, a dead letter is first ready, in_flight or delayed (its handler is
+    tried again). dead: it stays here until you replay or discard it, or the queue's ttl ends.
 
     \b
     --json is one array of objects with these keys, in this order; more may come:
@@ -145,7 +146,7 @@ def discard(given: tuple[str, ...], queue: str | None, everything: bool, yes: bo
     with opened(service) as engine:
         keys = _chosen_keys(service, engine, ids, _home(service, queue), everything)
         if keys and not yes:
-            confirm("1 dead letter" if len(keys) == 1 else f"{len(keys):,} dead letters")
+            confirm(counted(len(keys), "dead letter"))
         return _act(service, engine, keys, engine.discard, "deleted")
 
 

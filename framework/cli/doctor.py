@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from framework.cli.output import Column, is_terminal, print_json, span, table
+from framework.cli.output import Column, counted, is_terminal, print_json, span, table
 from framework.cli.service import MODULE_HELP, Service, load_service, opened, refuse_memory, root_of, take
 from framework.errors import EngineError
 from framework.telemetry import plugins
@@ -132,7 +132,7 @@ def _engine(service: Service) -> tuple[bool, str]:
     except OSError as error:
         return False, f"{error.filename or root}: {error.strerror or error}"
     waiting = sum(found.ready + found.delayed + found.in_flight for found in stats)
-    return True, "; ".join([f"{len(stats)} queues, {waiting} jobs", *notes])
+    return True, "; ".join([f"{counted(len(stats), 'queue')}, {counted(waiting, 'job')}", *notes])
 
 
 def _clock(found: Examination) -> tuple[str, str, float | None]:

@@ -91,10 +91,15 @@ def fail(text: str) -> None:
     complain(f"worker: {styled('error:', 31, sys.stderr)} {one_line(hider(os.environ)(text))}")
 
 
+def counted(count: int, thing: str) -> str:
+    """Return a number and its noun: `1 queue`, `2 queues`."""
+    return f"{count:,} {thing}{'s' * (count != 1)}"
+
+
 def confirm(what: str) -> None:
     """Ask before `what` is deleted for ever. Raises UsageError: nobody can be asked; WorkerError: no; click.Abort."""
     if not is_terminal(sys.stdin) or not is_terminal(sys.stderr):
-        raise UsageError("nothing was deleted: there is no terminal to ask on, add --yes")
+        raise UsageError("nothing was deleted: not a terminal: pass --yes to confirm")
     if not click.confirm(f"Delete {what} for ever?", err=True):
         raise WorkerError("nothing was deleted")
 

@@ -176,8 +176,8 @@ def _can_fork(settings: Settings, say: Say) -> bool:
     if settings.start_method == "auto" and count > 1:
         say(
             SupervisorNote(
-                f"importing the service started {count - 1} threads, which a fork would not copy: workers "
-                "start as fresh interpreters (slower; WORKER_START_METHOD=fork insists)"
+                f"importing the service started {count - 1} thread{'s' * (count > 2)}, which a fork would not copy: "
+                "workers start as fresh interpreters (slower; WORKER_START_METHOD=fork insists)"
             )
         )
         return False

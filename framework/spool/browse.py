@@ -31,7 +31,7 @@ class Sight:
     Attributes:
         path: of the file, relative to the root. name: parsed; None for a bad file.
         inode: of the file. since: when it came there, seconds since the epoch.
-        flaw: what is wrong with a bad one; empty: it can be read by now.
+        flaw: what is wrong with a bad one; empty: it can be read now.
     """
 
     path: str

@@ -72,7 +72,7 @@ def test_what_was_repaired_runs_again_and_what_was_not_stays(bad: Cli, anew: boo
     one, two, three = listed(bad)
     repair(Path(one["place"]), anew=anew)
     assert listed(bad)[0]["flaw"] == ""
-    assert "none: it can be read by now" in bad.ok("bad", "show", "relay", one["file"]).out
+    assert "none: it can be read now" in bad.ok("bad", "show", "relay", one["file"]).out
     result = bad.run("bad", "restore", "relay", "--all")
     assert (result.code, result.out) == (1, "restored 1 bad file\n")
     assert result.err.splitlines() == [
@@ -130,7 +130,7 @@ def test_what_cannot_be_deleted_keeps_nothing_else(bad: Cli) -> None:
 def test_discard(bad: Cli) -> None:
     one, two, _ = listed(bad)
     asked = bad.run("bad", "discard", "relay", one["file"])
-    assert (asked.code, asked.error) == (2, "nothing was deleted: there is no terminal to ask on, add --yes")
+    assert (asked.code, asked.error) == (2, "nothing was deleted: not a terminal: pass --yes to confirm")
     assert bad.run("bad", "discard", "relay", one["file"], "nobody", "--yes").code == 1
     assert len(listed(bad)) == 3
     shown = bad.terminal("bad", "discard", "relay", one["file"], typed="n\n", when="Delete 1 bad file for ever?")

@@ -162,7 +162,7 @@ def test_one_id_on_two_queues(relay: Cli) -> None:
 def test_discard_needs_a_yes(dead: Cli) -> None:
     result = dead.run("dead", "discard", "relay", "--all", stdin="y\n")
     assert (result.code, result.out) == (2, "")
-    assert result.error == "nothing was deleted: there is no terminal to ask on, add --yes"
+    assert result.error == "nothing was deleted: not a terminal: pass --yes to confirm"
     assert listed(dead) == DELIVERIES + DIGESTS
 
 

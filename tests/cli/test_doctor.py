@@ -76,7 +76,7 @@ def test_no_job_is_enqueued_and_no_spool_is_made(relay: Cli) -> None:
         assert (
             relay.ok("doctor", "relay", "--json", env=to(receiver))
             .json["engine"]["text"]
-            .startswith("3 queues, 1 jobs")
+            .startswith("3 queues, 1 job;")
         )
         assert {span.name for span in receiver.spans()} == {"doctor Relay"}
 

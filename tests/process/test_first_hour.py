@@ -56,6 +56,6 @@ def test_a_sync_handler_that_misses_what_alifespan_opens_is_told_where_to_open_i
 def test_a_service_whose_import_starts_threads_runs_in_fresh_interpreters(tree: Tree, tmp_path: Path) -> None:
     serve(tree, tmp_path, "threaded", THREADS, "numbers", ready=False)
     tree.wait_ledger("end 7")
-    assert any("importing the service started 1 threads" in event["event"] for event in tree.events())
+    assert any("importing the service started 1 thread," in event["event"] for event in tree.events())
     tree.wait_ready()
     assert tree.stop() == 0

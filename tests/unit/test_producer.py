@@ -147,7 +147,7 @@ def test_when(options: Any, not_before: float | None, engine: Engine) -> None:
         ({"run_at": "2026-01-01"}, "run_at='2026-01-01' is no datetime: write"),
         ({"delay": 1, "run_at": datetime(2026, 1, 1, tzinfo=UTC)}, "delay and run_at exclude each other"),
         ({"job_id": ""}, "job_id='': 1 to 255 printable"),
-        ({"job_id": "x" * 256}, "1 to 255 printable"),
+        ({"job_id": "x" * 256}, "… (256 characters): 1 to 255 printable"),
         ({"job_id": "a\nb"}, "1 to 255 printable"),
         ({"job_id": "a\0b"}, "1 to 255 printable"),
         ({"job_id": "\ud800"}, "1 to 255 printable"),
@@ -168,7 +168,7 @@ def test_a_chosen_id_queues_once(engine: Engine) -> None:
 
 
 def test_a_dead_letter_queue_takes_no_enqueue(engine: Engine) -> None:
-    with pytest.raises(InvalidPayload, match="queue 'dead' takes dead letters: a job comes there by dying"):
+    with pytest.raises(InvalidPayload, match="queue 'dead' is a dead-letter queue: jobs cannot be enqueued into it"):
         App.dead.enqueue(DeadLetter("a", "b", 1, "error", ()))
 
 
