@@ -28,10 +28,12 @@ GENERATOR = "docs/settings.py"
 WHAT = {
     "broker_url": "the engine. `spool:DIR`; a relative directory is below the working directory of the process",
     "drain": "seconds from SIGTERM to the end of a drain; `none`: as long as it takes",
-    "restart_budget": "deaths before ready or while idle, within the window, that end the service: exit code 4",
+    "restart_budget": "processes that die before they are ready or while they are idle, within the window, until the "
+    "service ends: exit code 4",
     "restart_window": "the window, in seconds",
     "ready_within": "seconds in which a process must become ready; where none does, the service ends: exit code 1",
-    "start_method": "how worker processes start; `auto`: fork, unless the import of the service starts threads",
+    "start_method": "how worker processes start: `fork`, or `spawn` as fresh interpreters, which is slower; `auto`: "
+    "fork, unless the import of the service starts threads",
     "durability": "what a queued job survives: a power cut, or only the death of processes (the disk is not flushed)",
     "network_file_system": "allows a spool on a network file system, where nothing is promised",
     "health": "`host:port` of `/livez`, `/readyz` and `/startupz`; empty: off",
@@ -49,8 +51,8 @@ OF_QUEUE = {
     "concurrency": "jobs at once in one process; above 1 only with an async handler",
     "timeout": "seconds until `JobInterrupted` is raised in the handler; `none` needs `WORKER_DRAIN=none`",
     "kill_after": "seconds from there to SIGKILL",
-    "ttl": "seconds from when a job may first run to when it becomes a dead letter; of a dead-letter queue: "
-    "that a letter at rest is kept, then it is deleted",
+    "ttl": "seconds from when a job may first run to when it becomes a dead letter; on a dead-letter queue: how long a "
+    "dead letter is kept after it was handled, or after it came where no service has a handler",
     "max_length": "ready and delayed jobs, above which an enqueue raises `QueueFull`",
     "max_payload_bytes": "size of a payload as JSON, above which an enqueue raises `PayloadTooLarge`",
     "max_jobs_per_process": "a process is replaced after so many jobs",

@@ -70,7 +70,8 @@ class PayloadTooLarge(EnqueueError):
 
 
 class InvalidPayload(EnqueueError):
-    """The payload does not fit the queue's payload type; nothing was queued."""
+    """The payload does not fit the queue's payload type, would reach the handler changed, or another argument of the
+    enqueue is wrong; nothing was queued."""
 
 
 class Duplicate(EnqueueError):
@@ -90,7 +91,7 @@ class EnqueueFailed(EnqueueError):
 
 
 class EnqueueUncertain(EnqueueError):
-    """Queued or not, nobody can know. From `enqueue_many`: neither of `job_id` nor of those behind it.
+    """The job may or may not be queued. From `enqueue_many`: `job_id` and those behind it.
 
     Enqueue again with this `job_id`: harmless if the caller chose it, else the job may run twice.
     """

@@ -198,7 +198,8 @@ class Queue(Generic[P]):
         kill_after: seconds from the soft timeout to SIGKILL.
         retry: when a failed job runs again.
         dead_letter: the queue that takes what will not run again; without one they are kept on this queue.
-        ttl: from first eligibility; on a dead-letter queue how long letters are kept.
+        ttl: seconds from when a job may first run until it becomes a dead letter; on a dead-letter queue: until a dead
+            letter is deleted, after it was handled, or after it came where no service has a handler.
         max_length: ready and delayed together; retry, release and replay are never refused.
         max_payload_bytes: size of the payload as JSON.
         schedules: a later release runs them.
@@ -293,17 +294,17 @@ class Queue(Generic[P]):
         job_id: str | None = None,
         on_conflict: OnConflict = "keep",
     ) -> JobId:
-        """Stores one job durably and returns its id.
+        """Store one job durably and return its id.
 
         Args:
             payload: validated against the queue's payload type, stored as JSON.
             delay: seconds before it may start; run_at: the moment, with a time zone. One of the two.
             job_id: your own id; while a job of that id exists in any state, nothing is queued.
-            on_conflict: then the id is returned with `duplicate` set (keep), or Duplicate is raised (raise).
+            on_conflict: what happens then: "keep" returns the id with `duplicate` set, "raise" raises Duplicate.
 
         Raises:
             InvalidPayload, PayloadTooLarge, QueueFull, EnqueueFailed, Duplicate: not queued.
-            EnqueueUncertain: queued or not, nobody can know.
+            EnqueueUncertain: the job may or may not be queued.
         """
         wait = seconds(delay)
         ids = self.sender().enqueue(self, (payload,), delay=wait, run_at=run_at, job_id=job_id, on_conflict=on_conflict)

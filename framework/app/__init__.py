@@ -65,8 +65,8 @@ class WorkerApp:
         yield
 
     def on_failure(self, failure: Failure, ctx: Context) -> Awaitable[None] | None:
-        """After every failed attempt, for error reporters; plain or `async def`. An error in it is logged and changes
-        nothing. What `failure.exception` holds is freed when the attempt has ended."""
+        """Run after every failed attempt, for error reporters; plain or `async def`. An error in it is logged and
+        changes nothing. `failure.exception` is None where the process died, and freed when the attempt ends."""
 
     @classmethod
     def connect(cls, settings: Settings | None = None) -> AbstractContextManager[None]:

@@ -21,9 +21,10 @@ from framework.errors import UsageError
 def alerts(given: tuple[str, ...], job: str, only: str | None) -> int:
     """Print Prometheus rules made from a service's declarations, as YAML for `rule_files`.
 
-    The group `worker` is for any service: a stuck queue, dead letters, a restart loop, saturation, a supervisor that is
-    gone, lost telemetry. The group `worker-slo` has, for every queue with slo=Slo(wait=…, target=…), the share of
-    attempts that started too late, and alerts where it uses up the objective's budget fast or slowly.
+    The group `worker` is for any service: a stuck queue, dead letters, files that cannot be read, jobs of a queue that
+    no running service declares, a restart loop, saturation, a supervisor that is gone, lost telemetry. The group
+    `worker-slo` has, for every queue with slo=Slo(wait=…, target=…), the share of attempts that started too late, and
+    alerts where it uses up the objective's budget fast or slowly.
 
     The rules of one service count for all that report to the same Prometheus, unless --job names it: load the group
     `worker` once, or name the job each time.

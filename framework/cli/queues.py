@@ -27,16 +27,16 @@ def queues(given: tuple[str, ...], as_json: bool) -> int:
     """Show how many jobs of each queue wait, run, are delayed or dead.
 
     ready: may run now. oldest: how long the oldest of those has been waiting. in flight: claimed by a worker. delayed:
-    not yet due, or waiting for a retry. dead: dead letters that rest here, see `worker dead`. bad: files that cannot be
-    read, see `worker bad`. Queues follow that have jobs, and that neither this service nor one that runs declares: they
-    are marked so.
+    not yet due, or waiting for a retry. dead: dead letters that stay here, see `worker dead`. bad: files that cannot be
+    read, see `worker bad`. Below them stand queues of the spool that have jobs and that neither this service nor a
+    running one declares, each marked (not declared).
 
     \b
     --json, in this order; more keys may come:
       queue       name (string)
       ready, delayed, in_flight, dead, bad       jobs (integers)
       oldest_age  seconds (number), 0 where none is ready
-      declared    false: neither this service nor one that runs declares it
+      declared    false: neither this service nor a running one declares it
     """
     (module,) = take(given)
     service = load_service(module)
