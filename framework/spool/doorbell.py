@@ -72,19 +72,24 @@ class Doorbell:
         self._disk = disk
         self._path = queue.doorbell
         self._fd: int | None = None
+        self._identity = (0, 0)  # of the open file: a handler that closes descriptors may give the number to another
 
     def _open(self) -> int | None:
-        if self._fd is not None and _is_gone(self._fd):
+        found = _state(self._fd) if self._fd is not None else None
+        if found is None or (found.st_dev, found.st_ino) != self._identity:
+            self._fd = None
+        elif found.st_nlink == 0:
             self.close()  # somebody has removed it, and may have made another
         if self._fd is None:
             try:
                 fd = os.open(self._path, _OPEN | os.O_CLOEXEC, dir_fd=self._disk.fd)
             except OSError:
                 return None
-            if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+            found = os.fstat(fd)
+            if not stat.S_ISFIFO(found.st_mode):
                 os.close(fd)
                 return None
-            self._fd = fd
+            self._fd, self._identity = fd, (found.st_dev, found.st_ino)
         return self._fd
 
     def ring(self) -> None:
@@ -124,8 +129,8 @@ class Doorbell:
                 os.close(fd)
 
 
-def _is_gone(fd: int) -> bool:
+def _state(fd: int) -> os.stat_result | None:
     try:
-        return os.fstat(fd).st_nlink == 0
+        return os.fstat(fd)
     except OSError:  # a handler has closed it
-        return True
+        return None

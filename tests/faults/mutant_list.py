@@ -214,7 +214,7 @@ PROTOCOL = (
     _one("only due minutes are listed", "ripen.py", "            if minute > names.minute_of(now):", "            if False:", "spool/test_maintain.py",
          "500,000 entries in one directory: 0.3-0.6 s a tick"),
     _one("a prepared file that was removed is none", "blanks.py", "return found.st_nlink > 0 ", "return True ", REPLACED),
-    _one("a bell that was removed is hung up again", "doorbell.py", "if self._fd is not None and os.fstat(self._fd).st_nlink == 0:", "if False:", REPLACED),
+    _one("a bell that was removed is hung up again", "doorbell.py", "elif found.st_nlink == 0:", "elif False:", REPLACED),
     Mutant("a producer opens anew what is at its path", "brokers/spool.py", (("        if spool.is_in_place():", "        if True:"),), REPLACED),
     _one("what is claimed is settled where it is", "store.py", " or any(part.claims for part in self._parts.values())", "", REPLACED),
     _one("what was removed is made anew", "maintain.py", "        if not layout.is_complete(self._disk, self._queue):", "        if False:", REPLACED),

@@ -182,6 +182,21 @@ def test_a_bell_that_a_handler_has_closed_fails_no_enqueue(spool: SpoolBroker) -
     assert ids(spool.claim("jobs", limit=1, wait=1)) == ["a"]
 
 
+def test_a_bell_writes_nothing_into_the_file_that_has_its_number_now(spool: SpoolBroker, tmp_path: Path) -> None:
+    """Regression: a handler closed all descriptors and opened a file; the next enqueue put a byte into it."""
+    bell = spool._spool._parts["jobs"].doorbell
+    bell.ring()
+    number = bell._fd
+    assert number is not None
+    with (tmp_path / "theirs").open("wb") as file:
+        os.dup2(file.fileno(), number)
+        spool.enqueue([job("a")])
+        assert os.write(number, b"theirs") == 6
+    os.close(number)
+    assert (tmp_path / "theirs").read_bytes() == b"theirs"
+    assert ids(spool.claim("jobs", limit=1, wait=1)) == ["a"]
+
+
 def test_a_bell_without_anybody_kills_no_producer(root: Path) -> None:
     """No EPIPE and no SIGPIPE, even where the host has the default handler."""
 
