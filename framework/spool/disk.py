@@ -34,7 +34,6 @@ class Disk:
         self.fd = fd
         self.power = power
         self.forgetful = False
-        self._identity: tuple[int, int] | None = None
         self._spares: list[int] = []  # taken with pop: a signal handler may need one on top of a thread that does
         self.reserve()
 
@@ -151,15 +150,12 @@ class Disk:
     def is_at(self, path: str) -> bool:
         """Whether the root still is what stands at this path: not moved, removed, or mounted over."""
         try:
-            if self._identity is None:  # a descriptor's never changes
-                own = self.calls.fstat(self.fd)
-                self._identity = (own.st_dev, own.st_ino)
-            found = self.calls.stat(path)
+            found, own = self.calls.stat(path), self.calls.fstat(self.fd)
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError:  # its path cannot be looked at from here: the descriptor serves
             return True
-        return (found.st_dev, found.st_ino) == self._identity
+        return (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)
 
     def rmdir(self, path: str) -> bool:
         """True: removed, or gone already; False: it is not empty. Raises OSError."""
