@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from framework.cli.output import Column, counted, is_terminal, print_json, span, table
-from framework.cli.service import MODULE_HELP, Service, load_service, opened, refuse_memory, root_of, take
+from framework.cli.service import MODULE_HELP, Service, is_missing, load_service, opened, refuse_memory, root_of, take
 from framework.errors import EngineError
 from framework.telemetry import plugins
 
@@ -118,12 +118,12 @@ def _engine(service: Service) -> tuple[bool, str]:
     from framework.connecting import warnings_of
 
     root = root_of(service.settings)
-    if root is not None and not root.exists():
-        above = next(path for path in root.absolute().parents if path.exists())
-        if not os.access(above, os.W_OK | os.X_OK):
-            return False, f"{root} does not exist and cannot be made: this process may not write in {above}"
-        return True, f"{root} does not exist yet: the first enqueue or `worker run` makes it"
     try:
+        if root is not None and is_missing(root):
+            above = next(path for path in root.absolute().parents if path.exists())
+            if not os.access(above, os.W_OK | os.X_OK):
+                return False, f"{root} does not exist and cannot be made: this process may not write in {above}"
+            return True, f"{root} does not exist yet: the first enqueue or `worker run` makes it"
         with opened(service) as engine:
             stats = [engine.stats(queue.name) for queue in service.queues]
             notes = warnings_of(engine)

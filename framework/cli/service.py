@@ -16,7 +16,7 @@ from typing import Any, Protocol, cast
 from framework.app import WorkerApp, as_declared, declared_dead_letters
 from framework.broker import Broker, Inspector, open_broker, shown
 from framework.cli.output import hear_warnings, warn
-from framework.errors import UsageError
+from framework.errors import EngineError, UsageError
 from framework.loading import load_app
 from framework.queues import DeadLetter, Queue, QueueOptions
 from framework.settings import Settings, check_queue_names, load_settings
@@ -134,6 +134,15 @@ def root_of(settings: Settings) -> Path | None:
     return None if root is None else Path(root)
 
 
+def is_missing(root: Path) -> bool:
+    """Return whether nothing is at the engine's directory. Raises EngineError: this process may not look, or cannot."""
+    try:
+        return not root.exists()
+    except OSError as error:
+        why = f"{error.strerror} for uid {os.geteuid()}"
+        raise EngineError(f"spool {root}: {why}: run this as the workers' user, or set WORKER_BROKER_URL") from error
+
+
 def open_undeclared(engine: Engine) -> list[str]:
     """Open the queues in the store that no running service declares, for looking at them; return their names."""
     names = list(engine.undeclared())
@@ -154,7 +163,7 @@ def opened(service: Service) -> Generator[Engine, None, None]:
     refuse_memory(service.settings)
     hear_warnings()
     url, root = service.settings.broker_url, root_of(service.settings)
-    if root is not None and not root.exists():
+    if root is not None and is_missing(root):
         warn(f"{root} does not exist yet: no job was ever enqueued there; set WORKER_BROKER_URL as in the worker")
         url = "memory:"
     broker = open_broker(

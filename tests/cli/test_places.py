@@ -49,6 +49,19 @@ def test_a_spool_that_is_a_file(relay: Cli, args: tuple[str, ...]) -> None:
     assert result.error.startswith(f"spool {relay.spool}: Not a directory")
 
 
+@pytest.mark.parametrize("args", [*VERBS, ("queues", "relay"), ("doctor", "relay")])
+def test_a_spool_that_cannot_even_be_looked_at(relay: Cli, args: tuple[str, ...]) -> None:
+    """As under a directory of another user, where the system answers with an error and not with *missing*."""
+    relay.spool.mkdir(mode=0o700)
+    result = relay.run(*args, env={"WORKER_BROKER_URL": f"spool:{relay.spool}/{'x' * 300}"})
+    assert "Traceback" not in result.err
+    if args[0] == "doctor":
+        assert (result.code, "File name too long" in result.out) == (3, True)
+    else:
+        assert (result.code, result.out) == (3, "")
+        assert "File name too long" in result.error
+
+
 @pytest.mark.parametrize("args", VERBS)
 def test_a_queue_whose_name_is_taken(relay: Cli, args: tuple[str, ...]) -> None:
     """Also where it shows only at the first job: not queued because of the engine is still a 3."""
