@@ -10,6 +10,7 @@ from framework.spool import names
 from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
 from framework.spool.listing import Buckets
+from framework.spool.setbacks import Setbacks
 
 _NOT_BEFORE = re.compile(r",n(\d+)")
 _EXPIRES = re.compile(r",x(\d+)")
@@ -71,11 +72,12 @@ class Census:
         buckets: of ready/.
     """
 
-    def __init__(self, disk: Disk, queue: QueueDir) -> None:
+    def __init__(self, disk: Disk, queue: QueueDir, *, setbacks: Setbacks | None = None) -> None:
         self._disk = disk
         self._queue = queue
-        self.buckets = Buckets(disk, f"{queue.base}/ready")
-        self._delayed = Buckets(disk, f"{queue.base}/delayed", names.MINUTE)
+        self._setbacks = setbacks or Setbacks()
+        self.buckets = Buckets(disk, f"{queue.base}/ready", setbacks=self._setbacks)
+        self._delayed = Buckets(disk, f"{queue.base}/delayed", names.MINUTE, setbacks=self._setbacks)
         self._known: dict[str, tuple[list[str], Summary]] = {}
         self._untouched: dict[str, Summary] = {}  # batches
         self._look_at = 0.0
@@ -100,7 +102,7 @@ class Census:
 
     def bad(self) -> int:
         """Everything that lies in bad/. Raises OSError."""
-        return len(self._disk.listdir(f"{self._queue.base}/bad"))
+        return len(self._entries(f"{self._queue.base}/bad"))
 
     def expired(self, now: int) -> list[str]:
         """Paths of ready and delayed jobs that had expired at `now` (microseconds since the epoch). Raises OSError."""
@@ -130,7 +132,15 @@ class Census:
         return found
 
     def _plain(self, path: str) -> int:
-        return len(_jobs(self._disk.listdir(path)))
+        return len(_jobs(self._entries(path)))
+
+    def _entries(self, path: str) -> list[str]:
+        """Of a damaged directory none: what can be counted is counted all the same. Raises OSError."""
+        try:
+            return self._disk.listdir(path)
+        except OSError as error:
+            self._setbacks.add(path, error)
+            return []
 
     def _sum(self, state: str, buckets: Buckets) -> Summary:
         here = buckets.all()

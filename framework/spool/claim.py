@@ -154,7 +154,7 @@ class Claim:
                 try:
                     lease = self._one(path, name)
                 except OSError as error:
-                    if self._disk.stat(path) is None and not isinstance(error, frame.Newer):
+                    if not self._disk.is_there(path) and not isinstance(error, frame.Newer):
                         raise  # it is claimed and cannot be read: the next claim begins with it, the order stays
                     self._set_back(path, error)  # where it is about this one file, the others go on
                     continue

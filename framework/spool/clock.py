@@ -19,6 +19,7 @@ from pathlib import Path
 
 from framework.spool import flocks, names
 from framework.spool.disk import TOO_MANY_FILES, Disk
+from framework.spool.setbacks import OF_ONE_FILE
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _LENGTH = 20
@@ -147,22 +148,32 @@ def _publish(disk: Disk, path: str, offset: int, boottime: Callable[[], int]) ->
 def newest_stamp(disk: Disk, *, until: int = _LATEST) -> int:
     """The newest stamp of any job in any state; 0: there is none. Raises OSError.
 
-    Looks at every name: once a boot. A stamp after `until` is nobody's: it would move all later ones out of range.
+    Looks at every name: once a boot, past directories that are damaged. A stamp after `until` is nobody's: it would
+    move all later ones out of range.
     """
     last = f"{until:0{_LENGTH}d}"
     newest = ""
     for queue in disk.listdir("."):
         for state in ("tmp", "dead", "bad"):
             newest = max(newest, _newest(disk, f"{queue}/{state}", last))
-        for batch in filter(names.BATCH.fullmatch, disk.listdir(f"{queue}/tmp")):
+        for batch in filter(names.BATCH.fullmatch, _entries(disk, f"{queue}/tmp")):
             newest = max(newest, _newest(disk, f"{queue}/tmp/{batch}", last))
             newest = max(newest, batch[:_LENGTH] if batch[:_LENGTH] <= last else "")
         for state in ("ready", "claimed", "delayed"):
-            for directory in disk.listdir(f"{queue}/{state}"):
+            for directory in _entries(disk, f"{queue}/{state}"):
                 newest = max(newest, _newest(disk, f"{queue}/{state}/{directory}", last))
     return int(newest or 0)
 
 
 def _newest(disk: Disk, directory: str, last: str) -> str:
-    found = (name[:_LENGTH] for name in disk.listdir(directory) if names.parse(name))
+    found = (name[:_LENGTH] for name in _entries(disk, directory) if names.parse(name))
     return max((stamp for stamp in found if stamp <= last), default="")
+
+
+def _entries(disk: Disk, directory: str) -> list[str]:
+    try:
+        return disk.listdir(directory)
+    except OSError as error:
+        if error.errno not in OF_ONE_FILE:
+            raise
+        return []

@@ -85,6 +85,9 @@ class Disk:
                 return self.calls.listdir(fd)
         except (FileNotFoundError, NotADirectoryError):
             return []
+        except OSError as error:
+            error.filename = path  # not the number of a descriptor
+            raise
 
     def stat(self, path: str) -> os.stat_result | None:
         """The entry itself, no symlink followed; None: not there. Raises OSError."""
@@ -92,6 +95,13 @@ class Disk:
             return self.calls.stat(path, dir_fd=self.fd, follow_symlinks=False)
         except FileNotFoundError:
             return None
+
+    def is_there(self, path: str) -> bool:
+        """Return whether there is an entry. Of one that cannot be looked at (damaged metadata) it says yes."""
+        try:
+            return self.stat(path) is not None
+        except OSError:
+            return True
 
     def read_small(self, path: str, most: int = 4096) -> bytes | None:
         """The first bytes of a regular file; None: not there, or something else. Raises OSError."""

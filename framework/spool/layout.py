@@ -15,6 +15,7 @@ from framework.queues import QueueOptions, check_name
 from framework.spool.calls import Calls
 from framework.spool.disk import DIRECTORY, Disk
 from framework.spool.names import Name
+from framework.spool.setbacks import OF_ONE_FILE
 
 STATES = ("tmp", "ready", "claimed", "delayed", "dead", "bad", "ids")
 _RESERVED = ("run", "instances", "leader.lock")
@@ -102,8 +103,9 @@ def make_queue(disk: Disk, queue: QueueDir) -> None:
         disk.sync_dir(queue.base)
     try:
         disk.calls.mkfifo(queue.doorbell, 0o600, dir_fd=disk.fd)
-    except FileExistsError:
-        return
+    except OSError as error:  # who waits looks now and then; a damaged bell keeps no queue closed
+        if error.errno != errno.EEXIST and error.errno not in OF_ONE_FILE:
+            raise
 
 
 def is_complete(disk: Disk, queue: QueueDir) -> bool:
@@ -118,7 +120,12 @@ def check_one_device(root: Path, disk: Disk, queue: QueueDir) -> None:
     for state in ("ready", "claimed", "delayed", "ids"):
         paths += [f"{queue.base}/{state}/{entry}" for entry in disk.listdir(f"{queue.base}/{state}")]
     for path in paths:
-        found = disk.stat(path)
+        try:
+            found = disk.stat(path)
+        except OSError as error:
+            if error.errno not in OF_ONE_FILE or path in paths[: 1 + len(STATES)]:
+                raise
+            continue  # a damaged one keeps the others from nothing
         if found is None or found.st_dev == device:
             continue
         raise EngineError(

@@ -17,6 +17,7 @@ from framework.spool import names
 from framework.spool.clock import HORIZON, Clock
 from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
+from framework.spool.setbacks import Setbacks
 
 ENOUGH = 4096  # names; further buckets are listed when these are used up
 LEAST_AGE = 0.1  # seconds; a listing that is not used up is renewed after 50 times what it took, at least this
@@ -51,7 +52,7 @@ class Names:
         self._since = 0.0  # when this process saw that time first
         self._trusted = False
         self._full_at = 0.0
-        self._entries: list[str] = []
+        self.known: list[str] = []  # as the last look found them
 
     def __call__(self, *, peers: int = 1) -> list[str]:
         """Sorted, foreign names included; the same list object as long as nothing changed. Raises OSError.
@@ -63,7 +64,7 @@ class Names:
         found = self._disk.stat(self._path)
         if found is None:
             self._forget()
-            return self._entries
+            return self.known
         seen = (found.st_ino, found.st_mtime_ns)
         if seen != self._seen:
             self._seen, self._since, self._trusted = seen, now, False
@@ -71,15 +72,15 @@ class Names:
             entries = sorted(self._disk.listdir(self._path))
             self._full_at = now + max(FULL_LOOK, 50 * peers * (time.monotonic() - now))
             self._trusted = now >= self._since + tick(found.st_mtime_ns)
-            if entries != self._entries:
-                self._entries = entries
-        return self._entries
+            if entries != self.known:
+                self.known = entries
+        return self.known
 
 
 def first_there(is_there: Callable[[int], bool], low: int, end: int) -> int:
     """The first index from `low` on that is there, where those that are gone are a run from there; `end`: none does.
 
-    Galloping costs a few `stat`s instead of a failed rename each, and passes no job by. Raises OSError.
+    Galloping costs a few `stat`s instead of a failed rename each, and passes no job by.
     """
     high, step = low, 1
     while high < end and not is_there(high):
@@ -95,14 +96,18 @@ def first_there(is_there: Callable[[int], bool], low: int, end: int) -> int:
 
 
 class Buckets:
-    """Names in the buckets of ready/ or the minutes of delayed/.
+    """Names in the buckets of ready/ or the minutes of delayed/. One that is damaged hides no other.
 
     Args:
         base: the directory above the buckets. pattern: of a bucket's name.
+        setbacks: of the queue; takes the buckets that cannot be read or removed.
     """
 
-    def __init__(self, disk: Disk, base: str, pattern: re.Pattern[str] = names.BUCKET) -> None:
+    def __init__(
+        self, disk: Disk, base: str, pattern: re.Pattern[str] = names.BUCKET, *, setbacks: Setbacks | None = None
+    ) -> None:
         self._disk = disk
+        self._setbacks = setbacks or Setbacks()
         self._base = base
         self._pattern = pattern
         self._here = Names(disk, base)
@@ -122,25 +127,48 @@ class Buckets:
     def untouched(self, bucket: str) -> names.Published | None:
         """Of a batch from which nobody has taken anything yet: what there is in it. Raises OSError."""
         batch = names.published(bucket)
-        found = None if batch is None else self._disk.stat(f"{self._base}/{bucket}")
+        try:
+            found = None if batch is None or self.waits(bucket) else self._disk.stat(f"{self._base}/{bucket}")
+        except OSError as error:
+            self._setbacks.add(f"{self._base}/{bucket}", error)
+            return None
         if batch is None or found is None or not stat.S_ISDIR(found.st_mode):
             return None
         return batch if found.st_mtime_ns == int(batch.stamp) else None
 
     def names(self, bucket: str) -> list[str]:
-        """As `Names`, of one of them. Raises OSError."""
+        """As `Names`, of one of them; of one that waits as they were last. Raises OSError."""
         inside = self._inside.get(bucket)
-        return inside(peers=len(self._inside)) if inside is not None else []
+        if inside is None:
+            return []
+        if not self.waits(bucket):
+            try:
+                return inside(peers=len(self._inside))
+            except OSError as error:
+                self._setbacks.add(f"{self._base}/{bucket}", error)
+        return inside.known
+
+    def waits(self, bucket: str) -> bool:
+        """Return whether a bucket cannot be read, or nothing in it be moved, and its next try has not come yet."""
+        return self._setbacks.waits(f"{self._base}/{bucket}")
+
+    def remove(self, bucket: str) -> None:
+        """Remove an empty one. Raises OSError."""
+        if not self.waits(bucket):
+            try:
+                self._disk.rmdir(f"{self._base}/{bucket}")
+            except OSError as error:
+                self._setbacks.add(f"{self._base}/{bucket}", error)
 
 
 class Listing:
     """Hands out entries of ready/ in order. One thread takes, any thread puts back."""
 
-    def __init__(self, disk: Disk, queue: QueueDir, clock: Clock) -> None:
+    def __init__(self, disk: Disk, queue: QueueDir, clock: Clock, *, setbacks: Setbacks | None = None) -> None:
         self._disk = disk
         self._base = f"{queue.base}/ready"
         self._clock = clock
-        self._buckets = Buckets(disk, self._base)
+        self._buckets = Buckets(disk, self._base, setbacks=setbacks)
         self._names: list[str] = []
         self._at = 0
         self._bucket_of: dict[str, str] = {}  # where it does not follow from the name
@@ -178,11 +206,11 @@ class Listing:
             self._returned.append(entry)
 
     def skip_gone(self) -> None:
-        """After two misses: others consume in the same order, so what is gone is a run from here. Raises OSError."""
+        """After two misses: others consume in the same order, so what is gone is a run from here."""
         self._at = first_there(self._exists, self._at, len(self._names))
 
     def _exists(self, index: int) -> bool:
-        return self._disk.stat(self.path(self._names[index])) is not None
+        return self._disk.is_there(self.path(self._names[index]))
 
     def _merge(self) -> None:
         with self._lock:
@@ -224,12 +252,14 @@ class Listing:
                     del alone[end:]
                     break
             entries = self._buckets.names(bucket)
+            if self._buckets.waits(bucket):
+                continue
             if names.published(bucket) is None:
                 alone += entries
                 entries = [entry for entry in entries if not entry.startswith(bucket)]  # somebody has moved them here
             elif entries:
                 batched += entries
             else:
-                self._disk.rmdir(f"{self._base}/{bucket}")  # a batch gets no further jobs
+                self._buckets.remove(bucket)  # a batch gets no further jobs
             self._bucket_of.update(dict.fromkeys(entries, bucket))
         return sorted(alone + batched)

@@ -10,6 +10,7 @@ import stat
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from framework.queues import QueueOptions
 from framework.spool import frame, handlers, ids, jobfile, layout, names
@@ -69,7 +70,7 @@ class Maintain:
     @property
     def steps(self) -> Sequence[Step]:
         """Everything there is to do, in its order."""
-        return (
+        parts: tuple[Step, ...] = (
             self._restore_directories,
             self._recover,
             lambda until: self._ripen.now(until=until),
@@ -80,6 +81,17 @@ class Maintain:
             self._remove_buckets,
             self._sweep_ids,
         )
+        return [partial(self._past_damage, step) for step in parts]
+
+    def _past_damage(self, step: Step, until: float) -> bool:
+        """Do a step; what it cannot read is said by name, and is no failure of the engine."""
+        try:
+            return step(until)
+        except OSError as error:
+            if not isinstance(error.filename, str):
+                raise
+            self._setbacks.add(error.filename, error)
+            return True
 
     def _each(self, paths: Iterable[str], until: float, step: Callable[[str], object]) -> bool:
         """Do a step for each path, one at least, until `until`; go past those that fail. Return whether all had it."""
@@ -172,6 +184,9 @@ class Maintain:
             with self._disk.opened(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as fd:
                 self._disk.write_all(fd, text.encode())
             self._disk.rename(draft, self._queue.depth)
+        except OSError as error:
+            error.filename = self._queue.depth  # not the draft, which has another name each time
+            raise
         finally:
             self._disk.unlink(draft)
         self._published = time.monotonic()

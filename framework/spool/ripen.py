@@ -43,7 +43,7 @@ class Ripen:
         self._clock = clock
         self._ring = ring
         self._base = f"{queue.base}/delayed"
-        self._minutes = Buckets(disk, self._base, names.MINUTE)
+        self._minutes = Buckets(disk, self._base, names.MINUTE, setbacks=setbacks)
         self._parsed: dict[str, tuple[list[str], list[Waiting]]] = {}
         self._waiting: list[Waiting] = []  # sorted
         self._at = 0
@@ -94,10 +94,12 @@ class Ripen:
                 self._next_minute = int(minute) * _MINUTE
                 break
             entries = self._minutes.names(minute)
+            if self._minutes.waits(minute):
+                continue
             if entries:
                 parsed[minute] = self._parse(minute, entries)
             elif minute < names.minute_of(max(0, now - _MINUTE)):
-                self._disk.rmdir(f"{self._base}/{minute}")
+                self._minutes.remove(minute)
         self._parsed = parsed
         self._waiting = [waiting for _, found in parsed.values() for waiting in found]
         self._waiting.sort(key=itemgetter(0))  # those of one moment are in the order of their names already
@@ -134,6 +136,8 @@ class Ripen:
 
     def _promote(self, path: str, entry: str) -> bool | None:
         """Return whether it was moved; False: it is gone; None: it cannot be moved, or is no job. Raises OSError."""
+        if self._setbacks.waits(path):
+            return None
         name = names.parse(entry)
         if name is None:
             if names.needs_newer(entry):
@@ -143,4 +147,4 @@ class Ripen:
 
     def _is_there(self, index: int) -> bool:
         _, entry, minute = self._waiting[index]
-        return self._disk.stat(f"{self._base}/{minute}/{entry}") is not None
+        return self._disk.is_there(f"{self._base}/{minute}/{entry}")

@@ -366,7 +366,7 @@ class Spool:
         disk, _ = self._opened()
         found: dict[str, str] = {}
         for part in self._parts.values():
-            reasons = part.setbacks.reasons(lambda path: disk.stat(path) is not None)
+            reasons = part.setbacks.reasons(disk.is_there)
             found.update({str(self.root / path): reason for path, reason in reasons.items()})
         return found
 

@@ -171,7 +171,7 @@ def test_opening_and_closing_leaves_no_descriptor(root: Path) -> None:
         mine.close()
         connect(f"spool:{root}", incarnation="never-opened")
         seam = Seam()
-        seam.arm(fail_calls(5, "mkfifo"))
+        seam.arm(fail_calls(28, "mkfifo"))
         with pytest.raises(EngineError):
             broker(root, calls=seam)
         cut_at(root, "rename", lambda other: other.enqueue([job("n")]))

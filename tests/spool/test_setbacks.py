@@ -238,6 +238,7 @@ def test_each_failure_waits_longer_for_the_next_try() -> None:
 
 def test_a_disk_on_which_too_many_files_fail_is_broken_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(setbacks, "MOST", 2)
+    monkeypatch.setattr(setbacks, "MOST_DIRECTORIES", 0)
     found = Setbacks()
     found.add("a", OSError(errno.EIO, "x"))
     found.add("b", OSError(errno.EIO, "x"))
