@@ -93,7 +93,7 @@ class AbandonedLeases:
         runs = [run for rescued in found if (run := has_started(rescued)) is not None]
         if runs:
             self._said.update(self._told(runs))
-        self._due.extend(_Abandoned(rescued) for rescued in found)
+        self._due.extendleft(_Abandoned(rescued) for rescued in reversed(found))  # before those that may fail again
 
     def _settle_until(self, until: float) -> None:
         released: dict[tuple[str, str], list[str]] = {}

@@ -327,3 +327,18 @@ def test_a_long_rescue_is_cut_into_steps() -> None:
         steps += 1
     assert steps == 5
     assert len(engine.done) == 10
+
+
+def test_a_claimed_directory_in_which_all_jobs_stick_does_not_delay_the_newly_dead() -> None:
+    """Regression: each of 60 was tried, three a second, before the job of a worker that was killed afterwards."""
+    names = [f"n{n}" for n in range(60)]
+    engine = Stone(*names)
+    engine.stones = set(names)
+    keeper = Keeper(engine)
+    with pytest.raises(EngineUnavailable):
+        keeper.step()
+    engine.found = [engine._of("late", None)]
+    keeper.now += 1.0
+    with pytest.raises(EngineUnavailable):
+        keeper.step()
+    assert engine.done == ["late released"]
