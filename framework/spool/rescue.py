@@ -107,6 +107,10 @@ class Rescue:
         if not has_lock and not self._give_lock(wid):
             return None
         path = f"{self._base}/{wid}{_LOCK}"
+        found = self._disk.stat(path)
+        if found is not None and not stat.S_ISREG(found.st_mode):  # it would hide the claims for good
+            self._disk.move(path, self._queue.path("bad", wid + _LOCK))
+            return None  # the next turn gives the directory a lock
         try:
             fd = flocks.keep(self._disk.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK))
         except OSError as error:
