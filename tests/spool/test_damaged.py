@@ -52,7 +52,7 @@ def immutable(root: Path) -> Damage:
 
 @pytest.fixture
 def in_threes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(setbacks, "IN_A_ROW", 3)
+    monkeypatch.setattr(setbacks, "IN_A_ROW", 3, raising=False)
     monkeypatch.setattr(setbacks, "MOST", 10)
 
 
