@@ -104,5 +104,6 @@ def test_subprocesses_of_a_service_inherit_what_a_fresh_shell_gives(tree: Tree, 
         "init", "lifespan", "sync", "sync-thread", "forked", "asy", "asy-thread",
     }  # fmt: skip
     for line in lines:
-        masks = [int(mask, 16) for mask in re.findall("[0-9a-f]{16}", line)]
+        # 32 and 33 are the C library's own: nobody can put them back, and some start a test with one of them ignored.
+        masks = [int(mask, 16) & ~(0b11 << 31) for mask in re.findall("[0-9a-f]{16}", line)]
         assert masks == [0, 0], line

@@ -24,7 +24,7 @@ SITES = {
     "layout.make_queue": "enqueue",
     "recover._recover_batch": "batch in vain",
     "recover.recover": "recover",
-    "settle._record": "letters",
+    "settle.record": "letters",
     "settle.expire": "ripen and expire",
     "settle._sync_after": "letters",
 }

@@ -20,6 +20,9 @@ MADE = st.builds(
     st.none() | st.integers(0, MAX_TIME),
     st.none() | st.integers(0, MAX_TIME),
     st.booleans(),
+    st.lists(st.from_regex(r"[a-hj-mo-wyz][0-9A-Za-z_-]{0,16}", fullmatch=True), max_size=4).map(
+        lambda fields: "".join(f",{field}" for field in fields)
+    ),
 )
 
 

@@ -122,7 +122,7 @@ def test_names_with_other_fields(text: str) -> None:
         assert str(name.claimed()).partition(",")[2].partition(",")[2] == entry.partition(",")[2].partition(",")[2]
 
 
-@pytest.mark.parametrize("text", [",", ",,a", ",g/1", ",é", ",a1,b2,c3,d4,e5", ",g" + "x" * 60])
+@pytest.mark.parametrize("text", [",", ",,a", ",g/1", ",é", ",a1,b2,c3,d4,e5", ",g" + "x" * 17])
 def test_no_names(text: str) -> None:
     assert names.parse(f"{7:020d}.00000001.1.abcdefabcdef,0.0{text}") is None
 

@@ -47,7 +47,6 @@ LATE = {
     ("draft.py", "create", "mkdir"),  # tmp was removed: spool/test_replaced
     ("batch.py", "_create", "mkdir"),  # likewise
     ("life.py", "_born_as", "mkdir"),  # claimed was removed: likewise
-    ("claim.py", "__call__", "is_there"),  # a claim failed: test_errnos, spool/test_setbacks
     ("undeclared.py", "find", "listdir"),  # looks at queues that no case has: unit/test_observing
     ("undeclared.py", "find", "stat"),
     ("rescue.py", "_take", "drop"),  # flock failed: test_errnos
