@@ -238,13 +238,19 @@ def _mended(tree: Tree) -> float:
             tree.wait_ledger(f"end n{number}")
         tree.wait_ledger("end k 2")
         seconds = time.monotonic() - began
+        # What had ended before the trouble may run again: its line in the ledger is older than its end.
+        tree.wait(lambda: _left(tree) == (0, 0, 0), "every job ends")
         assert tree.ran("start refused") == [], "what was refused ran"
         assert tree.stop() == 0
-        stats = tree.stats("sync")
-        assert (stats.ready, stats.delayed, stats.in_flight, stats.bad) == (0, 0, 0, 0)
+        assert tree.stats("sync").bad == 0
     finally:
         tree.close()
     return seconds
+
+
+def _left(tree: Tree) -> tuple[int, int, int]:
+    stats = tree.stats("sync")
+    return stats.ready, stats.delayed, stats.in_flight
 
 
 def a_directory_in_the_way() -> float:
