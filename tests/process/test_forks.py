@@ -30,8 +30,10 @@ def test_a_child_that_comes_back_is_no_second_process_of_the_tree(tree: Tree, ho
     tree.wait_ledger("start neighbour")
     for key in ("task", "callback", "awaited", "fails"):
         tree.enqueue(Forking.many, key)
-    for key in ("fails", "aborts"):
-        tree.enqueue(Forking.sync, key)
+    tree.enqueue(Forking.sync, "fails")
+    # Its worker must not abort before the child has written: the supervisor kills what a dead worker left behind.
+    tree.wait(lambda: "on_failure-sync-error" in children(tree), "the child of the hook")
+    tree.enqueue(Forking.sync, "aborts")
     tree.wait(lambda: set(children(tree)) >= PLACES, "a child of each place")
     tree.wait(lambda: not any(map(alive, children(tree).values())), "the end of all children")
     Path(f"{tree.ledger_path}.go").touch()
