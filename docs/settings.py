@@ -28,8 +28,8 @@ GENERATOR = "docs/settings.py"
 WHAT = {
     "broker_url": "the engine. `spool:DIR`; a relative directory is below the working directory of the process",
     "drain": "seconds from SIGTERM to the end of a drain; `none`: as long as it takes",
-    "restart_budget": "processes that die before they are ready or while they are idle, within the window, until the "
-    "service ends: exit code 4",
+    "restart_budget": "processes that crash while they are idle or before they are ready, within the window, until the "
+    "service ends: exit code 4. A start that fails with an error does not count: see `WORKER_READY_WITHIN`",
     "restart_window": "the window, in seconds",
     "ready_within": "seconds in which a process must become ready; where none does, the service ends: exit code 1",
     "start_method": "how worker processes start: `fork`, or `spawn` as fresh interpreters, which is slower; `auto`: "

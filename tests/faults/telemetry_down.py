@@ -89,12 +89,16 @@ def measure(how: How, jobs: int) -> Cost:
             outage.close()
             collector = stack.enter_context(Receiver(collector.port))
             back = collector
-            wait_until(lambda: back.value("worker.telemetry.dropped", signal="traces"), 20)
+            wait_until(lambda: len(back.spans("process sync")) + dropped(back) >= ended(grove), 20)
         tree.process.send_signal(signal.SIGTERM)
         tree.process.wait(40)
-        cost.dropped = int(collector.value("worker.telemetry.dropped", signal="traces"))
+        cost.dropped = dropped(collector)
         cost.arrived = len(collector.spans("process sync"))
         return cost
+
+
+def dropped(collector: Receiver) -> int:
+    return int(collector.value("worker.telemetry.dropped", signal="traces"))
 
 
 def worker(grove: Grove, tree: Tree) -> int:
@@ -104,15 +108,21 @@ def worker(grove: Grove, tree: Tree) -> int:
 
 
 def finish(grove: Grove, count: int) -> None:
-    """Enqueues jobs and waits until the last has ended."""
+    """Enqueues jobs, as many at a time as the queue takes, and waits until the last has ended."""
     before = ended(grove)
     producer = open_producer(Settings(broker_url=f"spool:{grove.root}", durability="process"))
     try:
         with Soak.sync.connected(producer):
-            Soak.sync.enqueue_many([Task()] * count)
+            for done in range(0, count, 1000):
+                wanted = before + min(done + 1000, count)
+                Soak.sync.enqueue_many([Task()] * (wanted - before - done))
+                _wait_ended(grove, wanted)
     finally:
         producer.close()
-    assert wait_until(lambda: ended(grove) == before + count, 120, 0.05), f"{ended(grove) - before} of {count} ended"
+
+
+def _wait_ended(grove: Grove, wanted: int) -> None:
+    assert wait_until(lambda: ended(grove) == wanted, 120, 0.05), f"{ended(grove)} of {wanted} ended"
 
 
 def ended(grove: Grove) -> int:

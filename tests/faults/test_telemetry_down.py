@@ -8,6 +8,6 @@ from tests.faults.telemetry_down import compare
 
 
 @pytest.mark.timeout(180)
-def test_without_a_collector_a_job_costs_the_same_and_drops_are_counted() -> None:
+def test_without_a_collector_a_job_costs_the_same_and_no_span_is_uncounted() -> None:
     report = compare(400)
     assert report.violations == [], report.text()
