@@ -86,23 +86,23 @@ def gone_directory() -> None:
 kept: list[Any] = []
 
 
-def leak() -> None:
+def open_all(into: list[Any]) -> None:
     try:
         while True:
-            kept.append(socket.socket())
+            into.append(socket.socket())
     except OSError:
         pass
+
+
+def leak() -> None:
+    open_all(kept)
 
 
 def garbage() -> None:
     """Open until the next collection."""
     ring: list[Any] = []
     ring.append(ring)
-    try:
-        while True:
-            ring.append(socket.socket())
-    except OSError:
-        pass
+    open_all(ring)
 
 
 def close_and_reuse() -> None:
