@@ -29,7 +29,6 @@ class Features:
 
     Attributes:
         system: telemetry's `messaging.system`.
-        run_records: `start` leaves a record that `rescue` can read, so unstarted claims of the dead are told apart.
         lease_seconds: claims expire unless extended within so many seconds; None = they live with their owner.
         quick: settling is a few local system calls, fit for an event loop.
         shared: workers on several machines can use it.
@@ -37,7 +36,6 @@ class Features:
     """
 
     system: str
-    run_records: bool = True
     lease_seconds: float | None = None
     quick: bool = False
     shared: bool = False
@@ -63,8 +61,9 @@ class Rescued:
     Attributes:
         lease: settle it like any other.
         owner: incarnation of the dead process.
-        run: None = the job had not started: release it.
-        reported: the outcome that telemetry already has; finish it, charge nothing.
+        run: what the engine itself knows of its attempt, which only a worker of the version before tells it; a ledger
+            goes first (`framework.ledger`).
+        reported: likewise, the outcome that telemetry already has.
     """
 
     lease: Lease
@@ -128,12 +127,6 @@ class Broker(Protocol):
         Delivery grows by one. A job past its ttl is not returned but becomes a dead letter, reason `expired`.
         """
 
-    def start(self, lease: Lease, run: RunRecord) -> None:
-        """An attempt is being spent from here on. Replaces what the row held."""
-
-    def reported(self, lease: Lease, outcome: Outcome) -> None:
-        """Telemetry has the outcome; a rescuer only finishes it. A failure joins the history now, and only once."""
-
     def extend(self, leases: Sequence[Lease]) -> None:
         """Renews expiring leases (features.lease_seconds); LeaseLost where one is lost."""
 
@@ -160,6 +153,13 @@ class Broker(Protocol):
     def rescue(self) -> Sequence[Rescued]:
         """Claims of the dead, now this process's to settle. May be called often: cheap when nobody died."""
 
+    def unaccounted(self, lease: Lease) -> int:
+        """Count a rescued lease whose handler had not started, as far as any record of this machine tells.
+
+        Returns how many such deliveries the job has had, less those that ended in good order since; 0: not known. A
+        delivery is counted once, however many rescuers die over it.
+        """
+
     def maintain(self, *, seconds: float = math.inf) -> bool:
         """Promote due jobs, expire, clean up, for about `seconds`; False: there is more to do, call again.
 
@@ -182,7 +182,7 @@ class Broker(Protocol):
         """Ends a `claim` that waits in another thread, or the next one. Thread-safe, and safe in a signal handler."""
 
     def close(self) -> None:
-        """Gives back what is held and not started, and lets go; what has started stays for a rescuer. Idempotent."""
+        """Lets go. What is claimed and neither settled nor released by then stays for a rescuer. Idempotent."""
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from framework.broker import Features, JobView, QueueStats, Rescued, State
 from framework.errors import EngineError, EnqueueFailed, SettingsError
-from framework.job import Failure, Job, JobId, Lease, RunRecord
+from framework.job import Failure, Job, JobId, Lease
 from framework.outcome import Kind, Outcome
 from framework.queues import QueueOptions
 from framework.spool import flocks
@@ -96,7 +96,7 @@ class SpoolBroker:
         self.root = spool.root
         self._reopening = threading.Lock()
         flocks.in_child(self)
-        self.features = Features(system="spool", run_records=True, quick=True, durable="process")
+        self.features = Features(system="spool", quick=True, durable="process")
 
     def after_fork(self) -> None:
         """The lock may have been held by another thread."""
@@ -140,14 +140,6 @@ class SpoolBroker:
         """Waits on the queue's doorbell, and looks now and then."""
         return self._spool.claim(queue, limit=limit, wait=wait)
 
-    def start(self, lease: Lease, run: RunRecord) -> None:
-        """Into the process's lock file."""
-        self._spool.start(lease, run)
-
-    def reported(self, lease: Lease, outcome: Outcome) -> None:
-        """Beside the run record; a failure goes into the job's history."""
-        self._spool.reported(lease, outcome.kind.value, outcome.delay, outcome.failure)
-
     def extend(self, leases: Sequence[Lease]) -> None:
         """Nothing expires here."""
         self._spool.extend(leases)
@@ -175,6 +167,10 @@ class SpoolBroker:
     def rescue(self) -> Sequence[Rescued]:
         """While they are settled this process holds the dead one's lock."""
         return [_rescued(orphan) for orphan in self._spool.rescue()]
+
+    def unaccounted(self, lease: Lease) -> int:
+        """In a page of the job's file."""
+        return self._spool.unaccounted(lease)
 
     def maintain(self, *, seconds: float = math.inf) -> bool:
         """Serve every queue that was opened."""
@@ -233,7 +229,7 @@ class SpoolBroker:
         self._spool.wake()
 
     def close(self) -> None:
-        """Releases, removes the own directory when it is empty, and lets go."""
+        """Removes the own directory when it is empty, and lets go."""
         self._spool.close()
 
     def browse(self, queue: str, state: State) -> Iterator[JobView]:
@@ -300,6 +296,6 @@ def _rescued(orphan: Orphan) -> Rescued:
 
 
 def _failure_of(lease: Lease) -> Failure | None:
-    """What `reported` stored for this delivery."""
+    """What the version before this stored for this delivery."""
     last = lease.job.history[-1] if lease.job.history else None
     return last if last is not None and last.delivery == lease.delivery else None

@@ -9,8 +9,9 @@ so a rescuer on the same machine knows the fate of each job exactly and at once,
 """
 
 from framework.ledger.calls import Calls
-from framework.ledger.dead import DeadLedgers
+from framework.ledger.dead import DeadLedger, DeadLedgers
+from framework.ledger.files import LEDGERS
 from framework.ledger.format import Entry, Newer
 from framework.ledger.mine import Ledger
 
-__all__ = ["Calls", "DeadLedgers", "Entry", "Ledger", "Newer"]
+__all__ = ["LEDGERS", "Calls", "DeadLedger", "DeadLedgers", "Entry", "Ledger", "Newer"]

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from framework.ledger.calls import Calls
 
 SUFFIX = ".ledger"
-DIRECTORY = "ledgers"  # in the tree's local directory
+LEDGERS = "ledgers"  # in the tree's local directory
 _OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _forked: weakref.WeakSet[Forkable] = weakref.WeakSet()
 

@@ -18,6 +18,7 @@ from framework.errors import EngineError, WorkerError
 from framework.events import Bus, HookFailed, ServiceMistake, SupervisorNote, WorkerReady
 from framework.exceptions import describe
 from framework.executor import Executor
+from framework.ledger import DeadLedgers, Ledger
 from framework.maintenance import AbandonedLeases, HealthServer, Maintenance, OtherTrees
 from framework.outcome import Outcome
 from framework.process.forks import parent_goes_on
@@ -25,7 +26,7 @@ from framework.process.lock import FileLock
 from framework.producer import Producer
 from framework.runner.construct import construct
 from framework.runner.leaving import WITHIN, exit_after, forget_parent, run_hooks
-from framework.runner.place import Place, own_broker
+from framework.runner.place import Place, own_broker, own_ledger
 from framework.runner.probes import probes, processes, restarts
 from framework.scoreboard import EXPORTER, GONE, Scoreboard
 from framework.signals import poke, reset_in_child
@@ -42,6 +43,7 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
     leave = LeaveSignal(settings.drain_seconds, lambda: board.deadline, lambda: board.stood_still)
     try:
         before = descriptors()
+        life.ledger = ledger = own_ledger(place, birth.incarnation, place.options[name].concurrency)
         life.broker = broker = own_broker(place, birth.incarnation)
         held = {fd: identity for fd, identity in descriptors().items() if fd not in before}
         connecting.install(Producer(broker, options=connecting.resolver(settings), sending=telemetry.sending))
@@ -57,6 +59,7 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
             executor=executor,
             emit=bus.emit,
             leave=leave,
+            ledger=ledger,
             held=held,
         )
         core.on_ready = life.announce
@@ -71,8 +74,7 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
         board.set_state(birth.index, GONE, time.monotonic_ns())
         say_goodbye = partial(_say_goodbye, place, birth, board, telemetry, 0.0)
         run_hooks(_until(board, WITHIN, share=0.5), late=lambda: exit_after(say_goodbye, code))
-        if life.broker is not None:
-            life.broker.close()
+        life.close()
         say_goodbye()
     return code
 
@@ -85,6 +87,7 @@ class _Life:
         self._bus = bus
         self._ready = False
         self.broker: Broker | None = None
+        self.ledger: Ledger | None = None
         self.core: WorkerCore | None = None
 
     def announce(self) -> None:
@@ -92,6 +95,14 @@ class _Life:
         self._ready = True
         self._bus.emit(WorkerReady(self._birth.name, os.getpid()))
         poke(self._birth.waker)
+
+    def close(self) -> None:
+        """Let go of the ledger, then of the engine: whoever gets the leases that are left must find it free."""
+        if self.ledger is not None:
+            with suppress(OSError):  # maintenance removes it
+                self.ledger.close()
+        if self.broker is not None:
+            self.broker.close()
 
     def failed(self, error: BaseException) -> int:
         """Say why the worker ends; return its exit code."""
@@ -132,7 +143,8 @@ def _maintain(place: Place, birth: Birth, board: Scoreboard, telemetry: Telemetr
         bus.emit,
         verdict=lambda incarnation: place.verdict(board, incarnation),
         after_loss=_after_loss(place, board, telemetry, bus),
-        told=telemetry.told,
+        knows=telemetry.knows,
+        ledgers=DeadLedgers(place.ledgers, say=lambda text: bus.emit(SupervisorNote(text, "warning"))),
     )
     maintenance = Maintenance(
         birth.index,

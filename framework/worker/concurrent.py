@@ -118,6 +118,7 @@ class AsyncWorker:
     def _look_around(self) -> None:
         """Put back what jobs have changed in the process, and notice what cannot be put back."""
         core, alone = self._core, not self._runs
+        core.look_after_ledger()
         cause = self._put_back.everything(alone=alone) or (core.check.changed() if alone else "")
         if cause:
             core.ruin(cause)

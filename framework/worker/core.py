@@ -21,6 +21,7 @@ from framework.events import (
 )
 from framework.executor import Attempt, Executor
 from framework.job import Lease, RunRecord
+from framework.ledger import Ledger
 from framework.outcome import Kind, Outcome
 from framework.process.forks import leave_if_forked
 from framework.queues import QueueOptions
@@ -88,6 +89,7 @@ class WorkerCore:
         emit: takes events.
         leave: shared with the signal handlers.
         held: descriptors that the engine has opened.
+        ledger: of this process.
 
     Attributes:
         doubtful: the engine fails, and the state of this process would explain it.
@@ -105,6 +107,7 @@ class WorkerCore:
         executor: Executor,
         emit: Callable[[Event], None],
         leave: LeaveSignal,
+        ledger: Ledger,
         held: Mapping[int, Identity] | None = None,
     ) -> None:
         self.process = process
@@ -112,6 +115,8 @@ class WorkerCore:
         self.board = board
         self.broker = broker
         self.executor = executor
+        executor.record = self._ended
+        self.ledger = ledger
         self.options: QueueOptions = executor.options
         self.emit = emit
         self._stuck = StuckJobs(broker, emit)
@@ -127,7 +132,7 @@ class WorkerCore:
         self._unsettled = UnsettledLeases()
         self._failing: dict[str, tuple[float, float]] = {}  # verb: since when, wait before the next try
         self._retry_at = 0.0
-        self._next_memory_check = 0.0
+        self._next_memory_check = self._next_look = 0.0
         self._pid, self._parent = os.getpid(), os.getppid()
         self.check = SelfCheck(held or {})
         self.doubtful, self.ruined = False, ""
@@ -161,6 +166,18 @@ class WorkerCore:
         """Return whether this process shall leave. Its own handler of SIGTERM may not know: a job may have taken the
         signal. The death of the parent comes as SIGTERM, too."""
         return self.board.told_to_leave(self.index) or os.getppid() != self._parent
+
+    def look_after_ledger(self) -> None:
+        """Write the ledger anew where it was deleted; looked at once a second."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + 1.0
+        try:
+            if self.ledger.restore():
+                self.complain("the ledger of its runs was deleted: written anew")
+        except OSError as error:
+            self.complain(f"the ledger of its runs was deleted, and cannot be written anew: {error}")
 
     def complain(self, text: str) -> None:
         """Report a mistake in the service."""
@@ -217,8 +234,8 @@ class WorkerCore:
             row, lease.delivery, lease.attempt, attempt.started_at, who.trace_id, who.span_id, who.sampled
         )
         try:
-            self.broker.start(lease, record)
-        except EngineUnavailable as error:
+            self.ledger.begin(lease, record)
+        except OSError as error:
             self._failed("start", error)
             self.give_back([lease])
             return False
@@ -231,30 +248,22 @@ class WorkerCore:
         self.rows[row].start(lease.job.id, lease.delivery, now, soft, hard)
         return True
 
-    def finish(self, attempt: Attempt, row: int) -> None:
-        """Telemetry has the outcome: settle, free the row.
-
-        Between the two a kill could make a rescuer say something else of the same attempt. So the engine is told first,
-        but where telemetry itself remembers: there an outcome without a failure costs no further write.
-        """
+    def _ended(self, attempt: Attempt) -> None:
+        """The outcome first: from here on a rescuer finishes the job, and sends what telemetry does not have yet."""
         assert attempt.outcome is not None
+        self.ledger.end(attempt.lease, attempt.outcome)
+
+    def finish(self, attempt: Attempt, row: int) -> None:
+        """Telemetry has the outcome: settle, free the row."""
+        assert attempt.outcome is not None
+        self.ledger.told(attempt.lease)
         self.rows[row].ended()
         self.tick()  # a job may take long: the time without a turn begins here
-        if attempt.outcome.failure is not None or not self.executor.outlives:
-            self._report(attempt.lease, attempt.outcome)
         self.settle(attempt.lease, attempt.outcome, row)
         self.rows[row].clear()
         self.used -= 1
         self.jobs += 1
         self.check_limits()
-
-    def _report(self, lease: Lease, outcome: Outcome) -> None:
-        try:
-            self.broker.reported(lease, outcome)
-        except EngineUnavailable as error:
-            self._failed("reported", error)
-        else:
-            self._recovered("reported")
 
     def settle(self, lease: Lease, outcome: Outcome, row: int | None = None) -> None:
         """Once, or again later: what cannot be settled now is kept, and tried until the process ends.
@@ -274,6 +283,7 @@ class WorkerCore:
         except EngineUnavailable as error:
             self._keep(item, verb, error)
             return
+        self.ledger.free(item.lease)
         if self._failing or self._failures:
             self._recovered(verb)
         if item.failures:
@@ -297,6 +307,7 @@ class WorkerCore:
             self._unsettled.add(item)
             self.ruin(cause)
         else:
+            self.ledger.free(item.lease)
             self.emit(LeasesLost(item.lease.queue, lost.job_ids))
 
     def give_back(self, leases: Sequence[Lease]) -> None:
@@ -317,14 +328,11 @@ class WorkerCore:
 
     def leave_behind(self) -> bool:
         """At the end of a drain: whether only these leases fail, while the engine works for others. Then they stay
-        claimed, with their outcomes beside their run records: the next rescue finishes them."""
+        claimed, with their outcomes in the ledger: the next rescue finishes them."""
         items = self._unsettled.items()
         since = min((item.since for item in items), default=0.0)
         if not items or self.board.engine_worked_at() <= (since + LONE) * 1e9:
             return False
-        for item in items:
-            if item.row is not None:
-                self._report(item.lease, item.outcome)
         ids = ", ".join(repr(item.lease.job.id) for item in items[:MOST_NAMED])
         more = f" and {len(items) - MOST_NAMED} more" if len(items) > MOST_NAMED else ""
         self.complain(f"jobs that cannot be settled stay claimed, for the next rescue: {ids}{more}")
