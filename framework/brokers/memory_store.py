@@ -133,6 +133,7 @@ class MemoryStore:
         self._ids: dict[tuple[str, str], int] = {}  # home queue and chosen id -> serial
         self._serials = count(1)
         self.expired: Counter[str] = Counter()
+        self._leaders: dict[str, str] = {}  # role -> incarnation
         self._handlers: dict[str, set[str]] = {}  # of dead-letter queues: the services that handle them
 
     def kill(self, incarnation: str) -> None:
@@ -232,6 +233,12 @@ class MemoryStore:
         row.place, row.attempt = next(self._serials), 0
         row.eligible_at = row.ttl_from = now
         self.move(row, "ready", now=now, queue=row.job.queue)
+
+    def lead(self, name: str, incarnation: str) -> bool:
+        """Return whether this owner has the role; it takes over from one that lives no more."""
+        if self._leaders.get(name) not in self.living:
+            self._leaders[name] = incarnation
+        return self._leaders[name] == incarnation
 
     def orphans(self) -> list[Row]:
         rows = [row for row in self._held.values() if row.holder not in self.living]

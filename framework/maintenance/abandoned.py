@@ -8,14 +8,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from framework.backoff import Later, Retried
-from framework.broker import Broker, Rescued, settle
+from framework.broker import Broker, Rescued
 from framework.errors import EngineUnavailable, LeaseLost
 from framework.events import AttemptLost, EngineFailed, EngineRecovered, Event, JobsRescued, LeasesLost
 from framework.job import Reason, RunRecord
 from framework.ledger import DeadLedgers
 from framework.maintenance.accounts import Account, Accounts
 from framework.maintenance.rescue import judge
-from framework.outcome import Outcome
+from framework.outcome import Outcome, Settlement
 from framework.queues import QueueOptions
 from framework.scoreboard import Verdict
 
@@ -152,7 +152,7 @@ class AbandonedLeases:
         item.resolved = item.resolved or self._resolve(account, sent=item.sent)
         outcome, reason = item.resolved
         try:
-            settle(self._broker, lease, outcome)
+            self._broker.settle([Settlement(lease, outcome)])
         except LeaseLost as lost:
             self._emit(LeasesLost(lease.queue, lost.job_ids))
         self._accounts.settled(account)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from framework.errors import EngineUnavailable, EnqueueFailed
+from tests.settling import ack, bury, retry
 
 from .world import about_to_prepare, broker, census, claim, failure, ids, in_batches, job, one
 
@@ -56,8 +57,8 @@ def test_what_is_claimed_is_settled_where_it_is(root: Path) -> None:
     leases = claim(mine)
     _move(root)
     mine.enqueue([job("d")])
-    mine.ack(leases[:1])
-    mine.retry(leases[1], delay=3600, failure=failure(leases[1]))
+    ack(mine, leases[:1])
+    retry(mine, leases[1], delay=3600, failure=failure(leases[1]))
     mine.release(leases[2:])
     mine.close()
     moved = broker(root.with_name("old"))
@@ -107,9 +108,9 @@ def test_a_part_that_was_removed_is_made_anew(root: Path, part: str) -> None:
         in_batches(producer)
     leases = claim(worker) + claim(worker)
     assert len(leases) == 6
-    worker.retry(leases[0], delay=3600, failure=failure(leases[0]))
-    worker.bury(leases[1], failure=failure(leases[1]))
-    worker.ack(leases[2:])
+    retry(worker, leases[0], delay=3600, failure=failure(leases[0]))
+    bury(worker, leases[1], failure=failure(leases[1]))
+    ack(worker, leases[2:])
     with suppress(EngineUnavailable):  # says so, where something still was missing
         keeper.maintain()
     keeper.maintain()
