@@ -95,7 +95,7 @@ class Maintenance:
         self._board.set_state(self._index, LEAVING, time.monotonic_ns())
         if os.getppid() != self._supervisor:
             Leftovers(self._board, self._index, self._drain).outlive(self.turn)
-        self._rescue_at = 0.0
+        self._rescue_at = self._sweep_at = 0.0
         self._observe_at = 0.0  # what the gauges show from now on is what was left
         self.turn()
         # The next supervisor settles what there is no time for.
