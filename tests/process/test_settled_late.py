@@ -85,7 +85,7 @@ def test_a_failure_reaches_the_dead_letter_as_it_was(tree: Tree, way: Way) -> No
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_rescuer_that_is_killed_in_turn_changes_nothing(tree: Tree, way: Way) -> None:
-    """A worker dies under its handler; maintenance decides, writes it down, and dies in the middle of the settlement."""
+    """A worker dies under its handler; maintenance writes down what becomes of the job, and dies settling it."""
     with telemetry(way) as (environ, receiver):
         tree.enqueue(Held.sync, Task(key="k", do="hang"))
         tree.start("--queue", "sync", module="tests.process.held:Held", **environ)
