@@ -13,6 +13,7 @@ from typing import Any
 from framework.brokers.spool import SpoolBroker
 from framework.errors import EnqueueFailed, QueueFull
 from framework.job import Lease
+from framework.outcome import Kind, Outcome, Settlement
 from framework.queues import QueueOptions
 from framework.spool import flocks, ids
 from tests.settling import ack, bury, rest, retry
@@ -254,6 +255,17 @@ def _letters(life: Life) -> None:
         life.promise("home", view.job.id)
 
 
+def _letters_together(life: Life) -> None:
+    """Two dead letters of one call share the sync of their records."""
+    life.enqueue("a")
+    life.enqueue("b")
+    leases = [life.started(), life.started()]
+    outcomes = [Outcome(Kind.DEAD_LETTERED, failure=failure(lease, message="why")) for lease in leases]
+    life.mine.settle([Settlement(lease, outcome) for lease, outcome in zip(leases, outcomes, strict=True)])
+    life.promise("letter", *(lease.job.id for lease in leases))
+    life.enqueue("c")
+
+
 def _recover(life: Life) -> None:
     """A writer dies before its fsync; the duplicate of its id is told yes on the strength of what it left."""
     life.enqueue("a")
@@ -303,6 +315,7 @@ TRACES: dict[str, Callable[[Life], None]] = {
     "one too many": _one_too_many,
     "settle": _settle,
     "letters": _letters,
+    "letters together": _letters_together,
     "recover": _recover,
     "rescue": _rescue,
     "ripen and expire": _ripen_and_expire,

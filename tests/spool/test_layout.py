@@ -54,7 +54,7 @@ def test_it_is_opened_by_its_scheme(root: Path) -> None:
     made.open([JOBS])
     assert made.features.durable == "process"
     assert made.features.system == "spool"
-    assert made.features.lease_seconds is None
+    assert (made.features.local, made.features.settle_delay, made.local_dir) == (True, 0, root)
     made.close()
     with pytest.raises(SettingsError, match="durability"):
         connect("spool:x", incarnation="i", durability="maybe")  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from framework.errors import EngineUnavailable, EnqueueFailed
+from framework.spool import doorbell
 from tests.settling import ack, bury, retry
 
 from .world import about_to_prepare, broker, census, claim, failure, ids, in_batches, job, one
@@ -128,13 +129,13 @@ def test_what_was_removed_under_maintenance_is_said_once(root: Path) -> None:
     keeper, worker = broker(root), broker(root)
     assert claim(worker) == []
     bell = worker._spool.parts("jobs").doorbell
-    bell.wait(worker._spool._waker, 0)
+    doorbell.wait([bell], worker._spool._waker, 0)
     shutil.rmtree(root / "jobs")
     with pytest.raises(EngineUnavailable, match="removed directories of queue 'jobs': they are made anew"):
         keeper.maintain()
     assert keeper.maintain()
     keeper.enqueue([job("a")])
-    assert bell.wait(worker._spool._waker, 0) == (False, True)
+    assert doorbell.wait([bell], worker._spool._waker, 0) == (False, [bell])
     assert ids(claim(worker)) == ["a"]
     keeper.close()
     worker.close()
