@@ -26,14 +26,12 @@ from .world import (
     ids,
     in_child,
     job,
-    run,
 )
 
 
 def take_two(mine: SpoolBroker) -> None:
     mine.enqueue([job("a"), job("b")])
-    leases = claim(mine)
-    mine.start(leases[0], run(leases[0]))
+    claim(mine)
 
 
 # Each says into the pipe that the child has come so far that it has let go of what it should not keep.
@@ -145,7 +143,6 @@ def test_no_descriptor_leaks(root: Path) -> None:
     def round_() -> None:
         mine.enqueue([job("a"), job("x", chosen=True), *(job(f"n{n}") for n in range(20))])
         for lease in claim(mine):
-            mine.start(lease, run(lease))
             ack(mine, [lease])
         mine.maintain()
         mine.rescue()
