@@ -50,6 +50,7 @@ def reopen(stage: Stage) -> None:
 def rescue(stage: Stage) -> None:
     """What maintenance does with the dead."""
     for orphan in stage.broker.rescue():
+        stage.broker.unaccounted(orphan.lease)
         settle_orphan(stage.broker, orphan)
 
 

@@ -131,7 +131,9 @@ def test_a_forked_child_is_another_owner(root: Path) -> None:
         mine.close()
 
     in_child(live)
-    assert mine.rescue() == []
+    (orphan,) = mine.rescue()
+    assert orphan.lease.job.id == "c", "the child's, not the parent's own"
+    mine.release([orphan.lease])
     assert ids(claim(mine)) == ["c"]
     assert mine.stats("jobs").in_flight == 3
     mine.close()
