@@ -157,11 +157,11 @@ class SpoolBroker:
 
     def settle(self, done: Sequence[Settlement]) -> None:
         """One unlink or rename each; dead letters of one call share their syncs."""
-        self._spool.settle(done)
+        self._spool.settlements(done)
 
     def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
         """A rename back."""
-        self._spool.release(leases, delay=delay)
+        self._spool.settlements.release(leases, delay)
 
     def rescue(self) -> Sequence[Rescued]:
         """While they are settled this process holds the dead one's lock."""
