@@ -1,4 +1,4 @@
-"""SIGKILL around every change that an operation makes to the disk; then the next supervisor comes, and looks what is there."""
+"""SIGKILL around every change that an operation makes to the disk; then the next supervisor looks what is there."""
 
 from __future__ import annotations
 
