@@ -59,7 +59,6 @@ def _argv(place: Place, board: Scoreboard, code: int, birth: Birth) -> list[str]
         "system": place.system,
         "instance": (instance.number, instance.descriptor, str(instance.board_path)),
         "board": str(board.path),
-        "leader": str(place.leader_path),
         "stacks": place.stacks,
         "lost": [place.lost.descriptor] if place.lost is not None else [],
         "rings": rings and (rings.run, rings.number, rings.mark, rings.slots),

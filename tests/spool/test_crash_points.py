@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.settling import ack
+
 from .cases import CASES
 from .seam import NAMES, WRITES, Seam, kill_at, pass_on
 from .stage import Case
@@ -81,7 +83,7 @@ def _kill_once(case: Case, root: Path, number: int | None, *, torn: bool = False
         for queue in (q.name for q in case.queues):
             for lease in claim(fresh, queue):
                 assert lease.job.payload == body(lease.job.id)
-                fresh.ack([lease])
+                ack(fresh, [lease])
         assert not files(root, "*/tmp/*")
     finally:
         fresh.close()
