@@ -155,6 +155,8 @@ class Spool:
             unavailable=self.unavailable,
         )
         self.survives_power_cut = self._power and found.survives_power_cut
+        if self._clock.damaged:
+            self.notes.append(f"spool {self.root}: {self._clock.damaged}")
         if found.doubt and self._power:
             self.notes.append(f"spool {self.root}: {found.doubt}")
 
