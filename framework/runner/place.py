@@ -13,6 +13,7 @@ from framework.broker import Broker, open_broker, shown
 from framework.errors import EngineError, UsageError
 from framework.ledger import LEDGERS, Ledger
 from framework.queues import QueueOptions
+from framework.runner.lost import LostAttempts
 from framework.scoreboard import Scoreboard, Verdict
 from framework.settings import Settings
 from framework.supervisor import Instance, Reserve
@@ -34,6 +35,7 @@ class Place:
         target: MODULE or MODULE:NAME, as it was given on the command line.
         here: the working directory at that moment.
         rings: telemetry's; None: it does not outlive a process.
+        lost: takes lost attempts to the hooks process; None: the service has no `on_failure`.
         stacks: descriptor of the file that takes the stacks of all processes.
         waited_for: lives of whose end the supervisor had time to write.
     """
@@ -48,6 +50,7 @@ class Place:
     here: str
     reserve: Reserve | None = None
     rings: Any = None
+    lost: LostAttempts | None = None
     stacks: int = -1
     waited_for: set[str] = field(default_factory=set)
 
@@ -134,14 +137,14 @@ def broker_for(settings: Settings, options: dict[str, QueueOptions], incarnation
 def unopened(settings: Settings, incarnation: str) -> Broker:
     """An engine that workers can share, not opened yet. Raises UsageError."""
     broker = open_broker(
-        settings.broker_url,
+        settings.engine_url,
         incarnation=incarnation,
         durability=settings.durability,
         network_file_system=settings.network_file_system,
     )
     if broker.features.durable == "nothing":
         raise UsageError(
-            f"WORKER_BROKER_URL={shown(settings.broker_url)}: that engine lives in one process and cannot "
+            f"WORKER_ENGINE_URL={shown(settings.engine_url)}: that engine lives in one process and cannot "
             "serve workers: use spool:DIR"
         )
     return broker

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from framework.errors import EngineError, EngineUnavailable, EnqueueFailed
 from framework.job import Job, JobId, Lease
-from framework.outcome import Settlement
 from framework.queues import QueueOptions
 from framework.spool import clock, filesystem, flocks, handlers, layout, life, unstarted
 from framework.spool.browse import Browse
@@ -41,6 +40,7 @@ class Spool:
     Attributes:
         counts: what happened: `lost`, `missed`, `bad`, `stranded`, `recovered`, `unsynced`, ...
         notes: what the file system cannot keep, one line each; after `open`.
+        settlements: settles leases; after `open`.
         survives_power_cut: an acknowledged job does; after `open`.
     """
 
@@ -147,13 +147,15 @@ class Spool:
             counts=self.counts,
             expired=self.expired,
         )
-        self._settlements = Settlements(
+        self.settlements = Settlements(
             self._settle,
             look_again=lambda name: self.parts(name).claim.look_again(),
             finish=lambda owner: self.parts(owner.queue.name).rescue.finish(owner),
             unavailable=self.unavailable,
         )
         self.survives_power_cut = self._power and found.survives_power_cut
+        if self._clock.damaged:
+            self.notes.append(f"spool {self.root}: {self._clock.damaged}")
         if found.doubt and self._power:
             self.notes.append(f"spool {self.root}: {found.doubt}")
 
@@ -222,16 +224,6 @@ class Spool:
     def claim(self, queues: Sequence[str], *, limit: int, wait: float) -> list[Lease]:
         """Up to `limit` leases; waits for the first. Raises EngineUnavailable."""
         return self._claims([self.parts(queue) for queue in queues], limit, wait)
-
-    # --- settling ---------------------------------------------------------------------------------------------
-
-    def settle(self, done: Sequence[Settlement]) -> None:
-        """Raises LeaseLost, EngineUnavailable; so does `release`."""
-        self._settlements(done)
-
-    def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
-        """No attempt spent. Thread-safe."""
-        self._settlements.release(leases, delay)
 
     @staticmethod
     def _held(lease: Lease) -> Held:

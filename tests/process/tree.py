@@ -19,7 +19,7 @@ from framework.broker import QueueStats, open_broker
 from framework.connecting import open_producer
 from framework.queues import Queue
 from framework.runner import resolve
-from framework.scoreboard import Scoreboard, SlotState, process_start
+from framework.scoreboard import HOOKS, Scoreboard, SlotState, process_start
 from framework.settings import Settings
 from tests.process.torture import Torture
 
@@ -38,7 +38,7 @@ class Tree:
             "PATH": os.environ["PATH"],
             "PYTHONPATH": os.environ.get("PYTHONPATH", ""),  # a copy of the tree is tested, not what is installed
             "LEDGER": str(self.ledger_path),
-            "WORKER_BROKER_URL": f"spool:{self.root}",
+            "WORKER_ENGINE_URL": f"spool:{self.root}",
             "WORKER_DURABILITY": "process",
             "WORKER_LOG_LEVEL": "debug",
             "OTEL_SDK_DISABLED": "true",
@@ -47,7 +47,7 @@ class Tree:
         self.pids: set[tuple[int, int]] = set()
         self._changed = threading.Condition()
         self._events: list[dict[str, Any]] = []
-        self._settings = Settings(broker_url=f"spool:{self.root}", durability="process")
+        self._settings = Settings(engine_url=f"spool:{self.root}", durability="process")
         self._producer = open_producer(self._settings)
 
     # --- the tree ---------------------------------------------------------------------------------------------------
@@ -81,7 +81,10 @@ class Tree:
         return done.stdout
 
     def wait_ready(self) -> None:
-        self.wait(lambda: self.boards() and all(slot.state == 2 for slot in self.slots()), "all slots ready")
+        self.wait(
+            lambda: self.boards() and all(slot.state == 2 for slot in self.slots() if slot.name != HOOKS),
+            "all slots ready",
+        )
 
     def _read(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
@@ -219,8 +222,8 @@ def kill(slot: SlotState) -> bool:
 
 def unfinished(app: type[WorkerApp], root: Path) -> int:
     """Jobs of all queues of an app that wait or run."""
-    settings = Settings(broker_url=f"spool:{root}", durability="process")
-    broker = open_broker(settings.broker_url, incarnation=f"look-{time.monotonic_ns()}")
+    settings = Settings(engine_url=f"spool:{root}", durability="process")
+    broker = open_broker(settings.engine_url, incarnation=f"look-{time.monotonic_ns()}")
     broker.open(list(resolve(app, settings).values()))
     try:
         found = [broker.stats(queue.name) for queue in app.worker_queues.values()]

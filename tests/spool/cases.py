@@ -6,10 +6,12 @@ import errno
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 from framework.broker import Inspector
 from framework.brokers.spool import SpoolBroker
 from framework.errors import EnqueueFailed, EnqueueUncertain, LeaseLost
+from framework.spool.disk import Disk
 from tests.settling import ack, bury, rest, retry
 
 from .kept_cases import KEPT_CASES
@@ -71,21 +73,14 @@ def _expired(stage: Stage) -> None:
 
 def _in_vain(stage: Stage) -> None:
     """The disk takes the file, and its fsync fails: all calls after that are those of the removal."""
-    disk = stage.broker._spool._disk
-    assert disk is not None
-
-    def fail(_: int) -> None:
-        raise OSError(errno.EIO, "injected")
-
-    disk.sync = fail  # type: ignore[method-assign]
-    try:
-        stage.broker.enqueue([job("n", chosen=True)])
-    except EnqueueUncertain:
-        raise
-    except EnqueueFailed:
-        return
-    finally:
-        del disk.sync  # type: ignore[method-assign]
+    # Of the class: a spool that is opened anew on the way has another disk.
+    with patch.object(Disk, "sync", side_effect=OSError(errno.EIO, "injected")):
+        try:
+            stage.broker.enqueue([job("n", chosen=True)])
+        except EnqueueUncertain:
+            raise
+        except EnqueueFailed:
+            return
 
 
 def _in_vain_on_btrfs(stage: Stage) -> None:

@@ -142,10 +142,13 @@ def _batch(stage: Stage) -> None:
 
 def _batch_in_vain(stage: Stage) -> None:
     """Its sync fails: all calls after that are those of the removal."""
-    mine, armed = in_batches(stage.broker), stage.calls.hook
+    mine, armed, failed = in_batches(stage.broker), stage.calls.hook, False
 
     def fail(name: str, args: Any, kwargs: Any, real: Any) -> Any:
-        if name == "syncfs":
+        nonlocal failed
+        # A spool that is opened anew on the way stores one by one.
+        if not failed and name in ("syncfs", "fdatasync", "fsync"):
+            failed = True
             raise OSError(errno.EIO, "injected")
         return (armed or pass_on)(name, args, kwargs, real)
 
