@@ -44,7 +44,8 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
         before = descriptors()
         life.broker = broker = own_broker(place, birth.incarnation)
         held = {fd: identity for fd, identity in descriptors().items() if fd not in before}
-        connecting.install(Producer(broker, options=connecting.resolver(settings), sending=telemetry.sending))
+        life.producer = Producer(broker, options=connecting.resolver(settings), sending=telemetry.sending)
+        connecting.install(life.producer)
         # From here on the service's code starts threads and processes, which inherit the mask. What a signal ends
         # before the worker has handlers has no job.
         unblock()
@@ -71,8 +72,7 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
         board.set_state(birth.index, GONE, time.monotonic_ns())
         say_goodbye = partial(_say_goodbye, place, birth, board, telemetry, 0.0)
         run_hooks(_until(board, WITHIN, share=0.5), late=lambda: exit_after(say_goodbye, code))
-        if life.broker is not None:
-            life.broker.close()
+        life.close()
         say_goodbye()
     return code
 
@@ -85,7 +85,15 @@ class _Life:
         self._bus = bus
         self._ready = False
         self.broker: Broker | None = None
+        self.producer: Producer | None = None
         self.core: WorkerCore | None = None
+
+    def close(self) -> None:
+        """Store what threads of the service still enqueue, and let go of the engine."""
+        if self.producer is not None:
+            self.producer.close()
+        elif self.broker is not None:
+            self.broker.close()
 
     def announce(self) -> None:
         """The worker takes jobs."""
