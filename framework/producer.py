@@ -174,7 +174,7 @@ class Producer:
             return self._line.put(job) if self._groups(job) else self._store([job])[0]
 
     def _groups(self, job: Job) -> bool:
-        return not (job.chosen_id and self._broker.features.quick)
+        return not (job.chosen_id and self._broker.features.local)
 
     def _join(self, job: Job, headers: dict[str, str]) -> LoopTicket:
         """Put a coroutine's job in line. Its span is current in a context of its own, as it outlives a coroutine that

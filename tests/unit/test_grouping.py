@@ -33,7 +33,7 @@ class Engine(MemoryBroker):
 
     def __init__(self, *, local: bool = True) -> None:
         super().__init__(MemoryStore(), incarnation="p")
-        self.features = replace(self.features, quick=local)
+        self.features = replace(self.features, local=local)
         self.calls: list[list[str]] = []
         self.contexts: list[str] = []
         self.threads: set[int] = set()
