@@ -172,24 +172,27 @@ class Line:
         with state.lock:
             if state.flusher is not None:
                 return
-            state.flusher = flusher = threading.Thread(
-                target=self._flush, args=(state, IDLE), name="enqueue-flusher", daemon=True
-            )
+            flusher = threading.Thread(target=self._flush, args=(state, IDLE), name="enqueue-flusher", daemon=True)
+            state.flusher = flusher
         try:
             flusher.start()
         except RuntimeError:  # the process has as many as it may, or ends
             self._flush(state, 0.0)
+        except BaseException:  # Ctrl-C, and who knows whether it runs: the next call starts another
+            state.retire(flusher)
+            raise
 
     def _flush(self, state: State, patience: float) -> None:
         """Lead for coroutines until nothing has come for a while, or the line is closed."""
-        thread = threading.get_ident()
+        thread, flusher = threading.get_ident(), state.flusher
         interrupts = thread in state.inside
         state.inside.add(thread)
         try:
             while True:
                 called = state.bell.wait(patience)
-                self._serve(state)
-                if (state.closed or not called) and state.retire():
+                with state.serving:
+                    self._serve(state)
+                if (state.closed or not called) and state.is_idle(flusher):
                     return
         finally:
             if not interrupts:

@@ -20,7 +20,7 @@ class State:
         came: jobs of the last call. took: seconds that it took.
         inside: threads that stand in line: what interrupts one of them must not wait for it.
         flusher: leads for coroutines; None: not needed so far.
-        bell: wakes the flusher.
+        bell: wakes the flusher. serving: held while it leads.
         again: tickets of coroutines whose jobs get calls of their own.
     """
 
@@ -32,6 +32,7 @@ class State:
         self.inside: set[int] = set()
         self.flusher: threading.Thread | None = None
         self.bell = Bell()
+        self.serving = threading.Lock()
         self.again: list[LoopTicket] = []
         self.closed = False
 
@@ -80,10 +81,19 @@ class State:
                 self.leader = self.line[0] if self.line else None
             return self.leader
 
-    def retire(self) -> bool:
-        """Let the flusher end, unless there is something for it to do; return whether it ends."""
+    def is_idle(self, flusher: threading.Thread | None) -> bool:
+        """Return whether there is nothing to do for a flusher; then it is the flusher no more."""
         with self.lock:
             if self.again or isinstance(self.leader, LoopTicket):
                 return False
-            self.flusher = None
+            self._forget(flusher)
             return True
+
+    def retire(self, flusher: threading.Thread) -> None:
+        """Let another flusher be started, though this one may run: they take turns then."""
+        with self.lock:
+            self._forget(flusher)
+
+    def _forget(self, flusher: threading.Thread | None) -> None:
+        if self.flusher is flusher:
+            self.flusher = None

@@ -132,7 +132,7 @@ class Crowd:
 
     def stored(self) -> list[str]:
         """The names of what is ready, sorted; claims it."""
-        return sorted(lease.job.payload.decode().strip('"') for lease in self.mine.claim("jobs", limit=100, wait=0))
+        return sorted(lease.job.payload.decode().strip('"') for lease in self.mine.claim(["jobs"], limit=100, wait=0))
 
     def close(self) -> None:
         """Let go of everything."""

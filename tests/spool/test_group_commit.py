@@ -111,7 +111,7 @@ def test_behind_an_uncertain_one_all_are_uncertain_and_those_before_it_are_store
     assert all(isinstance(error, EnqueueUncertain) for error in uncertain.values())
     assert len({error.job_id for error in uncertain.values() if isinstance(error, EnqueueUncertain)}) == 4
     after = heal(crowd.mine.root)
-    found = [lease.job.payload.decode().strip('"') for lease in after.claim("jobs", limit=100, wait=0)]
+    found = [lease.job.payload.decode().strip('"') for lease in after.claim(["jobs"], limit=100, wait=0)]
     assert all(found.count(name) == 1 for name in crowd.answers if name not in uncertain)
     after.close()
 
@@ -208,7 +208,7 @@ def test_jobs_of_two_queues_share_a_call_and_keep_their_order(root: Path) -> Non
     syncs = [name for name in crowd.seam.names if "sync" in name]
     assert len(syncs) < 20
     for queue, rest in (("jobs", 0), ("plain", 1)):
-        found = [lease.job.payload.decode().strip('"') for lease in crowd.mine.claim(queue, limit=100, wait=0)]
+        found = [lease.job.payload.decode().strip('"') for lease in crowd.mine.claim([queue], limit=100, wait=0)]
         assert found == ["warm", *(f"{n:03}" for n in range(60) if n % 2 == rest)]
     crowd.close()
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, field_validator
 
-from framework import Duplicate, EnqueueFailed, EnqueueUncertain, PayloadTooLarge, Queue, grouping, randomness
+from framework import Duplicate, EnqueueFailed, EnqueueUncertain, PayloadTooLarge, Queue, grouping
 from framework.broker import open_broker
 from framework.brokers.memory import MemoryBroker, MemoryStore
 from framework.grouping import state
@@ -364,50 +364,6 @@ async def test_a_closed_producer_starts_no_flusher(world: World) -> None:
     assert world.spans.open == set()
 
 
-def test_random_bytes_are_never_shared_with_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Verified: without the hook all of the child's are the parent's."""
-
-    def child() -> list[str]:
-        read, write = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                os.write(write, " ".join(randomness.random_bytes().hex() for _ in range(300)).encode())
-            finally:
-                os._exit(0)
-        os.close(write)
-        said = b""
-        while piece := os.read(read, 1 << 16):
-            said += piece
-        os.close(read)
-        os.waitpid(pid, 0)
-        return said.decode().split()
-
-    randomness.random_bytes()
-    found = child() + child()
-    real, pids = os.urandom, []
-    read, write = os.pipe()
-
-    def fork_meanwhile(size: int) -> bytes:  # as a signal handler may, at any point: both go on with this block
-        block = real(size)
-        if not pids:
-            pids.append(os.fork())
-        return block
-
-    randomness._in_child()
-    monkeypatch.setattr(os, "urandom", fork_meanwhile)
-    mine = [randomness.random_bytes().hex() for _ in range(300)]
-    if pids == [0]:
-        os.write(write, " ".join(mine).encode())
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as said:
-        found += mine + said.read().split()
-    os.waitpid(pids[0], 0)
-    assert len(found) == len(set(found)) == 1200
-    assert {len(one) for one in found} == {64}
-
-
 def play(code: str, **environ: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -513,3 +469,39 @@ def test_what_stands_in_line_when_the_process_ends_is_stored_first(tmp_path: Pat
     broker.open([Queue[str]("jobs").options])
     assert broker.stats("jobs").ready == 51
     broker.close()
+
+
+RANDOM = """
+import os, sys
+from framework import randomness
+
+def say():
+    os.write(1, "".join(f"{randomness.random_bytes().hex()}\\n" for _ in range(300)).encode())
+
+randomness.random_bytes()
+if os.fork() == 0:  # with a pool that is filled
+    say()
+    os._exit(0)
+os.wait()
+real, forked = os.urandom, []
+
+def fork_meanwhile(size):  # as a signal handler may, at any point: both go on with this block
+    block = real(size)
+    if not forked:
+        forked.append(os.fork())
+        if forked[0]:
+            os.wait()
+    return block
+
+say()
+os.urandom = fork_meanwhile
+randomness._pool.clear()
+say()
+"""
+
+
+def test_random_bytes_are_never_shared_with_a_child() -> None:
+    """Verified: without the hook all of the child's are the parent's."""
+    found = play(RANDOM).split()
+    assert len(found) == len(set(found)) == 1200
+    assert {len(one) for one in found} == {64}
