@@ -167,13 +167,24 @@ class Sender(Protocol):
     def enqueue(
         self,
         queue: Queue[Any],
-        payloads: Sequence[Any],
+        payload: Any,
         *,
         delay: float,
         run_at: datetime | None,
         job_id: str | None,
         on_conflict: str,
-    ) -> list[JobId]: ...
+    ) -> JobId: ...
+
+    async def aenqueue(
+        self,
+        queue: Queue[Any],
+        payload: Any,
+        *,
+        delay: float,
+        run_at: datetime | None,
+        job_id: str | None,
+        on_conflict: str,
+    ) -> JobId: ...
 
     def enqueue_batch(self, queue: Queue[Any], payloads: Iterable[Any], *, delay: float) -> list[JobId]: ...
 
@@ -306,9 +317,9 @@ class Queue(Generic[P]):
             InvalidPayload, PayloadTooLarge, QueueFull, EnqueueFailed, Duplicate: not queued.
             EnqueueUncertain: the job may or may not be queued.
         """
-        wait = seconds(delay)
-        ids = self.sender().enqueue(self, (payload,), delay=wait, run_at=run_at, job_id=job_id, on_conflict=on_conflict)
-        return ids[0]
+        return self.sender().enqueue(
+            self, payload, delay=seconds(delay), run_at=run_at, job_id=job_id, on_conflict=on_conflict
+        )
 
     async def aenqueue(
         self,
@@ -320,12 +331,13 @@ class Queue(Generic[P]):
         job_id: str | None = None,
         on_conflict: OnConflict = "keep",
     ) -> JobId:
-        """`enqueue` without blocking the event loop."""
-        sender, wait = self.sender(), seconds(delay)
-        ids = await sender.run_async(
-            lambda: sender.enqueue(self, (payload,), delay=wait, run_at=run_at, job_id=job_id, on_conflict=on_conflict)
+        """`enqueue` without blocking the event loop. Coroutines that enqueue at the same time share the engine's calls.
+
+        Where it is cancelled, the job may be stored all the same.
+        """
+        return await self.sender().aenqueue(
+            self, payload, delay=seconds(delay), run_at=run_at, job_id=job_id, on_conflict=on_conflict
         )
-        return ids[0]
 
     def enqueue_many(self, payloads: Iterable[P], /, *, delay: Seconds = 0) -> list[str]:
         """Stores many jobs, much faster than one by one; not atomic: an error's `enqueued` lists what was queued, also

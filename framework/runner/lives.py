@@ -43,7 +43,8 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
         before = descriptors()
         life.broker = broker = own_broker(place, birth.incarnation)
         held = {fd: identity for fd, identity in descriptors().items() if fd not in before}
-        connecting.install(Producer(broker, options=connecting.resolver(settings), sending=telemetry.sending))
+        life.producer = Producer(broker, options=connecting.resolver(settings), sending=telemetry.sending)
+        connecting.install(life.producer)
         # From here on the service's code starts threads and processes, which inherit the mask. What a signal ends
         # before the worker has handlers has no job.
         unblock()
@@ -69,7 +70,7 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
     except BaseException as error:  # sys.exit() in a lifespan is an end like any other: said, and never with code 0
         code = life.failed(error)
     finally:
-        wind_up(place, birth, board, telemetry, life.broker, code)
+        wind_up(place, birth, board, telemetry, life.producer or life.broker, code)
     return code
 
 
@@ -81,6 +82,7 @@ class _Life:
         self._bus = bus
         self._ready = False
         self.broker: Broker | None = None
+        self.producer: Producer | None = None
         self.core: WorkerCore | None = None
 
     def announce(self) -> None:
@@ -189,14 +191,17 @@ def begin(place: Place, birth: Birth, role: Role) -> tuple[Telemetry, Bus]:
 
 
 def wind_up(
-    place: Place, birth: Birth, board: Scoreboard, telemetry: Telemetry, broker: Broker | None, code: int
+    place: Place, birth: Birth, board: Scoreboard, telemetry: Telemetry, engine: Producer | Broker | None, code: int
 ) -> None:
-    """End a process that has run the service's code: its threads and exit hooks have their time, whatever they do."""
+    """End a process that has run the service's code: its threads and exit hooks have their time, whatever they do.
+
+    A producer stores what they still enqueue, and lets go of the engine.
+    """
     board.set_state(birth.index, GONE, time.monotonic_ns())
     say_goodbye = partial(_say_goodbye, place, birth, board, telemetry, 0.0)
     run_hooks(_until(board, WITHIN, share=0.5), late=lambda: exit_after(say_goodbye, code))
-    if broker is not None:
-        broker.close()
+    if engine is not None:
+        engine.close()
     say_goodbye()
 
 

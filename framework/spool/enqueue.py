@@ -20,7 +20,6 @@ from framework.spool.calls import HAS_SYNCFS
 from framework.spool.clock import Clock
 from framework.spool.disk import TOO_MANY_FILES, Disk
 from framework.spool.draft import Draft, Gone, close, create, place
-from framework.spool.gather import Gather
 from framework.spool.layout import QueueDir
 from framework.spool.limits import Limits
 from framework.spool.recover import recover
@@ -43,21 +42,12 @@ class Enqueue:
         self._create = partial(create, disk, queue, clock)
         self._blanks = Blanks(disk, self._create)
         self._least_batch = batch.LEAST if HAS_SYNCFS or not disk.power else batch.MOST + 1
-        self._gather = Gather(self._put, most=CHUNK)
 
     def put(self, jobs: Sequence[Job], done: list[JobId]) -> None:
         """Stores jobs in order, up to the first that is refused; ids that are safely queued join `done`.
 
         Raises the EnqueueErrors.
         """
-        if len(jobs) == 1 and self._disk.power and not jobs[0].chosen_id:
-            self._check_size(jobs[0], done)
-            self._gather.put(jobs[0])
-            done.append(JobId(jobs[0].id))
-        else:
-            self._put(jobs, done)
-
-    def _put(self, jobs: Sequence[Job], done: list[JobId]) -> None:
         at = 0
         while at < len(jobs):
             self._check_size(jobs[at], done)
