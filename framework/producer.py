@@ -26,7 +26,8 @@ from framework.errors import (
     PayloadTooLarge,
     SettingsError,
 )
-from framework.job import EARLIEST, LATEST, Job, JobId
+from framework.extras import EARLIEST, LATEST, NONE, Extras
+from framework.job import Job, JobId
 from framework.jobscope import running
 from framework.queues import DeadLetter, Queue, QueueOptions
 
@@ -79,6 +80,7 @@ class Producer:
         self._broker = broker
         self._resolve = options
         self._options: dict[str, QueueOptions] = {}
+        self._extras: dict[str, Extras] = {}  # what all jobs of a queue say
         self._sending = sending or NoSending()
         self._clock = clock
         self.closed = False
@@ -103,7 +105,8 @@ class Producer:
         chosen = _checked_id(job_id)
         identity = chosen or _new_id()
         with self._sending.one(queue.name, identity, len(data)) as headers:
-            job = _job(identity, queue.name, data, headers, now, not_before, options, chosen=bool(chosen))
+            extras = self._extras[queue.name]
+            job = _job(identity, queue.name, data, headers, now, not_before, options, extras, chosen=bool(chosen))
             stored = self._store([job])
         if stored[0].duplicate:
             _tell_of_duplicate(queue.name, stored[0], on_conflict)
@@ -125,11 +128,11 @@ class Producer:
                     return stored
                 now = self._clock()
                 not_before = _not_before(now, delay, None)
-                ids = [_new_id() for _ in encoded]
+                ids, extras = [_new_id() for _ in encoded], self._extras[queue.name]
                 with self._sending.many(queue.name, ids) as headers:
                     stored += self._store(
                         [
-                            _job(i, queue.name, data, carried, now, not_before, options, chosen=False)
+                            _job(i, queue.name, data, carried, now, not_before, options, extras, chosen=False)
                             for i, data, carried in zip(ids, encoded, headers, strict=True)
                         ]
                     )
@@ -155,8 +158,16 @@ class Producer:
                 self._broker.open([options])
             except (SettingsError, EngineError) as error:
                 raise EnqueueFailed(f"queue {queue.name!r}: {error}") from error
+            self._extras[queue.name] = self._said_by_all(queue, options)
             self._options[queue.name] = options
         return options
+
+    @staticmethod
+    def _said_by_all(queue: Queue[Any], options: QueueOptions) -> Extras:
+        if queue.payload_type is DeadLetter:
+            return NONE
+        codec = codec_for(queue.payload_type, queue=queue.name, full_errors=options.full_errors)
+        return Extras(fingerprint=codec.fingerprint)
 
     def _encode(self, queue: Queue[Any], payload: Any, options: QueueOptions) -> bytes:
         if queue.payload_type is DeadLetter:
@@ -221,6 +232,7 @@ def _job(
     now: float,
     not_before: float | None,
     options: QueueOptions,
+    extras: Extras,
     *,
     chosen: bool,
 ) -> Job:
@@ -234,6 +246,7 @@ def _job(
         not_before=not_before,
         ttl=options.ttl,
         chosen_id=chosen,
+        extras=extras,
     )
 
 

@@ -5,10 +5,7 @@ with what this one stores.
 from __future__ import annotations
 
 import json
-import os
 import struct
-import subprocess
-import sys
 import time
 import zlib
 from pathlib import Path
@@ -18,11 +15,9 @@ import pytest
 from framework.job import Job
 from framework.spool import frame, names
 
+from .older import DRAIN, play
 from .poison import make_newer
 from .world import broker, claim, dead_owner, failure, files, heal, ids, job, one
-
-PROJECT = Path(__file__).parents[2]
-OLDER = "458fd82"  # the last commit before readers were tolerant
 
 
 def only(root: Path, state: str) -> Path:
@@ -84,12 +79,12 @@ def test_unknown_fields_of_a_name_are_kept_and_mean_nothing(root: Path) -> None:
     mine = broker(root)
     mine.enqueue([job("a", chosen=True)])
     path = only(root, "ready/*/*")
-    path.rename(path.with_name(path.name.replace(",i", ",p3,kuser-1,i")))
+    path.rename(path.with_name(path.name.replace(",i", ",q3,kuser-1,i")))
     lease = one(mine)
     mine.retry(lease, delay=0.01, failure=failure(lease))
     time.sleep(0.02)
     mine.maintain()
-    assert only(root, "ready/*/*").name.endswith(",p3,kuser-1,i")
+    assert only(root, "ready/*/*").name.endswith(",q3,kuser-1,i")
     assert one(mine).attempt == 2
     mine.close()
 
@@ -111,7 +106,7 @@ def test_a_capital_field_of_a_name_needs_a_newer_reader(root: Path) -> None:
     mine.close()
 
 
-@pytest.mark.parametrize("text", [",g1", ",zz_-9", ",a", ",p0,q1,r2,s3"])
+@pytest.mark.parametrize("text", [",g1", ",zz_-9", ",a", ",p0,q1,r2,s3", ",p12", ",pfast"])
 def test_names_with_other_fields(text: str) -> None:
     stem = f"{7:020d}.00000001.1.abcdefabcdef,0.0"
     for entry in (f"{stem}{text}", f"{stem},n5,x6{text},i"):
@@ -153,37 +148,6 @@ def decoded(fields: dict[str, object], whole: bytes) -> Job:
 # --- two versions side by side ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The framework of an older commit, to be put on a path."""
-    place = tmp_path_factory.mktemp("older")
-    archive = subprocess.run(["git", "archive", OLDER, "framework"], cwd=PROJECT, capture_output=True)
-    if archive.returncode:
-        pytest.skip("no history here: a shallow clone, or no clone at all")
-    subprocess.run(["tar", "-x", "-C", place], input=archive.stdout, check=True)
-    return place
-
-
-def play(older: Path, root: Path, act: str) -> str:
-    """What the older version does on a spool; what it prints."""
-    code = f"""
-import framework, os, time
-from framework.brokers.spool import connect
-from framework.job import Failure, Job
-from framework.queues import QueueOptions
-assert framework.__file__.startswith({str(older)!r}), framework.__file__
-mine = connect("spool:{root}", incarnation="older-" + os.urandom(4).hex())
-queues = [QueueOptions("jobs", dead_letter="letters"), QueueOptions("plain")]
-mine.open([*queues, QueueOptions("letters", is_dead_letter=True)])
-{act}
-mine.close()
-"""
-    environ = {**os.environ, "PYTHONPATH": str(older)}
-    done = subprocess.run([sys.executable, "-c", code], env=environ, cwd=older, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 STORE = """
 now = time.time()
 headers = {"content-type": "application/json"}
@@ -191,15 +155,6 @@ mine.enqueue([Job("o%d" % n, os.urandom(16), "jobs", b"{}", headers, now) for n 
 mine.enqueue([Job("od", os.urandom(16), "jobs", b"{}", {}, now, not_before=now + 0.01, chosen_id=True)])
 lease = mine.claim("jobs", limit=1, wait=0)[0]
 mine.retry(lease, delay=0.01, failure=Failure(1, "error", "x", queue="jobs", delivery=lease.delivery))
-"""
-DRAIN = """
-time.sleep(0.05)
-for _ in range(3):
-    mine.maintain()
-    while leases := mine.claim("jobs", limit=100, wait=0):
-        print(*(lease.job.id for lease in leases), sep="\\n")
-        mine.ack(leases)
-print("bad", mine.stats("jobs").bad, "left", mine.stats("jobs").ready + mine.stats("jobs").delayed)
 """
 
 
