@@ -56,7 +56,7 @@ class Extras:
     retry: Mapping[str, float] | None = None
     fingerprint: str | None = None
     version: str | None = None
-    other: Mapping[str, Any] = field(default_factory=dict)
+    other: dict[str, Any] = field(default_factory=dict)
     ignored: tuple[str, ...] = field(default=(), compare=False)
     _text: str = field(default="", init=False, compare=False, repr=False)
 

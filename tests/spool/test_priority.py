@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from framework.broker import QueueStats
-from framework.extras import Extras
 from framework.job import Job
 from framework.spool import batch, listing, names
 
@@ -31,7 +29,7 @@ mine.maintain()
 
 
 def with_priority(job_id: str, priority: int, **fields: Any) -> Job:
-    return replace(job(job_id, **fields), extras=Extras(priority=priority))
+    return job(job_id, priority=priority, **fields)
 
 
 @pytest.mark.parametrize(("priority", "bucket"), [(9, "0000000001"), (1, "0000000009"), (-1, "9999999991")])
