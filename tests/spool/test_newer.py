@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from framework.job import Job
-from framework.spool import frame, names
+from framework.spool import browse, frame, names
 
 from .older import DRAIN, play
 from .poison import make_newer
@@ -143,6 +143,38 @@ def decoded(fields: dict[str, object], whole: bytes) -> Job:
     )  # fmt: skip
     data = head + struct.pack("<I", zlib.crc32(head)) + headers + body
     return frame.read(lambda length, at: data[at : at + length], len(data))[1]
+
+
+def test_what_needs_a_newer_version_is_listed_with_what_is_known(root: Path) -> None:
+    """Regression: it counted, and no list showed it."""
+    mine = broker(root)
+    mine.enqueue([job("theirs"), job("ours"), job("later", delay=3600)])
+    path, _ = files(root, "jobs/ready/*/*")
+    make_newer(path)
+    (later,) = files(root, "jobs/delayed/*/*")
+    named = later.rename(later.with_name(later.name + ",Gkey"))
+    shown = [*mine.browse("jobs", "ready")]
+    assert [view.job.id for view in shown] == [path.name, "ours"]
+    assert [view.newer for view in shown] == [True, False]
+    assert (shown[0].place, shown[0].state, shown[0].job.payload) == (str(path), "ready", b"")
+    assert shown[0].flaw.startswith(f"{path.stat().st_size:,} bytes; its format 2 is newer than 1")
+    assert [view.place for view in mine.newer("jobs")] == [str(path), str(named)]
+    assert "its name asks for a newer version" in next(mine.browse("jobs", "delayed")).flaw
+    assert not mine.replay(shown[0])
+    assert not mine.discard(shown[0])
+    assert [*mine.newer("plain")] == []
+    mine.close()
+
+
+def test_a_quick_look_for_newer_jobs_reads_the_oldest_only(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = broker(root, durability="process")
+    mine.enqueue([job(f"{n}") for n in range(10)])
+    paths = files(root, "jobs/ready/*/*")
+    for path in (paths[0], paths[-1]):
+        make_newer(path)
+    monkeypatch.setattr(browse, "LOOKED", 5)
+    assert [view.place for view in mine.newer("jobs")] == [str(paths[0])]
+    mine.close()
 
 
 # --- two versions side by side ----------------------------------------------------------------------------------------

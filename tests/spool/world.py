@@ -156,10 +156,10 @@ def settle_orphan(broker: SpoolBroker, orphan: Rescued) -> None:
 
 
 def views(broker: SpoolBroker, *states: Any) -> Iterator[JobView]:
-    """Every job of every queue of this broker in these states."""
+    """Every job of every queue of this broker in these states; what needs a newer version is none of its own."""
     for queue in sorted(path.name for path in broker.root.iterdir() if (path / "ready").is_dir()):
         for state in states or STATES:
-            yield from broker.browse(queue, state)
+            yield from (view for view in broker.browse(queue, state) if not view.newer)
 
 
 def census(broker: SpoolBroker) -> Counter[str]:
