@@ -167,13 +167,15 @@ class JobsExpired(Event):
 
 @frozen
 class QueueObserved(Event):
+    """Counts of a queue; None: the engine cannot know."""
+
     queue: str
-    ready: int
-    delayed: int
-    in_flight: int
-    dead: int
-    bad: int
-    oldest_age: float
+    ready: int | None
+    delayed: int | None
+    in_flight: int | None
+    dead: int | None
+    bad: int | None
+    oldest_age: float | None
 
 
 @frozen

@@ -46,7 +46,6 @@ def _argv(place: Place, board: Scoreboard, code: int, birth: Birth) -> list[str]
         "system": place.system,
         "instance": (instance.number, instance.descriptor, str(instance.board_path)),
         "board": str(board.path),
-        "leader": str(place.leader_path),
         "stacks": place.stacks,
         "rings": rings and (rings.run, rings.number, rings.mark, rings.slots),
         "birth": {name: getattr(birth, name) for name in Birth.__slots__},

@@ -21,7 +21,6 @@ from framework.executor import Executor
 from framework.maintenance import AbandonedLeases, HealthServer, Maintenance, OtherTrees
 from framework.outcome import Outcome
 from framework.process.forks import parent_goes_on
-from framework.process.lock import FileLock
 from framework.producer import Producer
 from framework.runner.construct import construct
 from framework.runner.leaving import WITHIN, exit_after, forget_parent, run_hooks
@@ -143,7 +142,7 @@ def _maintain(place: Place, birth: Birth, board: Scoreboard, telemetry: Telemetr
         abandoned=abandoned,
         queues=place.options,
         emit=bus.emit,
-        leads=FileLock(place.leader_path).take,
+        leads=lambda: broker.lead(place.app.__name__),
         drain=settings.drain_seconds,
         others=OtherTrees(place.other_boards, settings.drain_seconds),
     )

@@ -9,7 +9,6 @@ from functools import partial
 
 from framework.app import WorkerApp
 from framework.broker import Broker, shown
-from framework.connecting import warnings_of
 from framework.errors import EngineError, UsageError
 from framework.events import Bus, Event, SupervisorNote
 from framework.process import stdio
@@ -18,7 +17,7 @@ from framework.runner.children import specs
 from framework.runner.code import LoadedCode
 from framework.runner.construct import try_constructor
 from framework.runner.patched import refuse_patched
-from framework.runner.place import Place, directory_of, unopened
+from framework.runner.place import Place, unopened
 from framework.runner.resolving import remarks, resolve
 from framework.scoreboard import EXPORTER, MAINTENANCE, Scoreboard
 from framework.settings import Settings
@@ -64,8 +63,8 @@ def run(
     say = Bus(telemetry.subscribe).emit
     make = partial(Place, app, settings, options, served, target=target, here=here)
     workers = sum(options[name].workers for name in served)
-    place, board, warnings = _take_place(make, unopened(settings, f"s{secrets.token_hex(8)}"), workers, say)
-    for text in [*warnings, *remarks(app)]:
+    place, board, notes = _take_place(make, unopened(settings, f"s{secrets.token_hex(8)}"), workers, say)
+    for text in [*notes, *remarks(app)]:
         say(SupervisorNote(text, "warning"))
     if not IS_LINUX:
         say(SupervisorNote("not Linux: fit for development; no promise after a power cut or a dead supervisor"))
@@ -98,8 +97,8 @@ def _take_place(make: partial[Place], broker: Broker, workers: int, say: Say) ->
 
     The engine is opened once and let go of: what is wrong with it shows before anything is forked.
     """
-    app, options = make.args[0], make.args[2]
-    directory = directory_of(broker, app.__name__)
+    options = make.args[2]
+    directory = broker.local_dir
     reserve = Reserve(directory / "run" / "reserve", workers + 1)
     has_room = reserve.has_room()
     if not has_room:
@@ -107,19 +106,18 @@ def _take_place(make: partial[Place], broker: Broker, workers: int, say: Say) ->
         say(SupervisorNote(f"{directory}: its disk, or a quota, is full: {said}; jobs that end make room", "warning"))
     try:
         broker.open(list(options.values()))
-        system, warnings = broker.features.system, warnings_of(broker)
+        system, notes = broker.features.system, list(broker.notes)
     finally:
         broker.close()
     try:
         instance = Instance.take(directory / "run", directory / "instances")
     except OSError as error:
         raise EngineError(f"{directory} cannot be used: {error}") from error
-    leader_path = directory / f"leader.{app.__name__}.lock"
-    place = make(system=system, instance=instance, leader_path=leader_path, reserve=reserve)
+    place = make(system=system, instance=instance, reserve=reserve)
     board = _make_board(place, say)
     if has_room:
         reserve.fill()
-    return place, board, warnings
+    return place, board, notes
 
 
 def _make_board(place: Place, say: Say) -> Scoreboard:

@@ -58,7 +58,6 @@ def _place(life: dict[str, Any]) -> Place:
         served=life["queues"],
         system=life["system"],
         instance=Instance(number, lock, Path(board_path)),
-        leader_path=Path(life["leader"]),
         target=life["target"],
         here=os.getcwd(),
         rings=rings_from(*life["rings"]) if life["rings"] else None,

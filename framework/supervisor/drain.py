@@ -12,7 +12,7 @@ from framework.supervisor.place import Place
 from framework.supervisor.tree import Tree
 
 LEAST_GRACE = 0.1  # seconds that each of those that leave last has
-MOST_FAILURES = 3  # short lives in a row after which one that leaves last is not started again in a drain
+MOST_FAILURES = 3  # lives in vain after which one that leaves last is not started again in a drain
 LAST_GRACE = 0.5  # seconds after the drain deadline for the children that leave last
 
 
@@ -61,9 +61,9 @@ class Drain:
         return all(place.pid is None and place.start_at is None for place in tree.last)
 
     def _worth_another_life(self, place: Place, now: float) -> bool:
-        """Whether one that died while the others drained shall finish its work; what fails again and again cannot."""
+        """Return whether one that is dead shall finish its work. A killed one may, one that never works not."""
         in_time = self._tree.deadline is None or now < self._tree.deadline
-        return place.start_at is not None and in_time and place.backoff.failures <= MOST_FAILURES
+        return place.start_at is not None and in_time and place.vain <= MOST_FAILURES
 
     def kill_workers(self, why: str) -> None:
         """Ends the workers at once; their jobs run again elsewhere."""

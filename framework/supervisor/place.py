@@ -21,6 +21,7 @@ class Place:
         kill_at: when it is killed if it has not left.
         killed: the exit reason that we have already decided by killing it.
         flushing: it was late, but had settled everything, and got time for its telemetry.
+        vain: lives in a row that failed before they were ready, or in a drain.
         sent: signals that we have sent to this life, SIGKILL aside; a handler may have put them back to their default.
     """
 
@@ -35,6 +36,7 @@ class Place:
     kill_at: float | None = None
     killed: str = ""
     flushing: bool = False
+    vain: int = 0
     sent: set[int] = field(default_factory=set)
     backoff: Backoff = field(default_factory=Backoff)
 

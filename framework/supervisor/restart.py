@@ -140,6 +140,7 @@ class Restarts:
         # A process that leaves again and again without a job done (somebody sends SIGTERM) backs off, too.
         in_vain = failed or (reason == "recycled" and slot.jobs == 0)
         slows = in_vain and (reason == "ruined" or not busy)
+        place.vain = place.vain + 1 if failed and (tree.draining or not place.ready) else 0
         delay: float = place.backoff.delay(uptime=now - place.born_at, failed=slows)
         if place.spec.last:
             delay = min(delay, LAST_BACKOFF)

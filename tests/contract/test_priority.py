@@ -11,6 +11,7 @@ import pytest
 
 from framework.extras import FIELDS, MOST_URGENT, Extras
 from framework.job import Lease
+from tests.settling import bury, rest, retry
 
 from .engines import Engine, Owner
 from .helpers import (
@@ -101,9 +102,9 @@ def test_a_job_keeps_its_priority(engine: Engine, way: str) -> None:
     put(engine, broker, "a", **priority(4))
     lease = take_one(broker)
     if way == "retry":
-        broker.retry(lease, delay=engine.moment, failure=a_failure(lease))
+        retry(broker, lease, delay=engine.moment, failure=a_failure(lease))
     elif way == "bury and replay":
-        broker.bury(lease, failure=a_failure(lease))
+        bury(broker, lease, failure=a_failure(lease))
         assert broker.replay(found(broker, "a", "dead"))
     else:
         broker.release([lease], delay=engine.moment)
@@ -116,7 +117,7 @@ def test_dead_letters_wait_by_the_priorities_of_their_jobs(engine: Engine) -> No
     broker = engine.open(JOBS_WITH_LETTERS, LETTERS)
     put_levels(engine, broker)
     for lease in reversed(take(broker, 2 * len(LEVELS))):
-        broker.bury(lease, failure=a_failure(lease))
+        bury(broker, lease, failure=a_failure(lease))
     levels = [lease.job.extras.priority for lease in take(broker, 2 * len(LEVELS), "letters")]
     assert levels == sorted(levels, reverse=True)
 
@@ -154,11 +155,11 @@ def test_every_extra_goes_with_the_job_for_its_whole_life(engine: Engine) -> Non
     broker = engine.open(JOBS_WITH_LETTERS, LETTERS)
     put(engine, broker, "a", extras=extras)
     lease = check(take_one(broker), extras)
-    broker.retry(lease, delay=0, failure=a_failure(lease))
+    retry(broker, lease, delay=0, failure=a_failure(lease))
     broker.maintain()
     broker.release([check(take_one(broker), extras)])
     check(bury_one(broker), extras)
-    broker.rest(check(take_one(broker, "letters"), extras))
+    rest(broker, check(take_one(broker, "letters"), extras))
     view = found(broker, "a", "dead", "letters")
     assert view.job.extras == extras
     assert broker.replay(view)

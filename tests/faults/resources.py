@@ -25,6 +25,7 @@ from framework.settings import Settings
 from framework.spool.life import wid_of
 from tests.process.torture import Task, Torture
 from tests.process.tree import Tree
+from tests.settling import ack
 from tests.spool.world import JOBS, LETTERS, broker, claim, ids, job, one
 
 from .report import Report, print_and_exit
@@ -264,12 +265,12 @@ def a_directory_in_the_way() -> float:
         (root / "jobs" / "claimed" / f".{_wid(mine)}.lock").mkdir()
         mine.enqueue([job("a")])
         _maintain(mine)
-        mine.ack([one(mine)])
+        ack(mine, [one(mine)])
         for entry in ("depth", "doorbell"):
             (root / "jobs" / entry).rmdir()
         began = time.monotonic()
         mine.enqueue([job("b")])
-        mine.ack([one(mine)])
+        ack(mine, [one(mine)])
         seconds = time.monotonic() - began
         assert mine.stats("jobs").ready == 0
         mine.close()

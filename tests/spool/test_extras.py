@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from framework.extras import FIELDS, NONE, Extras
 from framework.spool import frame
+from tests.settling import bury, retry
 
 from . import poison
 from .test_poison import anything, use, whole
@@ -74,10 +75,10 @@ def test_what_is_ignored_or_not_known_stays_in_the_file_for_its_whole_life(root:
     data = poison.raw((json.dumps(poison.GOOD) + text).encode())
     poison.plant(root, "jobs/ready", data, 1)
     lease = one(mine)
-    mine.retry(lease, delay=0, failure=failure(lease))
+    retry(mine, lease, delay=0, failure=failure(lease))
     mine.maintain()
     mine.release([one(mine)])
-    mine.bury(one(mine), failure=failure())
+    bury(mine, one(mine), failure=failure())
     (view,) = mine.browse("letters", "ready")
     assert mine.replay(view)
     (path,) = files(root, "jobs/ready/*/*")

@@ -11,6 +11,7 @@ import pytest
 from framework.broker import QueueStats
 from framework.job import Job
 from framework.spool import batch, listing, names
+from tests.settling import ack, bury, retry
 
 from .older import DRAIN, INTOLERANT, TOLERANT, play
 from .world import body, broker, claim, dead_owner, failure, files, heal, ids, job, one
@@ -108,7 +109,7 @@ def test_counts_and_housekeeping_see_them(root: Path) -> None:
     assert (mine.stats("jobs").ready, mine.stats("letters").ready) == (4, 4)
     leases = claim(mine)
     assert ids(leases) == ["9", "1", "-1", "-9"]
-    mine.ack(leases)
+    ack(mine, leases)
     mine.maintain()
     assert mine.stats("jobs") == QueueStats()
     mine.enqueue([with_priority("again", 9)])
@@ -186,10 +187,10 @@ def test_a_retry_and_a_burial_keep_the_field(root: Path) -> None:
     mine = broker(root)
     mine.enqueue([with_priority("a", -9)])
     lease = one(mine)
-    mine.retry(lease, delay=0.01, failure=failure(lease))
+    retry(mine, lease, delay=0.01, failure=failure(lease))
     time.sleep(0.02)
     mine.maintain()
-    mine.bury(one(mine), failure=failure())
+    bury(mine, one(mine), failure=failure())
     (path,) = files(root, "letters/ready/*/*")
     assert (path.parent.name, path.name[-4:]) == ("9999999999", ",p-9")
     assert one(mine, "letters").job.payload == body("a")
