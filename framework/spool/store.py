@@ -156,7 +156,7 @@ class Spool:
         )
         self.survives_power_cut = self._power and found.survives_power_cut
         if self._clock.damaged:
-            self.warnings.append(f"spool {self.root}: {self._clock.damaged}")
+            self.notes.append(f"spool {self.root}: {self._clock.damaged}")
         if found.doubt and self._power:
             self.notes.append(f"spool {self.root}: {found.doubt}")
 

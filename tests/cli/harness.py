@@ -207,7 +207,7 @@ class Cli:
                 killed.append(lease.job.id)
             if rest:
                 for lease in broker.claim(["dead-letters"], limit=count, wait=0):
-                    rest(broker, lease)
+                    handled(broker, lease)
         return killed
 
     @contextmanager
