@@ -24,6 +24,7 @@ from framework.broker import Broker, open_broker
 from framework.job import Failure, Job, RunRecord
 from framework.queues import QueueOptions
 from tests.settling import bury
+from tests.settling import rest as handled
 
 WORKER = str(Path(sys.executable).with_name("worker"))
 TIMEOUT = 60  # seconds in which any command must have ended; far above what one takes
