@@ -180,7 +180,8 @@ class Listing:
 
     def path(self, entry: str) -> str:
         """Where an entry stands, relative to the root."""
-        return f"{self._base}/{self._bucket_of.get(entry) or _bucket(entry)}/{entry}"
+        bucket = self._bucket_of.get(entry) or (entry[: names.BUCKET_DIGITS] if ",p" not in entry else _bucket(entry))
+        return f"{self._base}/{bucket}/{entry}"
 
     def __len__(self) -> int:
         """Names that are left, as far as is known."""
