@@ -257,11 +257,11 @@ class Listing:
 
     def _look_for_urgent(self) -> None:
         """Put what has come of priorities above 0 before what is left: a long listing is not renewed that soon."""
-        began, start = self._clock.text(), time.monotonic()
+        began, start = self._clock.text(), time.thread_time()  # its own time: a busy machine makes no job less urgent
         found = self._each_of(self._parted()[0], began)
         self._names, self._at = found + self._names[self._end_of(-1) :], 0
-        now = time.monotonic()
-        self._urgent_due = min(self._due, now + max(LEAST_AGE, 50 * (now - start)))
+        pause = max(LEAST_AGE, 50 * (time.thread_time() - start))
+        self._urgent_due = min(self._due, time.monotonic() + pause)
 
     def _parted(self) -> tuple[list[str], list[str], list[str]]:
         """Return the buckets of priorities above 0, of 0, and below; each in order. Raises OSError."""
