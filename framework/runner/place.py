@@ -12,6 +12,7 @@ from framework.app import WorkerApp
 from framework.broker import Broker, open_broker, shown
 from framework.errors import EngineError, UsageError
 from framework.queues import QueueOptions
+from framework.runner.lost import LostAttempts
 from framework.scoreboard import Scoreboard, Verdict
 from framework.settings import Settings
 from framework.supervisor import Instance, Reserve
@@ -32,6 +33,7 @@ class Place:
         target: MODULE or MODULE:NAME, as it was given on the command line.
         here: the working directory at that moment.
         rings: telemetry's; None: it does not outlive a process.
+        lost: takes lost attempts to the hooks process; None: the service has no `on_failure`.
         stacks: descriptor of the file that takes the stacks of all processes.
         waited_for: lives of whose end the supervisor had time to write.
     """
@@ -46,6 +48,7 @@ class Place:
     here: str
     reserve: Reserve | None = None
     rings: Any = None
+    lost: LostAttempts | None = None
     stacks: int = -1
     waited_for: set[str] = field(default_factory=set)
 

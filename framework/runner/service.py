@@ -16,10 +16,11 @@ from framework.queues import QueueOptions
 from framework.runner.children import specs
 from framework.runner.code import LoadedCode
 from framework.runner.construct import try_constructor
+from framework.runner.lost import LostAttempts
 from framework.runner.patched import refuse_patched
 from framework.runner.place import Place, unopened
 from framework.runner.resolving import remarks, resolve
-from framework.scoreboard import EXPORTER, MAINTENANCE, Scoreboard
+from framework.scoreboard import EXPORTER, HOOKS, MAINTENANCE, Scoreboard
 from framework.settings import Settings
 from framework.supervisor import (
     IS_LINUX,
@@ -74,10 +75,17 @@ def run(
     gc.collect()
     gc.freeze()  # the children share these pages; a collection would copy them
     code = supervisor.run()
-    assert place.reserve is not None
-    place.reserve.fill()  # what the processes leave: locks and directories of their claims
+    _close(place, say)
     say(SupervisorNote(f"stopped, exit code {code}"))
     return code
+
+
+def _close(place: Place, say: Say) -> None:
+    """When the last process of the tree has ended."""
+    if place.lost is not None:
+        place.lost.say_left(say)
+    assert place.reserve is not None
+    place.reserve.fill()  # what the processes leave: locks and directories of their claims
 
 
 def _served(app: type[WorkerApp], options: dict[str, QueueOptions], wanted: Sequence[str] | None) -> list[str]:
@@ -127,6 +135,9 @@ def _make_board(place: Place, say: Say) -> Scoreboard:
     place.rings, note = prepare_rings(run_dir, number, app=app, system=place.system, slots=names)
     if note:
         say(SupervisorNote(note, "warning"))
+    place.lost = LostAttempts.of(place.app)
+    if place.lost is not None:
+        rows.append((HOOKS, 1))
     if place.rings is not None:
         rows.append((EXPORTER, 0))
     try:
@@ -146,7 +157,13 @@ def _make_board(place: Place, say: Say) -> Scoreboard:
 def _supervisor(place: Place, board: Scoreboard, say: Say, telemetry: Telemetry) -> Supervisor:
     settings, stacks = place.settings, Stacks()
     place.stacks = stacks.fd
-    build = partial(Supervisor, stacks=stacks, idle=telemetry.say_lost, lost=place.instance.lost)
+
+    def idle() -> None:
+        telemetry.say_lost()
+        if place.lost is not None:
+            place.lost.say_refused(say)
+
+    build = partial(Supervisor, stacks=stacks, idle=idle, lost=place.instance.lost)
     options = SupervisorOptions(
         drain=settings.drain_seconds,
         restart_budget=settings.restart_budget,
@@ -154,17 +171,18 @@ def _supervisor(place: Place, board: Scoreboard, say: Say, telemetry: Telemetry)
         ready_within=settings.ready_within,
     )
     if _can_fork(settings, say):
-        return build(specs(place, board), board, options, say)
+        return build(specs(place, board, say=say), board, options, say)
     loaded = LoadedCode.now()
     code = loaded.handed_over()
-    keep = [place.instance.descriptor, stacks.fd, code]
+    keep = [place.instance.descriptor, stacks.fd, code, *([place.lost.descriptor] if place.lost is not None else [])]
     start = spawn(keep=keep, here=place.here, environ=lambda birth: _environ(place, birth))
-    return build(specs(place, board, code), board, options, say, start=start, may_renew=loaded.changed)
+    return build(specs(place, board, code, say), board, options, say, start=start, may_renew=loaded.changed)
 
 
 def _environ(place: Place, birth: Birth) -> Mapping[str, str]:
     """Of a fresh interpreter, where a provider of OpenTelemetry may be made before our own code runs."""
-    role: Role = MAINTENANCE if birth.name == MAINTENANCE else EXPORTER if birth.name == EXPORTER else "worker"
+    roles: dict[str, Role] = {MAINTENANCE: MAINTENANCE, HOOKS: HOOKS, EXPORTER: EXPORTER}
+    role = roles.get(birth.name, "worker")
     identity = ProcessIdentity(place.app.__name__, role, birth.name, place.instance.number, place.system)
     return environment_of(identity)
 

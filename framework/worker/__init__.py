@@ -3,7 +3,7 @@
 from framework.worker.concurrent import AsyncWorker
 from framework.worker.core import LeaveSignal, WorkerCore
 from framework.worker.putback import stacks
-from framework.worker.ruin import descriptors
+from framework.worker.ruin import SelfCheck, descriptors
 from framework.worker.sequential import SyncWorker
 
-__all__ = ["AsyncWorker", "LeaveSignal", "SyncWorker", "WorkerCore", "descriptors", "stacks"]
+__all__ = ["AsyncWorker", "LeaveSignal", "SelfCheck", "SyncWorker", "WorkerCore", "descriptors", "stacks"]

@@ -1,4 +1,4 @@
-"""An engine as one far away: verbs take their time, answers do not come, batches stop in the middle, leases are lost.
+"""An engine as one far away: verbs take their time, answers get lost, batches stop in the middle, leases are lost.
 
 It wraps another engine, and notes from which thread each verb was called, and whether it was alone.
 """

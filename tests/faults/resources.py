@@ -223,7 +223,9 @@ def _trouble(tree: Tree) -> None:
         tree.signal(signal.SIGTERM)
         code = tree.exit_code()
         assert code in (0, 5), f"exit code {code}\n{tree.tail()}"
-        deaths = [event for event in tree.events("process_exited") if event["reason"] != "drained"]
+        deaths = [
+            event for event in tree.events("process_exited") if event["reason"] not in ("drained", "drain_timeout")
+        ]
         assert deaths == [], "somebody died of it"
     finally:
         tree.close()

@@ -208,6 +208,6 @@ def test_a_clock_that_cannot_be_read_is_replaced_by_one_for_all(root: Path, erro
     assert {path.name for path in root.glob("clock.*")} == {clock.name, f"{clock.name}.1"}
     assert first._spool._opened()[1].offset == second._spool._opened()[1].offset
     assert ids(claim(first)) == ["a", "b"]
-    assert [note for note in first.warnings if clock.name in note]
+    assert [note for note in first.notes if clock.name in note]
     for one in (mine, first, second):
         one.close()
