@@ -8,7 +8,8 @@ from datetime import datetime
 
 from framework.codec import CONTENT_TYPE
 from framework.errors import InvalidPayload
-from framework.job import EARLIEST, LATEST, Job
+from framework.extras import EARLIEST, LATEST, Extras
+from framework.job import Job
 from framework.queues import QueueOptions
 from framework.randomness import random_bytes
 
@@ -20,6 +21,7 @@ def new_job(
     data: bytes,
     headers: Mapping[str, str],
     options: QueueOptions,
+    extras: Extras,
     *,
     now: float,
     not_before: float | None,
@@ -37,6 +39,7 @@ def new_job(
         not_before=not_before,
         ttl=options.ttl,
         chosen_id=chosen,
+        extras=extras,
     )
 
 

@@ -27,6 +27,7 @@ from framework.errors import (
     PayloadTooLarge,
     SettingsError,
 )
+from framework.extras import Extras
 from framework.grouping import Line
 from framework.grouping.tickets import LoopTicket
 from framework.job import Job, JobId
@@ -86,6 +87,7 @@ class Producer:
         self._broker = broker
         self._resolve = options
         self._options: dict[str, QueueOptions] = {}
+        self._extras: dict[str, Extras] = {}  # what all jobs of a queue say
         self._codecs: dict[Queue[Any], Codec] = {}
         self._large: set[str] = set()  # queues whose last payload was large
         self._sending = sending or NoSending()
@@ -156,11 +158,13 @@ class Producer:
                     return stored
                 now = self._clock()
                 not_before = first_moment(now, delay, None)
-                ids = [new_ids() for _ in encoded]
+                ids, extras = [new_ids() for _ in encoded], self._extras[queue.name]
                 with self._sending.many(queue.name, [job_id for job_id, _ in ids]) as headers:
                     stored += self._store(
                         [
-                            new_job(i, data, new_headers(carried), options, now=now, not_before=not_before, uid=uid)
+                            new_job(
+                                i, data, new_headers(carried), options, extras, now=now, not_before=not_before, uid=uid
+                            )
                             for (i, uid), data, carried in zip(ids, encoded, headers, strict=True)
                         ]
                     )
@@ -210,6 +214,8 @@ class Producer:
                 self._broker.open([options])
             except (SettingsError, EngineError) as error:
                 raise EnqueueFailed(f"queue {queue.name!r}: {error}") from error
+            if queue.payload_type is not DeadLetter:
+                self._extras[queue.name] = Extras(fingerprint=self._codec(queue, options).fingerprint)
             self._options[queue.name] = options
         return options
 
@@ -233,8 +239,9 @@ class Producer:
         if chosen := job_id is not None:
             identity = checked_id(job_id)
         headers = new_headers()
+        extras = self._extras[queue.name]
         return new_job(
-            identity, data, headers, options, now=now, not_before=not_before, uid=uid, chosen=chosen
+            identity, data, headers, options, extras, now=now, not_before=not_before, uid=uid, chosen=chosen
         ), headers
 
     def _codec(self, queue: Queue[Any], options: QueueOptions) -> Codec:

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from framework.codec.complaints import MISTAKES, declared_names, explain, explain_fully, explain_other
 from framework.codec.fidelity import Difference, Doubt, difference
+from framework.codec.fingerprint import fingerprint
 from framework.errors import DeclarationError, InvalidPayload
 from framework.exceptions import describe
 from framework.outcome import conceal
@@ -49,6 +50,11 @@ class Codec:
             raise DeclarationError(
                 f"queue {queue!r} carries {payload_type!r}, which pydantic cannot validate: {why}"
             ) from None
+
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """A mark of what the type accepts, see `fingerprint`; made once, which takes a millisecond."""
+        return fingerprint(self._adapter)
 
     def encode(self, payload: Any) -> bytes:
         """Validates and encodes. Raises InvalidPayload: what is wrong and where, without the values.
