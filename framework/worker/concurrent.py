@@ -26,6 +26,7 @@ from framework.worker.core import WorkerCore
 from framework.worker.interrupt import LOOK_AGAIN, PATIENCE
 from framework.worker.putback import PutBack
 from framework.worker.tasks import Run
+from framework.worker.upkeep import look_around
 
 WAIT = 1.0  # seconds that one claim waits for a job
 TICK = 1.0  # seconds between signs of life
@@ -116,13 +117,7 @@ class AsyncWorker:
         self._loop.call_later(TICK, self._tick)
 
     def _look_around(self) -> None:
-        """Put back what jobs have changed in the process, and notice what cannot be put back."""
-        core, alone = self._core, not self._runs
-        cause = self._put_back.everything(alone=alone) or (core.check.changed() if alone else "")
-        if cause:
-            core.ruin(cause)
-        if core.told():  # a job had taken SIGTERM, or blocked it
-            self._on_term()
+        look_around(self._core, self._put_back, self._on_term, alone=not self._runs)
 
     # --- claiming ---------------------------------------------------------------------------------------------------
 

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from types import FrameType
 
 from framework.app import Slot, WorkerApp
-from framework.events import ServiceMistake
-from framework.executor import Attempt
 from framework.job import Lease
 from framework.signals import ignore
 from framework.worker.claims import WORTH, Claims
@@ -17,6 +15,7 @@ from framework.worker.core import WorkerCore
 from framework.worker.interrupt import PATIENCE, Interrupts
 from framework.worker.putback import PutBack
 from framework.worker.unsettled import FIRST_RETRY
+from framework.worker.upkeep import explain
 
 WAIT = 1.0  # seconds that one claim waits for a job: the loop turns at least so often
 
@@ -123,30 +122,12 @@ class SyncWorker:
             if core.told():
                 self._on_term()
         if outcome.failure is not None:
-            self._explain(attempt)
+            explain(core, self._app, attempt)
         attempt.forget()
         core.finish(attempt, 0)
-
-    def _explain(self, attempt: Attempt) -> None:
-        text = explain_missing(self._app, attempt)
-        if text:
-            self._core.emit(ServiceMistake(self._core.process, f"{self._core.process}: {text}"))
 
     def _settle_rest(self) -> None:
         while not (self._core.settle_late() or self._core.leave_behind()):
             self._core.tick()
             self._look_around()
             time.sleep(FIRST_RETRY)
-
-
-def explain_missing(app: WorkerApp, attempt: Attempt) -> str:
-    """A sync handler misses what only `alifespan` opens: one line that says so; empty otherwise."""
-    error = attempt.error
-    if error is None or not issubclass(type(error), AttributeError):
-        return ""
-    of, name = (vars(AttributeError)[member].__get__(error) for member in ("obj", "name"))
-    if of is not app:
-        return ""
-    if type(app).alifespan is WorkerApp.alifespan:
-        return ""
-    return f"self.{name} does not exist: alifespan() is not entered for sync handlers; open it in lifespan()"
