@@ -79,6 +79,7 @@ class ThreadWorker:
         self._runs: set[Run] = set()
         self._ended: SimpleQueue[Run | None] = SimpleQueue()  # None: something else has happened
         self._claiming = False
+        self._settling: Run | None = None
 
     def run(self) -> None:
         """Return when the process has left its work in order. Raises what `lifespan` raises."""
@@ -121,9 +122,9 @@ class ThreadWorker:
         return None if moment is None else moment - self._core.board.stood_still
 
     def _blamed(self) -> int | None:
-        """Return the row whose code ran last, where that can be told."""
-        rows = [run.row for run in self._runs]
-        return rows[0] if len(rows) == 1 else None
+        """Return the row whose code ran last: that of the job which is being settled, or the only one that runs."""
+        runs = [self._settling] if self._settling is not None else list(self._runs)
+        return runs[0].row if len(runs) == 1 else None
 
     # --- the main thread --------------------------------------------------------------------------------------------
 
@@ -190,9 +191,11 @@ class ThreadWorker:
         self._runs.discard(run)
         if run.broken is not None:
             raise run.broken
-        if not self._runs:
+        if not self._runs:  # else another job may have changed it for a moment
             self._put_back.after_job()
+        self._settling = run
         self._core.finish(run.attempt, run.row)
+        self._settling = None
         self._free.append(run.row)
 
     def _finish_rest(self) -> None:
