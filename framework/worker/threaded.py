@@ -215,6 +215,10 @@ class ThreadWorker:
 
     # --- other threads ----------------------------------------------------------------------------------------------
 
+    def name_thread(self, row: int) -> None:
+        """Write on the board which thread runs the jobs of a row."""
+        self._core.rows[row].thread(threading.get_native_id())
+
     def run_job(self, run: Run) -> None:
         """Run a job, in the thread of its row."""
         core = self._core
@@ -252,10 +256,12 @@ class _Lane:
     def __init__(self, row: int, worker: ThreadWorker) -> None:
         self.todo: SimpleQueue[Run | None] = SimpleQueue()
         self._worker = worker
+        self._row = row
         # What the lifespan has set in its context is there for each job, as in the main thread.
         live = threading.Thread(target=copy_context().run, args=(self._live,), name=f"handler-{row}", daemon=True)
         live.start()
 
     def _live(self) -> None:
+        self._worker.name_thread(self._row)
         while (run := self.todo.get()) is not None:
             self._worker.run_job(run)

@@ -24,7 +24,16 @@ SYNC = QUIET | {
     "escaped": 2, "daemon": 1, "fork": 2,
 }  # fmt: skip
 # In threads: one that ends or stops its process costs its neighbours a run, too.
-THREADS = QUIET | {"abort": 2, "exit": 2, "slow": 2, "swallow": 2, "ignore_term": 1, "hold_gil": 1, "child": 2, "fork": 1}
+THREADS = QUIET | {
+    "abort": 2,
+    "exit": 2,
+    "slow": 2,
+    "swallow": 2,
+    "ignore_term": 1,
+    "hold_gil": 1,
+    "child": 2,
+    "fork": 1,
+}
 MANY = QUIET | {"abort": 3, "exit": 3, "slow": 2, "swallow": 2, "block_loop": 1, "child": 2, "escaped": 2, "daemon": 1}
 
 

@@ -53,7 +53,9 @@ def test_no_more_than_its_concurrency_and_the_oldest_first(tree: Tree) -> None:
     assert at_once(tree) <= 3
     order = [int(line.split()[1]) for line in tree.ran("start ")]
     for at, number in enumerate(order):
-        assert all(earlier in order[:at] for earlier in range(number - 2)), f"{number} overtook more than its neighbours"
+        assert all(earlier in order[:at] for earlier in range(number - 2)), (
+            f"{number} overtook more than its neighbours"
+        )
     assert tree.stop() == 0
 
 
@@ -117,6 +119,20 @@ def test_one_hung_job_is_killed_and_charged_alone(tree: Tree, do: str) -> None:
     said = [event for event in tree.events() if f"job {hung!r} goes on after its timeout" in event["event"]]
     assert "in Threads.act (threads.py:" in said[0]["event"]
     assert "time.sleep" in said[0]["traceback"]
+    assert tree.stop() == 0
+
+
+@pytest.mark.parametrize("do", ["regex", "hold_gil"])
+def test_a_handler_that_keeps_the_interpreter_from_all_others_is_charged_alone(tree: Tree, do: str) -> None:
+    """Its neighbours are as late as it is, through no fault of theirs. `hold_gil` sleeps in C meanwhile."""
+    for number in range(4):
+        tree.enqueue(jobs, Task(do="sleep", seconds=1, key=f"k{number}"))
+    holder = tree.enqueue(jobs, Task(do=do, key="holder", until=1))
+    begin(tree, WORKER_QUEUES__JOBS__TIMEOUT="2", WORKER_QUEUES__JOBS__KILL_AFTER="2")
+    tree.wait_ledger("end holder 2")
+    tree.wait_ledger("end k", 4)
+    assert [event["job_id"] for event in tree.events("attempt_lost") if event.get("reason")] == [holder]
+    assert {line.split()[2] for line in tree.ran("start k")} == {"1"}
     assert tree.stop() == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -80,6 +81,8 @@ class Threads(WorkerApp):
                     one.settimeout(1.3)
                     other.setblocking(False)
                     one.recv(1)
+            case "regex":  # a computation in C that keeps the interpreter for years
+                re.match("(a+)+$", "a" * 64 + "b")
             case "fork_back":  # the child comes back out of the handler
                 if os.fork() == 0:
                     return
