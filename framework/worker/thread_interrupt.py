@@ -31,6 +31,8 @@ _take_back = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)(
     ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
 )
 
+_HURRY = 0.00001  # seconds for which a thread may keep the interpreter while another is to be interrupted
+
 Why = Literal["timeout", "draining"]
 
 
@@ -96,6 +98,7 @@ class ThreadInterrupts:
         self._armed = inf
         self._ending: float | None = None
         # SimpleQueue.put may be called in a signal handler, which a Condition's lock may not.
+        self._interval: float | None = None  # that of the interpreter, as long as it is another
         self._orders: SimpleQueue[str] = SimpleQueue()
         threading.Thread(target=self._watch, name="interrupts", daemon=True).start()
 
@@ -177,12 +180,24 @@ class ThreadInterrupts:
             with self._lock:
                 self._armed = min((self._look_at(call, hung) for call in self._calls), default=inf)
                 wait = self._armed - self._now()
+            self._hurry(wait <= RETRY)
             for call in hung:
                 self._on_hung(call, sys._current_frames().get(call.thread))
             try:
                 order = self._orders.get(timeout=None if wait == inf else min(max(0.0, wait), 3600.0))
             except Empty:
                 order = ""
+        self._hurry(False)
+
+    def _hurry(self, wanted: bool) -> None:
+        """While the place is wrong, get the interpreter wherever the handler stands, not only where it gives it away by
+        itself: that may be inside logging each time."""
+        if wanted and self._interval is None:
+            self._interval = sys.getswitchinterval()
+            sys.setswitchinterval(min(self._interval, _HURRY))
+        elif not wanted and self._interval is not None:
+            sys.setswitchinterval(self._interval)
+            self._interval = None
 
     def _look_at(self, call: Call, hung: list[Call]) -> float:
         """Interrupt a call if it is due, and find out whether it hangs; return the moment of the next look at it."""
