@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.process.test_drain import drained
+from tests.process.test_standstill import still
 from tests.process.threads import Task, Threads
 from tests.process.tree import Tree
 
@@ -144,6 +146,21 @@ def test_an_interruption_that_skipped_a_release_ends_the_process(tree: Tree) -> 
     tree.wait_ledger("end astray 2")
     pids = [line.split()[3] for line in tree.ran("start astray")]
     assert pids[0] != pids[1]
+    assert tree.stop() == 0
+
+
+def test_no_job_is_charged_for_the_time_in_which_its_tree_stood_still(tree: Tree) -> None:
+    """Beyond the soft and the hard timeouts of all; each needs most of its time after that."""
+    for number in range(4):
+        tree.enqueue(jobs, Task(do="steps", seconds=0.6, key=f"k{number}"))
+    begin(tree)
+    tree.wait_ledger("start ", 4)
+    with still(tree):
+        time.sleep(2.3)
+    tree.wait_ledger("end ", 4)
+    assert {line.split()[2] for line in tree.ran("start ")} == {"1"}
+    assert tree.events("process_killed") == []
+    tree.wait_event("job_finished", 4, outcome="succeeded")
     assert tree.stop() == 0
 
 
