@@ -37,6 +37,7 @@ EVENTS: tuple[e.Event, ...] = (
     e.JobsExpired("deliveries", 1),
     e.LeasesLost("deliveries", ("job-3",)),
     e.HookFailed("on_failure", "deliveries", "job-1", "KeyError: 'x'", "Traceback"),
+    e.HooksNotCalled("on_failure", 3, "the service has ended"),
     e.LoopBlocked("deliveries/0", "deliveries", "job-1", "Relay.deliver", 5.0, "relay.py:41", "stack"),
     e.ServiceMistake("deliveries/0", "deliveries/0 cannot start: OSError: no connection", "Traceback"),
     e.EngineFailed("claim", "No space left on device", 1.0),

@@ -63,6 +63,11 @@ class Later(Generic[R]):
         self._items.append(item)
         return delay
 
+    def is_due(self) -> bool:
+        """Return whether one of them has its time."""
+        now = self._clock()
+        return any(item.retry_at <= now for item in list(self._items))
+
     def due(self) -> list[R]:
         """Hand out those whose time has come: whoever fails again is added again."""
         now = self._clock()

@@ -10,12 +10,13 @@ import importlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from framework.errors import SettingsError
-from framework.job import Failure, Job, JobId, Lease, RunRecord
-from framework.outcome import Kind, Outcome
+from framework.job import Job, JobId, Lease, RunRecord
+from framework.outcome import Kind, Outcome, Settlement
 from framework.queues import QueueOptions
 from framework.text.redaction import address
 
@@ -29,31 +30,41 @@ class Features:
 
     Attributes:
         system: telemetry's `messaging.system`.
-        run_records: `start` leaves a record that `rescue` can read, so unstarted claims of the dead are told apart.
-        lease_seconds: claims expire unless extended within so many seconds; None = they live with their owner.
-        quick: settling is a few local system calls, fit for an event loop.
-        shared: workers on several machines can use it.
+        local: a verb is a few local system calls, fit for an event loop. Any other engine is called from one thread.
+        settle_delay: seconds that successes may wait to be settled together; 0 = each at once.
         durable: what an acknowledged job survives: nothing, a killed process, or a power cut.
     """
 
     system: str
-    run_records: bool = True
-    lease_seconds: float | None = None
-    quick: bool = False
-    shared: bool = False
+    local: bool = False
+    settle_delay: float = 0.0
     durable: Literal["nothing", "process", "power"] = "power"
 
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """Counts of jobs in each state; `oldest_age` is of the oldest ready job, in seconds since it was eligible."""
+    """Counts of jobs in each state; what an engine cannot know is None, never 0.
 
-    ready: int = 0
-    delayed: int = 0
-    in_flight: int = 0
-    dead: int = 0
-    bad: int = 0
-    oldest_age: float = 0.0
+    Attributes:
+        oldest_age: of the oldest ready job, in seconds since it was eligible; 0 where none is ready.
+    """
+
+    ready: int | None = 0
+    delayed: int | None = 0
+    in_flight: int | None = 0
+    dead: int | None = 0
+    bad: int | None = 0
+    oldest_age: float | None = 0.0
+
+    @property
+    def jobs_at_rest(self) -> int:
+        """Return how many jobs there are at least that no worker has."""
+        return sum(filter(None, (self.ready, self.delayed, self.dead)))
+
+    @property
+    def jobs(self) -> int:
+        """Return how many jobs there are at least, in any state."""
+        return self.jobs_at_rest + (self.in_flight or 0) + (self.bad or 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +116,23 @@ class Broker(Protocol):
     """What an engine does. `enqueue`, `release` and `wake` may be called from any thread; the other verbs from one
     thread at a time, but that one `claim` may wait in a thread of its own meanwhile.
 
-    A verb that cannot be done now raises EngineUnavailable and may be repeated; what stays undone is never forgotten by
-    the engine: a claim that it could not settle is still held. A settling verb on jobs that somebody else owns by now,
-    or that were settled before, settles the others and raises LeaseLost with their ids.
+    A verb that cannot be done now raises EngineUnavailable and may be repeated; a lease that could not be settled stays
+    claimed.
+
+    Attributes:
+        features: in what this engine differs; final after `open`.
+        notes: what this place cannot promise, one line each; after `open`.
+        local_dir: where a tree of this machine keeps board, rings and run records; the engine makes nothing for it
+            before `open`.
     """
 
     features: Features
+
+    @property
+    def notes(self) -> Sequence[str]: ...
+
+    @property
+    def local_dir(self) -> Path: ...
 
     def open(self, queues: Sequence[QueueOptions]) -> None:
         """Connects and declares the queues, idempotent. EngineError: the place is unfit (says why and what to do)."""
@@ -122,10 +144,12 @@ class Broker(Protocol):
         that was not opened: EnqueueFailed; the other verbs raise a WorkerError that names it.
         """
 
-    def claim(self, queue: str, *, limit: int, wait: float) -> Sequence[Lease]:
-        """Takes up to `limit` jobs in order; waits up to `wait` seconds (at most 1) for the first, less after wake().
+    def claim(self, queues: Sequence[str], *, limit: int, wait: float) -> Sequence[Lease]:
+        """Takes up to `limit` jobs of these queues, those of each in order; waits up to `wait` seconds (at most 1) for
+        the first, less after wake(). However many jobs one queue has, the others get their turn.
 
-        Delivery grows by one. A job past its ttl is not returned but becomes a dead letter, reason `expired`.
+        Delivery grows by one. A job past its ttl is not returned but becomes a dead letter, reason `expired`. Where one
+        queue fails, jobs of the others are returned; EngineUnavailable: one fails, and no other has a job.
         """
 
     def start(self, lease: Lease, run: RunRecord) -> None:
@@ -134,34 +158,32 @@ class Broker(Protocol):
     def reported(self, lease: Lease, outcome: Outcome) -> None:
         """Telemetry has the outcome; a rescuer only finishes it. A failure joins the history now, and only once."""
 
-    def extend(self, leases: Sequence[Lease]) -> None:
-        """Renews expiring leases (features.lease_seconds); LeaseLost where one is lost."""
+    def settle(self, done: Sequence[Settlement]) -> None:
+        """Does with each job what its run decided:
 
-    def ack(self, leases: Sequence[Lease]) -> None:
-        """Done: the jobs are gone. Also how a job or a dead letter is discarded."""
+        SUCCEEDED, DISCARDED: the job is gone.
+        RETRIED: attempt + 1, eligible again after the delay; the failure joins the history. Never refused.
+        DEAD_LETTERED: to the dead-letter queue of its queue, else to the queue's own dead; attempt 0 there, the failure
+            joins the history. A dead letter whose handler failed for good goes to the dead-letter queue's own dead. A
+            dead letter is eligible since then, and a dead-letter queue's ttl counts from there.
+        RESTED: a handled dead letter stays, listed in its queue's dead, until replay, discard or the queue's ttl. Dead
+            letters that no service has handled are never deleted by age.
+        RELEASED: as `release`.
 
-    def retry(self, lease: Lease, *, delay: float, failure: Failure) -> None:
-        """Attempt + 1, eligible again after `delay` seconds; the failure joins the history. Never refused."""
-
-    def bury(self, lease: Lease, *, failure: Failure) -> None:
-        """To the dead-letter queue of its queue, else to the queue's own dead; attempt 0 there, the failure joins the
-        history. A dead letter whose handler failed for good goes to the dead-letter queue's own dead. A letter is
-        eligible since its burial, and a dead-letter queue's ttl counts from there."""
-
-    def rest(self, lease: Lease) -> None:
-        """A handled dead letter stays, listed in its queue's dead, until replay, discard or the queue's ttl.
-
-        Letters that nobody has handled are never deleted by age.
+        All that can be settled are; then LeaseLost names leases that are not this owner's any more, or
+        EngineUnavailable those that are left. A call that is repeated after that passes over what is settled.
         """
 
     def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
-        """Back to the place in the order that they had, no attempt spent. Thread-safe."""
+        """Back to the place in the order that they had, no attempt spent; eligible after `delay` seconds. Thread-safe;
+        raises as `settle`."""
 
     def rescue(self) -> Sequence[Rescued]:
         """Claims of the dead, now this process's to settle. May be called often: cheap when nobody died."""
 
     def maintain(self, *, seconds: float = math.inf) -> bool:
-        """Promote due jobs, expire, clean up, for about `seconds`; False: there is more to do, call again.
+        """Promote due jobs, expire, clean up, for about `seconds`; False: there is more to do, call again. Where claims
+        expire unless they are renewed, this renews those of all processes of this tree.
 
         Idempotent, any number of processes may. A job that cannot be moved keeps no other waiting: see `stuck`.
         """
@@ -171,6 +193,10 @@ class Broker(Protocol):
 
     def expired(self) -> Mapping[str, int]:
         """Jobs that this handle has made dead letters for their age since the last call, by queue."""
+
+    def lead(self, name: str) -> bool:
+        """Return whether this process has the role of this name, now or already: one holder among all processes that
+        share the store, until it closes or dies."""
 
     def stats(self, queue: str) -> QueueStats:
         """Counts, at most a second old or so."""
@@ -208,23 +234,7 @@ class Inspector(Protocol):
         """Puts a bad one back among the jobs of its queue, where it can be read; returns "", or why not."""
 
 
-def settle(broker: Broker, lease: Lease, outcome: Outcome) -> None:
-    """Does with a job what its run decided. Raises LeaseLost, EngineUnavailable: call it again."""
-    verb = VERBS[outcome.kind]
-    if verb == "ack":
-        broker.ack([lease])
-    elif verb == "release":
-        broker.release([lease], delay=outcome.delay)
-    elif verb == "rest":
-        broker.rest(lease)
-    else:
-        assert outcome.failure is not None
-        if verb == "retry":
-            broker.retry(lease, delay=outcome.delay, failure=outcome.failure)
-        else:
-            broker.bury(lease, failure=outcome.failure)
-
-
+# How telemetry names the ends of a claim.
 VERBS: dict[Kind, Verb] = {
     Kind.SUCCEEDED: "ack",
     Kind.DISCARDED: "ack",

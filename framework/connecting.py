@@ -13,11 +13,10 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from framework.app import WorkerApp, declared_dead_letters
-from framework.broker import Broker, open_broker
+from framework.broker import open_broker
 from framework.errors import EngineError, EnqueueFailed, SettingsError
 from framework.producer import Producer
 from framework.queues import Queue, QueueOptions
@@ -77,17 +76,12 @@ def open_producer(settings: Settings) -> Producer:
         network_file_system=settings.network_file_system,
     )
     broker.open([])
-    root = getattr(broker, "root", None)
-    if root is not None and not (Path(root) / "run").exists():
-        log.warning("jobs go to %s, where no worker has ever run; set WORKER_BROKER_URL as in the worker", root)
-    for warning in warnings_of(broker):
-        log.warning(warning)
+    if broker.features.durable != "nothing" and not (broker.local_dir / "run").exists():
+        where = broker.local_dir
+        log.warning("jobs go to %s, where no worker has ever run; set WORKER_BROKER_URL as in the worker", where)
+    for note in broker.notes:
+        log.warning(note)
     return Producer(broker, options=resolver(settings), sending=for_host(broker.features.system))
-
-
-def warnings_of(broker: Broker) -> list[str]:
-    """What an engine has to say about the place where it is: one line each."""
-    return list(getattr(broker, "warnings", ()))
 
 
 def resolver(settings: Settings) -> Callable[[Queue[Any]], QueueOptions]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from framework.job import JobId
+from framework.job import JobId, Lease
 
 
 class WorkerError(Exception):
@@ -38,14 +38,24 @@ class EngineError(WorkerError):
 
 
 class EngineUnavailable(EngineError):
-    """The engine cannot do it now (disk full, I/O error, too many files, connection lost): try again later."""
+    """The engine cannot do it now (disk full, I/O error, too many files, connection lost): try again later.
+
+    Attributes:
+        unsettled: leases of a settling call that are not settled: those that failed, and those that are lost. The
+            others of the call are settled. Empty: it is not known which, perhaps none is settled.
+    """
+
+    def __init__(self, message: str = "", *, unsettled: Sequence[Lease] = ()) -> None:
+        super().__init__(message)
+        self.unsettled = tuple(unsettled)
 
 
 class LeaseLost(WorkerError):
-    """Somebody else owns these jobs now; raised by a settling verb after all other leases were settled."""
+    """Other owners have these jobs now, or they are settled; raised after all other leases of the call were settled."""
 
-    def __init__(self, job_ids: Sequence[str]) -> None:
-        self.job_ids = tuple(job_ids)
+    def __init__(self, leases: Sequence[Lease]) -> None:
+        self.leases = tuple(leases)
+        self.job_ids = tuple(lease.job.id for lease in leases)
         super().__init__(f"the claim was lost: {', '.join(self.job_ids)}")
 
 

@@ -80,13 +80,22 @@ class EngineRecovered(Event):
 
 @frozen
 class HookFailed(Event):
-    """`on_failure` or another hook of the service raised; nothing changes for the job."""
+    """`on_failure` or another hook of the service raised, or its process died; nothing changes for the job."""
 
     hook: str
     queue: str
     job_id: str
     error: str
     traceback: str
+
+
+@frozen
+class HooksNotCalled(Event):
+    """So many calls of a hook were given up; nothing changes for the jobs."""
+
+    hook: str
+    count: int
+    why: str
 
 
 @frozen
@@ -167,13 +176,15 @@ class JobsExpired(Event):
 
 @frozen
 class QueueObserved(Event):
+    """Counts of a queue; None: the engine cannot know."""
+
     queue: str
-    ready: int
-    delayed: int
-    in_flight: int
-    dead: int
-    bad: int
-    oldest_age: float
+    ready: int | None
+    delayed: int | None
+    in_flight: int | None
+    dead: int | None
+    bad: int | None
+    oldest_age: float | None
 
 
 @frozen
@@ -223,7 +234,8 @@ class ProcessKilled(Event):
 
 @frozen
 class ProcessExited(Event):
-    """`reason` is one of drained, recycled, crashed, killed, timeout, failed_to_start, out_of_memory, stuck, ruined."""
+    """`reason` is one of drained, recycled, crashed, killed, timeout, failed_to_start, failed_to_close, drain_timeout,
+    out_of_memory, stuck, ruined."""
 
     process: str
     pid: int

@@ -104,7 +104,7 @@ class Job:
 
 @frozen
 class Lease:
-    """A claimed job. Whoever holds it settles it once: ack, retry, bury, rest or release.
+    """A claimed job. Its owner settles it once: by an outcome, or by giving it back.
 
     Attributes:
         job: the job.

@@ -8,7 +8,7 @@ from typing import Literal
 
 from framework.exceptions import CONCEALED
 from framework.frozen import frozen
-from framework.job import Failure, Reason
+from framework.job import Failure, Lease, Reason
 from framework.retry import LONGEST, RetryPolicy, Seconds, seconds
 
 
@@ -94,6 +94,14 @@ class Outcome:
     delay: float = 0.0
     failure: Failure | None = None
     message: str = ""
+
+
+@frozen
+class Settlement:
+    """A lease with the outcome that settles it."""
+
+    lease: Lease
+    outcome: Outcome
 
 
 _WORDS = (RetryLater, Snooze, Reject, Discard)

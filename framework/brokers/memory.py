@@ -6,18 +6,22 @@ that moves its clock sees delays, backoff and ttl pass without sleeping.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from queue import Empty, SimpleQueue
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from framework.broker import Features, JobView, QueueStats, Rescued, State
 from framework.brokers.memory_store import MemoryStore, Row, Shelf, UnknownQueue
 from framework.errors import EnqueueFailed, LeaseLost, PayloadTooLarge, QueueFull, SettingsError
-from framework.job import Failure, Job, JobId, Lease, RunRecord
-from framework.outcome import Outcome
+from framework.job import Job, JobId, Lease, RunRecord
+from framework.outcome import Kind, Outcome, Settlement
 from framework.queues import QueueOptions
 
 __all__ = ["MemoryBroker", "MemoryStore", "connect"]
@@ -51,7 +55,8 @@ def connect(
 class MemoryBroker:
     """`Broker` and `Inspector` of `framework.broker`, on a `MemoryStore`."""
 
-    features = Features(system="memory", quick=True, durable="nothing")
+    features = Features(system="memory", local=True, durable="nothing")
+    notes: Sequence[str] = ()
 
     def __init__(self, store: MemoryStore, *, incarnation: str, clock: Callable[[], float] = time.time) -> None:
         self.store = store
@@ -60,6 +65,14 @@ class MemoryBroker:
         # True = wake(), False = a job came. Not a Condition: a signal handler that runs between its check and its
         # wait would go unheard; SimpleQueue.put is reentrant and what it puts stays.
         self._bell: SimpleQueue[bool] = SimpleQueue()
+        self._turns = itertools.count()
+        self._own: TemporaryDirectory[str] | None = None
+
+    @property
+    def local_dir(self) -> Path:
+        """A directory of this handle's own, made when it is asked for."""
+        self._own = self._own or TemporaryDirectory(prefix="worker-")
+        return Path(self._own.name)
 
     def open(self, queues: Sequence[QueueOptions]) -> None:
         """Declares the queues and the dead-letter queues that they name."""
@@ -100,19 +113,23 @@ class MemoryBroker:
         self.store.add(job, now=self._clock())
         return JobId(job.id)
 
-    def claim(self, queue: str, *, limit: int, wait: float) -> Sequence[Lease]:
-        """Takes due jobs in order; sleeps on the bell where there are none."""
+    def claim(self, queues: Sequence[str], *, limit: int, wait: float) -> Sequence[Lease]:
+        """Takes due jobs in order, of each queue in its turn; sleeps on the bell where there are none."""
         deadline = time.monotonic() + min(wait, LONGEST_WAIT)
+        first = next(self._turns) % max(1, len(queues))
         while True:
             with self.store.lock:
-                shelf = self.store.shelf(queue)
-                leases = [self._lease(row) for row in self._take(shelf, limit)]
+                shelves = [self.store.shelf(queue) for queue in (*queues[first:], *queues[:first])]
+                leases: list[Lease] = []
+                for shelf in shelves:
+                    leases += [self._lease(row) for row in self._take(shelf, limit - len(leases))]
                 left = deadline - time.monotonic()
                 if leases or left <= 0:
                     return leases
                 # Registered under the lock under which nothing was found: what is stored from here on rings.
                 self.store.waiting.add(self._bell)
-                left = min(left, max(0.001, shelf.next_due(default=float("inf")) - self._clock()))
+                due = min((shelf.next_due(default=math.inf) for shelf in shelves), default=math.inf)
+                left = min(left, max(0.001, due - self._clock()))
             try:
                 if self._bell.get(timeout=left):
                     self._hush()
@@ -156,35 +173,31 @@ class MemoryBroker:
             if self._holds(lease):
                 lease.token.reported = outcome
 
-    def extend(self, leases: Sequence[Lease]) -> None:
-        """Claims live with their owner: only looks whether they still do."""
-        self._settle(leases, lambda row: None)
+    def settle(self, done: Sequence[Settlement]) -> None:
+        """Each by its kind."""
+        self._each([one.lease for one in done], [partial(self._settle_one, outcome=one.outcome) for one in done])
 
-    def ack(self, leases: Sequence[Lease]) -> None:
-        """Forgets the jobs."""
-        self._settle(leases, self.store.remove)
-
-    def retry(self, lease: Lease, *, delay: float, failure: Failure) -> None:
-        """Back with attempt + 1 after `delay` seconds."""
-
-        def settle(row: Row) -> None:
-            row.attempt += 1
-            row.add_failure(failure)
-            self.store.put_back(row, now=self._clock(), delay=delay)
-
-        self._settle((lease,), settle)
-
-    def bury(self, lease: Lease, *, failure: Failure) -> None:
-        """To the dead-letter queue or the own dead."""
-        self._settle((lease,), lambda row: self.store.bury(row, failure, now=self._clock()))
-
-    def rest(self, lease: Lease) -> None:
-        """Into the dead of the queue on which it was handled."""
-        self._settle((lease,), lambda row: self.store.move(row, "dead", now=self._clock()))
+    def _settle_one(self, row: Row, outcome: Outcome) -> None:
+        store, now, failure = self.store, self._clock(), outcome.failure
+        match outcome.kind:
+            case Kind.SUCCEEDED | Kind.DISCARDED:
+                store.remove(row)
+            case Kind.RELEASED:
+                self._release(row, outcome.delay)
+            case Kind.RESTED:
+                store.move(row, "dead", now=now)
+            case Kind.RETRIED if failure is not None:
+                row.attempt += 1
+                row.add_failure(failure)
+                store.put_back(row, now=now, delay=outcome.delay)
+            case Kind.DEAD_LETTERED if failure is not None:
+                store.bury(row, failure, now=now)
+            case _:
+                raise ValueError(f"{outcome.kind} needs the failure")
 
     def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
         """Back to the place that they had."""
-        self._settle(leases, lambda row: self._release(row, delay))
+        self._each(leases, [partial(self._release, delay=delay)] * len(leases))
 
     def _release(self, row: Row, delay: float = 0) -> None:
         if delay > 0:
@@ -192,14 +205,14 @@ class MemoryBroker:
         else:
             self.store.move(row, "ready", now=self._clock())
 
-    def _settle(self, leases: Sequence[Lease], settle: Callable[[Row], None]) -> None:
+    def _each(self, leases: Sequence[Lease], acts: Sequence[Callable[[Row], None]]) -> None:
         lost = []
         with self.store.lock:
-            for lease in leases:
+            for lease, act in zip(leases, acts, strict=True):
                 if self._holds(lease):
-                    settle(lease.token)
+                    act(lease.token)
                 else:
-                    lost.append(lease.job.id)
+                    lost.append(lease)
             self.store.ring()
         if lost:
             raise LeaseLost(lost)
@@ -234,6 +247,11 @@ class MemoryBroker:
             counts, self.store.expired = self.store.expired, Counter()
         return dict(counts)
 
+    def lead(self, name: str) -> bool:
+        """The first living handle of the store that asks."""
+        with self.store.lock:
+            return self.store.lead(name, self.incarnation)
+
     def stats(self, queue: str) -> QueueStats:
         """Counts of this moment."""
         with self.store.lock:
@@ -266,6 +284,9 @@ class MemoryBroker:
                     self._release(row)
             self.store.living.discard(self.incarnation)
             self.store.ring()
+        if self._own is not None:
+            self._own.cleanup()
+            self._own = None
 
     def browse(self, queue: str, state: State) -> Iterator[JobView]:
         """A copy of this moment, in the order of the queue."""

@@ -137,6 +137,7 @@ class MemoryStore:
         self._slots: dict[tuple[str, int], Row] = {}  # incarnation and row of the run record
         self._serials = count(1)
         self.expired: Counter[str] = Counter()
+        self._leaders: dict[str, str] = {}  # role -> incarnation
         self._handlers: dict[str, set[str]] = {}  # of dead-letter queues: the services that handle them
 
     def kill(self, incarnation: str) -> None:
@@ -244,6 +245,12 @@ class MemoryStore:
             before.run = before.reported = None
         self._slots[incarnation, run.row] = row
         row.run, row.started = run, True
+
+    def lead(self, name: str, incarnation: str) -> bool:
+        """Return whether this owner has the role; it takes over from one that lives no more."""
+        if self._leaders.get(name) not in self.living:
+            self._leaders[name] = incarnation
+        return self._leaders[name] == incarnation
 
     def held_by(self, incarnation: str) -> list[Row]:
         return [row for row in self._held.values() if row.holder == incarnation]

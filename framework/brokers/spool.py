@@ -9,11 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 from framework.broker import Features, JobView, QueueStats, Rescued, State
 from framework.errors import EngineError, EnqueueFailed, SettingsError
 from framework.job import Failure, Job, JobId, Lease, RunRecord
-from framework.outcome import Kind, Outcome
+from framework.outcome import Kind, Outcome, Settlement
+from framework.process.lock import FileLock
 from framework.queues import QueueOptions
 from framework.spool import flocks
 from framework.spool.browse import Sight
@@ -86,8 +88,7 @@ class SpoolBroker:
     """`Broker` and `Inspector` of `framework.broker`.
 
     Attributes:
-        root: the directory; `run/` and `instances/` in it are the runner's.
-        warnings: what the place cannot keep, one line each; after `open`.
+        root: the directory.
     """
 
     def __init__(self, spool: Spool) -> None:
@@ -95,17 +96,23 @@ class SpoolBroker:
         self._others: dict[str, Census] = {}  # undeclared queues
         self.root = spool.root
         self._reopening = threading.Lock()
+        self._roles: dict[str, FileLock] = {}
         flocks.in_child(self)
-        self.features = Features(system="spool", run_records=True, quick=True, durable="process")
+        self.features = Features(system="spool", local=True, durable="process")
 
     def after_fork(self) -> None:
         """The lock may have been held by another thread."""
         self._reopening = threading.Lock()
 
     @property
-    def warnings(self) -> list[str]:
+    def notes(self) -> Sequence[str]:
         """One line each; filled by `open`."""
-        return self._spool.warnings
+        return self._spool.notes
+
+    @property
+    def local_dir(self) -> Path:
+        """The root; `run/` and `instances/` in it are the runner's."""
+        return self.root
 
     @property
     def counts(self) -> dict[str, int]:
@@ -136,9 +143,9 @@ class SpoolBroker:
                 log.warning("spool %s was moved, removed or mounted over: opened anew", self.root)
             return self._spool
 
-    def claim(self, queue: str, *, limit: int, wait: float) -> Sequence[Lease]:
-        """Waits on the queue's doorbell, and looks now and then."""
-        return self._spool.claim(queue, limit=limit, wait=wait)
+    def claim(self, queues: Sequence[str], *, limit: int, wait: float) -> Sequence[Lease]:
+        """Waits on the queues' doorbells, and looks now and then."""
+        return self._spool.claim(queues, limit=limit, wait=wait)
 
     def start(self, lease: Lease, run: RunRecord) -> None:
         """Into the process's lock file."""
@@ -148,25 +155,9 @@ class SpoolBroker:
         """Beside the run record; a failure goes into the job's history."""
         self._spool.reported(lease, outcome.kind.value, outcome.delay, outcome.failure)
 
-    def extend(self, leases: Sequence[Lease]) -> None:
-        """Nothing expires here."""
-        self._spool.extend(leases)
-
-    def ack(self, leases: Sequence[Lease]) -> None:
-        """Unlinks."""
-        self._spool.ack(leases)
-
-    def retry(self, lease: Lease, *, delay: float, failure: Failure) -> None:
-        """The record, then a rename."""
-        self._spool.retry(lease, delay=delay, failure=failure)
-
-    def bury(self, lease: Lease, *, failure: Failure) -> None:
-        """The record, durable, then a rename."""
-        self._spool.bury(lease, failure=failure)
-
-    def rest(self, lease: Lease) -> None:
-        """A rename."""
-        self._spool.rest(lease)
+    def settle(self, done: Sequence[Settlement]) -> None:
+        """One unlink or rename each; dead letters of one call share their syncs."""
+        self._spool.settle(done)
 
     def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
         """A rename back."""
@@ -190,14 +181,18 @@ class SpoolBroker:
         self._spool.expired.subtract(counts)  # not clear(): another thread may count meanwhile
         return {name: count for name, count in counts.items() if count}
 
+    def lead(self, name: str) -> bool:
+        """The holder of a lock file beside the queues."""
+        role = self._roles.setdefault(name, FileLock(self.root / f"leader.{quote(name, safe='')}.lock"))
+        return role.take()
+
     def stats(self, queue: str) -> QueueStats:
         """Counted now; what has not changed since is not listed again."""
         parts = self._spool.parts(queue)
         try:
             found = self._count(parts.census)
             if self._spool.browse().keeps_letters(parts.queue):
-                dead = found.ready + found.delayed + found.dead
-                return QueueStats(in_flight=found.in_flight, dead=dead, bad=found.bad)
+                return QueueStats(in_flight=found.in_flight, dead=found.jobs_at_rest, bad=found.bad)
             return found
         except OSError as error:
             raise self._spool.unavailable("counting", error) from error
@@ -235,6 +230,8 @@ class SpoolBroker:
     def close(self) -> None:
         """Releases, removes the own directory when it is empty, and lets go."""
         self._spool.close()
+        for role in self._roles.values():
+            role.release()
 
     def browse(self, queue: str, state: State) -> Iterator[JobView]:
         """Reads each file; claims none."""

@@ -115,8 +115,6 @@ def _examined(service: Service, timeout: float) -> tuple[Examination, list[Varia
 
 def _engine(service: Service) -> tuple[bool, str]:
     """(whether it can be used, what there is to say)."""
-    from framework.connecting import warnings_of
-
     root = root_of(service.settings)
     try:
         if root is not None and is_missing(root):
@@ -126,12 +124,12 @@ def _engine(service: Service) -> tuple[bool, str]:
             return True, f"{root} does not exist yet: the first enqueue or `worker run` makes it"
         with opened(service) as engine:
             stats = [engine.stats(queue.name) for queue in service.queues]
-            notes = warnings_of(engine)
+            notes = list(engine.notes)
     except EngineError as error:
         return False, str(error)
     except OSError as error:
         return False, f"{error.filename or root}: {error.strerror or error}"
-    waiting = sum(found.ready + found.delayed + found.in_flight for found in stats)
+    waiting = sum(filter(None, (count for one in stats for count in (one.ready, one.delayed, one.in_flight))))
     return True, "; ".join([f"{counted(len(stats), 'queue')}, {counted(waiting, 'job')}", *notes])
 
 

@@ -8,9 +8,11 @@ from framework.broker import QueueStats
 from framework.cli.output import Column, print_json, span, table
 from framework.cli.service import MODULE_HELP, load_service, opened, take
 
+UNKNOWN = "-"
+
 
 def _alarming(cell: str) -> str:
-    return "" if cell == "0" else "bold red"
+    return "" if cell in ("0", UNKNOWN) else "bold red"
 
 
 COLUMNS = (
@@ -34,8 +36,8 @@ def queues(given: tuple[str, ...], as_json: bool) -> int:
     \b
     --json, in this order; more keys may come:
       queue       name (string)
-      ready, delayed, in_flight, dead, bad       jobs (integers)
-      oldest_age  seconds (number), 0 where none is ready
+      ready, delayed, in_flight, dead, bad       jobs (integers; null: the engine cannot know)
+      oldest_age  seconds (number; null as above), 0 where none is ready
       declared    false: neither this service nor a running one declares it
     """
     (module,) = take(given)
@@ -60,11 +62,15 @@ def _object(name: str, stats: QueueStats, *, declared: bool) -> dict[str, object
         "in_flight": stats.in_flight,
         "dead": stats.dead,
         "bad": stats.bad,
-        "oldest_age": round(stats.oldest_age, 3),
+        "oldest_age": None if stats.oldest_age is None else round(stats.oldest_age, 3),
         "declared": declared,
     }
 
 
 def _row(name: str, stats: QueueStats) -> tuple[str, ...]:
-    age = span(stats.oldest_age) if stats.ready else "-"
-    return (name, *map(str, (stats.ready, age, stats.in_flight, stats.delayed, stats.dead, stats.bad)))
+    age = span(stats.oldest_age) if stats.ready and stats.oldest_age is not None else UNKNOWN
+    return (name, *map(_cell, (stats.ready, age, stats.in_flight, stats.delayed, stats.dead, stats.bad)))
+
+
+def _cell(value: int | str | None) -> str:
+    return UNKNOWN if value is None else str(value)

@@ -128,10 +128,12 @@ def refuse_memory(settings: Settings) -> None:
 
 
 def root_of(settings: Settings) -> Path | None:
-    """The directory of the engine, if it has one; touches nothing. Raises SettingsError: no such engine."""
+    """Return where trees on this engine keep their files, if others can look there; make nothing.
+
+    Raises SettingsError: no such engine.
+    """
     broker = open_broker(settings.broker_url, incarnation="look")
-    root = getattr(broker, "root", None)
-    return None if root is None else Path(root)
+    return None if broker.features.durable == "nothing" else broker.local_dir
 
 
 def is_missing(root: Path) -> bool:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from framework.backoff import Later, Retried
-from framework.broker import Broker, Rescued, settle
+from framework.broker import Broker, Rescued
 from framework.errors import EngineUnavailable, LeaseLost
 from framework.events import AttemptLost, EngineFailed, EngineRecovered, Event, JobsRescued, LeasesLost
 from framework.job import Reason, RunRecord
 from framework.maintenance.rescue import has_started, judge
-from framework.outcome import Outcome
+from framework.outcome import Outcome, Settlement
 from framework.queues import QueueOptions
 from framework.scoreboard import Verdict
 
@@ -123,7 +123,7 @@ class AbandonedLeases:
         item.resolved = item.resolved or self._resolve(rescued)
         outcome, reason = item.resolved
         try:
-            settle(self._broker, lease, outcome)
+            self._broker.settle([Settlement(lease, outcome)])
         except LeaseLost as lost:
             self._emit(LeasesLost(lease.queue, lost.job_ids))
         if item.failures:

@@ -34,15 +34,14 @@ class Observation:
                 oldest_age=found.oldest_age,
             )
         )
-        self._tell_bad(name, found.bad)
+        self._tell_bad(name, found.bad or 0)
         return True
 
     def undeclared(self) -> bool:
         """Look for queues that nobody declares. Return True. Raises EngineUnavailable."""
         found = self._broker.undeclared()
         for name, stats in found.items():
-            jobs = stats.ready + stats.delayed + stats.in_flight + stats.dead + stats.bad
-            self._emit(QueueUndeclared(name, jobs, first=name not in self._undeclared))
+            self._emit(QueueUndeclared(name, stats.jobs, first=name not in self._undeclared))
         self._undeclared = set(found)
         return True
 

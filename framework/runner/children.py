@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from framework.runner import lives
+from framework.events import Event
+from framework.runner import hooks, lives
 from framework.runner.code import declared
 from framework.runner.place import Place
-from framework.scoreboard import EXPORTER, MAINTENANCE, Scoreboard
+from framework.scoreboard import EXPORTER, HOOKS, MAINTENANCE, Scoreboard
 from framework.supervisor import Birth, ChildSpec
 
 
-def specs(place: Place, board: Scoreboard, code: int = -1) -> list[ChildSpec]:
+def specs(
+    place: Place, board: Scoreboard, code: int = -1, say: Callable[[Event], None] = lambda event: None
+) -> list[ChildSpec]:
     """Every child, by its index on the board.
 
     Args:
         code: descriptor of what the supervisor has loaded, for fresh interpreters.
+        say: takes what the supervisor has to say of its children.
     """
     argv = partial(_argv, place, board, code)
     maintain = partial(lives.maintain, place, board=board)
@@ -27,6 +32,14 @@ def specs(place: Place, board: Scoreboard, code: int = -1) -> list[ChildSpec]:
     for slot, name, number in place.workers:
         work = partial(lives.work, place, board=board, name=name, number=number)
         found.append(ChildSpec(slot, len(found), work, argv=argv))
+    if (lost := place.lost) is not None:
+        tell = partial(hooks.tell, place, board=board)
+        found.append(
+            ChildSpec(
+                HOOKS, len(found), tell, last=True, vital=False, argv=argv,
+                wanted=lost.wait, buried=partial(lost.say_abandoned, say),
+            )
+        )  # fmt: skip
     if place.rings is not None:
         export = partial(lives.export, place, board=board)
         found.append(ChildSpec(EXPORTER, len(found), export, last=True, vital=False, argv=argv))
@@ -46,8 +59,8 @@ def _argv(place: Place, board: Scoreboard, code: int, birth: Birth) -> list[str]
         "system": place.system,
         "instance": (instance.number, instance.descriptor, str(instance.board_path)),
         "board": str(board.path),
-        "leader": str(place.leader_path),
         "stacks": place.stacks,
+        "lost": [place.lost.descriptor] if place.lost is not None else [],
         "rings": rings and (rings.run, rings.number, rings.mark, rings.slots),
         "birth": {name: getattr(birth, name) for name in Birth.__slots__},
     }

@@ -9,34 +9,33 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache, partial
+from functools import partial
 
 from framework import connecting
 from framework.app import Handler, Slot, WorkerApp
 from framework.broker import Broker, Rescued
 from framework.errors import EngineError, WorkerError
-from framework.events import Bus, HookFailed, ServiceMistake, SupervisorNote, WorkerReady
+from framework.events import Bus, ServiceMistake, SupervisorNote, WorkerReady
 from framework.exceptions import describe
 from framework.executor import Executor
 from framework.maintenance import AbandonedLeases, HealthServer, Maintenance, OtherTrees
 from framework.outcome import Outcome
 from framework.process.forks import parent_goes_on
-from framework.process.lock import FileLock
 from framework.producer import Producer
 from framework.runner.construct import construct
 from framework.runner.leaving import WITHIN, exit_after, forget_parent, run_hooks
 from framework.runner.place import Place, own_broker
 from framework.runner.probes import probes, processes, restarts
-from framework.scoreboard import EXPORTER, GONE, Scoreboard
+from framework.scoreboard import EXPORTER, GONE, HOOKS, Scoreboard
 from framework.signals import poke, reset_in_child
-from framework.supervisor import CRASHED, FAILED_TO_START, LAST_GRACE, Birth, unblock
+from framework.supervisor import CRASHED, FAILED_TO_CLOSE, FAILED_TO_START, LAST_GRACE, Birth, unblock
 from framework.telemetry import ProcessIdentity, Role, Telemetry, start
 from framework.worker import AsyncWorker, LeaveSignal, SyncWorker, ThreadWorker, WorkerCore, descriptors, stacks
 
 
 def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) -> int:
     """Run the worker with this number of those of a queue; return the exit code."""
-    telemetry, bus = _begin(place, birth, "worker")
+    telemetry, bus = begin(place, birth, "worker")
     settings, handler = place.settings, place.app.worker_handlers[name]
     life, code = _Life(birth, bus), FAILED_TO_START
     leave = LeaveSignal(settings.drain_seconds, lambda: board.deadline, lambda: board.stood_still)
@@ -48,7 +47,9 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
         # From here on the service's code starts threads and processes, which inherit the mask. What a signal ends
         # before the worker has handlers has no job.
         unblock()
-        executor = _executor(place, board, construct(place.app), handler, telemetry, bus, stopping=lambda: bool(leave))
+        executor = executor_for(
+            place, board, construct(place.app), handler, telemetry, bus, stopping=lambda: bool(leave)
+        )
         life.core = core = WorkerCore(
             birth.name,
             birth.index,
@@ -69,12 +70,7 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
     except BaseException as error:  # sys.exit() in a lifespan is an end like any other: said, and never with code 0
         code = life.failed(error)
     finally:
-        board.set_state(birth.index, GONE, time.monotonic_ns())
-        say_goodbye = partial(_say_goodbye, place, birth, board, telemetry, 0.0)
-        run_hooks(_until(board, WITHIN, share=0.5), late=lambda: exit_after(say_goodbye, code))
-        if life.broker is not None:
-            life.broker.close()
-        say_goodbye()
+        wind_up(place, birth, board, telemetry, life.broker, code)
     return code
 
 
@@ -105,21 +101,15 @@ class _Life:
         if core is not None and core.ruined:
             text, trace = f"{name} is ruined: {core.ruined}", ""
         self._bus.emit(ServiceMistake(name, text if self._ready else f"{name} cannot start: {text}", trace))
+        if not self._ready or core is None:
+            return FAILED_TO_START
         # A teardown that fails leaves nothing undone: every job is settled. It backs off, outside the budget.
-        return CRASHED if self._ready and core is not None and not core.leave else FAILED_TO_START
+        return FAILED_TO_CLOSE if core.leave else CRASHED
 
 
 def maintain(place: Place, birth: Birth, board: Scoreboard) -> int:
-    """In the maintenance process."""
-    telemetry, bus = _begin(place, birth, "maintenance")
-    try:
-        return _maintain(place, birth, board, telemetry, bus)
-    except SystemExit as error:  # of the service: its constructor, its `on_failure`
-        _say_why(error, birth, bus)
-        raise
-
-
-def _maintain(place: Place, birth: Birth, board: Scoreboard, telemetry: Telemetry, bus: Bus) -> int:
+    """In the maintenance process. No code of the service runs here but its import, where the process is not forked."""
+    telemetry, bus = begin(place, birth, "maintenance")
     settings = place.settings
     try:
         broker = own_broker(place, birth.incarnation)
@@ -127,15 +117,33 @@ def _maintain(place: Place, birth: Birth, board: Scoreboard, telemetry: Telemetr
         bus.emit(ServiceMistake(birth.name, f"{birth.name} cannot start: {error}"))
         telemetry.shutdown(settings.telemetry_flush)
         return FAILED_TO_START
+    maintenance = _maintenance(place, birth, board, broker, telemetry, bus)
+    telemetry.observe_processes(lambda: processes(board), lambda: restarts(board))
+    if settings.health:
+        note = lambda text: bus.emit(SupervisorNote(text, "warning"))  # noqa: E731
+        HealthServer(settings.health, probes(maintenance, board), say=note)
+    try:
+        maintenance.run(unblock)
+        if place.lost is not None and os.getppid() != birth.supervisor:
+            place.lost.say_left(bus.emit)  # its supervisor would have done that
+        return 0
+    finally:
+        broker.close()
+        _say_goodbye(place, birth, board, telemetry, LAST_GRACE - 0.2)
+
+
+def _maintenance(
+    place: Place, birth: Birth, board: Scoreboard, broker: Broker, telemetry: Telemetry, bus: Bus
+) -> Maintenance:
     abandoned = AbandonedLeases(
         broker,
         place.options,
         bus.emit,
         verdict=lambda incarnation: place.verdict(board, incarnation),
-        after_loss=_after_loss(place, board, telemetry, bus),
+        after_loss=partial(_after_loss, place, birth),
         told=telemetry.told,
     )
-    maintenance = Maintenance(
+    return Maintenance(
         birth.index,
         supervisor=birth.supervisor,
         poke=birth.poke,
@@ -144,57 +152,30 @@ def _maintain(place: Place, birth: Birth, board: Scoreboard, telemetry: Telemetr
         abandoned=abandoned,
         queues=place.options,
         emit=bus.emit,
-        leads=FileLock(place.leader_path).take,
-        drain=settings.drain_seconds,
-        others=OtherTrees(place.other_boards, settings.drain_seconds),
+        leads=lambda: broker.lead(place.app.__name__),
+        drain=place.settings.drain_seconds,
+        others=OtherTrees(place.other_boards, place.settings.drain_seconds),
     )
-    telemetry.observe_processes(lambda: processes(board), lambda: restarts(board))
-    if settings.health:
-        note = lambda text: bus.emit(SupervisorNote(text, "warning"))  # noqa: E731
-        HealthServer(settings.health, probes(maintenance, board), say=note)
-    try:
-        maintenance.run(unblock)
-        return 0
-    finally:
-        broker.close()
-        _say_goodbye(place, birth, board, telemetry, LAST_GRACE - 0.2)
 
 
-def _after_loss(place: Place, board: Scoreboard, telemetry: Telemetry, bus: Bus) -> Callable[[Rescued, Outcome], None]:
-    """Calls the service's `on_failure` for a job whose worker died.
-
-    The app is made for the first such job: a constructor that fails must not keep maintenance from its own work.
-    """
-    app = cache(partial(construct, place.app))
-
-    @cache
-    def executor_of(queue: str) -> Executor:
-        handler = place.app.worker_handlers[queue]
-        return _executor(place, board, app(), handler, telemetry, bus, stopping=lambda: False)
-
-    def after_loss(rescued: Rescued, outcome: Outcome) -> None:
-        lease = rescued.lease
-        if outcome.failure is None or lease.queue not in place.app.worker_handlers:
-            return
-        try:
-            executor = executor_of(lease.queue)
-        except WorkerError as error:
-            bus.emit(HookFailed("on_failure", lease.queue, lease.job.id, str(error), ""))
-        else:
-            executor.report_loss(lease, outcome.failure)
-
-    return after_loss
+def _after_loss(place: Place, birth: Birth, rescued: Rescued, outcome: Outcome) -> None:
+    """Leave a lost attempt for the hooks process, and let the supervisor start that."""
+    if place.lost is None or outcome.failure is None or rescued.lease.queue not in place.app.worker_handlers:
+        return
+    place.lost.put(rescued.lease, outcome.failure)
+    poke(birth.waker)
 
 
 def export(place: Place, birth: Birth, board: Scoreboard) -> int:
     """In the process that sends telemetry."""
-    telemetry, _ = _begin(place, birth, EXPORTER)
+    telemetry, _ = begin(place, birth, EXPORTER)
     budget = place.settings.telemetry_flush
     telemetry.export(board, birth.index, supervisor=birth.supervisor, unblock=unblock, budget=budget)
     return 0
 
 
-def _begin(place: Place, birth: Birth, role: Role) -> tuple[Telemetry, Bus]:
+def begin(place: Place, birth: Birth, role: Role) -> tuple[Telemetry, Bus]:
+    """Make this process one of the tree; return what it says of itself."""
     signal.signal(signal.SIGUSR1, stacks)
     faulthandler.register(signal.SIGUSR1, file=place.stacks, all_threads=True)
     with suppress(AttributeError, OSError, ValueError):  # replaced, broken, closed by the service
@@ -203,15 +184,21 @@ def _begin(place: Place, birth: Birth, role: Role) -> tuple[Telemetry, Bus]:
     place.instance.forget_in_forks()
     forget_parent()
     identity = ProcessIdentity(place.app.__name__, role, birth.name, place.instance.number, place.system)
-    telemetry = start(identity, place.settings, place.rings)
+    # A ring is for the attempts of a slot; the hooks process makes none.
+    telemetry = start(identity, place.settings, None if role == HOOKS else place.rings)
     return telemetry, Bus(telemetry.subscribe)
 
 
-def _say_why(error: SystemExit, birth: Birth, bus: Bus) -> None:
-    """The text of `sys.exit("…")`, which the interpreter would print and a forked child does not."""
-    if error.code is not None and not isinstance(error.code, int):
-        message, _ = describe(error)
-        bus.emit(ServiceMistake(birth.name, f"{birth.name} exits: {message}"))
+def wind_up(
+    place: Place, birth: Birth, board: Scoreboard, telemetry: Telemetry, broker: Broker | None, code: int
+) -> None:
+    """End a process that has run the service's code: its threads and exit hooks have their time, whatever they do."""
+    board.set_state(birth.index, GONE, time.monotonic_ns())
+    say_goodbye = partial(_say_goodbye, place, birth, board, telemetry, 0.0)
+    run_hooks(_until(board, WITHIN, share=0.5), late=lambda: exit_after(say_goodbye, code))
+    if broker is not None:
+        broker.close()
+    say_goodbye()
 
 
 def _say_goodbye(place: Place, birth: Birth, board: Scoreboard, telemetry: Telemetry, after: float) -> None:
@@ -227,7 +214,7 @@ def _until(board: Scoreboard, budget: float, after: float = 0.0, *, share: float
     return min(budget, share * max(0.0, board.deadline / 1e9 + after - time.monotonic()))
 
 
-def _executor(
+def executor_for(
     place: Place,
     board: Scoreboard,
     app: WorkerApp,
@@ -237,6 +224,7 @@ def _executor(
     *,
     stopping: Callable[[], bool],
 ) -> Executor:
+    """Return what runs the jobs of a queue, and tells the service of failed ones."""
     return Executor(
         app,
         handler,

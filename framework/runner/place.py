@@ -12,6 +12,7 @@ from framework.app import WorkerApp
 from framework.broker import Broker, open_broker, shown
 from framework.errors import EngineError, UsageError
 from framework.queues import QueueOptions
+from framework.runner.lost import LostAttempts
 from framework.scoreboard import Scoreboard, Verdict
 from framework.settings import Settings
 from framework.supervisor import Instance, Reserve
@@ -29,10 +30,10 @@ class Place:
         system: the engine's `messaging.system`.
         instance: the number of this supervisor among those of the same store, and its lock.
         reserve: room kept back for a start on a full disk; the supervisor's.
-        leader_path: the lock of one leader per app: it can observe only the queues that it knows.
         target: MODULE or MODULE:NAME, as it was given on the command line.
         here: the working directory at that moment.
         rings: telemetry's; None: it does not outlive a process.
+        lost: takes lost attempts to the hooks process; None: the service has no `on_failure`.
         stacks: descriptor of the file that takes the stacks of all processes.
         waited_for: lives of whose end the supervisor had time to write.
     """
@@ -43,11 +44,11 @@ class Place:
     served: list[str]
     system: str
     instance: Instance
-    leader_path: Path
     target: str
     here: str
     reserve: Reserve | None = None
     rings: Any = None
+    lost: LostAttempts | None = None
     stacks: int = -1
     waited_for: set[str] = field(default_factory=set)
 
@@ -127,11 +128,3 @@ def unopened(settings: Settings, incarnation: str) -> Broker:
             "serve workers: use spool:DIR"
         )
     return broker
-
-
-def directory_of(broker: Broker, app: str) -> Path:
-    """Where a tree's own files lie: in the engine's directory, or in one of this user where it has none."""
-    root = getattr(broker, "root", None)
-    if root is not None:
-        return Path(root)
-    return Path(os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/worker-{os.getuid()}") / "worker" / app

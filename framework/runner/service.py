@@ -9,7 +9,6 @@ from functools import partial
 
 from framework.app import WorkerApp
 from framework.broker import Broker, shown
-from framework.connecting import warnings_of
 from framework.errors import EngineError, UsageError
 from framework.events import Bus, Event, SupervisorNote
 from framework.process import stdio
@@ -17,10 +16,11 @@ from framework.queues import QueueOptions
 from framework.runner.children import specs
 from framework.runner.code import LoadedCode
 from framework.runner.construct import try_constructor
+from framework.runner.lost import LostAttempts
 from framework.runner.patched import refuse_patched
-from framework.runner.place import Place, directory_of, unopened
+from framework.runner.place import Place, unopened
 from framework.runner.resolving import remarks, resolve
-from framework.scoreboard import EXPORTER, MAINTENANCE, Scoreboard
+from framework.scoreboard import EXPORTER, HOOKS, MAINTENANCE, Scoreboard
 from framework.settings import Settings
 from framework.supervisor import (
     IS_LINUX,
@@ -64,8 +64,8 @@ def run(
     say = Bus(telemetry.subscribe).emit
     make = partial(Place, app, settings, options, served, target=target, here=here)
     workers = sum(options[name].workers for name in served)
-    place, board, warnings = _take_place(make, unopened(settings, f"s{secrets.token_hex(8)}"), workers, say)
-    for text in [*warnings, *remarks(app)]:
+    place, board, notes = _take_place(make, unopened(settings, f"s{secrets.token_hex(8)}"), workers, say)
+    for text in [*notes, *remarks(app)]:
         say(SupervisorNote(text, "warning"))
     if not IS_LINUX:
         say(SupervisorNote("not Linux: fit for development; no promise after a power cut or a dead supervisor"))
@@ -75,10 +75,17 @@ def run(
     gc.collect()
     gc.freeze()  # the children share these pages; a collection would copy them
     code = supervisor.run()
-    assert place.reserve is not None
-    place.reserve.fill()  # what the processes leave: locks and directories of their claims
+    _close(place, say)
     say(SupervisorNote(f"stopped, exit code {code}"))
     return code
+
+
+def _close(place: Place, say: Say) -> None:
+    """When the last process of the tree has ended."""
+    if place.lost is not None:
+        place.lost.say_left(say)
+    assert place.reserve is not None
+    place.reserve.fill()  # what the processes leave: locks and directories of their claims
 
 
 def _served(app: type[WorkerApp], options: dict[str, QueueOptions], wanted: Sequence[str] | None) -> list[str]:
@@ -98,8 +105,8 @@ def _take_place(make: partial[Place], broker: Broker, workers: int, say: Say) ->
 
     The engine is opened once and let go of: what is wrong with it shows before anything is forked.
     """
-    app, options = make.args[0], make.args[2]
-    directory = directory_of(broker, app.__name__)
+    options = make.args[2]
+    directory = broker.local_dir
     reserve = Reserve(directory / "run" / "reserve", workers + 1)
     has_room = reserve.has_room()
     if not has_room:
@@ -107,19 +114,18 @@ def _take_place(make: partial[Place], broker: Broker, workers: int, say: Say) ->
         say(SupervisorNote(f"{directory}: its disk, or a quota, is full: {said}; jobs that end make room", "warning"))
     try:
         broker.open(list(options.values()))
-        system, warnings = broker.features.system, warnings_of(broker)
+        system, notes = broker.features.system, list(broker.notes)
     finally:
         broker.close()
     try:
         instance = Instance.take(directory / "run", directory / "instances")
     except OSError as error:
         raise EngineError(f"{directory} cannot be used: {error}") from error
-    leader_path = directory / f"leader.{app.__name__}.lock"
-    place = make(system=system, instance=instance, leader_path=leader_path, reserve=reserve)
+    place = make(system=system, instance=instance, reserve=reserve)
     board = _make_board(place, say)
     if has_room:
         reserve.fill()
-    return place, board, warnings
+    return place, board, notes
 
 
 def _make_board(place: Place, say: Say) -> Scoreboard:
@@ -129,6 +135,9 @@ def _make_board(place: Place, say: Say) -> Scoreboard:
     place.rings, note = prepare_rings(run_dir, number, app=app, system=place.system, slots=names)
     if note:
         say(SupervisorNote(note, "warning"))
+    place.lost = LostAttempts.of(place.app)
+    if place.lost is not None:
+        rows.append((HOOKS, 1))
     if place.rings is not None:
         rows.append((EXPORTER, 0))
     try:
@@ -148,7 +157,13 @@ def _make_board(place: Place, say: Say) -> Scoreboard:
 def _supervisor(place: Place, board: Scoreboard, say: Say, telemetry: Telemetry) -> Supervisor:
     settings, stacks = place.settings, Stacks()
     place.stacks = stacks.fd
-    build = partial(Supervisor, stacks=stacks, idle=telemetry.say_lost, lost=place.instance.lost)
+
+    def idle() -> None:
+        telemetry.say_lost()
+        if place.lost is not None:
+            place.lost.say_refused(say)
+
+    build = partial(Supervisor, stacks=stacks, idle=idle, lost=place.instance.lost)
     options = SupervisorOptions(
         drain=settings.drain_seconds,
         restart_budget=settings.restart_budget,
@@ -156,17 +171,18 @@ def _supervisor(place: Place, board: Scoreboard, say: Say, telemetry: Telemetry)
         ready_within=settings.ready_within,
     )
     if _can_fork(settings, say):
-        return build(specs(place, board), board, options, say)
+        return build(specs(place, board, say=say), board, options, say)
     loaded = LoadedCode.now()
     code = loaded.handed_over()
-    keep = [place.instance.descriptor, stacks.fd, code]
+    keep = [place.instance.descriptor, stacks.fd, code, *([place.lost.descriptor] if place.lost is not None else [])]
     start = spawn(keep=keep, here=place.here, environ=lambda birth: _environ(place, birth))
-    return build(specs(place, board, code), board, options, say, start=start, may_renew=loaded.changed)
+    return build(specs(place, board, code, say), board, options, say, start=start, may_renew=loaded.changed)
 
 
 def _environ(place: Place, birth: Birth) -> Mapping[str, str]:
     """Of a fresh interpreter, where a provider of OpenTelemetry may be made before our own code runs."""
-    role: Role = MAINTENANCE if birth.name == MAINTENANCE else EXPORTER if birth.name == EXPORTER else "worker"
+    roles: dict[str, Role] = {MAINTENANCE: MAINTENANCE, HOOKS: HOOKS, EXPORTER: EXPORTER}
+    role = roles.get(birth.name, "worker")
     identity = ProcessIdentity(place.app.__name__, role, birth.name, place.instance.number, place.system)
     return environment_of(identity)
 

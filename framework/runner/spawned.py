@@ -15,8 +15,10 @@ from framework.events import Bus, ServiceMistake
 from framework.exceptions import describe
 from framework.loading import load_app
 from framework.process import stdio
+from framework.process.mailbox import Mailbox
 from framework.runner.children import specs
 from framework.runner.code import LoadedCode, declared
+from framework.runner.lost import LostAttempts
 from framework.runner.place import Place
 from framework.runner.resolving import resolve
 from framework.scoreboard import Scoreboard
@@ -32,7 +34,7 @@ def main() -> int:
     if not enter_spawned(birth):
         return 0
     _, lock, _ = life["instance"]
-    for descriptor in (birth.waker, birth.poke, lock, life["stacks"]):
+    for descriptor in (birth.waker, birth.poke, lock, life["stacks"], *life["lost"]):
         os.set_inheritable(descriptor, False)  # exec needed it; what a handler starts must not keep them
     code = LoadedCode.received(life["code"])
     try:
@@ -58,10 +60,10 @@ def _place(life: dict[str, Any]) -> Place:
         served=life["queues"],
         system=life["system"],
         instance=Instance(number, lock, Path(board_path)),
-        leader_path=Path(life["leader"]),
         target=life["target"],
         here=os.getcwd(),
         rings=rings_from(*life["rings"]) if life["rings"] else None,
+        lost=next((LostAttempts(Mailbox(descriptor)) for descriptor in life["lost"]), None),
         stacks=life["stacks"],
     )
 

@@ -179,9 +179,18 @@ class Scoreboard:
         self._words[(at + TOLD_OFFSET) // 4] = 0
         self._quads[(at + ENGINE_OFFSET) // 8] = 0
         self._words[(at + RUIN_OFFSET) // 4] = 0
-        for row in range(first, first + rows):
-            offset = self._rows_at + row * ROW_SIZE
-            self._memory[offset : offset + ROW_SIZE] = bytes(ROW_SIZE)
+        self._empty(first, rows)
+
+    def _empty(self, first: int, rows: int) -> None:
+        start, end = (self._rows_at + row * ROW_SIZE for row in (first, first + rows))
+        self._memory[start:end] = bytes(end - start)
+
+    def vacate(self, index: int) -> None:
+        """Write for the supervisor that nothing lives in a slot, and that this is as it should be."""
+        self.set_pid(index, 0, 0)
+        at = self._slot_at(index)
+        self._words[(at + STATE_OFFSET) // 4] = EMPTY
+        self._empty(*SLOT.unpack_from(self._memory, at)[7:9])
 
     def set_pid(self, index: int, pid: int, pid_start: int) -> None:
         """By the supervisor after a start; `pid_start` tells a reused pid apart (clock ticks since boot)."""

@@ -9,8 +9,10 @@ from typing import Final
 MAGIC = b"WBOARD4\n"
 MAINTENANCE: Final = "maintenance"  # slots that run no jobs
 EXPORTER: Final = "exporter"
-EXIT_REASONS = (
-    "drained", "recycled", "crashed", "killed", "timeout", "failed_to_start", "out_of_memory", "stuck", "ruined",
+HOOKS: Final = "hooks"
+EXIT_REASONS = (  # the first and the last are younger than the others, whose places are kept
+    "drain_timeout", "drained", "recycled", "crashed", "killed", "timeout", "failed_to_start", "out_of_memory", "stuck",
+    "ruined", "failed_to_close",
 )  # fmt: skip
 STATES = ("empty", "starting", "ready", "leaving", "gone")
 EMPTY, STARTING, READY, LEAVING, GONE = range(5)
@@ -21,14 +23,14 @@ NAME = 128  # bytes: of the app, and of a slot (a queue of 100 characters and th
 HEADER = struct.Struct(f"<8sIIIIQQ{NAME}sQ")
 # name, incarnation, pid, state, pid's start, tick, ready, first row, rows, used, jobs
 SLOT = struct.Struct(f"<{NAME}s40sIIQQQIIII")
-EXITS = struct.Struct("<9I")
+EXITS = struct.Struct("<11I")
 # delivery, busy, on_cpu, settling, started, soft, hard, job id; before them a sequence of 8 bytes, behind them the
 # thread that runs the jobs of this row, 4 bytes
 ROW = struct.Struct("<IBBBxQQQ64s")
 VERDICT = struct.Struct("<40sBB36s2x96s")  # incarnation, kind, number of guilty rows, the rows, a detail
 HEADER_SIZE, SLOT_SIZE, ROW_SIZE, VERDICT_SIZE = 208, 368, 112, 176
 PID_OFFSET, STATE_OFFSET, START_OFFSET, TICK_OFFSET, READY_OFFSET = 168, 172, 176, 184, 192
-USED_OFFSET, JOBS_OFFSET, TOLD_OFFSET, EXITS_OFFSET, ENGINE_OFFSET = 208, 212, 216, 224, 264
+USED_OFFSET, JOBS_OFFSET, TOLD_OFFSET, EXITS_OFFSET, ENGINE_OFFSET = 208, 212, 216, 220, 264
 RUIN_OFFSET, CAUSE = 272, slice(276, 368)  # 0 = not ruined, 1 = nobody is charged, else the charged row + 2
 WRITTEN_OFFSET, DEADLINE_OFFSET, STILL_OFFSET = 20, 24, 176
 VERDICTS, MOST_GUILTY = 256, 18
@@ -55,8 +57,8 @@ class SlotState:
 
     @property
     def is_worker(self) -> bool:
-        """It runs jobs: neither maintenance nor the exporter."""
-        return self.name not in (MAINTENANCE, EXPORTER)
+        """It runs jobs: neither maintenance, nor the exporter, nor hooks."""
+        return self.name not in (MAINTENANCE, EXPORTER, HOOKS)
 
 
 @dataclass(frozen=True, slots=True)

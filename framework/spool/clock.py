@@ -24,6 +24,7 @@ from framework.spool.setbacks import OF_ONE_FILE
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _LENGTH = 20
 HORIZON = 100 * 365 * 86_400_000_000_000  # nanoseconds: a stamp further ahead of the clock is made up
+MOST_DAMAGED = 3  # files of one boot
 _LATEST = 10**_LENGTH - 1 - HORIZON
 _OFFSET = re.compile(rb"(-?\d{1,20})\n", re.ASCII)
 
@@ -53,7 +54,12 @@ class Clock:
         offset: nanoseconds from boot time to stamp time.
         wall: seconds since the epoch.
         boottime: nanoseconds since boot.
+
+    Attributes:
+        damaged: the file of an offset that cannot be read, in whose place another was made, and why; empty: none is.
     """
+
+    damaged = ""
 
     def __init__(
         self, offset: int, *, wall: Callable[[], float] = time.time, boottime: Callable[[], int] = boottime_ns
@@ -102,15 +108,32 @@ def load(
     wall: Callable[[], float] = time.time,
     boottime: Callable[[], int] = boottime_ns,
 ) -> Clock:
-    """The clock of this root in this boot: the first process that comes fixes the offset. Raises OSError."""
-    path = f"clock.{boot or boot_id()}"
+    """Return the clock of this root in this boot; the first process that comes fixes the offset.
+
+    A file that is damaged is left where it is, and the next of the boot's names is used. Raises OSError.
+    """
+    first, damaged = f"clock.{boot or boot_id()}", ""
+    for number in range(MOST_DAMAGED + 1):
+        path = f"{first}.{number}" if number else first
+        try:
+            here = Clock(_offset(disk, path, wall, boottime), wall=wall, boottime=boottime)
+        except OSError as error:
+            if error.errno not in OF_ONE_FILE or number == MOST_DAMAGED:
+                raise
+            damaged = f"{path} cannot be used ({error.strerror}): {first}.{number + 1} is in its place"
+        else:
+            here.damaged = damaged
+            return here
+    raise AssertionError("the last try returns or raises")
+
+
+def _offset(disk: Disk, path: str, wall: Callable[[], float], boottime: Callable[[], int]) -> int:
     offset = _stored(disk, path, boottime)
-    if offset is None:
-        here = round(wall() * 1e9)
-        newest = newest_stamp(disk, until=here + HORIZON)
-        mine = max(here, newest + 1) - boottime()
-        offset = _publish(disk, path, mine, boottime)
-    return Clock(offset, wall=wall, boottime=boottime)
+    if offset is not None:
+        return offset
+    here = round(wall() * 1e9)
+    newest = newest_stamp(disk, until=here + HORIZON)
+    return _publish(disk, path, max(here, newest + 1) - boottime(), boottime)
 
 
 def _stored(disk: Disk, path: str, boottime: Callable[[], int]) -> int | None:

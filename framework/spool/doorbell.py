@@ -10,6 +10,7 @@ import contextlib
 import os
 import select
 import stat
+from collections.abc import Sequence
 
 from framework.spool import flocks
 from framework.spool.disk import Disk
@@ -101,25 +102,12 @@ class Doorbell:
             except OSError:
                 return  # full: enough to wake everybody
 
-    def wait(self, waker: Waker, seconds: float) -> tuple[bool, bool]:
-        """(woken, rang) after at most so many seconds.
-
-        All rings so far are taken, also those meant for other waiters: whoever then finds more jobs than it takes
-        rings on.
-        """
-        poll = select.poll()
-        poll.register(waker.fileno(), select.POLLIN)
+    def poll(self, poll: select.poll) -> int | None:
+        """Add the bell to what a waiter listens to; return its descriptor, None: it is silent."""
         fd = self._open()
         if fd is not None:
             poll.register(fd, select.POLLIN)
-        ready = [number for number, _ in poll.poll(max(0.0, seconds) * 1000)]
-        woken, rang = waker.fileno() in ready, fd is not None and fd in ready
-        if woken:
-            waker.clear()
-        if rang and fd is not None:
-            with contextlib.suppress(OSError):  # another waiter was faster; it was for us all the same
-                os.read(fd, 65536)
-        return woken, rang
+        return fd
 
     def close(self) -> None:
         """Idempotent."""
@@ -127,6 +115,27 @@ class Doorbell:
         if fd is not None:
             with contextlib.suppress(OSError):  # a handler has closed it
                 os.close(fd)
+
+
+def wait(bells: Sequence[Doorbell], waker: Waker, seconds: float) -> tuple[bool, Sequence[Doorbell]]:
+    """Return (woken, the bells that rang) after at most so many seconds.
+
+    All rings so far are taken, also those meant for other waiters: who then finds more jobs than it takes rings on.
+    """
+    poll = select.poll()
+    poll.register(waker.fileno(), select.POLLIN)
+    listening = {bell.poll(poll): bell for bell in bells}
+    ready = [number for number, _ in poll.poll(max(0.0, seconds) * 1000)]
+    woken, rang = False, []
+    for number in ready:
+        if number == waker.fileno():
+            woken = True
+            waker.clear()
+        else:
+            rang.append(listening[number])
+            with contextlib.suppress(OSError):  # another waiter was faster; it was for us all the same
+                os.read(number, 65536)
+    return woken, rang
 
 
 def _state(fd: int) -> os.stat_result | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from framework.job import Failure
 from framework.spool import frame, ids
@@ -20,8 +21,16 @@ from framework.spool.life import Held
 from framework.spool.names import MAX_TIME, Name, micros
 
 
+class Burial(NamedTuple):
+    """A claim that becomes a dead letter; `letter`: it is one already."""
+
+    held: Held
+    failure: Failure
+    letter: bool
+
+
 class Settle:
-    """The settling verbs. Each returns False where the claim was lost. Raises OSError."""
+    """The settling verbs; `settlements.py` calls them. Each returns False where the claim was lost. Raises OSError."""
 
     def __init__(
         self,
@@ -69,19 +78,46 @@ class Settle:
             self._put_back(queue.name, str(name))
         return done
 
-    def bury(self, held: Held, failure: Failure, *, letter: bool) -> bool:
-        """To the dead-letter queue, else to the own dead/; the record is durable first."""
-        if not self.record(held, failure, "dead_lettered", sync=True):
-            return self._end(held, False)
-        directory = self._to_dead_letters(held, letter=letter)
-        if directory:
-            self._sync_after(directory)
-        return directory != ""
+    def bury(self, dying: Sequence[Burial]) -> tuple[set[Held], list[tuple[Held, OSError]]]:
+        """To the dead-letter queue, else to the own dead/; the record is durable first. Many share their flushes.
 
-    def _to_dead_letters(self, held: Held, *, letter: bool) -> str:
+        Return what has moved, and what failed and stays as it was; the claims of all others were lost.
+        """
+        failed: list[tuple[Held, OSError]] = []
+        together = len(dying) > 1 and HAS_SYNCFS
+        recorded = [
+            one for one in dying if self._tried(one, lambda one: self._last_words(one, sync=not together), failed)
+        ]
+        if together and recorded and self._disk.power:
+            try:
+                self._disk.calls.syncfs(self._disk.fd)
+            except OSError as error:
+                failed += [(one.held, error) for one in recorded]
+                recorded = []
+        moved = {one.held: where for one in recorded if (where := self._tried(one, self._to_dead_letters, failed))}
+        for directory in set(moved.values()):
+            self._sync_after(directory)
+        return set(moved), failed
+
+    @staticmethod
+    def _tried(one: Burial, step: Callable[[Burial], str], failed: list[tuple[Held, OSError]]) -> str:
+        try:
+            return step(one)
+        except OSError as error:
+            failed.append((one.held, error))
+            return ""
+
+    def _last_words(self, one: Burial, *, sync: bool) -> str:
+        """Store why the job ends; empty: the claim was lost."""
+        if self.record(one.held, one.failure, "dead_lettered", sync=sync):
+            return one.held.path
+        self._end(one.held, False)
+        return ""
+
+    def _to_dead_letters(self, one: Burial) -> str:
         """Move a job whose record is durable; return the directory that it is in now, empty: the claim was lost."""
-        queue = held.owner.queue
-        target = None if letter else queue.options.dead_letter
+        held, queue = one.held, one.held.owner.queue
+        target = None if one.letter else queue.options.dead_letter
         name = held.name._replace(
             stamp=self._clock.stamp(), attempt=0, not_before=self._clock.micros(), expires=None
         )  # a new stamp: letters are in the order of their deaths
@@ -97,38 +133,20 @@ class Settle:
         return self._move(held, held.owner.queue, held.name, held.owner.queue.path("dead", held.entry))
 
     def expire(self, expired: Sequence[Held]) -> list[tuple[Held, OSError]]:
-        """Make dead letters of jobs past their ttl; many share the flush of their records.
+        """Make dead letters of jobs past their ttl.
 
-        Return those that failed: their files lie in the own directory, and nobody holds them.
+        Return those that failed: their files lie in the own directory, and are no leases.
         """
-        failed: list[tuple[Held, OSError]] = []
-        together = len(expired) > 1 and HAS_SYNCFS
-        recorded = [h for h in expired if self._tried(h, lambda h: self._record_expiry(h, sync=not together), failed)]
-        if together and recorded and self._disk.power:
-            try:
-                self._disk.calls.syncfs(self._disk.fd)
-            except OSError as error:
-                failed += [(held, error) for held in recorded]
-                recorded = []
-        directories = {directory for held in recorded if (directory := self._tried(held, self._expire_one, failed))}
-        for directory in directories:
-            self._sync_after(directory)
+        moved, failed = self.bury([Burial(held, self._expiry(held), letter=False) for held in expired])
+        for held in moved:
+            self._expired[held.owner.queue.name] += 1
         for held, _ in failed:
             held.let_lie()
         return failed
 
-    @staticmethod
-    def _tried(held: Held, step: Callable[[Held], str], failed: list[tuple[Held, OSError]]) -> str:
-        try:
-            return step(held)
-        except OSError as error:
-            failed.append((held, error))
-            return ""
-
-    def _record_expiry(self, held: Held, *, sync: bool) -> str:
-        """Store why the job ends; empty: the claim was lost."""
+    def _expiry(self, held: Held) -> Failure:
         now = self._clock.wall()
-        failure = Failure(
+        return Failure(
             attempt=held.name.attempt,
             reason="expired",
             message=f"its time to live ended {now - (held.name.expires or 0) / 1e6:.3f} s before it was claimed",
@@ -137,15 +155,6 @@ class Settle:
             started_at=now,
             ended_at=now,
         )
-        if self.record(held, failure, "dead_lettered", sync=sync):
-            return held.path
-        self._end(held, False)
-        return ""
-
-    def _expire_one(self, held: Held) -> str:
-        directory = self._to_dead_letters(held, letter=False)
-        self._expired[held.owner.queue.name] += directory != ""
-        return directory
 
     def record(self, held: Held, failure: Failure, outcome: str, *, sync: bool = False) -> bool:
         """Store a failure before its outcome is carried out; a rescuer finds it in the job's history.

@@ -5,28 +5,28 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from framework.errors import EngineError, EngineUnavailable, EnqueueFailed, LeaseLost
+from framework.errors import EngineError, EngineUnavailable, EnqueueFailed
 from framework.job import Failure, Job, JobId, Lease, RunRecord
+from framework.outcome import Settlement
 from framework.queues import QueueOptions
 from framework.spool import clock, filesystem, flocks, handlers, layout, life
 from framework.spool.browse import Browse
 from framework.spool.calls import Calls
+from framework.spool.claims import Claims
 from framework.spool.disk import Disk
 from framework.spool.doorbell import Waker
 from framework.spool.layout import QueueDir
-from framework.spool.life import Held, Owner
+from framework.spool.life import Held
 from framework.spool.maintain import Rounds
 from framework.spool.parts import Parts
 from framework.spool.rescue import Orphan
 from framework.spool.runs import Started
 from framework.spool.settle import Settle
-
-LONGEST_WAIT = 1.0  # seconds, as the port says
+from framework.spool.settlements import Settlements
 
 
 class Spool:
@@ -41,7 +41,7 @@ class Spool:
 
     Attributes:
         counts: what happened: `lost`, `missed`, `bad`, `stranded`, `recovered`, `unsynced`, ...
-        warnings: what the file system cannot keep, one line each; after `open`.
+        notes: what the file system cannot keep, one line each; after `open`.
         survives_power_cut: an acknowledged job does; after `open`.
     """
 
@@ -59,7 +59,7 @@ class Spool:
         self.incarnation = incarnation
         self.counts: Counter[str] = Counter()
         self.expired: Counter[str] = Counter()
-        self.warnings: list[str] = []
+        self.notes: list[str] = []
         self.survives_power_cut = False
         self._power = power
         self._network = network_file_system
@@ -69,6 +69,7 @@ class Spool:
         self._clock: clock.Clock | None = None
         self._parts: dict[str, Parts] = {}
         self._rounds = Rounds()
+        self._claims = Claims(self._waker, self.unavailable)
         flocks.in_child(self)
 
     # --- opening and closing -----------------------------------------------------------------------------------
@@ -147,9 +148,17 @@ class Spool:
             counts=self.counts,
             expired=self.expired,
         )
+        self._settlements = Settlements(
+            self._settle,
+            look_again=lambda name: self.parts(name).claim.look_again(),
+            finish=lambda owner: self.parts(owner.queue.name).rescue.finish(owner),
+            unavailable=self.unavailable,
+        )
         self.survives_power_cut = self._power and found.survives_power_cut
+        if self._clock.damaged:
+            self.notes.append(f"spool {self.root}: {self._clock.damaged}")
         if found.doubt and self._power:
-            self.warnings.append(f"spool {self.root}: {found.doubt}")
+            self.notes.append(f"spool {self.root}: {found.doubt}")
 
     def _undeclared(self, queues: Sequence[QueueOptions]) -> list[QueueOptions]:
         """Dead-letter queues that nobody declared on this broker."""
@@ -213,35 +222,9 @@ class Spool:
             at = end
         return done
 
-    def claim(self, queue: str, *, limit: int, wait: float) -> list[Lease]:
+    def claim(self, queues: Sequence[str], *, limit: int, wait: float) -> list[Lease]:
         """Up to `limit` leases; waits for the first. Raises EngineUnavailable."""
-        part = self.parts(queue)
-        deadline = time.monotonic() + min(wait, LONGEST_WAIT)
-        leases = self._claim_now(part, limit)
-        while not leases:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                break
-            woken, rang = part.doorbell.wait(self._waker, min(left, part.patience()))
-            if not (woken or rang) and time.monotonic() >= deadline:
-                break  # nobody called; the next claim begins with a look
-            leases = self._claim_now(part, limit)
-            if leases and len(part.listing):
-                part.doorbell.ring()  # the ring that was taken stood for others too: pass it on
-            if woken:
-                break
-        return leases
-
-    def _claim_now(self, part: Parts, limit: int) -> list[Lease]:
-        """What is due comes first, as it is older. Where it cannot be moved (a full disk), what is ready is claimed."""
-        part.ripen.soon(limit, patient=False)
-        leases = part.claim(limit)
-        if not leases and part.ripen.soon(limit, patient=True):
-            leases = part.claim(limit)
-        error = part.claim.error or part.ripen.error
-        if error is not None and not leases:
-            raise self.unavailable(f"claiming from {part.queue.name!r}", error) from error
-        return leases
+        return self._claims([self.parts(queue) for queue in queues], limit, wait)
 
     # --- runs -------------------------------------------------------------------------------------------------
 
@@ -273,65 +256,13 @@ class Spool:
 
     # --- settling ---------------------------------------------------------------------------------------------
 
-    def ack(self, leases: Sequence[Lease]) -> None:
-        """Raises LeaseLost, EngineUnavailable; so do the others."""
-        self._each(leases, lambda lease, held: self._settle.ack(held, lease.job.queue, lease.job.id))
-
-    def retry(self, lease: Lease, *, delay: float, failure: Failure) -> None:
-        """Attempt + 1 after `delay` seconds."""
-        self._each((lease,), lambda _, held: self._settle.retry(held, delay, failure))
-
-    def bury(self, lease: Lease, *, failure: Failure) -> None:
-        """To the dead-letter queue, or the own dead."""
-        self._each((lease,), lambda one, held: self._settle.bury(held, failure, letter=one.is_letter))
-
-    def rest(self, lease: Lease) -> None:
-        """A handled letter stays, listed."""
-        self._each((lease,), lambda _, held: self._settle.rest(held))
+    def settle(self, done: Sequence[Settlement]) -> None:
+        """Raises LeaseLost, EngineUnavailable; so does `release`."""
+        self._settlements(done)
 
     def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
         """No attempt spent. Thread-safe."""
-        self._each(leases, lambda _, held: self._settle.release(held, delay))
-
-    def extend(self, leases: Sequence[Lease]) -> None:
-        """Claims live with their owner: only says which were lost."""
-        lost = [lease.job.id for lease in leases if self._held(lease).settled]
-        if lost:
-            raise LeaseLost(lost)
-
-    def _each(self, leases: Sequence[Lease], verb: Callable[[Lease, Held], bool]) -> None:
-        """Settles all that can be settled; then says what could not, so that the same call may be repeated."""
-        lost: list[str] = []
-        settled: list[Held] = []
-        wards: dict[str, Owner] = {}
-        failed: OSError | None = None
-        for lease in leases:
-            held = self._held(lease)
-            if held.owner.ward:
-                wards[held.owner.base] = held.owner
-            if held.settled:
-                if held.forgiven:
-                    settled.append(held)
-                else:
-                    lost.append(lease.job.id)
-                continue
-            try:
-                if verb(lease, held):
-                    settled.append(held)
-                else:
-                    lost.append(lease.job.id)
-            except OSError as error:
-                failed = failed or error
-                self.parts(lease.queue).claim.look_again()
-        for held in settled:
-            held.forgiven = failed is not None
-        for ward in wards.values():
-            with contextlib.suppress(OSError):  # the next rescue() does it
-                self.parts(ward.queue.name).rescue.finish(ward)
-        if failed is not None:
-            raise self.unavailable("settling", failed) from failed
-        if lost:
-            raise LeaseLost(lost)
+        self._settlements.release(leases, delay)
 
     @staticmethod
     def _held(lease: Lease) -> Held:

@@ -2,6 +2,7 @@
 
 from framework.supervisor.children import (
     CRASHED,
+    FAILED_TO_CLOSE,
     FAILED_TO_START,
     FLUSH,
     Birth,
@@ -21,6 +22,7 @@ from framework.supervisor.tree import SupervisorOptions
 
 __all__ = [
     "CRASHED",
+    "FAILED_TO_CLOSE",
     "FAILED_TO_START",
     "FLUSH",
     "IS_LINUX",

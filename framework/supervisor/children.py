@@ -17,6 +17,7 @@ from framework.signals import reset_in_child
 from framework.supervisor import platform
 
 FAILED_TO_START = 78  # a child's exit code: its lifespan or engine failed before it was ready
+FAILED_TO_CLOSE = 79  # a child's exit code: it was told to leave, or left by itself, and failed in that
 CRASHED = 70  # a child's exit code: an exception that nothing of ours expects
 FLUSH = 0.5  # seconds that a child gives, at its end, to the reader of what its handlers printed
 _ALL = signal.valid_signals()
@@ -56,6 +57,8 @@ class ChildSpec:
         last: it is stopped only after all others are gone; several of them one after another, in their order.
         vital: the service cannot do without it: its deaths count for the restart budget.
         argv: command of a fresh interpreter that does the same, where forking is not safe.
+        wanted: it lives only on demand: it is started when this says so, and leaves when it has nothing to do.
+        buried: is told why each life ended, by one of `scoreboard.EXIT_REASONS` and in words.
     """
 
     name: str
@@ -64,6 +67,8 @@ class ChildSpec:
     last: bool = False
     vital: bool = True
     argv: Callable[[Birth], list[str]] | None = None
+    wanted: Callable[[], bool] | None = None
+    buried: Callable[[str, str], None] = lambda reason, detail: None
 
 
 def fork(spec: ChildSpec, birth: Birth) -> int:

@@ -12,8 +12,9 @@ from framework.supervisor.place import Place
 from framework.supervisor.tree import Tree
 
 LEAST_GRACE = 0.1  # seconds that each of those that leave last has
-MOST_FAILURES = 3  # short lives in a row after which one that leaves last is not started again in a drain
+MOST_FAILURES = 3  # lives in vain after which one that leaves last is not started again in a drain
 LAST_GRACE = 0.5  # seconds after the drain deadline for the children that leave last
+LONGEST = 30.0  # seconds that a child on demand has at the end of a drain without a deadline
 
 
 class Drain:
@@ -22,6 +23,7 @@ class Drain:
     def __init__(self, tree: Tree, notifier: Notifier) -> None:
         self._tree = tree
         self._notifier = notifier
+        self._on_demand_until: float | None = None
 
     def begin(self, why: str) -> None:
         """Tells the workers to leave, under one monotonic deadline for everything that follows."""
@@ -49,28 +51,40 @@ class Drain:
         for place in tree.last:
             if place.pid is not None and not place.leaving:
                 place.leaving = True
-                # One deadline for all that leave last, whenever their turn comes.
-                end = now if tree.deadline is None else tree.deadline
-                place.kill_at = max(end + LAST_GRACE, now + LEAST_GRACE)
+                place.kill_at = max(self._end_of(place, now), now + LEAST_GRACE)
                 tree.terminate(place)
             elif place.pid is None and not self._worth_another_life(place, now):
                 place.leaving = True
                 place.start_at = None
-            if place.pid is not None or place.start_at is not None:
+            if place.pid is not None or place.due_at is not None:
                 break  # the next one may still be needed by this one
-        return all(place.pid is None and place.start_at is None for place in tree.last)
+        return all(place.pid is None and place.due_at is None for place in tree.last)
+
+    def _end_of(self, place: Place, now: float) -> float:
+        """Return when one that leaves last must be gone: one deadline for all of them, whenever their turn comes. What
+        lives on demand may be at it for ever, and others leave after it: it gets no grace, and a limit in any case."""
+        deadline = self._tree.deadline
+        if place.spec.wanted is None:
+            return (now if deadline is None else deadline) + LAST_GRACE
+        self._on_demand_until = self._on_demand_until or now + LONGEST
+        return self._on_demand_until if deadline is None else deadline
 
     def _worth_another_life(self, place: Place, now: float) -> bool:
-        """Whether one that died while the others drained shall finish its work; what fails again and again cannot."""
-        in_time = self._tree.deadline is None or now < self._tree.deadline
-        return place.start_at is not None and in_time and place.backoff.failures <= MOST_FAILURES
+        """Return whether one that is dead shall finish its work. A killed one may, one that never works not."""
+        if place.due_at is None or place.vain > MOST_FAILURES:
+            return False
+        deadline = self._tree.deadline if place.spec.wanted is None else self._end_of(place, now)
+        return deadline is None or now < deadline
 
     def kill_workers(self, why: str) -> None:
-        """Ends the workers at once; their jobs run again elsewhere."""
-        for place in self._tree.workers:
-            if place.pid is not None and not place.killed:
-                self._tree.kill(place, "drained", PLANNED, why)
-                self._tree.exit_code = self._tree.exit_code or 5
+        """Ends the workers at once, whose jobs run again elsewhere, and what lives on demand, for good."""
+        for place in self._tree.places:
+            on_demand = place.spec.wanted is not None
+            if on_demand:
+                place.start_at = None
+            if place.pid is not None and not place.killed and (on_demand or not place.spec.last):
+                self._tree.kill(place, "killed", PLANNED, why)
+                self._tree.exit_code = self._tree.exit_code or (0 if on_demand else 5)
 
     def kill_everything(self) -> None:
         """Leaves no child behind, whatever made the loop end."""

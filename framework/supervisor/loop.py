@@ -117,7 +117,7 @@ class Supervisor:
         if self._to_dump:
             return DUMP_APART
         now = time.monotonic()
-        due = [at for place in self._tree.places for at in (place.start_at, place.kill_at) if at is not None]
+        due = [at for place in self._tree.places for at in (place.due_at, place.kill_at) if at is not None]
         return min([TURN, *(max(0.0, at - now) for at in (*due, self._watch.hard_at))])
 
     def _act_on(self, number: signal.Signals) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass, field
 
-from framework.supervisor.children import FAILED_TO_START, Birth, ChildSpec
+from framework.supervisor.children import FAILED_TO_CLOSE, FAILED_TO_START, Birth, ChildSpec
 from framework.supervisor.policy import Backoff
 
 
@@ -16,11 +16,12 @@ class Place:
     Attributes:
         mark: which it and its descendants wear.
         pid: None while nothing lives here.
-        start_at: when the next life begins; None = it is up, or shall stay empty.
+        start_at: when the next life may begin; None = it is up, or shall stay empty.
         leaving: it was told to leave (SIGTERM).
         kill_at: when it is killed if it has not left.
         killed: the exit reason that we have already decided by killing it.
         flushing: it was late, but had settled everything, and got time for its telemetry.
+        vain: lives in a row that failed before they were ready, or in a drain.
         sent: signals that we have sent to this life, SIGKILL aside; a handler may have put them back to their default.
     """
 
@@ -35,8 +36,15 @@ class Place:
     kill_at: float | None = None
     killed: str = ""
     flushing: bool = False
+    vain: int = 0
     sent: set[int] = field(default_factory=set)
     backoff: Backoff = field(default_factory=Backoff)
+
+    @property
+    def due_at(self) -> float | None:
+        """When the next life begins; None: it is up, shall stay empty, or lives on demand and nothing demands it."""
+        wanted = self.spec.wanted
+        return self.start_at if self.start_at is None or wanted is None or wanted() else None
 
     def begin(self, pid: int, birth: Birth, now: float) -> None:
         """A new life."""
@@ -70,7 +78,9 @@ def exit_reason(place: Place, code: int, *, draining: bool, left: bool, out_of_m
     if told and (code == 0 or place.planned(code) or (code == -signal.SIGTERM and not place.ready)):
         return "drained"
     if (code == 0 and left) or place.planned(code):
-        return "recycled"
+        return "recycled" if place.spec.wanted is None else "drained"
+    if code == FAILED_TO_CLOSE:
+        return "failed_to_close"
     if code == FAILED_TO_START or (code == 0 and not place.ready):
         return "failed_to_start"
     if code == -signal.SIGKILL:

@@ -19,7 +19,8 @@ from framework.supervisor.policy import Budget
 from framework.supervisor.tree import Tree
 
 LAST_BACKOFF = 1.0  # seconds: the jobs of the dead wait for whoever leaves last
-_FAILURES = ("crashed", "killed", "out_of_memory", "stuck", "failed_to_start", "ruined")
+_FAILURES = ("crashed", "killed", "out_of_memory", "stuck", "failed_to_start", "failed_to_close", "ruined")
+_OUTSIDE_BUDGET = ("failed_to_start", "failed_to_close")
 
 
 class Restarts:
@@ -52,7 +53,7 @@ class Restarts:
         """Starts every child whose time has come."""
         # The last to leave come first: they rescue what an earlier life of this service left behind.
         for place in [*self._tree.last, *self._tree.workers]:
-            if place.pid is None and place.start_at is not None and place.start_at <= now:
+            if place.pid is None and (due_at := place.due_at) is not None and due_at <= now:
                 self._start(place, now)
 
     def _start(self, place: Place, now: float) -> None:
@@ -136,18 +137,23 @@ class Restarts:
         expected = reason in ("drained", "recycled", "timeout") or (place.leaving and place.killed != "")
         failed = reason in _FAILURES and not expected
         # A death under a job is charged to the job: it must not stop the service, nor slow the slot's neighbours.
-        counts = failed and reason != "failed_to_start" and not charged
+        counts = failed and reason not in _OUTSIDE_BUDGET and not charged
         # A process that leaves again and again without a job done (somebody sends SIGTERM) backs off, too.
         in_vain = failed or (reason == "recycled" and slot.jobs == 0)
         slows = in_vain and (reason == "ruined" or not busy)
+        place.vain = place.vain + 1 if failed and not busy and (tree.draining or not place.ready) else 0
         delay: float = place.backoff.delay(uptime=now - place.born_at, failed=slows)
-        if place.spec.last:
+        if place.spec.last and place.spec.wanted is None:
             delay = min(delay, LAST_BACKOFF)
         place.end()
         # One that leaves last and died early has work left: it hands back the jobs of the others.
-        again = not tree.draining or (place.spec.last and not place.killed and reason != "drained")
-        place.start_at = now + delay if again else None
+        early = place.spec.last and place.killed in ("", "timeout") and reason != "drained"
+        place.start_at = now + delay if early or not tree.draining else None
+        again = place.due_at is not None
+        if place.spec.wanted is not None:
+            tree.board.vacate(place.spec.index)
         tree.emit(ProcessExited(place.spec.name, pid, reason, code, delay if again else None, detail))
+        place.spec.buried(reason, detail)
         if counts and place.spec.vital and not tree.draining and self._budget.exceeded(now):
             tree.exit_code = 4
             tree.note(

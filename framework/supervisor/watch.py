@@ -109,7 +109,7 @@ class Watch:
             return
         if tree.draining and not settled and place.spec.vital:
             tree.exit_code = tree.exit_code or 5
-        tree.kill(place, "drained", PLANNED, "told to leave, and did not in time")
+        tree.kill(place, "drain_timeout", PLANNED, "told to leave, and did not in time")
 
     def _check_first_ready(self, now: float) -> None:
         tree = self._tree

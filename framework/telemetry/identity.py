@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Role = Literal["worker", "maintenance", "exporter", "supervisor"]
+Role = Literal["worker", "maintenance", "hooks", "exporter", "supervisor"]
 
 
 @dataclass(frozen=True)

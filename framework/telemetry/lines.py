@@ -10,7 +10,7 @@ from framework.telemetry.logs import LEVELS, Logs
 from framework.telemetry.names import ERROR_TYPE, LOST
 
 _LEVEL_OF_OUTCOME = {"retried": "warning", "dead_lettered": "error"}
-_WARN_OF_EXIT = frozenset({"crashed", "killed", "timeout", "failed_to_start", "out_of_memory", "stuck", "ruined"})
+_PLANNED_EXITS = frozenset({"drained", "recycled"})
 _SILENT = frozenset({e.JobsClaimed, e.JobsSettled, e.QueueObserved})  # one or more for every job
 
 
@@ -95,7 +95,7 @@ class Lines:
             keys["restart_in"] = round(event.restart_in, 3)
         if event.detail:
             keys["detail"] = event.detail
-        self._say("warning" if event.reason in _WARN_OF_EXIT else "info", "process_exited", **keys)
+        self._say("info" if event.reason in _PLANNED_EXITS else "warning", "process_exited", **keys)
 
     def _job_trouble(self, event: e.Event) -> None:
         match event:
@@ -146,5 +146,7 @@ class Lines:
                 self._say("info", "worker_leaving", slot=event.process, pid=event.pid, why=event.why)
             case e.Draining():
                 self._say("info", "draining", signal=event.signal, deadline=round(event.deadline, 3))
+            case e.HooksNotCalled():
+                self._say("warning", "hooks_not_called", hook=event.hook, count=event.count, why=event.why)
             case e.SupervisorNote():
                 self._say(event.level, event.text)

@@ -160,7 +160,8 @@ class Observers:
     def _depth(self, _: CallbackOptions) -> Iterable[Observation]:
         for event in self._fresh():
             for state in ("ready", "delayed", "in_flight", "dead", "bad"):
-                yield Observation(getattr(event, state), self._at(event.queue, {names.QUEUE_STATE: state}))
+                if (count := getattr(event, state)) is not None:  # else the engine cannot know
+                    yield Observation(count, self._at(event.queue, {names.QUEUE_STATE: state}))
 
     def _undeclared(self, _: CallbackOptions) -> Iterable[Observation]:
         now = self._clock()
@@ -170,7 +171,8 @@ class Observers:
 
     def _age(self, _: CallbackOptions) -> Iterable[Observation]:
         for event in self._fresh():
-            yield Observation(event.oldest_age, self._at(event.queue))
+            if event.oldest_age is not None:
+                yield Observation(event.oldest_age, self._at(event.queue))
 
     def _limit(self, _: CallbackOptions) -> Iterable[Observation]:
         return self._read_slots(0)

@@ -12,14 +12,14 @@ from typing import Any, Generic, TypeVar
 
 from framework import queues as _queues
 from framework.app import Slot, WorkerApp, as_declared, declared_dead_letters
-from framework.broker import JobView, State, settle
+from framework.broker import JobView, State
 from framework.brokers.memory import MemoryBroker, MemoryStore
 from framework.codec import codec_for
 from framework.events import Event, HookFailed
 from framework.exceptions import clear_locals
 from framework.executor import Attempt, Executor, NoTracing, letter_of
 from framework.job import Failure, Lease
-from framework.outcome import JobInterrupted, Reject, RetryLater
+from framework.outcome import JobInterrupted, Reject, RetryLater, Settlement
 from framework.producer import Producer
 from framework.queues import DeadLetter, Queue, QueueOptions
 from framework.testing.fakes import Fakes
@@ -166,7 +166,7 @@ class Harness(Generic[A]):
         while True:
             busy = False
             for executor in executors:
-                for lease in self._broker.claim(executor.options.name, limit=1, wait=0):
+                for lease in self._broker.claim([executor.options.name], limit=1, wait=0):
                     busy = True
                     claims[lease.job.uid] = claims.get(lease.job.uid, 0) + 1
                     _check_end(lease, claims)
@@ -190,7 +190,7 @@ class Harness(Generic[A]):
     def _settle(self, attempt: Attempt) -> None:
         outcome = attempt.outcome
         assert outcome is not None
-        settle(self._broker, attempt.lease, outcome)
+        self._broker.settle([Settlement(attempt.lease, outcome)])
         failure = outcome.failure
         if failure is None:
             return

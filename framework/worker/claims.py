@@ -12,6 +12,7 @@ from framework.job import Lease
 
 MOST = 64
 WORTH = 0.010  # seconds of work that a batch should hold
+CLAIMS_WORTH = 10  # the same, in times that a claim takes
 QUICK = WORTH / 16
 PATIENCE = 0.020  # seconds that a handler may run before the claims behind it go back
 
@@ -26,8 +27,15 @@ class Claims:
     that holds the GIL stops the helper, too: those claims go back when the process is killed.
     """
 
-    def __init__(self, give_back: Callable[[Sequence[Lease]], None], *, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        give_back: Callable[[Sequence[Lease]], None],
+        *,
+        claim_seconds: Callable[[], float] = lambda: 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         self._give_back = give_back
+        self._claim_seconds = claim_seconds
         self._clock = clock
         self._waiting: deque[Lease] = deque()
         self._average = WORTH  # one job a batch until we know better
@@ -40,8 +48,9 @@ class Claims:
         self._helper.start()
 
     def limit(self) -> int:
-        """How many to claim: about WORTH seconds of work."""
-        return max(1, min(MOST, int(WORTH / max(self._average, 1e-6))))
+        """Return how many to claim: about WORTH seconds of work, more where a claim itself takes long."""
+        worth = max(WORTH, CLAIMS_WORTH * self._claim_seconds())
+        return max(1, min(MOST, int(worth / max(self._average, 1e-6))))
 
     def add(self, leases: Sequence[Lease]) -> None:
         """Freshly claimed, in order."""

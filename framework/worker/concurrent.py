@@ -6,15 +6,13 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
 from framework.app import Slot, WorkerApp
 from framework.events import ServiceMistake
 from framework.exceptions import error_type
-from framework.executor import Attempt
 from framework.job import Lease
 from framework.outcome import Disturbed, JobInterrupted
 from framework.process.forks import leave_if_forked
@@ -26,9 +24,9 @@ from framework.worker.core import WorkerCore
 from framework.worker.interrupt import LOOK_AGAIN, PATIENCE
 from framework.worker.putback import PutBack
 from framework.worker.tasks import Run
+from framework.worker.thread_gate import ThreadGate
 from framework.worker.upkeep import look_around
 
-WAIT = 1.0  # seconds that one claim waits for a job
 TICK = 1.0  # seconds between signs of life
 HUNG_AFTER = 1.0  # seconds after the cancellation at its soft timeout in which a job must end
 
@@ -52,7 +50,6 @@ class AsyncWorker:
         self._wake: Callable[[], object] = lambda: None
         self._free = list(range(core.options.concurrency))[::-1]
         self._runs: set[Run] = set()
-        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="engine")
 
     def run(self) -> None:
         """Returns when the process has left its work in order. Raises what the lifespans raise."""
@@ -63,14 +60,17 @@ class AsyncWorker:
         self._put_back = PutBack((signal.SIGTERM, signal.SIGINT), self._core.complain)
         self._core.blamed = last_row
         self._unblock()
-        with self._app.lifespan(self._slot):
-            turning.run(self._main(), self._on_exit)
+        try:
+            with self._app.lifespan(self._slot):
+                turning.run(self._main(), self._on_exit)
+        finally:
+            self._core.gate.close()
 
     def _on_term(self) -> None:
         """A plain handler, which stays when the loop is closed: asyncio's own would put SIGTERM back to its default,
         and a second one would then kill us while the lifespan closes. It only marks and wakes; `_serve` acts."""
         if self._core.leave.leave("drain"):
-            self._core.broker.wake()
+            self._core.gate.wake()
         with suppress(RuntimeError):  # the loop is closed already
             self._wake()
 
@@ -79,6 +79,8 @@ class AsyncWorker:
         self._loop = loop = asyncio.get_running_loop()
         self._wake = lambda: loop.call_soon_threadsafe(self._changed.set)
         self._watch = LoopWatch(self._core, self._loop)
+        if isinstance(self._core.gate, ThreadGate):
+            self._core.gate.later = loop.call_later
         try:
             async with self._app.alifespan(self._slot):
                 if not self._core.leave:
@@ -90,7 +92,6 @@ class AsyncWorker:
         finally:
             await self._end_rest()
             self._watch.stop()
-            self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _on_exit(self, error: BaseException) -> None:
         """In asyncio it would end the process, and with it the neighbours' attempts."""
@@ -130,23 +131,14 @@ class AsyncWorker:
                 self._changed.clear()
                 await self._changed.wait()
                 continue
-            leases = await self._claim(limit)
+            leases = await core.gate.aclaim(limit)
             self._look_around()
             if core.leave:
-                core.give_back(leases)
+                core.gate.give_back(leases)
                 break
             for lease in leases:
                 self._start(lease)
         core.leaving()
-
-    async def _claim(self, limit: int) -> Sequence[Lease]:
-        """At once where the engine is quick, else waiting in a thread: the loop must turn meanwhile."""
-        core = self._core
-        if core.broker.features.quick:
-            leases = core.claim(limit, 0)
-            if leases:
-                return leases
-        return await self._loop.run_in_executor(self._threads, core.claim, limit, WAIT)
 
     # --- running ----------------------------------------------------------------------------------------------------
 
@@ -160,22 +152,16 @@ class AsyncWorker:
         core = self._core
         try:
             attempt = core.executor.attempt(lease)
-            if core.begin(attempt, run.row):
+            if await core.abegin(attempt, run.row):
                 await core.executor.run_async(attempt, call=lambda awaitable: self._call(awaitable, run))
                 attempt.forget()
                 self._put_back.after_job()
-                await self._settle(attempt, run)
+                core.finish(attempt, run.row)
         finally:
             self._runs.discard(run)
             run.task = run.exit = None  # a timer may hold on to it for long
             self._free.append(run.row)
             self._changed.set()
-
-    async def _settle(self, attempt: Attempt, run: Run) -> None:
-        if self._core.broker.features.quick:
-            self._core.finish(attempt, run.row)
-        else:
-            await self._loop.run_in_executor(self._threads, self._core.finish, attempt, run.row)
 
     async def _call(self, awaitable: Awaitable[Any], run: Run) -> Any:
         """Awaits the handler under its soft timeout; the cancellation that we caused becomes JobInterrupted."""
@@ -234,7 +220,7 @@ class AsyncWorker:
         if run in self._runs and run.inside:
             self._core.leave.leave("hung job")
             self._changed.set()
-            self._core.broker.wake()
+            self._core.gate.wake()
 
     # --- leaving ----------------------------------------------------------------------------------------------------
 
@@ -251,6 +237,7 @@ class AsyncWorker:
                 interrupted = True
                 for run in list(self._runs):
                     run.interrupt("draining")
+            core.gate.flush()
             patience = 0.25 if moment is None else min(0.25, max(0.005, moment - time.monotonic()))
             self._changed.clear()
             # Not wait_for: it makes a task, which a job could cancel.

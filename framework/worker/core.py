@@ -1,39 +1,25 @@
-"""What both kinds of worker share: leaving, settling with patience, the scoreboard, the limits of a process."""
+"""What both kinds of worker share: leaving, the scoreboard, the limits of a process, and its ruin."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
-from framework.broker import VERBS, Broker, settle
-from framework.errors import EngineUnavailable, LeaseLost, WorkerError
-from framework.events import (
-    EngineFailed,
-    EngineRecovered,
-    Event,
-    JobsClaimed,
-    JobsExpired,
-    JobsSettled,
-    LeasesLost,
-    ServiceMistake,
-    WorkerLeaving,
-)
+from framework.broker import Broker
+from framework.errors import WorkerError
+from framework.events import Event, JobsSettled, ServiceMistake, WorkerLeaving
 from framework.executor import Attempt, Executor
-from framework.job import Lease, RunRecord
-from framework.outcome import Kind, Outcome
+from framework.job import RunRecord
 from framework.process.forks import leave_if_forked
 from framework.queues import QueueOptions
 from framework.scoreboard import LEAVING, READY, RowWriter, Scoreboard, before_deadline
-from framework.stuck import StuckJobs
+from framework.worker.gate import CERTAIN, Gate
 from framework.worker.putback import Identity
 from framework.worker.ruin import SelfCheck, root_of
-from framework.worker.unsettled import FIRST_RETRY, LAST_RETRY, Unsettled, UnsettledLeases
+from framework.worker.thread_gate import ThreadGate
 
-CERTAIN = 3  # failures of the engine in a row after which a process believes that it is ruined
 OTHERS_WORK = 5.0  # seconds that the engine must fail here alone
-LONE = 1.5  # seconds for which a lease could not be settled while the engine works: a drain does not wait for it
-MOST_NAMED = 5  # jobs in one line
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -90,7 +76,7 @@ class WorkerCore:
         held: descriptors that the engine has opened.
 
     Attributes:
-        doubtful: the engine fails, and the state of this process would explain it.
+        gate: makes all calls of the engine.
         ruined: why this process can do nothing more, empty = it can; what it could not settle is left to the rescuer.
         blamed: the row whose code ran last.
     """
@@ -110,13 +96,10 @@ class WorkerCore:
         self.process = process
         self.index = index
         self.board = board
-        self.broker = broker
         self.executor = executor
         self.options: QueueOptions = executor.options
         self.emit = emit
-        self._stuck = StuckJobs(broker, emit)
         self.leave = leave
-        self._tells_settled = executor.wants(JobsSettled, "")
         timeout = self.options.timeout
         self._soft = None if timeout is None else int(timeout * 1e9)  # ns after the start
         self._hard = None if timeout is None else int((timeout + self.options.kill_after) * 1e9)
@@ -124,16 +107,21 @@ class WorkerCore:
         self.on_ready: Callable[[], None] = lambda: None
         self.jobs = 0
         self.used = 0
-        self._unsettled = UnsettledLeases()
-        self._failing: dict[str, tuple[float, float]] = {}  # verb: since when, wait before the next try
-        self._retry_at = 0.0
         self._next_memory_check = 0.0
         self._pid, self._parent = os.getpid(), os.getppid()
         self.check = SelfCheck(held or {})
-        self.doubtful, self.ruined = False, ""
+        self.ruined = ""
         self.blamed: Callable[[], int | None] = lambda: 0
-        self._failures = 0  # in a row, of any verb
-        self._failing_since = 0.0
+        kind = Gate if broker.features.local else ThreadGate
+        self.gate = kind(
+            broker,
+            [self.options.name],
+            emit=emit,
+            tells_settled=executor.wants(JobsSettled, ""),
+            doubt=self.examine,
+            lost_here=self.check.cause,
+            ruin=self.ruin,
+        )
 
     # --- the board --------------------------------------------------------------------------------------------------
 
@@ -189,47 +177,28 @@ class WorkerCore:
         most = self.options.max_jobs_per_process
         return None if most is None else max(0, most - self.jobs - running)
 
-    # --- the engine -------------------------------------------------------------------------------------------------
-
-    def claim(self, limit: int, wait: float) -> Sequence[Lease]:
-        """Leases, or none; an engine that fails is asked again later and later."""
-        now = time.monotonic()
-        if now < self._retry_at:
-            time.sleep(min(wait, self._retry_at - now))
-            return ()
-        try:
-            leases = self.broker.claim(self.options.name, limit=limit, wait=wait)
-        except EngineUnavailable as error:
-            self._failed("claim", error)
-            return ()
-        self._recovered("claim")
-        self._stuck.tell()
-        for queue, count in self.broker.expired().items():
-            self.emit(JobsExpired(queue, count))
-        if leases:
-            self.emit(JobsClaimed(self.options.name, len(leases), time.monotonic() - now))
-        return leases
+    # --- a run ------------------------------------------------------------------------------------------------------
 
     def begin(self, attempt: Attempt, row: int) -> bool:
         """Run record first, board row second. False: the engine cannot write it, the job went back unstarted."""
-        lease, who = attempt.lease, attempt.identity
-        record = RunRecord(
-            row, lease.delivery, lease.attempt, attempt.started_at, who.trace_id, who.span_id, who.sampled
-        )
-        try:
-            self.broker.start(lease, record)
-        except EngineUnavailable as error:
-            self._failed("start", error)
-            self.give_back([lease])
+        if not self.gate.start(attempt.lease, _record(attempt, row)):
             return False
-        if self._failing:
-            self._recovered("start")
-        now = time.monotonic_ns()
+        self._begun(attempt, row)
+        return True
+
+    async def abegin(self, attempt: Attempt, row: int) -> bool:
+        """Do as `begin`, while the loop turns."""
+        if not await self.gate.astart(attempt.lease, _record(attempt, row)):
+            return False
+        self._begun(attempt, row)
+        return True
+
+    def _begun(self, attempt: Attempt, row: int) -> None:
+        now, lease = time.monotonic_ns(), attempt.lease
         soft = 0 if self._soft is None else now + self._soft
         hard = 0 if self._hard is None else now + self._hard
         self.used += 1
         self.rows[row].start(lease.job.id, lease.delivery, now, soft, hard)
-        return True
 
     def finish(self, attempt: Attempt, row: int) -> None:
         """Telemetry has the outcome: settle, free the row.
@@ -237,124 +206,27 @@ class WorkerCore:
         Between the two a kill could make a rescuer say something else of the same attempt. So the engine is told first,
         but where telemetry itself remembers: there an outcome without a failure costs no further write.
         """
-        assert attempt.outcome is not None
+        outcome = attempt.outcome
+        assert outcome is not None
         self.rows[row].ended()
         self.tick()  # a job may take long: the time without a turn begins here
-        if attempt.outcome.failure is not None or not self.executor.outlives:
-            self._report(attempt.lease, attempt.outcome)
-        self.settle(attempt.lease, attempt.outcome, row)
+        report = outcome.failure is not None or not self.executor.outlives
+        self.gate.settle(attempt.lease, outcome, row, report=report)
         self.rows[row].clear()
         self.used -= 1
         self.jobs += 1
         self.check_limits()
 
-    def _report(self, lease: Lease, outcome: Outcome) -> None:
-        try:
-            self.broker.reported(lease, outcome)
-        except EngineUnavailable as error:
-            self._failed("reported", error)
-        else:
-            self._recovered("reported")
-
-    def settle(self, lease: Lease, outcome: Outcome, row: int | None = None) -> None:
-        """Once, or again later: what cannot be settled now is kept, and tried until the process ends.
-
-        Args:
-            row: where it ran; None = it has not started.
-        """
-        self._settle(Unsettled(lease, outcome, row))
-
-    def _settle(self, item: Unsettled) -> None:
-        started, verb = time.monotonic(), VERBS[item.outcome.kind]
-        try:
-            settle(self.broker, item.lease, item.outcome)
-        except LeaseLost as lost:
-            self._lost(item, lost)
-            return
-        except EngineUnavailable as error:
-            self._keep(item, verb, error)
-            return
-        if self._failing or self._failures:
-            self._recovered(verb)
-        if item.failures:
-            self.emit(EngineRecovered("settle", started - item.since))
-        if self._tells_settled:
-            self.emit(JobsSettled(item.lease.queue, verb, 1, time.monotonic() - started))
-
-    def _keep(self, item: Unsettled, verb: str, error: EngineUnavailable) -> None:
-        """Try a lease again later. Other jobs go on meanwhile, unless nothing works for a while: then the engine fails,
-        and not this lease (a bad sector, an attribute of one file)."""
-        delay = self._unsettled.add(item)
-        if item.failures == 1:
-            self.emit(EngineFailed("settle", f"job {item.lease.job.id!r}: {error}", delay))
-        if self._count_failure(error) >= CERTAIN:
-            self._hold(verb)
-
-    def _lost(self, item: Unsettled, lost: LeaseLost) -> None:
-        """Report a lost lease, unless the process only looks in the wrong place: a handler has closed descriptors."""
-        cause = self.check.cause(lost)
-        if cause:
-            self._unsettled.add(item)
-            self.ruin(cause)
-        else:
-            self.emit(LeasesLost(item.lease.queue, lost.job_ids))
-
-    def give_back(self, leases: Sequence[Lease]) -> None:
-        """Unstarted leases return to their place; no attempt is spent. Safe in threads."""
-        for lease in reversed(leases):
-            self.settle(lease, Outcome(Kind.RELEASED))
-
     def settle_late(self) -> bool:
-        """Tries what could not be settled; True when nothing is left. Cheap when nothing is."""
-        if not self._unsettled or self.ruined:
-            return True
-        for item in self._unsettled.due():
-            self._settle(item)
-        if not self._unsettled:
-            for verb in list(self._failing):
-                self._recovered(verb)
-        return not self._unsettled
+        """Try what could not be settled; True when nothing is left that this process could settle."""
+        return self.ruined != "" or self.gate.settle_late()
 
     def leave_behind(self) -> bool:
-        """At the end of a drain: whether only these leases fail, while the engine works for others. Then they stay
-        claimed, with their outcomes beside their run records: the next rescue finishes them."""
-        items = self._unsettled.items()
-        since = min((item.since for item in items), default=0.0)
-        if not items or self.board.engine_worked_at() <= (since + LONE) * 1e9:
-            return False
-        for item in items:
-            if item.row is not None:
-                self._report(item.lease, item.outcome)
-        ids = ", ".join(repr(item.lease.job.id) for item in items[:MOST_NAMED])
-        more = f" and {len(items) - MOST_NAMED} more" if len(items) > MOST_NAMED else ""
-        self.complain(f"jobs that cannot be settled stay claimed, for the next rescue: {ids}{more}")
-        return True
-
-    def _failed(self, verb: str, error: Exception) -> None:
-        self.emit(EngineFailed(verb, str(error), self._hold(verb)))
-        self._count_failure(error)
-
-    def _hold(self, verb: str) -> float:
-        """Claim nothing for a while, longer at each failure. Return the seconds."""
-        now = time.monotonic()
-        since, wait = self._failing.get(verb, (now, 0.0))
-        wait = min(LAST_RETRY, max(FIRST_RETRY, wait * 2))
-        self._failing[verb] = (since, wait)
-        self._retry_at = max(self._retry_at, now + wait)
-        return wait
-
-    def _count_failure(self, error: Exception) -> int:
-        """Return how many calls of the engine have failed in a row."""
-        self._failures += 1
-        self._failing_since = self._failing_since if self._failures > 1 else time.monotonic()
-        self.examine(error)
-        return self._failures
-
-    def _recovered(self, verb: str) -> None:
-        self._failures, self.doubtful = 0, False
-        found = self._failing.pop(verb, None)
-        if found is not None:
-            self.emit(EngineRecovered(verb, time.monotonic() - found[0]))
+        """At the end of a drain: whether only these leases fail, while the engine works for others."""
+        left = self.gate.leave_behind(self.board.engine_worked_at() / 1e9)
+        if left:
+            self.complain(left)
+        return left != ""
 
     # --- ruin -------------------------------------------------------------------------------------------------------
 
@@ -364,13 +236,13 @@ class WorkerCore:
         Args:
             final: it ends the process; otherwise a few failures in a row are needed.
         """
-        cause, now = self.check.cause(error), time.monotonic()
-        self.doubtful = cause != ""
-        alone = self._failures >= CERTAIN and now - self._failing_since > OTHERS_WORK
+        cause, gate = self.check.cause(error), self.gate
+        gate.doubtful = cause != ""
+        alone = gate.failures >= CERTAIN and time.monotonic() - gate.failing_since > OTHERS_WORK
         # Later by some turns of maintenance than our first failure: that it worked before says nothing.
-        if not cause and alone and self.board.engine_worked_at() > (self._failing_since + OTHERS_WORK / 2) * 1e9:
+        if not cause and alone and self.board.engine_worked_at() > (gate.failing_since + OTHERS_WORK / 2) * 1e9:
             cause = f"the engine fails only here: {root_of(error)}"
-        if cause and (final or self._failures >= CERTAIN):
+        if cause and (final or gate.failures >= CERTAIN):
             self.ruin(cause)
 
     def ruin(self, cause: str) -> None:
@@ -380,10 +252,15 @@ class WorkerCore:
         """
         if not self.ruined and (self.jobs or self.used):
             self.ruined = cause
-            rows = [item.row for item in self._unsettled.items() if item.row is not None]
+            rows = self.gate.rows()
             rows += [row.row for row in self.board.busy_rows(self.index) if row.row == self.blamed()]
             self.board.set_ruin(self.index, cause, rows[0] if rows else None)
             self.leave.leave(f"ruined: {cause}")
+
+
+def _record(attempt: Attempt, row: int) -> RunRecord:
+    lease, who = attempt.lease, attempt.identity
+    return RunRecord(row, lease.delivery, lease.attempt, attempt.started_at, who.trace_id, who.span_id, who.sampled)
 
 
 def resident() -> int:

@@ -58,12 +58,18 @@ class SelfCheck:
         number = _errno(error)
         if number == errno.EMFILE:
             return leak(self._most)
-        lost = [fd for fd, was in self._held.items() if not is_same(fd, was)]
-        if lost:
-            return f"{len(lost)} of the engine's {len(self._held)} descriptors were closed"
-        if number in _BAD_DESCRIPTOR:
+        lost = self._closed()
+        if not lost and number in _BAD_DESCRIPTOR:
             return f"a descriptor of the engine was closed ({os.strerror(number)})"
-        return self.changed()
+        return lost or self.changed()
+
+    def damage(self) -> str:
+        """Return what of this process is gone or changed for good, before anything fails of it; empty = nothing."""
+        return self._closed() or self.changed()
+
+    def _closed(self) -> str:
+        lost = [fd for fd, was in self._held.items() if not is_same(fd, was)]
+        return f"{len(lost)} of the engine's {len(self._held)} descriptors were closed" if lost else ""
 
 
 def leak(before: int) -> str:

@@ -12,12 +12,11 @@ from framework.job import Lease
 from framework.signals import ignore
 from framework.worker.claims import WORTH, Claims
 from framework.worker.core import WorkerCore
+from framework.worker.gate import WAIT
 from framework.worker.interrupt import PATIENCE, Interrupts
 from framework.worker.putback import PutBack
 from framework.worker.unsettled import FIRST_RETRY
 from framework.worker.upkeep import explain
-
-WAIT = 1.0  # seconds that one claim waits for a job: the loop turns at least so often
 
 
 class SyncWorker:
@@ -40,7 +39,7 @@ class SyncWorker:
             stood_still=lambda: core.board.stood_still,
             patience=min(PATIENCE, core.options.kill_after / 2),
         )
-        self._claims = Claims(core.give_back)
+        self._claims = Claims(core.gate.give_back, claim_seconds=lambda: core.gate.claim_seconds)
         self._look_at = 0.0
 
     def run(self) -> None:
@@ -58,19 +57,20 @@ class SyncWorker:
                     self._serve()
         finally:
             self._claims.close()
+            core.gate.close()
 
     def _on_term(self, number: int = 0, frame: FrameType | None = None) -> None:
         if self._core.leave.leave("drain"):
             self._interrupts.drain_at(self._core.leave.interrupt_at)
             self._claims.give_back()
-            self._core.broker.wake()
+            self._core.gate.wake()
 
     def _serve(self) -> None:
         core = self._core
         while not core.leave:
             core.tick()
             if (
-                not core.settle_late() and core.doubtful
+                not core.settle_late() and core.gate.doubtful
             ):  # the run record of a job that cannot be settled must stand until we know why
                 self._look_around()
                 time.sleep(FIRST_RETRY)
@@ -85,7 +85,7 @@ class SyncWorker:
     def _look_around(self) -> None:
         """Put back what jobs have changed in the process, and notice what cannot be put back."""
         core, now = self._core, time.monotonic()
-        if self._claims.quick and now < self._look_at and not core.doubtful:
+        if self._claims.quick and now < self._look_at and not core.gate.doubtful:
             return
         self._look_at = now + WORTH
         cause = self._put_back.everything() or core.check.changed()
@@ -101,9 +101,9 @@ class SyncWorker:
             return None
         room = self._core.room()
         limit = self._claims.limit()
-        leases = self._core.claim(limit if room is None else max(1, min(limit, room)), WAIT)
+        leases = self._core.gate.claim(limit if room is None else max(1, min(limit, room)), WAIT)
         if self._core.leave:  # the signal came while we claimed: nothing new starts
-            self._core.give_back(leases)
+            self._core.gate.give_back(leases)
             return None
         self._claims.add(leases)
         return self._claims.take()
@@ -127,6 +127,7 @@ class SyncWorker:
         core.finish(attempt, 0)
 
     def _settle_rest(self) -> None:
+        self._core.gate.flush()
         while not (self._core.settle_late() or self._core.leave_behind()):
             self._core.tick()
             self._look_around()

@@ -24,13 +24,13 @@ from framework.job import Lease
 from framework.process.forks import leave_if_forked
 from framework.signals import ignore
 from framework.worker.core import WorkerCore
+from framework.worker.gate import WAIT
 from framework.worker.interrupt import PATIENCE
 from framework.worker.putback import PutBack
 from framework.worker.thread_interrupt import Call, ThreadInterrupts
 from framework.worker.unsettled import FIRST_RETRY
 from framework.worker.upkeep import explain, handler_line, look_around
 
-WAIT = 1.0  # seconds that one claim waits for a job: the loop turns at least so often
 HUNG_AFTER = 1.0  # seconds after its soft timeout in which a job must end
 LEFT_BEHIND = 0.3  # seconds in which jobs must end when the worker itself has failed
 
@@ -90,22 +90,28 @@ class ThreadWorker:
         self._put_back = PutBack((signal.SIGTERM, signal.SIGINT), core.complain)
         core.blamed = self._blamed
         self._unblock()
-        with self._app.lifespan(self._slot):
-            if core.leave:
-                return
-            self._lanes = [_Lane(row, self) for row in range(core.options.concurrency)]
-            self._put_back.remember()
-            core.ready()
-            try:
-                self._serve()
-                self._finish_rest()
-            except BaseException:
-                self._end_rest()
-                raise
-            finally:
-                self._interrupts.close()
-                for lane in self._lanes:
-                    lane.todo.put(None)
+        try:
+            with self._app.lifespan(self._slot):
+                if not core.leave:
+                    self._live()
+        finally:
+            self._interrupts.close()
+            core.gate.close()
+
+    def _live(self) -> None:
+        core = self._core
+        self._lanes = [_Lane(row, self) for row in range(core.options.concurrency)]
+        self._put_back.remember()
+        core.ready()
+        try:
+            self._serve()
+            self._finish_rest()
+        except BaseException:
+            self._end_rest()
+            raise
+        finally:
+            for lane in self._lanes:
+                lane.todo.put(None)
 
     def _on_term(self) -> None:
         """Mark and wake: a signal handler."""
@@ -115,7 +121,7 @@ class ThreadWorker:
 
     def _wake(self) -> None:
         self._ended.put(None)
-        self._core.broker.wake()
+        self._core.gate.wake()
 
     def _drain_at(self) -> float | None:
         moment = self._core.leave.interrupt_at
@@ -134,7 +140,7 @@ class ThreadWorker:
             self._turn()
             if core.leave:
                 break
-            if not core.settle_late() and core.doubtful:  # as long as we do not know why
+            if not core.settle_late() and core.gate.doubtful:  # as long as we do not know why
                 self._look_around()
                 self._wait(FIRST_RETRY)
                 continue
@@ -146,7 +152,7 @@ class ThreadWorker:
             leases = self._claim(limit)
             self._look_around()
             if core.leave:  # the signal came while we claimed: nothing new starts
-                core.give_back(leases)
+                core.gate.give_back(leases)
                 break
             for lease in leases:
                 self._start(lease)
@@ -174,7 +180,7 @@ class ThreadWorker:
         """Wait for a job, but not while one that has ended waits to be settled."""
         self._claiming = True
         try:
-            return self._core.claim(limit, WAIT if self._ended.empty() else 0.0)
+            return self._core.gate.claim(limit, WAIT if self._ended.empty() else 0.0)
         finally:
             self._claiming = False
 
@@ -200,6 +206,7 @@ class ThreadWorker:
 
     def _finish_rest(self) -> None:
         """Wait for what runs; the watch interrupts it when the drain says so."""
+        self._core.gate.flush()
         while self._runs or not (self._core.settle_late() or self._core.leave_behind()):
             self._wait(0.25 if self._runs else FIRST_RETRY)
             self._turn()
@@ -233,7 +240,7 @@ class ThreadWorker:
         leave_if_forked(self._pid)
         self._ended.put(run)
         if self._claiming:
-            core.broker.wake()
+            core.gate.wake()
 
     def _on_hung(self, call: Call, frame: FrameType | None) -> None:
         """No new job may share the fate of one that goes on after its timeout: the supervisor ends the process when the

@@ -1,4 +1,4 @@
-"""Leases of this process that could not be settled: each is tried again later and later, and no other job waits."""
+"""Leases of this process that are not settled yet: each is tried again later and later, and no other job waits."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from framework.backoff import Later, Retried
-from framework.job import Lease
-from framework.outcome import Outcome
+from framework.outcome import Settlement
 
 FIRST_RETRY, LAST_RETRY = 0.05, 2.0  # seconds between tries; recovery is seen within 5 s
 
@@ -18,12 +17,19 @@ class Unsettled(Retried):
     """A lease with what is to be done with it.
 
     Attributes:
+        settlement: the lease and its outcome.
         row: where it ran; None = it has not started.
+        report: the engine is told the outcome first.
     """
 
-    lease: Lease
-    outcome: Outcome
-    row: int | None
+    settlement: Settlement
+    row: int | None = None
+    report: bool = False
+
+    @property
+    def job_id(self) -> str:
+        """Return the id of its job."""
+        return self.settlement.lease.job.id
 
 
 class UnsettledLeases(Later[Unsettled]):

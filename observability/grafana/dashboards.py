@@ -254,7 +254,7 @@ def workers() -> dashboard.Dashboard:
     share = (used(ALL, Q), f"{{{{{Q}}}}}")
     board.with_panel(lines("Slots used, by queue", "1: full.", share, unit="percentunit", most=1, limit=0.9))
     kinds = f"sum by (job, worker_process_exit_reason) (increase(worker_process_restarts_total{{{ALL}}}[10m]))"
-    about = "In 10 minutes. drained and recycled are planned; timeout is charged to the job that hung."
+    about = "In 10 minutes. drained and recycled are planned; timeout is charged to the job that hung, or to a hook."
     board.with_panel(lines("Restarts by reason", about, (kinds, "{{worker_process_exit_reason}}"), stacked=True))
     board.with_panel(lines("Processes by state", "", (states % ALL, "{{worker_process_state}}")))
     process = f"max by (job, instance, worker_process_slot) ({memory})"

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from tests.cli.harness import TRACE_ID, TRACEBACK, Cli
+from tests.settling import rest
 
 
 @pytest.fixture
@@ -223,12 +224,12 @@ def test_what_dies_while_somebody_is_asked_is_not_meant(dead: Cli) -> None:
 def test_a_letter_that_is_being_handled_is_left_alone(dead: Cli, verb: str, done: str) -> None:
     yes = ["--yes"] if verb == "discard" else []
     with dead.broker() as broker:
-        (lease,) = broker.claim("dead-letters", limit=1, wait=0)
+        (lease,) = broker.claim(["dead-letters"], limit=1, wait=0)
         assert (lease.job.id, "deliveries", "dead-letters", "in_flight") in listed(dead)
         result = dead.run("dead", verb, "relay", "--all", *yes)
         assert (result.code, result.out) == (1, f"{done} 3 dead letters\n")
         assert result.err == (
             f"worker: warning: {lease.job.id} on dead-letters is being handled right now: try again\n"
         )
-        broker.rest(lease)
+        rest(broker, lease)
     assert [letter[0] for letter in listed(dead)] == [lease.job.id]

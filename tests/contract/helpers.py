@@ -11,6 +11,7 @@ from typing import Any
 from framework.broker import JobView, QueueStats, State
 from framework.job import Failure, Job, Lease, RunRecord
 from framework.queues import QueueOptions
+from tests.settling import ack, bury, rest, retry
 
 from .engines import Engine, Owner
 
@@ -52,7 +53,7 @@ def take(broker: Owner, count: int = 1, queue: str = "jobs") -> list[Lease]:
     deadline = time.monotonic() + PATIENCE
     while len(leases) < count:
         assert time.monotonic() < deadline, f"only {ids(leases)} of {count} could be claimed from {queue}"
-        got = broker.claim(queue, limit=count - len(leases), wait=0.2)
+        got = broker.claim([queue], limit=count - len(leases), wait=0.2)
         assert len(got) <= count - len(leases), "more than the limit"
         leases.extend(got)
     return leases
@@ -64,7 +65,7 @@ def take_one(broker: Owner, queue: str = "jobs") -> Lease:
 
 def assert_nothing_to_claim(broker: Owner, queue: str = "jobs") -> None:
     broker.maintain()
-    assert ids(broker.claim(queue, limit=10, wait=0.05)) == []
+    assert ids(broker.claim([queue], limit=10, wait=0.05)) == []
 
 
 def pass_time(engine: Engine, broker: Owner, seconds: float) -> None:
@@ -76,14 +77,14 @@ def pass_time(engine: Engine, broker: Owner, seconds: float) -> None:
 def fail_once(broker: Owner, queue: str = "jobs", **fields: Any) -> Lease:
     """One failed attempt, due again at once."""
     lease = take_one(broker, queue)
-    broker.retry(lease, delay=0, failure=a_failure(lease, **fields))
+    retry(broker, lease, delay=0, failure=a_failure(lease, **fields))
     broker.maintain()
     return lease
 
 
 def bury_one(broker: Owner, queue: str = "jobs", **fields: Any) -> Lease:
     lease = take_one(broker, queue)
-    broker.bury(lease, failure=a_failure(lease, **fields))
+    bury(broker, lease, failure=a_failure(lease, **fields))
     return lease
 
 
@@ -126,10 +127,10 @@ def normal(job: Job) -> Job:
 
 # Each way to settle one lease.
 SETTLE: dict[str, Callable[[Owner, Lease], None]] = {
-    "ack": lambda broker, lease: broker.ack([lease]),
-    "retry": lambda broker, lease: broker.retry(lease, delay=0, failure=a_failure(lease)),
-    "bury": lambda broker, lease: broker.bury(lease, failure=a_failure(lease)),
-    "rest": lambda broker, lease: broker.rest(lease),
+    "ack": lambda broker, lease: ack(broker, [lease]),
+    "retry": lambda broker, lease: retry(broker, lease, delay=0, failure=a_failure(lease)),
+    "bury": lambda broker, lease: bury(broker, lease, failure=a_failure(lease)),
+    "rest": lambda broker, lease: rest(broker, lease),
     "release": lambda broker, lease: broker.release([lease]),
     "release with a delay": lambda broker, lease: broker.release([lease], delay=FAR),
 }

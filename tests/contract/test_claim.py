@@ -8,6 +8,7 @@ import pytest
 
 from framework.job import Job
 from framework.queues import QueueOptions
+from tests.settling import ack
 
 from .engines import Engine, Owner
 from .helpers import FAR, JOBS, a_job, assert_nothing_to_claim, ids, listed, normal, pass_time, put, take, take_one
@@ -94,7 +95,7 @@ def test_jobs_that_come_while_others_are_claimed_stay_behind(engine: Engine) -> 
 def test_a_claim_takes_no_more_than_its_limit(engine: Engine) -> None:
     broker = engine.open(JOBS)
     put(engine, broker, *"abcde")
-    assert len(broker.claim("jobs", limit=3, wait=0.2)) <= 3
+    assert len(broker.claim(["jobs"], limit=3, wait=0.2)) <= 3
 
 
 def test_a_claimed_job_is_not_claimed_again(engine: Engine) -> None:
@@ -153,9 +154,9 @@ def test_two_consumers_never_get_the_same_job(engine: Engine) -> None:
 
     def consume(name: str, broker: Owner) -> None:
         together.wait(10)
-        while leases := broker.claim("jobs", limit=7, wait=0.2):
+        while leases := broker.claim(["jobs"], limit=7, wait=0.2):
             got[name] += ids(leases)
-            broker.ack(leases)
+            ack(broker, leases)
 
     threads = [threading.Thread(target=consume, args=(name, engine.open())) for name in got]
     for thread in threads:

@@ -8,6 +8,7 @@ import pytest
 
 from framework.errors import QueueFull
 from framework.queues import QueueOptions
+from tests.settling import ack, rest, retry
 
 from .engines import Engine, Owner
 from .helpers import (
@@ -45,7 +46,7 @@ def started(broker: Owner) -> None:
 
 def waiting_for_its_retry(broker: Owner) -> None:
     lease = take_one(broker)
-    broker.retry(lease, delay=FAR, failure=a_failure(lease))
+    retry(broker, lease, delay=FAR, failure=a_failure(lease))
 
 
 def released(broker: Owner) -> None:
@@ -63,7 +64,7 @@ def letter_in_flight(broker: Owner) -> None:
 
 def resting(broker: Owner) -> None:
     bury_one(broker)
-    broker.rest(take_one(broker, "letters"))
+    rest(broker, take_one(broker, "letters"))
 
 
 def letter_that_failed(broker: Owner) -> None:
@@ -153,19 +154,19 @@ def test_the_first_one_stays_as_it_was(engine: Engine) -> None:
 
 
 def free_by_ack(broker: Owner) -> None:
-    broker.ack([take_one(broker)])
+    ack(broker, [take_one(broker)])
 
 
 def free_by_ack_after_a_retry(broker: Owner) -> None:
     lease = take_one(broker)
-    broker.retry(lease, delay=0, failure=a_failure(lease))
+    retry(broker, lease, delay=0, failure=a_failure(lease))
     broker.maintain()
     free_by_ack(broker)
 
 
 def free_by_discarding_a_letter(broker: Owner) -> None:
     bury_one(broker)
-    broker.ack([take_one(broker, "letters")])
+    ack(broker, [take_one(broker, "letters")])
 
 
 def free_by_discarding_what_rests(broker: Owner) -> None:
@@ -229,7 +230,7 @@ def test_an_id_refused_by_a_full_queue_is_not_taken(engine: Engine) -> None:
     put(engine, broker, "first")
     with pytest.raises(QueueFull):
         put(engine, broker, ID, chosen=True)
-    broker.ack(take(broker))
+    ack(broker, take(broker))
     assert_counts(broker)
     put(engine, broker, ID, chosen=True)
     assert ids(take(broker)) == [ID]
@@ -242,7 +243,7 @@ def test_it_is_taken_while_its_owner_is_dead(engine: Engine) -> None:
     put(engine, broker, ID, chosen=True)
     (rescued,) = broker.rescue()
     put(engine, broker, ID, chosen=True)
-    broker.ack([rescued.lease])
+    ack(broker, [rescued.lease])
     assert_counts(broker)
     put(engine, broker, ID, chosen=True)
     assert_counts(broker, ready=1)
@@ -256,6 +257,6 @@ def test_any_text_is_an_id(engine: Engine, job_id: str) -> None:
     assert_counts(broker, ready=1)
     lease = take_one(broker)
     assert lease.job.id == job_id
-    broker.ack([lease])
+    ack(broker, [lease])
     put(engine, broker, job_id, chosen=True)
     assert_counts(broker, ready=1)

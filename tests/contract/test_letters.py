@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from framework.queues import QueueOptions
+from tests.settling import ack, rest, retry
 
 from .engines import Engine, Owner
 from .helpers import (
@@ -75,7 +76,7 @@ def test_replay_sends_each_letter_to_its_own_home(engine: Engine) -> None:
     bury_one(broker)
     bury_one(broker, "others")
     for letter in take(broker, 2, "letters"):
-        broker.rest(letter)
+        rest(broker, letter)
     assert all(broker.replay(view) for view in list(broker.browse("letters", "dead")))
     assert ids(take(broker)) == ["a"]
     assert ids(take(broker, 1, "others")) == ["b"]
@@ -136,7 +137,7 @@ def resting(engine: Engine, *names: str, letters: QueueOptions = LETTERS) -> Own
     for _ in names:
         bury_one(broker)
     for letter in take(broker, len(names), "letters"):
-        broker.rest(letter)
+        rest(broker, letter)
     return broker
 
 
@@ -155,7 +156,7 @@ def test_an_acked_letter_is_gone(engine: Engine) -> None:
     broker = engine.open(JOBS_WITH_LETTERS, LETTERS)
     put(engine, broker, "a")
     bury_one(broker)
-    broker.ack([take_one(broker, "letters")])
+    ack(broker, [take_one(broker, "letters")])
     assert_counts(broker, "letters")
     assert_counts(broker)
 
@@ -167,7 +168,7 @@ def test_a_resting_letter_is_deleted_at_the_ttl_of_its_dead_letter_queue(engine:
     put(engine, broker, "a")
     engine.advance(5.5 * engine.moment)
     bury_one(broker)
-    broker.rest(take_one(broker, "letters"))
+    rest(broker, take_one(broker, "letters"))
     broker.maintain()
     assert listed(broker, "dead", "letters") == ["a"]
     pass_time(engine, broker, 5.5 * engine.moment)
@@ -292,7 +293,7 @@ def test_a_letter_that_waits_for_its_handlers_retry_can_be_replayed(engine: Engi
     put(engine, broker, "a")
     bury_one(broker)
     letter = take_one(broker, "letters")
-    broker.retry(letter, delay=FAR, failure=a_failure(letter))
+    retry(broker, letter, delay=FAR, failure=a_failure(letter))
     assert broker.replay(found(broker, "a", "delayed", "letters")) is True
     lease = take_one(broker)
     assert (lease.attempt, lease.delivery) == (1, 3)
@@ -307,7 +308,7 @@ def test_a_letter_in_its_handlers_hands_is_neither_replayed_nor_discarded(engine
     letter = take_one(broker, "letters")
     for view in (before, found(broker, "a", "in_flight", "letters")):
         assert getattr(broker, verb)(view) is False
-    broker.rest(letter)
+    rest(broker, letter)
     assert_counts(broker, "letters", dead=1)
 
 
@@ -327,7 +328,7 @@ def test_a_handled_letter_is_kept_from_its_handling_on_however_old_its_death_is(
     put(engine, broker, "a")
     bury_one(broker)
     pass_time(engine, broker, 1.2 * ttl)
-    broker.rest(take_one(broker, "letters"))
+    rest(broker, take_one(broker, "letters"))
     pass_time(engine, broker, 0.2 * ttl)
     assert listed(broker, "dead", "letters") == ["a"]
     pass_time(engine, broker, 1.2 * ttl)

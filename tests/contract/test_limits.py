@@ -6,6 +6,7 @@ import pytest
 
 from framework.errors import EnqueueError, PayloadTooLarge, QueueFull
 from framework.queues import QueueOptions
+from tests.settling import ack, retry
 
 from .engines import Engine, Owner
 from .helpers import (
@@ -67,7 +68,7 @@ def test_dead_jobs_do_not_count(engine: Engine) -> None:
 def test_there_is_room_again_when_jobs_are_claimed(engine: Engine) -> None:
     broker = engine.open(THREE)
     put(engine, broker, *"abc")
-    broker.ack(take(broker, 1))
+    ack(broker, take(broker, 1))
     put(engine, broker, "d")
     with pytest.raises(QueueFull):
         put(engine, broker, "e")
@@ -105,8 +106,8 @@ def test_retry_is_never_refused(engine: Engine) -> None:
     broker = full(engine)
     first, second, _ = take(broker, 3)
     put(engine, broker, *"def")
-    broker.retry(first, delay=FAR, failure=a_failure(first))
-    broker.retry(second, delay=0, failure=a_failure(second))
+    retry(broker, first, delay=FAR, failure=a_failure(first))
+    retry(broker, second, delay=0, failure=a_failure(second))
     assert_counts(broker, ready=4, delayed=1, in_flight=1)
 
 
@@ -195,7 +196,7 @@ def test_a_job_that_waits_for_its_retry_expires_too(engine: Engine) -> None:
     broker = engine.open(JOBS)
     put(engine, broker, "a", ttl=2 * engine.moment)
     lease = take_one(broker)
-    broker.retry(lease, delay=engine.moment, failure=a_failure(lease))
+    retry(broker, lease, delay=engine.moment, failure=a_failure(lease))
     pass_time(engine, broker, 2 * engine.moment + 0.05)
     assert_nothing_to_claim(broker)
     first, second = found(broker, "a", "dead").job.history
@@ -208,7 +209,7 @@ def test_a_job_in_flight_does_not_expire(engine: Engine) -> None:
     lease = take_one(broker)
     pass_time(engine, broker, engine.moment + 0.05)
     assert_counts(broker, in_flight=1)
-    broker.ack([lease])
+    ack(broker, [lease])
     assert_counts(broker)
 
 

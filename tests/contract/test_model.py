@@ -20,6 +20,7 @@ from framework.errors import LeaseLost, QueueFull
 from framework.job import Lease
 from framework.outcome import Kind, Outcome
 from framework.queues import QueueOptions
+from tests.settling import ack, bury, rest, retry
 
 from .engines import ENGINES, Owner
 from .helpers import FAR, SETTLE, a_failure, a_job, a_run
@@ -31,12 +32,13 @@ QUEUES = [
     QueueOptions("others"),
     QueueOptions("letters", is_dead_letter=True),
 ]
-SOON = {"memory": 60.0, "spool": 0.01}  # seconds
+SOON = {"memory": 60.0, "slow": 60.0, "spool": 0.01}  # seconds
 PATIENCE = {
     "memory": 0.0,
+    "slow": 0.0,
     "spool": 1.0,
 }  # seconds in which a job that can be claimed must be found; shrinking pays it often
-BOUNDS = {"memory": (150, 50), "spool": (14, 30)}  # walks, steps of each
+BOUNDS = {"memory": (150, 50), "slow": (20, 40), "spool": (14, 30)}  # walks, steps of each
 
 home_queue = st.sampled_from(["jobs", "jobs", "others"])
 any_owner = st.sampled_from(["one", "two"])
@@ -132,11 +134,11 @@ class Walk(RuleBasedStateMachine):
         broker, before = self.owners[owner], self.engine.now()
         waiting = self.model.where(queue=queue, state="waiting")
         must = min(limit, sum(known.surely_due(before) for known in waiting))
-        leases = list(broker.claim(queue, limit=limit, wait=0))
+        leases = list(broker.claim([queue], limit=limit, wait=0))
         deadline = time.monotonic() + self.patience
         while len(leases) < must:
             assert time.monotonic() < deadline, f"{must} jobs of {queue} can be claimed, {len(leases)} were"
-            leases += broker.claim(queue, limit=must - len(leases), wait=0.1)
+            leases += broker.claim([queue], limit=must - len(leases), wait=0.1)
         self.model.check_order(queue, [lease.job.uid for lease in leases])
         for lease in leases:
             known = self.model.jobs[lease.job.uid]
@@ -183,7 +185,7 @@ class Walk(RuleBasedStateMachine):
     @rule(number=any_one, count=st.integers(1, 2))
     def ack(self, number: int, count: int) -> None:
         broker, some, leases = self.some_of(self.held(), number, count)
-        broker.ack(leases)
+        ack(broker, leases)
         for known in some:
             self.model.remove(known)
 
@@ -193,7 +195,7 @@ class Walk(RuleBasedStateMachine):
         known = pick(self.held(), number)
         failure, before = known.failure or a_failure(known.lease), self.engine.now()
         self.settled(known)
-        self.owners[known.holder].retry(known.lease, delay=self.seconds(delay), failure=failure)
+        retry(self.owners[known.holder], known.lease, delay=self.seconds(delay), failure=failure)
         known.add(failure)
         known.attempt += 1
         # Even without a delay it may pass through the delayed: due, once somebody has done the housekeeping.
@@ -205,7 +207,7 @@ class Walk(RuleBasedStateMachine):
         known = pick(self.held(), number)
         failure = known.failure or a_failure(known.lease, reason="rejected")
         self.settled(known)
-        self.owners[known.holder].bury(known.lease, failure=failure)
+        bury(self.owners[known.holder], known.lease, failure=failure)
         known.add(failure)
         known.die()
         if known.queue == "jobs":
@@ -216,7 +218,7 @@ class Walk(RuleBasedStateMachine):
     def rest(self, number: int) -> None:
         known = pick(self.undecided(queue="letters"), number)
         self.settled(known)
-        self.owners[known.holder].rest(known.lease)
+        rest(self.owners[known.holder], known.lease)
         attempt = known.attempt
         known.die()
         known.attempt = attempt
@@ -246,7 +248,7 @@ class Walk(RuleBasedStateMachine):
         self.let_ripen(owner)
 
         def work(owner: Owner) -> list[bytes]:
-            leases = owner.claim(queue, limit=limit, wait=0)
+            leases = owner.claim([queue], limit=limit, wait=0)
             for row, lease in enumerate(leases[:starts]):
                 owner.start(lease, a_run(lease, row))
                 if row < reports:

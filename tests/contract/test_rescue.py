@@ -6,10 +6,11 @@ from contextlib import suppress
 
 import pytest
 
-from framework.broker import Rescued, settle
+from framework.broker import Rescued
 from framework.errors import LeaseLost
 from framework.job import Lease, RunRecord
-from framework.outcome import Kind, Outcome
+from framework.outcome import Kind, Outcome, Settlement
+from tests.settling import ack, bury, rest, retry
 
 from .engines import Engine, Owner
 from .helpers import (
@@ -81,8 +82,6 @@ def test_what_had_started_comes_with_its_run_record(engine: Engine, broker: Owne
 
     dead, _ = engine.die(work)
     rescued = by_id(broker.rescue())
-    if not broker.features.run_records:
-        pytest.skip("no run records in this engine")
     assert rescued["a"].run == a_run(rescued["a"].lease, 0)
     assert rescued["b"].run == run
     assert rescued["c"].run is None
@@ -100,7 +99,7 @@ def test_charged_it_counts_an_attempt(engine: Engine, broker: Owner) -> None:
     engine.die(work)
     (rescued,) = broker.rescue()
     assert (rescued.lease.attempt, rescued.lease.delivery) == (2, 2)
-    broker.retry(rescued.lease, delay=0, failure=a_failure(rescued.lease, reason="worker_lost"))
+    retry(broker, rescued.lease, delay=0, failure=a_failure(rescued.lease, reason="worker_lost"))
     broker.maintain()
     lease = take_one(broker)
     assert (lease.attempt, lease.delivery) == (3, 3)
@@ -121,8 +120,7 @@ def test_a_row_holds_the_last_start_only(engine: Engine, broker: Owner) -> None:
     rescued = by_id(broker.rescue())
     assert sorted(rescued) == ["a", "b"]
     assert rescued["a"].run is None
-    if broker.features.run_records:
-        assert rescued["b"].run == a_run(rescued["b"].lease, 0)
+    assert rescued["b"].run == a_run(rescued["b"].lease, 0)
 
 
 def test_a_row_holds_the_last_start_only_even_if_its_job_is_still_held(engine: Engine, broker: Owner) -> None:
@@ -143,8 +141,7 @@ def test_a_row_holds_the_last_start_only_even_if_its_job_is_still_held(engine: E
     rescued = by_id(broker.rescue())
     assert sorted(rescued) == ["a", "b", "c"]
     assert (rescued["a"].run, rescued["c"].run) == (None, None)
-    if broker.features.run_records:
-        assert rescued["b"].run == a_run(rescued["b"].lease, 0)
+    assert rescued["b"].run == a_run(rescued["b"].lease, 0)
     broker.release([one.lease for one in rescued.values()])
     engine.die(leave)
     assert ids(take(broker)) == ["c"]
@@ -164,9 +161,8 @@ def test_a_job_that_starts_again_in_another_row_keeps_that_record(engine: Engine
 
     engine.die(work)
     rescued = by_id(broker.rescue())
-    if broker.features.run_records:
-        assert rescued["a"].run == a_run(rescued["a"].lease, 1)
-        assert rescued["b"].run == a_run(rescued["b"].lease, 0)
+    assert rescued["a"].run == a_run(rescued["a"].lease, 1)
+    assert rescued["b"].run == a_run(rescued["b"].lease, 0)
 
 
 def test_a_record_of_an_earlier_delivery_does_not_count(engine: Engine, broker: Owner) -> None:
@@ -212,8 +208,6 @@ def test_a_reported_outcome_comes_whole(engine: Engine, broker: Owner, kind: Kin
 
     engine.die(work)
     rescued = by_id(broker.rescue())
-    if not broker.features.run_records:
-        pytest.skip("no run records in this engine")
     assert rescued["b"].reported == outcome_of(rescued["b"].lease)
     assert rescued["b"].run is not None
     assert rescued["a"].reported is None
@@ -232,9 +226,10 @@ def test_a_reported_failure_is_in_the_history_once(engine: Engine, broker: Owner
 
     mine = fail(broker)
     engine.die(lambda owner: fail(owner).delivery)
-    settle(broker, mine, Outcome(kind, failure=a_failure(mine)))
+    broker.settle([Settlement(mine, Outcome(kind, failure=a_failure(mine)))])
     (rescued,) = broker.rescue()
-    settle(broker, rescued.lease, rescued.reported or Outcome(kind, failure=a_failure(rescued.lease)))
+    outcome = rescued.reported or Outcome(kind, failure=a_failure(rescued.lease))
+    broker.settle([Settlement(rescued.lease, outcome)])
     broker.maintain()
     leases = take(broker, 2, "jobs" if kind == Kind.RETRIED else "letters")
     assert sorted(ids(leases)) == ["mine", "of the dead"]
@@ -248,7 +243,7 @@ def test_a_start_after_a_report_begins_anew(engine: Engine, broker: Owner) -> No
         first, second = take(owner, 2)
         owner.start(first, a_run(first))
         owner.reported(first, Outcome(Kind.SUCCEEDED))
-        owner.ack([first])
+        ack(owner, [first])
         owner.start(second, a_run(second))
 
     engine.die(work)
@@ -262,9 +257,9 @@ def test_a_rescued_lease_is_settled_like_any_other(engine: Engine, broker: Owner
     engine.die(lambda owner: len(take(owner, 5)))
     leases = {name: one.lease for name, one in by_id(broker.rescue()).items()}
     assert_counts(broker, in_flight=5)
-    broker.ack([leases["ack"]])
-    broker.retry(leases["retry"], delay=FAR, failure=a_failure(leases["retry"]))
-    broker.bury(leases["bury"], failure=a_failure(leases["bury"]))
+    ack(broker, [leases["ack"]])
+    retry(broker, leases["retry"], delay=FAR, failure=a_failure(leases["retry"]))
+    bury(broker, leases["bury"], failure=a_failure(leases["bury"]))
     broker.release([leases["release"]])
     broker.release([leases["release later"]], delay=FAR)
     assert_counts(broker, ready=1, delayed=2)
@@ -279,7 +274,7 @@ def test_a_dead_letter_of_the_dead_is_rescued_as_one(engine: Engine, broker: Own
     engine.die(lambda owner: take_one(owner, "letters").delivery)
     (rescued,) = broker.rescue()
     assert (rescued.lease.queue, rescued.lease.is_letter, rescued.lease.job.queue) == ("letters", True, "jobs")
-    broker.rest(rescued.lease)
+    rest(broker, rescued.lease)
     assert_counts(broker, "letters", dead=1)
 
 
@@ -291,8 +286,8 @@ def test_the_living_keep_what_they_hold(engine: Engine, broker: Owner) -> None:
     engine.die(claim_two)
     assert sorted(by_id(broker.rescue())) == ["c", "d"]
     assert list(living.rescue()) == []
-    broker.ack([mine])
-    living.ack([theirs])
+    ack(broker, [mine])
+    ack(living, [theirs])
     assert_counts(broker, in_flight=2)
 
 
@@ -322,7 +317,7 @@ def test_when_the_rescuer_dies_the_next_one_goes_on(engine: Engine, broker: Owne
 
     def half_a_rescue(owner: Owner) -> int:
         rescued = by_id(owner.rescue())
-        owner.ack([rescued["b"].lease])
+        ack(owner, [rescued["b"].lease])
         return len(rescued)
 
     dead, _ = engine.die(work)
@@ -331,8 +326,7 @@ def test_when_the_rescuer_dies_the_next_one_goes_on(engine: Engine, broker: Owne
     rescued = by_id(broker.rescue())
     assert sorted(rescued) == ["a", "c"]
     assert {one.owner for one in rescued.values()} == {dead}
-    if broker.features.run_records:
-        assert rescued["a"].run == a_run(rescued["a"].lease)
+    assert rescued["a"].run == a_run(rescued["a"].lease)
     assert rescued["c"].run is None
 
 
@@ -349,15 +343,14 @@ def test_a_rescuer_that_closes_gives_its_rescue_to_the_next(engine: Engine, brok
     first.close()
     (rescued,) = broker.rescue()
     assert rescued.owner == dead
-    if broker.features.run_records:
-        assert rescued.run is not None
+    assert rescued.run is not None
 
 
 def test_an_owner_that_held_nothing_leaves_nothing(engine: Engine, broker: Owner) -> None:
     put(engine, broker, "a")
 
     def work(owner: Owner) -> None:
-        owner.ack(take(owner))
+        ack(owner, take(owner))
 
     engine.die(work)
     assert list(broker.rescue()) == []
@@ -374,5 +367,5 @@ def test_a_rescue_of_jobs_without_a_dead_letter_queue(engine: Engine) -> None:
     put(engine, broker, "a")
     engine.die(lambda owner: take_one(owner).delivery)
     (rescued,) = broker.rescue()
-    broker.bury(rescued.lease, failure=a_failure(rescued.lease, reason="worker_lost"))
+    bury(broker, rescued.lease, failure=a_failure(rescued.lease, reason="worker_lost"))
     assert_counts(broker, dead=1)

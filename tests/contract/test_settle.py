@@ -8,16 +8,21 @@ import pytest
 
 from framework.errors import LeaseLost
 from framework.job import Failure, Lease
+from framework.outcome import SUCCEEDED, Kind, Outcome, Settlement
+from tests.settling import ack, retry
 
 from .engines import Engine
 from .helpers import (
     FAR,
     JOBS,
+    JOBS_WITH_LETTERS,
+    LETTERS,
     SETTLE,
     a_failure,
     a_run,
     assert_counts,
     assert_nothing_to_claim,
+    bury_one,
     fail_once,
     ids,
     listed,
@@ -32,9 +37,9 @@ def test_acked_jobs_are_gone(engine: Engine) -> None:
     broker = engine.open(JOBS)
     put(engine, broker, *"abc")
     leases = take(broker, 3)
-    broker.ack(leases[:2])
+    ack(broker, leases[:2])
     assert_counts(broker, in_flight=1)
-    broker.ack(leases[2:])
+    ack(broker, leases[2:])
     assert_counts(broker)
     assert_nothing_to_claim(engine.open())
 
@@ -54,9 +59,9 @@ def test_a_retry_waits_for_its_delay(engine: Engine) -> None:
     broker = engine.open(JOBS)
     put(engine, broker, "a", "b")
     first, second = take(broker, 2)
-    broker.retry(first, delay=FAR, failure=a_failure(first))
+    retry(broker, first, delay=FAR, failure=a_failure(first))
     before = engine.now()
-    broker.retry(second, delay=engine.moment, failure=a_failure(second))
+    retry(broker, second, delay=engine.moment, failure=a_failure(second))
     after = engine.now()
     assert_counts(broker, delayed=2)
     pass_time(engine, broker, engine.moment + 0.01)
@@ -71,7 +76,7 @@ def test_a_retried_job_lets_others_pass(engine: Engine) -> None:
     broker = engine.open(JOBS)
     put(engine, broker, "a", "b")
     lease = take_one(broker)
-    broker.retry(lease, delay=FAR, failure=a_failure(lease))
+    retry(broker, lease, delay=FAR, failure=a_failure(lease))
     assert ids(take(broker)) == ["b"]
 
 
@@ -109,7 +114,7 @@ def test_every_field_of_a_failure_comes_back(engine: Engine) -> None:
         started_at=1_700_000_000.5,
         ended_at=1_700_000_001.25,
     )
-    broker.retry(lease, delay=0, failure=failure)
+    retry(broker, lease, delay=0, failure=failure)
     broker.maintain()
     (stored,) = take_one(broker).job.history
     assert stored == failure
@@ -206,7 +211,7 @@ def test_release_from_several_threads_while_others_are_acked(engine: Engine) -> 
         thread.start()
     together.wait(10)
     for lease in acked:
-        broker.ack([lease])
+        ack(broker, [lease])
     for thread in threads:
         thread.join(60)
     assert sorted(ids(take(broker, 60)), key=int) == ids(released)
@@ -237,7 +242,7 @@ def test_a_lease_that_somebody_else_holds_by_now_is_lost_and_stays_his(engine: E
     with pytest.raises(LeaseLost):
         SETTLE[verb](broker, stale)
     assert_counts(other, in_flight=1)
-    other.ack([lease])
+    ack(other, [lease])
     assert_counts(other)
 
 
@@ -248,30 +253,44 @@ def test_an_older_claim_of_what_one_holds_again_is_lost(engine: Engine) -> None:
     broker.release([stale])
     lease = take_one(broker)
     with pytest.raises(LeaseLost):
-        broker.ack([stale])
-    broker.ack([lease])
+        ack(broker, [stale])
+    ack(broker, [lease])
     assert_counts(broker)
 
 
-@pytest.mark.parametrize("verb", ["ack", "release"])
-def test_a_lost_lease_does_not_keep_the_others_from_being_settled(engine: Engine, verb: str) -> None:
+@pytest.mark.parametrize("outcome", [SUCCEEDED, Outcome(Kind.RELEASED)])
+def test_a_lost_lease_does_not_keep_the_others_from_being_settled(engine: Engine, outcome: Outcome) -> None:
     broker = engine.open(JOBS)
     put(engine, broker, *"abc")
     first, second, third = take(broker, 3)
-    broker.ack([second])
+    ack(broker, [second])
+    done = [Settlement(lease, outcome) for lease in (first, second, third)]
     with pytest.raises(LeaseLost) as caught:
-        getattr(broker, verb)([first, second, third])
-    assert list(caught.value.job_ids) == ["b"]
-    if verb == "ack":
-        assert_counts(broker)
-    else:
-        assert ids(take(broker, 2)) == ["a", "c"]
+        broker.settle(done)
+    assert (list(caught.value.job_ids), list(caught.value.leases)) == (["b"], [second])
+    assert ids(broker.claim(["jobs"], limit=9, wait=0)) == ([] if outcome is SUCCEEDED else ["a", "c"])
 
 
-def test_a_held_lease_can_be_extended(engine: Engine) -> None:
+def test_one_call_settles_every_kind(engine: Engine) -> None:
+    broker = engine.open(JOBS_WITH_LETTERS, LETTERS)
+    put(engine, broker, "rested")
+    bury_one(broker)
+    kinds = [kind for kind in Kind if kind is not Kind.RESTED]
+    put(engine, broker, *(kind.value for kind in kinds), "dead_lettered too")
+    leases = [*take(broker, len(kinds) + 1), take_one(broker, "letters")]
+    done = []
+    for lease in leases:
+        kind = Kind(lease.job.id.removesuffix(" too"))
+        failure = a_failure(lease) if kind in (Kind.RETRIED, Kind.DEAD_LETTERED) else None
+        done.append(Settlement(lease, Outcome(kind, delay=FAR, failure=failure)))
+    broker.settle(done)
+    assert_counts(broker, delayed=2)
+    assert sorted(listed(broker, "delayed")) == ["released", "retried"]
+    assert_counts(broker, "letters", ready=2, dead=1)
+    assert sorted(ids(take(broker, 2, "letters"))) == ["dead_lettered", "dead_lettered too"]
+
+
+def test_nothing_to_settle(engine: Engine) -> None:
     broker = engine.open(JOBS)
-    put(engine, broker, "a", "b")
-    leases = take(broker, 2)
-    broker.extend(leases)
-    broker.ack(leases)
-    assert_counts(broker)
+    broker.settle([])
+    broker.release([])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from framework.queues import QueueOptions
+from tests.settling import rest, retry
 
 from .engines import Engine, Owner
 from .helpers import (
@@ -93,7 +94,7 @@ def test_a_handler_that_comes_later_handles_what_waits(engine: Engine, service: 
     assert_counts(broker, "letters", ready=1)
     lease = take_one(handling, "letters")
     assert (lease.job.id, lease.is_letter) == ("a", True)
-    handling.rest(lease)
+    rest(handling, lease)
     assert_counts(broker, "letters", dead=1)
 
 
@@ -101,7 +102,7 @@ def test_without_its_handler_what_waits_is_dead_again(engine: Engine) -> None:
     """Also what waits for a retry of the handler that is gone."""
     kept(engine, "a", "b").close()
     handling = engine.open(letters("one", handled=True))
-    handling.retry(lease := take_one(handling, "letters"), delay=FAR, failure=a_failure(lease))
+    retry(handling, lease := take_one(handling, "letters"), delay=FAR, failure=a_failure(lease))
     assert_counts(handling, "letters", ready=1, delayed=1)
     handling.close()
     broker = engine.open(letters("one", ttl=engine.moment))

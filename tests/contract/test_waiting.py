@@ -15,6 +15,7 @@ import pytest
 from framework.job import Lease
 from framework.outcome import Kind, Outcome
 from framework.queues import QueueOptions
+from tests.settling import ack, bury
 
 from .engines import Engine, Owner
 from .helpers import JOBS, a_failure, a_run, assert_counts, bury_one, found, ids, put, take
@@ -27,7 +28,7 @@ def waiting(broker: Owner, queue: str = "jobs") -> Iterator[Future[Sequence[Leas
 
     def claim() -> Sequence[Lease]:
         begun.set()
-        return broker.claim(queue, limit=5, wait=1)
+        return broker.claim([queue], limit=5, wait=1)
 
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(claim)
@@ -41,7 +42,7 @@ def ends_first(engine: Engine, wake: Callable[[Owner], None]) -> bool:
     broker, witness = engine.open(JOBS), engine.open()
     with waiting(witness) as other:
         wake(broker)
-        leases = broker.claim("jobs", limit=5, wait=1)
+        leases = broker.claim(["jobs"], limit=5, wait=1)
         still_waiting = not other.done()
     assert ids(leases) == []
     return still_waiting
@@ -123,7 +124,7 @@ def test_many_wakes_end_one_claim(engine: Engine) -> None:
     broker, producer = engine.open(JOBS), engine.open()
     for _ in range(5):
         broker.wake()
-    assert ids(broker.claim("jobs", limit=1, wait=1)) == []
+    assert ids(broker.claim(["jobs"], limit=1, wait=1)) == []
     with waiting(broker) as claim:
         put(engine, producer, "a")
         assert ids(claim.result(10)) == ["a"]
@@ -136,10 +137,10 @@ def test_another_thread_settles_while_a_claim_waits(engine: Engine) -> None:
     acked, started, buried = take(broker, 3)
     with waiting(broker) as claim:
         broker.start(started, a_run(started))
-        broker.ack([acked])
-        broker.bury(buried, failure=a_failure(buried))
+        ack(broker, [acked])
+        bury(broker, buried, failure=a_failure(buried))
         broker.reported(started, Outcome(Kind.SUCCEEDED))
-        broker.ack([started])
+        ack(broker, [started])
         put(engine, producer, "new")
         assert ids(claim.result(10)) == ["new"]
     assert_counts(broker, in_flight=1, dead=1)

@@ -188,6 +188,6 @@ def try_ids(broker: SpoolBroker, finding: Finding, make: list[Job]) -> None:
 def claim_all(broker: SpoolBroker, finding: Finding) -> None:
     """Nothing torn is ever handed out."""
     for queue in QUEUES:
-        for lease in broker.claim(queue.name, limit=10_000, wait=0):
+        for lease in broker.claim([queue.name], limit=10_000, wait=0):
             if lease.job.payload != body(key_of(lease.job.payload)):
                 finding.broken.append(f"{lease.job.id} was handed out torn")

@@ -1,5 +1,5 @@
-"""Every operation × every system call: a kill there, a kill within the write, each errno there. Counted here, tried by
-tests/spool/test_crash_points.py and test_errnos.py.
+"""Every operation × every change that it makes: a kill there, a kill within the write; and at every system call each
+errno. Counted here, tried by tests/spool/test_crash_points.py and test_errnos.py.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from .report import Report, print_and_exit
 TESTS = ("tests/spool/test_crash_points.py", "tests/spool/test_errnos.py")
 
 
-def calls_of(case: Case) -> list[str]:
-    """Names of the calls of its act, undisturbed."""
+def calls_of(case: Case) -> Seam:
+    """Return the calls of an act that nothing disturbs."""
     seam = Seam()
     with somewhere() as place:
         stage = case.stage(place / "spool", seam)
@@ -30,15 +30,15 @@ def calls_of(case: Case) -> list[str]:
         case.act(stage)
         seam.disarm()
         stage.broker.close()
-    return seam.names
+    return seam
 
 
 def run(_: float) -> Report:
     """All points."""
     report = Report("crashpoints")
-    calls = {case.name: calls_of(case) for case in CASES}
-    total = sum(map(len, calls.values()))
-    torn = sum(name in WRITES for names in calls.values() for name in names)
+    calls = [calls_of(case) for case in CASES]
+    total = sum(len(seam.names) for seam in calls)
+    torn = sum(name in WRITES for seam in calls for name in seam.names)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "--no-header", "--numprocesses", "2", *TESTS],
         cwd=TREE, env={**os.environ, "EVERY": "1"}, capture_output=True, text=True,
@@ -47,7 +47,7 @@ def run(_: float) -> Report:
     report.tried = {
         "operations": len(calls),
         "system calls": total,
-        "points: killed before a call": total,
+        "points: killed around a change": sum(len(seam.changes) + 1 for seam in calls),
         "points: killed within a write": torn,
         "points: an error at a call": total * (len(ERRNOS) + len(AFTER)),
     }

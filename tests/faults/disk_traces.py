@@ -13,8 +13,10 @@ from typing import Any
 from framework.brokers.spool import SpoolBroker
 from framework.errors import EnqueueFailed, QueueFull
 from framework.job import Lease
+from framework.outcome import Kind, Outcome, Settlement
 from framework.queues import QueueOptions
 from framework.spool import flocks, ids
+from tests.settling import ack, bury, rest, retry
 from tests.spool.seam import Seam
 from tests.spool.world import Cut, about_to_prepare, broker, failure, in_batches, job, one, run, settle_orphan
 
@@ -94,7 +96,7 @@ class Life:
     def bury(self, queue: str = "jobs") -> None:
         """The next job; from then on it is a dead letter."""
         lease = self.started(queue)
-        self.mine.bury(lease, failure=failure(lease, message="why"))
+        bury(self.mine, lease, failure=failure(lease, message="why"))
         self.promise("letter", lease.job.id)
 
     def cut_before(self, name: str, act: Callable[[], Any]) -> None:
@@ -161,7 +163,7 @@ def _enqueue_batch(life: Life) -> None:
     life.enqueue("f")
     for job_id in ("a", "b", "c"):
         life.ends("there", job_id)
-        life.mine.ack([life.started()])
+        ack(life.mine, [life.started()])
     life.mine.release([life.started()])
     life.mine.maintain()
     life.enqueue("g", "h", delay=3600)
@@ -232,10 +234,10 @@ def _settle(life: Life) -> None:
     life.enqueue("b", chosen=True)
     life.enqueue("c")
     first, second, third = (life.started() for _ in range(3))
-    life.mine.retry(third, delay=0, failure=failure(third))
+    retry(life.mine, third, delay=0, failure=failure(third))
     life.ends("there", "a", "b")
-    life.mine.ack([first])
-    life.mine.ack([second])
+    ack(life.mine, [first])
+    ack(life.mine, [second])
     life.enqueue("b2")
     life.mine.release([life.started()])
 
@@ -246,11 +248,22 @@ def _letters(life: Life) -> None:
     life.bury()
     life.bury("plain")
     lease = one(life.mine, "letters")
-    life.mine.rest(lease)
+    rest(life.mine, lease)
     for view in [*life.mine.browse("letters", "dead"), *life.mine.browse("plain", "dead")]:
         life.ends("letter", view.job.id)
         life.mine.replay(view)
         life.promise("home", view.job.id)
+
+
+def _letters_together(life: Life) -> None:
+    """Two dead letters of one call share the sync of their records."""
+    life.enqueue("a")
+    life.enqueue("b")
+    leases = [life.started(), life.started()]
+    outcomes = [Outcome(Kind.DEAD_LETTERED, failure=failure(lease, message="why")) for lease in leases]
+    life.mine.settle([Settlement(lease, outcome) for lease, outcome in zip(leases, outcomes, strict=True)])
+    life.promise("letter", *(lease.job.id for lease in leases))
+    life.enqueue("c")
 
 
 def _recover(life: Life) -> None:
@@ -302,6 +315,7 @@ TRACES: dict[str, Callable[[Life], None]] = {
     "one too many": _one_too_many,
     "settle": _settle,
     "letters": _letters,
+    "letters together": _letters_together,
     "recover": _recover,
     "rescue": _rescue,
     "ripen and expire": _ripen_and_expire,

@@ -1,7 +1,8 @@
 """The mutation gate: takes each mending out in turn, in a copy of the tree, and wants a test to fail each time.
 
 ONLY_MUTANTS=words for those whose name has one of them (comma between). Alone: `python -m tests.faults.mutants`. A
-survivor, or a patch that does not fit any more, is a violation.
+survivor, or a patch that does not fit any more, is a violation. The tests run in a pid namespace of their own where the
+machine has those: a mutant that kills the wrong processes finds only its own.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 
 from .mutant_list import MUTANTS, Mutant
@@ -86,13 +88,15 @@ def _try(mutant: Mutant, copy: Path, report: Report) -> None:
 def _caught_by(mutant: Mutant, copy: Path) -> str:
     """The first test that fails; empty = none."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", *(f"tests/{t}" for t in mutant.tests.split())]
+    fence = _fence()
     with subprocess.Popen(
-        command, cwd=copy, env=_environ(copy), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*fence, *command], cwd=copy, env=_environ(copy), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as tests:
         try:
             said, _ = tests.communicate(timeout=MOST_SECONDS)
         except subprocess.TimeoutExpired:
-            tests.send_signal(signal.SIGINT)  # it ends what it has started
+            # What the tests have started ends with the namespace, or by their own hand.
+            tests.send_signal(signal.SIGKILL if fence else signal.SIGINT)
             said, _ = tests.communicate()
             raise TimeoutError(f"{mutant.name}: the tests took longer than {MOST_SECONDS:g} s") from None
     if tests.returncode == 0:
@@ -101,6 +105,16 @@ def _caught_by(mutant: Mutant, copy: Path) -> str:
     if tests.returncode != 1 or failed is None:
         raise RuntimeError(f"{mutant.name}: pytest ended with {tests.returncode}\n{said[-2000:]}")
     return failed[1]
+
+
+@cache
+def _fence() -> tuple[str, ...]:
+    """Return the command that gives another one a pid namespace; nothing where that is not allowed."""
+    fence = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+    try:
+        return fence if subprocess.run([*fence, "true"], capture_output=True).returncode == 0 else ()
+    except FileNotFoundError:
+        return ()
 
 
 if __name__ == "__main__":

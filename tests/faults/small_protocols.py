@@ -10,6 +10,7 @@ from pathlib import Path
 from framework.brokers.spool import SpoolBroker, connect
 from framework.errors import EnqueueFailed
 from framework.job import Lease
+from tests.settling import ack
 from tests.spool.seam import Seam
 from tests.spool.world import JOBS, census, cut_at, dead_owner, files, in_batches, job, one, settle_orphan
 
@@ -37,7 +38,7 @@ class BirthAndRescue(Protocol):
         assert os.fstat(owner.fd).st_nlink == 1, "the lock of a living worker is gone"
         assert (self.root / lease.token.path).exists()
         assert list(self.alone().rescue()) == []
-        self.brokers[1].ack([lease])
+        ack(self.brokers[1], [lease])
 
 
 class BirthAndTwoRescues(BirthAndRescue):
@@ -130,7 +131,7 @@ class IdAndAck(TwoOfOneId):
         worker = self.opened()
         lease = one(worker[0])
         self.works = [
-            racing(worker, lambda b: b.ack([lease])),
+            racing(worker, lambda b: ack(b, [lease])),
             racing(self.opened(), lambda b: b.enqueue([job("x", chosen=True)])),
         ]
 
@@ -188,7 +189,7 @@ class BucketAndEnqueue(Protocol):
         super().__init__(root)
         look = self.alone()
         look.enqueue([job("before")])
-        look.ack([one(look)])
+        ack(look, [one(look)])
         bucket = next((root / "jobs" / "ready").iterdir()).name
         producer = self.opened()
         producer[0]._spool._clock.stamp = lambda: bucket.ljust(20, "0")  # type: ignore[union-attr, method-assign]
@@ -224,7 +225,7 @@ class EnqueueAndRecovery(Protocol):
         super().__init__(root)
         look = self.alone()
         look.enqueue([job("before")])
-        look.ack([one(look)])
+        ack(look, [one(look)])
         self.works = [
             racing(self.opened(), lambda b: b.enqueue([job("a")])),
             racing(self.opened(), lambda b: b._spool.parts("jobs").maintain._recover(math.inf)),
@@ -272,8 +273,8 @@ class BatchAndItsRemoval(BatchAndRecovery):
         Protocol.__init__(self, root)
 
         def drain(b: SpoolBroker) -> int:
-            leases = b._spool.claim("jobs", limit=9, wait=0)
-            b.ack(leases)
+            leases = b._spool.claim(["jobs"], limit=9, wait=0)
+            ack(b, leases)
             b._spool.parts("jobs").maintain._remove_buckets(math.inf)
             return len(leases)
 
@@ -320,7 +321,7 @@ def _fails(fd: int) -> None:
 def _warm(made: SpoolBroker) -> None:
     """The directory of the id is there: its making is no part of the race."""
     made.enqueue([job("x", chosen=True)])
-    made.ack([one(made)])
+    ack(made, [one(made)])
 
 
 PROTOCOLS: dict[str, type[Protocol]] = {

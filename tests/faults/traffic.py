@@ -20,6 +20,7 @@ from framework.brokers.spool import SpoolBroker, connect
 from framework.errors import EngineError, EnqueueError, EnqueueUncertain, LeaseLost
 from framework.job import Failure, Job, Lease
 from framework.queues import QueueOptions
+from tests.settling import ack, bury, rest, retry
 from tests.spool.seam import Seam
 from tests.spool.world import in_batches, run, settle_orphan
 
@@ -149,7 +150,7 @@ class Actor:
 
     def _work(self) -> None:
         for row, lease in enumerate(
-            self.broker.claim(self._rng.choice(("jobs", "plain")), limit=self._rng.randint(1, 5), wait=0)
+            self.broker.claim([self._rng.choice(("jobs", "plain"))], limit=self._rng.randint(1, 5), wait=0)
         ):
             if self._rng.random() < 0.8:
                 self.broker.start(lease, run(lease, row))
@@ -158,14 +159,14 @@ class Actor:
     def _settle(self, lease: Lease) -> None:
         choice = self._rng.random()
         if choice < 0.55:
-            self._delete(key_of(lease.job.payload), lambda: self.broker.ack([lease]))
+            self._delete(key_of(lease.job.payload), lambda: ack(self.broker, [lease]))
         elif choice < 0.7:
-            self.broker.retry(lease, delay=self._rng.choice((0, 0.02)), failure=self._failure(lease))
+            retry(self.broker, lease, delay=self._rng.choice((0, 0.02)), failure=self._failure(lease))
         elif choice < 0.8:
             self.broker.release([lease], delay=self._rng.choice((0, 0, 0.02)))
         elif choice < 0.97:
             key = key_of(lease.job.payload)
-            self.broker.bury(lease, failure=self._failure(lease, last_words(key)))
+            bury(self.broker, lease, failure=self._failure(lease, last_words(key)))
             self._say("B", key)
         # the others stay claimed until this process is killed and somebody rescues them
 
@@ -182,11 +183,11 @@ class Actor:
             self._say("=", key)
 
     def _letters(self) -> None:
-        for lease in self.broker.claim("letters", limit=2, wait=0):
+        for lease in self.broker.claim(["letters"], limit=2, wait=0):
             if self._rng.random() < 0.6:
-                self.broker.rest(lease)
+                rest(self.broker, lease)
             else:
-                self._delete(key_of(lease.job.payload), lambda lease=lease: self.broker.ack([lease]))  # type: ignore[misc]
+                self._delete(key_of(lease.job.payload), lambda lease=lease: ack(self.broker, [lease]))  # type: ignore[misc]
         for queue in ("letters", "plain"):
             for view in list(self.broker.browse(queue, "dead"))[: self._rng.randint(0, 3)]:
                 self._dead(view)

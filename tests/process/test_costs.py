@@ -26,6 +26,7 @@ from framework.queues import QueueOptions
 from framework.spool import listing
 from framework.spool.blanks import BATCH
 from framework.spool.store import Spool
+from tests.settling import ack
 from tests.spool.seam import Seam, pass_on
 from tests.telemetry.receiver import Receiver
 
@@ -191,8 +192,8 @@ def listings(root: Path, count: int) -> int:
     spool.enqueue(jobs_of(count))
     seam.arm(pass_on)
     ran = 0
-    while leases := spool.claim("jobs", limit=16, wait=0):
-        spool.ack(leases)
+    while leases := spool.claim(["jobs"], limit=16, wait=0):
+        ack(spool, leases)
         ran += len(leases)
     assert ran == count
     spool.close()

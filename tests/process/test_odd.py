@@ -87,7 +87,7 @@ def test_a_failing_teardown_backs_off_and_does_not_stop_the_service(tree: Tree) 
     start(tree, "FailsAtExit", ready=False, WORKER_RESTART_BUDGET="1")
     tree.wait_ledger("end ", 4)
     tree.wait_event("process_exited", 3)
-    assert {event["reason"] for event in tree.events("process_exited")} == {"failed_to_start"}
+    assert {event["reason"] for event in tree.events("process_exited")} == {"failed_to_close"}
     assert tree.stop() == 0
 
 

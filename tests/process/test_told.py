@@ -97,6 +97,20 @@ def test_an_exporter_that_dies_again_and_again_neither_stops_the_service_nor_cha
         assert receiver.value("worker.job.attempts") == 3
 
 
+def test_a_drain_starts_an_exporter_that_was_killed_again_and_again(tree: Tree) -> None:
+    """Regression: after four short lives it counted as one that never works, and what it had to send stayed."""
+    with Receiver() as receiver:
+        tree.start("--queue", "sync", **traced(receiver))
+        for lives in range(1, 6):
+            tree.wait(lambda n=lives: len(tree.events("process_ready", slot="exporter")) == n, "it is ready")  # type: ignore[misc]
+            os.kill(tree.pid("exporter"), signal.SIGKILL)
+            tree.wait(lambda n=lives: len(tree.events("process_exited", slot="exporter")) == n, "it is dead")  # type: ignore[misc]
+        tree.enqueue(Torture.sync, Task(key="k"))
+        tree.wait_ledger("end k")
+        assert tree.stop() == 0
+        assert receiver.value("worker.job.attempts") == 1
+
+
 def test_fresh_interpreters_use_the_rings_too(tree: Tree) -> None:
     with Receiver() as receiver:
         tree.start("--queue", "sync", WORKER_START_METHOD="spawn", **traced(receiver))

@@ -6,11 +6,14 @@ import errno
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 from framework.broker import Inspector
 from framework.brokers.spool import SpoolBroker
 from framework.errors import EnqueueFailed, EnqueueUncertain, LeaseLost
 from framework.outcome import Kind, Outcome
+from framework.spool.disk import Disk
+from tests.settling import ack, bury, rest, retry
 
 from .kept_cases import KEPT_CASES
 from .odd_cases import ODD_CASES, reopen, rescue
@@ -30,14 +33,14 @@ def _claimed(stage: Stage, queue: str = "jobs", **options: Any) -> None:
 
 def _letter(stage: Stage) -> None:
     _claimed(stage)
-    stage.broker.bury(stage.held, failure=failure(stage.held))
+    bury(stage.broker, stage.held, failure=failure(stage.held))
     stage.held = one(stage.broker, "letters")
 
 
 def _resting(stage: Stage, **options: Any) -> None:
     stage.store("a", "b", queue="plain", **options)
     lease = one(stage.broker, "plain")
-    stage.broker.bury(lease, failure=failure(lease))
+    bury(stage.broker, lease, failure=failure(lease))
     stage.held = next(stage.broker.browse("plain", "dead"))
 
 
@@ -73,21 +76,14 @@ def _expired(stage: Stage) -> None:
 
 def _in_vain(stage: Stage) -> None:
     """The disk takes the file, and its fsync fails: all calls after that are those of the removal."""
-    disk = stage.broker._spool._disk
-    assert disk is not None
-
-    def fail(_: int) -> None:
-        raise OSError(errno.EIO, "injected")
-
-    disk.sync = fail  # type: ignore[method-assign]
-    try:
-        stage.broker.enqueue([job("n", chosen=True)])
-    except EnqueueUncertain:
-        raise
-    except EnqueueFailed:
-        return
-    finally:
-        del disk.sync  # type: ignore[method-assign]
+    # Of the class: a spool that is opened anew on the way has another disk.
+    with patch.object(Disk, "sync", side_effect=OSError(errno.EIO, "injected")):
+        try:
+            stage.broker.enqueue([job("n", chosen=True)])
+        except EnqueueUncertain:
+            raise
+        except EnqueueFailed:
+            return
 
 
 def _in_vain_on_btrfs(stage: Stage) -> None:
@@ -101,13 +97,13 @@ def _in_vain_on_btrfs(stage: Stage) -> None:
 def _replay(stage: Stage) -> None:
     inspector: Inspector = stage.broker
     if not inspector.replay(stage.held):
-        raise LeaseLost(["a"])
+        raise LeaseLost([])
 
 
 def _discard(stage: Stage) -> None:
     inspector: Inspector = stage.broker
     if not inspector.discard(stage.held):
-        raise LeaseLost(["a"])
+        raise LeaseLost([])
 
 
 def _enqueue(*ids: str, **options: Any) -> Callable[[Stage], None]:
@@ -134,20 +130,20 @@ CASES = (
         _claimed,
         lambda s: s.broker.reported(s.held, Outcome(Kind.RETRIED, 1.0, failure(s.held))),
     ),
-    Case("ack", _claimed, lambda s: s.broker.ack([s.held]), deletes=("a",)),
-    Case("ack chosen", lambda s: _claimed(s, chosen=True), lambda s: s.broker.ack([s.held]), deletes=("a",)),
-    Case("retry", _claimed, lambda s: s.broker.retry(s.held, delay=3600, failure=failure(s.held))),
-    Case("retry now", _claimed, lambda s: s.broker.retry(s.held, delay=0, failure=failure(s.held))),
+    Case("ack", _claimed, lambda s: ack(s.broker, [s.held]), deletes=("a",)),
+    Case("ack chosen", lambda s: _claimed(s, chosen=True), lambda s: ack(s.broker, [s.held]), deletes=("a",)),
+    Case("retry", _claimed, lambda s: retry(s.broker, s.held, delay=3600, failure=failure(s.held))),
+    Case("retry now", _claimed, lambda s: retry(s.broker, s.held, delay=0, failure=failure(s.held))),
     Case("release", _claimed, lambda s: s.broker.release([s.held])),
     Case("release later", _claimed, lambda s: s.broker.release([s.held], delay=3600)),
     Case(
         "bury",
         lambda s: _claimed(s, "plain"),
-        lambda s: s.broker.bury(s.held, failure=failure(s.held)),
+        lambda s: bury(s.broker, s.held, failure=failure(s.held)),
         queues=(PLAIN,),
     ),
-    Case("bury to letters", _claimed, lambda s: s.broker.bury(s.held, failure=failure(s.held))),
-    Case("rest", _letter, lambda s: s.broker.rest(s.held)),
+    Case("bury to letters", _claimed, lambda s: bury(s.broker, s.held, failure=failure(s.held))),
+    Case("rest", _letter, lambda s: rest(s.broker, s.held)),
     Case("replay", _resting, _replay, queues=(PLAIN,)),
     Case("discard", _resting, _discard, deletes=("a",), queues=(PLAIN,)),
     Case("discard chosen", lambda s: _resting(s, chosen=True), _discard, deletes=("a",), queues=(PLAIN,)),

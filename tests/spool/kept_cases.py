@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from framework.errors import EngineError
 from framework.queues import QueueOptions
+from tests.settling import bury
 
 from . import poison
 from .odd_cases import look, maintain, reopen
@@ -38,7 +39,7 @@ def _handled_before(stage: Stage) -> None:
 def _unhandled(stage: Stage) -> None:
     stage.store("a")
     lease = one(stage.broker)
-    stage.broker.bury(lease, failure=failure(lease))
+    bury(stage.broker, lease, failure=failure(lease))
     time.sleep(0.02)
 
 

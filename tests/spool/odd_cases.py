@@ -17,6 +17,7 @@ from framework.errors import EnqueueFailed, EnqueueUncertain, QueueFull
 from framework.queues import QueueOptions
 from framework.spool import ids
 from framework.spool.life import wid_of
+from tests.settling import ack, bury, rest
 
 from .id_cases import backed_up, enqueue_over_a_backup, finished, restored
 from .seam import pass_on
@@ -81,9 +82,9 @@ def _everywhere(stage: Stage) -> None:
     stage.store("later", delay=3600)
     held, dead, resting = (one(stage.broker) for _ in range(3))
     stage.broker.start(held, run(held))
-    stage.broker.bury(dead, failure=failure(dead))
-    stage.broker.rest(one(stage.broker, "letters"))
-    stage.broker.bury(resting, failure=failure(resting))
+    bury(stage.broker, dead, failure=failure(dead))
+    rest(stage.broker, one(stage.broker, "letters"))
+    bury(stage.broker, resting, failure=failure(resting))
     _plant(stage, "bad", "0.1")
     _plant(stage, "dead", "0.2")
 
@@ -142,10 +143,13 @@ def _batch(stage: Stage) -> None:
 
 def _batch_in_vain(stage: Stage) -> None:
     """Its sync fails: all calls after that are those of the removal."""
-    mine, armed = in_batches(stage.broker), stage.calls.hook
+    mine, armed, failed = in_batches(stage.broker), stage.calls.hook, False
 
     def fail(name: str, args: Any, kwargs: Any, real: Any) -> Any:
-        if name == "syncfs":
+        nonlocal failed
+        # A spool that is opened anew on the way stores one by one.
+        if not failed and name in ("syncfs", "fdatasync", "fsync"):
+            failed = True
             raise OSError(errno.EIO, "injected")
         return (armed or pass_on)(name, args, kwargs, real)
 
@@ -167,7 +171,7 @@ def _batch_of_the_dead(stage: Stage, before: str) -> None:
 
 def _drained_batch(stage: Stage) -> None:
     _batch(stage)
-    stage.broker.ack(claim(stage.broker))
+    ack(stage.broker, claim(stage.broker))
     stage.stored.clear()
     stage.store("d")
 
@@ -202,8 +206,8 @@ def _litter(stage: Stage) -> None:
 def _letter_over(stage: Stage, *, chosen: bool = False) -> None:
     stage.store("a", chosen=chosen)
     lease = one(stage.broker)
-    stage.broker.bury(lease, failure=failure(lease))
-    stage.broker.rest(one(stage.broker, "letters"))
+    bury(stage.broker, lease, failure=failure(lease))
+    rest(stage.broker, one(stage.broker, "letters"))
     time.sleep(0.02)
 
 
@@ -299,7 +303,7 @@ def _ack_while_the_id_is_locked(stage: Stage) -> None:
     wait, ids.ACK_WAIT = ids.ACK_WAIT, 0.002
     try:
         fcntl.flock(other, fcntl.LOCK_EX)
-        stage.broker.ack([stage.held])
+        ack(stage.broker, [stage.held])
     finally:
         ids.ACK_WAIT = wait
         os.close(other)

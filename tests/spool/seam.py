@@ -12,6 +12,9 @@ from framework.spool.calls import Calls
 
 NAMES = tuple(name for name in vars(Calls) if not name.startswith("_"))
 WRITES = ("write", "pwrite")
+_CHANGES = frozenset(
+    (*WRITES, "ftruncate", "utime", "fallocate", "rename", "link", "unlink", "mkdir", "rmdir", "mkfifo")
+)
 
 Hook = Callable[[str, tuple[Any, ...], dict[str, Any], Callable[..., Any]], Any]
 
@@ -23,10 +26,12 @@ class Seam:
     Attributes:
         hook: gets (name, args, kwargs, the real call) and returns what the call returns.
         names: of the calls since `arm`.
+        changes: those of them that changed something on the disk.
     """
 
     hook: Hook | None = None
     names: list[str] = field(default_factory=list)
+    changes: list[str] = field(default_factory=list)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name not in NAMES:
@@ -37,6 +42,8 @@ class Seam:
             if self.hook is None:
                 return real(*args, **kwargs)
             self.names.append(name)
+            if changes(name, args):
+                self.changes.append(name)
             return self.hook(name, args, kwargs, real)
 
         self.__dict__[name] = call
@@ -44,7 +51,7 @@ class Seam:
 
     def arm(self, hook: Hook) -> None:
         """From the next call on."""
-        self.names = []
+        self.names, self.changes = [], []
         self.hook = hook
 
     def disarm(self) -> None:
@@ -57,12 +64,22 @@ def pass_on(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Call
     return real(*args, **kwargs)
 
 
+def changes(name: str, args: tuple[Any, ...]) -> bool:
+    """Return whether a call may leave something on the disk that was not there before."""
+    return name in _CHANGES or (name == "open" and bool(args[1] & (os.O_CREAT | os.O_TRUNC)))
+
+
 def kill_at(number: int, *, torn: bool = False) -> Hook:
-    """SIGKILL before the call with this number; `torn`: in the middle of it, where it is a write."""
+    """SIGKILL before the change with this number; `torn`: in the middle of it, where it is a write.
+
+    A kill before a call that only looks leaves what a kill before the next change leaves: locks go with the process.
+    """
     left = number
 
     def hook(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Callable[..., Any]) -> Any:
         nonlocal left
+        if not changes(name, args):
+            return real(*args, **kwargs)
         if left == 0:
             if torn and name in WRITES:
                 fd, data, *rest = args

@@ -13,6 +13,7 @@ import pytest
 from framework.errors import EnqueueFailed, EnqueueUncertain, QueueFull
 from framework.queues import QueueOptions
 from framework.spool import batch, listing, names
+from tests.settling import ack
 
 from .seam import Seam, before, fail_calls, pass_on
 from .world import LETTERS, broker, census, claim, files, heal, ids, job, one
@@ -114,7 +115,7 @@ def test_a_batch_is_counted_by_its_name_until_somebody_takes_a_job(root: Path) -
     seam.disarm()
     leases = claim(mine, limit=10)
     assert other.stats("jobs").ready == 2 * len(MANY) - 9
-    mine.ack(leases)
+    ack(mine, leases)
     (path, *_) = files(root, "jobs/ready/*/*")
     path.with_name(".an editor's").touch()
     assert other.stats("jobs").ready == 2 * len(MANY) - 9
@@ -147,7 +148,7 @@ def test_an_empty_batch_is_removed_at_once_and_no_other(root: Path) -> None:
     mine.enqueue(jobs())
     leases = claim(mine, limit=1000)
     mine.enqueue(jobs(["later", *MANY]))
-    mine.ack(leases)
+    ack(mine, leases)
     mine.release([one(mine)])  # who looks for more finds it empty
     assert len(batches(root)) == 1
     assert mine.stats("jobs").ready == 1 + len(MANY)
@@ -159,11 +160,11 @@ def test_a_batch_that_is_drained_while_others_look_is_no_error(root: Path) -> No
     mine, other = broker(root, durability="process"), broker(root, durability="process")
     mine.enqueue(jobs())
     first = one(other)
-    mine.ack(claim(mine, limit=1000))
+    ack(mine, claim(mine, limit=1000))
     assert claim(mine) == []
     assert batches(root) == []
     assert claim(other) == []
-    other.ack([first])
+    ack(other, [first])
     mine.close()
     other.close()
 

@@ -13,6 +13,7 @@ import pytest
 from framework.brokers.spool import SpoolBroker
 from framework.errors import EngineUnavailable, LeaseLost
 from framework.spool import claim as claim_module
+from tests.settling import ack, retry
 
 from .seam import Seam, before, fail_calls
 from .world import broker, census, claim, dead_owner, descriptors_here, failure, files, heal, ids, in_child, job, one
@@ -67,7 +68,7 @@ def test_a_big_backlog_is_listed_once(root: Path) -> None:
     mine.enqueue([job(f"n{n}") for n in range(600)])
     seam.arm(lambda name, args, kwargs, real: real(*args, **kwargs))
     while leases := claim(mine, limit=16):
-        mine.ack(leases)
+        ack(mine, leases)
     per_claim = seam.names.count("listdir") / (600 / 16)
     assert per_claim < 1.5
     mine.close()
@@ -127,7 +128,7 @@ def test_a_worker_whose_directory_is_gone_begins_a_new_life(root: Path) -> None:
     wid.rmdir()
     assert len(claim(mine, limit=2) + claim(mine) + claim(mine)) == 4
     with pytest.raises(LeaseLost):
-        mine.ack([lost])
+        ack(mine, [lost])
     (again,) = (path for path in (root / "jobs" / "claimed").iterdir() if path.is_dir())
     assert again.name != wid.name
     mine.close()
@@ -166,7 +167,7 @@ def test_a_full_table_of_descriptors_is_survived(root: Path) -> None:
                 taken.append(os.open(os.devnull, os.O_RDONLY))
         except OSError:
             pass
-        mine.ack([first])  # needs none
+        ack(mine, [first])  # needs none
         leases = claim(mine, limit=3)  # the spare one
         assert ids(leases) == ["n1", "n2", "n3"]
         mine.release(leases)
@@ -265,7 +266,7 @@ def test_a_twin_after_a_power_cut_runs_again_and_nothing_is_deleted(root: Path) 
     runs = 0
     while leases := claim(fresh, limit=1):
         runs += 1
-        fresh.ack(leases)
+        ack(fresh, leases)
     assert runs == 2
     assert not census(fresh)
     fresh.close()
@@ -285,7 +286,7 @@ def test_a_rename_onto_its_own_twin_ends(root: Path) -> None:
     assert claim(mine) == []
     assert not ready.exists()
     assert claimed.exists()
-    mine.ack([lease])
+    ack(mine, [lease])
 
     mine.enqueue([job("b")])
     lease = one(mine)
@@ -313,8 +314,8 @@ def test_another_file_of_the_same_name_is_no_twin(root: Path) -> None:
     ready.write_bytes(content)
     (copy,) = claim(mine)
     assert (copy.job.id, copy.delivery) == ("a", lease.delivery + 1)
-    mine.ack([lease])
-    mine.ack([copy])
+    ack(mine, [lease])
+    ack(mine, [copy])
     assert files(root, "jobs/claimed/*/*") == files(root, "jobs/ready/*/*") == []
     mine.close()
 
@@ -339,5 +340,5 @@ def test_the_history_of_many_attempts_is_the_first_and_the_last_ten(spool: Spool
     spool.enqueue([job("a", payload=bytes(size))])
     for number in range(1, 16):
         lease = one(spool)
-        spool.retry(lease, delay=0, failure=failure(lease, message=f"m{number}"))
+        retry(spool, lease, delay=0, failure=failure(lease, message=f"m{number}"))
     assert [f.message for f in one(spool).job.history] == ["m1", *(f"m{n}" for n in range(6, 16))]

@@ -1,32 +1,37 @@
-"""SIGKILL at every system call of every operation; then the next supervisor comes, and looks what is there."""
+"""SIGKILL around every change that an operation makes to the disk; then the next supervisor looks what is there."""
 
 from __future__ import annotations
 
 import os
 import pickle
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
+
+from tests.settling import ack
 
 from .cases import CASES
 from .seam import NAMES, WRITES, Seam, kill_at, pass_on
 from .stage import Case
 from .world import body, census, claim, files, heal
 
+DONE, RETURNED = b"done", b"returned"
+
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_kill_before_any_call_loses_nothing(case: Case, root: Path) -> None:
+def test_a_kill_around_any_change_loses_nothing(case: Case, root: Path) -> None:
     """Acknowledged jobs are there exactly once, nothing torn is handed out, and what the caller was told is true.
 
     Verified: without recovery, or with ack's entry unlinked before the job, cases of this test fail.
     """
-    number, survived = 0, False
-    while not survived:
-        survived = _kill_once(case, root / str(number), number, torn=False)
-        number += 1
-        assert number < 400, "the operation never ends"
-    assert number > 1
+    for number in range(400):
+        if not _kill_once(case, root / str(number), number):
+            break
+    else:
+        pytest.fail("the operation never ends")
+    _kill_once(case, root / "whole", None)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -38,7 +43,7 @@ def test_a_kill_within_any_write_loses_nothing(case: Case, root: Path) -> None:
     case.act(stage)
     seam.disarm()
     stage.broker.close()
-    for number in [at for at, name in enumerate(seam.names) if name in WRITES]:
+    for number in [at for at, name in enumerate(seam.changes) if name in WRITES]:
         _kill_once(case, root / str(number), number, torn=True)
 
 
@@ -55,36 +60,40 @@ def test_every_call_of_the_seam_has_a_case(root: Path) -> None:
     assert made == set(NAMES)
 
 
-def _kill_once(case: Case, root: Path, number: int, torn: bool) -> bool:
-    """True: the act came to its end before the call with this number."""
-    stored, returned = _live(case, root, number, torn)
+def _kill_once(case: Case, root: Path, number: int | None, *, torn: bool = False) -> bool:
+    """Kill the act before the change with this number, or leave it alone. Return whether it was in the act's midst."""
+    stored, end = _live(case, root, number, torn)
+    returned = end == RETURNED
     fresh = heal(root, *case.queues)
     try:
         found = census(fresh)
         for job_id in stored:
             least = 0 if job_id in case.deletes else 1
             most = 0 if job_id in case.deletes and returned else 2 if job_id in case.twice and not returned else 1
-            assert least <= found[job_id] <= most, f"{job_id} is there {found[job_id]} times, killed at call {number}"
+            assert least <= found[job_id] <= most, f"{job_id} is there {found[job_id]} times, killed at change {number}"
         for job_id in case.enqueues:
-            assert found[job_id] <= 1, f"{job_id} is there {found[job_id]} times, killed at call {number}"
-            assert found[job_id] == 1 or not returned, f"{job_id} was acknowledged and is gone, killed at call {number}"
+            assert found[job_id] <= 1, f"{job_id} is there {found[job_id]} times, killed at change {number}"
+            assert found[job_id] == 1 or not returned, (
+                f"{job_id} was acknowledged and is gone, killed at change {number}"
+            )
         for job_id in case.refuses:
-            assert found[job_id] <= (0 if returned else 1), f"{job_id} was not queued and is there, call {number}"
+            assert found[job_id] <= (0 if returned else 1), f"{job_id} was not queued and is there, change {number}"
         assert set(found) <= {*stored, *case.enqueues, *case.refuses}
         assert sum(fresh.stats(q.name).bad for q in case.queues) <= case.bad
         for queue in (q.name for q in case.queues):
             for lease in claim(fresh, queue):
                 assert lease.job.payload == body(lease.job.id)
-                fresh.ack([lease])
+                ack(fresh, [lease])
         assert not files(root, "*/tmp/*")
     finally:
         fresh.close()
         shutil.rmtree(root)
-    return returned
+    return end == b""
 
 
-def _live(case: Case, root: Path, number: int, torn: bool) -> tuple[list[str], bool]:
-    """(acknowledged ids, whether the act returned) of a process that was killed at its call `number`, or at its end."""
+def _live(case: Case, root: Path, number: int | None, torn: bool) -> tuple[list[str], bytes]:
+    """(acknowledged ids, how the act ended) of a process that is killed at its change `number`: empty, in its midst;
+    `DONE`, after the last change, before its caller knew. Without a number it is not killed: `RETURNED`."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -92,16 +101,18 @@ def _live(case: Case, root: Path, number: int, torn: bool) -> tuple[list[str], b
             seam = Seam()
             stage = case.stage(root, seam)
             os.write(write, pickle.dumps(stage.stored))
-            seam.arm(kill_at(number, torn=torn))
+            seam.arm(pass_on if number is None else kill_at(number, torn=torn))
             case.act(stage)
-            os.write(write, b"returned")
+            os.write(write, RETURNED if number is None else DONE)
+            if number is not None:
+                os.kill(os.getpid(), signal.SIGKILL)
             os._exit(0)
         except BaseException as error:
-            os.write(2, f"{case.name}, call {number}: {error!r}\n".encode())
+            os.write(2, f"{case.name}, change {number}: {error!r}\n".encode())
             os._exit(99)
     os.close(write)
     with open(read, "rb") as pipe:
         stored, rest = pickle.load(pipe), pipe.read()
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status) or status == 0, f"the actor failed: status {status}"
-    return stored, rest == b"returned"
+    return stored, rest

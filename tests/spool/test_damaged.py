@@ -193,3 +193,21 @@ def test_claims_behind_something_planted_as_their_lock_are_rescued(root: Path, p
     assert ids(claim(mine)) == ["a"]
     assert mine.stats("jobs").bad == 1
     mine.close()
+
+
+@pytest.mark.parametrize("error", [errno.EBADMSG, errno.EACCES, errno.EIO])
+def test_a_clock_that_cannot_be_read_is_replaced_by_one_for_all(root: Path, error: int) -> None:
+    """Regression: no process of the boot could open the spool, exit code 3."""
+    mine = broker(root)
+    mine.enqueue([job("a")])
+    (clock,) = root.glob("clock.*")
+    damage = Damage(root, error, "open", "unlink", "rename")
+    damage.at(clock)
+    first, second = broker(root, calls=damage.seam), broker(root, calls=damage.seam)
+    second.enqueue([job("b")])
+    assert {path.name for path in root.glob("clock.*")} == {clock.name, f"{clock.name}.1"}
+    assert first._spool._opened()[1].offset == second._spool._opened()[1].offset
+    assert ids(claim(first)) == ["a", "b"]
+    assert [note for note in first.notes if clock.name in note]
+    for one in (mine, first, second):
+        one.close()

@@ -15,6 +15,7 @@ import pytest
 
 from framework.spool import listing
 from framework.spool.listing import COARSE, FULL_LOOK, RACY, Names
+from tests.settling import retry
 
 from .seam import Seam
 from .world import broker, claim, failure, ids, job, one
@@ -194,11 +195,11 @@ def test_times_of_whole_seconds_hide_nothing(coarse: Path) -> None:
     leases += claim(mine)
     assert ids(leases) == ["a", "b"]
     _begin_a_second()
-    mine.retry(leases[0], delay=0.01, failure=failure(leases[0]))
+    retry(mine, leases[0], delay=0.01, failure=failure(leases[0]))
     time.sleep(2 * RACY)
     assert mine.stats("jobs").delayed == 1
     again = one(other)
-    mine.retry(leases[1], delay=0.01, failure=failure(leases[1]))
+    retry(mine, leases[1], delay=0.01, failure=failure(leases[1]))
     time.sleep(2 * RACY)
     assert mine.stats("jobs").delayed == 1
     other.maintain()

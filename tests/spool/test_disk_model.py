@@ -25,7 +25,7 @@ SITES = {
     "recover._recover_batch": "batch in vain",
     "recover.recover": "recover",
     "settle.record": "letters",
-    "settle.expire": "ripen and expire",
+    "settle.bury": "letters together",
     "settle._sync_after": "letters",
 }
 

@@ -15,6 +15,7 @@ from framework.brokers.spool import SpoolBroker
 from framework.errors import EnqueueFailed, EnqueueUncertain, PayloadTooLarge, QueueFull
 from framework.spool import enqueue
 from framework.spool.filesystem import FileSystem
+from tests.settling import bury, retry
 
 from .seam import Seam, before, fail_calls, pass_on
 from .world import JOBS, LETTERS, broker, census, claim, descriptors_here, failure, files, heal, ids, in_child, job, one
@@ -42,7 +43,7 @@ def test_process_durability_calls_no_fsync(root: Path) -> None:
     mine = broker(root, calls=seam, durability="process")
     mine.enqueue([job("a"), *(job(f"n{n}") for n in range(20))])
     lease = one(mine)
-    mine.bury(lease, failure=failure(lease))
+    bury(mine, lease, failure=failure(lease))
     assert not {"fsync", "syncfs"} & set(seam.names)
     mine.close()
 
@@ -314,7 +315,7 @@ def test_too_large_counts_the_body_and_only_at_the_first_enqueue(root: Path) -> 
     for attempt in range(1, 14):
         lease = one(mine)
         assert (lease.attempt, lease.job.payload) == (attempt, bytes(10_000))
-        mine.retry(lease, delay=0, failure=failure(lease))
+        retry(mine, lease, delay=0, failure=failure(lease))
     assert mine.stats("jobs").bad == 0
     mine.close()
 

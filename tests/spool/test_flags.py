@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from framework.queues import QueueOptions
+from tests.settling import bury, rest
 
 from .cases import CASES
 from .seam import Seam
@@ -46,8 +47,8 @@ def test_so_is_that_of_a_letter_whose_time_is_over(root: Path) -> None:
     mine = broker(root, JOBS, QueueOptions("letters", is_dead_letter=True, ttl=0.001), calls=seam)
     mine.enqueue([job("a")])
     lease = one(mine)
-    mine.bury(lease, failure=failure(lease))
-    mine.rest(one(mine, "letters"))
+    bury(mine, lease, failure=failure(lease))
+    rest(mine, one(mine, "letters"))
     time.sleep(0.002)
     opened: list[str] = []
 

@@ -15,6 +15,7 @@ import pytest
 from framework.brokers.spool import SpoolBroker, connect
 from framework.errors import EngineError
 from framework.spool import flocks
+from tests.settling import ack
 
 from .seam import Seam, before, fail_calls
 from .world import (
@@ -145,7 +146,7 @@ def test_no_descriptor_leaks(root: Path) -> None:
         mine.enqueue([job("a"), job("x", chosen=True), *(job(f"n{n}") for n in range(20))])
         for lease in claim(mine):
             mine.start(lease, run(lease))
-            mine.ack([lease])
+            ack(mine, [lease])
         mine.maintain()
         mine.rescue()
         mine.stats("jobs")

@@ -14,6 +14,7 @@ import pytest
 from framework.brokers.spool import SpoolBroker
 from framework.errors import LeaseLost
 from framework.spool import ids as ids_module
+from tests.settling import ack, bury, rest, retry
 
 from .seam import Seam, fail_calls
 from .world import broker, census, claim, failure, files, ids, job, one
@@ -34,7 +35,7 @@ def _delayed(mine: SpoolBroker) -> None:
 def _retried(mine: SpoolBroker) -> None:
     chosen(mine, "a")
     lease = one(mine)
-    mine.retry(lease, delay=3600, failure=failure(lease))
+    retry(mine, lease, delay=3600, failure=failure(lease))
 
 
 def _claimed(mine: SpoolBroker) -> None:
@@ -45,18 +46,18 @@ def _claimed(mine: SpoolBroker) -> None:
 def _letter(mine: SpoolBroker) -> None:
     chosen(mine, "a")
     lease = one(mine)
-    mine.bury(lease, failure=failure(lease))
+    bury(mine, lease, failure=failure(lease))
 
 
 def _rested(mine: SpoolBroker) -> None:
     _letter(mine)
-    mine.rest(one(mine, "letters"))
+    rest(mine, one(mine, "letters"))
 
 
 def _dead(mine: SpoolBroker) -> None:
     chosen(mine, "a", queue="plain")
     lease = one(mine, "plain")
-    mine.bury(lease, failure=failure(lease))
+    bury(mine, lease, failure=failure(lease))
 
 
 STATES = (_waits, _delayed, _retried, _claimed, _letter, _rested, _dead)
@@ -82,14 +83,14 @@ def test_a_backup_of_hard_links_hides_no_job(root: Path, state: Callable[[SpoolB
     for _ in range(2):
         chosen(mine, "a", queue=queue)
         (lease,) = claim(mine, queue)
-        mine.ack([lease])
+        ack(mine, [lease])
     assert files(root, "*/ids/*/*") == []
     mine.close()
 
 
-@pytest.mark.parametrize("ack", ["whole", "without the lock"])
+@pytest.mark.parametrize("how", ["whole", "without the lock"])
 def test_an_id_is_free_after_its_job_though_a_backup_has_it(
-    root: Path, ack: str, monkeypatch: pytest.MonkeyPatch
+    root: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Verified: with the link count as the proof every further enqueue is taken for a duplicate, for ever."""
     monkeypatch.setattr(ids_module, "ACK_WAIT", 0.01)
@@ -98,16 +99,16 @@ def test_an_id_is_free_after_its_job_though_a_backup_has_it(
     chosen(mine, "a")
     backup = _copy(root, "-al")
     (lease,) = claim(mine)
-    if ack == "without the lock":  # as a kill between the two unlinks leaves it
+    if how == "without the lock":  # as a kill between the two unlinks leaves it
         seam.arm(fail_calls(11, "flock"))
-    mine.ack([lease])
+    ack(mine, [lease])
     seam.disarm()
-    assert len(files(root, "jobs/ids/*/*")) == (ack != "whole")
+    assert len(files(root, "jobs/ids/*/*")) == (how != "whole")
     for _ in range(2):
         chosen(mine, "a")
         leases = claim(mine)
         assert ids(leases) == ["a"]
-        mine.ack(leases)
+        ack(mine, leases)
     assert [path.read_bytes() for path in files(backup, "jobs/ready/*/*")] != []
     mine.close()
 
@@ -177,7 +178,7 @@ def test_the_end_of_a_copy_leaves_the_id_to_the_original(root: Path) -> None:
     (path,) = files(root, "jobs/ready/*/*")
     shutil.copy(path, path.with_name(path.name.replace(",0.0", ",0.7")))
     original, copy = sorted(claim(mine), key=lambda lease: lease.delivery)
-    mine.ack([copy])
+    ack(mine, [copy])
     mine.release([original])
     chosen(mine, "a")
     assert census(mine) == {"a": 1}
@@ -192,7 +193,7 @@ def test_an_ack_that_lost_its_claim_leaves_the_id(root: Path) -> None:
     bucket = root / "jobs" / "ready" / lease.token.name.bucket
     (root / lease.token.path).rename(bucket / lease.token.entry)
     with pytest.raises(LeaseLost):
-        mine.ack([lease])
+        ack(mine, [lease])
     chosen(mine, "a")
     assert census(mine) == {"a": 1}
     mine.close()

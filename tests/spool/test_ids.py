@@ -16,6 +16,7 @@ from framework.brokers.spool import SpoolBroker
 from framework.errors import EnqueueFailed, QueueFull
 from framework.queues import QueueOptions
 from framework.spool import ids as ids_module
+from tests.settling import ack, bury, rest
 
 from .seam import Seam, before, fail_calls, kill_at, pass_on
 from .world import broker, census, claim, cut_at, failure, files, heal, ids, in_child, job, one, run
@@ -73,14 +74,14 @@ def test_an_id_is_free_once_its_job_is_gone(spool: SpoolBroker, root: Path, way:
     chosen(spool, "a")
     lease = one(spool)
     if way == "ack":
-        spool.ack([lease])
+        ack(spool, [lease])
     else:
-        spool.bury(lease, failure=failure(lease))
+        bury(spool, lease, failure=failure(lease))
         letter = one(spool, "letters")
         if way == "letter acked":
-            spool.ack([letter])
+            ack(spool, [letter])
         else:
-            spool.rest(letter)
+            rest(spool, letter)
             (view,) = spool.browse("letters", "dead")
             assert spool.discard(view)
     assert entries(root) == []
@@ -118,7 +119,7 @@ def test_the_job_goes_before_its_entry(root: Path) -> None:
             lease = one(mine)
             mine.start(lease, run(lease))
             seam.arm(kill_at(at))
-            mine.ack([lease])
+            ack(mine, [lease])
             os.write(write, b"x")
 
         in_child(live)
@@ -207,7 +208,7 @@ def test_two_that_find_a_stale_entry_and_a_third_that_links_in_the_gap(root: Pat
     chosen(mine, "a")
     (entry,) = entries(root)
     os.link(entry, root / "kept")
-    mine.ack(claim(mine))
+    ack(mine, claim(mine))
     (root / "kept").rename(entry)  # as a killed ack leaves it
     assert entry.stat().st_nlink == 1
     seam = Seam()
@@ -234,7 +235,7 @@ def test_an_ack_does_not_unlink_the_entry_of_the_next_job(root: Path) -> None:
     lease = one(mine)
     rival = Rival(root, lambda other: chosen(other, "a"))
     seam.arm(before("unlink", rival.start, when=lambda args: "/ids/" in str(args[0])))
-    mine.ack([lease])
+    ack(mine, [lease])
     seam.disarm()
     rival.finish()
     chosen(mine, "a")
@@ -336,7 +337,7 @@ def test_entries_that_killed_acks_left_are_swept(root: Path, monkeypatch: pytest
     chosen(mine, "a", "b")
     a, _ = claim(mine)
     seam.arm(fail_calls(11, "flock"))  # the lock cannot be had: the job goes, the entry stays
-    mine.ack([a])
+    ack(mine, [a])
     seam.disarm()
     assert sorted(path.stat().st_nlink for path in entries(root)) == [1, 2]
     for _ in range(3):

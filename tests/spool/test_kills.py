@@ -7,6 +7,8 @@ import signal
 import threading
 from pathlib import Path
 
+from tests.settling import ack, retry
+
 from .world import (
     broker,
     census,
@@ -76,13 +78,13 @@ def _work_until_killed(root: Path, write: int, name: str) -> None:
             for lease in claim(mine, limit=3):
                 mine.start(lease, run(lease))
                 if number % 4 == 1:
-                    mine.retry(lease, delay=0, failure=failure(lease))
+                    retry(mine, lease, delay=0, failure=failure(lease))
                 elif number % 4 == 2:
                     mine.release([lease])
                 else:
                     # said before it is done: a job that is done and not said would look lost
                     os.write(write, f"-{lease.job.id}\n".encode())
-                    mine.ack([lease])
+                    ack(mine, [lease])
     finally:
         os._exit(1)
 

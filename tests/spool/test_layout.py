@@ -19,6 +19,7 @@ from framework.brokers.spool import SpoolBroker, connect
 from framework.errors import EngineError, EngineUnavailable, QueueFull, SettingsError
 from framework.queues import QueueOptions
 from framework.spool import filesystem, layout
+from tests.settling import retry
 
 from .seam import Seam, fail_calls, pass_on
 from .world import JOBS, LETTERS, QUEUES, broker, claim, failure, files, ids, in_child, job, one, run
@@ -53,7 +54,7 @@ def test_it_is_opened_by_its_scheme(root: Path) -> None:
     made.open([JOBS])
     assert made.features.durable == "process"
     assert made.features.system == "spool"
-    assert made.features.lease_seconds is None
+    assert (made.features.local, made.features.settle_delay, made.local_dir) == (True, 0, root)
     made.close()
     with pytest.raises(SettingsError, match="durability"):
         connect("spool:x", incarnation="i", durability="maybe")  # type: ignore[arg-type]
@@ -177,7 +178,7 @@ def test_a_network_file_system_is_refused_unless_insisted_on(root: Path, monkeyp
         broker(root)
     made = connect(f"spool:{root}", incarnation="i", network_file_system=True)
     made.open([JOBS])
-    assert len(made.warnings) == 1
+    assert len(made.notes) == 1
     made.close()
 
 
@@ -187,7 +188,7 @@ def test_memory_is_warned_of_in_one_line() -> None:
     place = Path("/dev/shm") / f"spool-warning-{os.getpid()}"
     mine = broker(place)
     try:
-        (warning,) = mine.warnings
+        (warning,) = mine.notes
         assert "tmpfs" in warning
         assert "\n" not in warning
         assert mine.features.durable == "process"
@@ -273,10 +274,10 @@ def test_a_full_disk_refuses_loses_nothing_and_goes_on(small: Path, size: int) -
             fill_file(filler)
         mine.start(first, run(first))  # its record was preallocated
         with pytest.raises(EngineUnavailable, match="free some space"):
-            mine.retry(first, delay=0, failure=failure(first))
+            retry(mine, first, delay=0, failure=failure(first))
         assert mine.stats("jobs").in_flight == 1
         filler.truncate(0)
-        mine.retry(first, delay=0, failure=failure(first))
+        retry(mine, first, delay=0, failure=failure(first))
     found = ids(claim(mine))
     assert found == ["first", *queued]
     assert mine.stats("jobs").bad == 0

@@ -14,6 +14,7 @@ from framework.brokers.spool import SpoolBroker, connect
 from framework.errors import EngineError
 from framework.spool import flocks, life
 from framework.spool.calls import Calls
+from tests.settling import ack
 
 from .seam import Seam, before, kill_at, pass_on
 from .world import (
@@ -233,7 +234,7 @@ def test_a_rescuer_in_every_gap_of_a_birth(root: Path) -> None:
         assert rescuer.rescue() == [], f"gap {at}: the newborn has no lock"
         owner = leases[0].token.owner
         assert os.fstat(owner.fd).st_nlink == 1, f"gap {at}: its lock has no name"
-        newborn.ack(leases)
+        ack(newborn, leases)
         newborn.close()
         assert list((place / "jobs" / "claimed").iterdir()) == []
         rescuer.close()

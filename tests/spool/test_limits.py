@@ -11,6 +11,7 @@ import pytest
 from framework.errors import QueueFull
 from framework.queues import QueueOptions
 from framework.spool import limits
+from tests.settling import ack
 
 from .seam import Seam, before, pass_on
 from .world import broker, claim, files, ids, job
@@ -161,7 +162,7 @@ def test_counts_follow_the_truth(root: Path) -> None:
         assert (mine.stats("tight").ready, mine.stats("tight").delayed) == (2, 1)
         leases = claim(mine, "tight")
         assert (mine.stats("tight").ready, mine.stats("tight").in_flight) == (0, 2)
-        mine.ack(leases)
+        ack(mine, leases)
         (later,) = mine.browse("tight", "delayed")
         assert mine.discard(later)
         assert mine.stats("tight").delayed == 0
@@ -174,7 +175,7 @@ def test_the_age_is_of_the_oldest_that_waits(root: Path) -> None:
     mine.enqueue([tight("a"), tight("b", delay=-500.0)])  # meant for a moment before its enqueue: it waits since then
     assert 0 < mine.stats("tight").oldest_age < 60
     leases = claim(mine, "tight")
-    mine.ack([lease for lease in leases if lease.job.id == "b"])
+    ack(mine, [lease for lease in leases if lease.job.id == "b"])
     mine.release([lease for lease in leases if lease.job.id == "a"])
     assert 0 < mine.stats("tight").oldest_age < 60
     mine.close()

@@ -11,6 +11,7 @@ from typing import Any
 
 from framework.brokers.spool import SpoolBroker
 from framework.spool import maintain
+from tests.settling import ack, bury, rest, retry
 
 from .seam import Seam, before, fail_calls
 from .world import JOBS, LETTERS, PLAIN, broker, claim, failure, files, ids, job, one
@@ -30,7 +31,7 @@ def test_what_is_due_ripens_and_keeps_its_place(spool: SpoolBroker) -> None:
 def test_a_worker_ripens_for_itself(spool: SpoolBroker) -> None:
     """Nobody does housekeeping: a delayed job is claimed all the same, at its time and not a poll later."""
     spool.enqueue([job("a", delay=0.05)])
-    assert ids(spool.claim("jobs", limit=1, wait=1)) == ["a"]
+    assert ids(spool.claim(["jobs"], limit=1, wait=1)) == ["a"]
 
 
 def test_only_due_minutes_are_listed(root: Path) -> None:
@@ -77,7 +78,7 @@ def test_expiry_of_what_nobody_claims(root: Path) -> None:
     mine = broker(root)
     mine.enqueue([job("a", ttl=1), job("b", ttl=3600), job("c")])  # a second: it must not expire before its claim
     lease = one(mine)
-    mine.retry(lease, delay=3600, failure=failure(lease))  # delayed beyond its ttl
+    retry(mine, lease, delay=3600, failure=failure(lease))  # delayed beyond its ttl
     time.sleep(1.002)
     mine.maintain()
     assert [view.job.id for view in mine.browse("letters", "ready")] == ["a"]
@@ -92,12 +93,12 @@ def test_letters_at_rest_end_with_their_ttl_and_others_stay(root: Path) -> None:
     mine.enqueue([job("rests", chosen=True), job("waits")])
     mine.enqueue([job("own", queue="letters")])
     for lease in claim(mine):
-        mine.bury(lease, failure=failure(lease))
+        bury(mine, lease, failure=failure(lease))
     for letter in claim(mine, "letters"):
         if letter.job.id == "own":
-            mine.bury(letter, failure=failure(letter))
+            bury(mine, letter, failure=failure(letter))
         elif letter.job.id == "rests":
-            mine.rest(letter)
+            rest(mine, letter)
         else:
             mine.release([letter])
     mine.maintain()
@@ -116,7 +117,7 @@ def test_only_old_empty_buckets_are_removed(root: Path) -> None:
     mine = broker(root)
     mine.enqueue([job("a")])
     (bucket,) = (root / "jobs" / "ready").iterdir()
-    mine.ack(claim(mine))
+    ack(mine, claim(mine))
     old = root / "jobs" / "ready" / "0000000001"
     full = root / "jobs" / "ready" / "0000000002"
     old.mkdir()
@@ -179,7 +180,7 @@ def test_a_wall_clock_that_goes_back_holds_nothing_up(root: Path) -> None:
     here.wall = lambda: real() - 3600
     mine.enqueue([job("b")])
     lease = one(mine)
-    mine.retry(lease, delay=0, failure=failure(lease))
+    retry(mine, lease, delay=0, failure=failure(lease))
     assert sorted(ids(claim(mine)) + ids(claim(mine))) == ["a", "b"]
     here.wall = real
     mine.close()

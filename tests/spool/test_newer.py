@@ -17,6 +17,7 @@ import pytest
 
 from framework.job import Job
 from framework.spool import frame, names
+from tests.settling import ack, bury, retry
 
 from .poison import make_newer
 from .world import broker, claim, dead_owner, failure, files, heal, ids, job, one
@@ -60,7 +61,7 @@ def test_nor_is_it_moved_out_of_any_other_state(root: Path, state: str) -> None:
         mine.enqueue([job("a", ttl=0.01)])
     elif state == "dead":
         mine.enqueue([job("a", queue="plain")])
-        mine.bury(one(mine, "plain"), failure=failure())
+        bury(mine, one(mine, "plain"), failure=failure())
     elif state == "tmp":
         mine.enqueue([job("a")])
         found = only(root, "ready/*/*")
@@ -86,7 +87,7 @@ def test_unknown_fields_of_a_name_are_kept_and_mean_nothing(root: Path) -> None:
     path = only(root, "ready/*/*")
     path.rename(path.with_name(path.name.replace(",i", ",p3,kuser-1,i")))
     lease = one(mine)
-    mine.retry(lease, delay=0.01, failure=failure(lease))
+    retry(mine, lease, delay=0.01, failure=failure(lease))
     time.sleep(0.02)
     mine.maintain()
     assert only(root, "ready/*/*").name.endswith(",p3,kuser-1,i")
@@ -217,7 +218,7 @@ def test_what_this_version_stores_runs_in_an_older_one(root: Path, older: Path) 
     mine.enqueue([job(f"n{n}") for n in range(40)])
     mine.enqueue([job("nd", delay=0.01, chosen=True)])
     lease = one(mine)
-    mine.retry(lease, delay=0.01, failure=failure(lease))
+    retry(mine, lease, delay=0.01, failure=failure(lease))
     mine.close()
     printed = play(older, root, DRAIN).split("\n")
     assert sorted(printed[:-2]) == sorted([f"n{n}" for n in range(40)] + ["nd"])
@@ -229,7 +230,7 @@ def test_both_work_on_one_spool_in_turn(root: Path, older: Path) -> None:
     mine.enqueue([job(f"n{n}") for n in range(10)])
     play(older, root, STORE)
     leases = claim(mine, limit=25)
-    mine.ack(leases)
+    ack(mine, leases)
     mine.close()
     printed = play(older, root, DRAIN).split("\n")
     assert sorted([*ids(leases), *printed[:-2]]) == sorted(

@@ -282,7 +282,7 @@ def test_a_planted_depth_doorbell_or_clock_is_survived(root: Path) -> None:
     mine = broker(root)
     mine.enqueue([job("a")])
     mine.maintain()
-    assert ids(mine.claim("jobs", limit=1, wait=0.01)) == ["a"]
+    assert ids(mine.claim(["jobs"], limit=1, wait=0.01)) == ["a"]
     assert Path("/etc/passwd").read_text().startswith("root")
     mine.close()
 

@@ -27,6 +27,7 @@ from framework.queues import QueueOptions
 from framework.spool import frame, layout, names, runs
 from tests.process.torture import Task, Torture
 from tests.process.tree import Tree, trees
+from tests.settling import ack, bury, rest, retry
 
 from . import poison, world
 from .world import broker, claim, failure, ids, job, one
@@ -159,7 +160,7 @@ def everything(mine: SpoolBroker) -> list[str]:
         found += ids(leases)
         for lease in leases:
             mine.start(lease, world.run(lease))
-        mine.ack(leases)
+        ack(mine, leases)
     for state in (*world.STATES, "bad"):
         for view in mine.browse("jobs", state):  # type: ignore[arg-type]
             assert mine.find("jobs", view.job.id, state) is not None  # type: ignore[arg-type]
@@ -197,8 +198,8 @@ def test_a_letter_that_is_no_job_keeps_no_other_from_its_end(root: Path) -> None
         poison.plant(root, "letters/dead", data, number)
     mine.enqueue([job("a")])
     lease = one(mine)
-    mine.bury(lease, failure=failure(lease))
-    mine.rest(one(mine, "letters"))
+    bury(mine, lease, failure=failure(lease))
+    rest(mine, one(mine, "letters"))
     time.sleep(0.01)
     mine.maintain()
     assert mine.counts["letters_over"] == 1
@@ -224,7 +225,7 @@ def test_numbers_at_the_end_of_their_digits_are_jobs_still(root: Path, said: str
     mine = broker(root)
     poison.plant(root, "jobs/ready", poison.raw(json.dumps(poison.GOOD).encode()), 1, said=said)
     for _ in range(3):
-        mine.retry(one(mine), delay=0, failure=failure())
+        retry(mine, one(mine), delay=0, failure=failure())
     mine.release([one(mine)], delay=1e300)
     assert mine.stats("jobs").delayed == 1
     mine.close()
@@ -236,7 +237,7 @@ def test_a_delay_beyond_all_names_is_the_longest_that_fits(root: Path) -> None:
     mine.enqueue([job("a"), job("b")])
     first, second = claim(mine)
     mine.release([first], delay=1e12)
-    mine.retry(second, delay=math.inf, failure=failure(second))
+    retry(mine, second, delay=math.inf, failure=failure(second))
     assert mine.stats("jobs").delayed == 2
     assert sorted(view.job.id for view in mine.browse("jobs", "delayed")) == ["a", "b"]
     mine.close()

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from framework.errors import EnqueueFailed
+from tests.settling import bury, retry
 
 from .seam import Seam
 from .world import JOBS, LETTERS, body, broker, census, claim, failure, heal, job, one
@@ -105,7 +106,7 @@ def is_file(args: tuple[Any, ...]) -> bool:
 
 def test_this_disk_is_proven(machine: Machine) -> None:
     mine = broker(machine.root, *QUEUES)
-    assert mine.warnings == []
+    assert mine.notes == []
     assert mine.features.durable == "power"
     mine.close()
 
@@ -157,11 +158,11 @@ def test_jobs_that_were_running_are_there(machine: Machine) -> None:
     mine.enqueue([job(f"n{number}") for number in range(12)])
     leases = claim(mine, limit=9)
     for lease in leases[:3]:
-        mine.retry(lease, delay=0, failure=failure(lease))
+        retry(mine, lease, delay=0, failure=failure(lease))
     mine.release(leases[3:6])
     os.sync()
     later = claim(mine, limit=2)
-    mine.retry(later[0], delay=60, failure=failure(later[0]))
+    retry(mine, later[0], delay=60, failure=failure(later[0]))
     fresh = heal(machine.restart(machine.cut()), *QUEUES)
     assert dict(census(fresh)) == {f"n{number}": 1 for number in range(12)}
     fresh.close()
@@ -174,7 +175,7 @@ def test_a_dead_letter_has_its_last_record(machine: Machine) -> None:
     mine = broker(machine.root, *QUEUES, calls=seam)
     mine.enqueue([job("a")])
     lease = one(mine)
-    cuts = cut_at_every_call(machine, seam, lambda: mine.bury(lease, failure=failure(lease, message="why")))
+    cuts = cut_at_every_call(machine, seam, lambda: bury(mine, lease, failure=failure(lease, message="why")))
     for when, copy in cuts:
         fresh = heal(machine.restart(copy), *QUEUES)
         assert census(fresh)["a"] == 1, when
@@ -192,7 +193,7 @@ def test_control_without_the_fsync_of_the_record_it_is_lost(machine: Machine) ->
     mine.enqueue([job("a")])
     lease = one(mine)
     seam.arm(skip("fsync", is_file))
-    mine.bury(lease, failure=failure(lease, message="why"))
+    bury(mine, lease, failure=failure(lease, message="why"))
     seam.disarm()
     fresh = heal(machine.restart(machine.cut()), *QUEUES)
     (letter,) = fresh.browse("letters", "ready")

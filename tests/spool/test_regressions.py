@@ -18,6 +18,7 @@ import pytest
 from framework.brokers.spool import SpoolBroker
 from framework.errors import EnqueueError, EnqueueUncertain, PayloadTooLarge, QueueFull
 from framework.queues import QueueOptions
+from tests.settling import ack
 
 from .seam import Seam, fail_calls, pass_on
 from .world import broker, census, claim, heal, ids, job
@@ -73,7 +74,7 @@ def test_a_second_process_starts_beside_a_working_one(root: Path) -> None:
     leases = claim(first, limit=3)
     second = heal(root)
     assert ids(claim(second)) == ["n3", "n4", "n5"]
-    first.ack(leases)
+    ack(first, leases)
     assert first.counts.get("lost", 0) == 0
     first.close()
     second.close()
@@ -97,7 +98,7 @@ def test_a_drain_does_not_list_for_each_job(root: Path) -> None:
     for number in range(100):
         mine.enqueue([job(f"m{number}")])
         (lease,) = claim(mine, limit=1)
-        mine.ack([lease])
+        ack(mine, [lease])
     # relisted by age, each 50 ms at most, on however slow a machine
     assert seam.names.count("listdir") < 150
     mine.close()
@@ -135,13 +136,13 @@ def test_two_consumers_and_a_producer_lose_and_double_nothing(root: Path) -> Non
 def _consume(root: Path, write: int) -> None:
     mine = broker(root)
     while True:
-        for lease in mine.claim("jobs", limit=5, wait=1):
+        for lease in mine.claim(["jobs"], limit=5, wait=1):
             if lease.job.id == "stop":
-                mine.ack([lease])
+                ack(mine, [lease])
                 mine.close()
                 return
             os.write(write, f"{lease.job.id}\n".encode())
-            mine.ack([lease])
+            ack(mine, [lease])
 
 
 def test_concurrent_pushes_from_threads_of_a_web_process(root: Path) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from framework.errors import EngineUnavailable, EnqueueFailed
+from framework.spool import doorbell
+from tests.settling import ack, bury, retry
 
 from .world import about_to_prepare, broker, census, claim, failure, ids, in_batches, job, one
 
@@ -56,8 +58,8 @@ def test_what_is_claimed_is_settled_where_it_is(root: Path) -> None:
     leases = claim(mine)
     _move(root)
     mine.enqueue([job("d")])
-    mine.ack(leases[:1])
-    mine.retry(leases[1], delay=3600, failure=failure(leases[1]))
+    ack(mine, leases[:1])
+    retry(mine, leases[1], delay=3600, failure=failure(leases[1]))
     mine.release(leases[2:])
     mine.close()
     moved = broker(root.with_name("old"))
@@ -107,9 +109,9 @@ def test_a_part_that_was_removed_is_made_anew(root: Path, part: str) -> None:
         in_batches(producer)
     leases = claim(worker) + claim(worker)
     assert len(leases) == 6
-    worker.retry(leases[0], delay=3600, failure=failure(leases[0]))
-    worker.bury(leases[1], failure=failure(leases[1]))
-    worker.ack(leases[2:])
+    retry(worker, leases[0], delay=3600, failure=failure(leases[0]))
+    bury(worker, leases[1], failure=failure(leases[1]))
+    ack(worker, leases[2:])
     with suppress(EngineUnavailable):  # says so, where something still was missing
         keeper.maintain()
     keeper.maintain()
@@ -127,13 +129,13 @@ def test_what_was_removed_under_maintenance_is_said_once(root: Path) -> None:
     keeper, worker = broker(root), broker(root)
     assert claim(worker) == []
     bell = worker._spool.parts("jobs").doorbell
-    bell.wait(worker._spool._waker, 0)
+    doorbell.wait([bell], worker._spool._waker, 0)
     shutil.rmtree(root / "jobs")
     with pytest.raises(EngineUnavailable, match="removed directories of queue 'jobs': they are made anew"):
         keeper.maintain()
     assert keeper.maintain()
     keeper.enqueue([job("a")])
-    assert bell.wait(worker._spool._waker, 0) == (False, True)
+    assert doorbell.wait([bell], worker._spool._waker, 0) == (False, [bell])
     assert ids(claim(worker)) == ["a"]
     keeper.close()
     worker.close()

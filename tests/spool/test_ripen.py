@@ -15,6 +15,7 @@ import pytest
 from framework.brokers.spool import SpoolBroker
 from framework.errors import EngineUnavailable
 from framework.spool import ripen as ripen_module
+from tests.settling import ack
 
 from .seam import Seam, before, fail_calls
 from .world import broker, claim, ids, job
@@ -65,7 +66,7 @@ def test_claims_of_what_is_due_cost_the_same_for_each_job(root: Path) -> None:
     found: list[str] = []
     while leases := claim(mine, limit=16):
         found += ids(leases)
-        mine.ack(leases)
+        ack(mine, leases)
     seam.disarm()
     assert found == [f"n{n}" for n in range(MANY)]
     assert counter.renames - counter.missed == MANY
@@ -141,7 +142,7 @@ def test_a_disk_where_nothing_can_be_moved_lets_what_is_ready_go(root: Path) -> 
     _due(mine, 2)
     mine.enqueue([job("a")])
     seam.arm(fail_calls(errno.ENOSPC, "rename", when=lambda args: "/delayed/" in str(args[0])))
-    mine.ack(claim(mine))
+    ack(mine, claim(mine))
     with pytest.raises(EngineUnavailable, match="No space left"):
         claim(mine)
     seam.disarm()

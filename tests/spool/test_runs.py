@@ -11,6 +11,7 @@ from framework.job import RunRecord
 from framework.outcome import Kind, Outcome
 from framework.spool import runs
 from framework.spool.names import parse
+from tests.settling import retry
 
 from . import world
 from .world import body, claim, failure, ids, job, one, run
@@ -108,7 +109,7 @@ def test_a_reported_failure_reaches_the_rescuer_and_is_stored_once(spool: SpoolB
     assert orphan.run == run(orphan.lease)
     assert orphan.reported is not None
     assert orphan.reported.failure is not None
-    spool.retry(orphan.lease, delay=0, failure=orphan.reported.failure)
+    retry(spool, orphan.lease, delay=0, failure=orphan.reported.failure)
     again = one(spool)
     assert [f.message for f in again.job.history] == ["told"]
     assert again.attempt == 2

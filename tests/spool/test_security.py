@@ -19,6 +19,7 @@ from framework.errors import EnqueueError
 from framework.queues import QueueOptions
 from tests.process.torture import Task, Torture
 from tests.process.tree import Tree, trees
+from tests.settling import ack, bury, rest
 from tests.telemetry.receiver import Receiver
 
 from .world import JOBS, broker, claim, failure, files, ids, job, one
@@ -58,9 +59,9 @@ def test_what_is_planted_among_resting_letters_keeps_no_other_from_its_end(
     mine = broker(root, JOBS, QueueOptions("letters", is_dead_letter=True, ttl=0.01))
     mine.enqueue([job(f"n{number}") for number in range(3)])
     for lease in claim(mine):
-        mine.bury(lease, failure=failure(lease))
+        bury(mine, lease, failure=failure(lease))
     for letter in claim(mine, "letters"):
-        mine.rest(letter)
+        rest(mine, letter)
     place = root / "letters" / "dead"
     names = [STAMP.format(0, 1), STAMP.format(10**9, 2)]
     for name in names:
@@ -151,7 +152,7 @@ def test_no_id_leaves_the_root(root: Path, job_id: str) -> None:
     assert [view.job.id for view in mine.browse("jobs", "ready")] == [job_id]
     (entry,) = files(root, "jobs/ids/*/*")
     assert len(entry.name) == 32
-    mine.ack([one(mine)])
+    ack(mine, [one(mine)])
     assert set(root.parent.iterdir()) == before
     mine.close()
 

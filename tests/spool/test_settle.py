@@ -12,6 +12,7 @@ import pytest
 from framework.brokers.spool import SpoolBroker
 from framework.errors import EngineUnavailable, LeaseLost
 from framework.spool import frame
+from tests.settling import ack, bury, rest, retry
 
 from .seam import Seam, before, fail_calls, pass_on
 from .world import JOBS, LETTERS, PLAIN, broker, claim, failure, files, heal, ids, job, one, run
@@ -28,7 +29,7 @@ def test_the_last_record_of_a_dead_letter_is_durable_before_it_moves(root: Path,
     mine.enqueue([job("a", queue=queue)])
     lease = one(mine, queue)
     seam.arm(pass_on)
-    mine.bury(lease, failure=failure(lease))
+    bury(mine, lease, failure=failure(lease))
     calls = [name for name in seam.names if name in ("pwrite", "fsync", "rename")]
     assert calls[:3] == ["pwrite", "fsync", "rename"]
     assert calls[-1] == "fsync"
@@ -42,10 +43,10 @@ def test_nothing_else_waits_for_the_disk(root: Path) -> None:
     a, b, c, d = claim(mine)
     seam.arm(pass_on)
     mine.start(a, run(a))
-    mine.ack([a])
+    ack(mine, [a])
     mine.release([c])
     assert "fsync" not in seam.names
-    mine.retry(b, delay=1, failure=failure(b))
+    retry(mine, b, delay=1, failure=failure(b))
     mine.release([d], delay=3600)
     assert seam.names.count("fsync") <= 2  # new minutes in delayed/
     mine.close()
@@ -63,9 +64,9 @@ def test_a_repeated_settling_writes_its_record_once(root: Path) -> None:
     for _ in range(4):
         seam.arm(fail_calls(errno.ENOSPC, "rename"))
         with pytest.raises(EngineUnavailable, match="free some space"):
-            mine.retry(lease, delay=0, failure=failure(lease))
+            retry(mine, lease, delay=0, failure=failure(lease))
         seam.disarm()
-    mine.retry(lease, delay=0, failure=failure(lease))
+    retry(mine, lease, delay=0, failure=failure(lease))
     assert len(one(mine).job.history) == 1
     mine.close()
 
@@ -81,13 +82,13 @@ def test_a_batch_that_failed_in_part_may_be_repeated(root: Path) -> None:
     leases = claim(mine)
     seam.arm(fail_calls(errno.EIO, "unlink", when=lambda args: str(args[0]).endswith(leases[1].token.entry)))
     with pytest.raises(EngineUnavailable):
-        mine.ack(leases)
+        ack(mine, leases)
     seam.disarm()
     assert mine.stats("jobs").in_flight == 1
-    mine.ack(leases)
+    ack(mine, leases)
     assert mine.stats("jobs").in_flight == 0
     with pytest.raises(LeaseLost) as lost:
-        mine.ack(leases)
+        ack(mine, leases)
     assert set(lost.value.job_ids) == {"a", "b", "c"}
     mine.close()
 
@@ -100,10 +101,10 @@ def test_a_failed_settling_leaves_the_lease_and_nobody_gets_it_twice(root: Path)
     lease = one(mine)
     seam.arm(fail_calls(errno.EIO, "unlink"))
     with pytest.raises(EngineUnavailable):
-        mine.ack([lease])
+        ack(mine, [lease])
     seam.disarm()
     assert claim(mine) == []
-    mine.ack([lease])
+    ack(mine, [lease])
     mine.close()
 
 
@@ -112,7 +113,7 @@ def test_a_lost_claim_is_told_and_the_others_are_settled(spool: SpoolBroker, roo
     a, b = claim(spool)
     (root / a.token.path).unlink()
     with pytest.raises(LeaseLost) as lost:
-        spool.ack([a, b])
+        ack(spool, [a, b])
     assert lost.value.job_ids == ("a",)
     assert spool.stats("jobs").in_flight == 0
     assert spool.counts["lost"] == 1
@@ -138,9 +139,9 @@ def test_settling_into_a_bucket_that_vanishes(root: Path) -> None:
         if verb == "release":
             mine.release([lease])
         elif verb == "retry":
-            mine.retry(lease, delay=0, failure=failure(lease))
+            retry(mine, lease, delay=0, failure=failure(lease))
         else:
-            mine.bury(lease, failure=failure(lease))
+            bury(mine, lease, failure=failure(lease))
         if verb == "replay":
             seam.arm(before("rename", remove))
             (view,) = mine.browse("letters", "ready")
@@ -169,9 +170,9 @@ def test_retry_release_bury_and_replay_are_never_refused(root: Path) -> None:
     mine.enqueue([job("a", payload=bytes(1000)), job("b")])
     lease = one(mine)
     mine.enqueue([job("c")])
-    mine.retry(lease, delay=0, failure=failure(lease))
+    retry(mine, lease, delay=0, failure=failure(lease))
     lease = one(mine)
-    mine.bury(lease, failure=failure(lease))
+    bury(mine, lease, failure=failure(lease))
     (view,) = mine.browse("letters", "ready")
     assert mine.replay(view)
     assert mine.stats("jobs").ready == 3
@@ -197,12 +198,12 @@ def test_a_replay_starts_again_and_keeps_who_it_is(spool: SpoolBroker) -> None:
     made = job("a", ttl=3600)
     spool.enqueue([made])
     lease = one(spool)
-    spool.retry(lease, delay=0, failure=failure(lease))
+    retry(spool, lease, delay=0, failure=failure(lease))
     lease = one(spool)
-    spool.bury(lease, failure=failure(lease))
+    bury(spool, lease, failure=failure(lease))
     letter = one(spool, "letters")
     assert (letter.attempt, letter.delivery) == (1, 3)
-    spool.rest(letter)
+    rest(spool, letter)
     (view,) = spool.browse("letters", "dead")
     assert spool.replay(view)
     assert not spool.replay(view)
@@ -220,7 +221,7 @@ def test_a_repetition_after_a_kill_between_record_and_rename(root: Path) -> None
     mine.start(lease, run(lease))
     seam.arm(fail_calls(errno.EIO, "rename"))
     with pytest.raises(EngineUnavailable):
-        mine.retry(lease, delay=0, failure=failure(lease, message="mine"))
+        retry(mine, lease, delay=0, failure=failure(lease, message="mine"))
     seam.disarm()
     mine.close()
     fresh = heal(root)
@@ -231,7 +232,7 @@ def test_a_repetition_after_a_kill_between_record_and_rename(root: Path) -> None
 def test_records_are_pages_behind_the_body(spool: SpoolBroker, root: Path) -> None:
     spool.enqueue([job("a", payload=bytes(10_000))])
     lease = one(spool)
-    spool.retry(lease, delay=0, failure=failure(lease))
+    retry(spool, lease, delay=0, failure=failure(lease))
     (path,) = files(root, "jobs/ready/*/*")
     where = frame.layout(path.read_bytes())
     assert where.slots_at % frame.SLOT == 0

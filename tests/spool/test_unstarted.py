@@ -6,6 +6,7 @@ from pathlib import Path
 
 from framework.brokers.spool import SpoolBroker
 from framework.spool import frame
+from tests.settling import retry
 
 from .world import dead_owner, failure, job, one, run
 
@@ -22,7 +23,7 @@ def test_a_job_that_dies_with_its_owner_again_and_again_is_charged(spool: SpoolB
     """Run records that a power cut lost must not let a poison job go on for ever."""
     spool.enqueue([job("a")])
     assert [died_with_it(spool, root) for _ in range(51)] == [False] * 50 + [True]
-    spool.retry(one(spool), delay=0, failure=failure())
+    retry(spool, one(spool), delay=0, failure=failure())
     assert died_with_it(spool, root)
 
 

@@ -6,12 +6,15 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from framework.brokers.spool import SpoolBroker
+from framework.spool import doorbell
+from framework.spool.doorbell import Doorbell, Waker
+from tests.settling import ack, bury, rest, retry
 
 from .world import broker, ids, in_child, job
 
@@ -22,14 +25,14 @@ class Watched:
     def __init__(self, broker: SpoolBroker, queue: str = "jobs") -> None:
         self.seconds: list[float] = []
         self.rang: list[bool] = []
-        bell = broker._spool._parts[queue].doorbell
-        self._real = bell.wait
-        bell.wait = self._wait  # type: ignore[method-assign]
+        self._bell = broker._spool._parts[queue].doorbell
+        self._real = broker._spool._claims._wait
+        broker._spool._claims._wait = self._wait
 
-    def _wait(self, waker: Any, seconds: float) -> tuple[bool, bool]:
+    def _wait(self, bells: Sequence[Doorbell], waker: Waker, seconds: float) -> tuple[bool, Sequence[Doorbell]]:
         self.seconds.append(seconds)
-        woken, rang = self._real(waker, seconds)
-        self.rang.append(rang)
+        woken, rang = self._real(bells, waker, seconds)
+        self.rang.append(self._bell in rang)
         return woken, rang
 
 
@@ -42,10 +45,10 @@ def in_thread(work: object) -> threading.Thread:
 def test_an_enqueue_in_another_process_ends_the_wait(root: Path) -> None:
     """Verified: without the ring the wait ends by its timeout."""
     mine = broker(root)
-    assert not mine.claim("jobs", limit=1, wait=0)
+    assert not mine.claim(["jobs"], limit=1, wait=0)
     bell = Watched(mine)
     found: list[str] = []
-    waiter = in_thread(lambda: found.extend(ids(mine.claim("jobs", limit=1, wait=1))))
+    waiter = in_thread(lambda: found.extend(ids(mine.claim(["jobs"], limit=1, wait=1))))
     in_child(lambda: broker(root).enqueue([job("a")]))
     waiter.join()
     assert found == ["a"]
@@ -63,10 +66,10 @@ def test_two_jobs_call_two_waiters(root: Path) -> None:
         waiters = [broker(root) for _ in range(2)]
         found: list[str] = []
         for mine in waiters:
-            assert not mine.claim("jobs", limit=1, wait=0)
+            assert not mine.claim(["jobs"], limit=1, wait=0)
         bells = [Watched(mine) for mine in waiters]
         threads = [
-            in_thread(lambda mine=mine: found.extend(ids(mine.claim("jobs", limit=1, wait=1)))) for mine in waiters
+            in_thread(lambda mine=mine: found.extend(ids(mine.claim(["jobs"], limit=1, wait=1)))) for mine in waiters
         ]
         producer.enqueue([job(f"{round_}a"), job(f"{round_}b")])
         for thread in threads:
@@ -76,7 +79,7 @@ def test_two_jobs_call_two_waiters(root: Path) -> None:
         for mine in (producer, *waiters):
             mine.close()
         cleaner = broker(root)
-        cleaner.ack(cleaner.claim("jobs", limit=10, wait=0))
+        ack(cleaner, cleaner.claim(["jobs"], limit=10, wait=0))
         cleaner.close()
 
 
@@ -89,20 +92,20 @@ def test_whatever_makes_a_job_runnable_rings(root: Path, verb: str) -> None:
     queue = "letters" if verb == "bury" else "jobs"
     lease = one(mine)
     if verb == "replay":
-        mine.bury(lease, failure=failure(lease))
+        bury(mine, lease, failure=failure(lease))
         lease = one(mine, "letters")
-        mine.rest(lease)
+        rest(mine, lease)
     assert not claim(waiter, queue)
-    waiter._spool._parts[queue].doorbell.wait(waiter._spool._waker, 0)  # old rings
+    doorbell.wait([waiter._spool._parts[queue].doorbell], waiter._spool._waker, 0)  # old rings
     found: list[str] = []
     bell = Watched(waiter, queue)
-    thread = in_thread(lambda: found.extend(ids(waiter.claim(queue, limit=1, wait=1))))
+    thread = in_thread(lambda: found.extend(ids(waiter.claim([queue], limit=1, wait=1))))
     if verb == "release":
         mine.release([lease])
     elif verb == "retry":
-        mine.retry(lease, delay=0, failure=failure(lease))
+        retry(mine, lease, delay=0, failure=failure(lease))
     elif verb == "bury":
-        mine.bury(lease, failure=failure(lease))
+        bury(mine, lease, failure=failure(lease))
     else:
         (view,) = mine.browse("letters", "dead")
         assert mine.replay(view)
@@ -122,7 +125,7 @@ def test_without_a_bell_polling_finds_it(root: Path) -> None:
     bell = Watched(mine)
     timer = threading.Timer(0.05, lambda: in_child(lambda: broker(root).enqueue([job("a")])))
     timer.start()
-    found = ids(mine.claim("jobs", limit=1, wait=1)) or ids(mine.claim("jobs", limit=1, wait=1))
+    found = ids(mine.claim(["jobs"], limit=1, wait=1)) or ids(mine.claim(["jobs"], limit=1, wait=1))
     timer.join()
     assert found == ["a"]
     assert max(bell.seconds) <= 1.0
@@ -136,9 +139,9 @@ def test_wake_from_a_thread_ends_the_wait_or_the_next(spool: SpoolBroker) -> Non
     start = time.monotonic()
     for _ in range(20):
         spool.wake()
-        assert spool.claim("jobs", limit=1, wait=1) == []
+        assert spool.claim(["jobs"], limit=1, wait=1) == []
     assert time.monotonic() - start < 20  # 20 unwoken waits would take 20 s
-    waiter = in_thread(lambda: spool.claim("jobs", limit=1, wait=1))
+    waiter = in_thread(lambda: spool.claim(["jobs"], limit=1, wait=1))
     spool.wake()
     waiter.join()
 
@@ -151,7 +154,7 @@ def test_wake_in_a_signal_handler(spool: SpoolBroker) -> None:
         start = time.monotonic()
         for _ in range(10):
             threading.Timer(0.01, lambda: os.kill(os.getpid(), signal.SIGUSR1)).start()
-            assert spool.claim("jobs", limit=1, wait=1) == []
+            assert spool.claim(["jobs"], limit=1, wait=1) == []
             rounds += 1
         assert rounds == 10
         assert time.monotonic() - start < 10
@@ -167,9 +170,9 @@ def test_a_full_bell_rings_and_blocks_nobody(spool: SpoolBroker, root: Path) -> 
     except BlockingIOError:
         pass
     spool.enqueue([job("a")])
-    assert ids(spool.claim("jobs", limit=1, wait=1)) == ["a"]
+    assert ids(spool.claim(["jobs"], limit=1, wait=1)) == ["a"]
     for _ in range(3):
-        assert spool.claim("jobs", limit=1, wait=0.01) == []
+        assert spool.claim(["jobs"], limit=1, wait=0.01) == []
     os.close(fd)
 
 
@@ -179,7 +182,7 @@ def test_a_bell_that_a_handler_has_closed_fails_no_enqueue(spool: SpoolBroker) -
     assert bell._fd is not None
     os.close(bell._fd)
     spool.enqueue([job("a")])
-    assert ids(spool.claim("jobs", limit=1, wait=1)) == ["a"]
+    assert ids(spool.claim(["jobs"], limit=1, wait=1)) == ["a"]
 
 
 def test_a_bell_writes_nothing_into_the_file_that_has_its_number_now(spool: SpoolBroker, tmp_path: Path) -> None:
@@ -194,7 +197,7 @@ def test_a_bell_writes_nothing_into_the_file_that_has_its_number_now(spool: Spoo
         assert os.write(number, b"theirs") == 6
     os.close(number)
     assert (tmp_path / "theirs").read_bytes() == b"theirs"
-    assert ids(spool.claim("jobs", limit=1, wait=1)) == ["a"]
+    assert ids(spool.claim(["jobs"], limit=1, wait=1)) == ["a"]
 
 
 def test_a_bell_without_anybody_kills_no_producer(root: Path) -> None:
@@ -213,7 +216,7 @@ def test_a_forked_childs_wake_is_its_own(spool: SpoolBroker) -> None:
     """Verified: with the parent's pipe kept, the child's wake() ends the parent's wait."""
     in_child(spool.wake)
     start = time.monotonic()
-    assert spool.claim("jobs", limit=1, wait=0.1) == []
+    assert spool.claim(["jobs"], limit=1, wait=0.1) == []
     assert time.monotonic() - start >= 0.1
 
 

@@ -17,6 +17,7 @@ from framework.job import Failure, Job, Lease, RunRecord
 from framework.outcome import Kind
 from framework.queues import QueueOptions
 from framework.spool.blanks import WORTH
+from tests.settling import ack, retry
 
 from .seam import Seam, before
 
@@ -94,7 +95,7 @@ def about_to_prepare(broker: SpoolBroker) -> SpoolBroker:
 
 def claim(broker: SpoolBroker, queue: str = "jobs", limit: int = 100) -> list[Lease]:
     """What is ready now."""
-    return list(broker.claim(queue, limit=limit, wait=0))
+    return list(broker.claim([queue], limit=limit, wait=0))
 
 
 def one(broker: SpoolBroker, queue: str = "jobs") -> Lease:
@@ -143,11 +144,11 @@ def settle_orphan(broker: SpoolBroker, orphan: Rescued) -> None:
     lease, reported = orphan.lease, orphan.reported
     if reported is not None:
         if reported.kind == Kind.SUCCEEDED:
-            broker.ack([lease])
+            ack(broker, [lease])
         else:
-            broker.retry(lease, delay=0, failure=reported.failure or failure(lease))
+            retry(broker, lease, delay=0, failure=reported.failure or failure(lease))
     elif orphan.run is not None:
-        broker.retry(lease, delay=0, failure=failure(lease, message="its worker died"))
+        retry(broker, lease, delay=0, failure=failure(lease, message="its worker died"))
     else:
         broker.release([lease])
 

@@ -17,11 +17,10 @@ from opentelemetry.propagate import extract
 from opentelemetry.sdk.trace import TracerProvider
 
 from framework.app import Context, WorkerApp
-from framework.broker import settle
 from framework.events import AttemptLost
 from framework.executor import Executor
 from framework.job import Lease, RunRecord, span_id_of
-from framework.outcome import Outcome
+from framework.outcome import Outcome, Settlement
 from framework.producer import Producer
 from framework.queues import DeadLetter, Queue, QueueOptions
 from framework.retry import RetryPolicy
@@ -120,7 +119,7 @@ class World:
             clock=self.engine.now,
         )  # fmt: skip
         outcome = executor.run(executor.attempt(lease))
-        settle(self.broker, lease, outcome)
+        self.broker.settle([Settlement(lease, outcome)])
         return lease, outcome
 
     def run_through_all(self, job_id: str) -> list[Lease]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from framework.broker import VERBS, open_broker, settle
-from framework.errors import EnqueueError, EnqueueUncertain, LeaseLost, SettingsError, WorkerError
+from framework.broker import VERBS, open_broker
+from framework.errors import EngineUnavailable, EnqueueError, EnqueueUncertain, LeaseLost, SettingsError, WorkerError
 from framework.exceptions import describe, error_type
 from framework.job import Failure, Job, Lease, span_id_of, trace_id_of
 from framework.outcome import Kind, Outcome, fail, reason_of
@@ -15,35 +13,6 @@ from framework.retry import RetryPolicy
 from tests.unit.helpers import a_job, a_lease
 
 FAILURE = Failure(1, "error", "x")
-
-
-class Recorder:
-    """An engine that notes which verb was called, and with what."""
-
-    def __init__(self) -> None:
-        self.calls: list[Any] = []
-
-    def __getattr__(self, verb: str) -> Any:
-        return lambda *arguments, **options: self.calls.append((verb, *arguments, options))
-
-
-@pytest.mark.parametrize(
-    ("outcome", "expected"),
-    [
-        (Outcome(Kind.SUCCEEDED), ("ack", ["lease"], {})),
-        (Outcome(Kind.DISCARDED), ("ack", ["lease"], {})),
-        (Outcome(Kind.RESTED), ("rest", "lease", {})),
-        (Outcome(Kind.RELEASED, delay=3), ("release", ["lease"], {"delay": 3})),
-        (Outcome(Kind.RETRIED, delay=3, failure=FAILURE), ("retry", "lease", {"delay": 3, "failure": FAILURE})),
-        (Outcome(Kind.DEAD_LETTERED, failure=FAILURE), ("bury", "lease", {"failure": FAILURE})),
-    ],
-)
-def test_settle(outcome: Outcome, expected: Any) -> None:
-    recorder: Any = Recorder()
-    lease: Any = "lease"
-    settle(recorder, lease, outcome)
-    assert recorder.calls == [expected]
-    assert VERBS[outcome.kind] == expected[0]
 
 
 def test_every_kind_has_a_verb() -> None:
@@ -110,7 +79,11 @@ def test_errors_carry_what_callers_need() -> None:
     uncertain = EnqueueUncertain("x", job_id="j", enqueued=["a"])
     assert (uncertain.job_id, uncertain.enqueued, EnqueueError("x").enqueued) == ("j", ("a",), ())
     assert isinstance(uncertain, WorkerError)
-    assert str(LeaseLost(["a", "b"])) == "the claim was lost: a, b"
+    leases = [a_lease(job_id="a"), a_lease(job_id="b")]
+    lost = LeaseLost(leases)
+    assert (str(lost), lost.job_ids, lost.leases) == ("the claim was lost: a, b", ("a", "b"), tuple(leases))
+    assert EngineUnavailable("x").unsettled == ()
+    assert EngineUnavailable("x", unsettled=leases).unsettled == tuple(leases)
 
 
 # --- the record -----------------------------------------------------------------------------------------------------

@@ -10,10 +10,10 @@ import pytest
 from framework.broker import Rescued
 from framework.errors import EngineUnavailable
 from framework.events import AttemptLost, EngineFailed, EngineRecovered, Event
-from framework.job import Failure, Lease, RunRecord
+from framework.job import Failure, RunRecord
 from framework.maintenance.abandoned import AbandonedLeases
 from framework.maintenance.rescue import has_started, judge
-from framework.outcome import Kind, Outcome
+from framework.outcome import Kind, Outcome, Settlement
 from framework.queues import QueueOptions
 from framework.retry import RetryPolicy
 from framework.scoreboard import Verdict
@@ -165,14 +165,8 @@ class Deaths:
         found, self.found = self.found, []
         return found
 
-    def retry(self, lease: Lease, *, delay: float, failure: Failure) -> None:
-        self.done.append(f"{lease.job.id} retried")
-
-    def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
-        self.done += [f"{lease.job.id} released" for lease in leases]
-
-    def ack(self, leases: Sequence[Lease]) -> None:
-        self.done += [f"{lease.job.id} acknowledged" for lease in leases]
+    def settle(self, done: Sequence[Settlement]) -> None:
+        self.done += [f"{one.lease.job.id} {one.outcome.kind}" for one in done]
 
 
 def test_what_had_not_started_goes_first_then_the_oldest_and_telemetry_is_asked_once() -> None:
@@ -197,7 +191,7 @@ def test_what_had_not_started_goes_first_then_the_oldest_and_telemetry_is_asked_
         told=told,
     )
     assert leases.step(until=float("inf"))
-    assert engine.done == ["waiting released", "early retried", "told acknowledged", "late retried"]
+    assert engine.done == ["waiting released", "early retried", "told succeeded", "late retried"]
     assert asked == [["early", "told", "late"]]
     assert lost == ["early", "late"]
 
@@ -216,11 +210,11 @@ class Stone(Deaths):
             raise self.rescues
         return super().rescue()
 
-    def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
-        for lease in leases:
-            if lease.job.id in self.stones:
-                raise EngineUnavailable(f"spool /x/{lease.job.id}: settling: Operation not permitted")
-        super().release(leases, delay=delay)
+    def settle(self, done: Sequence[Settlement]) -> None:
+        for one in done:
+            if one.lease.job.id in self.stones:
+                raise EngineUnavailable(f"spool /x/{one.lease.job.id}: settling: Operation not permitted")
+        super().settle(done)
 
 
 class Keeper:
@@ -275,7 +269,7 @@ def test_a_lease_that_cannot_be_settled_keeps_no_other_waiting_and_is_tried_late
 def test_an_attempt_whose_job_cannot_be_settled_is_told_once() -> None:
     engine = Stone()
     engine.found = [engine._of("bad", 20.0)]
-    engine.retry = lambda lease, **_: (_ for _ in ()).throw(EngineUnavailable("x"))  # type: ignore[method-assign]
+    engine.stones = {"bad"}
     keeper = Keeper(engine)
     for _ in range(5):
         keeper.step()
@@ -315,13 +309,13 @@ def test_what_was_rescued_is_settled_while_the_engine_finds_no_more() -> None:
 def test_a_long_rescue_is_cut_into_steps() -> None:
     engine = Stone(*(f"n{n}" for n in range(10)))
     keeper = Keeper(engine)
-    release = engine.release
+    settle = engine.settle
 
-    def slow(leases: Sequence[Lease], *, delay: float = 0) -> None:
+    def slow(done: Sequence[Settlement]) -> None:
         keeper.now += 0.3
-        release(leases, delay=delay)
+        settle(done)
 
-    engine.release = slow  # type: ignore[method-assign]
+    engine.settle = slow  # type: ignore[method-assign]
     steps = 1
     while not keeper.leases.step(keeper.now + 0.5):
         steps += 1

@@ -9,6 +9,7 @@ import pytest
 
 from framework.events import LeasesLost
 from framework.worker import core, descriptors
+from tests.settling import ack
 from tests.unit.test_worker_core import Desk, desk
 
 __all__ = ["desk"]  # a fixture
@@ -16,8 +17,8 @@ __all__ = ["desk"]  # a fixture
 
 def fail_often(desk: Desk, times: int = 5) -> None:
     for _ in range(times):
-        desk.core._retry_at = 0.0
-        desk.core.claim(1, 0)
+        desk.core.gate._retry_at = 0.0
+        desk.core.gate.claim(1, 0)
 
 
 def test_an_outage_is_no_ruin(desk: Desk) -> None:
@@ -48,9 +49,9 @@ def test_an_engine_that_works_now_and_then_is_no_ruin(desk: Desk, monkeypatch: p
     """One file that cannot be removed must not cost a process after the other."""
     monkeypatch.setattr(core, "OTHERS_WORK", 0.0)
     desk.put(1, 2, 3, 4)
-    desk.engine.broken.add("ack")
+    desk.engine.broken.add("settle")
     for _ in range(4):
-        desk.core._retry_at = 0.0
+        desk.core.gate._retry_at = 0.0
         desk.run_one()
         desk.board.engine_worked(0, time.monotonic_ns())
     assert not desk.leave
@@ -64,13 +65,13 @@ def test_a_closed_descriptor_explains_the_failures_and_charges_the_job_that_ran(
         desk.put(1, 2)
         desk.run_one()
         held.close()
-        desk.engine.broken |= {"ack", "claim"}
+        desk.engine.broken |= {"settle", "claim"}
         desk.put(3)
         attempt = desk.executor.attempt(desk.store_claim())
         assert desk.core.begin(attempt, 1)
         desk.executor.run(attempt)
         desk.core.finish(attempt, 1)
-        assert desk.core.doubtful
+        assert desk.core.gate.doubtful
         assert not desk.leave, "one failure is not enough"
         fail_often(desk, 2)
     assert desk.core.ruined == "1 of the engine's 1 descriptors were closed"
@@ -86,7 +87,7 @@ def test_a_claim_that_seems_lost_because_its_directory_is_another_now(desk: Desk
     attempt = desk.claim_one()
     assert desk.core.begin(attempt, 0)
     desk.executor.run(attempt)
-    desk.engine.ack([attempt.lease])
+    ack(desk.engine, [attempt.lease])
     desk.core.check._held = {9999: (1, 1)}
     desk.core.finish(attempt, 0)
     assert desk.core.ruined

@@ -69,6 +69,34 @@ def test_leaving_keeps_the_moment_it_became_ready(board: Scoreboard) -> None:
     assert (board.slot(1).state, board.slot(1).ready, board.slot(1).tick) == (LEAVING, 1000, 3000)
 
 
+def test_what_an_older_version_has_counted_keeps_its_place(board: Scoreboard) -> None:
+    """The board of an earlier tree is read after an upgrade, and a new one by an older probe."""
+    older = (
+        "drained",
+        "recycled",
+        "crashed",
+        "killed",
+        "timeout",
+        "failed_to_start",
+        "out_of_memory",
+        "stuck",
+        "ruined",
+    )
+    assert [layout.EXITS_OFFSET + 4 * EXIT_REASONS.index(reason) for reason in older] == list(range(224, 260, 4))
+    assert layout.EXITS_OFFSET >= layout.TOLD_OFFSET + 4
+    assert layout.EXITS_OFFSET + layout.EXITS.size <= layout.ENGINE_OFFSET
+
+
+def test_a_slot_that_is_vacant_has_neither_process_nor_jobs(board: Scoreboard) -> None:
+    board.occupy(1, "1-abc")
+    board.set_pid(1, 4242, 99)
+    board.row_writer(1, 0).start("j", 1, 5, 6, 7)
+    board.count_exit(1, "timeout")
+    board.vacate(1)
+    slot = board.slot(1)
+    assert (slot.pid, slot.state, sum(slot.exits), board.busy_rows(1)) == (0, EMPTY, 1, [])
+
+
 def test_a_new_life_empties_its_rows_and_keeps_the_exits(board: Scoreboard) -> None:
     board.occupy(1, "first")
     board.row_writer(1, 2).start("job", 1, 10, 20, 30)

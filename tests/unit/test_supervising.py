@@ -20,7 +20,7 @@ from framework.process.lock import FileLock
 from framework.runner.place import Place as RunnerPlace
 from framework.scoreboard import EXIT_REASONS, PLANNED, RowState, Scoreboard, Verdict
 from framework.supervisor import platform
-from framework.supervisor.children import FAILED_TO_START, Birth, ChildSpec
+from framework.supervisor.children import FAILED_TO_CLOSE, FAILED_TO_START, Birth, ChildSpec
 from framework.supervisor.instance import Instance
 from framework.supervisor.notify import Notifier
 from framework.supervisor.place import Place, describe_exit, exit_reason
@@ -111,6 +111,9 @@ def test_budget_counts_the_window(gaps: list[float], most: int) -> None:
         (-signal.SIGKILL, {"ready": True}, False, True, "out_of_memory"),
         (-signal.SIGSEGV, {"ready": True}, False, True, "crashed"),
         (FAILED_TO_START, {}, False, False, "failed_to_start"),
+        (FAILED_TO_CLOSE, {"ready": True, "left": True}, False, False, "failed_to_close"),
+        (FAILED_TO_CLOSE, {"ready": True, "leaving": True}, True, False, "failed_to_close"),
+        (-signal.SIGKILL, {"killed": "drain_timeout"}, True, False, "drain_timeout"),
         (-signal.SIGKILL, {"killed": "timeout"}, False, True, "timeout"),
         (0, {"killed": "stuck"}, False, False, "stuck"),
     ],
@@ -151,6 +154,19 @@ def test_a_death_that_is_not_written_yet(tmp_path: Path) -> None:
     assert place.verdict(board, "1-b") is None, "it does not wait for ever"
     board.set_ruin(1, "closed", 0)
     assert place.verdict(board, "1-b") == Verdict("died", (0,), "closed"), "it lives, and its locks are free"
+
+
+def test_a_child_on_demand_is_due_only_when_it_is_wanted_and_leaves_in_order() -> None:
+    wanted = [False]
+    place = Place(ChildSpec("hooks", 1, lambda birth: 0, wanted=lambda: wanted[0]), start_at=7.0)
+    assert place.due_at is None
+    wanted[0] = True
+    assert place.due_at == 7.0
+    place.begin(100, a_birth("1-a"), 8.0)
+    assert place.due_at is None
+    place.ready = True
+    assert exit_reason(place, 0, draining=False, left=True, out_of_memory=False) == "drained"
+    assert exit_reason(place, 0, draining=False, left=False, out_of_memory=False) == "crashed"
 
 
 def test_exits_in_words() -> None:

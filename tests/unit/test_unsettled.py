@@ -10,8 +10,7 @@ import pytest
 
 from framework.errors import EngineUnavailable
 from framework.events import EngineFailed, EngineRecovered, ServiceMistake
-from framework.job import Lease
-from framework.outcome import SUCCEEDED
+from framework.outcome import SUCCEEDED, Settlement
 from framework.worker.unsettled import Unsettled, UnsettledLeases
 from tests.unit.helpers import a_lease
 from tests.unit.test_worker_core import Desk
@@ -22,16 +21,15 @@ def stone(tmp_path: Path) -> Desk:
     """A worker whose first job refuses every settlement; its engine works for all others."""
     desk = Desk(tmp_path)
     desk.put(1, 2, 3, 4, 5)
-    refused = desk.engine.ack
-    first: list[str] = []
+    settle = desk.engine.settle
 
-    def ack(leases: Sequence[Lease]) -> None:
-        first.append(leases[0].job.id)
-        if leases[0].job.id == first[0]:
-            raise EngineUnavailable(f"/spool/{first[0]}: Operation not permitted")
-        refused(leases)
+    def refuse(done: Sequence[Settlement]) -> None:
+        left = [one.lease for one in done if one.lease.job.id == "j1"]
+        settle([one for one in done if one.lease not in left])
+        if left:
+            raise EngineUnavailable("/spool/j1: Operation not permitted", unsettled=left)
 
-    desk.engine.ack = ack  # type: ignore[method-assign]
+    desk.engine.settle = refuse  # type: ignore[method-assign]
     return desk
 
 
@@ -39,11 +37,11 @@ def test_the_other_jobs_run_at_once_and_it_is_said_once(stone: Desk) -> None:
     """Regression: each try of such a job kept the worker from claiming for up to two seconds, and wrote a line."""
     for _ in range(5):
         stone.run_one()
-    assert stone.core._retry_at == 0.0
+    assert stone.core.gate._retry_at == 0.0
     assert stone.engine.stats("jobs").in_flight == 1
     for _ in range(10):
         assert not stone.retry_now()
-        assert list(stone.core.claim(1, 0.0)) == []
+        assert list(stone.core.gate.claim(1, 0.0)) == []
     [failed] = stone.said(EngineFailed)
     assert "Operation not permitted" in failed.error
     assert stone.said(EngineRecovered) == []
@@ -63,20 +61,20 @@ def test_a_drain_leaves_it_once_the_engine_works_for_others(stone: Desk) -> None
 def test_an_engine_that_fails_for_all_holds_the_claims(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     desk.put(1, 2, 3)
-    leases = desk.core.claim(3, 0.0)
-    desk.engine.broken = {"ack"}
+    leases = desk.core.gate.claim(3, 0.0)
+    desk.engine.broken = {"settle"}
     for lease in leases[:2]:
-        desk.core.settle(lease, SUCCEEDED)
-    assert desk.core._retry_at == 0.0
-    desk.core.settle(leases[2], SUCCEEDED)
-    assert desk.core._retry_at > 0.0
+        desk.core.gate.settle(lease, SUCCEEDED)
+    assert desk.core.gate._retry_at == 0.0
+    desk.core.gate.settle(leases[2], SUCCEEDED)
+    assert desk.core.gate._retry_at > 0.0
 
 
 def test_each_failure_waits_longer_for_the_next_try() -> None:
     now = [10.0]
     found = UnsettledLeases(clock=lambda: now[0])
     assert not found
-    item, delays = Unsettled(a_lease(), None, 0), []  # type: ignore[arg-type]
+    item, delays = Unsettled(Settlement(a_lease(), SUCCEEDED), 0), []
     for _ in range(8):
         delays.append(found.add(item))
         assert found

@@ -32,6 +32,7 @@ from framework.queues import QueueOptions
 from framework.scoreboard import LEAVING, READY, Scoreboard
 from framework.worker import LeaveSignal, WorkerCore
 from framework.worker.blocking import LoopWatch
+from tests.settling import ack
 from tests.unit.helpers import a_job, an_executor
 
 LONG = 30.0
@@ -56,7 +57,7 @@ class Engine(MemoryBroker):
         self.calls: list[str] = []
 
     def __getattribute__(self, name: str) -> Any:
-        if name in ("claim", "start", "reported", "ack", "retry", "release"):
+        if name in ("claim", "start", "reported", "settle", "release"):
             self.calls.append(name)
             if name in self.broken:
                 raise EngineUnavailable(f"{name}: disk full")
@@ -86,13 +87,13 @@ class Desk:
         self.engine.enqueue([a_job(str(payload).encode(), job_id=f"j{payload}") for payload in payloads])
 
     def claim_one(self) -> Attempt:
-        (lease,) = self.core.claim(1, 0)
+        (lease,) = self.core.gate.claim(1, 0)
         return self.executor.attempt(lease)
 
     def store_claim(self) -> Lease:
         """By the engine itself, which may be broken for the core."""
         broken, self.engine.broken = self.engine.broken, set()
-        (lease,) = self.engine.claim("jobs", limit=1, wait=0)
+        (lease,) = self.engine.claim(["jobs"], limit=1, wait=0)
         self.engine.broken = broken
         return lease
 
@@ -104,8 +105,8 @@ class Desk:
         return attempt
 
     def retry_now(self) -> bool:
-        self.core._retry_at = 0.0
-        for item in self.core._unsettled.items():
+        self.core.gate._retry_at = 0.0
+        for item in self.core.gate._unsettled.items():
             item.retry_at = 0.0
         return self.core.settle_late()
 
@@ -132,7 +133,7 @@ def test_the_order_of_the_writes(desk: Desk, outlives: bool) -> None:
     desk.executor.run(attempt)
     assert desk.engine.calls == ["claim", "start"]
     desk.core.finish(attempt, 1)
-    assert desk.engine.calls == ["claim", "start", *([] if outlives else ["reported"]), "ack"]
+    assert desk.engine.calls == ["claim", "start", *([] if outlives else ["reported"]), "settle"]
     assert desk.board.busy_rows(1) == []
     assert (desk.core.jobs, desk.core.used) == (1, 0)
     assert [type(event) for event in desk.events] == [JobsClaimed, JobFinished, JobsSettled]
@@ -155,15 +156,15 @@ def test_an_engine_that_cannot_write_the_record_starts_nothing(desk: Desk) -> No
     assert desk.core.used == 0
     assert desk.engine.stats("jobs").ready == 1
     desk.engine.broken = set()
-    desk.core._retry_at = 0.0
+    desk.core.gate._retry_at = 0.0
     assert desk.run_one().lease.attempt == 1  # none was spent
 
 
 def test_what_cannot_be_settled_now_is_settled_later(desk: Desk) -> None:
     desk.put(1, -2)
-    desk.engine.broken = {"ack", "retry", "reported"}
+    desk.engine.broken = {"settle", "reported"}
     desk.run_one()
-    desk.core._retry_at = 0.0
+    desk.core.gate._retry_at = 0.0
     desk.run_one()
     assert desk.engine.stats("jobs").in_flight == 2
     assert not desk.retry_now()
@@ -171,7 +172,7 @@ def test_what_cannot_be_settled_now_is_settled_later(desk: Desk) -> None:
     desk.engine.broken = set()
     assert desk.retry_now()
     assert (desk.engine.stats("jobs").in_flight, desk.engine.stats("jobs").delayed) == (0, 1)
-    assert {event.verb for event in desk.said(EngineRecovered)} == {"ack", "retry", "reported", "settle"}
+    assert {event.verb for event in desk.said(EngineRecovered)} == {"reported", "settle"}
     assert [event.verb for event in desk.said(JobsSettled)] == ["ack", "retry"]
     assert desk.core.settle_late()
 
@@ -179,27 +180,27 @@ def test_what_cannot_be_settled_now_is_settled_later(desk: Desk) -> None:
 def test_a_failing_engine_is_asked_later_and_later(desk: Desk) -> None:
     desk.engine.broken = {"claim"}
     for _ in range(9):
-        assert desk.core.claim(1, 0.0) == ()
-        desk.core._retry_at = 0.0
+        assert desk.core.gate.claim(1, 0.0) == ()
+        desk.core.gate._retry_at = 0.0
     assert [event.delay for event in desk.said(EngineFailed)] == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0]
-    desk.core._retry_at = time.monotonic() + 60
+    desk.core.gate._retry_at = time.monotonic() + 60
     asked = desk.engine.calls.count("claim")
-    assert desk.core.claim(1, 0.0) == ()
+    assert desk.core.gate.claim(1, 0.0) == ()
     assert desk.engine.calls.count("claim") == asked
     desk.engine.broken = set()
-    desk.core._retry_at = 0.0
+    desk.core.gate._retry_at = 0.0
     desk.put(1)
-    assert len(desk.core.claim(1, 0.0)) == 1
+    assert len(desk.core.gate.claim(1, 0.0)) == 1
     (recovered,) = desk.said(EngineRecovered)
     assert recovered.verb == "claim"
 
 
 def test_a_recovery_is_seen_although_nothing_waits(desk: Desk) -> None:
     desk.engine.broken = {"claim"}
-    desk.core.claim(1, 0.0)
+    desk.core.gate.claim(1, 0.0)
     desk.engine.broken = set()
-    desk.core._retry_at = 0.0
-    assert list(desk.core.claim(1, 0.0)) == []
+    desk.core.gate._retry_at = 0.0
+    assert list(desk.core.gate.claim(1, 0.0)) == []
     assert [event.verb for event in desk.said(EngineRecovered)] == ["claim"]
 
 
@@ -210,7 +211,7 @@ def test_a_lost_lease_is_said_and_forgotten(desk: Desk) -> None:
     other = MemoryBroker(desk.store, incarnation="other")
     other.open([])
     (rescued,) = other.rescue()
-    other.ack([rescued.lease])
+    ack(other, [rescued.lease])
     desk.core.begin(attempt, 0)
     desk.executor.run(attempt)
     desk.core.finish(attempt, 0)
@@ -222,8 +223,8 @@ def test_a_lost_lease_is_said_and_forgotten(desk: Desk) -> None:
 
 def test_unstarted_leases_go_back_to_their_place(desk: Desk) -> None:
     desk.put(1, 2, 3)
-    desk.core.give_back(desk.core.claim(2, 0))
-    assert [lease.job.id for lease in desk.core.claim(3, 0)] == ["j1", "j2", "j3"]
+    desk.core.gate.give_back(desk.core.gate.claim(2, 0))
+    assert [lease.job.id for lease in desk.core.gate.claim(3, 0)] == ["j1", "j2", "j3"]
 
 
 def test_max_jobs_per_process(tmp_path: Path) -> None:

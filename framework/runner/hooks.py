@@ -1,0 +1,145 @@
+"""The hooks process: it calls the service's `on_failure` for attempts whose process died, and may die of that itself.
+
+It is started when such an attempt waits and leaves when none has come for a while: an incident kills many workers
+within seconds, and each start costs a constructor and an engine. Nothing waits for it. The supervisor kills it when a
+hook takes too long, and with it what the hook has started.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+from functools import cache
+
+from framework import connecting
+from framework.app import WorkerApp
+from framework.errors import WorkerError
+from framework.events import Bus, ServiceMistake
+from framework.exceptions import describe
+from framework.executor import Executor
+from framework.executor.hooks import PATIENCE
+from framework.process.forks import parent_goes_on
+from framework.producer import Producer
+from framework.runner.construct import construct
+from framework.runner.lives import begin, executor_for, wind_up
+from framework.runner.lost import LostAttempts
+from framework.runner.place import Place, own_broker
+from framework.scoreboard import HOOKS, LEAVING, READY, Scoreboard
+from framework.signals import ignore, poke
+from framework.supervisor import CRASHED, FAILED_TO_START, Birth, die_with_parent, unblock
+from framework.telemetry import Telemetry
+from framework.worker import SelfCheck, descriptors
+
+LINGER = 2.0  # seconds without a lost attempt after which it leaves
+GLANCE = 0.05  # seconds between looks for one
+GRACE = 1.0  # seconds after the patience with a hook until its process is killed: an async one is cancelled first
+
+
+def tell(place: Place, birth: Birth, board: Scoreboard) -> int:
+    """Run the hooks process; return the exit code."""
+    die_with_parent(signal.SIGKILL)  # a hook that hangs must not outlive its supervisor
+    ignore(signal.SIGTERM, signal.SIGINT)  # the board says when to leave: no signal ends a hook halfway
+    if os.getppid() != birth.supervisor:
+        return 0
+    _go_first()
+    telemetry, bus = begin(place, birth, HOOKS)
+    code, broker = FAILED_TO_START, None
+    try:
+        before = descriptors()
+        broker = own_broker(place, birth.incarnation)
+        held = {fd: identity for fd, identity in descriptors().items() if fd not in before}
+        settings = place.settings
+        connecting.install(Producer(broker, options=connecting.resolver(settings), sending=telemetry.sending))
+        unblock()
+        app = construct(place.app)
+        board.set_state(birth.index, READY, time.monotonic_ns())
+        poke(birth.waker)
+        code = CRASHED
+        with parent_goes_on():
+            _Teller(place, birth, board, app, telemetry, bus, SelfCheck(held)).run()
+        board.set_state(birth.index, LEAVING, time.monotonic_ns())
+        code = 0
+    except BaseException as error:
+        message, trace = describe(error, limit=8000)
+        what = f"{birth.name} cannot start" if code == FAILED_TO_START else f"{birth.name} ends"
+        text, trace = (message, "") if isinstance(error, WorkerError) else (f"{type(error).__name__}: {message}", trace)
+        bus.emit(ServiceMistake(birth.name, f"{what}: {text}", trace))
+    finally:
+        wind_up(place, birth, board, telemetry, broker, code)
+    return code
+
+
+class _Teller:
+    """Calls one hook after another.
+
+    Args:
+        check: finds what a hook has changed for good.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        birth: Birth,
+        board: Scoreboard,
+        app: WorkerApp,
+        telemetry: Telemetry,
+        bus: Bus,
+        check: SelfCheck,
+    ) -> None:
+        assert place.lost is not None
+        self._birth = birth
+        self._board = board
+        self._lost: LostAttempts = place.lost
+        self._row = board.row_writer(birth.index, 0)
+        self._check = check
+        handlers = place.app.worker_handlers
+
+        @cache
+        def executor_of(queue: str) -> Executor:
+            return executor_for(place, board, app, handlers[queue], telemetry, bus, stopping=self._told_to_leave)
+
+        self._executor_of = executor_of
+
+    def run(self) -> None:
+        """Return when nothing is left to tell, or when this process is not fit for the next hook."""
+        idle_since = time.monotonic()
+        while os.getppid() == self._birth.supervisor:
+            self._board.tick(self._birth.index, time.monotonic_ns())
+            if self._tell_next():
+                idle_since = time.monotonic()
+                if self._worn():
+                    return
+            elif self._told_to_leave() or time.monotonic() - idle_since > LINGER:
+                return
+            else:
+                time.sleep(GLANCE)
+
+    def _tell_next(self) -> bool:
+        """Tell the hook of the oldest lost attempt. Return whether there was one."""
+        found = self._lost.take()
+        if found is None:
+            return False
+        lease, failure = found
+        now = time.monotonic_ns()
+        self._row.start(lease.job.id, lease.delivery, now, 0, now + int((PATIENCE + GRACE) * 1e9))
+        self._executor_of(lease.queue).report_loss(lease, failure)
+        self._lost.close()
+        self._row.clear()
+        return True
+
+    def _told_to_leave(self) -> bool:
+        return self._board.told_to_leave(self._birth.index)
+
+    def _worn(self) -> bool:
+        """Return whether a hook has left a call that hangs, or this process without what the next one may need."""
+        late = any(thread.name == "on_failure" for thread in threading.enumerate())
+        return late or bool(self._check.damage())
+
+
+def _go_first() -> None:
+    """Let the kernel choose this process, and what it starts, when memory runs out. Nothing depends on it."""
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")

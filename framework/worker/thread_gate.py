@@ -1,0 +1,134 @@
+"""The gate to an engine that is not local: one thread calls it, and successes are settled together."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from framework.broker import Broker
+from framework.job import Lease, RunRecord
+from framework.outcome import Kind, Outcome, Settlement
+from framework.worker.engine_thread import EngineThread
+from framework.worker.gate import WAIT, Gate
+from framework.worker.unsettled import Unsettled
+
+MOST = 256  # settlements that wait to be made together
+LAST_CALLS = 5.0  # seconds at the end for the calls under way
+
+
+class ThreadGate(Gate):
+    """No verb runs in the thread that asks, which may be the event loop's, and no two at the same time.
+
+    A success waits up to `settle_delay` for others; what is no success is settled at once, and the successes with it.
+    All go before the next claim. A claim waits in the same thread: it is woken, returns nothing and is repeated when
+    another call has come or settlements are due. So an engine needs no second connection for it.
+
+    Attributes:
+        later: calls something after seconds, from the thread that settles (an event loop's `call_later`); None: there
+            is no loop, and a claim that waits is woken at the first settlement.
+    """
+
+    def __init__(self, broker: Broker, *arguments: Any, **options: Any) -> None:
+        super().__init__(broker, *arguments, **options)
+        self._delay = broker.features.settle_delay
+        self._buffer: deque[Unsettled] = deque()
+        self._thread = EngineThread(broker.wake, self._flush)
+        self._retrying = False
+        self._durations: deque[float] = deque([0.0], maxlen=16)  # of claims that found something
+        self.later: Callable[[float, Callable[[], None]], object] | None = None
+
+    def claim(self, limit: int, wait: float) -> Sequence[Lease]:
+        """Claim in the thread, and wait for it."""
+        leases: Sequence[Lease] = self._thread.call(self._claim, limit, wait).result()
+        return leases
+
+    async def aclaim(self, limit: int) -> Sequence[Lease]:
+        """Claim in the thread, while the loop turns."""
+        leases: Sequence[Lease] = await asyncio.wrap_future(self._thread.call(self._claim, limit, WAIT))
+        return leases
+
+    @property
+    def claim_seconds(self) -> float:
+        """Return what a claim takes that need not wait."""
+        return min(self._durations)
+
+    def start(self, lease: Lease, run: RunRecord) -> bool:
+        """Write the run record in the thread, and wait for it."""
+        return bool(self._thread.call(super().start, lease, run).result())
+
+    async def astart(self, lease: Lease, run: RunRecord) -> bool:
+        """Write the run record in the thread, while the loop turns."""
+        return bool(await asyncio.wrap_future(self._thread.call(super().start, lease, run)))
+
+    def settle(self, lease: Lease, outcome: Outcome, row: int | None = None, *, report: bool = False) -> None:
+        """Put a settlement to the others, and see that they are made in time."""
+        first = not self._buffer
+        self._buffer.append(Unsettled(Settlement(lease, outcome), row, report))
+        if outcome.kind is not Kind.SUCCEEDED or len(self._buffer) >= MOST or not self._delay:
+            self.flush()
+        elif first:
+            self._thread.by(time.monotonic() + self._delay)
+            if self.later is None:
+                self._thread.step_aside()
+            else:
+                self.later(self._delay, self._thread.step_aside)
+
+    def give_back(self, leases: Sequence[Lease]) -> None:
+        """Release unstarted leases in the thread, soon."""
+        if leases:
+            self._thread.tell(self._give_back, leases)
+
+    def flush(self) -> None:
+        """Have settled now what waits to be settled with others."""
+        if self._buffer:
+            self._thread.by(time.monotonic())
+            self._thread.step_aside()
+
+    def settle_late(self) -> bool:
+        """Have tried what could not be settled; True when nothing is left. Raises what a call raised for which nothing
+        waited."""
+        self._thread.check()
+        if self._unsettled and not self._retrying and self._unsettled.is_due():
+            self._retrying = True
+            self._thread.tell(self._retry)
+        return not (self._buffer or self._thread.busy or self._unsettled)  # in this order: nothing slips through
+
+    def close(self) -> None:
+        """Settle what waits, and end the thread."""
+        self._thread.close(LAST_CALLS)
+        super().close()
+
+    # --- in the thread ----------------------------------------------------------------------------------------------
+
+    def _claim(self, limit: int, wait: float) -> Sequence[Lease]:
+        self._flush()
+        claim = super().claim
+        leases: Sequence[Lease] = self._thread.waiting(lambda seconds: claim(limit, seconds), wait)
+        return leases
+
+    def _claimed(self, leases: Sequence[Lease], duration: float) -> None:
+        self._durations.append(duration)
+        super()._claimed(leases, duration)
+
+    def _pause(self, seconds: float) -> None:
+        self._thread.pause(seconds)
+
+    def _flush(self) -> None:
+        items: list[Unsettled] = []
+        while self._buffer and len(items) < MOST:
+            items.append(self._buffer.popleft())
+        self._report_all([item.settlement for item in items if item.report])
+        if items:
+            self._settle(items)
+        if self._buffer:
+            self._thread.by(time.monotonic())
+
+    def _report_late(self, done: Sequence[Settlement]) -> None:
+        self._thread.tell(self._report_all, done)
+
+    def _retry(self) -> None:
+        self._retrying = False
+        super().settle_late()

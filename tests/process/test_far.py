@@ -1,0 +1,72 @@
+"""A worker whose engine is far away: 20 ms a verb. One thread calls it, and what ends together is settled together."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def play(scenario: str) -> dict[str, Any]:
+    """What a worker did."""
+    command = [sys.executable, "-m", "tests.process.far", scenario]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert found["in time"], "it did not come to its end"
+    assert found["threads"] == [], "its thread has ended with it"
+    return found
+
+
+def made(found: dict[str, Any], verb: str) -> list[dict[str, Any]]:
+    return [call for call in found["calls"] if call["verb"] == verb]
+
+
+@pytest.mark.parametrize("scenario", ["together", "many", "while a claim waits", "drain", "behind", "quick"])
+def test_one_thread_calls_the_engine_one_verb_at_a_time(scenario: str) -> None:
+    """Regression: begin, late settlements and leases that were given back ran on the event loop, which stood still up
+    to 343 ms, and three verbs were inside the engine at once."""
+    found = play(scenario)
+    verbs = [call for call in found["calls"] if call["verb"] != "wake"]
+    assert len({call["thread"] for call in verbs}) == 1
+    assert found["main"] not in {call["thread"] for call in verbs}
+    assert [call for call in verbs if not call["alone"]] == []
+    assert found["left"] == 0
+
+
+def test_what_ends_together_is_settled_together() -> None:
+    found = play("together")
+    assert found["ran"] == 20
+    assert [call["count"] for call in made(found, "settle")] == [20]
+
+
+def test_nothing_is_lost_or_done_twice_where_settlements_stop_in_the_middle_or_are_not_answered() -> None:
+    found = play("many")
+    assert found["lost"] == ["j33"]
+    assert found["ran"] == 200 + 1 + found["retried"], "the lost one ran again, and what failed"
+    assert len(made(found, "settle")) < 150
+
+
+def test_a_settlement_does_not_wait_for_a_claim_that_waits() -> None:
+    found = play("while a claim waits")
+    assert [call["count"] for call in made(found, "settle")] == [1]
+
+
+def test_a_drain_settles_what_waits_for_others() -> None:
+    """Its engine lets settlements wait for five minutes."""
+    found = play("drain")
+    assert sum(call["count"] for call in made(found, "settle")) == 5
+
+
+def test_a_sync_worker_settles_while_its_handler_runs() -> None:
+    assert play("behind")["ran"] == 2
+
+
+def test_a_sync_worker_settles_many_at_once() -> None:
+    found = play("quick")
+    assert found["ran"] == 100
+    assert len(made(found, "settle")) <= len(made(found, "claim"))
