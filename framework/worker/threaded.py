@@ -32,6 +32,7 @@ from framework.worker.unsettled import FIRST_RETRY
 from framework.worker.upkeep import explain, handler_line, look_around
 
 HUNG_AFTER = 1.0  # seconds after its soft timeout in which a job must end
+TOGETHER = 0.005  # seconds
 LEFT_BEHIND = 0.3  # seconds in which jobs must end when the worker itself has failed
 
 
@@ -80,6 +81,7 @@ class ThreadWorker:
         self._ended: SimpleQueue[Run | None] = SimpleQueue()  # None: something else has happened
         self._claiming = False
         self._settling: Run | None = None
+        self._settled = False  # a job, since the last turn
 
     def run(self) -> None:
         """Return when the process has left its work in order. Raises what `lifespan` raises."""
@@ -159,10 +161,14 @@ class ThreadWorker:
         core.leaving()
 
     def _turn(self) -> None:
-        """Settle what has ended."""
+        """Settle what has ended, and where the engine is far away what ends within a moment of it: in one call."""
         self._core.tick()
-        while not self._ended.empty():
-            self._wait(0.0)
+        end = time.monotonic() + min(TOGETHER, self._core.gate.settle_delay)
+        while not self._ended.empty() or (
+            self._settled and self._runs and not self._core.leave and time.monotonic() < end
+        ):
+            self._wait(max(0.0, end - time.monotonic()))
+        self._settled = False
 
     def _wait(self, seconds: float) -> None:
         """Wait until a job has ended, and settle it."""
@@ -201,7 +207,7 @@ class ThreadWorker:
             self._put_back.after_job()
         self._settling = run
         self._core.finish(run.attempt, run.row)
-        self._settling = None
+        self._settling, self._settled = None, True
         self._free.append(run.row)
 
     def _finish_rest(self) -> None:
