@@ -238,6 +238,7 @@ class ThreadWorker:
         run.thread = threading.get_ident()
         try:
             outcome = core.executor.run(run.attempt, call=self._interrupts.call)
+            core.rows[run.row].ended()  # now: the main thread may be busy with the engine for long
             if outcome.failure is not None:
                 explain(core, self._app, run.attempt)
             run.attempt.forget()
@@ -278,3 +279,4 @@ class _Lane:
         self._worker.name_thread(self._row)
         while (run := self.todo.get()) is not None:
             self._worker.run_job(run)
+            del run  # nothing of a job stays until the next one

@@ -164,6 +164,19 @@ def test_no_job_is_charged_for_the_time_in_which_its_tree_stood_still(tree: Tree
     assert tree.stop() == 0
 
 
+def test_a_handler_that_has_ended_has_no_deadline_while_the_engine_is_busy_with_another_job(tree: Tree) -> None:
+    begin(tree, SETTLE="4")
+    tree.enqueue(jobs, Task(do="sleep", seconds=0.2, key="slow"))
+    tree.enqueue(jobs, Task(do="sleep", seconds=0.4, key="other"))
+    tree.wait_ledger("settling")
+    tree.wait_ledger("end other 1")
+    tree.wait_event("job_finished", 2, outcome="succeeded")
+    tree.wait(lambda: tree.stats("jobs").in_flight == tree.stats("jobs").ready == 0, "both are settled")
+    assert tree.events("process_killed") == []
+    assert len(tree.ran("start ")) == 2
+    assert tree.stop() == 0
+
+
 # --- kills and ends -------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -18,12 +18,25 @@ import structlog
 from opentelemetry import trace
 
 from framework import Context, Queue, RetryPolicy, Slot, WorkerApp
+from framework.brokers.spool import SpoolBroker
+from framework.outcome import Settlement
 from tests.process.torture import Task as Known
 from tests.process.torture import misbehave, note
 
 SHORT = RetryPolicy(max_retries=2, first_delay=0.05, factor=1, jitter=False)
 place = ContextVar("place", default="nowhere")
 local = threading.local()
+
+
+if "SETTLE" in os.environ:  # an engine that takes its time for a single job
+
+    def settle(self: SpoolBroker, done: Sequence[Settlement], *, inner: Any = SpoolBroker.settle) -> None:
+        if any(b"slow" in one.lease.job.payload for one in done):
+            note("settling")
+            time.sleep(float(os.environ["SETTLE"]))
+        inner(self, done)
+
+    SpoolBroker.settle = settle  # type: ignore[method-assign]
 
 
 class Task(Known):
