@@ -81,7 +81,7 @@ class QueueOptions:
         name: name in the engine, in telemetry and on the command line.
         attribute: name on the app; the key of its settings.
         workers: processes that serve it; 0 is legal.
-        concurrency: jobs at once in one process; above 1 only with an async handler.
+        concurrency: jobs at once in one process; above 1 those of a sync handler run in threads.
         timeout: seconds until `JobInterrupted` is raised in the handler; None = never.
         kill_after: seconds from there to SIGKILL.
         dead_letter: name of the queue that takes its dead letters; None = its own list.
@@ -204,7 +204,7 @@ class Queue(Generic[P]):
     Args:
         name: 1 to 100 of `a-z 0-9 . _ -`.
         workers: processes; 0 is legal: no worker of this service runs it.
-        concurrency: jobs at once in one process; above 1 only for async handlers.
+        concurrency: jobs at once in one process: of an async handler on its event loop, of a sync one in threads.
         timeout: seconds until `JobInterrupted` is raised in the handler.
         kill_after: seconds from the soft timeout to SIGKILL.
         retry: when a failed job runs again.

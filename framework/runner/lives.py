@@ -30,7 +30,7 @@ from framework.scoreboard import EXPORTER, GONE, HOOKS, Scoreboard
 from framework.signals import poke, reset_in_child
 from framework.supervisor import CRASHED, FAILED_TO_CLOSE, FAILED_TO_START, LAST_GRACE, Birth, unblock
 from framework.telemetry import ProcessIdentity, Role, Telemetry, start
-from framework.worker import AsyncWorker, LeaveSignal, SyncWorker, WorkerCore, descriptors, stacks
+from framework.worker import AsyncWorker, LeaveSignal, SyncWorker, ThreadWorker, WorkerCore, descriptors, stacks
 
 
 def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) -> int:
@@ -63,7 +63,8 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
         )
         core.on_ready = life.announce
         telemetry.observe_slots(lambda: (core.options.concurrency, core.used), name)
-        kind = AsyncWorker if handler.is_async else SyncWorker
+        in_threads = core.options.concurrency > 1
+        kind = AsyncWorker if handler.is_async else ThreadWorker if in_threads else SyncWorker
         with parent_goes_on():
             kind(core, executor.app, Slot(handler.queue, number), unblock=unblock).run()
         code = 0
