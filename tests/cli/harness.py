@@ -23,6 +23,7 @@ from typing import Any
 from framework.broker import Broker, open_broker
 from framework.job import Failure, Job, RunRecord
 from framework.queues import QueueOptions
+from tests.settling import bury
 from tests.settling import rest as handled
 
 WORKER = str(Path(sys.executable).with_name("worker"))
