@@ -45,7 +45,7 @@ def main() -> None:
         url = f"spool:{place}/spool"
         service = subprocess.Popen(
             [Path(sys.executable).with_name("worker"), "run", "docs.story"],
-            env=os.environ | {"WORKER_BROKER_URL": url, "WORKER_LOG_LEVEL": "error"},
+            env=os.environ | {"WORKER_ENGINE_URL": url, "WORKER_LOG_LEVEL": "error"},
             cwd=ROOT,
         )
         try:
@@ -66,7 +66,7 @@ def ready(url: str) -> None:
     """Waits until a worker is."""
     end = time.monotonic() + PATIENCE
     command = [Path(sys.executable).with_name("worker"), "health"]
-    environment = os.environ | {"WORKER_BROKER_URL": url}
+    environment = os.environ | {"WORKER_ENGINE_URL": url}
     while subprocess.run(command, env=environment, capture_output=True, check=False).returncode:
         if time.monotonic() > end:
             raise SystemExit(f"no worker is ready after {PATIENCE:g} s")
@@ -75,7 +75,7 @@ def ready(url: str) -> None:
 def enqueued(url: str) -> dict[str, str]:
     """Enqueues a job of each fate inside a span, as a web service does; gives their trace ids."""
     traces = {}
-    with exported("shop"), Story.connect(Settings(broker_url=url)):
+    with exported("shop"), Story.connect(Settings(engine_url=url)):
         for fate in FATES:
             with tracer.start_as_current_span("POST /orders") as span:
                 Story.deliveries.enqueue(fate)

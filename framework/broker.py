@@ -266,7 +266,7 @@ def scheme_of(url: str) -> str:
     if scheme not in ENGINES:
         known = ", ".join(f"{name}:" for name in ENGINES)
         hint = f"; did you mean spool:{url}?" if not scheme and url.startswith(("/", ".")) else ""
-        raise SettingsError(f"WORKER_BROKER_URL={shown(url)!r}: no engine {scheme!r}; there are {known}{hint}")
+        raise SettingsError(f"WORKER_ENGINE_URL={shown(url)!r}: no engine {scheme!r}; there are {known}{hint}")
     return scheme
 
 

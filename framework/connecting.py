@@ -20,7 +20,7 @@ from framework.broker import open_broker
 from framework.errors import EngineError, EnqueueFailed, SettingsError
 from framework.producer import Producer
 from framework.queues import Queue, QueueOptions
-from framework.settings import Settings, load_settings
+from framework.settings import Settings, load_settings, renamed_variables
 
 log = logging.getLogger("framework")
 
@@ -70,7 +70,7 @@ def open_producer(settings: Settings) -> Producer:
     from framework.telemetry import for_host  # opentelemetry takes 100 ms to import: only when something is enqueued
 
     broker = open_broker(
-        settings.broker_url,
+        settings.engine_url,
         incarnation=f"p{secrets.token_hex(8)}",
         durability=settings.durability,
         network_file_system=settings.network_file_system,
@@ -78,8 +78,8 @@ def open_producer(settings: Settings) -> Producer:
     broker.open([])
     if broker.features.durable != "nothing" and not (broker.local_dir / "run").exists():
         where = broker.local_dir
-        log.warning("jobs go to %s, where no worker has ever run; set WORKER_BROKER_URL as in the worker", where)
-    for note in broker.notes:
+        log.warning("jobs go to %s, where no worker has ever run; set WORKER_ENGINE_URL as in the worker", where)
+    for note in (*renamed_variables(), *broker.notes):
         log.warning(note)
     return Producer(broker, options=resolver(settings), sending=for_host(broker.features.system))
 

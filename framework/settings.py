@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as NotJSON
 
@@ -20,6 +20,8 @@ from framework.text.redaction import HIDDEN
 PREFIX = "WORKER_"
 # Read by the command line, not by Settings.
 OTHER_VARIABLES = frozenset({"WORKER_MODULE"})
+# Old names that still count where the new one is not set.
+RENAMED = {"WORKER_BROKER_URL": "WORKER_ENGINE_URL"}
 
 
 _ANY_CASE = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
@@ -63,7 +65,7 @@ class Settings(BaseSettings):
     """Settings of one process. Each is the variable `WORKER_<NAME>`.
 
     Attributes:
-        broker_url: the engine.
+        engine_url: the engine.
         drain: seconds from SIGTERM to the end of a drain; None (`none`) = as long as it takes.
         restart_budget, restart_window: deaths before ready or while idle, in so many seconds, that end the supervisor.
         ready_within: seconds in which a process must become ready, and in which at least one slot of the service must.
@@ -83,7 +85,7 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_nested_delimiter="__", extra="ignore", frozen=True, validate_default=True
     )
 
-    broker_url: str = "spool:./var/spool"
+    engine_url: str = "spool:./var/spool"
     drain: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["none"] = 25.0
     restart_budget: int = Field(default=10, ge=1)
     restart_window: float = Field(default=60.0, gt=0)
@@ -99,6 +101,16 @@ class Settings(BaseSettings):
     telemetry_flush: float = Field(default=1.0, ge=0)
     payload_errors: Annotated[Literal["types", "full"], _ANY_CASE] = "types"
     queues: dict[str, QueueOverride] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_names(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for old, new in RENAMED.items():
+            old_field, field = _field(old), _field(new)
+            found = values.pop(old_field, os.environ.get(old))
+            if found is not None:
+                values.setdefault(field, found)
+        return values
 
     @property
     def drain_seconds(self) -> float | None:
@@ -123,6 +135,10 @@ class Settings(BaseSettings):
             return replace(base, **changes)
         except ValueError as error:
             raise SettingsError(f"{variable}__{_option_in(str(error))}: {error}") from None
+
+
+def _field(variable: str) -> str:
+    return variable.removeprefix(PREFIX).lower()
 
 
 def _retry(base: RetryPolicy, changes: Mapping[str, Any]) -> RetryPolicy:
@@ -196,13 +212,24 @@ def check_queue_names(settings: Settings, attributes: Iterable[str]) -> None:
 
 def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
     """One warning for each `WORKER_*` variable that nobody reads, with the nearest name."""
+    environ = os.environ if environ is None else environ
     known = [PREFIX + name.upper() for name in Settings.model_fields] + sorted(OTHER_VARIABLES)
-    warnings = []
-    for name in os.environ if environ is None else environ:
-        if name.startswith(PREFIX) and name.split("__")[0] not in known:
+    warnings = renamed_variables(environ)
+    for name in environ:
+        if name.startswith(PREFIX) and name.split("__")[0] not in known and name not in RENAMED:
             hint = _nearest(name, known, transform=str.upper)
             warnings.append(f"{name} is set, but nothing reads it{hint}")
     return warnings
+
+
+def renamed_variables(environ: Mapping[str, str] | None = None) -> list[str]:
+    """One warning for each variable that is set by its old name."""
+    environ = os.environ if environ is None else environ
+    return [
+        f"{old} is now {new}" + (", which is set and counts: remove the old one" if new in environ else ": rename it")
+        for old, new in RENAMED.items()
+        if old in environ
+    ]
 
 
 def load_dotenv(path: str = ".env", environ: Any = None) -> None:

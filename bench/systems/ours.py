@@ -29,7 +29,7 @@ class Ours(System):
 
     def environ(self) -> Mapping[str, str]:
         return {
-            "WORKER_BROKER_URL": f"spool:{self.spool}",
+            "WORKER_ENGINE_URL": f"spool:{self.spool}",
             "WORKER_LOG_LEVEL": "warning",
             "BENCH_TRACE": self.trace,
             **self.telemetry(),

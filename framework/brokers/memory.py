@@ -50,7 +50,7 @@ def connect(
     """
     url, _ = options.split(url, {})
     if url.rstrip("/") != "memory:":
-        raise SettingsError(f"WORKER_BROKER_URL={url!r}: the engine in memory has no place, write memory:")
+        raise SettingsError(f"WORKER_ENGINE_URL={url!r}: the engine in memory has no place, write memory:")
     return MemoryBroker(MemoryStore() if store is None else store, incarnation=incarnation, clock=clock)
 
 

@@ -26,13 +26,13 @@ def split(url: str, readers: Mapping[str, Reader]) -> tuple[str, dict[str, Any]]
     options: dict[str, Any] = {}
     for name, text in parse_qsl(query, keep_blank_values=True):
         if name not in readers:
-            raise SettingsError(f"WORKER_BROKER_URL={shown(url)!r}: {_unknown(name, readers)}")
+            raise SettingsError(f"WORKER_ENGINE_URL={shown(url)!r}: {_unknown(name, readers)}")
         if name in options:
-            raise SettingsError(f"WORKER_BROKER_URL={shown(url)!r}: the option {name} stands there twice")
+            raise SettingsError(f"WORKER_ENGINE_URL={shown(url)!r}: the option {name} stands there twice")
         try:
             options[name] = readers[name](text)
         except ValueError as error:
-            raise SettingsError(f"WORKER_BROKER_URL={shown(url)!r}: {name}={text!r}: write {error}") from None
+            raise SettingsError(f"WORKER_ENGINE_URL={shown(url)!r}: {name}={text!r}: write {error}") from None
     return place, options
 
 

@@ -78,10 +78,10 @@ def directory(url: str) -> Path:
         place = place[2:]
         if not place.startswith("/"):
             raise SettingsError(
-                f"WORKER_BROKER_URL={url!r}: a spool has no host; write spool:./{place} or spool:///{place}"
+                f"WORKER_ENGINE_URL={url!r}: a spool has no host; write spool:./{place} or spool:///{place}"
             )
     if scheme != "spool" or not place or "\0" in place:
-        raise SettingsError(f"WORKER_BROKER_URL={url!r}: write spool:DIR, as in spool:./var/spool")
+        raise SettingsError(f"WORKER_ENGINE_URL={url!r}: write spool:DIR, as in spool:./var/spool")
     return Path(place)
 
 

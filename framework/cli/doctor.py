@@ -105,7 +105,7 @@ def _examined(service: Service, timeout: float) -> tuple[Examination, list[Varia
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)  # we say it ourselves, and once
     options = resolve(service.app, service.settings)
     slots = 1 + sum(options[name].workers for name in service.app.worker_handlers)  # and maintenance
-    system = service.settings.broker_url.partition(":")[0]
+    system = service.settings.engine_url.partition(":")[0]
     identity = ProcessIdentity(service.app.__name__, "supervisor", "doctor", 0, system)
     root = root_of(service.settings)
     place = "" if root is None else str(root.absolute() / "run")
@@ -189,7 +189,7 @@ def _variable_row(variable: Variable) -> tuple[str, ...]:
 def _shown_url(service: Service) -> str:
     from framework.broker import shown
 
-    return shown(service.settings.broker_url)
+    return shown(service.settings.engine_url)
 
 
 def _object(service: Service, engine: tuple[bool, str], found: Examination, known: list[Variable]) -> dict[str, Any]:

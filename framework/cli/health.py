@@ -25,15 +25,15 @@ def health(module: str | None) -> int:
     """For container probes: exit code 0 while a supervisor lives on this engine and a worker of it is ready, else 1 and
     one line that says why.
 
-    Reads the scoreboards beside the spool of WORKER_BROKER_URL and imports no service, so a probe is cheap. With MODULE
+    Reads the scoreboards beside the spool of WORKER_ENGINE_URL and imports no service, so a probe is cheap. With MODULE
     only supervisors of that app count; it is imported for its name, unless it is written as module:Name.
     """
     settings = load_settings()
     app = _app_name(module) if module else ""
     root = root_of(settings)
     if root is None:
-        url = shown(settings.broker_url)
-        fail(f"WORKER_BROKER_URL={url} has no directory with scoreboards: use WORKER_HEALTH and HTTP")
+        url = shown(settings.engine_url)
+        fail(f"WORKER_ENGINE_URL={url} has no directory with scoreboards: use WORKER_HEALTH and HTTP")
         return 1
     why = diagnose(root / "run", app)
     if why:
@@ -62,7 +62,7 @@ def diagnose(run: Path, app: str = "", *, now: int | None = None) -> str:
         boards = []
     except OSError as error:
         why = f"{error.strerror or error} for uid {os.geteuid()}".lower()
-        return f"{run}: {why}: run the probe as the user of the workers, or set WORKER_BROKER_URL as they do"
+        return f"{run}: {why}: run the probe as the user of the workers, or set WORKER_ENGINE_URL as they do"
     for path in (run / entry for entry in boards):
         try:
             board = Scoreboard.open(path)

@@ -120,9 +120,9 @@ def _shortened(text: str) -> str:
 
 def refuse_memory(settings: Settings) -> None:
     """Raises UsageError where the engine lives in one process: this one will end before anybody else could look."""
-    if settings.broker_url.partition(":")[0] == "memory":
+    if settings.engine_url.partition(":")[0] == "memory":
         raise UsageError(
-            f"WORKER_BROKER_URL={shown(settings.broker_url)} lives in one process, no other command or worker would "
+            f"WORKER_ENGINE_URL={shown(settings.engine_url)} lives in one process, no other command or worker would "
             "see its jobs: set it to spool:DIR"
         )
 
@@ -132,7 +132,7 @@ def root_of(settings: Settings) -> Path | None:
 
     Raises SettingsError: no such engine.
     """
-    broker = open_broker(settings.broker_url, incarnation="look")
+    broker = open_broker(settings.engine_url, incarnation="look")
     return None if broker.features.durable == "nothing" else broker.local_dir
 
 
@@ -142,7 +142,7 @@ def is_missing(root: Path) -> bool:
         return not root.exists()
     except OSError as error:
         why = f"{error.strerror} for uid {os.geteuid()}"
-        raise EngineError(f"spool {root}: {why}: run this as the workers' user, or set WORKER_BROKER_URL") from error
+        raise EngineError(f"spool {root}: {why}: run this as the workers' user, or set WORKER_ENGINE_URL") from error
 
 
 def open_undeclared(engine: Engine) -> list[str]:
@@ -164,9 +164,9 @@ def opened(service: Service) -> Generator[Engine, None, None]:
     """
     refuse_memory(service.settings)
     hear_warnings()
-    url, root = service.settings.broker_url, root_of(service.settings)
+    url, root = service.settings.engine_url, root_of(service.settings)
     if root is not None and is_missing(root):
-        warn(f"{root} does not exist yet: no job was ever enqueued there; set WORKER_BROKER_URL as in the worker")
+        warn(f"{root} does not exist yet: no job was ever enqueued there; set WORKER_ENGINE_URL as in the worker")
         url = "memory:"
     broker = open_broker(
         url,
@@ -177,7 +177,7 @@ def opened(service: Service) -> Generator[Engine, None, None]:
     try:
         broker.open(service.options())
         if not isinstance(broker, Inspector):
-            raise UsageError(f"WORKER_BROKER_URL={shown(url)}: this engine cannot be looked into from the command line")
+            raise UsageError(f"WORKER_ENGINE_URL={shown(url)}: this engine cannot be looked into from the command line")
         yield cast("Engine", broker)
     finally:
         broker.close()

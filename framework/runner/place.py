@@ -117,14 +117,14 @@ def broker_for(settings: Settings, options: dict[str, QueueOptions], incarnation
 def unopened(settings: Settings, incarnation: str) -> Broker:
     """An engine that workers can share, not opened yet. Raises UsageError."""
     broker = open_broker(
-        settings.broker_url,
+        settings.engine_url,
         incarnation=incarnation,
         durability=settings.durability,
         network_file_system=settings.network_file_system,
     )
     if broker.features.durable == "nothing":
         raise UsageError(
-            f"WORKER_BROKER_URL={shown(settings.broker_url)}: that engine lives in one process and cannot "
+            f"WORKER_ENGINE_URL={shown(settings.engine_url)}: that engine lives in one process and cannot "
             "serve workers: use spool:DIR"
         )
     return broker

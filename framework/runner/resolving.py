@@ -52,7 +52,7 @@ def check(app: type[WorkerApp], settings: Settings) -> list[str]:
     """Everything that can be found wrong without running: raises the first error, returns the warnings."""
     refuse_patched(app)
     resolve(app, settings)
-    open_broker(settings.broker_url, incarnation="check")  # its scheme and its options
+    open_broker(settings.engine_url, incarnation="check")  # its scheme and its options
     try_constructor(app, settings.ready_within)
     return remarks(app)
 

@@ -70,7 +70,7 @@ def run(
     if not IS_LINUX:
         say(SupervisorNote("not Linux: fit for development; no promise after a power cut or a dead supervisor"))
     supervisor = _supervisor(place, board, say, telemetry)
-    where, number = shown(settings.broker_url), place.instance.number
+    where, number = shown(settings.engine_url), place.instance.number
     say(SupervisorNote(f"{app.__name__}: {len(place.workers)} workers on {where}, instance {number}"))
     gc.collect()
     gc.freeze()  # the children share these pages; a collection would copy them

@@ -146,13 +146,13 @@ def unfit(root: Path, error: OSError) -> EngineError:
         return EngineUnavailable(f"{where}: {reason}")
     if error.errno == errno.EACCES:
         return EngineError(
-            f"{where}: permission denied for uid {os.geteuid()}: give it the directory, or set WORKER_BROKER_URL"
+            f"{where}: permission denied for uid {os.geteuid()}: give it the directory, or set WORKER_ENGINE_URL"
         )
     if error.errno == errno.EROFS:
         return EngineUnavailable(
-            f"{where}: its file system is read-only: remount it, or set WORKER_BROKER_URL to another place"
+            f"{where}: its file system is read-only: remount it, or set WORKER_ENGINE_URL to another place"
         )
-    return EngineError(f"{where}: {reason}: set WORKER_BROKER_URL to a directory, as in spool:./var/spool")
+    return EngineError(f"{where}: {reason}: set WORKER_ENGINE_URL to a directory, as in spool:./var/spool")
 
 
 def unavailable(root: Path, doing: str, error: OSError) -> EngineUnavailable:

@@ -14,7 +14,9 @@ _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
 _HOST: Final = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.%]+\])(?::\d{1,5})?")
 # How urllib3 names the rest of an address, in errors and in its debug lines.
 _REST: Final = re.compile(r"(with url: |\"[A-Z]+ )(\S+)")
-_ADDRESSES: Final = re.compile(r"OTEL_EXPORTER_OTLP_\w*ENDPOINT|(?:HTTPS?|ALL)_PROXY|WORKER_BROKER_URL", re.IGNORECASE)
+_ADDRESSES: Final = re.compile(
+    r"OTEL_EXPORTER_OTLP_\w*ENDPOINT|(?:HTTPS?|ALL)_PROXY|WORKER_(?:ENGINE|BROKER)_URL", re.IGNORECASE
+)
 _HEADERS: Final = re.compile(r"OTEL_EXPORTER_OTLP_\w*HEADERS")
 _LEAST: Final = 4  # characters; a shorter text would hide half of a log
 _KNOWN_PATHS: Final = ("", "/", "/v1", "/v1/traces", "/v1/metrics", "/v1/logs")

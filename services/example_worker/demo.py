@@ -73,7 +73,7 @@ class Demo:
             worker = self._worker(HASTE | environ | subscriber)
             cleanup.callback(worker.stop, DRAIN)
             self.console.print(f"receiver {url}, spool {self.spool}, logs {self.logs}", highlight=False, soft_wrap=True)
-            os.environ.update({name: environ[name] for name in ("WORKER_BROKER_URL", *OTEL) if name in environ})
+            os.environ.update({name: environ[name] for name in ("WORKER_ENGINE_URL", *OTEL) if name in environ})
             self._await_workers(worker)
             cleanup.enter_context(exported("example-traffic"))
             cleanup.enter_context(RelayQueues.connect(load_settings()))
@@ -158,7 +158,7 @@ class Demo:
     def _environ(self) -> dict[str, str]:
         environ = {
             **os.environ,
-            "WORKER_BROKER_URL": f"spool:{self.spool}",
+            "WORKER_ENGINE_URL": f"spool:{self.spool}",
             "WORKER_LOG_FORMAT": "json",
             "WORKER_LOG_LEVEL": "info",
             "NO_PROXY": "127.0.0.1",
@@ -199,7 +199,7 @@ def stats(url: str) -> dict[str, Any]:
 
 def next_steps(spool: Path) -> str:
     """Commands to try after a run."""
-    place = "" if spool == SPOOL else f"WORKER_BROKER_URL=spool:{spool} "
+    place = "" if spool == SPOOL else f"WORKER_ENGINE_URL=spool:{spool} "
     worker = f"{place}{os.path.relpath(worker_command())}"
     return (
         "Where to look next\n"

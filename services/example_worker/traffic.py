@@ -103,7 +103,7 @@ class Traffic:
 @click.command()
 @click.option("--jobs", type=int, default=None, help="Deliveries to enqueue; without it traffic goes on until SIGTERM.")
 @click.option("--rate", default=10.0, show_default=True, help="Deliveries a second; 0: as fast as possible.")
-@click.option("--url", default=None, help="The engine, instead of WORKER_BROKER_URL.")
+@click.option("--url", default=None, help="The engine, instead of WORKER_ENGINE_URL.")
 @click.option("--subscriber", default="demo", show_default=True, help="A name of RELAY_SUBSCRIBERS.")
 @click.option("--seed", default=1, show_default=True, help="The same seed makes the same events.")
 @click.option("--batch", default=50, show_default=True, help="Deliveries in a digest; 0: no digests.")
@@ -112,7 +112,7 @@ def main(jobs: int | None, rate: float, url: str | None, subscriber: str, seed: 
     traffic = Traffic(run=secrets.token_hex(4), subscriber=subscriber, seed=seed, rate=rate, batch=batch)
     on_stop_signal(traffic.stop.set)
     try:
-        settings = load_settings(**({"broker_url": url} if url else {}))
+        settings = load_settings(**({"engine_url": url} if url else {}))
         with exported("example-traffic"), RelayQueues.connect(settings):
             sent = traffic.send(jobs)
     except (WorkerError, EnqueueError) as error:

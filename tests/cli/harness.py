@@ -100,7 +100,7 @@ class Cli:
         self.spool = home / "spool"
         self.environ = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("WORKER_", "OTEL_", "COLUMNS", "NO_COLOR"))},
-            "WORKER_BROKER_URL": f"spool:{self.spool}",
+            "WORKER_ENGINE_URL": f"spool:{self.spool}",
             "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",  # nothing listens there
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
             "PYTHONDONTWRITEBYTECODE": "1",  # two versions of a file within a second must not be mistaken

@@ -90,9 +90,9 @@ def test_8_the_spool_of_another_user(relay: Cli, args: tuple[str, ...]) -> None:
     [
         ("WORKER_DRAIN", "soon", "WORKER_DRAIN='soon'"),
         (
-            "WORKER_BROKER_URL",
+            "WORKER_ENGINE_URL",
             "redis://cache",
-            "WORKER_BROKER_URL='redis://cache': no engine 'redis'; there are spool:",
+            "WORKER_ENGINE_URL='redis://cache': no engine 'redis'; there are spool:",
         ),
         (
             "WORKER_QUEUES__DELIVERIES__WORKERS",

@@ -25,7 +25,7 @@ COMMANDS = {
     ("bad", "show"): ("MODULE FILE", "start"),
     ("bad", "restore"): ("--all", "[FILE]..."),
     ("bad", "discard"): ("Delete bad files for ever", "--yes"),
-    ("health",): ("[MODULE]", "WORKER_BROKER_URL"),
+    ("health",): ("[MODULE]", "WORKER_ENGINE_URL"),
     ("alerts",): ("MODULE", "--job", "--only", "rule_files"),
 }
 

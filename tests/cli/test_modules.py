@@ -85,15 +85,15 @@ def test_a_module_that_is_named_wins_over_the_environment(relay: Cli) -> None:
 
 
 def test_dotenv_counts_for_everything(relay: Cli) -> None:
-    relay.write(".env", f"WORKER_MODULE=relay\nWORKER_BROKER_URL=spool:{relay.home}/elsewhere\nWORKER_TYPO=1\n")
-    env = {"WORKER_BROKER_URL": None}
+    relay.write(".env", f"WORKER_MODULE=relay\nWORKER_ENGINE_URL=spool:{relay.home}/elsewhere\nWORKER_TYPO=1\n")
+    env = {"WORKER_ENGINE_URL": None}
     relay.ok("enqueue", "digests", "1", env=env)
     assert (relay.home / "elsewhere" / "digests").is_dir()
     assert "WORKER_TYPO is set" in relay.ok("check", env=env).err
 
 
 def test_the_environment_wins_over_dotenv(relay: Cli) -> None:
-    relay.write(".env", "WORKER_BROKER_URL=redis://wrong\n")
+    relay.write(".env", "WORKER_ENGINE_URL=redis://wrong\n")
     relay.ok("enqueue", "relay", "digests", "1")
     assert relay.spool.is_dir()
 

@@ -16,19 +16,19 @@ VERBS = [("run", "relay"), ("enqueue", "relay", "digests", "1"), ("dead", "list"
 
 @pytest.mark.parametrize("args", VERBS)
 def test_memory_lives_in_one_process(relay: Cli, args: tuple[str, ...]) -> None:
-    result = relay.run(*args, env={"WORKER_BROKER_URL": "memory:"})
+    result = relay.run(*args, env={"WORKER_ENGINE_URL": "memory:"})
     assert (result.code, result.out) == (2, "")
     assert result.error == (
-        "WORKER_BROKER_URL=memory: lives in one process, no other command or worker would see its jobs: "
+        "WORKER_ENGINE_URL=memory: lives in one process, no other command or worker would see its jobs: "
         "set it to spool:DIR"
     )
 
 
 @pytest.mark.parametrize("args", [*VERBS, ("health",)])
 def test_an_unknown_engine(relay: Cli, args: tuple[str, ...]) -> None:
-    result = relay.run(*args, env={"WORKER_BROKER_URL": "redis://localhost"})
+    result = relay.run(*args, env={"WORKER_ENGINE_URL": "redis://localhost"})
     assert (result.code, result.out) == (2, "")
-    assert result.error.startswith("WORKER_BROKER_URL='redis://localhost': no engine 'redis'; there are spool:")
+    assert result.error.startswith("WORKER_ENGINE_URL='redis://localhost': no engine 'redis'; there are spool:")
 
 
 @pytest.mark.parametrize("args", VERBS)
@@ -53,7 +53,7 @@ def test_a_spool_that_is_a_file(relay: Cli, args: tuple[str, ...]) -> None:
 def test_a_spool_that_cannot_even_be_looked_at(relay: Cli, args: tuple[str, ...]) -> None:
     """As under a directory of another user, where the system answers with an error and not with *missing*."""
     relay.spool.mkdir(mode=0o700)
-    result = relay.run(*args, env={"WORKER_BROKER_URL": f"spool:{relay.spool}/{'x' * 300}"})
+    result = relay.run(*args, env={"WORKER_ENGINE_URL": f"spool:{relay.spool}/{'x' * 300}"})
     assert "Traceback" not in result.err
     if args[0] == "doctor":
         assert (result.code, "File name too long" in result.out) == (3, True)

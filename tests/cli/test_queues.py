@@ -58,7 +58,7 @@ def test_looking_makes_no_spool(relay: Cli) -> None:
         result = relay.ok(*args)
         assert result.err == (
             f"worker: warning: {relay.spool} does not exist yet: no job was ever enqueued there; "
-            "set WORKER_BROKER_URL as in the worker\n"
+            "set WORKER_ENGINE_URL as in the worker\n"
         )
     assert not relay.spool.exists()
     assert relay.run("dead", "replay", "relay", "x").code == 1

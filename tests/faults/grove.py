@@ -128,7 +128,7 @@ class Grove:
         self.environ = {
             **{name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ},
             "LEDGER": str(self.ledger),
-            "WORKER_BROKER_URL": f"spool:{self.root}",
+            "WORKER_ENGINE_URL": f"spool:{self.root}",
             "WORKER_DURABILITY": "process",
             "WORKER_LOG_FORMAT": "json",
             **environ,

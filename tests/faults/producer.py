@@ -63,7 +63,7 @@ def main() -> None:
     root, ledger, seed = sys.argv[1:4]
     choices = random.Random(int(seed))
     acknowledged = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    producer = open_producer(Settings(broker_url=f"spool:{root}", durability="process"))
+    producer = open_producer(Settings(engine_url=f"spool:{root}", durability="process"))
     with Soak.sync.connected(producer), Soak.many.connected(producer), Soak.threads.connected(producer):
         for number in range(1_000_000_000):
             try:

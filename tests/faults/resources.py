@@ -206,7 +206,7 @@ def _durable(place: Path) -> Tree:
     tree = Tree(place)
     tree.environ["WORKER_DURABILITY"] = "power"
     tree._producer.close()
-    tree._producer = open_producer(Settings(broker_url=f"spool:{tree.root}", durability="power"))
+    tree._producer = open_producer(Settings(engine_url=f"spool:{tree.root}", durability="power"))
     return tree
 
 

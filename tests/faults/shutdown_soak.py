@@ -106,7 +106,7 @@ def play(round_: Round, late: float) -> Round:
 def fill(grove: Grove, round_: Round) -> None:
     """The jobs are there before it starts, the hung ones among the first."""
     queues: dict[str, Queue[Any]] = {"sync": Soak.sync, "many": Soak.many}
-    producer = open_producer(Settings(broker_url=f"spool:{grove.root}", durability="process"))
+    producer = open_producer(Settings(engine_url=f"spool:{grove.root}", durability="process"))
     try:
         with _filling, Soak.sync.connected(producer), Soak.many.connected(producer):
             for name, act in round_.hung:

@@ -110,7 +110,7 @@ def worker(grove: Grove, tree: Tree) -> int:
 def finish(grove: Grove, count: int) -> None:
     """Enqueues jobs, as many at a time as the queue takes, and waits until the last has ended."""
     before = ended(grove)
-    producer = open_producer(Settings(broker_url=f"spool:{grove.root}", durability="process"))
+    producer = open_producer(Settings(engine_url=f"spool:{grove.root}", durability="process"))
     try:
         with Soak.sync.connected(producer):
             for done in range(0, count, 1000):

@@ -86,9 +86,9 @@ def spent(telemetry: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """One run of a service with one worker under strace."""
     strace, place = usable_strace(), tmp_path_factory.mktemp("costs")
     url, blocks, output = f"spool:{place}/spool", place / "blocks", place / "trace"
-    with Costs.connect(Settings(broker_url=url, durability="process")):
+    with Costs.connect(Settings(engine_url=url, durability="process")):
         Costs.jobs.enqueue_many(range(JOBS))
-    variables = {"WORKER_BROKER_URL": url, "WORKER_LOG_LEVEL": "warning", "BLOCKS": str(blocks)}
+    variables = {"WORKER_ENGINE_URL": url, "WORKER_LOG_LEVEL": "warning", "BLOCKS": str(blocks)}
     with ExitStack() as stack:
         receiver = stack.enter_context(Receiver())
         variables |= receiver.env(fast=False)

@@ -33,6 +33,6 @@ __all__ = [
 @pytest.fixture
 def tree(tmp_path: Path) -> Iterator[Tree]:
     for tree in trees(tmp_path):
-        tree.environ["WORKER_BROKER_URL"] = f"slow:{tree.root}"
+        tree.environ["WORKER_ENGINE_URL"] = f"slow:{tree.root}"
         tree.start = partial(tree.start, module="tests.process.far_torture")  # type: ignore[method-assign]
         yield tree

@@ -76,7 +76,7 @@ def test_many_expiries_on_a_slow_disk_delay_no_rescue(tree: Tree, monkeypatch: p
     """Regression: two flushes for each, one after the other, without a heartbeat: maintenance was killed as stuck, and
     the job of a killed worker had not run again after 100 s."""
     monkeypatch.setenv("WORKER_QUEUES__MANY__TTL", "0.01")
-    producer = open_producer(Settings(broker_url=f"spool:{tree.root}", durability="process"))
+    producer = open_producer(Settings(engine_url=f"spool:{tree.root}", durability="process"))
     try:
         with Torture.many.connected(producer):
             Torture.many.enqueue_many([Task(key=f"gone{number}") for number in range(400)])

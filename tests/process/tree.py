@@ -39,7 +39,7 @@ class Tree:
             "PATH": os.environ["PATH"],
             "PYTHONPATH": os.environ.get("PYTHONPATH", ""),  # a copy of the tree is tested, not what is installed
             "LEDGER": str(self.ledger_path),
-            "WORKER_BROKER_URL": f"spool:{self.root}",
+            "WORKER_ENGINE_URL": f"spool:{self.root}",
             "WORKER_DURABILITY": "process",
             "WORKER_LOG_LEVEL": "debug",
             "OTEL_SDK_DISABLED": "true",
@@ -48,7 +48,7 @@ class Tree:
         self.pids: set[tuple[int, int]] = set()
         self._changed = threading.Condition()
         self._events: list[dict[str, Any]] = []
-        self._settings = Settings(broker_url=f"spool:{self.root}", durability="process")
+        self._settings = Settings(engine_url=f"spool:{self.root}", durability="process")
         self._producer = open_producer(self._settings)
 
     # --- the tree ---------------------------------------------------------------------------------------------------
@@ -223,8 +223,8 @@ def kill(slot: SlotState) -> bool:
 
 def unfinished(app: type[WorkerApp], root: Path) -> int:
     """Jobs of all queues of an app that wait or run."""
-    settings = Settings(broker_url=f"spool:{root}", durability="process")
-    broker = open_broker(settings.broker_url, incarnation=f"look-{time.monotonic_ns()}")
+    settings = Settings(engine_url=f"spool:{root}", durability="process")
+    broker = open_broker(settings.engine_url, incarnation=f"look-{time.monotonic_ns()}")
     broker.open(list(resolve(app, settings).values()))
     try:
         found = [broker.stats(queue.name) for queue in app.worker_queues.values()]

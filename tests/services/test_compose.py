@@ -102,7 +102,7 @@ def test_ours_are_one_user_and_not_root() -> None:
 def test_worker_and_traffic_share_the_spool() -> None:
     worker, traffic = SERVICES["worker"], SERVICES["traffic"]
     assert worker["volumes"] == traffic["volumes"] == ["spool:/spool"]
-    urls = {service["environment"]["WORKER_BROKER_URL"] for service in (worker, traffic)}
+    urls = {service["environment"]["WORKER_ENGINE_URL"] for service in (worker, traffic)}
     assert urls == {"spool:/spool"}
 
 

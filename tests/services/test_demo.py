@@ -25,7 +25,7 @@ def demo(spool: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], st
     mark = uuid4().hex
     # OTEL_SDK_DISABLED: another test's collector on 4318 is none of ours.
     environ = {**os.environ, MARK: mark, "OTEL_SDK_DISABLED": "true", "COLUMNS": "120"}
-    environ.pop("WORKER_BROKER_URL", None)
+    environ.pop("WORKER_ENGINE_URL", None)
     command = [sys.executable, "-m", "services.example_worker.demo", "--spool", str(spool), *options]
     process = subprocess.Popen(
         command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -44,7 +44,7 @@ def test_urls(url: str, path: str) -> None:
 
 @pytest.mark.parametrize("url", ["spool:", "spool:\0", "spool://host/dir", "memory:", "nothing"])
 def test_urls_without_a_directory(url: str) -> None:
-    with pytest.raises(SettingsError, match="WORKER_BROKER_URL"):
+    with pytest.raises(SettingsError, match="WORKER_ENGINE_URL"):
         engine.directory(url)
 
 
@@ -131,7 +131,7 @@ def test_a_user_who_may_not_gets_a_clear_line(root: Path) -> None:
 def test_a_root_that_is_a_file_is_refused(root: Path) -> None:
     root.parent.mkdir(exist_ok=True)
     root.write_text("x")
-    with pytest.raises(EngineError, match="set WORKER_BROKER_URL to a directory"):
+    with pytest.raises(EngineError, match="set WORKER_ENGINE_URL to a directory"):
         broker(root)
 
 

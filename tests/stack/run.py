@@ -120,8 +120,8 @@ class Run:
 
     def _start(self, program: str, command: Sequence[str]) -> Process:
         environ = plain_environ() | self._layout.environ(program) | {"OTEL_SERVICE_NAME": self.service(program)}
-        if "WORKER_BROKER_URL" in environ:
-            environ["WORKER_BROKER_URL"] = f"spool:{self.place / 'spool'}"
+        if "WORKER_ENGINE_URL" in environ:
+            environ["WORKER_ENGINE_URL"] = f"spool:{self.place / 'spool'}"
         if program == "worker":
             environ |= {**HASTE, "LEDGER": str(self.place / "ledger"), **self.plan.environ}
         return Process(program, command, environ, self.place / f"{program}.log")

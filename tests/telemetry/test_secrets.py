@@ -32,7 +32,7 @@ def environ_of(place: Path, port: int, protocol: str) -> dict[str, str]:
     return {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": os.pathsep.join((str(place), *sys.path)),
-        "WORKER_BROKER_URL": f"spool:{place}/spool",
+        "WORKER_ENGINE_URL": f"spool:{place}/spool",
         "WORKER_LOG_LEVEL": "debug",
         "WORKER_TELEMETRY_FLUSH": "1",
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://user:{SECRET}@127.0.0.1:{port}/p/{SECRET}path?token={SECRET}",
@@ -64,7 +64,7 @@ def test_no_secret_stands_in_the_log_or_on_the_command_line(tmp_path, way):
         said = {}
         for name, command in commands.items():
             if name == "engine":
-                env |= {"WORKER_BROKER_URL": f"postgres://user:{SECRET}@db:5432/{SECRET}?x={SECRET}"}
+                env |= {"WORKER_ENGINE_URL": f"postgres://user:{SECRET}@db:5432/{SECRET}?x={SECRET}"}
             done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
             said[name] = done.stdout + done.stderr
     assert "telemetry_unreachable" in said["run"]

@@ -221,7 +221,7 @@ def test_a_service_and_a_producer_run_with_every_variable_wrong_at_once(installe
     out: dict[str, Any] = {"env": {}, "cwd": tmp_path, "capture_output": True, "text": True, "timeout": 60}
     out["env"] = {
         "PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join((str(tmp_path), *sys.path)),
-        "WORKER_BROKER_URL": f"spool:{tmp_path}/spool", "WORKER_DRAIN": "20", "WORKER_TELEMETRY_FLUSH": "0.1",
+        "WORKER_ENGINE_URL": f"spool:{tmp_path}/spool", "WORKER_DRAIN": "20", "WORKER_TELEMETRY_FLUSH": "0.1",
     } | wrong  # fmt: skip
     worker = str(Path(sys.executable).with_name("worker"))
     run_it = f'SUPERVISOR=$$ exec "{worker}" run service'

@@ -32,7 +32,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The process's producer on a directory of this test; the one before is put back."""
     for name in [name for name in os.environ if name.startswith("WORKER_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("WORKER_BROKER_URL", f"spool:{tmp_path}/own")
+    monkeypatch.setenv("WORKER_ENGINE_URL", f"spool:{tmp_path}/own")
     monkeypatch.setattr(connecting, "_current", None)
     yield tmp_path
     if connecting._current is not None:
@@ -120,10 +120,10 @@ def test_settings_of_the_environment_count(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("name", "value", "complaint"),
     [
-        ("WORKER_BROKER_URL", "redis://x", "no engine 'redis'"),
+        ("WORKER_ENGINE_URL", "redis://x", "no engine 'redis'"),
         ("WORKER_DRAIN", "soon", "WORKER_DRAIN='soon'"),
         ("WORKER_QUEUES__A__TTL", "0", "WORKER_QUEUES__A__TTL: ttl=0.0"),
-        ("WORKER_BROKER_URL", "spool:/proc/nowhere", "/proc/nowhere"),
+        ("WORKER_ENGINE_URL", "spool:/proc/nowhere", "/proc/nowhere"),
     ],
 )
 def test_what_cannot_be_opened_is_an_enqueue_error(
@@ -138,10 +138,10 @@ def test_what_cannot_be_opened_is_an_enqueue_error(
 
 def test_connect_is_in_force_inside_its_block_for_all_queues(place: Path) -> None:
     Contract.a.enqueue(1)
-    with Leaf.connect(Settings(broker_url=f"spool:{place}/other")):
+    with Leaf.connect(Settings(engine_url=f"spool:{place}/other")):
         for queue in (Contract.a, Contract.b, Leaf.c):
             queue.enqueue(2)
-        with Contract.connect(Settings(broker_url=f"spool:{place}/inner")):
+        with Contract.connect(Settings(engine_url=f"spool:{place}/inner")):
             Contract.a.enqueue(3)
             Leaf.c.enqueue(4)  # not a queue of Contract
         Contract.a.enqueue(5)
@@ -170,17 +170,17 @@ def test_connect_is_restored_and_closed_after_an_error(place: Path) -> None:
 def test_connect_opens_at_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Contract.connect():
         assert (place / "own").is_dir()
-    monkeypatch.setenv("WORKER_BROKER_URL", "nothing:")
+    monkeypatch.setenv("WORKER_ENGINE_URL", "nothing:")
     with pytest.raises(SettingsError, match="no engine 'nothing'"), Contract.connect():
         pass
     (place / "file").write_text("")
-    with pytest.raises(EngineError), Contract.connect(Settings(broker_url=f"spool:{place}/file")):
+    with pytest.raises(EngineError), Contract.connect(Settings(engine_url=f"spool:{place}/file")):
         pass
     assert Contract.a._connected == []
 
 
 def test_a_fork_inside_connect(place: Path) -> None:
-    with Contract.connect(Settings(broker_url=f"spool:{place}/other")):
+    with Contract.connect(Settings(engine_url=f"spool:{place}/other")):
         Contract.a.enqueue(1)
         assert in_child(lambda: [Contract.a.enqueue(2), Contract.b.enqueue(2)]) == 0
         Contract.a.enqueue(3)

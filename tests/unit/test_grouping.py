@@ -464,7 +464,7 @@ asyncio.run(main())
 
 
 def test_what_stands_in_line_when_the_process_ends_is_stored_first(tmp_path: Path) -> None:
-    play(LEAVE, WORKER_BROKER_URL=f"spool:{tmp_path}/spool")
+    play(LEAVE, WORKER_ENGINE_URL=f"spool:{tmp_path}/spool")
     broker = open_broker(f"spool:{tmp_path}/spool", incarnation="reader")
     broker.open([Queue[str]("jobs").options])
     assert broker.stats("jobs").ready == 51

@@ -91,7 +91,7 @@ def play(code: str, root: Path, *arguments: str, **environ: str) -> str:
         capture_output=True,
         text=True,
         timeout=100,
-        env={**os.environ, "WORKER_BROKER_URL": f"spool:{root}", "WORKER_DURABILITY": "process", **environ},
+        env={**os.environ, "WORKER_ENGINE_URL": f"spool:{root}", "WORKER_DURABILITY": "process", **environ},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout

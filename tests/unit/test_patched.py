@@ -103,7 +103,7 @@ def test_the_real_ones(tmp_path: Any, library: str, statement: str) -> None:
 
     (tmp_path / "relay.py").write_text(REAL.format(patch=statement))
     worker = Path(sys.executable).with_name("worker")
-    environ = {**os.environ, "WORKER_BROKER_URL": f"spool:{tmp_path}/spool"}
+    environ = {**os.environ, "WORKER_ENGINE_URL": f"spool:{tmp_path}/spool"}
     done = subprocess.run(
         [worker, "run", "relay"], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=30
     )

@@ -43,7 +43,7 @@ ENVIRON = {
     "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://user:{SECRET}%2F@host:4318/p/{SECRET}path?token={SECRET}&x=other-secret#frag",
     "OTEL_EXPORTER_OTLP_TRACES_HEADERS": f"authorization=Bearer%20{SECRET},x-api-key={SECRET}-two",
     "https_proxy": f"http://user:{SECRET}@proxy:3128",
-    "WORKER_BROKER_URL": f"postgres://user:{SECRET}@db/name",
+    "WORKER_ENGINE_URL": f"postgres://user:{SECRET}@db/name",
 }
 
 
@@ -71,6 +71,6 @@ def test_messages_of_libraries(monkeypatch, text):
 
 def test_where_nothing_is_secret_a_text_stays_as_it_is():
     text = "File opentelemetry/exporter/otlp/proto.py, line 1: spool and worker"
-    plain = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://host:4318/v1/traces", "WORKER_BROKER_URL": "spool:/x"}
+    plain = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://host:4318/v1/traces", "WORKER_ENGINE_URL": "spool:/x"}
     assert hider(plain)(text) == text
     assert hider({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h/otlp"})(text) == text

@@ -49,7 +49,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
 
 def test_defaults() -> None:
     settings = load_settings()
-    assert (settings.broker_url, settings.drain_seconds) == ("spool:./var/spool", 25.0)
+    assert (settings.engine_url, settings.drain_seconds) == ("spool:./var/spool", 25.0)
     assert (settings.restart_budget, settings.restart_window) == (10, 60.0)
     assert settings.options(Relay.deliveries).attribute == "deliveries"
     assert settings.options(Relay.deliveries).timeout == 10.0
@@ -106,12 +106,12 @@ def test_the_key_is_the_attribute_in_any_case(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_plain_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORKER_BROKER_URL", "spool:/data")
+    monkeypatch.setenv("WORKER_ENGINE_URL", "spool:/data")
     monkeypatch.setenv("WORKER_DRAIN", "none")
     monkeypatch.setenv("WORKER_START_METHOD", "spawn")
     settings = load_settings()
-    assert (settings.broker_url, settings.drain_seconds, settings.start_method) == ("spool:/data", None, "spawn")
-    assert Settings(broker_url="memory:").broker_url == "memory:"
+    assert (settings.engine_url, settings.drain_seconds, settings.start_method) == ("spool:/data", None, "spawn")
+    assert Settings(engine_url="memory:").engine_url == "memory:"
 
 
 def test_unknown_queue(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,14 +178,14 @@ def test_two_mistakes_are_both_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_unknown_variables_warn_with_the_nearest_name() -> None:
     environment = {
-        "WORKER_BROKER_ULR": "x",
+        "WORKER_ENGINE_ULR": "x",
         "WORKER_MODULE": "services.x",
         "WORKER_QUEUES__A__WORKERS": "1",
         "WORKER_ZZZZZZZZZZ": "",
         "OTHER": "",
     }
     assert unknown_variables(environment) == [
-        "WORKER_BROKER_ULR is set, but nothing reads it; did you mean WORKER_BROKER_URL?",
+        "WORKER_ENGINE_ULR is set, but nothing reads it; did you mean WORKER_ENGINE_URL?",
         "WORKER_ZZZZZZZZZZ is set, but nothing reads it",
     ]
     assert unknown_variables() == []
@@ -203,3 +203,15 @@ def test_dotenv_reaches_every_reader_and_the_environment_wins(tmp_path: Path) ->
 def test_settings_do_not_change() -> None:
     with pytest.raises(Exception, match="frozen"):
         load_settings().drain = 3  # type: ignore[misc]
+
+
+def test_the_old_name_of_the_engine_counts_and_one_line_says_the_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORKER_ENGINE_URL", raising=False)
+    monkeypatch.setenv("WORKER_BROKER_URL", "spool:/old")
+    assert Settings().engine_url == load_settings().engine_url == "spool:/old"
+    assert Settings(engine_url="spool:/given").engine_url == "spool:/given"
+    assert unknown_variables() == ["WORKER_BROKER_URL is now WORKER_ENGINE_URL: rename it"]
+    monkeypatch.setenv("WORKER_ENGINE_URL", "spool:/new")
+    assert Settings().engine_url == "spool:/new"
+    [said] = unknown_variables()
+    assert said == "WORKER_BROKER_URL is now WORKER_ENGINE_URL, which is set and counts: remove the old one"
