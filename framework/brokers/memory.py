@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from framework.broker import Features, JobView, QueueStats, Rescued, State
+from framework.brokers import options
 from framework.brokers.memory_store import MemoryStore, Row, Shelf, UnknownQueue
 from framework.errors import EnqueueFailed, LeaseLost, PayloadTooLarge, QueueFull, SettingsError
 from framework.job import Job, JobId, Lease, RunRecord
@@ -35,7 +36,7 @@ def connect(
     incarnation: str,
     store: MemoryStore | None = None,
     clock: Callable[[], float] = time.time,
-    **_: Any,
+    **_others: Any,
 ) -> MemoryBroker:
     """A broker on `store`, or on a new one that nobody else sees.
 
@@ -45,8 +46,9 @@ def connect(
         clock: wall time in seconds since the epoch.
 
     Raises:
-        SettingsError: the URL names a place, and memory has none.
+        SettingsError: the URL names a place or an option, and memory has none.
     """
+    url, _ = options.split(url, {})
     if url.rstrip("/") != "memory:":
         raise SettingsError(f"WORKER_BROKER_URL={url!r}: the engine in memory has no place, write memory:")
     return MemoryBroker(MemoryStore() if store is None else store, incarnation=incarnation, clock=clock)

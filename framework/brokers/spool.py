@@ -12,6 +12,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from framework.broker import Features, JobView, QueueStats, Rescued, State
+from framework.brokers import options
 from framework.errors import EngineError, EnqueueFailed, SettingsError
 from framework.job import Failure, Job, JobId, Lease, RunRecord
 from framework.outcome import Kind, Outcome, Settlement
@@ -27,6 +28,10 @@ from framework.spool.store import Spool
 log = logging.getLogger("framework")
 
 Durability = Literal["power", "process"]
+OPTIONS: dict[str, options.Reader] = {
+    "durability": options.one_of("power", "process"),
+    "network_file_system": options.flag,
+}
 _KINDS = {kind.value: kind for kind in Kind}
 
 
@@ -42,22 +47,25 @@ def connect(
     """A broker on a directory, not opened yet.
 
     Args:
-        url: `spool:DIR`, as in `spool:./var/spool` or `spool:/var/lib/shop/spool`.
+        url: `spool:DIR`, as in `spool:./var/spool` or `spool:/var/lib/shop/spool`; the two options may stand in its
+            query (`?durability=process`) and count more there.
         incarnation: name of this process's life, never reused.
         durability: `power` calls fsync for what is enqueued; `process` does not: a power cut may lose it.
         network_file_system: use one all the same, though locks and renames may not hold there.
         calls: the seam for tests.
 
     Raises:
-        SettingsError: no directory in the URL, or an unknown durability.
+        SettingsError: no directory in the URL, or an unknown option or value.
     """
+    url, given = options.split(url, OPTIONS)
+    durability = given.get("durability", durability)
     if durability not in ("power", "process"):
         raise SettingsError(f"durability={durability!r}: write power or process")
     spool = Spool(
         directory(url),
         incarnation=incarnation,
         power=durability == "power",
-        network_file_system=network_file_system,
+        network_file_system=given.get("network_file_system", network_file_system),
         calls=calls,
     )
     return SpoolBroker(spool)
@@ -157,11 +165,11 @@ class SpoolBroker:
 
     def settle(self, done: Sequence[Settlement]) -> None:
         """One unlink or rename each; dead letters of one call share their syncs."""
-        self._spool.settle(done)
+        self._spool.settlements(done)
 
     def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
         """A rename back."""
-        self._spool.release(leases, delay=delay)
+        self._spool.settlements.release(leases, delay)
 
     def rescue(self) -> Sequence[Rescued]:
         """While they are settled this process holds the dead one's lock."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from framework.app import WorkerApp, as_declared, check_concurrency, declared_dead_letters
-from framework.broker import scheme_of
+from framework.broker import open_broker
 from framework.codec import codec_for
 from framework.errors import DeclarationError, SettingsError
 from framework.queues import Queue, QueueOptions
@@ -52,7 +52,7 @@ def check(app: type[WorkerApp], settings: Settings) -> list[str]:
     """Everything that can be found wrong without running: raises the first error, returns the warnings."""
     refuse_patched(app)
     resolve(app, settings)
-    scheme_of(settings.broker_url)
+    open_broker(settings.broker_url, incarnation="check")  # its scheme and its options
     try_constructor(app, settings.ready_within)
     return remarks(app)
 

@@ -12,33 +12,26 @@ from framework.outcome import Kind, Outcome, Settlement
 from framework.spool.life import Held, Owner
 from framework.spool.settle import Burial, Settle
 
-SUCCEEDED, DISCARDED, RELEASED, RESTED, RETRIED = (
-    Kind.SUCCEEDED, Kind.DISCARDED, Kind.RELEASED, Kind.RESTED, Kind.RETRIED,
+SUCCEEDED, DISCARDED, RELEASED, RESTED, RETRIED, DEAD_LETTERED = (
+    Kind.SUCCEEDED, Kind.DISCARDED, Kind.RELEASED, Kind.RESTED, Kind.RETRIED, Kind.DEAD_LETTERED,
 )  # fmt: skip
 
 
 @dataclass(slots=True, eq=False)
-class _Call:
-    """What has become of the leases of one call.
+class _Trouble:
+    """What is out of the ordinary in one call.
 
     Attributes:
-        settled: by this call, or by an earlier one of which this is the repetition.
+        before: settled by an earlier call, of which this is the repetition.
         dying: leases that become dead letters.
         error: the first that kept a lease from being settled.
     """
 
-    settled: list[Held] = field(default_factory=list)
+    before: list[Held] = field(default_factory=list)
     lost: list[Lease] = field(default_factory=list)
     failed: list[Lease] = field(default_factory=list)
     dying: list[tuple[Lease, Burial]] = field(default_factory=list)
     error: OSError | None = None
-
-    def ended(self, lease: Lease, *, found: bool) -> None:
-        """A verb has come to its end; the claim was lost unless it was found."""
-        if found:
-            self.settled.append(lease.token)
-        else:
-            self.lost.append(lease)
 
     def fail(self, lease: Lease, error: OSError) -> None:
         """The lease stays as it was."""
@@ -71,24 +64,34 @@ class Settlements:
 
     def __call__(self, done: Sequence[Settlement]) -> None:
         """Settle all that can be settled. Raises LeaseLost, EngineUnavailable."""
-        call = _Call()
+        settled: list[Held] = []
+        trouble: _Trouble | None = None
+        wards: dict[str, Owner] = {}
         for one in done:
             lease, outcome = one.lease, one.outcome
             held: Held = lease.token
-            if held.settled:
-                call.ended(lease, found=held.forgiven)
-                continue
-            if outcome.kind is Kind.DEAD_LETTERED:
-                assert outcome.failure is not None
-                call.dying.append((lease, Burial(held, outcome.failure, lease.is_letter)))
+            if held.owner.ward:
+                wards[held.owner.base] = held.owner
+            if held.settled or outcome.kind is DEAD_LETTERED:
+                trouble = trouble or _Trouble()
+                self._set_aside(one, held, trouble)
                 continue
             try:
-                call.ended(lease, found=self._one(lease, held, outcome))
+                if self._one(lease, held, outcome):
+                    settled.append(held)
+                    continue
+                trouble = trouble or _Trouble()
+                trouble.lost.append(lease)
             except OSError as error:
-                call.fail(lease, error)
-        if call.dying:
-            self._bury(call)
-        self._end(call, done)
+                trouble = trouble or _Trouble()
+                trouble.fail(lease, error)
+        if trouble is not None and trouble.dying:
+            settled += self._bury(trouble)
+        for owner in wards.values():
+            with contextlib.suppress(OSError):  # the next rescue() does it
+                self._finish(owner)
+        if trouble is not None:
+            self._tell(settled, trouble)
 
     def release(self, leases: Sequence[Lease], delay: float) -> None:
         """Give leases back. Raises as a call does."""
@@ -107,27 +110,35 @@ class Settlements:
         assert outcome.failure is not None
         return self._settle.retry(held, outcome.delay, outcome.failure)
 
-    def _bury(self, call: _Call) -> None:
-        moved, failed = self._settle.bury([burial for _, burial in call.dying])
-        errors = dict(failed)
-        for lease, burial in call.dying:
-            if burial.held in errors:
-                call.fail(lease, errors[burial.held])
-            else:
-                call.ended(lease, found=burial.held in moved)
+    @staticmethod
+    def _set_aside(one: Settlement, held: Held, trouble: _Trouble) -> None:
+        if held.forgiven:
+            trouble.before.append(held)
+        elif held.settled:
+            trouble.lost.append(one.lease)
+        else:
+            assert one.outcome.failure is not None
+            trouble.dying.append((one.lease, Burial(held, one.outcome.failure, one.lease.is_letter)))
 
-    def _end(self, call: _Call, done: Sequence[Settlement]) -> None:
-        """Let go of owners without claims, and say what could not be settled."""
-        for held in call.settled:
-            held.forgiven = call.error is not None
-        for owner in {owner.base: owner for one in done if (owner := one.lease.token.owner).ward}.values():
-            with contextlib.suppress(OSError):  # the next rescue() does it
-                self._finish(owner)
-        if call.error is not None:
-            for lease in call.failed:
+    def _bury(self, trouble: _Trouble) -> set[Held]:
+        moved, failed = self._settle.bury([burial for _, burial in trouble.dying])
+        errors = dict(failed)
+        for lease, burial in trouble.dying:
+            if burial.held in errors:
+                trouble.fail(lease, errors[burial.held])
+            elif burial.held not in moved:
+                trouble.lost.append(lease)
+        return moved
+
+    def _tell(self, settled: Sequence[Held], trouble: _Trouble) -> None:
+        """Say what could not be settled."""
+        for held in (*settled, *trouble.before):
+            held.forgiven = trouble.error is not None
+        if trouble.error is not None:
+            for lease in trouble.failed:
                 self._look_again(lease.queue)
-            unavailable = self._unavailable("settling", call.error)
-            unavailable.unsettled = (*call.failed, *call.lost)
-            raise unavailable from call.error
-        if call.lost:
-            raise LeaseLost(call.lost)
+            unavailable = self._unavailable("settling", trouble.error)
+            unavailable.unsettled = (*trouble.failed, *trouble.lost)
+            raise unavailable from trouble.error
+        if trouble.lost:
+            raise LeaseLost(trouble.lost)

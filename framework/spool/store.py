@@ -11,7 +11,6 @@ from pathlib import Path
 
 from framework.errors import EngineError, EngineUnavailable, EnqueueFailed
 from framework.job import Failure, Job, JobId, Lease, RunRecord
-from framework.outcome import Settlement
 from framework.queues import QueueOptions
 from framework.spool import clock, filesystem, flocks, handlers, layout, life
 from framework.spool.browse import Browse
@@ -42,6 +41,7 @@ class Spool:
     Attributes:
         counts: what happened: `lost`, `missed`, `bad`, `stranded`, `recovered`, `unsynced`, ...
         notes: what the file system cannot keep, one line each; after `open`.
+        settlements: settles leases; after `open`.
         survives_power_cut: an acknowledged job does; after `open`.
     """
 
@@ -148,7 +148,7 @@ class Spool:
             counts=self.counts,
             expired=self.expired,
         )
-        self._settlements = Settlements(
+        self.settlements = Settlements(
             self._settle,
             look_again=lambda name: self.parts(name).claim.look_again(),
             finish=lambda owner: self.parts(owner.queue.name).rescue.finish(owner),
@@ -253,16 +253,6 @@ class Spool:
             life.write_run(self._opened()[0], held, started.with_outcome(kind, delay))
         except OSError as error:
             raise self.unavailable(f"reporting job {lease.job.id!r}", error) from error
-
-    # --- settling ---------------------------------------------------------------------------------------------
-
-    def settle(self, done: Sequence[Settlement]) -> None:
-        """Raises LeaseLost, EngineUnavailable; so does `release`."""
-        self._settlements(done)
-
-    def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
-        """No attempt spent. Thread-safe."""
-        self._settlements.release(leases, delay)
 
     @staticmethod
     def _held(lease: Lease) -> Held:

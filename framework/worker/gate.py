@@ -152,7 +152,16 @@ class Gate:
         """
         if report:
             self._report(lease, outcome)
-        self._settle([Unsettled(Settlement(lease, outcome), row)])
+        started, settlement = time.monotonic(), Settlement(lease, outcome)
+        try:
+            self._broker.settle((settlement,))
+        except (LeaseLost, EngineUnavailable) as error:
+            self._in_part([Unsettled(settlement, row)], error)
+            return
+        if self.failures or self._failing:
+            self._recovered("settle")
+        if self._tells_settled:
+            self.emit(JobsSettled(lease.queue, VERBS[outcome.kind], 1, time.monotonic() - started))
 
     def give_back(self, leases: Sequence[Lease]) -> None:
         """Unstarted leases return to their place; no attempt is spent. Safe in threads."""
@@ -223,12 +232,14 @@ class Gate:
         started = time.monotonic()
         try:
             call()
-        except LeaseLost as lost:
-            items = self._lost(items, lost)
-        except EngineUnavailable as error:
-            items = self._keep(items, error)
+        except (LeaseLost, EngineUnavailable) as error:
+            items = self._in_part(items, error)
         if items:
             self._settled(items, started)
+
+    def _in_part(self, items: Sequence[Unsettled], error: LeaseLost | EngineUnavailable) -> list[Unsettled]:
+        """Keep or report what a call could not settle; return what it has settled."""
+        return self._lost(items, error) if isinstance(error, LeaseLost) else self._keep(items, error)
 
     def _settled(self, items: Sequence[Unsettled], started: float) -> None:
         failing = [item.since for item in items if item.failures]
@@ -237,7 +248,8 @@ class Gate:
         if not self._tells_settled:
             return
         duration = time.monotonic() - started
-        for (queue, kind), count in _kinds(items):
+        counts = Counter((item.settlement.lease.queue, item.settlement.outcome.kind) for item in items)
+        for (queue, kind), count in counts.items():
             self.emit(JobsSettled(queue, VERBS[kind], count, duration))
 
     def _lost(self, items: Sequence[Unsettled], lost: LeaseLost) -> list[Unsettled]:
@@ -310,14 +322,6 @@ def _parted(items: Sequence[Unsettled], leases: Sequence[Lease]) -> tuple[list[U
 
 def _key(lease: Lease) -> tuple[bytes, int]:
     return lease.job.uid, lease.delivery
-
-
-def _kinds(items: Sequence[Unsettled]) -> Sequence[tuple[tuple[str, Kind], int]]:
-    if len(items) == 1:
-        one = items[0].settlement
-        return [((one.lease.queue, one.outcome.kind), 1)]
-    counts = Counter((item.settlement.lease.queue, item.settlement.outcome.kind) for item in items)
-    return list(counts.items())
 
 
 def _names(items: Sequence[Unsettled]) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 from framework.broker import Broker, open_broker
 from framework.job import Failure, Job, RunRecord
 from framework.queues import QueueOptions
-from tests.settling import bury
+from tests import settling
 
 WORKER = str(Path(sys.executable).with_name("worker"))
 TIMEOUT = 60  # seconds in which any command must have ended; far above what one takes
@@ -203,11 +203,11 @@ class Cli:
             for lease in broker.claim([queue], limit=count, wait=0):
                 now = time.time()
                 broker.start(lease, RunRecord(0, lease.delivery, lease.attempt, now, TRACE_ID, "cd" * 8, sampled=True))
-                bury(broker, lease, failure=_failure(queue, lease.attempt, lease.delivery, now))
+                settling.bury(broker, lease, failure=_failure(queue, lease.attempt, lease.delivery, now))
                 killed.append(lease.job.id)
             if rest:
                 for lease in broker.claim(["dead-letters"], limit=count, wait=0):
-                    rest(broker, lease)
+                    settling.rest(broker, lease)
         return killed
 
     @contextmanager

@@ -1,0 +1,10 @@
+"""The service of `torture.py`, where `slow:DIR` is an engine."""
+
+from __future__ import annotations
+
+from framework.broker import ENGINES
+from tests.process.torture import Torture
+
+__all__ = ["Torture"]
+
+ENGINES["slow"] = "tests.process.far_spool"
