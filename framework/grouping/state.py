@@ -39,15 +39,15 @@ class State:
     def join(self, ticket: Ticket) -> bool:
         """Put a ticket at the end of the line; return whether its owner leads."""
         with self.lock:
-            self.line.append(ticket)
-            if self.leader is None:
+            if self.leader is None:  # before it stands in line: Ctrl-C in between leaves no ticket that none leads
                 self.leader = ticket
+            self.line.append(ticket)
             return self.leader is ticket
 
     def take(self, leader: Ticket) -> Sequence[Ticket]:
         """Return the first in line, as many as go into one call: no id twice, as an error names jobs by their ids."""
         with self.lock:
-            if len(self.line) == 1:
+            if len(self.line) == 1 and self.line[0] is leader:
                 leader.taken, leader.group = True, (leader,)
                 return leader.group
             ids: set[str] = set()
@@ -73,8 +73,9 @@ class State:
         """Let the next in line lead; return who leads now. Nothing changes when the leader has handed on before."""
         with self.lock:
             if self.leader is leader:
-                if self.line and self.line[0] is leader:
-                    del self.line[: max(1, len(leader.group))]
+                group = leader.group or (leader,)
+                if self.line and self.line[0] is group[0]:
+                    del self.line[: len(group)]
                 while self.line and self.line[0].left:
                     del self.line[0]
                 self.came = len(leader.group)

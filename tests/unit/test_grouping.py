@@ -435,8 +435,9 @@ while True:
         break
 state = producer._line._state
 producer.close()
-stored = {view.job.id for view in engine.browse("jobs", "ready")}
-assert told <= stored
+stored = [view.job.id for view in engine.browse("jobs", "ready")]
+assert told <= set(stored)
+assert len(stored) == len(set(stored))
 assert (state.line, state.leader, state.flusher, state.again) == ([], None, None, []), vars(state)
 print(line)
 """
