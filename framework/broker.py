@@ -74,8 +74,9 @@ class Rescued:
     Attributes:
         lease: settle it like any other.
         owner: incarnation of the dead process.
-        run: None = the job had not started: release it.
-        reported: the outcome that telemetry already has; finish it, charge nothing.
+        run: what the engine itself knows of its attempt, which only a worker of the version before tells it; a ledger
+            goes first (`framework.ledger`).
+        reported: likewise, the outcome that telemetry already has.
     """
 
     lease: Lease
@@ -157,12 +158,6 @@ class Broker(Protocol):
         queue fails, jobs of the others are returned; EngineUnavailable: one fails, and no other has a job.
         """
 
-    def start(self, lease: Lease, run: RunRecord) -> None:
-        """An attempt is being spent from here on. Replaces what the row held."""
-
-    def reported(self, lease: Lease, outcome: Outcome) -> None:
-        """Telemetry has the outcome; a rescuer only finishes it. A failure joins the history now, and only once."""
-
     def settle(self, done: Sequence[Settlement]) -> None:
         """Does with each job what its run decided:
 
@@ -185,6 +180,13 @@ class Broker(Protocol):
 
     def rescue(self) -> Sequence[Rescued]:
         """Claims of the dead, now this process's to settle. May be called often: cheap when nobody died."""
+
+    def unaccounted(self, lease: Lease) -> int:
+        """Count a rescued lease whose handler had not started, as far as any record of this machine tells.
+
+        Returns how many such deliveries the job has had, less those that ended in good order since; 0: not known. A
+        delivery is counted once, however many rescuers die over it.
+        """
 
     def maintain(self, *, seconds: float = math.inf) -> bool:
         """Promote due jobs, expire, clean up, for about `seconds`; False: there is more to do, call again. Where claims
@@ -213,7 +215,7 @@ class Broker(Protocol):
         """Ends a `claim` that waits in another thread, or the next one. Thread-safe, and safe in a signal handler."""
 
     def close(self) -> None:
-        """Gives back what is held and not started, and lets go; what has started stays for a rescuer. Idempotent."""
+        """Lets go. What is claimed and neither settled nor released by then stays for a rescuer. Idempotent."""
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from framework.broker import Features, JobView, QueueStats, Rescued, State
 from framework.brokers import options
 from framework.errors import EngineError, EnqueueFailed, SettingsError
-from framework.job import Failure, Job, JobId, Lease, RunRecord
+from framework.job import Failure, Job, JobId, Lease
 from framework.outcome import Kind, Outcome, Settlement
 from framework.process.lock import FileLock
 from framework.queues import QueueOptions
@@ -155,14 +155,6 @@ class SpoolBroker:
         """Waits on the queues' doorbells, and looks now and then."""
         return self._spool.claim(queues, limit=limit, wait=wait)
 
-    def start(self, lease: Lease, run: RunRecord) -> None:
-        """Into the process's lock file."""
-        self._spool.start(lease, run)
-
-    def reported(self, lease: Lease, outcome: Outcome) -> None:
-        """Beside the run record; a failure goes into the job's history."""
-        self._spool.reported(lease, outcome.kind.value, outcome.delay, outcome.failure)
-
     def settle(self, done: Sequence[Settlement]) -> None:
         """One unlink or rename each; dead letters of one call share their syncs."""
         self._spool.settlements(done)
@@ -174,6 +166,10 @@ class SpoolBroker:
     def rescue(self) -> Sequence[Rescued]:
         """While they are settled this process holds the dead one's lock."""
         return [_rescued(orphan) for orphan in self._spool.rescue()]
+
+    def unaccounted(self, lease: Lease) -> int:
+        """In a page of the job's file."""
+        return self._spool.unaccounted(lease)
 
     def maintain(self, *, seconds: float = math.inf) -> bool:
         """Serve every queue that was opened."""
@@ -236,7 +232,7 @@ class SpoolBroker:
         self._spool.wake()
 
     def close(self) -> None:
-        """Releases, removes the own directory when it is empty, and lets go."""
+        """Removes the own directory when it is empty, and lets go."""
         self._spool.close()
         for role in self._roles.values():
             role.release()
@@ -318,6 +314,6 @@ def _rescued(orphan: Orphan) -> Rescued:
 
 
 def _failure_of(lease: Lease) -> Failure | None:
-    """What `reported` stored for this delivery."""
+    """What the version before this stored for this delivery."""
     last = lease.job.history[-1] if lease.job.history else None
     return last if last is not None and last.delivery == lease.delivery else None

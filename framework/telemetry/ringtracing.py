@@ -23,7 +23,7 @@ from framework import events as e
 from framework.executor import Attempt, SpanIdentity
 from framework.job import Lease, RunRecord, span_id_of, trace_id_of
 from framework.jobscope import running
-from framework.telemetry import names, records
+from framework.telemetry import records
 from framework.telemetry.encode import Encoder, Facts
 from framework.telemetry.linkage import Linkage, origin_of
 from framework.telemetry.logonly import LogOnlyTracing
@@ -224,7 +224,6 @@ class RingTracing(LogOnlyTracing):
     def _put_lost(self, event: e.AttemptLost) -> None:
         """The record that the killed process could not put."""
         run, lease = event.run, event.lease
-        outcome = event.outcome if event.reason is None else names.LOST
         reason = event.reason or ""
         wait = max(0.0, run.started_at - lease.eligible_at)
         encoded = b""
@@ -235,13 +234,14 @@ class RingTracing(LogOnlyTracing):
                 run.attempt,
                 lease.delivery > 1,
                 wait,
-                outcome,
+                event.how,
                 int(event.ended_at * 1e9),
-                reason,
+                event.failed,
                 event.message or reason,
+                event.traceback if event.ended else None,
             )
             encoded = self._encoded(self._encoder(lease.queue, event.max_attempts), span, facts)
-        key = self._key(lease.queue, outcome, event.outcome, reason, reason)
+        key = self._key(lease.queue, event.how, event.outcome, event.failed, reason)
         ids = bytes.fromhex(run.trace_id) or bytes(16), bytes.fromhex(run.span_id) or bytes(8)
         self._ring.attempt(key, max(0.0, event.ended_at - run.started_at), wait, event.delay, *ids, encoded)
 

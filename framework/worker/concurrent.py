@@ -152,7 +152,7 @@ class AsyncWorker:
         core = self._core
         try:
             attempt = core.executor.attempt(lease)
-            if await core.abegin(attempt, run.row):
+            if core.begin(attempt, run.row):
                 await core.executor.run_async(attempt, call=lambda awaitable: self._call(awaitable, run))
                 attempt.forget()
                 self._put_back.after_job()

@@ -88,6 +88,7 @@ class SyncWorker:
         if self._claims.quick and now < self._look_at and not core.gate.doubtful:
             return
         self._look_at = now + WORTH
+        core.look_after_ledger()
         cause = self._put_back.everything() or core.check.changed()
         self._interrupts.keep_timer()
         if cause:

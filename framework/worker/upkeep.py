@@ -22,6 +22,7 @@ def look_around(core: WorkerCore, put_back: PutBack, on_term: Callable[[], None]
         on_term: the worker's handler of SIGTERM: a job may have taken the signal, or blocked it.
         alone: no job runs.
     """
+    core.look_after_ledger()
     cause = put_back.everything(alone=alone) or (core.check.changed() if alone else "")
     if cause:
         core.ruin(cause)

@@ -12,13 +12,12 @@ from typing import Any
 
 from framework.brokers.spool import SpoolBroker
 from framework.errors import EnqueueFailed, QueueFull
-from framework.job import Lease
 from framework.outcome import Kind, Outcome, Settlement
 from framework.queues import QueueOptions
 from framework.spool import flocks, ids
 from tests.settling import ack, bury, rest, retry
 from tests.spool.seam import Seam
-from tests.spool.world import Cut, about_to_prepare, broker, failure, in_batches, job, one, run, settle_orphan
+from tests.spool.world import Cut, about_to_prepare, broker, failure, in_batches, job, one, settle_orphan
 
 from .disk_states import Recorder
 
@@ -87,15 +86,9 @@ class Life:
         self.mine.enqueue([job(job_id, **options) for job_id in ids])
         self.promise("there", *ids)
 
-    def started(self, queue: str = "jobs") -> Lease:
-        """The next job, claimed and started."""
-        lease = one(self.mine, queue)
-        self.mine.start(lease, run(lease))
-        return lease
-
     def bury(self, queue: str = "jobs") -> None:
         """The next job; from then on it is a dead letter."""
-        lease = self.started(queue)
+        lease = one(self.mine, queue)
         bury(self.mine, lease, failure=failure(lease, message="why"))
         self.promise("letter", lease.job.id)
 

@@ -24,7 +24,7 @@ from opentelemetry import trace
 from pydantic import BaseModel
 
 from framework import Context, DeadLetter, Queue, RetryPolicy, Snooze, WorkerApp
-from framework.brokers.spool import SpoolBroker
+from framework.ledger import Ledger
 from framework.scoreboard import process_start
 
 Act = Literal[
@@ -85,15 +85,15 @@ class Noted:
 
 
 def note_run_records() -> None:
-    """The real `start` of the engine, with a line before it: what is charged without that line had never started."""
-    inner = SpoolBroker.start
+    """The ledger's real `begin`, with a line before it: what is charged without that line had never started."""
+    inner = Ledger.begin
 
-    def start(self: SpoolBroker, lease: Any, run: Any) -> None:
+    def begin(self: Ledger, lease: Any, run: Any) -> None:
         place = f"{lease.job.id} {lease.queue} {lease.attempt} {lease.delivery}"
         note(f"R {place} {run.span_id or '-'} {life()} {time.monotonic_ns()}")
         inner(self, lease, run)
 
-    SpoolBroker.start = start  # type: ignore[method-assign]
+    Ledger.begin = begin  # type: ignore[method-assign]
 
 
 # --- misbehaving ----------------------------------------------------------------------------------------------------

@@ -11,14 +11,13 @@ from unittest.mock import patch
 from framework.broker import Inspector
 from framework.brokers.spool import SpoolBroker
 from framework.errors import EnqueueFailed, EnqueueUncertain, LeaseLost
-from framework.outcome import Kind, Outcome
 from framework.spool.disk import Disk
 from tests.settling import ack, bury, rest, retry
 
 from .kept_cases import KEPT_CASES
 from .odd_cases import ODD_CASES, reopen, rescue
 from .stage import Case, Stage
-from .world import PLAIN, claim, cut_at, dead_owner, failure, job, one, run
+from .world import PLAIN, claim, cut_at, dead_owner, failure, job, one
 
 
 def _nothing(stage: Stage) -> None:
@@ -28,7 +27,6 @@ def _nothing(stage: Stage) -> None:
 def _claimed(stage: Stage, queue: str = "jobs", **options: Any) -> None:
     stage.store("a", "b", queue=queue, **options)
     stage.held = one(stage.broker, queue)
-    stage.broker.start(stage.held, run(stage.held))
 
 
 def _letter(stage: Stage) -> None:
@@ -47,8 +45,7 @@ def _resting(stage: Stage, **options: Any) -> None:
 def _orphaned(stage: Stage) -> None:
     def live(mine: SpoolBroker) -> None:
         mine.enqueue([job("a"), job("b"), job("c")])
-        leases = claim(mine)
-        mine.start(leases[0], run(leases[0]))
+        claim(mine)
 
     dead_owner(stage.root, live, *stage.queues)
     stage.stored += ["a", "b", "c"]
@@ -134,12 +131,6 @@ CASES = (
     Case("claim urgent", _urgent, lambda s: s.__setattr__("held", claim(s.broker))),
     Case("claim expired", _expired, lambda s: s.__setattr__("held", claim(s.broker))),
     Case("claim due", _due, lambda s: s.__setattr__("held", claim(s.broker))),
-    Case("start", _claimed, lambda s: s.broker.start(s.held, run(s.held, 1))),
-    Case(
-        "reported",
-        _claimed,
-        lambda s: s.broker.reported(s.held, Outcome(Kind.RETRIED, 1.0, failure(s.held))),
-    ),
     Case("ack", _claimed, lambda s: ack(s.broker, [s.held]), deletes=("a",)),
     Case("ack chosen", lambda s: _claimed(s, chosen=True), lambda s: ack(s.broker, [s.held]), deletes=("a",)),
     Case("retry", _claimed, lambda s: retry(s.broker, s.held, delay=3600, failure=failure(s.held))),

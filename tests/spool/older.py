@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +21,8 @@ def unpacked(commit: str, place: Path) -> bool:
     return archive.returncode == 0
 
 
-def play(older: Path, root: Path, act: str) -> str:
-    """What the older version does on a spool; what it prints."""
+def play(older: Path, root: Path, act: str, *, killed: bool = False) -> str:
+    """What the older version does on a spool; what it prints. Args: killed: it ends by SIGKILL."""
     code = f"""
 import framework, os, time
 from framework.brokers.spool import connect
@@ -36,7 +37,7 @@ mine.close()
 """
     environ = {**os.environ, "PYTHONPATH": str(older)}
     done = subprocess.run([sys.executable, "-c", code], env=environ, cwd=older, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == (-signal.SIGKILL if killed else 0), done.stderr
     return done.stdout
 
 

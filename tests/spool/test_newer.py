@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from framework.job import Job
+from framework.job import Job, RunRecord
+from framework.maintenance.accounts import Accounts
+from framework.outcome import Kind, Outcome
 from framework.spool import browse, frame, names
 from tests.settling import ack, bury, retry
 
@@ -223,3 +225,60 @@ def test_both_work_on_one_spool_in_turn(root: Path, older: Path) -> None:
     assert sorted([*ids(leases), *printed[:-2]]) == sorted(
         [f"n{n}" for n in range(10)] + [f"o{n}" for n in range(40)] + ["od"]
     )
+
+
+# --- the claims of a worker that dies in the middle of an upgrade, or of a downgrade ----------------------------------
+
+DIE = """
+import signal
+from framework.job import RunRecord
+from framework.outcome import Kind, Outcome
+mine.enqueue([Job(name, os.urandom(16), "jobs", b"{}", {}, time.time()) for name in "abcd"])
+for row, lease in enumerate(mine.claim("jobs", limit=4, wait=0)[:3]):
+    mine.start(lease, RunRecord(row, lease.delivery, lease.attempt, 1000.5 + row, "ab" * 16, "cd" * 8, True))
+    if lease.job.id == "b":
+        mine.reported(lease, Outcome(Kind.SUCCEEDED))
+    if lease.job.id == "c":
+        failure = Failure(1, "error", "no luck", error_type="E", queue="jobs", delivery=lease.delivery, ended_at=7.0)
+        mine.reported(lease, Outcome(Kind.RETRIED, 2.5, failure))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+RESCUE = """
+for one in mine.rescue():
+    print(one.lease.job.id, one.run, one.reported)
+    mine.release([one.lease])
+"""
+
+
+def test_what_a_worker_of_the_version_before_had_started_is_known_here(root: Path, older: Path) -> None:
+    """For one version: an upgrade in which it is killed charges and finishes what it would have done itself."""
+    play(older, root, DIE, killed=True)
+    mine = broker(root)
+    found = {one.lease.job.id: one for one in mine.rescue()}
+    assert sorted(found) == ["a", "b", "c", "d"]
+    assert found["a"].run == RunRecord(0, 1, 1, 1000.5, "ab" * 16, "cd" * 8, True)
+    assert (found["a"].reported, found["b"].reported) == (None, Outcome(Kind.SUCCEEDED))
+    reported = found["c"].reported
+    assert reported is not None
+    assert (reported.kind, reported.delay) == (Kind.RETRIED, 2.5)
+    assert reported.failure is not None
+    assert (reported.failure.message, reported.failure.ended_at) == ("no luck", 7.0)
+    assert (found["d"].run, found["d"].reported) == (None, None)
+    accounts = Accounts(mine, None)
+    known = {name: accounts.of(one) for name, one in found.items()}
+    assert [(one.run is not None, one.outcome and one.outcome.kind, one.told) for one in known.values()] == [
+        (True, None, False),
+        (True, "succeeded", True),
+        (True, "retried", True),
+        (False, None, False),
+    ]
+    mine.close()
+
+
+def test_the_version_before_takes_what_a_worker_of_this_one_holds_for_not_started(root: Path, older: Path) -> None:
+    """A downgrade: nothing is lost and nothing is charged."""
+    dead_owner(root, lambda mine: (mine.enqueue([job("a"), job("b")]), claim(mine)))
+    assert play(older, root, RESCUE).split("\n")[:2] == ["a None None", "b None None"]
+    mine = broker(root)
+    assert [(lease.job.id, lease.attempt) for lease in claim(mine)] == [("a", 1), ("b", 1)]
+    mine.close()
