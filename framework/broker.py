@@ -96,6 +96,8 @@ class JobView:
         since: when it came into this state, as far as the engine knows, seconds since the epoch.
         place: of a bad one, whose `job` has the file's name for an id and its first bytes for a payload: where it is.
         flaw: what is wrong with a bad one; empty: it can be read now.
+        newer: only a newer version of the framework can read it. It is where it was, with an id, a place and a flaw as
+            those of a bad one, and no payload.
     """
 
     job: Job
@@ -106,6 +108,7 @@ class JobView:
     since: float
     place: str = ""
     flaw: str = ""
+    newer: bool = False
 
     @property
     def is_letter(self) -> bool:
@@ -146,8 +149,10 @@ class Broker(Protocol):
         """
 
     def claim(self, queues: Sequence[str], *, limit: int, wait: float) -> Sequence[Lease]:
-        """Takes up to `limit` jobs of these queues, those of each in order; waits up to `wait` seconds (at most 1) for
-        the first, less after wake(). However many jobs one queue has, the others get their turn.
+        """Takes up to `limit` jobs of these queues, those of each by (priority, place): higher priorities first, then
+        in the order of their enqueue. An urgent job may pass the others a moment after it came, however many they are;
+        a steady stream of urgent ones starves the rest. Waits up to `wait` seconds (at most 1) for the first, less
+        after wake(). However many jobs one queue has, the others get their turn.
 
         Delivery grows by one. A job past its ttl is not returned but becomes a dead letter, reason `expired`. Where one
         queue fails, jobs of the others are returned; EngineUnavailable: one fails, and no other has a job.
@@ -218,7 +223,10 @@ class Inspector(Protocol):
     """Beside the port: what people do with jobs from the command line."""
 
     def browse(self, queue: str, state: State) -> Iterator[JobView]:
-        """The jobs of a queue in one state, oldest first. The list may be a moment old."""
+        """The jobs of a queue in one state, oldest first, whatever their priorities. The list may be a moment old."""
+
+    def newer(self, queue: str) -> Iterator[JobView]:
+        """Those that only a newer version can read, as a quick look at the oldest of each state shows them."""
 
     def find(self, queue: str, job_id: str, state: State) -> JobView | None:
         """One job, or None."""

@@ -128,8 +128,8 @@ class WorkerReady(Event):
 
 @frozen
 class WorkerLeaving(Event):
-    """Why a worker stops claiming: drain (also a renewal), max_jobs_per_process, max_memory, hung job, or `ruined: `
-    and what a handler has changed in the process."""
+    """Why a worker stops claiming: drain (also a renewal), max_jobs_per_process, max_memory, hung job,
+    interrupted in a library (threads), or `ruined: ` and what a handler has changed in the process."""
 
     process: str
     pid: int

@@ -291,6 +291,10 @@ class MemoryBroker:
             rows = [row for row in self.store.shelf(queue).rows.values() if self.store.state_of(row) == state]
             return iter([row.view(state) for row in sorted(rows, key=lambda row: row.place)])
 
+    def newer(self, queue: str) -> Iterator[JobView]:
+        """None: what is in memory is of this version."""
+        return iter(())
+
     def find(self, queue: str, job_id: str, state: State) -> JobView | None:
         """The oldest of that id."""
         return next((view for view in self.browse(queue, state) if view.job.id == job_id), None)

@@ -75,7 +75,7 @@ class Shelf:
         self.options = options
         self.rows: dict[int, Row] = {}
         self.counts: Counter[State] = Counter()
-        self._ready: list[tuple[int, int]] = []  # place, serial
+        self._ready: list[tuple[int, int, int]] = []  # priority with the sign turned, place, serial
         self._delayed: list[tuple[float, int]] = []  # due, serial
 
     @property
@@ -90,7 +90,7 @@ class Shelf:
         self.rows[row.serial] = row
         self.counts[row.state] += 1
         if row.state == "ready":
-            heapq.heappush(self._ready, (row.place, row.serial))
+            heapq.heappush(self._ready, (-row.job.extras.priority, row.place, row.serial))
         elif row.state == "delayed":
             heapq.heappush(self._delayed, (row.eligible_at, row.serial))
 
@@ -101,7 +101,7 @@ class Shelf:
     def pop_ready(self) -> Row | None:
         """The first in order, still in state ready: the caller moves it."""
         while self._ready:
-            place, serial = heapq.heappop(self._ready)
+            _, place, serial = heapq.heappop(self._ready)
             row = self.rows.get(serial)
             if row is not None and row.state == "ready" and row.place == place:
                 return row

@@ -240,10 +240,23 @@ class SpoolBroker:
     def browse(self, queue: str, state: State) -> Iterator[JobView]:
         """Reads each file; claims none."""
         for sight in self._sights(queue, state):
-            name = sight.name
-            attempt, delivery = (name.attempt, name.delivery) if name is not None else (0, 0)
-            place = str(self.root / sight.path) if state == "bad" else ""
-            yield SpoolView(sight.job, queue, state, attempt, delivery, sight.since, place, sight.flaw, sight)
+            yield self._view(queue, state, sight)
+
+    def _view(self, queue: str, state: State, sight: Sight) -> SpoolView:
+        attempt, delivery = (0, 0) if sight.name is None else (sight.name.attempt, sight.name.delivery)
+        place = str(self.root / sight.path) if state == "bad" or sight.newer else ""
+        return SpoolView(
+            sight.job, queue, state, attempt, delivery, sight.since, place, sight.flaw, sight.newer, sight=sight
+        )
+
+    def newer(self, queue: str) -> Iterator[JobView]:
+        """Reads the headers of a few files."""
+        try:
+            for state in ("ready", "delayed", "in_flight", "dead"):
+                for sight in self._spool.browse().newer(self._spool.parts(queue).queue, state):
+                    yield self._view(queue, state, sight)
+        except OSError as error:
+            raise self._spool.unavailable(f"looking at {queue!r}", error) from error
 
     def find(self, queue: str, job_id: str, state: State) -> JobView | None:
         """The oldest of that id."""
@@ -251,13 +264,13 @@ class SpoolBroker:
 
     def replay(self, view: JobView) -> bool:
         """Home again; also a letter that its dead-letter queue has not handled yet."""
-        if view.state in ("in_flight", "bad") or not view.is_letter:
+        if view.state in ("in_flight", "bad") or view.newer or not view.is_letter:
             return False
         return self._act(view, self._spool.browse().replay)
 
     def discard(self, view: JobView) -> bool:
         """Unlinks what nobody holds."""
-        return view.state != "in_flight" and self._act(view, self._spool.browse().discard)
+        return view.state != "in_flight" and not view.newer and self._act(view, self._spool.browse().discard)
 
     def restore(self, view: JobView) -> str:
         """A rename back; under the lock of its id, where the caller chose that."""

@@ -15,8 +15,9 @@ import struct
 import zlib
 from collections.abc import Iterator
 
+from framework.extras import LATEST
 from framework.frozen import frozen
-from framework.job import LATEST, Failure, Lease, RunRecord
+from framework.job import Failure, Lease, RunRecord
 from framework.outcome import SUCCEEDED, Kind, Outcome
 from framework.queues import NAME
 

@@ -50,7 +50,7 @@ def size_of(slots: int) -> int:
 class Ledger:
     """The outstanding leases of one process: a slot for each, from its start until it is settled.
 
-    `begin`, `end` and `restore` from one thread at a time; the other verbs from any.
+    `begin` and `restore` from one thread at a time; the other verbs from any.
 
     Args:
         place: directory of the ledgers; made when it is missing, its parents too.
@@ -111,13 +111,14 @@ class Ledger:
         slot = self._held.get(id(lease))
         if slot is None:
             return
-        words, word = self._words, slot * WORDS + WORDS
-        words[word + OUTCOME] = 0  # an outcome may be replaced
-        now = self._clock()
+        now, word = self._clock(), slot * WORDS + WORDS
         body = SUCCESS + pack_moment(now) if outcome is SUCCEEDED else encode_outcome(outcome, now)  # mostly the first
         at = word * 8 + OUTCOME_AT
-        self._memory[at : at + len(body)] = body
-        words[word + OUTCOME] = commit_of(body, words[word + RUN])
+        with self._growing:  # in a file that `restore` has copied already it would be lost
+            words = self._words
+            words[word + OUTCOME] = 0  # an outcome may be replaced
+            self._memory[at : at + len(body)] = body
+            words[word + OUTCOME] = commit_of(body, words[word + RUN])
 
     def told(self, lease: Lease) -> None:
         """Telemetry has the attempt."""

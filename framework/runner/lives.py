@@ -31,7 +31,7 @@ from framework.scoreboard import EXPORTER, GONE, HOOKS, Scoreboard
 from framework.signals import poke, reset_in_child
 from framework.supervisor import CRASHED, FAILED_TO_CLOSE, FAILED_TO_START, LAST_GRACE, Birth, unblock
 from framework.telemetry import ProcessIdentity, Role, Telemetry, start
-from framework.worker import AsyncWorker, LeaveSignal, SyncWorker, WorkerCore, descriptors, stacks
+from framework.worker import AsyncWorker, LeaveSignal, SyncWorker, ThreadWorker, WorkerCore, descriptors, stacks
 
 
 def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) -> int:
@@ -45,7 +45,8 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
         life.ledger = ledger = own_ledger(place, birth.incarnation, place.options[name].concurrency)
         life.broker = broker = own_broker(place, birth.incarnation)
         held = {fd: identity for fd, identity in descriptors().items() if fd not in before}
-        connecting.install(Producer(broker, options=connecting.resolver(settings), sending=telemetry.sending))
+        life.producer = Producer(broker, options=connecting.resolver(settings), sending=telemetry.sending)
+        connecting.install(life.producer)
         # From here on the service's code starts threads and processes, which inherit the mask. What a signal ends
         # before the worker has handlers has no job.
         unblock()
@@ -65,14 +66,15 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
         )
         core.on_ready = life.announce
         telemetry.observe_slots(lambda: (core.options.concurrency, core.used), name)
-        kind = AsyncWorker if handler.is_async else SyncWorker
+        in_threads = core.options.concurrency > 1
+        kind = AsyncWorker if handler.is_async else ThreadWorker if in_threads else SyncWorker
         with parent_goes_on():
             kind(core, executor.app, Slot(handler.queue, number), unblock=unblock).run()
         code = 0
     except BaseException as error:  # sys.exit() in a lifespan is an end like any other: said, and never with code 0
         code = life.failed(error)
     finally:
-        wind_up(place, birth, board, telemetry, life.broker, code, life.ledger)
+        wind_up(place, birth, board, telemetry, life.producer or life.broker, code, life.ledger)
     return code
 
 
@@ -84,6 +86,7 @@ class _Life:
         self._bus = bus
         self._ready = False
         self.broker: Broker | None = None
+        self.producer: Producer | None = None
         self.ledger: Ledger | None = None
         self.core: WorkerCore | None = None
 
@@ -198,13 +201,14 @@ def wind_up(
     birth: Birth,
     board: Scoreboard,
     telemetry: Telemetry,
-    broker: Broker | None,
+    engine: Producer | Broker | None,
     code: int,
     ledger: Ledger | None = None,
 ) -> None:
     """End a process that has run the service's code: its threads and exit hooks have their time, whatever they do.
 
-    The ledger goes before the engine: whoever gets the leases that are left must find it free.
+    A producer stores what they still enqueue, and lets go of the engine. The ledger goes before: who rescues what is
+    left must find it free.
     """
     board.set_state(birth.index, GONE, time.monotonic_ns())
     say_goodbye = partial(_say_goodbye, place, birth, board, telemetry, 0.0)
@@ -212,8 +216,8 @@ def wind_up(
     if ledger is not None:
         with suppress(OSError):  # maintenance removes it
             ledger.close()
-    if broker is not None:
-        broker.close()
+    if engine is not None:
+        engine.close()
     say_goodbye()
 
 

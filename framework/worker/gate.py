@@ -111,6 +111,11 @@ class Gate:
         return await asyncio.get_running_loop().run_in_executor(self._waiters, self.claim, limit, WAIT)
 
     @property
+    def settle_delay(self) -> float:
+        """Return for how long a settlement may wait for others, in seconds."""
+        return 0.0
+
+    @property
     def claim_seconds(self) -> float:
         """Return what a claim costs beside its system calls, in seconds: a way to a server and back."""
         return 0.0

@@ -51,6 +51,11 @@ class ThreadGate(Gate):
         return leases
 
     @property
+    def settle_delay(self) -> float:
+        """Return for how long a settlement may wait for others, in seconds."""
+        return self._delay
+
+    @property
     def claim_seconds(self) -> float:
         """Return what a claim takes that need not wait."""
         return min(self._durations)

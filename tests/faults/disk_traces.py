@@ -298,6 +298,20 @@ def _ripen_and_expire(life: Life) -> None:
     life.enqueue("c")
 
 
+def _priorities(life: Life) -> None:
+    life.enqueue("urgent", priority=9)
+    life.enqueue("a")
+    life.enqueue("u", "v", priority=1)
+    life.enqueue("later", priority=1, delay=0.002)
+    life.enqueue("patient", priority=-9, chosen=True)
+    life.ours.add("cut")
+    life.cut_before("rename", lambda: life.mine.enqueue([job("cut", priority=5)]))
+    life.bury()
+    time.sleep(0.003)
+    life.mine.maintain()
+    life.mine.release([one(life.mine)])
+
+
 TRACES: dict[str, Callable[[Life], None]] = {
     "enqueue": _enqueue,
     "enqueue many": _enqueue_many,
@@ -311,5 +325,6 @@ TRACES: dict[str, Callable[[Life], None]] = {
     "letters together": _letters_together,
     "recover": _recover,
     "rescue": _rescue,
+    "priorities": _priorities,
     "ripen and expire": _ripen_and_expire,
 }

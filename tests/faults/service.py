@@ -215,8 +215,17 @@ class Soak(WorkerApp):
         retry=RetryPolicy(max_retries=3, first_delay=0.05, factor=2),
         max_length=1500,
     )
+    threads = Queue[Task](
+        "threads",
+        concurrency=8,
+        timeout=1,
+        kill_after=1,
+        retry=RetryPolicy(max_retries=3, first_delay=0.05, factor=2),
+        max_length=1500,
+    )
 
     @sync.handler
+    @threads.handler
     def act(self, task: Task, ctx: Context) -> None:
         with Noted(task.do, ctx) as noted:
             if not task.until or ctx.attempt <= task.until:

@@ -12,6 +12,7 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ def use(found: Job) -> None:
     for text in (found.queue, *found.headers, *found.headers.values()):
         text.encode()
     layout.QueueDir(QueueOptions(found.queue))
+    assert replace(found.extras).said() == found.extras.said(), "what was read can be made"
     assert names.parse(str(names.first(found, "0" * 20, names.tails.next()))) is not None
     for attempt in found.history:
         datetime.fromtimestamp(attempt.started_at, UTC)
