@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import stat
 import struct
 import time
 from collections import Counter
@@ -284,11 +283,8 @@ class DeadLedgers:
 
 
 def _content(calls: Calls, fd: int) -> bytes:
-    """Return the bytes of a file; nothing of one that is no regular file. Raises OSError."""
-    found = calls.fstat(fd)
-    if not stat.S_ISREG(found.st_mode):
-        return b""
-    wanted, data = min(found.st_size, _MOST_BYTES), b""
+    """Return the bytes of a file; of a pipe or a device, which has no size, there are none. Raises OSError."""
+    wanted, data = min(calls.fstat(fd).st_size, _MOST_BYTES), b""
     while len(data) < wanted:
         more = calls.pread(fd, wanted - len(data), len(data))
         if not more:
