@@ -10,6 +10,7 @@ from statistics import median, quantiles
 METRICS = {
     "single": ("enqueue", "/s", True),
     "concurrent": ("enqueue, 32 at once", "/s", True),
+    "coroutines": ("enqueue, 32 coroutines", "/s", True),
     "bulk": ("enqueue, bulk", "/s", True),
     "drain1": ("drain, 1 process", "/s", True),
     "drain2": ("drain, 2 processes", "/s", True),

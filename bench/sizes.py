@@ -12,7 +12,7 @@ class Sizes:
     Attributes:
         rounds: samples of enqueue and of drain with two processes; every system is measured once in each.
         solo_rounds: in how many of them drain with one process and latency are measured, too.
-        single, concurrent, bulk: enqueued in each way; a drain runs all of them.
+        single, concurrent, coroutines, bulk: enqueued in each way; a drain runs all of them.
         solo: drained by one process.
         paced: at 100 a second, for the latency.
         backlog: the deep queue; `window` of them are drained.
@@ -25,6 +25,7 @@ class Sizes:
     solo_rounds: int
     single: int
     concurrent: int
+    coroutines: int
     bulk: int
     solo: int
     paced: int
@@ -39,7 +40,7 @@ class Sizes:
     @property
     def jobs(self) -> int:
         """Of a drain with two processes."""
-        return self.single + self.concurrent + self.bulk
+        return self.single + self.concurrent + self.coroutines + self.bulk
 
 
 QUICK = Sizes(
@@ -48,6 +49,7 @@ QUICK = Sizes(
     solo_rounds=1,
     single=200,
     concurrent=600,
+    coroutines=600,
     bulk=2_200,
     solo=1_500,
     paced=150,
@@ -65,6 +67,7 @@ FULL = Sizes(
     solo_rounds=5,
     single=1_000,
     concurrent=2_000,
+    coroutines=2_000,
     bulk=7_000,
     solo=10_000,
     paced=1_000,

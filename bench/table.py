@@ -11,7 +11,7 @@ from bench.samples import METRICS, Samples
 from bench.systems.base import System
 
 TABLES = {
-    "Enqueue (durable where the system is)": ("single", "concurrent", "bulk"),
+    "Enqueue (durable where the system is)": ("single", "concurrent", "coroutines", "bulk"),
     "Drain and latency": ("drain1", "drain2", "p50", "p99", "missing_spans", "span_lag"),
     "Backlog": ("single_shallow", "single_deep", "drain_shallow", "drain_deep"),
     "Life": ("first_job", "replaced", "worker_private", "tree8", "idle8"),

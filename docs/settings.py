@@ -48,7 +48,7 @@ WHAT = {
 }
 OF_QUEUE = {
     "workers": "processes that serve it; 0: none",
-    "concurrency": "jobs at once in one process; above 1 only with an async handler",
+    "concurrency": "jobs at once in one process; above 1 those of a sync handler run in threads, at most 256",
     "timeout": "seconds until `JobInterrupted` is raised in the handler; `none` needs `WORKER_DRAIN=none`",
     "kill_after": "seconds from there to SIGKILL",
     "ttl": "seconds from when a job may first run to when it becomes a dead letter; on a dead-letter queue: how long a "

@@ -74,8 +74,9 @@ class Rescued:
     Attributes:
         lease: settle it like any other.
         owner: incarnation of the dead process.
-        run: None = the job had not started: release it.
-        reported: the outcome that telemetry already has; finish it, charge nothing.
+        run: what the engine itself knows of its attempt, which only a worker of the version before tells it; a ledger
+            goes first (`framework.ledger`).
+        reported: likewise, the outcome that telemetry already has.
     """
 
     lease: Lease
@@ -95,6 +96,8 @@ class JobView:
         since: when it came into this state, as far as the engine knows, seconds since the epoch.
         place: of a bad one, whose `job` has the file's name for an id and its first bytes for a payload: where it is.
         flaw: what is wrong with a bad one; empty: it can be read now.
+        newer: only a newer version of the framework can read it. It is where it was, with an id, a place and a flaw as
+            those of a bad one, and no payload.
     """
 
     job: Job
@@ -105,6 +108,7 @@ class JobView:
     since: float
     place: str = ""
     flaw: str = ""
+    newer: bool = False
 
     @property
     def is_letter(self) -> bool:
@@ -145,18 +149,14 @@ class Broker(Protocol):
         """
 
     def claim(self, queues: Sequence[str], *, limit: int, wait: float) -> Sequence[Lease]:
-        """Takes up to `limit` jobs of these queues, those of each in order; waits up to `wait` seconds (at most 1) for
-        the first, less after wake(). However many jobs one queue has, the others get their turn.
+        """Takes up to `limit` jobs of these queues, those of each by (priority, place): higher priorities first, then
+        in the order of their enqueue. An urgent job may pass the others a moment after it came, however many they are;
+        a steady stream of urgent ones starves the rest. Waits up to `wait` seconds (at most 1) for the first, less
+        after wake(). However many jobs one queue has, the others get their turn.
 
         Delivery grows by one. A job past its ttl is not returned but becomes a dead letter, reason `expired`. Where one
         queue fails, jobs of the others are returned; EngineUnavailable: one fails, and no other has a job.
         """
-
-    def start(self, lease: Lease, run: RunRecord) -> None:
-        """An attempt is being spent from here on. Replaces what the row held."""
-
-    def reported(self, lease: Lease, outcome: Outcome) -> None:
-        """Telemetry has the outcome; a rescuer only finishes it. A failure joins the history now, and only once."""
 
     def settle(self, done: Sequence[Settlement]) -> None:
         """Does with each job what its run decided:
@@ -180,6 +180,13 @@ class Broker(Protocol):
 
     def rescue(self) -> Sequence[Rescued]:
         """Claims of the dead, now this process's to settle. May be called often: cheap when nobody died."""
+
+    def unaccounted(self, lease: Lease) -> int:
+        """Count a rescued lease whose handler had not started, as far as any record of this machine tells.
+
+        Returns how many such deliveries the job has had, less those that ended in good order since; 0: not known. A
+        delivery is counted once, however many rescuers die over it.
+        """
 
     def maintain(self, *, seconds: float = math.inf) -> bool:
         """Promote due jobs, expire, clean up, for about `seconds`; False: there is more to do, call again. Where claims
@@ -208,7 +215,7 @@ class Broker(Protocol):
         """Ends a `claim` that waits in another thread, or the next one. Thread-safe, and safe in a signal handler."""
 
     def close(self) -> None:
-        """Gives back what is held and not started, and lets go; what has started stays for a rescuer. Idempotent."""
+        """Lets go. What is claimed and neither settled nor released by then stays for a rescuer. Idempotent."""
 
 
 @runtime_checkable
@@ -216,7 +223,10 @@ class Inspector(Protocol):
     """Beside the port: what people do with jobs from the command line."""
 
     def browse(self, queue: str, state: State) -> Iterator[JobView]:
-        """The jobs of a queue in one state, oldest first. The list may be a moment old."""
+        """The jobs of a queue in one state, oldest first, whatever their priorities. The list may be a moment old."""
+
+    def newer(self, queue: str) -> Iterator[JobView]:
+        """Those that only a newer version can read, as a quick look at the oldest of each state shows them."""
 
     def find(self, queue: str, job_id: str, state: State) -> JobView | None:
         """One job, or None."""

@@ -128,8 +128,8 @@ class WorkerReady(Event):
 
 @frozen
 class WorkerLeaving(Event):
-    """Why a worker stops claiming: drain (also a renewal), max_jobs_per_process, max_memory, hung job, or `ruined: `
-    and what a handler has changed in the process."""
+    """Why a worker stops claiming: drain (also a renewal), max_jobs_per_process, max_memory, hung job,
+    interrupted in a library (threads), or `ruined: ` and what a handler has changed in the process."""
 
     process: str
     pid: int
@@ -141,9 +141,14 @@ class WorkerLeaving(Event):
 
 @frozen
 class AttemptLost(Event):
-    """An attempt whose process died under it. Whoever handles this emits the span that the dead could not.
+    """An attempt whose process died before telemetry had it. Whoever handles this emits the span that is missing.
 
-    `reason` is worker_lost or timeout; None where the kill was planned (released, no error).
+    Attributes:
+        outcome: what becomes of the job.
+        reason: worker_lost or timeout; None where the kill was planned (released, no error). Of one that had ended: why
+            it had failed, None = it had not.
+        ended: its handler had ended, and the outcome is the one that the worker wrote down.
+        error_type, message, traceback: of a failure.
     """
 
     lease: Lease
@@ -155,6 +160,19 @@ class AttemptLost(Event):
     ended_at: float
     delay: float = 0.0
     message: str = ""
+    ended: bool = False
+    error_type: str = ""
+    traceback: str = ""
+
+    @property
+    def how(self) -> str:
+        """Return how telemetry counts the attempt."""
+        return self.outcome if self.ended or self.reason is None else "lost"
+
+    @property
+    def failed(self) -> str:
+        """Return `error.type`; empty = no error."""
+        return self.error_type or self.reason or ""
 
 
 @frozen

@@ -9,10 +9,8 @@ from datetime import datetime
 from hashlib import blake2b
 from typing import Any, Literal, Protocol, Self
 
+from framework.extras import NONE, Extras
 from framework.frozen import frozen
-
-# Seconds since the epoch of the first and the last moment that a datetime can show: years 1 and 9999.
-EARLIEST, LATEST = -62_135_596_800.0, 253_402_300_799.0
 
 Reason = Literal["error", "timeout", "worker_lost", "rejected", "expired", "invalid_payload"]
 
@@ -82,6 +80,7 @@ class Job:
         chosen_id: the caller chose the id, so a second enqueue of it is a duplicate.
         scheduled_for: the moment a schedule meant, seconds since the epoch; None if no schedule made it.
         history: failed attempts, oldest first: the first and the last ten.
+        extras: priority, keys, per-job options and where it comes from; most jobs have next to none.
     """
 
     id: str
@@ -95,6 +94,7 @@ class Job:
     chosen_id: bool = False
     scheduled_for: float | None = None
     history: Sequence[Failure] = ()
+    extras: Extras = NONE
 
     @property
     def eligible_at(self) -> float:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import copy_context
 from datetime import datetime
 from itertools import islice
 from typing import Any, Protocol
@@ -15,7 +15,8 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 
 from framework.broker import Broker
-from framework.codec import CONTENT_TYPE, codec_for
+from framework.codec import Codec, codec_for
+from framework.codec.weight import LARGE, looks_large
 from framework.errors import (
     Duplicate,
     EngineError,
@@ -26,14 +27,17 @@ from framework.errors import (
     PayloadTooLarge,
     SettingsError,
 )
-from framework.job import EARLIEST, LATEST, Job, JobId
+from framework.extras import Extras
+from framework.grouping import Line
+from framework.grouping.tickets import LoopTicket
+from framework.job import Job, JobId
 from framework.jobscope import running
+from framework.newjob import checked_id, first_moment, new_headers, new_ids, new_job
 from framework.queues import DeadLetter, Queue, QueueOptions
 
 # Jobs stored together, which share their syncs; bounded, as they are held in memory.
 BATCH = 1024
 BATCH_BYTES = 8 << 20  # of encoded payloads
-MAX_ID_LENGTH = 255
 
 log = logging.getLogger("framework")
 
@@ -59,7 +63,11 @@ class NoSending:
 
 
 class Producer:
-    """Enqueues for one process; safe in threads. Close it once.
+    """Enqueues for one process; safe in threads and event loops. Close it once.
+
+    Jobs that are enqueued one by one at the same time share calls of the engine, whatever their queues. Those with a
+    chosen id do so only where a call is a round trip to a server: a local engine stores each of them under the lock of
+    its id, which another process may hold, and no other job must wait for that. Batches have calls of their own.
 
     Args:
         broker: an open engine.
@@ -79,34 +87,59 @@ class Producer:
         self._broker = broker
         self._resolve = options
         self._options: dict[str, QueueOptions] = {}
+        self._extras: dict[str, Extras] = {}  # what all jobs of a queue say
+        self._codecs: dict[Queue[Any], Codec] = {}
+        self._large: set[str] = set()  # queues whose last payload was large
         self._sending = sending or NoSending()
         self._clock = clock
+        self._line = Line(self._store)
         self.closed = False
 
     def enqueue(
         self,
         queue: Queue[Any],
-        payloads: Sequence[Any],
+        payload: Any,
         *,
         delay: float,
         run_at: datetime | None,
         job_id: str | None,
         on_conflict: str,
-    ) -> list[JobId]:
-        """Stores one job (the one of `payloads`); returns its id. Errors as `Queue.enqueue` says."""
-        if on_conflict not in ("keep", "raise"):
-            raise InvalidPayload(f"on_conflict={str(on_conflict)[:60]!r}: write 'keep' or 'raise'")
-        options = self._declared(queue)
-        now = self._clock()
-        not_before = _not_before(now, delay, run_at)
-        data = self._encode(queue, payloads[0], options)
-        chosen = _checked_id(job_id)
-        identity = chosen or _new_id()
-        with self._sending.one(queue.name, identity, len(data)) as headers:
-            job = _job(identity, queue.name, data, headers, now, not_before, options, chosen=bool(chosen))
-            stored = self._store([job])
-        if stored[0].duplicate:
-            _tell_of_duplicate(queue.name, stored[0], on_conflict)
+    ) -> JobId:
+        """Store one job; return its id. Errors as `Queue.enqueue` says."""
+        job, headers = self._made(queue, payload, delay, run_at, job_id, on_conflict)
+        stored = self._send(job, headers)
+        if stored.duplicate:
+            _tell_of_duplicate(queue.name, stored, on_conflict)
+        return stored
+
+    async def aenqueue(
+        self,
+        queue: Queue[Any],
+        payload: Any,
+        *,
+        delay: float,
+        run_at: datetime | None,
+        job_id: str | None,
+        on_conflict: str,
+    ) -> JobId:
+        """`enqueue` for event loops: one thread stores for all coroutines. Large payloads are encoded in a thread, too.
+
+        A coroutine that is cancelled while its job stands in line leaves a job that is stored all the same.
+        """
+        given = (queue, payload, delay, run_at, job_id, on_conflict)
+        if queue.name not in self._options or queue.name in self._large or looks_large(payload):
+            job, headers = await asyncio.to_thread(self._made, *given)
+        else:
+            job, headers = self._made(*given)
+        (self._large.add if len(job.payload) > LARGE else self._large.discard)(queue.name)
+        if self._groups(job):
+            ticket = self._join(job, headers)
+            await ticket.future
+            stored = ticket.result()
+        else:
+            stored = await asyncio.to_thread(self._send, job, headers)
+        if stored.duplicate:
+            _tell_of_duplicate(queue.name, stored, on_conflict)
         return stored
 
     def enqueue_batch(self, queue: Queue[Any], payloads: Iterable[Any], *, delay: float) -> list[JobId]:
@@ -124,27 +157,53 @@ class Producer:
                 if not encoded:
                     return stored
                 now = self._clock()
-                not_before = _not_before(now, delay, None)
-                ids = [_new_id() for _ in encoded]
-                with self._sending.many(queue.name, ids) as headers:
+                not_before = first_moment(now, delay, None)
+                ids, extras = [new_ids() for _ in encoded], self._extras[queue.name]
+                with self._sending.many(queue.name, [job_id for job_id, _ in ids]) as headers:
                     stored += self._store(
                         [
-                            _job(i, queue.name, data, carried, now, not_before, options, chosen=False)
-                            for i, data, carried in zip(ids, encoded, headers, strict=True)
+                            new_job(
+                                i, data, new_headers(carried), options, extras, now=now, not_before=not_before, uid=uid
+                            )
+                            for (i, uid), data, carried in zip(ids, encoded, headers, strict=True)
                         ]
                     )
             except EnqueueError as error:
                 error.enqueued = (*stored, *error.enqueued)
                 raise
 
+    def _send(self, job: Job, headers: dict[str, str]) -> JobId:
+        with self._sending.one(job.queue, job.id, len(job.payload)) as carried:
+            headers.update(carried)
+            return self._line.put(job) if self._groups(job) else self._store([job])[0]
+
+    def _groups(self, job: Job) -> bool:
+        return not (job.chosen_id and self._broker.features.local)
+
+    def _join(self, job: Job, headers: dict[str, str]) -> LoopTicket:
+        """Put a coroutine's job in line. Its span is current in a context of its own, as it outlives a coroutine that
+        is cancelled: it ends when the job has its answer."""
+        context, sending = copy_context(), self._sending.one(job.queue, job.id, len(job.payload))
+        headers.update(context.run(sending.__enter__))
+
+        def end(error: BaseException | None) -> None:
+            context.run(sending.__exit__, type(error) if error else None, error, error.__traceback__ if error else None)
+
+        try:
+            return self._line.join(job, context.copy(), end)
+        except EnqueueError as error:
+            end(error)
+            raise
+
     async def run_async(self, call: Callable[[], list[JobId]]) -> list[JobId]:
         """Runs an enqueue in a thread, with the caller's context (the current span goes along)."""
         return await asyncio.to_thread(call)
 
     def close(self) -> None:
-        """Lets go of the engine. Idempotent."""
+        """Store what stands in line, and let go of the engine. Idempotent."""
         if not self.closed:
             self.closed = True
+            self._line.close()
             self._broker.close()
 
     def _declared(self, queue: Queue[Any]) -> QueueOptions:
@@ -155,13 +214,45 @@ class Producer:
                 self._broker.open([options])
             except (SettingsError, EngineError) as error:
                 raise EnqueueFailed(f"queue {queue.name!r}: {error}") from error
+            if queue.payload_type is not DeadLetter:
+                self._extras[queue.name] = Extras(fingerprint=self._codec(queue, options).fingerprint)
             self._options[queue.name] = options
         return options
 
-    def _encode(self, queue: Queue[Any], payload: Any, options: QueueOptions) -> bytes:
+    def _made(
+        self,
+        queue: Queue[Any],
+        payload: Any,
+        delay: float,
+        run_at: datetime | None,
+        job_id: str | None,
+        on_conflict: str,
+    ) -> tuple[Job, dict[str, str]]:
+        """Return a job, checked and encoded, and its headers, which the trace's are still to join."""
+        if on_conflict not in ("keep", "raise"):
+            raise InvalidPayload(f"on_conflict={str(on_conflict)[:60]!r}: write 'keep' or 'raise'")
+        options = self._declared(queue)
+        now = self._clock()
+        not_before = first_moment(now, delay, run_at)
+        data = self._encode(queue, payload, options)
+        identity, uid = new_ids()
+        if chosen := job_id is not None:
+            identity = checked_id(job_id)
+        headers = new_headers()
+        extras = self._extras[queue.name]
+        return new_job(
+            identity, data, headers, options, extras, now=now, not_before=not_before, uid=uid, chosen=chosen
+        ), headers
+
+    def _codec(self, queue: Queue[Any], options: QueueOptions) -> Codec:
         if queue.payload_type is DeadLetter:
             raise InvalidPayload(f"queue {queue.name!r} is a dead-letter queue: jobs cannot be enqueued into it")
-        data = codec_for(queue.payload_type, queue=queue.name, full_errors=options.full_errors).encode(payload)
+        codec = codec_for(queue.payload_type, queue=queue.name, full_errors=options.full_errors)
+        self._codecs[queue] = codec
+        return codec
+
+    def _encode(self, queue: Queue[Any], payload: Any, options: QueueOptions) -> bytes:
+        data = (self._codecs.get(queue) or self._codec(queue, options)).encode(payload)
         if len(data) > options.max_payload_bytes:
             raise PayloadTooLarge(
                 f"queue {queue.name!r}: payload has {len(data):,} bytes, max_payload_bytes is "
@@ -211,63 +302,3 @@ def _tell_of_duplicate(queue: str, job_id: JobId, on_conflict: str) -> None:
             queue,
             str(job_id),
         )
-
-
-def _job(
-    job_id: str,
-    queue: str,
-    data: bytes,
-    headers: Mapping[str, str],
-    now: float,
-    not_before: float | None,
-    options: QueueOptions,
-    *,
-    chosen: bool,
-) -> Job:
-    return Job(
-        id=job_id,
-        uid=os.urandom(16),
-        queue=queue,
-        payload=data,
-        headers={"content-type": CONTENT_TYPE, **headers},
-        enqueued_at=now,
-        not_before=not_before,
-        ttl=options.ttl,
-        chosen_id=chosen,
-    )
-
-
-def _new_id() -> str:
-    """A job id: 48 bits of milliseconds, then 80 random ones, as 32 hex digits. Sorts by time, roughly."""
-    return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
-
-
-def _checked_id(job_id: str | None) -> str | None:
-    if job_id is None:
-        return None
-    if not isinstance(job_id, str) or not 0 < len(job_id) <= MAX_ID_LENGTH or not job_id.isprintable():
-        raise InvalidPayload(f"job_id={_shortened(job_id)}: 1 to {MAX_ID_LENGTH} printable characters")
-    return job_id
-
-
-def _shortened(value: object) -> str:
-    text = str(value)
-    return repr(text) if len(text) <= 60 else f"{text[:60]!r}… ({len(text):,} characters)"
-
-
-def _not_before(now: float, delay: float, run_at: datetime | None) -> float | None:
-    """The moment before which a job must not start. Raises InvalidPayload."""
-    if run_at is None:
-        if not 0 <= delay <= LATEST - now:
-            raise InvalidPayload(f"delay={delay}: 0 or more seconds, and not beyond the year 9999")
-        return now + delay if delay else None
-    if delay:
-        raise InvalidPayload("delay and run_at exclude each other: give one")
-    if not isinstance(run_at, datetime):
-        raise InvalidPayload(f"run_at={run_at!r} is no datetime: write datetime(..., tzinfo=UTC)")
-    if run_at.tzinfo is None:
-        raise InvalidPayload(f"run_at={run_at.isoformat()} has no time zone: write datetime(..., tzinfo=UTC)")
-    moment = run_at.timestamp()
-    if not EARLIEST <= moment <= LATEST:  # in UTC, which the years 1 and 9999 of another time zone may leave
-        raise InvalidPayload(f"run_at={run_at.isoformat()}: its moment in UTC is not within the years 1 to 9999")
-    return moment

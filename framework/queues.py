@@ -81,7 +81,7 @@ class QueueOptions:
         name: name in the engine, in telemetry and on the command line.
         attribute: name on the app; the key of its settings.
         workers: processes that serve it; 0 is legal.
-        concurrency: jobs at once in one process; above 1 only with an async handler.
+        concurrency: jobs at once in one process; above 1 those of a sync handler run in threads.
         timeout: seconds until `JobInterrupted` is raised in the handler; None = never.
         kill_after: seconds from there to SIGKILL.
         dead_letter: name of the queue that takes its dead letters; None = its own list.
@@ -167,13 +167,24 @@ class Sender(Protocol):
     def enqueue(
         self,
         queue: Queue[Any],
-        payloads: Sequence[Any],
+        payload: Any,
         *,
         delay: float,
         run_at: datetime | None,
         job_id: str | None,
         on_conflict: str,
-    ) -> list[JobId]: ...
+    ) -> JobId: ...
+
+    async def aenqueue(
+        self,
+        queue: Queue[Any],
+        payload: Any,
+        *,
+        delay: float,
+        run_at: datetime | None,
+        job_id: str | None,
+        on_conflict: str,
+    ) -> JobId: ...
 
     def enqueue_batch(self, queue: Queue[Any], payloads: Iterable[Any], *, delay: float) -> list[JobId]: ...
 
@@ -193,7 +204,7 @@ class Queue(Generic[P]):
     Args:
         name: 1 to 100 of `a-z 0-9 . _ -`.
         workers: processes; 0 is legal: no worker of this service runs it.
-        concurrency: jobs at once in one process; above 1 only for async handlers.
+        concurrency: jobs at once in one process: of an async handler on its event loop, of a sync one in threads.
         timeout: seconds until `JobInterrupted` is raised in the handler.
         kill_after: seconds from the soft timeout to SIGKILL.
         retry: when a failed job runs again.
@@ -306,9 +317,9 @@ class Queue(Generic[P]):
             InvalidPayload, PayloadTooLarge, QueueFull, EnqueueFailed, Duplicate: not queued.
             EnqueueUncertain: the job may or may not be queued.
         """
-        wait = seconds(delay)
-        ids = self.sender().enqueue(self, (payload,), delay=wait, run_at=run_at, job_id=job_id, on_conflict=on_conflict)
-        return ids[0]
+        return self.sender().enqueue(
+            self, payload, delay=seconds(delay), run_at=run_at, job_id=job_id, on_conflict=on_conflict
+        )
 
     async def aenqueue(
         self,
@@ -320,12 +331,13 @@ class Queue(Generic[P]):
         job_id: str | None = None,
         on_conflict: OnConflict = "keep",
     ) -> JobId:
-        """`enqueue` without blocking the event loop."""
-        sender, wait = self.sender(), seconds(delay)
-        ids = await sender.run_async(
-            lambda: sender.enqueue(self, (payload,), delay=wait, run_at=run_at, job_id=job_id, on_conflict=on_conflict)
+        """`enqueue` without blocking the event loop. Coroutines that enqueue at the same time share the engine's calls.
+
+        Where it is cancelled, the job may be stored all the same.
+        """
+        return await self.sender().aenqueue(
+            self, payload, delay=seconds(delay), run_at=run_at, job_id=job_id, on_conflict=on_conflict
         )
-        return ids[0]
 
     def enqueue_many(self, payloads: Iterable[P], /, *, delay: Seconds = 0) -> list[str]:
         """Stores many jobs, much faster than one by one; not atomic: an error's `enqueued` lists what was queued, also

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -9,7 +10,7 @@ from contextlib import ExitStack
 from pydantic import BaseModel
 
 from bench.children.marks import hit
-from bench.children.producing import Payload, Producer, serve
+from bench.children.producing import LANES, Payload, Producer, serve
 from framework import Queue, Settings, WorkerApp
 
 
@@ -42,6 +43,16 @@ class Ours(Producer):
     def single(self, items: Sequence[Payload]) -> None:
         for job in [Job(**item) for item in items]:
             Bench.jobs.enqueue(job)
+
+    def coroutines(self, items: Sequence[Payload]) -> None:
+        async def lane(number: int) -> None:
+            for item in items[number::LANES]:
+                await Bench.jobs.aenqueue(Job(**item))
+
+        async def lanes() -> None:
+            await asyncio.gather(*(lane(number) for number in range(LANES)))
+
+        asyncio.run(lanes())
 
     def bulk(self, items: Sequence[Payload]) -> None:
         Bench.jobs.enqueue_many(Job(**item) for item in items)

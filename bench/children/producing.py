@@ -46,6 +46,10 @@ class Producer:
         for thread in threads:
             thread.join()
 
+    def coroutines(self, items: Sequence[Payload]) -> None:
+        """In 32 coroutines of one event loop; where there are none, as `concurrent`."""
+        self.concurrent(items)
+
     def bulk(self, items: Sequence[Payload]) -> None:
         """In the way meant for many; where there is none, in the fastest way that fills the queue."""
         self.single(items)

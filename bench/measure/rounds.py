@@ -19,7 +19,8 @@ from bench.systems.base import System, Workers
 from bench.systems.ours import WithReceiver
 from bench.systems.sqlite import Sqlite
 
-SLICES = {"single": 4, "concurrent": 2, "bulk": 1}  # way of enqueueing → turns in a round; divide the sizes
+# Way of enqueueing → turns in a round; they divide the sizes.
+SLICES = {"single": 4, "concurrent": 2, "coroutines": 2, "bulk": 1}
 WARM = 300  # jobs at the start of a drain that do not count: batches find their size, caches fill
 RATE = 100.0  # jobs a second
 ARRIVAL = 10.0  # seconds that spans may take after their process has left
@@ -66,7 +67,8 @@ class Rounds:
                     self.guarded(system, f"enqueue, {verb}", partial(_enqueue, verb, at, count, seconds))
                 at += count
             for system in self.systems:
-                if system.name in seconds and (verb != "bulk" or system.has_bulk):
+                has = {"bulk": system.has_bulk, "coroutines": system.has_coroutines}
+                if system.name in seconds and has.get(verb, True):
                     self._samples.add(system.name, verb, count * slices / seconds[system.name])
 
     def guarded(self, system: System, what: str, measure: Callable[[Any], None]) -> None:

@@ -42,6 +42,7 @@ class System(ABC):
         needs: import names without which it is skipped.
         distributions: whose versions are reported.
         has_bulk: its bulk figure means something.
+        has_coroutines: it has a way for blocking code and another for coroutines.
     """
 
     name: ClassVar[str]
@@ -51,6 +52,7 @@ class System(ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     distributions: ClassVar[tuple[str, ...]] = ()
     has_bulk: ClassVar[bool] = True
+    has_coroutines: ClassVar[bool] = False
 
     def __init__(self, place: Path, marks: Marks) -> None:
         self.place = place

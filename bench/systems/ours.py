@@ -23,6 +23,7 @@ class Ours(System):
     )
     power = True
     producing = SERVICE
+    has_coroutines = True
     distributions = ("continuum-worker", "opentelemetry-sdk", "pydantic")
     trace = ""
 

@@ -19,6 +19,8 @@ from framework.job import Logger as Logger
 from framework.queues import DeadLetter, Queue, QueueOptions
 from framework.settings import Settings
 
+MOST_THREADS = 256  # in which a process runs the jobs of a sync handler; they share one interpreter
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -242,11 +244,11 @@ def _check_outermost(cls: type[WorkerApp], queue: Queue[Any], name: str, fn: Any
 
 
 def check_concurrency(concurrency: int, *, is_async: bool, name: str, place: str) -> None:
-    """A sync handler runs one job per process. Raises DeclarationError."""
-    if concurrency > 1 and not is_async:
+    """A sync handler's jobs have a thread each. Raises DeclarationError: more than a process can use."""
+    if concurrency > MOST_THREADS and not is_async:
         raise DeclarationError(
-            f"{place}: {name} is sync and runs one job per process: "
-            f"replace concurrency={concurrency} by workers={concurrency}"
+            f"{place}: {name} is sync and runs each job in a thread: concurrency={concurrency} must be at most "
+            f"{MOST_THREADS}; raise workers instead"
         )
 
 

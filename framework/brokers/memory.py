@@ -21,7 +21,7 @@ from framework.broker import Features, JobView, QueueStats, Rescued, State
 from framework.brokers import options
 from framework.brokers.memory_store import MemoryStore, Row, Shelf, UnknownQueue
 from framework.errors import EnqueueFailed, LeaseLost, PayloadTooLarge, QueueFull, SettingsError
-from framework.job import Job, JobId, Lease, RunRecord
+from framework.job import Job, JobId, Lease
 from framework.outcome import Kind, Outcome, Settlement
 from framework.queues import QueueOptions
 
@@ -151,7 +151,6 @@ class MemoryBroker:
                 return
             row.delivery += 1
             row.owner = row.holder = self.incarnation
-            row.started, row.run, row.reported = False, None, None
             self.store.move(row, "in_flight", now=now)
             yield row
 
@@ -162,18 +161,6 @@ class MemoryBroker:
 
     def _lease(self, row: Row) -> Lease:
         return Lease(row.job, row.queue, row.attempt + 1, row.delivery, row.eligible_at, token=row)
-
-    def start(self, lease: Lease, run: RunRecord) -> None:
-        """Writes the run record; of a lease that was lost, nothing."""
-        with self.store.lock:
-            if self._holds(lease):
-                self.store.record(lease.token, self.incarnation, run)
-
-    def reported(self, lease: Lease, outcome: Outcome) -> None:
-        """Notes the outcome beside the run record."""
-        with self.store.lock:
-            if self._holds(lease):
-                lease.token.reported = outcome
 
     def settle(self, done: Sequence[Settlement]) -> None:
         """Each by its kind."""
@@ -230,7 +217,18 @@ class MemoryBroker:
             orphans = self.store.orphans()
             for row in orphans:
                 row.holder = self.incarnation
-            return [Rescued(self._lease(row), row.owner, row.run, row.reported) for row in orphans]
+            return [Rescued(self._lease(row), row.owner) for row in orphans]
+
+    def unaccounted(self, lease: Lease) -> int:
+        """Counts in the row."""
+        row: Row = lease.token
+        with self.store.lock:
+            if row.unaccounted[1] != lease.delivery:
+                ended = max(
+                    0, lease.delivery - row.unaccounted[1] - 1
+                )  # in good order, since the last that was counted
+                row.unaccounted = max(0, row.unaccounted[0] - ended) + 1, lease.delivery
+            return row.unaccounted[0]
 
     def maintain(self, *, seconds: float = math.inf) -> bool:
         """Promote due jobs, expire jobs, delete dead letters whose ttl is over; it never takes long."""
@@ -279,11 +277,8 @@ class MemoryBroker:
         self._bell.put(True)
 
     def close(self) -> None:
-        """Gives back what did not start; what did is an orphan from now on."""
+        """What it holds is an orphan from now on."""
         with self.store.lock:
-            for row in self.store.held_by(self.incarnation):
-                if not row.started:
-                    self._release(row)
             self.store.living.discard(self.incarnation)
             self.store.ring()
         if self._own is not None:
@@ -295,6 +290,10 @@ class MemoryBroker:
         with self.store.lock:
             rows = [row for row in self.store.shelf(queue).rows.values() if self.store.state_of(row) == state]
             return iter([row.view(state) for row in sorted(rows, key=lambda row: row.place)])
+
+    def newer(self, queue: str) -> Iterator[JobView]:
+        """None: what is in memory is of this version."""
+        return iter(())
 
     def find(self, queue: str, job_id: str, state: State) -> JobView | None:
         """The oldest of that id."""

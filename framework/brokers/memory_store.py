@@ -12,8 +12,7 @@ from queue import SimpleQueue
 
 from framework.broker import JobView, State
 from framework.errors import EngineError
-from framework.job import Failure, Job, RunRecord
-from framework.outcome import Outcome
+from framework.job import Failure, Job
 from framework.queues import QueueOptions
 
 KEPT_FAILURES = 10  # beside the first
@@ -33,7 +32,7 @@ class Row:
         place: its place in the order; a replay takes a new one.
         ttl_from: when its ttl began, seconds since the epoch.
         owner: who claimed it; holder: who may settle it now, a rescuer perhaps. Empty when not in flight.
-        started: in this delivery; run: the record of it, unless another job's has replaced it.
+        unaccounted: deliveries of which nothing tells what became of them, and the last that was counted.
     """
 
     job: Job
@@ -48,9 +47,7 @@ class Row:
     delivery: int = 0
     owner: str = ""
     holder: str = ""
-    started: bool = False
-    run: RunRecord | None = None
-    reported: Outcome | None = None
+    unaccounted: tuple[int, int] = (0, 0)
 
     @property
     def is_letter(self) -> bool:
@@ -78,7 +75,7 @@ class Shelf:
         self.options = options
         self.rows: dict[int, Row] = {}
         self.counts: Counter[State] = Counter()
-        self._ready: list[tuple[int, int]] = []  # place, serial
+        self._ready: list[tuple[int, int, int]] = []  # priority with the sign turned, place, serial
         self._delayed: list[tuple[float, int]] = []  # due, serial
 
     @property
@@ -93,7 +90,7 @@ class Shelf:
         self.rows[row.serial] = row
         self.counts[row.state] += 1
         if row.state == "ready":
-            heapq.heappush(self._ready, (row.place, row.serial))
+            heapq.heappush(self._ready, (-row.job.extras.priority, row.place, row.serial))
         elif row.state == "delayed":
             heapq.heappush(self._delayed, (row.eligible_at, row.serial))
 
@@ -104,7 +101,7 @@ class Shelf:
     def pop_ready(self) -> Row | None:
         """The first in order, still in state ready: the caller moves it."""
         while self._ready:
-            place, serial = heapq.heappop(self._ready)
+            _, place, serial = heapq.heappop(self._ready)
             row = self.rows.get(serial)
             if row is not None and row.state == "ready" and row.place == place:
                 return row
@@ -134,7 +131,6 @@ class MemoryStore:
         self._shelves: dict[str, Shelf] = {}
         self._held: dict[int, Row] = {}
         self._ids: dict[tuple[str, str], int] = {}  # home queue and chosen id -> serial
-        self._slots: dict[tuple[str, int], Row] = {}  # incarnation and row of the run record
         self._serials = count(1)
         self.expired: Counter[str] = Counter()
         self._leaders: dict[str, str] = {}  # role -> incarnation
@@ -238,22 +234,11 @@ class MemoryStore:
         row.eligible_at = row.ttl_from = now
         self.move(row, "ready", now=now, queue=row.job.queue)
 
-    def record(self, row: Row, incarnation: str, run: RunRecord) -> None:
-        """The job that had this place before loses its record, unless it has started again in another."""
-        before = self._slots.get((incarnation, run.row))
-        if before is not None and before.owner == incarnation and before.run and before.run.row == run.row:
-            before.run = before.reported = None
-        self._slots[incarnation, run.row] = row
-        row.run, row.started = run, True
-
     def lead(self, name: str, incarnation: str) -> bool:
         """Return whether this owner has the role; it takes over from one that lives no more."""
         if self._leaders.get(name) not in self.living:
             self._leaders[name] = incarnation
         return self._leaders[name] == incarnation
-
-    def held_by(self, incarnation: str) -> list[Row]:
-        return [row for row in self._held.values() if row.holder == incarnation]
 
     def orphans(self) -> list[Row]:
         rows = [row for row in self._held.values() if row.holder not in self.living]

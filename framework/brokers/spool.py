@@ -14,7 +14,7 @@ from urllib.parse import quote
 from framework.broker import Features, JobView, QueueStats, Rescued, State
 from framework.brokers import options
 from framework.errors import EngineError, EnqueueFailed, SettingsError
-from framework.job import Failure, Job, JobId, Lease, RunRecord
+from framework.job import Failure, Job, JobId, Lease
 from framework.outcome import Kind, Outcome, Settlement
 from framework.process.lock import FileLock
 from framework.queues import QueueOptions
@@ -155,14 +155,6 @@ class SpoolBroker:
         """Waits on the queues' doorbells, and looks now and then."""
         return self._spool.claim(queues, limit=limit, wait=wait)
 
-    def start(self, lease: Lease, run: RunRecord) -> None:
-        """Into the process's lock file."""
-        self._spool.start(lease, run)
-
-    def reported(self, lease: Lease, outcome: Outcome) -> None:
-        """Beside the run record; a failure goes into the job's history."""
-        self._spool.reported(lease, outcome.kind.value, outcome.delay, outcome.failure)
-
     def settle(self, done: Sequence[Settlement]) -> None:
         """One unlink or rename each; dead letters of one call share their syncs."""
         self._spool.settlements(done)
@@ -174,6 +166,10 @@ class SpoolBroker:
     def rescue(self) -> Sequence[Rescued]:
         """While they are settled this process holds the dead one's lock."""
         return [_rescued(orphan) for orphan in self._spool.rescue()]
+
+    def unaccounted(self, lease: Lease) -> int:
+        """In a page of the job's file."""
+        return self._spool.unaccounted(lease)
 
     def maintain(self, *, seconds: float = math.inf) -> bool:
         """Serve every queue that was opened."""
@@ -236,7 +232,7 @@ class SpoolBroker:
         self._spool.wake()
 
     def close(self) -> None:
-        """Releases, removes the own directory when it is empty, and lets go."""
+        """Removes the own directory when it is empty, and lets go."""
         self._spool.close()
         for role in self._roles.values():
             role.release()
@@ -244,10 +240,23 @@ class SpoolBroker:
     def browse(self, queue: str, state: State) -> Iterator[JobView]:
         """Reads each file; claims none."""
         for sight in self._sights(queue, state):
-            name = sight.name
-            attempt, delivery = (name.attempt, name.delivery) if name is not None else (0, 0)
-            place = str(self.root / sight.path) if state == "bad" else ""
-            yield SpoolView(sight.job, queue, state, attempt, delivery, sight.since, place, sight.flaw, sight)
+            yield self._view(queue, state, sight)
+
+    def _view(self, queue: str, state: State, sight: Sight) -> SpoolView:
+        attempt, delivery = (0, 0) if sight.name is None else (sight.name.attempt, sight.name.delivery)
+        place = str(self.root / sight.path) if state == "bad" or sight.newer else ""
+        return SpoolView(
+            sight.job, queue, state, attempt, delivery, sight.since, place, sight.flaw, sight.newer, sight=sight
+        )
+
+    def newer(self, queue: str) -> Iterator[JobView]:
+        """Reads the headers of a few files."""
+        try:
+            for state in ("ready", "delayed", "in_flight", "dead"):
+                for sight in self._spool.browse().newer(self._spool.parts(queue).queue, state):
+                    yield self._view(queue, state, sight)
+        except OSError as error:
+            raise self._spool.unavailable(f"looking at {queue!r}", error) from error
 
     def find(self, queue: str, job_id: str, state: State) -> JobView | None:
         """The oldest of that id."""
@@ -255,13 +264,13 @@ class SpoolBroker:
 
     def replay(self, view: JobView) -> bool:
         """Home again; also a letter that its dead-letter queue has not handled yet."""
-        if view.state in ("in_flight", "bad") or not view.is_letter:
+        if view.state in ("in_flight", "bad") or view.newer or not view.is_letter:
             return False
         return self._act(view, self._spool.browse().replay)
 
     def discard(self, view: JobView) -> bool:
         """Unlinks what nobody holds."""
-        return view.state != "in_flight" and self._act(view, self._spool.browse().discard)
+        return view.state != "in_flight" and not view.newer and self._act(view, self._spool.browse().discard)
 
     def restore(self, view: JobView) -> str:
         """A rename back; under the lock of its id, where the caller chose that."""
@@ -305,6 +314,6 @@ def _rescued(orphan: Orphan) -> Rescued:
 
 
 def _failure_of(lease: Lease) -> Failure | None:
-    """What `reported` stored for this delivery."""
+    """What the version before this stored for this delivery."""
     last = lease.job.history[-1] if lease.job.history else None
     return last if last is not None and last.delivery == lease.delivery else None

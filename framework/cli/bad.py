@@ -76,16 +76,19 @@ def show(given: tuple[str, ...], queue: str | None, as_json: bool) -> int:
     \b
     --json is one object with the keys of `worker bad list --json`, and this; more may come:
       start           its first 4,096 bytes, as text
+      extras          of the job, where it can be read now; see `worker dead show` (object)
     """
     module, file = take(given, "FILE")
     with _looking(module, queue) as look:
         (view,) = look.chosen([file])
     start = view.job.payload.decode("utf-8", "backslashreplace")
     if as_json:
-        print_json(_summary(view) | {"start": start})
+        print_json(_summary(view) | {"start": start, "extras": view.job.extras.said()})
         return 0
     for title, value in _summary(view).items():
         print(f"{title:<8}{one_line(value) or READABLE}")
+    for name, value in view.job.extras.said().items():
+        print(f"{name:<11} {one_line(str(value))}")
     print(escape(start, keep="\n"))
     return 0
 

@@ -46,7 +46,8 @@ def check(given: tuple[str, ...]) -> int:
 def _row(service: Service, queue: Queue[Any]) -> tuple[str, ...]:
     options = service.settings.options(queue)
     handler = service.app.worker_handlers.get(queue.name)
-    kind = "" if handler is None else " async" if handler.is_async else " sync"
+    in_threads = options.concurrency > 1
+    kind = "" if handler is None else " async" if handler.is_async else " sync, threads" if in_threads else " sync"
     return (
         queue.name,
         _type_name(queue),

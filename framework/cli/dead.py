@@ -49,7 +49,8 @@ def list_(given: tuple[str, ...], queue: str | None, limit: int | None, as_json:
     """List dead letters, oldest first within each queue.
 
     state: on a dead-letter queue with a handler, a dead letter is first ready, in_flight or delayed (its handler is
-    tried again). dead: it stays here until you replay or discard it, or the queue's ttl ends.
+    tried again). dead: it stays here until you replay or discard it, or the queue's ttl ends. One that only a newer
+    version of the framework can read is listed by the name of its file.
 
     \b
     --json is one array of objects with these keys, in this order; more may come:
@@ -100,6 +101,8 @@ def show(given: tuple[str, ...], queue: str | None, as_json: bool) -> int:
       headers         of the job, trace context included (object of strings)
       failures        oldest first: attempt, queue, delivery, started_at, ended_at, reason, error_type, message,
                       trace_id, span_id, traceback; the first and the last ten are kept
+      extras          what else is stored with it, as priority, or fingerprint of the payload's type (object)
+      ignored         names of extras with values that no job can have: it ran as if they were not there
     """
     module, job_id = take(given, "ID")
     service = load_service(module)

@@ -25,8 +25,11 @@ def lines(view: JobView) -> Iterator[str]:
         ("since", letter["since"]),
         ("enqueued", letter["enqueued_at"]),
         ("attempts", str(letter["attempts"])),
+        *((name, str(value)) for name, value in letter["extras"].items()),
+        *((("ignored", ", ".join(letter["ignored"])),) if letter["ignored"] else ()),
+        *((("unread", view.flaw),) if view.newer else ()),
     ):
-        yield f"{title:<10}{one_line(value)}"
+        yield f"{title:<9} {one_line(value)}"
     yield f"payload   {letter['payload_bytes']:,} bytes"
     yield from _indented(_pretty(letter["payload"]))
     for failure in letter["failures"]:

@@ -26,7 +26,7 @@ def letters(service: Service, engine: Engine, home: str | None = None) -> Iterat
     for queue in service.queues:
         for state in STATES if service.takes_letters(queue) else ("dead",):
             for view in engine.browse(queue.name, state):
-                if view.is_letter and home in (None, view.job.queue, view.queue):
+                if (view.is_letter or view.newer) and home in (None, view.job.queue, view.queue):
                     yield view
 
 
@@ -79,6 +79,8 @@ def act(
 def _tried(view: JobView, verb: Callable[[JobView], bool]) -> str:
     if view.state == "in_flight":
         return "is being handled right now: try again"
+    if view.newer:
+        return f"stays: {view.flaw}: use that version's command"
     try:
         return "" if verb(view) else "is no longer there"
     except EngineUnavailable as error:  # of this one: the others may be better off
@@ -107,7 +109,7 @@ def summary(view: JobView) -> dict[str, Any]:
         "reason": death.reason if death else None,
         "attempts": death.attempt if death else 0,
         "error_type": death.error_type if death else "",
-        "message": death.message if death else "",
+        "message": death.message if death else view.flaw,
     }
 
 
@@ -119,6 +121,8 @@ def details(view: JobView) -> dict[str, Any]:
         "payload_bytes": len(view.job.payload),
         "headers": dict(view.job.headers),
         "failures": [_failure(failure) for failure in view.job.history],
+        "extras": view.job.extras.other | view.job.extras.said(),
+        "ignored": list(view.job.extras.ignored),
     }
 
 

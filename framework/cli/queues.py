@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain
+
 import click
 
-from framework.broker import QueueStats
-from framework.cli.output import Column, print_json, span, table
+from framework.broker import JobView, QueueStats
+from framework.cli.output import Column, moment, print_json, span, table, warn
 from framework.cli.service import MODULE_HELP, load_service, opened, take
+from framework.queues import QueueOptions
 
 UNKNOWN = "-"
 
@@ -31,7 +35,8 @@ def queues(given: tuple[str, ...], as_json: bool) -> int:
     ready: may run now. oldest: how long the oldest of those has been waiting. in flight: claimed by a worker. delayed:
     not yet due, or waiting for a retry. dead: dead letters that stay here, see `worker dead`. bad: files that cannot be
     read, see `worker bad`. Below them stand queues of the spool that have jobs and that neither this service nor a
-    running one declares, each marked (not declared).
+    running one declares, each marked (not declared). Jobs that only a newer version of the framework can read count,
+    and those among the oldest are named on standard error.
 
     \b
     --json, in this order; more keys may come:
@@ -39,22 +44,28 @@ def queues(given: tuple[str, ...], as_json: bool) -> int:
       ready, delayed, in_flight, dead, bad       jobs (integers; null: the engine cannot know)
       oldest_age  seconds (number; null as above), 0 where none is ready
       declared    false: neither this service nor a running one declares it
+      newer       jobs that only a newer version can read, among the oldest of each state: objects with
+                  file, state, since, flaw, place
     """
     (module,) = take(given)
     service = load_service(module)
     with opened(service) as engine:
         found = {queue.name: engine.stats(queue.name) for queue in service.queues}
         others = engine.undeclared()
+        engine.open([QueueOptions(name) for name in others])
+        newer = {name: list(engine.newer(name)) for name in (*found, *others)}
     if as_json:
-        shown = [_object(name, stats, declared=True) for name, stats in found.items()]
-        print_json(shown + [_object(name, stats, declared=False) for name, stats in others.items()])
+        every = {**found, **others}
+        print_json([_object(name, every[name], newer[name], declared=name in found) for name in every])
     else:
         marked = {f"{name} (not declared)": stats for name, stats in others.items()}
         table(COLUMNS, [_row(name, stats) for name, stats in {**found, **marked}.items()])
+        for view in chain.from_iterable(newer.values()):
+            warn(f"{view.queue}: {view.state} job in file {view.job.id}: {view.flaw}")
     return 0
 
 
-def _object(name: str, stats: QueueStats, *, declared: bool) -> dict[str, object]:
+def _object(name: str, stats: QueueStats, newer: Sequence[JobView], *, declared: bool) -> dict[str, object]:
     return {
         "queue": name,
         "ready": stats.ready,
@@ -64,6 +75,10 @@ def _object(name: str, stats: QueueStats, *, declared: bool) -> dict[str, object
         "bad": stats.bad,
         "oldest_age": None if stats.oldest_age is None else round(stats.oldest_age, 3),
         "declared": declared,
+        "newer": [
+            {"file": v.job.id, "state": v.state, "since": moment(v.since), "flaw": v.flaw, "place": v.place}
+            for v in newer
+        ],
     }
 
 

@@ -78,9 +78,6 @@ class Attempt:
 class Tracing(Protocol):
     """What the executor needs of telemetry."""
 
-    outlives: bool
-    """What is said of an attempt outlives this process: a rescuer can ask telemetry for it, or there is none."""
-
     def identify(self, lease: Lease, started_at: float) -> SpanIdentity:
         """Ids and the sampling decision of the span that this attempt will have."""
 
@@ -106,8 +103,6 @@ class SilentLogger:
 
 class NoTracing:
     """Tracing that names the running job and does nothing else."""
-
-    outlives = True
 
     def identify(self, lease: Lease, started_at: float) -> SpanIdentity:
         return UNTRACED
@@ -137,6 +132,9 @@ class Executor:
         swallows: errors of `on_failure` that change nothing; others leave the run.
         stood_still: seconds for which the whole tree has stood still.
         clock, monotonic: wall clock and monotonic clock, seconds.
+
+    Attributes:
+        record: is given each attempt that has ended, before telemetry is.
     """
 
     def __init__(
@@ -163,7 +161,7 @@ class Executor:
         self._codec: Codec | None = None
         if carried is not DeadLetter:
             self._codec = codec_for(carried, queue=options.name, full_errors=options.full_errors)
-        self.outlives = tracing.outlives
+        self.record: Callable[[Attempt], None] = lambda _: None
         self._tracing = tracing
         self._emit = emit
         self.wants = wants
@@ -293,6 +291,7 @@ class Executor:
     def _finish(self, attempt: Attempt, duration: float) -> None:
         outcome = attempt.outcome
         assert outcome is not None
+        self.record(attempt)
         if self._tells_success or outcome is not SUCCEEDED:
             self._emit(finished(attempt, outcome, duration))
 

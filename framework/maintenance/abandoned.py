@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 from framework.backoff import Later, Retried
 from framework.broker import Broker, Rescued
 from framework.errors import EngineUnavailable, LeaseLost
 from framework.events import AttemptLost, EngineFailed, EngineRecovered, Event, JobsRescued, LeasesLost
 from framework.job import Reason, RunRecord
-from framework.maintenance.rescue import has_started, judge
+from framework.ledger import DeadLedgers
+from framework.maintenance.accounts import Account, Accounts
+from framework.maintenance.rescue import judge
 from framework.outcome import Outcome, Settlement
 from framework.queues import QueueOptions
 from framework.scoreboard import Verdict
@@ -24,9 +26,17 @@ PAUSE = 1.0  # seconds without a try after that
 
 @dataclass(slots=True, eq=False)
 class _Abandoned(Retried):
-    """One lease. It is resolved once, because the span of its lost attempt is sent then, and settled when it can be."""
+    """One lease. It is resolved once, because the span of its lost attempt is sent then, and settled when it can be.
+
+    Attributes:
+        account: what is known of its attempt; None: its owner's ledger could not be read yet.
+        sent: telemetry has the attempt.
+        resolved: what becomes of the job, and why its attempt failed.
+    """
 
     rescued: Rescued
+    account: Account | None = None
+    sent: bool = False
     resolved: tuple[Outcome, Reason | None] | None = None
 
 
@@ -41,8 +51,8 @@ class AbandonedLeases:
         emit: takes the events.
         verdict: says why an incarnation ended.
         after_loss: is told of each charged attempt, after it was settled.
-        told: what telemetry knows of attempts, by span id: what becomes of the job, and why the attempt was lost if a
-            rescuer had said so.
+        knows: which of these attempts telemetry has already, by span id.
+        ledgers: of the dead of this machine.
         clock: monotonic seconds.
     """
 
@@ -54,7 +64,8 @@ class AbandonedLeases:
         *,
         verdict: Callable[[str], Verdict | None],
         after_loss: Callable[[Rescued, Outcome], None],
-        told: Callable[[Sequence[RunRecord]], Mapping[str, tuple[Outcome, str]]] = lambda _: {},
+        knows: Callable[[Sequence[RunRecord]], Collection[str]] = lambda _: (),
+        ledgers: DeadLedgers | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._broker = broker
@@ -62,9 +73,9 @@ class AbandonedLeases:
         self._emit = emit
         self._verdict = verdict
         self._after_loss = after_loss
-        self._told = told
+        self._knows = knows
+        self._accounts = Accounts(broker, ledgers)
         self._clock = clock
-        self._said: dict[str, tuple[Outcome, str]] = {}
         self._due: deque[_Abandoned] = deque()
         self._failed = Later[_Abandoned](FIRST_RETRY, LAST_RETRY, clock=clock)
         self._paused_until = 0.0
@@ -77,7 +88,7 @@ class AbandonedLeases:
             self._collect()
         except EngineUnavailable as error:  # what was collected before can still be settled
             unavailable = error
-        self._due.extend(self._failed.due())
+        self._due.extend(self._looked_up(self._failed.due()))
         if self._clock() >= self._paused_until:
             self._settle_until(until)
         if unavailable is not None:
@@ -86,14 +97,31 @@ class AbandonedLeases:
 
     def _collect(self) -> None:
         """Put what had not started first, then the oldest first: a rescuer that is killed again and again gets to each.
+        All come before those that may fail again."""
+        found = self._looked_up([_Abandoned(rescued) for rescued in self._broker.rescue()])
+        self._due.extendleft(reversed(found))
+
+    def _looked_up(self, items: Sequence[_Abandoned]) -> list[_Abandoned]:
+        """Return, in order, what can be settled: each with what is known of its attempt.
 
         Telemetry is asked for all at once, as it looks through all rings. The owners are dead: what they said is there.
         """
-        found = sorted(self._broker.rescue(), key=lambda rescued: rescued.run.started_at if rescued.run else 0.0)
-        runs = [run for rescued in found if (run := has_started(rescued)) is not None]
-        if runs:
-            self._said.update(self._told(runs))
-        self._due.extendleft(_Abandoned(rescued) for rescued in reversed(found))  # before those that may fail again
+        new = [item for item in items if item.account is None]
+        for item in new:
+            try:
+                item.account = self._accounts.of(item.rescued)
+            except OSError as error:
+                self._postpone(item, error)
+        runs = [run for item in new if item.account and not item.account.told and (run := item.account.run)]
+        known = self._knows(runs) if runs else ()
+        for item in new:
+            item.sent = item.account is not None and (item.account.told or _span_id(item.account) in known)
+        return sorted((item for item in items if item.account is not None), key=_started_at)
+
+    def sweep(self) -> None:
+        """Remove the ledgers of dead workers that no lease needs. Cheap where none is dead."""
+        complete = not (self._due or self._failed or self._broker.stuck())
+        self._accounts.sweep(self._options.keys(), complete=complete)
 
     def _settle_until(self, until: float) -> None:
         released: dict[tuple[str, str], list[str]] = {}
@@ -119,52 +147,65 @@ class AbandonedLeases:
                 self._emit(JobsRescued(queue, ids, owner))
 
     def _settle(self, item: _Abandoned, released: dict[tuple[str, str], list[str]]) -> None:
-        rescued, lease = item.rescued, item.rescued.lease
-        item.resolved = item.resolved or self._resolve(rescued)
+        rescued, lease, account = item.rescued, item.rescued.lease, item.account
+        assert account is not None
+        item.resolved = item.resolved or self._resolve(account, sent=item.sent)
         outcome, reason = item.resolved
         try:
             self._broker.settle([Settlement(lease, outcome)])
         except LeaseLost as lost:
             self._emit(LeasesLost(lease.queue, lost.job_ids))
+        self._accounts.settled(account)
         if item.failures:
             self._emit(EngineRecovered("settle", self._clock() - item.since))
         if reason is not None:
             self._after_loss(rescued, outcome)
-        elif rescued.run is None:
+        elif account.run is None:
             released.setdefault((lease.queue, rescued.owner), []).append(lease.job.id)
 
-    def _postpone(self, item: _Abandoned, error: EngineUnavailable) -> None:
+    def _postpone(self, item: _Abandoned, error: Exception) -> None:
         delay = self._failed.add(item)
         if item.failures == 1:
             self._emit(EngineFailed("settle", f"job {item.rescued.lease.job.id!r}: {error}", delay))
 
-    def _resolve(self, rescued: Rescued) -> tuple[Outcome, Reason | None]:
+    def _resolve(self, account: Account, *, sent: bool) -> tuple[Outcome, Reason | None]:
         """Return what becomes of a job, and why its attempt failed.
 
-        The span of a killed attempt is emitted here: once the job is settled nothing would show that it is missing.
-        The dead process, or a rescuer that died in turn, may have put it into its ring and got no further; then that
-        stands.
+        The decision comes first, into the ledger: a rescuer that takes over from us does the same. Then the span that
+        is missing, before the job is settled: after that nothing would show that it is.
         """
-        run = has_started(rescued)
-        told = None if run is None else self._said.pop(run.span_id, None)
-        if told is not None and not told[1]:
-            rescued = replace(rescued, reported=told[0])
-        outcome, reason = judge(rescued, self._options, self._verdict, time.time())
-        if told is not None and told[1] and outcome.failure is not None:
-            outcome = replace(outcome, kind=told[0].kind, delay=told[0].delay)
-        if run is not None and told is None:
-            self._emit(self._lost(rescued, run, outcome, reason))
+        outcome, reason = judge(account, self._options, self._verdict, time.time())
+        if account.run is None:
+            return outcome, reason
+        if account.outcome is None:
+            self._accounts.resolve(account, outcome)
+        if not sent:
+            self._emit(self._lost(account, account.run, outcome, reason))
+        if not account.told:
+            self._accounts.told(account)
         return outcome, reason
 
-    def _lost(self, rescued: Rescued, run: RunRecord, outcome: Outcome, reason: Reason | None) -> AttemptLost:
+    def _lost(self, account: Account, run: RunRecord, outcome: Outcome, reason: Reason | None) -> AttemptLost:
+        failure, ended = outcome.failure, account.outcome is not None and not account.resolved
         return AttemptLost(
-            lease=rescued.lease,
+            lease=account.lease,
             run=run,
-            max_attempts=self._options[rescued.lease.queue].retry.max_attempts,
+            max_attempts=self._options[account.lease.queue].retry.max_attempts,
             outcome=outcome.kind.value,
-            reason=reason,
-            owner=rescued.owner,
-            ended_at=time.time(),
+            reason=failure.reason if ended and failure else reason,
+            owner=account.owner,
+            ended_at=account.ended_at or time.time(),
             delay=outcome.delay,
-            message=outcome.failure.message if outcome.failure else "",
+            message=failure.message if failure else outcome.message,
+            ended=ended,
+            error_type=failure.error_type if ended and failure else "",
+            traceback=failure.traceback if ended and failure else "",
         )
+
+
+def _span_id(account: Account) -> str:
+    return account.run.span_id if account.run is not None else ""
+
+
+def _started_at(item: _Abandoned) -> float:
+    return item.account.run.started_at if item.account is not None and item.account.run is not None else 0.0

@@ -26,6 +26,7 @@ from framework.stuck import StuckJobs
 TURN = 0.5  # seconds between looks for jobs that are due: how late a delayed job may be
 STEP = 0.4  # seconds for each of the two parts of a turn: between them the heart beats, and the newly dead come first
 RESCUE_EVERY = 0.5  # seconds between looks for the dead of other trees; our own supervisor tells at once
+SWEEP_EVERY = 30.0  # seconds between looks for what dead workers left and nobody needs
 OBSERVE_EVERY = 5.0  # seconds between observations of depth and age
 
 
@@ -72,7 +73,7 @@ class Maintenance:
         self._asked_to_leave = False
         self._rescue_at = 0.0
         self._observe_at = 0.0
-        self._look_at = 0.0
+        self._look_at = self._sweep_at = 0.0
         self._failing_since: dict[str, float] = {}
         self._stuck = StuckJobs(broker, emit)
         self._observation = Observation(broker, emit)
@@ -94,7 +95,7 @@ class Maintenance:
         self._board.set_state(self._index, LEAVING, time.monotonic_ns())
         if os.getppid() != self._supervisor:
             Leftovers(self._board, self._index, self._drain).outlive(self.turn)
-        self._rescue_at = 0.0
+        self._rescue_at = self._sweep_at = 0.0
         self._observe_at = 0.0  # what the gauges show from now on is what was left
         self.turn()
         # The next supervisor settles what there is no time for.
@@ -117,6 +118,9 @@ class Maintenance:
         if now >= self._look_at:
             self._look_at = now + LOOK_EVERY
             self._end_headless()
+        if now >= self._sweep_at:
+            self._sweep_at = now + SWEEP_EVERY
+            self._abandoned.sweep()
         if now >= self._observe_at:
             self._observe_at = now + OBSERVE_EVERY
             if self._leads():

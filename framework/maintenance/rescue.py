@@ -5,27 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from framework.broker import Rescued
 from framework.job import Failure, Lease, Reason, RunRecord
+from framework.maintenance.accounts import Account
 from framework.outcome import Kind, Outcome, fail
 from framework.queues import QueueOptions
 from framework.scoreboard import Verdict
 
 
 def judge(
-    rescued: Rescued, options: Mapping[str, QueueOptions], verdict: Callable[[str], Verdict | None], now: float
+    account: Account, options: Mapping[str, QueueOptions], verdict: Callable[[str], Verdict | None], now: float
 ) -> tuple[Outcome, Reason | None]:
     """(what is done with the job, why its attempt failed).
 
-    The reason is None where nothing is charged: the job had not started, its outcome was reported already, or the kill
-    was planned or meant for another job of the process.
+    The reason is None where nothing is charged now: the job had not started, its attempt had ended, or the kill was
+    planned or meant for another job of the process. What a rescuer before us has decided stands.
     """
-    lease, run = rescued.lease, rescued.run
-    if rescued.reported is not None:
-        return _completed(rescued.reported, lease, now), None
+    lease, run, known = account.lease, account.run, account.outcome
+    if known is not None and account.resolved:
+        return known, None if known.failure is None else known.failure.reason
+    if known is not None:
+        return _completed(known, lease, now), None
     if run is None:
         return Outcome(Kind.RELEASED), None
-    found = verdict(rescued.owner)
+    found = verdict(account.owner)
     if found is not None and (not found.charges(run.row) or _came_after(found, run, options[lease.queue], now)):
         return Outcome(Kind.RELEASED), None
     reason: Reason = "timeout" if found is not None and found.kind == "timeout" else "worker_lost"
@@ -60,7 +62,7 @@ def _message(reason: str, options: QueueOptions, verdict: Verdict | None) -> str
 
 
 def _completed(reported: Outcome, lease: Lease, now: float) -> Outcome:
-    """A reported outcome, with the failure that a run record has no room for."""
+    """Return a recorded outcome with its failure, which the version before this kept in the job's history."""
     if reported.kind not in (Kind.RETRIED, Kind.DEAD_LETTERED) or reported.failure is not None:
         return reported
     known = [failure for failure in lease.job.history if failure.delivery == lease.delivery]
@@ -74,8 +76,3 @@ def _completed(reported: Outcome, lease: Lease, now: float) -> Outcome:
         ended_at=now,
     )
     return replace(reported, failure=known[-1] if known else lost)
-
-
-def has_started(rescued: Rescued) -> RunRecord | None:
-    """The run record of an attempt whose span nobody has sent."""
-    return None if rescued.reported is not None else rescued.run

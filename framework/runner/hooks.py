@@ -16,6 +16,7 @@ from functools import cache
 
 from framework import connecting
 from framework.app import WorkerApp
+from framework.broker import Broker
 from framework.errors import WorkerError
 from framework.events import Bus, ServiceMistake
 from framework.exceptions import describe
@@ -46,13 +47,15 @@ def tell(place: Place, birth: Birth, board: Scoreboard) -> int:
         return 0
     _go_first()
     telemetry, bus = begin(place, birth, HOOKS)
-    code, broker = FAILED_TO_START, None
+    code = FAILED_TO_START
+    engine: Producer | Broker | None = None
     try:
         before = descriptors()
-        broker = own_broker(place, birth.incarnation)
+        engine = broker = own_broker(place, birth.incarnation)
         held = {fd: identity for fd, identity in descriptors().items() if fd not in before}
         settings = place.settings
-        connecting.install(Producer(broker, options=connecting.resolver(settings), sending=telemetry.sending))
+        engine = Producer(broker, options=connecting.resolver(settings), sending=telemetry.sending)
+        connecting.install(engine)
         unblock()
         app = construct(place.app)
         board.set_state(birth.index, READY, time.monotonic_ns())
@@ -68,7 +71,7 @@ def tell(place: Place, birth: Birth, board: Scoreboard) -> int:
         text, trace = (message, "") if isinstance(error, WorkerError) else (f"{type(error).__name__}: {message}", trace)
         bus.emit(ServiceMistake(birth.name, f"{what}: {text}", trace))
     finally:
-        wind_up(place, birth, board, telemetry, broker, code)
+        wind_up(place, birth, board, telemetry, engine, code)
     return code
 
 

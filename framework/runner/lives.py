@@ -18,19 +18,20 @@ from framework.errors import EngineError, WorkerError
 from framework.events import Bus, ServiceMistake, SupervisorNote, WorkerReady
 from framework.exceptions import describe
 from framework.executor import Executor
+from framework.ledger import DeadLedgers, Ledger
 from framework.maintenance import AbandonedLeases, HealthServer, Maintenance, OtherTrees
 from framework.outcome import Outcome
 from framework.process.forks import parent_goes_on
 from framework.producer import Producer
 from framework.runner.construct import construct
 from framework.runner.leaving import WITHIN, exit_after, forget_parent, run_hooks
-from framework.runner.place import Place, own_broker
+from framework.runner.place import Place, own_broker, own_ledger
 from framework.runner.probes import probes, processes, restarts
 from framework.scoreboard import EXPORTER, GONE, HOOKS, Scoreboard
 from framework.signals import poke, reset_in_child
 from framework.supervisor import CRASHED, FAILED_TO_CLOSE, FAILED_TO_START, LAST_GRACE, Birth, unblock
 from framework.telemetry import ProcessIdentity, Role, Telemetry, start
-from framework.worker import AsyncWorker, LeaveSignal, SyncWorker, WorkerCore, descriptors, stacks
+from framework.worker import AsyncWorker, LeaveSignal, SyncWorker, ThreadWorker, WorkerCore, descriptors, stacks
 
 
 def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) -> int:
@@ -41,9 +42,11 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
     leave = LeaveSignal(settings.drain_seconds, lambda: board.deadline, lambda: board.stood_still)
     try:
         before = descriptors()
+        life.ledger = ledger = own_ledger(place, birth.incarnation, place.options[name].concurrency)
         life.broker = broker = own_broker(place, birth.incarnation)
         held = {fd: identity for fd, identity in descriptors().items() if fd not in before}
-        connecting.install(Producer(broker, options=connecting.resolver(settings), sending=telemetry.sending))
+        life.producer = Producer(broker, options=connecting.resolver(settings), sending=telemetry.sending)
+        connecting.install(life.producer)
         # From here on the service's code starts threads and processes, which inherit the mask. What a signal ends
         # before the worker has handlers has no job.
         unblock()
@@ -58,18 +61,20 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
             executor=executor,
             emit=bus.emit,
             leave=leave,
+            ledger=ledger,
             held=held,
         )
         core.on_ready = life.announce
         telemetry.observe_slots(lambda: (core.options.concurrency, core.used), name)
-        kind = AsyncWorker if handler.is_async else SyncWorker
+        in_threads = core.options.concurrency > 1
+        kind = AsyncWorker if handler.is_async else ThreadWorker if in_threads else SyncWorker
         with parent_goes_on():
             kind(core, executor.app, Slot(handler.queue, number), unblock=unblock).run()
         code = 0
     except BaseException as error:  # sys.exit() in a lifespan is an end like any other: said, and never with code 0
         code = life.failed(error)
     finally:
-        wind_up(place, birth, board, telemetry, life.broker, code)
+        wind_up(place, birth, board, telemetry, life.producer or life.broker, code, life.ledger)
     return code
 
 
@@ -81,6 +86,8 @@ class _Life:
         self._bus = bus
         self._ready = False
         self.broker: Broker | None = None
+        self.producer: Producer | None = None
+        self.ledger: Ledger | None = None
         self.core: WorkerCore | None = None
 
     def announce(self) -> None:
@@ -140,7 +147,8 @@ def _maintenance(
         bus.emit,
         verdict=lambda incarnation: place.verdict(board, incarnation),
         after_loss=partial(_after_loss, place, birth),
-        told=telemetry.told,
+        knows=telemetry.knows,
+        ledgers=DeadLedgers(place.ledgers, say=lambda text: bus.emit(SupervisorNote(text, "warning"))),
     )
     return Maintenance(
         birth.index,
@@ -189,14 +197,27 @@ def begin(place: Place, birth: Birth, role: Role) -> tuple[Telemetry, Bus]:
 
 
 def wind_up(
-    place: Place, birth: Birth, board: Scoreboard, telemetry: Telemetry, broker: Broker | None, code: int
+    place: Place,
+    birth: Birth,
+    board: Scoreboard,
+    telemetry: Telemetry,
+    engine: Producer | Broker | None,
+    code: int,
+    ledger: Ledger | None = None,
 ) -> None:
-    """End a process that has run the service's code: its threads and exit hooks have their time, whatever they do."""
+    """End a process that has run the service's code: its threads and exit hooks have their time, whatever they do.
+
+    A producer stores what they still enqueue, and lets go of the engine. The ledger goes before: who rescues what is
+    left must find it free.
+    """
     board.set_state(birth.index, GONE, time.monotonic_ns())
     say_goodbye = partial(_say_goodbye, place, birth, board, telemetry, 0.0)
     run_hooks(_until(board, WITHIN, share=0.5), late=lambda: exit_after(say_goodbye, code))
-    if broker is not None:
-        broker.close()
+    if ledger is not None:
+        with suppress(OSError):  # maintenance removes it
+            ledger.close()
+    if engine is not None:
+        engine.close()
     say_goodbye()
 
 

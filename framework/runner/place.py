@@ -11,12 +11,14 @@ from typing import Any
 from framework.app import WorkerApp
 from framework.broker import Broker, open_broker, shown
 from framework.errors import EngineError, UsageError
+from framework.ledger import LEDGERS, Ledger
 from framework.queues import QueueOptions
 from framework.runner.lost import LostAttempts
 from framework.scoreboard import Scoreboard, Verdict
 from framework.settings import Settings
 from framework.supervisor import Instance, Reserve
 
+MORE_SLOTS = 3  # of a ledger, for jobs that have ended and are not settled yet
 BURIAL = 0.3  # seconds from the death of a child until the supervisor has written how it died
 
 
@@ -56,6 +58,11 @@ class Place:
     def workers(self) -> list[tuple[str, str, int]]:
         """(name of the slot, queue, number within the queue) of every worker."""
         return [(f"{name}/{index}", name, index) for name in self.served for index in range(self.options[name].workers)]
+
+    @property
+    def ledgers(self) -> Path:
+        """Return where the ledgers of all trees on this store lie, as far as they are on this machine."""
+        return self.instance.board_path.parent.parent / LEDGERS
 
     def verdict(self, board: Scoreboard, incarnation: str) -> Verdict | None:
         """From our own board, or from that of the tree to which the dead belonged."""
@@ -105,6 +112,24 @@ def own_broker(place: Place, incarnation: str) -> Broker:
     if lost := place.instance.lost():
         raise EngineError(lost)
     return broker_for(place.settings, place.options, incarnation)
+
+
+def own_ledger(place: Place, incarnation: str, concurrency: int) -> Ledger:
+    """The ledger of a worker. Raises EngineError: without one it must not start a job."""
+    if lost := place.instance.lost():
+        raise EngineError(lost)
+    try:
+        return Ledger(place.ledgers, incarnation, slots=slots_for(concurrency))
+    except OSError as error:
+        raise EngineError(
+            f"{place.ledgers} cannot take the ledger of its runs, without which no job may start: "
+            f"{error.strerror or error}"
+        ) from error
+
+
+def slots_for(concurrency: int) -> int:
+    """Return how many slots the ledger of a worker has at first."""
+    return concurrency + MORE_SLOTS
 
 
 def broker_for(settings: Settings, options: dict[str, QueueOptions], incarnation: str) -> Broker:

@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-MAGIC = b"WBOARD3\n"
+MAGIC = b"WBOARD4\n"
 MAINTENANCE: Final = "maintenance"  # slots that run no jobs
 EXPORTER: Final = "exporter"
 HOOKS: Final = "hooks"
@@ -24,7 +24,8 @@ HEADER = struct.Struct(f"<8sIIIIQQ{NAME}sQ")
 # name, incarnation, pid, state, pid's start, tick, ready, first row, rows, used, jobs
 SLOT = struct.Struct(f"<{NAME}s40sIIQQQIIII")
 EXITS = struct.Struct("<11I")
-# delivery, busy, on_cpu, settling, started, soft, hard, job id; before them a sequence of 8 bytes
+# delivery, busy, on_cpu, settling, started, soft, hard, job id; before them a sequence of 8 bytes, behind them the
+# thread that runs the jobs of this row, 4 bytes
 ROW = struct.Struct("<IBBBxQQQ64s")
 VERDICT = struct.Struct("<40sBB36s2x96s")  # incarnation, kind, number of guilty rows, the rows, a detail
 HEADER_SIZE, SLOT_SIZE, ROW_SIZE, VERDICT_SIZE = 208, 368, 112, 176
@@ -63,7 +64,8 @@ class SlotState:
 @dataclass(frozen=True, slots=True)
 class RowState:
     """A running job; `soft` and `hard` are its deadlines in monotonic ns, 0 = none; `on_cpu`: its code runs now;
-    `settling`: its handler has ended, and the engine is being told; `whole`: it was not read while it was written."""
+    `settling`: its handler has ended, and the engine is being told; `whole`: it was not read while it was written;
+    `thread`: the kernel's number of the thread that runs it, 0 = the row has none of its own."""
 
     row: int
     job_id: str
@@ -74,6 +76,7 @@ class RowState:
     on_cpu: bool
     settling: bool = False
     whole: bool = True
+    thread: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ def process_start(pid: int) -> int:
     return int(fields[19]) if len(fields) > 19 else 0
 
 
-def stat_of(pid: int) -> list[str]:
+def stat_of(pid: int | str) -> list[str]:
     """Return the fields of /proc/<pid>/stat from the state on; the command before it may hold any character. None of
     them: it is gone, or nobody can say."""
     try:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import mmap
+import struct
 import time
 
 from framework.scoreboard.layout import ROW, RowState, string, text
 
 _QUICK_TRIES, _MOST_TRIES = 20, 150  # to read a row whole; a writer may lose the processor for a tenth of a second
+
+_THREAD = struct.Struct("<I")
 
 
 class RowWriter:
@@ -35,6 +38,10 @@ class RowWriter:
         """Whether this job's code runs at this moment: names the one that blocks an event loop."""
         self._memory[self._at + 13] = running
 
+    def thread(self, number: int) -> None:
+        """The kernel's number of the thread that runs all jobs of this row."""
+        _THREAD.pack_into(self._memory, self._fields.stop, number)
+
     def ended(self) -> None:
         """The handler has ended: what the engine takes from here on is not the job's time."""
         self._memory[self._at + 14] = 1
@@ -59,6 +66,7 @@ def read_row(memory: mmap.mmap, quads: memoryview[int], row: int, at: int) -> Ro
     # A writer killed in the middle leaves an odd sequence: what stands there is the best that is known. One that has
     # lost the processor for longer than that is read again at the next look.
     delivery, busy, on_cpu, settling, started, soft, hard, job_id = ROW.unpack(fields)
+    (thread,) = _THREAD.unpack_from(memory, at + 8 + ROW.size)
     if not busy:
         return None
-    return RowState(row, string(job_id), delivery, started, soft, hard, bool(on_cpu), bool(settling), whole)
+    return RowState(row, string(job_id), delivery, started, soft, hard, bool(on_cpu), bool(settling), whole, thread)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from framework.extras import NONE, Extras
 from framework.spool import frame, ids, jobfile, names
 from framework.spool.clock import Clock
 from framework.spool.disk import Disk
@@ -15,18 +16,18 @@ START = 4096  # bytes of a file that a person is shown
 GONE = "is no longer there"
 
 
-def look(disk: Disk, path: str) -> tuple[str, bytes]:
-    """Return what is wrong with a file, "" where it can be read, and how it begins."""
+def look(disk: Disk, path: str) -> tuple[str, bytes, Extras]:
+    """Return what is wrong with a file, "" where it can be read, how it begins, and its extras, where it has some."""
     start = b""
     try:
         with jobfile.opened(disk, path) as (fd, found):
             start = disk.calls.pread(fd, START, 0)
-            jobfile.content(disk, fd, found.st_size)
+            _, job = jobfile.content(disk, fd, found.st_size)
     except frame.Damaged as error:
-        return str(error), start
+        return str(error), start, NONE
     except OSError as error:
-        return os.strerror(error.errno or 0), start
-    return "", start
+        return error.strerror or str(error), start, NONE
+    return "", start, job.extras
 
 
 def restore(disk: Disk, clock: Clock, queue: QueueDir, path: str, home: Callable[[str], QueueDir]) -> str:

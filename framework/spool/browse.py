@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
+from framework.extras import NONE, Extras
 from framework.job import Job
 from framework.spool import bad, frame, handlers, ids, jobfile, names, undeclared
 from framework.spool.census import Census
@@ -13,6 +14,8 @@ from framework.spool.clock import Clock
 from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
 from framework.spool.names import Name
+
+LOOKED = 200  # files of a state in a quick look: those that nobody here takes are among the oldest before long
 
 # state -> its directory, and whether jobs lie one directory deeper
 _PLACES = {
@@ -32,6 +35,7 @@ class Sight:
         path: of the file, relative to the root. name: parsed; None for a bad file.
         inode: of the file. since: when it came there, seconds since the epoch.
         flaw: what is wrong with a bad one; empty: it can be read now.
+        newer: only a newer version can read it.
     """
 
     path: str
@@ -40,6 +44,7 @@ class Sight:
     inode: int
     since: float
     flaw: str = ""
+    newer: bool = False
 
 
 class Browse:
@@ -65,10 +70,20 @@ class Browse:
         directories = [d for place in self._places(queue, state) for d in self._directories(queue, place)]
         found = [(entry, f"{d}/{entry}") for d in directories for entry in self._disk.listdir(d)]
         for entry, path in sorted(found):
-            name = names.parse(entry)
-            sight = self._bad(queue, entry, path) if state == "bad" else name and self._look(queue, path, name)
+            sight = self._bad(queue, entry, path) if state == "bad" else self._look(queue, entry, path)
             if sight:
                 yield sight
+
+    def newer(self, queue: QueueDir, state: str) -> Iterator[Sight]:
+        """The jobs among the oldest of a state that only a newer version can read. Raises OSError."""
+        left = LOOKED
+        for directory in sorted(self._directories(queue, state)):
+            if not left:
+                return
+            entries = sorted(self._disk.listdir(directory))[:left]
+            left -= len(entries)
+            found = (self._newer(queue, entry, f"{directory}/{entry}") for entry in entries)
+            yield from filter(None, found)
 
     def keeps_letters(self, queue: QueueDir) -> bool:
         """Return whether a queue's dead letters are dead where they lie. Raises OSError."""
@@ -115,9 +130,14 @@ class Browse:
             return ids.unlink(self._disk, sight.path, self._queue(sight.job.queue), sight.job.id, sight.inode)
         return self._disk.unlink(sight.path)
 
-    def _look(self, queue: QueueDir, path: str, name: Name) -> Sight | None:
+    def _look(self, queue: QueueDir, entry: str, path: str) -> Sight | None:
+        name = names.parse(entry)
+        if name is None:
+            return self._newer(queue, entry, path)
         try:
             job, found = jobfile.read(self._disk, path)
+        except frame.Newer:
+            return self._newer(queue, entry, path)
         except (jobfile.Planted, OSError):
             return None  # not there any more, or not for us to judge
         except frame.Damaged:
@@ -126,11 +146,35 @@ class Browse:
             return None
         return Sight(path, name, job, found.st_ino, found.st_ctime)
 
+    def _newer(self, queue: QueueDir, entry: str, path: str) -> Sight | None:
+        """What is known of a job that this version cannot read; None: it can, or nobody knows."""
+        name = names.parse(entry)
+        if name is None and not names.needs_newer(entry):
+            return None
+        try:
+            with jobfile.opened(self._disk, path) as (fd, found):
+                why = "" if name else f"its name asks for a newer version than {frame.VERSION}"
+                try:
+                    frame.layout(self._disk.calls.pread(fd, frame.FIXED_SIZE, 0))
+                except frame.Newer as error:
+                    why = error.strerror or str(error)
+        except (frame.Damaged, OSError):  # gone, or something else
+            return None
+        if not why:
+            return None
+        job, flaw = _unread(queue, entry, b"", found), f"{found.st_size:,} bytes; {why}"
+        return Sight(path, name, job, found.st_ino, found.st_ctime, flaw, newer=True)
+
     def _bad(self, queue: QueueDir, entry: str, path: str) -> Sight | None:
         """A file that cannot be read still has a name, and a beginning that a person wants to see."""
         found = self._disk.stat(path)
         if found is None:
             return None
-        flaw, start = bad.look(self._disk, path)
-        job = Job(id=entry, uid=bytes(16), queue=queue.name, payload=start, headers={}, enqueued_at=found.st_ctime)
-        return Sight(path, None, job, 0, found.st_ctime, flaw)
+        flaw, start, extras = bad.look(self._disk, path)
+        return Sight(path, None, _unread(queue, entry, start, found, extras), 0, found.st_ctime, flaw)
+
+
+def _unread(queue: QueueDir, entry: str, start: bytes, found: os.stat_result, extras: Extras = NONE) -> Job:
+    """Return what stands for a job whose file is not read as one."""
+    moment = found.st_ctime
+    return Job(entry, bytes(16), queue.name, start, headers={}, enqueued_at=moment, extras=extras)

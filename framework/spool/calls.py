@@ -30,14 +30,6 @@ def syncfs(fd: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def fallocate(fd: int, offset: int, length: int) -> None:
-    """Reserves the blocks, so that a later write into them cannot meet a full disk. Raises OSError."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(fd, offset, length)
-    else:
-        os.pwrite(fd, bytes(length), offset)
-
-
 def listdir(fd: int) -> list[str]:
     """The names in an open directory, in no order. Raises OSError."""
     return os.listdir(fd)
@@ -57,7 +49,6 @@ class Calls:
     syncfs = staticmethod(syncfs)
     ftruncate = staticmethod(os.ftruncate)
     utime = staticmethod(os.utime)
-    fallocate = staticmethod(fallocate)
     rename = staticmethod(os.rename)
     link = staticmethod(os.link)
     unlink = staticmethod(os.unlink)

@@ -123,8 +123,8 @@ class Census:
         found: dict[str, names.Name] = {}
         for state, buckets in (("ready", self.buckets), ("delayed", self._delayed)):
             for bucket in buckets.all():
-                if state == "ready" and bucket > stamp:
-                    break
+                if state == "ready" and bucket > stamp and names.is_of_time(bucket):
+                    continue
                 for entry in buckets.names(bucket):
                     name = names.parse(entry) if entry[: len(stamp)] < stamp else None
                     if name is not None:

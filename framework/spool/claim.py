@@ -7,6 +7,7 @@ strand there, entries that are no lease become leases once a minute and after ev
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 import time
@@ -30,6 +31,7 @@ MOST_MISSES = 3  # lost races in a row, after which we ask whether the loser is 
 MOST_TRIES = 3  # to read a file, before it is bad
 MOST_EXPIRED = 64  # in one claim: each may cost an fsync, and the caller has a deadline
 MOST_LOST = 1024  # races in one claim: the caller has a deadline
+log = logging.getLogger("framework")
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
@@ -40,6 +42,7 @@ class Reader:
         self._disk = disk
         self._counts = counts
         self._tries: Counter[str] = Counter()
+        self._told: set[str] = set()  # fields
 
     def lease(self, owner: Owner, entry: str, name: Name) -> Lease | None:
         """The lease; None: it is gone, or it was bad and has been put aside. Raises OSError."""
@@ -57,7 +60,19 @@ class Reader:
                 return None
             raise
         owner.held[entry] = held
+        if lease.job.extras.ignored:
+            self._tell_of_ignored(lease.job)
         return lease
+
+    def _tell_of_ignored(self, job: Job) -> None:
+        """Once for each field and process: what made one such job has made others."""
+        self._counts["ignored_fields"] += 1
+        for name in set(job.extras.ignored) - self._told:
+            self._told.add(name)
+            log.warning(
+                "queue %r: job %r was stored with a value of %s that no job can have: it is ignored, and the job runs",
+                job.queue, job.id, name,
+            )  # fmt: skip
 
     def _read(self, held: Held) -> Lease:
         disk = self._disk

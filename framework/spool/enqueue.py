@@ -20,7 +20,6 @@ from framework.spool.calls import HAS_SYNCFS
 from framework.spool.clock import Clock
 from framework.spool.disk import TOO_MANY_FILES, Disk
 from framework.spool.draft import Draft, Gone, close, create, place
-from framework.spool.gather import Gather
 from framework.spool.layout import QueueDir
 from framework.spool.limits import Limits
 from framework.spool.recover import recover
@@ -43,21 +42,12 @@ class Enqueue:
         self._create = partial(create, disk, queue, clock)
         self._blanks = Blanks(disk, self._create)
         self._least_batch = batch.LEAST if HAS_SYNCFS or not disk.power else batch.MOST + 1
-        self._gather = Gather(self._put, most=CHUNK)
 
     def put(self, jobs: Sequence[Job], done: list[JobId]) -> None:
         """Stores jobs in order, up to the first that is refused; ids that are safely queued join `done`.
 
         Raises the EnqueueErrors.
         """
-        if len(jobs) == 1 and self._disk.power and not jobs[0].chosen_id:
-            self._check_size(jobs[0], done)
-            self._gather.put(jobs[0])
-            done.append(JobId(jobs[0].id))
-        else:
-            self._put(jobs, done)
-
-    def _put(self, jobs: Sequence[Job], done: list[JobId]) -> None:
         at = 0
         while at < len(jobs):
             self._check_size(jobs[at], done)
@@ -66,21 +56,23 @@ class Enqueue:
                 at += 1
                 continue
             run = self._run(jobs, at)
-            if len(run) >= self._least_batch and run[0].not_before is None:
+            if len(run) >= self._least_batch and run[0].not_before is None and not run[0].extras.priority:
                 at += self._put_batch(run, done)
             else:
                 at += self._put_chunk(run[:CHUNK], done)
 
     def _run(self, jobs: Sequence[Job], at: int) -> Sequence[Job]:
-        """Those from here on that may be stored together: runnable at once, or not, like the first."""
-        end, delayed = at + 1, jobs[at].not_before is not None
-        most = min(len(jobs), at + (CHUNK if delayed else batch.MOST))
-        while end < most and self._is_alike(jobs[end], delayed):
+        """Those from here on that may be stored together: with a place in one kind of directory, like the first."""
+        end, kind = at + 1, self._kind(jobs[at])
+        most = min(len(jobs), at + (batch.MOST if kind == (False, False) else CHUNK))
+        while end < most and self._kind(job := jobs[end]) == kind and not job.chosen_id and self._fits(job):
             end += 1
         return jobs[at:end]
 
-    def _is_alike(self, job: Job, delayed: bool) -> bool:
-        return not job.chosen_id and (job.not_before is not None) == delayed and self._fits(job)
+    @staticmethod
+    def _kind(job: Job) -> tuple[bool, bool]:
+        """Return whether a job waits for its time, and whether it has a priority: a batch takes no such jobs."""
+        return job.not_before is not None, job.extras.priority != 0
 
     def _fits(self, job: Job) -> bool:
         return len(job.payload) <= self._queue.options.max_payload_bytes

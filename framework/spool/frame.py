@@ -1,5 +1,8 @@
 """The content of a job's file: a fixed header, headers as JSON, the body; then the history of attempts in slots.
 
+The headers are one JSON object, and behind it a second one where the job has extras: readers of before the extras stop
+at the end of the first, and nobody parses twice what many jobs say alike.
+
 The part up to the body is written once. A failed attempt is written into a slot of its own page (slot 0 keeps the
 first, a ring of ten the last): a torn record costs the oldest one of the ring, never the job.
 
@@ -21,8 +24,9 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
+from framework.extras import EARLIEST, LATEST, NONE, unpack
 from framework.frozen import frozen
-from framework.job import EARLIEST, LATEST, Failure, Job
+from framework.job import Failure, Job
 from framework.queues import NAME
 from framework.spool.names import MOST_NUMBER
 
@@ -111,7 +115,7 @@ def encode(job: Job) -> bytes:
     wrong = flaw(job)
     if wrong:
         raise ValueError(f"impossible {wrong} of job {job.id!r:.100}")
-    headers = _ENCODE(
+    text = _ENCODE(
         {
             "id": job.id,
             "queue": job.queue,
@@ -122,7 +126,10 @@ def encode(job: Job) -> bytes:
             "scheduled_for": job.scheduled_for,
             "headers": dict(job.headers),
         }
-    ).encode("ascii")
+    )
+    if job.extras is not NONE:
+        text += job.extras.text
+    headers = text.encode("ascii")
     if len(job.uid) != 16:
         raise ValueError(f"uid of job {job.id!r} has {len(job.uid)} bytes: must be 16")
     if len(headers) > _MOST_HEADERS or len(job.payload) > _MOST_BODY:
@@ -172,9 +179,10 @@ def decode(data: bytes, where: Layout) -> Job:
     if zlib.crc32(headers) != where.crc_headers or zlib.crc32(body) != where.crc_body:
         raise Damaged("checksum of the content")
     try:
-        fields, _ = _DECODE(headers.decode("ascii"))
+        text = headers.decode("ascii")
+        fields, end = _DECODE(text)
         find = fields.get
-        job = Job(  # by position: eleven names would cost more than the values
+        job = Job(  # by position: twelve names would cost more than the values
             fields["id"],
             where.uid,
             fields["queue"],
@@ -186,6 +194,7 @@ def decode(data: bytes, where: Layout) -> Job:
             find("chosen_id", False),
             find("scheduled_for"),
             tuple(r.failure for r in records(data[slots_at:])) if len(data) > slots_at else (),
+            NONE if end == len(text) else unpack(text[end:]),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Impossible(f"headers: {error!r:.200}") from None

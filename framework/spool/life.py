@@ -32,7 +32,7 @@ class Owner:
         fd: the lock file, locked.
         ward: they are a dead owner's, this process settles them.
         held: entries that are leases now.
-        started: of a ward: the runs in its lock file, by stem and delivery.
+        started: of a ward of the version before: the runs in its lock file, by stem and delivery.
     """
 
     queue: QueueDir
@@ -61,7 +61,6 @@ class Held:
         name, entry: its name there, parsed and as text.
         inode: of the file.
         slots_at: where its history begins.
-        started: its run in the lock file; None: it has not started.
         settled: somebody has settled it, or it was lost.
         forgiven: settled by a call that failed for others, so that a repetition of the call passes.
     """
@@ -71,7 +70,6 @@ class Held:
     entry: str
     inode: int = 0
     slots_at: int = 0
-    started: runs.Started | None = None
     settled: bool = False
     forgiven: bool = False
 
@@ -82,7 +80,7 @@ class Held:
 
     @property
     def key(self) -> tuple[str, int]:
-        """What names this run in the lock file."""
+        """What names this run in a lock file of the version before."""
         return self.name.stem, self.name.delivery
 
     def let_lie(self) -> None:
@@ -143,8 +141,6 @@ def _born_as(disk: Disk, queue: QueueDir, wid: str, *, boot: str, now: float) ->
         if not flocks.take(disk.calls, fd):  # a rescuer was faster; it unlinks the draft
             flocks.drop(disk.calls, fd)
             return None
-        rows = max(runs.LEAST_ROWS, queue.options.concurrency)
-        disk.calls.fallocate(fd, 0, runs.offset(rows))
         disk.calls.pwrite(fd, runs.head(boot, now), 0)
         if _name_it(disk, owner, draft):
             return owner
@@ -172,12 +168,6 @@ def _stillborn(disk: Disk, fd: int, draft: str) -> None:
     with contextlib.suppress(OSError):  # a rescuer finds and unlinks it: nobody holds its lock
         disk.unlink(draft)
     flocks.drop(disk.calls, fd)
-
-
-def write_run(disk: Disk, held: Held, started: runs.Started) -> None:
-    """Puts a run record into its row of the lock file. Raises OSError."""
-    disk.calls.pwrite(held.owner.fd, runs.encode(started), runs.offset(started.run.row))
-    held.started = started
 
 
 def end(disk: Disk, owner: Owner) -> None:

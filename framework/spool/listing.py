@@ -1,7 +1,8 @@
-"""The runnable jobs of a queue in order, from listings that are kept.
+"""The runnable jobs of a queue in order, higher priorities first, from listings that are kept.
 
 `readdir` returns names in no order and is no snapshot: a name added meanwhile may appear without one added before it.
 So only names stamped before the listing began are consumed: a producer stamps a job after its last one is in place.
+That holds within a priority; between priorities there is no order to keep but theirs.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 import stat
 import threading
 import time
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections.abc import Callable
 
 from framework.spool import names
@@ -169,17 +170,18 @@ class Listing:
         self._base = f"{queue.base}/ready"
         self._clock = clock
         self._buckets = Buckets(disk, self._base, setbacks=setbacks)
-        self._names: list[str] = []
+        self._names: list[str] = []  # by `names.order`
         self._at = 0
         self._bucket_of: dict[str, str] = {}  # where it does not follow from the name
-        self._due = 0.0
+        self._due = self._urgent_due = 0.0  # when to list again: all, and what has a priority above 0
         self._returned: list[str] = []
         self._foreign: set[str] = set()
         self._lock = threading.Lock()
 
     def path(self, entry: str) -> str:
         """Where an entry stands, relative to the root."""
-        return f"{self._base}/{self._bucket_of.get(entry) or entry[: names.BUCKET_DIGITS]}/{entry}"
+        bucket = self._bucket_of.get(entry) or (entry[: names.BUCKET_DIGITS] if ",p" not in entry else _bucket(entry))
+        return f"{self._base}/{bucket}/{entry}"
 
     def __len__(self) -> int:
         """Names that are left, as far as is known."""
@@ -189,7 +191,10 @@ class Listing:
         """The next entry; None: there is none. It may be gone already. Raises OSError."""
         if self._returned:
             self._merge()
-        if self._at >= len(self._names) or time.monotonic() >= self._due:
+        now = time.monotonic()
+        if self._urgent_due <= now < self._due and self._at < len(self._names):
+            self._look_for_urgent()
+        if self._at >= len(self._names) or now >= self._due:
             self._refresh()
             if not self._names:
                 return None
@@ -201,29 +206,79 @@ class Listing:
         self._foreign.add(entry)
 
     def put_back(self, entry: str) -> None:
-        """A released entry comes first again in this process."""
+        """A released entry comes first of its priority again in this process."""
+        if names.priority_of(entry) < 0:
+            return  # others that were not listed may come before it: the next listing finds it
         with self._lock:
             self._returned.append(entry)
 
     def skip_gone(self) -> None:
-        """After two misses: others consume in the same order, so what is gone is a run from here."""
-        self._at = first_there(self._exists, self._at, len(self._names))
+        """After two misses: others consume in the same order, so what is gone is a run from here.
+
+        A run ends with its priority: what is more urgent came after others had seen what is less so.
+        """
+        if self._at < len(self._names):
+            level, _ = names.order(self._names[self._at])
+            self._at = first_there(self._exists, self._at, self._end_of(level))
+
+    def _end_of(self, level: int) -> int:
+        """Return where the names that are left of this level and those above it end."""
+        return bisect_left(self._names, (level + 1, ""), self._at, key=names.order)
 
     def _exists(self, index: int) -> bool:
         return self._disk.is_there(self.path(self._names[index]))
 
     def _merge(self) -> None:
         with self._lock:
-            returned, self._returned = sorted(self._returned), []
-        self._names = returned + self._names[self._at :]
-        self._at = 0
+            returned, self._returned = self._returned, []
+        self._names, self._at = self._names[self._at :], 0
+        for entry in returned:
+            insort(self._names, entry, key=names.order)
 
     def _refresh(self) -> None:
         with self._lock:
             self._returned.clear()  # what was put back is on disk, the listing will find it
-        began, horizon = self._clock.text(), f"{self._clock.now() + HORIZON:020d}"
-        start = time.monotonic()
-        found = self._oldest()
+        self._bucket_of = {}
+        began, start = self._clock.text(), time.monotonic()
+        urgent, usual, patient = self._parted()
+        found = self._each_of(urgent, began)
+        if len(found) < ENOUGH:
+            alike = self._before(began, self._usual(usual, ENOUGH - len(found)))
+            found += alike
+            if any(",p" in entry for entry in alike):  # a version that knows no priorities leaves them anywhere
+                found.sort(key=names.order)
+        for bucket in patient:
+            if len(found) < ENOUGH:
+                found += self._each_of([bucket], began)
+        self._names, self._at = found, 0
+        now = time.monotonic()
+        self._due = now + max(LEAST_AGE, 50 * (now - start))
+        self._urgent_due = now + LEAST_AGE
+
+    def _look_for_urgent(self) -> None:
+        """Put what has come of priorities above 0 before what is left: a long listing is not renewed that soon."""
+        began, start = self._clock.text(), time.thread_time()  # its own time: a busy machine makes no job less urgent
+        found = self._each_of(self._parted()[0], began)
+        self._names, self._at = found + self._names[self._end_of(-1) :], 0
+        pause = max(LEAST_AGE, 50 * (time.thread_time() - start))
+        self._urgent_due = min(self._due, time.monotonic() + pause)
+
+    def _parted(self) -> tuple[list[str], list[str], list[str]]:
+        """Return the buckets of priorities above 0, of 0, and below; each in order. Raises OSError."""
+        every = self._buckets.all()
+        first, last = bisect_left(every, names.USUAL), bisect_left(every, names.LAST)
+        low, high = every[:first], every[last:]
+        usual = [bucket for bucket in low if names.is_of_time(bucket)] + every[first:last]  # none of a clock, or few
+        usual += [bucket for bucket in high if names.is_of_time(bucket)]
+        return (
+            [bucket for bucket in low if not names.is_of_time(bucket)],
+            usual,
+            [bucket for bucket in high if not names.is_of_time(bucket)],
+        )
+
+    def _before(self, began: str, found: list[str]) -> list[str]:
+        """Leave of a sorted list what was stamped before the listing began, and is a job's as far as is known."""
+        horizon = f"{int(began) + HORIZON:020d}"
         made_up: list[str] = []  # stamps that no clock has made: they come last, or they would wait for ever
         while found and found[-1][: len(began)] >= began:
             entry = found.pop()
@@ -232,23 +287,30 @@ class Listing:
         found += made_up
         if self._foreign:
             found = [entry for entry in found if entry not in self._foreign]
-        self._names, self._at = found, 0
-        now = time.monotonic()
-        self._due = now + max(LEAST_AGE, 50 * (now - start))
+        return found
 
-    def _oldest(self) -> list[str]:
-        """At least ENOUGH names, where there are so many, with none missing among them; sorted.
+    def _each_of(self, buckets: list[str], began: str) -> list[str]:
+        """Return the names in these buckets of priorities, one after the other."""
+        found: list[str] = []
+        for bucket in buckets:
+            entries = list(self._buckets.names(bucket))  # a copy: the kept lists must not change
+            if not self._buckets.waits(bucket):
+                self._bucket_of.update(dict.fromkeys(entries, bucket))
+                found += self._before(began, entries)
+        return found
+
+    def _usual(self, buckets: list[str], enough: int) -> list[str]:
+        """At least `enough` names, where there are so many, with none missing among them; sorted.
 
         Buckets come in the order of their first stamps, and so a bucket of ten seconds before the batches of that time.
         Names behind the next batch's stamp are left for later: those of that batch belong before them.
         """
-        alone: list[str] = []  # a copy: the kept lists must not change
+        alone: list[str] = []
         batched: list[str] = []
-        self._bucket_of = {}
-        for bucket in self._buckets.all():
-            if len(alone) + len(batched) >= ENOUGH:
+        for bucket in buckets:
+            if len(alone) + len(batched) >= enough:
                 end = bisect_left(alone, bucket)
-                if end + len(batched) >= ENOUGH:
+                if end + len(batched) >= enough:
                     del alone[end:]
                     break
             entries = self._buckets.names(bucket)
@@ -256,10 +318,17 @@ class Listing:
                 continue
             if names.published(bucket) is None:
                 alone += entries
-                entries = [entry for entry in entries if not entry.startswith(bucket)]  # somebody has moved them here
+                # Somebody has moved them here, or a version that knows no priorities.
+                entries = [entry for entry in entries if ",p" in entry or not entry.startswith(bucket)]
             elif entries:
                 batched += entries
             else:
                 self._buckets.remove(bucket)  # a batch gets no further jobs
             self._bucket_of.update(dict.fromkeys(entries, bucket))
         return sorted(alone + batched)
+
+
+def _bucket(entry: str) -> str:
+    """Return the bucket that follows from a name."""
+    priority = names.priority_of(entry)
+    return names.bucket_of(priority) if priority else entry[: names.BUCKET_DIGITS]

@@ -1,11 +1,14 @@
 """The name of a job's file. It is all that a listing knows: order, counts, when it is due, when it expires.
 
-`<stamp>.<producer>.<counter>.<random>,<attempt>.<delivery>[,n<not before>][,x<expires>][,<other>…][,i]`
+`<stamp>.<producer>.<counter>.<random>,<attempt>.<delivery>[,n<not before>][,x<expires>][,p<priority>][,<other>…][,i]`
 
 stamp: 20 digits, nanoseconds; producer, counter, random: hexadecimal; not before and expires: microseconds since the
-epoch; `i`: the caller chose the id. Other fields are of newer versions: one that begins with a small letter is kept and
-has no meaning here; one that begins with a capital needs a newer reader, and its file is left alone. A name that does
-not fit the pattern belongs to somebody else: never touched.
+epoch; priority: where it is not 0; `i`: the caller chose the id. Other fields are of newer versions: one that begins
+with a small letter is kept and has no meaning here; one that begins with a capital needs a newer reader, and its file
+is left alone. A name that does not fit the pattern belongs to somebody else: never touched.
+
+Runnable jobs lie in buckets, whose names sort as their jobs are claimed: those of ten seconds and batches between those
+of the priorities above and below 0, of which there is one each. So an urgent job is found however many others wait.
 """
 
 from __future__ import annotations
@@ -27,13 +30,17 @@ _COUNT = r"(0|[1-9]\d{0,8})"
 _TAIL = r"[0-9a-f]{8}\.[0-9a-f]{1,16}\.[0-9a-f]{12}"
 _PATTERN = re.compile(
     rf"(\d{{20}})\.({_TAIL}),{_COUNT}\.{_COUNT}"
-    r"(?:,n(0|[1-9]\d{0,17}))?(?:,x(0|[1-9]\d{0,17}))?((?:,[a-hj-mo-wyz][0-9A-Za-z_-]{0,16}){0,4})(,i)?",
+    r"(?:,n(0|[1-9]\d{0,17}))?(?:,x(0|[1-9]\d{0,17}))?(?:,p(-?[1-9]))?"
+    r"((?:,[a-hj-mo-wyz][0-9A-Za-z_-]{0,16}){0,4})(,i)?",
     re.ASCII,
 )
 _NEWER = re.compile(rf"\d{{20}}\.{_TAIL},{_COUNT}\.{_COUNT}(?:,[0-9A-Za-z_-]{{1,41}})*,[A-Z][0-9A-Za-z_,-]*", re.ASCII)
 BATCH = re.compile(rf"\d{{20}}\.{_TAIL}", re.ASCII)  # a batch's directory in tmp: the stem of a name
 _PUBLISHED = re.compile(rf"(\d{{20}})\.{_TAIL},([1-9]\d{{0,8}})(?:,x(0|[1-9]\d{{0,17}}))?", re.ASCII)
 BUCKET = re.compile(rf"\d{{{BUCKET_DIGITS}}}|{_PUBLISHED.pattern}", re.ASCII)
+# Buckets of the priorities 9 to 1 are 0000000001 to 0000000009, of -1 to -9 9999999991 to 9999999999: years 1970, 5138.
+USUAL, LAST = "0000000010", "9999999991"  # where those of ten seconds begin, and where they have ended
+_PRIORITY = re.compile(r"\d{20}\.[^,]*,[^,]*(?:,n\d+)?(?:,x\d+)?,p(-?[1-9])(?:,|$)", re.ASCII)
 MINUTE = re.compile(r"\d{11}", re.ASCII)
 
 
@@ -49,6 +56,7 @@ class Name(NamedTuple):
         expires: microseconds since the epoch.
         chosen: the caller chose the id.
         other: fields of newer versions, each with its comma.
+        priority: higher ones are claimed first.
     """
 
     stamp: str
@@ -59,10 +67,12 @@ class Name(NamedTuple):
     expires: int | None = None
     chosen: bool = False
     other: str = ""
+    priority: int = 0
 
     def claimed(self) -> Name:
         """The name after one claim more. (`_replace` takes twice as long.)"""
-        return Name(self[0], self[1], self[2], min(MOST_NUMBER, self[3] + 1), self[4], self[5], self[6], self[7])
+        delivery = min(MOST_NUMBER, self[3] + 1)
+        return Name(self[0], self[1], self[2], delivery, self[4], self[5], self[6], self[7], self[8])
 
     def retried(self, due: int) -> Name:
         """Return the name after one attempt more, due in microseconds since the epoch."""
@@ -76,7 +86,7 @@ class Name(NamedTuple):
     @property
     def bucket(self) -> str:
         """The directory in ready/ where jobs lie that came without a batch."""
-        return self.stamp[:BUCKET_DIGITS]
+        return bucket_of(self.priority) if self.priority else self.stamp[:BUCKET_DIGITS]
 
     @property
     def minute(self) -> str:
@@ -89,6 +99,8 @@ class Name(NamedTuple):
             text += f",n{self.not_before}"
         if self.expires is not None:
             text += f",x{self.expires}"
+        if self.priority:
+            text += f",p{self.priority}"
         text += self.other
         return text + ",i" if self.chosen else text
 
@@ -98,7 +110,7 @@ def first(job: Job, stamp: str, tail: str) -> Name:
     later = job.not_before is not None and job.not_before > job.enqueued_at
     not_before = micros(job.eligible_at) if later else None
     expires = None if job.ttl is None else micros(job.eligible_at + job.ttl)
-    return Name(stamp, tail, 0, 0, not_before, expires, job.chosen_id)
+    return Name(stamp, tail, 0, 0, not_before, expires, job.chosen_id, "", job.extras.priority)
 
 
 def parse(text: str) -> Name | None:
@@ -106,7 +118,7 @@ def parse(text: str) -> Name | None:
     match = _PATTERN.fullmatch(text)
     if match is None:
         return None
-    stamp, tail, attempt, delivery, not_before, expires, other, chosen = match.groups()
+    stamp, tail, attempt, delivery, not_before, expires, priority, other, chosen = match.groups()
     return Name(
         stamp,
         tail,
@@ -116,7 +128,29 @@ def parse(text: str) -> Name | None:
         None if expires is None else int(expires),
         chosen is not None,
         other,
+        0 if priority is None else int(priority),
     )
+
+
+def bucket_of(priority: int) -> str:
+    """Return the bucket of all jobs of a priority that is not 0."""
+    return f"{10 - priority:010d}" if priority > 0 else f"{int(LAST) - 1 - priority}"
+
+
+def is_of_time(bucket: str) -> bool:
+    """Return whether a bucket's jobs came within ten seconds or in one batch; False: it is that of a priority."""
+    return USUAL <= bucket < LAST or len(bucket) != BUCKET_DIGITS
+
+
+def priority_of(entry: str) -> int:
+    """Return the priority that a name says, without parsing it; most names say none."""
+    found = _PRIORITY.match(entry) if ",p" in entry else None
+    return 0 if found is None else int(found[1])
+
+
+def order(entry: str) -> tuple[int, str]:
+    """Return what names are claimed by: first the priority, then the stamp."""
+    return -priority_of(entry), entry
 
 
 def needs_newer(text: str) -> bool:

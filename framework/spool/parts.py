@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections import Counter
 
@@ -30,7 +29,6 @@ class Parts:
         self, disk: Disk, queue: QueueDir, clock: Clock, *, incarnation: str, settle: Settle, counts: Counter[str]
     ) -> None:
         self.queue = queue
-        self._settle = settle
         self._disk = disk
         self._clock = clock
         self._incarnation = incarnation
@@ -44,7 +42,7 @@ class Parts:
         self.census = Census(disk, queue, setbacks=self.setbacks)
         self.enqueue = Enqueue(disk, queue, clock, ring=self.doorbell.ring)
         self.ripen = Ripen(disk, queue, clock, ring=self.doorbell.ring, setbacks=self.setbacks)
-        self.rescue = Rescue(disk, queue, clock, reader, self.setbacks)
+        self.rescue = Rescue(disk, queue, reader, self.setbacks)
         self.claim = Claim(
             disk, clock, self.listing, reader, settle, self.setbacks, counts, owner=self.owner, reborn=self.reborn
         )
@@ -93,14 +91,10 @@ class Parts:
         return max(0.001, self.ripen.seconds_left())
 
     def close(self) -> None:
-        """Releases what has not started; the rest stays for a rescuer. Raises OSError."""
+        """Lets go; what is held stays for a rescuer. Raises OSError."""
         self.enqueue.close()
         try:
             if self._owner is not None:
-                for held in list(self._owner.held.values()):
-                    if held.started is None:
-                        with contextlib.suppress(OSError):
-                            self._settle.release(held, 0)
                 life.end(self._disk, self._owner)
                 self._owner = None
         finally:

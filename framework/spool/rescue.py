@@ -1,7 +1,7 @@
 """Claims of the dead: take the dead owner's lock, and settle out of its own directory.
 
-Nothing is moved first and delivery stays, so what its run records say still fits; and when the rescuer dies, the lock
-is free for the next one.
+Nothing is moved first and delivery stays, so what its owner's ledger says still fits; and when the rescuer dies, the
+lock is free for the next one.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from framework.job import Lease, RunRecord
-from framework.spool import flocks, life, names, runs, unstarted
+from framework.job import Lease
+from framework.spool import flocks, life, names, runs
 from framework.spool.claim import Reader
-from framework.spool.clock import Clock
 from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
 from framework.spool.life import Held, Owner
@@ -24,9 +23,6 @@ from framework.spool.runs import Started
 from framework.spool.setbacks import Setbacks
 
 _LOCK = ".lock"
-# After a power cut run records may be lost. A job that was so often in the hands of the dead, and nobody accounted for
-# that, is charged: else one that brings down its machine within a moment would go on for ever.
-MOST_UNCHARGED = 50
 # Gone, or something planted in its place: not ours to judge
 _NO_LOCK = (errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.ENXIO)
 _MOST_RECORDS = 1 << 24  # bytes of a lock file
@@ -34,7 +30,7 @@ _MOST_RECORDS = 1 << 24  # bytes of a lock file
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """A lease whose owner is dead; `started` is None where no attempt was being spent."""
+    """A lease whose owner is dead; `started` is what a worker of the version before wrote of its run."""
 
     lease: Lease
     incarnation: str
@@ -49,10 +45,9 @@ class Rescue:
         error: what the last call could not do; it tries again in the next.
     """
 
-    def __init__(self, disk: Disk, queue: QueueDir, clock: Clock, reader: Reader, setbacks: Setbacks) -> None:
+    def __init__(self, disk: Disk, queue: QueueDir, reader: Reader, setbacks: Setbacks) -> None:
         self._disk = disk
         self._queue = queue
-        self._clock = clock
         self._reader = reader
         self._setbacks = setbacks
         self._base = f"{queue.base}/claimed"
@@ -161,16 +156,9 @@ class Rescue:
         for entry in sorted(self._disk.listdir(ward.base)):
             lease = self._setbacks.tried(f"{ward.base}/{entry}", lambda path: self._lease(ward, os.path.basename(path)))
             if lease is not None:
-                orphans.append(Orphan(lease, life.incarnation_of(ward.wid), self._started(ward, lease)))
+                held: Held = lease.token
+                orphans.append(Orphan(lease, life.incarnation_of(ward.wid), ward.started.get(held.key)))
 
     def _lease(self, ward: Owner, entry: str) -> Lease | None:
         name = names.parse(entry)
         return None if name is None or entry in ward.held else self._reader.lease(ward, entry, name)
-
-    def _started(self, ward: Owner, lease: Lease) -> Started | None:
-        held: Held = lease.token
-        held.started = started = ward.started.get(held.key)
-        if started is not None or unstarted.count(self._disk, held) <= MOST_UNCHARGED:
-            return started
-        run = RunRecord(row=0, delivery=lease.delivery, attempt=lease.attempt, started_at=self._clock.wall())
-        return Started(held.name.stem, run)

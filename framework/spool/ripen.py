@@ -6,6 +6,8 @@ import math
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from operator import itemgetter
 
 from framework.spool import frame, names
@@ -24,8 +26,20 @@ _NOT_BEFORE = re.compile(r",n(\d{1,18})")
 Waiting = tuple[int, str, str]  # due in microseconds since the epoch, name, minute
 
 
+@dataclass(slots=True)
+class Line:
+    """What waits, sorted. `at`: the first that has not been moved yet."""
+
+    waiting: list[Waiting] = field(default_factory=list)
+    at: int = 0
+
+    def due(self) -> int:
+        """Return the next moment, in microseconds since the epoch; MAX_TIME: nothing waits."""
+        return self.waiting[self.at][0] if self.at < len(self.waiting) else names.MAX_TIME
+
+
 class Ripen:
-    """Moves what is due, in the order in which it is.
+    """Moves what is due, in the order in which it is; what has a priority above 0 before all that has not.
 
     What a look found is moved without another look, so that the cost of a job does not grow with their number. Only
     minutes that are due are listed: half a million entries take 0.3 s.
@@ -45,8 +59,7 @@ class Ripen:
         self._base = f"{queue.base}/delayed"
         self._minutes = Buckets(disk, self._base, names.MINUTE, setbacks=setbacks)
         self._parsed: dict[str, tuple[list[str], list[Waiting]]] = {}
-        self._waiting: list[Waiting] = []  # sorted
-        self._at = 0
+        self._lines = Line(), Line()  # of the priorities above 0, and of the others
         self._next_minute = 0  # the first moment of which nothing is listed, in microseconds since the epoch
         self._looked_at = -MOST_LATE
         self._took = 0.0
@@ -54,8 +67,8 @@ class Ripen:
 
     def seconds_left(self) -> float:
         """Until the next job is due that we know of."""
-        due = self._waiting[self._at][0] if self._at < len(self._waiting) else self._next_minute
-        return max(0.0, (due - self._clock.micros()) / 1e6)
+        due = self._next_due()
+        return max(0.0, ((self._next_minute if due == names.MAX_TIME else due) - self._clock.micros()) / 1e6)
 
     def soon(self, most: int, *, patient: bool) -> int:
         """A worker's call: moves up to `most` that are due; how many. It never raises: see `error`.
@@ -82,8 +95,8 @@ class Ripen:
         """
         if self._took <= LONG or time.monotonic() >= self._looked_at + 20 * self._took:
             self._look()
-        self._move(len(self._waiting), until)
-        return not self._is_due(self._clock.micros())
+        self._move(sum(len(line.waiting) for line in self._lines), until)
+        return self._next_due() > self._clock.micros()
 
     def _look(self) -> None:
         now = self._clock.micros()
@@ -101,9 +114,12 @@ class Ripen:
             elif minute < names.minute_of(max(0, now - _MINUTE)):
                 self._minutes.remove(minute)
         self._parsed = parsed
-        self._waiting = [waiting for _, found in parsed.values() for waiting in found]
-        self._waiting.sort(key=itemgetter(0))  # those of one moment are in the order of their names already
-        self._at = 0
+        every = [waiting for _, found in parsed.values() for waiting in found]
+        every.sort(key=itemgetter(0))  # those of one moment are in the order of their names already
+        urgent = [waiting for waiting in every if names.priority_of(waiting[1]) > 0]
+        if urgent:
+            every = [waiting for waiting in every if names.priority_of(waiting[1]) <= 0]
+        self._lines = Line(urgent), Line(every)
         self._took = time.monotonic() - self._looked_at
 
     def _parse(self, minute: str, entries: list[str]) -> tuple[list[str], list[Waiting]]:
@@ -114,19 +130,25 @@ class Ripen:
         find = _NOT_BEFORE.search
         return entries, [(int(due[1]) if (due := find(entry)) else 0, entry, minute) for entry in entries]
 
-    def _is_due(self, now: int) -> bool:
-        return self._at < len(self._waiting) and self._waiting[self._at][0] <= now
+    def _next_due(self) -> int:
+        return min(line.due() for line in self._lines)
 
     def _move(self, most: int, until: float) -> int:
+        moved = 0
+        for line in self._lines:
+            moved += self._move_of(line, most - moved, until)
+        return moved
+
+    def _move_of(self, line: Line, most: int, until: float) -> int:
         now, moved, missed = self._clock.micros(), 0, 0
         try:
-            while moved < most and self._is_due(now):
-                _, entry, minute = self._waiting[self._at]
+            while moved < most and line.due() <= now:
+                _, entry, minute = line.waiting[line.at]
                 done = self._promote(f"{self._base}/{minute}/{entry}", entry)
-                self._at += 1
+                line.at += 1
                 moved, missed = moved + bool(done), missed + 1 if done is False else 0
                 if missed == 2:  # others move the same ones, in the same order
-                    self._at, missed = first_there(self._is_there, self._at, len(self._waiting)), 0
+                    line.at, missed = first_there(partial(self._is_there, line), line.at, len(line.waiting)), 0
                 if time.monotonic() >= until:
                     break
         finally:
@@ -145,6 +167,6 @@ class Ripen:
             return None
         return self._setbacks.tried(path, lambda path: self._disk.move(path, self._queue.ready(name)))
 
-    def _is_there(self, index: int) -> bool:
-        _, entry, minute = self._waiting[index]
+    def _is_there(self, line: Line, index: int) -> bool:
+        _, entry, minute = line.waiting[index]
         return self._disk.is_there(f"{self._base}/{minute}/{entry}")

@@ -1,6 +1,7 @@
-"""The lock file of a worker: its life, and one run record per concurrency slot.
+"""The lock file of a worker: a header; and how to read the run records that the version before this kept behind it.
 
-A header of 256 bytes, then rows of 256 bytes, preallocated: writing one is a single `pwrite` inside a page.
+Since then runs stand in `framework.ledger`. A rescuer of this version may still find the claims of a worker of the
+version before, which stand in rows of 256 bytes: the reader goes with the next version.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from framework.job import RunRecord
 from framework.spool import names
 
 ROW = 256
-LEAST_ROWS = 15  # with the header one page
 _LATEST = (2**63 - 1) / 1e9  # seconds since the epoch: a span tells nanoseconds in 64 bits
 
 _HEAD = struct.Struct("<8s36sId")
@@ -43,39 +43,10 @@ class Started:
     outcome: str = ""
     delay: float = 0.0
 
-    def with_outcome(self, kind: str, delay: float) -> Started:
-        """The same run, reported."""
-        return Started(self.stem, self.run, kind, delay)
-
 
 def head(boot: str, started_at: float) -> bytes:
     """The header of a lock file."""
     return _HEAD.pack(_HEAD_MAGIC, boot.encode("ascii", "replace")[:36], os.getpid(), started_at).ljust(ROW, b"\0")
-
-
-def offset(row: int) -> int:
-    """Where a row stands in the lock file."""
-    return ROW * (1 + row)
-
-
-def encode(started: Started) -> bytes:
-    """A run record, 256 bytes."""
-    run = started.run
-    stem = started.stem.encode("ascii")
-    body = _ROW.pack(
-        run.row,
-        run.delivery,
-        run.attempt,
-        run.sampled,
-        run.started_at,
-        started.delay,
-        _binary(run.trace_id, 16) if run.trace_id else b"",
-        _binary(run.span_id, 8) if run.span_id else b"",
-        started.outcome.encode("ascii"),
-        len(stem),
-        stem,
-    )
-    return _WHOLE.pack(_ROW_MAGIC, zlib.crc32(body), body)
 
 
 def decode(data: bytes) -> Started | None:
@@ -105,13 +76,6 @@ def read_rows(data: bytes) -> dict[tuple[str, int], Started]:
     """All runs in the bytes of a lock file, by stem and delivery."""
     found = (decode(data[at : at + ROW]) for at in range(ROW, len(data), ROW))
     return {(s.stem, s.run.delivery): s for s in found if s is not None}
-
-
-def _binary(digits: str, size: int) -> bytes:
-    try:
-        return bytes.fromhex(digits)[:size]  # `pack` fills up with zeros
-    except ValueError:
-        return b""
 
 
 def _text(value: bytes) -> str:

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from framework.errors import EngineError, EngineUnavailable, EnqueueFailed
-from framework.job import Failure, Job, JobId, Lease, RunRecord
+from framework.job import Job, JobId, Lease
 from framework.queues import QueueOptions
-from framework.spool import clock, filesystem, flocks, handlers, layout, life
+from framework.spool import clock, filesystem, flocks, handlers, layout, life, unstarted
 from framework.spool.browse import Browse
 from framework.spool.calls import Calls
 from framework.spool.claims import Claims
@@ -23,7 +23,6 @@ from framework.spool.life import Held
 from framework.spool.maintain import Rounds
 from framework.spool.parts import Parts
 from framework.spool.rescue import Orphan
-from framework.spool.runs import Started
 from framework.spool.settle import Settle
 from framework.spool.settlements import Settlements
 
@@ -105,7 +104,7 @@ class Spool:
         return made
 
     def close(self) -> None:
-        """Releases what is held and not started, and lets go. Idempotent."""
+        """Lets go; what is held stays claimed, for a rescuer. Idempotent."""
         self._let_go()
 
     def _let_go(self) -> None:
@@ -226,34 +225,6 @@ class Spool:
         """Up to `limit` leases; waits for the first. Raises EngineUnavailable."""
         return self._claims([self.parts(queue) for queue in queues], limit, wait)
 
-    # --- runs -------------------------------------------------------------------------------------------------
-
-    def start(self, lease: Lease, run: RunRecord) -> None:
-        """An attempt is being spent from here on. Raises EngineUnavailable."""
-        held = self._held(lease)
-        if held.settled:
-            return
-        try:
-            life.write_run(self._opened()[0], held, Started(held.name.stem, run))
-        except OSError as error:
-            raise self.unavailable(f"starting job {lease.job.id!r}", error) from error
-
-    def reported(self, lease: Lease, kind: str, delay: float, failure: Failure | None) -> None:
-        """Telemetry has the outcome: its failure into the job's history, its kind into the run record.
-
-        Raises EngineUnavailable.
-        """
-        held = self._held(lease)
-        started = held.started
-        if held.settled or started is None:
-            return
-        try:
-            if failure is not None and not self._settle.record(held, failure, kind):
-                return  # the claim is lost; there is nothing left to finish
-            life.write_run(self._opened()[0], held, started.with_outcome(kind, delay))
-        except OSError as error:
-            raise self.unavailable(f"reporting job {lease.job.id!r}", error) from error
-
     @staticmethod
     def _held(lease: Lease) -> Held:
         held: Held = lease.token
@@ -274,6 +245,10 @@ class Spool:
         if failed is not None and not orphans:
             raise self.unavailable("rescuing", failed) from failed
         return orphans
+
+    def unaccounted(self, lease: Lease) -> int:
+        """Count a delivery of which nothing tells what became of it; 0 where it cannot be counted."""
+        return unstarted.count(self._opened()[0], self._held(lease))
 
     def maintain(self, seconds: float = math.inf) -> bool:
         """Serve every queue for about `seconds`; return whether nothing is left. Raises EngineUnavailable."""

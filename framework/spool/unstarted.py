@@ -1,6 +1,6 @@
-"""How often a job was in the hands of a process that died before it had begun the job, as far as its records tell.
+"""How often a job was in the hands of a process that died before it had begun the job, as far as any record tells.
 
-A power cut may take run records with it: a job that brings the machine down at each start would seem not to have
+A power cut may take ledgers with it: a job that brings the machine down at each start would seem not to have
 started, and run for ever. So a rescuer counts such deliveries, in a page of the job's file behind its history, which no
 other reader looks at. A delivery that ended in good order (a snooze, a release, a retry) takes one off: a poller that
 is claimed a hundred times and meets a dying process now and then stays innocent.

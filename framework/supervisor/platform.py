@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 from framework.scoreboard.processes import stat_of
@@ -58,6 +59,29 @@ def _children_by_stat(pid: int) -> set[int]:
 def waits_for_disk(pid: int) -> bool:
     """Whether the main thread of a process is in uninterruptible sleep; False where nobody can say."""
     return stat_of(pid)[:1] == ["D"]
+
+
+def waits_for_lock(pid: int, thread: int) -> bool | None:
+    """Return whether a thread of a process waits for a lock of the process, that of the interpreter among them; None:
+    nobody can say.
+
+    One that waits for the interpreter looks 200 times a second whether it may go on; on a busy machine it may need a
+    while for each look. So one that runs is looked at for a tenth of a second.
+    """
+    for _ in range(100):
+        state = stat_of(f"{pid}/task/{thread}")[:1]
+        try:
+            place = Path(f"/proc/{pid}/task/{thread}/wchan").read_text()
+        except OSError:
+            place = ""
+        if "futex" in place:
+            return True
+        if state != ["R"] and place in ("", "0"):
+            return None
+        if state != ["R"]:
+            return False
+        time.sleep(0.001)
+    return False
 
 
 def oom_kills() -> int:

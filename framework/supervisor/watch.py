@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from framework.events import ProcessBecameReady
@@ -12,10 +12,11 @@ from framework.standstill import Standstill
 from framework.supervisor.drain import Drain
 from framework.supervisor.notify import Notifier
 from framework.supervisor.place import Place
-from framework.supervisor.platform import waits_for_disk
+from framework.supervisor.platform import waits_for_disk, waits_for_lock
 from framework.supervisor.tree import Tree
 
 STUCK_AFTER = 30.0  # seconds without a turn of an idle child's loop
+STANDS_STILL = 2_000_000_000  # ns without a turn after which a process with jobs does not turn because of one of them
 SILENCE = 1.5  # seconds in which at least one child turns: an idle worker once a second, maintenance twice
 
 
@@ -79,7 +80,7 @@ class Watch:
         options, kill, still = self._tree.options, self._tree.kill, self._tree.still
         # A job whose handler has ended has no deadline any more: the rest is the engine's time.
         busy = [row for row in self._tree.board.busy_rows(place.spec.index) if not row.settling]
-        running = [later(row, still, now) for row in busy]
+        running = name_holder(place.pid or 0, [later(row, still, now) for row in busy], int(now * 1e9), slot.tick)
         guilty = overdue(running, int(now * 1e9), slot.tick)
         coming = (row.hard / 1e9 for row in running if row.hard / 1e9 > now)
         self.hard_at = min(self.hard_at, *coming, float("inf"))
@@ -126,6 +127,26 @@ def later(row: RowState, still: Standstill, now: float) -> RowState:
     return replace(row, hard=row.hard + int(gap * 1e9)) if gap and row.hard else row
 
 
+def name_holder(
+    pid: int,
+    busy: list[RowState],
+    now: int,
+    tick: int,
+    *,
+    waits: Callable[[int, int], bool | None] = waits_for_lock,
+) -> list[RowState]:
+    """Return the rows with a mark on the late one whose thread keeps the interpreter from all others.
+
+    Such a process does not turn: its main thread waits for the interpreter. A late job whose thread does not wait holds
+    it, or has hung by itself in a call that needs no interpreter.
+    """
+    if len(busy) < 2 or now - tick <= STANDS_STILL or not any(row.thread and 0 < row.hard <= now for row in busy):
+        return busy
+    if not waits(pid, pid):
+        return busy
+    return [replace(row, on_cpu=waits(pid, row.thread) is False) if row.thread else row for row in busy]
+
+
 def overdue(busy: Sequence[RowState], now: int, tick: int) -> list[int] | None:
     """Rows to charge when the process must be killed now; None: it must not (yet).
 
@@ -137,7 +158,6 @@ def overdue(busy: Sequence[RowState], now: int, tick: int) -> list[int] | None:
     if not late:
         return None
     blocking = [row for row in late if row.on_cpu]
-    loop_stands_still = len(busy) > 1 and now - tick > 2_000_000_000
-    if blocking and loop_stands_still:
+    if blocking and len(busy) > 1 and now - tick > STANDS_STILL:
         return [row.row for row in blocking]
     return [row.row for row in late] if len(late) == len(busy) else None

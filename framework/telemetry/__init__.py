@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from framework.events import AttemptLost, Event
 from framework.executor import NoTracing, Tracing
 from framework.job import RunRecord
-from framework.outcome import Kind, Outcome
 from framework.producer import NoSending, Sending
 from framework.telemetry.identity import ProcessIdentity, Role
 
@@ -99,16 +98,14 @@ class Telemetry:
         if self._metrics is not None:
             self._metrics.observe_processes(read, restarts)
 
-    def told(self, runs: Sequence[RunRecord]) -> dict[str, tuple[Outcome, str]]:
-        """What dead processes had said of attempts before they could report them to the engine, by span id: what
-        becomes of the job, and why the attempt was lost where another rescuer had said so."""
+    def knows(self, runs: Sequence[RunRecord]) -> set[str]:
+        """Return the span ids of those attempts of dead processes that telemetry has, as far as it outlives them."""
         wanted = {run.span_id: run.started_at for run in runs if run.span_id}
         if self._rings is None or not wanted:
-            return {}
-        from framework.telemetry.rings import told
+            return set()
+        from framework.telemetry.rings import known
 
-        found = told(self._rings, wanted)
-        return {span_id: (Outcome(Kind(then), delay), why) for span_id, (then, why, delay) in found.items()}
+        return known(self._rings, wanted)
 
     def export(
         self, board: Scoreboard, index: int, *, supervisor: int, unblock: Callable[[], None], budget: float

@@ -7,7 +7,7 @@ from typing import Any
 from framework import events as e
 from framework.outcome import Kind
 from framework.telemetry.logs import LEVELS, Logs
-from framework.telemetry.names import ERROR_TYPE, LOST
+from framework.telemetry.names import ERROR_TYPE
 
 _LEVEL_OF_OUTCOME = {"retried": "warning", "dead_lettered": "error"}
 _PLANNED_EXITS = frozenset({"drained", "recycled"})
@@ -71,12 +71,14 @@ class Lines:
         self._say(level, "job_finished", **keys)
 
     def _lost(self, event: e.AttemptLost) -> None:
+        if event.ended:  # its worker has said how, before anything else
+            return
         run, lease = event.run, event.lease
         keys: dict[str, Any] = {
             "queue": lease.queue,
             "job_id": lease.job.id,
             "attempt": run.attempt,
-            "outcome": event.outcome if event.reason is None else LOST,
+            "outcome": event.how,
             "then": event.outcome,
             "duration": round(max(0.0, event.ended_at - run.started_at), 6),
             "delay": round(event.delay, 6),

@@ -14,8 +14,6 @@ from framework.telemetry.logs import Logs
 class LogOnlyTracing:
     """Tracing without spans (OTEL_SDK_DISABLED=true): log lines still name their job."""
 
-    outlives = True
-
     def __init__(self, logs: Logs) -> None:
         self._logs = logs
 

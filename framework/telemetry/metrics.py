@@ -82,9 +82,8 @@ class Metrics:
                 self._measure(where, event.duration, event.wait, failed, None)
             case e.AttemptLost():
                 where, run = self._at(event.lease.queue), event.run
-                outcome = event.outcome if event.reason is None else names.LOST
-                failed = event.reason or ""
-                self._attempt(where, outcome, event.outcome, failed, event.reason, context)
+                failed = event.failed
+                self._attempt(where, event.how, event.outcome, failed, event.reason, context)
                 wait = max(0.0, run.started_at - event.lease.eligible_at)
                 self._measure(where, max(0.0, event.ended_at - run.started_at), wait, failed, context)
             case e.JobsExpired():

@@ -50,15 +50,11 @@ class Record(NamedTuple):
     key: bytes
     span: bytes
 
-    def told(self) -> tuple[str, str, float]:
-        """(what becomes of the job, why the attempt was lost or "", delay)."""
-        _, outcome, then, _, reason = split(self.key)
-        return then, reason if outcome == "lost" else "", self.delay
-
     def pack_told(self) -> bytes:
-        """For the table of what was told, 32 bytes."""
-        then, reason, delay = self.told()
-        return _TOLD.pack(self.span_id, delay, f"{_SHORT[then]}{reason[:13]}".encode())
+        """Return 32 bytes for the table of what was told: the span id, and what only the version before this reads."""
+        _, outcome, then, _, reason = split(self.key)
+        lost = reason[:13] if outcome == "lost" else ""
+        return _TOLD.pack(self.span_id, self.delay, f"{_SHORT[then]}{lost}".encode())
 
 
 # One letter for what becomes of a job, so that the reason fits beside it.
@@ -70,13 +66,6 @@ _SHORT: Final = {
     "discarded": "d",
     "rested": "e",
 }
-_LONG: Final = {short: name for name, short in _SHORT.items()}
-
-
-def unpack_told(data: bytes) -> tuple[str, str, float]:
-    """As `Record.told`."""
-    _, delay, packed = _TOLD.unpack(data)
-    return _LONG[packed[:1].decode()], packed[1:].decode(), delay
 
 
 def attempt_key(queue: str, outcome: str, then: str, failed: str, reason: str) -> bytes:

@@ -120,8 +120,8 @@ class RingFile:
             yield record
             end -= size
 
-    def told(self, wanted: Mapping[bytes, float]) -> dict[bytes, tuple[str, str, float]]:
-        """(outcome, reason, delay) of each attempt that is there, by span id.
+    def known(self, wanted: Mapping[bytes, float]) -> set[bytes]:
+        """Return the span ids of those attempts that are there.
 
         The records first, back to the attempt's start: any number of successors may have lived before somebody asks.
         Then what a successor kept of the last ones: it keeps them before it writes its own.
@@ -129,7 +129,7 @@ class RingFile:
         Args:
             wanted: when each started, seconds since the epoch, by span id.
         """
-        found: dict[bytes, tuple[str, str, float]] = {}
+        found: set[bytes] = set()
         left = {span_id: int((since - _CLOCK_STEP) * 1e9) for span_id, since in wanted.items()}
         for number, record in enumerate(self.backwards()):
             if number % _LOOK_BACK == 0:
@@ -140,13 +140,13 @@ class RingFile:
             if not left:
                 break
             if record.span_id in left and record.kind == records.ATTEMPT:
-                found[record.span_id] = record.told()
+                found.add(record.span_id)
                 del left[record.span_id]
         for number in range(_TOLDS):
             at = _TOLD_AT + number * _TOLD_SIZE
             span_id = self._memory[at : at + 8]
-            if span_id in wanted and span_id not in found:
-                found[span_id] = records.unpack_told(self._memory[at : at + _TOLD_SIZE])
+            if span_id in wanted:
+                found.add(span_id)
         return found
 
     def _everything(self) -> bytes:

@@ -101,22 +101,22 @@ def prepare(run: Path, number: int, *, app: str, system: str, slots: Sequence[st
     return rings, ""
 
 
-def told(rings: Rings, wanted: Mapping[str, float]) -> dict[str, tuple[str, str, float]]:
-    """What any ring on the store says of attempts: (what becomes of its job, why it was lost or "", delay) of each.
+def known(rings: Rings, wanted: Mapping[str, float]) -> set[str]:
+    """Return the span ids of those attempts that are in any ring on the store.
 
     Args:
         wanted: when each started, seconds since the epoch, by span id.
     """
     left = {bytes.fromhex(span_id): since for span_id, since in wanted.items()}
-    found: dict[str, tuple[str, str, float]] = {}
+    found: set[str] = set()
     for path in Path(rings.run).glob("*.ring"):
         with suppress(OSError, ValueError):
             file = ring.RingFile(path)
             try:
-                here = file.told(left)
+                here = file.known(left)
             finally:
                 file.close()
-            found |= {span_id.hex(): what for span_id, what in here.items()}
+            found |= {span_id.hex() for span_id in here}
             left = {span_id: since for span_id, since in left.items() if span_id not in here}
     return found
 

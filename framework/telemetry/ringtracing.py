@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 import time
 from contextlib import AbstractContextManager
 from typing import Final, Protocol, cast
@@ -22,7 +23,7 @@ from framework import events as e
 from framework.executor import Attempt, SpanIdentity
 from framework.job import Lease, RunRecord, span_id_of, trace_id_of
 from framework.jobscope import running
-from framework.telemetry import names, records
+from framework.telemetry import records
 from framework.telemetry.encode import Encoder, Facts
 from framework.telemetry.linkage import Linkage, origin_of
 from framework.telemetry.logonly import LogOnlyTracing
@@ -39,6 +40,12 @@ _NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
 _EMPTY = Context()
 # Under which a context keeps its current span.
 _SPAN_KEY: Final = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, _EMPTY)))
+
+
+class _Here(threading.local):
+    """What a thread has emitted of the attempt that it runs."""
+
+    ended: e.JobFinished | None = None
 
 
 class InnerMetrics(Protocol):
@@ -83,7 +90,7 @@ class RingTracing(LogOnlyTracing):
         self._parent_within = parent_within
         self._encoders: dict[str, Encoder] = {}
         self._keys: dict[tuple[str, ...], bytes] = {}
-        self._ended: e.JobFinished | None = None
+        self._here = _Here()
         few = limits.max_span_attributes is not None and limits.max_span_attributes < 16
         self._plain = limits.max_attribute_length is None and not few
         # Read once: a propagator that somebody sets later is met by jobs with baggage or tracestate only.
@@ -171,7 +178,7 @@ class RingTracing(LogOnlyTracing):
         """A Bus subscriber. An attempt's own record waits for the end of its span, a moment later."""
         match event:
             case e.JobFinished():
-                self._ended = event
+                self._here.ended = event
             case e.JobsSettled():
                 key = self._keys.get((event.queue, event.verb))
                 if key is None:
@@ -196,7 +203,7 @@ class RingTracing(LogOnlyTracing):
     def put(self, attempt: Attempt, span: RingSpan) -> None:
         """The attempt's record, before its outcome is reported to the engine or settled. One that has no outcome gets
         none: the executor itself broke, and whoever rescues the job will tell."""
-        event, self._ended = self._ended, None
+        event, self._here.ended = self._here.ended, None
         outcome = attempt.outcome
         if event is None or outcome is None:
             return
@@ -217,7 +224,6 @@ class RingTracing(LogOnlyTracing):
     def _put_lost(self, event: e.AttemptLost) -> None:
         """The record that the killed process could not put."""
         run, lease = event.run, event.lease
-        outcome = event.outcome if event.reason is None else names.LOST
         reason = event.reason or ""
         wait = max(0.0, run.started_at - lease.eligible_at)
         encoded = b""
@@ -228,13 +234,14 @@ class RingTracing(LogOnlyTracing):
                 run.attempt,
                 lease.delivery > 1,
                 wait,
-                outcome,
+                event.how,
                 int(event.ended_at * 1e9),
-                reason,
+                event.failed,
                 event.message or reason,
+                event.traceback if event.ended else None,
             )
             encoded = self._encoded(self._encoder(lease.queue, event.max_attempts), span, facts)
-        key = self._key(lease.queue, outcome, event.outcome, reason, reason)
+        key = self._key(lease.queue, event.how, event.outcome, event.failed, reason)
         ids = bytes.fromhex(run.trace_id) or bytes(16), bytes.fromhex(run.span_id) or bytes(8)
         self._ring.attempt(key, max(0.0, event.ended_at - run.started_at), wait, event.delay, *ids, encoded)
 

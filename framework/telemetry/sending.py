@@ -6,8 +6,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import Any, Final
 
@@ -40,15 +40,29 @@ class SendSpans:
             names.SENT_MESSAGES, unit="{message}", description="Messages that a producer stored."
         )
         self._duration = operation_duration(meter)
+        self._proxied = isinstance(tracer, trace.ProxyTracer)
 
-    @contextmanager
-    def one(self, queue: str, job_id: str, size: int) -> Generator[dict[str, str], None, None]:
+    def one(self, queue: str, job_id: str, size: int) -> AbstractContextManager[dict[str, str]]:
         """The `send` span of one job, current inside; gives its headers.
 
         Args:
             queue, job_id: where to, and which.
             size: bytes of the encoded payload.
         """
+        return _Unseen(self.measure, queue) if self._is_unseen() else self._one(queue, job_id, size)
+
+    def _is_unseen(self) -> bool:
+        """Whether no span can come of it: the host has no provider so far, and nothing is current."""
+        if not self._proxied:
+            return False
+        try:
+            self._proxied = isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+        except Exception:  # OTEL_PYTHON_TRACER_PROVIDER names one that cannot be made
+            return False
+        return self._proxied and not otel_context.get_current()
+
+    @contextmanager
+    def _one(self, queue: str, job_id: str, size: int) -> Generator[dict[str, str], None, None]:
         if _inside_sdk():
             yield headers_of(trace.get_current_span())
             return
@@ -102,7 +116,7 @@ class SendSpans:
             raise
         finally:
             with OF_HOST:
-                self._measure(queue, count, time.perf_counter() - began, failed)
+                self.measure(queue, count, time.perf_counter() - began, failed)
             with OF_HOST:
                 if failed is not None:
                     span.set_attribute(names.ERROR_TYPE, error_type(failed))
@@ -110,7 +124,8 @@ class SendSpans:
                 span.end()
             otel_context.detach(token)
 
-    def _measure(self, queue: str, count: int, seconds: float, failed: BaseException | None) -> None:
+    def measure(self, queue: str, count: int, seconds: float, failed: BaseException | None) -> None:
+        """Count and measure one call. Args: count: of its jobs."""
         where = {names.OPERATION: "send", names.SYSTEM: self._system, names.DESTINATION: queue}
         if failed is not None:  # of a batch, a part may have been stored before the error
             count = len(failed.enqueued) if isinstance(failed, EnqueueError) else 0
@@ -133,6 +148,26 @@ class SendSpans:
         except Exception:  # a sampler or processor of the host's: its fault must not cost the job
             log.exception("span %r could not be started", name)
             return trace.INVALID_SPAN
+
+
+class _Unseen:
+    """Around the enqueue of one job of which no span can come: a span that is none would be a third of its time."""
+
+    __slots__ = ("_began", "_measure", "_queue")
+
+    def __init__(self, measure: Callable[[str, int, float, BaseException | None], None], queue: str) -> None:
+        self._measure = measure
+        self._queue = queue
+
+    def __enter__(self) -> dict[str, str]:
+        self._began = time.perf_counter()
+        return _carried(otel_context.get_current())
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        seconds = time.perf_counter() - self._began
+        if not _inside_sdk():  # measures may be wanted, though spans are not
+            with OF_HOST:
+                self._measure(self._queue, 1, seconds, error)
 
 
 class _OfHost:
@@ -178,9 +213,13 @@ def _failed_send(error: BaseException) -> dict[str, str]:
 
 def headers_of(span: Span) -> dict[str, str]:
     """traceparent, tracestate and baggage, or whatever the global propagator writes, for this span as the parent."""
+    return _carried(trace.set_span_in_context(span))
+
+
+def _carried(context: otel_context.Context) -> dict[str, str]:
     carrier: dict[str, str] = {}
     try:
-        propagate.inject(carrier, trace.set_span_in_context(span))
+        propagate.inject(carrier, context)
     except (KeyboardInterrupt, JobInterrupted):
         raise
     except BaseException:  # a propagator of the host's, or what baggage holds

@@ -39,8 +39,6 @@ class SpanTracing(LogOnlyTracing):
         linkage, parent_within: as in Settings (trace_linkage, trace_parent_within).
     """
 
-    outlives = False
-
     def __init__(self, tracer: Tracer, logs: Logs, *, system: str, linkage: Linkage, parent_within: float) -> None:
         super().__init__(logs)
         self.tracer = tracer
@@ -70,13 +68,13 @@ class SpanTracing(LogOnlyTracing):
         attributes = self.attributes(event.lease, run.started_at) | {
             names.ATTEMPT: run.attempt,
             names.MAX_ATTEMPTS: event.max_attempts,
-            names.OUTCOME: event.outcome if event.reason is None else names.LOST,
+            names.OUTCOME: event.how,
         }
         started = int(run.started_at * 1e9)
         span = self.start(event.lease, plan, attributes, start_time=started)
-        if event.reason is not None:
-            span.set_status(Status(StatusCode.ERROR, event.message or event.reason))
-            span.set_attribute(names.ERROR_TYPE, event.reason)
+        if event.failed:
+            span.set_status(Status(StatusCode.ERROR, event.message or event.failed))
+            span.set_attribute(names.ERROR_TYPE, event.failed)
         span.end(max(started, int(event.ended_at * 1e9)))
         return trace.set_span_in_context(span, Context())
 

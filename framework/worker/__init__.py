@@ -1,9 +1,19 @@
-"""The loop of one process: claim, start, run, settle; sync handlers one at a time, async ones up to `concurrency`."""
+"""The loop of one process: claim, start, run, settle; jobs one at a time, in threads, or on an event loop."""
 
 from framework.worker.concurrent import AsyncWorker
 from framework.worker.core import LeaveSignal, WorkerCore
 from framework.worker.putback import stacks
 from framework.worker.ruin import SelfCheck, descriptors
 from framework.worker.sequential import SyncWorker
+from framework.worker.threaded import ThreadWorker
 
-__all__ = ["AsyncWorker", "LeaveSignal", "SelfCheck", "SyncWorker", "WorkerCore", "descriptors", "stacks"]
+__all__ = [
+    "AsyncWorker",
+    "LeaveSignal",
+    "SelfCheck",
+    "SyncWorker",
+    "ThreadWorker",
+    "WorkerCore",
+    "descriptors",
+    "stacks",
+]

@@ -8,7 +8,6 @@ import threading
 import time
 import traceback
 from collections.abc import Awaitable, Generator
-from types import FrameType
 from typing import Any, ClassVar
 
 from framework.events import LoopBlocked
@@ -16,6 +15,7 @@ from framework.scoreboard import RowWriter
 from framework.standstill import Standstill
 from framework.worker.core import WorkerCore
 from framework.worker.tasks import JobTask
+from framework.worker.upkeep import handler_line
 
 BLOCKED_AFTER = 5.0  # seconds
 LOOK = 1.0  # seconds between looks at the clock
@@ -111,26 +111,15 @@ class LoopWatch:
     def _say(self, seconds: float) -> None:
         row = next((row for row in self._core.board.busy_rows(self._core.index) if row.on_cpu), None)
         frame = sys._current_frames().get(self._main)
-        handler = self._core.executor.handler
-        code = getattr(getattr(type(self._core.executor.app), handler.name), "__code__", None)
+        handler, line = handler_line(self._core.executor, frame)
         self._core.emit(
             LoopBlocked(
                 process=self._core.process,
                 queue=self._core.options.name,
                 job_id=row.job_id if row else "",
-                handler=f"{type(self._core.executor.app).__name__}.{handler.name}",
+                handler=handler,
                 seconds=round(seconds, 1),
-                where=_where(frame, code.co_filename if code else ""),
+                where=line,
                 stack="".join(traceback.format_stack(frame)) if frame else "",
             )
         )
-
-
-def _where(frame: FrameType | None, filename: str) -> str:
-    """The innermost line of the handler's own file on the stack, with what it calls: `relay.py:41 requests.post`."""
-    while frame is not None and frame.f_code.co_filename != filename:
-        frame = frame.f_back
-    if frame is None:
-        return ""
-    summary = traceback.extract_stack(frame, limit=1)[-1]
-    return f"{filename.rpartition('/')[2]}:{summary.lineno} {(summary.line or '').strip()[:80]}"

@@ -25,6 +25,7 @@ from framework.worker.interrupt import LOOK_AGAIN, PATIENCE
 from framework.worker.putback import PutBack
 from framework.worker.tasks import Run
 from framework.worker.thread_gate import ThreadGate
+from framework.worker.upkeep import look_around
 
 TICK = 1.0  # seconds between signs of life
 HUNG_AFTER = 1.0  # seconds after the cancellation at its soft timeout in which a job must end
@@ -117,13 +118,7 @@ class AsyncWorker:
         self._loop.call_later(TICK, self._tick)
 
     def _look_around(self) -> None:
-        """Put back what jobs have changed in the process, and notice what cannot be put back."""
-        core, alone = self._core, not self._runs
-        cause = self._put_back.everything(alone=alone) or (core.check.changed() if alone else "")
-        if cause:
-            core.ruin(cause)
-        if core.told():  # a job had taken SIGTERM, or blocked it
-            self._on_term()
+        look_around(self._core, self._put_back, self._on_term, alone=not self._runs)
 
     # --- claiming ---------------------------------------------------------------------------------------------------
 
@@ -157,7 +152,7 @@ class AsyncWorker:
         core = self._core
         try:
             attempt = core.executor.attempt(lease)
-            if await core.abegin(attempt, run.row):
+            if core.begin(attempt, run.row):
                 await core.executor.run_async(attempt, call=lambda awaitable: self._call(awaitable, run))
                 attempt.forget()
                 self._put_back.after_job()

@@ -11,6 +11,7 @@ from framework.errors import WorkerError
 from framework.events import Event, JobsSettled, ServiceMistake, WorkerLeaving
 from framework.executor import Attempt, Executor
 from framework.job import RunRecord
+from framework.ledger import Ledger
 from framework.process.forks import leave_if_forked
 from framework.queues import QueueOptions
 from framework.scoreboard import LEAVING, READY, RowWriter, Scoreboard, before_deadline
@@ -73,7 +74,8 @@ class WorkerCore:
         executor: runs the jobs.
         emit: takes events.
         leave: shared with the signal handlers.
-        held: descriptors that the engine has opened.
+        held: descriptors that engine and ledger have opened.
+        ledger: of this process.
 
     Attributes:
         gate: makes all calls of the engine.
@@ -91,12 +93,15 @@ class WorkerCore:
         executor: Executor,
         emit: Callable[[Event], None],
         leave: LeaveSignal,
+        ledger: Ledger,
         held: Mapping[int, Identity] | None = None,
     ) -> None:
         self.process = process
         self.index = index
         self.board = board
         self.executor = executor
+        executor.record = self._ended
+        self._ledger = ledger
         self.options: QueueOptions = executor.options
         self.emit = emit
         self.leave = leave
@@ -107,7 +112,7 @@ class WorkerCore:
         self.on_ready: Callable[[], None] = lambda: None
         self.jobs = 0
         self.used = 0
-        self._next_memory_check = 0.0
+        self._next_memory_check = self._next_look = 0.0
         self._pid, self._parent = os.getpid(), os.getppid()
         self.check = SelfCheck(held or {})
         self.ruined = ""
@@ -115,6 +120,7 @@ class WorkerCore:
         kind = Gate if broker.features.local else ThreadGate
         self.gate = kind(
             broker,
+            ledger,
             [self.options.name],
             emit=emit,
             tells_settled=executor.wants(JobsSettled, ""),
@@ -150,6 +156,18 @@ class WorkerCore:
         signal. The death of the parent comes as SIGTERM, too."""
         return self.board.told_to_leave(self.index) or os.getppid() != self._parent
 
+    def look_after_ledger(self) -> None:
+        """Write the ledger anew where it was deleted; looked at once a second."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + 1.0
+        try:
+            if self._ledger.restore():
+                self.complain("the ledger of its runs was deleted: written anew")
+        except OSError as error:
+            self.complain(f"the ledger of its runs was deleted, and cannot be written anew: {error}")
+
     def complain(self, text: str) -> None:
         """Report a mistake in the service."""
         self.emit(ServiceMistake(self.process, f"{self.process}: {text}"))
@@ -180,38 +198,29 @@ class WorkerCore:
     # --- a run ------------------------------------------------------------------------------------------------------
 
     def begin(self, attempt: Attempt, row: int) -> bool:
-        """Run record first, board row second. False: the engine cannot write it, the job went back unstarted."""
+        """The ledger first, the board's row second. False: the ledger has no room, the job went back unstarted."""
         if not self.gate.start(attempt.lease, _record(attempt, row)):
             return False
-        self._begun(attempt, row)
-        return True
-
-    async def abegin(self, attempt: Attempt, row: int) -> bool:
-        """Do as `begin`, while the loop turns."""
-        if not await self.gate.astart(attempt.lease, _record(attempt, row)):
-            return False
-        self._begun(attempt, row)
-        return True
-
-    def _begun(self, attempt: Attempt, row: int) -> None:
         now, lease = time.monotonic_ns(), attempt.lease
         soft = 0 if self._soft is None else now + self._soft
         hard = 0 if self._hard is None else now + self._hard
         self.used += 1
         self.rows[row].start(lease.job.id, lease.delivery, now, soft, hard)
+        return True
+
+    def _ended(self, attempt: Attempt) -> None:
+        """The outcome, before telemetry: from here on a rescuer finishes the job, and sends what telemetry has not."""
+        assert attempt.outcome is not None
+        self._ledger.end(attempt.lease, attempt.outcome)
 
     def finish(self, attempt: Attempt, row: int) -> None:
-        """Telemetry has the outcome: settle, free the row.
-
-        Between the two a kill could make a rescuer say something else of the same attempt. So the engine is told first,
-        but where telemetry itself remembers: there an outcome without a failure costs no further write.
-        """
+        """Telemetry has the outcome: settle, free the row."""
         outcome = attempt.outcome
         assert outcome is not None
+        self._ledger.told(attempt.lease)
         self.rows[row].ended()
         self.tick()  # a job may take long: the time without a turn begins here
-        report = outcome.failure is not None or not self.executor.outlives
-        self.gate.settle(attempt.lease, outcome, row, report=report)
+        self.gate.settle(attempt.lease, outcome, row)
         self.rows[row].clear()
         self.used -= 1
         self.jobs += 1

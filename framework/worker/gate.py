@@ -20,6 +20,7 @@ from framework.events import (
     LeasesLost,
 )
 from framework.job import Lease, RunRecord
+from framework.ledger import Ledger
 from framework.outcome import Kind, Outcome, Settlement
 from framework.stuck import StuckJobs
 from framework.worker.unsettled import FIRST_RETRY, LAST_RETRY, Unsettled, UnsettledLeases
@@ -38,6 +39,7 @@ class Gate:
 
     Args:
         broker: open engine.
+        ledger: of this process: a lease has its slot until it is settled.
         queues: names of those from which this worker claims.
         emit: takes events.
         tells_settled: whether JobsSettled are wanted.
@@ -53,6 +55,7 @@ class Gate:
     def __init__(
         self,
         broker: Broker,
+        ledger: Ledger,
         queues: Sequence[str],
         *,
         emit: Callable[[Event], None],
@@ -62,6 +65,7 @@ class Gate:
         ruin: Callable[[str], None],
     ) -> None:
         self._broker = broker
+        self._ledger = ledger
         self._queues = queues
         self.emit = emit
         self._tells_settled = tells_settled
@@ -107,6 +111,11 @@ class Gate:
         return await asyncio.get_running_loop().run_in_executor(self._waiters, self.claim, limit, WAIT)
 
     @property
+    def settle_delay(self) -> float:
+        """Return for how long a settlement may wait for others, in seconds."""
+        return 0.0
+
+    @property
     def claim_seconds(self) -> float:
         """Return what a claim costs beside its system calls, in seconds: a way to a server and back."""
         return 0.0
@@ -119,20 +128,16 @@ class Gate:
                 self.emit(JobsClaimed(queue, count, duration))
 
     def start(self, lease: Lease, run: RunRecord) -> bool:
-        """Write the run record. False: the engine cannot, and the job goes back unstarted."""
+        """Write the run into the ledger. False: it has no room, and the job goes back unstarted."""
         try:
-            self._broker.start(lease, run)
-        except EngineUnavailable as error:
+            self._ledger.begin(lease, run)
+        except OSError as error:
             self._failed("start", error)
-            self._give_back([lease])
+            self.give_back([lease])
             return False
         if self._failing:
             self._recovered("start")
         return True
-
-    async def astart(self, lease: Lease, run: RunRecord) -> bool:
-        """Do as `start`, while the loop turns."""
-        return self.start(lease, run)
 
     def wake(self) -> None:
         """End a claim that waits, or the next one. Safe in a signal handler."""
@@ -143,21 +148,19 @@ class Gate:
 
     # --- settling ---------------------------------------------------------------------------------------------------
 
-    def settle(self, lease: Lease, outcome: Outcome, row: int | None = None, *, report: bool = False) -> None:
+    def settle(self, lease: Lease, outcome: Outcome, row: int | None = None) -> None:
         """Settle a lease, now or later.
 
         Args:
             row: where it ran; None = it has not started.
-            report: tell the engine the outcome first: telemetry forgets it when the process dies.
         """
-        if report:
-            self._report(lease, outcome)
         started, settlement = time.monotonic(), Settlement(lease, outcome)
         try:
             self._broker.settle((settlement,))
         except (LeaseLost, EngineUnavailable) as error:
             self._in_part([Unsettled(settlement, row)], error)
             return
+        self._ledger.free(lease)
         if self.failures or self._failing:
             self._recovered("settle")
         if self._tells_settled:
@@ -186,7 +189,7 @@ class Gate:
 
     def leave_behind(self, engine_worked_at: float) -> str:
         """At the end of a drain: leave leases that fail while the engine works for others. They stay claimed, with
-        their outcomes beside their run records: the next rescue finishes them.
+        their outcomes in the ledger: the next rescue finishes them.
 
         Args:
             engine_worked_at: when it last did in another process, monotonic seconds.
@@ -197,28 +200,12 @@ class Gate:
         items = self._unsettled.items()
         if not items or engine_worked_at <= min(item.since for item in items) + LONE:
             return ""
-        self._report_late([item.settlement for item in items if item.row is not None])
         return f"jobs that cannot be settled stay claimed, for the next rescue: {_names(items)}"
 
     def close(self) -> None:
         """Let go of threads; what is not settled by now stays claimed. Idempotent."""
         if self._waiters is not None:
             self._waiters.shutdown(wait=False, cancel_futures=True)
-
-    def _report_late(self, done: Sequence[Settlement]) -> None:
-        self._report_all(done)
-
-    def _report_all(self, done: Sequence[Settlement]) -> None:
-        for one in done:
-            self._report(one.lease, one.outcome)
-
-    def _report(self, lease: Lease, outcome: Outcome) -> None:
-        try:
-            self._broker.reported(lease, outcome)
-        except EngineUnavailable as error:
-            self._failed("reported", error)
-        else:
-            self._recovered("reported")
 
     def _give_back(self, leases: Sequence[Lease]) -> None:
         leases = leases[::-1]  # what is released last comes first again
@@ -242,6 +229,8 @@ class Gate:
         return self._lost(items, error) if isinstance(error, LeaseLost) else self._keep(items, error)
 
     def _settled(self, items: Sequence[Unsettled], started: float) -> None:
+        for item in items:
+            self._ledger.free(item.settlement.lease)
         failing = [item.since for item in items if item.failures]
         if failing or self.failures or self._failing:
             self._recovered("settle", *failing)
@@ -262,6 +251,8 @@ class Gate:
                 self._unsettled.add(item)
             self._ruin(cause)
         else:
+            for item in gone:
+                self._ledger.free(item.settlement.lease)
             for queue in {item.settlement.lease.queue for item in gone}:
                 ids = [item.job_id for item in gone if item.settlement.lease.queue == queue]
                 self.emit(LeasesLost(queue, ids))

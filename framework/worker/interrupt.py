@@ -34,6 +34,31 @@ def invoke(method: Callable[..., Any], *arguments: Any) -> Any:
 _BORDER = invoke.__code__
 
 
+class LateAlarm:
+    """Decides whether a soft timeout that comes seconds late must wait: the handler may have held the interpreter, or
+    the whole tree stood still. The supervisor knows, as soon as it has turned.
+
+    Args:
+        patience: seconds to wait for its word.
+    """
+
+    __slots__ = ("_patience", "_until")
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._until: float | None = None
+
+    def reset(self) -> None:
+        """Forget the last alarm."""
+        self._until = None
+
+    def may_be_standstill(self, late: float) -> bool:
+        """Return whether to wait. Args: late: seconds."""
+        if late > LATE and self._until is None:
+            self._until = time.monotonic() + self._patience
+        return self._until is not None and time.monotonic() < self._until
+
+
 class Interrupts:
     """Arms SIGALRM around handlers. Main thread only.
 
@@ -57,8 +82,7 @@ class Interrupts:
     ) -> None:
         self._timeout = timeout
         self._stood_still = stood_still
-        self._patience = patience
-        self._wait_until: float | None = None  # an alarm was late
+        self._late = LateAlarm(patience)
         self._soft: float | None = None
         self._drain: float | None = None
         self._calling = False
@@ -70,7 +94,7 @@ class Interrupts:
     def call(self, method: Callable[..., Any], *arguments: Any) -> Any:
         """Calls the handler; JobInterrupted is raised in it at its soft timeout, and at the end of a drain."""
         soft = self._soft = None if self._timeout is None else self._now() + self._timeout
-        self._wait_until = None
+        self._late.reset()
         self._calling = True
         if self._drain is not None or (soft is not None and soft < self._armed):
             self._arm()
@@ -126,7 +150,7 @@ class Interrupts:
         inside, open_ = where(frame)
         if not inside and not self._calling:
             return  # no handler runs; `call` arms again when one does
-        if self._may_have_stood_still(late):
+        if self._late.may_be_standstill(late):
             self._ring_in(LOOK_AGAIN, now + LOOK_AGAIN)
             return
         if not (inside and open_):  # also on the way in: the alarm must not be lost before the handler's first frame
@@ -139,13 +163,6 @@ class Interrupts:
             self._drain = None
         self._arm()
         raise JobInterrupted(why)
-
-    def _may_have_stood_still(self, late: float) -> bool:
-        """An alarm that comes seconds late: the handler held the interpreter, or the whole tree stood still. The
-        supervisor knows, as soon as it has turned."""
-        if late > LATE and self._wait_until is None:
-            self._wait_until = time.monotonic() + self._patience
-        return self._wait_until is not None and time.monotonic() < self._wait_until
 
 
 def where(frame: FrameType | None) -> tuple[bool, bool]:

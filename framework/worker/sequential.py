@@ -8,8 +8,6 @@ from collections.abc import Callable
 from types import FrameType
 
 from framework.app import Slot, WorkerApp
-from framework.events import ServiceMistake
-from framework.executor import Attempt
 from framework.job import Lease
 from framework.signals import ignore
 from framework.worker.claims import WORTH, Claims
@@ -18,6 +16,7 @@ from framework.worker.gate import WAIT
 from framework.worker.interrupt import PATIENCE, Interrupts
 from framework.worker.putback import PutBack
 from framework.worker.unsettled import FIRST_RETRY
+from framework.worker.upkeep import explain
 
 
 class SyncWorker:
@@ -89,6 +88,7 @@ class SyncWorker:
         if self._claims.quick and now < self._look_at and not core.gate.doubtful:
             return
         self._look_at = now + WORTH
+        core.look_after_ledger()
         cause = self._put_back.everything() or core.check.changed()
         self._interrupts.keep_timer()
         if cause:
@@ -123,14 +123,9 @@ class SyncWorker:
             if core.told():
                 self._on_term()
         if outcome.failure is not None:
-            self._explain(attempt)
+            explain(core, self._app, attempt)
         attempt.forget()
         core.finish(attempt, 0)
-
-    def _explain(self, attempt: Attempt) -> None:
-        text = explain_missing(self._app, attempt)
-        if text:
-            self._core.emit(ServiceMistake(self._core.process, f"{self._core.process}: {text}"))
 
     def _settle_rest(self) -> None:
         self._core.gate.flush()
@@ -138,16 +133,3 @@ class SyncWorker:
             self._core.tick()
             self._look_around()
             time.sleep(FIRST_RETRY)
-
-
-def explain_missing(app: WorkerApp, attempt: Attempt) -> str:
-    """A sync handler misses what only `alifespan` opens: one line that says so; empty otherwise."""
-    error = attempt.error
-    if error is None or not issubclass(type(error), AttributeError):
-        return ""
-    of, name = (vars(AttributeError)[member].__get__(error) for member in ("obj", "name"))
-    if of is not app:
-        return ""
-    if type(app).alifespan is WorkerApp.alifespan:
-        return ""
-    return f"self.{name} does not exist: alifespan() is not entered for sync handlers; open it in lifespan()"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from framework.broker import Broker
-from framework.job import Lease, RunRecord
+from framework.job import Lease
 from framework.outcome import Kind, Outcome, Settlement
 from framework.worker.engine_thread import EngineThread
 from framework.worker.gate import WAIT, Gate
@@ -51,22 +51,19 @@ class ThreadGate(Gate):
         return leases
 
     @property
+    def settle_delay(self) -> float:
+        """Return for how long a settlement may wait for others, in seconds."""
+        return self._delay
+
+    @property
     def claim_seconds(self) -> float:
         """Return what a claim takes that need not wait."""
         return min(self._durations)
 
-    def start(self, lease: Lease, run: RunRecord) -> bool:
-        """Write the run record in the thread, and wait for it."""
-        return bool(self._thread.call(super().start, lease, run).result())
-
-    async def astart(self, lease: Lease, run: RunRecord) -> bool:
-        """Write the run record in the thread, while the loop turns."""
-        return bool(await asyncio.wrap_future(self._thread.call(super().start, lease, run)))
-
-    def settle(self, lease: Lease, outcome: Outcome, row: int | None = None, *, report: bool = False) -> None:
+    def settle(self, lease: Lease, outcome: Outcome, row: int | None = None) -> None:
         """Put a settlement to the others, and see that they are made in time."""
         first = not self._buffer
-        self._buffer.append(Unsettled(Settlement(lease, outcome), row, report))
+        self._buffer.append(Unsettled(Settlement(lease, outcome), row))
         if outcome.kind is not Kind.SUCCEEDED or len(self._buffer) >= MOST or not self._delay:
             self.flush()
         elif first:
@@ -120,14 +117,10 @@ class ThreadGate(Gate):
         items: list[Unsettled] = []
         while self._buffer and len(items) < MOST:
             items.append(self._buffer.popleft())
-        self._report_all([item.settlement for item in items if item.report])
         if items:
             self._settle(items)
         if self._buffer:
             self._thread.by(time.monotonic())
-
-    def _report_late(self, done: Sequence[Settlement]) -> None:
-        self._thread.tell(self._report_all, done)
 
     def _retry(self) -> None:
         self._retrying = False

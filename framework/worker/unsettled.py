@@ -19,12 +19,10 @@ class Unsettled(Retried):
     Attributes:
         settlement: the lease and its outcome.
         row: where it ran; None = it has not started.
-        report: the engine is told the outcome first.
     """
 
     settlement: Settlement
     row: int | None = None
-    report: bool = False
 
     @property
     def job_id(self) -> str:

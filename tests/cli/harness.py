@@ -23,7 +23,8 @@ from typing import Any
 from framework.broker import Broker, open_broker
 from framework.job import Failure, Job, RunRecord
 from framework.queues import QueueOptions
-from tests import settling
+from tests.settling import bury
+from tests.settling import rest as handled
 
 WORKER = str(Path(sys.executable).with_name("worker"))
 TIMEOUT = 60  # seconds in which any command must have ended; far above what one takes
@@ -203,11 +204,11 @@ class Cli:
             for lease in broker.claim([queue], limit=count, wait=0):
                 now = time.time()
                 broker.start(lease, RunRecord(0, lease.delivery, lease.attempt, now, TRACE_ID, "cd" * 8, sampled=True))
-                settling.bury(broker, lease, failure=_failure(queue, lease.attempt, lease.delivery, now))
+                bury(broker, lease, failure=_failure(queue, lease.attempt, lease.delivery, now))
                 killed.append(lease.job.id)
             if rest:
                 for lease in broker.claim(["dead-letters"], limit=count, wait=0):
-                    settling.rest(broker, lease)
+                    handled(broker, lease)
         return killed
 
     @contextmanager

@@ -6,8 +6,10 @@ import re
 
 import pytest
 
+from framework.spool import frame
 from tests.cli.harness import TRACE_ID, TRACEBACK, Cli
 from tests.settling import rest
+from tests.spool import poison
 
 
 @pytest.fixture
@@ -89,7 +91,7 @@ def test_show(dead: Cli) -> None:
 
 def test_show_as_json_is_as_promised(dead: Cli) -> None:
     found = dead.ok("dead", "show", "relay", "two", "--json").json
-    assert list(found)[9:] == ["enqueued_at", "payload", "payload_bytes", "headers", "failures"]
+    assert list(found)[9:] == ["enqueued_at", "payload", "payload_bytes", "headers", "failures", "extras", "ignored"]
     assert found["payload"] == {"to": "two", "weight": None}
     (failure,) = found["failures"]
     assert (failure["trace_id"], failure["traceback"]) == (TRACE_ID, TRACEBACK)
@@ -233,3 +235,26 @@ def test_a_letter_that_is_being_handled_is_left_alone(dead: Cli, verb: str, done
         )
         rest(broker, lease)
     assert [letter[0] for letter in listed(dead)] == [lease.job.id]
+
+
+def test_show_says_what_else_is_stored(relay: Cli) -> None:
+    """The producer's fingerprint, what it does not know, and what it had to ignore."""
+    relay.ok("enqueue", "relay", "digests", "1")
+    (path,) = (relay.spool / "digests" / "ready").glob("*/*")
+    data = path.read_bytes()
+    where = frame.layout(data)
+    headers = data[frame.FIXED_SIZE : frame.FIXED_SIZE + where.headers].decode()
+    (mark,) = re.findall(r'}{"fingerprint":"([0-9a-f]{12})"}$', headers)
+    text = headers.replace("}{", '}{"priority":"\\u001b[31mhigh","group":"\\u001b[31mg","later":[1],')
+    path.write_bytes(poison.raw(text.encode(), b"1"))
+    (job_id,) = relay.kill_jobs("digests")
+    found = relay.ok("dead", "show", "relay", job_id, "--json").json
+    assert found["extras"] == {"later": [1], "group": "\x1b[31mg", "fingerprint": mark}
+    assert found["ignored"] == ["priority"]
+    page = relay.ok("dead", "show", "relay", job_id).out.splitlines()
+    for line in (r"group     \x1b[31mg", f"fingerprint {mark}", "later     [1]", "ignored   priority"):
+        assert line in page
+    (path,) = (relay.spool / "digests" / "dead").iterdir()
+    path.rename(relay.spool / "digests" / "bad" / path.name)
+    assert f"fingerprint {mark}" in relay.ok("bad", "show", "relay", path.name).out
+    assert relay.ok("bad", "show", "relay", path.name, "--json").json["extras"]["fingerprint"] == mark

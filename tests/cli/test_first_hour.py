@@ -57,11 +57,12 @@ def test_4_a_handler_of_another_payload(cli: Cli) -> None:
 
 
 def test_5_concurrency_of_a_sync_handler(cli: Cli) -> None:
-    cli.write("relay.py", RELAY.replace('"digests", max', '"digests", concurrency=20, max'))
+    cli.write("relay.py", RELAY.replace('"digests", max', '"digests", concurrency=2000, max'))
     result = cli.run("run", "relay")
     assert result.code == 2
     assert result.error == (
-        "relay.py:22: daily_digests is sync and runs one job per process: replace concurrency=20 by workers=20"
+        "relay.py:22: daily_digests is sync and runs each job in a thread: concurrency=2000 must be at most 256; "
+        "raise workers instead"
     )
 
 
@@ -103,7 +104,7 @@ def test_8_the_spool_of_another_user(relay: Cli, args: tuple[str, ...]) -> None:
             "1",
             "WORKER_QUEUES__DELIVERIES__WORKER: no option 'worker'; did you mean",
         ),
-        ("WORKER_QUEUES__DAILY_DIGESTS__CONCURRENCY", "4", "replace concurrency=4 by workers=4"),
+        ("WORKER_QUEUES__DAILY_DIGESTS__CONCURRENCY", "400", "concurrency=400 must be at most 256"),
     ],
 )
 def test_a_wrong_setting_names_its_variable(relay: Cli, variable: str, value: str, message: str) -> None:

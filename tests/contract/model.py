@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from framework.broker import JobView
-from framework.job import Failure, Job, Lease, RunRecord
-from framework.outcome import Outcome
+from framework.job import Failure, Job, Lease
 
 SLACK = 0.005  # seconds by which an engine may round a moment
 
@@ -22,7 +21,6 @@ class Known:
         untouched: never claimed, never delayed: these come out in the order of their enqueue.
         holder: name of the owner that may settle it; empty: dead.
         claimer: incarnation that claimed it; rescued: the holder has it from a rescue.
-        started: in this delivery; run: the record of it, unless another job's has replaced it.
     """
 
     job: Job
@@ -38,14 +36,6 @@ class Known:
     claimer: str = ""
     rescued: bool = False
     lease: Lease | None = None
-    started: bool = False
-    run: RunRecord | None = None
-    reported: Outcome | None = None
-
-    @property
-    def failure(self) -> Failure | None:
-        """What is reported as the end of the run under way."""
-        return self.reported.failure if self.state == "in_flight" and self.reported else None
 
     @property
     def is_letter(self) -> bool:
@@ -61,7 +51,6 @@ class Known:
         self.state, self.untouched, self.rescued = "in_flight", False, False
         self.delivery += 1
         self.holder, self.claimer, self.lease = holder, claimer, lease
-        self.started, self.run, self.reported = False, None, None
 
     def wait(self, due: tuple[float, float] = (0, 0), queue: str | None = None) -> None:
         self.state, self.due, self.holder, self.lease = "waiting", due, "", None
@@ -88,8 +77,7 @@ class Known:
         assert (job.id, job.uid, job.queue, job.payload) == (
             self.job.id, self.job.uid, self.job.queue, self.job.payload,
         )  # fmt: skip
-        reported = [] if self.failure is None else [[*self.history[:1], *self.history[1:][-9:], self.failure]]
-        assert list(job.history) in [self.history, *reported]  # an engine may keep the failure with the job at once
+        assert list(job.history) == self.history
 
 
 class Model:

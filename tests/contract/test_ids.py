@@ -18,7 +18,6 @@ from .helpers import (
     LETTERS,
     a_failure,
     a_job,
-    a_run,
     assert_counts,
     bury_one,
     found,
@@ -37,11 +36,6 @@ def ready(broker: Owner) -> None:
 
 def claimed(broker: Owner) -> None:
     take_one(broker)
-
-
-def started(broker: Owner) -> None:
-    lease = take_one(broker)
-    broker.start(lease, a_run(lease))
 
 
 def waiting_for_its_retry(broker: Owner) -> None:
@@ -78,7 +72,7 @@ def replayed(broker: Owner) -> None:
 
 
 STATES = [
-    ready, claimed, started, waiting_for_its_retry, released, letter, letter_in_flight, resting, letter_that_failed,
+    ready, claimed, waiting_for_its_retry, released, letter, letter_in_flight, resting, letter_that_failed,
     replayed,
 ]  # fmt: skip
 

@@ -18,12 +18,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from framework.broker import State
 from framework.errors import LeaseLost, QueueFull
 from framework.job import Lease
-from framework.outcome import Kind, Outcome
 from framework.queues import QueueOptions
 from tests.settling import ack, bury, rest, retry
 
 from .engines import ENGINES, Owner
-from .helpers import FAR, SETTLE, a_failure, a_job, a_run
+from .helpers import FAR, SETTLE, a_failure, a_job
 from .model import SLACK, Known, Model
 
 MAX_LENGTH = 6
@@ -44,14 +43,6 @@ home_queue = st.sampled_from(["jobs", "jobs", "others"])
 any_owner = st.sampled_from(["one", "two"])
 any_delay = st.sampled_from(["now", "now", "soon", "far"])
 any_one = st.integers(0, 1000)
-any_kind = st.sampled_from([Kind.SUCCEEDED, Kind.RETRIED, Kind.DEAD_LETTERED])
-
-
-def an_outcome(kind: Kind, lease: Lease) -> Outcome:
-    """Plain enough to be known again by whoever knows the lease."""
-    if kind == Kind.SUCCEEDED:
-        return Outcome(kind)
-    return Outcome(kind, delay=2.5 if kind == Kind.RETRIED else 0.0, failure=a_failure(lease, message="reported"))
 
 
 def pick(some: list[Any], number: int) -> Any:
@@ -81,10 +72,6 @@ class Walk(RuleBasedStateMachine):
         """What the living hold, or one of them."""
         every = [known for known in self.model.where(state="in_flight", **wanted) if known.holder]
         return [known for known in every if not owner or known.holder == owner]
-
-    def undecided(self, **wanted: object) -> list[Known]:
-        """Held, and no failure reported: what is reported as failed is not released after that."""
-        return [known for known in self.held(**wanted) if known.failure is None]
 
     def due(self, delay: str, before: float) -> tuple[float, float]:
         wait = self.seconds(delay)
@@ -149,26 +136,6 @@ class Walk(RuleBasedStateMachine):
 
     # --- running and settling --------------------------------------------------------------------------------------
 
-    @precondition(lambda self: self.held(rescued=False, started=False))
-    @rule(number=any_one, row=st.integers(0, 2))
-    def start(self, number: int, row: int) -> None:
-        known = pick(self.held(rescued=False, started=False), number)
-        replaced = [other for other in self.held(known.holder, rescued=False) if other.run and other.run.row == row]
-        if any(other.failure for other in replaced):
-            return  # an engine may keep a reported failure with the job: it outlives the record
-        self.owners[known.holder].start(known.lease, a_run(known.lease, row))
-        for other in replaced:
-            other.run = other.reported = None
-        known.started, known.run = True, a_run(known.lease, row)
-
-    @precondition(lambda self: any(known.run for known in self.undecided(rescued=False)))
-    @rule(number=any_one, kind=any_kind)
-    def report(self, number: int, kind: Kind) -> None:
-        known = pick([known for known in self.undecided(rescued=False) if known.run], number)
-        outcome = an_outcome(kind, known.lease)
-        self.owners[known.holder].reported(known.lease, outcome)
-        known.reported = outcome
-
     def settled(self, known: Known) -> None:
         assert known.lease is not None
         self.stale.append((known.holder, known.lease))
@@ -193,7 +160,7 @@ class Walk(RuleBasedStateMachine):
     @rule(number=any_one, delay=any_delay)
     def retry(self, number: int, delay: str) -> None:
         known = pick(self.held(), number)
-        failure, before = known.failure or a_failure(known.lease), self.engine.now()
+        failure, before = a_failure(known.lease), self.engine.now()
         self.settled(known)
         retry(self.owners[known.holder], known.lease, delay=self.seconds(delay), failure=failure)
         known.add(failure)
@@ -205,7 +172,7 @@ class Walk(RuleBasedStateMachine):
     @rule(number=any_one)
     def bury(self, number: int) -> None:
         known = pick(self.held(), number)
-        failure = known.failure or a_failure(known.lease, reason="rejected")
+        failure = a_failure(known.lease, reason="rejected")
         self.settled(known)
         bury(self.owners[known.holder], known.lease, failure=failure)
         known.add(failure)
@@ -213,21 +180,21 @@ class Walk(RuleBasedStateMachine):
         if known.queue == "jobs":
             known.wait(queue="letters")
 
-    @precondition(lambda self: self.undecided(queue="letters"))
+    @precondition(lambda self: self.held(queue="letters"))
     @rule(number=any_one)
     def rest(self, number: int) -> None:
-        known = pick(self.undecided(queue="letters"), number)
+        known = pick(self.held(queue="letters"), number)
         self.settled(known)
         rest(self.owners[known.holder], known.lease)
         attempt = known.attempt
         known.die()
         known.attempt = attempt
 
-    @precondition(lambda self: self.undecided())
+    @precondition(lambda self: self.held())
     @rule(number=any_one, count=st.integers(1, 3), delay=any_delay)
     def release(self, number: int, count: int, delay: str) -> None:
         before = self.engine.now()
-        broker, some, leases = self.some_of(self.undecided(), number, count)
+        broker, some, leases = self.some_of(self.held(), number, count)
         broker.release(leases, delay=self.seconds(delay))
         for known in some:
             known.wait(self.due(delay, before))
@@ -242,30 +209,21 @@ class Walk(RuleBasedStateMachine):
     # --- dying and rescuing ----------------------------------------------------------------------------------------
 
     @precondition(lambda self: len(self.model.where(state="waiting")) > 2)
-    @rule(owner=any_owner, number=any_one, limit=st.integers(1, 3), starts=st.integers(0, 3), reports=st.integers(0, 2))
-    def live_and_die(self, owner: str, number: int, limit: int, starts: int, reports: int) -> None:
+    @rule(owner=any_owner, number=any_one, limit=st.integers(1, 3))
+    def live_and_die(self, owner: str, number: int, limit: int) -> None:
         queue = pick(self.model.where(state="waiting"), number).queue
         self.let_ripen(owner)
 
         def work(owner: Owner) -> list[bytes]:
-            leases = owner.claim([queue], limit=limit, wait=0)
-            for row, lease in enumerate(leases[:starts]):
-                owner.start(lease, a_run(lease, row))
-                if row < reports:
-                    owner.reported(lease, an_outcome(Kind.RETRIED, lease))
-            return [lease.job.uid for lease in leases]
+            return [lease.job.uid for lease in owner.claim([queue], limit=limit, wait=0)]
 
         dead, uids = self.engine.die(work)
         self.model.check_order(queue, uids)
-        for row, uid in enumerate(uids):
+        for uid in uids:
             known = self.model.jobs[uid]
             assert known.state == "waiting"
             assert known.queue == queue
             known.claimed(holder="", claimer=dead, lease=None)
-            if row < starts:
-                lease = Lease(known.job, queue, known.attempt + 1, known.delivery, 0, token=None)
-                known.started, known.run = True, a_run(lease, row)
-                known.reported = an_outcome(Kind.RETRIED, lease) if row < reports else None
 
     @precondition(lambda self: self.model.where(state="in_flight", holder=""))
     @rule(owner=any_owner)
@@ -276,21 +234,15 @@ class Walk(RuleBasedStateMachine):
         for one in rescued:
             known = orphans[one.lease.job.uid]
             known.check_lease(one.lease)
-            assert (one.owner, one.run) == (known.claimer, known.run)
-            assert one.reported == known.reported
+            assert (one.owner, one.run, one.reported) == (known.claimer, None, None)
             known.holder, known.lease, known.rescued = owner, one.lease, True
 
     @precondition(lambda self: len(self.held()) > 1)
     @rule(owner=any_owner)
     def close_and_come_back(self, owner: str) -> None:
-        unstarted = self.held(owner, started=False)
-        self.owners[owner].release([known.lease for known in unstarted if known.rescued and known.lease])
         self.owners[owner].close()
         for known in self.held(owner):
-            if known in unstarted:
-                known.wait()
-            else:
-                known.holder, known.lease, known.rescued = "", None, False
+            known.holder, known.lease, known.rescued = "", None, False
         self.stale = [(name, lease) for name, lease in self.stale if name != owner]
         self.be_born(owner)
 

@@ -19,7 +19,6 @@ from .helpers import (
     LETTERS,
     SETTLE,
     a_failure,
-    a_run,
     assert_counts,
     assert_nothing_to_claim,
     bury_one,
@@ -141,7 +140,6 @@ def test_a_release_spends_no_attempt(engine: Engine) -> None:
     for delivery in (2, 3):
         lease = take_one(broker)
         assert (lease.attempt, lease.delivery) == (2, delivery)
-        broker.start(lease, a_run(lease))  # a handler that snoozes had started
         broker.release([lease])
     lease = take_one(broker)
     assert (lease.attempt, lease.delivery) == (2, 4)

@@ -13,12 +13,11 @@ from contextlib import contextmanager
 import pytest
 
 from framework.job import Lease
-from framework.outcome import Kind, Outcome
 from framework.queues import QueueOptions
-from tests.settling import ack, bury
+from tests.settling import ack, bury, retry
 
 from .engines import Engine, Owner
-from .helpers import JOBS, a_failure, a_run, assert_counts, bury_one, found, ids, put, take
+from .helpers import FAR, JOBS, a_failure, assert_counts, bury_one, found, ids, put, take
 
 
 @contextmanager
@@ -65,13 +64,16 @@ def a_job_is_replayed(engine: Engine, other: Owner) -> Callable[[], object]:
     return lambda: other.replay(view)
 
 
-def its_holder_closes(engine: Engine, other: Owner) -> Callable[[], object]:
+def its_holder_is_gone(engine: Engine, other: Owner) -> Callable[[], object]:
     put(engine, other, "a")
     take(other)
-    return other.close
+    rescuer = engine.open()
+    other.close()
+    leases = [one.lease for one in rescuer.rescue()]
+    return lambda: rescuer.release(leases)
 
 
-@pytest.mark.parametrize("prepare", [a_job_comes, a_job_is_released, a_job_is_replayed, its_holder_closes])
+@pytest.mark.parametrize("prepare", [a_job_comes, a_job_is_released, a_job_is_replayed, its_holder_is_gone])
 def test_a_job_ends_the_wait(engine: Engine, prepare: Callable[[Engine, Owner], Callable[[], object]]) -> None:
     """Before a claim on another queue ends that began earlier and finds nothing."""
     broker, witness, other = engine.open(JOBS, QueueOptions("others")), engine.open(), engine.open()
@@ -133,14 +135,13 @@ def test_many_wakes_end_one_claim(engine: Engine) -> None:
 def test_another_thread_settles_while_a_claim_waits(engine: Engine) -> None:
     """The port lets one claim wait in a thread of its own."""
     broker, producer = engine.open(JOBS), engine.open()
-    put(engine, broker, "acked", "started", "buried")
-    acked, started, buried = take(broker, 3)
+    put(engine, broker, "acked", "released", "buried", "retried")
+    acked, released, buried, retried = take(broker, 4)
     with waiting(broker) as claim:
-        broker.start(started, a_run(started))
         ack(broker, [acked])
         bury(broker, buried, failure=a_failure(buried))
-        broker.reported(started, Outcome(Kind.SUCCEEDED))
-        ack(broker, [started])
+        retry(broker, retried, delay=FAR, failure=a_failure(retried))
+        broker.release([released], delay=FAR)
         put(engine, producer, "new")
         assert ids(claim.result(10)) == ["new"]
-    assert_counts(broker, in_flight=1, dead=1)
+    assert_counts(broker, in_flight=1, dead=1, delayed=2)

@@ -155,7 +155,7 @@ class Turns:
         return result
 
 
-OF_DESCRIPTORS = frozenset("fstat pread read write pwrite ftruncate utime fallocate flock listdir close".split())
+OF_DESCRIPTORS = frozenset("fstat pread read write pwrite ftruncate utime flock listdir close".split())
 
 
 def touched(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], locks: set[int]) -> Touch:

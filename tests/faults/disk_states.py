@@ -185,9 +185,6 @@ class Recorder:
     def _ftruncate(self, _: None, fd: int, length: int) -> None:
         self._written(fd, length, None)
 
-    def _fallocate(self, _: None, fd: int, offset: int, length: int) -> None:
-        self._written(fd, offset, bytes(length))
-
     def _fsync(self, _: None, fd: int) -> None:
         inode, _path = self._fds[fd]
         if inode.kind == "directory":

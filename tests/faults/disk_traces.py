@@ -12,13 +12,12 @@ from typing import Any
 
 from framework.brokers.spool import SpoolBroker
 from framework.errors import EnqueueFailed, QueueFull
-from framework.job import Lease
 from framework.outcome import Kind, Outcome, Settlement
 from framework.queues import QueueOptions
 from framework.spool import flocks, ids
 from tests.settling import ack, bury, rest, retry
 from tests.spool.seam import Seam
-from tests.spool.world import Cut, about_to_prepare, broker, failure, in_batches, job, one, run, settle_orphan
+from tests.spool.world import Cut, about_to_prepare, broker, failure, in_batches, job, one, settle_orphan
 
 from .disk_states import Recorder
 
@@ -87,15 +86,9 @@ class Life:
         self.mine.enqueue([job(job_id, **options) for job_id in ids])
         self.promise("there", *ids)
 
-    def started(self, queue: str = "jobs") -> Lease:
-        """The next job, claimed and started."""
-        lease = one(self.mine, queue)
-        self.mine.start(lease, run(lease))
-        return lease
-
     def bury(self, queue: str = "jobs") -> None:
         """The next job; from then on it is a dead letter."""
-        lease = self.started(queue)
+        lease = one(self.mine, queue)
         bury(self.mine, lease, failure=failure(lease, message="why"))
         self.promise("letter", lease.job.id)
 
@@ -305,6 +298,20 @@ def _ripen_and_expire(life: Life) -> None:
     life.enqueue("c")
 
 
+def _priorities(life: Life) -> None:
+    life.enqueue("urgent", priority=9)
+    life.enqueue("a")
+    life.enqueue("u", "v", priority=1)
+    life.enqueue("later", priority=1, delay=0.002)
+    life.enqueue("patient", priority=-9, chosen=True)
+    life.ours.add("cut")
+    life.cut_before("rename", lambda: life.mine.enqueue([job("cut", priority=5)]))
+    life.bury()
+    time.sleep(0.003)
+    life.mine.maintain()
+    life.mine.release([one(life.mine)])
+
+
 TRACES: dict[str, Callable[[Life], None]] = {
     "enqueue": _enqueue,
     "enqueue many": _enqueue_many,
@@ -318,5 +325,6 @@ TRACES: dict[str, Callable[[Life], None]] = {
     "letters together": _letters_together,
     "recover": _recover,
     "rescue": _rescue,
+    "priorities": _priorities,
     "ripen and expire": _ripen_and_expire,
 }

@@ -29,6 +29,7 @@ from tests.faults import soak_checks
 from tests.faults.arrivals import Arrivals
 from tests.faults.grove import PROJECT, Grove, Tree, wait_until
 from tests.faults.killer import Killer, life_of
+from tests.faults.ledger import CONCURRENCY
 from tests.faults.report import Report
 from tests.faults.service import Soak
 
@@ -219,7 +220,7 @@ def waiting(root: Path) -> dict[str, str]:
     """Queues that still have something to do."""
     found = broker(root)
     try:
-        stats = {name: found.stats(name) for name in ("sync", "many", "dead")}
+        stats = {name: found.stats(name) for name in CONCURRENCY}
     finally:
         found.close()
     return {name: str(s) for name, s in stats.items() if s.ready or s.delayed or s.in_flight}
@@ -230,7 +231,7 @@ def browse(root: Path) -> list[Any]:
     found = broker(root)
     try:
         states = ("ready", "delayed", "in_flight", "dead", "bad")
-        return [view for name in ("sync", "many", "dead") for state in states for view in found.browse(name, state)]
+        return [view for name in CONCURRENCY for state in states for view in found.browse(name, state)]
     finally:
         found.close()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-CONCURRENCY = {"sync": 1, "many": 8, "dead": 1}
+CONCURRENCY = {"sync": 1, "many": 8, "threads": 8, "dead": 1}
 
 
 @dataclass(slots=True)

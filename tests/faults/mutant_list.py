@@ -41,7 +41,7 @@ CLAIM, LAYOUT, FLAGS, PLANTED = (
     "spool/test_flags.py",
     "spool/test_planted.py",
 )
-MODEL = "spool/test_disk_model.py"
+MODEL, GROUP = "spool/test_disk_model.py", "spool/test_group_commit.py"
 REPLACED = "spool/test_replaced.py"
 TIMES, BACKUPS, RIPEN = "spool/test_directory_times.py", "spool/test_id_backups.py", "spool/test_ripen.py"
 BATCH, DRAFTS = "spool/test_batch.py", "spool/test_batch_recovery.py"
@@ -191,10 +191,16 @@ PROTOCOL = (
     _one("a stamp after the rename before", "enqueue.py", "names.first(draft.job, self._clock.stamp(), draft.name.tail)", "names.first(draft.job, draft.name.stamp, draft.name.tail)", ENQUEUE),
     _one("a prepared file is still ours", "blanks.py", "if (found.st_ino, found.st_size) == (blank.inode, PAGE):", "if True:", "spool/test_blanks.py"),
     Mutant("prepared files are not a forked child's", "spool/blanks.py", (("self._ready, self._making = [], False", "pass"), ("if (found.st_ino, found.st_size) == (blank.inode, PAGE):\n                return found.st_nlink > 0  # else somebody has removed it\n        except OSError:\n            pass\n", "return True\n        except OSError:\n            return True\n")), "spool/test_blanks.py"),
-    _one("a line is not a forked child's", "gather.py", "        flocks.in_child(self)\n", "", "spool/test_gather.py"),
-    _one("nobody waits for a leader who was interrupted", "gather.py", "        try:\n            self._store_all(batch)\n        finally:\n", "        self._store_all(batch)\n        if True:\n", "spool/test_gather.py"),
-    _one("a batch's refusal is not that of each", "gather.py", "        self._store([job], [])  # refused together", "        raise ticket.error  # refused together", "spool/test_gather.py"),
-    _one("no line behind oneself", "gather.py", "if thread in self._inside:", "if False:", "spool/test_gather.py"),
+    Mutant("a line is not a forked child's", "grouping/__init__.py", (("        line.after_fork()\n", "        pass\n"),), GROUP),
+    Mutant("none waits for a leader that was interrupted", "grouping/__init__.py", (("            self._leave(state, ticket, error)\n            raise\n", "            raise\n"),), GROUP),
+    Mutant("none waits for a follower that was interrupted", "grouping/state.py", (("            ticket.left = not ticket.taken\n", "            pass\n"),), GROUP),
+    Mutant("a group's refusal is not that of each", "grouping/tickets.py", (("            ticket.alone = True\n", "            ticket.answer(None, failed)\n"),), GROUP),
+    Mutant("no line behind oneself", "grouping/__init__.py", (("        if thread in state.inside:\n            return False\n", ""),), GROUP),
+    Mutant("close stores what stands in line", "grouping/__init__.py", (("            flusher.join()\n", "            pass\n"), ("        if not self._stand_in_line(Ticket(None)):\n            return", "        if False:\n            return")), f"{GROUP} unit/test_grouping.py"),
+    Mutant("an id stands in a call once", "grouping/state.py", (("ticket.job.id in ids or ", ""),), "unit/test_grouping.py"),
+    Mutant("a loop that is closed ends its spans", "grouping/tickets.py", (("                ticket.end()\n", "                pass\n"),), "unit/test_grouping.py"),
+    Mutant("random bytes are not a forked child's", "randomness.py", (("    _pool = []\n\n\nos.", "    pass\n\n\nos."),), "unit/test_grouping.py"),
+    Mutant("random bytes drawn across a fork are dropped", "randomness.py", (("            pool.extend(", "            _pool.extend("),), "unit/test_grouping.py"),
     _one("fencing: a worker whose directory is gone", "claim.py", "            self._reborn()", "            pass", CLAIM),
     _one("fencing: a lost claim is told", "settle.py", "            self._counts[\"lost\"] += 1\n        return found", "            self._counts[\"lost\"] += 1\n        return True", SETTLE),
     _one("ENOENT: the target bucket is gone", "disk.py", "                if self.stat(source) is None:\n                    return False\n                self.mkdir(os.path.dirname(target))", "                return False", f"{ENQUEUE} {SETTLE}",

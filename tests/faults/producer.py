@@ -23,6 +23,17 @@ SYNC = QUIET | {
     "abort": 4, "exit": 4, "slow": 2, "swallow": 2, "ignore_term": 1, "hold_gil": 1, "leak": 2, "child": 2,
     "escaped": 2, "daemon": 1, "fork": 2,
 }  # fmt: skip
+# In threads: one that ends or stops its process costs its neighbours a run, too.
+THREADS = QUIET | {
+    "abort": 2,
+    "exit": 2,
+    "slow": 2,
+    "swallow": 2,
+    "ignore_term": 1,
+    "hold_gil": 1,
+    "child": 2,
+    "fork": 1,
+}
 MANY = QUIET | {"abort": 3, "exit": 3, "slow": 2, "swallow": 2, "block_loop": 1, "child": 2, "escaped": 2, "daemon": 1}
 
 
@@ -36,7 +47,7 @@ def task(choices: random.Random, weights: dict[str, int]) -> Task:
 def enqueue(choices: random.Random, name: str) -> list[str]:
     """One call of one of the kinds; the ids that it acknowledged."""
     queue: Queue[Any]
-    queue, weights = (Soak.sync, SYNC) if choices.random() < 0.6 else (Soak.many, MANY)
+    queue, weights = choices.choices([(Soak.sync, SYNC), (Soak.many, MANY), (Soak.threads, THREADS)], (2, 1, 1))[0]
     kind = choices.random()
     if kind < 0.3:
         return queue.enqueue_many([task(choices, weights) for _ in range(choices.randrange(2, 120))])
@@ -53,7 +64,7 @@ def main() -> None:
     choices = random.Random(int(seed))
     acknowledged = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     producer = open_producer(Settings(engine_url=f"spool:{root}", durability="process"))
-    with Soak.sync.connected(producer), Soak.many.connected(producer):
+    with Soak.sync.connected(producer), Soak.many.connected(producer), Soak.threads.connected(producer):
         for number in range(1_000_000_000):
             try:
                 ids = enqueue(choices, f"chosen-{seed}-{number}")

@@ -24,7 +24,7 @@ from opentelemetry import trace
 from pydantic import BaseModel
 
 from framework import Context, DeadLetter, Queue, RetryPolicy, Snooze, WorkerApp
-from framework.brokers.spool import SpoolBroker
+from framework.ledger import Ledger
 from framework.scoreboard import process_start
 
 Act = Literal[
@@ -85,15 +85,15 @@ class Noted:
 
 
 def note_run_records() -> None:
-    """The real `start` of the engine, with a line before it: what is charged without that line had never started."""
-    inner = SpoolBroker.start
+    """The ledger's real `begin`, with a line before it: what is charged without that line had never started."""
+    inner = Ledger.begin
 
-    def start(self: SpoolBroker, lease: Any, run: Any) -> None:
+    def begin(self: Ledger, lease: Any, run: Any) -> None:
         place = f"{lease.job.id} {lease.queue} {lease.attempt} {lease.delivery}"
         note(f"R {place} {run.span_id or '-'} {life()} {time.monotonic_ns()}")
         inner(self, lease, run)
 
-    SpoolBroker.start = start  # type: ignore[method-assign]
+    Ledger.begin = begin  # type: ignore[method-assign]
 
 
 # --- misbehaving ----------------------------------------------------------------------------------------------------
@@ -215,8 +215,17 @@ class Soak(WorkerApp):
         retry=RetryPolicy(max_retries=3, first_delay=0.05, factor=2),
         max_length=1500,
     )
+    threads = Queue[Task](
+        "threads",
+        concurrency=8,
+        timeout=1,
+        kill_after=1,
+        retry=RetryPolicy(max_retries=3, first_delay=0.05, factor=2),
+        max_length=1500,
+    )
 
     @sync.handler
+    @threads.handler
     def act(self, task: Task, ctx: Context) -> None:
         with Noted(task.do, ctx) as noted:
             if not task.until or ctx.attempt <= task.until:

@@ -130,7 +130,7 @@ def check_litter(report: Report, grove: Grove) -> None:
     """No process, no draft, no claim of anybody is left."""
     for pid, command in grove.leftovers():
         report.violations.append(f"process {pid} was left behind: {command}")
-    for queue in ("sync", "many", "dead"):
+    for queue in ledgers.CONCURRENCY:
         for state in ("tmp", "claimed"):
             found = sorted(path.name for path in (grove.root / queue / state).iterdir())
             report.expect(not found, f"left in {queue}/{state}: {found[:5]}")

@@ -24,8 +24,10 @@ def note(what: str, number: int) -> None:
 class Told(WorkerApp):
     sync = Queue[int]("sync", workers=2, timeout=60, retry=_RETRY)
     many = Queue[int]("many", workers=1, concurrency=10, timeout=60, retry=_RETRY)
+    threads = Queue[int]("threads", workers=1, concurrency=10, timeout=60, retry=_RETRY)
 
     @sync.handler
+    @threads.handler
     def act(self, number: int, ctx: Context) -> None:
         note("start", number)
         time.sleep(0.0005 * (number % 4))

@@ -18,11 +18,12 @@ from typing import Any
 from framework.broker import JobView
 from framework.brokers.spool import SpoolBroker, connect
 from framework.errors import EngineError, EnqueueError, EnqueueUncertain, LeaseLost
+from framework.extras import Extras
 from framework.job import Failure, Job, Lease
 from framework.queues import QueueOptions
 from tests.settling import ack, bury, rest, retry
 from tests.spool.seam import Seam
-from tests.spool.world import in_batches, run, settle_orphan
+from tests.spool.world import in_batches, settle_orphan
 
 LETTERS = QueueOptions("letters", is_dead_letter=True)
 QUEUES = (QueueOptions("jobs", dead_letter="letters"), QueueOptions("plain"), LETTERS)
@@ -88,13 +89,15 @@ class Actor:
     def _say(self, sign: str, key: str, when: int | None = None) -> None:
         os.write(self._ledger, f"{sign} {key} {time.monotonic_ns() if when is None else when}\n".encode())
 
-    def _job(self, job_id: str, *, queue: str = "", chosen: bool = False, delay: float | None = None) -> Job:
+    def _job(
+        self, job_id: str, *, queue: str = "", chosen: bool = False, delay: float | None = None, priority: int = 0
+    ) -> Job:
         self._number += 1
         key, now = f"{job_id}#{os.getpid()}.{self._number}", time.time()
         queue = "jobs" if chosen else queue or self._rng.choice(("jobs", "plain"))
         return Job(
             job_id, os.urandom(16), queue, body(key), {"k": key}, now, None if delay is None else now + delay,
-            chosen_id=chosen,
+            chosen_id=chosen, extras=Extras(priority=priority),
         )  # fmt: skip
 
     def _fresh(self) -> str:
@@ -120,7 +123,8 @@ class Actor:
                 self._say("~", key)
 
     def _one(self) -> None:
-        self._enqueue(self._job(self._fresh(), delay=self._rng.choice((None, None, 0.02, 1.5))))
+        delay, priority = self._rng.choice((None, None, 0.02, 1.5)), self._rng.choice((0, 0, 0, 1, -9))
+        self._enqueue(self._job(self._fresh(), delay=delay, priority=priority))
 
     def _many(self) -> None:
         """Of one queue, mostly in a batch; or of both, in pieces."""
@@ -128,7 +132,8 @@ class Actor:
         self._enqueue(*(self._job(self._fresh(), queue=queue) for _ in range(self._rng.randint(2, 20))))
 
     def _chosen(self) -> None:
-        self._enqueue(self._job(f"chosen.{self._rng.randrange(CHOSEN)}", chosen=True))
+        priority = self._rng.choice((0, 0, 0, 9, -1))
+        self._enqueue(self._job(f"chosen.{self._rng.randrange(CHOSEN)}", chosen=True, priority=priority))
 
     def _in_vain(self) -> None:
         """The file or the batch is durable, and then the system says EIO."""
@@ -149,11 +154,7 @@ class Actor:
             self._seam.disarm()
 
     def _work(self) -> None:
-        for row, lease in enumerate(
-            self.broker.claim([self._rng.choice(("jobs", "plain"))], limit=self._rng.randint(1, 5), wait=0)
-        ):
-            if self._rng.random() < 0.8:
-                self.broker.start(lease, run(lease, row))
+        for lease in self.broker.claim([self._rng.choice(("jobs", "plain"))], limit=self._rng.randint(1, 5), wait=0):
             self._settle(lease)
 
     def _settle(self, lease: Lease) -> None:

@@ -24,7 +24,7 @@ from framework.brokers.memory import MemoryBroker, MemoryStore
 from framework.events import Event, JobFinished, LeasesLost
 from framework.queues import QueueOptions
 from framework.scoreboard import Scoreboard
-from framework.worker import AsyncWorker, LeaveSignal, SyncWorker, WorkerCore, thread_gate
+from framework.worker import AsyncWorker, LeaveSignal, SyncWorker, ThreadWorker, WorkerCore, thread_gate
 from tests.contract.slow import SlowBroker
 from tests.unit.helpers import a_job, an_executor
 
@@ -37,9 +37,12 @@ class Far(WorkerApp):
 
     loop_jobs = Queue[int]("loop")
     jobs = Queue[int]("thread")
+    many_jobs = Queue[int]("threads")
     began: ClassVar[int] = 0
     lateness: ClassVar[list[float]] = []
     together: asyncio.Event
+    counting = threading.Lock()
+    barrier: ClassVar[threading.Barrier]
     scenario: ClassVar[str] = ""
     world: ClassVar[World]
 
@@ -69,6 +72,17 @@ class Far(WorkerApp):
             if number % 10 == 1 and Far.began < 150:
                 raise RetryLater("once more", delay=0)
 
+    @many_jobs.handler
+    def in_threads(self, number: int) -> None:
+        with self.counting:
+            Far.began += 1
+        if self.scenario == "threads together":
+            self.barrier.wait(LONG)
+        else:
+            time.sleep(random.random() * 0.02)
+            if number % 10 == 1 and Far.began < 150:
+                raise RetryLater("once more", delay=0)
+
     @jobs.handler
     def in_thread(self, number: int) -> None:
         Far.began += 1
@@ -93,7 +107,9 @@ class World:
         self.core = WorkerCore(
             f"{queue}/0", 1, board=board, broker=self.engine, executor=executor, emit=self.events.append, leave=leave
         )
-        kind: type[AsyncWorker] | type[SyncWorker] = AsyncWorker if queue == "loop" else SyncWorker
+        Far.barrier = threading.Barrier(CONCURRENCY)
+        kinds: dict[str, Any] = {"loop": AsyncWorker, "thread": SyncWorker, "threads": ThreadWorker}
+        kind = kinds[queue]
         self.worker = kind(self.core, executor.app, Slot(executor.handler.queue, 0), unblock=lambda: None)
 
     def left(self) -> int:
@@ -148,6 +164,11 @@ def main(scenario: str) -> dict[str, Any]:
     elif scenario == "drain":
         world = World(scenario, "loop", 5, delay=10 * LONG)
         return world.run(lambda: Far.began == 5)
+    elif scenario == "threads together":
+        world = World(scenario, "threads", CONCURRENCY)
+    elif scenario == "threads":
+        world = World(scenario, "threads", 200)
+        world.engine.flaws.middle, world.engine.flaws.late, world.engine.flaws.lost = [3, 1, 0], 2, {"j33"}
     elif scenario == "behind":
         world = World(scenario, "thread", 2)
     else:

@@ -26,7 +26,10 @@ def made(found: dict[str, Any], verb: str) -> list[dict[str, Any]]:
     return [call for call in found["calls"] if call["verb"] == verb]
 
 
-@pytest.mark.parametrize("scenario", ["together", "many", "while a claim waits", "drain", "behind", "quick"])
+@pytest.mark.parametrize(
+    "scenario",
+    ["together", "many", "while a claim waits", "drain", "behind", "quick", "threads", "threads together"],
+)
 def test_one_thread_calls_the_engine_one_verb_at_a_time(scenario: str) -> None:
     """Regression: begin, late settlements and leases that were given back ran on the event loop, which stood still up
     to 343 ms, and three verbs were inside the engine at once."""
@@ -44,8 +47,16 @@ def test_what_ends_together_is_settled_together() -> None:
     assert [call["count"] for call in made(found, "settle")] == [20]
 
 
-def test_nothing_is_lost_or_done_twice_where_settlements_stop_in_the_middle_or_are_not_answered() -> None:
-    found = play("many")
+def test_what_ends_together_in_threads_is_settled_together() -> None:
+    """All of it, but what a busy machine keeps from its end for a while."""
+    found = play("threads together")
+    assert found["ran"] == 20
+    assert len(made(found, "settle")) <= 3
+
+
+@pytest.mark.parametrize("scenario", ["many", "threads"])
+def test_nothing_is_lost_or_done_twice_where_settlements_stop_in_the_middle_or_are_not_answered(scenario: str) -> None:
+    found = play(scenario)
     assert found["lost"] == ["j33"]
     assert found["ran"] == 200 + 1 + found["retried"], "the lost one ran again, and what failed"
     assert len(made(found, "settle")) < 150

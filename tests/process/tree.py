@@ -32,6 +32,7 @@ class Tree:
     def __init__(self, place: Path) -> None:
         self.place = place
         self.root = place / "spool"
+        self.app: type[WorkerApp] = Torture  # whose queues `stats` knows
         self.ledger_path = place / "ledger"
         self.ledger_path.touch()
         self.environ = {
@@ -176,7 +177,7 @@ class Tree:
 
     def broker(self) -> Any:
         broker = open_broker(f"spool:{self.root}", incarnation=f"test-{os.getpid()}-{len(self._events)}")
-        broker.open(list(resolve(Torture, self._settings).values()))
+        broker.open(list(resolve(self.app, self._settings).values()))
         return broker
 
     def stats(self, queue: str) -> QueueStats:

@@ -11,14 +11,13 @@ from unittest.mock import patch
 from framework.broker import Inspector
 from framework.brokers.spool import SpoolBroker
 from framework.errors import EnqueueFailed, EnqueueUncertain, LeaseLost
-from framework.outcome import Kind, Outcome
 from framework.spool.disk import Disk
 from tests.settling import ack, bury, rest, retry
 
 from .kept_cases import KEPT_CASES
 from .odd_cases import ODD_CASES, reopen, rescue
 from .stage import Case, Stage
-from .world import PLAIN, claim, cut_at, dead_owner, failure, job, one, run
+from .world import PLAIN, claim, cut_at, dead_owner, failure, job, one
 
 
 def _nothing(stage: Stage) -> None:
@@ -28,7 +27,6 @@ def _nothing(stage: Stage) -> None:
 def _claimed(stage: Stage, queue: str = "jobs", **options: Any) -> None:
     stage.store("a", "b", queue=queue, **options)
     stage.held = one(stage.broker, queue)
-    stage.broker.start(stage.held, run(stage.held))
 
 
 def _letter(stage: Stage) -> None:
@@ -47,8 +45,7 @@ def _resting(stage: Stage, **options: Any) -> None:
 def _orphaned(stage: Stage) -> None:
     def live(mine: SpoolBroker) -> None:
         mine.enqueue([job("a"), job("b"), job("c")])
-        leases = claim(mine)
-        mine.start(leases[0], run(leases[0]))
+        claim(mine)
 
     dead_owner(stage.root, live, *stage.queues)
     stage.stored += ["a", "b", "c"]
@@ -63,8 +60,14 @@ def _half_written(stage: Stage) -> None:
     torn.write_bytes(torn.read_bytes()[:-1])
 
 
-def _due(stage: Stage) -> None:
-    stage.store("a", delay=0.002)
+def _urgent(stage: Stage) -> None:
+    stage.store("a", "b")
+    stage.store("u", priority=1)
+    stage.store("p", priority=-1)
+
+
+def _due(stage: Stage, **options: Any) -> None:
+    stage.store("a", delay=0.002, **options)
     stage.store("b", "c", delay=3600)
     time.sleep(0.003)
 
@@ -118,23 +121,22 @@ CASES = (
     Case("enqueue chosen", _nothing, _enqueue("n", chosen=True), enqueues=("n",)),
     Case("enqueue two", _nothing, _enqueue("n", "m"), enqueues=("n", "m")),
     Case("enqueue many", _nothing, _enqueue(*MANY), enqueues=MANY),
+    Case("enqueue urgent", _nothing, _enqueue("n", priority=9), enqueues=("n",)),
+    Case("enqueue patient chosen", _nothing, _enqueue("n", priority=-1, chosen=True), enqueues=("n",)),
+    Case("enqueue many urgent", _nothing, _enqueue(*MANY, priority=1), enqueues=MANY),
     Case("enqueue duplicate", lambda s: s.store("a", chosen=True), _enqueue("a", chosen=True)),
     Case("enqueue in vain", _nothing, _in_vain, refuses=("n",)),
     Case("enqueue in vain on btrfs", _nothing, _in_vain_on_btrfs, refuses=("n",)),
     Case("claim", _nothing, lambda s: s.__setattr__("held", claim(s.broker))),
+    Case("claim urgent", _urgent, lambda s: s.__setattr__("held", claim(s.broker))),
     Case("claim expired", _expired, lambda s: s.__setattr__("held", claim(s.broker))),
     Case("claim due", _due, lambda s: s.__setattr__("held", claim(s.broker))),
-    Case("start", _claimed, lambda s: s.broker.start(s.held, run(s.held, 1))),
-    Case(
-        "reported",
-        _claimed,
-        lambda s: s.broker.reported(s.held, Outcome(Kind.RETRIED, 1.0, failure(s.held))),
-    ),
     Case("ack", _claimed, lambda s: ack(s.broker, [s.held]), deletes=("a",)),
     Case("ack chosen", lambda s: _claimed(s, chosen=True), lambda s: ack(s.broker, [s.held]), deletes=("a",)),
     Case("retry", _claimed, lambda s: retry(s.broker, s.held, delay=3600, failure=failure(s.held))),
     Case("retry now", _claimed, lambda s: retry(s.broker, s.held, delay=0, failure=failure(s.held))),
     Case("release", _claimed, lambda s: s.broker.release([s.held])),
+    Case("release urgent", lambda s: _claimed(s, priority=1), lambda s: s.broker.release([s.held])),
     Case("release later", _claimed, lambda s: s.broker.release([s.held], delay=3600)),
     Case(
         "bury",
@@ -144,12 +146,15 @@ CASES = (
     ),
     Case("bury to letters", _claimed, lambda s: bury(s.broker, s.held, failure=failure(s.held))),
     Case("rest", _letter, lambda s: rest(s.broker, s.held)),
+    Case("bury urgent", lambda s: _claimed(s, priority=2), lambda s: bury(s.broker, s.held, failure=failure(s.held))),
     Case("replay", _resting, _replay, queues=(PLAIN,)),
+    Case("replay urgent", lambda s: _resting(s, priority=3), _replay, queues=(PLAIN,)),
     Case("discard", _resting, _discard, deletes=("a",), queues=(PLAIN,)),
     Case("discard chosen", lambda s: _resting(s, chosen=True), _discard, deletes=("a",), queues=(PLAIN,)),
     Case("rescue", _orphaned, rescue),
     Case("recover", _half_written, lambda s: s.broker.maintain(), enqueues=("n",)),
     Case("ripen", _due, lambda s: s.broker.maintain()),
+    Case("ripen urgent", lambda s: _due(s, priority=1), lambda s: s.broker.maintain()),
     Case("expire", _expired, lambda s: s.broker.maintain()),
     Case("close", _claimed, lambda s: s.broker.close()),
     Case("open", _nothing, reopen),

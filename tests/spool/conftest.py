@@ -11,6 +11,7 @@ import pytest
 
 from framework.brokers.spool import SpoolBroker
 
+from . import older as versions
 from . import world
 
 
@@ -29,3 +30,12 @@ def spool(root: Path) -> Iterator[SpoolBroker]:
     made = world.broker(root)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="module")
+def older(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The framework of an older commit, to be put on a path."""
+    place = tmp_path_factory.mktemp("older")
+    if not versions.unpacked(getattr(request, "param", versions.INTOLERANT), place):
+        pytest.skip("no history here: a shallow clone, or no clone at all")
+    return place

@@ -66,6 +66,7 @@ def _restore(stage: Stage) -> None:
 
 KEPT_CASES = (
     Case("claim what needs a newer process", _newer, lambda s: s.__setattr__("held", claim(s.broker))),
+    Case("look for what needs a newer process", _newer, lambda s: s.__setattr__("held", [*s.broker.newer("jobs")])),
     Case("recover what is no job", _impossible_in_tmp, maintain, bad=1),
     Case("open with a handler of letters", _never_handled, reopen, queues=(JOBS, HANDLED)),
     Case("open without the handler", _handled_before, reopen, queues=(JOBS, UNHANDLED)),

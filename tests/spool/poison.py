@@ -28,6 +28,21 @@ FIELDS: dict[str, tuple[Any, ...]] = {
     "chosen_id": (None, 0, "yes"),
     "headers": (None, [], "text", {"a": 1}, {"a": None}, {"a": {"b": "c"}}, {"traceparent": "\udfff"}),
 }
+WRONG_EXTRAS: dict[str, tuple[Any, ...]] = {
+    "priority": (None, "1", 1.5, True, 10, -10, 10**400, math.nan, [], {}),
+    "unique_key": (None, "", 7, "x" * 300, "\ud800", [], {}), "unique_scope": (None, 7, "x" * 300),
+    "group": (None, "", 7, "\udfff", {"key": "x"}), "schedule": (None, 7, ""), "tick": (None, *WRONG_NUMBERS),
+    "timeout": (None, 0, -1, *WRONG_NUMBERS),
+    "retry": (
+        None, 3, [], {"a": None}, {"a": "1"}, {"a": math.nan}, {"a": 1e300}, {"a": {"b": 1}}, {"\ud800": 1},
+        {f"n{number}": 1 for number in range(50)},
+    ),
+    "fingerprint": (None, "", 7, "x" * 300), "version": (None, "", 7, 1.2, "\ud800", "x" * 300),
+}  # fmt: skip
+NO_EXTRAS = (
+    "[]", "7", "null", "{", "{]", "\"", "\x00", " {}", "NaN", "[" * 100_000,
+    '{"a":' * 100_000, '{"tick":' + "9" * 5000 + "}",
+)  # fmt: skip
 
 
 def raw(headers: bytes, body: bytes = b'{"do":"ok"}', **fixed: int) -> bytes:
@@ -93,10 +108,10 @@ def odd_jobs() -> list[bytes]:
         {"headers": {"traceparent": "00-" + "0" * 500}}, {"headers": {"traceparent": told, "tracestate": "=,=" * 9000}},
         {"headers": {"traceparent": told, "baggage": "a=%ff;" * 9000}}, {"headers": {"baggage": "é" * 100_000}},
     ]  # fmt: skip
-    return [
-        raw(json.dumps(GOOD | change).encode(), json.dumps({"key": f"odd{number}."}).encode())
-        for number, change in enumerate(changes)
-    ]
+    headers = [json.dumps(GOOD | change) for change in changes]
+    headers += [json.dumps(GOOD) + json.dumps({name: values[-1]}) for name, values in WRONG_EXTRAS.items()]
+    headers += [json.dumps(GOOD) + text for text in NO_EXTRAS]
+    return [raw(text.encode(), json.dumps({"key": f"odd{number}."}).encode()) for number, text in enumerate(headers)]
 
 
 def record(sequence: int = 0, delivery: int = 1, **fields: Any) -> bytes:

@@ -26,17 +26,19 @@ class Seam:
     Attributes:
         hook: gets (name, args, kwargs, the real call) and returns what the call returns.
         names: of the calls since `arm`.
+        calls: the real ones: the spool's, or those of another package.
         changes: those of them that changed something on the disk.
     """
 
     hook: Hook | None = None
     names: list[str] = field(default_factory=list)
+    calls: type = Calls
     changes: list[str] = field(default_factory=list)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name not in NAMES:
+        if name.startswith("_") or name not in vars(self.calls):
             raise AttributeError(name)
-        real = getattr(Calls, name)
+        real = getattr(self.calls, name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if self.hook is None:

@@ -19,7 +19,7 @@ from framework.spool import ids as ids_module
 from tests.settling import ack, bury, rest
 
 from .seam import Seam, before, fail_calls, kill_at, pass_on
-from .world import broker, census, claim, cut_at, failure, files, heal, ids, in_child, job, one, run
+from .world import broker, census, claim, cut_at, failure, files, heal, ids, in_child, job, one
 
 
 def entries(root: Path) -> list[Path]:
@@ -117,7 +117,6 @@ def test_the_job_goes_before_its_entry(root: Path) -> None:
             mine = broker(place, calls=seam)
             chosen(mine, "a")
             lease = one(mine)
-            mine.start(lease, run(lease))
             seam.arm(kill_at(at))
             ack(mine, [lease])
             os.write(write, b"x")

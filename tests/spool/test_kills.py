@@ -16,7 +16,6 @@ from .world import (
     failure,
     heal,
     job,
-    run,
     settle_orphan,
 )
 
@@ -76,7 +75,6 @@ def _work_until_killed(root: Path, write: int, name: str) -> None:
                 settle_orphan(mine, orphan)
             mine.maintain()
             for lease in claim(mine, limit=3):
-                mine.start(lease, run(lease))
                 if number % 4 == 1:
                     retry(mine, lease, delay=0, failure=failure(lease))
                 elif number % 4 == 2:

@@ -18,9 +18,9 @@ from .world import JOBS, LETTERS, PLAIN, broker, claim, failure, files, ids, job
 
 
 def test_what_is_due_ripens_and_keeps_its_place(spool: SpoolBroker) -> None:
-    spool.enqueue([job("first", delay=0.01), job("far", delay=3600), job("second")])
+    spool.enqueue([job("first", delay=0.5), job("far", delay=3600), job("second")])
     assert ids(claim(spool)) == ["second"]
-    time.sleep(0.02)
+    time.sleep(0.5)
     spool.maintain()
     lease = one(spool)
     assert lease.job.id == "first"
@@ -118,8 +118,8 @@ def test_only_old_empty_buckets_are_removed(root: Path) -> None:
     mine.enqueue([job("a")])
     (bucket,) = (root / "jobs" / "ready").iterdir()
     ack(mine, claim(mine))
-    old = root / "jobs" / "ready" / "0000000001"
-    full = root / "jobs" / "ready" / "0000000002"
+    old = root / "jobs" / "ready" / "0100000001"
+    full = root / "jobs" / "ready" / "0100000002"
     old.mkdir()
     full.mkdir()
     (full / "foreign").touch()

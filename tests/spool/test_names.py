@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 from hypothesis import given
@@ -23,12 +24,15 @@ MADE = st.builds(
     st.lists(st.from_regex(r"[a-hj-mo-wyz][0-9A-Za-z_-]{0,16}", fullmatch=True), max_size=4).map(
         lambda fields: "".join(f",{field}" for field in fields)
     ),
-)
+    st.integers(-9, 9),
+).filter(lambda name: name.priority or not re.match(",p-?[1-9](,|$)", name.other))
 
 
 @given(MADE)
 def test_a_name_comes_back_as_it_was_and_is_short_enough(name: Name) -> None:
     assert parse(str(name)) == name
+    assert names.priority_of(str(name)) == name.priority
+    assert names.BUCKET.fullmatch(name.bucket)
     assert len(str(name).encode()) <= 200
 
 

@@ -5,25 +5,22 @@ with what this one stores.
 from __future__ import annotations
 
 import json
-import os
 import struct
-import subprocess
-import sys
 import time
 import zlib
 from pathlib import Path
 
 import pytest
 
-from framework.job import Job
-from framework.spool import frame, names
+from framework.job import Job, RunRecord
+from framework.maintenance.accounts import Accounts
+from framework.outcome import Kind, Outcome
+from framework.spool import browse, frame, names
 from tests.settling import ack, bury, retry
 
+from .older import DRAIN, play
 from .poison import make_newer
 from .world import broker, claim, dead_owner, failure, files, heal, ids, job, one
-
-PROJECT = Path(__file__).parents[2]
-OLDER = "458fd82"  # the last commit before readers were tolerant
 
 
 def only(root: Path, state: str) -> Path:
@@ -85,12 +82,12 @@ def test_unknown_fields_of_a_name_are_kept_and_mean_nothing(root: Path) -> None:
     mine = broker(root)
     mine.enqueue([job("a", chosen=True)])
     path = only(root, "ready/*/*")
-    path.rename(path.with_name(path.name.replace(",i", ",p3,kuser-1,i")))
+    path.rename(path.with_name(path.name.replace(",i", ",q3,kuser-1,i")))
     lease = one(mine)
     retry(mine, lease, delay=0.01, failure=failure(lease))
     time.sleep(0.02)
     mine.maintain()
-    assert only(root, "ready/*/*").name.endswith(",p3,kuser-1,i")
+    assert only(root, "ready/*/*").name.endswith(",q3,kuser-1,i")
     assert one(mine).attempt == 2
     mine.close()
 
@@ -112,7 +109,7 @@ def test_a_capital_field_of_a_name_needs_a_newer_reader(root: Path) -> None:
     mine.close()
 
 
-@pytest.mark.parametrize("text", [",g1", ",zz_-9", ",a", ",p0,q1,r2,s3"])
+@pytest.mark.parametrize("text", [",g1", ",zz_-9", ",a", ",p0,q1,r2,s3", ",p12", ",pfast"])
 def test_names_with_other_fields(text: str) -> None:
     stem = f"{7:020d}.00000001.1.abcdefabcdef,0.0"
     for entry in (f"{stem}{text}", f"{stem},n5,x6{text},i"):
@@ -151,38 +148,39 @@ def decoded(fields: dict[str, object], whole: bytes) -> Job:
     return frame.read(lambda length, at: data[at : at + length], len(data))[1]
 
 
+def test_what_needs_a_newer_version_is_listed_with_what_is_known(root: Path) -> None:
+    """Regression: it counted, and no list showed it."""
+    mine = broker(root)
+    mine.enqueue([job("theirs"), job("ours"), job("later", delay=3600)])
+    path, _ = files(root, "jobs/ready/*/*")
+    make_newer(path)
+    (later,) = files(root, "jobs/delayed/*/*")
+    named = later.rename(later.with_name(later.name + ",Gkey"))
+    shown = [*mine.browse("jobs", "ready")]
+    assert [view.job.id for view in shown] == [path.name, "ours"]
+    assert [view.newer for view in shown] == [True, False]
+    assert (shown[0].place, shown[0].state, shown[0].job.payload) == (str(path), "ready", b"")
+    assert shown[0].flaw.startswith(f"{path.stat().st_size:,} bytes; its format 2 is newer than 1")
+    assert [view.place for view in mine.newer("jobs")] == [str(path), str(named)]
+    assert "its name asks for a newer version" in next(mine.browse("jobs", "delayed")).flaw
+    assert not mine.replay(shown[0])
+    assert not mine.discard(shown[0])
+    assert [*mine.newer("plain")] == []
+    mine.close()
+
+
+def test_a_quick_look_for_newer_jobs_reads_the_oldest_only(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = broker(root, durability="process")
+    mine.enqueue([job(f"{n}") for n in range(10)])
+    paths = files(root, "jobs/ready/*/*")
+    for path in (paths[0], paths[-1]):
+        make_newer(path)
+    monkeypatch.setattr(browse, "LOOKED", 5)
+    assert [view.place for view in mine.newer("jobs")] == [str(paths[0])]
+    mine.close()
+
+
 # --- two versions side by side ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The framework of an older commit, to be put on a path."""
-    place = tmp_path_factory.mktemp("older")
-    archive = subprocess.run(["git", "archive", OLDER, "framework"], cwd=PROJECT, capture_output=True)
-    if archive.returncode:
-        pytest.skip("no history here: a shallow clone, or no clone at all")
-    subprocess.run(["tar", "-x", "-C", place], input=archive.stdout, check=True)
-    return place
-
-
-def play(older: Path, root: Path, act: str) -> str:
-    """What the older version does on a spool; what it prints."""
-    code = f"""
-import framework, os, time
-from framework.brokers.spool import connect
-from framework.job import Failure, Job
-from framework.queues import QueueOptions
-assert framework.__file__.startswith({str(older)!r}), framework.__file__
-mine = connect("spool:{root}", incarnation="older-" + os.urandom(4).hex())
-queues = [QueueOptions("jobs", dead_letter="letters"), QueueOptions("plain")]
-mine.open([*queues, QueueOptions("letters", is_dead_letter=True)])
-{act}
-mine.close()
-"""
-    environ = {**os.environ, "PYTHONPATH": str(older)}
-    done = subprocess.run([sys.executable, "-c", code], env=environ, cwd=older, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 STORE = """
@@ -192,15 +190,6 @@ mine.enqueue([Job("o%d" % n, os.urandom(16), "jobs", b"{}", headers, now) for n 
 mine.enqueue([Job("od", os.urandom(16), "jobs", b"{}", {}, now, not_before=now + 0.01, chosen_id=True)])
 lease = mine.claim("jobs", limit=1, wait=0)[0]
 mine.retry(lease, delay=0.01, failure=Failure(1, "error", "x", queue="jobs", delivery=lease.delivery))
-"""
-DRAIN = """
-time.sleep(0.05)
-for _ in range(3):
-    mine.maintain()
-    while leases := mine.claim("jobs", limit=100, wait=0):
-        print(*(lease.job.id for lease in leases), sep="\\n")
-        mine.ack(leases)
-print("bad", mine.stats("jobs").bad, "left", mine.stats("jobs").ready + mine.stats("jobs").delayed)
 """
 
 
@@ -236,3 +225,60 @@ def test_both_work_on_one_spool_in_turn(root: Path, older: Path) -> None:
     assert sorted([*ids(leases), *printed[:-2]]) == sorted(
         [f"n{n}" for n in range(10)] + [f"o{n}" for n in range(40)] + ["od"]
     )
+
+
+# --- the claims of a worker that dies in the middle of an upgrade, or of a downgrade ----------------------------------
+
+DIE = """
+import signal
+from framework.job import RunRecord
+from framework.outcome import Kind, Outcome
+mine.enqueue([Job(name, os.urandom(16), "jobs", b"{}", {}, time.time()) for name in "abcd"])
+for row, lease in enumerate(mine.claim("jobs", limit=4, wait=0)[:3]):
+    mine.start(lease, RunRecord(row, lease.delivery, lease.attempt, 1000.5 + row, "ab" * 16, "cd" * 8, True))
+    if lease.job.id == "b":
+        mine.reported(lease, Outcome(Kind.SUCCEEDED))
+    if lease.job.id == "c":
+        failure = Failure(1, "error", "no luck", error_type="E", queue="jobs", delivery=lease.delivery, ended_at=7.0)
+        mine.reported(lease, Outcome(Kind.RETRIED, 2.5, failure))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+RESCUE = """
+for one in mine.rescue():
+    print(one.lease.job.id, one.run, one.reported)
+    mine.release([one.lease])
+"""
+
+
+def test_what_a_worker_of_the_version_before_had_started_is_known_here(root: Path, older: Path) -> None:
+    """For one version: an upgrade in which it is killed charges and finishes what it would have done itself."""
+    play(older, root, DIE, killed=True)
+    mine = broker(root)
+    found = {one.lease.job.id: one for one in mine.rescue()}
+    assert sorted(found) == ["a", "b", "c", "d"]
+    assert found["a"].run == RunRecord(0, 1, 1, 1000.5, "ab" * 16, "cd" * 8, True)
+    assert (found["a"].reported, found["b"].reported) == (None, Outcome(Kind.SUCCEEDED))
+    reported = found["c"].reported
+    assert reported is not None
+    assert (reported.kind, reported.delay) == (Kind.RETRIED, 2.5)
+    assert reported.failure is not None
+    assert (reported.failure.message, reported.failure.ended_at) == ("no luck", 7.0)
+    assert (found["d"].run, found["d"].reported) == (None, None)
+    accounts = Accounts(mine, None)
+    known = {name: accounts.of(one) for name, one in found.items()}
+    assert [(one.run is not None, one.outcome and one.outcome.kind, one.told) for one in known.values()] == [
+        (True, None, False),
+        (True, "succeeded", True),
+        (True, "retried", True),
+        (False, None, False),
+    ]
+    mine.close()
+
+
+def test_the_version_before_takes_what_a_worker_of_this_one_holds_for_not_started(root: Path, older: Path) -> None:
+    """A downgrade: nothing is lost and nothing is charged."""
+    dead_owner(root, lambda mine: (mine.enqueue([job("a"), job("b")]), claim(mine)))
+    assert play(older, root, RESCUE).split("\n")[:2] == ["a None None", "b None None"]
+    mine = broker(root)
+    assert [(lease.job.id, lease.attempt) for lease in claim(mine)] == [("a", 1), ("b", 1)]
+    mine.close()

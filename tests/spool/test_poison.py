@@ -12,6 +12,7 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 
 from framework.brokers.spool import SpoolBroker
 from framework.errors import EnqueueFailed
-from framework.job import Job, RunRecord
+from framework.job import Job
 from framework.queues import QueueOptions
 from framework.spool import frame, layout, names, runs
 from tests.process.torture import Task, Torture
@@ -57,6 +58,7 @@ def use(found: Job) -> None:
     for text in (found.queue, *found.headers, *found.headers.values()):
         text.encode()
     layout.QueueDir(QueueOptions(found.queue))
+    assert replace(found.extras).said() == found.extras.said(), "what was read can be made"
     assert names.parse(str(names.first(found, "0" * 20, names.tails.next()))) is not None
     for attempt in found.history:
         datetime.fromtimestamp(attempt.started_at, UTC)
@@ -122,14 +124,14 @@ def test_a_run_record_of_any_bytes_is_a_run_or_none(body: bytes) -> None:
     row = (b"RUN1" + struct.pack("<I", zlib.crc32(body)) + body).ljust(runs.ROW, b"\0")
     found = runs.decode(row)
     if found is not None:
-        assert runs.encode(found)
         assert 0 <= int(found.run.started_at * 1e9) < 2**63
         datetime.fromtimestamp(found.run.started_at, UTC)
 
 
 @pytest.mark.parametrize("moment", [math.nan, math.inf, -1.0, 1e300, 1e12])
 def test_a_run_that_no_clock_could_tell_is_none(moment: float) -> None:
-    assert runs.decode(runs.encode(runs.Started("0" * 50, RunRecord(0, 1, 1, moment)))) is None
+    body = runs._ROW.pack(0, 1, 1, False, moment, 0.0, b"", b"", b"", 50, b"0" * 50)
+    assert runs.decode((b"RUN1" + struct.pack("<I", zlib.crc32(body)) + body).ljust(runs.ROW, b"\0")) is None
 
 
 def test_what_cannot_be_read_is_not_stored(spool: SpoolBroker) -> None:
@@ -158,8 +160,6 @@ def everything(mine: SpoolBroker) -> list[str]:
     found = []
     while leases := claim(mine):
         found += ids(leases)
-        for lease in leases:
-            mine.start(lease, world.run(lease))
         ack(mine, leases)
     for state in (*world.STATES, "bad"):
         for view in mine.browse("jobs", state):  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from framework.spool import frame
 from tests.settling import ack, bury, rest, retry
 
 from .seam import Seam, before, fail_calls, pass_on
-from .world import JOBS, LETTERS, PLAIN, broker, claim, failure, files, heal, ids, job, one, run
+from .world import JOBS, LETTERS, PLAIN, broker, claim, failure, files, ids, job, one
 
 
 @pytest.mark.parametrize("queue", ["jobs", "plain"])
@@ -42,7 +42,6 @@ def test_nothing_else_waits_for_the_disk(root: Path) -> None:
     mine.enqueue([job(name) for name in "abcd"])
     a, b, c, d = claim(mine)
     seam.arm(pass_on)
-    mine.start(a, run(a))
     ack(mine, [a])
     mine.release([c])
     assert "fsync" not in seam.names
@@ -218,13 +217,15 @@ def test_a_repetition_after_a_kill_between_record_and_rename(root: Path) -> None
     mine = broker(root, calls=seam)
     mine.enqueue([job("a")])
     lease = one(mine)
-    mine.start(lease, run(lease))
     seam.arm(fail_calls(errno.EIO, "rename"))
     with pytest.raises(EngineUnavailable):
         retry(mine, lease, delay=0, failure=failure(lease, message="mine"))
     seam.disarm()
     mine.close()
-    fresh = heal(root)
+    fresh = broker(root)
+    (orphan,) = fresh.rescue()
+    retry(fresh, orphan.lease, delay=0, failure=failure(orphan.lease, message="its worker died"))
+    fresh.maintain()
     assert [f.message for f in one(fresh).job.history] == ["mine"]
     fresh.close()
 

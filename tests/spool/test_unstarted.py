@@ -5,22 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 from framework.brokers.spool import SpoolBroker
+from framework.maintenance.accounts import MOST_UNCHARGED
 from framework.spool import frame
 from tests.settling import retry
 
-from .world import dead_owner, failure, job, one, run
+from .world import dead_owner, failure, job, one
 
 
 def died_with_it(spool: SpoolBroker, root: Path) -> bool:
-    """Somebody claims the job and dies before it starts, and it is rescued: whether it is charged. It waits again."""
+    """A process claims the job and dies before it starts, and it is rescued: whether it is charged. It waits again."""
     dead_owner(root, lambda mine: one(mine))
     (orphan,) = spool.rescue()
+    charged = spool.unaccounted(orphan.lease) > MOST_UNCHARGED
     spool.release([orphan.lease])
-    return orphan.run is not None
+    return charged
 
 
 def test_a_job_that_dies_with_its_owner_again_and_again_is_charged(spool: SpoolBroker, root: Path) -> None:
-    """Run records that a power cut lost must not let a poison job go on for ever."""
+    """Ledgers that a power cut lost must not let a poison job go on for ever."""
     spool.enqueue([job("a")])
     assert [died_with_it(spool, root) for _ in range(51)] == [False] * 50 + [True]
     retry(spool, one(spool), delay=0, failure=failure())
@@ -34,9 +36,7 @@ def test_a_job_that_was_released_again_and_again_is_not_charged(spool: SpoolBrok
     """
     spool.enqueue([job("a")])
     for _ in range(60):
-        lease = one(spool)
-        spool.start(lease, run(lease))
-        spool.release([lease])
+        spool.release([one(spool)])
     assert not died_with_it(spool, root)
     for _ in range(55):
         spool.release([one(spool)])
@@ -47,9 +47,9 @@ def test_a_delivery_is_counted_once_however_many_rescuers_die_over_it(spool: Spo
     spool.enqueue([job("a")])
     dead_owner(root, lambda mine: one(mine))
     for _ in range(52):
-        dead_owner(root, lambda mine: mine.rescue())
+        dead_owner(root, lambda mine: [mine.unaccounted(orphan.lease) for orphan in mine.rescue()])
     (orphan,) = spool.rescue()
-    assert orphan.run is None
+    assert spool.unaccounted(orphan.lease) == 1
 
 
 def test_the_count_is_no_history_and_a_torn_one_is_none(spool: SpoolBroker, root: Path) -> None:

@@ -19,7 +19,7 @@ from framework.telemetry.rings import readers_lock
 from tests.telemetry.helpers import IDENTITY, TRACEPARENT, Relay, lease_of
 from tests.telemetry.receiver import GrpcReceiver, Receiver
 from tests.telemetry.rings import Post, post, ring_station, rings_in
-from tests.telemetry.test_lost_attempts import lost, record_of
+from tests.telemetry.test_lost_attempts import check_ended, ended, lost, record_of
 
 
 def relay() -> Relay:
@@ -267,12 +267,8 @@ def test_a_killed_attempts_record_comes_through_the_rescuers_ring(tmp_path, rece
     planned = lease_of()
     planned_record = record_of(planned, trace_id="2" * 32)
     station.bus.emit(lost(planned, planned_record, outcome="released", reason=None, message=""))
-    told = station.telemetry.told([record, planned_record, record_of(lease_of(), trace_id="3" * 32)])
-    outcome, reason = told.pop(record.span_id)
-    assert (outcome.kind, outcome.delay, reason) == ("retried", 1.0, "worker_lost")
-    outcome, reason = told.pop(planned_record.span_id)
-    assert (outcome.kind, reason) == ("released", "")
-    assert told == {}
+    known = station.telemetry.knows([record, planned_record, record_of(lease_of(), trace_id="3" * 32)])
+    assert known == {record.span_id, planned_record.span_id}
     station.close()
     post(tmp_path, rings).flush()
     child, timeout, released = receiver.spans("process deliveries")
@@ -291,15 +287,25 @@ def test_a_killed_attempts_record_comes_through_the_rescuers_ring(tmp_path, rece
     assert receiver.value("worker.job.retries", error__type="worker_lost") == 2
 
 
-def test_what_a_worker_told_and_could_not_report_is_known_to_the_rescuer(tmp_path, receiver):
+def test_the_record_of_an_attempt_that_had_ended_comes_through_the_rescuers_ring(tmp_path, receiver):
+    keeper = ProcessIdentity(app="relay", role="maintenance", slot="maintenance", instance=0, system="spool")
+    rings = rings_in(tmp_path, IDENTITY.slot, keeper.slot)
+    station = ring_station(tmp_path, rings, identity=keeper)
+    span_ids = ended(station.bus.emit)
+    station.close()
+    post(tmp_path, rings).flush()
+    check_ended(receiver, span_ids)
+
+
+def test_what_a_worker_told_before_it_was_killed_is_known_to_the_rescuer(tmp_path, receiver):
     rings = rings_in(tmp_path, IDENTITY.slot, "maintenance")
     dead = ring_station(tmp_path, rings)
     lease = lease_of("bad")
-    attempt, outcome = dead.run(relay(), lease)
+    attempt, _ = dead.run(relay(), lease)
     keeper = ProcessIdentity(app="relay", role="maintenance", slot="maintenance", instance=0, system="spool")
     record = record_of(lease, trace_id=attempt.identity.trace_id)
-    found, reason = ring_station(tmp_path, rings, identity=keeper).telemetry.told([record])[record.span_id]
-    assert (found.kind, found.delay, reason) == (outcome.kind, outcome.delay, "")
+    other = record_of(lease_of(), trace_id=attempt.identity.trace_id)
+    assert ring_station(tmp_path, rings, identity=keeper).telemetry.knows([record, other]) == {record.span_id}
 
 
 def test_one_exporter_at_a_time_reads_the_rings_of_an_instance(tmp_path, receiver):

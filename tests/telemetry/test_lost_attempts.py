@@ -97,6 +97,43 @@ def test_a_clock_that_went_back_makes_no_span_of_negative_length(receiver, stati
     assert span.start == span.end
 
 
+FAILED = {"outcome": "dead_lettered", "reason": "rejected", "error_type": "shop.NoLuck", "message": "no luck"}
+
+
+def ended(emit: Any) -> list[str]:
+    """Three attempts whose worker was killed between its ledger and its telemetry; their span ids."""
+    records = []
+    for changes in (
+        {"outcome": "succeeded", "reason": None, "message": "", "delay": 0.0},
+        {"traceback": "Traceback: no luck", **FAILED},
+        {"outcome": "discarded", "reason": None, "message": "not wanted"},
+    ):
+        lease = lease_of()
+        records.append(record_of(lease, trace_id=trace_id_of(lease.job.uid, 1)))
+        emit(lost(lease, records[-1], ended=True, **changes))
+    return [record.span_id for record in records]
+
+
+def check_ended(receiver: Any, span_ids: list[str]) -> None:
+    """They are as their worker would have sent them: nothing says that they were lost."""
+    found = {span.span_id: span for span in receiver.spans("process deliveries")}
+    spans = [found[span_id] for span_id in span_ids]
+    assert [span.attributes["worker.job.outcome"] for span in spans] == ["succeeded", "dead_lettered", "discarded"]
+    assert [span.status for span in spans] == ["unset", "error", "unset"]
+    assert (spans[1].message, spans[1].attributes["error.type"]) == ("no luck", "shop.NoLuck")
+    assert receiver.value("worker.job.attempts") == 3
+    assert receiver.value("worker.job.attempts", worker__job__outcome="succeeded") == 1
+    assert receiver.value("worker.job.dead_letters", error__type="shop.NoLuck") == 1
+
+
+def test_one_that_had_ended_is_sent_as_its_worker_would_have_sent_it(receiver, stations):
+    station = stations()
+    span_ids = ended(station.bus.emit)
+    station.close()
+    check_ended(receiver, span_ids)
+    assert [line for line in station.lines() if line["event"] == "attempt_lost"] == []
+
+
 KILLED_AND_RESCUED = """
 import signal
 from dataclasses import asdict

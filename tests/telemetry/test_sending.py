@@ -196,3 +196,70 @@ def test_no_fault_of_a_hosts_provider_costs_a_job_or_its_answer():
     with pytest.raises(QueueFull), sending.one("deliveries", "job-1", 1):
         raise QueueFull("it holds 100,000 jobs")
     assert otel_context.get_current() == otel_context.Context()
+
+
+def test_a_provider_that_the_host_sets_after_the_first_enqueue_is_used(receiver):
+    """Before, no span is made at all; measures, the propagator and what is current are heard all the same."""
+    run(
+        """
+        from opentelemetry import baggage, context, metrics, propagate, trace
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+        from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+        sending = for_host("spool")
+        with sending.one("deliveries", "id", 3) as headers:
+            assert headers == {}, headers
+
+        reader = InMemoryMetricReader()
+        metrics.set_meter_provider(MeterProvider([reader]))
+        with sending.one("deliveries", "id", 3):
+            pass
+        try:
+            with sending.one("deliveries", "id", 3):
+                raise ValueError
+        except ValueError:
+            pass
+        found = {}
+        for metric in reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics:
+            for point in metric.data.data_points:
+                found[metric.name, point.attributes.get("error.type")] = getattr(point, "value", None) or point.count
+        assert found == {
+            ("messaging.client.sent.messages", None): 1,
+            ("messaging.client.operation.duration", None): 1,
+            ("messaging.client.operation.duration", "ValueError"): 1,
+        }, found
+
+        token = context.attach(baggage.set_baggage("tenant", "blue"))
+        with sending.one("deliveries", "id", 3) as headers:
+            assert headers == {"baggage": "tenant=blue"}, headers
+        context.detach(token)
+        parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        token = context.attach(propagate.extract({"traceparent": parent}))
+        with sending.one("deliveries", "id", 3) as headers:
+            assert headers == {"traceparent": parent}, headers
+        context.detach(token)
+
+        class Own(propagate.get_global_textmap().__class__):
+            def inject(self, carrier, context=None, setter=None):
+                carrier["own"] = "1"
+
+        before = propagate.get_global_textmap()
+        propagate.set_global_textmap(Own([]))
+        with sending.one("deliveries", "id", 3) as headers:
+            assert headers == {"own": "1"}, headers
+        propagate.set_global_textmap(before)
+
+        exporter, provider = InMemorySpanExporter(), TracerProvider()
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+        trace.set_tracer_provider(provider)
+        with sending.one("deliveries", "id", 3) as headers:
+            assert trace.get_current_span().is_recording()
+        (span,) = exporter.get_finished_spans()
+        assert span.name == "send deliveries"
+        assert headers["traceparent"].split("-")[2] == f"{span.context.span_id:016x}"
+        """,
+        receiver.env(),
+    )

@@ -62,19 +62,31 @@ def test_a_handler_that_is_no_plain_method(kind: str, outside: bool, tmp_path: P
     assert text.endswith(f"Relay.deliver is a {kind}: a handler is a plain method, remove @{kind}")
 
 
-def test_sync_handler_with_concurrency(tmp_path: Path) -> None:
+def test_a_sync_handler_may_have_as_many_threads_as_a_process_can_use(tmp_path: Path) -> None:
+    load_service(
+        """
+        class Relay(WorkerApp):
+            digests = Queue[Delivery]("digests", concurrency=256)
+            @digests.handler
+            def digest(self, batch: Delivery, ctx: Context) -> None: ...
+        """,
+        tmp_path / "relay.py",
+    )
+
+
+def test_sync_handler_with_too_many_threads(tmp_path: Path) -> None:
     text = refusal(
         """
         class Relay(WorkerApp):
-            digests = Queue[Delivery]("digests", concurrency=20)
+            digests = Queue[Delivery]("digests", concurrency=257)
             @digests.handler
             def digest(self, batch: Delivery, ctx: Context) -> None: ...
         """,
         tmp_path / "relay.py",
     )
     assert text == (
-        f"{tmp_path}/relay.py:{FIRST + 2}: digests is sync and runs one job per process: "
-        "replace concurrency=20 by workers=20"
+        f"{tmp_path}/relay.py:{FIRST + 2}: digests is sync and runs each job in a thread: "
+        "concurrency=257 must be at most 256; raise workers instead"
     )
 
 

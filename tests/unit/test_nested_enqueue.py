@@ -11,7 +11,7 @@ import pytest
 
 # A trace function stands for the signal handler: it interrupts between any two lines, each of them once.
 PLAY = """
-import faulthandler, json, logging, os, sys
+import asyncio, faulthandler, json, logging, os, sys
 mode = sys.argv[1]
 faulthandler.dump_traceback_later(60, exit=True)
 logging.getLogger("framework").setLevel(logging.ERROR)
@@ -37,7 +37,7 @@ if mode == "traced":
 class App(WorkerApp):
     jobs = Queue[str]("jobs", max_length=None if mode == "traced" else 1_000_000)
 
-numbers = iter(range(10**9))
+numbers, loop = iter(range(10**9)), asyncio.new_event_loop()
 
 def enqueue():
     match mode:
@@ -49,6 +49,8 @@ def enqueue():
             return [App.jobs.enqueue("x", job_id="same")]
         case "delayed":
             return [App.jobs.enqueue("x", delay=1000)]
+        case "async":
+            return [loop.run_until_complete(App.jobs.aenqueue("x"))]
     return [App.jobs.enqueue("x")]
 
 class Interruption:
@@ -61,7 +63,7 @@ class Interruption:
             if self.left == 0:
                 self.came = True
                 sys.settrace(None)
-                stored.extend(enqueue())
+                stored.extend([App.jobs.enqueue("x")] if mode == "async" else enqueue())
                 sys.settrace(self)
         return self
 
@@ -95,10 +97,10 @@ def play(code: str, root: Path, *arguments: str, **environ: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("mode", ["plain", "gathered", "delayed", "many", "chosen", "same", "traced"])
+@pytest.mark.parametrize("mode", ["plain", "grouped", "async", "delayed", "many", "chosen", "same", "traced"])
 def test_it_stores_each_job_once_and_never_waits_for_what_it_interrupts(tmp_path: Path, mode: str) -> None:
     """Verified: the locks of the limit, the clock, the names, an id and the SDK each made it wait for itself."""
-    durability = "power" if mode == "gathered" else "process"
+    durability = "power" if mode == "grouped" else "process"
     lines, told, stored = eval(play(PLAY, tmp_path / "spool", mode, WORKER_DURABILITY=durability))
     assert lines > 100
     assert told == stored

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,8 +24,9 @@ from framework.supervisor.children import FAILED_TO_CLOSE, FAILED_TO_START, Birt
 from framework.supervisor.instance import Instance
 from framework.supervisor.notify import Notifier
 from framework.supervisor.place import Place, describe_exit, exit_reason
+from framework.supervisor.platform import waits_for_lock
 from framework.supervisor.policy import MOST, Backoff, Budget
-from framework.supervisor.watch import overdue
+from framework.supervisor.watch import name_holder, overdue
 
 
 def a_birth(incarnation: str) -> Birth:
@@ -217,6 +221,48 @@ def row(number: int, hard: int, on_cpu: bool = False) -> RowState:
 )
 def test_overdue(rows: list[RowState], tick: int, guilty: list[int] | None) -> None:
     assert overdue(rows, NOW, tick) == guilty
+
+
+@pytest.mark.parametrize(
+    ("rows", "tick", "waiting", "marked"),
+    [
+        ({1: LATE, 2: ON_TIME, 3: LATE}, STANDS_STILL, {9, 2, 3}, [1]),
+        ({1: LATE, 2: LATE, 3: LATE}, STANDS_STILL, {9, 2, 3}, [1]),
+        ({1: ON_TIME, 2: LATE, 3: LATE}, STANDS_STILL, {9, 2, 3}, [1]),  # in time yet: nobody is charged
+        ({1: LATE, 2: LATE, 3: LATE}, STANDS_STILL, {9, 1, 2, 3}, []),
+        ({1: LATE, 2: LATE}, TURNED, {9, 2}, []),
+        ({1: LATE, 2: LATE}, STANDS_STILL, {2}, []),  # the main thread is not held up by the interpreter
+        ({1: LATE}, STANDS_STILL, {9}, []),
+        ({1: ON_TIME, 2: ON_TIME}, STANDS_STILL, {9, 2}, []),
+    ],
+)
+def test_who_holds_the_interpreter(rows: dict[int, int], tick: int, waiting: set[int], marked: list[int]) -> None:
+    busy = [replace(row(number, hard), thread=number) for number, hard in rows.items()]
+    found = name_holder(9, busy, NOW, tick, waits=lambda pid, thread: thread in waiting)
+    assert [row.row for row in found if row.on_cpu] == marked
+
+
+def test_whether_a_thread_waits_for_a_lock() -> None:
+    lock, numbers = threading.Lock(), [0, 0]
+
+    def take() -> None:
+        numbers[0] = threading.get_native_id()
+        lock.acquire()
+
+    def poll() -> None:
+        numbers[1] = threading.get_native_id()
+        select.select([], [], [], 600)
+
+    lock.acquire()
+    for target in (take, poll):
+        threading.Thread(target=target, daemon=True).start()
+    wanted = [True, False]
+    end = time.monotonic() + 30
+    while [waits_for_lock(os.getpid(), number) for number in numbers] != wanted:
+        if waits_for_lock(os.getpid(), numbers[1]) is None and numbers[1]:
+            pytest.skip("this kernel does not tell where a thread waits")
+        assert time.monotonic() < end
+    lock.release()
 
 
 # --- systemd --------------------------------------------------------------------------------------------------------

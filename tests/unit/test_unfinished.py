@@ -280,7 +280,7 @@ async def async_body(self: Any, number: int) -> None: ...
         (lambda fn: functools.partialmethod(lazy(fn)), sync_body, {}, "is a generator"),
         (Unbound, sync_body, {}, "is an object of Unbound, to which Python passes no self"),
         (plain, async_body, {"concurrency": 5}, "is async def, but a decorator around it is not"),
-        (plain, sync_body, {"concurrency": 5}, "is sync and runs one job per process"),
+        (plain, sync_body, {"concurrency": 500}, "is sync and runs each job in a thread"),
     ],
 )
 def test_what_cannot_work_is_refused_when_the_class_is_made(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 import time
 from collections.abc import Iterator
@@ -27,7 +28,9 @@ from framework.events import (
     WorkerLeaving,
 )
 from framework.executor import Attempt
-from framework.job import Lease
+from framework.job import Lease, RunRecord
+from framework.ledger import Ledger
+from framework.outcome import Outcome
 from framework.queues import QueueOptions
 from framework.scoreboard import LEAVING, READY, Scoreboard
 from framework.worker import LeaveSignal, WorkerCore
@@ -57,11 +60,37 @@ class Engine(MemoryBroker):
         self.calls: list[str] = []
 
     def __getattribute__(self, name: str) -> Any:
-        if name in ("claim", "start", "reported", "settle", "release"):
+        if name in ("claim", "settle", "release"):
             self.calls.append(name)
             if name in self.broken:
                 raise EngineUnavailable(f"{name}: disk full")
         return super().__getattribute__(name)
+
+
+class Book(Ledger):
+    """A real ledger. Notes the order of its calls among those of the engine; `begin` fails where that is broken."""
+
+    def __init__(self, place: Path, engine: Engine) -> None:
+        super().__init__(place, "w", slots=2)
+        self.engine = engine
+
+    def begin(self, lease: Lease, run: RunRecord) -> None:
+        self.engine.calls.append("begin")
+        if "begin" in self.engine.broken:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        super().begin(lease, run)
+
+    def end(self, lease: Lease, outcome: Outcome) -> None:
+        self.engine.calls.append("end")
+        super().end(lease, outcome)
+
+    def told(self, lease: Lease) -> None:
+        self.engine.calls.append("told")
+        super().told(lease)
+
+    def free(self, lease: Lease) -> None:
+        self.engine.calls.append("free")
+        super().free(lease)
 
 
 class Desk:
@@ -73,6 +102,7 @@ class Desk:
         self.board = Scoreboard.create(path / "board", [("maintenance", 0), ("jobs/0", 2)], app="App")
         self.executor = an_executor(App(), self.events, concurrency=2, **options)
         self.leave = LeaveSignal(25.0, lambda: 0)
+        self.ledger = Book(path / "ledgers", self.engine)
         self.core = WorkerCore(
             "jobs/0",
             1,
@@ -81,6 +111,7 @@ class Desk:
             executor=self.executor,
             emit=self.events.append,
             leave=self.leave,
+            ledger=self.ledger,
         )
 
     def put(self, *payloads: int) -> None:
@@ -119,10 +150,14 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     return Desk(tmp_path)
 
 
-@pytest.mark.parametrize("outlives", [False, True])
-def test_the_order_of_the_writes(desk: Desk, outlives: bool) -> None:
-    """An outcome that telemetry forgets with the process is reported to the engine before the settling."""
-    desk.executor.outlives = outlives
+def test_the_order_of_the_writes(desk: Desk) -> None:
+    """The run before the handler, the outcome before telemetry, all that before the settlement; then the slot is free.
+
+    Verified: with the outcome recorded in `finish` this fails, and a kill between telemetry and ledger charges a job
+    that telemetry counts as done.
+    """
+    emit = desk.executor._emit
+    desk.executor._emit = lambda event: (desk.engine.calls.append("telemetry"), emit(event))[1]
     desk.put(1)
     attempt = desk.claim_one()
     assert desk.board.busy_rows(1) == []
@@ -131,9 +166,10 @@ def test_the_order_of_the_writes(desk: Desk, outlives: bool) -> None:
     assert (row.row, row.job_id, row.delivery) == (1, "j1", 1)
     assert (row.soft - row.started, row.hard - row.started) == (30 * 10**9, 35 * 10**9)
     desk.executor.run(attempt)
-    assert desk.engine.calls == ["claim", "start"]
+    assert desk.engine.calls == ["claim", "begin", "end", "telemetry"]
     desk.core.finish(attempt, 1)
-    assert desk.engine.calls == ["claim", "start", *([] if outlives else ["reported"]), "settle"]
+    assert desk.engine.calls[4:] == ["told", "settle", "free"]
+    assert len(desk.ledger) == 0
     assert desk.board.busy_rows(1) == []
     assert (desk.core.jobs, desk.core.used) == (1, 0)
     assert [type(event) for event in desk.events] == [JobsClaimed, JobFinished, JobsSettled]
@@ -147,10 +183,10 @@ def test_no_timeout_is_no_deadline(tmp_path: Path) -> None:
     assert (row.soft, row.hard) == (0, 0)
 
 
-def test_an_engine_that_cannot_write_the_record_starts_nothing(desk: Desk) -> None:
+def test_a_ledger_that_has_no_room_starts_nothing(desk: Desk) -> None:
     desk.put(1)
     attempt = desk.claim_one()
-    desk.engine.broken = {"start"}
+    desk.engine.broken = {"begin"}
     assert not desk.core.begin(attempt, 0)
     assert desk.board.busy_rows(1) == []
     assert desk.core.used == 0
@@ -158,21 +194,24 @@ def test_an_engine_that_cannot_write_the_record_starts_nothing(desk: Desk) -> No
     desk.engine.broken = set()
     desk.core.gate._retry_at = 0.0
     assert desk.run_one().lease.attempt == 1  # none was spent
+    assert {event.verb for event in desk.said(EngineFailed)} == {event.verb for event in desk.said(EngineRecovered)}
 
 
 def test_what_cannot_be_settled_now_is_settled_later(desk: Desk) -> None:
     desk.put(1, -2)
-    desk.engine.broken = {"settle", "reported"}
+    desk.engine.broken = {"settle"}
     desk.run_one()
     desk.core.gate._retry_at = 0.0
     desk.run_one()
     assert desk.engine.stats("jobs").in_flight == 2
+    assert len(desk.ledger) == 2
     assert not desk.retry_now()
     assert not desk.core.settle_late()  # waits before it tries again
     desk.engine.broken = set()
     assert desk.retry_now()
     assert (desk.engine.stats("jobs").in_flight, desk.engine.stats("jobs").delayed) == (0, 1)
-    assert {event.verb for event in desk.said(EngineRecovered)} == {"reported", "settle"}
+    assert {event.verb for event in desk.said(EngineRecovered)} == {"settle"}
+    assert len(desk.ledger) == 0
     assert [event.verb for event in desk.said(JobsSettled)] == ["ack", "retry"]
     assert desk.core.settle_late()
 

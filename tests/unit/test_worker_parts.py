@@ -16,7 +16,7 @@ from framework.scoreboard import before_deadline
 from framework.worker import LeaveSignal
 from framework.worker.claims import MOST, PATIENCE, Claims
 from framework.worker.core import resident
-from framework.worker.sequential import explain_missing
+from framework.worker.upkeep import explain_missing
 from tests.unit.helpers import a_lease, an_executor
 
 LONG = 30.0  # seconds after which something promised counts as missing

@@ -1,0 +1,85 @@
+"""A job's record, out of what the caller of `enqueue` gave: its id, its moments, its random bytes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import datetime
+
+from framework.codec import CONTENT_TYPE
+from framework.errors import InvalidPayload
+from framework.extras import EARLIEST, LATEST, Extras
+from framework.job import Job
+from framework.queues import QueueOptions
+from framework.randomness import random_bytes
+
+MAX_ID_LENGTH = 255
+
+
+def new_job(
+    job_id: str,
+    data: bytes,
+    headers: Mapping[str, str],
+    options: QueueOptions,
+    extras: Extras,
+    *,
+    now: float,
+    not_before: float | None,
+    uid: bytes,
+    chosen: bool = False,
+) -> Job:
+    """Return the record that an engine stores."""
+    return Job(
+        id=job_id,
+        uid=uid,
+        queue=options.name,
+        payload=data,
+        headers=headers,
+        enqueued_at=now,
+        not_before=not_before,
+        ttl=options.ttl,
+        chosen_id=chosen,
+        extras=extras,
+    )
+
+
+def new_headers(carried: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return what every job says of its payload, and what carries the context of its trace."""
+    return {"content-type": CONTENT_TYPE, **carried} if carried else {"content-type": CONTENT_TYPE}
+
+
+def new_ids() -> tuple[str, bytes]:
+    """Return a job id and a uid. The id sorts by time, roughly: 48 bits of milliseconds, then 80 random ones, as 32 hex
+    digits."""
+    random = random_bytes()
+    return f"{time.time_ns() // 1_000_000:012x}{random[16:26].hex()}", random[:16]
+
+
+def checked_id(job_id: object) -> str:
+    """Return the id that a caller chose. Raises InvalidPayload."""
+    if not isinstance(job_id, str) or not 0 < len(job_id) <= MAX_ID_LENGTH or not job_id.isprintable():
+        raise InvalidPayload(f"job_id={_shortened(job_id)}: 1 to {MAX_ID_LENGTH} printable characters")
+    return job_id
+
+
+def _shortened(value: object) -> str:
+    text = str(value)
+    return repr(text) if len(text) <= 60 else f"{text[:60]!r}… ({len(text):,} characters)"
+
+
+def first_moment(now: float, delay: float, run_at: datetime | None) -> float | None:
+    """Return the moment before which a job must not start; None: it may at once. Raises InvalidPayload."""
+    if run_at is None:
+        if not 0 <= delay <= LATEST - now:
+            raise InvalidPayload(f"delay={delay}: 0 or more seconds, and not beyond the year 9999")
+        return now + delay if delay else None
+    if delay:
+        raise InvalidPayload("delay and run_at exclude each other: give one")
+    if not isinstance(run_at, datetime):
+        raise InvalidPayload(f"run_at={run_at!r} is no datetime: write datetime(..., tzinfo=UTC)")
+    if run_at.tzinfo is None:
+        raise InvalidPayload(f"run_at={run_at.isoformat()} has no time zone: write datetime(..., tzinfo=UTC)")
+    moment = run_at.timestamp()
+    if not EARLIEST <= moment <= LATEST:  # in UTC, which the years 1 and 9999 of another time zone may leave
+        raise InvalidPayload(f"run_at={run_at.isoformat()}: its moment in UTC is not within the years 1 to 9999")
+    return moment

@@ -1,0 +1,282 @@
+"""The worker for sync handlers with `concurrency` above 1: each job in a thread of its own, the engine in the main one.
+
+The main thread claims, writes run records and board rows, and settles; a thread runs the executor and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from contextvars import copy_context
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from types import FrameType
+
+from framework.app import Slot, WorkerApp
+from framework.events import ServiceMistake
+from framework.executor import Attempt
+from framework.job import Lease
+from framework.process.forks import leave_if_forked
+from framework.signals import ignore
+from framework.worker.core import WorkerCore
+from framework.worker.gate import WAIT
+from framework.worker.interrupt import PATIENCE
+from framework.worker.putback import PutBack
+from framework.worker.thread_interrupt import Call, ThreadInterrupts
+from framework.worker.unsettled import FIRST_RETRY
+from framework.worker.upkeep import explain, handler_line, look_around
+
+HUNG_AFTER = 1.0  # seconds after its soft timeout in which a job must end
+TOGETHER = 0.005  # seconds
+LEFT_BEHIND = 0.3  # seconds in which jobs must end when the worker itself has failed
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """A job in a thread.
+
+    Attributes:
+        row: its place on the scoreboard, and the thread that runs it.
+        thread: that thread's `threading.get_ident()`.
+        broken: what the executor itself has raised.
+    """
+
+    attempt: Attempt
+    row: int
+    thread: int = 0
+    broken: BaseException | None = None
+
+
+class ThreadWorker:
+    """Runs until told to leave. Main thread only.
+
+    Args:
+        core: the process's dealings with engine and board.
+        app, slot: whose `lifespan` is open meanwhile.
+        unblock: lets signals in, once the handlers stand.
+    """
+
+    def __init__(self, core: WorkerCore, app: WorkerApp, slot: Slot, *, unblock: Callable[[], None]) -> None:
+        self._core = core
+        self._app = app
+        self._slot = slot
+        self._unblock = unblock
+        self._pid = os.getpid()
+        self._interrupts = ThreadInterrupts(
+            core.options.timeout,
+            now=core.now,
+            drain_at=self._drain_at,
+            on_hung=self._on_hung,
+            on_astray=lambda: core.leave.leave("interrupted in a library"),
+            hung_after=min(HUNG_AFTER, core.options.kill_after / 2),
+            patience=min(PATIENCE, core.options.kill_after / 2),
+        )
+        self._free = list(range(core.options.concurrency))[::-1]
+        self._runs: set[Run] = set()
+        self._ended: SimpleQueue[Run | None] = SimpleQueue()  # None: something else has happened
+        self._claiming = False
+        self._settling: Run | None = None
+        self._settled = False  # a job, since the last turn
+
+    def run(self) -> None:
+        """Return when the process has left its work in order. Raises what `lifespan` raises."""
+        core = self._core
+        signal.signal(signal.SIGTERM, lambda *_: self._on_term())
+        # A terminal signals the whole group: the supervisor decides. A forgotten alarm would end the neighbours, too.
+        ignore(signal.SIGINT, signal.SIGALRM)
+        self._put_back = PutBack((signal.SIGTERM, signal.SIGINT), core.complain)
+        core.blamed = self._blamed
+        self._unblock()
+        try:
+            with self._app.lifespan(self._slot):
+                if not core.leave:
+                    self._live()
+        finally:
+            self._interrupts.close()
+            core.gate.close()
+
+    def _live(self) -> None:
+        core = self._core
+        self._lanes = [_Lane(row, self) for row in range(core.options.concurrency)]
+        self._put_back.remember()
+        core.ready()
+        try:
+            self._serve()
+            self._finish_rest()
+        except BaseException:
+            self._end_rest()
+            raise
+        finally:
+            for lane in self._lanes:
+                lane.todo.put(None)
+
+    def _on_term(self) -> None:
+        """Mark and wake: a signal handler."""
+        if self._core.leave.leave("drain"):
+            self._interrupts.look()
+        self._wake()
+
+    def _wake(self) -> None:
+        self._ended.put(None)
+        self._core.gate.wake()
+
+    def _drain_at(self) -> float | None:
+        moment = self._core.leave.interrupt_at
+        return None if moment is None else moment - self._core.board.stood_still
+
+    def _blamed(self) -> int | None:
+        """Return the row whose code ran last: that of the job which is being settled, or the only one that runs."""
+        runs = [self._settling] if self._settling is not None else list(self._runs)
+        return runs[0].row if len(runs) == 1 else None
+
+    # --- the main thread --------------------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        core = self._core
+        while True:
+            self._turn()
+            if core.leave:
+                break
+            if not core.settle_late() and core.gate.doubtful:  # as long as we do not know why
+                self._look_around()
+                self._wait(FIRST_RETRY)
+                continue
+            room = core.room(len(self._runs))
+            limit = len(self._free) if room is None else min(len(self._free), room)
+            if limit <= 0:
+                self._wait(WAIT)
+                continue
+            leases = self._claim(limit)
+            self._look_around()
+            if core.leave:  # the signal came while we claimed: nothing new starts
+                core.gate.give_back(leases)
+                break
+            for lease in leases:
+                self._start(lease)
+        core.leaving()
+
+    def _turn(self) -> None:
+        """Settle what has ended, and where the engine is far away what ends within a moment of it: in one call."""
+        self._core.tick()
+        end = time.monotonic() + min(TOGETHER, self._core.gate.settle_delay)
+        while not self._ended.empty() or (
+            self._settled and self._runs and not self._core.leave and time.monotonic() < end
+        ):
+            self._wait(max(0.0, end - time.monotonic()))
+        self._settled = False
+
+    def _wait(self, seconds: float) -> None:
+        """Wait until a job has ended, and settle it."""
+        try:
+            run = self._ended.get(timeout=seconds)
+        except Empty:
+            return
+        if run is not None:
+            self._settle(run)
+
+    def _look_around(self) -> None:
+        look_around(self._core, self._put_back, self._on_term, alone=not self._runs)
+
+    def _claim(self, limit: int) -> Sequence[Lease]:
+        """Wait for a job, but not while one that has ended waits to be settled."""
+        self._claiming = True
+        try:
+            return self._core.gate.claim(limit, WAIT if self._ended.empty() else 0.0)
+        finally:
+            self._claiming = False
+
+    def _start(self, lease: Lease) -> None:
+        row = self._free.pop()
+        run = Run(self._core.executor.attempt(lease), row)
+        if self._core.begin(run.attempt, row):
+            self._runs.add(run)
+            self._lanes[row].todo.put(run)
+        else:
+            self._free.append(row)
+
+    def _settle(self, run: Run) -> None:
+        self._runs.discard(run)
+        if run.broken is not None:
+            raise run.broken
+        if not self._runs:  # else another job may have changed it for a moment
+            self._put_back.after_job()
+        self._settling = run
+        self._core.finish(run.attempt, run.row)
+        self._settling, self._settled = None, True
+        self._free.append(run.row)
+
+    def _finish_rest(self) -> None:
+        """Wait for what runs; the watch interrupts it when the drain says so."""
+        self._core.gate.flush()
+        while self._runs or not (self._core.settle_late() or self._core.leave_behind()):
+            self._wait(0.25 if self._runs else FIRST_RETRY)
+            self._turn()
+            self._look_around()
+
+    def _end_rest(self) -> None:
+        """Jobs that run when the worker itself has failed go back, no attempt spent."""
+        self._interrupts.interrupt_all()
+        end = time.monotonic() + LEFT_BEHIND
+        while self._runs and (left := end - time.monotonic()) > 0.0:
+            with suppress(BaseException):  # the first error is said
+                self._wait(left)
+
+    # --- other threads ----------------------------------------------------------------------------------------------
+
+    def name_thread(self, row: int) -> None:
+        """Write on the board which thread runs the jobs of a row."""
+        self._core.rows[row].thread(threading.get_native_id())
+
+    def run_job(self, run: Run) -> None:
+        """Run a job, in the thread of its row."""
+        core = self._core
+        run.thread = threading.get_ident()
+        try:
+            outcome = core.executor.run(run.attempt, call=self._interrupts.call)
+            core.rows[run.row].ended()  # now: the main thread may be busy with the engine for long
+            if outcome.failure is not None:
+                explain(core, self._app, run.attempt)
+            run.attempt.forget()
+        except BaseException as error:
+            run.broken = error
+        leave_if_forked(self._pid)
+        self._ended.put(run)
+        if self._claiming:
+            core.gate.wake()
+
+    def _on_hung(self, call: Call, frame: FrameType | None) -> None:
+        """No new job may share the fate of one that goes on after its timeout: the supervisor ends the process when the
+        others have finished, and only this one is charged."""
+        core = self._core
+        run = next((run for run in list(self._runs) if run.thread == call.thread), None)
+        handler, line = handler_line(core.executor, frame)
+        text = (
+            f"{core.process}: job {run.attempt.lease.job.id if run else ''!r} goes on after its timeout in {handler}"
+            f"{f' ({line})' if line else ''}: no new job starts here until the process is replaced"
+        )
+        core.emit(ServiceMistake(core.process, text, "".join(traceback.format_stack(frame)) if frame else ""))
+        core.leave.leave("hung job")
+        self._wake()
+
+
+class _Lane:
+    """The thread of a row. Rows that are free are taken from one end, so few threads run where few are needed."""
+
+    def __init__(self, row: int, worker: ThreadWorker) -> None:
+        self.todo: SimpleQueue[Run | None] = SimpleQueue()
+        self._worker = worker
+        self._row = row
+        # What the lifespan has set in its context is there for each job, as in the main thread.
+        live = threading.Thread(target=copy_context().run, args=(self._live,), name=f"handler-{row}", daemon=True)
+        live.start()
+
+    def _live(self) -> None:
+        self._worker.name_thread(self._row)
+        while (run := self.todo.get()) is not None:
+            self._worker.run_job(run)
+            del run  # nothing of a job stays until the next one

@@ -1,0 +1,77 @@
+"""What workers do between and about jobs, whatever way they run them."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from types import FrameType
+
+from framework.app import WorkerApp
+from framework.events import ServiceMistake
+from framework.executor import Attempt, Executor
+from framework.worker.core import WorkerCore
+from framework.worker.putback import PutBack
+
+_ONLY_IN_MAIN = "signal only works in main thread"
+
+
+def look_around(core: WorkerCore, put_back: PutBack, on_term: Callable[[], None], *, alone: bool) -> None:
+    """Put back what jobs have changed in the process, and notice what cannot be put back.
+
+    Args:
+        on_term: the worker's handler of SIGTERM: a job may have taken the signal, or blocked it.
+        alone: no job runs.
+    """
+    core.look_after_ledger()
+    cause = put_back.everything(alone=alone) or (core.check.changed() if alone else "")
+    if cause:
+        core.ruin(cause)
+    if core.told():
+        on_term()
+
+
+def explain(core: WorkerCore, app: WorkerApp, attempt: Attempt) -> None:
+    """Say in one line what a failed sync handler has mistaken, where that can be told from its error."""
+    text = explain_missing(app, attempt) or explain_signal(attempt)
+    if text:
+        core.emit(ServiceMistake(core.process, f"{core.process}: {text}"))
+
+
+def explain_missing(app: WorkerApp, attempt: Attempt) -> str:
+    """Return what to do where a sync handler misses what only `alifespan` opens; empty otherwise."""
+    error = attempt.error
+    if error is None or not issubclass(type(error), AttributeError):
+        return ""
+    of, name = (vars(AttributeError)[member].__get__(error) for member in ("obj", "name"))
+    if of is not app:
+        return ""
+    if type(app).alifespan is WorkerApp.alifespan:
+        return ""
+    return f"self.{name} does not exist: alifespan() is not entered for sync handlers; open it in lifespan()"
+
+
+def explain_signal(attempt: Attempt) -> str:
+    """Return what to do where a handler in a thread has installed a signal handler; empty otherwise."""
+    error = attempt.error
+    if error is None or type(error) is not ValueError or not str(error).startswith(_ONLY_IN_MAIN):
+        return ""
+    return (
+        "signal.signal() works in the main thread only, and a sync handler with concurrency above 1 runs in another: "
+        "call it in lifespan(), or remove concurrency"
+    )
+
+
+def handler_line(executor: Executor, frame: FrameType | None) -> tuple[str, str]:
+    """(the handler as `Relay.deliver`, the innermost line of its own file on a stack: `relay.py:41 requests.post`)."""
+    kind, name = type(executor.app), executor.handler.name
+    code = getattr(getattr(kind, name), "__code__", None)
+    return f"{kind.__name__}.{name}", _where(frame, code.co_filename if code else "")
+
+
+def _where(frame: FrameType | None, filename: str) -> str:
+    while frame is not None and frame.f_code.co_filename != filename:
+        frame = frame.f_back
+    if frame is None:
+        return ""
+    summary = traceback.extract_stack(frame, limit=1)[-1]
+    return f"{filename.rpartition('/')[2]}:{summary.lineno} {(summary.line or '').strip()[:80]}"
