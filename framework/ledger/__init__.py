@@ -12,6 +12,6 @@ from framework.ledger.calls import Calls
 from framework.ledger.dead import DeadLedger, DeadLedgers
 from framework.ledger.files import LEDGERS
 from framework.ledger.format import Entry, Newer
-from framework.ledger.mine import Ledger
+from framework.ledger.mine import Ledger, size_of
 
-__all__ = ["LEDGERS", "Calls", "DeadLedger", "DeadLedgers", "Entry", "Ledger", "Newer"]
+__all__ = ["LEDGERS", "Calls", "DeadLedger", "DeadLedgers", "Entry", "Ledger", "Newer", "size_of"]

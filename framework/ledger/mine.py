@@ -42,6 +42,11 @@ from framework.outcome import SUCCEEDED, Outcome
 _TRIES = 5  # to be born: a rescuer may take a draft for a dead process's
 
 
+def size_of(slots: int) -> int:
+    """Return the bytes of a ledger."""
+    return PAGE * (1 + slots)
+
+
 class Ledger:
     """The outstanding leases of one process: a slot for each, from its start until it is settled.
 
@@ -224,7 +229,7 @@ class Ledger:
 
     def _fill(self, fd: int, slots: int, content: mmap.mmap | None) -> None:
         """Give the file its blocks and its content, and map it."""
-        size = PAGE * (1 + slots)
+        size = size_of(slots)
         self._calls.fallocate(fd, 0, size)
         self._calls.pwrite(fd, self._header, 0)
         if content is not None:

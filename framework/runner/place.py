@@ -18,7 +18,7 @@ from framework.scoreboard import Scoreboard, Verdict
 from framework.settings import Settings
 from framework.supervisor import Instance, Reserve
 
-MORE_SLOTS = 12  # of a ledger, for jobs that have ended and are not settled yet
+MORE_SLOTS = 3  # of a ledger, for jobs that have ended and are not settled yet
 BURIAL = 0.3  # seconds from the death of a child until the supervisor has written how it died
 
 
@@ -119,12 +119,17 @@ def own_ledger(place: Place, incarnation: str, concurrency: int) -> Ledger:
     if lost := place.instance.lost():
         raise EngineError(lost)
     try:
-        return Ledger(place.ledgers, incarnation, slots=concurrency + MORE_SLOTS)
+        return Ledger(place.ledgers, incarnation, slots=slots_for(concurrency))
     except OSError as error:
         raise EngineError(
             f"{place.ledgers} cannot take the ledger of its runs, without which no job may start: "
             f"{error.strerror or error}"
         ) from error
+
+
+def slots_for(concurrency: int) -> int:
+    """Return how many slots the ledger of a worker has at first."""
+    return concurrency + MORE_SLOTS
 
 
 def broker_for(settings: Settings, options: dict[str, QueueOptions], incarnation: str) -> Broker:

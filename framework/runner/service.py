@@ -11,6 +11,7 @@ from framework.app import WorkerApp
 from framework.broker import Broker, shown
 from framework.errors import EngineError, UsageError
 from framework.events import Bus, Event, SupervisorNote
+from framework.ledger import size_of
 from framework.process import stdio
 from framework.queues import QueueOptions
 from framework.runner.children import specs
@@ -18,7 +19,7 @@ from framework.runner.code import LoadedCode
 from framework.runner.construct import try_constructor
 from framework.runner.lost import LostAttempts
 from framework.runner.patched import refuse_patched
-from framework.runner.place import Place, unopened
+from framework.runner.place import Place, slots_for, unopened
 from framework.runner.resolving import remarks, resolve
 from framework.scoreboard import EXPORTER, HOOKS, MAINTENANCE, Scoreboard
 from framework.settings import Settings
@@ -63,8 +64,7 @@ def run(
     telemetry = start(ProcessIdentity(app.__name__, "supervisor", "supervisor", 0, ""), settings)
     say = Bus(telemetry.subscribe).emit
     make = partial(Place, app, settings, options, served, target=target, here=here)
-    workers = sum(options[name].workers for name in served)
-    place, board, notes = _take_place(make, unopened(settings, f"s{secrets.token_hex(8)}"), workers, say)
+    place, board, notes = _take_place(make, unopened(settings, f"s{secrets.token_hex(8)}"), say)
     for text in [*notes, *remarks(app)]:
         say(SupervisorNote(text, "warning"))
     if not IS_LINUX:
@@ -100,14 +100,18 @@ def _served(app: type[WorkerApp], options: dict[str, QueueOptions], wanted: Sequ
     return [name for name in handled if name in wanted]
 
 
-def _take_place(make: partial[Place], broker: Broker, workers: int, say: Say) -> tuple[Place, Scoreboard, list[str]]:
+def _take_place(make: partial[Place], broker: Broker, say: Say) -> tuple[Place, Scoreboard, list[str]]:
     """A number among the supervisors of this store, its rings, and a fresh board; and what the engine warns of.
 
     The engine is opened once and let go of: what is wrong with it shows before anything is forked.
     """
-    options = make.args[2]
-    directory = broker.local_dir
-    reserve = Reserve(directory / "run" / "reserve", workers + 1)
+    options: Mapping[str, QueueOptions] = make.args[2]
+    directory, workers = (
+        broker.local_dir,
+        [options[name] for name in make.args[3] for _ in range(options[name].workers)],
+    )
+    ledgers = sum(size_of(slots_for(worker.concurrency)) for worker in workers)
+    reserve = Reserve(directory / "run" / "reserve", len(workers) + 1, ledgers)
     has_room = reserve.has_room()
     if not has_room:
         said = "started on the room kept back for this" if reserve.release() else "no room was kept back"

@@ -1,7 +1,7 @@
 """Room kept back in the engine's directory, so that a service can start where the disk is full, and its jobs make room.
 
-A start needs some: a board, a lock and a directory for each worker. Pieces are files of their own, as inodes may be
-what is missing.
+A start needs some: a board; a lock, a directory and a ledger for each worker. Pieces are files of their own, as inodes
+may be what is missing.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ class Reserve:
     Args:
         place: its directory; made when it is missing.
         workers: how many processes claim.
+        ledgers: bytes of all their ledgers.
     """
 
-    def __init__(self, place: Path, workers: int) -> None:
+    def __init__(self, place: Path, workers: int, ledgers: int) -> None:
         self._place = place
-        self._pieces = 2 * workers + _SPARE
+        self._pieces = 2 * workers + _SPARE + -(-ledgers // PIECE)
 
     def has_room(self) -> bool:
         """Return whether the disk, and any quota, has room for as much again. Where nothing can be tried it is yes."""

@@ -39,7 +39,7 @@ def telemetry(way: Way) -> Iterator[tuple[dict[str, str], Receiver | None]]:
 def kill_before_the_settlement(tree: Tree, queue: str, task: Task, environ: dict[str, str]) -> None:
     """Run one job, and kill its worker in the middle of the settlement. Return when its rescuer is done."""
     tree.enqueue(getattr(Held, queue), task)
-    tree.start("--queue", queue, module="tests.process.held:Held", **environ)
+    tree.start("--queue", queue, module="tests.process.held:Held", HELD="1", **environ)
     (line,) = tree.wait_ledger("settling ")
     os.kill(int(line.split()[1]), signal.SIGKILL)
     tree.wait(lambda: tree.stats(queue).in_flight == 0, "the job is settled")
@@ -88,7 +88,7 @@ def test_a_rescuer_that_is_killed_in_turn_changes_nothing(tree: Tree, way: Way) 
     """A worker dies under its handler; maintenance writes down what becomes of the job, and dies settling it."""
     with telemetry(way) as (environ, receiver):
         tree.enqueue(Held.sync, Task(key="k", do="hang"))
-        tree.start("--queue", "sync", module="tests.process.held:Held", **environ)
+        tree.start("--queue", "sync", module="tests.process.held:Held", HELD="1", **environ)
         tree.wait_ledger("start k")
         os.kill(next(slot.pid for slot in tree.workers("sync") if slot.pid), signal.SIGKILL)
         (line,) = tree.wait_ledger("settling ")

@@ -36,5 +36,5 @@ def test_a_file_that_never_moves_is_tried_for_ever() -> None:
 def test_a_lease_that_is_never_settled_is_tried_for_ever() -> None:
     """Regression: a worker died of it after 34 minutes, and maintenance after eight hours."""
     found = UnsettledLeases(clock=lambda: 0.0)
-    item = Unsettled(a_lease(), None, 0)  # type: ignore[arg-type]
+    item = Unsettled(a_lease(), None)  # type: ignore[arg-type]
     assert [found.add(item) for _ in range(MANY)][-1] == LAST_RETRY

@@ -37,7 +37,7 @@ PLACES: list[tuple[Callable[[Path], object], str]] = [
     (_ring, _draft("0.a.ring")),
     (lambda run: Instance.take(run, run), "0.lock"),
     (lambda run: FileLock(run / "leader.lock").take(), "leader.lock"),
-    (lambda run: Reserve(run, 0).fill(), "piece0"),
+    (lambda run: Reserve(run, 0, 0).fill(), "piece0"),
     (lambda run: readers_lock(run, 0).take(), "0.reader"),
 ]
 
