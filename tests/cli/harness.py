@@ -21,7 +21,7 @@ from textwrap import dedent
 from typing import Any
 
 from framework.broker import Broker, open_broker
-from framework.job import Failure, Job, RunRecord
+from framework.job import Failure, Job
 from framework.queues import QueueOptions
 from tests.settling import bury
 from tests.settling import rest as handled
@@ -203,7 +203,6 @@ class Cli:
         with self.broker() as broker:
             for lease in broker.claim([queue], limit=count, wait=0):
                 now = time.time()
-                broker.start(lease, RunRecord(0, lease.delivery, lease.attempt, now, TRACE_ID, "cd" * 8, sampled=True))
                 bury(broker, lease, failure=_failure(queue, lease.attempt, lease.delivery, now))
                 killed.append(lease.job.id)
             if rest:
