@@ -11,17 +11,20 @@ import os
 import random
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, ClassVar
 
 from framework import Queue, RetryLater, Slot, WorkerApp
 from framework.brokers import memory
 from framework.brokers.memory import MemoryBroker, MemoryStore
 from framework.events import Event, JobFinished, LeasesLost
+from framework.ledger import Ledger
 from framework.queues import QueueOptions
 from framework.scoreboard import Scoreboard
 from framework.worker import AsyncWorker, LeaveSignal, SyncWorker, ThreadWorker, WorkerCore, thread_gate
@@ -104,8 +107,16 @@ class World:
         executor = an_executor(Far(), self.events, queue, concurrency=CONCURRENCY)
         board = Scoreboard.in_memory([("maintenance", 0), (f"{queue}/0", CONCURRENCY)], app="Far")
         leave = LeaveSignal(LONG, lambda: 0)
+        self.place = tempfile.TemporaryDirectory()
         self.core = WorkerCore(
-            f"{queue}/0", 1, board=board, broker=self.engine, executor=executor, emit=self.events.append, leave=leave
+            f"{queue}/0",
+            1,
+            board=board,
+            broker=self.engine,
+            executor=executor,
+            emit=self.events.append,
+            leave=leave,
+            ledger=Ledger(Path(self.place.name), "far", slots=CONCURRENCY),
         )
         Far.barrier = threading.Barrier(CONCURRENCY)
         kinds: dict[str, Any] = {"loop": AsyncWorker, "thread": SyncWorker, "threads": ThreadWorker}
