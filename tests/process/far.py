@@ -11,7 +11,6 @@ import os
 import random
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -106,7 +105,6 @@ class World:
         executor = an_executor(Far(), self.events, queue, concurrency=CONCURRENCY)
         board = Scoreboard.in_memory([("maintenance", 0), (f"{queue}/0", CONCURRENCY)], app="Far")
         leave = LeaveSignal(LONG, lambda: 0)
-        self.place = tempfile.TemporaryDirectory()
         self.core = WorkerCore(
             f"{queue}/0",
             1,
