@@ -299,13 +299,13 @@ def _ripen_and_expire(life: Life) -> None:
 
 
 def _priorities(life: Life) -> None:
-    life.enqueue("urgent", priority=9)
+    life.enqueue("urgent", priority=0)
     life.enqueue("a")
-    life.enqueue("u", "v", priority=1)
-    life.enqueue("later", priority=1, delay=0.002)
-    life.enqueue("patient", priority=-9, chosen=True)
+    life.enqueue("u", "v", priority=4)
+    life.enqueue("later", priority=4, delay=0.002)
+    life.enqueue("patient", priority=9, chosen=True)
     life.ours.add("cut")
-    life.cut_before("rename", lambda: life.mine.enqueue([job("cut", priority=5)]))
+    life.cut_before("rename", lambda: life.mine.enqueue([job("cut", priority=2)]))
     life.bury()
     time.sleep(0.003)
     life.mine.maintain()
