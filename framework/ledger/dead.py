@@ -240,12 +240,11 @@ class DeadLedgers:
         calls = self._calls
         fd = files.open_file(calls, name, directory)
         try:
-            # Unlinked meanwhile: then the name may be another file's.
-            if (
-                calls.lock(fd)
-                and calls.fstat(fd).st_nlink > 0
-                and (name[0] == "." or self._is_over(name, fd, declared))
-            ):
+            if not calls.lock(fd):
+                return
+            if calls.fstat(fd).st_nlink == 0:  # unlinked meanwhile: the name may be another file's
+                return
+            if name[0] == "." or self._is_over(name, fd, declared):
                 calls.unlink(name, dir_fd=directory)
                 self._seen.pop(name, None)
         finally:

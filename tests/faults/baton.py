@@ -150,12 +150,14 @@ class Turns:
         if name == "close":
             self._locks.discard(args[0])
         result = real(*args, **kwargs)
-        if name == "flock":
+        if name in ("flock", "lock"):
             self._locks.add(args[0])
         return result
 
 
-OF_DESCRIPTORS = frozenset("fstat pread read write pwrite ftruncate utime flock listdir close".split())
+OF_DESCRIPTORS = frozenset(
+    "fstat pread read write pwrite ftruncate utime flock lock map fallocate listdir close".split()
+)
 
 
 def touched(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], locks: set[int]) -> Touch:
@@ -187,8 +189,10 @@ def _touched_open(name: str, fd: int, locks: set[int]) -> Touch:
     inode = os.fstat(fd).st_ino
     if name == "close":
         return frozenset({(f"lock of {inode}", True)}) if fd in locks else frozenset()
-    if name == "flock":
+    if name in ("flock", "lock"):
         return frozenset({(f"lock of {inode}", True)})
+    if name == "map":
+        return frozenset()
     if name == "listdir":
         return frozenset({(f"names in {os.readlink(f'/proc/self/fd/{fd}')}", False)})
     if name == "fstat":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from framework.brokers.spool import SpoolBroker, connect
+from framework.ledger import dead
 from framework.spool import clock as clock_of_boot
 from framework.spool import flocks, ids, names
 from tests.spool.seam import Seam
@@ -105,8 +106,8 @@ class Time:
 def waiting_by_turns() -> Iterator[Time]:
     """Whoever waits for a lock goes on when somebody else has made a step."""
     instead = Time()
-    flocks.time = ids.time = instead  # type: ignore[attr-defined, assignment]
+    flocks.time = ids.time = dead.time = instead  # type: ignore[attr-defined, assignment]
     try:
         yield instead
     finally:
-        flocks.time = ids.time = time  # type: ignore[attr-defined, assignment]
+        flocks.time = ids.time = dead.time = time  # type: ignore[attr-defined, assignment]

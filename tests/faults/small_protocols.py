@@ -15,6 +15,7 @@ from tests.spool.seam import Seam
 from tests.spool.world import JOBS, census, cut_at, dead_owner, files, in_batches, job, one, settle_orphan
 
 from .baton import Turns
+from .ledger_protocols import LEDGER_PROTOCOLS
 from .protocol import QUEUES, Protocol, racing
 from .two_threads import MainAndHelper
 
@@ -343,4 +344,5 @@ PROTOCOLS: dict[str, type[Protocol]] = {
     "a batch and its removal": BatchAndItsRemoval,
     "two first opens": TwoFirstOpens,
     "main and helper thread": MainAndHelper,
+    **LEDGER_PROTOCOLS,
 }

@@ -158,6 +158,16 @@ def test_what_is_planted_in_its_place_is_never_followed(place: Path, tmp_path: P
     assert list(victim.iterdir()) == [] if victim.is_dir() else victim.read_bytes() == b"mine"
 
 
+def test_a_planted_draft_is_not_written_to(place: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"mine")
+    place.mkdir(parents=True)
+    (place / f".0.{name_of(OWNER)}").hardlink_to(victim)
+    ledger = Ledger(place, OWNER, slots=1)
+    assert victim.read_bytes() == b"mine"
+    ledger.close()
+
+
 def test_an_incarnation_has_one_ledger(place: Path) -> None:
     first = Ledger(place, OWNER, slots=1)
     with pytest.raises(FileExistsError):

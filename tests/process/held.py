@@ -1,32 +1,40 @@
-"""A service whose first settlement never comes to its end: what its worker has done until then is all that counts."""
+"""A service one of whose steps never comes to its end: what its worker has done until then is all that counts.
+
+HELD=settle: the first settlement. HELD=telemetry: the first record for telemetry, when the outcome is in the ledger.
+"""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import Any
 
 from framework import Queue, RetryPolicy, WorkerApp
 from framework.brokers.spool import SpoolBroker
-from framework.outcome import Settlement
+from framework.telemetry.ringtracing import RingTracing
 from tests.process.torture import Task, note
 
-_settle = SpoolBroker.settle
 
-
-def held(broker: SpoolBroker, done: Sequence[Settlement]) -> None:
+def first_never(step: Callable[..., Any]) -> Any:
     """The first call of all processes stops here, with its handlers at their end."""
-    try:
-        os.close(os.open(os.environ["LEDGER"] + ".held", os.O_CREAT | os.O_EXCL))
-    except FileExistsError:
-        _settle(broker, done)
-    else:
-        note(f"settling {os.getpid()} {' '.join(one.lease.job.id for one in done)}")
-        time.sleep(600)
+
+    def held(*arguments: Any) -> Any:
+        try:
+            os.close(os.open(os.environ["LEDGER"] + ".held", os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return step(*arguments)
+        note(f"held {os.getpid()}")
+        return time.sleep(600)
+
+    return held
 
 
-if "HELD" in os.environ:  # not in the process of the test, which imports this for its queues
-    SpoolBroker.settle = held  # type: ignore[method-assign]
+# Not in the process of the test, which imports this for its queues.
+if os.environ.get("HELD") == "settle":
+    SpoolBroker.settle = first_never(SpoolBroker.settle)  # type: ignore[method-assign]
+elif os.environ.get("HELD") == "telemetry":
+    RingTracing.put = first_never(RingTracing.put)  # type: ignore[method-assign]
 
 ONCE = RetryPolicy(max_retries=0)
 

@@ -15,7 +15,7 @@ import pytest
 
 from framework.broker import JobView
 from tests.process.held import Held
-from tests.process.torture import Task
+from tests.process.torture import Act, Task
 from tests.process.tree import Tree
 from tests.telemetry.receiver import Receiver
 
@@ -36,11 +36,11 @@ def telemetry(way: Way) -> Iterator[tuple[dict[str, str], Receiver | None]]:
         yield {"OTEL_SDK_DISABLED": "true"}, None
 
 
-def kill_before_the_settlement(tree: Tree, queue: str, task: Task, environ: dict[str, str]) -> None:
-    """Run one job, and kill its worker in the middle of the settlement. Return when its rescuer is done."""
+def kill_in_the_middle(tree: Tree, queue: str, task: Task, environ: dict[str, str], held: str = "settle") -> None:
+    """Run one job, and kill its worker in the middle of what is held. Return when its rescuer is done."""
     tree.enqueue(getattr(Held, queue), task)
-    tree.start("--queue", queue, module="tests.process.held:Held", HELD="1", **environ)
-    (line,) = tree.wait_ledger("settling ")
+    tree.start("--queue", queue, module="tests.process.held:Held", HELD=held, **environ)
+    (line,) = tree.wait_ledger("held ")
     os.kill(int(line.split()[1]), signal.SIGKILL)
     tree.wait(lambda: tree.stats(queue).in_flight == 0, "the job is settled")
 
@@ -49,7 +49,7 @@ def kill_before_the_settlement(tree: Tree, queue: str, task: Task, environ: dict
 @pytest.mark.parametrize("way", WAYS)
 def test_a_success_is_finished_whatever_telemetry_does(tree: Tree, queue: str, way: Way) -> None:
     with telemetry(way) as (environ, receiver):
-        kill_before_the_settlement(tree, queue, Task(key="k"), environ)
+        kill_in_the_middle(tree, queue, Task(key="k"), environ)
         stats = tree.stats(queue)
         assert (stats.ready, stats.delayed, stats.dead) == (0, 0, 0)
         assert tree.stop() == 0
@@ -65,7 +65,7 @@ def test_a_success_is_finished_whatever_telemetry_does(tree: Tree, queue: str, w
 @pytest.mark.parametrize("way", WAYS)
 def test_a_failure_reaches_the_dead_letter_as_it_was(tree: Tree, way: Way) -> None:
     with telemetry(way) as (environ, receiver):
-        kill_before_the_settlement(tree, "sync", Task(do="fail", key="k"), environ)
+        kill_in_the_middle(tree, "sync", Task(do="fail", key="k"), environ)
         tree.wait(lambda: tree.letters("sync"), "its dead letter")
         (letter,) = tree.letters("sync")
         assert isinstance(letter, JobView)
@@ -88,10 +88,10 @@ def test_a_rescuer_that_is_killed_in_turn_changes_nothing(tree: Tree, way: Way) 
     """A worker dies under its handler; maintenance writes down what becomes of the job, and dies settling it."""
     with telemetry(way) as (environ, receiver):
         tree.enqueue(Held.sync, Task(key="k", do="hang"))
-        tree.start("--queue", "sync", module="tests.process.held:Held", HELD="1", **environ)
+        tree.start("--queue", "sync", module="tests.process.held:Held", HELD="settle", **environ)
         tree.wait_ledger("start k")
         os.kill(next(slot.pid for slot in tree.workers("sync") if slot.pid), signal.SIGKILL)
-        (line,) = tree.wait_ledger("settling ")
+        (line,) = tree.wait_ledger("held ")
         assert int(line.split()[1]) == tree.pid("maintenance")
         os.kill(int(line.split()[1]), signal.SIGKILL)
         tree.wait(lambda: tree.letters("sync"), "its dead letter")
@@ -100,3 +100,20 @@ def test_a_rescuer_that_is_killed_in_turn_changes_nothing(tree: Tree, way: Way) 
         assert len(tree.events("attempt_lost")) == 1, "what is told once is not told again"
         if receiver is not None:
             assert receiver.value("worker.job.attempts") == 1
+
+
+@pytest.mark.parametrize("do", ["ok", "fail"])
+def test_what_telemetry_had_not_got_yet_its_rescuer_sends(tree: Tree, do: Act) -> None:
+    """Killed between ledger and telemetry: the job is finished, and its span and its count are those of its outcome."""
+    with telemetry("rings") as (environ, receiver):
+        assert receiver is not None
+        kill_in_the_middle(tree, "sync", Task(key="k", do=do), environ, held="telemetry")
+        assert tree.stop() == 0
+        assert len(tree.ran("start k")) == 1
+        (span,) = {span.span_id: span for span in receiver.spans("process sync")}.values()
+        outcome = "succeeded" if do == "ok" else "dead_lettered"
+        assert span.attributes["worker.job.outcome"] == outcome
+        assert span.attributes.get("error.type") == (None if do == "ok" else "ValueError")
+        assert receiver.value("worker.job.attempts") == 1
+        assert receiver.value("worker.job.attempts", worker__job__outcome=outcome) == 1
+        assert tree.events("attempt_lost") == []
