@@ -156,8 +156,8 @@ def _enqueue_batch(life: Life) -> None:
     life.enqueue("f")
     for job_id in ("a", "b", "c"):
         life.ends("there", job_id)
-        ack(life.mine, [life.started()])
-    life.mine.release([life.started()])
+        ack(life.mine, [one(life.mine)])
+    life.mine.release([one(life.mine)])
     life.mine.maintain()
     life.enqueue("g", "h", delay=3600)
 
@@ -226,13 +226,13 @@ def _settle(life: Life) -> None:
     life.enqueue("a")
     life.enqueue("b", chosen=True)
     life.enqueue("c")
-    first, second, third = (life.started() for _ in range(3))
+    first, second, third = (one(life.mine) for _ in range(3))
     retry(life.mine, third, delay=0, failure=failure(third))
     life.ends("there", "a", "b")
     ack(life.mine, [first])
     ack(life.mine, [second])
     life.enqueue("b2")
-    life.mine.release([life.started()])
+    life.mine.release([one(life.mine)])
 
 
 def _letters(life: Life) -> None:
@@ -252,7 +252,7 @@ def _letters_together(life: Life) -> None:
     """Two dead letters of one call share the sync of their records."""
     life.enqueue("a")
     life.enqueue("b")
-    leases = [life.started(), life.started()]
+    leases = [one(life.mine), one(life.mine)]
     outcomes = [Outcome(Kind.DEAD_LETTERED, failure=failure(lease, message="why")) for lease in leases]
     life.mine.settle([Settlement(lease, outcome) for lease, outcome in zip(leases, outcomes, strict=True)])
     life.promise("letter", *(lease.job.id for lease in leases))
@@ -281,7 +281,7 @@ def _warm(life: Life) -> None:
 def _rescue(life: Life) -> None:
     life.enqueue("a")
     life.enqueue("b")
-    life.started()
+    one(life.mine)
     one(life.mine)
     life.die()
     for orphan in life.mine.rescue():
