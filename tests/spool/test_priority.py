@@ -51,6 +51,14 @@ def test_the_name_carries_it_and_its_bucket_is_its_own(root: Path, priority: int
     mine.close()
 
 
+def test_many_of_one_call_make_no_batch(root: Path) -> None:
+    """A batch stands among the jobs of its time, where urgent ones would be found late."""
+    mine = broker(root)
+    mine.enqueue([with_priority(f"{n}", 4) for n in range(3 * batch.LEAST)])
+    assert {path.parent.name for path in files(root, "jobs/ready/*/*")} == {"0000000004"}
+    mine.close()
+
+
 def test_buckets_sort_as_their_jobs_are_claimed() -> None:
     levels = [names.bucket_of(level) for level in range(5)]
     levels += [f"{time.time_ns():020d}"[:10], f"{time.time_ns():020d}.abcdef01.1.0123456789ab,16"]
@@ -136,6 +144,36 @@ def test_a_lost_race_skips_nothing_between_two_priorities(root: Path) -> None:
     for path in [*files(root, "jobs/ready/0000000004/*")[:2], *files(root, "jobs/ready/0[1-9]*/*")[:9]]:
         path.unlink()
     assert ids(claim(mine, limit=3)) == ["u3", "u4", "9"]
+    other.close()
+    mine.close()
+
+
+def test_a_look_for_urgent_ones_alone_loses_and_doubles_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was listed and is left stays in its order behind them, and they replace what was known of their kind."""
+    monkeypatch.setattr(listing, "LEAST_AGE", 600.0)  # no look comes by itself
+    mine, other = broker(root), broker(root)
+    other.enqueue([with_priority("u0", 4), with_priority("u1", 4), with_priority("p", 6)])
+    other.enqueue([job("a"), job("b")])
+    assert ids(claim(mine, limit=1)) == ["u0"]
+    other.enqueue([with_priority("u2", 0)])
+    kept = mine._spool.parts("jobs").listing
+    assert len(kept) == 4
+    kept._urgent_due = 0.0
+    assert ids(claim(mine, limit=1)) == ["u2"]
+    assert len(kept) == 4
+    assert ids(claim(mine)) == ["u1", "a", "b", "p"]
+    other.close()
+    mine.close()
+
+
+def test_a_released_patient_job_comes_after_what_came_meanwhile(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "LEAST_AGE", 600.0)
+    mine, other = broker(root), broker(root)
+    other.enqueue([with_priority("p", 6)])
+    lease = one(mine)
+    other.enqueue([job("a")])
+    mine.release([lease])
+    assert ids(claim(mine)) == ["a", "p"]
     other.close()
     mine.close()
 
