@@ -149,7 +149,7 @@ class Broker(Protocol):
         """
 
     def claim(self, queues: Sequence[str], *, limit: int, wait: float) -> Sequence[Lease]:
-        """Takes up to `limit` jobs of these queues, those of each by (priority, place): higher priorities first, then
+        """Takes up to `limit` jobs of these queues, those of each by (priority, place): lower priorities first, then
         in the order of their enqueue. An urgent job may pass the others a moment after it came, however many they are;
         a steady stream of urgent ones starves the rest. Waits up to `wait` seconds (at most 1) for the first, less
         after wake(). However many jobs one queue has, the others get their turn.

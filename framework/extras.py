@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from framework.frozen import frozen
 from framework.retry import LONGEST
 
-MOST_URGENT = 9  # priorities go from -9 to 9
+MOST_URGENT, USUAL, LEAST_URGENT = 0, 5, 9  # priorities
 LONGEST_KEY = 255  # characters
 # Seconds since the epoch of the first and the last moment that a datetime can show: years 1 and 9999.
 EARLIEST, LATEST = -62_135_596_800.0, 253_402_300_799.0
@@ -36,7 +36,7 @@ class Extras:
     """The optional part of a job's record. Raises ValueError: a value that its field cannot have.
 
     Attributes:
-        priority: -9 to 9; jobs of a higher one are claimed first.
+        priority: 0 to 9; jobs of a lower one are claimed first, 5 is usual.
         unique_key, unique_scope: what makes it unique, and within what; they are stored, and mean nothing yet.
         group: key of the jobs that share a limit.
         schedule: key of the schedule that made it. tick: the moment that was meant, seconds since the epoch.
@@ -46,7 +46,7 @@ class Extras:
         ignored: fields whose stored values were ignored.
     """
 
-    priority: int = 0
+    priority: int = USUAL
     unique_key: str | None = None
     unique_scope: str | None = None
     group: str | None = None
@@ -120,8 +120,8 @@ _WORD = May(lambda value: _is_text(value, 100), "text of 1 to 100 characters")
 
 FIELDS: Mapping[str, May] = {
     "priority": May(
-        lambda value: type(value) is int and -MOST_URGENT <= value <= MOST_URGENT,
-        f"a whole number from -{MOST_URGENT} to {MOST_URGENT}",
+        lambda value: type(value) is int and MOST_URGENT <= value <= LEAST_URGENT,
+        f"a whole number from {MOST_URGENT} to {LEAST_URGENT}",
     ),
     "unique_key": _KEY,
     "unique_scope": _WORD,

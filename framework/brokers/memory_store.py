@@ -75,7 +75,7 @@ class Shelf:
         self.options = options
         self.rows: dict[int, Row] = {}
         self.counts: Counter[State] = Counter()
-        self._ready: list[tuple[int, int, int]] = []  # priority with the sign turned, place, serial
+        self._ready: list[tuple[int, int, int]] = []  # priority, place, serial
         self._delayed: list[tuple[float, int]] = []  # due, serial
 
     @property
@@ -90,7 +90,7 @@ class Shelf:
         self.rows[row.serial] = row
         self.counts[row.state] += 1
         if row.state == "ready":
-            heapq.heappush(self._ready, (-row.job.extras.priority, row.place, row.serial))
+            heapq.heappush(self._ready, (row.job.extras.priority, row.place, row.serial))
         elif row.state == "delayed":
             heapq.heappush(self._delayed, (row.eligible_at, row.serial))
 

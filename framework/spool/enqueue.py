@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from framework.errors import EnqueueFailed, PayloadTooLarge
+from framework.extras import USUAL
 from framework.job import Job, JobId
 from framework.spool import batch, frame, ids, names
 from framework.spool.batch import Batch
@@ -56,7 +57,7 @@ class Enqueue:
                 at += 1
                 continue
             run = self._run(jobs, at)
-            if len(run) >= self._least_batch and run[0].not_before is None and not run[0].extras.priority:
+            if len(run) >= self._least_batch and self._kind(run[0]) == (False, False):
                 at += self._put_batch(run, done)
             else:
                 at += self._put_chunk(run[:CHUNK], done)
@@ -71,8 +72,8 @@ class Enqueue:
 
     @staticmethod
     def _kind(job: Job) -> tuple[bool, bool]:
-        """Return whether a job waits for its time, and whether it has a priority: a batch takes no such jobs."""
-        return job.not_before is not None, job.extras.priority != 0
+        """Return whether a job waits for its time, and whether it has another priority than 5: no batch takes it."""
+        return job.not_before is not None, job.extras.priority != USUAL
 
     def _fits(self, job: Job) -> bool:
         return len(job.payload) <= self._queue.options.max_payload_bytes

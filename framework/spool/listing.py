@@ -1,4 +1,4 @@
-"""The runnable jobs of a queue in order, higher priorities first, from listings that are kept.
+"""The runnable jobs of a queue in order, lower priorities first, from listings that are kept.
 
 `readdir` returns names in no order and is no snapshot: a name added meanwhile may appear without one added before it.
 So only names stamped before the listing began are consumed: a producer stamps a job after its last one is in place.
@@ -14,6 +14,7 @@ import time
 from bisect import bisect_left, insort
 from collections.abc import Callable
 
+from framework.extras import USUAL
 from framework.spool import names
 from framework.spool.clock import HORIZON, Clock
 from framework.spool.disk import Disk
@@ -173,7 +174,7 @@ class Listing:
         self._names: list[str] = []  # by `names.order`
         self._at = 0
         self._bucket_of: dict[str, str] = {}  # where it does not follow from the name
-        self._due = self._urgent_due = 0.0  # when to list again: all, and what has a priority above 0
+        self._due = self._urgent_due = 0.0  # when to list again: all, and what has a priority below 5
         self._returned: list[str] = []
         self._foreign: set[str] = set()
         self._lock = threading.Lock()
@@ -207,7 +208,7 @@ class Listing:
 
     def put_back(self, entry: str) -> None:
         """A released entry comes first of its priority again in this process."""
-        if names.priority_of(entry) < 0:
+        if names.priority_of(entry) > USUAL:
             return  # others that were not listed may come before it: the next listing finds it
         with self._lock:
             self._returned.append(entry)
@@ -222,7 +223,7 @@ class Listing:
             self._at = first_there(self._exists, self._at, self._end_of(level))
 
     def _end_of(self, level: int) -> int:
-        """Return where the names that are left of this level and those above it end."""
+        """Return where the names that are left of this level and those before it end."""
         return bisect_left(self._names, (level + 1, ""), self._at, key=names.order)
 
     def _exists(self, index: int) -> bool:
@@ -256,17 +257,17 @@ class Listing:
         self._urgent_due = now + LEAST_AGE
 
     def _look_for_urgent(self) -> None:
-        """Put what has come of priorities above 0 before what is left: a long listing is not renewed that soon."""
+        """Put what has come of priorities below 5 before what is left: a long listing is not renewed that soon."""
         began, start = self._clock.text(), time.thread_time()  # its own time: a busy machine makes no job less urgent
         found = self._each_of(self._parted()[0], began)
-        self._names, self._at = found + self._names[self._end_of(-1) :], 0
+        self._names, self._at = found + self._names[self._end_of(USUAL - 1) :], 0
         pause = max(LEAST_AGE, 50 * (time.thread_time() - start))
         self._urgent_due = min(self._due, time.monotonic() + pause)
 
     def _parted(self) -> tuple[list[str], list[str], list[str]]:
-        """Return the buckets of priorities above 0, of 0, and below; each in order. Raises OSError."""
+        """Return the buckets of priorities below 5, of 5, and above; each in order. Raises OSError."""
         every = self._buckets.all()
-        first, last = bisect_left(every, names.USUAL), bisect_left(every, names.LAST)
+        first, last = bisect_left(every, names.BEGIN), bisect_left(every, names.END)
         low, high = every[:first], every[last:]
         usual = [bucket for bucket in low if names.is_of_time(bucket)] + every[first:last]  # none of a clock, or few
         usual += [bucket for bucket in high if names.is_of_time(bucket)]
@@ -331,4 +332,4 @@ class Listing:
 def _bucket(entry: str) -> str:
     """Return the bucket that follows from a name."""
     priority = names.priority_of(entry)
-    return names.bucket_of(priority) if priority else entry[: names.BUCKET_DIGITS]
+    return entry[: names.BUCKET_DIGITS] if priority == USUAL else names.bucket_of(priority)

@@ -3,12 +3,12 @@
 `<stamp>.<producer>.<counter>.<random>,<attempt>.<delivery>[,n<not before>][,x<expires>][,p<priority>][,<other>…][,i]`
 
 stamp: 20 digits, nanoseconds; producer, counter, random: hexadecimal; not before and expires: microseconds since the
-epoch; priority: where it is not 0; `i`: the caller chose the id. Other fields are of newer versions: one that begins
+epoch; priority: where it is not 5; `i`: the caller chose the id. Other fields are of newer versions: one that begins
 with a small letter is kept and has no meaning here; one that begins with a capital needs a newer reader, and its file
 is left alone. A name that does not fit the pattern belongs to somebody else: never touched.
 
 Runnable jobs lie in buckets, whose names sort as their jobs are claimed: those of ten seconds and batches between those
-of the priorities above and below 0, of which there is one each. So an urgent job is found however many others wait.
+of the priorities below and above 5, of which there is one each. So an urgent job is found however many others wait.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from functools import lru_cache
 from itertools import count, islice
 from typing import NamedTuple
 
+from framework.extras import USUAL
 from framework.job import Job
 from framework.spool import flocks
 
@@ -30,7 +31,7 @@ _COUNT = r"(0|[1-9]\d{0,8})"
 _TAIL = r"[0-9a-f]{8}\.[0-9a-f]{1,16}\.[0-9a-f]{12}"
 _PATTERN = re.compile(
     rf"(\d{{20}})\.({_TAIL}),{_COUNT}\.{_COUNT}"
-    r"(?:,n(0|[1-9]\d{0,17}))?(?:,x(0|[1-9]\d{0,17}))?(?:,p(-?[1-9]))?"
+    r"(?:,n(0|[1-9]\d{0,17}))?(?:,x(0|[1-9]\d{0,17}))?(?:,p([0-46-9]))?"
     r"((?:,[a-hj-mo-wyz][0-9A-Za-z_-]{0,16}){0,4})(,i)?",
     re.ASCII,
 )
@@ -38,9 +39,9 @@ _NEWER = re.compile(rf"\d{{20}}\.{_TAIL},{_COUNT}\.{_COUNT}(?:,[0-9A-Za-z_-]{{1,
 BATCH = re.compile(rf"\d{{20}}\.{_TAIL}", re.ASCII)  # a batch's directory in tmp: the stem of a name
 _PUBLISHED = re.compile(rf"(\d{{20}})\.{_TAIL},([1-9]\d{{0,8}})(?:,x(0|[1-9]\d{{0,17}}))?", re.ASCII)
 BUCKET = re.compile(rf"\d{{{BUCKET_DIGITS}}}|{_PUBLISHED.pattern}", re.ASCII)
-# Buckets of the priorities 9 to 1 are 0000000001 to 0000000009, of -1 to -9 9999999991 to 9999999999: years 1970, 5138.
-USUAL, LAST = "0000000010", "9999999991"  # where those of ten seconds begin, and where they have ended
-_PRIORITY = re.compile(r"\d{20}\.[^,]*,[^,]*(?:,n\d+)?(?:,x\d+)?,p(-?[1-9])(?:,|$)", re.ASCII)
+# Buckets of the priorities 0 to 4 are 0000000000 to 0000000004, of 6 to 9 9999999996 to 9999999999: years 1970, 5138.
+BEGIN, END = "0000000005", "9999999996"  # where those of ten seconds begin, and where they have ended
+_PRIORITY = re.compile(r"\d{20}\.[^,]*,[^,]*(?:,n\d+)?(?:,x\d+)?,p([0-46-9])(?:,|$)", re.ASCII)
 MINUTE = re.compile(r"\d{11}", re.ASCII)
 
 
@@ -56,7 +57,7 @@ class Name(NamedTuple):
         expires: microseconds since the epoch.
         chosen: the caller chose the id.
         other: fields of newer versions, each with its comma.
-        priority: higher ones are claimed first.
+        priority: lower ones are claimed first.
     """
 
     stamp: str
@@ -67,7 +68,7 @@ class Name(NamedTuple):
     expires: int | None = None
     chosen: bool = False
     other: str = ""
-    priority: int = 0
+    priority: int = USUAL
 
     def claimed(self) -> Name:
         """The name after one claim more. (`_replace` takes twice as long.)"""
@@ -86,7 +87,7 @@ class Name(NamedTuple):
     @property
     def bucket(self) -> str:
         """The directory in ready/ where jobs lie that came without a batch."""
-        return bucket_of(self.priority) if self.priority else self.stamp[:BUCKET_DIGITS]
+        return self.stamp[:BUCKET_DIGITS] if self.priority == USUAL else bucket_of(self.priority)
 
     @property
     def minute(self) -> str:
@@ -99,7 +100,7 @@ class Name(NamedTuple):
             text += f",n{self.not_before}"
         if self.expires is not None:
             text += f",x{self.expires}"
-        if self.priority:
+        if self.priority != USUAL:
             text += f",p{self.priority}"
         text += self.other
         return text + ",i" if self.chosen else text
@@ -128,29 +129,29 @@ def parse(text: str) -> Name | None:
         None if expires is None else int(expires),
         chosen is not None,
         other,
-        0 if priority is None else int(priority),
+        USUAL if priority is None else int(priority),
     )
 
 
 def bucket_of(priority: int) -> str:
-    """Return the bucket of all jobs of a priority that is not 0."""
-    return f"{10 - priority:010d}" if priority > 0 else f"{int(LAST) - 1 - priority}"
+    """Return the bucket of all jobs of a priority that is not 5."""
+    return f"{priority:010d}" if priority < USUAL else f"999999999{priority}"
 
 
 def is_of_time(bucket: str) -> bool:
     """Return whether a bucket's jobs came within ten seconds or in one batch; False: it is that of a priority."""
-    return USUAL <= bucket < LAST or len(bucket) != BUCKET_DIGITS
+    return BEGIN <= bucket < END or len(bucket) != BUCKET_DIGITS
 
 
 def priority_of(entry: str) -> int:
     """Return the priority that a name says, without parsing it; most names say none."""
     found = _PRIORITY.match(entry) if ",p" in entry else None
-    return 0 if found is None else int(found[1])
+    return USUAL if found is None else int(found[1])
 
 
 def order(entry: str) -> tuple[int, str]:
     """Return what names are claimed by: first the priority, then the stamp."""
-    return -priority_of(entry), entry
+    return priority_of(entry), entry
 
 
 def needs_newer(text: str) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from operator import itemgetter
 
+from framework.extras import USUAL
 from framework.spool import frame, names
 from framework.spool.clock import Clock
 from framework.spool.disk import Disk
@@ -39,7 +40,7 @@ class Line:
 
 
 class Ripen:
-    """Moves what is due, in the order in which it is; what has a priority above 0 before all that has not.
+    """Moves what is due, in the order in which it is; what has a priority below 5 before all that has not.
 
     What a look found is moved without another look, so that the cost of a job does not grow with their number. Only
     minutes that are due are listed: half a million entries take 0.3 s.
@@ -59,7 +60,7 @@ class Ripen:
         self._base = f"{queue.base}/delayed"
         self._minutes = Buckets(disk, self._base, names.MINUTE, setbacks=setbacks)
         self._parsed: dict[str, tuple[list[str], list[Waiting]]] = {}
-        self._lines = Line(), Line()  # of the priorities above 0, and of the others
+        self._lines = Line(), Line()  # of the priorities below 5, and of the others
         self._next_minute = 0  # the first moment of which nothing is listed, in microseconds since the epoch
         self._looked_at = -MOST_LATE
         self._took = 0.0
@@ -116,9 +117,9 @@ class Ripen:
         self._parsed = parsed
         every = [waiting for _, found in parsed.values() for waiting in found]
         every.sort(key=itemgetter(0))  # those of one moment are in the order of their names already
-        urgent = [waiting for waiting in every if names.priority_of(waiting[1]) > 0]
+        urgent = [waiting for waiting in every if names.priority_of(waiting[1]) < USUAL]
         if urgent:
-            every = [waiting for waiting in every if names.priority_of(waiting[1]) <= 0]
+            every = [waiting for waiting in every if names.priority_of(waiting[1]) >= USUAL]
         self._lines = Line(urgent), Line(every)
         self._took = time.monotonic() - self._looked_at
 

@@ -213,12 +213,16 @@ class WorkerCore:
         assert attempt.outcome is not None
         self._ledger.end(attempt.lease, attempt.outcome)
 
-    def finish(self, attempt: Attempt, row: int) -> None:
-        """Telemetry has the outcome: settle, free the row."""
-        outcome = attempt.outcome
-        assert outcome is not None
+    def has_run(self, attempt: Attempt, row: int) -> None:
+        """Telemetry has the outcome, and the job no deadline any more. In any thread, and any number of times."""
         self._ledger.told(attempt.lease)
         self.rows[row].ended()
+
+    def finish(self, attempt: Attempt, row: int) -> None:
+        """Settle, free the row."""
+        outcome = attempt.outcome
+        assert outcome is not None
+        self.has_run(attempt, row)
         self.tick()  # a job may take long: the time without a turn begins here
         self.gate.settle(attempt.lease, outcome, row)
         self.rows[row].clear()

@@ -127,7 +127,7 @@ class EngineThread:
         with self._changed:
             self._working = False
             while True:
-                if not self._calls and self._due <= time.monotonic():
+                if not self._calls and self._due <= time.monotonic():  # what is flushed later is flushed with more
                     self._due, self._working = math.inf, True
                     return None, self._on_due, ()
                 if self._calls:

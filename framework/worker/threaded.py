@@ -108,8 +108,10 @@ class ThreadWorker:
         try:
             self._serve()
             self._finish_rest()
-        except BaseException:
-            self._end_rest()
+        except BaseException as error:
+            core.examine(error, final=True)
+            if not core.ruined or self._blamed() is None:  # else the job that did it pays, unless it returns
+                self._end_rest()
             raise
         finally:
             for lane in self._lanes:
@@ -238,7 +240,7 @@ class ThreadWorker:
         run.thread = threading.get_ident()
         try:
             outcome = core.executor.run(run.attempt, call=self._interrupts.call)
-            core.rows[run.row].ended()  # now: the main thread may be busy with the engine for long
+            core.has_run(run.attempt, run.row)  # now: the main thread may be busy with the engine for long
             if outcome.failure is not None:
                 explain(core, self._app, run.attempt)
             run.attempt.forget()

@@ -156,8 +156,8 @@ def _enqueue_batch(life: Life) -> None:
     life.enqueue("f")
     for job_id in ("a", "b", "c"):
         life.ends("there", job_id)
-        ack(life.mine, [life.started()])
-    life.mine.release([life.started()])
+        ack(life.mine, [one(life.mine)])
+    life.mine.release([one(life.mine)])
     life.mine.maintain()
     life.enqueue("g", "h", delay=3600)
 
@@ -226,13 +226,13 @@ def _settle(life: Life) -> None:
     life.enqueue("a")
     life.enqueue("b", chosen=True)
     life.enqueue("c")
-    first, second, third = (life.started() for _ in range(3))
+    first, second, third = (one(life.mine) for _ in range(3))
     retry(life.mine, third, delay=0, failure=failure(third))
     life.ends("there", "a", "b")
     ack(life.mine, [first])
     ack(life.mine, [second])
     life.enqueue("b2")
-    life.mine.release([life.started()])
+    life.mine.release([one(life.mine)])
 
 
 def _letters(life: Life) -> None:
@@ -252,7 +252,7 @@ def _letters_together(life: Life) -> None:
     """Two dead letters of one call share the sync of their records."""
     life.enqueue("a")
     life.enqueue("b")
-    leases = [life.started(), life.started()]
+    leases = [one(life.mine), one(life.mine)]
     outcomes = [Outcome(Kind.DEAD_LETTERED, failure=failure(lease, message="why")) for lease in leases]
     life.mine.settle([Settlement(lease, outcome) for lease, outcome in zip(leases, outcomes, strict=True)])
     life.promise("letter", *(lease.job.id for lease in leases))
@@ -281,7 +281,7 @@ def _warm(life: Life) -> None:
 def _rescue(life: Life) -> None:
     life.enqueue("a")
     life.enqueue("b")
-    life.started()
+    one(life.mine)
     one(life.mine)
     life.die()
     for orphan in life.mine.rescue():
@@ -299,13 +299,13 @@ def _ripen_and_expire(life: Life) -> None:
 
 
 def _priorities(life: Life) -> None:
-    life.enqueue("urgent", priority=9)
+    life.enqueue("urgent", priority=0)
     life.enqueue("a")
-    life.enqueue("u", "v", priority=1)
-    life.enqueue("later", priority=1, delay=0.002)
-    life.enqueue("patient", priority=-9, chosen=True)
+    life.enqueue("u", "v", priority=4)
+    life.enqueue("later", priority=4, delay=0.002)
+    life.enqueue("patient", priority=9, chosen=True)
     life.ours.add("cut")
-    life.cut_before("rename", lambda: life.mine.enqueue([job("cut", priority=5)]))
+    life.cut_before("rename", lambda: life.mine.enqueue([job("cut", priority=2)]))
     life.bury()
     time.sleep(0.003)
     life.mine.maintain()

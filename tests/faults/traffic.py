@@ -90,7 +90,7 @@ class Actor:
         os.write(self._ledger, f"{sign} {key} {time.monotonic_ns() if when is None else when}\n".encode())
 
     def _job(
-        self, job_id: str, *, queue: str = "", chosen: bool = False, delay: float | None = None, priority: int = 0
+        self, job_id: str, *, queue: str = "", chosen: bool = False, delay: float | None = None, priority: int = 5
     ) -> Job:
         self._number += 1
         key, now = f"{job_id}#{os.getpid()}.{self._number}", time.time()
@@ -123,7 +123,7 @@ class Actor:
                 self._say("~", key)
 
     def _one(self) -> None:
-        delay, priority = self._rng.choice((None, None, 0.02, 1.5)), self._rng.choice((0, 0, 0, 1, -9))
+        delay, priority = self._rng.choice((None, None, 0.02, 1.5)), self._rng.choice((5, 5, 5, 4, 9))
         self._enqueue(self._job(self._fresh(), delay=delay, priority=priority))
 
     def _many(self) -> None:
@@ -132,7 +132,7 @@ class Actor:
         self._enqueue(*(self._job(self._fresh(), queue=queue) for _ in range(self._rng.randint(2, 20))))
 
     def _chosen(self) -> None:
-        priority = self._rng.choice((0, 0, 0, 9, -1))
+        priority = self._rng.choice((5, 5, 5, 0, 6))
         self._enqueue(self._job(f"chosen.{self._rng.randrange(CHOSEN)}", chosen=True, priority=priority))
 
     def _in_vain(self) -> None:

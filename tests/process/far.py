@@ -22,6 +22,7 @@ from framework import Queue, RetryLater, Slot, WorkerApp
 from framework.brokers import memory
 from framework.brokers.memory import MemoryBroker, MemoryStore
 from framework.events import Event, JobFinished, LeasesLost
+from framework.ledger import Ledger
 from framework.queues import QueueOptions
 from framework.scoreboard import Scoreboard
 from framework.worker import AsyncWorker, LeaveSignal, SyncWorker, ThreadWorker, WorkerCore, thread_gate
@@ -105,7 +106,14 @@ class World:
         board = Scoreboard.in_memory([("maintenance", 0), (f"{queue}/0", CONCURRENCY)], app="Far")
         leave = LeaveSignal(LONG, lambda: 0)
         self.core = WorkerCore(
-            f"{queue}/0", 1, board=board, broker=self.engine, executor=executor, emit=self.events.append, leave=leave
+            f"{queue}/0",
+            1,
+            board=board,
+            broker=self.engine,
+            ledger=Ledger(self.engine.local_dir / "ledgers", "far", slots=CONCURRENCY),
+            executor=executor,
+            emit=self.events.append,
+            leave=leave,
         )
         Far.barrier = threading.Barrier(CONCURRENCY)
         kinds: dict[str, Any] = {"loop": AsyncWorker, "thread": SyncWorker, "threads": ThreadWorker}

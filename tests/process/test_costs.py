@@ -22,11 +22,11 @@ import pytest
 
 from framework import Queue, Settings, WorkerApp
 from framework.job import Job
+from framework.outcome import SUCCEEDED, Settlement
 from framework.queues import QueueOptions
 from framework.spool import listing
 from framework.spool.blanks import BATCH
 from framework.spool.store import Spool
-from tests.settling import ack
 from tests.spool.seam import Seam, pass_on
 from tests.telemetry.receiver import Receiver
 
@@ -193,7 +193,7 @@ def listings(root: Path, count: int) -> int:
     seam.arm(pass_on)
     ran = 0
     while leases := spool.claim(["jobs"], limit=16, wait=0):
-        ack(spool, leases)
+        spool.settlements([Settlement(lease, SUCCEEDED) for lease in leases])
         ran += len(leases)
     assert ran == count
     spool.close()
@@ -202,7 +202,7 @@ def listings(root: Path, count: int) -> int:
 
 def test_listings_do_not_grow_with_the_number_of_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A listing is also renewed when it is old: on a slow machine that would count, so here no time passes.
-    monkeypatch.setattr(listing, "time", SimpleNamespace(monotonic=lambda: 0.0, time_ns=listing.time.time_ns))
+    monkeypatch.setattr(listing, "time", SimpleNamespace(monotonic=lambda: 0.0, thread_time=lambda: 0.0))
     few, many = listings(tmp_path / "few", 100), listings(tmp_path / "many", 2_000)
     assert many <= few + 4, "20 times the jobs; a bucket's minute may end meanwhile"
 

@@ -62,8 +62,8 @@ def _half_written(stage: Stage) -> None:
 
 def _urgent(stage: Stage) -> None:
     stage.store("a", "b")
-    stage.store("u", priority=1)
-    stage.store("p", priority=-1)
+    stage.store("u", priority=4)
+    stage.store("p", priority=6)
 
 
 def _due(stage: Stage, **options: Any) -> None:
@@ -121,9 +121,9 @@ CASES = (
     Case("enqueue chosen", _nothing, _enqueue("n", chosen=True), enqueues=("n",)),
     Case("enqueue two", _nothing, _enqueue("n", "m"), enqueues=("n", "m")),
     Case("enqueue many", _nothing, _enqueue(*MANY), enqueues=MANY),
-    Case("enqueue urgent", _nothing, _enqueue("n", priority=9), enqueues=("n",)),
-    Case("enqueue patient chosen", _nothing, _enqueue("n", priority=-1, chosen=True), enqueues=("n",)),
-    Case("enqueue many urgent", _nothing, _enqueue(*MANY, priority=1), enqueues=MANY),
+    Case("enqueue urgent", _nothing, _enqueue("n", priority=0), enqueues=("n",)),
+    Case("enqueue patient chosen", _nothing, _enqueue("n", priority=6, chosen=True), enqueues=("n",)),
+    Case("enqueue many urgent", _nothing, _enqueue(*MANY, priority=4), enqueues=MANY),
     Case("enqueue duplicate", lambda s: s.store("a", chosen=True), _enqueue("a", chosen=True)),
     Case("enqueue in vain", _nothing, _in_vain, refuses=("n",)),
     Case("enqueue in vain on btrfs", _nothing, _in_vain_on_btrfs, refuses=("n",)),
@@ -136,7 +136,7 @@ CASES = (
     Case("retry", _claimed, lambda s: retry(s.broker, s.held, delay=3600, failure=failure(s.held))),
     Case("retry now", _claimed, lambda s: retry(s.broker, s.held, delay=0, failure=failure(s.held))),
     Case("release", _claimed, lambda s: s.broker.release([s.held])),
-    Case("release urgent", lambda s: _claimed(s, priority=1), lambda s: s.broker.release([s.held])),
+    Case("release urgent", lambda s: _claimed(s, priority=4), lambda s: s.broker.release([s.held])),
     Case("release later", _claimed, lambda s: s.broker.release([s.held], delay=3600)),
     Case(
         "bury",
@@ -146,15 +146,15 @@ CASES = (
     ),
     Case("bury to letters", _claimed, lambda s: bury(s.broker, s.held, failure=failure(s.held))),
     Case("rest", _letter, lambda s: rest(s.broker, s.held)),
-    Case("bury urgent", lambda s: _claimed(s, priority=2), lambda s: bury(s.broker, s.held, failure=failure(s.held))),
+    Case("bury urgent", lambda s: _claimed(s, priority=3), lambda s: bury(s.broker, s.held, failure=failure(s.held))),
     Case("replay", _resting, _replay, queues=(PLAIN,)),
-    Case("replay urgent", lambda s: _resting(s, priority=3), _replay, queues=(PLAIN,)),
+    Case("replay urgent", lambda s: _resting(s, priority=2), _replay, queues=(PLAIN,)),
     Case("discard", _resting, _discard, deletes=("a",), queues=(PLAIN,)),
     Case("discard chosen", lambda s: _resting(s, chosen=True), _discard, deletes=("a",), queues=(PLAIN,)),
     Case("rescue", _orphaned, rescue),
     Case("recover", _half_written, lambda s: s.broker.maintain(), enqueues=("n",)),
     Case("ripen", _due, lambda s: s.broker.maintain()),
-    Case("ripen urgent", lambda s: _due(s, priority=1), lambda s: s.broker.maintain()),
+    Case("ripen urgent", lambda s: _due(s, priority=4), lambda s: s.broker.maintain()),
     Case("expire", _expired, lambda s: s.broker.maintain()),
     Case("close", _claimed, lambda s: s.broker.close()),
     Case("open", _nothing, reopen),

@@ -140,4 +140,7 @@ class Crowd:
         self._go_on.set()
         for loop in self._loops:
             loop.close()
-        self.producer.close()
+        closing = threading.Thread(target=self.producer.close, daemon=True)  # it waits for a line that stands still
+        closing.start()
+        closing.join(PATIENCE / 4)
+        assert not closing.is_alive()

@@ -29,7 +29,7 @@ FIELDS: dict[str, tuple[Any, ...]] = {
     "headers": (None, [], "text", {"a": 1}, {"a": None}, {"a": {"b": "c"}}, {"traceparent": "\udfff"}),
 }
 WRONG_EXTRAS: dict[str, tuple[Any, ...]] = {
-    "priority": (None, "1", 1.5, True, 10, -10, 10**400, math.nan, [], {}),
+    "priority": (None, "1", 1.5, 5.0, True, False, 10, -1, 10**400, math.nan, [], {}),
     "unique_key": (None, "", 7, "x" * 300, "\ud800", [], {}), "unique_scope": (None, 7, "x" * 300),
     "group": (None, "", 7, "\udfff", {"key": "x"}), "schedule": (None, 7, ""), "tick": (None, *WRONG_NUMBERS),
     "timeout": (None, 0, -1, *WRONG_NUMBERS),

@@ -350,7 +350,7 @@ def test_a_job_that_lies_in_another_bucket_than_its_name_says_is_claimed_there(r
     mine = broker(root, durability="process")
     mine.enqueue([job("a")])
     (path,) = files(root, "jobs/ready/*/*")
-    elsewhere = path.parent.with_name("0000000001")
+    elsewhere = path.parent.with_name("0000001000")  # that of no priority
     elsewhere.mkdir()
     path.rename(elsewhere / path.name)
     assert ids(claim(mine)) == ["a"]

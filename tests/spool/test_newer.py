@@ -109,7 +109,7 @@ def test_a_capital_field_of_a_name_needs_a_newer_reader(root: Path) -> None:
     mine.close()
 
 
-@pytest.mark.parametrize("text", [",g1", ",zz_-9", ",a", ",p0,q1,r2,s3", ",p12", ",pfast"])
+@pytest.mark.parametrize("text", [",g1", ",zz_-9", ",a", ",p5,q1,r2,s3", ",p12", ",p-1", ",pfast"])
 def test_names_with_other_fields(text: str) -> None:
     stem = f"{7:020d}.00000001.1.abcdefabcdef,0.0"
     for entry in (f"{stem}{text}", f"{stem},n5,x6{text},i"):

@@ -33,7 +33,7 @@ def with_priority(job_id: str, priority: int, **fields: Any) -> Job:
     return job(job_id, priority=priority, **fields)
 
 
-@pytest.mark.parametrize(("priority", "bucket"), [(9, "0000000001"), (1, "0000000009"), (-1, "9999999991")])
+@pytest.mark.parametrize(("priority", "bucket"), [(0, "0000000000"), (4, "0000000004"), (6, "9999999996")])
 def test_the_name_carries_it_and_its_bucket_is_its_own(root: Path, priority: int, bucket: str) -> None:
     mine = broker(root)
     mine.enqueue([with_priority("a", priority, ttl=60.0, chosen=True)])
@@ -51,12 +51,20 @@ def test_the_name_carries_it_and_its_bucket_is_its_own(root: Path, priority: int
     mine.close()
 
 
+def test_many_of_one_call_make_no_batch(root: Path) -> None:
+    """A batch stands among the jobs of its time, where urgent ones would be found late."""
+    mine = broker(root)
+    mine.enqueue([with_priority(f"{n}", 4) for n in range(3 * batch.LEAST)])
+    assert {path.parent.name for path in files(root, "jobs/ready/*/*")} == {"0000000004"}
+    mine.close()
+
+
 def test_buckets_sort_as_their_jobs_are_claimed() -> None:
-    levels = [names.bucket_of(level) for level in range(9, 0, -1)]
+    levels = [names.bucket_of(level) for level in range(5)]
     levels += [f"{time.time_ns():020d}"[:10], f"{time.time_ns():020d}.abcdef01.1.0123456789ab,16"]
-    levels += [names.bucket_of(level) for level in range(-1, -10, -1)]
+    levels += [names.bucket_of(level) for level in range(6, 10)]
     assert levels == sorted(levels)
-    assert [names.is_of_time(bucket) for bucket in levels] == [False] * 9 + [True] * 2 + [False] * 9
+    assert [names.is_of_time(bucket) for bucket in levels] == [False] * 5 + [True] * 2 + [False] * 4
     assert all(names.BUCKET.fullmatch(bucket) for bucket in levels), "older versions look into them"
 
 
@@ -70,8 +78,8 @@ def test_an_urgent_job_is_found_before_many_others(root: Path, alone: bool) -> N
     for start in range(0, most, batch.MOST):
         mine.enqueue([job(f"{n}", payload=b"") for n in range(start, start + batch.MOST)])
     assert ids(claim(mine, limit=3)) == ["0", "1", "2"]
-    other.enqueue([with_priority("urgent", 1), with_priority("patient", -1), job("last")])
-    other.enqueue([with_priority("due", 2, delay=0.01)])
+    other.enqueue([with_priority("urgent", 4), with_priority("patient", 6), job("last")])
+    other.enqueue([with_priority("due", 3, delay=0.01)])
     time.sleep(0.02)
     other.maintain()
     deadline, got = time.monotonic() + 20, []
@@ -88,7 +96,7 @@ def test_an_urgent_job_is_found_before_many_others(root: Path, alone: bool) -> N
 def test_an_urgent_due_job_is_promoted_before_many_others(root: Path) -> None:
     mine = broker(root, durability="process")
     mine.enqueue([job(f"{n}", delay=0.01, payload=b"") for n in range(600)])
-    mine.enqueue([with_priority("urgent", 1, delay=0.02), with_priority("patient", -1, delay=0.001)])
+    mine.enqueue([with_priority("urgent", 4, delay=0.02), with_priority("patient", 6, delay=0.001)])
     time.sleep(0.05)
     assert ids(claim(mine, limit=2))[0] == "urgent"
     left = [lease.job.id for _ in range(100) for lease in claim(mine, limit=50)]
@@ -100,7 +108,7 @@ def test_an_urgent_due_job_is_promoted_before_many_others(root: Path) -> None:
 
 def test_counts_and_housekeeping_see_them(root: Path) -> None:
     mine = broker(root)
-    for level in (9, 1, -1, -9):
+    for level in (0, 4, 6, 9):
         mine.enqueue([with_priority(f"{level}", level), with_priority(f"over {level}", level, ttl=0.01)])
     time.sleep(0.02)
     assert mine.stats("jobs").ready == 8
@@ -108,20 +116,20 @@ def test_counts_and_housekeeping_see_them(root: Path) -> None:
         mine.maintain()
     assert (mine.stats("jobs").ready, mine.stats("letters").ready) == (4, 4)
     leases = claim(mine)
-    assert ids(leases) == ["9", "1", "-1", "-9"]
+    assert ids(leases) == ["0", "4", "6", "9"]
     ack(mine, leases)
     mine.maintain()
     assert mine.stats("jobs") == QueueStats()
-    mine.enqueue([with_priority("again", 9)])
+    mine.enqueue([with_priority("again", 0)])
     assert ids(claim(mine)) == ["again"]
     mine.close()
 
 
 def test_what_a_killed_producer_left_is_promoted_to_its_priority(root: Path) -> None:
     mine = broker(root)
-    mine.enqueue([with_priority("urgent", 7), job("usual")])
-    (path,) = files(root, "jobs/ready/0000000003/*")
-    path.rename(root / "jobs" / "tmp" / path.name.replace(",p7", ""))  # its name in tmp is made before the job is known
+    mine.enqueue([with_priority("urgent", 1), job("usual")])
+    (path,) = files(root, "jobs/ready/0000000001/*")
+    path.rename(root / "jobs" / "tmp" / path.name.replace(",p1", ""))  # its name in tmp is made before the job is known
     mine.maintain()
     assert ids(claim(mine)) == ["urgent", "usual"]
     mine.close()
@@ -131,11 +139,41 @@ def test_a_lost_race_skips_nothing_between_two_priorities(root: Path) -> None:
     """Others have taken what is less urgent before; that run of gone names must not carry over what is urgent."""
     mine, other = broker(root), broker(root)
     mine.enqueue([job(f"{n}") for n in range(12)])
-    mine.enqueue([with_priority(f"u{n}", 1) for n in range(5)])
+    mine.enqueue([with_priority(f"u{n}", 4) for n in range(5)])
     assert ids(claim(mine, limit=1)) == ["u0"]
-    for path in [*files(root, "jobs/ready/0000000009/*")[:2], *files(root, "jobs/ready/0[1-9]*/*")[:9]]:
+    for path in [*files(root, "jobs/ready/0000000004/*")[:2], *files(root, "jobs/ready/0[1-9]*/*")[:9]]:
         path.unlink()
     assert ids(claim(mine, limit=3)) == ["u3", "u4", "9"]
+    other.close()
+    mine.close()
+
+
+def test_a_look_for_urgent_ones_alone_loses_and_doubles_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was listed and is left stays in its order behind them, and they replace what was known of their kind."""
+    monkeypatch.setattr(listing, "LEAST_AGE", 600.0)  # no look comes by itself
+    mine, other = broker(root), broker(root)
+    other.enqueue([with_priority("u0", 4), with_priority("u1", 4), with_priority("p", 6)])
+    other.enqueue([job("a"), job("b")])
+    assert ids(claim(mine, limit=1)) == ["u0"]
+    other.enqueue([with_priority("u2", 0)])
+    kept = mine._spool.parts("jobs").listing
+    assert len(kept) == 4
+    kept._urgent_due = 0.0
+    assert ids(claim(mine, limit=1)) == ["u2"]
+    assert len(kept) == 4
+    assert ids(claim(mine)) == ["u1", "a", "b", "p"]
+    other.close()
+    mine.close()
+
+
+def test_a_released_patient_job_comes_after_what_came_meanwhile(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "LEAST_AGE", 600.0)
+    mine, other = broker(root), broker(root)
+    other.enqueue([with_priority("p", 6)])
+    lease = one(mine)
+    other.enqueue([job("a")])
+    mine.release([lease])
+    assert ids(claim(mine)) == ["a", "p"]
     other.close()
     mine.close()
 
@@ -144,8 +182,8 @@ def test_a_lost_race_skips_nothing_between_two_priorities(root: Path) -> None:
 def test_an_older_version_serves_its_own_beside_them(root: Path, older: Path) -> None:
     """The oldest passes them by, the tolerant one serves them; neither loses one or takes it for damaged."""
     mine = broker(root)
-    mine.enqueue([with_priority("urgent", 3), with_priority("patient", -3, chosen=True), job("ours")])
-    mine.enqueue([with_priority("later", 2, delay=0.01)])
+    mine.enqueue([with_priority("urgent", 2), with_priority("patient", 8, chosen=True), job("ours")])
+    mine.enqueue([with_priority("later", 3, delay=0.01)])
     printed = set(play(older, root, JOIN + DRAIN).split("\n")) - {""}
     assert {"ours", "theirs"} <= printed
     left = {"urgent", "patient", "later"} - printed
@@ -158,10 +196,10 @@ def test_an_older_version_serves_its_own_beside_them(root: Path, older: Path) ->
 @pytest.mark.parametrize("older", [TOLERANT], indirect=True)
 def test_what_an_older_version_has_put_back_elsewhere_keeps_its_priority(root: Path, older: Path) -> None:
     mine = broker(root)
-    mine.enqueue([job("ours"), with_priority("urgent", 3), with_priority("patient", -3)])
+    mine.enqueue([job("ours"), with_priority("urgent", 2), with_priority("patient", 8)])
     mine.close()
     play(older, root, HANDLE)
-    assert not files(root, "jobs/ready/0000000007/*")
+    assert not files(root, "jobs/ready/0000000002/*")
     mine = heal(root)
     assert ids(claim(mine)) == ["urgent", "ours", "patient"]
     mine.close()
@@ -171,13 +209,13 @@ def test_what_an_older_version_has_put_back_elsewhere_keeps_its_priority(root: P
 def test_what_an_older_version_has_stored_is_claimed_after_what_is_urgent(root: Path, older: Path) -> None:
     play(older, root, JOIN)
     mine = broker(root)
-    mine.enqueue([with_priority("patient", -1), with_priority("urgent", 1)])
+    mine.enqueue([with_priority("patient", 6), with_priority("urgent", 4)])
     assert ids(claim(mine)) == ["urgent", "theirs", "patient"]
     mine.close()
 
 
 def test_a_dead_owner_leaves_them_in_their_order(root: Path) -> None:
-    dead_owner(root, lambda b: (b.enqueue([job("a"), with_priority("u", 1)]), claim(b)))
+    dead_owner(root, lambda b: (b.enqueue([job("a"), with_priority("u", 4)]), claim(b)))
     mine = heal(root)
     assert ids(claim(mine)) == ["u", "a"]
     mine.close()
@@ -185,13 +223,13 @@ def test_a_dead_owner_leaves_them_in_their_order(root: Path) -> None:
 
 def test_a_retry_and_a_burial_keep_the_field(root: Path) -> None:
     mine = broker(root)
-    mine.enqueue([with_priority("a", -9)])
+    mine.enqueue([with_priority("a", 9)])
     lease = one(mine)
     retry(mine, lease, delay=0.01, failure=failure(lease))
     time.sleep(0.02)
     mine.maintain()
     bury(mine, one(mine), failure=failure())
     (path,) = files(root, "letters/ready/*/*")
-    assert (path.parent.name, path.name[-4:]) == ("9999999999", ",p-9")
+    assert (path.parent.name, path.name[-3:]) == ("9999999999", ",p9")
     assert one(mine, "letters").job.payload == body("a")
     mine.close()

@@ -13,7 +13,7 @@ from typing import Any
 
 from framework.broker import JobView, Rescued
 from framework.brokers.spool import SpoolBroker, connect
-from framework.extras import NONE, Extras
+from framework.extras import NONE, USUAL, Extras
 from framework.job import Failure, Job, Lease, RunRecord
 from framework.queues import QueueOptions
 from framework.spool.blanks import WORTH
@@ -38,7 +38,7 @@ def job(
     chosen: bool = False,
     delay: float | None = None,
     ttl: float | None = None,
-    priority: int = 0,
+    priority: int = USUAL,
 ) -> Job:
     """A job whose payload says which one it is."""
     now = time.time()
@@ -52,7 +52,7 @@ def job(
         not_before=None if delay is None else now + delay,
         ttl=ttl,
         chosen_id=chosen,
-        extras=Extras(priority=priority) if priority else NONE,
+        extras=NONE if priority == USUAL else Extras(priority=priority),
     )
 
 

@@ -188,6 +188,20 @@ def test_an_observation_of_a_queue_grows_stale(receiver):
     assert not {"worker.queue.depth", "worker.queue.oldest_job.age", "worker.queue.undeclared"} & names_now()
 
 
+def test_what_an_engine_cannot_know_is_no_point(receiver):
+    reader = InMemoryMetricReader()
+    metrics = Metrics(MeterProvider([reader]).get_meter("x"), "far", Drops())
+    metrics.on(e.QueueObserved("deliveries", 5, None, 0, None, None, None))
+    data = reader.get_metrics_data()
+    assert data is not None
+    points = {
+        (metric.name, dict(point.attributes).get("worker.queue.state")): point.value
+        for resource in data.resource_metrics for scope in resource.scope_metrics for metric in scope.metrics
+        for point in metric.data.data_points if metric.name.startswith("worker.queue.")
+    }  # fmt: skip
+    assert points == {("worker.queue.depth", "ready"): 5, ("worker.queue.depth", "in_flight"): 0}
+
+
 def test_a_process_reports_its_own_memory_under_the_name_of_its_slot(receiver, stations):
     station = stations()
     station.close()
@@ -256,6 +270,7 @@ def test_every_event_is_known_to_the_lines_or_the_metrics_and_none_raises(receiv
     samples = {
         "str": "text",
         "int": 3,
+        "int | None": 3,
         "float": 1.5,
         "bool": True,
         "float | None": 1.5,
@@ -275,6 +290,8 @@ def test_every_event_is_known_to_the_lines_or_the_metrics_and_none_raises(receiv
         arguments = {f: samples[t.replace('"', "'")] for f, t in kind.__annotations__.items()}
         if kind is e.JobFinished:
             arguments["outcome"] = "released"
+        if kind is e.AttemptLost:
+            arguments["ended"] = False  # else its worker has said how it ended
         station.bus.emit(kind(**arguments))
         assert station.bus.errors == 0, kind
         assert (len(station.lines()) > before) == (kind.__name__ not in silent), kind

@@ -232,7 +232,8 @@ def test_a_mistake_in_the_payload_type_is_told_in_full() -> None:
         other: NotThere  # type: ignore[name-defined]  # noqa: F821
 
     codec = Codec(list[Any], queue="jobs")
-    codec._adapter = TypeAdapter(Unfinished)
+    unfinished = TypeAdapter(Unfinished)
+    codec._validate, codec._validate_json = unfinished.validate_python, unfinished.validate_json
     with pytest.raises(InvalidPayload, match=r"does not fit: .*Unfinished.* is not fully defined"):
         codec.encode({"other": SECRET})
     with pytest.raises(PydanticUserError):
