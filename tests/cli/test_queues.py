@@ -89,7 +89,7 @@ def test_colours_and_a_table_on_a_terminal(relay: Cli) -> None:
 def test_what_an_engine_cannot_know_is_no_number() -> None:
     stats = QueueStats(ready=5, delayed=None, in_flight=None, dead=0, bad=None, oldest_age=None)
     assert _row("jobs", stats) == ("jobs", "5", "-", "-", "-", "0", "-")
-    found = _object("jobs", stats, declared=True)
+    found = _object("jobs", stats, (), declared=True)
     assert [found[key] for key in ("ready", "delayed", "in_flight", "dead", "bad", "oldest_age")] == [
         5,
         None,
