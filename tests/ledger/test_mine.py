@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import select
 import signal
 import stat
 from pathlib import Path
@@ -17,6 +16,7 @@ from framework.ledger import Calls, Ledger
 from framework.ledger.files import name_of
 from framework.ledger.format import PAGE
 from framework.outcome import SUCCEEDED, Kind, Outcome
+from tests.readable import readable
 
 from .helpers import OWNER, died, files, found, lease, retried, run
 
@@ -283,4 +283,4 @@ def test_a_forked_child_writes_nothing_and_does_not_keep_its_parent_alive(place:
 
 def _written(pipe: int) -> bool:
     """Whether something can be read; it stays there."""
-    return bool(select.select([pipe], [], [], 5)[0])
+    return readable(pipe, 5)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
-import select
 import signal
 import socket
 import subprocess
@@ -20,6 +19,7 @@ import pytest
 from tests.process import odd
 from tests.process.torture import Task, Torture
 from tests.process.tree import Tree
+from tests.readable import readable
 
 
 def through(tree: Tree, redirections: str) -> str:
@@ -103,7 +103,7 @@ def a_held_terminal() -> tuple[int, int, Callable[[], object]]:
 def read_until(fd: int, text: bytes) -> bytes:
     found = b""
     while text not in found:
-        assert select.select([fd], [], [], 30)[0], found[-2000:]
+        assert readable(fd, 30), found[-2000:]
         found += os.read(fd, 65536)
     return found
 

@@ -94,7 +94,7 @@ def kill_at(number: int, *, torn: bool = False) -> Hook:
 
 
 def fail_at(number: int, errno_: int, *, after: bool = False) -> Hook:
-    """The call with this number raises; `after`: it has done its work before."""
+    """The call with this number raises; `after`: it has done its work before, as `close` always has."""
     left = number
 
     def hook(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Callable[..., Any]) -> Any:
@@ -102,7 +102,7 @@ def fail_at(number: int, errno_: int, *, after: bool = False) -> Hook:
         left -= 1
         if left != -1:
             return real(*args, **kwargs)
-        if after:
+        if after or name == "close":
             result = real(*args, **kwargs)
             if name == "open":
                 os.close(result)  # the caller never learns of it

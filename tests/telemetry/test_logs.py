@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import pty
-import select
 import time
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 from framework import events as e
 from framework.telemetry.render import ConsoleRenderer, JsonRenderer
 from framework.telemetry.writer import PIPE_BUF, LineWriter
+from tests.readable import readable
 from tests.telemetry.helpers import TRACEPARENT, Relay, json_lines, lease_of, run, spawn
 
 NASTY = "a\nb\r\x1b[31mred\x07 \x9b2J \u2028 \u202e \x7f \x00"
@@ -284,8 +284,7 @@ def test_lost_lines_are_counted_and_closed_or_full_outputs_raise_nothing(tmp_pat
 def read_all(fd: int, process: Any) -> str:
     data, deadline = b"", time.monotonic() + 20
     while time.monotonic() < deadline:
-        ready, _, _ = select.select([fd], [], [], 0.1)
-        if ready:
+        if readable(fd, 0.1):
             with contextlib.suppress(OSError):
                 data += os.read(fd, 65536)
                 continue
