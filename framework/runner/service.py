@@ -106,10 +106,8 @@ def _take_place(make: partial[Place], broker: Broker, say: Say) -> tuple[Place, 
     The engine is opened once and let go of: what is wrong with it shows before anything is forked.
     """
     options: Mapping[str, QueueOptions] = make.args[2]
-    directory, workers = (
-        broker.local_dir,
-        [options[name] for name in make.args[3] for _ in range(options[name].workers)],
-    )
+    directory = broker.local_dir
+    workers = [options[name] for name in make.args[3] for _ in range(options[name].workers)]
     ledgers = sum(size_of(slots_for(worker.concurrency)) for worker in workers)
     reserve = Reserve(directory / "run" / "reserve", len(workers) + 1, ledgers)
     has_room = reserve.has_room()

@@ -1,4 +1,4 @@
-"""What both kinds of worker share: leaving, the scoreboard, the limits of a process, and its ruin."""
+"""What all kinds of worker share: leaving, the scoreboard, the limits of a process, and its ruin."""
 
 from __future__ import annotations
 

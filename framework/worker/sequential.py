@@ -16,7 +16,7 @@ from framework.worker.gate import WAIT
 from framework.worker.interrupt import PATIENCE, Interrupts
 from framework.worker.putback import PutBack
 from framework.worker.unsettled import FIRST_RETRY
-from framework.worker.upkeep import explain
+from framework.worker.upkeep import explain, look_around
 
 
 class SyncWorker:
@@ -83,18 +83,12 @@ class SyncWorker:
         self._settle_rest()
 
     def _look_around(self) -> None:
-        """Put back what jobs have changed in the process, and notice what cannot be put back."""
         core, now = self._core, time.monotonic()
         if self._claims.quick and now < self._look_at and not core.gate.doubtful:
             return
         self._look_at = now + WORTH
-        core.look_after_ledger()
-        cause = self._put_back.everything() or core.check.changed()
-        self._interrupts.keep_timer()
-        if cause:
-            core.ruin(cause)
-        if core.told():  # a job had taken SIGTERM, or blocked it
-            self._on_term()
+        look_around(core, self._put_back, self._on_term, alone=True)
+        self._interrupts.keep_timer()  # last: the handler of its signal may have been put back just now
 
     def _claim(self) -> Lease | None:
         self._look_around()
