@@ -37,10 +37,13 @@ class Run:
         tree: not started.
         jobs: on all queues together.
         dead: the collector refuses everything until half of the jobs are done.
+        least: workers that are killed at least: where jobs end sooner, more are enqueued.
     """
 
-    def __init__(self, tree: Tree, receiver: Receiver, *, jobs: int, seed: int, dead: bool = False) -> None:
-        self.tree, self.receiver, self.jobs, self.dead = tree, receiver, jobs, dead
+    def __init__(
+        self, tree: Tree, receiver: Receiver, *, jobs: int, seed: int, dead: bool = False, least: int = 0
+    ) -> None:
+        self.tree, self.receiver, self.jobs, self.dead, self.least = tree, receiver, jobs, dead, least
         self.kills: Counter[str] = Counter()
         self._random = random.Random(seed)
         self._over = threading.Event()
@@ -48,7 +51,7 @@ class Run:
     def go(self) -> None:
         """Enqueues, kills, waits until everything has ended."""
         self.receiver.status = 503 if self.dead else 200
-        self._enqueue()
+        self._enqueue(self.jobs)
         self.tree.start(
             module=MODULE,
             ready=False,
@@ -64,14 +67,18 @@ class Run:
             self._wait(lambda: self._left() < self.jobs / 2)
             self.receiver.status = 200
         self._wait(lambda: self._left() == 0)
+        while self.kills["worker"] < self.least:
+            self.jobs += SHORT
+            self._enqueue(SHORT)
+            self._wait(lambda: self._left() == 0)
         self._over.set()
         killer.join()
         self._wait(lambda: self._left() == 0)  # what the last victims held; who is not alive by now starts for the end
         assert self.tree.stop() == 0
 
-    def _enqueue(self) -> None:
-        third = self.jobs // 3
-        for queue, share in ((Told.sync, third), (Told.many, third), (Told.threads, self.jobs - 2 * third)):
+    def _enqueue(self, jobs: int) -> None:
+        third = jobs // 3
+        for queue, share in ((Told.sync, third), (Told.many, third), (Told.threads, jobs - 2 * third)):
             with queue.connected(self.tree._producer):
                 for first in range(0, share, 1000):
                     queue.enqueue_many(list(range(first, min(share, first + 1000))))

@@ -18,12 +18,10 @@ def traced(receiver: Receiver) -> dict[str, str]:
 
 def test_every_attempt_has_one_span_and_every_count_is_right_though_everybody_is_killed(tree: Tree) -> None:
     with Receiver() as receiver:
-        run = Run(tree, receiver, jobs=2000, seed=1)
+        run = Run(tree, receiver, jobs=2000, seed=1, least=5)
         run.go()
         assert check(run) == []
-        assert run.kills["worker"] > 5
-        assert run.kills["exporter"] >= 1
-        assert run.kills["maintenance"] >= 1
+        assert {"worker", "exporter", "maintenance"} <= run.kills.keys()
 
 
 def test_what_a_collector_missed_is_counted_or_arrives_and_no_job_waits(tree: Tree) -> None:
