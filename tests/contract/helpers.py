@@ -15,7 +15,7 @@ from tests.settling import ack, bury, rest, retry
 
 from .engines import Engine, Owner
 
-PATIENCE = 10.0  # seconds until something promised counts as missing
+PATIENCE = 30.0  # seconds until something promised counts as missing
 FAR = 3600.0  # seconds; nothing so far away becomes due in a test
 
 JOBS = QueueOptions("jobs")

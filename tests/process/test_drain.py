@@ -15,7 +15,8 @@ def drained(tree: Tree, within: float) -> int:
     began = time.monotonic()
     tree.signal(signal.SIGTERM)
     code = tree.exit_code()
-    assert time.monotonic() - began < within + 1, "the drain deadline"
+    # Whoever ignores the deadline is killed at the timeout of 60 s; the margin is for a busy machine.
+    assert time.monotonic() - began < within + 15, "the drain deadline"
     assert not [pid for pid, start in tree.pids if alive(pid, start)]
     return code
 

@@ -41,8 +41,8 @@ def test_one_provider_a_process_and_what_handlers_call_are_children_of_our_spans
             tree.enqueue(Calls.calls, f"http://127.0.0.1:{web.port}/{'fails' if number == 5 else number}")
             tree.enqueue(Calls.async_calls, f"http://127.0.0.1:{web.port}/{number}")
         start(tree, receiver, OTEL_PYTHON_LOGGING_AUTO_INSTRUMENTATION_ENABLED="true")
-        receiver.wait_for(lambda: len(receiver.spans("process calls")) == 7, timeout=30)
-        receiver.wait_for(lambda: len(receiver.spans("process async-calls")) == 6, timeout=30)
+        receiver.wait_for(lambda: len(receiver.spans("process calls")) == 7)
+        receiver.wait_for(lambda: len(receiver.spans("process async-calls")) == 6)
         slots = {slot.name for slot in tree.slots()}
         assert tree.stop() == 0
     assert slots == {"maintenance", "calls/0", "calls/1", "async-calls/0"}, "the SDK sends: no exporter process"
@@ -75,7 +75,7 @@ def test_a_killed_attempt_has_its_span_and_a_new_process_no_new_name(tree: Tree,
     with Receiver() as receiver:
         start(tree, receiver, WORKER_QUEUES__CALLS__WORKERS="1")
         job_id = tree.enqueue(Calls.calls, f"http://127.0.0.1:{web.port}/dies")
-        receiver.wait_for(lambda: len(receiver.spans("process calls")) == 2, timeout=30)
+        receiver.wait_for(lambda: len(receiver.spans("process calls")) == 2)
         assert tree.stop() == 0
     first, second = sorted(receiver.spans("process calls"), key=lambda span: span.start)
     assert {span.attributes["messaging.message.id"] for span in (first, second)} == {job_id}
@@ -101,7 +101,7 @@ def test_fork_insisted_on_sends_each_thing_once_too(tree: Tree, web: Receiver) -
         for number in range(4):
             tree.enqueue(Calls.calls, f"http://127.0.0.1:{web.port}/{number}")
         start(tree, receiver, WORKER_START_METHOD="fork")
-        receiver.wait_for(lambda: len(receiver.spans("process calls")) == 4, timeout=30)
+        receiver.wait_for(lambda: len(receiver.spans("process calls")) == 4)
         assert tree.stop() == 0
     assert len({span.span_id for span in receiver.spans()}) == len(receiver.spans()) == 8
     requests, jobs = receiver.spans("POST"), receiver.spans("process calls")

@@ -39,7 +39,7 @@ def at_once(tree: Tree) -> int:
 
 def test_twenty_handlers_that_sleep_run_side_by_side(tree: Tree) -> None:
     for number in range(60):
-        tree.enqueue(jobs, Task(do="sleep", seconds=0.05, key=f"k{number}"))
+        tree.enqueue(jobs, Task(do="sleep", seconds=0.5, key=f"k{number}"))
     begin(tree, WORKER_QUEUES__JOBS__CONCURRENCY="20", WORKER_QUEUES__JOBS__TIMEOUT="30")
     tree.wait_ledger("end ", 60)
     assert len({line.split()[3] for line in tree.ran("start ")}) == 1, "one process"

@@ -34,7 +34,7 @@ def test_what_a_collector_missed_is_counted_or_arrives_and_no_job_waits(tree: Tr
         tree.wait_ledger("end ", 300)
         os.kill(tree.pid("exporter"), signal.SIGKILL)
         receiver.status = 200
-        receiver.wait_for(lambda: len({s.span_id for s in receiver.spans("process sync")}) == 300, timeout=30)
+        receiver.wait_for(lambda: len({s.span_id for s in receiver.spans("process sync")}) == 300)
         assert tree.stop() == 0
         assert receiver.value("worker.job.attempts") == 300
         told = [event["problem"] for event in tree.events("telemetry_unreachable")]
@@ -57,7 +57,7 @@ def test_a_tree_that_was_killed_whole_is_told_by_the_next_one(tree: Tree) -> Non
         tree.exit_code()
         receiver.status = 200
         tree.start("--queue", "sync", **traced(receiver))
-        receiver.wait_for(lambda: len({s.span_id for s in receiver.spans("process sync")}) == 50, timeout=30)
+        receiver.wait_for(lambda: len({s.span_id for s in receiver.spans("process sync")}) == 50)
         assert tree.stop() == 0
         assert receiver.value("worker.job.attempts") == 50
 

@@ -54,7 +54,7 @@ def test_the_span_of_a_timed_out_attempt_covers_its_run(tree: Tree) -> None:
         first, second = sorted(receiver.spans("process sync"), key=lambda span: span.start)
     assert first.attributes["error.type"] == "timeout"
     assert first.status == "error"
-    assert 1.9 < (first.end - first.start) / 1e9 < 8
+    assert 1.9 < (first.end - first.start) / 1e9 < 20
     assert second.status == "unset"
 
 

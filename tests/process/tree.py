@@ -23,7 +23,7 @@ from framework.scoreboard import HOOKS, Scoreboard, SlotState, process_start
 from framework.settings import Settings
 from tests.process.torture import Torture
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 class Tree:
@@ -70,7 +70,8 @@ class Tree:
             env={**self.environ, **environ},
             cwd=Path(__file__).parents[2],
         )
-        threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
+        self._reader = threading.Thread(target=self._read, args=(self.process,), daemon=True)
+        self._reader.start()
         if ready:
             self.wait_ready()
 
@@ -129,9 +130,11 @@ class Tree:
         self.process.send_signal(number)
 
     def exit_code(self, patience: float = PATIENCE) -> int:
-        """Waits for the supervisor's end."""
+        """Waits for the supervisor's end, and for the last of its log lines."""
         assert self.process is not None
-        return self.process.wait(patience)
+        code = self.process.wait(patience)
+        self._reader.join(3 if code >= 0 else 0.2)  # what outlives the supervisor keeps its pipe open
+        return code
 
     def stop(self) -> int:
         self.signal(signal.SIGTERM)

@@ -26,7 +26,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from tests.telemetry.received import Store
 from tests.telemetry.receiver import FAST, Receiver
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 

@@ -87,7 +87,7 @@ class Store:
             self.requests.append(request)
             self.changed.notify_all()
 
-    def wait_for(self, predicate: Callable[[], Any], timeout: float = 10.0) -> Any:
+    def wait_for(self, predicate: Callable[[], Any], timeout: float = 60.0) -> Any:
         """Waits until the predicate is true, looking again at each arrival; gives its value. AssertionError if late."""
         deadline = time.monotonic() + timeout
         with self.changed:

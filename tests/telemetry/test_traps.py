@@ -119,7 +119,7 @@ def test_leaving_keeps_its_budget_whatever_the_collector_does(trouble, protocol)
             """,
             env,
         )
-        assert float(out) < 2
+        assert float(out) < 5
         assert time.monotonic() - began < 7  # nothing waits in atexit or for a thread either
         receiver.resume()
 

@@ -117,14 +117,14 @@ def test_quick_jobs_share_one_timer_and_each_has_its_own_deadline(monkeypatch: p
         return arm(which, seconds)
 
     monkeypatch.setattr(signal, "setitimer", count)
-    interrupts = Interrupts(0.2)
+    interrupts = Interrupts(1)
     for _ in range(100):
         interrupts.call(lambda: None)
     assert len(armed) == 1
     began = time.monotonic()
     with pytest.raises(JobInterrupted):
         interrupts.call(spin)
-    assert time.monotonic() - began >= 0.2, "not at the moment of the first job's alarm"
+    assert time.monotonic() - began >= 1, "not at the moment of the first job's alarm"
 
 
 @pytest.mark.parametrize("seconds", [0, 100])

@@ -85,7 +85,7 @@ def fail_with(error: BaseException) -> None:
 
 
 def test_each_of_many_has_its_own_moment(make: Make) -> None:
-    interrupts = make(0.3)
+    interrupts = make(1.5)
     with ThreadPoolExecutor(8) as pool:
         late = [pool.submit(interrupts.call, nap) for _ in range(4)]
         early = [pool.submit(interrupts.call, time.sleep, 0.01) for _ in range(100)]
@@ -98,7 +98,7 @@ def test_a_call_into_c_is_interrupted_when_it_returns(make: Make) -> None:
     interrupts = make(0.05, on_hung=lambda call, frame: said.append(call), hung_after=0.1)
 
     def handler() -> str:
-        time.sleep(0.5)
+        time.sleep(1.5)
         return "not interrupted"
 
     assert isinstance(in_thread(lambda: interrupts.call(handler)), JobInterrupted)
@@ -107,17 +107,19 @@ def test_a_call_into_c_is_interrupted_when_it_returns(make: Make) -> None:
 
 def test_one_that_swallows_it_is_hung_and_interrupted_once(make: Make) -> None:
     said: list[str] = []
+    enough = threading.Event()
 
     def hung(call: Call, frame: FrameType | None) -> None:
         assert frame is not None
         said.append(frame.f_code.co_name)
+        threading.Timer(0.3, enough.set).start()  # in which a second one would come
 
     interrupts = make(0.05, on_hung=hung, hung_after=0.1)
     caught: list[BaseException] = []
 
     def handler() -> str:
-        end = time.monotonic() + 0.6
-        while time.monotonic() < end:
+        end = time.monotonic() + 30
+        while not (caught and said and enough.is_set()) and time.monotonic() < end:
             try:
                 nap_shortly()
             except BaseException as error:
