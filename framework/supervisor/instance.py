@@ -67,7 +67,10 @@ class Instance:
 
 def _lowest(instances: Path) -> tuple[int, int]:
     for number in range(10_000):
-        descriptor = _open(instances / f"{number}.lock")
+        try:
+            descriptor = _open(instances / f"{number}.lock")
+        except IsADirectoryError:
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
