@@ -19,8 +19,10 @@ from tests.process.tree import Tree
 
 @contextmanager
 def immutable(path: Path, attribute: str = "i") -> Iterator[None]:
-    """No call moves or removes this file: a bad sector, a quota, an administrator's `chattr +i`. With `a` nothing leaves
-    a directory."""
+    """No call moves or removes this file: a bad sector, a quota, an administrator's `chattr +i`.
+
+    Of a directory with `a`, nothing leaves it.
+    """
     if subprocess.run(["chattr", f"+{attribute}", path], capture_output=True).returncode:
         pytest.skip("no chattr +i here: needs root and a file system that has it")
     try:
