@@ -249,8 +249,6 @@ def _note_of_sending(name: str, value: str, environ: Mapping[str, str]) -> str:
     if name.endswith("_TIMEOUT"):
         if not _is_number(value):
             return "no number: what is sent so stays off"
-        if float(value) >= 1000:
-            return f"read as seconds, as the SDK for Python does: {value} s; milliseconds were meant?"
     if name.endswith("_CERTIFICATE") and not name.endswith("_CLIENT_CERTIFICATE") and over_http:
         other = next((other for other in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") if environ.get(other)), "")
         if other:
