@@ -53,7 +53,8 @@ def test_a_process_is_replaced_after_max_jobs_and_none_is_lost(tree: Tree) -> No
 
 
 def test_a_process_that_grew_too_large_is_replaced(tree: Tree) -> None:
-    tree.start(WORKER_QUEUES__SYNC__WORKERS="1", WORKER_QUEUES__SYNC__MAX_MEMORY="150MiB")
+    sizes = {"WORKER_QUEUES__SYNC__WORKERS": "1", "WORKER_QUEUES__SYNC__MAX_MEMORY": "150MiB"}
+    tree.start(**sizes, WORKER_QUEUES__SYNC__TIMEOUT="60")  # so much memory takes a busy machine seconds
     tree.enqueue(Torture.sync, Task(do="leak", seconds=150, key="fat"))
     tree.wait_event("process_exited", reason="recycled", slot="sync/0")
     tree.enqueue(Torture.sync, Task(key="next"))
