@@ -29,6 +29,7 @@ R = TypeVar("R", bound=Awaitable[None] | None)
 OnConflict = Literal["keep", "raise"]
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}", re.ASCII)
+MOST_WORKERS, MOST_CONCURRENCY = 1_000, 10_000  # more is a slip of the pen, which would fill memory or disk at a start
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -80,8 +81,8 @@ class QueueOptions:
     Attributes:
         name: name in the engine, in telemetry and on the command line.
         attribute: name on the app; the key of its settings.
-        workers: processes that serve it; 0 is legal.
-        concurrency: jobs at once in one process; above 1 those of a sync handler run in threads.
+        workers: processes that serve it; 0 is legal, at most 1,000.
+        concurrency: jobs at once in one process, at most 10,000; above 1 those of a sync handler run in threads.
         timeout: seconds until `JobInterrupted` is raised in the handler; None = never.
         kill_after: seconds from there to SIGKILL.
         dead_letter: name of the queue that takes its dead letters; None = its own list.
@@ -121,6 +122,9 @@ class QueueOptions:
         for name, least in (("workers", 0), ("concurrency", 1), ("max_payload_bytes", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)}: must be {least} or more")
+        for name, most in (("workers", MOST_WORKERS), ("concurrency", MOST_CONCURRENCY)):
+            if getattr(self, name) > most:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at most {most}")
         for name in ("max_length", "max_jobs_per_process", "max_memory"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
@@ -14,7 +15,7 @@ from pydantic_settings import SettingsError as NotJSON
 
 from framework.errors import SettingsError
 from framework.queues import Queue, QueueOptions, parse_size
-from framework.retry import RetryPolicy
+from framework.retry import LONGEST, RetryPolicy
 from framework.text.redaction import HIDDEN
 
 PREFIX = "WORKER_"
@@ -25,11 +26,14 @@ RENAMED = {"WORKER_BROKER_URL": "WORKER_ENGINE_URL"}
 
 
 _ANY_CASE = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
+_MayBeZero = Annotated[float, Field(ge=0, le=LONGEST, allow_inf_nan=False)]
+_AboveZero = Annotated[float, Field(gt=0, le=LONGEST, allow_inf_nan=False)]
 
 
 def _host_and_port(text: str) -> str:
     host, colon, port = text.rpartition(":")
-    if text and not (colon and host and port.isdigit() and int(port) <= 65535):
+    sound = colon and host.isascii() and host.isprintable() and re.fullmatch("[0-9]{1,5}", port) and int(port) <= 65535
+    if text and not (host and sound):
         raise ValueError("write it as host:port, for instance 127.0.0.1:8080")
     return text
 
@@ -86,19 +90,19 @@ class Settings(BaseSettings):
     )
 
     engine_url: str = "spool:./var/spool"
-    drain: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["none"] = 25.0
+    drain: _MayBeZero | Literal["none"] = 25.0
     restart_budget: int = Field(default=10, ge=1)
-    restart_window: float = Field(default=60.0, gt=0)
-    ready_within: float = Field(default=60.0, gt=0)
+    restart_window: _AboveZero = 60.0
+    ready_within: _AboveZero = 60.0
     start_method: Literal["auto", "fork", "spawn"] = "auto"
     durability: Literal["power", "process"] = "power"
     network_file_system: bool = False
     health: Annotated[str, AfterValidator(_host_and_port)] = ""
     trace_linkage: Literal["auto", "parent", "link"] = "auto"
-    trace_parent_within: float = Field(default=300.0, ge=0)
+    trace_parent_within: _MayBeZero = 300.0
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _ANY_CASE] = "info"
     log_format: Annotated[Literal["auto", "json", "console"], _ANY_CASE] = "auto"
-    telemetry_flush: float = Field(default=1.0, ge=0)
+    telemetry_flush: _MayBeZero = 1.0
     payload_errors: Annotated[Literal["types", "full"], _ANY_CASE] = "types"
     queues: dict[str, QueueOverride] = Field(default_factory=dict)
 

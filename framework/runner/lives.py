@@ -41,8 +41,8 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
     life, code = _Life(birth, bus), FAILED_TO_START
     leave = LeaveSignal(settings.drain_seconds, lambda: board.deadline, lambda: board.stood_still)
     try:
-        before = descriptors()
         life.ledger = ledger = own_ledger(place, birth.incarnation, place.options[name].concurrency)
+        before = descriptors()  # with those of the ledger, which takes others when it grows or is written anew
         life.broker = broker = own_broker(place, birth.incarnation)
         held = {fd: identity for fd, identity in descriptors().items() if fd not in before}
         life.producer = Producer(broker, options=connecting.resolver(settings), sending=telemetry.sending)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from framework.scoreboard.layout import (
@@ -63,8 +63,10 @@ from framework.scoreboard.rows import RowWriter, read_row
 class Scoreboard:
     """The shared file, mapped. Create it once per supervisor; children inherit the mapping or open it by path."""
 
-    def __init__(self, path: Path, memory: mmap.mmap) -> None:
+    def __init__(self, path: Path, memory: mmap.mmap, begin: Callable[[], None] | None = None) -> None:
         self.path = path
+        self._file = os.stat(path) if begin is not None else None
+        self._begin_anew = begin  # of who has made it
         self._memory = memory
         self._words = memoryview(memory).cast("I")
         self._quads = memoryview(memory).cast("Q")
@@ -91,7 +93,7 @@ class Scoreboard:
             os.close(descriptor)
         _begin(memory, slots, app)
         os.rename(temporary, path)
-        return cls(path, memory)
+        return cls(path, memory, lambda: _begin(memory, slots, app))
 
     @classmethod
     def in_memory(cls, slots: Sequence[tuple[str, int]], *, app: str) -> Scoreboard:
@@ -119,6 +121,30 @@ class Scoreboard:
         if magic != MAGIC or size != expected:
             raise ValueError(f"{path} is no scoreboard of this version")
         return cls(path, memory)
+
+    def lengthen(self) -> bool:
+        """Make the board anew, empty, where somebody has cut its file off; return whether. For who has made it.
+
+        To touch what a file has lost is SIGBUS: the supervisor asks before each turn, and its children are replaced.
+        One that was deleted is whole. Raises OSError: no room.
+        """
+        size = len(self._memory)
+        if self._file is None or self._begin_anew is None:
+            return False
+        try:
+            found = os.stat(self.path, follow_symlinks=False)
+        except OSError:
+            return False
+        if found.st_size >= size or not os.path.samestat(found, self._file):
+            return False
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            _allocate(descriptor, size)
+        finally:
+            os.close(descriptor)
+        self._memory[:] = bytes(size)
+        self._begin_anew()
+        return True
 
     # --- the tree ---------------------------------------------------------------------------------------------------
 

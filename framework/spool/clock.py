@@ -10,6 +10,7 @@ Doubt: a time namespace shifts CLOCK_BOOTTIME but not the boot id; processes in 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import threading
@@ -118,7 +119,7 @@ def load(
         try:
             here = Clock(_offset(disk, path, wall, boottime), wall=wall, boottime=boottime)
         except OSError as error:
-            if error.errno not in OF_ONE_FILE or number == MOST_DAMAGED:
+            if error.errno not in (*OF_ONE_FILE, errno.EISDIR) or number == MOST_DAMAGED:
                 raise
             damaged = f"{path} cannot be used ({error.strerror}): {first}.{number + 1} is in its place"
         else:

@@ -67,7 +67,10 @@ class Instance:
 
 def _lowest(instances: Path) -> tuple[int, int]:
     for number in range(10_000):
-        descriptor = _open(instances / f"{number}.lock")
+        try:
+            descriptor = _open(instances / f"{number}.lock")
+        except IsADirectoryError:
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -83,4 +86,4 @@ def _open(path: Path) -> int:
     except OSError as error:
         if error.errno not in (errno.EROFS, errno.EACCES):
             raise
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)  # one of an earlier run serves
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)  # one of an earlier run serves

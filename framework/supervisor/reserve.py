@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 PIECE = 1 << 14  # bytes
+_OPEN = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a planted pipe would keep us waiting
 _SPARE = 6  # pieces: the board, buckets, a clock
 
 
@@ -51,7 +52,7 @@ class Reserve:
     def _make(self, name: str) -> None:
         for number in range(self._pieces):
             path = self._place / f"{name}{number}"
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            descriptor = os.open(path, _OPEN, 0o600)
             try:
                 if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(descriptor, 0, PIECE)

@@ -74,7 +74,7 @@ class WorkerCore:
         executor: runs the jobs.
         emit: takes events.
         leave: shared with the signal handlers.
-        held: descriptors that engine and ledger have opened.
+        held: descriptors that the engine has opened.
         ledger: of this process.
 
     Attributes:

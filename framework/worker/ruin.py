@@ -6,6 +6,7 @@ import errno
 import gc
 import os
 import resource
+import stat
 from collections.abc import Mapping
 
 from framework.worker.putback import Identity, identity, is_same
@@ -16,7 +17,10 @@ SPARE = 4  # free descriptors below which a process counts as one without
 
 
 def descriptors() -> dict[int, Identity]:
-    """Return all open descriptors of this process; nothing where /proc does not say."""
+    """Return all open descriptors of this process; nothing where /proc does not say.
+
+    Without devices: what an engine holds of one is a spare, which it spends and takes anew.
+    """
     found = {}
     try:
         numbers = [int(entry) for entry in os.listdir("/proc/self/fd")]
@@ -24,7 +28,8 @@ def descriptors() -> dict[int, Identity]:
         return {}
     for number in numbers:
         try:
-            found[number] = identity(number)
+            if not stat.S_ISCHR(os.fstat(number).st_mode):
+                found[number] = identity(number)
         except OSError:  # that of the listing itself
             continue
     return found

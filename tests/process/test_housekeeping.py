@@ -18,14 +18,17 @@ from tests.process.tree import Tree
 
 
 @contextmanager
-def immutable(path: Path) -> Iterator[None]:
-    """No call moves or removes this file: a bad sector, a quota, an administrator's `chattr +i`."""
-    if subprocess.run(["chattr", "+i", path], capture_output=True).returncode:
+def immutable(path: Path, attribute: str = "i") -> Iterator[None]:
+    """No call moves or removes this file: a bad sector, a quota, an administrator's `chattr +i`.
+
+    Of a directory with `a`, nothing leaves it.
+    """
+    if subprocess.run(["chattr", f"+{attribute}", path], capture_output=True).returncode:
         pytest.skip("no chattr +i here: needs root and a file system that has it")
     try:
         yield
     finally:
-        subprocess.run(["chattr", "-i", path], check=True)
+        subprocess.run(["chattr", f"-{attribute}", path], check=True)
 
 
 def claimed(tree: Tree, job_id: str) -> Path:
@@ -114,3 +117,23 @@ def test_a_job_that_cannot_be_settled_slows_no_other_and_holds_no_drain(tree: Tr
     tree.wait(lambda: tree.stats("sync").in_flight == 0, "the rescue finishes it")
     assert len(tree.ran("start stuck")) == 1, "it had ended: it does not run again"
     assert tree.stop() == 0
+
+
+@pytest.mark.root
+def test_jobs_that_cannot_be_settled_are_no_ruin_of_their_worker(tree: Tree) -> None:
+    """Regression: for many of them its ledger grows, and with it goes a descriptor: the next error of the engine looked
+    like the work of a handler that closes descriptors, and charged a job with it."""
+    tree.start("--queue", "sync", WORKER_QUEUES__SYNC__WORKERS="1")
+    tree.enqueue(Torture.sync, Task(key="first"))
+    tree.wait_ledger("end first")
+    [owner] = [path for path in (tree.root / "sync" / "claimed").iterdir() if path.is_dir()]
+    with immutable(owner, "a"):
+        for number in range(12):
+            tree.enqueue(Torture.sync, Task(key=f"k{number}"))
+        tree.wait_ledger("end k", 12)
+        tree.enqueue(Torture.sync, Task(key="last"))
+        tree.wait_ledger("end last")
+        assert tree.events("process_exited") == []
+    tree.wait(lambda: tree.stats("sync").in_flight == 0, "all are settled")
+    assert tree.stop() == 0
+    assert len(tree.ran("start ")) == 14

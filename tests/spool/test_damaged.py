@@ -195,6 +195,22 @@ def test_claims_behind_something_planted_as_their_lock_are_rescued(root: Path, p
     mine.close()
 
 
+def test_a_directory_in_the_place_of_a_clock_is_left_and_another_serves(root: Path) -> None:
+    """Regression: no process of the boot could open the spool, exit code 3."""
+    first = broker(root)
+    first.close()
+    (clock,) = root.glob("clock.*")
+    clock.unlink()
+    clock.mkdir()
+    second, third = broker(root), broker(root)
+    second.enqueue([job("a")])
+    assert {path.name for path in root.glob("clock.*")} == {clock.name, f"{clock.name}.1"}
+    assert ids(claim(third)) == ["a"]
+    assert [note for note in second.notes if clock.name in note]
+    for one in (second, third):
+        one.close()
+
+
 @pytest.mark.parametrize("error", [errno.EBADMSG, errno.EACCES, errno.EIO])
 def test_a_clock_that_cannot_be_read_is_replaced_by_one_for_all(root: Path, error: int) -> None:
     """Regression: no process of the boot could open the spool, exit code 3."""

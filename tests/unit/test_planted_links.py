@@ -59,6 +59,15 @@ def test_a_planted_link_is_not_followed(act: Callable[[Path], object], name: str
     assert not missing.exists()
 
 
+def test_a_planted_pipe_keeps_no_start_waiting(tmp_path: Path) -> None:
+    """Regression: a supervisor waited for ever for somebody to read it, deaf to SIGTERM."""
+    for name in ("piece0", "probe1"):
+        os.mkfifo(tmp_path / name)
+    reserve = Reserve(tmp_path, 0, 0)
+    assert reserve.has_room()
+    reserve.fill()
+
+
 def test_a_ring_is_not_opened_through_a_link(tmp_path: Path) -> None:
     ring.create(tmp_path / "real.ring", capacity=1 << 15)
     (tmp_path / "link.ring").symlink_to(tmp_path / "real.ring")

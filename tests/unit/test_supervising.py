@@ -318,6 +318,12 @@ def test_instances_take_the_lowest_free_number(tmp_path: Path) -> None:
     assert first.board_path == tmp_path / "run" / "0.board"
 
 
+def test_a_directory_in_the_place_of_an_instance_costs_its_number(tmp_path: Path) -> None:
+    """Regression: no service could start on the store, exit code 3."""
+    (tmp_path / "instances" / "0.lock").mkdir(parents=True)
+    assert Instance.take(tmp_path / "run", tmp_path / "instances").number == 1
+
+
 def test_an_instance_lives_as_long_as_its_last_process(tmp_path: Path) -> None:
     places = (tmp_path / "run", tmp_path / "instances")
     instance = Instance.take(*places)
