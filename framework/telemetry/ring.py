@@ -1,6 +1,6 @@
 """Telemetry that outlives its process: a preallocated file per slot, mapped by one writer and one reader.
 
-header (words, told, meta) · two pages of the reader's state · data
+header (words, told, meta, tallies) · two pages of the reader's state · data
 
 The writer appends records and commits each by one aligned 8-byte store of `head`: killed before it, the record never
 was. Records carry their length at both ends, so the last one is found backwards. The reader has two tails: up to
@@ -25,22 +25,25 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from framework.telemetry import records
+from framework.telemetry import facts, records, tallies
 from framework.telemetry.records import Record
+from framework.telemetry.tallies import Tallies, Tally
 
-MAGIC: Final = int.from_bytes(b"WRING1\0\0", "little")
-CAPACITY: Final = 8 << 20  # bytes of records: 12,000 spans, half a second of the fastest worker
+MAGIC: Final = int.from_bytes(b"WRING2\0\0", "little")  # of this layout and of that of the records
+CAPACITY: Final = 8 << 20  # bytes of records: 50,000 successes, a second of the fastest worker
 PAGE: Final = 512 << 10  # bytes of the reader's state: some 400 series
-_TOLD_AT, _META_AT, _STATE_AT = 4096, 8192, 16384
-_MOST_META = _STATE_AT - _META_AT
+_TOLD_AT, _META_AT, _TALLIES_AT = 4096, 8192, 16384
+_STATE_AT = _TALLIES_AT + tallies.BYTES
+_MOST_META = _TALLIES_AT - _META_AT
 _DATA_AT = _STATE_AT + 2 * PAGE
 SIZE: Final = _DATA_AT + CAPACITY  # bytes of a ring's file
 # Words of the header. The writer's: HEAD, LOST, LOST_SPANS, TOLD; the reader's: FOLDED, SENT, GENERATION.
 _MAGIC, _CAPACITY, _CREATED, _HEAD, _FOLDED, _SENT, _LOST, _LOST_SPANS, _GENERATION, _META, _TOLD = range(11)
-_TOLDS: Final = 126
-_TOLD_SIZE: Final = 32
+_TOLDS: Final = 512
+_TOLD_SIZE: Final = 8  # bytes: a span id
 _LOOK_BACK: Final = 1024  # records; a process has at most its concurrency of attempts that are told and not settled
 _CLOCK_STEP: Final = 2.0  # seconds by which the wall clock may have been set back since an attempt began
+_ATTEMPTS: Final = (records.ATTEMPT, records.FACTS)
 _PAGE_HEAD = struct.Struct("<II")  # length, checksum
 _LENGTH = struct.Struct("<I")
 
@@ -70,6 +73,7 @@ class RingFile:
         finally:
             os.close(descriptor)
         self._quads = memoryview(self._memory)[:_TOLD_AT].cast("Q")
+        self._tallies = Tallies(memoryview(self._memory)[_TALLIES_AT:_STATE_AT])
         self.capacity = self._quads[_CAPACITY]
         sane = self.sent <= self.folded <= self.head and self.head - self.sent <= self.capacity
         if self._quads[_MAGIC] != MAGIC or size != _DATA_AT + self.capacity or not sane:
@@ -139,12 +143,12 @@ class RingFile:
                 left = {span_id: oldest for span_id, oldest in left.items() if span_id in everything}
             if not left:
                 break
-            if record.span_id in left and record.kind == records.ATTEMPT:
+            if record.span_id in left and record.kind in _ATTEMPTS:
                 found.add(record.span_id)
                 del left[record.span_id]
         for number in range(_TOLDS):
             at = _TOLD_AT + number * _TOLD_SIZE
-            span_id = self._memory[at : at + 8]
+            span_id = self._memory[at : at + _TOLD_SIZE]
             if span_id in wanted:
                 found.add(span_id)
         return found
@@ -154,8 +158,13 @@ class RingFile:
         end = self.head
         return self.read(max(0, end - self.capacity), end)
 
+    def tallies(self) -> list[Tally]:
+        """What the writer has counted in place since the ring was made."""
+        return self._tallies.read()
+
     def close(self) -> None:
         self._quads.release()
+        self._tallies.close()
         self._memory.close()
 
 
@@ -164,6 +173,9 @@ class RingWriter(RingFile):
 
     Args:
         meta: what the reader needs to know of this slot; the same for every process in it.
+
+    Attributes:
+        pid: of this process.
     """
 
     def __init__(self, path: Path, meta: dict[str, Any]) -> None:
@@ -176,7 +188,7 @@ class RingWriter(RingFile):
         self._quads[_META] = len(encoded)
         self._keep_told()
         self._lock = threading.Lock()
-        self._pid = os.getpid()
+        self._pid = self.pid = os.getpid()
         self._position = self.head
         # A span must leave this much free for the counts of those after it.
         self._for_spans = self.capacity - self.capacity // 8
@@ -190,17 +202,44 @@ class RingWriter(RingFile):
     def _keep_told(self) -> None:
         """What our dead predecessor put last, where a rescuer finds it even when our records have overwritten it."""
         last = islice(self.backwards(), _LOOK_BACK)
-        kept = [record for record in last if record.kind == records.ATTEMPT]
+        kept = [record for record in last if record.kind in _ATTEMPTS]
         for record in reversed(kept[: _TOLDS // 2]):
-            at = _TOLD_AT + self._quads[_TOLD] % _TOLDS * _TOLD_SIZE
-            self._memory[at : at + _TOLD_SIZE] = record.pack_told()
-            self._quads[_TOLD] += 1
+            self._keep(record.span_id)
 
-    def attempt(
-        self, key: bytes, duration: float, wait: float, delay: float, trace_id: bytes, span_id: bytes, span: bytes
-    ) -> None:
+    def _keep(self, span_id: bytes) -> None:
+        at = _TOLD_AT + self._quads[_TOLD] % _TOLDS * _TOLD_SIZE
+        self._memory[at : at + _TOLD_SIZE] = span_id
+        self._quads[_TOLD] += 1
+
+    def success(self, record: bytes) -> None:
+        """Puts an attempt that succeeded. Args: record: as `facts.pack` makes it."""
+        if not self._append(record, self._for_spans):
+            counted = facts.without_span(record)
+            if not self._append(counted, self.capacity):
+                self._count(counted)
+
+    def _count(self, record: bytes) -> None:
+        """Counts a success for which a full ring has no room. A process that is killed here, before it has said that
+        telemetry knows, may be counted by its rescuer once more: two stores cannot be one."""
+        found = facts.unpack(record)
+        key = record[facts.SIZE : facts.SIZE + found.queue_size]
+        with self._lock:
+            fits = self._tallies.add(tallies.WAIT, key, found.wait)
+            if not (fits and self._tallies.add(tallies.DURATION, key, found.duration)):
+                self._quads[_LOST] += 1
+            self._keep(found.span_id)
+            self._quads[_LOST_SPANS] += bool(found.flags & records.DROPPED)
+
+    def settled(self, key: bytes, duration: float) -> None:
+        """Counts a settlement in place: no record. Args: key: as in `records.operation_key`."""
+        with self._lock:
+            counted = not self._pid or self._tallies.add(tallies.SETTLEMENT, key, duration)
+        if not counted:
+            self.operation(key, duration, 1)
+
+    def attempt(self, key: bytes, duration: float, wait: float, trace_id: bytes, span_id: bytes, span: bytes) -> None:
         """Puts an attempt that ended. Args: span: OTLP bytes as in a ScopeSpans, empty where it is not sampled."""
-        known = (key, duration, wait, delay, trace_id, span_id)
+        known = (key, duration, wait, trace_id, span_id)
         if not span:
             self._put(records.pack(records.ATTEMPT, 0, self._pid, *known, b""))
         elif not self._append(records.pack(records.ATTEMPT, records.SAMPLED, self._pid, *known, span), self._for_spans):
@@ -250,21 +289,29 @@ class RingReader(RingFile):
         """Records, and spans in them, for which there was no room at all. They only grow."""
         return self._quads[_LOST], self._quads[_LOST_SPANS]
 
-    def records(self, start: int, end: int, *, most: int = 1 << 20) -> Iterator[Record]:
-        """Whole records from `start` on, about `most` bytes of them. Raises Corrupt."""
+    def walk(self, start: int, end: int, *, most: int = 1 << 20) -> Iterator[tuple[bytes, int, int]]:
+        """Whole records from `start` on, about `most` bytes of them: (bytes, where in them it begins, its size).
+
+        Raises Corrupt.
+        """
         data = self.read(start, min(end, start + most + records.MOST))
-        at, size = 0, len(data)
-        while at < min(size, most):
-            if size - at < records.LEAST:
-                break
+        at, size, whole = 0, len(data), start + len(data) == end
+        stop = min(size - records.LEAST, most - 1)
+        while at <= stop:
             length = _LENGTH.unpack_from(data, at)[0]
-            if at + length > size and start + size < end:
+            if at + length > size and not whole:
                 break
-            record = records.parse(data, at)
-            if record is None:
+            if length % 8 or length < records.LEAST or at + length > size:
                 raise Corrupt(f"{self.path}: no record at {start + at}")
-            yield record
+            if _LENGTH.unpack_from(data, at + length - 4)[0] != length:
+                raise Corrupt(f"{self.path}: no record at {start + at}")
+            yield data, at, length
             at += length
+
+    def records(self, start: int, end: int, *, most: int = 1 << 20) -> Iterator[Record]:
+        """The same, as they are read by all that need not be fast. Raises Corrupt."""
+        for data, at, _ in self.walk(start, end, most=most):
+            yield parsed(data, at)
 
     def load(self) -> dict[str, Any] | None:
         """The state that was committed last; None: none, or torn by a power cut."""
@@ -295,6 +342,14 @@ class RingReader(RingFile):
     def set_sent(self, position: int) -> None:
         """Up to here spans have left, or were given up: the writer may overwrite them."""
         self._quads[_SENT] = max(self._quads[_SENT], position)
+
+
+def parsed(data: bytes, at: int) -> Record:
+    """The record at a place. Raises Corrupt."""
+    record = records.parse(data, at)
+    if record is None:
+        raise Corrupt(f"no record in {len(data)} bytes at {at}")
+    return record
 
 
 def encoded(state: Any) -> bytes:
