@@ -12,12 +12,10 @@ from framework.job import Lease
 from framework.outcome import Outcome
 from framework.telemetry import names, wire
 from framework.telemetry.ringspan import Extras, RingSpan
+from framework.telemetry.shapes import CONSUMER, LOCAL, REMOTE
 
-_CONSUMER = 5
 _TIMES = struct.Struct("<BQBQ")
 _ATTRIBUTE = wire.SPAN_ATTRIBUTES
-_LOCAL = wire.fixed32(16, wire.HAS_IS_REMOTE)
-_REMOTE = wire.fixed32(16, wire.HAS_IS_REMOTE | wire.IS_REMOTE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,7 @@ class Encoder:
         """Any span, as it stands in a ScopeSpans."""
         extras = span.over()
         parts = [wire.block(1, bytes.fromhex(span.trace_id)), wire.block(2, bytes.fromhex(span.span_id))]
-        parts += (wire.block(4, bytes.fromhex(span.parent)), _REMOTE) if span.parent else (_LOCAL,)
+        parts += (wire.block(4, bytes.fromhex(span.parent)), REMOTE) if span.parent else (LOCAL,)
         parts.append(_TIMES.pack(0x39, span.started, 0x41, max(span.started, end.end)))
         if span.state:
             parts.append(wire.text(3, ",".join(f"{key}={value}" for key, value in span.state.items())))
@@ -114,7 +112,7 @@ class Encoder:
         status, message = more.status, more.message
         if end.failed and status is not StatusCode.OK:
             status, message = StatusCode.ERROR, end.message
-        parts = [wire.text(5, more.name or self._name), wire.number(6, _CONSUMER)]
+        parts = [wire.text(5, more.name or self._name), wire.number(6, CONSUMER)]
         parts += (wire.attributes(_ATTRIBUTE, bounded), wire.number(10, bounded.dropped))
         parts += (*more.events, wire.number(12, more.dropped_events), *more.links)
         parts.append(wire.status(status.value, message))

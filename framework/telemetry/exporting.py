@@ -16,7 +16,7 @@ from typing import Any, Final
 from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
 
 from framework.process.lock import FileLock
-from framework.telemetry import facts, points, records, wire
+from framework.telemetry import points, records, wire
 from framework.telemetry.folding import Cells
 from framework.telemetry.health import CollectorHealth
 from framework.telemetry.otlp import Destination
@@ -89,8 +89,7 @@ class Source:
     def _span(self, data: bytes, at: int) -> tuple[int, bytes]:
         """(pid, span) of a record that has one."""
         if data[at + records.KIND_AT] == records.FACTS:
-            found = facts.unpack(data, at)
-            return found.pid, self._shapes.span(found, data, at)
+            return self._shapes.span(data, at)
         record = parsed(data, at)
         return record.pid, record.span
 

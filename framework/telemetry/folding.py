@@ -6,7 +6,7 @@ from bisect import bisect_left
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
-from framework.telemetry import facts, names, records, tallies
+from framework.telemetry import names, records, tallies
 from framework.telemetry.records import Record
 from framework.telemetry.ring import PAGE, Corrupt, RingReader, encoded, parsed
 from framework.telemetry.tallies import Tally
@@ -177,9 +177,9 @@ class Cells:
 
     def _take_facts(self, data: bytes, at: int) -> None:
         """An attempt that succeeded."""
-        _, _, flags, queue, _, _, duration, wait, ended, trace_id, span_id, *_ = facts.unpack_from(data, at)
-        begin = at + facts.SIZE
-        counters, histograms = self._plan(records.FACTS, data[begin : begin + queue])
+        _, _, flags, size, _, _, duration, wait, ended, trace_id, span_id = records.unpack_head(data, at)
+        queue = data[at + records.FACTS_SIZE : at + records.FACTS_SIZE + size]
+        counters, histograms = self._plans.get(queue) or self._plan(records.FACTS, queue)
         exemplar = (ended, trace_id, span_id) if flags & records.SAMPLED else None
         if flags & records.DROPPED:
             self.dropped["traces"] += 1

@@ -26,6 +26,7 @@ MOST: Final = 1 << 20  # bytes of one record; a longer span is dropped
 MOST_SPAN: Final = MOST - (8 << 10)  # bytes of a span: a key and the head stand before it
 _PADDING: Final = tuple(bytes(n) for n in range(8))
 _pack_head, _pack_tail, _now = _HEAD.pack, _TAIL.pack, time.time_ns
+unpack_head = _HEAD.unpack_from
 
 
 class Record(NamedTuple):
@@ -94,7 +95,7 @@ def parse(data: bytes, at: int = 0) -> Record | None:
     """The record at a place; None: there is none."""
     if len(data) - at < LEAST:
         return None
-    size, kind, flags, key, pid, span, first, second, when, trace_id, span_id = _HEAD.unpack_from(data, at)
+    size, kind, flags, key, pid, span, first, second, when, trace_id, span_id = unpack_head(data, at)
     begin = at + (FACTS_SIZE if kind == FACTS else HEAD_SIZE)
     if size % 8 or at + size < begin + key + span + 4 or at + size > len(data):
         return None
