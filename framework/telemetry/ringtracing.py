@@ -31,8 +31,8 @@ from framework.telemetry.linkage import Linkage, origin_of
 from framework.telemetry.logonly import LogOnlyTracing
 from framework.telemetry.logs import Logs
 from framework.telemetry.records import SAMPLED
-from framework.telemetry.ring import RingWriter
 from framework.telemetry.ringspan import RingSpan
+from framework.telemetry.ringwriter import RingWriter
 
 log = logging.getLogger("framework.telemetry")
 

@@ -30,8 +30,9 @@ from framework.settings import Settings
 from framework.telemetry import records, wire
 from framework.telemetry.exporting import Source
 from framework.telemetry.logs import Logs
-from framework.telemetry.ring import RingWriter, create
+from framework.telemetry.ring import create
 from framework.telemetry.ringtracing import RingTracing
+from framework.telemetry.ringwriter import RingWriter
 from framework.telemetry.spans import SpanTracing
 from framework.telemetry.writer import LineWriter
 from tests.telemetry.helpers import SPAN, TRACE, TRACEPARENT, AsyncRelay, Relay, failure_of, lease_of

@@ -12,7 +12,8 @@ from framework import events as e
 from framework.exceptions import LONGEST_NAME, cut, error_type
 from framework.telemetry import names, records
 from framework.telemetry.folding import MOST_SERIES, Cells
-from framework.telemetry.ring import PAGE, RingReader, RingWriter, create, encoded
+from framework.telemetry.ring import PAGE, RingReader, create, encoded
+from framework.telemetry.ringwriter import RingWriter
 from tests.telemetry.helpers import Relay, lease_of
 from tests.telemetry.rings import post, ring_station, rings_in
 

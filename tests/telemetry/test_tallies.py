@@ -11,7 +11,8 @@ import pytest
 
 from framework.telemetry import facts, names, records, tallies
 from framework.telemetry.folding import Cells
-from framework.telemetry.ring import RingReader, RingWriter, create
+from framework.telemetry.ring import RingReader, create
+from framework.telemetry.ringwriter import RingWriter
 from framework.telemetry.tallies import Tallies
 
 META = {"resource": {"service.name": "relay"}, "scope": ["s", "1"], "system": "spool"}
