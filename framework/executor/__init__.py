@@ -54,6 +54,7 @@ class Attempt:
     """A run while it lasts; middleware may look at it, `outcome` is set before the middleware is left.
 
     Attributes:
+        duration: seconds that the run took; None until its outcome is where a rescuer finds it.
         error: what the handler raised, with its frames; until `forget`.
     """
 
@@ -63,6 +64,7 @@ class Attempt:
     identity: SpanIdentity = UNTRACED
     wait: float = 0.0
     outcome: Outcome | None = None
+    duration: float | None = None
     error: BaseException | None = None
 
     def forget(self) -> None:
@@ -86,6 +88,9 @@ class Tracing(Protocol):
 
     def logger(self, attempt: Attempt) -> Logger:
         """A logger bound to the job; inside the span its lines carry the trace's ids."""
+
+    def settled(self, queue: str, verb: str, seconds: float) -> bool:
+        """Counts a settlement at once. False: it does not, and an event has to tell."""
 
 
 class SilentLogger:
@@ -113,6 +118,9 @@ class NoTracing:
     def logger(self, attempt: Attempt) -> Logger:
         return SilentLogger()
 
+    def settled(self, queue: str, verb: str, seconds: float) -> bool:
+        return False
+
 
 def _call(method: Callable[..., Any], *arguments: Any) -> Any:
     return method(*arguments)
@@ -135,6 +143,7 @@ class Executor:
 
     Attributes:
         record: is given each attempt that has ended, before telemetry is.
+        settled: counts a settlement, as Tracing does.
     """
 
     def __init__(
@@ -163,6 +172,7 @@ class Executor:
             self._codec = codec_for(carried, queue=options.name, full_errors=options.full_errors)
         self.record: Callable[[Attempt], None] = lambda _: None
         self._tracing = tracing
+        self.settled = tracing.settled
         self._emit = emit
         self.wants = wants
         self._tells_success = wants(JobFinished, Kind.SUCCEEDED.value)
@@ -292,6 +302,7 @@ class Executor:
         outcome = attempt.outcome
         assert outcome is not None
         self.record(attempt)
+        attempt.duration = duration
         if self._tells_success or outcome is not SUCCEEDED:
             self._emit(finished(attempt, outcome, duration))
 

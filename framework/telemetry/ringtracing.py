@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
+import struct
 import time
 from contextlib import AbstractContextManager
 from typing import Final, Protocol, cast
@@ -23,13 +23,16 @@ from framework import events as e
 from framework.executor import Attempt, SpanIdentity
 from framework.job import Lease, RunRecord, span_id_of, trace_id_of
 from framework.jobscope import running
+from framework.outcome import SUCCEEDED, Outcome
 from framework.telemetry import records
-from framework.telemetry.encode import Encoder, Facts
+from framework.telemetry.encode import Encoder, End
+from framework.telemetry.facts import CHILD, LINKED, NO_SPAN, NO_TRACE, REDELIVERED, pack
 from framework.telemetry.linkage import Linkage, origin_of
 from framework.telemetry.logonly import LogOnlyTracing
 from framework.telemetry.logs import Logs
-from framework.telemetry.ring import RingWriter
+from framework.telemetry.records import SAMPLED
 from framework.telemetry.ringspan import RingSpan
+from framework.telemetry.ringwriter import RingWriter
 
 log = logging.getLogger("framework.telemetry")
 
@@ -40,12 +43,6 @@ _NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
 _EMPTY = Context()
 # Under which a context keeps its current span.
 _SPAN_KEY: Final = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, _EMPTY)))
-
-
-class _Here(threading.local):
-    """What a thread has emitted of the attempt that it runs."""
-
-    ended: e.JobFinished | None = None
 
 
 class InnerMetrics(Protocol):
@@ -90,7 +87,6 @@ class RingTracing(LogOnlyTracing):
         self._parent_within = parent_within
         self._encoders: dict[str, Encoder] = {}
         self._keys: dict[tuple[str, ...], bytes] = {}
-        self._here = _Here()
         few = limits.max_span_attributes is not None and limits.max_span_attributes < 16
         self._plain = limits.max_attribute_length is None and not few
         # Read once: a propagator that somebody sets later is met by jobs with baggage or tracestate only.
@@ -175,15 +171,12 @@ class RingTracing(LogOnlyTracing):
     # --- records ----------------------------------------------------------------------------------------------------
 
     def on(self, event: e.Event, context: Context | None = None) -> None:
-        """A Bus subscriber. An attempt's own record waits for the end of its span, a moment later."""
+        """A Bus subscriber. An attempt is put at the end of its span, a moment later."""
         match event:
             case e.JobFinished():
-                self._here.ended = event
+                pass
             case e.JobsSettled():
-                key = self._keys.get((event.queue, event.verb))
-                if key is None:
-                    key = self._operation_key(event.queue, event.verb, "settle")
-                self._ring.operation(key, event.duration, 1)
+                self.settled(event.queue, event.verb, event.duration)
             case e.JobsClaimed():
                 key = self._operation_key(event.queue, "receive", "receive")
                 self._ring.operation(key, event.duration, event.count)
@@ -200,26 +193,64 @@ class RingTracing(LogOnlyTracing):
             key = self._keys[queue, operation] = records.operation_key(queue, operation, kind)
         return key
 
-    def put(self, attempt: Attempt, span: RingSpan) -> None:
-        """The attempt's record, before its outcome is reported to the engine or settled. One that has no outcome gets
-        none: the executor itself broke, and whoever rescues the job will tell."""
-        event, self._here.ended = self._here.ended, None
-        outcome = attempt.outcome
-        if event is None or outcome is None:
-            return
-        lease, kind, encoded, now = attempt.lease, event.outcome, b"", time.time_ns()
-        trace_id, span_id = bytes.fromhex(span.trace_id), bytes.fromhex(span.span_id)
-        if span.sampled and self._spans:
-            encoder = self._encoder(lease.queue, event.max_attempts)
-            if outcome.failure is None and not outcome.message and encoder.is_plain(span):
-                encoded = encoder.plain(span, trace_id, span_id, lease, kind, attempt.wait, now)
-            else:
-                encoded = self._encoded(encoder, span, Facts.of(outcome, lease, attempt.wait, now))
-        failed, reason = event.error_type or event.reason or "", event.reason or ""
-        key = self._keys.get((lease.queue, kind, kind, failed, reason))
+    def settled(self, queue: str, verb: str, seconds: float) -> bool:
+        key = self._keys.get((queue, verb))
         if key is None:
-            key = self._key(lease.queue, kind, kind, failed, reason)
-        self._ring.attempt(key, event.duration, event.wait, event.delay, trace_id, span_id, encoded)
+            key = self._operation_key(queue, verb, "settle")
+        self._ring.settled(key, seconds)
+        return True
+
+    def put(self, attempt: Attempt, span: RingSpan) -> None:
+        """The attempt's record, before its outcome is reported to the engine or settled. One that has no duration gets
+        none: the executor itself broke, and whoever rescues the job will tell."""
+        outcome, duration = attempt.outcome, attempt.duration
+        if outcome is None or duration is None:
+            return
+        extras = span.over()
+        if outcome is SUCCEEDED and extras is None and self._plain and span.context is None and span.previous is None:
+            try:
+                self._put_facts(attempt, span, duration)
+                return
+            except struct.error:  # a number that is too large for its place
+                pass
+        self._put_encoded(attempt, span, outcome, duration)
+
+    def _put_facts(self, attempt: Attempt, span: RingSpan, duration: float) -> None:
+        """A success to which nothing was added: the exporter makes its span. Raises struct.error."""
+        lease, ring, creation = attempt.lease, self._ring, span.creation
+        trace_id = bytes.fromhex(span.trace_id)
+        flags = SAMPLED if span.sampled and self._spans else 0
+        made_trace, made_by = NO_TRACE, NO_SPAN
+        if creation is not None:
+            made_by = bytes.fromhex(creation[1])
+            if span.parent:
+                flags |= LINKED | CHILD
+                made_trace = trace_id
+            else:
+                flags |= LINKED
+                made_trace = bytes.fromhex(creation[0])
+        if lease.delivery > 1:
+            flags |= REDELIVERED
+        ring.success(
+            pack(
+                flags, ring.pid, lease.queue.encode(), lease.job.id.encode("utf-8", "replace"), duration, attempt.wait,
+                time.time_ns(), trace_id, bytes.fromhex(span.span_id), span.started, made_trace, made_by, lease.attempt,
+                attempt.options.retry.max_attempts,
+            )
+        )  # fmt: skip
+
+    def _put_encoded(self, attempt: Attempt, span: RingSpan, outcome: Outcome, duration: float) -> None:
+        lease, failure, kind = attempt.lease, outcome.failure, outcome.kind.value
+        encoded = b""
+        if span.sampled and self._spans:
+            encoder = self._encoder(lease.queue, attempt.options.retry.max_attempts)
+            encoded = self._encoded(encoder, span, End.of(outcome, lease, attempt.wait, time.time_ns()))
+        reason = "" if failure is None else failure.reason
+        failed = reason if failure is None else failure.error_type or reason
+        known = (lease.queue, kind, kind, failed, reason)
+        key = self._keys.get(known) or self._key(*known)
+        trace_id, span_id = bytes.fromhex(span.trace_id), bytes.fromhex(span.span_id)
+        self._ring.attempt(key, duration, attempt.wait, trace_id, span_id, encoded)
 
     def _put_lost(self, event: e.AttemptLost) -> None:
         """The record that the killed process could not put."""
@@ -229,7 +260,7 @@ class RingTracing(LogOnlyTracing):
         encoded = b""
         if run.sampled and self._spans and run.trace_id and run.span_id:
             span = self._span_of_dead(lease, run)
-            facts = Facts(
+            end = End(
                 lease.job.id,
                 run.attempt,
                 lease.delivery > 1,
@@ -240,10 +271,10 @@ class RingTracing(LogOnlyTracing):
                 event.message or reason,
                 event.traceback if event.ended else None,
             )
-            encoded = self._encoded(self._encoder(lease.queue, event.max_attempts), span, facts)
+            encoded = self._encoded(self._encoder(lease.queue, event.max_attempts), span, end)
         key = self._key(lease.queue, event.how, event.outcome, event.failed, reason)
         ids = bytes.fromhex(run.trace_id) or bytes(16), bytes.fromhex(run.span_id) or bytes(8)
-        self._ring.attempt(key, max(0.0, event.ended_at - run.started_at), wait, event.delay, *ids, encoded)
+        self._ring.attempt(key, max(0.0, event.ended_at - run.started_at), wait, *ids, encoded)
 
     def _span_of_dead(self, lease: Lease, run: RunRecord) -> RingSpan:
         """Ids and decision stand in the run record; parent or root shows in the trace id, so settings that changed
@@ -267,10 +298,10 @@ class RingTracing(LogOnlyTracing):
         """Args: max_attempts: the queue's, the same as long as the process lives."""
         encoder = self._encoders.get(queue)
         if encoder is None:
-            encoder = self._encoders[queue] = Encoder(queue, self._system, max_attempts, plain=self._plain)
+            encoder = self._encoders[queue] = Encoder(queue, self._system, max_attempts)
         return encoder
 
-    def _encoded(self, encoder: Encoder, span: RingSpan, facts: Facts) -> bytes:
+    def _encoded(self, encoder: Encoder, span: RingSpan, end: End) -> bytes:
         """The span; with less and less of what a handler added, where a record cannot take it: it is never lost."""
         extras = span.extras
         events = list(extras.events) if extras is not None else []
@@ -281,12 +312,12 @@ class RingTracing(LogOnlyTracing):
                     if step == 1:
                         extras.shrink()
                 span.extras = extras if step < 2 else None
-                encoded = encoder.encode(span, facts)
+                encoded = encoder.encode(span, end)
                 if len(encoded) < records.MOST_SPAN:
                     return encoded
-                log.warning("the span of job %s is too large: it is sent with less", facts.message_id)
+                log.warning("the span of job %s is too large: it is sent with less", end.message_id)
             except Exception:  # something strange that a handler has set
-                log.exception("the span of job %s cannot be encoded: it is sent with less", facts.message_id)
+                log.exception("the span of job %s cannot be encoded: it is sent with less", end.message_id)
         return b""
 
 

@@ -124,6 +124,7 @@ class WorkerCore:
             [self.options.name],
             emit=emit,
             tells_settled=executor.wants(JobsSettled, ""),
+            count_settled=executor.settled,
             doubt=self.examine,
             lost_here=self.check.cause,
             ruin=self.ruin,

@@ -43,6 +43,7 @@ class Gate:
         queues: names of those from which this worker claims.
         emit: takes events.
         tells_settled: whether JobsSettled are wanted.
+        count_settled: counts one (queue, verb, seconds) without an event; False: it does not.
         doubt: is asked after each failure whether this process itself is the cause.
         lost_here: why leases only seem to be lost: this process looks in the wrong place. Empty: they are lost.
         ruin: ends a process that can do nothing more.
@@ -60,6 +61,7 @@ class Gate:
         *,
         emit: Callable[[Event], None],
         tells_settled: bool,
+        count_settled: Callable[[str, str, float], bool],
         doubt: Callable[[BaseException], None],
         lost_here: Callable[[LeaseLost], str],
         ruin: Callable[[str], None],
@@ -69,6 +71,7 @@ class Gate:
         self._queues = queues
         self.emit = emit
         self._tells_settled = tells_settled
+        self._count_settled = count_settled
         self._doubt = doubt
         self._lost_here = lost_here
         self._ruin = ruin
@@ -164,7 +167,9 @@ class Gate:
         if self.failures or self._failing:
             self._recovered("settle")
         if self._tells_settled:
-            self.emit(JobsSettled(lease.queue, VERBS[outcome.kind], 1, time.monotonic() - started))
+            verb, seconds = VERBS[outcome.kind], time.monotonic() - started
+            if not self._count_settled(lease.queue, verb, seconds):
+                self.emit(JobsSettled(lease.queue, verb, 1, seconds))
 
     def give_back(self, leases: Sequence[Lease]) -> None:
         """Unstarted leases return to their place; no attempt is spent. Safe in threads."""
