@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from framework.broker import VERBS, Broker
@@ -23,6 +23,7 @@ from framework.job import Lease, RunRecord
 from framework.ledger import Ledger
 from framework.outcome import Kind, Outcome, Settlement
 from framework.stuck import StuckJobs
+from framework.worker.turns import Turns
 from framework.worker.unsettled import FIRST_RETRY, LAST_RETRY, Unsettled, UnsettledLeases
 
 WAIT = 1.0  # seconds that one claim waits for a job: a worker's loop turns at least so often
@@ -40,7 +41,7 @@ class Gate:
     Args:
         broker: open engine.
         ledger: of this process: a lease has its slot until it is settled.
-        queues: names of those from which this worker claims.
+        weights: of the queues from which this worker claims, by name.
         emit: takes events.
         tells_settled: whether JobsSettled are wanted.
         count_settled: counts one (queue, verb, seconds) without an event; False: it does not.
@@ -57,7 +58,7 @@ class Gate:
         self,
         broker: Broker,
         ledger: Ledger,
-        queues: Sequence[str],
+        weights: Mapping[str, int],
         *,
         emit: Callable[[Event], None],
         tells_settled: bool,
@@ -68,7 +69,7 @@ class Gate:
     ) -> None:
         self._broker = broker
         self._ledger = ledger
-        self._queues = queues
+        self._turns = Turns(weights)
         self.emit = emit
         self._tells_settled = tells_settled
         self._count_settled = count_settled
@@ -92,7 +93,7 @@ class Gate:
             self._pause(min(wait, self._retry_at - now))
             return ()
         try:
-            leases = self._broker.claim(self._queues, limit=limit, wait=wait)
+            leases = self._broker.claim(self._turns.order, limit=limit, wait=wait)
         except EngineUnavailable as error:
             self._failed("claim", error)
             return ()
@@ -124,7 +125,8 @@ class Gate:
         return 0.0
 
     def _claimed(self, leases: Sequence[Lease], duration: float) -> None:
-        if len(self._queues) == 1:
+        self._turns.took(leases)
+        if len(self._turns.order) == 1:
             self.emit(JobsClaimed(leases[0].queue, len(leases), duration))
         else:
             for queue, count in Counter(lease.queue for lease in leases).items():
