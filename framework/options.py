@@ -23,7 +23,8 @@ class QueueOptions:
         name: name in the engine, in telemetry and on the command line.
         attribute: name on the app; the key of its settings.
         workers: processes that serve it; 0 is legal, at most 1,000. In a pool: those of the pool.
-        concurrency: jobs at once in one process, at most 10,000; above 1 those of a sync handler run in threads. In a pool: that of it.
+        concurrency: jobs at once in one process, at most 10,000; above 1 those of a sync handler run in threads. In a
+            pool: that of the pool.
         pool: name of the pool that serves it; empty = one of its own.
         weight: its share of a pool's runs where others have jobs, too, relative to theirs.
         timeout: seconds until `JobInterrupted` is raised in the handler; None = never.
