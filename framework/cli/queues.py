@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
+from typing import TypeVar
 
 import click
 
 from framework.broker import JobView, QueueStats
 from framework.cli.output import Column, moment, print_json, span, table, warn
-from framework.cli.service import MODULE_HELP, load_service, opened, take
+from framework.cli.service import MODULE_HELP, Engine, load_service, opened, take
+from framework.errors import EngineError
 from framework.queues import QueueOptions
 
 UNKNOWN = "-"
+T = TypeVar("T")
+_UNKNOWN = QueueStats(None, None, None, None, None, None)
 
 
 def _alarming(cell: str) -> str:
@@ -36,12 +41,12 @@ def queues(given: tuple[str, ...], as_json: bool) -> int:
     not yet due, or waiting for a retry. dead: dead letters that stay here, see `worker dead`. bad: files that cannot be
     read, see `worker bad`. Below them stand queues of the spool that have jobs and that neither this service nor a
     running one declares, each marked (not declared). Jobs that only a newer version of the framework can read count,
-    and those among the oldest are named on standard error.
+    and those among the oldest are named on standard error. What cannot be looked at is named there, too: exit code 1.
 
     \b
     --json, in this order; more keys may come:
       queue       name (string)
-      ready, delayed, in_flight, dead, bad       jobs (integers; null: the engine cannot know)
+      ready, delayed, in_flight, dead, bad       jobs (integers; null: it cannot be known)
       oldest_age  seconds (number; null as above), 0 where none is ready
       declared    false: neither this service nor a running one declares it
       newer       jobs that only a newer version can read, among the oldest of each state: objects with
@@ -49,11 +54,15 @@ def queues(given: tuple[str, ...], as_json: bool) -> int:
     """
     (module,) = take(given)
     service = load_service(module)
+    looked = _Looks()
     with opened(service) as engine:
-        found = {queue.name: engine.stats(queue.name) for queue in service.queues}
-        others = engine.undeclared()
+        found = {queue.name: looked(partial(engine.stats, queue.name), _UNKNOWN) for queue in service.queues}
+        others = looked(lambda: dict(engine.undeclared()), dict[str, QueueStats]())
         engine.open([QueueOptions(name) for name in others])
-        newer = {name: list(engine.newer(name)) for name in (*found, *others)}
+        newer = {name: looked(partial(_newer, engine, name), list[JobView]()) for name in (*found, *others)}
+    if looked.failed and all(stats is _UNKNOWN for stats in found.values()):
+        raise looked.failed[0]
+    looked.say()
     if as_json:
         every = {**found, **others}
         print_json([_object(name, every[name], newer[name], declared=name in found) for name in every])
@@ -62,7 +71,31 @@ def queues(given: tuple[str, ...], as_json: bool) -> int:
         table(COLUMNS, [_row(name, stats) for name, stats in {**found, **marked}.items()])
         for view in chain.from_iterable(newer.values()):
             warn(f"{view.queue}: {view.state} job in file {view.job.id}: {view.flaw}")
-    return 0
+    return 1 if looked.failed else 0
+
+
+def _newer(engine: Engine, queue: str) -> list[JobView]:
+    return list(engine.newer(queue))
+
+
+class _Looks:
+    """Looks into a store of which a part may be damaged, or another user's: the rest is shown all the same."""
+
+    def __init__(self) -> None:
+        self.failed: list[EngineError] = []
+
+    def __call__(self, look: Callable[[], T], instead: T) -> T:
+        """Return what a look gives, and `instead` where it fails."""
+        try:
+            return look()
+        except EngineError as error:
+            self.failed.append(error)
+            return instead
+
+    def say(self) -> None:
+        """Warn of each failure once."""
+        for text in dict.fromkeys(str(error).removesuffix(": tried again") for error in self.failed):
+            warn(text)
 
 
 def _object(name: str, stats: QueueStats, newer: Sequence[JobView], *, declared: bool) -> dict[str, object]:

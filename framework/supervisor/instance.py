@@ -71,6 +71,10 @@ def _lowest(instances: Path) -> tuple[int, int]:
             descriptor = _open(instances / f"{number}.lock")
         except IsADirectoryError:
             continue
+        except PermissionError:  # another user's, who once ran the service: its number is lost, not the store
+            if not os.path.lexists(instances / f"{number}.lock"):
+                raise
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -41,6 +41,7 @@ _CODES: Final = (
 _MOST: Final = 2**31 - 1
 _MOST_MILLISECONDS: Final = 10**9  # eleven days; threads cannot wait for much longer
 _LONGEST_NAME: Final = 1024
+_LONGEST_TIMEOUT: Final = 600  # seconds
 _PROPAGATE: Final = "opentelemetry.propagate"
 _HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
@@ -161,6 +162,12 @@ def _number(least: float, most: float, *, above: bool = False) -> Check:
         return f"is ignored: it must be {'above' if above else 'from'} {least:g} to {most:g}", ""
 
     return check
+
+
+def _seconds(value: str) -> Checked:
+    """The specification has milliseconds: 10000, read as seconds, would keep a silent collector's signal for hours."""
+    problem, kept = _number(0, _LONGEST_TIMEOUT, above=True)(value)
+    return problem and f"{problem} seconds, as the SDK for Python reads it (milliseconds were meant?)", kept
 
 
 def _one_of(*known: str) -> Check:
@@ -304,7 +311,7 @@ _LIMITS: Final = (
 _OF_OTLP: Final[dict[str, Check]] = {
     "ENDPOINT": _address,
     "HEADERS": _headers,
-    "TIMEOUT": _number(0, 1e6, above=True),
+    "TIMEOUT": _seconds,
     "COMPRESSION": _one_of("gzip", "deflate", "none"),
     "INSECURE": _one_of("true", "false"),
     "CERTIFICATE": _file,

@@ -246,11 +246,8 @@ def _note(name: str, value: str, environ: Mapping[str, str]) -> str:
 
 def _note_of_sending(name: str, value: str, environ: Mapping[str, str]) -> str:
     over_http = [signal for signal in _signals_of(name) if exporters.protocol(signal) != "grpc"]
-    if name.endswith("_TIMEOUT"):
-        if not _is_number(value):
-            return "no number: what is sent so stays off"
-        if float(value) >= 1000:
-            return f"read as seconds, as the SDK for Python does: {value} s; milliseconds were meant?"
+    if name.endswith("_TIMEOUT") and not _is_number(value):
+        return "no number: what is sent so stays off"
     if name.endswith("_CERTIFICATE") and not name.endswith("_CLIENT_CERTIFICATE") and over_http:
         other = next((other for other in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") if environ.get(other)), "")
         if other:

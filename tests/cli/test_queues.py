@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+import json
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+
 from framework.broker import QueueStats
 from framework.cli.queues import _object, _row
+from framework.errors import EngineUnavailable
 from tests.cli.harness import Cli
+
+cli_queues = importlib.import_module("framework.cli.queues")
 
 
 def test_counts_in_a_pipe(relay: Cli) -> None:
@@ -84,6 +94,53 @@ def test_colours_and_a_table_on_a_terminal(relay: Cli) -> None:
     assert "in flight" in shown.out
     assert "─" in shown.out
     assert "\t" not in shown.out
+
+
+class PartlyDamaged:
+    """An engine with queues that cannot be looked at."""
+
+    def __init__(self, *damaged: str) -> None:
+        self.damaged = damaged
+
+    def stats(self, queue: str) -> QueueStats:
+        if queue in self.damaged:
+            raise EngineUnavailable(f"spool /s/{queue}/dead: looking at {queue!r}: Permission denied: tried again")
+        return QueueStats(ready=1)
+
+    def undeclared(self) -> dict[str, QueueStats]:
+        return {} if not self.damaged else {"": self.stats(self.damaged[0])}
+
+    def open(self, options: object) -> None: ...
+
+    def newer(self, queue: str) -> list[object]:
+        return []
+
+
+def looked_at(monkeypatch: pytest.MonkeyPatch, *damaged: str) -> int:
+    """The exit code of the command with two queues, `a` and `b`."""
+    service = SimpleNamespace(queues=[SimpleNamespace(name="a"), SimpleNamespace(name="b")])
+    monkeypatch.setattr(cli_queues, "load_service", lambda module: service)
+    monkeypatch.setattr(cli_queues, "opened", lambda service: nullcontext(PartlyDamaged(*damaged)))
+    code = cli_queues.queues.callback(("shop",), as_json=True)  # type: ignore[misc]
+    assert isinstance(code, int)
+    return code
+
+
+def test_what_cannot_be_looked_at_hides_no_other_queue(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Regression: one directory of another user, and no queue was shown: exit code 3."""
+    assert looked_at(monkeypatch, "b") == 1
+    shown = capsys.readouterr()
+    assert [(queue["queue"], queue["ready"], queue["dead"]) for queue in json.loads(shown.out)] == [
+        ("a", 1, 0),
+        ("b", None, None),
+    ]
+    assert shown.err.count("spool /s/b/dead: looking at 'b': Permission denied") == 1
+    assert "tried again" not in shown.err
+    assert looked_at(monkeypatch) == 0
+    with pytest.raises(EngineUnavailable):  # one line, exit code 3
+        looked_at(monkeypatch, "a", "b")
 
 
 def test_what_an_engine_cannot_know_is_no_number() -> None:

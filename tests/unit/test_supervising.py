@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -19,7 +20,7 @@ from framework import Settings, WorkerApp
 from framework.process.lock import FileLock
 from framework.runner.place import Place as RunnerPlace
 from framework.scoreboard import EXIT_REASONS, PLANNED, RowState, Scoreboard, Verdict
-from framework.supervisor import platform
+from framework.supervisor import instance, platform
 from framework.supervisor.children import FAILED_TO_CLOSE, FAILED_TO_START, Birth, ChildSpec
 from framework.supervisor.instance import Instance
 from framework.supervisor.notify import Notifier
@@ -322,6 +323,24 @@ def test_a_directory_in_the_place_of_an_instance_costs_its_number(tmp_path: Path
     """Regression: no service could start on the store, exit code 3."""
     (tmp_path / "instances" / "0.lock").mkdir(parents=True)
     assert Instance.take(tmp_path / "run", tmp_path / "instances").number == 1
+
+
+def test_a_lock_of_another_user_costs_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody ran the service as root once. Where nothing may be made, it is refused as before."""
+    real, places = instance._open, (tmp_path / "run", tmp_path / "instances")
+
+    def denied(path: Path) -> int:
+        if path.name == "0.lock" or not path.parent.stat().st_mode & 0o200:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path)
+
+    monkeypatch.setattr(instance, "_open", denied)
+    places[1].mkdir()
+    (places[1] / "0.lock").touch(0)
+    assert Instance.take(*places).number == 1
+    (tmp_path / "instances").chmod(0o500)
+    with pytest.raises(PermissionError):
+        Instance.take(*places)
 
 
 def test_an_instance_lives_as_long_as_its_last_process(tmp_path: Path) -> None:
