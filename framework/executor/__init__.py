@@ -56,6 +56,7 @@ class Attempt:
     Attributes:
         duration: seconds that the run took; None until its outcome is where a rescuer finds it.
         error: what the handler raised, with its frames; until `forget`.
+        own_context: the run's context ends with it, so whoever sets a variable there need not put it back.
     """
 
     lease: Lease
@@ -66,6 +67,7 @@ class Attempt:
     outcome: Outcome | None = None
     duration: float | None = None
     error: BaseException | None = None
+    own_context: bool = False
 
     def forget(self) -> None:
         """The attempt has ended and everybody was told: frees what it held. The text of its error stays."""
@@ -84,7 +86,8 @@ class Tracing(Protocol):
         """Ids and the sampling decision of the span that this attempt will have."""
 
     def attempt(self, attempt: Attempt) -> AbstractContextManager[object]:
-        """The span around the handler; on leaving, ends it by `attempt.outcome` and restores the ambient context."""
+        """The span around the handler; on leaving, ends it by `attempt.outcome` and restores the ambient context, where
+        the run has not one of its own."""
 
     def logger(self, attempt: Attempt) -> Logger:
         """A logger bound to the job; inside the span its lines carry the trace's ids."""
@@ -195,6 +198,7 @@ class Executor:
 
         It has a context of its own, as an async run has by its task: what a handler binds to it ends with the job.
         """
+        attempt.own_context = True
         return copy_context().run(self._run, attempt, call)
 
     def _run(self, attempt: Attempt, call: Callable[..., Any]) -> Outcome:
