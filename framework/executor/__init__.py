@@ -215,7 +215,7 @@ class Executor:
                     self._hook.tell(failure, context or self._context(attempt, started))
             else:
                 duration = self._monotonic() - started
-                self._decided(attempt, None)
+                attempt.outcome = RESTED if attempt.lease.is_letter else SUCCEEDED
             self._finish(attempt, duration)
         assert attempt.outcome is not None
         return attempt.outcome
@@ -236,7 +236,7 @@ class Executor:
                     await self._hook.atell(failure, context or self._context(attempt, started))
             else:
                 duration = self._monotonic() - started
-                self._decided(attempt, None)
+                attempt.outcome = RESTED if attempt.lease.is_letter else SUCCEEDED
             self._finish(attempt, duration)
         assert attempt.outcome is not None
         return attempt.outcome
@@ -293,12 +293,11 @@ class Executor:
     def _payload(self, lease: Lease) -> Any:
         return letter_of(lease) if self._codec is None else self._codec.decode(lease.job.payload)
 
-    def _decided(self, attempt: Attempt, error: BaseException | None) -> Outcome:
+    def _decided(self, attempt: Attempt, error: BaseException) -> Outcome:
         attempt.error = error
         try:
             attempt.outcome = outcome = self.decide(attempt, error)
         except BaseException:  # an attribute of the exception, or a class of `give_up_on`, raised in turn
-            assert error is not None
             attempt.outcome = outcome = fail(self._failure(attempt, error), self.options.retry)
         return outcome
 
@@ -310,11 +309,9 @@ class Executor:
         if self._tells_success or outcome is not SUCCEEDED:
             self._emit(finished(attempt, outcome, duration))
 
-    def decide(self, attempt: Attempt, error: BaseException | None) -> Outcome:
-        """What is to be done with the job of a run that ended so."""
-        lease, policy = attempt.lease, self.options.retry
-        if error is None:
-            return RESTED if lease.is_letter else SUCCEEDED
+    def decide(self, attempt: Attempt, error: BaseException) -> Outcome:
+        """What is to be done with the job of a run that ended by an exception."""
+        policy = self.options.retry
         kind: Any = type(error)  # isinstance() would ask the exception's own __class__
         ended: Any = error
         if issubclass(kind, Snooze):

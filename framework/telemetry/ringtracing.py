@@ -8,7 +8,7 @@ import struct
 import time
 from contextlib import AbstractContextManager
 from math import inf
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol
 
 from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
@@ -96,13 +96,15 @@ class RingTracing(LogOnlyTracing):
     # --- the executor's side ----------------------------------------------------------------------------------------
 
     def identify(self, lease: Lease, started_at: float) -> SpanIdentity:
+        found: Any  # has what a SpanIdentity has
         try:
-            return cast("SpanIdentity", self.span_of(lease, started_at))
+            found = self.span_of(lease, started_at)
         except Exception:  # a propagator or sampler of the service's own: its fault must not cost the job
             log.exception("no span could be planned for job %s", lease.job.id)
             trace_id = trace_id_of(lease.job.uid, lease.delivery)
             span_id = span_id_of(lease.job.uid, lease.delivery)
-            return cast("SpanIdentity", RingSpan(trace_id, span_id, False, "", int(started_at * 1e9), self._limits))
+            found = RingSpan(trace_id, span_id, False, "", int(started_at * 1e9), self._limits)
+        return found  # type: ignore[no-any-return]
 
     def attempt(self, attempt: Attempt) -> AbstractContextManager[object]:
         span: object = attempt.identity
