@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from framework.telemetry import records
 
@@ -51,17 +51,15 @@ class Facts(NamedTuple):
     most: int
 
 
-def pack(flags: int, pid: int, queue: bytes, job_id: bytes, *facts: Any) -> bytes:
-    """A record; its size is a multiple of eight. Args: facts: those of `Facts` from `duration` on.
+def packer(queue_size: int, id_size: int) -> tuple[int, Callable[..., bytes]]:
+    """What packs a record of these lengths, and its size, a multiple of eight, which stands at its begin and end.
 
-    Raises struct.error: a number that has no place, as of a policy of more than four thousand million attempts.
+    It takes what `Facts` lists, then queue, job's id and size, and raises struct.error for a number that has no place,
+    as the most attempts of a policy of more than four thousand million.
     """
-    queue_size, id_size = len(queue), len(job_id)
-    size, pack_all = _packers.get((queue_size, id_size)) or _packer(queue_size, id_size)
-    return pack_all(size, records.FACTS, flags, queue_size, pid, id_size, *facts, queue, job_id, size)
-
-
-def _packer(queue_size: int, id_size: int) -> tuple[int, Callable[..., bytes]]:
+    known = _packers.get((queue_size, id_size))
+    if known is not None:
+        return known
     bare = SIZE + queue_size + id_size + 4
     size = (bare + 7) & ~7
     found = size, struct.Struct(f"{_FACTS.format}{queue_size}s{id_size}s{size - bare}xI").pack

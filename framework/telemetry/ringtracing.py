@@ -7,7 +7,8 @@ import re
 import struct
 import time
 from contextlib import AbstractContextManager
-from typing import Final, Protocol, cast
+from math import inf
+from typing import Any, Final, Protocol
 
 from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
@@ -26,11 +27,11 @@ from framework.jobscope import running
 from framework.outcome import SUCCEEDED, Outcome
 from framework.telemetry import records
 from framework.telemetry.encode import Encoder, End
-from framework.telemetry.facts import CHILD, LINKED, NO_SPAN, NO_TRACE, REDELIVERED, pack
+from framework.telemetry.facts import CHILD, LINKED, NO_SPAN, NO_TRACE, REDELIVERED, packer
 from framework.telemetry.linkage import Linkage, origin_of
 from framework.telemetry.logonly import LogOnlyTracing
 from framework.telemetry.logs import Logs
-from framework.telemetry.records import SAMPLED
+from framework.telemetry.records import FACTS, SAMPLED
 from framework.telemetry.ringspan import RingSpan
 from framework.telemetry.ringwriter import RingWriter
 
@@ -83,8 +84,8 @@ class RingTracing(LogOnlyTracing):
         self._spans = spans
         self._inner = inner
         self._system = system
-        self._linkage: Linkage = linkage
-        self._parent_within = parent_within
+        # Seconds from enqueue to start up to which a span is a child of the creation.
+        self._child_within = {"parent": inf, "auto": parent_within, "link": -inf}[linkage]
         self._encoders: dict[str, Encoder] = {}
         self._keys: dict[tuple[str, ...], bytes] = {}
         few = limits.max_span_attributes is not None and limits.max_span_attributes < 16
@@ -95,13 +96,15 @@ class RingTracing(LogOnlyTracing):
     # --- the executor's side ----------------------------------------------------------------------------------------
 
     def identify(self, lease: Lease, started_at: float) -> SpanIdentity:
+        found: Any  # has what a SpanIdentity has
         try:
-            return cast("SpanIdentity", self.span_of(lease, started_at))
+            found = self.span_of(lease, started_at)
         except Exception:  # a propagator or sampler of the service's own: its fault must not cost the job
             log.exception("no span could be planned for job %s", lease.job.id)
             trace_id = trace_id_of(lease.job.uid, lease.delivery)
             span_id = span_id_of(lease.job.uid, lease.delivery)
-            return cast("SpanIdentity", RingSpan(trace_id, span_id, False, "", int(started_at * 1e9), self._limits))
+            found = RingSpan(trace_id, span_id, False, "", int(started_at * 1e9), self._limits)
+        return found  # type: ignore[no-any-return]
 
     def attempt(self, attempt: Attempt) -> AbstractContextManager[object]:
         span: object = attempt.identity
@@ -114,7 +117,7 @@ class RingTracing(LogOnlyTracing):
         job, started = lease.job, int(started_at * 1e9)
         creation, flags, context = self._creation(lease)
         span_id = span_id_of(job.uid, lease.delivery)
-        child = creation is not None and self._is_child(started_at - job.enqueued_at)
+        child = creation is not None and started_at - job.enqueued_at <= self._child_within
         if child and creation is not None:
             span = RingSpan(creation[0], span_id, flags & 1 == 1, creation[1], started, self._limits)
         else:
@@ -151,9 +154,6 @@ class RingTracing(LogOnlyTracing):
         made = origin.creation
         ids = (f"{made.trace_id:032x}", f"{made.span_id:016x}") if made.is_valid else None
         return ids, int(made.trace_flags), origin.context
-
-    def _is_child(self, age: float) -> bool:
-        return self._linkage == "parent" or (self._linkage == "auto" and age <= self._parent_within)
 
     def _asked(self, span: RingSpan, lease: Lease, child: bool, flags: int) -> bool:
         """The answer of a sampler that is not the default one; it is asked once."""
@@ -194,10 +194,7 @@ class RingTracing(LogOnlyTracing):
         return key
 
     def settled(self, queue: str, verb: str, seconds: float) -> bool:
-        key = self._keys.get((queue, verb))
-        if key is None:
-            key = self._operation_key(queue, verb, "settle")
-        self._ring.settled(key, seconds)
+        self._ring.settled(self._keys.get((queue, verb)) or self._operation_key(queue, verb, "settle"), seconds)
         return True
 
     def put(self, attempt: Attempt, span: RingSpan) -> None:
@@ -206,21 +203,21 @@ class RingTracing(LogOnlyTracing):
         outcome, duration = attempt.outcome, attempt.duration
         if outcome is None or duration is None:
             return
-        extras = span.over()
-        if outcome is SUCCEEDED and extras is None and self._plain and span.context is None and span.previous is None:
+        span.ended = True
+        plain = span.extras is None and span.context is None and span.previous is None and self._plain
+        if outcome is SUCCEEDED and plain:
             try:
-                self._put_facts(attempt, span, duration)
+                self._ring.success(self._facts(attempt, span, duration))
                 return
             except struct.error:  # a number that is too large for its place
                 pass
         self._put_encoded(attempt, span, outcome, duration)
 
-    def _put_facts(self, attempt: Attempt, span: RingSpan, duration: float) -> None:
-        """A success to which nothing was added: the exporter makes its span. Raises struct.error."""
-        lease, ring, creation = attempt.lease, self._ring, span.creation
-        trace_id = bytes.fromhex(span.trace_id)
+    def _facts(self, attempt: Attempt, span: RingSpan, duration: float) -> bytes:
+        """Of a success to which nothing was added: the exporter makes its span. Raises struct.error."""
+        lease, creation = attempt.lease, span.creation
+        trace_id, made_trace, made_by = bytes.fromhex(span.trace_id), NO_TRACE, NO_SPAN
         flags = SAMPLED if span.sampled and self._spans else 0
-        made_trace, made_by = NO_TRACE, NO_SPAN
         if creation is not None:
             made_by = bytes.fromhex(creation[1])
             if span.parent:
@@ -231,12 +228,12 @@ class RingTracing(LogOnlyTracing):
                 made_trace = bytes.fromhex(creation[0])
         if lease.delivery > 1:
             flags |= REDELIVERED
-        ring.success(
-            pack(
-                flags, ring.pid, lease.queue.encode(), lease.job.id.encode("utf-8", "replace"), duration, attempt.wait,
-                time.time_ns(), trace_id, bytes.fromhex(span.span_id), span.started, made_trace, made_by, lease.attempt,
-                attempt.options.retry.max_attempts,
-            )
+        queue, job_id = lease.queue.encode(), lease.job.id.encode("utf-8", "replace")
+        size, pack = packer(len(queue), len(job_id))
+        return pack(
+            size, FACTS, flags, len(queue), self._ring.pid, len(job_id), duration, attempt.wait, time.time_ns(),
+            trace_id, bytes.fromhex(span.span_id), span.started, made_trace, made_by, lease.attempt,
+            attempt.options.retry.max_attempts, queue, job_id, size,
         )  # fmt: skip
 
     def _put_encoded(self, attempt: Attempt, span: RingSpan, outcome: Outcome, duration: float) -> None:
@@ -322,7 +319,8 @@ class RingTracing(LogOnlyTracing):
 
 
 class RingAttempt:
-    """The span around one handler. Context and job are set on entering and put back on leaving, whatever happened."""
+    """The span around one handler. Context and job are set on entering and put back on leaving, whatever happened, but
+    not in a context that ends with the run."""
 
     __slots__ = ("_attempt", "_job", "_span", "_token", "_tracing")
 
@@ -347,8 +345,9 @@ class RingAttempt:
         except Exception:
             log.exception("the span of job %s could not be kept", self._attempt.lease.job.id)
         finally:
-            otel_context.detach(self._token)
-            running.reset(self._job)
+            if not self._attempt.own_context:
+                otel_context.detach(self._token)
+                running.reset(self._job)
 
 
 def _is_standard(propagator: object) -> bool:

@@ -36,7 +36,7 @@ class RingWriter(RingFile):
         meta: what the reader needs to know of this slot; the same for every process in it.
 
     Attributes:
-        pid: of this process.
+        pid: of this process; 0 in what it has forked.
     """
 
     def __init__(self, path: Path, meta: dict[str, Any]) -> None:
@@ -49,7 +49,7 @@ class RingWriter(RingFile):
         self._quads[META] = len(encoded)
         self._keep_told()
         self._lock = threading.Lock()
-        self._pid = self.pid = os.getpid()
+        self.pid = os.getpid()
         self._position = self.head
         # A span must leave this much free for the counts of those after it.
         self._for_spans = self.capacity - self.capacity // 8
@@ -58,7 +58,7 @@ class RingWriter(RingFile):
             os.register_at_fork(after_in_child=self._leave)
 
     def _leave(self) -> None:
-        self._pid = 0
+        self.pid = 0
 
     def _keep_told(self) -> None:
         """What our dead predecessor put last, where a rescuer finds it even when our records have overwritten it."""
@@ -84,35 +84,33 @@ class RingWriter(RingFile):
         telemetry knows, may be counted by its rescuer once more: two stores cannot be one."""
         found = facts.unpack(record)
         key = record[facts.SIZE : facts.SIZE + found.queue_size]
+        fits = self._tallies.add(tallies.WAIT, key, found.wait)
+        fits = fits and self._tallies.add(tallies.DURATION, key, found.duration)
         with self._lock:
-            fits = self._tallies.add(tallies.WAIT, key, found.wait)
-            if not (fits and self._tallies.add(tallies.DURATION, key, found.duration)):
-                self._quads[LOST] += 1
+            self._quads[LOST] += not fits
             self._keep(found.span_id)
             self._quads[LOST_SPANS] += bool(found.flags & records.DROPPED)
 
     def settled(self, key: bytes, duration: float) -> None:
-        """Counts a settlement in place: no record. Args: key: as in `records.operation_key`."""
-        with self._lock:
-            counted = not self._pid or self._tallies.add(tallies.SETTLEMENT, key, duration)
-        if not counted:
+        """Counts a settlement in place, mostly. Args: key: as in `records.operation_key`."""
+        if self.pid and not self._tallies.add(tallies.SETTLEMENT, key, duration):
             self.operation(key, duration, 1)
 
     def attempt(self, key: bytes, duration: float, wait: float, trace_id: bytes, span_id: bytes, span: bytes) -> None:
         """Puts an attempt that ended. Args: span: OTLP bytes as in a ScopeSpans, empty where it is not sampled."""
         known = (key, duration, wait, trace_id, span_id)
         if not span:
-            self._put(records.pack(records.ATTEMPT, 0, self._pid, *known, b""))
-        elif not self._append(records.pack(records.ATTEMPT, records.SAMPLED, self._pid, *known, span), self._for_spans):
-            self._put(records.pack(records.ATTEMPT, records.DROPPED, self._pid, *known, b""), spans=1)
+            self._put(records.pack(records.ATTEMPT, 0, self.pid, *known, b""))
+        elif not self._append(records.pack(records.ATTEMPT, records.SAMPLED, self.pid, *known, span), self._for_spans):
+            self._put(records.pack(records.ATTEMPT, records.DROPPED, self.pid, *known, b""), spans=1)
 
     def operation(self, key: bytes, duration: float, count: int) -> None:
         """Puts something done with the engine."""
-        self._put(records.pack(records.OPERATION, 0, self._pid, key, duration, count))
+        self._put(records.pack(records.OPERATION, 0, self.pid, key, duration, count))
 
     def expired(self, key: bytes, count: int) -> None:
         """Puts that jobs became dead letters without an attempt."""
-        self._put(records.pack(records.EXPIRED, 0, self._pid, key, 0.0, count))
+        self._put(records.pack(records.EXPIRED, 0, self.pid, key, 0.0, count))
 
     def _put(self, record: bytes, *, spans: int = 0) -> None:
         """Args: spans: that were in it."""
@@ -123,7 +121,7 @@ class RingWriter(RingFile):
 
     def _append(self, record: bytes, room: int) -> bool:
         """False: more than `room` bytes would wait for the reader then."""
-        if not self._pid:
+        if not self.pid:
             return True  # forked: nothing of ours
         size, quads = len(record), self._quads
         with self._lock:

@@ -7,6 +7,7 @@ that is killed between the stores of one number loses its part of the sum, never
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_left
 from typing import Final, NamedTuple
 
@@ -34,28 +35,30 @@ class Tally(NamedTuple):
 
 
 class Tallies:
-    """The tallies in a ring's file. Its writer adds, under its lock; anybody reads."""
+    """The tallies in a ring's file. Any thread of its writer adds; anybody reads."""
 
     def __init__(self, memory: memoryview) -> None:
         self._bytes, self._words = memory, memory.cast("Q")
-        self._places: dict[tuple[int, bytes], int] = {}
+        self._lock = threading.Lock()
+        self._places: dict[int, dict[bytes, int]] = {kind: {} for kind in _BOUNDS}
         self._next = 0
 
     def add(self, kind: int, key: bytes, seconds: float) -> bool:
         """False: there is no place, or the number cannot be counted."""
-        at = self._places.get((kind, key), -1)
-        if at < 0 and (at := self._place(kind, key)) < 0:
-            return False
         words, ns = self._words, int(seconds * 1e9)
-        total = words[at + _TOTAL] + ns
-        if not 0 <= ns <= total < _LIMIT:
-            return False
-        words[at + _COUNTS + bisect_left(_BOUNDS[kind], seconds)] += 1
-        words[at + _TOTAL] = total
-        if ns < words[at + _LEAST]:
-            words[at + _LEAST] = ns
-        if ns > words[at + _MOST]:
-            words[at + _MOST] = ns
+        with self._lock:
+            at = self._places[kind].get(key, -1)
+            if at < 0 and (at := self._place(kind, key)) < 0:
+                return False
+            total = words[at + _TOTAL] + ns
+            if not 0 <= ns <= total < _LIMIT:
+                return False
+            words[at + _COUNTS + bisect_left(_BOUNDS[kind], seconds)] += 1
+            words[at + _TOTAL] = total
+            if ns < words[at + _LEAST]:
+                words[at + _LEAST] = ns
+            if ns > words[at + _MOST]:
+                words[at + _MOST] = ns
         return True
 
     def read(self) -> list[Tally]:
@@ -80,12 +83,13 @@ class Tallies:
         words = self._words
         while self._next < _PLACES and words[self._next * _WORDS]:  # of the processes before, in this slot
             at = self._next * _WORDS
-            self._places[words[at] & 0xFF, self._key_at(at)] = at
+            if (known := words[at] & 0xFF) in _BOUNDS:
+                self._places[known][self._key_at(at)] = at
             self._next += 1
-        found = self._places.get((kind, key), -1)
+        found = self._places[kind].get(key, -1)
         if found >= 0 or self._next == _PLACES or len(key) > _KEY_BYTES:
             return found
-        at = self._places[kind, key] = self._next * _WORDS
+        at = self._places[kind][key] = self._next * _WORDS
         self._bytes[(at + _KEY) * 8 : (at + _TOTAL) * 8] = key.ljust(_KEY_BYTES, b"\0")
         words[at + _LEAST] = _LIMIT
         words[at] = kind | len(key) << 8  # the last store: from now on it is there

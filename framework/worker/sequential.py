@@ -66,14 +66,15 @@ class SyncWorker:
     def _serve(self) -> None:
         core = self._core
         while not core.leave:
-            core.tick()
-            if (
-                not core.settle_late() and core.gate.doubtful
-            ):  # the run record of a job that cannot be settled must stand until we know why
-                self._look_around()
-                time.sleep(FIRST_RETRY)
-                continue
-            lease = self._claims.take() or self._claim()
+            lease = None if core.gate.doubtful else self._claims.take()
+            if lease is None:  # once a claim: each job ends with a tick of its own
+                core.tick()
+                # The run record of a job that cannot be settled must stand until we know why.
+                if not core.settle_late() and core.gate.doubtful:
+                    self._look_around()
+                    time.sleep(FIRST_RETRY)
+                    continue
+                lease = self._claims.take() or self._claim()
             if lease is not None:
                 self._run(lease)
         core.leaving()

@@ -27,8 +27,11 @@ def opened(place: Path, capacity: int = 1 << 16) -> tuple[RingWriter, RingReader
 
 def success(writer: RingWriter, number: int, *, duration: float = 0.02, wait: float = 40.0, flags: int = 1) -> bytes:
     span_id = number.to_bytes(8, "big")
+    job_id = b"job-%d" % number
+    size, pack = facts.packer(1, len(job_id))
     numbers = (duration, wait, 2, b"t" * 16, span_id, 1, facts.NO_TRACE, facts.NO_SPAN, 1, 11)
-    writer.success(facts.pack(flags, writer.pid, b"q", b"job-%d" % number, *numbers))
+    head = (size, records.FACTS, flags, 1, writer.pid, len(job_id))
+    writer.success(pack(*head, *numbers, b"q", job_id, size))
     return span_id
 
 
