@@ -16,6 +16,7 @@ from framework.errors import (
 )
 from framework.job import Context, Failure, JobId, Logger
 from framework.outcome import Discard, JobInterrupted, Reject, RetryLater, Snooze
+from framework.pools import Pool
 from framework.queues import Cron, DeadLetter, Every, Queue
 from framework.retry import RetryPolicy
 from framework.settings import Settings
@@ -40,6 +41,7 @@ __all__ = [
     "JobInterrupted",
     "Logger",
     "PayloadTooLarge",
+    "Pool",
     "Queue",
     "QueueFull",
     "Reject",

@@ -152,7 +152,9 @@ class Broker(Protocol):
         """Takes up to `limit` jobs of these queues, those of each by (priority, place): lower priorities first, then
         in the order of their enqueue. An urgent job may pass the others a moment after it came, however many they are;
         a steady stream of urgent ones starves the rest. Waits up to `wait` seconds (at most 1) for the first, less
-        after wake(). However many jobs one queue has, the others get their turn.
+        after wake(). A queue gives jobs only where those named before it leave room: who calls names another one first
+        each time, so that none starves (`framework/worker/turns.py`). Where there are many queues, one of them may show
+        a job of which nothing has told some seconds late.
 
         Delivery grows by one. A job past its ttl is not returned but becomes a dead letter, reason `expired`. Where one
         queue fails, jobs of the others are returned; EngineUnavailable: one fails, and no other has a job.

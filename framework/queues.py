@@ -1,4 +1,4 @@
-"""Declaring a queue: what a service writes as a class attribute, and the options that every part reads.
+"""Declaring a queue: what a service writes as a class attribute.
 
 Nothing here stores a job. `Queue.enqueue` reaches the process's producer through `opener`, which
 `framework/__init__` installs, so that no import goes up.
@@ -6,18 +6,21 @@ Nothing here stores a job. `Queue.enqueue` reaches the process's producer throug
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, overload
 
 from framework.errors import DeclarationError
 from framework.job import Context, Failure, JobId, Reason
+from framework.options import NAME as NAME
+from framework.options import QueueOptions as QueueOptions
+from framework.options import check_name as check_name
+from framework.options import in_pool, parse_size
 from framework.places import caller_place
-from framework.retry import LONGEST, RetryPolicy, Seconds, seconds
+from framework.pools import Pool
+from framework.retry import RetryPolicy, Seconds, seconds
 from framework.slo import Slo
 
 if TYPE_CHECKING:
@@ -27,10 +30,6 @@ P = TypeVar("P")
 W = TypeVar("W")
 R = TypeVar("R", bound=Awaitable[None] | None)
 OnConflict = Literal["keep", "raise"]
-
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}", re.ASCII)
-MOST_WORKERS, MOST_CONCURRENCY = 1_000, 10_000  # more is a slip of the pen, which would fill memory or disk at a start
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,95 +73,25 @@ class Every(Generic[P]):
     payload: P
 
 
-@dataclass(frozen=True, slots=True)
-class QueueOptions:
-    """A queue's declaration as plain values, after the settings had their say.
-
-    Attributes:
-        name: name in the engine, in telemetry and on the command line.
-        attribute: name on the app; the key of its settings.
-        workers: processes that serve it; 0 is legal, at most 1,000.
-        concurrency: jobs at once in one process, at most 10,000; above 1 those of a sync handler run in threads.
-        timeout: seconds until `JobInterrupted` is raised in the handler; None = never.
-        kill_after: seconds from there to SIGKILL.
-        dead_letter: name of the queue that takes its dead letters; None = its own list.
-        ttl: seconds from first eligibility to expiry; on a dead-letter queue: how long letters are kept.
-        max_length: ready and delayed jobs that it holds; None = no limit.
-        max_payload_bytes: size of the encoded payload.
-        max_jobs_per_process, max_memory: after so many jobs, or above so many bytes resident, a process is replaced.
-        slo: what it promises about waiting; None = nothing.
-        is_dead_letter: its payloads are dead letters.
-        full_errors: messages about a payload that does not fit may quote it.
-        handled: the service has a handler for it. A dead-letter queue that no service on the store handles keeps its
-            dead letters in state dead.
-        service: the service that declares it; empty: nobody's declaration, which changes nobody's.
-    """
-
-    name: str
-    attribute: str = ""
-    workers: int = 1
-    concurrency: int = 1
-    timeout: float | None = 30.0
-    kill_after: float = 5.0
-    retry: RetryPolicy = field(default_factory=RetryPolicy)
-    dead_letter: str | None = None
-    ttl: float | None = None
-    max_length: int | None = 100_000
-    max_payload_bytes: int = 1_048_576
-    max_jobs_per_process: int | None = None
-    max_memory: int | None = None
-    slo: Slo | None = None
-    is_dead_letter: bool = False
-    full_errors: bool = False
-    handled: bool = True
-    service: str = ""
-
-    def __post_init__(self) -> None:
-        check_name(self.name)
-        for name, least in (("workers", 0), ("concurrency", 1), ("max_payload_bytes", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)}: must be {least} or more")
-        for name, most in (("workers", MOST_WORKERS), ("concurrency", MOST_CONCURRENCY)):
-            if getattr(self, name) > most:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at most {most}")
-        for name in ("max_length", "max_jobs_per_process", "max_memory"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value}: must be 1 or more, or None for no limit")
-        for name in ("timeout", "ttl"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value <= LONGEST:
-                raise ValueError(
-                    f"{name}={value}: must be more than 0 seconds, or None for no limit; at most {LONGEST:g}"
-                )
-        if self.slo is not None and not isinstance(self.slo, Slo):
-            raise ValueError(f"slo={self.slo!r}: write slo=Slo(wait=30, target=0.99)")
-        if not 0 < self.kill_after <= LONGEST:
-            raise ValueError(f"kill_after={self.kill_after}: must be more than 0 seconds, at most {LONGEST:g}")
-
-
-def check_name(name: str) -> None:
-    """Refuses what cannot be a directory, a subject and a metric attribute everywhere. Raises ValueError."""
-    if not NAME.fullmatch(name):
-        raise ValueError(f"queue name {name[:120]!r}: 1 to 100 of a-z 0-9 . _ - and a letter or digit first")
-
-
-def parse_size(text: str | int | None) -> int | None:
-    """`max_memory`: `512MiB`, `1G` or a number of bytes, as bytes; units of 1024. Raises ValueError."""
-    if text is None or isinstance(text, int):
-        return text
-    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE | re.ASCII)
-    if not match:
-        raise ValueError(f"max_memory={text!r}: write it as 512MiB, 2GiB or a number of bytes")
-    return int(Decimal(match[1]) * _UNITS[match[2].upper()])
-
-
 def _name_of(dead_letter: object) -> str | None:
     if isinstance(dead_letter, Queue):
         return dead_letter.name
     if dead_letter is not None:
         raise TypeError(f"dead_letter={dead_letter!r}: give the queue itself, not its name")
     return None
+
+
+def _check_pool(pool: object, weight: int | None, **given: object) -> None:
+    """Raises ValueError, TypeError: an option that is the pool's, or that only counts in one."""
+    if pool is None:
+        if weight is not None:
+            raise ValueError(f"weight={weight} counts among the queues of a pool: add pool=, or remove it")
+        return
+    if not isinstance(pool, Pool):
+        raise TypeError(f"pool={pool!r}: give the pool itself, not its name")
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"{name}={value!r} is an option of pool {pool.name!r} ({pool.place}): write it there")
 
 
 class Sender(Protocol):
@@ -207,8 +136,12 @@ class Queue(Generic[P]):
 
     Args:
         name: 1 to 100 of `a-z 0-9 . _ -`.
-        workers: processes; 0 is legal: no worker of this service runs it.
-        concurrency: jobs at once in one process: of an async handler on its event loop, of a sync one in threads.
+        workers: processes, 1 unless said; 0 is legal: no worker of this service runs it.
+        concurrency: jobs at once in one process, 1 unless said: of an async handler on its event loop, of a sync one in
+            threads.
+        pool: processes that it shares with other queues, instead of its own: `workers`, `concurrency`,
+            `max_jobs_per_process` and `max_memory` are then the pool's.
+        weight: of a queue in a pool: runs that it gets for each of a queue of weight 1, where both have jobs.
         timeout: seconds until `JobInterrupted` is raised in the handler.
         kill_after: seconds from the soft timeout to SIGKILL.
         retry: when a failed job runs again.
@@ -230,8 +163,10 @@ class Queue(Generic[P]):
         self,
         name: str,
         *,
-        workers: int = 1,
-        concurrency: int = 1,
+        workers: int | None = None,
+        concurrency: int | None = None,
+        pool: Pool | None = None,
+        weight: int | None = None,
         timeout: Seconds | None = 30,
         kill_after: Seconds = 5,
         retry: RetryPolicy | None = None,
@@ -246,13 +181,18 @@ class Queue(Generic[P]):
     ) -> None:
         self.name, self.place = name, caller_place()
         self.attribute = self.owner = ""
-        self.dead_letter, self.schedules = dead_letter, tuple(schedules)
+        self.dead_letter, self.schedules, self.pool = dead_letter, tuple(schedules), pool
         self._connected: list[Sender] = []
         try:
-            self.options = QueueOptions(
+            _check_pool(
+                pool, weight, workers=workers, concurrency=concurrency, max_jobs_per_process=max_jobs_per_process,
+                max_memory=max_memory,
+            )  # fmt: skip
+            options = QueueOptions(
                 name=name,
-                workers=workers,
-                concurrency=concurrency,
+                workers=1 if workers is None else workers,
+                concurrency=1 if concurrency is None else concurrency,
+                weight=1 if weight is None else weight,
                 timeout=None if timeout is None else seconds(timeout),
                 kill_after=seconds(kill_after),
                 retry=retry or RetryPolicy(),
@@ -264,6 +204,7 @@ class Queue(Generic[P]):
                 max_memory=parse_size(max_memory),
                 slo=slo,
             )
+            self.options = options if pool is None else in_pool(options, pool.options)
         except (ValueError, TypeError) as error:
             raise DeclarationError(f"{self.place}: {error}") from None
 

@@ -7,14 +7,16 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as NotJSON
 
 from framework.errors import SettingsError
-from framework.queues import Queue, QueueOptions, parse_size
+from framework.options import PoolOptions, QueueOptions, in_pool, parse_size
+from framework.pools import Pool
+from framework.queues import Queue
 from framework.retry import LONGEST, RetryPolicy
 from framework.text.redaction import HIDDEN
 
@@ -25,6 +27,7 @@ OTHER_VARIABLES = frozenset({"WORKER_MODULE"})
 RENAMED = {"WORKER_BROKER_URL": "WORKER_ENGINE_URL"}
 
 
+Options = TypeVar("Options", QueueOptions, PoolOptions)
 _ANY_CASE = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
 _MayBeZero = Annotated[float, Field(ge=0, le=LONGEST, allow_inf_nan=False)]
 _AboveZero = Annotated[float, Field(gt=0, le=LONGEST, allow_inf_nan=False)]
@@ -48,6 +51,17 @@ class RetryOverride(BaseModel):
     jitter: bool | None = None
 
 
+class PoolOverride(BaseModel):
+    """What the environment may change of a pool; `none` means no limit where a limit is optional."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    workers: int | None = None
+    concurrency: int | None = None
+    max_jobs_per_process: int | Literal["none"] | None = None
+    max_memory: str | None = None
+
+
 class QueueOverride(BaseModel):
     """What the environment may change of a queue; `none` means no limit where a limit is optional."""
 
@@ -55,6 +69,7 @@ class QueueOverride(BaseModel):
 
     workers: int | None = None
     concurrency: int | None = None
+    weight: int | None = None
     timeout: float | Literal["none"] | None = None
     kill_after: float | None = None
     ttl: float | Literal["none"] | None = None
@@ -83,6 +98,7 @@ class Settings(BaseSettings):
         telemetry_flush: seconds that a leaving process gives to its exporters.
         payload_errors: what a message says of a payload that does not fit; types = nothing that the payload holds.
         queues: overrides by the queue's attribute: `WORKER_QUEUES__DELIVERIES__RETRY__FIRST_DELAY=0.5`.
+        pools: overrides by the pool's attribute: `WORKER_POOLS__LIGHT__WORKERS=4`.
     """
 
     model_config = SettingsConfigDict(
@@ -105,6 +121,7 @@ class Settings(BaseSettings):
     telemetry_flush: _MayBeZero = 1.0
     payload_errors: Annotated[Literal["types", "full"], _ANY_CASE] = "types"
     queues: dict[str, QueueOverride] = Field(default_factory=dict)
+    pools: dict[str, PoolOverride] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -123,22 +140,51 @@ class Settings(BaseSettings):
 
     def options(self, queue: Queue[Any]) -> QueueOptions:
         """A queue's options with its overrides. Raises SettingsError naming the variable."""
-        wanted = self.queues.get(queue.attribute.lower())
         base = replace(queue.options, attribute=queue.attribute, full_errors=self.payload_errors == "full")
+        if queue.pool is not None:
+            base = in_pool(base, self.pool(queue.pool))
+        wanted = self.queues.get(queue.attribute.lower())
         if wanted is None:
             return base
-        values = wanted.model_dump(exclude={"retry"}, exclude_none=True)
-        changes: dict[str, Any] = {name: None if value == "none" else value for name, value in values.items()}
         variable = f"{PREFIX}QUEUES__{queue.attribute.upper()}"
+        retry = wanted.retry.model_dump(exclude_none=True)
+        changes = wanted.model_dump(exclude={"retry"}, exclude_none=True)
+        _check_pooled(variable, changes, queue.pool)
         try:
-            if "max_memory" in changes:
-                changes["max_memory"] = parse_size(changes["max_memory"])
-            retry = wanted.retry.model_dump(exclude_none=True)
-            if retry:
-                changes["retry"] = _retry(base.retry, retry)
-            return replace(base, **changes)
+            return _changed(base, changes, **({"retry": _retry(base.retry, retry)} if retry else {}))
         except ValueError as error:
             raise SettingsError(f"{variable}__{_option_in(str(error))}: {error}") from None
+
+    def pool(self, pool: Pool) -> PoolOptions:
+        """A pool's options with its overrides. Raises SettingsError naming the variable."""
+        base, wanted = replace(pool.options, attribute=pool.attribute), self.pools.get(pool.attribute.lower())
+        if wanted is None:
+            return base
+        try:
+            return _changed(base, wanted.model_dump(exclude_none=True))
+        except ValueError as error:
+            variable = f"{PREFIX}POOLS__{pool.attribute.upper()}__{_option_in(str(error))}"
+            raise SettingsError(f"{variable}: {error}") from None
+
+
+def _changed(base: Options, values: Mapping[str, Any], **more: Any) -> Options:
+    """Raises ValueError."""
+    changes: dict[str, Any] = {name: None if value == "none" else value for name, value in values.items()} | more
+    if "max_memory" in changes:
+        changes["max_memory"] = parse_size(changes["max_memory"])
+    return replace(base, **changes)
+
+
+def _check_pooled(variable: str, changes: Mapping[str, Any], pool: Pool | None) -> None:
+    """Raises SettingsError: an option that is the pool's, or that counts only in one."""
+    if pool is None:
+        if "weight" in changes:
+            raise SettingsError(f"{variable}__WEIGHT: the queue is in no pool, where alone a weight counts")
+        return
+    for name in PoolOverride.model_fields:
+        if name in changes:
+            instead = f"{PREFIX}POOLS__{pool.attribute.upper()}__{name.upper()}"
+            raise SettingsError(f"{variable}__{name.upper()}: pool {pool.name!r} serves the queue: set {instead}")
 
 
 def _field(variable: str) -> str:
@@ -166,7 +212,8 @@ def load_settings(**values: Any) -> Settings:
         raise SettingsError(_explain(dict(item) for item in error.errors())) from None
     except NotJSON:
         raise SettingsError(
-            f"{PREFIX}QUEUES: write it as JSON, or one variable for each option: {PREFIX}QUEUES__<QUEUE>__<OPTION>"
+            f"{PREFIX}QUEUES: write it as JSON, or one variable for each option: {PREFIX}QUEUES__<QUEUE>__<OPTION>; "
+            f"{PREFIX}POOLS likewise"
         ) from None
 
 
@@ -184,14 +231,15 @@ def _explain(errors: Iterable[Mapping[str, Any]]) -> str:
 
 def _variable(place: Sequence[int | str]) -> str:
     """Without what pydantic appends to a place: the names of alternatives."""
-    depth = 1 if place[0] != "queues" else 4 if "retry" in place[2:3] else 3
+    depth = 3 if place[0] == "pools" else 1 if place[0] != "queues" else 4 if "retry" in place[2:3] else 3
     return PREFIX + "__".join(str(part).upper() for part in place[:depth])
 
 
 def _complaint(variable: str, error: Mapping[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         name = error["loc"][-1]
-        model = RetryOverride if "retry" in error["loc"][:-1] else QueueOverride
+        ours = {"pools": PoolOverride}.get(error["loc"][0], QueueOverride)
+        model = RetryOverride if "retry" in error["loc"][:-1] else ours
         return f"{variable}: no option {name!r}{_nearest(name, model.model_fields)}"
     if error["type"].startswith("model_"):
         return f"{variable}={error['input']!r}: set one variable for each option, {variable}__<OPTION>"
@@ -204,14 +252,20 @@ def _nearest(name: str, known: Iterable[str], *, transform: Any = str) -> str:
     return f"; did you mean {transform(near[0])}?" if near else ""
 
 
-def check_queue_names(settings: Settings, attributes: Iterable[str]) -> None:
-    """Refuses overrides of queues that the app does not have. Raises SettingsError."""
-    known = [attribute.lower() for attribute in attributes]
-    for name, override in settings.queues.items():
-        if name not in known:
-            option = next(iter(override.model_dump(exclude_none=True, exclude={"retry"})), "retry")
-            hint = _nearest(name, known, transform=str.upper)
-            raise SettingsError(f"{PREFIX}QUEUES__{name.upper()}__{option.upper()}: no queue {name!r}{hint}")
+def check_names(settings: Settings, queues: Iterable[str], pools: Iterable[str]) -> None:
+    """Refuses overrides of queues and pools that the app does not have. Raises SettingsError.
+
+    Args:
+        queues, pools: the attributes of the app.
+    """
+    for kind, given, attributes in (("queue", settings.queues, queues), ("pool", settings.pools, pools)):
+        known = [attribute.lower() for attribute in attributes]
+        for name, override in given.items():
+            if name not in known:
+                option = next(iter(override.model_dump(exclude_none=True, exclude={"retry"})), "retry")
+                hint = _nearest(name, known, transform=str.upper)
+                variable = f"{PREFIX}{kind.upper()}S__{name.upper()}__{option.upper()}"
+                raise SettingsError(f"{variable}: no {kind} {name!r}{hint}")
 
 
 def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:

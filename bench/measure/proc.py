@@ -44,10 +44,14 @@ def private(pid: int) -> float:
 
 def cpu(root: int) -> float:
     """Seconds that the threads of a tree have run, to the nanosecond."""
+    return sum(cpu_of(pid) for pid in tree(root))
+
+
+def cpu_of(pid: int) -> float:
+    """Seconds that the threads of a process have run, to the nanosecond."""
     total = 0
-    for pid in tree(root):
-        with suppress(OSError):
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                with suppress(OSError):
-                    total += int((task / "schedstat").read_text().split()[0])
+    with suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(OSError):
+                total += int((task / "schedstat").read_text().split()[0])
     return total / 1e9

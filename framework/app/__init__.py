@@ -11,11 +11,13 @@ from types import SimpleNamespace, UnionType
 from typing import Any, ClassVar
 
 from framework.app.callables import bare, gives_coroutine, wrapped_by_contextlib
-from framework.app.inheritance import check_method, check_queue_attribute, marks_of, place_of_function, position_of
+from framework.app.inheritance import check_attribute, check_method, marks_of, place_of_function, position_of
+from framework.app.pools import check_kinds, collect_pools
 from framework.errors import DeclarationError
 from framework.job import Context as Context
 from framework.job import Failure
 from framework.job import Logger as Logger
+from framework.pools import Pool
 from framework.queues import DeadLetter, Queue, QueueOptions
 from framework.settings import Settings
 
@@ -24,10 +26,22 @@ MOST_THREADS = 256  # in which a process runs the jobs of a sync handler; they s
 
 @dataclass(frozen=True)
 class Slot:
-    """The place that a worker process fills; known to `lifespan` and `alifespan`."""
+    """The place that a worker process fills; known to `lifespan` and `alifespan`.
+
+    Attributes:
+        queue: that it serves; in a pool the first of them.
+        index: its number among the processes of its queue or pool.
+        pool: None: the queue has processes of its own.
+        queues: all that it serves.
+    """
 
     queue: Queue[Any]
     index: int
+    pool: Pool | None = None
+    queues: tuple[Queue[Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "queues", self.queues or (self.queue,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +56,22 @@ class Handler:
 
 
 class WorkerApp:
-    """Subclass it: queues as class attributes, handlers as methods. Hooks compose through super().
+    """Subclass it: queues and pools as class attributes, handlers as methods. Hooks compose through super().
 
     Declaration mistakes raise DeclarationError when the class is created; the message names file and line.
     """
 
     worker_queues: ClassVar[dict[str, Queue[Any]]] = {}
+    worker_pools: ClassVar[dict[str, Pool]] = {}
     worker_handlers: ClassVar[dict[str, Handler]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         check_hooks(cls)
         cls.worker_queues = collect_queues(cls)
+        cls.worker_pools = collect_pools(cls, cls.worker_queues)
         cls.worker_handlers = collect_handlers(cls)
+        check_kinds(cls.worker_handlers.values())
 
     @contextmanager
     def lifespan(self, slot: Slot) -> Generator[None, None, None]:
@@ -114,7 +131,7 @@ def collect_queues(cls: type[WorkerApp]) -> dict[str, Queue[Any]]:
     for base in reversed(cls.__mro__):
         for attribute, value in vars(base).items():
             if isinstance(value, Queue):
-                check_queue_attribute(cls, attribute)
+                check_attribute(cls, attribute)
                 queues[attribute] = value
             elif attribute in queues:
                 del queues[attribute]

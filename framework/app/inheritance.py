@@ -14,6 +14,7 @@ from typing import Any
 from framework.app.callables import bare
 from framework.errors import DeclarationError
 from framework.places import place_of
+from framework.pools import Pool
 from framework.queues import Queue
 
 
@@ -35,18 +36,22 @@ def position_of(fn: Any) -> tuple[str, int]:
     return (code.co_filename, code.co_firstlineno) if code else ("?", 0)
 
 
-def check_queue_attribute(cls: type, attribute: str) -> None:
-    """Refuse an attribute by which two siblings mean different queues. Raises DeclarationError."""
+def check_attribute(cls: type, attribute: str) -> None:
+    """Refuse an attribute by which two siblings mean different queues or pools. Raises DeclarationError."""
     first, *others = (base for base in cls.__mro__ if attribute in vars(base))
     value = vars(first)[attribute]
     for other in others:
-        queue = vars(other)[attribute]
-        if isinstance(queue, Queue) and queue is not value and not issubclass(first, other):
-            what = f"queue {value.name!r} ({value.place})" if isinstance(value, Queue) else type(value).__name__
+        found = vars(other)[attribute]
+        if isinstance(found, (Queue, Pool)) and found is not value and not issubclass(first, other):
+            what = f"{_what(value)} ({value.place})" if isinstance(value, (Queue, Pool)) else type(value).__name__
             raise DeclarationError(
-                f"{queue.place}: {cls.__name__}.{attribute} is both {first.__name__}.{attribute}, {what}, and "
-                f"{other.__name__}.{attribute}, queue {queue.name!r}: the second would be out of reach: rename one"
+                f"{found.place}: {cls.__name__}.{attribute} is both {first.__name__}.{attribute}, {what}, and "
+                f"{other.__name__}.{attribute}, {_what(found)}: the second would be out of reach: rename one"
             )
+
+
+def _what(declared: Queue[Any] | Pool) -> str:
+    return f"{'queue' if isinstance(declared, Queue) else 'pool'} {declared.name!r}"
 
 
 def check_method(cls: type, name: str, queues: Sequence[Queue[Any]]) -> None:

@@ -6,7 +6,6 @@ that moves its clock sees delays, backoff and ttl pass without sleeping.
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections import Counter
@@ -67,7 +66,6 @@ class MemoryBroker:
         # True = wake(), False = a job came. Not a Condition: a signal handler that runs between its check and its
         # wait would go unheard; SimpleQueue.put is reentrant and what it puts stays.
         self._bell: SimpleQueue[bool] = SimpleQueue()
-        self._turns = itertools.count()
         self._own: TemporaryDirectory[str] | None = None
 
     @property
@@ -116,12 +114,11 @@ class MemoryBroker:
         return JobId(job.id)
 
     def claim(self, queues: Sequence[str], *, limit: int, wait: float) -> Sequence[Lease]:
-        """Takes due jobs in order, of each queue in its turn; sleeps on the bell where there are none."""
+        """Takes due jobs in order, of one queue after the other; sleeps on the bell where there are none."""
         deadline = time.monotonic() + min(wait, LONGEST_WAIT)
-        first = next(self._turns) % max(1, len(queues))
         while True:
             with self.store.lock:
-                shelves = [self.store.shelf(queue) for queue in (*queues[first:], *queues[:first])]
+                shelves = [self.store.shelf(queue) for queue in queues]
                 leases: list[Lease] = []
                 for shelf in shelves:
                     leases += [self._lease(row) for row in self._take(shelf, limit - len(leases))]

@@ -94,7 +94,7 @@ def doctor(given: tuple[str, ...], timeout: float, as_json: bool) -> int:
 def _examined(service: Service, timeout: float) -> tuple[Examination, list[Variable]]:
     import logging
 
-    from framework.runner import resolve
+    from framework.runner import crews_of, resolve
     from framework.telemetry.doctor import examine
     from framework.telemetry.environment import given, settle
     from framework.telemetry.identity import ProcessIdentity
@@ -103,8 +103,9 @@ def _examined(service: Service, timeout: float) -> tuple[Examination, list[Varia
     from framework.telemetry.version import version
 
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)  # we say it ourselves, and once
-    options = resolve(service.app, service.settings)
-    slots = 1 + sum(options[name].workers for name in service.app.worker_handlers)  # and maintenance
+    app, options = service.app, resolve(service.app, service.settings)
+    crews = crews_of(app, service.settings, options, list(app.worker_handlers)).values()
+    slots = 1 + sum(crew.options.workers for crew in crews)  # and maintenance
     system = service.settings.engine_url.partition(":")[0]
     identity = ProcessIdentity(service.app.__name__, "supervisor", "doctor", 0, system)
     root = root_of(service.settings)

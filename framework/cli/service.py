@@ -19,7 +19,7 @@ from framework.cli.output import hear_warnings, warn
 from framework.errors import EngineError, UsageError
 from framework.loading import load_app
 from framework.queues import DeadLetter, Queue, QueueOptions
-from framework.settings import Settings, check_queue_names, load_settings
+from framework.settings import Settings, check_names, load_settings
 from framework.telemetry import environment
 
 MODULE_HELP = "MODULE is the service's module, or module:Name. It may be left out where WORKER_MODULE is set."
@@ -78,7 +78,7 @@ def load_service(module: str) -> Service:
         app = load_app(module)
     except SystemExit as error:
         raise UsageError(f"{module} cannot be imported: it calls sys.exit({error.code!r})") from error
-    check_queue_names(settings, app.worker_queues)
+    check_names(settings, app.worker_queues, app.worker_pools)
     return Service(app, settings)
 
 

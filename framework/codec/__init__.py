@@ -81,7 +81,7 @@ class Codec:
     def decode(self, data: bytes) -> Any:
         """Bytes to a payload. Raises UndecodablePayload; what a validator raises beside ValueError goes through."""
         try:
-            return self._read(data)
+            return self._validate_json(data, by_alias=True, by_name=True)  # as `_read`, which costs a call more
         except (ValueError, RecursionError) as error:
             raise UndecodablePayload(self._explain(error)) from (error if self._full else None)
         except Exception as error:

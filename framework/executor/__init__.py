@@ -54,7 +54,9 @@ class Attempt:
     """A run while it lasts; middleware may look at it, `outcome` is set before the middleware is left.
 
     Attributes:
+        duration: seconds that the run took; None until its outcome is where a rescuer finds it.
         error: what the handler raised, with its frames; until `forget`.
+        own_context: the run's context ends with it, so whoever sets a variable there need not put it back.
     """
 
     lease: Lease
@@ -63,7 +65,9 @@ class Attempt:
     identity: SpanIdentity = UNTRACED
     wait: float = 0.0
     outcome: Outcome | None = None
+    duration: float | None = None
     error: BaseException | None = None
+    own_context: bool = False
 
     def forget(self) -> None:
         """The attempt has ended and everybody was told: frees what it held. The text of its error stays."""
@@ -82,10 +86,14 @@ class Tracing(Protocol):
         """Ids and the sampling decision of the span that this attempt will have."""
 
     def attempt(self, attempt: Attempt) -> AbstractContextManager[object]:
-        """The span around the handler; on leaving, ends it by `attempt.outcome` and restores the ambient context."""
+        """The span around the handler; on leaving, ends it by `attempt.outcome` and restores the ambient context, where
+        the run has not one of its own."""
 
     def logger(self, attempt: Attempt) -> Logger:
         """A logger bound to the job; inside the span its lines carry the trace's ids."""
+
+    def settled(self, queue: str, verb: str, seconds: float) -> bool:
+        """Counts a settlement at once. False: it does not, and an event has to tell."""
 
 
 class SilentLogger:
@@ -113,6 +121,9 @@ class NoTracing:
     def logger(self, attempt: Attempt) -> Logger:
         return SilentLogger()
 
+    def settled(self, queue: str, verb: str, seconds: float) -> bool:
+        return False
+
 
 def _call(method: Callable[..., Any], *arguments: Any) -> Any:
     return method(*arguments)
@@ -135,6 +146,7 @@ class Executor:
 
     Attributes:
         record: is given each attempt that has ended, before telemetry is.
+        settled: counts a settlement, as Tracing does.
     """
 
     def __init__(
@@ -163,6 +175,7 @@ class Executor:
             self._codec = codec_for(carried, queue=options.name, full_errors=options.full_errors)
         self.record: Callable[[Attempt], None] = lambda _: None
         self._tracing = tracing
+        self.settled = tracing.settled
         self._emit = emit
         self.wants = wants
         self._tells_success = wants(JobFinished, Kind.SUCCEEDED.value)
@@ -185,6 +198,7 @@ class Executor:
 
         It has a context of its own, as an async run has by its task: what a handler binds to it ends with the job.
         """
+        attempt.own_context = True
         return copy_context().run(self._run, attempt, call)
 
     def _run(self, attempt: Attempt, call: Callable[..., Any]) -> Outcome:
@@ -201,7 +215,7 @@ class Executor:
                     self._hook.tell(failure, context or self._context(attempt, started))
             else:
                 duration = self._monotonic() - started
-                self._decided(attempt, None)
+                attempt.outcome = RESTED if attempt.lease.is_letter else SUCCEEDED
             self._finish(attempt, duration)
         assert attempt.outcome is not None
         return attempt.outcome
@@ -222,7 +236,7 @@ class Executor:
                     await self._hook.atell(failure, context or self._context(attempt, started))
             else:
                 duration = self._monotonic() - started
-                self._decided(attempt, None)
+                attempt.outcome = RESTED if attempt.lease.is_letter else SUCCEEDED
             self._finish(attempt, duration)
         assert attempt.outcome is not None
         return attempt.outcome
@@ -279,12 +293,11 @@ class Executor:
     def _payload(self, lease: Lease) -> Any:
         return letter_of(lease) if self._codec is None else self._codec.decode(lease.job.payload)
 
-    def _decided(self, attempt: Attempt, error: BaseException | None) -> Outcome:
+    def _decided(self, attempt: Attempt, error: BaseException) -> Outcome:
         attempt.error = error
         try:
             attempt.outcome = outcome = self.decide(attempt, error)
         except BaseException:  # an attribute of the exception, or a class of `give_up_on`, raised in turn
-            assert error is not None
             attempt.outcome = outcome = fail(self._failure(attempt, error), self.options.retry)
         return outcome
 
@@ -292,14 +305,13 @@ class Executor:
         outcome = attempt.outcome
         assert outcome is not None
         self.record(attempt)
+        attempt.duration = duration
         if self._tells_success or outcome is not SUCCEEDED:
             self._emit(finished(attempt, outcome, duration))
 
-    def decide(self, attempt: Attempt, error: BaseException | None) -> Outcome:
-        """What is to be done with the job of a run that ended so."""
-        lease, policy = attempt.lease, self.options.retry
-        if error is None:
-            return RESTED if lease.is_letter else SUCCEEDED
+    def decide(self, attempt: Attempt, error: BaseException) -> Outcome:
+        """What is to be done with the job of a run that ended by an exception."""
+        policy = self.options.retry
         kind: Any = type(error)  # isinstance() would ask the exception's own __class__
         ended: Any = error
         if issubclass(kind, Snooze):

@@ -29,8 +29,8 @@ def specs(
     argv = partial(_argv, place, board, code)
     maintain = partial(lives.maintain, place, board=board)
     found = [ChildSpec(MAINTENANCE, 0, maintain, last=True, argv=argv)]
-    for slot, name, number in place.workers:
-        work = partial(lives.work, place, board=board, name=name, number=number)
+    for slot, crew, number in place.workers:
+        work = partial(lives.work, place, board=board, crew=crew, number=number)
         found.append(ChildSpec(slot, len(found), work, argv=argv))
     if (lost := place.lost) is not None:
         tell = partial(hooks.tell, place, board=board)

@@ -51,9 +51,12 @@ class LoadedCode:
 
 
 def declared(app: type[WorkerApp]) -> list[str]:
-    """Return what a worker must find declared as its supervisor has it: queues and handlers."""
-    handlers = app.worker_handlers
-    return [f"{q.name}:{handlers[q.name].name if q.name in handlers else ''}" for q in app.worker_queues.values()]
+    """Return what a worker must find declared as its supervisor has it: queues, handlers and pools."""
+    handlers, found = app.worker_handlers, []
+    for queue in app.worker_queues.values():
+        pool = f" in pool {queue.pool.name}" if queue.pool is not None else ""
+        found.append(f"{queue.name}:{handlers[queue.name].name if queue.name in handlers else ''}{pool}")
+    return found
 
 
 def _sources() -> Iterator[str]:

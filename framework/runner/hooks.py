@@ -127,7 +127,7 @@ class _Teller:
             return False
         lease, failure = found
         now = time.monotonic_ns()
-        self._row.start(lease.job.id, lease.delivery, now, 0, now + int((PATIENCE + GRACE) * 1e9))
+        self._row.start(lease.job.id, lease.delivery, now, 0, now + int((PATIENCE + GRACE) * 1e9), lease.queue)
         self._executor_of(lease.queue).report_loss(lease, failure)
         self._lost.close()
         self._row.clear()

@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 
 from framework import connecting
-from framework.app import Handler, Slot, WorkerApp
+from framework.app import Handler, WorkerApp
 from framework.broker import Broker, Rescued
 from framework.errors import EngineError, WorkerError
 from framework.events import Bus, ServiceMistake, SupervisorNote, WorkerReady
@@ -24,6 +24,7 @@ from framework.outcome import Outcome
 from framework.process.forks import parent_goes_on
 from framework.producer import Producer
 from framework.runner.construct import construct
+from framework.runner.crews import Crew
 from framework.runner.leaving import WITHIN, exit_after, forget_parent, run_hooks
 from framework.runner.place import Place, own_broker, own_ledger
 from framework.runner.probes import probes, processes, restarts
@@ -34,14 +35,14 @@ from framework.telemetry import ProcessIdentity, Role, Telemetry, start
 from framework.worker import AsyncWorker, LeaveSignal, SyncWorker, ThreadWorker, WorkerCore, descriptors, stacks
 
 
-def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) -> int:
-    """Run the worker with this number of those of a queue; return the exit code."""
+def work(place: Place, birth: Birth, board: Scoreboard, crew: Crew, number: int) -> int:
+    """Run the worker with this number of a crew; return the exit code."""
     telemetry, bus = begin(place, birth, "worker")
-    settings, handler = place.settings, place.app.worker_handlers[name]
+    settings = place.settings
     life, code = _Life(birth, bus), FAILED_TO_START
     leave = LeaveSignal(settings.drain_seconds, lambda: board.deadline, lambda: board.stood_still)
     try:
-        life.ledger = ledger = own_ledger(place, birth.incarnation, place.options[name].concurrency)
+        life.ledger = ledger = own_ledger(place, birth.incarnation, crew.options.concurrency)
         before = descriptors()  # with those of the ledger, which takes others when it grows or is written anew
         life.broker = broker = own_broker(place, birth.incarnation)
         held = {fd: identity for fd, identity in descriptors().items() if fd not in before}
@@ -50,26 +51,30 @@ def work(place: Place, birth: Birth, board: Scoreboard, name: str, number: int) 
         # From here on the service's code starts threads and processes, which inherit the mask. What a signal ends
         # before the worker has handlers has no job.
         unblock()
-        executor = executor_for(
-            place, board, construct(place.app), handler, telemetry, bus, stopping=lambda: bool(leave)
-        )
+        app, handlers = construct(place.app), crew.handlers(place.app)
+        executors = [
+            executor_for(place, board, app, handler, telemetry, bus, stopping=lambda: bool(leave))
+            for handler in handlers
+        ]
         life.core = core = WorkerCore(
             birth.name,
             birth.index,
             board=board,
             broker=broker,
-            executor=executor,
+            executors=executors,
+            options=crew.options,
             emit=bus.emit,
             leave=leave,
             ledger=ledger,
             held=held,
         )
         core.on_ready = life.announce
-        telemetry.observe_slots(lambda: (core.options.concurrency, core.used), name)
+        for queue in crew.queues:
+            telemetry.observe_slots(partial(core.slots, queue.name), queue.name)
         in_threads = core.options.concurrency > 1
-        kind = AsyncWorker if handler.is_async else ThreadWorker if in_threads else SyncWorker
+        kind = AsyncWorker if handlers[0].is_async else ThreadWorker if in_threads else SyncWorker
         with parent_goes_on():
-            kind(core, executor.app, Slot(handler.queue, number), unblock=unblock).run()
+            kind(core, app, crew.slot(number), unblock=unblock).run()
         code = 0
     except BaseException as error:  # sys.exit() in a lifespan is an end like any other: said, and never with code 0
         code = life.failed(error)

@@ -13,6 +13,7 @@ from framework.broker import Broker, open_broker, shown
 from framework.errors import EngineError, UsageError
 from framework.ledger import LEDGERS, Ledger
 from framework.queues import QueueOptions
+from framework.runner.crews import Crew, crews_of
 from framework.runner.lost import LostAttempts
 from framework.scoreboard import Scoreboard, Verdict
 from framework.settings import Settings
@@ -55,9 +56,10 @@ class Place:
     waited_for: set[str] = field(default_factory=set)
 
     @property
-    def workers(self) -> list[tuple[str, str, int]]:
-        """(name of the slot, queue, number within the queue) of every worker."""
-        return [(f"{name}/{index}", name, index) for name in self.served for index in range(self.options[name].workers)]
+    def workers(self) -> list[tuple[str, Crew, int]]:
+        """(name of the slot, its crew, number within the crew) of every worker."""
+        crews = crews_of(self.app, self.settings, self.options, self.served).items()
+        return [(f"{name}/{at}", crew, at) for name, crew in crews for at in range(crew.options.workers)]
 
     @property
     def ledgers(self) -> Path:

@@ -11,12 +11,12 @@ from framework.errors import DeclarationError, SettingsError
 from framework.queues import Queue, QueueOptions
 from framework.runner.construct import try_constructor
 from framework.runner.patched import refuse_patched
-from framework.settings import Settings, check_queue_names, unknown_variables
+from framework.settings import Settings, check_names, unknown_variables
 
 
 def resolve(app: type[WorkerApp], settings: Settings) -> dict[str, QueueOptions]:
     """The options of all queues of an app, by name. Raises SettingsError, DeclarationError: which, where."""
-    check_queue_names(settings, app.worker_queues)
+    check_names(settings, app.worker_queues, app.worker_pools)
     letters = declared_dead_letters(app.worker_queues.values())
     options = {}
     for queue in app.worker_queues.values():
@@ -64,6 +64,11 @@ def remarks(app: type[WorkerApp]) -> list[str]:
         f"{queue.place}: queue {queue.name!r} has no handler here: jobs wait for another service"
         for queue in app.worker_queues.values()
         if queue.name not in app.worker_handlers and queue.name not in needs_none
+    ]
+    warnings += [
+        f"{pool.place}: pool {pool.name!r} serves nothing: no queue with a handler here has pool={pool.attribute}"
+        for pool in app.worker_pools.values()
+        if all(handler.queue.pool is not pool for handler in app.worker_handlers.values())
     ]
     warnings += [
         f"{queue.place}: {app.__name__}.{queue.attribute} declares schedules: this release keeps their place, "

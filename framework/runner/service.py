@@ -17,6 +17,7 @@ from framework.queues import QueueOptions
 from framework.runner.children import specs
 from framework.runner.code import LoadedCode
 from framework.runner.construct import try_constructor
+from framework.runner.crews import crews_of
 from framework.runner.lost import LostAttempts
 from framework.runner.patched import refuse_patched
 from framework.runner.place import Place, slots_for, unopened
@@ -56,7 +57,8 @@ def run(
     refuse_patched(app)
     options = resolve(app, settings)
     served = _served(app, options, queues)
-    if not any(options[name].workers for name in served):
+    crews = crews_of(app, settings, options, served).values()
+    if not any(crew.options.workers for crew in crews):
         raise UsageError(f"{app.__name__} has nothing to run: no queue with a handler and workers above 0")
     try_constructor(app, settings.ready_within)
     stdio.fill_closed()  # the service's import may have closed some, and from here on files stay open
@@ -64,7 +66,8 @@ def run(
     telemetry = start(ProcessIdentity(app.__name__, "supervisor", "supervisor", 0, ""), settings)
     say = Bus(telemetry.subscribe).emit
     make = partial(Place, app, settings, options, served, target=target, here=here)
-    place, board, notes = _take_place(make, unopened(settings, f"s{secrets.token_hex(8)}"), say)
+    sizes = [crew.options.concurrency for crew in crews for _ in range(crew.options.workers)]
+    place, board, notes = _take_place(make, unopened(settings, f"s{secrets.token_hex(8)}"), say, sizes)
     for text in [*notes, *remarks(app)]:
         say(SupervisorNote(text, "warning"))
     if not IS_LINUX:
@@ -100,16 +103,20 @@ def _served(app: type[WorkerApp], options: dict[str, QueueOptions], wanted: Sequ
     return [name for name in handled if name in wanted]
 
 
-def _take_place(make: partial[Place], broker: Broker, say: Say) -> tuple[Place, Scoreboard, list[str]]:
+def _take_place(
+    make: partial[Place], broker: Broker, say: Say, sizes: Sequence[int]
+) -> tuple[Place, Scoreboard, list[str]]:
     """A number among the supervisors of this store, its rings, and a fresh board; and what the engine warns of.
 
     The engine is opened once and let go of: what is wrong with it shows before anything is forked.
+
+    Args:
+        sizes: concurrency of each worker.
     """
     options: Mapping[str, QueueOptions] = make.args[2]
     directory = broker.local_dir
-    workers = [options[name] for name in make.args[3] for _ in range(options[name].workers)]
-    ledgers = sum(size_of(slots_for(worker.concurrency)) for worker in workers)
-    reserve = Reserve(directory / "run" / "reserve", len(workers) + 1, ledgers)
+    ledgers = sum(size_of(slots_for(size)) for size in sizes)
+    reserve = Reserve(directory / "run" / "reserve", len(sizes) + 1, ledgers)
     has_room = reserve.has_room()
     if not has_room:
         said = "started on the room kept back for this" if reserve.release() else "no room was kept back"
@@ -131,7 +138,7 @@ def _take_place(make: partial[Place], broker: Broker, say: Say) -> tuple[Place, 
 
 
 def _make_board(place: Place, say: Say) -> Scoreboard:
-    rows = [(MAINTENANCE, 0), *((slot, place.options[name].concurrency) for slot, name, _ in place.workers)]
+    rows = [(MAINTENANCE, 0), *((slot, crew.options.concurrency) for slot, crew, _ in place.workers)]
     app, names = place.app.__name__, [name for name, _ in rows]
     run_dir, number = place.instance.board_path.parent, place.instance.number
     place.rings, note = prepare_rings(run_dir, number, app=app, system=place.system, slots=names)

@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-MAGIC = b"WBOARD4\n"
+MAGIC = b"WBOARD5\n"
 MAINTENANCE: Final = "maintenance"  # slots that run no jobs
 EXPORTER: Final = "exporter"
 HOOKS: Final = "hooks"
@@ -24,11 +24,11 @@ HEADER = struct.Struct(f"<8sIIIIQQ{NAME}sQ")
 # name, incarnation, pid, state, pid's start, tick, ready, first row, rows, used, jobs
 SLOT = struct.Struct(f"<{NAME}s40sIIQQQIIII")
 EXITS = struct.Struct("<11I")
-# delivery, busy, on_cpu, settling, started, soft, hard, job id; before them a sequence of 8 bytes, behind them the
-# thread that runs the jobs of this row, 4 bytes
-ROW = struct.Struct("<IBBBxQQQ64s")
+# delivery, busy, on_cpu, settling, started, soft, hard, job id, queue; before them a sequence of 8 bytes, behind them
+# the thread that runs the jobs of this row, 4 bytes
+ROW = struct.Struct("<IBBBxQQQ64s100s")
 VERDICT = struct.Struct("<40sBB36s2x96s")  # incarnation, kind, number of guilty rows, the rows, a detail
-HEADER_SIZE, SLOT_SIZE, ROW_SIZE, VERDICT_SIZE = 208, 368, 112, 176
+HEADER_SIZE, SLOT_SIZE, ROW_SIZE, VERDICT_SIZE = 208, 368, 208, 176
 PID_OFFSET, STATE_OFFSET, START_OFFSET, TICK_OFFSET, READY_OFFSET = 168, 172, 176, 184, 192
 USED_OFFSET, JOBS_OFFSET, TOLD_OFFSET, EXITS_OFFSET, ENGINE_OFFSET = 208, 212, 216, 220, 264
 RUIN_OFFSET, CAUSE = 272, slice(276, 368)  # 0 = not ruined, 1 = nobody is charged, else the charged row + 2
@@ -65,7 +65,8 @@ class SlotState:
 class RowState:
     """A running job; `soft` and `hard` are its deadlines in monotonic ns, 0 = none; `on_cpu`: its code runs now;
     `settling`: its handler has ended, and the engine is being told; `whole`: it was not read while it was written;
-    `thread`: the kernel's number of the thread that runs it, 0 = the row has none of its own."""
+    `thread`: the kernel's number of the thread that runs it, 0 = the row has none of its own; `queue`: from which it
+    was claimed."""
 
     row: int
     job_id: str
@@ -77,6 +78,7 @@ class RowState:
     settling: bool = False
     whole: bool = True
     thread: int = 0
+    queue: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,11 +27,12 @@ class RowWriter:
         self._fields = slice(at + 8, at + 8 + ROW.size)
         self._sequence = 0
 
-    def start(self, job_id: str, delivery: int, started: int, soft: int, hard: int) -> None:
+    def start(self, job_id: str, delivery: int, started: int, soft: int, hard: int, queue: str = "") -> None:
         """A job runs here from now on; times in monotonic ns, 0 = no deadline."""
         self._sequence += 2
         self._quads[self._place] = self._sequence - 1
-        self._memory[self._fields] = ROW.pack(delivery, 1, 0, 0, started, soft, hard, text(job_id, 64))
+        fields = delivery, 1, 0, 0, started, soft, hard, text(job_id, 64), queue.encode()
+        self._memory[self._fields] = ROW.pack(*fields)
         self._quads[self._place] = self._sequence
 
     def on_cpu(self, running: bool) -> None:
@@ -65,8 +66,10 @@ def read_row(memory: mmap.mmap, quads: memoryview[int], row: int, at: int) -> Ro
             time.sleep(0.001)  # the writer has lost the processor in the middle of its write
     # A writer killed in the middle leaves an odd sequence: what stands there is the best that is known. One that has
     # lost the processor for longer than that is read again at the next look.
-    delivery, busy, on_cpu, settling, started, soft, hard, job_id = ROW.unpack(fields)
+    delivery, busy, on_cpu, settling, started, soft, hard, job_id, queue = ROW.unpack(fields)
     (thread,) = _THREAD.unpack_from(memory, at + 8 + ROW.size)
     if not busy:
         return None
-    return RowState(row, string(job_id), delivery, started, soft, hard, bool(on_cpu), bool(settling), whole, thread)
+    return RowState(
+        row, string(job_id), delivery, started, soft, hard, bool(on_cpu), bool(settling), whole, thread, string(queue)
+    )

@@ -15,7 +15,7 @@ LONGEST_WAIT = 1.0  # seconds, as the port says
 
 
 class Claims:
-    """Claims for one process, each call beginning with another queue, so that none has to wait for a full one.
+    """Claims for one process.
 
     Args:
         waker: ends a wait.
@@ -25,14 +25,10 @@ class Claims:
     def __init__(self, waker: Waker, unavailable: Callable[[str, OSError], EngineUnavailable]) -> None:
         self._waker = waker
         self._unavailable = unavailable
-        self._turn = 0
         self._wait = doorbell.wait
 
     def __call__(self, parts: Sequence[Parts], limit: int, wait: float) -> list[Lease]:
         """Up to `limit` leases; waits for the first. Raises EngineUnavailable."""
-        if len(parts) > 1:
-            first = self._turn = (self._turn + 1) % len(parts)
-            parts = [*parts[first:], *parts[:first]]
         deadline = time.monotonic() + min(wait, LONGEST_WAIT)
         leases = self._look(parts, limit, None)
         while not leases:

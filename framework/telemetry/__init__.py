@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from framework.events import AttemptLost, Event
+from framework.events import AttemptLost, Event, JobFinished
 from framework.executor import NoTracing, Tracing
 from framework.job import RunRecord
 from framework.producer import NoSending, Sending
@@ -79,6 +79,8 @@ class Telemetry:
     def wants(self, kind: type[Event], outcome: str = "") -> bool:
         """Whether anything comes of such an event. Asked once at a start: what nobody hears need not be made for every
         job. Args: outcome: of a JobFinished."""
+        if kind is JobFinished and self._ring is not None:  # it has the attempt itself
+            return self._lines.wants(kind, outcome)
         return self._ring is not None or self._metrics is not None or self._lines.wants(kind, outcome)
 
     def say_lost(self) -> None:

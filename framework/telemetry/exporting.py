@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -15,13 +16,14 @@ from typing import Any, Final
 from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
 
 from framework.process.lock import FileLock
-from framework.telemetry import points, wire
+from framework.telemetry import points, records, wire
 from framework.telemetry.folding import Cells
 from framework.telemetry.health import CollectorHealth
 from framework.telemetry.otlp import Destination
 from framework.telemetry.pump import Batch, Pump
-from framework.telemetry.ring import Corrupt, RingReader
+from framework.telemetry.ring import Corrupt, RingReader, parsed
 from framework.telemetry.rings import Rings, instance_is_free, number_of, readers_lock
+from framework.telemetry.shapes import Shapes
 
 LOOK_EVERY: Final = 1.0  # seconds between looks for rings that nobody reads
 BATCH_BYTES: Final = 1 << 20
@@ -51,6 +53,7 @@ class Source:
         self.cells = Cells(self.ring, self.system)
         self.reported = -1
         self._resources: dict[int, bytes] = {}
+        self._shapes = Shapes(self.system)
 
     def resource_of(self, pid: int) -> bytes:
         """The resource of the process that wrote a record."""
@@ -63,22 +66,32 @@ class Source:
 
     def spans(self, most: int) -> tuple[bytes, int, int]:
         """(ResourceSpans of what was not sent yet, how many spans, position behind them), about `most` bytes."""
-        by_pid: dict[int, list[bytes]] = {}
+        by_pid: dict[int, list[bytes]] = defaultdict(list)
         position, size, count = self.ring.sent, 0, 0
         end = min(self.cells.folded, position + 4 * BATCH_BYTES)  # records without a span are passed by the million
         try:
             while position < end and size < most:
-                for record in self.ring.records(position, end, most=most - size):
-                    position += record.size
-                    if record.span:
-                        by_pid.setdefault(record.pid, []).append(record.span)
+                for data, at, length in self.ring.walk(position, end, most=most - size):
+                    position += length
+                    if data[at + records.FLAGS_AT] & records.SAMPLED:
+                        pid, span = self._span(data, at)
+                        by_pid[pid].append(span)
                         count += 1
-                        size += record.size
+                        size += len(span)
+                        if size >= most:
+                            break
         except Corrupt:
             position = self.cells.folded
         scope = wire.scope_of(*self.scope)
         joined = [wire.resource_spans(self.resource_of(pid), scope, b"".join(found)) for pid, found in by_pid.items()]
         return b"".join(joined), count, position
+
+    def _span(self, data: bytes, at: int) -> tuple[int, bytes]:
+        """(pid, span) of a record that has one."""
+        if data[at + records.KIND_AT] == records.FACTS:
+            return self._shapes.span(data, at)
+        record = parsed(data, at)
+        return record.pid, record.span
 
     def give_up(self, position: int, count: int) -> None:
         """Spans up to a position will never be sent: counted, and committed with the tail."""
@@ -276,9 +289,9 @@ class Exporter:
         count, position, enough = 0, ring.sent, ring.head - ring.capacity // 2
         while position < min(enough, source.cells.folded):
             before = position
-            for record in ring.records(position, source.cells.folded, most=enough - position):
-                position += record.size
-                count += bool(record.span)
+            for data, at, size in ring.walk(position, source.cells.folded, most=enough - position):
+                position += size
+                count += data[at + records.FLAGS_AT] & records.SAMPLED
             if position == before:
                 break
         if self._in_flight is not None:
@@ -303,7 +316,7 @@ class Exporter:
                     exemplars=self._exemplars,
                 )
                 for source in sources
-                if source.cells.counters or source.cells.histograms
+                if source.cells.counters or source.cells.histograms or source.ring.tallies()
             ]
             drops = dict(self._gone)
             for source in sources:

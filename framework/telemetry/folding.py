@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
-from framework.telemetry import names, records
+from framework.telemetry import names, records, tallies
 from framework.telemetry.records import Record
-from framework.telemetry.ring import PAGE, Corrupt, RingReader, encoded
+from framework.telemetry.ring import PAGE, Corrupt, RingReader, encoded, parsed
+from framework.telemetry.tallies import Tally
 
 Attributes = tuple[tuple[str, str | bool], ...]
 Series = tuple[str, Attributes]
+NONE: Final[Series] = ("", ())
+Exemplar = tuple[int, bytes, bytes]  # when (ns), trace id, span id
 
 # More series than this of one instrument in one slot, or more than a page can hold, are names that somebody makes up:
 # they share one, which the convention's attribute marks.
@@ -23,6 +27,12 @@ _BOUNDS: Final = {
     names.QUEUE_WAIT_DURATION: names.LONG_BUCKETS,
     names.OPERATION_DURATION: names.SHORT_BUCKETS,
 }
+# What a tally is counted as, and in which of its histograms.
+_KIND_OF: Final = {
+    tallies.SETTLEMENT: records.OPERATION,
+    tallies.DURATION: records.FACTS,
+    tallies.WAIT: records.FACTS,
+}
 
 
 T = TypeVar("T", bound="Counter | Histogram")
@@ -31,10 +41,11 @@ T = TypeVar("T", bound="Counter | Histogram")
 class Counter:
     """A sum that only grows."""
 
-    __slots__ = ("value",)
+    __slots__ = ("key", "value")
 
     def __init__(self, value: int = 0) -> None:
         self.value = value
+        self.key: Series = NONE
 
 
 class Histogram:
@@ -43,17 +54,18 @@ class Histogram:
     They are not kept in the ring: a killed exporter loses them, and no count.
     """
 
-    __slots__ = ("bounds", "counts", "exemplars", "maximum", "minimum", "total")
+    __slots__ = ("bounds", "counts", "exemplars", "key", "maximum", "minimum", "total")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.key: Series = NONE
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
         self.minimum = float("inf")
         self.maximum = float("-inf")
-        self.exemplars: dict[int, tuple[float, int, bytes, bytes]] = {}
+        self.exemplars: dict[int, tuple[float, Exemplar]] = {}
 
-    def add(self, value: float, record: Record) -> None:
+    def add(self, value: float, exemplar: Exemplar | None) -> None:
         bucket = bisect_left(self.bounds, value)
         self.counts[bucket] += 1
         self.total += value
@@ -61,8 +73,17 @@ class Histogram:
             self.minimum = value
         if value > self.maximum:
             self.maximum = value
-        if record.flags & records.SAMPLED:
-            self.exemplars[bucket] = (value, record.when, record.trace_id, record.span_id)
+        if exemplar is not None:
+            self.exemplars[bucket] = value, exemplar
+
+    def with_tally(self, tally: Tally) -> Histogram:
+        """Another one with both. The exemplars go over to it."""
+        both = Histogram(self.bounds)
+        both.counts = [ours + theirs for ours, theirs in zip(self.counts, tally.counts, strict=True)]
+        both.total = self.total + tally.total
+        both.minimum, both.maximum = min(self.minimum, tally.least), max(self.maximum, tally.most)
+        both.exemplars, self.exemplars = self.exemplars, {}
+        return both
 
 
 class Cells:
@@ -116,12 +137,15 @@ class Cells:
         try:
             while self.folded < head:
                 before = self.folded
-                for record in self._ring.records(before, head):
+                for data, at, size in self._ring.walk(before, head):
                     try:
-                        self._take(record)
+                        if data[at + records.KIND_AT] == records.FACTS:
+                            self._take_facts(data, at)
+                        else:
+                            self._take(parsed(data, at))
                     except (ValueError, OverflowError):  # a number or a key that is none: its span is sent all the same
                         self.dropped["metrics"] += 1
-                    self.folded += record.size
+                    self.folded += size
                     count += 1
                 if self.folded == before:
                     raise Corrupt(f"{self._ring.path}: no whole record at {before}")
@@ -151,39 +175,74 @@ class Cells:
         if floor:
             self._ring.set_sent(floor)
 
+    def _take_facts(self, data: bytes, at: int) -> None:
+        """An attempt that succeeded."""
+        _, _, flags, size, _, _, duration, wait, ended, trace_id, span_id = records.unpack_head(data, at)
+        queue = data[at + records.FACTS_SIZE : at + records.FACTS_SIZE + size]
+        counters, histograms = self._plans.get(queue) or self._plan(records.FACTS, queue)
+        exemplar = (ended, trace_id, span_id) if flags & records.SAMPLED else None
+        if flags & records.DROPPED:
+            self.dropped["traces"] += 1
+        counters[0].value += 1
+        histograms[0].add(duration, exemplar)
+        histograms[1].add(wait, exemplar)
+
     def _take(self, record: Record) -> None:
-        plan = self._plans.get(record.key)
-        if plan is None:
-            plan = self._plan(record)
-            if len(self._plans) < 4 * MOST_SERIES:
-                self._plans[record.key] = plan
-        counters, histograms = plan
+        counters, histograms = self._plan(record.kind, record.key)
         if record.kind == records.ATTEMPT:
             if record.flags & records.DROPPED:
                 self.dropped["traces"] += 1
             for counter in counters:
                 counter.value += 1
-            histograms[0].add(record.first, record)
-            histograms[1].add(record.second, record)
+            sampled = record.flags & records.SAMPLED
+            exemplar = (record.when, record.trace_id, record.span_id) if sampled else None
+            histograms[0].add(record.first, exemplar)
+            histograms[1].add(record.second, exemplar)
         else:
             for counter in counters:
                 counter.value += int(record.second)
             for histogram in histograms:
-                histogram.add(record.first, record)
+                histogram.add(record.first, None)
 
-    def _plan(self, record: Record) -> tuple[list[Counter], list[Histogram]]:
-        """What a record of this key is counted in."""
-        texts = records.split(record.key)
+    def series(self) -> tuple[dict[Series, int], dict[Series, Histogram]]:
+        """All counters and histograms: what was folded, and what the writer has counted in place, of which nothing is
+        taken over: it stands in the ring as long as the ring does."""
+        found = []
+        for tally in self._ring.tallies():
+            with suppress(ValueError):  # a key that is none
+                found.append((tally, self._plan(_KIND_OF[tally.kind], tally.key)))
+        counts = {key: counter.value for key, counter in self.counters.items()}
+        all_histograms = dict(self.histograms)
+        for tally, (counters, histograms) in found:
+            key = histograms[tally.kind == tallies.WAIT].key
+            all_histograms[key] = all_histograms[key].with_tally(tally)
+            if tally.kind == tallies.DURATION:
+                counts[counters[0].key] += sum(tally.counts)
+        return counts, all_histograms
+
+    def _plan(self, kind: int, key: bytes) -> tuple[list[Counter], list[Histogram]]:
+        """What a record of this key is counted in; of facts, and of what was counted in place, the key is the queue."""
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._planned(kind, key)
+            if len(self._plans) < 4 * MOST_SERIES:
+                self._plans[key] = plan
+        return plan
+
+    def _planned(self, kind: int, key: bytes) -> tuple[list[Counter], list[Histogram]]:
+        texts = records.split(key)
+        if kind == records.FACTS:
+            texts += ["succeeded", "succeeded", "", ""]
         where = {names.DESTINATION: texts[0], names.SYSTEM: self._system}
-        if record.kind == records.EXPIRED:
+        if kind == records.EXPIRED:
             why = {names.DEAD_LETTER_REASON: "expired", names.ERROR_TYPE: "expired"}
             return [self._counter(names.DEAD_LETTERS, where | why)], []
-        if record.kind == records.OPERATION:
-            _, operation, kind = texts
+        if kind == records.OPERATION:
+            _, operation, verb = texts
             counters = []
-            if kind == "receive":
+            if verb == "receive":
                 counters.append(self._counter(names.CONSUMED_MESSAGES, where | {names.OPERATION: operation}))
-            at = where | {names.OPERATION: operation, names.OPERATION_TYPE: kind}
+            at = where | {names.OPERATION: operation, names.OPERATION_TYPE: verb}
             return counters, [self._histogram(names.OPERATION_DURATION, at)]
         _, outcome, then, failed, reason = texts
         counters = [self._counter(names.ATTEMPTS, where | {names.OUTCOME: outcome})]
@@ -209,6 +268,7 @@ class Cells:
     def _add(self, key: Series, made: T) -> T:
         self._room -= _size_of(key)
         self._series_of[key[0]] = self._series_of.get(key[0], 0) + 1
+        made.key = key
         if isinstance(made, Counter):
             self.counters[key] = made
         elif isinstance(made, Histogram):

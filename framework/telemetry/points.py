@@ -47,9 +47,10 @@ def of_slot(
         exemplars: whether they are wanted (OTEL_METRICS_EXEMPLAR_FILTER).
     """
     metrics: dict[str, Metric] = {}
-    for (name, attributes), counter in cells.counters.items():
-        _add_count(_metric(metrics, name), attributes, counter.value, start, now)
-    for (name, attributes), histogram in cells.histograms.items():
+    counts, histograms = cells.series()
+    for (name, attributes), count in counts.items():
+        _add_count(_metric(metrics, name), attributes, count, start, now)
+    for (name, attributes), histogram in histograms.items():
         _add_histogram(_metric(metrics, name), attributes, histogram, start, now, exemplars=exemplars)
     return _resource_metrics(resource, scope, metrics)
 
@@ -126,5 +127,5 @@ def _add_histogram(
         point.min, point.max = found.minimum, found.maximum
     _set_attributes(point, attributes)
     taken, found.exemplars = found.exemplars, {}
-    for value, when, trace_id, span_id in taken.values() if exemplars else ():
+    for value, (when, trace_id, span_id) in taken.values() if exemplars else ():
         point.exemplars.add(time_unix_nano=when, as_double=value, trace_id=trace_id, span_id=span_id)

@@ -1,6 +1,6 @@
 """Telemetry that outlives its process: a preallocated file per slot, mapped by one writer and one reader.
 
-header (words, told, meta) · two pages of the reader's state · data
+header (words, told, meta, tallies) · two pages of the reader's state · data
 
 The writer appends records and commits each by one aligned 8-byte store of `head`: killed before it, the record never
 was. Records carry their length at both ends, so the last one is found backwards. The reader has two tails: up to
@@ -17,30 +17,31 @@ import json
 import mmap
 import os
 import struct
-import threading
 import time
 import zlib
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from framework.telemetry import records
+from framework.telemetry import records, tallies
 from framework.telemetry.records import Record
+from framework.telemetry.tallies import Tallies, Tally
 
-MAGIC: Final = int.from_bytes(b"WRING1\0\0", "little")
-CAPACITY: Final = 8 << 20  # bytes of records: 12,000 spans, half a second of the fastest worker
+MAGIC: Final = int.from_bytes(b"WRING2\0\0", "little")  # of this layout and of that of the records
+CAPACITY: Final = 8 << 20  # bytes of records: 50,000 successes, a second of the fastest worker
 PAGE: Final = 512 << 10  # bytes of the reader's state: some 400 series
-_TOLD_AT, _META_AT, _STATE_AT = 4096, 8192, 16384
-_MOST_META = _STATE_AT - _META_AT
-_DATA_AT = _STATE_AT + 2 * PAGE
-SIZE: Final = _DATA_AT + CAPACITY  # bytes of a ring's file
+TOLD_AT, META_AT, _TALLIES_AT = 4096, 8192, 16384
+_STATE_AT = _TALLIES_AT + tallies.BYTES
+MOST_META = _TALLIES_AT - META_AT
+DATA_AT = _STATE_AT + 2 * PAGE
+SIZE: Final = DATA_AT + CAPACITY  # bytes of a ring's file
 # Words of the header. The writer's: HEAD, LOST, LOST_SPANS, TOLD; the reader's: FOLDED, SENT, GENERATION.
-_MAGIC, _CAPACITY, _CREATED, _HEAD, _FOLDED, _SENT, _LOST, _LOST_SPANS, _GENERATION, _META, _TOLD = range(11)
-_TOLDS: Final = 126
-_TOLD_SIZE: Final = 32
-_LOOK_BACK: Final = 1024  # records; a process has at most its concurrency of attempts that are told and not settled
+_MAGIC, _CAPACITY, _CREATED, HEAD, _FOLDED, SENT, LOST, LOST_SPANS, _GENERATION, META, TOLD = range(11)
+TOLDS: Final = 512
+TOLD_SIZE: Final = 8  # bytes: a span id
+LOOK_BACK: Final = 1024  # records; a process has at most its concurrency of attempts that are told and not settled
 _CLOCK_STEP: Final = 2.0  # seconds by which the wall clock may have been set back since an attempt began
+ATTEMPTS: Final = (records.ATTEMPT, records.FACTS)
 _PAGE_HEAD = struct.Struct("<II")  # length, checksum
 _LENGTH = struct.Struct("<I")
 
@@ -64,22 +65,23 @@ class RingFile:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             size = os.fstat(descriptor).st_size
-            if size <= _DATA_AT:
+            if size <= DATA_AT:
                 raise ValueError(f"{path} is no ring")
             self._memory = mmap.mmap(descriptor, size)
         finally:
             os.close(descriptor)
-        self._quads = memoryview(self._memory)[:_TOLD_AT].cast("Q")
+        self._quads = memoryview(self._memory)[:TOLD_AT].cast("Q")
+        self._tallies = Tallies(memoryview(self._memory)[_TALLIES_AT:_STATE_AT])
         self.capacity = self._quads[_CAPACITY]
         sane = self.sent <= self.folded <= self.head and self.head - self.sent <= self.capacity
-        if self._quads[_MAGIC] != MAGIC or size != _DATA_AT + self.capacity or not sane:
+        if self._quads[_MAGIC] != MAGIC or size != DATA_AT + self.capacity or not sane:
             raise ValueError(f"{path} is no ring of this version")
         self.created = self._quads[_CREATED]
 
     @property
     def head(self) -> int:
         """Bytes that were ever written."""
-        return self._quads[_HEAD]
+        return self._quads[HEAD]
 
     @property
     def folded(self) -> int:
@@ -87,14 +89,14 @@ class RingFile:
 
     @property
     def sent(self) -> int:
-        return self._quads[_SENT]
+        return self._quads[SENT]
 
     @property
     def meta(self) -> dict[str, Any] | None:
         """What the writer says of itself; None: it has not yet."""
-        length = min(self._quads[_META], _MOST_META)
+        length = min(self._quads[META], MOST_META)
         try:
-            found = json.loads(self._memory[_META_AT : _META_AT + length]) if length else None
+            found = json.loads(self._memory[META_AT : META_AT + length]) if length else None
         except ValueError:
             return None
         return found if isinstance(found, dict) else None
@@ -103,8 +105,8 @@ class RingFile:
         """A copy of what stands between two positions."""
         at, size = start % self.capacity, end - start
         first = min(size, self.capacity - at)
-        data = self._memory[_DATA_AT + at : _DATA_AT + at + first]
-        return data if first == size else data + self._memory[_DATA_AT : _DATA_AT + size - first]
+        data = self._memory[DATA_AT + at : DATA_AT + at + first]
+        return data if first == size else data + self._memory[DATA_AT : DATA_AT + size - first]
 
     def backwards(self) -> Iterator[Record]:
         """All records, newest first, as far as they were not overwritten."""
@@ -132,19 +134,19 @@ class RingFile:
         found: set[bytes] = set()
         left = {span_id: int((since - _CLOCK_STEP) * 1e9) for span_id, since in wanted.items()}
         for number, record in enumerate(self.backwards()):
-            if number % _LOOK_BACK == 0:
+            if number % LOOK_BACK == 0:
                 left = {span_id: oldest for span_id, oldest in left.items() if oldest <= record.when}
-            if number == _LOOK_BACK and left:  # mostly in vain: a search for bytes is much faster than to go on
+            if number == LOOK_BACK and left:  # mostly in vain: a search for bytes is much faster than to go on
                 everything = self._everything()
                 left = {span_id: oldest for span_id, oldest in left.items() if span_id in everything}
             if not left:
                 break
-            if record.span_id in left and record.kind == records.ATTEMPT:
+            if record.span_id in left and record.kind in ATTEMPTS:
                 found.add(record.span_id)
                 del left[record.span_id]
-        for number in range(_TOLDS):
-            at = _TOLD_AT + number * _TOLD_SIZE
-            span_id = self._memory[at : at + 8]
+        for number in range(TOLDS):
+            at = TOLD_AT + number * TOLD_SIZE
+            span_id = self._memory[at : at + TOLD_SIZE]
             if span_id in wanted:
                 found.add(span_id)
         return found
@@ -154,92 +156,14 @@ class RingFile:
         end = self.head
         return self.read(max(0, end - self.capacity), end)
 
+    def tallies(self) -> list[Tally]:
+        """What the writer has counted in place since the ring was made."""
+        return self._tallies.read()
+
     def close(self) -> None:
         self._quads.release()
+        self._tallies.close()
         self._memory.close()
-
-
-class RingWriter(RingFile):
-    """The one writer: a slot's process. Any of its threads may put; what it forks may not.
-
-    Args:
-        meta: what the reader needs to know of this slot; the same for every process in it.
-    """
-
-    def __init__(self, path: Path, meta: dict[str, Any]) -> None:
-        """Raises OSError, ValueError: it cannot be used."""
-        super().__init__(path)
-        encoded = json.dumps(meta).encode()
-        if len(encoded) > _MOST_META:
-            raise ValueError(f"{len(encoded)} bytes of resource attributes are too many for a ring")
-        self._memory[_META_AT : _META_AT + len(encoded)] = encoded
-        self._quads[_META] = len(encoded)
-        self._keep_told()
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
-        self._position = self.head
-        # A span must leave this much free for the counts of those after it.
-        self._for_spans = self.capacity - self.capacity // 8
-        self._end = _DATA_AT + self.capacity
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._leave)
-
-    def _leave(self) -> None:
-        self._pid = 0
-
-    def _keep_told(self) -> None:
-        """What our dead predecessor put last, where a rescuer finds it even when our records have overwritten it."""
-        last = islice(self.backwards(), _LOOK_BACK)
-        kept = [record for record in last if record.kind == records.ATTEMPT]
-        for record in reversed(kept[: _TOLDS // 2]):
-            at = _TOLD_AT + self._quads[_TOLD] % _TOLDS * _TOLD_SIZE
-            self._memory[at : at + _TOLD_SIZE] = record.pack_told()
-            self._quads[_TOLD] += 1
-
-    def attempt(
-        self, key: bytes, duration: float, wait: float, delay: float, trace_id: bytes, span_id: bytes, span: bytes
-    ) -> None:
-        """Puts an attempt that ended. Args: span: OTLP bytes as in a ScopeSpans, empty where it is not sampled."""
-        known = (key, duration, wait, delay, trace_id, span_id)
-        if not span:
-            self._put(records.pack(records.ATTEMPT, 0, self._pid, *known, b""))
-        elif not self._append(records.pack(records.ATTEMPT, records.SAMPLED, self._pid, *known, span), self._for_spans):
-            self._put(records.pack(records.ATTEMPT, records.DROPPED, self._pid, *known, b""), spans=1)
-
-    def operation(self, key: bytes, duration: float, count: int) -> None:
-        """Puts something done with the engine."""
-        self._put(records.pack(records.OPERATION, 0, self._pid, key, duration, count))
-
-    def expired(self, key: bytes, count: int) -> None:
-        """Puts that jobs became dead letters without an attempt."""
-        self._put(records.pack(records.EXPIRED, 0, self._pid, key, 0.0, count))
-
-    def _put(self, record: bytes, *, spans: int = 0) -> None:
-        """Args: spans: that were in it."""
-        if not self._append(record, self.capacity):
-            with self._lock:
-                self._quads[_LOST] += 1
-                self._quads[_LOST_SPANS] += spans
-
-    def _append(self, record: bytes, room: int) -> bool:
-        """False: more than `room` bytes would wait for the reader then."""
-        if not self._pid:
-            return True  # forked: nothing of ours
-        size, quads = len(record), self._quads
-        with self._lock:
-            position = self._position
-            if position + size - quads[_SENT] > room:
-                return False
-            at = position % self.capacity + _DATA_AT
-            end = at + size
-            if end <= self._end:
-                self._memory[at:end] = record
-            else:
-                first = self._end - at
-                self._memory[at : self._end] = record[:first]
-                self._memory[_DATA_AT : _DATA_AT + size - first] = record[first:]
-            self._position = quads[_HEAD] = position + size
-        return True
 
 
 class RingReader(RingFile):
@@ -248,23 +172,31 @@ class RingReader(RingFile):
     @property
     def lost(self) -> tuple[int, int]:
         """Records, and spans in them, for which there was no room at all. They only grow."""
-        return self._quads[_LOST], self._quads[_LOST_SPANS]
+        return self._quads[LOST], self._quads[LOST_SPANS]
+
+    def walk(self, start: int, end: int, *, most: int = 1 << 20) -> Iterator[tuple[bytes, int, int]]:
+        """Whole records from `start` on, about `most` bytes of them: (bytes, where in them it begins, its size).
+
+        Raises Corrupt.
+        """
+        data = self.read(start, min(end, start + most + records.MOST))
+        at, size, whole = 0, len(data), start + len(data) == end
+        stop = min(size - records.LEAST, most - 1)
+        while at <= stop:
+            length = _LENGTH.unpack_from(data, at)[0]
+            if at + length > size and not whole:
+                break
+            if length % 8 or length < records.LEAST or at + length > size:
+                raise Corrupt(f"{self.path}: no record at {start + at}")
+            if _LENGTH.unpack_from(data, at + length - 4)[0] != length:
+                raise Corrupt(f"{self.path}: no record at {start + at}")
+            yield data, at, length
+            at += length
 
     def records(self, start: int, end: int, *, most: int = 1 << 20) -> Iterator[Record]:
-        """Whole records from `start` on, about `most` bytes of them. Raises Corrupt."""
-        data = self.read(start, min(end, start + most + records.MOST))
-        at, size = 0, len(data)
-        while at < min(size, most):
-            if size - at < records.LEAST:
-                break
-            length = _LENGTH.unpack_from(data, at)[0]
-            if at + length > size and start + size < end:
-                break
-            record = records.parse(data, at)
-            if record is None:
-                raise Corrupt(f"{self.path}: no record at {start + at}")
-            yield record
-            at += length
+        """The same, as they are read by all that need not be fast. Raises Corrupt."""
+        for data, at, _ in self.walk(start, end, most=most):
+            yield parsed(data, at)
 
     def load(self) -> dict[str, Any] | None:
         """The state that was committed last; None: none, or torn by a power cut."""
@@ -294,7 +226,15 @@ class RingReader(RingFile):
 
     def set_sent(self, position: int) -> None:
         """Up to here spans have left, or were given up: the writer may overwrite them."""
-        self._quads[_SENT] = max(self._quads[_SENT], position)
+        self._quads[SENT] = max(self._quads[SENT], position)
+
+
+def parsed(data: bytes, at: int) -> Record:
+    """The record at a place. Raises Corrupt."""
+    record = records.parse(data, at)
+    if record is None:
+        raise Corrupt(f"no record in {len(data)} bytes at {at}")
+    return record
 
 
 def encoded(state: Any) -> bytes:
@@ -318,9 +258,9 @@ def create(path: Path, *, capacity: int = CAPACITY) -> None:
     descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(descriptor, 0, _DATA_AT + capacity)
+            os.posix_fallocate(descriptor, 0, DATA_AT + capacity)
         else:  # macOS: write it out instead
-            os.pwrite(descriptor, bytes(_DATA_AT + capacity), 0)
+            os.pwrite(descriptor, bytes(DATA_AT + capacity), 0)
         os.pwrite(descriptor, struct.pack("<3Q", MAGIC, capacity, time.time_ns()), 0)
         os.rename(temporary, path)
     except BaseException:

@@ -20,9 +20,9 @@ from framework.telemetry.metrics import Metrics
 from framework.telemetry.names import SCOPE
 from framework.telemetry.otlp import Destination, Signal, destination
 from framework.telemetry.resource import resource_of
-from framework.telemetry.ring import RingWriter
 from framework.telemetry.rings import Rings
 from framework.telemetry.ringtracing import RingTracing
+from framework.telemetry.ringwriter import RingWriter
 
 _SPAN_DELAY, _METRIC_INTERVAL = 1000.0, 60000.0  # ms
 

@@ -96,6 +96,7 @@ class RingSpan(Span):
         state: the parent's trace state.
         context: baggage and whatever else came with the job.
         extras: what a handler added; None = nothing.
+        ended: nothing can be added any more.
     """
 
     creation: tuple[str, str] | None = None
@@ -104,7 +105,7 @@ class RingSpan(Span):
     context: Context | None = None
     extras: Extras | None = None
     _span_context: SpanContext | None = None
-    _ended = False
+    ended = False
 
     def __init__(
         self, trace_id: str, span_id: str, sampled: bool, parent: str, started: int, limits: SpanLimits
@@ -125,14 +126,14 @@ class RingSpan(Span):
         return found
 
     def is_recording(self) -> bool:
-        return self.sampled and not self._ended
+        return self.sampled and not self.ended
 
     def end(self, end_time: int | None = None) -> None:
         """Nothing: the span lasts as long as the attempt, and the framework ends it."""
 
     def over(self) -> Extras | None:
         """The end; gives what was added."""
-        self._ended = True
+        self.ended = True
         return self.extras
 
     def _more(self) -> Extras | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
+import struct
 import time
 from contextlib import AbstractContextManager
-from typing import Final, Protocol, cast
+from math import inf
+from typing import Any, Final, Protocol
 
 from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
@@ -23,13 +24,16 @@ from framework import events as e
 from framework.executor import Attempt, SpanIdentity
 from framework.job import Lease, RunRecord, span_id_of, trace_id_of
 from framework.jobscope import running
+from framework.outcome import SUCCEEDED, Outcome
 from framework.telemetry import records
-from framework.telemetry.encode import Encoder, Facts
+from framework.telemetry.encode import Encoder, End
+from framework.telemetry.facts import CHILD, LINKED, NO_SPAN, NO_TRACE, REDELIVERED, packer
 from framework.telemetry.linkage import Linkage, origin_of
 from framework.telemetry.logonly import LogOnlyTracing
 from framework.telemetry.logs import Logs
-from framework.telemetry.ring import RingWriter
+from framework.telemetry.records import FACTS, SAMPLED
 from framework.telemetry.ringspan import RingSpan
+from framework.telemetry.ringwriter import RingWriter
 
 log = logging.getLogger("framework.telemetry")
 
@@ -40,12 +44,6 @@ _NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
 _EMPTY = Context()
 # Under which a context keeps its current span.
 _SPAN_KEY: Final = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, _EMPTY)))
-
-
-class _Here(threading.local):
-    """What a thread has emitted of the attempt that it runs."""
-
-    ended: e.JobFinished | None = None
 
 
 class InnerMetrics(Protocol):
@@ -86,11 +84,10 @@ class RingTracing(LogOnlyTracing):
         self._spans = spans
         self._inner = inner
         self._system = system
-        self._linkage: Linkage = linkage
-        self._parent_within = parent_within
+        # Seconds from enqueue to start up to which a span is a child of the creation.
+        self._child_within = {"parent": inf, "auto": parent_within, "link": -inf}[linkage]
         self._encoders: dict[str, Encoder] = {}
         self._keys: dict[tuple[str, ...], bytes] = {}
-        self._here = _Here()
         few = limits.max_span_attributes is not None and limits.max_span_attributes < 16
         self._plain = limits.max_attribute_length is None and not few
         # Read once: a propagator that somebody sets later is met by jobs with baggage or tracestate only.
@@ -99,13 +96,15 @@ class RingTracing(LogOnlyTracing):
     # --- the executor's side ----------------------------------------------------------------------------------------
 
     def identify(self, lease: Lease, started_at: float) -> SpanIdentity:
+        found: Any  # has what a SpanIdentity has
         try:
-            return cast("SpanIdentity", self.span_of(lease, started_at))
+            found = self.span_of(lease, started_at)
         except Exception:  # a propagator or sampler of the service's own: its fault must not cost the job
             log.exception("no span could be planned for job %s", lease.job.id)
             trace_id = trace_id_of(lease.job.uid, lease.delivery)
             span_id = span_id_of(lease.job.uid, lease.delivery)
-            return cast("SpanIdentity", RingSpan(trace_id, span_id, False, "", int(started_at * 1e9), self._limits))
+            found = RingSpan(trace_id, span_id, False, "", int(started_at * 1e9), self._limits)
+        return found  # type: ignore[no-any-return]
 
     def attempt(self, attempt: Attempt) -> AbstractContextManager[object]:
         span: object = attempt.identity
@@ -118,7 +117,7 @@ class RingTracing(LogOnlyTracing):
         job, started = lease.job, int(started_at * 1e9)
         creation, flags, context = self._creation(lease)
         span_id = span_id_of(job.uid, lease.delivery)
-        child = creation is not None and self._is_child(started_at - job.enqueued_at)
+        child = creation is not None and started_at - job.enqueued_at <= self._child_within
         if child and creation is not None:
             span = RingSpan(creation[0], span_id, flags & 1 == 1, creation[1], started, self._limits)
         else:
@@ -156,9 +155,6 @@ class RingTracing(LogOnlyTracing):
         ids = (f"{made.trace_id:032x}", f"{made.span_id:016x}") if made.is_valid else None
         return ids, int(made.trace_flags), origin.context
 
-    def _is_child(self, age: float) -> bool:
-        return self._linkage == "parent" or (self._linkage == "auto" and age <= self._parent_within)
-
     def _asked(self, span: RingSpan, lease: Lease, child: bool, flags: int) -> bool:
         """The answer of a sampler that is not the default one; it is asked once."""
         context = span.context or _EMPTY
@@ -175,15 +171,12 @@ class RingTracing(LogOnlyTracing):
     # --- records ----------------------------------------------------------------------------------------------------
 
     def on(self, event: e.Event, context: Context | None = None) -> None:
-        """A Bus subscriber. An attempt's own record waits for the end of its span, a moment later."""
+        """A Bus subscriber. An attempt is put at the end of its span, a moment later."""
         match event:
             case e.JobFinished():
-                self._here.ended = event
+                pass
             case e.JobsSettled():
-                key = self._keys.get((event.queue, event.verb))
-                if key is None:
-                    key = self._operation_key(event.queue, event.verb, "settle")
-                self._ring.operation(key, event.duration, 1)
+                self.settled(event.queue, event.verb, event.duration)
             case e.JobsClaimed():
                 key = self._operation_key(event.queue, "receive", "receive")
                 self._ring.operation(key, event.duration, event.count)
@@ -200,26 +193,61 @@ class RingTracing(LogOnlyTracing):
             key = self._keys[queue, operation] = records.operation_key(queue, operation, kind)
         return key
 
+    def settled(self, queue: str, verb: str, seconds: float) -> bool:
+        self._ring.settled(self._keys.get((queue, verb)) or self._operation_key(queue, verb, "settle"), seconds)
+        return True
+
     def put(self, attempt: Attempt, span: RingSpan) -> None:
-        """The attempt's record, before its outcome is reported to the engine or settled. One that has no outcome gets
+        """The attempt's record, before its outcome is reported to the engine or settled. One that has no duration gets
         none: the executor itself broke, and whoever rescues the job will tell."""
-        event, self._here.ended = self._here.ended, None
-        outcome = attempt.outcome
-        if event is None or outcome is None:
+        outcome, duration = attempt.outcome, attempt.duration
+        if outcome is None or duration is None:
             return
-        lease, kind, encoded, now = attempt.lease, event.outcome, b"", time.time_ns()
-        trace_id, span_id = bytes.fromhex(span.trace_id), bytes.fromhex(span.span_id)
-        if span.sampled and self._spans:
-            encoder = self._encoder(lease.queue, event.max_attempts)
-            if outcome.failure is None and not outcome.message and encoder.is_plain(span):
-                encoded = encoder.plain(span, trace_id, span_id, lease, kind, attempt.wait, now)
+        span.ended = True
+        plain = span.extras is None and span.context is None and span.previous is None and self._plain
+        if outcome is SUCCEEDED and plain:
+            try:
+                self._ring.success(self._facts(attempt, span, duration))
+                return
+            except struct.error:  # a number that is too large for its place
+                pass
+        self._put_encoded(attempt, span, outcome, duration)
+
+    def _facts(self, attempt: Attempt, span: RingSpan, duration: float) -> bytes:
+        """Of a success to which nothing was added: the exporter makes its span. Raises struct.error."""
+        lease, creation = attempt.lease, span.creation
+        trace_id, made_trace, made_by = bytes.fromhex(span.trace_id), NO_TRACE, NO_SPAN
+        flags = SAMPLED if span.sampled and self._spans else 0
+        if creation is not None:
+            made_by = bytes.fromhex(creation[1])
+            if span.parent:
+                flags |= LINKED | CHILD
+                made_trace = trace_id
             else:
-                encoded = self._encoded(encoder, span, Facts.of(outcome, lease, attempt.wait, now))
-        failed, reason = event.error_type or event.reason or "", event.reason or ""
-        key = self._keys.get((lease.queue, kind, kind, failed, reason))
-        if key is None:
-            key = self._key(lease.queue, kind, kind, failed, reason)
-        self._ring.attempt(key, event.duration, event.wait, event.delay, trace_id, span_id, encoded)
+                flags |= LINKED
+                made_trace = bytes.fromhex(creation[0])
+        if lease.delivery > 1:
+            flags |= REDELIVERED
+        queue, job_id = lease.queue.encode(), lease.job.id.encode("utf-8", "replace")
+        size, pack = packer(len(queue), len(job_id))
+        return pack(
+            size, FACTS, flags, len(queue), self._ring.pid, len(job_id), duration, attempt.wait, time.time_ns(),
+            trace_id, bytes.fromhex(span.span_id), span.started, made_trace, made_by, lease.attempt,
+            attempt.options.retry.max_attempts, queue, job_id, size,
+        )  # fmt: skip
+
+    def _put_encoded(self, attempt: Attempt, span: RingSpan, outcome: Outcome, duration: float) -> None:
+        lease, failure, kind = attempt.lease, outcome.failure, outcome.kind.value
+        encoded = b""
+        if span.sampled and self._spans:
+            encoder = self._encoder(lease.queue, attempt.options.retry.max_attempts)
+            encoded = self._encoded(encoder, span, End.of(outcome, lease, attempt.wait, time.time_ns()))
+        reason = "" if failure is None else failure.reason
+        failed = reason if failure is None else failure.error_type or reason
+        known = (lease.queue, kind, kind, failed, reason)
+        key = self._keys.get(known) or self._key(*known)
+        trace_id, span_id = bytes.fromhex(span.trace_id), bytes.fromhex(span.span_id)
+        self._ring.attempt(key, duration, attempt.wait, trace_id, span_id, encoded)
 
     def _put_lost(self, event: e.AttemptLost) -> None:
         """The record that the killed process could not put."""
@@ -229,7 +257,7 @@ class RingTracing(LogOnlyTracing):
         encoded = b""
         if run.sampled and self._spans and run.trace_id and run.span_id:
             span = self._span_of_dead(lease, run)
-            facts = Facts(
+            end = End(
                 lease.job.id,
                 run.attempt,
                 lease.delivery > 1,
@@ -240,10 +268,10 @@ class RingTracing(LogOnlyTracing):
                 event.message or reason,
                 event.traceback if event.ended else None,
             )
-            encoded = self._encoded(self._encoder(lease.queue, event.max_attempts), span, facts)
+            encoded = self._encoded(self._encoder(lease.queue, event.max_attempts), span, end)
         key = self._key(lease.queue, event.how, event.outcome, event.failed, reason)
         ids = bytes.fromhex(run.trace_id) or bytes(16), bytes.fromhex(run.span_id) or bytes(8)
-        self._ring.attempt(key, max(0.0, event.ended_at - run.started_at), wait, event.delay, *ids, encoded)
+        self._ring.attempt(key, max(0.0, event.ended_at - run.started_at), wait, *ids, encoded)
 
     def _span_of_dead(self, lease: Lease, run: RunRecord) -> RingSpan:
         """Ids and decision stand in the run record; parent or root shows in the trace id, so settings that changed
@@ -267,10 +295,10 @@ class RingTracing(LogOnlyTracing):
         """Args: max_attempts: the queue's, the same as long as the process lives."""
         encoder = self._encoders.get(queue)
         if encoder is None:
-            encoder = self._encoders[queue] = Encoder(queue, self._system, max_attempts, plain=self._plain)
+            encoder = self._encoders[queue] = Encoder(queue, self._system, max_attempts)
         return encoder
 
-    def _encoded(self, encoder: Encoder, span: RingSpan, facts: Facts) -> bytes:
+    def _encoded(self, encoder: Encoder, span: RingSpan, end: End) -> bytes:
         """The span; with less and less of what a handler added, where a record cannot take it: it is never lost."""
         extras = span.extras
         events = list(extras.events) if extras is not None else []
@@ -281,17 +309,18 @@ class RingTracing(LogOnlyTracing):
                     if step == 1:
                         extras.shrink()
                 span.extras = extras if step < 2 else None
-                encoded = encoder.encode(span, facts)
+                encoded = encoder.encode(span, end)
                 if len(encoded) < records.MOST_SPAN:
                     return encoded
-                log.warning("the span of job %s is too large: it is sent with less", facts.message_id)
+                log.warning("the span of job %s is too large: it is sent with less", end.message_id)
             except Exception:  # something strange that a handler has set
-                log.exception("the span of job %s cannot be encoded: it is sent with less", facts.message_id)
+                log.exception("the span of job %s cannot be encoded: it is sent with less", end.message_id)
         return b""
 
 
 class RingAttempt:
-    """The span around one handler. Context and job are set on entering and put back on leaving, whatever happened."""
+    """The span around one handler. Context and job are set on entering and put back on leaving, whatever happened, but
+    not in a context that ends with the run."""
 
     __slots__ = ("_attempt", "_job", "_span", "_token", "_tracing")
 
@@ -316,8 +345,9 @@ class RingAttempt:
         except Exception:
             log.exception("the span of job %s could not be kept", self._attempt.lease.job.id)
         finally:
-            otel_context.detach(self._token)
-            running.reset(self._job)
+            if not self._attempt.own_context:
+                otel_context.detach(self._token)
+                running.reset(self._job)
 
 
 def _is_standard(propagator: object) -> bool:

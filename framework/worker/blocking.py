@@ -111,11 +111,13 @@ class LoopWatch:
     def _say(self, seconds: float) -> None:
         row = next((row for row in self._core.board.busy_rows(self._core.index) if row.on_cpu), None)
         frame = sys._current_frames().get(self._main)
-        handler, line = handler_line(self._core.executor, frame)
+        queue = row.queue if row is not None else self._core.options.name  # that of its only queue, or of the pool
+        executor = self._core.executors.get(queue)
+        handler, line = handler_line(executor, frame) if executor is not None else ("", "")
         self._core.emit(
             LoopBlocked(
                 process=self._core.process,
-                queue=self._core.options.name,
+                queue=queue,
                 job_id=row.job_id if row else "",
                 handler=handler,
                 seconds=round(seconds, 1),

@@ -98,7 +98,7 @@ class AsyncWorker:
         run = tasks.culprit(error)
         if run is not None:
             run.exit = error
-        whose = "the service's own" if run is None else f"a job's ({self._core.options.name})"
+        whose = "the service's own" if run is None else f"a job's ({run.options.name})"
         text = f"{error_type(error)} in a task or callback that was {whose}: the process goes on"
         self._core.emit(ServiceMistake(self._core.process, f"{self._core.process}: {text}"))
 
@@ -144,16 +144,17 @@ class AsyncWorker:
 
     def _start(self, lease: Lease) -> None:
         row = self._free.pop()
-        run = Run(row, self._core.rows[row])
+        run = Run(row, self._core.rows[row], self._core.executors[lease.queue].options)
         self._runs.add(run)
         tasks.start(self._loop, self._run(lease, run), run)
 
     async def _run(self, lease: Lease, run: Run) -> None:
         core = self._core
         try:
-            attempt = core.executor.attempt(lease)
+            executor = core.executors[lease.queue]
+            attempt = executor.attempt(lease)
             if core.begin(attempt, run.row):
-                await core.executor.run_async(attempt, call=lambda awaitable: self._call(awaitable, run))
+                await executor.run_async(attempt, call=lambda awaitable: self._call(awaitable, run))
                 attempt.forget()
                 self._put_back.after_job()
                 core.finish(attempt, run.row)
@@ -165,7 +166,7 @@ class AsyncWorker:
 
     async def _call(self, awaitable: Awaitable[Any], run: Run) -> Any:
         """Awaits the handler under its soft timeout; the cancellation that we caused becomes JobInterrupted."""
-        timeout = self._core.options.timeout
+        timeout = run.options.timeout
         if timeout is not None:
             self._later(timeout, self._time_out, run)
         run.inside = True
@@ -202,7 +203,7 @@ class AsyncWorker:
             run.timer = self._loop.call_later(left, self._when, due, act, run)
         elif looks or left < -LATE:
             # Seconds late: the loop was held, or all stood still. The supervisor knows, as soon as it has turned.
-            most = int(min(PATIENCE, self._core.options.kill_after / 2) / LOOK_AGAIN)
+            most = int(min(PATIENCE, run.options.kill_after / 2) / LOOK_AGAIN)
             if looks >= most:
                 act(run)
             else:
@@ -212,7 +213,7 @@ class AsyncWorker:
 
     def _time_out(self, run: Run) -> None:
         run.interrupt("timeout")
-        self._later(min(HUNG_AFTER, self._core.options.kill_after / 2), self._check_hung, run)
+        self._later(min(HUNG_AFTER, run.options.kill_after / 2), self._check_hung, run)
 
     def _check_hung(self, run: Run) -> None:
         """A handler that swallows its cancellation: no new job may share its fate; the supervisor ends the process when

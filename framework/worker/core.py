@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from framework.broker import Broker
 from framework.errors import WorkerError
@@ -12,8 +12,8 @@ from framework.events import Event, JobsSettled, ServiceMistake, WorkerLeaving
 from framework.executor import Attempt, Executor
 from framework.job import RunRecord
 from framework.ledger import Ledger
+from framework.options import PoolOptions, QueueOptions
 from framework.process.forks import leave_if_forked
-from framework.queues import QueueOptions
 from framework.scoreboard import LEAVING, READY, RowWriter, Scoreboard, before_deadline
 from framework.worker.gate import CERTAIN, Gate
 from framework.worker.putback import Identity
@@ -71,13 +71,15 @@ class WorkerCore:
         process: name, `deliveries/0`.
         index: its slot on the board.
         broker: open engine.
-        executor: runs the jobs.
+        executors: each runs the jobs of one queue; these are the queues that this process serves.
+        options: of the pool, or of the queue's own.
         emit: takes events.
         leave: shared with the signal handlers.
         held: descriptors that the engine has opened.
         ledger: of this process.
 
     Attributes:
+        executors: by queue.
         gate: makes all calls of the engine.
         ruined: why this process can do nothing more, empty = it can; what it could not settle is left to the rescuer.
         blamed: the row whose code ran last.
@@ -90,7 +92,8 @@ class WorkerCore:
         *,
         board: Scoreboard,
         broker: Broker,
-        executor: Executor,
+        executors: Sequence[Executor],
+        options: PoolOptions,
         emit: Callable[[Event], None],
         leave: LeaveSignal,
         ledger: Ledger,
@@ -99,15 +102,14 @@ class WorkerCore:
         self.process = process
         self.index = index
         self.board = board
-        self.executor = executor
-        executor.record = self._ended
+        self.executors = {executor.options.name: executor for executor in executors}
+        self._deadlines = {name: _deadlines(executor.options) for name, executor in self.executors.items()}
+        for executor in executors:
+            executor.record = self._ended
         self._ledger = ledger
-        self.options: QueueOptions = executor.options
+        self.options = options
         self.emit = emit
         self.leave = leave
-        timeout = self.options.timeout
-        self._soft = None if timeout is None else int(timeout * 1e9)  # ns after the start
-        self._hard = None if timeout is None else int((timeout + self.options.kill_after) * 1e9)
         self.rows: list[RowWriter] = [board.row_writer(index, row) for row in range(self.options.concurrency)]
         self.on_ready: Callable[[], None] = lambda: None
         self.jobs = 0
@@ -121,9 +123,10 @@ class WorkerCore:
         self.gate = kind(
             broker,
             ledger,
-            [self.options.name],
+            {name: executor.options.weight for name, executor in self.executors.items()},
             emit=emit,
-            tells_settled=executor.wants(JobsSettled, ""),
+            tells_settled=any(executor.wants(JobsSettled, "") for executor in executors),
+            count_settled=executors[0].settled,
             doubt=self.examine,
             lost_here=self.check.cause,
             ruin=self.ruin,
@@ -202,10 +205,9 @@ class WorkerCore:
         if not self.gate.start(attempt.lease, _record(attempt, row)):
             return False
         now, lease = time.monotonic_ns(), attempt.lease
-        soft = 0 if self._soft is None else now + self._soft
-        hard = 0 if self._hard is None else now + self._hard
+        soft, hard = self._deadlines[lease.queue]
         self.used += 1
-        self.rows[row].start(lease.job.id, lease.delivery, now, soft, hard)
+        self.rows[row].start(lease.job.id, lease.delivery, now, soft and now + soft, hard and now + hard, lease.queue)
         return True
 
     def _ended(self, attempt: Attempt) -> None:
@@ -229,6 +231,11 @@ class WorkerCore:
         self.used -= 1
         self.jobs += 1
         self.check_limits()
+
+    def slots(self, queue: str) -> tuple[int, int]:
+        """Return (jobs of a queue that could run here now, those of them that do)."""
+        used = sum(row.queue == queue for row in self.board.busy_rows(self.index)) if self.used else 0
+        return self.options.concurrency - max(0, self.used - used), used
 
     def settle_late(self) -> bool:
         """Try what could not be settled; True when nothing is left that this process could settle."""
@@ -269,6 +276,13 @@ class WorkerCore:
             rows += [row.row for row in self.board.busy_rows(self.index) if row.row == self.blamed()]
             self.board.set_ruin(self.index, cause, rows[0] if rows else None)
             self.leave.leave(f"ruined: {cause}")
+
+
+def _deadlines(options: QueueOptions) -> tuple[int, int]:
+    """Return (soft, hard) in ns after the start of a job; 0: it has none."""
+    if options.timeout is None:
+        return 0, 0
+    return int(options.timeout * 1e9), int((options.timeout + options.kill_after) * 1e9)
 
 
 def _record(attempt: Attempt, row: int) -> RunRecord:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from framework.broker import VERBS, Broker
@@ -23,6 +23,7 @@ from framework.job import Lease, RunRecord
 from framework.ledger import Ledger
 from framework.outcome import Kind, Outcome, Settlement
 from framework.stuck import StuckJobs
+from framework.worker.turns import Turns
 from framework.worker.unsettled import FIRST_RETRY, LAST_RETRY, Unsettled, UnsettledLeases
 
 WAIT = 1.0  # seconds that one claim waits for a job: a worker's loop turns at least so often
@@ -40,9 +41,10 @@ class Gate:
     Args:
         broker: open engine.
         ledger: of this process: a lease has its slot until it is settled.
-        queues: names of those from which this worker claims.
+        weights: of the queues from which this worker claims, by name.
         emit: takes events.
         tells_settled: whether JobsSettled are wanted.
+        count_settled: counts one (queue, verb, seconds) without an event; False: it does not.
         doubt: is asked after each failure whether this process itself is the cause.
         lost_here: why leases only seem to be lost: this process looks in the wrong place. Empty: they are lost.
         ruin: ends a process that can do nothing more.
@@ -56,19 +58,21 @@ class Gate:
         self,
         broker: Broker,
         ledger: Ledger,
-        queues: Sequence[str],
+        weights: Mapping[str, int],
         *,
         emit: Callable[[Event], None],
         tells_settled: bool,
+        count_settled: Callable[[str, str, float], bool],
         doubt: Callable[[BaseException], None],
         lost_here: Callable[[LeaseLost], str],
         ruin: Callable[[str], None],
     ) -> None:
         self._broker = broker
         self._ledger = ledger
-        self._queues = queues
+        self._turns = Turns(weights)
         self.emit = emit
         self._tells_settled = tells_settled
+        self._count_settled = count_settled
         self._doubt = doubt
         self._lost_here = lost_here
         self._ruin = ruin
@@ -89,7 +93,7 @@ class Gate:
             self._pause(min(wait, self._retry_at - now))
             return ()
         try:
-            leases = self._broker.claim(self._queues, limit=limit, wait=wait)
+            leases = self._broker.claim(self._turns.order, limit=limit, wait=wait)
         except EngineUnavailable as error:
             self._failed("claim", error)
             return ()
@@ -121,7 +125,8 @@ class Gate:
         return 0.0
 
     def _claimed(self, leases: Sequence[Lease], duration: float) -> None:
-        if len(self._queues) == 1:
+        self._turns.took(leases)
+        if len(self._turns.order) == 1:
             self.emit(JobsClaimed(leases[0].queue, len(leases), duration))
         else:
             for queue, count in Counter(lease.queue for lease in leases).items():
@@ -164,7 +169,9 @@ class Gate:
         if self.failures or self._failing:
             self._recovered("settle")
         if self._tells_settled:
-            self.emit(JobsSettled(lease.queue, VERBS[outcome.kind], 1, time.monotonic() - started))
+            verb, seconds = VERBS[outcome.kind], time.monotonic() - started
+            if not self._count_settled(lease.queue, verb, seconds):
+                self.emit(JobsSettled(lease.queue, verb, 1, seconds))
 
     def give_back(self, leases: Sequence[Lease]) -> None:
         """Unstarted leases return to their place; no attempt is spent. Safe in threads."""

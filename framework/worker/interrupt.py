@@ -42,10 +42,10 @@ class LateAlarm:
         patience: seconds to wait for its word.
     """
 
-    __slots__ = ("_patience", "_until")
+    __slots__ = ("_until", "patience")
 
     def __init__(self, patience: float) -> None:
-        self._patience = patience
+        self.patience = patience
         self._until: float | None = None
 
     def reset(self) -> None:
@@ -55,7 +55,7 @@ class LateAlarm:
     def may_be_standstill(self, late: float) -> bool:
         """Return whether to wait. Args: late: seconds."""
         if late > LATE and self._until is None:
-            self._until = time.monotonic() + self._patience
+            self._until = time.monotonic() + self.patience
         return self._until is not None and time.monotonic() < self._until
 
 
@@ -74,7 +74,7 @@ class Interrupts:
 
     def __init__(
         self,
-        timeout: float | None,
+        timeout: float | None = None,
         *,
         told: Callable[[], bool] = lambda: False,
         stood_still: Callable[[], float] = lambda: 0.0,
@@ -90,6 +90,10 @@ class Interrupts:
         self._pid = os.getpid()
         self._armed = float("inf")  # when the timer will ring
         signal.signal(signal.SIGALRM, self._on_alarm)
+
+    def limit(self, timeout: float | None, patience: float) -> None:
+        """Set, for the calls from now on, the seconds until the soft timeout, and the patience of a late alarm."""
+        self._timeout, self._late.patience = timeout, patience
 
     def call(self, method: Callable[..., Any], *arguments: Any) -> Any:
         """Calls the handler; JobInterrupted is raised in it at its soft timeout, and at the end of a drain."""

@@ -34,10 +34,8 @@ class SyncWorker:
         self._slot = slot
         self._unblock = unblock
         self._interrupts = Interrupts(
-            core.options.timeout,
             told=lambda: core.told() and not core.leave,
             stood_still=lambda: core.board.stood_still,
-            patience=min(PATIENCE, core.options.kill_after / 2),
         )
         self._claims = Claims(core.gate.give_back, claim_seconds=lambda: core.gate.claim_seconds)
         self._look_at = 0.0
@@ -68,14 +66,15 @@ class SyncWorker:
     def _serve(self) -> None:
         core = self._core
         while not core.leave:
-            core.tick()
-            if (
-                not core.settle_late() and core.gate.doubtful
-            ):  # the run record of a job that cannot be settled must stand until we know why
-                self._look_around()
-                time.sleep(FIRST_RETRY)
-                continue
-            lease = self._claims.take() or self._claim()
+            lease = None if core.gate.doubtful else self._claims.take()
+            if lease is None:  # once a claim: each job ends with a tick of its own
+                core.tick()
+                # The run record of a job that cannot be settled must stand until we know why.
+                if not core.settle_late() and core.gate.doubtful:
+                    self._look_around()
+                    time.sleep(FIRST_RETRY)
+                    continue
+                lease = self._claims.take() or self._claim()
             if lease is not None:
                 self._run(lease)
         core.leaving()
@@ -105,11 +104,13 @@ class SyncWorker:
 
     def _run(self, lease: Lease) -> None:
         core = self._core
-        attempt = core.executor.attempt(lease)
+        executor = core.executors[lease.queue]
+        attempt = executor.attempt(lease)
         if not core.begin(attempt, 0):
             return
         self._claims.started()
-        outcome = core.executor.run(attempt, call=self._interrupts.call)
+        self._interrupts.limit(executor.options.timeout, min(PATIENCE, executor.options.kill_after / 2))
+        outcome = executor.run(attempt, call=self._interrupts.call)
         self._claims.ended()
         if self._put_back.after_job() or not self._claims.quick:
             self._put_back.between_jobs()

@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from framework.options import QueueOptions
 from framework.scoreboard import RowWriter
 
 # The job whose code runs: inherited by every task, callback and thread that it starts.
@@ -21,6 +22,7 @@ class Run:
 
     Attributes:
         row, writer: its place on the scoreboard.
+        options: of its queue.
         task: its own task; None once it has ended.
         timer: calls its soft timeout.
         inside: its handler can be cancelled now.
@@ -31,6 +33,7 @@ class Run:
 
     row: int
     writer: RowWriter
+    options: QueueOptions
     task: JobTask | None = None
     timer: asyncio.TimerHandle | None = None
     inside: bool = False

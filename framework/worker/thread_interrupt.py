@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from math import inf
 from queue import Empty, SimpleQueue
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
+from framework.options import QueueOptions
 from framework.outcome import JobInterrupted
 from framework.process.forks import leave_if_forked
 from framework.worker.interrupt import LOOK_AGAIN, PATIENCE, RETRY, LateAlarm, invoke, where
@@ -31,9 +32,31 @@ _take_back = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)(
     ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
 )
 
+HUNG_AFTER = 1.0  # seconds after its soft timeout in which a job must end
 _HURRY = 0.00001  # seconds for which a thread may keep the interpreter while another is to be interrupted
 
 Why = Literal["timeout", "draining"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a call may take, in seconds.
+
+    Attributes:
+        timeout: until the soft timeout; None = never.
+        hung_after: from the soft timeout until the call counts as hung.
+        patience: for which a late look waits for the supervisor to say that the tree stood still.
+    """
+
+    timeout: float | None = None
+    hung_after: float = 1.0
+    patience: float = PATIENCE
+
+    @classmethod
+    def of(cls, options: QueueOptions) -> Limits:
+        """Return those of a queue's jobs: all is over before its hard timeout."""
+        half = options.kill_after / 2
+        return cls(options.timeout, min(HUNG_AFTER, half), min(PATIENCE, half))
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +73,7 @@ class Call:
         hung: it has gone on too long after its soft timeout, and `on_hung` was told.
     """
 
+    limits: Limits
     late: LateAlarm
     thread: int = 0
     began: float = 0.0
@@ -61,37 +85,34 @@ class Call:
     hung: bool = False
 
 
+NO_LIMITS: Final = Limits()
+
+
 class ThreadInterrupts:
     """A thread that watches the clock for all calls of handlers in other threads.
 
     Args:
-        timeout: seconds until the soft timeout; None = never.
+        limits: of calls for which no others are given.
         now: seconds of the tree's own time.
         drain_at: the moment on that clock at which whatever runs is interrupted; None = not yet known.
         on_hung: takes a call that goes on after its soft timeout, with its frame.
         on_astray: called when an interruption was raised where it may have kept a lock from its release.
-        hung_after: seconds after the soft timeout in which a call must end.
-        patience: seconds that a late look waits for the supervisor to say that the tree stood still.
     """
 
     def __init__(
         self,
-        timeout: float | None,
+        limits: Limits = NO_LIMITS,
         *,
         now: Callable[[], float] = time.monotonic,
         drain_at: Callable[[], float | None] = lambda: None,
         on_hung: Callable[[Call, FrameType | None], None] = lambda call, frame: None,
         on_astray: Callable[[], object] = lambda: None,
-        hung_after: float = 1.0,
-        patience: float = PATIENCE,
     ) -> None:
-        self._timeout = inf if timeout is None else timeout
+        self._limits = limits
         self._now = now
         self._drain_at = drain_at
         self._on_hung = on_hung
         self._on_astray = on_astray
-        self._hung_after = hung_after
-        self._patience = patience
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._calls: set[Call] = set()
@@ -102,9 +123,9 @@ class ThreadInterrupts:
         self._orders: SimpleQueue[str] = SimpleQueue()
         threading.Thread(target=self._watch, name="interrupts", daemon=True).start()
 
-    def call(self, method: Callable[..., Any], *arguments: Any) -> Any:
+    def call(self, method: Callable[..., Any], *arguments: Any, limits: Limits | None = None) -> Any:
         """Call the handler, in its own thread; JobInterrupted is raised in it when it is due."""
-        call = self._enter()
+        call = self._enter(limits or self._limits)
         error: BaseException | None = None
         result: Any = None
         try:
@@ -138,10 +159,10 @@ class ThreadInterrupts:
 
     # --- in the handler's thread ------------------------------------------------------------------------------------
 
-    def _enter(self) -> Call:
-        call = Call(LateAlarm(self._patience), threading.get_ident())
+    def _enter(self, limits: Limits) -> Call:
+        call = Call(limits, LateAlarm(limits.patience), threading.get_ident())
         call.began = self._now()
-        call.soft = call.began + self._timeout
+        call.soft = inf if limits.timeout is None else call.began + limits.timeout
         call.inside = True
         due = min(call.soft, self._drain())
         with self._lock:
@@ -212,7 +233,7 @@ class ThreadInterrupts:
         again = inf if call.why is not None else now + (LOOK_AGAIN if call.hung else RETRY)
         if call.hung or now < call.soft:
             return again
-        call.hung_at = now + self._hung_after if call.hung_at is None else call.hung_at
+        call.hung_at = now + call.limits.hung_after if call.hung_at is None else call.hung_at
         if now < call.hung_at:
             return min(again, call.hung_at)
         call.hung = True

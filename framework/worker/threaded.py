@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from types import FrameType
 
@@ -25,13 +26,11 @@ from framework.process.forks import leave_if_forked
 from framework.signals import ignore
 from framework.worker.core import WorkerCore
 from framework.worker.gate import WAIT
-from framework.worker.interrupt import PATIENCE
 from framework.worker.putback import PutBack
-from framework.worker.thread_interrupt import Call, ThreadInterrupts
+from framework.worker.thread_interrupt import Call, Limits, ThreadInterrupts
 from framework.worker.unsettled import FIRST_RETRY
 from framework.worker.upkeep import explain, handler_line, look_around
 
-HUNG_AFTER = 1.0  # seconds after its soft timeout in which a job must end
 TOGETHER = 0.005  # seconds
 LEFT_BEHIND = 0.3  # seconds in which jobs must end when the worker itself has failed
 
@@ -67,14 +66,12 @@ class ThreadWorker:
         self._slot = slot
         self._unblock = unblock
         self._pid = os.getpid()
+        self._limits = {name: Limits.of(executor.options) for name, executor in core.executors.items()}
         self._interrupts = ThreadInterrupts(
-            core.options.timeout,
             now=core.now,
             drain_at=self._drain_at,
             on_hung=self._on_hung,
             on_astray=lambda: core.leave.leave("interrupted in a library"),
-            hung_after=min(HUNG_AFTER, core.options.kill_after / 2),
-            patience=min(PATIENCE, core.options.kill_after / 2),
         )
         self._free = list(range(core.options.concurrency))[::-1]
         self._runs: set[Run] = set()
@@ -194,7 +191,7 @@ class ThreadWorker:
 
     def _start(self, lease: Lease) -> None:
         row = self._free.pop()
-        run = Run(self._core.executor.attempt(lease), row)
+        run = Run(self._core.executors[lease.queue].attempt(lease), row)
         if self._core.begin(run.attempt, row):
             self._runs.add(run)
             self._lanes[row].todo.put(run)
@@ -239,7 +236,9 @@ class ThreadWorker:
         core = self._core
         run.thread = threading.get_ident()
         try:
-            outcome = core.executor.run(run.attempt, call=self._interrupts.call)
+            queue = run.attempt.lease.queue
+            call = partial(self._interrupts.call, limits=self._limits[queue])
+            outcome = core.executors[queue].run(run.attempt, call=call)
             core.has_run(run.attempt, run.row)  # now: the main thread may be busy with the engine for long
             if outcome.failure is not None:
                 explain(core, self._app, run.attempt)
@@ -256,7 +255,7 @@ class ThreadWorker:
         others have finished, and only this one is charged."""
         core = self._core
         run = next((run for run in list(self._runs) if run.thread == call.thread), None)
-        handler, line = handler_line(core.executor, frame)
+        handler, line = handler_line(core.executors[run.attempt.lease.queue], frame) if run else ("a handler", "")
         text = (
             f"{core.process}: job {run.attempt.lease.job.id if run else ''!r} goes on after its timeout in {handler}"
             f"{f' ({line})' if line else ''}: no new job starts here until the process is replaced"

@@ -271,9 +271,12 @@ JUDGEMENT = (
 SHARED = (
     Mutant("the board's blocks are allocated", "scoreboard/board.py", (("            _allocate(descriptor, size)\n", "            os.ftruncate(descriptor, size)\n"),), "unit/test_scoreboard.py unit/test_planted_links.py",
            "a sparse map on a full disk"),
-    Mutant("a ring's blocks are allocated", "telemetry/ring.py", (("os.posix_fallocate(descriptor, 0, _DATA_AT + capacity)", "os.ftruncate(descriptor, _DATA_AT + capacity)"),), "telemetry/test_rings.py",
+    Mutant("a ring's blocks are allocated", "telemetry/ring.py", (("os.posix_fallocate(descriptor, 0, DATA_AT + capacity)", "os.ftruncate(descriptor, DATA_AT + capacity)"),), "telemetry/test_rings.py",
            "a sparse map on a full disk"),
-    Mutant("a record is there before the head says so", "telemetry/ring.py", (("            at = position % self.capacity + _DATA_AT\n", "            quads[_HEAD] = position + size\n            at = position % self.capacity + _DATA_AT\n"),), "telemetry/test_ring.py"),
+    Mutant("a record is there before the head says so", "telemetry/ringwriter.py", (("            at = position % self.capacity + DATA_AT\n", "            quads[HEAD] = position + size\n            at = position % self.capacity + DATA_AT\n"),), "telemetry/test_ring.py"),
+    Mutant("a success for which there is no room is counted", "telemetry/ringwriter.py", (("self._count(counted)", "pass"),), "telemetry/test_tallies.py"),
+    Mutant("a rescuer knows a success that has no record", "telemetry/ringwriter.py", (("            self._keep(found.span_id)\n", ""),), "telemetry/test_tallies.py"),
+    Mutant("a span for which there is no room is counted as dropped", "telemetry/facts.py", (("flags & ~records.SAMPLED | records.DROPPED", "flags & ~records.SAMPLED"),), "telemetry/test_tallies.py"),
     Mutant("counts and tail change by one store", "telemetry/ring.py", (("at = _STATE_AT + (generation & 1) * PAGE\n        self._memory[at", "at = _STATE_AT + (generation - 1 & 1) * PAGE\n        self._memory[at"),), "telemetry/test_ring.py"),
     Mutant("last words outlive their successors' records", "telemetry/ring.py", (("if span_id in everything}", "if False}"),), "telemetry/test_ring.py"),
     Mutant("a rescuer asks the rings what they have", "maintenance/abandoned.py", (("known = self._knows(runs) if runs else ()", "known = ()"),), "unit/test_rescue.py process/test_told.py"),
@@ -290,7 +293,7 @@ SHARED = (
     Mutant("checksum of a ledger's header", "ledger/format.py", (("    if _CRC.unpack_from(data, _HEAD.size)[0] != zlib.crc32(head):\n        raise Damaged(\"checksum of the header\")\n", ""),), "ledger/test_format.py"),
     Mutant("checksum of a run", "ledger/format.py", ((" or commit_of(body) != word:", ":"),), "ledger/test_format.py"),
     Mutant("checksum of an outcome", "ledger/format.py", ((" or commit_of(body, run_word) != word:", ":"),), "ledger/test_format.py"),
-    Mutant("the outcome comes before telemetry", "executor/__init__.py", (("        self.record(attempt)\n        if self._tells_success or outcome is not SUCCEEDED:\n            self._emit(finished(attempt, outcome, duration))\n", "        if self._tells_success or outcome is not SUCCEEDED:\n            self._emit(finished(attempt, outcome, duration))\n        self.record(attempt)\n"),), "unit/test_worker_core.py"),
+    Mutant("the outcome comes before telemetry", "executor/__init__.py", (("        self.record(attempt)\n        attempt.duration = duration\n        if self._tells_success or outcome is not SUCCEEDED:\n            self._emit(finished(attempt, outcome, duration))\n", "        attempt.duration = duration\n        if self._tells_success or outcome is not SUCCEEDED:\n            self._emit(finished(attempt, outcome, duration))\n        self.record(attempt)\n"),), "unit/test_worker_core.py"),
 )  # fmt: skip
 
 MUTANTS = (*FSYNCS, *CHECKSUMS, *CAREFUL, *LOCKS, *PROTOCOL, *IDENTITY, *JUDGEMENT, *SHARED)

@@ -23,6 +23,7 @@ from framework.brokers import memory
 from framework.brokers.memory import MemoryBroker, MemoryStore
 from framework.events import Event, JobFinished, LeasesLost
 from framework.ledger import Ledger
+from framework.options import PoolOptions
 from framework.queues import QueueOptions
 from framework.scoreboard import Scoreboard
 from framework.worker import AsyncWorker, LeaveSignal, SyncWorker, ThreadWorker, WorkerCore, thread_gate
@@ -111,7 +112,8 @@ class World:
             board=board,
             broker=self.engine,
             ledger=Ledger(self.engine.local_dir / "ledgers", "far", slots=CONCURRENCY),
-            executor=executor,
+            executors=[executor],
+            options=PoolOptions.own_of(executor.options),
             emit=self.events.append,
             leave=leave,
         )

@@ -21,6 +21,7 @@ from framework.queues import Queue
 from framework.runner import resolve
 from framework.scoreboard import HOOKS, Scoreboard, SlotState, process_start
 from framework.settings import Settings
+from tests.process.output import Output
 from tests.process.torture import Torture
 
 PATIENCE = 60.0
@@ -47,6 +48,7 @@ class Tree:
         self.process: subprocess.Popen[bytes] | None = None
         self.pids: set[tuple[int, int]] = set()
         self._changed = threading.Condition()
+        self._output: Output | None = None
         self._events: list[dict[str, Any]] = []
         self._settings = Settings(engine_url=f"spool:{self.root}", durability="process")
         self._producer = open_producer(self._settings)
@@ -70,8 +72,7 @@ class Tree:
             env={**self.environ, **environ},
             cwd=Path(__file__).parents[2],
         )
-        self._reader = threading.Thread(target=self._read, args=(self.process,), daemon=True)
-        self._reader.start()
+        self._output = Output(self.process, self._events, self._changed)
         if ready:
             self.wait_ready()
 
@@ -88,20 +89,11 @@ class Tree:
             "all slots ready",
         )
 
-    def _read(self, process: subprocess.Popen[bytes]) -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                event = {"event": "raw", "text": line.decode(errors="replace")}
-            with self._changed:
-                self._events.append(event)
-                self._changed.notify_all()
-
     def events(self, name: str | None = None, **match: object) -> list[dict[str, Any]]:
-        """Log events so far, of a name, whose keys match."""
+        """Log events of a name whose keys match, of all that has been written so far."""
         with self._changed:
+            if self._output is not None:
+                self._output.take()
             found = list(self._events)
         return [
             event
@@ -130,11 +122,9 @@ class Tree:
         self.process.send_signal(number)
 
     def exit_code(self, patience: float = PATIENCE) -> int:
-        """Waits for the supervisor's end, and for the last of its log lines."""
+        """Waits for the supervisor's end."""
         assert self.process is not None
-        code = self.process.wait(patience)
-        self._reader.join(3 if code >= 0 else 0.2)  # what outlives the supervisor keeps its pipe open
-        return code
+        return self.process.wait(patience)
 
     def stop(self) -> int:
         self.signal(signal.SIGTERM)

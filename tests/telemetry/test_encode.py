@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -25,13 +27,15 @@ from framework.events import Bus
 from framework.executor import Executor
 from framework.outcome import Discard, JobInterrupted, Reject, RetryLater, Snooze
 from framework.settings import Settings
-from framework.telemetry import wire
+from framework.telemetry import records, wire
+from framework.telemetry.exporting import Source
 from framework.telemetry.logs import Logs
-from framework.telemetry.ring import RingReader, RingWriter, create
+from framework.telemetry.ring import create
 from framework.telemetry.ringtracing import RingTracing
+from framework.telemetry.ringwriter import RingWriter
 from framework.telemetry.spans import SpanTracing
 from framework.telemetry.writer import LineWriter
-from tests.telemetry.helpers import SPAN, TRACE, TRACEPARENT, Relay, failure_of, lease_of
+from tests.telemetry.helpers import SPAN, TRACE, TRACEPARENT, AsyncRelay, Relay, failure_of, lease_of
 from tests.telemetry.received import SeenSpan, _spans
 
 RARE = [
@@ -61,38 +65,59 @@ class Both:
         path = place / "0.q.m.ring"
         create(path, capacity=1 << 22)
         writer = RingWriter(path, {"resource": {}, "scope": ["framework", ""], "system": "spool"})
-        self.reader = RingReader(path)
+        self.source = Source(path, 0)
+        self.reader = self.source.ring
         self.ring = RingTracing(
             self.logs, writer, sampler=provider.sampler, limits=self.limits, spans=True, inner=Ignored(), **common
         )
 
-    def run(self, lease: Any, handler: Any, *, ring: bool) -> None:
+    def run(self, lease: Any, handler: Any, *, ring: bool, kind: str = "sync") -> None:
         tracing: Any = self.ring if ring else self.sdk
-        app = Relay()
-        app.behaviours = {"ok": handler}
+        app = AsyncRelay() if kind == "async" else Relay()
+        app.behaviours = {"ok": awaited(handler) if kind == "async" else handler}
         found = app.worker_handlers["deliveries"]
         bus = Bus(self.ring.on) if ring else Bus()
         options = replace(found.queue.options, timeout=None)
         executor = Executor(app, found, options, tracing=tracing, emit=bus.emit, clock=lambda: self.now)
-        executor.run(executor.attempt(lease))
+        attempt = executor.attempt(lease)
+        if kind == "async":
+            asyncio.run(executor.run_async(attempt, call=awaiting))
+        elif kind == "thread":
+            with ThreadPoolExecutor(1) as threads:
+                threads.submit(executor.run, attempt).result()
+        else:
+            executor.run(attempt)
         assert bus.errors == 0
 
-    def spans(self, lease: Any, handler: Any) -> tuple[SeenSpan, SeenSpan]:
-        """(by the SDK, by the ring), without what differs by nature: the time of the end."""
+    def spans(self, lease: Any, handler: Any, kind: str = "sync") -> tuple[SeenSpan, SeenSpan]:
+        """(by the SDK, by ring and exporter), without what differs by nature: the time of the end, the resource."""
         self.memory.clear()
         self.now = time.time()
-        self.run(lease, handler, ring=False)
+        self.run(lease, handler, ring=False, kind=kind)
         (by_sdk,) = _spans(encode_spans(self.memory.get_finished_spans()))
         before = self.reader.head
-        self.run(lease, handler, ring=True)
-        (record,) = self.reader.records(before, self.reader.head)
-        self.reader.commit({"folded": self.reader.head})
-        self.reader.set_sent(self.reader.head)
-        body = wire.resource_spans(wire.resource_of({}), wire.scope_of("framework", ""), record.span)
+        self.run(lease, handler, ring=True, kind=kind)
+        (self.record,) = self.reader.records(before, self.reader.head)
+        self.source.cells.fold()
+        body, _, position = self.source.spans(1 << 20)
+        self.reader.set_sent(position)
         (by_ring,) = _spans(ExportTraceServiceRequest.FromString(body))
         assert by_ring.end >= by_ring.start
-        assert record.span_id.hex() == by_ring.span_id
-        return replace(by_sdk, end=0, scope=""), replace(by_ring, end=0, scope="")
+        assert self.record.span_id.hex() == by_ring.span_id
+        same: dict[str, Any] = {"end": 0, "scope": "", "resource": {}}
+        return replace(by_sdk, **same), replace(by_ring, **same)
+
+
+async def awaiting(awaitable: Any) -> Any:
+    return await awaitable
+
+
+def awaited(handler: Any) -> Any:
+    async def behave(ctx: Any) -> None:
+        await asyncio.sleep(0)
+        handler(ctx)
+
+    return behave
 
 
 def _nowhere() -> int:
@@ -139,6 +164,27 @@ def test_every_end_of_every_kind_of_job_gives_the_sdks_span(both, case, end):
     by_sdk, by_ring = both.spans(lease, doing(end))
     assert strip(by_ring) == strip(by_sdk)
     assert {link.span_id for link in by_ring.links} == {link.span_id for link in by_sdk.links}
+
+
+@pytest.mark.parametrize("kind", ["sync", "thread", "async"])
+@pytest.mark.parametrize("case", LEASES)
+def test_a_success_leaves_facts_of_which_the_exporter_makes_the_sdks_span(both, case, kind):
+    lease = lease_of(**LEASES[case])
+    by_sdk, by_ring = both.spans(lease, doing(None), kind)
+    assert by_ring == by_sdk
+    assert by_ring.attributes["worker.job.outcome"] == "succeeded"
+    brings_more = case in ("state", "baggage alone", "again")
+    assert both.record.kind == (records.ATTEMPT if brings_more else records.FACTS)
+
+
+@pytest.mark.parametrize("job_id", ["j", "j" * 255, "ñ☃" * 100])
+@pytest.mark.parametrize("attempt", [1, 7, 2**32])
+def test_ids_and_numbers_of_any_size_arrive(both, job_id, attempt):
+    lease = lease_of(attempt=attempt, delivery=attempt)
+    lease = replace(lease, job=replace(lease.job, id=job_id))
+    by_sdk, by_ring = both.spans(lease, doing(None))
+    assert by_ring == by_sdk
+    assert by_ring.attributes["messaging.message.id"] == job_id
 
 
 def strip(span: SeenSpan) -> SeenSpan:
@@ -271,7 +317,7 @@ def test_a_span_object_does_nothing_when_unsampled_or_over(both):
     both.run(lease, lambda _: kept.append(trace.get_current_span()), ring=True)
     assert not kept[0].is_recording()
     assert not kept[0].get_span_context().trace_flags.sampled
-    assert next(both.reader.backwards()).span == b""
+    assert next(both.reader.backwards()).flags & records.SAMPLED == 0
     both.run(lease_of(), lambda _: kept.append(trace.get_current_span()), ring=True)
     kept[1].set_attribute("late", 1)
     kept[1].end(time.time_ns())

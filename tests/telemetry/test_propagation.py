@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,8 @@ def test_it_passes_through_retries_dead_letters_their_handler_and_replay(world: 
 
 
 def test_it_comes_along_when_the_attempt_is_a_new_root(world: World) -> None:
-    world.station.telemetry.tracing._linkage = "link"
+    tracing = world.station.telemetry.tracing
+    tracing._linkage, tracing._child_within = "link", -inf  # of the SDK's way out, and of the ring's
     world.enqueue(PARENT)
     world.run()
     (seen,) = world.app.seen

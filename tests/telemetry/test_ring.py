@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framework.telemetry import records
-from framework.telemetry.ring import PAGE, Corrupt, RingFile, RingReader, RingWriter, create
+from framework.telemetry.ring import PAGE, Corrupt, RingFile, RingReader, create
+from framework.telemetry.ringwriter import RingWriter
 
 META = {"resource": {"service.name": "relay"}, "scope": ["s", "1"], "system": "spool"}
 KEY = records.attempt_key("q", "succeeded", "succeeded", "", "")
@@ -26,7 +27,7 @@ def opened(place: Path, capacity: int = 1 << 16) -> tuple[RingWriter, RingReader
 
 def put(writer: RingWriter, number: int, span: bytes = b"") -> bytes:
     span_id = number.to_bytes(8, "big")
-    writer.attempt(KEY, 0.5, 1.5, 0.0, b"t" * 16, span_id, span)
+    writer.attempt(KEY, 0.5, 1.5, b"t" * 16, span_id, span)
     return span_id
 
 
@@ -151,7 +152,7 @@ def test_the_last_words_of_a_dead_process_are_found_though_its_successor_has_ove
     writer, reader = opened(tmp_path, 1 << 15)
     mine = [put(writer, number) for number in range(20)]
     key = records.attempt_key("q", "lost", "retried", "worker_lost", "worker_lost")
-    writer.attempt(key, 1.0, 0.0, 7.5, bytes(16), b"lost-one", b"")
+    writer.attempt(key, 1.0, 0.0, bytes(16), b"lost-one", b"")
     successor = RingWriter(reader.path, META)
     for number in range(1000, 3000):
         put(successor, number)
@@ -252,21 +253,21 @@ def test_an_old_ring_is_kept_and_a_damaged_one_made_anew(tmp_path):
 
 def test_the_first_record_and_the_first_last_word_stand_in_the_first_place(tmp_path):
     """Part of the format: a writer and a reader of two versions meet in one ring."""
-    writer, reader = opened(tmp_path)
+    writer, reader = opened(tmp_path, 1 << 20)
     first = put(writer, 1)
     data = reader.path.read_bytes()
     record = records.parse(data, len(data) - reader.capacity)
     assert record is not None
     assert record.span_id == first
     assert reader.head == record.size
-    entries = [4096 + 32 * number for number in range(126)]
-    for life in range(4):  # of 63 last words each: the table is full after two, then begins anew
-        for number in range(70):
+    entries = [4096 + 8 * number for number in range(512)]
+    for life in range(4):  # of 256 last words each: the table is full after two, then begins anew
+        for number in range(300):
             put(writer, 1000 * (life + 1) + number)
         writer = RingWriter(reader.path, META)
         if life == 0:
-            filled = [at for at in entries if any(reader.path.read_bytes()[at : at + 32])]
-            assert filled == entries[:63]
+            filled = [at for at in entries if any(reader.path.read_bytes()[at : at + 8])]
+            assert filled == entries[:256]
     data = reader.path.read_bytes()
     kept = [int.from_bytes(data[at : at + 8], "big") for at in entries]
-    assert kept == [*range(3007, 3070), *range(4007, 4070)]
+    assert kept == [*range(3044, 3300), *range(4044, 4300)]

@@ -12,7 +12,8 @@ from framework import events as e
 from framework.exceptions import LONGEST_NAME, cut, error_type
 from framework.telemetry import names, records
 from framework.telemetry.folding import MOST_SERIES, Cells
-from framework.telemetry.ring import PAGE, RingReader, RingWriter, create, encoded
+from framework.telemetry.ring import PAGE, RingReader, create, encoded
+from framework.telemetry.ringwriter import RingWriter
 from tests.telemetry.helpers import Relay, lease_of
 from tests.telemetry.rings import post, ring_station, rings_in
 
@@ -58,7 +59,7 @@ def test_long_names_of_any_characters_leave_room_for_the_counts_and_every_span_a
         station.run(app, lease_of("bad"))
     for number in range(2000):  # the same without the handler
         key = records.attempt_key("q" * 100, "retried", "retried", f"{number}{character * 5000}", "error")
-        station.telemetry.tracing._ring.attempt(key, 0.1, 0.1, 0.0, bytes(16), bytes(8), b"")
+        station.telemetry.tracing._ring.attempt(key, 0.1, 0.1, bytes(16), bytes(8), b"")
     station.close()
     post(tmp_path, rings).flush()
     assert len(receiver.spans("process deliveries")) == 3
@@ -80,7 +81,7 @@ def test_no_number_of_queues_or_operations_outgrows_the_page(tmp_path):
         queue = f"{number}{'é' * 95}"
         writer.operation(records.operation_key(queue, "receive", "receive"), 0.1, 1)
         writer.attempt(
-            records.attempt_key(queue, "lost", "dead_lettered", "timeout", "timeout"), 1, 1, 0, bytes(16), bytes(8), b""
+            records.attempt_key(queue, "lost", "dead_lettered", "timeout", "timeout"), 1, 1, bytes(16), bytes(8), b""
         )
         writer.expired(records.operation_key(queue, "expired", "expired"), 1)
     cells.fold()
@@ -99,7 +100,7 @@ def test_no_number_of_queues_or_operations_outgrows_the_page(tmp_path):
 
 def test_a_state_of_another_version_costs_its_counts_and_not_the_spans(tmp_path):
     writer, cells = cells_of(tmp_path)
-    writer.attempt(records.attempt_key("q", "succeeded", "succeeded", "", ""), 1, 1, 0, bytes(16), b"s" * 8, b"span")
+    writer.attempt(records.attempt_key("q", "succeeded", "succeeded", "", ""), 1, 1, bytes(16), b"s" * 8, b"span")
     cells.fold()
     reader = RingReader(tmp_path / "0.q.m.ring")
     reader.commit(reader.load() | {"histograms": [["worker.of_tomorrow", [], [1], 1, 1, 1]]})
@@ -109,7 +110,7 @@ def test_a_state_of_another_version_costs_its_counts_and_not_the_spans(tmp_path)
 
 def test_a_record_that_cannot_be_counted_is_passed_and_said(tmp_path):
     writer, cells = cells_of(tmp_path)
-    writer.attempt(b"no key of ours", 1, 1, 0, bytes(16), bytes(8), b"")
+    writer.attempt(b"no key of ours", 1, 1, bytes(16), bytes(8), b"")
     writer.operation(records.operation_key("q", "receive", "receive"), 0.1, float("nan"))  # type: ignore[arg-type]
     writer.expired(records.operation_key("q", "expired", "expired"), 1)
     assert cells.fold() == 3

@@ -11,7 +11,7 @@ import pytest
 from framework import Queue, RetryPolicy, Settings, WorkerApp
 from framework.errors import SettingsError
 from framework.queues import QueueOptions
-from framework.settings import check_queue_names, load_dotenv, load_settings, unknown_variables
+from framework.settings import check_names, load_dotenv, load_settings, unknown_variables
 
 
 class Relay(WorkerApp):
@@ -33,7 +33,7 @@ def options(monkeypatch: pytest.MonkeyPatch, **variables: str) -> QueueOptions:
 
 def read() -> None:
     settings = load_settings()
-    check_queue_names(settings, Relay.worker_queues)
+    check_names(settings, Relay.worker_queues, Relay.worker_pools)
     for queue in Relay.worker_queues.values():
         settings.options(queue)
 
@@ -100,7 +100,7 @@ def test_each_retry_override(
 def test_the_key_is_the_attribute_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORKER_QUEUES__BIG_REPORTS__WORKERS", "6")
     settings = load_settings()
-    check_queue_names(settings, Relay.worker_queues)
+    check_names(settings, Relay.worker_queues, Relay.worker_pools)
     assert settings.options(Relay.Big_Reports).workers == 6
     assert settings.options(Relay.deliveries).workers == 1
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from framework import JobInterrupted
-from framework.worker.thread_interrupt import Call, ThreadInterrupts
+from framework.worker.thread_interrupt import Call, Limits, ThreadInterrupts
 
 Make = Callable[..., ThreadInterrupts]
 
@@ -27,7 +27,8 @@ def make() -> Iterator[Make]:
     made: list[ThreadInterrupts] = []
 
     def interrupts(timeout: float | None, **options: Any) -> ThreadInterrupts:
-        made.append(ThreadInterrupts(timeout, **options))
+        given = {name: options.pop(name) for name in ("hung_after", "patience") if name in options}
+        made.append(ThreadInterrupts(Limits(timeout, **given), **options))
         return made[-1]
 
     yield interrupts

@@ -30,6 +30,7 @@ from framework.events import (
 from framework.executor import Attempt
 from framework.job import Lease, RunRecord
 from framework.ledger import Ledger
+from framework.options import PoolOptions
 from framework.outcome import Outcome
 from framework.queues import QueueOptions
 from framework.scoreboard import LEAVING, READY, Scoreboard
@@ -108,7 +109,8 @@ class Desk:
             1,
             board=self.board,
             broker=self.engine,
-            executor=self.executor,
+            executors=[self.executor],
+            options=PoolOptions.own_of(self.executor.options),
             emit=self.events.append,
             leave=self.leave,
             ledger=self.ledger,
@@ -339,7 +341,7 @@ async def test_a_blocked_loop_has_a_name(desk: Desk) -> None:
         said.set()
 
     desk.core.emit = emit
-    desk.core.rows[1].start("slow", 1, 1, 0, 0)
+    desk.core.rows[1].start("slow", 1, 1, 0, 0, "jobs")
     desk.core.rows[1].on_cpu(True)
     watch = LoopWatch(desk.core, asyncio.get_running_loop(), after=0.02)
     try:

@@ -1,0 +1,101 @@
+"""Histograms that a ring's writer counts in place: a place of its own for each, instead of a record for each number.
+
+Durations of settlements stand here, and in a full ring the attempts that succeeded. A tally belongs to the slot: each
+process goes on where the last one ended, and the reader adds what it finds to what it has counted of records. A process
+that is killed between the stores of one number loses its part of the sum, never a count.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from typing import Final, NamedTuple
+
+from framework.telemetry.names import LONG_BUCKETS, SHORT_BUCKETS
+
+SETTLEMENT, DURATION, WAIT = range(1, 4)  # what is counted; the last two of attempts
+_BOUNDS: Final = {SETTLEMENT: SHORT_BUCKETS, DURATION: LONG_BUCKETS, WAIT: LONG_BUCKETS}
+# Words of a tally: kind and length of the key, key, sum, least and most (ns), buckets.
+_KEY, _TOTAL, _LEAST, _MOST, _COUNTS, _WORDS = 1, 17, 18, 19, 20, 44
+_KEY_BYTES: Final = (_TOTAL - _KEY) * 8
+BYTES: Final = 64 << 10  # of all tallies
+_PLACES: Final = BYTES // (_WORDS * 8)
+_LIMIT: Final = 2**63
+
+
+class Tally(NamedTuple):
+    """A tally as read. Times in seconds."""
+
+    kind: int
+    key: bytes
+    counts: list[int]
+    total: float
+    least: float
+    most: float
+
+
+class Tallies:
+    """The tallies in a ring's file. Any thread of its writer adds; anybody reads."""
+
+    def __init__(self, memory: memoryview) -> None:
+        self._bytes, self._words = memory, memory.cast("Q")
+        self._lock = threading.Lock()
+        self._places: dict[int, dict[bytes, int]] = {kind: {} for kind in _BOUNDS}
+        self._next = 0
+
+    def add(self, kind: int, key: bytes, seconds: float) -> bool:
+        """False: there is no place, or the number cannot be counted."""
+        words, ns = self._words, int(seconds * 1e9)
+        with self._lock:
+            at = self._places[kind].get(key, -1)
+            if at < 0 and (at := self._place(kind, key)) < 0:
+                return False
+            total = words[at + _TOTAL] + ns
+            if not 0 <= ns <= total < _LIMIT:
+                return False
+            words[at + _COUNTS + bisect_left(_BOUNDS[kind], seconds)] += 1
+            words[at + _TOTAL] = total
+            if ns < words[at + _LEAST]:
+                words[at + _LEAST] = ns
+            if ns > words[at + _MOST]:
+                words[at + _MOST] = ns
+        return True
+
+    def read(self) -> list[Tally]:
+        """All that have a number."""
+        found = []
+        for place in range(_PLACES):
+            at = place * _WORDS
+            if not self._words[at]:
+                break
+            kind, counts = self._words[at] & 0xFF, self._words[at + _COUNTS : at + _WORDS].tolist()
+            if kind in _BOUNDS and any(counts):
+                numbers = [self._words[at + number] / 1e9 for number in (_TOTAL, _LEAST, _MOST)]
+                found.append(Tally(kind, self._key_at(at), counts[: len(_BOUNDS[kind]) + 1], *numbers))
+        return found
+
+    def close(self) -> None:
+        self._words.release()
+        self._bytes.release()
+
+    def _place(self, kind: int, key: bytes) -> int:
+        """Where a tally stands, for the first time in this process; -1: there is no more room."""
+        words = self._words
+        while self._next < _PLACES and words[self._next * _WORDS]:  # of the processes before, in this slot
+            at = self._next * _WORDS
+            if (known := words[at] & 0xFF) in _BOUNDS:
+                self._places[known][self._key_at(at)] = at
+            self._next += 1
+        found = self._places[kind].get(key, -1)
+        if found >= 0 or self._next == _PLACES or len(key) > _KEY_BYTES:
+            return found
+        at = self._places[kind][key] = self._next * _WORDS
+        self._bytes[(at + _KEY) * 8 : (at + _TOTAL) * 8] = key.ljust(_KEY_BYTES, b"\0")
+        words[at + _LEAST] = _LIMIT
+        words[at] = kind | len(key) << 8  # the last store: from now on it is there
+        self._next += 1
+        return at
+
+    def _key_at(self, at: int) -> bytes:
+        begin = (at + _KEY) * 8
+        return bytes(self._bytes[begin : begin + min(self._words[at] >> 8, _KEY_BYTES)])
