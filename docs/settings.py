@@ -1,4 +1,4 @@
-"""Writes the tables of `settings.md` from `framework/settings.py`; `WHAT`, `OF_QUEUE` and `OF_RETRY` are its words.
+"""Writes the tables of `settings.md` from `framework/settings.py`; `WHAT` and the `OF_...` are its words.
 
 A setting without words, and words without a setting, stop this.
 
@@ -12,15 +12,17 @@ import inspect
 import json
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from docs.emitted import table, written
-from framework.queues import Queue
+from framework.options import QueueOptions
+from framework.pools import Pool
 from framework.retry import RetryPolicy
-from framework.settings import OTHER_VARIABLES, PREFIX, QueueOverride, RetryOverride, Settings
+from framework.settings import OTHER_VARIABLES, PREFIX, PoolOverride, QueueOverride, RetryOverride, Settings
 
 PAGE = Path(__file__).with_name("settings.md")
 GENERATOR = "docs/settings.py"
@@ -45,10 +47,12 @@ WHAT = {
     "payload_errors": "what messages say of a payload that does not fit: declared fields and pydantic's error `types`, "
     "or pydantic's own words (`full`), which may quote the payload",
     "queues": "options of queues, see below; as JSON here, or a variable for each",
+    "pools": "options of pools, see below; as JSON here, or a variable for each",
 }
 OF_QUEUE = {
     "workers": "processes that serve it; 0: none",
     "concurrency": "jobs at once in one process; above 1 those of a sync handler run in threads, at most 256",
+    "weight": "of a queue in a pool: runs that it gets for each of a queue of weight 1, where both have jobs; 1 to 100",
     "timeout": "seconds until `JobInterrupted` is raised in the handler; `none` needs `WORKER_DRAIN=none`",
     "kill_after": "seconds from there to SIGKILL",
     "ttl": "seconds from when a job may first run to when it becomes a dead letter; on a dead-letter queue: how long a "
@@ -58,6 +62,12 @@ OF_QUEUE = {
     "max_jobs_per_process": "a process is replaced after so many jobs",
     "max_memory": "a process is replaced above so much resident memory: `512MiB`, `2G` or bytes",
     "retry": "",
+}
+OF_POOL = {
+    "workers": "processes that serve its queues; 0: none",
+    "concurrency": "jobs at once in one process, of all its queues together",
+    "max_jobs_per_process": "a process is replaced after so many jobs",
+    "max_memory": "a process is replaced above so much resident memory: `512MiB`, `2G` or bytes",
 }
 OF_RETRY = {
     "max_retries": "runs after the first; 0: one attempt",
@@ -71,15 +81,17 @@ OF_OTHERS = {"WORKER_MODULE": "the service, for commands of `worker` to which no
 
 def tables() -> dict[str, str]:
     """By the name of their marker. Raises ValueError: a setting has no words, or words have no setting."""
-    declared = _defaults(Queue.__init__)
+    declared = {field.name: field.default for field in fields(QueueOptions)}
     queue = _rows(QueueOverride, OF_QUEUE, f"{PREFIX}QUEUES__<QUEUE>__", declared)
     retry = _rows(RetryOverride, OF_RETRY, f"{PREFIX}QUEUES__<QUEUE>__RETRY__", _defaults(RetryPolicy.__init__))
+    pool = _rows(PoolOverride, OF_POOL, f"{PREFIX}POOLS__<POOL>__", _defaults(Pool.__init__))
     _compare("OF_OTHERS", OF_OTHERS, OTHER_VARIABLES)
     others = [(f"`{name}`", "text", "-", what) for name, what in OF_OTHERS.items()]
     settings = _rows(Settings, WHAT, PREFIX, {name: field.default for name, field in Settings.model_fields.items()})
     return {
         "variables": table(("Variable", "Type", "Default", "Meaning"), settings + others),
         "queue variables": table(("Variable", "Type", "Default of the declaration", "Meaning"), queue + retry),
+        "pool variables": table(("Variable", "Type", "Default of the declaration", "Meaning"), pool),
     }
 
 
@@ -114,7 +126,7 @@ def _compare(title: str, words: Iterable[str], names: Iterable[str]) -> None:
 
 
 def _default(name: str, value: Any) -> str:
-    if name == "queues" or value == "":
+    if name in ("queues", "pools") or value == "":
         return "-"
     if value is None:
         return "`none`"

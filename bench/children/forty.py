@@ -7,7 +7,7 @@ from typing import Any
 
 from framework import Pool, Queue, WorkerApp
 
-QUEUES = 40
+QUEUES = int(os.environ.get("QUEUES", "40"))
 light = Pool("light", workers=int(os.environ.get("POOL_WORKERS", "2")), concurrency=20)
 queues: list[Queue[Any]] = [Queue[int](f"small-{number:02}", pool=light) for number in range(QUEUES)]
 

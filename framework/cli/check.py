@@ -8,6 +8,7 @@ import click
 
 from framework.cli.output import Column, span, table, warn
 from framework.cli.service import MODULE_HELP, Service, load_service, take
+from framework.options import QueueOptions
 from framework.queues import Queue
 from framework.retry import RetryPolicy
 
@@ -16,6 +17,7 @@ COLUMNS = (
     Column("payload"),
     Column("handler"),
     Column("at", detail=True),
+    Column("pool"),
     Column("workers", number=True),
     Column("concurrency", number=True),
     Column("timeout", number=True),
@@ -37,7 +39,11 @@ def check(given: tuple[str, ...]) -> int:
     from framework import runner
 
     warnings = runner.check(service.app, service.settings)
-    table(COLUMNS, [_row(service, queue) for queue in service.app.worker_queues.values()])
+    pooled = bool(service.app.worker_pools)
+    rows = [_row(service, queue) for queue in service.app.worker_queues.values()]
+    # Without pools no column about them.
+    kept = [at for at, column in enumerate(COLUMNS) if pooled or column.title != "pool"]
+    table([COLUMNS[at] for at in kept], [tuple(row[at] for at in kept) for row in rows])
     for text in warnings:
         warn(text)
     return 0
@@ -53,12 +59,19 @@ def _row(service: Service, queue: Queue[Any]) -> tuple[str, ...]:
         _type_name(queue),
         f"{handler.name}{kind}" if handler else "none",
         handler.place if handler else "-",
+        _pool(options),
         str(options.workers),
         str(options.concurrency),
         "none" if options.timeout is None else span(options.timeout),
         _retry(options.retry),
         options.dead_letter or "-",
     )
+
+
+def _pool(options: QueueOptions) -> str:
+    if not options.pool:
+        return "-"
+    return options.pool if options.weight == 1 else f"{options.pool}, weight {options.weight}"
 
 
 def _retry(policy: RetryPolicy) -> str:

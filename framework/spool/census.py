@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from framework.spool import names
 from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
-from framework.spool.listing import Buckets
+from framework.spool.listing import Buckets, Names
 from framework.spool.setbacks import Setbacks
 
 _NOT_BEFORE = re.compile(r",n(\d+)")
@@ -69,7 +69,7 @@ class Census:
     """Counts of one queue.
 
     Attributes:
-        buckets: of ready/.
+        buckets: of ready/. minutes: of delayed/.
     """
 
     def __init__(self, disk: Disk, queue: QueueDir, *, setbacks: Setbacks | None = None) -> None:
@@ -77,10 +77,11 @@ class Census:
         self._queue = queue
         self._setbacks = setbacks or Setbacks()
         self.buckets = Buckets(disk, f"{queue.base}/ready", setbacks=self._setbacks)
-        self._delayed = Buckets(disk, f"{queue.base}/delayed", names.MINUTE, setbacks=self._setbacks)
+        self.minutes = Buckets(disk, f"{queue.base}/delayed", names.MINUTE, setbacks=self._setbacks)
         self._known: dict[str, tuple[list[str], Summary]] = {}
         self._untouched: dict[str, Summary] = {}  # batches
         self._look_at = 0.0
+        self._plain: dict[str, tuple[Names, list[str], int]] = {}  # directories without buckets
 
     def ready(self) -> Summary:
         """Raises OSError."""
@@ -88,17 +89,19 @@ class Census:
 
     def delayed(self) -> Summary:
         """Raises OSError."""
-        return self._sum("delayed", self._delayed)
+        return self._sum("delayed", self.minutes)
 
     def in_flight(self) -> int:
         """Claims of all owners. Raises OSError."""
         base = f"{self._queue.base}/claimed"
-        owners = [o for o in self._disk.listdir(base) if not o.endswith(".lock")]
-        return sum(self._plain(f"{base}/{owner}") for owner in owners)
+        owners = {f"{base}/{o}" for o in self._entries(base) if not o.endswith(".lock")}
+        for gone in [known for known in self._plain if known.startswith(f"{base}/") and known not in owners]:
+            del self._plain[gone]
+        return sum(map(self._jobs_in, owners))
 
     def dead(self) -> int:
         """Raises OSError."""
-        return self._plain(f"{self._queue.base}/dead")
+        return self._jobs_in(f"{self._queue.base}/dead")
 
     def bad(self) -> int:
         """Everything that lies in bad/. Raises OSError."""
@@ -107,7 +110,7 @@ class Census:
     def expired(self, now: int) -> list[str]:
         """Paths of ready and delayed jobs that had expired at `now` (microseconds since the epoch). Raises OSError."""
         found: list[str] = []
-        for state, buckets in (("ready", self.buckets), ("delayed", self._delayed)):
+        for state, buckets in (("ready", self.buckets), ("delayed", self.minutes)):
             for bucket in buckets.all():
                 summary = self._summary(state, buckets, bucket)
                 if summary.first_expiry is None or summary.first_expiry > now:
@@ -121,7 +124,7 @@ class Census:
     def until(self, stamp: str) -> dict[str, names.Name]:
         """Names of ready and delayed jobs with earlier stamps, by their paths. Raises OSError."""
         found: dict[str, names.Name] = {}
-        for state, buckets in (("ready", self.buckets), ("delayed", self._delayed)):
+        for state, buckets in (("ready", self.buckets), ("delayed", self.minutes)):
             for bucket in buckets.all():
                 if state == "ready" and bucket > stamp and names.is_of_time(bucket):
                     continue
@@ -131,13 +134,21 @@ class Census:
                         found[f"{self._queue.base}/{state}/{bucket}/{entry}"] = name
         return found
 
-    def _plain(self, path: str) -> int:
-        return len(_jobs(self._entries(path)))
+    def _jobs_in(self, path: str) -> int:
+        entries = self._entries(path)
+        names, counted, count = self._plain.get(path, (None, None, 0))
+        if names is not None and counted is not entries:
+            count = len(_jobs(entries))
+            self._plain[path] = names, entries, count
+        return count
 
     def _entries(self, path: str) -> list[str]:
         """Of a damaged directory none: what can be counted is counted all the same. Raises OSError."""
+        known = self._plain.get(path)
+        if known is None:
+            known = self._plain[path] = Names(self._disk, path), [], 0
         try:
-            return self._disk.listdir(path)
+            return known[0]()
         except OSError as error:
             self._setbacks.add(path, error)
             return []

@@ -1,17 +1,23 @@
-"""A claim on one queue or several: what is due first, then a wait on all doorbells at once."""
+"""A claim on one queue or several: what is due first, then a wait on all doorbells at once.
+
+Of a few queues every claim looks at all. Of many it looks at those that have rung, that had jobs at the last look, or
+where a job is due; the others have their look now and then, and maintenance rings where jobs lie.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from framework.errors import EngineUnavailable
 from framework.job import Lease
 from framework.spool import doorbell
 from framework.spool.doorbell import Doorbell, Waker
+from framework.spool.listing import FEW
 from framework.spool.parts import Parts
 
 LONGEST_WAIT = 1.0  # seconds, as the port says
+LOOK_EVERY = 10.0  # seconds between two looks at one of many where nothing calls
 
 
 class Claims:
@@ -26,40 +32,59 @@ class Claims:
         self._waker = waker
         self._unavailable = unavailable
         self._wait = doorbell.wait
+        self._listen = doorbell.Listener()
+        self._look_at: dict[Parts, float] = {}  # of many queues: when each has its next look, though nothing calls
 
     def __call__(self, parts: Sequence[Parts], limit: int, wait: float) -> list[Lease]:
         """Up to `limit` leases; waits for the first. Raises EngineUnavailable."""
+        many = len(parts) > FEW
         deadline = time.monotonic() + min(wait, LONGEST_WAIT)
-        leases = self._look(parts, limit, None)
-        while not leases:
+        listen = self._listen if many else self._wait
+        bells = [part.doorbell for part in parts]
+        woken, rang = listen(bells, self._waker, 0) if many else (False, ())
+        leases = self._look(self._due(parts, rang) if many else parts, limit, rang, first=True)
+        while not (leases or woken):
             left = deadline - time.monotonic()
             if left <= 0:
                 break
-            patience = min(part.patience() for part in parts)
-            woken, rang = self._wait([part.doorbell for part in parts], self._waker, min(left, patience))
+            patience = self._patience(parts) if many else min(part.patience() for part in parts)
+            woken, rang = listen(bells, self._waker, min(left, patience))
             if not (woken or rang) and time.monotonic() >= deadline:
                 break  # nothing called; the next claim begins with a look
-            leases = self._look(parts, limit, rang)
-            if woken:
-                break
+            leases = self._look(self._due(parts, rang) if many else parts, limit, rang)
         return leases
 
-    def _look(self, parts: Sequence[Parts], limit: int, rang: Sequence[Doorbell] | None) -> list[Lease]:
+    def _due(self, parts: Sequence[Parts], rang: Collection[Doorbell]) -> list[Parts]:
+        """Return those of many queues that may have a job, in their order."""
+        now, look_at = time.monotonic(), self._look_at
+        return [part for part in parts if now >= look_at.get(part, 0.0) or part.doorbell in rang]
+
+    def _patience(self, parts: Sequence[Parts]) -> float:
+        """Return the seconds until one of many queues is to be looked at, though nothing calls."""
+        return max(0.001, min(self._look_at.get(part, 0.0) for part in parts) - time.monotonic())
+
+    def _look(
+        self, parts: Sequence[Parts], limit: int, rang: Collection[Doorbell], *, first: bool = False
+    ) -> list[Lease]:
         """Claim from one queue after the other.
 
         Args:
             rang: the bells whose rings were taken. They stood for others, too: where jobs are left, they are passed on.
-                None: before the first wait.
+            first: it is before the first wait.
         """
         leases: list[Lease] = []
         failed: tuple[Parts, OSError] | None = None
         for part in parts:
             found: list[Lease] = []
+            error: OSError | None = None
+            called = part.doorbell in rang
             if (room := limit - len(leases)) > 0:
                 found, error = self._from(part, room)
                 leases += found
                 failed = failed or (None if error is None else (part, error))
-            if rang is not None and (len(part.listing) if found else room <= 0 and part.doorbell in rang):
+            more = found or error is not None or room <= 0  # there may be
+            self._look_at[part] = 0.0 if more else time.monotonic() + min(LOOK_EVERY, part.patience())
+            if (called or not first) if found and len(part.listing) else called and room <= 0:
                 part.doorbell.ring()
         if failed is not None and not leases:
             part, error = failed

@@ -26,6 +26,7 @@ class Disk:
         calls: the seam.
         fd: descriptor of the root.
         power: whether fsync is called at all (`durability="power"`).
+        queues: how many lie here that this process serves.
         forgetful: the file system may forget a removal in spite of the directory's fsync; see `sync_removal`.
     """
 
@@ -33,6 +34,7 @@ class Disk:
         self.calls = calls
         self.fd = fd
         self.power = power
+        self.queues = 1
         self.forgetful = False
         self._spares: list[int] = []  # taken with pop: a signal handler may need one on top of a thread that does
         self.reserve()

@@ -10,12 +10,14 @@ import contextlib
 import os
 import select
 import stat
+import time
 from collections.abc import Sequence
 
 from framework.spool import flocks
 from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
 
+LOOK = 10.0  # seconds between two looks whether many bells that are listened to still hang
 _OPEN = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW
 
 
@@ -109,6 +111,11 @@ class Doorbell:
             poll.register(fd, select.POLLIN)
         return fd
 
+    def hangs_at(self, fd: int) -> bool:
+        """Return whether this descriptor still is the bell's: a read of another file would take what is in it."""
+        found = _state(fd)
+        return fd == self._fd and found is not None and (found.st_dev, found.st_ino) == self._identity
+
     def close(self) -> None:
         """Idempotent."""
         fd, self._fd = self._fd, None
@@ -136,6 +143,41 @@ def wait(bells: Sequence[Doorbell], waker: Waker, seconds: float) -> tuple[bool,
             with contextlib.suppress(OSError):  # another waiter was faster; it was for us all the same
                 os.read(number, 65536)
     return woken, rang
+
+
+class Listener:
+    """`wait` for many bells: they are registered once, and looked after now and then."""
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self._listening: dict[int, Doorbell] = {}
+        self._known: set[Doorbell] = set()
+        self._waker = -1
+        self._renew_at = 0.0
+
+    def __call__(self, bells: Sequence[Doorbell], waker: Waker, seconds: float) -> tuple[bool, Sequence[Doorbell]]:
+        """Return (woken, the bells that rang), as `wait`."""
+        if time.monotonic() >= self._renew_at or waker.fileno() != self._waker or self._known != set(bells):
+            self._renew(bells, waker)
+        woken, rang = False, []
+        for number, _ in self._poll.poll(max(0.0, seconds) * 1000):
+            bell = self._listening.get(number)
+            if number == self._waker:
+                woken = True
+                waker.clear()
+            elif bell is not None and bell.hangs_at(number):
+                rang.append(bell)
+                with contextlib.suppress(OSError):  # another waiter was faster; it was for us all the same
+                    os.read(number, 65536)
+            else:
+                self._renew_at = 0.0  # a handler has closed it, and may have opened another file in its place
+        return woken, rang
+
+    def _renew(self, bells: Sequence[Doorbell], waker: Waker) -> None:
+        self._poll, self._waker, self._known = select.poll(), waker.fileno(), set(bells)
+        self._poll.register(self._waker, select.POLLIN)
+        self._listening = {fd: bell for bell in bells if (fd := bell.poll(self._poll)) is not None}
+        self._renew_at = time.monotonic() + LOOK
 
 
 def _state(fd: int) -> os.stat_result | None:

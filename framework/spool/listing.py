@@ -31,6 +31,7 @@ COARSE = 2.1  # seconds; for a time that is a multiple of COARSE_UNIT
 COARSE_UNIT = 10_000_000  # nanoseconds
 # What no time shows (a clock that was set back, attributes that a network file system keeps) is found by a full look.
 FULL_LOOK = 5.0  # seconds between two, or 50 times what they take
+FEW = 8  # queues; more share the time for full looks
 
 
 def tick(changed_at: int) -> float:
@@ -72,11 +73,20 @@ class Names:
             self._seen, self._since, self._trusted = seen, now, False
         if not self._trusted or now >= self._full_at:
             entries = sorted(self._disk.listdir(self._path))
-            self._full_at = now + max(FULL_LOOK, 50 * peers * (time.monotonic() - now))
+            share = max(1.0, self._disk.queues / FEW)
+            self._full_at = now + max(FULL_LOOK * share, 50 * peers * (time.monotonic() - now))
             self._trusted = now >= self._since + tick(found.st_mtime_ns)
             if entries != self.known:
                 self.known = entries
         return self.known
+
+    def is_current(self) -> bool:
+        """Return whether the directory shows what the last call has seen, and need not be looked at in full. Raises
+        OSError."""
+        if not self._trusted or time.monotonic() >= self._full_at:
+            return False
+        found = self._disk.stat(self._path)
+        return found is not None and (found.st_ino, found.st_mtime_ns) == self._seen
 
 
 def first_there(is_there: Callable[[int], bool], low: int, end: int) -> int:
@@ -125,6 +135,16 @@ class Buckets:
             self._inside = {b: self._inside.get(b) or Names(self._disk, f"{self._base}/{b}") for b in self._found}
             self._seen = seen
         return self._found
+
+    @property
+    def known(self) -> list[str]:
+        """Return the buckets as the last look has found them."""
+        return self._found
+
+    def first(self) -> str:
+        """Return the name of the oldest one; empty: there is none. Mostly one look at a time. Raises OSError."""
+        found = self._found if self._here.is_current() and self._here.known is self._seen else self.all()
+        return found[0] if found else ""
 
     def untouched(self, bucket: str) -> names.Published | None:
         """Of a batch from which nobody has taken anything yet: what there is in it. Raises OSError."""

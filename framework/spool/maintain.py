@@ -19,7 +19,7 @@ from framework.spool.claim import Claim
 from framework.spool.clock import Clock
 from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
-from framework.spool.listing import Names
+from framework.spool.listing import FEW, Names
 from framework.spool.names import Name
 from framework.spool.recover import recover_all
 from framework.spool.relink import Relink
@@ -30,6 +30,9 @@ DEPTH_EVERY = 0.9  # seconds
 BUCKET_KEPT = 60_000_000_000  # nanoseconds of stamp time after its end
 DRAFT_KEPT = 60  # seconds; a living publisher needs a moment
 SHARES = 5  # of the time of a call: the most that one step takes
+# Of many queues an idle one is looked at for what may come at any moment; its steps have their turn now and then.
+IDLE_EVERY = 30.0  # seconds between two turns of all steps
+DRAFTS_EVERY = 5.0  # the same, where a producer has files in tmp
 EXPIRED_TOGETHER = 256  # jobs that share the flushes of their end
 
 Step = Callable[[float], bool]  # until monotonic seconds: whether nothing is left. Raises OSError
@@ -66,10 +69,36 @@ class Maintain:
         self._relink = Relink(disk, queue)
         self._published = -DEPTH_EVERY
         self._swept = 0
+        self._in_a_row = 0  # steps that had nothing left
+        self._turn_at = self._drafts_at = 0.0  # until then an idle queue needs no turn of all steps
+        self._looks_at_ready = False
+        self.steps = self._all_steps()
 
-    @property
-    def steps(self) -> Sequence[Step]:
-        """Everything there is to do, in its order."""
+    def is_idle(self) -> bool:
+        """Return whether nothing is to be done now: no bucket of ready jobs, no delayed job that is due within the
+        minute, and all steps have had their turn not long ago.
+
+        Cheap: a look at the time of delayed/, and every other time at that of ready/.
+        """
+        now = time.monotonic()
+        if now >= self._turn_at:
+            return False
+        self._in_a_row, self._looks_at_ready = 0, not self._looks_at_ready
+        try:
+            if self._looks_at_ready and self._census.buckets.first():
+                self._turn_at = now
+            due = self._census.minutes.first()
+            if due and due <= names.minute_of(self._clock.micros()):
+                self._turn_at = now
+            if now >= self._drafts_at:
+                self._drafts_at = now + DRAFTS_EVERY
+                self._turn_at = now if self._drafts() else self._turn_at
+        except OSError:  # the step that meets it says so
+            return False
+        return now < self._turn_at
+
+    def _all_steps(self) -> Sequence[Step]:
+        """Return everything there is to do, in its order."""
         parts: tuple[Step, ...] = (
             self._restore_directories,
             self._recover,
@@ -86,12 +115,18 @@ class Maintain:
     def _past_damage(self, step: Step, until: float) -> bool:
         """Do a step; what it cannot read is said by name, and is no failure of the engine."""
         try:
-            return step(until)
+            done = step(until)
         except OSError as error:
             if not isinstance(error.filename, str):
                 raise
             self._setbacks.add(error.filename, error)
-            return True
+            done = True
+        self._in_a_row = self._in_a_row + 1 if done else 0
+        if self._in_a_row >= len(self.steps):
+            self._in_a_row, now = 0, time.monotonic()
+            if not self._census.buckets.known:
+                self._turn_at, self._drafts_at = now + IDLE_EVERY, now + DRAFTS_EVERY
+        return done
 
     def _each(self, paths: Iterable[str], until: float, step: Callable[[str], object]) -> bool:
         """Do a step for each path, one at least, until `until`; go past those that fail. Return whether all had it."""
@@ -178,7 +213,10 @@ class Maintain:
         if time.monotonic() < self._published + DEPTH_EVERY:
             return True
         stamp = self._clock.now()  # before the count: it must not look fresher than it is
-        text = f"{self._census.ready().count} {self._census.delayed().count} {stamp}\n"
+        ready = self._census.ready().count
+        if ready:
+            self._ring()  # who rang for them may have been killed just before, or whoever had heard it
+        text = f"{ready} {self._census.delayed().count} {stamp}\n"
         draft = f"{self._queue.base}/.depth.{os.urandom(6).hex()}"
         try:
             with self._disk.opened(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as fd:
@@ -230,12 +268,18 @@ class Rounds:
 
         Return whether nothing is left to do, and the errors.
         """
-        steps = [step for queue in queues for step in queue.steps]
+        idle = {queue for queue in queues if queue.is_idle()} if len(queues) > FEW else set()
+        if len(idle) == len(queues):
+            return True, []
+        steps = [(queue, step) for queue in queues for step in queue.steps]
         began = now = time.monotonic()
         self._done %= len(steps)  # all had nothing left: a new round begins
         errors: list[OSError] = []
         for _ in steps:
-            step, self._next = steps[self._next % len(steps)], (self._next + 1) % len(steps)
+            (queue, step), self._next = steps[self._next % len(steps)], (self._next + 1) % len(steps)
+            if queue in idle:
+                self._done += 1
+                continue
             try:
                 self._done = self._done + 1 if step(now + seconds / SHARES) else 0
             except OSError as error:

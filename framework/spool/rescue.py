@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 
 from framework.job import Lease
@@ -19,6 +19,7 @@ from framework.spool.claim import Reader
 from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
 from framework.spool.life import Held, Owner
+from framework.spool.listing import Names
 from framework.spool.runs import Started
 from framework.spool.setbacks import Setbacks
 
@@ -51,24 +52,44 @@ class Rescue:
         self._reader = reader
         self._setbacks = setbacks
         self._base = f"{queue.base}/claimed"
+        self._names = Names(disk, self._base)
         self.wards: dict[str, Owner] = {}
+        self._alive: set[str] = set()
+        self._owners: frozenset[str] = frozenset()
+        self._certain = self._looks = False
         self.error: OSError | None = None
 
-    def __call__(self, own: str | None) -> list[Orphan]:
+    def __call__(self, own: str | None, alive: set[str] | None = None) -> list[Orphan]:
         """Leases of the dead that nobody holds yet. Raises OSError.
 
         Args:
             own: wid of this process.
+            alive: wids whose owners hold their lock on another queue: they are passed by. Those found alive here join.
         """
         self.error = None
-        found = set(self._disk.listdir(self._base))
+        found = set(self._names())
         wids = {entry.removesuffix(_LOCK) for entry in found if not entry.startswith(".")} - {own}
-        for draft in sorted(entry for entry in found if entry.startswith(".") and entry.endswith(_LOCK)):
+        self._alive = set() if alive is None else alive
+        drafts = sorted(entry for entry in found if entry.startswith(".") and entry.endswith(_LOCK))
+        self._owners, self._certain = frozenset(wids), not drafts
+        wids -= self._alive - self.wards.keys()
+        for draft in drafts:
             self._try_past(draft, self._bury_stillborn)
         orphans: list[Orphan] = []
         for wid in sorted(wids):
             self._try_past(wid, lambda wid: self._settle_owner(wid, wid + _LOCK in found, orphans))
         return orphans
+
+    def has_nobody_dead(self, alive: Set[str]) -> bool:
+        """Return whether the owners are those of the last look, and all known to be alive. Raises OSError.
+
+        Cheap: every other time a look at the time of claimed/. So an owner that died within a second of its birth may
+        be found a turn late.
+        """
+        if self.wards or not self._certain or not self._owners <= alive:
+            return False
+        self._looks = not self._looks
+        return not self._looks or self._names.is_current()
 
     def _try_past(self, entry: str, step: Callable[[str], None]) -> None:
         """Do a step for one entry of claimed/; one that fails keeps no other waiting."""
@@ -113,8 +134,11 @@ class Rescue:
                 return None
             raise
         try:
+            taken = flocks.take(self._disk.calls, fd)
+            if not taken:
+                self._alive.add(wid)
             # Unlinked meanwhile: another rescuer has finished with it, and this file locks nothing any more.
-            if flocks.take(self._disk.calls, fd) and self._disk.calls.fstat(fd).st_nlink > 0:
+            if taken and self._disk.calls.fstat(fd).st_nlink > 0:
                 data = self._disk.calls.pread(fd, _MOST_RECORDS, 0)
                 ward = Owner(self._queue, wid, fd, ward=True, started=runs.read_rows(data))
                 self.wards[wid] = ward

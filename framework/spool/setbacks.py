@@ -106,6 +106,8 @@ class Setbacks:
 
         Those that are gone, wherever to, are forgotten, and those that have not failed again for long.
         """
+        if not self._by_path:
+            return {}
         now = self._clock()
         for path, setback in list(self._by_path.items()):
             if setback.retry_at + LAST <= now or (setback.retry_at <= now and not is_there(path)):

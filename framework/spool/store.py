@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,11 +21,14 @@ from framework.spool.disk import Disk
 from framework.spool.doorbell import Waker
 from framework.spool.layout import QueueDir
 from framework.spool.life import Held
+from framework.spool.listing import FEW
 from framework.spool.maintain import Rounds
 from framework.spool.parts import Parts
 from framework.spool.rescue import Orphan
 from framework.spool.settle import Settle
 from framework.spool.settlements import Settlements
+
+TRY_LOCKS_EVERY = 20.0  # seconds
 
 
 class Spool:
@@ -68,6 +72,7 @@ class Spool:
         self._clock: clock.Clock | None = None
         self._parts: dict[str, Parts] = {}
         self._rounds = Rounds()
+        self._try_locks_at = 0.0
         self._claims = Claims(self._waker, self.unavailable)
         flocks.in_child(self)
 
@@ -178,6 +183,7 @@ class Spool:
         self._parts[options.name] = Parts(
             disk, queue, here, incarnation=self.incarnation, settle=self._settle, counts=self.counts
         )
+        disk.queues = len(self._parts)
 
     def _opened(self) -> tuple[Disk, clock.Clock]:
         if self._disk is None or self._clock is None:
@@ -236,9 +242,14 @@ class Spool:
         """Leases of the dead, this process's to settle. Raises EngineUnavailable."""
         orphans: list[Orphan] = []
         failed: OSError | None = None
+        # Of many queues: who holds the lock of one lives, and has those of all. Only now and then each is tried.
+        if each := len(self._parts) <= FEW or time.monotonic() >= self._try_locks_at:
+            self._try_locks_at = time.monotonic() + TRY_LOCKS_EVERY
+        alive: set[str] = set()
         for part in self._parts.values():
             try:
-                orphans += part.rescue(part.wid)
+                if each or not part.rescue.has_nobody_dead(alive):
+                    orphans += part.rescue(part.wid, None if each else alive)
                 failed = failed or part.rescue.error
             except OSError as error:
                 failed = failed or error
@@ -262,8 +273,8 @@ class Spool:
         disk, _ = self._opened()
         found: dict[str, str] = {}
         for part in self._parts.values():
-            reasons = part.setbacks.reasons(disk.is_there)
-            found.update({str(self.root / path): reason for path, reason in reasons.items()})
+            if reasons := part.setbacks.reasons(disk.is_there):
+                found.update({str(self.root / path): reason for path, reason in reasons.items()})
         return found
 
     def browse(self) -> Browse:

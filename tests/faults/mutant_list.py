@@ -135,7 +135,7 @@ LOCKS = (
     _one("what stands behind the next batch waits", "listing.py", "                    del alone[end:]\n", "", BATCH),
     _one("link count after the flock", "draft.py", "(found := disk.calls.fstat(fd)).st_nlink > 0:", "(found := disk.calls.fstat(fd)):", ENQUEUE),
     _one("flock of recovery", "recover.py", 'if not flocks.take(disk.calls, fd):', "if False:", ENQUEUE),
-    _one("flock of a rescue", "rescue.py", "if flocks.take(self._disk.calls, fd) and self._disk", "if self._disk", LIFE),
+    _one("flock of a rescue", "rescue.py", "taken = flocks.take(self._disk.calls, fd)", "taken = True", LIFE),
     _one("link count after a rescue's flock", "rescue.py", " and self._disk.calls.fstat(fd).st_nlink > 0:", ":", LIFE),
     _one("flock of a birth", "life.py", "        if not flocks.take(disk.calls, fd):  #", "        if False:  #", f"{LIFE} spool/test_explorer.py"),
     _one("flock of a stillborn", "rescue.py", "                if flocks.take(self._disk.calls, fd):\n                    self._disk.unlink(path)", "                self._disk.unlink(path)", f"{LIFE} spool/test_explorer.py",

@@ -40,6 +40,7 @@ class Directory:
         self.names: list[str] = []
         self.changed_at = clock(self.now)
         self.listed = 0
+        self.queues = 1
 
     def add(self) -> None:
         self.names.append(f"n{len(self.names)}")
