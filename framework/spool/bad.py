@@ -11,6 +11,7 @@ from framework.spool.clock import Clock
 from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
 from framework.spool.recover import linked
+from framework.spool.segments import mending
 
 START = 4096  # bytes of a file that a person is shown
 GONE = "is no longer there"
@@ -20,6 +21,10 @@ def look(disk: Disk, path: str) -> tuple[str, bytes, Extras]:
     """Return what is wrong with a file, "" where it can be read, how it begins, and its extras, where it has some."""
     start = b""
     try:
+        if names.segment(os.path.basename(path)) is not None:
+            with jobfile.opened(disk, path) as (fd, _):
+                start = disk.calls.pread(fd, START, 0)
+            return mending.flaw(disk, path), start, NONE
         with jobfile.opened(disk, path) as (fd, found):
             start = disk.calls.pread(fd, START, 0)
             _, job = jobfile.content(disk, fd, found.st_size)
@@ -37,6 +42,8 @@ def restore(disk: Disk, clock: Clock, queue: QueueDir, path: str, home: Callable
         home: directories of a queue, which has the ids of its jobs.
     """
     try:
+        if names.segment(os.path.basename(path)) is not None:
+            return mending.restore(disk, queue, path)
         job, found = jobfile.read(disk, path)
     except FileNotFoundError:
         return GONE

@@ -14,6 +14,9 @@ from framework.spool.clock import Clock
 from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
 from framework.spool.names import Name
+from framework.spool.segments.format import WORDS_AT, head, name_of
+from framework.spool.segments.look import discard, open_segment
+from framework.spool.segments.words import delivery_of, is_free, is_owned
 
 LOOKED = 200  # files of a state in a quick look: those that nobody here takes are among the oldest before long
 
@@ -35,7 +38,7 @@ class Sight:
         path: of the file, relative to the root. name: parsed; None for a bad file.
         inode: of the file. since: when it came there, seconds since the epoch.
         flaw: what is wrong with a bad one; empty: it can be read now.
-        newer: only a newer version can read it.
+        newer: only a newer version can read it. index: of a job in a segment; -1: it has a file of its own.
     """
 
     path: str
@@ -45,6 +48,7 @@ class Sight:
     since: float
     flaw: str = ""
     newer: bool = False
+    index: int = -1
 
 
 class Browse:
@@ -69,10 +73,39 @@ class Browse:
         """The jobs of a queue in one state, in the order of their names. Raises OSError."""
         directories = [d for place in self._places(queue, state) for d in self._directories(queue, place)]
         found = [(entry, f"{d}/{entry}") for d in directories for entry in self._disk.listdir(d)]
+        found += [(entry, "") for entry in self._segments(queue, state)]
         for entry, path in sorted(found):
+            if not path:
+                yield from self._in_segment(queue, entry, state)
+                continue
             sight = self._bad(queue, entry, path) if state == "bad" else self._look(queue, entry, path)
             if sight:
                 yield sight
+
+    def _segments(self, queue: QueueDir, state: str) -> list[str]:
+        listed = self._disk.listdir(f"{queue.base}/segments") if state in ("ready", "in_flight") else []
+        return [entry for entry in listed if names.segment(entry)]
+
+    def _in_segment(self, queue: QueueDir, entry: str, state: str) -> Iterator[Sight]:
+        """The jobs of a segment that may be claimed, or are."""
+        wanted = is_free if state == "ready" else is_owned
+        try:
+            with open_segment(self._disk, f"{queue.base}/segments/{entry}") as segment:
+                for index, one in enumerate(segment.words()):
+                    if not wanted(one):
+                        continue
+                    try:
+                        job = segment.job(index)
+                    except frame.Damaged:  # a claim puts it aside
+                        continue
+                    name = name_of(segment.name, index, job, delivery_of(one))
+                    yield Sight(segment.path, name, job, segment.inode, job.enqueued_at, index=index)
+        except frame.Newer:
+            sight = self._newer(queue, entry, f"{queue.base}/segments/{entry}")
+            if state == "ready" and sight is not None:
+                yield sight
+        except (frame.Damaged, OSError):  # gone, or not for us to judge
+            return
 
     def newer(self, queue: QueueDir, state: str) -> Iterator[Sight]:
         """The jobs among the oldest of a state that only a newer version can read. Raises OSError."""
@@ -126,6 +159,8 @@ class Browse:
 
     def discard(self, sight: Sight) -> bool:
         """Deletes for ever. Raises OSError."""
+        if sight.index >= 0:
+            return discard(self._disk, sight.path, sight.index)
         if sight.name is not None and sight.name.chosen and sight.inode:
             return ids.unlink(self._disk, sight.path, self._queue(sight.job.queue), sight.job.id, sight.inode)
         return self._disk.unlink(sight.path)
@@ -149,13 +184,18 @@ class Browse:
     def _newer(self, queue: QueueDir, entry: str, path: str) -> Sight | None:
         """What is known of a job that this version cannot read; None: it can, or nobody knows."""
         name = names.parse(entry)
-        if name is None and not names.needs_newer(entry):
+        inside = names.segment(entry) is not None
+        if name is None and not inside and not names.needs_newer(entry):
             return None
         try:
             with jobfile.opened(self._disk, path) as (fd, found):
-                why = "" if name else f"its name asks for a newer version than {frame.VERSION}"
+                why = "" if name or inside else f"its name asks for a newer version than {frame.VERSION}"
                 try:
-                    frame.layout(self._disk.calls.pread(fd, frame.FIXED_SIZE, 0))
+                    data = self._disk.calls.pread(fd, WORDS_AT, 0)
+                    if inside:
+                        head(data)
+                    else:
+                        frame.layout(data)
                 except frame.Newer as error:
                     why = error.strerror or str(error)
         except (frame.Damaged, OSError):  # gone, or something else

@@ -60,3 +60,4 @@ class Calls:
     fstat = staticmethod(os.fstat)
     fstatvfs = staticmethod(os.fstatvfs)
     flock = staticmethod(fcntl.flock)
+    fcntl = staticmethod(fcntl.fcntl)

@@ -10,6 +10,8 @@ from framework.spool import names
 from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
 from framework.spool.listing import Buckets, Names
+from framework.spool.segments.upkeep import Words, first_free
+from framework.spool.segments.words import is_free, is_owned
 from framework.spool.setbacks import Setbacks
 
 _NOT_BEFORE = re.compile(r",n(\d+)")
@@ -78,6 +80,7 @@ class Census:
         self._setbacks = setbacks or Setbacks()
         self.buckets = Buckets(disk, f"{queue.base}/ready", setbacks=self._setbacks)
         self.minutes = Buckets(disk, f"{queue.base}/delayed", names.MINUTE, setbacks=self._setbacks)
+        self.segments = Words(disk, queue, self._setbacks)
         self._known: dict[str, tuple[list[str], Summary]] = {}
         self._untouched: dict[str, Summary] = {}  # batches
         self._look_at = 0.0
@@ -85,7 +88,16 @@ class Census:
 
     def ready(self) -> Summary:
         """Raises OSError."""
-        return self._sum("ready", self.buckets)
+        return self._sum("ready", self.buckets) + self._in_segments()
+
+    def _in_segments(self) -> Summary:
+        """Of jobs that may be claimed. The first expiry is one that may be over."""
+        found = Summary()
+        for entry, words in self.segments.all().items():
+            name, free = names.segment(entry), sum(map(is_free, words))
+            if free and name is not None:
+                found += Summary(free, first_free(name, words), None, name.expires)
+        return found
 
     def delayed(self) -> Summary:
         """Raises OSError."""
@@ -97,7 +109,8 @@ class Census:
         owners = {f"{base}/{o}" for o in self._entries(base) if not o.endswith(".lock")}
         for gone in [known for known in self._plain if known.startswith(f"{base}/") and known not in owners]:
             del self._plain[gone]
-        return sum(map(self._jobs_in, owners))
+        claimed = sum(sum(map(is_owned, words)) for words in self.segments.all().values())
+        return claimed + sum(map(self._jobs_in, owners))
 
     def dead(self) -> int:
         """Raises OSError."""

@@ -21,6 +21,7 @@ from framework.spool.disk import Disk
 from framework.spool.life import Held, Owner
 from framework.spool.listing import Listing
 from framework.spool.names import Name
+from framework.spool.segments.open import Segments
 from framework.spool.setbacks import Setbacks
 from framework.spool.settle import Settle
 
@@ -134,6 +135,7 @@ class Claim:
         settle: Settle,
         setbacks: Setbacks,
         counts: Counter[str],
+        segments: Segments,
         *,
         owner: Callable[[], Owner],
         reborn: Callable[[], None],
@@ -147,6 +149,7 @@ class Claim:
         self._reborn = reborn
         self._setbacks = setbacks
         self._counts = counts
+        self._segments = segments
         self._look_at = time.monotonic() + LOOK
         self._misses = 0
         self.error: OSError | None = None
@@ -157,6 +160,7 @@ class Claim:
         leases: list[Lease] = []
         expired: list[Held] = []
         lost = 0
+        barren: Counter[str] = Counter()  # segments of which others have all that is left
 
         def enough() -> bool:
             # Where the listing is used up the next claim lists again: what is claimed need not wait for it.
@@ -165,7 +169,12 @@ class Claim:
         try:
             self._owner()  # born with the first claim, not with the first job: that one should not wait for it
             self._stranded(leases, expired, limit)
-            for path, name in self._entries(enough):
+            for path, name in self._entries(enough, barren):
+                if name is None:
+                    spent = not self._from_segment(path, limit - len(leases), leases, expired)
+                    self._listing.note(os.path.basename(path), spent=spent)
+                    barren[path] += spent
+                    continue
                 try:
                     lease = self._one(path, name)
                 except OSError as error:
@@ -184,25 +193,52 @@ class Claim:
             self.look_again()
         return leases
 
+    def _from_segment(self, path: str, limit: int, leases: list[Lease], expired: list[Held]) -> bool:
+        """Claim from a segment; return whether there was something to claim. Raises OSError."""
+        try:
+            found, left = self._segments.claim(self._owner(), os.path.basename(path), limit)
+        except OSError as error:
+            self._set_back(path, error)
+            return False
+        self._setbacks.clear(path)
+        for lease in found:
+            self._sort(lease, leases, expired)
+        if left:
+            self._listing.untake()
+        return bool(found)
+
+    def expire_segment(self, path: str) -> None:
+        """Make dead letters of the jobs of a segment whose time to live is over. Raises OSError, as `expire`."""
+        now, left = self._clock.micros(), True
+        while left:
+            found, left = self._segments.claim(self._owner(), os.path.basename(path), MOST_EXPIRED, expired_at=now)
+            self._expire([lease.token for lease in found])
+        self._segments.look_for_expiry(os.path.basename(path))
+
     def _foreign(self, entry: str, path: str) -> None:
         """Pass a name by: it is no job's, or that of a job which needs a newer worker; such a one is told."""
         if names.needs_newer(entry):
             self._setbacks.add(path, frame.Newer(frame.VERSION + 1))
         self._listing.hide(entry)
 
-    def _entries(self, enough: Callable[[], bool]) -> Iterator[tuple[str, Name]]:
-        """Yield what the listing has until there is enough; not what waits for its next try. Raises OSError."""
-        waiting: set[str] = set()
+    def _entries(self, enough: Callable[[], bool], barren: Counter[str]) -> Iterator[tuple[str, Name | None]]:
+        """Yield what the listing has until there is enough; not what waits for its next try. Raises OSError.
+
+        A segment comes without the name of a job.
+        """
+        waiting = barren  # how often it was met
         while not enough() and (entry := self._listing.take()) is not None:
             name, path = names.parse(entry), self._listing.path(entry)
-            if name is None:
+            if name is None and names.segment(entry) is None:
                 self._foreign(entry, path)
+            elif waiting[path]:
+                waiting[path] += 1
+                if name is not None or waiting[path] > 2 or self._listing.is_spent():
+                    return  # only such files are left; a spent segment may have hidden others in the first listing
             elif not self._setbacks.waits(path):
                 yield path, name
-            elif path in waiting:
-                return  # only such files are left
             else:
-                waiting.add(path)
+                waiting[path] += 1
 
     def _sort(self, lease: Lease, leases: list[Lease], expired: list[Held]) -> None:
         """Put a claim to those that run, or to those whose time to live is over."""

@@ -183,6 +183,9 @@ def newest_stamp(disk: Disk, *, until: int = _LATEST) -> int:
         for batch in filter(names.BATCH.fullmatch, _entries(disk, f"{queue}/tmp")):
             newest = max(newest, _newest(disk, f"{queue}/tmp/{batch}", last))
             newest = max(newest, batch[:_LENGTH] if batch[:_LENGTH] <= last else "")
+        for state in ("tmp", "segments", "bad"):
+            found = filter(None, map(names.segment, _entries(disk, f"{queue}/{state}")))
+            newest = max([newest, *(stamp for one in found if (stamp := one.last_stamp) <= last)])
         for state in ("ready", "claimed", "delayed"):
             for directory in _entries(disk, f"{queue}/{state}"):
                 newest = max(newest, _newest(disk, f"{queue}/{state}/{directory}", last))

@@ -123,6 +123,13 @@ class Disk:
         while done < len(data):
             done += self.calls.write(fd, data[done:])
 
+    def write_new(self, path: str, data: bytes, *, sync: bool) -> None:
+        """Makes a file with this content. Raises OSError: FileExistsError too."""
+        with self.opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW) as fd:
+            self.write_all(fd, data)
+            if sync:
+                self.sync(fd)
+
     def sync(self, fd: int) -> None:
         """fsync, where it is asked for. Never repeated on the same descriptor: a second one may lie. Raises OSError."""
         if self.power:

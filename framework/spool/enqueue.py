@@ -24,6 +24,8 @@ from framework.spool.draft import Draft, Gone, close, create, place
 from framework.spool.layout import QueueDir
 from framework.spool.limits import Limits
 from framework.spool.recover import recover
+from framework.spool.segments import write
+from framework.spool.segments.format import MOST, build
 from framework.spool.undo import Undo
 
 CHUNK = 256  # descriptors
@@ -32,6 +34,8 @@ SYNCFS_FROM = 4  # files; below, an fsync of each is cheaper than one of the who
 
 class Enqueue:
     """The producers' side of one queue. Any thread may call; nothing is locked around a write or an fsync."""
+
+    least_segment = write.LEAST
 
     def __init__(self, disk: Disk, queue: QueueDir, clock: Clock, *, ring: Callable[[], None]) -> None:
         self._disk = disk
@@ -57,10 +61,20 @@ class Enqueue:
                 at += 1
                 continue
             run = self._run(jobs, at)
-            if len(run) >= self._least_batch and self._kind(run[0]) == (False, False):
+            alike = self._kind(run[0]) == (False, False)
+            if alike and len(run) >= self.least_segment and self._may_write_segments():
+                at += self._put_segments(run, done)
+            elif len(run) >= self._least_batch and alike:
                 at += self._put_batch(run, done)
             else:
                 at += self._put_chunk(run[:CHUNK], done)
+
+    def _may_write_segments(self) -> bool:
+        """Return whether all workers of the queue read them, as far as is known."""
+        try:
+            return self._disk.stat(self._queue.segmented) is not None
+        except OSError:
+            return False
 
     def _run(self, jobs: Sequence[Job], at: int) -> Sequence[Job]:
         """Those from here on that may be stored together: with a place in one kind of directory, like the first."""
@@ -117,6 +131,36 @@ class Enqueue:
                 self._blanks.drop(blanks)
             else:
                 self._blanks.keep(blanks)
+
+    def _put_segments(self, jobs: Sequence[Job], done: list[JobId]) -> int:
+        """Stores them in order, as many in a file as it takes; how many."""
+        at = 0
+        while at < len(jobs):
+            at += self._put_segment(jobs[at : at + write.together(jobs[at : at + MOST])], done)
+        return at
+
+    def _put_segment(self, jobs: Sequence[Job], done: list[JobId]) -> int:
+        """Stores all of them, or none; how many."""
+        drafts: list[Draft] = []
+        try:
+            with self._undo.before_publishing(drafts, jobs[0], done):
+                data = build(jobs)
+                count_again = self._limits.admit(len(jobs), len(data))
+                drafts.append(write.create(self._disk, self._queue, self._clock, jobs))
+                self._disk.write_all(drafts[0].fd, data)
+                self._disk.sync(drafts[0].fd)
+            try:
+                write.publish(self._disk, self._queue, self._clock, drafts[0], len(jobs))
+            except (OSError, Gone) as error:
+                self._undo.uncertain(jobs[0], error, done, behind=len(jobs) - 1)
+            done += [JobId(job.id) for job in jobs]
+            if count_again or self._limits.near(MOST):
+                take_back = partial(write.take_back, self._disk, drafts[0].path)
+                self._undo.take_back_records(jobs, take_back, done)
+        finally:
+            close(self._disk, drafts)
+        self._ring()
+        return len(jobs)
 
     def _put_batch(self, jobs: Sequence[Job], done: list[JobId]) -> int:
         """Stores all of them, or none; how many."""

@@ -36,7 +36,7 @@ SLOT = 4096
 RING = 10
 _FIRST_READ = 1 << 17  # bytes: nearly every job with its history
 SLOTS = 1 + RING
-_MOST_HEADERS, _MOST_BODY = 1 << 20, 1 << 30  # bytes: more is a planted giant
+MOST_HEADERS, MOST_BODY = 1 << 20, 1 << 30  # bytes: more is a planted giant
 _NUMBERS, _FLAGS = (int, float), (bool,)  # a bool is an int, and no number
 
 # magic, version, flags, length of headers, length of body, offset of slots, uid, crc of headers, of body, reserved
@@ -132,7 +132,7 @@ def encode(job: Job) -> bytes:
     headers = text.encode("ascii")
     if len(job.uid) != 16:
         raise ValueError(f"uid of job {job.id!r} has {len(job.uid)} bytes: must be 16")
-    if len(headers) > _MOST_HEADERS or len(job.payload) > _MOST_BODY:
+    if len(headers) > MOST_HEADERS or len(job.payload) > MOST_BODY:
         raise ValueError(f"job {job.id!r:.100} is too large: headers {len(headers)}, payload {len(job.payload)} bytes")
     end = FIXED_SIZE + len(headers) + len(job.payload)
     slots_at = -(-end // SLOT) * SLOT
@@ -165,7 +165,7 @@ def layout(data: bytes) -> Layout:
     if version < 1:
         raise Impossible(f"version {version}")
     found = Layout(headers, body, slots_at, uid, crc_headers, crc_body)
-    if headers > _MOST_HEADERS or body > _MOST_BODY or not 0 <= slots_at - found.end <= SLOT:
+    if headers > MOST_HEADERS or body > MOST_BODY or not 0 <= slots_at - found.end <= SLOT:
         raise Impossible(f"lengths: headers {headers}, body {body}, history at {slots_at}")
     return found
 

@@ -1,6 +1,7 @@
 """The directories of a root and of its queues: made durably, and refused when they are unsafe.
 
-`<root>/<queue>/` holds tmp, ready/<bucket>, claimed/<wid>, delayed/<minute>, dead, bad, ids/<xx>, depth, doorbell.
+`<root>/<queue>/` holds tmp, ready/<bucket>, segments, claimed/<wid>, delayed/<minute>, dead, bad, ids/<xx>, depth,
+doorbell, and the marker `segmented`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from framework.spool.disk import DIRECTORY, Disk
 from framework.spool.names import Name
 from framework.spool.setbacks import OF_ONE_FILE
 
-STATES = ("tmp", "ready", "claimed", "delayed", "dead", "bad", "ids")
+STATES = ("tmp", "ready", "segments", "claimed", "delayed", "dead", "bad", "ids")
 _RESERVED = ("run", "instances", "leader.lock")
 
 
@@ -35,6 +36,7 @@ class QueueDir:
         self.base = directory_of(options.name)
         self.depth = f"{self.base}/depth"
         self.doorbell = f"{self.base}/doorbell"
+        self.segmented = f"{self.base}/segmented"
 
     def path(self, state: str, entry: object) -> str:
         """Of a file in a state without buckets: tmp, dead, bad."""

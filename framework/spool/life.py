@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import quote, unquote
 
 from framework.errors import EngineError
@@ -16,6 +17,7 @@ from framework.spool import flocks, runs
 from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
 from framework.spool.names import Name
+from framework.spool.segments import words
 
 _SUFFIX = "+"
 _LOCK = ".lock"
@@ -33,6 +35,8 @@ class Owner:
         ward: they are a dead owner's, this process settles them.
         held: entries that are leases now.
         started: of a ward of the version before: the runs in its lock file, by stem and delivery.
+        tag: names it in the words of segments.
+        searched: of a ward: all segments were looked at for what it had claimed.
     """
 
     queue: QueueDir
@@ -41,10 +45,13 @@ class Owner:
     ward: bool = False
     held: dict[str, Held] = field(default_factory=dict)
     started: dict[tuple[str, int], runs.Started] = field(default_factory=dict)
+    searched: bool = False
     base: str = field(init=False)
+    tag: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.base = f"{self.queue.base}/claimed/{self.wid}"
+        self.tag = words.tag(self.wid)
 
     @property
     def lock(self) -> str:
@@ -63,6 +70,9 @@ class Held:
         slots_at: where its history begins.
         settled: somebody has settled it, or it was lost.
         forgiven: settled by a call that failed for others, so that a repetition of the call passes.
+        segment: where the job is one of many; None: it has a file of its own.
+        index, word: its place there, and its word as long as the lease holds.
+        copied: the copy with which it leaves the segment may be there.
     """
 
     owner: Owner
@@ -72,10 +82,17 @@ class Held:
     slots_at: int = 0
     settled: bool = False
     forgiven: bool = False
+    segment: Any = None  # a Segment; `segments` imports this module
+    index: int = 0
+    word: int = 0
+    copied: bool = False
 
     @property
     def path(self) -> str:
         """The job's file, relative to the root."""
+        if self.segment is not None:
+            path: str = self.segment.path
+            return path
         return f"{self.owner.base}/{self.entry}"
 
     @property
@@ -86,11 +103,13 @@ class Held:
     def let_lie(self) -> None:
         """Stop holding the lease; its file stays where it is, for the next look at the own directory."""
         self.owner.held.pop(self.entry, None)
+        if self.segment is not None:
+            self.segment.store.leave(self)
 
     def done(self) -> None:
         """It is no lease any more."""
         self.settled = True
-        self.owner.held.pop(self.entry, None)
+        self.let_lie()
 
 
 def wid_of(incarnation: str, number: int = 0) -> str:
@@ -173,7 +192,7 @@ def _stillborn(disk: Disk, fd: int, draft: str) -> None:
 def end(disk: Disk, owner: Owner) -> None:
     """Lets go: directory, then lock; with claims left in it both stay, for a rescuer. Raises OSError."""
     try:
-        if disk.rmdir(owner.base):
+        if not owner.held and disk.rmdir(owner.base):  # a record of a segment has no file in the directory
             disk.unlink(owner.lock)
     finally:
         flocks.drop(disk.calls, owner.fd)

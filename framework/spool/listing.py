@@ -191,6 +191,9 @@ class Listing:
         self._base = f"{queue.base}/ready"
         self._clock = clock
         self._buckets = Buckets(disk, self._base, setbacks=setbacks)
+        self._segments_at = f"{queue.base}/segments"
+        self._segments = Names(disk, self._segments_at)
+        self._spent: set[str] = set()  # segments in which nothing was to be claimed when this process looked last
         self._names: list[str] = []  # by `names.order`
         self._at = 0
         self._bucket_of: dict[str, str] = {}  # where it does not follow from the name
@@ -201,6 +204,8 @@ class Listing:
 
     def path(self, entry: str) -> str:
         """Where an entry stands, relative to the root."""
+        if entry.endswith(names.SEGMENT_END):
+            return f"{self._segments_at}/{entry}"
         bucket = self._bucket_of.get(entry) or (entry[: names.BUCKET_DIGITS] if ",p" not in entry else _bucket(entry))
         return f"{self._base}/{bucket}/{entry}"
 
@@ -221,6 +226,21 @@ class Listing:
                 return None
         self._at += 1
         return self._names[self._at - 1]
+
+    def untake(self) -> None:
+        """Hand out the last entry again: it is a segment from which more can be claimed."""
+        self._at -= 1
+
+    def note(self, entry: str, *, spent: bool) -> None:
+        """Say whether others have all that is left of a segment: then it hides no job behind it."""
+        if spent:
+            self._spent.add(entry)
+        else:
+            self._spent.discard(entry)
+
+    def is_spent(self) -> bool:
+        """Return whether nothing but such segments is listed."""
+        return self._spent.issuperset(self._names)
 
     def hide(self, entry: str) -> None:
         """It is nobody's job: never hand it out again."""
@@ -264,6 +284,9 @@ class Listing:
         urgent, usual, patient = self._parted()
         found = self._each_of(urgent, began)
         if len(found) < ENOUGH:
+            if (segments := self._segments()) or self._spent:
+                self._spent.intersection_update(segments)
+                usual = sorted([*usual, *segments])
             alike = self._before(began, self._usual(usual, ENOUGH - len(found)))
             found += alike
             if any(",p" in entry for entry in alike):  # a version that knows no priorities leaves them anywhere
@@ -328,12 +351,18 @@ class Listing:
         """
         alone: list[str] = []
         batched: list[str] = []
+        inside = 0  # jobs in segments, but for one each
         for bucket in buckets:
-            if len(alone) + len(batched) >= enough:
+            if len(alone) + len(batched) + inside >= enough:
                 end = bisect_left(alone, bucket)
-                if end + len(batched) >= enough:
+                if end + len(batched) + inside >= enough:
                     del alone[end:]
                     break
+            if bucket.endswith(names.SEGMENT_END):
+                if (segment := names.segment(bucket)) is not None:
+                    batched.append(bucket)
+                    inside += -1 if bucket in self._spent else segment.jobs - 1
+                continue
             entries = self._buckets.names(bucket)
             if self._buckets.waits(bucket):
                 continue

@@ -24,6 +24,9 @@ from framework.spool.names import Name
 from framework.spool.recover import recover_all
 from framework.spool.relink import Relink
 from framework.spool.ripen import Ripen
+from framework.spool.segments.open import Segments
+from framework.spool.segments.readers import Readers
+from framework.spool.segments.upkeep import Upkeep
 from framework.spool.setbacks import Setbacks
 
 DEPTH_EVERY = 0.9  # seconds
@@ -51,6 +54,7 @@ class Maintain:
         claim: Claim,
         setbacks: Setbacks,
         counts: Counter[str],
+        segments: Segments,
         *,
         ring: Callable[[], None],
     ) -> None:
@@ -67,6 +71,9 @@ class Maintain:
         self._drafts = Names(disk, f"{queue.base}/tmp")
         self._ids = Names(disk, f"{queue.base}/ids")
         self._relink = Relink(disk, queue)
+        self._upkeep = Upkeep(disk, queue, segments, setbacks)
+        self._segments = segments
+        self._readers = Readers(disk, queue)
         self._published = -DEPTH_EVERY
         self._swept = 0
         self._in_a_row = 0  # steps that had nothing left
@@ -105,6 +112,8 @@ class Maintain:
             lambda until: self._ripen.now(until=until),
             self._restore_ids,
             self._expire,
+            self._expire_segments,
+            self._upkeep,
             self._delete_letters,
             self._publish,
             self._remove_buckets,
@@ -178,6 +187,12 @@ class Maintain:
                 break
         return not self._expired
 
+    def _expire_segments(self, until: float) -> bool:
+        now, entries = self._clock.micros(), self._census.segments.entries()
+        self._segments.keep_expiries(entries)
+        due = [entry for entry in entries if self._segments.first_expiry(entry) <= now]
+        return self._each(map(self._segments.path, due), until, self._claim.expire_segment)
+
     def _delete_letters(self, until: float) -> bool:
         """Letters at rest are kept for their queue's ttl, from when they came to rest."""
         ttl = self._queue.options.ttl
@@ -212,6 +227,7 @@ class Maintain:
         """Ready, delayed, stamp time: what producers of a queue with a limit trust for a second."""
         if time.monotonic() < self._published + DEPTH_EVERY:
             return True
+        self._readers.look(mark_if_all=True)
         stamp = self._clock.now()  # before the count: it must not look fresher than it is
         ready = self._census.ready().count
         if ready:

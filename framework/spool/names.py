@@ -38,6 +38,8 @@ _PATTERN = re.compile(
 _NEWER = re.compile(rf"\d{{20}}\.{_TAIL},{_COUNT}\.{_COUNT}(?:,[0-9A-Za-z_-]{{1,41}})*,[A-Z][0-9A-Za-z_,-]*", re.ASCII)
 BATCH = re.compile(rf"\d{{20}}\.{_TAIL}", re.ASCII)  # a batch's directory in tmp: the stem of a name
 _PUBLISHED = re.compile(rf"(\d{{20}})\.{_TAIL},([1-9]\d{{0,8}})(?:,x(0|[1-9]\d{{0,17}}))?", re.ASCII)
+SEGMENT_END = ",seg"
+_SEGMENT = re.compile(rf"(\d{{20}})\.({_TAIL}),([1-9]\d{{0,3}})(?:,x(0|[1-9]\d{{0,17}}))?{SEGMENT_END}", re.ASCII)
 BUCKET = re.compile(rf"\d{{{BUCKET_DIGITS}}}|{_PUBLISHED.pattern}", re.ASCII)
 # Buckets of the priorities 0 to 4 are 0000000000 to 0000000004, of 6 to 9 9999999996 to 9999999999: years 1970, 5138.
 BEGIN, END = "0000000005", "9999999996"  # where those of ten seconds begin, and where they have ended
@@ -181,6 +183,52 @@ def published(bucket: str) -> Published | None:
         return None
     stamp, count, expires = match.groups()
     return Published(stamp, int(count), None if expires is None else int(expires))
+
+
+class SegmentName(NamedTuple):
+    """The name of a segment: a file that holds many jobs. Its jobs have names too, which follow from it.
+
+    Attributes:
+        stamp: of its first job; the next ones have the next numbers.
+        tail: as in `Name`; it begins and ends those of its jobs.
+        jobs: how many it was made with.
+        expires: the first of theirs, in microseconds since the epoch; None: none expires.
+    """
+
+    stamp: str
+    tail: str
+    jobs: int
+    expires: int | None = None
+
+    @property
+    def last_stamp(self) -> str:
+        """Return that of its last job."""
+        return f"{int(self.stamp) + self.jobs - 1:020d}"
+
+    def of_job(self, index: int, delivery: int, expires: int | None) -> Name:
+        """Return the name of one of its jobs."""
+        producer, number, random = self.tail.split(".")
+        stamp = f"{int(self.stamp) + index:020d}"
+        return Name(stamp, f"{producer}.{number}{index:03x}.{random}", 0, delivery, None, expires)
+
+    def __str__(self) -> str:
+        expires = "" if self.expires is None else f",x{self.expires}"
+        return f"{self.stamp}.{self.tail},{self.jobs}{expires}{SEGMENT_END}"
+
+
+@lru_cache(maxsize=4096)
+def segment(entry: str) -> SegmentName | None:
+    """Return what a segment's name says; None: it is something else."""
+    match = _SEGMENT.fullmatch(entry)
+    if match is None:
+        return None
+    stamp, tail, jobs, expires = match.groups()
+    return SegmentName(stamp, tail, int(jobs), None if expires is None else int(expires))
+
+
+def index_in_segment(name: Name) -> int:
+    """Return the place that a job which came out of a segment had there."""
+    return int(name.tail.split(".")[1][-3:], 16)
 
 
 def micros(seconds: float) -> int:

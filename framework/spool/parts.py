@@ -18,6 +18,7 @@ from framework.spool.listing import Listing
 from framework.spool.maintain import Maintain
 from framework.spool.rescue import Rescue
 from framework.spool.ripen import Ripen
+from framework.spool.segments.open import Segments
 from framework.spool.setbacks import Setbacks
 from framework.spool.settle import Settle
 
@@ -37,17 +38,36 @@ class Parts:
         self._birth = threading.Lock()
         reader = Reader(disk, counts)
         self.setbacks = Setbacks()
+        self.segments = Segments(disk, queue, counts, self.setbacks)
         self.doorbell = Doorbell(disk, queue)
         self.listing = Listing(disk, queue, clock, setbacks=self.setbacks)
         self.census = Census(disk, queue, setbacks=self.setbacks)
         self.enqueue = Enqueue(disk, queue, clock, ring=self.doorbell.ring)
         self.ripen = Ripen(disk, queue, clock, ring=self.doorbell.ring, setbacks=self.setbacks)
-        self.rescue = Rescue(disk, queue, reader, self.setbacks)
+        self.rescue = Rescue(disk, queue, reader, self.setbacks, self.segments)
         self.claim = Claim(
-            disk, clock, self.listing, reader, settle, self.setbacks, counts, owner=self.owner, reborn=self.reborn
+            disk,
+            clock,
+            self.listing,
+            reader,
+            settle,
+            self.setbacks,
+            counts,
+            self.segments,
+            owner=self.owner,
+            reborn=self.reborn,
         )
         self.maintain = Maintain(
-            disk, queue, clock, self.ripen, self.census, self.claim, self.setbacks, counts, ring=self.doorbell.ring
+            disk,
+            queue,
+            clock,
+            self.ripen,
+            self.census,
+            self.claim,
+            self.setbacks,
+            counts,
+            self.segments,
+            ring=self.doorbell.ring,
         )
 
     @property
@@ -99,6 +119,7 @@ class Parts:
                 self._owner = None
         finally:
             self.rescue.forget()
+            self.segments.close()
             self.doorbell.close()
 
     def forget(self) -> None:
@@ -106,3 +127,4 @@ class Parts:
         self._birth = threading.Lock()
         self._owner = None
         self.rescue.wards.clear()
+        self.segments.after_fork()

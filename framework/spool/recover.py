@@ -16,10 +16,13 @@ from framework.spool.clock import Clock
 from framework.spool.disk import DIRECTORY, Disk
 from framework.spool.ids import Recovery
 from framework.spool.layout import QueueDir
+from framework.spool.segments import mending
 
 
 def recover_all(disk: Disk, clock: Clock, queue: QueueDir, entry: str) -> int:
     """Settles what an entry of tmp is, a file or a batch; how many jobs were promoted. Raises OSError."""
+    if names.segment(entry) is not None:
+        return mending.recover(disk, queue, entry)
     if names.BATCH.fullmatch(entry):
         return _recover_batch(disk, clock, queue, entry)
     return recover(disk, clock, queue, entry) == "promoted"

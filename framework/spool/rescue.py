@@ -21,6 +21,8 @@ from framework.spool.layout import QueueDir
 from framework.spool.life import Held, Owner
 from framework.spool.listing import Names
 from framework.spool.runs import Started
+from framework.spool.segments import copies
+from framework.spool.segments.open import Segments
 from framework.spool.setbacks import Setbacks
 
 _LOCK = ".lock"
@@ -46,11 +48,12 @@ class Rescue:
         error: what the last call could not do; it tries again in the next.
     """
 
-    def __init__(self, disk: Disk, queue: QueueDir, reader: Reader, setbacks: Setbacks) -> None:
+    def __init__(self, disk: Disk, queue: QueueDir, reader: Reader, setbacks: Setbacks, segments: Segments) -> None:
         self._disk = disk
         self._queue = queue
         self._reader = reader
         self._setbacks = setbacks
+        self._segments = segments
         self._base = f"{queue.base}/claimed"
         self._names = Names(disk, self._base)
         self.wards: dict[str, Owner] = {}
@@ -109,7 +112,11 @@ class Rescue:
         if ward.held or ward.fd < 0:
             return
         self.wards.pop(ward.wid, None)
-        life.end(self._disk, ward)
+        if ward.searched:
+            life.end(self._disk, ward)
+        else:  # a segment could not be read: something of it may be there, for the next look
+            flocks.drop(self._disk.calls, ward.fd)
+            ward.fd = -1
 
     def forget(self) -> None:
         """Lets all wards go; another rescuer takes what is left of them."""
@@ -177,11 +184,16 @@ class Rescue:
                 raise
 
     def _collect(self, ward: Owner, orphans: list[Orphan]) -> None:
+        if not ward.searched:
+            copies.settle_copies(self._disk, ward, self._segments)
         for entry in sorted(self._disk.listdir(ward.base)):
             lease = self._setbacks.tried(f"{ward.base}/{entry}", lambda path: self._lease(ward, os.path.basename(path)))
             if lease is not None:
                 held: Held = lease.token
                 orphans.append(Orphan(lease, life.incarnation_of(ward.wid), ward.started.get(held.key)))
+        if not ward.searched:
+            found, ward.searched = self._segments.collect(ward)
+            orphans += [Orphan(lease, life.incarnation_of(ward.wid), None) for lease in found]
 
     def _lease(self, ward: Owner, entry: str) -> Lease | None:
         name = names.parse(entry)

@@ -16,6 +16,7 @@ from framework.job import RunRecord
 from framework.spool import names
 
 ROW = 256
+SEGMENTS = 1  # in a byte behind the header that is 0 in the versions before: this worker reads segments
 _LATEST = (2**63 - 1) / 1e9  # seconds since the epoch: a span tells nanoseconds in 64 bits
 
 _HEAD = struct.Struct("<8s36sId")
@@ -46,7 +47,13 @@ class Started:
 
 def head(boot: str, started_at: float) -> bytes:
     """The header of a lock file."""
-    return _HEAD.pack(_HEAD_MAGIC, boot.encode("ascii", "replace")[:36], os.getpid(), started_at).ljust(ROW, b"\0")
+    fixed = _HEAD.pack(_HEAD_MAGIC, boot.encode("ascii", "replace")[:36], os.getpid(), started_at)
+    return (fixed + bytes([SEGMENTS])).ljust(ROW, b"\0")
+
+
+def reads_segments(data: bytes) -> bool:
+    """Return whether the worker of a lock file reads segments; a lock that a rescuer has made is no worker's."""
+    return not data.startswith(_HEAD_MAGIC) or data[_HEAD.size : _HEAD.size + 1] >= bytes([SEGMENTS])
 
 
 def decode(data: bytes) -> Started | None:

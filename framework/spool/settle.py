@@ -19,6 +19,7 @@ from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
 from framework.spool.life import Held
 from framework.spool.names import MAX_TIME, Name, micros
+from framework.spool.segments import copies
 
 
 class Burial(NamedTuple):
@@ -53,6 +54,9 @@ class Settle:
 
     def ack(self, held: Held, home: str, job_id: str) -> bool:
         """Deletes the job."""
+        if held.segment is not None and copies.forget(self._disk, held):
+            return self._end(held, held.segment.store.finish(held))
+        self._leave_segment(held)
         if held.name.chosen:
             found = ids.unlink(self._disk, held.path, self._queue(home), job_id, held.inode)
         else:
@@ -61,6 +65,7 @@ class Settle:
 
     def retry(self, held: Held, delay: float, failure: Failure) -> bool:
         """To delayed/ with one attempt more, after the record."""
+        self._leave_segment(held)
         if not self.record(held, failure, "retried"):
             return self._end(held, False)
         now = self._clock.micros()
@@ -70,6 +75,9 @@ class Settle:
     def release(self, held: Held, delay: float) -> bool:
         """Back to its bucket, attempt unchanged; with a delay to delayed/."""
         queue, name, now = held.owner.queue, held.name, self._clock.micros()
+        if delay <= 0 and held.segment is not None and copies.forget(self._disk, held):
+            return self._give_back(held)
+        self._leave_segment(held)
         if delay > 0:
             name = name._replace(not_before=min(MAX_TIME, now + micros(delay)))
             return self._move(held, queue, name, queue.waiting(name, now))
@@ -78,12 +86,29 @@ class Settle:
             self._put_back(queue.name, str(name))
         return done
 
+    def _give_back(self, held: Held) -> bool:
+        """To its place in its segment."""
+        entry = held.segment.entry
+        done: bool = held.segment.store.give_back(held)
+        if done:
+            self._put_back(held.owner.queue.name, entry)
+            self._ring(held.owner.queue.name)
+        return self._end(held, done)
+
+    def _leave_segment(self, held: Held) -> None:
+        """Make a file of a job in a segment. Raises OSError."""
+        if held.segment is not None:
+            for _, error in copies.leave(self._disk, [held]):
+                raise error
+
     def bury(self, dying: Sequence[Burial]) -> tuple[set[Held], list[tuple[Held, OSError]]]:
         """To the dead-letter queue, else to the own dead/; the record is durable first. Many share their flushes.
 
         Return what has moved, and what failed and stays as it was; the claims of all others were lost.
         """
-        failed: list[tuple[Held, OSError]] = []
+        failed = copies.leave(self._disk, [one.held for one in dying])
+        stay = {held for held, _ in failed}
+        dying = [one for one in dying if one.held not in stay]
         together = len(dying) > 1 and HAS_SYNCFS
         recorded = [
             one for one in dying if self._tried(one, lambda one: self._last_words(one, sync=not together), failed)
@@ -130,6 +155,7 @@ class Settle:
 
     def rest(self, held: Held) -> bool:
         """A handled letter to its queue's dead/, nothing else changes."""
+        self._leave_segment(held)
         return self._move(held, held.owner.queue, held.name, held.owner.queue.path("dead", held.entry))
 
     def expire(self, expired: Sequence[Held]) -> list[tuple[Held, OSError]]:

@@ -25,6 +25,8 @@ from framework.spool.listing import FEW
 from framework.spool.maintain import Rounds
 from framework.spool.parts import Parts
 from framework.spool.rescue import Orphan
+from framework.spool.segments import copies
+from framework.spool.segments.readers import Readers
 from framework.spool.settle import Settle
 from framework.spool.settlements import Settlements
 
@@ -180,6 +182,7 @@ class Spool:
         layout.make_queue(disk, queue)
         layout.check_one_device(self.root, disk, queue)
         handlers.declare(disk, queue)
+        Readers(disk, queue).look(mark_if_all=False)
         self._parts[options.name] = Parts(
             disk, queue, here, incarnation=self.incarnation, settle=self._settle, counts=self.counts
         )
@@ -259,7 +262,10 @@ class Spool:
 
     def unaccounted(self, lease: Lease) -> int:
         """Count a delivery of which nothing tells what became of it; 0 where it cannot be counted."""
-        return unstarted.count(self._opened()[0], self._held(lease))
+        disk, held = self._opened()[0], self._held(lease)
+        if copies.leave(disk, [held]):  # the count stands in a file of the job's own
+            return 0
+        return unstarted.count(disk, held)
 
     def maintain(self, seconds: float = math.inf) -> bool:
         """Serve every queue for about `seconds`; return whether nothing is left. Raises EngineUnavailable."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -19,6 +19,7 @@ from framework.spool.disk import FULL, Disk
 from framework.spool.draft import Draft, close
 from framework.spool.layout import QueueDir
 from framework.spool.limits import Limits
+from framework.spool.segments.file import Busy
 
 
 class Undo:
@@ -74,6 +75,32 @@ class Undo:
             ) from error
         self._forget(taken, done)
         if taken:
+            limit = self._queue.options.max_length
+            raise QueueFull(f"queue {self._queue.name!r} is full, max_length is {limit}", enqueued=done)
+
+    def take_back_records(self, jobs: Sequence[Job], take_back: Callable[[int], list[int]], done: list[JobId]) -> None:
+        """Take back the last ones of a segment, as `take_back_excess`; what is gone of them was claimed."""
+        try:
+            excess = self._limits.excess()
+        except OSError:
+            return  # they are queued, the count is not worth an error
+        if not excess:
+            return
+        try:
+            taken = {jobs[index].id for index in take_back(excess)}
+        except FileNotFoundError:
+            return
+        except (OSError, Busy, ValueError) as error:
+            gone = {job.id for job in jobs}
+            done[:] = [job_id for job_id in done if job_id not in gone]
+            raise EnqueueUncertain(
+                f"job {jobs[0].id!r} and the {len(jobs) - 1} behind it are too many for {self._queue.name!r} "
+                f"and cannot be taken back: {error}",
+                job_id=jobs[0].id,
+                enqueued=done,
+            ) from error
+        if taken:
+            done[:] = [job_id for job_id in done if job_id not in taken]
             limit = self._queue.options.max_length
             raise QueueFull(f"queue {self._queue.name!r} is full, max_length is {limit}", enqueued=done)
 

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 from framework.broker import Broker, Inspector, open_broker
 from framework.brokers.memory import MemoryStore
 from framework.queues import QueueOptions
+from tests.spool.world import in_segments
 
 from .slow import Persistent
 
@@ -164,4 +165,18 @@ class SpoolEngine(Engine):
         return open_broker(f"spool:{self._root}", incarnation=incarnation)
 
 
-ENGINES: dict[str, Callable[[Path], Engine]] = {"memory": MemoryEngine, "slow": SlowEngine, "spool": SpoolEngine}
+class SegmentEngine(SpoolEngine):
+    """The same, which stores every runnable job in a segment, also one that comes alone."""
+
+    def _birth(self, *queues: QueueOptions) -> Owner:
+        broker = super()._birth(*queues)
+        in_segments(broker)  # type: ignore[arg-type]
+        return broker
+
+
+ENGINES: dict[str, Callable[[Path], Engine]] = {
+    "memory": MemoryEngine,
+    "slow": SlowEngine,
+    "spool": SpoolEngine,
+    "segments": SegmentEngine,
+}

@@ -17,7 +17,7 @@ from framework.queues import QueueOptions
 from framework.spool import flocks, ids
 from tests.settling import ack, bury, rest, retry
 from tests.spool.seam import Seam
-from tests.spool.world import Cut, about_to_prepare, broker, failure, in_batches, job, one, settle_orphan
+from tests.spool.world import Cut, about_to_prepare, broker, failure, in_batches, in_segments, job, one, settle_orphan
 
 from .disk_states import Recorder
 
@@ -178,6 +178,81 @@ def _batch_in_vain(life: Life) -> None:
     life.enqueue("f")
 
 
+def _segments(life: Life) -> None:
+    """Its jobs end in every way, with a dead owner, and what was flushed stays done."""
+    in_segments(life.mine)
+    life.enqueue("a", "b", "c", "d", "e", "f", "g")
+    life.ends("there", "a")
+    ack(life.mine, [one(life.mine)])
+    life.mine.maintain()
+    life.promise("absent", "a")
+    lease = one(life.mine)
+    retry(life.mine, lease, delay=0, failure=failure(lease))
+    life.mine.release([one(life.mine)], delay=3600)
+    life.bury()
+    one(life.mine)
+    life.die()
+    for orphan in life.mine.rescue():
+        settle_orphan(life.mine, orphan)
+    life.ends("there", "f")
+    view = next(view for view in life.mine.browse("jobs", "ready") if view.job.id == "f")
+    assert life.mine.discard(view)
+    life.promise("absent", "f")
+    in_segments(life.mine).enqueue([job("h"), job("i")])
+    life.ours.update(("h", "i"))
+    life.promise("there", "h", "i")
+
+
+def _segment_letters(life: Life) -> None:
+    """Many that leave a segment together share a sync."""
+    in_segments(life.mine)
+    life.enqueue("a", "b", "c", "d", "e")
+    leases = [one(life.mine) for _ in range(4)]
+    outcomes = [Outcome(Kind.DEAD_LETTERED, failure=failure(lease, message="why")) for lease in leases]
+    life.mine.settle([Settlement(lease, outcome) for lease, outcome in zip(leases, outcomes, strict=True)])
+    life.promise("letter", *(lease.job.id for lease in leases))
+    life.enqueue("z")
+
+
+def _segment_in_vain(life: Life) -> None:
+    """Its sync fails, and the removal is told; then two writers die with another one, and it is recovered."""
+    life.enqueue("a")
+    life.ours.update(("b", "c", "d", "e"))
+    life.hook = _late_error
+    try:
+        in_segments(life.mine).enqueue([job("b"), job("c")])
+    except EnqueueFailed:
+        life.promise("absent", "b", "c")
+    life.hook = None
+    life.cut_before("fsync", lambda: life.mine.enqueue([job("d"), job("e")]))
+    life.mine.maintain()
+    life.enqueue("f")
+
+
+def _segment_too_many(life: Life) -> None:
+    """As one too many: what is taken back stays away."""
+    life.ours.update(("first", "second", "third"))
+    rival = life.born()
+    in_segments(life.mine)
+    came = False
+
+    def hook(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Callable[..., Any]) -> Any:
+        nonlocal came
+        if name == "rename" and not came:
+            came = True
+            rival.enqueue([job("first", queue="small")])
+            life.promise("there", "first")
+        return real(*args, **kwargs)
+
+    life.hook = hook
+    try:
+        life.mine.enqueue([job("second", queue="small"), job("third", queue="small")])
+    except QueueFull:
+        life.promise("absent", "second", "third")
+    life.hook = None
+    life.enqueue("after")
+
+
 def _in_vain(life: Life) -> None:
     life.enqueue("a")
     for job_id, chosen in (("plain", False), ("chosen", True)):
@@ -317,6 +392,10 @@ TRACES: dict[str, Callable[[Life], None]] = {
     "enqueue many": _enqueue_many,
     "enqueue prepared": _enqueue_prepared,
     "enqueue batch": _enqueue_batch,
+    "segments": _segments,
+    "segment letters": _segment_letters,
+    "segment in vain": _segment_in_vain,
+    "segment too many": _segment_too_many,
     "batch in vain": _batch_in_vain,
     "in vain": _in_vain,
     "one too many": _one_too_many,

@@ -6,22 +6,8 @@ Also the table of traps: `trap` names the ⚠ of the protocol that a removal bri
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-
-class Mutant(NamedTuple):
-    """One removal.
-
-    Attributes:
-        file: below framework/. patches: pairs of texts, each of which must be there exactly once.
-        tests: below tests/, with what pytest takes. trap: in the words of the protocol; empty = none of them.
-    """
-
-    name: str
-    file: str
-    patches: tuple[tuple[str, str], ...]
-    tests: str
-    trap: str = ""
+from .mutant import Mutant
+from .segment_mutants import SEGMENT_MUTANTS
 
 
 def _one(name: str, file: str, old: str, new: str, tests: str, trap: str = "") -> Mutant:
@@ -161,7 +147,7 @@ PROTOCOL = (
         ("    if disk.mkdir(owner.base):\n        return True\n", "    return True\n"),
     ), f"{LIFE} spool/test_explorer.py", "any other order of birth: 86 of 3,125 newborn workers"),
     _one("a lock is named by link, not rename", "life.py", "if not disk.link(draft, owner.lock):\n        return False", "if disk.rename(draft, owner.lock):\n        return False", f"{LIFE} spool/test_explorer.py"),
-    _one("rescued: the directory before the lock", "life.py", "        if disk.rmdir(owner.base):\n            disk.unlink(owner.lock)", "        disk.unlink(owner.lock)\n        disk.rmdir(owner.base)", f"{LIFE} spool/test_explorer.py"),
+    _one("rescued: the directory before the lock", "life.py", "        if not owner.held and disk.rmdir(owner.base):  # a record of a segment has no file in the directory\n            disk.unlink(owner.lock)", "        disk.unlink(owner.lock)\n        disk.rmdir(owner.base)", f"{LIFE} spool/test_explorer.py"),
     _one("run records of the version before are read", "rescue.py", "started=runs.read_rows(data)", "started={}", "spool/test_newer.py"),
     Mutant("claimed 50 times uncharged: charged", "maintenance/accounts.py", (("MOST_UNCHARGED = 50", "MOST_UNCHARGED = 10**9"),), "spool/test_unstarted.py"),
     _one("what was accounted for is taken off", "unstarted.py", "max(0, known - accounted)", "known", "spool/test_unstarted.py"),
@@ -296,4 +282,4 @@ SHARED = (
     Mutant("the outcome comes before telemetry", "executor/__init__.py", (("        self.record(attempt)\n        attempt.duration = duration\n        if self._tells_success or outcome is not SUCCEEDED:\n            self._emit(finished(attempt, outcome, duration))\n", "        attempt.duration = duration\n        if self._tells_success or outcome is not SUCCEEDED:\n            self._emit(finished(attempt, outcome, duration))\n        self.record(attempt)\n"),), "unit/test_worker_core.py"),
 )  # fmt: skip
 
-MUTANTS = (*FSYNCS, *CHECKSUMS, *CAREFUL, *LOCKS, *PROTOCOL, *IDENTITY, *JUDGEMENT, *SHARED)
+MUTANTS = (*FSYNCS, *CHECKSUMS, *CAREFUL, *LOCKS, *PROTOCOL, *IDENTITY, *JUDGEMENT, *SHARED, *SEGMENT_MUTANTS)

@@ -18,6 +18,7 @@ GUARDS = re.compile(
 NONE = {
     ("spool/layout.py", "DIRECTORY & ~os.O_NOFOLLOW"): "the root itself may be reached by a link",
     ("spool/flocks.py", "calls.flock("): "of what all locks are made",
+    ("spool/segments/file.py", "LOCK_EX"): "of what `locked` is made",
     ("spool/disk.py", "self.calls.fsync(fd)"): "of what sync and sync_dir are made",
     ("spool/disk.py", "self.sync_dir(path)"): "of what sync_removal is made",
     ("supervisor/instance.py", "os.O_RDONLY"): "only in a directory that cannot be written: nobody plants there",

@@ -23,7 +23,7 @@ from framework.job import Failure, Job, Lease
 from framework.queues import QueueOptions
 from tests.settling import ack, bury, rest, retry
 from tests.spool.seam import Seam
-from tests.spool.world import in_batches, settle_orphan
+from tests.spool.world import in_batches, in_segments, settle_orphan
 
 LETTERS = QueueOptions("letters", is_dead_letter=True)
 QUEUES = (QueueOptions("jobs", dead_letter="letters"), QueueOptions("plain"), LETTERS)
@@ -72,8 +72,11 @@ class Actor:
             f"spool:{root}", incarnation=f"{name}-{os.getpid()}", calls=self._seam, durability=durability
         )
         self.broker.open(QUEUES)
-        for queue in QUEUES:
-            in_batches(self.broker, least=LEAST_BATCH, queue=queue.name)
+        if self._rng.random() < 0.25:  # a producer that may write no segments: a rolling upgrade
+            for queue in QUEUES:
+                in_batches(self.broker, least=LEAST_BATCH, queue=queue.name)
+        else:
+            in_segments(self.broker, least=LEAST_BATCH)
 
     def step(self) -> None:
         """One thing. What the disk refuses is tried again by somebody later."""
@@ -145,7 +148,7 @@ class Actor:
             return result
 
         jobs = [self._job(self._fresh(), chosen=self._rng.random() < 0.3)]
-        if self._rng.random() < 0.4:
+        if self._rng.random() < 0.4:  # together
             jobs = [self._job(self._fresh(), queue="jobs") for _ in range(LEAST_BATCH)]
         self._seam.arm(hook)
         try:

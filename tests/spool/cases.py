@@ -16,6 +16,7 @@ from tests.settling import ack, bury, rest, retry
 
 from .kept_cases import KEPT_CASES
 from .odd_cases import ODD_CASES, reopen, rescue
+from .segment_cases import SEGMENT_CASES
 from .stage import Case, Stage
 from .world import PLAIN, claim, cut_at, dead_owner, failure, job, one
 
@@ -160,4 +161,5 @@ CASES = (
     Case("open", _nothing, reopen),
     *ODD_CASES,
     *KEPT_CASES,
+    *SEGMENT_CASES,
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
 INTOLERANT = "458fd82"  # the last commit before readers were tolerant
+BEFORE_SEGMENTS = "e495d1d"
 TOLERANT = "45aefbc"  # keeps fields of names that it does not know, and knows no priorities
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from framework.spool import frame
+from framework.spool.segments import format as segment_format
 
 NOW = 1_700_000_000.0
 GOOD: dict[str, Any] = {
@@ -158,3 +159,13 @@ def plant(root: Path, place: str, data: bytes, number: int, *, said: str = "0.0"
     path.write_bytes(data)
     path.chmod(0o600)
     return path
+
+
+def make_newer_segment(path: Path) -> bytes:
+    """Turn a segment into one that needs a newer reader; return its content."""
+    data = bytearray(path.read_bytes())
+    data[8] = 2
+    size = segment_format._HEAD.size
+    data[size : size + 4] = struct.pack("<I", zlib.crc32(data[:size]))
+    path.write_bytes(bytes(data))
+    return bytes(data)

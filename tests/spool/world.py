@@ -82,8 +82,17 @@ def broker(root: Path, *queues: QueueOptions, calls: Any = None, durability: Any
 
 
 def in_batches(broker: SpoolBroker, *, least: int = 2, queue: str = "jobs") -> SpoolBroker:
-    """The same, whose batches begin with so many jobs: each job is a point of its own."""
-    broker._spool.parts(queue).enqueue._least_batch = least
+    """The same as a producer that may write no segments, whose batches begin with so many jobs: each is a point."""
+    enqueue = broker._spool.parts(queue).enqueue
+    enqueue._least_batch, enqueue.least_segment = least, 10**9
+    return broker
+
+
+def in_segments(broker: SpoolBroker, *, least: int = 1) -> SpoolBroker:
+    """The same, which stores runnable jobs in segments from so many of one call on, in all its queues."""
+    for parts in broker._spool._parts.values():
+        parts.enqueue.least_segment = least
+        (broker.root / parts.queue.segmented).touch(mode=0o600)
     return broker
 
 

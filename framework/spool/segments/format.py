@@ -1,0 +1,193 @@
+"""The bytes of a segment: a head, the words, then a record a job.
+
+    head    fixed fields with a checksum, in the first 256 bytes
+    words   eight bytes a job, see `words`; up to the next multiple of a page, so that writing one rewrites no record
+    record  flag, index, length, checksum | lengths, moments, uid | id, headers, extras, body; padded to eight bytes
+
+Right checksums do not make a job: types and ranges are checked as those of a job's own file are (`frame.flaw`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import zlib
+from collections.abc import Sequence
+
+from framework.extras import NONE, unpack
+from framework.frozen import frozen
+from framework.job import Job
+from framework.spool import frame, names
+from framework.spool.segments.words import SIZE
+
+MAGIC = b"\x89WSEG01\n"
+VERSION = 1  # of the oldest reader that can read a segment
+MOST = 256  # jobs
+MOST_BYTES = 4 << 20  # of payloads, from which on a segment takes no further job
+WORDS_AT = 256
+_PAGE = 4096
+_LARGEST = 1 << 31
+
+# magic, version, reserved, jobs, offset of the records, size of the file, name of the queue
+_HEAD = struct.Struct("<8sHHIIQ100s")
+_CRC = struct.Struct("<I")
+_PREFIX = struct.Struct("<HHII")  # published, index, length with prefix and padding, checksum of all but the flag
+# lengths of id, headers, extras, body; enqueued at, ttl, scheduled for; uid
+_FIXED = struct.Struct("<IIIIddd16s")
+_COMMON = {"content-type": "application/json"}  # the headers of most jobs that are not traced take no room
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
+_DECODE = json.JSONDecoder().raw_decode
+
+
+@frozen
+class Head:
+    """What a head says.
+
+    Attributes:
+        jobs: how many records. data_at: where they begin. size: of the file. queue: the jobs' own.
+    """
+
+    jobs: int
+    data_at: int
+    size: int
+    queue: str
+
+
+def data_at(jobs: int) -> int:
+    """Return where the records of a segment of so many begin."""
+    return -(-(WORDS_AT + SIZE * jobs) // _PAGE) * _PAGE
+
+
+def build(jobs: Sequence[Job]) -> bytes:
+    """Return a whole segment. Raises ValueError: a job that could not be read again."""
+    records = [_record(index, job) for index, job in enumerate(jobs)]
+    begin = data_at(len(jobs))
+    head = head_of(len(jobs), begin + sum(map(len, records)), jobs[0].queue)
+    return b"".join((head, *records))
+
+
+def head_of(jobs: int, size: int, queue: str) -> bytes:
+    """Return head and words of a segment from which nobody has claimed."""
+    fixed = _HEAD.pack(MAGIC, VERSION, 0, jobs, data_at(jobs), size, queue.encode("ascii"))
+    return (fixed + _CRC.pack(zlib.crc32(fixed))).ljust(data_at(jobs), b"\0")
+
+
+def head(data: bytes) -> Head:
+    """Return what the first bytes of a segment say. Raises frame.Damaged, frame.Newer."""
+    if len(data) < _HEAD.size + _CRC.size:
+        raise frame.Damaged(f"{len(data)} bytes: shorter than the head of a segment")
+    magic, version, _, jobs, begin, size, queue = _HEAD.unpack_from(data)
+    if magic != MAGIC:
+        raise frame.Damaged("no segment")
+    if _CRC.unpack_from(data, _HEAD.size)[0] != zlib.crc32(data[: _HEAD.size]):
+        raise frame.Damaged("checksum of the head of a segment")
+    if version > VERSION:
+        raise frame.Newer(version)
+    name = queue.rstrip(b"\0").decode("ascii", "replace")
+    if version < 1 or not 0 < jobs <= MOST or begin != data_at(jobs) or not begin < size < _LARGEST:
+        raise frame.Impossible(f"head of a segment: version {version}, {jobs} jobs, records at {begin}, {size} bytes")
+    return Head(jobs, begin, size, name)
+
+
+def _record(index: int, job: Job) -> bytes:
+    wrong = frame.flaw(job)
+    if wrong or len(job.uid) != 16:
+        raise ValueError(f"impossible {wrong or 'uid'} of job {job.id!r:.100}")
+    ident = job.id.encode("utf-8", "surrogatepass")
+    headers = b"" if job.headers == _COMMON else _ENCODE(dict(job.headers)).encode("ascii")
+    extras = b"" if job.extras is NONE else job.extras.text.encode("ascii")
+    if len(headers) > frame.MOST_HEADERS or len(job.payload) > frame.MOST_BODY:
+        raise ValueError(f"job {job.id!r:.100} is too large: headers {len(headers)}, payload {len(job.payload)} bytes")
+    fixed = _FIXED.pack(
+        len(ident), len(headers), len(extras), len(job.payload), job.enqueued_at,
+        math.nan if job.ttl is None else job.ttl, math.nan if job.scheduled_for is None else job.scheduled_for, job.uid,
+    )  # fmt: skip
+    body = b"".join((fixed, ident, headers, extras, job.payload))
+    length = -(-(_PREFIX.size + len(body)) // 8) * 8
+    start = _PREFIX.pack(1, index, length, 0)
+    crc = zlib.crc32(body, zlib.crc32(start[2:8]))
+    return b"".join((start[:8], _CRC.pack(crc), body, bytes(length - _PREFIX.size - len(body))))
+
+
+def is_whole(data: bytes, at: int) -> bool:
+    """Return whether the record that begins here is as it was written."""
+    if at < 0 or at + _PREFIX.size + _FIXED.size > len(data):
+        return False
+    _, _, length, crc = _PREFIX.unpack_from(data, at)
+    start = at + _PREFIX.size
+    end = start + _FIXED.size + sum(_FIXED.unpack_from(data, start)[:4])
+    if end > len(data) or not end <= at + length < end + 8:
+        return False
+    return bool(zlib.crc32(memoryview(data)[start:end], zlib.crc32(data[at + 2 : at + 8])) == crc)
+
+
+def walk(data: bytes, jobs: int) -> list[int]:
+    """Return where the record of each index begins in the bytes behind the words; -1: it cannot be found.
+
+    A damaged record hides none behind it: the next one is looked for by index and checksum.
+    """
+    found = [-1] * jobs
+    at = index = 0
+    last = -1  # where the record before begins
+    while index < jobs and at >= 0:
+        if at + _PREFIX.size + _FIXED.size <= len(data):
+            _, number, length, _ = _PREFIX.unpack_from(data, at)
+            if number == index and _PREFIX.size + _FIXED.size <= length <= len(data) - at and not length % 8:
+                found[index], last = at, at
+                at, index = at + length, index + 1
+                continue
+        # Here begins nothing that belongs here. The length that led here may be what is damaged.
+        from_ = last + 8 if last >= 0 and not is_whole(data, last) else at + 8
+        at = _next_whole(data, from_, index)
+        if at >= 0:
+            index = _PREFIX.unpack_from(data, at)[1]
+        last = -1
+    return found
+
+
+def _next_whole(data: bytes, at: int, least: int) -> int:
+    """Return where the next whole record with at least this index begins; -1: nowhere."""
+    for here in range(at, len(data) - _PREFIX.size - _FIXED.size + 1, 8):
+        flag, index, length, _ = _PREFIX.unpack_from(data, here)
+        if flag < 2 and least <= index < MOST and length <= len(data) - here and is_whole(data, here):
+            return here
+    return -1
+
+
+def decode(data: bytes, at: int, queue: str) -> Job:
+    """Return the job of a record. Raises frame.Damaged."""
+    if not is_whole(data, at):
+        raise frame.Damaged("checksum of a record in a segment")
+    start = at + _PREFIX.size
+    n_id, n_headers, n_extras, n_body, enqueued_at, ttl, scheduled, uid = _FIXED.unpack_from(data, start)
+    ident = start + _FIXED.size
+    headers, extras = ident + n_id, ident + n_id + n_headers
+    body = extras + n_extras
+    try:
+        job = Job(
+            data[ident:headers].decode("utf-8", "surrogatepass"),
+            uid,
+            queue,
+            data[body : body + n_body],
+            _DECODE(data[headers:extras].decode("ascii"))[0] if n_headers else dict(_COMMON),
+            enqueued_at,
+            None,
+            None if ttl != ttl else ttl,
+            False,
+            None if scheduled != scheduled else scheduled,
+            (),
+            unpack(data[extras:body].decode("ascii")) if n_extras else NONE,
+        )
+    except (ValueError, TypeError, RecursionError) as error:
+        raise frame.Impossible(f"record in a segment: {error!r:.200}") from None
+    wrong = frame.flaw(job)
+    if wrong:
+        raise frame.Impossible(f"record in a segment: impossible {wrong}")
+    return job
+
+
+def name_of(segment: names.SegmentName, index: int, job: Job, delivery: int) -> names.Name:
+    """Return the name of a job that was claimed so often."""
+    expires = None if job.ttl is None else names.micros(job.eligible_at + job.ttl)
+    return segment.of_job(index, delivery, expires)

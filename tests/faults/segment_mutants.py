@@ -1,0 +1,56 @@
+# ruff: noqa: E501 -- a table of source lines as they stand in their files
+"""What the mutation gate takes out of the segments, one at a time; see `mutant_list`."""
+
+from __future__ import annotations
+
+from .mutant import Mutant
+
+MODEL, FLAGS = "spool/test_disk_model.py", "spool/test_flags.py"
+SEGMENTS = "spool/test_segments.py spool/test_segment_damage.py spool/test_segment_traps.py"
+READERS = "spool/test_readers.py"
+
+
+def _one(name: str, file: str, old: str, new: str, tests: str, trap: str = "") -> Mutant:
+    return Mutant(f"segments: {name}", f"spool/{file}", ((old, new),), tests, trap)
+
+
+SEGMENT_MUTANTS = (
+    _one("fsync before the rename", "enqueue.py", "                self._disk.sync(drafts[0].fd)\n", "", f"{MODEL} {SEGMENTS}"),
+    _one("fsync of a copy", "disk.py", "            if sync:\n                self.sync(fd)", "            pass", MODEL),
+    _one("syncfs of copies", "segments/copies.py", "            disk.calls.syncfs(disk.fd)", "            pass", MODEL),
+    _one("flush of the words before a copy has its name", "segments/copies.py", "            segment.flush()", "            pass", MODEL),
+    _one("flush is one", "segments/file.py", "            self._disk.calls.fdatasync(self.fd)", "            pass", MODEL),
+    _one("flush by maintenance", "segments/upkeep.py", "                self._disk.calls.fdatasync(fd)", "                pass", f"{MODEL} {SEGMENTS}"),
+    _one("fsync of what is recovered", "segments/mending.py", "        disk.sync(fd)  # its", "        pass  # its", MODEL, "recovery promoted a name with nothing in it"),
+    _one("fsync of a new head", "segments/mending.py", "            disk.sync(fd)\n", "            pass\n", SEGMENTS),
+    _one("checksum of a head", "segments/format.py", "if _CRC.unpack_from(data, _HEAD.size)[0] != zlib.crc32(data[: _HEAD.size]):", "if False:", SEGMENTS),
+    _one("checksum of a record", "segments/format.py", "zlib.crc32(memoryview(data)[start:end], zlib.crc32(data[at + 2 : at + 8])) == crc", "True", SEGMENTS),
+    _one("a damaged length is not believed", "segments/format.py", "last + 8 if last >= 0 and not is_whole(data, last) else at + 8", "at + 8", SEGMENTS, "a damaged frame hides those behind it"),
+    _one("O_EXCL of a copy", "disk.py", "path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW", "path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW", FLAGS),
+    _one("O_NOFOLLOW of a segment", "segments/file.py", "os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK", "os.O_RDWR | os.O_NONBLOCK", f"{FLAGS} {SEGMENTS}"),
+    _one("S_ISREG of a segment", "segments/file.py", "            if not stat.S_ISREG(found.st_mode):\n                raise jobfile.Planted\n", "", SEGMENTS),
+    _one("O_NOFOLLOW of recovery", "segments/mending.py", "flocks.keep(disk.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK))", "flocks.keep(disk.open(path, os.O_RDWR | os.O_NONBLOCK))", f"{FLAGS} {SEGMENTS}"),
+    _one("flock of recovery", "segments/mending.py", "disk.stat(path) if flocks.take(disk.calls, fd) else None", "disk.stat(path)", SEGMENTS),
+    _one("S_ISREG of recovery", "segments/mending.py", " and stat.S_ISREG(found.st_mode)", "", SEGMENTS),
+    _one("O_NOFOLLOW of a look at a bad one", "segments/mending.py", "os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK", "os.O_RDONLY | os.O_NONBLOCK", FLAGS),
+    _one("O_NOFOLLOW of a restored one", "segments/mending.py", "with disk.opened(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)", "with disk.opened(path, os.O_RDWR | os.O_NONBLOCK)", FLAGS),
+    _one("O_EXCL of the marker", "segments/readers.py", "os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW", "os.O_CREAT | os.O_NOFOLLOW", FLAGS),
+    _one("O_NOFOLLOW of a count", "segments/upkeep.py", "os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:\n                data", "os.O_RDONLY | os.O_NONBLOCK) as fd:\n                data", FLAGS),
+    _one("O_NOFOLLOW of a flush", "segments/upkeep.py", "os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:\n                self", "os.O_RDONLY | os.O_NONBLOCK) as fd:\n                self", FLAGS),
+    _one("flock of a file in tmp", "segments/write.py", "if flocks.take(disk.calls, fd) and disk", "if disk", SEGMENTS),
+    _one("a claim holds the lock", "segments/open.py", "                with segment.locked():\n                    found = segment.words()\n                    picked", "                if True:\n                    found = segment.words()\n                    picked", SEGMENTS),
+    _one("a stopped claimer stops nobody", "segments/file.py", "            if time.monotonic() > until:\n                raise Busy(self.path)\n", "", "spool/test_segment_traps.py::test_a_stopped_claimer_stops_nobody"),
+    _one("the word names its copy", "segments/copies.py", "now is None or now == word.moved(name.delivery, int(match[3], 16))", "now is None or word.is_settled(now)", SEGMENTS, "moved names its copy by a nonce"),
+    _one("a copy whose origin is gone is the job", "segments/copies.py", "if now is None or now == word", "if now == word", SEGMENTS, "origin gone and moved are wrong alone"),
+    _one("copies are settled before words", "rescue.py", "        if not ward.searched:\n            copies.settle_copies(self._disk, ward, self._segments)\n", "", SEGMENTS, "a dead worker's copies are settled before its words"),
+    _one("an undone rename is looked for", "segments/open.py", " or self._get(self._again(entry))", "", SEGMENTS),
+    _one("a copy goes before its job ends in its segment", "segments/copies.py", "        disk.unlink(_path(held))  # before", "        pass  # before", "spool/test_crash_points.py::test_a_kill_around_any_change_loses_nothing"),
+    _one("a word is read again before it is freed", "segments/upkeep.py", " if now[i] == found[i]}", "}", SEGMENTS, "its rescuer may have taken the word over"),
+    _one("half a word is none", "segments/words.py", "(state | state << 60 for", "(state for", SEGMENTS),
+    _one("a lease is the word's", "segments/open.py", "            elif now != wanted:", "            elif False:", SEGMENTS),
+    _one("the descriptor is ours", "segments/file.py", "        self.check()\n        return word.unpack", "        return word.unpack", SEGMENTS),
+    _one("what strands is a lease again", "segments/open.py", " or (word.is_of(one, tag) and i not in segment.held)", "", SEGMENTS),
+    _one("segments stand among the jobs of their time", "listing.py", "sorted([*usual, *segments])", "[*usual, *segments]", SEGMENTS, "single, bulk, single: the third overtook"),
+    _one("only where all workers read them", "enqueue.py", "return self._disk.stat(self._queue.segmented) is not None", "return True", READERS),
+    _one("a worker that does not read them", "segments/readers.py", "            self._disk.unlink(self._queue.segmented)", "            pass", READERS),
+)  # fmt: skip

@@ -1,0 +1,30 @@
+"""Segments for tests: stored, found, and their words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from framework.brokers.spool import SpoolBroker
+from framework.spool import names
+from framework.spool.segments import format as bytes_of
+from framework.spool.segments import words
+
+from .world import broker, files, in_segments, job
+
+MANY = [f"n{number:03}" for number in range(40)]
+
+
+def stored(root: Path, wanted: list[str] = MANY, **options: object) -> SpoolBroker:
+    mine = in_segments(broker(root, durability="process"))
+    mine.enqueue([job(job_id, **options) for job_id in wanted])  # type: ignore[arg-type]
+    return mine
+
+
+def segments(root: Path, queue: str = "jobs") -> list[Path]:
+    return files(root, f"{queue}/segments/*")
+
+
+def words_of(path: Path) -> list[int]:
+    name = names.segment(path.name)
+    assert name is not None
+    return words.unpack(path.read_bytes()[bytes_of.WORDS_AT :][: 8 * name.jobs])
