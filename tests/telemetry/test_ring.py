@@ -251,6 +251,17 @@ def test_an_old_ring_is_kept_and_a_damaged_one_made_anew(tmp_path):
         RingWriter(reader.path, {"resource": {"k": "v" * 10000}})
 
 
+def test_a_ring_of_another_layout_is_made_anew_and_until_then_not_read(tmp_path):
+    writer, reader = opened(tmp_path)
+    put(writer, 1)
+    with open(reader.path, "r+b") as file:
+        file.write(b"WRING1\0\0")
+    with pytest.raises(ValueError, match="no ring of this version"):
+        RingReader(reader.path)
+    create(reader.path, capacity=1 << 16)
+    assert RingFile(reader.path).head == 0
+
+
 def test_the_first_record_and_the_first_last_word_stand_in_the_first_place(tmp_path):
     """Part of the format: a writer and a reader of two versions meet in one ring."""
     writer, reader = opened(tmp_path, 1 << 20)
