@@ -88,9 +88,11 @@ def test_a_waiting_job_that_cannot_be_claimed_lets_the_others_by(
 
 def test_a_due_job_that_cannot_be_promoted_lets_the_others_by(root: Path, seam: Seam, stone: Stone) -> None:
     mine = broker(root, calls=seam)
-    mine.enqueue([job("a", delay=0.001), job("b", delay=0.001)])
-    time.sleep(0.002)
+    jobs = [job("a", delay=0.5), job("b", delay=0.5)]  # a slow machine must not find them due while it stores them
+    mine.enqueue(jobs)
     stuck = first_file(root, "delayed")
+    while time.time() <= (jobs[1].not_before or 0):
+        time.sleep(0.01)
     stone.turn(stuck)
     assert mine.maintain()
     assert ids(claim(mine)) == ["b"]
