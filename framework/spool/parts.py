@@ -45,29 +45,10 @@ class Parts:
         self.enqueue = Enqueue(disk, queue, clock, ring=self.doorbell.ring)
         self.ripen = Ripen(disk, queue, clock, ring=self.doorbell.ring, setbacks=self.setbacks)
         self.rescue = Rescue(disk, queue, reader, self.setbacks, self.segments)
-        self.claim = Claim(
-            disk,
-            clock,
-            self.listing,
-            reader,
-            settle,
-            self.setbacks,
-            counts,
-            self.segments,
-            owner=self.owner,
-            reborn=self.reborn,
-        )
+        kept = self.setbacks, counts, self.segments
+        self.claim = Claim(disk, clock, self.listing, reader, settle, *kept, owner=self.owner, reborn=self.reborn)
         self.maintain = Maintain(
-            disk,
-            queue,
-            clock,
-            self.ripen,
-            self.census,
-            self.claim,
-            self.setbacks,
-            counts,
-            self.segments,
-            ring=self.doorbell.ring,
+            disk, queue, clock, self.ripen, self.census, self.claim, *kept, ring=self.doorbell.ring
         )
 
     @property

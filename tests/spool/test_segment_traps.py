@@ -35,9 +35,24 @@ def test_a_copy_that_the_word_does_not_name_is_nobodys(root: Path) -> None:
     data = bytearray(path.read_bytes())
     data[bytes_of.WORDS_AT : bytes_of.WORDS_AT + 8] = words.pack([words.moved(1, 6)])
     path.write_bytes(bytes(data))
-    (base / f".{held}~{path.name}~{6:09x}").write_bytes(frame.encode(job("a")))
     mine = heal(root)
-    assert dict(census(mine)) == {"a": 1, "b": 1}
+    assert dict(census(mine)) == {"b": 1}, "another copy was the job, and has been settled since"
+    mine.close()
+
+
+def test_a_lease_is_over_when_its_word_says_so(root: Path) -> None:
+    """Verified: without the look at the word, what another owner has by now is ended."""
+    mine = stored(root, ["a", "b"])
+    lease = one(mine)
+    (path,) = segments(root)
+    data = bytearray(path.read_bytes())
+    theirs = words.owned(2, 7)
+    data[bytes_of.WORDS_AT : bytes_of.WORDS_AT + 8] = words.pack([theirs])
+    with path.open("r+b") as file_:  # in its place: it is open
+        file_.write(data)
+    with pytest.raises(LeaseLost):
+        ack(mine, [lease])
+    assert words_of(path)[0] == theirs
     mine.close()
 
 
