@@ -12,6 +12,7 @@ from pathlib import Path
 from framework.scoreboard.processes import stat_of
 
 IS_LINUX = sys.platform == "linux"
+LOOKS = 100  # at a thread, a millisecond apart
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 # Loaded at import: dlopen in a freshly forked child is slow and takes locks.
 _libc = ctypes.CDLL(None, use_errno=True) if IS_LINUX else None
@@ -66,22 +67,21 @@ def waits_for_lock(pid: int, thread: int) -> bool | None:
     nobody can say.
 
     One that waits for the interpreter looks 200 times a second whether it may go on; on a busy machine it may need a
-    while for each look. So one that runs is looked at for a tenth of a second.
+    while for each look, and may wake between our two. So one that is not asleep is looked at for a tenth of a second.
     """
-    for _ in range(100):
-        state = stat_of(f"{pid}/task/{thread}")[:1]
+    ran = 0
+    for _ in range(LOOKS):
+        ran += stat_of(f"{pid}/task/{thread}")[:1] == ["R"]
         try:
             place = Path(f"/proc/{pid}/task/{thread}/wchan").read_text()
         except OSError:
             place = ""
         if "futex" in place:
             return True
-        if state != ["R"] and place in ("", "0"):
-            return None
-        if state != ["R"]:
+        if place not in ("", "0"):
             return False
         time.sleep(0.001)
-    return False
+    return False if ran > LOOKS / 2 else None  # asleep, and the kernel does not tell where
 
 
 def oom_kills() -> int:
