@@ -52,29 +52,18 @@ def work(place: Place, birth: Birth, board: Scoreboard, crew: Crew, number: int)
         # before the worker has handlers has no job.
         unblock()
         app, handlers = construct(place.app), crew.handlers(place.app)
-        executors = [
-            executor_for(place, board, app, handler, telemetry, bus, stopping=lambda: bool(leave))
-            for handler in handlers
-        ]
+        stopping = partial(bool, leave)
+        executors = [executor_for(place, board, app, one, telemetry, bus, stopping=stopping) for one in handlers]
         life.core = core = WorkerCore(
-            birth.name,
-            birth.index,
-            board=board,
-            broker=broker,
-            executors=executors,
-            options=crew.options,
-            emit=bus.emit,
-            leave=leave,
-            ledger=ledger,
-            held=held,
-        )
+            birth.name, birth.index, board=board, broker=broker, executors=executors, options=crew.options,
+            emit=bus.emit, leave=leave, ledger=ledger, held=held,
+        )  # fmt: skip
         core.on_ready = life.announce
         for queue in crew.queues:
             telemetry.observe_slots(partial(core.slots, queue.name), queue.name)
-        in_threads = core.options.concurrency > 1
-        kind = AsyncWorker if handlers[0].is_async else ThreadWorker if in_threads else SyncWorker
+        loop = AsyncWorker if handlers[0].is_async else ThreadWorker if core.options.concurrency > 1 else SyncWorker
         with parent_goes_on():
-            kind(core, app, crew.slot(number), unblock=unblock).run()
+            loop(core, app, crew.slot(number), unblock=unblock).run()
         code = 0
     except BaseException as error:  # sys.exit() in a lifespan is an end like any other: said, and never with code 0
         code = life.failed(error)
