@@ -101,8 +101,10 @@ def titles(tree: Tree) -> set[str]:
 
 
 def test_sigusr1_dumps_the_stacks_of_all_processes(tree: Tree) -> None:
-    tree.enqueue(Torture.sync, Task(do="sleep", seconds=0.9, key="k"))
     tree.start()
+    for slot in ("sync/0", "maintenance"):  # one that is still starting has no stacks to show yet
+        tree.wait_event("process_ready", slot=slot)
+    tree.enqueue(Torture.sync, Task(do="sleep", seconds=0.9, key="k"))
     tree.wait_ledger("start k")
     tree.signal(signal.SIGUSR1)
     tree.wait(
