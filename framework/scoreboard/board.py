@@ -137,8 +137,10 @@ class Scoreboard:
             return False
         if found.st_size >= size or not os.path.samestat(found, self._file):
             return False
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         try:
+            if not os.path.samestat(os.fstat(descriptor), self._file):  # somebody else's since the look
+                return False
             _allocate(descriptor, size)
         finally:
             os.close(descriptor)

@@ -255,7 +255,7 @@ JUDGEMENT = (
 )  # fmt: skip
 
 SHARED = (
-    Mutant("the board's blocks are allocated", "scoreboard/board.py", (("            _allocate(descriptor, size)\n", "            os.ftruncate(descriptor, size)\n"),), "unit/test_scoreboard.py unit/test_planted_links.py",
+    Mutant("the board's blocks are allocated", "scoreboard/board.py", (("            _allocate(descriptor, size)\n            memory", "            os.ftruncate(descriptor, size)\n            memory"),), "unit/test_scoreboard.py unit/test_planted_links.py",
            "a sparse map on a full disk"),
     Mutant("a ring's blocks are allocated", "telemetry/ring.py", (("os.posix_fallocate(descriptor, 0, DATA_AT + capacity)", "os.ftruncate(descriptor, DATA_AT + capacity)"),), "telemetry/test_rings.py",
            "a sparse map on a full disk"),

@@ -32,10 +32,12 @@ class Flood(WorkerApp):
 
 def flood(tree: Tree, receiver: Receiver, jobs: int, report: Report) -> None:
     """One run, into the report."""
+    environ = receiver.env(fast=False) | {"OTEL_SDK_DISABLED": "false", "WORKER_LOG_LEVEL": "warning"}
+    tree.start(module=MODULE, **environ)  # its maintenance says that all workers read segments
+    assert tree.stop() == 0
     with Flood.jobs.connected(tree._producer):
         for first in range(0, jobs, 1000):
             Flood.jobs.enqueue_many(list(range(first, min(jobs, first + 1000))))
-    environ = receiver.env(fast=False) | {"OTEL_SDK_DISABLED": "false", "WORKER_LOG_LEVEL": "warning"}
     tree.start(module=MODULE, WORKER_TELEMETRY_FLUSH="60", **environ)
     began = time.monotonic()
     while unfinished(Flood, tree.root):
