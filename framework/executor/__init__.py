@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
 from contextvars import copy_context
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from math import inf
 from types import CoroutineType
-from typing import Any, Protocol
+from typing import Any
 
 from framework.app import Handler, WorkerApp
 from framework.codec import Codec, UndecodablePayload, codec_for, parse_lenient
 from framework.events import Event, JobFinished
-from framework.exceptions import describe, error_type, release
+from framework.exceptions import describe, error_type
+from framework.executor.attempts import UNTRACED as UNTRACED
+from framework.executor.attempts import Attempt as Attempt
+from framework.executor.attempts import NoTracing as NoTracing
+from framework.executor.attempts import SilentLogger as SilentLogger
+from framework.executor.attempts import SpanIdentity as SpanIdentity
+from framework.executor.attempts import Tracing as Tracing
 from framework.executor.hooks import PATIENCE, FailureHook, dismiss, undone, unfinished
-from framework.frozen import frozen
-from framework.job import Context, Failure, Lease, Logger
-from framework.jobscope import JobScope
+from framework.job import Context, Failure, Lease
 from framework.outcome import (
     RESTED,
     SUCCEEDED,
@@ -35,94 +38,6 @@ from framework.outcome import (
     reason_of,
 )
 from framework.queues import DeadLetter, QueueOptions
-
-
-@frozen
-class SpanIdentity:
-    """Ids of an attempt's span, known before it starts: they go into the run record. Hex; empty = not traced."""
-
-    trace_id: str = ""
-    span_id: str = ""
-    sampled: bool = False
-
-
-UNTRACED = SpanIdentity()
-
-
-@dataclass(slots=True)
-class Attempt:
-    """A run while it lasts; middleware may look at it, `outcome` is set before the middleware is left.
-
-    Attributes:
-        duration: seconds that the run took; None until its outcome is where a rescuer finds it.
-        error: what the handler raised, with its frames; until `forget`.
-        own_context: the run's context ends with it, so whoever sets a variable there need not put it back.
-    """
-
-    lease: Lease
-    options: QueueOptions
-    started_at: float
-    identity: SpanIdentity = UNTRACED
-    wait: float = 0.0
-    outcome: Outcome | None = None
-    duration: float | None = None
-    error: BaseException | None = None
-    own_context: bool = False
-
-    def forget(self) -> None:
-        """The attempt has ended and everybody was told: frees what it held. The text of its error stays."""
-        error, self.error = self.error, None
-        if error is None:
-            return
-        release(error)
-        if self.outcome is not None and self.outcome.failure is not None:
-            self.outcome = replace(self.outcome, failure=replace(self.outcome.failure, exception=None))
-
-
-class Tracing(Protocol):
-    """What the executor needs of telemetry."""
-
-    def identify(self, lease: Lease, started_at: float) -> SpanIdentity:
-        """Ids and the sampling decision of the span that this attempt will have."""
-
-    def attempt(self, attempt: Attempt) -> AbstractContextManager[object]:
-        """The span around the handler; on leaving, ends it by `attempt.outcome` and restores the ambient context, where
-        the run has not one of its own."""
-
-    def logger(self, attempt: Attempt) -> Logger:
-        """A logger bound to the job; inside the span its lines carry the trace's ids."""
-
-    def settled(self, queue: str, verb: str, seconds: float) -> bool:
-        """Counts a settlement at once. False: it does not, and an event has to tell."""
-
-
-class SilentLogger:
-    """A logger that says nothing: for tests and for use without telemetry."""
-
-    def bind(self, **_: object) -> SilentLogger:
-        return self
-
-    def debug(self, event: str, **_: object) -> None: ...
-    def info(self, event: str, **_: object) -> None: ...
-    def warning(self, event: str, **_: object) -> None: ...
-    def error(self, event: str, **_: object) -> None: ...
-    def exception(self, event: str, **_: object) -> None: ...
-
-
-class NoTracing:
-    """Tracing that names the running job and does nothing else."""
-
-    def identify(self, lease: Lease, started_at: float) -> SpanIdentity:
-        return UNTRACED
-
-    def attempt(self, attempt: Attempt) -> AbstractContextManager[object]:
-        return JobScope(attempt.lease)
-
-    def logger(self, attempt: Attempt) -> Logger:
-        return SilentLogger()
-
-    def settled(self, queue: str, verb: str, seconds: float) -> bool:
-        return False
 
 
 def _call(method: Callable[..., Any], *arguments: Any) -> Any:
