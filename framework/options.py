@@ -126,6 +126,8 @@ def in_pool(queue: QueueOptions, pool: PoolOptions) -> QueueOptions:
 
 
 def _check_numbers(options: QueueOptions | PoolOptions, **least: int) -> None:
+    for name in (*least, *("weight",) * isinstance(options, QueueOptions)):
+        _check_whole(name, getattr(options, name))
     for name, value in least.items():
         if getattr(options, name) < value:
             raise ValueError(f"{name}={getattr(options, name)}: must be {value} or more")
@@ -137,20 +139,30 @@ def _check_numbers(options: QueueOptions | PoolOptions, **least: int) -> None:
 def _check_limits(options: QueueOptions | PoolOptions, *names: str) -> None:
     for name in names:
         value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value}: must be 1 or more, or None for no limit")
+        if value is not None:
+            _check_whole(name, value)
+            if value < 1:
+                raise ValueError(f"{name}={value}: must be 1 or more, or None for no limit")
+
+
+def _check_whole(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{name}={value!r:.100}: must be a whole number")
 
 
 def check_name(name: str, what: str = "queue") -> None:
     """Refuses what cannot be a directory, a subject and a metric attribute everywhere. Raises ValueError."""
-    if not NAME.fullmatch(name):
-        raise ValueError(f"{what} name {name[:120]!r}: 1 to 100 of a-z 0-9 . _ - and a letter or digit first")
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        given = name[:120] if isinstance(name, str) else name
+        raise ValueError(f"{what} name {given!r}: 1 to 100 of a-z 0-9 . _ - and a letter or digit first")
 
 
 def parse_size(text: str | int | None) -> int | None:
     """`max_memory`: `512MiB`, `1G` or a number of bytes, as bytes; units of 1024. Raises ValueError."""
     if text is None or isinstance(text, int):
         return text
+    if not isinstance(text, str):
+        raise ValueError(f"max_memory={text!r:.100}: write it as 512MiB, 2GiB or a number of bytes")
     match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE | re.ASCII)
     if not match:
         raise ValueError(f"max_memory={text!r}: write it as 512MiB, 2GiB or a number of bytes")

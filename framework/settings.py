@@ -29,6 +29,7 @@ RENAMED = {"WORKER_BROKER_URL": "WORKER_ENGINE_URL"}
 
 Options = TypeVar("Options", QueueOptions, PoolOptions)
 _ANY_CASE = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
+_LOWER_KEYS = AfterValidator(lambda values: {name.lower(): value for name, value in values.items()})  # of JSON
 _MayBeZero = Annotated[float, Field(ge=0, le=LONGEST, allow_inf_nan=False)]
 _AboveZero = Annotated[float, Field(gt=0, le=LONGEST, allow_inf_nan=False)]
 
@@ -120,8 +121,8 @@ class Settings(BaseSettings):
     log_format: Annotated[Literal["auto", "json", "console"], _ANY_CASE] = "auto"
     telemetry_flush: _MayBeZero = 1.0
     payload_errors: Annotated[Literal["types", "full"], _ANY_CASE] = "types"
-    queues: dict[str, QueueOverride] = Field(default_factory=dict)
-    pools: dict[str, PoolOverride] = Field(default_factory=dict)
+    queues: Annotated[dict[str, QueueOverride], _LOWER_KEYS] = Field(default_factory=dict)
+    pools: Annotated[dict[str, PoolOverride], _LOWER_KEYS] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -210,10 +211,11 @@ def load_settings(**values: Any) -> Settings:
         return Settings(**values)
     except ValidationError as error:
         raise SettingsError(_explain(dict(item) for item in error.errors())) from None
-    except NotJSON:
+    except NotJSON as error:
+        kind = "POOL" if '"pools"' in str(error) else "QUEUE"
+        variable = f"{PREFIX}{kind}S"
         raise SettingsError(
-            f"{PREFIX}QUEUES: write it as JSON, or one variable for each option: {PREFIX}QUEUES__<QUEUE>__<OPTION>; "
-            f"{PREFIX}POOLS likewise"
+            f"{variable}: write it as JSON, or one variable for each option: {variable}__<{kind}>__<OPTION>"
         ) from None
 
 
@@ -258,13 +260,17 @@ def check_names(settings: Settings, queues: Iterable[str], pools: Iterable[str])
     Args:
         queues, pools: the attributes of the app.
     """
-    for kind, given, attributes in (("queue", settings.queues, queues), ("pool", settings.pools, pools)):
-        known = [attribute.lower() for attribute in attributes]
+    names = {"queue": [name.lower() for name in queues], "pool": [name.lower() for name in pools]}
+    for kind, given, other in (("queue", settings.queues, "pool"), ("pool", settings.pools, "queue")):
+        known = names[kind]
         for name, override in given.items():
             if name not in known:
                 option = next(iter(override.model_dump(exclude_none=True, exclude={"retry"})), "retry")
+                rest = f"S__{name.upper()}__{option.upper()}"
                 hint = _nearest(name, known, transform=str.upper)
-                variable = f"{PREFIX}{kind.upper()}S__{name.upper()}__{option.upper()}"
+                if name in names[other]:
+                    hint = f"; it is a {other}: set {PREFIX}{other.upper()}{rest}"
+                variable = f"{PREFIX}{kind.upper()}{rest}"
                 raise SettingsError(f"{variable}: no {kind} {name!r}{hint}")
 
 

@@ -41,6 +41,12 @@ def collect_pools(cls: type, queues: Mapping[str, Queue[Any]]) -> dict[str, Pool
     _check_names(cls, pools, queues)
     for attribute, queue in queues.items():
         if queue.pool is not None and all(queue.pool is not pool for pool in pools.values()):
+            hiding = pools.get(queue.pool.attribute)
+            if hiding is not None:
+                raise DeclarationError(
+                    f"{hiding.place}: {cls.__name__}.{hiding.attribute} hides the pool ({queue.pool.place}) of "
+                    f"{cls.__name__}.{attribute}: give it another name, or change that pool where it is declared"
+                )
             raise DeclarationError(
                 f"{queue.place}: {cls.__name__}.{attribute}: its pool {queue.pool.name!r} ({queue.pool.place}) is "
                 f"neither declared nor inherited by {cls.__name__}: make it a class attribute there"

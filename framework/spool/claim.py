@@ -21,6 +21,7 @@ from framework.spool.disk import Disk
 from framework.spool.life import Held, Owner
 from framework.spool.listing import Listing
 from framework.spool.names import Name
+from framework.spool.segments import copies
 from framework.spool.segments.open import Segments
 from framework.spool.setbacks import Setbacks
 from framework.spool.settle import Settle
@@ -196,7 +197,8 @@ class Claim:
     def _from_segment(self, path: str, limit: int, leases: list[Lease], expired: list[Held]) -> bool:
         """Claim from a segment; return whether there was something to claim. Raises OSError."""
         try:
-            found, left = self._segments.claim(self._owner(), os.path.basename(path), limit)
+            now = self._clock.micros()
+            found, left = self._segments.claim(self._owner(), os.path.basename(path), limit, now=now)
         except OSError as error:
             self._set_back(path, error)
             return False
@@ -205,15 +207,16 @@ class Claim:
             self._sort(lease, leases, expired)
         if left:
             self._listing.untake()
-        return bool(found)
+        return bool(found) or left  # all that were claimed may be damaged, and were put aside
 
     def expire_segment(self, path: str) -> None:
         """Make dead letters of the jobs of a segment whose time to live is over. Raises OSError, as `expire`."""
-        now, left = self._clock.micros(), True
+        owner, entry, now, left = self._owner(), os.path.basename(path), self._clock.micros(), True
         while left:
-            found, left = self._segments.claim(self._owner(), os.path.basename(path), MOST_EXPIRED, expired_at=now)
-            self._expire([lease.token for lease in found])
-        self._segments.look_for_expiry(os.path.basename(path))
+            found, left = self._segments.claim(owner, entry, MOST_EXPIRED, expired_at=now)
+            if not self._expire([lease.token for lease in found]):
+                break  # they are claimed, and would be met again
+        self._segments.look_for_expiry(entry, owner.tag)
 
     def _foreign(self, entry: str, path: str) -> None:
         """Pass a name by: it is no job's, or that of a job which needs a newer worker; such a one is told."""
@@ -253,9 +256,16 @@ class Claim:
         self.look_again()  # it may have come after the rename
         self._setbacks.add(path, error)
 
-    def _expire(self, expired: list[Held]) -> None:
-        for held, error in self._settle.expire(expired):
+    def _expire(self, expired: list[Held]) -> bool:
+        """Return whether all are dead letters now. Raises OSError: one failed for a reason that is not its own."""
+        inside = {held: held.segment.entry for held in expired if held.segment is not None}
+        failed = self._settle.expire(expired)
+        for held, _ in failed:
+            if held in inside:
+                self._segments.keep_expired(inside[held])
+        for held, error in failed:
             self._set_back(held.path, error)
+        return not failed
 
     def look_again(self) -> None:
         """Something may lie in the own directory that is no lease: the next claim looks."""
@@ -321,7 +331,11 @@ class Claim:
             return
         owner = self._owner()
         self._look_at = time.monotonic() + LOOK
-        for entry in sorted(self._disk.listdir(owner.base)):
+        entries = self._disk.listdir(owner.base)
+        if any(map(copies.is_copy, entries)):  # of an expired job, whose lease is gone: nobody else comes back to it
+            copies.settle_copies(self._disk, owner, self._segments)
+            entries = self._disk.listdir(owner.base)
+        for entry in sorted(entries):
             name = names.parse(entry)
             path = f"{owner.base}/{entry}"
             if name is None or entry in owner.held:

@@ -251,7 +251,8 @@ class Listing:
         if names.priority_of(entry) > USUAL:
             return  # others that were not listed may come before it: the next listing finds it
         with self._lock:
-            self._returned.append(entry)
+            if entry not in self._returned:  # a segment comes back with each of its jobs
+                self._returned.append(entry)
 
     def skip_gone(self) -> None:
         """After two misses: others consume in the same order, so what is gone is a run from here.

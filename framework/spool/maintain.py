@@ -92,7 +92,7 @@ class Maintain:
             return False
         self._in_a_row, self._looks_at_ready = 0, not self._looks_at_ready
         try:
-            if self._looks_at_ready and self._census.buckets.first():
+            if self._looks_at_ready and (self._census.buckets.first() or self._census.segments.entries()):
                 self._turn_at = now
             due = self._census.minutes.first()
             if due and due <= names.minute_of(self._clock.micros()):
@@ -133,7 +133,7 @@ class Maintain:
         self._in_a_row = self._in_a_row + 1 if done else 0
         if self._in_a_row >= len(self.steps):
             self._in_a_row, now = 0, time.monotonic()
-            if not self._census.buckets.known:
+            if not self._census.buckets.known and not self._census.segments.known:
                 self._turn_at, self._drafts_at = now + IDLE_EVERY, now + DRAFTS_EVERY
         return done
 

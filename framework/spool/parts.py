@@ -94,13 +94,13 @@ class Parts:
     def close(self) -> None:
         """Lets go; what is held stays for a rescuer. Raises OSError."""
         self.enqueue.close()
+        self.segments.close()  # before the lock goes: nobody makes a copy of a job that a rescuer has
         try:
             if self._owner is not None:
                 life.end(self._disk, self._owner)
                 self._owner = None
         finally:
             self.rescue.forget()
-            self.segments.close()
             self.doorbell.close()
 
     def forget(self) -> None:

@@ -184,15 +184,15 @@ class Rescue:
                 raise
 
     def _collect(self, ward: Owner, orphans: list[Orphan]) -> None:
-        if not ward.searched:
-            copies.settle_copies(self._disk, ward, self._segments)
+        copied = ward.searched or copies.settle_copies(self._disk, ward, self._segments)
         for entry in sorted(self._disk.listdir(ward.base)):
             lease = self._setbacks.tried(f"{ward.base}/{entry}", lambda path: self._lease(ward, os.path.basename(path)))
             if lease is not None:
                 held: Held = lease.token
                 orphans.append(Orphan(lease, life.incarnation_of(ward.wid), ward.started.get(held.key)))
         if not ward.searched:
-            found, ward.searched = self._segments.collect(ward)
+            found, every = self._segments.collect(ward)
+            ward.searched = every and copied
             orphans += [Orphan(lease, life.incarnation_of(ward.wid), None) for lease in found]
 
     def _lease(self, ward: Owner, entry: str) -> Lease | None:

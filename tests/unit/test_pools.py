@@ -80,6 +80,8 @@ def test_settings_of_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
         ("POOLS__LIGHT__CONCURRENCY", "0", "concurrency=0: must be 1 or more"),
         ("POOLS__LIGHT__MAX_MEMORY", "much", "max_memory='much': write it as 512MiB, 2GiB or a number of bytes"),
         ("POOLS__LIHGT__WORKERS", "2", "no pool 'lihgt'; did you mean LIGHT?"),
+        ("POOLS__BIG__WORKERS", "2", "no pool 'big'; it is a queue: set WORKER_QUEUES__BIG__WORKERS"),
+        ("QUEUES__LIGHT__WORKERS", "2", "no queue 'light'; it is a pool: set WORKER_POOLS__LIGHT__WORKERS"),
         ("POOLS__LIGHT__WORKRES", "2", "no option 'workres'; did you mean workers?"),
         ("POOLS__LIGHT__TIMEOUT", "2", "no option 'timeout'"),
     ],
@@ -210,13 +212,13 @@ def taken(turns: Turns, jobs: Counter[str], limit: int) -> Sequence[Lease]:
 @pytest.mark.parametrize("limit", [1, 3, 16])
 def test_queues_that_are_full_share_by_their_weights(limit: int) -> None:
     turns = Turns({"a": 1, "b": 3, "empty": 50})
-    jobs = Counter(a=10**6, b=10**6)
+    jobs = Counter(a=5_000, b=5_000)
     ran = Counter(lease.queue for _ in range(400) for lease in taken(turns, jobs, limit))
     assert abs(ran["b"] - 3 * ran["a"]) <= 8 * limit
 
 
 def test_a_job_beside_a_flood_comes_at_the_next_claim() -> None:
-    turns, jobs = Turns(dict.fromkeys(("seldom", "flood"), 1)), Counter(flood=10**6)
+    turns, jobs = Turns(dict.fromkeys(("seldom", "flood"), 1)), Counter(flood=5_000)
     for _ in range(1000):
         taken(turns, jobs, 16)
     jobs["seldom"] += 1
@@ -224,9 +226,9 @@ def test_a_job_beside_a_flood_comes_at_the_next_claim() -> None:
 
 
 def test_a_queue_that_was_idle_has_saved_up_nothing() -> None:
-    turns, jobs = Turns({"a": 1, "b": 1}), Counter(a=10**6)
+    turns, jobs = Turns({"a": 1, "b": 1}), Counter(a=5_000)
     for _ in range(1000):
         taken(turns, jobs, 1)
-    jobs["b"] = 10**6
+    jobs["b"] = 5_000
     ran = Counter(lease.queue for _ in range(100) for lease in taken(turns, jobs, 1))
     assert abs(ran["a"] - ran["b"]) <= 2

@@ -157,6 +157,7 @@ def test_unknown_queue_with_a_retry_option_and_without_a_neighbour(monkeypatch: 
         ("START_METHOD", "threads", "'threads': input should be 'auto', 'fork' or 'spawn'"),
         ("NETWORK_FILE_SYSTEM", "7", "input should be a valid boolean"),
         ("QUEUES", "abc", "write it as JSON"),
+        ("POOLS", "light=5", "write it as JSON"),
         ("QUEUES__DELIVERIES", "abc", "set one variable for each option, WORKER_QUEUES__DELIVERIES__<OPTION>"),
         ("QUEUES__DELIVERIES__RETRY", "3", "WORKER_QUEUES__DELIVERIES__RETRY__<OPTION>"),
     ],

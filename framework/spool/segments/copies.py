@@ -13,8 +13,10 @@ directory decides, and settles the copies before the words: a word that it has c
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from framework.spool import frame, names
 from framework.spool.calls import HAS_SYNCFS
@@ -64,19 +66,35 @@ def forget(disk: Disk, held: Held) -> bool:
     return True
 
 
-def settle_copies(disk: Disk, ward: Owner, segments: Segments) -> None:
-    """Settle what a dead owner's copies are, before its words; by the holder of its lock. Raises OSError."""
-    for entry in disk.listdir(ward.base):
+def is_copy(entry: str) -> bool:
+    """Return whether an entry of an owner's directory has the name of a copy."""
+    return "~" in entry and _COPY.fullmatch(entry) is not None
+
+
+def settle_copies(disk: Disk, owner: Owner, segments: Segments) -> bool:
+    """Settle what an owner's copies are, before its words; by the holder of its lock. Return whether all are settled.
+
+    Those of leases are not touched: their settlement is on its way, perhaps in another thread. Raises OSError.
+    """
+    done = True
+    for entry in disk.listdir(owner.base):
         match = _COPY.fullmatch(entry)
         name = names.parse(match[1]) if match else None
-        if match is None or name is None or names.segment(match[2]) is None:
+        if match is None or name is None or names.segment(match[2]) is None or match[1] in owner.held:
             continue
-        now = segments.word(match[2], names.index_in_segment(name))
-        # Where the segment is gone, all in it was settled, and a copy goes before its job is settled in another way.
-        if now is None or now == word.moved(name.delivery, int(match[3], 16)):
-            disk.move(f"{ward.base}/{entry}", f"{ward.base}/{match[1]}")
-        else:
-            disk.unlink(f"{ward.base}/{entry}")
+        step = partial(_settle_copy, disk, segments, match, name)
+        done = segments.setbacks.tried(f"{owner.base}/{entry}", step) is not None and done
+    return done
+
+
+def _settle_copy(disk: Disk, segments: Segments, match: re.Match[str], name: names.Name, path: str) -> bool:
+    now = segments.word(match[2], names.index_in_segment(name))
+    # Where the segment is gone, all in it was settled, and a copy goes before its job is settled in another way.
+    if now is None or now == word.moved(name.delivery, int(match[3], 16)):
+        disk.move(path, f"{os.path.dirname(path)}/{match[1]}")
+    else:
+        disk.unlink(path)
+    return True
 
 
 def _tried(held: Held, step: Callable[[Held], bool], failed: list[tuple[Held, OSError]]) -> bool:
@@ -124,7 +142,12 @@ def _commit(held: Held) -> bool:
 
 
 def _place(disk: Disk, held: Held) -> bool:
-    disk.rename(_path(held), f"{held.owner.base}/{held.entry}")
+    target = f"{held.owner.base}/{held.entry}"
+    try:
+        disk.rename(_path(held), target)
+    except FileNotFoundError:  # an earlier call may have come so far
+        if disk.stat(target) is None:
+            raise
     held.inode = 0
     held.segment.store.leave(held)
     return True

@@ -89,6 +89,8 @@ class Segment:
 
         Code that closes all descriptors of its process leaves us numbers that are soon other files: no word goes there.
         """
+        if self.fd < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF), self.path)
         try:
             if self._disk.calls.fstat(self.fd).st_ino == self.inode:
                 return

@@ -97,7 +97,9 @@ def _record(index: int, job: Job) -> bytes:
     ident = job.id.encode("utf-8", "surrogatepass")
     headers = b"" if job.headers == _COMMON else _ENCODE(dict(job.headers)).encode("ascii")
     extras = b"" if job.extras is NONE else job.extras.text.encode("ascii")
-    if len(headers) > frame.MOST_HEADERS or len(job.payload) > frame.MOST_BODY:
+    # A job that fails gets a file of its own, whose headers hold all of these: an id takes up to six times its bytes.
+    headers_alone = len(headers) + len(extras) + 6 * len(ident) + 4096
+    if headers_alone > frame.MOST_HEADERS or len(job.payload) > frame.MOST_BODY:
         raise ValueError(f"job {job.id!r:.100} is too large: headers {len(headers)}, payload {len(job.payload)} bytes")
     fixed = _FIXED.pack(
         len(ident), len(headers), len(extras), len(job.payload), job.enqueued_at,

@@ -24,10 +24,12 @@ def open_segment(disk: Disk, path: str) -> Iterator[Segment]:
 def discard(disk: Disk, path: str, index: int) -> bool:
     """Delete a job that nobody has; False: it is gone, or somebody has it. Raises OSError."""
     try:
-        with open_segment(disk, path) as segment, segment.locked():
-            free = word.is_free(segment.word(index))
+        with open_segment(disk, path) as segment:
+            with segment.locked():
+                free = word.is_free(segment.word(index))
+                if free:
+                    segment.write(index, word.done(0, 0))
             if free:
-                segment.write(index, word.done(0, 0))
                 segment.flush()
             return free
     except (frame.Damaged, FileNotFoundError, Busy):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 
@@ -21,6 +21,7 @@ from framework.spool.segments import words as word
 from framework.spool.segments.file import Busy, Segment
 from framework.spool.setbacks import Setbacks
 
+KEEP = 5.0  # seconds
 MOST_IDLE = 8  # open segments of which no job is a lease here
 
 
@@ -33,11 +34,12 @@ class Segments:
 
     def __init__(self, disk: Disk, queue: QueueDir, counts: Counter[str], setbacks: Setbacks) -> None:
         self._disk = disk
-        self._setbacks = setbacks
+        self.setbacks = setbacks
         self._queue = queue
         self._counts = counts
         self._open: dict[str, Segment] = {}
         self._expiries: dict[str, float] = {}
+        self._kept: dict[str, float] = {}  # until when the expired jobs of a segment are let be, monotonic seconds
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -54,24 +56,36 @@ class Segments:
 
     # --- claims ------------------------------------------------------------------------------------------------
 
-    def claim(self, owner: Owner, entry: str, limit: int, *, expired_at: int | None = None) -> tuple[list[Lease], bool]:
+    def claim(
+        self, owner: Owner, entry: str, limit: int, *, now: int = 0, expired_at: int | None = None
+    ) -> tuple[list[Lease], bool]:
         """Return up to `limit` leases of a segment, and whether more could be claimed. Raises Newer, OSError.
 
         Args:
-            expired_at: only those whose time to live was over then, in microseconds since the epoch.
+            now: those whose time to live is over by then are let be where they could not leave the segment.
+            expired_at: only those whose time to live was over then. Both in microseconds since the epoch.
         """
+        kept = self._kept.get(entry, 0.0) > time.monotonic()
+        if expired_at is not None and kept:
+            return [], False
         with self._lock:
             segment = self._get(entry)
             if segment is None:
                 return [], False
-            if not self._pick(segment, segment.words(), owner.tag, None):
+            there = self._pick(segment, segment.words(), owner.tag)
+            if not there:
                 self._rest(segment, keep=False)
                 return [], False
             segment.load()  # before a word says that the jobs are ours: what cannot be read is nobody's
+            if expired_at is not None:
+                there = [i for i in there if self._expires(segment, i) <= expired_at]
+            elif kept:
+                there = [i for i in there if self._expires(segment, i) > now]
+            wanted = frozenset(there)
             try:
                 with segment.locked():
                     found = segment.words()
-                    picked = self._pick(segment, found, owner.tag, expired_at)
+                    picked = [i for i in self._pick(segment, found, owner.tag) if i in wanted]
                     left = len(picked) > limit
                     del picked[limit:]
                     taken = {
@@ -104,14 +118,16 @@ class Segments:
             raise failed
         return leases
 
-    def _pick(self, segment: Segment, found: Sequence[int], tag: int, expired_at: int | None) -> list[int]:
-        """Return the indexes that may be claimed, in order."""
-        picked = [
+    @staticmethod
+    def _pick(segment: Segment, found: Sequence[int], tag: int) -> list[int]:
+        """Return the indexes that may be claimed, in order: the free ones, and own ones that are no leases."""
+        return [
             i for i, one in enumerate(found) if word.is_free(one) or (word.is_of(one, tag) and i not in segment.held)
         ]
-        if expired_at is None:
-            return picked
-        return [i for i in picked if self._expires(segment, i) <= expired_at]
+
+    def keep_expired(self, entry: str) -> None:
+        """Let the expired jobs of a segment be for a while: they could not leave it, and others shall run."""
+        self._kept[entry] = time.monotonic() + KEEP
 
     @staticmethod
     def _expires(segment: Segment, index: int) -> float:
@@ -170,12 +186,9 @@ class Segments:
     def _word_of(held: Held) -> int:
         """Return the word as it is now; what is not ours is read again where it must be. Raises OSError."""
         segment: Segment = held.segment
-        try:
+        with contextlib.suppress(OSError):  # the number may be anything else by now
             if (now := segment.word(held.index)) == held.word:
                 return now
-        except OSError as error:
-            if error.errno not in (errno.EBADF, errno.EIO):
-                raise
         segment.check()
         return segment.word(held.index)
 
@@ -244,17 +257,19 @@ class Segments:
 
     def keep_expiries(self, entries: Sequence[str]) -> None:
         """Forget what is known of segments that are gone."""
+        if self._kept:
+            self._kept = {entry: self._kept[entry] for entry in entries if entry in self._kept}
         if self._expiries:
             self._expiries = {entry: self._expiries[entry] for entry in entries if entry in self._expiries}
 
-    def look_for_expiry(self, entry: str) -> None:
-        """Find out anew when the first of its jobs expires. Raises OSError."""
+    def look_for_expiry(self, entry: str, tag: int) -> None:
+        """Find out anew when the first of its jobs expires that an owner may claim. Raises OSError."""
         with self._lock:
             segment = self._get(entry)
             if segment is None:
                 return
-            free = [index for index, one in enumerate(segment.words()) if word.is_free(one)]
-            self._expiries[entry] = min((self._expires(segment, index) for index in free), default=math.inf)
+            there = self._pick(segment, segment.words(), tag)
+            self._expiries[entry] = min((self._expires(segment, index) for index in there), default=math.inf)
             if not segment.held:
                 self._rest(segment, keep=False)
 
@@ -292,7 +307,7 @@ class Segments:
         every = True
         for entry in self.entries():
             try:
-                found = self._setbacks.tried(self.path(entry), lambda path: self._collect(ward, os.path.basename(path)))
+                found = self.setbacks.tried(self.path(entry), lambda path: self._collect(ward, os.path.basename(path)))
             except OSError:
                 if not leases:
                     raise

@@ -36,6 +36,11 @@ class Words:
         self._known: dict[str, list[int]] = {}
         self._look_at = 0.0
 
+    @property
+    def known(self) -> bool:
+        """Return whether the last look found segments."""
+        return bool(self._entries)
+
     def entries(self) -> list[str]:
         """Return the names of all segments, oldest first. Raises OSError."""
         seen = self._names()
@@ -62,7 +67,10 @@ class Words:
         try:
             with self._disk.opened(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
                 data = self._disk.calls.pread(fd, size, 0)
-            bytes_of.head(data)
+            head, found = bytes_of.head(data), word.unpack(data[bytes_of.WORDS_AT :])
+            if head.jobs == len(found) == name.jobs:
+                return found
+            return [0] * name.jobs  # as damaged
         except FileNotFoundError:
             return None
         except frame.Damaged:  # a claim puts it aside
@@ -71,7 +79,6 @@ class Words:
             if error.errno not in jobfile.PLANTED:
                 self._setbacks.add(path, error)
             return [0] * name.jobs
-        return word.unpack(data[bytes_of.WORDS_AT :])
 
 
 class Upkeep:
@@ -115,9 +122,10 @@ class Upkeep:
             return
         self._free_unknown(entry, found)
         if self._disk.power and any(found) and self._flushed.get(entry) != found:
-            with self._disk.opened(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+            with suppress(FileNotFoundError), self._disk.opened(path, flags) as fd:  # its last job may have ended
                 self._disk.calls.fdatasync(fd)
-            self._flushed[entry] = found
+                self._flushed[entry] = found
 
     def _free_unknown(self, entry: str, found: list[int]) -> None:
         """After a power cut a word may name an owner of whom nothing is left: nobody else would ever free it.
