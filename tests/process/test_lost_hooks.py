@@ -212,7 +212,9 @@ def test_a_second_signal_waits_for_no_hook(tree: Tree) -> None:
 def test_hooks_end_with_their_supervisor(tree: Tree) -> None:
     """And what they have started; maintenance says what is not told any more."""
     start(tree, WORKER_DRAIN="2")
-    lose(tree, "daemon-1", *(f"sleeps-{number}" for number in range(5)))
+    lose(tree, "daemon-1")
+    tree.wait(lambda: tree.ran("child "), "a hook that starts a process")
+    lose(tree, *(f"sleeps-{number}" for number in range(5)))
     tree.wait(lambda: any(each.startswith("sleeps") for each in hooked(tree)), "a hook that hangs")
     tree.wait_event("attempt_lost", 6)
     slots = [slot for slot in tree.slots() if slot.pid]
