@@ -66,6 +66,7 @@ class QueueOptions:
     def __post_init__(self) -> None:
         check_name(self.name)
         _check_numbers(self, workers=0, concurrency=1, max_payload_bytes=1)
+        _check_whole("weight", self.weight)
         if not 1 <= self.weight <= MOST_WEIGHT:
             raise ValueError(f"weight={self.weight}: must be 1 to {MOST_WEIGHT}")
         _check_limits(self, "max_length", "max_jobs_per_process", "max_memory")
@@ -126,9 +127,8 @@ def in_pool(queue: QueueOptions, pool: PoolOptions) -> QueueOptions:
 
 
 def _check_numbers(options: QueueOptions | PoolOptions, **least: int) -> None:
-    for name in (*least, *("weight",) * isinstance(options, QueueOptions)):
-        _check_whole(name, getattr(options, name))
     for name, value in least.items():
+        _check_whole(name, getattr(options, name))
         if getattr(options, name) < value:
             raise ValueError(f"{name}={getattr(options, name)}: must be {value} or more")
     for name, most in (("workers", MOST_WORKERS), ("concurrency", MOST_CONCURRENCY)):

@@ -11,7 +11,7 @@ from types import SimpleNamespace, UnionType
 from typing import Any, ClassVar
 
 from framework.app.callables import bare, gives_coroutine, wrapped_by_contextlib
-from framework.app.inheritance import check_attribute, check_method, marks_of, place_of_function, position_of
+from framework.app.inheritance import check_method, declared, marks_of, place_of_function, position_of
 from framework.app.pools import check_kinds, collect_pools
 from framework.errors import DeclarationError
 from framework.job import Context as Context
@@ -127,14 +127,7 @@ def check_hooks(cls: type[WorkerApp]) -> None:
 
 def collect_queues(cls: type[WorkerApp]) -> dict[str, Queue[Any]]:
     """Queues by attribute, base classes first. Raises DeclarationError."""
-    queues: dict[str, Queue[Any]] = {}
-    for base in reversed(cls.__mro__):
-        for attribute, value in vars(base).items():
-            if isinstance(value, Queue):
-                check_attribute(cls, attribute)
-                queues[attribute] = value
-            elif attribute in queues:
-                del queues[attribute]
+    queues: dict[str, Queue[Any]] = declared(cls, Queue)
     by_name: dict[str, tuple[str, Queue[Any]]] = {}
     for attribute, queue in queues.items():
         _ = queue.payload_type

@@ -9,13 +9,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, TypeVar
 
 from framework.app.callables import bare
 from framework.errors import DeclarationError
 from framework.places import place_of
 from framework.pools import Pool
 from framework.queues import Queue
+
+D = TypeVar("D", Queue[Any], Pool)
 
 
 def marks_of(value: object) -> Sequence[Queue[Any]]:
@@ -36,7 +38,20 @@ def position_of(fn: Any) -> tuple[str, int]:
     return (code.co_filename, code.co_firstlineno) if code else ("?", 0)
 
 
-def check_attribute(cls: type, attribute: str) -> None:
+def declared(cls: type, kind: type[D]) -> dict[str, D]:
+    """Return the class attributes of a kind, Queue or Pool, base classes first. Raises DeclarationError."""
+    found: dict[str, D] = {}
+    for base in reversed(cls.__mro__):
+        for attribute, value in vars(base).items():
+            if isinstance(value, kind):
+                _check_attribute(cls, attribute)
+                found[attribute] = value
+            elif attribute in found:
+                del found[attribute]
+    return found
+
+
+def _check_attribute(cls: type, attribute: str) -> None:
     """Refuse an attribute by which two siblings mean different queues or pools. Raises DeclarationError."""
     first, *others = (base for base in cls.__mro__ if attribute in vars(base))
     value = vars(first)[attribute]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-from framework.app.inheritance import check_attribute
+from framework.app.inheritance import declared
 from framework.errors import DeclarationError
 from framework.pools import Pool
 from framework.queues import Queue
@@ -30,14 +30,7 @@ def collect_pools(cls: type, queues: Mapping[str, Queue[Any]]) -> dict[str, Pool
     Args:
         queues: those of the class, by attribute.
     """
-    pools: dict[str, Pool] = {}
-    for base in reversed(cls.__mro__):
-        for attribute, value in vars(base).items():
-            if isinstance(value, Pool):
-                check_attribute(cls, attribute)
-                pools[attribute] = value
-            elif attribute in pools:
-                del pools[attribute]
+    pools = declared(cls, Pool)
     _check_names(cls, pools, queues)
     for attribute, queue in queues.items():
         if queue.pool is not None and all(queue.pool is not pool for pool in pools.values()):

@@ -229,11 +229,9 @@ def _segment_in_vain(life: Life) -> None:
     life.enqueue("f")
 
 
-def _segment_too_many(life: Life) -> None:
-    """As one too many: what is taken back stays away."""
-    life.ours.update(("first", "second", "third"))
+def _come_before_the_rename(life: Life) -> None:
+    """Let another producer's job come between the next enqueue's count and its rename."""
     rival = life.born()
-    in_segments(life.mine)
     came = False
 
     def hook(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Callable[..., Any]) -> Any:
@@ -245,6 +243,13 @@ def _segment_too_many(life: Life) -> None:
         return real(*args, **kwargs)
 
     life.hook = hook
+
+
+def _segment_too_many(life: Life) -> None:
+    """As one too many: what is taken back stays away."""
+    life.ours.update(("first", "second", "third"))
+    in_segments(life.mine)
+    _come_before_the_rename(life)
     try:
         life.mine.enqueue([job("second", queue="small"), job("third", queue="small")])
     except QueueFull:
@@ -277,18 +282,7 @@ def _late_error(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: 
 def _one_too_many(life: Life) -> None:
     """Another producer's job comes between the count and the rename; it is claimed from a queue of its own name."""
     life.ours.update(("first", "second"))
-    rival = life.born()
-    came = False
-
-    def hook(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Callable[..., Any]) -> Any:
-        nonlocal came
-        if name == "rename" and not came:
-            came = True
-            rival.enqueue([job("first", queue="small")])
-            life.promise("there", "first")
-        return real(*args, **kwargs)
-
-    life.hook = hook
+    _come_before_the_rename(life)
     try:
         life.mine.enqueue([job("second", queue="small")])
     except QueueFull:

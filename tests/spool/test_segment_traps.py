@@ -23,15 +23,20 @@ from .segmented import MANY, segments, stored, words_of
 from .world import broker, census, claim, dead_owner, failure, heal, ids, in_segments, job, one
 
 
-def test_a_copy_that_the_word_does_not_name_is_nobodys(root: Path) -> None:
-    """Trap: "the word says moved" is not enough, the word names its copy."""
+def a_copy_of_the_dead(root: Path) -> tuple[Path, names.SegmentName]:
+    """Leave a segment of `a` and `b` of which a dead owner had `a`, and a copy of that; return the segment."""
     dead_owner(root, lambda mine: (in_segments(mine).enqueue([job("a"), job("b")]), claim(mine, limit=1)))
     (path,) = segments(root)
     (base,) = [found for found in (root / "jobs/claimed").iterdir() if found.is_dir()]
     name = names.segment(path.name)
     assert name is not None
-    held = name.of_job(0, 1, None)
-    (base / f".{held}~{path.name}~{5:09x}").write_bytes(frame.encode(job("a")))
+    (base / f".{name.of_job(0, 1, None)}~{path.name}~{5:09x}").write_bytes(frame.encode(job("a")))
+    return path, name
+
+
+def test_a_copy_that_the_word_does_not_name_is_nobodys(root: Path) -> None:
+    """Trap: "the word says moved" is not enough, the word names its copy."""
+    path, _ = a_copy_of_the_dead(root)
     data = bytearray(path.read_bytes())
     data[bytes_of.WORDS_AT : bytes_of.WORDS_AT + 8] = words.pack([words.moved(1, 6)])
     path.write_bytes(bytes(data))
@@ -80,12 +85,7 @@ def test_the_copies_of_the_dead_are_settled_before_their_words(root: Path) -> No
 
 def test_a_copy_whose_segment_is_gone_is_the_job(root: Path) -> None:
     """All in it was settled, and a copy is removed before its job is settled in another way."""
-    dead_owner(root, lambda mine: (in_segments(mine).enqueue([job("a"), job("b")]), claim(mine, limit=1)))
-    (path,) = segments(root)
-    (base,) = [found for found in (root / "jobs/claimed").iterdir() if found.is_dir()]
-    name = names.segment(path.name)
-    assert name is not None
-    (base / f".{name.of_job(0, 1, None)}~{path.name}~{5:09x}").write_bytes(frame.encode(job("a")))
+    path, _ = a_copy_of_the_dead(root)
     path.unlink()
     mine = heal(root)
     assert dict(census(mine)) == {"a": 1}
@@ -94,12 +94,7 @@ def test_a_copy_whose_segment_is_gone_is_the_job(root: Path) -> None:
 
 def test_a_copy_waits_for_a_segment_whose_rename_a_cut_has_undone(root: Path) -> None:
     """Trap: it is in tmp, not gone; its word tells. Verified: without the look there, `a` is there twice."""
-    dead_owner(root, lambda mine: (in_segments(mine).enqueue([job("a"), job("b")]), claim(mine, limit=1)))
-    (path,) = segments(root)
-    (base,) = [found for found in (root / "jobs/claimed").iterdir() if found.is_dir()]
-    name = names.segment(path.name)
-    assert name is not None
-    (base / f".{name.of_job(0, 1, None)}~{path.name}~{5:09x}").write_bytes(frame.encode(job("a")))
+    path, name = a_copy_of_the_dead(root)
     path.rename(root / "jobs/tmp" / str(name._replace(stamp=f"{int(name.stamp) - 9:020d}")))
     mine = broker(root)
     mine.rescue()

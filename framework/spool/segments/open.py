@@ -77,11 +77,7 @@ class Segments:
                 self._rest(segment, keep=False)
                 return [], False
             segment.load()  # before a word says that the jobs are ours: what cannot be read is nobody's
-            if expired_at is not None:
-                there = [i for i in there if self._expires(segment, i) <= expired_at]
-            elif kept:
-                there = [i for i in there if self._expires(segment, i) > now]
-            wanted = frozenset(there)
+            wanted = self._wanted(segment, there, now if kept else None, expired_at)
             try:
                 with segment.locked():
                     found = segment.words()
@@ -117,6 +113,14 @@ class Segments:
         if failed is not None and not leases:
             raise failed
         return leases
+
+    def _wanted(self, segment: Segment, there: Sequence[int], after: int | None, until: int | None) -> frozenset[int]:
+        """Return those of these indexes whose time to live ends after the one moment, or until the other."""
+        if until is not None:
+            return frozenset(i for i in there if self._expires(segment, i) <= until)
+        if after is not None:
+            return frozenset(i for i in there if self._expires(segment, i) > after)
+        return frozenset(there)
 
     @staticmethod
     def _pick(segment: Segment, found: Sequence[int], tag: int) -> list[int]:
