@@ -191,6 +191,11 @@ class MemoryBroker:
         else:
             self.store.move(row, "ready", now=self._clock())
 
+    def lost(self, leases: Sequence[Lease]) -> list[Lease]:
+        """Those that a rescuer has, or that were settled."""
+        with self.store.lock:
+            return [lease for lease in leases if not self._holds(lease)]
+
     def _each(self, leases: Sequence[Lease], acts: Sequence[Callable[[Row], None]]) -> None:
         lost = []
         with self.store.lock:

@@ -163,6 +163,10 @@ class SpoolBroker:
         """A rename back."""
         self._spool.settlements.release(leases, delay)
 
+    def lost(self, leases: Sequence[Lease]) -> Sequence[Lease]:
+        """None: a claim ends with its owner's lock, which the kernel keeps."""
+        return ()
+
     def rescue(self) -> Sequence[Rescued]:
         """While they are settled this process holds the dead one's lock."""
         return [_rescued(orphan) for orphan in self._spool.rescue()]
