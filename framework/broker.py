@@ -46,18 +46,18 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """Counts of jobs in each state; what an engine cannot know is None, never 0.
+    """Counts of jobs in each state; what an engine cannot know is None, never 0: so is what it does not say.
 
     Attributes:
         oldest_age: of the oldest ready job, in seconds since it was eligible; 0 where none is ready.
     """
 
-    ready: int | None = 0
-    delayed: int | None = 0
-    in_flight: int | None = 0
-    dead: int | None = 0
-    bad: int | None = 0
-    oldest_age: float | None = 0.0
+    ready: int | None = None
+    delayed: int | None = None
+    in_flight: int | None = None
+    dead: int | None = None
+    bad: int | None = None
+    oldest_age: float | None = None
 
     @property
     def jobs_at_rest(self) -> int:
@@ -68,6 +68,9 @@ class QueueStats:
     def jobs(self) -> int:
         """Return how many jobs there are at least, in any state."""
         return self.jobs_at_rest + (self.in_flight or 0) + (self.bad or 0)
+
+
+NO_JOBS = QueueStats(0, 0, 0, 0, 0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
