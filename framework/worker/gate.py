@@ -52,6 +52,8 @@ class Gate:
     Attributes:
         failures: calls that have failed in a row; failing_since: monotonic seconds.
         doubtful: the engine fails, and the state of this process would explain it.
+        on_lost: takes a lease that has become another worker's while its handler runs, again and again until that ends.
+            In any thread.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Gate:
         self._waiters: ThreadPoolExecutor | None = None
         self.failures, self.failing_since = 0, 0.0
         self.doubtful = False
+        self.on_lost: Callable[[Lease], object] = lambda lease: None
 
     # --- claiming and starting --------------------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ class SyncWorker:
             told=lambda: core.told() and not core.leave,
             stood_still=lambda: core.board.stood_still,
         )
+        core.gate.on_lost = self._interrupts.lose
         self._claims = Claims(core.gate.give_back, claim_seconds=lambda: core.gate.claim_seconds)
         self._look_at = 0.0
 
@@ -109,7 +110,7 @@ class SyncWorker:
         if not core.begin(attempt, 0):
             return
         self._claims.started()
-        self._interrupts.limit(executor.options.timeout, min(PATIENCE, executor.options.kill_after / 2))
+        self._interrupts.limit(executor.options.timeout, min(PATIENCE, executor.options.kill_after / 2), lease)
         outcome = executor.run(attempt, call=self._interrupts.call)
         self._claims.ended()
         if self._put_back.after_job() or not self._claims.quick:
