@@ -211,6 +211,17 @@ def test_kill_9_charges_all_that_ran_and_nothing_that_waited(tree: Tree) -> None
     tree.close()
 
 
+def test_a_worker_in_whose_place_a_job_executes_a_program_is_replaced(tree: Tree) -> None:
+    """Regression: its jobs were rescued, and nobody ran them until their own deadlines were over."""
+    tree.enqueue(jobs, Task(do="execute", key="execute", until=1))
+    begin(tree, WORKER_QUEUES__JOBS__TIMEOUT="600")
+    tree.wait_ledger("end execute 2")
+    [exited] = [event for event in tree.events("process_exited") if event["slot"] == "jobs/0"]
+    assert exited["reason"] == "crashed"
+    assert tree.events("process_killed", why="another program was executed in its place")
+    assert tree.stop() == 0
+
+
 def test_what_ends_a_process_ends_only_the_job(tree: Tree) -> None:
     began = [tree.enqueue(jobs, Task(do=do, key=do, until=1)) for do in ("sysexit", "signal", "fork_back", "fail")]
     begin(tree, WORKER_QUEUES__JOBS__TIMEOUT="30")

@@ -104,6 +104,8 @@ class Threads(WorkerApp):
                     one.recv(1)
             case "regex":  # a computation in C that keeps the interpreter for years
                 re.match("(a+)+$", "a" * 64 + "b")
+            case "execute":
+                os.execv("/bin/sleep", ["sleep", "600"])
             case "error_text":
                 raise Silent()
             case "fork_back":  # the child comes back out of the handler
