@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from framework.broker import VERBS, Broker
-from framework.errors import EngineUnavailable, LeaseLost
+from framework.errors import EngineUnavailable, LeaseLost, answer
 from framework.events import (
     EngineFailed,
     EngineRecovered,
@@ -97,8 +97,8 @@ class Gate:
             return ()
         try:
             leases = self._broker.claim(self._turns.order, limit=limit, wait=wait)
-        except EngineUnavailable as error:
-            self._failed("claim", error)
+        except Exception as error:
+            self._failed("claim", answer(error))
             return ()
         self._recovered("claim")
         self._stuck.tell()
@@ -165,8 +165,8 @@ class Gate:
         started, settlement = time.monotonic(), Settlement(lease, outcome)
         try:
             self._broker.settle((settlement,))
-        except (LeaseLost, EngineUnavailable) as error:
-            self._in_part([Unsettled(settlement, row)], error)
+        except Exception as error:
+            self._in_part([Unsettled(settlement, row)], answer(error))
             return
         self._ledger.free(lease)
         if self.failures or self._failing:
@@ -229,8 +229,8 @@ class Gate:
         started = time.monotonic()
         try:
             call()
-        except (LeaseLost, EngineUnavailable) as error:
-            items = self._in_part(items, error)
+        except Exception as error:
+            items = self._in_part(items, answer(error))
         if items:
             self._settled(items, started)
 
