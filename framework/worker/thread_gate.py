@@ -34,7 +34,6 @@ class ThreadGate(Gate):
     def __init__(self, broker: Broker, *arguments: Any, **options: Any) -> None:
         super().__init__(broker, *arguments, **options)
         self._delay = broker.features.settle_delay
-        self._buffer: deque[Unsettled] = deque()
         self._thread = EngineThread(broker.wake, self._flush)
         self._retrying = False
         self._durations: deque[float] = deque([0.0], maxlen=16)  # of claims that found something
@@ -62,9 +61,9 @@ class ThreadGate(Gate):
 
     def settle(self, lease: Lease, outcome: Outcome, row: int | None = None) -> None:
         """Put a settlement to the others, and see that they are made in time."""
-        first = not self._buffer
-        self._buffer.append(Unsettled(Settlement(lease, outcome), row))
-        if outcome.kind is not Kind.SUCCEEDED or len(self._buffer) >= MOST or not self._delay:
+        first = not self._later
+        self._later.append(Unsettled(Settlement(lease, outcome), row))
+        if outcome.kind is not Kind.SUCCEEDED or len(self._later) >= MOST or not self._delay:
             self.flush()
         elif first:
             self._thread.by(time.monotonic() + self._delay)
@@ -73,6 +72,10 @@ class ThreadGate(Gate):
             else:
                 self.later(self._delay, self._thread.step_aside)
 
+    def settle_soon(self, lease: Lease, outcome: Outcome, row: int) -> None:
+        """As `settle`: it waits for others anyhow."""
+        self.settle(lease, outcome, row)
+
     def give_back(self, leases: Sequence[Lease]) -> None:
         """Release unstarted leases in the thread, soon."""
         if leases:
@@ -80,7 +83,7 @@ class ThreadGate(Gate):
 
     def flush(self) -> None:
         """Have settled now what waits to be settled with others."""
-        if self._buffer:
+        if self._later:
             self._thread.by(time.monotonic())
             self._thread.step_aside()
 
@@ -91,7 +94,7 @@ class ThreadGate(Gate):
         if self._unsettled and not self._retrying and self._unsettled.is_due():
             self._retrying = True
             self._thread.tell(self._retry)
-        return not (self._buffer or self._thread.busy or self._unsettled)  # in this order: nothing slips through
+        return not (self._later or self._thread.busy or self._unsettled)  # in this order: nothing slips through
 
     def close(self) -> None:
         """Settle what waits, and end the thread."""
@@ -115,11 +118,11 @@ class ThreadGate(Gate):
 
     def _flush(self) -> None:
         items: list[Unsettled] = []
-        while self._buffer and len(items) < MOST:
-            items.append(self._buffer.popleft())
+        while self._later and len(items) < MOST:
+            items.append(self._later.popleft())
         if items:
             self._settle(items)
-        if self._buffer:
+        if self._later:
             self._thread.by(time.monotonic())
 
     def _retry(self) -> None:
