@@ -222,12 +222,13 @@ class WorkerCore:
         self._ledger.told(attempt.lease)
         self.rows[row].ended()
 
-    def finish(self, attempt: Attempt, row: int) -> None:
-        """Settle, free the row."""
+    def finish(self, attempt: Attempt, row: int, *, soon: bool = False) -> None:
+        """Settle, free the row. Args: soon: a success may wait for the next flush."""
         outcome = attempt.ended
         self.has_run(attempt, row)
         self.tick()  # a job may take long: the time without a turn begins here
-        self.gate.settle(attempt.lease, outcome, row)
+        settle = self.gate.settle_soon if soon else self.gate.settle
+        settle(attempt.lease, outcome, row)
         self.rows[row].clear()
         self.used -= 1
         self.jobs += 1
