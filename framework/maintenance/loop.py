@@ -110,6 +110,7 @@ class Maintenance:
         like a hang to the supervisor.
         """
         now = self._beat()
+        self._board.try_to_publish()
         rescued = self._rescue() if now >= self._rescue_at else True
         self._beat()
         maintained = self._try("maintain", lambda: self._broker.maintain(seconds=STEP))
