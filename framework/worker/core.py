@@ -192,6 +192,7 @@ class WorkerCore:
             self._next_memory_check = time.monotonic() + 0.1
             if resident() > limit:
                 self.leave.leave("max_memory")
+                self.gate.wake()  # a claim may wait for long
 
     def room(self, running: int = 0) -> int | None:
         """Jobs that this process may still start besides those that run; None = no limit."""
@@ -278,6 +279,7 @@ class WorkerCore:
             rows += [row.row for row in self.board.busy_rows(self.index) if row.row == self.blamed()]
             self.board.set_ruin(self.index, cause, rows[0] if rows else None)
             self.leave.leave(f"ruined: {cause}")
+            self.gate.wake()
 
 
 def _deadlines(options: QueueOptions) -> tuple[int, int]:
