@@ -41,7 +41,7 @@ def test_a_worker_of_this_version_says_that_it_reads_them(root: Path) -> None:
     mine = broker(root, durability="process")
     claim(mine)
     mine.maintain()
-    assert (root / "jobs" / "segmented").exists()
+    assert (root / "jobs" / "segmented.2").exists()
     mine.close()
 
 
@@ -70,10 +70,10 @@ def test_a_worker_of_the_version_before_ends_it(root: Path, older: Path, monkeyp
     producer.enqueue([job(job_id) for job_id in MANY])
     assert segments(root) == []
     mine.maintain()
-    assert not (root / "jobs" / "segmented").exists()
+    assert not (root / "jobs" / "segmented.2").exists()
     mine.rescue()
     mine.maintain()
-    assert (root / "jobs" / "segmented").exists()
+    assert (root / "jobs" / "segmented.2").exists()
     mine.close()
     producer.close()
 

@@ -211,7 +211,7 @@ def test_a_removed_directory_of_claims_is_made_again(root: Path) -> None:
 
 
 def test_without_locks_of_ranges_the_file_is_locked(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file, "_OFD", None)
+    monkeypatch.setattr(file, "OFD", None)
     mine, other = stored(root), broker(root, durability="process")
     (path,) = segments(root)
     disk = other._spool._disk

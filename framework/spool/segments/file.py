@@ -1,4 +1,4 @@
-"""One open segment: its words, its records, and its claim lock.
+"""A segment that this process has open: its words, its records, and its claim lock.
 
 The claim lock is one byte of the file, locked by the open file (OFD): it belongs to no process, so a probe by another
 thread's descriptor does not free it, and a killed claimer's lock is gone. Systems without such locks lock the file.
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 
 WAIT = 0.002  # seconds for the claim lock, which is held for some microseconds: a stopped holder must not stop others
 CLAIMS = 0  # the locked byte
-_OFD = getattr(fcntl, "F_OFD_SETLK", None)  # macOS: None
+OFD = getattr(fcntl, "F_OFD_SETLK", None)  # macOS: None
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
 _LOCK = struct.Struct("hhqqi4x")
+_LIKELY = 2048  # bytes that a record may well have
 
 
 class Busy(Exception):
@@ -158,10 +159,10 @@ class Segment:
 
     def _lock(self, kind: int, whole: int) -> bool:
         try:
-            if _OFD is None:
+            if OFD is None:
                 self._disk.calls.flock(self.fd, whole | fcntl.LOCK_NB)
             else:
-                self._disk.calls.fcntl(self.fd, _OFD, _LOCK.pack(kind, os.SEEK_SET, CLAIMS, 1, 0))  # type: ignore[arg-type]
+                self._disk.calls.fcntl(self.fd, OFD, _LOCK.pack(kind, os.SEEK_SET, CLAIMS, 1, 0))  # type: ignore[arg-type]
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):
                 return False
@@ -172,12 +173,12 @@ class Segment:
 
     def job(self, index: int) -> Job:
         """Return the job of an index. Raises Damaged, OSError."""
-        self.load()
+        self.load(index + 1)
         return bytes_of.decode(self._data, self._offsets[index], self.head.queue)
 
     def record(self, index: int) -> bytes:
         """Return the bytes of a record up to the next one that can be found, for bad/. Raises OSError."""
-        self.load()
+        self.load(self.head.jobs)
         begin = self._offsets[index]
         later = [at for at in self._offsets[index + 1 :] if at >= 0]
         before = [at for at in self._offsets[:index] if at >= 0]
@@ -187,11 +188,21 @@ class Segment:
 
     def whole(self) -> list[bool]:
         """Return of each index whether its record is as it was written. Raises OSError."""
-        self.load()
+        self.load(self.head.jobs)
         return [bytes_of.is_whole(self._data, at) for at in self._offsets]
 
-    def load(self) -> None:
-        """Read the records, once: they never change. Raises OSError."""
-        if not self._offsets:
-            self._data = self._disk.calls.pread(self.fd, self.head.size - self.head.data_at, self.head.data_at)
-            self._offsets = bytes_of.walk(self._data, self.head.jobs)
+    def load(self, upto: int) -> None:
+        """Read the records before an index, each once: they never change. Raises OSError."""
+        known, upto = len(self._offsets), upto if self.head.grows else self.head.jobs
+        if known >= upto:
+            return
+        last = self._offsets[-1] if known else -1
+        if last >= 0 and upto < self.head.jobs:  # only what has come since; where that is damaged, all anew
+            at = bytes_of.end(self._data, last)
+            more = self._disk.calls.pread(self.fd, (upto - known) * _LIKELY, self.head.data_at + at)
+            found = bytes_of.walk(data := self._data[:at] + more, upto, known, at)[known:]
+            if -1 not in found:
+                self._data, self._offsets = data, self._offsets + found
+                return
+        self._data = self._disk.calls.pread(self.fd, self.head.size - self.head.data_at, self.head.data_at)
+        self._offsets = bytes_of.walk(self._data, upto)
