@@ -12,7 +12,7 @@ import errno
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from framework.errors import EnqueueFailed, PayloadTooLarge
+from framework.errors import EnqueueFailed, PayloadTooLarge, QueueFull
 from framework.extras import USUAL
 from framework.job import Job, JobId
 from framework.spool import frame, ids, names
@@ -131,14 +131,24 @@ class Enqueue:
                 records = None if here.segment is None else here.segment.takes(jobs)
             if here.segment is None or records is None:
                 here.close()
-                self._put_segment(jobs, done, here.slots(jobs))
-            else:
-                self._put_records(here.segment, jobs, records, done)
+                return self._open(jobs, done)
+            self._put_records(here.segment, jobs, records, done)
         except BaseException:  # also Ctrl-C: what nobody was promised stands where the next job would be
             here.close()
             raise
         finally:
             here.leave()
+        return True
+
+    def _open(self, jobs: Sequence[Job], done: list[JobId]) -> bool:
+        """Stores them in a new segment; False: where the disk has no room for it, there may be some for the jobs."""
+        before = len(done)
+        try:
+            self._put_segment(jobs, done, self._appender.slots(jobs))
+        except (QueueFull, EnqueueFailed):
+            if len(done) > before:
+                raise
+            return False
         return True
 
     def _put_records(self, segment: Open, jobs: Sequence[Job], records: bytes, done: list[JobId]) -> None:
@@ -184,6 +194,7 @@ class Enqueue:
                     here = self._appender
                     here.begin(Open(self._disk, drafts[0], len(jobs), end, len(data), age=here.age))
                     drafts.clear()
+            close(self._disk, drafts)  # where only whole files can be locked, nobody claims before
             self._take_back_excess(jobs, path, 0, done, count_again=count_again)
         finally:
             close(self._disk, drafts)

@@ -239,7 +239,7 @@ def test_alone_each_refusal_is_as_it_was(root: Path) -> None:
     jobs = Queue[str]("jobs")
     with jobs.connected(producer):
         jobs.enqueue("warm")
-        seam.arm(fail_calls(errno.EIO, "fsync"))
+        seam.arm(fail_calls(errno.EIO, "write"))
         with pytest.raises(EnqueueFailed) as failed:
             jobs.enqueue("n")
         assert failed.value.enqueued == ()

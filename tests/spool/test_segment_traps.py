@@ -236,12 +236,13 @@ def test_no_word_goes_into_a_file_that_has_the_descriptors_number(root: Path) ->
     os.dup2(foreign, number)
     rest = claim(mine, limit=100)
     assert ids(rest) == MANY[5:]
-    os.dup2(foreign, segment.fd)
+    os.dup2(foreign, segment_fd := segment.fd)
     ack(mine, [*leases, *rest])
     assert other.read_bytes() == bytes(9000)
     assert segments(root) == []
-    os.close(number)
-    os.close(foreign)
+    assert os.fstat(segment_fd).st_size == 9000, "it was not ours to close"
+    for fd in {number, segment_fd, foreign}:
+        os.close(fd)
     mine.close()
 
 

@@ -67,10 +67,7 @@ class Open:
         return self.retired or time.monotonic() >= self._until
 
     def is_ours(self) -> bool:
-        """Return whether the descriptor is this file, and the file has a name.
-
-        Code that closes all descriptors of its process leaves us numbers that are soon somebody else's files.
-        """
+        """Return whether the descriptor is this file, and the file has a name."""
         try:
             found = self._disk.calls.fstat(self._fd)
         except OSError:
@@ -126,10 +123,10 @@ class Open:
 
     def close(self) -> None:
         """No further job comes. Whatever fails here, maintenance does once the lock is gone."""
-        if not self.is_ours():  # its lock is gone, or is when nobody has the file any more
-            flocks.forget(self._fd)
-            return
         with contextlib.suppress(OSError):
+            if not flocks.is_file(self._disk.calls, self._fd, self._file):
+                flocks.forget(self._fd)
+                return
             self._say_done()
             size = word.SIZE * self._name.jobs
             if all(map(word.is_settled, word.unpack(self._disk.calls.pread(self._fd, size, bytes_of.WORDS_AT)))):

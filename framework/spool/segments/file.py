@@ -6,6 +6,7 @@ thread's descriptor does not free it, and a killed claimer's lock is gone. Syste
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -42,12 +43,12 @@ class Segment:
 
     Attributes:
         path, entry: of the file, relative to the root, and its name. name: what that says.
-        fd: descriptor, kept from forked children. inode: of the file.
+        fd: descriptor, kept from forked children. file: its device and inode. inode: the latter.
         head: what its head says.
         held: indexes that are leases of this process. store: whose it is.
     """
 
-    __slots__ = ("_data", "_disk", "_offsets", "entry", "fd", "head", "held", "inode", "name", "path", "store")
+    __slots__ = ("_data", "_disk", "_offsets", "entry", "fd", "file", "head", "held", "inode", "name", "path", "store")
 
     def __init__(self, disk: Disk, path: str, store: Segments | None = None) -> None:
         """Opens it. Raises Damaged, Newer, OSError."""
@@ -56,19 +57,20 @@ class Segment:
         assert name is not None, entry
         self._disk, self.path, self.entry, self.name, self.store = disk, path, entry, name, store
         self.held: set[int] = set()
+        self.file = -1, -1
         self._data: bytes = b""
         self._offsets: list[int] = []
         try:
-            self.fd = flocks.keep(disk.open(path, _OPEN))
+            self.fd = flocks.keep(self._opened())
         except OSError as error:
             if error.errno in jobfile.PLANTED:
                 raise jobfile.Planted from None
             raise
         try:
             found = disk.calls.fstat(self.fd)
+            self.file, self.inode = (found.st_dev, found.st_ino), found.st_ino
             if not stat.S_ISREG(found.st_mode):
                 raise jobfile.Planted
-            self.inode = found.st_ino
             self.head = bytes_of.head(disk.calls.pread(self.fd, bytes_of.WORDS_AT, 0))
             if self.head.jobs != name.jobs or found.st_size < self.head.data_at:
                 raise frame.Damaged(f"{self.head.jobs} jobs in {found.st_size} bytes: not what its name says")
@@ -78,29 +80,36 @@ class Segment:
 
     def close(self) -> None:
         """Lets the file go. Idempotent."""
-        if self.fd >= 0:
-            flocks.drop(self._disk.calls, self.fd)
-            self._disk.reserve()
-            self.fd = -1
+        fd, self.fd = self.fd, -1
+        if fd < 0:
+            return
+        with contextlib.suppress(OSError):
+            if not flocks.is_file(self._disk.calls, fd, self.file):
+                flocks.forget(fd)
+                return
+        flocks.drop(self._disk.calls, fd)
+        self._disk.reserve()
+
+    def _opened(self) -> int:
+        """Return a descriptor; one that is kept leaves the spare one to those that are not. Raises OSError."""
+        if self.store is None:
+            return self._disk.open(self.path, _OPEN)
+        return self._disk.calls.open(self.path, _OPEN | os.O_CLOEXEC, 0o600, dir_fd=self._disk.fd)
 
     # --- words -------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
         """Open the file again where the descriptor is somebody else's by now. Raises OSError.
 
-        Code that closes all descriptors of its process leaves us numbers that are soon other files: no word goes there.
+        No word goes into another file.
         """
         if self.fd < 0:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF), self.path)
-        try:
-            if self._disk.calls.fstat(self.fd).st_ino == self.inode:
-                return
-        except OSError as error:
-            if error.errno != errno.EBADF:
-                raise
+        if flocks.is_file(self._disk.calls, self.fd, self.file):
+            return
         flocks.forget(self.fd)
-        self.fd = flocks.keep(self._disk.open(self.path, _OPEN))
-        if self._disk.calls.fstat(self.fd).st_ino != self.inode:
+        self.fd = flocks.keep(self._opened())
+        if not flocks.is_file(self._disk.calls, self.fd, self.file):
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), self.path)
 
     def words(self) -> list[int]:
