@@ -48,7 +48,7 @@ def forget(fd: int) -> None:
     _kept.discard(fd)
 
 
-def is_file(calls: Calls, fd: int, file: tuple[int, int]) -> bool:
+def is_still(calls: Calls, fd: int, file: tuple[int, int]) -> bool:
     """Return whether a descriptor is still the file with this device and inode. Raises OSError.
 
     Code that closes all descriptors of its process leaves us numbers that are soon somebody else's files.

@@ -124,7 +124,7 @@ class Open:
     def close(self) -> None:
         """No further job comes. Whatever fails here, maintenance does once the lock is gone."""
         with contextlib.suppress(OSError):
-            if not flocks.is_file(self._disk.calls, self._fd, self._file):
+            if not flocks.is_still(self._disk.calls, self._fd, self._file):
                 flocks.forget(self._fd)
                 return
             self._say_done()

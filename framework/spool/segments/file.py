@@ -84,7 +84,7 @@ class Segment:
         if fd < 0:
             return
         with contextlib.suppress(OSError):
-            if not flocks.is_file(self._disk.calls, fd, self.file):
+            if not flocks.is_still(self._disk.calls, fd, self.file):
                 flocks.forget(fd)
                 return
         flocks.drop(self._disk.calls, fd)
@@ -105,11 +105,11 @@ class Segment:
         """
         if self.fd < 0:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF), self.path)
-        if flocks.is_file(self._disk.calls, self.fd, self.file):
+        if flocks.is_still(self._disk.calls, self.fd, self.file):
             return
         flocks.forget(self.fd)
         self.fd = flocks.keep(self._opened())
-        if not flocks.is_file(self._disk.calls, self.fd, self.file):
+        if not flocks.is_still(self._disk.calls, self.fd, self.file):
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), self.path)
 
     def words(self) -> list[int]:
