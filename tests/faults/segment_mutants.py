@@ -69,7 +69,7 @@ SEGMENT_MUTANTS = (
     _one("only those of the call are too many", "segments/write.py", "for index in indexes if", "for index in range(len(found)) if", APPEND),
     _one("flock of a segment that is adopted", "segments/mending.py", "        if not flocks.take(disk.calls, segment.fd):\n            return\n", "", APPEND),
     _one("flush of what is adopted", "segments/mending.py", "            segment.flush()  # its", "            pass  # its", f"{MODEL} {APPEND}"),
-    _one("a torn record is adopted by nobody", "segments/mending.py", "    if not whole:\n        return word.done(0, 0)\n", "", APPEND),
+    _one("a torn record is adopted by nobody", "segments/mending.py", "    if not whole:\n        return word.DONE\n", "", APPEND),
     _one("an open segment is kept open", "segments/open.py", "any(map(word.is_vacant, found)) or (keep", "(keep", APPEND),
     _one("who comes later may expire", "segments/open.py", "                first = min(first, names.micros(time.time() + 1.0))\n", "                pass\n", APPEND),
     _one("half a word may say that no job is there", "segments/upkeep.py", " if there[i] or word.tag_of_word(now[i])}", "}", MODEL),

@@ -119,7 +119,7 @@ class Open:
 
     def _say_done(self) -> None:
         if vacant := self._name.jobs - self._used:
-            self._write(word.pack([word.done(0, 0)] * vacant), bytes_of.WORDS_AT + word.SIZE * self._used)
+            self._write(word.pack([word.DONE] * vacant), bytes_of.WORDS_AT + word.SIZE * self._used)
 
     def close(self) -> None:
         """No further job comes. Whatever fails here, maintenance does once the lock is gone."""

@@ -47,7 +47,7 @@ def recover(disk: Disk, queue: QueueDir, entry: str) -> int:
 def _closed(one: int, whole: bool) -> int:
     """Return the word of a record to whose segment none is added any more."""
     if not whole:
-        return word.done(0, 0)
+        return word.DONE
     return word.free(0) if word.is_vacant(one) else one
 
 
@@ -129,7 +129,7 @@ def restore(disk: Disk, queue: QueueDir, path: str) -> str:
         if not any(there):
             return "cannot be read: none of its jobs is whole"
         if not _fits(data, name):
-            words = [0 if whole else word.done(0, 0) for whole in there]
+            words = [0 if whole else word.DONE for whole in there]
             head = bytes_of.head_of(name.jobs, len(data), queue.name)
             disk.calls.pwrite(fd, head[: bytes_of.WORDS_AT] + word.pack(words), 0)
             disk.sync(fd)

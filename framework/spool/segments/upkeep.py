@@ -151,9 +151,7 @@ class Upkeep:
                 suspects = [i for i in suspects if now[i] == found[i]]
                 # Half a word may have said that no job is there.
                 job = {i for i in suspects if there[i] or word.tag_of_word(now[i])}
-                segment.write_all(
-                    {i: word.free(word.delivery_of(now[i])) if i in job else word.done(0, 0) for i in suspects}
-                )
+                segment.write_all({i: word.free(word.delivery_of(now[i])) if i in job else word.DONE for i in suspects})
 
 
 def first_free(name: names.SegmentName, found: list[int]) -> str:
