@@ -94,12 +94,14 @@ class Browse:
         return () if sight is None else (sight,)
 
     def _segments(self, queue: QueueDir, state: str) -> list[str]:
-        listed = self._disk.listdir(f"{queue.base}/segments") if state in ("ready", "in_flight") else []
-        return [entry for entry in listed if names.segment(entry)]
+        shown = {"ready", "in_flight"}.intersection(self._places(queue, state))
+        return (
+            [entry for entry in self._disk.listdir(f"{queue.base}/segments") if names.segment(entry)] if shown else []
+        )
 
     def _in_segment(self, queue: QueueDir, entry: str, state: str) -> Iterator[Sight]:
         """The jobs of a segment that may be claimed, or are."""
-        wanted = is_free if state == "ready" else is_owned
+        wanted = is_owned if state == "in_flight" else is_free
         try:
             with open_segment(self._disk, f"{queue.base}/segments/{entry}") as segment:
                 for index, one in enumerate(segment.words()):
@@ -113,7 +115,7 @@ class Browse:
                     yield Sight(segment.path, name, job, segment.inode, job.enqueued_at, index=index)
         except frame.Newer:
             sight = self._newer(queue, entry, f"{queue.base}/segments/{entry}")
-            if state == "ready" and sight is not None:
+            if state != "in_flight" and sight is not None:
                 yield sight
         except frame.Damaged:  # not for us to judge
             return
