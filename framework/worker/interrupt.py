@@ -40,23 +40,22 @@ class LateAlarm:
 
     Args:
         patience: seconds to wait for its word.
+
+    Attributes:
+        until: when it waits no longer; None: no alarm was late.
     """
 
-    __slots__ = ("_until", "patience")
+    __slots__ = ("patience", "until")
 
     def __init__(self, patience: float) -> None:
         self.patience = patience
-        self._until: float | None = None
-
-    def reset(self) -> None:
-        """Forget the last alarm."""
-        self._until = None
+        self.until: float | None = None
 
     def may_be_standstill(self, late: float) -> bool:
         """Return whether to wait. Args: late: seconds."""
-        if late > LATE and self._until is None:
-            self._until = time.monotonic() + self.patience
-        return self._until is not None and time.monotonic() < self._until
+        if late > LATE and self.until is None:
+            self.until = time.monotonic() + self.patience
+        return self.until is not None and time.monotonic() < self.until
 
 
 class Interrupts:
@@ -68,7 +67,7 @@ class Interrupts:
     Args:
         timeout: seconds until the soft timeout; None = never.
         told: whether the supervisor has told this process to leave and the signal has not come to its own handler.
-        stood_still: seconds for which the tree has stood still; no handler had them.
+        still_ns: nanoseconds for which the tree has stood still; no handler had them.
         patience: seconds that an alarm which comes late waits for the supervisor to say that the tree stood still.
     """
 
@@ -77,11 +76,11 @@ class Interrupts:
         timeout: float | None = None,
         *,
         told: Callable[[], bool] = lambda: False,
-        stood_still: Callable[[], float] = lambda: 0.0,
+        still_ns: Callable[[], int] = int,
         patience: float = PATIENCE,
     ) -> None:
         self._timeout = timeout
-        self._stood_still = stood_still
+        self._still_ns = still_ns
         self._late = LateAlarm(patience)
         self._soft: float | None = None
         self._drain: float | None = None
@@ -97,8 +96,9 @@ class Interrupts:
 
     def call(self, method: Callable[..., Any], *arguments: Any) -> Any:
         """Calls the handler; JobInterrupted is raised in it at its soft timeout, and at the end of a drain."""
-        soft = self._soft = None if self._timeout is None else self._now() + self._timeout
-        self._late.reset()
+        timeout = self._timeout
+        soft = self._soft = None if timeout is None else time.monotonic() - self._still_ns() / 1e9 + timeout
+        self._late.until = None
         self._calling = True
         if self._drain is not None or (soft is not None and soft < self._armed):
             self._arm()
@@ -115,7 +115,7 @@ class Interrupts:
 
     def drain_at(self, moment: float | None) -> None:
         """Interrupts whatever runs at this monotonic second. Called in a signal handler."""
-        self._drain = None if moment is None else moment - self._stood_still()
+        self._drain = None if moment is None else moment - self._still_ns() / 1e9
         self._arm()
 
     def keep_timer(self) -> None:
@@ -127,7 +127,7 @@ class Interrupts:
                 self._ring_in(max(0.000001, late), armed)
 
     def _now(self) -> float:
-        return time.monotonic() - self._stood_still()
+        return time.monotonic() - self._still_ns() / 1e9
 
     def _arm(self) -> None:
         due = min((moment for moment in (self._soft, self._drain) if moment is not None), default=self._armed)

@@ -49,7 +49,7 @@ SEGMENT_MUTANTS = (
     _one("half a word is none", "segments/words.py", "(state | state << 60 for", "(state for", SEGMENTS),
     _one("a lease is the word's", "segments/open.py", "            elif now != wanted:", "            elif False:", SEGMENTS),
     _one("the descriptor is ours", "segments/file.py", "        self.check()\n        return word.unpack", "        return word.unpack", SEGMENTS),
-    _one("what strands is a lease again", "segments/open.py", " or (word.is_of(one, tag) and i not in segment.held)", "", SEGMENTS),
+    _one("what strands is a lease again", "segments/open.py", "return sorted([*free, *lost]) if lost else free", "return free", SEGMENTS),
     _one("segments stand among the jobs of their time", "listing.py", "sorted([*usual, *segments])", "[*usual, *segments]", SEGMENTS, "single, bulk, single: the third overtook"),
     _one("only where all workers read them", "enqueue.py", "return self._disk.stat(self._queue.segmented) is not None", "return True", READERS),
     _one("a worker that does not read them", "segments/readers.py", "            self._disk.unlink(self._queue.segmented)", "            pass", READERS),
