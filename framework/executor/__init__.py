@@ -23,6 +23,7 @@ from framework.executor.attempts import SpanIdentity as SpanIdentity
 from framework.executor.attempts import Tracing as Tracing
 from framework.executor.attempts import enter_job as enter_job
 from framework.executor.attempts import leave_job as leave_job
+from framework.executor.elsewhere import attempt_elsewhere, loss_elsewhere, lost_elsewhere
 from framework.executor.hooks import PATIENCE, FailureHook, dismiss, undone, unfinished
 from framework.job import Context, Failure, Lease
 from framework.outcome import (
@@ -91,7 +92,7 @@ class Executor:
         if carried is not DeadLetter:
             decode = codec_for(carried, queue=options.name, full_errors=options.full_errors).decode
             self._payload = lambda lease: decode(lease.job.payload)
-        self.record: Callable[[Lease, Outcome], None] = lambda lease, outcome: None
+        self.record: Callable[..., None] = lambda lease, outcome, resolved=False: None
         self._tracing = tracing
         self.settled = tracing.settled
         self._emit = emit
@@ -106,7 +107,9 @@ class Executor:
         self._hook = FailureHook(app, emit, patience=patience, swallows=swallows)
 
     def attempt(self, lease: Lease) -> Attempt:
-        """The run that is about to start; its ids go into the run record."""
+        """The run that is about to start, or the earlier one that is to be charged; its ids go into the run record."""
+        if lease.previous is not None:
+            return attempt_elsewhere(lease, self.options, self._tracing)
         now = self._clock()
         return Attempt(lease, self.options, now, self._tracing.identify(lease, now), max(0.0, now - lease.eligible_at))
 
@@ -115,6 +118,9 @@ class Executor:
 
         It has a context of its own, as an async run has by its task: what a handler binds to it ends with the job.
         """
+        if attempt.lease.previous is not None:
+            self._hook.tell(*self._charge_elsewhere(attempt))
+            return attempt.ended
         attempt.own_context = True
         return copy_context().run(self._run, attempt, call)
 
@@ -143,6 +149,9 @@ class Executor:
     async def run_async(self, attempt: Attempt, *, call: Callable[[Awaitable[Any]], Awaitable[Any]]) -> Outcome:
         """An async run. `call` awaits the handler's coroutine; the worker passes one that enforces the soft timeout and
         turns the cancellation that it caused into JobInterrupted."""
+        if attempt.lease.previous is not None:
+            await self._hook.atell(*self._charge_elsewhere(attempt))
+            return attempt.ended
         started = attempt.began or self._monotonic()
         entered = self._tracing.enter(attempt)
         try:
@@ -163,6 +172,15 @@ class Executor:
             return self._finish(attempt, duration)
         finally:
             self._tracing.leave(attempt, entered)
+
+    def _charge_elsewhere(self, attempt: Attempt) -> tuple[Failure, Context]:
+        """Charge a run whose machine is gone, as a rescuer does: the ledger first, then telemetry. Return what to tell
+        the service."""
+        failure = loss_elsewhere(attempt, self._clock())
+        attempt.outcome = outcome = fail(failure, self.options.retry)
+        self.record(attempt.lease, outcome, resolved=True)
+        self._emit(lost_elsewhere(attempt, outcome, failure))
+        return failure, self._context(attempt, self._monotonic())
 
     def _check(self, result: object) -> None:
         """Raises TypeError: the handler has only begun, or not even that."""
@@ -218,8 +236,7 @@ class Executor:
         return outcome
 
     def _finish(self, attempt: Attempt, duration: float) -> Outcome:
-        outcome = attempt.outcome
-        assert outcome is not None
+        outcome = attempt.ended
         self.record(attempt.lease, outcome)
         attempt.duration = duration
         if self._tells_success or outcome is not SUCCEEDED:
@@ -235,6 +252,8 @@ class Executor:
             return Outcome(Kind.RELEASED, delay=_seconds(ended.delay))
         if issubclass(kind, Disturbed) or (issubclass(kind, JobInterrupted) and ended.why == "draining"):
             return Outcome(Kind.RELEASED)
+        if issubclass(kind, JobInterrupted) and ended.why == "lease_lost":
+            return Outcome(Kind.LEASE_LOST)
         if issubclass(kind, Discard):
             return Outcome(Kind.DISCARDED, message=describe(error)[0])
         failure = self._failure(attempt, error)

@@ -65,6 +65,12 @@ class Attempt:
         """Return whether the span is to be exported."""
         return self.identity.sampled
 
+    @property
+    def ended(self) -> Outcome:
+        """Return how the run has ended."""
+        assert self.outcome is not None
+        return self.outcome
+
     def forget(self) -> None:
         """The attempt has ended and everybody was told: frees what it held. The text of its error stays."""
         error, self.error = self.error, None

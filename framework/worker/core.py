@@ -219,8 +219,7 @@ class WorkerCore:
 
     def finish(self, attempt: Attempt, row: int, *, soon: bool = False) -> None:
         """Settle, free the row. Args: soon: a success may wait for the next flush."""
-        outcome = attempt.outcome
-        assert outcome is not None
+        outcome = attempt.ended
         if soon:
             self._ledger.told(attempt.lease)
             self.gate.settle_soon(attempt.lease, outcome, row)

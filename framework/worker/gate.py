@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from framework.broker import VERBS, Broker
-from framework.errors import EngineUnavailable, LeaseLost
+from framework.errors import EngineUnavailable, LeaseLost, answer
 from framework.events import (
     EngineFailed,
     EngineRecovered,
@@ -54,6 +54,8 @@ class Gate:
     Attributes:
         failures: calls that have failed in a row; failing_since: monotonic seconds.
         doubtful: the engine fails, and the state of this process would explain it.
+        on_lost: takes a lease that has become another worker's while its handler runs, again and again until that ends.
+            In any thread.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Gate:
         self._waiters: ThreadPoolExecutor | None = None
         self.failures, self.failing_since = 0, 0.0
         self.doubtful = False
+        self.on_lost: Callable[[Lease], object] = lambda lease: None
 
     # --- claiming and starting --------------------------------------------------------------------------------------
 
@@ -97,8 +100,8 @@ class Gate:
             return ()
         try:
             leases = self._broker.claim(self._turns.order, limit=limit, wait=wait)
-        except EngineUnavailable as error:
-            self._failed("claim", error)
+        except Exception as error:
+            self._failed("claim", answer(error))
             return ()
         self._recovered("claim")
         self._stuck.tell()
@@ -140,8 +143,7 @@ class Gate:
         try:
             self._ledger.begin(lease, run)
         except OSError as error:
-            if self._later:  # they have slots
-                self.flush()
+            if self._make_room():
                 return self.start(lease, run)
             self._failed("start", error)
             self.give_back([lease])
@@ -149,6 +151,12 @@ class Gate:
         if self._failing:
             self._recovered("start")
         return True
+
+    def _make_room(self) -> bool:
+        """Free the ledger's slots of those that wait to be settled; return whether there were any."""
+        waiting = bool(self._later)
+        self.flush()
+        return waiting
 
     def wake(self) -> None:
         """End a claim that waits, or the next one. Safe in a signal handler."""
@@ -172,8 +180,8 @@ class Gate:
             return
         try:
             self._broker.settle((settlement,))
-        except (LeaseLost, EngineUnavailable) as error:
-            self._in_part([Unsettled(settlement, row)], error)
+        except Exception as error:
+            self._in_part([Unsettled(settlement, row)], answer(error))
             return
         self._ledger.free(lease)
         if self.failures or self._failing:
@@ -251,8 +259,8 @@ class Gate:
         started = time.monotonic()
         try:
             call()
-        except (LeaseLost, EngineUnavailable) as error:
-            items = self._in_part(items, error)
+        except Exception as error:
+            items = self._in_part(items, answer(error))
         if items:
             self._settled(items, started)
 

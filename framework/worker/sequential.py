@@ -38,6 +38,7 @@ class SyncWorker:
             told=lambda: core.told() and not core.leave,
             still_ns=core.board.still_ns,
         )
+        core.gate.on_lost = self._interrupts.lose
         self._claims = Claims(self._give_back, claim_seconds=lambda: core.gate.claim_seconds)
         self._limited: Executor | None = None  # whose timeout the interruptions have
         self._look_at = 0.0
@@ -112,6 +113,7 @@ class SyncWorker:
         attempt = executor.attempt(lease)
         if not core.begin(attempt, 0):
             return
+        self._interrupts.lease = lease
         self._claims.started(attempt.began)
         if executor is not self._limited:
             self._limited = executor
