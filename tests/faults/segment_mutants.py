@@ -24,7 +24,7 @@ SEGMENT_MUTANTS = (
     _one("fsync of what is recovered", "segments/mending.py", "        disk.sync(fd)  # its", "        pass  # its", MODEL, "recovery promoted a name with nothing in it"),
     _one("fsync of a new head", "segments/mending.py", "            disk.sync(fd)\n", "            pass\n", SEGMENTS),
     _one("checksum of a head", "segments/format.py", "if _CRC.unpack_from(data, _HEAD.size)[0] != zlib.crc32(data[: _HEAD.size]):", "if False:", SEGMENTS),
-    _one("checksum of a record", "segments/format.py", "zlib.crc32(memoryview(data)[start:end], zlib.crc32(data[at + 2 : at + 8])) == crc", "True", SEGMENTS),
+    _one("checksum of a record", "segments/format.py", "return found if zlib.crc32(data[start:end], zlib.crc32(data[at + 2 : at + 8])) == crc else None", "return found", SEGMENTS),
     _one("a damaged length is not believed", "segments/format.py", "last + 8 if last >= 0 and not is_whole(data, last) else at + 8", "at + 8", SEGMENTS, "a damaged frame hides those behind it"),
     _one("O_EXCL of a copy", "disk.py", "path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW", "path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW", FLAGS),
     _one("O_NOFOLLOW of a segment", "segments/file.py", "os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK", "os.O_RDWR | os.O_NONBLOCK", f"{FLAGS} {SEGMENTS}"),
