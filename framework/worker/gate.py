@@ -20,7 +20,7 @@ from framework.events import (
     JobsSettled,
     LeasesLost,
 )
-from framework.job import Lease, RunRecord
+from framework.job import Lease, Run
 from framework.ledger import Ledger
 from framework.outcome import SUCCEEDED, Kind, Outcome, Settlement
 from framework.stuck import StuckJobs
@@ -139,7 +139,7 @@ class Gate:
             for queue, count in Counter(lease.queue for lease in leases).items():
                 self.emit(JobsClaimed(queue, count, duration))
 
-    def start(self, lease: Lease, run: RunRecord) -> bool:
+    def start(self, lease: Lease, run: Run) -> bool:
         """Write the run into the ledger. False: it has no room, and the job goes back unstarted."""
         try:
             self._ledger.begin(lease, run)
@@ -175,6 +175,10 @@ class Gate:
             row: where it ran; None = it has not started.
         """
         started, settlement = time.monotonic(), Settlement(lease, outcome)
+        if self._later:
+            self._later.append(Unsettled(settlement, row))
+            self.flush()
+            return
         try:
             self._broker.settle((settlement,))
         except Exception as error:
