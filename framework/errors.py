@@ -98,8 +98,11 @@ class PayloadTooLarge(EnqueueError):
 
 
 class InvalidPayload(EnqueueError):
-    """The payload does not fit the queue's payload type, would reach the handler changed, or another argument of the
-    enqueue is wrong; nothing was queued."""
+    """The payload does not fit the queue's payload type, or would reach the handler changed; nothing was queued."""
+
+
+class InvalidArgument(EnqueueError, ValueError):
+    """Another argument of an enqueue is wrong (delay, run_at, job_id, on_conflict); nothing was queued."""
 
 
 class Duplicate(EnqueueError):

@@ -11,9 +11,9 @@ from framework.backoff import Later, Retried
 from framework.broker import Broker, Rescued
 from framework.errors import EngineUnavailable, LeaseLost, answer
 from framework.events import AttemptLost, EngineFailed, EngineRecovered, Event, JobsRescued, LeasesLost
-from framework.job import Reason, RunRecord
+from framework.job import Lease, Reason, RunRecord
 from framework.ledger import DeadLedgers
-from framework.maintenance.accounts import Account, Accounts
+from framework.maintenance.accounts import Account, Accounts, as_it_is
 from framework.maintenance.rescue import judge
 from framework.outcome import Outcome, Settlement
 from framework.queues import QueueOptions
@@ -53,6 +53,7 @@ class AbandonedLeases:
         after_loss: is told of each charged attempt, after it was settled.
         knows: which of these attempts telemetry has already, by span id.
         ledgers: of the dead of this machine.
+        identify: see Accounts.
         clock: monotonic seconds.
     """
 
@@ -66,6 +67,7 @@ class AbandonedLeases:
         after_loss: Callable[[Rescued, Outcome], None],
         knows: Callable[[Sequence[RunRecord]], Collection[str]] = lambda _: (),
         ledgers: DeadLedgers | None = None,
+        identify: Callable[[Lease, RunRecord], RunRecord] = as_it_is,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._broker = broker
@@ -74,7 +76,7 @@ class AbandonedLeases:
         self._verdict = verdict
         self._after_loss = after_loss
         self._knows = knows
-        self._accounts = Accounts(broker, ledgers)
+        self._accounts = Accounts(broker, ledgers, identify)
         self._clock = clock
         self._due: deque[_Abandoned] = deque()
         self._failed = Later[_Abandoned](FIRST_RETRY, LAST_RETRY, clock=clock)

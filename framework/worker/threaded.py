@@ -78,6 +78,7 @@ class ThreadWorker:
             on_hung=self._handler_hangs,
             on_astray=lambda: core.leave.leave("interrupted in a library"),
         )
+        core.gate.on_lost = self._interrupts.lose
         self._free = list(range(core.options.concurrency))[::-1]
         self._runs: set[Run] = set()
         self._ended: SimpleQueue[Run | None] = SimpleQueue()  # None: something else has happened
@@ -256,7 +257,7 @@ class ThreadWorker:
         run.thread = threading.get_ident()
         try:
             queue = run.attempt.lease.queue
-            call = partial(self._interrupts.call, limits=self._limits[queue])
+            call = partial(self._interrupts.call, limits=self._limits[queue], lease=run.attempt.lease)
             outcome = core.executors[queue].run(run.attempt, call=call)
             core.has_run(run.attempt, run.row)  # now: the main thread may be busy with the engine for long
             if outcome.failure is not None:
