@@ -127,7 +127,8 @@ class Broker(Protocol):
     thread at a time, but that one `claim` may wait in a thread of its own meanwhile.
 
     A verb that cannot be done now raises EngineUnavailable and may be repeated; a lease that could not be settled stays
-    claimed.
+    claimed. Whatever else a verb raises, a WorkerError aside, its callers take for that. `wake`, `expired` and `stuck`
+    only look at memory, and raise nothing.
 
     Attributes:
         features: in what this engine differs; final after `open`.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from framework.broker import MOST_UNCHARGED, Broker, Rescued
+from framework.errors import answer
 from framework.job import Lease, RunRecord
 from framework.ledger import DeadLedger, DeadLedgers, Entry
 from framework.outcome import Outcome
@@ -60,16 +61,24 @@ class Accounts:
         self._open: Counter[str] = Counter()  # leases that are not settled, by owner
 
     def of(self, rescued: Rescued) -> Account:
-        """Return what is known of a lease. Raises OSError: its ledger cannot be read now; ask again."""
-        entry = self._entry(rescued)
+        """Return what is known of a lease. Raises OSError, EngineUnavailable: it cannot be read now; ask again."""
+        found = self._known(rescued)
         self._open[rescued.owner] += 1
+        return found
+
+    def _known(self, rescued: Rescued) -> Account:
+        entry = self._entry(rescued)
         if entry is not None:
             return _account(rescued, entry)
         if rescued.run is not None:
             return _of_store(rescued, self._identify(rescued.lease, rescued.run))
         lease = rescued.lease
         run = None
-        if self._broker.unaccounted(lease) > MOST_UNCHARGED:
+        try:
+            unaccounted = self._broker.unaccounted(lease)
+        except Exception as error:
+            raise answer(error) from None
+        if unaccounted > MOST_UNCHARGED:
             run = RunRecord(row=0, delivery=lease.delivery, attempt=lease.attempt, started_at=time.time())
         return Account(lease, rescued.owner, run)
 

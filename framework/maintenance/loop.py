@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from framework.broker import Broker
-from framework.errors import EngineUnavailable
+from framework.errors import answer
 from framework.events import (
     EngineFailed,
     EngineRecovered,
@@ -77,6 +77,7 @@ class Maintenance:
         self._observe_at = 0.0
         self._look_at = self._sweep_at = 0.0
         self._failing_since: dict[str, float] = {}
+        self._leading = False
         self._stuck = StuckJobs(broker, emit)
         self._observation = Observation(broker, emit)
         self.engine_ok = True
@@ -112,6 +113,7 @@ class Maintenance:
         like a hang to the supervisor.
         """
         now = self._beat()
+        self._board.try_to_publish()
         rescued = self._rescue() if now >= self._rescue_at else TURN
         self._beat()
         maintained = self._try("maintain", lambda: self._broker.maintain(seconds=STEP))
@@ -125,7 +127,9 @@ class Maintenance:
             self._sweep_at = now + SWEEP_EVERY
             self._abandoned.sweep()
         if now >= self._observe_at:
-            self._observe_at = now + (self._observe() if self._leads() else OBSERVE_EVERY)
+            self._leading = False
+            self._try("lead", self._lead)
+            self._observe_at = now + (self._observe() if self._leading else OBSERVE_EVERY)
         if self.engine_ok:
             self._board.engine_worked(self._index, time.monotonic_ns())
         return maintained if rescued else 0.0
@@ -139,6 +143,10 @@ class Maintenance:
         self._try("looking for queues", self._observation.undeclared)
         seldom = OBSERVE_WORTH * (time.thread_time() - began)
         return OBSERVE_EVERY if self._observation.changed else min(SELDOM, max(OBSERVE_EVERY, seldom))
+
+    def _lead(self) -> bool:
+        self._leading = self._leads()
+        return True
 
     def _beat(self) -> float:
         """Tell supervisor and probes that this process is alive. Return the time."""
@@ -172,7 +180,8 @@ class Maintenance:
         turn after a pause; said once, and once when it is back."""
         try:
             done = call()
-        except EngineUnavailable as error:
+        except Exception as failed:
+            error = answer(failed)
             self.engine_ok = False
             if verb not in self._failing_since:
                 self._failing_since[verb] = time.monotonic()

@@ -258,10 +258,10 @@ class Maintain:
     def _remove_buckets(self, until: float) -> bool:
         """Only those whose time has passed: producers use the others. A rename back makes its bucket again.
 
-        Batches are removed by whoever finds them empty; see `listing`. The few of priorities stay.
+        The few of priorities stay.
         """
         limit = f"{max(0, self._clock.now() - BUCKET_KEPT):020d}"[: names.BUCKET_DIGITS]
-        alone = (b for b in self._census.buckets.all() if names.is_of_time(b) and names.published(b) is None)
+        alone = (b for b in self._census.buckets.all() if names.is_of_time(b))
         over = (bucket for bucket in alone if bucket < limit)
         return self._each((f"{self._queue.base}/ready/{bucket}" for bucket in over), until, self._disk.rmdir)
 

@@ -13,7 +13,7 @@ from typing import Any
 from framework.broker import Broker
 from framework.errors import EngineUnavailable
 from framework.events import LeasesLost
-from framework.job import Lease, RunRecord
+from framework.job import Lease, Run
 from framework.outcome import Kind, Outcome, Settlement
 from framework.worker.engine_thread import EngineThread
 from framework.worker.gate import WAIT, Gate
@@ -41,7 +41,6 @@ class ThreadGate(Gate):
     def __init__(self, broker: Broker, *arguments: Any, **options: Any) -> None:
         super().__init__(broker, *arguments, **options)
         self._delay = broker.features.settle_delay
-        self._buffer: deque[Unsettled] = deque()
         self._running: dict[int, Lease] = {}  # by identity
         self._look_at = math.inf
         self._thread = EngineThread(broker.wake, self._on_due)
@@ -69,7 +68,7 @@ class ThreadGate(Gate):
         """Return what a claim takes that need not wait."""
         return min(self._durations)
 
-    def start(self, lease: Lease, run: RunRecord) -> bool:
+    def start(self, lease: Lease, run: Run) -> bool:
         """Write the run into the ledger, and see that its lease is looked after."""
         if not super().start(lease, run):
             return False
@@ -79,6 +78,9 @@ class ThreadGate(Gate):
             self._thread.by(self._look_at)
         return True
 
+    def _make_room(self) -> bool:
+        return False  # the thread will, but not at once
+
     def settle(self, lease: Lease, outcome: Outcome, row: int | None = None) -> None:
         """Put a settlement to the others, and see that they are made in time."""
         self._running.pop(id(lease), None)
@@ -86,9 +88,9 @@ class ThreadGate(Gate):
             self._ledger.free(lease)
             self.emit(LeasesLost(lease.queue, [lease.job.id]))
             return
-        first = not self._buffer
-        self._buffer.append(Unsettled(Settlement(lease, outcome), row))
-        if outcome.kind is not Kind.SUCCEEDED or len(self._buffer) >= MOST or not self._delay:
+        first = not self._later
+        self._later.append(Unsettled(Settlement(lease, outcome), row))
+        if outcome.kind is not Kind.SUCCEEDED or len(self._later) >= MOST or not self._delay:
             self.flush()
         elif first:
             self._thread.by(time.monotonic() + self._delay)
@@ -97,6 +99,10 @@ class ThreadGate(Gate):
             else:
                 self.later(self._delay, self._thread.step_aside)
 
+    def settle_soon(self, lease: Lease, outcome: Outcome, row: int) -> None:
+        """As `settle`: it waits for others anyhow."""
+        self.settle(lease, outcome, row)
+
     def give_back(self, leases: Sequence[Lease]) -> None:
         """Release unstarted leases in the thread, soon."""
         if leases:
@@ -104,7 +110,7 @@ class ThreadGate(Gate):
 
     def flush(self) -> None:
         """Have settled now what waits to be settled with others."""
-        if self._buffer:
+        if self._later:
             self._thread.by(time.monotonic())
             self._thread.step_aside()
 
@@ -115,7 +121,7 @@ class ThreadGate(Gate):
         if self._unsettled and not self._retrying and self._unsettled.is_due():
             self._retrying = True
             self._thread.tell(self._retry)
-        return not (self._buffer or self._thread.busy or self._unsettled)  # in this order: nothing slips through
+        return not (self._later or self._thread.busy or self._unsettled)  # in this order: nothing slips through
 
     def close(self) -> None:
         """Settle what waits, and end the thread."""
@@ -155,11 +161,11 @@ class ThreadGate(Gate):
 
     def _flush(self) -> None:
         items: list[Unsettled] = []
-        while self._buffer and len(items) < MOST:
-            items.append(self._buffer.popleft())
+        while self._later and len(items) < MOST:
+            items.append(self._later.popleft())
         if items:
             self._settle(items)
-        if self._buffer:
+        if self._later:
             self._thread.by(time.monotonic())
 
     def _retry(self) -> None:

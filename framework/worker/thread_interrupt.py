@@ -44,18 +44,21 @@ class Limits:
     Attributes:
         timeout: until the soft timeout; None = never.
         hung_after: from the soft timeout until the call counts as hung.
+        hard: until the hard timeout of its job; infinite: never.
         patience: for which a late look waits for the supervisor to say that the tree stood still.
     """
 
     timeout: float | None = None
     hung_after: float = 1.0
     patience: float = PATIENCE
+    hard: float = inf
 
     @classmethod
     def of(cls, options: QueueOptions) -> Limits:
         """Return those of a queue's jobs: all is over before its hard timeout."""
         half = options.kill_after / 2
-        return cls(options.timeout, min(HUNG_AFTER, half), min(PATIENCE, half))
+        hard = inf if options.timeout is None else options.timeout + options.kill_after
+        return cls(options.timeout, min(HUNG_AFTER, half), min(PATIENCE, half), hard)
 
 
 @dataclass(slots=True, eq=False)
