@@ -183,13 +183,18 @@ class SegmentName(NamedTuple):
 
     def of_job(self, index: int, delivery: int, expires: int | None) -> Name:
         """Return the name of one of its jobs."""
-        producer, number, random = self.tail.split(".")
-        stamp = f"{int(self.stamp) + index:020d}"
-        return Name(stamp, f"{producer}.{number}{index:03x}.{random}", 0, delivery, None, expires)
+        first, begin, end = _parts(self.stamp, self.tail)
+        return Name(f"{first + index:020d}", f"{begin}{index:03x}{end}", 0, delivery, None, expires)
 
     def __str__(self) -> str:
         expires = "" if self.expires is None else f",x{self.expires}"
         return f"{self.stamp}.{self.tail},{self.jobs}{expires}{SEGMENT_END}"
+
+
+@lru_cache(maxsize=64)
+def _parts(stamp: str, tail: str) -> tuple[int, str, str]:
+    producer, number, random = tail.split(".")
+    return int(stamp), f"{producer}.{number}", f".{random}"
 
 
 @lru_cache(maxsize=4096)

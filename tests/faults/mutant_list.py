@@ -85,7 +85,12 @@ CAREFUL = (
     _one("O_NOFOLLOW of a stillborn", "rescue.py", "flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK", "flags = os.O_RDWR | os.O_NONBLOCK", FLAGS),
     _one("S_ISREG of a swept entry", "ids.py", "found is not None and stat.S_ISREG(found.st_mode) and", "found is not None and", "spool/test_security.py"),
     Mutant("O_NOFOLLOW of a new board", "scoreboard/board.py", (("os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_TRUNC | os.O_CLOEXEC"),), LINKS),
-    Mutant("O_NOFOLLOW of a board", "scoreboard/board.py", (("(0 if in_memory else os.O_NOFOLLOW)", "0"),), "unit/test_scoreboard.py"),
+    Mutant("O_NOFOLLOW of a board", "scoreboard/board.py", (("os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW", "os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK"),), "unit/test_scoreboard.py"),
+    Mutant("O_NOFOLLOW of a board that is renewed", "scoreboard/board.py", (("os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW", "os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK"),), "unit/test_scoreboard.py"),
+    Mutant("a board with other names is made anew", "scoreboard/board.py", ((" or found.st_nlink > 1", ""),), "unit/test_scoreboard.py"),
+    Mutant("the board of another tree is left alone", "scoreboard/board.py", (("if not head.startswith(MAGIC) or head[TREE] == self._memory[TREE]:", "if True:"),), "unit/test_scoreboard.py"),
+    Mutant("what processes share is sealed", "process/nameless.py", (("fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW", "fcntl.F_SEAL_GROW"),), "unit/test_scoreboard.py"),
+    Mutant("a verdict is in the board's file", "scoreboard/board.py", (("        self.try_to_publish()  # the rescuer of another tree must find it, too\n", ""),), "unit/test_scoreboard.py"),
     Mutant("O_NOFOLLOW of an instance's lock", "supervisor/instance.py", (("return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW", "return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC"),), LINKS),
     Mutant("O_NOFOLLOW of a piece of the reserve", "supervisor/reserve.py", (("os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_CREAT | os.O_CLOEXEC"),), LINKS),
     Mutant("O_NOFOLLOW of a new ring", "telemetry/ring.py", (("os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_TRUNC | os.O_CLOEXEC"),), LINKS),
@@ -239,8 +244,7 @@ JUDGEMENT = (
 )  # fmt: skip
 
 SHARED = (
-    Mutant("the board's blocks are allocated", "scoreboard/board.py", (("            _allocate(descriptor, size)\n            memory", "            os.ftruncate(descriptor, size)\n            memory"),), "unit/test_scoreboard.py unit/test_planted_links.py",
-           "a sparse map on a full disk"),
+    Mutant("the board's memory is taken at once", "process/nameless.py", (("os.posix_fallocate(descriptor, 0, size)", "pass"),), "unit/test_scoreboard.py"),
     Mutant("a ring's blocks are allocated", "telemetry/ring.py", (("os.posix_fallocate(descriptor, 0, DATA_AT + capacity)", "os.ftruncate(descriptor, DATA_AT + capacity)"),), "telemetry/test_rings.py",
            "a sparse map on a full disk"),
     Mutant("a record is there before the head says so", "telemetry/ringwriter.py", (("            at = position % self.capacity + DATA_AT\n", "            quads[HEAD] = position + size\n            at = position % self.capacity + DATA_AT\n"),), "telemetry/test_ring.py"),
@@ -263,7 +267,7 @@ SHARED = (
     Mutant("checksum of a ledger's header", "ledger/format.py", (("    if _CRC.unpack_from(data, _HEAD.size)[0] != zlib.crc32(head):\n        raise Damaged(\"checksum of the header\")\n", ""),), "ledger/test_format.py"),
     Mutant("checksum of a run", "ledger/format.py", ((" or commit_of(body) != word:", ":"),), "ledger/test_format.py"),
     Mutant("checksum of an outcome", "ledger/format.py", ((" or commit_of(body, run_word) != word:", ":"),), "ledger/test_format.py"),
-    Mutant("the outcome comes before telemetry", "executor/__init__.py", (("        self.record(attempt)\n        attempt.duration = duration\n        if self._tells_success or outcome is not SUCCEEDED:\n            self._emit(finished(attempt, outcome, duration))\n", "        attempt.duration = duration\n        if self._tells_success or outcome is not SUCCEEDED:\n            self._emit(finished(attempt, outcome, duration))\n        self.record(attempt)\n"),), "unit/test_worker_core.py"),
+    Mutant("the outcome comes before telemetry", "executor/__init__.py", (("        self.record(attempt.lease, outcome)\n        attempt.duration = duration\n        if self._tells_success or outcome is not SUCCEEDED:\n            self._emit(finished(attempt, outcome, duration))\n", "        attempt.duration = duration\n        if self._tells_success or outcome is not SUCCEEDED:\n            self._emit(finished(attempt, outcome, duration))\n        self.record(attempt.lease, outcome)\n"),), "unit/test_worker_core.py"),
 )  # fmt: skip
 
 MUTANTS = (*FSYNCS, *CHECKSUMS, *CAREFUL, *LOCKS, *PROTOCOL, *IDENTITY, *JUDGEMENT, *SHARED, *SEGMENT_MUTANTS)

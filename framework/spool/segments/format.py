@@ -13,9 +13,10 @@ import json
 import math
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from framework.extras import NONE, unpack
+from framework.extras import LATEST, NONE, unpack
 from framework.frozen import frozen
 from framework.job import Job
 from framework.spool import frame, names
@@ -37,6 +38,8 @@ _PREFIX = struct.Struct("<HHII")  # published, index, length with prefix and pad
 # lengths of id, headers, extras, body; enqueued at, ttl, scheduled for; uid
 _FIXED = struct.Struct("<IIIIddd16s")
 _COMMON = {"content-type": "application/json"}  # the headers of most jobs that are not traced take no room
+_OPENING = ord("{")
+_TRACE, _TRACE_SIZE = "traceparent", 55  # what most that are traced have beside it
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 _DECODE = json.JSONDecoder().raw_decode
 
@@ -102,7 +105,8 @@ def head(data: bytes) -> Head:
     if version > GROWING:
         raise frame.Newer(version)
     name = queue.rstrip(b"\0").decode("ascii", "replace")
-    if version < 1 or not 0 < jobs <= MOST or begin != data_at(jobs) or not begin < size < _LARGEST:
+    sized = 0 < jobs <= MOST and begin == data_at(jobs) and begin < size < _LARGEST
+    if version < 1 or not sized or not frame.is_name(name):
         raise frame.Impossible(f"head of a segment: version {version}, {jobs} jobs, records at {begin}, {size} bytes")
     return Head(jobs, begin, size, name, version == GROWING)
 
@@ -112,7 +116,7 @@ def _record(index: int, job: Job) -> bytes:
     if wrong or len(job.uid) != 16:
         raise ValueError(f"impossible {wrong or 'uid'} of job {job.id!r:.100}")
     ident = job.id.encode("utf-8", "surrogatepass")
-    headers = b"" if job.headers == _COMMON else _ENCODE(dict(job.headers)).encode("ascii")
+    headers = _text_of(job.headers).encode("ascii")
     extras = b"" if job.extras is NONE else job.extras.text.encode("ascii")
     # A job that fails gets a file of its own, whose headers hold all of these: an id takes up to six times its bytes.
     headers_alone = len(headers) + len(extras) + 6 * len(ident) + 4096
@@ -137,14 +141,20 @@ def end(data: bytes, at: int) -> int:
 
 def is_whole(data: bytes, at: int) -> bool:
     """Return whether the record that begins here is as it was written."""
+    return _fixed(data, at) is not None
+
+
+def _fixed(data: bytes, at: int) -> tuple[Any, ...] | None:
+    """Return lengths, moments and uid of the record that begins here; None: it is not as it was written."""
     if at < 0 or at + _PREFIX.size + _FIXED.size > len(data):
-        return False
+        return None
     _, _, length, crc = _PREFIX.unpack_from(data, at)
     start = at + _PREFIX.size
-    end = start + _FIXED.size + sum(_FIXED.unpack_from(data, start)[:4])
+    found = _FIXED.unpack_from(data, start)
+    end = start + _FIXED.size + found[0] + found[1] + found[2] + found[3]
     if end > len(data) or not end <= at + length < end + 8:
-        return False
-    return bool(zlib.crc32(memoryview(data)[start:end], zlib.crc32(data[at + 2 : at + 8])) == crc)
+        return None
+    return found if zlib.crc32(data[start:end], zlib.crc32(data[at + 2 : at + 8])) == crc else None
 
 
 def walk(data: bytes, jobs: int, index: int = 0, at: int = 0) -> list[int]:
@@ -185,12 +195,13 @@ def _next_whole(data: bytes, at: int, least: int) -> int:
 
 def decode(data: bytes, at: int, queue: str) -> Job:
     """Return the job of a record. Raises frame.Damaged."""
-    if not is_whole(data, at):
+    fixed = _fixed(data, at)
+    if fixed is None:
         raise frame.Damaged("checksum of a record in a segment")
-    start = at + _PREFIX.size
-    n_id, n_headers, n_extras, n_body, enqueued_at, ttl, scheduled, uid = _FIXED.unpack_from(data, start)
-    ident = start + _FIXED.size
-    headers, extras = ident + n_id, ident + n_id + n_headers
+    n_id, n_headers, n_extras, n_body, enqueued_at, ttl, scheduled, uid = fixed
+    ident = at + _PREFIX.size + _FIXED.size
+    headers = ident + n_id
+    extras = headers + n_headers
     body = extras + n_extras
     try:
         job = Job(
@@ -198,7 +209,7 @@ def decode(data: bytes, at: int, queue: str) -> Job:
             uid,
             queue,
             data[body : body + n_body],
-            _DECODE(data[headers:extras].decode("ascii"))[0] if n_headers else dict(_COMMON),
+            _headers(data[headers:extras].decode("ascii")),
             enqueued_at,
             None,
             None if ttl != ttl else ttl,
@@ -209,10 +220,30 @@ def decode(data: bytes, at: int, queue: str) -> Job:
         )
     except (ValueError, TypeError, RecursionError) as error:
         raise frame.Impossible(f"record in a segment: {error!r:.200}") from None
-    wrong = frame.flaw(job)
-    if wrong:
+    # What most have, and nothing else: checked here, as each part is what its place makes it.
+    usual = ttl != ttl and scheduled != scheduled and 0 <= enqueued_at <= LATEST
+    usual = usual and (not n_headers or data[headers] != _OPENING)
+    if not usual and (wrong := frame.flaw(job)):
         raise frame.Impossible(f"record in a segment: impossible {wrong}")
     return job
+
+
+def _headers(text: str) -> dict[str, str]:
+    """Return the headers of a record: of most jobs nothing stands there, or the trace context. Raises ValueError."""
+    if not text:
+        return dict(_COMMON)
+    if text[0] != "{":
+        return {**_COMMON, _TRACE: text}
+    found: dict[str, str] = _DECODE(text)[0]
+    return found
+
+
+def _text_of(headers: Mapping[str, str]) -> str:
+    if headers == _COMMON:
+        return ""
+    trace = headers.get(_TRACE, "")
+    alone = len(trace) == _TRACE_SIZE and trace.isascii() and trace[0] != "{"
+    return trace if alone and headers == {**_COMMON, _TRACE: trace} else _ENCODE(dict(headers))
 
 
 def name_of(segment: names.SegmentName, index: int, job: Job, delivery: int) -> names.Name:

@@ -29,6 +29,11 @@ def owned(delivery: int, tag: int) -> int:
     return OWNED | min(delivery, _DELIVERY) << 4 | tag << 24
 
 
+def claimed(word: int, tag: int) -> int:
+    """Return the word of a free job that an owner claims."""
+    return owned(delivery_of(word) + 1, tag)
+
+
 def done(word: int) -> int:
     """Return the word of a claimed job that is finished.
 
@@ -67,9 +72,15 @@ def is_vacant(word: int) -> bool:
     return word == VACANT
 
 
-def is_of(word: int, tag: int) -> bool:
-    """Return whether this owner has the job."""
-    return word & _STATE == OWNED and word >> 24 & _TAG == tag
+def all_free(words: list[int]) -> list[int]:
+    """Return the places of the jobs that may be claimed."""
+    return [i for i, word in enumerate(words) if not word & 0xF and not word >> 24]
+
+
+def all_of(words: list[int], tag: int) -> set[int]:
+    """Return the places of the jobs that this owner has."""
+    mask, mine = _STATE | _TAG << 24, OWNED | tag << 24
+    return {i for i, word in enumerate(words) if word & mask == mine}
 
 
 def tag_of_word(word: int) -> int:
