@@ -65,17 +65,16 @@ class Claims:
         except IndexError:
             return None
 
-    def __bool__(self) -> bool:
-        """Return whether any waits."""
-        return bool(self._waiting)
+    def __len__(self) -> int:
+        """Return how many wait."""
+        return len(self._waiting)
 
-    def started(self) -> None:
-        """A handler begins."""
-        self._started = self._clock()
+    def started(self, began: float) -> None:
+        """A handler begins, at this moment of the monotonic clock."""
+        self._started = began
 
-    def ended(self) -> None:
+    def ended(self, duration: float) -> None:
         """A handler has ended."""
-        duration = self._clock() - self._started
         self._started = 0.0
         # Quick to become careful, slow to become bold.
         weight = 0.5 if duration > self._average else 0.1
@@ -131,4 +130,5 @@ class Claims:
                 leases.append(self._waiting.pop())
             except IndexError:
                 break
-        self._give_back(leases[::-1])
+        if leases:
+            self._give_back(leases[::-1])

@@ -12,7 +12,7 @@ from typing import Any
 from framework.broker import Broker
 from framework.errors import answer
 from framework.events import LeasesLost
-from framework.job import Lease, RunRecord
+from framework.job import Lease, Run
 from framework.outcome import Kind, Outcome, Settlement
 from framework.worker.engine_thread import EngineThread
 from framework.worker.gate import WAIT, Gate
@@ -67,7 +67,7 @@ class ThreadGate(Gate):
         """Return what a claim takes that need not wait."""
         return min(self._durations)
 
-    def start(self, lease: Lease, run: RunRecord) -> bool:
+    def start(self, lease: Lease, run: Run) -> bool:
         """Write the run into the ledger, and see that its lease is looked after."""
         if not super().start(lease, run):
             return False

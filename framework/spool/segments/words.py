@@ -13,7 +13,7 @@ import struct
 from functools import lru_cache
 from hashlib import blake2b
 
-FREE, OWNED, DONE, MOVED = (state | state << 60 for state in range(4))
+FREE, OWNED, DONE, MOVED, VACANT = (state | state << 60 for state in range(5))
 SIZE = 8
 _STATE, _DELIVERY, _TAG = 0xF | 0xF << 60, 0xFFFFF, (1 << 36) - 1
 _SETTLED = (DONE, MOVED)
@@ -27,6 +27,11 @@ def free(delivery: int) -> int:
 def owned(delivery: int, tag: int) -> int:
     """Return the word of a job that an owner has."""
     return OWNED | min(delivery, _DELIVERY) << 4 | tag << 24
+
+
+def claimed(word: int, tag: int) -> int:
+    """Return the word of a free job that an owner claims."""
+    return owned(delivery_of(word) + 1, tag)
 
 
 def done(word: int) -> int:
@@ -59,12 +64,23 @@ def is_settled(word: int) -> bool:
 
 def is_owned(word: int) -> bool:
     """Return whether the job is claimed; what no version writes, or only half a word, counts as an unknown owner's."""
-    return not is_settled(word) and not is_free(word)
+    return not is_settled(word) and not is_free(word) and word != VACANT
 
 
-def is_of(word: int, tag: int) -> bool:
-    """Return whether this owner has the job."""
-    return word & _STATE == OWNED and word >> 24 & _TAG == tag
+def is_vacant(word: int) -> bool:
+    """Return whether no job is there yet."""
+    return word == VACANT
+
+
+def all_free(words: list[int]) -> list[int]:
+    """Return the places of the jobs that may be claimed."""
+    return [i for i, word in enumerate(words) if not word & 0xF and not word >> 24]
+
+
+def all_of(words: list[int], tag: int) -> set[int]:
+    """Return the places of the jobs that this owner has."""
+    mask, mine = _STATE | _TAG << 24, OWNED | tag << 24
+    return {i for i, word in enumerate(words) if word & mask == mine}
 
 
 def tag_of_word(word: int) -> int:
