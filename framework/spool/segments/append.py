@@ -154,6 +154,7 @@ class Appender:
     def after_fork(self) -> None:
         """The segment is the parent's; its descriptor is closed here already."""
         self._lock = threading.Lock()
+        self._others = self._entered = object()  # another one whenever jobs are stored elsewhere
         self.segment: Open | None = None
 
     def is_worth(self, jobs: Sequence[Job]) -> bool:
@@ -172,7 +173,10 @@ class Appender:
 
     def enter(self) -> bool:
         """Return whether this thread may write now; then it calls `leave`."""
-        return self._lock.acquire(blocking=False)
+        inside = self._lock.acquire(blocking=False)
+        if inside:
+            self._entered = self._others
+        return inside
 
     def leave(self) -> None:
         """Let others write."""
@@ -192,6 +196,8 @@ class Appender:
     def begin(self, segment: Open) -> None:
         """Put what comes next behind the first jobs of this one. By the thread that is inside."""
         self.segment = segment
+        if self._others is not self._entered:  # since it has its stamp, perhaps
+            segment.retired = True
         if not _closer.watch(self):
             self.close()
 
@@ -210,6 +216,7 @@ class Appender:
         """
         if forget:
             self._times.clear()
+        self._others = object()
         segment = self.segment
         if segment is not None:
             segment.retired = True
