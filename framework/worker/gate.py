@@ -28,6 +28,7 @@ from framework.worker.turns import Turns
 from framework.worker.unsettled import FIRST_RETRY, LAST_RETRY, Unsettled, UnsettledLeases
 
 WAIT = 1.0  # seconds that one claim waits for a job: a worker's loop turns at least so often
+LONG_WAIT = 5.0  # the same, where a loop turns beside it
 CERTAIN = 3  # failures of the engine in a row after which it fails, and not these leases
 LONE = 1.5  # seconds for which a lease could not be settled while the engine works: a drain does not wait for it
 TOGETHER = 32  # settlements that wait for each other, each with its slot of the ledger
@@ -118,7 +119,7 @@ class Gate:
             return leases
         if self._waiters is None:
             self._waiters = ThreadPoolExecutor(max_workers=1, thread_name_prefix="claim")
-        return await asyncio.get_running_loop().run_in_executor(self._waiters, self.claim, limit, WAIT)
+        return await asyncio.get_running_loop().run_in_executor(self._waiters, self.claim, limit, LONG_WAIT)
 
     @property
     def settle_delay(self) -> float:

@@ -203,7 +203,7 @@ def where(frame: FrameType | None) -> tuple[bool, bool]:
     frames = 0
     while frame is not None and frame.f_code is not _BORDER:
         frames += 1
-        module = frame.f_globals.get("__name__", "").partition(".")[0]
+        module = str(frame.f_globals.get("__name__")).partition(".")[0]
         name = frame.f_code.co_name
         if (module in _CLOSED and name != _DECORATED) or name in _CLOSED_FUNCTIONS:
             open_ = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -139,9 +140,7 @@ def test_the_interruption_of_a_drain_moves_with_the_standstill() -> None:
 def test_a_tree_without_a_head_gets_the_time_in_which_its_neighbour_stood_still_too(tmp_path: Path) -> None:
     path = tmp_path / "1.board"
     board = Scoreboard.create(path, [("maintenance", 0), ("q/0", 1)], app="App")
-    with path.open("r+b") as file:
-        file.seek(16)
-        file.write(bytes(4))  # no supervisor
+    struct.pack_into("<I", board._memory, 16, 0)  # no supervisor
     now = [1_000.0]
     trees = OtherTrees(lambda: [path], 10.0, clock=lambda: now[0])
     with subprocess.Popen(["sleep", "600"]) as worker:

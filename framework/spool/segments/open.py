@@ -77,7 +77,7 @@ class Segments:
             if not there:
                 self._rest(segment, keep=False)
                 return [], False
-            segment.load()  # before a word says that the jobs are ours: what cannot be read is nobody's
+            segment.load(there[-1] + 1)  # before a word says that the jobs are ours: what cannot be read is nobody's
             wanted = self._wanted(segment, there, now if kept else None, expired_at)
             try:
                 with segment.locked():
@@ -228,7 +228,8 @@ class Segments:
         found = segment.words()[::-1]  # the last jobs are claimed last
         if all(map(word.is_settled, found)):
             self._unlink(segment)
-        if not segment.held and not (keep and any(map(word.is_free, found))):
+        comes = any(map(word.is_vacant, found)) or (keep and any(map(word.is_free, found)))
+        if not (segment.held or comes):
             self._forget(segment)
         idle = [one for one in self._open.values() if not one.held]
         for one in idle[: max(0, len(idle) - MOST_IDLE)]:
@@ -288,8 +289,12 @@ class Segments:
             segment = self._get(entry)
             if segment is None:
                 return
-            there = self._pick(segment, segment.words(), tag)
-            self._expiries[entry] = min((self._expires(segment, index) for index in there), default=math.inf)
+            found = segment.words()
+            there = self._pick(segment, found, tag)
+            first = min((self._expires(segment, index) for index in there), default=math.inf)
+            if word.is_vacant(found[-1]):  # others may come, which live as long as the first, or shorter
+                first = min(first, names.micros(time.time() + 1.0))
+            self._expiries[entry] = first
             if not segment.held:
                 self._rest(segment, keep=False)
 

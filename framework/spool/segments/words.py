@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
 
-FREE, OWNED, DONE, MOVED = (state | state << 60 for state in range(4))
+FREE, OWNED, DONE, MOVED, VACANT = (state | state << 60 for state in range(5))
 SIZE = 8
 _STATE, _DELIVERY, _TAG = 0xF | 0xF << 60, 0xFFFFF, (1 << 36) - 1
 _SETTLED = (DONE, MOVED)
@@ -60,7 +60,12 @@ def is_settled(word: int) -> bool:
 
 def is_owned(word: int) -> bool:
     """Return whether the job is claimed; what no version writes, or only half a word, counts as an unknown owner's."""
-    return not is_settled(word) and not is_free(word)
+    return not is_settled(word) and not is_free(word) and word != VACANT
+
+
+def is_vacant(word: int) -> bool:
+    """Return whether no job is there yet."""
+    return word == VACANT
 
 
 def all_free(words: list[int]) -> list[int]:
