@@ -27,7 +27,7 @@ from framework.spool.segments.open import Segments
 from framework.spool.setbacks import Setbacks
 
 _LOCK = ".lock"
-LOOK_APART = 0.75  # seconds; less than a turn of idle maintenance, more than a usual one
+LOOK_APART = 1.5  # seconds between looks for owners that were born since
 # Gone, or something planted in its place: not ours to judge
 _NO_LOCK = (errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.ENXIO)
 _MOST_RECORDS = 1 << 24  # bytes of a lock file
@@ -89,7 +89,7 @@ class Rescue:
     def has_nobody_dead(self, alive: Set[str]) -> bool:
         """Return whether the owners are those of the last look, and all known to be alive. Raises OSError.
 
-        Cheap: once a second a look at the time of claimed/. So an owner that died within a second of its birth may
+        Cheap: now and then a look at the time of claimed/. So an owner that died within a second of its birth may
         be found a turn late.
         """
         if self.wards or not self._certain or not self._owners <= alive:

@@ -19,6 +19,7 @@ from framework.worker.putback import Identity
 from framework.worker.ruin import SelfCheck, root_of
 from framework.worker.thread_gate import ThreadGate
 
+SPARED = 4  # looks in a row at a process that has run nothing since
 OTHERS_WORK = 5.0  # seconds that the engine must fail here alone
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -115,6 +116,7 @@ class WorkerCore:
         self.used = 0
         self._limited = options.max_jobs_per_process is not None or options.max_memory is not None
         self._next_memory_check = self._next_look = 0.0
+        self._looked = (-1, 0)  # jobs at the last look at the process, and how often it was spared since
         self._pid, self._parent = os.getpid(), os.getppid()
         self.check = SelfCheck(held or {})
         self.ruined = ""
@@ -171,6 +173,14 @@ class WorkerCore:
         except OSError as error:
             self.complain(f"the ledger of its runs was deleted, and cannot be written anew: {error}")
 
+    def rests(self) -> bool:
+        """Return whether no job has run since the last look at what it may have changed in the process. For what the
+        service runs beside its jobs, every fifth time says no."""
+        jobs, spared = self._looked
+        rests = self.jobs == jobs and not self.used and not self.gate.failures and spared < SPARED
+        self._looked = (self.jobs, spared + 1 if rests else 0)
+        return rests
+
     def complain(self, text: str) -> None:
         """Report a mistake in the service."""
         self.emit(ServiceMistake(self.process, f"{self.process}: {text}"))
@@ -220,7 +230,8 @@ class WorkerCore:
 
     def finish(self, attempt: Attempt, row: int, *, soon: bool = False) -> None:
         """Settle, free the row. Args: soon: a success may wait for the next flush."""
-        outcome = attempt.ended
+        outcome = attempt.outcome
+        assert outcome is not None
         if soon:
             self._ledger.told(attempt.lease)
             self.gate.settle_soon(attempt.lease, outcome, row)

@@ -127,7 +127,8 @@ class Interrupts:
                 raise JobInterrupted("lease_lost") from error  # that is why it has failed
             raise
         finally:
-            leave_if_forked(self._pid)
+            if os.getpid() != self._pid:
+                leave_if_forked(self._pid)
             self._calling = False
             self._soft = self.lease = None
 

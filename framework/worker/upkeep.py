@@ -23,6 +23,10 @@ def look_around(core: WorkerCore, put_back: PutBack, on_term: Callable[[], None]
         alone: no job runs.
     """
     core.look_after_ledger()
+    if alone and core.rests():
+        if core.told():
+            on_term()
+        return
     cause = put_back.everything(alone=alone) or (core.check.changed() if alone else "")
     if cause:
         core.ruin(cause)

@@ -52,7 +52,7 @@ class Desk:
             assert self.looked.wait_for(lambda: self.looks >= wanted, LONG)
 
     def run_for(self, seconds: float) -> None:
-        self.claims.started(self.now)
+        self.claims.started = self.now
         self.now += seconds
         self.claims.ended(seconds)
 
@@ -85,7 +85,7 @@ def test_claims_are_taken_in_order(desk: Desk) -> None:
 def test_what_waits_behind_a_long_job_goes_back_in_order(desk: Desk) -> None:
     desk.claims.add(leases("a", "b", "c"))
     assert desk.claims.take() is not None
-    desk.claims.started(desk.now)
+    desk.claims.started = desk.now
     desk.now += 2 * PATIENCE
     assert desk.came.wait(LONG)
     assert desk.given == [["b", "c"]]
@@ -95,7 +95,7 @@ def test_what_waits_behind_a_long_job_goes_back_in_order(desk: Desk) -> None:
 def test_a_short_job_keeps_its_neighbours(desk: Desk) -> None:
     desk.claims.add(leases("a", "b", "c"))
     desk.claims.take()
-    desk.claims.started(desk.now)
+    desk.claims.started = desk.now
     desk.now += PATIENCE / 2
     desk.await_looks(3)
     desk.claims.ended(1.0)
@@ -108,7 +108,7 @@ def test_the_next_batch_is_watched_again(desk: Desk) -> None:
         desk.came.clear()
         desk.claims.add(leases(*batch))
         desk.claims.take()
-        desk.claims.started(desk.now)
+        desk.claims.started = desk.now
         desk.now += 1.0
         assert desk.came.wait(LONG)
         desk.claims.ended(1.0)

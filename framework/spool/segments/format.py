@@ -248,5 +248,5 @@ def _text_of(headers: Mapping[str, str]) -> str:
 
 def name_of(segment: names.SegmentName, index: int, job: Job, delivery: int) -> names.Name:
     """Return the name of a job that was claimed so often."""
-    expires = None if job.ttl is None else names.micros(job.eligible_at + job.ttl)
+    expires = None if job.ttl is None else names.micros(job.enqueued_at + job.ttl)
     return segment.of_job(index, delivery, expires)
