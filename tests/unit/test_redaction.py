@@ -69,6 +69,13 @@ def test_messages_of_libraries(monkeypatch, text):
         assert "dXNlcjpzM2NyM3RXMHJkLw==" not in found
 
 
+@pytest.mark.parametrize("value", [f"user:{SECRET}@host:9/{SECRET}", f"host:9/{SECRET}?t={SECRET}", f"{SECRET}@host"])
+def test_an_address_without_a_scheme(value: str) -> None:
+    """Regression: requests quotes what it cannot send to, and doctor and log showed the password."""
+    said = f"InvalidSchema: No connection adapters were found for '{value}/v1/traces'"
+    assert SECRET not in hider({"OTEL_EXPORTER_OTLP_ENDPOINT": value})(said)
+
+
 def test_where_nothing_is_secret_a_text_stays_as_it_is():
     text = "File opentelemetry/exporter/otlp/proto.py, line 1: spool and worker"
     plain = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://host:4318/v1/traces", "WORKER_ENGINE_URL": "spool:/x"}
