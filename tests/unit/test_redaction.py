@@ -36,6 +36,9 @@ def test_an_address(url, seen):
 def test_an_engine_is_shown_where_its_address_is_a_directory():
     assert shown("spool:/var/spool?durability=process") == "spool:/var/spool?durability=process"
     assert shown("postgres://me:hush@db:5432/name") == "postgres://db:5432"
+    assert shown("spool:/x?durability=process&password=hush&flag") == "spool:/x?durability=process&password=…&flag"
+    assert shown("me:hush@db") == "db"
+    assert shown("/var/spool") == "/var/spool"
 
 
 SECRET = "s3cr3tW0rd"
