@@ -15,7 +15,7 @@ from framework.cli.service import MODULE_HELP, load_service, opened, take
 from framework.queues import QueueOptions
 
 UNKNOWN = "-"
-_UNKNOWN = QueueStats(None, None, None, None, None, None)
+_UNKNOWN = QueueStats()
 
 
 def _alarming(cell: str) -> str:

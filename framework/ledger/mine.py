@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from zlib import crc32
 
-from framework.job import Lease, RunRecord
+from framework.job import Lease, Run
 from framework.ledger import files
 from framework.ledger.calls import Calls
 from framework.ledger.format import (
@@ -92,7 +92,7 @@ class Ledger:
 
     # --- the runs ---------------------------------------------------------------------------------------------------
 
-    def begin(self, lease: Lease, run: RunRecord) -> None:
+    def begin(self, lease: Lease, run: Run) -> None:
         """An attempt is being spent from here on. Raises OSError: there is no slot, and no room for one more."""
         body = encode_run(lease, run)
         try:
@@ -106,13 +106,19 @@ class Ledger:
         self._words[at >> 3] = COMMITTED | crc32(body)
         self._held[id(lease)] = slot
 
-    def end(self, lease: Lease, outcome: Outcome) -> None:
-        """The attempt ended so: whatever happens now, a rescuer does this with the job, and charges nothing more."""
+    def end(self, lease: Lease, outcome: Outcome, *, resolved: bool = False) -> None:
+        """The attempt ended so: whatever happens now, a rescuer does this with the job, and charges nothing more.
+
+        Args:
+            resolved: it was another process's, which is dead, and its outcome is what this one makes of that.
+        """
         slot = self._held.get(id(lease))
         if slot is None:
             return
         now, word = self._clock(), slot * WORDS + WORDS
-        body = SUCCESS + pack_moment(now) if outcome is SUCCEEDED else encode_outcome(outcome, now)  # mostly the first
+        body = (
+            SUCCESS + pack_moment(now) if outcome is SUCCEEDED else encode_outcome(outcome, now, resolved=resolved)
+        )  # mostly the first
         at = word * 8 + OUTCOME_AT
         with self._growing:  # in a file that `restore` has copied already it would be lost
             words = self._words

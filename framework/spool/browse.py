@@ -75,15 +75,16 @@ class Browse:
         """The jobs of a queue in one state, in the order of their names. What the system refuses to show is left out,
         and raised once all others were seen. Raises OSError."""
         refused = Refused()
-        found: list[tuple[str, str]] = []
+        found: list[tuple[str, str]] = []  # names and where they are: their order needs all of one state
         for place in self._places(queue, state):
             for directory in refused(partial(self._directories, queue, place), f"{queue.base}/{place}"):
                 listed = refused(partial(self._disk.listdir, directory), directory)
-                found += [(entry, f"{directory}/{entry}") for entry in listed]
+                found += [(entry, directory) for entry in listed]
         segments = f"{queue.base}/segments"
-        found += [(entry, f"{segments}/{entry}") for entry in refused(partial(self._segments, queue, state), segments)]
-        for entry, path in sorted(found):
-            if os.path.dirname(path) == segments:
+        found += [(entry, segments) for entry in refused(partial(self._segments, queue, state), segments)]
+        for entry, directory in sorted(found):
+            path = f"{directory}/{entry}"
+            if directory == segments:
                 yield from refused(partial(self._in_segment, queue, entry, state), path)
             else:
                 yield from refused(partial(self._seen, queue, entry, path, state), path)
@@ -94,12 +95,14 @@ class Browse:
         return () if sight is None else (sight,)
 
     def _segments(self, queue: QueueDir, state: str) -> list[str]:
-        listed = self._disk.listdir(f"{queue.base}/segments") if state in ("ready", "in_flight") else []
-        return [entry for entry in listed if names.segment(entry)]
+        shown = {"ready", "in_flight"}.intersection(self._places(queue, state))
+        return (
+            [entry for entry in self._disk.listdir(f"{queue.base}/segments") if names.segment(entry)] if shown else []
+        )
 
     def _in_segment(self, queue: QueueDir, entry: str, state: str) -> Iterator[Sight]:
         """The jobs of a segment that may be claimed, or are."""
-        wanted = is_free if state == "ready" else is_owned
+        wanted = is_owned if state == "in_flight" else is_free
         try:
             with open_segment(self._disk, f"{queue.base}/segments/{entry}") as segment:
                 for index, one in enumerate(segment.words()):
@@ -113,7 +116,7 @@ class Browse:
                     yield Sight(segment.path, name, job, segment.inode, job.enqueued_at, index=index)
         except frame.Newer:
             sight = self._newer(queue, entry, f"{queue.base}/segments/{entry}")
-            if state == "ready" and sight is not None:
+            if state != "in_flight" and sight is not None:
                 yield sight
         except frame.Damaged:  # not for us to judge
             return

@@ -16,8 +16,8 @@ from framework.spool.doorbell import Doorbell, Waker
 from framework.spool.listing import FEW
 from framework.spool.parts import Parts
 
-LONGEST_WAIT = 1.0  # seconds, as the port says
-LOOK_EVERY = 10.0  # seconds between two looks at one of many where nothing calls
+LONGEST_WAIT = 5.0  # seconds, as the port says
+LOOK_EVERY = 20.0  # seconds between two looks at one of many where nothing calls
 
 
 class Claims:

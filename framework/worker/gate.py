@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from framework.broker import VERBS, Broker
-from framework.errors import EngineUnavailable, LeaseLost
+from framework.errors import EngineUnavailable, LeaseLost, answer
 from framework.events import (
     EngineFailed,
     EngineRecovered,
@@ -19,16 +20,18 @@ from framework.events import (
     JobsSettled,
     LeasesLost,
 )
-from framework.job import Lease, RunRecord
+from framework.job import Lease, Run
 from framework.ledger import Ledger
-from framework.outcome import Kind, Outcome, Settlement
+from framework.outcome import SUCCEEDED, Kind, Outcome, Settlement
 from framework.stuck import StuckJobs
 from framework.worker.turns import Turns
 from framework.worker.unsettled import FIRST_RETRY, LAST_RETRY, Unsettled, UnsettledLeases
 
 WAIT = 1.0  # seconds that one claim waits for a job: a worker's loop turns at least so often
+LONG_WAIT = 5.0  # the same, where a loop turns beside it
 CERTAIN = 3  # failures of the engine in a row after which it fails, and not these leases
 LONE = 1.5  # seconds for which a lease could not be settled while the engine works: a drain does not wait for it
+TOGETHER = 32  # settlements that wait for each other, each with its slot of the ledger
 MOST_NAMED = 5  # jobs in one line
 _RELEASED = Outcome(Kind.RELEASED)
 
@@ -52,6 +55,8 @@ class Gate:
     Attributes:
         failures: calls that have failed in a row; failing_since: monotonic seconds.
         doubtful: the engine fails, and the state of this process would explain it.
+        on_lost: takes a lease that has become another worker's while its handler runs, again and again until that ends.
+            In any thread.
     """
 
     def __init__(
@@ -78,11 +83,13 @@ class Gate:
         self._ruin = ruin
         self._stuck = StuckJobs(broker, emit)
         self._unsettled = UnsettledLeases()
+        self._later: deque[Unsettled] = deque()
         self._failing: dict[str, tuple[float, float]] = {}  # verb: since when, wait before the next try
         self._retry_at = 0.0
         self._waiters: ThreadPoolExecutor | None = None
         self.failures, self.failing_since = 0, 0.0
         self.doubtful = False
+        self.on_lost: Callable[[Lease], object] = lambda lease: None
 
     # --- claiming and starting --------------------------------------------------------------------------------------
 
@@ -94,8 +101,8 @@ class Gate:
             return ()
         try:
             leases = self._broker.claim(self._turns.order, limit=limit, wait=wait)
-        except EngineUnavailable as error:
-            self._failed("claim", error)
+        except Exception as error:
+            self._failed("claim", answer(error))
             return ()
         self._recovered("claim")
         self._stuck.tell()
@@ -112,7 +119,7 @@ class Gate:
             return leases
         if self._waiters is None:
             self._waiters = ThreadPoolExecutor(max_workers=1, thread_name_prefix="claim")
-        return await asyncio.get_running_loop().run_in_executor(self._waiters, self.claim, limit, WAIT)
+        return await asyncio.get_running_loop().run_in_executor(self._waiters, self.claim, limit, LONG_WAIT)
 
     @property
     def settle_delay(self) -> float:
@@ -132,17 +139,25 @@ class Gate:
             for queue, count in Counter(lease.queue for lease in leases).items():
                 self.emit(JobsClaimed(queue, count, duration))
 
-    def start(self, lease: Lease, run: RunRecord) -> bool:
+    def start(self, lease: Lease, run: Run) -> bool:
         """Write the run into the ledger. False: it has no room, and the job goes back unstarted."""
         try:
             self._ledger.begin(lease, run)
         except OSError as error:
+            if self._make_room():
+                return self.start(lease, run)
             self._failed("start", error)
             self.give_back([lease])
             return False
         if self._failing:
             self._recovered("start")
         return True
+
+    def _make_room(self) -> bool:
+        """Free the ledger's slots of those that wait to be settled; return whether there were any."""
+        waiting = bool(self._later)
+        self.flush()
+        return waiting
 
     def wake(self) -> None:
         """End a claim that waits, or the next one. Safe in a signal handler."""
@@ -160,10 +175,14 @@ class Gate:
             row: where it ran; None = it has not started.
         """
         started, settlement = time.monotonic(), Settlement(lease, outcome)
+        if self._later:
+            self._later.append(Unsettled(settlement, row))
+            self.flush()
+            return
         try:
             self._broker.settle((settlement,))
-        except (LeaseLost, EngineUnavailable) as error:
-            self._in_part([Unsettled(settlement, row)], error)
+        except Exception as error:
+            self._in_part([Unsettled(settlement, row)], answer(error))
             return
         self._ledger.free(lease)
         if self.failures or self._failing:
@@ -173,13 +192,28 @@ class Gate:
             if not self._count_settled(lease.queue, verb, seconds):
                 self.emit(JobsSettled(lease.queue, verb, 1, seconds))
 
+    def settle_soon(self, lease: Lease, outcome: Outcome, row: int) -> None:
+        """Settle a success with those after it, at the next `flush`; what the ledger says is enough for a rescuer."""
+        if outcome is not SUCCEEDED or self._unsettled or self.failures:
+            self.settle(lease, outcome, row)
+        else:
+            self._later.append(Unsettled(Settlement(lease, outcome), row))
+            if len(self._later) >= TOGETHER:
+                self.flush()
+
     def give_back(self, leases: Sequence[Lease]) -> None:
         """Unstarted leases return to their place; no attempt is spent. Safe in threads."""
         if leases:
             self._give_back(leases)
 
     def flush(self) -> None:
-        """Settle now what waits to be settled with others."""
+        """Settle now what waits to be settled with others. Safe in threads."""
+        items: list[Unsettled] = []
+        with suppress(IndexError):
+            while True:
+                items.append(self._later.popleft())
+        if items:
+            self._settle(items)
 
     def settle_late(self) -> bool:
         """Try what could not be settled; True when nothing is left. Cheap when nothing is."""
@@ -226,8 +260,8 @@ class Gate:
         started = time.monotonic()
         try:
             call()
-        except (LeaseLost, EngineUnavailable) as error:
-            items = self._in_part(items, error)
+        except Exception as error:
+            items = self._in_part(items, answer(error))
         if items:
             self._settled(items, started)
 

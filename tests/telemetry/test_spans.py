@@ -133,6 +133,7 @@ def fail(error: BaseException) -> Any:
         (RetryLater("soon"), 1, "retried", "error", "framework.outcome.RetryLater"),
         (JobInterrupted("timeout"), 1, "retried", "error", "timeout"),
         (JobInterrupted("draining"), 1, "released", "unset", None),
+        (JobInterrupted("lease_lost"), 1, "lease_lost", "unset", None),
         (Snooze(delay=5), 1, "released", "unset", None),
         (Discard("old"), 1, "discarded", "unset", None),
     ],
@@ -317,8 +318,9 @@ def test_a_provider_that_is_not_the_sdks_gets_spans_without_planned_ids(tmp_path
     identity = tracing.identify(lease, 1.0)
     assert (identity.trace_id, identity.sampled) == ("", False)
     attempt = Attempt(lease, Relay.deliveries.options, 1.0, identity)
-    with tracing.attempt(attempt):
-        assert trace.get_current_span().get_span_context().span_id == int(SPAN, 16)
+    entered = tracing.enter(attempt)
+    assert trace.get_current_span().get_span_context().span_id == int(SPAN, 16)
+    tracing.leave(attempt, entered)
     assert otel_context.get_current() == otel_context.Context()
 
 

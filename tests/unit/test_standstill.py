@@ -72,6 +72,9 @@ class Frozen:
     def __init__(self) -> None:
         self.stood_still = 0.0
 
+    def still_ns(self) -> int:
+        return int(self.stood_still * 1e9)
+
     def freeze(self, seconds: float, *, told: bool = True) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
         time.sleep(seconds)
@@ -101,7 +104,7 @@ def test_a_late_alarm_waits_for_the_supervisor_which_knows_that_all_stood_still(
         spin(0.05)
         return "done"
 
-    assert Interrupts(0.15, stood_still=lambda: tree.stood_still).call(handler) == "done"
+    assert Interrupts(0.15, still_ns=tree.still_ns).call(handler) == "done"
 
 
 def test_a_late_alarm_interrupts_when_nobody_says_so(tree: Frozen) -> None:
@@ -110,7 +113,7 @@ def test_a_late_alarm_interrupts_when_nobody_says_so(tree: Frozen) -> None:
         spin(10.0)
 
     with pytest.raises(JobInterrupted):
-        Interrupts(0.1, stood_still=lambda: tree.stood_still, patience=0.1).call(handler)
+        Interrupts(0.1, still_ns=tree.still_ns, patience=0.1).call(handler)
 
 
 def test_the_rest_of_the_timeout_holds_after_the_standstill(tree: Frozen) -> None:
@@ -119,7 +122,7 @@ def test_the_rest_of_the_timeout_holds_after_the_standstill(tree: Frozen) -> Non
         spin(10.0)
 
     with pytest.raises(JobInterrupted):
-        Interrupts(0.1, stood_still=lambda: tree.stood_still).call(handler)
+        Interrupts(0.1, still_ns=tree.still_ns).call(handler)
 
 
 # --- drains ---------------------------------------------------------------------------------------------------------
