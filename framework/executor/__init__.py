@@ -21,8 +21,6 @@ from framework.executor.attempts import NoTracing as NoTracing
 from framework.executor.attempts import SilentLogger as SilentLogger
 from framework.executor.attempts import SpanIdentity as SpanIdentity
 from framework.executor.attempts import Tracing as Tracing
-from framework.executor.attempts import enter_job as enter_job
-from framework.executor.attempts import leave_job as leave_job
 from framework.executor.elsewhere import attempt_elsewhere, loss_elsewhere, lost_elsewhere
 from framework.executor.hooks import PATIENCE, FailureHook, dismiss, undone, unfinished
 from framework.job import Context, Failure, Lease
@@ -88,10 +86,9 @@ class Executor:
         self._method: Callable[..., Any] = getattr(app, handler.name)
         carried = handler.queue.payload_type
         # A dead letter is made of the job, not decoded: its payload is another queue's.
-        self._payload: Callable[[Lease], Any] = letter_of
+        self._decode: Callable[[bytes], Any] | None = None
         if carried is not DeadLetter:
-            decode = codec_for(carried, queue=options.name, full_errors=options.full_errors).decode
-            self._payload = lambda lease: decode(lease.job.payload)
+            self._decode = codec_for(carried, queue=options.name, full_errors=options.full_errors).decode
         self.record: Callable[..., None] = lambda lease, outcome, resolved=False: None
         self._tracing = tracing
         self.settled = tracing.settled
@@ -130,7 +127,8 @@ class Executor:
         try:
             context = self._context(attempt, started) if self.handler.takes_context else None
             try:
-                payload = self._payload(attempt.lease)
+                lease, decode = attempt.lease, self._decode
+                payload = letter_of(lease) if decode is None else decode(lease.job.payload)
                 result = call(self._method, payload) if context is None else call(self._method, payload, context)
                 if result is not None:
                     self._check(result)
@@ -157,7 +155,8 @@ class Executor:
         try:
             context = self._context(attempt, started) if self.handler.takes_context else None
             try:
-                payload = self._payload(attempt.lease)
+                lease, decode = attempt.lease, self._decode
+                payload = letter_of(lease) if decode is None else decode(lease.job.payload)
                 made = self._method(payload) if context is None else self._method(payload, context)
                 if (result := await call(self._awaitable(made))) is not None:
                     self._check(result)
@@ -236,7 +235,8 @@ class Executor:
         return outcome
 
     def _finish(self, attempt: Attempt, duration: float) -> Outcome:
-        outcome = attempt.ended
+        outcome = attempt.outcome
+        assert outcome is not None
         self.record(attempt.lease, outcome)
         attempt.duration = duration
         if self._tells_success or outcome is not SUCCEEDED:

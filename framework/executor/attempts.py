@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from contextvars import Token
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from framework.exceptions import release
 from framework.frozen import frozen
-from framework.job import Lease, Logger, ids_of
+from framework.job import NO_IDS, Lease, Logger, ids_of
 from framework.jobscope import running
 from framework.outcome import Outcome
 from framework.queues import QueueOptions
@@ -25,7 +24,7 @@ class SpanIdentity:
     @property
     def ids(self) -> bytes:
         """Return both as bytes, zeros where it is not traced."""
-        return ids_of(self.trace_id, self.span_id)
+        return ids_of(self.trace_id, self.span_id) if self.span_id else NO_IDS
 
 
 UNTRACED = SpanIdentity()
@@ -100,17 +99,6 @@ class Tracing(Protocol):
         """Counts a settlement at once. False: it does not, and an event has to tell."""
 
 
-def enter_job(attempt: Attempt) -> Token[Lease | None]:
-    """Name the job that runs in this context."""
-    return running.set(attempt.lease)
-
-
-def leave_job(attempt: Attempt, entered: Token[Lease | None]) -> None:
-    """Name it no more. What its handler has bound to structlog's context variables ends with its context."""
-    if not attempt.own_context:
-        running.reset(entered)
-
-
 class SilentLogger:
     """A logger that says nothing: for tests and for use without telemetry."""
 
@@ -131,10 +119,11 @@ class NoTracing:
         return UNTRACED
 
     def enter(self, attempt: Attempt) -> Any:
-        return enter_job(attempt)
+        return running.set(attempt.lease)
 
     def leave(self, attempt: Attempt, entered: Any) -> None:
-        leave_job(attempt, entered)
+        if not attempt.own_context:
+            running.reset(entered)
 
     def logger(self, attempt: Attempt) -> Logger:
         return SilentLogger()

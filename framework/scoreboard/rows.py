@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import time
 
-from framework.scoreboard.layout import ROW, Memory, RowState, string, text
+from framework.scoreboard.layout import ROW, Memory, RowState, string
 
 _QUICK_TRIES, _MOST_TRIES = 20, 150  # to read a row whole; a writer may lose the processor for a tenth of a second
 
@@ -30,8 +30,8 @@ class RowWriter:
         """A job runs here from now on; times in monotonic ns, 0 = no deadline."""
         self._sequence += 2
         self._quads[self._place] = self._sequence - 1
-        fields = delivery, 1, 0, 0, started, soft, hard, text(job_id, 64), queue.encode()
-        self._memory[self._fields] = ROW.pack(*fields)
+        ident = job_id.encode("utf-8", "replace")  # `pack` cuts it
+        self._memory[self._fields] = ROW.pack(delivery, 1, 0, 0, started, soft, hard, ident, queue.encode())
         self._quads[self._place] = self._sequence
 
     def on_cpu(self, running: bool) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from framework.app import Logger
-from framework.executor import UNTRACED, Attempt, SpanIdentity, enter_job, leave_job
+from framework.executor import UNTRACED, Attempt, SpanIdentity
 from framework.job import Lease
-from framework.jobscope import keys_of
+from framework.jobscope import keys_of, running
 from framework.telemetry.logs import Logs
 
 
@@ -21,10 +21,11 @@ class LogOnlyTracing:
         return UNTRACED
 
     def enter(self, attempt: Attempt) -> Any:
-        return enter_job(attempt)
+        return running.set(attempt.lease)
 
     def leave(self, attempt: Attempt, entered: Any) -> None:
-        leave_job(attempt, entered)
+        if not attempt.own_context:
+            running.reset(entered)
 
     def logger(self, attempt: Attempt) -> Logger:
         return self._logs.bound(keys_of(attempt.lease))

@@ -20,8 +20,9 @@ from opentelemetry.trace import SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from framework import events as e
-from framework.executor import Attempt, SpanIdentity, enter_job, leave_job
+from framework.executor import Attempt, SpanIdentity
 from framework.job import NO_IDS, Lease, RunRecord, ids_of, span_bytes, trace_bytes
+from framework.jobscope import running
 from framework.outcome import SUCCEEDED, Outcome
 from framework.telemetry import records
 from framework.telemetry.encode import Encoder, End
@@ -108,7 +109,7 @@ class RingTracing(LogOnlyTracing):
         came = span.context
         # Never on top of the ambient context: what leaked into it would reach this handler.
         context = Context({_SPAN_KEY: span}) if came is None else trace.set_span_in_context(span, came)
-        return enter_job(attempt), otel_context.attach(context)
+        return running.set(attempt.lease), otel_context.attach(context)
 
     def leave(self, attempt: Attempt, entered: Any) -> None:
         """Put back what was there before, whatever happens; not in a context that ends with the run."""
@@ -120,7 +121,7 @@ class RingTracing(LogOnlyTracing):
         finally:
             if not attempt.own_context:
                 otel_context.detach(entered[1])
-                leave_job(attempt, entered[0])
+                running.reset(entered[0])
 
     def span_of(self, lease: Lease, started_at: float) -> RingSpan:
         """The span that an attempt will have."""

@@ -230,7 +230,8 @@ class WorkerCore:
 
     def finish(self, attempt: Attempt, row: int, *, soon: bool = False) -> None:
         """Settle, free the row. Args: soon: a success may wait for the next flush."""
-        outcome = attempt.ended
+        outcome = attempt.outcome
+        assert outcome is not None
         if soon:
             self._ledger.told(attempt.lease)
             self.gate.settle_soon(attempt.lease, outcome, row)

@@ -127,7 +127,8 @@ class Interrupts:
                 raise JobInterrupted("lease_lost") from error  # that is why it has failed
             raise
         finally:
-            leave_if_forked(self._pid)
+            if os.getpid() != self._pid:
+                leave_if_forked(self._pid)
             self._calling = False
             self._soft = self.lease = None
 
@@ -203,7 +204,7 @@ def where(frame: FrameType | None) -> tuple[bool, bool]:
     frames = 0
     while frame is not None and frame.f_code is not _BORDER:
         frames += 1
-        module = frame.f_globals.get("__name__", "").partition(".")[0]
+        module = str(frame.f_globals.get("__name__")).partition(".")[0]
         name = frame.f_code.co_name
         if (module in _CLOSED and name != _DECORATED) or name in _CLOSED_FUNCTIONS:
             open_ = False

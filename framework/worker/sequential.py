@@ -68,8 +68,8 @@ class SyncWorker:
             self._core.gate.wake()
 
     def _serve(self) -> None:
-        core = self._core
-        while not core.leave:
+        core, leave = self._core, self._core.leave
+        while not leave.why:
             lease = None if core.gate.doubtful else self._claims.take()
             if lease is None:  # once a claim: each job ends with a tick of its own
                 core.gate.flush()
@@ -114,7 +114,7 @@ class SyncWorker:
         if not core.begin(attempt, 0):
             return
         self._interrupts.lease = lease
-        self._claims.started(attempt.began)
+        self._claims.started = attempt.began
         if executor is not self._limited:
             self._limited = executor
             self._interrupts.limit(executor.options.timeout, min(PATIENCE, executor.options.kill_after / 2))

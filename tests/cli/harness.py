@@ -24,7 +24,7 @@ from framework.job import Failure, Job
 from framework.queues import QueueOptions
 from tests.settling import bury
 from tests.settling import rest as handled
-from tests.warm import WORKER, warm
+from tests.warm import WORKER, run
 
 TIMEOUT = 60  # seconds in which any command must have ended; far above what one takes
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -115,7 +115,7 @@ class Cli:
     def run(self, *args: str, stdin: str | bytes = b"", env: Mapping[str, str | None] | None = None) -> Result:
         """Through pipes, until it ends."""
         data = stdin.encode() if isinstance(stdin, str) else stdin
-        done = warm().run(*args, data=data, cwd=self.home, env=self._env(env), timeout=TIMEOUT)
+        done = run(*args, data=data, cwd=self.home, env=self._env(env), timeout=TIMEOUT)
         return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     def ok(self, *args: str, stdin: str | bytes = b"", env: Mapping[str, str | None] | None = None) -> Result:

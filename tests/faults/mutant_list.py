@@ -239,7 +239,7 @@ JUDGEMENT = (
     Mutant("what had ended is only finished", "maintenance/rescue.py", (("    if known is not None:\n        return _completed(known, lease, now), None\n", ""),), "unit/test_rescue.py"),
     Mutant("what a rescuer has decided stands", "maintenance/rescue.py", (("    if known is not None and account.resolved:\n", "    if False:\n"),), "unit/test_rescue.py"),
     Mutant("what had not started is not charged", "maintenance/rescue.py", (("    if run is None:\n        return Outcome(Kind.RELEASED), None\n", "    if run is None:\n        run = RunRecord(0, lease.delivery, lease.attempt, now)\n"),), "unit/test_rescue.py", "63 of 64 dead letters never started"),
-    Mutant("the verdict is written before the kill", "supervisor/tree.py", (("        self.board.write_verdict(place.incarnation, kind, guilty)\n", ""),), "process/test_traces.py"),
+    Mutant("the verdict is written before the kill", "supervisor/tree.py", (("            self.board.write_verdict(place.incarnation, kind, guilty)\n", "            pass\n"),), "process/test_traces.py"),
     Mutant("main and helper pop from one deque", "worker/claims.py", (("                leases.append(self._waiting.pop())", "                leases.append(self._waiting[-1 - len(leases)])"),), "unit/test_worker_parts.py"),
 )  # fmt: skip
 

@@ -209,7 +209,7 @@ def test_listings_do_not_grow_with_the_number_of_jobs(tmp_path: Path, monkeypatc
 
 def test_a_durable_enqueue_is_one_flush_and_so_is_that_of_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(append, "AGE", 3600.0)  # however slow the machine is
-    monkeypatch.setattr(append, "WORTH", 0)
+    monkeypatch.setattr(append, "WORTH", 1)
     seam = Seam()
     spool = opened(tmp_path / "spool", seam, power=True)
     spool.maintain()  # says that all workers read segments

@@ -127,10 +127,8 @@ def test_a_downgrade_ends_a_segment_that_this_version_has_begun(root: Path, olde
 
 
 @pytest.mark.parametrize("older", [versions.BEFORE_OPEN], indirect=True)
-def test_the_version_before_leaves_an_open_segment_alone_and_this_one_reads_its_closed_ones(
-    root: Path, older: Path
-) -> None:
-    """Both stand in one directory. Which of the two a segment is, its head says."""
+def test_the_version_before_leaves_our_segments_alone_and_this_one_reads_theirs(root: Path, older: Path) -> None:
+    """They stand in one directory. Which of the two a segment is, its head says."""
     mine = often(broker(root))
     mine.enqueue([job("a")])
     mine.enqueue([job("b")])

@@ -182,7 +182,8 @@ class Segment:
 
     def job(self, index: int) -> Job:
         """Return the job of an index. Raises Damaged, OSError."""
-        self.load(index + 1)
+        if index >= len(self._offsets):
+            self.load(index + 1)
         return bytes_of.decode(self._data, self._offsets[index], self.head.queue)
 
     def record(self, index: int) -> bytes:

@@ -87,7 +87,7 @@ class Segments:
                         picked = [i for i in picked if i in wanted]
                     left = len(picked) > limit
                     del picked[limit:]
-                    taken = {i: word.claimed(found[i], owner.tag) for i in picked if word.is_free(found[i])}
+                    taken = word.claimed(found, picked, owner.tag)
                     segment.write_all(taken)
             except Busy:
                 self._counts["busy"] += 1
@@ -150,10 +150,10 @@ class Segments:
             self._put_aside(segment, index, one)
             return None
         name = bytes_of.name_of(segment.name, index, job, delivery)
-        held = Held(owner, name, str(name), segment.inode, segment=segment, index=index, word=one)
+        held = Held(owner, name, str(name), segment.inode, 0, False, False, segment, index, one)
         owner.held[held.entry] = held
         segment.held.add(index)
-        return Lease(job, self._queue.name, 1, delivery, job.eligible_at, held)
+        return Lease(job, self._queue.name, 1, delivery, job.enqueued_at, held)  # none has a delay
 
     def _put_aside(self, segment: Segment, index: int, one: int) -> None:
         """Of one damaged record: its bytes to bad/, and its word says that it is elsewhere. Raises OSError."""
@@ -167,7 +167,7 @@ class Segments:
 
     def finish(self, held: Held) -> bool:
         """The job is done. False: the lease was lost. Raises OSError: it stays."""
-        return self._settle(held, word.done(held.word))
+        return self._settle(held, held.word ^ word.FINISH)
 
     def finish_all(self, entry: str, done: Sequence[Held]) -> None:
         """Finish jobs of one segment at once. What is not its lease any more, or fails, is let be: `finish` tells."""
@@ -177,11 +177,11 @@ class Segments:
                 return
             found = segment.words()
             mine = [held for held in done if held.segment is segment and found[held.index] == held.word]
-            segment.write_all({held.index: word.done(held.word) for held in mine})
+            segment.write_all({held.index: held.word ^ word.FINISH for held in mine})
             for held in mine:
-                held.segment = None  # of the segment: `done` need not ask it
                 segment.held.discard(held.index)
-                held.done()
+                held.owner.held.pop(held.entry, None)  # as `Held.done`, which would ask the segment for each
+                held.segment, held.settled = None, True
             if not segment.held:
                 self._rest(segment, keep=True)
 

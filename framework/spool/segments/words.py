@@ -10,6 +10,7 @@ belongs to nobody (see `upkeep`), so that its job runs again.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -17,6 +18,8 @@ FREE, OWNED, DONE, MOVED, VACANT = (state | state << 60 for state in range(5))
 SIZE = 8
 _STATE, _DELIVERY, _TAG = 0xF | 0xF << 60, 0xFFFFF, (1 << 36) - 1
 _SETTLED = (DONE, MOVED)
+# XORed to a claimed job's word it says that the job is finished; the owner stays, and knows its own at a repetition.
+FINISH = OWNED ^ DONE
 
 
 def free(delivery: int) -> int:
@@ -29,17 +32,10 @@ def owned(delivery: int, tag: int) -> int:
     return OWNED | min(delivery, _DELIVERY) << 4 | tag << 24
 
 
-def claimed(word: int, tag: int) -> int:
-    """Return the word of a free job that an owner claims."""
-    return owned(delivery_of(word) + 1, tag)
-
-
-def done(word: int) -> int:
-    """Return the word of a claimed job that is finished.
-
-    It keeps its owner, so that a repeated settlement knows its own.
-    """
-    return word ^ OWNED ^ DONE
+def claimed(words: list[int], places: Sequence[int], tag: int) -> dict[int, int]:
+    """Return the words with which an owner claims those of these jobs that are free, by their places."""
+    mine = owned(0, tag)
+    return {i: mine | min((words[i] >> 4) + 1, _DELIVERY) << 4 for i in places if not words[i] & 0xF}
 
 
 def moved(delivery: int, tag: int) -> int:
