@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 from framework.errors import SettingsError
 from framework.job import Job, JobId, Lease, RunRecord
+from framework.options import QueueSpec
 from framework.outcome import Kind, Outcome, Settlement
-from framework.queues import QueueOptions
 from framework.text.redaction import HIDDEN, address
 
 State = Literal["ready", "delayed", "in_flight", "dead", "bad"]
@@ -145,7 +145,7 @@ class Broker(Protocol):
     @property
     def local_dir(self) -> Path: ...
 
-    def open(self, queues: Sequence[QueueOptions]) -> None:
+    def open(self, queues: Sequence[QueueSpec]) -> None:
         """Connects and declares the queues, idempotent. EngineError: the place is unfit (says why and what to do)."""
 
     def enqueue(self, jobs: Sequence[Job]) -> Sequence[JobId]:

@@ -246,6 +246,7 @@ class Gate:
     def close(self) -> None:
         """Let go of threads; what is not settled by now stays claimed. Idempotent."""
         if self._waiters is not None:
+            self.wake()  # a claim may wait for long, and Python waits for its thread
             self._waiters.shutdown(wait=False, cancel_futures=True)
 
     def _give_back(self, leases: Sequence[Lease]) -> None:
