@@ -407,6 +407,18 @@ def test_what_is_stored_elsewhere_while_a_segment_begins_is_not_overtaken(root: 
     mine.close()
 
 
+def test_a_segment_that_begins_while_another_job_is_stored_lets_none_overtake_that(root: Path) -> None:
+    """It has its stamp before the other one. Verified: with the segments closed before, `after` comes first."""
+    seam = Seam()
+    mine = often(broker(root, calls=seam))
+    seam.arm(before("link", lambda: mine.enqueue([job("on top")]) and None))
+    mine.enqueue([job("chosen", chosen=True)])
+    seam.disarm()
+    often(mine).enqueue([job("after")])
+    assert ids(claim(mine)) == ["on top", "chosen", "after"]
+    mine.close()
+
+
 def test_threads_and_a_bulk_lose_nothing_and_keep_their_order(root: Path) -> None:
     mine = often(broker(root, durability="process"))
 
