@@ -5,9 +5,9 @@
     2  their words, *vacant* until then, say that they are free: that shows them all
 
 A segment begins as any other, with the first jobs and with room for more. Its writer keeps the file's `flock` as a sign
-of life, and closes the segment when it is full, when it has been open for a quarter of a second, and when a job is stored
-elsewhere that must not be overtaken by what comes later: the words that are still vacant say *done* then. When the writer
-is dead, maintenance does that; see `mending.adopt`.
+of life, and closes the segment when it is full, when it has been open for a quarter of a second, and when a job is
+stored elsewhere that must not be overtaken by what comes later: the words that are still vacant say *done* then. When
+the writer is dead, maintenance does that; see `mending.adopt`.
 """
 
 from __future__ import annotations
