@@ -467,6 +467,30 @@ def test_a_damaged_record_hides_none_behind_it(root: Path, mine: SpoolBroker) ->
     assert mine.stats("jobs").bad == 1
 
 
+def test_one_with_a_damaged_head_is_put_aside_and_restored(root: Path, mine: SpoolBroker) -> None:
+    mine.enqueue([job("b")])
+    (path,) = segments(root)
+    with path.open("r+b") as found:
+        found.seek(20)
+        found.write(b"\xff")
+    mine.close()
+    other = broker(root, durability="process")
+    assert claim(other) == []
+    (view,) = other.browse("jobs", "bad")
+    assert other.restore(view) == ""
+    assert ids(claim(other)) == ["a", "b"]
+    assert vacant(root) == 0
+    other.close()
+
+
+def test_only_what_the_version_before_cannot_read_is_new_to_it() -> None:
+    traced = job("a")
+    traced.headers["traceparent"] = f"00-{'a' * 32}-{'b' * 16}-01"
+    for jobs, slots, version in (([job("a")], 0, 1), ([job("a")], 2, 2), ([job("b"), traced], 0, 2)):
+        data, _ = bytes_of.build(jobs, slots)
+        assert int.from_bytes(data[8:10], "little") == version
+
+
 def test_large_jobs_and_btrfs_and_a_full_table_of_descriptors_open_none(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
