@@ -72,7 +72,7 @@ SEGMENT_MUTANTS = (
     _one("a torn record is adopted by nobody", "segments/mending.py", "    if not whole:\n        return word.DONE\n", "", APPEND),
     _one("an open segment is kept open", "segments/open.py", "any(map(word.is_vacant, found)) or (keep", "(keep", APPEND),
     _one("who comes later may expire", "segments/open.py", "                first = min(first, names.micros(time.time() + 1.0))\n", "                pass\n", APPEND),
-    _one("half a word may say that no job is there", "segments/upkeep.py", " if there[i] or word.tag_of_word(now[i])}", "}", MODEL),
+    _one("half a word may say that no job is there", "segments/upkeep.py", " if there[i] or word.tag_of_word(now[i])}", "}", APPEND),
     _one("jobs that were stored together stand among others", "listing.py", "                alone.sort()\n", "                pass\n", "spool/test_together.py"),
     _one("what stands behind the next segment waits", "listing.py", "                    del alone[end:]\n", "", f"{SEGMENTS} spool/test_together.py"),
     _one("a descriptor of another file is not closed", "segments/file.py", "                flocks.forget(fd)\n                return\n", "                pass\n", SEGMENTS),

@@ -293,6 +293,21 @@ def test_a_dead_producers_last_job_counts_where_it_is_whole(root: Path) -> None:
     mine.close()
 
 
+def test_half_a_word_of_a_place_without_a_job_makes_no_job(root: Path) -> None:
+    """A power cut has kept half of what closed it. Verified: taken for a claim of nobody, it becomes a bad file."""
+    dead_owner(root, lambda theirs: often(theirs).enqueue([job("a")]))
+    (path,) = segments(root)
+    torn = words.DONE & 0xFFFFFFFF | words.VACANT & ~0xFFFFFFFF
+    with path.open("r+b") as found:
+        found.seek(bytes_of.WORDS_AT + 5 * words.SIZE)
+        found.write(words.pack([torn]))
+    mine = broker(root, durability="process")
+    mine.maintain()
+    assert ids(claim(mine)) == ["a"]
+    assert (mine.stats("jobs").bad, vacant(root)) == (0, 0)
+    mine.close()
+
+
 def test_what_maintenance_shows_is_flushed_before(root: Path) -> None:
     """Verified: else a power cut leaves a word that says that a job is there, and no job."""
 
