@@ -195,7 +195,7 @@ PROTOCOL = (
     _one("what is claimed is settled where it is", "store.py", " or any(part.claims for part in self._parts.values())", "", REPLACED),
     _one("what was removed is made anew", "maintain.py", "        if not layout.is_complete(self._disk, self._queue):", "        if False:", REPLACED),
     _one("directories above are made anew", "disk.py", "            if not above:\n", "            if True:\n", REPLACED),
-    _one("what is due is not listed for every claim", "ripen.py", "if over or self._clock.micros() >= self._next_minute:", "if True:", RIPEN),
+    _one("what is due is not listed for every claim", "ripen.py", "if self._steps is not None or over or self._clock.micros() >= self._next_minute:", "if True:", RIPEN),
     _one("a claim moves what it can take", "claims.py", "part.ripen.soon(limit, patient=False)", "part.ripen.soon(1024, patient=False)", RIPEN),
     _one("a long look waits for what is ready", "ripen.py", "if patient or self._took <= LONG or late >= MOST_LATE:", "if True:", RIPEN),
     _one("maintenance moves in steps", "ripen.py", "                if time.monotonic() >= until:\n                    break\n", "", RIPEN),
