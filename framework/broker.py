@@ -127,8 +127,9 @@ class Broker(Protocol):
     thread at a time, but that one `claim` may wait in a thread of its own meanwhile.
 
     A verb that cannot be done now raises EngineUnavailable and may be repeated; a lease that could not be settled stays
-    claimed. Whatever else a verb raises, a WorkerError aside, its callers take for that. `wake`, `expired` and `stuck`
-    only look at memory, and raise nothing.
+    claimed. Whatever else a verb raises, a WorkerError aside, its callers take for that; after a claim the worker is
+    replaced once its jobs have ended, as it may have claimed what it does not know. `wake`, `expired` and `stuck` only
+    look at memory, and raise nothing.
 
     Attributes:
         features: in what this engine differs; final after `open`.
