@@ -43,6 +43,7 @@ def run(budget_seconds: float) -> Report:
                 continue
             _try(mutant, copy, report)
     report.tried = {"mutants": len(chosen), "left out for want of time": left_out, **report.tried}
+    report.part = f"{len(chosen) - left_out} of {len(chosen)} mutants" if left_out else ""
     return report
 
 
