@@ -89,7 +89,7 @@ def _way_here() -> Iterator[tuple[str, int]]:
     frame = sys._getframe(1)
     while frame.f_back is not None:
         frame = frame.f_back
-        if frame.f_globals.get("__package__", "").startswith("framework"):
+        if (frame.f_globals.get("__package__") or "").startswith("framework"):
             yield frame.f_code.co_filename, frame.f_lineno
 
 
