@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 from framework.errors import SettingsError
 from framework.job import Job, JobId, Lease, RunRecord
+from framework.options import QueueSpec
 from framework.outcome import Kind, Outcome, Settlement
-from framework.queues import QueueOptions
 from framework.text.redaction import HIDDEN, address
 
 State = Literal["ready", "delayed", "in_flight", "dead", "bad"]
@@ -127,8 +127,9 @@ class Broker(Protocol):
     thread at a time, but that one `claim` may wait in a thread of its own meanwhile.
 
     A verb that cannot be done now raises EngineUnavailable and may be repeated; a lease that could not be settled stays
-    claimed. Whatever else a verb raises, a WorkerError aside, its callers take for that. `wake`, `expired` and `stuck`
-    only look at memory, and raise nothing.
+    claimed. Whatever else a verb raises, a WorkerError aside, its callers take for that; after a claim the worker is
+    replaced once its jobs have ended, as it may have claimed what it does not know. `wake`, `expired` and `stuck` only
+    look at memory, and raise nothing.
 
     Attributes:
         features: in what this engine differs; final after `open`.
@@ -145,7 +146,7 @@ class Broker(Protocol):
     @property
     def local_dir(self) -> Path: ...
 
-    def open(self, queues: Sequence[QueueOptions]) -> None:
+    def open(self, queues: Sequence[QueueSpec]) -> None:
         """Connects and declares the queues, idempotent. EngineError: the place is unfit (says why and what to do)."""
 
     def enqueue(self, jobs: Sequence[Job]) -> Sequence[JobId]:

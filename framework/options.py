@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from typing import Protocol
 
 from framework.retry import LONGEST, RetryPolicy
 from framework.slo import Slo
@@ -13,6 +14,27 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}", re.ASCII)
 MOST_WEIGHT = 100
 MOST_WORKERS, MOST_CONCURRENCY = 1_000, 10_000  # more is a slip of the pen, which would fill memory or disk at a start
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+class QueueSpec(Protocol):
+    """The engine's part of a queue's declaration: never its workers, its deadlines or its slo. See QueueOptions."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def is_dead_letter(self) -> bool: ...
+    @property
+    def dead_letter(self) -> str | None: ...
+    @property
+    def ttl(self) -> float | None: ...
+    @property
+    def max_length(self) -> int | None: ...
+    @property
+    def max_payload_bytes(self) -> int: ...
+    @property
+    def handled(self) -> bool: ...
+    @property
+    def service(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)

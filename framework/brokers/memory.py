@@ -22,8 +22,8 @@ from framework.brokers import options
 from framework.brokers.memory_store import MemoryStore, Row, Shelf, UnknownQueue
 from framework.errors import EnqueueFailed, LeaseLost, PayloadTooLarge, QueueFull, SettingsError
 from framework.job import Job, JobId, Lease
+from framework.options import QueueSpec
 from framework.outcome import Kind, Outcome, Settlement
-from framework.queues import QueueOptions
 
 __all__ = ["MemoryBroker", "MemoryStore", "connect"]
 
@@ -76,7 +76,7 @@ class MemoryBroker:
         self._own = self._own or TemporaryDirectory(prefix="worker-")
         return Path(self._own.name)
 
-    def open(self, queues: Sequence[QueueOptions]) -> None:
+    def open(self, queues: Sequence[QueueSpec]) -> None:
         """Declares the queues and the dead-letter queues that they name."""
         with self.store.lock:
             self.store.declare(queues)

@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from framework.broker import JobView, State
 from framework.errors import EngineError
 from framework.job import Failure, Job
-from framework.queues import QueueOptions
+from framework.options import QueueOptions, QueueSpec
 
 KEPT_FAILURES = 10  # beside the first
 
@@ -71,7 +71,7 @@ class Row:
 class Shelf:
     """The rows of one queue. The heaps may hold entries of rows that moved on: they are skipped when they come up."""
 
-    def __init__(self, options: QueueOptions) -> None:
+    def __init__(self, options: QueueSpec) -> None:
         self.options = options
         self.rows: dict[int, Row] = {}
         self.counts: Counter[State] = Counter()
@@ -141,7 +141,7 @@ class MemoryStore:
         with self.lock:
             self.living.discard(incarnation)
 
-    def declare(self, queues: Sequence[QueueOptions]) -> None:
+    def declare(self, queues: Sequence[QueueSpec]) -> None:
         for options in queues:
             self._shelves.setdefault(options.name, Shelf(options)).options = options
             handlers = self._handlers.setdefault(options.name, set())

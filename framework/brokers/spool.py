@@ -15,9 +15,9 @@ from framework.broker import NO_JOBS, Features, JobView, QueueStats, Rescued, St
 from framework.brokers import options
 from framework.errors import EngineError, EnqueueFailed, SettingsError
 from framework.job import Failure, Job, JobId, Lease
+from framework.options import QueueSpec
 from framework.outcome import Kind, Outcome, Settlement
 from framework.process.lock import FileLock
-from framework.queues import QueueOptions
 from framework.spool import flocks
 from framework.spool.browse import Sight
 from framework.spool.calls import Calls
@@ -127,7 +127,7 @@ class SpoolBroker:
         """What happened in this process: lost, missed, bad, stranded, recovered."""
         return dict(self._spool.counts)
 
-    def open(self, queues: Sequence[QueueOptions]) -> None:
+    def open(self, queues: Sequence[QueueSpec]) -> None:
         """Makes what is missing and checks the place."""
         self._spool.open(queues)
         durable: Literal["process", "power"] = "power" if self._spool.survives_power_cut else "process"

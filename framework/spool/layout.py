@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 
 from framework.errors import EngineError, EngineUnavailable
-from framework.queues import QueueOptions, check_name
+from framework.options import QueueSpec, check_name
 from framework.spool.calls import Calls
 from framework.spool.disk import DIRECTORY, Disk
 from framework.spool.names import Name
@@ -30,7 +30,7 @@ class QueueDir:
         base: its directory.
     """
 
-    def __init__(self, options: QueueOptions) -> None:
+    def __init__(self, options: QueueSpec) -> None:
         self.options = options
         self.name = options.name
         self.base = directory_of(options.name)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from framework.errors import EngineError, EngineUnavailable, EnqueueFailed
 from framework.job import Job, JobId, Lease
-from framework.queues import QueueOptions
+from framework.options import QueueOptions, QueueSpec
 from framework.spool import clock, filesystem, flocks, handlers, layout, life, unstarted
 from framework.spool.browse import Browse
 from framework.spool.calls import Calls
@@ -80,7 +80,7 @@ class Spool:
 
     # --- opening and closing -----------------------------------------------------------------------------------
 
-    def open(self, queues: Sequence[QueueOptions]) -> None:
+    def open(self, queues: Sequence[QueueSpec]) -> None:
         """Makes what is missing, durably, and checks the place. Idempotent. Raises EngineError."""
         first = self._disk is None
         try:
@@ -166,13 +166,13 @@ class Spool:
         if found.doubt and self._power:
             self.notes.append(f"spool {self.root}: {found.doubt}")
 
-    def _undeclared(self, queues: Sequence[QueueOptions]) -> list[QueueOptions]:
+    def _undeclared(self, queues: Sequence[QueueSpec]) -> list[QueueSpec]:
         """Dead-letter queues that nobody declared on this broker."""
         known = {options.name for options in queues} | self._parts.keys()
         wanted = {options.dead_letter for options in queues if options.dead_letter is not None}
         return [QueueOptions(name, is_dead_letter=True, handled=False) for name in sorted(wanted - known)]
 
-    def _open_queue(self, options: QueueOptions) -> None:
+    def _open_queue(self, options: QueueSpec) -> None:
         disk, here = self._opened()
         if (known := self._parts.get(options.name)) is not None:
             known.queue.options = options

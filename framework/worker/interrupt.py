@@ -141,7 +141,8 @@ class Interrupts:
         """Set the timer again if a handler has stopped or moved it: the process has only one."""
         armed = self._armed
         if armed != float("inf"):
-            left, late = signal.getitimer(signal.ITIMER_REAL)[0], armed - self._now()
+            late = armed - self._now()  # first: what passes from here on makes less of what the timer has left
+            left = signal.getitimer(signal.ITIMER_REAL)[0]
             if not 0 < left < late + RETRY:
                 self._ring_in(max(0.000001, late), armed)
 

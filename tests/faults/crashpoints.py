@@ -1,5 +1,6 @@
 """Every operation × every change that it makes: a kill there, a kill within the write; and at every system call each
-errno. Counted here, tried by tests/spool/test_crash_points.py and test_errnos.py.
+errno. Counted here, tried by tests/spool/test_crash_points.py and test_errnos.py; beside them every errno at every
+call of the ledger, by tests/ledger/test_calls.py.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from .mutants import TREE
 from .report import Report, print_and_exit
 
 MOST_SECONDS = 3600.0  # all points have a fixed number: no budget cuts them, and a quiet machine takes minutes
-TESTS = ("tests/spool/test_crash_points.py", "tests/spool/test_errnos.py")
+TESTS = ("tests/spool/test_crash_points.py", "tests/spool/test_errnos.py", "tests/ledger/test_calls.py")
 
 
 def calls_of(case: Case) -> Seam:

@@ -123,7 +123,7 @@ LOCKS = (
     _one("the lock of an id at an ack", "ids.py", "        with locked(disk, directory(queue, job_id), wait=ACK_WAIT):", "        if True:", f"{IDS} spool/test_explorer.py"),
     _one("flock, not a POSIX lock", "calls.py", "staticmethod(fcntl.flock)", "staticmethod(fcntl.lockf)", f"{LIFE} spool/test_forks.py",
          "POSIX locks: a probe of the own lock succeeds and frees it"),
-    Mutant("flock of an instance", "supervisor/instance.py", (("            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "            pass"),), "unit/test_supervising.py"),
+    Mutant("flock of an instance", "supervisor/instance.py", (("            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "            pass"),), "unit/test_instances.py"),
     Mutant("flock of a role", "process/lock.py", (("        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "        pass"),), LINKS),
     _one("children close the locks", "flocks.py", "            os.close(fd)\n        except OSError:\n            continue", "            pass\n        except OSError:\n            continue", "spool/test_forks.py"),
 )  # fmt: skip
@@ -167,11 +167,11 @@ PROTOCOL = (
     Mutant("none waits for a follower that was interrupted", "grouping/state.py", (("            ticket.left = not ticket.taken\n", "            pass\n"),), f"{GROUP}::test_ctrl_c_while_waiting_stores_nothing_and_holds_up_none"),
     Mutant("a group's refusal is not that of each", "grouping/tickets.py", (("            ticket.alone = True\n", "            ticket.answer(None, failed)\n"),), GROUP),
     Mutant("no line behind oneself", "grouping/__init__.py", (("        if thread in state.inside:\n            return False\n", ""),), GROUP),
-    Mutant("close stores what stands in line", "grouping/__init__.py", (("            flusher.join()\n", "            pass\n"), ("        if not self._stand_in_line(Ticket(None)):\n            return", "        if False:\n            return")), f"{GROUP} unit/test_grouping.py"),
+    Mutant("close stores what stands in line", "grouping/__init__.py", (("            flusher.join()\n", "            pass\n"), ("        if not self._stand_in_line(Ticket(None)):\n            return", "        if False:\n            return")), f"{GROUP} unit/test_grouping_ends.py"),
     Mutant("an id stands in a call once", "grouping/state.py", (("ticket.job.id in ids or ", ""),), "unit/test_grouping.py"),
-    Mutant("a loop that is closed ends its spans", "grouping/tickets.py", (("                ticket.end()\n", "                pass\n"),), "unit/test_grouping.py"),
-    Mutant("random bytes are not a forked child's", "randomness.py", (("    _pool = []\n\n\nos.", "    pass\n\n\nos."),), "unit/test_grouping.py"),
-    Mutant("random bytes drawn across a fork are dropped", "randomness.py", (("            pool += [block[at : at + SIZE] for at in range(0, len(block), SIZE)]", "            _pool.extend(block[at : at + SIZE] for at in range(0, len(block), SIZE))"),), "unit/test_grouping.py"),
+    Mutant("a loop that is closed ends its spans", "grouping/tickets.py", (("                ticket.end()\n", "                pass\n"),), "unit/test_grouping_ends.py"),
+    Mutant("random bytes are not a forked child's", "randomness.py", (("    _pool = []\n\n\nos.", "    pass\n\n\nos."),), "unit/test_grouping_ends.py"),
+    Mutant("random bytes drawn across a fork are dropped", "randomness.py", (("            pool.extend(", "            _pool.extend("),), "unit/test_grouping_ends.py"),
     _one("fencing: a worker whose directory is gone", "claim.py", "            self._reborn()", "            pass", CLAIM),
     _one("fencing: a lost claim is told", "settle.py", "            self._counts[\"lost\"] += 1\n        return found", "            self._counts[\"lost\"] += 1\n        return True", SETTLE),
     _one("ENOENT: the target bucket is gone", "disk.py", "                if self.stat(source) is None:\n                    return False\n                self.mkdir(os.path.dirname(target))", "                return False", f"{ENQUEUE} {SETTLE}",
@@ -267,6 +267,7 @@ SHARED = (
     Mutant("checksum of a ledger's header", "ledger/format.py", (("    if _CRC.unpack_from(data, _HEAD.size)[0] != zlib.crc32(head):\n        raise Damaged(\"checksum of the header\")\n", ""),), "ledger/test_format.py"),
     Mutant("checksum of a run", "ledger/format.py", ((" or commit_of(body) != word:", ":"),), "ledger/test_format.py"),
     Mutant("checksum of an outcome", "ledger/format.py", ((" or commit_of(body, run_word) != word:", ":"),), "ledger/test_format.py"),
+    Mutant("nothing waits behind a long job", "worker/sequential.py", (("        self._core.gate.give_back(leases)\n        self._core.gate.flush()\n", "        self._core.gate.give_back(leases)\n"),), "process/test_settled_late.py::test_nothing_that_has_ended_waits_behind_a_long_job"),
     Mutant("the outcome comes before telemetry", "executor/__init__.py", (("        self.record(attempt.lease, outcome)\n        attempt.duration = duration\n        if self._tells_success or outcome is not SUCCEEDED:\n            self._emit(finished(attempt, outcome, duration))\n", "        attempt.duration = duration\n        if self._tells_success or outcome is not SUCCEEDED:\n            self._emit(finished(attempt, outcome, duration))\n        self.record(attempt.lease, outcome)\n"),), "unit/test_worker_core.py"),
 )  # fmt: skip
 

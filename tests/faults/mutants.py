@@ -61,7 +61,7 @@ def _copy_tree(copy: Path) -> None:
 
 
 def _environ(copy: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "MOST": "120"}
 
 
 def _try(mutant: Mutant, copy: Path, report: Report) -> None:

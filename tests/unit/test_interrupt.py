@@ -17,6 +17,7 @@ import pytest
 
 from framework import JobInterrupted
 from framework.worker.interrupt import Interrupts, invoke, where
+from tests.unit.helpers import a_lease
 
 
 @pytest.fixture(autouse=True)
@@ -213,6 +214,37 @@ def test_the_earlier_of_timeout_and_drain_comes_first() -> None:
     with pytest.raises(JobInterrupted) as interrupted:
         interrupts.call(spin)
     assert interrupted.value.why == "timeout"
+
+
+def test_a_lost_lease_stops_the_handler_that_runs_for_it_once_and_no_other() -> None:
+    interrupts, lost, other = Interrupts(60), a_lease(), a_lease()
+    seen: list[str] = []
+
+    def job() -> None:
+        interrupts.lose(other)  # it has ended, or has not begun
+        try:
+            interrupts.lose(lost)
+            spin()
+        except JobInterrupted as interrupted:
+            seen.append(interrupted.why)
+        interrupts.lose(lost)  # said once a second until the job ends: it may need time to clean up
+        raise ConnectionError("cannot clean up")
+
+    interrupts.lease = lost
+    with pytest.raises(JobInterrupted, match="lease_lost"):
+        interrupts.call(job)
+    assert seen == ["lease_lost"]
+    interrupts.lease = other
+    interrupts.lose(lost)
+    assert interrupts.call(lambda: "done") == "done"
+
+
+def test_a_lease_that_is_lost_before_the_handlers_first_frame_is_not_forgotten() -> None:
+    interrupts, lost = Interrupts(60), a_lease()
+    interrupts.lease = lost
+    interrupts.lose(lost)
+    with pytest.raises(JobInterrupted, match="lease_lost"):
+        interrupts.call(spin)
 
 
 def test_no_alarm_outside_a_handler() -> None:

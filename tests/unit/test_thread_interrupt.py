@@ -18,6 +18,7 @@ import pytest
 
 from framework import JobInterrupted
 from framework.worker.thread_interrupt import Call, Limits, ThreadInterrupts
+from tests.unit.helpers import a_lease
 
 Make = Callable[..., ThreadInterrupts]
 
@@ -306,3 +307,23 @@ def test_a_child_that_comes_back_ends_there(make: Make) -> None:
     pid = in_thread(lambda: interrupts.call(os.fork))
     assert pid > 0
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_a_lost_lease_stops_the_call_that_is_for_it_and_a_call_that_goes_on_still_counts_as_hung(make: Make) -> None:
+    lost, other, hung = a_lease(), a_lease(), threading.Event()
+    interrupts = make(0.2, hung_after=0.05, on_hung=lambda call, frame: hung.set())
+    seen: list[str] = []
+
+    def job() -> str:
+        interrupts.lose(other)
+        interrupts.lose(lost)
+        try:
+            spin()
+        except JobInterrupted as interrupted:
+            seen.append(interrupted.why)
+        interrupts.lose(lost)
+        assert hung.wait(30), "it goes on after its soft timeout"
+        return "done"
+
+    assert in_thread(lambda: interrupts.call(job, lease=lost)) == "done"
+    assert seen == ["lease_lost"]
