@@ -18,7 +18,7 @@ from framework.errors import SettingsError
 from framework.job import Job, JobId, Lease, RunRecord
 from framework.options import QueueSpec
 from framework.outcome import Kind, Outcome, Settlement
-from framework.text.redaction import address
+from framework.text.redaction import HIDDEN, address
 
 State = Literal["ready", "delayed", "in_flight", "dead", "bad"]
 # A job that was so often in the hands of a process that died, and nothing accounted for that, is charged: else one that
@@ -127,8 +127,9 @@ class Broker(Protocol):
     thread at a time, but that one `claim` may wait in a thread of its own meanwhile.
 
     A verb that cannot be done now raises EngineUnavailable and may be repeated; a lease that could not be settled stays
-    claimed. Whatever else a verb raises, a WorkerError aside, its callers take for that. `wake`, `expired` and `stuck`
-    only look at memory, and raise nothing.
+    claimed. Whatever else a verb raises, a WorkerError aside, its callers take for that; after a claim the worker is
+    replaced once its jobs have ended, as it may have claimed what it does not know. `wake`, `expired` and `stuck` only
+    look at memory, and raise nothing.
 
     Attributes:
         features: in what this engine differs; final after `open`.
@@ -276,9 +277,18 @@ VERBS: dict[Kind, Verb] = {
 ENGINES = {"spool": "framework.brokers.spool", "memory": "framework.brokers.memory"}
 
 
+PLAIN = ("durability", "network_file_system")  # options of engines whose values are no secret
+
+
 def shown(url: str) -> str:
-    """A URL for people: a directory as it is; of a server scheme, host and port."""
-    return url if url.startswith(("spool:", "memory:")) or "//" not in url else address(url)
+    """A URL for people: a directory as it is; of a server scheme, host and port. Of what nobody knows no value."""
+    if not url.startswith(("spool:", "memory:")):
+        return address(url) if "//" in url or "@" in url else url
+    place, mark, query = url.partition("?")
+    pairs = (pair.partition("=") for pair in query.split("&"))
+    return (
+        place + mark + "&".join(f"{name}{eq}{text if name in PLAIN or not eq else HIDDEN}" for name, eq, text in pairs)
+    )
 
 
 def scheme_of(url: str) -> str:

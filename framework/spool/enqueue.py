@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from framework.errors import EnqueueFailed, PayloadTooLarge, QueueFull
@@ -56,8 +56,8 @@ class Enqueue:
         while at < len(jobs):
             self._check_size(jobs[at], done)
             if jobs[at].chosen_id:
-                self._appender.retire(forget=True)
-                self._put_chosen(jobs[at], done)
+                with self._elsewhere(forget=True):
+                    self._put_chosen(jobs[at], done)
                 at += 1
                 continue
             run = self._run(jobs, at)
@@ -66,11 +66,19 @@ class Enqueue:
             elif self._appender.is_worth(run) and self._may_write_segments() and self._append(run, done):
                 at += len(run)
             else:
-                self._appender.retire(forget=len(run) > TOGETHER)
-                if len(run) >= self.least_segment and self._may_write_segments():
-                    at += self._put_segment(run[: write.together(run)], done)
-                else:
-                    at += self._put_chunk(run, done)
+                with self._elsewhere(forget=len(run) > TOGETHER):
+                    if len(run) >= self.least_segment and self._may_write_segments():
+                        at += self._put_segment(run[: write.together(run)], done)
+                    else:
+                        at += self._put_chunk(run, done)
+
+    @contextlib.contextmanager
+    def _elsewhere(self, *, forget: bool) -> Iterator[None]:
+        """Stores jobs that none which comes later may overtake, as it would in a segment that has its stamp by then."""
+        try:
+            yield
+        finally:  # not before: another thread may open one meanwhile
+            self._appender.retire(forget=forget)
 
     def _may_write_segments(self) -> bool:
         """Return whether all workers of the queue read them, as far as is known."""

@@ -285,14 +285,14 @@ class Listing:
         self._names, self._at = found, 0
         now = time.monotonic()
         self._due = now + max(LEAST_AGE, 50 * (now - start))
-        self._urgent_due = now + LEAST_AGE
+        self._urgent_due = now + LEAST_AGE / 2
 
     def _look_for_urgent(self) -> None:
         """Put what has come of priorities below 5 before what is left: a long listing is not renewed that soon."""
         began, start = self._clock.text(), time.thread_time()  # its own time: a busy machine makes no job less urgent
         found = self._each_of(self._parted()[0], began)
         self._names, self._at = found + self._names[self._end_of(USUAL - 1) :], 0
-        pause = max(LEAST_AGE, 50 * (time.thread_time() - start))
+        pause = max(LEAST_AGE / 2, 50 * (time.thread_time() - start))  # what is in hand takes its time, too
         self._urgent_due = min(self._due, time.monotonic() + pause)
 
     def _parted(self) -> tuple[list[str], list[str], list[str]]:

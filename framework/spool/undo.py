@@ -53,10 +53,7 @@ class Undo:
 
     def take_back_excess(self, drafts: Sequence[Draft], done: list[JobId]) -> None:
         """Over the limit after all: the last ones come back. One that is gone was claimed: that is success."""
-        try:
-            excess = self._limits.excess()
-        except OSError:
-            return  # they are queued, the count is not worth an error
+        excess = self._excess()
         taken: list[Draft] = []
         try:
             for draft in reversed(drafts[-excess:] if excess else ()):
@@ -66,16 +63,13 @@ class Undo:
             for directory in {os.path.dirname(draft.path) for draft in taken}:
                 self._disk.sync_removal(directory)
         except OSError as error:
-            self._forget([*taken, draft], done)
+            _forget([*(one.job.id for one in taken), draft.job.id], done)
             raise EnqueueUncertain(
                 f"job {draft.job.id!r} is one too many for {self._queue.name!r} and cannot be taken back: {error}",
                 job_id=draft.job.id,
                 enqueued=done,
             ) from error
-        self._forget(taken, done)
-        if taken:
-            limit = self._queue.options.max_length
-            raise QueueFull(f"queue {self._queue.name!r} is full, max_length is {limit}", enqueued=done)
+        self._are_too_many([draft.job.id for draft in taken], done)
 
     def take_back_records(
         self, jobs: Mapping[int, Job], take_back: Callable[[int], list[int]], done: list[JobId]
@@ -85,34 +79,35 @@ class Undo:
         Args:
             jobs: by their indexes there.
         """
-        try:
-            excess = self._limits.excess()
-        except OSError:
-            return  # they are queued, the count is not worth an error
-        if not excess:
+        if not (excess := self._excess()):
             return
         try:
-            taken = {jobs[index].id for index in take_back(excess)}
+            taken = [jobs[index].id for index in take_back(excess)]
         except FileNotFoundError:
             return
         except (OSError, Busy, ValueError) as error:
             gone = [job.id for job in jobs.values()]
-            done[:] = [job_id for job_id in done if job_id not in gone]
+            _forget(gone, done)
             raise EnqueueUncertain(
                 f"job {gone[0]!r} and the {len(jobs) - 1} behind it are too many for {self._queue.name!r} "
                 f"and cannot be taken back: {error}",
                 job_id=gone[0],
                 enqueued=done,
             ) from error
+        self._are_too_many(taken, done)
+
+    def _excess(self) -> int:
+        try:
+            return self._limits.excess()
+        except OSError:
+            return 0  # they are queued, the count is not worth an error
+
+    def _are_too_many(self, taken: Sequence[str], done: list[JobId]) -> None:
+        """Raises QueueFull where some were taken back."""
         if taken:
-            done[:] = [job_id for job_id in done if job_id not in taken]
+            _forget(taken, done)
             limit = self._queue.options.max_length
             raise QueueFull(f"queue {self._queue.name!r} is full, max_length is {limit}", enqueued=done)
-
-    @staticmethod
-    def _forget(drafts: Sequence[Draft], done: list[JobId]) -> None:
-        gone = {draft.job.id for draft in drafts}
-        done[:] = [job_id for job_id in done if job_id not in gone]
 
     def not_queued(self, drafts: Sequence[Draft], job: Job, error: Exception, done: Sequence[str]) -> NoReturn:
         """Before any rename. *Not queued* may be said only once the removal is durable, else they could come back."""
@@ -148,3 +143,8 @@ class Undo:
     def _unlink_id(self, draft: Draft) -> None:
         if draft.entry is not None:
             self._disk.unlink(draft.entry)
+
+
+def _forget(ids: Sequence[str], done: list[JobId]) -> None:
+    gone = set(ids)
+    done[:] = [job_id for job_id in done if job_id not in gone]

@@ -103,7 +103,8 @@ class Watch:
         """Return whether a job has executed a program in the place of its worker (`os.execv`). Its jobs are rescued at
         once, as their owner is gone, but it would keep the slot until the last of their deadlines."""
         silent = self._tree.still.elapsed(slot.tick / 1e9, now) > SILENCE
-        return silent and place.image != 0 and image(place.pid or 0) not in (0, place.image)
+        known = place.ready and place.image != 0  # what is not ready may be spawned: its image is yet to come
+        return known and silent and image(place.pid or 0) not in (0, place.image)
 
     def _is_stuck(self, place: Place, slot: SlotState, now: float) -> bool:
         silent = self._tree.still.elapsed(slot.tick / 1e9, now) > STUCK_AFTER

@@ -56,8 +56,8 @@ def _secrets_of(name: str, value: str) -> Iterator[str]:
         for part in value.split(","):
             text = part.partition("=")[2].strip()
             found += (text, unquote(text), *unquote(text).split())
-    elif _ADDRESSES.fullmatch(name) and "//" in value:
-        found += _parts_of(value)
+    elif _ADDRESSES.fullmatch(name) and ("//" in value or not value.startswith(("spool:", "memory:"))):
+        found += _parts_of(value if "//" in value else f"//{value}")  # one without a scheme is refused, and quoted
     for secret in found:
         for shape in (secret, unquote(secret), quote(secret), quote(secret, safe="")):
             if len(shape) >= _LEAST:

@@ -133,6 +133,7 @@ class WorkerCore:
             lost_here=self.check.cause,
             ruin=self.ruin,
         )
+        self.gate.on_surprise = lambda: leave.leave("its engine failed in an unknown way")
 
     # --- the board --------------------------------------------------------------------------------------------------
 

@@ -55,6 +55,7 @@ class Gate:
     Attributes:
         failures: calls that have failed in a row; failing_since: monotonic seconds.
         doubtful: the engine fails, and the state of this process would explain it.
+        on_surprise: called when a claim has raised what the contract does not know. In any thread.
         on_lost: takes a lease that has become another worker's while its handler runs, again and again until that ends.
             In any thread.
     """
@@ -89,6 +90,7 @@ class Gate:
         self._waiters: ThreadPoolExecutor | None = None
         self.failures, self.failing_since = 0, 0.0
         self.doubtful = False
+        self.on_surprise: Callable[[], object] = lambda: None
         self.on_lost: Callable[[Lease], object] = lambda lease: None
 
     # --- claiming and starting --------------------------------------------------------------------------------------
@@ -102,7 +104,10 @@ class Gate:
         try:
             leases = self._broker.claim(self._turns.order, limit=limit, wait=wait)
         except Exception as error:
-            self._failed("claim", answer(error))
+            known = answer(error)
+            self._failed("claim", known)
+            if known is not error:  # who knows what it has claimed and not returned: the end of this process frees that
+                self.on_surprise()
             return ()
         self._recovered("claim")
         self._stuck.tell()

@@ -42,9 +42,10 @@ def verdict_of(reports: Sequence[Report]) -> str:
 
 def summary(results: Sequence[tuple[Report, float]]) -> str:
     """Return the table of a run. Its last line is the verdict, with what is missing."""
-    lines = [f"{'suite':<24} {'result':<10} {'seconds':>8} {'violations':>10}  seed"]
+    lines = [f"{'suite':<24} {'result':<10} {'seconds':>8} {'violations':>10}  {'seed':<10}  tried in this time"]
     for report, took in results:
-        lines.append(f"{report.suite:<24} {report.verdict:<10} {took:8.0f} {len(report.violations):10}  {report.seed}")
+        row = f"{report.suite:<24} {report.verdict:<10} {took:8.0f} {len(report.violations):10}  {report.seed:<10}"
+        lines.append(f"{row}  {report.part or 'all'}")
     reports = [report for report, _ in results]
     broken = [report.suite for report in reports if report.violations]
     missing = [f"{report.suite}: {part}" for report in reports for part in report.left_out]

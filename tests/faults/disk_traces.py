@@ -1,4 +1,4 @@
-"""What the model of the disk records: short lives of a spool, and what was promised at which moment of them."""
+"""What the model of the disk records: short lives of a spool, each with what it promises."""
 
 from __future__ import annotations
 
@@ -7,126 +7,15 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from framework.brokers.spool import SpoolBroker
 from framework.errors import EnqueueFailed, EnqueueUncertain, QueueFull
 from framework.outcome import Kind, Outcome, Settlement
-from framework.queues import QueueOptions
-from framework.spool import flocks, frame, ids, names
-from tests.settling import ack, bury, rest, retry
-from tests.spool.seam import Seam
-from tests.spool.world import Cut, broker, failure, in_segments, job, often, one, settle_orphan
+from framework.spool import frame, ids, names
+from tests.settling import ack, rest, retry
+from tests.spool.world import failure, in_segments, job, often, one, settle_orphan
 
-from .disk_states import Recorder
-
-QUEUES = (
-    QueueOptions("jobs", dead_letter="letters", max_length=None),
-    QueueOptions("plain", max_length=None),
-    QueueOptions("small", max_length=1),
-    QueueOptions("letters", is_dead_letter=True),
-)
-
-
-@dataclass
-class Promise:
-    """`there`, `absent`, `letter` (it is a dead letter) or `home` (it is none), between two moments."""
-
-    what: str
-    job_id: str
-    since: int
-    until: int | None = None
-
-    def holds_at(self, moment: int) -> bool:
-        """Whether it is given then."""
-        return self.since <= moment and (self.until is None or moment < self.until)
-
-
-class Life:
-    """A spool under a recorder.
-
-    Attributes:
-        ours: jobs that may be there.
-    """
-
-    def __init__(self, base: Path) -> None:
-        self.base = base
-        self.recorder = Recorder(base)
-        self.promises: list[Promise] = []
-        self.ours: set[str] = set()
-        self.hook: Callable[..., Any] | None = None
-        self.seam = Seam()
-        self.seam.arm(self._call)
-        self.mine = self.born()
-
-    def born(self) -> SpoolBroker:
-        """Another process on the root, as far as the disk can tell."""
-        return broker(self.base / "var" / "spool", *QUEUES, calls=self.seam)
-
-    def _call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Callable[..., Any]) -> Any:
-        def recorded(*args: Any, **kwargs: Any) -> Any:
-            return self.recorder(name, args, kwargs, real)
-
-        return (self.hook or _pass_on)(name, args, kwargs, recorded)
-
-    def promise(self, what: str, *ids: str) -> None:
-        """From now on."""
-        self.promises += [Promise(what, job_id, self.recorder.moment) for job_id in ids]
-
-    def ends(self, what: str, *ids: str) -> None:
-        """Not promised any more, from before the next call on."""
-        for promise in self.promises:
-            if promise.what == what and promise.job_id in ids and promise.until is None:
-                promise.until = self.recorder.moment + 1
-
-    def enqueue(self, *ids: str, **options: Any) -> None:
-        """And the promise that goes with it."""
-        self.ours.update(ids)
-        self.mine.enqueue([job(job_id, **options) for job_id in ids])
-        self.promise("there", *ids)
-
-    def bury(self, queue: str = "jobs") -> None:
-        """The next job; from then on it is a dead letter."""
-        lease = one(self.mine, queue)
-        bury(self.mine, lease, failure=failure(lease, message="why"))
-        self.promise("letter", lease.job.id)
-
-    def cut_before(self, name: str, act: Callable[[], Any]) -> None:
-        """The process dies before its first call of this name: its locks are free, and it is gone."""
-
-        def hook(called: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Callable[..., Any]) -> Any:
-            if called == name and not cut:
-                cut.append(name)
-                raise Cut
-            if cut and called == "pwrite":  # the dead write nothing
-                return len(args[1])
-            return real(*args, **kwargs)
-
-        cut: list[str] = []
-        self.hook = hook
-        try:
-            act()
-            raise AssertionError(f"no call of {name}")
-        except Cut:
-            self.hook = None
-        self.die()
-
-    def die(self) -> None:
-        """Its claims stay, their lock is free; the next one takes its place."""
-        for parts in self.mine._spool._parts.values():
-            if parts._owner is not None:
-                flocks.drop(self.seam, parts._owner.fd)  # type: ignore[arg-type]
-            if (segment := parts.enqueue._appender.segment) is not None:
-                flocks.drop(self.seam, segment._fd)  # type: ignore[arg-type]
-            parts.enqueue._appender.after_fork()
-            parts.forget()
-        self.mine = self.born()
-
-
-def _pass_on(_: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Callable[..., Any]) -> Any:
-    return real(*args, **kwargs)
+from .disk_life import Life
 
 
 def _enqueue(life: Life) -> None:

@@ -19,8 +19,9 @@ from framework.brokers.spool import SpoolBroker
 from framework.errors import EngineError
 from tests.spool.world import body, broker, claim, settle_orphan
 
+from .disk_life import QUEUES, Life, Promise
 from .disk_states import MOST_STATES, State
-from .disk_traces import QUEUES, TRACES, Life, Promise
+from .disk_traces import TRACES
 from .report import Report, print_and_exit, seed
 
 PLACES = ("ready", "delayed", "in_flight", "dead")

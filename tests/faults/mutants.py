@@ -43,6 +43,7 @@ def run(budget_seconds: float) -> Report:
                 continue
             _try(mutant, copy, report)
     report.tried = {"mutants": len(chosen), "left out for want of time": left_out, **report.tried}
+    report.part = f"{len(chosen) - left_out} of {len(chosen)} mutants" if left_out else ""
     return report
 
 
@@ -60,7 +61,7 @@ def _copy_tree(copy: Path) -> None:
 
 
 def _environ(copy: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "MOST": "120"}
 
 
 def _try(mutant: Mutant, copy: Path, report: Report) -> None:

@@ -54,6 +54,8 @@ def enqueue(choices: random.Random, name: str) -> list[str]:
     options: dict[str, Any] = {}
     if kind < 0.5:
         options["job_id"] = name
+    elif kind < 0.6:  # so many in a row share segments
+        return [queue.enqueue(task(choices, weights)) for _ in range(30)]
     if kind > 0.9:
         options["delay"] = choices.uniform(0.01, 1.0)
     return [queue.enqueue(task(choices, weights), **options)]

@@ -17,6 +17,7 @@ class Report:
         tried: counts and measures, in the order in which they are to be printed.
         violations: broken promises, one line each; none = passed.
         left_out: what it promises and could not run, each with what is missing.
+        part: how much of a fixed number there was time for: runs together reach all.
     """
 
     suite: str
@@ -24,6 +25,7 @@ class Report:
     tried: dict[str, object] = field(default_factory=dict)
     violations: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    part: str = ""
 
     @property
     def verdict(self) -> str:

@@ -72,7 +72,7 @@ SEGMENT_MUTANTS = (
     _one("a torn record is adopted by nobody", "segments/mending.py", "    if not whole:\n        return word.DONE\n", "", APPEND),
     _one("an open segment is kept open", "segments/open.py", "any(map(word.is_vacant, found)) or (keep", "(keep", APPEND),
     _one("who comes later may expire", "segments/open.py", "                first = min(first, names.micros(time.time() + 1.0))\n", "                pass\n", APPEND),
-    _one("half a word may say that no job is there", "segments/upkeep.py", " if there[i] or word.tag_of_word(now[i])}", "}", MODEL),
+    _one("half a word may say that no job is there", "segments/upkeep.py", " if there[i] or word.tag_of_word(now[i])}", "}", APPEND),
     _one("jobs that were stored together stand among others", "listing.py", "                alone.sort()\n", "                pass\n", "spool/test_together.py"),
     _one("what stands behind the next segment waits", "listing.py", "                    del alone[end:]\n", "", f"{SEGMENTS} spool/test_together.py"),
     _one("a descriptor of another file is not closed", "segments/file.py", "                flocks.forget(fd)\n                return\n", "                pass\n", SEGMENTS),
@@ -81,4 +81,5 @@ SEGMENT_MUTANTS = (
     _one("a letter in a segment is dead", "browse.py", "        wanted = is_owned if state == \"in_flight\" else is_free\n", "        wanted = is_free if state == \"ready\" else is_owned\n", SEGMENTS),
     _one("the writer's lock is free before too many are taken back", "enqueue.py", "            close(self._disk, drafts)  # where", "            pass  # where", SEGMENTS),
     _one("none overtakes what came while a segment began", "segments/append.py", "            segment.retired = True\n        if not", "            pass\n        if not", APPEND, "threads and a bulk: a later job overtook"),
+    _one("segments are closed behind what is stored elsewhere", "enqueue.py", "        try:\n            yield\n        finally:  # not before: another thread may open one meanwhile\n            self._appender.retire(forget=forget)\n", "        self._appender.retire(forget=forget)\n        yield\n", APPEND, "threads and a bulk: a later job overtook"),
 )  # fmt: skip

@@ -57,6 +57,13 @@ def test_a_run_that_held_everything(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert capsys.readouterr().out.splitlines()[-1] == "faults: passed"
 
 
+def test_how_much_there_was_time_for_is_said_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert run(monkeypatch, Report("one"), Report("mutants", part="12 of 210 mutants")) == 0
+    [kept] = (tmp_path / "faults").iterdir()
+    one, mutants, last = kept.read_text().splitlines()[-3:]
+    assert (one.endswith("  all"), mutants.endswith("  12 of 210 mutants"), last) == (True, True, "faults: passed")
+
+
 def test_what_could_not_run_is_not_passed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ HELD=settle: the first settlement. HELD=telemetry: the first record for telemetr
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -45,6 +46,8 @@ def act(task: Task) -> None:
         raise ValueError(f"{task.key} fails: ñ")
     if task.do == "hang":
         time.sleep(600)
+    if task.do == "abort":
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Held(WorkerApp):

@@ -110,7 +110,7 @@ def test_a_job_that_cannot_be_settled_slows_no_other_and_holds_no_drain(tree: Tr
             tree.enqueue(Torture.sync, Task(key=f"k{number}"))
         tree.wait_ledger("end k", 50)
         assert len(tree.events("engine_failed")) == 1
-        assert tree.events("process_exited") == []
+        assert tree.exits() == []
         assert tree.stop() == 0
         assert any("stay claimed" in event["event"] for event in tree.events())
     tree.start("--queue", "sync")
@@ -133,7 +133,7 @@ def test_jobs_that_cannot_be_settled_are_no_ruin_of_their_worker(tree: Tree) -> 
         tree.wait_ledger("end k", 12)
         tree.enqueue(Torture.sync, Task(key="last"))
         tree.wait_ledger("end last")
-        assert tree.events("process_exited") == []
+        assert tree.exits() == []
     tree.wait(lambda: tree.stats("sync").in_flight == 0, "all are settled")
     assert tree.stop() == 0
     assert len(tree.ran("start ")) == 14

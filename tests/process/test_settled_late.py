@@ -117,3 +117,29 @@ def test_what_telemetry_had_not_got_yet_its_rescuer_sends(tree: Tree, do: Act) -
         assert receiver.value("worker.job.attempts") == 1
         assert receiver.value("worker.job.attempts", worker__job__outcome=outcome) == 1
         assert tree.events("attempt_lost") == []
+
+
+def test_successes_that_wait_for_each_other_outlive_their_worker(tree: Tree) -> None:
+    """Each job that ended before the one that kills the process is finished, though no engine had heard of some."""
+    many(tree, 100, "abort")
+    tree.wait(lambda: len(tree.ran("start")) == 201 and tree.stats("sync").in_flight == 0, "all are settled")
+    assert tree.stop() == 0
+    assert sorted(tree.ran("start")) == sorted({*tree.ran("start")}), "none ran twice"
+    assert [letter.job.history[0].reason for letter in tree.letters("sync")] == ["worker_lost"]
+    assert len(tree.events("attempt_lost")) == 1
+
+
+def test_nothing_that_has_ended_waits_behind_a_long_job(tree: Tree) -> None:
+    many(tree, 100, "hang")
+    tree.wait_ledger("start the last")
+    tree.wait(lambda: tree.stats("sync").in_flight == 1, "the others are settled, or back where they were")
+    assert tree.stats("sync").ready == 100
+    tree.stop()
+
+
+def many(tree: Tree, count: int, do: Act) -> None:
+    """So many quick jobs, one that does this, and as many again."""
+    quick = [Task(key=f"{number}") for number in range(2 * count)]
+    with Held.sync.connected(tree._producer):
+        Held.sync.enqueue_many([*quick[:count], Task(key="the last", do=do), *quick[count:]])
+    tree.start("--queue", "sync", module="tests.process.held:Held", OTEL_SDK_DISABLED="true")

@@ -1,4 +1,4 @@
-"""An engine that raises what its contract does not know fails for a moment; it ends no process, and charges no job."""
+"""An engine that raises what its contract does not know fails for a moment; no job is charged for that."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ def test_a_surprise_of_an_engine_is_an_outage(tree: Tree, environ: dict[str, str
     failed = tree.events("engine_failed", verb="claim")[0]["error"]
     assert failed.startswith("ValueError: a driver's surprise in claim (")
     assert "surprising.py:" in failed
+    tree.wait_event("worker_leaving", why="its engine failed in an unknown way")
+    tree.wait_event("process_exited", slot="jobs/0", reason="recycled")
     assert len(tree.ran("start k")) == 4
     tree.enqueue(jobs, Task(do="sleep", key="killed", until=1))
     tree.wait_ledger("start killed 1")
@@ -35,5 +37,6 @@ def test_a_surprise_of_an_engine_is_an_outage(tree: Tree, environ: dict[str, str
         tree.wait_ledger("surprise lost")
     os.kill(tree.pid("jobs/0"), signal.SIGKILL)
     tree.wait_ledger("end killed 2")
-    assert [event["slot"] for event in tree.events("process_exited") if event["slot"] != "hooks"] == ["jobs/0"]
+    exits = [event for event in tree.events("process_exited") if event["slot"] != "hooks"]
+    assert [(event["slot"], event["reason"]) for event in exits] == [("jobs/0", "recycled"), ("jobs/0", "killed")]
     assert tree.stop() == 0

@@ -114,6 +114,11 @@ class Tree:
             if (name is None or event["event"] == name) and all(event.get(key) == value for key, value in match.items())
         ]
 
+    def exits(self) -> list[tuple[str, ...]]:
+        """Which processes have ended so far, and how: short enough to be read in a failed assertion."""
+        exits = self.events("process_exited")
+        return [tuple(str(event[key]) for key in ("slot", "reason", "detail")) for event in exits]
+
     def wait_event(self, name: str, count: int = 1, **match: object) -> dict[str, Any]:
         """Blocks until there were `count` of them; the last."""
         self.wait(lambda: len(self.events(name, **match)) >= count, f"{count} of {name} {match}")

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 from framework.brokers.spool import SpoolBroker
-from framework.errors import EngineError, EnqueueFailed, EnqueueUncertain, LeaseLost, QueueFull
+from framework.errors import EngineError, EnqueueUncertain, LeaseLost, QueueFull
 from framework.outcome import Kind, Outcome, Settlement
 from framework.queues import QueueOptions
 from framework.spool import runs
 from tests.settling import ack, bury, retry
 
-from .seam import Seam, before, fail_calls, pass_on
+from .seam import Seam, before, fail_calls
 from .stage import Case, Stage
 from .world import (
     LETTERS,
@@ -71,24 +71,7 @@ def _claim(stage: Stage) -> None:
 
 def _in_vain(stage: Stage) -> None:
     """Its sync fails: all calls after that are those of the removal."""
-    mine, armed, failed = stage.broker, stage.calls.hook, False
-
-    def fail(name: str, args: Any, kwargs: Any, real: Any) -> Any:
-        nonlocal failed
-        if not failed and name == "fsync" and os.path.isfile(f"/proc/self/fd/{args[0]}"):
-            failed = True
-            raise OSError(errno.EIO, "injected")
-        return (armed or pass_on)(name, args, kwargs, real)
-
-    stage.calls.hook = fail
-    try:
-        mine.enqueue([job("n"), job("m")])
-    except EnqueueUncertain:
-        raise
-    except EnqueueFailed:
-        return
-    finally:
-        stage.calls.hook = armed
+    stage.enqueue_in_vain(lambda name, args: name == "fsync" and os.path.isfile(f"/proc/self/fd/{args[0]}"))
 
 
 def _too_many(stage: Stage) -> None:
@@ -313,26 +296,7 @@ def _append(*ids: str) -> Callable[[Stage], None]:
 
 def _append_in_vain(stage: Stage) -> None:
     """Its records cannot be written: all calls after that take back what is there of them."""
-    armed, failed = stage.calls.hook, False
-
-    def fail(name: str, args: Any, kwargs: Any, real: Any) -> Any:
-        nonlocal failed
-        result = (armed or pass_on)(name, args, kwargs, real)
-        if not failed and name == "pwrite" and len(args[1]) > 200:
-            failed = True
-            raise OSError(errno.EIO, "injected")
-        return result
-
-    stage.calls.hook = fail
-    try:
-        stage.broker.enqueue([job("n"), job("m")])
-    except EnqueueUncertain:
-        raise
-    except EnqueueFailed:
-        return
-    finally:
-        stage.calls.hook = armed
-    raise EnqueueUncertain("it went elsewhere", job_id="n")
+    stage.enqueue_in_vain(lambda name, args: name == "pwrite" and len(args[1]) > 200, after=True)
 
 
 def _append_and_claim(stage: Stage) -> None:

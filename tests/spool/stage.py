@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from framework.brokers.spool import SpoolBroker
+from framework.errors import EnqueueFailed, EnqueueUncertain
 from framework.queues import QueueOptions
 
+from .seam import pass_on
 from .world import JOBS, LETTERS, broker, job
 
 
@@ -34,6 +37,30 @@ class Stage:
         """Jobs that are acknowledged."""
         self.broker.enqueue([job(job_id, **options) for job_id in ids])
         self.stored += ids
+
+    def enqueue_in_vain(self, which: Callable[[str, Any], bool], *, after: bool = False) -> None:
+        """Enqueue two jobs while the first such call fails, before it works or after. Returns when they are refused."""
+        armed, failed = self.calls.hook, False
+
+        def fail(name: str, args: Any, kwargs: Any, real: Any) -> Any:
+            nonlocal failed
+            fails = not failed and which(name, args)
+            result = (armed or pass_on)(name, args, kwargs, real) if after or not fails else None
+            if fails:
+                failed = True
+                raise OSError(errno.EIO, "injected")
+            return result
+
+        self.calls.hook = fail
+        try:
+            self.broker.enqueue([job("n"), job("m")])
+        except EnqueueUncertain:
+            raise
+        except EnqueueFailed:
+            return
+        finally:
+            self.calls.hook = armed
+        raise EnqueueUncertain("it went elsewhere", job_id="n")
 
 
 @dataclass(frozen=True)

@@ -293,6 +293,21 @@ def test_a_dead_producers_last_job_counts_where_it_is_whole(root: Path) -> None:
     mine.close()
 
 
+def test_half_a_word_of_a_place_without_a_job_makes_no_job(root: Path) -> None:
+    """A power cut has kept half of what closed it. Verified: taken for a claim of nobody, it becomes a bad file."""
+    dead_owner(root, lambda theirs: often(theirs).enqueue([job("a")]))
+    (path,) = segments(root)
+    torn = words.DONE & 0xFFFFFFFF | words.VACANT & ~0xFFFFFFFF
+    with path.open("r+b") as found:
+        found.seek(bytes_of.WORDS_AT + 5 * words.SIZE)
+        found.write(words.pack([torn]))
+    mine = broker(root, durability="process")
+    mine.maintain()
+    assert ids(claim(mine)) == ["a"]
+    assert (mine.stats("jobs").bad, vacant(root)) == (0, 0)
+    mine.close()
+
+
 def test_what_maintenance_shows_is_flushed_before(root: Path) -> None:
     """Verified: else a power cut leaves a word that says that a job is there, and no job."""
 
@@ -407,6 +422,18 @@ def test_what_is_stored_elsewhere_while_a_segment_begins_is_not_overtaken(root: 
     mine.close()
 
 
+def test_a_segment_that_begins_while_another_job_is_stored_lets_none_overtake_that(root: Path) -> None:
+    """It has its stamp before the other one. Verified: with the segments closed before, `after` comes first."""
+    seam = Seam()
+    mine = often(broker(root, calls=seam))
+    seam.arm(before("link", lambda: mine.enqueue([job("on top")]) and None))
+    mine.enqueue([job("chosen", chosen=True)])
+    seam.disarm()
+    often(mine).enqueue([job("after")])
+    assert ids(claim(mine)) == ["on top", "chosen", "after"]
+    mine.close()
+
+
 def test_threads_and_a_bulk_lose_nothing_and_keep_their_order(root: Path) -> None:
     mine = often(broker(root, durability="process"))
 
@@ -453,6 +480,30 @@ def test_a_damaged_record_hides_none_behind_it(root: Path, mine: SpoolBroker) ->
     mine.enqueue([job("d")])
     assert ids(claim(mine)) == ["a", "c", "d"]
     assert mine.stats("jobs").bad == 1
+
+
+def test_one_with_a_damaged_head_is_put_aside_and_restored(root: Path, mine: SpoolBroker) -> None:
+    mine.enqueue([job("b")])
+    (path,) = segments(root)
+    with path.open("r+b") as found:
+        found.seek(20)
+        found.write(b"\xff")
+    mine.close()
+    other = broker(root, durability="process")
+    assert claim(other) == []
+    (view,) = other.browse("jobs", "bad")
+    assert other.restore(view) == ""
+    assert ids(claim(other)) == ["a", "b"]
+    assert vacant(root) == 0
+    other.close()
+
+
+def test_only_what_the_version_before_cannot_read_is_new_to_it() -> None:
+    traced = job("a")
+    traced.headers["traceparent"] = f"00-{'a' * 32}-{'b' * 16}-01"
+    for jobs, slots, version in (([job("a")], 0, 1), ([job("a")], 2, 2), ([job("b"), traced], 0, 2)):
+        data, _ = bytes_of.build(jobs, slots)
+        assert int.from_bytes(data[8:10], "little") == version
 
 
 def test_large_jobs_and_btrfs_and_a_full_table_of_descriptors_open_none(

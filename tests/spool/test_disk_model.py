@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.disk_traces import TRACES, Life
+from tests.faults.disk_life import Life
+from tests.faults.disk_traces import TRACES
 from tests.faults.diskmodel import record, violations
 
 # What asks for syncs, and a trace that breaks without them. A new one belongs here, or is not needed.

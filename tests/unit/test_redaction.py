@@ -36,6 +36,9 @@ def test_an_address(url, seen):
 def test_an_engine_is_shown_where_its_address_is_a_directory():
     assert shown("spool:/var/spool?durability=process") == "spool:/var/spool?durability=process"
     assert shown("postgres://me:hush@db:5432/name") == "postgres://db:5432"
+    assert shown("spool:/x?durability=process&password=hush&flag") == "spool:/x?durability=process&password=…&flag"
+    assert shown("me:hush@db") == "db"
+    assert shown("/var/spool") == "/var/spool"
 
 
 SECRET = "s3cr3tW0rd"
@@ -67,6 +70,13 @@ def test_messages_of_libraries(monkeypatch, text):
         assert SECRET not in found
         assert "other-secret" not in found
         assert "dXNlcjpzM2NyM3RXMHJkLw==" not in found
+
+
+@pytest.mark.parametrize("value", [f"user:{SECRET}@host:9/{SECRET}", f"host:9/{SECRET}?t={SECRET}", f"{SECRET}@host"])
+def test_an_address_without_a_scheme(value: str) -> None:
+    """Regression: requests quotes what it cannot send to, and doctor and log showed the password."""
+    said = f"InvalidSchema: No connection adapters were found for '{value}/v1/traces'"
+    assert SECRET not in hider({"OTEL_EXPORTER_OTLP_ENDPOINT": value})(said)
 
 
 def test_where_nothing_is_secret_a_text_stays_as_it_is():

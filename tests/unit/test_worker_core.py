@@ -137,6 +137,13 @@ class Desk:
         self.core.finish(attempt, 0)
         return attempt
 
+    def run_soon(self) -> Attempt:
+        attempt = self.claim_one()
+        assert self.core.begin(attempt, 0)
+        self.executor.run(attempt)
+        self.core.finish(attempt, 0, soon=True)
+        return attempt
+
     def retry_now(self) -> bool:
         self.core.gate._retry_at = 0.0
         for item in self.core.gate._unsettled.items():
@@ -216,6 +223,50 @@ def test_what_cannot_be_settled_now_is_settled_later(desk: Desk) -> None:
     assert len(desk.ledger) == 0
     assert [event.verb for event in desk.said(JobsSettled)] == ["ack", "retry"]
     assert desk.core.settle_late()
+
+
+def test_successes_wait_for_each_other_with_their_outcomes_in_the_ledger(desk: Desk) -> None:
+    desk.put(1, 2, 3)
+    for _ in range(3):
+        desk.run_soon()
+    assert "settle" not in desk.engine.calls
+    assert (len(desk.ledger), desk.engine.calls.count("end"), desk.engine.calls.count("told")) == (3, 3, 3)
+    assert (desk.core.jobs, desk.core.used, desk.board.busy_rows(1)) == (3, 0, [])
+    desk.core.gate.flush()
+    assert desk.engine.calls.count("settle") == 1
+    assert (desk.engine.stats("jobs").in_flight, len(desk.ledger)) == (0, 0)
+    assert [(event.verb, event.count) for event in desk.said(JobsSettled)] == [("ack", 3)]
+
+
+def test_a_failure_waits_for_nothing_and_takes_along_what_waits(desk: Desk) -> None:
+    desk.put(1, -2)
+    desk.run_soon()
+    desk.run_soon()
+    assert desk.engine.calls.count("settle") == 1
+    assert (desk.engine.stats("jobs").in_flight, desk.engine.stats("jobs").delayed, len(desk.ledger)) == (0, 1, 0)
+
+
+def test_nothing_waits_for_others_while_the_engine_fails(desk: Desk) -> None:
+    desk.put(1, 2, 3)
+    desk.run_soon()
+    desk.engine.broken = {"settle"}
+    desk.core.gate.flush()
+    assert desk.engine.stats("jobs").in_flight == 1
+    desk.core.gate._retry_at = 0.0
+    desk.run_soon()
+    assert desk.engine.calls.count("settle") == 2, "each success asks the engine again"
+    desk.engine.broken = set()
+    assert desk.retry_now()
+    assert (desk.engine.stats("jobs").in_flight, len(desk.ledger)) == (0, 0)
+
+
+def test_what_waits_gives_its_slots_to_a_ledger_without_room(desk: Desk) -> None:
+    desk.put(1, 2)
+    desk.run_soon()
+    attempt = desk.claim_one()
+    desk.engine.broken = {"begin"}
+    assert not desk.core.begin(attempt, 0)
+    assert desk.engine.calls[-5:] == ["settle", "free", "begin", "release", "free"]
 
 
 def test_a_failing_engine_is_asked_later_and_later(desk: Desk) -> None:

@@ -5,9 +5,9 @@
     2  their words, *vacant* until then, say that they are free: that shows them all
 
 A segment begins as any other, with the first jobs and with room for more. Its writer keeps the file's `flock` as a sign
-of life, and closes the segment when it is full, when it has been open for a quarter of a second, and before it stores a
-job elsewhere that must not be overtaken by what comes later: the words that are still vacant say *done* then. When the
-writer is dead, maintenance does that; see `mending.adopt`.
+of life, and closes the segment when it is full, when it has been open for a quarter of a second, and when a job is
+stored elsewhere that must not be overtaken by what comes later: the words that are still vacant say *done* then. When
+the writer is dead, maintenance does that; see `mending.adopt`.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ class Appender:
             segment.close()
 
     def retire(self, *, forget: bool = False) -> None:
-        """Let no job join the segment any more: one that keeps an order with them is about to be stored elsewhere.
+        """Let no job join the segment any more: one that keeps an order with them was stored elsewhere.
 
         Args:
             forget: such jobs come between the others, for which it is not worth to open a segment again soon.

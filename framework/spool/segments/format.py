@@ -23,7 +23,8 @@ from framework.spool import frame, names
 from framework.spool.segments.words import SIZE, VACANT, pack
 
 MAGIC = b"\x89WSEG01\n"
-VERSION = 2  # of the oldest reader that can read a segment; 1 had no flags, and knew no headers but JSON
+VERSION = 2  # of the oldest reader that can read any segment
+FIRST = 1  # the same, where nothing has been open for more jobs, and no trace context stands bare
 GROWS = 1  # a flag: it is open for more jobs, or was
 MOST = 256  # jobs
 MOST_BYTES = 4 << 20  # of payloads, from which on a segment takes no further job
@@ -76,7 +77,9 @@ def build(jobs: Sequence[Job], slots: int = 0) -> tuple[bytes, int]:
     vacant = max(0, slots - len(jobs))
     room = vacant * max(ROOM, len(written) * 5 // (4 * len(jobs)))
     begin = data_at(len(jobs) + vacant)
-    head = bytearray(head_of(len(jobs) + vacant, begin + len(written) + room, jobs[0].queue, grows=vacant > 0))
+    version = VERSION if vacant or any(_TRACE in job.headers for job in jobs) else FIRST
+    size = begin + len(written) + room
+    head = bytearray(head_of(len(jobs) + vacant, size, jobs[0].queue, version, grows=vacant > 0))
     at = WORDS_AT + SIZE * len(jobs)
     head[at : at + SIZE * vacant] = pack([VACANT] * vacant)
     return b"".join((head, written, bytes(room))), begin + len(written)
@@ -87,9 +90,9 @@ def records(jobs: Sequence[Job], first: int = 0) -> bytes:
     return b"".join(_record(index, job) for index, job in enumerate(jobs, first))
 
 
-def head_of(jobs: int, size: int, queue: str, *, grows: bool = False) -> bytes:
+def head_of(jobs: int, size: int, queue: str, version: int = VERSION, *, grows: bool = False) -> bytes:
     """Return head and words of a segment from which nobody has claimed."""
-    fixed = _HEAD.pack(MAGIC, VERSION, GROWS if grows else 0, jobs, data_at(jobs), size, queue.encode("ascii"))
+    fixed = _HEAD.pack(MAGIC, version, GROWS if grows else 0, jobs, data_at(jobs), size, queue.encode("ascii"))
     return (fixed + _CRC.pack(zlib.crc32(fixed))).ljust(data_at(jobs), b"\0")
 
 

@@ -82,7 +82,9 @@ class Segments:
             try:
                 with segment.locked():
                     found = segment.words()
-                    picked = there if found == seen else self._pick(segment, found, owner.tag)
+                    picked = there
+                    if found != seen:  # what has come since is not loaded
+                        picked = [i for i in self._pick(segment, found, owner.tag) if i <= there[-1]]
                     if wanted is not None:
                         picked = [i for i in picked if i in wanted]
                     left = len(picked) > limit
