@@ -256,7 +256,11 @@ VERBS: dict[Kind, Verb] = {
     Kind.DEAD_LETTERED: "bury",
 }
 
-ENGINES = {"spool": "framework.brokers.spool", "memory": "framework.brokers.memory"}
+ENGINES = {
+    "spool": "framework.brokers.spool",
+    "memory": "framework.brokers.memory",
+    "postgresql": "framework.brokers.postgres",
+}
 
 
 def shown(url: str) -> str:
@@ -274,17 +278,21 @@ def scheme_of(url: str) -> str:
     return scheme
 
 
+def engine_module(url: str) -> Any:
+    """Return the module of the engine that a URL names. Raises SettingsError: no engine has that scheme."""
+    return importlib.import_module(ENGINES[scheme_of(url)])
+
+
 def open_broker(url: str, *, incarnation: str, **options: Any) -> Broker:
     """The engine that a URL names, not opened yet.
 
     Args:
-        url: `spool:DIR` or `memory:`.
+        url: `spool:DIR`, `postgresql://...` or `memory:`.
         incarnation: name of this process's life, never reused; verdicts and rescued leases refer to it.
         options: settings of the engine.
 
     Raises:
         SettingsError: no engine has that scheme.
     """
-    module = importlib.import_module(ENGINES[scheme_of(url)])
-    broker: Broker = module.connect(url, incarnation=incarnation, **options)
+    broker: Broker = engine_module(url).connect(url, incarnation=incarnation, **options)
     return broker

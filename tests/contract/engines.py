@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 from framework.broker import Broker, Inspector, open_broker
 from framework.brokers.memory import MemoryStore
 from framework.queues import QueueOptions
+from tests import postgres
 from tests.spool.world import in_segments
 
 from .slow import Persistent
@@ -165,6 +166,18 @@ class SpoolEngine(Engine):
         return open_broker(f"spool:{self._root}", incarnation=incarnation)
 
 
+class PostgresEngine(SpoolEngine):
+    """A real server, whose tables are empty at first."""
+
+    def __init__(self, place: Path) -> None:
+        super().__init__(place)
+        self._url = f"{postgres.shared().url}?local_dir={place}/local"
+        postgres.empty(postgres.shared())
+
+    def _connect(self, incarnation: str) -> Any:
+        return open_broker(self._url, incarnation=incarnation)
+
+
 class SegmentEngine(SpoolEngine):
     """The same, which stores every runnable job in a segment, also one that comes alone."""
 
@@ -179,4 +192,5 @@ ENGINES: dict[str, Callable[[Path], Engine]] = {
     "slow": SlowEngine,
     "spool": SpoolEngine,
     "segments": SegmentEngine,
+    "postgresql": PostgresEngine,
 }
