@@ -32,7 +32,9 @@ run: $(READY) ## The example service on the embedded spool, with traffic; ends b
 forever: $(READY) ## The same, until Ctrl-C
 	@$(BIN)/python -m services.example_worker.demo --jobs $(N) --forever
 
+# Compiled once: where PYTHONDONTWRITEBYTECODE is set each of the thousand interpreters that tests start would do it anew.
 test: $(READY) $(AGENT_READY) ## All tests but the long ones
+	@$(BIN)/python -m compileall -q framework services tests
 	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: $(READY) ## Style: ruff check and format

@@ -21,6 +21,9 @@ from framework.queues import QueueOptions
 from framework.text.redaction import address
 
 State = Literal["ready", "delayed", "in_flight", "dead", "bad"]
+# A job that was so often in the hands of a process that died, and nothing accounted for that, is charged: else one that
+# brings down its machine within a moment would go on for ever.
+MOST_UNCHARGED = 50
 Verb = Literal["ack", "retry", "bury", "rest", "release"]
 
 
@@ -43,18 +46,18 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """Counts of jobs in each state; what an engine cannot know is None, never 0.
+    """Counts of jobs in each state; what an engine cannot know is None, never 0: so is what it does not say.
 
     Attributes:
         oldest_age: of the oldest ready job, in seconds since it was eligible; 0 where none is ready.
     """
 
-    ready: int | None = 0
-    delayed: int | None = 0
-    in_flight: int | None = 0
-    dead: int | None = 0
-    bad: int | None = 0
-    oldest_age: float | None = 0.0
+    ready: int | None = None
+    delayed: int | None = None
+    in_flight: int | None = None
+    dead: int | None = None
+    bad: int | None = None
+    oldest_age: float | None = None
 
     @property
     def jobs_at_rest(self) -> int:
@@ -67,6 +70,9 @@ class QueueStats:
         return self.jobs_at_rest + (self.in_flight or 0) + (self.bad or 0)
 
 
+NO_JOBS = QueueStats(0, 0, 0, 0, 0, 0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Rescued:
     """A lease whose owner is dead.
@@ -74,9 +80,9 @@ class Rescued:
     Attributes:
         lease: settle it like any other.
         owner: incarnation of the dead process.
-        run: what the engine itself knows of its attempt, which only a worker of the version before tells it; a ledger
-            goes first (`framework.ledger`).
-        reported: likewise, the outcome that telemetry already has.
+        run: what the store itself knows of its attempt; a ledger goes first (`framework.ledger`), but that of another
+            machine nobody can read. Empty ids: those that follow from job and delivery.
+        reported: the outcome that telemetry already has, of a worker of the version before.
     """
 
     lease: Lease
@@ -121,7 +127,8 @@ class Broker(Protocol):
     thread at a time, but that one `claim` may wait in a thread of its own meanwhile.
 
     A verb that cannot be done now raises EngineUnavailable and may be repeated; a lease that could not be settled stays
-    claimed.
+    claimed. Whatever else a verb raises, a WorkerError aside, its callers take for that. `wake`, `expired` and `stuck`
+    only look at memory, and raise nothing.
 
     Attributes:
         features: in what this engine differs; final after `open`.
@@ -156,7 +163,10 @@ class Broker(Protocol):
         each time, so that none starves (`framework/worker/turns.py`). Where there are many queues, one of them may show
         a job of which nothing has told some seconds late.
 
-        Delivery grows by one. A job past its ttl is not returned but becomes a dead letter, reason `expired`. Where one
+        Delivery grows by one. Where an engine itself delivers a job anew whose owner is silent (else its `rescue` has
+        it), and knows that the run of an earlier delivery had started or cannot know it and has delivered the job more
+        than MOST_UNCHARGED times in vain, the lease has that run as `previous`, at each claim until the job is charged.
+        A job past its ttl is not returned but becomes a dead letter, reason `expired`. Where one
         queue fails, jobs of the others are returned; EngineUnavailable: one fails, and no other has a job.
         """
 
@@ -172,9 +182,16 @@ class Broker(Protocol):
             letters that no service has handled are never deleted by age.
         RELEASED: as `release`.
 
+        LEASE_LOST is for telemetry and never comes here.
+
         All that can be settled are; then LeaseLost names leases that are not this owner's any more, or
         EngineUnavailable those that are left. A call that is repeated after that passes over what is settled.
         """
+
+    def lost(self, leases: Sequence[Lease]) -> Sequence[Lease]:
+        """Return those of these leases, claimed and not settled, that are not this owner's any more; none where a claim
+        ends with its owner alone. Asked about what runs, once a second, where the engine is not `local`. One that
+        cannot say raises EngineUnavailable: then the runs go on, as each may be the only one of its job."""
 
     def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
         """Back to the place in the order that they had, no attempt spent; eligible after `delay` seconds. Thread-safe;

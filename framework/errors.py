@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 
 from framework.job import JobId, Lease
@@ -59,6 +60,23 @@ class LeaseLost(WorkerError):
         super().__init__(f"the claim was lost: {', '.join(self.job_ids)}")
 
 
+def answer(error: Exception) -> EngineUnavailable | LeaseLost:
+    """Return what the error of an engine's verb means to its caller.
+
+    What an engine raises beyond its contract, a bug or a driver's surprise, is an outage like any other: no reason to
+    end a process and what runs there. Raises the WorkerErrors that waiting does not mend.
+    """
+    if isinstance(error, (EngineUnavailable, LeaseLost)):
+        return error
+    if isinstance(error, WorkerError):
+        raise error
+    place = traceback.extract_tb(error.__traceback__, limit=-1)
+    where = f" ({place[0].filename}:{place[0].lineno})" if place else ""
+    found = EngineUnavailable(f"{type(error).__name__}: {error}{where}")
+    found.__cause__ = error
+    return found
+
+
 class EnqueueError(WorkerError):
     """Not queued, unless it is `EnqueueUncertain`.
 
@@ -80,8 +98,11 @@ class PayloadTooLarge(EnqueueError):
 
 
 class InvalidPayload(EnqueueError):
-    """The payload does not fit the queue's payload type, would reach the handler changed, or another argument of the
-    enqueue is wrong; nothing was queued."""
+    """The payload does not fit the queue's payload type, or would reach the handler changed; nothing was queued."""
+
+
+class InvalidArgument(EnqueueError, ValueError):
+    """Another argument of an enqueue is wrong (delay, run_at, job_id, on_conflict); nothing was queued."""
 
 
 class Duplicate(EnqueueError):

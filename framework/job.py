@@ -113,6 +113,8 @@ class Lease:
         delivery: number of this claim, from 1; grows at every claim and is never reset.
         eligible_at: since when it could have been claimed (after delay or backoff), seconds since the epoch.
         token: what the engine needs to settle it; nobody else reads it.
+        previous: the run of an earlier delivery that had started, of whose end nothing is known: its machine is gone.
+            Who claims the job charges that attempt instead of starting one.
     """
 
     job: Job
@@ -121,6 +123,7 @@ class Lease:
     delivery: int
     eligible_at: float
     token: Any = field(repr=False, compare=False)
+    previous: RunRecord | None = None
 
     @property
     def is_letter(self) -> bool:

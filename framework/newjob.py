@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from framework.codec import CONTENT_TYPE
-from framework.errors import InvalidPayload
+from framework.errors import InvalidArgument
 from framework.extras import EARLIEST, LATEST, Extras
 from framework.job import Job
 from framework.queues import QueueOptions
@@ -56,9 +56,9 @@ def new_ids() -> tuple[str, bytes]:
 
 
 def checked_id(job_id: object) -> str:
-    """Return the id that a caller chose. Raises InvalidPayload."""
+    """Return the id that a caller chose. Raises InvalidArgument."""
     if not isinstance(job_id, str) or not 0 < len(job_id) <= MAX_ID_LENGTH or not job_id.isprintable():
-        raise InvalidPayload(f"job_id={_shortened(job_id)}: 1 to {MAX_ID_LENGTH} printable characters")
+        raise InvalidArgument(f"job_id={_shortened(job_id)}: 1 to {MAX_ID_LENGTH} printable characters")
     return job_id
 
 
@@ -68,18 +68,18 @@ def _shortened(value: object) -> str:
 
 
 def first_moment(now: float, delay: float, run_at: datetime | None) -> float | None:
-    """Return the moment before which a job must not start; None: it may at once. Raises InvalidPayload."""
+    """Return the moment before which a job must not start; None: it may at once. Raises InvalidArgument."""
     if run_at is None:
         if not 0 <= delay <= LATEST - now:
-            raise InvalidPayload(f"delay={delay}: 0 or more seconds, and not beyond the year 9999")
+            raise InvalidArgument(f"delay={delay:g}: write 0 or more seconds, and no moment beyond the year 9999")
         return now + delay if delay else None
     if delay:
-        raise InvalidPayload("delay and run_at exclude each other: give one")
+        raise InvalidArgument("delay and run_at exclude each other: give one")
     if not isinstance(run_at, datetime):
-        raise InvalidPayload(f"run_at={run_at!r} is no datetime: write datetime(..., tzinfo=UTC)")
+        raise InvalidArgument(f"run_at={run_at!r} is no datetime: write datetime(..., tzinfo=UTC)")
     if run_at.tzinfo is None:
-        raise InvalidPayload(f"run_at={run_at.isoformat()} has no time zone: write datetime(..., tzinfo=UTC)")
+        raise InvalidArgument(f"run_at={run_at.isoformat()} has no time zone: write datetime(..., tzinfo=UTC)")
     moment = run_at.timestamp()
     if not EARLIEST <= moment <= LATEST:  # in UTC, which the years 1 and 9999 of another time zone may leave
-        raise InvalidPayload(f"run_at={run_at.isoformat()}: its moment in UTC is not within the years 1 to 9999")
+        raise InvalidArgument(f"run_at={run_at.isoformat()}: its moment in UTC is not within the years 1 to 9999")
     return moment

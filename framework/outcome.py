@@ -51,17 +51,20 @@ class Discard(Exception):
         super().__init__(reason)
 
 
+Why = Literal["timeout", "draining", "lease_lost"]
+
+
 class JobInterrupted(BaseException):
-    """Raised inside a handler at its soft timeout or at the end of a drain.
+    """Raised inside a handler at its soft timeout, at the end of a drain, or when its job has become another worker's.
 
     A BaseException: `except Exception` in a handler must not swallow it.
     """
 
-    why: Literal["timeout", "draining"] = "timeout"
+    why: Why = "timeout"
 
-    def __init__(self, why: Literal["timeout", "draining"]) -> None:
+    def __init__(self, why: Why) -> None:
         super().__init__(why)
-        self.why: Literal["timeout", "draining"] = why
+        self.why: Why = why
 
 
 class Disturbed(BaseException):
@@ -77,6 +80,7 @@ class Kind(StrEnum):
     RELEASED = "released"
     DISCARDED = "discarded"
     RESTED = "rested"
+    LEASE_LOST = "lease_lost"  # the job is another worker's: this one neither settles nor charges it
 
 
 @frozen

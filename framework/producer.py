@@ -23,6 +23,7 @@ from framework.errors import (
     EnqueueError,
     EnqueueFailed,
     EnqueueUncertain,
+    InvalidArgument,
     InvalidPayload,
     PayloadTooLarge,
     SettingsError,
@@ -230,7 +231,7 @@ class Producer:
     ) -> tuple[Job, dict[str, str]]:
         """Return a job, checked and encoded, and its headers, which the trace's are still to join."""
         if on_conflict not in ("keep", "raise"):
-            raise InvalidPayload(f"on_conflict={str(on_conflict)[:60]!r}: write 'keep' or 'raise'")
+            raise InvalidArgument(f"on_conflict={str(on_conflict)[:60]!r}: write 'keep' or 'raise'")
         options = self._declared(queue)
         now = self._clock()
         not_before = first_moment(now, delay, run_at)

@@ -77,8 +77,16 @@ def _name_of(dead_letter: object) -> str | None:
     if isinstance(dead_letter, Queue):
         return dead_letter.name
     if dead_letter is not None:
-        raise TypeError(f"dead_letter={dead_letter!r}: give the queue itself, not its name")
+        raise TypeError(f"dead_letter={_given(dead_letter)}: give the queue itself, not its {_what(dead_letter)}")
     return None
+
+
+def _given(value: object) -> str:
+    return value.__name__ if isinstance(value, type) else repr(value)
+
+
+def _what(value: object) -> str:
+    return "class" if isinstance(value, type) else "name"
 
 
 def _check_pool(pool: object, weight: int | None, **given: object) -> None:
@@ -88,7 +96,7 @@ def _check_pool(pool: object, weight: int | None, **given: object) -> None:
             raise ValueError(f"weight={weight} counts among the queues of a pool: add pool=, or remove it")
         return
     if not isinstance(pool, Pool):
-        raise TypeError(f"pool={pool!r}: give the pool itself, not its name")
+        raise TypeError(f"pool={_given(pool)}: give the pool itself, not its {_what(pool)}")
     for name, value in given.items():
         if value is not None:
             raise ValueError(f"{name}={value!r} is an option of pool {pool.name!r} ({pool.place}): write it there")
@@ -259,7 +267,7 @@ class Queue(Generic[P]):
             on_conflict: what happens then: "keep" returns the id with `duplicate` set, "raise" raises Duplicate.
 
         Raises:
-            InvalidPayload, PayloadTooLarge, QueueFull, EnqueueFailed, Duplicate: not queued.
+            InvalidPayload, InvalidArgument, PayloadTooLarge, QueueFull, EnqueueFailed, Duplicate: not queued.
             EnqueueUncertain: the job may or may not be queued.
         """
         return self.sender().enqueue(

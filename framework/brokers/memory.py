@@ -10,13 +10,14 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from framework.broker import Features, JobView, QueueStats, Rescued, State
+from framework.broker import NO_JOBS, Features, JobView, QueueStats, Rescued, State
 from framework.brokers import options
 from framework.brokers.memory_store import MemoryStore, Row, Shelf, UnknownQueue
 from framework.errors import EnqueueFailed, LeaseLost, PayloadTooLarge, QueueFull, SettingsError
@@ -191,6 +192,11 @@ class MemoryBroker:
         else:
             self.store.move(row, "ready", now=self._clock())
 
+    def lost(self, leases: Sequence[Lease]) -> list[Lease]:
+        """Those that a rescuer has, or that were settled."""
+        with self.store.lock:
+            return [lease for lease in leases if not self._holds(lease)]
+
     def _each(self, leases: Sequence[Lease], acts: Sequence[Callable[[Row], None]]) -> None:
         lost = []
         with self.store.lock:
@@ -255,13 +261,14 @@ class MemoryBroker:
             shelf, now = self.store.shelf(queue), self._clock()
             if self.store.keeps_letters(shelf):
                 dead = shelf.counts["dead"] + shelf.length
-                return QueueStats(in_flight=shelf.counts["in_flight"], dead=dead)
+                return replace(NO_JOBS, in_flight=shelf.counts["in_flight"], dead=dead)
             oldest = min((row.eligible_at for row in shelf.in_state("ready")), default=now)
             return QueueStats(
                 ready=shelf.counts["ready"],
                 delayed=shelf.counts["delayed"],
                 in_flight=shelf.counts["in_flight"],
                 dead=shelf.counts["dead"],
+                bad=0,
                 oldest_age=max(0.0, now - oldest),
             )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
-from framework.broker import Features, JobView, QueueStats, Rescued, State
+from framework.broker import NO_JOBS, Features, JobView, QueueStats, Rescued, State
 from framework.brokers import options
 from framework.errors import EngineError, EnqueueFailed, SettingsError
 from framework.job import Failure, Job, JobId, Lease
@@ -163,6 +163,10 @@ class SpoolBroker:
         """A rename back."""
         self._spool.settlements.release(leases, delay)
 
+    def lost(self, leases: Sequence[Lease]) -> Sequence[Lease]:
+        """None: a claim ends with its owner's lock, which the kernel keeps."""
+        return ()
+
     def rescue(self) -> Sequence[Rescued]:
         """While they are settled this process holds the dead one's lock."""
         return [_rescued(orphan) for orphan in self._spool.rescue()]
@@ -196,7 +200,7 @@ class SpoolBroker:
         try:
             found = self._count(parts.census)
             if self._spool.browse().keeps_letters(parts.queue):
-                return QueueStats(in_flight=found.in_flight, dead=found.jobs_at_rest, bad=found.bad)
+                return replace(NO_JOBS, in_flight=found.in_flight, dead=found.jobs_at_rest, bad=found.bad)
             return found
         except OSError as error:
             raise self._spool.unavailable("counting", error) from error
@@ -208,7 +212,7 @@ class SpoolBroker:
             found = {name: self._count(census) for name, census in self._others.items()}
         except OSError as error:
             raise self._spool.unavailable("looking for queues", error) from error
-        return {name: stats for name, stats in found.items() if stats != QueueStats()}
+        return {name: stats for name, stats in found.items() if stats.jobs}
 
     def _count(self, census: Census) -> QueueStats:
         ready = census.ready()

@@ -17,7 +17,7 @@ from framework.queues import QueueOptions
 
 UNKNOWN = "-"
 T = TypeVar("T")
-_UNKNOWN = QueueStats(None, None, None, None, None, None)
+_UNKNOWN = QueueStats()
 
 
 def _alarming(cell: str) -> str:

@@ -53,6 +53,10 @@ class Service:
         for queue in self.queues:
             if wanted == queue.attribute:
                 return queue
+        for pool in self.app.worker_pools.values():
+            if wanted in (pool.name, pool.attribute):
+                its = ", ".join(queue.name for queue in self.queues if queue.pool is pool)
+                raise UsageError(f"{pool.name!r} is a pool, not a queue: name its queues ({its or 'it has none'})")
         names = [queue.name for queue in self.queues]
         near = difflib.get_close_matches(wanted[:100].lower(), names, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""

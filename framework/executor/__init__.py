@@ -21,6 +21,7 @@ from framework.executor.attempts import NoTracing as NoTracing
 from framework.executor.attempts import SilentLogger as SilentLogger
 from framework.executor.attempts import SpanIdentity as SpanIdentity
 from framework.executor.attempts import Tracing as Tracing
+from framework.executor.elsewhere import attempt_elsewhere, loss_elsewhere, lost_elsewhere
 from framework.executor.hooks import PATIENCE, FailureHook, dismiss, undone, unfinished
 from framework.job import Context, Failure, Lease
 from framework.outcome import (
@@ -103,7 +104,9 @@ class Executor:
         self._hook = FailureHook(app, emit, patience=patience, swallows=swallows)
 
     def attempt(self, lease: Lease) -> Attempt:
-        """The run that is about to start; its ids go into the run record."""
+        """The run that is about to start, or the earlier one that is to be charged; its ids go into the run record."""
+        if lease.previous is not None:
+            return attempt_elsewhere(lease, self.options, self._tracing)
         now = self._clock()
         identity = self._tracing.identify(lease, now)
         return Attempt(lease, self.options, now, identity, max(0.0, now - lease.eligible_at))
@@ -113,6 +116,9 @@ class Executor:
 
         It has a context of its own, as an async run has by its task: what a handler binds to it ends with the job.
         """
+        if attempt.lease.previous is not None:
+            self._hook.tell(*self._charge_elsewhere(attempt))
+            return attempt.ended
         attempt.own_context = True
         return copy_context().run(self._run, attempt, call)
 
@@ -132,12 +138,14 @@ class Executor:
                 duration = self._monotonic() - started
                 attempt.outcome = RESTED if attempt.lease.is_letter else SUCCEEDED
             self._finish(attempt, duration)
-        assert attempt.outcome is not None
-        return attempt.outcome
+        return attempt.ended
 
     async def run_async(self, attempt: Attempt, *, call: Callable[[Awaitable[Any]], Awaitable[Any]]) -> Outcome:
         """An async run. `call` awaits the handler's coroutine; the worker passes one that enforces the soft timeout and
         turns the cancellation that it caused into JobInterrupted."""
+        if attempt.lease.previous is not None:
+            await self._hook.atell(*self._charge_elsewhere(attempt))
+            return attempt.ended
         started = self._monotonic()
         with self._tracing.attempt(attempt):
             context = self._context(attempt, started) if self.handler.takes_context else None
@@ -153,8 +161,16 @@ class Executor:
                 duration = self._monotonic() - started
                 attempt.outcome = RESTED if attempt.lease.is_letter else SUCCEEDED
             self._finish(attempt, duration)
-        assert attempt.outcome is not None
-        return attempt.outcome
+        return attempt.ended
+
+    def _charge_elsewhere(self, attempt: Attempt) -> tuple[Failure, Context]:
+        """Charge a run whose machine is gone, as a rescuer does: the ledger first, then telemetry. Return what to tell
+        the service."""
+        failure = loss_elsewhere(attempt, self._clock())
+        attempt.outcome = outcome = fail(failure, self.options.retry)
+        self.record(attempt)
+        self._emit(lost_elsewhere(attempt, outcome, failure))
+        return failure, self._context(attempt, self._monotonic())
 
     def _check(self, result: object) -> None:
         """Raises TypeError: the handler has only begun, or not even that."""
@@ -233,6 +249,8 @@ class Executor:
             return Outcome(Kind.RELEASED, delay=_seconds(ended.delay))
         if issubclass(kind, Disturbed) or (issubclass(kind, JobInterrupted) and ended.why == "draining"):
             return Outcome(Kind.RELEASED)
+        if issubclass(kind, JobInterrupted) and ended.why == "lease_lost":
+            return Outcome(Kind.LEASE_LOST)
         if issubclass(kind, Discard):
             return Outcome(Kind.DISCARDED, message=describe(error)[0])
         failure = self._failure(attempt, error)

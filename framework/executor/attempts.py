@@ -46,6 +46,12 @@ class Attempt:
     error: BaseException | None = None
     own_context: bool = False
 
+    @property
+    def ended(self) -> Outcome:
+        """Return how the run has ended."""
+        assert self.outcome is not None
+        return self.outcome
+
     def forget(self) -> None:
         """The attempt has ended and everybody was told: frees what it held. The text of its error stays."""
         error, self.error = self.error, None

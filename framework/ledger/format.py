@@ -46,6 +46,7 @@ NO_OUTCOME = bytes(RUN_AT - 8)  # of the words after the first
 _RESCUER, _FAILED = 1, 2  # flags: a rescuer has decided it; it has a failure
 _KINDS = (Kind.SUCCEEDED, Kind.RETRIED, Kind.DEAD_LETTERED, Kind.RELEASED, Kind.DISCARDED, Kind.RESTED)
 _CODE = {kind: number for number, kind in enumerate(_KINDS)}
+_CODE[Kind.LEASE_LOST] = _CODE[Kind.RELEASED]  # to who has the lease after all: the attempt is not charged
 SUCCESS = _OUTCOME.pack(_OUTCOME.size, _CODE[Kind.SUCCEEDED], 0, 0.0, 0.0)[:-8]
 pack_moment = struct.Struct("<d").pack
 _LATEST_NS = (2**63 - 1) / 1e9  # seconds since the epoch: a span tells nanoseconds in 64 bits

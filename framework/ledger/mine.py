@@ -106,13 +106,19 @@ class Ledger:
         self._words[at >> 3] = COMMITTED | crc32(body)
         self._held[id(lease)] = slot
 
-    def end(self, lease: Lease, outcome: Outcome) -> None:
-        """The attempt ended so: whatever happens now, a rescuer does this with the job, and charges nothing more."""
+    def end(self, lease: Lease, outcome: Outcome, *, resolved: bool = False) -> None:
+        """The attempt ended so: whatever happens now, a rescuer does this with the job, and charges nothing more.
+
+        Args:
+            resolved: it was another process's, which is dead, and its outcome is what this one makes of that.
+        """
         slot = self._held.get(id(lease))
         if slot is None:
             return
         now, word = self._clock(), slot * WORDS + WORDS
-        body = SUCCESS + pack_moment(now) if outcome is SUCCEEDED else encode_outcome(outcome, now)  # mostly the first
+        body = (
+            SUCCESS + pack_moment(now) if outcome is SUCCEEDED else encode_outcome(outcome, now, resolved=resolved)
+        )  # mostly the first
         at = word * 8 + OUTCOME_AT
         with self._growing:  # in a file that `restore` has copied already it would be lost
             words = self._words

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from framework.backoff import Later, Retried
 from framework.broker import Broker, Rescued
-from framework.errors import EngineUnavailable, LeaseLost
+from framework.errors import EngineUnavailable, LeaseLost, answer
 from framework.events import AttemptLost, EngineFailed, EngineRecovered, Event, JobsRescued, LeasesLost
-from framework.job import Reason, RunRecord
+from framework.job import Lease, Reason, RunRecord
 from framework.ledger import DeadLedgers
-from framework.maintenance.accounts import Account, Accounts
+from framework.maintenance.accounts import Account, Accounts, as_it_is
 from framework.maintenance.rescue import judge
 from framework.outcome import Outcome, Settlement
 from framework.queues import QueueOptions
@@ -53,6 +53,7 @@ class AbandonedLeases:
         after_loss: is told of each charged attempt, after it was settled.
         knows: which of these attempts telemetry has already, by span id.
         ledgers: of the dead of this machine.
+        identify: see Accounts.
         clock: monotonic seconds.
     """
 
@@ -66,6 +67,7 @@ class AbandonedLeases:
         after_loss: Callable[[Rescued, Outcome], None],
         knows: Callable[[Sequence[RunRecord]], Collection[str]] = lambda _: (),
         ledgers: DeadLedgers | None = None,
+        identify: Callable[[Lease, RunRecord], RunRecord] = as_it_is,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._broker = broker
@@ -74,7 +76,7 @@ class AbandonedLeases:
         self._verdict = verdict
         self._after_loss = after_loss
         self._knows = knows
-        self._accounts = Accounts(broker, ledgers)
+        self._accounts = Accounts(broker, ledgers, identify)
         self._clock = clock
         self._due: deque[_Abandoned] = deque()
         self._failed = Later[_Abandoned](FIRST_RETRY, LAST_RETRY, clock=clock)
@@ -83,11 +85,13 @@ class AbandonedLeases:
     def step(self, until: float) -> bool:
         """Collect what is new, then settle until `until` (monotonic seconds), at least one. Return whether no lease is
         left that could be tried now. Raises EngineUnavailable: the engine fails, all is tried again."""
-        unavailable: EngineUnavailable | None = None
+        unavailable: EngineUnavailable | LeaseLost | None = None
+        found: Sequence[Rescued] = ()
         try:
-            self._collect()
-        except EngineUnavailable as error:  # what was collected before can still be settled
-            unavailable = error
+            found = self._broker.rescue()
+        except Exception as error:  # what was collected before can still be settled
+            unavailable = answer(error)
+        self._collect(found)
         self._due.extend(self._looked_up(self._failed.due()))
         if self._clock() >= self._paused_until:
             self._settle_until(until)
@@ -95,11 +99,10 @@ class AbandonedLeases:
             raise unavailable
         return not self._due
 
-    def _collect(self) -> None:
+    def _collect(self, rescued: Sequence[Rescued]) -> None:
         """Put what had not started first, then the oldest first: a rescuer that is killed again and again gets to each.
         All come before those that may fail again."""
-        found = self._looked_up([_Abandoned(rescued) for rescued in self._broker.rescue()])
-        self._due.extendleft(reversed(found))
+        self._due.extendleft(reversed(self._looked_up([_Abandoned(one) for one in rescued])))
 
     def _looked_up(self, items: Sequence[_Abandoned]) -> list[_Abandoned]:
         """Return, in order, what can be settled: each with what is known of its attempt.
@@ -110,7 +113,7 @@ class AbandonedLeases:
         for item in new:
             try:
                 item.account = self._accounts.of(item.rescued)
-            except OSError as error:
+            except (OSError, EngineUnavailable) as error:
                 self._postpone(item, error)
         runs = [run for item in new if item.account and not item.account.told and (run := item.account.run)]
         known = self._knows(runs) if runs else ()
@@ -132,12 +135,13 @@ class AbandonedLeases:
                 item = self._due.popleft()
                 try:
                     self._settle(item, released)
-                except EngineUnavailable as error:
-                    self._postpone(item, error)
+                except Exception as error:
+                    failed = answer(error)
+                    self._postpone(item, failed)
                     failures += 1
                     if failures == MOST_FAILURES:
                         self._paused_until = self._clock() + PAUSE
-                        raise
+                        raise failed from None
                 else:
                     failures = 0
                 if self._clock() >= until:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from framework.broker import Broker, Rescued
+from framework.broker import MOST_UNCHARGED, Broker, Rescued
+from framework.errors import answer
 from framework.job import Lease, RunRecord
 from framework.ledger import DeadLedger, DeadLedgers, Entry
 from framework.outcome import Outcome
-
-# After a power cut ledgers may be lost. A job that was so often in the hands of a process that died, and nothing
-# accounted for that, is charged: else one that brings down its machine within a moment would go on for ever.
-MOST_UNCHARGED = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,30 +38,47 @@ class Account:
     told: bool = False
 
 
+def as_it_is(lease: Lease, run: RunRecord) -> RunRecord:
+    """Return the run."""
+    return run
+
+
 class Accounts:
     """Looks into the ledgers of dead owners, and writes there what becomes of their jobs.
 
     Args:
         broker: the open engine.
         ledgers: of this machine; None: there are none, and only the engine tells what had started.
+        identify: the ids of a run of which the store knows only that it had started.
     """
 
-    def __init__(self, broker: Broker, ledgers: DeadLedgers | None) -> None:
+    def __init__(
+        self, broker: Broker, ledgers: DeadLedgers | None, identify: Callable[[Lease, RunRecord], RunRecord] = as_it_is
+    ) -> None:
         self._broker = broker
+        self._identify = identify
         self._ledgers = ledgers
         self._open: Counter[str] = Counter()  # leases that are not settled, by owner
 
     def of(self, rescued: Rescued) -> Account:
-        """Return what is known of a lease. Raises OSError: its ledger cannot be read now; ask again."""
-        entry = self._entry(rescued)
+        """Return what is known of a lease. Raises OSError, EngineUnavailable: it cannot be read now; ask again."""
+        found = self._known(rescued)
         self._open[rescued.owner] += 1
+        return found
+
+    def _known(self, rescued: Rescued) -> Account:
+        entry = self._entry(rescued)
         if entry is not None:
             return _account(rescued, entry)
         if rescued.run is not None:
-            return _of_before(rescued)
+            return _of_store(rescued, self._identify(rescued.lease, rescued.run))
         lease = rescued.lease
         run = None
-        if self._broker.unaccounted(lease) > MOST_UNCHARGED:
+        try:
+            unaccounted = self._broker.unaccounted(lease)
+        except Exception as error:
+            raise answer(error) from None
+        if unaccounted > MOST_UNCHARGED:
             run = RunRecord(row=0, delivery=lease.delivery, attempt=lease.attempt, started_at=time.time())
         return Account(lease, rescued.owner, run)
 
@@ -119,7 +133,7 @@ def _account(rescued: Rescued, entry: Entry) -> Account:
     )
 
 
-def _of_before(rescued: Rescued) -> Account:
-    """Of a worker of the version before, whose run records the engine keeps: it told telemetry before the engine."""
+def _of_store(rescued: Rescued, run: RunRecord) -> Account:
+    """Of another machine, or of a worker of the version before, which told telemetry before the engine."""
     outcome = rescued.reported
-    return Account(rescued.lease, rescued.owner, rescued.run, outcome, told=outcome is not None)
+    return Account(rescued.lease, rescued.owner, run, outcome, told=outcome is not None)

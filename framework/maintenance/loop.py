@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from framework.broker import Broker
-from framework.errors import EngineUnavailable
+from framework.errors import answer
 from framework.events import (
     EngineFailed,
     EngineRecovered,
@@ -75,6 +75,7 @@ class Maintenance:
         self._observe_at = 0.0
         self._look_at = self._sweep_at = 0.0
         self._failing_since: dict[str, float] = {}
+        self._leading = False
         self._stuck = StuckJobs(broker, emit)
         self._observation = Observation(broker, emit)
         self.engine_ok = True
@@ -123,7 +124,9 @@ class Maintenance:
             self._abandoned.sweep()
         if now >= self._observe_at:
             self._observe_at = now + OBSERVE_EVERY
-            if self._leads():
+            self._leading = False
+            self._try("lead", self._lead)
+            if self._leading:
                 for name in self._queues:
                     self._beat()
                     self._try(f"stats of {name!r}", lambda name=name: self._observation.queue(name))  # type: ignore[misc]
@@ -131,6 +134,10 @@ class Maintenance:
         if self.engine_ok:
             self._board.engine_worked(self._index, time.monotonic_ns())
         return rescued and maintained
+
+    def _lead(self) -> bool:
+        self._leading = self._leads()
+        return True
 
     def _beat(self) -> float:
         """Tell supervisor and probes that this process is alive. Return the time."""
@@ -164,7 +171,8 @@ class Maintenance:
         once, and once when it is back."""
         try:
             done = call()
-        except EngineUnavailable as error:
+        except Exception as failed:
+            error = answer(failed)
             self.engine_ok = False
             if verb not in self._failing_since:
                 self._failing_since[verb] = time.monotonic()

@@ -18,6 +18,7 @@ from framework.errors import EngineError, WorkerError
 from framework.events import Bus, ServiceMistake, SupervisorNote, WorkerReady
 from framework.exceptions import describe
 from framework.executor import Executor
+from framework.executor.elsewhere import identified
 from framework.ledger import DeadLedgers, Ledger
 from framework.maintenance import AbandonedLeases, HealthServer, Maintenance, OtherTrees
 from framework.outcome import Outcome
@@ -143,6 +144,7 @@ def _maintenance(
         after_loss=partial(_after_loss, place, birth),
         knows=telemetry.knows,
         ledgers=DeadLedgers(place.ledgers, say=lambda text: bus.emit(SupervisorNote(text, "warning"))),
+        identify=partial(identified, telemetry.tracing),
     )
     return Maintenance(
         birth.index,

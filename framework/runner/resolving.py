@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from framework.app import WorkerApp, as_declared, check_concurrency, declared_dead_letters
 from framework.broker import open_broker
 from framework.codec import codec_for
 from framework.errors import DeclarationError, SettingsError
+from framework.pools import Pool
 from framework.queues import Queue, QueueOptions
 from framework.runner.construct import try_constructor
 from framework.runner.patched import refuse_patched
@@ -51,13 +53,13 @@ def _check_payload(queue: Queue[Any]) -> None:
 def check(app: type[WorkerApp], settings: Settings) -> list[str]:
     """Everything that can be found wrong without running: raises the first error, returns the warnings."""
     refuse_patched(app)
-    resolve(app, settings)
+    options = resolve(app, settings)
     open_broker(settings.engine_url, incarnation="check")  # its scheme and its options
     try_constructor(app, settings.ready_within)
-    return remarks(app)
+    return remarks(app, options)
 
 
-def remarks(app: type[WorkerApp]) -> list[str]:
+def remarks(app: type[WorkerApp], options: Mapping[str, QueueOptions]) -> list[str]:
     """What is no error and may still be a mistake."""
     needs_none = declared_dead_letters(app.worker_queues.values())
     warnings = [
@@ -76,4 +78,13 @@ def remarks(app: type[WorkerApp]) -> list[str]:
         for queue in app.worker_queues.values()
         if queue.schedules
     ]
+    idle = [handler.queue for handler in app.worker_handlers.values() if not options[handler.queue.name].workers]
+    whose = {queue.pool or queue: None for queue in idle}  # a pool once, whatever it serves
+    warnings += [
+        f"{one.place}: {_kind(one)} {one.name!r} has workers=0: its jobs wait for another service" for one in whose
+    ]
     return warnings + unknown_variables()
+
+
+def _kind(one: Pool | Queue[Any]) -> str:
+    return "pool" if isinstance(one, Pool) else "queue"

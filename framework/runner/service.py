@@ -68,7 +68,7 @@ def run(
     make = partial(Place, app, settings, options, served, target=target, here=here)
     sizes = [crew.options.concurrency for crew in crews for _ in range(crew.options.workers)]
     place, board, notes = _take_place(make, unopened(settings, f"s{secrets.token_hex(8)}"), say, sizes)
-    for text in [*notes, *remarks(app)]:
+    for text in [*notes, *remarks(app, options)]:
         say(SupervisorNote(text, "warning"))
     if not IS_LINUX:
         say(SupervisorNote("not Linux: fit for development; no promise after a power cut or a dead supervisor"))

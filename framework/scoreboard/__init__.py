@@ -2,6 +2,7 @@
 
 from framework.scoreboard.board import Scoreboard
 from framework.scoreboard.layout import (
+    DIED,
     EMPTY,
     EXIT_REASONS,
     EXPORTER,
@@ -23,6 +24,7 @@ from framework.scoreboard.processes import process_start
 from framework.scoreboard.rows import RowWriter
 
 __all__ = [
+    "DIED",
     "EMPTY",
     "EXIT_REASONS",
     "EXPORTER",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from framework.errors import EngineUnavailable, LeaseLost
 from framework.job import Lease
@@ -64,7 +65,8 @@ class Settlements:
 
     def __call__(self, done: Sequence[Settlement]) -> None:
         """Settle all that can be settled. Raises LeaseLost, EngineUnavailable."""
-        settled: list[Held] = []
+        together = self._together(done) if len(done) > 1 else set()
+        settled: list[Held] = list(together)
         trouble: _Trouble | None = None
         wards: dict[str, Owner] = {}
         for one in done:
@@ -72,6 +74,8 @@ class Settlements:
             held: Held = lease.token
             if held.owner.ward:
                 wards[held.owner.base] = held.owner
+            if held in together:
+                continue
             if held.settled or outcome.kind is DEAD_LETTERED:
                 trouble = trouble or _Trouble()
                 self._set_aside(one, held, trouble)
@@ -97,6 +101,18 @@ class Settlements:
         """Give leases back. Raises as a call does."""
         outcome = Outcome(RELEASED, delay=delay)
         self([Settlement(lease, outcome) for lease in leases])
+
+    @staticmethod
+    def _together(done: Sequence[Settlement]) -> set[Held]:
+        """Finish at once what stands together in segments. Return what has ended; the others are settled one by one."""
+        groups: dict[Any, list[Held]] = {}
+        for one in done:
+            held: Held = one.lease.token
+            if one.outcome.kind is SUCCEEDED and held.segment is not None and not (held.copied or held.settled):
+                groups.setdefault(held.segment, []).append(held)
+        for segment, inside in groups.items():
+            segment.store.finish_all(segment.entry, inside)
+        return {held for inside in groups.values() for held in inside if held.settled}
 
     def _one(self, lease: Lease, held: Held, outcome: Outcome) -> bool:
         kind = outcome.kind

@@ -16,6 +16,7 @@ class Place:
     Attributes:
         mark: which it and its descendants wear.
         pid: None while nothing lives here.
+        image: of its program, as `platform.image` tells it once it is ready.
         start_at: when the next life may begin; None = it is up, or shall stay empty.
         leaving: it was told to leave (SIGTERM).
         kill_at: when it is killed if it has not left.
@@ -31,6 +32,7 @@ class Place:
     mark: int = 0
     born_at: float = 0.0
     ready: bool = False
+    image: int = 0
     start_at: float | None = None
     leaving: bool = False
     kill_at: float | None = None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from framework.events import Event, ProcessKilled, SupervisorNote
-from framework.scoreboard import PLANNED, TIMEOUT, Scoreboard
+from framework.scoreboard import DIED, PLANNED, TIMEOUT, Scoreboard
 from framework.standstill import Standstill
 from framework.supervisor import children
 from framework.supervisor.children import ChildSpec
@@ -94,7 +94,9 @@ class Tree:
         assert place.pid is not None
         # The verdict first: a rescuer that finds the body must already find it.
         ruin = self.board.ruin(place.spec.index)
-        if ruin is None:
+        if ruin is None and kind == DIED:
+            self.board.write_death(place.incarnation, why)
+        elif ruin is None:
             self.board.write_verdict(place.incarnation, kind, guilty)
         else:  # it hangs on its way out: that does not acquit the job that ruined it
             self.board.write_death(place.incarnation, ruin.detail, ruin.guilty)

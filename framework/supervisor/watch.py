@@ -7,16 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from framework.events import ProcessBecameReady
-from framework.scoreboard import GONE, LEAVING, PLANNED, READY, TIMEOUT, RowState, SlotState, before_deadline
+from framework.scoreboard import DIED, GONE, LEAVING, PLANNED, READY, TIMEOUT, RowState, SlotState, before_deadline
 from framework.standstill import Standstill
 from framework.supervisor.drain import Drain
 from framework.supervisor.notify import Notifier
 from framework.supervisor.place import Place
-from framework.supervisor.platform import waits_for_disk, waits_for_lock
+from framework.supervisor.platform import image, waits_for_disk, waits_for_lock
 from framework.supervisor.tree import Tree
 
 STUCK_AFTER = 30.0  # seconds without a turn of an idle child's loop
 STANDS_STILL = 2_000_000_000  # ns without a turn after which a process with jobs does not turn because of one of them
+EXECUTED = "another program was executed in its place"
 SILENCE = 1.5  # seconds in which at least one child turns: an idle worker once a second, maintenance twice
 
 
@@ -71,7 +72,7 @@ class Watch:
             self._silent_since = None
 
     def _became_ready(self, place: Place, slot: SlotState) -> None:
-        place.ready = True
+        place.ready, place.image = True, image(place.pid or 0)
         self._ever_ready = self._ever_ready or not place.spec.last
         assert place.pid is not None
         self._tree.emit(ProcessBecameReady(place.spec.name, place.pid, slot.ready / 1e9 - place.born_at))
@@ -88,12 +89,20 @@ class Watch:
             kill(place, "timeout", TIMEOUT, f"{len(guilty)} jobs past their hard timeout", guilty)
         elif place.kill_at is not None and now >= place.kill_at:
             self._end_late(place, slot)
+        elif self._is_another_program(place, slot, now):
+            kill(place, "crashed", DIED, EXECUTED)
         elif not place.ready and still.elapsed(place.born_at, now) > options.ready_within:
             kill(place, "failed_to_start", PLANNED, f"not ready within {options.ready_within:g} s")
         elif slot.state in (LEAVING, GONE) and not busy and place.kill_at is None and options.drain is not None:
             place.kill_at = now + options.drain  # it leaves by itself: its lifespan may hang
         elif self._is_stuck(place, slot, now) and not busy:
             kill(place, "stuck", PLANNED, f"idle, and its loop has not turned for {STUCK_AFTER:g} s")
+
+    def _is_another_program(self, place: Place, slot: SlotState, now: float) -> bool:
+        """Return whether a job has executed a program in the place of its worker (`os.execv`). Its jobs are rescued at
+        once, as their owner is gone, but it would keep the slot until the last of their deadlines."""
+        silent = self._tree.still.elapsed(slot.tick / 1e9, now) > SILENCE
+        return silent and place.image != 0 and image(place.pid or 0) not in (0, place.image)
 
     def _is_stuck(self, place: Place, slot: SlotState, now: float) -> bool:
         silent = self._tree.still.elapsed(slot.tick / 1e9, now) > STUCK_AFTER

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from opentelemetry import _logs, metrics, trace
 from opentelemetry.sdk._logs import LoggerProvider
@@ -88,6 +89,13 @@ def open_providers(
     return made
 
 
+def _close(provider: TracerProvider | MeterProvider | LoggerProvider, exporters: Sequence[Any]) -> None:
+    """Flush and close a provider. Its exporters learn first that nothing is worth a pause any more."""
+    for exporter in exporters:
+        getattr(exporter, "leave", lambda: None)()
+    provider.shutdown()
+
+
 class _Opening:
     def __init__(self, resource: Resource, health: CollectorHealth, drops: Drops, make_global: bool) -> None:
         self._resource = resource
@@ -104,7 +112,7 @@ class _Opening:
         provider = TracerProvider(resource=self._resource, shutdown_on_exit=False, span_limits=span_limits())
         for exporter in made:
             provider.add_span_processor(CountingSpanProcessor(exporter, self._drops))
-        self.closing["traces"] = provider.shutdown
+        self.closing["traces"] = partial(_close, provider, made)
         if self._global:
             trace.set_tracer_provider(provider)
         return provider
@@ -120,7 +128,7 @@ class _Opening:
         # A series is a slot's and outlives its processes: with their pid, each would start a target of its own.
         stable = {key: value for key, value in self._resource.attributes.items() if key != "process.pid"}
         provider = MeterProvider(readers, Resource(stable, self._resource.schema_url), shutdown_on_exit=False)
-        self.closing["metrics"] = provider.shutdown
+        self.closing["metrics"] = partial(_close, provider, made)
         if self._global:
             metrics.set_meter_provider(provider)
         return provider
@@ -135,7 +143,7 @@ class _Opening:
         provider = LoggerProvider(self._resource, shutdown_on_exit=False)
         for exporter in made:
             provider.add_log_record_processor(CountingLogProcessor(exporter, self._drops))
-        self.closing["logs"] = provider.shutdown
+        self.closing["logs"] = partial(_close, provider, made)
         if self._global:
             _logs.set_logger_provider(provider)
         return provider

@@ -67,11 +67,24 @@ def session_of(signal: str) -> requests.Session:
     return session
 
 
+def leave(session: requests.Session) -> None:
+    """Tell a session of `session_of` that its process leaves."""
+    for adapter in session.adapters.values():
+        if isinstance(adapter, Bounded):
+            adapter.leave()
+
+
 class Bounded(HTTPAdapter):
     """Reads no more than BODY of an answer, ends each exchange at its timeout, headers included, and lets a second
     pass after one that failed."""
 
     _failed_at = -math.inf
+    _leaving = False
+
+    def leave(self) -> None:
+        """Make no pause from now on, and let nobody try again where two in a row have found no listener: what a
+        leaving process says is not worth more of its time. One may meet a connection that the other side has closed."""
+        self._leaving = True
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
@@ -86,7 +99,9 @@ class Bounded(HTTPAdapter):
     def send(self, request: Any, stream: bool = False, timeout: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
         seconds = timeout if isinstance(timeout, (int, float)) else LONGEST
         _exchange.deadline, _exchange.left = time.monotonic() + seconds, _WIRE
-        time.sleep(max(0.0, min(seconds, self._failed_at + SHORTEST - time.monotonic())))
+        failed_before = time.monotonic() < self._failed_at + SHORTEST
+        if not self._leaving:
+            time.sleep(max(0.0, min(seconds, self._failed_at + SHORTEST - time.monotonic())))
         failed = True
         try:
             raw = super().send(request, stream, seconds, **kwargs).raw
@@ -101,6 +116,8 @@ class Bounded(HTTPAdapter):
             raise requests.ConnectionError(error, request=request) from error
         except requests.RequestException as error:
             broken(error)
+            if self._leaving and failed_before and isinstance(error, requests.ConnectionError):
+                raise requests.RequestException(error, request=request) from error  # which the SDK does not repeat
             raise
         finally:
             if failed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import threading
+from functools import partial
 from typing import Any, Final
 
 from framework.telemetry import environment
@@ -72,7 +73,11 @@ def otlp(signal: str) -> Any:
     """The SDK's exporter of a signal, by the variables. Raises what it raises at one that it cannot read."""
     make = _class(*_MODULES[signal, protocol(signal)])
     if protocol(signal) != "grpc":
-        return make(session=importlib.import_module("framework.telemetry.exchange").session_of(signal))
+        exchange = importlib.import_module("framework.telemetry.exchange")
+        session = exchange.session_of(signal)
+        exporter = make(session=session)
+        exporter.leave = partial(exchange.leave, session)
+        return exporter
     options: dict[str, Any] = {"channel_options": GRPC_OPTIONS}
     if of_signal(signal, "COMPRESSION").strip().lower() in ("none", "deflate"):
         # The specification knows the first, the SDK's exporters over grpc refuse both.

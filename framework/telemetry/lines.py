@@ -9,7 +9,7 @@ from framework.outcome import Kind
 from framework.telemetry.logs import LEVELS, Logs
 from framework.telemetry.names import ERROR_TYPE
 
-_LEVEL_OF_OUTCOME = {"retried": "warning", "dead_lettered": "error"}
+_LEVEL_OF_OUTCOME = {"retried": "warning", "lease_lost": "warning", "dead_lettered": "error"}
 _PLANNED_EXITS = frozenset({"drained", "recycled"})
 _SILENT = frozenset({e.JobsClaimed, e.JobsSettled, e.QueueObserved})  # one or more for every job
 

@@ -8,6 +8,7 @@ import os
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal, Protocol
 from urllib.parse import urlsplit
 
@@ -62,6 +63,9 @@ class Destination(Protocol):
     def send(self, body: bytes, timeout: float) -> Answer:
         """One try. Never raises for what the network does."""
 
+    def leave(self) -> None:
+        """Make no pause before a try from now on: the process leaves."""
+
 
 def destination(signal: Signal) -> Destination | None:
     """By the variables; None: the signal is off. Raises what a certificate or a number that cannot be read raises."""
@@ -85,6 +89,7 @@ class HttpDestination:
         self._compression = of_signal(signal, "COMPRESSION").strip().lower()
         self._session: Any = exchange.session_of(signal)
         self._pause_of = exchange.pause_of
+        self.leave = partial(exchange.leave, self._session)
         self._session.headers.update(parse_env_headers(of_signal(signal, "HEADERS"), liberal=True))
         self._session.headers["Content-Type"] = "application/x-protobuf"
         self._session.headers["User-Agent"] = "continuum-worker"
@@ -139,6 +144,9 @@ class GrpcDestination:
         self._signal = signal
         self.endpoint = exporters.endpoint(signal)
         self.timeout = float(of_signal(signal, "TIMEOUT") or 10)
+
+    def leave(self) -> None:
+        """Nothing: each try goes out at once here."""
 
     def overhear(self, through: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         """From now on requests go through a wrapper of the call: `worker doctor` wants to hear the answer itself."""

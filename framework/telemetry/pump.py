@@ -78,6 +78,7 @@ class Pump:
     def stop(self, deadline: float) -> None:
         """Sends what is left, each batch once, until `deadline` (monotonic). What is left then stays in the rings."""
         self._deadline = deadline
+        self._destination.leave()
         self._stopping.set()
         self._wake.set()
 

@@ -65,6 +65,10 @@ class Claims:
         except IndexError:
             return None
 
+    def __bool__(self) -> bool:
+        """Return whether any waits."""
+        return bool(self._waiting)
+
     def started(self) -> None:
         """A handler begins."""
         self._started = self._clock()
@@ -127,5 +131,4 @@ class Claims:
                 leases.append(self._waiting.pop())
             except IndexError:
                 break
-        if leases:
-            self._give_back(leases[::-1])
+        self._give_back(leases[::-1])

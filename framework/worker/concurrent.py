@@ -79,6 +79,7 @@ class AsyncWorker:
         self._loop = loop = asyncio.get_running_loop()
         self._wake = lambda: loop.call_soon_threadsafe(self._changed.set)
         self._watch = LoopWatch(self._core, self._loop)
+        self._core.gate.on_lost = lambda lease: loop.call_soon_threadsafe(self._lose, lease)
         if isinstance(self._core.gate, ThreadGate):
             self._core.gate.later = loop.call_later
         try:
@@ -144,7 +145,7 @@ class AsyncWorker:
 
     def _start(self, lease: Lease) -> None:
         row = self._free.pop()
-        run = Run(row, self._core.rows[row], self._core.executors[lease.queue].options)
+        run = Run(lease, row, self._core.rows[row], self._core.executors[lease.queue].options)
         self._runs.add(run)
         tasks.start(self._loop, self._run(lease, run), run)
 
@@ -187,6 +188,10 @@ class AsyncWorker:
             if run.task is not None:
                 run.task.uncancel()
             raise (JobInterrupted(run.why) if run.why else Disturbed()) from None
+        except Exception as error:
+            if run.why == "lease_lost":
+                raise JobInterrupted(run.why) from error  # that is why it has failed
+            raise
         finally:
             leave_if_forked(self._pid)
             run.inside = False
@@ -210,6 +215,11 @@ class AsyncWorker:
                 run.timer = self._loop.call_later(LOOK_AGAIN, self._when, due, act, run, looks + 1)
         else:
             act(run)
+
+    def _lose(self, lease: Lease) -> None:
+        for run in self._runs:
+            if run.lease is lease:
+                run.interrupt("lease_lost")
 
     def _time_out(self, run: Run) -> None:
         run.interrupt("timeout")

@@ -212,21 +212,23 @@ class WorkerCore:
 
     def _ended(self, attempt: Attempt) -> None:
         """The outcome, before telemetry: from here on a rescuer finishes the job, and sends what telemetry has not."""
-        assert attempt.outcome is not None
-        self._ledger.end(attempt.lease, attempt.outcome)
+        if attempt.lease.previous is None:
+            self._ledger.end(attempt.lease, attempt.ended)
+        else:
+            self._ledger.end(attempt.lease, attempt.ended, resolved=True)
 
     def has_run(self, attempt: Attempt, row: int) -> None:
         """Telemetry has the outcome, and the job no deadline any more. In any thread, and any number of times."""
         self._ledger.told(attempt.lease)
         self.rows[row].ended()
 
-    def finish(self, attempt: Attempt, row: int) -> None:
-        """Settle, free the row."""
-        outcome = attempt.outcome
-        assert outcome is not None
+    def finish(self, attempt: Attempt, row: int, *, soon: bool = False) -> None:
+        """Settle, free the row. Args: soon: a success may wait for the next flush."""
+        outcome = attempt.ended
         self.has_run(attempt, row)
         self.tick()  # a job may take long: the time without a turn begins here
-        self.gate.settle(attempt.lease, outcome, row)
+        settle = self.gate.settle_soon if soon else self.gate.settle
+        settle(attempt.lease, outcome, row)
         self.rows[row].clear()
         self.used -= 1
         self.jobs += 1

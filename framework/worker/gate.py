@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from framework.broker import VERBS, Broker
-from framework.errors import EngineUnavailable, LeaseLost
+from framework.errors import EngineUnavailable, LeaseLost, answer
 from framework.events import (
     EngineFailed,
     EngineRecovered,
@@ -21,7 +22,7 @@ from framework.events import (
 )
 from framework.job import Lease, RunRecord
 from framework.ledger import Ledger
-from framework.outcome import Kind, Outcome, Settlement
+from framework.outcome import SUCCEEDED, Kind, Outcome, Settlement
 from framework.stuck import StuckJobs
 from framework.worker.turns import Turns
 from framework.worker.unsettled import FIRST_RETRY, LAST_RETRY, Unsettled, UnsettledLeases
@@ -29,6 +30,7 @@ from framework.worker.unsettled import FIRST_RETRY, LAST_RETRY, Unsettled, Unset
 WAIT = 1.0  # seconds that one claim waits for a job: a worker's loop turns at least so often
 CERTAIN = 3  # failures of the engine in a row after which it fails, and not these leases
 LONE = 1.5  # seconds for which a lease could not be settled while the engine works: a drain does not wait for it
+TOGETHER = 32  # settlements that wait for each other, each with its slot of the ledger
 MOST_NAMED = 5  # jobs in one line
 _RELEASED = Outcome(Kind.RELEASED)
 
@@ -52,6 +54,8 @@ class Gate:
     Attributes:
         failures: calls that have failed in a row; failing_since: monotonic seconds.
         doubtful: the engine fails, and the state of this process would explain it.
+        on_lost: takes a lease that has become another worker's while its handler runs, again and again until that ends.
+            In any thread.
     """
 
     def __init__(
@@ -78,11 +82,13 @@ class Gate:
         self._ruin = ruin
         self._stuck = StuckJobs(broker, emit)
         self._unsettled = UnsettledLeases()
+        self._later: deque[Unsettled] = deque()
         self._failing: dict[str, tuple[float, float]] = {}  # verb: since when, wait before the next try
         self._retry_at = 0.0
         self._waiters: ThreadPoolExecutor | None = None
         self.failures, self.failing_since = 0, 0.0
         self.doubtful = False
+        self.on_lost: Callable[[Lease], object] = lambda lease: None
 
     # --- claiming and starting --------------------------------------------------------------------------------------
 
@@ -94,8 +100,8 @@ class Gate:
             return ()
         try:
             leases = self._broker.claim(self._turns.order, limit=limit, wait=wait)
-        except EngineUnavailable as error:
-            self._failed("claim", error)
+        except Exception as error:
+            self._failed("claim", answer(error))
             return ()
         self._recovered("claim")
         self._stuck.tell()
@@ -137,12 +143,20 @@ class Gate:
         try:
             self._ledger.begin(lease, run)
         except OSError as error:
+            if self._make_room():
+                return self.start(lease, run)
             self._failed("start", error)
             self.give_back([lease])
             return False
         if self._failing:
             self._recovered("start")
         return True
+
+    def _make_room(self) -> bool:
+        """Free the ledger's slots of those that wait to be settled; return whether there were any."""
+        waiting = bool(self._later)
+        self.flush()
+        return waiting
 
     def wake(self) -> None:
         """End a claim that waits, or the next one. Safe in a signal handler."""
@@ -162,8 +176,8 @@ class Gate:
         started, settlement = time.monotonic(), Settlement(lease, outcome)
         try:
             self._broker.settle((settlement,))
-        except (LeaseLost, EngineUnavailable) as error:
-            self._in_part([Unsettled(settlement, row)], error)
+        except Exception as error:
+            self._in_part([Unsettled(settlement, row)], answer(error))
             return
         self._ledger.free(lease)
         if self.failures or self._failing:
@@ -173,13 +187,28 @@ class Gate:
             if not self._count_settled(lease.queue, verb, seconds):
                 self.emit(JobsSettled(lease.queue, verb, 1, seconds))
 
+    def settle_soon(self, lease: Lease, outcome: Outcome, row: int) -> None:
+        """Settle a success with those after it, at the next `flush`; what the ledger says is enough for a rescuer."""
+        if outcome is not SUCCEEDED or self._unsettled or self.failures:
+            self.settle(lease, outcome, row)
+        else:
+            self._later.append(Unsettled(Settlement(lease, outcome), row))
+            if len(self._later) >= TOGETHER:
+                self.flush()
+
     def give_back(self, leases: Sequence[Lease]) -> None:
         """Unstarted leases return to their place; no attempt is spent. Safe in threads."""
         if leases:
             self._give_back(leases)
 
     def flush(self) -> None:
-        """Settle now what waits to be settled with others."""
+        """Settle now what waits to be settled with others. Safe in threads."""
+        items: list[Unsettled] = []
+        with suppress(IndexError):
+            while True:
+                items.append(self._later.popleft())
+        if items:
+            self._settle(items)
 
     def settle_late(self) -> bool:
         """Try what could not be settled; True when nothing is left. Cheap when nothing is."""
@@ -226,8 +255,8 @@ class Gate:
         started = time.monotonic()
         try:
             call()
-        except (LeaseLost, EngineUnavailable) as error:
-            items = self._in_part(items, error)
+        except Exception as error:
+            items = self._in_part(items, answer(error))
         if items:
             self._settled(items, started)
 

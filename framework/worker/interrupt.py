@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from asyncio import CancelledError
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
-from framework.outcome import JobInterrupted
+from framework.job import Lease
+from framework.outcome import JobInterrupted, Why
 from framework.process.forks import leave_if_forked
 from framework.standstill import LATE
 
@@ -85,22 +87,32 @@ class Interrupts:
         self._late = LateAlarm(patience)
         self._soft: float | None = None
         self._drain: float | None = None
+        self._lease: Lease | None = None
+        self._lost: Lease | None = None
+        self._losing = False  # it is still to be interrupted for that
         self._calling = False
         self._told = told
         self._pid = os.getpid()
         self._armed = float("inf")  # when the timer will ring
         signal.signal(signal.SIGALRM, self._on_alarm)
 
-    def limit(self, timeout: float | None, patience: float) -> None:
-        """Set, for the calls from now on, the seconds until the soft timeout, and the patience of a late alarm."""
-        self._timeout, self._late.patience = timeout, patience
+    def limit(self, timeout: float | None, patience: float, lease: Lease | None = None) -> None:
+        """Set, for the calls from now on, the seconds until the soft timeout, the patience of a late alarm, and for
+        which lease they are."""
+        self._timeout, self._late.patience, self._lease = timeout, patience, lease
+
+    def lose(self, lease: Lease) -> None:
+        """Interrupt the handler that runs for this lease, which has become another worker's. In any thread."""
+        if lease is self._lease and lease is not self._lost:  # once per job
+            self._lost, self._losing = lease, True
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
 
     def call(self, method: Callable[..., Any], *arguments: Any) -> Any:
         """Calls the handler; JobInterrupted is raised in it at its soft timeout, and at the end of a drain."""
         soft = self._soft = None if self._timeout is None else self._now() + self._timeout
         self._late.reset()
         self._calling = True
-        if self._drain is not None or (soft is not None and soft < self._armed):
+        if self._losing or self._drain is not None or (soft is not None and soft < self._armed):
             self._arm()
         try:
             return invoke(method, *arguments)
@@ -108,10 +120,14 @@ class Interrupts:
             if self._told():  # a handler of the job's own has taken our SIGTERM for this
                 raise JobInterrupted("draining") from error
             raise
+        except Exception as error:
+            if self._lost is not None and self._lost is self._lease and not self._losing:
+                raise JobInterrupted("lease_lost") from error  # that is why it has failed
+            raise
         finally:
             leave_if_forked(self._pid)
             self._calling = False
-            self._soft = None
+            self._soft = self._lease = None
 
     def drain_at(self, moment: float | None) -> None:
         """Interrupts whatever runs at this monotonic second. Called in a signal handler."""
@@ -131,9 +147,14 @@ class Interrupts:
 
     def _arm(self) -> None:
         due = min((moment for moment in (self._soft, self._drain) if moment is not None), default=self._armed)
+        if self._is_lost():
+            due = 0.0
         if due < self._armed:
             now = self._now()
             self._ring_in(max(0.000001, due - now), max(due, now))
+
+    def _is_lost(self) -> bool:
+        return self._losing and self._lost is not None and self._lost is self._lease
 
     def _ring_in(self, seconds: float, moment: float) -> None:
         self._armed = moment  # first: an alarm that comes in between must not be taken for the next one
@@ -143,8 +164,10 @@ class Interrupts:
         now = self._now()
         late = now - self._armed
         self._armed = float("inf")
-        why: Literal["timeout", "draining"]
-        if self._soft is not None and now >= self._soft:
+        why: Why
+        if self._is_lost():
+            why = "lease_lost"
+        elif self._soft is not None and now >= self._soft:
             why = "timeout"
         elif self._drain is not None and now >= self._drain:
             why = "draining"
@@ -161,7 +184,9 @@ class Interrupts:
             self._ring_in(RETRY, now + RETRY)
             return
         # Each reason once per job: a handler may need time to clean up.
-        if why == "timeout":
+        if why == "lease_lost":
+            self._losing = False
+        elif why == "timeout":
             self._soft = None
         else:
             self._drain = None

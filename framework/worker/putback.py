@@ -5,6 +5,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import faulthandler
 import fcntl
+import gc
 import os
 import resource
 import signal
@@ -59,6 +60,7 @@ class PutBack:
         signal.set_wakeup_fd(self._wakeup)
         self._limits = {name: resource.getrlimit(number) for name, number in _LIMITS.items()}
         self._recursion = sys.getrecursionlimit()
+        self._interval, self._collects = sys.getswitchinterval(), gc.isenabled()
         self._remember_directory()
         self._standard = {}
         for fd in (0, 1, 2):
@@ -123,6 +125,7 @@ class PutBack:
         if not alone:
             self.signals()
             self._change_back()
+            self._switch_soon()
             return ""
         self.between_jobs()
         if self._alarm is not None:  # an event loop has a wakeup descriptor of its own
@@ -130,7 +133,15 @@ class PutBack:
                 signal.set_wakeup_fd(self._wakeup)
         if sys.getrecursionlimit() < self._recursion:
             sys.setrecursionlimit(self._recursion)
+        self._switch_soon()
+        if self._collects and not gc.isenabled():
+            gc.enable()
         return self._raise_limits()
+
+    def _switch_soon(self) -> None:
+        """Let no thread keep the interpreter for longer than before. Less may be an interruption that is under way."""
+        if sys.getswitchinterval() > self._interval:
+            sys.setswitchinterval(self._interval)
 
     def _standard_descriptors(self) -> None:
         """Put back 0, 1 and 2: any other file that gets their numbers would receive the log."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 from framework.app import Slot, WorkerApp
@@ -37,7 +37,8 @@ class SyncWorker:
             told=lambda: core.told() and not core.leave,
             stood_still=lambda: core.board.stood_still,
         )
-        self._claims = Claims(core.gate.give_back, claim_seconds=lambda: core.gate.claim_seconds)
+        core.gate.on_lost = self._interrupts.lose
+        self._claims = Claims(self._give_back, claim_seconds=lambda: core.gate.claim_seconds)
         self._look_at = 0.0
 
     def run(self) -> None:
@@ -55,6 +56,7 @@ class SyncWorker:
                     self._serve()
         finally:
             self._claims.close()
+            core.gate.flush()
             core.gate.close()
 
     def _on_term(self, number: int = 0, frame: FrameType | None = None) -> None:
@@ -68,6 +70,7 @@ class SyncWorker:
         while not core.leave:
             lease = None if core.gate.doubtful else self._claims.take()
             if lease is None:  # once a claim: each job ends with a tick of its own
+                core.gate.flush()
                 core.tick()
                 # The run record of a job that cannot be settled must stand until we know why.
                 if not core.settle_late() and core.gate.doubtful:
@@ -109,7 +112,7 @@ class SyncWorker:
         if not core.begin(attempt, 0):
             return
         self._claims.started()
-        self._interrupts.limit(executor.options.timeout, min(PATIENCE, executor.options.kill_after / 2))
+        self._interrupts.limit(executor.options.timeout, min(PATIENCE, executor.options.kill_after / 2), lease)
         outcome = executor.run(attempt, call=self._interrupts.call)
         self._claims.ended()
         if self._put_back.after_job() or not self._claims.quick:
@@ -120,7 +123,13 @@ class SyncWorker:
         if outcome.failure is not None:
             explain(core, self._app, attempt)
         attempt.forget()
-        core.finish(attempt, 0)
+        # As long as others wait the helper thread watches: it sees to what waits behind a long job.
+        core.finish(attempt, 0, soon=self._claims.quick and bool(self._claims))
+
+    def _give_back(self, leases: Sequence[Lease]) -> None:
+        """Let nothing wait behind a long job, whose helper thread this is."""
+        self._core.gate.give_back(leases)
+        self._core.gate.flush()
 
     def _settle_rest(self) -> None:
         self._core.gate.flush()

@@ -7,7 +7,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from framework.job import Lease
 from framework.options import QueueOptions
+from framework.outcome import Why
 from framework.scoreboard import RowWriter
 
 # The job whose code runs: inherited by every task, callback and thread that it starts.
@@ -21,6 +23,7 @@ class Run:
     """A job on the loop.
 
     Attributes:
+        lease: of its job.
         row, writer: its place on the scoreboard.
         options: of its queue.
         task: its own task; None once it has ended.
@@ -31,17 +34,18 @@ class Run:
         exit: a task or callback that it started has raised SystemExit or KeyboardInterrupt.
     """
 
+    lease: Lease
     row: int
     writer: RowWriter
     options: QueueOptions
     task: JobTask | None = None
     timer: asyncio.TimerHandle | None = None
     inside: bool = False
-    why: Literal["", "timeout", "draining"] = ""
+    why: Why | Literal[""] = ""
     disturbed: Literal["", "neighbour", "unknown"] = ""
     exit: BaseException | None = None
 
-    def interrupt(self, why: Literal["timeout", "draining"]) -> None:
+    def interrupt(self, why: Why) -> None:
         """Cancels the handler, once."""
         if self.inside and not self.why and self.task is not None:
             self.why = why

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from framework.broker import Broker
-from framework.job import Lease
+from framework.errors import EngineUnavailable
+from framework.events import LeasesLost
+from framework.job import Lease, RunRecord
 from framework.outcome import Kind, Outcome, Settlement
 from framework.worker.engine_thread import EngineThread
 from framework.worker.gate import WAIT, Gate
 from framework.worker.unsettled import Unsettled
 
 MOST = 256  # settlements that wait to be made together
+LOOK_EVERY = 1.0  # seconds between looks whether the leases of what runs are still this process's
 LAST_CALLS = 5.0  # seconds at the end for the calls under way
 
 
@@ -26,6 +31,8 @@ class ThreadGate(Gate):
     All go before the next claim. A claim waits in the same thread: it is woken, returns nothing and is repeated when
     another call has come or settlements are due. So an engine needs no second connection for it.
 
+    While handlers run, the engine is asked once a second whether their leases are still this process's: see `on_lost`.
+
     Attributes:
         later: calls something after seconds, from the thread that settles (an event loop's `call_later`); None: there
             is no loop, and a claim that waits is woken at the first settlement.
@@ -34,8 +41,9 @@ class ThreadGate(Gate):
     def __init__(self, broker: Broker, *arguments: Any, **options: Any) -> None:
         super().__init__(broker, *arguments, **options)
         self._delay = broker.features.settle_delay
-        self._buffer: deque[Unsettled] = deque()
-        self._thread = EngineThread(broker.wake, self._flush)
+        self._running: dict[int, Lease] = {}  # by identity
+        self._look_at = math.inf
+        self._thread = EngineThread(broker.wake, self._on_due)
         self._retrying = False
         self._durations: deque[float] = deque([0.0], maxlen=16)  # of claims that found something
         self.later: Callable[[float, Callable[[], None]], object] | None = None
@@ -60,11 +68,29 @@ class ThreadGate(Gate):
         """Return what a claim takes that need not wait."""
         return min(self._durations)
 
+    def start(self, lease: Lease, run: RunRecord) -> bool:
+        """Write the run into the ledger, and see that its lease is looked after."""
+        if not super().start(lease, run):
+            return False
+        self._running[id(lease)] = lease
+        if self._look_at == math.inf:
+            self._look_at = time.monotonic() + LOOK_EVERY
+            self._thread.by(self._look_at)
+        return True
+
+    def _make_room(self) -> bool:
+        return False  # the thread will, but not at once
+
     def settle(self, lease: Lease, outcome: Outcome, row: int | None = None) -> None:
         """Put a settlement to the others, and see that they are made in time."""
-        first = not self._buffer
-        self._buffer.append(Unsettled(Settlement(lease, outcome), row))
-        if outcome.kind is not Kind.SUCCEEDED or len(self._buffer) >= MOST or not self._delay:
+        self._running.pop(id(lease), None)
+        if outcome.kind is Kind.LEASE_LOST:
+            self._ledger.free(lease)
+            self.emit(LeasesLost(lease.queue, [lease.job.id]))
+            return
+        first = not self._later
+        self._later.append(Unsettled(Settlement(lease, outcome), row))
+        if outcome.kind is not Kind.SUCCEEDED or len(self._later) >= MOST or not self._delay:
             self.flush()
         elif first:
             self._thread.by(time.monotonic() + self._delay)
@@ -73,6 +99,10 @@ class ThreadGate(Gate):
             else:
                 self.later(self._delay, self._thread.step_aside)
 
+    def settle_soon(self, lease: Lease, outcome: Outcome, row: int) -> None:
+        """As `settle`: it waits for others anyhow."""
+        self.settle(lease, outcome, row)
+
     def give_back(self, leases: Sequence[Lease]) -> None:
         """Release unstarted leases in the thread, soon."""
         if leases:
@@ -80,7 +110,7 @@ class ThreadGate(Gate):
 
     def flush(self) -> None:
         """Have settled now what waits to be settled with others."""
-        if self._buffer:
+        if self._later:
             self._thread.by(time.monotonic())
             self._thread.step_aside()
 
@@ -91,7 +121,7 @@ class ThreadGate(Gate):
         if self._unsettled and not self._retrying and self._unsettled.is_due():
             self._retrying = True
             self._thread.tell(self._retry)
-        return not (self._buffer or self._thread.busy or self._unsettled)  # in this order: nothing slips through
+        return not (self._later or self._thread.busy or self._unsettled)  # in this order: nothing slips through
 
     def close(self) -> None:
         """Settle what waits, and end the thread."""
@@ -113,13 +143,29 @@ class ThreadGate(Gate):
     def _pause(self, seconds: float) -> None:
         self._thread.pause(seconds)
 
+    def _on_due(self) -> None:
+        self._flush()
+        if time.monotonic() >= self._look_at:
+            self._look_at = math.inf  # first: a job that starts from here on sees to the next look, if this misses it
+            self._look(list(self._running.values()))
+        if self._look_at < math.inf:
+            self._thread.by(self._look_at)
+
+    def _look(self, running: Sequence[Lease]) -> None:
+        if not running:
+            return
+        with suppress(EngineUnavailable):  # which it says at other calls
+            for lease in self._broker.lost(running):
+                self.on_lost(lease)
+        self._look_at = time.monotonic() + LOOK_EVERY
+
     def _flush(self) -> None:
         items: list[Unsettled] = []
-        while self._buffer and len(items) < MOST:
-            items.append(self._buffer.popleft())
+        while self._later and len(items) < MOST:
+            items.append(self._later.popleft())
         if items:
             self._settle(items)
-        if self._buffer:
+        if self._later:
             self._thread.by(time.monotonic())
 
     def _retry(self) -> None:

@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from math import inf
 from queue import Empty, SimpleQueue
 from types import FrameType
-from typing import Any, Final, Literal
+from typing import Any, Final
 
+from framework.job import Lease
 from framework.options import QueueOptions
-from framework.outcome import JobInterrupted
+from framework.outcome import JobInterrupted, Why
 from framework.process.forks import leave_if_forked
 from framework.worker.interrupt import LOOK_AGAIN, PATIENCE, RETRY, LateAlarm, invoke, where
 
@@ -35,8 +36,6 @@ _take_back = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)(
 HUNG_AFTER = 1.0  # seconds after its soft timeout in which a job must end
 _HURRY = 0.00001  # seconds for which a thread may keep the interpreter while another is to be interrupted
 
-Why = Literal["timeout", "draining"]
-
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -45,18 +44,21 @@ class Limits:
     Attributes:
         timeout: until the soft timeout; None = never.
         hung_after: from the soft timeout until the call counts as hung.
+        hard: until the hard timeout of its job; infinite: never.
         patience: for which a late look waits for the supervisor to say that the tree stood still.
     """
 
     timeout: float | None = None
     hung_after: float = 1.0
     patience: float = PATIENCE
+    hard: float = inf
 
     @classmethod
     def of(cls, options: QueueOptions) -> Limits:
         """Return those of a queue's jobs: all is over before its hard timeout."""
         half = options.kill_after / 2
-        return cls(options.timeout, min(HUNG_AFTER, half), min(PATIENCE, half))
+        hard = inf if options.timeout is None else options.timeout + options.kill_after
+        return cls(options.timeout, min(HUNG_AFTER, half), min(PATIENCE, half), hard)
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +67,7 @@ class Call:
 
     Attributes:
         thread: that runs it, its `threading.get_ident()`.
+        lease: of its job; lost: it has become another worker's.
         began: when the handler was called; soft: its soft timeout.
         inside: the handler has not ended.
         why: the reason for which it was interrupted; it is once at most.
@@ -76,6 +79,8 @@ class Call:
     limits: Limits
     late: LateAlarm
     thread: int = 0
+    lease: Lease | None = None
+    lost: bool = False
     began: float = 0.0
     soft: float = inf
     inside: bool = False
@@ -123,9 +128,11 @@ class ThreadInterrupts:
         self._orders: SimpleQueue[str] = SimpleQueue()
         threading.Thread(target=self._watch, name="interrupts", daemon=True).start()
 
-    def call(self, method: Callable[..., Any], *arguments: Any, limits: Limits | None = None) -> Any:
+    def call(
+        self, method: Callable[..., Any], *arguments: Any, limits: Limits | None = None, lease: Lease | None = None
+    ) -> Any:
         """Call the handler, in its own thread; JobInterrupted is raised in it when it is due."""
-        call = self._enter(limits or self._limits)
+        call = self._enter(limits or self._limits, lease)
         error: BaseException | None = None
         result: Any = None
         try:
@@ -138,6 +145,8 @@ class ThreadInterrupts:
             self._leave(call)
         self._check_place(call)
         try:
+            if error is not None and call.why == "lease_lost":
+                raise JobInterrupted(call.why) from error
             if error is not None:
                 raise error
             return result
@@ -146,6 +155,13 @@ class ThreadInterrupts:
 
     def look(self) -> None:
         """Look at once: the drain has begun. Safe in a signal handler."""
+        self._orders.put("look")
+
+    def lose(self, lease: Lease) -> None:
+        """Interrupt the call for this lease, which has become another worker's."""
+        with self._lock:
+            for call in self._calls:
+                call.lost = call.lost or call.lease is lease
         self._orders.put("look")
 
     def interrupt_all(self) -> None:
@@ -159,8 +175,8 @@ class ThreadInterrupts:
 
     # --- in the handler's thread ------------------------------------------------------------------------------------
 
-    def _enter(self, limits: Limits) -> Call:
-        call = Call(limits, LateAlarm(limits.patience), threading.get_ident())
+    def _enter(self, limits: Limits, lease: Lease | None) -> Call:
+        call = Call(limits, LateAlarm(limits.patience), threading.get_ident(), lease)
         call.began = self._now()
         call.soft = inf if limits.timeout is None else call.began + limits.timeout
         call.inside = True
@@ -223,16 +239,18 @@ class ThreadInterrupts:
     def _look_at(self, call: Call, hung: list[Call]) -> float:
         """Interrupt a call if it is due, and find out whether it hangs; return the moment of the next look at it."""
         now, drain = self._now(), self._drain()
-        due = min(call.soft, drain)
+        due = now if call.lost else min(call.soft, drain)
         if call.why is None and now < due:
             return due
         if call.why is None and call.late.may_be_standstill(now - max(due, call.began)):
             return now + LOOK_AGAIN
         if call.why is None:
-            self._interrupt(call, "timeout" if now >= call.soft else "draining")
+            self._interrupt(call, "lease_lost" if call.lost else "timeout" if now >= call.soft else "draining")
         again = inf if call.why is not None else now + (LOOK_AGAIN if call.hung else RETRY)
-        if call.hung or now < call.soft:
+        if call.hung:
             return again
+        if now < call.soft:
+            return min(again, call.soft)
         call.hung_at = now + call.limits.hung_after if call.hung_at is None else call.hung_at
         if now < call.hung_at:
             return min(again, call.hung_at)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -41,13 +42,17 @@ class Run:
 
     Attributes:
         row: its place on the scoreboard, and the thread that runs it.
+        hard_at: when it has had its time, and that to its kill, in seconds of the tree's own time.
         thread: that thread's `threading.get_ident()`.
+        ended: the thread has done with it.
         broken: what the executor itself has raised.
     """
 
     attempt: Attempt
     row: int
+    hard_at: float
     thread: int = 0
+    ended: bool = False
     broken: BaseException | None = None
 
 
@@ -70,15 +75,17 @@ class ThreadWorker:
         self._interrupts = ThreadInterrupts(
             now=core.now,
             drain_at=self._drain_at,
-            on_hung=self._on_hung,
+            on_hung=self._handler_hangs,
             on_astray=lambda: core.leave.leave("interrupted in a library"),
         )
+        core.gate.on_lost = self._interrupts.lose
         self._free = list(range(core.options.concurrency))[::-1]
         self._runs: set[Run] = set()
         self._ended: SimpleQueue[Run | None] = SimpleQueue()  # None: something else has happened
         self._claiming = False
         self._settling: Run | None = None
         self._settled = False  # a job, since the last turn
+        self._look_at = 0.0  # when to look for jobs that hang
 
     def run(self) -> None:
         """Return when the process has left its work in order. Raises what `lifespan` raises."""
@@ -168,6 +175,7 @@ class ThreadWorker:
         ):
             self._wait(max(0.0, end - time.monotonic()))
         self._settled = False
+        self._look_for_hung()
 
     def _wait(self, seconds: float) -> None:
         """Wait until a job has ended, and settle it."""
@@ -191,7 +199,8 @@ class ThreadWorker:
 
     def _start(self, lease: Lease) -> None:
         row = self._free.pop()
-        run = Run(self._core.executors[lease.queue].attempt(lease), row)
+        hard_at = self._core.now() + self._limits[lease.queue].hard
+        run = Run(self._core.executors[lease.queue].attempt(lease), row, hard_at)
         if self._core.begin(run.attempt, row):
             self._runs.add(run)
             self._lanes[row].todo.put(run)
@@ -208,6 +217,17 @@ class ThreadWorker:
         self._core.finish(run.attempt, run.row)
         self._settling, self._settled = None, True
         self._free.append(run.row)
+
+    def _look_for_hung(self) -> None:
+        """Find jobs that hang where no handler runs: in `on_failure`, or while the text of an error is made. Looks once
+        a second."""
+        now = self._core.now()
+        if now < self._look_at:
+            return
+        self._look_at = now + 1.0
+        for run in self._runs:
+            if now >= run.hard_at and not run.ended and not self._core.leave:
+                self._on_hung(run, sys._current_frames().get(run.thread))
 
     def _finish_rest(self) -> None:
         """Wait for what runs; the watch interrupts it when the drain says so."""
@@ -237,7 +257,7 @@ class ThreadWorker:
         run.thread = threading.get_ident()
         try:
             queue = run.attempt.lease.queue
-            call = partial(self._interrupts.call, limits=self._limits[queue])
+            call = partial(self._interrupts.call, limits=self._limits[queue], lease=run.attempt.lease)
             outcome = core.executors[queue].run(run.attempt, call=call)
             core.has_run(run.attempt, run.row)  # now: the main thread may be busy with the engine for long
             if outcome.failure is not None:
@@ -245,19 +265,24 @@ class ThreadWorker:
             run.attempt.forget()
         except BaseException as error:
             run.broken = error
+        run.ended = True
         leave_if_forked(self._pid)
         self._ended.put(run)
         if self._claiming:
             core.gate.wake()
 
-    def _on_hung(self, call: Call, frame: FrameType | None) -> None:
+    def _handler_hangs(self, call: Call, frame: FrameType | None) -> None:
+        run = next((run for run in list(self._runs) if run.thread == call.thread), None)
+        if run is not None:
+            self._on_hung(run, frame)
+
+    def _on_hung(self, run: Run, frame: FrameType | None) -> None:
         """No new job may share the fate of one that goes on after its timeout: the supervisor ends the process when the
         others have finished, and only this one is charged."""
         core = self._core
-        run = next((run for run in list(self._runs) if run.thread == call.thread), None)
-        handler, line = handler_line(core.executors[run.attempt.lease.queue], frame) if run else ("a handler", "")
+        handler, line = handler_line(core.executors[run.attempt.lease.queue], frame)
         text = (
-            f"{core.process}: job {run.attempt.lease.job.id if run else ''!r} goes on after its timeout in {handler}"
+            f"{core.process}: job {run.attempt.lease.job.id!r} goes on after its timeout in {handler}"
             f"{f' ({line})' if line else ''}: no new job starts here until the process is replaced"
         )
         core.emit(ServiceMistake(core.process, text, "".join(traceback.format_stack(frame)) if frame else ""))

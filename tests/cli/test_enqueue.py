@@ -138,7 +138,7 @@ def refused(relay: Cli, shown: str, *args: str) -> None:
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (("--delay", "-1"), 1, "delay=-1.0: 0 or more seconds"),
+        (("--delay", "-1"), 1, "delay=-1: write 0 or more seconds"),
         (("--delay", "nan"), 1, "delay=nan"),
         (("--delay", "1", "--run-at", "2030-01-01T00:00:00Z"), 2, "--delay and --run-at exclude each other"),
         (("--run-at", "2030-01-01T00:00:00"), 2, "has no time zone: write 2030-01-01T00:00:00Z"),

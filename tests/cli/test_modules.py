@@ -12,12 +12,44 @@ def test_check_shows_the_queues_as_they_would_run(relay: Cli) -> None:
     titles = result.out.splitlines()[0].split("\t")
     assert titles == ["queue", "payload", "handler", "at", "workers", "concurrency", "timeout", "retry", "dead letter"]
     assert result.rows == [
-        ["dead-letters", "DeadLetter", "none", "-", "1", "1", "30s", "10x 1s to 1h", "-"],
+        ["dead-letters", "DeadLetter", "none", "-", "-", "-", "30s", "10x 1s to 1h", "-"],
         ["deliveries", "Delivery", "deliver async", "relay.py:18", "7", "5", "30s", "never", "dead-letters"],
         ["digests", "int", "digest sync", "relay.py:22", "1", "1", "30s", "never", "-"],
     ]
     assert result.err == ""  # a dead-letter queue needs no handler
     assert not relay.spool.exists()
+
+
+POOLED = """
+from framework import Pool, Queue, WorkerApp
+class Relay(WorkerApp):
+    light = Pool("light", workers=0)
+    mails = Queue[int]("mails", pool=light)
+    texts = Queue[int]("texts", pool=light)
+    calls = Queue[int]("calls")
+    @mails.handler
+    def mail(self, number: int) -> None: ...
+    @texts.handler
+    def text(self, number: int) -> None: ...
+    @calls.handler
+    def call(self, number: int) -> None: ...
+"""
+
+
+def test_check_warns_of_queues_and_pools_without_workers(cli: Cli) -> None:
+    cli.write("relay.py", POOLED)
+    result = cli.ok("check", "relay", env={"WORKER_QUEUES__CALLS__WORKERS": "0"})
+    wait = "has workers=0: its jobs wait for another service"
+    assert result.err.splitlines() == [
+        f"worker: warning: relay.py:3: pool 'light' {wait}",
+        f"worker: warning: relay.py:6: queue 'calls' {wait}",
+    ]
+
+
+def test_a_pool_is_no_queue(cli: Cli) -> None:
+    cli.write("relay.py", POOLED)
+    result = cli.run("run", "relay", "--queue", "light")
+    assert (result.code, result.error) == (2, "'light' is a pool, not a queue: name its queues (mails, texts)")
 
 
 def test_check_refuses_a_payload_that_cannot_be_stored(cli: Cli) -> None:

@@ -105,7 +105,7 @@ class PartlyDamaged:
     def stats(self, queue: str) -> QueueStats:
         if queue in self.damaged:
             raise EngineUnavailable(f"spool /s/{queue}/dead: looking at {queue!r}: Permission denied: tried again")
-        return QueueStats(ready=1)
+        return QueueStats(ready=1, dead=0)
 
     def undeclared(self) -> dict[str, QueueStats]:
         return {} if not self.damaged else {"": self.stats(self.damaged[0])}
@@ -144,7 +144,7 @@ def test_what_cannot_be_looked_at_hides_no_other_queue(
 
 
 def test_what_an_engine_cannot_know_is_no_number() -> None:
-    stats = QueueStats(ready=5, delayed=None, in_flight=None, dead=0, bad=None, oldest_age=None)
+    stats = QueueStats(ready=5, dead=0)  # and what it does not say
     assert _row("jobs", stats) == ("jobs", "5", "-", "-", "-", "0", "-")
     found = _object("jobs", stats, (), declared=True)
     assert [found[key] for key in ("ready", "delayed", "in_flight", "dead", "bad", "oldest_age")] == [

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from framework.broker import Broker, Inspector, open_broker
 from framework.brokers.memory import MemoryStore
+from framework.job import RunRecord
 from framework.queues import QueueOptions
 from tests import postgres
 from tests.spool.world import in_segments
@@ -55,6 +56,10 @@ class Engine:
     def die(self, work: Callable[[Owner], T], *queues: QueueOptions) -> tuple[str, T]:
         """An owner is born, does `work` and is dead; returns its incarnation and what `work` returned (plain data)."""
         raise NotImplementedError
+
+    def silence(self, owner: str) -> bool:
+        """The others take this owner for dead, and it lives. False: on this engine that cannot be."""
+        return False
 
     def now(self) -> float:
         """Wall clock of the engine, seconds since the epoch."""
@@ -96,6 +101,10 @@ class MemoryEngine(Engine):
         self._store.kill(self.born)
         return self.born, result
 
+    def silence(self, owner: str) -> bool:
+        self._store.kill(owner)
+        return True
+
     def now(self) -> float:
         return self._time
 
@@ -112,8 +121,12 @@ class SlowEngine(MemoryEngine):
     What takes 20 ms in the tests of workers takes less here: the suite makes thousands of calls, one after the other.
     """
 
+    def __init__(self, place: Path) -> None:
+        super().__init__(place)
+        self._elsewhere: dict[bytes, RunRecord] = {}
+
     def _connect(self, incarnation: str) -> Any:
-        return Persistent(super()._connect(incarnation), seconds=0.0005)
+        return Persistent(super()._connect(incarnation), seconds=0.0005, elsewhere=self._elsewhere)
 
 
 class SpoolEngine(Engine):

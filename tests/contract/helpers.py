@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from framework.broker import JobView, QueueStats, State
+from framework.broker import NO_JOBS, JobView, QueueStats, State
 from framework.job import Failure, Job, Lease, RunRecord
 from framework.queues import QueueOptions
 from tests.settling import ack, bury, rest, retry
@@ -113,7 +113,7 @@ def assert_counts(broker: Owner, queue: str = "jobs", **counts: int) -> None:
         broker.maintain()
         return replace(broker.stats(queue), oldest_age=0.0)
 
-    eventually(look, QueueStats(**counts))
+    eventually(look, replace(NO_JOBS, **counts))
 
 
 def ids(leases: Iterable[Lease]) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 from framework.broker import Features, QueueStats, Rescued
 from framework.errors import EngineUnavailable, LeaseLost
 from framework.job import Job, JobId, Lease, RunRecord
-from framework.outcome import Outcome, Settlement
+from framework.outcome import Kind, Outcome, Settlement
 from framework.queues import QueueOptions
 
 ANY_THREAD = ("enqueue", "release", "wake")
@@ -46,11 +46,13 @@ class Flaws:
         middle: a settling call stops after so many leases.
         late: a settling call does its work, and the answer does not come.
         lost: leases of these jobs go to another owner before they are settled.
+        taken: the same, while their handlers run.
     """
 
     middle: list[int] = field(default_factory=list)
     late: int = 0
     lost: set[str] = field(default_factory=set)
+    taken: set[str] = field(default_factory=set)
 
 
 class SlowBroker:
@@ -60,10 +62,19 @@ class SlowBroker:
         inner: does the work.
         seconds: that each verb takes.
         delay: its `settle_delay`.
+        elsewhere: the runs that machines took with them, by the uid of the job; shared by all handles of a store.
     """
 
-    def __init__(self, inner: Any, *, seconds: float = 0.02, delay: float = 0.02) -> None:
+    def __init__(
+        self,
+        inner: Any,
+        *,
+        seconds: float = 0.02,
+        delay: float = 0.02,
+        elsewhere: dict[bytes, RunRecord] | None = None,
+    ) -> None:
         self.inner = inner
+        self._elsewhere = {} if elsewhere is None else elsewhere
         self.seconds = seconds
         self.flaws = Flaws()
         self.calls: list[Call] = []
@@ -114,7 +125,14 @@ class SlowBroker:
     def claim(self, queues: Sequence[str], *, limit: int, wait: float) -> Sequence[Lease]:
         with self._call("claim", waits=wait > 0):
             leases: Sequence[Lease] = self.inner.claim(queues, limit=limit, wait=wait)
-            return leases
+            return [replace(lease, previous=self._elsewhere.get(lease.job.uid)) for lease in leases]
+
+    def die_elsewhere(self, queue: str, started_at: float = 1_700_000_000.0) -> Lease:
+        """A machine claims a job, starts it and is gone; its messages are delivered anew, and no `rescue` has them."""
+        (lease,) = self.inner.claim([queue], limit=1, wait=0)
+        self._elsewhere[lease.job.uid] = RunRecord(0, lease.delivery, lease.attempt, started_at)
+        self.inner.release([lease])
+        return lease  # type: ignore[no-any-return]
 
     def start(self, lease: Lease, run: RunRecord) -> None:
         with self._call("start", 1):
@@ -149,11 +167,23 @@ class SlowBroker:
         self.inner.release(gone)
 
     def _settle(self, done: Sequence[Settlement]) -> Sequence[Lease]:
+        lost: Sequence[Lease] = ()
         try:
             self.inner.settle(done)
-        except LeaseLost as lost:
-            return lost.leases
-        return ()
+        except LeaseLost as error:
+            lost = error.leases
+        for one in done:
+            if one.outcome.kind is not Kind.RELEASED and one.lease not in lost:
+                self._elsewhere.pop(one.lease.job.uid, None)
+        return lost
+
+    def lost(self, leases: Sequence[Lease]) -> Sequence[Lease]:
+        with self._call("lost", len(leases)):
+            gone = [lease for lease in leases if lease.job.id in self.flaws.taken]
+            self.flaws.taken -= {lease.job.id for lease in gone}
+            self.inner.release(gone)
+            found: Sequence[Lease] = self.inner.lost(leases)
+            return found
 
     def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
         with self._call("release", len(leases)):

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from framework.broker import MOST_UNCHARGED
 from framework.job import Lease, RunRecord
 from framework.ledger import DeadLedgers, Ledger
-from framework.maintenance.accounts import MOST_UNCHARGED, Account, Accounts
+from framework.maintenance.accounts import Account, Accounts
 from framework.outcome import SUCCEEDED, Kind, Outcome, Settlement
 from tests.settling import ack
 

@@ -149,7 +149,7 @@ PROTOCOL = (
     _one("a lock is named by link, not rename", "life.py", "if not disk.link(draft, owner.lock):\n        return False", "if disk.rename(draft, owner.lock):\n        return False", f"{LIFE} spool/test_explorer.py"),
     _one("rescued: the directory before the lock", "life.py", "        if not owner.held and disk.rmdir(owner.base):  # a record of a segment has no file in the directory\n            disk.unlink(owner.lock)", "        disk.unlink(owner.lock)\n        disk.rmdir(owner.base)", f"{LIFE} spool/test_explorer.py"),
     _one("run records of the version before are read", "rescue.py", "started=runs.read_rows(data)", "started={}", "spool/test_newer.py"),
-    Mutant("claimed 50 times uncharged: charged", "maintenance/accounts.py", (("MOST_UNCHARGED = 50", "MOST_UNCHARGED = 10**9"),), "spool/test_unstarted.py"),
+    Mutant("claimed 50 times uncharged: charged", "broker.py", (("MOST_UNCHARGED = 50", "MOST_UNCHARGED = 10**9"),), "spool/test_unstarted.py"),
     _one("what was accounted for is taken off", "unstarted.py", "max(0, known - accounted)", "known", "spool/test_unstarted.py"),
     _one("a dead delivery is counted once", "unstarted.py", "if last == delivery and known:", "if False:", "spool/test_unstarted.py"),
     _one("what a file says is checked", "frame.py", "    wrong = flaw(job)\n    if wrong:\n        raise Impossible", "    wrong = \"\"\n    if wrong:\n        raise Impossible", POISON),

@@ -13,15 +13,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
 from typing import Any, ClassVar
 
-from framework import Queue, RetryLater, Slot, WorkerApp
+from framework import Context, Failure, Queue, RetryLater, RetryPolicy, Slot, WorkerApp
 from framework.brokers import memory
 from framework.brokers.memory import MemoryBroker, MemoryStore
-from framework.events import Event, JobFinished, LeasesLost
+from framework.events import AttemptLost, Event, JobFinished, LeasesLost
 from framework.ledger import Ledger
 from framework.options import PoolOptions
 from framework.queues import QueueOptions
@@ -47,6 +47,10 @@ class Far(WorkerApp):
     barrier: ClassVar[threading.Barrier]
     scenario: ClassVar[str] = ""
     world: ClassVar[World]
+    told: ClassVar[list[str]] = []
+
+    def on_failure(self, failure: Failure, ctx: Context) -> None:
+        self.told.append(f"{ctx.job_id} {failure.reason} {ctx.attempt}")
 
     @asynccontextmanager
     async def alifespan(self, slot: Slot) -> AsyncGenerator[None, None]:
@@ -65,7 +69,10 @@ class Far(WorkerApp):
     @loop_jobs.handler
     async def on_loop(self, number: int) -> None:
         Far.began += 1
-        if self.scenario == "together":
+        if self.scenario.startswith("taken") and Far.began == 1:
+            with failing(self.scenario):
+                await asyncio.sleep(LONG)
+        elif self.scenario == "together":
             if Far.began == CONCURRENCY:
                 self.together.set()
             await self.together.wait()
@@ -78,9 +85,12 @@ class Far(WorkerApp):
     def in_threads(self, number: int) -> None:
         with self.counting:
             Far.began += 1
-        if self.scenario == "threads together":
+        if self.scenario.startswith("taken") and Far.began == 1:
+            with failing(self.scenario):
+                nap()
+        elif self.scenario == "threads together":
             self.barrier.wait(LONG)
-        else:
+        elif self.scenario == "threads":
             time.sleep(random.random() * 0.02)
             if number % 10 == 1 and Far.began < 150:
                 raise RetryLater("once more", delay=0)
@@ -88,14 +98,35 @@ class Far(WorkerApp):
     @jobs.handler
     def in_thread(self, number: int) -> None:
         Far.began += 1
-        if number == 1 and self.scenario == "behind":  # the one before is settled while this one runs
+        if self.scenario.startswith("taken") and Far.began == 1:
+            with failing(self.scenario):
+                nap()
+        elif number == 1 and self.scenario == "behind":  # the one before is settled while this one runs
             self.world.wait(lambda: self.world.left() == 1)
+
+
+def nap() -> None:
+    """Python code that goes on for long, and can be interrupted."""
+    end = time.monotonic() + LONG
+    while time.monotonic() < end:
+        time.sleep(0.005)
+
+
+@contextmanager
+def failing(scenario: str) -> Iterator[None]:
+    """Where the scenario says so, cleaning up after an interruption fails."""
+    try:
+        yield
+    except BaseException:
+        if scenario == "taken, and fails":
+            raise ConnectionError("cannot clean up") from None
+        raise
 
 
 class World:
     """The engine, the worker, and what is done to them."""
 
-    def __init__(self, scenario: str, queue: str, jobs: int, delay: float = 0.02) -> None:
+    def __init__(self, scenario: str, queue: str, jobs: int, delay: float = 0.02, *, retries: int = 1) -> None:
         Far.scenario, Far.world = scenario, self
         self.queue = queue
         self.events: list[Event] = []
@@ -103,7 +134,8 @@ class World:
         self.engine.open([QueueOptions(queue)])
         self.engine.inner.enqueue([a_job(str(n).encode(), queue, f"j{n}") for n in range(jobs)])
         self.engine.calls.clear()
-        executor = an_executor(Far(), self.events, queue, concurrency=CONCURRENCY)
+        policy = RetryPolicy(max_retries=retries, first_delay=0.01)
+        executor = an_executor(Far(), self.events, queue, concurrency=CONCURRENCY, retry=policy)
         board = Scoreboard.in_memory([("maintenance", 0), (f"{queue}/0", CONCURRENCY)], app="Far")
         leave = LeaveSignal(LONG, lambda: 0)
         self.core = WorkerCore(
@@ -126,6 +158,11 @@ class World:
         """Jobs that are not settled for good."""
         found = self.engine.inner.stats(self.queue)
         return int(found.in_flight + found.ready + found.delayed)
+
+    def history(self) -> list[list[object]]:
+        """The failures of dead letters."""
+        views = self.engine.inner.browse(self.queue, "dead")
+        return [[one.attempt, one.reason, one.delivery] for view in views for one in view.job.history]
 
     def wait(self, what: Callable[[], object]) -> None:
         """Raises TimeoutError."""
@@ -156,13 +193,42 @@ class World:
             "ran": Far.began,
             "lost": lost,
             "retried": sum(isinstance(event, JobFinished) and event.outcome == "retried" for event in self.events),
+            "outcomes": [event.outcome for event in self.events if isinstance(event, JobFinished)],
+            "attempts": [[event.attempt, event.delivery] for event in self.events if isinstance(event, JobFinished)],
+            "lost attempts": [_lost(event) for event in self.events if isinstance(event, AttemptLost)],
+            "dead": self.engine.inner.stats(self.queue).dead,
+            "history": self.history(),
+            "told": Far.told,
             "late": max(Far.lateness, default=0.0),
             "threads": [thread.name for thread in threading.enumerate() if thread.name == "engine"],
         }
 
 
-def main(scenario: str) -> dict[str, Any]:
+def _lost(event: AttemptLost) -> list[object]:
+    return [event.lease.job.id, event.run.attempt, event.lease.delivery, event.how, event.outcome, event.reason]
+
+
+def taken(scenario: str, queue: str) -> dict[str, Any]:
+    """The only job goes to another owner while its handler runs; that owner gives it back."""
+    thread_gate.LOOK_EVERY = 0.05
+    world = World(scenario, queue, 1)
+    world.engine.flaws.taken = {"j0"}
+    return world.run(lambda: world.left() == 0)
+
+
+def elsewhere(queue: str, retries: int) -> dict[str, Any]:
+    """The only job was in the hands of a machine that is gone."""
+    world = World("", queue, 1, retries=retries)
+    world.engine.die_elsewhere(queue)
+    return world.run(lambda: world.left() == 0)
+
+
+def main(scenario: str, queue: str = "", retries: str = "1") -> dict[str, Any]:
     """Plays one scenario."""
+    if scenario.startswith("taken"):
+        return taken(scenario, queue)
+    if scenario == "elsewhere":
+        return elsewhere(queue, int(retries))
     if scenario == "together":
         world = World(scenario, "loop", CONCURRENCY)
     elif scenario == "many":
@@ -187,4 +253,4 @@ def main(scenario: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1])))
+    print(json.dumps(main(*sys.argv[1:])))

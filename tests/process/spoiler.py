@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import resource
 import shutil
@@ -140,6 +141,7 @@ ACTS: dict[str, Callable[[], object]] = {
     "chdir_gone": gone_directory,
     "umask": lambda: os.umask(0o777),
     "recursion": lambda: sys.setrecursionlimit(100),
+    "interpreter": lambda: [sys.setswitchinterval(1000), gc.disable()],
     "std_closed": lambda: os.closerange(0, 3),
     "std_null": lambda: os.dup2(os.open("/dev/null", os.O_WRONLY), 1),
     "nofile_soft": lambda: lower(resource.RLIMIT_NOFILE, False),
@@ -171,8 +173,9 @@ def state() -> str:
     standard = [os.readlink(f"/proc/self/fd/{fd}").partition(":")[0] for fd in (0, 1, 2)]
     handlers = [signal.getsignal(number) for number in (signal.SIGCHLD, signal.SIGPIPE)]
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 64, sys.getrecursionlimit() > 500
+    interpreter = sys.getswitchinterval() < 1, gc.isenabled()
     shown = [getattr(handler, "__name__", str(handler)) for handler in handlers]
-    return f"{os.getcwd()} {mask:o} {standard} {shown} {limits} {wakeup}"
+    return f"{os.getcwd()} {mask:o} {standard} {shown} {limits} {wakeup} {interpreter}"
 
 
 class Spoiler(WorkerApp):

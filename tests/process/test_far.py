@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+KINDS = ["loop", "thread", "threads"]
 
-def play(scenario: str) -> dict[str, Any]:
+
+def play(*scenario: str) -> dict[str, Any]:
     """What a worker did."""
-    command = [sys.executable, "-m", "tests.process.far", scenario]
+    command = [sys.executable, "-m", "tests.process.far", *scenario]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
@@ -81,3 +83,29 @@ def test_a_sync_worker_settles_many_at_once() -> None:
     found = play("quick")
     assert found["ran"] == 100
     assert len(made(found, "settle")) <= len(made(found, "claim"))
+
+
+@pytest.mark.parametrize("scenario", ["taken", "taken, and fails"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_whose_lease_is_lost_is_stopped_neither_settled_nor_charged(scenario: str, kind: str) -> None:
+    """Its handler would go on for half a minute; also where cleaning up after the interruption fails."""
+    found = play(scenario, kind)
+    assert found["outcomes"] == ["lease_lost", "succeeded"]
+    assert found["attempts"] == [[1, 1], [1, 2]], "the attempt was not spent"
+    assert (found["lost"], found["told"], found["retried"]) == (["j0"], [], 0)
+    assert [call["count"] for call in made(found, "settle")] == [1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_that_another_machine_took_with_it_is_charged_before_the_job_runs_again(kind: str) -> None:
+    found = play("elsewhere", kind)
+    assert found["lost attempts"] == [["j0", 1, 1, "lost", "retried", "worker_lost"]]
+    assert (found["outcomes"], found["attempts"]) == (["succeeded"], [[2, 3]])
+    assert found["told"] == ["j0 worker_lost 1"]
+
+
+def test_the_last_attempt_that_another_machine_took_with_it_leaves_a_dead_letter() -> None:
+    found = play("elsewhere", "thread", "0")
+    assert found["lost attempts"] == [["j0", 1, 1, "lost", "dead_lettered", "worker_lost"]]
+    assert (found["ran"], found["dead"], found["history"]) == (0, 1, [[1, "worker_lost", 1]])
+    assert found["told"] == ["j0 worker_lost 1"]

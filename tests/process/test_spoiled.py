@@ -124,6 +124,7 @@ def test_what_a_job_leaves_changed_is_put_back(tree: Tree, queue: str) -> None:
     tree.enqueue(jobs, Task(do="report", key="before"))
     [before] = tree.wait_ledger("state before")
     acts = ("chdir", "chdir_gone", "umask", "recursion", "std_closed", "std_null", "nofile_soft", "others", "pipe")
+    acts += ("interpreter",)
     acts += ("wakeup",) if queue == "spoil" else ()  # an event loop sets its own
     for act in acts:
         tree.enqueue(jobs, Task(do=act, key=act))

@@ -124,6 +124,24 @@ def test_one_hung_job_is_killed_and_charged_alone(tree: Tree, do: str) -> None:
     assert tree.stop() == 0
 
 
+def test_a_job_that_hangs_behind_its_handler_is_killed_and_charged_alone_however_much_there_is_to_do(
+    tree: Tree,
+) -> None:
+    """Regression: as long as new jobs came, not all were late, and its thread was lost until they stopped."""
+    hung = tree.enqueue(jobs, Task(do="error_text", key="hung", until=1))
+    begin(tree)
+
+    def killed() -> bool:
+        tree.enqueue(jobs, Task(do="sleep", seconds=0.2, key="k"))
+        return tree.events("process_killed") != []
+
+    tree.wait(killed, "its process is killed")
+    assert any(f"job {hung!r} goes on after its timeout" in event["event"] for event in tree.events())
+    tree.wait_ledger("end hung 2")
+    assert [event["job_id"] for event in tree.events("attempt_lost")] == [hung]
+    assert tree.stop() == 0
+
+
 @pytest.mark.parametrize("do", ["regex", "hold_gil"])
 def test_a_handler_that_keeps_the_interpreter_from_all_others_is_charged_alone(tree: Tree, do: str) -> None:
     """Its neighbours are as late as it is, through no fault of theirs. `hold_gil` sleeps in C meanwhile."""
@@ -191,6 +209,17 @@ def test_kill_9_charges_all_that_ran_and_nothing_that_waited(tree: Tree) -> None
     tree.wait_ledger("start ", 8)
     assert {line.split()[1] for line in tree.ran("start ")[:4]} == {"k00", "k01", "k02", "k03"}
     tree.close()
+
+
+def test_a_worker_in_whose_place_a_job_executes_a_program_is_replaced(tree: Tree) -> None:
+    """Regression: its jobs were rescued, and nobody ran them until their own deadlines were over."""
+    tree.enqueue(jobs, Task(do="execute", key="execute", until=1))
+    begin(tree, WORKER_QUEUES__JOBS__TIMEOUT="600")
+    tree.wait_ledger("end execute 2")
+    [exited] = [event for event in tree.events("process_exited") if event["slot"] == "jobs/0"]
+    assert exited["reason"] == "crashed"
+    assert tree.events("process_killed", why="another program was executed in its place")
+    assert tree.stop() == 0
 
 
 def test_what_ends_a_process_ends_only_the_job(tree: Tree) -> None:

@@ -39,6 +39,14 @@ if "SETTLE" in os.environ:  # an engine that takes its time for a single job
     SpoolBroker.settle = settle  # type: ignore[method-assign]
 
 
+class Silent(Exception):
+    """Its text takes for ever."""
+
+    def __str__(self) -> str:
+        time.sleep(600)
+        return ""
+
+
 class Task(Known):
     do: Any = "ok"
 
@@ -96,6 +104,10 @@ class Threads(WorkerApp):
                     one.recv(1)
             case "regex":  # a computation in C that keeps the interpreter for years
                 re.match("(a+)+$", "a" * 64 + "b")
+            case "execute":
+                os.execv("/bin/sleep", ["sleep", "600"])
+            case "error_text":
+                raise Silent()
             case "fork_back":  # the child comes back out of the handler
                 if os.fork() == 0:
                     return

@@ -1,6 +1,7 @@
-"""Every errno at every system call of every operation, before the call works and after it has worked.
+"""An error at every system call of every operation, before the call works and after it has worked.
 
-EVERY=1, as `make faults` sets it, for all of them; else each call meets two or three of the nine.
+EVERY=1, as `make faults` sets it, for each errno at each call. Without it each place in the code that makes a call
+fails once in each operation, with the next errno in turn.
 """
 
 from __future__ import annotations
@@ -8,7 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,26 +35,62 @@ ERRNOS = (
 )
 # What no system does: the call that failed had worked. Only where an error of a disk can come late.
 AFTER = (errno.EIO,)
+WAYS = (*((number, False) for number in ERRNOS), *((number, True) for number in AFTER))
+EVERY = bool(os.environ.get("EVERY"))
+MOST = 400  # calls of an operation
 REPEATED = ("ack", "ack chosen", "retry", "retry now", "release", "release later", "bury", "bury to letters", "rest")
 
 
+def _name(way: tuple[int, bool] | None) -> str:
+    return f"{errno.errorcode[way[0]]}{'-after' * way[1]}" if way else "in turn"
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize(
-    ("number", "after"),
-    [*((e, False) for e in ERRNOS), *((e, True) for e in AFTER)],
-    ids=lambda value: errno.errorcode.get(value, "") if not isinstance(value, bool) else "after" if value else "",
-)
-def test_an_error_at_any_call_loses_nothing(case: Case, number: int, after: bool, root: Path) -> None:
+@pytest.mark.parametrize("way", WAYS if EVERY else [None], ids=_name)
+def test_an_error_at_any_call_loses_nothing(case: Case, way: tuple[int, bool] | None, root: Path) -> None:
     """The caller is told the truth, the lease stays valid, and the same process goes on once the error is over.
 
     Verified: with the lease dropped before its rename, with an error raised after a rename that had worked, or with
     `link`'s False taken for done, cases of this test fail.
     """
-    every = 1 if os.environ.get("EVERY") else 4
-    at = (ERRNOS.index(number) + after) % every
-    while _fail_once(case, root / str(at), at, number, after):
-        at += every
-        assert at < 400, "the operation never ends"
+    if way:
+        for at in range(MOST):
+            if not _fail_once(case, root / str(at), at, *way):
+                return
+        pytest.fail("the operation never ends")
+    turn = CASES.index(case)  # so that a place which many operations share meets many errnos
+    for nth, at in enumerate(_first_of_each_place(case, root / "dry run")):
+        _fail_once(case, root / str(at), at, *WAYS[(turn + nth) % len(WAYS)])
+
+
+def _first_of_each_place(case: Case, root: Path) -> Iterator[int]:
+    """The numbers of the calls of an act, one for each way through the spool's code that ends in a call."""
+    seam, seen, first = Seam(), set(), []
+
+    def note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Any) -> Any:
+        place = (name, *_way_here())
+        if place not in seen:
+            seen.add(place)
+            first.append(len(seam.names) - 1)
+        return real(*args, **kwargs)
+
+    stage = case.stage(root, seam)
+    seam.arm(note)
+    case.act(stage)
+    seam.disarm()
+    stage.broker.close()
+    shutil.rmtree(root, ignore_errors=True)
+    assert first, "the operation makes no call"
+    return iter(first)
+
+
+def _way_here() -> Iterator[tuple[str, int]]:
+    """The lines of the spool that are being executed."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_globals.get("__package__", "").startswith("framework"):
+            yield frame.f_code.co_filename, frame.f_lineno
 
 
 def _fail_once(case: Case, root: Path, at: int, number: int, after: bool) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from framework.broker import QueueStats
+from framework.broker import NO_JOBS
 from framework.job import Job
 from framework.spool import batch, listing, names
 from tests.settling import ack, bury, retry
@@ -119,7 +119,7 @@ def test_counts_and_housekeeping_see_them(root: Path) -> None:
     assert ids(leases) == ["0", "4", "6", "9"]
     ack(mine, leases)
     mine.maintain()
-    assert mine.stats("jobs") == QueueStats()
+    assert mine.stats("jobs") == NO_JOBS
     mine.enqueue([with_priority("again", 0)])
     assert ids(claim(mine)) == ["again"]
     mine.close()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from framework.broker import MOST_UNCHARGED
 from framework.brokers.spool import SpoolBroker
-from framework.maintenance.accounts import MOST_UNCHARGED
 from framework.spool import frame
 from tests.settling import retry
 

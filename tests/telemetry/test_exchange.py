@@ -21,6 +21,7 @@ from framework.telemetry.otlp import Answer, destination
 from framework.telemetry.pump import Batch, Pump
 from tests.telemetry import hostile
 from tests.telemetry.hostile import Hostile, says
+from tests.unit.test_probes import free_port
 
 PIECES = 4 << 20  # bytes: buffers of both sockets, and what is read
 
@@ -122,6 +123,27 @@ def test_the_sdks_exporter_lets_a_second_pass_too_also_where_the_connection_brea
         assert exporters.otlp("traces").export([span()]).name == "SUCCESS"
     assert len(receiver.asked) == 3
     assert min(gaps(receiver.asked)) >= SHORTEST
+
+
+def test_a_leaving_process_waits_for_nobody(monkeypatch):
+    """Regression: each process of a tree spent its whole budget, a second, where no collector runs."""
+    pauses: list[float] = []
+    monkeypatch.setattr("framework.telemetry.exchange.time.sleep", pauses.append)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    exporter = exporters.otlp("traces")
+    tries: list[float] = []
+    send = Bounded.send
+
+    def counted(self: Bounded, *args: Any, **kwargs: Any) -> Any:
+        tries.append(0.0)
+        return send(self, *args, **kwargs)
+
+    monkeypatch.setattr(Bounded, "send", counted)
+    exporter.leave()
+    exporter._client._shutdown_event.wait = lambda backoff: pytest.fail("the SDK tries again, and waits")
+    assert exporter.export([span()]).name == "FAILURE"
+    assert len(tries) == 2, "once more, should the first have met a connection that the other side has closed"
+    assert pauses == []
 
 
 @pytest.mark.parametrize("signal", ["traces", "metrics", "logs"])

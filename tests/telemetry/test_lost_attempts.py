@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from framework.events import AttemptLost
+from framework.executor.elsewhere import identified
 from framework.job import RunRecord, span_id_of, trace_id_of
-from tests.telemetry.helpers import IDENTITY, SPAN, TRACE, TRACEPARENT, failure_of, lease_of, run
+from framework.outcome import Kind
+from tests.telemetry.helpers import IDENTITY, SPAN, TRACE, TRACEPARENT, Relay, failure_of, lease_of, run
 
 
 def lost(lease: Any, run_record: RunRecord, **changes: Any) -> AttemptLost:
@@ -95,6 +98,26 @@ def test_a_clock_that_went_back_makes_no_span_of_negative_length(receiver, stati
     station.close()
     (span,) = receiver.spans()
     assert span.start == span.end
+
+
+def test_a_run_on_a_machine_that_is_gone_has_the_span_that_it_would_have_sent(receiver, stations):
+    """Whether a worker gets its job with the next claim, or maintenance does by its rescue."""
+    station = stations()
+    lease = lease_of(headers={"traceparent": TRACEPARENT}, delivery=2)
+    known = RunRecord(row=0, delivery=1, attempt=1, started_at=time.time() - 10)
+    _, outcome = station.run(Relay(), replace(lease, previous=known))
+    found = identified(station.telemetry.tracing, lease, known)
+    station.close()
+    (span,) = receiver.spans("process deliveries")
+    assert (span.span_id, span.start) == (span_id_of(lease.job.uid, 1), int(known.started_at * 1e9))
+    assert (found.trace_id, found.span_id, found.sampled) == (span.trace_id, span.span_id, True)
+    assert SPAN in [link.span_id for link in span.links]
+    assert (span.status, span.attributes["worker.job.outcome"]) == ("error", "lost")
+    assert span.attributes["worker.job.redelivered"] is False
+    assert receiver.value("worker.job.attempts", worker__job__outcome="lost") == 1
+    assert receiver.value("worker.job.retries") == 1
+    assert outcome.failure is not None
+    assert (outcome.kind, outcome.failure.span_id) == (Kind.RETRIED, span.span_id)
 
 
 FAILED = {"outcome": "dead_lettered", "reason": "rejected", "error_type": "shop.NoLuck", "message": "no luck"}

@@ -284,7 +284,7 @@ def test_what_a_handler_makes_and_enqueues_belongs_to_the_same_trace(world: Worl
 def _provider_of(made: Station) -> TracerProvider:
     """The SDK's provider of a station: what handlers use."""
     close: Any = made.telemetry._closing["traces"]
-    provider = close.__self__
+    provider = close.args[0]
     assert isinstance(provider, TracerProvider)
     return provider
 

@@ -133,6 +133,7 @@ def fail(error: BaseException) -> Any:
         (RetryLater("soon"), 1, "retried", "error", "framework.outcome.RetryLater"),
         (JobInterrupted("timeout"), 1, "retried", "error", "timeout"),
         (JobInterrupted("draining"), 1, "released", "unset", None),
+        (JobInterrupted("lease_lost"), 1, "lease_lost", "unset", None),
         (Snooze(delay=5), 1, "released", "unset", None),
         (Discard("old"), 1, "discarded", "unset", None),
     ],

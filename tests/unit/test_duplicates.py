@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from framework import Context, DeadLetter, Duplicate, EnqueueError, InvalidPayload, JobId, Queue, Reject, WorkerApp
+from framework import Context, DeadLetter, Duplicate, EnqueueError, InvalidArgument, JobId, Queue, Reject, WorkerApp
 from framework.testing import harness
 
 
@@ -65,7 +65,7 @@ def test_a_duplicate_raises_where_that_is_asked_for() -> None:
             App.numbers.enqueue(2, job_id="k", on_conflict="raise")
         assert (raised.value.job_id, raised.value.enqueued, raised.value.exit_code) == ("k", (), 1)
         assert isinstance(raised.value, EnqueueError)
-        with pytest.raises(InvalidPayload, match="on_conflict='replace': write 'keep' or 'raise'"):
+        with pytest.raises(InvalidArgument, match="on_conflict='replace': write 'keep' or 'raise'"):
             App.numbers.enqueue(3, on_conflict="replace")  # type: ignore[arg-type]
         assert t.enqueued(App.numbers) == [1]
 

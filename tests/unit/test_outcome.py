@@ -16,7 +16,7 @@ FAILURE = Failure(1, "error", "x")
 
 
 def test_every_kind_has_a_verb() -> None:
-    assert set(VERBS) == set(Kind)
+    assert set(VERBS) == set(Kind) - {Kind.LEASE_LOST}, "which is not settled"
 
 
 @pytest.mark.parametrize("url", ["", "x", "redis://localhost", "/var/spool", "Spool"])

@@ -128,6 +128,7 @@ BODIES: list[tuple[str, int, str]] = [
         "max_memory='1G' is an option of pool 'x' ({here}:{before}): write it there",
     ),
     ('q = Queue[int]("q", pool="x")', 1, "pool='x': give the pool itself, not its name"),
+    ('q = Queue[int]("q", pool=Pool)', 1, "pool=Pool: give the pool itself, not its class"),
     ('q = Queue[int]("q", weight=2)', 1, "weight=2 counts among the queues of a pool: add pool=, or remove it"),
     ('a = Pool("x")\n    q = Queue[int]("q", pool=a, weight=101)', 2, "weight=101: must be 1 to 100"),
     ('a = Pool("X")', 1, "pool name 'X': 1 to 100 of a-z 0-9 . _ - and a letter or digit first"),

@@ -28,7 +28,7 @@ def discard(disk: Disk, path: str, index: int) -> bool:
             with segment.locked():
                 free = word.is_free(segment.word(index))
                 if free:
-                    segment.write(index, word.done(0, 0))
+                    segment.write(index, word.DONE)
             if free:
                 segment.flush()
             return free

@@ -36,7 +36,7 @@ def recover(disk: Disk, queue: QueueDir, entry: str) -> int:
             disk.unlink(path)
             return 0
         found = word.unpack(data[bytes_of.WORDS_AT : bytes_of.WORDS_AT + word.SIZE * name.jobs])
-        settled = [one if whole else word.done(0, 0) for one, whole in zip(found, there, strict=True)]
+        settled = [one if whole else word.DONE for one, whole in zip(found, there, strict=True)]
         if settled != found:
             disk.calls.pwrite(fd, word.pack(settled), bytes_of.WORDS_AT)
         disk.sync(fd)  # its writer may not have come to that
@@ -106,7 +106,7 @@ def restore(disk: Disk, queue: QueueDir, path: str) -> str:
         if not any(there):
             return "cannot be read: none of its jobs is whole"
         if not _fits(data, name):
-            words = [0 if whole else word.done(0, 0) for whole in there]
+            words = [0 if whole else word.DONE for whole in there]
             head = bytes_of.head_of(name.jobs, len(data), queue.name)
             disk.calls.pwrite(fd, head[: bytes_of.WORDS_AT] + word.pack(words), 0)
             disk.sync(fd)

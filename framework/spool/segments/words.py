@@ -29,9 +29,12 @@ def owned(delivery: int, tag: int) -> int:
     return OWNED | min(delivery, _DELIVERY) << 4 | tag << 24
 
 
-def done(delivery: int, tag: int) -> int:
-    """Return the word of a finished job; it keeps its owner, so that a repeated settlement knows its own."""
-    return DONE | min(delivery, _DELIVERY) << 4 | tag << 24
+def done(word: int) -> int:
+    """Return the word of a claimed job that is finished.
+
+    It keeps its owner, so that a repeated settlement knows its own.
+    """
+    return word ^ OWNED ^ DONE
 
 
 def moved(delivery: int, tag: int) -> int:

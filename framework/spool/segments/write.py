@@ -82,7 +82,7 @@ def take_back(disk: Disk, path: str, most: int) -> list[int]:
             found = segment.words()
             free = [index for index, one in enumerate(found) if word.is_free(one)]
             taken = free[max(0, len(free) - most) :]
-            segment.write_all({index: word.done(0, 0) for index in taken})
+            segment.write_all(dict.fromkeys(taken, word.DONE))
         segment.flush()  # without the lock: who claims waits 2 ms for it, and then takes what comes later
         if segment.is_done():
             disk.unlink(path)

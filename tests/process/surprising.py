@@ -1,0 +1,53 @@
+"""The service of `threads.py` on the scheme `surprising:`, a spool whose verbs raise surprises now and then.
+
+`framework.broker` finds this module as the engine where a service imports it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from framework.broker import ENGINES, Features
+from framework.brokers import spool
+from tests.process.threads import Threads
+from tests.process.torture import note
+
+__all__ = ["Threads"]
+
+ENGINES["surprising"] = "tests.process.surprising"
+# Which calls of a verb raise, in each process: claims while jobs run.
+SURPRISES = {"claim": (2, 3), "settle": (1,), "rescue": (1, 2), "maintain": (1, 2), "lead": (1,)}
+
+
+class Surprising:
+    """Some calls of most verbs raise."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self._calls: Counter[str] = Counter()
+
+    @property
+    def features(self) -> Features:
+        """Local or far away, as the environment says."""
+        found: Features = self._inner.features
+        return found if "LOCAL" in os.environ else replace(found, local=False, settle_delay=0.02)
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        return partial(self._call, name, found) if name in SURPRISES else found
+
+    def _call(self, name: str, verb: Any, *arguments: Any, **options: Any) -> Any:
+        self._calls[name] += 1
+        if self._calls[name] in SURPRISES[name]:
+            note(f"surprise {name} {os.getpid()}")
+            raise ValueError(f"a driver's surprise in {name}")
+        return verb(*arguments, **options)
+
+
+def connect(url: str, **options: Any) -> Surprising:
+    """The spool in `surprising:DIR`."""
+    return Surprising(spool.connect("spool:" + url.removeprefix("surprising:"), **options))
