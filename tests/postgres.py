@@ -13,9 +13,11 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+import psutil
 import pytest
 
 PATIENCE = 60.0  # seconds in which a server must start
@@ -121,11 +123,13 @@ class Server:
         """End it: SIGINT is a shutdown, SIGKILL a crash of all its processes."""
         if self._process is None or os.getpid() != self._owner:
             return
-        if how == signal.SIGKILL:
-            os.killpg(self._process.pid, how)
-        else:
-            self._process.send_signal(how)
+        backends = psutil.Process(self._process.pid).children(recursive=True) if how == signal.SIGKILL else []
+        self._process.send_signal(how)
+        for backend in backends:
+            with suppress(psutil.NoSuchProcess):
+                backend.kill()
         self._process.wait(PATIENCE)
+        psutil.wait_procs(backends, PATIENCE)
         self._process = None
 
 

@@ -92,4 +92,5 @@ def test_a_server_that_comes_back_finds_everything_that_was_acknowledged(
         tree.wait(lambda: tree.stats("many").jobs == 0, "all jobs done")
         ran = {line.split()[1] for line in tree.ran("end ")}
         assert set(stored) <= ran <= {*stored, *maybe}
+        assert not tree.events("process_exited"), "the workers go on"
         assert tree.stop() == 0

@@ -152,6 +152,7 @@ class PostgresBroker:
                 if error.code != TAKEN_FOR_DEAD:
                     raise
                 self.era = None
+                self.life.end()  # its file may be gone, or be taken for that of a dead process
                 return call(self._registered())
 
     def _registered(self) -> int:
@@ -191,6 +192,10 @@ class PostgresBroker:
     def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
         """Back to the place that they had."""
         self.settle([Settlement(lease, Outcome(Kind.RELEASED, delay)) for lease in leases])
+
+    def lost(self, leases: Sequence[Lease]) -> Sequence[Lease]:
+        """Those whose rows are not this owner's."""
+        return self._settling.lost(leases)
 
     def rescue(self) -> Sequence[Rescued]:
         """Those of this machine at once, those of others when it has not beaten for a while."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from framework.broker import JobView, QueueStats, State
+from framework.broker import NO_JOBS, JobView, QueueStats, State
 from framework.brokers.postgres.rows import COLUMNS, JOB, Row, job_of, write_id
 from framework.extras import LEAST_URGENT, MOST_URGENT, USUAL
 
@@ -49,7 +49,7 @@ class Inspection:
 
     def stats(self, queue: str) -> QueueStats:
         """Return the counts; those that take long are not asked for often."""
-        until, known = self._known.get(queue, (0.0, QueueStats()))
+        until, known = self._known.get(queue, (0.0, NO_JOBS))
         began = time.monotonic()
         if began < until:
             return known
@@ -68,7 +68,7 @@ class Inspection:
             ready, self._count("later", number), in_flight, self._count("dead", number), 0, max(0.0, age or 0.0)
         )
         if engine.keeps_letters(queue):
-            stats = QueueStats(in_flight=in_flight, dead=stats.jobs_at_rest)
+            stats = replace(NO_JOBS, in_flight=in_flight, dead=stats.jobs_at_rest)
         took = time.monotonic() - began
         self._known[queue] = (began + (20 * took if took > 0.05 else 0.0), stats)
         return stats

@@ -94,6 +94,7 @@ class Link:
         lock: held during a call; who holds it may make several.
         offset: seconds by which the database's clock is ahead of this machine's.
         pooled: the server is reached through a pooler, on which a session means nothing.
+        since: when the connection was opened, monotonic seconds.
     """
 
     def __init__(self, place: Place, opened: Callable[[Link, psycopg.Connection], None] | None = None) -> None:
@@ -101,6 +102,7 @@ class Link:
         self.lock = threading.RLock()
         self.offset = 0.0
         self.pooled = False
+        self.since = 0.0
         self._opened = opened
         self._connection: _Connection | None = None
         self._cursor: psycopg.Cursor | None = None
@@ -162,7 +164,7 @@ class Link:
             failed = unavailable(self.place, error)
             self._why = str(failed)
             raise failed from error
-        self._pause = 0.0
+        self._pause, self.since = 0.0, time.monotonic()
         self._connection, self._cursor = connection, connection.cursor(binary=True)
         try:
             if self._opened is not None:

@@ -87,6 +87,19 @@ class Settling:
             place for (place,) in engine.link.rows(query, [engine.incarnation, *map(list, zip(*keys, strict=True))])
         }
 
+    def lost(self, leases: Sequence[Lease]) -> list[Lease]:
+        """Return those that are not this owner's any more."""
+        if not leases:
+            return []
+        engine, keys = self._engine, [lease.token for lease in leases]
+        rows = engine.as_owner(lambda _: engine.link.rows(
+            f"select j.place from {engine.schema}.job j join unnest(%s::int[], %s::bigint[], %s::int[]) as "
+            "u(queue, place, delivery) using (queue, place, delivery) where j.owner = %s",
+            [*map(list, zip(*keys, strict=True)), engine.incarnation],
+        ))  # fmt: skip
+        mine = {place for (place,) in rows}
+        return [lease for lease in leases if lease.token[1] not in mine]
+
     def _move(self, done: Sequence[Settlement]) -> set[int]:
         engine = self._engine
         moves = [self._moved(one.lease, one.outcome) for one in done]

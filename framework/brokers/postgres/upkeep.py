@@ -31,15 +31,19 @@ class Upkeep:
         self._beat_at = self._delete_at = 0.0
 
     def _dead(self) -> list[str]:
-        """Return the owners that are dead, as this machine and the database know it."""
+        """Return the owners that are dead, as this machine and the database know it.
+
+        While nobody could reach the database no machine could beat: after a break they all get their time.
+        """
         engine = self._engine
+        others = time.monotonic() - engine.link.since >= PATIENCE
         node = engine.life.begin()
         rows = engine.link.rows(
             f"select o.id, o.node, coalesce(n.beat < {self._schema}.clock() - %s, true) from {self._schema}.owner o "
             f"left join {self._schema}.node n on n.id = o.node where o.id <> %s",
             [PATIENCE, engine.incarnation],
         )
-        return [name for name, at, silent in rows if (engine.life.is_dead(name) if at == node else silent)]
+        return [name for name, at, silent in rows if (engine.life.is_dead(name) if at == node else silent and others)]
 
     def rescue(self) -> list[Rescued]:
         """Take over what dead owners hold on this handle's queues."""
