@@ -263,6 +263,18 @@ class Inspector(Protocol):
         """Puts a bad one back among the jobs of its queue, where it can be read; returns "", or why not."""
 
 
+@runtime_checkable
+class Transactional(Protocol):
+    """Beside the port: enqueues within a transaction of the caller's."""
+
+    def enqueue_within(self, connection: object, jobs: Sequence[Job]) -> Sequence[JobId]:
+        """As `enqueue`, on a connection or session of the caller's: the jobs are there once its transaction commits,
+        and none is if it does not. A full queue and a duplicate leave the transaction as it was."""
+
+    async def aenqueue_within(self, connection: object, jobs: Sequence[Job]) -> Sequence[JobId]:
+        """The same on an asynchronous one."""
+
+
 # How telemetry names the ends of a claim.
 VERBS: dict[Kind, Verb] = {
     Kind.SUCCEEDED: "ack",

@@ -182,6 +182,8 @@ class SpoolEngine(Engine):
 class PostgresEngine(SpoolEngine):
     """A real server, whose tables are empty at first."""
 
+    moment = 0.8  # an owner takes its time to connect
+
     def __init__(self, place: Path) -> None:
         super().__init__(place)
         self._local = place / "local"

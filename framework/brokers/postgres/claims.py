@@ -10,6 +10,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import psycopg
+
 from framework.brokers.postgres.rows import COLUMNS, Key
 from framework.job import Lease
 
@@ -33,7 +35,8 @@ class Claims:
     def __init__(self, engine: PostgresBroker) -> None:
         self._engine = engine
         self._floors: dict[int, int] = {}
-        self._look_back: dict[int, float] = {}
+        self._looked: dict[int, tuple[float, float]] = {}  # when it was looked below the floor, and how long it took
+        self._below: set[int] = set()  # queues that have something there, as was told
         self._told = True  # something may be there that no look has found
         self._listening: set[int] = set()
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -62,15 +65,21 @@ class Claims:
             if leases or (left := deadline - time.monotonic()) <= 0:
                 return leases
             if self._told:  # perhaps of a job below a floor
-                left = min(left, max(0.001, min(self._look_back.values()) - time.monotonic()))
+                left = min(left, max(0.001, min(map(self._due, numbers)) - time.monotonic()))
             if self._wait(min(left, POLL) if engine.link.pooled else left):
                 return ()
 
+    def _due(self, number: int) -> float:
+        """Return when it is time to look below the floor."""
+        looked, took = self._looked.get(number, (0.0, 0.0))
+        return looked + (2 * took if number in self._below else max(LOOK_BACK, 20 * took))
+
     def _take(self, numbers: Sequence[int], limit: int, era: int) -> list[tuple[Any, ...]]:
         engine, began = self._engine, time.monotonic()
-        whole = [began >= self._look_back.get(number, 0.0) for number in numbers]
+        whole = [began >= self._due(number) for number in numbers]
         if all(whole):
             self._told = False  # before the look: what is told from here on may be missed by it
+        self._below.difference_update(number for number, all_ in zip(numbers, whole, strict=True) if all_)
         floors = [
             LOWEST if all_ else self._floors.get(number, LOWEST) for number, all_ in zip(numbers, whole, strict=True)
         ]
@@ -87,7 +96,7 @@ class Claims:
             floor = self._floors.get(number, LOWEST)
             self._floors[number] = last[number] if all_ and full else max(floor, last.get(number, LOWEST))
             if all_:
-                self._look_back[number] = began + took + max(LOOK_BACK, 20 * took)
+                self._looked[number] = began + took, took
             if full and number == rows[-1][0]:
                 break  # those behind it were not looked at
         return rows
@@ -102,8 +111,10 @@ class Claims:
                     engine.link.rows(f'listen "{engine.place.schema}_{number}"')
                 self._listening.add(number)
 
-    def notified(self, _: object) -> None:
+    def notified(self, notify: psycopg.Notify) -> None:
         """In whichever thread reads the connection; another may wait for just this."""
+        if notify.payload:
+            self._below.add(int(notify.channel.rpartition("_")[2]))
         self._told = True
         self._write(b"n")
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import psycopg
 
 from framework.broker import Features, JobView, QueueStats, Rescued, State
-from framework.brokers.postgres import schema
+from framework.brokers.postgres import schema, within
 from framework.brokers.postgres.claims import POLL, Claims
 from framework.brokers.postgres.enqueue import Store
 from framework.brokers.postgres.inspect import Inspection
@@ -176,6 +176,18 @@ class PostgresBroker:
     def enqueue(self, jobs: Sequence[Job]) -> Sequence[JobId]:
         """One commit for all, synchronous."""
         return self.store.enqueue(jobs)
+
+    def enqueue_within(self, connection: object, jobs: Sequence[Job]) -> Sequence[JobId]:
+        """One call of a function, which answers."""
+        with self.store.within(jobs) as call:
+            call.answers = within.rows(connection, call.query, call.document)
+        return call.ids
+
+    async def aenqueue_within(self, connection: object, jobs: Sequence[Job]) -> Sequence[JobId]:
+        """The same."""
+        with self.store.within(jobs) as call:
+            call.answers = await within.arows(connection, call.query, call.document)
+        return call.ids
 
     def claim(self, queues: Sequence[str], *, limit: int, wait: float) -> Sequence[Lease]:
         """Waits for a notification, and looks now and then."""

@@ -6,7 +6,8 @@ import json
 import time
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,8 @@ from framework.errors import EngineError, EnqueueError, EnqueueFailed, EnqueueUn
 from framework.job import Job, JobId
 from framework.queues import QueueOptions
 
-LOCKED, DISK_FULL = "55P03", "53100"
+DISK_FULL = "53100"
+HELD = "a transaction that is still open enqueues the same id"
 COUNT_AGAIN = 1.0  # seconds after which a length is counted again, at the latest
 
 
@@ -33,6 +35,16 @@ class _Room:
     @property
     def is_known(self) -> bool:
         return self.used < self.left // 16 and time.monotonic() < self.until
+
+
+@dataclass(slots=True)
+class _Within:
+    """A statement with one parameter, and its answers."""
+
+    query: str
+    document: str
+    answers: Sequence[str] = ()
+    ids: Sequence[JobId] = ()
 
 
 class Store:
@@ -64,11 +76,15 @@ class Store:
             raise refusal
         return ids
 
-    def tell(self, queues: Sequence[int]) -> None:
-        """Wake claims that wait for these queues. They look now and then, so this may fail."""
+    def tell(self, queues: Sequence[int], *, below: bool = True) -> None:
+        """Wake claims that wait for these queues. They look now and then, so this may fail.
+
+        Args:
+            below: there may be something new below the floors of those claims.
+        """
         if queues:
             try:
-                self._link.rows(f"select {self._schema}.tell_1(%s::int[])", [list(queues)])
+                self._link.rows(f"select {self._schema}.tell_1(%s::int[], %s)", [list(queues), below])
             except EngineError:
                 return
 
@@ -92,19 +108,49 @@ class Store:
             answers = self._by_document(jobs, rooms)
         else:
             answers = self._plain(jobs, rooms)
-        ids = [JobId.taken(job.id) if answer == "duplicate" else JobId(job.id)
-               for job, answer in zip(jobs, answers, strict=False) if answer != "full"]  # fmt: skip
         new = Counter(self._find(job.queue)[0] for job, one in zip(jobs, answers, strict=False) if one == "stored")
         for number, count in new.items():
             if number in self._rooms:
                 self._rooms[number].used += count
-        self.tell(list(new))
-        return ids, None if len(ids) == len(jobs) else self._full(jobs[len(ids)].queue)
+        self.tell(list(new), below=any(offset_of(job) < 0 for job in jobs))
+        return self._answers(jobs, answers)
 
-    def _full(self, queue: str) -> QueueFull:
-        number, options = self._find(queue)
-        self._rooms.pop(number, None)
-        return QueueFull(f"queue {queue!r} holds {options.max_length} jobs, its max_length: enqueue later, or raise it")
+    def _answers(self, jobs: Sequence[Job], answers: Sequence[str]) -> tuple[list[JobId], EnqueueError | None]:
+        """Return the ids of what was stored or is a duplicate, and why what comes next was not."""
+        ids: list[JobId] = []
+        for job, answer in zip(jobs, answers, strict=False):
+            if answer == "locked":
+                return ids, EnqueueFailed(f"{job.id!r} not queued: {HELD}")
+            if answer == "full":
+                number, options = self._find(job.queue)
+                self._rooms.pop(number, None)
+                return ids, QueueFull(
+                    f"queue {job.queue!r} holds {options.max_length} jobs, its max_length: enqueue later, or raise it"
+                )
+            ids.append(JobId.taken(job.id) if answer == "duplicate" else JobId(job.id))
+        return ids, None
+
+    @contextmanager
+    def within(self, jobs: Sequence[Job]) -> Iterator[_Within]:
+        """What a transaction of the caller's is to execute, and to answer. Raises an EnqueueError."""
+        good, refusal = self._checked(jobs)
+        if refusal is not None:
+            raise refusal
+        limits = dict(self._find(job.queue) for job in good)
+        most = {n: one.max_length for n, one in limits.items() if one.max_length and not one.is_dead_letter}
+        call = _Within(f"select answer from {self._schema}.enqueue_1({{}}) order by number",
+                       self.document(good, most=most))  # fmt: skip
+        try:
+            yield call
+        except EnqueueError:
+            raise
+        except Exception as error:
+            # Without the driver's text, which may quote the payload.
+            raise EnqueueFailed(f"not queued, roll the transaction back: {type(error).__name__}") from error
+        call.ids, full = self._answers(good, call.answers)
+        if full is not None:
+            full.enqueued = tuple(call.ids)
+            raise full
 
     def _room(self, queue: str) -> tuple[int, int | None]:
         """Return how many jobs fit. It is counted often enough: exactly where there is little room, and where there is
@@ -180,6 +226,4 @@ def _not_stored(jobs: Sequence[Job], error: EngineError) -> EnqueueError:
         return EnqueueUncertain(f"{jobs[0].id!r} may be queued or not: {error}", job_id=jobs[0].id)
     if isinstance(error, Failed) and error.code == DISK_FULL:
         return QueueFull(f"not queued: {error}")
-    if isinstance(error, Failed) and error.code == LOCKED:
-        return EnqueueFailed(f"not queued: a transaction that is still open enqueues the same id: {error}")
     return EnqueueFailed(f"not queued: {error}")

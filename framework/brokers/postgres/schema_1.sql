@@ -174,11 +174,12 @@ begin
     order by expires_at limit most for update skip locked)) returning *;
 end $$;
 
-create function {schema}.tell_1(queues int[]) returns void language plpgsql as $$
+-- below: there is something whose place is not the last one.
+create function {schema}.tell_1(queues int[], below boolean) returns void language plpgsql as $$
 begin
   perform set_config('synchronous_commit', 'off', true);
   for i in 1 .. cardinality(queues) loop
-    perform pg_notify('{plain}_' || queues[i], '');
+    perform pg_notify('{plain}_' || queues[i], case when below then 'below' else '' end);
   end loop;
 end $$;
 
@@ -189,17 +190,23 @@ create function {schema}.enqueue_1(document text) returns table (number int, ans
 #variable_conflict use_column
 declare
   doc jsonb := document::jsonb; rooms jsonb := coalesce(doc -> 'rooms', '{{}}'); j jsonb; q int; n int := 0; found_room int;
+  told int[] := '{{}}';
   moment double precision := {schema}.clock(); eligible double precision; expires double precision; at bigint;
 begin
   for j in select * from jsonb_array_elements(doc -> 'jobs') loop
     n := n + 1;
     q := (j ->> 'queue')::int;
     if (j ->> 'chosen')::boolean then
-      insert into {schema}.ids values (q, j ->> 'id') on conflict do nothing;
-      if not found then
-        return query select n, 'duplicate';
-        continue;
-      end if;
+      begin
+        insert into {schema}.ids values (q, j ->> 'id') on conflict do nothing;
+        if not found then
+          return query select n, 'duplicate';
+          continue;
+        end if;
+      exception when lock_not_available then
+        return query select n, 'locked';
+        return;
+      end;
     end if;
     if not rooms ? q::text and doc -> 'most' ? q::text then
       rooms := rooms || jsonb_build_object(q::text, {schema}.room_1(q, (doc -> 'most' ->> q::text)::int));
@@ -230,7 +237,11 @@ begin
           (j ->> 'scheduled_for')::float8);
     end if;
     return query select n, 'stored';
+    told := told || q;
   end loop;
+  if doc ? 'most' then  -- in the caller's transaction: who waits hears of it when that commits
+    perform pg_notify('{plain}_' || one, 'below') from (select distinct unnest(told) as one) queues;
+  end if;
 end $$;
 
 -- How many jobs of a queue fit that holds at most so many ready and delayed ones.
