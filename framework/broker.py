@@ -158,7 +158,7 @@ class Broker(Protocol):
     def claim(self, queues: Sequence[str], *, limit: int, wait: float) -> Sequence[Lease]:
         """Takes up to `limit` jobs of these queues, those of each by (priority, place): lower priorities first, then
         in the order of their enqueue. An urgent job may pass the others a moment after it came, however many they are;
-        a steady stream of urgent ones starves the rest. Waits up to `wait` seconds (at most 1) for the first, less
+        a steady stream of urgent ones starves the rest. Waits up to `wait` seconds (at most 5) for the first, less
         after wake(). A queue gives jobs only where those named before it leave room: who calls names another one first
         each time, so that none starves (`framework/worker/turns.py`). Where there are many queues, one of them may show
         a job of which nothing has told some seconds late.
@@ -207,9 +207,9 @@ class Broker(Protocol):
         delivery is counted once, however many rescuers die over it.
         """
 
-    def maintain(self, *, seconds: float = math.inf) -> bool:
-        """Promote due jobs, expire, clean up, for about `seconds`; False: there is more to do, call again. Where claims
-        expire unless they are renewed, this renews those of all processes of this tree.
+    def maintain(self, *, seconds: float = math.inf) -> float:
+        """Promote due jobs, expire, clean up, for about `seconds`. Return the seconds until the next call; 0: there is
+        more to do now. Where claims expire unless they are renewed, this renews those of all processes of this tree.
 
         Idempotent, any number of processes may. A job that cannot be moved keeps no other waiting: see `stuck`.
         """

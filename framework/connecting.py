@@ -25,6 +25,7 @@ from framework.settings import Settings, load_settings, renamed_variables
 log = logging.getLogger("framework")
 
 _lock = threading.RLock()
+_importing = threading.RLock()
 _opening = False
 _current: tuple[int, Producer] | None = None
 
@@ -67,14 +68,15 @@ def install(producer: Producer) -> None:
 
 def open_producer(settings: Settings) -> Producer:
     """A producer on the settings' engine, its spans for the host's provider. Raises EngineError, SettingsError."""
-    from framework.telemetry import for_host  # opentelemetry takes 100 ms to import: only when something is enqueued
+    with _importing:
+        from framework.telemetry import for_host  # opentelemetry takes 100 ms to import: only where one enqueues
 
-    broker = open_broker(
-        settings.engine_url,
-        incarnation=f"p{secrets.token_hex(8)}",
-        durability=settings.durability,
-        network_file_system=settings.network_file_system,
-    )
+        broker = open_broker(
+            settings.engine_url,
+            incarnation=f"p{secrets.token_hex(8)}",
+            durability=settings.durability,
+            network_file_system=settings.network_file_system,
+        )
     broker.open([])
     features = broker.features
     if features.local and features.durable != "nothing" and not (broker.local_dir / "run").exists():
@@ -108,8 +110,8 @@ def connect(app: type[WorkerApp], settings: Settings | None) -> Generator[None, 
 
 def _after_fork() -> None:
     """The child must not close what the parent still uses, nor wait for a lock that a vanished thread holds."""
-    global _lock, _current, _opening
-    _lock = threading.RLock()
+    global _lock, _importing, _current, _opening
+    _lock, _importing = threading.RLock(), threading.RLock()
     _current, _opening = None, False
 
 
@@ -119,4 +121,7 @@ def _close() -> None:
         _current[1].close()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+# Python itself cannot replace the lock of a module that another thread is importing: the child would wait for ever.
+os.register_at_fork(
+    before=lambda: _importing.acquire(), after_in_parent=lambda: _importing.release(), after_in_child=_after_fork
+)

@@ -151,6 +151,36 @@ class RunRecord:
     span_id: str = ""
     sampled: bool = False
 
+    @property
+    def ids(self) -> bytes:
+        """Return both ids as bytes, zeros where it is not traced."""
+        return ids_of(self.trace_id, self.span_id)
+
+
+NO_IDS = bytes(24)
+
+
+def ids_of(trace_id: str, span_id: str) -> bytes:
+    """Return 24 bytes of two ids in hex; zeros where they are none."""
+    try:
+        found = bytes.fromhex(trace_id + span_id)
+    except ValueError:
+        return NO_IDS
+    return found if len(found) == len(NO_IDS) else NO_IDS
+
+
+class Run(Protocol):
+    """What is written before a handler starts: a RunRecord has it, and an attempt."""
+
+    @property
+    def row(self) -> int: ...
+    @property
+    def started_at(self) -> float: ...
+    @property
+    def ids(self) -> bytes: ...
+    @property
+    def sampled(self) -> bool: ...
+
 
 class Logger(Protocol):
     """What `ctx.log` offers; structlog fits, the core does not know it."""
@@ -201,15 +231,25 @@ _SPAN_ID = blake2b(digest_size=8, person=b"span")  # copied for each id: half th
 _TRACE_ID = blake2b(digest_size=16, person=b"trace")
 
 
-def span_id_of(uid: bytes, delivery: int) -> str:
-    """The `process` span's id, which anybody can derive who knows the job: 16 hex digits."""
+def span_bytes(uid: bytes, delivery: int) -> bytes:
+    """Return the `process` span's id, which anybody can derive who knows the job."""
     digest = _SPAN_ID.copy()
     digest.update(uid + delivery.to_bytes(8, "big"))
-    return digest.hexdigest()
+    return digest.digest()
+
+
+def trace_bytes(uid: bytes, delivery: int) -> bytes:
+    """Return the trace id of a `process` span that is a root."""
+    digest = _TRACE_ID.copy()
+    digest.update(uid + delivery.to_bytes(8, "big"))
+    return digest.digest()
+
+
+def span_id_of(uid: bytes, delivery: int) -> str:
+    """Return `span_bytes` in 16 hex digits."""
+    return span_bytes(uid, delivery).hex()
 
 
 def trace_id_of(uid: bytes, delivery: int) -> str:
-    """The trace id of a `process` span that is a root: 32 hex digits."""
-    digest = _TRACE_ID.copy()
-    digest.update(uid + delivery.to_bytes(8, "big"))
-    return digest.hexdigest()
+    """Return `trace_bytes` in 32 hex digits."""
+    return trace_bytes(uid, delivery).hex()

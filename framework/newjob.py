@@ -29,18 +29,8 @@ def new_job(
     chosen: bool = False,
 ) -> Job:
     """Return the record that an engine stores."""
-    return Job(
-        id=job_id,
-        uid=uid,
-        queue=options.name,
-        payload=data,
-        headers=headers,
-        enqueued_at=now,
-        not_before=not_before,
-        ttl=options.ttl,
-        chosen_id=chosen,
-        extras=extras,
-    )
+    # By position: this is made for every job.
+    return Job(job_id, uid, options.name, data, headers, now, not_before, options.ttl, chosen, None, (), extras)
 
 
 def new_headers(carried: Mapping[str, str] | None = None) -> dict[str, str]:

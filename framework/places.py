@@ -9,7 +9,7 @@ import sys
 def caller_place() -> str:
     """`file.py:line` of the nearest frame outside framework and typing, for messages."""
     frame = sys._getframe(1)
-    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in ("framework", "typing", "contextlib"):
+    while frame.f_back and str(frame.f_globals.get("__name__")).split(".")[0] in ("framework", "typing", "contextlib"):
         frame = frame.f_back
     return place_of(frame.f_code.co_filename, frame.f_lineno)
 

@@ -19,7 +19,7 @@ def random_bytes() -> bytes:
         except IndexError:
             block = os.urandom(SIZE * _PIECES)
             # Into the list of before: where a signal handler has forked since, the child uses another.
-            pool.extend(block[at : at + SIZE] for at in range(0, len(block), SIZE))
+            pool += [block[at : at + SIZE] for at in range(0, len(block), SIZE)]
 
 
 def _in_child() -> None:

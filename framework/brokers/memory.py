@@ -27,7 +27,8 @@ from framework.queues import QueueOptions
 
 __all__ = ["MemoryBroker", "MemoryStore", "connect"]
 
-LONGEST_WAIT = 1.0  # seconds, as the port says
+LONGEST_WAIT = 5.0  # seconds, as the port says
+TURN = 0.5  # seconds between two calls of `maintain`
 
 
 def connect(
@@ -233,12 +234,12 @@ class MemoryBroker:
                 row.unaccounted = max(0, row.unaccounted[0] - ended) + 1, lease.delivery
             return row.unaccounted[0]
 
-    def maintain(self, *, seconds: float = math.inf) -> bool:
+    def maintain(self, *, seconds: float = math.inf) -> float:
         """Promote due jobs, expire jobs, delete dead letters whose ttl is over; it never takes long."""
         with self.store.lock:
             self.store.maintain(self._clock())
             self.store.ring()
-        return True
+        return TURN
 
     def stuck(self) -> Mapping[str, str]:
         """Return nothing: memory refuses no move."""

@@ -175,7 +175,7 @@ class SpoolBroker:
         """In a page of the job's file."""
         return self._spool.unaccounted(lease)
 
-    def maintain(self, *, seconds: float = math.inf) -> bool:
+    def maintain(self, *, seconds: float = math.inf) -> float:
         """Serve every queue that was opened."""
         return self._spool.maintain(seconds)
 

@@ -12,6 +12,7 @@ import click
 
 from framework.broker import JobView
 from framework.cli.letters import stays
+from framework.cli.looks import Looks
 from framework.cli.output import Column, confirm, counted, moment, one_line, print_json, print_json_array, table, warn
 from framework.cli.service import MODULE_HELP, Engine, load_service, open_undeclared, opened, take, take_some
 from framework.errors import EngineUnavailable, UsageError, WorkerError
@@ -63,7 +64,7 @@ def list_(given: tuple[str, ...], queue: str | None, limit: int | None, as_json:
             print_json_array(map(_summary, found))
         else:
             table(COLUMNS, map(_row, found), empty="no bad files")
-    return 0
+        return look.looks.say()
 
 
 @bad.command(epilog=MODULE_HELP)
@@ -104,7 +105,8 @@ def restore(given: tuple[str, ...], queue: str | None, everything: bool) -> int:
     """
     module, files = take_some(given)
     with _looking(module, queue) as look:
-        return _act(look.wanted(files, everything), look.engine.restore, "restored")
+        code = _act(look.wanted(files, everything), look.engine.restore, "restored")
+    return look.looks.say() or code if everything else code
 
 
 @bad.command(epilog=MODULE_HELP)
@@ -122,7 +124,8 @@ def discard(given: tuple[str, ...], queue: str | None, everything: bool, yes: bo
         views = look.wanted(files, everything)
         if views and not yes:
             confirm(counted(len(views), "bad file"))
-        return _act(views, lambda view: "" if look.engine.discard(view) else "is no longer there", "deleted")
+        code = _act(views, lambda view: "" if look.engine.discard(view) else "is no longer there", "deleted")
+    return look.looks.say() or code if everything else code
 
 
 @dataclass(frozen=True)
@@ -131,16 +134,18 @@ class _Look:
 
     engine: Engine
     queues: Sequence[str]
+    looks: Looks
 
     def files(self) -> Iterator[JobView]:
         for name in self.queues:
-            yield from self.engine.browse(name, "bad")
+            yield from self.looks.each(self.engine.browse(name, "bad"))
 
     def chosen(self, files: Sequence[str]) -> list[JobView]:
         """Return the bad files of these names. Raises WorkerError: one is missing."""
         found = {view.job.id: view for view in self.files() if view.job.id in files}
         missing = [file for file in dict.fromkeys(files) if file not in found]
         if missing:
+            self.looks.say()
             raise WorkerError(f"there is no bad file {missing[0][:100]!r}: see `worker bad list`")
         return list(found.values())
 
@@ -155,12 +160,14 @@ class _Look:
 def _looking(module: str, queue: str | None) -> Generator[_Look, None, None]:
     service = load_service(module)
     with opened(service) as engine:
-        others = open_undeclared(engine)
+        looks = Looks(service.refused)
+        others = looks(lambda: open_undeclared(engine), list[str]())
         if queue is None:
-            names = [*(found.name for found in service.queues), *others]
+            names = [*(found.name for found in service.open_queues), *others]
         else:
-            names = [queue if queue in others else service.queue(queue).name]
-        yield _Look(engine, names)
+            name = queue if queue in others else service.queue(queue).name
+            names = [] if name in service.refused else [name]
+        yield _Look(engine, names, looks)
 
 
 def _summary(view: JobView) -> dict[str, Any]:

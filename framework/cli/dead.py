@@ -11,6 +11,7 @@ import click
 
 from framework.broker import JobView
 from framework.cli import letters
+from framework.cli.looks import Looks
 from framework.cli.output import Column, confirm, counted, is_terminal, print_json, print_json_array, span, table, warn
 from framework.cli.service import MODULE_HELP, Engine, Service, load_service, opened, take, take_some
 from framework.errors import UsageError
@@ -67,15 +68,16 @@ def list_(given: tuple[str, ...], queue: str | None, limit: int | None, as_json:
     short = limit is None and is_terminal(sys.stdout) and not as_json
     most = 100 if short else limit
     with opened(service) as engine:
-        found = letters.letters(service, engine, home)
+        looks = Looks(service.refused)
+        found = letters.letters(service, engine, looks, home)
         shown = islice(found, most)
         if as_json:
             print_json_array(letters.summary(view) for view in shown)
-            return 0
+            return looks.say()
         table(COLUMNS, map(_row, shown), empty="no dead letters")
         if short and next(found, None) is not None:
             warn(f"these are the first {most}: see the others with --limit N, or in a pipe")
-    return 0
+    return looks.say()
 
 
 def _row(view: JobView) -> tuple[str, ...]:
@@ -107,7 +109,7 @@ def show(given: tuple[str, ...], queue: str | None, as_json: bool) -> int:
     module, job_id = take(given, "ID")
     service = load_service(module)
     with opened(service) as engine:
-        (view, *_) = letters.chosen(service, engine, [job_id], _home(service, queue)).values()
+        (view, *_) = letters.chosen(service, engine, Looks(service.refused), [job_id], _home(service, queue)).values()
     if as_json:
         print_json(letters.details(view))
         return 0
@@ -130,8 +132,10 @@ def replay(given: tuple[str, ...], queue: str | None, everything: bool) -> int:
     module, ids = take_some(given)
     service = load_service(module)
     with opened(service) as engine:
-        keys = _chosen_keys(service, engine, ids, _home(service, queue), everything)
-        return _act(service, engine, keys, engine.replay, "replayed")
+        looks = Looks(service.refused)
+        keys = _chosen_keys(service, engine, looks, ids, _home(service, queue), everything)
+        code = _act(service, engine, looks, keys, engine.replay, "replayed")
+    return looks.say() or code if everything else code
 
 
 @dead.command(epilog=MODULE_HELP)
@@ -147,10 +151,12 @@ def discard(given: tuple[str, ...], queue: str | None, everything: bool, yes: bo
     module, ids = take_some(given)
     service = load_service(module)
     with opened(service) as engine:
-        keys = _chosen_keys(service, engine, ids, _home(service, queue), everything)
+        looks = Looks(service.refused)
+        keys = _chosen_keys(service, engine, looks, ids, _home(service, queue), everything)
         if keys and not yes:
             confirm(counted(len(keys), "dead letter"))
-        return _act(service, engine, keys, engine.discard, "deleted")
+        code = _act(service, engine, looks, keys, engine.discard, "deleted")
+    return looks.say() or code if everything else code
 
 
 def _home(service: Service, queue: str | None) -> str | None:
@@ -158,18 +164,25 @@ def _home(service: Service, queue: str | None) -> str | None:
 
 
 def _chosen_keys(
-    service: Service, engine: Engine, ids: Sequence[str], home: str | None, everything: bool
+    service: Service, engine: Engine, looks: Looks, ids: Sequence[str], home: str | None, everything: bool
 ) -> set[letters.Key]:
     """What is there now: letters that come while somebody is asked, or while we work, were not meant."""
     if everything == bool(ids):
         raise UsageError("give the ids of dead letters, or --all")
     if everything:
-        return {letters.key_of(view) for view in letters.letters(service, engine, home)}
-    return set(letters.chosen(service, engine, ids, home))
+        return {letters.key_of(view) for view in letters.letters(service, engine, looks, home)}
+    return set(letters.chosen(service, engine, looks, ids, home))
 
 
-def _act(service: Service, engine: Engine, keys: set[letters.Key], verb: Callable[[JobView], bool], done: str) -> int:
-    found: Iterator[JobView] = letters.letters(service, engine)
+def _act(
+    service: Service,
+    engine: Engine,
+    looks: Looks,
+    keys: set[letters.Key],
+    verb: Callable[[JobView], bool],
+    done: str,
+) -> int:
+    found: Iterator[JobView] = letters.letters(service, engine, looks)
     count, left = letters.act(found, keys, verb)
     for view, why in left:
         warn(f"{view.job.id} on {view.queue} {why}")

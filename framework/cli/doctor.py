@@ -124,6 +124,8 @@ def _engine(service: Service) -> tuple[bool, str]:
                 return False, f"{root} does not exist and cannot be made: this process may not write in {above}"
             return True, f"{root} does not exist yet: the first enqueue or `worker run` makes it"
         with opened(service) as engine:
+            for refused in service.refused.values():
+                raise refused
             stats = [engine.stats(queue.name) for queue in service.queues]
             notes = list(engine.notes)
     except EngineError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -74,6 +75,8 @@ def diagnose(run: Path, app: str = "", *, now: int | None = None) -> str:
         why = _worst(board, time.monotonic_ns() if now is None else now)
         if why.startswith(SILENT) and now is None:  # all may have stood still until a moment ago: then they turn now
             time.sleep(LOOK_AGAIN)
+            with suppress(OSError, ValueError):
+                board = Scoreboard.open(path)
             why = _worst(board, time.monotonic_ns())
         if not why:
             return ""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from framework.broker import JobView, State
+from framework.cli.looks import Looks
 from framework.cli.output import moment
 from framework.cli.service import Engine, Service
 from framework.codec import parse_lenient
@@ -17,15 +18,16 @@ STATES: tuple[State, ...] = ("ready", "delayed", "in_flight", "dead")
 Key = tuple[str, str, bytes]
 
 
-def letters(service: Service, engine: Engine, home: str | None = None) -> Iterator[JobView]:
+def letters(service: Service, engine: Engine, looks: Looks, home: str | None = None) -> Iterator[JobView]:
     """Dead letters, oldest first within each queue and state.
 
     Args:
+        looks: takes what cannot be looked at.
         home: name of the queue that they come from, or of a dead-letter queue for all that lie there; None = all.
     """
-    for queue in service.queues:
+    for queue in service.open_queues:
         for state in STATES if service.takes_letters(queue) else ("dead",):
-            for view in engine.browse(queue.name, state):
+            for view in looks.each(engine.browse(queue.name, state)):
                 if (view.is_letter or view.newer) and home in (None, view.job.queue, view.queue):
                     yield view
 
@@ -35,11 +37,11 @@ def key_of(view: JobView) -> Key:
     return view.queue, view.job.id, view.job.uid
 
 
-def chosen(service: Service, engine: Engine, ids: Iterable[str], home: str | None) -> dict[Key, JobView]:
+def chosen(service: Service, engine: Engine, looks: Looks, ids: Iterable[str], home: str | None) -> dict[Key, JobView]:
     """The letters of these ids. Raises WorkerError: one is missing. UsageError: there are two of one."""
     wanted = dict.fromkeys(ids)
     found: dict[Key, JobView] = {}
-    for view in letters(service, engine, home):
+    for view in letters(service, engine, looks, home):
         if view.job.id in wanted:
             other = next((seen for seen in found.values() if seen.job.id == view.job.id), None)
             if other is not None and other.job.uid != view.job.uid:
@@ -50,6 +52,7 @@ def chosen(service: Service, engine: Engine, ids: Iterable[str], home: str | Non
     there = {view.job.id for view in found.values()}
     missing = [job_id for job_id in wanted if job_id not in there]
     if missing:
+        looks.say()
         where = f" of {home}" if home else ""
         more = f" (nor {len(missing) - 1} more of those given)" if len(missing) > 1 else ""
         raise WorkerError(f"there is no dead letter {missing[0][:100]!r}{where}{more}: see `worker dead list`")

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import chain
-from typing import TypeVar
 
 import click
 
 from framework.broker import JobView, QueueStats
+from framework.cli.looks import Looks
 from framework.cli.output import Column, moment, print_json, span, table, warn
-from framework.cli.service import MODULE_HELP, Engine, load_service, opened, take
-from framework.errors import EngineError
+from framework.cli.service import MODULE_HELP, load_service, opened, take
 from framework.queues import QueueOptions
 
 UNKNOWN = "-"
-T = TypeVar("T")
 _UNKNOWN = QueueStats()
 
 
@@ -54,15 +52,19 @@ def queues(given: tuple[str, ...], as_json: bool) -> int:
     """
     (module,) = take(given)
     service = load_service(module)
-    looked = _Looks()
     with opened(service) as engine:
-        found = {queue.name: looked(partial(engine.stats, queue.name), _UNKNOWN) for queue in service.queues}
+        looked = Looks(service.refused)
+        found = {queue.name: _UNKNOWN for queue in service.queues}
+        found |= {queue.name: looked(partial(engine.stats, queue.name), _UNKNOWN) for queue in service.open_queues}
         others = looked(lambda: dict(engine.undeclared()), dict[str, QueueStats]())
         engine.open([QueueOptions(name) for name in others])
-        newer = {name: looked(partial(_newer, engine, name), list[JobView]()) for name in (*found, *others)}
+        look = [name for name in (*found, *others) if name not in service.refused]
+        newer: dict[str, list[JobView]] = {name: [] for name in found} | {
+            name: list(looked.each(engine.newer(name))) for name in look
+        }
     if looked.failed and all(stats is _UNKNOWN for stats in found.values()):
         raise looked.failed[0]
-    looked.say()
+    code = looked.say()
     if as_json:
         every = {**found, **others}
         print_json([_object(name, every[name], newer[name], declared=name in found) for name in every])
@@ -71,31 +73,7 @@ def queues(given: tuple[str, ...], as_json: bool) -> int:
         table(COLUMNS, [_row(name, stats) for name, stats in {**found, **marked}.items()])
         for view in chain.from_iterable(newer.values()):
             warn(f"{view.queue}: {view.state} job in file {view.job.id}: {view.flaw}")
-    return 1 if looked.failed else 0
-
-
-def _newer(engine: Engine, queue: str) -> list[JobView]:
-    return list(engine.newer(queue))
-
-
-class _Looks:
-    """Looks into a store of which a part may be damaged, or another user's: the rest is shown all the same."""
-
-    def __init__(self) -> None:
-        self.failed: list[EngineError] = []
-
-    def __call__(self, look: Callable[[], T], instead: T) -> T:
-        """Return what a look gives, and `instead` where it fails."""
-        try:
-            return look()
-        except EngineError as error:
-            self.failed.append(error)
-            return instead
-
-    def say(self) -> None:
-        """Warn of each failure once."""
-        for text in dict.fromkeys(str(error).removesuffix(": tried again") for error in self.failed):
-            warn(text)
+    return code
 
 
 def _object(name: str, stats: QueueStats, newer: Sequence[JobView], *, declared: bool) -> dict[str, object]:

@@ -8,7 +8,7 @@ import secrets
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -31,10 +31,15 @@ class Engine(Broker, Inspector, Protocol):
 
 @dataclass(frozen=True)
 class Service:
-    """An app under the settings of this process."""
+    """An app under the settings of this process.
+
+    Attributes:
+        refused: why a queue cannot be opened, by its name, once the engine is open.
+    """
 
     app: type[WorkerApp]
     settings: Settings
+    refused: dict[str, EngineError] = field(default_factory=dict)
 
     @property
     def queues(self) -> list[Queue[Any]]:
@@ -44,6 +49,11 @@ class Service:
             if queue.dead_letter is not None:
                 found.setdefault(queue.dead_letter.name, queue.dead_letter)
         return list(found.values())
+
+    @property
+    def open_queues(self) -> list[Queue[Any]]:
+        """Those that the engine has opened."""
+        return [queue for queue in self.queues if queue.name not in self.refused]
 
     def queue(self, wanted: str) -> Queue[Any]:
         """The queue of this name or attribute. Raises UsageError: the nearest name and the list."""
@@ -159,6 +169,23 @@ def open_undeclared(engine: Engine) -> list[str]:
     return names
 
 
+def _open(broker: Broker, options: Sequence[QueueOptions]) -> dict[str, EngineError]:
+    """Open what can be opened; return why others cannot, by their names. Raises EngineError: none can."""
+    try:
+        broker.open(options)
+        return {}
+    except EngineError as error:
+        refused: dict[str, EngineError] = {}
+        for one in options:
+            try:
+                broker.open([one])
+            except EngineError as reason:
+                refused[one.name] = reason
+        if len(refused) == len(options):
+            raise error
+        return refused
+
+
 @contextmanager
 def opened(service: Service) -> Generator[Engine, None, None]:
     """The engine, for looking and for work on dead letters.
@@ -182,7 +209,7 @@ def opened(service: Service) -> Generator[Engine, None, None]:
         network_file_system=service.settings.network_file_system,
     )
     try:
-        broker.open(service.options())
+        service.refused.update(_open(broker, service.options()))
         if not isinstance(broker, Inspector):
             raise UsageError(f"WORKER_ENGINE_URL={shown(url)}: this engine cannot be looked into from the command line")
         yield cast("Engine", broker)

@@ -69,7 +69,7 @@ class Codec:
             # round_trip leaves out computed fields, which a model that forbids extra ones would not take back.
             data = self._dump(valid, round_trip=True, by_alias=False, warnings=False)
             # What cannot be read back must not be stored: a worker would only find it later.
-            found = difference(valid, self._read(data))
+            found = difference(valid, self._validate_json(data, by_alias=True, by_name=True))
             if b"NaN" in data or b"Infinity" in data:
                 json.loads(data, parse_constant=_refuse_constant)
         except Exception as error:
@@ -81,17 +81,14 @@ class Codec:
     def decode(self, data: bytes) -> Any:
         """Bytes to a payload. Raises UndecodablePayload; what a validator raises beside ValueError goes through."""
         try:
-            return self._validate_json(data, by_alias=True, by_name=True)  # as `_read`, which costs a call more
+            # By name, as dump_json wrote it; by alias, as a person may have.
+            return self._validate_json(data, by_alias=True, by_name=True)
         except (ValueError, RecursionError) as error:
             raise UndecodablePayload(self._explain(error)) from (error if self._full else None)
         except Exception as error:
             if not self._full and not isinstance(error, MISTAKES):
                 conceal(error)
             raise
-
-    def _read(self, data: bytes) -> Any:
-        # By name, as dump_json wrote it; by alias, as a person may have.
-        return self._validate_json(data, by_alias=True, by_name=True)
 
     def _judge(self, found: Difference) -> None:
         """Refuses what would come back different; tells once of what nobody can compare. Raises InvalidPayload."""

@@ -12,7 +12,7 @@ from types import CoroutineType
 from typing import Any
 
 from framework.app import Handler, WorkerApp
-from framework.codec import Codec, UndecodablePayload, codec_for, parse_lenient
+from framework.codec import UndecodablePayload, codec_for, parse_lenient
 from framework.events import Event, JobFinished
 from framework.exceptions import describe, error_type
 from framework.executor.attempts import UNTRACED as UNTRACED
@@ -61,7 +61,7 @@ class Executor:
         clock, monotonic: wall clock and monotonic clock, seconds.
 
     Attributes:
-        record: is given each attempt that has ended, before telemetry is.
+        record: is given the outcome of each attempt, before telemetry is.
         settled: counts a settlement, as Tracing does.
     """
 
@@ -86,10 +86,10 @@ class Executor:
         self._method: Callable[..., Any] = getattr(app, handler.name)
         carried = handler.queue.payload_type
         # A dead letter is made of the job, not decoded: its payload is another queue's.
-        self._codec: Codec | None = None
+        self._decode: Callable[[bytes], Any] | None = None
         if carried is not DeadLetter:
-            self._codec = codec_for(carried, queue=options.name, full_errors=options.full_errors)
-        self.record: Callable[[Attempt], None] = lambda _: None
+            self._decode = codec_for(carried, queue=options.name, full_errors=options.full_errors).decode
+        self.record: Callable[..., None] = lambda lease, outcome, resolved=False: None
         self._tracing = tracing
         self.settled = tracing.settled
         self._emit = emit
@@ -108,8 +108,7 @@ class Executor:
         if lease.previous is not None:
             return attempt_elsewhere(lease, self.options, self._tracing)
         now = self._clock()
-        identity = self._tracing.identify(lease, now)
-        return Attempt(lease, self.options, now, identity, max(0.0, now - lease.eligible_at))
+        return Attempt(lease, self.options, now, self._tracing.identify(lease, now), max(0.0, now - lease.eligible_at))
 
     def run(self, attempt: Attempt, *, call: Callable[..., Any] = _call) -> Outcome:
         """A sync run. `call(method, *arguments)` calls it; the worker passes one that arms the soft timeout.
@@ -123,12 +122,16 @@ class Executor:
         return copy_context().run(self._run, attempt, call)
 
     def _run(self, attempt: Attempt, call: Callable[..., Any]) -> Outcome:
-        started = self._monotonic()
-        with self._tracing.attempt(attempt):
+        started = attempt.began or self._monotonic()
+        entered = self._tracing.enter(attempt)
+        try:
             context = self._context(attempt, started) if self.handler.takes_context else None
             try:
-                arguments = self._arguments(attempt, context)
-                self._check(call(self._method, *arguments))
+                lease, decode = attempt.lease, self._decode
+                payload = letter_of(lease) if decode is None else decode(lease.job.payload)
+                result = call(self._method, payload) if context is None else call(self._method, payload, context)
+                if result is not None:
+                    self._check(result)
             except BaseException as error:
                 duration = self._monotonic() - started
                 failure = self._decided(attempt, error).failure
@@ -137,8 +140,9 @@ class Executor:
             else:
                 duration = self._monotonic() - started
                 attempt.outcome = RESTED if attempt.lease.is_letter else SUCCEEDED
-            self._finish(attempt, duration)
-        return attempt.ended
+            return self._finish(attempt, duration)
+        finally:
+            self._tracing.leave(attempt, entered)
 
     async def run_async(self, attempt: Attempt, *, call: Callable[[Awaitable[Any]], Awaitable[Any]]) -> Outcome:
         """An async run. `call` awaits the handler's coroutine; the worker passes one that enforces the soft timeout and
@@ -146,12 +150,16 @@ class Executor:
         if attempt.lease.previous is not None:
             await self._hook.atell(*self._charge_elsewhere(attempt))
             return attempt.ended
-        started = self._monotonic()
-        with self._tracing.attempt(attempt):
+        started = attempt.began or self._monotonic()
+        entered = self._tracing.enter(attempt)
+        try:
             context = self._context(attempt, started) if self.handler.takes_context else None
             try:
-                arguments = self._arguments(attempt, context)
-                self._check(await call(self._awaitable(self._method(*arguments))))
+                lease, decode = attempt.lease, self._decode
+                payload = letter_of(lease) if decode is None else decode(lease.job.payload)
+                made = self._method(payload) if context is None else self._method(payload, context)
+                if (result := await call(self._awaitable(made))) is not None:
+                    self._check(result)
             except BaseException as error:
                 duration = self._monotonic() - started
                 failure = self._decided(attempt, error).failure
@@ -160,21 +168,22 @@ class Executor:
             else:
                 duration = self._monotonic() - started
                 attempt.outcome = RESTED if attempt.lease.is_letter else SUCCEEDED
-            self._finish(attempt, duration)
-        return attempt.ended
+            return self._finish(attempt, duration)
+        finally:
+            self._tracing.leave(attempt, entered)
 
     def _charge_elsewhere(self, attempt: Attempt) -> tuple[Failure, Context]:
         """Charge a run whose machine is gone, as a rescuer does: the ledger first, then telemetry. Return what to tell
         the service."""
         failure = loss_elsewhere(attempt, self._clock())
         attempt.outcome = outcome = fail(failure, self.options.retry)
-        self.record(attempt)
+        self.record(attempt.lease, outcome, resolved=True)
         self._emit(lost_elsewhere(attempt, outcome, failure))
         return failure, self._context(attempt, self._monotonic())
 
     def _check(self, result: object) -> None:
         """Raises TypeError: the handler has only begun, or not even that."""
-        if result is not None and (why := undone(result)):
+        if why := undone(result):
             dismiss(result)
             raise TypeError(f"{self._where()} returned {why}")
 
@@ -217,13 +226,6 @@ class Executor:
         """Seconds of the tree's own time: what a handler has left does not shrink while everything stands still."""
         return self._monotonic() - self._stood_still()
 
-    def _arguments(self, attempt: Attempt, context: Context | None) -> tuple[Any, ...]:
-        payload = self._payload(attempt.lease)
-        return (payload,) if context is None else (payload, context)
-
-    def _payload(self, lease: Lease) -> Any:
-        return letter_of(lease) if self._codec is None else self._codec.decode(lease.job.payload)
-
     def _decided(self, attempt: Attempt, error: BaseException) -> Outcome:
         attempt.error = error
         try:
@@ -232,13 +234,14 @@ class Executor:
             attempt.outcome = outcome = fail(self._failure(attempt, error), self.options.retry)
         return outcome
 
-    def _finish(self, attempt: Attempt, duration: float) -> None:
+    def _finish(self, attempt: Attempt, duration: float) -> Outcome:
         outcome = attempt.outcome
         assert outcome is not None
-        self.record(attempt)
+        self.record(attempt.lease, outcome)
         attempt.duration = duration
         if self._tells_success or outcome is not SUCCEEDED:
             self._emit(finished(attempt, outcome, duration))
+        return outcome
 
     def decide(self, attempt: Attempt, error: BaseException) -> Outcome:
         """What is to be done with the job of a run that ended by an exception."""

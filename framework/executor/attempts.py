@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from framework.exceptions import release
 from framework.frozen import frozen
-from framework.job import Lease, Logger
-from framework.jobscope import JobScope
+from framework.job import NO_IDS, Lease, Logger, ids_of
+from framework.jobscope import running
 from framework.outcome import Outcome
 from framework.queues import QueueOptions
 
@@ -22,6 +21,11 @@ class SpanIdentity:
     span_id: str = ""
     sampled: bool = False
 
+    @property
+    def ids(self) -> bytes:
+        """Return both as bytes, zeros where it is not traced."""
+        return ids_of(self.trace_id, self.span_id) if self.span_id else NO_IDS
+
 
 UNTRACED = SpanIdentity()
 
@@ -31,6 +35,8 @@ class Attempt:
     """A run while it lasts; middleware may look at it, `outcome` is set before the middleware is left.
 
     Attributes:
+        row: where it runs, from 0.
+        began: monotonic seconds, as its deadlines count.
         duration: seconds that the run took; None until its outcome is where a rescuer finds it.
         error: what the handler raised, with its frames; until `forget`.
         own_context: the run's context ends with it, so whoever sets a variable there need not put it back.
@@ -41,10 +47,22 @@ class Attempt:
     started_at: float
     identity: SpanIdentity = UNTRACED
     wait: float = 0.0
+    row: int = 0
+    began: float = 0.0
     outcome: Outcome | None = None
     duration: float | None = None
     error: BaseException | None = None
     own_context: bool = False
+
+    @property
+    def ids(self) -> bytes:
+        """Return trace id and span id."""
+        return self.identity.ids
+
+    @property
+    def sampled(self) -> bool:
+        """Return whether the span is to be exported."""
+        return self.identity.sampled
 
     @property
     def ended(self) -> Outcome:
@@ -68,9 +86,11 @@ class Tracing(Protocol):
     def identify(self, lease: Lease, started_at: float) -> SpanIdentity:
         """Ids and the sampling decision of the span that this attempt will have."""
 
-    def attempt(self, attempt: Attempt) -> AbstractContextManager[object]:
-        """The span around the handler; on leaving, ends it by `attempt.outcome` and restores the ambient context, where
-        the run has not one of its own."""
+    def enter(self, attempt: Attempt) -> Any:
+        """The span around the handler begins; what this returns is given to `leave`."""
+
+    def leave(self, attempt: Attempt, entered: Any) -> None:
+        """It ends, by `attempt.outcome`; restores the ambient context, where the run has not one of its own."""
 
     def logger(self, attempt: Attempt) -> Logger:
         """A logger bound to the job; inside the span its lines carry the trace's ids."""
@@ -98,8 +118,12 @@ class NoTracing:
     def identify(self, lease: Lease, started_at: float) -> SpanIdentity:
         return UNTRACED
 
-    def attempt(self, attempt: Attempt) -> AbstractContextManager[object]:
-        return JobScope(attempt.lease)
+    def enter(self, attempt: Attempt) -> Any:
+        return running.set(attempt.lease)
+
+    def leave(self, attempt: Attempt, entered: Any) -> None:
+        if not attempt.own_context:
+            running.reset(entered)
 
     def logger(self, attempt: Attempt) -> Logger:
         return SilentLogger()

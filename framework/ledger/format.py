@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 from framework.extras import LATEST
 from framework.frozen import frozen
-from framework.job import Failure, Lease, RunRecord
+from framework.job import Failure, Lease, Run, RunRecord
 from framework.outcome import SUCCEEDED, Kind, Outcome
 from framework.queues import NAME
 
@@ -34,8 +34,8 @@ _MAGIC = b"WLEDGER\n"
 _HEAD = struct.Struct("<8sHHHxxId36sH200s")
 _CRC = struct.Struct("<I")
 _WORD = struct.Struct("<Q")
-# length, row, attempt, sampled, delivery, started at, uid, trace id, span id, length of queue, queue
-_RUN = struct.Struct("<HxxII?3xQd16s16s8sB100s")
+# length, row, attempt, sampled, delivery, started at, uid, trace id and span id, length of queue, queue
+_RUN = struct.Struct("<HxxII?3xQd16s24sB100s")
 # length, kind, flags, delay, ended at
 _OUTCOME = struct.Struct("<HBBxxxxdd")
 _FAILURE = struct.Struct("<I4xdd8H")  # attempt, started at, ended at, lengths of the texts
@@ -142,22 +142,13 @@ def decode_head(data: bytes) -> Head:
         raise Damaged("text of the header") from None
 
 
-def encode_run(lease: Lease, run: RunRecord) -> bytes:
+def encode_run(lease: Lease, run: Run) -> bytes:
     """Return the bytes of a run."""
     queue = lease.queue.encode("ascii")
     return _RUN.pack(
-        _RUN.size,
-        run.row,
-        run.attempt,
-        run.sampled,
-        run.delivery,
-        run.started_at,
-        lease.job.uid,
-        _binary(run.trace_id),
-        _binary(run.span_id),
-        len(queue),
-        queue,
-    )
+        _RUN.size, run.row, lease.attempt, run.sampled, lease.delivery, run.started_at, lease.job.uid, run.ids,
+        len(queue), queue,
+    )  # fmt: skip
 
 
 def commit_of(data: bytes, before: int = 0) -> int:
@@ -239,11 +230,11 @@ def _decode_run(number: int, slot: bytes, word: int) -> Entry:
     body = slot[RUN_AT : RUN_AT + length]
     if not _RUN.size <= length <= OUTCOME_AT - RUN_AT or commit_of(body) != word:
         raise Damaged("checksum of the run")
-    _, row, attempt, sampled, delivery, started_at, uid, trace, span, length, queue = _RUN.unpack_from(body)
+    _, row, attempt, sampled, delivery, started_at, uid, ids, length, queue = _RUN.unpack_from(body)
     name = queue[:length].decode("ascii", "replace")
     if not 0 <= started_at <= _LATEST_NS or delivery > _MOST_NUMBER or not NAME.fullmatch(name):
         raise Damaged("a run that cannot be")  # also where a number is NaN
-    run = RunRecord(row, delivery, attempt, started_at, _text(trace), _text(span), sampled)
+    run = RunRecord(row, delivery, attempt, started_at, _text(ids[:16]), _text(ids[16:]), sampled)
     return Entry(number, uid, name, run)
 
 
@@ -290,13 +281,6 @@ def _with_texts(outcome: Outcome, body: bytes, flags: int, entry: Entry) -> Outc
         ended_at=ended_at,
     )
     return Outcome(outcome.kind, outcome.delay, failure)
-
-
-def _binary(digits: str) -> bytes:
-    try:
-        return bytes.fromhex(digits)  # `pack` fills up with zeros, and cuts
-    except ValueError:
-        return b""
 
 
 def _text(value: bytes) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from zlib import crc32
 
-from framework.job import Lease, RunRecord
+from framework.job import Lease, Run
 from framework.ledger import files
 from framework.ledger.calls import Calls
 from framework.ledger.format import (
@@ -92,7 +92,7 @@ class Ledger:
 
     # --- the runs ---------------------------------------------------------------------------------------------------
 
-    def begin(self, lease: Lease, run: RunRecord) -> None:
+    def begin(self, lease: Lease, run: Run) -> None:
         """An attempt is being spent from here on. Raises OSError: there is no slot, and no room for one more."""
         body = encode_run(lease, run)
         try:

@@ -23,11 +23,13 @@ from framework.scoreboard import LEAVING, READY, Scoreboard, process_start
 from framework.signals import SignalQueue, drain
 from framework.stuck import StuckJobs
 
-TURN = 0.5  # seconds between looks for jobs that are due: how late a delayed job may be
+TURN = 0.5  # seconds between two turns where the engine fails or does not say; at most two of them
 STEP = 0.4  # seconds for each of the two parts of a turn: between them the heart beats, and the newly dead come first
 RESCUE_EVERY = 0.5  # seconds between looks for the dead of other trees; our own supervisor tells at once
 SWEEP_EVERY = 30.0  # seconds between looks for what dead workers left and nobody needs
 OBSERVE_EVERY = 5.0  # seconds between observations of depth and age
+SELDOM = 15.0  # the same, at most, where many queues do not change
+OBSERVE_WORTH = 4000  # times the processor's time that such an observation took
 
 
 class Maintenance:
@@ -87,10 +89,10 @@ class Maintenance:
         unblock()
         self._board.set_state(self._index, READY, time.monotonic_ns())
         while True:
-            done = self.turn()
+            pause = self.turn()
             if self._told_to_leave(signals):
                 break
-            if self._poke in signals.wait(TURN if done else 0.0, self._poke):
+            if self._poke in signals.wait(min(pause, 2 * TURN), self._poke):
                 drain(self._poke)
                 self._rescue_at = 0.0
         self._board.set_state(self._index, LEAVING, time.monotonic_ns())
@@ -103,14 +105,16 @@ class Maintenance:
         while not self._rescue() and time.monotonic_ns() < self._board.deadline:
             self._beat()
 
-    def turn(self) -> bool:
-        """Do a part of everything that is due, the rescue first. Return whether nothing is left of it.
+    def turn(self) -> float:
+        """Do a part of everything that is due, the rescue first. Return the seconds until the next turn; 0: there is
+        something left.
 
         Each part has a limit of time: a slow disk or many jobs must not keep a killed worker's job waiting, nor look
         like a hang to the supervisor.
         """
         now = self._beat()
-        rescued = self._rescue() if now >= self._rescue_at else True
+        self._board.try_to_publish()
+        rescued = self._rescue() if now >= self._rescue_at else TURN
         self._beat()
         maintained = self._try("maintain", lambda: self._broker.maintain(seconds=STEP))
         for queue, count in self._broker.expired().items():
@@ -123,17 +127,22 @@ class Maintenance:
             self._sweep_at = now + SWEEP_EVERY
             self._abandoned.sweep()
         if now >= self._observe_at:
-            self._observe_at = now + OBSERVE_EVERY
             self._leading = False
             self._try("lead", self._lead)
-            if self._leading:
-                for name in self._queues:
-                    self._beat()
-                    self._try(f"stats of {name!r}", lambda name=name: self._observation.queue(name))  # type: ignore[misc]
-                self._try("looking for queues", self._observation.undeclared)
+            self._observe_at = now + (self._observe() if self._leading else OBSERVE_EVERY)
         if self.engine_ok:
             self._board.engine_worked(self._index, time.monotonic_ns())
-        return rescued and maintained
+        return maintained if rescued else 0.0
+
+    def _observe(self) -> float:
+        """Look at all queues. Return the seconds until the next look."""
+        began, self._observation.changed = time.thread_time(), False
+        for name in self._queues:
+            self._beat()
+            self._try(f"stats of {name!r}", lambda name=name: self._observation.queue(name))  # type: ignore[misc]
+        self._try("looking for queues", self._observation.undeclared)
+        seldom = OBSERVE_WORTH * (time.thread_time() - began)
+        return OBSERVE_EVERY if self._observation.changed else min(SELDOM, max(OBSERVE_EVERY, seldom))
 
     def _lead(self) -> bool:
         self._leading = self._leads()
@@ -145,8 +154,8 @@ class Maintenance:
         self.turned_at = time.monotonic()
         return self.turned_at
 
-    def _rescue(self) -> bool:
-        """Settle abandoned leases for a while. Return whether none is left that is due."""
+    def _rescue(self) -> float:
+        """Settle abandoned leases for a while. Return 0 where one is left that is due."""
         now = time.monotonic()
         done = self._try("rescue", lambda: self._abandoned.step(now + STEP))
         self._rescue_at = now + RESCUE_EVERY if done else now
@@ -166,9 +175,9 @@ class Maintenance:
             for slot in self._board.all_slots()
         )
 
-    def _try(self, verb: str, call: Callable[[], bool]) -> bool:
-        """Return whether all is done for now. An engine that fails is asked again at the next turn after a pause; said
-        once, and once when it is back."""
+    def _try(self, verb: str, call: Callable[[], float]) -> float:
+        """Return what a call returns: 0 where not all is done for now. An engine that fails is asked again at the next
+        turn after a pause; said once, and once when it is back."""
         try:
             done = call()
         except Exception as failed:
@@ -177,7 +186,7 @@ class Maintenance:
             if verb not in self._failing_since:
                 self._failing_since[verb] = time.monotonic()
                 self._emit(EngineFailed(verb, str(error), TURN))
-            return True
+            return TURN
         if verb in self._failing_since:
             self._emit(EngineRecovered(verb, time.monotonic() - self._failing_since.pop(verb)))
         self.engine_ok = not self._failing_since

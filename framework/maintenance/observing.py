@@ -5,24 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import islice
 
-from framework.broker import Broker, Inspector
+from framework.broker import Broker, Inspector, QueueStats
 from framework.events import Event, FileBad, QueueObserved, QueueUndeclared
 
 MOST_LOOKED, MOST_TOLD = 1000, 20  # bad files of a queue in one observation: each is read, and told in a line
 
 
 class Observation:
-    """Emits what it sees."""
+    """Emits what it sees.
+
+    Attributes:
+        changed: something is not as it was at the look before.
+    """
 
     def __init__(self, broker: Broker, emit: Callable[[Event], None]) -> None:
         self._broker = broker
         self._emit = emit
         self._bad: dict[str, set[str]] = {}  # files that were told of, by queue
         self._undeclared: set[str] = set()
+        self._seen: dict[str, QueueStats] = {}
+        self.changed = False
 
     def queue(self, name: str) -> bool:
         """Look at one queue that the service declares. Return True: nothing is left to do. Raises EngineUnavailable."""
         found = self._broker.stats(name)
+        seen, self._seen[name] = self._seen.get(name), found
+        self.changed = self.changed or found != seen  # the age of what waits is never the same
         self._emit(
             QueueObserved(
                 queue=name,

@@ -7,10 +7,9 @@ process had taken when it was killed is known to its parent, and is not given to
 from __future__ import annotations
 
 import mmap
-import os
 import struct
 
-from framework.process.nameless import nameless_file
+from framework.process.nameless import shared_memory
 
 MOST = 1024  # messages that can wait
 LARGEST = 2044  # bytes of a message
@@ -29,17 +28,15 @@ class Mailbox:
         descriptor: of the file, from `made`; a process that is not forked inherits it.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, memory: mmap.mmap | None = None) -> None:
         self.descriptor = descriptor
-        self._memory = mmap.mmap(descriptor, _SIZE)
+        self._memory = memory or mmap.mmap(descriptor, _SIZE)
         self._words = memoryview(self._memory).cast("Q")
 
     @classmethod
     def made(cls) -> Mailbox:
         """Return a new one. Raises OSError."""
-        descriptor = nameless_file("mailbox")
-        os.ftruncate(descriptor, _SIZE)
-        return cls(descriptor)
+        return cls(*shared_memory("mailbox", _SIZE, sparse=True))
 
     @property
     def waiting(self) -> int:

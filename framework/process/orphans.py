@@ -24,8 +24,10 @@ _ROUNDS = 5  # of looking and killing: what dies may have forked meanwhile
 
 
 def tree_of(board: Scoreboard) -> str:
-    """A name that no other tree has: pids alone repeat, between containers even at the same tick of the clock."""
-    return f"{os.stat(board.path).st_ino:x}-{board.supervisor}"
+    """Return a name that no other tree has."""
+    if not board.tree and board.path is not None:  # of the version before
+        return f"{os.stat(board.path).st_ino:x}-{board.supervisor}"
+    return f"{board.tree:x}-{board.supervisor}"
 
 
 def mark_of(tree: str, life: int) -> int:

@@ -58,7 +58,7 @@ def _argv(place: Place, board: Scoreboard, code: int, birth: Birth) -> list[str]
         "queues": place.served,
         "system": place.system,
         "instance": (instance.number, instance.descriptor, str(instance.board_path)),
-        "board": str(board.path),
+        "board": board.descriptor,
         "stacks": place.stacks,
         "lost": [place.lost.descriptor] if place.lost is not None else [],
         "rings": rings and (rings.run, rings.number, rings.mark, rings.slots),

@@ -155,12 +155,12 @@ def _make_board(place: Place, say: Say) -> Scoreboard:
     except OSError as error:
         say(
             SupervisorNote(
-                f"{run_dir} cannot hold a board ({error.strerror or error}): it is in memory, where `worker health` "
-                "does not find it, nor the next supervisor why a process was killed",
+                f"{run_dir} cannot hold a board ({error.strerror or error}): until it can, `worker health` does not "
+                "find this service, nor the next supervisor why a process was killed",
                 "warning",
             )
         )
-        return Scoreboard.in_memory(rows, app=app)
+        return Scoreboard.in_memory(rows, app=app, path=place.instance.board_path)
 
 
 def _supervisor(place: Place, board: Scoreboard, say: Say, telemetry: Telemetry) -> Supervisor:
@@ -183,7 +183,13 @@ def _supervisor(place: Place, board: Scoreboard, say: Say, telemetry: Telemetry)
         return build(specs(place, board, say=say), board, options, say)
     loaded = LoadedCode.now()
     code = loaded.handed_over()
-    keep = [place.instance.descriptor, stacks.fd, code, *([place.lost.descriptor] if place.lost is not None else [])]
+    keep = [
+        place.instance.descriptor,
+        board.descriptor,
+        stacks.fd,
+        code,
+        *([place.lost.descriptor] if place.lost is not None else []),
+    ]
     start = spawn(keep=keep, here=place.here, environ=lambda birth: _environ(place, birth))
     return build(specs(place, board, code, say), board, options, say, start=start, may_renew=loaded.changed)
 

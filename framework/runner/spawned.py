@@ -34,7 +34,7 @@ def main() -> int:
     if not enter_spawned(birth):
         return 0
     _, lock, _ = life["instance"]
-    for descriptor in (birth.waker, birth.poke, lock, life["stacks"], *life["lost"]):
+    for descriptor in (birth.waker, birth.poke, lock, life["board"], life["stacks"], *life["lost"]):
         os.set_inheritable(descriptor, False)  # exec needed it; what a handler starts must not keep them
     code = LoadedCode.received(life["code"])
     try:
@@ -47,7 +47,8 @@ def main() -> int:
     mistake = code.changed() or mistake
     if mistake:
         return _refuse(life, birth, mistake)
-    return specs(place, Scoreboard.open(Path(life["board"])))[birth.index].run(birth)
+    board = Scoreboard.inherited(life["board"], place.instance.board_path)
+    return specs(place, board)[birth.index].run(birth)
 
 
 def _place(life: dict[str, Any]) -> Place:

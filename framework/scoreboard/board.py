@@ -1,4 +1,4 @@
-"""What every process of a tree does at this moment, in a shared file: who runs which job until when.
+"""What every process of a tree does at this moment, in shared memory: who runs which job until when.
 
 The run record (in the engine) is the truth of what had started; this says whom to kill when, and why somebody died.
 One writer per field: a slot's process writes its slot and rows, the supervisor writes headers, exits and verdicts.
@@ -10,12 +10,18 @@ for that: it fills its place with zeros first, and a reader in between sees a lo
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
+import secrets
+import stat
 import struct
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
+from framework.process.nameless import shared_memory
 from framework.scoreboard.layout import (
     CAUSE,
     DEADLINE_OFFSET,
@@ -44,12 +50,14 @@ from framework.scoreboard.layout import (
     STILL_OFFSET,
     TICK_OFFSET,
     TOLD_OFFSET,
+    TREE,
     USED_OFFSET,
     VERDICT,
     VERDICT_NAMES,
     VERDICT_SIZE,
     VERDICTS,
     WRITTEN_OFFSET,
+    Memory,
     RowState,
     SlotState,
     Verdict,
@@ -61,92 +69,113 @@ from framework.scoreboard.rows import RowWriter, read_row
 
 
 class Scoreboard:
-    """The shared file, mapped. Create it once per supervisor; children inherit the mapping or open it by path."""
+    """The shared memory, mapped. Create it once per supervisor; children inherit the mapping or its descriptor.
 
-    def __init__(self, path: Path, memory: mmap.mmap, begin: Callable[[], None] | None = None) -> None:
+    Nothing that happens to a file can hurt who works with it. The file beside it is a copy for other trees, probes and
+    whoever looks after this tree has died: `publish` renews it, and every verdict does.
+
+    Attributes:
+        path: of the copy; None: there is none.
+        descriptor: of the memory, -1 on what `open` has read.
+    """
+
+    def __init__(self, path: Path | None, memory: Memory, descriptor: int = -1) -> None:
         self.path = path
-        self._file = os.stat(path) if begin is not None else None
-        self._begin_anew = begin  # of who has made it
+        self.descriptor = descriptor
         self._memory = memory
         self._words = memoryview(memory).cast("I")
         self._quads = memoryview(memory).cast("Q")
+        # Nanoseconds, for what is asked at every job.
+        self.still_ns: Callable[[], int] = partial(self._quads.__getitem__, STILL_OFFSET // 8)
         _, self.slots, self.rows, *_ = HEADER.unpack_from(memory, 0)
         self._rows_at = HEADER_SIZE + self.slots * SLOT_SIZE
         self._verdicts_at = self._rows_at + self.rows * ROW_SIZE
 
     @classmethod
     def create(cls, path: Path, slots: Sequence[tuple[str, int]], *, app: str) -> Scoreboard:
-        """A new board for slots of (name, rows). Its blocks are allocated now: a sparse map on a full disk is SIGBUS.
+        """A new board for slots of (name, rows), and its copy. Raises OSError: no room for that."""
+        board = cls.in_memory(slots, app=app, path=path)
+        board.put()
+        return board
 
-        Raises OSError: no space.
-        """
-        size = _size(slots)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    @classmethod
+    def in_memory(cls, slots: Sequence[tuple[str, int]], *, app: str, path: Path | None = None) -> Scoreboard:
+        """A new board that only the processes of the tree see, until it is published."""
+        descriptor, memory = shared_memory("board", _size(slots))
+        _begin(memory, slots, app)
+        return cls(path, memory, descriptor)
+
+    @classmethod
+    def inherited(cls, descriptor: int, path: Path) -> Scoreboard:
+        """The board of this tree, in a process that was not forked."""
+        return cls(path, mmap.mmap(descriptor, os.fstat(descriptor).st_size), descriptor)
+
+    @classmethod
+    def open(cls, path: Path) -> Scoreboard:
+        """What a copy says at this moment; a verdict on it goes into the file. Raises ValueError: not one; OSError."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+        try:
+            head = os.pread(descriptor, HEADER_SIZE, 0)
+            if len(head) < HEADER_SIZE:
+                raise ValueError(f"{path} is no scoreboard")
+            magic, slots, rows, *_ = HEADER.unpack_from(head, 0)
+            size = HEADER_SIZE + slots * SLOT_SIZE + rows * ROW_SIZE + VERDICTS * VERDICT_SIZE
+            if magic != MAGIC or os.fstat(descriptor).st_size != size:
+                raise ValueError(f"{path} is no scoreboard of this version")
+            memory = bytearray(os.pread(descriptor, size, 0))
+        finally:
+            os.close(descriptor)
+        if len(memory) != size:  # cut off meanwhile
+            raise ValueError(f"{path} is no scoreboard")
+        return cls(path, memory)
+
+    # --- the copy ---------------------------------------------------------------------------------------------------
+
+    def publish(self) -> None:
+        """Renew the copy; make it anew where it is gone, or has other names. One of another tree is left alone: our
+        directory may have been moved. Raises OSError."""
+        if self.path is not None and not self._renewed(self.path):
+            self.put()
+
+    def _renewed(self, path: Path) -> bool:
+        """Return False where there is nothing to renew."""
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ELOOP):
+                return False
+            raise
+        try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+                return False
+            head = os.pread(descriptor, HEADER_SIZE, 0)
+            if not head.startswith(MAGIC) or head[TREE] == self._memory[TREE]:
+                _write(descriptor, self._memory)
+                if found.st_size > len(self._memory):
+                    os.ftruncate(descriptor, len(self._memory))
+            return True
+        finally:
+            os.close(descriptor)
+
+    def put(self) -> None:
+        """Put a new copy in the place of whatever is there. Raises OSError."""
+        assert self.path is not None
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            _allocate(descriptor, size)
-            memory = mmap.mmap(descriptor, size)
+            _write(descriptor, self._memory)
+            os.rename(temporary, self.path)
         except OSError:
             os.unlink(temporary)
             raise
         finally:
             os.close(descriptor)
-        _begin(memory, slots, app)
-        os.rename(temporary, path)
-        return cls(path, memory, lambda: _begin(memory, slots, app))
 
-    @classmethod
-    def in_memory(cls, slots: Sequence[tuple[str, int]], *, app: str) -> Scoreboard:
-        """A new board without a file: only the processes of the tree see it, as long as this process lives."""
-        descriptor, size = os.memfd_create("board"), _size(slots)
-        os.ftruncate(descriptor, size)
-        memory = mmap.mmap(descriptor, size)
-        _begin(memory, slots, app)
-        return cls(Path(f"/proc/{os.getpid()}/fd/{descriptor}"), memory)
-
-    @classmethod
-    def open(cls, path: Path) -> Scoreboard:
-        """An existing board. Raises ValueError: not one; OSError."""
-        in_memory = path.parts[:2] == ("/", "proc")
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | (0 if in_memory else os.O_NOFOLLOW))
-        try:
-            size = os.fstat(descriptor).st_size
-            if size < HEADER_SIZE:
-                raise ValueError(f"{path} is no scoreboard")
-            memory = mmap.mmap(descriptor, size)
-        finally:
-            os.close(descriptor)
-        magic, slots, rows, *_ = HEADER.unpack_from(memory, 0)
-        expected = HEADER_SIZE + slots * SLOT_SIZE + rows * ROW_SIZE + VERDICTS * VERDICT_SIZE
-        if magic != MAGIC or size != expected:
-            raise ValueError(f"{path} is no scoreboard of this version")
-        return cls(path, memory)
-
-    def lengthen(self) -> bool:
-        """Make the board anew, empty, where somebody has cut its file off; return whether. For who has made it.
-
-        To touch what a file has lost is SIGBUS: the supervisor asks before each turn, and its children are replaced.
-        One that was deleted is whole. Raises OSError: no room.
-        """
-        size = len(self._memory)
-        if self._file is None or self._begin_anew is None:
-            return False
-        try:
-            found = os.stat(self.path, follow_symlinks=False)
-        except OSError:
-            return False
-        if found.st_size >= size or not os.path.samestat(found, self._file):
-            return False
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            if not os.path.samestat(os.fstat(descriptor), self._file):  # somebody else's since the look
-                return False
-            _allocate(descriptor, size)
-        finally:
-            os.close(descriptor)
-        self._memory[:] = bytes(size)
-        self._begin_anew()
-        return True
+    def try_to_publish(self) -> None:
+        """Publish where that can be: a full or immutable disk keeps no process from its work."""
+        with suppress(OSError):
+            self.publish()
 
     # --- the tree ---------------------------------------------------------------------------------------------------
 
@@ -154,6 +183,11 @@ class Scoreboard:
     def supervisor(self) -> int:
         """Pid of the supervisor that made it."""
         return int(HEADER.unpack_from(self._memory, 0)[3])
+
+    @property
+    def tree(self) -> int:
+        """A number that no other tree has: pids alone repeat, between containers even at the same tick of the clock."""
+        return self._quads[TREE.start // 8]
 
     def supervised(self) -> bool:
         """Whether that supervisor lives."""
@@ -188,7 +222,7 @@ class Scoreboard:
 
         Written by the supervisor, by maintenance once that is dead.
         """
-        return self._quads[STILL_OFFSET // 8] / 1e9
+        return self.still_ns() / 1e9
 
     @stood_still.setter
     def stood_still(self, seconds: float) -> None:
@@ -215,16 +249,17 @@ class Scoreboard:
 
     def vacate(self, index: int) -> None:
         """Write for the supervisor that nothing lives in a slot, and that this is as it should be."""
-        self.set_pid(index, 0, 0)
         at = self._slot_at(index)
         self._words[(at + STATE_OFFSET) // 4] = EMPTY
         self._empty(*SLOT.unpack_from(self._memory, at)[7:9])
+        self.set_pid(index, 0, 0)
 
     def set_pid(self, index: int, pid: int, pid_start: int) -> None:
         """By the supervisor after a start; `pid_start` tells a reused pid apart (clock ticks since boot)."""
         at = self._slot_at(index)
         self._words[(at + PID_OFFSET) // 4] = pid
         self._quads[(at + START_OFFSET) // 8] = pid_start
+        self.try_to_publish()
 
     def set_state(self, index: int, state: int, now: int) -> None:
         """By the process in the slot."""
@@ -285,7 +320,7 @@ class Scoreboard:
     def ruin(self, index: int) -> Verdict | None:
         """Return how the jobs of a worker are resolved that has called itself ruined; None: it has not."""
         at = self._slot_at(index)
-        code, cause = self._words[(at + RUIN_OFFSET) // 4], self._memory[at + CAUSE.start : at + CAUSE.stop]
+        code, cause = self._words[(at + RUIN_OFFSET) // 4], bytes(self._memory[at + CAUSE.start : at + CAUSE.stop])
         return Verdict("died", () if code == 1 else (code - 2,), string(cause)) if code else None
 
     # --- rows -------------------------------------------------------------------------------------------------------
@@ -321,6 +356,7 @@ class Scoreboard:
         at = self._verdicts_at + (written := self._words[WRITTEN_OFFSET // 4]) % VERDICTS * VERDICT_SIZE
         VERDICT.pack_into(self._memory, at, text(incarnation, 40), kind, count, packed, text(detail, 96))
         self._words[WRITTEN_OFFSET // 4] = (written + 1) % 2**32
+        self.try_to_publish()  # the rescuer of another tree must find it, too
 
     def verdict(self, incarnation: str) -> Verdict | None:
         """Why this incarnation ended; None: nobody knows."""
@@ -339,11 +375,12 @@ def _size(slots: Sequence[tuple[str, int]]) -> int:
     return HEADER_SIZE + len(slots) * SLOT_SIZE + rows * ROW_SIZE + VERDICTS * VERDICT_SIZE
 
 
-def _begin(memory: mmap.mmap, slots: Sequence[tuple[str, int]], app: str) -> None:
+def _begin(memory: Memory, slots: Sequence[tuple[str, int]], app: str) -> None:
     """Writes the header and the empty slots."""
     pid, rows = os.getpid(), sum(count for _, count in slots)
     head = (MAGIC, len(slots), rows, pid, 0, 0, process_start(pid), text(app, NAME), pid_namespace())
     HEADER.pack_into(memory, 0, *head)
+    struct.pack_into("<Q", memory, TREE.start, secrets.randbits(63) | 1)
     first = 0
     for index, (name, count) in enumerate(slots):
         at = HEADER_SIZE + index * SLOT_SIZE
@@ -351,8 +388,7 @@ def _begin(memory: mmap.mmap, slots: Sequence[tuple[str, int]], app: str) -> Non
         first += count
 
 
-def _allocate(descriptor: int, size: int) -> None:
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(descriptor, 0, size)
-    else:  # macOS: write it out instead
-        os.pwrite(descriptor, bytes(size), 0)
+def _write(descriptor: int, memory: Memory) -> None:
+    """Write all of it at once: the kernel takes what stands there while it has the file, so the last one is newest."""
+    if os.pwrite(descriptor, memory, 0) < len(memory):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

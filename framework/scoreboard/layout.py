@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
 from dataclasses import dataclass
 from typing import Final
@@ -17,9 +18,10 @@ EXIT_REASONS = (  # the first and the last are younger than the others, whose pl
 STATES = ("empty", "starting", "ready", "leaving", "gone")
 EMPTY, STARTING, READY, LEAVING, GONE = range(5)
 
+Memory = mmap.mmap | bytearray  # the board itself, or what was read of a copy
 NAME = 128  # bytes: of the app, and of a slot (a queue of 100 characters and the number of its process)
 # magic, slots, rows, supervisor pid, verdicts written, deadline, supervisor's start, app, pid namespace; then the time
-# for which the tree stood still
+# for which the tree stood still, and a number that no other tree has
 HEADER = struct.Struct(f"<8sIIIIQQ{NAME}sQ")
 # name, incarnation, pid, state, pid's start, tick, ready, first row, rows, used, jobs
 SLOT = struct.Struct(f"<{NAME}s40sIIQQQIIII")
@@ -32,7 +34,7 @@ HEADER_SIZE, SLOT_SIZE, ROW_SIZE, VERDICT_SIZE = 208, 368, 208, 176
 PID_OFFSET, STATE_OFFSET, START_OFFSET, TICK_OFFSET, READY_OFFSET = 168, 172, 176, 184, 192
 USED_OFFSET, JOBS_OFFSET, TOLD_OFFSET, EXITS_OFFSET, ENGINE_OFFSET = 208, 212, 216, 220, 264
 RUIN_OFFSET, CAUSE = 272, slice(276, 368)  # 0 = not ruined, 1 = nobody is charged, else the charged row + 2
-WRITTEN_OFFSET, DEADLINE_OFFSET, STILL_OFFSET = 20, 24, 176
+WRITTEN_OFFSET, DEADLINE_OFFSET, STILL_OFFSET, TREE = 20, 24, 176, slice(184, 192)
 VERDICTS, MOST_GUILTY = 256, 18
 PLANNED, TIMEOUT, DIED = 1, 2, 3
 VERDICT_NAMES = {PLANNED: "planned", TIMEOUT: "timeout", DIED: "died"}

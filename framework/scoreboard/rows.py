@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import mmap
 import struct
 import time
 
-from framework.scoreboard.layout import ROW, RowState, string, text
+from framework.scoreboard.layout import ROW, Memory, RowState, string
 
 _QUICK_TRIES, _MOST_TRIES = 20, 150  # to read a row whole; a writer may lose the processor for a tenth of a second
 
@@ -18,7 +17,7 @@ class RowWriter:
 
     __slots__ = ("_at", "_fields", "_memory", "_place", "_quads", "_sequence", "row")
 
-    def __init__(self, row: int, memory: mmap.mmap, quads: memoryview[int], at: int) -> None:
+    def __init__(self, row: int, memory: Memory, quads: memoryview[int], at: int) -> None:
         self.row = row
         self._memory = memory
         self._quads = quads
@@ -31,8 +30,8 @@ class RowWriter:
         """A job runs here from now on; times in monotonic ns, 0 = no deadline."""
         self._sequence += 2
         self._quads[self._place] = self._sequence - 1
-        fields = delivery, 1, 0, 0, started, soft, hard, text(job_id, 64), queue.encode()
-        self._memory[self._fields] = ROW.pack(*fields)
+        ident = job_id.encode("utf-8", "replace")  # `pack` cuts it
+        self._memory[self._fields] = ROW.pack(delivery, 1, 0, 0, started, soft, hard, ident, queue.encode())
         self._quads[self._place] = self._sequence
 
     def on_cpu(self, running: bool) -> None:
@@ -52,7 +51,7 @@ class RowWriter:
         self._memory[self._at + 12] = 0
 
 
-def read_row(memory: mmap.mmap, quads: memoryview[int], row: int, at: int) -> RowState | None:
+def read_row(memory: Memory, quads: memoryview[int], row: int, at: int) -> RowState | None:
     """Return the job in a row; None: it is idle."""
     if not memory[at + 12]:  # idle, as most are at most times
         return None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from framework.extras import NONE, Extras
 from framework.job import Job
@@ -14,6 +15,7 @@ from framework.spool.clock import Clock
 from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
 from framework.spool.names import Name
+from framework.spool.refused import Refused
 from framework.spool.segments.format import WORDS_AT, head, name_of
 from framework.spool.segments.look import discard, open_segment
 from framework.spool.segments.words import delivery_of, is_free, is_owned
@@ -70,25 +72,36 @@ class Browse:
         self._ring = ring
 
     def sights(self, queue: QueueDir, state: str) -> Iterator[Sight]:
-        """The jobs of a queue in one state, in the order of their names. Raises OSError."""
-        directories = [d for place in self._places(queue, state) for d in self._directories(queue, place)]
-        found = [(entry, f"{d}/{entry}") for d in directories for entry in self._disk.listdir(d)]
-        found += [(entry, "") for entry in self._segments(queue, state)]
+        """The jobs of a queue in one state, in the order of their names. What the system refuses to show is left out,
+        and raised once all others were seen. Raises OSError."""
+        refused = Refused()
+        found: list[tuple[str, str]] = []
+        for place in self._places(queue, state):
+            for directory in refused(partial(self._directories, queue, place), f"{queue.base}/{place}"):
+                listed = refused(partial(self._disk.listdir, directory), directory)
+                found += [(entry, f"{directory}/{entry}") for entry in listed]
+        segments = f"{queue.base}/segments"
+        found += [(entry, f"{segments}/{entry}") for entry in refused(partial(self._segments, queue, state), segments)]
         for entry, path in sorted(found):
-            if not path:
-                yield from self._in_segment(queue, entry, state)
-                continue
-            sight = self._bad(queue, entry, path) if state == "bad" else self._look(queue, entry, path)
-            if sight:
-                yield sight
+            if os.path.dirname(path) == segments:
+                yield from refused(partial(self._in_segment, queue, entry, state), path)
+            else:
+                yield from refused(partial(self._seen, queue, entry, path, state), path)
+        refused.tell()
+
+    def _seen(self, queue: QueueDir, entry: str, path: str, state: str) -> Iterable[Sight]:
+        sight = self._bad(queue, entry, path) if state == "bad" else self._look(queue, entry, path)
+        return () if sight is None else (sight,)
 
     def _segments(self, queue: QueueDir, state: str) -> list[str]:
-        listed = self._disk.listdir(f"{queue.base}/segments") if state in ("ready", "in_flight") else []
-        return [entry for entry in listed if names.segment(entry)]
+        shown = {"ready", "in_flight"}.intersection(self._places(queue, state))
+        return (
+            [entry for entry in self._disk.listdir(f"{queue.base}/segments") if names.segment(entry)] if shown else []
+        )
 
     def _in_segment(self, queue: QueueDir, entry: str, state: str) -> Iterator[Sight]:
         """The jobs of a segment that may be claimed, or are."""
-        wanted = is_free if state == "ready" else is_owned
+        wanted = is_owned if state == "in_flight" else is_free
         try:
             with open_segment(self._disk, f"{queue.base}/segments/{entry}") as segment:
                 for index, one in enumerate(segment.words()):
@@ -102,21 +115,25 @@ class Browse:
                     yield Sight(segment.path, name, job, segment.inode, job.enqueued_at, index=index)
         except frame.Newer:
             sight = self._newer(queue, entry, f"{queue.base}/segments/{entry}")
-            if state == "ready" and sight is not None:
+            if state != "in_flight" and sight is not None:
                 yield sight
-        except (frame.Damaged, OSError):  # gone, or not for us to judge
+        except frame.Damaged:  # not for us to judge
             return
 
     def newer(self, queue: QueueDir, state: str) -> Iterator[Sight]:
-        """The jobs among the oldest of a state that only a newer version can read. Raises OSError."""
-        left = LOOKED
-        for directory in sorted(self._directories(queue, state)):
-            if not left:
-                return
-            entries = sorted(self._disk.listdir(directory))[:left]
+        """The jobs among the oldest of a state that only a newer version can read. Raises OSError as `sights` does."""
+        refused, left = Refused(), LOOKED
+        for directory in sorted(refused(partial(self._directories, queue, state), f"{queue.base}/{state}")):
+            entries = sorted(refused(partial(self._disk.listdir, directory), directory))[:left]
             left -= len(entries)
-            found = (self._newer(queue, entry, f"{directory}/{entry}") for entry in entries)
-            yield from filter(None, found)
+            for entry in entries:
+                path = f"{directory}/{entry}"
+                yield from refused(partial(self._newer_at, queue, entry, path), path)
+        refused.tell()
+
+    def _newer_at(self, queue: QueueDir, entry: str, path: str) -> Iterable[Sight]:
+        sight = self._newer(queue, entry, path)
+        return () if sight is None else (sight,)
 
     def keeps_letters(self, queue: QueueDir) -> bool:
         """Return whether a queue's dead letters are dead where they lie. Raises OSError."""
@@ -173,8 +190,8 @@ class Browse:
             job, found = jobfile.read(self._disk, path)
         except frame.Newer:
             return self._newer(queue, entry, path)
-        except (jobfile.Planted, OSError):
-            return None  # not there any more, or not for us to judge
+        except jobfile.Planted:
+            return None  # not for us to judge
         except frame.Damaged:
             if path == queue.path("dead", name):  # elsewhere a claim finds out; nobody claims what is dead
                 self._disk.move(path, queue.path("bad", name))
@@ -198,7 +215,7 @@ class Browse:
                         frame.layout(data)
                 except frame.Newer as error:
                     why = error.strerror or str(error)
-        except (frame.Damaged, OSError):  # gone, or something else
+        except frame.Damaged:  # something else
             return None
         if not why:
             return None

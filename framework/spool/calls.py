@@ -48,7 +48,6 @@ class Calls:
     fdatasync = staticmethod(getattr(os, "fdatasync", os.fsync))  # macOS has none
     syncfs = staticmethod(syncfs)
     ftruncate = staticmethod(os.ftruncate)
-    utime = staticmethod(os.utime)
     rename = staticmethod(os.rename)
     link = staticmethod(os.link)
     unlink = staticmethod(os.unlink)

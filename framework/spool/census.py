@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from dataclasses import dataclass
 
 from framework.spool import names
@@ -18,10 +17,6 @@ _NOT_BEFORE = re.compile(r",n(\d+)")
 _EXPIRES = re.compile(r",x(\d+)")
 # Cheap, for counts: what it lets pass is parsed before anything is done with it. A million names would take seconds.
 _LOOKS_LIKE_JOB = re.compile(r"^\d{20}\..{27,}$", re.ASCII | re.MULTILINE)
-
-# Seconds. Where a look at all buckets takes longer, what was untouched is taken for it for fifty times as long: there
-# are ten thousands of batches then, and most of them nobody reaches soon.
-LONG = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +77,6 @@ class Census:
         self.minutes = Buckets(disk, f"{queue.base}/delayed", names.MINUTE, setbacks=self._setbacks)
         self.segments = Words(disk, queue, self._setbacks)
         self._known: dict[str, tuple[list[str], Summary]] = {}
-        self._untouched: dict[str, Summary] = {}  # batches
-        self._look_at = 0.0
         self._plain: dict[str, tuple[Names, list[str], int]] = {}  # directories without buckets
 
     def ready(self) -> Summary:
@@ -168,25 +161,13 @@ class Census:
 
     def _sum(self, state: str, buckets: Buckets) -> Summary:
         here = buckets.all()
-        began = time.monotonic()
-        if began >= self._look_at:
-            self._untouched.clear()
         keys = {f"{state}/{bucket}" for bucket in here}
         for gone in [key for key in self._known if key.startswith(f"{state}/") and key not in keys]:
             del self._known[gone]
-        found = sum((self._summary(state, buckets, bucket) for bucket in here), Summary())
-        took = time.monotonic() - began
-        if took > LONG:
-            self._look_at = began + 50 * took
-        return found
+        return sum((self._summary(state, buckets, bucket) for bucket in here), Summary())
 
     def _summary(self, state: str, buckets: Buckets, bucket: str) -> Summary:
         known = self._known.get(f"{state}/{bucket}")
-        if known is None and bucket in self._untouched:
-            return self._untouched[bucket]
-        if known is None and (batch := buckets.untouched(bucket)) is not None:
-            self._untouched[bucket] = Summary(batch.jobs, batch.stamp, None, batch.expires)
-            return self._untouched[bucket]
         entries = buckets.names(bucket)
         if known is not None and known[0] is entries:
             return known[1]

@@ -204,7 +204,10 @@ class Claim:
             return False
         self._setbacks.clear(path)
         for lease in found:
-            self._sort(lease, leases, expired)
+            if lease.job.ttl is None:
+                leases.append(lease)
+            else:
+                self._sort(lease, leases, expired)
         if left:
             self._listing.untake()
         return bool(found) or left  # all that were claimed may be damaged, and were put aside

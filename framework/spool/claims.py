@@ -16,8 +16,8 @@ from framework.spool.doorbell import Doorbell, Waker
 from framework.spool.listing import FEW
 from framework.spool.parts import Parts
 
-LONGEST_WAIT = 1.0  # seconds, as the port says
-LOOK_EVERY = 10.0  # seconds between two looks at one of many where nothing calls
+LONGEST_WAIT = 5.0  # seconds, as the port says
+LOOK_EVERY = 20.0  # seconds between two looks at one of many where nothing calls
 
 
 class Claims:
@@ -96,6 +96,10 @@ class Claims:
         """What is due comes first, as it is older. Where it cannot be moved (a full disk), what is ready is claimed."""
         part.ripen.soon(limit, patient=False)
         leases = part.claim(limit)
-        if not leases and part.ripen.soon(limit, patient=True):
-            leases = part.claim(limit)
+        moved = 0
+        while not (leases or moved):
+            moved = part.ripen.soon(limit, patient=True)
+            if not (moved or part.ripen.looking):
+                break
+            leases = part.claim(limit)  # between the steps of a look, too
         return leases, part.claim.error or part.ripen.error

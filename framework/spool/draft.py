@@ -1,19 +1,17 @@
-"""A job's file in tmp. The `flock` on it, or on the directory of its batch, says that its writer lives."""
+"""A file in tmp that becomes a job's or a segment. The `flock` on it says that its writer lives."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from framework.job import Job
-from framework.spool import flocks, names
-from framework.spool.blanks import Blank
-from framework.spool.clock import Clock
+from framework.spool import flocks
 from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
-from framework.spool.names import Name
+from framework.spool.names import Name, SegmentName
 
 CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -27,23 +25,26 @@ class Draft:
     """A file that this process writes, and later where it was published.
 
     Attributes:
-        fd: open and locked; -1: closed, or one of a batch.
-        prepared: it was made ahead, see `blanks`.
+        job: in it, or the first one. name: that it has in tmp.
+        fd: open and locked; -1: closed.
         entry: the link of its id, where the caller chose that; None: not linked.
     """
 
     job: Job
-    name: Name
+    name: Name | SegmentName
     path: str
     fd: int = -1
-    prepared: bool = False
     entry: str | None = None
 
 
-def create(disk: Disk, queue: QueueDir, clock: Clock, *, chosen: bool = False) -> Blank:
-    """An empty locked file in tmp; only its name says whether its id was chosen. Raises OSError."""
+def create(disk: Disk, queue: QueueDir, job: Job, name_one: Callable[[], Name | SegmentName]) -> Draft:
+    """An empty locked file in tmp. Raises OSError.
+
+    Args:
+        name_one: makes a name that nobody has had.
+    """
     while True:
-        name = Name(clock.stamp(), names.tails.next(), chosen=chosen)
+        name = name_one()
         path = queue.path("tmp", name)
         try:
             fd = flocks.keep(disk.calls.open(path, CREATE, 0o600, dir_fd=disk.fd))
@@ -53,8 +54,8 @@ def create(disk: Disk, queue: QueueDir, clock: Clock, *, chosen: bool = False) -
             continue
         try:
             # A recoverer that saw the file between open and flock takes it for a dead writer's and unlinks it.
-            if flocks.take(disk.calls, fd) and (found := disk.calls.fstat(fd)).st_nlink > 0:
-                return Blank(name, path, fd, found.st_ino)
+            if flocks.take(disk.calls, fd) and disk.calls.fstat(fd).st_nlink > 0:
+                return Draft(job, name, path, fd)
         except OSError:
             with contextlib.suppress(OSError):
                 disk.unlink(path)

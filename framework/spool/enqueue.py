@@ -7,24 +7,25 @@ if a power cut undoes the rename, recovery finds the whole file in tmp and promo
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from framework.errors import EnqueueFailed, PayloadTooLarge
+from framework.errors import EnqueueFailed, PayloadTooLarge, QueueFull
 from framework.extras import USUAL
 from framework.job import Job, JobId
-from framework.spool import batch, frame, ids, names
-from framework.spool.batch import Batch
-from framework.spool.blanks import PAGE, Blanks
+from framework.spool import frame, ids, names
 from framework.spool.calls import HAS_SYNCFS
 from framework.spool.clock import Clock
 from framework.spool.disk import TOO_MANY_FILES, Disk
 from framework.spool.draft import Draft, Gone, close, create, place
 from framework.spool.layout import QueueDir
 from framework.spool.limits import Limits
+from framework.spool.names import Name
 from framework.spool.recover import recover
 from framework.spool.segments import write
+from framework.spool.segments.append import TOGETHER, Appender, Doubt, Open
 from framework.spool.segments.format import MOST, build
 from framework.spool.undo import Undo
 
@@ -44,9 +45,7 @@ class Enqueue:
         self._ring = ring
         self._limits = Limits(disk, queue, clock)
         self._undo = Undo(disk, queue, self._limits)
-        self._create = partial(create, disk, queue, clock)
-        self._blanks = Blanks(disk, self._create)
-        self._least_batch = batch.LEAST if HAS_SYNCFS or not disk.power else batch.MOST + 1
+        self._appender = Appender(disk)
 
     def put(self, jobs: Sequence[Job], done: list[JobId]) -> None:
         """Stores jobs in order, up to the first that is refused; ids that are safely queued join `done`.
@@ -57,17 +56,21 @@ class Enqueue:
         while at < len(jobs):
             self._check_size(jobs[at], done)
             if jobs[at].chosen_id:
+                self._appender.retire(forget=True)
                 self._put_chosen(jobs[at], done)
                 at += 1
                 continue
             run = self._run(jobs, at)
-            alike = self._kind(run[0]) == (False, False)
-            if alike and len(run) >= self.least_segment and self._may_write_segments():
-                at += self._put_segments(run, done)
-            elif len(run) >= self._least_batch and alike:
-                at += self._put_batch(run, done)
+            if self._kind(run[0]) != (False, False):
+                at += self._put_chunk(run, done)
+            elif self._appender.is_worth(run) and self._may_write_segments() and self._append(run, done):
+                at += len(run)
             else:
-                at += self._put_chunk(run[:CHUNK], done)
+                self._appender.retire(forget=len(run) > TOGETHER)
+                if len(run) >= self.least_segment and self._may_write_segments():
+                    at += self._put_segment(run[: write.together(run)], done)
+                else:
+                    at += self._put_chunk(run, done)
 
     def _may_write_segments(self) -> bool:
         """Return whether all workers of the queue read them, as far as is known."""
@@ -79,14 +82,14 @@ class Enqueue:
     def _run(self, jobs: Sequence[Job], at: int) -> Sequence[Job]:
         """Those from here on that may be stored together: with a place in one kind of directory, like the first."""
         end, kind = at + 1, self._kind(jobs[at])
-        most = min(len(jobs), at + (batch.MOST if kind == (False, False) else CHUNK))
+        most = min(len(jobs), at + CHUNK)
         while end < most and self._kind(job := jobs[end]) == kind and not job.chosen_id and self._fits(job):
             end += 1
         return jobs[at:end]
 
     @staticmethod
     def _kind(job: Job) -> tuple[bool, bool]:
-        """Return whether a job waits for its time, and whether it has another priority than 5: no batch takes it."""
+        """Return whether a job waits for its time, and whether it has another priority than 5: no segment takes it."""
         return job.not_before is not None, job.extras.priority != USUAL
 
     def _fits(self, job: Job) -> bool:
@@ -108,8 +111,7 @@ class Enqueue:
             with self._undo.before_publishing(drafts, jobs[0], done):
                 files = [frame.encode(job) for job in jobs]
                 count_again = self._limits.admit(len(jobs), sum(map(len, files)))
-                if len(jobs) > 1 or not self._overwrite(jobs[0], files[0], drafts):
-                    self._write_some(jobs, files, drafts)
+                self._write_some(jobs, files, drafts)
                 self._make_durable(drafts)
             self._publish(drafts, done)
             if count_again or (len(drafts) > 1 and self._limits.near(len(drafts))):
@@ -117,74 +119,85 @@ class Enqueue:
         finally:
             close(self._disk, drafts)
         self._ring()
-        if len(jobs) == 1:
-            self._prepare()
         return len(drafts)
 
-    def _prepare(self) -> None:
-        """Files for the jobs to come. Where the disk refuses, they get files of their own."""
-        blanks = self._blanks.begin() if HAS_SYNCFS else []
-        if blanks:
-            try:
-                self._disk.calls.syncfs(self._disk.fd)
-            except OSError:
-                self._blanks.drop(blanks)
-            else:
-                self._blanks.keep(blanks)
+    def _append(self, jobs: Sequence[Job], done: list[JobId]) -> bool:
+        """Stores all of them behind those of earlier calls, or none; False: they are to be stored elsewhere."""
+        here = self._appender
+        if not here.enter():
+            return False
+        try:
+            with self._undo.before_publishing((), jobs[0], done):
+                records = None if here.segment is None else here.segment.takes(jobs)
+            if here.segment is None or records is None:
+                here.close()
+                return self._open(jobs, done)
+            self._put_records(here.segment, jobs, records, done)
+        except BaseException:  # also Ctrl-C: what nobody was promised stands where the next job would be
+            here.close()
+            raise
+        finally:
+            here.leave()
+        return True
 
-    def _put_segments(self, jobs: Sequence[Job], done: list[JobId]) -> int:
-        """Stores them in order, as many in a file as it takes; how many."""
-        at = 0
-        while at < len(jobs):
-            at += self._put_segment(jobs[at : at + write.together(jobs[at : at + MOST])], done)
-        return at
+    def _open(self, jobs: Sequence[Job], done: list[JobId]) -> bool:
+        """Stores them in a new segment; False: where the disk has no room for it, there may be some for the jobs."""
+        before = len(done)
+        try:
+            self._put_segment(jobs, done, self._appender.slots(jobs))
+        except (QueueFull, EnqueueFailed):
+            if len(done) > before:
+                raise
+            return False
+        return True
 
-    def _put_segment(self, jobs: Sequence[Job], done: list[JobId]) -> int:
-        """Stores all of them, or none; how many."""
+    def _put_records(self, segment: Open, jobs: Sequence[Job], records: bytes, done: list[JobId]) -> None:
+        try:
+            with self._undo.before_publishing((), jobs[0], done):
+                count_again = self._limits.admit(len(jobs), len(records))
+                first = segment.append(records, len(jobs))
+        except Doubt as error:
+            self._undo.uncertain(jobs[0], error, done, behind=len(jobs) - 1)
+        done += [JobId(job.id) for job in jobs]
+        self._take_back_excess(jobs, segment.path, first, done, count_again=count_again)
+        self._ring()
+
+    def _take_back_excess(
+        self, jobs: Sequence[Job], path: str, first: int, done: list[JobId], *, count_again: bool
+    ) -> None:
+        if count_again or self._limits.near(MOST):
+            take_back = partial(write.take_back, self._disk, path, range(first, first + len(jobs)))
+            self._undo.take_back_records({first + at: job for at, job in enumerate(jobs)}, take_back, done)
+
+    def _put_segment(self, jobs: Sequence[Job], done: list[JobId], slots: int = 0) -> int:
+        """Stores all of them, or none; how many.
+
+        Args:
+            slots: of these, those that are left are for what the next calls append.
+        """
         drafts: list[Draft] = []
         try:
             with self._undo.before_publishing(drafts, jobs[0], done):
-                data = build(jobs)
+                data, end = build(jobs, slots)
                 count_again = self._limits.admit(len(jobs), len(data))
-                drafts.append(write.create(self._disk, self._queue, self._clock, jobs))
+                drafts.append(write.begin(self._disk, self._queue, self._clock, jobs, max(slots, len(jobs))))
                 self._disk.write_all(drafts[0].fd, data)
                 self._disk.sync(drafts[0].fd)
             try:
-                write.publish(self._disk, self._queue, self._clock, drafts[0], len(jobs))
+                write.publish(self._disk, self._queue, self._clock, drafts[0])
             except (OSError, Gone) as error:
                 self._undo.uncertain(jobs[0], error, done, behind=len(jobs) - 1)
             done += [JobId(job.id) for job in jobs]
-            if count_again or self._limits.near(MOST):
-                take_back = partial(write.take_back, self._disk, drafts[0].path)
-                self._undo.take_back_records(jobs, take_back, done)
+            path = drafts[0].path
+            if slots > len(jobs):
+                with contextlib.suppress(OSError):  # then nothing joins it, and maintenance closes it
+                    here = self._appender
+                    here.begin(Open(self._disk, drafts[0], len(jobs), end, len(data), age=here.age))
+                    drafts.clear()
+            close(self._disk, drafts)  # where only whole files can be locked, nobody claims before
+            self._take_back_excess(jobs, path, 0, done, count_again=count_again)
         finally:
             close(self._disk, drafts)
-        self._ring()
-        return len(jobs)
-
-    def _put_batch(self, jobs: Sequence[Job], done: list[JobId]) -> int:
-        """Stores all of them, or none; how many."""
-        drafts: list[Draft] = []
-        made: Batch | None = None
-        try:
-            with self._undo.before_publishing(drafts, jobs[0], done):
-                files = [frame.encode(job) for job in jobs]
-                count_again = self._limits.admit(len(jobs), sum(map(len, files)))
-                made = Batch(self._disk, self._queue, self._clock)
-                made.write(jobs, files, drafts)
-                if self._disk.power:
-                    self._disk.calls.syncfs(self._disk.fd)
-            try:
-                made.publish(drafts)
-            except (OSError, Gone) as error:
-                self._undo.give_up(drafts)
-                self._undo.uncertain(jobs[0], error, done, behind=len(jobs) - 1)
-            done += [JobId(job.id) for job in jobs]
-            if count_again or self._limits.near(batch.MOST):
-                self._undo.take_back_excess(drafts, done)
-        finally:
-            if made is not None:
-                made.close()
         self._ring()
         return len(jobs)
 
@@ -226,27 +239,19 @@ class Enqueue:
     def _write_some(self, jobs: Sequence[Job], files: Sequence[bytes], drafts: list[Draft]) -> None:
         for job, data in zip(jobs, files, strict=True):
             try:
-                made = self._create(chosen=job.chosen_id)
+                made = create(self._disk, self._queue, job, partial(self._name, chosen=job.chosen_id))
             except OSError as error:
                 if error.errno in TOO_MANY_FILES and drafts:
                     return  # a smaller chunk; the rest comes with the next
                 raise
-            drafts.append(Draft(job, made.name, made.path, made.fd))
+            drafts.append(made)
             self._disk.write_all(made.fd, data)
 
-    def _overwrite(self, job: Job, data: bytes, drafts: list[Draft]) -> bool:
-        """Into a prepared file. False: there is none, or the job does not fit. Raises OSError."""
-        blank = self._blanks.take() if len(data) <= PAGE else None
-        if blank is None:
-            return False
-        drafts.append(Draft(job, blank.name, blank.path, blank.fd, prepared=True))
-        self._disk.calls.pwrite(blank.fd, data, 0)
-        return True
+    def _name(self, *, chosen: bool) -> Name:
+        """Return a new one for a file in tmp; of the job it says only whether its id was chosen."""
+        return Name(self._clock.stamp(), names.tails.next(), chosen=chosen)
 
     def _make_durable(self, drafts: Sequence[Draft]) -> None:
-        if drafts[0].prepared:
-            self._disk.calls.fdatasync(drafts[0].fd)
-            return
         if self._disk.power and HAS_SYNCFS and len(drafts) >= SYNCFS_FROM:
             self._disk.calls.syncfs(self._disk.fd)
         else:
@@ -256,8 +261,8 @@ class Enqueue:
     def _publish(self, drafts: Sequence[Draft], done: list[JobId]) -> None:
         """Renames in order, each with a stamp made after the one before was in place: see `listing`."""
         for at, draft in enumerate(drafts):
-            draft.name = names.first(draft.job, self._clock.stamp(), draft.name.tail)
-            target = self._queue.waiting(draft.name, self._clock.micros())
+            name = names.first(draft.job, self._clock.stamp(), draft.name.tail)
+            target = self._queue.waiting(name, self._clock.micros())
             try:
                 place(self._disk, draft.path, target)
             except (OSError, Gone) as error:
@@ -267,5 +272,5 @@ class Enqueue:
             done.append(JobId(draft.job.id))
 
     def close(self) -> None:
-        """Lets go of what was prepared. Idempotent."""
-        self._blanks.close()
+        """Lets go of what is open. Idempotent."""
+        self._appender.retire()

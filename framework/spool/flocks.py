@@ -48,6 +48,20 @@ def forget(fd: int) -> None:
     _kept.discard(fd)
 
 
+def is_still(calls: Calls, fd: int, file: tuple[int, int]) -> bool:
+    """Return whether a descriptor is still the file with this device and inode. Raises OSError.
+
+    Code that closes all descriptors of its process leaves us numbers that are soon somebody else's files.
+    """
+    try:
+        found = calls.fstat(fd)
+    except OSError as error:
+        if error.errno == errno.EBADF:
+            return False
+        raise
+    return (found.st_dev, found.st_ino) == file
+
+
 def drop(calls: Calls, fd: int) -> None:
     """Closes a kept descriptor, and with it its lock."""
     _kept.discard(fd)  # first: once closed, the number may belong to somebody else

@@ -208,7 +208,7 @@ def flaw(job: Job) -> str:
     """Return the name of a field that no job can have like this, or "": what passes can be stored and read again."""
     if type(job.id) is not str:  # any text: a file name is never made of it
         return "id"
-    if type(job.queue) is not str or len(job.queue) > 100 or not _is_name(job.queue):
+    if type(job.queue) is not str or len(job.queue) > 100 or not is_name(job.queue):
         return "queue"
     if not _is_number(job.enqueued_at, 0):
         return "enqueued_at"
@@ -224,7 +224,8 @@ def flaw(job: Job) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _is_name(queue: str) -> bool:
+def is_name(queue: str) -> bool:
+    """Return whether a queue can have this name."""
     return NAME.fullmatch(queue) is not None
 
 

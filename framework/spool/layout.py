@@ -1,7 +1,7 @@
 """The directories of a root and of its queues: made durably, and refused when they are unsafe.
 
 `<root>/<queue>/` holds tmp, ready/<bucket>, segments, claimed/<wid>, delayed/<minute>, dead, bad, ids/<xx>, depth,
-doorbell, and the marker `segmented`.
+doorbell, and the marker `segmented.2`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class QueueDir:
         self.base = directory_of(options.name)
         self.depth = f"{self.base}/depth"
         self.doorbell = f"{self.base}/doorbell"
-        self.segmented = f"{self.base}/segmented"
+        self.segmented = f"{self.base}/segmented.2"  # `segmented` was of workers that read no open ones
 
     def path(self, state: str, entry: object) -> str:
         """Of a file in a state without buckets: tmp, dead, bad."""

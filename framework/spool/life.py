@@ -189,6 +189,12 @@ def _stillborn(disk: Disk, fd: int, draft: str) -> None:
     flocks.drop(disk.calls, fd)
 
 
+def has_lock(disk: Disk, owner: Owner) -> bool:
+    """Return whether the lock that an owner holds is the one by its name. Raises OSError."""
+    found = disk.stat(owner.lock)
+    return found is not None and flocks.is_still(disk.calls, owner.fd, (found.st_dev, found.st_ino))
+
+
 def end(disk: Disk, owner: Owner) -> None:
     """Lets go: directory, then lock; with claims left in it both stay, for a rescuer. Raises OSError."""
     try:

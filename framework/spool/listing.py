@@ -8,7 +8,6 @@ That holds within a priority; between priorities there is no order to keep but t
 from __future__ import annotations
 
 import re
-import stat
 import threading
 import time
 from bisect import bisect_left, insort
@@ -146,18 +145,6 @@ class Buckets:
         found = self._found if self._here.is_current() and self._here.known is self._seen else self.all()
         return found[0] if found else ""
 
-    def untouched(self, bucket: str) -> names.Published | None:
-        """Of a batch from which nobody has taken anything yet: what there is in it. Raises OSError."""
-        batch = names.published(bucket)
-        try:
-            found = None if batch is None or self.waits(bucket) else self._disk.stat(f"{self._base}/{bucket}")
-        except OSError as error:
-            self._setbacks.add(f"{self._base}/{bucket}", error)
-            return None
-        if batch is None or found is None or not stat.S_ISDIR(found.st_mode):
-            return None
-        return batch if found.st_mtime_ns == int(batch.stamp) else None
-
     def names(self, bucket: str) -> list[str]:
         """As `Names`, of one of them; of one that waits as they were last. Raises OSError."""
         inside = self._inside.get(bucket)
@@ -170,10 +157,6 @@ class Buckets:
                 self._setbacks.add(f"{self._base}/{bucket}", error)
         return inside.known
 
-    def waits(self, bucket: str) -> bool:
-        """Return whether a bucket cannot be read, or nothing in it be moved, and its next try has not come yet."""
-        return self._setbacks.waits(f"{self._base}/{bucket}")
-
     def remove(self, bucket: str) -> None:
         """Remove an empty one. Raises OSError."""
         if not self.waits(bucket):
@@ -181,6 +164,10 @@ class Buckets:
                 self._disk.rmdir(f"{self._base}/{bucket}")
             except OSError as error:
                 self._setbacks.add(f"{self._base}/{bucket}", error)
+
+    def waits(self, bucket: str) -> bool:
+        """Return whether a bucket cannot be read, or nothing in it be moved, and its next try has not come yet."""
+        return self._setbacks.waits(f"{self._base}/{bucket}")
 
 
 class Listing:
@@ -347,36 +334,34 @@ class Listing:
     def _usual(self, buckets: list[str], enough: int) -> list[str]:
         """At least `enough` names, where there are so many, with none missing among them; sorted.
 
-        Buckets come in the order of their first stamps, and so a bucket of ten seconds before the batches of that time.
-        Names behind the next batch's stamp are left for later: those of that batch belong before them.
+        Buckets and segments come in the order of their first stamps, and so a bucket of ten seconds before the segments
+        of that time. Names behind the next segment's stamp are left for later: its jobs belong before them.
         """
         alone: list[str] = []
-        batched: list[str] = []
-        inside = 0  # jobs in segments, but for one each
+        segments: list[str] = []
+        inside = 0  # jobs in segments
         for bucket in buckets:
-            if len(alone) + len(batched) + inside >= enough:
+            if len(alone) + inside >= enough:
                 end = bisect_left(alone, bucket)
-                if end + len(batched) + inside >= enough:
+                if end + inside >= enough:
                     del alone[end:]
                     break
             if bucket.endswith(names.SEGMENT_END):
                 if (segment := names.segment(bucket)) is not None:
-                    batched.append(bucket)
-                    inside += -1 if bucket in self._spent else segment.jobs - 1
+                    segments.append(bucket)
+                    inside += 0 if bucket in self._spent else segment.jobs
                 continue
             entries = self._buckets.names(bucket)
             if self._buckets.waits(bucket):
                 continue
-            if names.published(bucket) is None:
-                alone += entries
-                # Somebody has moved them here, or a version that knows no priorities.
-                entries = [entry for entry in entries if ",p" in entry or not entry.startswith(bucket)]
-            elif entries:
-                batched += entries
-            else:
-                self._buckets.remove(bucket)  # a batch gets no further jobs
-            self._bucket_of.update(dict.fromkeys(entries, bucket))
-        return sorted(alone + batched)
+            mixed = alone and entries and entries[0] < alone[-1]
+            alone += entries
+            if mixed:
+                alone.sort()
+            # Somebody has moved them here, or a version that knows no priorities, or one that wrote them together.
+            elsewhere = [entry for entry in entries if ",p" in entry or not entry.startswith(bucket)]
+            self._bucket_of.update(dict.fromkeys(elsewhere, bucket))
+        return sorted(alone + segments)
 
 
 def _bucket(entry: str) -> str:

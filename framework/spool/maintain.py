@@ -33,8 +33,10 @@ DEPTH_EVERY = 0.9  # seconds
 BUCKET_KEPT = 60_000_000_000  # nanoseconds of stamp time after its end
 DRAFT_KEPT = 60  # seconds; a living publisher needs a moment
 SHARES = 5  # of the time of a call: the most that one step takes
+TURN = 0.5  # seconds between two calls: how late a delayed job may be
+IDLE_TURN = 1.0  # the same, while many queues are idle: to wake up is most of what they cost
 # Of many queues an idle one is looked at for what may come at any moment; its steps have their turn now and then.
-IDLE_EVERY = 30.0  # seconds between two turns of all steps
+IDLE_EVERY = 60.0  # seconds between two turns of all steps
 DRAFTS_EVERY = 5.0  # the same, where a producer has files in tmp
 EXPIRED_TOGETHER = 256  # jobs that share the flushes of their end
 
@@ -256,10 +258,10 @@ class Maintain:
     def _remove_buckets(self, until: float) -> bool:
         """Only those whose time has passed: producers use the others. A rename back makes its bucket again.
 
-        Batches are removed by whoever finds them empty; see `listing`. The few of priorities stay.
+        The few of priorities stay.
         """
         limit = f"{max(0, self._clock.now() - BUCKET_KEPT):020d}"[: names.BUCKET_DIGITS]
-        alone = (b for b in self._census.buckets.all() if names.is_of_time(b) and names.published(b) is None)
+        alone = (b for b in self._census.buckets.all() if names.is_of_time(b))
         over = (bucket for bucket in alone if bucket < limit)
         return self._each((f"{self._queue.base}/ready/{bucket}" for bucket in over), until, self._disk.rmdir)
 
@@ -273,11 +275,16 @@ class Maintain:
 
 
 class Rounds:
-    """The steps of all queues in turn, each with a share of the time: no step and no queue keeps the others waiting."""
+    """The steps of all queues in turn, each with a share of the time: no step and no queue keeps the others waiting.
+
+    Attributes:
+        idle: at the last call the queues were many, and none had anything to do.
+    """
 
     def __init__(self) -> None:
         self._next = 0
         self._done = 0  # steps in a row that had nothing left
+        self.idle = False
 
     def __call__(self, queues: Sequence[Maintain], seconds: float) -> tuple[bool, list[OSError]]:
         """Go round once, for about `seconds` and at least one step, from where the last call stopped.
@@ -285,7 +292,8 @@ class Rounds:
         Return whether nothing is left to do, and the errors.
         """
         idle = {queue for queue in queues if queue.is_idle()} if len(queues) > FEW else set()
-        if len(idle) == len(queues):
+        self.idle = bool(idle) and len(idle) == len(queues)
+        if self.idle:
             return True, []
         steps = [(queue, step) for queue in queues for step in queue.steps]
         began = now = time.monotonic()

@@ -36,11 +36,11 @@ _PATTERN = re.compile(
     re.ASCII,
 )
 _NEWER = re.compile(rf"\d{{20}}\.{_TAIL},{_COUNT}\.{_COUNT}(?:,[0-9A-Za-z_-]{{1,41}})*,[A-Z][0-9A-Za-z_,-]*", re.ASCII)
-BATCH = re.compile(rf"\d{{20}}\.{_TAIL}", re.ASCII)  # a batch's directory in tmp: the stem of a name
-_PUBLISHED = re.compile(rf"(\d{{20}})\.{_TAIL},([1-9]\d{{0,8}})(?:,x(0|[1-9]\d{{0,17}}))?", re.ASCII)
+BATCH = re.compile(rf"\d{{20}}\.{_TAIL}", re.ASCII)  # a directory of those jobs in tmp: the stem of a name
 SEGMENT_END = ",seg"
 _SEGMENT = re.compile(rf"(\d{{20}})\.({_TAIL}),([1-9]\d{{0,3}})(?:,x(0|[1-9]\d{{0,17}}))?{SEGMENT_END}", re.ASCII)
-BUCKET = re.compile(rf"\d{{{BUCKET_DIGITS}}}|{_PUBLISHED.pattern}", re.ASCII)
+# Of ten seconds, or one in which a version before segments has stored many jobs together.
+BUCKET = re.compile(rf"\d{{{BUCKET_DIGITS}}}|\d{{20}}\.{_TAIL},[1-9]\d{{0,8}}(?:,x(?:0|[1-9]\d{{0,17}}))?", re.ASCII)
 # Buckets of the priorities 0 to 4 are 0000000000 to 0000000004, of 6 to 9 9999999996 to 9999999999: years 1970, 5138.
 BEGIN, END = "0000000005", "9999999996"  # where those of ten seconds begin, and where they have ended
 _PRIORITY = re.compile(r"\d{20}\.[^,]*,[^,]*(?:,n\d+)?(?:,x\d+)?,p([0-46-9])(?:,|$)", re.ASCII)
@@ -161,30 +161,6 @@ def needs_newer(text: str) -> bool:
     return _NEWER.fullmatch(text) is not None
 
 
-class Published(NamedTuple):
-    """What the name of a batch's directory in ready/ says of the time when it came there.
-
-    Attributes:
-        stamp: earlier than those of its jobs; its modification time in nanoseconds, too, until it is changed.
-        jobs: how many.
-        expires: the first of theirs, in microseconds since the epoch; None: none expires.
-    """
-
-    stamp: str
-    jobs: int
-    expires: int | None
-
-
-@lru_cache(maxsize=4096)
-def published(bucket: str) -> Published | None:
-    """None: a bucket of ten seconds."""
-    match = _PUBLISHED.fullmatch(bucket)
-    if match is None:
-        return None
-    stamp, count, expires = match.groups()
-    return Published(stamp, int(count), None if expires is None else int(expires))
-
-
 class SegmentName(NamedTuple):
     """The name of a segment: a file that holds many jobs. Its jobs have names too, which follow from it.
 
@@ -207,13 +183,18 @@ class SegmentName(NamedTuple):
 
     def of_job(self, index: int, delivery: int, expires: int | None) -> Name:
         """Return the name of one of its jobs."""
-        producer, number, random = self.tail.split(".")
-        stamp = f"{int(self.stamp) + index:020d}"
-        return Name(stamp, f"{producer}.{number}{index:03x}.{random}", 0, delivery, None, expires)
+        first, begin, end = _parts(self.stamp, self.tail)
+        return Name(f"{first + index:020d}", f"{begin}{index:03x}{end}", 0, delivery, None, expires)
 
     def __str__(self) -> str:
         expires = "" if self.expires is None else f",x{self.expires}"
         return f"{self.stamp}.{self.tail},{self.jobs}{expires}{SEGMENT_END}"
+
+
+@lru_cache(maxsize=64)
+def _parts(stamp: str, tail: str) -> tuple[int, str, str]:
+    producer, number, random = tail.split(".")
+    return int(stamp), f"{producer}.{number}", f".{random}"
 
 
 @lru_cache(maxsize=4096)

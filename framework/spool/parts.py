@@ -80,11 +80,21 @@ class Parts:
             return self._owner
 
     def reborn(self) -> None:
-        """Our directory is gone: whatever we held is somebody else's. A new life begins with the next claim."""
-        if self._owner is not None:
-            for held in list(self._owner.held.values()):
+        """Our directory is gone, and what lay in it. What we have claimed from segments is ours while the lock is.
+
+        Else it is somebody else's, and a new life begins with the next claim.
+        """
+        owner = self._owner
+        if owner is None:
+            return
+        stays = life.has_lock(self._disk, owner)
+        for held in list(owner.held.values()):
+            if held.segment is None or not stays:
                 held.done()
-            life.end(self._disk, self._owner)
+        if stays:
+            self._disk.mkdir(owner.base)
+        else:
+            life.end(self._disk, owner)
             self._owner = None
 
     def patience(self) -> float:

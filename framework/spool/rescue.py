@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import stat
+import time
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ from framework.spool.segments.open import Segments
 from framework.spool.setbacks import Setbacks
 
 _LOCK = ".lock"
+LOOK_APART = 1.5  # seconds between looks for owners that were born since
 # Gone, or something planted in its place: not ours to judge
 _NO_LOCK = (errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.ENXIO)
 _MOST_RECORDS = 1 << 24  # bytes of a lock file
@@ -59,7 +61,8 @@ class Rescue:
         self.wards: dict[str, Owner] = {}
         self._alive: set[str] = set()
         self._owners: frozenset[str] = frozenset()
-        self._certain = self._looks = False
+        self._certain = False
+        self._look_at = 0.0
         self.error: OSError | None = None
 
     def __call__(self, own: str | None, alive: set[str] | None = None) -> list[Orphan]:
@@ -86,13 +89,15 @@ class Rescue:
     def has_nobody_dead(self, alive: Set[str]) -> bool:
         """Return whether the owners are those of the last look, and all known to be alive. Raises OSError.
 
-        Cheap: every other time a look at the time of claimed/. So an owner that died within a second of its birth may
+        Cheap: now and then a look at the time of claimed/. So an owner that died within a second of its birth may
         be found a turn late.
         """
         if self.wards or not self._certain or not self._owners <= alive:
             return False
-        self._looks = not self._looks
-        return not self._looks or self._names.is_current()
+        if (now := time.monotonic()) < self._look_at:
+            return True
+        self._look_at = now + LOOK_APART
+        return self._names.is_current()
 
     def _try_past(self, entry: str, step: Callable[[str], None]) -> None:
         """Do a step for one entry of claimed/; one that fails keeps no other waiting."""

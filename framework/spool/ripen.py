@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from operator import itemgetter
@@ -21,6 +21,7 @@ from framework.spool.setbacks import Setbacks
 LEAST_PAUSE = 1.0  # seconds between a worker's looks for what others delayed: maintenance looks more often
 LONG = 0.01  # seconds; a look that takes longer waits until nothing is ready, and is repeated after 20 times that
 MOST_LATE = 10.0  # seconds for which it waits
+STEP = 1 << 14  # names that a claim takes in at once: what comes meanwhile to ready/ does not wait for all
 _MINUTE = 60_000_000
 _NOT_BEFORE = re.compile(r",n(\d{1,18})")
 
@@ -59,12 +60,18 @@ class Ripen:
         self._ring = ring
         self._base = f"{queue.base}/delayed"
         self._minutes = Buckets(disk, self._base, names.MINUTE, setbacks=setbacks)
-        self._parsed: dict[str, tuple[list[str], list[Waiting]]] = {}
+        self._parsed: dict[str, tuple[list[str], dict[str, Waiting]]] = {}  # by minute: what was listed, by name
+        self._steps: Iterator[None] | None = None  # of the look that is under way
         self._lines = Line(), Line()  # of the priorities below 5, and of the others
         self._next_minute = 0  # the first moment of which nothing is listed, in microseconds since the epoch
         self._looked_at = -MOST_LATE
         self._took = 0.0
         self.error: OSError | None = None
+
+    @property
+    def looking(self) -> bool:
+        """Return whether a look is under way, which the next call goes on with."""
+        return self._steps is not None
 
     def seconds_left(self) -> float:
         """Until the next job is due that we know of."""
@@ -82,8 +89,8 @@ class Ripen:
             late = time.monotonic() - self._looked_at
             if patient or self._took <= LONG or late >= MOST_LATE:
                 over = late >= max(LEAST_PAUSE, 20 * self._took)
-                if over or self._clock.micros() >= self._next_minute:
-                    self._look()
+                if self._steps is not None or over or self._clock.micros() >= self._next_minute:
+                    self._go_on()
             return self._move(most, math.inf)
         except OSError as error:
             self.error = error
@@ -95,41 +102,66 @@ class Ripen:
         Raises OSError: one that is not about a single file.
         """
         if self._took <= LONG or time.monotonic() >= self._looked_at + 20 * self._took:
-            self._look()
+            while not self._go_on():
+                pass
         self._move(sum(len(line.waiting) for line in self._lines), until)
         return self._next_due() > self._clock.micros()
 
-    def _look(self) -> None:
-        now = self._clock.micros()
-        self._looked_at = time.monotonic()
-        self._next_minute, parsed = names.MAX_TIME, {}
+    def _go_on(self) -> bool:
+        """Take the next step of a look, the first where none is under way. Return whether it is over."""
+        self._steps = self._steps or self._look()
+        try:
+            next(self._steps)
+        except StopIteration:
+            self._steps = None
+        except BaseException:
+            self._steps = None
+            raise
+        return self._steps is None
+
+    def _look(self) -> Iterator[None]:
+        """Find out what waits, in steps; what the last look found is valid until the end of this one."""
+        now, began, taken = self._clock.micros(), time.monotonic(), 0
+        self._looked_at = began
+        next_minute, parsed = names.MAX_TIME, dict[str, tuple[list[str], dict[str, Waiting]]]()
         for minute in self._minutes.all():
             if minute > names.minute_of(now):
-                self._next_minute = int(minute) * _MINUTE
+                next_minute = int(minute) * _MINUTE
                 break
             entries = self._minutes.names(minute)
             if self._minutes.waits(minute):
                 continue
-            if entries:
-                parsed[minute] = self._parse(minute, entries)
-            elif minute < names.minute_of(max(0, now - _MINUTE)):
-                self._minutes.remove(minute)
-        self._parsed = parsed
-        every = [waiting for _, found in parsed.values() for waiting in found]
+            if not entries:
+                if minute < names.minute_of(max(0, now - _MINUTE)):
+                    self._minutes.remove(minute)
+                continue
+            known = self._parsed.get(minute, ([], {}))
+            if known[0] is not entries:
+                known = entries, {}
+                for at in range(0, len(entries), STEP):
+                    if taken >= STEP:
+                        yield
+                        taken = 0
+                    known[1].update(self._parse(minute, entries[at : at + STEP]))
+                    taken += len(entries[at : at + STEP])
+            parsed[minute] = known
+        self._next_minute, self._parsed = next_minute, parsed
+        every = [waiting for _, found in parsed.values() for waiting in found.values()]
         every.sort(key=itemgetter(0))  # those of one moment are in the order of their names already
-        urgent = [waiting for waiting in every if names.priority_of(waiting[1]) < USUAL]
+        urgent = [waiting for waiting in every if ",p" in waiting[1] and names.priority_of(waiting[1]) < USUAL]
         if urgent:
             every = [waiting for waiting in every if names.priority_of(waiting[1]) >= USUAL]
         self._lines = Line(urgent), Line(every)
-        self._took = time.monotonic() - self._looked_at
+        self._took = time.monotonic() - began
 
-    def _parse(self, minute: str, entries: list[str]) -> tuple[list[str], list[Waiting]]:
-        """As far as order needs it; a minute that has not changed costs nothing."""
-        known = self._parsed.get(minute)
-        if known is not None and known[0] is entries:
-            return known
-        find = _NOT_BEFORE.search
-        return entries, [(int(due[1]) if (due := find(entry)) else 0, entry, minute) for entry in entries]
+    def _parse(self, minute: str, entries: list[str]) -> Iterator[tuple[str, Waiting]]:
+        """As far as order needs it; a name that the last look has seen costs nothing."""
+        find, known = _NOT_BEFORE.search, self._parsed.get(minute, ([], {}))[1]
+        for entry in entries:
+            waiting = known.get(entry)
+            if waiting is None:
+                waiting = int(due[1]) if (due := find(entry)) else 0, entry, minute
+            yield entry, waiting
 
     def _next_due(self) -> int:
         return min(line.due() for line in self._lines)

@@ -16,7 +16,9 @@ from framework.job import RunRecord
 from framework.spool import names
 
 ROW = 256
-SEGMENTS = 1  # in a byte behind the header that is 0 in the versions before: this worker reads segments
+# In a byte behind the header: this worker reads segments. 0 in versions that read none, 1 in those that read only
+# such as were written at once.
+SEGMENTS = 2
 _LATEST = (2**63 - 1) / 1e9  # seconds since the epoch: a span tells nanoseconds in 64 bits
 
 _HEAD = struct.Struct("<8s36sId")

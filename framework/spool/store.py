@@ -22,7 +22,7 @@ from framework.spool.doorbell import Waker
 from framework.spool.layout import QueueDir
 from framework.spool.life import Held
 from framework.spool.listing import FEW
-from framework.spool.maintain import Rounds
+from framework.spool.maintain import IDLE_TURN, TURN, Rounds
 from framework.spool.parts import Parts
 from framework.spool.rescue import Orphan
 from framework.spool.segments import copies
@@ -267,12 +267,15 @@ class Spool:
             return 0
         return unstarted.count(disk, held)
 
-    def maintain(self, seconds: float = math.inf) -> bool:
-        """Serve every queue for about `seconds`; return whether nothing is left. Raises EngineUnavailable."""
+    def maintain(self, seconds: float = math.inf) -> float:
+        """Serve every queue for about `seconds`; return when to call again, in seconds: 0, something is left. Raises
+        EngineUnavailable."""
         done, errors = self._rounds([part.maintain for part in self._parts.values()], seconds)
         if errors:
             raise self.unavailable("maintenance", errors[0]) from errors[0]
-        return done
+        if self._rounds.idle:
+            return max(TURN / 10, min(IDLE_TURN, *(part.patience() for part in self._parts.values())))
+        return TURN if done else 0.0
 
     def stuck(self) -> Mapping[str, str]:
         """Return the files that cannot be moved, by their path, with the reason."""

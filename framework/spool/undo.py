@@ -7,9 +7,8 @@ up.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -41,7 +40,7 @@ class Undo:
             self.not_queued(drafts, job, error, done)
 
     def uncertain(self, job: Job, error: Exception, done: Sequence[str], *, behind: int = 0) -> NoReturn:
-        """Its rename failed, and nobody knows how far it came. Args: behind: jobs of its batch."""
+        """Its rename failed, and nobody knows how far it came. Args: behind: jobs that came with it."""
         which = f"job {job.id!r}" + (f" and the {behind} behind it" if behind else "")
         raise EnqueueUncertain(
             f"{which} may or may not be queued on {self._queue.name!r}: {error}", job_id=job.id, enqueued=done
@@ -65,7 +64,7 @@ class Undo:
                     taken.append(draft)
                     self._unlink_id(draft)
             for directory in {os.path.dirname(draft.path) for draft in taken}:
-                self._sync_removal(directory)
+                self._disk.sync_removal(directory)
         except OSError as error:
             self._forget([*taken, draft], done)
             raise EnqueueUncertain(
@@ -78,8 +77,14 @@ class Undo:
             limit = self._queue.options.max_length
             raise QueueFull(f"queue {self._queue.name!r} is full, max_length is {limit}", enqueued=done)
 
-    def take_back_records(self, jobs: Sequence[Job], take_back: Callable[[int], list[int]], done: list[JobId]) -> None:
-        """Take back the last ones of a segment, as `take_back_excess`; what is gone of them was claimed."""
+    def take_back_records(
+        self, jobs: Mapping[int, Job], take_back: Callable[[int], list[int]], done: list[JobId]
+    ) -> None:
+        """Take back the last ones of a segment, as `take_back_excess`; what is gone of them was claimed.
+
+        Args:
+            jobs: by their indexes there.
+        """
         try:
             excess = self._limits.excess()
         except OSError:
@@ -91,25 +96,18 @@ class Undo:
         except FileNotFoundError:
             return
         except (OSError, Busy, ValueError) as error:
-            gone = {job.id for job in jobs}
+            gone = [job.id for job in jobs.values()]
             done[:] = [job_id for job_id in done if job_id not in gone]
             raise EnqueueUncertain(
-                f"job {jobs[0].id!r} and the {len(jobs) - 1} behind it are too many for {self._queue.name!r} "
+                f"job {gone[0]!r} and the {len(jobs) - 1} behind it are too many for {self._queue.name!r} "
                 f"and cannot be taken back: {error}",
-                job_id=jobs[0].id,
+                job_id=gone[0],
                 enqueued=done,
             ) from error
         if taken:
             done[:] = [job_id for job_id in done if job_id not in taken]
             limit = self._queue.options.max_length
             raise QueueFull(f"queue {self._queue.name!r} is full, max_length is {limit}", enqueued=done)
-
-    def _sync_removal(self, directory: str) -> None:
-        """Of jobs from a bucket; an empty batch may be gone already: then that is what must last. Raises OSError."""
-        try:
-            self._disk.sync_removal(directory)
-        except FileNotFoundError:
-            self._disk.sync_removal(os.path.dirname(directory))
 
     @staticmethod
     def _forget(drafts: Sequence[Draft], done: list[JobId]) -> None:
@@ -145,10 +143,7 @@ class Undo:
         for draft in drafts:
             self._disk.unlink(draft.path)
             self._unlink_id(draft)
-        tmp, directory = f"{self._queue.base}/tmp", os.path.dirname(drafts[0].path)
-        if directory != tmp and not self._disk.rmdir(directory):  # a batch's own: what is left in it could come back
-            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), directory)
-        self._disk.sync_removal(tmp)
+        self._disk.sync_removal(f"{self._queue.base}/tmp")
 
     def _unlink_id(self, draft: Draft) -> None:
         if draft.entry is not None:

@@ -88,7 +88,6 @@ class Supervisor:
 
     def _turn(self) -> bool:
         """Everything that is due; True when nothing is left to do."""
-        self._tree.mend_board()
         while (number := self._signals.take()) is not None:
             self._act_on(number)
         now = time.monotonic()

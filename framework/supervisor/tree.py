@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from framework.events import Event, ProcessKilled, SupervisorNote
-from framework.scoreboard import DIED, PLANNED, TIMEOUT, Scoreboard
+from framework.scoreboard import DIED, TIMEOUT, Scoreboard
 from framework.standstill import Standstill
 from framework.supervisor import children
 from framework.supervisor.children import ChildSpec
@@ -65,18 +65,6 @@ class Tree:
             self.board.deadline = int(self.deadline * 1e9)
         self.board.stood_still = self.still.total
         self.note(f"everything stood still for {gap:.1f} s: all deadlines are later by that", "warning")
-
-    def mend_board(self) -> None:
-        """Replace all children where the board was cut off: what it knew of them is gone. No job is charged."""
-        if not self.board.lengthen():
-            return
-        self.board.stood_still = self.still.total
-        if self.deadline is not None:
-            self.board.deadline = int(self.deadline * 1e9)
-        self.note(f"{self.board.path} was cut off by another process: the children are replaced", "error")
-        for place in self.places:
-            if place.pid is not None and not place.killed:
-                self.kill(place, "recycled", PLANNED, "what the board said of it is gone")
 
     def note(self, text: str, level: str = "info") -> None:
         """Says something in the log."""

@@ -75,6 +75,7 @@ class Watch:
         place.ready, place.image = True, image(place.pid or 0)
         self._ever_ready = self._ever_ready or not place.spec.last
         assert place.pid is not None
+        self._tree.board.try_to_publish()
         self._tree.emit(ProcessBecameReady(place.spec.name, place.pid, slot.ready / 1e9 - place.born_at))
 
     def _enforce(self, place: Place, slot: SlotState, now: float) -> None:

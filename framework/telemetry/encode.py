@@ -72,14 +72,14 @@ class Encoder:
     def encode(self, span: RingSpan, end: End) -> bytes:
         """Any span, as it stands in a ScopeSpans."""
         extras = span.over()
-        parts = [wire.block(1, bytes.fromhex(span.trace_id)), wire.block(2, bytes.fromhex(span.span_id))]
-        parts += (wire.block(4, bytes.fromhex(span.parent)), REMOTE) if span.parent else (LOCAL,)
+        parts = [wire.block(1, span.ids[:16]), wire.block(2, span.ids[16:])]
+        parts += (wire.block(4, span.parent), REMOTE) if span.parent else (LOCAL,)
         parts.append(_TIMES.pack(0x39, span.started, 0x41, max(span.started, end.end)))
         if span.state:
             parts.append(wire.text(3, ",".join(f"{key}={value}" for key, value in span.state.items())))
         for found in (span.creation, span.previous):
             if found is not None:
-                parts.append(wire.link(bytes.fromhex(found[0]), bytes.fromhex(found[1]), remote=True))
+                parts.append(wire.link(found[:16], found[16:], remote=True))
         parts += self._thorough(span, end, extras)
         return wire.span_block(b"".join(parts))
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence, Sized
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
-from framework.process.nameless import nameless_file
+from framework.process.nameless import shared_memory
 from framework.text.redaction import redact
 
 SIGNALS: Final = ("traces", "metrics", "logs")
@@ -54,9 +54,7 @@ class SharedState:
     _record = struct.Struct("=Bd")
 
     def __init__(self) -> None:
-        self._fd = nameless_file("telemetry")
-        os.ftruncate(self._fd, mmap.PAGESIZE)
-        self._memory = mmap.mmap(self._fd, mmap.PAGESIZE)
+        self._fd, self._memory = shared_memory("telemetry", mmap.PAGESIZE)
 
     def states(self) -> dict[str, tuple[int, float]]:
         """By signal: the state, and when it was last spoken of (monotonic clock, which processes share)."""

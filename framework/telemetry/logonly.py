@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from typing import Any
 
 from framework.app import Logger
 from framework.executor import UNTRACED, Attempt, SpanIdentity
 from framework.job import Lease
-from framework.jobscope import JobScope, keys_of
+from framework.jobscope import keys_of, running
 from framework.telemetry.logs import Logs
 
 
@@ -20,8 +20,12 @@ class LogOnlyTracing:
     def identify(self, lease: Lease, started_at: float) -> SpanIdentity:
         return UNTRACED
 
-    def attempt(self, attempt: Attempt) -> AbstractContextManager[object]:
-        return JobScope(attempt.lease)
+    def enter(self, attempt: Attempt) -> Any:
+        return running.set(attempt.lease)
+
+    def leave(self, attempt: Attempt, entered: Any) -> None:
+        if not attempt.own_context:
+            running.reset(entered)
 
     def logger(self, attempt: Attempt) -> Logger:
         return self._logs.bound(keys_of(attempt.lease))

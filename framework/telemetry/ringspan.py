@@ -87,41 +87,53 @@ class Extras:
         return BoundedAttributes(limit, values, immutable=False, max_value_len=self.limits.max_attribute_length)
 
 
+def as_numbers(ids: bytes) -> tuple[int, int]:
+    """Trace id and span id as the API has them."""
+    return int.from_bytes(ids[:16], "big"), int.from_bytes(ids[16:], "big")
+
+
 class RingSpan(Span):
     """Also the attempt's SpanIdentity: `trace_id`, `span_id` in hex, `sampled`.
 
     Attributes:
-        parent: span id in hex of the creation, if the span is its child; empty for a root.
-        creation: (trace id, span id) in hex of what made the job; None where nobody said.
+        ids: trace id and span id, 24 bytes.
+        parent: span id of the creation, if the span is its child; empty for a root.
+        creation: ids of what made the job; None where nobody said.
+        previous: ids of the attempt before, where it failed.
         state: the parent's trace state.
         context: baggage and whatever else came with the job.
         extras: what a handler added; None = nothing.
         ended: nothing can be added any more.
     """
 
-    creation: tuple[str, str] | None = None
-    previous: tuple[str, str] | None = None
+    creation: bytes | None = None
+    previous: bytes | None = None
     state: TraceState | None = None
     context: Context | None = None
     extras: Extras | None = None
     _span_context: SpanContext | None = None
     ended = False
 
-    def __init__(
-        self, trace_id: str, span_id: str, sampled: bool, parent: str, started: int, limits: SpanLimits
-    ) -> None:
-        self.trace_id = trace_id
-        self.span_id = span_id
+    def __init__(self, ids: bytes, sampled: bool, parent: bytes, started: int, limits: SpanLimits) -> None:
+        self.ids = ids
         self.sampled = sampled
         self.parent = parent
         self.started = started
         self.limits = limits
 
+    @property
+    def trace_id(self) -> str:
+        return self.ids[:16].hex()
+
+    @property
+    def span_id(self) -> str:
+        return self.ids[16:].hex()
+
     def get_span_context(self) -> SpanContext:
         found = self._span_context
         if found is None:
             flags = TraceFlags(TraceFlags.SAMPLED if self.sampled else TraceFlags.DEFAULT)
-            found = SpanContext(int(self.trace_id, 16), int(self.span_id, 16), False, flags, self.state)
+            found = SpanContext(*as_numbers(self.ids), False, flags, self.state)
             self._span_context = found
         return found
 

@@ -6,7 +6,6 @@ import logging
 import re
 import struct
 import time
-from contextlib import AbstractContextManager
 from math import inf
 from typing import Any, Final, Protocol
 
@@ -22,7 +21,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from framework import events as e
 from framework.executor import Attempt, SpanIdentity
-from framework.job import Lease, RunRecord, span_id_of, trace_id_of
+from framework.job import NO_IDS, Lease, RunRecord, ids_of, span_bytes, trace_bytes
 from framework.jobscope import running
 from framework.outcome import SUCCEEDED, Outcome
 from framework.telemetry import records
@@ -32,7 +31,7 @@ from framework.telemetry.linkage import Linkage, origin_of
 from framework.telemetry.logonly import LogOnlyTracing
 from framework.telemetry.logs import Logs
 from framework.telemetry.records import FACTS, SAMPLED
-from framework.telemetry.ringspan import RingSpan
+from framework.telemetry.ringspan import RingSpan, as_numbers
 from framework.telemetry.ringwriter import RingWriter
 
 log = logging.getLogger("framework.telemetry")
@@ -40,7 +39,6 @@ log = logging.getLogger("framework.telemetry")
 # Version 00 first, which has nothing behind its flags; any later one may, but ff is forbidden.
 _TRACEPARENT: Final = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _LATER: Final = re.compile(r"(?!ff|00)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
-_NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
 _EMPTY = Context()
 # Under which a context keeps its current span.
 _SPAN_KEY: Final = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, _EMPTY)))
@@ -101,32 +99,44 @@ class RingTracing(LogOnlyTracing):
             found = self.span_of(lease, started_at)
         except Exception:  # a propagator or sampler of the service's own: its fault must not cost the job
             log.exception("no span could be planned for job %s", lease.job.id)
-            trace_id = trace_id_of(lease.job.uid, lease.delivery)
-            span_id = span_id_of(lease.job.uid, lease.delivery)
-            found = RingSpan(trace_id, span_id, False, "", int(started_at * 1e9), self._limits)
+            ids = trace_bytes(lease.job.uid, lease.delivery) + span_bytes(lease.job.uid, lease.delivery)
+            found = RingSpan(ids, False, b"", int(started_at * 1e9), self._limits)
         return found  # type: ignore[no-any-return]
 
-    def attempt(self, attempt: Attempt) -> AbstractContextManager[object]:
-        span: object = attempt.identity
-        return RingAttempt(
-            self, attempt, span if isinstance(span, RingSpan) else self.span_of(attempt.lease, attempt.started_at)
-        )
+    def enter(self, attempt: Attempt) -> Any:
+        found: Any = attempt.identity
+        span: RingSpan = found
+        came = span.context
+        # Never on top of the ambient context: what leaked into it would reach this handler.
+        context = Context({_SPAN_KEY: span}) if came is None else trace.set_span_in_context(span, came)
+        return running.set(attempt.lease), otel_context.attach(context)
+
+    def leave(self, attempt: Attempt, entered: Any) -> None:
+        """Put back what was there before, whatever happens; not in a context that ends with the run."""
+        found: Any = attempt.identity
+        try:
+            self.put(attempt, found)
+        except Exception:
+            log.exception("the span of job %s could not be kept", attempt.lease.job.id)
+        finally:
+            if not attempt.own_context:
+                otel_context.detach(entered[1])
+                running.reset(entered[0])
 
     def span_of(self, lease: Lease, started_at: float) -> RingSpan:
         """The span that an attempt will have."""
         job, started = lease.job, int(started_at * 1e9)
         creation, flags, context = self._creation(lease)
-        span_id = span_id_of(job.uid, lease.delivery)
+        span_id = span_bytes(job.uid, lease.delivery)
         child = creation is not None and started_at - job.enqueued_at <= self._child_within
         if child and creation is not None:
-            span = RingSpan(creation[0], span_id, flags & 1 == 1, creation[1], started, self._limits)
+            span = RingSpan(creation[:16] + span_id, flags & 1 == 1, creation[16:], started, self._limits)
         else:
-            span = RingSpan(trace_id_of(job.uid, lease.delivery), span_id, True, "", started, self._limits)
+            span = RingSpan(trace_bytes(job.uid, lease.delivery) + span_id, True, b"", started, self._limits)
         span.creation = creation
         if job.history:
-            last = job.history[-1]
-            if len(last.trace_id) == 32 and len(last.span_id) == 16:
-                span.previous = (last.trace_id, last.span_id)
+            last = ids_of(job.history[-1].trace_id, job.history[-1].span_id)
+            span.previous = None if last == NO_IDS else last
         if context is not None:
             span.context = context
             span.state = trace.get_current_span(context).get_span_context().trace_state if child else None
@@ -136,7 +146,7 @@ class RingTracing(LogOnlyTracing):
             span.sampled = self._asked(span, lease, child, flags)
         return span
 
-    def _creation(self, lease: Lease) -> tuple[tuple[str, str] | None, int, Context | None]:
+    def _creation(self, lease: Lease) -> tuple[bytes | None, int, Context | None]:
         """(ids of what made the job, its flags, what else came along); the last is None where nothing did."""
         headers = lease.job.headers
         if self._direct and "tracestate" not in headers and "baggage" not in headers:
@@ -146,25 +156,23 @@ class RingTracing(LogOnlyTracing):
             found = _TRACEPARENT.fullmatch(header) or _LATER.fullmatch(header)
             if found is None:
                 return None, 0, None
-            trace_id, span_id, flags = found.groups()
-            if trace_id == _NO_TRACE or span_id == _NO_SPAN:
+            ids = bytes.fromhex(found[1] + found[2])
+            if ids[:16] == NO_TRACE or ids[16:] == NO_SPAN:
                 return None, 0, None
-            return (trace_id, span_id), int(flags, 16), None
+            return ids, int(found[3], 16), None
         origin = origin_of(lease)
         made = origin.creation
-        ids = (f"{made.trace_id:032x}", f"{made.span_id:016x}") if made.is_valid else None
-        return ids, int(made.trace_flags), origin.context
+        came = made.trace_id.to_bytes(16, "big") + made.span_id.to_bytes(8, "big") if made.is_valid else None
+        return came, int(made.trace_flags), origin.context
 
     def _asked(self, span: RingSpan, lease: Lease, child: bool, flags: int) -> bool:
         """The answer of a sampler that is not the default one; it is asked once."""
         context = span.context or _EMPTY
         if child and span.creation is not None and span.context is None:
-            made = trace.SpanContext(
-                int(span.creation[0], 16), int(span.creation[1], 16), True, trace.TraceFlags(flags)
-            )
+            made = trace.SpanContext(*as_numbers(span.creation), True, trace.TraceFlags(flags))
             context = trace.set_span_in_context(trace.NonRecordingSpan(made), context)
         decided = self._sampler.should_sample(
-            context, int(span.trace_id, 16), f"process {lease.queue}", SpanKind.CONSUMER, None, ()
+            context, as_numbers(span.ids)[0], f"process {lease.queue}", SpanKind.CONSUMER, None, ()
         )
         return decided.decision is Decision.RECORD_AND_SAMPLE
 
@@ -215,24 +223,19 @@ class RingTracing(LogOnlyTracing):
 
     def _facts(self, attempt: Attempt, span: RingSpan, duration: float) -> bytes:
         """Of a success to which nothing was added: the exporter makes its span. Raises struct.error."""
-        lease, creation = attempt.lease, span.creation
-        trace_id, made_trace, made_by = bytes.fromhex(span.trace_id), NO_TRACE, NO_SPAN
+        lease, ids, made = attempt.lease, span.ids, span.creation
         flags = SAMPLED if span.sampled and self._spans else 0
-        if creation is not None:
-            made_by = bytes.fromhex(creation[1])
-            if span.parent:
-                flags |= LINKED | CHILD
-                made_trace = trace_id
-            else:
-                flags |= LINKED
-                made_trace = bytes.fromhex(creation[0])
+        if made is not None:
+            flags |= LINKED | CHILD if span.parent else LINKED
+        else:
+            made = NO_IDS
         if lease.delivery > 1:
             flags |= REDELIVERED
         queue, job_id = lease.queue.encode(), lease.job.id.encode("utf-8", "replace")
         size, pack = packer(len(queue), len(job_id))
         return pack(
             size, FACTS, flags, len(queue), self._ring.pid, len(job_id), duration, attempt.wait, time.time_ns(),
-            trace_id, bytes.fromhex(span.span_id), span.started, made_trace, made_by, lease.attempt,
+            ids[:16], ids[16:], span.started, made[:16], made[16:], lease.attempt,
             attempt.options.retry.max_attempts, queue, job_id, size,
         )  # fmt: skip
 
@@ -246,8 +249,7 @@ class RingTracing(LogOnlyTracing):
         failed = reason if failure is None else failure.error_type or reason
         known = (lease.queue, kind, kind, failed, reason)
         key = self._keys.get(known) or self._key(*known)
-        trace_id, span_id = bytes.fromhex(span.trace_id), bytes.fromhex(span.span_id)
-        self._ring.attempt(key, duration, attempt.wait, trace_id, span_id, encoded)
+        self._ring.attempt(key, duration, attempt.wait, span.ids[:16], span.ids[16:], encoded)
 
     def _put_lost(self, event: e.AttemptLost) -> None:
         """The record that the killed process could not put."""
@@ -270,16 +272,16 @@ class RingTracing(LogOnlyTracing):
             )
             encoded = self._encoded(self._encoder(lease.queue, event.max_attempts), span, end)
         key = self._key(lease.queue, event.how, event.outcome, event.failed, reason)
-        ids = bytes.fromhex(run.trace_id) or bytes(16), bytes.fromhex(run.span_id) or bytes(8)
-        self._ring.attempt(key, max(0.0, event.ended_at - run.started_at), wait, *ids, encoded)
+        took = max(0.0, event.ended_at - run.started_at)
+        self._ring.attempt(key, took, wait, run.ids[:16], run.ids[16:], encoded)
 
     def _span_of_dead(self, lease: Lease, run: RunRecord) -> RingSpan:
         """Ids and decision stand in the run record; parent or root shows in the trace id, so settings that changed
         since cannot tear it apart."""
         span = self.span_of(lease, run.started_at)
-        child = span.creation is not None and span.creation[0] == run.trace_id
-        parent = span.creation[1] if child and span.creation else ""
-        dead = RingSpan(run.trace_id, run.span_id, True, parent, int(run.started_at * 1e9), self._limits)
+        child = span.creation is not None and span.creation[:16] == run.ids[:16]
+        parent = span.creation[16:] if child and span.creation else b""
+        dead = RingSpan(run.ids, True, parent, int(run.started_at * 1e9), self._limits)
         dead.creation, dead.previous = span.creation, span.previous
         if child:
             dead.state = origin_of(lease).creation.trace_state
@@ -316,38 +318,6 @@ class RingTracing(LogOnlyTracing):
             except Exception:  # something strange that a handler has set
                 log.exception("the span of job %s cannot be encoded: it is sent with less", end.message_id)
         return b""
-
-
-class RingAttempt:
-    """The span around one handler. Context and job are set on entering and put back on leaving, whatever happened, but
-    not in a context that ends with the run."""
-
-    __slots__ = ("_attempt", "_job", "_span", "_token", "_tracing")
-
-    def __init__(self, tracing: RingTracing, attempt: Attempt, span: RingSpan) -> None:
-        self._tracing = tracing
-        self._attempt = attempt
-        self._span = span
-
-    def __enter__(self) -> RingSpan:
-        span = self._span
-        self._job = running.set(self._attempt.lease)
-        # Never on top of the ambient context: what leaked into it would reach this handler.
-        came = span.context
-        self._token = otel_context.attach(
-            Context({_SPAN_KEY: span}) if came is None else trace.set_span_in_context(span, came)
-        )
-        return span
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            self._tracing.put(self._attempt, self._span)
-        except Exception:
-            log.exception("the span of job %s could not be kept", self._attempt.lease.job.id)
-        finally:
-            if not self._attempt.own_context:
-                otel_context.detach(self._token)
-                running.reset(self._job)
 
 
 def _is_standard(propagator: object) -> bool:

@@ -78,11 +78,9 @@ class SendSpans:
             yield [headers_of(trace.get_current_span())] * len(job_ids)
             return
         created = self._create(queue, job_ids)
-        links = [
-            Link(context_of(span), {names.MESSAGE_ID: job_id})
-            for span, job_id in zip(created, job_ids, strict=True)
-            if context_of(span).is_valid
-        ]
+        made = {span: context for span in set(created) if (context := context_of(span)).is_valid}
+        linked = [(made[span], job_id) for span, job_id in zip(created, job_ids, strict=True) if span in made]
+        links = [Link(context, {names.MESSAGE_ID: job_id}) for context, job_id in linked]
         attributes = self._attributes(queue, "send") | {names.BATCH_COUNT: len(job_ids)}
         span = self._start(f"send {queue}", SpanKind.CLIENT, attributes, links)
         with self._timed(span, queue, len(job_ids)):

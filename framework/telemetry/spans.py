@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import AbstractContextManager
+import sys
 from typing import Any
 
 from opentelemetry import context as otel_context
@@ -17,7 +17,7 @@ from framework.events import AttemptLost
 from framework.exceptions import error_type
 from framework.executor import Attempt, SpanIdentity
 from framework.job import Lease, span_id_of, trace_id_of
-from framework.jobscope import JobScope
+from framework.jobscope import running
 from framework.outcome import Outcome
 from framework.telemetry import names
 from framework.telemetry.guarded import guarded
@@ -56,8 +56,13 @@ class SpanTracing(LogOnlyTracing):
             log.exception("no span could be planned for job %s", lease.job.id)
             return SpanIdentity()
 
-    def attempt(self, attempt: Attempt) -> AbstractContextManager[object]:
-        return AttemptSpan(self, attempt)
+    def enter(self, attempt: Attempt) -> Any:
+        entered = AttemptSpan(self, attempt)
+        entered.enter()
+        return entered
+
+    def leave(self, attempt: Attempt, entered: Any) -> None:
+        entered.leave(sys.exc_info()[1])
 
     def lost(self, event: AttemptLost) -> Context | None:
         """Emits the span that the killed process could not; the context is for exemplars. None = not sampled."""
@@ -140,17 +145,16 @@ class SpanTracing(LogOnlyTracing):
 class AttemptSpan:
     """The span around one handler. Context and job are set on entering and put back on leaving, whatever happened."""
 
-    __slots__ = ("_attempt", "_scope", "_span", "_token", "_tracing")
+    __slots__ = ("_attempt", "_job", "_span", "_token", "_tracing")
 
     def __init__(self, tracing: SpanTracing, attempt: Attempt) -> None:
         self._tracing = tracing
         self._attempt = attempt
-        self._scope = JobScope(attempt.lease)
         self._span: Span = trace.INVALID_SPAN
         self._token: Any = None
 
-    def __enter__(self) -> Span:
-        self._scope.__enter__()
+    def enter(self) -> None:
+        self._job = running.set(self._attempt.lease)
         attempt, tracing = self._attempt, self._tracing
         context = Context()
         try:
@@ -167,9 +171,8 @@ class AttemptSpan:
             log.exception("no span could be started for job %s", attempt.lease.job.id)
         # Never on top of the ambient context: what leaked into it would reach this handler.
         self._token = otel_context.attach(trace.set_span_in_context(self._span, context))
-        return self._span
 
-    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+    def leave(self, error: BaseException | None) -> None:
         try:
             if self._span.is_recording():
                 finish(self._span, self._attempt.outcome, error)
@@ -178,7 +181,7 @@ class AttemptSpan:
             log.exception("the span of job %s could not be ended", self._attempt.lease.job.id)
         finally:
             otel_context.detach(self._token)
-            self._scope.__exit__()
+            running.reset(self._job)
 
 
 def identity_of(span: Span) -> SpanIdentity:

@@ -6,7 +6,6 @@ import asyncio
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Awaitable, Generator
 from typing import Any, ClassVar
 
@@ -15,7 +14,7 @@ from framework.scoreboard import RowWriter
 from framework.standstill import Standstill
 from framework.worker.core import WorkerCore
 from framework.worker.tasks import JobTask
-from framework.worker.upkeep import handler_line
+from framework.worker.upkeep import handler_line, stack_of
 
 BLOCKED_AFTER = 5.0  # seconds
 LOOK = 1.0  # seconds between looks at the clock
@@ -122,6 +121,6 @@ class LoopWatch:
                 handler=handler,
                 seconds=round(seconds, 1),
                 where=line,
-                stack="".join(traceback.format_stack(frame)) if frame else "",
+                stack=stack_of(frame),
             )
         )

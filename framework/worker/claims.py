@@ -21,6 +21,7 @@ class Claims:
     """A deque that two threads pop from: whoever popped a lease owns it.
 
     Attributes:
+        started: when the handler that runs began, monotonic seconds; 0 = none runs.
         quick: jobs are so short that some microseconds for each are too much, and once in a while is often enough.
 
     Averages cannot know how long the next job takes, so a helper thread gives back what waits behind a long one. Code
@@ -40,7 +41,7 @@ class Claims:
         self._waiting: deque[Lease] = deque()
         self._average = WORTH  # one job a batch until we know better
         self.quick = False
-        self._started = 0.0
+        self.started = 0.0
         # SimpleQueue.put may be called in a signal handler, which an Event's lock may not.
         self._calls: SimpleQueue[str] = SimpleQueue()
         self._watching = False
@@ -65,18 +66,13 @@ class Claims:
         except IndexError:
             return None
 
-    def __bool__(self) -> bool:
-        """Return whether any waits."""
-        return bool(self._waiting)
+    def __len__(self) -> int:
+        """Return how many wait."""
+        return len(self._waiting)
 
-    def started(self) -> None:
-        """A handler begins."""
-        self._started = self._clock()
-
-    def ended(self) -> None:
+    def ended(self, duration: float) -> None:
         """A handler has ended."""
-        duration = self._clock() - self._started
-        self._started = 0.0
+        self.started = 0.0
         # Quick to become careful, slow to become bold.
         weight = 0.5 if duration > self._average else 0.1
         self._average += weight * (duration - self._average)
@@ -112,7 +108,7 @@ class Claims:
                 try:
                     call = self._calls.get(timeout=PATIENCE)
                 except Empty:
-                    started = self._started
+                    started = self.started
                     if not self._waiting:
                         break
                     if started and self._clock() - started > PATIENCE:
@@ -131,4 +127,5 @@ class Claims:
                 leases.append(self._waiting.pop())
             except IndexError:
                 break
-        self._give_back(leases[::-1])
+        if leases:
+            self._give_back(leases[::-1])

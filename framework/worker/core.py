@@ -10,7 +10,6 @@ from framework.broker import Broker
 from framework.errors import WorkerError
 from framework.events import Event, JobsSettled, ServiceMistake, WorkerLeaving
 from framework.executor import Attempt, Executor
-from framework.job import RunRecord
 from framework.ledger import Ledger
 from framework.options import PoolOptions, QueueOptions
 from framework.process.forks import leave_if_forked
@@ -20,6 +19,7 @@ from framework.worker.putback import Identity
 from framework.worker.ruin import SelfCheck, root_of
 from framework.worker.thread_gate import ThreadGate
 
+SPARED = 4  # looks in a row at a process that has run nothing since
 OTHERS_WORK = 5.0  # seconds that the engine must fail here alone
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -105,7 +105,7 @@ class WorkerCore:
         self.executors = {executor.options.name: executor for executor in executors}
         self._deadlines = {name: _deadlines(executor.options) for name, executor in self.executors.items()}
         for executor in executors:
-            executor.record = self._ended
+            executor.record = ledger.end
         self._ledger = ledger
         self.options = options
         self.emit = emit
@@ -114,7 +114,9 @@ class WorkerCore:
         self.on_ready: Callable[[], None] = lambda: None
         self.jobs = 0
         self.used = 0
+        self._limited = options.max_jobs_per_process is not None or options.max_memory is not None
         self._next_memory_check = self._next_look = 0.0
+        self._looked = (-1, 0)  # jobs at the last look at the process, and how often it was spared since
         self._pid, self._parent = os.getpid(), os.getppid()
         self.check = SelfCheck(held or {})
         self.ruined = ""
@@ -171,6 +173,14 @@ class WorkerCore:
         except OSError as error:
             self.complain(f"the ledger of its runs was deleted, and cannot be written anew: {error}")
 
+    def rests(self) -> bool:
+        """Return whether no job has run since the last look at what it may have changed in the process. For what the
+        service runs beside its jobs, every fifth time says no."""
+        jobs, spared = self._looked
+        rests = self.jobs == jobs and not self.used and not self.gate.failures and spared < SPARED
+        self._looked = (self.jobs, spared + 1 if rests else 0)
+        return rests
+
     def complain(self, text: str) -> None:
         """Report a mistake in the service."""
         self.emit(ServiceMistake(self.process, f"{self.process}: {text}"))
@@ -192,6 +202,7 @@ class WorkerCore:
             self._next_memory_check = time.monotonic() + 0.1
             if resident() > limit:
                 self.leave.leave("max_memory")
+                self.gate.wake()  # a claim may wait for long
 
     def room(self, running: int = 0) -> int | None:
         """Jobs that this process may still start besides those that run; None = no limit."""
@@ -202,20 +213,15 @@ class WorkerCore:
 
     def begin(self, attempt: Attempt, row: int) -> bool:
         """The ledger first, the board's row second. False: the ledger has no room, the job went back unstarted."""
-        if not self.gate.start(attempt.lease, _record(attempt, row)):
+        lease, attempt.row = attempt.lease, row
+        if not self.gate.start(lease, attempt):
             return False
-        now, lease = time.monotonic_ns(), attempt.lease
+        now = time.monotonic_ns()
+        attempt.began = now / 1e9
         soft, hard = self._deadlines[lease.queue]
         self.used += 1
         self.rows[row].start(lease.job.id, lease.delivery, now, soft and now + soft, hard and now + hard, lease.queue)
         return True
-
-    def _ended(self, attempt: Attempt) -> None:
-        """The outcome, before telemetry: from here on a rescuer finishes the job, and sends what telemetry has not."""
-        if attempt.lease.previous is None:
-            self._ledger.end(attempt.lease, attempt.ended)
-        else:
-            self._ledger.end(attempt.lease, attempt.ended, resolved=True)
 
     def has_run(self, attempt: Attempt, row: int) -> None:
         """Telemetry has the outcome, and the job no deadline any more. In any thread, and any number of times."""
@@ -224,15 +230,20 @@ class WorkerCore:
 
     def finish(self, attempt: Attempt, row: int, *, soon: bool = False) -> None:
         """Settle, free the row. Args: soon: a success may wait for the next flush."""
-        outcome = attempt.ended
-        self.has_run(attempt, row)
-        self.tick()  # a job may take long: the time without a turn begins here
-        settle = self.gate.settle_soon if soon else self.gate.settle
-        settle(attempt.lease, outcome, row)
+        outcome = attempt.outcome
+        assert outcome is not None
+        if soon:
+            self._ledger.told(attempt.lease)
+            self.gate.settle_soon(attempt.lease, outcome, row)
+        else:
+            self.has_run(attempt, row)
+            self.tick()  # a job may take long: the time without a turn begins here
+            self.gate.settle(attempt.lease, outcome, row)
         self.rows[row].clear()
         self.used -= 1
         self.jobs += 1
-        self.check_limits()
+        if self._limited:
+            self.check_limits()
 
     def slots(self, queue: str) -> tuple[int, int]:
         """Return (jobs of a queue that could run here now, those of them that do)."""
@@ -278,6 +289,7 @@ class WorkerCore:
             rows += [row.row for row in self.board.busy_rows(self.index) if row.row == self.blamed()]
             self.board.set_ruin(self.index, cause, rows[0] if rows else None)
             self.leave.leave(f"ruined: {cause}")
+            self.gate.wake()
 
 
 def _deadlines(options: QueueOptions) -> tuple[int, int]:
@@ -285,11 +297,6 @@ def _deadlines(options: QueueOptions) -> tuple[int, int]:
     if options.timeout is None:
         return 0, 0
     return int(options.timeout * 1e9), int((options.timeout + options.kill_after) * 1e9)
-
-
-def _record(attempt: Attempt, row: int) -> RunRecord:
-    lease, who = attempt.lease, attempt.identity
-    return RunRecord(row, lease.delivery, lease.attempt, attempt.started_at, who.trace_id, who.span_id, who.sampled)
 
 
 def resident() -> int:

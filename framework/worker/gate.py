@@ -20,7 +20,7 @@ from framework.events import (
     JobsSettled,
     LeasesLost,
 )
-from framework.job import Lease, RunRecord
+from framework.job import Lease, Run
 from framework.ledger import Ledger
 from framework.outcome import SUCCEEDED, Kind, Outcome, Settlement
 from framework.stuck import StuckJobs
@@ -28,6 +28,7 @@ from framework.worker.turns import Turns
 from framework.worker.unsettled import FIRST_RETRY, LAST_RETRY, Unsettled, UnsettledLeases
 
 WAIT = 1.0  # seconds that one claim waits for a job: a worker's loop turns at least so often
+LONG_WAIT = 5.0  # the same, where a loop turns beside it
 CERTAIN = 3  # failures of the engine in a row after which it fails, and not these leases
 LONE = 1.5  # seconds for which a lease could not be settled while the engine works: a drain does not wait for it
 TOGETHER = 32  # settlements that wait for each other, each with its slot of the ledger
@@ -118,7 +119,7 @@ class Gate:
             return leases
         if self._waiters is None:
             self._waiters = ThreadPoolExecutor(max_workers=1, thread_name_prefix="claim")
-        return await asyncio.get_running_loop().run_in_executor(self._waiters, self.claim, limit, WAIT)
+        return await asyncio.get_running_loop().run_in_executor(self._waiters, self.claim, limit, LONG_WAIT)
 
     @property
     def settle_delay(self) -> float:
@@ -138,7 +139,7 @@ class Gate:
             for queue, count in Counter(lease.queue for lease in leases).items():
                 self.emit(JobsClaimed(queue, count, duration))
 
-    def start(self, lease: Lease, run: RunRecord) -> bool:
+    def start(self, lease: Lease, run: Run) -> bool:
         """Write the run into the ledger. False: it has no room, and the job goes back unstarted."""
         try:
             self._ledger.begin(lease, run)
@@ -174,6 +175,10 @@ class Gate:
             row: where it ran; None = it has not started.
         """
         started, settlement = time.monotonic(), Settlement(lease, outcome)
+        if self._later:
+            self._later.append(Unsettled(settlement, row))
+            self.flush()
+            return
         try:
             self._broker.settle((settlement,))
         except Exception as error:

@@ -42,23 +42,22 @@ class LateAlarm:
 
     Args:
         patience: seconds to wait for its word.
+
+    Attributes:
+        until: when it waits no longer; None: no alarm was late.
     """
 
-    __slots__ = ("_until", "patience")
+    __slots__ = ("patience", "until")
 
     def __init__(self, patience: float) -> None:
         self.patience = patience
-        self._until: float | None = None
-
-    def reset(self) -> None:
-        """Forget the last alarm."""
-        self._until = None
+        self.until: float | None = None
 
     def may_be_standstill(self, late: float) -> bool:
         """Return whether to wait. Args: late: seconds."""
-        if late > LATE and self._until is None:
-            self._until = time.monotonic() + self.patience
-        return self._until is not None and time.monotonic() < self._until
+        if late > LATE and self.until is None:
+            self.until = time.monotonic() + self.patience
+        return self.until is not None and time.monotonic() < self.until
 
 
 class Interrupts:
@@ -70,8 +69,11 @@ class Interrupts:
     Args:
         timeout: seconds until the soft timeout; None = never.
         told: whether the supervisor has told this process to leave and the signal has not come to its own handler.
-        stood_still: seconds for which the tree has stood still; no handler had them.
+        still_ns: nanoseconds for which the tree has stood still; no handler had them.
         patience: seconds that an alarm which comes late waits for the supervisor to say that the tree stood still.
+
+    Attributes:
+        lease: whose handler the next call runs, or the one that runs does.
     """
 
     def __init__(
@@ -79,15 +81,15 @@ class Interrupts:
         timeout: float | None = None,
         *,
         told: Callable[[], bool] = lambda: False,
-        stood_still: Callable[[], float] = lambda: 0.0,
+        still_ns: Callable[[], int] = int,
         patience: float = PATIENCE,
     ) -> None:
         self._timeout = timeout
-        self._stood_still = stood_still
+        self._still_ns = still_ns
         self._late = LateAlarm(patience)
         self._soft: float | None = None
         self._drain: float | None = None
-        self._lease: Lease | None = None
+        self.lease: Lease | None = None
         self._lost: Lease | None = None
         self._losing = False  # it is still to be interrupted for that
         self._calling = False
@@ -96,21 +98,21 @@ class Interrupts:
         self._armed = float("inf")  # when the timer will ring
         signal.signal(signal.SIGALRM, self._on_alarm)
 
-    def limit(self, timeout: float | None, patience: float, lease: Lease | None = None) -> None:
-        """Set, for the calls from now on, the seconds until the soft timeout, the patience of a late alarm, and for
-        which lease they are."""
-        self._timeout, self._late.patience, self._lease = timeout, patience, lease
+    def limit(self, timeout: float | None, patience: float) -> None:
+        """Set, for the calls from now on, the seconds until the soft timeout, and the patience of a late alarm."""
+        self._timeout, self._late.patience = timeout, patience
 
     def lose(self, lease: Lease) -> None:
         """Interrupt the handler that runs for this lease, which has become another worker's. In any thread."""
-        if lease is self._lease and lease is not self._lost:  # once per job
+        if lease is self.lease and lease is not self._lost:  # once per job
             self._lost, self._losing = lease, True
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
 
     def call(self, method: Callable[..., Any], *arguments: Any) -> Any:
         """Calls the handler; JobInterrupted is raised in it at its soft timeout, and at the end of a drain."""
-        soft = self._soft = None if self._timeout is None else self._now() + self._timeout
-        self._late.reset()
+        timeout = self._timeout
+        soft = self._soft = None if timeout is None else time.monotonic() - self._still_ns() / 1e9 + timeout
+        self._late.until = None
         self._calling = True
         if self._losing or self._drain is not None or (soft is not None and soft < self._armed):
             self._arm()
@@ -121,17 +123,18 @@ class Interrupts:
                 raise JobInterrupted("draining") from error
             raise
         except Exception as error:
-            if self._lost is not None and self._lost is self._lease and not self._losing:
+            if self._lost is not None and self._lost is self.lease and not self._losing:
                 raise JobInterrupted("lease_lost") from error  # that is why it has failed
             raise
         finally:
-            leave_if_forked(self._pid)
+            if os.getpid() != self._pid:
+                leave_if_forked(self._pid)
             self._calling = False
-            self._soft = self._lease = None
+            self._soft = self.lease = None
 
     def drain_at(self, moment: float | None) -> None:
         """Interrupts whatever runs at this monotonic second. Called in a signal handler."""
-        self._drain = None if moment is None else moment - self._stood_still()
+        self._drain = None if moment is None else moment - self._still_ns() / 1e9
         self._arm()
 
     def keep_timer(self) -> None:
@@ -143,7 +146,7 @@ class Interrupts:
                 self._ring_in(max(0.000001, late), armed)
 
     def _now(self) -> float:
-        return time.monotonic() - self._stood_still()
+        return time.monotonic() - self._still_ns() / 1e9
 
     def _arm(self) -> None:
         due = min((moment for moment in (self._soft, self._drain) if moment is not None), default=self._armed)
@@ -154,7 +157,7 @@ class Interrupts:
             self._ring_in(max(0.000001, due - now), max(due, now))
 
     def _is_lost(self) -> bool:
-        return self._losing and self._lost is not None and self._lost is self._lease
+        return self._losing and self._lost is not None and self._lost is self.lease
 
     def _ring_in(self, seconds: float, moment: float) -> None:
         self._armed = moment  # first: an alarm that comes in between must not be taken for the next one
@@ -200,7 +203,7 @@ def where(frame: FrameType | None) -> tuple[bool, bool]:
     frames = 0
     while frame is not None and frame.f_code is not _BORDER:
         frames += 1
-        module = frame.f_globals.get("__name__", "").partition(".")[0]
+        module = str(frame.f_globals.get("__name__")).partition(".")[0]
         name = frame.f_code.co_name
         if (module in _CLOSED and name != _DECORATED) or name in _CLOSED_FUNCTIONS:
             open_ = False

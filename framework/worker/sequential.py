@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 
 from framework.app import Slot, WorkerApp
+from framework.executor import Executor
 from framework.job import Lease
 from framework.signals import ignore
 from framework.worker.claims import WORTH, Claims
@@ -35,10 +36,11 @@ class SyncWorker:
         self._unblock = unblock
         self._interrupts = Interrupts(
             told=lambda: core.told() and not core.leave,
-            stood_still=lambda: core.board.stood_still,
+            still_ns=core.board.still_ns,
         )
         core.gate.on_lost = self._interrupts.lose
         self._claims = Claims(self._give_back, claim_seconds=lambda: core.gate.claim_seconds)
+        self._limited: Executor | None = None  # whose timeout the interruptions have
         self._look_at = 0.0
 
     def run(self) -> None:
@@ -66,8 +68,8 @@ class SyncWorker:
             self._core.gate.wake()
 
     def _serve(self) -> None:
-        core = self._core
-        while not core.leave:
+        core, leave = self._core, self._core.leave
+        while not leave.why:
             lease = None if core.gate.doubtful else self._claims.take()
             if lease is None:  # once a claim: each job ends with a tick of its own
                 core.gate.flush()
@@ -111,10 +113,13 @@ class SyncWorker:
         attempt = executor.attempt(lease)
         if not core.begin(attempt, 0):
             return
-        self._claims.started()
-        self._interrupts.limit(executor.options.timeout, min(PATIENCE, executor.options.kill_after / 2), lease)
+        self._interrupts.lease = lease
+        self._claims.started = attempt.began
+        if executor is not self._limited:
+            self._limited = executor
+            self._interrupts.limit(executor.options.timeout, min(PATIENCE, executor.options.kill_after / 2))
         outcome = executor.run(attempt, call=self._interrupts.call)
-        self._claims.ended()
+        self._claims.ended(attempt.duration or 0.0)
         if self._put_back.after_job() or not self._claims.quick:
             self._put_back.between_jobs()
             self._interrupts.keep_timer()
@@ -122,9 +127,10 @@ class SyncWorker:
                 self._on_term()
         if outcome.failure is not None:
             explain(core, self._app, attempt)
-        attempt.forget()
-        # As long as others wait the helper thread watches: it sees to what waits behind a long job.
-        core.finish(attempt, 0, soon=self._claims.quick and bool(self._claims))
+        if attempt.error is not None:
+            attempt.forget()
+        # While one more waits behind the next job, the helper thread watches that job: nothing stays behind a long one.
+        core.finish(attempt, 0, soon=self._claims.quick and len(self._claims) > 1)
 
     def _give_back(self, leases: Sequence[Lease]) -> None:
         """Let nothing wait behind a long job, whose helper thread this is."""

@@ -7,13 +7,12 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 from framework.broker import Broker
-from framework.errors import EngineUnavailable
+from framework.errors import answer
 from framework.events import LeasesLost
-from framework.job import Lease, RunRecord
+from framework.job import Lease, Run
 from framework.outcome import Kind, Outcome, Settlement
 from framework.worker.engine_thread import EngineThread
 from framework.worker.gate import WAIT, Gate
@@ -68,7 +67,7 @@ class ThreadGate(Gate):
         """Return what a claim takes that need not wait."""
         return min(self._durations)
 
-    def start(self, lease: Lease, run: RunRecord) -> bool:
+    def start(self, lease: Lease, run: Run) -> bool:
         """Write the run into the ledger, and see that its lease is looked after."""
         if not super().start(lease, run):
             return False
@@ -154,8 +153,12 @@ class ThreadGate(Gate):
     def _look(self, running: Sequence[Lease]) -> None:
         if not running:
             return
-        with suppress(EngineUnavailable):  # which it says at other calls
-            for lease in self._broker.lost(running):
+        try:
+            lost = self._broker.lost(running)
+        except Exception as error:  # which it says at other calls
+            answer(error)
+        else:
+            for lease in lost:
                 self.on_lost(lease)
         self._look_at = time.monotonic() + LOOK_EVERY
 

@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
@@ -30,7 +29,7 @@ from framework.worker.gate import WAIT
 from framework.worker.putback import PutBack
 from framework.worker.thread_interrupt import Call, Limits, ThreadInterrupts
 from framework.worker.unsettled import FIRST_RETRY
-from framework.worker.upkeep import explain, handler_line, look_around
+from framework.worker.upkeep import explain, handler_line, look_around, stack_of
 
 TOGETHER = 0.005  # seconds
 LEFT_BEHIND = 0.3  # seconds in which jobs must end when the worker itself has failed
@@ -285,7 +284,7 @@ class ThreadWorker:
             f"{core.process}: job {run.attempt.lease.job.id!r} goes on after its timeout in {handler}"
             f"{f' ({line})' if line else ''}: no new job starts here until the process is replaced"
         )
-        core.emit(ServiceMistake(core.process, text, "".join(traceback.format_stack(frame)) if frame else ""))
+        core.emit(ServiceMistake(core.process, text, stack_of(frame)))
         core.leave.leave("hung job")
         self._wake()
 

@@ -23,6 +23,10 @@ def look_around(core: WorkerCore, put_back: PutBack, on_term: Callable[[], None]
         alone: no job runs.
     """
     core.look_after_ledger()
+    if alone and core.rests():
+        if core.told():
+            on_term()
+        return
     cause = put_back.everything(alone=alone) or (core.check.changed() if alone else "")
     if cause:
         core.ruin(cause)
@@ -68,10 +72,23 @@ def handler_line(executor: Executor, frame: FrameType | None) -> tuple[str, str]
     return f"{kind.__name__}.{name}", _where(frame, code.co_filename if code else "")
 
 
+def stack_of(frame: FrameType | None) -> str:
+    """Return a thread's stack as text; empty where there is none, or where the loader of a module, which is asked for
+    its lines, fails: who watches jobs must not end by what it looks at."""
+    try:
+        return "".join(traceback.format_stack(frame)) if frame is not None else ""
+    except Exception:
+        return ""
+
+
 def _where(frame: FrameType | None, filename: str) -> str:
     while frame is not None and frame.f_code.co_filename != filename:
         frame = frame.f_back
     if frame is None:
         return ""
-    summary = traceback.extract_stack(frame, limit=1)[-1]
-    return f"{filename.rpartition('/')[2]}:{summary.lineno} {(summary.line or '').strip()[:80]}"
+    place = f"{filename.rpartition('/')[2]}:{frame.f_lineno}"
+    try:
+        summary = traceback.extract_stack(frame, limit=1)[-1]
+        return f"{place} {(summary.line or '').strip()[:80]}"
+    except Exception:  # see stack_of
+        return place

@@ -9,7 +9,6 @@ import os
 import pty
 import struct
 import subprocess
-import sys
 import termios
 import time
 import uuid
@@ -25,8 +24,8 @@ from framework.job import Failure, Job
 from framework.queues import QueueOptions
 from tests.settling import bury
 from tests.settling import rest as handled
+from tests.warm import WORKER, run
 
-WORKER = str(Path(sys.executable).with_name("worker"))
 TIMEOUT = 60  # seconds in which any command must have ended; far above what one takes
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEBACK = (
@@ -116,9 +115,7 @@ class Cli:
     def run(self, *args: str, stdin: str | bytes = b"", env: Mapping[str, str | None] | None = None) -> Result:
         """Through pipes, until it ends."""
         data = stdin.encode() if isinstance(stdin, str) else stdin
-        done = subprocess.run(
-            [WORKER, *args], input=data, capture_output=True, cwd=self.home, env=self._env(env), timeout=TIMEOUT
-        )
+        done = run(*args, data=data, cwd=self.home, env=self._env(env), timeout=TIMEOUT)
         return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     def ok(self, *args: str, stdin: str | bytes = b"", env: Mapping[str, str | None] | None = None) -> Result:

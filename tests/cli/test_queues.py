@@ -118,7 +118,8 @@ class PartlyDamaged:
 
 def looked_at(monkeypatch: pytest.MonkeyPatch, *damaged: str) -> int:
     """The exit code of the command with two queues, `a` and `b`."""
-    service = SimpleNamespace(queues=[SimpleNamespace(name="a"), SimpleNamespace(name="b")])
+    both = [SimpleNamespace(name="a"), SimpleNamespace(name="b")]
+    service = SimpleNamespace(queues=both, open_queues=both, refused={})
     monkeypatch.setattr(cli_queues, "load_service", lambda module: service)
     monkeypatch.setattr(cli_queues, "opened", lambda service: nullcontext(PartlyDamaged(*damaged)))
     code = cli_queues.queues.callback(("shop",), as_json=True)  # type: ignore[misc]

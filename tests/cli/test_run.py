@@ -141,21 +141,28 @@ def test_health_wants_a_loop_that_turns_or_a_job_that_runs(cli: Cli, board: Scor
 
     minute = 60 * 10**9
     board.set_state(0, READY, 0)
+    board.publish()
     assert diagnose(cli.spool / "run", now=0).endswith("none of 1 workers is ready")  # maintenance does not count
     board.set_state(1, READY, 0)
+    board.publish()
     assert diagnose(cli.spool / "run", now=minute - 1) == ""
+    board.publish()
     assert diagnose(cli.spool / "run", now=2 * minute).endswith("no worker's loop has turned for 120 s")
     board.row_writer(1, 0).start("job", 1, 0, 0, 0)
+    board.publish()
     assert diagnose(cli.spool / "run", now=2 * minute) == ""
+    board.publish()
     assert diagnose(cli.spool / "run", "Other", now=0) == f"no supervisor of Other lives on {cli.spool}"
 
 
 def test_health_beside_files_that_are_no_boards(cli: Cli, board: Scoreboard) -> None:
     board.set_state(1, READY, time.monotonic_ns())
+    board.publish()
     (cli.spool / "run" / "00.board").write_bytes(b"torn")
     (cli.spool / "run" / "1.board").symlink_to("/etc/passwd")
     cli.ok("health")
     board.set_state(1, 0, 0)
+    board.publish()
     result = cli.run("health")
     assert result.code == 1
     assert "00.board cannot be read" in result.error
@@ -167,6 +174,11 @@ def test_health_looks_again_where_all_may_have_stood_still(
     """A probe that comes right after the standstill must not have the service restarted."""
     from framework.cli.health import STUCK, diagnose
 
+    def turns(_: float) -> None:
+        board.tick(1, time.monotonic_ns())
+        board.publish()
+
     board.set_state(1, READY, time.monotonic_ns() - int(STUCK * 2e9))
-    monkeypatch.setattr("time.sleep", lambda _: board.tick(1, time.monotonic_ns()))
+    board.publish()
+    monkeypatch.setattr("time.sleep", turns)
     assert diagnose(cli.spool / "run") == ""

@@ -194,9 +194,9 @@ class SlowBroker:
             found: Sequence[Rescued] = self.inner.rescue()
             return found
 
-    def maintain(self, *, seconds: float = float("inf")) -> bool:
+    def maintain(self, *, seconds: float = float("inf")) -> float:
         with self._call("maintain"):
-            return bool(self.inner.maintain(seconds=seconds))
+            return float(self.inner.maintain(seconds=seconds))
 
     def stats(self, queue: str) -> QueueStats:
         with self._call("stats"):

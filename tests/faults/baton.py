@@ -156,7 +156,7 @@ class Turns:
 
 
 OF_DESCRIPTORS = frozenset(
-    "fstat pread read write pwrite ftruncate utime flock lock map fallocate listdir close".split()
+    "fstat pread read write pwrite ftruncate fcntl flock lock map fallocate listdir close".split()
 )
 
 
@@ -165,7 +165,7 @@ def touched(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], locks: set
     found: set[tuple[str, bool]] = set()
     if name in OF_DESCRIPTORS:
         return _touched_open(name, args[0], locks)
-    if name in ("fsync", "syncfs", "fstatvfs"):
+    if name in ("fsync", "fdatasync", "syncfs", "fstatvfs"):
         return frozenset()
     changes = name not in ("stat", "open") or (name == "open" and bool(args[1] & os.O_CREAT))
     for path in (args[0], args[1]) if name in ("rename", "link") else (args[0],):
@@ -191,6 +191,8 @@ def _touched_open(name: str, fd: int, locks: set[int]) -> Touch:
         return frozenset({(f"lock of {inode}", True)}) if fd in locks else frozenset()
     if name in ("flock", "lock"):
         return frozenset({(f"lock of {inode}", True)})
+    if name == "fcntl":
+        return frozenset({(f"claims of {inode}", True)})
     if name == "map":
         return frozenset()
     if name == "listdir":

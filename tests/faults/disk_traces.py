@@ -6,18 +6,19 @@ import errno
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from framework.brokers.spool import SpoolBroker
-from framework.errors import EnqueueFailed, QueueFull
+from framework.errors import EnqueueFailed, EnqueueUncertain, QueueFull
 from framework.outcome import Kind, Outcome, Settlement
 from framework.queues import QueueOptions
-from framework.spool import flocks, ids
+from framework.spool import flocks, frame, ids, names
 from tests.settling import ack, bury, rest, retry
 from tests.spool.seam import Seam
-from tests.spool.world import Cut, about_to_prepare, broker, failure, in_batches, in_segments, job, one, settle_orphan
+from tests.spool.world import Cut, broker, failure, in_segments, job, often, one, settle_orphan
 
 from .disk_states import Recorder
 
@@ -96,10 +97,14 @@ class Life:
         """The process dies before its first call of this name: its locks are free, and it is gone."""
 
         def hook(called: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Callable[..., Any]) -> Any:
-            if called == name:
+            if called == name and not cut:
+                cut.append(name)
                 raise Cut
+            if cut and called == "pwrite":  # the dead write nothing
+                return len(args[1])
             return real(*args, **kwargs)
 
+        cut: list[str] = []
         self.hook = hook
         try:
             act()
@@ -113,6 +118,9 @@ class Life:
         for parts in self.mine._spool._parts.values():
             if parts._owner is not None:
                 flocks.drop(self.seam, parts._owner.fd)  # type: ignore[arg-type]
+            if (segment := parts.enqueue._appender.segment) is not None:
+                flocks.drop(self.seam, segment._fd)  # type: ignore[arg-type]
+            parts.enqueue._appender.after_fork()
             parts.forget()
         self.mine = self.born()
 
@@ -133,47 +141,80 @@ def _enqueue_many(life: Life) -> None:
     life.enqueue(*(f"n{number}" for number in range(9)))
 
 
-def _enqueue_prepared(life: Life) -> None:
-    """One by one, into files that were made ahead; a dead producer leaves some."""
-    life.enqueue("before")
-    about_to_prepare(life.mine)
-    life.enqueue("maker")
-    assert life.mine._spool.parts("jobs").enqueue._blanks._ready, "nothing was prepared"
+def _append(life: Life) -> None:
+    """Few at a time, into a segment that is closed when it is full, and by others than its writer."""
+    often(life.mine)
     life.enqueue("a")
-    life.enqueue("later", delay=3600)
-    life.ours.add("cut")
-    life.cut_before("rename", lambda: life.mine.enqueue([job("cut")]))
-    life.mine.maintain()
     life.enqueue("b")
-
-
-def _enqueue_batch(life: Life) -> None:
-    """One is drained and another is not; what comes back goes to the bucket of its time."""
-    life.enqueue("a")
-    in_batches(life.mine)
-    life.enqueue("b", "c")
-    life.enqueue("d", "e")
-    life.enqueue("f")
-    for job_id in ("a", "b", "c"):
-        life.ends("there", job_id)
-        ack(life.mine, [one(life.mine)])
-    life.mine.release([one(life.mine)])
+    life.enqueue("c", "d")
+    life.ends("there", "a")
+    ack(life.mine, [one(life.mine)])
+    often(life.mine).enqueue([job("e")])
+    life.ours.add("e")
+    life.promise("there", "e")
     life.mine.maintain()
-    life.enqueue("g", "h", delay=3600)
+    life.promise("absent", "a")
+    life.ours.add("cut")
+    life.cut_before("fdatasync", lambda: life.mine.enqueue([job("cut")]))
+    life.mine.maintain()
+    one(life.mine)
+    often(life.mine)
+    life.enqueue("f")
+    life.mine._spool.parts("jobs").enqueue.close()
+    life.enqueue("g")
 
 
-def _batch_in_vain(life: Life) -> None:
-    """Its sync fails, and the removal is told; then a writer dies with another one."""
+def _append_by_two(life: Life) -> None:
+    """Two producers, and a worker that settles while they append; then one of them is gone."""
+    often(life.mine)
+    worker, first, second = life.born(), life.mine, often(life.born())
+    for number in range(3):
+        for mine, name in ((first, "a"), (second, "b")):
+            life.mine = mine
+            life.enqueue(f"{name}{number}")
+        lease = one(worker)
+        life.ends("there", lease.job.id)
+        ack(worker, [lease])
+    life.mine = first
+    life.die()
+    life.mine.maintain()
+    worker.close()
+    second.close()
+
+
+def _append_in_vain(life: Life) -> None:
+    """Records cannot be written, and the removal is told; or not flushed, and nothing is."""
+    often(life.mine)
     life.enqueue("a")
-    life.ours.update(("b", "c", "d", "e"))
-    life.hook = _late_error
+    life.ours.update(("b", "c", "d"))
+    life.hook = _late(lambda name, args: name == "pwrite" and len(args[1]) > 100)
     try:
-        in_batches(life.mine).enqueue([job("b"), job("c")])
+        life.mine.enqueue([job("b"), job("c")])
+    except EnqueueUncertain:
+        raise
     except EnqueueFailed:
         life.promise("absent", "b", "c")
     life.hook = None
-    in_batches(life.mine)
-    life.cut_before("syncfs", lambda: life.mine.enqueue([job("d"), job("e")]))
+    often(life.mine)
+    life.enqueue("e")
+    life.hook = _late(lambda name, args: name == "fdatasync")
+    with suppress(EnqueueUncertain):
+        life.mine.enqueue([job("d")])
+    life.hook = None
+    life.enqueue("f")
+
+
+def _together_recovered(life: Life) -> None:
+    """A writer of the version before died with many jobs in a directory of tmp."""
+    life.enqueue("a")
+    life.ours.update(("b", "c"))
+    disk = life.mine._spool._disk
+    assert disk is not None
+    stem = names.Name(life.mine._spool._clock.text(), names.tails.next()).stem  # type: ignore[union-attr]
+    disk.mkdir(f"jobs/tmp/{stem}")
+    for number, job_id in enumerate("bc"):
+        name = f"{int(stem[:20]) + number:020d}{stem[20:]},0.0"
+        disk.write_new(f"jobs/tmp/{stem}/{name}", frame.encode(job(job_id)), sync=False)
     life.mine.maintain()
     life.enqueue("f")
 
@@ -218,7 +259,7 @@ def _segment_in_vain(life: Life) -> None:
     """Its sync fails, and the removal is told; then two writers die with another one, and it is recovered."""
     life.enqueue("a")
     life.ours.update(("b", "c", "d", "e"))
-    life.hook = _late_error
+    life.hook = _late(_is_sync)
     try:
         in_segments(life.mine).enqueue([job("b"), job("c")])
     except EnqueueFailed:
@@ -261,7 +302,7 @@ def _segment_too_many(life: Life) -> None:
 def _in_vain(life: Life) -> None:
     life.enqueue("a")
     for job_id, chosen in (("plain", False), ("chosen", True)):
-        life.hook = _late_error
+        life.hook = _late(_is_sync)
         try:
             life.mine.enqueue([job(job_id, chosen=chosen)])
         except EnqueueFailed:
@@ -271,12 +312,22 @@ def _in_vain(life: Life) -> None:
     life.enqueue("b")
 
 
-def _late_error(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Callable[..., Any]) -> Any:
-    is_file = name == "syncfs" or (name == "fsync" and os.path.isfile(f"/proc/self/fd/{args[0]}"))
-    result = real(*args, **kwargs)
-    if is_file:
-        raise OSError(errno.EIO, "injected")
-    return result
+def _late(when: Callable[[str, tuple[Any, ...]], bool]) -> Callable[..., Any]:
+    """A hook: the first of these calls has worked, and says that it has not."""
+    left = [1]
+
+    def hook(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Callable[..., Any]) -> Any:
+        result = real(*args, **kwargs)
+        if left and when(name, args):
+            left.pop()
+            raise OSError(errno.EIO, "injected")
+        return result
+
+    return hook
+
+
+def _is_sync(name: str, args: tuple[Any, ...]) -> bool:
+    return name == "syncfs" or (name == "fsync" and os.path.isfile(f"/proc/self/fd/{args[0]}"))
 
 
 def _one_too_many(life: Life) -> None:
@@ -384,13 +435,14 @@ def _priorities(life: Life) -> None:
 TRACES: dict[str, Callable[[Life], None]] = {
     "enqueue": _enqueue,
     "enqueue many": _enqueue_many,
-    "enqueue prepared": _enqueue_prepared,
-    "enqueue batch": _enqueue_batch,
+    "append": _append,
+    "append by two": _append_by_two,
+    "append in vain": _append_in_vain,
+    "stored together": _together_recovered,
     "segments": _segments,
     "segment letters": _segment_letters,
     "segment in vain": _segment_in_vain,
     "segment too many": _segment_too_many,
-    "batch in vain": _batch_in_vain,
     "in vain": _in_vain,
     "one too many": _one_too_many,
     "settle": _settle,

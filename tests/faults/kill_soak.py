@@ -129,7 +129,7 @@ def soak(plan: Plan, place: Path | None = None) -> Report:
         lively(plan, grove, producers, killer, choices, report)
         report.tried["seconds under fire"] = round(time.monotonic() - began, 1)
         calm_down(plan, grove, producers, killer, report)
-        marked = [name for name in CONCURRENCY if (grove.root / name / "segmented").exists()]
+        marked = [name for name in CONCURRENCY if (grove.root / name / "segmented.2").exists()]
         report.expect(marked, "no queue's jobs came in segments")
         report.tried["blows"] = dict(killer.blows)
         soak_checks.check(report, grove, producers.ids(), killer, receiver, browse(grove.root))

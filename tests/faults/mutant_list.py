@@ -30,21 +30,17 @@ CLAIM, LAYOUT, FLAGS, PLANTED = (
 MODEL, GROUP = "spool/test_disk_model.py", "spool/test_group_commit.py"
 REPLACED = "spool/test_replaced.py"
 TIMES, BACKUPS, RIPEN = "spool/test_directory_times.py", "spool/test_id_backups.py", "spool/test_ripen.py"
-BATCH, DRAFTS = "spool/test_batch.py", "spool/test_batch_recovery.py"
+TOGETHER = "spool/test_together.py"
 LINKS = "unit/test_planted_links.py"
 _NOFOLLOW = "os.O_NOFOLLOW | os.O_NONBLOCK"
 
 FSYNCS = (
     _one("fsync of an enqueued file", "enqueue.py", "self._disk.sync(draft.fd)", "pass", ENQUEUE),
     _one("syncfs of a chunk", "enqueue.py", "self._disk.power and HAS_SYNCFS and len(drafts) >= SYNCFS_FROM:\n            self._disk.calls.syncfs(self._disk.fd)", "False:\n            pass", ENQUEUE),
-    _one("syncfs of prepared files", "enqueue.py", "            try:\n                self._disk.calls.syncfs(self._disk.fd)", "            try:\n                pass", f"spool/test_blanks.py {MODEL}"),
-    _one("syncfs of a batch", "enqueue.py", "                if self._disk.power:\n                    self._disk.calls.syncfs(self._disk.fd)", "                pass", f"{BATCH} {MODEL}"),
-    _one("syncfs of a recovered batch", "recover.py", "            disk.calls.syncfs(disk.fd)", "            pass", f"{DRAFTS} {MODEL}"),
-    _one("fdatasync of a prepared file", "enqueue.py", "self._disk.calls.fdatasync(drafts[0].fd)", "pass", f"spool/test_blanks.py {MODEL}"),
-    _one("fsync after a removal from tmp", "undo.py", "self._disk.sync_removal(tmp)", "pass", ENQUEUE,
+    _one("syncfs of a recovered batch", "recover.py", "            disk.calls.syncfs(disk.fd)", "            pass", f"{TOGETHER} {MODEL}"),
+    _one("fsync after a removal from tmp", "undo.py", "self._disk.sync_removal(f\"{self._queue.base}/tmp\")", "pass", ENQUEUE,
          "1 of 20 'not queued' came back after a cut"),
     _one("fsync after one too many is taken back", "undo.py", "            self._disk.sync_removal(directory)\n        except", "            pass\n        except", MODEL),
-    _one("fsync after an emptied batch has gone", "undo.py", "            self._disk.sync_removal(os.path.dirname(directory))", "            pass", BATCH),
     _one("commit of a removal on btrfs", "disk.py", "if self.power and self.forgetful and HAS_SYNCFS:\n            self.calls.syncfs(self.fd)", "pass", ENQUEUE),
     _one("fsync of the record of a dead letter", "settle.py", "                if sync:\n", "                if False:\n", SETTLE,
          "no dead letter had its last record after a cut"),
@@ -56,7 +52,7 @@ FSYNCS = (
     _one("fsync of a new queue's directory", "layout.py", "        disk.sync_dir(queue.base)", "        pass", MODEL),
     _one("fsync of the root's parents", "layout.py", "            calls.fsync(fd)", "            pass", MODEL),
     _one("fsync of a replayed letter's directory", "browse.py", "        self._disk.sync_dir(os.path.dirname(target))", "        pass", MODEL),
-    _one("fsync before the rename", "enqueue.py", "                    self._write_some(jobs, files, drafts)\n                self._make_durable(drafts)\n", "                    self._write_some(jobs, files, drafts)\n", ENQUEUE),
+    _one("fsync before the rename", "enqueue.py", "                self._write_some(jobs, files, drafts)\n                self._make_durable(drafts)\n", "                self._write_some(jobs, files, drafts)\n", ENQUEUE),
 )  # fmt: skip
 
 CHECKSUMS = (
@@ -89,7 +85,12 @@ CAREFUL = (
     _one("O_NOFOLLOW of a stillborn", "rescue.py", "flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK", "flags = os.O_RDWR | os.O_NONBLOCK", FLAGS),
     _one("S_ISREG of a swept entry", "ids.py", "found is not None and stat.S_ISREG(found.st_mode) and", "found is not None and", "spool/test_security.py"),
     Mutant("O_NOFOLLOW of a new board", "scoreboard/board.py", (("os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_TRUNC | os.O_CLOEXEC"),), LINKS),
-    Mutant("O_NOFOLLOW of a board", "scoreboard/board.py", (("(0 if in_memory else os.O_NOFOLLOW)", "0"),), "unit/test_scoreboard.py"),
+    Mutant("O_NOFOLLOW of a board", "scoreboard/board.py", (("os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW", "os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK"),), "unit/test_scoreboard.py"),
+    Mutant("O_NOFOLLOW of a board that is renewed", "scoreboard/board.py", (("os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW", "os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK"),), "unit/test_scoreboard.py"),
+    Mutant("a board with other names is made anew", "scoreboard/board.py", ((" or found.st_nlink > 1", ""),), "unit/test_scoreboard.py"),
+    Mutant("the board of another tree is left alone", "scoreboard/board.py", (("if not head.startswith(MAGIC) or head[TREE] == self._memory[TREE]:", "if True:"),), "unit/test_scoreboard.py"),
+    Mutant("what processes share is sealed", "process/nameless.py", (("fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW", "fcntl.F_SEAL_GROW"),), "unit/test_scoreboard.py"),
+    Mutant("a verdict is in the board's file", "scoreboard/board.py", (("        self.try_to_publish()  # the rescuer of another tree must find it, too\n", ""),), "unit/test_scoreboard.py"),
     Mutant("O_NOFOLLOW of an instance's lock", "supervisor/instance.py", (("return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW", "return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC"),), LINKS),
     Mutant("O_NOFOLLOW of a piece of the reserve", "supervisor/reserve.py", (("os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_CREAT | os.O_CLOEXEC"),), LINKS),
     Mutant("O_NOFOLLOW of a new ring", "telemetry/ring.py", (("os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_TRUNC | os.O_CLOEXEC"),), LINKS),
@@ -104,22 +105,13 @@ CAREFUL = (
 )  # fmt: skip
 
 LOCKS = (
-    _one("flock of a file in tmp", "draft.py", "if flocks.take(disk.calls, fd) and (found", "if (found", ENQUEUE),
-    _one("flock of a batch in tmp", "batch.py", "if flocks.take(disk.calls, fd):", "if True:", BATCH),
-    _one("the batch that was locked is the one in tmp", "batch.py", "if here is not None and here.st_ino == disk.calls.fstat(fd).st_ino:", "if True:", DRAFTS),
-    _one("flock of a batch that is recovered", "recover.py", "disk.stat(path) if flocks.take(disk.calls, fd) else None", "disk.stat(path)", DRAFTS),
-    _one("the batch that is recovered is the one in tmp", "recover.py", "if here is None or here.st_ino != disk.calls.fstat(fd).st_ino:\n            return 0", "if here is False:\n            return 0", DRAFTS),
-    _one("a batch that arrived in spite of an error", "batch.py", "            if self._disk.stat(target) is None:\n                raise", "            raise", BATCH),
-    _one("the clock looks into batches in tmp", "clock.py", "            newest = max(newest, _newest(disk, f\"{queue}/tmp/{batch}\", last))\n            newest = max(newest, batch[:_LENGTH] if batch[:_LENGTH] <= last else \"\")\n", "            pass\n", DRAFTS),
-    _one("a claimed one too many was queued", "undo.py", "                if self._disk.unlink(draft.path):\n                    taken.append(draft)\n", "                self._disk.unlink(draft.path)\n                taken.append(draft)\n                if True:\n", BATCH),
-    _one("batches stand among the jobs of their time", "listing.py", "return sorted(alone + batched)", "return alone + batched", BATCH),
-    _one("others' batches at the limit are seen", "enqueue.py", "count_again or self._limits.near(batch.MOST)", "count_again", BATCH),
-    _one("a job in another bucket than its name says", "listing.py", """[entry for entry in entries if ",p" in entry or not entry.startswith(bucket)]""", "[]", BATCH),
-    _one("not queued: nothing is left of a batch", "undo.py", "if directory != tmp and not self._disk.rmdir(directory):", "if directory != tmp and not self._disk.rmdir(directory) and False:", BATCH),
-    _one("a batch that was touched is counted", "listing.py", "return batch if found.st_mtime_ns == int(batch.stamp) else None", "return batch", BATCH),
-    _one("a batch is a directory", "listing.py", " or not stat.S_ISDIR(found.st_mode)", "", DRAFTS),
-    _one("what stands behind the next batch waits", "listing.py", "                    del alone[end:]\n", "", BATCH),
-    _one("link count after the flock", "draft.py", "(found := disk.calls.fstat(fd)).st_nlink > 0:", "(found := disk.calls.fstat(fd)):", ENQUEUE),
+    _one("flock of a file in tmp", "draft.py", "if flocks.take(disk.calls, fd) and disk", "if disk", f"{ENQUEUE} spool/test_segment_traps.py"),
+    _one("flock of a batch that is recovered", "recover.py", "disk.stat(path) if flocks.take(disk.calls, fd) else None", "disk.stat(path)", TOGETHER),
+    _one("the batch that is recovered is the one in tmp", "recover.py", "if here is None or here.st_ino != disk.calls.fstat(fd).st_ino:\n            return 0", "if here is False:\n            return 0", TOGETHER),
+    _one("the clock looks into batches in tmp", "clock.py", "            newest = max(newest, _newest(disk, f\"{queue}/tmp/{batch}\", last))\n            newest = max(newest, batch[:_LENGTH] if batch[:_LENGTH] <= last else \"\")\n", "            pass\n", TOGETHER),
+    _one("a claimed one too many was queued", "undo.py", "                if self._disk.unlink(draft.path):\n                    taken.append(draft)\n", "                self._disk.unlink(draft.path)\n                taken.append(draft)\n                if True:\n", "spool/test_limits.py"),
+    _one("a job in another bucket than its name says", "listing.py", """[entry for entry in entries if ",p" in entry or not entry.startswith(bucket)]""", "[]", TOGETHER),
+    _one("link count after the flock", "draft.py", " and disk.calls.fstat(fd).st_nlink > 0:", ":", ENQUEUE),
     _one("flock of recovery", "recover.py", 'if not flocks.take(disk.calls, fd):', "if False:", ENQUEUE),
     _one("flock of a rescue", "rescue.py", "taken = flocks.take(self._disk.calls, fd)", "taken = True", LIFE),
     _one("link count after a rescue's flock", "rescue.py", " and self._disk.calls.fstat(fd).st_nlink > 0:", ":", LIFE),
@@ -170,8 +162,6 @@ PROTOCOL = (
     _one("a full look whatever the times say", "listing.py", " or now >= self._full_at:", ":", TIMES),
     _one("a directory made again is another", "listing.py", "seen = (found.st_ino, ", "seen = (0, ", TIMES),
     _one("a stamp after the rename before", "enqueue.py", "names.first(draft.job, self._clock.stamp(), draft.name.tail)", "names.first(draft.job, draft.name.stamp, draft.name.tail)", ENQUEUE),
-    _one("a prepared file is still ours", "blanks.py", "if (found.st_ino, found.st_size) == (blank.inode, PAGE):", "if True:", "spool/test_blanks.py"),
-    Mutant("prepared files are not a forked child's", "spool/blanks.py", (("self._ready, self._making = [], False", "pass"), ("if (found.st_ino, found.st_size) == (blank.inode, PAGE):\n                return found.st_nlink > 0  # else somebody has removed it\n        except OSError:\n            pass\n", "return True\n        except OSError:\n            return True\n")), "spool/test_blanks.py"),
     Mutant("a line is not a forked child's", "grouping/__init__.py", (("        line.after_fork()\n", "        pass\n"),), GROUP),
     Mutant("none waits for a leader that was interrupted", "grouping/__init__.py", (("            self._leave(state, ticket, error)\n            raise\n", "            raise\n"),), f"{GROUP}::test_a_leader_that_is_interrupted_leaves_none_waiting"),
     Mutant("none waits for a follower that was interrupted", "grouping/state.py", (("            ticket.left = not ticket.taken\n", "            pass\n"),), f"{GROUP}::test_ctrl_c_while_waiting_stores_nothing_and_holds_up_none"),
@@ -200,7 +190,6 @@ PROTOCOL = (
          "history would push a 1 MiB job into bad/"),
     _one("only due minutes are listed", "ripen.py", "            if minute > names.minute_of(now):", "            if False:", "spool/test_maintain.py",
          "500,000 entries in one directory: 0.3-0.6 s a tick"),
-    _one("a prepared file that was removed is none", "blanks.py", "return found.st_nlink > 0 ", "return True ", REPLACED),
     _one("a bell that was removed is hung up again", "doorbell.py", "elif found.st_nlink == 0:", "elif False:", REPLACED),
     Mutant("a producer opens anew what is at its path", "brokers/spool.py", (("        if spool.is_in_place():", "        if True:"),), REPLACED),
     _one("what is claimed is settled where it is", "store.py", " or any(part.claims for part in self._parts.values())", "", REPLACED),
@@ -250,13 +239,12 @@ JUDGEMENT = (
     Mutant("what had ended is only finished", "maintenance/rescue.py", (("    if known is not None:\n        return _completed(known, lease, now), None\n", ""),), "unit/test_rescue.py"),
     Mutant("what a rescuer has decided stands", "maintenance/rescue.py", (("    if known is not None and account.resolved:\n", "    if False:\n"),), "unit/test_rescue.py"),
     Mutant("what had not started is not charged", "maintenance/rescue.py", (("    if run is None:\n        return Outcome(Kind.RELEASED), None\n", "    if run is None:\n        run = RunRecord(0, lease.delivery, lease.attempt, now)\n"),), "unit/test_rescue.py", "63 of 64 dead letters never started"),
-    Mutant("the verdict is written before the kill", "supervisor/tree.py", (("        self.board.write_verdict(place.incarnation, kind, guilty)\n", ""),), "process/test_traces.py"),
+    Mutant("the verdict is written before the kill", "supervisor/tree.py", (("            self.board.write_verdict(place.incarnation, kind, guilty)\n", "            pass\n"),), "process/test_traces.py"),
     Mutant("main and helper pop from one deque", "worker/claims.py", (("                leases.append(self._waiting.pop())", "                leases.append(self._waiting[-1 - len(leases)])"),), "unit/test_worker_parts.py"),
 )  # fmt: skip
 
 SHARED = (
-    Mutant("the board's blocks are allocated", "scoreboard/board.py", (("            _allocate(descriptor, size)\n            memory", "            os.ftruncate(descriptor, size)\n            memory"),), "unit/test_scoreboard.py unit/test_planted_links.py",
-           "a sparse map on a full disk"),
+    Mutant("the board's memory is taken at once", "process/nameless.py", (("os.posix_fallocate(descriptor, 0, size)", "pass"),), "unit/test_scoreboard.py"),
     Mutant("a ring's blocks are allocated", "telemetry/ring.py", (("os.posix_fallocate(descriptor, 0, DATA_AT + capacity)", "os.ftruncate(descriptor, DATA_AT + capacity)"),), "telemetry/test_rings.py",
            "a sparse map on a full disk"),
     Mutant("a record is there before the head says so", "telemetry/ringwriter.py", (("            at = position % self.capacity + DATA_AT\n", "            quads[HEAD] = position + size\n            at = position % self.capacity + DATA_AT\n"),), "telemetry/test_ring.py"),
@@ -279,7 +267,7 @@ SHARED = (
     Mutant("checksum of a ledger's header", "ledger/format.py", (("    if _CRC.unpack_from(data, _HEAD.size)[0] != zlib.crc32(head):\n        raise Damaged(\"checksum of the header\")\n", ""),), "ledger/test_format.py"),
     Mutant("checksum of a run", "ledger/format.py", ((" or commit_of(body) != word:", ":"),), "ledger/test_format.py"),
     Mutant("checksum of an outcome", "ledger/format.py", ((" or commit_of(body, run_word) != word:", ":"),), "ledger/test_format.py"),
-    Mutant("the outcome comes before telemetry", "executor/__init__.py", (("        self.record(attempt)\n        attempt.duration = duration\n        if self._tells_success or outcome is not SUCCEEDED:\n            self._emit(finished(attempt, outcome, duration))\n", "        attempt.duration = duration\n        if self._tells_success or outcome is not SUCCEEDED:\n            self._emit(finished(attempt, outcome, duration))\n        self.record(attempt)\n"),), "unit/test_worker_core.py"),
+    Mutant("the outcome comes before telemetry", "executor/__init__.py", (("        self.record(attempt.lease, outcome)\n        attempt.duration = duration\n        if self._tells_success or outcome is not SUCCEEDED:\n            self._emit(finished(attempt, outcome, duration))\n", "        attempt.duration = duration\n        if self._tells_success or outcome is not SUCCEEDED:\n            self._emit(finished(attempt, outcome, duration))\n        self.record(attempt.lease, outcome)\n"),), "unit/test_worker_core.py"),
 )  # fmt: skip
 
 MUTANTS = (*FSYNCS, *CHECKSUMS, *CAREFUL, *LOCKS, *PROTOCOL, *IDENTITY, *JUDGEMENT, *SHARED, *SEGMENT_MUTANTS)

@@ -12,6 +12,7 @@ from framework.brokers.spool import SpoolBroker, connect
 from framework.ledger import dead
 from framework.spool import clock as clock_of_boot
 from framework.spool import flocks, ids, names
+from framework.spool.segments import file
 from tests.spool.seam import Seam
 from tests.spool.world import JOBS, LETTERS, broker
 
@@ -106,8 +107,8 @@ class Time:
 def waiting_by_turns() -> Iterator[Time]:
     """Whoever waits for a lock goes on when somebody else has made a step."""
     instead = Time()
-    flocks.time = ids.time = dead.time = instead  # type: ignore[attr-defined, assignment]
+    flocks.time = ids.time = dead.time = file.time = instead  # type: ignore[attr-defined, assignment]
     try:
         yield instead
     finally:
-        flocks.time = ids.time = dead.time = time  # type: ignore[attr-defined, assignment]
+        flocks.time = ids.time = dead.time = file.time = time  # type: ignore[attr-defined, assignment]

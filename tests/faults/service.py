@@ -90,7 +90,8 @@ def note_run_records() -> None:
 
     def begin(self: Ledger, lease: Any, run: Any) -> None:
         place = f"{lease.job.id} {lease.queue} {lease.attempt} {lease.delivery}"
-        note(f"R {place} {run.span_id or '-'} {life()} {time.monotonic_ns()}")
+        span = run.ids[16:].hex() if any(run.ids) else "-"
+        note(f"R {place} {span} {life()} {time.monotonic_ns()}")
         inner(self, lease, run)
 
     Ledger.begin = begin  # type: ignore[method-assign]

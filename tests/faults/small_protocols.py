@@ -12,11 +12,12 @@ from framework.errors import EnqueueFailed
 from framework.job import Lease
 from tests.settling import ack
 from tests.spool.seam import Seam
-from tests.spool.world import JOBS, census, cut_at, dead_owner, files, in_batches, job, one, settle_orphan
+from tests.spool.world import JOBS, census, cut_at, dead_owner, files, job, one, settle_orphan
 
 from .baton import Turns
 from .ledger_protocols import LEDGER_PROTOCOLS
 from .protocol import QUEUES, Protocol, racing
+from .segment_protocols import SEGMENT_PROTOCOLS
 from .two_threads import MainAndHelper
 
 
@@ -237,58 +238,6 @@ class EnqueueAndRecovery(Protocol):
         assert files(self.root, "jobs/tmp/*") == []
 
 
-class BatchAndRecovery(EnqueueAndRecovery):
-    """A recoverer comes while a producer writes a batch."""
-
-    def __init__(self, root: Path) -> None:
-        Protocol.__init__(self, root)
-        self.works = [
-            racing(self.batching(), lambda b: b.enqueue([job("a"), job("b")])),
-            racing(self.opened(), lambda b: b._spool.parts("jobs").maintain._recover(math.inf)),
-        ]
-
-    def batching(self) -> tuple[SpoolBroker, Seam]:
-        made, seam = self.opened()
-        return in_batches(made), seam
-
-    def check(self, turns: Turns) -> None:
-        assert dict(census(self.alone())) == {"a": 1, "b": 1}
-        assert files(self.root, "jobs/tmp/*") == []
-
-
-class BatchOfTheDeadAndTwoRecoveries(BatchAndRecovery):
-    """Two find the batch of a dead producer."""
-
-    def __init__(self, root: Path) -> None:
-        Protocol.__init__(self, root)
-
-        cut_at(root, "rename", lambda b: in_batches(b).enqueue([job("a"), job("b")]), *QUEUES)
-        recover = lambda b: b._spool.parts("jobs").maintain._recover(math.inf)  # noqa: E731
-        self.works = [racing(self.opened(), recover) for _ in range(2)]
-
-
-class BatchAndItsRemoval(BatchAndRecovery):
-    """It is drained and removed while its producer returns from the rename."""
-
-    def __init__(self, root: Path) -> None:
-        Protocol.__init__(self, root)
-
-        def drain(b: SpoolBroker) -> int:
-            leases = b._spool.claim(["jobs"], limit=9, wait=0)
-            ack(b, leases)
-            b._spool.parts("jobs").maintain._remove_buckets(math.inf)
-            return len(leases)
-
-        self.works = [
-            racing(self.batching(), lambda b: b.enqueue([job("a"), job("b")])),
-            racing(self.opened(), drain),
-        ]
-
-    def check(self, turns: Turns) -> None:
-        drained: int = turns.processes[1].result
-        assert sum(census(self.alone()).values()) == 2 - drained, "a job is lost, or there twice"
-
-
 class TwoFirstOpens(Protocol):
     """Two supervisors open a root that is not there yet."""
 
@@ -339,10 +288,8 @@ PROTOCOLS: dict[str, type[Protocol]] = {
     "a bucket and an enqueue": BucketAndEnqueue,
     "a bucket and a release": BucketAndRelease,
     "an enqueue and a recovery": EnqueueAndRecovery,
-    "a batch and a recovery": BatchAndRecovery,
-    "a dead producer's batch and two recoveries": BatchOfTheDeadAndTwoRecoveries,
-    "a batch and its removal": BatchAndItsRemoval,
     "two first opens": TwoFirstOpens,
     "main and helper thread": MainAndHelper,
     **LEDGER_PROTOCOLS,
+    **SEGMENT_PROTOCOLS,
 }

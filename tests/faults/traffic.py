@@ -23,7 +23,7 @@ from framework.job import Failure, Job, Lease
 from framework.queues import QueueOptions
 from tests.settling import ack, bury, rest, retry
 from tests.spool.seam import Seam
-from tests.spool.world import in_batches, in_segments, settle_orphan
+from tests.spool.world import in_segments, often, settle_orphan
 
 LETTERS = QueueOptions("letters", is_dead_letter=True)
 QUEUES = (QueueOptions("jobs", dead_letter="letters"), QueueOptions("plain"), LETTERS)
@@ -72,11 +72,10 @@ class Actor:
             f"spool:{root}", incarnation=f"{name}-{os.getpid()}", calls=self._seam, durability=durability
         )
         self.broker.open(QUEUES)
-        if self._rng.random() < 0.25:  # a producer that may write no segments: a rolling upgrade
-            for queue in QUEUES:
-                in_batches(self.broker, least=LEAST_BATCH, queue=queue.name)
-        else:
+        if self._rng.random() < 0.75:  # else the marker decides, as in a rolling upgrade
             in_segments(self.broker, least=LEAST_BATCH)
+            for queue in QUEUES if self._rng.random() < 0.7 else ():
+                often(self.broker, queue=queue.name)
 
     def step(self) -> None:
         """One thing. What the disk refuses is tried again by somebody later."""

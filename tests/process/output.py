@@ -9,6 +9,8 @@ import subprocess
 import threading
 from typing import Any
 
+from tests.warm import Running
+
 
 class Output:
     """Reads a process' standard output: in a thread, so that the pipe never fills, and at each look.
@@ -19,7 +21,7 @@ class Output:
     """
 
     def __init__(
-        self, process: subprocess.Popen[bytes], events: list[dict[str, Any]], changed: threading.Condition
+        self, process: subprocess.Popen[bytes] | Running, events: list[dict[str, Any]], changed: threading.Condition
     ) -> None:
         assert process.stdout is not None
         self._stream = process.stdout  # kept open for what outlives the process

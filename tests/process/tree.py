@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,8 +22,10 @@ from framework.scoreboard import HOOKS, Scoreboard, SlotState, process_start
 from framework.settings import Settings
 from tests.process.output import Output
 from tests.process.torture import Torture
+from tests.warm import WORKER, Running, can_be_warm, run, warm
 
 PATIENCE = 60.0
+HERE = Path(__file__).parents[2]
 
 
 class Tree:
@@ -46,7 +47,7 @@ class Tree:
             "WORKER_LOG_LEVEL": "debug",
             "OTEL_SDK_DISABLED": "true",
         }
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Running | None = None
         self.pids: set[tuple[int, int]] = set()
         self._changed = threading.Condition()
         self._output: Output | None = None
@@ -66,23 +67,35 @@ class Tree:
     ) -> None:
         """Starts it, by `command` if there is one; waits until all its workers are ready."""
         self._events.clear()
-        self.process = subprocess.Popen(
-            [*filter(None, [command]), Path(sys.executable).with_name("worker"), "run", module, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**self.environ, **environ},
-            cwd=Path(__file__).parents[2],
-        )
+        env = {**self.environ, **environ}
+        start = self._start_warm if not command and can_be_warm(env) else self._start_fresh
+        self.process = start(command, "run", module, *arguments, env=env)
         self._output = Output(self.process, self._events, self._changed)
         if ready:
             self.wait_ready()
 
+    def _start_fresh(self, command: str, *arguments: str, env: dict[str, str]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [*filter(None, [command]), WORKER, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=env,
+            cwd=HERE,
+        )
+
+    def _start_warm(self, _: str, *arguments: str, env: dict[str, str]) -> Running:
+        read, write = os.pipe()
+        with open(write, "wb") as output, open(os.devnull, "rb") as nothing:
+            streams = (nothing.fileno(), output.fileno(), output.fileno())
+            process = warm().start(*arguments, cwd=HERE, env=env, streams=streams)
+        process.stdout = open(read, "rb")
+        return process
+
     def run_worker(self, *arguments: str) -> str:
         """Another `worker` command on the same store; its output."""
-        command = [Path(sys.executable).with_name("worker"), *arguments]
-        done = subprocess.run(command, env=self.environ, capture_output=True, text=True, timeout=PATIENCE)
+        done = run(*arguments, data=b"", cwd=HERE, env=self.environ, timeout=PATIENCE)
         assert done.returncode == 0, done.stderr
-        return done.stdout
+        return done.stdout.decode()
 
     def wait_ready(self) -> None:
         self.wait(

@@ -5,34 +5,29 @@ For the enumerators, as `cases`. What prepares a case stands in for other proces
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
 import time
-from typing import Any
 
-from framework.brokers.spool import SpoolBroker
-from framework.errors import EnqueueFailed, EnqueueUncertain, QueueFull
+from framework.errors import EnqueueUncertain, QueueFull
 from framework.queues import QueueOptions
 from framework.spool import ids
 from framework.spool.life import wid_of
 from tests.settling import ack, bury, rest
 
 from .id_cases import backed_up, enqueue_over_a_backup, finished, restored
-from .seam import pass_on
 from .stage import Case, Stage
+from .together import directory
 from .world import (
     JOBS,
     LETTERS,
-    about_to_prepare,
     broker,
     claim,
     cut_at,
     dead_owner,
     failure,
     files,
-    in_batches,
     job,
     one,
     settle_orphan,
@@ -109,70 +104,17 @@ def _one_too_many(stage: Stage) -> None:
     raise EnqueueUncertain("it was queued: the second count failed", job_id="n")
 
 
-def _worth_preparing(stage: Stage) -> None:
-    """As if many jobs had come one by one within the last second."""
+def _together(stage: Stage, state: str = "ready") -> None:
     stage.store("a")
-    about_to_prepare(stage.broker)
+    directory(stage.root, "n", "m", state=state)
+    if state == "ready":
+        stage.stored += ["n", "m"]
 
 
-def _prepared(stage: Stage) -> None:
-    _worth_preparing(stage)
-    stage.store("b")
-    assert stage.broker._spool.parts("jobs").enqueue._blanks._ready, "nothing was prepared"
-
-
-def _prepared_by_the_dead(stage: Stage) -> None:
-    stage.store("a")
-
-    def live(mine: SpoolBroker) -> None:
-        about_to_prepare(mine).enqueue([job("b")])
-
-    dead_owner(stage.root, live, *stage.queues)
-    stage.stored.append("b")
-
-
-def _enqueue_batch(stage: Stage) -> None:
-    in_batches(stage.broker).enqueue([job("n"), job("m")])
-
-
-def _batch(stage: Stage) -> None:
-    in_batches(stage.broker)
-    stage.store("a", "b", "c")
-
-
-def _batch_in_vain(stage: Stage) -> None:
-    """Its sync fails: all calls after that are those of the removal."""
-    mine, armed, failed = in_batches(stage.broker), stage.calls.hook, False
-
-    def fail(name: str, args: Any, kwargs: Any, real: Any) -> Any:
-        nonlocal failed
-        # A spool that is opened anew on the way stores one by one.
-        if not failed and name in ("syncfs", "fdatasync", "fsync"):
-            failed = True
-            raise OSError(errno.EIO, "injected")
-        return (armed or pass_on)(name, args, kwargs, real)
-
-    stage.calls.hook = fail
-    try:
-        mine.enqueue([job("n"), job("m")])
-    except EnqueueUncertain:
-        raise
-    except EnqueueFailed:
-        return
-    finally:
-        stage.calls.hook = armed
-
-
-def _batch_of_the_dead(stage: Stage, before: str) -> None:
-    stage.store("a")
-    cut_at(stage.root, before, lambda mine: in_batches(mine).enqueue([job("n"), job("m")]), *stage.queues)
-
-
-def _drained_batch(stage: Stage) -> None:
-    _batch(stage)
-    ack(stage.broker, claim(stage.broker))
-    stage.stored.clear()
-    stage.store("d")
+def _half_together(stage: Stage) -> None:
+    _together(stage, "tmp")
+    (path, _) = files(stage.root, "jobs/tmp/*/*")
+    path.write_bytes(path.read_bytes()[:-1])
 
 
 def _dead_writer(stage: Stage, before: str = "rename") -> None:
@@ -339,17 +281,10 @@ ODD_CASES = (
         enqueues=("n",),
         left=("n",),
     ),
-    Case("enqueue and prepare", _worth_preparing, lambda s: s.broker.enqueue([job("n")]), enqueues=("n",)),
-    Case("enqueue into a prepared file", _prepared, lambda s: s.broker.enqueue([job("n")]), enqueues=("n",)),
-    Case("close with prepared files", _prepared, lambda s: s.broker.close()),
-    Case("recover prepared files", _prepared_by_the_dead, maintain),
-    Case("enqueue a batch", lambda s: s.store("a"), _enqueue_batch, enqueues=("n", "m")),
-    Case("enqueue a batch in vain", lambda s: s.store("a"), _batch_in_vain, refuses=("n", "m")),
-    Case("claim a batch", _batch, claim_all),
-    Case("look at a batch", _batch, look),
-    Case("recover a batch", lambda s: _batch_of_the_dead(s, "rename"), maintain, enqueues=("n", "m")),
-    Case("recover half a batch", lambda s: _batch_of_the_dead(s, "syncfs"), maintain, enqueues=("n", "m")),
-    Case("remove a drained batch", _drained_batch, claim_all),
+    Case("claim what was stored together", _together, claim_all),
+    Case("look at what was stored together", _together, look),
+    Case("recover what was stored together", lambda s: _together(s, "tmp"), maintain, enqueues=("n", "m")),
+    Case("recover half of it", _half_together, maintain, refuses=("n",), enqueues=("m",)),
     Case("recover a chosen id", lambda s: _dead_writer(s, "link"), maintain, enqueues=("n",)),
     Case("recover a used id", _dead_writer_of_a_used_id, maintain),
     Case("recover the id of a finished job", _dead_writer_of_a_finished_id, maintain, enqueues=("n",)),

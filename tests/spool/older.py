@@ -11,6 +11,7 @@ from pathlib import Path
 PROJECT = Path(__file__).parents[2]
 INTOLERANT = "458fd82"  # the last commit before readers were tolerant
 BEFORE_SEGMENTS = "e495d1d"
+BEFORE_OPEN = "dfa9511"  # reads segments that were written at once, and no open ones
 TOLERANT = "45aefbc"  # keeps fields of names that it does not know, and knows no priorities
 
 

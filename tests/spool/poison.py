@@ -164,7 +164,7 @@ def plant(root: Path, place: str, data: bytes, number: int, *, said: str = "0.0"
 def make_newer_segment(path: Path) -> bytes:
     """Turn a segment into one that needs a newer reader; return its content."""
     data = bytearray(path.read_bytes())
-    data[8] = 2
+    data[8] = 3
     size = segment_format._HEAD.size
     data[size : size + 4] = struct.pack("<I", zlib.crc32(data[:size]))
     path.write_bytes(bytes(data))

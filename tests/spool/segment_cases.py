@@ -18,7 +18,21 @@ from tests.settling import ack, bury, retry
 
 from .seam import Seam, before, fail_calls, pass_on
 from .stage import Case, Stage
-from .world import LETTERS, PLAIN, claim, cut_at, dead_owner, failure, files, in_segments, job, one, settle_orphan
+from .world import (
+    LETTERS,
+    PLAIN,
+    claim,
+    cut_at,
+    dead_owner,
+    dies_before,
+    failure,
+    files,
+    in_segments,
+    job,
+    often,
+    one,
+    settle_orphan,
+)
 
 SMALL = (QueueOptions("jobs", dead_letter="letters", max_length=2), LETTERS)
 
@@ -264,7 +278,109 @@ def _look(stage: Stage) -> None:
     stage.broker.stats("jobs")
 
 
+def _often(stage: Stage) -> None:
+    stage.store("a")
+    often(stage.broker)
+
+
+def _opened(stage: Stage, *others: str, **options: Any) -> None:
+    """A segment is open for more."""
+    often(stage.broker)
+    for job_id in ("a", *others):
+        stage.store(job_id, **options)
+    assert stage.broker._spool.parts("jobs").enqueue._appender.segment, "no segment was opened"
+
+
+def _full(stage: Stage) -> None:
+    _opened(stage)
+    stage.store(*(f"b{number}" for number in range(15)))
+
+
+def _finished(stage: Stage) -> None:
+    _opened(stage)
+    ack(stage.broker, [one(stage.broker)])
+    stage.stored.remove("a")
+
+
+def _expired_in_open(stage: Stage) -> None:
+    _opened(stage, "b", ttl=0.001)
+    time.sleep(0.002)
+
+
+def _append(*ids: str) -> Callable[[Stage], None]:
+    return lambda stage: stage.broker.enqueue([job(job_id) for job_id in ids])
+
+
+def _append_in_vain(stage: Stage) -> None:
+    """Its records cannot be written: all calls after that take back what is there of them."""
+    armed, failed = stage.calls.hook, False
+
+    def fail(name: str, args: Any, kwargs: Any, real: Any) -> Any:
+        nonlocal failed
+        result = (armed or pass_on)(name, args, kwargs, real)
+        if not failed and name == "pwrite" and len(args[1]) > 200:
+            failed = True
+            raise OSError(errno.EIO, "injected")
+        return result
+
+    stage.calls.hook = fail
+    try:
+        stage.broker.enqueue([job("n"), job("m")])
+    except EnqueueUncertain:
+        raise
+    except EnqueueFailed:
+        return
+    finally:
+        stage.calls.hook = armed
+    raise EnqueueUncertain("it went elsewhere", job_id="n")
+
+
+def _append_and_claim(stage: Stage) -> None:
+    stage.held = claim(stage.broker)
+    stage.broker.enqueue([job("n")])
+    stage.held += claim(stage.broker)
+
+
+def _append_by_the_dead(stage: Stage) -> None:
+    """Killed between the flush and what shows the job."""
+
+    def live(mine: SpoolBroker) -> None:
+        often(mine).enqueue([job("a")])
+        dies_before(mine, "pwrite", 2).enqueue([job("n")])
+
+    dead_owner(stage.root, live, *stage.queues)
+    stage.stored.append("a")
+
+
+def _torn_by_the_dead(stage: Stage) -> None:
+    """Killed while the records were written."""
+    _append_by_the_dead(stage)
+    (path,) = files(stage.root, "jobs/segments/*")
+    data = bytearray(path.read_bytes())
+    at = data.index(b"payload of n ")
+    data[at + 20 : at + 200] = bytes(180)
+    path.write_bytes(bytes(data))
+
+
 SEGMENT_CASES = (
+    Case("open a segment", _often, _append("n"), enqueues=("n",)),
+    Case("append", _opened, _append("n"), enqueues=("n",)),
+    Case("append some", lambda s: _opened(s, "b"), _append("n", "m"), enqueues=("n", "m")),
+    Case("append to a full one", _full, _append("n"), enqueues=("n",)),
+    Case("append in vain", _opened, _append_in_vain, refuses=("n", "m")),
+    Case("append too many", _opened, _too_many, refuses=("n",), queues=SMALL),
+    Case(
+        "enqueue a chosen id beside an open segment",
+        _opened,
+        lambda s: s.broker.enqueue([job("n", chosen=True)]),
+        enqueues=("n",),
+    ),
+    Case("append and claim", _opened, _append_and_claim, enqueues=("n",)),
+    Case("close an open segment", lambda s: _opened(s, "b"), lambda s: s.broker.close()),
+    Case("close a finished segment", _finished, lambda s: s.broker.close()),
+    Case("expire in an open segment", _expired_in_open, _maintain),
+    Case("close that of a dead producer", _append_by_the_dead, _maintain, enqueues=("n",), left=("n",)),
+    Case("close the torn one of a dead producer", _torn_by_the_dead, _maintain, refuses=("n",)),
     Case("enqueue a segment", _may, _enqueue, enqueues=("n", "m")),
     Case("enqueue a segment in vain", _may, _in_vain, refuses=("n", "m")),
     Case("enqueue a segment too many", _may, _too_many, refuses=("n",), queues=SMALL),

@@ -18,7 +18,6 @@ from framework import Queue, grouping
 from framework.errors import EnqueueFailed, EnqueueUncertain, QueueFull
 from framework.producer import Producer
 from framework.queues import QueueOptions
-from framework.spool import blanks
 
 from .crowd import MEMBERS, PATIENCE, Crowd
 from .seam import Seam, fail_calls
@@ -234,14 +233,13 @@ def test_a_signal_handler_may_enqueue_in_the_middle_of_an_enqueue(root: Path) ->
     crowd.close()
 
 
-def test_alone_each_refusal_is_as_it_was(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blanks, "WORTH", 1)
+def test_alone_each_refusal_is_as_it_was(root: Path) -> None:
     seam = Seam()
     producer = Producer(broker(root, calls=seam), options=lambda queue: queue.options)
     jobs = Queue[str]("jobs")
     with jobs.connected(producer):
         jobs.enqueue("warm")
-        seam.arm(fail_calls(errno.EIO, "fdatasync"))
+        seam.arm(fail_calls(errno.EIO, "write"))
         with pytest.raises(EnqueueFailed) as failed:
             jobs.enqueue("n")
         assert failed.value.enqueued == ()

@@ -10,11 +10,12 @@ import pytest
 
 from framework.broker import NO_JOBS
 from framework.job import Job
-from framework.spool import batch, listing, names
+from framework.spool import listing, names
+from framework.spool.segments import write
 from tests.settling import ack, bury, retry
 
 from .older import DRAIN, INTOLERANT, TOLERANT, play
-from .world import body, broker, claim, dead_owner, failure, files, heal, ids, job, one
+from .world import body, broker, claim, dead_owner, failure, files, heal, ids, in_segments, job, one
 
 JOIN = "now = time.time()\nmine.enqueue([Job('theirs', os.urandom(16), 'jobs', b'{}', {}, now)])\n"
 CLAIM = "print(*(lease.job.id for lease in mine.claim('jobs', limit=100, wait=0)), sep='\\n')\n"
@@ -52,9 +53,9 @@ def test_the_name_carries_it_and_its_bucket_is_its_own(root: Path, priority: int
 
 
 def test_many_of_one_call_make_no_batch(root: Path) -> None:
-    """A batch stands among the jobs of its time, where urgent ones would be found late."""
-    mine = broker(root)
-    mine.enqueue([with_priority(f"{n}", 4) for n in range(3 * batch.LEAST)])
+    """A segment stands among the jobs of its time, where urgent ones would be found late."""
+    mine = in_segments(broker(root))
+    mine.enqueue([with_priority(f"{n}", 4) for n in range(3 * write.LEAST)])
     assert {path.parent.name for path in files(root, "jobs/ready/*/*")} == {"0000000004"}
     mine.close()
 
@@ -68,15 +69,15 @@ def test_buckets_sort_as_their_jobs_are_claimed() -> None:
     assert all(names.BUCKET.fullmatch(bucket) for bucket in levels), "older versions look into them"
 
 
-@pytest.mark.parametrize("alone", [True, False], ids=["one by one", "in batches"])
+@pytest.mark.parametrize("alone", [True, False], ids=["one by one", "in segments"])
 def test_an_urgent_job_is_found_before_many_others(root: Path, alone: bool) -> None:
     """More than one listing takes up, and the urgent one came last. So did one that is due."""
     mine, other = broker(root, durability="process"), broker(root, durability="process")
     most = 5 * listing.ENOUGH
-    if alone:
-        mine._spool.parts("jobs").enqueue._least_batch = most
-    for start in range(0, most, batch.MOST):
-        mine.enqueue([job(f"{n}", payload=b"") for n in range(start, start + batch.MOST)])
+    if not alone:
+        in_segments(mine)
+    for start in range(0, most, 1024):
+        mine.enqueue([job(f"{n}", payload=b"") for n in range(start, start + 1024)])
     assert ids(claim(mine, limit=3)) == ["0", "1", "2"]
     other.enqueue([with_priority("urgent", 4), with_priority("patient", 6), job("last")])
     other.enqueue([with_priority("due", 3, delay=0.01)])

@@ -12,7 +12,7 @@ from tests.settling import ack
 
 from . import older as versions
 from .older import DRAIN, play
-from .world import broker, claim, dead_owner, files, heal, ids, in_segments, job
+from .world import broker, claim, dead_owner, files, heal, ids, in_segments, job, often
 
 DIE = """
 queues = "jobs" if "queue" in mine.claim.__code__.co_varnames else ["jobs"]
@@ -41,7 +41,7 @@ def test_a_worker_of_this_version_says_that_it_reads_them(root: Path) -> None:
     mine = broker(root, durability="process")
     claim(mine)
     mine.maintain()
-    assert (root / "jobs" / "segmented").exists()
+    assert (root / "jobs" / "segmented.2").exists()
     mine.close()
 
 
@@ -58,7 +58,10 @@ def test_a_lock_that_does_not_say_so_ends_it(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "older", [versions.TOLERANT, versions.BEFORE_SEGMENTS], indirect=True, ids=["tolerant", "before segments"]
+    "older",
+    [versions.TOLERANT, versions.BEFORE_SEGMENTS, versions.BEFORE_OPEN],
+    indirect=True,
+    ids=["tolerant", "before segments", "before open ones"],
 )
 def test_a_worker_of_the_version_before_ends_it(root: Path, older: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It lives, or died and is not rescued yet. Who opens the queue sees it, and maintenance."""
@@ -70,10 +73,10 @@ def test_a_worker_of_the_version_before_ends_it(root: Path, older: Path, monkeyp
     producer.enqueue([job(job_id) for job_id in MANY])
     assert segments(root) == []
     mine.maintain()
-    assert not (root / "jobs" / "segmented").exists()
+    assert not (root / "jobs" / "segmented.2").exists()
     mine.rescue()
     mine.maintain()
-    assert (root / "jobs" / "segmented").exists()
+    assert (root / "jobs" / "segmented.2").exists()
     mine.close()
     producer.close()
 
@@ -92,4 +95,31 @@ def test_what_the_version_before_does_beside_a_segment_hurts_nothing(root: Path,
     assert sorted(ids(found)) == ["a", "b", "c"]
     ack(fresh, found)
     mine.close()
+    fresh.close()
+
+
+@pytest.mark.parametrize("older", [versions.BEFORE_OPEN], indirect=True)
+def test_the_version_before_leaves_an_open_segment_alone_and_this_one_reads_its_closed_ones(
+    root: Path, older: Path
+) -> None:
+    """Both stand in one directory. Which of the two a segment is, its head says."""
+    mine = often(broker(root))
+    mine.enqueue([job("a")])
+    mine.enqueue([job("b")])
+    act = """
+mine.maintain()
+now = time.time()
+mine.enqueue([Job(f"theirs{n}", os.urandom(16), "jobs", b"{}", {}, now) for n in range(16)])
+mine.claim(["jobs"], limit=4, wait=0)
+print(len(os.listdir(mine.root / "jobs" / "segments")), mine.stats("jobs").bad)
+print(*(view.newer for view in mine.browse("jobs", "ready") if view.newer))
+"""
+    assert play(older, root, act).split("\n")[:2] == ["2 0", "True"]
+    mine.enqueue([job("c")])
+    mine.close()
+    fresh = heal(root)
+    found = claim(fresh)
+    assert sorted(ids(found)) == ["a", "b", "c", *sorted(f"theirs{n}" for n in range(16))]
+    ack(fresh, found)
+    assert segments(root) == []
     fresh.close()

@@ -103,6 +103,46 @@ def test_what_is_ready_does_not_wait_for_a_long_look(root: Path, monkeypatch: py
     mine.close()
 
 
+def test_what_comes_during_a_long_look_does_not_wait_for_its_end(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at 100,000 names takes a quarter of a second."""
+    monkeypatch.setattr(ripen_module, "STEP", 100)
+    mine, other = broker(root, calls=(seam := Seam())), broker(root)
+    _due(mine)
+    came: list[Any] = []
+
+    def another_enqueues(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Any) -> Any:
+        if name == "listdir" and "/delayed/" in os.readlink(f"/proc/self/fd/{args[0]}") and not came:
+            came.append(other.enqueue([job("urgent")]))
+        return counter(name, args, kwargs, real)
+
+    counter = Counter()
+    seam.arm(another_enqueues)
+    assert ids(claim(mine, limit=5)) == ["urgent"]
+    assert (counter.names, counter.renames) == (MANY, 0)
+    assert ids(claim(mine, limit=5)) == [f"n{n}" for n in range(5)]
+    assert counter.names == MANY  # the same look has gone on
+    seam.disarm()
+    mine.close()
+    other.close()
+
+
+def test_a_look_parses_only_the_names_that_are_new(root: Path) -> None:
+    mine, other = broker(root), broker(root)
+    _due(mine, 20)
+    ripen = mine._spool.parts("jobs").ripen
+    claim(mine, limit=5)
+    first = {id(waiting) for line in ripen._lines for waiting in line.waiting}
+    (due, _, _) = ripen._lines[1].waiting[0]
+    other.enqueue([replace(job("new"), not_before=due / 1e6)])
+    ripen._looked_at = -math.inf
+    claim(mine, limit=5)
+    again = [waiting for line in ripen._lines for waiting in line.waiting]
+    assert len(again) == 16
+    assert sum(id(waiting) not in first for waiting in again) == 1
+    mine.close()
+    other.close()
+
+
 def test_maintenance_moves_them_in_steps(root: Path) -> None:
     """A rescue must not wait for 100,000 renames. Verified: without a step it moves all in one call."""
     mine = broker(root)

@@ -37,25 +37,16 @@ LATE = {
     ("disk.py", "write_all", "write"),  # a short write: spool/test_enqueue
     ("draft.py", "create", "unlink"),  # flock failed: test_errnos
     ("draft.py", "create", "drop"),  # a recoverer was faster: spool/test_explorer
-    ("batch.py", "_create", "rmdir"),  # flock failed: test_errnos
-    ("batch.py", "publish", "stat"),  # the rename failed: test_errnos
-    ("undo.py", "_sync_removal", "sync_removal"),  # a worker removed the empty batch meanwhile: spool/test_batch
     ("life.py", "_born_as", "drop"),  # a rescuer was faster: spool/test_explorer
     ("life.py", "_name_it", "unlink"),  # a rescuer was faster: spool/test_explorer
     ("ripen.py", "_is_there", "is_there"),  # others had moved two jobs before: spool/test_ripen
     ("disk.py", "mkdir", "mkdir"),  # what is above was removed: spool/test_replaced
     ("draft.py", "create", "mkdir"),  # tmp was removed: spool/test_replaced
-    ("batch.py", "_create", "mkdir"),  # likewise
-    ("write.py", "create", "unlink"),  # flock failed: test_errnos
-    ("write.py", "create", "drop"),  # a recoverer was faster: spool/test_explorer
-    ("write.py", "create", "mkdir"),  # likewise
     ("write.py", "publish", "stat"),  # the rename failed: test_errnos
     ("copies.py", "_copy", "mkdir"),  # the owner's directory was removed: spool/test_segment_traps
     ("copies.py", "_copy", "write_new"),  # likewise
     ("copies.py", "_place", "stat"),  # an earlier rename had worked: spool/test_segment_errors
     ("claim.py", "_stranded", "listdir"),  # a copy lies there that no lease has: spool/test_segment_errors
-    ("file.py", "check", "open"),  # somebody has closed the descriptor: spool/test_segment_traps
-    ("file.py", "check", "fstat"),  # likewise
     ("file.py", "_lock", "flock"),  # where there are no locks of ranges: spool/test_segment_traps
     ("mending.py", "_content", "pread"),  # a short read
     ("open.py", "_again", "listdir"),  # a power cut has undone a rename: spool/test_segment_traps

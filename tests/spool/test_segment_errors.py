@@ -17,7 +17,7 @@ from framework.spool.segments import format as bytes_of
 from framework.spool.segments import open as opened
 from tests.settling import ack
 
-from .seam import Seam
+from .seam import Seam, fail_calls
 from .segmented import segments, stored, words_of
 from .world import broker, claim, dead_owner, ids, in_segments, job, one
 
@@ -147,9 +147,11 @@ def test_a_segment_that_cannot_be_read_holds_up_no_other_job_of_its_owner(root: 
         theirs.release([lease], delay=60)
 
     dead_owner(root, live)
-    mine = broker(root, durability="process")
-    Failing(mine, "open", errno.EIO, lambda path, *_: path.endswith(",seg"))
+    seam = Seam()
+    mine = broker(root, durability="process", calls=seam)
+    seam.arm(fail_calls(errno.EIO, "open", when=lambda args: args[0].endswith(",seg")))
     assert ids(found.lease for found in mine.rescue()) == ["alone"]
+    seam.disarm()
     mine.close()
 
 
@@ -170,4 +172,28 @@ def test_a_job_whose_file_would_be_too_large_is_refused_as_one_by_one(root: Path
     large = replace(job("large"), headers={"x": "y" * ((1 << 20) - 20)})
     with pytest.raises(Exception, match="too large"):
         mine.enqueue([large, *(job(f"n{number}") for number in range(16))])
+    mine.close()
+
+
+def test_a_segment_that_is_kept_open_takes_no_spare_descriptor(root: Path) -> None:
+    """That one is for what is opened and closed at once, as a retry does; without one nothing could be settled."""
+    mine = stored(root)
+    disk = mine._spool._disk
+    assert disk is not None
+    claim(mine, limit=1)
+    mine.enqueue([job(job_id) for job_id in FRESH])
+    mine._spool.parts("jobs").segments._open.clear()
+    real = disk.calls.open
+
+    def full(path: str, flags: int, *rest: Any, **named: Any) -> int:
+        if path.endswith(",seg"):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+        return real(path, flags, *rest, **named)
+
+    disk.calls.open = full  # type: ignore[method-assign]
+    try:
+        assert tried(lambda: claim(mine)) == []
+        assert disk._spares, "the spare one was spent"
+    finally:
+        del disk.calls.open
     mine.close()

@@ -211,7 +211,7 @@ def test_a_removed_directory_of_claims_is_made_again(root: Path) -> None:
 
 
 def test_without_locks_of_ranges_the_file_is_locked(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file, "_OFD", None)
+    monkeypatch.setattr(file, "OFD", None)
     mine, other = stored(root), broker(root, durability="process")
     (path,) = segments(root)
     disk = other._spool._disk
@@ -236,12 +236,13 @@ def test_no_word_goes_into_a_file_that_has_the_descriptors_number(root: Path) ->
     os.dup2(foreign, number)
     rest = claim(mine, limit=100)
     assert ids(rest) == MANY[5:]
-    os.dup2(foreign, segment.fd)
+    os.dup2(foreign, segment_fd := segment.fd)
     ack(mine, [*leases, *rest])
     assert other.read_bytes() == bytes(9000)
     assert segments(root) == []
-    os.close(number)
-    os.close(foreign)
+    assert os.fstat(segment_fd).st_size == 9000, "it was not ours to close"
+    for fd in {number, segment_fd, foreign}:
+        os.close(fd)
     mine.close()
 
 

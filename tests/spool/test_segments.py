@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from framework.errors import QueueFull
 from framework.queues import QueueOptions
 from framework.spool import listing
+from framework.spool.segments import file, write
 from framework.spool.segments import format as bytes_of
-from framework.spool.segments import write
 from tests.settling import ack, bury, retry
 
 from .seam import Seam, pass_on
 from .segmented import MANY, segments, stored
-from .world import LETTERS, broker, census, claim, failure, ids, in_segments, job, one
+from .world import JOBS, LETTERS, broker, census, claim, failure, ids, in_segments, job, one
 
 
 def test_many_jobs_cost_one_file_one_flush_and_one_rename(root: Path) -> None:
@@ -145,6 +146,42 @@ def test_one_too_many_is_taken_back_from_the_end(root: Path) -> None:
     assert list(caught.value.enqueued) == ["a", "b"]  # type: ignore[attr-defined]
     assert limits.excess() == 0
     assert dict(census(mine)) == {"z": 1, "a": 1, "b": 1}
+    mine.close()
+
+
+def test_too_many_are_taken_back_where_only_whole_files_can_be_locked(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Verified: while the writer has its lock, nobody has that of a claim."""
+    monkeypatch.setattr(file, "OFD", None)
+    mine = in_segments(broker(root, QueueOptions("jobs", dead_letter="letters", max_length=1), LETTERS))
+    with pytest.raises(QueueFull):
+        mine.enqueue([job("a"), job("b")])
+    assert dict(census(mine)) == {"a": 1}
+    mine.close()
+
+
+def test_dead_letters_that_nobody_handles_are_dead_in_a_segment_too(root: Path) -> None:
+    letters = QueueOptions("letters", is_dead_letter=True, handled=False)
+    mine = in_segments(broker(root, JOBS, letters, durability="process"))
+    mine.enqueue([job("a", queue="letters"), job("b", queue="letters")])
+    assert [view.job.id for view in mine.browse("letters", "dead")] == ["a", "b"]
+    assert list(mine.browse("letters", "ready")) == []
+    assert (mine.stats("letters").ready, mine.stats("letters").dead) == (0, 2)
+    mine.close()
+
+
+def test_claims_from_a_segment_outlive_the_directory_of_their_owner(root: Path) -> None:
+    """Somebody has removed an empty directory. Verified: taken for its death, the jobs that run are run again."""
+    mine = stored(root, ["a", "b", "c"])
+    lease = one(mine)
+    (owned,) = (path for path in (root / "jobs/claimed").iterdir() if path.is_dir())
+    owned.rmdir()
+    for number in range(5):  # enough lost races to look at itself
+        mine._spool.parts("jobs").claim._missed(mine._spool.parts("jobs").owner(), f"jobs/ready/0/{number}")
+    assert owned.is_dir()
+    ack(mine, [lease])
+    assert ids(claim(mine)) == ["b", "c"]
     mine.close()
 
 

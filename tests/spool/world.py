@@ -16,7 +16,7 @@ from framework.brokers.spool import SpoolBroker, connect
 from framework.extras import NONE, USUAL, Extras
 from framework.job import Failure, Job, Lease, RunRecord
 from framework.queues import QueueOptions
-from framework.spool.blanks import WORTH
+from framework.spool.segments.append import WORTH
 from tests.settling import retry
 
 from .seam import Seam, before
@@ -81,13 +81,6 @@ def broker(root: Path, *queues: QueueOptions, calls: Any = None, durability: Any
     return made
 
 
-def in_batches(broker: SpoolBroker, *, least: int = 2, queue: str = "jobs") -> SpoolBroker:
-    """The same as a producer that may write no segments, whose batches begin with so many jobs: each is a point."""
-    enqueue = broker._spool.parts(queue).enqueue
-    enqueue._least_batch, enqueue.least_segment = least, 10**9
-    return broker
-
-
 def in_segments(broker: SpoolBroker, *, least: int = 1) -> SpoolBroker:
     """The same, which stores runnable jobs in segments from so many of one call on, in all its queues."""
     for parts in broker._spool._parts.values():
@@ -96,11 +89,12 @@ def in_segments(broker: SpoolBroker, *, least: int = 1) -> SpoolBroker:
     return broker
 
 
-def about_to_prepare(broker: SpoolBroker) -> SpoolBroker:
-    """The same, as if many jobs had come one by one within the last second: the next one prepares three files."""
-    blanks = broker._spool.parts("jobs").enqueue._blanks
-    blanks._times.extend([time.monotonic()] * WORTH)
-    blanks._batch = 3  # each is a point of its own
+def often(broker: SpoolBroker, queue: str = "jobs") -> SpoolBroker:
+    """The same, as if many jobs had come one by one within the last second: the next ones share a segment."""
+    parts = broker._spool.parts(queue)
+    (broker.root / parts.queue.segmented).touch(mode=0o600)
+    parts.enqueue._appender._times.extend([time.monotonic() + 60.0] * WORTH)
+    parts.enqueue._appender.age = 3600.0  # it is closed by those who mean it
     return broker
 
 
@@ -138,6 +132,23 @@ def in_child(work: Callable[[], Any]) -> int:
 def dead_owner(root: Path, work: Callable[[SpoolBroker], Any], *queues: QueueOptions) -> None:
     """A process opens a broker, does `work` and is killed."""
     in_child(lambda: work(broker(root, *queues)))
+
+
+def dies_before(broker: SpoolBroker, name: str, number: int = 1) -> SpoolBroker:
+    """The same, killed before its call of this name with this number."""
+    seam, disk, left = Seam(), broker._spool._disk, number
+    assert disk is not None
+    disk.calls = seam  # type: ignore[assignment]
+
+    def hook(called: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Callable[..., Any]) -> Any:
+        nonlocal left
+        left -= called == name
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args, **kwargs)
+
+    seam.arm(hook)
+    return broker
 
 
 def heal(root: Path, *queues: QueueOptions) -> SpoolBroker:

@@ -318,8 +318,9 @@ def test_a_provider_that_is_not_the_sdks_gets_spans_without_planned_ids(tmp_path
     identity = tracing.identify(lease, 1.0)
     assert (identity.trace_id, identity.sampled) == ("", False)
     attempt = Attempt(lease, Relay.deliveries.options, 1.0, identity)
-    with tracing.attempt(attempt):
-        assert trace.get_current_span().get_span_context().span_id == int(SPAN, 16)
+    entered = tracing.enter(attempt)
+    assert trace.get_current_span().get_span_context().span_id == int(SPAN, 16)
+    tracing.leave(attempt, entered)
     assert otel_context.get_current() == otel_context.Context()
 
 

@@ -103,6 +103,39 @@ def test_a_fork_while_another_thread_opens_it(place: Path) -> None:
     assert stored(place / "own", Contract.a) == [1]
 
 
+IMPORTING = """
+import os, signal, sys, threading, time
+from framework import Queue, WorkerApp
+
+class App(WorkerApp):
+    q = Queue[int]("q")
+
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "framework.telemetry":
+            importing.set()
+            time.sleep(0.5)
+
+importing = threading.Event()
+sys.meta_path.insert(0, Slow())
+threading.Thread(target=App.q.enqueue, args=(1,)).start()
+importing.wait()
+if (pid := os.fork()) == 0:
+    signal.alarm(20)
+    App.q.enqueue(2)
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+def test_a_fork_while_another_thread_imports_what_it_needs(place: Path) -> None:
+    """Regression: the child waited for ever for the lock of a module that nobody imports there."""
+    command = [sys.executable, "-c", dedent(IMPORTING)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert run.stdout == "0\n", run.stderr
+    assert sorted(stored(place / "own", Queue[int]("q"))) == [1, 2]
+
+
 def test_a_closed_one_is_replaced(place: Path) -> None:
     Contract.a.enqueue(1)
     assert connecting._current is not None

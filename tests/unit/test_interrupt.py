@@ -38,7 +38,7 @@ def spin() -> None:
 # --- where ----------------------------------------------------------------------------------------------------------
 
 
-def in_module(name: str, source: str, **names: Any) -> Callable[..., Any]:
+def in_module(name: str | None, source: str, **names: Any) -> Callable[..., Any]:
     """A function `f` whose globals say that it belongs to that module."""
     namespace: dict[str, Any] = {"__name__": name, "sys": sys, **names}
     exec(source, namespace)
@@ -57,6 +57,7 @@ CALL = "def f(): return g()"
     ("module", "source", "open_"),
     [
         ("services.relay", CALL, True),
+        (None, CALL, True),
         ("logging_utils", CALL, True),
         ("frameworks.other", CALL, True),
         ("requests.sessions", CALL, True),
@@ -73,7 +74,7 @@ CALL = "def f(): return g()"
         ("services.x", "def __enter__(): return g()\nf = __enter__", True),
     ],
 )
-def test_closed_code(module: str, source: str, open_: bool) -> None:
+def test_closed_code(module: str | None, source: str, open_: bool) -> None:
     """Also where the handler's own code, called back from the closed one, is innermost."""
     handler = in_module(module, source, g=frame_here)
     assert where(invoke(handler)) == (True, open_)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import struct
+import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,18 +42,19 @@ def test_a_new_board(board: Scoreboard, tmp_path: Path) -> None:
     assert (board.app, board.supervisor, board.deadline, board.supervised()) == ("Relay", os.getpid(), 0, True)
     assert os.listdir(tmp_path) == ["0.board"]
     assert (tmp_path / "0.board").stat().st_mode & 0o777 == 0o600
-    used = (tmp_path / "0.board").stat()
-    assert used.st_blocks * 512 >= used.st_size  # a hole would be SIGBUS on a full disk
+    used = os.fstat(Scoreboard.in_memory(SLOTS, app="Relay").descriptor)
+    assert used.st_blocks * 512 >= used.st_size  # a hole would be SIGBUS where memory is full
 
 
 def test_what_one_writes_another_reads(board: Scoreboard) -> None:
-    other = Scoreboard.open(board.path)
     board.occupy(1, "1-abc")
     board.set_pid(1, 4242, 99)
     board.set_state(1, READY, 1000)
     board.tick(1, 2000, used=2, jobs=7)
     board.count_exit(1, "crashed")
     board.count_exit(1, "crashed")
+    board.publish()
+    other = Scoreboard.open(board.path)
     slot = other.slot(1)
     assert (slot.name, slot.incarnation, slot.pid, slot.pid_start) == ("deliveries/0", "1-abc", 4242, 99)
     assert (STATES[slot.state], slot.ready, slot.tick, slot.used, slot.jobs) == ("ready", 1000, 2000, 2, 7)
@@ -59,7 +62,7 @@ def test_what_one_writes_another_reads(board: Scoreboard) -> None:
     assert sum(slot.exits) == 2
     assert other.slot(2) == Scoreboard.open(board.path).slot(2)
     assert other.slot(2).state == EMPTY
-    other.deadline = 77
+    Scoreboard.inherited(board.descriptor, Path()).deadline = 77
     assert board.deadline == 77
 
 
@@ -112,7 +115,7 @@ def test_a_new_life_empties_its_rows_and_keeps_the_exits(board: Scoreboard) -> N
 
 
 def test_a_new_life_forgets_what_was_said_to_and_of_the_one_before(board: Scoreboard) -> None:
-    other = Scoreboard.open(board.path)
+    other = Scoreboard.inherited(board.descriptor, Path())
     board.occupy(1, "first")
     board.tell_to_leave(1)
     board.set_ruin(1, "x" * 100, 2)
@@ -270,6 +273,56 @@ def test_no_file_and_a_planted_link(board: Scoreboard, tmp_path: Path) -> None:
     for name in ("missing", "link", "."):
         with pytest.raises(OSError, match=r"missing|link|Is a directory"):
             Scoreboard.open(tmp_path / name)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "empty": lambda path: os.truncate(path, 0),
+    "half": lambda path: os.truncate(path, 4096),
+    "zeros": lambda path: path.write_bytes(bytes(4096)),
+    "deleted": os.unlink,
+    "linked": lambda path: os.link(path, path.with_name("backup")),
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+    "a link": lambda path: (path.rename(path.with_name("backup")), path.symlink_to("backup")),
+    "longer": lambda path: os.truncate(path, 1 << 20),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_what_happens_to_the_copy_hurts_nobody_and_it_is_made_anew(how: str, board: Scoreboard, tmp_path: Path) -> None:
+    """Regression: a board that was cut off, or made immutable, ended the supervisor with SIGBUS."""
+    path = tmp_path / "0.board"
+    DAMAGE[how](path)
+    board.row_writer(1, 0).start("j", 1, 10, 20, 30)
+    board.write_verdict("life", TIMEOUT, [0])
+    found = Scoreboard.open(path)
+    assert (found.verdict("life"), len(found.busy_rows(1))) == (Verdict("timeout", (0,)), 1)
+    if how in ("linked", "a link"):  # a backup is a picture of its time
+        assert Scoreboard.open(tmp_path / "backup").verdict("life") is None
+
+
+@pytest.mark.parametrize("how", ["another tree's", "a directory", "immutable"])
+def test_a_copy_that_cannot_be_made_is_left_alone(how: str, board: Scoreboard, tmp_path: Path) -> None:
+    path = tmp_path / "0.board"
+    if how == "immutable":
+        if subprocess.run(["chattr", "+i", path], capture_output=True).returncode:
+            pytest.skip("no immutable files here")
+    else:
+        path.unlink()
+        path.mkdir() if how == "a directory" else Scoreboard.create(path, SLOTS, app="Other")
+    before = path.stat()
+    try:
+        board.write_verdict("life", TIMEOUT)
+        board.set_pid(1, 4242, 99)
+    finally:
+        subprocess.run(["chattr", "-i", path], capture_output=True)
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert (board.slot(1).pid, board.verdict("life")) == (4242, Verdict("timeout"))
+    assert sorted(os.listdir(tmp_path)) == ["0.board"]
+
+
+def test_nobody_can_cut_off_what_the_processes_share(board: Scoreboard) -> None:
+    with pytest.raises(PermissionError):
+        os.truncate(f"/proc/self/fd/{board.descriptor}", 0)
 
 
 def test_a_board_replaces_the_one_before_it(board: Scoreboard) -> None:

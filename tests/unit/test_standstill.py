@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -71,6 +72,9 @@ class Frozen:
     def __init__(self) -> None:
         self.stood_still = 0.0
 
+    def still_ns(self) -> int:
+        return int(self.stood_still * 1e9)
+
     def freeze(self, seconds: float, *, told: bool = True) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
         time.sleep(seconds)
@@ -100,7 +104,7 @@ def test_a_late_alarm_waits_for_the_supervisor_which_knows_that_all_stood_still(
         spin(0.05)
         return "done"
 
-    assert Interrupts(0.15, stood_still=lambda: tree.stood_still).call(handler) == "done"
+    assert Interrupts(0.15, still_ns=tree.still_ns).call(handler) == "done"
 
 
 def test_a_late_alarm_interrupts_when_nobody_says_so(tree: Frozen) -> None:
@@ -109,7 +113,7 @@ def test_a_late_alarm_interrupts_when_nobody_says_so(tree: Frozen) -> None:
         spin(10.0)
 
     with pytest.raises(JobInterrupted):
-        Interrupts(0.1, stood_still=lambda: tree.stood_still, patience=0.1).call(handler)
+        Interrupts(0.1, still_ns=tree.still_ns, patience=0.1).call(handler)
 
 
 def test_the_rest_of_the_timeout_holds_after_the_standstill(tree: Frozen) -> None:
@@ -118,7 +122,7 @@ def test_the_rest_of_the_timeout_holds_after_the_standstill(tree: Frozen) -> Non
         spin(10.0)
 
     with pytest.raises(JobInterrupted):
-        Interrupts(0.1, stood_still=lambda: tree.stood_still).call(handler)
+        Interrupts(0.1, still_ns=tree.still_ns).call(handler)
 
 
 # --- drains ---------------------------------------------------------------------------------------------------------
@@ -136,9 +140,7 @@ def test_the_interruption_of_a_drain_moves_with_the_standstill() -> None:
 def test_a_tree_without_a_head_gets_the_time_in_which_its_neighbour_stood_still_too(tmp_path: Path) -> None:
     path = tmp_path / "1.board"
     board = Scoreboard.create(path, [("maintenance", 0), ("q/0", 1)], app="App")
-    with path.open("r+b") as file:
-        file.seek(16)
-        file.write(bytes(4))  # no supervisor
+    struct.pack_into("<I", board._memory, 16, 0)  # no supervisor
     now = [1_000.0]
     trees = OtherTrees(lambda: [path], 10.0, clock=lambda: now[0])
     with subprocess.Popen(["sleep", "600"]) as worker:

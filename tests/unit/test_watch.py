@@ -200,28 +200,3 @@ def test_what_a_process_waits_for_in_the_kernel_is_read_from_it() -> None:
 
     assert not waits_for_disk(os.getpid())
     assert not waits_for_disk(2**30)
-
-
-@pytest.mark.parametrize("left", [0, 4096])
-def test_a_board_that_is_cut_off_costs_the_children_their_lives_and_no_job_an_attempt(desk: Desk, left: int) -> None:
-    """Regression: the supervisor died of SIGBUS, and the service with it."""
-    desk.work(1, hard=60.0)
-    os.truncate(desk.board.path, left)
-    desk.tree.mend_board()
-    desk.turn(TURN)
-    assert desk.killed == list(NAMES)
-    assert [slot.name for slot in Scoreboard.open(desk.board.path).all_slots()] == list(NAMES)
-    verdict = desk.board.verdict("life-1")
-    assert verdict is not None
-    assert verdict.kind == "planned"
-    desk.tree.mend_board()
-    assert len(desk.killed) == len(NAMES)
-
-
-def test_a_board_that_is_gone_or_another_is_left_alone(desk: Desk) -> None:
-    desk.board.path.unlink()
-    desk.tree.mend_board()
-    desk.board.path.write_bytes(b"")
-    desk.tree.mend_board()
-    assert desk.killed == []
-    assert desk.board.path.read_bytes() == b""

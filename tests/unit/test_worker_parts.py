@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from framework import Context, Queue, Slot, WorkerApp
 from framework.job import Lease
 from framework.scoreboard import before_deadline
-from framework.worker import LeaveSignal
+from framework.worker import LeaveSignal, upkeep
 from framework.worker.claims import MOST, PATIENCE, Claims
 from framework.worker.core import resident
 from framework.worker.upkeep import explain_missing
@@ -50,9 +52,9 @@ class Desk:
             assert self.looked.wait_for(lambda: self.looks >= wanted, LONG)
 
     def run_for(self, seconds: float) -> None:
-        self.claims.started()
+        self.claims.started = self.now
         self.now += seconds
-        self.claims.ended()
+        self.claims.ended(seconds)
 
 
 @pytest.fixture
@@ -83,7 +85,7 @@ def test_claims_are_taken_in_order(desk: Desk) -> None:
 def test_what_waits_behind_a_long_job_goes_back_in_order(desk: Desk) -> None:
     desk.claims.add(leases("a", "b", "c"))
     assert desk.claims.take() is not None
-    desk.claims.started()
+    desk.claims.started = desk.now
     desk.now += 2 * PATIENCE
     assert desk.came.wait(LONG)
     assert desk.given == [["b", "c"]]
@@ -93,10 +95,10 @@ def test_what_waits_behind_a_long_job_goes_back_in_order(desk: Desk) -> None:
 def test_a_short_job_keeps_its_neighbours(desk: Desk) -> None:
     desk.claims.add(leases("a", "b", "c"))
     desk.claims.take()
-    desk.claims.started()
+    desk.claims.started = desk.now
     desk.now += PATIENCE / 2
     desk.await_looks(3)
-    desk.claims.ended()
+    desk.claims.ended(1.0)
     assert desk.given == []
     assert taken(desk) == ["b", "c"]
 
@@ -106,10 +108,10 @@ def test_the_next_batch_is_watched_again(desk: Desk) -> None:
         desk.came.clear()
         desk.claims.add(leases(*batch))
         desk.claims.take()
-        desk.claims.started()
+        desk.claims.started = desk.now
         desk.now += 1.0
         assert desk.came.wait(LONG)
-        desk.claims.ended()
+        desk.claims.ended(1.0)
     assert desk.given == [["b"], ["d"]]
 
 
@@ -238,3 +240,19 @@ def test_what_only_alifespan_opens_is_explained_to_a_sync_handler(
 
 def test_resident_memory() -> None:
     assert 2**20 < resident() < 2**40
+
+
+def test_a_stack_whose_lines_cannot_be_had_does_not_end_who_looks_at_it() -> None:
+    """Python asks the loader of a module for them, and passes on what that raises."""
+
+    class Broken:
+        def get_source(self, name: str) -> str:
+            raise ValueError(name)
+
+    names: dict[str, Any] = {"__name__": "generated", "__loader__": Broken(), "sys": sys}
+    exec(compile("def f(): return sys._getframe()", "made-by-no-file", "exec"), names)
+    frame = names["f"]()
+    with pytest.raises(ValueError, match="generated"):
+        traceback.format_stack(frame)
+    assert upkeep.stack_of(frame) == ""
+    assert upkeep._where(frame, "made-by-no-file") == "made-by-no-file:1"

@@ -1,4 +1,4 @@
-"""One open segment: its words, its records, and its claim lock.
+"""A segment that this process has open: its words, its records, and its claim lock.
 
 The claim lock is one byte of the file, locked by the open file (OFD): it belongs to no process, so a probe by another
 thread's descriptor does not free it, and a killed claimer's lock is gone. Systems without such locks lock the file.
@@ -6,6 +6,7 @@ thread's descriptor does not free it, and a killed claimer's lock is gone. Syste
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -27,9 +28,10 @@ if TYPE_CHECKING:
 
 WAIT = 0.002  # seconds for the claim lock, which is held for some microseconds: a stopped holder must not stop others
 CLAIMS = 0  # the locked byte
-_OFD = getattr(fcntl, "F_OFD_SETLK", None)  # macOS: None
+OFD = getattr(fcntl, "F_OFD_SETLK", None)  # macOS: None
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
 _LOCK = struct.Struct("hhqqi4x")
+_LIKELY = 2048  # bytes that a record may well have
 
 
 class Busy(Exception):
@@ -41,12 +43,12 @@ class Segment:
 
     Attributes:
         path, entry: of the file, relative to the root, and its name. name: what that says.
-        fd: descriptor, kept from forked children. inode: of the file.
+        fd: descriptor, kept from forked children. file: its device and inode. inode: the latter.
         head: what its head says.
         held: indexes that are leases of this process. store: whose it is.
     """
 
-    __slots__ = ("_data", "_disk", "_offsets", "entry", "fd", "head", "held", "inode", "name", "path", "store")
+    __slots__ = ("_data", "_disk", "_offsets", "entry", "fd", "file", "head", "held", "inode", "name", "path", "store")
 
     def __init__(self, disk: Disk, path: str, store: Segments | None = None) -> None:
         """Opens it. Raises Damaged, Newer, OSError."""
@@ -55,19 +57,20 @@ class Segment:
         assert name is not None, entry
         self._disk, self.path, self.entry, self.name, self.store = disk, path, entry, name, store
         self.held: set[int] = set()
+        self.file = -1, -1
         self._data: bytes = b""
         self._offsets: list[int] = []
         try:
-            self.fd = flocks.keep(disk.open(path, _OPEN))
+            self.fd = flocks.keep(self._opened())
         except OSError as error:
             if error.errno in jobfile.PLANTED:
                 raise jobfile.Planted from None
             raise
         try:
             found = disk.calls.fstat(self.fd)
+            self.file, self.inode = (found.st_dev, found.st_ino), found.st_ino
             if not stat.S_ISREG(found.st_mode):
                 raise jobfile.Planted
-            self.inode = found.st_ino
             self.head = bytes_of.head(disk.calls.pread(self.fd, bytes_of.WORDS_AT, 0))
             if self.head.jobs != name.jobs or found.st_size < self.head.data_at:
                 raise frame.Damaged(f"{self.head.jobs} jobs in {found.st_size} bytes: not what its name says")
@@ -77,29 +80,36 @@ class Segment:
 
     def close(self) -> None:
         """Lets the file go. Idempotent."""
-        if self.fd >= 0:
-            flocks.drop(self._disk.calls, self.fd)
-            self._disk.reserve()
-            self.fd = -1
+        fd, self.fd = self.fd, -1
+        if fd < 0:
+            return
+        with contextlib.suppress(OSError):
+            if not flocks.is_still(self._disk.calls, fd, self.file):
+                flocks.forget(fd)
+                return
+        flocks.drop(self._disk.calls, fd)
+        self._disk.reserve()
+
+    def _opened(self) -> int:
+        """Return a descriptor; one that is kept leaves the spare one to those that are not. Raises OSError."""
+        if self.store is None:
+            return self._disk.open(self.path, _OPEN)
+        return self._disk.calls.open(self.path, _OPEN | os.O_CLOEXEC, 0o600, dir_fd=self._disk.fd)
 
     # --- words -------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
         """Open the file again where the descriptor is somebody else's by now. Raises OSError.
 
-        Code that closes all descriptors of its process leaves us numbers that are soon other files: no word goes there.
+        No word goes into another file.
         """
         if self.fd < 0:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF), self.path)
-        try:
-            if self._disk.calls.fstat(self.fd).st_ino == self.inode:
-                return
-        except OSError as error:
-            if error.errno != errno.EBADF:
-                raise
+        if flocks.is_still(self._disk.calls, self.fd, self.file):
+            return
         flocks.forget(self.fd)
-        self.fd = flocks.keep(self._disk.open(self.path, _OPEN))
-        if self._disk.calls.fstat(self.fd).st_ino != self.inode:
+        self.fd = flocks.keep(self._opened())
+        if not flocks.is_still(self._disk.calls, self.fd, self.file):
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), self.path)
 
     def words(self) -> list[int]:
@@ -158,10 +168,10 @@ class Segment:
 
     def _lock(self, kind: int, whole: int) -> bool:
         try:
-            if _OFD is None:
+            if OFD is None:
                 self._disk.calls.flock(self.fd, whole | fcntl.LOCK_NB)
             else:
-                self._disk.calls.fcntl(self.fd, _OFD, _LOCK.pack(kind, os.SEEK_SET, CLAIMS, 1, 0))  # type: ignore[arg-type]
+                self._disk.calls.fcntl(self.fd, OFD, _LOCK.pack(kind, os.SEEK_SET, CLAIMS, 1, 0))  # type: ignore[arg-type]
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):
                 return False
@@ -172,12 +182,13 @@ class Segment:
 
     def job(self, index: int) -> Job:
         """Return the job of an index. Raises Damaged, OSError."""
-        self.load()
+        if index >= len(self._offsets):
+            self.load(index + 1)
         return bytes_of.decode(self._data, self._offsets[index], self.head.queue)
 
     def record(self, index: int) -> bytes:
         """Return the bytes of a record up to the next one that can be found, for bad/. Raises OSError."""
-        self.load()
+        self.load(self.head.jobs)
         begin = self._offsets[index]
         later = [at for at in self._offsets[index + 1 :] if at >= 0]
         before = [at for at in self._offsets[:index] if at >= 0]
@@ -187,11 +198,21 @@ class Segment:
 
     def whole(self) -> list[bool]:
         """Return of each index whether its record is as it was written. Raises OSError."""
-        self.load()
+        self.load(self.head.jobs)
         return [bytes_of.is_whole(self._data, at) for at in self._offsets]
 
-    def load(self) -> None:
-        """Read the records, once: they never change. Raises OSError."""
-        if not self._offsets:
-            self._data = self._disk.calls.pread(self.fd, self.head.size - self.head.data_at, self.head.data_at)
-            self._offsets = bytes_of.walk(self._data, self.head.jobs)
+    def load(self, upto: int) -> None:
+        """Read the records before an index, each once: they never change. Raises OSError."""
+        known, upto = len(self._offsets), upto if self.head.grows else self.head.jobs
+        if known >= upto:
+            return
+        last = self._offsets[-1] if known else -1
+        if last >= 0 and upto < self.head.jobs:  # only what has come since; where that is damaged, all anew
+            at = bytes_of.end(self._data, last)
+            more = self._disk.calls.pread(self.fd, (upto - known) * _LIKELY, self.head.data_at + at)
+            found = bytes_of.walk(data := self._data[:at] + more, upto, known, at)[known:]
+            if -1 not in found:
+                self._data, self._offsets = data, self._offsets + found
+                return
+        self._data = self._disk.calls.pread(self.fd, self.head.size - self.head.data_at, self.head.data_at)
+        self._offsets = bytes_of.walk(self._data, upto)

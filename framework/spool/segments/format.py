@@ -13,19 +13,21 @@ import json
 import math
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from framework.extras import NONE, unpack
+from framework.extras import LATEST, NONE, unpack
 from framework.frozen import frozen
 from framework.job import Job
 from framework.spool import frame, names
-from framework.spool.segments.words import SIZE
+from framework.spool.segments.words import SIZE, VACANT, pack
 
 MAGIC = b"\x89WSEG01\n"
-VERSION = 1  # of the oldest reader that can read a segment
+WHOLE, GROWING = 1, 2  # of the oldest reader that can read a segment: written at once, or open for more
 MOST = 256  # jobs
 MOST_BYTES = 4 << 20  # of payloads, from which on a segment takes no further job
 WORDS_AT = 256
+ROOM = 512  # bytes that a job has in a segment that is open for more, at least
 _PAGE = 4096
 _LARGEST = 1 << 31
 
@@ -36,6 +38,8 @@ _PREFIX = struct.Struct("<HHII")  # published, index, length with prefix and pad
 # lengths of id, headers, extras, body; enqueued at, ttl, scheduled for; uid
 _FIXED = struct.Struct("<IIIIddd16s")
 _COMMON = {"content-type": "application/json"}  # the headers of most jobs that are not traced take no room
+_OPENING = ord("{")
+_TRACE, _TRACE_SIZE = "traceparent", 55  # what most that are traced have beside it
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 _DECODE = json.JSONDecoder().raw_decode
 
@@ -45,13 +49,15 @@ class Head:
     """What a head says.
 
     Attributes:
-        jobs: how many records. data_at: where they begin. size: of the file. queue: the jobs' own.
+        jobs: how many records, at most. data_at: where they begin. size: of the file. queue: the jobs' own.
+        grows: it was not written at once.
     """
 
     jobs: int
     data_at: int
     size: int
     queue: str
+    grows: bool = False
 
 
 def data_at(jobs: int) -> int:
@@ -59,17 +65,31 @@ def data_at(jobs: int) -> int:
     return -(-(WORDS_AT + SIZE * jobs) // _PAGE) * _PAGE
 
 
-def build(jobs: Sequence[Job]) -> bytes:
-    """Return a whole segment. Raises ValueError: a job that could not be read again."""
-    records = [_record(index, job) for index, job in enumerate(jobs)]
-    begin = data_at(len(jobs))
-    head = head_of(len(jobs), begin + sum(map(len, records)), jobs[0].queue)
-    return b"".join((head, *records))
+def build(jobs: Sequence[Job], slots: int = 0) -> tuple[bytes, int]:
+    """Return a whole segment, and where its records end. Raises ValueError: a job that could not be read again.
+
+    Args:
+        slots: as many jobs have room, those that come later about as much as these; 0: no others come.
+    """
+    written = records(jobs)
+    vacant = max(0, slots - len(jobs))
+    room = vacant * max(ROOM, len(written) * 5 // (4 * len(jobs)))
+    begin = data_at(len(jobs) + vacant)
+    head = bytearray(head_of(len(jobs) + vacant, begin + len(written) + room, jobs[0].queue, grows=vacant > 0))
+    at = WORDS_AT + SIZE * len(jobs)
+    head[at : at + SIZE * vacant] = pack([VACANT] * vacant)
+    return b"".join((head, written, bytes(room))), begin + len(written)
 
 
-def head_of(jobs: int, size: int, queue: str) -> bytes:
+def records(jobs: Sequence[Job], first: int = 0) -> bytes:
+    """Return the records of jobs with the indexes from `first` on. Raises ValueError, as `build`."""
+    return b"".join(_record(index, job) for index, job in enumerate(jobs, first))
+
+
+def head_of(jobs: int, size: int, queue: str, *, grows: bool = False) -> bytes:
     """Return head and words of a segment from which nobody has claimed."""
-    fixed = _HEAD.pack(MAGIC, VERSION, 0, jobs, data_at(jobs), size, queue.encode("ascii"))
+    version = GROWING if grows else WHOLE
+    fixed = _HEAD.pack(MAGIC, version, 0, jobs, data_at(jobs), size, queue.encode("ascii"))
     return (fixed + _CRC.pack(zlib.crc32(fixed))).ljust(data_at(jobs), b"\0")
 
 
@@ -82,12 +102,13 @@ def head(data: bytes) -> Head:
         raise frame.Damaged("no segment")
     if _CRC.unpack_from(data, _HEAD.size)[0] != zlib.crc32(data[: _HEAD.size]):
         raise frame.Damaged("checksum of the head of a segment")
-    if version > VERSION:
+    if version > GROWING:
         raise frame.Newer(version)
     name = queue.rstrip(b"\0").decode("ascii", "replace")
-    if version < 1 or not 0 < jobs <= MOST or begin != data_at(jobs) or not begin < size < _LARGEST:
+    sized = 0 < jobs <= MOST and begin == data_at(jobs) and begin < size < _LARGEST
+    if version < 1 or not sized or not frame.is_name(name):
         raise frame.Impossible(f"head of a segment: version {version}, {jobs} jobs, records at {begin}, {size} bytes")
-    return Head(jobs, begin, size, name)
+    return Head(jobs, begin, size, name, version == GROWING)
 
 
 def _record(index: int, job: Job) -> bytes:
@@ -95,7 +116,7 @@ def _record(index: int, job: Job) -> bytes:
     if wrong or len(job.uid) != 16:
         raise ValueError(f"impossible {wrong or 'uid'} of job {job.id!r:.100}")
     ident = job.id.encode("utf-8", "surrogatepass")
-    headers = b"" if job.headers == _COMMON else _ENCODE(dict(job.headers)).encode("ascii")
+    headers = _text_of(job.headers).encode("ascii")
     extras = b"" if job.extras is NONE else job.extras.text.encode("ascii")
     # A job that fails gets a file of its own, whose headers hold all of these: an id takes up to six times its bytes.
     headers_alone = len(headers) + len(extras) + 6 * len(ident) + 4096
@@ -112,25 +133,39 @@ def _record(index: int, job: Job) -> bytes:
     return b"".join((start[:8], _CRC.pack(crc), body, bytes(length - _PREFIX.size - len(body))))
 
 
+def end(data: bytes, at: int) -> int:
+    """Return where the record that begins here says that it ends."""
+    length: int = _PREFIX.unpack_from(data, at)[2]
+    return at + length
+
+
 def is_whole(data: bytes, at: int) -> bool:
     """Return whether the record that begins here is as it was written."""
+    return _fixed(data, at) is not None
+
+
+def _fixed(data: bytes, at: int) -> tuple[Any, ...] | None:
+    """Return lengths, moments and uid of the record that begins here; None: it is not as it was written."""
     if at < 0 or at + _PREFIX.size + _FIXED.size > len(data):
-        return False
+        return None
     _, _, length, crc = _PREFIX.unpack_from(data, at)
     start = at + _PREFIX.size
-    end = start + _FIXED.size + sum(_FIXED.unpack_from(data, start)[:4])
+    found = _FIXED.unpack_from(data, start)
+    end = start + _FIXED.size + found[0] + found[1] + found[2] + found[3]
     if end > len(data) or not end <= at + length < end + 8:
-        return False
-    return bool(zlib.crc32(memoryview(data)[start:end], zlib.crc32(data[at + 2 : at + 8])) == crc)
+        return None
+    return found if zlib.crc32(data[start:end], zlib.crc32(data[at + 2 : at + 8])) == crc else None
 
 
-def walk(data: bytes, jobs: int) -> list[int]:
-    """Return where the record of each index begins in the bytes behind the words; -1: it cannot be found.
+def walk(data: bytes, jobs: int, index: int = 0, at: int = 0) -> list[int]:
+    """Return where the record of each index before `jobs` begins in the bytes behind the words; -1: it is not found.
 
     A damaged record hides none behind it: the next one is looked for by index and checksum.
+
+    Args:
+        index, at: of the first one that is looked for; those before it are not found.
     """
     found = [-1] * jobs
-    at = index = 0
     last = -1  # where the record before begins
     while index < jobs and at >= 0:
         if at + _PREFIX.size + _FIXED.size <= len(data):
@@ -143,14 +178,15 @@ def walk(data: bytes, jobs: int) -> list[int]:
         from_ = last + 8 if last >= 0 and not is_whole(data, last) else at + 8
         at = _next_whole(data, from_, index)
         if at >= 0:
-            index = _PREFIX.unpack_from(data, at)[1]
+            index = _PREFIX.unpack_from(data, at)[1]  # may be one of those that come later
         last = -1
     return found
 
 
 def _next_whole(data: bytes, at: int, least: int) -> int:
     """Return where the next whole record with at least this index begins; -1: nowhere."""
-    for here in range(at, len(data) - _PREFIX.size - _FIXED.size + 1, 8):
+    filled = at + len(data[at:].rstrip(b"\0"))
+    for here in range(at, min(filled, len(data) - _PREFIX.size - _FIXED.size + 1), 8):
         flag, index, length, _ = _PREFIX.unpack_from(data, here)
         if flag < 2 and least <= index < MOST and length <= len(data) - here and is_whole(data, here):
             return here
@@ -159,12 +195,13 @@ def _next_whole(data: bytes, at: int, least: int) -> int:
 
 def decode(data: bytes, at: int, queue: str) -> Job:
     """Return the job of a record. Raises frame.Damaged."""
-    if not is_whole(data, at):
+    fixed = _fixed(data, at)
+    if fixed is None:
         raise frame.Damaged("checksum of a record in a segment")
-    start = at + _PREFIX.size
-    n_id, n_headers, n_extras, n_body, enqueued_at, ttl, scheduled, uid = _FIXED.unpack_from(data, start)
-    ident = start + _FIXED.size
-    headers, extras = ident + n_id, ident + n_id + n_headers
+    n_id, n_headers, n_extras, n_body, enqueued_at, ttl, scheduled, uid = fixed
+    ident = at + _PREFIX.size + _FIXED.size
+    headers = ident + n_id
+    extras = headers + n_headers
     body = extras + n_extras
     try:
         job = Job(
@@ -172,7 +209,7 @@ def decode(data: bytes, at: int, queue: str) -> Job:
             uid,
             queue,
             data[body : body + n_body],
-            _DECODE(data[headers:extras].decode("ascii"))[0] if n_headers else dict(_COMMON),
+            _headers(data[headers:extras].decode("ascii")),
             enqueued_at,
             None,
             None if ttl != ttl else ttl,
@@ -183,13 +220,33 @@ def decode(data: bytes, at: int, queue: str) -> Job:
         )
     except (ValueError, TypeError, RecursionError) as error:
         raise frame.Impossible(f"record in a segment: {error!r:.200}") from None
-    wrong = frame.flaw(job)
-    if wrong:
+    # What most have, and nothing else: checked here, as each part is what its place makes it.
+    usual = ttl != ttl and scheduled != scheduled and 0 <= enqueued_at <= LATEST
+    usual = usual and (not n_headers or data[headers] != _OPENING)
+    if not usual and (wrong := frame.flaw(job)):
         raise frame.Impossible(f"record in a segment: impossible {wrong}")
     return job
 
 
+def _headers(text: str) -> dict[str, str]:
+    """Return the headers of a record: of most jobs nothing stands there, or the trace context. Raises ValueError."""
+    if not text:
+        return dict(_COMMON)
+    if text[0] != "{":
+        return {**_COMMON, _TRACE: text}
+    found: dict[str, str] = _DECODE(text)[0]
+    return found
+
+
+def _text_of(headers: Mapping[str, str]) -> str:
+    if headers == _COMMON:
+        return ""
+    trace = headers.get(_TRACE, "")
+    alone = len(trace) == _TRACE_SIZE and trace.isascii() and trace[0] != "{"
+    return trace if alone and headers == {**_COMMON, _TRACE: trace} else _ENCODE(dict(headers))
+
+
 def name_of(segment: names.SegmentName, index: int, job: Job, delivery: int) -> names.Name:
     """Return the name of a job that was claimed so often."""
-    expires = None if job.ttl is None else names.micros(job.eligible_at + job.ttl)
+    expires = None if job.ttl is None else names.micros(job.enqueued_at + job.ttl)
     return segment.of_job(index, delivery, expires)

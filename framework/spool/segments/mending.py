@@ -14,6 +14,7 @@ from framework.spool.layout import QueueDir
 from framework.spool.names import SegmentName
 from framework.spool.segments import format as bytes_of
 from framework.spool.segments import words as word
+from framework.spool.segments.look import open_segment
 
 
 def recover(disk: Disk, queue: QueueDir, entry: str) -> int:
@@ -36,11 +37,33 @@ def recover(disk: Disk, queue: QueueDir, entry: str) -> int:
             disk.unlink(path)
             return 0
         found = word.unpack(data[bytes_of.WORDS_AT : bytes_of.WORDS_AT + word.SIZE * name.jobs])
-        settled = [one if whole else word.DONE for one, whole in zip(found, there, strict=True)]
+        settled = [_closed(one, whole) for one, whole in zip(found, there, strict=True)]
         if settled != found:
             disk.calls.pwrite(fd, word.pack(settled), bytes_of.WORDS_AT)
         disk.sync(fd)  # its writer may not have come to that
         return sum(there) if disk.move(path, f"{queue.base}/segments/{entry}") else 0
+
+
+def _closed(one: int, whole: bool) -> int:
+    """Return the word of a record to whose segment none is added any more."""
+    if not whole:
+        return word.DONE
+    return word.free(0) if word.is_vacant(one) else one
+
+
+def adopt(disk: Disk, path: str) -> None:
+    """Close a segment whose writer is dead. What it had written and not shown counts where it is whole.
+
+    The writer's `flock` says that it lives; workers write no vacant word. Raises Damaged, Newer, OSError.
+    """
+    with open_segment(disk, path) as segment:
+        if not flocks.take(disk.calls, segment.fd):
+            return
+        there = segment.whole()
+        vacant = {i: _closed(one, there[i]) for i, one in enumerate(segment.words()) if word.is_vacant(one)}
+        if any(map(word.is_free, vacant.values())):
+            segment.flush()  # its writer may not have come to that
+        segment.write_all(vacant)
 
 
 def _records(data: bytes, jobs: int) -> list[int]:

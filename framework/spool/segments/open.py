@@ -72,23 +72,22 @@ class Segments:
             segment = self._get(entry)
             if segment is None:
                 return [], False
-            there = self._pick(segment, segment.words(), owner.tag)
+            seen = segment.words()
+            there = self._pick(segment, seen, owner.tag)
             if not there:
                 self._rest(segment, keep=False)
                 return [], False
-            segment.load()  # before a word says that the jobs are ours: what cannot be read is nobody's
+            segment.load(there[-1] + 1)  # before a word says that the jobs are ours: what cannot be read is nobody's
             wanted = self._wanted(segment, there, now if kept else None, expired_at)
             try:
                 with segment.locked():
                     found = segment.words()
-                    picked = [i for i in self._pick(segment, found, owner.tag) if i in wanted]
+                    picked = there if found == seen else self._pick(segment, found, owner.tag)
+                    if wanted is not None:
+                        picked = [i for i in picked if i in wanted]
                     left = len(picked) > limit
                     del picked[limit:]
-                    taken = {
-                        i: word.owned(word.delivery_of(found[i]) + 1, owner.tag)
-                        for i in picked
-                        if word.is_free(found[i])
-                    }
+                    taken = word.claimed(found, picked, owner.tag)
                     segment.write_all(taken)
             except Busy:
                 self._counts["busy"] += 1
@@ -114,20 +113,21 @@ class Segments:
             raise failed
         return leases
 
-    def _wanted(self, segment: Segment, there: Sequence[int], after: int | None, until: int | None) -> frozenset[int]:
-        """Return those of these indexes whose time to live ends after the one moment, or until the other."""
+    def _wanted(
+        self, segment: Segment, there: Sequence[int], after: int | None, until: int | None
+    ) -> frozenset[int] | None:
+        """Return those of these indexes whose time to live ends after the one moment, or until the other; None: all."""
         if until is not None:
             return frozenset(i for i in there if self._expires(segment, i) <= until)
         if after is not None:
             return frozenset(i for i in there if self._expires(segment, i) > after)
-        return frozenset(there)
+        return None
 
     @staticmethod
-    def _pick(segment: Segment, found: Sequence[int], tag: int) -> list[int]:
+    def _pick(segment: Segment, found: list[int], tag: int) -> list[int]:
         """Return the indexes that may be claimed, in order: the free ones, and own ones that are no leases."""
-        return [
-            i for i, one in enumerate(found) if word.is_free(one) or (word.is_of(one, tag) and i not in segment.held)
-        ]
+        free, lost = word.all_free(found), word.all_of(found, tag) - segment.held
+        return sorted([*free, *lost]) if lost else free
 
     def keep_expired(self, entry: str) -> None:
         """Let the expired jobs of a segment be for a while: they could not leave it, and others shall run."""
@@ -150,10 +150,10 @@ class Segments:
             self._put_aside(segment, index, one)
             return None
         name = bytes_of.name_of(segment.name, index, job, delivery)
-        held = Held(owner, name, str(name), segment.inode, segment=segment, index=index, word=one)
+        held = Held(owner, name, str(name), segment.inode, 0, False, False, segment, index, one)
         owner.held[held.entry] = held
         segment.held.add(index)
-        return Lease(job, self._queue.name, 1, delivery, job.eligible_at, held)
+        return Lease(job, self._queue.name, 1, delivery, job.enqueued_at, held)  # none has a delay
 
     def _put_aside(self, segment: Segment, index: int, one: int) -> None:
         """Of one damaged record: its bytes to bad/, and its word says that it is elsewhere. Raises OSError."""
@@ -167,7 +167,7 @@ class Segments:
 
     def finish(self, held: Held) -> bool:
         """The job is done. False: the lease was lost. Raises OSError: it stays."""
-        return self._settle(held, word.done(held.word))
+        return self._settle(held, held.word ^ word.FINISH)
 
     def finish_all(self, entry: str, done: Sequence[Held]) -> None:
         """Finish jobs of one segment at once. What is not its lease any more, or fails, is let be: `finish` tells."""
@@ -177,11 +177,11 @@ class Segments:
                 return
             found = segment.words()
             mine = [held for held in done if held.segment is segment and found[held.index] == held.word]
-            segment.write_all({held.index: word.done(held.word) for held in mine})
+            segment.write_all({held.index: held.word ^ word.FINISH for held in mine})
             for held in mine:
-                held.segment = None  # of the segment: `done` need not ask it
                 segment.held.discard(held.index)
-                held.done()
+                held.owner.held.pop(held.entry, None)  # as `Held.done`, which would ask the segment for each
+                held.segment, held.settled = None, True
             if not segment.held:
                 self._rest(segment, keep=True)
 
@@ -225,10 +225,11 @@ class Segments:
 
     def _rest(self, segment: Segment, *, keep: bool) -> None:
         """It is removed where nothing is left, and kept open where more is to come or something is a lease here."""
-        found = segment.words()
+        found = segment.words()[::-1]  # the last jobs are claimed last
         if all(map(word.is_settled, found)):
             self._unlink(segment)
-        if not segment.held and not (keep and any(map(word.is_free, found))):
+        comes = any(map(word.is_vacant, found)) or (keep and any(map(word.is_free, found)))
+        if not (segment.held or comes):
             self._forget(segment)
         idle = [one for one in self._open.values() if not one.held]
         for one in idle[: max(0, len(idle) - MOST_IDLE)]:
@@ -288,8 +289,12 @@ class Segments:
             segment = self._get(entry)
             if segment is None:
                 return
-            there = self._pick(segment, segment.words(), tag)
-            self._expiries[entry] = min((self._expires(segment, index) for index in there), default=math.inf)
+            found = segment.words()
+            there = self._pick(segment, found, tag)
+            first = min((self._expires(segment, index) for index in there), default=math.inf)
+            if word.is_vacant(found[-1]):  # others may come, which live as long as the first, or shorter
+                first = min(first, names.micros(time.time() + 1.0))
+            self._expiries[entry] = first
             if not segment.held:
                 self._rest(segment, keep=False)
 
@@ -341,11 +346,8 @@ class Segments:
         with self._lock:
             segment = self._get(entry)
             if segment is not None:
-                mine = {
-                    index: one
-                    for index, one in enumerate(segment.words())
-                    if word.is_of(one, ward.tag) and index not in segment.held
-                }
+                found = segment.words()
+                mine = {index: found[index] for index in sorted(word.all_of(found, ward.tag) - segment.held)}
                 leases = self._leases(segment, ward, mine)
                 _may_have_copies(leases)
                 if not segment.held:

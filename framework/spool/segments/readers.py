@@ -1,8 +1,8 @@
-"""Do all workers of a queue read segments? Producers write them only where the marker `<queue>/segmented` says so.
+"""Do all workers of a queue read segments? Producers write them only where the marker `<queue>/segmented.2` says so.
 
-A worker of the version before does not look where segments lie: it would pass them by. So the lock file of a worker
-says in its head that it reads them. Maintenance sets the marker while all do; who finds one that does not removes it.
-Before a downgrade drain the queues: segments that are left wait for the next upgrade.
+A worker of an earlier version does not look where segments lie, or leaves those alone that are open for more jobs. So
+the lock file of a worker says in its head that it reads them. Maintenance sets the marker while all do; who finds one
+that does not removes it. Before a downgrade drain the queues: segments that are left wait for the next upgrade.
 """
 
 from __future__ import annotations

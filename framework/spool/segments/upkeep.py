@@ -13,6 +13,7 @@ from framework.spool.disk import Disk
 from framework.spool.layout import QueueDir
 from framework.spool.listing import Names
 from framework.spool.segments import format as bytes_of
+from framework.spool.segments import mending
 from framework.spool.segments import words as word
 from framework.spool.segments.file import Busy
 from framework.spool.segments.look import open_segment
@@ -120,6 +121,9 @@ class Upkeep:
         if all(map(word.is_settled, found)):  # killed between the last word and the unlink
             self._disk.unlink(path)
             return
+        if any(map(word.is_vacant, found)):
+            with suppress(frame.Damaged, FileNotFoundError):
+                mending.adopt(self._disk, path)
         self._free_unknown(entry, found)
         if self._disk.power and any(found) and self._flushed.get(entry) != found:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -143,8 +147,11 @@ class Upkeep:
             return
         with suppress(frame.Damaged, FileNotFoundError, Busy):  # the next look
             with open_segment(self._disk, self._segments.path(entry)) as segment, segment.locked():
-                now = segment.words()
-                segment.write_all({i: word.free(word.delivery_of(now[i])) for i in suspects if now[i] == found[i]})
+                now, there = segment.words(), segment.whole()
+                suspects = [i for i in suspects if now[i] == found[i]]
+                # Half a word may have said that no job is there.
+                job = {i for i in suspects if there[i] or word.tag_of_word(now[i])}
+                segment.write_all({i: word.free(word.delivery_of(now[i])) if i in job else word.DONE for i in suspects})
 
 
 def first_free(name: names.SegmentName, found: list[int]) -> str:

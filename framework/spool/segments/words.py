@@ -10,13 +10,16 @@ belongs to nobody (see `upkeep`), so that its job runs again.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
 
-FREE, OWNED, DONE, MOVED = (state | state << 60 for state in range(4))
+FREE, OWNED, DONE, MOVED, VACANT = (state | state << 60 for state in range(5))
 SIZE = 8
 _STATE, _DELIVERY, _TAG = 0xF | 0xF << 60, 0xFFFFF, (1 << 36) - 1
 _SETTLED = (DONE, MOVED)
+# XORed to a claimed job's word it says that the job is finished; the owner stays, and knows its own at a repetition.
+FINISH = OWNED ^ DONE
 
 
 def free(delivery: int) -> int:
@@ -29,12 +32,10 @@ def owned(delivery: int, tag: int) -> int:
     return OWNED | min(delivery, _DELIVERY) << 4 | tag << 24
 
 
-def done(word: int) -> int:
-    """Return the word of a claimed job that is finished.
-
-    It keeps its owner, so that a repeated settlement knows its own.
-    """
-    return word ^ OWNED ^ DONE
+def claimed(words: list[int], places: Sequence[int], tag: int) -> dict[int, int]:
+    """Return the words with which an owner claims those of these jobs that are free, by their places."""
+    mine = owned(0, tag)
+    return {i: mine | min((words[i] >> 4) + 1, _DELIVERY) << 4 for i in places if not words[i] & 0xF}
 
 
 def moved(delivery: int, tag: int) -> int:
@@ -59,12 +60,23 @@ def is_settled(word: int) -> bool:
 
 def is_owned(word: int) -> bool:
     """Return whether the job is claimed; what no version writes, or only half a word, counts as an unknown owner's."""
-    return not is_settled(word) and not is_free(word)
+    return not is_settled(word) and not is_free(word) and word != VACANT
 
 
-def is_of(word: int, tag: int) -> bool:
-    """Return whether this owner has the job."""
-    return word & _STATE == OWNED and word >> 24 & _TAG == tag
+def is_vacant(word: int) -> bool:
+    """Return whether no job is there yet."""
+    return word == VACANT
+
+
+def all_free(words: list[int]) -> list[int]:
+    """Return the places of the jobs that may be claimed."""
+    return [i for i, word in enumerate(words) if not word & 0xF and not word >> 24]
+
+
+def all_of(words: list[int], tag: int) -> set[int]:
+    """Return the places of the jobs that this owner has."""
+    mask, mine = _STATE | _TAG << 24, OWNED | tag << 24
+    return {i for i, word in enumerate(words) if word & mask == mine}
 
 
 def tag_of_word(word: int) -> int:

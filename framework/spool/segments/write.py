@@ -5,17 +5,16 @@ An error leaves all of its jobs or none. Its writer holds the `flock` of the fil
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Sequence
 
 from framework.job import Job
-from framework.spool import flocks, names
+from framework.spool import names
 from framework.spool.clock import Clock
 from framework.spool.disk import Disk
-from framework.spool.draft import CREATE, Draft, Gone
+from framework.spool.draft import Draft, Gone, create
 from framework.spool.layout import QueueDir
-from framework.spool.names import Name, SegmentName
+from framework.spool.names import SegmentName
 from framework.spool.segments import format as bytes_of
 from framework.spool.segments import words as word
 from framework.spool.segments.look import open_segment
@@ -33,35 +32,18 @@ def together(jobs: Sequence[Job]) -> int:
     return min(len(jobs), bytes_of.MOST)
 
 
-def create(disk: Disk, queue: QueueDir, clock: Clock, jobs: Sequence[Job]) -> Draft:
+def begin(disk: Disk, queue: QueueDir, clock: Clock, jobs: Sequence[Job], slots: int) -> Draft:
     """An empty locked file in tmp, whose name says what will be in it. Raises OSError."""
     expiries = [names.micros(job.eligible_at + job.ttl) for job in jobs if job.ttl is not None]
-    while True:
-        name = SegmentName(clock.stamp(), names.tails.next(), len(jobs), min(expiries, default=None))
-        path = queue.path("tmp", name)
-        try:
-            fd = flocks.keep(disk.calls.open(path, CREATE, 0o600, dir_fd=disk.fd))
-        except FileNotFoundError:  # somebody has removed the queue's directory, under a producer that lives long
-            if not disk.mkdir(f"{queue.base}/tmp"):
-                raise
-            continue
-        try:
-            # A recoverer that saw the file between open and flock takes it for a dead writer's and unlinks it.
-            if flocks.take(disk.calls, fd) and disk.calls.fstat(fd).st_nlink > 0:
-                return Draft(jobs[0], Name(name.stamp, name.tail), path, fd)
-        except OSError:
-            with contextlib.suppress(OSError):
-                disk.unlink(path)
-            flocks.drop(disk.calls, fd)
-            raise
-        flocks.drop(disk.calls, fd)
+    first = min(expiries, default=None)
+    return create(disk, queue, jobs[0], lambda: SegmentName(clock.stamp(), names.tails.next(), slots, first))
 
 
-def publish(disk: Disk, queue: QueueDir, clock: Clock, draft: Draft, jobs: int) -> None:
+def publish(disk: Disk, queue: QueueDir, clock: Clock, draft: Draft) -> None:
     """All are runnable after it. An error that came too late to keep them is none. Raises OSError, Gone."""
     name = names.segment(os.path.basename(draft.path))
     assert name is not None
-    stamp = clock.stamps(jobs)[0]  # taken now: who lists takes only what was stamped before
+    stamp = clock.stamps(name.jobs)[0]  # taken now: who lists takes only what was stamped before
     target = f"{queue.base}/segments/{name._replace(stamp=stamp)}"
     try:
         if not disk.move(draft.path, target):
@@ -72,15 +54,15 @@ def publish(disk: Disk, queue: QueueDir, clock: Clock, draft: Draft, jobs: int) 
     draft.path = target
 
 
-def take_back(disk: Disk, path: str, most: int) -> list[int]:
-    """Take back up to `most` jobs, the last ones that nobody has claimed; durably. Return their indexes.
+def take_back(disk: Disk, path: str, indexes: range, most: int) -> list[int]:
+    """Take back up to `most` of these jobs, the last ones that nobody has claimed; durably. Return their indexes.
 
     Raises Busy, OSError: some may be taken back.
     """
     with open_segment(disk, path) as segment:
         with segment.locked():
             found = segment.words()
-            free = [index for index, one in enumerate(found) if word.is_free(one)]
+            free = [index for index in indexes if word.is_free(found[index])]
             taken = free[max(0, len(free) - most) :]
             segment.write_all(dict.fromkeys(taken, word.DONE))
         segment.flush()  # without the lock: who claims waits 2 ms for it, and then takes what comes later

@@ -1,0 +1,46 @@
+"""Looks into a store of which a part may be damaged, or another user's: the rest is shown all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
+
+from framework.cli.output import warn
+from framework.errors import EngineError
+
+T = TypeVar("T")
+
+
+class Looks:
+    """What a command has looked at.
+
+    Args:
+        refused: what could not even be opened.
+
+    Attributes:
+        failed: what could not be looked at.
+    """
+
+    def __init__(self, refused: Mapping[str, EngineError]) -> None:
+        self.failed = list(refused.values())
+
+    def __call__(self, look: Callable[[], T], instead: T) -> T:
+        """Return what a look gives, and `instead` where it fails."""
+        try:
+            return look()
+        except EngineError as error:
+            self.failed.append(error)
+            return instead
+
+    def each(self, look: Iterable[T]) -> Iterator[T]:
+        """Yield what a look gives until it fails."""
+        try:
+            yield from look
+        except EngineError as error:
+            self.failed.append(error)
+
+    def say(self) -> int:
+        """Warn of each failure once; return the command's exit code."""
+        for text in dict.fromkeys(str(error).removesuffix(": tried again") for error in self.failed):
+            warn(text)
+        return 1 if self.failed else 0
