@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
-from urllib.parse import urlsplit
 
 from framework.errors import SettingsError
 from framework.job import Job, JobId, Lease, RunRecord
@@ -299,7 +299,8 @@ def shown(url: str) -> str:
 
 def scheme_of(url: str) -> str:
     """Return the scheme of an engine's URL. Raises SettingsError: no engine has that scheme."""
-    scheme = urlsplit(url).scheme
+    found = re.match(r"([a-z][a-z0-9+.-]*):", url, re.IGNORECASE | re.ASCII)
+    scheme = found[1].lower() if found else ""
     if scheme not in ENGINES:
         known = ", ".join(f"{name}:" for name in ENGINES)
         hint = f"; did you mean spool:{url}?" if not scheme and url.startswith(("/", ".")) else ""

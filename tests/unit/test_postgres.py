@@ -16,9 +16,9 @@ import pytest
 
 from framework.broker import open_broker
 from framework.brokers import postgres as engine
-from framework.brokers.postgres import upkeep
+from framework.brokers.postgres import inspect, upkeep
 from framework.cli import main
-from framework.errors import EngineError, EngineUnavailable, EnqueueError, EnqueueUncertain
+from framework.errors import EngineError, EngineUnavailable, EnqueueError, EnqueueUncertain, SettingsError
 from framework.outcome import SUCCEEDED, Settlement
 from framework.queues import QueueOptions
 from tests import postgres
@@ -262,6 +262,24 @@ def test_urgent_and_released_jobs_below_the_floor_are_found(opened: Open) -> Non
     take(other, 10)
     one.release(first)
     assert set(ids(first)) <= set(ids(take(other, 40)))
+
+
+def test_large_counts_are_estimated(opened: Open, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspect, "EXACT", 50)
+    monkeypatch.setattr(inspect, "NEAR", 20)
+    broker = opened("a")
+    put(broker, *(f"{n}" for n in range(200)))
+    take(broker, 5)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("analyze worker.job")
+    stats = broker.stats("jobs")
+    assert (stats.ready, stats.in_flight, stats.delayed) == (195, 5, 0)
+
+
+def test_a_wrong_url_is_refused_without_its_password() -> None:
+    with pytest.raises(SettingsError) as refused:
+        open_broker("postgresql://me:secret@[::1/x", incarnation="a")
+    assert "secret" not in str(refused.value)
 
 
 def test_no_thread_is_left_behind(opened: Open) -> None:

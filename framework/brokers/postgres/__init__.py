@@ -67,11 +67,9 @@ def _place(url: str) -> Place:
     defaults = {"connect_timeout": "5", "target_session_attrs": "read-write", "application_name": "worker"}
     try:
         info = conninfo.make_conninfo(base, **{**defaults, **given})
-    except Error as error:
-        shown = base.partition("://")[0]
-        raise SettingsError(f"WORKER_ENGINE_URL={shown}://...: {str(error).strip().splitlines()[0]}") from None
-    parts = urlsplit(base)
-    shown = f"postgresql://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    except Error:  # whose text may quote the password
+        raise SettingsError("WORKER_ENGINE_URL: write postgresql://user:password@host:port/database") from None
+    shown = f"PostgreSQL at {urlsplit(base).netloc.rpartition('@')[2] or given.get('host', 'localhost')}"
     return Place(info, own["schema"], own["local_dir"].absolute(), own["timeout"], shown)
 
 

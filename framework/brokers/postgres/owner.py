@@ -57,12 +57,13 @@ class LocalLife:
         path = self.directory / "node"
         with suppress(FileExistsError):
             fresh = self.directory / f".node-{secrets.token_hex(8)}"
-            fresh.write_text(f"{socket.gethostname()[:60]}-{secrets.token_hex(8)}")
+            fresh.write_text(secrets.token_hex(8))
             try:
                 os.link(fresh, path)
             finally:
                 fresh.unlink()
-        self._node = path.read_text()
+        # A file that was copied with an image, or a file system that machines share, must not make one of two.
+        self._node = f"{socket.gethostname()[:60]}-{path.read_text()}-{_boot()}"
         return self._node
 
     def is_dead(self, name: str) -> bool:
@@ -95,3 +96,10 @@ class LocalLife:
 
     def _path(self, name: str) -> Path:
         return self.directory / "owners" / quote(name, safe="").replace(".", "%2E")
+
+
+def _boot() -> str:
+    """Return what differs between kernels that run, and between their starts; empty where nothing says."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]
+    return ""

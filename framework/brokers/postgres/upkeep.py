@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from framework.brokers.postgres.engine import PostgresBroker
 
 AT_ONCE = 500  # rows in one statement
-LEFT_OVER = 10.0  # seconds between looks at dead owners whose jobs are for other services
+LEFT_OVER = 300.0  # seconds between looks at dead owners whose jobs are for other services: each reads the whole table
 SLOW = 60.0  # seconds that a statement may take which reads a whole table
 
 
