@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -91,6 +92,7 @@ class Server:
                          "fsync": "off", "max_connections": "200", **options}  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = os.getpid()
+        self._connection: Any = None
         atexit.register(self.stop)
         self.start()
 
@@ -119,6 +121,14 @@ class Server:
             else:
                 return
 
+    def execute(self, sql: str) -> None:
+        """Execute statements on a connection that is kept for it."""
+        import psycopg
+
+        if self._connection is None or self._connection.closed or self._owner != os.getpid():
+            self._connection = psycopg.connect(self.url, autocommit=True)
+        self._connection.execute(sql, prepare=False)
+
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """End it: SIGINT is a shutdown, SIGKILL a crash of all its processes."""
         if self._process is None or os.getpid() != self._owner:
@@ -134,19 +144,21 @@ class Server:
 
 
 def empty(server: Server) -> None:
-    """Delete every row of the tables."""
-    import psycopg
-
-    tables = ("job", "later", "dead", "ids", "handler", "owner", "leader", "node", "queue")
-    with psycopg.connect(server.url, autocommit=True) as connection:
-        connection.execute(";".join(f"delete from worker.{table}" for table in tables), prepare=False)
+    """Delete every row of the tables, and let the clock be right."""
+    tables = ("job", "later", "dead", "ids", "handler", "owner", "leader", "node", "queue", "shift")
+    server.execute(";".join(f"delete from worker.{table}" for table in tables))
 
 
 @cache
 def shared(version: int = 18) -> Server:
-    """Return the server that the tests of this process share, migrated."""
+    """Return the server that the tests of this process share, migrated. Rows of `worker.shift` set its clock ahead."""
     server = Server(version)
     list(migrated(server))
+    server.execute(
+        "create table worker.shift (seconds double precision); "
+        "create or replace function worker.clock() returns double precision language sql volatile as $$ "
+        "select extract(epoch from clock_timestamp())::float8 + (select coalesce(sum(seconds), 0) from worker.shift) $$"
+    )
     return server
 
 

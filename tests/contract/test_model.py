@@ -31,7 +31,7 @@ QUEUES = [
     QueueOptions("others"),
     QueueOptions("letters", is_dead_letter=True),
 ]
-SOON = {"memory": 60.0, "slow": 60.0, "spool": 0.01, "segments": 0.01, "postgresql": 0.01}  # seconds
+SOON = {"memory": 60.0, "slow": 60.0, "spool": 0.01, "segments": 0.01, "postgresql": 60.0}  # seconds
 PATIENCE = {
     "memory": 0.0,
     "slow": 0.0,

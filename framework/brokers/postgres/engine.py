@@ -76,12 +76,13 @@ class PostgresBroker:
         named = {one.dead_letter for one in queues if one.dead_letter} - {one.name for one in queues}
         letters = [QueueOptions(name, is_dead_letter=True, handled=False) for name in named - self.queues.keys()]
         every = [*queues, *letters]
-        self.link.rows(
-            f"insert into {self.schema}.queue (name) select unnest(%s::text[]) except select name from "
-            f"{self.schema}.queue on conflict do nothing",
-            [sorted(one.name for one in every)],
-        )
         self._read_names()
+        if new := {one.name for one in every}.difference(self._names.values()):
+            self.link.rows(
+                f"insert into {self.schema}.queue (name) select unnest(%s::text[]) on conflict do nothing",
+                [sorted(new)],
+            )
+            self._read_names()
         with self.link.lock:
             for one in every:
                 self.queues[one.name] = one

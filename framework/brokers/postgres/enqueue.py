@@ -6,8 +6,8 @@ import json
 import time
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,18 +76,6 @@ class Store:
             raise refusal
         return ids
 
-    def tell(self, queues: Sequence[int], *, below: bool = True) -> None:
-        """Wake claims that wait for these queues. They look now and then, so this may fail.
-
-        Args:
-            below: there may be something new below the floors of those claims.
-        """
-        if queues:
-            try:
-                self._link.rows(f"select {self._schema}.tell_1(%s::int[], %s)", [list(queues), below])
-            except EngineError:
-                return
-
     def _checked(self, jobs: Sequence[Job]) -> tuple[Sequence[Job], EnqueueError | None]:
         for number, job in enumerate(jobs):
             try:
@@ -112,7 +100,7 @@ class Store:
         for number, count in new.items():
             if number in self._rooms:
                 self._rooms[number].used += count
-        self.tell(list(new), below=any(offset_of(job) < 0 for job in jobs))
+        tell(self._link, new, below=any(offset_of(job) < 0 for job in jobs))
         return self._answers(jobs, answers)
 
     def _answers(self, jobs: Sequence[Job], answers: Sequence[str]) -> tuple[list[JobId], EnqueueError | None]:
@@ -219,6 +207,17 @@ class Store:
         names = dict(zip(STORED, stored(job, number, 0.0), strict=True))
         names |= {name: b64encode(names[name]).decode() for name in ("uid", "payload")}
         return names | {"id": write_id(job.id), "priority": offset_of(job)}
+
+
+def tell(link: Link, queues: Iterable[int], *, below: bool = True) -> None:
+    """Wake claims that wait for these queues. They look now and then, so this may fail.
+
+    Args:
+        below: there may be something new below the floors of those claims.
+    """
+    if numbers := sorted(set(queues)):
+        with suppress(EngineError):
+            link.rows(f'select "{link.place.schema}".tell_1(%s::int[], %s)', [numbers, below])
 
 
 def _not_stored(jobs: Sequence[Job], error: EngineError) -> EnqueueError:

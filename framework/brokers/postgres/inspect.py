@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from framework.broker import NO_JOBS, JobView, QueueStats, State
+from framework.brokers.postgres.enqueue import tell
 from framework.brokers.postgres.rows import COLUMNS, JOB, Row, job_of, write_id
 from framework.extras import LEAST_URGENT, MOST_URGENT, USUAL
 
@@ -158,7 +159,7 @@ class Inspection:
             f"{JOB} from gone returning queue",
             [view.number, view.row, view.delivery],
         )
-        self._engine.store.tell([queue for (queue,) in rows])
+        tell(self._engine.link, (queue for (queue,) in rows))
         return bool(rows)
 
     def discard(self, view: JobView) -> bool:

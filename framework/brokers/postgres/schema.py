@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from importlib.resources import files
 
 import psycopg
+from psycopg import errors
 
 from framework.brokers.postgres.link import Place, unavailable
 from framework.errors import EngineError
@@ -45,16 +46,20 @@ def migrate(place: Place) -> Iterator[str]:
 def version_of(connection: psycopg.Connection, schema: str) -> int:
     """Return the version of a schema; 0: there is none. Raises psycopg.Error."""
     row = connection.execute("select to_regclass(%s)::text", (f'"{schema}".version',), prepare=False).fetchone()
-    if row is None or row[0] is None:
-        return 0
-    query = f'select max(version) from "{schema}".version'
-    found = connection.execute(query, prepare=False).fetchone()
+    return 0 if row is None or row[0] is None else _version(connection, schema)
+
+
+def _version(connection: psycopg.Connection, schema: str) -> int:
+    found = connection.execute(f'select max(version) from "{schema}".version', prepare=False).fetchone()
     return int(found[0] or 0) if found else 0
 
 
 def check(connection: psycopg.Connection, place: Place) -> None:
     """Raises EngineError: the schema does not fit this code."""
-    found = version_of(connection, place.schema)
+    try:
+        found = _version(connection, place.schema)
+    except (errors.UndefinedTable, errors.InvalidSchemaName):
+        found = 0
     if found < VERSION:
         what = f"has version {found}" if found else "is not there"
         raise EngineError(f"{place}: schema {place.schema!r} {what}: run `worker migrate`")

@@ -36,6 +36,7 @@ create table {schema}.later (like {schema}.job including defaults, due double pr
   primary key (queue, place)) with (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
 create index later_due on {schema}.later (due);
 create table {schema}.dead (like {schema}.job including defaults, primary key (queue, place));
+create index dead_since on {schema}.dead (queue, since);
 create table {schema}.ids (queue int not null, id text collate "C" not null, primary key (queue, id));
 
 create function {schema}.clock() returns double precision language sql volatile

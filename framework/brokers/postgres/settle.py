@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from framework.brokers.postgres.enqueue import tell
 from framework.brokers.postgres.link import Failed
 from framework.brokers.postgres.rows import Key, with_failure
 from framework.errors import EngineUnavailable, LeaseLost
@@ -75,7 +76,7 @@ class Settling:
         keys = [one.lease.token for one in done]
         places = self._keys("release_1", keys)
         self._engine.claims.lower(keys)
-        self._engine.store.tell(sorted({queue for queue, *_ in keys}))
+        tell(self._engine.link, (queue for queue, *_ in keys))
         return places
 
     def _keys(self, function: str, keys: Sequence[Key]) -> set[int]:
@@ -111,7 +112,7 @@ class Settling:
         )
         ready = [(target, key) for key, (state, target, *_) in zip(keys, moves, strict=True) if state == "job"]
         engine.claims.lower([key for target, key in ready if target == key[0]])
-        engine.store.tell(sorted({target for target, _ in ready}))
+        tell(engine.link, (target for target, _ in ready))
         return {place for (place,) in places}
 
     def _moved(self, lease: Lease, outcome: Outcome) -> tuple[str, int, float | None, int, str | None]:

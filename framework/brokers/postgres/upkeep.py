@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from framework.broker import Rescued
+from framework.brokers.postgres.enqueue import tell
 from framework.brokers.postgres.owner import BEAT, PATIENCE
 from framework.brokers.postgres.rows import COLUMNS, Row
 from framework.job import Failure, Lease
@@ -116,7 +117,7 @@ class Upkeep:
 
     def _promote(self) -> bool:
         rows = self._engine.link.rows(f"select * from {self._schema}.promote_1(%s)", [AT_ONCE])
-        self._engine.store.tell(sorted({queue for (queue,) in rows}))
+        tell(self._engine.link, (queue for (queue,) in rows))
         return len(rows) < AT_ONCE
 
     def _expire(self) -> bool:
@@ -159,7 +160,7 @@ class Upkeep:
                     self.drop(table, f"queue = %s and home <> queue and since <= {self._schema}.clock() - %s{owned}",
                               [number, options.ttl])  # fmt: skip
         took = time.monotonic() - began
-        self._delete_at = time.monotonic() + (20 * took if took > 0.02 else 0.0)
+        self._delete_at = time.monotonic() + (20 * took if took > 0.5 else 0.0)
         return True
 
     def drop(self, table: str, condition: str, values: list[object]) -> int:
