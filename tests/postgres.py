@@ -22,6 +22,7 @@ import psutil
 import pytest
 
 PATIENCE = 60.0  # seconds in which a server must start
+VERSION = int(os.environ.get("TEST_POSTGRES", "18"))  # or 16
 
 
 def _programs(version: int) -> Path:
@@ -77,7 +78,7 @@ class Server:
         options: settings of the server.
     """
 
-    def __init__(self, version: int = 18, **options: str) -> None:
+    def __init__(self, version: int = VERSION, **options: str) -> None:
         self._programs = _programs(version)
         self._data = Path(tempfile.mkdtemp(dir=_scratch()))
         shutil.copytree(_template(version), self._data, dirs_exist_ok=True)
@@ -150,7 +151,7 @@ def empty(server: Server) -> None:
 
 
 @cache
-def shared(version: int = 18) -> Server:
+def shared(version: int = VERSION) -> Server:
     """Return the server that the tests of this process share, migrated. Rows of `worker.shift` set its clock ahead."""
     server = Server(version)
     list(migrated(server))

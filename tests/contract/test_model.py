@@ -44,7 +44,7 @@ BOUNDS = {
     "slow": (20, 40),
     "spool": (14, 30),
     "segments": (14, 30),
-    "postgresql": (14, 30),
+    "postgresql": (6, 30),
 }  # walks, steps of each
 
 home_queue = st.sampled_from(["jobs", "jobs", "others"])

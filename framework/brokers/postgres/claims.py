@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 LONGEST_WAIT = 1.0  # seconds, as the port says
 POLL = 0.1  # seconds between looks where a pooler keeps notifications away
 LOOK_BACK = 0.1  # seconds between looks below the floor, at least
+LONG_LOOK = 0.25  # seconds; a shorter one is made at once where there is something below
 LOWEST = -(2**63)
 
 
@@ -72,7 +73,9 @@ class Claims:
     def _due(self, number: int) -> float:
         """Return when it is time to look below the floor."""
         looked, took = self._looked.get(number, (0.0, 0.0))
-        return looked + (2 * took if number in self._below else max(LOOK_BACK, 20 * took))
+        if number in self._below:
+            return looked + (2 * took if took > LONG_LOOK else 0.0)
+        return looked + max(LOOK_BACK, 20 * took)
 
     def _take(self, numbers: Sequence[int], limit: int, era: int) -> list[tuple[Any, ...]]:
         engine, began = self._engine, time.monotonic()
