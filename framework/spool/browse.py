@@ -75,15 +75,16 @@ class Browse:
         """The jobs of a queue in one state, in the order of their names. What the system refuses to show is left out,
         and raised once all others were seen. Raises OSError."""
         refused = Refused()
-        found: list[tuple[str, str]] = []
+        found: list[tuple[str, str]] = []  # names and where they are: their order needs all of one state
         for place in self._places(queue, state):
             for directory in refused(partial(self._directories, queue, place), f"{queue.base}/{place}"):
                 listed = refused(partial(self._disk.listdir, directory), directory)
-                found += [(entry, f"{directory}/{entry}") for entry in listed]
+                found += [(entry, directory) for entry in listed]
         segments = f"{queue.base}/segments"
-        found += [(entry, f"{segments}/{entry}") for entry in refused(partial(self._segments, queue, state), segments)]
-        for entry, path in sorted(found):
-            if os.path.dirname(path) == segments:
+        found += [(entry, segments) for entry in refused(partial(self._segments, queue, state), segments)]
+        for entry, directory in sorted(found):
+            path = f"{directory}/{entry}"
+            if directory == segments:
                 yield from refused(partial(self._in_segment, queue, entry, state), path)
             else:
                 yield from refused(partial(self._seen, queue, entry, path, state), path)

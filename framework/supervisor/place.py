@@ -53,6 +53,7 @@ class Place:
         self.pid, self.incarnation, self.mark, self.born_at = pid, birth.incarnation, birth.mark, now
         self.ready = self.leaving = self.flushing = False
         self.start_at = self.kill_at = None
+        self.image = 0  # a fresh interpreter has another one, and would be taken for a program that a job executes
         self.killed = ""
         self.sent = set()
 

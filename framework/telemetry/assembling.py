@@ -13,6 +13,7 @@ from framework.telemetry.logs import Logs
 from framework.telemetry.metrics import Metrics
 from framework.telemetry.names import SCOPE
 from framework.telemetry.otlplogs import LogRecords
+from framework.telemetry.resource import detect as detect
 from framework.telemetry.ringing import open_exporter, open_ring
 from framework.telemetry.rings import Rings
 from framework.telemetry.sending import SendSpans

@@ -6,12 +6,14 @@ import os
 import socket
 import uuid
 from collections.abc import Mapping
+from functools import lru_cache
 from urllib.parse import unquote
 
 from opentelemetry.sdk.resources import Resource
 
 from framework.telemetry.identity import ProcessIdentity
 
+_TEXT = "OTEL_RESOURCE_ATTRIBUTES"
 _NAMESPACE = uuid.UUID("6f3c1f0e-52d1-5c0f-9a4f-6a1f2f0a6b11")
 
 
@@ -30,7 +32,17 @@ def resource_of(identity: ProcessIdentity, *, pid: int | None = None, host: str 
     # Code beats the variables in the SDK, so the name is passed only where no variable gives one.
     if not os.environ.get("OTEL_SERVICE_NAME") and not given.get("service.name"):
         attributes["service.name"] = identity.app
-    return Resource.create(attributes)
+    return detect().merge(Resource(attributes))
+
+
+def detect() -> Resource:
+    """What the SDK finds out by itself. The supervisor asks for its children: it takes half a megabyte."""
+    return _detected(tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("OTEL_"))))
+
+
+@lru_cache(maxsize=1)
+def _detected(environ: tuple[tuple[str, str], ...]) -> Resource:
+    return Resource.create()
 
 
 def instance_id(identity: ProcessIdentity, *, host: str | None = None) -> str:
@@ -46,6 +58,6 @@ def instance_id(identity: ProcessIdentity, *, host: str | None = None) -> str:
 
 def environment_attributes(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """OTEL_RESOURCE_ATTRIBUTES as a mapping; malformed parts are left out (the SDK warns of them)."""
-    text = (os.environ if environ is None else environ).get("OTEL_RESOURCE_ATTRIBUTES", "")
+    text = (os.environ if environ is None else environ).get(_TEXT, "")
     pairs = (item.split("=", 1) for item in text.split(",") if "=" in item)
     return {key.strip(): unquote(value.strip()) for key, value in pairs}

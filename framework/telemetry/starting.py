@@ -36,8 +36,9 @@ def start_process(
         return Telemetry(Lines(logs), tracing=LogOnlyTracing(logs))
     try:
         if identity.role == "supervisor":
-            importlib.import_module("framework.telemetry.assembling")  # as `preload`
+            assembling = importlib.import_module("framework.telemetry.assembling")  # as `preload`
             preload()
+            assembling.detect()
             version()  # read once for all children
             return Telemetry(Lines(logs))
         from framework.telemetry.assembling import open_telemetry

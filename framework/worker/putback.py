@@ -125,21 +125,21 @@ class PutBack:
         if not alone:
             self.signals()
             self._change_back()
-            self._switch_soon()
+            self._interpreter()
             return ""
         self.between_jobs()
         if self._alarm is not None:  # an event loop has a wakeup descriptor of its own
             with suppress(OSError, ValueError):
                 signal.set_wakeup_fd(self._wakeup)
-        if sys.getrecursionlimit() < self._recursion:
-            sys.setrecursionlimit(self._recursion)
-        self._switch_soon()
+        self._interpreter()
         if self._collects and not gc.isenabled():
             gc.enable()
         return self._raise_limits()
 
-    def _switch_soon(self) -> None:
-        """Let no thread keep the interpreter for longer than before. Less may be an interruption that is under way."""
+    def _interpreter(self) -> None:
+        """Put back what all threads need at once, this one too. A shorter interval may be an interruption under way."""
+        if sys.getrecursionlimit() < self._recursion:
+            sys.setrecursionlimit(self._recursion)
         if sys.getswitchinterval() > self._interval:
             sys.setswitchinterval(self._interval)
 

@@ -63,7 +63,7 @@ SEGMENT_MUTANTS = (
     _one("what is not ours is not closed", "segments/append.py", "                flocks.forget(self._fd)\n                return\n", "                pass\n", APPEND),
     Mutant("segments: an open segment is not a forked child's", "spool/segments/append.py", (("        self.segment: Open | None = None\n", "        self.segment: Open | None = getattr(self, 'segment', None)\n"), ("return (found.st_dev, found.st_ino) == self._file and found.st_nlink > 0", "return True"), ("        except OSError:\n            return False\n", "        except OSError:\n            return True\n")), APPEND),
     _one("the first of an open segment expires first", "segments/append.py", "names.micros(first) < self._name.expires", "False", APPEND),
-    _one("no job overtakes another kind", "segments/append.py", "            segment.retired = True\n", "", APPEND, "single, bulk, single: the third overtook"),
+    _one("no job overtakes another kind", "segments/append.py", "            segment.retired = True\n            self.tick()", "            self.tick()", APPEND, "single, bulk, single: the third overtook"),
     _one("what was interrupted is no job", "enqueue.py", "            here.close()\n            raise\n", "            raise\n", APPEND),
     _one("a full disk has room for one", "enqueue.py", "            return False\n        return True\n", "            raise\n        return True\n", APPEND),
     _one("only those of the call are too many", "segments/write.py", "for index in indexes if", "for index in range(len(found)) if", APPEND),
@@ -80,4 +80,5 @@ SEGMENT_MUTANTS = (
     _one("claims from segments outlive their directory", "parts.py", "            if held.segment is None or not stays:\n", "            if True:\n", SEGMENTS),
     _one("a letter in a segment is dead", "browse.py", "        wanted = is_owned if state == \"in_flight\" else is_free\n", "        wanted = is_free if state == \"ready\" else is_owned\n", SEGMENTS),
     _one("the writer's lock is free before too many are taken back", "enqueue.py", "            close(self._disk, drafts)  # where", "            pass  # where", SEGMENTS),
+    _one("none overtakes what came while a segment began", "segments/append.py", "            segment.retired = True\n        if not", "            pass\n        if not", APPEND, "threads and a bulk: a later job overtook"),
 )  # fmt: skip

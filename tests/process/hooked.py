@@ -13,8 +13,11 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 
 from framework import Context, Failure, Queue, RetryPolicy, Slot, WorkerApp
+from framework.runner import hooks
 from tests.process.torture import note
 
+if "PATIENCE" in os.environ:  # seconds, in tests that wait for hooks to be killed
+    hooks.PATIENCE = float(os.environ["PATIENCE"])
 ONCE = RetryPolicy(max_retries=0)
 
 

@@ -15,6 +15,7 @@ from tests.telemetry.receiver import Receiver
 from tests.unit.test_probes import free_port
 
 LONG = 120.0  # seconds, on a machine that is busy with other tests
+FEW = ("--queue", "jobs")  # with spawn each process costs an import
 
 
 def start(tree: Tree, app: str = "Hooked", *arguments: str, **environ: str) -> None:
@@ -38,7 +39,8 @@ def hooked(tree: Tree) -> dict[str, int]:
 def test_hooks_that_hang_delay_no_rescue_and_no_probe(tree: Tree, method: str) -> None:
     """Verified: one that slept delayed two rescues by 30 and 60 s, and maintenance was killed as stuck."""
     port = free_port()
-    start(tree, WORKER_HEALTH=f"127.0.0.1:{port}", WORKER_START_METHOD=method)
+    environ = {"WORKER_HEALTH": f"127.0.0.1:{port}", "WORKER_START_METHOD": method, "PATIENCE": "0.5"}
+    start(tree, "Hooked", *FEW, "--queue", "again", WORKER_QUEUES__JOBS__WORKERS="1", **environ)
     maintenance = tree.pid("maintenance")
     sleepers = [f"sleeps-{number}" for number in range(3)]
     lose(tree, *sleepers)
@@ -75,7 +77,7 @@ HARMLESS = ("forks", "daemon", "threads", "closes", "ignores")
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_whatever_a_hook_does_the_next_one_is_called_and_the_failure_is_said_once(tree: Tree, method: str) -> None:
-    start(tree, WORKER_START_METHOD=method)
+    start(tree, "Hooked", *FEW, WORKER_START_METHOD=method)
     # With spawn each death costs an import, so only those that differ from fork by how the process begins and ends.
     ends = {act: ENDS[act] for act in ENDS if method == "fork" or act in ("raises", "exits", "kills")}
     ids = [
@@ -144,7 +146,8 @@ def test_what_finds_no_room_to_wait_is_said_with_a_count(tree: Tree) -> None:
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_hook_enqueues_and_what_it_says_is_sent(tree: Tree, method: str) -> None:
     with Receiver() as receiver:
-        start(tree, OTEL_SDK_DISABLED="false", WORKER_START_METHOD=method, **receiver.env())
+        environ = {"OTEL_SDK_DISABLED": "false", "WORKER_START_METHOD": method, "WORKER_QUEUES__JOBS__WORKERS": "1"}
+        start(tree, "Hooked", *FEW, "--queue", "told", **environ, **receiver.env())
         lose(tree, "enqueues-1")
         assert tree.wait_ledger("taken ") == ["taken by the hook"]
         said = tree.wait_event("in the hook")
@@ -254,7 +257,7 @@ def test_a_service_without_a_hook_has_no_place_for_one(tree: Tree) -> None:
 
 
 def test_a_maintenance_that_was_killed_loses_nothing_that_waits(tree: Tree) -> None:
-    start(tree)
+    start(tree, PATIENCE="1")
     lose(tree, "sleeps-1")
     tree.wait(lambda: hooked(tree), "the first hook")
     lose(tree, "plain-1", "plain-2", "plain-3")

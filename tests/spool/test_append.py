@@ -394,6 +394,19 @@ def test_a_job_that_comes_in_the_midst_of_another_has_a_place_of_its_own(
     assert len(segments(root)) == 2, "the first is closed"
 
 
+def test_what_is_stored_elsewhere_while_a_segment_begins_is_not_overtaken(root: Path) -> None:
+    """The segment has its stamp, and nobody else sees it yet. Verified: else `after` joins it, and comes before."""
+    seam = Seam()
+    mine = often(broker(root, calls=seam))
+    others = [f"other {number:02}" for number in range(append.TOGETHER + 1)]
+    seam.arm(before("rename", lambda: mine.enqueue([job(job_id) for job_id in others]) and None))
+    mine.enqueue([job("first")])
+    seam.disarm()
+    often(mine).enqueue([job("after")])
+    assert ids(claim(mine)) == ["first", *others, "after"]
+    mine.close()
+
+
 def test_threads_and_a_bulk_lose_nothing_and_keep_their_order(root: Path) -> None:
     mine = often(broker(root, durability="process"))
 

@@ -246,6 +246,18 @@ def test_no_word_goes_into_a_file_that_has_the_descriptors_number(root: Path) ->
     mine.close()
 
 
+def test_closing_a_segment_closes_no_file_that_has_its_descriptors_number(root: Path) -> None:
+    mine = stored(root)
+    claim(mine, limit=5)
+    (segment,) = mine._spool.parts("jobs").segments._open.values()
+    number, foreign = segment.fd, os.open(os.devnull, os.O_RDONLY)
+    os.dup2(foreign, number)
+    mine.close()
+    os.fstat(number)
+    os.close(number)
+    os.close(foreign)
+
+
 def test_recovery_leaves_a_living_writers_segment_alone(root: Path) -> None:
     seam = Seam()
     mine, other = in_segments(broker(root, calls=seam)), broker(root, durability="process")

@@ -6,8 +6,9 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from opentelemetry.exporter.otlp.proto.http import Compression
@@ -18,6 +19,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from docs import settings
 from docs.emitted import PAGE, tables, written
 from docs.examples import missing
+from framework import Context, DeadLetter, Failure
+from framework.job import Reason
 from framework.settings import QueueOverride, RetryOverride, Settings
 from framework.telemetry import names
 from tests.telemetry.independent import free_ports, listens
@@ -86,6 +89,15 @@ def test_the_examples_run(path: str, tests: int) -> None:
     assert len(found) == tests
     for test in found:
         test()
+
+
+def test_all_that_a_handler_is_told_is_listed() -> None:
+    page = (PAGE.parents[1] / "docs/handlers.md").read_text(encoding="utf-8")
+    section = page.partition("## What a handler is told")[2].partition("\n## ")[0]
+    listed = set(re.findall(r"`(\w+)`", section))
+    told = {field.name for kind in (Context, DeadLetter, Failure) for field in fields(kind)}
+    told |= {name for name in vars(Context) if isinstance(vars(Context)[name], property)} | set(get_args(Reason))
+    assert listed - {"DeadLetter", "on_failure"} == {name for name in told if not name.startswith("_")}
 
 
 def test_the_receiver_prints_what_comes(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ class Appender:
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
-        self._times: deque[float] = deque(maxlen=WORTH)  # monotonic, of the last calls
+        self._times = deque[float](maxlen=WORTH)  # monotonic, of the last calls
         self._slots = FEWEST
         self.age = AGE
         self.after_fork()
@@ -154,6 +154,7 @@ class Appender:
     def after_fork(self) -> None:
         """The segment is the parent's; its descriptor is closed here already."""
         self._lock = threading.Lock()
+        self._others = self._entered = object()  # another one whenever jobs are stored elsewhere
         self.segment: Open | None = None
 
     def is_worth(self, jobs: Sequence[Job]) -> bool:
@@ -162,8 +163,9 @@ class Appender:
         On btrfs an overwritten page moves, which is as dear as a new file. Where only whole files can be locked, claims
         would wait for the writer's lock.
         """
-        self._times.append(now := time.monotonic())
-        often = len(self._times) == WORTH and now - self._times[0] <= 1.0
+        times = self._times  # another thread may begin a new one
+        times.append(now := time.monotonic())
+        often = len(times) == WORTH and now - times[0] <= 1.0
         if not often or len(jobs) > TOGETHER or self._disk.forgetful or file.OFD is None:
             return False
         if self.segment is None and flocks.kept() > MOST_KEPT:
@@ -172,7 +174,10 @@ class Appender:
 
     def enter(self) -> bool:
         """Return whether this thread may write now; then it calls `leave`."""
-        return self._lock.acquire(blocking=False)
+        inside = self._lock.acquire(blocking=False)
+        if inside:
+            self._entered = self._others
+        return inside
 
     def leave(self) -> None:
         """Let others write."""
@@ -192,6 +197,8 @@ class Appender:
     def begin(self, segment: Open) -> None:
         """Put what comes next behind the first jobs of this one. By the thread that is inside."""
         self.segment = segment
+        if self._others is not self._entered:  # since it has its stamp, perhaps
+            segment.retired = True
         if not _closer.watch(self):
             self.close()
 
@@ -209,7 +216,8 @@ class Appender:
             forget: such jobs come between the others, for which it is not worth to open a segment again soon.
         """
         if forget:
-            self._times.clear()
+            self._times = deque(maxlen=WORTH)
+        self._others = object()
         segment = self.segment
         if segment is not None:
             segment.retired = True
@@ -217,9 +225,10 @@ class Appender:
 
     def tick(self) -> bool:
         """Close a segment that is to be closed; return whether one is open still."""
-        if self.segment is not None and self.segment.is_over() and self.enter():
+        segment = self.segment
+        if segment is not None and segment.is_over() and self.enter():
             try:
-                if self.segment is not None and self.segment.is_over():
+                if self.segment is segment:
                     self.close()
             finally:
                 self._lock.release()

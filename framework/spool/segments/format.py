@@ -23,7 +23,8 @@ from framework.spool import frame, names
 from framework.spool.segments.words import SIZE, VACANT, pack
 
 MAGIC = b"\x89WSEG01\n"
-WHOLE, GROWING = 1, 2  # of the oldest reader that can read a segment: written at once, or open for more
+VERSION = 2  # of the oldest reader that can read a segment; 1 had no flags, and knew no headers but JSON
+GROWS = 1  # a flag: it is open for more jobs, or was
 MOST = 256  # jobs
 MOST_BYTES = 4 << 20  # of payloads, from which on a segment takes no further job
 WORDS_AT = 256
@@ -31,7 +32,7 @@ ROOM = 512  # bytes that a job has in a segment that is open for more, at least
 _PAGE = 4096
 _LARGEST = 1 << 31
 
-# magic, version, reserved, jobs, offset of the records, size of the file, name of the queue
+# magic, version, flags, jobs, offset of the records, size of the file, name of the queue
 _HEAD = struct.Struct("<8sHHIIQ100s")
 _CRC = struct.Struct("<I")
 _PREFIX = struct.Struct("<HHII")  # published, index, length with prefix and padding, checksum of all but the flag
@@ -88,8 +89,7 @@ def records(jobs: Sequence[Job], first: int = 0) -> bytes:
 
 def head_of(jobs: int, size: int, queue: str, *, grows: bool = False) -> bytes:
     """Return head and words of a segment from which nobody has claimed."""
-    version = GROWING if grows else WHOLE
-    fixed = _HEAD.pack(MAGIC, version, 0, jobs, data_at(jobs), size, queue.encode("ascii"))
+    fixed = _HEAD.pack(MAGIC, VERSION, GROWS if grows else 0, jobs, data_at(jobs), size, queue.encode("ascii"))
     return (fixed + _CRC.pack(zlib.crc32(fixed))).ljust(data_at(jobs), b"\0")
 
 
@@ -97,18 +97,18 @@ def head(data: bytes) -> Head:
     """Return what the first bytes of a segment say. Raises frame.Damaged, frame.Newer."""
     if len(data) < _HEAD.size + _CRC.size:
         raise frame.Damaged(f"{len(data)} bytes: shorter than the head of a segment")
-    magic, version, _, jobs, begin, size, queue = _HEAD.unpack_from(data)
+    magic, version, flags, jobs, begin, size, queue = _HEAD.unpack_from(data)
     if magic != MAGIC:
         raise frame.Damaged("no segment")
     if _CRC.unpack_from(data, _HEAD.size)[0] != zlib.crc32(data[: _HEAD.size]):
         raise frame.Damaged("checksum of the head of a segment")
-    if version > GROWING:
+    if version > VERSION:
         raise frame.Newer(version)
     name = queue.rstrip(b"\0").decode("ascii", "replace")
     sized = 0 < jobs <= MOST and begin == data_at(jobs) and begin < size < _LARGEST
     if version < 1 or not sized or not frame.is_name(name):
         raise frame.Impossible(f"head of a segment: version {version}, {jobs} jobs, records at {begin}, {size} bytes")
-    return Head(jobs, begin, size, name, version == GROWING)
+    return Head(jobs, begin, size, name, bool(flags & GROWS))
 
 
 def _record(index: int, job: Job) -> bytes:

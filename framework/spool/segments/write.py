@@ -12,7 +12,7 @@ from framework.job import Job
 from framework.spool import names
 from framework.spool.clock import Clock
 from framework.spool.disk import Disk
-from framework.spool.draft import Draft, Gone, create
+from framework.spool.draft import Draft, create, place
 from framework.spool.layout import QueueDir
 from framework.spool.names import SegmentName
 from framework.spool.segments import format as bytes_of
@@ -46,8 +46,7 @@ def publish(disk: Disk, queue: QueueDir, clock: Clock, draft: Draft) -> None:
     stamp = clock.stamps(name.jobs)[0]  # taken now: who lists takes only what was stamped before
     target = f"{queue.base}/segments/{name._replace(stamp=stamp)}"
     try:
-        if not disk.move(draft.path, target):
-            raise Gone(f"{draft.path} vanished before its rename")
+        place(disk, draft.path, target)
     except OSError:
         if disk.stat(target) is None:
             raise
