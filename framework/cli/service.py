@@ -137,7 +137,7 @@ def refuse_memory(settings: Settings) -> None:
     if settings.engine_url.partition(":")[0] == "memory":
         raise UsageError(
             f"WORKER_ENGINE_URL={shown(settings.engine_url)} lives in one process, no other command or worker would "
-            "see its jobs: set it to spool:DIR or postgresql://..."
+            "see its jobs: set it to spool:DIR"
         )
 
 
