@@ -28,7 +28,8 @@ PAGE = Path(__file__).with_name("settings.md")
 GENERATOR = "docs/settings.py"
 
 WHAT = {
-    "engine_url": "the engine. `spool:DIR`; a relative directory is below the working directory of the process",
+    "engine_url": "the engine. `spool:DIR`; a relative directory is below the working directory of the process. "
+    "`postgresql://...`: see [engines.md](engines.md)",
     "drain": "seconds from SIGTERM to the end of a drain; `none`: as long as it takes",
     "restart_budget": "processes that crash while they are idle or before they are ready, within the window, until the "
     "service ends: exit code 4. A start that fails with an error does not count: see `WORKER_READY_WITHIN`",

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
-from urllib.parse import urlsplit
 
 from framework.errors import SettingsError
 from framework.job import Job, JobId, Lease, RunRecord
@@ -264,6 +264,18 @@ class Inspector(Protocol):
         """Puts a bad one back among the jobs of its queue, where it can be read; returns "", or why not."""
 
 
+@runtime_checkable
+class Transactional(Protocol):
+    """Beside the port: enqueues within a transaction of the caller's."""
+
+    def enqueue_within(self, connection: object, jobs: Sequence[Job]) -> Sequence[JobId]:
+        """As `enqueue`, on a connection or session of the caller's: the jobs are there once its transaction commits,
+        and none is if it does not. A full queue and a duplicate leave the transaction as it was."""
+
+    async def aenqueue_within(self, connection: object, jobs: Sequence[Job]) -> Sequence[JobId]:
+        """The same on an asynchronous one."""
+
+
 # How telemetry names the ends of a claim.
 VERBS: dict[Kind, Verb] = {
     Kind.SUCCEEDED: "ack",
@@ -274,7 +286,11 @@ VERBS: dict[Kind, Verb] = {
     Kind.DEAD_LETTERED: "bury",
 }
 
-ENGINES = {"spool": "framework.brokers.spool", "memory": "framework.brokers.memory"}
+ENGINES = {
+    "spool": "framework.brokers.spool",
+    "memory": "framework.brokers.memory",
+    "postgresql": "framework.brokers.postgres",
+}
 
 
 PLAIN = ("durability", "network_file_system")  # options of engines whose values are no secret
@@ -293,7 +309,8 @@ def shown(url: str) -> str:
 
 def scheme_of(url: str) -> str:
     """Return the scheme of an engine's URL. Raises SettingsError: no engine has that scheme."""
-    scheme = urlsplit(url).scheme
+    found = re.match(r"([a-z][a-z0-9+.-]*):", url, re.IGNORECASE | re.ASCII)
+    scheme = found[1].lower() if found else ""
     if scheme not in ENGINES:
         known = ", ".join(f"{name}:" for name in ENGINES)
         hint = f"; did you mean spool:{url}?" if not scheme and url.startswith(("/", ".")) else ""
@@ -301,17 +318,21 @@ def scheme_of(url: str) -> str:
     return scheme
 
 
+def engine_module(url: str) -> Any:
+    """Return the module of the engine that a URL names. Raises SettingsError: no engine has that scheme."""
+    return importlib.import_module(ENGINES[scheme_of(url)])
+
+
 def open_broker(url: str, *, incarnation: str, **options: Any) -> Broker:
     """The engine that a URL names, not opened yet.
 
     Args:
-        url: `spool:DIR` or `memory:`.
+        url: `spool:DIR`, `postgresql://...` or `memory:`.
         incarnation: name of this process's life, never reused; verdicts and rescued leases refer to it.
         options: settings of the engine.
 
     Raises:
         SettingsError: no engine has that scheme.
     """
-    module = importlib.import_module(ENGINES[scheme_of(url)])
-    broker: Broker = module.connect(url, incarnation=incarnation, **options)
+    broker: Broker = engine_module(url).connect(url, incarnation=incarnation, **options)
     return broker

@@ -78,7 +78,8 @@ def open_producer(settings: Settings) -> Producer:
             network_file_system=settings.network_file_system,
         )
     broker.open([])
-    if broker.features.durable != "nothing" and not (broker.local_dir / "run").exists():
+    features = broker.features
+    if features.local and features.durable != "nothing" and not (broker.local_dir / "run").exists():
         where = broker.local_dir
         log.warning("jobs go to %s, where no worker has ever run; set WORKER_ENGINE_URL as in the worker", where)
     for note in (*renamed_variables(), *broker.notes):

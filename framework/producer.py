@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
-from framework.broker import Broker
+from framework.broker import Broker, Transactional
 from framework.codec import Codec, codec_for
 from framework.codec.weight import LARGE, looks_large
 from framework.errors import (
@@ -105,10 +105,17 @@ class Producer:
         run_at: datetime | None,
         job_id: str | None,
         on_conflict: str,
+        connection: object | None = None,
     ) -> JobId:
         """Store one job; return its id. Errors as `Queue.enqueue` says."""
         job, headers = self._made(queue, payload, delay, run_at, job_id, on_conflict)
-        stored = self._send(job, headers)
+        if connection is None:
+            stored = self._send(job, headers)
+        else:
+            engine = self._transactional()
+            with self._sending.one(queue.name, job.id, len(job.payload)) as carried:
+                headers.update(carried)
+                (stored,) = engine.enqueue_within(connection, [job])
         if stored.duplicate:
             _tell_of_duplicate(queue.name, stored, on_conflict)
         return stored
@@ -122,6 +129,7 @@ class Producer:
         run_at: datetime | None,
         job_id: str | None,
         on_conflict: str,
+        connection: object | None = None,
     ) -> JobId:
         """`enqueue` for event loops: one thread stores for all coroutines. Large payloads are encoded in a thread, too.
 
@@ -133,7 +141,12 @@ class Producer:
         else:
             job, headers = self._made(*given)
         (self._large.add if len(job.payload) > LARGE else self._large.discard)(queue.name)
-        if self._groups(job):
+        if connection is not None:
+            engine = self._transactional()
+            with self._sending.one(queue.name, job.id, len(job.payload)) as carried:
+                headers.update(carried)
+                (stored,) = await engine.aenqueue_within(connection, [job])
+        elif self._groups(job):
             ticket = self._join(job, headers)
             await ticket.future
             stored = ticket.result()
@@ -177,6 +190,11 @@ class Producer:
         with self._sending.one(job.queue, job.id, len(job.payload)) as carried:
             headers.update(carried)
             return self._line.put(job) if self._groups(job) else self._store([job])[0]
+
+    def _transactional(self) -> Transactional:
+        if not isinstance(self._broker, Transactional):
+            raise InvalidPayload(f"connection=: the engine {self._broker.features.system!r} has no transactions")
+        return self._broker
 
     def _groups(self, job: Job) -> bool:
         return not (job.chosen_id and self._broker.features.local)

@@ -114,6 +114,7 @@ class Sender(Protocol):
         run_at: datetime | None,
         job_id: str | None,
         on_conflict: str,
+        connection: object | None,
     ) -> JobId: ...
 
     async def aenqueue(
@@ -125,6 +126,7 @@ class Sender(Protocol):
         run_at: datetime | None,
         job_id: str | None,
         on_conflict: str,
+        connection: object | None,
     ) -> JobId: ...
 
     def enqueue_batch(self, queue: Queue[Any], payloads: Iterable[Any], *, delay: float) -> list[JobId]: ...
@@ -257,6 +259,7 @@ class Queue(Generic[P]):
         run_at: datetime | None = None,
         job_id: str | None = None,
         on_conflict: OnConflict = "keep",
+        connection: object | None = None,
     ) -> JobId:
         """Store one job durably and return its id.
 
@@ -265,14 +268,17 @@ class Queue(Generic[P]):
             delay: seconds before it may start; run_at: the moment, with a time zone. One of the two.
             job_id: your own id; while a job of that id exists in any state, nothing is queued.
             on_conflict: what happens then: "keep" returns the id with `duplicate` set, "raise" raises Duplicate.
+            connection: of the database that is the engine, or a session: the job is queued once its transaction
+                commits. psycopg, SQLAlchemy, asyncpg, Django.
 
         Raises:
             InvalidPayload, InvalidArgument, PayloadTooLarge, QueueFull, EnqueueFailed, Duplicate: not queued.
             EnqueueUncertain: the job may or may not be queued.
         """
         return self.sender().enqueue(
-            self, payload, delay=seconds(delay), run_at=run_at, job_id=job_id, on_conflict=on_conflict
-        )
+            self, payload, delay=seconds(delay), run_at=run_at, job_id=job_id, on_conflict=on_conflict,
+            connection=connection,
+        )  # fmt: skip
 
     async def aenqueue(
         self,
@@ -283,14 +289,16 @@ class Queue(Generic[P]):
         run_at: datetime | None = None,
         job_id: str | None = None,
         on_conflict: OnConflict = "keep",
+        connection: object | None = None,
     ) -> JobId:
         """`enqueue` without blocking the event loop. Coroutines that enqueue at the same time share the engine's calls.
 
         Where it is cancelled, the job may be stored all the same.
         """
         return await self.sender().aenqueue(
-            self, payload, delay=seconds(delay), run_at=run_at, job_id=job_id, on_conflict=on_conflict
-        )
+            self, payload, delay=seconds(delay), run_at=run_at, job_id=job_id, on_conflict=on_conflict,
+            connection=connection,
+        )  # fmt: skip
 
     def enqueue_many(self, payloads: Iterable[P], /, *, delay: Seconds = 0) -> list[str]:
         """Stores many jobs, much faster than one by one; not atomic: an error's `enqueued` lists what was queued, also

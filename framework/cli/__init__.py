@@ -16,6 +16,7 @@ from framework.cli.dead import dead
 from framework.cli.doctor import doctor
 from framework.cli.enqueue import enqueue
 from framework.cli.health import health
+from framework.cli.migrate import migrate
 from framework.cli.output import complain, fail
 from framework.cli.queues import queues
 from framework.cli.run import run
@@ -52,6 +53,7 @@ worker.add_command(dead)
 worker.add_command(bad)
 worker.add_command(health)
 worker.add_command(doctor)
+worker.add_command(migrate)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

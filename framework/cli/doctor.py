@@ -118,7 +118,7 @@ def _engine(service: Service) -> tuple[bool, str]:
     """(whether it can be used, what there is to say)."""
     root = root_of(service.settings)
     try:
-        if root is not None and is_missing(root):
+        if root is not None and is_missing(service.settings, root):
             above = next(path for path in root.absolute().parents if path.exists())
             if not os.access(above, os.W_OK | os.X_OK):
                 return False, f"{root} does not exist and cannot be made: this process may not write in {above}"

@@ -150,8 +150,11 @@ def root_of(settings: Settings) -> Path | None:
     return None if broker.features.durable == "nothing" else broker.local_dir
 
 
-def is_missing(root: Path) -> bool:
-    """Return whether nothing is at the engine's directory. Raises EngineError: this process may not look, or cannot."""
+def is_missing(settings: Settings, root: Path | None) -> bool:
+    """Return whether a local engine's directory does not exist. Raises EngineError: this process may not look, or
+    cannot."""
+    if root is None or not open_broker(settings.engine_url, incarnation="look").features.local:
+        return False
     try:
         return not root.exists()
     except OSError as error:
@@ -196,7 +199,7 @@ def opened(service: Service) -> Generator[Engine, None, None]:
     refuse_memory(service.settings)
     hear_warnings()
     url, root = service.settings.engine_url, root_of(service.settings)
-    if root is not None and is_missing(root):
+    if is_missing(service.settings, root):
         warn(f"{root} does not exist yet: no job was ever enqueued there; set WORKER_ENGINE_URL as in the worker")
         url = "memory:"
     broker = open_broker(

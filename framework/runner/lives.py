@@ -46,7 +46,9 @@ def work(place: Place, birth: Birth, board: Scoreboard, crew: Crew, number: int)
         life.ledger = ledger = own_ledger(place, birth.incarnation, crew.options.concurrency)
         before = descriptors()  # with those of the ledger, which takes others when it grows or is written anew
         life.broker = broker = own_broker(place, birth.incarnation)
-        held = {fd: identity for fd, identity in descriptors().items() if fd not in before}
+        # An engine that is not local opens its connections anew: what has become of them says nothing of this process.
+        local = broker.features.local
+        held = {fd: identity for fd, identity in descriptors().items() if local and fd not in before}
         life.producer = Producer(broker, options=connecting.resolver(settings), sending=telemetry.sending)
         connecting.install(life.producer)
         # From here on the service's code starts threads and processes, which inherit the mask. What a signal ends

@@ -152,6 +152,6 @@ def unopened(settings: Settings, incarnation: str) -> Broker:
     if broker.features.durable == "nothing":
         raise UsageError(
             f"WORKER_ENGINE_URL={shown(settings.engine_url)}: that engine lives in one process and cannot "
-            "serve workers: use spool:DIR"
+            "serve workers: use spool:DIR or postgresql://..."
         )
     return broker

@@ -18,6 +18,7 @@ from framework.broker import Broker, Inspector, open_broker
 from framework.brokers.memory import MemoryStore
 from framework.job import RunRecord
 from framework.queues import QueueOptions
+from tests import postgres
 from tests.spool.world import in_segments
 
 from .slow import Persistent
@@ -178,6 +179,36 @@ class SpoolEngine(Engine):
         return open_broker(f"spool:{self._root}", incarnation=incarnation)
 
 
+class PostgresEngine(SpoolEngine):
+    """A real server, whose tables are empty at first. Long times pass by its clock."""
+
+    moment = 60.0
+
+    def __init__(self, place: Path) -> None:
+        super().__init__(place)
+        self._local = place / "local"
+        self._ahead = 0.0
+        self._url = f"{postgres.shared().url}?local_dir={self._local}"
+        postgres.empty(postgres.shared())
+
+    def now(self) -> float:
+        return time.time() + self._ahead
+
+    def advance(self, seconds: float) -> None:
+        if seconds < 1:
+            time.sleep(seconds)
+        else:
+            self._ahead += seconds
+            postgres.shared().execute(f"insert into worker.shift values ({seconds})")
+
+    def silence(self, owner: str) -> bool:
+        (self._local / "owners" / owner).unlink()
+        return True
+
+    def _connect(self, incarnation: str) -> Any:
+        return open_broker(self._url, incarnation=incarnation)
+
+
 class SegmentEngine(SpoolEngine):
     """The same, which stores every runnable job in a segment, also one that comes alone."""
 
@@ -192,4 +223,5 @@ ENGINES: dict[str, Callable[[Path], Engine]] = {
     "slow": SlowEngine,
     "spool": SpoolEngine,
     "segments": SegmentEngine,
+    "postgresql": PostgresEngine,
 }

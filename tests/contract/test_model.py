@@ -31,14 +31,21 @@ QUEUES = [
     QueueOptions("others"),
     QueueOptions("letters", is_dead_letter=True),
 ]
-SOON = {"memory": 60.0, "slow": 60.0, "spool": 0.01, "segments": 0.01}  # seconds
+SOON = {"memory": 60.0, "slow": 60.0, "spool": 0.01, "segments": 0.01, "postgresql": 60.0}  # seconds
 PATIENCE = {
     "memory": 0.0,
     "slow": 0.0,
     "spool": 1.0,
     "segments": 1.0,
+    "postgresql": 1.0,
 }  # seconds in which a job that can be claimed must be found; shrinking pays it often
-BOUNDS = {"memory": (150, 50), "slow": (20, 40), "spool": (14, 30), "segments": (14, 30)}  # walks, steps of each
+BOUNDS = {
+    "memory": (150, 50),
+    "slow": (20, 40),
+    "spool": (14, 30),
+    "segments": (14, 30),
+    "postgresql": (6, 30),
+}  # walks, steps of each
 
 home_queue = st.sampled_from(["jobs", "jobs", "others"])
 any_owner = st.sampled_from(["one", "two"])

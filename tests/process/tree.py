@@ -31,9 +31,10 @@ HERE = Path(__file__).parents[2]
 class Tree:
     """Starts lazily; everything it started is gone when the test ends."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, url: str = "") -> None:
         self.place = place
-        self.root = place / "spool"
+        self.root = place / "spool"  # also of an engine that is not local: its part on this machine
+        self.url = url or f"spool:{self.root}"
         self.app: type[WorkerApp] = Torture  # whose queues `stats` knows
         self.ledger_path = place / "ledger"
         self.ledger_path.touch()
@@ -41,7 +42,7 @@ class Tree:
             "PATH": os.environ["PATH"],
             "PYTHONPATH": os.environ.get("PYTHONPATH", ""),  # a copy of the tree is tested, not what is installed
             "LEDGER": str(self.ledger_path),
-            "WORKER_ENGINE_URL": f"spool:{self.root}",
+            "WORKER_ENGINE_URL": self.url,
             "WORKER_DURABILITY": "process",
             "WORKER_LOG_LEVEL": "debug",
             "OTEL_SDK_DISABLED": "true",
@@ -51,7 +52,7 @@ class Tree:
         self._changed = threading.Condition()
         self._output: Output | None = None
         self._events: list[dict[str, Any]] = []
-        self._settings = Settings(engine_url=f"spool:{self.root}", durability="process")
+        self._settings = Settings(engine_url=self.url, durability="process")
         self._producer = open_producer(self._settings)
 
     # --- the tree ---------------------------------------------------------------------------------------------------
@@ -187,7 +188,7 @@ class Tree:
         return self.ran(prefix)
 
     def broker(self) -> Any:
-        broker = open_broker(f"spool:{self.root}", incarnation=f"test-{os.getpid()}-{len(self._events)}")
+        broker = open_broker(self.url, incarnation=f"test-{os.getpid()}-{len(self._events)}")
         broker.open(list(resolve(self.app, self._settings).values()))
         return broker
 
@@ -253,8 +254,8 @@ def alive(pid: int, start: int | None = None) -> bool:
     return state not in "ZX" and (start is None or process_start(pid) == start)
 
 
-def trees(place: Path) -> Iterator[Tree]:
-    tree = Tree(place)
+def trees(place: Path, url: str = "") -> Iterator[Tree]:
+    tree = Tree(place, url)
     try:
         yield tree
     finally:

@@ -98,34 +98,6 @@ def test_what_the_version_before_does_beside_a_segment_hurts_nothing(root: Path,
     fresh.close()
 
 
-DRAIN_SEGMENTS = """
-from framework.outcome import SUCCEEDED, Settlement
-for _ in range(3):
-    mine.maintain()
-    while leases := mine.claim(["jobs"], limit=100, wait=0):
-        print(*(lease.job.id for lease in leases), sep="\\n")
-        mine.settle([Settlement(lease, SUCCEEDED) for lease in leases])
-stats = mine.stats("jobs")
-print("bad", stats.bad, "left", stats.ready, stats.delayed, stats.in_flight)
-"""
-
-
-@pytest.mark.parametrize("older", [versions.BEFORE_OPEN], indirect=True)
-def test_a_downgrade_ends_a_segment_that_this_version_has_begun(root: Path, older: Path) -> None:
-    """Some of its jobs are done, some were given back."""
-    mine = broker(root, durability="process")
-    mine.maintain()
-    mine.enqueue([job(job_id) for job_id in MANY])
-    assert len(segments(root)) == 1
-    leases = claim(mine, limit=5)
-    ack(mine, leases[:2])
-    mine.release(leases[2:])
-    mine.close()
-    printed = play(older, root, DRAIN_SEGMENTS).split("\n")
-    assert sorted([*ids(leases[:2]), *printed[:-2]]) == MANY
-    assert printed[-2] == "bad 0 left 0 0 0"
-
-
 @pytest.mark.parametrize("older", [versions.BEFORE_OPEN], indirect=True)
 def test_the_version_before_leaves_our_segments_alone_and_this_one_reads_theirs(root: Path, older: Path) -> None:
     """They stand in one directory. Which of the two a segment is, its head says."""

@@ -9,7 +9,7 @@ import pytest
 from framework.broker import ENGINES, open_broker
 from framework.errors import SettingsError
 
-PLACES = {"spool": "spool:./x", "memory": "memory:"}
+PLACES = {"spool": "spool:./x", "memory": "memory:", "postgresql": "postgresql://localhost/x"}
 
 
 def test_every_engine_is_asked_here() -> None:
