@@ -114,8 +114,10 @@ def test_a_lost_race_is_not_nothing_to_do(root: Path) -> None:
     other.close()
 
 
-def test_a_worker_whose_directory_is_gone_begins_a_new_life(root: Path) -> None:
-    """Fenced: somebody removed the directory of a living worker. Its leases are lost, and it claims on.
+@pytest.mark.parametrize("lock", ["stays", "is gone"])
+def test_a_worker_whose_directory_is_gone_claims_on(root: Path, lock: str) -> None:
+    """Fenced: somebody removed the directory of a living worker. Its leases there are lost; without its lock all are,
+    and a new life begins.
 
     Verified: with ENOENT always read as a lost race it claims nothing for ever.
     """
@@ -126,11 +128,13 @@ def test_a_worker_whose_directory_is_gone_begins_a_new_life(root: Path) -> None:
     for path in wid.iterdir():
         path.unlink()
     wid.rmdir()
+    if lock == "is gone":
+        wid.with_name(f"{wid.name}.lock").unlink()
     assert len(claim(mine, limit=2) + claim(mine) + claim(mine)) == 4
     with pytest.raises(LeaseLost):
         ack(mine, [lost])
     (again,) = (path for path in (root / "jobs" / "claimed").iterdir() if path.is_dir())
-    assert again.name != wid.name
+    assert (again.name == wid.name) == (lock == "stays")
     mine.close()
 
 
