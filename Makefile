@@ -1,6 +1,6 @@
 # `make run` and `make test` do all the set-up on a fresh machine; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help run forever test lint format dashboards alerts docs types floors check faults stack-test bench up down clean
+.PHONY: help run forever test lint format dashboards alerts docs types layers check faults stack-test bench up down clean
 
 # The first interpreter on the PATH that is new enough; PYTHON=… chooses another.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -60,7 +60,7 @@ docs: $(READY) ## Writes the tables of docs/observability.md and docs/settings.m
 types: $(READY) ## mypy --strict over framework/
 	@$(BIN)/mypy
 
-floors: $(READY) ## Imports between the floors of ARCHITECTURE.md go down only
+layers: $(READY) ## Imports between the layers of ARCHITECTURE.md go down only
 	@$(BIN)/lint-imports --no-logo
 
 check: $(READY) ## The declarations of the example service

@@ -50,7 +50,7 @@ class Goal:
     parts: Sequence[Part]
 
     @property
-    def verdict(self) -> str:
+    def kill_reason(self) -> str:
         """met, NOT MET, or what is missing."""
         judged = [part.met for part in self.parts if not part.stretch]
         if False in judged:

@@ -18,7 +18,7 @@ from pathlib import Path
 from bench.children.forty import Forty, queues
 from bench.measure import proc
 from framework import Settings
-from framework.scoreboard import READY, Scoreboard
+from framework.process.scoreboard import READY, Scoreboard
 
 SETTLE = 12.0  # seconds: what was made at the start is looked at more often
 

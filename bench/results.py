@@ -27,7 +27,7 @@ def as_json(samples: Samples, goals: list[Goal], **facts: Any) -> dict[str, Any]
         "format": FORMAT,
         **facts,
         "samples": {system: dict(metrics) for system, metrics in samples.values.items()},
-        "goals": [asdict(goal) | {"verdict": goal.verdict} for goal in goals],
+        "goals": [asdict(goal) | {"kill_reason": goal.kill_reason} for goal in goals],
         "skipped": samples.skipped,
         "notes": samples.notes,
     }
@@ -77,7 +77,7 @@ def fallen(samples: Samples, before: Mapping[str, Any]) -> list[str]:
                     f"({kept:.2f} ×, noise {noise:.0%})"
                 )
     if drift < _DISTURBED:
-        return [*lines, "the machine is too disturbed for a verdict: run it again when nothing else runs"]
+        return [*lines, "the machine is too disturbed for a kill reason: run it again when nothing else runs"]
     return lines if len(lines) > 1 else [*lines, "nothing of ours fell by more than the noise"]
 
 

@@ -80,7 +80,7 @@ def _cell(found: list[float]) -> str:
 def _goals(goals: Sequence[Goal]) -> str:
     lines = ["Goals", "-----"]
     for goal in goals:
-        lines.append(f"{goal.number}  {goal.verdict:<12}  {goal.title}")
+        lines.append(f"{goal.number}  {goal.kill_reason:<12}  {goal.title}")
         lines += [f"      {_part(part)}" for part in goal.parts]
     return "\n".join([*lines, "10 not applicable yet: the PostgreSQL and JetStream engines are a later piece of work"])
 
@@ -88,5 +88,5 @@ def _goals(goals: Sequence[Goal]) -> str:
 def _part(part: Part) -> str:
     value = "-" if part.value is None else figure(part.value)
     ends = f" ({figure(part.spread[0])}-{figure(part.spread[1])})" if part.spread else ""
-    verdict = _STRETCH[part.met] if part.stretch else _MARKS[part.met]
-    return f"{part.what}: {value}{ends} {part.against}, wanted {part.sign} {part.limit:g}: {verdict}"
+    kill_reason = _STRETCH[part.met] if part.stretch else _MARKS[part.met]
+    return f"{part.what}: {value}{ends} {part.against}, wanted {part.sign} {part.limit:g}: {kill_reason}"

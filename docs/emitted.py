@@ -24,11 +24,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from docs.examples import EVENTS, FAILED, Examples
 from framework.telemetry import names
-from framework.telemetry.health import CollectorHealth, Drops, Say, SharedState
-from framework.telemetry.lines import Lines
-from framework.telemetry.metrics import Metrics
+from framework.telemetry.export.health import CollectorHealth, Drops, Say, SharedState
+from framework.telemetry.logs.lines import Lines
+from framework.telemetry.sdk.metrics import Metrics
+from framework.telemetry.sdk.spans import SpanTracing
 from framework.telemetry.sending import SendSpans
-from framework.telemetry.spans import SpanTracing
 
 PAGE = Path(__file__).with_name("observability.md")
 

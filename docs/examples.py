@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from framework import events as e
-from framework.app import Context, WorkerApp
-from framework.executor import Executor, Tracing
-from framework.job import Job, Lease, RunRecord
-from framework.outcome import Discard
-from framework.queues import Queue
+from framework.model import events as e
+from framework.model.attempt import Tracing
+from framework.model.job import Job, Lease, RunRecord
+from framework.model.outcome import Discard
+from framework.service.app import Context, WorkerApp
+from framework.service.queues import Queue
+from framework.worker.executor import Executor
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 LEASE = Lease(

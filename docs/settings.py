@@ -1,4 +1,4 @@
-"""Writes the tables of `settings.md` from `framework/settings.py`; `WHAT` and the `OF_...` are its words.
+"""Writes the tables of `settings.md` from `framework/service/settings.py`; `WHAT` and the `OF_...` are its words.
 
 A setting without words, and words without a setting, stop this.
 
@@ -19,10 +19,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from docs.emitted import table, written
-from framework.options import QueueOptions
-from framework.pools import Pool
-from framework.retry import RetryPolicy
-from framework.settings import OTHER_VARIABLES, PREFIX, PoolOverride, QueueOverride, RetryOverride, Settings
+from framework.model.options import QueueOptions
+from framework.model.retry import RetryPolicy
+from framework.service.pools import Pool
+from framework.service.settings import OTHER_VARIABLES, PREFIX, PoolOverride, QueueOverride, RetryOverride, Settings
 
 PAGE = Path(__file__).with_name("settings.md")
 GENERATOR = "docs/settings.py"

@@ -1,10 +1,6 @@
 """A worker framework for Python services: durable jobs, supervised processes, every attempt in a trace."""
 
-from framework import app as _app
-from framework import connecting as _connecting
-from framework import queues as _queues
-from framework.app import Slot, WorkerApp
-from framework.errors import (
+from framework.model.errors import (
     Duplicate,
     EnqueueError,
     EnqueueFailed,
@@ -15,13 +11,17 @@ from framework.errors import (
     QueueFull,
     WorkerError,
 )
-from framework.job import Context, Failure, JobId, Logger
-from framework.outcome import Discard, JobInterrupted, Reject, RetryLater, Snooze
-from framework.pools import Pool
-from framework.queues import Cron, DeadLetter, Every, Queue
-from framework.retry import RetryPolicy
-from framework.settings import Settings
-from framework.slo import Slo
+from framework.model.job import Context, Failure, JobId, Logger
+from framework.model.outcome import Discard, JobInterrupted, Reject, RetryLater, Snooze
+from framework.model.retry import RetryPolicy
+from framework.model.slo import Slo
+from framework.runner import connecting as _connecting
+from framework.service import app as _app
+from framework.service import queues as _queues
+from framework.service.app import Slot, WorkerApp
+from framework.service.pools import Pool
+from framework.service.queues import Cron, DeadLetter, Every, Queue
+from framework.service.settings import Settings
 
 _queues.opener = _connecting.process_producer
 _app.connector = _connecting.connect

@@ -165,6 +165,6 @@ def shared(version: int = VERSION) -> Server:
 
 def migrated(server: Server) -> Iterator[str]:
     """Make the tables."""
-    from framework.brokers.postgres import migrate
+    from framework.engine.postgres import migrate
 
     return migrate(server.url)

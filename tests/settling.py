@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from framework.job import Failure, Lease
-from framework.outcome import RESTED, SUCCEEDED, Kind, Outcome, Settlement
+from framework.model.job import Failure, Lease
+from framework.model.outcome import RESTED, SUCCEEDED, Kind, Outcome, Settlement
 
 
 class Settles(Protocol):

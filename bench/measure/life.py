@@ -14,7 +14,7 @@ from bench.sizes import Sizes
 from bench.spawn import Process
 from bench.systems.ours import OFF, TRACED, Ours, Traced
 from bench.systems.peers import Celery
-from framework.scoreboard import READY, Scoreboard, SlotState
+from framework.process.scoreboard import READY, Scoreboard, SlotState
 
 TREE = 8
 SETTLE = 2.0  # seconds after the last job: allocators, exporters and the loops come to rest

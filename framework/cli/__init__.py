@@ -20,9 +20,9 @@ from framework.cli.migrate import migrate
 from framework.cli.output import complain, fail
 from framework.cli.queues import queues
 from framework.cli.run import run
-from framework.errors import SettingsError, WorkerError
+from framework.model.errors import SettingsError, WorkerError
 from framework.process import stdio
-from framework.settings import load_dotenv
+from framework.service.settings import load_dotenv
 
 INTERRUPTED, BROKEN_PIPE = 130, 141  # as a shell says it of SIGINT and SIGPIPE
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)  # what a print can meet

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import click
 
+from framework.admin.rules import Group, Rule, general, objectives
 from framework.cli.output import warn
-from framework.cli.rules import Group, Rule, general, objectives
 from framework.cli.service import MODULE_HELP, load_service, take
-from framework.errors import UsageError
+from framework.model.errors import UsageError
 
 
 @click.command(short_help="Print Prometheus rules made from a service's declarations.", epilog=MODULE_HELP)

@@ -10,13 +10,13 @@ from typing import Any
 
 import click
 
-from framework.broker import JobView
 from framework.cli.letters import stays
 from framework.cli.looks import Looks
 from framework.cli.output import Column, confirm, counted, moment, one_line, print_json, print_json_array, table, warn
 from framework.cli.service import MODULE_HELP, Engine, load_service, open_undeclared, opened, take, take_some
-from framework.errors import EngineUnavailable, UsageError, WorkerError
-from framework.text.printable import escape
+from framework.engine.port import JobView
+from framework.model.errors import EngineUnavailable, UsageError, WorkerError
+from framework.model.text.printable import escape
 
 COLUMNS = (
     Column("file", style="bold", fit="whole"), Column("queue"), Column("since", fit="whole"),

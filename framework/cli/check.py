@@ -8,9 +8,9 @@ import click
 
 from framework.cli.output import Column, span, table, warn
 from framework.cli.service import MODULE_HELP, Service, load_service, take
-from framework.options import QueueOptions
-from framework.queues import Queue
-from framework.retry import RetryPolicy
+from framework.model.options import QueueOptions
+from framework.model.retry import RetryPolicy
+from framework.service.queues import Queue
 
 COLUMNS = (
     Column("queue", style="bold", fit="whole"),
@@ -36,9 +36,9 @@ def check(given: tuple[str, ...]) -> int:
     """
     (module,) = take(given)
     service = load_service(module)
-    from framework import runner
+    from framework.runner import resolving
 
-    warnings = runner.check(service.app, service.settings)
+    warnings = resolving.check(service.app, service.settings)
     pooled = bool(service.app.worker_pools)
     rows = [_row(service, queue) for queue in service.app.worker_queues.values()]
     # Without pools no column about them.

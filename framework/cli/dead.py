@@ -9,12 +9,12 @@ from itertools import islice
 
 import click
 
-from framework.broker import JobView
 from framework.cli import letters
 from framework.cli.looks import Looks
 from framework.cli.output import Column, confirm, counted, is_terminal, print_json, print_json_array, span, table, warn
 from framework.cli.service import MODULE_HELP, Engine, Service, load_service, opened, take, take_some
-from framework.errors import UsageError
+from framework.engine.port import JobView
+from framework.model.errors import UsageError
 
 COLUMNS = (
     Column("id", style="bold", fit="whole"), Column("queue"), Column("on", detail=True), Column("state", fit="whole"),

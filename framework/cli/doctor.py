@@ -10,13 +10,13 @@ import click
 
 from framework.cli.output import Column, counted, is_terminal, print_json, span, table
 from framework.cli.service import MODULE_HELP, Service, is_missing, load_service, opened, refuse_memory, root_of, take
-from framework.errors import EngineError
-from framework.telemetry import plugins
+from framework.model.errors import EngineError
+from framework.telemetry.sdk import plugins
 
 if TYPE_CHECKING:
-    from framework.telemetry.doctor import Examination
-    from framework.telemetry.probing import Sent
-    from framework.telemetry.variables import Variable
+    from framework.doctor.doctor import Examination
+    from framework.doctor.probing import Sent
+    from framework.doctor.variables import Variable
 
 SKEW = 2.0  # seconds by which clocks may differ: the receiver's says whole seconds only
 _GOOD, _BAD, _DULL = "green", "bold red", "dim"
@@ -94,12 +94,13 @@ def doctor(given: tuple[str, ...], timeout: float, as_json: bool) -> int:
 def _examined(service: Service, timeout: float) -> tuple[Examination, list[Variable]]:
     import logging
 
-    from framework.runner import crews_of, resolve
-    from framework.telemetry.doctor import examine
+    from framework.doctor.doctor import examine
+    from framework.doctor.variables import variables
+    from framework.runner.crews import crews_of
+    from framework.runner.resolving import resolve
     from framework.telemetry.environment import given, settle
     from framework.telemetry.identity import ProcessIdentity
-    from framework.telemetry.instrumented import has_provider
-    from framework.telemetry.variables import variables
+    from framework.telemetry.sdk.instrumented import has_provider
     from framework.telemetry.version import version
 
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)  # we say it ourselves, and once
@@ -190,7 +191,7 @@ def _variable_row(variable: Variable) -> tuple[str, ...]:
 
 
 def _shown_url(service: Service) -> str:
-    from framework.broker import shown
+    from framework.engine.port import shown
 
     return shown(service.settings.engine_url)
 

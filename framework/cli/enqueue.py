@@ -15,9 +15,10 @@ import click
 
 from framework.cli.output import complain, hear_warnings, is_terminal, warn
 from framework.cli.service import MODULE_HELP, load_service, refuse_memory, take
-from framework.errors import UsageError
-from framework.queues import Queue, QueueOptions
-from framework.text.printable import escape
+from framework.model.errors import UsageError
+from framework.model.options import QueueOptions
+from framework.model.text.printable import escape
+from framework.service.queues import Queue
 
 
 @click.command(short_help="Enqueue one job, or one for each line of standard input.", epilog=MODULE_HELP)
@@ -38,7 +39,7 @@ def enqueue(given: tuple[str, ...], delay: float | None, run_at: str | None, job
     when = None if run_at is None else _moment(run_at)
     service = load_service(module)
     queue = service.queue(name)
-    from framework.cli.payloads import payload_of, refuse_letters
+    from framework.cli.reading.payloads import payload_of, refuse_letters
 
     refuse_letters(queue)
     refuse_memory(service.settings)
@@ -76,7 +77,7 @@ def _delays(delay: float, when: datetime | None) -> Callable[[], float]:
 
 
 def _enqueue_lines(queue: Queue[Any], options: QueueOptions, delay: Callable[[], float]) -> int:
-    from framework.cli.jsonlines import LineFeed
+    from framework.cli.reading.jsonlines import LineFeed
 
     fd = sys.stdin.fileno()
     with _progress(fd, queue.name) as on_progress:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import click
 
-from framework.broker import shown
 from framework.cli.output import fail
 from framework.cli.service import load_service, root_of
-from framework.scoreboard import LEAVING, READY, Scoreboard, SlotState
-from framework.settings import load_settings
+from framework.engine.port import shown
+from framework.process.scoreboard import LEAVING, READY, Scoreboard, SlotState
+from framework.service.settings import load_settings
 
 SILENT = "no worker's loop has turned"
 LOOK_AGAIN = 2.0  # seconds in which an idle worker's loop turns twice

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from framework.broker import JobView
 from framework.cli.letters import details
 from framework.cli.output import one_line, span, styled
-from framework.text.printable import escape
+from framework.engine.port import JobView
+from framework.model.text.printable import escape
 
 BOLD, DIM, RED = 1, 2, 31
 

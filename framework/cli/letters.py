@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from framework.broker import JobView, State
 from framework.cli.looks import Looks
 from framework.cli.output import moment
 from framework.cli.service import Engine, Service
-from framework.codec import parse_lenient
-from framework.errors import EngineUnavailable, UsageError, WorkerError
-from framework.job import Failure, Job
+from framework.engine.port import JobView, State
+from framework.model.errors import EngineUnavailable, UsageError, WorkerError
+from framework.model.job import Failure, Job
+from framework.service.codec import parse_lenient
 
 # On a dead-letter queue a letter waits for its handler, is handled, waits for a retry of the handler, or rests.
 STATES: tuple[State, ...] = ("ready", "delayed", "in_flight", "dead")

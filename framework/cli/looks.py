@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from framework.cli.output import warn
-from framework.errors import EngineError
+from framework.model.errors import EngineError
 
 T = TypeVar("T")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from framework.broker import engine_module, shown
-from framework.errors import UsageError
-from framework.settings import load_settings
+from framework.engine.port import engine_module, shown
+from framework.model.errors import UsageError
+from framework.service.settings import load_settings
 
 
 @click.command(short_help="Make or update the tables of an engine that has a schema.")

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import click
 
-from framework.errors import UsageError, WorkerError
-from framework.text.printable import escape
-from framework.text.redaction import hider
+from framework.model.errors import UsageError, WorkerError
+from framework.model.text.printable import escape
+from framework.model.text.redaction import hider
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -8,11 +8,11 @@ from itertools import chain
 
 import click
 
-from framework.broker import JobView, QueueStats
 from framework.cli.looks import Looks
 from framework.cli.output import Column, moment, print_json, span, table, warn
 from framework.cli.service import MODULE_HELP, load_service, opened, take
-from framework.queues import QueueOptions
+from framework.engine.port import JobView, QueueStats
+from framework.model.options import QueueOptions
 
 UNKNOWN = "-"
 _UNKNOWN = QueueStats()

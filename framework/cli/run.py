@@ -7,7 +7,8 @@ import os
 import click
 
 from framework.cli.service import MODULE_HELP, load_service, refuse_memory, take
-from framework.telemetry import lean, plugins
+from framework.telemetry.logs import lean
+from framework.telemetry.sdk import plugins
 
 
 @click.command(short_help="Run a service's workers until SIGTERM or Ctrl-C.", epilog=MODULE_HELP)
@@ -28,8 +29,9 @@ def run(given: tuple[str, ...], queues: tuple[str, ...]) -> int:
     service = load_service(module)
     names = [service.queue(name).name for name in queues]
     refuse_memory(service.settings)
-    from framework import runner  # brings OpenTelemetry along
+    from framework.runner import leaving
+    from framework.runner import service as supervisor  # brings OpenTelemetry along
 
-    code = runner.run(service.app, service.settings, names or None, target=module, here=here)
-    runner.end_threads(code)  # those that the import of the service started
+    code = supervisor.run(service.app, service.settings, names or None, target=module, here=here)
+    leaving.end_threads(code)  # those that the import of the service started
     return code

@@ -13,13 +13,14 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from framework.app import WorkerApp, as_declared, declared_dead_letters
-from framework.broker import Broker, Inspector, open_broker, shown
 from framework.cli.output import hear_warnings, warn
-from framework.errors import EngineError, UsageError
-from framework.loading import load_app
-from framework.queues import DeadLetter, Queue, QueueOptions
-from framework.settings import Settings, check_names, load_settings
+from framework.engine.port import Broker, Inspector, open_broker, shown
+from framework.model.errors import EngineError, UsageError
+from framework.model.options import QueueOptions
+from framework.service.app import WorkerApp, as_declared, declared_dead_letters
+from framework.service.loading import load_app
+from framework.service.queues import DeadLetter, Queue
+from framework.service.settings import Settings, check_names, load_settings
 from framework.telemetry import environment
 
 MODULE_HELP = "MODULE is the service's module, or module:Name. It may be left out where WORKER_MODULE is set."

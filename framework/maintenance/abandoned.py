@@ -7,17 +7,17 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from framework.backoff import Later, Retried
-from framework.broker import Broker, Rescued
-from framework.errors import EngineUnavailable, LeaseLost, answer
-from framework.events import AttemptLost, EngineFailed, EngineRecovered, Event, JobsRescued, LeasesLost
-from framework.job import Lease, Reason, RunRecord
-from framework.ledger import DeadLedgers
+from framework.engine.ledger import DeadLedgers
+from framework.engine.port import Broker, Rescued
 from framework.maintenance.accounts import Account, Accounts, as_it_is
-from framework.maintenance.rescue import judge
-from framework.outcome import Outcome, Settlement
-from framework.queues import QueueOptions
-from framework.scoreboard import Verdict
+from framework.maintenance.rescue import resolve
+from framework.model.backoff import Later, Retried
+from framework.model.errors import EngineUnavailable, LeaseLost, answer
+from framework.model.events import AttemptLost, EngineFailed, EngineRecovered, Event, JobsRescued, LeasesLost
+from framework.model.job import Lease, Reason, RunRecord
+from framework.model.options import QueueOptions
+from framework.model.outcome import Outcome, Settlement
+from framework.process.scoreboard import KillReason
 
 FIRST_RETRY, LAST_RETRY = 0.5, 30.0  # seconds until a lease that could not be settled is tried again
 MOST_FAILURES = 3  # in a row: then the engine fails, and not these leases
@@ -49,7 +49,7 @@ class AbandonedLeases:
         broker: the open engine.
         options: of all queues that the app knows, by name.
         emit: takes the events.
-        verdict: says why an incarnation ended.
+        kill reason: says why an incarnation ended.
         after_loss: is told of each charged attempt, after it was settled.
         knows: which of these attempts telemetry has already, by span id.
         ledgers: of the dead of this machine.
@@ -63,7 +63,7 @@ class AbandonedLeases:
         options: Mapping[str, QueueOptions],
         emit: Callable[[Event], None],
         *,
-        verdict: Callable[[str], Verdict | None],
+        kill_reason: Callable[[str], KillReason | None],
         after_loss: Callable[[Rescued, Outcome], None],
         knows: Callable[[Sequence[RunRecord]], Collection[str]] = lambda _: (),
         ledgers: DeadLedgers | None = None,
@@ -73,7 +73,7 @@ class AbandonedLeases:
         self._broker = broker
         self._options = options
         self._emit = emit
-        self._verdict = verdict
+        self._kill_reason = kill_reason
         self._after_loss = after_loss
         self._knows = knows
         self._accounts = Accounts(broker, ledgers, identify)
@@ -178,7 +178,7 @@ class AbandonedLeases:
         The decision comes first, into the ledger: a rescuer that takes over from us does the same. Then the span that
         is missing, before the job is settled: after that nothing would show that it is.
         """
-        outcome, reason = judge(account, self._options, self._verdict, time.time())
+        outcome, reason = resolve(account, self._options, self._kill_reason, time.time())
         if account.run is None:
             return outcome, reason
         if account.outcome is None:

@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from framework.broker import MOST_UNCHARGED, Broker, Rescued
-from framework.errors import answer
-from framework.job import Lease, RunRecord
-from framework.ledger import DeadLedger, DeadLedgers, Entry
-from framework.outcome import Outcome
+from framework.engine.ledger import DeadLedger, DeadLedgers, Entry
+from framework.engine.port import MOST_UNCHARGED, Broker, Rescued
+from framework.model.errors import answer
+from framework.model.job import Lease, RunRecord
+from framework.model.outcome import Outcome
 
 
 @dataclass(frozen=True, slots=True)

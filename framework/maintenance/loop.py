@@ -7,21 +7,15 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 
-from framework.broker import Broker
-from framework.errors import answer
-from framework.events import (
-    EngineFailed,
-    EngineRecovered,
-    Event,
-    JobsExpired,
-    SupervisorNote,
-)
+from framework.engine.port import Broker
+from framework.engine.stuck import StuckJobs
 from framework.maintenance.abandoned import AbandonedLeases
-from framework.maintenance.headless import LOOK_EVERY, Leftovers, OtherTrees
 from framework.maintenance.observing import Observation
-from framework.scoreboard import LEAVING, READY, Scoreboard, process_start
-from framework.signals import SignalQueue, drain
-from framework.stuck import StuckJobs
+from framework.model.errors import answer
+from framework.model.events import EngineFailed, EngineRecovered, Event, JobsExpired, SupervisorNote
+from framework.process.headless import LOOK_EVERY, Leftovers, OtherTrees
+from framework.process.scoreboard import LEAVING, READY, Scoreboard, process_start
+from framework.process.signals import SignalQueue, drain
 
 TURN = 0.5  # seconds between two turns where the engine fails or does not say; at most two of them
 STEP = 0.4  # seconds for each of the two parts of a turn: between them the heart beats, and the newly dead come first

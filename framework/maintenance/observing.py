@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import islice
 
-from framework.broker import Broker, Inspector, QueueStats
-from framework.events import Event, FileBad, QueueObserved, QueueUndeclared
+from framework.engine.port import Broker, Inspector, QueueStats
+from framework.model.events import Event, FileBad, QueueObserved, QueueUndeclared
 
 MOST_LOOKED, MOST_TOLD = 1000, 20  # bad files of a queue in one observation: each is read, and told in a line
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from framework.job import Failure, Lease, Reason, RunRecord
 from framework.maintenance.accounts import Account
-from framework.outcome import Kind, Outcome, fail
-from framework.queues import QueueOptions
-from framework.scoreboard import Verdict
+from framework.model.job import Failure, Lease, Reason, RunRecord
+from framework.model.options import QueueOptions
+from framework.model.outcome import Kind, Outcome, fail
+from framework.process.scoreboard import KillReason
 
 
-def judge(
-    account: Account, options: Mapping[str, QueueOptions], verdict: Callable[[str], Verdict | None], now: float
+def resolve(
+    account: Account, options: Mapping[str, QueueOptions], kill_reason: Callable[[str], KillReason | None], now: float
 ) -> tuple[Outcome, Reason | None]:
     """(what is done with the job, why its attempt failed).
 
@@ -27,7 +27,7 @@ def judge(
         return _completed(known, lease, now), None
     if run is None:
         return Outcome(Kind.RELEASED), None
-    found = verdict(account.owner)
+    found = kill_reason(account.owner)
     if found is not None and (not found.charges(run.row) or _came_after(found, run, options[lease.queue], now)):
         return Outcome(Kind.RELEASED), None
     reason: Reason = "timeout" if found is not None and found.kind == "timeout" else "worker_lost"
@@ -46,18 +46,18 @@ def judge(
     return fail(failure, options[lease.queue].retry), reason
 
 
-def _came_after(verdict: Verdict, run: RunRecord, options: QueueOptions, now: float) -> bool:
+def _came_after(kill_reason: KillReason, run: RunRecord, options: QueueOptions, now: float) -> bool:
     """A timeout names a row: the job that it meant may have ended before the kill, and another begun in its place."""
-    if verdict.kind != "timeout" or options.timeout is None:
+    if kill_reason.kind != "timeout" or options.timeout is None:
         return False
     return now - run.started_at < 0.9 * (options.timeout + options.kill_after)
 
 
-def _message(reason: str, options: QueueOptions, verdict: Verdict | None) -> str:
+def _message(reason: str, options: QueueOptions, kill_reason: KillReason | None) -> str:
     if reason == "timeout":
         limit = (options.timeout or 0.0) + options.kill_after
         return f"still running after its hard timeout of {limit:g} s: the process was killed"
-    how = f": {verdict.detail}" if verdict is not None and verdict.detail else ""
+    how = f": {kill_reason.detail}" if kill_reason is not None and kill_reason.detail else ""
     return f"the worker process died while it ran this job{how}"
 
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 
-from framework.scoreboard import Scoreboard
+from framework.process.scoreboard import Scoreboard
 
 _LOCKS = 10  # RLIMIT_LOCKS, which the module `resource` does not name
 _LIFE_BITS = 20

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from framework.events import Event
-from framework.runner import hooks, lives
+from framework.model.events import Event
+from framework.process.scoreboard import EXPORTER, HOOKS, MAINTENANCE, Scoreboard
+from framework.process.supervisor import Birth, ChildSpec
+from framework.runner import entry_points as lives
+from framework.runner import hooks
 from framework.runner.code import declared
 from framework.runner.place import Place
-from framework.scoreboard import EXPORTER, HOOKS, MAINTENANCE, Scoreboard
-from framework.supervisor import Birth, ChildSpec
 
 
 def specs(

@@ -11,8 +11,8 @@ from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 
-from framework.app import WorkerApp
 from framework.process.nameless import nameless_file
+from framework.service.app import WorkerApp
 
 
 class LoadedCode:

@@ -8,13 +8,13 @@ import select
 import signal
 from contextlib import suppress
 
-from framework.app import WorkerApp
-from framework.errors import WorkerError
-from framework.exceptions import describe
-from framework.loading import innermost
+from framework.model.errors import WorkerError
+from framework.model.exceptions import describe
 from framework.process import orphans
 from framework.process.forks import parent_goes_on
-from framework.supervisor import die_with_parent, threads
+from framework.process.supervisor import die_with_parent, threads
+from framework.service.app import WorkerApp
+from framework.service.loading import innermost
 
 _MOST = 4000  # bytes of a message
 

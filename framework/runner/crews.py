@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from framework.app import Handler, Slot, WorkerApp
-from framework.options import PoolOptions, QueueOptions
-from framework.pools import Pool
-from framework.queues import Queue
-from framework.settings import Settings
+from framework.model.options import PoolOptions, QueueOptions
+from framework.service.app import Handler, Slot, WorkerApp
+from framework.service.pools import Pool
+from framework.service.queues import Queue
+from framework.service.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,25 +14,25 @@ import time
 from contextlib import suppress
 from functools import cache
 
-from framework import connecting
-from framework.app import WorkerApp
-from framework.broker import Broker
-from framework.errors import WorkerError
-from framework.events import Bus, ServiceMistake
-from framework.exceptions import describe
-from framework.executor import Executor
-from framework.executor.hooks import PATIENCE
+from framework.engine.port import Broker
+from framework.model.errors import WorkerError
+from framework.model.events import Bus, ServiceMistake
+from framework.model.exceptions import describe
 from framework.process.forks import parent_goes_on
-from framework.producer import Producer
+from framework.process.scoreboard import HOOKS, LEAVING, READY, Scoreboard
+from framework.process.signals import ignore, poke
+from framework.process.supervisor import CRASHED, FAILED_TO_START, Birth, die_with_parent, unblock
+from framework.runner import connecting
 from framework.runner.construct import construct
-from framework.runner.lives import begin, executor_for, wind_up
+from framework.runner.entry_points import begin, executor_for, wind_up
 from framework.runner.lost import LostAttempts
 from framework.runner.place import Place, own_broker
-from framework.scoreboard import HOOKS, LEAVING, READY, Scoreboard
-from framework.signals import ignore, poke
-from framework.supervisor import CRASHED, FAILED_TO_START, Birth, die_with_parent, unblock
+from framework.service.app import WorkerApp
+from framework.service.producer import Producer
 from framework.telemetry import Telemetry
 from framework.worker import SelfCheck, descriptors
+from framework.worker.executor import Executor
+from framework.worker.executor.hooks import PATIENCE
 
 LINGER = 2.0  # seconds without a lost attempt after which it leaves
 GLANCE = 0.05  # seconds between looks for one

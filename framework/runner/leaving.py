@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from framework.process import stdio
 from framework.process.forks import parent_goes_on
-from framework.supervisor import FLUSH
+from framework.process.supervisor import FLUSH
 
 WITHIN = 1.2  # seconds; with what an event loop leaves, a process whose jobs are settled is gone within 2 s
 _imported_by = os.getpid()

@@ -6,11 +6,11 @@ import json
 from collections.abc import Callable
 from dataclasses import fields
 
-from framework.app import WorkerApp
-from framework.events import Event, HookFailed, HooksNotCalled
-from framework.executor.hooks import PATIENCE
-from framework.job import Failure, Job, Lease
+from framework.model.events import Event, HookFailed, HooksNotCalled
+from framework.model.job import Failure, Job, Lease
 from framework.process.mailbox import LARGEST, Mailbox
+from framework.service.app import WorkerApp
+from framework.worker.executor.hooks import PATIENCE
 
 HOOK = "on_failure"
 _SHORT = 200  # characters of a message that is too long as a whole

@@ -9,8 +9,8 @@ import signal
 import subprocess
 import time
 
-from framework.app import WorkerApp
-from framework.errors import UsageError
+from framework.model.errors import UsageError
+from framework.service.app import WorkerApp
 
 # A replacement of these by anything keeps the supervisor from a death or a deadline.
 _WAITING = ((os, "waitpid"), (os, "waitid"), (select, "poll"), (signal, "signal"), (time, "sleep"), (time, "monotonic"))

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from framework.app import WorkerApp
-from framework.broker import Broker, open_broker, shown
-from framework.errors import EngineError, UsageError
-from framework.ledger import LEDGERS, Ledger
-from framework.queues import QueueOptions
+from framework.engine.ledger import LEDGERS, Ledger
+from framework.engine.port import Broker, open_broker, shown
+from framework.model.errors import EngineError, UsageError
+from framework.model.options import QueueOptions
+from framework.process.scoreboard import KillReason, Scoreboard
+from framework.process.supervisor import Instance, Reserve
 from framework.runner.crews import Crew, crews_of
 from framework.runner.lost import LostAttempts
-from framework.scoreboard import Scoreboard, Verdict
-from framework.settings import Settings
-from framework.supervisor import Instance, Reserve
+from framework.service.app import WorkerApp
+from framework.service.settings import Settings
 
 MORE_SLOTS = 3  # of a ledger, for jobs that have ended and are not settled yet
 BURIAL = 0.3  # seconds from the death of a child until the supervisor has written how it died
@@ -66,21 +66,21 @@ class Place:
         """Return where the ledgers of all trees on this store lie, as far as they are on this machine."""
         return self.instance.board_path.parent.parent / LEDGERS
 
-    def verdict(self, board: Scoreboard, incarnation: str) -> Verdict | None:
+    def kill_reason(self, board: Scoreboard, incarnation: str) -> KillReason | None:
         """From our own board, or from that of the tree to which the dead belonged."""
-        found = board.verdict(incarnation) or self._written_soon(board, incarnation)
+        found = board.kill_reason(incarnation) or self._written_soon(board, incarnation)
         if found is not None:
             return found
         for path in self.other_boards():
             try:
-                found = Scoreboard.open(path).verdict(incarnation)
+                found = Scoreboard.open(path).kill_reason(incarnation)
             except (OSError, ValueError):
                 continue
             if found is not None:
                 return found
         return None
 
-    def _written_soon(self, board: Scoreboard, incarnation: str) -> Verdict | None:
+    def _written_soon(self, board: Scoreboard, incarnation: str) -> KillReason | None:
         """Return how a life of this tree ended that the supervisor has not buried yet.
 
         The locks of a dead process are free before its parent has reaped it. Without the wait, a death by the
@@ -92,11 +92,11 @@ class Place:
         end = time.monotonic() + (0.0 if incarnation in self.waited_for else BURIAL)
         self.waited_for.add(incarnation)
         while board.slot(slot.index).incarnation == incarnation:
-            found = board.ruin(slot.index) or board.verdict(incarnation)
+            found = board.ruin(slot.index) or board.kill_reason(incarnation)
             if found is not None or time.monotonic() >= end or not board.supervised():
                 return found
             time.sleep(0.005)
-        return board.verdict(incarnation)
+        return board.kill_reason(incarnation)
 
     def other_boards(self) -> list[Path]:
         """Of the other trees on this store, of those before included."""

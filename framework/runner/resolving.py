@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from framework.app import WorkerApp, as_declared, check_concurrency, declared_dead_letters
-from framework.broker import open_broker
-from framework.codec import codec_for
-from framework.errors import DeclarationError, SettingsError
-from framework.pools import Pool
-from framework.queues import Queue, QueueOptions
+from framework.engine.port import open_broker
+from framework.model.errors import DeclarationError, SettingsError
+from framework.model.options import QueueOptions
 from framework.runner.construct import try_constructor
 from framework.runner.patched import refuse_patched
-from framework.settings import Settings, check_names, unknown_variables
+from framework.service.app import WorkerApp, as_declared, check_concurrency, declared_dead_letters
+from framework.service.codec import codec_for
+from framework.service.pools import Pool
+from framework.service.queues import Queue
+from framework.service.settings import Settings, check_names, unknown_variables
 
 
 def resolve(app: type[WorkerApp], settings: Settings) -> dict[str, QueueOptions]:

@@ -7,24 +7,14 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from framework.app import WorkerApp
-from framework.broker import Broker, shown
-from framework.errors import EngineError, UsageError
-from framework.events import Bus, Event, SupervisorNote
-from framework.ledger import size_of
+from framework.engine.ledger import size_of
+from framework.engine.port import Broker, shown
+from framework.model.errors import EngineError, UsageError
+from framework.model.events import Bus, Event, SupervisorNote
+from framework.model.options import QueueOptions
 from framework.process import stdio
-from framework.queues import QueueOptions
-from framework.runner.children import specs
-from framework.runner.code import LoadedCode
-from framework.runner.construct import try_constructor
-from framework.runner.crews import crews_of
-from framework.runner.lost import LostAttempts
-from framework.runner.patched import refuse_patched
-from framework.runner.place import Place, slots_for, unopened
-from framework.runner.resolving import remarks, resolve
-from framework.scoreboard import EXPORTER, HOOKS, MAINTENANCE, Scoreboard
-from framework.settings import Settings
-from framework.supervisor import (
+from framework.process.scoreboard import EXPORTER, HOOKS, MAINTENANCE, Scoreboard
+from framework.process.supervisor import (
     IS_LINUX,
     Birth,
     Instance,
@@ -35,6 +25,16 @@ from framework.supervisor import (
     spawn,
     threads,
 )
+from framework.runner.children import specs
+from framework.runner.code import LoadedCode
+from framework.runner.construct import try_constructor
+from framework.runner.crews import crews_of
+from framework.runner.lost import LostAttempts
+from framework.runner.patched import refuse_patched
+from framework.runner.place import Place, slots_for, unopened
+from framework.runner.resolving import remarks, resolve
+from framework.service.app import WorkerApp
+from framework.service.settings import Settings
 from framework.telemetry import ProcessIdentity, Role, Telemetry, environment_of, prepare_rings, start
 
 Say = Callable[[Event], None]

@@ -10,20 +10,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from framework.errors import WorkerError
-from framework.events import Bus, ServiceMistake
-from framework.exceptions import describe
-from framework.loading import load_app
+from framework.model.errors import WorkerError
+from framework.model.events import Bus, ServiceMistake
+from framework.model.exceptions import describe
 from framework.process import stdio
 from framework.process.mailbox import Mailbox
+from framework.process.scoreboard import Scoreboard
+from framework.process.supervisor import FAILED_TO_START, Birth, Instance, end_with, enter_spawned
 from framework.runner.children import specs
 from framework.runner.code import LoadedCode, declared
 from framework.runner.lost import LostAttempts
 from framework.runner.place import Place
 from framework.runner.resolving import resolve
-from framework.scoreboard import Scoreboard
-from framework.settings import load_settings
-from framework.supervisor import FAILED_TO_START, Birth, Instance, end_with, enter_spawned
+from framework.service.loading import load_app
+from framework.service.settings import load_settings
 from framework.telemetry import ProcessIdentity, rings_from, start
 
 

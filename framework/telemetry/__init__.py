@@ -11,21 +11,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from framework.events import AttemptLost, Event, JobFinished
-from framework.executor import NoTracing, Tracing
-from framework.job import RunRecord
-from framework.producer import NoSending, Sending
+from framework.model.attempt import NoTracing, Tracing
+from framework.model.events import AttemptLost, Event, JobFinished
+from framework.model.job import RunRecord
+from framework.service.producer import NoSending, Sending
 from framework.telemetry.identity import ProcessIdentity, Role
 
 if TYPE_CHECKING:
-    from framework.scoreboard import Scoreboard
-    from framework.settings import Settings
-    from framework.telemetry.exporting import Exporter
-    from framework.telemetry.lines import Lines
-    from framework.telemetry.metrics import Metrics
-    from framework.telemetry.rings import Rings
-    from framework.telemetry.ringtracing import RingTracing
-    from framework.telemetry.spans import SpanTracing
+    from framework.process.scoreboard import Scoreboard
+    from framework.service.settings import Settings
+    from framework.telemetry.export.exporting import Exporter
+    from framework.telemetry.logs.lines import Lines
+    from framework.telemetry.ring.rings import Rings
+    from framework.telemetry.ring.ringtracing import RingTracing
+    from framework.telemetry.sdk.metrics import Metrics
+    from framework.telemetry.sdk.spans import SpanTracing
 
 __all__ = ["ProcessIdentity", "Role", "Telemetry", "environment_of", "for_host", "prepare_rings", "rings_from", "start"]
 
@@ -105,7 +105,7 @@ class Telemetry:
         wanted = {run.span_id: run.started_at for run in runs if run.span_id}
         if self._rings is None or not wanted:
             return set()
-        from framework.telemetry.rings import known
+        from framework.telemetry.ring.rings import known
 
         return known(self._rings, wanted)
 
@@ -113,7 +113,7 @@ class Telemetry:
         self, board: Scoreboard, index: int, *, supervisor: int, unblock: Callable[[], None], budget: float
     ) -> None:
         """The life of the exporter process; see `exporterlife.live`."""
-        from framework.telemetry.exporterlife import live
+        from framework.telemetry.export.exporterlife import live
 
         assert self._exporter is not None
         live(self._exporter, board, index, supervisor=supervisor, unblock=unblock, budget=budget)
@@ -122,7 +122,7 @@ class Telemetry:
         """Flushes all signals at once and closes them, within `budget` seconds. Idempotent. Log lines still work."""
         closing, self._closing = self._closing, {}
         if closing:
-            from framework.telemetry.shutdown import flush
+            from framework.telemetry.sdk.shutdown import flush
 
             flush(closing, budget)
 
@@ -136,7 +136,8 @@ def start(identity: ProcessIdentity, settings: Settings, rings: Rings | None = N
     Args:
         rings: of the tree, where it has some: telemetry then survives this process.
     """
-    from framework.telemetry import environment, exporters
+    from framework.telemetry import environment
+    from framework.telemetry.sdk import exporters
 
     if not exporters.is_disabled():
         environment.settle()  # before anything reads them
@@ -152,7 +153,7 @@ def prepare_rings(run: Path, number: int, *, app: str, system: str, slots: Seque
         (the rings, ""), or (None, a line that says why the SDK sends from each process), or (None, "") where nothing is
         to be sent. With rings the tree needs an exporter process, see `Telemetry.export`.
     """
-    from framework.telemetry import rings
+    from framework.telemetry.ring import rings
 
     made, reason = rings.prepare(run, number, app=app, system=system, slots=slots)
     return made, f"telemetry does not outlive a killed process: {reason}" if reason else ""
@@ -160,14 +161,14 @@ def prepare_rings(run: Path, number: int, *, app: str, system: str, slots: Seque
 
 def rings_from(run: Path, number: int, mark: str, slots: Sequence[str]) -> Rings:
     """The rings that a supervisor prepared, in a child that was not forked."""
-    from framework.telemetry.rings import Rings
+    from framework.telemetry.ring.rings import Rings
 
     return Rings(str(run), number, mark, tuple(slots))
 
 
 def environment_of(identity: ProcessIdentity) -> Mapping[str, str]:
     """What a child that is not forked needs in its environment besides ours; by the process that starts it."""
-    from framework.telemetry import instrumented
+    from framework.telemetry.sdk import instrumented
 
     return instrumented.environment_of(identity)
 
@@ -179,7 +180,7 @@ def for_host(system: str) -> Sending:
     Args:
         system: `messaging.system` of the engine.
     """
-    from framework.telemetry import plugins
+    from framework.telemetry.sdk import plugins
 
     def made() -> Sending:
         from framework.telemetry.environment import OF_API, lines, settle

@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from framework.exceptions import describe
+from framework.model.exceptions import describe
 
 # How a reason begins where nothing of the value stays in force.
 IGNORED: Final = ("is ignored", "cannot be followed")

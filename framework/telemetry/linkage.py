@@ -9,7 +9,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanContext, TraceFlags
 
-from framework.job import Lease
+from framework.model.job import Lease
 
 Linkage = Literal["auto", "parent", "link"]
 

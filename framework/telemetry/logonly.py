@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from framework.app import Logger
-from framework.executor import UNTRACED, Attempt, SpanIdentity
-from framework.job import Lease
-from framework.jobscope import keys_of, running
-from framework.telemetry.logs import Logs
+from framework.model.attempt import UNTRACED, Attempt, SpanIdentity
+from framework.model.job import Lease
+from framework.model.jobscope import keys_of, running
+from framework.service.app import Logger
+from framework.telemetry.logs.logs import Logs
 
 
 class LogOnlyTracing:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from framework.slo import WAIT_BOUNDS
+from framework.model.slo import WAIT_BOUNDS
 
 SCOPE: Final = "continuum-worker"
 DISTRIBUTION: Final = "continuum-worker"
@@ -41,7 +41,7 @@ EXIT_REASON: Final = "worker.process.exit_reason"
 SLOT: Final = "worker.process.slot"
 SIGNAL: Final = "signal"
 
-# An attempt whose process died under it; the other outcomes are those of framework.outcome.Kind.
+# An attempt whose process died under it; the other outcomes are those of framework.model.outcome.Kind.
 LOST: Final = "lost"
 
 # --- metrics, standard ----------------------------------------------------------------------------------------------

@@ -15,11 +15,11 @@ from opentelemetry import context as otel_context
 from opentelemetry import metrics, propagate, trace
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
 
-from framework.errors import EnqueueError
-from framework.exceptions import describe, error_type
-from framework.outcome import JobInterrupted
+from framework.model.errors import EnqueueError
+from framework.model.exceptions import describe, error_type
+from framework.model.outcome import JobInterrupted
 from framework.telemetry import names
-from framework.telemetry.values import text_of
+from framework.telemetry.logs.values import text_of
 
 log = logging.getLogger("framework.telemetry")
 _SDK = ("opentelemetry.sdk", "opentelemetry.exporter")

@@ -5,17 +5,17 @@ from __future__ import annotations
 import importlib
 import os
 
-from framework.settings import Settings
+from framework.service.settings import Settings
 from framework.telemetry import Telemetry
-from framework.telemetry.exporters import complaints, is_disabled, preload
-from framework.telemetry.health import Drops, SharedState, say_off
+from framework.telemetry.export.health import Drops, SharedState, say_off
 from framework.telemetry.identity import ProcessIdentity
-from framework.telemetry.lines import Lines
 from framework.telemetry.logonly import LogOnlyTracing
-from framework.telemetry.logs import Logs
-from framework.telemetry.rings import Rings
+from framework.telemetry.logs.lines import Lines
+from framework.telemetry.logs.logs import Logs
+from framework.telemetry.logs.writer import PATIENCE, LineWriter
+from framework.telemetry.ring.rings import Rings
+from framework.telemetry.sdk.exporters import complaints, is_disabled, preload
 from framework.telemetry.version import version
-from framework.telemetry.writer import PATIENCE, LineWriter
 
 SUPERVISORS_PATIENCE = 0.02  # seconds: all processes of the tree wait for it
 # Made by the supervisor and inherited: what it said, its children need not say again.
@@ -36,12 +36,12 @@ def start_process(
         return Telemetry(Lines(logs), tracing=LogOnlyTracing(logs))
     try:
         if identity.role == "supervisor":
-            assembling = importlib.import_module("framework.telemetry.assembling")  # as `preload`
+            assembling = importlib.import_module("framework.telemetry.sdk.assembling")  # as `preload`
             preload()
             assembling.detect()
             version()  # read once for all children
             return Telemetry(Lines(logs))
-        from framework.telemetry.assembling import open_telemetry
+        from framework.telemetry.sdk.assembling import open_telemetry
 
         return open_telemetry(identity, settings, logs, drops, tree, rings, make_global=make_global)
     except Exception as error:  # jobs never depend on telemetry

@@ -8,9 +8,9 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from framework.app import Slot, WorkerApp
-from framework.executor import SilentLogger
-from framework.job import Context
+from framework.model.attempt import SilentLogger
+from framework.model.job import Context
+from framework.service.app import Slot, WorkerApp
 from framework.testing.memory import Harness
 
 __all__ = ["Harness", "context", "harness"]

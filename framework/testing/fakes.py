@@ -6,7 +6,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
-from framework.app import WorkerApp
+from framework.service.app import WorkerApp
 
 
 class Fakes:

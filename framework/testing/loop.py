@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from framework.app import Slot, WorkerApp
+from framework.service.app import Slot, WorkerApp
 from framework.testing.fakes import Fakes
 
 

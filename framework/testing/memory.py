@@ -10,20 +10,22 @@ from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
-from framework import queues as _queues
-from framework.app import Slot, WorkerApp, as_declared, declared_dead_letters
-from framework.broker import JobView, State
-from framework.brokers.memory import MemoryBroker, MemoryStore
-from framework.codec import codec_for
-from framework.events import Event, HookFailed
-from framework.exceptions import clear_locals
-from framework.executor import Attempt, Executor, NoTracing, letter_of
-from framework.job import Failure, Lease
-from framework.outcome import JobInterrupted, Reject, RetryLater, Settlement
-from framework.producer import Producer
-from framework.queues import DeadLetter, Queue, QueueOptions
+from framework.engine.memory.engine import MemoryBroker, MemoryStore
+from framework.engine.port import JobView, State
+from framework.model.attempt import Attempt, NoTracing
+from framework.model.events import Event, HookFailed
+from framework.model.exceptions import clear_locals
+from framework.model.job import Failure, Lease
+from framework.model.options import QueueOptions
+from framework.model.outcome import JobInterrupted, Reject, RetryLater, Settlement
+from framework.service import queues as _queues
+from framework.service.app import Slot, WorkerApp, as_declared, declared_dead_letters
+from framework.service.codec import codec_for
+from framework.service.producer import Producer
+from framework.service.queues import DeadLetter, Queue
 from framework.testing.fakes import Fakes
 from framework.testing.loop import Loop, refuse_loop, stay_cancelled
+from framework.worker.executor import Executor, letter_of
 
 P = TypeVar("P")
 A = TypeVar("A", bound=WorkerApp)

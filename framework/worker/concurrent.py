@@ -10,21 +10,21 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
-from framework.app import Slot, WorkerApp
-from framework.events import ServiceMistake
-from framework.exceptions import error_type
-from framework.job import Lease
-from framework.outcome import Disturbed, JobInterrupted
+from framework.model.events import ServiceMistake
+from framework.model.exceptions import error_type
+from framework.model.job import Lease
+from framework.model.outcome import Disturbed, JobInterrupted
 from framework.process.forks import leave_if_forked
-from framework.signals import ignore
-from framework.standstill import LATE, Standstill
+from framework.process.signals import ignore
+from framework.process.standstill import LATE, Standstill
+from framework.service.app import Slot, WorkerApp
 from framework.worker import tasks, turning
-from framework.worker.blocking import LoopWatch, Tracked, last_row
 from framework.worker.core import WorkerCore
-from framework.worker.interrupt import LOOK_AGAIN, PATIENCE
+from framework.worker.gate.thread_gate import ThreadGate
+from framework.worker.interrupts.blocking import LoopWatch, Tracked, last_row
+from framework.worker.interrupts.interrupt import LOOK_AGAIN, PATIENCE
 from framework.worker.putback import PutBack
 from framework.worker.tasks import Run
-from framework.worker.thread_gate import ThreadGate
 from framework.worker.upkeep import look_around
 
 TICK = 1.0  # seconds between signs of life

@@ -6,18 +6,19 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from framework.broker import Broker
-from framework.errors import WorkerError
-from framework.events import Event, JobsSettled, ServiceMistake, WorkerLeaving
-from framework.executor import Attempt, Executor
-from framework.ledger import Ledger
-from framework.options import PoolOptions, QueueOptions
+from framework.engine.ledger import Ledger
+from framework.engine.port import Broker
+from framework.model.attempt import Attempt
+from framework.model.errors import WorkerError
+from framework.model.events import Event, JobsSettled, ServiceMistake, WorkerLeaving
+from framework.model.options import PoolOptions, QueueOptions
 from framework.process.forks import leave_if_forked
-from framework.scoreboard import LEAVING, READY, RowWriter, Scoreboard, before_deadline
-from framework.worker.gate import CERTAIN, Gate
+from framework.process.scoreboard import LEAVING, READY, RowWriter, Scoreboard, before_deadline
+from framework.worker.executor import Executor
+from framework.worker.gate.gate import CERTAIN, Gate
+from framework.worker.gate.thread_gate import ThreadGate
 from framework.worker.putback import Identity
 from framework.worker.ruin import SelfCheck, root_of
-from framework.worker.thread_gate import ThreadGate
 
 SPARED = 4  # looks in a row at a process that has run nothing since
 OTHERS_WORK = 5.0  # seconds that the engine must fail here alone

@@ -7,16 +7,16 @@ import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
-from framework.app import Slot, WorkerApp
-from framework.executor import Executor
-from framework.job import Lease
-from framework.signals import ignore
-from framework.worker.claims import WORTH, Claims
+from framework.model.job import Lease
+from framework.process.signals import ignore
+from framework.service.app import Slot, WorkerApp
 from framework.worker.core import WorkerCore
-from framework.worker.gate import WAIT
-from framework.worker.interrupt import PATIENCE, Interrupts
+from framework.worker.executor import Executor
+from framework.worker.gate.claims import WORTH, Claims
+from framework.worker.gate.gate import WAIT
+from framework.worker.gate.unsettled import FIRST_RETRY
+from framework.worker.interrupts.interrupt import PATIENCE, Interrupts
 from framework.worker.putback import PutBack
-from framework.worker.unsettled import FIRST_RETRY
 from framework.worker.upkeep import explain, look_around
 
 

@@ -7,10 +7,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from framework.job import Lease
-from framework.options import QueueOptions
-from framework.outcome import Why
-from framework.scoreboard import RowWriter
+from framework.model.job import Lease
+from framework.model.options import QueueOptions
+from framework.model.outcome import Why
+from framework.process.scoreboard import RowWriter
 
 # The job whose code runs: inherited by every task, callback and thread that it starts.
 current: ContextVar[Run | None] = ContextVar("framework_run", default=None)

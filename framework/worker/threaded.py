@@ -18,17 +18,17 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from types import FrameType
 
-from framework.app import Slot, WorkerApp
-from framework.events import ServiceMistake
-from framework.executor import Attempt
-from framework.job import Lease
+from framework.model.attempt import Attempt
+from framework.model.events import ServiceMistake
+from framework.model.job import Lease
 from framework.process.forks import leave_if_forked
-from framework.signals import ignore
+from framework.process.signals import ignore
+from framework.service.app import Slot, WorkerApp
 from framework.worker.core import WorkerCore
-from framework.worker.gate import WAIT
+from framework.worker.gate.gate import WAIT
+from framework.worker.gate.unsettled import FIRST_RETRY
+from framework.worker.interrupts.thread_interrupt import Call, Limits, ThreadInterrupts
 from framework.worker.putback import PutBack
-from framework.worker.thread_interrupt import Call, Limits, ThreadInterrupts
-from framework.worker.unsettled import FIRST_RETRY
 from framework.worker.upkeep import explain, handler_line, look_around, stack_of
 
 TOGETHER = 0.005  # seconds

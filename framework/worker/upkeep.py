@@ -6,10 +6,11 @@ import traceback
 from collections.abc import Callable
 from types import FrameType
 
-from framework.app import WorkerApp
-from framework.events import ServiceMistake
-from framework.executor import Attempt, Executor
+from framework.model.attempt import Attempt
+from framework.model.events import ServiceMistake
+from framework.service.app import WorkerApp
 from framework.worker.core import WorkerCore
+from framework.worker.executor import Executor
 from framework.worker.putback import PutBack
 
 _ONLY_IN_MAIN = "signal only works in main thread"

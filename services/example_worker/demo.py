@@ -23,8 +23,8 @@ from typing import Any
 import click
 from rich.console import Console
 
-from framework.errors import EnqueueError, WorkerError
-from framework.settings import load_settings
+from framework.model.errors import EnqueueError, WorkerError
+from framework.service.settings import load_settings
 from services.example_worker.answers import DEFAULT
 from services.example_worker.children import Child, ChildFailed
 from services.example_worker.queues import RelayQueues

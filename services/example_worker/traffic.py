@@ -15,7 +15,7 @@ from typing import TypeVar
 import click
 
 from framework import EnqueueError, EnqueueUncertain, Queue, QueueFull, WorkerError
-from framework.settings import load_settings
+from framework.service.settings import load_settings
 from services.example_worker.digest import pack
 from services.example_worker.events import Event, make_event
 from services.example_worker.queues import Delivery, Digest, RelayQueues

@@ -19,9 +19,9 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
-from framework.broker import Broker, open_broker
-from framework.job import Failure, Job
-from framework.queues import QueueOptions
+from framework.engine.port import Broker, open_broker
+from framework.model.job import Failure, Job
+from framework.model.options import QueueOptions
 from tests.settling import bury
 from tests.settling import rest as handled
 from tests.warm import WORKER, run

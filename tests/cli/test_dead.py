@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from framework.spool import frame
+from framework.engine.spool.format import frame
 from tests.cli.harness import TRACE_ID, TRACEBACK, Cli
 from tests.settling import rest
 from tests.spool import poison

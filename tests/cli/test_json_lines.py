@@ -105,8 +105,8 @@ def test_lines_are_queued_as_they_come(relay: Cli) -> None:
     try:
         process.stdin.write(b"1\n2\n3")
         process.stdin.flush()
-        doorbell = relay.spool / "digests"
-        while not doorbell.is_dir() or relay.queues()["digests"]["ready"] < 2:
+        notifier = relay.spool / "digests"
+        while not notifier.is_dir() or relay.queues()["digests"]["ready"] < 2:
             assert process.poll() is None
         out, _ = process.communicate(b"3\n", timeout=TIMEOUT)
         assert out == b"queued 3 jobs on digests\n"

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from framework.broker import QueueStats
 from framework.cli.queues import _object, _row
-from framework.errors import EngineUnavailable
+from framework.engine.port import QueueStats
+from framework.model.errors import EngineUnavailable
 from tests.cli.harness import Cli
 
 cli_queues = importlib.import_module("framework.cli.queues")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from framework.scoreboard import READY, Scoreboard
+from framework.process.scoreboard import READY, Scoreboard
 from tests.cli.harness import RELAY, TIMEOUT, Cli, wait_for
 
 

@@ -1,1 +1,1 @@
-"""One suite that every engine passes: `framework.broker`'s docstrings, held to."""
+"""One suite that every engine passes: `framework.engine.port`'s docstrings, held to."""

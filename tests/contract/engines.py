@@ -14,10 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from framework.broker import Broker, Inspector, open_broker
-from framework.brokers.memory import MemoryStore
-from framework.job import RunRecord
-from framework.queues import QueueOptions
+from framework.engine.memory.engine import MemoryStore
+from framework.engine.port import Broker, Inspector, open_broker
+from framework.model.job import RunRecord
+from framework.model.options import QueueOptions
 from tests import postgres
 from tests.spool.world import in_segments
 

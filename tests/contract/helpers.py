@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from framework.broker import NO_JOBS, JobView, QueueStats, State
-from framework.job import Failure, Job, Lease, RunRecord
-from framework.queues import QueueOptions
+from framework.engine.port import NO_JOBS, JobView, QueueStats, State
+from framework.model.job import Failure, Job, Lease, RunRecord
+from framework.model.options import QueueOptions
 from tests.settling import ack, bury, rest, retry
 
 from .engines import Engine, Owner

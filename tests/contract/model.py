@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from framework.broker import JobView
-from framework.job import Failure, Job, Lease
+from framework.engine.port import JobView
+from framework.model.job import Failure, Job, Lease
 
 SLACK = 0.005  # seconds by which an engine may round a moment
 

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from framework.broker import Features, QueueStats, Rescued
-from framework.errors import EngineUnavailable, LeaseLost
-from framework.job import Job, JobId, Lease, RunRecord
-from framework.outcome import Kind, Outcome, Settlement
-from framework.queues import QueueOptions
+from framework.engine.port import Features, QueueStats, Rescued
+from framework.model.errors import EngineUnavailable, LeaseLost
+from framework.model.job import Job, JobId, Lease, RunRecord
+from framework.model.options import QueueOptions
+from framework.model.outcome import Kind, Outcome, Settlement
 
 ANY_THREAD = ("enqueue", "release", "wake")
 

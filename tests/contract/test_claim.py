@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from framework.job import Job
-from framework.queues import QueueOptions
+from framework.model.job import Job
+from framework.model.options import QueueOptions
 from tests.settling import ack
 
 from .engines import Engine, Owner

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from framework.errors import QueueFull
-from framework.queues import QueueOptions
+from framework.model.errors import QueueFull
+from framework.model.options import QueueOptions
 from tests.settling import ack, rest, retry
 
 from .engines import Engine, Owner

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from framework.queues import QueueOptions
+from framework.model.options import QueueOptions
 from tests.settling import ack, rest, retry
 
 from .engines import Engine, Owner

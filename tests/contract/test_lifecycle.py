@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from framework.broker import Inspector
-from framework.errors import EnqueueFailed, WorkerError
-from framework.queues import QueueOptions
+from framework.engine.port import Inspector
+from framework.model.errors import EnqueueFailed, WorkerError
+from framework.model.options import QueueOptions
 from tests.settling import ack, retry
 
 from .engines import Engine

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from framework.errors import EnqueueError, PayloadTooLarge, QueueFull
-from framework.queues import QueueOptions
+from framework.model.errors import EnqueueError, PayloadTooLarge, QueueFull
+from framework.model.options import QueueOptions
 from tests.settling import ack, retry
 
 from .engines import Engine, Owner

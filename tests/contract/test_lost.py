@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from framework.errors import LeaseLost
-from framework.job import RunRecord
-from framework.outcome import SUCCEEDED, Settlement
+from framework.model.errors import LeaseLost
+from framework.model.job import RunRecord
+from framework.model.outcome import SUCCEEDED, Settlement
 from tests.settling import ack, retry
 
 from .engines import Engine, Owner

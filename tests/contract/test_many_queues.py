@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from framework.errors import WorkerError
-from framework.job import Lease
-from framework.queues import QueueOptions
+from framework.model.errors import WorkerError
+from framework.model.job import Lease
+from framework.model.options import QueueOptions
 
 from .engines import Engine, Owner
 from .helpers import JOBS, assert_counts, ids, pass_time, put, take

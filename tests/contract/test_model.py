@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from framework.broker import State
-from framework.errors import LeaseLost, QueueFull
-from framework.job import Lease
-from framework.queues import QueueOptions
+from framework.engine.port import State
+from framework.model.errors import LeaseLost, QueueFull
+from framework.model.job import Lease
+from framework.model.options import QueueOptions
 from tests.settling import ack, bury, rest, retry
 
 from .engines import ENGINES, Owner
@@ -85,7 +85,7 @@ class Walk(RuleBasedStateMachine):
         wait = self.seconds(delay)
         return (before + wait, self.engine.now() + wait) if wait else (0, 0)
 
-    def let_ripen(self, owner: str) -> None:
+    def let_promote(self, owner: str) -> None:
         """Until what is due soon is due for sure: which of them a claim finds must not depend on the machine."""
         now = self.engine.now()
         soon = [known.due[1] for known in self.model.where(state="waiting") if known.due[1] < now + FAR / 2]
@@ -125,7 +125,7 @@ class Walk(RuleBasedStateMachine):
         waiting = self.model.where(state="waiting")
         letters = [known for known in waiting if known.is_letter]
         queue = "letters" if letters and number % 2 else pick(waiting, number).queue
-        self.let_ripen(owner)
+        self.let_promote(owner)
         broker, before = self.owners[owner], self.engine.now()
         waiting = self.model.where(queue=queue, state="waiting")
         must = min(limit, sum(known.surely_due(before) for known in waiting))
@@ -220,7 +220,7 @@ class Walk(RuleBasedStateMachine):
     @rule(owner=any_owner, number=any_one, limit=st.integers(1, 3))
     def live_and_die(self, owner: str, number: int, limit: int) -> None:
         queue = pick(self.model.where(state="waiting"), number).queue
-        self.let_ripen(owner)
+        self.let_promote(owner)
 
         def work(owner: Owner) -> list[bytes]:
             return [lease.job.uid for lease in owner.claim([queue], limit=limit, wait=0)]

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from framework.extras import FIELDS, Extras
-from framework.job import Lease
+from framework.model.extras import FIELDS, Extras
+from framework.model.job import Lease
 from tests.settling import bury, rest, retry
 
 from .engines import Engine, Owner

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from framework.broker import Rescued
+from framework.engine.port import Rescued
 from tests.settling import ack, bury, rest, retry
 
 from .engines import Engine, Owner

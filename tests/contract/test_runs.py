@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from framework.broker import MOST_UNCHARGED
-from framework.job import Lease, RunRecord
-from framework.ledger import DeadLedgers, Ledger
+from framework.engine.ledger import DeadLedgers, Ledger
+from framework.engine.port import MOST_UNCHARGED
 from framework.maintenance.accounts import Account, Accounts
-from framework.outcome import SUCCEEDED, Kind, Outcome, Settlement
+from framework.model.job import Lease, RunRecord
+from framework.model.outcome import SUCCEEDED, Kind, Outcome, Settlement
 from tests.settling import ack
 
 from .engines import Engine, MemoryEngine, Owner

@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from framework.errors import LeaseLost
-from framework.job import Failure, Lease
-from framework.outcome import SUCCEEDED, Kind, Outcome, Settlement
+from framework.model.errors import LeaseLost
+from framework.model.job import Failure, Lease
+from framework.model.outcome import SUCCEEDED, Kind, Outcome, Settlement
 from tests.settling import ack, retry
 
 from .engines import Engine

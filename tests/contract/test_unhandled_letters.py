@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from framework.queues import QueueOptions
+from framework.model.options import QueueOptions
 from tests.settling import rest, retry
 
 from .engines import Engine, Owner

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from framework.job import Lease
-from framework.queues import QueueOptions
+from framework.model.job import Lease
+from framework.model.options import QueueOptions
 from tests.settling import ack, bury, retry
 
 from .engines import Engine, Owner

@@ -6,9 +6,9 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from framework.broker import JobView
-from framework.brokers.spool import SpoolBroker
-from framework.job import Job
+from framework.engine.port import JobView
+from framework.engine.spool.engine import SpoolBroker
+from framework.model.job import Job
 
 from .traffic import QUEUES, body, is_torn, key_of, last_words
 

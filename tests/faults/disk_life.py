@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from framework.brokers.spool import SpoolBroker
-from framework.queues import QueueOptions
-from framework.spool import flocks
+from framework.engine.spool.disk import flocks
+from framework.engine.spool.engine import SpoolBroker
+from framework.model.options import QueueOptions
 from tests.settling import bury
 from tests.spool.seam import Seam, pass_on
 from tests.spool.world import Cut, broker, failure, job, one

@@ -237,7 +237,9 @@ def _site() -> str:
     frame = sys._getframe(2)
     while frame.f_back is not None:
         module, function = frame.f_globals.get("__name__", ""), frame.f_code.co_name
-        if module.startswith("framework.spool.") and (module != "framework.spool.disk" or function == "mkdir"):
+        if module.startswith("framework.engine.spool.") and (
+            module != "framework.engine.spool.disk.disk" or function == "mkdir"
+        ):
             return f"{module.rpartition('.')[2]}.{function}"
         frame = frame.f_back
     return "unknown"

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from framework.errors import EnqueueFailed, EnqueueUncertain, QueueFull
-from framework.outcome import Kind, Outcome, Settlement
-from framework.spool import frame, ids, names
+from framework.engine.spool.enqueue import ids
+from framework.engine.spool.format import frame, names
+from framework.model.errors import EnqueueFailed, EnqueueUncertain, QueueFull
+from framework.model.outcome import Kind, Outcome, Settlement
 from tests.settling import ack, rest, retry
 from tests.spool.world import failure, in_segments, job, often, one, settle_orphan
 
@@ -298,7 +299,7 @@ def _rescue(life: Life) -> None:
     life.enqueue("c")
 
 
-def _ripen_and_expire(life: Life) -> None:
+def _promote_and_expire(life: Life) -> None:
     life.enqueue("a", delay=0.002)
     life.enqueue("b", ttl=0.002)
     life.enqueue("d", ttl=0.002)
@@ -340,5 +341,5 @@ TRACES: dict[str, Callable[[Life], None]] = {
     "recover": _recover,
     "rescue": _rescue,
     "priorities": _priorities,
-    "ripen and expire": _ripen_and_expire,
+    "promote and expire": _promote_and_expire,
 }

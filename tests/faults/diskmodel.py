@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from framework.broker import JobView
-from framework.brokers.spool import SpoolBroker
-from framework.errors import EngineError
+from framework.engine.port import JobView
+from framework.engine.spool.engine import SpoolBroker
+from framework.model.errors import EngineError
 from tests.spool.world import body, broker, claim, settle_orphan
 
 from .disk_life import QUEUES, Life, Promise

@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from framework.scoreboard import Scoreboard, SlotState, process_start
+from framework.process.scoreboard import Scoreboard, SlotState, process_start
 
 PROJECT = Path(__file__).parents[2]
 
@@ -30,7 +30,7 @@ class Facts:
         lost: by span id, (when, which tree) its loss was logged; wall seconds.
         rescued: (when, owner, queue, count) of jobs that went back unstarted.
         exits: by pid, (reason, code).
-        killed_by_supervisor: (pid, verdict).
+        killed_by_supervisor: (pid, kill reason).
         deaths: by incarnation, when we killed it; wall seconds.
         disturbed: (from, to) in which maintenance or a supervisor was dead or stopped by us.
         housekeepers: (when, tree) a maintenance process was killed by us.
@@ -91,7 +91,7 @@ class Tree:
                 facts.exits[event["pid"]] = (event["reason"], event["code"])
                 self.lines.append(event)
             case "process_killed":
-                facts.killed_by_supervisor.append((event["pid"], event["verdict"]))
+                facts.killed_by_supervisor.append((event["pid"], event["kill_reason"]))
                 self.lines.append(event)
             case "process_ready" | "worker_leaving":
                 pass

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from framework.broker import open_broker
-from framework.runner import resolve
-from framework.settings import Settings
+from framework.engine.port import open_broker
+from framework.runner.resolving import resolve
+from framework.service.settings import Settings
 from tests.faults import report as reports
 from tests.faults import soak_checks
 from tests.faults.arrivals import Arrivals

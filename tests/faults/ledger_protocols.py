@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from framework.ledger import Calls, DeadLedgers, Ledger
-from framework.outcome import SUCCEEDED, Outcome
+from framework.engine.ledger import Calls, DeadLedgers, Ledger
+from framework.model.outcome import SUCCEEDED, Outcome
 from tests.ledger.helpers import OWNER, died, files, found, lease, run
 from tests.spool.seam import Seam
 

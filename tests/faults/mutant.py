@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
+
+FRAMEWORK = Path(__file__).parents[2] / "framework"
 
 
 class Mutant(NamedTuple):
@@ -18,3 +21,9 @@ class Mutant(NamedTuple):
     patches: tuple[tuple[str, str], ...]
     tests: str
     trap: str = ""
+
+
+def spool_file(name: str) -> str:
+    """Return where a file of the spool lies, below framework/."""
+    (found,) = (path for path in (FRAMEWORK / "engine" / "spool").rglob("*.py") if path.as_posix().endswith(f"/{name}"))
+    return found.relative_to(FRAMEWORK).as_posix()

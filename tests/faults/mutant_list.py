@@ -6,12 +6,12 @@ Also the table of traps: `trap` names the ⚠ of the protocol that a removal bri
 
 from __future__ import annotations
 
-from .mutant import Mutant
+from .mutant import Mutant, spool_file
 from .segment_mutants import SEGMENT_MUTANTS
 
 
 def _one(name: str, file: str, old: str, new: str, tests: str, trap: str = "") -> Mutant:
-    return Mutant(name, f"spool/{file}", ((old, new),), tests, trap)
+    return Mutant(name, spool_file(file), ((old, new),), tests, trap)
 
 
 POISON = "spool/test_poison.py"
@@ -29,7 +29,7 @@ CLAIM, LAYOUT, FLAGS, PLANTED = (
 )
 MODEL, GROUP = "spool/test_disk_model.py", "spool/test_group_commit.py"
 REPLACED = "spool/test_replaced.py"
-TIMES, BACKUPS, RIPEN = "spool/test_directory_times.py", "spool/test_id_backups.py", "spool/test_ripen.py"
+TIMES, BACKUPS, PROMOTE = "spool/test_directory_times.py", "spool/test_id_backups.py", "spool/test_promote.py"
 TOGETHER = "spool/test_together.py"
 LINKS = "unit/test_planted_links.py"
 _NOFOLLOW = "os.O_NOFOLLOW | os.O_NONBLOCK"
@@ -62,7 +62,7 @@ CHECKSUMS = (
     _one("length of the file", "frame.py", "    if len(data) < where.end:\n        raise Damaged(f\"{len(data)} bytes of {where.end}: truncated\")\n", "", "spool/test_frame.py"),
     _one("checksum of an attempt record", "frame.py", " or zlib.crc32(rest) != crc", "", "spool/test_frame.py"),
     _one("checksum of a run record", "runs.py", " or _CRC.unpack_from(data, 4)[0] != zlib.crc32(body)", "", "spool/test_runs.py"),
-    Mutant("checksum of what was counted", "telemetry/ring.py", (("if zlib.crc32(data) != checksum:", "if False:"),), "telemetry/test_ring.py"),
+    Mutant("checksum of what was counted", "telemetry/ring/ring.py", (("if zlib.crc32(data) != checksum:", "if False:"),), "telemetry/test_ring.py"),
     _one("magic", "frame.py", "    if magic != MAGIC:\n        raise Damaged(\"no job file\")\n", "", "spool/test_frame.py"),
 )  # fmt: skip
 
@@ -80,21 +80,21 @@ CAREFUL = (
     _one("O_NOFOLLOW of a record", "settle.py", _NOFOLLOW, "os.O_NONBLOCK", FLAGS),
     _one("O_NOFOLLOW of a look", "jobfile.py", _NOFOLLOW, "os.O_NONBLOCK", f"{FLAGS} {PLANTED} cli/test_bad.py"),
     _one("S_ISREG of a letter that is over", "maintain.py", " or not stat.S_ISREG(found.st_mode)", "", "spool/test_security.py"),
-    _one("O_NOFOLLOW of the bell", "doorbell.py", "os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW", "os.O_RDWR | os.O_NONBLOCK", "spool/test_security.py"),
+    _one("O_NOFOLLOW of the bell", "notifier.py", "os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW", "os.O_RDWR | os.O_NONBLOCK", "spool/test_security.py"),
     _one("O_EXCL of a lock that a rescuer gives", "rescue.py", "os.O_RDWR | os.O_CREAT | os.O_EXCL", "os.O_RDWR | os.O_CREAT", FLAGS),
     _one("O_NOFOLLOW of a stillborn", "rescue.py", "flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK", "flags = os.O_RDWR | os.O_NONBLOCK", FLAGS),
     _one("S_ISREG of a swept entry", "ids.py", "found is not None and stat.S_ISREG(found.st_mode) and", "found is not None and", "spool/test_security.py"),
-    Mutant("O_NOFOLLOW of a new board", "scoreboard/board.py", (("os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_TRUNC | os.O_CLOEXEC"),), LINKS),
-    Mutant("O_NOFOLLOW of a board", "scoreboard/board.py", (("os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW", "os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK"),), "unit/test_scoreboard.py"),
-    Mutant("O_NOFOLLOW of a board that is renewed", "scoreboard/board.py", (("os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW", "os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK"),), "unit/test_scoreboard.py"),
-    Mutant("a board with other names is made anew", "scoreboard/board.py", ((" or found.st_nlink > 1", ""),), "unit/test_scoreboard.py"),
-    Mutant("the board of another tree is left alone", "scoreboard/board.py", (("if not head.startswith(MAGIC) or head[TREE] == self._memory[TREE]:", "if True:"),), "unit/test_scoreboard.py"),
+    Mutant("O_NOFOLLOW of a new board", "process/scoreboard/board.py", (("os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_TRUNC | os.O_CLOEXEC"),), LINKS),
+    Mutant("O_NOFOLLOW of a board", "process/scoreboard/board.py", (("os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW", "os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK"),), "unit/test_scoreboard.py"),
+    Mutant("O_NOFOLLOW of a board that is renewed", "process/scoreboard/board.py", (("os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW", "os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK"),), "unit/test_scoreboard.py"),
+    Mutant("a board with other names is made anew", "process/scoreboard/board.py", ((" or found.st_nlink > 1", ""),), "unit/test_scoreboard.py"),
+    Mutant("the board of another tree is left alone", "process/scoreboard/board.py", (("if not head.startswith(MAGIC) or head[TREE] == self._memory[TREE]:", "if True:"),), "unit/test_scoreboard.py"),
     Mutant("what processes share is sealed", "process/nameless.py", (("fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW", "fcntl.F_SEAL_GROW"),), "unit/test_scoreboard.py"),
-    Mutant("a verdict is in the board's file", "scoreboard/board.py", (("        self.try_to_publish()  # the rescuer of another tree must find it, too\n", ""),), "unit/test_scoreboard.py"),
-    Mutant("O_NOFOLLOW of an instance's lock", "supervisor/instance.py", (("return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW", "return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC"),), LINKS),
-    Mutant("O_NOFOLLOW of a piece of the reserve", "supervisor/reserve.py", (("os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_CREAT | os.O_CLOEXEC"),), LINKS),
-    Mutant("O_NOFOLLOW of a new ring", "telemetry/ring.py", (("os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_TRUNC | os.O_CLOEXEC"),), LINKS),
-    Mutant("O_NOFOLLOW of a ring", "telemetry/ring.py", (("os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)", "os.open(path, os.O_RDWR | os.O_CLOEXEC)"),), LINKS),
+    Mutant("a kill reason is in the board's file", "process/scoreboard/board.py", (("        self.try_to_publish()  # the rescuer of another tree must find it, too\n", ""),), "unit/test_scoreboard.py"),
+    Mutant("O_NOFOLLOW of an instance's lock", "process/supervisor/instance.py", (("return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW", "return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC"),), LINKS),
+    Mutant("O_NOFOLLOW of a piece of the reserve", "process/supervisor/reserve.py", (("os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_CREAT | os.O_CLOEXEC"),), LINKS),
+    Mutant("O_NOFOLLOW of a new ring", "telemetry/ring/ring.py", (("os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_TRUNC | os.O_CLOEXEC"),), LINKS),
+    Mutant("O_NOFOLLOW of a ring", "telemetry/ring/ring.py", (("os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)", "os.open(path, os.O_RDWR | os.O_CLOEXEC)"),), LINKS),
     Mutant("O_NOFOLLOW of the lock of a role", "process/lock.py", (("os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_CREAT | os.O_CLOEXEC"),), LINKS),
     _one("O_NOFOLLOW of a directory", "disk.py", "os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_CLOEXEC", f"{FLAGS} spool/test_security.py"),
     _one("O_NOFOLLOW of small files", "disk.py", _NOFOLLOW, "os.O_NONBLOCK", f"{FLAGS} {PLANTED}"),
@@ -123,17 +123,17 @@ LOCKS = (
     _one("the lock of an id at an ack", "ids.py", "        with locked(disk, directory(queue, job_id), wait=ACK_WAIT):", "        if True:", f"{IDS} spool/test_explorer.py"),
     _one("flock, not a POSIX lock", "calls.py", "staticmethod(fcntl.flock)", "staticmethod(fcntl.lockf)", f"{LIFE} spool/test_forks.py",
          "POSIX locks: a probe of the own lock succeeds and frees it"),
-    Mutant("flock of an instance", "supervisor/instance.py", (("            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "            pass"),), "unit/test_instances.py"),
+    Mutant("flock of an instance", "process/supervisor/instance.py", (("            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "            pass"),), "unit/test_instances.py"),
     Mutant("flock of a role", "process/lock.py", (("        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "        pass"),), LINKS),
     _one("children close the locks", "flocks.py", "            os.close(fd)\n        except OSError:\n            continue", "            pass\n        except OSError:\n            continue", "spool/test_forks.py"),
 )  # fmt: skip
 
 PROTOCOL = (
-    Mutant("order of birth: the lock has its name before it is locked", "spool/life.py", (
+    Mutant("order of birth: the lock has its name before it is locked", "engine/spool/claim/life.py", (
         ('draft = f"{queue.base}/claimed/.{wid}{_LOCK}"', 'draft = f"{queue.base}/claimed/{wid}{_LOCK}"'),
         ("    if not disk.link(draft, owner.lock):\n        return False\n    disk.unlink(draft)\n", ""),
     ), f"{LIFE} spool/test_explorer.py", "any other order of birth: 86 of 3,125 newborn workers"),
-    Mutant("order of birth: the directory before the lock", "spool/life.py", (
+    Mutant("order of birth: the directory before the lock", "engine/spool/claim/life.py", (
         ("    owner = Owner(queue, wid, fd)\n", "    owner = Owner(queue, wid, fd)\n    disk.mkdir(owner.base)\n"),
         (" or disk.stat(owner.base) is not None:\n", ":\n"),
         ("    if disk.mkdir(owner.base):\n        return True\n", "    return True\n"),
@@ -141,7 +141,7 @@ PROTOCOL = (
     _one("a lock is named by link, not rename", "life.py", "if not disk.link(draft, owner.lock):\n        return False", "if disk.rename(draft, owner.lock):\n        return False", f"{LIFE} spool/test_explorer.py"),
     _one("rescued: the directory before the lock", "life.py", "        if not owner.held and disk.rmdir(owner.base):  # a record of a segment has no file in the directory\n            disk.unlink(owner.lock)", "        disk.unlink(owner.lock)\n        disk.rmdir(owner.base)", f"{LIFE} spool/test_explorer.py"),
     _one("run records of the version before are read", "rescue.py", "started=runs.read_rows(data)", "started={}", "spool/test_newer.py"),
-    Mutant("claimed 50 times uncharged: charged", "broker.py", (("MOST_UNCHARGED = 50", "MOST_UNCHARGED = 10**9"),), "spool/test_unstarted.py"),
+    Mutant("claimed 50 times uncharged: charged", "engine/port.py", (("MOST_UNCHARGED = 50", "MOST_UNCHARGED = 10**9"),), "spool/test_unstarted.py"),
     _one("what was accounted for is taken off", "unstarted.py", "max(0, known - accounted)", "known", "spool/test_unstarted.py"),
     _one("a dead delivery is counted once", "unstarted.py", "if last == delivery and known:", "if False:", "spool/test_unstarted.py"),
     _one("what a file says is checked", "frame.py", "    wrong = flaw(job)\n    if wrong:\n        raise Impossible", "    wrong = \"\"\n    if wrong:\n        raise Impossible", POISON),
@@ -162,16 +162,16 @@ PROTOCOL = (
     _one("a full look whatever the times say", "listing.py", " or now >= self._full_at:", ":", TIMES),
     _one("a directory made again is another", "listing.py", "seen = (found.st_ino, ", "seen = (0, ", TIMES),
     _one("a stamp after the rename before", "enqueue.py", "names.first(draft.job, self._clock.stamp(), draft.name.tail)", "names.first(draft.job, draft.name.stamp, draft.name.tail)", ENQUEUE),
-    Mutant("a line is not a forked child's", "grouping/__init__.py", (("        line.after_fork()\n", "        pass\n"),), GROUP),
-    Mutant("none waits for a leader that was interrupted", "grouping/__init__.py", (("            self._leave(state, ticket, error)\n            raise\n", "            raise\n"),), f"{GROUP}::test_a_leader_that_is_interrupted_leaves_none_waiting"),
-    Mutant("none waits for a follower that was interrupted", "grouping/state.py", (("            ticket.left = not ticket.taken\n", "            pass\n"),), f"{GROUP}::test_ctrl_c_while_waiting_stores_nothing_and_holds_up_none"),
-    Mutant("a group's refusal is not that of each", "grouping/tickets.py", (("            ticket.alone = True\n", "            ticket.answer(None, failed)\n"),), GROUP),
-    Mutant("no line behind oneself", "grouping/__init__.py", (("        if thread in state.inside:\n            return False\n", ""),), GROUP),
-    Mutant("close stores what stands in line", "grouping/__init__.py", (("            flusher.join()\n", "            pass\n"), ("        if not self._stand_in_line(Ticket(None)):\n            return", "        if False:\n            return")), f"{GROUP} unit/test_grouping_ends.py"),
-    Mutant("an id stands in a call once", "grouping/state.py", (("ticket.job.id in ids or ", ""),), "unit/test_grouping.py"),
-    Mutant("a loop that is closed ends its spans", "grouping/tickets.py", (("                ticket.end()\n", "                pass\n"),), "unit/test_grouping_ends.py"),
-    Mutant("random bytes are not a forked child's", "randomness.py", (("    _pool = []\n\n\nos.", "    pass\n\n\nos."),), "unit/test_grouping_ends.py"),
-    Mutant("random bytes drawn across a fork are dropped", "randomness.py", (("            pool.extend(", "            _pool.extend("),), "unit/test_grouping_ends.py"),
+    Mutant("a line is not a forked child's", "service/grouping/__init__.py", (("        line.after_fork()\n", "        pass\n"),), GROUP),
+    Mutant("none waits for a leader that was interrupted", "service/grouping/__init__.py", (("            self._leave(state, ticket, error)\n            raise\n", "            raise\n"),), f"{GROUP}::test_a_leader_that_is_interrupted_leaves_none_waiting"),
+    Mutant("none waits for a follower that was interrupted", "service/grouping/state.py", (("            ticket.left = not ticket.taken\n", "            pass\n"),), f"{GROUP}::test_ctrl_c_while_waiting_stores_nothing_and_holds_up_none"),
+    Mutant("a group's refusal is not that of each", "service/grouping/tickets.py", (("            ticket.alone = True\n", "            ticket.answer(None, failed)\n"),), GROUP),
+    Mutant("no line behind oneself", "service/grouping/__init__.py", (("        if thread in state.inside:\n            return False\n", ""),), GROUP),
+    Mutant("close stores what stands in line", "service/grouping/__init__.py", (("            flusher.join()\n", "            pass\n"), ("        if not self._stand_in_line(Ticket(None)):\n            return", "        if False:\n            return")), f"{GROUP} unit/test_grouping_ends.py"),
+    Mutant("an id stands in a call once", "service/grouping/state.py", (("ticket.job.id in ids or ", ""),), "unit/test_grouping.py"),
+    Mutant("a loop that is closed ends its spans", "service/grouping/tickets.py", (("                ticket.end()\n", "                pass\n"),), "unit/test_grouping_ends.py"),
+    Mutant("random bytes are not a forked child's", "service/randomness.py", (("    _pool = []\n\n\nos.", "    pass\n\n\nos."),), "unit/test_grouping_ends.py"),
+    Mutant("random bytes drawn across a fork are dropped", "service/randomness.py", (("            pool.extend(", "            _pool.extend("),), "unit/test_grouping_ends.py"),
     _one("fencing: a worker whose directory is gone", "claim.py", "            self._reborn()", "            pass", CLAIM),
     _one("fencing: a lost claim is told", "settle.py", "            self._counts[\"lost\"] += 1\n        return found", "            self._counts[\"lost\"] += 1\n        return True", SETTLE),
     _one("ENOENT: the target bucket is gone", "disk.py", "                if self.stat(source) is None:\n                    return False\n                self.mkdir(os.path.dirname(target))", "                return False", f"{ENQUEUE} {SETTLE}",
@@ -188,20 +188,20 @@ PROTOCOL = (
     _one("the first writer of the clock wins", "clock.py", "            if theirs is not None:\n                return theirs\n", "", "spool/test_clock.py"),
     _one("the size limit is on the body", "enqueue.py", "return len(job.payload) <= self._queue", "return len(frame.encode(job)) <= self._queue", ENQUEUE,
          "history would push a 1 MiB job into bad/"),
-    _one("only due minutes are listed", "ripen.py", "            if minute > names.minute_of(now):", "            if False:", "spool/test_maintain.py",
+    _one("only due minutes are listed", "promote.py", "            if minute > names.minute_of(now):", "            if False:", "spool/test_maintain.py",
          "500,000 entries in one directory: 0.3-0.6 s a tick"),
-    _one("a bell that was removed is hung up again", "doorbell.py", "elif found.st_nlink == 0:", "elif False:", REPLACED),
-    Mutant("a producer opens anew what is at its path", "brokers/spool.py", (("        if spool.is_in_place():", "        if True:"),), REPLACED),
+    _one("a bell that was removed is hung up again", "notifier.py", "elif found.st_nlink == 0:", "elif False:", REPLACED),
+    Mutant("a producer opens anew what is at its path", "engine/spool/engine.py", (("        if spool.is_in_place():", "        if True:"),), REPLACED),
     _one("what is claimed is settled where it is", "store.py", " or any(part.claims for part in self._parts.values())", "", REPLACED),
     _one("what was removed is made anew", "maintain.py", "        if not layout.is_complete(self._disk, self._queue):", "        if False:", REPLACED),
     _one("directories above are made anew", "disk.py", "            if not above:\n", "            if True:\n", REPLACED),
-    _one("what is due is not listed for every claim", "ripen.py", "if self._steps is not None or over or self._clock.micros() >= self._next_minute:", "if True:", RIPEN),
-    _one("a claim moves what it can take", "claims.py", "part.ripen.soon(limit, patient=False)", "part.ripen.soon(1024, patient=False)", RIPEN),
-    _one("a long look waits for what is ready", "ripen.py", "if patient or self._took <= LONG or late >= MOST_LATE:", "if True:", RIPEN),
-    _one("maintenance moves in steps", "ripen.py", "                if time.monotonic() >= until:\n                    break\n", "", RIPEN),
-    _one("what others have moved is passed over", "ripen.py", "if missed == 2:", "if False:", RIPEN),
-    _one("a due job that cannot be moved stops no other", "setbacks.py", "            self.add(path, error)\n            return None\n", "            raise\n", f"{RIPEN} spool/test_setbacks.py"),
-    _one("empty minutes go", "ripen.py", "                self._minutes.remove(minute)\n", "                pass\n", RIPEN),
+    _one("what is due is not listed for every claim", "promote.py", "if self._steps is not None or over or self._clock.micros() >= self._next_minute:", "if True:", PROMOTE),
+    _one("a claim moves what it can take", "claims.py", "part.promote.soon(limit, patient=False)", "part.promote.soon(1024, patient=False)", PROMOTE),
+    _one("a long look waits for what is ready", "promote.py", "if patient or self._took <= LONG or late >= MOST_LATE:", "if True:", PROMOTE),
+    _one("maintenance moves in steps", "promote.py", "                if time.monotonic() >= until:\n                    break\n", "", PROMOTE),
+    _one("what others have moved is passed over", "promote.py", "if missed == 2:", "if False:", PROMOTE),
+    _one("a due job that cannot be moved stops no other", "setbacks.py", "            self.add(path, error)\n            return None\n", "            raise\n", f"{PROMOTE} spool/test_setbacks.py"),
+    _one("empty minutes go", "promote.py", "                self._minutes.remove(minute)\n", "                pass\n", PROMOTE),
     _one("what is planted as a lock is put aside", "rescue.py", "if found is not None and not stat.S_ISREG(found.st_mode):  # it would", "if False:  # it would", "spool/test_damaged.py"),
     _one("only old buckets are removed", "maintain.py", " if bucket < limit)", ")", "spool/test_maintain.py"),
     _one("ext4 needs its journal", "filesystem.py", 'if not any(line.startswith("data=") for line in lines):', "if False:", "spool/test_filesystem.py",
@@ -222,7 +222,7 @@ IDENTITY = (
     _one("an entry of one link is a job's that was restored", "ids.py", "    restored = locate.restored(disk, queue, job_id) or locate.restored(disk, queue, job_id)", "    restored = None", BACKUPS),
     _one("a job with one name is cut off", "locate.py", "found is not None and stat.S_ISREG(found.st_mode) and found.st_nlink < 2", "False", BACKUPS),
     _one("a count of one needs no look", "locate.py", "    if found.st_nlink < 2:\n        return False\n", "", BACKUPS),
-    _one("restored ids are linked again", "maintain.py", "            self._counts[\"ids_restored\"] += self._relink(until)\n", "            self._relink.done = True\n", BACKUPS),
+    _one("restored ids are linked again", "maintain.py", "            self._tally[\"ids_restored\"] += self._relink(until)\n", "            self._relink.done = True\n", BACKUPS),
     _one("the original is recovered first", "ids.py", "        draft = _in_tmp(disk, queue, found) if found.st_nlink > 1 else None\n", "        draft = None\n", IDS),
     _one("link before the fsync", "enqueue.py", "                if not self._disk.link(drafts[0].path, wanted):  # before the fsync, which commits it too\n                    raise OSError(errno.EEXIST, \"another job took the id, though its lock was ours\")\n                drafts[0].entry = wanted\n                self._make_durable(drafts)\n", "                self._make_durable(drafts)\n                if not self._disk.link(drafts[0].path, wanted):\n                    raise OSError(errno.EEXIST, \"another job took the id, though its lock was ours\")\n                drafts[0].entry = wanted\n", ENQUEUE),
     _one("a swept entry has no job", "ids.py", "stat.S_ISREG(found.st_mode) and found.st_nlink < 2", "stat.S_ISREG(found.st_mode)", f"{IDS} spool/test_security.py"),
@@ -233,42 +233,42 @@ IDENTITY = (
 )  # fmt: skip
 
 JUDGEMENT = (
-    Mutant("verdict: a planned kill is not charged", "maintenance/rescue.py", (("not found.charges(run.row) or ", ""),), "unit/test_rescue.py"),
-    Mutant("verdict: a timeout is of one run in its row", "maintenance/rescue.py", ((" or _came_after(found, run, options[lease.queue], now)", ""),), "unit/test_rescue.py"),
-    Mutant("verdict: a timeout is told from a death", "maintenance/rescue.py", (('"timeout" if found is not None and found.kind == "timeout" else "worker_lost"', '"worker_lost"'),), "unit/test_rescue.py"),
+    Mutant("kill reason: a planned kill is not charged", "maintenance/rescue.py", (("not found.charges(run.row) or ", ""),), "unit/test_rescue.py"),
+    Mutant("kill reason: a timeout is of one run in its row", "maintenance/rescue.py", ((" or _came_after(found, run, options[lease.queue], now)", ""),), "unit/test_rescue.py"),
+    Mutant("kill reason: a timeout is told from a death", "maintenance/rescue.py", (('"timeout" if found is not None and found.kind == "timeout" else "worker_lost"', '"worker_lost"'),), "unit/test_rescue.py"),
     Mutant("what had ended is only finished", "maintenance/rescue.py", (("    if known is not None:\n        return _completed(known, lease, now), None\n", ""),), "unit/test_rescue.py"),
     Mutant("what a rescuer has decided stands", "maintenance/rescue.py", (("    if known is not None and account.resolved:\n", "    if False:\n"),), "unit/test_rescue.py"),
     Mutant("what had not started is not charged", "maintenance/rescue.py", (("    if run is None:\n        return Outcome(Kind.RELEASED), None\n", "    if run is None:\n        run = RunRecord(0, lease.delivery, lease.attempt, now)\n"),), "unit/test_rescue.py", "63 of 64 dead letters never started"),
-    Mutant("the verdict is written before the kill", "supervisor/tree.py", (("            self.board.write_verdict(place.incarnation, kind, guilty)\n", "            pass\n"),), "process/test_traces.py"),
-    Mutant("main and helper pop from one deque", "worker/claims.py", (("                leases.append(self._waiting.pop())", "                leases.append(self._waiting[-1 - len(leases)])"),), "unit/test_worker_parts.py"),
+    Mutant("the kill reason is written before the kill", "process/supervisor/tree.py", (("            self.board.write_kill_reason(place.incarnation, kind, charged)\n", "            pass\n"),), "process/test_traces.py"),
+    Mutant("main and helper pop from one deque", "worker/gate/claims.py", (("                leases.append(self._waiting.pop())", "                leases.append(self._waiting[-1 - len(leases)])"),), "unit/test_worker_parts.py"),
 )  # fmt: skip
 
 SHARED = (
     Mutant("the board's memory is taken at once", "process/nameless.py", (("os.posix_fallocate(descriptor, 0, size)", "pass"),), "unit/test_scoreboard.py"),
-    Mutant("a ring's blocks are allocated", "telemetry/ring.py", (("os.posix_fallocate(descriptor, 0, DATA_AT + capacity)", "os.ftruncate(descriptor, DATA_AT + capacity)"),), "telemetry/test_rings.py",
+    Mutant("a ring's blocks are allocated", "telemetry/ring/ring.py", (("os.posix_fallocate(descriptor, 0, DATA_AT + capacity)", "os.ftruncate(descriptor, DATA_AT + capacity)"),), "telemetry/test_rings.py",
            "a sparse map on a full disk"),
-    Mutant("a record is there before the head says so", "telemetry/ringwriter.py", (("            at = position % self.capacity + DATA_AT\n", "            quads[HEAD] = position + size\n            at = position % self.capacity + DATA_AT\n"),), "telemetry/test_ring.py"),
-    Mutant("a success for which there is no room is counted", "telemetry/ringwriter.py", (("self._count(counted)", "pass"),), "telemetry/test_tallies.py"),
-    Mutant("a rescuer knows a success that has no record", "telemetry/ringwriter.py", (("            self._keep(found.span_id)\n", ""),), "telemetry/test_tallies.py"),
-    Mutant("a span for which there is no room is counted as dropped", "telemetry/facts.py", (("flags & ~records.SAMPLED | records.DROPPED", "flags & ~records.SAMPLED"),), "telemetry/test_tallies.py"),
-    Mutant("counts and tail change by one store", "telemetry/ring.py", (("at = _STATE_AT + (generation & 1) * PAGE\n        self._memory[at", "at = _STATE_AT + (generation - 1 & 1) * PAGE\n        self._memory[at"),), "telemetry/test_ring.py"),
-    Mutant("last words outlive their successors' records", "telemetry/ring.py", (("if span_id in everything}", "if False}"),), "telemetry/test_ring.py"),
+    Mutant("a record is there before the head says so", "telemetry/ring/ringwriter.py", (("            at = position % self.capacity + DATA_AT\n", "            quads[HEAD] = position + size\n            at = position % self.capacity + DATA_AT\n"),), "telemetry/test_ring.py"),
+    Mutant("a success for which there is no room is counted", "telemetry/ring/ringwriter.py", (("self._count(counted)", "pass"),), "telemetry/test_tallies.py"),
+    Mutant("a rescuer knows a success that has no record", "telemetry/ring/ringwriter.py", (("            self._keep(found.span_id)\n", ""),), "telemetry/test_tallies.py"),
+    Mutant("a span for which there is no room is counted as dropped", "telemetry/ring/facts.py", (("flags & ~records.SAMPLED | records.DROPPED", "flags & ~records.SAMPLED"),), "telemetry/test_tallies.py"),
+    Mutant("counts and tail change by one store", "telemetry/ring/ring.py", (("at = _STATE_AT + (generation & 1) * PAGE\n        self._memory[at", "at = _STATE_AT + (generation - 1 & 1) * PAGE\n        self._memory[at"),), "telemetry/test_ring.py"),
+    Mutant("last words outlive their successors' records", "telemetry/ring/ring.py", (("if span_id in everything}", "if False}"),), "telemetry/test_ring.py"),
     Mutant("a rescuer asks the rings what they have", "maintenance/abandoned.py", (("known = self._knows(runs) if runs else ()", "known = ()"),), "unit/test_rescue.py process/test_told.py"),
-    Mutant("a ledger's blocks are allocated", "ledger/calls.py", (("os.posix_fallocate(fd, offset, length)", "os.ftruncate(fd, offset + length)"),), "ledger/test_mine.py",
+    Mutant("a ledger's blocks are allocated", "engine/ledger/calls.py", (("os.posix_fallocate(fd, offset, length)", "os.ftruncate(fd, offset + length)"),), "ledger/test_mine.py",
            "a sparse map on a full disk"),
-    Mutant("a run is there before its word says so", "ledger/mine.py", (("        self._memory[at + 8 : at + RUN_AT + RUN_SIZE] = NO_OUTCOME + body\n        self._words[at >> 3] = COMMITTED | crc32(body)\n", "        self._words[at >> 3] = COMMITTED | crc32(body)\n        self._memory[at + 8 : at + RUN_AT + RUN_SIZE] = NO_OUTCOME + body\n"),), "ledger/test_kills.py"),
-    Mutant("a ledger is locked before it has its name", "ledger/mine.py", (("            if calls.lock(fd):\n", "            if True:\n"),), "ledger/test_dead.py spool/test_explorer.py"),
-    Mutant("a forked child writes no ledger", "ledger/mine.py", (("        self._let_go()\n        self._memory = mmap.mmap(-1, size)", "        return\n        self._memory = mmap.mmap(-1, size)"),), "ledger/test_mine.py"),
-    Mutant("a living worker keeps its ledger", "ledger/dead.py", (("            if not calls.lock(fd):\n                return\n", "            calls.lock(fd)\n"),), "ledger/test_dead.py"),
-    Mutant("a ledger that was removed meanwhile", "ledger/dead.py", (("            if calls.fstat(fd).st_nlink == 0:  # unlinked meanwhile: the name may be another file's\n                return\n", ""),), "ledger/test_dead.py"),
-    Mutant("a planted ledger is not followed", "ledger/files.py", (("_OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK", "_OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK"),), "ledger/test_dead.py ledger/test_mine.py"),
-    Mutant("a planted directory of ledgers is not followed", "ledger/files.py", (("os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC"),), "ledger/test_mine.py"),
-    Mutant("a draft of a ledger is new", "ledger/files.py", (("os.O_CREAT | os.O_EXCL if new", "os.O_CREAT if new"),), "ledger/test_mine.py ledger/test_dead.py"),
-    Mutant("checksum of a ledger's header", "ledger/format.py", (("    if _CRC.unpack_from(data, _HEAD.size)[0] != zlib.crc32(head):\n        raise Damaged(\"checksum of the header\")\n", ""),), "ledger/test_format.py"),
-    Mutant("checksum of a run", "ledger/format.py", ((" or commit_of(body) != word:", ":"),), "ledger/test_format.py"),
-    Mutant("checksum of an outcome", "ledger/format.py", ((" or commit_of(body, run_word) != word:", ":"),), "ledger/test_format.py"),
+    Mutant("a run is there before its word says so", "engine/ledger/mine.py", (("        self._memory[at + 8 : at + RUN_AT + RUN_SIZE] = NO_OUTCOME + body\n        self._words[at >> 3] = COMMITTED | crc32(body)\n", "        self._words[at >> 3] = COMMITTED | crc32(body)\n        self._memory[at + 8 : at + RUN_AT + RUN_SIZE] = NO_OUTCOME + body\n"),), "ledger/test_kills.py"),
+    Mutant("a ledger is locked before it has its name", "engine/ledger/mine.py", (("            if calls.lock(fd):\n", "            if True:\n"),), "ledger/test_dead.py spool/test_explorer.py"),
+    Mutant("a forked child writes no ledger", "engine/ledger/mine.py", (("        self._let_go()\n        self._memory = mmap.mmap(-1, size)", "        return\n        self._memory = mmap.mmap(-1, size)"),), "ledger/test_mine.py"),
+    Mutant("a living worker keeps its ledger", "engine/ledger/dead.py", (("            if not calls.lock(fd):\n                return\n", "            calls.lock(fd)\n"),), "ledger/test_dead.py"),
+    Mutant("a ledger that was removed meanwhile", "engine/ledger/dead.py", (("            if calls.fstat(fd).st_nlink == 0:  # unlinked meanwhile: the name may be another file's\n                return\n", ""),), "ledger/test_dead.py"),
+    Mutant("a planted ledger is not followed", "engine/ledger/files.py", (("_OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK", "_OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK"),), "ledger/test_dead.py ledger/test_mine.py"),
+    Mutant("a planted directory of ledgers is not followed", "engine/ledger/files.py", (("os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC"),), "ledger/test_mine.py"),
+    Mutant("a draft of a ledger is new", "engine/ledger/files.py", (("os.O_CREAT | os.O_EXCL if new", "os.O_CREAT if new"),), "ledger/test_mine.py ledger/test_dead.py"),
+    Mutant("checksum of a ledger's header", "engine/ledger/format.py", (("    if _CRC.unpack_from(data, _HEAD.size)[0] != zlib.crc32(head):\n        raise Damaged(\"checksum of the header\")\n", ""),), "ledger/test_format.py"),
+    Mutant("checksum of a run", "engine/ledger/format.py", ((" or commit_of(body) != word:", ":"),), "ledger/test_format.py"),
+    Mutant("checksum of an outcome", "engine/ledger/format.py", ((" or commit_of(body, run_word) != word:", ":"),), "ledger/test_format.py"),
     Mutant("nothing waits behind a long job", "worker/sequential.py", (("        self._core.gate.give_back(leases)\n        self._core.gate.flush()\n", "        self._core.gate.give_back(leases)\n"),), "process/test_settled_late.py::test_nothing_that_has_ended_waits_behind_a_long_job"),
-    Mutant("the outcome comes before telemetry", "executor/__init__.py", (("        self.record(attempt.lease, outcome)\n        attempt.duration = duration\n        if self._tells_success or outcome is not SUCCEEDED:\n            self._emit(finished(attempt, outcome, duration))\n", "        attempt.duration = duration\n        if self._tells_success or outcome is not SUCCEEDED:\n            self._emit(finished(attempt, outcome, duration))\n        self.record(attempt.lease, outcome)\n"),), "unit/test_worker_core.py"),
+    Mutant("the outcome comes before telemetry", "worker/executor/__init__.py", (("        self.record(attempt.lease, outcome)\n        attempt.duration = duration\n        if self._tells_success or outcome is not SUCCEEDED:\n            self._emit(finished(attempt, outcome, duration))\n", "        attempt.duration = duration\n        if self._tells_success or outcome is not SUCCEEDED:\n            self._emit(finished(attempt, outcome, duration))\n        self.record(attempt.lease, outcome)\n"),), "unit/test_worker_core.py"),
 )  # fmt: skip
 
 MUTANTS = (*FSYNCS, *CHECKSUMS, *CAREFUL, *LOCKS, *PROTOCOL, *IDENTITY, *JUDGEMENT, *SHARED, *SEGMENT_MUTANTS)

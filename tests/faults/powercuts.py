@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from framework.brokers.spool import SpoolBroker, connect
-from framework.errors import EngineError
-from framework.job import Job
+from framework.engine.spool.engine import SpoolBroker, connect
+from framework.model.errors import EngineError
+from framework.model.job import Job
 from tests.spool.world import settle_orphan
 
 from .books import Books, Finding, Said, claim_all, examine, try_ids

@@ -11,10 +11,10 @@ import sys
 import time
 from typing import Any
 
-from framework.connecting import open_producer
-from framework.errors import EnqueueError
-from framework.queues import Queue
-from framework.settings import Settings
+from framework.model.errors import EnqueueError
+from framework.runner.connecting import open_producer
+from framework.service.queues import Queue
+from framework.service.settings import Settings
 from tests.faults.service import Soak, Task
 
 # Weights of what a job does: most are well-behaved, or nothing would ever be claimed in batches.

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from framework.brokers.spool import SpoolBroker, connect
-from framework.ledger import dead
-from framework.spool import clock as clock_of_boot
-from framework.spool import flocks, ids, names
-from framework.spool.segments import file
+from framework.engine.ledger import dead
+from framework.engine.spool.disk import clock as clock_of_boot
+from framework.engine.spool.disk import flocks
+from framework.engine.spool.engine import SpoolBroker, connect
+from framework.engine.spool.enqueue import ids
+from framework.engine.spool.format import names
+from framework.engine.spool.segments import file
 from tests.spool.seam import Seam
 from tests.spool.world import JOBS, LETTERS, broker
 

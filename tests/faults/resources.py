@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from framework.brokers.spool import SpoolBroker
-from framework.connecting import open_producer
-from framework.errors import EngineError, EnqueueError
-from framework.settings import Settings
-from framework.spool.life import wid_of
+from framework.engine.spool.claim.life import wid_of
+from framework.engine.spool.engine import SpoolBroker
+from framework.model.errors import EngineError, EnqueueError
+from framework.runner.connecting import open_producer
+from framework.service.settings import Settings
 from tests.process.torture import Task, Torture
 from tests.process.tree import Tree
 from tests.settling import ack

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from .mutant import Mutant
+from .mutant import Mutant, spool_file
 
 MODEL, FLAGS = "spool/test_disk_model.py", "spool/test_flags.py"
 APPEND = "spool/test_append.py"
@@ -12,7 +12,7 @@ READERS = "spool/test_readers.py"
 
 
 def _one(name: str, file: str, old: str, new: str, tests: str, trap: str = "") -> Mutant:
-    return Mutant(f"segments: {name}", f"spool/{file}", ((old, new),), tests, trap)
+    return Mutant(f"segments: {name}", spool_file(file), ((old, new),), tests, trap)
 
 
 SEGMENT_MUTANTS = (
@@ -42,7 +42,7 @@ SEGMENT_MUTANTS = (
     _one("a stopped claimer stops nobody", "segments/file.py", "            if time.monotonic() > until:\n                raise Busy(self.path)\n", "", "spool/test_segment_traps.py::test_a_stopped_claimer_stops_nobody"),
     _one("the word names its copy", "segments/copies.py", "now is None or now == word.moved(name.delivery, int(match[3], 16))", "now is None or word.is_settled(now)", SEGMENTS, "moved names its copy by a nonce"),
     _one("a copy whose origin is gone is the job", "segments/copies.py", "if now is None or now == word", "if now == word", SEGMENTS, "origin gone and moved are wrong alone"),
-    _one("copies are settled before words", "rescue.py", "ward.searched or copies.settle_copies(self._disk, ward, self._segments)", "True", SEGMENTS, "a dead worker's copies are settled before its words"),
+    _one("copies are settled before words", "rescue.py", "dead_owner.searched or copies.settle_copies(self._disk, dead_owner, self._segments)", "True", SEGMENTS, "a dead worker's copies are settled before its words"),
     _one("an undone rename is looked for", "segments/open.py", " or self._get(self._again(entry))", "", SEGMENTS),
     _one("a copy goes before its job ends in its segment", "segments/copies.py", "        disk.unlink(_path(held))  # before", "        pass  # before", "spool/test_crash_points.py::test_a_kill_around_any_change_loses_nothing"),
     _one("a word is read again before it is freed", "segments/upkeep.py", " if now[i] == found[i]]", "]", SEGMENTS, "its rescuer may have taken the word over"),
@@ -61,7 +61,7 @@ SEGMENT_MUTANTS = (
     _one("an open segment is ours before", "segments/append.py", " or not self.is_ours():\n            return None", ":\n            return None", APPEND),
     _one("an open segment is ours behind the flush", "segments/append.py", "            if not self.is_ours():\n                raise", "            if False:\n                raise", APPEND),
     _one("what is not ours is not closed", "segments/append.py", "                flocks.forget(self._fd)\n                return\n", "                pass\n", APPEND),
-    Mutant("segments: an open segment is not a forked child's", "spool/segments/append.py", (("        self.segment: Open | None = None\n", "        self.segment: Open | None = getattr(self, 'segment', None)\n"), ("return (found.st_dev, found.st_ino) == self._file and found.st_nlink > 0", "return True"), ("        except OSError:\n            return False\n", "        except OSError:\n            return True\n")), APPEND),
+    Mutant("segments: an open segment is not a forked child's", "engine/spool/segments/append.py", (("        self.segment: Open | None = None\n", "        self.segment: Open | None = getattr(self, 'segment', None)\n"), ("return (found.st_dev, found.st_ino) == self._file and found.st_nlink > 0", "return True"), ("        except OSError:\n            return False\n", "        except OSError:\n            return True\n")), APPEND),
     _one("the first of an open segment expires first", "segments/append.py", "names.micros(first) < self._name.expires", "False", APPEND),
     _one("no job overtakes another kind", "segments/append.py", "            segment.retired = True\n            self.tick()", "            self.tick()", APPEND, "single, bulk, single: the third overtook"),
     _one("what was interrupted is no job", "enqueue.py", "            here.close()\n            raise\n", "            raise\n", APPEND),

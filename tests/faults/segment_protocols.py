@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from framework.brokers.spool import SpoolBroker
-from framework.errors import LeaseLost
+from framework.engine.spool.engine import SpoolBroker
+from framework.model.errors import LeaseLost
 from tests.settling import ack
 from tests.spool.seam import Seam
 from tests.spool.world import census, dead_owner, dies_before, files, in_segments, job, often

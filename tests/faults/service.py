@@ -24,8 +24,8 @@ from opentelemetry import trace
 from pydantic import BaseModel
 
 from framework import Context, DeadLetter, Queue, RetryPolicy, Snooze, WorkerApp
-from framework.ledger import Ledger
-from framework.scoreboard import process_start
+from framework.engine.ledger import Ledger
+from framework.process.scoreboard import process_start
 
 Act = Literal[
     "ok", "work", "fail", "snooze", "abort", "exit", "slow", "swallow", "ignore_term", "hold_gil", "leak", "child",

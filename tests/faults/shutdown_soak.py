@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from framework.connecting import open_producer
-from framework.queues import Queue
-from framework.settings import Settings
+from framework.runner.connecting import open_producer
+from framework.service.queues import Queue
+from framework.service.settings import Settings
 from tests.faults import ledger as ledgers
 from tests.faults import report as reports
 from tests.faults.collectors import MANNERS, BadCollector, Manner

@@ -7,9 +7,9 @@ import math
 import os
 from pathlib import Path
 
-from framework.brokers.spool import SpoolBroker, connect
-from framework.errors import EnqueueFailed
-from framework.job import Lease
+from framework.engine.spool.engine import SpoolBroker, connect
+from framework.model.errors import EnqueueFailed
+from framework.model.job import Lease
 from tests.settling import ack
 from tests.spool.seam import Seam
 from tests.spool.world import JOBS, census, cut_at, dead_owner, files, job, one, settle_orphan

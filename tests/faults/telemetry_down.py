@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from framework.connecting import open_producer
-from framework.settings import Settings
+from framework.runner.connecting import open_producer
+from framework.service.settings import Settings
 from tests.faults import report as reports
 from tests.faults.collectors import BadCollector
 from tests.faults.grove import Grove, Tree, wait_until

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from framework.scoreboard import READY, SlotState
+from framework.process.scoreboard import READY, SlotState
 from tests.faults import report as reports
 from tests.faults.report import Report
 from tests.faults.told_service import Told

@@ -16,14 +16,17 @@ GUARDS = re.compile(
 )
 # A line that has such a word and guards nothing by it, or is what others are made of.
 NONE = {
-    ("spool/layout.py", "DIRECTORY & ~os.O_NOFOLLOW"): "the root itself may be reached by a link",
-    ("spool/flocks.py", "calls.flock("): "of what all locks are made",
-    ("spool/segments/file.py", "LOCK_EX"): "of what `locked` is made",
-    ("spool/disk.py", "self.calls.fsync(fd)"): "of what sync and sync_dir are made",
-    ("spool/disk.py", "self.sync_dir(path)"): "of what sync_removal is made",
-    ("supervisor/instance.py", "os.O_RDONLY"): "only in a directory that cannot be written: nobody plants there",
+    ("engine/spool/disk/layout.py", "DIRECTORY & ~os.O_NOFOLLOW"): "the root itself may be reached by a link",
+    ("engine/spool/disk/flocks.py", "calls.flock("): "of what all locks are made",
+    ("engine/spool/segments/file.py", "LOCK_EX"): "of what `locked` is made",
+    ("engine/spool/disk/disk.py", "self.calls.fsync(fd)"): "of what sync and sync_dir are made",
+    ("engine/spool/disk/disk.py", "self.sync_dir(path)"): "of what sync_removal is made",
+    (
+        "process/supervisor/instance.py",
+        "os.O_RDONLY",
+    ): "only in a directory that cannot be written: nobody plants there",
     ("worker/putback.py", "st_nlink == 0"): "that the working directory is gone is only said",
-    ("telemetry/health.py", "LOCK_EX"): "who says that the collector is away: no promise rests on it",
+    ("telemetry/export/health.py", "LOCK_EX"): "who says that the collector is away: no promise rests on it",
     ("cli/enqueue.py", "S_ISREG"): "how long a file of lines is, for a percentage",
 }
 

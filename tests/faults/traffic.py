@@ -15,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from framework.broker import JobView
-from framework.brokers.spool import SpoolBroker, connect
-from framework.errors import EngineError, EnqueueError, EnqueueUncertain, LeaseLost
-from framework.extras import Extras
-from framework.job import Failure, Job, Lease
-from framework.queues import QueueOptions
+from framework.engine.port import JobView
+from framework.engine.spool.engine import SpoolBroker, connect
+from framework.model.errors import EngineError, EnqueueError, EnqueueUncertain, LeaseLost
+from framework.model.extras import Extras
+from framework.model.job import Failure, Job, Lease
+from framework.model.options import QueueOptions
 from tests.settling import ack, bury, rest, retry
 from tests.spool.seam import Seam
 from tests.spool.world import in_segments, often, settle_orphan

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from framework.worker.claims import Claims
+from framework.worker.gate.claims import Claims
 from tests.spool.seam import Seam
 
 from .baton import Turns

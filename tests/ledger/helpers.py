@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from framework.job import Failure, Job, Lease, RunRecord
-from framework.ledger import Calls, DeadLedgers, Entry, Ledger
-from framework.outcome import Kind, Outcome
+from framework.engine.ledger import Calls, DeadLedgers, Entry, Ledger
+from framework.model.job import Failure, Job, Lease, RunRecord
+from framework.model.outcome import Kind, Outcome
 
 OWNER = "1-00112233aabbccdd"
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-import framework.ledger
-from framework.ledger import Calls, DeadLedgers, Ledger
-from framework.outcome import Kind, Outcome
+import framework.engine.ledger
+from framework.engine.ledger import Calls, DeadLedgers, Ledger
+from framework.model.outcome import Kind, Outcome
 from tests.spool.seam import WRITES, Seam, fail_at, kill_at, pass_on
 
 from .helpers import OWNER, died, files, found, lease, retried, run
@@ -229,7 +229,7 @@ def test_every_call_of_the_seam_has_a_case(place: Path) -> None:
 
 def test_no_system_call_goes_past_the_seam() -> None:
     past = set()
-    for path in Path(framework.ledger.__file__).parent.glob("*.py"):
+    for path in Path(framework.engine.ledger.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and path.name != "calls.py":
                 of = node.func.value

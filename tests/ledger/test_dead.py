@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from framework.ledger import Calls, DeadLedgers, Ledger, Newer
-from framework.ledger import format as form
-from framework.ledger.dead import STALE, DeadLedger
-from framework.ledger.files import name_of
-from framework.outcome import SUCCEEDED, Kind, Outcome
+from framework.engine.ledger import Calls, DeadLedgers, Ledger, Newer
+from framework.engine.ledger import format as form
+from framework.engine.ledger.dead import STALE, DeadLedger
+from framework.engine.ledger.files import name_of
+from framework.model.outcome import SUCCEEDED, Kind, Outcome
 from tests.spool.seam import Seam, before
 
 from .helpers import OWNER, died, files, found, lease, retried, run

@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import pytest
 
-from framework.job import Failure
-from framework.ledger import format as form
-from framework.ledger.format import PAGE, Damaged, Entry, Newer
-from framework.outcome import SUCCEEDED, Kind, Outcome
-from framework.spool import frame
+from framework.engine.ledger import format as form
+from framework.engine.ledger.format import PAGE, Damaged, Entry, Newer
+from framework.engine.spool.format import frame
+from framework.model.job import Failure
+from framework.model.outcome import SUCCEEDED, Kind, Outcome
 
 from .helpers import failure, lease, retried, run
 

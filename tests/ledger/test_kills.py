@@ -10,8 +10,8 @@ import struct
 import time
 from pathlib import Path
 
-from framework.ledger import DeadLedgers, Entry, Ledger
-from framework.outcome import SUCCEEDED, Kind, Outcome
+from framework.engine.ledger import DeadLedgers, Entry, Ledger
+from framework.model.outcome import SUCCEEDED, Kind, Outcome
 
 from .helpers import lease, retried, run
 

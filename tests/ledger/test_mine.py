@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from framework.ledger import Calls, Ledger
-from framework.ledger.files import name_of
-from framework.ledger.format import PAGE
-from framework.outcome import SUCCEEDED, Kind, Outcome
+from framework.engine.ledger import Calls, Ledger
+from framework.engine.ledger.files import name_of
+from framework.engine.ledger.format import PAGE
+from framework.model.outcome import SUCCEEDED, Kind, Outcome
 from tests.readable import readable
 
 from .helpers import OWNER, died, files, found, lease, retried, run

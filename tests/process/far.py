@@ -19,14 +19,14 @@ from dataclasses import asdict
 from typing import Any, ClassVar
 
 from framework import Context, Failure, Queue, RetryLater, RetryPolicy, Slot, WorkerApp
-from framework.brokers import memory
-from framework.brokers.memory import MemoryBroker, MemoryStore
-from framework.events import AttemptLost, Event, JobFinished, LeasesLost
-from framework.ledger import Ledger
-from framework.options import PoolOptions
-from framework.queues import QueueOptions
-from framework.scoreboard import Scoreboard
-from framework.worker import AsyncWorker, LeaveSignal, SyncWorker, ThreadWorker, WorkerCore, thread_gate
+from framework.engine.ledger import Ledger
+from framework.engine.memory import engine as memory
+from framework.engine.memory.engine import MemoryBroker, MemoryStore
+from framework.model.events import AttemptLost, Event, JobFinished, LeasesLost
+from framework.model.options import PoolOptions, QueueOptions
+from framework.process.scoreboard import Scoreboard
+from framework.worker import AsyncWorker, LeaveSignal, SyncWorker, ThreadWorker, WorkerCore
+from framework.worker.gate import thread_gate
 from tests.contract.slow import SlowBroker
 from tests.unit.helpers import a_job, an_executor
 

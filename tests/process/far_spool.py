@@ -1,11 +1,11 @@
-"""The scheme `slow:`: a spool as if it were far away, 20 ms a verb. `framework.broker` finds it where a service imports
-`tests.process.far_torture`."""
+"""The scheme `slow:`: a spool as if it were far away, 20 ms a verb. `framework.engine.port` finds it where a service
+imports `tests.process.far_torture`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from framework.brokers import spool
+from framework.engine.spool import engine as spool
 from tests.contract.slow import SlowBroker
 
 

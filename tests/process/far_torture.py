@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from framework.broker import ENGINES
+from framework.engine.port import ENGINES
 from tests.process.torture import Torture
 
 __all__ = ["Torture"]

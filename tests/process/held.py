@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from framework import Queue, RetryPolicy, WorkerApp
-from framework.brokers.spool import SpoolBroker
-from framework.telemetry.ringtracing import RingTracing
+from framework.engine.spool.engine import SpoolBroker
+from framework.telemetry.ring.ringtracing import RingTracing
 from tests.process.torture import Task, note
 
 

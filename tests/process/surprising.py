@@ -1,6 +1,6 @@
 """The service of `threads.py` on the scheme `surprising:`, a spool whose verbs raise surprises now and then.
 
-`framework.broker` finds this module as the engine where a service imports it.
+`framework.engine.port` finds this module as the engine where a service imports it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from framework.broker import ENGINES, Features
-from framework.brokers import spool
+from framework.engine.port import ENGINES, Features
+from framework.engine.spool import engine as spool
 from tests.process.threads import Threads
 from tests.process.torture import note, ran
 

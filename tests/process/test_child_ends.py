@@ -18,8 +18,8 @@ from tests.process.tree import Tree
 SUPERVISOR = """
 import fcntl, json, os, sys, time
 from framework.process import stdio
-from framework.supervisor import children, platform
-from framework.supervisor.children import Birth, ChildSpec
+from framework.process.supervisor import children, platform
+from framework.process.supervisor.children import Birth, ChildSpec
 
 null = os.open("/dev/null", os.O_WRONLY)
 witness = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)

@@ -21,12 +21,12 @@ from types import SimpleNamespace
 import pytest
 
 from framework import Queue, Settings, WorkerApp
-from framework.job import Job
-from framework.outcome import SUCCEEDED, Settlement
-from framework.queues import QueueOptions
-from framework.spool import listing
-from framework.spool.segments import append
-from framework.spool.store import Spool
+from framework.engine.spool.claim import listing
+from framework.engine.spool.segments import append
+from framework.engine.spool.store import Spool
+from framework.model.job import Job
+from framework.model.options import QueueOptions
+from framework.model.outcome import SUCCEEDED, Settlement
 from tests.spool.seam import Seam, pass_on
 from tests.telemetry.receiver import Receiver
 

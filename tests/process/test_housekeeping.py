@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from framework.connecting import open_producer
-from framework.settings import Settings
+from framework.runner.connecting import open_producer
+from framework.service.settings import Settings
 from tests.process.torture import Task, Torture
 from tests.process.tree import Tree
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from framework.scoreboard import HOOKS
+from framework.process.scoreboard import HOOKS
 from tests.process.pooled import Async, Pooled, Sync
 from tests.process.torture import Task
 from tests.process.tree import Tree

@@ -13,7 +13,7 @@ from typing import Literal
 
 import pytest
 
-from framework.broker import JobView
+from framework.engine.port import JobView
 from tests.process.held import Held
 from tests.process.torture import Act, Task
 from tests.process.tree import Tree

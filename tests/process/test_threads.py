@@ -117,7 +117,7 @@ def test_one_hung_job_is_killed_and_charged_alone(tree: Tree, do: str) -> None:
     assert len(tree.ran("start k")) == 30, "no neighbour ran twice"
     [lost] = tree.events("attempt_lost")
     assert (lost["job_id"], lost["reason"]) == (hung, "timeout")
-    assert tree.events("process_killed", verdict="timeout")
+    assert tree.events("process_killed", kill_reason="timeout")
     said = [event for event in tree.events() if f"job {hung!r} goes on after its timeout" in event["event"]]
     assert "in Threads.act (threads.py:" in said[0]["event"]
     assert "time.sleep" in said[0]["traceback"]

@@ -33,7 +33,7 @@ def test_a_sync_handler_that_swallows_the_interruption_is_killed_and_charged(tre
     tree.enqueue(Torture.sync, Task(do="swallow", key="k", until=1))
     tree.wait_ledger("end k 2")
     assert "swallowed" in tree.ledger()
-    assert tree.events("process_killed", verdict="timeout")
+    assert tree.events("process_killed", kill_reason="timeout")
     assert tree.wait_event("attempt_lost")["reason"] == "timeout"
     assert tree.stop() == 0
 

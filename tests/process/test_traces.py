@@ -6,7 +6,7 @@ import os
 import signal
 from collections import Counter
 
-from framework.job import span_id_of
+from framework.model.job import span_id_of
 from tests.process.torture import Task, Torture
 from tests.process.tree import Tree, alive
 from tests.telemetry.receiver import Receiver

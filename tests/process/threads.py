@@ -18,8 +18,8 @@ import structlog
 from opentelemetry import trace
 
 from framework import Context, Queue, RetryPolicy, Slot, WorkerApp
-from framework.brokers.spool import SpoolBroker
-from framework.outcome import Settlement
+from framework.engine.spool.engine import SpoolBroker
+from framework.model.outcome import Settlement
 from tests.process.torture import Task as Known
 from tests.process.torture import misbehave, note
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from framework import WorkerApp
-from framework.broker import QueueStats, open_broker
-from framework.connecting import open_producer
-from framework.queues import Queue
-from framework.runner import resolve
-from framework.scoreboard import HOOKS, Scoreboard, SlotState, process_start
-from framework.settings import Settings
+from framework.engine.port import QueueStats, open_broker
+from framework.process.scoreboard import HOOKS, Scoreboard, SlotState, process_start
+from framework.runner.connecting import open_producer
+from framework.runner.resolving import resolve
+from framework.service.queues import Queue
+from framework.service.settings import Settings
 from tests.process.output import Output
 from tests.process.torture import Torture
 from tests.warm import WORKER, Running, can_be_warm, run, warm

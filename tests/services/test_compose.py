@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from framework.settings import Settings
+from framework.service.settings import Settings
 from services.example_worker.answers import Shares
 from services.example_worker.settings import RelaySettings
 

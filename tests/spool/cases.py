@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
-from framework.broker import Inspector
-from framework.brokers.spool import SpoolBroker
-from framework.errors import EnqueueFailed, EnqueueUncertain, LeaseLost
-from framework.spool.disk import Disk
+from framework.engine.port import Inspector
+from framework.engine.spool.disk.disk import Disk
+from framework.engine.spool.engine import SpoolBroker
+from framework.model.errors import EnqueueFailed, EnqueueUncertain, LeaseLost
 from tests.settling import ack, bury, rest, retry
 
 from .kept_cases import KEPT_CASES
@@ -155,7 +155,7 @@ CASES = (
     Case("rescue", _orphaned, rescue),
     Case("recover", _half_written, lambda s: s.broker.maintain(), enqueues=("n",)),
     Case("ripen", _due, lambda s: s.broker.maintain()),
-    Case("ripen urgent", lambda s: _due(s, priority=4), lambda s: s.broker.maintain()),
+    Case("promote urgent", lambda s: _due(s, priority=4), lambda s: s.broker.maintain()),
     Case("expire", _expired, lambda s: s.broker.maintain()),
     Case("close", _claimed, lambda s: s.broker.close()),
     Case("open", _nothing, reopen),

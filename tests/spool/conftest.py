@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from framework.brokers.spool import SpoolBroker
+from framework.engine.spool.engine import SpoolBroker
 
 from . import older as versions
 from . import world

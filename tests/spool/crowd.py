@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from framework import Queue
-from framework.producer import Producer
-from framework.queues import QueueOptions
+from framework.model.options import QueueOptions
+from framework.service.producer import Producer
 
 from .seam import Seam
 from .world import broker

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 
-from framework.spool import listing
+from framework.engine.spool.claim import listing
 
 from .stage import Stage
 from .world import files, job

@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from framework.errors import EngineError
-from framework.queues import QueueOptions
+from framework.model.errors import EngineError
+from framework.model.options import QueueOptions
 from tests.settling import bury
 
 from . import poison

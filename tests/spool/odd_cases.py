@@ -10,10 +10,10 @@ import os
 import shutil
 import time
 
-from framework.errors import EnqueueUncertain, QueueFull
-from framework.queues import QueueOptions
-from framework.spool import ids
-from framework.spool.life import wid_of
+from framework.engine.spool.claim.life import wid_of
+from framework.engine.spool.enqueue import ids
+from framework.model.errors import EnqueueUncertain, QueueFull
+from framework.model.options import QueueOptions
 from tests.settling import ack, bury, rest
 
 from .id_cases import backed_up, enqueue_over_a_backup, finished, restored
@@ -181,7 +181,7 @@ def _rescue_in_vain(stage: Stage) -> None:
         stage.held.close()
 
 
-def _wards(stage: Stage) -> None:
+def _dead_owners(stage: Stage) -> None:
     _orphans(stage)
     stage.held = stage.broker.rescue()
 
@@ -300,7 +300,7 @@ ODD_CASES = (
     Case("rescue without a lock", _orphans_without_lock, rescue),
     Case("rescue a stillborn", _stillborn, rescue),
     Case("rescue nobody", _living, _rescue_in_vain),
-    Case("close with wards", _wards, lambda s: s.broker.close()),
+    Case("close with dead owners", _dead_owners, lambda s: s.broker.close()),
     Case("claim chosen", lambda s: s.store("a", chosen=True), claim_all),
     Case("claim beside garbage", _garbage_among_them, claim_all, bad=2),
     Case("claim a twin", _twin, claim_all, twice=("a",)),

@@ -10,8 +10,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from framework.spool import frame
-from framework.spool.segments import format as segment_format
+from framework.engine.spool.format import frame
+from framework.engine.spool.segments import format as segment_format
 
 NOW = 1_700_000_000.0
 GOOD: dict[str, Any] = {

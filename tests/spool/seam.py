@@ -1,4 +1,4 @@
-"""System calls that a test can count, kill at, fail or pause, in the place of `framework.spool.calls`."""
+"""System calls that a test can count, kill at, fail or pause, in the place of `framework.engine.spool.disk.calls`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from framework.spool.calls import Calls
+from framework.engine.spool.disk.calls import Calls
 
 NAMES = tuple(name for name in vars(Calls) if not name.startswith("_"))
 WRITES = ("write", "pwrite")

@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from framework.brokers.spool import SpoolBroker
-from framework.errors import EngineError, EnqueueUncertain, LeaseLost, QueueFull
-from framework.outcome import Kind, Outcome, Settlement
-from framework.queues import QueueOptions
-from framework.spool import runs
+from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.format import runs
+from framework.model.errors import EngineError, EnqueueUncertain, LeaseLost, QueueFull
+from framework.model.options import QueueOptions
+from framework.model.outcome import Kind, Outcome, Settlement
 from tests.settling import ack, bury, retry
 
 from .seam import Seam, before, fail_calls

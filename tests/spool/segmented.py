@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from framework.brokers.spool import SpoolBroker
-from framework.spool import names
-from framework.spool.segments import format as bytes_of
-from framework.spool.segments import words
+from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.format import names
+from framework.engine.spool.segments import format as bytes_of
+from framework.engine.spool.segments import words
 
 from .world import broker, files, in_segments, job
 

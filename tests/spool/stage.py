@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from framework.brokers.spool import SpoolBroker
-from framework.errors import EnqueueFailed, EnqueueUncertain
-from framework.queues import QueueOptions
+from framework.engine.spool.engine import SpoolBroker
+from framework.model.errors import EnqueueFailed, EnqueueUncertain
+from framework.model.options import QueueOptions
 
 from .seam import pass_on
 from .world import JOBS, LETTERS, broker, job

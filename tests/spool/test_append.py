@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from framework.brokers.spool import SpoolBroker
-from framework.errors import EnqueueUncertain, QueueFull
-from framework.queues import QueueOptions
-from framework.spool import frame, names
-from framework.spool.segments import append, file, words
-from framework.spool.segments import format as bytes_of
+from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.format import frame, names
+from framework.engine.spool.segments import append, file, words
+from framework.engine.spool.segments import format as bytes_of
+from framework.model.errors import EnqueueUncertain, QueueFull
+from framework.model.options import QueueOptions
 from tests.settling import ack
 
 from .seam import Seam, before, fail_calls, pass_on

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from framework.brokers.spool import SpoolBroker
-from framework.errors import EngineUnavailable, LeaseLost
-from framework.spool import claim as claim_module
+from framework.engine.spool.claim import claim as claim_module
+from framework.engine.spool.engine import SpoolBroker
+from framework.model.errors import EngineUnavailable, LeaseLost
 from tests.settling import ack, retry
 
 from .seam import Seam, before, fail_calls

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from framework.spool import clock, layout
-from framework.spool.calls import Calls
-from framework.spool.disk import Disk
+from framework.engine.spool.disk import clock, layout
+from framework.engine.spool.disk.calls import Calls
+from framework.engine.spool.disk.disk import Disk
 
 from . import world
 from .seam import Seam, before

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from framework.spool import setbacks
+from framework.engine.spool.claim import setbacks
 
 from .seam import Seam
 from .world import broker, claim, dead_owner, files, ids, job, settle_orphan

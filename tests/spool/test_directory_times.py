@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from framework.spool import listing
-from framework.spool.listing import COARSE, FULL_LOOK, RACY, Names
+from framework.engine.spool.claim import listing
+from framework.engine.spool.claim.listing import COARSE, FULL_LOOK, RACY, Names
 from tests.settling import retry
 
 from .seam import Seam

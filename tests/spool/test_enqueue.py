@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from framework.brokers.spool import SpoolBroker
-from framework.errors import EnqueueFailed, EnqueueUncertain, PayloadTooLarge, QueueFull
-from framework.spool import enqueue
-from framework.spool.filesystem import FileSystem
+from framework.engine.spool.disk.filesystem import FileSystem
+from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.enqueue import enqueue
+from framework.model.errors import EnqueueFailed, EnqueueUncertain, PayloadTooLarge, QueueFull
 from tests.settling import bury, retry
 
 from .seam import Seam, before, fail_calls, pass_on
@@ -89,7 +89,7 @@ def test_a_removal_is_committed_where_the_fsync_of_its_directory_forgets(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Regression: on btrfs, jobs that were *not queued* came back after power cuts (tests.faults.powercuts)."""
-    monkeypatch.setattr("framework.spool.filesystem.probe", lambda _: FileSystem("btrfs", "/", True))
+    monkeypatch.setattr("framework.engine.spool.disk.filesystem.probe", lambda _: FileSystem("btrfs", "/", True))
     seam = Seam()
     mine = broker(root, calls=seam)
     seam.arm(fail_calls(errno.EIO, "fsync", times=1))

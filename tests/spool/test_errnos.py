@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from framework.errors import EngineError, EngineUnavailable, EnqueueError, EnqueueUncertain, LeaseLost
+from framework.model.errors import EngineError, EngineUnavailable, EnqueueError, EnqueueUncertain, LeaseLost
 
 from .cases import CASES
 from .seam import Seam, fail_at

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framework.extras import FIELDS, NONE, Extras
-from framework.spool import frame
+from framework.engine.spool.format import frame
+from framework.model.extras import FIELDS, NONE, Extras
 from tests.settling import bury, retry
 
 from . import poison

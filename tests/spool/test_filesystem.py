@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from framework.spool.filesystem import FileSystem, probe
+from framework.engine.spool.disk.filesystem import FileSystem, probe
 
 
 def table(tmp_path: Path, kind: str, *options: str, source: str = "/dev/fake1") -> FileSystem:

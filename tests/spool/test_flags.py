@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from framework.queues import QueueOptions
+from framework.model.options import QueueOptions
 from tests.settling import bury, rest
 
 from .cases import CASES

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from framework.brokers.spool import SpoolBroker, connect
-from framework.errors import EngineError
-from framework.spool import flocks
+from framework.engine.spool.disk import flocks
+from framework.engine.spool.engine import SpoolBroker, connect
+from framework.model.errors import EngineError
 from tests.settling import ack
 
 from .seam import Seam, before, fail_calls

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framework.job import Failure, Job
-from framework.spool import frame
+from framework.engine.spool.format import frame
+from framework.model.job import Failure, Job
 
 JOB = Job(
     id="näme \ud800",

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from framework import Queue, grouping
-from framework.errors import EnqueueFailed, EnqueueUncertain, QueueFull
-from framework.producer import Producer
-from framework.queues import QueueOptions
+from framework import Queue
+from framework.model.errors import EnqueueFailed, EnqueueUncertain, QueueFull
+from framework.model.options import QueueOptions
+from framework.service import grouping
+from framework.service.producer import Producer
 
 from .crowd import MEMBERS, PATIENCE, Crowd
 from .seam import Seam, fail_calls

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from framework.brokers.spool import SpoolBroker
-from framework.errors import LeaseLost
-from framework.spool import ids as ids_module
+from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.enqueue import ids as ids_module
+from framework.model.errors import LeaseLost
 from tests.settling import ack, bury, rest, retry
 
 from .seam import Seam, fail_calls

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from framework.brokers.spool import SpoolBroker
-from framework.errors import EnqueueFailed, QueueFull
-from framework.queues import QueueOptions
-from framework.spool import ids as ids_module
+from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.enqueue import ids as ids_module
+from framework.model.errors import EnqueueFailed, QueueFull
+from framework.model.options import QueueOptions
 from tests.settling import ack, bury, rest
 
 from .seam import Seam, before, fail_calls, kill_at, pass_on

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from framework.broker import open_broker
-from framework.brokers import spool as engine
-from framework.brokers.spool import SpoolBroker, connect
-from framework.errors import EngineError, EngineUnavailable, QueueFull, SettingsError
-from framework.queues import QueueOptions
-from framework.spool import filesystem, layout
+from framework.engine.port import open_broker
+from framework.engine.spool import engine as engine
+from framework.engine.spool.disk import filesystem, layout
+from framework.engine.spool.engine import SpoolBroker, connect
+from framework.model.errors import EngineError, EngineUnavailable, QueueFull, SettingsError
+from framework.model.options import QueueOptions
 from tests.settling import retry
 
 from .seam import Seam, fail_calls, pass_on

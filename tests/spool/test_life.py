@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from framework.brokers.spool import SpoolBroker, connect
-from framework.errors import EngineError
-from framework.spool import flocks, life
-from framework.spool.calls import Calls
+from framework.engine.spool.claim import life
+from framework.engine.spool.disk import flocks
+from framework.engine.spool.disk.calls import Calls
+from framework.engine.spool.engine import SpoolBroker, connect
+from framework.model.errors import EngineError
 from tests.settling import ack
 
 from .seam import Seam, before, kill_at, pass_on

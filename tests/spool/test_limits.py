@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from framework.errors import QueueFull
-from framework.queues import QueueOptions
-from framework.spool import limits
+from framework.engine.spool.enqueue import limits
+from framework.model.errors import QueueFull
+from framework.model.options import QueueOptions
 from tests.settling import ack
 
 from .seam import Seam, before, pass_on

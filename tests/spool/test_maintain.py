@@ -1,4 +1,4 @@
-"""Housekeeping: ripening, expiry, letters, buckets, and steps that do not stop each other."""
+"""Housekeeping: promoting, expiry, letters, buckets, and steps that do not stop each other."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from framework.brokers.spool import SpoolBroker
-from framework.spool import maintain
+from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.upkeep import maintain
 from tests.settling import ack, bury, rest, retry
 
 from .seam import Seam, before, fail_calls
 from .world import JOBS, LETTERS, PLAIN, broker, claim, failure, files, ids, job, one
 
 
-def test_what_is_due_ripens_and_keeps_its_place(spool: SpoolBroker) -> None:
+def test_what_is_due_promotes_and_keeps_its_place(spool: SpoolBroker) -> None:
     spool.enqueue([job("first", delay=0.5), job("far", delay=3600), job("second")])
     assert ids(claim(spool)) == ["second"]
     time.sleep(0.5)
@@ -28,7 +28,7 @@ def test_what_is_due_ripens_and_keeps_its_place(spool: SpoolBroker) -> None:
     assert spool.stats("jobs").delayed == 1
 
 
-def test_a_worker_ripens_for_itself(spool: SpoolBroker) -> None:
+def test_a_worker_promotes_for_itself(spool: SpoolBroker) -> None:
     """Nobody does housekeeping: a delayed job is claimed all the same, at its time and not a poll later."""
     spool.enqueue([job("a", delay=0.05)])
     assert ids(spool.claim(["jobs"], limit=1, wait=1)) == ["a"]
@@ -51,16 +51,16 @@ def test_only_due_minutes_are_listed(root: Path) -> None:
             listed.append(os.readlink(f"/proc/self/fd/{args[0]}"))
         return real(*args, **kwargs)
 
-    ripen = mine._spool._parts["jobs"].ripen
+    promote = mine._spool._parts["jobs"].promote
     seam.arm(hook)
-    assert ripen.now()
+    assert promote.now()
     minutes = [path for path in listed if "/delayed/" in path]
     assert 1 <= len(minutes) <= 2
     seam.disarm()
     mine.close()
 
 
-def test_somebody_else_ripens_at_the_same_time(root: Path) -> None:
+def test_somebody_else_promotes_at_the_same_time(root: Path) -> None:
     """The rename is lost, and that is no error."""
     seam = Seam()
     mine, other = broker(root, calls=seam), broker(root)
@@ -131,7 +131,7 @@ def test_only_old_empty_buckets_are_removed(root: Path) -> None:
 
 
 def test_one_step_that_fails_does_not_stop_the_others(root: Path) -> None:
-    """tmp cannot be listed; what is due ripens, and the error is told."""
+    """tmp cannot be listed; what is due promotes due jobs, and the error is told."""
     seam = Seam()
     mine = broker(root, calls=seam)
     mine.enqueue([job("a", delay=0.001)])

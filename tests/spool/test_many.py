@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from framework.brokers.spool import SpoolBroker, connect
-from framework.queues import QueueOptions
-from framework.spool import claims, doorbell
-from framework.spool.listing import FEW
+from framework.engine.spool.claim import claims
+from framework.engine.spool.claim import notifier as notifier
+from framework.engine.spool.claim.listing import FEW
+from framework.engine.spool.engine import SpoolBroker, connect
+from framework.model.options import QueueOptions
 from tests.settling import ack
 
 from .seam import Seam, pass_on
@@ -165,11 +166,11 @@ def test_the_dead_are_found_in_all_their_queues_at_the_next_turn(root: Path) -> 
     house.close()
 
 
-def test_a_descriptor_that_is_no_bell_any_more_is_not_read(root: Path) -> None:
-    """A handler has closed all descriptors, and opened a pipe in the place of a bell."""
+def test_a_descriptor_that_is_no_notifier_any_more_is_not_read(root: Path) -> None:
+    """A handler has closed all descriptors, and opened a pipe in the place of a notifier."""
     producer, worker = opened(root, "producer"), opened(root, "worker")
     assert worker.claim(NAMES, limit=5, wait=0) == []
-    fd = worker._spool._parts[NAMES[0]].doorbell._fd
+    fd = worker._spool._parts[NAMES[0]].notifier._fd
     assert fd is not None
     read, write = os.pipe()
     os.dup2(read, fd)
@@ -179,7 +180,7 @@ def test_a_descriptor_that_is_no_bell_any_more_is_not_read(root: Path) -> None:
     os.close(fd)
     producer.enqueue([job("a", queue=NAMES[0])])
     found: list[str] = []
-    until(lambda: found.extend(ids(worker.claim(NAMES, limit=5, wait=1))) or found, "the bell hangs again")
+    until(lambda: found.extend(ids(worker.claim(NAMES, limit=5, wait=1))) or found, "the notifier hangs again")
     for broker in (producer, worker):
         broker.close()
     os.close(read)
@@ -191,7 +192,10 @@ def test_wake_ends_a_claim_of_many_queues(root: Path) -> None:
     assert worker.claim(NAMES, limit=5, wait=0) == []
     seconds: list[float] = []
     listen = worker._spool._claims._listen
-    worker._spool._claims._listen = lambda bells, waker, wait: (seconds.append(wait), listen(bells, waker, wait))[1]
+    worker._spool._claims._listen = lambda notifiers, waker, wait: (
+        seconds.append(wait),
+        listen(notifiers, waker, wait),
+    )[1]
     worker.wake()
     assert worker.claim(NAMES, limit=5, wait=1) == []
     assert seconds == [0], "it did not wait at all"
@@ -200,7 +204,7 @@ def test_wake_ends_a_claim_of_many_queues(root: Path) -> None:
 
 def test_few_queues_are_looked_at_as_ever(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job of which nothing told is found at the next claim."""
-    monkeypatch.setattr(doorbell.Doorbell, "ring", lambda self: None)
+    monkeypatch.setattr(notifier.Notifier, "ring", lambda self: None)
     worker = opened(root, "worker")
     few = NAMES[:FEW]
     assert worker.claim(few, limit=5, wait=0) == []

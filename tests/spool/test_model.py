@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule, run_state_machine_as_test
 
-from framework.broker import State
-from framework.queues import QueueOptions
-from framework.spool import clock, flocks
-from framework.spool.calls import Calls
+from framework.engine.port import State
+from framework.engine.spool.disk import clock, flocks
+from framework.engine.spool.disk.calls import Calls
+from framework.model.options import QueueOptions
 from tests.contract.engines import ENGINES, Owner, SpoolEngine
 from tests.contract.model import Known
 from tests.contract.test_model import QUEUES, Walk, pick

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framework.spool import names
-from framework.spool.names import MAX_TIME, Name, micros, minute_of, parse, tails
+from framework.engine.spool.format import names
+from framework.engine.spool.format.names import MAX_TIME, Name, micros, minute_of, parse, tails
 
 MADE = st.builds(
     Name,

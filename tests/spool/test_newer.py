@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from framework.job import Job, RunRecord
+from framework.engine.spool.format import frame, names
+from framework.engine.spool.upkeep import browse
 from framework.maintenance.accounts import Accounts
-from framework.outcome import Kind, Outcome
-from framework.spool import browse, frame, names
+from framework.model.job import Job, RunRecord
+from framework.model.outcome import Kind, Outcome
 from tests.settling import ack, bury, retry
 
 from .older import DRAIN, play
@@ -231,8 +232,8 @@ def test_both_work_on_one_spool_in_turn(root: Path, older: Path) -> None:
 
 DIE = """
 import signal
-from framework.job import RunRecord
-from framework.outcome import Kind, Outcome
+from framework.model.job import RunRecord
+from framework.model.outcome import Kind, Outcome
 mine.enqueue([Job(name, os.urandom(16), "jobs", b"{}", {}, time.time()) for name in "abcd"])
 for row, lease in enumerate(mine.claim("jobs", limit=4, wait=0)[:3]):
     mine.start(lease, RunRecord(row, lease.delivery, lease.attempt, 1000.5 + row, "ab" * 16, "cd" * 8, True))

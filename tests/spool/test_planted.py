@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from framework.brokers.spool import SpoolBroker
-from framework.spool.names import parse
+from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.format.names import parse
 
 from .world import broker, census, claim, dead_owner, files, heal, ids, job, one, settle_orphan
 
@@ -273,7 +273,7 @@ def test_a_bad_file_of_a_dead_owner_does_not_stop_the_rescue(root: Path) -> None
     fresh.close()
 
 
-def test_a_planted_depth_doorbell_or_clock_is_survived(root: Path) -> None:
+def test_a_planted_depth_notifier_or_clock_is_survived(root: Path) -> None:
     first = broker(root)
     first.close()
     for planted in (root / "jobs" / "doorbell", root / "jobs" / "depth"):

@@ -21,11 +21,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framework.brokers.spool import SpoolBroker
-from framework.errors import EnqueueFailed
-from framework.job import Job
-from framework.queues import QueueOptions
-from framework.spool import frame, layout, names, runs
+from framework.engine.spool.disk import layout
+from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.format import frame, names, runs
+from framework.model.errors import EnqueueFailed
+from framework.model.job import Job
+from framework.model.options import QueueOptions
 from tests.process.torture import Task, Torture
 from tests.process.tree import Tree, trees
 from tests.settling import ack, bury, rest, retry

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from framework.errors import EnqueueFailed
+from framework.model.errors import EnqueueFailed
 from tests.settling import bury, retry
 
 from .seam import Seam

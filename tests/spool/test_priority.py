@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from framework.broker import NO_JOBS
-from framework.job import Job
-from framework.spool import listing, names
-from framework.spool.segments import write
+from framework.engine.port import NO_JOBS
+from framework.engine.spool.claim import listing
+from framework.engine.spool.format import names
+from framework.engine.spool.segments import write
+from framework.model.job import Job
 from tests.settling import ack, bury, retry
 
 from .older import DRAIN, INTOLERANT, TOLERANT, play

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from framework.spool import maintain, runs
-from framework.spool.segments import write
+from framework.engine.spool.format import runs
+from framework.engine.spool.segments import write
+from framework.engine.spool.upkeep import maintain
 from tests.settling import ack
 
 from . import older as versions

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from framework.brokers.spool import SpoolBroker
-from framework.spool.names import parse
+from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.format.names import parse
 
 from .seam import Seam, pass_on
 from .world import (

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from framework.brokers.spool import SpoolBroker
-from framework.errors import EnqueueError, EnqueueUncertain, PayloadTooLarge, QueueFull
-from framework.queues import QueueOptions
+from framework.engine.spool.engine import SpoolBroker
+from framework.model.errors import EnqueueError, EnqueueUncertain, PayloadTooLarge, QueueFull
+from framework.model.options import QueueOptions
 from tests.settling import ack
 
 from .seam import Seam, fail_calls, pass_on

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from framework.errors import EngineUnavailable, EnqueueFailed
-from framework.spool import doorbell
+from framework.engine.spool.claim import notifier as notifier
+from framework.model.errors import EngineUnavailable, EnqueueFailed
 from tests.settling import ack, bury, retry
 
 from .world import broker, census, claim, failure, ids, job, often, one
@@ -122,20 +122,20 @@ def test_a_part_that_was_removed_is_made_anew(root: Path, part: str) -> None:
 
 
 def test_what_was_removed_under_maintenance_is_said_once(root: Path) -> None:
-    """And the doorbell with it: without one, a worker would learn of a job a second late.
+    """And the notifier with it: without one, a worker would learn of a job a second late.
 
-    Verified: where the bell is kept, its FIFO is one that nobody has.
+    Verified: where the notifier is kept, its FIFO is one that nobody has.
     """
     keeper, worker = broker(root), broker(root)
     assert claim(worker) == []
-    bell = worker._spool.parts("jobs").doorbell
-    doorbell.wait([bell], worker._spool._waker, 0)
+    notifier = worker._spool.parts("jobs").notifier
+    notifier.wait([notifier], worker._spool._waker, 0)
     shutil.rmtree(root / "jobs")
     with pytest.raises(EngineUnavailable, match="removed directories of queue 'jobs': they are made anew"):
         keeper.maintain()
     assert keeper.maintain()
     keeper.enqueue([job("a")])
-    assert doorbell.wait([bell], worker._spool._waker, 0) == (False, [bell])
+    assert notifier.wait([notifier], worker._spool._waker, 0) == (False, [notifier])
     assert ids(claim(worker)) == ["a"]
     keeper.close()
     worker.close()

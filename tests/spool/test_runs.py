@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from framework.brokers.spool import SpoolBroker
-from framework.job import RunRecord
-from framework.spool import runs
-from framework.spool.names import parse
+from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.format import runs
+from framework.engine.spool.format.names import parse
+from framework.model.job import RunRecord
 
 from . import world
 from .world import body, claim, ids, job

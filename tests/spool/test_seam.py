@@ -17,14 +17,14 @@ from typing import Any
 
 import pytest
 
-import framework.spool
-from framework.spool.disk import Disk
+import framework.engine.spool
+from framework.engine.spool.disk.disk import Disk
 
 from .cases import CASES
 from .seam import NAMES, Seam
 from .stage import Case
 
-PLACE = Path(framework.spool.__file__).parent
+PLACE = Path(framework.engine.spool.__file__).parent
 PROJECT = PLACE.parents[1]
 # Of a Disk: no call of the disk's, but of /dev/null and of locks in memory.
 QUIET = {"after_fork", "reserve", "close"}
@@ -39,7 +39,7 @@ LATE = {
     ("draft.py", "create", "drop"),  # a recoverer was faster: spool/test_explorer
     ("life.py", "_born_as", "drop"),  # a rescuer was faster: spool/test_explorer
     ("life.py", "_name_it", "unlink"),  # a rescuer was faster: spool/test_explorer
-    ("ripen.py", "_is_there", "is_there"),  # others had moved two jobs before: spool/test_ripen
+    ("promote.py", "_is_there", "is_there"),  # others had moved two jobs before: spool/test_promote
     ("disk.py", "mkdir", "mkdir"),  # what is above was removed: spool/test_replaced
     ("draft.py", "create", "mkdir"),  # tmp was removed: spool/test_replaced
     ("write.py", "publish", "stat"),  # the rename failed: test_errnos
@@ -63,7 +63,7 @@ PAST = {
     ("disk.py", "reserve"): "the spare descriptor, of /dev/null",
     ("disk.py", "_spend"): "the spare descriptor",
     ("disk.py", "close"): "the root's descriptor",
-    ("doorbell.py", "*"): "the bell and the pipe to ourselves: never the truth",
+    ("notifier.py", "*"): "the notifier and the pipe to ourselves: never the truth",
     ("filesystem.py", "*"): "looks at /proc and /sys",
     ("flocks.py", "_child"): "a forked child closes what is its parent's",
     ("clock.py", "boot_id"): "/proc/sys/kernel/random/boot_id",

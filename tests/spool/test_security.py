@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 import framework
-from framework.brokers.spool import SpoolBroker
-from framework.errors import EnqueueError
-from framework.queues import QueueOptions
+from framework.engine.spool.engine import SpoolBroker
+from framework.model.errors import EnqueueError
+from framework.model.options import QueueOptions
 from tests.process.torture import Task, Torture
 from tests.process.tree import Tree, trees
 from tests.settling import ack, bury, rest
@@ -100,14 +100,14 @@ def test_a_directory_that_is_a_link_is_refused_or_not_followed(root: Path, tmp_p
     other.close()
 
 
-def test_a_planted_doorbell_rings_nobody_elses(root: Path, tmp_path: Path) -> None:
+def test_a_planted_notifier_rings_nobody_elses(root: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "bell"
     os.mkfifo(elsewhere)
     listening = os.open(elsewhere, os.O_RDONLY | os.O_NONBLOCK)
     mine = broker(root, JOBS)
-    bell = root / "jobs" / "doorbell"
-    bell.unlink()
-    bell.symlink_to(elsewhere)
+    notifier = root / "jobs" / "doorbell"
+    notifier.unlink()
+    notifier.symlink_to(elsewhere)
     mine.enqueue([job("a")])
     with pytest.raises(BlockingIOError):  # somebody writes, and nothing is there; b"" would be: nobody writes
         _read_beside_a_writer(listening, elsewhere)
@@ -118,7 +118,7 @@ def test_a_planted_doorbell_rings_nobody_elses(root: Path, tmp_path: Path) -> No
 def _read_beside_a_writer(listening: int, path: Path) -> None:
     writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
     try:
-        assert os.read(listening, 10) == b"", "the bell elsewhere was rung"
+        assert os.read(listening, 10) == b"", "the notifier elsewhere was rung"
     finally:
         os.close(writer)
 

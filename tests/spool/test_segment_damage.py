@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from framework.spool.segments import format as bytes_of
+from framework.engine.spool.segments import format as bytes_of
 from tests.settling import ack
 
 from .poison import make_newer_segment

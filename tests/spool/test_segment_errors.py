@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from framework.brokers.spool import SpoolBroker
-from framework.errors import EngineUnavailable
-from framework.spool.segments import format as bytes_of
-from framework.spool.segments import open as opened
+from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.segments import format as bytes_of
+from framework.engine.spool.segments import open as opened
+from framework.model.errors import EngineUnavailable
 from tests.settling import ack
 
 from .seam import Seam, fail_calls

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from framework.brokers.spool import SpoolBroker
-from framework.errors import EngineUnavailable, LeaseLost
-from framework.spool import frame, names
-from framework.spool.segments import file, words
-from framework.spool.segments import format as bytes_of
-from framework.spool.segments.file import Segment
+from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.format import frame, names
+from framework.engine.spool.segments import file, words
+from framework.engine.spool.segments import format as bytes_of
+from framework.engine.spool.segments.file import Segment
+from framework.model.errors import EngineUnavailable, LeaseLost
 from tests.settling import ack, retry
 
 from .seam import Seam, before, fail_calls

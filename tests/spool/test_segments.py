@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from framework.errors import QueueFull
-from framework.queues import QueueOptions
-from framework.spool import listing
-from framework.spool.segments import file, write
-from framework.spool.segments import format as bytes_of
+from framework.engine.spool.claim import listing
+from framework.engine.spool.segments import file, write
+from framework.engine.spool.segments import format as bytes_of
+from framework.model.errors import QueueFull
+from framework.model.options import QueueOptions
 from tests.settling import ack, bury, retry
 
 from .seam import Seam, pass_on

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from framework.queues import QueueOptions
-from framework.spool import setbacks
-from framework.spool.setbacks import Setbacks
+from framework.engine.spool.claim import setbacks
+from framework.engine.spool.claim.setbacks import Setbacks
+from framework.model.options import QueueOptions
 
 from .seam import Seam
 from .world import JOBS, LETTERS, broker, claim, dead_owner, files, heal, ids, job, settle_orphan

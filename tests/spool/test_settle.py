@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from framework.brokers.spool import SpoolBroker
-from framework.errors import EngineUnavailable, LeaseLost
-from framework.spool import frame
+from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.format import frame
+from framework.model.errors import EngineUnavailable, LeaseLost
 from tests.settling import ack, bury, rest, retry
 
 from .seam import Seam, before, fail_calls, pass_on

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from framework.brokers.spool import SpoolBroker
-from framework.spool import clock, listing, maintain
-from framework.spool.disk import Disk
+from framework.engine.spool.claim import listing
+from framework.engine.spool.disk import clock
+from framework.engine.spool.disk.disk import Disk
+from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.upkeep import maintain
 from tests.settling import ack
 
 from . import older as versions

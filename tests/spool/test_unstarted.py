@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from framework.broker import MOST_UNCHARGED
-from framework.brokers.spool import SpoolBroker
-from framework.spool import frame
+from framework.engine.port import MOST_UNCHARGED
+from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.format import frame
 from tests.settling import retry
 
 from .world import dead_owner, failure, job, one

@@ -1,4 +1,4 @@
-"""The doorbell and wake(): who waits is called, and the bell is never the truth."""
+"""The notifier and wake(): who waits is called, and the notifier is never the truth."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from pathlib import Path
 
 import pytest
 
-from framework.brokers.spool import SpoolBroker
-from framework.spool import doorbell
-from framework.spool.doorbell import Doorbell, Waker
+from framework.engine.spool.claim import notifier as notifier
+from framework.engine.spool.claim.notifier import Notifier, Waker
+from framework.engine.spool.engine import SpoolBroker
 from tests.settling import ack, bury, rest, retry
 
 from .world import broker, ids, in_child, job
 
 
 class Watched:
-    """A broker's bell, watched: how long each wait was to be, and whether the bell ended it."""
+    """A broker's notifier, watched: how long each wait was to be, and whether the notifier ended it."""
 
     def __init__(self, broker: SpoolBroker, queue: str = "jobs") -> None:
         self.seconds: list[float] = []
         self.rang: list[bool] = []
-        self._bell = broker._spool._parts[queue].doorbell
+        self._notifier = broker._spool._parts[queue].notifier
         self._real = broker._spool._claims._wait
         broker._spool._claims._wait = self._wait
 
-    def _wait(self, bells: Sequence[Doorbell], waker: Waker, seconds: float) -> tuple[bool, Sequence[Doorbell]]:
+    def _wait(self, notifiers: Sequence[Notifier], waker: Waker, seconds: float) -> tuple[bool, Sequence[Notifier]]:
         self.seconds.append(seconds)
-        woken, rang = self._real(bells, waker, seconds)
-        self.rang.append(self._bell in rang)
+        woken, rang = self._real(notifiers, waker, seconds)
+        self.rang.append(self._notifier in rang)
         return woken, rang
 
 
@@ -46,13 +46,13 @@ def test_an_enqueue_in_another_process_ends_the_wait(root: Path) -> None:
     """Verified: without the ring the wait ends by its timeout."""
     mine = broker(root)
     assert not mine.claim(["jobs"], limit=1, wait=0)
-    bell = Watched(mine)
+    notifier = Watched(mine)
     found: list[str] = []
     waiter = in_thread(lambda: found.extend(ids(mine.claim(["jobs"], limit=1, wait=1))))
     in_child(lambda: broker(root).enqueue([job("a")]))
     waiter.join()
     assert found == ["a"]
-    assert bell.rang[-1:] == [True]
+    assert notifier.rang[-1:] == [True]
     mine.close()
 
 
@@ -67,7 +67,7 @@ def test_two_jobs_call_two_waiters(root: Path) -> None:
         found: list[str] = []
         for mine in waiters:
             assert not mine.claim(["jobs"], limit=1, wait=0)
-        bells = [Watched(mine) for mine in waiters]
+        notifiers = [Watched(mine) for mine in waiters]
         threads = [
             in_thread(lambda mine=mine: found.extend(ids(mine.claim(["jobs"], limit=1, wait=1)))) for mine in waiters
         ]
@@ -75,7 +75,7 @@ def test_two_jobs_call_two_waiters(root: Path) -> None:
         for thread in threads:
             thread.join()
         assert sorted(found) == [f"{round_}a", f"{round_}b"]
-        assert all(bell.rang[-1:] == [True] or not bell.rang for bell in bells)
+        assert all(notifier.rang[-1:] == [True] or not notifier.rang for notifier in notifiers)
         for mine in (producer, *waiters):
             mine.close()
         cleaner = broker(root)
@@ -96,9 +96,9 @@ def test_whatever_makes_a_job_runnable_rings(root: Path, verb: str) -> None:
         lease = one(mine, "letters")
         rest(mine, lease)
     assert not claim(waiter, queue)
-    doorbell.wait([waiter._spool._parts[queue].doorbell], waiter._spool._waker, 0)  # old rings
+    notifier.wait([waiter._spool._parts[queue].notifier], waiter._spool._waker, 0)  # old rings
     found: list[str] = []
-    bell = Watched(waiter, queue)
+    watched = Watched(waiter, queue)
     thread = in_thread(lambda: found.extend(ids(waiter.claim([queue], limit=1, wait=1))))
     if verb == "release":
         mine.release([lease])
@@ -111,26 +111,26 @@ def test_whatever_makes_a_job_runnable_rings(root: Path, verb: str) -> None:
         assert mine.replay(view)
     thread.join()
     assert found == ["a"]
-    assert False not in bell.rang
+    assert False not in watched.rang
     mine.close()
     waiter.close()
 
 
-def test_without_a_bell_polling_finds_it(root: Path) -> None:
-    """Somebody put a file in the FIFO's place. Verified: with the bell as the truth nothing is found."""
+def test_without_a_notifier_polling_finds_it(root: Path) -> None:
+    """Somebody put a file in the FIFO's place. Verified: with the notifier as the truth nothing is found."""
     broker(root).close()
     (root / "jobs" / "doorbell").unlink()
-    (root / "jobs" / "doorbell").write_text("no bell")
+    (root / "jobs" / "doorbell").write_text("no notifier")
     mine = broker(root)
-    bell = Watched(mine)
+    notifier = Watched(mine)
     timer = threading.Timer(0.05, lambda: in_child(lambda: broker(root).enqueue([job("a")])))
     timer.start()
     found = ids(mine.claim(["jobs"], limit=1, wait=1)) or ids(mine.claim(["jobs"], limit=1, wait=1))
     timer.join()
     assert found == ["a"]
-    assert max(bell.seconds) <= 1.0
-    assert True not in bell.rang
-    assert (root / "jobs" / "doorbell").read_text() == "no bell"
+    assert max(notifier.seconds) <= 1.0
+    assert True not in notifier.rang
+    assert (root / "jobs" / "doorbell").read_text() == "no notifier"
     mine.close()
 
 
@@ -162,7 +162,7 @@ def test_wake_in_a_signal_handler(spool: SpoolBroker) -> None:
         signal.signal(signal.SIGUSR1, old)
 
 
-def test_a_full_bell_rings_and_blocks_nobody(spool: SpoolBroker, root: Path) -> None:
+def test_a_full_notifier_rings_and_blocks_nobody(spool: SpoolBroker, root: Path) -> None:
     fd = os.open(root / "jobs" / "doorbell", os.O_RDWR | os.O_NONBLOCK)
     try:
         while True:
@@ -176,20 +176,20 @@ def test_a_full_bell_rings_and_blocks_nobody(spool: SpoolBroker, root: Path) -> 
     os.close(fd)
 
 
-def test_a_bell_that_a_handler_has_closed_fails_no_enqueue(spool: SpoolBroker) -> None:
-    bell = spool._spool._parts["jobs"].doorbell
-    bell.ring()
-    assert bell._fd is not None
-    os.close(bell._fd)
+def test_a_notifier_that_a_handler_has_closed_fails_no_enqueue(spool: SpoolBroker) -> None:
+    notifier = spool._spool._parts["jobs"].notifier
+    notifier.ring()
+    assert notifier._fd is not None
+    os.close(notifier._fd)
     spool.enqueue([job("a")])
     assert ids(spool.claim(["jobs"], limit=1, wait=1)) == ["a"]
 
 
-def test_a_bell_writes_nothing_into_the_file_that_has_its_number_now(spool: SpoolBroker, tmp_path: Path) -> None:
+def test_a_notifier_writes_nothing_into_the_file_that_has_its_number_now(spool: SpoolBroker, tmp_path: Path) -> None:
     """Regression: a handler closed all descriptors and opened a file; the next enqueue put a byte into it."""
-    bell = spool._spool._parts["jobs"].doorbell
-    bell.ring()
-    number = bell._fd
+    notifier = spool._spool._parts["jobs"].notifier
+    notifier.ring()
+    number = notifier._fd
     assert number is not None
     with (tmp_path / "theirs").open("wb") as file:
         os.dup2(file.fileno(), number)
@@ -200,7 +200,7 @@ def test_a_bell_writes_nothing_into_the_file_that_has_its_number_now(spool: Spoo
     assert ids(spool.claim(["jobs"], limit=1, wait=1)) == ["a"]
 
 
-def test_a_bell_without_anybody_kills_no_producer(root: Path) -> None:
+def test_a_notifier_without_anybody_kills_no_producer(root: Path) -> None:
     """No EPIPE and no SIGPIPE, even where the host has the default handler."""
 
     def live() -> None:

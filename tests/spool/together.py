@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from framework.spool import frame, names
+from framework.engine.spool.format import frame, names
 
 from .world import job
 

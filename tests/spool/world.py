@@ -11,12 +11,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from framework.broker import JobView, Rescued
-from framework.brokers.spool import SpoolBroker, connect
-from framework.extras import NONE, USUAL, Extras
-from framework.job import Failure, Job, Lease, RunRecord
-from framework.queues import QueueOptions
-from framework.spool.segments.append import WORTH
+from framework.engine.port import JobView, Rescued
+from framework.engine.spool.engine import SpoolBroker, connect
+from framework.engine.spool.segments.append import WORTH
+from framework.model.extras import NONE, USUAL, Extras
+from framework.model.job import Failure, Job, Lease, RunRecord
+from framework.model.options import QueueOptions
 from tests.settling import retry
 
 from .seam import Seam, before

@@ -119,7 +119,7 @@ def main() -> int:
             everything(report, pins, built, Path(place))
         except NotInTime as error:
             report.check(False, "everything came about in time", error)
-    return report.verdict()
+    return report.kill_reason()
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ class Report:
         """A check that two counts are the same."""
         return self.check(found == expected, what, found if found == expected else f"{found}, expected {expected}")
 
-    def verdict(self) -> int:
+    def kill_reason(self) -> int:
         """Prints the sum; the exit code."""
         print(f"\n{self.held} checks held, {self.failed} failed, in {time.monotonic() - self._began:.0f} s", flush=True)
         return 1 if self.failed else 0

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from framework.scoreboard import READY, Scoreboard, SlotState
+from framework.process.scoreboard import READY, Scoreboard, SlotState
 from services.example_worker.demo import worker_command
 from services.example_worker.queues import RelayQueues
 from tests.process.tree import kill, unfinished

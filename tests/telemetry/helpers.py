@@ -13,20 +13,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from framework.app import Context, WorkerApp
-from framework.events import Bus
-from framework.executor import Attempt, Executor
-from framework.job import Failure, Job, Lease
-from framework.outcome import Outcome
-from framework.queues import Queue, QueueOptions
-from framework.retry import RetryPolicy
-from framework.settings import Settings
+from framework.model.attempt import Attempt
+from framework.model.events import Bus
+from framework.model.job import Failure, Job, Lease
+from framework.model.options import QueueOptions
+from framework.model.outcome import Outcome
+from framework.model.retry import RetryPolicy
+from framework.service.app import Context, WorkerApp
+from framework.service.queues import Queue
+from framework.service.settings import Settings
 from framework.telemetry import ProcessIdentity, Telemetry
-from framework.telemetry.assembling import assemble
-from framework.telemetry.bootstrap import open_providers
-from framework.telemetry.health import CollectorHealth, Drops, SharedState
-from framework.telemetry.logs import Logs
-from framework.telemetry.writer import LineWriter
+from framework.telemetry.export.health import CollectorHealth, Drops, SharedState
+from framework.telemetry.logs.logs import Logs
+from framework.telemetry.logs.writer import LineWriter
+from framework.telemetry.sdk.assembling import assemble
+from framework.telemetry.sdk.bootstrap import open_providers
+from framework.worker.executor import Executor
 
 ROOT = Path(__file__).resolve().parents[2]
 IDENTITY = ProcessIdentity(app="relay", role="worker", slot="deliveries/0", instance=0, system="spool")
@@ -148,7 +150,7 @@ def environment(extra: Mapping[str, str]) -> dict[str, str]:
 
 PRELUDE = """
 import os, sys, time, threading, json
-from framework.settings import load_settings
+from framework.service.settings import load_settings
 from framework.telemetry import ProcessIdentity, start, for_host
 from tests.telemetry.helpers import *
 
@@ -174,7 +176,7 @@ def reap(*pids):
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 def run_jobs(telemetry, count, payload="ok", behaviour=lambda ctx: None):
-    from framework.events import Bus
+    from framework.model.events import Bus
     Relay.behaviours = {payload: behaviour}
     app = Relay()
     handler = app.worker_handlers["deliveries"]

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from framework.events import Bus
-from framework.settings import Settings
-from framework.telemetry import ring as ring_module
-from framework.telemetry.assembling import assemble
-from framework.telemetry.bootstrap import open_providers
-from framework.telemetry.exporting import Exporter
-from framework.telemetry.health import CollectorHealth, Drops, SharedState
+from framework.model.events import Bus
+from framework.service.settings import Settings
+from framework.telemetry.export.exporting import Exporter
+from framework.telemetry.export.health import CollectorHealth, Drops, SharedState
 from framework.telemetry.identity import ProcessIdentity
-from framework.telemetry.logs import Logs
-from framework.telemetry.ringing import open_exporter
-from framework.telemetry.rings import Rings
-from framework.telemetry.writer import LineWriter
+from framework.telemetry.logs.logs import Logs
+from framework.telemetry.logs.writer import LineWriter
+from framework.telemetry.ring import ring as ring_module
+from framework.telemetry.ring.ringing import open_exporter
+from framework.telemetry.ring.rings import Rings
+from framework.telemetry.sdk.assembling import assemble
+from framework.telemetry.sdk.bootstrap import open_providers
 from tests.telemetry.helpers import IDENTITY, Station
 
 EXPORTER = ProcessIdentity(app="relay", role="exporter", slot="exporter", instance=0, system="spool")

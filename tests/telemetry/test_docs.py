@@ -20,8 +20,8 @@ from docs import settings
 from docs.emitted import PAGE, tables, written
 from docs.examples import missing
 from framework import Context, DeadLetter, Failure
-from framework.job import Reason
-from framework.settings import QueueOverride, RetryOverride, Settings
+from framework.model.job import Reason
+from framework.service.settings import QueueOverride, RetryOverride, Settings
 from framework.telemetry import names
 from tests.telemetry.independent import free_ports, listens
 

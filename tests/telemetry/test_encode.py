@@ -23,18 +23,18 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags
 
-from framework.events import Bus
-from framework.executor import Executor
-from framework.outcome import Discard, JobInterrupted, Reject, RetryLater, Snooze
-from framework.settings import Settings
-from framework.telemetry import records, wire
-from framework.telemetry.exporting import Source
-from framework.telemetry.logs import Logs
-from framework.telemetry.ring import create
-from framework.telemetry.ringtracing import RingTracing
-from framework.telemetry.ringwriter import RingWriter
-from framework.telemetry.spans import SpanTracing
-from framework.telemetry.writer import LineWriter
+from framework.model.events import Bus
+from framework.model.outcome import Discard, JobInterrupted, Reject, RetryLater, Snooze
+from framework.service.settings import Settings
+from framework.telemetry.export.exporting import Source
+from framework.telemetry.logs.logs import Logs
+from framework.telemetry.logs.writer import LineWriter
+from framework.telemetry.ring import records, wire
+from framework.telemetry.ring.ring import create
+from framework.telemetry.ring.ringtracing import RingTracing
+from framework.telemetry.ring.ringwriter import RingWriter
+from framework.telemetry.sdk.spans import SpanTracing
+from framework.worker.executor import Executor
 from tests.telemetry.helpers import SPAN, TRACE, TRACEPARENT, AsyncRelay, Relay, failure_of, lease_of
 from tests.telemetry.received import SeenSpan, _spans
 

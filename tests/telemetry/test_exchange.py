@@ -14,11 +14,11 @@ import pytest
 import requests
 from opentelemetry.sdk.trace import TracerProvider
 
-from framework.telemetry import exporters
-from framework.telemetry.exchange import BODY, Bounded, pause_of, session_of
-from framework.telemetry.exporters import LONGEST, SHORTEST
-from framework.telemetry.otlp import Answer, destination
-from framework.telemetry.pump import Batch, Pump
+from framework.telemetry.export.exchange import BODY, Bounded, pause_of, session_of
+from framework.telemetry.export.otlp import Answer, destination
+from framework.telemetry.export.sender import Batch, Sender
+from framework.telemetry.sdk import exporters
+from framework.telemetry.sdk.exporters import LONGEST, SHORTEST
 from tests.telemetry import hostile
 from tests.telemetry.hostile import Hostile, says
 from tests.unit.test_probes import free_port
@@ -29,7 +29,7 @@ PIECES = 4 << 20  # bytes: buffers of both sockets, and what is read
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pause between tries, where they are not what is tested."""
-    monkeypatch.setattr("framework.telemetry.exchange.SHORTEST", 0.0)
+    monkeypatch.setattr("framework.telemetry.export.exchange.SHORTEST", 0.0)
 
 
 def post(answer: hostile.Answer, *, seconds: float = 0.3) -> requests.Response:
@@ -103,16 +103,16 @@ def test_the_exporter_lets_a_second_pass_between_two_tries(monkeypatch):
     answers = iter([*(says(f"503 No\r\nRetry-After: {wanted}") for wanted in ("0", "inf")), *[hostile.OK] * 1000])
     with Hostile(lambda receiver, peer: next(answers)(receiver, peer)) as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
-        monkeypatch.setattr("framework.telemetry.pump.LONGEST", SHORTEST)
+        monkeypatch.setattr("framework.telemetry.export.sender.LONGEST", SHORTEST)
         there = destination("traces")
         assert there is not None
         health: Any = type("Health", (), {"failed": lambda *_, **__: None, "worked": lambda *_: None})()
-        pump = Pump("traces", there, lambda: Batch(b"x", lambda _: None, more=True), interval=0.001, health=health)
-        pump.start()
+        sender = Sender("traces", there, lambda: Batch(b"x", lambda _: None, more=True), interval=0.001, health=health)
+        sender.start()
         while len(receiver.asked) < 3:
-            pump.nudge()
-        pump.stop(0.0)
-        pump.join()
+            sender.nudge()
+        sender.stop(0.0)
+        sender.join()
     assert min(gaps(receiver.asked[:3])) >= SHORTEST
 
 
@@ -128,7 +128,7 @@ def test_the_sdks_exporter_lets_a_second_pass_too_also_where_the_connection_brea
 def test_a_leaving_process_waits_for_nobody(monkeypatch):
     """Regression: each process of a tree spent its whole budget, a second, where no collector runs."""
     pauses: list[float] = []
-    monkeypatch.setattr("framework.telemetry.exchange.time.sleep", pauses.append)
+    monkeypatch.setattr("framework.telemetry.export.exchange.time.sleep", pauses.append)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")
     exporter = exporters.otlp("traces")
     tries: list[float] = []

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from framework import events as e
-from framework.job import span_id_of, trace_id_of
+from framework.model import events as e
+from framework.model.job import span_id_of, trace_id_of
 from framework.telemetry import ProcessIdentity
-from framework.telemetry.exporting import Exporter
-from framework.telemetry.ring import RingReader
-from framework.telemetry.rings import readers_lock
+from framework.telemetry.export.exporting import Exporter
+from framework.telemetry.ring.ring import RingReader
+from framework.telemetry.ring.rings import readers_lock
 from tests.telemetry.helpers import IDENTITY, TRACEPARENT, Relay, lease_of
 from tests.telemetry.receiver import GrpcReceiver, Receiver
 from tests.telemetry.rings import Post, post, ring_station, rings_in

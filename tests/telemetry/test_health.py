@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from framework.telemetry import health as module
-from framework.telemetry.health import QUIET_SECONDS, CollectorHealth, Drops, SharedState, swallowed, watched
+from framework.telemetry.export import health as module
+from framework.telemetry.export.health import QUIET_SECONDS, CollectorHealth, Drops, SharedState, swallowed, watched
 
 
 class Heard:

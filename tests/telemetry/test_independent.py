@@ -13,7 +13,7 @@ import pytest
 from opentelemetry import context, trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 
-from framework.scoreboard import EXPORTER
+from framework.process.scoreboard import EXPORTER
 from framework.telemetry.names import LONG_BUCKETS, SCOPE
 from tests.process.torture import Task, Torture
 from tests.process.tree import Tree, trees

@@ -8,8 +8,8 @@ import pytest
 import requests
 from opentelemetry.sdk import environment_variables as sdk_variables
 
-from framework.telemetry.answers import Heard, date_of, judge
-from framework.telemetry.variables import KNOWN, Variable, shown, variables
+from framework.doctor.answers import Heard, date_of, judge
+from framework.doctor.variables import KNOWN, Variable, shown, variables
 
 OTLP = "OTEL_EXPORTER_OTLP_"
 
@@ -131,16 +131,19 @@ def test_secrets_are_hidden(name: str, value: str, seen: str) -> None:
 def test_codes_of_grpc(code: str, reason: str, state: str, hint: str) -> None:
     heard = Heard(status=code, reason=reason, seconds=1.0)
     heard.done.set()
-    verdict = judge(heard, "traces", grpc=True, url="http://host:4317", limit=10)
-    assert verdict.state == state
-    assert hint in verdict.hint
+    kill_reason = judge(heard, "traces", grpc=True, url="http://host:4317", limit=10)
+    assert kill_reason.state == state
+    assert hint in kill_reason.hint
 
 
 def test_an_endpoint_without_a_scheme_is_told_how_to_write_it() -> None:
     heard = Heard(error=requests.exceptions.InvalidSchema("No connection adapters were found"))
     heard.done.set()
-    verdict = judge(heard, "traces", grpc=False, url="127.0.0.1:4318", limit=10)
-    assert (verdict.state, verdict.hint) == ("broken", "the endpoint needs a scheme: write http://127.0.0.1:4318")
+    kill_reason = judge(heard, "traces", grpc=False, url="127.0.0.1:4318", limit=10)
+    assert (kill_reason.state, kill_reason.hint) == (
+        "broken",
+        "the endpoint needs a scheme: write http://127.0.0.1:4318",
+    )
 
 
 def test_an_answer_that_cannot_be_read_is_no_yes_and_a_date_that_is_none_is_none() -> None:

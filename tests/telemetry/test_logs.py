@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from framework import events as e
-from framework.telemetry.render import ConsoleRenderer, JsonRenderer
-from framework.telemetry.writer import PIPE_BUF, LineWriter
+from framework.model import events as e
+from framework.telemetry.logs.render import ConsoleRenderer, JsonRenderer
+from framework.telemetry.logs.writer import PIPE_BUF, LineWriter
 from tests.readable import readable
 from tests.telemetry.helpers import TRACEPARENT, Relay, json_lines, lease_of, run, spawn
 
@@ -133,7 +133,7 @@ def test_a_service_that_configured_structlog_itself_keeps_its_own(receiver):
         structlog.configure(processors=[structlog.processors.KeyValueRenderer()])
         telemetry = start(identity(), load_settings())
         structlog.get_logger().info("mine")
-        telemetry.subscribe(__import__("framework.events", fromlist=["x"]).SupervisorNote("ours"))
+        telemetry.subscribe(__import__("framework.model.events", fromlist=["x"]).SupervisorNote("ours"))
         """,
         receiver.env(),
     )

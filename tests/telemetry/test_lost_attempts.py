@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from framework.events import AttemptLost
-from framework.executor.elsewhere import identified
-from framework.job import RunRecord, span_id_of, trace_id_of
-from framework.outcome import Kind
+from framework.model.events import AttemptLost
+from framework.model.job import RunRecord, span_id_of, trace_id_of
+from framework.model.outcome import Kind
+from framework.worker.executor.elsewhere import identified
 from tests.telemetry.helpers import IDENTITY, SPAN, TRACE, TRACEPARENT, Relay, failure_of, lease_of, run
 
 
@@ -160,8 +160,8 @@ def test_one_that_had_ended_is_sent_as_its_worker_would_have_sent_it(receiver, s
 KILLED_AND_RESCUED = """
 import signal
 from dataclasses import asdict
-from framework.events import AttemptLost
-from framework.job import RunRecord
+from framework.model.events import AttemptLost
+from framework.model.job import RunRecord
 
 lease = lease_of("stuck", uid=b"u" * 16, headers={"traceparent": TRACEPARENT})
 read, write = os.pipe()

@@ -9,10 +9,10 @@ import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from framework import events as e
+from framework.model import events as e
 from framework.telemetry import ProcessIdentity, names
-from framework.telemetry.health import Drops
-from framework.telemetry.metrics import STALE_SECONDS, Metrics
+from framework.telemetry.export.health import Drops
+from framework.telemetry.sdk.metrics import STALE_SECONDS, Metrics
 from tests.telemetry.helpers import Relay, lease_of
 from tests.telemetry.test_lost_attempts import lost, record_of
 
@@ -66,7 +66,7 @@ def everything(station: Any) -> None:
     emit(e.JobsClaimed("deliveries", 0, 0.9))
     emit(finished("succeeded"))
     emit(finished("retried", reason="error", error_type="ValueError"))
-    emit(finished("dead_lettered", reason="rejected", error_type="framework.outcome.Reject"))
+    emit(finished("dead_lettered", reason="rejected", error_type="framework.model.outcome.Reject"))
     emit(finished("released"))
     for verb in ("ack", "retry", "bury", "rest", "release"):
         emit(e.JobsSettled("deliveries", verb, 1, 0.002))
@@ -113,10 +113,10 @@ def test_attempts_retries_and_dead_letters_are_counted_by_outcome_and_error(rece
         (p.attributes["worker.dead_letter.reason"], p.attributes["error.type"]): p.value
         for p in receiver.latest("worker.job.dead_letters")
     }
-    assert dead == {("rejected", "framework.outcome.Reject"): 1, ("timeout", "timeout"): 1}
+    assert dead == {("rejected", "framework.model.outcome.Reject"): 1, ("timeout", "timeout"): 1}
     assert receiver.value("messaging.client.consumed.messages") == 3
     durations = {p.attributes.get("error.type"): p.count for p in receiver.latest("messaging.process.duration")}
-    assert durations == {None: 2, "ValueError": 1, "framework.outcome.Reject": 1, "worker_lost": 1, "timeout": 1}
+    assert durations == {None: 2, "ValueError": 1, "framework.model.outcome.Reject": 1, "worker_lost": 1, "timeout": 1}
     operations = {
         (p.attributes["messaging.operation.name"], p.attributes["messaging.operation.type"]): p.count
         for p in receiver.latest("messaging.client.operation.duration")

@@ -19,12 +19,12 @@ import structlog
 from opentelemetry import baggage, context, trace
 from opentelemetry.trace import SpanContext, Status, StatusCode
 
-from framework.outcome import JobInterrupted, Kind
-from framework.settings import Settings
-from framework.telemetry.logs import Logs, RecordHandler
-from framework.telemetry.render import ConsoleRenderer, JsonRenderer
-from framework.telemetry.values import attributes_of, text_of, time_of, value_of
-from framework.telemetry.writer import LineWriter
+from framework.model.outcome import JobInterrupted, Kind
+from framework.service.settings import Settings
+from framework.telemetry.logs.logs import Logs, RecordHandler
+from framework.telemetry.logs.render import ConsoleRenderer, JsonRenderer
+from framework.telemetry.logs.values import attributes_of, text_of, time_of, value_of
+from framework.telemetry.logs.writer import LineWriter
 from tests.telemetry.helpers import AsyncRelay, Relay, lease_of
 from tests.telemetry.rings import post, ring_station, rings_in
 

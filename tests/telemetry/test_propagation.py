@@ -17,14 +17,15 @@ from opentelemetry import context as otel_context
 from opentelemetry.propagate import extract
 from opentelemetry.sdk.trace import TracerProvider
 
-from framework.app import Context, WorkerApp
-from framework.events import AttemptLost
-from framework.executor import Executor
-from framework.job import Lease, RunRecord, span_id_of
-from framework.outcome import Outcome, Settlement
-from framework.producer import Producer
-from framework.queues import DeadLetter, Queue, QueueOptions
-from framework.retry import RetryPolicy
+from framework.model.events import AttemptLost
+from framework.model.job import Lease, RunRecord, span_id_of
+from framework.model.options import QueueOptions
+from framework.model.outcome import Outcome, Settlement
+from framework.model.retry import RetryPolicy
+from framework.service.app import Context, WorkerApp
+from framework.service.producer import Producer
+from framework.service.queues import DeadLetter, Queue
+from framework.worker.executor import Executor
 from tests.contract.engines import Engine, MemoryEngine, SpoolEngine
 from tests.contract.helpers import pass_time, take_one
 from tests.telemetry.helpers import SPAN, TRACE, AsyncRelay, Station, lease_of, station

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from framework.telemetry import ProcessIdentity
-from framework.telemetry.resource import instance_id, resource_of
+from framework.telemetry.sdk.resource import instance_id, resource_of
 from tests.telemetry.helpers import IDENTITY
 
 

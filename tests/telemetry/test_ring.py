@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framework.telemetry import records
-from framework.telemetry.ring import PAGE, Corrupt, RingFile, RingReader, create
-from framework.telemetry.ringwriter import RingWriter
+from framework.telemetry.ring import records
+from framework.telemetry.ring.ring import PAGE, Corrupt, RingFile, RingReader, create
+from framework.telemetry.ring.ringwriter import RingWriter
 
 META = {"resource": {"service.name": "relay"}, "scope": ["s", "1"], "system": "spool"}
 KEY = records.attempt_key("q", "succeeded", "succeeded", "", "")

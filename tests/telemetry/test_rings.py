@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from framework.telemetry import prepare_rings
-from framework.telemetry.rings import Rings
+from framework.telemetry.ring.rings import Rings
 from tests.telemetry.helpers import IDENTITY, Relay, lease_of, run
 from tests.telemetry.rings import post, ring_station, rings_in
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from framework import events as e
-from framework.exceptions import LONGEST_NAME, cut, error_type
-from framework.telemetry import names, records
-from framework.telemetry.folding import MOST_SERIES, Cells
-from framework.telemetry.ring import PAGE, RingReader, create, encoded
-from framework.telemetry.ringwriter import RingWriter
+from framework.model import events as e
+from framework.model.exceptions import LONGEST_NAME, cut, error_type
+from framework.telemetry import names
+from framework.telemetry.export.aggregation import MOST_SERIES, Cells
+from framework.telemetry.ring import records
+from framework.telemetry.ring.ring import PAGE, RingReader, create, encoded
+from framework.telemetry.ring.ringwriter import RingWriter
 from tests.telemetry.helpers import Relay, lease_of
 from tests.telemetry.rings import post, ring_station, rings_in
 

@@ -12,12 +12,12 @@ from opentelemetry import context as otel_context
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
 from opentelemetry.trace import NoOpTracerProvider
 
-from framework.executor import Attempt
-from framework.job import span_id_of, trace_id_of
-from framework.outcome import Discard, JobInterrupted, Reject, RetryLater, Snooze
-from framework.telemetry.logs import Logs
-from framework.telemetry.spans import SpanTracing
-from framework.telemetry.writer import LineWriter
+from framework.model.attempt import Attempt
+from framework.model.job import span_id_of, trace_id_of
+from framework.model.outcome import Discard, JobInterrupted, Reject, RetryLater, Snooze
+from framework.telemetry.logs.logs import Logs
+from framework.telemetry.logs.writer import LineWriter
+from framework.telemetry.sdk.spans import SpanTracing
 from tests.telemetry.helpers import IDENTITY, SPAN, TRACE, TRACEPARENT, AsyncRelay, Relay, failure_of, lease_of
 
 
@@ -129,8 +129,8 @@ def fail(error: BaseException) -> Any:
         (None, 1, "succeeded", "unset", None),
         (ValueError("no"), 1, "retried", "error", "ValueError"),
         (ValueError("no"), 4, "dead_lettered", "error", "ValueError"),
-        (Reject("never"), 1, "dead_lettered", "error", "framework.outcome.Reject"),
-        (RetryLater("soon"), 1, "retried", "error", "framework.outcome.RetryLater"),
+        (Reject("never"), 1, "dead_lettered", "error", "framework.model.outcome.Reject"),
+        (RetryLater("soon"), 1, "retried", "error", "framework.model.outcome.RetryLater"),
         (JobInterrupted("timeout"), 1, "retried", "error", "timeout"),
         (JobInterrupted("draining"), 1, "released", "unset", None),
         (JobInterrupted("lease_lost"), 1, "lease_lost", "unset", None),
@@ -325,6 +325,6 @@ def test_a_provider_that_is_not_the_sdks_gets_spans_without_planned_ids(tmp_path
 
 
 def _settings() -> Any:
-    from framework.settings import Settings
+    from framework.service.settings import Settings
 
     return Settings()

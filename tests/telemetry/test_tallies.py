@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from framework.telemetry import facts, names, records, tallies
-from framework.telemetry.folding import Cells
-from framework.telemetry.ring import RingReader, create
-from framework.telemetry.ringwriter import RingWriter
-from framework.telemetry.tallies import Tallies
+from framework.telemetry import names
+from framework.telemetry.export.aggregation import Cells
+from framework.telemetry.ring import facts, records, tallies
+from framework.telemetry.ring.ring import RingReader, create
+from framework.telemetry.ring.ringwriter import RingWriter
+from framework.telemetry.ring.tallies import Tallies
 
 META = {"resource": {"service.name": "relay"}, "scope": ["s", "1"], "system": "spool"}
 ACK = records.operation_key("q", "ack", "settle")

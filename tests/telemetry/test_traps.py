@@ -83,7 +83,7 @@ assert "Proxy" in type(metrics.get_meter_provider()).__name__
 assert len(os.listdir("/proc/self/task")) == 1
 assert "opentelemetry.exporter.otlp.proto.http.trace_exporter" in sys.modules
 assert "grpc" not in sys.modules
-from framework.events import SupervisorNote
+from framework.model.events import SupervisorNote
 supervisor.subscribe(SupervisorNote("hello"))
 supervisor.shutdown(1)
 """,

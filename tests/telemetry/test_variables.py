@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from framework.telemetry.exporters import complaints, endpoint
+from framework.telemetry.sdk.exporters import complaints, endpoint
 from tests.telemetry.helpers import TREE, environment, json_lines, run
 from tests.telemetry.receiver import GrpcReceiver
 
@@ -102,7 +102,7 @@ def bare(source: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
 def test_a_propagator_that_is_not_installed_costs_no_start_and_no_job(receiver):
     done = bare(
         """
-from framework.settings import load_settings
+from framework.service.settings import load_settings
 from framework.telemetry import ProcessIdentity, start
 start(ProcessIdentity("relay", "supervisor", "supervisor", 0, "spool"), load_settings())
 from tests.telemetry.helpers import IDENTITY, PRELUDE

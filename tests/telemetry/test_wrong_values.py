@@ -14,8 +14,9 @@ import pytest
 from opentelemetry import environment_variables as of_api
 from opentelemetry.sdk import environment_variables as of_sdk
 
-from framework.telemetry import environment, plugins
+from framework.telemetry import environment
 from framework.telemetry.environment import CHECKS, settle
+from framework.telemetry.sdk import plugins
 from tests.telemetry.helpers import TREE, json_lines, spawn
 from tests.telemetry.helpers import environment as environment_of
 
@@ -47,7 +48,7 @@ WITH_EVERYTHING = (
     TREE
     + """
 from framework.telemetry import environment
-from framework.telemetry.otlp import destination
+from framework.telemetry.export.otlp import destination
 names, switches, kinds = json.loads(sys.stdin.read())
 
 def attempt(given):
@@ -243,7 +244,8 @@ def test_a_service_and_a_producer_run_with_every_variable_wrong_at_once(installe
 
 
 HOST = """
-from framework.telemetry import for_host, plugins
+from framework.telemetry import for_host
+from framework.telemetry.sdk import plugins
 plugins.LIMIT = 1.0
 with for_host("spool").one("deliveries", "id", 1) as headers:
     print(headers)

@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from framework import Queue
-from framework.brokers.memory import MemoryBroker, MemoryStore
-from framework.job import Job, JobId
-from framework.producer import Producer
+from framework.engine.memory.engine import MemoryBroker, MemoryStore
+from framework.model.job import Job, JobId
+from framework.service.producer import Producer
 
 PATIENCE = 60.0  # seconds; far more than anything here takes
 where: ContextVar[str] = ContextVar("where", default="nowhere")

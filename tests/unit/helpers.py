@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from framework.app import WorkerApp
-from framework.errors import DeclarationError
-from framework.events import Event
-from framework.executor import Executor, NoTracing
-from framework.job import Job, Lease
-from framework.queues import QueueOptions
+from framework.model.attempt import NoTracing
+from framework.model.errors import DeclarationError
+from framework.model.events import Event
+from framework.model.job import Job, Lease
+from framework.model.options import QueueOptions
+from framework.service.app import WorkerApp
+from framework.worker.executor import Executor
 
 HEADER = dedent("""\
     from __future__ import annotations

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 
-from framework.backoff import Retried, doubled
-from framework.spool.setbacks import LAST, Setbacks
-from framework.worker.unsettled import LAST_RETRY, Unsettled, UnsettledLeases
+from framework.engine.spool.claim.setbacks import LAST, Setbacks
+from framework.model.backoff import Retried, doubled
+from framework.worker.gate.unsettled import LAST_RETRY, Unsettled, UnsettledLeases
 from tests.unit.helpers import a_lease
 
 MANY = 2_000  # failures: half an hour of a worker's tries, seventeen of maintenance

@@ -16,16 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, computed_field, field_serializer
 
-from framework.codec import (
-    MAX_DEPTH,
-    Codec,
-    UndecodablePayload,
-    codec_for,
-    parse_lenient,
-    parse_strict,
-)
-from framework.errors import DeclarationError, InvalidPayload
-from framework.job import Failure
+from framework.model.errors import DeclarationError, InvalidPayload
+from framework.model.job import Failure
+from framework.service.codec import MAX_DEPTH, Codec, UndecodablePayload, codec_for, parse_lenient, parse_strict
 
 NAN, INF = float("nan"), float("inf")
 

@@ -28,12 +28,13 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from framework import Context, Queue, RetryPolicy, WorkerApp
-from framework.codec import Codec, UndecodablePayload
-from framework.errors import InvalidPayload
-from framework.events import Event, JobFinished
-from framework.executor import Executor, NoTracing
-from framework.outcome import Reject
-from framework.settings import load_settings
+from framework.model.attempt import NoTracing
+from framework.model.errors import InvalidPayload
+from framework.model.events import Event, JobFinished
+from framework.model.outcome import Reject
+from framework.service.codec import Codec, UndecodablePayload
+from framework.service.settings import load_settings
+from framework.worker.executor import Executor
 from tests.unit.helpers import a_lease
 
 SECRET = "s3cr3t-4111"

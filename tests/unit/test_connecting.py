@@ -13,9 +13,10 @@ from textwrap import dedent
 
 import pytest
 
-from framework import EnqueueFailed, Queue, Settings, WorkerApp, connecting
-from framework.broker import open_broker
-from framework.errors import EngineError, SettingsError
+from framework import EnqueueFailed, Queue, Settings, WorkerApp
+from framework.engine.port import open_broker
+from framework.model.errors import EngineError, SettingsError
+from framework.runner import connecting
 
 
 class Contract(WorkerApp):
@@ -223,7 +224,8 @@ def test_a_fork_inside_connect(place: Path) -> None:
 
 SCRIPT = """
     import os, sys
-    from framework import Queue, WorkerApp, connecting
+    from framework import Queue, WorkerApp
+    from framework.runner import connecting
     class App(WorkerApp):
         q = Queue[int]("q")
     App.q.enqueue(1)

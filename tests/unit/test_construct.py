@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 
 from framework import WorkerApp
-from framework.errors import WorkerError
+from framework.model.errors import WorkerError
 from framework.runner.construct import construct, try_constructor
 
 
@@ -83,7 +83,7 @@ def test_what_a_constructor_starts_and_opens_is_not_here_afterwards() -> None:
 import os, threading, time
 from framework import WorkerApp
 from framework.runner.construct import try_constructor
-from framework.supervisor import threads
+from framework.process.supervisor import threads
 class Service(WorkerApp):
     def __init__(self):
         threading.Thread(target=time.sleep, args=(600,)).start()

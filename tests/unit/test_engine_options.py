@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from framework.broker import ENGINES, open_broker
-from framework.errors import SettingsError
+from framework.engine.port import ENGINES, open_broker
+from framework.model.errors import SettingsError
 
 PLACES = {"spool": "spool:./x", "memory": "memory:", "postgresql": "postgresql://localhost/x"}
 

@@ -6,14 +6,14 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from framework.broker import ENGINES, Broker, Features
+from framework.engine.port import ENGINES, Broker, Features
 from tests.contract import engines, test_model
 from tests.unit.test_engine_options import PLACES
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8")
 QUOTED = set(re.findall(r"`([^`]+)`", PAGE))
-NEW = "framework/brokers/x.py"
+NEW = "framework/engine/x/engine.py"
 
 
 def test_every_file_that_it_names_exists() -> None:
@@ -23,7 +23,7 @@ def test_every_file_that_it_names_exists() -> None:
 
 
 def test_every_table_of_engines_is_named_and_knows_every_engine() -> None:
-    own = {scheme for scheme, module in ENGINES.items() if module.startswith("framework.brokers.")}
+    own = {scheme for scheme, module in ENGINES.items() if module.startswith("framework.engine.")}
     assert own == PLACES.keys()
     for table in (engines.ENGINES, test_model.BOUNDS, test_model.SOON, test_model.PATIENCE):
         assert own <= table.keys()
@@ -46,8 +46,8 @@ def test_no_other_file_imports_an_engine() -> None:
     found = []
     for path in (ROOT / "framework").rglob("*.py"):
         where = path.relative_to(ROOT).as_posix()
-        if where.startswith(("framework/brokers/", "framework/testing/")):
+        if where.startswith(("framework/engine/", "framework/testing/")):
             continue
-        if re.search(r"^\s*(from|import) framework\.brokers\b", path.read_text(encoding="utf-8"), re.MULTILINE):
+        if re.search(r"^\s*(from|import) framework\.engine\.(spool|memory)\b", path.read_text("utf-8"), re.MULTILINE):
             found.append(where)
     assert found == []

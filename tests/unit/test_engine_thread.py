@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from framework.worker.engine_thread import EngineThread
+from framework.worker.gate.engine_thread import EngineThread
 
 LONG = 30.0
 

@@ -23,9 +23,9 @@ from framework import (
     Snooze,
     WorkerApp,
 )
-from framework.events import Event, HookFailed, JobFinished
-from framework.job import Lease
-from framework.outcome import Kind, Outcome
+from framework.model.events import Event, HookFailed, JobFinished
+from framework.model.job import Lease
+from framework.model.outcome import Kind, Outcome
 from tests.unit.helpers import a_job, a_lease, an_executor
 
 MOST = 3  # attempts
@@ -88,10 +88,10 @@ ENDS: list[tuple[BaseException | None, str, str, list[tuple[Kind, float]]]] = [
     (None, "", "", [(DONE, 0), (DONE, 0), (DONE, 0)]),
     (ValueError("x"), "error", "ValueError", [(RETRY, 8), (RETRY, 16), (DEAD, 0)]),
     (GaveUp("x"), "error", "tests.unit.test_executor.GaveUp", [(DEAD, 0), (DEAD, 0), (DEAD, 0)]),
-    (RetryLater("x"), "error", "framework.outcome.RetryLater", [(RETRY, 8), (RETRY, 16), (DEAD, 0)]),
-    (RetryLater("x", delay=1), "error", "framework.outcome.RetryLater", [(RETRY, 1), (RETRY, 1), (DEAD, 0)]),
-    (RetryLater("x", delay=-9), "error", "framework.outcome.RetryLater", [(RETRY, 0), (RETRY, 0), (DEAD, 0)]),
-    (Reject("x"), "rejected", "framework.outcome.Reject", [(DEAD, 0), (DEAD, 0), (DEAD, 0)]),
+    (RetryLater("x"), "error", "framework.model.outcome.RetryLater", [(RETRY, 8), (RETRY, 16), (DEAD, 0)]),
+    (RetryLater("x", delay=1), "error", "framework.model.outcome.RetryLater", [(RETRY, 1), (RETRY, 1), (DEAD, 0)]),
+    (RetryLater("x", delay=-9), "error", "framework.model.outcome.RetryLater", [(RETRY, 0), (RETRY, 0), (DEAD, 0)]),
+    (Reject("x"), "rejected", "framework.model.outcome.Reject", [(DEAD, 0), (DEAD, 0), (DEAD, 0)]),
     (Snooze(delay=7), "", "", [(Kind.RELEASED, 7)] * 3),
     (Snooze(), "", "", [(Kind.RELEASED, 0)] * 3),
     (Discard("x"), "", "", [(Kind.DISCARDED, 0)] * 3),

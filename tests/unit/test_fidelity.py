@@ -25,8 +25,8 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from framework.codec import Codec
-from framework.errors import InvalidPayload
+from framework.model.errors import InvalidPayload
+from framework.service.codec import Codec
 from tests.unit.payloads import (
     BERLIN,
     STAYS,

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field, GetJsonSchemaHandler, create_model
 
-from framework.app import WorkerApp
-from framework.brokers.memory import MemoryBroker, MemoryStore
-from framework.codec import codec_for
-from framework.extras import Extras
-from framework.producer import Producer
-from framework.queues import Queue
+from framework.engine.memory.engine import MemoryBroker, MemoryStore
+from framework.model.extras import Extras
+from framework.service.app import WorkerApp
+from framework.service.codec import codec_for
+from framework.service.producer import Producer
+from framework.service.queues import Queue
 
 PROJECT = Path(__file__).parents[2]
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, field_validator
 
-from framework import EnqueueFailed, PayloadTooLarge, Queue, grouping
-from framework.broker import open_broker
-from framework.job import JobId
+from framework import EnqueueFailed, PayloadTooLarge, Queue
+from framework.engine.port import open_broker
+from framework.model.job import JobId
+from framework.service import grouping
 from tests.unit.grouped import PATIENCE, World, where, worlds
 
 
@@ -144,8 +145,8 @@ INTERRUPT = """
 import asyncio, faulthandler, linecache, sys, threading
 faulthandler.dump_traceback_later(100, exit=True)
 from framework import EnqueueUncertain, Queue
-from framework.brokers.memory import MemoryBroker, MemoryStore
-from framework.producer import Producer
+from framework.engine.memory.engine import MemoryBroker, MemoryStore
+from framework.service.producer import Producer
 
 engine = MemoryBroker(MemoryStore(), incarnation="p")
 producer = Producer(engine, options=lambda queue: queue.options)
@@ -235,7 +236,7 @@ def test_what_stands_in_line_when_the_process_ends_is_stored_first(tmp_path: Pat
 
 RANDOM = """
 import os, sys
-from framework import randomness
+from framework.service import randomness
 
 def say():
     os.write(1, "".join(f"{randomness.random_bytes().hex()}\\n" for _ in range(300)).encode())

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from framework import Context, Failure, Queue, RetryPolicy, WorkerApp
-from framework.events import Event, HookFailed, JobFinished
-from framework.outcome import Outcome
+from framework.model.events import Event, HookFailed, JobFinished
+from framework.model.outcome import Outcome
 from framework.testing import harness
 from tests.unit.helpers import a_lease, an_executor
 

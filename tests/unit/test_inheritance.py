@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from framework import Context, DeadLetter, Queue, WorkerApp
-from framework.app import declared_dead_letters
-from framework.errors import DeclarationError
+from framework.model.errors import DeclarationError
+from framework.service.app import declared_dead_letters
 from framework.testing import harness
 from tests.unit.helpers import FIRST, load_service, refusal
 

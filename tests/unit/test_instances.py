@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from framework.process.lock import FileLock
-from framework.supervisor import instance, platform
-from framework.supervisor.instance import Instance
+from framework.process.supervisor import instance, platform
+from framework.process.supervisor.instance import Instance
 
 
 def test_instances_take_the_lowest_free_number(tmp_path: Path) -> None:

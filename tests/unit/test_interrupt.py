@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from framework import JobInterrupted
-from framework.worker.interrupt import Interrupts, invoke, where
+from framework.worker.interrupts.interrupt import Interrupts, invoke, where
 from tests.unit.helpers import a_lease
 
 
@@ -64,7 +64,7 @@ CALL = "def f(): return g()"
         ("requests.sessions", CALL, True),
         ("logging", CALL, False),
         ("logging.handlers", CALL, False),
-        ("framework.queues", CALL, False),
+        ("framework.service.queues", CALL, False),
         ("opentelemetry.sdk.trace", CALL, False),
         ("structlog._base", CALL, False),
         ("threading", CALL, False),

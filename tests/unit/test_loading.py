@@ -9,8 +9,8 @@ from textwrap import dedent
 
 import pytest
 
-from framework.errors import DeclarationError, UsageError
-from framework.loading import load_app
+from framework.model.errors import DeclarationError, UsageError
+from framework.service.loading import load_app
 
 APP = "from framework import Queue, WorkerApp\n"
 Write = Callable[..., None]

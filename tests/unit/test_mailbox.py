@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from framework.events import Event, HookFailed, HooksNotCalled
-from framework.job import Failure, Job, Lease
+from framework.model.events import Event, HookFailed, HooksNotCalled
+from framework.model.job import Failure, Job, Lease
 from framework.process.mailbox import LARGEST, MOST, Mailbox
 from framework.runner.lost import LostAttempts
 

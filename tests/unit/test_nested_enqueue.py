@@ -16,7 +16,7 @@ mode = sys.argv[1]
 faulthandler.dump_traceback_later(60, exit=True)
 logging.getLogger("framework").setLevel(logging.ERROR)
 from framework import Queue, WorkerApp
-from framework.errors import EnqueueFailed
+from framework.model.errors import EnqueueFailed
 
 if mode == "traced":
     from opentelemetry import metrics, trace
@@ -110,8 +110,8 @@ FIRST = """
 import faulthandler, os, signal, sys
 faulthandler.dump_traceback_later(60, exit=True)
 from framework import Queue, WorkerApp
-from framework import connecting
-from framework.errors import EnqueueFailed
+from framework.runner import connecting
+from framework.model.errors import EnqueueFailed
 
 class App(WorkerApp):
     jobs = Queue[str]("jobs")

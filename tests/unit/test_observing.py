@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from framework.broker import open_broker
-from framework.events import Event, FileBad, QueueObserved, QueueUndeclared
-from framework.job import Job
+from framework.engine.port import open_broker
 from framework.maintenance.observing import MOST_TOLD, Observation
-from framework.queues import QueueOptions
+from framework.model.events import Event, FileBad, QueueObserved, QueueUndeclared
+from framework.model.job import Job
+from framework.model.options import QueueOptions
 
 JOBS = QueueOptions("jobs")
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from framework.events import Event
-from framework.scoreboard import Scoreboard
-from framework.supervisor import LAST_GRACE, SupervisorOptions
-from framework.supervisor.children import Birth, ChildSpec
-from framework.supervisor.drain import LEAST_GRACE, LONGEST, MOST_FAILURES, Drain
-from framework.supervisor.notify import Notifier
-from framework.supervisor.place import Place
-from framework.supervisor.tree import Tree
+from framework.model.events import Event
+from framework.process.scoreboard import Scoreboard
+from framework.process.supervisor import LAST_GRACE, SupervisorOptions
+from framework.process.supervisor.children import Birth, ChildSpec
+from framework.process.supervisor.drain import LEAST_GRACE, LONGEST, MOST_FAILURES, Drain
+from framework.process.supervisor.notify import Notifier
+from framework.process.supervisor.place import Place
+from framework.process.supervisor.tree import Tree
 
 NAMES = ("maintenance", "hooks", "exporter")
 

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framework import Cron, Every, Queue, RetryLater, RetryPolicy, Snooze
-from framework.queues import QueueOptions, check_name, parse_size
-from framework.retry import LONGEST, seconds
+from framework.model.options import QueueOptions, check_name
+from framework.model.retry import LONGEST, seconds
+from framework.service.queues import parse_size
 
 quick = settings(max_examples=80, deadline=None)
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from framework.broker import VERBS, open_broker
-from framework.errors import EngineUnavailable, EnqueueError, EnqueueUncertain, LeaseLost, SettingsError, WorkerError
-from framework.exceptions import describe, error_type
-from framework.job import Failure, Job, Lease, span_id_of, trace_id_of
-from framework.outcome import Kind, Outcome, fail, reason_of
-from framework.retry import RetryPolicy
+from framework.engine.port import VERBS, open_broker
+from framework.model.errors import (
+    EngineUnavailable,
+    EnqueueError,
+    EnqueueUncertain,
+    LeaseLost,
+    SettingsError,
+    WorkerError,
+)
+from framework.model.exceptions import describe, error_type
+from framework.model.job import Failure, Job, Lease, span_id_of, trace_id_of
+from framework.model.outcome import Kind, Outcome, fail, reason_of
+from framework.model.retry import RetryPolicy
 from tests.unit.helpers import a_job, a_lease
 
 FAILURE = Failure(1, "error", "x")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from framework.process.outlet import Outlet
-from framework.telemetry.writer import LineWriter
+from framework.telemetry.logs.writer import LineWriter
 
 LINE = b"x" * 199 + b"\n"
 Held = tuple[

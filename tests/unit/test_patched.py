@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from framework import Queue, WorkerApp
-from framework.errors import UsageError
-from framework.runner import check
+from framework.model.errors import UsageError
 from framework.runner.patched import refuse_patched
-from framework.settings import Settings
+from framework.runner.resolving import check
+from framework.service.settings import Settings
 
 
 class Patched(WorkerApp):

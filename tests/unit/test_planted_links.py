@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from framework.process.lock import FileLock
-from framework.scoreboard import Scoreboard
-from framework.supervisor.instance import Instance
-from framework.supervisor.reserve import Reserve
-from framework.telemetry import ring
-from framework.telemetry.ring import RingFile
-from framework.telemetry.rings import readers_lock
+from framework.process.scoreboard import Scoreboard
+from framework.process.supervisor.instance import Instance
+from framework.process.supervisor.reserve import Reserve
+from framework.telemetry.ring import ring
+from framework.telemetry.ring.ring import RingFile
+from framework.telemetry.ring.rings import readers_lock
 
 CONTENT = b"somebody else's " * 100
 

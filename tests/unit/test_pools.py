@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from framework import Pool, Queue, Settings, WorkerApp
-from framework.app import Slot
-from framework.errors import SettingsError
-from framework.job import Lease
-from framework.runner import check, crews_of, resolve
-from framework.settings import load_settings
-from framework.worker.turns import Turns
+from framework.model.errors import SettingsError
+from framework.model.job import Lease
+from framework.runner.crews import crews_of
+from framework.runner.resolving import check, resolve
+from framework.service.app import Slot
+from framework.service.settings import load_settings
+from framework.worker.gate.turns import Turns
 from tests.unit.helpers import FIRST, a_lease, refusal
 
 

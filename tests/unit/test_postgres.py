@@ -14,13 +14,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from framework.broker import open_broker
-from framework.brokers import postgres as engine
-from framework.brokers.postgres import inspect, upkeep
 from framework.cli import main
-from framework.errors import EngineError, EngineUnavailable, EnqueueError, EnqueueUncertain, SettingsError
-from framework.outcome import SUCCEEDED, Settlement
-from framework.queues import QueueOptions
+from framework.engine import postgres as engine
+from framework.engine.port import open_broker
+from framework.engine.postgres import inspect, upkeep
+from framework.model.errors import EngineError, EngineUnavailable, EnqueueError, EnqueueUncertain, SettingsError
+from framework.model.options import QueueOptions
+from framework.model.outcome import SUCCEEDED, Settlement
 from tests import postgres
 from tests.postgres import Server
 from tests.unit.helpers import a_job

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from framework.text.printable import block, escape, visible
+from framework.model.text.printable import block, escape, visible
 
 HIDDEN = {
     "\x1b[2J": "\\x1b[2J", "\r": "\\r", "\x85": "\\x85", "\u2028": "\\u2028", "\u202e": "\\u202e", "\u2066": "\\u2066",

@@ -13,10 +13,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from framework.errors import SettingsError
 from framework.maintenance import HealthServer, health
-from framework.runner.probes import probes
-from framework.settings import load_settings
+from framework.maintenance.probes import probes
+from framework.model.errors import SettingsError
+from framework.service.settings import load_settings
 
 
 def free_port() -> int:
@@ -83,10 +83,10 @@ def test_livez_looks_again_where_maintenance_may_have_stood_still(monkeypatch: p
     """Frozen with its whole container, it answers a probe before its loop has turned."""
     maintenance = SimpleNamespace(turned_at=time.monotonic() - 60)
     live = probes(maintenance, None)["livez"]  # type: ignore[arg-type]
-    monkeypatch.setattr("framework.runner.probes.time.sleep", lambda _: None)
+    monkeypatch.setattr("framework.maintenance.probes.time.sleep", lambda _: None)
     assert live() == "maintenance has not turned for 60 s"
     monkeypatch.setattr(
-        "framework.runner.probes.time.sleep", lambda _: setattr(maintenance, "turned_at", time.monotonic())
+        "framework.maintenance.probes.time.sleep", lambda _: setattr(maintenance, "turned_at", time.monotonic())
     )
     assert live() == ""
 

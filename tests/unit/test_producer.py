@@ -24,11 +24,11 @@ from framework import (
     QueueFull,
     WorkerApp,
 )
-from framework.brokers.memory import MemoryBroker, MemoryStore
-from framework.errors import EngineError, EngineUnavailable, SettingsError
-from framework.job import Job, JobId
-from framework.producer import BATCH, Producer
-from framework.queues import QueueOptions
+from framework.engine.memory.engine import MemoryBroker, MemoryStore
+from framework.model.errors import EngineError, EngineUnavailable, SettingsError
+from framework.model.job import Job, JobId
+from framework.model.options import QueueOptions
+from framework.service.producer import BATCH, Producer
 
 NOW = 1_700_000_000.0
 LENGTH = 2 * BATCH + 88  # of a queue that is full

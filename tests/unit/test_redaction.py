@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from framework.broker import shown
-from framework.text.redaction import address, hider, redact
+from framework.engine.port import shown
+from framework.model.text.redaction import address, hider, redact
 
 
 @pytest.mark.parametrize(

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from framework.broker import Rescued
-from framework.errors import EngineUnavailable
-from framework.events import AttemptLost, EngineFailed, EngineRecovered, Event
-from framework.job import Failure, Lease, RunRecord
+from framework.engine.port import Rescued
 from framework.maintenance.abandoned import AbandonedLeases
 from framework.maintenance.accounts import Account
-from framework.maintenance.rescue import judge
-from framework.outcome import Kind, Outcome, Settlement
-from framework.queues import QueueOptions
-from framework.retry import RetryPolicy
-from framework.scoreboard import Verdict
+from framework.maintenance.rescue import resolve
+from framework.model.errors import EngineUnavailable
+from framework.model.events import AttemptLost, EngineFailed, EngineRecovered, Event
+from framework.model.job import Failure, Lease, RunRecord
+from framework.model.options import QueueOptions
+from framework.model.outcome import Kind, Outcome, Settlement
+from framework.model.retry import RetryPolicy
+from framework.process.scoreboard import KillReason
 from tests.unit.helpers import a_lease
 
 NOW = 2000.0
@@ -40,39 +40,41 @@ def rescued(attempt: int = 1, *, queue: str = "jobs", home: str = "", run: bool 
     return Account(lease, "owner", a_run(attempt=attempt) if run else None, outcome, resolved=resolved)
 
 
-def decide(found: Account, verdict: Verdict | None) -> tuple[Outcome, object]:
+def decide(found: Account, kill_reason: KillReason | None) -> tuple[Outcome, object]:
     asked: list[str] = []
 
-    def look(owner: str) -> Verdict | None:
+    def look(owner: str) -> KillReason | None:
         asked.append(owner)
-        return verdict
+        return kill_reason
 
-    outcome = judge(found, OPTIONS, look, NOW)
+    outcome = resolve(found, OPTIONS, look, NOW)
     assert asked in ([], ["owner"])
     return outcome
 
 
-@pytest.mark.parametrize("verdict", [None, Verdict("died"), Verdict("planned"), Verdict("timeout", (2,))])
-def test_not_started_goes_back_uncharged(verdict: Verdict | None) -> None:
+@pytest.mark.parametrize("kill_reason", [None, KillReason("died"), KillReason("planned"), KillReason("timeout", (2,))])
+def test_not_started_goes_back_uncharged(kill_reason: KillReason | None) -> None:
     found = rescued(run=False)
-    assert decide(found, verdict) == (Outcome(Kind.RELEASED), None)
+    assert decide(found, kill_reason) == (Outcome(Kind.RELEASED), None)
 
 
 @pytest.mark.parametrize(
-    ("verdict", "reason", "message"),
+    ("kill_reason", "reason", "message"),
     [
         (None, "worker_lost", "the worker process died while it ran this job"),
-        (Verdict("died", detail="signal SIGSEGV"), "worker_lost", "died while it ran this job: signal SIGSEGV"),
-        (Verdict("died", detail="out of memory"), "worker_lost", "this job: out of memory"),
-        (Verdict("timeout"), "timeout", "still running after its hard timeout of 15 s: the process was killed"),
-        (Verdict("timeout", (2,)), "timeout", "hard timeout of 15 s"),
-        (Verdict("timeout", (0, 2)), "timeout", "hard timeout of 15 s"),
+        (KillReason("died", detail="signal SIGSEGV"), "worker_lost", "died while it ran this job: signal SIGSEGV"),
+        (KillReason("died", detail="out of memory"), "worker_lost", "this job: out of memory"),
+        (KillReason("timeout"), "timeout", "still running after its hard timeout of 15 s: the process was killed"),
+        (KillReason("timeout", (2,)), "timeout", "hard timeout of 15 s"),
+        (KillReason("timeout", (0, 2)), "timeout", "hard timeout of 15 s"),
     ],
 )
 @pytest.mark.parametrize(("attempt", "kind", "delay"), [(1, Kind.RETRIED, 8.0), (2, Kind.DEAD_LETTERED, 0.0)])
-def test_charged(verdict: Verdict | None, reason: str, message: str, attempt: int, kind: Kind, delay: float) -> None:
+def test_charged(
+    kill_reason: KillReason | None, reason: str, message: str, attempt: int, kind: Kind, delay: float
+) -> None:
     found = rescued(attempt)
-    outcome, why = decide(found, verdict)
+    outcome, why = decide(found, kill_reason)
     assert (outcome.kind, outcome.delay, why) == (kind, delay, reason)
     failure = outcome.failure
     assert failure is not None
@@ -82,14 +84,16 @@ def test_charged(verdict: Verdict | None, reason: str, message: str, attempt: in
     assert (failure.started_at, failure.ended_at) == (1980.0, NOW)
 
 
-@pytest.mark.parametrize("verdict", [Verdict("planned"), Verdict("timeout", (0, 1)), Verdict("timeout", ())])
-def test_killed_for_another_reason_than_this_job(verdict: Verdict) -> None:
+@pytest.mark.parametrize(
+    "kill_reason", [KillReason("planned"), KillReason("timeout", (0, 1)), KillReason("timeout", ())]
+)
+def test_killed_for_another_reason_than_this_job(kill_reason: KillReason) -> None:
     found = rescued(2)
-    assert decide(found, verdict) == (Outcome(Kind.RELEASED), None)
+    assert decide(found, kill_reason) == (Outcome(Kind.RELEASED), None)
 
 
 def test_a_queue_without_soft_timeout() -> None:
-    outcome, _ = decide(rescued(queue="endless"), Verdict("timeout"))
+    outcome, _ = decide(rescued(queue="endless"), KillReason("timeout"))
     assert outcome.failure is not None
     assert "hard timeout of 5 s" in outcome.failure.message
 
@@ -111,16 +115,18 @@ def test_a_letter_is_charged_by_the_policy_of_its_dead_letter_queue() -> None:
         Outcome(Kind.RETRIED, delay=3, failure=Failure(1, "error", "kept")),
     ],
 )
-@pytest.mark.parametrize("verdict", [None, Verdict("timeout", (2,))])
-def test_what_had_ended_is_only_finished(known: Outcome, verdict: Verdict | None) -> None:
-    assert decide(rescued(outcome=known), verdict) == (known, None)
+@pytest.mark.parametrize("kill_reason", [None, KillReason("timeout", (2,))])
+def test_what_had_ended_is_only_finished(known: Outcome, kill_reason: KillReason | None) -> None:
+    assert decide(rescued(outcome=known), kill_reason) == (known, None)
 
 
-@pytest.mark.parametrize("verdict", [None, Verdict("planned"), Verdict("timeout", (0, 2))])
-def test_what_a_rescuer_has_decided_stands_whatever_is_known_of_the_death_by_now(verdict: Verdict | None) -> None:
+@pytest.mark.parametrize("kill_reason", [None, KillReason("planned"), KillReason("timeout", (0, 2))])
+def test_what_a_rescuer_has_decided_stands_whatever_is_known_of_the_death_by_now(
+    kill_reason: KillReason | None,
+) -> None:
     lost = Outcome(Kind.RETRIED, delay=3, failure=Failure(1, "worker_lost", "killed"))
-    assert decide(rescued(outcome=lost, resolved=True), verdict) == (lost, "worker_lost")
-    assert decide(rescued(outcome=Outcome(Kind.RELEASED), resolved=True), verdict) == (Outcome(Kind.RELEASED), None)
+    assert decide(rescued(outcome=lost, resolved=True), kill_reason) == (lost, "worker_lost")
+    assert decide(rescued(outcome=Outcome(Kind.RELEASED), resolved=True), kill_reason) == (Outcome(Kind.RELEASED), None)
 
 
 @pytest.mark.parametrize("kind", [Kind.RETRIED, Kind.DEAD_LETTERED])
@@ -140,10 +146,10 @@ def test_a_reported_failure_that_was_stored_already() -> None:
 
 
 def test_a_timeout_is_not_charged_to_a_job_that_began_after_the_late_one_had_ended() -> None:
-    """The verdict names a row; between the look and the kill another job can begin there."""
-    late = Verdict("timeout", (0,))
+    """The kill reason names a row; between the look and the kill another job can begin there."""
+    late = KillReason("timeout", (0,))
     newborn = replace(a_run(row=0), started_at=NOW - 0.001)
-    outcome, reason = judge(replace(rescued(), run=newborn), OPTIONS, lambda _: late, NOW)
+    outcome, reason = resolve(replace(rescued(), run=newborn), OPTIONS, lambda _: late, NOW)
     assert (outcome.kind, reason) == (Kind.RELEASED, None)
 
 
@@ -198,7 +204,7 @@ def test_what_had_not_started_goes_first_then_the_oldest_and_telemetry_is_asked_
         engine,  # type: ignore[arg-type]
         OPTIONS,
         emit,
-        verdict=lambda owner: None,
+        kill_reason=lambda owner: None,
         after_loss=lambda rescued, outcome: None,
         knows=knows,
     )
@@ -239,7 +245,7 @@ class Keeper:
             engine,  # type: ignore[arg-type]
             OPTIONS,
             self.said.append,
-            verdict=lambda owner: None,
+            kill_reason=lambda owner: None,
             after_loss=lambda rescued, outcome: None,
             clock=lambda: self.now,
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from framework.events import LeasesLost
+from framework.model.events import LeasesLost
 from framework.worker import core, descriptors
 from tests.settling import ack
 from tests.unit.test_worker_core import Desk, desk
@@ -77,9 +77,9 @@ def test_a_closed_descriptor_explains_the_failures_and_charges_the_job_that_ran(
     assert desk.core.ruined == "1 of the engine's 1 descriptors were closed"
     assert desk.leave.why == f"ruined: {desk.core.ruined}"
     assert desk.core.settle_late(), "it does not wait for what it cannot do"
-    verdict = desk.board.ruin(1)
-    assert verdict is not None
-    assert (verdict.charges(1), verdict.charges(0), verdict.detail) == (True, False, desk.core.ruined)
+    kill_reason = desk.board.ruin(1)
+    assert kill_reason is not None
+    assert (kill_reason.charges(1), kill_reason.charges(0), kill_reason.detail) == (True, False, desk.core.ruined)
 
 
 def test_a_claim_that_seems_lost_because_its_directory_is_another_now(desk: Desk, tmp_path: Path) -> None:
@@ -92,6 +92,6 @@ def test_a_claim_that_seems_lost_because_its_directory_is_another_now(desk: Desk
     desk.core.finish(attempt, 0)
     assert desk.core.ruined
     assert desk.said(LeasesLost) == []
-    verdict = desk.board.ruin(1)
-    assert verdict is not None
-    assert verdict.charges(0)
+    kill_reason = desk.board.ruin(1)
+    assert kill_reason is not None
+    assert kill_reason.charges(0)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from framework.scoreboard import (
+from framework.process.scoreboard import (
     EMPTY,
     EXIT_REASONS,
     LEAVING,
@@ -21,9 +21,9 @@ from framework.scoreboard import (
     STARTING,
     STATES,
     TIMEOUT,
+    KillReason,
     RowState,
     Scoreboard,
-    Verdict,
     before_deadline,
     layout,
     process_start,
@@ -121,9 +121,9 @@ def test_a_new_life_forgets_what_was_said_to_and_of_the_one_before(board: Scoreb
     board.set_ruin(1, "x" * 100, 2)
     board.engine_worked(0, 77)
     assert (other.told_to_leave(1), other.told_to_leave(2), other.engine_worked_at()) == (True, False, 77)
-    assert (other.ruin(1), other.ruin(2)) == (Verdict("died", (2,), "x" * 92), None)
+    assert (other.ruin(1), other.ruin(2)) == (KillReason("died", (2,), "x" * 92), None)
     board.set_ruin(2, "leak", None)
-    assert other.ruin(2) == Verdict("died", (), "leak")
+    assert other.ruin(2) == KillReason("died", (), "leak")
     board.occupy(1, "second")
     board.occupy(0, "maintenance")
     assert (other.told_to_leave(1), other.ruin(1), other.engine_worked_at()) == (False, None, 0)
@@ -189,54 +189,54 @@ def test_names_of_full_length(tmp_path: Path) -> None:
     assert longer.is_of("X" * 300)
 
 
-# --- verdicts -------------------------------------------------------------------------------------------------------
+# --- kill reasons ---------------------------------------------------------------------------------------------------
 
 
-def test_verdicts(board: Scoreboard) -> None:
-    board.write_verdict("planned", PLANNED)
-    board.write_verdict("all", TIMEOUT)
-    board.write_verdict("some", TIMEOUT, [0, 17, 300])
-    board.write_verdict("many", TIMEOUT, range(19))
-    board.write_verdict("none", TIMEOUT, [])
+def test_kill_reasons(board: Scoreboard) -> None:
+    board.write_kill_reason("planned", PLANNED)
+    board.write_kill_reason("all", TIMEOUT)
+    board.write_kill_reason("some", TIMEOUT, [0, 17, 300])
+    board.write_kill_reason("many", TIMEOUT, range(19))
+    board.write_kill_reason("none", TIMEOUT, [])
     board.write_death("died", "signal SIGSEGV")
     board.write_death("ruined", "no descriptors", [2])
     other = Scoreboard.open(board.path)
-    assert other.verdict("planned") == Verdict("planned")
-    assert other.verdict("all") == other.verdict("many") == Verdict("timeout")
-    assert other.verdict("some") == Verdict("timeout", (0, 17, 300))
-    assert other.verdict("none") == Verdict("timeout", ())
-    assert other.verdict("died") == Verdict("died", detail="signal SIGSEGV")
-    assert other.verdict("ruined") == Verdict("died", (2,), "no descriptors")
-    assert other.verdict("somebody else") is other.verdict("") is other.verdict("som") is None
+    assert other.kill_reason("planned") == KillReason("planned")
+    assert other.kill_reason("all") == other.kill_reason("many") == KillReason("timeout")
+    assert other.kill_reason("some") == KillReason("timeout", (0, 17, 300))
+    assert other.kill_reason("none") == KillReason("timeout", ())
+    assert other.kill_reason("died") == KillReason("died", detail="signal SIGSEGV")
+    assert other.kill_reason("ruined") == KillReason("died", (2,), "no descriptors")
+    assert other.kill_reason("somebody else") is other.kill_reason("") is other.kill_reason("som") is None
 
 
 def test_the_table_holds_the_last_256(board: Scoreboard) -> None:
     for number in range(300):
-        board.write_verdict(f"1-{number:016x}", PLANNED)
-    known = [number for number in range(300) if board.verdict(f"1-{number:016x}")]
+        board.write_kill_reason(f"1-{number:016x}", PLANNED)
+    known = [number for number in range(300) if board.kill_reason(f"1-{number:016x}")]
     assert known == list(range(44, 300))
 
 
 def test_a_long_detail_is_cut(board: Scoreboard) -> None:
     board.write_death("a", "x" * 100)
-    assert board.verdict("a") == Verdict("died", detail="x" * 96)
+    assert board.kill_reason("a") == KillReason("died", detail="x" * 96)
 
 
 @pytest.mark.parametrize(
-    ("verdict", "row", "charged"),
+    ("kill_reason", "row", "charged"),
     [
-        (Verdict("died"), 3, True),
-        (Verdict("died", (3,)), 3, True),
-        (Verdict("died", ()), 3, False),
-        (Verdict("planned"), 3, False),
-        (Verdict("timeout"), 3, True),
-        (Verdict("timeout", (3,)), 3, True),
-        (Verdict("timeout", (1, 2)), 3, False),
-        (Verdict("timeout", ()), 3, False),
+        (KillReason("died"), 3, True),
+        (KillReason("died", (3,)), 3, True),
+        (KillReason("died", ()), 3, False),
+        (KillReason("planned"), 3, False),
+        (KillReason("timeout"), 3, True),
+        (KillReason("timeout", (3,)), 3, True),
+        (KillReason("timeout", (1, 2)), 3, False),
+        (KillReason("timeout", ()), 3, False),
     ],
 )
-def test_who_pays(verdict: Verdict, row: int, charged: bool) -> None:
-    assert verdict.charges(row) is charged
+def test_who_pays(kill_reason: KillReason, row: int, charged: bool) -> None:
+    assert kill_reason.charges(row) is charged
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -293,11 +293,11 @@ def test_what_happens_to_the_copy_hurts_nobody_and_it_is_made_anew(how: str, boa
     path = tmp_path / "0.board"
     DAMAGE[how](path)
     board.row_writer(1, 0).start("j", 1, 10, 20, 30)
-    board.write_verdict("life", TIMEOUT, [0])
+    board.write_kill_reason("life", TIMEOUT, [0])
     found = Scoreboard.open(path)
-    assert (found.verdict("life"), len(found.busy_rows(1))) == (Verdict("timeout", (0,)), 1)
+    assert (found.kill_reason("life"), len(found.busy_rows(1))) == (KillReason("timeout", (0,)), 1)
     if how in ("linked", "a link"):  # a backup is a picture of its time
-        assert Scoreboard.open(tmp_path / "backup").verdict("life") is None
+        assert Scoreboard.open(tmp_path / "backup").kill_reason("life") is None
 
 
 @pytest.mark.parametrize("how", ["another tree's", "a directory", "immutable"])
@@ -311,12 +311,12 @@ def test_a_copy_that_cannot_be_made_is_left_alone(how: str, board: Scoreboard, t
         path.mkdir() if how == "a directory" else Scoreboard.create(path, SLOTS, app="Other")
     before = path.stat()
     try:
-        board.write_verdict("life", TIMEOUT)
+        board.write_kill_reason("life", TIMEOUT)
         board.set_pid(1, 4242, 99)
     finally:
         subprocess.run(["chattr", "-i", path], capture_output=True)
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    assert (board.slot(1).pid, board.verdict("life")) == (4242, Verdict("timeout"))
+    assert (board.slot(1).pid, board.kill_reason("life")) == (4242, KillReason("timeout"))
     assert sorted(os.listdir(tmp_path)) == ["0.board"]
 
 
@@ -327,11 +327,11 @@ def test_nobody_can_cut_off_what_the_processes_share(board: Scoreboard) -> None:
 
 def test_a_board_replaces_the_one_before_it(board: Scoreboard) -> None:
     """The old mapping stays valid for who holds it."""
-    board.write_verdict("old", PLANNED)
+    board.write_kill_reason("old", PLANNED)
     new = Scoreboard.create(board.path, SLOTS[:1], app="Relay")
     assert Scoreboard.open(board.path).slots == new.slots == 1
-    assert board.verdict("old") == Verdict("planned")
-    assert new.verdict("old") is None
+    assert board.kill_reason("old") == KillReason("planned")
+    assert new.kill_reason("old") is None
 
 
 def test_the_supervisor_is_known_by_pid_and_start_time(board: Scoreboard) -> None:

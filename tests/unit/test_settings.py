@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from framework import Queue, RetryPolicy, Settings, WorkerApp
-from framework.errors import SettingsError
-from framework.queues import QueueOptions
-from framework.settings import check_names, load_dotenv, load_settings, unknown_variables
+from framework.model.errors import SettingsError
+from framework.model.options import QueueOptions
+from framework.service.settings import check_names, load_dotenv, load_settings, unknown_variables
 
 
 class Relay(WorkerApp):

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from framework.events import Bus, Event, JobsClaimed
-from framework.signals import SignalQueue, drain, poke, reset_in_child
+from framework.model.events import Bus, Event, JobsClaimed
+from framework.process.signals import SignalQueue, drain, poke, reset_in_child
 
 LONG = 30.0  # seconds; a wait that is not ended by an event fails by the test's own timeout
 

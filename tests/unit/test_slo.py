@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from framework import Queue, Slo
-from framework.cli.rules import burn_limit
-from framework.errors import DeclarationError
-from framework.slo import WAIT_BOUNDS
+from framework.admin.rules import burn_limit
+from framework.model.errors import DeclarationError
+from framework.model.slo import WAIT_BOUNDS
 from framework.telemetry import names
 from tests.unit.helpers import FIRST, refusal
 

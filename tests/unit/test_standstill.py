@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from framework.maintenance import OtherTrees
-from framework.outcome import JobInterrupted
-from framework.scoreboard import Scoreboard, process_start
-from framework.standstill import Standstill
+from framework.model.outcome import JobInterrupted
+from framework.process.scoreboard import Scoreboard, process_start
+from framework.process.standstill import Standstill
 from framework.worker.core import LeaveSignal
-from framework.worker.interrupt import Interrupts
+from framework.worker.interrupts.interrupt import Interrupts
 
 
 def standstill(turn: float = 0.5, now: float = 100.0) -> Standstill:

@@ -16,15 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framework import Settings, WorkerApp
+from framework.process.scoreboard import EXIT_REASONS, PLANNED, KillReason, RowState, Scoreboard
+from framework.process.supervisor.children import FAILED_TO_CLOSE, FAILED_TO_START, Birth, ChildSpec
+from framework.process.supervisor.instance import Instance
+from framework.process.supervisor.notify import Notifier
+from framework.process.supervisor.place import Place, describe_exit, exit_reason
+from framework.process.supervisor.platform import waits_for_lock
+from framework.process.supervisor.policy import MOST, Backoff, Budget
+from framework.process.supervisor.watch import name_holder, overdue
 from framework.runner.place import Place as RunnerPlace
-from framework.scoreboard import EXIT_REASONS, PLANNED, RowState, Scoreboard, Verdict
-from framework.supervisor.children import FAILED_TO_CLOSE, FAILED_TO_START, Birth, ChildSpec
-from framework.supervisor.instance import Instance
-from framework.supervisor.notify import Notifier
-from framework.supervisor.place import Place, describe_exit, exit_reason
-from framework.supervisor.platform import waits_for_lock
-from framework.supervisor.policy import MOST, Backoff, Budget
-from framework.supervisor.watch import name_holder, overdue
 
 
 def a_birth(incarnation: str) -> Birth:
@@ -145,13 +145,13 @@ def test_a_death_that_is_not_written_yet(tmp_path: Path) -> None:
     board = Scoreboard.create(instance.board_path, [("maintenance", 0), ("q/0", 1)], app="App")
     place = RunnerPlace(WorkerApp, Settings(), {}, [], "spool", instance, tmp_path / "leader", "module", "/")
     board.occupy(1, "1-a")
-    assert place.verdict(board, "1-unknown") is None
-    threading.Timer(0.05, lambda: board.write_verdict("1-a", PLANNED)).start()
-    assert place.verdict(board, "1-a") == Verdict("planned")
+    assert place.kill_reason(board, "1-unknown") is None
+    threading.Timer(0.05, lambda: board.write_kill_reason("1-a", PLANNED)).start()
+    assert place.kill_reason(board, "1-a") == KillReason("planned")
     board.occupy(1, "1-b")
-    assert place.verdict(board, "1-b") is None, "it does not wait for ever"
+    assert place.kill_reason(board, "1-b") is None, "it does not wait for ever"
     board.set_ruin(1, "closed", 0)
-    assert place.verdict(board, "1-b") == Verdict("died", (0,), "closed"), "it lives, and its locks are free"
+    assert place.kill_reason(board, "1-b") == KillReason("died", (0,), "closed"), "it lives, and its locks are free"
 
 
 def test_a_child_on_demand_is_due_only_when_it_is_wanted_and_leaves_in_order() -> None:
@@ -198,7 +198,7 @@ def row(number: int, hard: int, on_cpu: bool = False) -> RowState:
 
 
 @pytest.mark.parametrize(
-    ("rows", "tick", "guilty"),
+    ("rows", "tick", "charged"),
     [
         ([], STANDS_STILL, None),
         ([row(0, ON_TIME)], STANDS_STILL, None),
@@ -217,8 +217,8 @@ def row(number: int, hard: int, on_cpu: bool = False) -> RowState:
         ([row(0, LATE), row(1, LATE)], STANDS_STILL, [0, 1]),
     ],
 )
-def test_overdue(rows: list[RowState], tick: int, guilty: list[int] | None) -> None:
-    assert overdue(rows, NOW, tick) == guilty
+def test_overdue(rows: list[RowState], tick: int, charged: list[int] | None) -> None:
+    assert overdue(rows, NOW, tick) == charged
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from framework import JobInterrupted
-from framework.worker.thread_interrupt import Call, Limits, ThreadInterrupts
+from framework.worker.interrupts.thread_interrupt import Call, Limits, ThreadInterrupts
 from tests.unit.helpers import a_lease
 
 Make = Callable[..., ThreadInterrupts]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framework.worker.blocking import Tracked
+from framework.worker.interrupts.blocking import Tracked
 
 
 class Row:

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from framework import Queue, WorkerApp
-from framework.broker import open_broker
-from framework.errors import Duplicate, InvalidPayload, QueueFull
-from framework.producer import Producer
+from framework.engine.port import open_broker
+from framework.model.errors import Duplicate, InvalidPayload, QueueFull
+from framework.service.producer import Producer
 from tests import postgres
 
 Execute = Callable[[str], Awaitable[Any]]
@@ -192,7 +192,7 @@ async def test_a_refusal_leaves_the_transaction_as_it_was(world: World, kind: st
 
 
 async def test_an_id_that_an_open_transaction_has_is_refused_after_a_while(world: World) -> None:
-    from framework.errors import EnqueueFailed
+    from framework.model.errors import EnqueueFailed
 
     async with psycopg_sync(postgres.shared().url) as (one, _, end):
         async with psycopg_sync(postgres.shared().url) as (other, _, end_other):

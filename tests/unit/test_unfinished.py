@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from framework import Queue, RetryPolicy, WorkerApp
-from framework.errors import DeclarationError
+from framework.model.errors import DeclarationError
 from framework.testing import harness
 from tests.unit.helpers import a_lease, an_executor
 

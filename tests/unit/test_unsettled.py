@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from framework.errors import EngineUnavailable
-from framework.events import EngineFailed, EngineRecovered, ServiceMistake
-from framework.ledger import DeadLedgers
-from framework.outcome import SUCCEEDED, Settlement
-from framework.worker.unsettled import Unsettled, UnsettledLeases
+from framework.engine.ledger import DeadLedgers
+from framework.model.errors import EngineUnavailable
+from framework.model.events import EngineFailed, EngineRecovered, ServiceMistake
+from framework.model.outcome import SUCCEEDED, Settlement
+from framework.worker.gate.unsettled import Unsettled, UnsettledLeases
 from tests.unit.helpers import a_lease
 from tests.unit.test_worker_core import Desk
 

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from framework.events import Event, ProcessKilled, SupervisorNote
-from framework.scoreboard import READY, Scoreboard
-from framework.standstill import Standstill
-from framework.supervisor import SupervisorOptions
-from framework.supervisor.children import Birth, ChildSpec
-from framework.supervisor.drain import Drain
-from framework.supervisor.notify import Notifier
-from framework.supervisor.tree import TURN, Tree
-from framework.supervisor.watch import STUCK_AFTER, Watch
+from framework.model.events import Event, ProcessKilled, SupervisorNote
+from framework.process.scoreboard import READY, Scoreboard
+from framework.process.standstill import Standstill
+from framework.process.supervisor import SupervisorOptions
+from framework.process.supervisor.children import Birth, ChildSpec
+from framework.process.supervisor.drain import Drain
+from framework.process.supervisor.notify import Notifier
+from framework.process.supervisor.tree import TURN, Tree
+from framework.process.supervisor.watch import STUCK_AFTER, Watch
 
 START = 1_000.0
 NAMES = ("maintenance", "q/0", "q/1")
@@ -87,7 +87,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 def disk(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     """Processes that wait for the disk."""
     waiting: set[int] = set()
-    monkeypatch.setattr("framework.supervisor.watch.waits_for_disk", lambda pid: pid in waiting)
+    monkeypatch.setattr("framework.process.supervisor.watch.waits_for_disk", lambda pid: pid in waiting)
     return waiting
 
 
@@ -113,7 +113,7 @@ def test_a_job_past_its_hard_deadline_is_killed(desk: Desk) -> None:
     assert desk.killed == []
     desk.live(1.0, 0, 2)
     assert desk.killed == ["q/0"]
-    assert desk.board.verdict("life-1").charges(0)  # type: ignore[union-attr]
+    assert desk.board.kill_reason("life-1").charges(0)  # type: ignore[union-attr]
 
 
 def test_time_in_which_all_stood_still_is_charged_to_nobody(desk: Desk) -> None:
@@ -192,11 +192,11 @@ def test_a_job_whose_handler_has_ended_is_not_charged_for_what_the_engine_takes(
     assert desk.killed == []
     desk.live(2.0, 0, 2)
     assert desk.tree.places[1].killed == "stuck"
-    assert not desk.board.verdict("life-1").charges(0)  # type: ignore[union-attr]
+    assert not desk.board.kill_reason("life-1").charges(0)  # type: ignore[union-attr]
 
 
 def test_what_a_process_waits_for_in_the_kernel_is_read_from_it() -> None:
-    from framework.supervisor.platform import waits_for_disk
+    from framework.process.supervisor.platform import waits_for_disk
 
     assert not waits_for_disk(os.getpid())
     assert not waits_for_disk(2**30)

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from framework import Queue, WorkerApp
-from framework.brokers.memory import MemoryBroker, MemoryStore
-from framework.errors import EngineUnavailable, WorkerError
-from framework.events import (
+from framework.engine.ledger import Ledger
+from framework.engine.memory.engine import MemoryBroker, MemoryStore
+from framework.model.attempt import Attempt
+from framework.model.errors import EngineUnavailable, WorkerError
+from framework.model.events import (
     EngineFailed,
     EngineRecovered,
     Event,
@@ -27,15 +29,12 @@ from framework.events import (
     LoopBlocked,
     WorkerLeaving,
 )
-from framework.executor import Attempt
-from framework.job import Lease, RunRecord
-from framework.ledger import Ledger
-from framework.options import PoolOptions
-from framework.outcome import Outcome
-from framework.queues import QueueOptions
-from framework.scoreboard import LEAVING, READY, Scoreboard
+from framework.model.job import Lease, RunRecord
+from framework.model.options import PoolOptions, QueueOptions
+from framework.model.outcome import Outcome
+from framework.process.scoreboard import LEAVING, READY, Scoreboard
 from framework.worker import LeaveSignal, WorkerCore
-from framework.worker.blocking import LoopWatch
+from framework.worker.interrupts.blocking import LoopWatch
 from tests.settling import ack
 from tests.unit.helpers import a_job, an_executor
 
@@ -375,8 +374,8 @@ def test_a_loop_that_stood_still_with_its_process_is_not_blocked(desk: Desk, mon
         now[0] += seconds
         return stop
 
-    monkeypatch.setattr("framework.worker.blocking.time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr("framework.worker.blocking.threading.Thread.start", lambda _: None)
+    monkeypatch.setattr("framework.worker.interrupts.blocking.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("framework.worker.interrupts.blocking.threading.Thread.start", lambda _: None)
     watch = LoopWatch(desk.core, asyncio.new_event_loop(), after=5.0)
     monkeypatch.setattr(watch, "_stop", SimpleNamespace(wait=wait))
     watch._look()

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from framework import Context, Queue, Slot, WorkerApp
-from framework.job import Lease
-from framework.scoreboard import before_deadline
+from framework.model.job import Lease
+from framework.process.scoreboard import before_deadline
 from framework.worker import LeaveSignal, upkeep
-from framework.worker.claims import MOST, PATIENCE, Claims
 from framework.worker.core import resident
+from framework.worker.gate.claims import MOST, PATIENCE, Claims
 from framework.worker.upkeep import explain_missing
 from tests.unit.helpers import a_lease, an_executor
 

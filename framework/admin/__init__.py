@@ -1,0 +1,1 @@
+"""What the command line and pages share: Prometheus rules from declarations."""

@@ -1,0 +1,1 @@
+"""Payloads from outside: JSON texts and lines."""

@@ -1,0 +1,134 @@
+"""Jobs from JSON lines: stored in batches, and a bad line is named without losing those before it."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+from framework.cli.reading.payloads import payload_of
+from framework.model.errors import EnqueueError, InvalidPayload, PayloadTooLarge, WorkerError
+from framework.service.producer import BATCH, BATCH_BYTES
+from framework.service.queues import Queue
+
+CHUNK = 1 << 18
+
+
+class LineError(WorkerError):
+    """A line could not be queued, or nobody knows whether it was; those before it were."""
+
+
+def lines_of(fd: int, longest: int) -> Iterator[bytes | None]:
+    """Lines of a descriptor without their ends; None = nothing more has come yet. A longer one is cut and the last."""
+    rest = b""
+    while chunk := os.read(fd, CHUNK):
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from whole
+        if len(rest) > longest:
+            yield rest
+            return
+        if not select.select([fd], [], [], 0)[0]:
+            yield None
+    if rest:
+        yield rest
+
+
+class LineFeed:
+    """Enqueues JSON lines.
+
+    Args:
+        queue: takes the payloads.
+        delay: gives the seconds before jobs that are stored now may start.
+        longest: bytes of a line; a longer one is refused, it would have to be held in memory.
+        full_errors: messages may quote a line.
+        on_progress: told of bytes read, and of jobs queued in all.
+
+    Attributes:
+        queued: jobs stored so far.
+    """
+
+    def __init__(
+        self,
+        queue: Queue[Any],
+        *,
+        delay: Callable[[], float],
+        longest: int,
+        full_errors: bool = False,
+        on_progress: Callable[[int, int], None] = lambda read, queued: None,
+    ) -> None:
+        self._queue = queue
+        self._delay = delay
+        self._longest = longest
+        self._full_errors = full_errors
+        self._on_progress = on_progress
+        self._batch: list[tuple[int, Any]] = []
+        self._bytes = 0
+        self.queued = 0
+
+    def run(self, fd: int) -> None:
+        """Until the end of the input. Raises LineError: names the line and says how many jobs were queued."""
+        number = 0
+        for line in lines_of(fd, self._longest):
+            if line is None:
+                self._flush()
+                continue
+            number += 1
+            self._bytes += len(line) + 1
+            self._add(number, line)
+            if len(self._batch) >= BATCH or self._bytes >= BATCH_BYTES:
+                self._flush()
+        self._flush()
+
+    def _add(self, number: int, line: bytes) -> None:
+        try:
+            if len(line) > self._longest:
+                raise InvalidPayload(f"queue {self._queue.name!r}: longer than {self._longest:,} bytes")
+            text = _text(line, number)
+            if text.strip():
+                self._batch.append((number, payload_of(self._queue, text, full_errors=self._full_errors)))
+        except InvalidPayload as error:
+            self._flush()
+            self._stop(number, error)
+
+    def _flush(self) -> None:
+        batch, self._batch = self._batch, []
+        try:
+            self._store(batch)
+        except EnqueueError as error:
+            rest = batch[len(error.enqueued) :]
+            if isinstance(error, (InvalidPayload, PayloadTooLarge)):
+                self._store_singly(rest)  # the batch was refused for one of its lines: which?
+            self._stop(rest[0][0] if rest else batch[-1][0], error)
+        finally:
+            self._on_progress(self._bytes, self.queued)
+            self._bytes = 0
+
+    def _store_singly(self, batch: list[tuple[int, Any]]) -> None:
+        for number, payload in batch:
+            try:
+                self._store([(number, payload)])
+            except EnqueueError as error:
+                self._stop(number, error)
+
+    def _store(self, batch: list[tuple[int, Any]]) -> None:
+        if not batch:
+            return
+        try:
+            self._queue.enqueue_many([payload for _, payload in batch], delay=self._delay())
+            self.queued += len(batch)
+        except EnqueueError as error:
+            self.queued += len(error.enqueued)
+            raise
+
+    def _stop(self, number: int, error: EnqueueError) -> NoReturn:
+        jobs = "job was" if self.queued == 1 else "jobs were"
+        raise LineError(f"line {number}: {error} ({self.queued:,} {jobs} queued before it)") from error
+
+
+def _text(line: bytes, number: int) -> str:
+    """Raises InvalidPayload."""
+    try:
+        return line.decode("utf-8-sig" if number == 1 else "utf-8")  # editors may put a mark first
+    except UnicodeDecodeError as error:
+        raise InvalidPayload(f"not UTF-8: {error.reason} at byte {error.start + 1}") from None

@@ -1,0 +1,1 @@
+"""`worker doctor`: whether the environment lets telemetry out."""

@@ -1,0 +1,1 @@
+"""The contract of an engine (`port`), and the engines that keep it."""

@@ -1,0 +1,303 @@
+"""The ledgers of dead workers, as the process sees them that settles their jobs.
+
+Reading needs no lock: whoever has a dead owner's lease from the engine is the only one to ask for its slot, and to
+write there. A rescuer shares the file's lock while it writes; who removes a file needs the lock alone. So a file goes
+once its owner is dead, no slot is in use, and no other rescuer is at it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import struct
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from framework.engine.ledger import files
+from framework.engine.ledger.calls import Calls
+from framework.engine.ledger.format import (
+    MOST_SLOTS,
+    OUTCOME,
+    OUTCOME_AT,
+    PAGE,
+    RUN,
+    TOLD,
+    Damaged,
+    Entry,
+    Head,
+    Key,
+    Newer,
+    commit_of,
+    decode_head,
+    encode_outcome,
+    entries,
+    key_of,
+    occupied,
+)
+from framework.model.job import Lease
+from framework.model.outcome import Outcome
+
+PATIENCE = 0.3  # seconds until a process that has just died has let go of all its files
+MOST_TRIES = 3  # to read a ledger, before its jobs go on without it
+STALE = 600.0  # seconds after which a slot is kept no more whose lease the engine does not know
+_MOST_BYTES = PAGE * (2 + MOST_SLOTS)
+# Gone, or something planted in its place: not ours to read
+_NO_FILE = (errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.ENXIO)
+
+
+class DeadLedger:
+    """The ledger of one owner whose leases this process settles. Also of one that lives and has lost its leases: then
+    it is only read.
+
+    Attributes:
+        newer: why it cannot be read by this version; None: it can.
+        damage: what could not be read, a line each.
+    """
+
+    def __init__(self, calls: Calls, fd: int, *, clock: Callable[[], float] = time.time) -> None:
+        """Raises OSError. The descriptor is its own from here on, also then."""
+        self._calls, self._fd, self._clock = calls, fd, clock
+        self._head: Head | None = None
+        self._entries: dict[Key, Entry] = {}
+        self.newer: Newer | None = None
+        self.damage: list[str] = []
+        try:
+            self._is_dead = _lock_within(calls, fd, PATIENCE)
+            self._read()
+        except BaseException:
+            self.close()
+            raise
+
+    def _read(self) -> None:
+        data = _content(self._calls, self._fd)
+        try:
+            self._head = decode_head(data)
+        except Newer as error:
+            self.newer = error
+        except Damaged as error:
+            self.damage.append(f"{error}: what its owner had started is not known")
+        else:
+            self._entries = {entry.key: entry for entry in entries(data, self._head, self.damage)}
+
+    def entry(self, lease: Lease) -> Entry | None:
+        """Return what it says of a lease; None: its handler had not started. Raises Newer."""
+        if self.newer is not None:
+            raise self.newer
+        return self._entries.get(key_of(lease))
+
+    def resolve(self, lease: Lease, outcome: Outcome) -> None:
+        """Write down what becomes of a job, before anything else is done about it: the next rescuer does the same.
+
+        Raises OSError.
+        """
+        entry = self._entries.get(key_of(lease))
+        if entry is None or not self._is_dead:
+            return
+        at, run = self._at(entry), self._calls.pread(self._fd, 8, self._at(entry))
+        body = encode_outcome(outcome, self._clock(), resolved=True)
+        self._store(at, OUTCOME, 0)
+        self._calls.pwrite(self._fd, body, at + OUTCOME_AT)
+        self._store(at, OUTCOME, commit_of(body, struct.unpack("<Q", run)[0]))
+
+    def told(self, lease: Lease) -> None:
+        """Telemetry has the attempt. An error is no matter: then telemetry is asked again."""
+        entry = self._entries.get(key_of(lease))
+        if entry is not None and self._is_dead:
+            with contextlib.suppress(OSError):
+                self._store(self._at(entry), TOLD, 1)
+
+    def free(self, lease: Lease) -> None:
+        """The engine has the settlement. An error is no matter: a slot without a lease means nothing."""
+        entry = self._entries.pop(key_of(lease), None)
+        if entry is not None and self._is_dead:
+            with contextlib.suppress(OSError):
+                self._store(self._at(entry), RUN, 0)
+
+    def close(self) -> None:
+        """Let the lock go. Idempotent."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                self._calls.close(fd)
+
+    def after_fork(self) -> None:
+        """The lock is the parent's."""
+        self.close()
+
+    def _at(self, entry: Entry) -> int:
+        assert self._head is not None
+        return self._head.slots_at + entry.number * self._head.slot
+
+    def _store(self, at: int, word: int, value: int) -> None:
+        self._calls.pwrite(self._fd, struct.pack("<Q", value), at + 8 * word)
+
+
+class DeadLedgers:
+    """The ledgers of the dead in one directory. One thread at a time.
+
+    Args:
+        place: the directory.
+        say: takes a line about what is damaged, or could not be removed.
+        calls: the seam for tests. clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        place: Path,
+        *,
+        say: Callable[[str], None] = lambda _: None,
+        calls: Calls | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._place = place
+        self._say = say
+        self._calls = calls or Calls()
+        self._clock = clock
+        self._open: dict[str, DeadLedger | None] = {}
+        self._tries: Counter[str] = Counter()
+        self._seen: dict[str, float] = {}  # when a dead one with slots in use was seen first, by name
+        self._said: set[str] = set()
+        files.in_child(self)
+
+    def of(self, owner: str) -> DeadLedger | None:
+        """Return the ledger of an owner of rescued leases; None: it left none, or none that can be read.
+
+        Raises OSError: ask again.
+        """
+        if owner not in self._open:
+            try:
+                self._open[owner] = self._opened(files.name_of(owner))
+            except ValueError:  # never a worker's
+                return None
+            except OSError as error:
+                self._tries[owner] += 1
+                if self._tries[owner] < MOST_TRIES or error.errno in (errno.EMFILE, errno.ENFILE):
+                    raise
+                self._tell(f"ledger of {owner} in {self._place} cannot be read: {error.strerror or error}")
+                self._open[owner] = None
+            del self._tries[owner]
+        return self._open[owner]
+
+    def _opened(self, name: str) -> DeadLedger | None:
+        try:
+            directory = files.open_directory(self._calls, self._place, make=False)
+        except FileNotFoundError:
+            return None
+        try:
+            fd = files.open_file(self._calls, name, directory)
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                return None
+            raise
+        finally:
+            self._calls.close(directory)
+        found = DeadLedger(self._calls, fd)
+        for line in found.damage:
+            self._tell(f"ledger {self._place / name} is damaged: {line}")
+        return found
+
+    def finished(self, owner: str) -> None:
+        """No lease of this owner is left: its ledger goes, unless another rescuer needs it."""
+        found = self._open.pop(owner, None)
+        if found is None:
+            return
+        found.close()
+        if found.newer is None:
+            with contextlib.suppress(OSError):  # `sweep` does it later
+                files.within(self._calls, self._place, lambda directory: self._remove(files.name_of(owner), directory))
+
+    def sweep(self, declared: Collection[str], *, complete: bool) -> None:
+        """Remove what the dead have left and nobody needs. Raises OSError.
+
+        Args:
+            declared: queues that this process rescues from.
+            complete: the engine has handed out all leases of the dead on them. Then a slot means nothing any more: its
+                owner died between the settlement and the slot's end. After a while its file is removed, too.
+        """
+        try:
+            files.within(
+                self._calls, self._place, lambda directory: self._sweep(directory, frozenset(declared), complete)
+            )
+        except FileNotFoundError:
+            return
+
+    def _sweep(self, directory: int, declared: frozenset[str], complete: bool) -> None:
+        names = [name for name in self._calls.listdir(directory) if name.endswith(files.SUFFIX)]
+        mine = {files.name_of(owner) for owner, found in self._open.items() if found is not None}
+        self._seen = {name: since for name, since in self._seen.items() if name in names}
+        for name in sorted(set(names) - mine):
+            try:
+                self._remove(name, directory, declared=declared if complete else None)
+            except OSError as error:
+                if error.errno not in _NO_FILE:
+                    self._tell(f"ledger {self._place / name} cannot be removed: {error.strerror or error}")
+
+    def _remove(self, name: str, directory: int, *, declared: frozenset[str] | None = None) -> None:
+        """Remove one file, if its owner is dead and no slot is needed. Raises OSError."""
+        calls = self._calls
+        fd = files.open_file(calls, name, directory)
+        try:
+            if not calls.lock(fd):
+                return
+            if calls.fstat(fd).st_nlink == 0:  # unlinked meanwhile: the name may be another file's
+                return
+            if name[0] == "." or self._is_over(name, fd, declared):
+                calls.unlink(name, dir_fd=directory)
+                self._seen.pop(name, None)
+        finally:
+            calls.close(fd)
+
+    def _is_over(self, name: str, fd: int, declared: frozenset[str] | None) -> bool:
+        data, damage = _content(self._calls, fd), []  # type: tuple[bytes, list[str]]
+        try:
+            head = decode_head(data)
+        except Newer:
+            return False
+        except Damaged as error:
+            self._tell(f"ledger {self._place / name} is damaged, and removed: {error}")
+            return True
+        if not occupied(data, head):
+            return True
+        known = list(entries(data, head, damage))
+        if declared is None or not {entry.queue for entry in known} <= declared:
+            return False
+        return self._clock() - self._seen.setdefault(name, self._clock()) >= STALE
+
+    def _tell(self, line: str) -> None:
+        if line not in self._said:
+            self._said.add(line)
+            self._say(line)
+
+    def close(self) -> None:
+        """Let all go: another rescuer takes what is left."""
+        for found in self._open.values():
+            if found is not None:
+                found.close()
+        self._open.clear()
+
+    def after_fork(self) -> None:
+        """The locks are the parent's."""
+        self.close()
+
+
+def _content(calls: Calls, fd: int) -> bytes:
+    """Return the bytes of a file; of a pipe or a device, which has no size, there are none. Raises OSError."""
+    wanted, data = min(calls.fstat(fd).st_size, _MOST_BYTES), b""
+    while len(data) < wanted:
+        more = calls.pread(fd, wanted - len(data), len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+def _lock_within(calls: Calls, fd: int, seconds: float) -> bool:
+    """Share the lock; False: its owner lives. Raises OSError."""
+    deadline = time.monotonic() + seconds
+    while not calls.lock(fd, shared=True):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.005)
+    return True

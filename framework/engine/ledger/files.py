@@ -1,0 +1,81 @@
+"""Where the ledgers of a store lie, and descriptors that no forked child keeps."""
+
+from __future__ import annotations
+
+import errno
+import os
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import quote
+
+from framework.engine.ledger.calls import Calls
+
+SUFFIX = ".ledger"
+LEDGERS = "ledgers"  # in the tree's local directory
+_OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_forked: weakref.WeakSet[Forkable] = weakref.WeakSet()
+
+
+class Forkable(Protocol):
+    """Something that must not go on in a forked child as it was."""
+
+    def after_fork(self) -> None:
+        """Called in the child."""
+
+
+def name_of(incarnation: str) -> str:
+    """Return the name of an incarnation's ledger. Raises ValueError: it cannot be one."""
+    text = quote(incarnation, safe="").replace(".", "%2E")
+    if not 0 < len(text) <= 200:
+        raise ValueError(f"incarnation {incarnation[:60]!r} is empty or too long")
+    return text + SUFFIX
+
+
+def open_directory(calls: Calls, place: Path, *, make: bool) -> int:
+    """Return a descriptor of the directory of ledgers. Raises OSError: it is missing, a symlink, or another user's."""
+    if make:
+        try:
+            calls.mkdir(place, 0o700)
+        except FileExistsError:
+            pass
+        except FileNotFoundError:
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            calls.mkdir(place, 0o700)
+    fd: int = calls.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        owner = calls.fstat(fd).st_uid
+        if owner not in (os.geteuid(), 0):
+            raise PermissionError(errno.EPERM, f"it belongs to uid {owner}", str(place))
+    except BaseException:
+        calls.close(fd)
+        raise
+    return fd
+
+
+def within(calls: Calls, place: Path, step: Callable[[int], object]) -> None:
+    """Do something with the open directory. Raises OSError."""
+    directory = open_directory(calls, place, make=False)
+    try:
+        step(directory)
+    finally:
+        calls.close(directory)
+
+
+def open_file(calls: Calls, name: str, directory: int, *, new: bool = False) -> int:
+    """Return a descriptor for reading and writing. Raises OSError."""
+    return calls.open(name, _OPEN | (os.O_CREAT | os.O_EXCL if new else 0), 0o600, dir_fd=directory)
+
+
+def in_child(thing: Forkable) -> None:
+    """Have `thing.after_fork()` called in every forked child, as long as the thing lives."""
+    _forked.add(thing)
+
+
+def _child() -> None:
+    for thing in list(_forked):
+        thing.after_fork()
+
+
+os.register_at_fork(after_in_child=_child)

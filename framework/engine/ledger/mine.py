@@ -1,0 +1,258 @@
+"""The ledger of this process: the worker writes it, a rescuer reads it when the worker is dead.
+
+It is mapped: a store costs a tenth of a system call, and what is stored outlives SIGKILL. Its lock is held until the
+process ends; the mapping alone holds it, too, so a handler that closes descriptors cannot let go of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from zlib import crc32
+
+from framework.engine.ledger import files
+from framework.engine.ledger.calls import Calls
+from framework.engine.ledger.format import (
+    COMMITTED,
+    MOST_SLOTS,
+    NO_OUTCOME,
+    OUTCOME,
+    OUTCOME_AT,
+    PAGE,
+    RUN,
+    RUN_AT,
+    RUN_SIZE,
+    SUCCESS,
+    TOLD,
+    WORDS,
+    commit_of,
+    encode_head,
+    encode_outcome,
+    encode_run,
+    pack_moment,
+)
+from framework.model.job import Lease, Run
+from framework.model.outcome import SUCCEEDED, Outcome
+
+_TRIES = 5  # to be born: a rescuer may take a draft for a dead process's
+
+
+def size_of(slots: int) -> int:
+    """Return the bytes of a ledger."""
+    return PAGE * (1 + slots)
+
+
+class Ledger:
+    """The outstanding leases of one process: a slot for each, from its start until it is settled.
+
+    `begin` and `restore` from one thread at a time; the other verbs from any.
+
+    Args:
+        place: directory of the ledgers; made when it is missing, its parents too.
+        incarnation: name of this process's life, never reused.
+        slots: how many leases are outstanding at once, most of the time; more are made when they are needed.
+        boot: id of this boot, for people.
+        calls: the seam for tests.
+        clock: wall clock, seconds.
+
+    Raises:
+        OSError: no space, no right; nothing of it stays.
+        ValueError: an incarnation that cannot be a name.
+    """
+
+    def __init__(
+        self,
+        place: Path,
+        incarnation: str,
+        *,
+        slots: int,
+        boot: str = "",
+        calls: Calls | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._calls = calls or Calls()
+        self._clock = clock
+        self._place, self._name = place, files.name_of(incarnation)
+        self._header = encode_head(incarnation, pid=os.getpid(), born=clock(), boot=boot)
+        self._held: dict[int, int] = {}  # slot, by the identity of the lease
+        self._free: list[int] = []
+        self._fd = -1
+        self._memory: mmap.mmap
+        self._words: memoryview
+        self._growing = threading.Lock()
+        slots = min(MOST_SLOTS, max(1, slots))
+        self._born(slots)
+        self._free += reversed(range(slots))
+        files.in_child(self)
+
+    # --- the runs ---------------------------------------------------------------------------------------------------
+
+    def begin(self, lease: Lease, run: Run) -> None:
+        """An attempt is being spent from here on. Raises OSError: there is no slot, and no room for one more."""
+        body = encode_run(lease, run)
+        try:
+            slot = self._free.pop()
+        except IndexError:
+            self._grow()
+            slot = self._free.pop()
+        at = slot * PAGE + PAGE
+        # The slot is free: what is written now, the other words with it, means nothing before the last store.
+        self._memory[at + 8 : at + RUN_AT + RUN_SIZE] = NO_OUTCOME + body
+        self._words[at >> 3] = COMMITTED | crc32(body)
+        self._held[id(lease)] = slot
+
+    def end(self, lease: Lease, outcome: Outcome, *, resolved: bool = False) -> None:
+        """The attempt ended so: whatever happens now, a rescuer does this with the job, and charges nothing more.
+
+        Args:
+            resolved: it was another process's, which is dead, and its outcome is what this one makes of that.
+        """
+        slot = self._held.get(id(lease))
+        if slot is None:
+            return
+        now, word = self._clock(), slot * WORDS + WORDS
+        body = (
+            SUCCESS + pack_moment(now) if outcome is SUCCEEDED else encode_outcome(outcome, now, resolved=resolved)
+        )  # mostly the first
+        at = word * 8 + OUTCOME_AT
+        with self._growing:  # in a file that `restore` has copied already it would be lost
+            words = self._words
+            words[word + OUTCOME] = 0  # an outcome may be replaced
+            self._memory[at : at + len(body)] = body
+            words[word + OUTCOME] = commit_of(body, words[word + RUN])
+
+    def told(self, lease: Lease) -> None:
+        """Telemetry has the attempt."""
+        slot = self._held.get(id(lease))
+        if slot is not None:
+            self._words[slot * WORDS + WORDS + TOLD] = 1
+
+    def free(self, lease: Lease) -> None:
+        """The engine has the settlement, or somebody else the lease; of one that has not begun, nothing happens."""
+        slot = self._held.pop(id(lease), None)
+        if slot is not None:
+            self._words[slot * WORDS + WORDS + RUN] = 0
+            self._free.append(slot)
+
+    def __len__(self) -> int:
+        """How many leases are outstanding."""
+        return len(self._held)
+
+    # --- the file ---------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Remove the file; with outstanding leases in it, it stays for a rescuer. Idempotent. Raises OSError."""
+        if self._fd < 0:
+            return
+        try:
+            if not self._held:
+                with contextlib.suppress(FileNotFoundError):
+                    files.within(
+                        self._calls, self._place, lambda directory: self._calls.unlink(self._name, dir_fd=directory)
+                    )
+        finally:
+            self._let_go()
+
+    def restore(self) -> bool:
+        """Write the file anew where it was deleted or moved. Return whether it was. Raises OSError."""
+        if self._fd < 0 or self._is_there():
+            return False
+        with self._growing:
+            memory, fd = self._memory, self._fd
+            self._born(len(memory) // PAGE - 1, memory)
+            self._calls.close(fd)
+        return True
+
+    def _is_there(self) -> bool:
+        own = self._calls.fstat(self._fd)
+        try:
+            found = self._calls.stat(self._place / self._name, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)
+
+    def after_fork(self) -> None:
+        """In a forked child: what it writes is lost, and the lock is its parent's alone."""
+        if self._fd < 0:
+            return
+        size = len(self._memory)
+        self._let_go()
+        self._memory = mmap.mmap(-1, size)
+        self._words = memoryview(self._memory).cast("Q")
+        self._growing = threading.Lock()
+
+    def _let_go(self) -> None:
+        fd, self._fd = self._fd, -1
+        self._words.release()
+        self._memory.close()
+        if fd >= 0:
+            with contextlib.suppress(OSError):  # a handler has closed it
+                self._calls.close(fd)
+
+    def _born(self, slots: int, content: mmap.mmap | None = None) -> None:
+        """Make the file: locked before it has its name, so that no rescuer takes it for a dead process's."""
+        directory = files.open_directory(self._calls, self._place, make=True)
+        try:
+            for number in range(_TRIES):
+                if self._born_as(f".{number}.{self._name}", directory, slots, content):
+                    return
+        finally:
+            self._calls.close(directory)
+        raise FileExistsError(f"{self._place}: drafts of {self._name} keep being in the way")
+
+    def _born_as(self, draft: str, directory: int, slots: int, content: mmap.mmap | None) -> bool:
+        """False: the draft's name is taken, or a rescuer was faster."""
+        calls = self._calls
+        try:
+            fd = files.open_file(calls, draft, directory, new=True)
+        except FileExistsError:
+            return False
+        try:
+            if calls.lock(fd):
+                self._fill(fd, slots, content)
+                calls.link(draft, self._name, src_dir_fd=directory, dst_dir_fd=directory)
+                self._fd = fd
+        except FileNotFoundError:  # the draft was removed by a rescuer, before the lock
+            pass
+        except BaseException:
+            self._unlink_draft(draft, directory)
+            calls.close(fd)
+            raise
+        self._unlink_draft(draft, directory)
+        if self._fd != fd:
+            calls.close(fd)
+            return False
+        return True
+
+    def _unlink_draft(self, draft: str, directory: int) -> None:
+        with contextlib.suppress(OSError):  # a rescuer unlinks it: its lock is free when we are gone
+            self._calls.unlink(draft, dir_fd=directory)
+
+    def _fill(self, fd: int, slots: int, content: mmap.mmap | None) -> None:
+        """Give the file its blocks and its content, and map it."""
+        size = size_of(slots)
+        self._calls.fallocate(fd, 0, size)
+        self._calls.pwrite(fd, self._header, 0)
+        if content is not None:
+            self._calls.pwrite(fd, content[PAGE:], PAGE)
+        self._map(fd, size)
+
+    def _map(self, fd: int, size: int) -> None:
+        memory = self._calls.map(fd, size)
+        self._memory, self._words = memory, memoryview(memory).cast("Q")
+
+    def _grow(self) -> None:
+        """Twice as many slots. Raises OSError."""
+        with self._growing:
+            size = len(self._memory)
+            more = min(size // PAGE, MOST_SLOTS + 1 - size // PAGE)
+            if more <= 0 or self._fd < 0:
+                raise OSError(f"{len(self._held)} jobs are not settled: the ledger has no room for more")
+            self._calls.fallocate(self._fd, size, more * PAGE)
+            self._map(self._fd, size + more * PAGE)
+            self._free += reversed(range(size // PAGE - 1, size // PAGE - 1 + more))

@@ -1,0 +1,328 @@
+"""The engine in memory, for tests and `framework.testing`: the whole port, and nothing survives the process.
+
+Several brokers may share one `MemoryStore`, as processes share a directory. Time is what the clock says, so a test
+that moves its clock sees delays, backoff and ttl pass without sleeping.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from framework.engine import url_options as options
+from framework.engine.memory.store import MemoryStore, Row, Shelf, UnknownQueue
+from framework.engine.port import NO_JOBS, Features, JobView, QueueStats, Rescued, State
+from framework.model.errors import EnqueueFailed, LeaseLost, PayloadTooLarge, QueueFull, SettingsError
+from framework.model.job import Job, JobId, Lease
+from framework.model.options import QueueSpec
+from framework.model.outcome import Kind, Outcome, Settlement
+
+__all__ = ["MemoryBroker", "MemoryStore", "connect"]
+
+LONGEST_WAIT = 5.0  # seconds, as the port says
+TURN = 0.5  # seconds between two calls of `maintain`
+
+
+def connect(
+    url: str,
+    *,
+    incarnation: str,
+    store: MemoryStore | None = None,
+    clock: Callable[[], float] = time.time,
+    **_others: Any,
+) -> MemoryBroker:
+    """A broker on `store`, or on a new one that nobody else sees.
+
+    Args:
+        url: `memory:`.
+        incarnation: name of this owner's life, never reused.
+        clock: wall time in seconds since the epoch.
+
+    Raises:
+        SettingsError: the URL names a place or an option, and memory has none.
+    """
+    url, _ = options.split(url, {})
+    if url.rstrip("/") != "memory:":
+        raise SettingsError(f"WORKER_ENGINE_URL={url!r}: the engine in memory has no place, write memory:")
+    return MemoryBroker(MemoryStore() if store is None else store, incarnation=incarnation, clock=clock)
+
+
+class MemoryBroker:
+    """`Broker` and `Inspector` of `framework.engine.port`, on a `MemoryStore`."""
+
+    features = Features(system="memory", local=True, durable="nothing")
+    notes: Sequence[str] = ()
+
+    def __init__(self, store: MemoryStore, *, incarnation: str, clock: Callable[[], float] = time.time) -> None:
+        self.store = store
+        self.incarnation = incarnation
+        self._clock = clock
+        # True = wake(), False = a job came. Not a Condition: a signal handler that runs between its check and its
+        # wait would go unheard; SimpleQueue.put is reentrant and what it puts stays.
+        self._notifier: SimpleQueue[bool] = SimpleQueue()
+        self._own: TemporaryDirectory[str] | None = None
+
+    @property
+    def local_dir(self) -> Path:
+        """A directory of this handle's own, made when it is asked for."""
+        self._own = self._own or TemporaryDirectory(prefix="worker-")
+        return Path(self._own.name)
+
+    def open(self, queues: Sequence[QueueSpec]) -> None:
+        """Declares the queues and the dead-letter queues that they name."""
+        with self.store.lock:
+            self.store.declare(queues)
+            self.store.living.add(self.incarnation)
+
+    def enqueue(self, jobs: Sequence[Job]) -> list[JobId]:
+        """Stores the jobs in order, up to the first that is refused."""
+        stored: list[JobId] = []
+        with self.store.lock:
+            try:
+                for job in jobs:
+                    stored.append(self._enqueue_one(job, stored))
+            finally:
+                self.store.ring()
+        return stored
+
+    def _enqueue_one(self, job: Job, stored: Sequence[str]) -> JobId:
+        try:
+            shelf = self.store.shelf(job.queue)
+        except UnknownQueue as error:
+            raise EnqueueFailed(str(error), enqueued=stored) from None
+        options = shelf.options
+        if len(job.payload) > options.max_payload_bytes:
+            raise PayloadTooLarge(
+                f"queue {job.queue!r} takes payloads of {options.max_payload_bytes} bytes, this one has "
+                f"{len(job.payload)}: store it elsewhere and enqueue a reference, or raise max_payload_bytes",
+                enqueued=stored,
+            )
+        if self.store.is_duplicate(job):
+            return JobId.taken(job.id)
+        if options.max_length is not None and shelf.length >= options.max_length:
+            raise QueueFull(
+                f"queue {job.queue!r} holds {shelf.length} jobs, its max_length: enqueue later, or raise it",
+                enqueued=stored,
+            )
+        self.store.add(job, now=self._clock())
+        return JobId(job.id)
+
+    def claim(self, queues: Sequence[str], *, limit: int, wait: float) -> Sequence[Lease]:
+        """Takes due jobs in order, of one queue after the other; sleeps on the notifier where there are none."""
+        deadline = time.monotonic() + min(wait, LONGEST_WAIT)
+        while True:
+            with self.store.lock:
+                shelves = [self.store.shelf(queue) for queue in queues]
+                leases: list[Lease] = []
+                for shelf in shelves:
+                    leases += [self._lease(row) for row in self._take(shelf, limit - len(leases))]
+                left = deadline - time.monotonic()
+                if leases or left <= 0:
+                    return leases
+                # Registered under the lock under which nothing was found: what is stored from here on rings.
+                self.store.waiting.add(self._notifier)
+                due = min((shelf.next_due(default=math.inf) for shelf in shelves), default=math.inf)
+                left = min(left, max(0.001, due - self._clock()))
+            try:
+                if self._notifier.get(timeout=left):
+                    self._hush()
+                    return ()
+            except Empty:
+                continue
+
+    def _take(self, shelf: Shelf, limit: int) -> Iterator[Row]:
+        now = self._clock()
+        shelf.promote(now)
+        for _ in range(limit):
+            row = shelf.pop_ready()
+            while row is not None and row.expired(now):
+                self.store.expire(row, now)
+                row = shelf.pop_ready()
+            if row is None:
+                return
+            row.delivery += 1
+            row.owner = row.holder = self.incarnation
+            self.store.move(row, "in_flight", now=now)
+            yield row
+
+    def _hush(self) -> None:
+        """Many wake() end one claim, not as many."""
+        while not self._notifier.empty():
+            self._notifier.get()
+
+    def _lease(self, row: Row) -> Lease:
+        return Lease(row.job, row.queue, row.attempt + 1, row.delivery, row.eligible_at, token=row)
+
+    def settle(self, done: Sequence[Settlement]) -> None:
+        """Each by its kind."""
+        self._each([one.lease for one in done], [partial(self._settle_one, outcome=one.outcome) for one in done])
+
+    def _settle_one(self, row: Row, outcome: Outcome) -> None:
+        store, now, failure = self.store, self._clock(), outcome.failure
+        match outcome.kind:
+            case Kind.SUCCEEDED | Kind.DISCARDED:
+                store.remove(row)
+            case Kind.RELEASED:
+                self._release(row, outcome.delay)
+            case Kind.RESTED:
+                store.move(row, "dead", now=now)
+            case Kind.RETRIED if failure is not None:
+                row.attempt += 1
+                row.add_failure(failure)
+                store.put_back(row, now=now, delay=outcome.delay)
+            case Kind.DEAD_LETTERED if failure is not None:
+                store.bury(row, failure, now=now)
+            case _:
+                raise ValueError(f"{outcome.kind} needs the failure")
+
+    def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
+        """Back to the place that they had."""
+        self._each(leases, [partial(self._release, delay=delay)] * len(leases))
+
+    def _release(self, row: Row, delay: float = 0) -> None:
+        if delay > 0:
+            self.store.put_back(row, now=self._clock(), delay=delay)
+        else:
+            self.store.move(row, "ready", now=self._clock())
+
+    def lost(self, leases: Sequence[Lease]) -> list[Lease]:
+        """Those that a rescuer has, or that were settled."""
+        with self.store.lock:
+            return [lease for lease in leases if not self._holds(lease)]
+
+    def _each(self, leases: Sequence[Lease], acts: Sequence[Callable[[Row], None]]) -> None:
+        lost = []
+        with self.store.lock:
+            for lease, act in zip(leases, acts, strict=True):
+                if self._holds(lease):
+                    act(lease.token)
+                else:
+                    lost.append(lease)
+            self.store.ring()
+        if lost:
+            raise LeaseLost(lost)
+
+    def _holds(self, lease: Lease) -> bool:
+        row: Row = lease.token
+        # A later claim by the same owner has the same holder: only the delivery tells them apart.
+        return row.holder == self.incarnation and row.delivery == lease.delivery
+
+    def rescue(self) -> Sequence[Rescued]:
+        """Takes over the claims whose holder lives no more."""
+        with self.store.lock:
+            orphans = self.store.orphans()
+            for row in orphans:
+                row.holder = self.incarnation
+            return [Rescued(self._lease(row), row.owner) for row in orphans]
+
+    def unaccounted(self, lease: Lease) -> int:
+        """Counts in the row."""
+        row: Row = lease.token
+        with self.store.lock:
+            if row.unaccounted[1] != lease.delivery:
+                ended = max(
+                    0, lease.delivery - row.unaccounted[1] - 1
+                )  # in good order, since the last that was counted
+                row.unaccounted = max(0, row.unaccounted[0] - ended) + 1, lease.delivery
+            return row.unaccounted[0]
+
+    def maintain(self, *, seconds: float = math.inf) -> float:
+        """Promote due jobs, expire jobs, delete dead letters whose ttl is over; it never takes long."""
+        with self.store.lock:
+            self.store.maintain(self._clock())
+            self.store.ring()
+        return TURN
+
+    def stuck(self) -> Mapping[str, str]:
+        """Return nothing: memory refuses no move."""
+        return {}
+
+    def expired(self) -> Mapping[str, int]:
+        """Whoever asks first is told for all handles of the store."""
+        with self.store.lock:
+            counts, self.store.expired = self.store.expired, Counter()
+        return dict(counts)
+
+    def lead(self, name: str) -> bool:
+        """The first living handle of the store that asks."""
+        with self.store.lock:
+            return self.store.lead(name, self.incarnation)
+
+    def stats(self, queue: str) -> QueueStats:
+        """Counts of this moment."""
+        with self.store.lock:
+            shelf, now = self.store.shelf(queue), self._clock()
+            if self.store.keeps_letters(shelf):
+                dead = shelf.counts["dead"] + shelf.length
+                return replace(NO_JOBS, in_flight=shelf.counts["in_flight"], dead=dead)
+            oldest = min((row.eligible_at for row in shelf.in_state("ready")), default=now)
+            return QueueStats(
+                ready=shelf.counts["ready"],
+                delayed=shelf.counts["delayed"],
+                in_flight=shelf.counts["in_flight"],
+                dead=shelf.counts["dead"],
+                bad=0,
+                oldest_age=max(0.0, now - oldest),
+            )
+
+    def undeclared(self) -> Mapping[str, QueueStats]:
+        """None: what nobody declares cannot be stored."""
+        return {}
+
+    def wake(self) -> None:
+        """Takes no lock: a signal handler may interrupt the thread that holds it."""
+        self._notifier.put(True)
+
+    def close(self) -> None:
+        """What it holds is an orphan from now on."""
+        with self.store.lock:
+            self.store.living.discard(self.incarnation)
+            self.store.ring()
+        if self._own is not None:
+            self._own.cleanup()
+            self._own = None
+
+    def browse(self, queue: str, state: State) -> Iterator[JobView]:
+        """A copy of this moment, in the order of the queue."""
+        with self.store.lock:
+            rows = [row for row in self.store.shelf(queue).rows.values() if self.store.state_of(row) == state]
+            return iter([row.view(state) for row in sorted(rows, key=lambda row: row.place)])
+
+    def newer(self, queue: str) -> Iterator[JobView]:
+        """None: what is in memory is of this version."""
+        return iter(())
+
+    def find(self, queue: str, job_id: str, state: State) -> JobView | None:
+        """The oldest of that id."""
+        return next((view for view in self.browse(queue, state) if view.job.id == job_id), None)
+
+    def replay(self, view: JobView) -> bool:
+        """Home again; also a letter that its dead-letter queue has not handled yet."""
+        with self.store.lock:
+            row = self.store.seen(view)
+            if row is None or not (row.state == "dead" or row.is_letter):
+                return False
+            self.store.send_home(row, now=self._clock())
+            self.store.ring()
+            return True
+
+    def discard(self, view: JobView) -> bool:
+        """Forgets a job that nobody holds."""
+        with self.store.lock:
+            row = self.store.seen(view)
+            if row is None:
+                return False
+            self.store.remove(row)
+            return True
+
+    def restore(self, view: JobView) -> str:
+        """Nothing is ever bad."""
+        return "is no longer there"

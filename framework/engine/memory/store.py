@@ -1,0 +1,266 @@
+"""What the brokers in memory share: the rows of every queue. Each method is called under the store's lock."""
+
+from __future__ import annotations
+
+import heapq
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from queue import SimpleQueue
+
+from framework.engine.port import JobView, State
+from framework.model.errors import EngineError
+from framework.model.job import Failure, Job
+from framework.model.options import QueueOptions, QueueSpec
+
+KEPT_FAILURES = 10  # beside the first
+
+
+class UnknownQueue(EngineError):
+    """A queue that nobody declared on this store."""
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """A job and where it stands.
+
+    Attributes:
+        queue: where it is; differs from `job.queue` for a dead letter.
+        serial: its key.
+        place: its place in the order; a replay takes a new one.
+        ttl_from: when its ttl began, seconds since the epoch.
+        owner: who claimed it; holder: who may settle it now, a rescuer perhaps. Empty when not in flight.
+        unaccounted: deliveries of which nothing tells what became of them, and the last that was counted.
+    """
+
+    job: Job
+    queue: str
+    serial: int
+    place: int
+    eligible_at: float
+    ttl_from: float
+    state: State = "ready"
+    since: float = 0.0
+    attempt: int = 0
+    delivery: int = 0
+    owner: str = ""
+    holder: str = ""
+    unaccounted: tuple[int, int] = (0, 0)
+
+    @property
+    def is_letter(self) -> bool:
+        return self.queue != self.job.queue
+
+    def expired(self, now: float) -> bool:
+        """A dead letter does not expire by the ttl of the job that it was."""
+        return not self.is_letter and self.job.ttl is not None and now >= self.ttl_from + self.job.ttl
+
+    def add_failure(self, failure: Failure) -> None:
+        """Without the exception: its traceback would keep every frame alive."""
+        history = (*self.job.history, replace(failure, exception=None))
+        if len(history) > KEPT_FAILURES + 1:
+            history = (history[0], *history[-KEPT_FAILURES:])
+        self.job = replace(self.job, history=history)
+
+    def view(self, state: State) -> JobView:
+        return JobView(self.job, self.queue, state, self.attempt, self.delivery, self.since)
+
+
+class Shelf:
+    """The rows of one queue. The heaps may hold entries of rows that moved on: they are skipped when they come up."""
+
+    def __init__(self, options: QueueSpec) -> None:
+        self.options = options
+        self.rows: dict[int, Row] = {}
+        self.counts: Counter[State] = Counter()
+        self._ready: list[tuple[int, int, int]] = []  # priority, place, serial
+        self._delayed: list[tuple[float, int]] = []  # due, serial
+
+    @property
+    def length(self) -> int:
+        """What `max_length` counts."""
+        return self.counts["ready"] + self.counts["delayed"]
+
+    def in_state(self, state: State) -> list[Row]:
+        return [row for row in self.rows.values() if row.state == state]
+
+    def put(self, row: Row) -> None:
+        self.rows[row.serial] = row
+        self.counts[row.state] += 1
+        if row.state == "ready":
+            heapq.heappush(self._ready, (row.job.extras.priority, row.place, row.serial))
+        elif row.state == "delayed":
+            heapq.heappush(self._delayed, (row.eligible_at, row.serial))
+
+    def drop(self, row: Row) -> None:
+        del self.rows[row.serial]
+        self.counts[row.state] -= 1
+
+    def pop_ready(self) -> Row | None:
+        """The first in order, still in state ready: the caller moves it."""
+        while self._ready:
+            _, place, serial = heapq.heappop(self._ready)
+            row = self.rows.get(serial)
+            if row is not None and row.state == "ready" and row.place == place:
+                return row
+        return None
+
+    def next_due(self, *, default: float) -> float:
+        """When the next delayed row is due, perhaps too early; seconds since the epoch."""
+        return self._delayed[0][0] if self._delayed else default
+
+    def promote(self, now: float) -> None:
+        while self._delayed and self._delayed[0][0] <= now:
+            due, serial = heapq.heappop(self._delayed)
+            row = self.rows.get(serial)
+            if row is not None and row.state == "delayed" and row.eligible_at == due:
+                self.drop(row)
+                row.state, row.since = "ready", due
+                self.put(row)
+
+
+class MemoryStore:
+    """The queues and their rows, who lives, and who waits."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.living: set[str] = set()
+        self.waiting: set[SimpleQueue[bool]] = set()
+        self._shelves: dict[str, Shelf] = {}
+        self._held: dict[int, Row] = {}
+        self._ids: dict[tuple[str, str], int] = {}  # home queue and chosen id -> serial
+        self._serials = count(1)
+        self.expired: Counter[str] = Counter()
+        self._leaders: dict[str, str] = {}  # role -> incarnation
+        self._handlers: dict[str, set[str]] = {}  # of dead-letter queues: the services that handle them
+
+    def kill(self, incarnation: str) -> None:
+        """The owner dies where it stands: what it holds is an orphan, run records included."""
+        with self.lock:
+            self.living.discard(incarnation)
+
+    def declare(self, queues: Sequence[QueueSpec]) -> None:
+        for options in queues:
+            self._shelves.setdefault(options.name, Shelf(options)).options = options
+            handlers = self._handlers.setdefault(options.name, set())
+            if options.handled:
+                handlers.add(options.service)
+            elif options.service:
+                handlers.discard(options.service)
+        for options in queues:
+            if options.dead_letter is not None and options.dead_letter not in self._shelves:
+                letters = QueueOptions(options.dead_letter, is_dead_letter=True, handled=False)
+                self._shelves[letters.name] = Shelf(letters)
+
+    def shelf(self, queue: str) -> Shelf:
+        """Raises UnknownQueue."""
+        if queue not in self._shelves:
+            known = ", ".join(sorted(self._shelves)) or "none"
+            raise UnknownQueue(f"queue {queue!r} is not declared on this broker; declared: {known}")
+        return self._shelves[queue]
+
+    def keeps_letters(self, shelf: Shelf) -> bool:
+        """Return whether its dead letters are dead where they lie: no service handles them."""
+        return shelf.options.is_dead_letter and not self._handlers.get(shelf.options.name)
+
+    def state_of(self, row: Row) -> State:
+        """Return the state as others see it."""
+        waits = row.state in ("ready", "delayed")
+        return "dead" if waits and self.keeps_letters(self._shelves[row.queue]) else row.state
+
+    def ring(self) -> None:
+        """Everybody who waits looks again."""
+        waiting, self.waiting = self.waiting, set()
+        for notifier in waiting:
+            notifier.put(False)
+
+    def is_duplicate(self, job: Job) -> bool:
+        return job.chosen_id and (job.queue, job.id) in self._ids
+
+    def add(self, job: Job, *, now: float) -> None:
+        serial = next(self._serials)
+        job = replace(job, headers=dict(job.headers), history=tuple(job.history))
+        row = Row(job, job.queue, serial, serial, job.eligible_at, ttl_from=job.eligible_at, since=now)
+        row.state = "ready" if job.not_before is None or job.not_before <= now else "delayed"
+        if job.chosen_id:
+            self._ids[job.queue, job.id] = serial
+        self.shelf(job.queue).put(row)
+
+    def move(self, row: Row, state: State, *, now: float, queue: str | None = None) -> None:
+        """The one way from state to state."""
+        target = self.shelf(queue or row.queue)
+        self._shelves[row.queue].drop(row)
+        row.queue, row.state, row.since = target.options.name, state, now
+        if state == "in_flight":
+            self._held[row.serial] = row
+        else:
+            self._held.pop(row.serial, None)
+            row.owner = row.holder = ""
+        target.put(row)
+
+    def put_back(self, row: Row, *, now: float, delay: float) -> None:
+        row.eligible_at = now + max(0.0, delay)
+        self.move(row, "delayed" if delay > 0 else "ready", now=now)
+
+    def remove(self, row: Row) -> None:
+        self._shelves[row.queue].drop(row)
+        self._held.pop(row.serial, None)
+        row.owner = row.holder = ""
+        if self._ids.get((row.job.queue, row.job.id)) == row.serial:
+            del self._ids[row.job.queue, row.job.id]
+
+    def bury(self, row: Row, failure: Failure, *, now: float) -> None:
+        """A letter that dies again stays where it is."""
+        row.attempt = 0
+        row.add_failure(failure)
+        target = None if row.is_letter else self._shelves[row.queue].options.dead_letter
+        if target is None:
+            self.move(row, "dead", now=now)
+        else:
+            row.eligible_at = now
+            self.move(row, "ready", now=now, queue=target)
+
+    def expire(self, row: Row, now: float) -> None:
+        message = f"expired: not done {row.job.ttl:g} s after it could first have run"
+        failure = Failure(row.attempt, "expired", message, error_type="expired", queue=row.queue, delivery=row.delivery)
+        self.expired[row.queue] += 1
+        self.bury(row, replace(failure, started_at=now, ended_at=now), now=now)
+
+    def send_home(self, row: Row, *, now: float) -> None:
+        """To the end, and its ttl begins anew: else what expired would expire again at once."""
+        row.place, row.attempt = next(self._serials), 0
+        row.eligible_at = row.ttl_from = now
+        self.move(row, "ready", now=now, queue=row.job.queue)
+
+    def lead(self, name: str, incarnation: str) -> bool:
+        """Return whether this owner has the role; it takes over from one that lives no more."""
+        if self._leaders.get(name) not in self.living:
+            self._leaders[name] = incarnation
+        return self._leaders[name] == incarnation
+
+    def orphans(self) -> list[Row]:
+        rows = [row for row in self._held.values() if row.holder not in self.living]
+        return sorted(rows, key=lambda row: row.place)
+
+    def seen(self, view: JobView) -> Row | None:
+        """The row of a view, if it is still as it was seen and nobody holds it."""
+        for row in self.shelf(view.queue).rows.values():
+            if row.job.uid == view.job.uid and row.delivery == view.delivery and row.state != "in_flight":
+                return row if self.state_of(row) == view.state else None
+        return None
+
+    def maintain(self, now: float) -> None:
+        for shelf in self._shelves.values():
+            shelf.promote(now)
+            for row in list(shelf.rows.values()):
+                if row.state in ("ready", "delayed") and row.expired(now):
+                    self.expire(row, now)
+                elif self._is_over(row, shelf, now):
+                    self.remove(row)
+
+    def _is_over(self, row: Row, shelf: Shelf, now: float) -> bool:
+        """A dead letter is kept for the ttl of its dead-letter queue; a job dead on its own queue for ever."""
+        ttl = shelf.options.ttl
+        return row.is_letter and ttl is not None and now >= row.since + ttl and self.state_of(row) == "dead"

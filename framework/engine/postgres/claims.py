@@ -1,0 +1,154 @@
+"""Claims: what is looked at, and how a claim waits."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from framework.engine.postgres.rows import COLUMNS, Key
+from framework.model.job import Lease
+
+if TYPE_CHECKING:
+    from framework.engine.postgres.engine import PostgresBroker
+
+LONGEST_WAIT = 1.0  # seconds, as the port says
+POLL = 0.1  # seconds between looks where a pooler keeps notifications away
+LOOK_BACK = 0.1  # seconds between looks below the floor, at least
+LONG_LOOK = 0.25  # seconds; a shorter one is made at once where there is something below
+LOWEST = -(2**63)
+
+
+class Claims:
+    """The claims of one owner.
+
+    A floor is the highest place of a queue that it has claimed: what is above is found at once, however many dead rows
+    lie before. Below are released jobs, urgent ones and late commits; a look at them may take long, so it comes seldom
+    where it does.
+    """
+
+    def __init__(self, engine: PostgresBroker) -> None:
+        self._engine = engine
+        self._floors: dict[int, int] = {}
+        self._looked: dict[int, tuple[float, float]] = {}  # when it was looked below the floor, and how long it took
+        self._below: set[int] = set()  # queues that have something there, as was told
+        self._told = True  # something may be there that no look has found
+        self._listening: set[int] = set()
+        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def begin(self) -> None:
+        """There is a new connection."""
+        self._listening.clear()
+        self._told = True
+
+    def lower(self, keys: Sequence[Key]) -> None:
+        """These may be claimed again: by us at once."""
+        for queue, place, _ in keys:
+            self._floors[queue] = min(self._floors.get(queue, LOWEST), place - 1)
+
+    def claim(self, numbers: Sequence[int], limit: int, wait: float) -> Sequence[Lease]:
+        """Return up to so many leases, those of each queue in order."""
+        deadline = time.monotonic() + min(wait, LONGEST_WAIT)
+        engine = self._engine
+        if wait > 0:
+            self._listen(numbers)
+        while True:
+            with engine.link.lock:
+                rows = engine.as_owner(partial(self._take, numbers, limit))
+                order = {number: at for at, number in enumerate(numbers)}
+                leases = engine.leases(sorted(rows, key=lambda row: (order[row[0]], row[1])))
+            if leases or (left := deadline - time.monotonic()) <= 0:
+                return leases
+            if self._told:  # perhaps of a job below a floor
+                left = min(left, max(0.001, min(map(self._due, numbers)) - time.monotonic()))
+            if self._wait(min(left, POLL) if engine.link.pooled else left):
+                return ()
+
+    def _due(self, number: int) -> float:
+        """Return when it is time to look below the floor."""
+        looked, took = self._looked.get(number, (0.0, 0.0))
+        if number in self._below:
+            return looked + (2 * took if took > LONG_LOOK else 0.0)
+        return looked + max(LOOK_BACK, 20 * took)
+
+    def _take(self, numbers: Sequence[int], limit: int, era: int) -> list[tuple[Any, ...]]:
+        engine, began = self._engine, time.monotonic()
+        whole = [began >= self._due(number) for number in numbers]
+        if all(whole):
+            self._told = False  # before the look: what is told from here on may be missed by it
+        self._below.difference_update(number for number, all_ in zip(numbers, whole, strict=True) if all_)
+        floors = [
+            LOWEST if all_ else self._floors.get(number, LOWEST) for number, all_ in zip(numbers, whole, strict=True)
+        ]
+        rows = engine.link.rows(
+            f"select {COLUMNS} from {engine.schema}.claim_1(%s, %s, %s::int[], %s::bigint[], %s)",
+            [engine.incarnation, era, list(numbers), floors, limit],
+        )
+        took = time.monotonic() - began
+        last: dict[int, int] = {}
+        for row in rows:
+            last[row[0]] = max(row[1], last.get(row[0], LOWEST))
+        for number, all_ in zip(numbers, whole, strict=True):
+            full = len(rows) >= limit and number in last
+            floor = self._floors.get(number, LOWEST)
+            self._floors[number] = last[number] if all_ and full else max(floor, last.get(number, LOWEST))
+            if all_:
+                self._looked[number] = began + took, took
+            if full and number == rows[-1][0]:
+                break  # those behind it were not looked at
+        return rows
+
+    def _listen(self, numbers: Sequence[int]) -> None:
+        """Before a look, so that no job comes between them unheard."""
+        engine = self._engine
+        with engine.link.lock:
+            engine.link.connected()
+            for number in set(numbers) - self._listening:
+                if not engine.link.pooled:
+                    engine.link.rows(f'listen "{engine.place.schema}_{number}"')
+                self._listening.add(number)
+
+    def notified(self, notify: psycopg.Notify) -> None:
+        """In whichever thread reads the connection; another may wait for just this."""
+        if notify.payload:
+            self._below.add(int(notify.channel.rpartition("_")[2]))
+        self._told = True
+        self._write(b"n")
+
+    def _wait(self, seconds: float) -> bool:
+        """Return whether it was `wake` that ended the wait."""
+        link, reader = self._engine.link, self._reader
+        socket = link.fileno()
+        try:
+            found, _, _ = select.select([one for one in (socket, reader) if one >= 0], [], [], seconds)
+        except (OSError, ValueError):  # another thread has closed the connection
+            return False
+        if reader in found:
+            with suppress(OSError):
+                if b"w" in os.read(reader, 4096):
+                    return True
+        if socket in found:
+            with link.lock:
+                if not link.hear():
+                    link.close()
+        return False
+
+    def wake(self) -> None:
+        """A byte into a pipe to ourselves."""
+        self._write(b"w")
+
+    def _write(self, byte: bytes) -> None:
+        with suppress(OSError):  # full: whoever waits is awake
+            os.write(self._writer, byte)
+
+    def close(self) -> None:
+        """Nothing waits any more."""
+        reader, writer, self._reader, self._writer = self._reader, self._writer, -1, -1
+        os.close(writer)
+        os.close(reader)

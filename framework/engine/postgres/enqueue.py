@@ -1,0 +1,235 @@
+"""The way of jobs into the tables."""
+
+from __future__ import annotations
+
+import json
+import time
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from framework.engine.postgres.link import Failed, Link
+from framework.engine.postgres.rows import STORED, TYPES, offset_of, stored, write_id
+from framework.model.errors import (
+    EngineError,
+    EnqueueError,
+    EnqueueFailed,
+    EnqueueUncertain,
+    PayloadTooLarge,
+    QueueFull,
+)
+from framework.model.job import Job, JobId
+from framework.model.options import QueueOptions
+
+DISK_FULL = "53100"
+HELD = "a transaction that is still open enqueues the same id"
+COUNT_AGAIN = 1.0  # seconds after which a length is counted again, at the latest
+
+
+@dataclass(slots=True)
+class _Room:
+    """How many jobs fit into a queue, as it was counted."""
+
+    left: int
+    used: int
+    until: float
+
+    @property
+    def is_known(self) -> bool:
+        return self.used < self.left // 16 and time.monotonic() < self.until
+
+
+@dataclass(slots=True)
+class _Within:
+    """A statement with one parameter, and its answers."""
+
+    query: str
+    document: str
+    answers: Sequence[str] = ()
+    ids: Sequence[JobId] = ()
+
+
+class Store:
+    """Enqueues, over a connection of its own: no other call waits for its commits.
+
+    Args:
+        find: returns number and options of a queue. Raises EngineError: it was not opened.
+    """
+
+    def __init__(self, link: Link, find: Callable[[str], tuple[int, QueueOptions]]) -> None:
+        self._link = link
+        self._schema = f'"{link.place.schema}"'
+        self._find = find
+        self._rooms: dict[int, _Room] = {}
+
+    def enqueue(self, jobs: Sequence[Job]) -> list[JobId]:
+        """Store the jobs in order, up to the first that is refused. Raises an EnqueueError."""
+        good, refusal = self._checked(jobs)
+        ids: list[JobId] = []
+        if good:
+            try:
+                with self._link.lock:
+                    ids, full = self._store(good)
+            except EngineError as error:
+                raise _not_stored(good, error) from error
+            refusal = full or refusal
+        if refusal is not None:
+            refusal.enqueued = tuple(ids)
+            raise refusal
+        return ids
+
+    def _checked(self, jobs: Sequence[Job]) -> tuple[Sequence[Job], EnqueueError | None]:
+        for number, job in enumerate(jobs):
+            try:
+                _, options = self._find(job.queue)
+            except EngineError as error:
+                return jobs[:number], EnqueueFailed(str(error))
+            if len(job.payload) > options.max_payload_bytes:
+                return jobs[:number], PayloadTooLarge(
+                    f"queue {job.queue!r} takes payloads of {options.max_payload_bytes} bytes, this one has "
+                    f"{len(job.payload)}: store it elsewhere and enqueue a reference, or raise max_payload_bytes"
+                )
+        return jobs, None
+
+    def _store(self, jobs: Sequence[Job]) -> tuple[list[JobId], EnqueueError | None]:
+        queues = {job.queue for job in jobs}
+        rooms = {number: room for name in queues for number, room in [self._room(name)] if room is not None}
+        if any(job.chosen_id or offset_of(job) for job in jobs):
+            answers = self._by_document(jobs, rooms)
+        else:
+            answers = self._plain(jobs, rooms)
+        new = Counter(self._find(job.queue)[0] for job, one in zip(jobs, answers, strict=False) if one == "stored")
+        for number, count in new.items():
+            if number in self._rooms:
+                self._rooms[number].used += count
+        tell(self._link, new, below=any(offset_of(job) < 0 for job in jobs))
+        return self._answers(jobs, answers)
+
+    def _answers(self, jobs: Sequence[Job], answers: Sequence[str]) -> tuple[list[JobId], EnqueueError | None]:
+        """Return the ids of what was stored or is a duplicate, and why what comes next was not."""
+        ids: list[JobId] = []
+        for job, answer in zip(jobs, answers, strict=False):
+            if answer == "locked":
+                return ids, EnqueueFailed(f"{job.id!r} not queued: {HELD}")
+            if answer == "full":
+                number, options = self._find(job.queue)
+                self._rooms.pop(number, None)
+                return ids, QueueFull(
+                    f"queue {job.queue!r} holds {options.max_length} jobs, its max_length: enqueue later, or raise it"
+                )
+            ids.append(JobId.taken(job.id) if answer == "duplicate" else JobId(job.id))
+        return ids, None
+
+    @contextmanager
+    def within(self, jobs: Sequence[Job]) -> Iterator[_Within]:
+        """What a transaction of the caller's is to execute, and to answer. Raises an EnqueueError."""
+        good, refusal = self._checked(jobs)
+        if refusal is not None:
+            raise refusal
+        limits = dict(self._find(job.queue) for job in good)
+        most = {n: one.max_length for n, one in limits.items() if one.max_length and not one.is_dead_letter}
+        call = _Within(f"select answer from {self._schema}.enqueue_1({{}}) order by number",
+                       self.document(good, most=most))  # fmt: skip
+        try:
+            yield call
+        except EnqueueError:
+            raise
+        except Exception as error:
+            # Without the driver's text, which may quote the payload.
+            raise EnqueueFailed(f"not queued, roll the transaction back: {type(error).__name__}") from error
+        call.ids, full = self._answers(good, call.answers)
+        if full is not None:
+            full.enqueued = tuple(call.ids)
+            raise full
+
+    def _room(self, queue: str) -> tuple[int, int | None]:
+        """Return how many jobs fit. It is counted often enough: exactly where there is little room, and where there is
+        much of it others may make a queue a little longer than it should be."""
+        number, options = self._find(queue)
+        if options.max_length is None or options.is_dead_letter:
+            return number, None
+        room = self._rooms.get(number)
+        if room is None or not room.is_known:
+            began = time.monotonic()
+            rows = self._link.rows(f"select {self._schema}.room_1(%s, %s)", [number, options.max_length])
+            took = time.monotonic() - began
+            room = self._rooms[number] = _Room(rows[0][0], 0, began + took + max(COUNT_AGAIN, 20 * took))
+        return number, room.left - room.used
+
+    def _plain(self, jobs: Sequence[Job], rooms: dict[int, int]) -> list[str]:
+        now = self._link.now()
+        ready, later, answers = [], [], []
+        for job in jobs:
+            number, _ = self._find(job.queue)
+            if rooms.get(number, 1) <= 0:
+                answers.append("full")
+                break
+            if number in rooms:
+                rooms[number] -= 1
+            row = stored(job, number, now)
+            if job.eligible_at > now and job.not_before is not None:
+                later.append((*row, job.eligible_at))
+            else:
+                ready.append(row)
+            answers.append("stored")
+        if ready and later:
+            self._link.call(lambda cursor: self._both(cursor, ready, later))
+        elif ready or later:
+            self._link.call(lambda cursor: self._insert(cursor, ready, later))
+        return answers
+
+    def _both(self, cursor: psycopg.Cursor, *rows: list[tuple[Any, ...]]) -> None:
+        with cursor.connection.transaction():
+            self._insert(cursor, *rows)
+
+    def _insert(self, cursor: psycopg.Cursor, ready: list[tuple[Any, ...]], later: list[tuple[Any, ...]]) -> None:
+        for table, columns, types, rows in (
+            ("job", STORED, TYPES, ready), ("later", (*STORED, "due"), (*TYPES, "float8"), later)
+        ):  # fmt: skip
+            names = f"{self._schema}.{table} ({', '.join(columns)})"
+            if len(rows) == 1:
+                marks = ", ".join(f"%b::{one}" for one in types)
+                cursor.execute(f"insert into {names} values ({marks})", rows[0])
+            elif rows:
+                with cursor.copy(f"copy {names} from stdin (format binary)") as copy:
+                    copy.set_types(types)
+                    for row in rows:
+                        copy.write_row(row)
+
+    def _by_document(self, jobs: Sequence[Job], rooms: dict[int, int]) -> list[str]:
+        query = f"select answer from {self._schema}.enqueue_1(%s) order by number"
+        return [answer for (answer,) in self._link.rows(query, [self.document(jobs, rooms=rooms)])]
+
+    def document(self, jobs: Sequence[Job], **limits: dict[int, int]) -> str:
+        """Return the text that `enqueue_1` takes."""
+        return json.dumps({"jobs": [self._entry(job) for job in jobs], **limits})
+
+    def _entry(self, job: Job) -> dict[str, Any]:
+        number, _ = self._find(job.queue)
+        names = dict(zip(STORED, stored(job, number, 0.0), strict=True))
+        names |= {name: b64encode(names[name]).decode() for name in ("uid", "payload")}
+        return names | {"id": write_id(job.id), "priority": offset_of(job)}
+
+
+def tell(link: Link, queues: Iterable[int], *, below: bool = True) -> None:
+    """Wake claims that wait for these queues. They look now and then, so this may fail.
+
+    Args:
+        below: there may be something new below the floors of those claims.
+    """
+    if numbers := sorted(set(queues)):
+        with suppress(EngineError):
+            link.rows(f'select "{link.place.schema}".tell_1(%s::int[], %s)', [numbers, below])
+
+
+def _not_stored(jobs: Sequence[Job], error: EngineError) -> EnqueueError:
+    if isinstance(error, Failed) and error.unsure:
+        return EnqueueUncertain(f"{jobs[0].id!r} may be queued or not: {error}", job_id=jobs[0].id)
+    if isinstance(error, Failed) and error.code == DISK_FULL:
+        return QueueFull(f"not queued: {error}")
+    return EnqueueFailed(f"not queued: {error}")

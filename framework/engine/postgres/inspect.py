@@ -1,0 +1,172 @@
+"""Looking at the tables, and what people do with jobs."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from framework.engine.port import NO_JOBS, JobView, QueueStats, State
+from framework.engine.postgres.enqueue import tell
+from framework.engine.postgres.rows import COLUMNS, JOB, Row, job_of, write_id
+from framework.model.extras import LEAST_URGENT, MOST_URGENT, USUAL
+
+if TYPE_CHECKING:
+    from framework.engine.postgres.engine import PostgresBroker
+
+PAGE = 500  # rows
+EXACT = 100_000  # up to so many jobs are counted, more are estimated
+NEAR = 20_000  # rows among which claimed jobs and the oldest are looked for: claims come from the front
+MINUTE = 60.0
+SLOW = 60.0
+_WHERE: dict[State, tuple[str, str]] = {
+    "ready": ("job", "owner is null"),
+    "in_flight": ("job", "owner is not null"),
+    "delayed": ("later", "true"),
+    "dead": ("dead", "true"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RowView(JobView):
+    """A view that knows its row."""
+
+    table: str = ""
+    number: int = 0
+    row: int = 0
+
+
+class Inspection:
+    """Reads without a lock, so a list may be a moment old."""
+
+    def __init__(self, engine: PostgresBroker) -> None:
+        self._engine = engine
+        self._schema = engine.schema
+        self._known: dict[str, tuple[float, QueueStats]] = {}
+
+    # --- counts -----------------------------------------------------------------------------------------------------
+
+    def stats(self, queue: str) -> QueueStats:
+        """Return the counts; those that take long are not asked for often."""
+        until, known = self._known.get(queue, (0.0, NO_JOBS))
+        began = time.monotonic()
+        if began < until:
+            return known
+        number, engine = self._engine.numbers[queue], self._engine
+        near = engine.link.rows(
+            f"select count(*) filter (where owner is null), count(*) filter (where owner is not null), "
+            f"{self._schema}.clock() - min(eligible_at) filter (where owner is null) from (select owner, eligible_at "
+            f"from {self._schema}.job where queue = %s order by queue, place limit %s) near",
+            [number, NEAR],
+            seconds=SLOW,
+        )[0]
+        ready, in_flight, age = near
+        if ready + in_flight >= NEAR:
+            ready = self._count("job", number) - in_flight
+        stats = QueueStats(
+            ready, self._count("later", number), in_flight, self._count("dead", number), 0, max(0.0, age or 0.0)
+        )
+        if engine.keeps_letters(queue):
+            stats = replace(NO_JOBS, in_flight=in_flight, dead=stats.jobs_at_rest)
+        took = time.monotonic() - began
+        self._known[queue] = (began + (20 * took if took > 0.05 else 0.0), stats)
+        return stats
+
+    def _count(self, table: str, number: int) -> int:
+        rows = self._engine.link.rows(
+            f"select count(*) from (select from {self._schema}.{table} where queue = %s limit %s) counted",
+            [number, EXACT],
+            seconds=SLOW,
+        )
+        found = int(rows[0][0])
+        if found < EXACT:
+            return found
+        plan = self._engine.link.rows(
+            f"explain (format json) select from {self._schema}.{table} where queue = {number:d}"
+        )
+        return max(found, int(plan[0][0][0]["Plan"]["Plan Rows"]))
+
+    def undeclared(self) -> dict[str, QueueStats]:
+        """Return the counts of queues that no service looks after."""
+        engine = self._engine
+        rows = engine.link.rows(
+            f"select id, name from {self._schema}.queue where seen < {self._schema}.clock() - %s and "
+            "id <> all(%s::int[])",
+            [MINUTE, list(engine.numbers.values())],
+        )
+        found = {}
+        for number, name in rows:
+            engine.numbers[name] = number  # only while it is counted: it is not opened
+            try:
+                found[name] = self.stats(name)
+            finally:
+                del engine.numbers[name]
+        return {name: stats for name, stats in found.items() if stats.jobs}
+
+    # --- views ------------------------------------------------------------------------------------------------------
+
+    def browse(self, queue: str, state: State, job_id: str | None = None) -> Iterator[JobView]:
+        """Yield the jobs of a state by their enqueue: the priorities are read one beside the other."""
+        if state not in _WHERE:
+            return
+        parts = [_WHERE[state]]
+        if self._engine.keeps_letters(queue):
+            if state in ("ready", "delayed"):
+                return
+            if state == "dead":
+                parts += [_WHERE["ready"], _WHERE["delayed"]]
+        levels = range(MOST_URGENT - USUAL, LEAST_URGENT - USUAL + 1)
+        pages = [self._rows(queue, table, where, level, job_id) for table, where in parts for level in levels]
+        for _, table, row in heapq.merge(*pages, key=lambda one: one[0]):
+            job = job_of(row, self._engine.name_of)
+            yield RowView(job, queue, state, row.attempt, row.delivery, row.since, table=table, number=row.queue,
+                          row=row.place)  # fmt: skip
+
+    def _rows(
+        self, queue: str, table: str, where: str, level: int, job_id: str | None
+    ) -> Iterator[tuple[int, str, Row]]:
+        """Yield the rows of one priority, with their place within it."""
+        number, last, end = self._engine.numbers[queue], level << 56, (level + 1) << 56
+        columns = COLUMNS if table == "job" else COLUMNS.replace("owner, claimer", "null, null")
+        named, values = ("and id = %s ", [write_id(job_id)]) if job_id is not None else ("", [])
+        while True:
+            rows = self._engine.link.rows(
+                f"select {columns} from {self._schema}.{table} where queue = %s and place > %s and place < %s "
+                f"and {where} {named}order by queue, place limit %s",
+                [number, last, end, *values, PAGE],
+                seconds=SLOW,
+            )
+            for found in map(Row._make, rows):
+                last = found.place
+                yield found.place - (level << 56), table, found
+            if len(rows) < PAGE:
+                return
+
+    # --- acts -------------------------------------------------------------------------------------------------------
+
+    def replay(self, view: JobView) -> bool:
+        """Send a dead letter home, to the end; its ttl begins anew."""
+        if not isinstance(view, RowView) or view.state == "in_flight" or not view.is_letter:
+            return False
+        owned = " and owner is null" if view.table == "job" else ""
+        rows = self._engine.link.rows(
+            f"with gone as (delete from {self._schema}.{view.table} where queue = %s and place = %s and delivery = %s"
+            f"{owned} returning *) insert into {self._schema}.job (queue, place, delivery, lost, lost_at, eligible_at, "
+            f"expires_at, since, {JOB}) select home, ((place >> 56) << 56) + nextval('{self._schema}.place'), "
+            f"delivery, lost, lost_at, {self._schema}.clock(), {self._schema}.clock() + ttl, {self._schema}.clock(), "
+            f"{JOB} from gone returning queue",
+            [view.number, view.row, view.delivery],
+        )
+        tell(self._engine.link, (queue for (queue,) in rows))
+        return bool(rows)
+
+    def discard(self, view: JobView) -> bool:
+        """Delete a job that nobody holds."""
+        if not isinstance(view, RowView) or view.state == "in_flight":
+            return False
+        owned = " and owner is null" if view.table == "job" else ""
+        values: list[Any] = [view.number, view.row, view.delivery]
+        where = f"queue = %s and place = %s and delivery = %s{owned}"
+        return self._engine.upkeep.drop(view.table, where, values) > 0

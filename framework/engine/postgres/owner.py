@@ -1,0 +1,105 @@
+"""Who lives: every process that claims holds a locked file on its machine, and a machine beats for its processes."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import socket
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
+
+from framework.engine.spool.disk import flocks
+from framework.engine.spool.disk.calls import Calls
+from framework.model.errors import EngineError
+
+PATIENCE = 15.0  # seconds without a beat, by the database's clock, after which a machine counts as dead
+BEAT = 3.0  # seconds between beats
+
+
+class LocalLife:
+    """This process as its machine knows it.
+
+    Args:
+        directory: that all processes of this machine share.
+        name: of this owner.
+    """
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.directory = directory
+        self.name = name
+        self._node = ""
+        self._lock: int | None = None
+
+    def make(self) -> None:
+        """Make the directory, where that is possible: a process that only enqueues needs none."""
+        with suppress(OSError):
+            self.directory.mkdir(parents=True, exist_ok=True)
+
+    def begin(self) -> str:
+        """Lock the own file; return the name of this machine's node. Raises EngineError."""
+        try:
+            (self.directory / "owners").mkdir(parents=True, exist_ok=True)
+            if self._lock is None:
+                path = self._path(self.name)
+                self._lock = flocks.keep(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return self._node or self._read_node()
+        except OSError as error:
+            raise EngineError(
+                f"{self.directory} cannot be used by workers: {error.strerror or error}; set ?local_dir= in "
+                "WORKER_ENGINE_URL to a directory that they may write"
+            ) from error
+
+    def _read_node(self) -> str:
+        path = self.directory / "node"
+        with suppress(FileExistsError):
+            fresh = self.directory / f".node-{secrets.token_hex(8)}"
+            fresh.write_text(secrets.token_hex(8))
+            try:
+                os.link(fresh, path)
+            finally:
+                fresh.unlink()
+        # A file that was copied with an image, or a file system that machines share, must not make one of two.
+        self._node = f"{socket.gethostname()[:60]}-{path.read_text()}-{_boot()}"
+        return self._node
+
+    def is_dead(self, name: str) -> bool:
+        """Return whether an owner on this machine holds its file no longer."""
+        if name == self.name:
+            return False
+        try:
+            found = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as error:
+            return error.errno == errno.ENOENT
+        try:
+            fcntl.flock(found, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        finally:
+            os.close(found)
+        return True
+
+    def forget(self, name: str) -> None:
+        """Remove the file of an owner that holds nothing."""
+        with suppress(OSError):
+            self._path(name).unlink()
+
+    def end(self) -> None:
+        """From now on this owner is dead."""
+        if self._lock is not None:
+            self.forget(self.name)
+            flocks.drop(Calls, self._lock)  # type: ignore[arg-type]
+            self._lock = None
+
+    def _path(self, name: str) -> Path:
+        return self.directory / "owners" / quote(name, safe="").replace(".", "%2E")
+
+
+def _boot() -> str:
+    """Return what differs between kernels that run, and between their starts; empty where nothing says."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]
+    return ""

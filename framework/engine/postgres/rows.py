@@ -1,0 +1,115 @@
+"""A job as a row, and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+from framework.model.extras import NONE, USUAL, unpack
+from framework.model.job import Failure, Job, Lease
+
+Key = tuple[int, int, int]  # queue, place, delivery: a lease's token
+
+KEPT_FAILURES = 10  # beside the first
+_OF_FAILURE = [one.name for one in fields(Failure) if one.name != "exception"]
+_ENCODE = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True).encode
+JOB = "home, id, uid, payload, headers, enqueued_at, not_before, ttl, chosen, scheduled_for, extras, history"
+COLUMNS = f"queue, place, owner, claimer, attempt, delivery, eligible_at, since, {JOB}"
+STORED = ("queue", "home", "eligible_at", "expires_at", "since", "id", "uid", "payload", "headers", "enqueued_at",
+          "not_before", "ttl", "chosen", "scheduled_for", "extras")  # fmt: skip
+TYPES = ("int4", "int4", "float8", "float8", "float8", "text", "bytea", "bytea", "text", "float8", "float8", "float8",
+         "bool", "float8", "text")  # fmt: skip
+
+
+class Row(NamedTuple):
+    """A row of any of the tables, as COLUMNS has it."""
+
+    queue: int
+    place: int
+    owner: str | None
+    claimer: str | None
+    attempt: int
+    delivery: int
+    eligible_at: float
+    since: float
+    home: int
+    id: str
+    uid: bytes
+    payload: bytes
+    headers: str | None
+    enqueued_at: float
+    not_before: float | None
+    ttl: float | None
+    chosen: bool
+    scheduled_for: float | None
+    extras: str | None
+    history: str | None
+
+
+def job_of(row: Row, name: Callable[[int], str]) -> Job:
+    """Return the job in a row; `name` knows the queues."""
+    return Job(
+        id=read_id(row.id),
+        uid=row.uid,
+        queue=name(row.home),
+        payload=row.payload,
+        headers=json.loads(row.headers) if row.headers else {},
+        enqueued_at=row.enqueued_at,
+        not_before=row.not_before,
+        ttl=row.ttl,
+        chosen_id=row.chosen,
+        scheduled_for=row.scheduled_for,
+        history=read_history(row.history) if row.history else (),
+        extras=unpack(row.extras) if row.extras else NONE,
+    )
+
+
+def lease_of(row: Row, name: Callable[[int], str]) -> Lease:
+    """Return the lease of a claimed row."""
+    token = row.queue, row.place, row.delivery
+    return Lease(job_of(row, name), name(row.queue), row.attempt + 1, row.delivery, row.eligible_at, token)
+
+
+def stored(job: Job, queue: int, now: float) -> tuple[Any, ...]:
+    """Return the values of STORED."""
+    eligible = job.eligible_at
+    expires = None if job.ttl is None else eligible + job.ttl
+    headers = _ENCODE(dict(job.headers)) if job.headers else None
+    return (queue, queue, eligible, expires, now, write_id(job.id), job.uid, job.payload, headers, job.enqueued_at,
+            job.not_before, job.ttl, job.chosen_id, job.scheduled_for, job.extras.text or None)  # fmt: skip
+
+
+def offset_of(job: Job) -> int:
+    """Return the upper bits of its place."""
+    return job.extras.priority - USUAL
+
+
+def write_id(job_id: str) -> str:
+    """Return an id as the database takes it: NUL and lone surrogates have no place in its text."""
+    if "\0" in job_id or "\\" in job_id or not (job_id.isascii() or _is_text(job_id)):
+        return _ENCODE(job_id)[1:-1]
+    return job_id
+
+
+def read_id(text: str) -> str:
+    """Return the id; the reverse of `write_id`."""
+    return str(json.loads(f'"{text}"')) if "\\" in text else text
+
+
+def _is_text(text: str) -> bool:
+    return not any("\ud800" <= one <= "\udfff" for one in text)
+
+
+def with_failure(history: Sequence[Failure], failure: Failure) -> str:
+    """Return a history that has one failure more, without the exception, as it is stored."""
+    found = [*history, failure]
+    if len(found) > KEPT_FAILURES + 1:
+        found = [found[0], *found[-KEPT_FAILURES:]]
+    return _ENCODE([{name: getattr(one, name) for name in _OF_FAILURE} for one in found])
+
+
+def read_history(text: str) -> tuple[Failure, ...]:
+    """Return the failures, without fields that only a newer version knows."""
+    return tuple(Failure(**{name: one[name] for name in _OF_FAILURE if name in one}) for one in json.loads(text))

@@ -1,0 +1,161 @@
+"""Settlements: successes in one statement, what moves in another, what is released in a third."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from framework.engine.postgres.enqueue import tell
+from framework.engine.postgres.link import Failed
+from framework.engine.postgres.rows import Key, with_failure
+from framework.model.errors import EngineUnavailable, LeaseLost
+from framework.model.job import Lease
+from framework.model.outcome import Kind, Outcome, Settlement
+
+if TYPE_CHECKING:
+    from framework.engine.postgres.engine import PostgresBroker
+
+AGAIN = 1.0  # seconds in which a crash of the server may undo what it has committed asynchronously
+
+
+class Settling:
+    """Knows for a while what it has settled."""
+
+    def __init__(self, engine: PostgresBroker) -> None:
+        self._engine = engine
+        self._acked: deque[tuple[float, list[Key]]] = deque()
+        self._unsure: set[Key] = set()  # of calls whose answer was lost
+
+    def settle(self, done: Sequence[Settlement]) -> None:
+        """Settle all that can be. Raises LeaseLost, EngineUnavailable."""
+        acked, released, moved = [], [], []
+        for one in done:
+            if one.outcome.kind in (Kind.SUCCEEDED, Kind.DISCARDED):
+                acked.append(one)
+            elif one.outcome.kind is Kind.RELEASED and one.outcome.delay <= 0:
+                released.append(one)
+            else:
+                moved.append(one)
+        parts = [(self._ack, acked), (self._move, moved), (self._release, released)]
+        lost: list[Lease] = []
+        for at, (act, some) in enumerate(parts):
+            try:
+                lost += self._part(act, some) if some else []
+            except EngineUnavailable as error:
+                left = [one.lease for _, rest in parts[at:] for one in rest]
+                raise EngineUnavailable(str(error), unsettled=[*left, *lost]) from error
+        if lost:
+            raise LeaseLost(lost)
+
+    def _part(self, act: Callable[[Sequence[Settlement]], set[int]], some: Sequence[Settlement]) -> list[Lease]:
+        """Return those that were not this owner's any more."""
+        engine, keys = self._engine, [one.lease.token for one in some]
+        with engine.link.lock:
+            try:
+                places = engine.as_owner(lambda _: act(some))
+            except Failed as error:
+                if error.unsure:
+                    self._unsure.update(keys)
+                raise
+            engine.held.difference_update(keys)
+            lost = [one.lease for one in some if one.lease.token[1] not in places]
+            lost = [lease for lease in lost if lease.token not in self._unsure]
+            self._unsure.difference_update(keys)
+        return lost
+
+    def _ack(self, done: Sequence[Settlement]) -> set[int]:
+        keys, now = [one.lease.token for one in done], time.monotonic()
+        while self._acked and self._acked[0][0] < now - AGAIN:
+            self._acked.popleft()
+        self._acked.append((now, keys))
+        return self._keys("ack_1", keys)
+
+    def _release(self, done: Sequence[Settlement]) -> set[int]:
+        keys = [one.lease.token for one in done]
+        places = self._keys("release_1", keys)
+        self._engine.claims.lower(keys)
+        tell(self._engine.link, (queue for queue, *_ in keys))
+        return places
+
+    def _keys(self, function: str, keys: Sequence[Key]) -> set[int]:
+        if not keys:
+            return set()
+        engine = self._engine
+        query = f"select * from {engine.schema}.{function}(%s, %s::int[], %s::bigint[], %s::int[])"
+        return {
+            place for (place,) in engine.link.rows(query, [engine.incarnation, *map(list, zip(*keys, strict=True))])
+        }
+
+    def lost(self, leases: Sequence[Lease]) -> list[Lease]:
+        """Return those that are not this owner's any more."""
+        if not leases:
+            return []
+        engine, keys = self._engine, [lease.token for lease in leases]
+        rows = engine.as_owner(lambda _: engine.link.rows(
+            f"select j.place from {engine.schema}.job j join unnest(%s::int[], %s::bigint[], %s::int[]) as "
+            "u(queue, place, delivery) using (queue, place, delivery) where j.owner = %s",
+            [*map(list, zip(*keys, strict=True)), engine.incarnation],
+        ))  # fmt: skip
+        mine = {place for (place,) in rows}
+        return [lease for lease in leases if lease.token[1] not in mine]
+
+    def _move(self, done: Sequence[Settlement]) -> set[int]:
+        engine = self._engine
+        moves = [self._moved(one.lease, one.outcome) for one in done]
+        keys = [one.lease.token for one in done]
+        places = engine.link.rows(
+            f"select * from {engine.schema}.move_1(%s, %s::int[], %s::bigint[], %s::int[], %s::text[], %s::int[], "
+            "%s::float8[], %s::int[], %s::text[])",
+            [engine.incarnation, *map(list, zip(*keys, strict=True)), *map(list, zip(*moves, strict=True))],
+        )
+        ready = [(target, key) for key, (state, target, *_) in zip(keys, moves, strict=True) if state == "job"]
+        engine.claims.lower([key for target, key in ready if target == key[0]])
+        tell(engine.link, (target for target, _ in ready))
+        return {place for (place,) in places}
+
+    def _moved(self, lease: Lease, outcome: Outcome) -> tuple[str, int, float | None, int, str | None]:
+        """Return state, queue, delay (None: as it was), attempts and history (None: as it was) of a job."""
+        engine, failure = self._engine, outcome.failure
+        own = engine.numbers[lease.queue]
+        history = None if failure is None else with_failure(lease.job.history, failure)
+        match outcome.kind:
+            case Kind.RELEASED:
+                return "later", own, outcome.delay, lease.attempt - 1, None
+            case Kind.RESTED:
+                return "dead", own, None, lease.attempt - 1, None
+            case Kind.RETRIED if failure is not None:
+                return "later" if outcome.delay > 0 else "job", own, max(0.0, outcome.delay), lease.attempt, history
+            case Kind.DEAD_LETTERED if failure is not None:
+                letters = None if lease.is_letter else engine.queues[lease.queue].dead_letter
+                if letters is None:
+                    return "dead", own, None, 0, history
+                return "job", engine.numbers[letters], 0.0, 0, history
+        raise ValueError(f"{outcome.kind} needs the failure")
+
+    def compare(self) -> None:
+        """After a break: the server may have lost claims, acks and releases, and we the answer to a claim."""
+        engine = self._engine
+        rows = engine.link.rows(
+            f"select queue, place, delivery, claimer is not null from {engine.schema}.job where owner = %s",
+            [engine.incarnation],
+            seconds=60,
+        )
+        acked = {key for _, keys in self._acked for key in keys}
+        unknown = [(key, rescued) for *numbers, rescued in rows if (key := tuple(numbers)) not in engine.held]
+        self._keys("ack_1", [key for key, _ in unknown if key in acked])
+        self._keys("release_1", [key for key, rescued in unknown if key not in acked and not rescued])
+        self._claim_again(engine.held.difference((queue, place, delivery) for queue, place, delivery, _ in rows))
+        engine.lost_answer = engine.lost_answer or any(rescued and key not in acked for key, rescued in unknown)
+
+    def _claim_again(self, keys: set[Key]) -> None:
+        """A claim that the server lost: its delivery is not counted. What others have now is theirs."""
+        if keys:
+            engine = self._engine
+            engine.link.rows(
+                f"update {engine.schema}.job j set owner = %s, delivery = u.delivery "
+                "from unnest(%s::int[], %s::bigint[], %s::int[]) as u(queue, place, delivery) where j.queue = u.queue "
+                "and j.place = u.place and j.owner is null and j.delivery = u.delivery - 1",
+                [engine.incarnation, *map(list, zip(*keys, strict=True))],
+            )

@@ -1,0 +1,175 @@
+"""Housekeeping: the dead and what they held, what is due, what expires, who leads."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from framework.engine.port import Rescued
+from framework.engine.postgres.enqueue import tell
+from framework.engine.postgres.owner import BEAT, PATIENCE
+from framework.engine.postgres.rows import COLUMNS, Row
+from framework.model.job import Failure, Lease
+from framework.model.outcome import Kind, Outcome, Settlement
+
+if TYPE_CHECKING:
+    from framework.engine.postgres.engine import PostgresBroker
+
+AT_ONCE = 500  # rows in one statement
+LEFT_OVER = 300.0  # seconds between looks at dead owners whose jobs are for other services: each reads the whole table
+SLOW = 60.0  # seconds that a statement may take which reads a whole table
+
+
+class Upkeep:
+    """The part of the engine that a maintenance process uses."""
+
+    def __init__(self, engine: PostgresBroker) -> None:
+        self._engine = engine
+        self._schema = engine.schema
+        self.expired: Counter[str] = Counter()
+        self._left_over: dict[str, float] = {}
+        self._beat_at = self._delete_at = 0.0
+
+    def _dead(self) -> list[str]:
+        """Return the owners that are dead, as this machine and the database know it.
+
+        While nobody could reach the database no machine could beat: after a break they all get their time.
+        """
+        engine = self._engine
+        others = time.monotonic() - engine.link.since >= PATIENCE
+        node = engine.life.begin()
+        rows = engine.link.rows(
+            f"select o.id, o.node, coalesce(n.beat < {self._schema}.clock() - %s, true) from {self._schema}.owner o "
+            f"left join {self._schema}.node n on n.id = o.node where o.id <> %s",
+            [PATIENCE, engine.incarnation],
+        )
+        return [name for name, at, silent in rows if (engine.life.is_dead(name) if at == node else silent and others)]
+
+    def rescue(self) -> list[Rescued]:
+        """Take over what dead owners hold on this handle's queues."""
+        engine = self._engine
+        with engine.link.lock:
+            now = time.monotonic()
+            dead = self._dead()
+            self._left_over = {name: until for name, until in self._left_over.items() if name in dead}
+            gone = [name for name in dead if self._left_over.get(name, 0.0) <= now]
+            again = engine.lost_answer
+            if not gone and not again:
+                return []
+            rows = engine.as_owner(lambda era: engine.link.rows(
+                f"select {COLUMNS} from {self._schema}.rescue_1(%s, %s, %s::text[], %s::int[], %s)",
+                [engine.incarnation, era, gone, list(engine.numbers.values()), again],
+                seconds=SLOW,
+            ))  # fmt: skip
+            engine.lost_answer = False
+            for name in gone:
+                engine.life.forget(name)
+                self._left_over[name] = now + LEFT_OVER
+            found = [Row._make(row) for row in rows]
+            new = [row for row in found if (row.queue, row.place, row.delivery) not in engine.held]
+            new.sort(key=lambda row: row.place)
+            return [Rescued(lease, row.claimer or "") for lease, row in zip(engine.leases(new), new, strict=True)]
+
+    def lead(self, name: str) -> bool:
+        """Return whether this owner has a role."""
+        engine = self._engine
+        with engine.link.lock:
+            dead = self._dead()
+            return bool(engine.as_owner(lambda _: engine.link.rows(
+                f"insert into {self._schema}.leader values (%s, %s) on conflict (name) do update "
+                "set owner = excluded.owner where leader.owner = excluded.owner or leader.owner = any(%s) "
+                f"or not exists (select from {self._schema}.owner o where o.id = leader.owner) returning name",
+                [name, engine.incarnation, dead],
+            )))  # fmt: skip
+
+    def maintain(self, seconds: float) -> bool:
+        """Do what is due, each in parts. Return whether all is done."""
+        end = time.monotonic() + seconds
+        self._beat()
+        done = False
+        while not done:
+            done = self._promote() & self._expire() & self._delete()
+            if time.monotonic() >= end:
+                break
+        return done
+
+    def _beat(self) -> None:
+        """For all processes of this machine; and say which queues have a running service."""
+        engine, now = self._engine, time.monotonic()
+        if now < self._beat_at:
+            return
+        node = engine.life.begin()
+        engine.link.rows(
+            f"insert into {self._schema}.node values (%s, {self._schema}.clock(), '') "
+            "on conflict (id) do update set beat = excluded.beat",
+            [node],
+        )
+        engine.link.rows(
+            f"update {self._schema}.queue set seen = {self._schema}.clock() where id = any(%s::int[])",
+            [list(engine.numbers.values())],
+        )
+        engine.link.rows(
+            f"delete from {self._schema}.node n where beat < {self._schema}.clock() - 86400 "
+            f"and not exists (select from {self._schema}.owner o where o.node = n.id)"
+        )
+        self._beat_at = now + BEAT
+
+    def _promote(self) -> bool:
+        rows = self._engine.link.rows(f"select * from {self._schema}.promote_1(%s)", [AT_ONCE])
+        tell(self._engine.link, (queue for (queue,) in rows))
+        return len(rows) < AT_ONCE
+
+    def _expire(self) -> bool:
+        engine = self._engine
+        with engine.link.lock:
+            rows = engine.as_owner(lambda era: engine.link.rows(
+                f"select {COLUMNS} from {self._schema}.expire_1(%s, %s, %s::int[], %s)",
+                [engine.incarnation, era, list(engine.numbers.values()), AT_ONCE],
+            ))  # fmt: skip
+            leases = engine.leases(rows)
+            engine.settle([Settlement(lease, self._too_old(lease)) for lease in leases])
+        self.expired.update(lease.queue for lease in leases)
+        return len(rows) < AT_ONCE
+
+    def _too_old(self, lease: Lease) -> Outcome:
+        now = self._engine.link.now()
+        failure = Failure(
+            lease.attempt - 1,
+            "expired",
+            f"expired: not done {lease.job.ttl:g} s after it could first have run",
+            error_type="expired",
+            queue=lease.queue,
+            delivery=lease.delivery,
+            started_at=now,
+            ended_at=now,
+        )
+        return Outcome(Kind.DEAD_LETTERED, failure=failure)
+
+    def _delete(self) -> bool:
+        """Dead letters whose queue keeps them no longer."""
+        engine, began = self._engine, time.monotonic()
+        if began < self._delete_at:
+            return True
+        for name, options in engine.queues.items():
+            if options.is_dead_letter and options.ttl is not None:
+                number = engine.numbers[name]
+                tables = ["dead", "job", "later"] if engine.keeps_letters(name) else ["dead"]
+                for table in tables:
+                    owned = " and owner is null" if table == "job" else ""
+                    self.drop(table, f"queue = %s and home <> queue and since <= {self._schema}.clock() - %s{owned}",
+                              [number, options.ttl])  # fmt: skip
+        took = time.monotonic() - began
+        self._delete_at = time.monotonic() + (20 * took if took > 0.5 else 0.0)
+        return True
+
+    def drop(self, table: str, condition: str, values: list[object]) -> int:
+        """Delete rows for ever, and free their ids; return how many."""
+        rows = self._engine.link.rows(
+            f"with gone as (delete from {self._schema}.{table} where {condition} returning home, id, chosen), "
+            f"freed as (delete from {self._schema}.ids i using gone where gone.chosen and i.queue = gone.home "
+            "and i.id = gone.id) select count(*) from gone",
+            values,
+            seconds=SLOW,
+        )
+        return int(rows[0][0])

@@ -1,0 +1,360 @@
+"""Claiming: a rename from ready/ into the own directory, then one read.
+
+Whatever stops half-way stays in the own directory, where nobody else may touch it while we live; so that it does not
+strand there, entries that are no lease become leases once a minute and after every error.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+
+from framework.engine.spool.claim.life import Held, Owner
+from framework.engine.spool.claim.listing import Listing
+from framework.engine.spool.claim.setbacks import Setbacks
+from framework.engine.spool.claim.settle import Settle
+from framework.engine.spool.disk.clock import Clock
+from framework.engine.spool.disk.disk import Disk
+from framework.engine.spool.format import frame, jobfile, names
+from framework.engine.spool.format.names import Name
+from framework.engine.spool.segments import copies
+from framework.engine.spool.segments.open import Segments
+from framework.model.job import Job, Lease
+
+LOOK = 60.0  # seconds between two looks into the own directory
+SOON = 1.0  # the same, while a file there waits for its next try
+FIRST_READ = 1 << 14  # bytes: most jobs, also with some history
+MOST_MISSES = 3  # lost races in a row, after which we ask whether the loser is us
+MOST_TRIES = 3  # to read a file, before it is bad
+MOST_EXPIRED = 64  # in one claim: each may cost an fsync, and the caller has a deadline
+MOST_LOST = 1024  # races in one claim: the caller has a deadline
+log = logging.getLogger("framework")
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+class Reader:
+    """Turns a file in a claimed directory into a lease."""
+
+    def __init__(self, disk: Disk, counts: Counter[str]) -> None:
+        self._disk = disk
+        self._counts = counts
+        self._tries: Counter[str] = Counter()
+        self._told: set[str] = set()  # fields
+
+    def lease(self, owner: Owner, entry: str, name: Name) -> Lease | None:
+        """The lease; None: it is gone, or it was bad and has been put aside. Raises OSError."""
+        held = Held(owner, name, entry)
+        try:
+            lease = self._read(held)
+        except FileNotFoundError:
+            return None
+        except frame.Damaged:
+            self._put_aside(held)
+            return None
+        except OSError as error:
+            if error.errno in jobfile.PLANTED or self._unreadable(entry, error):
+                self._put_aside(held)
+                return None
+            raise
+        owner.held[entry] = held
+        if lease.job.extras.ignored:
+            self._tell_of_ignored(lease.job)
+        return lease
+
+    def _tell_of_ignored(self, job: Job) -> None:
+        """Once for each field and process: what made one such job has made others."""
+        self._counts["ignored_fields"] += 1
+        for name in set(job.extras.ignored) - self._told:
+            self._told.add(name)
+            log.warning(
+                "queue %r: job %r was stored with a value of %s that no job can have: it is ignored, and the job runs",
+                job.queue, job.id, name,
+            )  # fmt: skip
+
+    def _read(self, held: Held) -> Lease:
+        disk = self._disk
+        fd = disk.open(held.path, _OPEN)
+        try:
+            where, job = self._content(held, fd)
+        finally:
+            disk.calls.close(fd)
+            disk.reserve()
+        held.slots_at = where.slots_at
+        name = held.name
+        eligible = job.eligible_at
+        if name.not_before is not None and name.not_before != names.micros(eligible):
+            eligible = max(job.enqueued_at, name.not_before / 1e6)
+        return Lease(job, held.owner.queue.name, name.attempt + 1, name.delivery, eligible, held)
+
+    def _content(self, held: Held, fd: int) -> tuple[frame.Layout, Job]:
+        """One call for nearly every job; its size and number are asked for only where they are needed."""
+        calls = self._disk.calls
+        try:
+            data = calls.pread(fd, FIRST_READ, 0)
+        except OSError:
+            if stat.S_ISREG(calls.fstat(fd).st_mode):
+                raise
+            raise jobfile.Planted from None
+        if len(data) < FIRST_READ and not held.name.chosen:
+            where = frame.layout(data)
+            return where, frame.decode(data, where)
+        found = calls.fstat(fd)
+        held.inode = found.st_ino
+        return jobfile.content(self._disk, fd, found.st_size)
+
+    def _unreadable(self, entry: str, error: OSError) -> bool:
+        """A bad sector must not stop the queue for ever; but a full table of descriptors says nothing of the file."""
+        if error.errno not in (errno.EIO, errno.EACCES):
+            return False
+        self._tries[entry] += 1
+        return self._tries[entry] >= MOST_TRIES
+
+    def _put_aside(self, held: Held) -> None:
+        self._disk.move(held.path, held.owner.queue.path("bad", held.entry))
+        self._tries.pop(held.entry, None)
+        self._counts["bad"] += 1
+
+
+class Claim:
+    """The consumers' side of one queue, for one process. One thread at a time.
+
+    Attributes:
+        error: what stopped the last claim short, if something did.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        clock: Clock,
+        listing: Listing,
+        reader: Reader,
+        settle: Settle,
+        setbacks: Setbacks,
+        counts: Counter[str],
+        segments: Segments,
+        *,
+        owner: Callable[[], Owner],
+        reborn: Callable[[], None],
+    ) -> None:
+        self._disk = disk
+        self._clock = clock
+        self._listing = listing
+        self._reader = reader
+        self._settle = settle
+        self._owner = owner
+        self._reborn = reborn
+        self._setbacks = setbacks
+        self._counts = counts
+        self._segments = segments
+        self._look_at = time.monotonic() + LOOK
+        self._misses = 0
+        self.error: OSError | None = None
+
+    def __call__(self, limit: int) -> list[Lease]:
+        """Up to `limit` leases; where `error` is set then, something stopped it short."""
+        self.error = None
+        leases: list[Lease] = []
+        expired: list[Held] = []
+        lost = 0
+        barren: Counter[str] = Counter()  # segments of which others have all that is left
+
+        def enough() -> bool:
+            # Where the listing is used up the next claim lists again: what is claimed need not wait for it.
+            return len(leases) >= limit or len(expired) >= MOST_EXPIRED or (leases != [] and not len(self._listing))
+
+        try:
+            self._owner()  # born with the first claim, not with the first job: that one should not wait for it
+            self._stranded(leases, expired, limit)
+            for path, name in self._entries(enough, barren):
+                if name is None:
+                    spent = not self._from_segment(path, limit - len(leases), leases, expired)
+                    self._listing.note(os.path.basename(path), spent=spent)
+                    barren[path] += spent
+                    continue
+                try:
+                    lease = self._one(path, name)
+                except OSError as error:
+                    if not self._disk.is_there(path) and not isinstance(error, frame.Newer):
+                        raise  # it is claimed and cannot be read: the next claim begins with it, the order stays
+                    self._set_back(path, error)  # where it is about this one file, the others go on
+                    continue
+                self._setbacks.clear(path)
+                if lease is not None:
+                    self._sort(lease, leases, expired)
+                elif (lost := lost + 1) > MOST_LOST:
+                    break
+            self._expire(expired)
+        except OSError as error:
+            self.error = error
+            self.look_again()
+        return leases
+
+    def _from_segment(self, path: str, limit: int, leases: list[Lease], expired: list[Held]) -> bool:
+        """Claim from a segment; return whether there was something to claim. Raises OSError."""
+        try:
+            now = self._clock.micros()
+            found, left = self._segments.claim(self._owner(), os.path.basename(path), limit, now=now)
+        except OSError as error:
+            self._set_back(path, error)
+            return False
+        self._setbacks.clear(path)
+        for lease in found:
+            if lease.job.ttl is None:
+                leases.append(lease)
+            else:
+                self._sort(lease, leases, expired)
+        if left:
+            self._listing.untake()
+        return bool(found) or left  # all that were claimed may be damaged, and were put aside
+
+    def expire_segment(self, path: str) -> None:
+        """Make dead letters of the jobs of a segment whose time to live is over. Raises OSError, as `expire`."""
+        owner, entry, now, left = self._owner(), os.path.basename(path), self._clock.micros(), True
+        while left:
+            found, left = self._segments.claim(owner, entry, MOST_EXPIRED, expired_at=now)
+            if not self._expire([lease.token for lease in found]):
+                break  # they are claimed, and would be met again
+        self._segments.look_for_expiry(entry, owner.tag)
+
+    def _foreign(self, entry: str, path: str) -> None:
+        """Pass a name by: it is no job's, or that of a job which needs a newer worker; such a one is told."""
+        if names.needs_newer(entry):
+            self._setbacks.add(path, frame.Newer(frame.VERSION + 1))
+        self._listing.hide(entry)
+
+    def _entries(self, enough: Callable[[], bool], barren: Counter[str]) -> Iterator[tuple[str, Name | None]]:
+        """Yield what the listing has until there is enough; not what waits for its next try. Raises OSError.
+
+        A segment comes without the name of a job.
+        """
+        waiting = barren  # how often it was met
+        while not enough() and (entry := self._listing.take()) is not None:
+            name, path = names.parse(entry), self._listing.path(entry)
+            if name is None and names.segment(entry) is None:
+                self._foreign(entry, path)
+            elif waiting[path]:
+                waiting[path] += 1
+                if name is not None or waiting[path] > 2 or self._listing.is_spent():
+                    return  # only such files are left; a spent segment may have hidden others in the first listing
+            elif not self._setbacks.waits(path):
+                yield path, name
+            else:
+                waiting[path] += 1
+
+    def _sort(self, lease: Lease, leases: list[Lease], expired: list[Held]) -> None:
+        """Put a claim to those that run, or to those whose time to live is over."""
+        held: Held = lease.token
+        if held.name.expires is None or held.name.expires > self._clock.micros():
+            leases.append(lease)
+        else:
+            expired.append(held)
+
+    def _set_back(self, path: str, error: OSError) -> None:
+        """Try a file again later. Raises the error where it is not about this file."""
+        self.look_again()  # it may have come after the rename
+        self._setbacks.add(path, error)
+
+    def _expire(self, expired: list[Held]) -> bool:
+        """Return whether all are dead letters now. Raises OSError: one failed for a reason that is not its own."""
+        inside = {held: held.segment.entry for held in expired if held.segment is not None}
+        failed = self._settle.expire(expired)
+        for held, _ in failed:
+            if held in inside:
+                self._segments.keep_expired(inside[held])
+        for held, error in failed:
+            self._set_back(held.path, error)
+        return not failed
+
+    def look_again(self) -> None:
+        """Something may lie in the own directory that is no lease: the next claim looks."""
+        self._look_at = 0.0
+
+    def expire(self, entries: Iterable[tuple[str, Name]]) -> None:
+        """Claim entries of ready/ or delayed/ and make dead letters of those whose time to live is over.
+
+        Raises OSError: one that is not about a single file. What is claimed by then is looked for at the next call.
+        """
+        leases: list[Lease] = []
+        expired: list[Held] = []
+        self._stranded(leases, expired, MOST_EXPIRED)
+        for path, name in entries:
+            try:
+                lease = self._one(path, name)
+            except OSError as error:
+                self._set_back(path, error)
+                continue
+            self._setbacks.clear(path)
+            if lease is not None:
+                self._sort(lease, leases, expired)
+        self._expire(expired)
+        for lease in leases:
+            self._settle.release(lease.token, 0)
+
+    def _one(self, source: str, name: Name) -> Lease | None:
+        owner = self._owner()
+        name = name.claimed()
+        while (claimed := str(name)) in owner.held:
+            # A twin of what we hold: the rename would say yes and do nothing. Or a copy that somebody restored: that
+            # one is a job of its own, which a rename would put in the place of what we hold.
+            self._disk.drop_twin(source, f"{owner.base}/{claimed}")
+            if self._disk.stat(source) is None:
+                return None
+            name = name.claimed()
+        try:
+            self._disk.rename(source, f"{owner.base}/{claimed}")
+        except FileNotFoundError:
+            self._missed(owner, source)
+            return None
+        self._misses = 0
+        try:
+            return self._reader.lease(owner, claimed, name)
+        except frame.Newer:
+            self._disk.rename(f"{owner.base}/{claimed}", source)  # as if it had never been claimed
+            raise
+
+    def _missed(self, owner: Owner, source: str) -> None:
+        """ENOENT: the race is lost, or our own directory is gone (then nothing of ours is safe: start anew)."""
+        self._misses += 1
+        self._counts["missed"] += 1
+        if self._misses == 2:
+            self._listing.skip_gone()
+        fenced = self._misses >= MOST_MISSES or self._disk.stat(source) is not None
+        if fenced and self._disk.stat(owner.base) is None:
+            self._misses = 0
+            self._reborn()
+
+    def _stranded(self, leases: list[Lease], expired: list[Held], limit: int) -> None:
+        """Names in the own directory that nobody holds become leases again."""
+        if time.monotonic() < self._look_at:
+            return
+        owner = self._owner()
+        self._look_at = time.monotonic() + LOOK
+        entries = self._disk.listdir(owner.base)
+        if any(map(copies.is_copy, entries)):  # of an expired job, whose lease is gone: nobody else comes back to it
+            copies.settle_copies(self._disk, owner, self._segments)
+            entries = self._disk.listdir(owner.base)
+        for entry in sorted(entries):
+            name = names.parse(entry)
+            path = f"{owner.base}/{entry}"
+            if name is None or entry in owner.held:
+                continue
+            if self._setbacks.waits(path):
+                self._look_at = time.monotonic() + SOON
+                continue
+            if len(leases) >= limit:
+                self.look_again()
+                return
+            try:
+                lease = self._reader.lease(owner, entry, name)
+            except OSError as error:
+                self.error = error  # the others go first; this one is tried again
+                self._set_back(path, error)
+                continue
+            if lease is not None:
+                self._sort(lease, leases, expired)
+                self._counts["stranded"] += 1

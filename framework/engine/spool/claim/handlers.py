@@ -1,0 +1,45 @@
+"""Which services handle a dead-letter queue: for each a file `handled.<service>` in the queue's directory.
+
+Dead letters that no service handles are dead where they lie, in ready/ and delayed/: they count and are listed so, and
+the queue's ttl ends them. Nothing moves, so a service that gets a handler later handles what waits.
+"""
+
+from __future__ import annotations
+
+import os
+from urllib.parse import quote
+
+from framework.engine.spool.disk.disk import FULL, Disk
+from framework.engine.spool.disk.layout import QueueDir
+
+_PREFIX = "handled."
+
+
+def declare(disk: Disk, queue: QueueDir) -> None:
+    """Note whether the service of the queue's options handles it; durably, as another's ttl must spare its letters.
+
+    A full disk has no room for the note, and must not keep a service from its start. Raises OSError.
+    """
+    options = queue.options
+    if not options.is_dead_letter or not options.service:
+        return
+    path = f"{queue.base}/{_PREFIX}{quote(options.service, safe='')[:200]}"
+    if not options.handled:
+        disk.unlink(path)
+    elif disk.stat(path) is None:
+        try:
+            disk.calls.close(disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW))
+            disk.sync_dir(queue.base)
+        except FileExistsError:  # another process of the service was faster
+            return
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+
+
+def keeps_letters(disk: Disk, queue: QueueDir) -> bool:
+    """Return whether its dead letters are dead where they lie: no service handles them. Raises OSError."""
+    options = queue.options
+    if not options.is_dead_letter or options.handled:
+        return False
+    return not any(entry.startswith(_PREFIX) for entry in disk.listdir(queue.base))

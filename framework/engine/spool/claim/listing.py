@@ -1,0 +1,370 @@
+"""The runnable jobs of a queue in order, lower priorities first, from listings that are kept.
+
+`readdir` returns names in no order and is no snapshot: a name added meanwhile may appear without one added before it.
+So only names stamped before the listing began are consumed: a producer stamps a job after its last one is in place.
+That holds within a priority; between priorities there is no order to keep but theirs.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from bisect import bisect_left, insort
+from collections.abc import Callable
+
+from framework.engine.spool.claim.setbacks import Setbacks
+from framework.engine.spool.disk.clock import HORIZON, Clock
+from framework.engine.spool.disk.disk import Disk
+from framework.engine.spool.disk.layout import QueueDir
+from framework.engine.spool.format import names
+from framework.model.extras import USUAL
+
+ENOUGH = 4096  # names; further buckets are listed when these are used up
+LEAST_AGE = 0.1  # seconds; a listing that is not used up is renewed after 50 times what it took, at least this
+# A directory's time stands still while its file system's clock does: up to 10 ms with the kernel's own clock, a second
+# or two where times have no fractions (ext4 with inodes of 128 bytes, FAT, some network file systems). A change within
+# that span after another does not show, so no listing is trusted before the time has been seen for longer.
+RACY = 0.05  # seconds
+COARSE = 2.1  # seconds; for a time that is a multiple of COARSE_UNIT
+COARSE_UNIT = 10_000_000  # nanoseconds
+# What no time shows (a clock that was set back, attributes that a network file system keeps) is found by a full look.
+FULL_LOOK = 5.0  # seconds between two, or 50 times what they take
+FEW = 8  # queues; more share the time for full looks
+
+
+def tick(changed_at: int) -> float:
+    """Return for how many seconds a time of the file system may stand still, as the time itself shows."""
+    return RACY if changed_at % COARSE_UNIT else COARSE
+
+
+class Names:
+    """The names in one directory, listed again only when it may have changed: an idle look is one `stat`.
+
+    Times of the file system are compared with each other only, never with the clock of this machine.
+    """
+
+    def __init__(self, disk: Disk, path: str) -> None:
+        self._disk = disk
+        self._path = path
+        self._forget()
+
+    def _forget(self) -> None:
+        self._seen: tuple[int, int] | None = None  # inode and time of the directory
+        self._since = 0.0  # when this process saw that time first
+        self._trusted = False
+        self._full_at = 0.0
+        self.known: list[str] = []  # as the last look found them
+
+    def __call__(self, *, peers: int = 1) -> list[str]:
+        """Sorted, foreign names included; the same list object as long as nothing changed. Raises OSError.
+
+        Args:
+            peers: how many directories share the time for full looks.
+        """
+        now = time.monotonic()
+        found = self._disk.stat(self._path)
+        if found is None:
+            self._forget()
+            return self.known
+        seen = (found.st_ino, found.st_mtime_ns)
+        if seen != self._seen:
+            self._seen, self._since, self._trusted = seen, now, False
+        if not self._trusted or now >= self._full_at:
+            entries = sorted(self._disk.listdir(self._path))
+            share = max(1.0, self._disk.queues / FEW)
+            self._full_at = now + max(FULL_LOOK * share, 50 * peers * (time.monotonic() - now))
+            self._trusted = now >= self._since + tick(found.st_mtime_ns)
+            if entries != self.known:
+                self.known = entries
+        return self.known
+
+    def is_current(self) -> bool:
+        """Return whether the directory shows what the last call has seen, and need not be looked at in full. Raises
+        OSError."""
+        if not self._trusted or time.monotonic() >= self._full_at:
+            return False
+        found = self._disk.stat(self._path)
+        return found is not None and (found.st_ino, found.st_mtime_ns) == self._seen
+
+
+def first_there(is_there: Callable[[int], bool], low: int, end: int) -> int:
+    """The first index from `low` on that is there, where those that are gone are a run from there; `end`: none does.
+
+    Galloping costs a few `stat`s instead of a failed rename each, and passes no job by.
+    """
+    high, step = low, 1
+    while high < end and not is_there(high):
+        low, high, step = high + 1, high + step, step * 2
+    high = min(high, end)
+    while low < high:
+        middle = (low + high) // 2
+        if is_there(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+class Buckets:
+    """Names in the buckets of ready/ or the minutes of delayed/. One that is damaged hides no other.
+
+    Args:
+        base: the directory above the buckets. pattern: of a bucket's name.
+        setbacks: of the queue; takes the buckets that cannot be read or removed.
+    """
+
+    def __init__(
+        self, disk: Disk, base: str, pattern: re.Pattern[str] = names.BUCKET, *, setbacks: Setbacks | None = None
+    ) -> None:
+        self._disk = disk
+        self._setbacks = setbacks or Setbacks()
+        self._base = base
+        self._pattern = pattern
+        self._here = Names(disk, base)
+        self._seen: list[str] = []
+        self._found: list[str] = []
+        self._inside: dict[str, Names] = {}
+
+    def all(self) -> list[str]:
+        """The buckets that exist, oldest first. Raises OSError."""
+        seen = self._here()
+        if seen is not self._seen:
+            self._found = [entry for entry in seen if self._pattern.fullmatch(entry)]
+            self._inside = {b: self._inside.get(b) or Names(self._disk, f"{self._base}/{b}") for b in self._found}
+            self._seen = seen
+        return self._found
+
+    @property
+    def known(self) -> list[str]:
+        """Return the buckets as the last look has found them."""
+        return self._found
+
+    def first(self) -> str:
+        """Return the name of the oldest one; empty: there is none. Mostly one look at a time. Raises OSError."""
+        found = self._found if self._here.is_current() and self._here.known is self._seen else self.all()
+        return found[0] if found else ""
+
+    def names(self, bucket: str) -> list[str]:
+        """As `Names`, of one of them; of one that waits as they were last. Raises OSError."""
+        inside = self._inside.get(bucket)
+        if inside is None:
+            return []
+        if not self.waits(bucket):
+            try:
+                return inside(peers=len(self._inside))
+            except OSError as error:
+                self._setbacks.add(f"{self._base}/{bucket}", error)
+        return inside.known
+
+    def remove(self, bucket: str) -> None:
+        """Remove an empty one. Raises OSError."""
+        if not self.waits(bucket):
+            try:
+                self._disk.rmdir(f"{self._base}/{bucket}")
+            except OSError as error:
+                self._setbacks.add(f"{self._base}/{bucket}", error)
+
+    def waits(self, bucket: str) -> bool:
+        """Return whether a bucket cannot be read, or nothing in it be moved, and its next try has not come yet."""
+        return self._setbacks.waits(f"{self._base}/{bucket}")
+
+
+class Listing:
+    """Hands out entries of ready/ in order. One thread takes, any thread puts back."""
+
+    def __init__(self, disk: Disk, queue: QueueDir, clock: Clock, *, setbacks: Setbacks | None = None) -> None:
+        self._disk = disk
+        self._base = f"{queue.base}/ready"
+        self._clock = clock
+        self._buckets = Buckets(disk, self._base, setbacks=setbacks)
+        self._segments_at = f"{queue.base}/segments"
+        self._segments = Names(disk, self._segments_at)
+        self._spent: set[str] = set()  # segments in which nothing was to be claimed when this process looked last
+        self._names: list[str] = []  # by `names.order`
+        self._at = 0
+        self._bucket_of: dict[str, str] = {}  # where it does not follow from the name
+        self._due = self._urgent_due = 0.0  # when to list again: all, and what has a priority below 5
+        self._returned: list[str] = []
+        self._foreign: set[str] = set()
+        self._lock = threading.Lock()
+
+    def path(self, entry: str) -> str:
+        """Where an entry stands, relative to the root."""
+        if entry.endswith(names.SEGMENT_END):
+            return f"{self._segments_at}/{entry}"
+        bucket = self._bucket_of.get(entry) or (entry[: names.BUCKET_DIGITS] if ",p" not in entry else _bucket(entry))
+        return f"{self._base}/{bucket}/{entry}"
+
+    def __len__(self) -> int:
+        """Names that are left, as far as is known."""
+        return len(self._names) - self._at + len(self._returned)
+
+    def take(self) -> str | None:
+        """The next entry; None: there is none. It may be gone already. Raises OSError."""
+        if self._returned:
+            self._merge()
+        now = time.monotonic()
+        if self._urgent_due <= now < self._due and self._at < len(self._names):
+            self._look_for_urgent()
+        if self._at >= len(self._names) or now >= self._due:
+            self._refresh()
+            if not self._names:
+                return None
+        self._at += 1
+        return self._names[self._at - 1]
+
+    def untake(self) -> None:
+        """Hand out the last entry again: it is a segment from which more can be claimed."""
+        self._at -= 1
+
+    def note(self, entry: str, *, spent: bool) -> None:
+        """Say whether others have all that is left of a segment: then it hides no job behind it."""
+        if spent:
+            self._spent.add(entry)
+        else:
+            self._spent.discard(entry)
+
+    def is_spent(self) -> bool:
+        """Return whether nothing but such segments is listed."""
+        return self._spent.issuperset(self._names)
+
+    def hide(self, entry: str) -> None:
+        """It is nobody's job: never hand it out again."""
+        self._foreign.add(entry)
+
+    def put_back(self, entry: str) -> None:
+        """A released entry comes first of its priority again in this process."""
+        if names.priority_of(entry) > USUAL:
+            return  # others that were not listed may come before it: the next listing finds it
+        with self._lock:
+            if entry not in self._returned:  # a segment comes back with each of its jobs
+                self._returned.append(entry)
+
+    def skip_gone(self) -> None:
+        """After two misses: others consume in the same order, so what is gone is a run from here.
+
+        A run ends with its priority: what is more urgent came after others had seen what is less so.
+        """
+        if self._at < len(self._names):
+            level, _ = names.order(self._names[self._at])
+            self._at = first_there(self._exists, self._at, self._end_of(level))
+
+    def _end_of(self, level: int) -> int:
+        """Return where the names that are left of this level and those before it end."""
+        return bisect_left(self._names, (level + 1, ""), self._at, key=names.order)
+
+    def _exists(self, index: int) -> bool:
+        return self._disk.is_there(self.path(self._names[index]))
+
+    def _merge(self) -> None:
+        with self._lock:
+            returned, self._returned = self._returned, []
+        self._names, self._at = self._names[self._at :], 0
+        for entry in returned:
+            insort(self._names, entry, key=names.order)
+
+    def _refresh(self) -> None:
+        with self._lock:
+            self._returned.clear()  # what was put back is on disk, the listing will find it
+        self._bucket_of = {}
+        began, start = self._clock.text(), time.monotonic()
+        urgent, usual, patient = self._parted()
+        found = self._each_of(urgent, began)
+        if len(found) < ENOUGH:
+            if (segments := self._segments()) or self._spent:
+                self._spent.intersection_update(segments)
+                usual = sorted([*usual, *segments])
+            alike = self._before(began, self._usual(usual, ENOUGH - len(found)))
+            found += alike
+            if any(",p" in entry for entry in alike):  # a version that knows no priorities leaves them anywhere
+                found.sort(key=names.order)
+        for bucket in patient:
+            if len(found) < ENOUGH:
+                found += self._each_of([bucket], began)
+        self._names, self._at = found, 0
+        now = time.monotonic()
+        self._due = now + max(LEAST_AGE, 50 * (now - start))
+        self._urgent_due = now + LEAST_AGE / 2
+
+    def _look_for_urgent(self) -> None:
+        """Put what has come of priorities below 5 before what is left: a long listing is not renewed that soon."""
+        began, start = self._clock.text(), time.thread_time()  # its own time: a busy machine makes no job less urgent
+        found = self._each_of(self._parted()[0], began)
+        self._names, self._at = found + self._names[self._end_of(USUAL - 1) :], 0
+        pause = max(LEAST_AGE / 2, 50 * (time.thread_time() - start))  # what is in hand takes its time, too
+        self._urgent_due = min(self._due, time.monotonic() + pause)
+
+    def _parted(self) -> tuple[list[str], list[str], list[str]]:
+        """Return the buckets of priorities below 5, of 5, and above; each in order. Raises OSError."""
+        every = self._buckets.all()
+        first, last = bisect_left(every, names.BEGIN), bisect_left(every, names.END)
+        low, high = every[:first], every[last:]
+        usual = [bucket for bucket in low if names.is_of_time(bucket)] + every[first:last]  # none of a clock, or few
+        usual += [bucket for bucket in high if names.is_of_time(bucket)]
+        return (
+            [bucket for bucket in low if not names.is_of_time(bucket)],
+            usual,
+            [bucket for bucket in high if not names.is_of_time(bucket)],
+        )
+
+    def _before(self, began: str, found: list[str]) -> list[str]:
+        """Leave of a sorted list what was stamped before the listing began, and is a job's as far as is known."""
+        horizon = f"{int(began) + HORIZON:020d}"
+        made_up: list[str] = []  # stamps that no clock has made: they come last, or they would wait for ever
+        while found and found[-1][: len(began)] >= began:
+            entry = found.pop()
+            if entry[: len(began)] > horizon:
+                made_up.append(entry)
+        found += made_up
+        if self._foreign:
+            found = [entry for entry in found if entry not in self._foreign]
+        return found
+
+    def _each_of(self, buckets: list[str], began: str) -> list[str]:
+        """Return the names in these buckets of priorities, one after the other."""
+        found: list[str] = []
+        for bucket in buckets:
+            entries = list(self._buckets.names(bucket))  # a copy: the kept lists must not change
+            if not self._buckets.waits(bucket):
+                self._bucket_of.update(dict.fromkeys(entries, bucket))
+                found += self._before(began, entries)
+        return found
+
+    def _usual(self, buckets: list[str], enough: int) -> list[str]:
+        """At least `enough` names, where there are so many, with none missing among them; sorted.
+
+        Buckets and segments come in the order of their first stamps, and so a bucket of ten seconds before the segments
+        of that time. Names behind the next segment's stamp are left for later: its jobs belong before them.
+        """
+        alone: list[str] = []
+        segments: list[str] = []
+        inside = 0  # jobs in segments
+        for bucket in buckets:
+            if len(alone) + inside >= enough:
+                end = bisect_left(alone, bucket)
+                if end + inside >= enough:
+                    del alone[end:]
+                    break
+            if bucket.endswith(names.SEGMENT_END):
+                if (segment := names.segment(bucket)) is not None:
+                    segments.append(bucket)
+                    inside += 0 if bucket in self._spent else segment.jobs
+                continue
+            entries = self._buckets.names(bucket)
+            if self._buckets.waits(bucket):
+                continue
+            mixed = alone and entries and entries[0] < alone[-1]
+            alone += entries
+            if mixed:
+                alone.sort()
+            # Somebody has moved them here, or a version that knows no priorities, or one that wrote them together.
+            elsewhere = [entry for entry in entries if ",p" in entry or not entry.startswith(bucket)]
+            self._bucket_of.update(dict.fromkeys(elsewhere, bucket))
+        return sorted(alone + segments)
+
+
+def _bucket(entry: str) -> str:
+    """Return the bucket that follows from a name."""
+    priority = names.priority_of(entry)
+    return entry[: names.BUCKET_DIGITS] if priority == USUAL else names.bucket_of(priority)

@@ -1,0 +1,205 @@
+"""What is due leaves delayed/ for ready/. Anybody may do it: whoever loses a rename was helped."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from operator import itemgetter
+
+from framework.engine.spool.claim.listing import Buckets, first_there
+from framework.engine.spool.claim.setbacks import Setbacks
+from framework.engine.spool.disk.clock import Clock
+from framework.engine.spool.disk.disk import Disk
+from framework.engine.spool.disk.layout import QueueDir
+from framework.engine.spool.format import frame, names
+from framework.model.extras import USUAL
+
+LEAST_PAUSE = 1.0  # seconds between a worker's looks for what others delayed: maintenance looks more often
+LONG = 0.01  # seconds; a look that takes longer waits until nothing is ready, and is repeated after 20 times that
+MOST_LATE = 10.0  # seconds for which it waits
+STEP = 1 << 14  # names that a claim takes in at once: what comes meanwhile to ready/ does not wait for all
+_MINUTE = 60_000_000
+_NOT_BEFORE = re.compile(r",n(\d{1,18})")
+
+Waiting = tuple[int, str, str]  # due in microseconds since the epoch, name, minute
+
+
+@dataclass(slots=True)
+class Line:
+    """What waits, sorted. `at`: the first that has not been moved yet."""
+
+    waiting: list[Waiting] = field(default_factory=list)
+    at: int = 0
+
+    def due(self) -> int:
+        """Return the next moment, in microseconds since the epoch; MAX_TIME: nothing waits."""
+        return self.waiting[self.at][0] if self.at < len(self.waiting) else names.MAX_TIME
+
+
+class Promote:
+    """Moves what is due, in the order in which it is; what has a priority below 5 before all that has not.
+
+    What a look found is moved without another look, so that the cost of a job does not grow with their number. Only
+    minutes that are due are listed: half a million entries take 0.3 s.
+
+    Attributes:
+        error: what stopped the last call of `soon`, if something did.
+    """
+
+    def __init__(
+        self, disk: Disk, queue: QueueDir, clock: Clock, *, ring: Callable[[], None], setbacks: Setbacks
+    ) -> None:
+        self._disk = disk
+        self._setbacks = setbacks
+        self._queue = queue
+        self._clock = clock
+        self._ring = ring
+        self._base = f"{queue.base}/delayed"
+        self._minutes = Buckets(disk, self._base, names.MINUTE, setbacks=setbacks)
+        self._parsed: dict[str, tuple[list[str], dict[str, Waiting]]] = {}  # by minute: what was listed, by name
+        self._steps: Iterator[None] | None = None  # of the look that is under way
+        self._lines = Line(), Line()  # of the priorities below 5, and of the others
+        self._next_minute = 0  # the first moment of which nothing is listed, in microseconds since the epoch
+        self._looked_at = -MOST_LATE
+        self._took = 0.0
+        self.error: OSError | None = None
+
+    @property
+    def looking(self) -> bool:
+        """Return whether a look is under way, which the next call goes on with."""
+        return self._steps is not None
+
+    def seconds_left(self) -> float:
+        """Until the next job is due that we know of."""
+        due = self._next_due()
+        return max(0.0, ((self._next_minute if due == names.MAX_TIME else due) - self._clock.micros()) / 1e6)
+
+    def soon(self, most: int, *, patient: bool) -> int:
+        """A worker's call: moves up to `most` that are due; how many. It never raises: see `error`.
+
+        Args:
+            patient: nothing else is to be claimed, so a look may take its time.
+        """
+        self.error = None
+        try:
+            late = time.monotonic() - self._looked_at
+            if patient or self._took <= LONG or late >= MOST_LATE:
+                over = late >= max(LEAST_PAUSE, 20 * self._took)
+                if self._steps is not None or over or self._clock.micros() >= self._next_minute:
+                    self._go_on()
+            return self._move(most, math.inf)
+        except OSError as error:
+            self.error = error
+            return 0
+
+    def now(self, *, until: float = math.inf) -> bool:
+        """Promote all jobs that are due, until `until` (monotonic seconds). Return whether none is left.
+
+        Raises OSError: one that is not about a single file.
+        """
+        if self._took <= LONG or time.monotonic() >= self._looked_at + 20 * self._took:
+            while not self._go_on():
+                pass
+        self._move(sum(len(line.waiting) for line in self._lines), until)
+        return self._next_due() > self._clock.micros()
+
+    def _go_on(self) -> bool:
+        """Take the next step of a look, the first where none is under way. Return whether it is over."""
+        self._steps = self._steps or self._look()
+        try:
+            next(self._steps)
+        except StopIteration:
+            self._steps = None
+        except BaseException:
+            self._steps = None
+            raise
+        return self._steps is None
+
+    def _look(self) -> Iterator[None]:
+        """Find out what waits, in steps; what the last look found is valid until the end of this one."""
+        now, began, taken = self._clock.micros(), time.monotonic(), 0
+        self._looked_at = began
+        next_minute, parsed = names.MAX_TIME, dict[str, tuple[list[str], dict[str, Waiting]]]()
+        for minute in self._minutes.all():
+            if minute > names.minute_of(now):
+                next_minute = int(minute) * _MINUTE
+                break
+            entries = self._minutes.names(minute)
+            if self._minutes.waits(minute):
+                continue
+            if not entries:
+                if minute < names.minute_of(max(0, now - _MINUTE)):
+                    self._minutes.remove(minute)
+                continue
+            known = self._parsed.get(minute, ([], {}))
+            if known[0] is not entries:
+                known = entries, {}
+                for at in range(0, len(entries), STEP):
+                    if taken >= STEP:
+                        yield
+                        taken = 0
+                    known[1].update(self._parse(minute, entries[at : at + STEP]))
+                    taken += len(entries[at : at + STEP])
+            parsed[minute] = known
+        self._next_minute, self._parsed = next_minute, parsed
+        every = [waiting for _, found in parsed.values() for waiting in found.values()]
+        every.sort(key=itemgetter(0))  # those of one moment are in the order of their names already
+        urgent = [waiting for waiting in every if ",p" in waiting[1] and names.priority_of(waiting[1]) < USUAL]
+        if urgent:
+            every = [waiting for waiting in every if names.priority_of(waiting[1]) >= USUAL]
+        self._lines = Line(urgent), Line(every)
+        self._took = time.monotonic() - began
+
+    def _parse(self, minute: str, entries: list[str]) -> Iterator[tuple[str, Waiting]]:
+        """As far as order needs it; a name that the last look has seen costs nothing."""
+        find, known = _NOT_BEFORE.search, self._parsed.get(minute, ([], {}))[1]
+        for entry in entries:
+            waiting = known.get(entry)
+            if waiting is None:
+                waiting = int(due[1]) if (due := find(entry)) else 0, entry, minute
+            yield entry, waiting
+
+    def _next_due(self) -> int:
+        return min(line.due() for line in self._lines)
+
+    def _move(self, most: int, until: float) -> int:
+        moved = 0
+        for line in self._lines:
+            moved += self._move_of(line, most - moved, until)
+        return moved
+
+    def _move_of(self, line: Line, most: int, until: float) -> int:
+        now, moved, missed = self._clock.micros(), 0, 0
+        try:
+            while moved < most and line.due() <= now:
+                _, entry, minute = line.waiting[line.at]
+                done = self._promote(f"{self._base}/{minute}/{entry}", entry)
+                line.at += 1
+                moved, missed = moved + bool(done), missed + 1 if done is False else 0
+                if missed == 2:  # others move the same ones, in the same order
+                    line.at, missed = first_there(partial(self._is_there, line), line.at, len(line.waiting)), 0
+                if time.monotonic() >= until:
+                    break
+        finally:
+            if moved:
+                self._ring()
+        return moved
+
+    def _promote(self, path: str, entry: str) -> bool | None:
+        """Return whether it was moved; False: it is gone; None: it cannot be moved, or is no job. Raises OSError."""
+        if self._setbacks.waits(path):
+            return None
+        name = names.parse(entry)
+        if name is None:
+            if names.needs_newer(entry):
+                self._setbacks.add(path, frame.Newer(frame.VERSION + 1))
+            return None
+        return self._setbacks.tried(path, lambda path: self._disk.move(path, self._queue.ready(name)))
+
+    def _is_there(self, line: Line, index: int) -> bool:
+        _, entry, minute = line.waiting[index]
+        return self._disk.is_there(f"{self._base}/{minute}/{entry}")

@@ -1,0 +1,127 @@
+"""Liveness is a `flock` on a descriptor that no forked child keeps.
+
+POSIX locks would be wrong: inside one process a probe of its own lock succeeds, and closing the probe frees the lock.
+A `flock` belongs to the open file, which fork() shares: a child that kept the descriptor would keep its dead parent
+alive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from framework.engine.spool.disk.calls import Calls
+
+# Between the return of open() and keep() another thread may fork: that child keeps the descriptor until it ends or
+# execs. That only delays a rescue, so no lock is taken around every open.
+_kept: set[int] = set()
+_forked: weakref.WeakSet[Forkable] = weakref.WeakSet()
+
+
+class Forkable(Protocol):
+    """Something that must not go on in a forked child as it was."""
+
+    def after_fork(self) -> None:
+        """Called in the child."""
+
+
+def keep(fd: int) -> int:
+    """Forked children close this descriptor from now on."""
+    _kept.add(fd)
+    return fd
+
+
+def kept() -> int:
+    """How many descriptors are kept."""
+    return len(_kept)
+
+
+def forget(fd: int) -> None:
+    """The number is somebody else's by now: a forked child must not close it."""
+    _kept.discard(fd)
+
+
+def is_still(calls: Calls, fd: int, file: tuple[int, int]) -> bool:
+    """Return whether a descriptor is still the file with this device and inode. Raises OSError.
+
+    Code that closes all descriptors of its process leaves us numbers that are soon somebody else's files.
+    """
+    try:
+        found = calls.fstat(fd)
+    except OSError as error:
+        if error.errno == errno.EBADF:
+            return False
+        raise
+    return (found.st_dev, found.st_ino) == file
+
+
+def drop(calls: Calls, fd: int) -> None:
+    """Closes a kept descriptor, and with it its lock."""
+    _kept.discard(fd)  # first: once closed, the number may belong to somebody else
+    with contextlib.suppress(OSError):  # Linux has closed it even then
+        calls.close(fd)
+
+
+def take(calls: Calls, fd: int) -> bool:
+    """Locks without waiting; False: somebody alive holds it. Raises OSError."""
+    try:
+        calls.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN):
+            return False
+        raise
+    return True
+
+
+def take_within(calls: Calls, fd: int, seconds: float) -> bool:
+    """Locks, waiting up to `seconds`; False: still held then. Raises OSError."""
+    deadline = time.monotonic() + seconds
+    pause = 0.0002
+    while not take(calls, fd):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(pause)
+        pause = min(pause * 2, 0.02)
+    return True
+
+
+def release(calls: Calls, fd: int) -> None:
+    """Lets a lock go before its descriptor is closed."""
+    with contextlib.suppress(OSError):  # then closing does it
+        calls.flock(fd, fcntl.LOCK_UN)
+
+
+@contextmanager
+def opened(calls: Calls, path: str, flags: int, *, dir_fd: int) -> Iterator[int]:
+    """A kept descriptor inside the block. Raises OSError."""
+    fd = keep(calls.open(path, flags | os.O_CLOEXEC, 0o600, dir_fd=dir_fd))
+    try:
+        yield fd
+    finally:
+        drop(calls, fd)
+
+
+def in_child(thing: Forkable) -> None:
+    """Has `thing.after_fork()` called in every forked child, as long as somebody holds the thing."""
+    _forked.add(thing)
+
+
+def _child() -> None:
+    for fd in _kept:
+        try:
+            os.close(fd)
+        except OSError:
+            continue
+    _kept.clear()
+    for thing in list(_forked):
+        thing.after_fork()
+
+
+os.register_at_fork(after_in_child=_child)

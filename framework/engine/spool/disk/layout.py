@@ -1,0 +1,208 @@
+"""The directories of a root and of its queues: made durably, and refused when they are unsafe.
+
+`<root>/<queue>/` holds tmp, ready/<bucket>, segments, claimed/<wid>, delayed/<minute>, dead, bad, ids/<xx>, depth,
+notifier, and the marker `segmented.2`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from framework.engine.spool.claim.setbacks import OF_ONE_FILE
+from framework.engine.spool.disk.calls import Calls
+from framework.engine.spool.disk.disk import DIRECTORY, Disk
+from framework.engine.spool.format.names import Name
+from framework.model.errors import EngineError, EngineUnavailable
+from framework.model.options import QueueSpec, check_name
+
+STATES = ("tmp", "ready", "segments", "claimed", "delayed", "dead", "bad", "ids")
+_RESERVED = ("run", "instances", "leader.lock")
+
+
+class QueueDir:
+    """Paths of one queue, relative to the root.
+
+    Attributes:
+        options: the queue's declaration.
+        base: its directory.
+    """
+
+    def __init__(self, options: QueueSpec) -> None:
+        self.options = options
+        self.name = options.name
+        self.base = directory_of(options.name)
+        self.depth = f"{self.base}/depth"
+        self.notifier = f"{self.base}/doorbell"
+        self.segmented = f"{self.base}/segmented.2"  # `segmented` was of workers that read no open ones
+
+    def path(self, state: str, entry: object) -> str:
+        """Of a file in a state without buckets: tmp, dead, bad."""
+        return f"{self.base}/{state}/{entry}"
+
+    def ready(self, name: Name) -> str:
+        """Where a runnable job stands."""
+        return f"{self.base}/ready/{name.bucket}/{name}"
+
+    def delayed(self, name: Name) -> str:
+        """Where a job stands that is not yet due."""
+        return f"{self.base}/delayed/{name.minute}/{name}"
+
+    def waiting(self, name: Name, now: int) -> str:
+        """ready or delayed, as the moment `now` (microseconds since the epoch) has it."""
+        return self.ready(name) if name.not_before is None or name.not_before <= now else self.delayed(name)
+
+
+def directory_of(queue: str) -> str:
+    """The directory of a queue; one that is named like something of the root's gets an `@`, which no queue name has."""
+    check_name(queue)
+    return f"@{queue}" if queue in _RESERVED or queue.startswith("clock.") else queue
+
+
+def queue_of(directory: str) -> str | None:
+    """The queue of a directory in the root, or None: something else."""
+    name = directory.removeprefix("@")
+    try:
+        return name if directory_of(name) == directory else None
+    except ValueError:
+        return None
+
+
+def open_root(root: Path, calls: Calls, *, power: bool) -> Disk:
+    """Makes the root where it is missing and opens it. Raises EngineError when it is unsafe, EngineUnavailable."""
+    try:
+        made = _make_root(root, calls)
+        fd = calls.open(str(root), DIRECTORY & ~os.O_NOFOLLOW)
+    except OSError as error:
+        raise unfit(root, error) from error
+    disk = Disk(calls, fd, power=power)
+    try:
+        _check_owner(root, calls.fstat(fd))
+        if made and power:
+            _sync_parents(root, calls, made)
+    except OSError as error:
+        disk.close()
+        raise unfit(root, error) from error
+    except EngineError:
+        disk.close()
+        raise
+    return disk
+
+
+def make_queue(disk: Disk, queue: QueueDir) -> None:
+    """Makes a queue's directories, durably and in any order: each open repeats what is missing. Raises OSError."""
+    disk.mkdir(queue.base)
+    new = False
+    for state in STATES:
+        try:
+            disk.calls.mkdir(f"{queue.base}/{state}", 0o700, dir_fd=disk.fd)
+            new = True
+        except FileExistsError:
+            continue
+    if new:
+        disk.sync_dir(queue.base)
+    try:
+        disk.calls.mkfifo(queue.notifier, 0o600, dir_fd=disk.fd)
+    except OSError as error:  # who waits looks now and then; a damaged notifier keeps no queue closed
+        if error.errno != errno.EEXIST and error.errno not in OF_ONE_FILE:
+            raise
+
+
+def is_complete(disk: Disk, queue: QueueDir) -> bool:
+    """Whether nobody has removed a directory of a queue. Raises OSError."""
+    return all(disk.stat(f"{queue.base}/{state}") is not None for state in STATES)
+
+
+def check_one_device(root: Path, disk: Disk, queue: QueueDir) -> None:
+    """A mount below the root would make every rename across it fail: refuse. Raises EngineError, OSError."""
+    device = disk.calls.fstat(disk.fd).st_dev
+    paths = [queue.base, *(f"{queue.base}/{state}" for state in STATES)]
+    for state in ("ready", "claimed", "delayed", "ids"):
+        paths += [f"{queue.base}/{state}/{entry}" for entry in disk.listdir(f"{queue.base}/{state}")]
+    for path in paths:
+        try:
+            found = disk.stat(path)
+        except OSError as error:
+            if error.errno not in OF_ONE_FILE or path in paths[: 1 + len(STATES)]:
+                raise
+            continue  # a damaged one keeps the others from nothing
+        if found is None or found.st_dev == device:
+            continue
+        raise EngineError(
+            f"{root / path} is on another file system than {root}: unmount it, or mount it at {root} itself"
+        )
+    for path in paths[: 1 + len(STATES)]:
+        found = disk.stat(path)
+        if found is None or not stat.S_ISDIR(found.st_mode):
+            raise EngineError(f"{root / path} is not a directory: move it away, the spool needs that name")
+
+
+def unfit(root: Path, error: OSError) -> EngineError:
+    """What an error at the root means for the one who chose it; names the entry where it is not the root itself."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    inside = isinstance(error.filename, str) and os.path.normpath(root / error.filename) != os.path.normpath(root)
+    where = f"spool {root}: {error.filename}" if inside else f"spool {root}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE):
+        return EngineUnavailable(f"{where}: {reason}")
+    if error.errno == errno.EACCES:
+        return EngineError(
+            f"{where}: permission denied for uid {os.geteuid()}: give it the directory, or set WORKER_ENGINE_URL"
+        )
+    if error.errno == errno.EROFS:
+        return EngineUnavailable(
+            f"{where}: its file system is read-only: remount it, or set WORKER_ENGINE_URL to another place"
+        )
+    return EngineError(f"{where}: {reason}: set WORKER_ENGINE_URL to a directory, as in spool:./var/spool")
+
+
+def unavailable(root: Path, doing: str, error: OSError) -> EngineUnavailable:
+    """What an error under way means. Raises EngineError: one that trying again cannot mend."""
+    if error.errno == errno.EBADF:
+        raise EngineError(
+            f"spool {root}: {doing}: somebody in this process has closed descriptors that are not theirs"
+        ) from error
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    where = f"{root}/{error.filename}" if isinstance(error.filename, str) else str(root)
+    hint = {
+        errno.ENOSPC: "free some space",
+        errno.EDQUOT: "raise the quota",
+        errno.EMFILE: "raise the limit of open files (ulimit -n)",
+        errno.ENFILE: "raise the system's limit of open files",
+        errno.EROFS: "remount the file system",
+    }.get(error.errno or 0, "tried again")
+    return EngineUnavailable(f"spool {where}: {doing}: {reason}: {hint}")
+
+
+def _make_root(root: Path, calls: Calls) -> list[Path]:
+    missing = []
+    path = root
+    while not path.exists() and path != path.parent:
+        missing.append(path)
+        path = path.parent
+    for path in reversed(missing):
+        try:
+            calls.mkdir(str(path), 0o700 if path == root else 0o755)
+        except FileExistsError:
+            continue
+    return missing
+
+
+def _sync_parents(root: Path, calls: Calls, made: list[Path]) -> None:
+    for path in made:
+        fd = calls.open(str(path.parent), DIRECTORY & ~os.O_NOFOLLOW)
+        try:
+            calls.fsync(fd)
+        finally:
+            calls.close(fd)
+
+
+def _check_owner(root: Path, found: os.stat_result) -> None:
+    if found.st_uid != os.geteuid():
+        raise EngineError(
+            f"spool {root} belongs to uid {found.st_uid}, this process is uid {os.geteuid()}: run both as one user"
+        )
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        mode = stat.S_IMODE(found.st_mode)
+        raise EngineError(f"spool {root} has mode {mode:o}, others could plant jobs in it: chmod 700 {root}")

@@ -1,0 +1,323 @@
+"""The embedded engine behind the port: a thin coat around `framework.engine.spool`."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+from framework.engine import url_options as options
+from framework.engine.port import NO_JOBS, Features, JobView, QueueStats, Rescued, State
+from framework.engine.spool.disk import flocks
+from framework.engine.spool.disk.calls import Calls
+from framework.engine.spool.store import Spool
+from framework.engine.spool.upkeep.browse import Sight
+from framework.engine.spool.upkeep.counts import Counts
+from framework.engine.spool.upkeep.rescue import Orphan
+from framework.model.errors import EngineError, EnqueueFailed, SettingsError
+from framework.model.job import Failure, Job, JobId, Lease
+from framework.model.options import QueueSpec
+from framework.model.outcome import Kind, Outcome, Settlement
+from framework.process.lock import FileLock
+
+log = logging.getLogger("framework")
+
+Durability = Literal["power", "process"]
+OPTIONS: dict[str, options.Reader] = {
+    "durability": options.one_of("power", "process"),
+    "network_file_system": options.flag,
+}
+_KINDS = {kind.value: kind for kind in Kind}
+
+
+def connect(
+    url: str,
+    *,
+    incarnation: str,
+    durability: Durability = "power",
+    network_file_system: bool = False,
+    calls: Calls | None = None,
+    **_: Any,
+) -> SpoolBroker:
+    """A broker on a directory, not opened yet.
+
+    Args:
+        url: `spool:DIR`, as in `spool:./var/spool` or `spool:/var/lib/shop/spool`; the two options may stand in its
+            query (`?durability=process`) and count more there.
+        incarnation: name of this process's life, never reused.
+        durability: `power` calls fsync for what is enqueued; `process` does not: a power cut may lose it.
+        network_file_system: use one all the same, though locks and renames may not hold there.
+        calls: the seam for tests.
+
+    Raises:
+        SettingsError: no directory in the URL, or an unknown option or value.
+    """
+    url, given = options.split(url, OPTIONS)
+    durability = given.get("durability", durability)
+    if durability not in ("power", "process"):
+        raise SettingsError(f"durability={durability!r}: write power or process")
+    spool = Spool(
+        directory(url),
+        incarnation=incarnation,
+        power=durability == "power",
+        network_file_system=given.get("network_file_system", network_file_system),
+        calls=calls,
+    )
+    return SpoolBroker(spool)
+
+
+def directory(url: str) -> Path:
+    """The directory in `spool:DIR`. Raises SettingsError."""
+    scheme, _, place = url.partition(":")
+    if place.startswith("//"):
+        place = place[2:]
+        if not place.startswith("/"):
+            raise SettingsError(
+                f"WORKER_ENGINE_URL={url!r}: a spool has no host; write spool:./{place} or spool:///{place}"
+            )
+    if scheme != "spool" or not place or "\0" in place:
+        raise SettingsError(f"WORKER_ENGINE_URL={url!r}: write spool:DIR, as in spool:./var/spool")
+    return Path(place)
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolView(JobView):
+    """A view that knows its file."""
+
+    sight: Sight | None = None
+
+
+class SpoolBroker:
+    """`Broker` and `Inspector` of `framework.engine.port`.
+
+    Attributes:
+        root: the directory.
+    """
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._others: dict[str, Counts] = {}  # undeclared queues
+        self.root = spool.root
+        self._reopening = threading.Lock()
+        self._roles: dict[str, FileLock] = {}
+        flocks.in_child(self)
+        self.features = Features(system="spool", local=True, durable="process")
+
+    def after_fork(self) -> None:
+        """The lock may have been held by another thread."""
+        self._reopening = threading.Lock()
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """One line each; filled by `open`."""
+        return self._spool.notes
+
+    @property
+    def local_dir(self) -> Path:
+        """The root; `run/` and `instances/` in it are the runner's."""
+        return self.root
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What happened in this process: lost, missed, bad, stranded, recovered."""
+        return dict(self._spool.counts)
+
+    def open(self, queues: Sequence[QueueSpec]) -> None:
+        """Makes what is missing and checks the place."""
+        self._spool.open(queues)
+        durable: Literal["process", "power"] = "power" if self._spool.survives_power_cut else "process"
+        self.features = replace(self.features, durable=durable)
+
+    def enqueue(self, jobs: Sequence[Job]) -> Sequence[JobId]:
+        """One fsync each, or one for many. A producer whose directory was moved or removed opens it anew."""
+        try:
+            spool = self._in_place()
+        except EngineError as error:
+            raise EnqueueFailed(f"not queued: {error}") from error
+        return spool.enqueue(jobs)
+
+    def _in_place(self) -> Spool:
+        spool = self._spool
+        if spool.is_in_place():
+            return spool
+        with self._reopening:
+            if self._spool is spool:  # else another thread was faster
+                self._spool = spool.anew()
+                log.warning("spool %s was moved, removed or mounted over: opened anew", self.root)
+            return self._spool
+
+    def claim(self, queues: Sequence[str], *, limit: int, wait: float) -> Sequence[Lease]:
+        """Waits on the queues' notifiers, and looks now and then."""
+        return self._spool.claim(queues, limit=limit, wait=wait)
+
+    def settle(self, done: Sequence[Settlement]) -> None:
+        """One unlink or rename each; dead letters of one call share their syncs."""
+        self._spool.settlements(done)
+
+    def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
+        """A rename back."""
+        self._spool.settlements.release(leases, delay)
+
+    def lost(self, leases: Sequence[Lease]) -> Sequence[Lease]:
+        """None: a claim ends with its owner's lock, which the kernel keeps."""
+        return ()
+
+    def rescue(self) -> Sequence[Rescued]:
+        """While they are settled this process holds the dead one's lock."""
+        return [_rescued(orphan) for orphan in self._spool.rescue()]
+
+    def unaccounted(self, lease: Lease) -> int:
+        """In a page of the job's file."""
+        return self._spool.unaccounted(lease)
+
+    def maintain(self, *, seconds: float = math.inf) -> float:
+        """Serve every queue that was opened."""
+        return self._spool.maintain(seconds)
+
+    def stuck(self) -> Mapping[str, str]:
+        """Return the files that cannot be moved."""
+        return self._spool.stuck()
+
+    def expired(self) -> Mapping[str, int]:
+        """Found at a claim, or by `maintain`."""
+        counts = dict(self._spool.expired)
+        self._spool.expired.subtract(counts)  # not clear(): another thread may count meanwhile
+        return {name: count for name, count in counts.items() if count}
+
+    def lead(self, name: str) -> bool:
+        """The holder of a lock file beside the queues."""
+        role = self._roles.setdefault(name, FileLock(self.root / f"leader.{quote(name, safe='')}.lock"))
+        return role.take()
+
+    def stats(self, queue: str) -> QueueStats:
+        """Counted now; what has not changed since is not listed again."""
+        parts = self._spool.parts(queue)
+        try:
+            found = self._count(parts.counts)
+            if self._spool.browse().keeps_letters(parts.queue):
+                return replace(NO_JOBS, in_flight=found.in_flight, dead=found.jobs_at_rest, bad=found.bad)
+            return found
+        except OSError as error:
+            raise self._spool.unavailable("counting", error) from error
+
+    def undeclared(self) -> Mapping[str, QueueStats]:
+        """Queues whose depth nobody has published for a minute; the empty ones are left out."""
+        try:
+            self._others = self._spool.browse().undeclared(self._others)
+            found = {name: self._count(counts) for name, counts in self._others.items()}
+        except OSError as error:
+            raise self._spool.unavailable("looking for queues", error) from error
+        return {name: stats for name, stats in found.items() if stats.jobs}
+
+    def _count(self, counts: Counts) -> QueueStats:
+        ready = counts.ready()
+        stamp, wall = self._spool.now()
+        ages = [0.0]
+        if ready.oldest_stamp:
+            ages.append((stamp - int(ready.oldest_stamp)) / 1e9)
+        if ready.oldest_due is not None:
+            ages.append(wall - ready.oldest_due / 1e6)
+        return QueueStats(
+            ready=ready.count,
+            delayed=counts.delayed().count,
+            in_flight=counts.in_flight(),
+            dead=counts.dead(),
+            bad=counts.bad(),
+            oldest_age=max(ages),
+        )
+
+    def wake(self) -> None:
+        """A byte into a pipe to ourselves."""
+        self._spool.wake()
+
+    def close(self) -> None:
+        """Removes the own directory when it is empty, and lets go."""
+        self._spool.close()
+        for role in self._roles.values():
+            role.release()
+
+    def browse(self, queue: str, state: State) -> Iterator[JobView]:
+        """Reads each file; claims none."""
+        for sight in self._sights(queue, state):
+            yield self._view(queue, state, sight)
+
+    def _view(self, queue: str, state: State, sight: Sight) -> SpoolView:
+        attempt, delivery = (0, 0) if sight.name is None else (sight.name.attempt, sight.name.delivery)
+        place = str(self.root / sight.path) if state == "bad" or sight.newer else ""
+        return SpoolView(
+            sight.job, queue, state, attempt, delivery, sight.since, place, sight.flaw, sight.newer, sight=sight
+        )
+
+    def newer(self, queue: str) -> Iterator[JobView]:
+        """Reads the headers of a few files."""
+        try:
+            for state in ("ready", "delayed", "in_flight", "dead"):
+                for sight in self._spool.browse().newer(self._spool.parts(queue).queue, state):
+                    yield self._view(queue, state, sight)
+        except OSError as error:
+            raise self._spool.unavailable(f"looking at {queue!r}", error) from error
+
+    def find(self, queue: str, job_id: str, state: State) -> JobView | None:
+        """The oldest of that id."""
+        return next((view for view in self.browse(queue, state) if view.job.id == job_id), None)
+
+    def replay(self, view: JobView) -> bool:
+        """Home again; also a letter that its dead-letter queue has not handled yet."""
+        if view.state in ("in_flight", "bad") or view.newer or not view.is_letter:
+            return False
+        return self._act(view, self._spool.browse().replay)
+
+    def discard(self, view: JobView) -> bool:
+        """Unlinks what nobody holds."""
+        return view.state != "in_flight" and not view.newer and self._act(view, self._spool.browse().discard)
+
+    def restore(self, view: JobView) -> str:
+        """A rename back; under the lock of its id, where the caller chose that."""
+        if view.state != "bad" or not isinstance(view, SpoolView) or view.sight is None:
+            return "is no longer there"
+        try:
+            return self._spool.browse().restore(self._spool.parts(view.queue).queue, view.sight)
+        except OSError as error:
+            raise self._spool.unavailable(f"file {view.job.id!r}", error) from error
+
+    def _act(self, view: JobView, action: Any) -> bool:
+        sight = view.sight if isinstance(view, SpoolView) else self._sight(view)
+        if sight is None:
+            return False
+        try:
+            return bool(action(sight))
+        except OSError as error:
+            raise self._spool.unavailable(f"job {view.job.id!r}", error) from error
+
+    def _sights(self, queue: str, state: State) -> Iterator[Sight]:
+        try:
+            yield from self._spool.browse().sights(self._spool.parts(queue).queue, state)
+        except OSError as error:
+            raise self._spool.unavailable(f"looking at {queue!r}", error) from error
+
+    def _sight(self, view: JobView) -> Sight | None:
+        """Of a view that somebody else made."""
+        for sight in self._sights(view.queue, view.state):
+            if sight.name is not None and (sight.job.uid, sight.name.delivery) == (view.job.uid, view.delivery):
+                return sight
+        return None
+
+
+def _rescued(orphan: Orphan) -> Rescued:
+    started = orphan.started
+    if started is None:
+        return Rescued(orphan.lease, orphan.incarnation)
+    kind = _KINDS.get(started.outcome)  # None also for one that this version does not know
+    reported = None if kind is None else Outcome(kind, started.delay, _failure_of(orphan.lease))
+    return Rescued(orphan.lease, orphan.incarnation, started.run, reported)
+
+
+def _failure_of(lease: Lease) -> Failure | None:
+    """What the version before this stored for this delivery."""
+    last = lease.job.history[-1] if lease.job.history else None
+    return last if last is not None and last.delivery == lease.delivery else None

@@ -1,0 +1,1 @@
+"""The bytes and names of what the spool stores."""

@@ -1,0 +1,36 @@
+"""Looking at a segment, and deleting one of its jobs: what a person does from the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from framework.engine.spool.disk.disk import Disk
+from framework.engine.spool.format import frame
+from framework.engine.spool.segments import words as word
+from framework.engine.spool.segments.file import Busy, Segment
+
+
+@contextmanager
+def open_segment(disk: Disk, path: str) -> Iterator[Segment]:
+    """Gives a segment that no claims of this process know. Raises Damaged, Newer, OSError."""
+    segment = Segment(disk, path)
+    try:
+        yield segment
+    finally:
+        segment.close()
+
+
+def discard(disk: Disk, path: str, index: int) -> bool:
+    """Delete a job that nobody has; False: it is gone, or somebody has it. Raises OSError."""
+    try:
+        with open_segment(disk, path) as segment:
+            with segment.locked():
+                free = word.is_free(segment.word(index))
+                if free:
+                    segment.write(index, word.DONE)
+            if free:
+                segment.flush()
+            return free
+    except (frame.Damaged, FileNotFoundError, Busy):
+        return False

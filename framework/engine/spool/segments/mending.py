@@ -1,0 +1,144 @@
+"""Segments that nobody could finish writing, and such as were put aside."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from framework.engine.spool.disk import flocks
+from framework.engine.spool.disk.disk import Disk
+from framework.engine.spool.disk.layout import QueueDir
+from framework.engine.spool.format import frame, names
+from framework.engine.spool.format.names import SegmentName
+from framework.engine.spool.segments import format as bytes_of
+from framework.engine.spool.segments import words as word
+from framework.engine.spool.segments.look import open_segment
+
+
+def recover(disk: Disk, queue: QueueDir, entry: str) -> int:
+    """Settle a segment in tmp: its whole jobs are promoted, a torn rest is nobody's. Return how many were promoted.
+
+    Its writer holds the `flock` of the file. Raises Newer, OSError.
+    """
+    path, name = queue.path("tmp", entry), names.segment(entry)
+    assert name is not None
+    with _locked(disk, path) as fd:
+        if fd is None:
+            return 0
+        data = _content(disk, fd)
+        try:
+            head = bytes_of.head(data)
+            there = [bytes_of.is_whole(data, at) for at in _records(data, head.jobs)]
+        except frame.Damaged:
+            there = []
+        if not any(there) or len(there) != name.jobs:
+            disk.unlink(path)
+            return 0
+        found = word.unpack(data[bytes_of.WORDS_AT : bytes_of.WORDS_AT + word.SIZE * name.jobs])
+        settled = [_closed(one, whole) for one, whole in zip(found, there, strict=True)]
+        if settled != found:
+            disk.calls.pwrite(fd, word.pack(settled), bytes_of.WORDS_AT)
+        disk.sync(fd)  # its writer may not have come to that
+        return sum(there) if disk.move(path, f"{queue.base}/segments/{entry}") else 0
+
+
+def _closed(one: int, whole: bool) -> int:
+    """Return the word of a record to whose segment none is added any more."""
+    if not whole:
+        return word.DONE
+    return word.free(0) if word.is_vacant(one) else one
+
+
+def adopt(disk: Disk, path: str) -> None:
+    """Close a segment whose writer is dead. What it had written and not shown counts where it is whole.
+
+    The writer's `flock` says that it lives; workers write no vacant word. Raises Damaged, Newer, OSError.
+    """
+    with open_segment(disk, path) as segment:
+        if not flocks.take(disk.calls, segment.fd):
+            return
+        there = segment.whole()
+        vacant = {i: _closed(one, there[i]) for i, one in enumerate(segment.words()) if word.is_vacant(one)}
+        if any(map(word.is_free, vacant.values())):
+            segment.flush()  # its writer may not have come to that
+        segment.write_all(vacant)
+
+
+def _records(data: bytes, jobs: int) -> list[int]:
+    """Return where each record begins in a whole file; -1: nowhere."""
+    begin = bytes_of.data_at(jobs)
+    return [at + begin if at >= 0 else -1 for at in bytes_of.walk(data[begin:], jobs)]
+
+
+@contextmanager
+def _locked(disk: Disk, path: str) -> Iterator[int | None]:
+    """Gives a descriptor that nobody writes to; None: its writer lives, or it is not there any more."""
+    try:
+        fd = flocks.keep(disk.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK))
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            yield None
+            return
+        raise
+    try:
+        here = disk.stat(path) if flocks.take(disk.calls, fd) else None
+        found = disk.calls.fstat(fd)
+        ours = here is not None and here.st_ino == found.st_ino and stat.S_ISREG(found.st_mode)
+        yield fd if ours else None
+    finally:
+        flocks.drop(disk.calls, fd)
+        disk.reserve()
+
+
+def _content(disk: Disk, fd: int) -> bytes:
+    size = disk.calls.fstat(fd).st_size
+    data = disk.calls.pread(fd, size, 0)
+    while len(data) < size and (more := disk.calls.pread(fd, size - len(data), len(data))):
+        data += more
+    return data
+
+
+def flaw(disk: Disk, path: str) -> str:
+    """Return what is wrong with a segment in bad/; empty: it can be read. Raises OSError."""
+    with disk.opened(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
+        data = _content(disk, fd)
+    name = names.segment(os.path.basename(path))
+    assert name is not None
+    whole = sum(bytes_of.is_whole(data, at) for at in _records(data, name.jobs))
+    try:
+        if bytes_of.head(data).jobs == name.jobs:
+            return ""
+        why = "another number of jobs than its name says"
+    except frame.Damaged as error:
+        why = str(error)
+    return f"{why}; {whole} of its {name.jobs} jobs can be read and may run again when it is restored"
+
+
+def restore(disk: Disk, queue: QueueDir, path: str) -> str:
+    """Put a segment back; where its head is damaged with a new one, so that jobs may run again. "" or why not.
+
+    Raises OSError.
+    """
+    name = names.segment(os.path.basename(path))
+    assert name is not None
+    with disk.opened(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
+        data = _content(disk, fd)
+        there = [bytes_of.is_whole(data, at) for at in _records(data, name.jobs)]
+        if not any(there):
+            return "cannot be read: none of its jobs is whole"
+        if not _fits(data, name):
+            words = [0 if whole else word.DONE for whole in there]
+            head = bytes_of.head_of(name.jobs, len(data), queue.name)
+            disk.calls.pwrite(fd, head[: bytes_of.WORDS_AT] + word.pack(words), 0)
+            disk.sync(fd)
+    return "" if disk.move(path, f"{queue.base}/segments/{os.path.basename(path)}") else "is no longer there"
+
+
+def _fits(data: bytes, name: SegmentName) -> bool:
+    try:
+        return bytes_of.head(data).jobs == name.jobs
+    except frame.Damaged:
+        return False

@@ -1,0 +1,160 @@
+"""Looking after the segments of a queue: counting, flushing, and what no worker does by itself."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from contextlib import suppress
+from itertools import count
+
+from framework.engine.spool.claim.listing import Names
+from framework.engine.spool.claim.setbacks import Setbacks
+from framework.engine.spool.disk.disk import Disk
+from framework.engine.spool.disk.layout import QueueDir
+from framework.engine.spool.format import frame, jobfile, names
+from framework.engine.spool.segments import format as bytes_of
+from framework.engine.spool.segments import mending
+from framework.engine.spool.segments import words as word
+from framework.engine.spool.segments.file import Busy
+from framework.engine.spool.segments.look import open_segment
+from framework.engine.spool.segments.open import Segments
+
+FLUSH_EVERY = 2.0  # seconds: what was settled longer ago, a power cut does not bring back
+LONG = 0.01  # seconds; a count that takes longer is kept for 50 times as long
+
+
+class Words:
+    """The words of all segments of a queue, read without opening them for long."""
+
+    def __init__(self, disk: Disk, queue: QueueDir, setbacks: Setbacks) -> None:
+        self._disk = disk
+        self._queue = queue
+        self._setbacks = setbacks
+        self._names = Names(disk, f"{queue.base}/segments")
+        self._seen: list[str] = []
+        self._entries: list[str] = []
+        self._known: dict[str, list[int]] = {}
+        self._look_at = 0.0
+
+    @property
+    def known(self) -> bool:
+        """Return whether the last look found segments."""
+        return bool(self._entries)
+
+    def entries(self) -> list[str]:
+        """Return the names of all segments, oldest first. Raises OSError."""
+        seen = self._names()
+        if seen is not self._seen:
+            self._seen, self._entries = seen, [entry for entry in seen if names.segment(entry)]
+        return self._entries
+
+    def all(self) -> dict[str, list[int]]:
+        """Return the words of each; of one that cannot be read, as if nobody had claimed. Raises OSError."""
+        entries = self.entries()
+        began = time.monotonic()
+        if began >= self._look_at or any(entry not in self._known for entry in entries):
+            known = ((entry, self.of(entry)) for entry in entries)
+            self._known = {entry: found for entry, found in known if found is not None}
+            took = time.monotonic() - began
+            self._look_at = began + 50 * took if took > LONG else 0.0
+        return {entry: self._known[entry] for entry in entries if entry in self._known}
+
+    def of(self, entry: str) -> list[int] | None:
+        """Return the words of one; None: it is gone. Raises OSError."""
+        name, path = names.segment(entry), f"{self._queue.base}/segments/{entry}"
+        assert name is not None
+        size = bytes_of.WORDS_AT + word.SIZE * name.jobs
+        try:
+            with self._disk.opened(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
+                data = self._disk.calls.pread(fd, size, 0)
+            head, found = bytes_of.head(data), word.unpack(data[bytes_of.WORDS_AT :])
+            if head.jobs == len(found) == name.jobs:
+                return found
+            return [0] * name.jobs  # as damaged
+        except FileNotFoundError:
+            return None
+        except frame.Damaged:  # a claim puts it aside
+            return [0] * name.jobs
+        except OSError as error:
+            if error.errno not in jobfile.PLANTED:
+                self._setbacks.add(path, error)
+            return [0] * name.jobs
+
+
+class Upkeep:
+    """What maintenance does for the segments of a queue. One thread at a time."""
+
+    def __init__(self, disk: Disk, queue: QueueDir, segments: Segments, setbacks: Setbacks) -> None:
+        self._disk = disk
+        self._queue = queue
+        self._segments = segments
+        self._words = Words(disk, queue, setbacks)
+        self._setbacks = setbacks
+        self._flushed: dict[str, list[int]] = {}
+        self._at = self._took = 0.0
+        self._left: deque[str] = deque()
+
+    def __call__(self, until: float) -> bool:
+        """Look at each segment every two seconds or less often, in parts; return whether all were. Raises OSError."""
+        began = time.monotonic()
+        if began >= self._at:
+            self._at, self._took = began + FLUSH_EVERY, 0.0
+            entries = self._words.entries()
+            self._flushed = {entry: self._flushed[entry] for entry in entries if entry in self._flushed}
+            self._left = deque(entries)
+        while self._left:
+            entry = self._left.popleft()
+            self._setbacks.tried(self._segments.path(entry), self._one)
+            if time.monotonic() >= until:
+                break
+        self._took += time.monotonic() - began
+        if not self._left:
+            self._at = max(self._at, time.monotonic() + 20 * self._took)
+        return not self._left
+
+    def _one(self, path: str) -> None:
+        entry = os.path.basename(path)
+        found = self._words.of(entry)
+        if found is None:
+            return
+        if all(map(word.is_settled, found)):  # killed between the last word and the unlink
+            self._disk.unlink(path)
+            return
+        if any(map(word.is_vacant, found)):
+            with suppress(frame.Damaged, FileNotFoundError):
+                mending.adopt(self._disk, path)
+        self._free_unknown(entry, found)
+        if self._disk.power and any(found) and self._flushed.get(entry) != found:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+            with suppress(FileNotFoundError), self._disk.opened(path, flags) as fd:  # its last job may have ended
+                self._disk.calls.fdatasync(fd)
+                self._flushed[entry] = found
+
+    def _free_unknown(self, entry: str, found: list[int]) -> None:
+        """After a power cut a word may name an owner of whom nothing is left: nobody else would ever free it.
+
+        An owner has its lock before its first word, and settles its words before the lock goes. So a word that stood
+        before and after a look that found no lock is nobody's.
+        """
+        suspects = [index for index, one in enumerate(found) if word.is_owned(one)]
+        if not suspects:
+            return
+        claimed = self._disk.listdir(f"{self._queue.base}/claimed")
+        living = {word.tag(wid.removesuffix(".lock")) for wid in claimed}
+        suspects = [index for index in suspects if word.tag_of_word(found[index]) not in living]
+        if not suspects:
+            return
+        with suppress(frame.Damaged, FileNotFoundError, Busy):  # the next look
+            with open_segment(self._disk, self._segments.path(entry)) as segment, segment.locked():
+                now, there = segment.words(), segment.whole()
+                suspects = [i for i in suspects if now[i] == found[i]]
+                # Half a word may have said that no job is there.
+                job = {i for i in suspects if there[i] or word.tag_of_word(now[i])}
+                segment.write_all({i: word.free(word.delivery_of(now[i])) if i in job else word.DONE for i in suspects})
+
+
+def first_free(name: names.SegmentName, found: list[int]) -> str:
+    """Return the stamp of the first job that may be claimed; empty: none."""
+    index = next((i for i, one in zip(count(), found) if word.is_free(one)), None)
+    return "" if index is None else f"{int(name.stamp) + index:020d}"

@@ -1,0 +1,70 @@
+"""Many jobs at once: one file that is written in tmp, flushed once, and renamed to where segments are claimed.
+
+An error leaves all of its jobs or none. Its writer holds the `flock` of the file until after the rename.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from framework.engine.spool.disk.clock import Clock
+from framework.engine.spool.disk.disk import Disk
+from framework.engine.spool.disk.layout import QueueDir
+from framework.engine.spool.enqueue.draft import Draft, create, place
+from framework.engine.spool.format import names
+from framework.engine.spool.format.names import SegmentName
+from framework.engine.spool.segments import format as bytes_of
+from framework.engine.spool.segments import words as word
+from framework.engine.spool.segments.look import open_segment
+from framework.model.job import Job
+
+LEAST = 16  # jobs of one call from which on they are stored together
+
+
+def together(jobs: Sequence[Job]) -> int:
+    """Return how many of these, from the first on, one segment takes."""
+    size = 0
+    for at, job in enumerate(jobs[: bytes_of.MOST]):
+        size += len(job.payload)
+        if size > bytes_of.MOST_BYTES and at:
+            return at
+    return min(len(jobs), bytes_of.MOST)
+
+
+def begin(disk: Disk, queue: QueueDir, clock: Clock, jobs: Sequence[Job], slots: int) -> Draft:
+    """An empty locked file in tmp, whose name says what will be in it. Raises OSError."""
+    expiries = [names.micros(job.eligible_at + job.ttl) for job in jobs if job.ttl is not None]
+    first = min(expiries, default=None)
+    return create(disk, queue, jobs[0], lambda: SegmentName(clock.stamp(), names.tails.next(), slots, first))
+
+
+def publish(disk: Disk, queue: QueueDir, clock: Clock, draft: Draft) -> None:
+    """All are runnable after it. An error that came too late to keep them is none. Raises OSError, Gone."""
+    name = names.segment(os.path.basename(draft.path))
+    assert name is not None
+    stamp = clock.stamps(name.jobs)[0]  # taken now: who lists takes only what was stamped before
+    target = f"{queue.base}/segments/{name._replace(stamp=stamp)}"
+    try:
+        place(disk, draft.path, target)
+    except OSError:
+        if disk.stat(target) is None:
+            raise
+    draft.path = target
+
+
+def take_back(disk: Disk, path: str, indexes: range, most: int) -> list[int]:
+    """Take back up to `most` of these jobs, the last ones that nobody has claimed; durably. Return their indexes.
+
+    Raises Busy, OSError: some may be taken back.
+    """
+    with open_segment(disk, path) as segment:
+        with segment.locked():
+            found = segment.words()
+            free = [index for index in indexes if word.is_free(found[index])]
+            taken = free[max(0, len(free) - most) :]
+            segment.write_all(dict.fromkeys(taken, word.DONE))
+        segment.flush()  # without the lock: who claims waits 2 ms for it, and then takes what comes later
+        if segment.is_done():
+            disk.unlink(path)
+    return taken

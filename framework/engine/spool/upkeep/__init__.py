@@ -1,0 +1,1 @@
+"""Housekeeping, rescue, and what people look at."""

@@ -1,0 +1,176 @@
+"""Counting without listing again what has not changed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from framework.engine.spool.claim.listing import Buckets, Names
+from framework.engine.spool.claim.setbacks import Setbacks
+from framework.engine.spool.disk.disk import Disk
+from framework.engine.spool.disk.layout import QueueDir
+from framework.engine.spool.format import names
+from framework.engine.spool.segments.upkeep import Words, first_free
+from framework.engine.spool.segments.words import is_free, is_owned
+
+_NOT_BEFORE = re.compile(r",n(\d+)")
+_EXPIRES = re.compile(r",x(\d+)")
+# Cheap, for counts: what it lets pass is parsed before anything is done with it. A million names would take seconds.
+_LOOKS_LIKE_JOB = re.compile(r"^\d{20}\..{27,}$", re.ASCII | re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a set of names says.
+
+    Attributes:
+        count: of jobs.
+        oldest_stamp: of those without a not-before; empty = none.
+        oldest_due: smallest not-before in microseconds since the epoch; None = none.
+        first_expiry: smallest, likewise.
+    """
+
+    count: int = 0
+    oldest_stamp: str = ""
+    oldest_due: int | None = None
+    first_expiry: int | None = None
+
+    def __add__(self, other: Summary) -> Summary:
+        return Summary(
+            self.count + other.count,
+            min(filter(None, (self.oldest_stamp, other.oldest_stamp)), default=""),
+            _least(self.oldest_due, other.oldest_due),
+            _least(self.first_expiry, other.first_expiry),
+        )
+
+
+def _least(a: int | None, b: int | None) -> int | None:
+    return b if a is None else a if b is None else min(a, b)
+
+
+def summarize(entries: list[str]) -> Summary:
+    """Of sorted names; foreign ones do not count."""
+    jobs = _jobs(entries)
+    text = "\n".join(jobs)
+    due = [int(found) for found in _NOT_BEFORE.findall(text)] if ",n" in text else []
+    expiries = [int(found) for found in _EXPIRES.findall(text)] if ",x" in text else []
+    oldest = next((entry[:20] for entry in jobs if ",n" not in entry), "")
+    return Summary(len(jobs), oldest, min(due, default=None), min(expiries, default=None))
+
+
+def _jobs(entries: list[str]) -> list[str]:
+    return _LOOKS_LIKE_JOB.findall("\n".join(entries))
+
+
+class Counts:
+    """Counts of one queue.
+
+    Attributes:
+        buckets: of ready/. minutes: of delayed/.
+    """
+
+    def __init__(self, disk: Disk, queue: QueueDir, *, setbacks: Setbacks | None = None) -> None:
+        self._disk = disk
+        self._queue = queue
+        self._setbacks = setbacks or Setbacks()
+        self.buckets = Buckets(disk, f"{queue.base}/ready", setbacks=self._setbacks)
+        self.minutes = Buckets(disk, f"{queue.base}/delayed", names.MINUTE, setbacks=self._setbacks)
+        self.segments = Words(disk, queue, self._setbacks)
+        self._known: dict[str, tuple[list[str], Summary]] = {}
+        self._plain: dict[str, tuple[Names, list[str], int]] = {}  # directories without buckets
+
+    def ready(self) -> Summary:
+        """Raises OSError."""
+        return self._sum("ready", self.buckets) + self._in_segments()
+
+    def _in_segments(self) -> Summary:
+        """Of jobs that may be claimed. The first expiry is one that may be over."""
+        found = Summary()
+        for entry, words in self.segments.all().items():
+            name, free = names.segment(entry), sum(map(is_free, words))
+            if free and name is not None:
+                found += Summary(free, first_free(name, words), None, name.expires)
+        return found
+
+    def delayed(self) -> Summary:
+        """Raises OSError."""
+        return self._sum("delayed", self.minutes)
+
+    def in_flight(self) -> int:
+        """Claims of all owners. Raises OSError."""
+        base = f"{self._queue.base}/claimed"
+        owners = {f"{base}/{o}" for o in self._entries(base) if not o.endswith(".lock")}
+        for gone in [known for known in self._plain if known.startswith(f"{base}/") and known not in owners]:
+            del self._plain[gone]
+        claimed = sum(sum(map(is_owned, words)) for words in self.segments.all().values())
+        return claimed + sum(map(self._jobs_in, owners))
+
+    def dead(self) -> int:
+        """Raises OSError."""
+        return self._jobs_in(f"{self._queue.base}/dead")
+
+    def bad(self) -> int:
+        """Everything that lies in bad/. Raises OSError."""
+        return len(self._entries(f"{self._queue.base}/bad"))
+
+    def expired(self, now: int) -> list[str]:
+        """Paths of ready and delayed jobs that had expired at `now` (microseconds since the epoch). Raises OSError."""
+        found: list[str] = []
+        for state, buckets in (("ready", self.buckets), ("delayed", self.minutes)):
+            for bucket in buckets.all():
+                summary = self._summary(state, buckets, bucket)
+                if summary.first_expiry is None or summary.first_expiry > now:
+                    continue
+                for entry in buckets.names(bucket):
+                    name = names.parse(entry)
+                    if name is not None and name.expires is not None and name.expires <= now:
+                        found.append(f"{self._queue.base}/{state}/{bucket}/{entry}")
+        return found
+
+    def until(self, stamp: str) -> dict[str, names.Name]:
+        """Names of ready and delayed jobs with earlier stamps, by their paths. Raises OSError."""
+        found: dict[str, names.Name] = {}
+        for state, buckets in (("ready", self.buckets), ("delayed", self.minutes)):
+            for bucket in buckets.all():
+                if state == "ready" and bucket > stamp and names.is_of_time(bucket):
+                    continue
+                for entry in buckets.names(bucket):
+                    name = names.parse(entry) if entry[: len(stamp)] < stamp else None
+                    if name is not None:
+                        found[f"{self._queue.base}/{state}/{bucket}/{entry}"] = name
+        return found
+
+    def _jobs_in(self, path: str) -> int:
+        entries = self._entries(path)
+        names, counted, count = self._plain.get(path, (None, None, 0))
+        if names is not None and counted is not entries:
+            count = len(_jobs(entries))
+            self._plain[path] = names, entries, count
+        return count
+
+    def _entries(self, path: str) -> list[str]:
+        """Of a damaged directory none: what can be counted is counted all the same. Raises OSError."""
+        known = self._plain.get(path)
+        if known is None:
+            known = self._plain[path] = Names(self._disk, path), [], 0
+        try:
+            return known[0]()
+        except OSError as error:
+            self._setbacks.add(path, error)
+            return []
+
+    def _sum(self, state: str, buckets: Buckets) -> Summary:
+        here = buckets.all()
+        keys = {f"{state}/{bucket}" for bucket in here}
+        for gone in [key for key in self._known if key.startswith(f"{state}/") and key not in keys]:
+            del self._known[gone]
+        return sum((self._summary(state, buckets, bucket) for bucket in here), Summary())
+
+    def _summary(self, state: str, buckets: Buckets, bucket: str) -> Summary:
+        known = self._known.get(f"{state}/{bucket}")
+        entries = buckets.names(bucket)
+        if known is not None and known[0] is entries:
+            return known[1]
+        summary = summarize(entries)
+        self._known[f"{state}/{bucket}"] = (entries, summary)
+        return summary

@@ -1,0 +1,317 @@
+"""Housekeeping of one queue. Every step is idempotent, any number of processes may do it, and one that fails does not
+keep the others from their turn.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+from framework.engine.spool.claim import handlers
+from framework.engine.spool.claim.claim import Claim
+from framework.engine.spool.claim.listing import FEW, Names
+from framework.engine.spool.claim.promote import Promote
+from framework.engine.spool.claim.setbacks import Setbacks
+from framework.engine.spool.disk import layout
+from framework.engine.spool.disk.clock import Clock
+from framework.engine.spool.disk.disk import Disk
+from framework.engine.spool.disk.layout import QueueDir
+from framework.engine.spool.enqueue import ids
+from framework.engine.spool.enqueue.relink import Relink
+from framework.engine.spool.format import frame, jobfile, names
+from framework.engine.spool.format.names import Name
+from framework.engine.spool.segments.open import Segments
+from framework.engine.spool.segments.readers import Readers
+from framework.engine.spool.segments.upkeep import Upkeep
+from framework.engine.spool.upkeep.counts import Counts
+from framework.engine.spool.upkeep.recover import recover_all
+from framework.model.options import QueueOptions
+
+DEPTH_EVERY = 0.9  # seconds
+BUCKET_KEPT = 60_000_000_000  # nanoseconds of stamp time after its end
+DRAFT_KEPT = 60  # seconds; a living publisher needs a moment
+SHARES = 5  # of the time of a call: the most that one step takes
+TURN = 0.5  # seconds between two calls: how late a delayed job may be
+IDLE_TURN = 1.0  # the same, while many queues are idle: to wake up is most of what they cost
+# Of many queues an idle one is looked at for what may come at any moment; its steps have their turn now and then.
+IDLE_EVERY = 60.0  # seconds between two turns of all steps
+DRAFTS_EVERY = 5.0  # the same, where a producer has files in tmp
+EXPIRED_TOGETHER = 256  # jobs that share the flushes of their end
+
+Step = Callable[[float], bool]  # until monotonic seconds: whether nothing is left. Raises OSError
+
+
+class Maintain:
+    """Recovers tmp, promotes, expires, publishes the depth, removes what is empty or stale. One thread at a time."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        queue: QueueDir,
+        clock: Clock,
+        promote: Promote,
+        counts: Counts,
+        claim: Claim,
+        setbacks: Setbacks,
+        tally: Counter[str],
+        segments: Segments,
+        *,
+        ring: Callable[[], None],
+    ) -> None:
+        self._disk = disk
+        self._queue = queue
+        self._clock = clock
+        self._promote = promote
+        self._counts = counts
+        self._claim = claim
+        self._setbacks = setbacks
+        self._expired: deque[str] = deque()
+        self._ring = ring
+        self._tally = tally
+        self._drafts = Names(disk, f"{queue.base}/tmp")
+        self._ids = Names(disk, f"{queue.base}/ids")
+        self._relink = Relink(disk, queue)
+        self._upkeep = Upkeep(disk, queue, segments, setbacks)
+        self._segments = segments
+        self._readers = Readers(disk, queue)
+        self._published = -DEPTH_EVERY
+        self._swept = 0
+        self._in_a_row = 0  # steps that had nothing left
+        self._turn_at = self._drafts_at = 0.0  # until then an idle queue needs no turn of all steps
+        self._looks_at_ready = False
+        self.steps = self._all_steps()
+
+    def is_idle(self) -> bool:
+        """Return whether nothing is to be done now: no bucket of ready jobs, no delayed job that is due within the
+        minute, and all steps have had their turn not long ago.
+
+        Cheap: a look at the time of delayed/, and every other time at that of ready/.
+        """
+        now = time.monotonic()
+        if now >= self._turn_at:
+            return False
+        self._in_a_row, self._looks_at_ready = 0, not self._looks_at_ready
+        try:
+            if self._looks_at_ready and (self._counts.buckets.first() or self._counts.segments.entries()):
+                self._turn_at = now
+            due = self._counts.minutes.first()
+            if due and due <= names.minute_of(self._clock.micros()):
+                self._turn_at = now
+            if now >= self._drafts_at:
+                self._drafts_at = now + DRAFTS_EVERY
+                self._turn_at = now if self._drafts() else self._turn_at
+        except OSError:  # the step that meets it says so
+            return False
+        return now < self._turn_at
+
+    def _all_steps(self) -> Sequence[Step]:
+        """Return everything there is to do, in its order."""
+        parts: tuple[Step, ...] = (
+            self._restore_directories,
+            self._recover,
+            lambda until: self._promote.now(until=until),
+            self._restore_ids,
+            self._expire,
+            self._expire_segments,
+            self._upkeep,
+            self._delete_letters,
+            self._publish,
+            self._remove_buckets,
+            self._sweep_ids,
+        )
+        return [partial(self._past_damage, step) for step in parts]
+
+    def _past_damage(self, step: Step, until: float) -> bool:
+        """Do a step; what it cannot read is said by name, and is no failure of the engine."""
+        try:
+            done = step(until)
+        except OSError as error:
+            if not isinstance(error.filename, str):
+                raise
+            self._setbacks.add(error.filename, error)
+            done = True
+        self._in_a_row = self._in_a_row + 1 if done else 0
+        if self._in_a_row >= len(self.steps):
+            self._in_a_row, now = 0, time.monotonic()
+            if not self._counts.buckets.known and not self._counts.segments.known:
+                self._turn_at, self._drafts_at = now + IDLE_EVERY, now + DRAFTS_EVERY
+        return done
+
+    def _each(self, paths: Iterable[str], until: float, step: Callable[[str], object]) -> bool:
+        """Do a step for each path, one at least, until `until`; go past those that fail. Return whether all had it."""
+        over = False
+        for path in paths:
+            if over:
+                return False
+            if self._setbacks.waits(path):
+                continue
+            self._setbacks.tried(path, step)
+            over = time.monotonic() >= until
+        return True
+
+    def _restore_directories(self, _: float) -> bool:
+        """What somebody has removed under a running service is made anew, and said."""
+        if not layout.is_complete(self._disk, self._queue):
+            layout.make_queue(self._disk, self._queue)
+            raise OSError(f"somebody had removed directories of queue {self._queue.name!r}: they are made anew")
+        return True
+
+    def _recover(self, until: float) -> bool:
+        promoted = 0
+
+        def recover(path: str) -> None:
+            nonlocal promoted
+            promoted += recover_all(self._disk, self._clock, self._queue, os.path.basename(path))
+
+        try:
+            return self._each((self._queue.path("tmp", entry) for entry in self._drafts()), until, recover)
+        finally:
+            if promoted:
+                self._tally["recovered"] += promoted
+                self._ring()
+
+    def _restore_ids(self, until: float) -> bool:
+        if not self._relink.done:
+            self._tally["ids_restored"] += self._relink(until)
+        return self._relink.done
+
+    def _expire(self, until: float) -> bool:
+        """The list is made once and worked off in parts: to make it costs a look at every name of a bucket."""
+        if not self._expired:
+            self._expired.extend(self._counts.expired(self._clock.micros()))
+        while self._expired:
+            some = [self._expired.popleft() for _ in range(min(EXPIRED_TOGETHER, len(self._expired)))]
+            known = [(path, name) for path in some if (name := names.parse(os.path.basename(path))) is not None]
+            self._claim.expire((path, name) for path, name in known if not self._setbacks.waits(path))
+            if time.monotonic() >= until:
+                break
+        return not self._expired
+
+    def _expire_segments(self, until: float) -> bool:
+        now, entries = self._clock.micros(), self._counts.segments.entries()
+        self._segments.keep_expiries(entries)
+        due = [entry for entry in entries if self._segments.first_expiry(entry) <= now]
+        return self._each(map(self._segments.path, due), until, self._claim.expire_segment)
+
+    def _delete_letters(self, until: float) -> bool:
+        """Letters at rest are kept for their queue's ttl, from when they came to rest."""
+        ttl = self._queue.options.ttl
+        if ttl is None or not self._queue.options.is_dead_letter:
+            return True
+        over = self._clock.micros() - names.micros(ttl)
+        due = {}
+        for entry in self._disk.listdir(f"{self._queue.base}/dead"):
+            name = names.parse(entry)
+            if name is not None and (name.not_before or 0) <= over:
+                due[self._queue.path("dead", entry)] = name
+        if handlers.keeps_letters(self._disk, self._queue):
+            due.update(self._counts.until(f"{max(0, self._clock.now() - round(ttl * 1e9)):020d}"))
+        return self._each(due, until, lambda path: self._delete_letter(path, due[path], over))
+
+    def _delete_letter(self, path: str, name: Name, over: int) -> None:
+        found = self._disk.stat(path)
+        if found is None or not stat.S_ISREG(found.st_mode) or names.micros(found.st_ctime) > over:  # a rename sets it
+            return
+        try:
+            job, _ = jobfile.read(self._disk, path)
+        except (frame.Damaged, FileNotFoundError):
+            return
+        if job.queue == self._queue.name:
+            return  # no letter: a job that died on this queue is kept
+        home = QueueDir(QueueOptions(job.queue))
+        chosen = name.chosen
+        done = ids.unlink(self._disk, path, home, job.id, found.st_ino) if chosen else self._disk.unlink(path)
+        self._tally["letters_over"] += done
+
+    def _publish(self, _: float) -> bool:
+        """Ready, delayed, stamp time: what producers of a queue with a limit trust for a second."""
+        if time.monotonic() < self._published + DEPTH_EVERY:
+            return True
+        self._readers.look(mark_if_all=True)
+        stamp = self._clock.now()  # before the count: it must not look fresher than it is
+        ready = self._counts.ready().count
+        if ready:
+            self._ring()  # who rang for them may have been killed just before, or whoever had heard it
+        text = f"{ready} {self._counts.delayed().count} {stamp}\n"
+        draft = f"{self._queue.base}/.depth.{os.urandom(6).hex()}"
+        try:
+            with self._disk.opened(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as fd:
+                self._disk.write_all(fd, text.encode())
+            self._disk.rename(draft, self._queue.depth)
+        except OSError as error:
+            error.filename = self._queue.depth  # not the draft, which has another name each time
+            raise
+        finally:
+            self._disk.unlink(draft)
+        self._published = time.monotonic()
+        drafts = (entry for entry in self._disk.listdir(self._queue.base) if entry.startswith(".depth."))
+        return self._each((f"{self._queue.base}/{entry}" for entry in drafts), math.inf, self._clear_draft)
+
+    def _clear_draft(self, path: str) -> None:
+        """Of a publisher that was killed."""
+        found = self._disk.stat(path)
+        if found is not None and found.st_mtime < time.time() - DRAFT_KEPT:
+            self._disk.unlink(path)
+
+    def _remove_buckets(self, until: float) -> bool:
+        """Only those whose time has passed: producers use the others. A rename back makes its bucket again.
+
+        The few of priorities stay.
+        """
+        limit = f"{max(0, self._clock.now() - BUCKET_KEPT):020d}"[: names.BUCKET_DIGITS]
+        alone = (b for b in self._counts.buckets.all() if names.is_of_time(b))
+        over = (bucket for bucket in alone if bucket < limit)
+        return self._each((f"{self._queue.base}/ready/{bucket}" for bucket in over), until, self._disk.rmdir)
+
+    def _sweep_ids(self, _: float) -> bool:
+        """One directory in each call: entries that killed acks left keep the space of their jobs."""
+        directories = self._ids() if self._relink.done else []
+        if directories:
+            self._swept = (self._swept + 1) % len(directories)
+            self._tally["ids_swept"] += ids.sweep(self._disk, f"{self._queue.base}/ids/{directories[self._swept]}")
+        return True
+
+
+class Rounds:
+    """The steps of all queues in turn, each with a share of the time: no step and no queue keeps the others waiting.
+
+    Attributes:
+        idle: at the last call the queues were many, and none had anything to do.
+    """
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._done = 0  # steps in a row that had nothing left
+        self.idle = False
+
+    def __call__(self, queues: Sequence[Maintain], seconds: float) -> tuple[bool, list[OSError]]:
+        """Go round once, for about `seconds` and at least one step, from where the last call stopped.
+
+        Return whether nothing is left to do, and the errors.
+        """
+        idle = {queue for queue in queues if queue.is_idle()} if len(queues) > FEW else set()
+        self.idle = bool(idle) and len(idle) == len(queues)
+        if self.idle:
+            return True, []
+        steps = [(queue, step) for queue in queues for step in queue.steps]
+        began = now = time.monotonic()
+        self._done %= len(steps)  # all had nothing left: a new round begins
+        errors: list[OSError] = []
+        for _ in steps:
+            (queue, step), self._next = steps[self._next % len(steps)], (self._next + 1) % len(steps)
+            if queue in idle:
+                self._done += 1
+                continue
+            try:
+                self._done = self._done + 1 if step(now + seconds / SHARES) else 0
+            except OSError as error:
+                errors.append(error)
+            now = time.monotonic()
+            if now >= began + seconds:
+                break
+        return self._done >= len(steps) or bool(errors), errors

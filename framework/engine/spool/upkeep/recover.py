@@ -1,0 +1,131 @@
+"""What a dead producer left in tmp: a whole job is promoted, a torn one removed, what is whole and no job kept in bad/.
+
+A producer holds the `flock` on the file that it writes, or on its batch, so these are their own proof of life.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from framework.engine.spool.disk import flocks
+from framework.engine.spool.disk.calls import HAS_SYNCFS
+from framework.engine.spool.disk.clock import Clock
+from framework.engine.spool.disk.disk import DIRECTORY, Disk
+from framework.engine.spool.disk.layout import QueueDir
+from framework.engine.spool.enqueue import ids
+from framework.engine.spool.enqueue.ids import Recovery
+from framework.engine.spool.format import frame, jobfile, names
+from framework.engine.spool.segments import mending
+from framework.model.job import Job
+
+
+def recover_all(disk: Disk, clock: Clock, queue: QueueDir, entry: str) -> int:
+    """Settles what an entry of tmp is, a file or a batch; how many jobs were promoted. Raises OSError."""
+    if names.segment(entry) is not None:
+        return mending.recover(disk, queue, entry)
+    if names.BATCH.fullmatch(entry):
+        return _recover_batch(disk, clock, queue, entry)
+    return recover(disk, clock, queue, entry) == "promoted"
+
+
+def _recover_batch(disk: Disk, clock: Clock, queue: QueueDir, batch: str) -> int:
+    path = queue.path("tmp", batch)
+    try:
+        fd = flocks.keep(disk.open(path, DIRECTORY))
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return 0
+        raise
+    try:
+        here = disk.stat(path) if flocks.take(disk.calls, fd) else None
+        if here is None or here.st_ino != disk.calls.fstat(fd).st_ino:
+            return 0  # its writer lives, or has renamed it since the listing
+        found = sorted(filter(names.parse, disk.calls.listdir(fd)))
+        synced = disk.power and HAS_SYNCFS
+        if synced and found:
+            disk.calls.syncfs(disk.fd)
+        done = [recover(disk, clock, queue, f"{batch}/{entry}", synced=synced) for entry in found]
+        disk.rmdir(path)
+        return done.count("promoted")
+    finally:
+        flocks.drop(disk.calls, fd)
+        disk.reserve()
+
+
+def recover(
+    disk: Disk, clock: Clock, queue: QueueDir, entry: str, *, id_locked: bool = False, synced: bool = False
+) -> Recovery:
+    """Settles one file in tmp. Raises OSError.
+
+    Args:
+        entry: its name; with its batch before it, where it is of one.
+        id_locked: the caller holds the lock of the id in this file.
+        synced: whatever is in the file is durable.
+    """
+    name = names.parse(os.path.basename(entry))
+    if name is None:
+        return "gone"
+    path = queue.path("tmp", entry)
+    try:
+        fd = flocks.keep(disk.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK))
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
+            return "gone"
+        raise
+    try:
+        if not flocks.take(disk.calls, fd):
+            return "busy"
+        found, here = disk.calls.fstat(fd), disk.stat(path)
+        if here is None or here.st_ino != found.st_ino or not stat.S_ISREG(found.st_mode):
+            return "gone"  # the writer has renamed it since the listing, or somebody else has recovered it
+        try:
+            job = jobfile.content(disk, fd, found.st_size)[1]
+        except frame.Impossible:
+            disk.move(path, queue.path("bad", name))
+            return "gone"
+        except frame.Damaged:
+            disk.unlink(path)
+            return "gone"
+        if not synced:  # its writer may not have come to that, and a duplicate of its id is told yes on its strength
+            disk.sync(fd)
+        return _promote(disk, clock, queue, path, name, job, found.st_ino, id_locked)
+    finally:
+        flocks.drop(disk.calls, fd)
+        disk.reserve()
+
+
+def _promote(
+    disk: Disk, clock: Clock, queue: QueueDir, path: str, draft: names.Name, job: Job, inode: int, id_locked: bool
+) -> Recovery:
+    name = names.first(job, draft.stamp, draft.tail)._replace(other=draft.other)
+    target = queue.waiting(name, clock.micros())
+    if not name.chosen or id_locked:
+        return "promoted" if disk.move(path, target) else "gone"
+    try:
+        with ids.locked(disk, ids.directory(queue, job.id), wait=0.05):
+            if linked(disk, queue, path, job.id, inode):
+                return "promoted" if disk.move(path, target) else "gone"
+            disk.unlink(path)  # another job has the id: this one was never acknowledged
+            return "gone"
+    except ids.IdBusy:
+        return "busy"
+
+
+def linked(disk: Disk, queue: QueueDir, path: str, job_id: str, inode: int) -> bool:
+    """Whether the id is this file's; killed between write and link, its producer left it to us to link. Raises OSError.
+
+    Under the lock of the id.
+    """
+    entry = ids.entry(queue, job_id)
+    for _ in range(4):  # a stale entry goes, ours comes, and a last look sees it; one to spare
+        found = disk.stat(entry)
+        if found is None:
+            disk.link(path, entry)
+        elif found.st_ino == inode:
+            return True
+        elif ids.is_taken(disk, queue, job_id, found):
+            now = disk.stat(entry)  # its entry was lost, and the look for its job has found this very file
+            return now is not None and now.st_ino == inode
+    return False

@@ -1,0 +1,209 @@
+"""Claims of the dead: take the dead owner's lock, and settle out of its own directory.
+
+Nothing is moved first and delivery stays, so what its owner's ledger says still fits; and when the rescuer dies, the
+lock is free for the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable, Set
+from dataclasses import dataclass
+
+from framework.engine.spool.claim import life
+from framework.engine.spool.claim.claim import Reader
+from framework.engine.spool.claim.life import Held, Owner
+from framework.engine.spool.claim.listing import Names
+from framework.engine.spool.claim.setbacks import Setbacks
+from framework.engine.spool.disk import flocks
+from framework.engine.spool.disk.disk import Disk
+from framework.engine.spool.disk.layout import QueueDir
+from framework.engine.spool.format import names, runs
+from framework.engine.spool.format.runs import Started
+from framework.engine.spool.segments import copies
+from framework.engine.spool.segments.open import Segments
+from framework.model.job import Lease
+
+_LOCK = ".lock"
+LOOK_APART = 1.5  # seconds between looks for owners that were born since
+# Gone, or something planted in its place: not ours to judge
+_NO_LOCK = (errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.ENXIO)
+_MOST_RECORDS = 1 << 24  # bytes of a lock file
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """A lease whose owner is dead; `started` is what a worker of the version before wrote of its run."""
+
+    lease: Lease
+    incarnation: str
+    started: Started | None
+
+
+class Rescue:
+    """The dead of one queue, as one process takes care of them. One thread at a time.
+
+    Attributes:
+        dead owners: dead owners whose locks this process holds, by wid.
+        error: what the last call could not do; it tries again in the next.
+    """
+
+    def __init__(self, disk: Disk, queue: QueueDir, reader: Reader, setbacks: Setbacks, segments: Segments) -> None:
+        self._disk = disk
+        self._queue = queue
+        self._reader = reader
+        self._setbacks = setbacks
+        self._segments = segments
+        self._base = f"{queue.base}/claimed"
+        self._names = Names(disk, self._base)
+        self.dead_owners: dict[str, Owner] = {}
+        self._alive: set[str] = set()
+        self._owners: frozenset[str] = frozenset()
+        self._certain = False
+        self._look_at = 0.0
+        self.error: OSError | None = None
+
+    def __call__(self, own: str | None, alive: set[str] | None = None) -> list[Orphan]:
+        """Leases of the dead that nobody holds yet. Raises OSError.
+
+        Args:
+            own: wid of this process.
+            alive: wids whose owners hold their lock on another queue: they are passed by. Those found alive here join.
+        """
+        self.error = None
+        found = set(self._names())
+        wids = {entry.removesuffix(_LOCK) for entry in found if not entry.startswith(".")} - {own}
+        self._alive = set() if alive is None else alive
+        drafts = sorted(entry for entry in found if entry.startswith(".") and entry.endswith(_LOCK))
+        self._owners, self._certain = frozenset(wids), not drafts
+        wids -= self._alive - self.dead_owners.keys()
+        for draft in drafts:
+            self._try_past(draft, self._bury_stillborn)
+        orphans: list[Orphan] = []
+        for wid in sorted(wids):
+            self._try_past(wid, lambda wid: self._settle_owner(wid, wid + _LOCK in found, orphans))
+        return orphans
+
+    def has_nobody_dead(self, alive: Set[str]) -> bool:
+        """Return whether the owners are those of the last look, and all known to be alive. Raises OSError.
+
+        Cheap: now and then a look at the time of claimed/. So an owner that died within a second of its birth may
+        be found a turn late.
+        """
+        if self.dead_owners or not self._certain or not self._owners <= alive:
+            return False
+        if (now := time.monotonic()) < self._look_at:
+            return True
+        self._look_at = now + LOOK_APART
+        return self._names.is_current()
+
+    def _try_past(self, entry: str, step: Callable[[str], None]) -> None:
+        """Do a step for one entry of claimed/; one that fails keeps no other waiting."""
+        try:
+            self._setbacks.tried(f"{self._base}/{entry}", lambda _: step(entry))
+        except OSError as error:
+            self.error = error  # what is collected is held already and must reach the caller
+
+    def _settle_owner(self, wid: str, has_lock: bool, orphans: list[Orphan]) -> None:
+        dead_owner = self.dead_owners.get(wid) or self._take(wid, has_lock=has_lock)
+        if dead_owner is not None:
+            self._collect(dead_owner, orphans)
+            self.finish(dead_owner)
+
+    def finish(self, dead_owner: Owner) -> None:
+        """When nothing is held any more: remove the directory, then the lock. Raises OSError."""
+        if dead_owner.held or dead_owner.fd < 0:
+            return
+        self.dead_owners.pop(dead_owner.wid, None)
+        if dead_owner.searched:
+            life.end(self._disk, dead_owner)
+        else:  # a segment could not be read: something of it may be there, for the next look
+            flocks.drop(self._disk.calls, dead_owner.fd)
+            dead_owner.fd = -1
+
+    def forget(self) -> None:
+        """Lets all dead owners go; another rescuer takes what is left of them."""
+        for dead_owner in list(self.dead_owners.values()):
+            with contextlib.suppress(OSError):
+                flocks.drop(self._disk.calls, dead_owner.fd)
+        self.dead_owners.clear()
+
+    def _take(self, wid: str, *, has_lock: bool) -> Owner | None:
+        """A dead owner's lock; None: it is alive, or somebody else was faster."""
+        if not has_lock and not self._give_lock(wid):
+            return None
+        path = f"{self._base}/{wid}{_LOCK}"
+        found = self._disk.stat(path)
+        if found is not None and not stat.S_ISREG(found.st_mode):  # it would hide the claims for good
+            self._disk.move(path, self._queue.path("bad", wid + _LOCK))
+            return None  # the next turn gives the directory a lock
+        try:
+            fd = flocks.keep(self._disk.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK))
+        except OSError as error:
+            if error.errno in _NO_LOCK:
+                return None
+            raise
+        try:
+            taken = flocks.take(self._disk.calls, fd)
+            if not taken:
+                self._alive.add(wid)
+            # Unlinked meanwhile: another rescuer has finished with it, and this file locks nothing any more.
+            if taken and self._disk.calls.fstat(fd).st_nlink > 0:
+                data = self._disk.calls.pread(fd, _MOST_RECORDS, 0)
+                dead_owner = Owner(self._queue, wid, fd, dead_owner=True, started=runs.read_rows(data))
+                self.dead_owners[wid] = dead_owner
+                return dead_owner
+        except OSError:
+            flocks.drop(self._disk.calls, fd)
+            raise
+        flocks.drop(self._disk.calls, fd)
+        self._disk.reserve()
+        return None
+
+    def _give_lock(self, wid: str) -> bool:
+        """A directory without a lock gets one. A newborn has its lock first, so the link fails for the living."""
+        found = self._disk.stat(f"{self._base}/{wid}")
+        if found is None or not stat.S_ISDIR(found.st_mode):
+            return False
+        draft = f"{self._base}/.{os.urandom(6).hex()}{_LOCK}"
+        self._disk.calls.close(self._disk.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+        try:
+            return self._disk.link(draft, f"{self._base}/{wid}{_LOCK}")
+        except FileNotFoundError:  # another rescuer took the draft for a stillborn's lock: the next turn does it
+            return False
+        finally:
+            self._disk.unlink(draft)
+
+    def _bury_stillborn(self, draft: str) -> None:
+        """A lock whose owner died before it got its name: lock, then unlink."""
+        path = f"{self._base}/{draft}"
+        try:
+            flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
+            with flocks.opened(self._disk.calls, path, flags, dir_fd=self._disk.fd) as fd:
+                if flocks.take(self._disk.calls, fd):
+                    self._disk.unlink(path)
+        except OSError as error:
+            if error.errno not in _NO_LOCK:
+                raise
+
+    def _collect(self, dead_owner: Owner, orphans: list[Orphan]) -> None:
+        copied = dead_owner.searched or copies.settle_copies(self._disk, dead_owner, self._segments)
+        for entry in sorted(self._disk.listdir(dead_owner.base)):
+            lease = self._setbacks.tried(
+                f"{dead_owner.base}/{entry}", lambda path: self._lease(dead_owner, os.path.basename(path))
+            )
+            if lease is not None:
+                held: Held = lease.token
+                orphans.append(Orphan(lease, life.incarnation_of(dead_owner.wid), dead_owner.started.get(held.key)))
+        if not dead_owner.searched:
+            found, every = self._segments.collect(dead_owner)
+            dead_owner.searched = every and copied
+            orphans += [Orphan(lease, life.incarnation_of(dead_owner.wid), None) for lease in found]
+
+    def _lease(self, dead_owner: Owner, entry: str) -> Lease | None:
+        name = names.parse(entry)
+        return None if name is None or entry in dead_owner.held else self._reader.lease(dead_owner, entry, name)

@@ -1,0 +1,48 @@
+"""Jobs that an engine cannot move now: each is said once, and once more when it moves again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from framework.engine.port import Broker
+from framework.model.events import EngineFailed, EngineRecovered, Event
+
+EVERY = 1.0  # seconds between two looks
+MOST_SAID = 10  # in one look; the rest is counted
+
+
+class StuckJobs:
+    """Tells what `Broker.stuck` lists.
+
+    Args:
+        broker: the open engine.
+        emit: takes the events.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self, broker: Broker, emit: Callable[[Event], None], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._broker = broker
+        self._emit = emit
+        self._clock = clock
+        self._since: dict[str, float] = {}
+        self._look_at = 0.0
+
+    def tell(self) -> None:
+        """Emit what is new and what is over. Cheap: it looks once a second."""
+        now = self._clock()
+        if now < self._look_at:
+            return
+        self._look_at = now + EVERY
+        found = self._broker.stuck()
+        new = [place for place in found if place not in self._since]
+        self._since.update(dict.fromkeys(new, now))
+        for place in new[:MOST_SAID]:
+            self._emit(EngineFailed("move", f"{place}: {found[place]}: tried again, later and later", EVERY))
+        if len(new) > MOST_SAID:
+            self._emit(EngineFailed("move", f"{len(new) - MOST_SAID} more jobs: tried again, later and later", EVERY))
+        over = [self._since.pop(place) for place in [place for place in self._since if place not in found]]
+        if over:
+            self._emit(EngineRecovered("move", now - min(over)))

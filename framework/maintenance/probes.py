@@ -1,0 +1,52 @@
+"""What the scoreboard tells an orchestrator's probes and the metrics about the processes of a tree."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from framework.maintenance import TURN, Maintenance
+from framework.process.scoreboard import EXIT_REASONS, READY, STATES, Scoreboard, SlotState
+
+
+def processes(board: Scoreboard) -> list[tuple[str, int]]:
+    """(state, how many) of all slots."""
+    counts = dict.fromkeys(STATES[1:4], 0)
+    for slot in board.all_slots():
+        if STATES[slot.state] in counts:
+            counts[STATES[slot.state]] += 1
+    return list(counts.items())
+
+
+def restarts(board: Scoreboard) -> Mapping[str, int]:
+    """How many processes have ended since the start, by reason."""
+    totals = dict.fromkeys(EXIT_REASONS, 0)
+    for slot in board.all_slots():
+        for reason, count in zip(EXIT_REASONS, slot.exits, strict=True):
+            totals[reason] += count
+    del totals["drained"]  # an end, not a restart
+    return totals
+
+
+def probes(maintenance: Maintenance, board: Scoreboard) -> dict[str, Callable[[], str]]:
+    """By the name in the URL: what is wrong; empty = nothing."""
+
+    def workers() -> list[SlotState]:
+        return [slot for slot in board.all_slots() if slot.is_worker]
+
+    def live() -> str:
+        age = time.monotonic() - maintenance.turned_at
+        if age >= 30:  # it may have stood still until a moment ago, as we did: then it turns now
+            time.sleep(2 * TURN)
+            age = time.monotonic() - maintenance.turned_at
+        return "" if age < 30 else f"maintenance has not turned for {age:.0f} s"
+
+    def ready() -> str:
+        if not maintenance.engine_ok:
+            return "the engine fails"
+        return "" if any(slot.state == READY for slot in workers()) else "no worker is ready"
+
+    def started() -> str:
+        return "" if any(slot.ready for slot in workers()) else "no worker was ready yet"
+
+    return {"livez": live, "readyz": ready, "startupz": started}

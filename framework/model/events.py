@@ -1,0 +1,300 @@
+"""Facts: what happened, typed and frozen. Worker, supervisor and maintenance emit them; logs and metrics subscribe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from framework.model.frozen import frozen
+from framework.model.job import Lease, Reason, RunRecord
+
+
+@frozen
+class Event:
+    """Base of all events. Durations are in seconds, moments in seconds since the epoch."""
+
+
+# --- jobs, emitted by workers ---------------------------------------------------------------------------------------
+
+
+@frozen
+class JobsClaimed(Event):
+    queue: str
+    count: int
+    duration: float
+
+
+@frozen
+class JobFinished(Event):
+    """An attempt ended in a process that lived to see it. Emitted while its span is current, before the settling.
+
+    `outcome` is one of succeeded, retried, dead_lettered, released, discarded, rested; `delay` is that of a retry or
+    release; `wait` counts from the moment the job was eligible; `message` is of the error, or why it was discarded.
+    """
+
+    queue: str
+    job_id: str
+    attempt: int
+    max_attempts: int
+    delivery: int
+    outcome: str
+    wait: float
+    duration: float
+    delay: float = 0.0
+    reason: Reason | None = None
+    error_type: str = ""
+    message: str = ""
+    traceback: str = ""
+    trace_id: str = ""
+    span_id: str = ""
+
+
+@frozen
+class JobsSettled(Event):
+    queue: str
+    verb: Literal["ack", "retry", "bury", "rest", "release"]
+    count: int
+    duration: float
+
+
+@frozen
+class LeasesLost(Event):
+    queue: str
+    job_ids: Sequence[str]
+
+
+@frozen
+class EngineFailed(Event):
+    """A verb could not be done; it is tried again after `delay` seconds, nothing is lost."""
+
+    verb: str
+    error: str
+    delay: float
+
+
+@frozen
+class EngineRecovered(Event):
+    verb: str
+    after: float
+
+
+@frozen
+class HookFailed(Event):
+    """`on_failure` or another hook of the service raised, or its process died; nothing changes for the job."""
+
+    hook: str
+    queue: str
+    job_id: str
+    error: str
+    traceback: str
+
+
+@frozen
+class HooksNotCalled(Event):
+    """So many calls of a hook were given up; nothing changes for the jobs."""
+
+    hook: str
+    count: int
+    why: str
+
+
+@frozen
+class LoopBlocked(Event):
+    """A handler holds the event loop: everything else in the process waits."""
+
+    process: str
+    queue: str
+    job_id: str
+    handler: str
+    seconds: float
+    where: str
+    stack: str
+
+
+@frozen
+class ServiceMistake(Event):
+    """A mistake in the service that one line can explain, for instance a resource opened in the wrong lifespan."""
+
+    process: str
+    text: str
+    traceback: str = ""
+
+
+@frozen
+class WorkerReady(Event):
+    process: str
+    pid: int
+
+
+@frozen
+class WorkerLeaving(Event):
+    """Why a worker stops claiming: drain (also a renewal), max_jobs_per_process, max_memory, hung job,
+    interrupted in a library (threads), or `ruined: ` and what a handler has changed in the process."""
+
+    process: str
+    pid: int
+    why: str
+
+
+# --- jobs and queues, emitted by maintenance ------------------------------------------------------------------------
+
+
+@frozen
+class AttemptLost(Event):
+    """An attempt whose process died before telemetry had it. Whoever handles this emits the span that is missing.
+
+    Attributes:
+        outcome: what becomes of the job.
+        reason: worker_lost or timeout; None where the kill was planned (released, no error). Of one that had ended: why
+            it had failed, None = it had not.
+        ended: its handler had ended, and the outcome is the one that the worker wrote down.
+        error_type, message, traceback: of a failure.
+    """
+
+    lease: Lease
+    run: RunRecord
+    max_attempts: int
+    outcome: str
+    reason: Reason | None
+    owner: str
+    ended_at: float
+    delay: float = 0.0
+    message: str = ""
+    ended: bool = False
+    error_type: str = ""
+    traceback: str = ""
+
+    @property
+    def how(self) -> str:
+        """Return how telemetry counts the attempt."""
+        return self.outcome if self.ended or self.reason is None else "lost"
+
+    @property
+    def failed(self) -> str:
+        """Return `error.type`; empty = no error."""
+        return self.error_type or self.reason or ""
+
+
+@frozen
+class JobsRescued(Event):
+    """Claims of a dead process that had not started: runnable again, no attempt spent."""
+
+    queue: str
+    job_ids: Sequence[str]
+    owner: str
+
+
+@frozen
+class JobsExpired(Event):
+    """Jobs that became dead letters because their ttl had ended before a handler could take them."""
+
+    queue: str
+    count: int
+
+
+@frozen
+class QueueObserved(Event):
+    """Counts of a queue; None: the engine cannot know."""
+
+    queue: str
+    ready: int | None
+    delayed: int | None
+    in_flight: int | None
+    dead: int | None
+    bad: int | None
+    oldest_age: float | None
+
+
+@frozen
+class FileBad(Event):
+    """A stored file cannot be a job: it is kept aside, and told of once by each life of the observer."""
+
+    queue: str
+    file: str
+    flaw: str
+    place: str
+
+
+@frozen
+class QueueUndeclared(Event):
+    """A queue in the store has jobs, and no running service declares it. `first`: it was not so before."""
+
+    queue: str
+    jobs: int
+    first: bool
+
+
+# --- processes, emitted by the supervisor ---------------------------------------------------------------------------
+
+
+@frozen
+class ProcessStarted(Event):
+    process: str
+    pid: int
+
+
+@frozen
+class ProcessBecameReady(Event):
+    process: str
+    pid: int
+    after: float
+
+
+@frozen
+class ProcessKilled(Event):
+    """The supervisor sends SIGKILL; `kill_reason` is planned or timeout."""
+
+    process: str
+    pid: int
+    kill_reason: str
+    why: str
+
+
+@frozen
+class ProcessExited(Event):
+    """`reason` is one of drained, recycled, crashed, killed, timeout, failed_to_start, failed_to_close, drain_timeout,
+    out_of_memory, stuck, ruined."""
+
+    process: str
+    pid: int
+    reason: str
+    code: int
+    restart_in: float | None
+    detail: str = ""
+
+
+@frozen
+class Draining(Event):
+    signal: str
+    deadline: float
+
+
+@frozen
+class SupervisorNote(Event):
+    """A line about the supervisor itself: start, platform warnings, budget exceeded, stop."""
+
+    text: str
+    level: Literal["info", "warning", "error"] = "info"
+
+
+Subscriber = Callable[[Event], None]
+
+
+class Bus:
+    """Passes events to subscribers, in order. A subscriber that raises never disturbs the one who emits."""
+
+    __slots__ = ("_subscribers", "errors")
+
+    def __init__(self, *subscribers: Subscriber) -> None:
+        self._subscribers = list(subscribers)
+        self.errors = 0
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        self._subscribers.append(subscriber)
+
+    def emit(self, event: Event) -> None:
+        for subscriber in self._subscribers:
+            try:
+                subscriber(event)
+            except Exception:  # counted: telemetry must never stop a job
+                self.errors += 1

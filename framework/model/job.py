@@ -1,0 +1,255 @@
+"""The durable record of a job, and what is known about its runs. Plain data, shared by every engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from hashlib import blake2b
+from typing import Any, Literal, Protocol, Self
+
+from framework.model.extras import NONE, Extras
+from framework.model.frozen import frozen
+
+Reason = Literal["error", "timeout", "worker_lost", "rejected", "expired", "invalid_payload"]
+
+
+class JobId(str):
+    """The id of a job that `enqueue` was asked to store.
+
+    Attributes:
+        duplicate: a job of this id existed already, in any state: nothing was stored.
+    """
+
+    duplicate: bool = False
+
+    @classmethod
+    def taken(cls, job_id: str) -> JobId:
+        """Return the id as that of a duplicate."""
+        found = cls(job_id)
+        found.duplicate = True
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One attempt that failed, as it is stored with the job and shown by `worker dead show`.
+
+    Attributes:
+        attempt: number of the attempt, from 1; 0 where no attempt was made (expired before its first run).
+        reason: why it failed.
+        message: text of the error, at most 1,000 characters.
+        traceback: tail of the traceback, at most 2,000 characters; empty where there was none.
+        trace_id: 32 hex digits, empty where the run was not traced.
+        exception: the exception itself; only in the process where it was raised.
+        error_type: qualified name of the exception's class, or the reason; telemetry's `error.type`.
+        span_id: 16 hex digits of the attempt's `process` span.
+        queue: queue on which it ran (a dead letter's handler can fail, too).
+        delivery: number of the claim in which it ran; unique for a job.
+        started_at, ended_at: seconds since the epoch, wall clock.
+    """
+
+    attempt: int
+    reason: Reason
+    message: str
+    traceback: str = ""
+    trace_id: str = ""
+    exception: BaseException | None = field(default=None, compare=False, repr=False)
+    error_type: str = ""
+    span_id: str = ""
+    queue: str = ""
+    delivery: int = 0
+    started_at: float = 0.0
+    ended_at: float = 0.0
+
+
+@frozen
+class Job:
+    """What is stored. It never changes after enqueue; only the history of attempts grows.
+
+    Attributes:
+        id: chosen by the caller or generated; unique while the job exists.
+        uid: 16 random bytes written once: span ids derive from it, a chosen id would repeat.
+        queue: the home queue; a dead letter keeps it.
+        payload: the encoded payload; below producer and executor nobody looks inside.
+        headers: `traceparent`, `tracestate`, `baggage`, `content-type`, and others, all text.
+        enqueued_at: seconds since the epoch, wall clock.
+        not_before: seconds since the epoch before which the job must not start; None = at once.
+        ttl: seconds from first eligibility after which it expires; None = never.
+        chosen_id: the caller chose the id, so a second enqueue of it is a duplicate.
+        scheduled_for: the moment a schedule meant, seconds since the epoch; None if no schedule made it.
+        history: failed attempts, oldest first: the first and the last ten.
+        extras: priority, keys, per-job options and where it comes from; most jobs have next to none.
+    """
+
+    id: str
+    uid: bytes
+    queue: str
+    payload: bytes
+    headers: Mapping[str, str]
+    enqueued_at: float
+    not_before: float | None = None
+    ttl: float | None = None
+    chosen_id: bool = False
+    scheduled_for: float | None = None
+    history: Sequence[Failure] = ()
+    extras: Extras = NONE
+
+    @property
+    def eligible_at(self) -> float:
+        """Seconds since the epoch from which the job could first have run."""
+        return self.enqueued_at if self.not_before is None else max(self.enqueued_at, self.not_before)
+
+
+@frozen
+class Lease:
+    """A claimed job. Its owner settles it once: by an outcome, or by giving it back.
+
+    Attributes:
+        job: the job.
+        queue: the queue it was claimed from; differs from `job.queue` for a dead letter.
+        attempt: number this attempt has if it starts, from 1.
+        delivery: number of this claim, from 1; grows at every claim and is never reset.
+        eligible_at: since when it could have been claimed (after delay or backoff), seconds since the epoch.
+        token: what the engine needs to settle it; nobody else reads it.
+        previous: the run of an earlier delivery that had started, of whose end nothing is known: its machine is gone.
+            Who claims the job charges that attempt instead of starting one.
+    """
+
+    job: Job
+    queue: str
+    attempt: int
+    delivery: int
+    eligible_at: float
+    token: Any = field(repr=False, compare=False)
+    previous: RunRecord | None = None
+
+    @property
+    def is_letter(self) -> bool:
+        """Claimed from a dead-letter queue: the payload is some other queue's."""
+        return self.queue != self.job.queue
+
+
+@frozen
+class RunRecord:
+    """What a worker writes before a handler starts; a rescuer reads it when the worker is dead.
+
+    Attributes:
+        row: the concurrency slot of the process, from 0.
+        delivery, attempt: as in the lease.
+        started_at: seconds since the epoch, wall clock.
+        trace_id, span_id: ids of the attempt's span: 32 and 16 hex digits, empty where untraced.
+        sampled: whether the span is to be exported.
+    """
+
+    row: int
+    delivery: int
+    attempt: int
+    started_at: float
+    trace_id: str = ""
+    span_id: str = ""
+    sampled: bool = False
+
+    @property
+    def ids(self) -> bytes:
+        """Return both ids as bytes, zeros where it is not traced."""
+        return ids_of(self.trace_id, self.span_id)
+
+
+NO_IDS = bytes(24)
+
+
+def ids_of(trace_id: str, span_id: str) -> bytes:
+    """Return 24 bytes of two ids in hex; zeros where they are none."""
+    try:
+        found = bytes.fromhex(trace_id + span_id)
+    except ValueError:
+        return NO_IDS
+    return found if len(found) == len(NO_IDS) else NO_IDS
+
+
+class Run(Protocol):
+    """What is written before a handler starts: a RunRecord has it, and an attempt."""
+
+    @property
+    def row(self) -> int: ...
+    @property
+    def started_at(self) -> float: ...
+    @property
+    def ids(self) -> bytes: ...
+    @property
+    def sampled(self) -> bool: ...
+
+
+class Logger(Protocol):
+    """What `ctx.log` offers; structlog fits, the core does not know it."""
+
+    def bind(self, **kw: object) -> Self: ...
+    def debug(self, event: str, **kw: object) -> object: ...
+    def info(self, event: str, **kw: object) -> object: ...
+    def warning(self, event: str, **kw: object) -> object: ...
+    def error(self, event: str, **kw: object) -> object: ...
+    def exception(self, event: str, **kw: object) -> object: ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a handler may know of its job.
+
+    Attributes:
+        job_id, queue: as enqueued; on a dead-letter queue, `queue` is that queue.
+        attempt: number of this attempt, from 1, of `max_attempts`.
+        enqueued_at: with time zone UTC.
+        scheduled_for: the moment a schedule meant, None where no schedule made the job.
+        log: a logger bound to the job and its trace.
+    """
+
+    job_id: str
+    queue: str
+    attempt: int
+    max_attempts: int
+    enqueued_at: datetime
+    scheduled_for: datetime | None
+    log: Logger
+    _deadline: float | None = field(default=None, repr=False)
+    _stopping: Callable[[], bool] = field(default=lambda: False, repr=False)
+    _clock: Callable[[], float] = field(default=time.monotonic, repr=False)
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds until the soft timeout, never below 0; None without one."""
+        return None if self._deadline is None else max(0.0, self._deadline - self._clock())
+
+    @property
+    def should_stop(self) -> bool:
+        """The worker is draining: save what you have and raise Snooze, or finish soon."""
+        return self._stopping()
+
+
+_SPAN_ID = blake2b(digest_size=8, person=b"span")  # copied for each id: half the price of a new one
+_TRACE_ID = blake2b(digest_size=16, person=b"trace")
+
+
+def span_bytes(uid: bytes, delivery: int) -> bytes:
+    """Return the `process` span's id, which anybody can derive who knows the job."""
+    digest = _SPAN_ID.copy()
+    digest.update(uid + delivery.to_bytes(8, "big"))
+    return digest.digest()
+
+
+def trace_bytes(uid: bytes, delivery: int) -> bytes:
+    """Return the trace id of a `process` span that is a root."""
+    digest = _TRACE_ID.copy()
+    digest.update(uid + delivery.to_bytes(8, "big"))
+    return digest.digest()
+
+
+def span_id_of(uid: bytes, delivery: int) -> str:
+    """Return `span_bytes` in 16 hex digits."""
+    return span_bytes(uid, delivery).hex()
+
+
+def trace_id_of(uid: bytes, delivery: int) -> str:
+    """Return `trace_bytes` in 32 hex digits."""
+    return trace_bytes(uid, delivery).hex()

@@ -1,0 +1,191 @@
+"""The options of queues and pools as plain values, after the settings had their say, and what each may be."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Protocol
+
+from framework.model.retry import LONGEST, RetryPolicy
+from framework.model.slo import Slo
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}", re.ASCII)
+MOST_WEIGHT = 100
+MOST_WORKERS, MOST_CONCURRENCY = 1_000, 10_000  # more is a slip of the pen, which would fill memory or disk at a start
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+class QueueSpec(Protocol):
+    """The engine's part of a queue's declaration: never its workers, its deadlines or its slo. See QueueOptions."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def is_dead_letter(self) -> bool: ...
+    @property
+    def dead_letter(self) -> str | None: ...
+    @property
+    def ttl(self) -> float | None: ...
+    @property
+    def max_length(self) -> int | None: ...
+    @property
+    def max_payload_bytes(self) -> int: ...
+    @property
+    def handled(self) -> bool: ...
+    @property
+    def service(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class QueueOptions:
+    """A queue's declaration as plain values, after the settings had their say.
+
+    Attributes:
+        name: name in the engine, in telemetry and on the command line.
+        attribute: name on the app; the key of its settings.
+        workers: processes that serve it; 0 is legal, at most 1,000. In a pool: those of the pool.
+        concurrency: jobs at once in one process, at most 10,000; above 1 those of a sync handler run in threads. In a
+            pool: that of the pool.
+        pool: name of the pool that serves it; empty = one of its own.
+        weight: its share of a pool's runs where others have jobs, too, relative to theirs.
+        timeout: seconds until `JobInterrupted` is raised in the handler; None = never.
+        kill_after: seconds from there to SIGKILL.
+        dead_letter: name of the queue that takes its dead letters; None = its own list.
+        ttl: seconds from first eligibility to expiry; on a dead-letter queue: how long letters are kept.
+        max_length: ready and delayed jobs that it holds; None = no limit.
+        max_payload_bytes: size of the encoded payload.
+        max_jobs_per_process, max_memory: after so many jobs, or above so many bytes resident, a process is replaced.
+        slo: what it promises about waiting; None = nothing.
+        is_dead_letter: its payloads are dead letters.
+        full_errors: messages about a payload that does not fit may quote it.
+        handled: the service has a handler for it. A dead-letter queue that no service on the store handles keeps its
+            dead letters in state dead.
+        service: the service that declares it; empty: nobody's declaration, which changes nobody's.
+    """
+
+    name: str
+    attribute: str = ""
+    workers: int = 1
+    concurrency: int = 1
+    pool: str = ""
+    weight: int = 1
+    timeout: float | None = 30.0
+    kill_after: float = 5.0
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    dead_letter: str | None = None
+    ttl: float | None = None
+    max_length: int | None = 100_000
+    max_payload_bytes: int = 1_048_576
+    max_jobs_per_process: int | None = None
+    max_memory: int | None = None
+    slo: Slo | None = None
+    is_dead_letter: bool = False
+    full_errors: bool = False
+    handled: bool = True
+    service: str = ""
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        _check_numbers(self, workers=0, concurrency=1, max_payload_bytes=1)
+        _check_whole("weight", self.weight)
+        if not 1 <= self.weight <= MOST_WEIGHT:
+            raise ValueError(f"weight={self.weight}: must be 1 to {MOST_WEIGHT}")
+        _check_limits(self, "max_length", "max_jobs_per_process", "max_memory")
+        for name in ("timeout", "ttl"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= LONGEST:
+                raise ValueError(
+                    f"{name}={value}: must be more than 0 seconds, or None for no limit; at most {LONGEST:g}"
+                )
+        if self.slo is not None and not isinstance(self.slo, Slo):
+            raise ValueError(f"slo={self.slo!r}: write slo=Slo(wait=30, target=0.99)")
+        if not 0 < self.kill_after <= LONGEST:
+            raise ValueError(f"kill_after={self.kill_after}: must be more than 0 seconds, at most {LONGEST:g}")
+
+
+@dataclass(frozen=True, slots=True)
+class PoolOptions:
+    """The processes that serve one queue or several, as plain values, after the settings had their say.
+
+    Attributes:
+        name: name of its processes, `light/0`.
+        attribute: name on the app; the key of its settings; empty: a queue's own.
+        workers: processes; 0 is legal, at most 1,000.
+        concurrency: jobs at once in one process, of all its queues together.
+        max_jobs_per_process, max_memory: after so many jobs, or above so many bytes resident, a process is replaced.
+    """
+
+    name: str
+    attribute: str = ""
+    workers: int = 1
+    concurrency: int = 1
+    max_jobs_per_process: int | None = None
+    max_memory: int | None = None
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "pool")
+        _check_numbers(self, workers=0, concurrency=1)
+        _check_limits(self, "max_jobs_per_process", "max_memory")
+
+    @classmethod
+    def own_of(cls, queue: QueueOptions) -> PoolOptions:
+        """Return the pool that a queue has for itself, under its own name."""
+        return cls(
+            queue.name, "", queue.workers, queue.concurrency, queue.max_jobs_per_process, queue.max_memory
+        )  # fmt: skip
+
+
+def in_pool(queue: QueueOptions, pool: PoolOptions) -> QueueOptions:
+    """Return the options of a queue that a pool serves: its processes are the pool's."""
+    return replace(
+        queue,
+        pool=pool.name,
+        workers=pool.workers,
+        concurrency=pool.concurrency,
+        max_jobs_per_process=pool.max_jobs_per_process,
+        max_memory=pool.max_memory,
+    )
+
+
+def _check_numbers(options: QueueOptions | PoolOptions, **least: int) -> None:
+    for name, value in least.items():
+        _check_whole(name, getattr(options, name))
+        if getattr(options, name) < value:
+            raise ValueError(f"{name}={getattr(options, name)}: must be {value} or more")
+    for name, most in (("workers", MOST_WORKERS), ("concurrency", MOST_CONCURRENCY)):
+        if getattr(options, name) > most:
+            raise ValueError(f"{name}={getattr(options, name)}: must be at most {most}")
+
+
+def _check_limits(options: QueueOptions | PoolOptions, *names: str) -> None:
+    for name in names:
+        value = getattr(options, name)
+        if value is not None:
+            _check_whole(name, value)
+            if value < 1:
+                raise ValueError(f"{name}={value}: must be 1 or more, or None for no limit")
+
+
+def _check_whole(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{name}={value!r:.100}: must be a whole number")
+
+
+def check_name(name: str, what: str = "queue") -> None:
+    """Refuses what cannot be a directory, a subject and a metric attribute everywhere. Raises ValueError."""
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        given = name[:120] if isinstance(name, str) else name
+        raise ValueError(f"{what} name {given!r}: 1 to 100 of a-z 0-9 . _ - and a letter or digit first")
+
+
+def parse_size(text: str | int | None) -> int | None:
+    """`max_memory`: `512MiB`, `1G` or a number of bytes, as bytes; units of 1024. Raises ValueError."""
+    if text is None or isinstance(text, int):
+        return text
+    if not isinstance(text, str):
+        raise ValueError(f"max_memory={text!r:.100}: write it as 512MiB, 2GiB or a number of bytes")
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE | re.ASCII)
+    if not match:
+        raise ValueError(f"max_memory={text!r}: write it as 512MiB, 2GiB or a number of bytes")
+    return int(Decimal(match[1]) * _UNITS[match[2].upper()])

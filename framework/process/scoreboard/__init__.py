@@ -1,0 +1,47 @@
+"""What every process of a tree does at this moment: `layout` (fields), `rows` (one job each), `board` (the file)."""
+
+from framework.process.scoreboard.board import Scoreboard
+from framework.process.scoreboard.layout import (
+    DIED,
+    EMPTY,
+    EXIT_REASONS,
+    EXPORTER,
+    GONE,
+    HOOKS,
+    LEAVING,
+    MAINTENANCE,
+    PLANNED,
+    READY,
+    STARTING,
+    STATES,
+    TIMEOUT,
+    KillReason,
+    RowState,
+    SlotState,
+    before_deadline,
+)
+from framework.process.scoreboard.processes import process_start
+from framework.process.scoreboard.rows import RowWriter
+
+__all__ = [
+    "DIED",
+    "EMPTY",
+    "EXIT_REASONS",
+    "EXPORTER",
+    "GONE",
+    "HOOKS",
+    "LEAVING",
+    "MAINTENANCE",
+    "PLANNED",
+    "READY",
+    "STARTING",
+    "STATES",
+    "TIMEOUT",
+    "KillReason",
+    "RowState",
+    "RowWriter",
+    "Scoreboard",
+    "SlotState",
+    "before_deadline",
+    "process_start",
+]

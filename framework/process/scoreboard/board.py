@@ -1,0 +1,394 @@
+"""What every process of a tree does at this moment, in shared memory: who runs which job until when.
+
+The run record (in the engine) is the truth of what had started; this says whom to kill when, and why somebody died.
+One writer per field: a slot's process writes its slot and rows, the supervisor writes headers, exits and kill reasons.
+Times are CLOCK_MONOTONIC in nanoseconds, the same for all processes of a host; 0 = none.
+
+What others read at any moment is stored through a cast view: one aligned word, old or new. `struct.pack_into` is unfit
+for that: it fills its place with zeros first, and a reader in between sees a loop that has not turned since boot.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import secrets
+import stat
+import struct
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from framework.process.nameless import shared_memory
+from framework.process.scoreboard.layout import (
+    CAUSE,
+    DEADLINE_OFFSET,
+    DIED,
+    EMPTY,
+    ENGINE_OFFSET,
+    EXIT_REASONS,
+    EXITS,
+    EXITS_OFFSET,
+    HEADER,
+    HEADER_SIZE,
+    JOBS_OFFSET,
+    KILL_REASON,
+    KILL_REASON_NAMES,
+    KILL_REASON_SIZE,
+    KILL_REASONS,
+    MAGIC,
+    MOST_CHARGED,
+    NAME,
+    PID_OFFSET,
+    READY,
+    READY_OFFSET,
+    ROW_SIZE,
+    RUIN_OFFSET,
+    SLOT,
+    SLOT_SIZE,
+    START_OFFSET,
+    STARTING,
+    STATE_OFFSET,
+    STILL_OFFSET,
+    TICK_OFFSET,
+    TOLD_OFFSET,
+    TREE,
+    USED_OFFSET,
+    WRITTEN_OFFSET,
+    KillReason,
+    Memory,
+    RowState,
+    SlotState,
+    string,
+    text,
+)
+from framework.process.scoreboard.processes import pid_namespace, process_start
+from framework.process.scoreboard.rows import RowWriter, read_row
+
+
+class Scoreboard:
+    """The shared memory, mapped. Create it once per supervisor; children inherit the mapping or its descriptor.
+
+    Nothing that happens to a file can hurt who works with it. The file beside it is a copy for other trees, probes and
+    whoever looks after this tree has died: `publish` renews it, and every kill reason does.
+
+    Attributes:
+        path: of the copy; None: there is none.
+        descriptor: of the memory, -1 on what `open` has read.
+    """
+
+    def __init__(self, path: Path | None, memory: Memory, descriptor: int = -1) -> None:
+        self.path = path
+        self.descriptor = descriptor
+        self._memory = memory
+        self._words = memoryview(memory).cast("I")
+        self._quads = memoryview(memory).cast("Q")
+        # Nanoseconds, for what is asked at every job.
+        self.still_ns: Callable[[], int] = partial(self._quads.__getitem__, STILL_OFFSET // 8)
+        _, self.slots, self.rows, *_ = HEADER.unpack_from(memory, 0)
+        self._rows_at = HEADER_SIZE + self.slots * SLOT_SIZE
+        self._kill_reasons_at = self._rows_at + self.rows * ROW_SIZE
+
+    @classmethod
+    def create(cls, path: Path, slots: Sequence[tuple[str, int]], *, app: str) -> Scoreboard:
+        """A new board for slots of (name, rows), and its copy. Raises OSError: no room for that."""
+        board = cls.in_memory(slots, app=app, path=path)
+        board.put()
+        return board
+
+    @classmethod
+    def in_memory(cls, slots: Sequence[tuple[str, int]], *, app: str, path: Path | None = None) -> Scoreboard:
+        """A new board that only the processes of the tree see, until it is published."""
+        descriptor, memory = shared_memory("board", _size(slots))
+        _begin(memory, slots, app)
+        return cls(path, memory, descriptor)
+
+    @classmethod
+    def inherited(cls, descriptor: int, path: Path) -> Scoreboard:
+        """The board of this tree, in a process that was not forked."""
+        return cls(path, mmap.mmap(descriptor, os.fstat(descriptor).st_size), descriptor)
+
+    @classmethod
+    def open(cls, path: Path) -> Scoreboard:
+        """What a copy says at this moment; a kill reason on it goes into the file. Raises ValueError, OSError."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+        try:
+            head = os.pread(descriptor, HEADER_SIZE, 0)
+            if len(head) < HEADER_SIZE:
+                raise ValueError(f"{path} is no scoreboard")
+            magic, slots, rows, *_ = HEADER.unpack_from(head, 0)
+            size = HEADER_SIZE + slots * SLOT_SIZE + rows * ROW_SIZE + KILL_REASONS * KILL_REASON_SIZE
+            if magic != MAGIC or os.fstat(descriptor).st_size != size:
+                raise ValueError(f"{path} is no scoreboard of this version")
+            memory = bytearray(os.pread(descriptor, size, 0))
+        finally:
+            os.close(descriptor)
+        if len(memory) != size:  # cut off meanwhile
+            raise ValueError(f"{path} is no scoreboard")
+        return cls(path, memory)
+
+    # --- the copy ---------------------------------------------------------------------------------------------------
+
+    def publish(self) -> None:
+        """Renew the copy; make it anew where it is gone, or has other names. One of another tree is left alone: our
+        directory may have been moved. Raises OSError."""
+        if self.path is not None and not self._renewed(self.path):
+            self.put()
+
+    def _renewed(self, path: Path) -> bool:
+        """Return False where there is nothing to renew."""
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ELOOP):
+                return False
+            raise
+        try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+                return False
+            head = os.pread(descriptor, HEADER_SIZE, 0)
+            if not head.startswith(MAGIC) or head[TREE] == self._memory[TREE]:
+                _write(descriptor, self._memory)
+                if found.st_size > len(self._memory):
+                    os.ftruncate(descriptor, len(self._memory))
+            return True
+        finally:
+            os.close(descriptor)
+
+    def put(self) -> None:
+        """Put a new copy in the place of whatever is there. Raises OSError."""
+        assert self.path is not None
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            _write(descriptor, self._memory)
+            os.rename(temporary, self.path)
+        except OSError:
+            os.unlink(temporary)
+            raise
+        finally:
+            os.close(descriptor)
+
+    def try_to_publish(self) -> None:
+        """Publish where that can be: a full or immutable disk keeps no process from its work."""
+        with suppress(OSError):
+            self.publish()
+
+    # --- the tree ---------------------------------------------------------------------------------------------------
+
+    @property
+    def supervisor(self) -> int:
+        """Pid of the supervisor that made it."""
+        return int(HEADER.unpack_from(self._memory, 0)[3])
+
+    @property
+    def tree(self) -> int:
+        """A number that no other tree has: pids alone repeat, between containers even at the same tick of the clock."""
+        return self._quads[TREE.start // 8]
+
+    def supervised(self) -> bool:
+        """Whether that supervisor lives."""
+        _, _, _, pid, _, _, start, _, _ = HEADER.unpack_from(self._memory, 0)
+        return bool(pid) and process_start(pid) == start
+
+    def within_sight(self) -> bool:
+        """Whether its pids mean to us what they meant to its writer: containers that share a store have their own."""
+        return int(HEADER.unpack_from(self._memory, 0)[8]) == pid_namespace()
+
+    @property
+    def app(self) -> str:
+        """Name of the app that runs."""
+        return string(HEADER.unpack_from(self._memory, 0)[7])
+
+    def is_of(self, app: str) -> bool:
+        """Return whether an app of this name runs; one that is longer than the board holds counts by its beginning."""
+        return self.app == string(text(app, NAME))
+
+    @property
+    def deadline(self) -> int:
+        """The drain deadline in monotonic ns, 0 while nothing drains."""
+        return self._quads[DEADLINE_OFFSET // 8]
+
+    @deadline.setter
+    def deadline(self, value: int) -> None:
+        self._quads[DEADLINE_OFFSET // 8] = value
+
+    @property
+    def stood_still(self) -> float:
+        """Seconds for which the whole tree has stood still since its start: every deadline is later by them.
+
+        Written by the supervisor, by maintenance once that is dead.
+        """
+        return self.still_ns() / 1e9
+
+    @stood_still.setter
+    def stood_still(self, seconds: float) -> None:
+        self._quads[STILL_OFFSET // 8] = int(seconds * 1e9)
+
+    # --- slots ------------------------------------------------------------------------------------------------------
+
+    def _slot_at(self, index: int) -> int:
+        return HEADER_SIZE + index * SLOT_SIZE
+
+    def occupy(self, index: int, incarnation: str) -> None:
+        """By the supervisor before a start: a new life in the slot, its rows empty."""
+        at = self._slot_at(index)
+        name, _, _, _, _, _, _, first, rows, _, _ = SLOT.unpack_from(self._memory, at)
+        SLOT.pack_into(self._memory, at, name, text(incarnation, 40), 0, STARTING, 0, 0, 0, first, rows, 0, 0)
+        self._words[(at + TOLD_OFFSET) // 4] = 0
+        self._quads[(at + ENGINE_OFFSET) // 8] = 0
+        self._words[(at + RUIN_OFFSET) // 4] = 0
+        self._empty(first, rows)
+
+    def _empty(self, first: int, rows: int) -> None:
+        start, end = (self._rows_at + row * ROW_SIZE for row in (first, first + rows))
+        self._memory[start:end] = bytes(end - start)
+
+    def vacate(self, index: int) -> None:
+        """Write for the supervisor that nothing lives in a slot, and that this is as it should be."""
+        at = self._slot_at(index)
+        self._words[(at + STATE_OFFSET) // 4] = EMPTY
+        self._empty(*SLOT.unpack_from(self._memory, at)[7:9])
+        self.set_pid(index, 0, 0)
+
+    def set_pid(self, index: int, pid: int, pid_start: int) -> None:
+        """By the supervisor after a start; `pid_start` tells a reused pid apart (clock ticks since boot)."""
+        at = self._slot_at(index)
+        self._words[(at + PID_OFFSET) // 4] = pid
+        self._quads[(at + START_OFFSET) // 8] = pid_start
+        self.try_to_publish()
+
+    def set_state(self, index: int, state: int, now: int) -> None:
+        """By the process in the slot."""
+        at = self._slot_at(index)
+        if state == READY:
+            self._quads[(at + READY_OFFSET) // 8] = now
+        self._quads[(at + TICK_OFFSET) // 8] = now
+        self._words[(at + STATE_OFFSET) // 4] = state
+
+    def tick(self, index: int, now: int, *, used: int = 0, jobs: int = 0) -> None:
+        """By the process in the slot: its loop turns."""
+        at = self._slot_at(index)
+        self._quads[(at + TICK_OFFSET) // 8] = now
+        self._words[(at + USED_OFFSET) // 4] = used
+        self._words[(at + JOBS_OFFSET) // 4] = jobs
+
+    def slot(self, index: int) -> SlotState:
+        """A slot as it is now."""
+        at = self._slot_at(index)
+        name, incarnation, pid, state, pid_start, *_, rows, used, jobs = SLOT.unpack_from(self._memory, at)
+        tick, ready = (self._quads[(at + offset) // 8] for offset in (TICK_OFFSET, READY_OFFSET))
+        exits = EXITS.unpack_from(self._memory, at + EXITS_OFFSET)
+        return SlotState(
+            index, string(name), string(incarnation), pid, pid_start, state, tick, ready, rows, used, jobs, exits
+        )
+
+    def all_slots(self) -> list[SlotState]:
+        """All slots as they are now."""
+        return [self.slot(index) for index in range(self.slots)]
+
+    def count_exit(self, index: int, reason: str) -> None:
+        """By the supervisor: one more end of a process of this slot."""
+        at = self._slot_at(index) + EXITS_OFFSET + 4 * EXIT_REASONS.index(reason)
+        self._words[at // 4] += 1
+
+    def tell_to_leave(self, index: int) -> None:
+        """Write for the supervisor, before its SIGTERM, that a process shall leave: a handler may take the signal."""
+        self._words[(self._slot_at(index) + TOLD_OFFSET) // 4] = 1
+
+    def told_to_leave(self, index: int) -> bool:
+        """Return True once the supervisor has told this process to leave."""
+        return bool(self._words[(self._slot_at(index) + TOLD_OFFSET) // 4])
+
+    def engine_worked(self, index: int, now: int) -> None:
+        """Write for maintenance that the engine has just done everything that was asked of it."""
+        self._quads[(self._slot_at(index) + ENGINE_OFFSET) // 8] = now
+
+    def engine_worked_at(self) -> int:
+        """Return when the engine last worked in the maintenance process; 0 = never."""
+        return max(self._quads[(self._slot_at(index) + ENGINE_OFFSET) // 8] for index in range(self.slots))
+
+    def set_ruin(self, index: int, cause: str, charged: int | None) -> None:
+        """Write for a worker that can do nothing any more why, and the row whose job is charged with it."""
+        at = self._slot_at(index)
+        self._memory[at + CAUSE.start : at + CAUSE.stop] = text(cause, 92).ljust(92, b"\0")
+        self._words[(at + RUIN_OFFSET) // 4] = 1 if charged is None else charged + 2
+
+    def ruin(self, index: int) -> KillReason | None:
+        """Return how the jobs of a worker are resolved that has called itself ruined; None: it has not."""
+        at = self._slot_at(index)
+        code, cause = self._words[(at + RUIN_OFFSET) // 4], bytes(self._memory[at + CAUSE.start : at + CAUSE.stop])
+        return KillReason("died", () if code == 1 else (code - 2,), string(cause)) if code else None
+
+    # --- rows -------------------------------------------------------------------------------------------------------
+
+    def row_writer(self, index: int, row: int) -> RowWriter:
+        """For the process in the slot: the place of its concurrent job number `row`."""
+        first = SLOT.unpack_from(self._memory, self._slot_at(index))[7]
+        return RowWriter(row, self._memory, self._quads, self._rows_at + (first + row) * ROW_SIZE)
+
+    def busy_rows(self, index: int) -> list[RowState]:
+        """The jobs that run in a slot."""
+        first, count = SLOT.unpack_from(self._memory, self._slot_at(index))[7:9]
+        found = []
+        for row in range(count):
+            state = read_row(self._memory, self._quads, row, self._rows_at + (first + row) * ROW_SIZE)
+            if state is not None:
+                found.append(state)
+        return found
+
+    # --- kill reasons -----------------------------------------------------------------------------------------------
+
+    def write_kill_reason(self, incarnation: str, kind: int, charged: Sequence[int] | None = None) -> None:
+        """By the supervisor before SIGKILL. A table of 256, the oldest is overwritten."""
+        self._write_kill_reason(incarnation, kind, charged, "")
+
+    def write_death(self, incarnation: str, detail: str, charged: Sequence[int] | None = None) -> None:
+        """By the supervisor when a process died that it had not killed: what is known of it, at most 96 bytes."""
+        self._write_kill_reason(incarnation, DIED, charged, detail)
+
+    def _write_kill_reason(self, incarnation: str, kind: int, charged: Sequence[int] | None, detail: str) -> None:
+        rows = charged if charged is not None and len(charged) <= MOST_CHARGED else None
+        packed, count = struct.pack(f"<{len(rows or ())}H", *(rows or ())), 255 if rows is None else len(rows)
+        at = self._kill_reasons_at + (written := self._words[WRITTEN_OFFSET // 4]) % KILL_REASONS * KILL_REASON_SIZE
+        KILL_REASON.pack_into(self._memory, at, text(incarnation, 40), kind, count, packed, text(detail, 96))
+        self._words[WRITTEN_OFFSET // 4] = (written + 1) % 2**32
+        self.try_to_publish()  # the rescuer of another tree must find it, too
+
+    def kill_reason(self, incarnation: str) -> KillReason | None:
+        """Why this incarnation ended; None: nobody knows."""
+        wanted = text(incarnation, 40).ljust(40, b"\0")
+        for number in range(KILL_REASONS):
+            at = self._kill_reasons_at + number * KILL_REASON_SIZE
+            name, kind, count, rest, detail = KILL_REASON.unpack_from(self._memory, at)
+            if name == wanted and kind in KILL_REASON_NAMES:
+                rows = struct.unpack(f"<{MOST_CHARGED}H", rest)
+                return KillReason(KILL_REASON_NAMES[kind], None if count == 255 else rows[:count], string(detail))
+        return None
+
+
+def _size(slots: Sequence[tuple[str, int]]) -> int:
+    rows = sum(count for _, count in slots)
+    return HEADER_SIZE + len(slots) * SLOT_SIZE + rows * ROW_SIZE + KILL_REASONS * KILL_REASON_SIZE
+
+
+def _begin(memory: Memory, slots: Sequence[tuple[str, int]], app: str) -> None:
+    """Writes the header and the empty slots."""
+    pid, rows = os.getpid(), sum(count for _, count in slots)
+    head = (MAGIC, len(slots), rows, pid, 0, 0, process_start(pid), text(app, NAME), pid_namespace())
+    HEADER.pack_into(memory, 0, *head)
+    struct.pack_into("<Q", memory, TREE.start, secrets.randbits(63) | 1)
+    first = 0
+    for index, (name, count) in enumerate(slots):
+        at = HEADER_SIZE + index * SLOT_SIZE
+        SLOT.pack_into(memory, at, text(name, NAME), b"", 0, EMPTY, 0, 0, 0, first, count, 0, 0)
+        first += count
+
+
+def _write(descriptor: int, memory: Memory) -> None:
+    """Write all of it at once: the kernel takes what stands there while it has the file, so the last one is newest."""
+    if os.pwrite(descriptor, memory, 0) < len(memory):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

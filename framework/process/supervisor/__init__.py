@@ -1,0 +1,43 @@
+"""Processes only: starts, watches by the scoreboard, replaces what dies, stops in time. Knows nothing of jobs."""
+
+from framework.process.supervisor.children import (
+    CRASHED,
+    FAILED_TO_CLOSE,
+    FAILED_TO_START,
+    FLUSH,
+    Birth,
+    ChildSpec,
+    end_with,
+    enter_spawned,
+    spawn,
+    unblock,
+)
+from framework.process.supervisor.drain import LAST_GRACE
+from framework.process.supervisor.instance import Instance
+from framework.process.supervisor.loop import Supervisor
+from framework.process.supervisor.platform import IS_LINUX, die_with_parent, threads
+from framework.process.supervisor.reserve import Reserve
+from framework.process.supervisor.stacks import Stacks
+from framework.process.supervisor.tree import SupervisorOptions
+
+__all__ = [
+    "CRASHED",
+    "FAILED_TO_CLOSE",
+    "FAILED_TO_START",
+    "FLUSH",
+    "IS_LINUX",
+    "LAST_GRACE",
+    "Birth",
+    "ChildSpec",
+    "Instance",
+    "Reserve",
+    "Stacks",
+    "Supervisor",
+    "SupervisorOptions",
+    "die_with_parent",
+    "end_with",
+    "enter_spawned",
+    "spawn",
+    "threads",
+    "unblock",
+]

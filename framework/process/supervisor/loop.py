@@ -1,0 +1,152 @@
+"""The supervisor's loop: takes signals, and lets each of its parts do what is due."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+
+from framework.model.events import Event
+from framework.process.scoreboard import Scoreboard
+from framework.process.signals import SignalQueue
+from framework.process.standstill import Standstill
+from framework.process.supervisor import children, platform
+from framework.process.supervisor.children import Birth, ChildSpec
+from framework.process.supervisor.drain import Drain
+from framework.process.supervisor.notify import Notifier
+from framework.process.supervisor.place import Place
+from framework.process.supervisor.restart import Restarts
+from framework.process.supervisor.stacks import Stacks
+from framework.process.supervisor.tree import TURN, SupervisorOptions, Tree
+from framework.process.supervisor.watch import Watch
+
+DUMP_APART = 0.1  # seconds between the stack dumps of two processes
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
+
+
+class Supervisor:
+    """Keeps children alive until told to stop. Call `run` once, in the main thread of a process without threads.
+
+    Args:
+        specs: the children; those with `last` leave after the others.
+        board: the scoreboard with a slot for each.
+        options: times and budget.
+        emit: takes the events.
+        stacks: takes the stacks of all processes.
+        idle: called at every turn.
+        start: starts a child and returns its pid; `children.fork` unless the service's import made threads.
+        lost: says why the engine's directory is not the one where the tree was started; empty = it is.
+        may_renew: why the processes cannot be renewed now; empty = they can.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[ChildSpec],
+        board: Scoreboard,
+        options: SupervisorOptions,
+        emit: Callable[[Event], None],
+        *,
+        stacks: Stacks,
+        idle: Callable[[], None],
+        start: Callable[[ChildSpec, Birth], int] = children.fork,
+        may_renew: Callable[[], str] = str,
+        lost: Callable[[], str] = str,
+    ) -> None:
+        self._stacks = stacks
+        self._idle = idle
+        self._tree = Tree(specs, board, options, emit)
+        self._start_child = start
+        self._may_renew = may_renew
+        self._lost = lost
+        self._notifier = Notifier()
+        self._drain = Drain(self._tree, self._notifier)
+        self._to_dump: list[Place] = []
+
+    def run(self) -> int:
+        """Blocks until everything has ended; returns the exit code of DESIGN.md: 0, 1, 3, 4 or 5."""
+        tree = self._tree
+        if not platform.become_subreaper():
+            tree.note("no subreaper on this platform: processes that leave their group may be left behind", "warning")
+        self._signals = SignalQueue(_SIGNALS)
+        poke = os.pipe()
+        for descriptor in poke:
+            os.set_blocking(descriptor, False)
+        self._restarts = Restarts(tree, self._drain, self._start_child, self._signals.waker, poke)
+        self._watch = Watch(tree, self._drain, self._notifier)
+        tree.still = Standstill(TURN, time.monotonic())
+        try:
+            while not self._turn():
+                self._signals.wait(self._patience())
+        finally:
+            self._drain.kill_everything()
+            self._restarts.end_all_orphans()
+            self._copy_stacks()
+            # One that comes now is late: it must not change the exit code that the tree has earned.
+            self._signals.close(ignored=set(_SIGNALS) - {signal.SIGCHLD})
+        return tree.exit_code
+
+    def _turn(self) -> bool:
+        """Everything that is due; True when nothing is left to do."""
+        while (number := self._signals.take()) is not None:
+            self._act_on(number)
+        now = time.monotonic()
+        self._tree.turned(now)
+        self._notifier.watchdog(now)
+        self._restarts.reap(now)
+        self._watch.look(now)
+        self._check_directory()
+        if self._tree.draining and self._drain.advance(now):
+            return True
+        self._restarts.start_due(now)
+        self._restarts.renew_next(now)
+        self._dump_next()
+        self._copy_stacks()
+        self._idle()
+        return False
+
+    def _check_directory(self) -> None:
+        """Processes that live go on in a directory that was moved; those born later would begin in another one."""
+        if not self._tree.draining and (why := self._lost()):
+            self._tree.exit_code = 3
+            self._tree.note(why, "error")
+            self._drain.begin("its directory is gone")
+
+    def _patience(self) -> float:
+        """Seconds until something may be due."""
+        if self._to_dump:
+            return DUMP_APART
+        now = time.monotonic()
+        due = [at for place in self._tree.places for at in (place.due_at, place.kill_at) if at is not None]
+        return min([TURN, *(max(0.0, at - now) for at in (*due, self._watch.hard_at))])
+
+    def _act_on(self, number: signal.Signals) -> None:
+        tree = self._tree
+        if number in (signal.SIGTERM, signal.SIGINT):
+            if tree.draining:
+                self._drain.kill_workers("second signal")
+            else:
+                self._drain.begin(number.name)
+        elif number == signal.SIGHUP and not tree.draining:
+            if why := self._may_renew():
+                tree.note(f"SIGHUP is refused: {why}", "error")
+            else:
+                tree.note("SIGHUP: renewing the processes one by one (the code stays the one that was loaded)")
+                self._restarts.renew()
+        elif number == signal.SIGUSR1:
+            self._stacks.dump()
+            self._to_dump = [place for place in tree.places if place.ready]
+
+    def _dump_next(self) -> None:
+        """One process at a time: they write to the same place, and their stacks must not mix."""
+        if self._to_dump:
+            place = self._to_dump.pop(0)
+            if place.pid is not None:
+                place.sent.add(signal.SIGUSR1)
+                self._stacks.title(place.spec.name, place.pid)
+                children.dump_stacks(place.pid)
+
+    def _copy_stacks(self) -> None:
+        lost = self._stacks.copy()
+        if lost:
+            self._tree.note(f"{lost:,} bytes of stacks found no room on standard error", "warning")

@@ -1,0 +1,101 @@
+"""One place for a child process: its life now, and what is known of why it ends."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass, field
+
+from framework.process.supervisor.children import FAILED_TO_CLOSE, FAILED_TO_START, Birth, ChildSpec
+from framework.process.supervisor.policy import Backoff
+
+
+@dataclass
+class Place:
+    """Times are monotonic seconds.
+
+    Attributes:
+        mark: which it and its descendants wear.
+        pid: None while nothing lives here.
+        image: of its program, as `platform.image` tells it once it is ready.
+        start_at: when the next life may begin; None = it is up, or shall stay empty.
+        leaving: it was told to leave (SIGTERM).
+        kill_at: when it is killed if it has not left.
+        killed: the exit reason that we have already decided by killing it.
+        flushing: it was late, but had settled everything, and got time for its telemetry.
+        vain: lives in a row that failed before they were ready, or in a drain.
+        sent: signals that we have sent to this life, SIGKILL aside; a handler may have put them back to their default.
+    """
+
+    spec: ChildSpec
+    pid: int | None = None
+    incarnation: str = ""
+    mark: int = 0
+    born_at: float = 0.0
+    ready: bool = False
+    image: int = 0
+    start_at: float | None = None
+    leaving: bool = False
+    kill_at: float | None = None
+    killed: str = ""
+    flushing: bool = False
+    vain: int = 0
+    sent: set[int] = field(default_factory=set)
+    backoff: Backoff = field(default_factory=Backoff)
+
+    @property
+    def due_at(self) -> float | None:
+        """When the next life begins; None: it is up, shall stay empty, or lives on demand and nothing demands it."""
+        wanted = self.spec.wanted
+        return self.start_at if self.start_at is None or wanted is None or wanted() else None
+
+    def begin(self, pid: int, birth: Birth, now: float) -> None:
+        """A new life."""
+        self.pid, self.incarnation, self.mark, self.born_at = pid, birth.incarnation, birth.mark, now
+        self.ready = self.leaving = self.flushing = False
+        self.start_at = self.kill_at = None
+        self.image = 0  # a fresh interpreter has another one, and would be taken for a program that a job executes
+        self.killed = ""
+        self.sent = set()
+
+    def planned(self, code: int) -> bool:
+        """Return whether such an end answers a signal of ours: death by it, or code 143 or 0 after SIGTERM, with which
+        many libraries end a process."""
+        stopped = code in (0, 128 + signal.SIGTERM) and signal.SIGTERM in self.sent
+        return self.killed == "" and (-code in self.sent or stopped)
+
+    def end(self) -> None:
+        """The life is over."""
+        self.pid = None
+        self.kill_at = None
+
+
+def exit_reason(place: Place, code: int, *, draining: bool, left: bool, out_of_memory: bool) -> str:
+    """Return one of scoreboard.EXIT_REASONS.
+
+    Args:
+        left: the board says that the process itself had decided to leave.
+    """
+    told = draining or place.leaving
+    if place.killed:
+        return place.killed
+    if told and (code == 0 or place.planned(code) or (code == -signal.SIGTERM and not place.ready)):
+        return "drained"
+    if (code == 0 and left) or place.planned(code):
+        return "recycled" if place.spec.wanted is None else "drained"
+    if code == FAILED_TO_CLOSE:
+        return "failed_to_close"
+    if code == FAILED_TO_START or (code == 0 and not place.ready):
+        return "failed_to_start"
+    if code == -signal.SIGKILL:
+        return "out_of_memory" if out_of_memory else "killed"
+    return "crashed"
+
+
+def describe_exit(code: int) -> str:
+    """`signal SIGSEGV` or `exit code 70`."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:
+        return f"signal {-code}"

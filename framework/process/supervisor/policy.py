@@ -1,0 +1,44 @@
+"""When a process that ended is started again, and when the supervisor gives up."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from framework.model.backoff import doubled
+
+FIRST, MOST = 0.5, 30.0  # seconds: the first replacement is at once, then these, doubled each time
+HEALTHY = 10.0  # seconds up after which a slot's record is clean
+
+
+@dataclass
+class Backoff:
+    """Delays between the restarts of one slot."""
+
+    failures: int = 0
+
+    def delay(self, *, uptime: float, failed: bool) -> float:
+        """Seconds until the next start, after a life of `uptime` seconds that `failed` or ended as it should."""
+        if not failed:
+            self.failures = 0
+            return 0.0
+        if uptime >= HEALTHY:
+            self.failures = 0
+        self.failures += 1
+        return doubled(FIRST, self.failures - 2, MOST) if self.failures > 1 else 0.0
+
+
+class Budget:
+    """Deaths before ready or while idle that are allowed within a window (seconds)."""
+
+    def __init__(self, most: int, window: float) -> None:
+        self.most = most
+        self.window = window
+        self._deaths: deque[float] = deque()
+
+    def exceeded(self, now: float) -> bool:
+        """Counts a death; True when there were more than `most` in the window."""
+        self._deaths.append(now)
+        while self._deaths and self._deaths[0] <= now - self.window:
+            self._deaths.popleft()
+        return len(self._deaths) > self.most

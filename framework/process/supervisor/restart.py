@@ -1,0 +1,186 @@
+"""Births and deaths: the supervisor starts its children, reaps them, and decides when the next life begins."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from itertools import count
+
+from framework.model.events import ProcessExited, ProcessStarted
+from framework.process import orphans
+from framework.process.scoreboard import GONE, LEAVING, PLANNED, RowState, before_deadline, process_start
+from framework.process.signals import poke
+from framework.process.supervisor import children, platform
+from framework.process.supervisor.children import Birth, ChildSpec
+from framework.process.supervisor.drain import Drain
+from framework.process.supervisor.place import Place, describe_exit, exit_reason
+from framework.process.supervisor.policy import Budget
+from framework.process.supervisor.tree import Tree
+
+LAST_BACKOFF = 1.0  # seconds: the jobs of the dead wait for whoever leaves last
+_FAILURES = ("crashed", "killed", "out_of_memory", "stuck", "failed_to_start", "failed_to_close", "ruined")
+_OUTSIDE_BUDGET = ("failed_to_start", "failed_to_close")
+
+
+class Restarts:
+    """Keeps every place of a tree filled.
+
+    Args:
+        start: starts a child and returns its pid.
+        waker: descriptor; a byte there wakes the supervisor.
+        poke: (reader, writer) of the pipe that tells a child of the death of another.
+    """
+
+    def __init__(
+        self, tree: Tree, drain: Drain, start: Callable[[ChildSpec, Birth], int], waker: int, poke: tuple[int, int]
+    ) -> None:
+        self._tree = tree
+        self._drain = drain
+        self._start_child = start
+        self._waker = waker
+        self._poke_reader, self._poke = poke
+        self._budget = Budget(tree.options.restart_budget, tree.options.restart_window)
+        self._renewing: list[tuple[Place, str]] = []  # and the life that shall end
+        self._oom_kills = platform.oom_kills()
+        self._name = orphans.tree_of(tree.board)
+        self._births = count(1)
+        self._ended: set[int] = set()  # orphans that were killed at the last look: they may not be reaped yet
+
+    # --- births -----------------------------------------------------------------------------------------------------
+
+    def start_due(self, now: float) -> None:
+        """Starts every child whose time has come."""
+        # The last to leave come first: they rescue what an earlier life of this service left behind.
+        for place in [*self._tree.last, *self._tree.workers]:
+            if place.pid is None and (due_at := place.due_at) is not None and due_at <= now:
+                self._start(place, now)
+
+    def _start(self, place: Place, now: float) -> None:
+        tree, spec = self._tree, place.spec
+        incarnation = f"{spec.index:x}-{secrets.token_hex(8)}"
+        mark = orphans.mark_of(self._name, next(self._births))
+        birth = Birth(spec.name, spec.index, incarnation, os.getpid(), self._waker, self._poke_reader, mark)
+        tree.board.occupy(spec.index, incarnation)
+        try:
+            pid = self._start_child(spec, birth)
+        except OSError as error:  # no memory, too many processes
+            place.start_at = now + max(1.0, place.backoff.delay(uptime=0.0, failed=True))
+            tree.note(f"{spec.name} cannot be started: {error}", "error")
+            return
+        tree.board.set_pid(spec.index, pid, process_start(pid))
+        place.begin(pid, birth, now)
+        tree.emit(ProcessStarted(spec.name, pid))
+
+    def renew(self) -> None:
+        """Replaces the workers that live now, one by one."""
+        self._renewing = [(place, place.incarnation) for place in self._tree.workers if place.pid is not None]
+
+    def renew_next(self, now: float) -> None:
+        """Tells the next process to leave once the previous one's successor is ready."""
+        if self._tree.draining:
+            self._renewing = []
+        while self._renewing:
+            place, old = self._renewing[0]
+            if not place.ready or place.pid is None:
+                return
+            if place.incarnation == old:
+                self._tell_to_leave(place, now)
+                return
+            self._renewing.pop(0)
+
+    def _tell_to_leave(self, place: Place, now: float) -> None:
+        if place.pid is None or place.leaving:
+            return
+        drain = self._tree.options.drain
+        place.leaving = True
+        if drain is not None:
+            place.kill_at = now + drain - before_deadline(drain, 1.0)
+        self._tree.terminate(place)
+
+    # --- deaths -----------------------------------------------------------------------------------------------------
+
+    def reap(self, now: float) -> None:
+        """Takes note of every child that has ended, and kills what it left behind."""
+        died = False
+        while (pid := children.next_dead()) is not None:
+            place = next((place for place in self._tree.places if place.pid == pid), None)
+            busy = self._tree.board.busy_rows(place.spec.index) if place else []
+            code = children.reap(pid)
+            if place is not None:
+                self._bury(place, pid, code, busy, now)
+                poke(self._poke)
+            died = True
+        if died:  # also an orphan, whose own children come to us now
+            self._end_orphans()
+
+    def _end_orphans(self) -> None:
+        """Kill what the dead have left: we have adopted it. The orphans of those who live are theirs."""
+        living = [place for place in self._tree.places if place.pid is not None]
+        adopted = platform.children() - {place.pid for place in living if place.pid is not None}
+        found = orphans.orphans_of(self._name, adopted, {place.mark for place in living})
+        orphans.end(self._name, found)
+        if found - self._ended:
+            text = f"killed {len(found)} processes that a dead worker left behind: {sorted(found)}"
+            self._tree.note(text, "warning")
+        self._ended = found
+
+    def end_all_orphans(self) -> None:
+        """Kill what the children left behind, once none of them lives."""
+        orphans.kill(self._name)
+
+    def _bury(self, place: Place, pid: int, code: int, busy: list[RowState], now: float) -> None:
+        tree = self._tree
+        slot = tree.board.slot(place.spec.index)
+        place.ready = place.ready or bool(slot.ready)
+        reason, detail, charged = self._write_down(place, code, busy, left=slot.state in (LEAVING, GONE))
+        expected = reason in ("drained", "recycled", "timeout") or (place.leaving and place.killed != "")
+        failed = reason in _FAILURES and not expected
+        # A death under a job is charged to the job: it must not stop the service, nor slow the slot's neighbours.
+        counts = failed and reason not in _OUTSIDE_BUDGET and not charged
+        # A process that leaves again and again without a job done (somebody sends SIGTERM) backs off, too.
+        in_vain = failed or (reason == "recycled" and slot.jobs == 0)
+        slows = in_vain and (reason == "ruined" or not busy)
+        place.vain = place.vain + 1 if failed and not busy and (tree.draining or not place.ready) else 0
+        delay: float = place.backoff.delay(uptime=now - place.born_at, failed=slows)
+        if place.spec.last and place.spec.wanted is None:
+            delay = min(delay, LAST_BACKOFF)
+        place.end()
+        # One that leaves last and died early has work left: it hands back the jobs of the others.
+        early = place.spec.last and place.killed in ("", "timeout") and reason != "drained"
+        place.start_at = now + delay if early or not tree.draining else None
+        again = place.due_at is not None
+        if place.spec.wanted is not None:
+            tree.board.vacate(place.spec.index)
+        tree.emit(ProcessExited(place.spec.name, pid, reason, code, delay if again else None, detail))
+        place.spec.buried(reason, detail)
+        if counts and place.spec.vital and not tree.draining and self._budget.exceeded(now):
+            tree.exit_code = 4
+            tree.note(
+                f"more than {tree.options.restart_budget} processes died while idle or before they were ready within "
+                f"{tree.options.restart_window:g} s: giving up; last: {place.spec.name}, {detail}",
+                "error",
+            )
+            self._drain.begin("restart budget exceeded")
+
+    def _write_down(self, place: Place, code: int, busy: list[RowState], *, left: bool) -> tuple[str, str, bool]:
+        """Write on the board how a child died; return (reason, detail, whether a job is charged with it).
+
+        Args:
+            left: the board says that the process itself had decided to leave.
+        """
+        tree, index = self._tree, place.spec.index
+        kills = platform.oom_kills()
+        reason = exit_reason(place, code, draining=tree.draining, left=left, out_of_memory=kills > self._oom_kills)
+        self._oom_kills = kills
+        detail, charged = describe_exit(code), bool(busy) and place.ready
+        ruin = tree.board.ruin(index)
+        if ruin is not None:
+            reason, detail, charged = "ruined", ruin.detail, ruin.charged != ()
+            tree.board.write_death(place.incarnation, detail, ruin.charged)
+        elif place.planned(code):
+            tree.board.write_kill_reason(place.incarnation, PLANNED)
+        elif not place.killed:
+            tree.board.write_death(place.incarnation, "out of memory" if reason == "out_of_memory" else detail)
+        tree.board.count_exit(index, reason)
+        return reason, detail, charged

@@ -1,0 +1,93 @@
+"""The state that the parts of a supervisor share: its children, the board, how far the end has come."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from framework.model.events import Event, ProcessKilled, SupervisorNote
+from framework.process.scoreboard import DIED, TIMEOUT, Scoreboard
+from framework.process.standstill import Standstill
+from framework.process.supervisor import children
+from framework.process.supervisor.children import ChildSpec
+from framework.process.supervisor.place import Place
+
+TURN = 0.5  # seconds between looks at the board: how late the SIGKILL may be of a job that began since the last one
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorOptions:
+    """Seconds; `drain` None = as long as it takes."""
+
+    drain: float | None = 25.0
+    restart_budget: int = 10
+    restart_window: float = 60.0
+    ready_within: float = 60.0
+
+
+class Tree:
+    """The children of one supervisor.
+
+    Attributes:
+        places: one for each child; `workers` are those that leave first, `last` the others.
+        draining: the service stops; nothing new is started for the workers.
+        deadline: monotonic seconds at which the drain shall be over; None = as long as it takes.
+        exit_code: of the supervisor, as far as it is known.
+        still: the time in which all of this stood still.
+    """
+
+    def __init__(
+        self, specs: Sequence[ChildSpec], board: Scoreboard, options: SupervisorOptions, emit: Callable[[Event], None]
+    ) -> None:
+        self.places = [Place(spec, start_at=0.0) for spec in specs]
+        self.workers = [place for place in self.places if not place.spec.last]
+        self.last = [place for place in self.places if place.spec.last]
+        self.board = board
+        self.options = options
+        self.emit = emit
+        self.draining = False
+        self.deadline: float | None = None
+        self.exit_code = 0
+        self.still = Standstill(TURN, time.monotonic())
+
+    def turned(self, now: float) -> None:
+        """Move the deadlines by the time for which the supervisor, and with it the tree, has just stood still."""
+        gap = self.still.turned(now)
+        if not gap:
+            return
+        for place in self.places:
+            if place.kill_at is not None:
+                place.kill_at += gap
+        if self.deadline is not None:
+            self.deadline += gap
+            self.board.deadline = int(self.deadline * 1e9)
+        self.board.stood_still = self.still.total
+        self.note(f"everything stood still for {gap:.1f} s: all deadlines are later by that", "warning")
+
+    def note(self, text: str, level: str = "info") -> None:
+        """Says something in the log."""
+        self.emit(SupervisorNote(text, level))  # type: ignore[arg-type]
+
+    def terminate(self, place: Place) -> None:
+        """Tell a child to leave: by a signal, and on the board because a handler may have taken the signal."""
+        assert place.pid is not None
+        self.board.tell_to_leave(place.spec.index)
+        place.sent.add(signal.SIGTERM)
+        children.terminate(place.pid)
+
+    def kill(self, place: Place, reason: str, kind: int, why: str, charged: Sequence[int] | None = None) -> None:
+        """Kills a child and its process group; `charged`: the rows that are charged, None = by the kind alone."""
+        assert place.pid is not None
+        # The kill reason first: a rescuer that finds the body must already find it.
+        ruin = self.board.ruin(place.spec.index)
+        if ruin is None and kind == DIED:
+            self.board.write_death(place.incarnation, why)
+        elif ruin is None:
+            self.board.write_kill_reason(place.incarnation, kind, charged)
+        else:  # it hangs on its way out: that does not acquit the job that ruined it
+            self.board.write_death(place.incarnation, ruin.detail, ruin.charged)
+        place.killed = reason
+        self.emit(ProcessKilled(place.spec.name, place.pid, "timeout" if kind == TIMEOUT else "planned", why))
+        children.kill_group(place.pid)

@@ -1,0 +1,184 @@
+"""The supervisor's look at the board: who became ready, and whom a deadline ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from framework.model.events import ProcessBecameReady
+from framework.process.scoreboard import (
+    DIED,
+    GONE,
+    LEAVING,
+    PLANNED,
+    READY,
+    TIMEOUT,
+    RowState,
+    SlotState,
+    before_deadline,
+)
+from framework.process.standstill import Standstill
+from framework.process.supervisor.drain import Drain
+from framework.process.supervisor.notify import Notifier
+from framework.process.supervisor.place import Place
+from framework.process.supervisor.platform import image, waits_for_disk, waits_for_lock
+from framework.process.supervisor.tree import Tree
+
+STUCK_AFTER = 30.0  # seconds without a turn of an idle child's loop
+STANDS_STILL = 2_000_000_000  # ns without a turn after which a process with jobs does not turn because of one of them
+EXECUTED = "another program was executed in its place"
+SILENCE = 1.5  # seconds in which at least one child turns: an idle worker once a second, maintenance twice
+
+
+class Watch:
+    """Keeps the deadlines of the children and of what they run.
+
+    Attributes:
+        hard_at: monotonic seconds of the next hard deadline of a running job.
+    """
+
+    def __init__(self, tree: Tree, drain: Drain, notifier: Notifier) -> None:
+        self._tree = tree
+        self._drain = drain
+        self._notifier = notifier
+        self._began = time.monotonic()
+        self._announced = False
+        self._ever_ready = False
+        self._silent_since: float | None = None  # while all wait for the disk
+        self.hard_at = float("inf")
+
+    def look(self, now: float) -> None:
+        """Reads the board once, and acts on it."""
+        tree = self._tree
+        self.hard_at = float("inf")
+        living = [place for place in tree.places if place.pid is not None and not place.killed]
+        slots = [tree.board.slot(place.spec.index) for place in living]
+        self._listen(living, slots, now)
+        for place, slot in zip(living, slots, strict=True):
+            if not place.ready and slot.ready:
+                self._became_ready(place, slot)
+            if self._silent_since is None:
+                self._enforce(place, slot, now)
+            elif place.kill_at is not None and now >= place.kill_at:
+                self._end_late(place, slot)
+        if not self._announced and all(place.ready for place in tree.places if place.spec.vital):
+            self._announced = True
+            self._notifier.send("READY=1", f"STATUS={len(tree.workers)} workers ready")
+        self._check_first_ready(now)
+
+    def _listen(self, living: Sequence[Place], slots: Sequence[SlotState], now: float) -> None:
+        """Find out whether a disk stands still for all: nobody turns, and somebody waits for it in the kernel, where a
+        kill has no effect anyway. That time is nobody's fault, either; only a drain does not wait for it."""
+        still = self._tree.still
+        beats = [slot.tick / 1e9 for slot in slots if slot.state == READY]
+        silent = bool(beats) and still.elapsed(max(beats), now) > SILENCE
+        if silent and any(waits_for_disk(place.pid) for place in living if place.pid is not None):
+            self._silent_since = self._silent_since or max(beats)
+        elif self._silent_since is not None:
+            still.add(self._silent_since, now)
+            self._tree.board.stood_still = still.total
+            self._tree.note(f"the disk stood still for {now - self._silent_since:.1f} s: deadlines are later by that")
+            self._silent_since = None
+
+    def _became_ready(self, place: Place, slot: SlotState) -> None:
+        place.ready, place.image = True, image(place.pid or 0)
+        self._ever_ready = self._ever_ready or not place.spec.last
+        assert place.pid is not None
+        self._tree.board.try_to_publish()
+        self._tree.emit(ProcessBecameReady(place.spec.name, place.pid, slot.ready / 1e9 - place.born_at))
+
+    def _enforce(self, place: Place, slot: SlotState, now: float) -> None:
+        options, kill, still = self._tree.options, self._tree.kill, self._tree.still
+        # A job whose handler has ended has no deadline any more: the rest is the engine's time.
+        busy = [row for row in self._tree.board.busy_rows(place.spec.index) if not row.settling]
+        running = name_holder(place.pid or 0, [later(row, still, now) for row in busy], int(now * 1e9), slot.tick)
+        charged = overdue(running, int(now * 1e9), slot.tick)
+        coming = (row.hard / 1e9 for row in running if row.hard / 1e9 > now)
+        self.hard_at = min(self.hard_at, *coming, float("inf"))
+        if charged is not None:
+            kill(place, "timeout", TIMEOUT, f"{len(charged)} jobs past their hard timeout", charged)
+        elif place.kill_at is not None and now >= place.kill_at:
+            self._end_late(place, slot)
+        elif self._is_another_program(place, slot, now):
+            kill(place, "crashed", DIED, EXECUTED)
+        elif not place.ready and still.elapsed(place.born_at, now) > options.ready_within:
+            kill(place, "failed_to_start", PLANNED, f"not ready within {options.ready_within:g} s")
+        elif slot.state in (LEAVING, GONE) and not busy and place.kill_at is None and options.drain is not None:
+            place.kill_at = now + options.drain  # it leaves by itself: its lifespan may hang
+        elif self._is_stuck(place, slot, now) and not busy:
+            kill(place, "stuck", PLANNED, f"idle, and its loop has not turned for {STUCK_AFTER:g} s")
+
+    def _is_another_program(self, place: Place, slot: SlotState, now: float) -> bool:
+        """Return whether a job has executed a program in the place of its worker (`os.execv`). Its jobs are rescued at
+        once, as their owner is gone, but it would keep the slot until the last of their deadlines."""
+        silent = self._tree.still.elapsed(slot.tick / 1e9, now) > SILENCE
+        known = place.ready and place.image != 0  # what is not ready may be spawned: its image is yet to come
+        return known and silent and image(place.pid or 0) not in (0, place.image)
+
+    def _is_stuck(self, place: Place, slot: SlotState, now: float) -> bool:
+        silent = self._tree.still.elapsed(slot.tick / 1e9, now) > STUCK_AFTER
+        return place.ready and slot.state == READY and silent and not waits_for_disk(place.pid or 0)
+
+    def _end_late(self, place: Place, slot: SlotState) -> None:
+        """It was told to leave, and has not. One that has handed back everything and only sends its telemetry may go on
+        until the deadline, and does not make the drain a failed one: a dead collector is no reason for exit code 5."""
+        tree, settled = self._tree, slot.state == GONE
+        if settled and not (place.flushing or place.spec.last):
+            place.flushing = True
+            place.kill_at = (place.kill_at or 0.0) + before_deadline(tree.options.drain or 0.0, 1.0)
+            return
+        if tree.draining and not settled and place.spec.vital:
+            tree.exit_code = tree.exit_code or 5
+        tree.kill(place, "drain_timeout", PLANNED, "told to leave, and did not in time")
+
+    def _check_first_ready(self, now: float) -> None:
+        tree = self._tree
+        if self._ever_ready or tree.draining or tree.still.elapsed(self._began, now) <= tree.options.ready_within:
+            return
+        if tree.workers:
+            tree.exit_code = 1
+            tree.note(f"no worker became ready within {tree.options.ready_within:g} s: giving up", "error")
+            self._drain.begin("never ready")
+
+
+def later(row: RowState, still: Standstill, now: float) -> RowState:
+    """Return the row with its deadline moved by the standstill that it has seen."""
+    gap = still.between(row.started / 1e9, now)
+    return replace(row, hard=row.hard + int(gap * 1e9)) if gap and row.hard else row
+
+
+def name_holder(
+    pid: int,
+    busy: list[RowState],
+    now: int,
+    tick: int,
+    *,
+    waits: Callable[[int, int], bool | None] = waits_for_lock,
+) -> list[RowState]:
+    """Return the rows with a mark on the late one whose thread keeps the interpreter from all others.
+
+    Such a process does not turn: its main thread waits for the interpreter. A late job whose thread does not wait holds
+    it, or has hung by itself in a call that needs no interpreter.
+    """
+    if len(busy) < 2 or now - tick <= STANDS_STILL or not any(row.thread and 0 < row.hard <= now for row in busy):
+        return busy
+    if not waits(pid, pid):
+        return busy
+    return [replace(row, on_cpu=waits(pid, row.thread) is False) if row.thread else row for row in busy]
+
+
+def overdue(busy: Sequence[RowState], now: int, tick: int) -> list[int] | None:
+    """Rows to charge when the process must be killed now; None: it must not (yet).
+
+    The others get the time that their own deadlines give them: the process dies when every job that still runs is past
+    its hard one. Where one job's code holds the event loop they cannot use that time: then it dies at that job's hard
+    deadline, and only that job is charged. A row read while it was written says nothing: the next turn reads it.
+    """
+    late = [row for row in busy if row.whole and row.hard and now >= row.hard]
+    if not late:
+        return None
+    blocking = [row for row in late if row.on_cpu]
+    if blocking and len(busy) > 1 and now - tick > STANDS_STILL:
+        return [row.row for row in blocking]
+    return [row.row for row in late] if len(late) == len(busy) else None

@@ -1,0 +1,86 @@
+"""The pools of a service: which it declares, and whether its queues and handlers fit them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from framework.model.errors import DeclarationError
+from framework.service.app.inheritance import declared
+from framework.service.pools import Pool
+from framework.service.queues import Queue
+
+
+class Handling(Protocol):
+    """What is asked of a handler here."""
+
+    @property
+    def queue(self) -> Queue[Any]: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def is_async(self) -> bool: ...
+    @property
+    def place(self) -> str: ...
+
+
+def collect_pools(cls: type, queues: Mapping[str, Queue[Any]]) -> dict[str, Pool]:
+    """Return the pools by attribute, base classes first. Raises DeclarationError.
+
+    Args:
+        queues: those of the class, by attribute.
+    """
+    pools = declared(cls, Pool)
+    _check_names(cls, pools, queues)
+    for attribute, queue in queues.items():
+        if queue.pool is not None and all(queue.pool is not pool for pool in pools.values()):
+            hiding = pools.get(queue.pool.attribute)
+            if hiding is not None:
+                raise DeclarationError(
+                    f"{hiding.place}: {cls.__name__}.{hiding.attribute} hides the pool ({queue.pool.place}) of "
+                    f"{cls.__name__}.{attribute}: give it another name, or change that pool where it is declared"
+                )
+            raise DeclarationError(
+                f"{queue.place}: {cls.__name__}.{attribute}: its pool {queue.pool.name!r} ({queue.pool.place}) is "
+                f"neither declared nor inherited by {cls.__name__}: make it a class attribute there"
+            )
+    return pools
+
+
+def _check_names(cls: type, pools: Mapping[str, Pool], queues: Mapping[str, Queue[Any]]) -> None:
+    """Each names processes, as queues without a pool do. Raises DeclarationError."""
+    by_name: dict[str, tuple[str, Pool]] = {}
+    queue_named = {queue.name: (attribute, queue) for attribute, queue in queues.items()}
+    for attribute, pool in pools.items():
+        other = by_name.setdefault(pool.name, (attribute, pool))
+        if other[1] is not pool:
+            raise DeclarationError(
+                f"{pool.place}: {cls.__name__}.{attribute} and {cls.__name__}.{other[0]} ({other[1].place}) are both "
+                f"pools named {pool.name!r}: give one another name"
+            )
+        if pool.name in queue_named:
+            its, queue = queue_named[pool.name]
+            raise DeclarationError(
+                f"{pool.place}: pool {cls.__name__}.{attribute} and queue {cls.__name__}.{its} ({queue.place}) are "
+                f"both named {pool.name!r}: give one another name"
+            )
+
+
+def check_kinds(handlers: Iterable[Handling]) -> None:
+    """Refuse sync and async handlers in one pool: a process runs jobs on an event loop, or it does not.
+
+    Raises DeclarationError: names one handler of each kind.
+    """
+    first: dict[int, Handling] = {}
+    for handler in handlers:
+        pool = handler.queue.pool
+        if pool is None:
+            continue
+        other = first.setdefault(id(pool), handler)
+        if other.is_async != handler.is_async:
+            kinds = {True: "async", False: "sync"}
+            raise DeclarationError(
+                f"{handler.place}: {handler.name}, the handler of queue {handler.queue.name!r}, is "
+                f"{kinds[handler.is_async]}, and {other.name} ({other.place}) of queue {other.queue.name!r} is "
+                f"{kinds[other.is_async]}: both are in pool {pool.name!r}: make a pool for each kind"
+            )

@@ -1,0 +1,189 @@
+"""Payloads to bytes and back: validated by pydantic, stored as JSON, never pickle."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from functools import cached_property, lru_cache, partial
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from framework.model.errors import DeclarationError, InvalidPayload
+from framework.model.exceptions import describe
+from framework.model.outcome import conceal
+from framework.service.codec.complaints import MISTAKES, declared_names, explain, explain_fully, explain_other
+from framework.service.codec.fidelity import Difference, Doubt, difference
+from framework.service.codec.fingerprint import fingerprint
+
+CONTENT_TYPE = "application/json"
+MAX_DEPTH = 100
+
+log = logging.getLogger("framework")
+
+
+class UndecodablePayload(Exception):
+    """Stored bytes that do not fit the queue's payload type; the message never quotes the payload."""
+
+
+class Codec:
+    """Encodes and decodes one payload type. Raises DeclarationError: pydantic cannot validate it.
+
+    Args:
+        full_errors: messages are pydantic's own, which may quote the payload.
+    """
+
+    def __init__(self, payload_type: Any, *, queue: str, full_errors: bool = False) -> None:
+        self.queue = queue
+        self._full = full_errors
+        self._warned = False
+        try:
+            self._adapter: TypeAdapter[Any] = TypeAdapter(payload_type)
+            _ = self._adapter.core_schema["type"]  # names that are not defined show here, and not at the first payload
+            # The adapter's own methods pass a score of options on: a microsecond for the three.
+            self._validate = self._adapter.validator.validate_python
+            self._validate_json = self._adapter.validator.validate_json
+            self._dump = self._adapter.serializer.to_json
+        except MISTAKES as error:
+            why = str(error).partition("\n")[0]
+            raise DeclarationError(
+                f"queue {queue!r} carries {payload_type!r}, which pydantic cannot validate: {why}"
+            ) from None
+
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """A mark of what the type accepts, see `fingerprint`; made once, which takes a millisecond."""
+        return fingerprint(self._adapter)
+
+    def encode(self, payload: Any) -> bytes:
+        """Validates and encodes. Raises InvalidPayload: what is wrong and where, without the values.
+
+        Its caller has the payload, but a handler that enqueues fails with this message: then it stands in the log.
+        """
+        try:
+            valid = self._validate(payload)
+        except Exception as error:
+            raise self._refusal("does not fit", error, payload) from (error if self._full else None)
+        try:
+            # round_trip leaves out computed fields, which a model that forbids extra ones would not take back.
+            data = self._dump(valid, round_trip=True, by_alias=False, warnings=False)
+            # What cannot be read back must not be stored: a worker would only find it later.
+            found = difference(valid, self._validate_json(data, by_alias=True, by_name=True))
+            if b"NaN" in data or b"Infinity" in data:
+                json.loads(data, parse_constant=_refuse_constant)
+        except Exception as error:
+            raise self._refusal("cannot be stored as JSON", error) from (error if self._full else None)
+        if found is not None:
+            self._judge(found)
+        return data
+
+    def decode(self, data: bytes) -> Any:
+        """Bytes to a payload. Raises UndecodablePayload; what a validator raises beside ValueError goes through."""
+        try:
+            # By name, as dump_json wrote it; by alias, as a person may have.
+            return self._validate_json(data, by_alias=True, by_name=True)
+        except (ValueError, RecursionError) as error:
+            raise UndecodablePayload(self._explain(error)) from (error if self._full else None)
+        except Exception as error:
+            if not self._full and not isinstance(error, MISTAKES):
+                conceal(error)
+            raise
+
+    def _judge(self, found: Difference) -> None:
+        """Refuses what would come back different; tells once of what nobody can compare. Raises InvalidPayload."""
+        if not isinstance(found, Doubt):
+            raise InvalidPayload(f"queue {self.queue!r}: payload would reach the handler changed: {found}")
+        if not self._warned:
+            self._warned = True
+            log.warning("queue %r: payloads may reach the handler changed: %s", self.queue, found)
+
+    def _refusal(self, what: str, error: Exception, payload: Any = None) -> InvalidPayload:
+        return InvalidPayload(f"queue {self.queue!r}: payload {what}: {self._explain(error, payload)}")
+
+    def _explain(self, error: Exception, payload: Any = None) -> str:
+        if self._full:
+            return explain_fully(error) if isinstance(error, ValidationError) else describe(error)[0]
+        if isinstance(error, ValidationError):
+            return explain(error, self._names, payload)
+        return explain_other(error)
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return declared_names(self._adapter.core_schema)
+
+
+def parse_strict(text: str | bytes, *, full_errors: bool = False) -> Any:
+    """JSON from outside (command line, pipes). Raises ValueError for what JSON leaves open: NaN, duplicate keys, lone
+    surrogates, nesting deeper than 100. With `full_errors` it quotes the key or number."""
+    unique, finite = partial(_unique, quote=full_errors), partial(_finite, quote=full_errors)
+    try:
+        value = json.loads(
+            text, object_pairs_hook=unique, parse_constant=_refuse_constant, parse_float=finite, parse_int=_whole
+        )
+    except RecursionError:
+        raise ValueError(f"nested deeper than {MAX_DEPTH}") from None
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    if _too_deep(value):
+        raise ValueError(f"nested deeper than {MAX_DEPTH}")
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("a lone surrogate (half of a UTF-16 pair) is no text") from None
+    return value
+
+
+def parse_lenient(data: bytes) -> Any:
+    """A payload for people to look at: decoded JSON, or the text, or its size where it is neither."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return data.decode("utf-8", "replace")[:1000]
+
+
+def _too_deep(value: Any, depth: int = 1) -> bool:
+    if not isinstance(value, (dict, list)):
+        return False
+    items = value.values() if isinstance(value, dict) else value
+    return depth > MAX_DEPTH or any(_too_deep(item, depth + 1) for item in items)
+
+
+def _unique(pairs: list[tuple[str, Any]], *, quote: bool) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise ValueError(f"duplicate key {key[:60]!r}" if quote else "duplicate key")
+        result[key] = value
+    return result
+
+
+def _finite(text: str, *, quote: bool) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:60] if quote else 'a number'} is too large")
+    return number
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:  # Python's limit, and its advice to change that
+        raise ValueError(f"a number has {len(text.lstrip('-')):,} digits, which is too many") from None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+@lru_cache(maxsize=256)
+def _cached(payload_type: Any, queue: str, full_errors: bool) -> Codec:
+    return Codec(payload_type, queue=queue, full_errors=full_errors)
+
+
+def codec_for(payload_type: Any, *, queue: str, full_errors: bool = False) -> Codec:
+    """The codec of a queue, built once: a pydantic schema takes a millisecond."""
+    try:
+        return _cached(payload_type, queue, full_errors)
+    except TypeError:  # unhashable annotation
+        return Codec(payload_type, queue=queue, full_errors=full_errors)

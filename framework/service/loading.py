@@ -1,0 +1,101 @@
+"""Finding the app that `worker run MODULE` means."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import sys
+from types import ModuleType
+
+from framework.model.errors import UsageError, WorkerError
+from framework.service.app import WorkerApp
+
+
+def load_app(target: str) -> type[WorkerApp]:
+    """The most derived WorkerApp of a module, or the one named in `module:Name`. The working directory comes first on
+    the import path.
+
+    Raises:
+        UsageError: not a module, no app or several leaves in it: lists what there is.
+        WorkerError: what the service's own declarations raise.
+    """
+    here = os.getcwd()
+    if here not in sys.path[:1]:
+        sys.path.insert(0, here)
+    name, _, wanted = target.partition(":")
+    _refuse_path(name)
+    module = _import(name)
+    apps = apps_in(module)
+    if wanted:
+        return _named(module, wanted)
+    leaves = [app for app in apps if not any(other is not app and issubclass(other, app) for other in apps)]
+    if len(leaves) == 1:
+        return leaves[0]
+    if leaves:
+        listed = ", ".join(f"{name}:{app.__name__}" for app in leaves)
+        raise UsageError(f"{name} has {len(leaves)} WorkerApps, none derived from the others: choose one of {listed}")
+    hint = _hint(module) or ": a service is a subclass of framework.WorkerApp"
+    raise UsageError(f"{name} has no WorkerApp{hint}")
+
+
+def apps_in(module: ModuleType) -> list[type[WorkerApp]]:
+    """The WorkerApp subclasses among a module's attributes, each once."""
+    found: dict[int, type[WorkerApp]] = {}
+    for value in vars(module).values():
+        if isinstance(value, type) and issubclass(value, WorkerApp) and value is not WorkerApp:
+            found[id(value)] = value
+    return list(found.values())
+
+
+def _refuse_path(name: str) -> None:
+    if name.endswith(".py") or "/" in name or os.sep in name:
+        dotted = name.removesuffix(".py").removeprefix("./").strip("/").replace("/", ".")
+        raise UsageError(f"{name} is a path: write {dotted} (searched from {os.getcwd()})")
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise UsageError(f"{name!r} is no module name: write it as package.module")
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(error.name + ".")):
+            raise UsageError(f"no module {error.name} (searched from {os.getcwd()})") from None
+        raise UsageError(f"{name} imports {error.name}, which is not installed") from error
+    except WorkerError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{name} cannot be imported: {type(error).__name__}: {error} ({innermost(error)})") from error
+
+
+def innermost(error: BaseException) -> str:
+    """Return file and line at which an error was raised; frames without a file (`<frozen os>`) do not count."""
+    found, trace = "?", error.__traceback__
+    while trace:
+        if not trace.tb_frame.f_code.co_filename.startswith("<"):
+            found = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return found
+
+
+def _named(module: ModuleType, wanted: str) -> type[WorkerApp]:
+    app = getattr(module, wanted, None)
+    if isinstance(app, type) and issubclass(app, WorkerApp) and app is not WorkerApp:
+        return app
+    there = ", ".join(found.__name__ for found in apps_in(module)) or "none"
+    raise UsageError(f"{module.__name__}:{wanted} is no WorkerApp; {module.__name__} has {there}")
+
+
+def _hint(module: ModuleType) -> str:
+    """Looks one level down, where people put it; an unrelated broken submodule must not hide the message."""
+    for info in pkgutil.iter_modules(getattr(module, "__path__", ())):
+        child = f"{module.__name__}.{info.name}"
+        try:
+            apps = apps_in(importlib.import_module(child))
+        except Exception:
+            continue
+        if apps:
+            listed = ", ".join(app.__name__ for app in apps)
+            return f"; {child} has {listed}: worker run {child}"
+    return ""

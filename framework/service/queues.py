@@ -1,0 +1,324 @@
+"""Declaring a queue: what a service writes as a class attribute.
+
+Nothing here stores a job. `Queue.enqueue` reaches the process's producer through `opener`, which
+`framework/__init__` installs, so that no import goes up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, overload
+
+from framework.model.errors import DeclarationError
+from framework.model.job import Context, Failure, JobId, Reason
+from framework.model.options import NAME as NAME
+from framework.model.options import QueueOptions as QueueOptions
+from framework.model.options import check_name as check_name
+from framework.model.options import in_pool, parse_size
+from framework.model.places import caller_place
+from framework.model.retry import RetryPolicy, Seconds, seconds
+from framework.model.slo import Slo
+from framework.service.pools import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+P = TypeVar("P")
+W = TypeVar("W")
+R = TypeVar("R", bound=Awaitable[None] | None)
+OnConflict = Literal["keep", "raise"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """The payload of a dead-letter queue: a job that will not run again by itself.
+
+    Attributes:
+        job_id: id of the job, as `enqueue` returned it.
+        queue: its home queue, to which a replay returns it.
+        payload: decoded JSON, not validated: it may be the reason.
+        reason: why it died.
+        attempts: the failures that are kept, oldest first: the first and the last ten.
+    """
+
+    job_id: str
+    queue: str
+    payload: Any
+    reason: Reason
+    attempts: Sequence[Failure]
+
+
+@dataclass(frozen=True)
+class Cron(Generic[P]):
+    """A schedule by cron expression. Schedules come with a later release; `worker check` says so."""
+
+    expression: str
+    payload: P
+    timezone: str = "UTC"
+
+    def __init__(self, expression: str, payload: P, *, timezone: str = "UTC") -> None:
+        object.__setattr__(self, "expression", expression)
+        object.__setattr__(self, "payload", payload)
+        object.__setattr__(self, "timezone", timezone)
+
+
+@dataclass(frozen=True)
+class Every(Generic[P]):
+    """A schedule by period. Schedules come with a later release; `worker check` says so."""
+
+    period: Seconds
+    payload: P
+
+
+def _name_of(dead_letter: object) -> str | None:
+    if isinstance(dead_letter, Queue):
+        return dead_letter.name
+    if dead_letter is not None:
+        raise TypeError(f"dead_letter={_given(dead_letter)}: give the queue itself, not its {_what(dead_letter)}")
+    return None
+
+
+def _given(value: object) -> str:
+    return value.__name__ if isinstance(value, type) else repr(value)
+
+
+def _what(value: object) -> str:
+    return "class" if isinstance(value, type) else "name"
+
+
+def _check_pool(pool: object, weight: int | None, **given: object) -> None:
+    """Raises ValueError, TypeError: an option that is the pool's, or that only counts in one."""
+    if pool is None:
+        if weight is not None:
+            raise ValueError(f"weight={weight} counts among the queues of a pool: add pool=, or remove it")
+        return
+    if not isinstance(pool, Pool):
+        raise TypeError(f"pool={_given(pool)}: give the pool itself, not its {_what(pool)}")
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"{name}={value!r} is an option of pool {pool.name!r} ({pool.place}): write it there")
+
+
+class Sender(Protocol):
+    """What `Queue.enqueue` needs of a producer."""
+
+    def enqueue(
+        self,
+        queue: Queue[Any],
+        payload: Any,
+        *,
+        delay: float,
+        run_at: datetime | None,
+        job_id: str | None,
+        on_conflict: str,
+        connection: object | None,
+    ) -> JobId: ...
+
+    async def aenqueue(
+        self,
+        queue: Queue[Any],
+        payload: Any,
+        *,
+        delay: float,
+        run_at: datetime | None,
+        job_id: str | None,
+        on_conflict: str,
+        connection: object | None,
+    ) -> JobId: ...
+
+    def enqueue_batch(self, queue: Queue[Any], payloads: Iterable[Any], *, delay: float) -> list[JobId]: ...
+
+    async def run_async(self, call: Callable[[], list[JobId]]) -> list[JobId]: ...
+
+
+def _no_opener(queue: Queue[Any]) -> Sender:
+    raise RuntimeError("framework/__init__ has not installed an opener")
+
+
+opener: Callable[[Queue[Any]], Sender] = _no_opener
+
+
+class Queue(Generic[P]):
+    """A declaration with options: `Queue[Delivery]("deliveries")`. The payload type is any that pydantic can validate.
+
+    Args:
+        name: 1 to 100 of `a-z 0-9 . _ -`.
+        workers: processes, 1 unless said; 0 is legal: no worker of this service runs it.
+        concurrency: jobs at once in one process, 1 unless said: of an async handler on its event loop, of a sync one in
+            threads.
+        pool: processes that it shares with other queues, instead of its own: `workers`, `concurrency`,
+            `max_jobs_per_process` and `max_memory` are then the pool's.
+        weight: of a queue in a pool: runs that it gets for each of a queue of weight 1, where both have jobs.
+        timeout: seconds until `JobInterrupted` is raised in the handler.
+        kill_after: seconds from the soft timeout to SIGKILL.
+        retry: when a failed job runs again.
+        dead_letter: the queue that takes what will not run again; without one they are kept on this queue.
+        ttl: seconds from when a job may first run until it becomes a dead letter; on a dead-letter queue: until a dead
+            letter is deleted, after it was handled, or after it came where no service has a handler.
+        max_length: ready and delayed together; retry, release and replay are never refused.
+        max_payload_bytes: size of the payload as JSON.
+        schedules: a later release runs them.
+        max_jobs_per_process: a process is replaced after so many jobs.
+        max_memory: a process is replaced above so much resident memory: `512MiB`.
+        slo: how long jobs may wait; `worker alerts` makes alerts of it.
+
+    Raises:
+        DeclarationError: an option is out of its range; names file and line.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        workers: int | None = None,
+        concurrency: int | None = None,
+        pool: Pool | None = None,
+        weight: int | None = None,
+        timeout: Seconds | None = 30,
+        kill_after: Seconds = 5,
+        retry: RetryPolicy | None = None,
+        dead_letter: Queue[DeadLetter] | None = None,
+        ttl: Seconds | None = None,
+        max_length: int | None = 100_000,
+        max_payload_bytes: int = 1_048_576,
+        schedules: Sequence[Cron[P] | Every[P]] = (),
+        max_jobs_per_process: int | None = None,
+        max_memory: str | None = None,
+        slo: Slo | None = None,
+    ) -> None:
+        self.name, self.place = name, caller_place()
+        self.attribute = self.owner = ""
+        self.dead_letter, self.schedules, self.pool = dead_letter, tuple(schedules), pool
+        self._connected: list[Sender] = []
+        try:
+            _check_pool(
+                pool, weight, workers=workers, concurrency=concurrency, max_jobs_per_process=max_jobs_per_process,
+                max_memory=max_memory,
+            )  # fmt: skip
+            options = QueueOptions(
+                name=name,
+                workers=1 if workers is None else workers,
+                concurrency=1 if concurrency is None else concurrency,
+                weight=1 if weight is None else weight,
+                timeout=None if timeout is None else seconds(timeout),
+                kill_after=seconds(kill_after),
+                retry=retry or RetryPolicy(),
+                dead_letter=_name_of(dead_letter),
+                ttl=None if ttl is None else seconds(ttl),
+                max_length=max_length,
+                max_payload_bytes=max_payload_bytes,
+                max_jobs_per_process=max_jobs_per_process,
+                max_memory=parse_size(max_memory),
+                slo=slo,
+            )
+            self.options = options if pool is None else in_pool(options, pool.options)
+        except (ValueError, TypeError) as error:
+            raise DeclarationError(f"{self.place}: {error}") from None
+
+    def __set_name__(self, owner: type, attribute: str) -> None:
+        if not self.attribute:
+            self.attribute, self.owner = attribute, owner.__name__
+
+    def __repr__(self) -> str:
+        return f"<Queue {self.name!r}>"
+
+    @property
+    def payload_type(self) -> Any:
+        """What stands in the brackets of `Queue[...]`. Raises DeclarationError where nothing does."""
+        alias = getattr(self, "__orig_class__", None)
+        if alias is None:
+            where = f"{self.owner}.{self.attribute}" if self.owner else f"queue {self.name!r}"
+            raise DeclarationError(f'{self.place}: {where} has no payload type: write Queue[YourModel]("{self.name}")')
+        return alias.__args__[0]
+
+    @overload
+    def handler(self, fn: Callable[[W, P, Context], R], /) -> Callable[[W, P, Context], R]: ...
+    @overload
+    def handler(self, fn: Callable[[W, P], R], /) -> Callable[[W, P], R]: ...
+    def handler(self, fn: Callable[..., Any] | None = None, /) -> Callable[..., Any]:
+        """Marks a method as this queue's handler and returns it unchanged."""
+        if fn is None:
+            raise DeclarationError(f"{caller_place()}: write @….handler without parentheses: queue {self.name!r}")
+        try:
+            marks: list[Queue[Any]] = fn.__dict__.setdefault("__worker_queues__", [])
+        except AttributeError:  # a class, a property, a builtin
+            what = f"{caller_place()}: @….handler of queue {self.name!r} stands above"
+            raise DeclarationError(f"{what} {type(fn).__name__}: a handler is a plain method") from None
+        marks.append(self)
+        return fn
+
+    def enqueue(
+        self,
+        payload: P,
+        /,
+        *,
+        delay: Seconds = 0,
+        run_at: datetime | None = None,
+        job_id: str | None = None,
+        on_conflict: OnConflict = "keep",
+        connection: object | None = None,
+    ) -> JobId:
+        """Store one job durably and return its id.
+
+        Args:
+            payload: validated against the queue's payload type, stored as JSON.
+            delay: seconds before it may start; run_at: the moment, with a time zone. One of the two.
+            job_id: your own id; while a job of that id exists in any state, nothing is queued.
+            on_conflict: what happens then: "keep" returns the id with `duplicate` set, "raise" raises Duplicate.
+            connection: of the database that is the engine, or a session: the job is queued once its transaction
+                commits. psycopg, SQLAlchemy, asyncpg, Django.
+
+        Raises:
+            InvalidPayload, InvalidArgument, PayloadTooLarge, QueueFull, EnqueueFailed, Duplicate: not queued.
+            EnqueueUncertain: the job may or may not be queued.
+        """
+        return self.sender().enqueue(
+            self, payload, delay=seconds(delay), run_at=run_at, job_id=job_id, on_conflict=on_conflict,
+            connection=connection,
+        )  # fmt: skip
+
+    async def aenqueue(
+        self,
+        payload: P,
+        /,
+        *,
+        delay: Seconds = 0,
+        run_at: datetime | None = None,
+        job_id: str | None = None,
+        on_conflict: OnConflict = "keep",
+        connection: object | None = None,
+    ) -> JobId:
+        """`enqueue` without blocking the event loop. Coroutines that enqueue at the same time share the engine's calls.
+
+        Where it is cancelled, the job may be stored all the same.
+        """
+        return await self.sender().aenqueue(
+            self, payload, delay=seconds(delay), run_at=run_at, job_id=job_id, on_conflict=on_conflict,
+            connection=connection,
+        )  # fmt: skip
+
+    def enqueue_many(self, payloads: Iterable[P], /, *, delay: Seconds = 0) -> list[str]:
+        """Stores many jobs, much faster than one by one; not atomic: an error's `enqueued` lists what was queued, also
+        that of InvalidPayload, which says which payload it was."""
+        return list(self.sender().enqueue_batch(self, payloads, delay=seconds(delay)))
+
+    async def aenqueue_many(self, payloads: Iterable[P], /, *, delay: Seconds = 0) -> list[str]:
+        """`enqueue_many` without blocking the event loop: in a thread, which goes on when the caller is cancelled."""
+        sender, wait = self.sender(), seconds(delay)
+        return list(await sender.run_async(lambda: sender.enqueue_batch(self, payloads, delay=wait)))
+
+    def sender(self) -> Sender:
+        """The producer in force: of the innermost `connect()`, else the process's own."""
+        return self._connected[-1] if self._connected else opener(self)
+
+    @contextmanager
+    def connected(self, sender: Sender) -> Iterator[None]:
+        """Inside the block this queue's jobs go to `sender`, in every thread."""
+        self._connected.append(sender)
+        try:
+            yield
+        finally:
+            self._connected.remove(sender)

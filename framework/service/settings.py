@@ -1,0 +1,306 @@
+"""Everything that can be set from outside: `WORKER_*`, nested with `__`, from the environment and `.env`."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsError as NotJSON
+
+from framework.model.errors import SettingsError
+from framework.model.options import PoolOptions, QueueOptions, in_pool, parse_size
+from framework.model.retry import LONGEST, RetryPolicy
+from framework.model.text.redaction import HIDDEN
+from framework.service.pools import Pool
+from framework.service.queues import Queue
+
+PREFIX = "WORKER_"
+# Read by the command line, not by Settings.
+OTHER_VARIABLES = frozenset({"WORKER_MODULE"})
+# Old names that still count where the new one is not set.
+RENAMED = {"WORKER_BROKER_URL": "WORKER_ENGINE_URL"}
+
+
+Options = TypeVar("Options", QueueOptions, PoolOptions)
+_ANY_CASE = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
+_LOWER_KEYS = AfterValidator(lambda values: {name.lower(): value for name, value in values.items()})  # of JSON
+_MayBeZero = Annotated[float, Field(ge=0, le=LONGEST, allow_inf_nan=False)]
+_AboveZero = Annotated[float, Field(gt=0, le=LONGEST, allow_inf_nan=False)]
+
+
+def _host_and_port(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    sound = colon and host.isascii() and host.isprintable() and re.fullmatch("[0-9]{1,5}", port) and int(port) <= 65535
+    if text and not (host and sound):
+        raise ValueError("write it as host:port, for instance 127.0.0.1:8080")
+    return text
+
+
+class RetryOverride(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    max_retries: int | None = None
+    first_delay: float | None = None
+    factor: float | None = None
+    max_delay: float | None = None
+    jitter: bool | None = None
+
+
+class PoolOverride(BaseModel):
+    """What the environment may change of a pool; `none` means no limit where a limit is optional."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    workers: int | None = None
+    concurrency: int | None = None
+    max_jobs_per_process: int | Literal["none"] | None = None
+    max_memory: str | None = None
+
+
+class QueueOverride(BaseModel):
+    """What the environment may change of a queue; `none` means no limit where a limit is optional."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    workers: int | None = None
+    concurrency: int | None = None
+    weight: int | None = None
+    timeout: float | Literal["none"] | None = None
+    kill_after: float | None = None
+    ttl: float | Literal["none"] | None = None
+    max_length: int | Literal["none"] | None = None
+    max_payload_bytes: int | None = None
+    max_jobs_per_process: int | Literal["none"] | None = None
+    max_memory: str | None = None
+    retry: RetryOverride = Field(default_factory=RetryOverride)
+
+
+class Settings(BaseSettings):
+    """Settings of one process. Each is the variable `WORKER_<NAME>`.
+
+    Attributes:
+        engine_url: the engine.
+        drain: seconds from SIGTERM to the end of a drain; None (`none`) = as long as it takes.
+        restart_budget, restart_window: deaths before ready or while idle, in so many seconds, that end the supervisor.
+        ready_within: seconds in which a process must become ready, and in which at least one slot of the service must.
+        start_method: how worker processes start; auto = fork unless the service's import starts threads.
+        durability: what a spool promises: survive a power cut, or only the death of processes.
+        network_file_system: allow a spool on one, at your own risk.
+        health: `host:port` for /livez, /readyz and /startupz; empty = off.
+        trace_linkage: how an attempt refers to its creation: child of it (parent), link only (link), or auto.
+        trace_parent_within: seconds of waiting up to which auto makes it a child.
+        log_level, log_format: what is written to standard output; auto = console on a terminal, JSON otherwise.
+        telemetry_flush: seconds that a leaving process gives to its exporters.
+        payload_errors: what a message says of a payload that does not fit; types = nothing that the payload holds.
+        queues: overrides by the queue's attribute: `WORKER_QUEUES__DELIVERIES__RETRY__FIRST_DELAY=0.5`.
+        pools: overrides by the pool's attribute: `WORKER_POOLS__LIGHT__WORKERS=4`.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", extra="ignore", frozen=True, validate_default=True
+    )
+
+    engine_url: str = "spool:./var/spool"
+    drain: _MayBeZero | Literal["none"] = 25.0
+    restart_budget: int = Field(default=10, ge=1)
+    restart_window: _AboveZero = 60.0
+    ready_within: _AboveZero = 60.0
+    start_method: Literal["auto", "fork", "spawn"] = "auto"
+    durability: Literal["power", "process"] = "power"
+    network_file_system: bool = False
+    health: Annotated[str, AfterValidator(_host_and_port)] = ""
+    trace_linkage: Literal["auto", "parent", "link"] = "auto"
+    trace_parent_within: _MayBeZero = 300.0
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], _ANY_CASE] = "info"
+    log_format: Annotated[Literal["auto", "json", "console"], _ANY_CASE] = "auto"
+    telemetry_flush: _MayBeZero = 1.0
+    payload_errors: Annotated[Literal["types", "full"], _ANY_CASE] = "types"
+    queues: Annotated[dict[str, QueueOverride], _LOWER_KEYS] = Field(default_factory=dict)
+    pools: Annotated[dict[str, PoolOverride], _LOWER_KEYS] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_names(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for old, new in RENAMED.items():
+            old_field, field = _field(old), _field(new)
+            found = values.pop(old_field, os.environ.get(old))
+            if found is not None:
+                values.setdefault(field, found)
+        return values
+
+    @property
+    def drain_seconds(self) -> float | None:
+        """The drain's length; None = unbounded."""
+        return None if self.drain == "none" else float(self.drain)
+
+    def options(self, queue: Queue[Any]) -> QueueOptions:
+        """A queue's options with its overrides. Raises SettingsError naming the variable."""
+        base = replace(queue.options, attribute=queue.attribute, full_errors=self.payload_errors == "full")
+        if queue.pool is not None:
+            base = in_pool(base, self.pool(queue.pool))
+        wanted = self.queues.get(queue.attribute.lower())
+        if wanted is None:
+            return base
+        variable = f"{PREFIX}QUEUES__{queue.attribute.upper()}"
+        retry = wanted.retry.model_dump(exclude_none=True)
+        changes = wanted.model_dump(exclude={"retry"}, exclude_none=True)
+        _check_pooled(variable, changes, queue.pool)
+        try:
+            return _changed(base, changes, **({"retry": _retry(base.retry, retry)} if retry else {}))
+        except ValueError as error:
+            raise SettingsError(f"{variable}__{_option_in(str(error))}: {error}") from None
+
+    def pool(self, pool: Pool) -> PoolOptions:
+        """A pool's options with its overrides. Raises SettingsError naming the variable."""
+        base, wanted = replace(pool.options, attribute=pool.attribute), self.pools.get(pool.attribute.lower())
+        if wanted is None:
+            return base
+        try:
+            return _changed(base, wanted.model_dump(exclude_none=True))
+        except ValueError as error:
+            variable = f"{PREFIX}POOLS__{pool.attribute.upper()}__{_option_in(str(error))}"
+            raise SettingsError(f"{variable}: {error}") from None
+
+
+def _changed(base: Options, values: Mapping[str, Any], **more: Any) -> Options:
+    """Raises ValueError."""
+    changes: dict[str, Any] = {name: None if value == "none" else value for name, value in values.items()} | more
+    if "max_memory" in changes:
+        changes["max_memory"] = parse_size(changes["max_memory"])
+    return replace(base, **changes)
+
+
+def _check_pooled(variable: str, changes: Mapping[str, Any], pool: Pool | None) -> None:
+    """Raises SettingsError: an option that is the pool's, or that counts only in one."""
+    if pool is None:
+        if "weight" in changes:
+            raise SettingsError(f"{variable}__WEIGHT: the queue is in no pool, where alone a weight counts")
+        return
+    for name in PoolOverride.model_fields:
+        if name in changes:
+            instead = f"{PREFIX}POOLS__{pool.attribute.upper()}__{name.upper()}"
+            raise SettingsError(f"{variable}__{name.upper()}: pool {pool.name!r} serves the queue: set {instead}")
+
+
+def _field(variable: str) -> str:
+    return variable.removeprefix(PREFIX).lower()
+
+
+def _retry(base: RetryPolicy, changes: Mapping[str, Any]) -> RetryPolicy:
+    fields = ("max_retries", "first_delay", "factor", "max_delay", "jitter", "give_up_on")
+    try:
+        return RetryPolicy(**{name: changes.get(name, getattr(base, name)) for name in fields})
+    except ValueError as error:
+        raise ValueError(f"retry__{error}") from None
+
+
+def _option_in(message: str) -> str:
+    """The option that a message `option=value: …` is about, as it stands in a variable."""
+    return message.split("=")[0].split(" ")[0].upper()
+
+
+def load_settings(**values: Any) -> Settings:
+    """Reads the environment. Raises SettingsError: one line that names the variable and what it may be."""
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise SettingsError(_explain(dict(item) for item in error.errors())) from None
+    except NotJSON as error:
+        kind = "POOL" if '"pools"' in str(error) else "QUEUE"
+        variable = f"{PREFIX}{kind}S"
+        raise SettingsError(
+            f"{variable}: write it as JSON, or one variable for each option: {variable}__<{kind}>__<OPTION>"
+        ) from None
+
+
+def _explain(errors: Iterable[Mapping[str, Any]]) -> str:
+    """One complaint per variable: where a number or `none` is wanted, pydantic complains of each alternative."""
+    complaints: dict[str, list[str]] = {}
+    for error in errors:
+        variable = _variable(error["loc"])
+        complaints.setdefault(variable, []).append(_complaint(variable, error))
+    return "; ".join(
+        ", or ".join([first, *(text.rpartition(" input should be ")[2] for text in rest)])
+        for first, *rest in complaints.values()
+    )
+
+
+def _variable(place: Sequence[int | str]) -> str:
+    """Without what pydantic appends to a place: the names of alternatives."""
+    depth = 3 if place[0] == "pools" else 1 if place[0] != "queues" else 4 if "retry" in place[2:3] else 3
+    return PREFIX + "__".join(str(part).upper() for part in place[:depth])
+
+
+def _complaint(variable: str, error: Mapping[str, Any]) -> str:
+    if error["type"] == "extra_forbidden":
+        name = error["loc"][-1]
+        ours = {"pools": PoolOverride}.get(error["loc"][0], QueueOverride)
+        model = RetryOverride if "retry" in error["loc"][:-1] else ours
+        return f"{variable}: no option {name!r}{_nearest(name, model.model_fields)}"
+    if error["type"].startswith("model_"):
+        return f"{variable}={error['input']!r}: set one variable for each option, {variable}__<OPTION>"
+    given = HIDDEN if "://" in str(error["input"]) else repr(error["input"])
+    return f"{variable}={given}: {error['msg'].partition(', unable to')[0].lower()}"
+
+
+def _nearest(name: str, known: Iterable[str], *, transform: Any = str) -> str:
+    near = difflib.get_close_matches(name.lower(), [str(k).lower() for k in known], n=1, cutoff=0.5)
+    return f"; did you mean {transform(near[0])}?" if near else ""
+
+
+def check_names(settings: Settings, queues: Iterable[str], pools: Iterable[str]) -> None:
+    """Refuses overrides of queues and pools that the app does not have. Raises SettingsError.
+
+    Args:
+        queues, pools: the attributes of the app.
+    """
+    names = {"queue": [name.lower() for name in queues], "pool": [name.lower() for name in pools]}
+    for kind, given, other in (("queue", settings.queues, "pool"), ("pool", settings.pools, "queue")):
+        known = names[kind]
+        for name, override in given.items():
+            if name not in known:
+                option = next(iter(override.model_dump(exclude_none=True, exclude={"retry"})), "retry")
+                rest = f"S__{name.upper()}__{option.upper()}"
+                hint = _nearest(name, known, transform=str.upper)
+                if name in names[other]:
+                    hint = f"; it is a {other}: set {PREFIX}{other.upper()}{rest}"
+                variable = f"{PREFIX}{kind.upper()}{rest}"
+                raise SettingsError(f"{variable}: no {kind} {name!r}{hint}")
+
+
+def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
+    """One warning for each `WORKER_*` variable that nobody reads, with the nearest name."""
+    environ = os.environ if environ is None else environ
+    known = [PREFIX + name.upper() for name in Settings.model_fields] + sorted(OTHER_VARIABLES)
+    warnings = renamed_variables(environ)
+    for name in environ:
+        if name.startswith(PREFIX) and name.split("__")[0] not in known and name not in RENAMED:
+            hint = _nearest(name, known, transform=str.upper)
+            warnings.append(f"{name} is set, but nothing reads it{hint}")
+    return warnings
+
+
+def renamed_variables(environ: Mapping[str, str] | None = None) -> list[str]:
+    """One warning for each variable that is set by its old name."""
+    environ = os.environ if environ is None else environ
+    return [
+        f"{old} is now {new}" + (", which is set and counts: remove the old one" if new in environ else ": rename it")
+        for old, new in RENAMED.items()
+        if old in environ
+    ]
+
+
+def load_dotenv(path: str = ".env", environ: Any = None) -> None:
+    """Loads a `.env` file into the environment, so that `OTEL_*` there counts too; what is set already wins."""
+    from dotenv import dotenv_values
+
+    target = os.environ if environ is None else environ
+    for name, value in dotenv_values(path).items():
+        if value is not None:
+            target.setdefault(name, value)

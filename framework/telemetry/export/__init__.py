@@ -1,0 +1,1 @@
+"""The exporter process: from rings to a collector."""

@@ -1,0 +1,299 @@
+"""Counts, histograms and exemplars of one slot, folded from the records of its ring and kept in it."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from contextlib import suppress
+from typing import Any, Final, TypeVar
+
+from framework.telemetry import names
+from framework.telemetry.ring import records, tallies
+from framework.telemetry.ring.records import Record
+from framework.telemetry.ring.ring import PAGE, Corrupt, RingReader, encoded, parsed
+from framework.telemetry.ring.tallies import Tally
+
+Attributes = tuple[tuple[str, str | bool], ...]
+Series = tuple[str, Attributes]
+NONE: Final[Series] = ("", ())
+Exemplar = tuple[int, bytes, bytes]  # when (ns), trace id, span id
+
+# More series than this of one instrument in one slot, or more than a page can hold, are names that somebody makes up:
+# they share one, which the convention's attribute marks.
+MOST_SERIES: Final = 200
+_ROOM: Final = PAGE - (32 << 10)  # bytes; the rest is for what is shared, and for the counts beside the series
+_NUMBER: Final = 20  # bytes that a count may grow to
+_OTHER: Final = "_OTHER"
+_BOUNDS: Final = {
+    names.PROCESS_DURATION: names.LONG_BUCKETS,
+    names.QUEUE_WAIT_DURATION: names.LONG_BUCKETS,
+    names.OPERATION_DURATION: names.SHORT_BUCKETS,
+}
+# What a tally is counted as, and in which of its histograms.
+_KIND_OF: Final = {
+    tallies.SETTLEMENT: records.OPERATION,
+    tallies.DURATION: records.FACTS,
+    tallies.WAIT: records.FACTS,
+}
+
+
+T = TypeVar("T", bound="Counter | Histogram")
+
+
+class Counter:
+    """A sum that only grows."""
+
+    __slots__ = ("key", "value")
+
+    def __init__(self, value: int = 0) -> None:
+        self.value = value
+        self.key: Series = NONE
+
+
+class Histogram:
+    """Counts per bucket; the upper bound belongs to a bucket. Exemplars, one a bucket, since the last look.
+
+    They are not kept in the ring: a killed exporter loses them, and no count.
+    """
+
+    __slots__ = ("bounds", "counts", "exemplars", "key", "maximum", "minimum", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.key: Series = NONE
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+        self.minimum = float("inf")
+        self.maximum = float("-inf")
+        self.exemplars: dict[int, tuple[float, Exemplar]] = {}
+
+    def add(self, value: float, exemplar: Exemplar | None) -> None:
+        bucket = bisect_left(self.bounds, value)
+        self.counts[bucket] += 1
+        self.total += value
+        if value < self.minimum:
+            self.minimum = value
+        if value > self.maximum:
+            self.maximum = value
+        if exemplar is not None:
+            self.exemplars[bucket] = value, exemplar
+
+    def with_tally(self, tally: Tally) -> Histogram:
+        """Another one with both. The exemplars go over to it."""
+        both = Histogram(self.bounds)
+        both.counts = [ours + theirs for ours, theirs in zip(self.counts, tally.counts, strict=True)]
+        both.total = self.total + tally.total
+        both.minimum, both.maximum = min(self.minimum, tally.least), max(self.maximum, tally.most)
+        both.exemplars, self.exemplars = self.exemplars, {}
+        return both
+
+
+class Cells:
+    """Everything that is counted of one slot.
+
+    Args:
+        ring: where the records are, and the state of an earlier reader.
+        system: messaging.system.
+    """
+
+    def __init__(self, ring: RingReader, system: str) -> None:
+        self._ring = ring
+        self._system = system
+        self.counters: dict[Series, Counter] = {}
+        self.histograms: dict[Series, Histogram] = {}
+        self.folded = ring.folded
+        self._lost = (0, 0)
+        self.dropped = {"traces": 0, "metrics": 0}
+        self._plans: dict[bytes, tuple[list[Counter], list[Histogram]]] = {}
+        self._dirty = False
+        self._room = _ROOM
+        self._series_of: dict[str, int] = {}
+        state = ring.load()
+        try:
+            if state is not None:
+                self._restore(state)
+        except (KeyError, TypeError, ValueError):  # of another version: counts begin anew, and spans go on
+            self.counters, self.histograms, self._series_of, self._room = {}, {}, {}, _ROOM
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        for name, attributes, value in state["counters"]:
+            self._add((name, _frozen(attributes)), Counter(value))
+        for name, attributes, counts, total, minimum, maximum in state["histograms"]:
+            histogram = Histogram(_BOUNDS[name])
+            self._add((name, _frozen(attributes)), histogram)
+            histogram.counts, histogram.total = counts, total
+            histogram.minimum, histogram.maximum = minimum, maximum
+        self.folded = state["folded"]
+        self._lost = tuple(state["lost"])
+        self.dropped = state["dropped"]
+        self._ring.set_sent(state["floor"])
+
+    def fold(self) -> int:
+        """Takes in what is new and commits it with the tail; records that were taken in."""
+        head, lost = self._ring.head, self._ring.lost
+        count = 0
+        if lost != self._lost:
+            self.dropped["metrics"] += lost[0] - self._lost[0]
+            self.dropped["traces"] += lost[1] - self._lost[1]
+            self._lost, self._dirty = lost, True
+        try:
+            while self.folded < head:
+                before = self.folded
+                for data, at, size in self._ring.walk(before, head):
+                    try:
+                        if data[at + records.KIND_AT] == records.FACTS:
+                            self._take_facts(data, at)
+                        else:
+                            self._take(parsed(data, at))
+                    except (ValueError, OverflowError):  # a number or a key that is none: its span is sent all the same
+                        self.dropped["metrics"] += 1
+                    self.folded += size
+                    count += 1
+                if self.folded == before:
+                    raise Corrupt(f"{self._ring.path}: no whole record at {before}")
+        except Corrupt:
+            self.folded = head
+            self.dropped["metrics"] += 1
+            self._dirty = True
+        if count or self._dirty:
+            self.commit()
+        return count
+
+    def commit(self, *, floor: int = 0) -> None:
+        """Args: floor: up to here spans were given up, and counted in `dropped`, whatever the ring's own tail says."""
+        self._dirty = False
+        state = {
+            "folded": self.folded,
+            "floor": floor,
+            "lost": self._lost,
+            "dropped": self.dropped,
+            "counters": [(name, key, counter.value) for (name, key), counter in self.counters.items()],
+            "histograms": [
+                (name, key, found.counts, found.total, found.minimum, found.maximum)
+                for (name, key), found in self.histograms.items()
+            ],
+        }
+        self._ring.commit(state)
+        if floor:
+            self._ring.set_sent(floor)
+
+    def _take_facts(self, data: bytes, at: int) -> None:
+        """An attempt that succeeded."""
+        _, _, flags, size, _, _, duration, wait, ended, trace_id, span_id = records.unpack_head(data, at)
+        queue = data[at + records.FACTS_SIZE : at + records.FACTS_SIZE + size]
+        counters, histograms = self._plans.get(queue) or self._plan(records.FACTS, queue)
+        exemplar = (ended, trace_id, span_id) if flags & records.SAMPLED else None
+        if flags & records.DROPPED:
+            self.dropped["traces"] += 1
+        counters[0].value += 1
+        histograms[0].add(duration, exemplar)
+        histograms[1].add(wait, exemplar)
+
+    def _take(self, record: Record) -> None:
+        counters, histograms = self._plan(record.kind, record.key)
+        if record.kind == records.ATTEMPT:
+            if record.flags & records.DROPPED:
+                self.dropped["traces"] += 1
+            for counter in counters:
+                counter.value += 1
+            sampled = record.flags & records.SAMPLED
+            exemplar = (record.when, record.trace_id, record.span_id) if sampled else None
+            histograms[0].add(record.first, exemplar)
+            histograms[1].add(record.second, exemplar)
+        else:
+            for counter in counters:
+                counter.value += int(record.second)
+            for histogram in histograms:
+                histogram.add(record.first, None)
+
+    def series(self) -> tuple[dict[Series, int], dict[Series, Histogram]]:
+        """All counters and histograms: what was folded, and what the writer has counted in place, of which nothing is
+        taken over: it stands in the ring as long as the ring does."""
+        found = []
+        for tally in self._ring.tallies():
+            with suppress(ValueError):  # a key that is none
+                found.append((tally, self._plan(_KIND_OF[tally.kind], tally.key)))
+        counts = {key: counter.value for key, counter in self.counters.items()}
+        all_histograms = dict(self.histograms)
+        for tally, (counters, histograms) in found:
+            key = histograms[tally.kind == tallies.WAIT].key
+            all_histograms[key] = all_histograms[key].with_tally(tally)
+            if tally.kind == tallies.DURATION:
+                counts[counters[0].key] += sum(tally.counts)
+        return counts, all_histograms
+
+    def _plan(self, kind: int, key: bytes) -> tuple[list[Counter], list[Histogram]]:
+        """What a record of this key is counted in; of facts, and of what was counted in place, the key is the queue."""
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._planned(kind, key)
+            if len(self._plans) < 4 * MOST_SERIES:
+                self._plans[key] = plan
+        return plan
+
+    def _planned(self, kind: int, key: bytes) -> tuple[list[Counter], list[Histogram]]:
+        texts = records.split(key)
+        if kind == records.FACTS:
+            texts += ["succeeded", "succeeded", "", ""]
+        where = {names.DESTINATION: texts[0], names.SYSTEM: self._system}
+        if kind == records.EXPIRED:
+            why = {names.DEAD_LETTER_REASON: "expired", names.ERROR_TYPE: "expired"}
+            return [self._counter(names.DEAD_LETTERS, where | why)], []
+        if kind == records.OPERATION:
+            _, operation, verb = texts
+            counters = []
+            if verb == "receive":
+                counters.append(self._counter(names.CONSUMED_MESSAGES, where | {names.OPERATION: operation}))
+            at = where | {names.OPERATION: operation, names.OPERATION_TYPE: verb}
+            return counters, [self._histogram(names.OPERATION_DURATION, at)]
+        _, outcome, then, failed, reason = texts
+        counters = [self._counter(names.ATTEMPTS, where | {names.OUTCOME: outcome})]
+        if then == "retried":
+            counters.append(self._counter(names.RETRIES, where | {names.ERROR_TYPE: failed}))
+        elif then == "dead_lettered":
+            why = {names.DEAD_LETTER_REASON: reason or "error", names.ERROR_TYPE: failed}
+            counters.append(self._counter(names.DEAD_LETTERS, where | why))
+        at = where | {names.OPERATION: "process"} | ({names.ERROR_TYPE: failed} if failed else {})
+        return counters, [
+            self._histogram(names.PROCESS_DURATION, at),
+            self._histogram(names.QUEUE_WAIT_DURATION, where),
+        ]
+
+    def _counter(self, name: str, attributes: dict[str, str]) -> Counter:
+        key = self._series(name, attributes)
+        return self.counters.get(key) or self._add(key, Counter())
+
+    def _histogram(self, name: str, attributes: dict[str, str]) -> Histogram:
+        key = self._series(name, attributes)
+        return self.histograms.get(key) or self._add(key, Histogram(_BOUNDS[name]))
+
+    def _add(self, key: Series, made: T) -> T:
+        self._room -= _size_of(key)
+        self._series_of[key[0]] = self._series_of.get(key[0], 0) + 1
+        made.key = key
+        if isinstance(made, Counter):
+            self.counters[key] = made
+        elif isinstance(made, Histogram):
+            self.histograms[key] = made
+        return made
+
+    def _series(self, name: str, attributes: dict[str, str]) -> Series:
+        """The series itself; else one of its queue for all that are too many; else one for everything."""
+        key = (name, _frozen(attributes))
+        other = {names.ERROR_TYPE: _OTHER} if names.ERROR_TYPE in attributes else {}
+        shared = (name, _frozen(attributes | other | {names.OVERFLOW: True}))
+        for most, room, found in ((MOST_SERIES, _ROOM // 2, key), (2 * MOST_SERIES, 0, shared)):
+            known = found in self.counters or found in self.histograms
+            if known or (self._series_of.get(name, 0) < most and self._room - _size_of(found) > room):
+                return found
+        return name, ((names.OVERFLOW, True),)
+
+
+def _size_of(key: Series) -> int:
+    """Bytes that a series takes in a page, however much it counts."""
+    numbers = len(_BOUNDS[key[0]]) + 8 if key[0] in _BOUNDS else 1
+    return len(encoded(key)) + _NUMBER * numbers
+
+
+def _frozen(attributes: Any) -> Attributes:
+    pairs = attributes.items() if isinstance(attributes, dict) else attributes
+    return tuple((key, value) for key, value in pairs)

@@ -1,0 +1,68 @@
+"""The life of the exporter process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from framework.process.scoreboard import LEAVING, READY, Scoreboard, process_start
+from framework.process.signals import SignalQueue
+from framework.telemetry.export.exporting import Exporter
+
+AFTER_DEADLINE = 0.4  # seconds; the supervisor kills at 0.5
+LOOK_EVERY = 1.0  # seconds between looks for survivors of a tree without a supervisor
+
+
+def live(
+    exporter: Exporter,
+    board: Scoreboard,
+    index: int,
+    *,
+    supervisor: int,
+    unblock: Callable[[], None],
+    budget: float,
+) -> None:
+    """Exports until told to leave, which the supervisor does when nobody else of the tree is left.
+
+    Args:
+        index: its slot on the board.
+        supervisor: pid of the parent; another getppid() means that it is dead: then the others are watched.
+        unblock: lets signals in.
+        budget: seconds for what is left at the end.
+    """
+    signals = SignalQueue((signal.SIGTERM, signal.SIGINT))
+    unblock()
+    exporter.start()
+    board.set_state(index, READY, time.monotonic_ns())
+    look_at = 0.0
+    while True:
+        patience = exporter.turn()
+        board.tick(index, time.monotonic_ns())
+        if _told(signals):
+            break
+        if os.getppid() != supervisor and time.monotonic() >= look_at:
+            look_at = time.monotonic() + LOOK_EVERY
+            if not _others(board, index):
+                break
+        signals.wait(patience)
+    board.set_state(index, LEAVING, time.monotonic_ns())
+    if board.deadline:  # of the whole tree's drain; we are the last
+        budget = min(budget, max(0.0, board.deadline / 1e9 + AFTER_DEADLINE - time.monotonic()))
+    exporter.close(budget)
+    signals.close()
+
+
+def _told(signals: SignalQueue) -> bool:
+    told = False
+    while (number := signals.take()) is not None:
+        told = told or number == signal.SIGTERM
+    return told
+
+
+def _others(board: Scoreboard, index: int) -> bool:
+    """Whether a process of the tree still lives that may put records."""
+    return any(
+        slot.pid and process_start(slot.pid) == slot.pid_start for slot in board.all_slots() if slot.index != index
+    )

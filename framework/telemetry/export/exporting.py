@@ -1,0 +1,337 @@
+"""The exporter: the one process that talks to the collector for what the framework itself says.
+
+The main thread folds records into counts; it never waits for the network. A thread for each signal sends.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import defaultdict
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
+
+from framework.process.lock import FileLock
+from framework.telemetry.export import points
+from framework.telemetry.export.aggregation import Cells
+from framework.telemetry.export.health import CollectorHealth
+from framework.telemetry.export.otlp import Destination
+from framework.telemetry.export.sender import Batch, Sender
+from framework.telemetry.ring import records, wire
+from framework.telemetry.ring.ring import Corrupt, RingReader, parsed
+from framework.telemetry.ring.rings import Rings, instance_is_free, number_of, readers_lock
+from framework.telemetry.ring.shapes import Shapes
+
+LOOK_EVERY: Final = 1.0  # seconds between looks for rings that nobody reads
+BATCH_BYTES: Final = 1 << 20
+BUSY, IDLE = 0.05, 0.25  # seconds between foldings
+
+
+class Source:
+    """A ring that we read.
+
+    Attributes:
+        cells: what was counted.
+        reported: position up to which a receiver has the counts.
+    """
+
+    def __init__(self, path: Path, number: int) -> None:
+        """Raises OSError, ValueError: no ring, or its writer has not said yet who it is."""
+        self.path = path
+        self.number = number
+        self.ring = RingReader(path)
+        meta = self.ring.meta
+        if meta is None:
+            self.ring.close()
+            raise ValueError(f"{path}: nobody has written here yet")
+        self.resource: dict[str, Any] = meta["resource"]
+        self.scope: list[str] = meta["scope"]
+        self.system: str = meta["system"]
+        self.cells = Cells(self.ring, self.system)
+        self.reported = -1
+        self._resources: dict[int, bytes] = {}
+        self._shapes = Shapes(self.system)
+
+    def resource_of(self, pid: int) -> bytes:
+        """The resource of the process that wrote a record."""
+        found = self._resources.get(pid)
+        if found is None:
+            if len(self._resources) > 100:  # a slot's crash loop
+                self._resources.clear()
+            found = self._resources[pid] = wire.resource_of({**self.resource, "process.pid": pid})
+        return found
+
+    def spans(self, most: int) -> tuple[bytes, int, int]:
+        """(ResourceSpans of what was not sent yet, how many spans, position behind them), about `most` bytes."""
+        by_pid: dict[int, list[bytes]] = defaultdict(list)
+        position, size, count = self.ring.sent, 0, 0
+        end = min(self.cells.folded, position + 4 * BATCH_BYTES)  # records without a span are passed by the million
+        try:
+            while position < end and size < most:
+                for data, at, length in self.ring.walk(position, end, most=most - size):
+                    position += length
+                    if data[at + records.FLAGS_AT] & records.SAMPLED:
+                        pid, span = self._span(data, at)
+                        by_pid[pid].append(span)
+                        count += 1
+                        size += len(span)
+                        if size >= most:
+                            break
+        except Corrupt:
+            position = self.cells.folded
+        scope = wire.scope_of(*self.scope)
+        joined = [wire.resource_spans(self.resource_of(pid), scope, b"".join(found)) for pid, found in by_pid.items()]
+        return b"".join(joined), count, position
+
+    def _span(self, data: bytes, at: int) -> tuple[int, bytes]:
+        """(pid, span) of a record that has one."""
+        if data[at + records.KIND_AT] == records.FACTS:
+            return self._shapes.span(data, at)
+        record = parsed(data, at)
+        return record.pid, record.span
+
+    def give_up(self, position: int, count: int) -> None:
+        """Spans up to a position will never be sent: counted, and committed with the tail."""
+        self.cells.dropped["traces"] += count
+        self.cells.commit(floor=position)
+
+    def is_drained(self, *, metrics: bool) -> bool:
+        """Whether nothing is in it that a receiver has not got."""
+        head = self.ring.head
+        return head == self.cells.folded == self.ring.sent and (not metrics or self.reported == head)
+
+
+class Exporter:
+    """Reads the rings of its own tree, and of trees that are gone.
+
+    Args:
+        rings: of our tree; one of another name is drained and removed.
+        resource, scope, system: of the exporter itself.
+        traces, metrics: where to; None = that signal is off.
+        health: says once that a collector is away.
+        span_interval, metric_interval: seconds.
+    """
+
+    def __init__(
+        self,
+        rings: Rings,
+        *,
+        resource: dict[str, Any],
+        scope: tuple[str, str],
+        system: str,
+        traces: Destination | None,
+        metrics: Destination | None,
+        health: CollectorHealth,
+        span_interval: float,
+        metric_interval: float,
+        exemplars: bool = True,
+    ) -> None:
+        self._run = Path(rings.run)
+        self._number = rings.number
+        self._current = {rings.path(slot) for slot in rings.slots}
+        self._resource, self._system, self._exemplars = resource, system, exemplars
+        self._scope = InstrumentationScope(name=scope[0], version=scope[1])
+        self._lock = threading.Lock()  # sources, cells, tails
+        self._sources: dict[Path, Source] = {}
+        self._locks: dict[int, FileLock] = {}
+        self._gone = {"traces": 0, "metrics": 0}  # drops in rings that were removed
+        self._in_flight: Batch | None = None
+        self._look_at = 0.0
+        self._has_traces, self._has_metrics = traces is not None, metrics is not None
+        self._senders: list[Sender] = []
+        self._spans: Sender | None = None
+        if traces is not None:
+            self._spans = Sender("traces", traces, self._take_spans, interval=span_interval, health=health)
+            self._senders.append(self._spans)
+        if metrics is not None:
+            self._senders.append(
+                Sender("metrics", metrics, self._take_metrics, interval=metric_interval, health=health)
+            )
+
+    def start(self) -> None:
+        """From now on in threads, too."""
+        for sender in self._senders:
+            sender.start()
+
+    def turn(self) -> float:
+        """Takes in what is new; seconds until it should be called again."""
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + LOOK_EVERY
+            with self._lock:
+                self._look()
+        new, waiting = 0, 0
+        for source in list(self._sources.values()):
+            with self._lock:
+                new += source.cells.fold()
+                if self._has_traces:
+                    self._relieve(source)
+                else:
+                    source.ring.set_sent(source.cells.folded)
+                waiting += source.cells.folded - source.ring.sent
+        if self._spans is not None and waiting > BATCH_BYTES // 2:
+            self._spans.nudge()
+        return BUSY if new else IDLE
+
+    def close(self, budget: float) -> None:
+        """Sends what is left within `budget` seconds; the rest stays in the rings, for the next tree to send."""
+        self._look_at = 0.0
+        self.turn()
+        deadline = time.monotonic() + budget
+        for sender in self._senders:
+            sender.stop(deadline)
+        for sender in self._senders:
+            sender.join()
+
+    # --- which rings ------------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        by_number: dict[int, list[Path]] = {}
+        try:
+            entries = sorted(os.listdir(self._run))
+        except OSError:  # moved or removed under us, or no descriptor left: what is mapped is sent all the same
+            entries = []
+        for entry in entries:
+            number = number_of(entry)
+            if number is not None and entry.endswith(".ring"):
+                by_number.setdefault(number, []).append(self._run / entry)
+        for number, paths in by_number.items():
+            lock = self._locks.setdefault(number, readers_lock(self._run, number))
+            if number != self._number and not instance_is_free(self._run, number):
+                self._leave(number)
+            elif lock.take():
+                for path in paths:
+                    self._adopt(path, number)
+        for source in list(self._sources.values()):
+            if source.path not in self._current and source.is_drained(metrics=self._has_metrics):
+                self._remove(source)
+
+    def _adopt(self, path: Path, number: int) -> None:
+        if path not in self._sources:
+            try:
+                self._sources[path] = Source(path, number)
+            except (OSError, ValueError, KeyError, TypeError):  # nobody has written there yet, or of another version
+                return
+
+    def _leave(self, number: int) -> None:
+        """Its tree lives: it has an exporter of its own."""
+        for path in [path for path, source in self._sources.items() if source.number == number]:
+            self._sources.pop(path)
+        lock = self._locks.pop(number, None)
+        if lock is not None:
+            lock.release()
+
+    def _remove(self, source: Source) -> None:
+        """Of a tree that is gone, or of ours under an earlier resource."""
+        del self._sources[source.path]
+        if source.number == self._number:
+            for signal, count in source.cells.dropped.items():
+                self._gone[signal] += count
+        with suppress(OSError):
+            os.unlink(source.path)
+
+    # --- spans ------------------------------------------------------------------------------------------------------
+
+    def _take_spans(self) -> Batch | None:
+        taken: list[tuple[Source, int, int]] = []
+        bodies: list[bytes] = []
+        size = 0
+        more = False
+        with self._lock:
+            for source in list(self._sources.values()):
+                if size >= BATCH_BYTES:
+                    more = True
+                    break
+                body, count, position = source.spans(BATCH_BYTES - size)
+                more = more or position < source.cells.folded
+                if not count:
+                    source.ring.set_sent(position)
+                    continue
+                taken.append((source, count, position))
+                bodies.append(body)
+                size += len(body)
+            # The order turns, so that a busy slot does not hold up the others.
+            first = next(iter(self._sources), None)
+            if first is not None:
+                self._sources[first] = self._sources.pop(first)
+            if not taken:
+                return None
+            batch = Batch(b"".join(bodies), lambda rejected: self._arrived(taken, rejected), more=more)
+            batch.refused = lambda: self._refused(taken)
+            self._in_flight = batch
+        return batch
+
+    def _arrived(self, taken: list[tuple[Source, int, int]], rejected: int) -> None:
+        with self._lock:
+            for source, _, position in taken:
+                source.ring.set_sent(position)
+            lost = min(rejected, sum(count for _, count, _ in taken))
+            if lost > 0:
+                source = taken[0][0]
+                source.give_up(source.ring.sent, lost)
+
+    def _refused(self, taken: list[tuple[Source, int, int]]) -> None:
+        with self._lock:
+            for source, count, position in taken:
+                if position > source.ring.sent:
+                    source.give_up(position, count)
+
+    def _relieve(self, source: Source) -> None:
+        """A ring that is three quarters full of spans that nobody takes: the older half is given up.
+
+        A request that is on its way with them is not repeated. Should its answer still be yes, they have arrived and
+        are counted as dropped all the same.
+        """
+        ring = source.ring
+        if ring.head - ring.sent <= ring.capacity * 3 // 4:
+            return
+        count, position, enough = 0, ring.sent, ring.head - ring.capacity // 2
+        while position < min(enough, source.cells.folded):
+            before = position
+            for data, at, size in ring.walk(position, source.cells.folded, most=enough - position):
+                position += size
+                count += data[at + records.FLAGS_AT] & records.SAMPLED
+            if position == before:
+                break
+        if self._in_flight is not None:
+            self._in_flight.given_up.set()
+        source.give_up(position, count)
+
+    # --- metrics ----------------------------------------------------------------------------------------------------
+
+    def _take_metrics(self) -> Batch | None:
+        now = time.time_ns()
+        with self._lock:
+            sources = list(self._sources.values())
+            if not sources:
+                return None
+            parts = [
+                points.of_slot(
+                    source.cells,
+                    source.resource,
+                    InstrumentationScope(name=source.scope[0], version=source.scope[1]),
+                    start=source.ring.created,
+                    now=now,
+                    exemplars=self._exemplars,
+                )
+                for source in sources
+                if source.cells.counters or source.cells.histograms or source.ring.tallies()
+            ]
+            drops = dict(self._gone)
+            for source in sources:
+                if source.number == self._number:
+                    for signal, count in source.cells.dropped.items():
+                        drops[signal] += count
+            start = min(source.ring.created for source in sources)
+            parts.append(points.of_drops(drops, self._system, self._resource, self._scope, start, now))
+            positions = [(source, source.cells.folded) for source in sources]
+        return Batch(points.request(parts), lambda _: self._counted(positions), once=True)
+
+    def _counted(self, positions: list[tuple[Source, int]]) -> None:
+        with self._lock:
+            for source, position in positions:
+                source.reported = position

@@ -1,0 +1,188 @@
+"""Sending encoded OTLP requests as they are: over http or grpc, by the OTEL_EXPORTER_OTLP_* variables."""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import os
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Literal, Protocol
+from urllib.parse import urlsplit
+
+from opentelemetry.util.re import parse_env_headers
+
+from framework.model.text.redaction import redact
+from framework.telemetry.sdk import exporters
+from framework.telemetry.sdk.exporters import of_signal
+
+Signal = Literal["traces", "metrics"]
+_RETRYABLE_STATUS: Final = (429, 502, 503, 504)
+_RETRYABLE_CODES: Final = (
+    "CANCELLED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS",
+)  # fmt: skip
+_METHODS: Final = {
+    "traces": "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+    "metrics": "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one request.
+
+    Attributes:
+        accepted: the receiver has it.
+        again: it may be sent again: nobody answered, or the receiver said so.
+        after: seconds that the receiver wants us to wait.
+        unreachable: nobody answered.
+        rejected: items of an accepted request that the receiver did not take.
+    """
+
+    accepted: bool = False
+    again: bool = False
+    after: float | None = None
+    cause: str = ""
+    unreachable: bool = False
+    rejected: int = 0
+
+
+class Destination(Protocol):
+    """A collector, for one signal.
+
+    Attributes:
+        endpoint: for people to read.
+        timeout: seconds of one request, by the variables.
+    """
+
+    endpoint: str
+    timeout: float
+
+    def send(self, body: bytes, timeout: float) -> Answer:
+        """One try. Never raises for what the network does."""
+
+    def leave(self) -> None:
+        """Make no pause before a try from now on: the process leaves."""
+
+
+def destination(signal: Signal) -> Destination | None:
+    """By the variables; None: the signal is off. Raises what a certificate or a number that cannot be read raises."""
+    if "otlp" not in exporters.wanted(signal):
+        return None
+    return GrpcDestination(signal) if exporters.protocol(signal) == "grpc" else HttpDestination(signal)
+
+
+class HttpDestination:
+    """OTLP over http/protobuf."""
+
+    def __init__(self, signal: Signal) -> None:
+        # Here, not above: a process that only puts records never sends.
+        exchange = importlib.import_module("framework.telemetry.export.exchange")
+        own = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT")
+        base = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or "http://localhost:4318"
+        self._url = own or f"{base.rstrip('/')}/v1/{signal}"
+        self._signal = signal
+        self.endpoint = exporters.endpoint(signal)
+        self.timeout = float(of_signal(signal, "TIMEOUT") or 10)
+        self._compression = of_signal(signal, "COMPRESSION").strip().lower()
+        self._session: Any = exchange.session_of(signal)
+        self._pause_of = exchange.pause_of
+        self.leave = partial(exchange.leave, self._session)
+        self._session.headers.update(parse_env_headers(of_signal(signal, "HEADERS"), liberal=True))
+        self._session.headers["Content-Type"] = "application/x-protobuf"
+        self._session.headers["User-Agent"] = "continuum-worker"
+        if self._compression in ("gzip", "deflate"):
+            self._session.headers["Content-Encoding"] = self._compression
+        self._session.verify = of_signal(signal, "CERTIFICATE") or True
+        certificate, key = of_signal(signal, "CLIENT_CERTIFICATE"), of_signal(signal, "CLIENT_KEY")
+        if certificate:
+            self._session.cert = (certificate, key) if key else certificate
+
+    def send(self, body: bytes, timeout: float) -> Answer:
+        """Redirects are not followed: they are the answer of something that is no collector."""
+        if self._compression == "gzip":
+            body = gzip.compress(body, compresslevel=5)
+        elif self._compression == "deflate":
+            body = zlib.compress(body)
+        try:
+            # With `verify` of the session alone, requests prefers REQUESTS_CA_BUNDLE to it.
+            response = self._session.post(
+                self._url, data=body, timeout=timeout, allow_redirects=False, verify=self._session.verify
+            )
+            status, content = response.status_code, response.content
+        except Exception as error:  # whatever the network, a proxy's address or a certificate does
+            return Answer(again=True, unreachable=True, cause=redact(str(error))[:300])
+        if 200 <= status < 300:
+            return Answer(accepted=True, rejected=_rejected(self._signal, content))
+        after = self._pause_of(response.headers.get("Retry-After"))
+        cause = f"{status} {response.reason or ''}".strip()
+        return Answer(again=status in _RETRYABLE_STATUS, after=after, cause=cause)
+
+
+class GrpcDestination:
+    """OTLP over grpc. Its library is imported in the process that sends, never in one that forks."""
+
+    def __init__(self, signal: Signal) -> None:
+        self._grpc: Any = importlib.import_module("grpc")
+        given = of_signal(signal, "ENDPOINT") or "http://localhost:4317"
+        parts = urlsplit(given if "//" in given else f"//{given}")
+        insecure = of_signal(signal, "INSECURE").strip().lower()
+        plain = parts.scheme != "https" and (insecure == "true" if insecure else parts.scheme == "http")
+        target = parts.netloc.rpartition("@")[2]
+        names = self._grpc.Compression
+        compression = names.Gzip if of_signal(signal, "COMPRESSION").strip().lower() == "gzip" else names.NoCompression
+        self._channel = (
+            self._grpc.insecure_channel(target, exporters.GRPC_OPTIONS, compression)
+            if plain
+            else self._grpc.secure_channel(target, self._credentials(signal), exporters.GRPC_OPTIONS, compression)
+        )
+        # No serializers: the bytes are sent as they are.
+        self._call = self._channel.unary_unary(_METHODS[signal])
+        self._headers = tuple(parse_env_headers(of_signal(signal, "HEADERS"), liberal=True).items())
+        self._signal = signal
+        self.endpoint = exporters.endpoint(signal)
+        self.timeout = float(of_signal(signal, "TIMEOUT") or 10)
+
+    def leave(self) -> None:
+        """Nothing: each try goes out at once here."""
+
+    def overhear(self, through: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        """From now on requests go through a wrapper of the call: `worker doctor` wants to hear the answer itself."""
+        self._call = through(self._call)
+
+    def _credentials(self, signal: Signal) -> Any:
+        def read(name: str) -> bytes | None:
+            path = of_signal(signal, name)
+            if not path:
+                return None
+            with open(path, "rb") as file:
+                return file.read()
+
+        return self._grpc.ssl_channel_credentials(read("CERTIFICATE"), read("CLIENT_KEY"), read("CLIENT_CERTIFICATE"))
+
+    def send(self, body: bytes, timeout: float) -> Answer:
+        """As over http; the codes are those of the OTLP specification."""
+        try:
+            content = self._call(body, timeout=timeout, metadata=self._headers)
+        except self._grpc.RpcError as error:
+            code = error.code().name
+            unreachable = code in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+            cause = redact(f"{code} {error.details() or ''}")[:300]
+            return Answer(again=code in _RETRYABLE_CODES, unreachable=unreachable, cause=cause)
+        return Answer(accepted=True, rejected=_rejected(self._signal, content))
+
+
+def _rejected(signal: Signal, content: bytes) -> int:
+    """Items that a receiver did not take of a request that it accepted."""
+    if not content:
+        return 0
+    part = {"traces": "trace", "metrics": "metrics"}[signal]
+    module = importlib.import_module(f"opentelemetry.proto.collector.{part}.v1.{part}_service_pb2")
+    kind = module.ExportTraceServiceResponse if signal == "traces" else module.ExportMetricsServiceResponse
+    try:
+        partial = kind.FromString(content).partial_success
+    except Exception:  # some other text with a 200: the request is gone all the same
+        return 0
+    return int(partial.rejected_spans if signal == "traces" else partial.rejected_data_points)

@@ -1,0 +1,132 @@
+"""Cells as an OTLP metrics request, cumulative, with the names, units and descriptions of the SDK's instruments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
+from opentelemetry.proto.metrics.v1.metrics_pb2 import (
+    AGGREGATION_TEMPORALITY_CUMULATIVE,
+    Metric,
+    NumberDataPoint,
+    ResourceMetrics,
+    ScopeMetrics,
+)
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+
+from framework.telemetry import names
+from framework.telemetry.export.aggregation import Attributes, Cells, Histogram
+from framework.telemetry.ring import wire
+
+ABOUT: Final = {
+    names.CONSUMED_MESSAGES: ("{message}", "Messages delivered to a worker, once per delivery."),
+    names.OPERATION_DURATION: ("s", "Duration of an operation with the engine."),
+    names.PROCESS_DURATION: ("s", "Duration of an attempt."),
+    names.QUEUE_WAIT_DURATION: ("s", "Time from the moment a job was eligible to the start of the attempt."),
+    names.ATTEMPTS: ("{attempt}", "Attempts that ended, by outcome."),
+    names.RETRIES: ("{retry}", "Failed attempts that will be repeated."),
+    names.DEAD_LETTERS: ("{job}", "Jobs that became dead letters."),
+    names.DROPPED: ("{item}", "Telemetry that was lost, by signal."),
+}
+
+
+def request(parts: Iterable[ResourceMetrics]) -> bytes:
+    """The bytes of a request."""
+    encoded: bytes = ExportMetricsServiceRequest(resource_metrics=parts).SerializeToString()
+    return encoded
+
+
+def of_slot(
+    cells: Cells, resource: Mapping[str, Any], scope: InstrumentationScope, *, start: int, now: int, exemplars: bool
+) -> ResourceMetrics:
+    """All series of a slot. Its exemplars are used up.
+
+    Args:
+        start, now: of all series, ns since the epoch.
+        exemplars: whether they are wanted (OTEL_METRICS_EXEMPLAR_FILTER).
+    """
+    metrics: dict[str, Metric] = {}
+    counts, histograms = cells.series()
+    for (name, attributes), count in counts.items():
+        _add_count(_metric(metrics, name), attributes, count, start, now)
+    for (name, attributes), histogram in histograms.items():
+        _add_histogram(_metric(metrics, name), attributes, histogram, start, now, exemplars=exemplars)
+    return _resource_metrics(resource, scope, metrics)
+
+
+def of_drops(
+    drops: Mapping[str, int],
+    system: str,
+    resource: Mapping[str, Any],
+    scope: InstrumentationScope,
+    start: int,
+    now: int,
+) -> ResourceMetrics:
+    """worker.telemetry.dropped of the exporter itself."""
+    metrics: dict[str, Metric] = {}
+    for signal, count in drops.items():
+        attributes = ((names.SYSTEM, system), (names.SIGNAL, signal))
+        _add_count(_metric(metrics, names.DROPPED), attributes, count, start, now)
+    return _resource_metrics(resource, scope, metrics)
+
+
+def _resource_metrics(
+    resource: Mapping[str, Any], scope: InstrumentationScope, metrics: Mapping[str, Metric]
+) -> ResourceMetrics:
+    return ResourceMetrics(
+        resource=Resource.FromString(wire.attributes(1, resource)),
+        scope_metrics=[ScopeMetrics(scope=scope, metrics=metrics.values())],
+    )
+
+
+def _metric(metrics: dict[str, Metric], name: str) -> Metric:
+    metric = metrics.get(name)
+    if metric is None:
+        unit, description = ABOUT[name]
+        metric = metrics[name] = Metric(name=name, unit=unit, description=description)
+    return metric
+
+
+def _set_attributes(point: Any, attributes: Attributes) -> None:
+    for key, value in attributes:
+        pair = point.attributes.add(key=key)
+        if isinstance(value, bool):
+            pair.value.bool_value = value
+        else:
+            pair.value.string_value = value
+
+
+def _add_count(metric: Metric, attributes: Attributes, value: int, start: int, now: int) -> None:
+    metric.sum.aggregation_temporality = AGGREGATION_TEMPORALITY_CUMULATIVE
+    metric.sum.is_monotonic = True
+    point = NumberDataPoint(start_time_unix_nano=start, time_unix_nano=now, as_int=value)
+    _set_attributes(point, attributes)
+    metric.sum.data_points.append(point)
+
+
+def _add_histogram(
+    metric: Metric,
+    attributes: Attributes,
+    found: Histogram,
+    start: int,
+    now: int,
+    *,
+    exemplars: bool,
+) -> None:
+    metric.histogram.aggregation_temporality = AGGREGATION_TEMPORALITY_CUMULATIVE
+    point = metric.histogram.data_points.add(
+        start_time_unix_nano=start,
+        time_unix_nano=now,
+        count=sum(found.counts),
+        sum=found.total,
+        bucket_counts=found.counts,
+        explicit_bounds=found.bounds,
+    )
+    if point.count:
+        point.min, point.max = found.minimum, found.maximum
+    _set_attributes(point, attributes)
+    taken, found.exemplars = found.exemplars, {}
+    for value, (when, trace_id, span_id) in taken.values() if exemplars else ():
+        point.exemplars.add(time_unix_nano=when, as_double=value, trace_id=trace_id, span_id=span_id)

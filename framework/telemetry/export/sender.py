@@ -1,0 +1,147 @@
+"""One signal on its way out of the exporter: a thread that takes batches and sends each until its fate is known."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from framework.telemetry.export.health import CollectorHealth
+from framework.telemetry.export.otlp import Answer, Destination
+from framework.telemetry.sdk.exporters import LONGEST, SHORTEST
+
+log = logging.getLogger("framework.telemetry")
+
+FIRST_RETRY, LAST_RETRY = 1.0, 5.0  # seconds, without a Retry-After
+
+
+@dataclass
+class Batch:
+    """A request.
+
+    Attributes:
+        body: OTLP bytes.
+        accepted: told how many items the receiver did not take.
+        refused: it will never be taken.
+        more: another one waits behind it.
+        once: not worth a second try, for the next batch says it all anew.
+        given_up: set when nobody waits for it any more.
+    """
+
+    body: bytes
+    accepted: Callable[[int], object]
+    refused: Callable[[], object] = lambda: None
+    more: bool = False
+    once: bool = False
+    given_up: threading.Event = field(default_factory=threading.Event)
+
+
+class Sender:
+    """Sends what `take` gives, every `interval` seconds, or sooner when nudged.
+
+    Args:
+        signal: traces or metrics.
+        take: the next batch, None = there is nothing. Called in the sender's thread.
+        health: told how it goes; says so once.
+    """
+
+    def __init__(
+        self,
+        signal: str,
+        destination: Destination,
+        take: Callable[[], Batch | None],
+        *,
+        interval: float,
+        health: CollectorHealth,
+    ) -> None:
+        self._signal = signal
+        self._destination = destination
+        self._take = take
+        self._interval = interval
+        self._health = health
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._deadline = 0.0
+        self._pause = FIRST_RETRY
+        self._thread = threading.Thread(target=self._run, name=f"send-{signal}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def nudge(self) -> None:
+        """There is enough for a full batch."""
+        self._wake.set()
+
+    def stop(self, deadline: float) -> None:
+        """Sends what is left, each batch once, until `deadline` (monotonic). What is left then stays in the rings."""
+        self._deadline = deadline
+        self._destination.leave()
+        self._stopping.set()
+        self._wake.set()
+
+    def join(self) -> None:
+        """Returns at the deadline at the latest."""
+        self._thread.join(max(0.0, self._deadline - time.monotonic()))
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._wake.wait(self._interval)
+            self._wake.clear()
+            self._send_all()
+        self._send_all()
+
+    def _send_all(self) -> None:
+        """Everything that is there."""
+        more = True
+        while more:
+            try:
+                batch = self._take()
+                settled = batch is None or self._send(batch)
+            except Exception:  # a fault of ours must end neither the thread nor the counting
+                log.exception("%s could not be sent", self._signal)
+                self._rest(None)
+                return
+            if self._stopping.is_set() and (self._is_late() or not settled):
+                return
+            more = batch is not None and (batch.more or not settled)
+
+    def _send(self, batch: Batch) -> bool:
+        """Until its fate is known, or given up; whether it is known: else it is left for a later batch."""
+        while not batch.given_up.is_set():
+            stopping = self._stopping.is_set()
+            answer = self._try(batch)
+            if answer.accepted:
+                self._pause = FIRST_RETRY
+                self._health.worked(self._signal)
+                batch.accepted(answer.rejected)
+                return True
+            self._health.failed(
+                self._signal,
+                endpoint=self._destination.endpoint,
+                cause=answer.cause,
+                unreachable=answer.unreachable,
+            )
+            if not answer.again:
+                batch.refused()
+            self._rest(answer.after)
+            if not answer.again or batch.once or stopping:
+                return not answer.again
+        return True
+
+    def _rest(self, after: float | None) -> None:
+        """Lets time pass after a failure, whoever nudges. Args: after: seconds that the receiver wants."""
+        wait = self._pause * random.uniform(1.0, 1.5) if after is None else after
+        self._pause = min(LAST_RETRY, self._pause * 2)
+        self._stopping.wait(min(LONGEST, max(SHORTEST, wait)))
+
+    def _try(self, batch: Batch) -> Answer:
+        timeout = self._destination.timeout
+        if self._stopping.is_set():
+            timeout = max(0.05, min(timeout, self._deadline - time.monotonic()))
+        return self._destination.send(batch.body, timeout)
+
+    def _is_late(self) -> bool:
+        return self._stopping.is_set() and time.monotonic() >= self._deadline

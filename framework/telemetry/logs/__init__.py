@@ -1,0 +1,1 @@
+"""Log lines: rendered, written, and sent."""

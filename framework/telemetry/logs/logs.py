@@ -1,0 +1,243 @@
+"""structlog and the standard library's logging, both through one renderer to standard output.
+
+In a process of `worker` only; elsewhere the host's configuration is used. With OTEL_LOGS_EXPORTER=otlp each line also
+goes to the collector; the default is `none` (unlike the SDK's): standard output is collected already in most places.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Callable, MutableMapping
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import structlog
+from opentelemetry import trace
+
+from framework.model.jobscope import current_job
+from framework.model.outcome import JobInterrupted
+from framework.model.text.redaction import hider
+from framework.service.app import Logger
+from framework.service.settings import Settings
+from framework.telemetry.export.health import swallowed
+from framework.telemetry.logs.render import ConsoleRenderer, JsonRenderer
+from framework.telemetry.logs.values import text_of
+from framework.telemetry.logs.writer import LineWriter
+
+Keys = MutableMapping[str, Any]
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+# They log a line per HTTP request at info: a line per job that says nothing new.
+_CHATTY = ("httpx", "httpcore", "urllib3", "asyncio")
+
+# They speak of where telemetry goes, with its address.
+_LIBRARIES = ("urllib3", "requests", "grpc", "opentelemetry", "framework")
+
+_configured = False
+
+
+class Output:
+    """The line logger at the end of structlog's chain: takes bytes, whatever the level."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        self.msg = writer.write
+
+    def __getattr__(self, _level: str) -> Callable[[bytes], None]:
+        return self.msg
+
+
+class Logs:
+    """Renders and writes log lines of one process.
+
+    Args:
+        settings: log_level and log_format.
+        writer: takes the lines.
+        process: the slot, said in every line.
+    """
+
+    def __init__(self, settings: Settings, writer: LineWriter, *, process: str) -> None:
+        self.level = LEVELS[settings.log_level]
+        self._process = process
+        self._writer = writer
+        self._hide = hider(os.environ)
+        console = settings.log_format == "console" or (settings.log_format == "auto" and writer.is_terminal)
+        self._renderer: Callable[[Any, str, Keys], bytes] = (
+            ConsoleRenderer(colors=writer.is_terminal, limit=writer.limit) if console else JsonRenderer(writer.limit)
+        )
+        self.also: Callable[[Keys], None] | None = None  # the OTLP logs exporter, when it is asked for
+        writer.notice = self._lost
+        self._processors: list[Any] = [
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.format_exc_info,
+            self._complete,
+            self._render,
+        ]
+        self.logger: Any = structlog.wrap_logger(
+            Output(writer),
+            processors=self._processors,
+            wrapper_class=self._lenient(),
+            context_class=dict,
+        ).bind()
+
+    def configure(self) -> None:
+        """Makes structlog and logging of this process use it. A structlog that the service configured itself stays."""
+        global _configured
+        if _configured or not structlog.is_configured():
+            _configured = True
+            structlog.configure(
+                processors=self._processors,
+                wrapper_class=self._lenient(),
+                logger_factory=lambda *_: Output(self._writer),
+                context_class=dict,
+                cache_logger_on_first_use=False,  # a logger made before the fork must not keep the parent's chain
+            )
+        root = logging.getLogger()
+        root.handlers[:] = [handler for handler in root.handlers if not _is_ours_or_standard(handler)]
+        root.addHandler(RecordHandler(self))
+        root.setLevel(self.level)
+        for name in _CHATTY:
+            logger = logging.getLogger(name)
+            if logger.level == logging.NOTSET and self.level > logging.DEBUG:
+                logger.setLevel(logging.WARNING)
+
+    def _lenient(self) -> Any:
+        """structlog's logger, whose lines come out whatever is handed to them."""
+        kind: Any = structlog.make_filtering_bound_logger(self.level)
+        levels = (*LEVELS, "warn", "err", "critical", "fatal", "exception", "msg", "log")
+        names = [name for level in levels for name in (level, f"a{level}") if hasattr(kind, name)]
+        return type(kind.__name__, (kind,), {name: _lenient(getattr(kind, name), self) for name in names})
+
+    def unreadable(self, event: object, args: object, **keys: object) -> None:
+        """A line whose text cannot be put together: what there is of it, piece by piece."""
+        parts = args if isinstance(args, tuple) else (args,)
+        texts = [text_of(part)[:200] for part in parts[:20]]
+        self.say("warning", "log_record_unreadable", **keys, template=text_of(event)[:200], args=texts)
+
+    def say(self, level: str, event: str, **keys: object) -> None:
+        """Writes a line of the framework's own."""
+        if self.passes(LEVELS[level]):
+            keys["event"], keys["level"] = event, level
+            self._write(level, keys)
+
+    def bound(self, keys: dict[str, object]) -> Logger:
+        """A logger whose lines carry these keys: `ctx.log`."""
+        return cast("Logger", self.logger.bind(**keys))
+
+    def passes(self, level: int) -> bool:
+        return level >= self.level
+
+    def _complete(self, _logger: object, _method: str, keys: Keys) -> Keys:
+        """Adds time, process, job and trace, the commonest keys first. A key that the caller gave stays."""
+        first: dict[str, Any] = {
+            "timestamp": keys.pop("timestamp", None) or datetime.now(UTC).isoformat(timespec="microseconds"),
+            "level": keys.pop("level", "info"),
+            "event": keys.pop("event", ""),
+            "process": self._process,
+            **(current_job() or {}),
+        }
+        if not keys.get("trace_id") and (span := trace.get_current_span().get_span_context()).is_valid:
+            keys["trace_id"], keys["span_id"] = f"{span.trace_id:032x}", f"{span.span_id:016x}"
+        first.update(keys)
+        return first
+
+    def _render(self, logger: object, method: str, keys: Keys) -> bytes:
+        if self.also is not None:
+            self.also(keys)
+        return self._renderer(logger, method, keys)
+
+    def say_lost(self) -> None:
+        """Says how many lines found no room, as soon as there is some again."""
+        self._writer.say_lost()
+
+    def _lost(self, lines: int) -> bytes:
+        keys: Keys = {"event": "log_lines_lost", "level": "warning", "lines": lines}
+        return self._renderer(None, "warning", self._complete(None, "warning", keys))
+
+    def write_record(self, record: logging.LogRecord) -> None:
+        """A record of the standard library's logging, as a line like any other."""
+        level = record.levelname.lower()
+        keys: dict[str, Any] = {
+            "event": record.getMessage(),
+            "level": "error" if level == "critical" else level,
+            "logger": record.name,
+            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"),
+        }
+        if record.exc_info:
+            keys["exc_info"] = record.exc_info
+        keys = dict(structlog.processors.format_exc_info(None, level, keys))
+        if record.name.partition(".")[0] in _LIBRARIES:
+            keys |= {key: self._hide(text_of(keys[key])) for key in ("event", "exception") if key in keys}
+        self._write(level, keys)
+
+    def _write(self, level: str, keys: Keys) -> None:
+        """What structlog's chain does with a line of its loggers."""
+        keys = self._complete(None, level, structlog.contextvars.merge_contextvars(None, level, keys))
+        self._writer.write(self._render(None, level, keys))
+
+
+class RecordHandler(logging.Handler):
+    """Takes the records of libraries, the SDK's among them; those that come out of an export are not shown."""
+
+    def __init__(self, logs: Logs) -> None:
+        super().__init__()
+        self._logs = logs
+        self._repeated = Repeated()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            if not swallowed(record) and not self._repeated(record):
+                self._logs.write_record(record)
+        except JobInterrupted:
+            raise
+        except BaseException:  # a record that cannot be formatted must not stop who logged it
+            self._logs.unreadable(record.msg, record.args, logger=text_of(record.name))
+
+
+def _lenient(method: Callable[..., Any], logs: Logs) -> Callable[..., Any]:
+    """A method of structlog's logger: arguments that do not fit their text must not stop who logs."""
+
+    def log(self: Any, *args: Any, **keys: Any) -> Any:
+        try:
+            return method(self, *args, **keys)
+        except JobInterrupted:
+            raise
+        except BaseException:
+            logs.unreadable(args[0] if args else "", args[1:])
+
+    async def log_async(self: Any, *args: Any, **keys: Any) -> None:
+        try:
+            await method(self, *args, **keys)
+        except (JobInterrupted, asyncio.CancelledError):
+            raise
+        except BaseException:
+            logs.unreadable(args[0] if args else "", args[1:])
+
+    return log_async if asyncio.iscoroutinefunction(method) else log
+
+
+class Repeated:
+    """Whether the SDK has said the same thing already: it warns once per span that it drops."""
+
+    def __init__(self) -> None:
+        self._said: set[tuple[str, str]] = set()
+
+    def __call__(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith("opentelemetry"):
+            return False
+        key = (record.name, text_of(record.msg))
+        if key in self._said:
+            return True
+        if len(self._said) < 1000:
+            self._said.add(key)
+        return False
+
+
+def _is_ours_or_standard(handler: logging.Handler) -> bool:
+    """Handlers that would write each line a second time; what the service sends elsewhere stays."""
+    if isinstance(handler, RecordHandler):
+        return True
+    return isinstance(handler, logging.StreamHandler) and getattr(handler, "stream", None) in (sys.stdout, sys.stderr)

@@ -1,0 +1,1 @@
+"""Telemetry that outlives its process: what a worker writes into its ring."""

@@ -1,0 +1,108 @@
+"""What stands in a ring: one record per attempt, per claim, and per look at what expired.
+
+An attempt's span id is derived from the job's uid and the delivery, so it names both; they are not stored again. An
+attempt that succeeded leaves facts (`facts.py`), any other one its span, encoded.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from typing import Final, NamedTuple
+
+from framework.model.exceptions import LONGEST_NAME, cut
+
+ATTEMPT, OPERATION, EXPIRED, FACTS = 1, 2, 3, 4
+SAMPLED, DROPPED = 1, 2  # flags: a span is in it; one was, but there was no room
+# size, kind, flags, length of key, pid, length of span, two numbers, when (ns), trace id, span id
+_HEAD: Final = struct.Struct("<IBBHIIddQ16s8s")
+_TAIL: Final = struct.Struct("<I")
+HEAD_SIZE: Final = _HEAD.size
+HEAD_FORMAT: Final = _HEAD.format
+FACTS_SIZE: Final = HEAD_SIZE + 40  # bytes before the texts of facts
+KIND_AT, FLAGS_AT = 4, 5
+LEAST: Final = (HEAD_SIZE + _TAIL.size + 7) & ~7
+MOST: Final = 1 << 20  # bytes of one record; a longer span is dropped
+MOST_SPAN: Final = MOST - (8 << 10)  # bytes of a span: a key and the head stand before it
+_PADDING: Final = tuple(bytes(n) for n in range(8))
+_pack_head, _pack_tail, _now = _HEAD.pack, _TAIL.pack, time.time_ns
+unpack_head = _HEAD.unpack_from
+
+
+class Record(NamedTuple):
+    """A record as read.
+
+    Attributes:
+        kind: ATTEMPT, OPERATION, EXPIRED or FACTS.
+        key: what it is counted under: texts joined by NUL (see `attempt_key`, `operation_key`); of facts the queue.
+        first, second: duration and wait of an attempt; duration and count of an operation; count of what expired.
+        when: its end, ns since the epoch.
+        span: OTLP bytes; of facts the job's id.
+    """
+
+    size: int
+    kind: int
+    flags: int
+    pid: int
+    first: float
+    second: float
+    when: int
+    trace_id: bytes
+    span_id: bytes
+    key: bytes
+    span: bytes
+
+
+def attempt_key(queue: str, outcome: str, then: str, failed: str, reason: str) -> bytes:
+    """Args: outcome: of the attempt; then: of its job; failed: error.type; reason: as in Failure."""
+    return _join(queue, outcome, then, failed, reason)
+
+
+def operation_key(queue: str, operation: str, kind: str) -> bytes:
+    """Args: operation: receive, ack and so on; kind: receive or settle."""
+    return _join(queue, operation, kind)
+
+
+def _join(*texts: str) -> bytes:
+    return "\0".join(cut(text.replace("\0", " "), LONGEST_NAME) for text in texts).encode("utf-8", "replace")
+
+
+def split(key: bytes) -> list[str]:
+    return key.decode("utf-8", "replace").split("\0")
+
+
+def pack(
+    kind: int,
+    flags: int,
+    pid: int,
+    key: bytes,
+    first: float,
+    second: float,
+    trace_id: bytes = b"",
+    span_id: bytes = b"",
+    span: bytes = b"",
+) -> bytes:
+    """A record; its size is a multiple of eight."""
+    bare = HEAD_SIZE + len(key) + len(span) + 4
+    size = (bare + 7) & ~7
+    if size > MOST:
+        return pack(kind, DROPPED, pid, key, first, second, trace_id, span_id, b"")
+    head = _pack_head(size, kind, flags, len(key), pid, len(span), first, second, _now(), trace_id, span_id)
+    return b"".join((head, key, span, _PADDING[size - bare], _pack_tail(size)))
+
+
+def parse(data: bytes, at: int = 0) -> Record | None:
+    """The record at a place; None: there is none."""
+    if len(data) - at < LEAST:
+        return None
+    size, kind, flags, key, pid, span, first, second, when, trace_id, span_id = unpack_head(data, at)
+    begin = at + (FACTS_SIZE if kind == FACTS else HEAD_SIZE)
+    if size % 8 or at + size < begin + key + span + 4 or at + size > len(data):
+        return None
+    if _TAIL.unpack_from(data, at + size - 4)[0] != size:
+        return None
+    middle = begin + key
+    return Record(
+        size, kind, flags, pid, first, second, when, trace_id, span_id,
+        data[begin:middle], data[middle : middle + span],
+    )  # fmt: skip

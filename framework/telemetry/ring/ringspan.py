@@ -1,0 +1,216 @@
+"""The process span without the SDK: current like any other, encoded straight to OTLP when it ends.
+
+What the framework knows is held in plain fields. What a handler adds goes into the SDK's own containers, made when the
+first of it comes, so that cleaning and limits are the SDK's.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from opentelemetry.attributes import BoundedAttributes
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import SpanLimits
+from opentelemetry.trace import Span, SpanContext, Status, StatusCode, TraceFlags, TraceState
+
+from framework.model.exceptions import error_type
+from framework.telemetry import names
+from framework.telemetry.logs.values import attributes_of, name_of, time_of
+from framework.telemetry.ring import wire
+
+_SHORT, _FEW = 4096, 64  # characters and attributes that are kept of a span that no record takes
+
+
+class Extras:
+    """What was added to a span beyond what every span of its kind has.
+
+    Attributes:
+        attributes: in the order in which they were set; encoded after ours, in place of them where a key repeats.
+        events, links: encoded fields of a span.
+        name: empty = as it was.
+    """
+
+    def __init__(self, limits: SpanLimits) -> None:
+        self.limits = limits
+        self.attributes: dict[str, Any] = {}
+        self.events: list[bytes] = []
+        self.links: list[bytes] = []
+        self.dropped_events = 0
+        self.name = ""
+        self.status = StatusCode.UNSET
+        self.message = ""
+
+    def event(self, name: str, attributes: Mapping[str, Any] | None, timestamp: int | None) -> None:
+        """The oldest goes where there are too many, as in the SDK."""
+        limit = self.limits.max_events
+        if limit is not None and len(self.events) >= limit:
+            self.dropped_events += 1
+            if not self.events:
+                return
+            del self.events[0]
+        values = self._bounded(self.limits.max_event_attributes, attributes_of(attributes))
+        at = time_of(timestamp)
+        body = wire.fixed64(1, time.time_ns() if at is None else at) + wire.text(2, name_of(name))
+        body += wire.attributes(wire.EVENT_ATTRIBUTES, values) + wire.number(4, values.dropped)
+        self.events.append(wire.block(11, body))
+
+    def link(self, context: SpanContext, attributes: Mapping[str, Any] | None) -> None:
+        """Another link."""
+        values = self._bounded(self.limits.max_link_attributes, attributes_of(attributes))
+        trace_id, span_id = context.trace_id.to_bytes(16, "big"), context.span_id.to_bytes(8, "big")
+        encoded = wire.attributes(4, values) + wire.number(5, values.dropped)
+        self.links.append(wire.link(trace_id, span_id, remote=context.is_remote, values=encoded))
+
+    def shrink(self) -> None:
+        """Keeps the beginning of long texts, and of events and links only the last that have room."""
+        self.name = self.name[:_SHORT]
+        self.message = self.message[:_SHORT]
+        self.attributes = {
+            key[:_SHORT]: value[:_SHORT] if isinstance(value, (str, bytes)) else name_of(value)[:_SHORT]
+            for key, value in list(self.attributes.items())[:_FEW]
+        }
+        for kept in (self.events, self.links):
+            while sum(map(len, kept)) > _FEW * _SHORT // 4:
+                self.dropped_events += kept is self.events
+                del kept[0]
+
+    def bounded(self, ours: Mapping[str, Any]) -> BoundedAttributes:
+        """Our attributes and those that were added, within the limits."""
+        bounded = self._bounded(self.limits.max_span_attributes, None)
+        for key, value in {**ours, **self.attributes}.items():
+            bounded[key] = value
+        return bounded
+
+    def _bounded(self, limit: int | None, values: Mapping[str, Any] | None) -> BoundedAttributes:
+        return BoundedAttributes(limit, values, immutable=False, max_value_len=self.limits.max_attribute_length)
+
+
+def as_numbers(ids: bytes) -> tuple[int, int]:
+    """Trace id and span id as the API has them."""
+    return int.from_bytes(ids[:16], "big"), int.from_bytes(ids[16:], "big")
+
+
+class RingSpan(Span):
+    """Also the attempt's SpanIdentity: `trace_id`, `span_id` in hex, `sampled`.
+
+    Attributes:
+        ids: trace id and span id, 24 bytes.
+        parent: span id of the creation, if the span is its child; empty for a root.
+        creation: ids of what made the job; None where nobody said.
+        previous: ids of the attempt before, where it failed.
+        state: the parent's trace state.
+        context: baggage and whatever else came with the job.
+        extras: what a handler added; None = nothing.
+        ended: nothing can be added any more.
+    """
+
+    creation: bytes | None = None
+    previous: bytes | None = None
+    state: TraceState | None = None
+    context: Context | None = None
+    extras: Extras | None = None
+    _span_context: SpanContext | None = None
+    ended = False
+
+    def __init__(self, ids: bytes, sampled: bool, parent: bytes, started: int, limits: SpanLimits) -> None:
+        self.ids = ids
+        self.sampled = sampled
+        self.parent = parent
+        self.started = started
+        self.limits = limits
+
+    @property
+    def trace_id(self) -> str:
+        return self.ids[:16].hex()
+
+    @property
+    def span_id(self) -> str:
+        return self.ids[16:].hex()
+
+    def get_span_context(self) -> SpanContext:
+        found = self._span_context
+        if found is None:
+            flags = TraceFlags(TraceFlags.SAMPLED if self.sampled else TraceFlags.DEFAULT)
+            found = SpanContext(*as_numbers(self.ids), False, flags, self.state)
+            self._span_context = found
+        return found
+
+    def is_recording(self) -> bool:
+        return self.sampled and not self.ended
+
+    def end(self, end_time: int | None = None) -> None:
+        """Nothing: the span lasts as long as the attempt, and the framework ends it."""
+
+    def over(self) -> Extras | None:
+        """The end; gives what was added."""
+        self.ended = True
+        return self.extras
+
+    def _more(self) -> Extras | None:
+        if not self.is_recording():
+            return None
+        if self.extras is None:
+            self.extras = Extras(self.limits)
+        return self.extras
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        more = self._more()
+        if more is not None:
+            for key, value in attributes_of(attributes).items():
+                more.attributes.pop(key, None)
+                more.attributes[key] = value
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        self.set_attributes({name_of(key): value})
+
+    def add_event(self, name: str, attributes: Mapping[str, Any] | None = None, timestamp: int | None = None) -> None:
+        more = self._more()
+        if more is not None:
+            more.event(name, attributes, timestamp)
+
+    def add_link(self, context: SpanContext, attributes: Mapping[str, Any] | None = None) -> None:
+        more = self._more()
+        if more is None or not isinstance(context, SpanContext):
+            return
+        if context.is_valid or attributes or context.trace_state:
+            more.link(context, attributes)
+
+    def update_name(self, name: str) -> None:
+        more = self._more()
+        if more is not None:
+            more.name = name_of(name)
+
+    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        more = self._more()
+        code = status.status_code if isinstance(status, Status) else status
+        known = isinstance(code, StatusCode) and code is not StatusCode.UNSET
+        if more is None or more.status is StatusCode.OK or not known:
+            return
+        more.status = code
+        text = status.description if isinstance(status, Status) else description
+        more.message = name_of(text or "") if code is StatusCode.ERROR else ""
+
+    def record_exception(
+        self,
+        exception: BaseException,
+        attributes: Mapping[str, Any] | None = None,
+        timestamp: int | None = None,
+        escaped: bool = False,
+    ) -> None:
+        found = {
+            names.EXCEPTION_TYPE: error_type(exception),
+            names.EXCEPTION_MESSAGE: name_of(exception),
+            names.EXCEPTION_STACKTRACE: _stack_of(exception),
+            names.EXCEPTION_ESCAPED: name_of(escaped),
+        }
+        self.add_event("exception", found | attributes_of(attributes), timestamp)
+
+
+def _stack_of(exception: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(exception))
+    except Exception:  # its causes, or their texts, are not ours to trust
+        return ""

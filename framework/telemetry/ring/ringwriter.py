@@ -1,0 +1,140 @@
+"""Who writes into a ring: the process of a slot."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from framework.telemetry.ring import facts, records, tallies
+from framework.telemetry.ring.ring import (
+    ATTEMPTS,
+    DATA_AT,
+    HEAD,
+    LOOK_BACK,
+    LOST,
+    LOST_SPANS,
+    META,
+    META_AT,
+    MOST_META,
+    SENT,
+    TOLD,
+    TOLD_AT,
+    TOLD_SIZE,
+    TOLDS,
+    RingFile,
+)
+
+
+class RingWriter(RingFile):
+    """The one writer: a slot's process. Any of its threads may put; what it forks may not.
+
+    Args:
+        meta: what the reader needs to know of this slot; the same for every process in it.
+
+    Attributes:
+        pid: of this process; 0 in what it has forked.
+    """
+
+    def __init__(self, path: Path, meta: dict[str, Any]) -> None:
+        """Raises OSError, ValueError: it cannot be used."""
+        super().__init__(path)
+        encoded = json.dumps(meta).encode()
+        if len(encoded) > MOST_META:
+            raise ValueError(f"{len(encoded)} bytes of resource attributes are too many for a ring")
+        self._memory[META_AT : META_AT + len(encoded)] = encoded
+        self._quads[META] = len(encoded)
+        self._keep_told()
+        self._lock = threading.Lock()
+        self.pid = os.getpid()
+        self._position = self.head
+        # A span must leave this much free for the counts of those after it.
+        self._for_spans = self.capacity - self.capacity // 8
+        self._end = DATA_AT + self.capacity
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._leave)
+
+    def _leave(self) -> None:
+        self.pid = 0
+
+    def _keep_told(self) -> None:
+        """What our dead predecessor put last, where a rescuer finds it even when our records have overwritten it."""
+        last = islice(self.backwards(), LOOK_BACK)
+        kept = [record for record in last if record.kind in ATTEMPTS]
+        for record in reversed(kept[: TOLDS // 2]):
+            self._keep(record.span_id)
+
+    def _keep(self, span_id: bytes) -> None:
+        at = TOLD_AT + self._quads[TOLD] % TOLDS * TOLD_SIZE
+        self._memory[at : at + TOLD_SIZE] = span_id
+        self._quads[TOLD] += 1
+
+    def success(self, record: bytes) -> None:
+        """Puts an attempt that succeeded. Args: record: as `facts.pack` makes it."""
+        if not self._append(record, self._for_spans):
+            counted = facts.without_span(record)
+            if not self._append(counted, self.capacity):
+                self._count(counted)
+
+    def _count(self, record: bytes) -> None:
+        """Counts a success for which a full ring has no room. A process that is killed here, before it has said that
+        telemetry knows, may be counted by its rescuer once more: two stores cannot be one."""
+        found = facts.unpack(record)
+        key = record[facts.SIZE : facts.SIZE + found.queue_size]
+        fits = self._tallies.add(tallies.WAIT, key, found.wait)
+        fits = fits and self._tallies.add(tallies.DURATION, key, found.duration)
+        with self._lock:
+            self._quads[LOST] += not fits
+            self._keep(found.span_id)
+            self._quads[LOST_SPANS] += bool(found.flags & records.DROPPED)
+
+    def settled(self, key: bytes, duration: float) -> None:
+        """Counts a settlement in place, mostly. Args: key: as in `records.operation_key`."""
+        if self.pid and not self._tallies.add(tallies.SETTLEMENT, key, duration):
+            self.operation(key, duration, 1)
+
+    def attempt(self, key: bytes, duration: float, wait: float, trace_id: bytes, span_id: bytes, span: bytes) -> None:
+        """Puts an attempt that ended. Args: span: OTLP bytes as in a ScopeSpans, empty where it is not sampled."""
+        known = (key, duration, wait, trace_id, span_id)
+        if not span:
+            self._put(records.pack(records.ATTEMPT, 0, self.pid, *known, b""))
+        elif not self._append(records.pack(records.ATTEMPT, records.SAMPLED, self.pid, *known, span), self._for_spans):
+            self._put(records.pack(records.ATTEMPT, records.DROPPED, self.pid, *known, b""), spans=1)
+
+    def operation(self, key: bytes, duration: float, count: int) -> None:
+        """Puts something done with the engine."""
+        self._put(records.pack(records.OPERATION, 0, self.pid, key, duration, count))
+
+    def expired(self, key: bytes, count: int) -> None:
+        """Puts that jobs became dead letters without an attempt."""
+        self._put(records.pack(records.EXPIRED, 0, self.pid, key, 0.0, count))
+
+    def _put(self, record: bytes, *, spans: int = 0) -> None:
+        """Args: spans: that were in it."""
+        if not self._append(record, self.capacity):
+            with self._lock:
+                self._quads[LOST] += 1
+                self._quads[LOST_SPANS] += spans
+
+    def _append(self, record: bytes, room: int) -> bool:
+        """False: more than `room` bytes would wait for the reader then."""
+        if not self.pid:
+            return True  # forked: nothing of ours
+        size, quads = len(record), self._quads
+        with self._lock:
+            position = self._position
+            if position + size - quads[SENT] > room:
+                return False
+            at = position % self.capacity + DATA_AT
+            end = at + size
+            if end <= self._end:
+                self._memory[at:end] = record
+            else:
+                first = self._end - at
+                self._memory[at : self._end] = record[:first]
+                self._memory[DATA_AT : DATA_AT + size - first] = record[first:]
+            self._position = quads[HEAD] = position + size
+        return True

@@ -1,0 +1,1 @@
+"""Telemetry through the OpenTelemetry SDK."""

@@ -1,0 +1,102 @@
+"""Span ids that are known before the span: the SDK makes them up when a span starts, the run record needs them earlier.
+
+The tracer of the framework gets an id generator and a sampler that follow a plan while one is set, which is only during
+`start_span` itself. Other tracers of the provider, those of the handlers, never see a plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import field
+from typing import Any
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import Tracer
+from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.sdk.trace.sampling import Sampler, SamplingResult
+from opentelemetry.trace import Link, SpanKind, TraceState
+
+from framework.model.attempt import SpanIdentity
+from framework.model.frozen import frozen
+
+
+@frozen
+class PlannedSpan(SpanIdentity):
+    """A `process` span that is decided but not started.
+
+    Attributes:
+        context: what it starts in: its parent, if it has one, and the baggage.
+        links: to the creation and to the attempt before.
+        sampling: the sampler's answer; it is asked once.
+    """
+
+    context: Context = field(default_factory=Context)
+    links: tuple[Link, ...] = ()
+    sampling: SamplingResult | None = None
+
+
+_plan: ContextVar[PlannedSpan | None] = ContextVar("framework_planned_span", default=None)
+
+
+@contextmanager
+def following(plan: PlannedSpan) -> Generator[None, None, None]:
+    """The next span that the framework's tracer starts has the planned ids and decision."""
+    token = _plan.set(plan)
+    try:
+        yield
+    finally:
+        _plan.reset(token)
+
+
+class PlannedIds(IdGenerator):
+    def __init__(self, otherwise: IdGenerator) -> None:
+        self._otherwise = otherwise
+
+    def generate_span_id(self) -> int:
+        plan = _plan.get()
+        return int(plan.span_id, 16) if plan else self._otherwise.generate_span_id()
+
+    def generate_trace_id(self) -> int:
+        """Asked for roots only."""
+        plan = _plan.get()
+        return int(plan.trace_id, 16) if plan else self._otherwise.generate_trace_id()
+
+    def is_trace_id_random(self) -> bool:
+        """A derived id is as random as the uid that it is derived from."""
+        return _plan.get() is not None or self._otherwise.is_trace_id_random()
+
+
+class PlannedSampling(Sampler):
+    def __init__(self, otherwise: Sampler) -> None:
+        self._otherwise = otherwise
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: SpanKind | None = None,
+        attributes: Any = None,
+        links: Sequence[Link] | None = None,
+        trace_state: TraceState | None = None,
+    ) -> SamplingResult:
+        plan = _plan.get()
+        if plan is None or plan.sampling is None:
+            return self._otherwise.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
+        decided = plan.sampling
+        return SamplingResult(decided.decision, {**decided.attributes, **(attributes or {})}, decided.trace_state)
+
+    def get_description(self) -> str:
+        return self._otherwise.get_description()
+
+
+def plannable(tracer: object) -> Tracer | None:
+    """The same tracer, able to follow plans; None where it is not the SDK's, so that nobody can give it ids."""
+    if not isinstance(tracer, Tracer):
+        return None
+    if not isinstance(tracer.id_generator, PlannedIds):
+        tracer.id_generator = PlannedIds(tracer.id_generator)
+        tracer.sampler = PlannedSampling(tracer.sampler)
+    return tracer

@@ -1,0 +1,338 @@
+"""One run of one job: decode, middleware, handler, outcome. It settles nothing and knows no process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from contextvars import copy_context
+from dataclasses import replace
+from datetime import UTC, datetime
+from math import inf
+from types import CoroutineType
+from typing import Any
+
+from framework.model.attempt import UNTRACED as UNTRACED
+from framework.model.attempt import Attempt as Attempt
+from framework.model.attempt import NoTracing as NoTracing
+from framework.model.attempt import SilentLogger as SilentLogger
+from framework.model.attempt import SpanIdentity as SpanIdentity
+from framework.model.attempt import Tracing as Tracing
+from framework.model.events import Event, JobFinished
+from framework.model.exceptions import describe, error_type
+from framework.model.job import Context, Failure, Lease
+from framework.model.options import QueueOptions
+from framework.model.outcome import (
+    RESTED,
+    SUCCEEDED,
+    Discard,
+    Disturbed,
+    JobInterrupted,
+    Kind,
+    Outcome,
+    Reject,
+    RetryLater,
+    Snooze,
+    fail,
+    reason_of,
+)
+from framework.service.app import Handler, WorkerApp
+from framework.service.codec import UndecodablePayload, codec_for, parse_lenient
+from framework.service.queues import DeadLetter
+from framework.worker.executor.elsewhere import attempt_elsewhere, loss_elsewhere, lost_elsewhere
+from framework.worker.executor.hooks import PATIENCE, FailureHook, dismiss, undone, unfinished
+
+
+def _call(method: Callable[..., Any], *arguments: Any) -> Any:
+    return method(*arguments)
+
+
+class Executor:
+    """Runs the jobs of one queue of one app.
+
+    Args:
+        app: the instance whose method is the handler.
+        handler: as declared.
+        options: the queue's, after settings.
+        tracing: opens the span around each run.
+        emit: takes the JobFinished event, emitted while the span is current.
+        wants: whether anybody listens to a kind of event, of a JobFinished by its outcome; asked once.
+        stopping: whether the worker drains; `ctx.should_stop`.
+        swallows: errors of `on_failure` that change nothing; others leave the run.
+        stood_still: seconds for which the whole tree has stood still.
+        clock, monotonic: wall clock and monotonic clock, seconds.
+
+    Attributes:
+        record: is given the outcome of each attempt, before telemetry is.
+        settled: counts a settlement, as Tracing does.
+    """
+
+    def __init__(
+        self,
+        app: WorkerApp,
+        handler: Handler,
+        options: QueueOptions,
+        *,
+        tracing: Tracing,
+        emit: Callable[[Event], None],
+        wants: Callable[[type[Event], str], bool] = lambda kind, outcome: True,
+        stopping: Callable[[], bool] = lambda: False,
+        swallows: tuple[type[BaseException], ...] = (BaseException,),
+        stood_still: Callable[[], float] = lambda: 0.0,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.app = app
+        self.handler = handler
+        self.options = options
+        self._method: Callable[..., Any] = getattr(app, handler.name)
+        carried = handler.queue.payload_type
+        # A dead letter is made of the job, not decoded: its payload is another queue's.
+        self._decode: Callable[[bytes], Any] | None = None
+        if carried is not DeadLetter:
+            self._decode = codec_for(carried, queue=options.name, full_errors=options.full_errors).decode
+        self.record: Callable[..., None] = lambda lease, outcome, resolved=False: None
+        self._tracing = tracing
+        self.settled = tracing.settled
+        self._emit = emit
+        self.wants = wants
+        self._tells_success = wants(JobFinished, Kind.SUCCEEDED.value)
+        self._stood_still = stood_still
+        self._stopping = stopping
+        self._clock = clock
+        self._monotonic = monotonic
+        # Well before the hard timeout of an attempt that ended at its soft one.
+        patience = min(PATIENCE, options.kill_after / 2)
+        self._hook = FailureHook(app, emit, patience=patience, swallows=swallows)
+
+    def attempt(self, lease: Lease) -> Attempt:
+        """The run that is about to start, or the earlier one that is to be charged; its ids go into the run record."""
+        if lease.previous is not None:
+            return attempt_elsewhere(lease, self.options, self._tracing)
+        now = self._clock()
+        return Attempt(lease, self.options, now, self._tracing.identify(lease, now), max(0.0, now - lease.eligible_at))
+
+    def run(self, attempt: Attempt, *, call: Callable[..., Any] = _call) -> Outcome:
+        """A sync run. `call(method, *arguments)` calls it; the worker passes one that arms the soft timeout.
+
+        It has a context of its own, as an async run has by its task: what a handler binds to it ends with the job.
+        """
+        if attempt.lease.previous is not None:
+            self._hook.tell(*self._charge_elsewhere(attempt))
+            return attempt.ended
+        attempt.own_context = True
+        return copy_context().run(self._run, attempt, call)
+
+    def _run(self, attempt: Attempt, call: Callable[..., Any]) -> Outcome:
+        started = attempt.began or self._monotonic()
+        entered = self._tracing.enter(attempt)
+        try:
+            context = self._context(attempt, started) if self.handler.takes_context else None
+            try:
+                lease, decode = attempt.lease, self._decode
+                payload = letter_of(lease) if decode is None else decode(lease.job.payload)
+                result = call(self._method, payload) if context is None else call(self._method, payload, context)
+                if result is not None:
+                    self._check(result)
+            except BaseException as error:
+                duration = self._monotonic() - started
+                failure = self._decided(attempt, error).failure
+                if failure is not None:
+                    self._hook.tell(failure, context or self._context(attempt, started))
+            else:
+                duration = self._monotonic() - started
+                attempt.outcome = RESTED if attempt.lease.is_letter else SUCCEEDED
+            return self._finish(attempt, duration)
+        finally:
+            self._tracing.leave(attempt, entered)
+
+    async def run_async(self, attempt: Attempt, *, call: Callable[[Awaitable[Any]], Awaitable[Any]]) -> Outcome:
+        """An async run. `call` awaits the handler's coroutine; the worker passes one that enforces the soft timeout and
+        turns the cancellation that it caused into JobInterrupted."""
+        if attempt.lease.previous is not None:
+            await self._hook.atell(*self._charge_elsewhere(attempt))
+            return attempt.ended
+        started = attempt.began or self._monotonic()
+        entered = self._tracing.enter(attempt)
+        try:
+            context = self._context(attempt, started) if self.handler.takes_context else None
+            try:
+                lease, decode = attempt.lease, self._decode
+                payload = letter_of(lease) if decode is None else decode(lease.job.payload)
+                made = self._method(payload) if context is None else self._method(payload, context)
+                if (result := await call(self._awaitable(made))) is not None:
+                    self._check(result)
+            except BaseException as error:
+                duration = self._monotonic() - started
+                failure = self._decided(attempt, error).failure
+                if failure is not None:
+                    await self._hook.atell(failure, context or self._context(attempt, started))
+            else:
+                duration = self._monotonic() - started
+                attempt.outcome = RESTED if attempt.lease.is_letter else SUCCEEDED
+            return self._finish(attempt, duration)
+        finally:
+            self._tracing.leave(attempt, entered)
+
+    def _charge_elsewhere(self, attempt: Attempt) -> tuple[Failure, Context]:
+        """Charge a run whose machine is gone, as a rescuer does: the ledger first, then telemetry. Return what to tell
+        the service."""
+        failure = loss_elsewhere(attempt, self._clock())
+        attempt.outcome = outcome = fail(failure, self.options.retry)
+        self.record(attempt.lease, outcome, resolved=True)
+        self._emit(lost_elsewhere(attempt, outcome, failure))
+        return failure, self._context(attempt, self._monotonic())
+
+    def _check(self, result: object) -> None:
+        """Raises TypeError: the handler has only begun, or not even that."""
+        if why := undone(result):
+            dismiss(result)
+            raise TypeError(f"{self._where()} returned {why}")
+
+    def _awaitable(self, made: Any) -> Awaitable[Any]:
+        """What an async handler's call gave. Raises TypeError: nothing that can be awaited."""
+        if type(made) is CoroutineType:  # as nearly always
+            return made
+        what = unfinished(made)
+        if what and not what.endswith("generator"):
+            return made  # type: ignore[no-any-return]
+        dismiss(made)
+        what = what or f"{type(made).__qualname__}"
+        raise TypeError(f"{self._where()} is declared async, but its call returned {what}, which cannot be awaited")
+
+    def _where(self) -> str:
+        return f"{self.handler.place}: {type(self.app).__name__}.{self.handler.name}"
+
+    def report_loss(self, lease: Lease, failure: Failure) -> None:
+        """Tells the service's `on_failure` of an attempt whose process died. No lifespan is open here."""
+        attempt = Attempt(lease, self.options, failure.started_at)
+        self._hook.tell(failure, self._context(attempt, self._monotonic()))
+
+    def _context(self, attempt: Attempt, started: float) -> Context:
+        lease, timeout = attempt.lease, self.options.timeout
+        scheduled = lease.job.scheduled_for
+        return Context(
+            job_id=lease.job.id,
+            queue=lease.queue,
+            attempt=lease.attempt,
+            max_attempts=self.options.retry.max_attempts,
+            enqueued_at=datetime.fromtimestamp(lease.job.enqueued_at, UTC),
+            scheduled_for=None if scheduled is None else datetime.fromtimestamp(scheduled, UTC),
+            log=self._tracing.logger(attempt),
+            _deadline=None if timeout is None else started + timeout - self._stood_still(),
+            _stopping=self._stopping,
+            _clock=self._own_time,
+        )
+
+    def _own_time(self) -> float:
+        """Seconds of the tree's own time: what a handler has left does not shrink while everything stands still."""
+        return self._monotonic() - self._stood_still()
+
+    def _decided(self, attempt: Attempt, error: BaseException) -> Outcome:
+        attempt.error = error
+        try:
+            attempt.outcome = outcome = self.decide(attempt, error)
+        except BaseException:  # an attribute of the exception, or a class of `give_up_on`, raised in turn
+            attempt.outcome = outcome = fail(self._failure(attempt, error), self.options.retry)
+        return outcome
+
+    def _finish(self, attempt: Attempt, duration: float) -> Outcome:
+        outcome = attempt.outcome
+        assert outcome is not None
+        self.record(attempt.lease, outcome)
+        attempt.duration = duration
+        if self._tells_success or outcome is not SUCCEEDED:
+            self._emit(finished(attempt, outcome, duration))
+        return outcome
+
+    def decide(self, attempt: Attempt, error: BaseException) -> Outcome:
+        """What is to be done with the job of a run that ended by an exception."""
+        policy = self.options.retry
+        kind: Any = type(error)  # isinstance() would ask the exception's own __class__
+        ended: Any = error
+        if issubclass(kind, Snooze):
+            return Outcome(Kind.RELEASED, delay=_seconds(ended.delay))
+        if issubclass(kind, Disturbed) or (issubclass(kind, JobInterrupted) and ended.why == "draining"):
+            return Outcome(Kind.RELEASED)
+        if issubclass(kind, JobInterrupted) and ended.why == "lease_lost":
+            return Outcome(Kind.LEASE_LOST)
+        if issubclass(kind, Discard):
+            return Outcome(Kind.DISCARDED, message=describe(error)[0])
+        failure = self._failure(attempt, error)
+        if issubclass(kind, RetryLater):
+            return fail(failure, policy, delay=None if ended.delay is None else _seconds(ended.delay))
+        final = issubclass(kind, (Reject, UndecodablePayload, *policy.give_up_on))
+        return fail(failure, policy, final=final)
+
+    def _failure(self, attempt: Attempt, error: BaseException) -> Failure:
+        lease = attempt.lease
+        message, trace = describe(error)
+        undecodable = issubclass(type(error), UndecodablePayload)
+        return Failure(
+            attempt=lease.attempt,
+            reason="invalid_payload" if undecodable else reason_of(error),
+            message=message,
+            traceback="" if undecodable else trace,
+            trace_id=attempt.identity.trace_id,
+            exception=error,
+            error_type=telemetry_type(error),
+            span_id=attempt.identity.span_id,
+            queue=lease.queue,
+            delivery=lease.delivery,
+            started_at=attempt.started_at,
+            ended_at=self._clock(),
+        )
+
+
+def finished(attempt: Attempt, outcome: Outcome, duration: float) -> JobFinished:
+    """The event of a run that ended."""
+    lease, identity, failure = attempt.lease, attempt.identity, outcome.failure
+    # By position where it may be: a name costs as much as a value, and this is made for every job.
+    event = JobFinished(
+        lease.queue,
+        lease.job.id,
+        lease.attempt,
+        attempt.options.retry.max_attempts,
+        lease.delivery,
+        outcome.kind.value,
+        attempt.wait,
+        duration,
+        outcome.delay,
+        trace_id=identity.trace_id,
+        span_id=identity.span_id,
+    )
+    if failure is None:
+        return replace(event, message=outcome.message) if outcome.message else event
+    return replace(
+        event,
+        reason=failure.reason,
+        error_type=failure.error_type,
+        message=failure.message,
+        traceback=failure.traceback,
+    )
+
+
+def telemetry_type(error: BaseException) -> str:
+    """`error.type`: the exception's class; for ends that the framework decides, their reason."""
+    if issubclass(type(error), UndecodablePayload):
+        return "invalid_payload"
+    return "timeout" if issubclass(type(error), JobInterrupted) else error_type(error)
+
+
+def _seconds(delay: Any) -> float:
+    """A delay that a subclass may have set itself. Raises ValueError: no moment."""
+    found = float(delay)
+    if not 0 <= found < inf:
+        raise ValueError(f"a delay of {found} s")
+    return found
+
+
+def letter_of(lease: Lease) -> DeadLetter:
+    """A dead letter as its handler sees it."""
+    job = lease.job
+    return DeadLetter(
+        job_id=job.id,
+        queue=job.queue,
+        payload=parse_lenient(job.payload),
+        reason=job.history[-1].reason if job.history else "error",
+        attempts=tuple(job.history),
+    )

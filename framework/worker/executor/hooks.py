@@ -1,0 +1,173 @@
+"""The service's `on_failure`: plain or `async def`, whatever it raises, and for how long it may run."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from concurrent.futures import Future
+from contextlib import suppress
+from contextvars import copy_context
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+from framework.model.events import Event, HookFailed
+from framework.model.exceptions import describe
+from framework.model.job import Context, Failure
+from framework.process.forks import parent_goes_on
+from framework.service.app import WorkerApp
+
+PATIENCE = 5.0  # seconds that an `async def on_failure` has at most
+_LAG = 0.5  # seconds more, until its thread is left behind
+_MOST_PARTS = 100  # elements of a result that are looked at
+
+
+class FailureHook:
+    """Tells the service of failed attempts. Its error becomes an event and changes nothing for the job.
+
+    Args:
+        app: whose `on_failure` is called.
+        emit: takes the event.
+        patience: seconds that what an async hook gives may take.
+        swallows: errors of the hook that end here.
+    """
+
+    def __init__(
+        self,
+        app: WorkerApp,
+        emit: Callable[[Event], None],
+        *,
+        patience: float = PATIENCE,
+        swallows: tuple[type[BaseException], ...] = (BaseException,),
+    ) -> None:
+        self._app = app
+        self._emit = emit
+        self._patience = patience
+        self._swallows = swallows
+
+    def tell(self, failure: Failure, context: Context) -> None:
+        """Calls it where no event loop is ours: what an async hook gives runs in a thread with a loop of its own."""
+        try:
+            with parent_goes_on():
+                made = self._app.on_failure(replace(failure), context)  # a copy: what is frozen can be changed
+            if made is not None and unfinished(made):
+                _run_in_thread(made, self._patience)
+        except self._swallows as error:
+            self._failed(context, error)
+
+    async def atell(self, failure: Failure, context: Context) -> None:
+        """Calls it on the running event loop."""
+        try:
+            with parent_goes_on():
+                made = self._app.on_failure(replace(failure), context)
+            if made is not None and unfinished(made):
+                await _run_beside(made, self._patience)
+        except self._swallows as error:
+            self._failed(context, error)
+
+    def _failed(self, context: Context, error: BaseException) -> None:
+        message, trace = describe(error)
+        self._emit(HookFailed("on_failure", context.queue, context.job_id, message, trace))
+
+
+def unfinished(result: object) -> str:
+    """Return what a call gave in the place of a result, `a coroutine`, if its work is yet to be done; else nothing."""
+    kind = type(result)  # isinstance() would ask the result's own __class__
+    if issubclass(kind, AsyncGenerator):
+        return "an async generator"
+    if issubclass(kind, Awaitable):
+        return "a coroutine" if hasattr(kind, "cr_code") else f"an awaitable {kind.__qualname__}"
+    return "a generator" if issubclass(kind, Generator) else ""
+
+
+def undone(result: object) -> str:
+    """Return why the work of a handler that returned this is yet to be done; nothing where it is done."""
+    what = unfinished(result) or _lazy(result)
+    if not what:
+        return ""
+    if issubclass(type(result), Future):
+        return f"{what}, which nothing waits for, so its work may be lost: call its result() before the handler returns"
+    if what.endswith("generator") or issubclass(type(result), (map, filter)):
+        return f"{what}, which nothing iterates over, so its work was not done: iterate over it in the handler"
+    return (
+        f"{what}, which nothing awaits, so its work was not done: make the handler, and every decorator around it, an "
+        "async def that awaits it"
+    )
+
+
+def _lazy(result: Any) -> str:
+    """Return what else has not run: of the standard library, and a collection of coroutines."""
+    kind = type(result)
+    if issubclass(kind, (Future, map, filter)):
+        return f"a {kind.__qualname__}"
+    inner = next(filter(None, map(unfinished, _parts(result))), "")
+    return f"a {kind.__qualname__} with {inner}" if inner else ""
+
+
+def _parts(result: Any) -> list[object]:
+    return list(islice(result, _MOST_PARTS)) if type(result) in (list, tuple, set) else []
+
+
+def dismiss(result: Any) -> None:
+    """Close what `undone` has found: nothing will ever run it."""
+    for part in filter(unfinished, _parts(result)):
+        dismiss(part)
+    for name in ("close", "cancel"):
+        if hasattr(type(result), name):
+            with suppress(BaseException):
+                getattr(result, name)()
+            return
+
+
+def _run_in_thread(made: Any, patience: float) -> None:
+    ends: list[BaseException | None] = []
+
+    def live() -> None:
+        try:
+            asyncio.run(_within(made, patience))
+            ends.append(None)
+        except BaseException as error:
+            ends.append(error)
+
+    thread = threading.Thread(target=copy_context().run, args=(live,), name="on_failure", daemon=True)
+    thread.start()
+    thread.join(patience + _LAG)
+    error = ends[0] if ends else _late(patience)
+    if error is not None:
+        raise error
+
+
+async def _run_beside(made: Any, patience: float) -> None:
+    """In a task of its own: a hook that swallows its cancellation is left behind. What it raises is handed over as a
+    value: a SystemExit that leaves a task stops the loop."""
+    task = asyncio.ensure_future(_error_of(made))
+    done, _ = await asyncio.wait({task}, timeout=patience)
+    if not done:
+        task.cancel()
+    error = task.result() if done else _late(patience)
+    if error is not None:
+        raise error
+
+
+async def _error_of(made: Awaitable[Any]) -> BaseException | None:
+    try:
+        await made
+    except BaseException as error:
+        return error
+    return None
+
+
+async def _within(made: Awaitable[Any], patience: float) -> None:
+    limit = asyncio.timeout(patience)
+    try:
+        async with limit:
+            await made
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise _late(patience) from None
+
+
+def _late(patience: float) -> TimeoutError:
+    return TimeoutError(f"on_failure has not ended within {patience:g} s")

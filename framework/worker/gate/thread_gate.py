@@ -1,0 +1,176 @@
+"""The gate to an engine that is not local: one thread calls it, and successes are settled together."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from framework.engine.port import Broker
+from framework.model.errors import answer
+from framework.model.events import LeasesLost
+from framework.model.job import Lease, Run
+from framework.model.outcome import Kind, Outcome, Settlement
+from framework.worker.gate.engine_thread import EngineThread
+from framework.worker.gate.gate import WAIT, Gate
+from framework.worker.gate.unsettled import Unsettled
+
+MOST = 256  # settlements that wait to be made together
+LOOK_EVERY = 1.0  # seconds between looks whether the leases of what runs are still this process's
+LAST_CALLS = 5.0  # seconds at the end for the calls under way
+
+
+class ThreadGate(Gate):
+    """No verb runs in the thread that asks, which may be the event loop's, and no two at the same time.
+
+    A success waits up to `settle_delay` for others; what is no success is settled at once, and the successes with it.
+    All go before the next claim. A claim waits in the same thread: it is woken, returns nothing and is repeated when
+    another call has come or settlements are due. So an engine needs no second connection for it.
+
+    While handlers run, the engine is asked once a second whether their leases are still this process's: see `on_lost`.
+
+    Attributes:
+        later: calls something after seconds, from the thread that settles (an event loop's `call_later`); None: there
+            is no loop, and a claim that waits is woken at the first settlement.
+    """
+
+    def __init__(self, broker: Broker, *arguments: Any, **options: Any) -> None:
+        super().__init__(broker, *arguments, **options)
+        self._delay = broker.features.settle_delay
+        self._running: dict[int, Lease] = {}  # by identity
+        self._look_at = math.inf
+        self._thread = EngineThread(broker.wake, self._on_due)
+        self._retrying = False
+        self._durations: deque[float] = deque([0.0], maxlen=16)  # of claims that found something
+        self.later: Callable[[float, Callable[[], None]], object] | None = None
+
+    def claim(self, limit: int, wait: float) -> Sequence[Lease]:
+        """Claim in the thread, and wait for it."""
+        leases: Sequence[Lease] = self._thread.call(self._claim, limit, wait).result()
+        return leases
+
+    async def aclaim(self, limit: int) -> Sequence[Lease]:
+        """Claim in the thread, while the loop turns."""
+        leases: Sequence[Lease] = await asyncio.wrap_future(self._thread.call(self._claim, limit, WAIT))
+        return leases
+
+    @property
+    def settle_delay(self) -> float:
+        """Return for how long a settlement may wait for others, in seconds."""
+        return self._delay
+
+    @property
+    def claim_seconds(self) -> float:
+        """Return what a claim takes that need not wait."""
+        return min(self._durations)
+
+    def start(self, lease: Lease, run: Run) -> bool:
+        """Write the run into the ledger, and see that its lease is looked after."""
+        if not super().start(lease, run):
+            return False
+        self._running[id(lease)] = lease
+        if self._look_at == math.inf:
+            self._look_at = time.monotonic() + LOOK_EVERY
+            self._thread.by(self._look_at)
+        return True
+
+    def _make_room(self) -> bool:
+        return False  # the thread will, but not at once
+
+    def settle(self, lease: Lease, outcome: Outcome, row: int | None = None) -> None:
+        """Put a settlement to the others, and see that they are made in time."""
+        self._running.pop(id(lease), None)
+        if outcome.kind is Kind.LEASE_LOST:
+            self._ledger.free(lease)
+            self.emit(LeasesLost(lease.queue, [lease.job.id]))
+            return
+        first = not self._later
+        self._later.append(Unsettled(Settlement(lease, outcome), row))
+        if outcome.kind is not Kind.SUCCEEDED or len(self._later) >= MOST or not self._delay:
+            self.flush()
+        elif first:
+            self._thread.by(time.monotonic() + self._delay)
+            if self.later is None:
+                self._thread.step_aside()
+            else:
+                self.later(self._delay, self._thread.step_aside)
+
+    def settle_soon(self, lease: Lease, outcome: Outcome, row: int) -> None:
+        """As `settle`: it waits for others anyhow."""
+        self.settle(lease, outcome, row)
+
+    def give_back(self, leases: Sequence[Lease]) -> None:
+        """Release unstarted leases in the thread, soon."""
+        if leases:
+            self._thread.tell(self._give_back, leases)
+
+    def flush(self) -> None:
+        """Have settled now what waits to be settled with others."""
+        if self._later:
+            self._thread.by(time.monotonic())
+            self._thread.step_aside()
+
+    def settle_late(self) -> bool:
+        """Have tried what could not be settled; True when nothing is left. Raises what a call raised for which nothing
+        waited."""
+        self._thread.check()
+        if self._unsettled and not self._retrying and self._unsettled.is_due():
+            self._retrying = True
+            self._thread.tell(self._retry)
+        return not (self._later or self._thread.busy or self._unsettled)  # in this order: nothing slips through
+
+    def close(self) -> None:
+        """Settle what waits, and end the thread."""
+        self._thread.close(LAST_CALLS)
+        super().close()
+
+    # --- in the thread ----------------------------------------------------------------------------------------------
+
+    def _claim(self, limit: int, wait: float) -> Sequence[Lease]:
+        self._flush()
+        claim = super().claim
+        leases: Sequence[Lease] = self._thread.waiting(lambda seconds: claim(limit, seconds), wait)
+        return leases
+
+    def _claimed(self, leases: Sequence[Lease], duration: float) -> None:
+        self._durations.append(duration)
+        super()._claimed(leases, duration)
+
+    def _pause(self, seconds: float) -> None:
+        self._thread.pause(seconds)
+
+    def _on_due(self) -> None:
+        self._flush()
+        if time.monotonic() >= self._look_at:
+            self._look_at = math.inf  # first: a job that starts from here on sees to the next look, if this misses it
+            self._look(list(self._running.values()))
+        if self._look_at < math.inf:
+            self._thread.by(self._look_at)
+
+    def _look(self, running: Sequence[Lease]) -> None:
+        if not running:
+            return
+        try:
+            lost = self._broker.lost(running)
+        except Exception as error:  # which it says at other calls
+            answer(error)
+        else:
+            for lease in lost:
+                self.on_lost(lease)
+        self._look_at = time.monotonic() + LOOK_EVERY
+
+    def _flush(self) -> None:
+        items: list[Unsettled] = []
+        while self._later and len(items) < MOST:
+            items.append(self._later.popleft())
+        if items:
+            self._settle(items)
+        if self._later:
+            self._thread.by(time.monotonic())
+
+    def _retry(self) -> None:
+        self._retrying = False
+        super().settle_late()

@@ -1,0 +1,1 @@
+"""Soft timeouts: how a run is interrupted, by the way it runs."""

@@ -1,0 +1,126 @@
+"""Which job holds the event loop: a mark on its board row while its code runs, and a thread that looks at the clock."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Generator
+from typing import Any, ClassVar
+
+from framework.model.events import LoopBlocked
+from framework.process.scoreboard import RowWriter
+from framework.process.standstill import Standstill
+from framework.worker.core import WorkerCore
+from framework.worker.tasks import JobTask
+from framework.worker.upkeep import handler_line, stack_of
+
+BLOCKED_AFTER = 5.0  # seconds
+LOOK = 1.0  # seconds between looks at the clock
+
+
+def last_row() -> int | None:
+    """Return the row whose code was the last on the CPU; None: none ran yet."""
+    return Tracked.last.row if Tracked.last is not None else None
+
+
+class Tracked:
+    """Awaits something and marks the row whenever its code is on the CPU."""
+
+    last: ClassVar[RowWriter | None] = None
+
+    __slots__ = ("_awaitable", "_row")
+
+    def __init__(self, awaitable: Awaitable[Any], row: RowWriter) -> None:
+        self._awaitable = awaitable
+        self._row = row
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        inner = self._awaitable.__await__()
+        mark = self._row.on_cpu
+        send: Any = None
+        error: BaseException | None = None
+        while True:
+            mark(True)
+            try:
+                if error is not None:
+                    thrown, error = error, None
+                    yielded = inner.throw(thrown)
+                else:
+                    Tracked.last = self._row  # not where it is cancelled, as all are when the loop itself breaks
+                    yielded = inner.send(send) if send is not None else next(inner)
+            except StopIteration as stop:
+                return stop.value
+            finally:
+                mark(False)
+            try:
+                send = yield yielded
+            except BaseException as caught:  # handed on to the awaited code, which decides
+                error, send = caught, None
+
+
+class LoopWatch:
+    """Says who blocks the loop, with its stack, once per blockage."""
+
+    def __init__(self, core: WorkerCore, loop: asyncio.AbstractEventLoop, *, after: float = BLOCKED_AFTER) -> None:
+        self._core = core
+        self._loop = loop
+        self._marked: RowWriter | None = None
+        self._after = after
+        self._last = time.monotonic()
+        self._main = threading.get_ident()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="loop-watch", daemon=True)
+        self._thread.start()
+
+    def turned(self) -> None:
+        """The loop turned."""
+        self._last = time.monotonic()
+        if self._marked is not None:
+            self._marked.on_cpu(False)
+            self._marked = None
+
+    def stop(self) -> None:
+        """Ends the thread."""
+        self._stop.set()
+
+    def _look(self) -> None:
+        said = 0.0
+        turn = min(LOOK, self._after / 2)
+        still = Standstill(turn, time.monotonic())
+        while not self._stop.wait(turn):
+            if still.turned(time.monotonic()):  # this thread, too: the loop was not blocked
+                self._last = time.monotonic()
+            last = self._last
+            if time.monotonic() - last > 1.5 * LOOK and self._marked is None:
+                self._mark()
+            if time.monotonic() - last > self._after and last != said:
+                said = last
+                self._say(time.monotonic() - last)
+
+    def _mark(self) -> None:
+        """Its own code marks the row of a handler; that of a task which the handler made is found here."""
+        task = asyncio.current_task(self._loop)
+        run = task.run if isinstance(task, JobTask) else None
+        if run is not None and run.task is not None:  # its row may be another job's by now
+            run.writer.on_cpu(True)
+            self._marked = run.writer
+
+    def _say(self, seconds: float) -> None:
+        row = next((row for row in self._core.board.busy_rows(self._core.index) if row.on_cpu), None)
+        frame = sys._current_frames().get(self._main)
+        queue = row.queue if row is not None else self._core.options.name  # that of its only queue, or of the pool
+        executor = self._core.executors.get(queue)
+        handler, line = handler_line(executor, frame) if executor is not None else ("", "")
+        self._core.emit(
+            LoopBlocked(
+                process=self._core.process,
+                queue=queue,
+                job_id=row.job_id if row else "",
+                handler=handler,
+                seconds=round(seconds, 1),
+                where=line,
+                stack=stack_of(frame),
+            )
+        )
