@@ -1,7 +1,9 @@
 """A worker framework for Python services: durable jobs, supervised processes, every attempt in a trace."""
 
 from framework.model.errors import (
+    DeclarationError,
     Duplicate,
+    EngineError,
     EnqueueError,
     EnqueueFailed,
     EnqueueUncertain,
@@ -9,6 +11,7 @@ from framework.model.errors import (
     InvalidPayload,
     PayloadTooLarge,
     QueueFull,
+    SettingsError,
     WorkerError,
 )
 from framework.model.job import Context, Failure, JobId, Logger
@@ -30,8 +33,10 @@ __all__ = [
     "Context",
     "Cron",
     "DeadLetter",
+    "DeclarationError",
     "Discard",
     "Duplicate",
+    "EngineError",
     "EnqueueError",
     "EnqueueFailed",
     "EnqueueUncertain",
@@ -50,9 +55,16 @@ __all__ = [
     "RetryLater",
     "RetryPolicy",
     "Settings",
+    "SettingsError",
     "Slo",
     "Slot",
     "Snooze",
     "WorkerApp",
     "WorkerError",
 ]
+
+# Services, logs and traces know an exception by the name under which it is imported, wherever its class is kept.
+for _name in __all__:
+    _found = globals()[_name]
+    if isinstance(_found, type) and issubclass(_found, BaseException):
+        _found.__module__ = __name__

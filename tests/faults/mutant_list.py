@@ -233,6 +233,7 @@ IDENTITY = (
 )  # fmt: skip
 
 JUDGEMENT = (
+    Mutant("postgres: a living owner holds its lock", "engine/postgres/owner.py", (("                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)\n", ""),), "contract/test_rescue.py"),
     Mutant("kill reason: a planned kill is not charged", "maintenance/rescue.py", (("not found.charges(run.row) or ", ""),), "unit/test_rescue.py"),
     Mutant("kill reason: a timeout is of one run in its row", "maintenance/rescue.py", ((" or _came_after(found, run, options[lease.queue], now)", ""),), "unit/test_rescue.py"),
     Mutant("kill reason: a timeout is told from a death", "maintenance/rescue.py", (('"timeout" if found is not None and found.kind == "timeout" else "worker_lost"', '"worker_lost"'),), "unit/test_rescue.py"),

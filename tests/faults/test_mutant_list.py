@@ -25,6 +25,10 @@ NONE = {
         "process/supervisor/instance.py",
         "os.O_RDONLY",
     ): "only in a directory that cannot be written: nobody plants there",
+    (
+        "engine/postgres/owner.py",
+        "os.O_",
+    ): "no job lies there: a planted link costs a lock",
     ("worker/putback.py", "st_nlink == 0"): "that the working directory is gone is only said",
     ("telemetry/export/health.py", "LOCK_EX"): "who says that the collector is away: no promise rests on it",
     ("cli/enqueue.py", "S_ISREG"): "how long a file of lines is, for a percentage",

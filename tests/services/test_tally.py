@@ -89,7 +89,7 @@ def test_a_pipe_gets_plain_lines_and_the_summary_its_numbers() -> None:
     out = io.StringIO()
     console = Console(file=out, width=120)
     counted = tally(
-        finished("run-1", "retried", **{"error.type": "framework.model.outcome.RetryLater"}),
+        finished("run-1", "retried", **{"error.type": "framework.RetryLater"}),
         finished("run-1", "succeeded", attempt=2),
         opened=("run-1",),
     )

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from framework.engine.spool.claim import claims
-from framework.engine.spool.claim import notifier as notifier
+from framework.engine.spool.claim import claims, notifier
 from framework.engine.spool.claim.listing import FEW
 from framework.engine.spool.engine import SpoolBroker, connect
 from framework.model.options import QueueOptions

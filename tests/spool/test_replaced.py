@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from framework.engine.spool.claim import notifier as notifier
+from framework.engine.spool.claim.notifier import wait
 from framework.model.errors import EngineUnavailable, EnqueueFailed
 from tests.settling import ack, bury, retry
 
@@ -129,13 +129,13 @@ def test_what_was_removed_under_maintenance_is_said_once(root: Path) -> None:
     keeper, worker = broker(root), broker(root)
     assert claim(worker) == []
     notifier = worker._spool.parts("jobs").notifier
-    notifier.wait([notifier], worker._spool._waker, 0)
+    wait([notifier], worker._spool._waker, 0)
     shutil.rmtree(root / "jobs")
     with pytest.raises(EngineUnavailable, match="removed directories of queue 'jobs': they are made anew"):
         keeper.maintain()
     assert keeper.maintain()
     keeper.enqueue([job("a")])
-    assert notifier.wait([notifier], worker._spool._waker, 0) == (False, [notifier])
+    assert wait([notifier], worker._spool._waker, 0) == (False, [notifier])
     assert ids(claim(worker)) == ["a"]
     keeper.close()
     worker.close()

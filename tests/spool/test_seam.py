@@ -25,7 +25,7 @@ from .seam import NAMES, Seam
 from .stage import Case
 
 PLACE = Path(framework.engine.spool.__file__).parent
-PROJECT = PLACE.parents[1]
+PROJECT = PLACE.parents[2]
 # Of a Disk: no call of the disk's, but of /dev/null and of locks in memory.
 QUIET = {"after_fork", "reserve", "close"}
 STEPS = {name for name in vars(Disk) if not name.startswith("_")} - QUIET

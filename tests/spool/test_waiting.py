@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from framework.engine.spool.claim import notifier as notifier
+from framework.engine.spool.claim import notifier
 from framework.engine.spool.claim.notifier import Notifier, Waker
 from framework.engine.spool.engine import SpoolBroker
 from tests.settling import ack, bury, rest, retry

@@ -66,7 +66,7 @@ def everything(station: Any) -> None:
     emit(e.JobsClaimed("deliveries", 0, 0.9))
     emit(finished("succeeded"))
     emit(finished("retried", reason="error", error_type="ValueError"))
-    emit(finished("dead_lettered", reason="rejected", error_type="framework.model.outcome.Reject"))
+    emit(finished("dead_lettered", reason="rejected", error_type="framework.Reject"))
     emit(finished("released"))
     for verb in ("ack", "retry", "bury", "rest", "release"):
         emit(e.JobsSettled("deliveries", verb, 1, 0.002))
@@ -113,10 +113,10 @@ def test_attempts_retries_and_dead_letters_are_counted_by_outcome_and_error(rece
         (p.attributes["worker.dead_letter.reason"], p.attributes["error.type"]): p.value
         for p in receiver.latest("worker.job.dead_letters")
     }
-    assert dead == {("rejected", "framework.model.outcome.Reject"): 1, ("timeout", "timeout"): 1}
+    assert dead == {("rejected", "framework.Reject"): 1, ("timeout", "timeout"): 1}
     assert receiver.value("messaging.client.consumed.messages") == 3
     durations = {p.attributes.get("error.type"): p.count for p in receiver.latest("messaging.process.duration")}
-    assert durations == {None: 2, "ValueError": 1, "framework.model.outcome.Reject": 1, "worker_lost": 1, "timeout": 1}
+    assert durations == {None: 2, "ValueError": 1, "framework.Reject": 1, "worker_lost": 1, "timeout": 1}
     operations = {
         (p.attributes["messaging.operation.name"], p.attributes["messaging.operation.type"]): p.count
         for p in receiver.latest("messaging.client.operation.duration")

@@ -58,9 +58,9 @@ def test_a_send_that_fails_is_an_error_and_not_counted_as_sent(receiver, station
         raise QueueFull("queue 'deliveries' holds 100,000 jobs")
     station.close()
     (span,) = receiver.spans()
-    assert (span.status, span.attributes["error.type"]) == ("error", "framework.model.errors.QueueFull")
+    assert (span.status, span.attributes["error.type"]) == ("error", "framework.QueueFull")
     assert receiver.value("messaging.client.sent.messages") == 0
-    assert receiver.value("messaging.client.operation.duration", error__type="framework.model.errors.QueueFull") == 1
+    assert receiver.value("messaging.client.operation.duration", error__type="framework.QueueFull") == 1
     assert otel_context.get_current() == otel_context.Context()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 
-from framework.engine.spool.claim import notifier as notifier
+from framework.engine.spool.claim import notifier
 from framework.engine.spool.claim.listing import FEW
 from framework.engine.spool.claim.notifier import Notifier, Waker
 from framework.engine.spool.parts import Parts

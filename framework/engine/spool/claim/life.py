@@ -33,7 +33,7 @@ class Owner:
         wid: name of the incarnation that claimed them.
         base: the directory of the claims.
         fd: the lock file, locked.
-        dead owner: they are a dead owner's, this process settles them.
+        dead_owner: its process is dead; this process settles its claims.
         held: entries that are leases now.
         started: of a dead owner of the version before: the runs in its lock file, by stem and delivery.
         tag: names it in the words of segments.

@@ -48,7 +48,7 @@ class Rescue:
     """The dead of one queue, as one process takes care of them. One thread at a time.
 
     Attributes:
-        dead owners: dead owners whose locks this process holds, by wid.
+        dead_owners: those whose locks this process holds, by wid.
         error: what the last call could not do; it tries again in the next.
     """
 
