@@ -42,7 +42,7 @@ def measure_tree(system: Ours, marks: Marks, samples: Samples, sizes: Sizes) -> 
     tree = system.tree(TREE)
     try:
         tree.wait_until(lambda: marks.ran() >= TREE * EACH, "the tree's jobs ran")
-        board = _board(Path(system.spool), tree)
+        board = _ready_board(Path(system.spool), tree)
         _observe(samples, name, tree.pid, sizes.idle)
         workers = [proc.private(slot.pid) for slot in _workers(board)]
         samples.add(name, "worker_private", sum(workers) / len(workers))
@@ -74,27 +74,27 @@ def _observe(samples: Samples, name: str, root: int, idle: float) -> None:
     samples.add(name, "tree8", proc.pss(root))
 
 
-def _board(spool: Path, tree: Process) -> Scoreboard:
-    """Of the one instance that runs, once all its workers are ready."""
+def _ready_board(spool: Path, tree: Process) -> Path:
+    """Return the board's file of the one instance that runs, once all its workers are ready."""
     path = spool / "run" / "0.board"
     tree.wait_until(path.exists, "the scoreboard was there")
-    board = Scoreboard.open(path)
-    tree.wait_until(lambda: all(slot.state == READY for slot in _workers(board)), "all workers were ready")
-    return board
+    tree.wait_until(lambda: all(slot.state == READY for slot in _workers(path)), "all workers were ready")
+    return path
 
 
-def _workers(board: Scoreboard) -> list[SlotState]:
-    return [slot for slot in board.all_slots() if slot.name.startswith("jobs/")]
+def _workers(board: Path) -> list[SlotState]:
+    """Return the slots of the workers. The file is a copy, which the tree renews: it is opened for each look."""
+    return [slot for slot in Scoreboard.open(board).all_slots() if slot.name.startswith("jobs/")]
 
 
-def _replacement(board: Scoreboard, victim: SlotState, tree: Process) -> float:
+def _replacement(board: Path, victim: SlotState, tree: Process) -> float:
     """Seconds from kill -9 until another process in the same slot says that it is ready."""
     killed = time.monotonic_ns()
     os.kill(victim.pid, signal.SIGKILL)
 
     def ready() -> bool:
-        slot = board.slot(victim.index)
+        slot = Scoreboard.open(board).slot(victim.index)
         return slot.incarnation != victim.incarnation and slot.state == READY
 
     tree.wait_until(ready, f"{victim.name} was replaced", patience=30)
-    return (board.slot(victim.index).ready - killed) / 1e9
+    return (Scoreboard.open(board).slot(victim.index).ready - killed) / 1e9
