@@ -62,12 +62,12 @@ class QueueStats:
 
     @property
     def jobs_at_rest(self) -> int:
-        """Return the least number of jobs that no worker has claimed."""
+        """Return a lower bound of the number of jobs that no worker has claimed."""
         return sum(filter(None, (self.ready, self.delayed, self.dead)))
 
     @property
     def jobs(self) -> int:
-        """Return the least number of jobs, in all states together."""
+        """Return a lower bound of the number of jobs, in all states together."""
         return self.jobs_at_rest + (self.in_flight or 0) + (self.bad or 0)
 
 
@@ -277,7 +277,7 @@ class Inspector(Protocol):
         """Return one job, or None."""
 
     def replay(self, view: JobView) -> bool:
-        """Return a dead letter, handled or not, to the end of its home queue. False: it was no longer there.
+        """Move a dead letter, handled or not, to the end of its home queue. False: it was no longer there.
 
         The job keeps its id and uid, has attempt 0 and its full ttl again, and is never refused for length.
         """

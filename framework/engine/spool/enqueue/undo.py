@@ -54,7 +54,7 @@ class Undo:
         ) from error
 
     def give_up(self, drafts: Sequence[Draft]) -> None:
-        """Remove the temp files behind an uncertain job if possible: the error does not name them, so not queued."""
+        """Remove, if possible, the temp files behind an uncertain job: its error says that those are not queued."""
         with contextlib.suppress(OSError):
             self._remove(drafts)
 
