@@ -1,1 +1,1 @@
-"""The contract of an engine (`port`), and the engines that keep it."""
+"""The contract of an engine (`port`) and the engines that implement it."""

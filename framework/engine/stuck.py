@@ -1,4 +1,4 @@
-"""Jobs that an engine cannot move now: each is said once, and once more when it moves again."""
+"""Reports of jobs that an engine cannot move now: one event for each, and one more when it moves again."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from framework.engine.port import Broker
 from framework.model.events import EngineFailed, EngineRecovered, Event
 
 EVERY = 1.0  # seconds between two looks
-MOST_SAID = 10  # in one look; the rest is counted
+MOST_SAID = 10  # jobs that one look reports one by one; the others are counted
 
 
 class StuckJobs:
-    """Tells what `Broker.stuck` lists.
+    """A reporter that emits events for what `Broker.stuck` lists.
 
     Args:
         broker: the open engine.
@@ -31,7 +31,7 @@ class StuckJobs:
         self._look_at = 0.0
 
     def tell(self) -> None:
-        """Emit what is new and what is over. Cheap: it looks once a second."""
+        """Emit events for jobs that are newly stuck, and for those that move again. Looks once a second at most."""
         now = self._clock()
         if now < self._look_at:
             return

@@ -1,4 +1,4 @@
-"""Options of an engine in the query of its URL: `spool:./var/spool?durability=process`. Each engine names its own."""
+"""Engine options in the query of a URL (`spool:./var/spool?durability=process`). Each engine names its own."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ def split(url: str, readers: Mapping[str, Reader]) -> tuple[str, dict[str, Any]]
     """Return the URL without its query, and the options in it.
 
     Args:
-        readers: of each option that the engine has, what turns its text into its value.
+        readers: for each option of the engine, the function that turns its text into its value.
 
     Raises:
-        SettingsError: an option that the engine does not have (with the nearest name), a value that it does not take.
+        SettingsError: an option that the engine does not have (the message says the nearest name), an option that
+            stands there twice, or a value that the option does not take.
     """
     place, _, query = url.partition("?")
     options: dict[str, Any] = {}
@@ -37,7 +38,7 @@ def split(url: str, readers: Mapping[str, Reader]) -> tuple[str, dict[str, Any]]
 
 
 def one_of(*words: str) -> Reader:
-    """Return a reader that takes one of these words."""
+    """Return a reader that accepts one of these words."""
 
     def read(text: str) -> str:
         if text not in words:
@@ -48,7 +49,7 @@ def one_of(*words: str) -> Reader:
 
 
 def flag(text: str) -> bool:
-    """Read yes or no. Raises ValueError."""
+    """Read a boolean. Raises ValueError."""
     found = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(text.lower())
     if found is None:
         raise ValueError("true or false")

@@ -1,4 +1,4 @@
-"""The embedded engine behind the port: a thin coat around `framework.engine.spool`."""
+"""The spool as an engine: it implements the contract of `framework.engine.port` on `store.Spool`."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ def connect(
     calls: Calls | None = None,
     **_: Any,
 ) -> SpoolBroker:
-    """A broker on a directory, not opened yet.
+    """Return the engine on a directory, not opened yet.
 
     Args:
-        url: `spool:DIR`, as in `spool:./var/spool` or `spool:/var/lib/shop/spool`; the two options may stand in its
-            query (`?durability=process`) and count more there.
-        incarnation: name of this process's life, never reused.
-        durability: `power` calls fsync for what is enqueued; `process` does not: a power cut may lose it.
-        network_file_system: use one all the same, though locks and renames may not hold there.
-        calls: the seam for tests.
+        url: `spool:DIR`, as in `spool:./var/spool` or `spool:/var/lib/shop/spool`. Its query may have the two options
+            (`?durability=process`), which override the arguments.
+        incarnation: name of this process, never reused.
+        durability: `power` calls fsync for what is enqueued; `process` does not, so a power cut may lose it.
+        network_file_system: accept one, though locks and renames may not hold there.
+        calls: the system calls; tests replace them.
 
     Raises:
-        SettingsError: no directory in the URL, or an unknown option or value.
+        SettingsError: the URL has no directory, or an unknown option or value.
     """
     url, given = options.split(url, OPTIONS)
     durability = given.get("durability", durability)
@@ -72,7 +72,7 @@ def connect(
 
 
 def directory(url: str) -> Path:
-    """The directory in `spool:DIR`. Raises SettingsError."""
+    """Return the directory in `spool:DIR`. Raises SettingsError."""
     scheme, _, place = url.partition(":")
     if place.startswith("//"):
         place = place[2:]
@@ -87,13 +87,13 @@ def directory(url: str) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class SpoolView(JobView):
-    """A view that knows its file."""
+    """A view of a job, with the entry of its file."""
 
     sight: Sight | None = None
 
 
 class SpoolBroker:
-    """`Broker` and `Inspector` of `framework.engine.port`.
+    """The engine on one directory: `Broker` and `Inspector` of `framework.engine.port`.
 
     Attributes:
         root: the directory.
@@ -109,32 +109,35 @@ class SpoolBroker:
         self.features = Features(system="spool", local=True, durable="process")
 
     def after_fork(self) -> None:
-        """The lock may have been held by another thread."""
+        """Make a new lock: another thread of the parent may have held the old one."""
         self._reopening = threading.Lock()
 
     @property
     def notes(self) -> Sequence[str]:
-        """One line each; filled by `open`."""
+        """Return what the spool cannot promise here, one line each; filled by `open`."""
         return self._spool.notes
 
     @property
     def local_dir(self) -> Path:
-        """The root; `run/` and `instances/` in it are the runner's."""
+        """Return the root; `run/` and `instances/` in it belong to the runner."""
         return self.root
 
     @property
     def counts(self) -> dict[str, int]:
-        """What happened in this process: lost, missed, bad, stranded, recovered."""
+        """Return how often each of these happened in this process: lost, missed, bad, stranded, recovered."""
         return dict(self._spool.counts)
 
     def open(self, queues: Sequence[QueueSpec]) -> None:
-        """Makes what is missing and checks the place."""
+        """Make missing directories and check the location."""
         self._spool.open(queues)
         durable: Literal["process", "power"] = "power" if self._spool.survives_power_cut else "process"
         self.features = replace(self.features, durable=durable)
 
     def enqueue(self, jobs: Sequence[Job]) -> Sequence[JobId]:
-        """One fsync each, or one for many. A producer whose directory was moved or removed opens it anew."""
+        """Store jobs with one fsync each, or one for many.
+
+        A producer whose directory was moved or removed opens the root again.
+        """
         try:
             spool = self._in_place()
         except EngineError as error:
@@ -152,27 +155,27 @@ class SpoolBroker:
             return self._spool
 
     def claim(self, queues: Sequence[str], *, limit: int, wait: float) -> Sequence[Lease]:
-        """Waits on the queues' notifiers, and looks now and then."""
+        """Claim jobs; wait on the queues' notifiers, and look now and then."""
         return self._spool.claim(queues, limit=limit, wait=wait)
 
     def settle(self, done: Sequence[Settlement]) -> None:
-        """One unlink or rename each; dead letters of one call share their syncs."""
+        """Settle leases with one unlink or rename each; dead letters of one call share their syncs."""
         self._spool.settlements(done)
 
     def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
-        """A rename back."""
+        """Give leases back with a rename each."""
         self._spool.settlements.release(leases, delay)
 
     def lost(self, leases: Sequence[Lease]) -> Sequence[Lease]:
-        """None: a claim ends with its owner's lock, which the kernel keeps."""
+        """Return none: a claim ends only with its owner's lock, which the kernel keeps."""
         return ()
 
     def rescue(self) -> Sequence[Rescued]:
-        """While they are settled this process holds the dead one's lock."""
+        """Return abandoned leases; this process holds the dead owner's lock while it settles them."""
         return [_rescued(orphan) for orphan in self._spool.rescue()]
 
     def unaccounted(self, lease: Lease) -> int:
-        """In a page of the job's file."""
+        """Count the delivery in a page of the job's file."""
         return self._spool.unaccounted(lease)
 
     def maintain(self, *, seconds: float = math.inf) -> float:
@@ -184,18 +187,18 @@ class SpoolBroker:
         return self._spool.stuck()
 
     def expired(self) -> Mapping[str, int]:
-        """Found at a claim, or by `maintain`."""
+        """Return the jobs that a claim or `maintain` found expired since the last call, by queue."""
         counts = dict(self._spool.expired)
         self._spool.expired.subtract(counts)  # not clear(): another thread may count meanwhile
         return {name: count for name, count in counts.items() if count}
 
     def lead(self, name: str) -> bool:
-        """The holder of a lock file beside the queues."""
+        """Take a role by locking its file beside the queues; return whether this process has it."""
         role = self._roles.setdefault(name, FileLock(self.root / f"leader.{quote(name, safe='')}.lock"))
         return role.take()
 
     def stats(self, queue: str) -> QueueStats:
-        """Counted now; what has not changed since is not listed again."""
+        """Count the jobs now; directories that have not changed are not listed again."""
         parts = self._spool.parts(queue)
         try:
             found = self._count(parts.counts)
@@ -206,7 +209,7 @@ class SpoolBroker:
             raise self._spool.unavailable("counting", error) from error
 
     def undeclared(self) -> Mapping[str, QueueStats]:
-        """Queues whose depth nobody has published for a minute; the empty ones are left out."""
+        """Return the queues whose depth no process has published for a minute, except empty ones."""
         try:
             self._others = self._spool.browse().undeclared(self._others)
             found = {name: self._count(counts) for name, counts in self._others.items()}
@@ -232,17 +235,17 @@ class SpoolBroker:
         )
 
     def wake(self) -> None:
-        """A byte into a pipe to ourselves."""
+        """Write a byte into a pipe that this process reads."""
         self._spool.wake()
 
     def close(self) -> None:
-        """Removes the own directory when it is empty, and lets go."""
+        """Close everything, and remove this owner's directory when it is empty."""
         self._spool.close()
         for role in self._roles.values():
             role.release()
 
     def browse(self, queue: str, state: State) -> Iterator[JobView]:
-        """Reads each file; claims none."""
+        """Yield jobs: read each file, claim none."""
         for sight in self._sights(queue, state):
             yield self._view(queue, state, sight)
 
@@ -254,7 +257,7 @@ class SpoolBroker:
         )
 
     def newer(self, queue: str) -> Iterator[JobView]:
-        """Reads the headers of a few files."""
+        """Yield jobs that need a newer version, from the headers of a few files."""
         try:
             for state in ("ready", "delayed", "in_flight", "dead"):
                 for sight in self._spool.browse().newer(self._spool.parts(queue).queue, state):
@@ -263,21 +266,21 @@ class SpoolBroker:
             raise self._spool.unavailable(f"looking at {queue!r}", error) from error
 
     def find(self, queue: str, job_id: str, state: State) -> JobView | None:
-        """The oldest of that id."""
+        """Return the oldest job with this id, or None."""
         return next((view for view in self.browse(queue, state) if view.job.id == job_id), None)
 
     def replay(self, view: JobView) -> bool:
-        """Home again; also a letter that its dead-letter queue has not handled yet."""
+        """Move a dead letter to its home queue, also where its dead-letter queue has not handled it yet."""
         if view.state in ("in_flight", "bad") or view.newer or not view.is_letter:
             return False
         return self._act(view, self._spool.browse().replay)
 
     def discard(self, view: JobView) -> bool:
-        """Unlinks what nobody holds."""
+        """Unlink an unclaimed job."""
         return view.state != "in_flight" and not view.newer and self._act(view, self._spool.browse().discard)
 
     def restore(self, view: JobView) -> str:
-        """A rename back; under the lock of its id, where the caller chose that."""
+        """Rename a bad file back, under the lock of its id where the caller chose the id."""
         if view.state != "bad" or not isinstance(view, SpoolView) or view.sight is None:
             return "is no longer there"
         try:
@@ -301,7 +304,7 @@ class SpoolBroker:
             raise self._spool.unavailable(f"looking at {queue!r}", error) from error
 
     def _sight(self, view: JobView) -> Sight | None:
-        """Of a view that somebody else made."""
+        """Return the entry of a view that does not come from this engine; None: the job is not there."""
         for sight in self._sights(view.queue, view.state):
             if sight.name is not None and (sight.job.uid, sight.name.delivery) == (view.job.uid, view.delivery):
                 return sight
@@ -312,12 +315,12 @@ def _rescued(orphan: Orphan) -> Rescued:
     started = orphan.started
     if started is None:
         return Rescued(orphan.lease, orphan.incarnation)
-    kind = _KINDS.get(started.outcome)  # None also for one that this version does not know
+    kind = _KINDS.get(started.outcome)  # None also for a kind that this version does not know
     reported = None if kind is None else Outcome(kind, started.delay, _failure_of(orphan.lease))
     return Rescued(orphan.lease, orphan.incarnation, started.run, reported)
 
 
 def _failure_of(lease: Lease) -> Failure | None:
-    """What the version before this stored for this delivery."""
+    """Return the failure that a worker of the previous version stored for this delivery, or None."""
     last = lease.job.history[-1] if lease.job.history else None
     return last if last is not None and last.delivery == lease.delivery else None

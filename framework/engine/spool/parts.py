@@ -1,4 +1,4 @@
-"""What one queue consists of in one process, put together."""
+"""The parts of one queue in one process, put together."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from framework.engine.spool.upkeep.rescue import Rescue
 
 
 class Parts:
-    """One queue. The owner of claims is born at the first claim: a producer or a person who looks has none."""
+    """The parts of one queue. The first claim makes the owner, so a process that only enqueues or looks has none."""
 
     def __init__(
         self, disk: Disk, queue: QueueDir, clock: Clock, *, incarnation: str, settle: Settle, counts: Counter[str]
@@ -53,16 +53,16 @@ class Parts:
 
     @property
     def wid(self) -> str | None:
-        """Of this process on this queue; None: nothing was ever claimed."""
+        """Return the id of this process's owner on this queue; None: it has claimed nothing yet."""
         return self._owner.wid if self._owner is not None else None
 
     @property
     def claims(self) -> bool:
-        """Whether this process has claimed from the queue, or settles what dead owners claimed."""
+        """Return whether this process has claimed from the queue, or settles what dead owners claimed."""
         return self._owner is not None or bool(self.rescue.dead_owners)
 
     def owner(self) -> Owner:
-        """This process's, born when needed. Raises OSError."""
+        """Return this process's owner, made when needed. Raises OSError."""
         return self._owner or self._born()
 
     def _born(self) -> Owner:
@@ -80,9 +80,10 @@ class Parts:
             return self._owner
 
     def reborn(self) -> None:
-        """Our directory is gone, and what lay in it. What we have claimed from segments is ours while the lock is.
+        """Handle the loss of the owner's directory: the job files in it are gone.
 
-        Else it is somebody else's, and a new life begins with the next claim.
+        Jobs claimed from segments stay this owner's while it has its lock. Without the lock they belong to another
+        process, and the next claim makes a new owner.
         """
         owner = self._owner
         if owner is None:
@@ -98,13 +99,13 @@ class Parts:
             self._owner = None
 
     def patience(self) -> float:
-        """Seconds until a job is due that we know of: who waits need not look before, unless it is called."""
+        """Return the seconds until the next known job is due; without a notification no earlier look is needed."""
         return max(0.001, self.promote.seconds_left())
 
     def close(self) -> None:
-        """Lets go; what is held stays for a rescuer. Raises OSError."""
+        """Close everything; unsettled leases stay for a rescuer. Raises OSError."""
         self.enqueue.close()
-        self.segments.close()  # before the lock goes: nobody makes a copy of a job that a rescuer has
+        self.segments.close()  # before the lock goes: else this process could still copy a job that a rescuer has
         try:
             if self._owner is not None:
                 life.end(self._disk, self._owner)
@@ -114,7 +115,7 @@ class Parts:
             self.notifier.close()
 
     def forget(self) -> None:
-        """In a forked child: owner and dead owners are the parent's, their descriptors are closed already."""
+        """Forget owner and dead owners in a forked child: they are the parent's, their descriptors already closed."""
         self._birth = threading.Lock()
         self._owner = None
         self.rescue.dead_owners.clear()

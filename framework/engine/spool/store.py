@@ -1,4 +1,4 @@
-"""The spool as one object: the parts of each queue, and errors in the framework's words."""
+"""The spool as one object: it holds the parts of each queue, and turns system errors into the framework's errors."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ TRY_LOCKS_EVERY = 20.0  # seconds
 
 
 class Spool:
-    """A root directory with queues. Verbs are those of `framework.engine.port.Broker`.
+    """A root directory with queues. Its verbs are those of `framework.engine.port.Broker`.
 
     Args:
-        root: directory; made by `open` when it is missing.
-        incarnation: names this process's life; never reused.
+        root: directory; `open` makes it when it is missing.
+        incarnation: name of this process, never reused.
         power: fsync what is enqueued.
-        network_file_system: insist on one, though locks and renames may not hold there.
-        calls: the seam for tests.
+        network_file_system: accept one, though locks and renames may not hold there.
+        calls: the system calls; tests replace them.
 
     Attributes:
-        counts: what happened: `lost`, `missed`, `bad`, `stranded`, `recovered`, `unsynced`, ...
-        notes: what the file system cannot keep, one line each; after `open`.
-        settlements: settles leases; after `open`.
-        survives_power_cut: an acknowledged job does; after `open`.
+        counts: how often each of these happened: `lost`, `missed`, `bad`, `stranded`, `recovered`, `unsynced`, ...
+        notes: what the file system cannot promise, one line each; filled by `open`.
+        settlements: settles leases; set by `open`.
+        survives_power_cut: an acknowledged job survives a power cut; set by `open`.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Spool:
         network_file_system: bool = False,
         calls: Calls | None = None,
     ) -> None:
-        life.wid_of(incarnation)  # refuses what cannot be one
+        life.wid_of(incarnation)  # raises where this cannot be an incarnation
         self.root = root.absolute()
         self.incarnation = incarnation
         self.counts: Counter[str] = Counter()
@@ -83,7 +83,7 @@ class Spool:
     # --- opening and closing -----------------------------------------------------------------------------------
 
     def open(self, queues: Sequence[QueueSpec]) -> None:
-        """Makes what is missing, durably, and checks the place. Idempotent. Raises EngineError."""
+        """Make missing directories durably, and check the location. Idempotent. Raises EngineError."""
         first = self._disk is None
         try:
             if first:
@@ -99,12 +99,12 @@ class Spool:
             raise
 
     def is_in_place(self) -> bool:
-        """Return whether the root still stands at its path. One that claims stays: what it holds is settled there."""
+        """Return whether this spool stays in use: its root is still at its path, or it has claims to settle there."""
         disk, _ = self._opened()
         return disk.is_at(str(self.root)) or any(part.claims for part in self._parts.values())
 
     def anew(self) -> Spool:
-        """Return what is at the path now, open. This one stays open: other threads may use it. Raises EngineError."""
+        """Return a new open spool at the same path. This one stays open for threads that use it. Raises EngineError."""
         made = Spool(self.root, incarnation=self.incarnation, power=self._power, calls=self._calls)
         made._network = self._network
         made.open([part.queue.options for part in self._parts.values()])
@@ -113,7 +113,7 @@ class Spool:
         return made
 
     def close(self) -> None:
-        """Lets go; what is held stays claimed, for a rescuer. Idempotent."""
+        """Close everything; unsettled leases stay claimed, for a rescuer. Idempotent."""
         self._let_go()
 
     def _let_go(self) -> None:
@@ -123,12 +123,12 @@ class Spool:
                 parts.close()
         self._parts.clear()
         if self._disk is not None:
-            with contextlib.suppress(OSError):  # a handler has closed it
+            with contextlib.suppress(OSError):  # a job's handler may have closed the descriptor
                 self._disk.close()
         self._disk = self._clock = None
 
     def after_fork(self) -> None:
-        """In a forked child: claims and dead owners are the parent's; the child may enqueue, or claim for itself."""
+        """Forget the parent's claims and dead owners in a forked child, which may enqueue or claim for itself."""
         for parts in self._parts.values():
             parts.forget()
 
@@ -169,7 +169,7 @@ class Spool:
             self.notes.append(f"spool {self.root}: {found.doubt}")
 
     def _undeclared(self, queues: Sequence[QueueSpec]) -> list[QueueSpec]:
-        """Dead-letter queues that nobody declared on this broker."""
+        """Return the dead-letter queues that these queues name but this spool does not have."""
         known = {options.name for options in queues} | self._parts.keys()
         wanted = {options.dead_letter for options in queues if options.dead_letter is not None}
         return [QueueOptions(name, is_dead_letter=True, handled=False) for name in sorted(wanted - known)]
@@ -196,7 +196,7 @@ class Spool:
         return self._disk, self._clock
 
     def parts(self, queue: str) -> Parts:
-        """Return those of one queue. Raises EngineError: nobody has opened it."""
+        """Return the parts of one queue. Raises EngineError: this spool has not opened it."""
         try:
             return self._parts[queue]
         except KeyError:
@@ -205,7 +205,7 @@ class Spool:
             raise EngineError(f"queue {queue!r} is not declared on this broker; declared: {known}") from None
 
     def _queue(self, name: str) -> QueueDir:
-        """Directories of a queue; of one that is not declared here too: a dead letter knows its home."""
+        """Return the directories of a queue, declared here or not: a dead letter's home may be undeclared."""
         parts = self._parts.get(name)
         if parts is not None:
             return parts.queue
@@ -217,7 +217,7 @@ class Spool:
     # --- enqueue and claim ------------------------------------------------------------------------------------
 
     def enqueue(self, jobs: Sequence[Job]) -> list[JobId]:
-        """Durable on return, in order; or one of the EnqueueErrors. Thread-safe."""
+        """Store jobs durably, in order, and return their ids. Thread-safe. Raises the EnqueueErrors."""
         done: list[JobId] = []
         at = 0
         while at < len(jobs):
@@ -233,7 +233,7 @@ class Spool:
         return done
 
     def claim(self, queues: Sequence[str], *, limit: int, wait: float) -> list[Lease]:
-        """Up to `limit` leases; waits for the first. Raises EngineUnavailable."""
+        """Return up to `limit` leases; wait up to `wait` seconds for the first. Raises EngineUnavailable."""
         return self._claims([self.parts(queue) for queue in queues], limit, wait)
 
     @staticmethod
@@ -244,10 +244,11 @@ class Spool:
     # --- housekeeping -----------------------------------------------------------------------------------------
 
     def rescue(self) -> list[Orphan]:
-        """Leases of the dead, this process's to settle. Raises EngineUnavailable."""
+        """Return abandoned leases, which are now this process's to settle. Raises EngineUnavailable."""
         orphans: list[Orphan] = []
         failed: OSError | None = None
-        # Of many queues: who holds the lock of one lives, and has those of all. Only now and then each is tried.
+        # With many queues: an owner that holds the lock of one queue lives, and so holds all its locks. Each single
+        # lock is tried only now and then.
         if each := len(self._parts) <= FEW or time.monotonic() >= self._try_locks_at:
             self._try_locks_at = time.monotonic() + TRY_LOCKS_EVERY
         alive: set[str] = set()
@@ -263,15 +264,17 @@ class Spool:
         return orphans
 
     def unaccounted(self, lease: Lease) -> int:
-        """Count a delivery of which nothing tells what became of it; 0 where it cannot be counted."""
+        """Count a delivery of which no record tells how it ended; 0: it cannot be counted."""
         disk, held = self._opened()[0], self._held(lease)
         if copies.leave(disk, [held]):  # the count stands in a file of the job's own
             return 0
         return unstarted.count(disk, held)
 
     def maintain(self, seconds: float = math.inf) -> float:
-        """Serve every queue for about `seconds`; return when to call again, in seconds: 0, something is left. Raises
-        EngineUnavailable."""
+        """Serve every queue for about `seconds`; return the seconds until the next call.
+
+        0 means that something is left to do. Raises EngineUnavailable.
+        """
         done, errors = self._rounds([part.maintain for part in self._parts.values()], seconds)
         if errors:
             raise self.unavailable("maintenance", errors[0]) from errors[0]
@@ -280,7 +283,7 @@ class Spool:
         return TURN if done else 0.0
 
     def stuck(self) -> Mapping[str, str]:
-        """Return the files that cannot be moved, by their path, with the reason."""
+        """Return the reason for each file that cannot be moved, by its path."""
         disk, _ = self._opened()
         found: dict[str, str] = {}
         for part in self._parts.values():
@@ -289,7 +292,7 @@ class Spool:
         return found
 
     def browse(self) -> Browse:
-        """Looking at jobs. Raises EngineError when it is not open."""
+        """Return the object that looks at jobs. Raises EngineError: the spool is not open."""
         disk, here = self._opened()
         return Browse(disk, here, queue=self._queue, declared=self._parts, ring=self._ring)
 
@@ -299,16 +302,16 @@ class Spool:
             parts.notifier.ring()
 
     def now(self) -> tuple[int, float]:
-        """(stamp time in nanoseconds, wall clock in seconds since the epoch)."""
+        """Return (stamp time in nanoseconds, wall clock in seconds since the epoch)."""
         _, here = self._opened()
         return here.now(), here.wall()
 
     def wake(self) -> None:
-        """Ends a claim that waits, or the next one. Thread-safe, and safe in a signal handler."""
+        """End a claim that waits, or the next one. Thread-safe, and safe in a signal handler."""
         self._waker.wake()
 
     def unavailable(self, doing: str, error: OSError) -> EngineUnavailable:
-        """An error of the system in the framework's words. Raises EngineError: one that trying again cannot mend."""
+        """Return a system error as the framework's error. Raises EngineError: trying again cannot help."""
         if error.errno == errno.ENOENT and not self._opened()[0].is_at(str(self.root)):
             return EngineUnavailable(f"spool {self.root} was moved, removed or mounted over: {doing} failed")
         return layout.unavailable(self.root, doing, error)

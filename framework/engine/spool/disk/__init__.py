@@ -1,1 +1,1 @@
-"""System calls, and the compound steps on a directory tree that every operation is made of."""
+"""System calls, and the compound steps on a directory tree that make up every operation of the spool."""

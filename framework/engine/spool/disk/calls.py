@@ -1,7 +1,7 @@
-"""The seam: every system call of the spool goes through one object.
+"""The system calls of the spool, which all go through one object.
 
-Tests put their own in its place, to kill the process at a call, to raise an errno there, to pause or to record. The
-attributes are the functions of `os` themselves, so the seam costs nothing in use.
+Tests replace that object, to kill the process at a call, to raise an errno there, to pause or to record. Its attributes
+are the functions of `os` themselves, so the indirection costs nothing in use.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HAS_SYNCFS = _SYNCFS is not None
 
 
 def syncfs(fd: int) -> None:
-    """Makes everything on the descriptor's file system durable. Raises OSError."""
+    """Make everything on the descriptor's file system durable. Raises OSError."""
     assert _SYNCFS is not None, "guarded by HAS_SYNCFS"
     if _SYNCFS(fd) != 0:
         number = ctypes.get_errno()
@@ -31,7 +31,7 @@ def syncfs(fd: int) -> None:
 
 
 def listdir(fd: int) -> list[str]:
-    """The names in an open directory, in no order. Raises OSError."""
+    """Return the names in an open directory, in no order. Raises OSError."""
     return os.listdir(fd)
 
 

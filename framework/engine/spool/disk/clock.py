@@ -1,11 +1,12 @@
-"""The clock behind the stamps of file names, and the wall clock.
+"""The clock that makes the stamps of file names, and the wall clock.
 
 A stamp is CLOCK_BOOTTIME plus an offset that all processes of this boot share, so a step of the wall clock reorders
-nothing. The offset is made so that no stamp stored before this boot lies in the future: with last boot's offset and
-a wall clock that was set back, jobs would wait until the clock had passed them, for only names stamped before a
+nothing. The offset is chosen so that no stamp stored before this boot is in the future. Otherwise, after the wall clock
+was set back, stored jobs would wait until the clock had passed their stamps, because only names stamped before a
 listing are consumed.
 
-Doubt: a time namespace shifts CLOCK_BOOTTIME but not the boot id; processes in different ones order their jobs apart.
+Known limit: a time namespace shifts CLOCK_BOOTTIME but not the boot id, so processes in different time namespaces do
+not share one order of jobs.
 """
 
 from __future__ import annotations
@@ -25,21 +26,21 @@ from framework.engine.spool.format import names
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _LENGTH = 20
-HORIZON = 100 * 365 * 86_400_000_000_000  # nanoseconds: a stamp further ahead of the clock is made up
+HORIZON = 100 * 365 * 86_400_000_000_000  # nanoseconds: a stamp further ahead of the clock is not genuine
 MOST_DAMAGED = 3  # files of one boot
 _LATEST = 10**_LENGTH - 1 - HORIZON
 _OFFSET = re.compile(rb"(-?\d{1,20})\n", re.ASCII)
 
 
 def boottime_ns() -> int:
-    """Nanoseconds since boot, suspend included (macOS has only the clock that stops)."""
+    """Return nanoseconds since boot, suspend included (macOS has only a clock that stops during suspend)."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic_ns()
 
 
 def boot_id() -> str:
-    """Names this boot; where the system does not say, the minute of the boot. Raises OSError.
+    """Return the id of this boot; where the system has none, one made of the minute of the boot. Raises OSError.
 
-    A full table of descriptors does not mean that it does not say: with another id there would be two clocks.
+    A full table of descriptors raises instead: with a second id there would be two clocks.
     """
     try:
         return _BOOT_ID.read_text(encoding="ascii").strip()
@@ -50,15 +51,15 @@ def boot_id() -> str:
 
 
 class Clock:
-    """Stamps and the wall clock.
+    """The source of stamps and of wall-clock time in one process.
 
     Args:
         offset: nanoseconds from boot time to stamp time.
-        wall: seconds since the epoch.
-        boottime: nanoseconds since boot.
+        wall: returns seconds since the epoch.
+        boottime: returns nanoseconds since boot.
 
     Attributes:
-        damaged: the file of an offset that cannot be read, in whose place another was made, and why; empty: none is.
+        damaged: which offset file cannot be read, why, and which file replaces it; empty: none is damaged.
     """
 
     damaged = ""
@@ -74,32 +75,32 @@ class Clock:
         self.after_fork()
 
     def after_fork(self) -> None:
-        """The lock may have been held by another thread."""
+        """Make a new lock: another thread of the parent may have held the old one."""
         self._lock = threading.RLock()  # a signal handler may enqueue on top of a thread that holds it
 
     def now(self) -> int:
-        """Stamp time in nanoseconds."""
+        """Return stamp time in nanoseconds."""
         return self.offset + self.boottime()
 
     def stamp(self) -> str:
-        """Later than every stamp that this process made before: 20 digits."""
+        """Return a stamp of 20 digits, later than every stamp that this process made before."""
         with self._lock:
             self._last = stamp = max(self.now(), self._last + 1)
         return f"{stamp:0{_LENGTH}d}"
 
     def stamps(self, count: int) -> list[str]:
-        """So many at once, each later than the one before."""
+        """Return so many stamps, each later than the one before."""
         with self._lock:
             first = max(self.now(), self._last + 1)
             self._last = first + count - 1
         return [f"{stamp:0{_LENGTH}d}" for stamp in range(first, first + count)]
 
     def text(self) -> str:
-        """Now, in the form of a stamp, to compare with."""
+        """Return the current time in the form of a stamp, for comparisons."""
         return f"{self.now():0{_LENGTH}d}"
 
     def micros(self) -> int:
-        """The wall clock in microseconds since the epoch, as names have it."""
+        """Return the wall clock in microseconds since the epoch, as in names."""
         return names.micros(self.wall())
 
 
@@ -110,9 +111,9 @@ def load(
     wall: Callable[[], float] = time.time,
     boottime: Callable[[], int] = boottime_ns,
 ) -> Clock:
-    """Return the clock of this root in this boot; the first process that comes fixes the offset.
+    """Return the clock of this root in this boot; the first process sets the offset. Raises OSError.
 
-    A file that is damaged is left where it is, and the next of the boot's names is used. Raises OSError.
+    A damaged offset file stays where it is, and the next one of the boot's file names is used.
     """
     first, damaged = f"clock.{boot or boot_id()}", ""
     for number in range(MOST_DAMAGED + 1):
@@ -144,14 +145,14 @@ def _stored(disk: Disk, path: str, boottime: Callable[[], int]) -> int | None:
         return None
     found = _OFFSET.fullmatch(data)
     offset = None if found is None else int(found[1])
-    # Beyond that a stamp would not fit into a name: torn or planted
+    # With an offset out of this range stamps would not fit into names: the file is torn or foreign.
     return offset if offset is not None and 0 <= offset + boottime() <= _LATEST else None
 
 
 def _publish(disk: Disk, path: str, offset: int, boottime: Callable[[], int]) -> int:
-    """Writes the offset under a name of its own, then links it: the first writer wins.
+    """Write the offset to a temp file, then link it into place: the first writer wins. Return the offset in force.
 
-    Nothing is synced: a power cut ends this boot, and the next one has a clock of its own.
+    Nothing is synced: a power cut ends this boot, and the next boot has a clock of its own.
     """
     draft = f".clock.{os.urandom(6).hex()}"
     fd = disk.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
@@ -164,17 +165,17 @@ def _publish(disk: Disk, path: str, offset: int, boottime: Callable[[], int]) ->
             theirs = _stored(disk, path, boottime)
             if theirs is not None:
                 return theirs
-            disk.rename(draft, path)  # what stands there is no offset: a torn or planted file
+            disk.rename(draft, path)  # the file there has no valid offset: it is torn or foreign
         return offset
     finally:
         disk.unlink(draft)
 
 
 def newest_stamp(disk: Disk, *, until: int = _LATEST) -> int:
-    """The newest stamp of any job in any state; 0: there is none. Raises OSError.
+    """Return the newest stamp of any job in any state; 0: there is none. Raises OSError.
 
-    Looks at every name: once a boot, past directories that are damaged. A stamp after `until` is nobody's: it would
-    move all later ones out of range.
+    This looks at every name, once a boot, and skips damaged directories. A stamp after `until` is ignored: it would
+    move all later stamps out of range.
     """
     last = f"{until:0{_LENGTH}d}"
     newest = ""

@@ -1,7 +1,7 @@
-"""A root directory and the few compound steps that every operation is made of.
+"""A root directory, and the few compound steps that make up every operation.
 
-Paths are relative to one held descriptor of the root. No descriptor of a bucket is ever kept: that of a removed
-directory stays dead, while a path finds the new one.
+Paths are relative to one descriptor of the root, which stays open. Descriptors of buckets are never kept: the
+descriptor of a removed directory stays useless, while a path finds the new directory.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
 
 class Disk:
-    """System calls below one root.
+    """The file operations below one root directory.
 
     Attributes:
-        calls: the seam.
+        calls: the system calls; tests replace them.
         fd: descriptor of the root.
         power: whether fsync is called at all (`durability="power"`).
-        queues: how many lie here that this process serves.
-        forgetful: the file system may forget a removal in spite of the directory's fsync; see `sync_removal`.
+        queues: how many queues of this root the process serves.
+        forgetful: the file system may undo a removal in spite of the directory's fsync; see `sync_removal`.
     """
 
     def __init__(self, calls: Calls, fd: int, *, power: bool) -> None:
@@ -36,17 +36,17 @@ class Disk:
         self.power = power
         self.queues = 1
         self.forgetful = False
-        self._spares: list[int] = []  # taken with pop: a signal handler may need one on top of a thread that does
+        self._spares: list[int] = []  # pop is atomic: a signal handler may take one while its thread takes one
         self.reserve()
 
     def reserve(self) -> None:
-        """Keeps one descriptor back for the moment when there are no more."""
-        if not self._spares and self.fd >= 0:  # threads that both come here keep two, which does no harm
+        """Keep one spare descriptor for the moment when the process has no more."""
+        if not self._spares and self.fd >= 0:  # two threads here at the same time keep two, which does no harm
             with contextlib.suppress(OSError):
                 self._spares.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
     def _spend(self) -> bool:
-        """Gives a spare descriptor back to the process; False: there is none."""
+        """Close a spare descriptor, so that the process can open another file; False: there is none."""
         try:
             os.close(self._spares.pop())
         except IndexError:
@@ -54,7 +54,7 @@ class Disk:
         return True
 
     def close(self) -> None:
-        """Lets the root go. Idempotent."""
+        """Close the root. Idempotent."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -62,7 +62,7 @@ class Disk:
             pass
 
     def open(self, path: str, flags: int) -> int:
-        """A descriptor; the spare one where the process has no more. Raises OSError."""
+        """Open a path and return the descriptor; use the spare one where the process has no more. Raises OSError."""
         try:
             return self.calls.open(path, flags | os.O_CLOEXEC, 0o600, dir_fd=self.fd)
         except OSError as error:
@@ -72,7 +72,7 @@ class Disk:
 
     @contextmanager
     def opened(self, path: str, flags: int) -> Iterator[int]:
-        """A descriptor inside the block. Raises OSError."""
+        """Open a path for the length of a block; yield the descriptor. Raises OSError."""
         fd = self.open(path, flags)
         try:
             yield fd
@@ -81,32 +81,32 @@ class Disk:
             self.reserve()
 
     def listdir(self, path: str) -> list[str]:
-        """The names in a directory, in no order; a missing directory is empty. Raises OSError."""
+        """Return the names in a directory, in no order; a missing directory is empty. Raises OSError."""
         try:
             with self.opened(path, DIRECTORY) as fd:
                 return self.calls.listdir(fd)
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
-            error.filename = path  # not the number of a descriptor
+            error.filename = path  # instead of the number of a descriptor
             raise
 
     def stat(self, path: str) -> os.stat_result | None:
-        """The entry itself, no symlink followed; None: not there. Raises OSError."""
+        """Return the state of the entry itself, without following a symlink; None: not there. Raises OSError."""
         try:
             return self.calls.stat(path, dir_fd=self.fd, follow_symlinks=False)
         except FileNotFoundError:
             return None
 
     def is_there(self, path: str) -> bool:
-        """Return whether there is an entry. Of one that cannot be looked at (damaged metadata) it says yes."""
+        """Return whether there is an entry; True also where it cannot be looked at (damaged metadata)."""
         try:
             return self.stat(path) is not None
         except OSError:
             return True
 
     def read_small(self, path: str, most: int = 4096) -> bytes | None:
-        """The first bytes of a regular file; None: not there, or something else. Raises OSError."""
+        """Return the first bytes of a regular file; None: not there, or not a regular file. Raises OSError."""
         try:
             with self.opened(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
                 return self.calls.read(fd, most)
@@ -118,41 +118,45 @@ class Disk:
             raise
 
     def write_all(self, fd: int, data: bytes) -> None:
-        """Writes all of it. Raises OSError."""
+        """Write all of the data. Raises OSError."""
         done = self.calls.write(fd, data)
         while done < len(data):
             done += self.calls.write(fd, data[done:])
 
     def write_new(self, path: str, data: bytes, *, sync: bool) -> None:
-        """Makes a file with this content. Raises OSError: FileExistsError too."""
+        """Make a new file with this content. Raises OSError, also FileExistsError."""
         with self.opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW) as fd:
             self.write_all(fd, data)
             if sync:
                 self.sync(fd)
 
     def sync(self, fd: int) -> None:
-        """fsync, where it is asked for. Never repeated on the same descriptor: a second one may lie. Raises OSError."""
+        """Call fsync, where `power` asks for it. Raises OSError.
+
+        After an error it is never repeated on the same descriptor: the second call may falsely report success.
+        """
         if self.power:
             self.calls.fsync(fd)
 
     def sync_dir(self, path: str) -> None:
-        """Makes the names in a directory durable. Raises OSError."""
+        """Make the names in a directory durable. Raises OSError."""
         if self.power:
             with self.opened(path, DIRECTORY) as fd:
                 self.calls.fsync(fd)
 
     def sync_removal(self, path: str) -> None:
-        """Makes it durable that names are gone from a directory. Raises OSError.
+        """Make the removal of names from a directory durable. Raises OSError.
 
-        On btrfs the fsync of the directory is not enough while others commit the file system at the same time: in 3 to
-        15 of 100 power cuts (kernel 6.18) the unlinked name was back. Nobody here knows why; a commit of our own holds.
+        On btrfs the fsync of the directory is not enough while other processes commit the file system at the same time:
+        in 3 to 15 of 100 power cuts (kernel 6.18) the unlinked name was back. The cause is unknown; a commit of our own
+        (syncfs) prevents it.
         """
         self.sync_dir(path)
         if self.power and self.forgetful and HAS_SYNCFS:
             self.calls.syncfs(self.fd)
 
     def mkdir(self, path: str) -> bool:
-        """Makes a directory durably, and those above it that somebody has removed; True: it is new. Raises OSError."""
+        """Make a directory durably, with removed ones above it; True: it is new. Raises OSError."""
         above = os.path.dirname(path)
         try:
             self.calls.mkdir(path, 0o700, dir_fd=self.fd)
@@ -167,17 +171,17 @@ class Disk:
         return True
 
     def is_at(self, path: str) -> bool:
-        """Whether the root still is what stands at this path: not moved, removed, or mounted over."""
+        """Return whether this path still leads to the root: it was not moved, removed, or mounted over."""
         try:
             found, own = self.calls.stat(path), self.calls.fstat(self.fd)
         except (FileNotFoundError, NotADirectoryError):
             return False
-        except OSError:  # its path cannot be looked at from here: the descriptor serves
+        except OSError:  # the path cannot be looked at from here, but the descriptor works
             return True
         return (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)
 
     def rmdir(self, path: str) -> bool:
-        """True: removed, or gone already; False: it is not empty. Raises OSError."""
+        """Remove a directory. True: removed, or gone already; False: it is not empty. Raises OSError."""
         try:
             self.calls.rmdir(path, dir_fd=self.fd)
         except FileNotFoundError:
@@ -189,7 +193,7 @@ class Disk:
         return True
 
     def unlink(self, path: str) -> bool:
-        """False: it was not there. Raises OSError."""
+        """Remove a file. False: it was not there. Raises OSError."""
         try:
             self.calls.unlink(path, dir_fd=self.fd)
         except FileNotFoundError:
@@ -197,7 +201,7 @@ class Disk:
         return True
 
     def link(self, source: str, target: str) -> bool:
-        """False: the target exists. Raises OSError."""
+        """Make a hard link. False: the target exists. Raises OSError."""
         try:
             self.calls.link(source, target, src_dir_fd=self.fd, dst_dir_fd=self.fd, follow_symlinks=False)
         except FileExistsError:
@@ -205,13 +209,13 @@ class Disk:
         return True
 
     def rename(self, source: str, target: str) -> None:
-        """The bare call. Raises OSError."""
+        """Call rename, and nothing else. Raises OSError."""
         self.calls.rename(source, target, src_dir_fd=self.fd, dst_dir_fd=self.fd)
 
     def move(self, source: str, target: str) -> bool:
-        """Renames, and makes the target's directory when it is gone; False: the source is gone. Raises OSError.
+        """Rename, and make the target's directory when it is gone; False: the source is gone. Raises OSError.
 
-        ENOENT does not say which of the two is missing, and taking one for the other strands the job: look.
+        ENOENT does not say which of the two is missing, and a wrong guess would strand the job: so this looks.
         """
         for _ in range(5):  # a bucket can be removed again between mkdir and rename, hardly five times
             try:
@@ -221,14 +225,17 @@ class Disk:
                     return False
                 self.mkdir(os.path.dirname(target))
             else:
-                with contextlib.suppress(OSError):  # it has moved: no error can take that back
+                with contextlib.suppress(OSError):  # it has moved: an error here does not undo that
                     self.drop_twin(source, target)
                 return True
         raise OSError(errno.ENOENT, f"its directory keeps vanishing: {target}")
 
     def drop_twin(self, source: str, target: str) -> None:
-        """After a rename: where both names are one file (btrfs can show it twice after a power cut), rename() says
-        yes and does nothing. The source goes, or it would be moved for ever. Raises OSError."""
+        """Remove the source after a rename that did nothing, because both names are one file. Raises OSError.
+
+        After a power cut btrfs can show one file under both names; rename() then reports success and does nothing.
+        Without the removal the source would be moved for ever.
+        """
         left = self.stat(source)
         if left is None:
             return

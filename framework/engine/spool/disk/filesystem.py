@@ -1,4 +1,4 @@
-"""What the file system under a root is known to keep, as far as this machine tells."""
+"""The guarantees of the file system under a root, as far as this machine shows them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-# flock or rename do not hold between machines there, or only with options that nobody can see from here
+# flock or rename do not hold between machines there, or only with options that are not visible from here
 _FUSE = ("fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.rclone", "fuse.juicefs")
 NETWORK = frozenset(
     ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs", "ocfs2", "gfs2", *_FUSE)
@@ -21,8 +21,8 @@ class FileSystem:
     Attributes:
         kind: type, such as `ext4`; empty where unknown.
         mount_point: where it is mounted.
-        survives_power_cut: an acknowledged job survives one.
-        doubt: why not, or what else to know; empty = nothing. One line.
+        survives_power_cut: an acknowledged job survives a power cut.
+        doubt: why it does not, or another warning, in one line; empty: none.
     """
 
     kind: str
@@ -32,14 +32,14 @@ class FileSystem:
 
     @property
     def network(self) -> bool:
-        """It is shared over a network."""
+        """Return whether it is shared over a network."""
         return self.kind in NETWORK
 
 
 def probe(
     root: Path, *, mountinfo: Path = Path("/proc/self/mountinfo"), ext4: Path = Path("/proc/fs/ext4")
 ) -> FileSystem:
-    """Looks the root's file system up; never raises for what it cannot find."""
+    """Return the root's file system; never raises for what it cannot find."""
     if not sys.platform.startswith("linux"):
         return FileSystem(
             "", "", False, f"{sys.platform} is for development: jobs survive a killed process, not a power cut"
@@ -81,7 +81,7 @@ def _ext4(mount_point: str, options: Path) -> FileSystem:
 
 
 def _mount_of(root: Path, mountinfo: Path) -> tuple[str, str, str]:
-    """(type, mount point, source) of the longest mount above; st_dev would not find btrfs subvolumes."""
+    """Return (type, mount point, source) of the longest mount point above; st_dev would not find btrfs subvolumes."""
     real = os.path.realpath(root)
     best = ("", "", "")
     try:
@@ -101,7 +101,7 @@ def _mount_of(root: Path, mountinfo: Path) -> tuple[str, str, str]:
 
 
 def _kernel_name(root: Path, source: str) -> str:
-    """The block device's name in /proc/fs/ext4: `sda1`, `dm-0`; /dev/root and /dev/mapper names are resolved."""
+    """Return the block device's name in /proc/fs/ext4 (`sda1`, `dm-0`); resolve /dev/root and /dev/mapper names."""
     device = os.stat(root).st_dev
     try:
         return Path(os.path.realpath(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}", strict=True)).name

@@ -1,8 +1,8 @@
-"""Liveness is a `flock` on a descriptor that no forked child keeps.
+"""Locks that show that a process lives: a `flock` on a descriptor that forked children close.
 
 POSIX locks would be wrong: inside one process a probe of its own lock succeeds, and closing the probe frees the lock.
-A `flock` belongs to the open file, which fork() shares: a child that kept the descriptor would keep its dead parent
-alive.
+A `flock` belongs to the open file, which fork() shares: a child that kept the descriptor would make its dead parent
+appear alive.
 """
 
 from __future__ import annotations
@@ -20,38 +20,38 @@ from typing import Protocol
 from framework.engine.spool.disk.calls import Calls
 
 # Between the return of open() and keep() another thread may fork: that child keeps the descriptor until it ends or
-# execs. That only delays a rescue, so no lock is taken around every open.
+# execs. This only delays a rescue, so no lock is taken around every open.
 _kept: set[int] = set()
 _forked: weakref.WeakSet[Forkable] = weakref.WeakSet()
 
 
 class Forkable(Protocol):
-    """Something that must not go on in a forked child as it was."""
+    """An object that must be reset in a forked child."""
 
     def after_fork(self) -> None:
-        """Called in the child."""
+        """Reset the object; called in the child."""
 
 
 def keep(fd: int) -> int:
-    """Forked children close this descriptor from now on."""
+    """Let forked children close this descriptor from now on, and return it."""
     _kept.add(fd)
     return fd
 
 
 def kept() -> int:
-    """How many descriptors are kept."""
+    """Return how many descriptors forked children would close."""
     return len(_kept)
 
 
 def forget(fd: int) -> None:
-    """The number is somebody else's by now: a forked child must not close it."""
+    """Undo `keep` without closing: the number belongs to another file now, which forked children must not close."""
     _kept.discard(fd)
 
 
 def is_still(calls: Calls, fd: int, file: tuple[int, int]) -> bool:
     """Return whether a descriptor is still the file with this device and inode. Raises OSError.
 
-    Code that closes all descriptors of its process leaves us numbers that are soon somebody else's files.
+    Code that closes all descriptors of its process leaves us numbers that soon belong to other files.
     """
     try:
         found = calls.fstat(fd)
@@ -63,14 +63,14 @@ def is_still(calls: Calls, fd: int, file: tuple[int, int]) -> bool:
 
 
 def drop(calls: Calls, fd: int) -> None:
-    """Closes a kept descriptor, and with it its lock."""
-    _kept.discard(fd)  # first: once closed, the number may belong to somebody else
-    with contextlib.suppress(OSError):  # Linux has closed it even then
+    """Close a kept descriptor, which frees its lock."""
+    _kept.discard(fd)  # first: once closed, the number may belong to another file
+    with contextlib.suppress(OSError):  # Linux closes it even then
         calls.close(fd)
 
 
 def take(calls: Calls, fd: int) -> bool:
-    """Locks without waiting; False: somebody alive holds it. Raises OSError."""
+    """Lock without waiting; False: a living process holds the lock. Raises OSError."""
     try:
         calls.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -81,7 +81,7 @@ def take(calls: Calls, fd: int) -> bool:
 
 
 def take_within(calls: Calls, fd: int, seconds: float) -> bool:
-    """Locks, waiting up to `seconds`; False: still held then. Raises OSError."""
+    """Lock, waiting up to `seconds`; False: the lock is still held then. Raises OSError."""
     deadline = time.monotonic() + seconds
     pause = 0.0002
     while not take(calls, fd):
@@ -93,14 +93,14 @@ def take_within(calls: Calls, fd: int, seconds: float) -> bool:
 
 
 def release(calls: Calls, fd: int) -> None:
-    """Lets a lock go before its descriptor is closed."""
-    with contextlib.suppress(OSError):  # then closing does it
+    """Free a lock before its descriptor is closed."""
+    with contextlib.suppress(OSError):  # closing frees it anyway
         calls.flock(fd, fcntl.LOCK_UN)
 
 
 @contextmanager
 def opened(calls: Calls, path: str, flags: int, *, dir_fd: int) -> Iterator[int]:
-    """A kept descriptor inside the block. Raises OSError."""
+    """Open a path for the length of a block; yield the descriptor, which forked children close. Raises OSError."""
     fd = keep(calls.open(path, flags | os.O_CLOEXEC, 0o600, dir_fd=dir_fd))
     try:
         yield fd
@@ -109,7 +109,7 @@ def opened(calls: Calls, path: str, flags: int, *, dir_fd: int) -> Iterator[int]
 
 
 def in_child(thing: Forkable) -> None:
-    """Has `thing.after_fork()` called in every forked child, as long as somebody holds the thing."""
+    """Have `thing.after_fork()` called in every forked child, as long as the thing is referenced elsewhere."""
     _forked.add(thing)
 
 

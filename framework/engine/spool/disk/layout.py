@@ -1,7 +1,7 @@
-"""The directories of a root and of its queues: made durably, and refused when they are unsafe.
+"""The directories of a root and of its queues. They are made durably, and refused when they are unsafe.
 
 `<root>/<queue>/` holds tmp, ready/<bucket>, segments, claimed/<wid>, delayed/<minute>, dead, bad, ids/<xx>, depth,
-notifier, and the marker `segmented.2`.
+`doorbell` (the notifier), and the marker `segmented.2`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _RESERVED = ("run", "instances", "leader.lock")
 
 
 class QueueDir:
-    """Paths of one queue, relative to the root.
+    """The paths of one queue, relative to the root.
 
     Attributes:
         options: the queue's declaration.
@@ -36,33 +36,33 @@ class QueueDir:
         self.base = directory_of(options.name)
         self.depth = f"{self.base}/depth"
         self.notifier = f"{self.base}/doorbell"
-        self.segmented = f"{self.base}/segmented.2"  # `segmented` was of workers that read no open ones
+        self.segmented = f"{self.base}/segmented.2"  # `segmented` was set by versions that read no open segments
 
     def path(self, state: str, entry: object) -> str:
-        """Of a file in a state without buckets: tmp, dead, bad."""
+        """Return the path of a file in a state without buckets: tmp, dead, bad."""
         return f"{self.base}/{state}/{entry}"
 
     def ready(self, name: Name) -> str:
-        """Where a runnable job stands."""
+        """Return the path of a runnable job."""
         return f"{self.base}/ready/{name.bucket}/{name}"
 
     def delayed(self, name: Name) -> str:
-        """Where a job stands that is not yet due."""
+        """Return the path of a job that is not due yet."""
         return f"{self.base}/delayed/{name.minute}/{name}"
 
     def waiting(self, name: Name, now: int) -> str:
-        """ready or delayed, as the moment `now` (microseconds since the epoch) has it."""
+        """Return the path in ready or delayed, depending on `now` (microseconds since the epoch)."""
         return self.ready(name) if name.not_before is None or name.not_before <= now else self.delayed(name)
 
 
 def directory_of(queue: str) -> str:
-    """The directory of a queue; one that is named like something of the root's gets an `@`, which no queue name has."""
+    """Return the directory of a queue. A name that the root itself uses gets an `@`, which no queue name has."""
     check_name(queue)
     return f"@{queue}" if queue in _RESERVED or queue.startswith("clock.") else queue
 
 
 def queue_of(directory: str) -> str | None:
-    """The queue of a directory in the root, or None: something else."""
+    """Return the queue of a directory in the root; None: it is something else."""
     name = directory.removeprefix("@")
     try:
         return name if directory_of(name) == directory else None
@@ -71,7 +71,7 @@ def queue_of(directory: str) -> str | None:
 
 
 def open_root(root: Path, calls: Calls, *, power: bool) -> Disk:
-    """Makes the root where it is missing and opens it. Raises EngineError when it is unsafe, EngineUnavailable."""
+    """Open the root, and make it where it is missing. Raises EngineUnavailable, EngineError: the root is unsafe."""
     try:
         made = _make_root(root, calls)
         fd = calls.open(str(root), DIRECTORY & ~os.O_NOFOLLOW)
@@ -92,7 +92,7 @@ def open_root(root: Path, calls: Calls, *, power: bool) -> Disk:
 
 
 def make_queue(disk: Disk, queue: QueueDir) -> None:
-    """Makes a queue's directories, durably and in any order: each open repeats what is missing. Raises OSError."""
+    """Make a queue's directories durably, in any order; each open makes what is missing. Raises OSError."""
     disk.mkdir(queue.base)
     new = False
     for state in STATES:
@@ -105,18 +105,18 @@ def make_queue(disk: Disk, queue: QueueDir) -> None:
         disk.sync_dir(queue.base)
     try:
         disk.calls.mkfifo(queue.notifier, 0o600, dir_fd=disk.fd)
-    except OSError as error:  # who waits looks now and then; a damaged notifier keeps no queue closed
+    except OSError as error:  # claims also look without notifications: a damaged notifier does not close the queue
         if error.errno != errno.EEXIST and error.errno not in OF_ONE_FILE:
             raise
 
 
 def is_complete(disk: Disk, queue: QueueDir) -> bool:
-    """Whether nobody has removed a directory of a queue. Raises OSError."""
+    """Return whether all directories of a queue are there. Raises OSError."""
     return all(disk.stat(f"{queue.base}/{state}") is not None for state in STATES)
 
 
 def check_one_device(root: Path, disk: Disk, queue: QueueDir) -> None:
-    """A mount below the root would make every rename across it fail: refuse. Raises EngineError, OSError."""
+    """Refuse a mount below the root, as every rename across it would fail. Raises EngineError, OSError."""
     device = disk.calls.fstat(disk.fd).st_dev
     paths = [queue.base, *(f"{queue.base}/{state}" for state in STATES)]
     for state in ("ready", "claimed", "delayed", "ids"):
@@ -127,7 +127,7 @@ def check_one_device(root: Path, disk: Disk, queue: QueueDir) -> None:
         except OSError as error:
             if error.errno not in OF_ONE_FILE or path in paths[: 1 + len(STATES)]:
                 raise
-            continue  # a damaged one keeps the others from nothing
+            continue  # a damaged directory does not stop the others
         if found is None or found.st_dev == device:
             continue
         raise EngineError(
@@ -140,7 +140,7 @@ def check_one_device(root: Path, disk: Disk, queue: QueueDir) -> None:
 
 
 def unfit(root: Path, error: OSError) -> EngineError:
-    """What an error at the root means for the one who chose it; names the entry where it is not the root itself."""
+    """Return an error at the root as one for the user; it names the entry where that is not the root itself."""
     reason = os.strerror(error.errno) if error.errno else str(error)
     inside = isinstance(error.filename, str) and os.path.normpath(root / error.filename) != os.path.normpath(root)
     where = f"spool {root}: {error.filename}" if inside else f"spool {root}"
@@ -158,7 +158,7 @@ def unfit(root: Path, error: OSError) -> EngineError:
 
 
 def unavailable(root: Path, doing: str, error: OSError) -> EngineUnavailable:
-    """What an error under way means. Raises EngineError: one that trying again cannot mend."""
+    """Return an error of a running operation as EngineUnavailable. Raises EngineError: trying again cannot help."""
     if error.errno == errno.EBADF:
         raise EngineError(
             f"spool {root}: {doing}: somebody in this process has closed descriptors that are not theirs"

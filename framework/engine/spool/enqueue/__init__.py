@@ -1,1 +1,1 @@
-"""Storing jobs."""
+"""The steps that store new jobs."""

@@ -1,4 +1,4 @@
-"""A file in tmp that becomes a job's or a segment. The `flock` on it says that its writer lives."""
+"""Temp files: files in tmp that become job files or segments. The `flock` on one shows that its writer lives."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Gone(Exception):
-    """A draft vanished before its rename: somebody outside the protocol took it."""
+    """An error: a temp file vanished before its rename, removed by something outside the protocol."""
 
 
 @dataclass(slots=True)
 class Draft:
-    """A file that this process writes, and later where it was published.
+    """A temp file that this process writes and then publishes.
 
     Attributes:
-        job: in it, or the first one. name: that it has in tmp.
-        fd: open and locked; -1: closed.
+        job: the job in it, or the first one. name: its name in tmp.
+        path: where it is now, relative to the root.
+        fd: descriptor, open and locked; -1: closed.
         entry: the link of its id, where the caller chose that; None: not linked.
     """
 
@@ -38,22 +39,22 @@ class Draft:
 
 
 def create(disk: Disk, queue: QueueDir, job: Job, name_one: Callable[[], Name | SegmentName]) -> Draft:
-    """An empty locked file in tmp. Raises OSError.
+    """Make an empty locked file in tmp. Raises OSError.
 
     Args:
-        name_one: makes a name that nobody has had.
+        name_one: makes a name that was never used before.
     """
     while True:
         name = name_one()
         path = queue.path("tmp", name)
         try:
             fd = flocks.keep(disk.calls.open(path, CREATE, 0o600, dir_fd=disk.fd))
-        except FileNotFoundError:  # somebody has removed the queue's directory, under a producer that lives long
+        except FileNotFoundError:  # the queue's directory was removed while this producer was running
             if not disk.mkdir(f"{queue.base}/tmp"):
                 raise
             continue
         try:
-            # A recoverer that saw the file between open and flock takes it for a dead writer's and unlinks it.
+            # A recovery that sees the file between open and flock takes its writer for dead, and unlinks the file.
             if flocks.take(disk.calls, fd) and disk.calls.fstat(fd).st_nlink > 0:
                 return Draft(job, name, path, fd)
         except OSError:
@@ -65,7 +66,7 @@ def create(disk: Disk, queue: QueueDir, job: Job, name_one: Callable[[], Name | 
 
 
 def place(disk: Disk, source: str, target: str) -> None:
-    """Renames; the common case is one call, as the target is new and has no twin to look for. Raises OSError, Gone."""
+    """Rename a temp file into place, mostly in one call, as a new target has no twin. Raises OSError, Gone."""
     try:
         disk.rename(source, target)
     except FileNotFoundError:  # a new bucket, mostly
@@ -74,7 +75,7 @@ def place(disk: Disk, source: str, target: str) -> None:
 
 
 def close(disk: Disk, drafts: Sequence[Draft]) -> None:
-    """Lets their locks go. Idempotent."""
+    """Close temp files, which frees their locks. Idempotent."""
     for draft in drafts:
         if draft.fd >= 0:
             flocks.drop(disk.calls, draft.fd)

@@ -1,8 +1,9 @@
-"""Storing a job: write it in tmp, make it durable, rename it into its place. Three ways to end, and no fourth:
-it returns, it raises *not queued*, or it raises *uncertain* with the id.
+"""Storage of new jobs: write the job in tmp, make it durable, rename it into place.
 
-One order of calls: fsync(file), rename, no fsync of the directory. On a journal that fsync commits the name in tmp;
-if a power cut undoes the rename, recovery finds the whole file in tmp and promotes it.
+A call can end in three ways only: it returns, it raises *not queued*, or it raises *uncertain* with the id.
+
+The order of calls is fsync(file), rename, and no fsync of the directory. On a journaling file system that fsync commits
+the name in tmp; if a power cut undoes the rename, recovery finds the whole file in tmp and promotes it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ SYNCFS_FROM = 4  # files; below, an fsync of each is cheaper than one of the who
 
 
 class Enqueue:
-    """The producers' side of one queue. Any thread may call; nothing is locked around a write or an fsync."""
+    """The producers' side of one queue. Any thread may call it; no lock is held during a write or an fsync."""
 
     least_segment = write.LEAST
 
@@ -49,7 +50,7 @@ class Enqueue:
         self._appender = Appender(disk)
 
     def put(self, jobs: Sequence[Job], done: list[JobId]) -> None:
-        """Stores jobs in order, up to the first that is refused; ids that are safely queued join `done`.
+        """Store jobs in order, up to the first that is refused; add the ids that are safely queued to `done`.
 
         Raises the EnqueueErrors.
         """
@@ -75,21 +76,24 @@ class Enqueue:
 
     @contextlib.contextmanager
     def _elsewhere(self, *, forget: bool) -> Iterator[None]:
-        """Stores jobs that none which comes later may overtake, as it would in a segment that has its stamp by then."""
+        """Wrap the storage of jobs outside the open segment, and let no later job join that segment.
+
+        The segment has an older stamp, so a later job in it would overtake these jobs.
+        """
         try:
             yield
-        finally:  # not before: another thread may open one meanwhile
+        finally:  # at the end, because another thread may open a segment meanwhile
             self._appender.retire(forget=forget)
 
     def _may_write_segments(self) -> bool:
-        """Return whether all workers of the queue read them, as far as is known."""
+        """Return whether all workers of the queue read segments, as far as is known."""
         try:
             return self._disk.stat(self._queue.segmented) is not None
         except OSError:
             return False
 
     def _run(self, jobs: Sequence[Job], at: int) -> Sequence[Job]:
-        """Those from here on that may be stored together: with a place in one kind of directory, like the first."""
+        """Return the jobs from `at` on that may be stored together, as they go into one kind of directory."""
         end, kind = at + 1, self._kind(jobs[at])
         most = min(len(jobs), at + CHUNK)
         while end < most and self._kind(job := jobs[end]) == kind and not job.chosen_id and self._fits(job):
@@ -98,7 +102,7 @@ class Enqueue:
 
     @staticmethod
     def _kind(job: Job) -> tuple[bool, bool]:
-        """Return whether a job waits for its time, and whether it has another priority than 5: no segment takes it."""
+        """Return whether a job waits for its time, and whether its priority is not 5; no segment takes either."""
         return job.not_before is not None, job.extras.priority != USUAL
 
     def _fits(self, job: Job) -> bool:
@@ -114,7 +118,7 @@ class Enqueue:
             )
 
     def _put_chunk(self, jobs: Sequence[Job], done: list[JobId]) -> int:
-        """Stores as many of the jobs as descriptors allow, at least one; how many."""
+        """Store as many of the jobs as descriptors allow, at least one; return how many."""
         drafts: list[Draft] = []
         try:
             with self._undo.before_publishing(drafts, jobs[0], done):
@@ -131,7 +135,7 @@ class Enqueue:
         return len(drafts)
 
     def _append(self, jobs: Sequence[Job], done: list[JobId]) -> bool:
-        """Stores all of them behind those of earlier calls, or none; False: they are to be stored elsewhere."""
+        """Store all of the jobs behind those of earlier calls, or none; False: they must be stored elsewhere."""
         here = self._appender
         if not here.enter():
             return False
@@ -142,7 +146,7 @@ class Enqueue:
                 here.close()
                 return self._open(jobs, done)
             self._put_records(here.segment, jobs, records, done)
-        except BaseException:  # also Ctrl-C: what nobody was promised stands where the next job would be
+        except BaseException:  # also Ctrl-C: an unacknowledged record may stand where the next job would go
             here.close()
             raise
         finally:
@@ -150,7 +154,7 @@ class Enqueue:
         return True
 
     def _open(self, jobs: Sequence[Job], done: list[JobId]) -> bool:
-        """Stores them in a new segment; False: where the disk has no room for it, there may be some for the jobs."""
+        """Store the jobs in a new segment; False: it could not be made, but there may be room for the jobs alone."""
         before = len(done)
         try:
             self._put_segment(jobs, done, self._appender.slots(jobs))
@@ -179,10 +183,10 @@ class Enqueue:
             self._undo.take_back_records({first + at: job for at, job in enumerate(jobs)}, take_back, done)
 
     def _put_segment(self, jobs: Sequence[Job], done: list[JobId], slots: int = 0) -> int:
-        """Stores all of them, or none; how many.
+        """Store all of the jobs in one segment, or none; return how many.
 
         Args:
-            slots: of these, those that are left are for what the next calls append.
+            slots: jobs that the segment has room for; the next calls append to the slots that are left.
         """
         drafts: list[Draft] = []
         try:
@@ -199,11 +203,11 @@ class Enqueue:
             done += [JobId(job.id) for job in jobs]
             path = drafts[0].path
             if slots > len(jobs):
-                with contextlib.suppress(OSError):  # then nothing joins it, and maintenance closes it
+                with contextlib.suppress(OSError):  # after an error no job joins it, and maintenance closes it
                     here = self._appender
                     here.begin(Open(self._disk, drafts[0], len(jobs), end, len(data), age=here.age))
                     drafts.clear()
-            close(self._disk, drafts)  # where only whole files can be locked, nobody claims before
+            close(self._disk, drafts)  # where only whole files can be locked, this lets workers claim
             self._take_back_excess(jobs, path, 0, done, count_again=count_again)
         finally:
             close(self._disk, drafts)
@@ -211,7 +215,7 @@ class Enqueue:
         return len(jobs)
 
     def _put_chosen(self, job: Job, done: list[JobId]) -> None:
-        """One job under the lock of its id, from the look until after the rename."""
+        """Store one job under the lock of its id, which is held from the look until after the rename."""
         try:
             with ids.locked(self._disk, ids.directory(self._queue, job.id)):
                 if ids.judge(self._disk, self._queue, job.id, self._recover) == "free":
@@ -231,7 +235,7 @@ class Enqueue:
                 count_again = self._limits.admit(1, len(data))
                 self._write_some([job], [data], drafts)
                 wanted = ids.entry(self._queue, job.id)
-                if not self._disk.link(drafts[0].path, wanted):  # before the fsync, which commits it too
+                if not self._disk.link(drafts[0].path, wanted):  # before the fsync, which also commits the link
                     raise OSError(errno.EEXIST, "another job took the id, though its lock was ours")
                 drafts[0].entry = wanted
                 self._make_durable(drafts)
@@ -251,13 +255,13 @@ class Enqueue:
                 made = create(self._disk, self._queue, job, partial(self._name, chosen=job.chosen_id))
             except OSError as error:
                 if error.errno in TOO_MANY_FILES and drafts:
-                    return  # a smaller chunk; the rest comes with the next
+                    return  # this chunk is smaller; the other jobs come with the next
                 raise
             drafts.append(made)
             self._disk.write_all(made.fd, data)
 
     def _name(self, *, chosen: bool) -> Name:
-        """Return a new one for a file in tmp; of the job it says only whether its id was chosen."""
+        """Return a new name for a temp file; all that it says of the job is whether its id was chosen."""
         return Name(self._clock.stamp(), names.tails.next(), chosen=chosen)
 
     def _make_durable(self, drafts: Sequence[Draft]) -> None:
@@ -268,7 +272,7 @@ class Enqueue:
                 self._disk.sync(draft.fd)
 
     def _publish(self, drafts: Sequence[Draft], done: list[JobId]) -> None:
-        """Renames in order, each with a stamp made after the one before was in place: see `listing`."""
+        """Rename in order; each stamp is made after the job before is in place: see `listing`."""
         for at, draft in enumerate(drafts):
             name = names.first(draft.job, self._clock.stamp(), draft.name.tail)
             target = self._queue.waiting(name, self._clock.micros())
@@ -281,5 +285,5 @@ class Enqueue:
             done.append(JobId(draft.job.id))
 
     def close(self) -> None:
-        """Lets go of what is open. Idempotent."""
+        """Close the open segment. Idempotent."""
         self._appender.retire()

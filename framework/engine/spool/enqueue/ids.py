@@ -1,9 +1,10 @@
-"""Ids that callers chose: while a job of such an id exists in any state, the id enqueues nothing.
+"""Ids that callers chose: while a job with such an id exists in any state, enqueueing the id again does nothing.
 
-`ids/<xx>/<hash>` is a hard link to the job's file. Its link count proves nothing: a backup may be made of hard links, a
-restore without them. So where an entry stands, its job is looked for; see `locate`.
-Whoever makes, judges or removes an entry holds the `flock` on the directory `ids/<xx>`: without it two that found
-a stale entry can unlink a third's, and an entry can go between another's look and its unlink.
+`ids/<xx>/<hash>`, the id's entry, is a hard link to the job's file. Its link count proves nothing: a backup may be made
+of hard links, and a restore without them. So where there is an entry, its job is looked for; see `locate`.
+
+A process that makes, checks or removes an entry holds the `flock` on the directory `ids/<xx>`. Without it two processes
+that found a stale entry could unlink the new entry of a third, and an entry could vanish between a look and an unlink.
 """
 
 from __future__ import annotations
@@ -25,28 +26,28 @@ from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.enqueue import locate
 
 WAIT = 5.0  # seconds for the lock; it is held for one fsync
-ACK_WAIT = 1.0  # seconds; an ack has something else to do, and may leave the entry behind
+ACK_WAIT = 1.0  # seconds for the lock at a settlement, which may leave the entry behind
 _TRIES = 50
 _open: dict[tuple[int, int, str], int] = {}  # descriptors by thread, descriptor of the root, and path
 _NEW = ".new"  # a link that is to replace an entry
 _ENTRY = re.compile(rf"[0-9a-f]{{32}}(?:{re.escape(_NEW)})?", re.ASCII)
 
 Verdict = Literal["free", "duplicate"]
-# What became of a file in tmp: its writer lives or somebody recovers it, it was promoted, or it is gone
+# The result for a file in tmp: it is in use by its writer or by another recovery, it was promoted, or it is gone.
 Recovery = Literal["busy", "promoted", "gone"]
 
 
 class IdBusy(Exception):
-    """Another process has held the lock of this id for too long."""
+    """An error: another process has held the lock of this id for too long."""
 
 
 def directory(queue: QueueDir, job_id: str) -> str:
-    """`ids/<xx>` of an id."""
+    """Return the directory `ids/<xx>` of an id."""
     return f"{queue.base}/ids/{_digest(job_id)[:2]}"
 
 
 def entry(queue: QueueDir, job_id: str) -> str:
-    """The hard link of an id."""
+    """Return the path of an id's entry."""
     return f"{directory(queue, job_id)}/{_digest(job_id)}"
 
 
@@ -56,7 +57,7 @@ def _digest(job_id: str) -> str:
 
 @contextmanager
 def locked(disk: Disk, path: str, *, wait: float | None = None) -> Iterator[None]:
-    """Holds the lock of one `ids/<xx>`; waits `wait` seconds for it, or WAIT. Raises IdBusy, OSError."""
+    """Hold the lock of one `ids/<xx>`; wait up to `wait` seconds for it, or WAIT. Raises IdBusy, OSError."""
     with _descriptor(disk, path) as fd:
         if not flocks.take_within(disk.calls, fd, WAIT if wait is None else wait):
             raise IdBusy(path)
@@ -65,10 +66,10 @@ def locked(disk: Disk, path: str, *, wait: float | None = None) -> Iterator[None
 
 @contextmanager
 def _descriptor(disk: Disk, path: str) -> Iterator[int]:
-    """Yields a descriptor of one `ids/<xx>`, unlocked at the end.
+    """Yield a descriptor of one `ids/<xx>`, and unlock it at the end.
 
-    A signal handler that enqueues on top of a thread that has one gets the same, and so its lock: it cannot wait for
-    what it interrupts, and is done before that goes on.
+    A signal handler that enqueues while its thread has this descriptor gets the same one, with its lock: it cannot wait
+    for the code that it interrupts, and ends before that code goes on.
     """
     mine = (threading.get_ident(), disk.fd, path)
     if mine in _open:
@@ -85,11 +86,13 @@ def _descriptor(disk: Disk, path: str) -> Iterator[int]:
 
 
 def judge(disk: Disk, queue: QueueDir, job_id: str, recover: Callable[[str], Recovery]) -> Verdict:
-    """Under the lock: is there a job of this id? An entry that a finished job left is removed. Raises OSError, IdBusy.
+    """Return, under the lock, whether there is a job with this id. Raises OSError, IdBusy.
+
+    An entry that a finished job has left behind is removed.
 
     Args:
-        recover: settles one file in tmp whose writer may be dead. The writer of a linked file holds this lock, so
-            a linked file in tmp whose lock we have belongs to a dead one: it is the original, and comes first.
+        recover: recovers one file in tmp whose writer may be dead. A living writer of a linked file holds this lock.
+            We hold it, so the writer of a linked file in tmp is dead: that file is the original, and comes first.
     """
     path = entry(queue, job_id)
     for _ in range(_TRIES):
@@ -102,16 +105,16 @@ def judge(disk: Disk, queue: QueueDir, job_id: str, recover: Callable[[str], Rec
         what = recover(draft)
         if what == "promoted":
             return "duplicate"
-        if what == "busy":  # another recoverer has it, and waits for the lock that we hold: it gives way first
+        if what == "busy":  # another recovery has the file and waits for the lock that we hold; it gives up first
             time.sleep(0.005)
     raise IdBusy(path)
 
 
 def is_taken(disk: Disk, queue: QueueDir, job_id: str, found: os.stat_result) -> bool:
-    """Return, under the lock, whether the job of an entry is there; else it is removed. Raises OSError, IdBusy.
+    """Return, under the lock, whether the job of an entry exists; if not, remove the entry. Raises OSError, IdBusy.
 
     Args:
-        found: what a `stat` of the entry said.
+        found: the result of a `stat` of the entry.
     """
     path = entry(queue, job_id)
     try:
@@ -128,7 +131,7 @@ def is_taken(disk: Disk, queue: QueueDir, job_id: str, found: os.stat_result) ->
 
 
 def replace(disk: Disk, source: str, path: str) -> None:
-    """Under the lock: makes an entry a link to this file. Raises OSError, also where the file has moved."""
+    """Make an entry, under the lock, a link to this file. Raises OSError, also where the file has moved."""
     disk.unlink(path + _NEW)
     disk.link(source, path + _NEW)
     disk.rename(path + _NEW, path)
@@ -143,15 +146,15 @@ def _in_tmp(disk: Disk, queue: QueueDir, wanted: os.stat_result) -> str | None:
 
 
 def unlink(disk: Disk, path: str, queue: QueueDir, job_id: str, inode: int) -> bool:
-    """Deletes a job's file, then its entry. False: it was gone.
+    """Delete a job's file, then its entry. False: the file was gone. Raises OSError.
 
-    Killed in between, and where the lock cannot be had, the entry stays: the next user of the id removes it, or `sweep`
-    does. Raises OSError.
+    The entry stays where the process is killed in between, or the lock is not free in time; the next user of the id or
+    `sweep` removes it.
     """
     try:
         with locked(disk, directory(queue, job_id), wait=ACK_WAIT):
             done = disk.unlink(path)
-            with contextlib.suppress(OSError):  # the job is gone: no error can take that back, `sweep` does the rest
+            with contextlib.suppress(OSError):  # the job is gone whatever happens here; `sweep` removes the entry
                 _drop(disk, entry(queue, job_id), inode, gone=done)
             return done
     except IdBusy:
@@ -165,7 +168,7 @@ def _drop(disk: Disk, path: str, inode: int, *, gone: bool) -> None:
 
 
 def sweep(disk: Disk, path: str) -> int:
-    """Removes the entries in one `ids/<xx>` that finished jobs left; how many. Raises OSError."""
+    """Remove the entries in one `ids/<xx>` that finished jobs have left; return how many. Raises OSError."""
     removed = 0
     stale = [name for name in disk.listdir(path) if _ENTRY.fullmatch(name) and _is_stale(disk, f"{path}/{name}")]
     if stale:
@@ -183,4 +186,4 @@ def _is_stale(disk: Disk, path: str) -> bool:
     return found is not None and stat.S_ISREG(found.st_mode) and found.st_nlink < 2
 
 
-os.register_at_fork(after_in_child=_open.clear)  # those are the parent's threads
+os.register_at_fork(after_in_child=_open.clear)  # its keys name the parent's threads

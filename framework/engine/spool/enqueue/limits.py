@@ -1,4 +1,4 @@
-"""How many jobs a queue may hold, and whether the disk has room. Only a first enqueue is ever refused."""
+"""The limits of an enqueue: the queue's length and the room on the disk. Only a job's first enqueue is ever refused."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.upkeep.counts import Counts
 from framework.model.errors import QueueFull
 
-RATE = 50_000  # jobs per second that all producers together can hardly exceed: how fast a count ages
+RATE = 50_000  # jobs per second that all producers together can hardly exceed: so fast a count becomes outdated
 CROWD = 64  # producers that may count at the same moment, and then each store a job
-DEPTH_FRESH = 2_500_000_000  # nanoseconds that a published depth is of use
+DEPTH_FRESH = 2_500_000_000  # nanoseconds for which a published depth is used
 _ROOM = 1 << 20  # bytes that stay free, for attempt records and directories
 _MAX_FIGURE_AGE = 3600.0
 
 
 class Limits:
-    """The length limit of one queue, as this process's producers keep it."""
+    """The limits of one queue, as the producers of this process check them."""
 
     def __init__(self, disk: Disk, queue: QueueDir, clock: Clock) -> None:
         self._disk = disk
@@ -34,15 +34,15 @@ class Limits:
         self.after_fork()
 
     def after_fork(self) -> None:
-        """The lock may have been held by another thread."""
-        # Held while counting: the threads that wait want the same figure. A signal handler may come on top of it.
+        """Make a new lock: another thread of the parent may have held the old one."""
+        # Held while counting: the threads that wait need the same count. Reentrant for signal handlers.
         self._lock = threading.RLock()
 
     def admit(self, jobs: int, size: int) -> bool:
-        """Lets so many jobs in; True: count again after the rename. Raises QueueFull, OSError.
+        """Admit so many jobs; return whether to count again after the rename. Raises QueueFull, OSError.
 
         Args:
-            jobs: how many. size: of all their files in bytes.
+            jobs: how many. size: size of all their files in bytes.
         """
         self._check_room(jobs, size)
         limit = self._queue.options.max_length
@@ -61,14 +61,16 @@ class Limits:
         return near
 
     def near(self, jobs: int) -> bool:
-        """Whether others may have let in too many while we wrote as many as `jobs`: they cannot see a batch before it
-        is in its place, so who comes later counts again."""
+        """Return whether other producers may have admitted too many jobs while we wrote these.
+
+        They cannot see jobs before these are in place, so the later producer counts again.
+        """
         limit = self._queue.options.max_length
         with self._lock:
             return limit is not None and not self._sure(limit - jobs)
 
     def excess(self) -> int:
-        """How many jobs too many there are now. Raises OSError."""
+        """Return by how many jobs the queue is over its limit now. Raises OSError."""
         limit = self._queue.options.max_length
         if limit is None:
             return 0
@@ -92,7 +94,7 @@ class Limits:
         age = self._clock.now() - stamp
         taken = time.monotonic() - age / 1e9
         if 0 <= age < DEPTH_FRESH and taken > self._taken:
-            # own pushes since then are in the rate already; keeping them would count some twice, the safe way round
+            # Our own pushes since then are in the rate already. To keep them counts some twice, which is safe.
             self._count, self._taken = count, taken
 
     def _check_room(self, jobs: int, size: int) -> None:
@@ -108,7 +110,10 @@ class Limits:
 
 
 def read_depth(disk: Disk, queue: QueueDir) -> tuple[int, int] | None:
-    """(ready and delayed jobs, stamp time in ns) as maintenance published it last; None: never. Raises OSError."""
+    """Return (ready and delayed jobs, stamp time in ns) as maintenance last published them. Raises OSError.
+
+    None: it has published none.
+    """
     fields = (disk.read_small(queue.depth, 200) or b"").split()
     if len(fields) != 3 or not all(f.isdigit() for f in fields):
         return None

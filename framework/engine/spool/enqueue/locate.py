@@ -1,7 +1,7 @@
-"""Finds the files of jobs whose ids the caller chose, where the link count of an id's entry says nothing.
+"""A search for the files of jobs whose ids the caller chose, as the link count of an id's entry proves nothing.
 
 A backup made of hard links (`cp -al`, rsnapshot) raises the count, a restore without them (`cp -r`) lowers it. So the
-job is looked for in the states of its queue, then in those of the others: a dead letter lies elsewhere.
+job is looked for in all states of its queue, then of the other queues, because a dead letter is in another queue.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _FLAT = ("dead", "bad")
 
 
 class Moving(Exception):
-    """A job moved again and again while it was looked for."""
+    """An error: a job moved again and again while it was looked for."""
 
 
 def is_stored(disk: Disk, queue: QueueDir, entry: str, found: os.stat_result) -> bool:
     """Return whether some state holds the file that an entry is a link to. Raises OSError, Moving.
 
-    Jobs move while they are looked for. A rename changes the time of the file: where that stood still for longer than a
-    tick of the file system's clock, and then during a look, the look has seen all there is.
+    Jobs move while they are looked for. A rename changes the ctime of the file. So a look is complete where the ctime
+    is older than a tick of the file system's clock when the look begins, and unchanged when it ends.
 
     Args:
-        found: what a `stat` of the entry said.
+        found: the result of a `stat` of the entry.
     """
     if found.st_nlink < 2:
         return False
@@ -61,7 +61,7 @@ def _seen(disk: Disk, queue: QueueDir, inode: int, job: Job | None) -> bool:
 
 
 def restored(disk: Disk, queue: QueueDir, job_id: str) -> str | None:
-    """Return the file of a job of this id that no entry is a link to, as after `cp -r`; None: none. Raises OSError."""
+    """Return the file of a job with this id that no entry links to, as after `cp -r`; None: none. Raises OSError."""
     for path in files(disk, queue, None):
         job = jobfile.job_in(disk, path) if is_cut_off(disk, path) else None
         if job is not None and (job.queue, job.id) == (queue.name, job_id):
@@ -70,13 +70,13 @@ def restored(disk: Disk, queue: QueueDir, job_id: str) -> str | None:
 
 
 def is_cut_off(disk: Disk, path: str) -> bool:
-    """Return whether a file has no second name. Raises OSError."""
+    """Return whether a path is a regular file without a second name. Raises OSError."""
     found = disk.stat(path)
     return found is not None and stat.S_ISREG(found.st_mode) and found.st_nlink < 2
 
 
 def files(disk: Disk, queue: QueueDir, job: Job | None) -> Iterator[str]:
-    """Yield the stored jobs with chosen ids, this queue's first, and first where `job` would lie. Raises OSError."""
+    """Yield the files of jobs with chosen ids, likely places of `job` and this queue first. Raises OSError."""
     first = [queue.base] + [layout.directory_of(dead) for dead in (queue.options.dead_letter,) if dead is not None]
     others = [other for other in disk.listdir(".") if layout.queue_of(other) is not None and other not in first]
     for base in (*first, *sorted(others)):
@@ -84,7 +84,7 @@ def files(disk: Disk, queue: QueueDir, job: Job | None) -> Iterator[str]:
 
 
 def of_queue(disk: Disk, base: str, job: Job | None = None) -> Iterator[str]:
-    """Yield those in one queue's directory. Raises OSError."""
+    """Yield the files of jobs with chosen ids in one queue's directory. Raises OSError."""
     stamp = 0 if job is None else round(job.enqueued_at * 1e9)
     minute = 0 if job is None else names.micros(job.eligible_at) // 60_000_000
     directories = [f"claimed/{wid}" for wid in disk.listdir(f"{base}/claimed") if not wid.endswith(".lock")]
@@ -100,7 +100,7 @@ def _chosen(disk: Disk, directory: str, stamp: int) -> list[str]:
 
 
 def _nearest(found: list[str], digits: int, wanted: int) -> list[str]:
-    """Return names in the order of their distance from a number, by the digits with which they begin; others last."""
+    """Return names by the distance of their leading digits from a number, nearest first; other names last."""
 
     def distance(entry: str) -> tuple[bool, int]:
         return (False, abs(int(entry[:digits]) - wanted)) if entry[:digits].isdecimal() else (True, 0)

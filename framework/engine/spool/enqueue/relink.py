@@ -1,4 +1,4 @@
-"""Gives ids back to jobs that a restore without hard links (`cp -r`) has cut off from their entries."""
+"""The repair of id entries after a restore without hard links (`cp -r`), which cuts jobs off from their entries."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from framework.model.options import QueueOptions
 
 
 class Relink:
-    """The look at all jobs of one queue whose ids were chosen, once in a process's life.
+    """A look at all jobs of one queue whose ids were chosen, done once in each process.
 
     Attributes:
-        done: the look has come to its end. Before, no entry may be removed as one that a finished job left.
+        done: the look has ended. Before that no entry may be removed as left behind by a finished job.
     """
 
     def __init__(self, disk: Disk, queue: QueueDir) -> None:
@@ -27,7 +27,7 @@ class Relink:
         self.done = False
 
     def __call__(self, until: float) -> int:
-        """Go on, one step at least, until `until` (monotonic seconds). Return how many were linked. Raises OSError."""
+        """Go on until `until` (monotonic seconds), at least one step; return how many were linked. Raises OSError."""
         linked, over = 0, False
         while not self.done and not over:
             over = time.monotonic() >= until
@@ -36,7 +36,7 @@ class Relink:
             except OSError:
                 self._again = True
                 raise
-            if path is None and self._again:  # what moved during a pass that found something may not have been seen
+            if path is None and self._again:  # jobs may have moved, unseen, during a pass that found something
                 self._again, self._files = False, locate.of_queue(self._disk, self._queue.base)
             elif path is None:
                 self.done = True
@@ -56,6 +56,6 @@ class Relink:
                 if found is not None and locate.is_stored(self._disk, home, entry, found):
                     return False  # another job has the id
                 ids.replace(self._disk, path, entry)
-        except (OSError, ids.IdBusy, locate.Moving):  # it has moved, its home is not there, or it cannot be read
+        except (OSError, ids.IdBusy, locate.Moving):  # it has moved, its home is missing, or it cannot be read
             return False
         return True

@@ -1,7 +1,7 @@
-"""What was written and is not to be queued, or not for certain: taken back, and the caller told the truth.
+"""The rollback of enqueues that fail, and the errors that tell the caller so.
 
-*Not queued* is said only once the removal is durable, else a power cut could bring back a job that its caller has given
-up.
+*Not queued* is raised only once the removal is durable. Otherwise a power cut could bring back a job that its caller
+has given up.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from framework.model.job import Job, JobId
 
 
 class Undo:
-    """The way back of one queue's producers in one process."""
+    """The rollback for the producers of one queue in one process."""
 
     def __init__(self, disk: Disk, queue: QueueDir, limits: Limits) -> None:
         self._disk = disk
@@ -31,7 +31,10 @@ class Undo:
 
     @contextmanager
     def before_publishing(self, drafts: Sequence[Draft], job: Job, done: Sequence[str]) -> Iterator[None]:
-        """What fails inside was not queued, and is taken back. Raises the EnqueueErrors."""
+        """Wrap the steps before the rename: where one fails, roll back and raise *not queued*.
+
+        Raises the EnqueueErrors.
+        """
         try:
             yield
         except QueueFull as error:
@@ -40,19 +43,26 @@ class Undo:
             self.not_queued(drafts, job, error, done)
 
     def uncertain(self, job: Job, error: Exception, done: Sequence[str], *, behind: int = 0) -> NoReturn:
-        """Its rename failed, and nobody knows how far it came. Args: behind: jobs that came with it."""
+        """Raise *uncertain*: the publication failed at an unknown point.
+
+        Args:
+            behind: number of further jobs that were stored with this one.
+        """
         which = f"job {job.id!r}" + (f" and the {behind} behind it" if behind else "")
         raise EnqueueUncertain(
             f"{which} may or may not be queued on {self._queue.name!r}: {error}", job_id=job.id, enqueued=done
         ) from error
 
     def give_up(self, drafts: Sequence[Draft]) -> None:
-        """Those behind an uncertain one: removed as well as can be, so that their silence means not queued."""
+        """Remove, if possible, the temp files behind an uncertain job: its error says that those are not queued."""
         with contextlib.suppress(OSError):
             self._remove(drafts)
 
     def take_back_excess(self, drafts: Sequence[Draft], done: list[JobId]) -> None:
-        """Over the limit after all: the last ones come back. One that is gone was claimed: that is success."""
+        """Take back the last jobs where the queue is over its limit after all; a job that is gone was claimed.
+
+        Raises QueueFull, EnqueueUncertain.
+        """
         excess = self._excess()
         taken: list[Draft] = []
         try:
@@ -74,10 +84,11 @@ class Undo:
     def take_back_records(
         self, jobs: Mapping[int, Job], take_back: Callable[[int], list[int]], done: list[JobId]
     ) -> None:
-        """Take back the last ones of a segment, as `take_back_excess`; what is gone of them was claimed.
+        """Take back the last jobs of a segment, as `take_back_excess`; jobs that are gone were claimed.
 
         Args:
-            jobs: by their indexes there.
+            jobs: the jobs by their indexes in the segment.
+            take_back: takes back up to so many jobs, and returns their indexes.
         """
         if not (excess := self._excess()):
             return
@@ -100,17 +111,17 @@ class Undo:
         try:
             return self._limits.excess()
         except OSError:
-            return 0  # they are queued, the count is not worth an error
+            return 0  # the jobs are queued: a failed count is no reason for an error
 
     def _are_too_many(self, taken: Sequence[str], done: list[JobId]) -> None:
-        """Raises QueueFull where some were taken back."""
+        """Raise QueueFull where jobs were taken back."""
         if taken:
             _forget(taken, done)
             limit = self._queue.options.max_length
             raise QueueFull(f"queue {self._queue.name!r} is full, max_length is {limit}", enqueued=done)
 
     def not_queued(self, drafts: Sequence[Draft], job: Job, error: Exception, done: Sequence[str]) -> NoReturn:
-        """Before any rename. *Not queued* may be said only once the removal is durable, else they could come back."""
+        """Remove the temp files durably, before any rename, then raise *not queued*; *uncertain* where that fails."""
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         try:
             self._remove(drafts)
@@ -128,7 +139,10 @@ class Undo:
         raise EnqueueFailed(message, enqueued=done) from error
 
     def _remove(self, drafts: Sequence[Draft]) -> None:
-        """Durably. The truncation lets recovery see an incomplete file where the unlink fails. Raises OSError."""
+        """Remove temp files durably. Raises OSError.
+
+        The truncation shows recovery an incomplete file where the unlink fails.
+        """
         if not drafts:
             return
         for draft in drafts:

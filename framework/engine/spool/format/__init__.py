@@ -1,1 +1,1 @@
-"""The bytes and names of what the spool stores."""
+"""The bytes and names of the files that the spool stores."""

@@ -1,16 +1,16 @@
-"""The content of a job's file: a fixed header, headers as JSON, the body; then the history of attempts in slots.
+"""The content of a job file: a fixed header, headers as JSON, the body; then the history of attempts in slots.
 
-The headers are one JSON object, and behind it a second one where the job has extras: readers of before the extras stop
-at the end of the first, and nobody parses twice what many jobs say alike.
+The headers are one JSON object, followed by a second one where the job has extras. Readers of versions without extras
+stop at the end of the first, and extras that many jobs have in common are parsed once.
 
-The part up to the body is written once. A failed attempt is written into a slot of its own page (slot 0 keeps the
-first, a ring of ten the last): a torn record costs the oldest one of the ring, never the job.
+The part up to the body is written once. A failed attempt is written into a slot, a page of its own (slot 0 keeps the
+first, a ring of ten keeps the last). A torn record costs the oldest one of the ring, never the job.
 
-Right checksums do not make a job: another program, a bug or an attacker may have written the file. So every type and
-range is checked here, once, and the rest of the product may rely on them: reading gives a job, or raises Damaged.
+Right checksums do not prove that a file is a job: another program, a bug or an attacker may have written it. So this
+module checks every type and range once, and the other modules rely on that: reading gives a job, or raises Damaged.
 
-The format may grow. A reader ignores fields that it does not know and does without those that it does not need; a file
-that needs a newer reader says so in its header, and is left where it is: reading raises Newer.
+The format may grow. A reader ignores fields that it does not know and does without those that it does not need. A file
+that needs a newer reader says so in its header and stays where it is: reading raises Newer.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ SLOT = 4096
 RING = 10
 _FIRST_READ = 1 << 17  # bytes: nearly every job with its history
 SLOTS = 1 + RING
-MOST_HEADERS, MOST_BODY = 1 << 20, 1 << 30  # bytes: more is a planted giant
-_NUMBERS, _FLAGS = (int, float), (bool,)  # a bool is an int, and no number
+MOST_HEADERS, MOST_BODY = 1 << 20, 1 << 30  # bytes: the spool writes no larger ones
+_NUMBERS, _FLAGS = (int, float), (bool,)  # exact types: a bool is an int, but does not count as a number here
 
 # magic, version, flags, length of headers, length of body, offset of slots, uid, crc of headers, of body, reserved
 _FIXED = struct.Struct("<8sHHIQQ16sIII")
@@ -55,15 +55,15 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Damaged(ValueError):
-    """The file is not a whole job; says what is wrong with it."""
+    """An error: the file is not a whole job. The message says what is wrong with it."""
 
 
 class Impossible(Damaged):
-    """The file is whole, but what it says is no job of this version: it is kept, never taken for a torn one."""
+    """An error: the file is whole, but not a possible job of this version. It is kept, and never treated as torn."""
 
 
 class Newer(OSError):
-    """The file needs a newer reader: not damaged, and not this process's to handle or to judge."""
+    """An error: the file needs a newer reader. It is not damaged, and this process leaves it alone."""
 
     def __init__(self, version: int) -> None:
         super().__init__(
@@ -74,12 +74,12 @@ class Newer(OSError):
 
 @frozen
 class Layout:
-    """Where things are in a file.
+    """The layout of one file, as its fixed header says it.
 
     Attributes:
         headers, body: lengths in bytes.
         slots_at: offset of slot 0.
-        uid: the job's.
+        uid: the job's uid.
         crc_headers, crc_body: checksums.
     """
 
@@ -92,12 +92,12 @@ class Layout:
 
     @property
     def end(self) -> int:
-        """Bytes up to the end of the body: a shorter file is torn."""
+        """Return the number of bytes up to the end of the body; a shorter file is torn."""
         return FIXED_SIZE + self.headers + self.body
 
     @property
     def whole(self) -> int:
-        """Bytes that a file has at most."""
+        """Return the most bytes that the file can have."""
         return self.slots_at + SLOTS * SLOT
 
 
@@ -111,7 +111,7 @@ class Record:
 
 
 def encode(job: Job) -> bytes:
-    """The file of a new job. Raises ValueError: one that could not be read again."""
+    """Return the bytes of a new job's file. Raises ValueError: it could not be read again."""
     wrong = flaw(job)
     if wrong:
         raise ValueError(f"impossible {wrong} of job {job.id!r:.100}")
@@ -152,7 +152,7 @@ def encode(job: Job) -> bytes:
 
 
 def layout(data: bytes) -> Layout:
-    """Reads the fixed header from the first bytes of a file. Raises Damaged, Newer."""
+    """Read the fixed header from the first bytes of a file. Raises Damaged, Newer."""
     if len(data) < FIXED_SIZE:
         raise Damaged(f"{len(data)} bytes: shorter than its header")
     magic, version, _, headers, body, slots_at, uid, crc_headers, crc_body, _ = _FIXED.unpack_from(data)
@@ -171,7 +171,7 @@ def layout(data: bytes) -> Layout:
 
 
 def decode(data: bytes, where: Layout) -> Job:
-    """The job in the bytes of a whole file. Raises Damaged."""
+    """Return the job in the bytes of a whole file. Raises Damaged."""
     if len(data) < where.end:
         raise Damaged(f"{len(data)} bytes of {where.end}: truncated")
     start, slots_at = FIXED_SIZE + where.headers, where.slots_at
@@ -182,7 +182,7 @@ def decode(data: bytes, where: Layout) -> Job:
         text = headers.decode("ascii")
         fields, end = _DECODE(text)
         find = fields.get
-        job = Job(  # by position: twelve names would cost more than the values
+        job = Job(  # by position: twelve keyword arguments would cost more than the values
             fields["id"],
             where.uid,
             fields["queue"],
@@ -205,8 +205,8 @@ def decode(data: bytes, where: Layout) -> Job:
 
 
 def flaw(job: Job) -> str:
-    """Return the name of a field that no job can have like this, or "": what passes can be stored and read again."""
-    if type(job.id) is not str:  # any text: a file name is never made of it
+    """Return the name of a field with an impossible value; "": the job can be stored and read again."""
+    if type(job.id) is not str:  # any text will do: no file name contains it
         return "id"
     if type(job.queue) is not str or len(job.queue) > 100 or not is_name(job.queue):
         return "queue"
@@ -233,7 +233,7 @@ def _are_texts(headers: object) -> bool:
     if type(headers) is not dict and not isinstance(headers, Mapping):
         return False
     for name, text in headers.items():
-        # Nearly all are ASCII: a call less for each.
+        # Nearly all are ASCII: this saves a call for each text.
         if type(name) is str and type(text) is str and name.isascii() and text.isascii():
             continue
         if not _is_text(name) or not _is_text(text):
@@ -246,23 +246,23 @@ def _is_number(value: object, least: float) -> bool:
 
 
 def _is_text(value: object) -> bool:
-    """Return whether it is text that can be written anywhere: lone surrogates cannot."""
+    """Return whether this is text that can be encoded; text with lone surrogates cannot."""
     return type(value) is str and (value.isascii() or not _SURROGATE.search(value))
 
 
 def records(slots: bytes) -> list[Record]:
-    """The attempts that can be read, oldest first; a torn or foreign slot is left out."""
+    """Return the attempts that can be read, oldest first, without torn or foreign slots."""
     found = [_slot(slots[at : at + SLOT], at) for at in range(0, min(len(slots), SLOTS * SLOT), SLOT)]
     return sorted((r for r in found if r is not None), key=lambda r: r.sequence)
 
 
 def place(sequence: int) -> int:
-    """Offset, from the first slot, of the record with this number."""
+    """Return the offset, from the first slot, of the record with this number."""
     return SLOT * (sequence if sequence == 0 else 1 + (sequence - 1) % RING)
 
 
 def encode_record(sequence: int, delivery: int, failure: Failure, outcome: str) -> bytes:
-    """The bytes of a slot; the longer of traceback (its head) and message (its tail) is cut until it fits."""
+    """Return the bytes of a slot; the longer of traceback (at its head) and message (at its tail) is cut to fit."""
     message, trace = failure.message[:1000], failure.traceback[-2000:]
     while True:
         text = _failure_json(failure, message, trace, outcome)
@@ -307,7 +307,7 @@ def _slot(data: bytes, at: int) -> Record | None:
     if sequence > MOST_NUMBER or delivery > MOST_NUMBER or place(sequence) != at:
         return None
     try:
-        # A class may have a name with lone surrogates, which nobody could print or send.
+        # A class name may have lone surrogates, which could not be printed or sent.
         fields = json.loads(rest[_SLOT_REST.size :].decode("utf-8", "replace"))
         failure = _failure(fields, delivery)
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -316,7 +316,7 @@ def _slot(data: bytes, at: int) -> Record | None:
 
 
 def _failure(fields: dict[str, Any], delivery: int) -> Failure:
-    """Return what a record says. Raises ValueError, KeyError, TypeError: something that no attempt can have."""
+    """Return the failure in a record. Raises ValueError, KeyError, TypeError: a value is impossible."""
     attempt, started_at, ended_at = fields["attempt"], fields["started_at"], fields["ended_at"]
     texts = {name: fields[name] for name in _TEXTS}
     if type(attempt) is not int or not 0 <= attempt <= MOST_NUMBER:
@@ -329,11 +329,13 @@ def _failure(fields: dict[str, Any], delivery: int) -> Failure:
 
 
 def read(read_at: Callable[[int, int], bytes], size: int) -> tuple[Layout, Job]:
-    """Where things are in a file, and its job; a planted giant is not read. Raises Damaged, Newer, OSError.
+    """Return the layout of a file and its job. Raises Damaged, Newer, OSError.
+
+    A file that claims to be larger than any job file is not read.
 
     Args:
         read_at: reads (length, offset).
-        size: of the file in bytes.
+        size: size of the file in bytes.
     """
     data = read_at(min(size, _FIRST_READ), 0)
     where = layout(data)

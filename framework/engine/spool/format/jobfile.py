@@ -1,4 +1,4 @@
-"""Reading a job's file where it lies. Whatever stands in its place: no link is followed, and nothing waits for it."""
+"""Reading of job files. Whatever else is at the path, reading follows no link and does not block."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PLANTED = (errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.ESPIPE, errno.EISDIR)
 
 
 class Planted(frame.Damaged):
-    """It is a link, a directory, a pipe or a socket."""
+    """An error: the path is a link, a directory, a pipe or a socket."""
 
     def __init__(self) -> None:
         super().__init__("not a regular file")
@@ -24,7 +24,7 @@ class Planted(frame.Damaged):
 
 @contextmanager
 def opened(disk: Disk, path: str) -> Iterator[tuple[int, os.stat_result]]:
-    """Give descriptor and state of a regular file. Raises Planted, OSError."""
+    """Open a regular file; yield its descriptor and state. Raises Planted, OSError."""
     try:
         with disk.opened(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
             found = disk.calls.fstat(fd)
@@ -38,7 +38,7 @@ def opened(disk: Disk, path: str) -> Iterator[tuple[int, os.stat_result]]:
 
 
 def content(disk: Disk, fd: int, size: int) -> tuple[frame.Layout, Job]:
-    """Return where things are in an open file of this size, and its job. Raises Damaged, OSError."""
+    """Return the layout of an open file of this size, and its job. Raises Damaged, OSError."""
     return frame.read(lambda length, offset: disk.calls.pread(fd, length, offset), size)
 
 
@@ -49,7 +49,7 @@ def read(disk: Disk, path: str) -> tuple[Job, os.stat_result]:
 
 
 def job_in(disk: Disk, path: str) -> Job | None:
-    """Return the job in a file; None: it is gone, holds none, or needs a newer reader. Raises OSError."""
+    """Return the job in a file; None: the file is gone, has no job, or needs a newer reader. Raises OSError."""
     try:
         return read(disk, path)[0]
     except (frame.Damaged, frame.Newer, FileNotFoundError):

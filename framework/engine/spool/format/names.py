@@ -1,14 +1,15 @@
-"""The name of a job's file. It is all that a listing knows: order, counts, when it is due, when it expires.
+"""The names of job files. A name is all that a listing knows of a job: its order, counts, due time and expiry.
 
 `<stamp>.<producer>.<counter>.<random>,<attempt>.<delivery>[,n<not before>][,x<expires>][,p<priority>][,<other>…][,i]`
 
 stamp: 20 digits, nanoseconds; producer, counter, random: hexadecimal; not before and expires: microseconds since the
-epoch; priority: where it is not 5; `i`: the caller chose the id. Other fields are of newer versions: one that begins
-with a small letter is kept and has no meaning here; one that begins with a capital needs a newer reader, and its file
-is left alone. A name that does not fit the pattern belongs to somebody else: never touched.
+epoch; priority: only where it is not 5; `i`: the caller chose the id. Other fields come from newer versions: a field
+that begins with a small letter is kept and has no meaning here; one that begins with a capital needs a newer reader,
+and its file is left alone. A file whose name does not fit the pattern is not the spool's, and is never touched.
 
-Runnable jobs lie in buckets, whose names sort as their jobs are claimed: those of ten seconds and batches between those
-of the priorities below and above 5, of which there is one each. So an urgent job is found however many others wait.
+Runnable jobs are in buckets, whose names sort in the order of claims: first one bucket for each priority below 5, then
+the buckets of ten seconds and the batches, then one for each priority above 5. So an urgent job is found however many
+others wait.
 """
 
 from __future__ import annotations
@@ -36,13 +37,14 @@ _PATTERN = re.compile(
     re.ASCII,
 )
 _NEWER = re.compile(rf"\d{{20}}\.{_TAIL},{_COUNT}\.{_COUNT}(?:,[0-9A-Za-z_-]{{1,41}})*,[A-Z][0-9A-Za-z_,-]*", re.ASCII)
-BATCH = re.compile(rf"\d{{20}}\.{_TAIL}", re.ASCII)  # a directory of those jobs in tmp: the stem of a name
+BATCH = re.compile(rf"\d{{20}}\.{_TAIL}", re.ASCII)  # a batch's directory in tmp: its name is the stem of a job's name
 SEGMENT_END = ",seg"
 _SEGMENT = re.compile(rf"(\d{{20}})\.({_TAIL}),([1-9]\d{{0,3}})(?:,x(0|[1-9]\d{{0,17}}))?{SEGMENT_END}", re.ASCII)
-# Of ten seconds, or one in which a version before segments has stored many jobs together.
+# A bucket of ten seconds, or a batch: many jobs that a version before segments stored together.
 BUCKET = re.compile(rf"\d{{{BUCKET_DIGITS}}}|\d{{20}}\.{_TAIL},[1-9]\d{{0,8}}(?:,x(?:0|[1-9]\d{{0,17}}))?", re.ASCII)
-# Buckets of the priorities 0 to 4 are 0000000000 to 0000000004, of 6 to 9 9999999996 to 9999999999: years 1970, 5138.
-BEGIN, END = "0000000005", "9999999996"  # where those of ten seconds begin, and where they have ended
+# The buckets of the priorities 0 to 4 are 0000000000 to 0000000004, those of 6 to 9 are 9999999996 to 9999999999. As
+# times these are in the years 1970 and 5138.
+BEGIN, END = "0000000005", "9999999996"  # buckets of ten seconds are in [BEGIN, END)
 _PRIORITY = re.compile(r"\d{20}\.[^,]*,[^,]*(?:,n\d+)?(?:,x\d+)?,p([0-46-9])(?:,|$)", re.ASCII)
 MINUTE = re.compile(r"\d{11}", re.ASCII)
 
@@ -52,14 +54,14 @@ class Name(NamedTuple):
 
     Attributes:
         stamp: 20 digits; names sort by it.
-        tail: producer, counter and random bits; with the stamp it is the same through a job's life until a replay.
+        tail: producer, counter and random bits; stamp and tail stay the same until a replay.
         attempt: runs charged to the job.
         delivery: claims so far, never reset.
-        not_before: microseconds since the epoch; kept after it has passed, wait and ttl count from it.
+        not_before: microseconds since the epoch; kept after it has passed, because wait and ttl count from it.
         expires: microseconds since the epoch.
         chosen: the caller chose the id.
         other: fields of newer versions, each with its comma.
-        priority: lower ones are claimed first.
+        priority: lower numbers are claimed first.
     """
 
     stamp: str
@@ -73,27 +75,27 @@ class Name(NamedTuple):
     priority: int = USUAL
 
     def claimed(self) -> Name:
-        """The name after one claim more. (`_replace` takes twice as long.)"""
+        """Return the name after one more claim. (`_replace` takes twice as long.)"""
         delivery = min(MOST_NUMBER, self[3] + 1)
         return Name(self[0], self[1], self[2], delivery, self[4], self[5], self[6], self[7], self[8])
 
     def retried(self, due: int) -> Name:
-        """Return the name after one attempt more, due in microseconds since the epoch."""
+        """Return the name after one more attempt; `due` is in microseconds since the epoch."""
         return self._replace(attempt=min(MOST_NUMBER, self.attempt + 1), not_before=min(MAX_TIME, due))
 
     @property
     def stem(self) -> str:
-        """What names the job in a run record."""
+        """Return the part of the name that identifies the job in a run record."""
         return f"{self.stamp}.{self.tail}"
 
     @property
     def bucket(self) -> str:
-        """The directory in ready/ where jobs lie that came without a batch."""
+        """Return the job's directory in ready/, where it did not come with a batch."""
         return self.stamp[:BUCKET_DIGITS] if self.priority == USUAL else bucket_of(self.priority)
 
     @property
     def minute(self) -> str:
-        """The directory in delayed/."""
+        """Return the job's directory in delayed/."""
         return minute_of(self.not_before or 0)
 
     def __str__(self) -> str:
@@ -109,7 +111,7 @@ class Name(NamedTuple):
 
 
 def first(job: Job, stamp: str, tail: str) -> Name:
-    """The name under which a job is enqueued. Its wait never begins before that, whatever moment it was meant for."""
+    """Return the name under which a job is enqueued; a `not_before` earlier than the enqueue is left out."""
     later = job.not_before is not None and job.not_before > job.enqueued_at
     not_before = micros(job.eligible_at) if later else None
     expires = None if job.ttl is None else micros(job.eligible_at + job.ttl)
@@ -117,7 +119,7 @@ def first(job: Job, stamp: str, tail: str) -> Name:
 
 
 def parse(text: str) -> Name | None:
-    """The name, or None: not ours."""
+    """Return the parsed name; None: it is not a job's."""
     match = _PATTERN.fullmatch(text)
     if match is None:
         return None
@@ -136,39 +138,39 @@ def parse(text: str) -> Name | None:
 
 
 def bucket_of(priority: int) -> str:
-    """Return the bucket of all jobs of a priority that is not 5."""
+    """Return the bucket for all jobs of one priority, where that is not 5."""
     return f"{priority:010d}" if priority < USUAL else f"999999999{priority}"
 
 
 def is_of_time(bucket: str) -> bool:
-    """Return whether a bucket's jobs came within ten seconds or in one batch; False: it is that of a priority."""
+    """Return whether a bucket's jobs came within ten seconds or in one batch; False: it is a priority's bucket."""
     return BEGIN <= bucket < END or len(bucket) != BUCKET_DIGITS
 
 
 def priority_of(entry: str) -> int:
-    """Return the priority that a name says, without parsing it; most names say none."""
+    """Return the priority in a name, without parsing it; most names have none."""
     found = _PRIORITY.match(entry) if ",p" in entry else None
     return USUAL if found is None else int(found[1])
 
 
 def order(entry: str) -> tuple[int, str]:
-    """Return what names are claimed by: first the priority, then the stamp."""
+    """Return the sort key for claims: first the priority, then the stamp."""
     return priority_of(entry), entry
 
 
 def needs_newer(text: str) -> bool:
-    """Return whether a name is that of a job which needs a newer reader."""
+    """Return whether this is the name of a job that needs a newer reader."""
     return _NEWER.fullmatch(text) is not None
 
 
 class SegmentName(NamedTuple):
-    """The name of a segment: a file that holds many jobs. Its jobs have names too, which follow from it.
+    """The parsed name of a segment: a file that holds many jobs. The names of its jobs follow from it.
 
     Attributes:
-        stamp: of its first job; the next ones have the next numbers.
-        tail: as in `Name`; it begins and ends those of its jobs.
-        jobs: how many it was made with.
-        expires: the first of theirs, in microseconds since the epoch; None: none expires.
+        stamp: the stamp of its first job; the next jobs have the next numbers.
+        tail: as in `Name`; the tails of its jobs begin and end with its parts.
+        jobs: the number of jobs that the segment has room for.
+        expires: the earliest expiry of its jobs, in microseconds since the epoch; None: no job expires.
     """
 
     stamp: str
@@ -178,7 +180,7 @@ class SegmentName(NamedTuple):
 
     @property
     def last_stamp(self) -> str:
-        """Return that of its last job."""
+        """Return the stamp of its last job."""
         return f"{int(self.stamp) + self.jobs - 1:020d}"
 
     def of_job(self, index: int, delivery: int, expires: int | None) -> Name:
@@ -199,7 +201,7 @@ def _parts(stamp: str, tail: str) -> tuple[int, str, str]:
 
 @lru_cache(maxsize=4096)
 def segment(entry: str) -> SegmentName | None:
-    """Return what a segment's name says; None: it is something else."""
+    """Return a segment's parsed name; None: it is something else."""
     match = _SEGMENT.fullmatch(entry)
     if match is None:
         return None
@@ -208,39 +210,39 @@ def segment(entry: str) -> SegmentName | None:
 
 
 def index_in_segment(name: Name) -> int:
-    """Return the place that a job which came out of a segment had there."""
+    """Return the index that a job had in its segment."""
     return int(name.tail.split(".")[1][-3:], 16)
 
 
 def micros(seconds: float) -> int:
-    """Seconds since the epoch as the microseconds of a name; what does not fit becomes the nearest that does."""
+    """Return seconds since the epoch as microseconds, limited to what a name can hold."""
     if seconds >= MAX_TIME / 1e6:
         return MAX_TIME
     return max(0, round(seconds * 1e6))
 
 
 def minute_of(when: int) -> str:
-    """The directory in delayed/ of a moment in microseconds since the epoch."""
+    """Return the directory in delayed/ for a moment in microseconds since the epoch."""
     return f"{when // 60_000_000:011d}"
 
 
 class Tails:
-    """Makes the part of a name that tells producers apart; one per process, another after a fork."""
+    """A source of tails, the part of a name that is unique to its producer; each process has its own."""
 
     def __init__(self) -> None:
         self.after_fork()
 
     def after_fork(self) -> None:
-        """Another producer from here on."""
+        """Become another producer."""
         self._producer = os.urandom(4).hex()
-        self._numbers = count(1)  # needs no lock, which a signal handler could find held by its own thread
+        self._numbers = count(1)  # needs no lock: a signal handler could find one held by its own thread
 
     def next(self) -> str:
-        """A tail that nobody else has."""
+        """Return a unique tail."""
         return self.many(1)[0]
 
     def many(self, most: int) -> list[str]:
-        """So many; one draw is enough to tell them from all others."""
+        """Return so many unique tails; they share one random part."""
         random = os.urandom(6).hex()
         return [f"{self._producer}.{number:x}.{random}" for number in islice(self._numbers, most)]
 

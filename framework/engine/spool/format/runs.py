@@ -1,7 +1,7 @@
-"""The lock file of a worker: a header; and how to read the run records that the version before this kept behind it.
+"""The header of a worker's lock file, and a reader of the run records that the previous version keeps behind it.
 
-Since then runs stand in `framework.engine.ledger`. A rescuer of this version may still find the claims of a worker of
-the version before, which stand in rows of 256 bytes: the reader goes with the next version.
+This version keeps runs in `framework.engine.ledger`. A rescuer of this version may still find the claims of a worker of
+the previous version, whose runs are in rows of 256 bytes. The reader is removed in the next version.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from framework.model.frozen import frozen
 from framework.model.job import RunRecord
 
 ROW = 256
-# In a byte behind the header: this worker reads segments. 0 in versions that read none, 1 in those that read only
-# such as were written at once.
+# The byte behind the header: this worker reads all segments. It is 0 in versions that read no segments, and 1 in those
+# that read only segments written at once.
 SEGMENTS = 2
-_LATEST = (2**63 - 1) / 1e9  # seconds since the epoch: a span tells nanoseconds in 64 bits
+_LATEST = (2**63 - 1) / 1e9  # seconds since the epoch: a span has nanoseconds in 64 bits
 
 _HEAD = struct.Struct("<8s36sId")
 _HEAD_MAGIC = b"WSPLIFE\x01"
@@ -32,13 +32,13 @@ _WHOLE = struct.Struct(f"<4sI{_ROW.size}s{ROW - 8 - _ROW.size}x")  # magic, crc 
 
 @frozen
 class Started:
-    """A run that had begun.
+    """A run that had started.
 
     Attributes:
-        stem: of the job's file name.
-        run: what the worker wrote.
-        outcome: kind that telemetry has already, as text; empty = none.
-        delay: seconds, of that outcome.
+        stem: the stem of the job's file name.
+        run: the record that the worker wrote.
+        outcome: the kind of outcome that telemetry already has, as text; empty: none.
+        delay: the delay of that outcome, in seconds.
     """
 
     stem: str
@@ -48,18 +48,18 @@ class Started:
 
 
 def head(boot: str, started_at: float) -> bytes:
-    """The header of a lock file."""
+    """Return the header of a lock file."""
     fixed = _HEAD.pack(_HEAD_MAGIC, boot.encode("ascii", "replace")[:36], os.getpid(), started_at)
     return (fixed + bytes([SEGMENTS])).ljust(ROW, b"\0")
 
 
 def reads_segments(data: bytes) -> bool:
-    """Return whether the worker of a lock file reads segments; a lock that a rescuer has made is no worker's."""
+    """Return whether the worker of a lock file reads segments; true also of a lock that a rescuer has made."""
     return not data.startswith(_HEAD_MAGIC) or data[_HEAD.size : _HEAD.size + 1] >= bytes([SEGMENTS])
 
 
 def decode(data: bytes) -> Started | None:
-    """Return the record in 256 bytes; None: empty, torn, or something that no run can have."""
+    """Return the record in 256 bytes; None: it is empty, torn, or has an impossible value."""
     body = data[8 : 8 + _ROW.size]
     if not data.startswith(_ROW_MAGIC) or len(body) < _ROW.size or _CRC.unpack_from(data, 4)[0] != zlib.crc32(body):
         return None
@@ -82,7 +82,7 @@ def decode(data: bytes) -> Started | None:
 
 
 def read_rows(data: bytes) -> dict[tuple[str, int], Started]:
-    """All runs in the bytes of a lock file, by stem and delivery."""
+    """Return all runs in the bytes of a lock file, by stem and delivery."""
     found = (decode(data[at : at + ROW]) for at in range(ROW, len(data), ROW))
     return {(s.stem, s.run.delivery): s for s in found if s is not None}
 

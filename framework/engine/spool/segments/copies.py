@@ -1,13 +1,14 @@
-"""A job leaves its segment: it becomes a file of its own in its owner's directory, and is settled there as any other.
+"""Copies: a job leaves its segment as a job file in its owner's directory, and is settled there like any other.
 
-    1  a copy is written in claimed/<wid>/ under a name that is no job's, and made durable
-    2  the word says *moved*, by this owner at this delivery: the commit point
-    3  the words are flushed: else a power cut could bring the job back here while it is there
-    4  the copy gets the name of a job
+    1  a copy is written in claimed/<wid>/ under a name that no job has, and made durable
+    2  the word becomes *moved*, with this owner and this delivery: the commit point
+    3  the words are flushed: else a power cut could bring the job back in the segment while the copy exists
+    4  the copy is renamed to the name of a job
 
-Killed before 2, the copy is nobody's; after it, it is the job. The word names one copy, by owner and delivery: an owner
-has one of a job at a time, and removes it before it settles the job in another way. Only who holds the lock of the
-directory decides, and settles the copies before the words: a word that it has changed would say nothing of the copy.
+After a kill before step 2 the copy is discarded; after a later kill it is the job. The word names one copy, by owner
+and delivery: an owner has one copy of a job at a time, and removes it before it settles the job in another way. Only
+the holder of the directory's lock settles copies. It does so before it settles the words, because a word that it has
+changed says nothing of the copy any more.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ _COPY = re.compile(r"\.([^~]+)~([^~]+)~([0-9a-f]{9})", re.ASCII)
 
 
 def leave(disk: Disk, held: Sequence[Held]) -> list[tuple[Held, OSError]]:
-    """Make files of leases that are records; others are left alone. Return those that failed and stay leases.
+    """Turn leases that are records of segments into job files, and return those that failed and stay leases.
 
-    A lease whose word is not its owner's is lost: its file is not there, and settling it says so.
+    A lease whose word is not its owner's any more is lost: it gets no file, so its settlement reports it as lost.
     """
     failed: list[tuple[Held, OSError]] = []
     inside = [one for one in held if one.segment is not None and not one.settled]
@@ -46,7 +47,7 @@ def leave(disk: Disk, held: Sequence[Held]) -> list[tuple[Held, OSError]]:
             return failed
     moved = [one for one in copied if _tried(one, _commit, failed)]
     for segment in {id(one.segment): one.segment for one in moved}.values():
-        with contextlib.suppress(OSError):  # then a power cut may bring the jobs back: they run again
+        with contextlib.suppress(OSError):  # after an error a power cut may bring the jobs back: they run again
             segment.flush()
     for one in moved:
         _tried(one, lambda one: _place(disk, one), failed)
@@ -54,27 +55,28 @@ def leave(disk: Disk, held: Sequence[Held]) -> list[tuple[Held, OSError]]:
 
 
 def forget(disk: Disk, held: Held) -> bool:
-    """Take back the copy of a lease that is to be settled in its segment after all.
+    """Remove the copy of a lease that is to be settled in its segment after all. Raises OSError.
 
-    Return whether that is so; False: the job is the copy by now, and `leave` goes on with it. Raises OSError.
+    Return whether it can be settled there; False: the copy is the job by now, and `leave` continues with it.
     """
     if held.copied:
         if held.segment.word(held.index) == _moved(held):
             return False
-        disk.unlink(_path(held))  # before the word is written: when the segment is gone, a copy is the job
+        disk.unlink(_path(held))  # before the word is written: once the segment is gone, a copy counts as the job
         held.copied = False
     return True
 
 
 def is_copy(entry: str) -> bool:
-    """Return whether an entry of an owner's directory has the name of a copy."""
+    """Return whether this entry of an owner's directory is named as a copy."""
     return "~" in entry and _COPY.fullmatch(entry) is not None
 
 
 def settle_copies(disk: Disk, owner: Owner, segments: Segments) -> bool:
-    """Settle what an owner's copies are, before its words; by the holder of its lock. Return whether all are settled.
+    """Make an owner's copies jobs or remove them; return whether all are settled. Raises OSError.
 
-    Those of leases are not touched: their settlement is on its way, perhaps in another thread. Raises OSError.
+    The holder of the owner's lock calls this, before it settles the words. Copies of leases are not touched: their
+    settlement is under way, perhaps in another thread.
     """
     done = True
     for entry in disk.listdir(owner.base):
@@ -89,7 +91,8 @@ def settle_copies(disk: Disk, owner: Owner, segments: Segments) -> bool:
 
 def _settle_copy(disk: Disk, segments: Segments, match: re.Match[str], name: names.Name, path: str) -> bool:
     now = segments.word(match[2], names.index_in_segment(name))
-    # Where the segment is gone, all in it was settled, and a copy goes before its job is settled in another way.
+    # A segment is gone only when all its jobs are settled, and a copy is removed before its job is settled in another
+    # way. So a copy without a segment is the job.
     if now is None or now == word.moved(name.delivery, int(match[3], 16)):
         disk.move(path, f"{os.path.dirname(path)}/{match[1]}")
     else:
@@ -110,18 +113,18 @@ def _copy(disk: Disk, held: Held, *, sync: bool) -> bool:
     held.segment.check()
     now = held.segment.word(held.index)
     if held.copied and now == _moved(held):
-        return True  # an earlier call came so far
+        return True  # an earlier call has done this step
     if now != held.word:
         held.segment.store.leave(held)
         return False
     if held.copied:
-        disk.unlink(_path(held))  # what an earlier call has left
+        disk.unlink(_path(held))  # left by an earlier call
     held.copied = True
     data = frame.encode(held.segment.job(held.index))
     held.slots_at = frame.layout(data).slots_at
     try:
         disk.write_new(_path(held), data, sync=sync)
-    except FileNotFoundError:  # somebody has removed the owner's directory
+    except FileNotFoundError:  # the owner's directory was removed
         if not disk.mkdir(held.owner.base):
             raise
         disk.write_new(_path(held), data, sync=sync)
@@ -145,7 +148,7 @@ def _place(disk: Disk, held: Held) -> bool:
     target = f"{held.owner.base}/{held.entry}"
     try:
         disk.rename(_path(held), target)
-    except FileNotFoundError:  # an earlier call may have come so far
+    except FileNotFoundError:  # an earlier call may have done this step
         if disk.stat(target) is None:
             raise
     held.inode = 0

@@ -1,7 +1,8 @@
 """A segment that this process has open: its words, its records, and its claim lock.
 
-The claim lock is one byte of the file, locked by the open file (OFD): it belongs to no process, so a probe by another
-thread's descriptor does not free it, and a killed claimer's lock is gone. Systems without such locks lock the file.
+The claim lock is a lock on one byte, owned by the open file (OFD). No process owns it, so another thread's probe on its
+own descriptor does not free it; and the kernel frees it when a claiming process is killed. Systems without such locks
+lock the whole file.
 """
 
 from __future__ import annotations
@@ -27,32 +28,33 @@ from framework.model.job import Job
 if TYPE_CHECKING:
     from framework.engine.spool.segments.open import Segments
 
-WAIT = 0.002  # seconds for the claim lock, which is held for some microseconds: a stopped holder must not stop others
+WAIT = 0.002  # seconds for the claim lock, which is held for microseconds: a stopped holder must not stop others
 CLAIMS = 0  # the locked byte
 OFD = getattr(fcntl, "F_OFD_SETLK", None)  # macOS: None
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
 _LOCK = struct.Struct("hhqqi4x")
-_LIKELY = 2048  # bytes that a record may well have
+_LIKELY = 2048  # bytes to read for each record, at a guess
 
 
 class Busy(Exception):
-    """Somebody has held the claim lock for too long: stopped, or on a disk that hangs."""
+    """An error: another process has held the claim lock for too long, because it is stopped or its disk hangs."""
 
 
 class Segment:
-    """A segment that this process has open. Not thread-safe: `Segments` has a lock.
+    """An open segment. Not thread-safe: `Segments` has a lock.
 
     Attributes:
-        path, entry: of the file, relative to the root, and its name. name: what that says.
-        fd: descriptor, kept from forked children. file: its device and inode. inode: the latter.
-        head: what its head says.
-        held: indexes that are leases of this process. store: whose it is.
+        path: path relative to the root. entry: file name. name: the parsed file name.
+        fd: descriptor, which forked children close. file: device and inode. inode: the inode alone.
+        head: the content of its head.
+        held: indexes of the jobs that are leases of this process.
+        store: the `Segments` that it belongs to; None: it is open for a look only.
     """
 
     __slots__ = ("_data", "_disk", "_offsets", "entry", "fd", "file", "head", "held", "inode", "name", "path", "store")
 
     def __init__(self, disk: Disk, path: str, store: Segments | None = None) -> None:
-        """Opens it. Raises Damaged, Newer, OSError."""
+        """Open the file. Raises Damaged, Newer, OSError."""
         entry = os.path.basename(path)
         name = names.segment(entry)
         assert name is not None, entry
@@ -80,7 +82,7 @@ class Segment:
             raise
 
     def close(self) -> None:
-        """Lets the file go. Idempotent."""
+        """Close the file. Idempotent."""
         fd, self.fd = self.fd, -1
         if fd < 0:
             return
@@ -92,7 +94,7 @@ class Segment:
         self._disk.reserve()
 
     def _opened(self) -> int:
-        """Return a descriptor; one that is kept leaves the spare one to those that are not. Raises OSError."""
+        """Return a descriptor; one that stays open does not use up the spare descriptor. Raises OSError."""
         if self.store is None:
             return self._disk.open(self.path, _OPEN)
         return self._disk.calls.open(self.path, _OPEN | os.O_CLOEXEC, 0o600, dir_fd=self._disk.fd)
@@ -100,9 +102,9 @@ class Segment:
     # --- words -------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Open the file again where the descriptor is somebody else's by now. Raises OSError.
+        """Open the file again where the descriptor belongs to another file by now. Raises OSError.
 
-        No word goes into another file.
+        So no word is written into another file.
         """
         if self.fd < 0:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF), self.path)
@@ -126,13 +128,13 @@ class Segment:
         return found[0]
 
     def write(self, index: int, *values: int) -> None:
-        """Write words from an index on. Raises OSError."""
+        """Write words, beginning at an index. Raises OSError."""
         data = word.pack(list(values))
         if self._disk.calls.pwrite(self.fd, data, bytes_of.WORDS_AT + word.SIZE * index) != len(data):
             raise OSError(errno.EIO, "a word was written in part", self.path)
 
     def write_all(self, changed: dict[int, int]) -> None:
-        """Write words by index, those that follow each other at once. Raises OSError: some may be written."""
+        """Write words by index, adjacent ones in one call. Raises OSError: some may be written."""
         run: list[int] = []
         begin = 0
         for index in sorted(changed):
@@ -156,7 +158,7 @@ class Segment:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the claim lock. Raises Busy, OSError."""
+        """Hold the claim lock for the length of a block. Raises Busy, OSError."""
         until = time.monotonic() + WAIT
         while not self._lock(fcntl.F_WRLCK, fcntl.LOCK_EX):
             if time.monotonic() > until:
@@ -182,13 +184,13 @@ class Segment:
     # --- records -----------------------------------------------------------------------------------------------
 
     def job(self, index: int) -> Job:
-        """Return the job of an index. Raises Damaged, OSError."""
+        """Return the job with this index. Raises Damaged, OSError."""
         if index >= len(self._offsets):
             self.load(index + 1)
         return bytes_of.decode(self._data, self._offsets[index], self.head.queue)
 
     def record(self, index: int) -> bytes:
-        """Return the bytes of a record up to the next one that can be found, for bad/. Raises OSError."""
+        """Return the bytes of a record, up to the next record that is found, for a file in bad/. Raises OSError."""
         self.load(self.head.jobs)
         begin = self._offsets[index]
         later = [at for at in self._offsets[index + 1 :] if at >= 0]
@@ -198,17 +200,17 @@ class Segment:
         return self._data[begin : later[0] if later else None]
 
     def whole(self) -> list[bool]:
-        """Return of each index whether its record is as it was written. Raises OSError."""
+        """Return for each index whether its record is as it was written. Raises OSError."""
         self.load(self.head.jobs)
         return [bytes_of.is_whole(self._data, at) for at in self._offsets]
 
     def load(self, upto: int) -> None:
-        """Read the records before an index, each once: they never change. Raises OSError."""
+        """Read the records below an index, each only once, because they never change. Raises OSError."""
         known, upto = len(self._offsets), upto if self.head.grows else self.head.jobs
         if known >= upto:
             return
         last = self._offsets[-1] if known else -1
-        if last >= 0 and upto < self.head.jobs:  # only what has come since; where that is damaged, all anew
+        if last >= 0 and upto < self.head.jobs:  # read only new records; if one is damaged, read all again
             at = bytes_of.end(self._data, last)
             more = self._disk.calls.pread(self.fd, (upto - known) * _LIKELY, self.head.data_at + at)
             found = bytes_of.walk(data := self._data[:at] + more, upto, known, at)[known:]

@@ -1,10 +1,10 @@
-"""The bytes of a segment: a head, the words, then a record a job.
+"""The bytes of a segment: a head, the words, then one record for each job.
 
     head    fixed fields with a checksum, in the first 256 bytes
-    words   eight bytes a job, see `words`; up to the next multiple of a page, so that writing one rewrites no record
+    words   eight bytes for each job, see `words`; padded to a whole page, so that writing a word rewrites no record
     record  flag, index, length, checksum | lengths, moments, uid | id, headers, extras, body; padded to eight bytes
 
-Right checksums do not make a job: types and ranges are checked as those of a job's own file are (`frame.flaw`).
+Right checksums do not prove that a record is a job: types and ranges are checked as in a job file (`frame.flaw`).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from framework.model.job import Job
 
 MAGIC = b"\x89WSEG01\n"
 VERSION = 2  # of the oldest reader that can read any segment
-FIRST = 1  # the same, where nothing has been open for more jobs, and no trace context stands bare
-GROWS = 1  # a flag: it is open for more jobs, or was
+FIRST = 1  # the same for a segment that was never open for more jobs and has no trace context in short form
+GROWS = 1  # flag: the segment is or was open for more jobs
 MOST = 256  # jobs
-MOST_BYTES = 4 << 20  # of payloads, from which on a segment takes no further job
+MOST_BYTES = 4 << 20  # bytes of payloads, from which on a segment takes no further job
 WORDS_AT = 256
-ROOM = 512  # bytes that a job has in a segment that is open for more, at least
+ROOM = 512  # least number of bytes for each further job in an open segment
 _PAGE = 4096
 _LARGEST = 1 << 31
 
@@ -39,20 +39,21 @@ _CRC = struct.Struct("<I")
 _PREFIX = struct.Struct("<HHII")  # published, index, length with prefix and padding, checksum of all but the flag
 # lengths of id, headers, extras, body; enqueued at, ttl, scheduled for; uid
 _FIXED = struct.Struct("<IIIIddd16s")
-_COMMON = {"content-type": "application/json"}  # the headers of most jobs that are not traced take no room
+_COMMON = {"content-type": "application/json"}  # most untraced jobs have these headers: they are stored as nothing
 _OPENING = ord("{")
-_TRACE, _TRACE_SIZE = "traceparent", 55  # what most that are traced have beside it
+_TRACE, _TRACE_SIZE = "traceparent", 55  # most traced jobs have only this header beside it: its value alone is stored
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 _DECODE = json.JSONDecoder().raw_decode
 
 
 @frozen
 class Head:
-    """What a head says.
+    """The content of a segment's head.
 
     Attributes:
-        jobs: how many records, at most. data_at: where they begin. size: of the file. queue: the jobs' own.
-        grows: it was not written at once.
+        jobs: the most records that it can hold. data_at: offset of the records. size: size of the file in bytes.
+        queue: the queue of its jobs.
+        grows: the segment was not written at once.
     """
 
     jobs: int
@@ -63,15 +64,15 @@ class Head:
 
 
 def data_at(jobs: int) -> int:
-    """Return where the records of a segment of so many begin."""
+    """Return the offset of the records in a segment for so many jobs."""
     return -(-(WORDS_AT + SIZE * jobs) // _PAGE) * _PAGE
 
 
 def build(jobs: Sequence[Job], slots: int = 0) -> tuple[bytes, int]:
-    """Return a whole segment, and where its records end. Raises ValueError: a job that could not be read again.
+    """Return the bytes of a segment, and where its records end. Raises ValueError: a job could not be read again.
 
     Args:
-        slots: as many jobs have room, those that come later about as much as these; 0: no others come.
+        slots: number of jobs that it has room for, where later jobs are about as large as these; 0: none come later.
     """
     written = records(jobs)
     vacant = max(0, slots - len(jobs))
@@ -86,18 +87,18 @@ def build(jobs: Sequence[Job], slots: int = 0) -> tuple[bytes, int]:
 
 
 def records(jobs: Sequence[Job], first: int = 0) -> bytes:
-    """Return the records of jobs with the indexes from `first` on. Raises ValueError, as `build`."""
+    """Return the records of jobs, whose indexes begin at `first`. Raises ValueError, as `build`."""
     return b"".join(_record(index, job) for index, job in enumerate(jobs, first))
 
 
 def head_of(jobs: int, size: int, queue: str, version: int = VERSION, *, grows: bool = False) -> bytes:
-    """Return head and words of a segment from which nobody has claimed."""
+    """Return head and words of a segment without claims."""
     fixed = _HEAD.pack(MAGIC, version, GROWS if grows else 0, jobs, data_at(jobs), size, queue.encode("ascii"))
     return (fixed + _CRC.pack(zlib.crc32(fixed))).ljust(data_at(jobs), b"\0")
 
 
 def head(data: bytes) -> Head:
-    """Return what the first bytes of a segment say. Raises frame.Damaged, frame.Newer."""
+    """Return the head in the first bytes of a segment. Raises frame.Damaged, frame.Newer."""
     if len(data) < _HEAD.size + _CRC.size:
         raise frame.Damaged(f"{len(data)} bytes: shorter than the head of a segment")
     magic, version, flags, jobs, begin, size, queue = _HEAD.unpack_from(data)
@@ -121,7 +122,7 @@ def _record(index: int, job: Job) -> bytes:
     ident = job.id.encode("utf-8", "surrogatepass")
     headers = _text_of(job.headers).encode("ascii")
     extras = b"" if job.extras is NONE else job.extras.text.encode("ascii")
-    # A job that fails gets a file of its own, whose headers hold all of these: an id takes up to six times its bytes.
+    # A job that fails gets a job file, whose headers hold all of these. There an id takes up to six times its bytes.
     headers_alone = len(headers) + len(extras) + 6 * len(ident) + 4096
     if headers_alone > frame.MOST_HEADERS or len(job.payload) > frame.MOST_BODY:
         raise ValueError(f"job {job.id!r:.100} is too large: headers {len(headers)}, payload {len(job.payload)} bytes")
@@ -137,18 +138,18 @@ def _record(index: int, job: Job) -> bytes:
 
 
 def end(data: bytes, at: int) -> int:
-    """Return where the record that begins here says that it ends."""
+    """Return where the record at this offset ends, by its length field."""
     length: int = _PREFIX.unpack_from(data, at)[2]
     return at + length
 
 
 def is_whole(data: bytes, at: int) -> bool:
-    """Return whether the record that begins here is as it was written."""
+    """Return whether the record at this offset is as it was written."""
     return _fixed(data, at) is not None
 
 
 def _fixed(data: bytes, at: int) -> tuple[Any, ...] | None:
-    """Return lengths, moments and uid of the record that begins here; None: it is not as it was written."""
+    """Return lengths, moments and uid of the record at this offset; None: it is not as it was written."""
     if at < 0 or at + _PREFIX.size + _FIXED.size > len(data):
         return None
     _, _, length, crc = _PREFIX.unpack_from(data, at)
@@ -161,15 +162,15 @@ def _fixed(data: bytes, at: int) -> tuple[Any, ...] | None:
 
 
 def walk(data: bytes, jobs: int, index: int = 0, at: int = 0) -> list[int]:
-    """Return where the record of each index before `jobs` begins in the bytes behind the words; -1: it is not found.
+    """Return the offsets of the records of the indexes below `jobs`, in the bytes behind the words; -1: not found.
 
-    A damaged record hides none behind it: the next one is looked for by index and checksum.
+    A damaged record does not hide the records behind it: the next one is looked for by index and checksum.
 
     Args:
-        index, at: of the first one that is looked for; those before it are not found.
+        index, at: index and offset of the first record to look for; for smaller indexes the result is -1.
     """
     found = [-1] * jobs
-    last = -1  # where the record before begins
+    last = -1  # offset of the previous record
     while index < jobs and at >= 0:
         if at + _PREFIX.size + _FIXED.size <= len(data):
             _, number, length, _ = _PREFIX.unpack_from(data, at)
@@ -177,17 +178,17 @@ def walk(data: bytes, jobs: int, index: int = 0, at: int = 0) -> list[int]:
                 found[index], last = at, at
                 at, index = at + length, index + 1
                 continue
-        # Here begins nothing that belongs here. The length that led here may be what is damaged.
+        # No expected record begins here. The damage may also be in the length that led here.
         from_ = last + 8 if last >= 0 and not is_whole(data, last) else at + 8
         at = _next_whole(data, from_, index)
         if at >= 0:
-            index = _PREFIX.unpack_from(data, at)[1]  # may be one of those that come later
+            index = _PREFIX.unpack_from(data, at)[1]  # possibly larger than the next index
         last = -1
     return found
 
 
 def _next_whole(data: bytes, at: int, least: int) -> int:
-    """Return where the next whole record with at least this index begins; -1: nowhere."""
+    """Return the offset of the next whole record with at least this index; -1: there is none."""
     filled = at + len(data[at:].rstrip(b"\0"))
     for here in range(at, min(filled, len(data) - _PREFIX.size - _FIXED.size + 1), 8):
         flag, index, length, _ = _PREFIX.unpack_from(data, here)
@@ -197,7 +198,7 @@ def _next_whole(data: bytes, at: int, least: int) -> int:
 
 
 def decode(data: bytes, at: int, queue: str) -> Job:
-    """Return the job of a record. Raises frame.Damaged."""
+    """Return the job in a record. Raises frame.Damaged."""
     fixed = _fixed(data, at)
     if fixed is None:
         raise frame.Damaged("checksum of a record in a segment")
@@ -223,7 +224,7 @@ def decode(data: bytes, at: int, queue: str) -> Job:
         )
     except (ValueError, TypeError, RecursionError) as error:
         raise frame.Impossible(f"record in a segment: {error!r:.200}") from None
-    # What most have, and nothing else: checked here, as each part is what its place makes it.
+    # Most jobs have only these fields, whose types follow from the decoding: this short check is enough for them.
     usual = ttl != ttl and scheduled != scheduled and 0 <= enqueued_at <= LATEST
     usual = usual and (not n_headers or data[headers] != _OPENING)
     if not usual and (wrong := frame.flaw(job)):
@@ -232,7 +233,7 @@ def decode(data: bytes, at: int, queue: str) -> Job:
 
 
 def _headers(text: str) -> dict[str, str]:
-    """Return the headers of a record: of most jobs nothing stands there, or the trace context. Raises ValueError."""
+    """Return the headers of a record; most have none stored, or the bare trace context. Raises ValueError."""
     if not text:
         return dict(_COMMON)
     if text[0] != "{":
@@ -250,6 +251,6 @@ def _text_of(headers: Mapping[str, str]) -> str:
 
 
 def name_of(segment: names.SegmentName, index: int, job: Job, delivery: int) -> names.Name:
-    """Return the name of a job that was claimed so often."""
+    """Return the name of a job in a segment after so many deliveries."""
     expires = None if job.ttl is None else names.micros(job.enqueued_at + job.ttl)
     return segment.of_job(index, delivery, expires)

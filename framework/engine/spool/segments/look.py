@@ -1,4 +1,4 @@
-"""Looking at a segment, and deleting one of its jobs: what a person does from the command line."""
+"""Access to a segment without claims, and deletion of one of its jobs, as from the command line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from framework.engine.spool.segments.file import Busy, Segment
 
 @contextmanager
 def open_segment(disk: Disk, path: str) -> Iterator[Segment]:
-    """Gives a segment that no claims of this process know. Raises Damaged, Newer, OSError."""
+    """Open a segment apart from this process's claims, for the length of a block. Raises Damaged, Newer, OSError."""
     segment = Segment(disk, path)
     try:
         yield segment
@@ -22,7 +22,7 @@ def open_segment(disk: Disk, path: str) -> Iterator[Segment]:
 
 
 def discard(disk: Disk, path: str, index: int) -> bool:
-    """Delete a job that nobody has; False: it is gone, or somebody has it. Raises OSError."""
+    """Delete an unclaimed job; False: it is gone or claimed. Raises OSError."""
     try:
         with open_segment(disk, path) as segment:
             with segment.locked():

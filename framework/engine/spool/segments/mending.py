@@ -1,4 +1,4 @@
-"""Segments that nobody could finish writing, and such as were put aside."""
+"""The repair of segments: those whose writer died, and those that were moved to bad/."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from framework.engine.spool.segments.look import open_segment
 
 
 def recover(disk: Disk, queue: QueueDir, entry: str) -> int:
-    """Settle a segment in tmp: its whole jobs are promoted, a torn rest is nobody's. Return how many were promoted.
+    """Recover a segment in tmp: move its whole jobs into place, drop torn ones; return how many jobs were recovered.
 
-    Its writer holds the `flock` of the file. Raises Newer, OSError.
+    A living writer holds the `flock` of the file; then nothing happens. Raises Newer, OSError.
     """
     path, name = queue.path("tmp", entry), names.segment(entry)
     assert name is not None
@@ -41,21 +41,22 @@ def recover(disk: Disk, queue: QueueDir, entry: str) -> int:
         settled = [_closed(one, whole) for one, whole in zip(found, there, strict=True)]
         if settled != found:
             disk.calls.pwrite(fd, word.pack(settled), bytes_of.WORDS_AT)
-        disk.sync(fd)  # its writer may not have come to that
+        disk.sync(fd)  # its writer may have died before its own sync
         return sum(there) if disk.move(path, f"{queue.base}/segments/{entry}") else 0
 
 
 def _closed(one: int, whole: bool) -> int:
-    """Return the word of a record to whose segment none is added any more."""
+    """Return the word that a record has once its segment is closed: vacant becomes free, or done where it is torn."""
     if not whole:
         return word.DONE
     return word.free(0) if word.is_vacant(one) else one
 
 
 def adopt(disk: Disk, path: str) -> None:
-    """Close a segment whose writer is dead. What it had written and not shown counts where it is whole.
+    """Close a segment whose writer is dead; whole records whose words are still vacant become free jobs.
 
-    The writer's `flock` says that it lives; workers write no vacant word. Raises Damaged, Newer, OSError.
+    A living writer holds the `flock`; then nothing happens. Workers never write vacant words. Raises Damaged, Newer,
+    OSError.
     """
     with open_segment(disk, path) as segment:
         if not flocks.take(disk.calls, segment.fd):
@@ -63,19 +64,19 @@ def adopt(disk: Disk, path: str) -> None:
         there = segment.whole()
         vacant = {i: _closed(one, there[i]) for i, one in enumerate(segment.words()) if word.is_vacant(one)}
         if any(map(word.is_free, vacant.values())):
-            segment.flush()  # its writer may not have come to that
+            segment.flush()  # its writer may have died before its own flush
         segment.write_all(vacant)
 
 
 def _records(data: bytes, jobs: int) -> list[int]:
-    """Return where each record begins in a whole file; -1: nowhere."""
+    """Return the offset of each record in a whole file; -1: not found."""
     begin = bytes_of.data_at(jobs)
     return [at + begin if at >= 0 else -1 for at in bytes_of.walk(data[begin:], jobs)]
 
 
 @contextmanager
 def _locked(disk: Disk, path: str) -> Iterator[int | None]:
-    """Gives a descriptor that nobody writes to; None: its writer lives, or it is not there any more."""
+    """Open and lock a file for the length of a block; None: its writer lives, or the file is gone."""
     try:
         fd = flocks.keep(disk.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK))
     except OSError as error:
@@ -118,9 +119,9 @@ def flaw(disk: Disk, path: str) -> str:
 
 
 def restore(disk: Disk, queue: QueueDir, path: str) -> str:
-    """Put a segment back; where its head is damaged with a new one, so that jobs may run again. "" or why not.
+    """Move a segment back from bad/; return "", or why not. Raises OSError.
 
-    Raises OSError.
+    A damaged head is replaced by a new one, and all its whole jobs become free: some may run again.
     """
     name = names.segment(os.path.basename(path))
     assert name is not None

@@ -1,4 +1,4 @@
-"""The segments of one queue that one process has open: claims of ranges, and settlements by words."""
+"""The segments of one queue that one process has open. It claims their jobs in ranges, and settles them by words."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from framework.engine.spool.segments.file import Busy, Segment
 from framework.model.job import Lease
 
 KEEP = 5.0  # seconds
-MOST_IDLE = 8  # open segments of which no job is a lease here
+MOST_IDLE = 8  # segments that stay open without a lease in this process
 
 
 class Segments:
-    """Thread-safe: one thread claims, any thread settles or gives back.
+    """The open segments of one queue. Thread-safe: one thread claims, any thread settles or gives back.
 
-    A word that says that this process has a job, of which it has no lease (a claim failed half-way, or the end of an
-    expired job), is a lease again at the next claim from that segment: nothing strands with the living.
+    A word may say that this process has a job of which it has no lease, because a claim failed half-way, or the
+    dead-lettering of an expired job did. The next claim from that segment makes it a lease again, so no job strands
+    with a living owner.
     """
 
     def __init__(self, disk: Disk, queue: QueueDir, counts: Counter[str], setbacks: Setbacks) -> None:
@@ -39,16 +40,16 @@ class Segments:
         self._counts = counts
         self._open: dict[str, Segment] = {}
         self._expiries: dict[str, float] = {}
-        self._kept: dict[str, float] = {}  # until when the expired jobs of a segment are let be, monotonic seconds
+        self._kept: dict[str, float] = {}  # until when expired jobs of a segment are left alone, monotonic seconds
         self.after_fork()
 
     def after_fork(self) -> None:
-        """In a forked child: leases and descriptors are the parent's, and closed here already."""
+        """Forget the parent's segments in a forked child, where their descriptors are already closed."""
         self._lock = threading.RLock()
         self._open.clear()
 
     def close(self) -> None:
-        """Lets all go; what is claimed stays for a rescuer. Idempotent."""
+        """Close all segments; unsettled leases stay for a rescuer. Idempotent."""
         with self._lock:
             for segment in self._open.values():
                 segment.close()
@@ -62,8 +63,8 @@ class Segments:
         """Return up to `limit` leases of a segment, and whether more could be claimed. Raises Newer, OSError.
 
         Args:
-            now: those whose time to live is over by then are let be where they could not leave the segment.
-            expired_at: only those whose time to live was over then. Both in microseconds since the epoch.
+            now: jobs that have expired by then are skipped where expired jobs could not leave the segment lately.
+            expired_at: claim only jobs that had expired then. Both are in microseconds since the epoch.
         """
         kept = self._kept.get(entry, 0.0) > time.monotonic()
         if expired_at is not None and kept:
@@ -77,13 +78,13 @@ class Segments:
             if not there:
                 self._rest(segment, keep=False)
                 return [], False
-            segment.load(there[-1] + 1)  # before a word says that the jobs are ours: what cannot be read is nobody's
+            segment.load(there[-1] + 1)  # before any word changes: jobs that cannot be read are not claimed
             wanted = self._wanted(segment, there, now if kept else None, expired_at)
             try:
                 with segment.locked():
                     found = segment.words()
                     picked = there
-                    if found != seen:  # what has come since is not loaded
+                    if found != seen:  # jobs that came since are not loaded
                         picked = [i for i in self._pick(segment, found, owner.tag) if i <= there[-1]]
                     if wanted is not None:
                         picked = [i for i in picked if i in wanted]
@@ -101,13 +102,13 @@ class Segments:
             return leases, left
 
     def _leases(self, segment: Segment, owner: Owner, mine: dict[int, int]) -> list[Lease]:
-        """Return leases of jobs whose words are the owner's. Raises OSError: one failed, and there is no lease."""
+        """Return leases of jobs whose words are the owner's. Raises OSError: one failed, and there are no others."""
         leases: list[Lease] = []
         failed: OSError | None = None
         for index, one in mine.items():
             try:
                 lease = self._lease(segment, owner, index, one)
-            except OSError as error:  # of a damaged record that cannot be put aside: the next claim begins with it
+            except OSError as error:  # a damaged record cannot be moved to bad/: the next claim tries it again
                 failed = error
                 continue
             leases += [] if lease is None else [lease]
@@ -118,7 +119,7 @@ class Segments:
     def _wanted(
         self, segment: Segment, there: Sequence[int], after: int | None, until: int | None
     ) -> frozenset[int] | None:
-        """Return those of these indexes whose time to live ends after the one moment, or until the other; None: all."""
+        """Return the indexes of jobs that expire up to `until`, else of those that expire after `after`; None: all."""
         if until is not None:
             return frozenset(i for i in there if self._expires(segment, i) <= until)
         if after is not None:
@@ -127,24 +128,24 @@ class Segments:
 
     @staticmethod
     def _pick(segment: Segment, found: list[int], tag: int) -> list[int]:
-        """Return the indexes that may be claimed, in order: the free ones, and own ones that are no leases."""
+        """Return the indexes that may be claimed, in order: free jobs, and the owner's jobs without a lease."""
         free, lost = word.all_free(found), word.all_of(found, tag) - segment.held
         return sorted([*free, *lost]) if lost else free
 
     def keep_expired(self, entry: str) -> None:
-        """Let the expired jobs of a segment be for a while: they could not leave it, and others shall run."""
+        """Skip the expired jobs of a segment for a while: they could not leave it, and other jobs must run."""
         self._kept[entry] = time.monotonic() + KEEP
 
     @staticmethod
     def _expires(segment: Segment, index: int) -> float:
         try:
             name = bytes_of.name_of(segment.name, index, segment.job(index), 0)
-        except frame.Damaged:  # a claim finds out
+        except frame.Damaged:  # a claim handles it
             return float("inf")
         return float("inf") if name.expires is None else name.expires
 
     def _lease(self, segment: Segment, owner: Owner, index: int, one: int) -> Lease | None:
-        """Return a lease of a job whose word is the owner's; None: its record is damaged, and put aside."""
+        """Return a lease of a job whose word is the owner's; None: its record was damaged and is moved to bad/."""
         delivery = word.delivery_of(one)
         try:
             job = segment.job(index)
@@ -158,8 +159,8 @@ class Segments:
         return Lease(job, self._queue.name, 1, delivery, job.enqueued_at, held)  # none has a delay
 
     def _put_aside(self, segment: Segment, index: int, one: int) -> None:
-        """Of one damaged record: its bytes to bad/, and its word says that it is elsewhere. Raises OSError."""
-        path = self._queue.path("bad", segment.name.of_job(index, 0, None))  # one name, however often it is tried
+        """Write the bytes of a damaged record to bad/, and set its word to *moved*. Raises OSError."""
+        path = self._queue.path("bad", segment.name.of_job(index, 0, None))  # the same name at each try
         self._disk.unlink(path)
         self._disk.write_new(path, segment.record(index), sync=True)
         segment.write(index, word.moved(word.delivery_of(one), 0))
@@ -168,11 +169,11 @@ class Segments:
     # --- settlements -------------------------------------------------------------------------------------------
 
     def finish(self, held: Held) -> bool:
-        """The job is done. False: the lease was lost. Raises OSError: it stays."""
+        """Mark the job as done. False: the lease was lost. Raises OSError: the lease stays."""
         return self._settle(held, held.word ^ word.FINISH)
 
     def finish_all(self, entry: str, done: Sequence[Held]) -> None:
-        """Finish jobs of one segment at once. What is not its lease any more, or fails, is let be: `finish` tells."""
+        """Finish jobs of one segment at once; lost leases and failures are skipped, and `finish` reports them."""
         with self._lock, contextlib.suppress(OSError):
             segment = self._open.get(entry)
             if segment is None:
@@ -182,13 +183,13 @@ class Segments:
             segment.write_all({held.index: held.word ^ word.FINISH for held in mine})
             for held in mine:
                 segment.held.discard(held.index)
-                held.owner.held.pop(held.entry, None)  # as `Held.done`, which would ask the segment for each
+                held.owner.held.pop(held.entry, None)  # as `Held.done` does, which would look at the words each time
                 held.segment, held.settled = None, True
             if not segment.held:
                 self._rest(segment, keep=True)
 
     def give_back(self, held: Held) -> bool:
-        """Anyone may claim it again, in its place. False: the lease was lost. Raises OSError: it stays."""
+        """Make the job free again, in its old order. False: the lease was lost. Raises OSError: the lease stays."""
         return self._settle(held, word.free(held.name.delivery))
 
     def _settle(self, held: Held, wanted: int) -> bool:
@@ -199,35 +200,38 @@ class Segments:
             now = self._word_of(held)
             if now == held.word:
                 segment.write(held.index, wanted)
-            elif now != wanted:  # else an error came after the word was written, and this is the repetition
+            elif now != wanted:  # equal: an earlier call wrote the word, then failed, and this call repeats it
                 return False
             self.leave(held)
             return True
 
     @staticmethod
     def _word_of(held: Held) -> int:
-        """Return the word as it is now; what is not ours is read again where it must be. Raises OSError."""
+        """Return the word as it is now; an unexpected one is read again after a check of the file. Raises OSError."""
         segment: Segment = held.segment
-        with contextlib.suppress(OSError):  # the number may be anything else by now
+        with contextlib.suppress(OSError):  # the descriptor's number may belong to another file by now
             if (now := segment.word(held.index)) == held.word:
                 return now
         segment.check()
         return segment.word(held.index)
 
     def leave(self, held: Held) -> None:
-        """The job is no lease of its segment any more, whatever its word says."""
+        """Remove the lease from its segment, whatever the job's word says."""
         with self._lock:
             segment, held.segment = held.segment, None
             if segment is None:
                 return
             segment.held.discard(held.index)
             if not segment.held:
-                with contextlib.suppress(OSError):  # who comes to the segment next does it
+                with contextlib.suppress(OSError):  # the next use of the segment does it
                     self._rest(segment, keep=True)
 
     def _rest(self, segment: Segment, *, keep: bool) -> None:
-        """It is removed where nothing is left, and kept open where more is to come or something is a lease here."""
-        found = segment.words()[::-1]  # the last jobs are claimed last
+        """Unlink a segment where all is settled; close it unless it has leases here or more jobs are to be claimed.
+
+        Close idle segments beyond MOST_IDLE, too. Raises OSError.
+        """
+        found = segment.words()[::-1]  # the last jobs first, which are claimed last
         if all(map(word.is_settled, found)):
             self._unlink(segment)
         comes = any(map(word.is_vacant, found)) or (keep and any(map(word.is_free, found)))
@@ -238,7 +242,7 @@ class Segments:
             self._forget(one)
 
     def _unlink(self, segment: Segment) -> None:
-        """Words never go back from settled, and no record is ever added: no second look is needed."""
+        """Unlink a settled segment without a second look: settled words never change, and no record is added."""
         self._disk.unlink(segment.path)
 
     def _forget(self, segment: Segment) -> None:
@@ -248,11 +252,11 @@ class Segments:
     # --- of others ---------------------------------------------------------------------------------------------
 
     def path(self, entry: str) -> str:
-        """Return where a segment lies, relative to the root."""
+        """Return the path of a segment, relative to the root."""
         return f"{self._queue.base}/segments/{entry}"
 
     def _get(self, entry: str) -> Segment | None:
-        """Return an open one; None: it is gone, or damaged and put aside. Raises Newer, OSError."""
+        """Return an open segment; None: it is gone, or it is damaged and moved to bad/. Raises Newer, OSError."""
         if not entry:
             return None
         known = self._open.get(entry)
@@ -269,9 +273,9 @@ class Segments:
         return segment
 
     def first_expiry(self, entry: str) -> float:
-        """Return when the first of its jobs expires that may be claimed, in microseconds since the epoch.
+        """Return when the first claimable job of a segment expires, in microseconds since the epoch.
 
-        As far as is known: what its name says, until `look_for_expiry` has looked at its records.
+        Until `look_for_expiry` has read the records, this is the time in the segment's name.
         """
         name = names.segment(entry)
         if name is None or name.expires is None:
@@ -279,14 +283,14 @@ class Segments:
         return self._expiries.get(entry, name.expires)
 
     def keep_expiries(self, entries: Sequence[str]) -> None:
-        """Forget what is known of segments that are gone."""
+        """Forget the known expiries of segments that are not among these entries."""
         if self._kept:
             self._kept = {entry: self._kept[entry] for entry in entries if entry in self._kept}
         if self._expiries:
             self._expiries = {entry: self._expiries[entry] for entry in entries if entry in self._expiries}
 
     def look_for_expiry(self, entry: str, tag: int) -> None:
-        """Find out anew when the first of its jobs expires that an owner may claim. Raises OSError."""
+        """Find out from the records when the first job expires that this owner may claim. Raises OSError."""
         with self._lock:
             segment = self._get(entry)
             if segment is None:
@@ -294,14 +298,14 @@ class Segments:
             found = segment.words()
             there = self._pick(segment, found, tag)
             first = min((self._expires(segment, index) for index in there), default=math.inf)
-            if word.is_vacant(found[-1]):  # others may come, which live as long as the first, or shorter
+            if word.is_vacant(found[-1]):  # more jobs may come, which may expire soon
                 first = min(first, names.micros(time.time() + 1.0))
             self._expiries[entry] = first
             if not segment.held:
                 self._rest(segment, keep=False)
 
     def word(self, entry: str, index: int) -> int | None:
-        """Return a word of a segment; None: the segment is gone, or was put aside. Raises Newer, OSError."""
+        """Return a word of a segment; None: the segment is gone, or is in bad/. Raises Newer, OSError."""
         with self._lock:
             segment = self._get(entry) or self._get(self._again(entry))
             found = None if segment is None else segment.word(index)
@@ -310,9 +314,9 @@ class Segments:
             return found
 
     def _again(self, entry: str) -> str:
-        """Return the name of a segment whose rename a power cut has undone: it lies in tmp, or was promoted since.
+        """Return the new name of a segment whose rename a power cut has undone; empty: it is gone. Raises OSError.
 
-        Empty: it is gone. Raises OSError.
+        Such a segment is still in tmp, where this recovers it, or was recovered under another name since.
         """
         wanted = names.segment(entry)
         drafts = map(names.segment, self._disk.listdir(f"{self._queue.base}/tmp"))
@@ -326,9 +330,9 @@ class Segments:
         return sorted(filter(names.segment, self._disk.listdir(f"{self._queue.base}/segments")))
 
     def collect(self, dead_owner: Owner) -> tuple[list[Lease], bool]:
-        """Return what a dead owner had claimed from segments, of which there is no lease yet, and whether that is all.
+        """Return new leases of what a dead owner had claimed from segments, and whether these are all.
 
-        Raises OSError: one that is not about a single file, where there is no lease yet that must reach the caller.
+        Raises OSError: an error that is not about a single file, and only while there are no leases to return.
         """
         leases: list[Lease] = []
         every = True
@@ -360,6 +364,6 @@ class Segments:
 
 
 def _may_have_copies(leases: Sequence[Lease]) -> None:
-    """Of leases that are such again: somebody may have begun to move their jobs out."""
+    """Note on leases of jobs claimed before that a copy may exist: an earlier try may have begun to make one."""
     for lease in leases:
         lease.token.copied = True

@@ -1,8 +1,9 @@
-"""Do all workers of a queue read segments? Producers write them only where the marker `<queue>/segmented.2` says so.
+"""The check for workers that read no segments. Producers write segments only where `<queue>/segmented.2` exists.
 
-A worker of an earlier version does not look where segments lie, or leaves those alone that are open for more jobs. So
-the lock file of a worker says in its head that it reads them. Maintenance sets the marker while all do; who finds one
-that does not removes it. Before a downgrade drain the queues: segments that are left wait for the next upgrade.
+A worker of an earlier version does not look for segments, or ignores segments that are open for more jobs. So the head
+of a worker's lock file says that the worker reads them. Maintenance sets this marker while all workers do; a process
+that finds a worker that does not removes the marker. Drain the queues before a downgrade: segments that are left wait
+for the next upgrade.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from framework.engine.spool.format import runs
 
 
 def mark(disk: Disk, queue: QueueDir) -> None:
-    """Say that all workers of a queue read segments. Raises OSError."""
+    """Set the marker that all workers of a queue read segments. Raises OSError."""
     try:
         disk.calls.close(disk.open(queue.segmented, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW))
     except FileExistsError:
@@ -29,10 +30,10 @@ class Readers:
     def __init__(self, disk: Disk, queue: QueueDir) -> None:
         self._disk = disk
         self._queue = queue
-        self._known: dict[str, bool] = {}  # locks, by whether their workers read segments
+        self._known: dict[str, bool] = {}  # for each lock file, whether its worker reads segments
 
     def look(self, *, mark_if_all: bool) -> None:
-        """Remove the marker where a worker does not read segments, else set it if asked to. Raises OSError."""
+        """Remove the marker where a worker does not read segments; else set it if `mark_if_all`. Raises OSError."""
         entries = self._disk.listdir(f"{self._queue.base}/claimed")
         locks = [entry for entry in entries if entry.endswith(".lock") and not entry.startswith(".")]
         self._known = {entry: self._known.get(entry) or self._reads(entry) for entry in locks}
@@ -47,5 +48,5 @@ class Readers:
         except OSError as error:
             if error.errno not in OF_ONE_FILE:
                 raise
-            return True  # a damaged lock is no reason to refuse
+            return True  # a damaged lock file does not count as an old worker
         return head is None or runs.reads_segments(head)

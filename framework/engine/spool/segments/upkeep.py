@@ -1,4 +1,4 @@
-"""Looking after the segments of a queue: counting, flushing, and what no worker does by itself."""
+"""The maintenance of a queue's segments: it counts and flushes words, and repairs what no worker repairs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from framework.engine.spool.segments.file import Busy
 from framework.engine.spool.segments.look import open_segment
 from framework.engine.spool.segments.open import Segments
 
-FLUSH_EVERY = 2.0  # seconds: what was settled longer ago, a power cut does not bring back
-LONG = 0.01  # seconds; a count that takes longer is kept for 50 times as long
+FLUSH_EVERY = 2.0  # seconds: a power cut does not bring back jobs that were settled longer ago
+LONG = 0.01  # seconds; a count that takes longer than this is used for 50 times as long as it took
 
 
 class Words:
-    """The words of all segments of a queue, read without opening them for long."""
+    """The words of all segments of a queue; each file is open only while its words are read."""
 
     def __init__(self, disk: Disk, queue: QueueDir, setbacks: Setbacks) -> None:
         self._disk = disk
@@ -50,7 +50,7 @@ class Words:
         return self._entries
 
     def all(self) -> dict[str, list[int]]:
-        """Return the words of each; of one that cannot be read, as if nobody had claimed. Raises OSError."""
+        """Return the words of each segment; one that cannot be read counts as unclaimed. Raises OSError."""
         entries = self.entries()
         began = time.monotonic()
         if began >= self._look_at or any(entry not in self._known for entry in entries):
@@ -61,7 +61,7 @@ class Words:
         return {entry: self._known[entry] for entry in entries if entry in self._known}
 
     def of(self, entry: str) -> list[int] | None:
-        """Return the words of one; None: it is gone. Raises OSError."""
+        """Return the words of one segment; None: it is gone. Raises OSError."""
         name, path = names.segment(entry), f"{self._queue.base}/segments/{entry}"
         assert name is not None
         size = bytes_of.WORDS_AT + word.SIZE * name.jobs
@@ -71,10 +71,10 @@ class Words:
             head, found = bytes_of.head(data), word.unpack(data[bytes_of.WORDS_AT :])
             if head.jobs == len(found) == name.jobs:
                 return found
-            return [0] * name.jobs  # as damaged
+            return [0] * name.jobs  # damaged, too
         except FileNotFoundError:
             return None
-        except frame.Damaged:  # a claim puts it aside
+        except frame.Damaged:  # a claim moves it to bad/
             return [0] * name.jobs
         except OSError as error:
             if error.errno not in jobfile.PLANTED:
@@ -83,7 +83,7 @@ class Words:
 
 
 class Upkeep:
-    """What maintenance does for the segments of a queue. One thread at a time."""
+    """The steps of maintenance for the segments of a queue. One thread at a time may call it."""
 
     def __init__(self, disk: Disk, queue: QueueDir, segments: Segments, setbacks: Setbacks) -> None:
         self._disk = disk
@@ -96,7 +96,10 @@ class Upkeep:
         self._left: deque[str] = deque()
 
     def __call__(self, until: float) -> bool:
-        """Look at each segment every two seconds or less often, in parts; return whether all were. Raises OSError."""
+        """Look at the segments until `until`; return whether all were looked at. Raises OSError.
+
+        A look begins every two seconds, or less often where it takes long.
+        """
         began = time.monotonic()
         if began >= self._at:
             self._at, self._took = began + FLUSH_EVERY, 0.0
@@ -118,7 +121,7 @@ class Upkeep:
         found = self._words.of(entry)
         if found is None:
             return
-        if all(map(word.is_settled, found)):  # killed between the last word and the unlink
+        if all(map(word.is_settled, found)):  # a worker was killed between the last word and the unlink
             self._disk.unlink(path)
             return
         if any(map(word.is_vacant, found)):
@@ -127,15 +130,15 @@ class Upkeep:
         self._free_unknown(entry, found)
         if self._disk.power and any(found) and self._flushed.get(entry) != found:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-            with suppress(FileNotFoundError), self._disk.opened(path, flags) as fd:  # its last job may have ended
+            with suppress(FileNotFoundError), self._disk.opened(path, flags) as fd:  # gone once its last job has ended
                 self._disk.calls.fdatasync(fd)
                 self._flushed[entry] = found
 
     def _free_unknown(self, entry: str, found: list[int]) -> None:
-        """After a power cut a word may name an owner of whom nothing is left: nobody else would ever free it.
+        """Free the jobs whose words name an owner that no longer exists, as after a power cut.
 
-        An owner has its lock before its first word, and settles its words before the lock goes. So a word that stood
-        before and after a look that found no lock is nobody's.
+        An owner has its lock file before its first word, and settles its words before the lock file is removed. So a
+        word belongs to no owner where it was the same before and after a look that found no lock file.
         """
         suspects = [index for index, one in enumerate(found) if word.is_owned(one)]
         if not suspects:
@@ -145,16 +148,16 @@ class Upkeep:
         suspects = [index for index in suspects if word.tag_of_word(found[index]) not in living]
         if not suspects:
             return
-        with suppress(frame.Damaged, FileNotFoundError, Busy):  # the next look
+        with suppress(frame.Damaged, FileNotFoundError, Busy):  # the next look tries again
             with open_segment(self._disk, self._segments.path(entry)) as segment, segment.locked():
                 now, there = segment.words(), segment.whole()
                 suspects = [i for i in suspects if now[i] == found[i]]
-                # Half a word may have said that no job is there.
+                # A half-written word may have been vacant, without a job.
                 job = {i for i in suspects if there[i] or word.tag_of_word(now[i])}
                 segment.write_all({i: word.free(word.delivery_of(now[i])) if i in job else word.DONE for i in suspects})
 
 
 def first_free(name: names.SegmentName, found: list[int]) -> str:
-    """Return the stamp of the first job that may be claimed; empty: none."""
+    """Return the stamp of the first job that may be claimed; empty: there is none."""
     index = next((i for i, one in zip(count(), found) if word.is_free(one)), None)
     return "" if index is None else f"{int(name.stamp) + index:020d}"

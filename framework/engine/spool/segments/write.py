@@ -1,6 +1,7 @@
-"""Many jobs at once: one file that is written in tmp, flushed once, and renamed to where segments are claimed.
+"""Storage of many jobs in one segment: it is written in tmp, flushed once, and renamed to where segments are claimed.
 
-An error leaves all of its jobs or none. Its writer holds the `flock` of the file until after the rename.
+After an error either all of its jobs are stored or none. The writer holds the `flock` of the file until after the
+rename.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from framework.engine.spool.segments import words as word
 from framework.engine.spool.segments.look import open_segment
 from framework.model.job import Job
 
-LEAST = 16  # jobs of one call from which on they are stored together
+LEAST = 16  # jobs of one call, from which on they are stored in a segment
 
 
 def together(jobs: Sequence[Job]) -> int:
-    """Return how many of these, from the first on, one segment takes."""
+    """Return how many of these jobs, from the first on, fit into one segment."""
     size = 0
     for at, job in enumerate(jobs[: bytes_of.MOST]):
         size += len(job.payload)
@@ -33,17 +34,20 @@ def together(jobs: Sequence[Job]) -> int:
 
 
 def begin(disk: Disk, queue: QueueDir, clock: Clock, jobs: Sequence[Job], slots: int) -> Draft:
-    """An empty locked file in tmp, whose name says what will be in it. Raises OSError."""
+    """Make an empty locked file in tmp, named after its future content. Raises OSError."""
     expiries = [names.micros(job.eligible_at + job.ttl) for job in jobs if job.ttl is not None]
     first = min(expiries, default=None)
     return create(disk, queue, jobs[0], lambda: SegmentName(clock.stamp(), names.tails.next(), slots, first))
 
 
 def publish(disk: Disk, queue: QueueDir, clock: Clock, draft: Draft) -> None:
-    """All are runnable after it. An error that came too late to keep them is none. Raises OSError, Gone."""
+    """Rename the segment into place, which makes all its jobs runnable. Raises OSError, Gone.
+
+    An error of the rename is ignored where the file is in place all the same.
+    """
     name = names.segment(os.path.basename(draft.path))
     assert name is not None
-    stamp = clock.stamps(name.jobs)[0]  # taken now: who lists takes only what was stamped before
+    stamp = clock.stamps(name.jobs)[0]  # taken now: a listing takes only jobs stamped before it
     target = f"{queue.base}/segments/{name._replace(stamp=stamp)}"
     try:
         place(disk, draft.path, target)
@@ -54,7 +58,7 @@ def publish(disk: Disk, queue: QueueDir, clock: Clock, draft: Draft) -> None:
 
 
 def take_back(disk: Disk, path: str, indexes: range, most: int) -> list[int]:
-    """Take back up to `most` of these jobs, the last ones that nobody has claimed; durably. Return their indexes.
+    """Take back, durably, up to `most` of these jobs, the last unclaimed ones; return their indexes.
 
     Raises Busy, OSError: some may be taken back.
     """
@@ -64,7 +68,7 @@ def take_back(disk: Disk, path: str, indexes: range, most: int) -> list[int]:
             free = [index for index in indexes if word.is_free(found[index])]
             taken = free[max(0, len(free) - most) :]
             segment.write_all(dict.fromkeys(taken, word.DONE))
-        segment.flush()  # without the lock: who claims waits 2 ms for it, and then takes what comes later
+        segment.flush()  # without the lock: claims wait only 2 ms for it, and then take later jobs first
         if segment.is_done():
             disk.unlink(path)
     return taken
