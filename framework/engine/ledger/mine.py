@@ -93,7 +93,7 @@ class Ledger:
     # --- the runs ---------------------------------------------------------------------------------------------------
 
     def begin(self, lease: Lease, run: Run) -> None:
-        """Record a run: from here on the attempt counts. Raises OSError if no slot is free and no room for one more."""
+        """Record a run: the attempt counts from now on. Raises OSError if no slot is free and no room for one more."""
         body = encode_run(lease, run)
         try:
             slot = self._free.pop()
@@ -107,7 +107,7 @@ class Ledger:
         self._held[id(lease)] = slot
 
     def end(self, lease: Lease, outcome: Outcome, *, resolved: bool = False) -> None:
-        """Record the outcome. From here on, a rescuer does the same with the job and charges nothing more.
+        """Record the outcome. A rescuer then does the same with the job and charges nothing more.
 
         Args:
             resolved: the attempt was that of a dead process, and this process has decided the outcome.

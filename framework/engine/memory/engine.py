@@ -127,7 +127,7 @@ class MemoryBroker:
                 left = deadline - time.monotonic()
                 if leases or left <= 0:
                     return leases
-                # Registered before the lock is released: any job that is stored from here on notifies this claim.
+                # Registered before the lock is released: any job that is stored afterwards notifies this claim.
                 self.store.waiting.add(self._notifier)
                 due = min((shelf.next_due(default=math.inf) for shelf in shelves), default=math.inf)
                 left = min(left, max(0.001, due - self._clock()))
@@ -282,7 +282,7 @@ class MemoryBroker:
         self._notifier.put(True)
 
     def close(self) -> None:
-        """End this owner. From now on its claims are abandoned leases."""
+        """End this owner. Its claims become abandoned leases."""
         with self.store.lock:
             self.store.living.discard(self.incarnation)
             self.store.ring()

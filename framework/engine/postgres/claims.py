@@ -29,7 +29,7 @@ class Claims:
     """The claims of one owner.
 
     The floor of a queue is the highest place that this owner has claimed. Jobs above it are found at once, no matter
-    how many dead rows are before them. Below it are released jobs, urgent jobs and late commits; a look at them may
+    how many dead rows are before them. Released jobs, urgent jobs and late commits are below it; a look at them may
     take long, and the longer it takes, the rarer it is made.
     """
 
@@ -81,7 +81,7 @@ class Claims:
         engine, began = self._engine, time.monotonic()
         whole = [began >= self._due(number) for number in numbers]
         if all(whole):
-            self._told = False  # before the look, which may miss jobs that are notified from here on
+            self._told = False  # before the look, which may miss jobs that are notified afterwards
         self._below.difference_update(number for number, all_ in zip(numbers, whole, strict=True) if all_)
         floors = [
             LOWEST if all_ else self._floors.get(number, LOWEST) for number, all_ in zip(numbers, whole, strict=True)

@@ -88,7 +88,7 @@ class LocalLife:
             self._path(name).unlink()
 
     def end(self) -> None:
-        """End this owner: remove and unlock its file. From now on it counts as dead."""
+        """End this owner: remove and unlock its file. It counts as dead then."""
         if self._lock is not None:
             self.forget(self.name)
             flocks.drop(Calls, self._lock)  # type: ignore[arg-type]
