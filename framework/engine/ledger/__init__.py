@@ -1,11 +1,11 @@
-"""The ledger of runs: what a worker has started and how it ended, in a file that outlives a killed process.
+"""The ledger of runs: it records which jobs a worker has started and how they ended, and outlives a killed process.
 
-One file per worker process in the tree's local directory, for every engine. A slot holds one outstanding lease: from
-the start of its handler until its settlement has reached the engine. The order of an attempt is
+Each worker process has one file in the tree's local directory, with every engine. A slot holds one outstanding lease,
+from the start of its handler until its settlement has reached the engine. The order of an attempt is
 
     the run · the handler · the outcome · the telemetry record · "told" · the settlement · the slot is free
 
-so a rescuer on the same machine knows the fate of each job exactly and at once, without asking telemetry.
+so a rescuer on the same machine knows exactly and at once what happened to each job, without asking telemetry.
 """
 
 from framework.engine.ledger.calls import Calls

@@ -1,4 +1,7 @@
-"""The seam: every system call of the ledger goes through one object, as in `framework.engine.spool.disk.calls`."""
+"""The system calls of the ledger, behind one object that tests can replace.
+
+`framework.engine.spool.disk.calls` does the same for the spool.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import os
 
 
 def fallocate(fd: int, offset: int, length: int) -> None:
-    """Reserve the blocks: a store into a mapped hole is SIGBUS on a full disk. Raises OSError."""
+    """Reserve the blocks, because on a full disk a store into a mapped hole raises SIGBUS. Raises OSError."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(fd, offset, length)
     else:
@@ -16,7 +19,7 @@ def fallocate(fd: int, offset: int, length: int) -> None:
 
 
 def lock(fd: int, *, shared: bool = False) -> bool:
-    """Lock without waiting; False: another process holds it. Raises OSError."""
+    """Lock a file without waiting. Return False if another process holds the lock. Raises OSError."""
     try:
         fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -25,7 +28,7 @@ def lock(fd: int, *, shared: bool = False) -> bool:
 
 
 def listdir(fd: int) -> list[str]:
-    """Return the names in an open directory, in no order. Raises OSError."""
+    """Return the names in an open directory, unordered. Raises OSError."""
     return os.listdir(fd)
 
 

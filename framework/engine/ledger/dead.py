@@ -1,8 +1,8 @@
-"""The ledgers of dead workers, as the process sees them that settles their jobs.
+"""The ledgers of dead workers, for the process that settles their jobs.
 
-Reading needs no lock: whoever has a dead owner's lease from the engine is the only one to ask for its slot, and to
-write there. A rescuer shares the file's lock while it writes; who removes a file needs the lock alone. So a file goes
-once its owner is dead, no slot is in use, and no other rescuer is at it.
+Reading needs no lock: only the process that has a dead owner's lease from the engine reads or writes the lease's slot.
+A rescuer holds the file's lock in shared mode while it writes; removing a file needs the lock in exclusive mode. So a
+file is removed only when its owner is dead, no slot is in use, and no other rescuer uses it.
 """
 
 from __future__ import annotations
@@ -39,25 +39,26 @@ from framework.engine.ledger.format import (
 from framework.model.job import Lease
 from framework.model.outcome import Outcome
 
-PATIENCE = 0.3  # seconds until a process that has just died has let go of all its files
-MOST_TRIES = 3  # to read a ledger, before its jobs go on without it
-STALE = 600.0  # seconds after which a slot is kept no more whose lease the engine does not know
+PATIENCE = 0.3  # seconds in which the kernel closes all files of a process that has just died
+MOST_TRIES = 3  # failed reads of a ledger after which its jobs go on without it
+STALE = 600.0  # seconds for which a slot is kept whose lease the engine does not know
 _MOST_BYTES = PAGE * (2 + MOST_SLOTS)
-# Gone, or something planted in its place: not ours to read
+# The file is gone, or something else was planted in its place, which this process does not read.
 _NO_FILE = (errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.ENXIO)
 
 
 class DeadLedger:
-    """The ledger of one owner whose leases this process settles. Also of one that lives and has lost its leases: then
-    it is only read.
+    """The ledger of one owner whose leases this process settles.
+
+    The owner may also be alive and have lost its leases: then the ledger is only read.
 
     Attributes:
-        newer: why it cannot be read by this version; None: it can.
-        damage: what could not be read, a line each.
+        newer: the error that says why this version cannot read the ledger; None if it can.
+        damage: a line for each part that could not be read.
     """
 
     def __init__(self, calls: Calls, fd: int, *, clock: Callable[[], float] = time.time) -> None:
-        """Raises OSError. The descriptor is its own from here on, also then."""
+        """Read the ledger and take over the descriptor, also on an error. Raises OSError."""
         self._calls, self._fd, self._clock = calls, fd, clock
         self._head: Head | None = None
         self._entries: dict[Key, Entry] = {}
@@ -82,13 +83,13 @@ class DeadLedger:
             self._entries = {entry.key: entry for entry in entries(data, self._head, self.damage)}
 
     def entry(self, lease: Lease) -> Entry | None:
-        """Return what it says of a lease; None: its handler had not started. Raises Newer."""
+        """Return the entry of a lease, or None if its handler had not started. Raises Newer."""
         if self.newer is not None:
             raise self.newer
         return self._entries.get(key_of(lease))
 
     def resolve(self, lease: Lease, outcome: Outcome) -> None:
-        """Write down what becomes of a job, before anything else is done about it: the next rescuer does the same.
+        """Record the outcome of a lost attempt before anything else is done, so that the next rescuer does the same.
 
         Raises OSError.
         """
@@ -102,28 +103,28 @@ class DeadLedger:
         self._store(at, OUTCOME, commit_of(body, struct.unpack("<Q", run)[0]))
 
     def told(self, lease: Lease) -> None:
-        """Telemetry has the attempt. An error is no matter: then telemetry is asked again."""
+        """Record that telemetry has the attempt. Errors are ignored: then telemetry is asked again."""
         entry = self._entries.get(key_of(lease))
         if entry is not None and self._is_dead:
             with contextlib.suppress(OSError):
                 self._store(self._at(entry), TOLD, 1)
 
     def free(self, lease: Lease) -> None:
-        """The engine has the settlement. An error is no matter: a slot without a lease means nothing."""
+        """Free the slot: the engine has the settlement. Errors are ignored: a slot without a lease has no effect."""
         entry = self._entries.pop(key_of(lease), None)
         if entry is not None and self._is_dead:
             with contextlib.suppress(OSError):
                 self._store(self._at(entry), RUN, 0)
 
     def close(self) -> None:
-        """Let the lock go. Idempotent."""
+        """Release the lock. Idempotent."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             with contextlib.suppress(OSError):
                 self._calls.close(fd)
 
     def after_fork(self) -> None:
-        """The lock is the parent's."""
+        """Close the ledger in a forked child: the lock is the parent's."""
         self.close()
 
     def _at(self, entry: Entry) -> int:
@@ -135,12 +136,12 @@ class DeadLedger:
 
 
 class DeadLedgers:
-    """The ledgers of the dead in one directory. One thread at a time.
+    """The ledgers of dead workers in one directory. One thread at a time may use them.
 
     Args:
         place: the directory.
-        say: takes a line about what is damaged, or could not be removed.
-        calls: the seam for tests. clock: monotonic seconds.
+        say: called with a line about each file that is damaged or cannot be read or removed.
+        calls: the system calls, which tests replace. clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -157,19 +158,19 @@ class DeadLedgers:
         self._clock = clock
         self._open: dict[str, DeadLedger | None] = {}
         self._tries: Counter[str] = Counter()
-        self._seen: dict[str, float] = {}  # when a dead one with slots in use was seen first, by name
+        self._seen: dict[str, float] = {}  # when a dead worker's ledger with slots in use was first seen, by name
         self._said: set[str] = set()
         files.in_child(self)
 
     def of(self, owner: str) -> DeadLedger | None:
-        """Return the ledger of an owner of rescued leases; None: it left none, or none that can be read.
+        """Return the ledger of an owner of rescued leases, or None if there is none that can be read.
 
-        Raises OSError: ask again.
+        Raises OSError: the caller asks again later.
         """
         if owner not in self._open:
             try:
                 self._open[owner] = self._opened(files.name_of(owner))
-            except ValueError:  # never a worker's
+            except ValueError:  # a name that no worker has
                 return None
             except OSError as error:
                 self._tries[owner] += 1
@@ -199,22 +200,22 @@ class DeadLedgers:
         return found
 
     def finished(self, owner: str) -> None:
-        """No lease of this owner is left: its ledger goes, unless another rescuer needs it."""
+        """Remove an owner's ledger once none of its leases is left, unless another rescuer uses it."""
         found = self._open.pop(owner, None)
         if found is None:
             return
         found.close()
         if found.newer is None:
-            with contextlib.suppress(OSError):  # `sweep` does it later
+            with contextlib.suppress(OSError):  # then `sweep` removes it later
                 files.within(self._calls, self._place, lambda directory: self._remove(files.name_of(owner), directory))
 
     def sweep(self, declared: Collection[str], *, complete: bool) -> None:
-        """Remove what the dead have left and nobody needs. Raises OSError.
+        """Remove ledgers of dead workers that no rescuer needs. Raises OSError.
 
         Args:
-            declared: queues that this process rescues from.
-            complete: the engine has handed out all leases of the dead on them. Then a slot means nothing any more: its
-                owner died between the settlement and the slot's end. After a while its file is removed, too.
+            declared: queues on which this process rescues.
+            complete: the engine has returned all abandoned leases of these queues. Then a slot in use has no lease any
+                more: its owner died between the settlement and freeing the slot. Its file is removed after STALE, too.
         """
         try:
             files.within(
@@ -235,13 +236,13 @@ class DeadLedgers:
                     self._tell(f"ledger {self._place / name} cannot be removed: {error.strerror or error}")
 
     def _remove(self, name: str, directory: int, *, declared: frozenset[str] | None = None) -> None:
-        """Remove one file, if its owner is dead and no slot is needed. Raises OSError."""
+        """Remove one file if its owner is dead and no slot is needed. Raises OSError."""
         calls = self._calls
         fd = files.open_file(calls, name, directory)
         try:
             if not calls.lock(fd):
                 return
-            if calls.fstat(fd).st_nlink == 0:  # unlinked meanwhile: the name may be another file's
+            if calls.fstat(fd).st_nlink == 0:  # unlinked meanwhile: the name may belong to another file now
                 return
             if name[0] == "." or self._is_over(name, fd, declared):
                 calls.unlink(name, dir_fd=directory)
@@ -271,19 +272,19 @@ class DeadLedgers:
             self._say(line)
 
     def close(self) -> None:
-        """Let all go: another rescuer takes what is left."""
+        """Close all ledgers, so that another rescuer can use what is left."""
         for found in self._open.values():
             if found is not None:
                 found.close()
         self._open.clear()
 
     def after_fork(self) -> None:
-        """The locks are the parent's."""
+        """Close all ledgers in a forked child: the locks are the parent's."""
         self.close()
 
 
 def _content(calls: Calls, fd: int) -> bytes:
-    """Return the bytes of a file; of a pipe or a device, which has no size, there are none. Raises OSError."""
+    """Return the bytes of a file; for a pipe or a device, which has no size, none. Raises OSError."""
     wanted, data = min(calls.fstat(fd).st_size, _MOST_BYTES), b""
     while len(data) < wanted:
         more = calls.pread(fd, wanted - len(data), len(data))
@@ -294,7 +295,7 @@ def _content(calls: Calls, fd: int) -> bytes:
 
 
 def _lock_within(calls: Calls, fd: int, seconds: float) -> bool:
-    """Share the lock; False: its owner lives. Raises OSError."""
+    """Take the lock in shared mode within `seconds`. Return False if the owner lives. Raises OSError."""
     deadline = time.monotonic() + seconds
     while not calls.lock(fd, shared=True):
         if time.monotonic() >= deadline:

@@ -1,4 +1,4 @@
-"""Where the ledgers of a store lie, and descriptors that no forked child keeps."""
+"""The files of ledgers: their names, their directory, and descriptors that a forked child closes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _forked: weakref.WeakSet[Forkable] = weakref.WeakSet()
 
 
 class Forkable(Protocol):
-    """Something that must not go on in a forked child as it was."""
+    """An object that must be changed in a forked child."""
 
     def after_fork(self) -> None:
-        """Called in the child."""
+        """Change the object; called in the child."""
 
 
 def name_of(incarnation: str) -> str:
-    """Return the name of an incarnation's ledger. Raises ValueError: it cannot be one."""
+    """Return the file name of an incarnation's ledger. Raises ValueError if it is empty or too long."""
     text = quote(incarnation, safe="").replace(".", "%2E")
     if not 0 < len(text) <= 200:
         raise ValueError(f"incarnation {incarnation[:60]!r} is empty or too long")
@@ -34,7 +34,10 @@ def name_of(incarnation: str) -> str:
 
 
 def open_directory(calls: Calls, place: Path, *, make: bool) -> int:
-    """Return a descriptor of the directory of ledgers. Raises OSError: it is missing, a symlink, or another user's."""
+    """Return a descriptor of the directory of ledgers.
+
+    Raises OSError if the directory is missing, is a symlink, or belongs to another user.
+    """
     if make:
         try:
             calls.mkdir(place, 0o700)
@@ -55,7 +58,7 @@ def open_directory(calls: Calls, place: Path, *, make: bool) -> int:
 
 
 def within(calls: Calls, place: Path, step: Callable[[int], object]) -> None:
-    """Do something with the open directory. Raises OSError."""
+    """Call `step` with a descriptor of the directory of ledgers. Raises OSError."""
     directory = open_directory(calls, place, make=False)
     try:
         step(directory)
@@ -64,12 +67,12 @@ def within(calls: Calls, place: Path, step: Callable[[int], object]) -> None:
 
 
 def open_file(calls: Calls, name: str, directory: int, *, new: bool = False) -> int:
-    """Return a descriptor for reading and writing. Raises OSError."""
+    """Open a ledger for reading and writing and return its descriptor. Raises OSError."""
     return calls.open(name, _OPEN | (os.O_CREAT | os.O_EXCL if new else 0), 0o600, dir_fd=directory)
 
 
 def in_child(thing: Forkable) -> None:
-    """Have `thing.after_fork()` called in every forked child, as long as the thing lives."""
+    """Call `thing.after_fork()` in every forked child, as long as the object lives."""
     _forked.add(thing)
 
 

@@ -2,9 +2,10 @@
 
     slot: four words of 8 bytes · the run · the outcome, with the failure's texts
 
-The first two words commit the run and the outcome: 0 says that there is none, else a bit and the checksum of its bytes.
-A word is stored at once, so a process that is killed leaves a record or none; what does not fit its checksum is damage.
-A run or outcome may grow at its end: its length stands before it, and a reader ignores what it does not know.
+The first two words commit the run and the outcome: 0 means that there is none, any other value is a bit and the
+checksum of the bytes. A word is stored at once, so a killed process leaves a whole record or none; a record that does
+not match its checksum is damaged. A run or an outcome may grow at its end in later versions: its length comes first,
+and a reader ignores the bytes that it does not know.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from framework.model.job import Failure, Lease, Run, RunRecord
 from framework.model.options import NAME
 from framework.model.outcome import SUCCEEDED, Kind, Outcome
 
-VERSION = 1  # of the oldest reader that can read a file
+VERSION = 1  # version of the oldest reader that can read a file
 PAGE = 4096  # bytes of the header, and of a slot
 RUN, OUTCOME, TOLD = range(3)  # words of a slot
 WORDS = PAGE // 8  # from one slot's word to the next one's
@@ -42,26 +43,26 @@ _FAILURE = struct.Struct("<I4xdd8H")  # attempt, started at, ended at, lengths o
 _TEXTS_AT = _OUTCOME.size + _FAILURE.size
 _TEXT_ROOM = PAGE - OUTCOME_AT - _TEXTS_AT
 RUN_SIZE = _RUN.size
-NO_OUTCOME = bytes(RUN_AT - 8)  # of the words after the first
-_RESCUER, _FAILED = 1, 2  # flags: a rescuer has decided it; it has a failure
+NO_OUTCOME = bytes(RUN_AT - 8)  # the words after the first, all 0
+_RESCUER, _FAILED = 1, 2  # flags: a rescuer has decided the outcome; the outcome has a failure
 _KINDS = (Kind.SUCCEEDED, Kind.RETRIED, Kind.DEAD_LETTERED, Kind.RELEASED, Kind.DISCARDED, Kind.RESTED)
 _CODE = {kind: number for number, kind in enumerate(_KINDS)}
-_CODE[Kind.LEASE_LOST] = _CODE[Kind.RELEASED]  # to who has the lease after all: the attempt is not charged
+_CODE[Kind.LEASE_LOST] = _CODE[Kind.RELEASED]  # a process that has the lease after all does not charge the attempt
 SUCCESS = _OUTCOME.pack(_OUTCOME.size, _CODE[Kind.SUCCEEDED], 0, 0.0, 0.0)[:-8]
 pack_moment = struct.Struct("<d").pack
-_LATEST_NS = (2**63 - 1) / 1e9  # seconds since the epoch: a span tells nanoseconds in 64 bits
+_LATEST_NS = (2**63 - 1) / 1e9  # seconds since the epoch; a span stores nanoseconds in 64 bits
 _MOST_NUMBER = 2**32 - 1
-_MESSAGE, _TRACE = 1000, 2000  # characters
+_MESSAGE, _TRACE = 1000, 2000  # characters that are kept of a message and of a traceback
 
 Key = tuple[bytes, str, int]  # uid, queue, delivery
 
 
 class Damaged(ValueError):
-    """The bytes are no ledger, or no record that a run can have."""
+    """The bytes are not a ledger, or not a record that a worker can have written."""
 
 
 class Newer(OSError):
-    """The ledger needs a newer reader: it and the leases of its owner are left as they are."""
+    """The ledger needs a newer reader. This version leaves it and the leases of its owner as they are."""
 
     def __init__(self, version: int) -> None:
         super().__init__(
@@ -72,7 +73,7 @@ class Newer(OSError):
 
 @frozen
 class Head:
-    """The header of a ledger. `slots_at` and `slot` are the bytes of header and of a slot."""
+    """The header of a ledger. `slots_at` and `slot` are the sizes of the header and of a slot in bytes."""
 
     pid: int
     born: float
@@ -84,16 +85,16 @@ class Head:
 
 @frozen
 class Entry:
-    """What a slot says of one outstanding lease.
+    """The record of one outstanding lease, as a slot holds it.
 
     Attributes:
-        number: of the slot.
-        uid, queue: of the job.
-        run: as the worker wrote it before the handler started.
-        outcome: how it ended; None: the handler was running.
-        ended_at: seconds since the epoch.
-        resolved: a rescuer has decided the outcome, and not the worker.
-        told: telemetry has it.
+        number: number of the slot.
+        uid, queue: the job's uid and queue.
+        run: the run, as the worker wrote it before the handler started.
+        outcome: how the run ended; None if the handler was running.
+        ended_at: end of the run in seconds since the epoch.
+        resolved: a rescuer has decided the outcome, not the worker.
+        told: telemetry has the attempt.
     """
 
     number: int
@@ -107,12 +108,12 @@ class Entry:
 
     @property
     def key(self) -> Key:
-        """What names the lease."""
+        """Return the key that identifies the lease."""
         return self.uid, self.queue, self.run.delivery
 
 
 def key_of(lease: Lease) -> Key:
-    """Return what names a lease in a ledger."""
+    """Return the key that identifies a lease in a ledger."""
     return lease.job.uid, lease.queue, lease.delivery
 
 
@@ -124,7 +125,7 @@ def encode_head(incarnation: str, *, pid: int, born: float, boot: str) -> bytes:
 
 
 def decode_head(data: bytes) -> Head:
-    """Return what a header says. Raises Damaged, Newer."""
+    """Decode the header of a ledger. Raises Damaged, Newer."""
     if not data.startswith(_MAGIC) or len(data) < _HEAD.size + 4:
         raise Damaged("no ledger")
     head = data[: _HEAD.size]
@@ -152,12 +153,12 @@ def encode_run(lease: Lease, run: Run) -> bytes:
 
 
 def commit_of(data: bytes, before: int = 0) -> int:
-    """Return the word that commits a run, or, after the run's own, an outcome."""
+    """Return the word that commits a run or an outcome. For an outcome, `before` is the word of its run."""
     return COMMITTED | zlib.crc32(data, before & 0xFFFFFFFF)
 
 
 def encode_outcome(outcome: Outcome, ended_at: float, *, resolved: bool = False) -> bytes:
-    """Return the bytes of an outcome. The text of a failure that has no room is cut: the traceback's head first."""
+    """Return the bytes of an outcome. Texts that do not fit are cut, first the beginning of the traceback."""
     failure, flags = outcome.failure, _RESCUER if resolved else 0
     if outcome is SUCCEEDED or (failure is None and not outcome.message):
         return _OUTCOME.pack(_OUTCOME.size, _CODE[outcome.kind], flags, outcome.delay, ended_at)
@@ -178,7 +179,7 @@ def encode_outcome(outcome: Outcome, ended_at: float, *, resolved: bool = False)
 
 
 def _fitting(message: str, trace: str, *others: str) -> list[bytes]:
-    """Return the texts in UTF-8, which fit into a slot."""
+    """Return the texts in UTF-8, cut so that they fit into a slot."""
     rest = [text[:200].encode("utf-8", "surrogatepass") for text in others]
     room = _TEXT_ROOM - sum(map(len, rest))
     head = message[:_MESSAGE].encode("utf-8", "surrogatepass")
@@ -190,16 +191,16 @@ def _fitting(message: str, trace: str, *others: str) -> list[bytes]:
 
 
 def _whole(data: bytes) -> bytes:
-    """Return UTF-8 without the parts of a character at its ends."""
+    """Return UTF-8 bytes without the incomplete characters at their ends."""
     return data.decode("utf-8", "ignore").encode("utf-8")
 
 
 def entries(data: bytes, head: Head, damage: list[str]) -> Iterator[Entry]:
-    """Yield what the slots hold; what is damaged is left out, with a line for each.
+    """Yield the entries in the slots, without the damaged ones.
 
     Args:
         data: the whole file.
-        damage: takes the lines.
+        damage: gets a line for each damaged run or outcome.
     """
     for number, at in enumerate(range(head.slots_at, len(data) - head.slot + 1, head.slot)):
         slot = data[at : at + head.slot]
@@ -225,7 +226,7 @@ def occupied(data: bytes, head: Head) -> list[int]:
 
 
 def _decode_run(number: int, slot: bytes, word: int) -> Entry:
-    """Return the run of a slot. Raises Damaged."""
+    """Decode a slot's run and return its entry, without an outcome. Raises Damaged."""
     (length,) = struct.unpack_from("<H", slot, RUN_AT)
     body = slot[RUN_AT : RUN_AT + length]
     if not _RUN.size <= length <= OUTCOME_AT - RUN_AT or commit_of(body) != word:
@@ -239,7 +240,7 @@ def _decode_run(number: int, slot: bytes, word: int) -> Entry:
 
 
 def _with_outcome(entry: Entry, slot: bytes, run_word: int) -> Entry:
-    """Return the entry with its outcome, where it has one. Raises Damaged, Newer."""
+    """Return the entry with its outcome, if it has one. Raises Damaged."""
     _, word, told = struct.unpack_from("<3Q", slot)
     if word == 0:
         return entry

@@ -1,7 +1,7 @@
-"""The ledger of this process: the worker writes it, a rescuer reads it when the worker is dead.
+"""The ledger of this process: the worker writes it, and a rescuer reads it when the worker is dead.
 
-It is mapped: a store costs a tenth of a system call, and what is stored outlives SIGKILL. Its lock is held until the
-process ends; the mapping alone holds it, too, so a handler that closes descriptors cannot let go of it.
+The file is mapped: a store costs a tenth of a system call, and stored bytes outlive SIGKILL. The process holds its lock
+until it ends; the mapping alone holds it too, so a handler that closes descriptors cannot release it.
 """
 
 from __future__ import annotations
@@ -39,30 +39,30 @@ from framework.engine.ledger.format import (
 from framework.model.job import Lease, Run
 from framework.model.outcome import SUCCEEDED, Outcome
 
-_TRIES = 5  # to be born: a rescuer may take a draft for a dead process's
+_TRIES = 5  # attempts to make the file: a rescuer may remove a temp file as a dead process's
 
 
 def size_of(slots: int) -> int:
-    """Return the bytes of a ledger."""
+    """Return the size of a ledger in bytes."""
     return PAGE * (1 + slots)
 
 
 class Ledger:
-    """The outstanding leases of one process: a slot for each, from its start until it is settled.
+    """The outstanding leases of one process. Each has a slot from its start until it is settled.
 
-    `begin` and `restore` from one thread at a time; the other verbs from any.
+    One thread at a time may call `begin` and `restore`; any thread may call the other methods.
 
     Args:
-        place: directory of the ledgers; made when it is missing, its parents too.
-        incarnation: name of this process's life, never reused.
-        slots: how many leases are outstanding at once, most of the time; more are made when they are needed.
-        boot: id of this boot, for people.
-        calls: the seam for tests.
-        clock: wall clock, seconds.
+        place: directory of the ledgers; it is made where it is missing, with its parents.
+        incarnation: name of this run of the process, never reused.
+        slots: usual number of leases that are outstanding at once; more slots are made when they are needed.
+        boot: id of this boot, for a person who reads the file.
+        calls: the system calls, which tests replace.
+        clock: returns the wall-clock time in seconds.
 
     Raises:
-        OSError: no space, no right; nothing of it stays.
-        ValueError: an incarnation that cannot be a name.
+        OSError: there is no space, or no permission; nothing of the file stays.
+        ValueError: the incarnation cannot be a file name.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Ledger:
         self._clock = clock
         self._place, self._name = place, files.name_of(incarnation)
         self._header = encode_head(incarnation, pid=os.getpid(), born=clock(), boot=boot)
-        self._held: dict[int, int] = {}  # slot, by the identity of the lease
+        self._held: dict[int, int] = {}  # slots by the identity (`id`) of their lease
         self._free: list[int] = []
         self._fd = -1
         self._memory: mmap.mmap
@@ -93,7 +93,7 @@ class Ledger:
     # --- the runs ---------------------------------------------------------------------------------------------------
 
     def begin(self, lease: Lease, run: Run) -> None:
-        """An attempt is being spent from here on. Raises OSError: there is no slot, and no room for one more."""
+        """Record a run: the attempt counts from now on. Raises OSError if no slot is free and no room for one more."""
         body = encode_run(lease, run)
         try:
             slot = self._free.pop()
@@ -101,16 +101,16 @@ class Ledger:
             self._grow()
             slot = self._free.pop()
         at = slot * PAGE + PAGE
-        # The slot is free: what is written now, the other words with it, means nothing before the last store.
+        # The slot is free: these bytes, the other words among them, have no effect before the last store commits them.
         self._memory[at + 8 : at + RUN_AT + RUN_SIZE] = NO_OUTCOME + body
         self._words[at >> 3] = COMMITTED | crc32(body)
         self._held[id(lease)] = slot
 
     def end(self, lease: Lease, outcome: Outcome, *, resolved: bool = False) -> None:
-        """The attempt ended so: whatever happens now, a rescuer does this with the job, and charges nothing more.
+        """Record the outcome. A rescuer then does the same with the job and charges nothing more.
 
         Args:
-            resolved: it was another process's, which is dead, and its outcome is what this one makes of that.
+            resolved: the attempt was that of a dead process, and this process has decided the outcome.
         """
         slot = self._held.get(id(lease))
         if slot is None:
@@ -118,35 +118,35 @@ class Ledger:
         now, word = self._clock(), slot * WORDS + WORDS
         body = (
             SUCCESS + pack_moment(now) if outcome is SUCCEEDED else encode_outcome(outcome, now, resolved=resolved)
-        )  # mostly the first
+        )  # mostly a success
         at = word * 8 + OUTCOME_AT
-        with self._growing:  # in a file that `restore` has copied already it would be lost
+        with self._growing:  # `restore` may be copying the file: an outcome stored in the old one would be lost
             words = self._words
             words[word + OUTCOME] = 0  # an outcome may be replaced
             self._memory[at : at + len(body)] = body
             words[word + OUTCOME] = commit_of(body, words[word + RUN])
 
     def told(self, lease: Lease) -> None:
-        """Telemetry has the attempt."""
+        """Record that telemetry has the attempt."""
         slot = self._held.get(id(lease))
         if slot is not None:
             self._words[slot * WORDS + WORDS + TOLD] = 1
 
     def free(self, lease: Lease) -> None:
-        """The engine has the settlement, or somebody else the lease; of one that has not begun, nothing happens."""
+        """Free the slot: the engine has the settlement, or the lease was lost. Without a run this does nothing."""
         slot = self._held.pop(id(lease), None)
         if slot is not None:
             self._words[slot * WORDS + WORDS + RUN] = 0
             self._free.append(slot)
 
     def __len__(self) -> int:
-        """How many leases are outstanding."""
+        """Return the number of outstanding leases."""
         return len(self._held)
 
     # --- the file ---------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Remove the file; with outstanding leases in it, it stays for a rescuer. Idempotent. Raises OSError."""
+        """Remove the file, or leave it for a rescuer if leases are outstanding. Idempotent. Raises OSError."""
         if self._fd < 0:
             return
         try:
@@ -159,7 +159,7 @@ class Ledger:
             self._let_go()
 
     def restore(self) -> bool:
-        """Write the file anew where it was deleted or moved. Return whether it was. Raises OSError."""
+        """Write the file anew if it was deleted or moved, and return whether it was. Raises OSError."""
         if self._fd < 0 or self._is_there():
             return False
         with self._growing:
@@ -177,7 +177,7 @@ class Ledger:
         return (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)
 
     def after_fork(self) -> None:
-        """In a forked child: what it writes is lost, and the lock is its parent's alone."""
+        """Drop the file in a forked child: the lock is the parent's alone, and what the child writes is lost."""
         if self._fd < 0:
             return
         size = len(self._memory)
@@ -195,7 +195,7 @@ class Ledger:
                 self._calls.close(fd)
 
     def _born(self, slots: int, content: mmap.mmap | None = None) -> None:
-        """Make the file: locked before it has its name, so that no rescuer takes it for a dead process's."""
+        """Make the file and lock it before it gets its name, so that a rescuer does not take its owner for dead."""
         directory = files.open_directory(self._calls, self._place, make=True)
         try:
             for number in range(_TRIES):
@@ -206,7 +206,7 @@ class Ledger:
         raise FileExistsError(f"{self._place}: drafts of {self._name} keep being in the way")
 
     def _born_as(self, draft: str, directory: int, slots: int, content: mmap.mmap | None) -> bool:
-        """False: the draft's name is taken, or a rescuer was faster."""
+        """Make the file by way of a temp file. Return False if that name is taken, or a rescuer was faster."""
         calls = self._calls
         try:
             fd = files.open_file(calls, draft, directory, new=True)
@@ -217,7 +217,7 @@ class Ledger:
                 self._fill(fd, slots, content)
                 calls.link(draft, self._name, src_dir_fd=directory, dst_dir_fd=directory)
                 self._fd = fd
-        except FileNotFoundError:  # the draft was removed by a rescuer, before the lock
+        except FileNotFoundError:  # a rescuer removed the temp file before it was locked
             pass
         except BaseException:
             self._unlink_draft(draft, directory)
@@ -230,11 +230,11 @@ class Ledger:
         return True
 
     def _unlink_draft(self, draft: str, directory: int) -> None:
-        with contextlib.suppress(OSError):  # a rescuer unlinks it: its lock is free when we are gone
+        with contextlib.suppress(OSError):  # a rescuer unlinks it later: its lock is free once this process is gone
             self._calls.unlink(draft, dir_fd=directory)
 
     def _fill(self, fd: int, slots: int, content: mmap.mmap | None) -> None:
-        """Give the file its blocks and its content, and map it."""
+        """Reserve the file's blocks, write its content, and map it."""
         size = size_of(slots)
         self._calls.fallocate(fd, 0, size)
         self._calls.pwrite(fd, self._header, 0)
@@ -247,7 +247,7 @@ class Ledger:
         self._memory, self._words = memory, memoryview(memory).cast("Q")
 
     def _grow(self) -> None:
-        """Twice as many slots. Raises OSError."""
+        """Double the number of slots. Raises OSError."""
         with self._growing:
             size = len(self._memory)
             more = min(size // PAGE, MOST_SLOTS + 1 - size // PAGE)

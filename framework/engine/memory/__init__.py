@@ -1,1 +1,1 @@
-"""The engine in memory, for tests."""
+"""The engine that keeps jobs in memory, for tests."""

@@ -1,7 +1,7 @@
-"""The engine in memory, for tests and `framework.testing`: the whole port, and nothing survives the process.
+"""The engine in memory, for tests and `framework.testing`: the whole contract, but nothing outlives the process.
 
-Several brokers may share one `MemoryStore`, as processes share a directory. Time is what the clock says, so a test
-that moves its clock sees delays, backoff and ttl pass without sleeping.
+Several engines may share one `MemoryStore`, as processes share a directory. All times come from the given clock, so a
+test that moves its clock sees delays, backoff and ttl pass without sleeping.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from framework.model.outcome import Kind, Outcome, Settlement
 
 __all__ = ["MemoryBroker", "MemoryStore", "connect"]
 
-LONGEST_WAIT = 5.0  # seconds, as the port says
+LONGEST_WAIT = 5.0  # seconds, as the contract says
 TURN = 0.5  # seconds between two calls of `maintain`
 
 
@@ -39,12 +39,12 @@ def connect(
     clock: Callable[[], float] = time.time,
     **_others: Any,
 ) -> MemoryBroker:
-    """A broker on `store`, or on a new one that nobody else sees.
+    """Return an engine on `store`, or on a new store of its own.
 
     Args:
         url: `memory:`.
-        incarnation: name of this owner's life, never reused.
-        clock: wall time in seconds since the epoch.
+        incarnation: name of this owner, never reused.
+        clock: returns the wall-clock time in seconds since the epoch.
 
     Raises:
         SettingsError: the URL names a place or an option, and memory has none.
@@ -56,7 +56,7 @@ def connect(
 
 
 class MemoryBroker:
-    """`Broker` and `Inspector` of `framework.engine.port`, on a `MemoryStore`."""
+    """The `Broker` and `Inspector` of `framework.engine.port` on a `MemoryStore`."""
 
     features = Features(system="memory", local=True, durable="nothing")
     notes: Sequence[str] = ()
@@ -65,25 +65,25 @@ class MemoryBroker:
         self.store = store
         self.incarnation = incarnation
         self._clock = clock
-        # True = wake(), False = a job came. Not a Condition: a signal handler that runs between its check and its
-        # wait would go unheard; SimpleQueue.put is reentrant and what it puts stays.
+        # True: wake() was called; False: a job came. This is not a Condition, because a signal from a handler that runs
+        # between a check and a wait would be lost; SimpleQueue.put is reentrant, and its items stay.
         self._notifier: SimpleQueue[bool] = SimpleQueue()
         self._own: TemporaryDirectory[str] | None = None
 
     @property
     def local_dir(self) -> Path:
-        """A directory of this handle's own, made when it is asked for."""
+        """Return a directory of this engine's own, made at the first use."""
         self._own = self._own or TemporaryDirectory(prefix="worker-")
         return Path(self._own.name)
 
     def open(self, queues: Sequence[QueueSpec]) -> None:
-        """Declares the queues and the dead-letter queues that they name."""
+        """Declare the queues and the dead-letter queues that they name."""
         with self.store.lock:
             self.store.declare(queues)
             self.store.living.add(self.incarnation)
 
     def enqueue(self, jobs: Sequence[Job]) -> list[JobId]:
-        """Stores the jobs in order, up to the first that is refused."""
+        """Store the jobs in order, up to the first that is refused."""
         stored: list[JobId] = []
         with self.store.lock:
             try:
@@ -116,7 +116,7 @@ class MemoryBroker:
         return JobId(job.id)
 
     def claim(self, queues: Sequence[str], *, limit: int, wait: float) -> Sequence[Lease]:
-        """Takes due jobs in order, of one queue after the other; sleeps on the notifier where there are none."""
+        """Claim due jobs in order, from one queue after the other; wait on the notifier where there are none."""
         deadline = time.monotonic() + min(wait, LONGEST_WAIT)
         while True:
             with self.store.lock:
@@ -127,7 +127,7 @@ class MemoryBroker:
                 left = deadline - time.monotonic()
                 if leases or left <= 0:
                     return leases
-                # Registered under the lock under which nothing was found: what is stored from here on rings.
+                # Registered before the lock is released: any job that is stored afterwards notifies this claim.
                 self.store.waiting.add(self._notifier)
                 due = min((shelf.next_due(default=math.inf) for shelf in shelves), default=math.inf)
                 left = min(left, max(0.001, due - self._clock()))
@@ -154,7 +154,7 @@ class MemoryBroker:
             yield row
 
     def _hush(self) -> None:
-        """Many wake() end one claim, not as many."""
+        """Empty the notifier, so that many calls of `wake` end one claim only."""
         while not self._notifier.empty():
             self._notifier.get()
 
@@ -162,7 +162,7 @@ class MemoryBroker:
         return Lease(row.job, row.queue, row.attempt + 1, row.delivery, row.eligible_at, token=row)
 
     def settle(self, done: Sequence[Settlement]) -> None:
-        """Each by its kind."""
+        """Settle each lease by the kind of its outcome."""
         self._each([one.lease for one in done], [partial(self._settle_one, outcome=one.outcome) for one in done])
 
     def _settle_one(self, row: Row, outcome: Outcome) -> None:
@@ -184,7 +184,7 @@ class MemoryBroker:
                 raise ValueError(f"{outcome.kind} needs the failure")
 
     def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
-        """Back to the place that they had."""
+        """Give leases back to the places that they had."""
         self._each(leases, [partial(self._release, delay=delay)] * len(leases))
 
     def _release(self, row: Row, delay: float = 0) -> None:
@@ -194,7 +194,7 @@ class MemoryBroker:
             self.store.move(row, "ready", now=self._clock())
 
     def lost(self, leases: Sequence[Lease]) -> list[Lease]:
-        """Those that a rescuer has, or that were settled."""
+        """Return the leases that a rescuer has taken over or that were settled."""
         with self.store.lock:
             return [lease for lease in leases if not self._holds(lease)]
 
@@ -212,11 +212,11 @@ class MemoryBroker:
 
     def _holds(self, lease: Lease) -> bool:
         row: Row = lease.token
-        # A later claim by the same owner has the same holder: only the delivery tells them apart.
+        # A later claim by the same owner has the same holder: only the delivery distinguishes the two.
         return row.holder == self.incarnation and row.delivery == lease.delivery
 
     def rescue(self) -> Sequence[Rescued]:
-        """Takes over the claims whose holder lives no more."""
+        """Take over the leases whose holder is dead."""
         with self.store.lock:
             orphans = self.store.orphans()
             for row in orphans:
@@ -224,40 +224,40 @@ class MemoryBroker:
             return [Rescued(self._lease(row), row.owner) for row in orphans]
 
     def unaccounted(self, lease: Lease) -> int:
-        """Counts in the row."""
+        """Count this delivery in the row, once, and return the count."""
         row: Row = lease.token
         with self.store.lock:
             if row.unaccounted[1] != lease.delivery:
                 ended = max(
                     0, lease.delivery - row.unaccounted[1] - 1
-                )  # in good order, since the last that was counted
+                )  # deliveries that ended in good order since the last counted one
                 row.unaccounted = max(0, row.unaccounted[0] - ended) + 1, lease.delivery
             return row.unaccounted[0]
 
     def maintain(self, *, seconds: float = math.inf) -> float:
-        """Promote due jobs, expire jobs, delete dead letters whose ttl is over; it never takes long."""
+        """Promote due jobs, expire jobs and delete dead letters whose ttl is over. It never takes long."""
         with self.store.lock:
             self.store.maintain(self._clock())
             self.store.ring()
         return TURN
 
     def stuck(self) -> Mapping[str, str]:
-        """Return nothing: memory refuses no move."""
+        """Return nothing: in memory, jobs can always be moved."""
         return {}
 
     def expired(self) -> Mapping[str, int]:
-        """Whoever asks first is told for all handles of the store."""
+        """Return and reset the counts of expired jobs, which all engines on the store share."""
         with self.store.lock:
             counts, self.store.expired = self.store.expired, Counter()
         return dict(counts)
 
     def lead(self, name: str) -> bool:
-        """The first living handle of the store that asks."""
+        """Return whether this owner has a role; the first living owner that asks gets it."""
         with self.store.lock:
             return self.store.lead(name, self.incarnation)
 
     def stats(self, queue: str) -> QueueStats:
-        """Counts of this moment."""
+        """Return the current counts of a queue."""
         with self.store.lock:
             shelf, now = self.store.shelf(queue), self._clock()
             if self.store.keeps_letters(shelf):
@@ -274,15 +274,15 @@ class MemoryBroker:
             )
 
     def undeclared(self) -> Mapping[str, QueueStats]:
-        """None: what nobody declares cannot be stored."""
+        """Return nothing: a job cannot be stored in an undeclared queue."""
         return {}
 
     def wake(self) -> None:
-        """Takes no lock: a signal handler may interrupt the thread that holds it."""
+        """End a wait, without a lock: a signal handler may interrupt the thread that holds it."""
         self._notifier.put(True)
 
     def close(self) -> None:
-        """What it holds is an orphan from now on."""
+        """End this owner. Its claims become abandoned leases."""
         with self.store.lock:
             self.store.living.discard(self.incarnation)
             self.store.ring()
@@ -291,21 +291,21 @@ class MemoryBroker:
             self._own = None
 
     def browse(self, queue: str, state: State) -> Iterator[JobView]:
-        """A copy of this moment, in the order of the queue."""
+        """Return an iterator over a copy of the current jobs, in the order of the queue."""
         with self.store.lock:
             rows = [row for row in self.store.shelf(queue).rows.values() if self.store.state_of(row) == state]
             return iter([row.view(state) for row in sorted(rows, key=lambda row: row.place)])
 
     def newer(self, queue: str) -> Iterator[JobView]:
-        """None: what is in memory is of this version."""
+        """Return nothing: all jobs in memory are of this version."""
         return iter(())
 
     def find(self, queue: str, job_id: str, state: State) -> JobView | None:
-        """The oldest of that id."""
+        """Return the oldest job of an id in a state, or None."""
         return next((view for view in self.browse(queue, state) if view.job.id == job_id), None)
 
     def replay(self, view: JobView) -> bool:
-        """Home again; also a letter that its dead-letter queue has not handled yet."""
+        """Send a dead letter home, also one that its dead-letter queue has not handled yet."""
         with self.store.lock:
             row = self.store.seen(view)
             if row is None or not (row.state == "dead" or row.is_letter):
@@ -315,7 +315,7 @@ class MemoryBroker:
             return True
 
     def discard(self, view: JobView) -> bool:
-        """Forgets a job that nobody holds."""
+        """Delete a job that is not claimed."""
         with self.store.lock:
             row = self.store.seen(view)
             if row is None:
@@ -324,5 +324,5 @@ class MemoryBroker:
             return True
 
     def restore(self, view: JobView) -> str:
-        """Nothing is ever bad."""
+        """Return a refusal: in memory, no job is ever bad."""
         return "is no longer there"

@@ -1,4 +1,4 @@
-"""What the brokers in memory share: the rows of every queue. Each method is called under the store's lock."""
+"""The store that engines in memory share: the rows of all queues. Callers hold the store's lock."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from framework.model.errors import EngineError
 from framework.model.job import Failure, Job
 from framework.model.options import QueueOptions, QueueSpec
 
-KEPT_FAILURES = 10  # beside the first
+KEPT_FAILURES = 10  # failures that a history keeps besides the first
 
 
 class UnknownQueue(EngineError):
-    """A queue that nobody declared on this store."""
+    """The queue is not declared on this store."""
 
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """A job and where it stands.
+    """A job with its queue and state.
 
     Attributes:
-        queue: where it is; differs from `job.queue` for a dead letter.
-        serial: its key.
-        place: its place in the order; a replay takes a new one.
+        queue: the queue that holds it; for a dead letter it differs from `job.queue`.
+        serial: key of the row.
+        place: position in the order; a replay takes a new one.
         ttl_from: when its ttl began, seconds since the epoch.
-        owner: who claimed it; holder: who may settle it now, a rescuer perhaps. Empty when not in flight.
-        unaccounted: deliveries of which nothing tells what became of them, and the last that was counted.
+        owner: the owner that claimed it; "" when it is not claimed.
+        holder: the owner that may settle it now, which may be a rescuer; "" when it is not claimed.
+        unaccounted: number of deliveries of which no record tells how they ended, and the last that was counted.
     """
 
     job: Job
@@ -54,11 +55,11 @@ class Row:
         return self.queue != self.job.queue
 
     def expired(self, now: float) -> bool:
-        """A dead letter does not expire by the ttl of the job that it was."""
+        """Return whether the job's ttl is over; a dead letter does not expire by its job's ttl."""
         return not self.is_letter and self.job.ttl is not None and now >= self.ttl_from + self.job.ttl
 
     def add_failure(self, failure: Failure) -> None:
-        """Without the exception: its traceback would keep every frame alive."""
+        """Add a failure to the history, without its exception, whose traceback would keep every frame alive."""
         history = (*self.job.history, replace(failure, exception=None))
         if len(history) > KEPT_FAILURES + 1:
             history = (history[0], *history[-KEPT_FAILURES:])
@@ -69,7 +70,7 @@ class Row:
 
 
 class Shelf:
-    """The rows of one queue. The heaps may hold entries of rows that moved on: they are skipped when they come up."""
+    """The rows of one queue. The heaps may hold entries of rows that have moved; these are skipped when popped."""
 
     def __init__(self, options: QueueSpec) -> None:
         self.options = options
@@ -80,7 +81,7 @@ class Shelf:
 
     @property
     def length(self) -> int:
-        """What `max_length` counts."""
+        """Return the number of jobs that `max_length` limits."""
         return self.counts["ready"] + self.counts["delayed"]
 
     def in_state(self, state: State) -> list[Row]:
@@ -99,7 +100,7 @@ class Shelf:
         self.counts[row.state] -= 1
 
     def pop_ready(self) -> Row | None:
-        """The first in order, still in state ready: the caller moves it."""
+        """Return the first ready row, or None. It is still in state ready: the caller moves it."""
         while self._ready:
             _, place, serial = heapq.heappop(self._ready)
             row = self.rows.get(serial)
@@ -108,7 +109,7 @@ class Shelf:
         return None
 
     def next_due(self, *, default: float) -> float:
-        """When the next delayed row is due, perhaps too early; seconds since the epoch."""
+        """Return when the next delayed row is due, in seconds since the epoch; the time may be too early."""
         return self._delayed[0][0] if self._delayed else default
 
     def promote(self, now: float) -> None:
@@ -122,7 +123,7 @@ class Shelf:
 
 
 class MemoryStore:
-    """The queues and their rows, who lives, and who waits."""
+    """The queues with their rows, the living owners, and the notifiers of waiting claims."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -134,10 +135,10 @@ class MemoryStore:
         self._serials = count(1)
         self.expired: Counter[str] = Counter()
         self._leaders: dict[str, str] = {}  # role -> incarnation
-        self._handlers: dict[str, set[str]] = {}  # of dead-letter queues: the services that handle them
+        self._handlers: dict[str, set[str]] = {}  # dead-letter queue -> services that handle it
 
     def kill(self, incarnation: str) -> None:
-        """The owner dies where it stands: what it holds is an orphan, run records included."""
+        """Kill an owner at once: its claims become abandoned leases, run records included."""
         with self.lock:
             self.living.discard(incarnation)
 
@@ -155,23 +156,23 @@ class MemoryStore:
                 self._shelves[letters.name] = Shelf(letters)
 
     def shelf(self, queue: str) -> Shelf:
-        """Raises UnknownQueue."""
+        """Return the rows of a queue. Raises UnknownQueue."""
         if queue not in self._shelves:
             known = ", ".join(sorted(self._shelves)) or "none"
             raise UnknownQueue(f"queue {queue!r} is not declared on this broker; declared: {known}")
         return self._shelves[queue]
 
     def keeps_letters(self, shelf: Shelf) -> bool:
-        """Return whether its dead letters are dead where they lie: no service handles them."""
+        """Return whether the queue is a dead-letter queue that no service handles."""
         return shelf.options.is_dead_letter and not self._handlers.get(shelf.options.name)
 
     def state_of(self, row: Row) -> State:
-        """Return the state as others see it."""
+        """Return the state as users see it: waiting jobs of a queue that no service handles are dead."""
         waits = row.state in ("ready", "delayed")
         return "dead" if waits and self.keeps_letters(self._shelves[row.queue]) else row.state
 
     def ring(self) -> None:
-        """Everybody who waits looks again."""
+        """Notify all waiting claims, so that they look again."""
         waiting, self.waiting = self.waiting, set()
         for notifier in waiting:
             notifier.put(False)
@@ -189,7 +190,7 @@ class MemoryStore:
         self.shelf(job.queue).put(row)
 
     def move(self, row: Row, state: State, *, now: float, queue: str | None = None) -> None:
-        """The one way from state to state."""
+        """Move a row to a state, and to another queue if one is given; all changes of state go this way."""
         target = self.shelf(queue or row.queue)
         self._shelves[row.queue].drop(row)
         row.queue, row.state, row.since = target.options.name, state, now
@@ -212,7 +213,7 @@ class MemoryStore:
             del self._ids[row.job.queue, row.job.id]
 
     def bury(self, row: Row, failure: Failure, *, now: float) -> None:
-        """A letter that dies again stays where it is."""
+        """Dead-letter a row. A dead letter that fails again stays in its queue, in state dead."""
         row.attempt = 0
         row.add_failure(failure)
         target = None if row.is_letter else self._shelves[row.queue].options.dead_letter
@@ -229,13 +230,13 @@ class MemoryStore:
         self.bury(row, replace(failure, started_at=now, ended_at=now), now=now)
 
     def send_home(self, row: Row, *, now: float) -> None:
-        """To the end, and its ttl begins anew: else what expired would expire again at once."""
+        """Move a row to the end of its home queue. Its ttl begins anew, else an expired job would expire at once."""
         row.place, row.attempt = next(self._serials), 0
         row.eligible_at = row.ttl_from = now
         self.move(row, "ready", now=now, queue=row.job.queue)
 
     def lead(self, name: str, incarnation: str) -> bool:
-        """Return whether this owner has the role; it takes over from one that lives no more."""
+        """Return whether this owner has the role; it takes over from an owner that is dead."""
         if self._leaders.get(name) not in self.living:
             self._leaders[name] = incarnation
         return self._leaders[name] == incarnation
@@ -245,7 +246,7 @@ class MemoryStore:
         return sorted(rows, key=lambda row: row.place)
 
     def seen(self, view: JobView) -> Row | None:
-        """The row of a view, if it is still as it was seen and nobody holds it."""
+        """Return the row of a view, if it is still as it was seen and not claimed."""
         for row in self.shelf(view.queue).rows.values():
             if row.job.uid == view.job.uid and row.delivery == view.delivery and row.state != "in_flight":
                 return row if self.state_of(row) == view.state else None
@@ -261,6 +262,6 @@ class MemoryStore:
                     self.remove(row)
 
     def _is_over(self, row: Row, shelf: Shelf, now: float) -> bool:
-        """A dead letter is kept for the ttl of its dead-letter queue; a job dead on its own queue for ever."""
+        """Return whether a row is a dead letter past its queue's ttl; a job dead on its own queue is kept for ever."""
         ttl = shelf.options.ttl
         return row.is_letter and ttl is not None and now >= row.since + ttl and self.state_of(row) == "dead"

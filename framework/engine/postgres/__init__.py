@@ -1,4 +1,4 @@
-"""The engine on PostgreSQL: one service on many machines. The tables and functions are in `schema_1.sql`."""
+"""The engine on PostgreSQL, for a service on many machines. Its tables and functions are in `schema_1.sql`."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from framework.engine.postgres.engine import PostgresBroker
     from framework.engine.postgres.link import Place
 
-LONGEST_SCHEMA = 40  # characters: the channels of its queues are named after it
+LONGEST_SCHEMA = 40  # characters; the notification channels of its queues are named after the schema
 EXTRA = "the engine on PostgreSQL needs psycopg: pip install 'continuum-worker[postgres]'"
 
 
 def connect(url: str, *, incarnation: str, **_: Any) -> PostgresBroker:
-    """The engine on a database, not opened yet.
+    """Return the engine on a database, not opened yet.
 
     Args:
         url: `postgresql://user:password@host:port/database`; its query may hold `schema` (default `worker`),
-            `local_dir`, where this machine keeps what only concerns its own processes (default `./var/postgres`),
-            `timeout`, seconds in which the server must answer (default 5), and what libpq knows, as `sslmode`.
-        incarnation: name of this process's life, never reused.
+            `local_dir`, the directory for files of this machine's processes (default `./var/postgres`), `timeout`,
+            seconds in which the server must answer (default 5), and the options of libpq, such as `sslmode`.
+        incarnation: name of this process's run, never reused.
 
     Raises:
         SettingsError: an unknown option or value; psycopg is not installed.
@@ -38,7 +38,7 @@ def connect(url: str, *, incarnation: str, **_: Any) -> PostgresBroker:
 
 
 def migrate(url: str) -> Iterator[str]:
-    """Bring the database's schema to this version; yield what was done. Raises EngineError, SettingsError."""
+    """Bring the database's schema to this version and yield a line for each step. Raises EngineError, SettingsError."""
     place = _place(url)
     from framework.engine.postgres.schema import migrate
 
@@ -46,7 +46,7 @@ def migrate(url: str) -> Iterator[str]:
 
 
 def script(url: str) -> str:
-    """Return the SQL of a migration from nothing. Raises SettingsError."""
+    """Return the SQL that makes the whole schema. Raises SettingsError."""
     place = _place(url)
     from framework.engine.postgres.schema import VERSION, script
 
@@ -67,7 +67,7 @@ def _place(url: str) -> Place:
     defaults = {"connect_timeout": "5", "target_session_attrs": "read-write", "application_name": "worker"}
     try:
         info = conninfo.make_conninfo(base, **{**defaults, **given})
-    except Error:  # whose text may quote the password
+    except Error:  # not chained: its text may quote the password
         raise SettingsError("WORKER_ENGINE_URL: write postgresql://user:password@host:port/database") from None
     shown = f"PostgreSQL at {urlsplit(base).netloc.rpartition('@')[2] or given.get('host', 'localhost')}"
     return Place(info, own["schema"], own["local_dir"].absolute(), own["timeout"], shown)

@@ -1,4 +1,4 @@
-"""Claims: what is looked at, and how a claim waits."""
+"""The claims of an owner: which rows a claim reads, and how it waits."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ from framework.model.job import Lease
 if TYPE_CHECKING:
     from framework.engine.postgres.engine import PostgresBroker
 
-LONGEST_WAIT = 1.0  # seconds, as the port says
+LONGEST_WAIT = 1.0  # seconds; the contract lets a claim wait longer
 POLL = 0.1  # seconds between looks where a pooler keeps notifications away
-LOOK_BACK = 0.1  # seconds between looks below the floor, at least
-LONG_LOOK = 0.25  # seconds; a shorter one is made at once where there is something below
+LOOK_BACK = 0.1  # least time in seconds between two looks below the floor
+LONG_LOOK = 0.25  # seconds; a shorter look is made at once where a notification says that a job is below the floor
 LOWEST = -(2**63)
 
 
 class Claims:
     """The claims of one owner.
 
-    A floor is the highest place of a queue that it has claimed: what is above is found at once, however many dead rows
-    lie before. Below are released jobs, urgent ones and late commits; a look at them may take long, so it comes seldom
-    where it does.
+    The floor of a queue is the highest place that this owner has claimed. Jobs above it are found at once, no matter
+    how many dead rows are before them. Released jobs, urgent jobs and late commits are below it; a look at them may
+    take long, and the longer it takes, the rarer it is made.
     """
 
     def __init__(self, engine: PostgresBroker) -> None:
         self._engine = engine
         self._floors: dict[int, int] = {}
-        self._looked: dict[int, tuple[float, float]] = {}  # when it was looked below the floor, and how long it took
-        self._below: set[int] = set()  # queues that have something there, as was told
-        self._told = True  # something may be there that no look has found
+        self._looked: dict[int, tuple[float, float]] = {}  # end and duration of the last look below each floor
+        self._below: set[int] = set()  # queues with a notification about a job below the floor
+        self._told = True  # a job may be below a floor that no look has found
         self._listening: set[int] = set()
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def begin(self) -> None:
-        """There is a new connection."""
+        """Start anew on a new connection: listen again, and look below the floors."""
         self._listening.clear()
         self._told = True
 
     def lower(self, keys: Sequence[Key]) -> None:
-        """These may be claimed again: by us at once."""
+        """Lower the floors below these jobs, so that this owner can claim them again at once."""
         for queue, place, _ in keys:
             self._floors[queue] = min(self._floors.get(queue, LOWEST), place - 1)
 
     def claim(self, numbers: Sequence[int], limit: int, wait: float) -> Sequence[Lease]:
-        """Return up to so many leases, those of each queue in order."""
+        """Return up to `limit` leases, those of each queue in order."""
         deadline = time.monotonic() + min(wait, LONGEST_WAIT)
         engine = self._engine
         if wait > 0:
@@ -65,13 +65,13 @@ class Claims:
                 leases = engine.leases(sorted(rows, key=lambda row: (order[row[0]], row[1])))
             if leases or (left := deadline - time.monotonic()) <= 0:
                 return leases
-            if self._told:  # perhaps of a job below a floor
+            if self._told:  # a notification may be about a job below a floor
                 left = min(left, max(0.001, min(map(self._due, numbers)) - time.monotonic()))
             if self._wait(min(left, POLL) if engine.link.pooled else left):
                 return ()
 
     def _due(self, number: int) -> float:
-        """Return when it is time to look below the floor."""
+        """Return when the next look below a queue's floor is due, in monotonic seconds."""
         looked, took = self._looked.get(number, (0.0, 0.0))
         if number in self._below:
             return looked + (2 * took if took > LONG_LOOK else 0.0)
@@ -81,7 +81,7 @@ class Claims:
         engine, began = self._engine, time.monotonic()
         whole = [began >= self._due(number) for number in numbers]
         if all(whole):
-            self._told = False  # before the look: what is told from here on may be missed by it
+            self._told = False  # before the look, which may miss jobs that are notified afterwards
         self._below.difference_update(number for number, all_ in zip(numbers, whole, strict=True) if all_)
         floors = [
             LOWEST if all_ else self._floors.get(number, LOWEST) for number, all_ in zip(numbers, whole, strict=True)
@@ -101,11 +101,11 @@ class Claims:
             if all_:
                 self._looked[number] = began + took, took
             if full and number == rows[-1][0]:
-                break  # those behind it were not looked at
+                break  # the claim has not looked at the queues after this one
         return rows
 
     def _listen(self, numbers: Sequence[int]) -> None:
-        """Before a look, so that no job comes between them unheard."""
+        """Listen for notifications of these queues; called before a look, so that no job in between is missed."""
         engine = self._engine
         with engine.link.lock:
             engine.link.connected()
@@ -115,14 +115,14 @@ class Claims:
                 self._listening.add(number)
 
     def notified(self, notify: psycopg.Notify) -> None:
-        """In whichever thread reads the connection; another may wait for just this."""
+        """Note a notification. The thread that reads the connection calls it, and wakes another one that waits."""
         if notify.payload:
             self._below.add(int(notify.channel.rpartition("_")[2]))
         self._told = True
         self._write(b"n")
 
     def _wait(self, seconds: float) -> bool:
-        """Return whether it was `wake` that ended the wait."""
+        """Wait for a notification. Return whether `wake` ended the wait."""
         link, reader = self._engine.link, self._reader
         socket = link.fileno()
         try:
@@ -140,15 +140,15 @@ class Claims:
         return False
 
     def wake(self) -> None:
-        """A byte into a pipe to ourselves."""
+        """End a wait: write a byte into a pipe to the own process."""
         self._write(b"w")
 
     def _write(self, byte: bytes) -> None:
-        with suppress(OSError):  # full: whoever waits is awake
+        with suppress(OSError):  # the pipe is full: a waiting thread wakes in any case
             os.write(self._writer, byte)
 
     def close(self) -> None:
-        """Nothing waits any more."""
+        """Close the pipe; no thread may wait any more."""
         reader, writer, self._reader, self._writer = self._reader, self._writer, -1, -1
         os.close(writer)
         os.close(reader)

@@ -1,4 +1,4 @@
-"""The engine: `Broker` and `Inspector` of `framework.engine.port` on two connections, one of them for enqueues."""
+"""The engine on PostgreSQL: it implements the contract on two connections, one of them for enqueues only."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ T = TypeVar("T")
 
 
 class PostgresBroker:
-    """One owner. What it holds it knows, so after a break it can tell what the server and it think differently."""
+    """The `Broker` and `Inspector` of `framework.engine.port` for one owner.
+
+    It keeps a list of its claims, so that it can compare them with the server's after a broken connection.
+    """
 
     def __init__(self, place: Place, incarnation: str) -> None:
         self.place = place
@@ -48,9 +51,9 @@ class PostgresBroker:
         self.store = Store(self._sending, self.find_queue)
         self.upkeep = Upkeep(self)
         self._inspection = Inspection(self)
-        self.era: int | None = None  # None: to be registered
+        self.era: int | None = None  # None: this owner is not registered on the current connection
         self.held: set[Key] = set()
-        self.lost_answer = False  # of a rescue
+        self.lost_answer = False  # the answer to a rescue was lost
         self.claims = Claims(self)
         self._settling = Settling(self)
         self._opened = self._closed = False
@@ -59,20 +62,20 @@ class PostgresBroker:
 
     @property
     def notes(self) -> Sequence[str]:
-        """One line each; after `open`."""
+        """Return lines about the connection that a person should know, after `open`."""
         if self.link.pooled:
             return (f"{self.place} is reached through a pooler: new jobs are looked for each {POLL:g} s",)
         return ()
 
     @property
     def local_dir(self) -> Path:
-        """Made when it is asked for after `open`: a process that only enqueues leaves nothing behind."""
+        """Return this machine's directory, and make it after `open`: a process that only enqueues leaves no files."""
         if self._opened:
             self.life.make()
         return self.place.local_dir
 
     def open(self, queues: Sequence[QueueOptions]) -> None:
-        """Declares the queues and the dead-letter queues that they name."""
+        """Declare the queues and the dead-letter queues that they name."""
         named = {one.dead_letter for one in queues if one.dead_letter} - {one.name for one in queues}
         letters = [QueueOptions(name, is_dead_letter=True, handled=False) for name in named - self.queues.keys()]
         every = [*queues, *letters]
@@ -99,14 +102,14 @@ class PostgresBroker:
         self._opened = True
 
     def _connected(self, link: Link, connection: psycopg.Connection) -> None:
-        """Begins a connection: what was done on the one before, and not answered, is looked at later."""
+        """Prepare a new connection. Calls that the previous one has not answered are examined later."""
         schema.check(connection, self.place)
         connection.add_notify_handler(self.claims.notified)
         self.claims.begin()
         self.era = None
 
     def close(self) -> None:
-        """An owner that holds nothing is forgotten; the claims of another are there for a rescuer."""
+        """End this owner and close the connections. An owner without claims is deleted; else a rescuer takes them."""
         with self.link.lock:
             if self._closed:
                 return
@@ -120,20 +123,20 @@ class PostgresBroker:
             self.claims.close()
 
     def find_queue(self, name: str) -> tuple[int, QueueOptions]:
-        """Return number and options of an open queue. Raises EngineError."""
+        """Return the number and the options of a declared queue. Raises EngineError."""
         if name not in self.queues:
             known = ", ".join(sorted(self.queues)) or "none"
             raise EngineError(f"queue {name!r} is not declared on this engine; declared: {known}")
         return self.numbers[name], self.queues[name]
 
     def name_of(self, number: int) -> str:
-        """Return the name of any queue of the store."""
+        """Return the name of a queue of the database by its number."""
         if number not in self._names:
             self._read_names()
         return self._names[number]
 
     def keeps_letters(self, name: str) -> bool:
-        """Return whether the dead letters of a queue are dead where they lie: no service handles them."""
+        """Return whether the queue is a dead-letter queue that no service handles."""
         number, options = self.numbers[name], self.queues.get(name)
         if options is None or not options.is_dead_letter:
             return False
@@ -145,7 +148,7 @@ class PostgresBroker:
     # --- as an owner ------------------------------------------------------------------------------------------------
 
     def as_owner(self, call: Callable[[int], T]) -> T:
-        """Make a call with this owner's era. It is repeated once where the owner was taken for dead meanwhile."""
+        """Make a call with this owner's era, and repeat it once if the owner was taken for dead meanwhile."""
         with self.link.lock:
             try:
                 return call(self._registered())
@@ -153,7 +156,7 @@ class PostgresBroker:
                 if error.code != TAKEN_FOR_DEAD:
                     raise
                 self.era = None
-                self.life.end()  # its file may be gone, or be taken for that of a dead process
+                self.life.end()  # the owner's file may be gone, or look like a dead process's
                 return call(self._registered())
 
     def _registered(self) -> int:
@@ -167,7 +170,7 @@ class PostgresBroker:
         return self.era
 
     def leases(self, rows: Sequence[tuple[Any, ...]]) -> list[Lease]:
-        """Return the leases of claimed rows, which are this owner's from now on."""
+        """Return the leases of claimed rows and note them as this owner's."""
         found = [lease_of(Row._make(row), self.name_of) for row in rows]
         self.held.update(lease.token for lease in found)
         return found
@@ -175,47 +178,50 @@ class PostgresBroker:
     # --- the verbs --------------------------------------------------------------------------------------------------
 
     def enqueue(self, jobs: Sequence[Job]) -> Sequence[JobId]:
-        """One commit for all, synchronous."""
+        """Store the jobs with one synchronous commit."""
         return self.store.enqueue(jobs)
 
     def enqueue_within(self, connection: object, jobs: Sequence[Job]) -> Sequence[JobId]:
-        """One call of a function, which answers."""
+        """Store the jobs within the caller's transaction, by one call of a function on its connection."""
         with self.store.within(jobs) as call:
             call.answers = within.rows(connection, call.query, call.document)
         return call.ids
 
     async def aenqueue_within(self, connection: object, jobs: Sequence[Job]) -> Sequence[JobId]:
-        """The same."""
+        """Store the jobs within the caller's transaction on an asynchronous connection."""
         with self.store.within(jobs) as call:
             call.answers = await within.arows(connection, call.query, call.document)
         return call.ids
 
     def claim(self, queues: Sequence[str], *, limit: int, wait: float) -> Sequence[Lease]:
-        """Waits for a notification, and looks now and then."""
+        """Claim jobs. Where there are none, wait for a notification and look again from time to time."""
         return self.claims.claim([self.find_queue(name)[0] for name in queues], limit, wait)
 
     def wake(self) -> None:
-        """A byte into a pipe to ourselves."""
+        """End the wait of a claim."""
         self.claims.wake()
 
     def settle(self, done: Sequence[Settlement]) -> None:
-        """Of each kind in one statement."""
+        """Settle leases, with one statement for each group of outcomes."""
         self._settling.settle(done)
 
     def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
-        """Back to the place that they had."""
+        """Give leases back to the places that they had."""
         self.settle([Settlement(lease, Outcome(Kind.RELEASED, delay)) for lease in leases])
 
     def lost(self, leases: Sequence[Lease]) -> Sequence[Lease]:
-        """Those whose rows are not this owner's."""
+        """Return the leases whose rows are not this owner's any more."""
         return self._settling.lost(leases)
 
     def rescue(self) -> Sequence[Rescued]:
-        """Those of this machine at once, those of others when it has not beaten for a while."""
+        """Take over the abandoned leases of dead owners.
+
+        Those of this machine's owners come at once, those of another machine once it has sent no heartbeat for a while.
+        """
         return self.upkeep.rescue()
 
     def unaccounted(self, lease: Lease) -> int:
-        """Counts in the row."""
+        """Count this delivery in the row, once, and return the count."""
         queue, place, delivery = lease.token
         rows = self.link.rows(
             f"update {self.schema}.job set lost_at = delivery, lost = case when lost_at = delivery then lost "
@@ -226,55 +232,55 @@ class PostgresBroker:
         return int(rows[0][0]) if rows else 0
 
     def maintain(self, *, seconds: float = math.inf) -> bool:
-        """Beats, promotes and expires."""
+        """Send a heartbeat, promote due jobs, expire jobs and delete old dead letters."""
         return self.upkeep.maintain(seconds)
 
     def stuck(self) -> Mapping[str, str]:
-        """Return nothing: jobs are rows, and no row resists."""
+        """Return nothing: jobs are rows, which can always be moved."""
         return {}
 
     def expired(self) -> Mapping[str, int]:
-        """What this handle has found."""
+        """Return and reset the counts of jobs that this engine has expired."""
         counts, self.upkeep.expired = self.upkeep.expired, Counter()
         return dict(counts)
 
     def lead(self, name: str) -> bool:
-        """A row that names the holder, who lives."""
+        """Return whether this owner has a role. A row names the owner that has it, while that owner lives."""
         return self.upkeep.lead(name)
 
     def stats(self, queue: str) -> QueueStats:
-        """Exact up to a limit, estimated above it."""
+        """Return the counts of a queue: exact up to a limit, estimated above it."""
         self.find_queue(queue)
         return self._inspection.stats(queue)
 
     def undeclared(self) -> Mapping[str, QueueStats]:
-        """Queues whose services have not kept house for a minute; the empty ones are left out."""
+        """Return the counts of queues without housekeeping for a minute, except empty ones."""
         return self._inspection.undeclared()
 
     # --- people -----------------------------------------------------------------------------------------------------
 
     def browse(self, queue: str, state: State) -> Iterator[JobView]:
-        """By pages."""
+        """Return an iterator over the jobs in a state, which reads them page by page."""
         self.find_queue(queue)
         return self._inspection.browse(queue, state)
 
     def newer(self, queue: str) -> Iterator[JobView]:
-        """None: the schema's version says what there is."""
+        """Return nothing: the version of the schema covers all jobs."""
         return iter(())
 
     def find(self, queue: str, job_id: str, state: State) -> JobView | None:
-        """The oldest of that id."""
+        """Return the oldest job of an id in a state, or None."""
         self.find_queue(queue)
         return next(self._inspection.browse(queue, state, job_id), None)
 
     def replay(self, view: JobView) -> bool:
-        """Home again; also a letter that its dead-letter queue has not handled yet."""
+        """Send a dead letter home, also one that its dead-letter queue has not handled yet."""
         return self._inspection.replay(view)
 
     def discard(self, view: JobView) -> bool:
-        """Deletes what nobody holds."""
+        """Delete a job that is not claimed."""
         return self._inspection.discard(view)
 
     def restore(self, view: JobView) -> str:
-        """Nothing is ever bad."""
+        """Return a refusal: on PostgreSQL, no job is ever bad."""
         return "is no longer there"

@@ -1,4 +1,4 @@
-"""The way of jobs into the tables."""
+"""The enqueue of jobs into the tables."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from framework.model.options import QueueOptions
 
 DISK_FULL = "53100"
 HELD = "a transaction that is still open enqueues the same id"
-COUNT_AGAIN = 1.0  # seconds after which a length is counted again, at the latest
+COUNT_AGAIN = 1.0  # seconds for which a counted length is used, or 20 times what the count took, if that is longer
 
 
 @dataclass(slots=True)
 class _Room:
-    """How many jobs fit into a queue, as it was counted."""
+    """The number of jobs that fit into a queue, as counted at some time, and how many were stored since then."""
 
     left: int
     used: int
@@ -46,7 +46,7 @@ class _Room:
 
 @dataclass(slots=True)
 class _Within:
-    """A statement with one parameter, and its answers."""
+    """A statement with one parameter for the caller's transaction, and its answers."""
 
     query: str
     document: str
@@ -55,10 +55,10 @@ class _Within:
 
 
 class Store:
-    """Enqueues, over a connection of its own: no other call waits for its commits.
+    """The enqueue of jobs on a connection of its own, so that no other call waits for its commits.
 
     Args:
-        find: returns number and options of a queue. Raises EngineError: it was not opened.
+        find: returns the number and the options of a queue. Raises EngineError if the queue is not declared.
     """
 
     def __init__(self, link: Link, find: Callable[[str], tuple[int, QueueOptions]]) -> None:
@@ -111,7 +111,7 @@ class Store:
         return self._answers(jobs, answers)
 
     def _answers(self, jobs: Sequence[Job], answers: Sequence[str]) -> tuple[list[JobId], EnqueueError | None]:
-        """Return the ids of what was stored or is a duplicate, and why what comes next was not."""
+        """Return the ids of jobs that were stored or are duplicates, and the error of the first that was refused."""
         ids: list[JobId] = []
         for job, answer in zip(jobs, answers, strict=False):
             if answer == "locked":
@@ -127,7 +127,7 @@ class Store:
 
     @contextmanager
     def within(self, jobs: Sequence[Job]) -> Iterator[_Within]:
-        """What a transaction of the caller's is to execute, and to answer. Raises an EnqueueError."""
+        """Yield the statement for the caller's transaction; the caller sets its answers. Raises an EnqueueError."""
         good, refusal = self._checked(jobs)
         if refusal is not None:
             raise refusal
@@ -140,7 +140,7 @@ class Store:
         except EnqueueError:
             raise
         except Exception as error:
-            # Without the driver's text, which may quote the payload.
+            # The driver's text is left out: it may quote the payload.
             raise EnqueueFailed(f"not queued, roll the transaction back: {type(error).__name__}") from error
         call.ids, full = self._answers(good, call.answers)
         if full is not None:
@@ -148,8 +148,11 @@ class Store:
             raise full
 
     def _room(self, queue: str) -> tuple[int, int | None]:
-        """Return how many jobs fit. It is counted often enough: exactly where there is little room, and where there is
-        much of it others may make a queue a little longer than it should be."""
+        """Return a queue's number and how many jobs still fit; None if it has no limit.
+
+        Where there is little room it is counted each time. Where there is much, a count is used for a while, and other
+        producers may make the queue a little longer than its limit.
+        """
         number, options = self._find(queue)
         if options.max_length is None or options.is_dead_letter:
             return number, None
@@ -206,7 +209,7 @@ class Store:
         return [answer for (answer,) in self._link.rows(query, [self.document(jobs, rooms=rooms)])]
 
     def document(self, jobs: Sequence[Job], **limits: dict[int, int]) -> str:
-        """Return the text that `enqueue_1` takes."""
+        """Return the JSON text for the function `enqueue_1`."""
         return json.dumps({"jobs": [self._entry(job) for job in jobs], **limits})
 
     def _entry(self, job: Job) -> dict[str, Any]:
@@ -217,10 +220,10 @@ class Store:
 
 
 def tell(link: Link, queues: Iterable[int], *, below: bool = True) -> None:
-    """Wake claims that wait for these queues. They look now and then, so this may fail.
+    """Notify claims that wait for these queues. Errors are ignored: claims also look from time to time.
 
     Args:
-        below: there may be something new below the floors of those claims.
+        below: there may be a new job below the floors of those claims.
     """
     if numbers := sorted(set(queues)):
         with suppress(EngineError):

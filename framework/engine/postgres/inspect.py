@@ -1,4 +1,4 @@
-"""Looking at the tables, and what people do with jobs."""
+"""The views and counts of jobs in the tables, and the replay and deletion of jobs by a person."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from framework.model.extras import LEAST_URGENT, MOST_URGENT, USUAL
 if TYPE_CHECKING:
     from framework.engine.postgres.engine import PostgresBroker
 
-PAGE = 500  # rows
-EXACT = 100_000  # up to so many jobs are counted, more are estimated
-NEAR = 20_000  # rows among which claimed jobs and the oldest are looked for: claims come from the front
+PAGE = 500  # rows in one page
+EXACT = 100_000  # jobs up to which a count is exact; above, it is estimated
+NEAR = 20_000  # first rows of a queue, in which claimed jobs and the oldest are searched: claims come from the front
 MINUTE = 60.0
-SLOW = 60.0
+SLOW = 60.0  # seconds that a statement over many rows may take
 _WHERE: dict[State, tuple[str, str]] = {
     "ready": ("job", "owner is null"),
     "in_flight": ("job", "owner is not null"),
@@ -31,7 +31,7 @@ _WHERE: dict[State, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class RowView(JobView):
-    """A view that knows its row."""
+    """A view of a job with the table and the key of its row."""
 
     table: str = ""
     number: int = 0
@@ -39,7 +39,7 @@ class RowView(JobView):
 
 
 class Inspection:
-    """Reads without a lock, so a list may be a moment old."""
+    """The views, counts and acts for people. Reads take no lock, so a list may be a moment old."""
 
     def __init__(self, engine: PostgresBroker) -> None:
         self._engine = engine
@@ -49,7 +49,7 @@ class Inspection:
     # --- counts -----------------------------------------------------------------------------------------------------
 
     def stats(self, queue: str) -> QueueStats:
-        """Return the counts; those that take long are not asked for often."""
+        """Return the counts of a queue; where counting takes long, they are kept for 20 times as long."""
         until, known = self._known.get(queue, (0.0, NO_JOBS))
         began = time.monotonic()
         if began < until:
@@ -89,7 +89,7 @@ class Inspection:
         return max(found, int(plan[0][0][0]["Plan"]["Plan Rows"]))
 
     def undeclared(self) -> dict[str, QueueStats]:
-        """Return the counts of queues that no service looks after."""
+        """Return the counts of queues for which no service does housekeeping, except empty ones."""
         engine = self._engine
         rows = engine.link.rows(
             f"select id, name from {self._schema}.queue where seen < {self._schema}.clock() - %s and "
@@ -98,7 +98,7 @@ class Inspection:
         )
         found = {}
         for number, name in rows:
-            engine.numbers[name] = number  # only while it is counted: it is not opened
+            engine.numbers[name] = number  # only while the queue is counted, as it is not declared
             try:
                 found[name] = self.stats(name)
             finally:
@@ -108,7 +108,7 @@ class Inspection:
     # --- views ------------------------------------------------------------------------------------------------------
 
     def browse(self, queue: str, state: State, job_id: str | None = None) -> Iterator[JobView]:
-        """Yield the jobs of a state by their enqueue: the priorities are read one beside the other."""
+        """Yield the jobs of a state in the order of their enqueue; the rows of all priorities are merged."""
         if state not in _WHERE:
             return
         parts = [_WHERE[state]]
@@ -127,7 +127,7 @@ class Inspection:
     def _rows(
         self, queue: str, table: str, where: str, level: int, job_id: str | None
     ) -> Iterator[tuple[int, str, Row]]:
-        """Yield the rows of one priority, with their place within it."""
+        """Yield the rows of one priority, each with its place within the priority and its table."""
         number, last, end = self._engine.numbers[queue], level << 56, (level + 1) << 56
         columns = COLUMNS if table == "job" else COLUMNS.replace("owner, claimer", "null, null")
         named, values = ("and id = %s ", [write_id(job_id)]) if job_id is not None else ("", [])
@@ -147,7 +147,7 @@ class Inspection:
     # --- acts -------------------------------------------------------------------------------------------------------
 
     def replay(self, view: JobView) -> bool:
-        """Send a dead letter home, to the end; its ttl begins anew."""
+        """Move a dead letter to the end of its home queue; its ttl begins anew. Return whether it moved."""
         if not isinstance(view, RowView) or view.state == "in_flight" or not view.is_letter:
             return False
         owned = " and owner is null" if view.table == "job" else ""
@@ -163,7 +163,7 @@ class Inspection:
         return bool(rows)
 
     def discard(self, view: JobView) -> bool:
-        """Delete a job that nobody holds."""
+        """Delete a job that is not claimed. Return whether it was there."""
         if not isinstance(view, RowView) or view.state == "in_flight":
             return False
         owned = " and owner is null" if view.table == "job" else ""

@@ -1,4 +1,4 @@
-"""One connection: opened when it is needed, again after a break, and what its errors mean."""
+"""A connection that is opened when it is needed and reopened after a break, and the meaning of its errors."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from framework.model.errors import EngineError, EngineUnavailable
 T = TypeVar("T")
 
 FIRST_PAUSE, LAST_PAUSE = 0.05, 2.0  # seconds between tries to connect
-REPEATS = 8  # of a statement that met another one: serialization failures, deadlocks
-# The answer may come after the work is done: the server goes, or the connection.
+REPEATS = 8  # tries of a statement that collides with others: serialization failures, deadlocks
+# SQLSTATEs with which the work may be done although its answer was lost: the server or the connection went away.
 _UNSURE = ("08", "57P", "XX", "58")
 TAKEN_FOR_DEAD = "WK001"
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the jobs are.
+    """The database and the directory in which the engine keeps its data.
 
     Attributes:
-        conninfo: as libpq takes it.
-        schema: that has the tables.
-        local_dir: this machine's part.
+        conninfo: connection string of libpq.
+        schema: schema that holds the tables.
+        local_dir: directory for files of this machine's processes.
         timeout: seconds in which the server must answer.
-        shown: for people.
+        shown: name of the place in messages, without the password.
     """
 
     conninfo: str = field(repr=False)
@@ -49,10 +49,10 @@ class Place:
 
 
 class Failed(EngineUnavailable):
-    """A statement failed.
+    """The failure of a statement.
 
     Attributes:
-        unsure: it may have been done.
+        unsure: the statement may have been done.
         code: the server's SQLSTATE.
     """
 
@@ -61,13 +61,13 @@ class Failed(EngineUnavailable):
 
 
 def unavailable(place: Place, error: psycopg.Error, *, sent: bool = False) -> EngineError:
-    """Return the error as the port has it. Its text is the server's: it never holds what was stored."""
+    """Return the error of the contract for a driver's error. Its text is the server's, and holds no stored data."""
     code = error.sqlstate or ""
     said = (error.diag.message_primary or str(error)).strip().splitlines()
     text = f"{place}: {said[0] if said else type(error).__name__}"
     if isinstance(error, (errors.UndefinedFunction, errors.UndefinedTable, errors.InvalidSchemaName)):
         return EngineError(f"{text}: run `worker migrate`")
-    if code.startswith(("28", "3D", "42")):  # no access, no database, or a mistake of ours: waiting mends none of it
+    if code.startswith(("28", "3D", "42")):  # no access, no database, or an error in this code: waiting does not help
         return EngineError(text)
     failed = Failed(text)
     failed.code = code
@@ -76,7 +76,7 @@ def unavailable(place: Place, error: psycopg.Error, *, sent: bool = False) -> En
 
 
 class _Connection(psycopg.Connection[tuple[Any, ...]]):
-    """Gives up a server that does not answer: neither keepalives nor tcp_user_timeout notice one that stands still."""
+    """A connection with a time limit for answers: keepalives and tcp_user_timeout do not notice a server that hangs."""
 
     limit: float | None = None
 
@@ -88,12 +88,12 @@ class Link:
     """A connection for one call at a time, from any thread.
 
     Args:
-        opened: is called with each new connection, before anything else uses it.
+        opened: called with each new connection before any other use.
 
     Attributes:
-        lock: held during a call; who holds it may make several.
+        lock: held during a call; a caller may hold it over several calls.
         offset: seconds by which the database's clock is ahead of this machine's.
-        pooled: the server is reached through a pooler, on which a session means nothing.
+        pooled: the server is reached through a pooler, which does not keep sessions.
         since: when the connection was opened, monotonic seconds.
     """
 
@@ -109,7 +109,7 @@ class Link:
         self._pause, self._next_try, self._why = 0.0, 0.0, ""
 
     def rows(self, query: str, parameters: Sequence[Any] = (), *, seconds: float = 0.0) -> list[tuple[Any, ...]]:
-        """Execute a statement in a transaction of its own; return its rows. Raises EngineError."""
+        """Execute a statement in a transaction of its own and return its rows. Raises EngineError."""
 
         def execute(cursor: psycopg.Cursor) -> list[tuple[Any, ...]]:
             cursor.execute(query, parameters)
@@ -118,10 +118,12 @@ class Link:
         return self.call(execute, seconds=seconds)
 
     def call(self, function: Callable[[psycopg.Cursor], T], *, seconds: float = 0.0) -> T:
-        """Have a function use the cursor, within `seconds` at most. It is repeated where others were in its way.
+        """Call a function with the cursor, within `seconds`, and return its result.
+
+        The call is repeated where it collides with other transactions.
 
         Raises:
-            Failed: its `unsure` says whether the work may be done.
+            Failed: its `unsure` tells whether the work may be done.
             EngineError: the schema is missing or old.
         """
         with self.lock:
@@ -144,13 +146,13 @@ class Link:
                     ):
                         self.close()
                     raise failed from error
-                except BaseException:  # Ctrl-C in the middle: what the connection would answer next is anybody's guess
+                except BaseException:  # such as Ctrl-C in a call: the next answer may belong to this call
                     self.close()
                     raise
         raise AssertionError
 
     def connected(self) -> psycopg.Cursor:
-        """Return the cursor of a connection that lives, as far as can be seen. Raises EngineError."""
+        """Return the cursor of an open connection, opening one where needed. Raises EngineError."""
         if self._cursor is not None and self.hear():
             return self._cursor
         self.close()
@@ -189,7 +191,7 @@ class Link:
             ).fetchone()
             assert row is not None
             self.offset = row[1] - (before + time.time()) / 2
-            self.pooled = row[0] != connection.info.backend_pid  # a pooler has numbers of its own
+            self.pooled = row[0] != connection.info.backend_pid  # a pooler reports process numbers of its own
             if self.pooled:
                 connection.prepare_threshold = None
             if row[2] != "read committed":
@@ -200,7 +202,7 @@ class Link:
         return connection
 
     def hear(self) -> bool:
-        """Read what the server has said unasked. Return whether the connection lives."""
+        """Read pending messages of the server and pass on notifications. Return whether the connection is open."""
         connection = self._connection
         if connection is None or connection.closed:
             return False
@@ -215,16 +217,16 @@ class Link:
         return True
 
     def fileno(self) -> int:
-        """Return the socket; -1: there is none."""
+        """Return the descriptor of the socket, or -1 if there is none."""
         connection = self._connection
         return -1 if connection is None or connection.closed else connection.pgconn.socket
 
     def now(self) -> float:
-        """Return the time of the database's clock, about."""
+        """Return the approximate time of the database's clock."""
         return time.time() + self.offset
 
     def close(self) -> None:
-        """Let the connection go. The next call opens another."""
+        """Close the connection. The next call opens another."""
         with self.lock:
             connection, self._connection, self._cursor = self._connection, None, None
             if connection is not None:

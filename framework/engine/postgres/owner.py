@@ -1,4 +1,4 @@
-"""Who lives: every process that claims holds a locked file on its machine, and a machine beats for its processes."""
+"""The signs of life of owners: each claiming process holds a locked file, and its machine sends heartbeats."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from framework.engine.spool.disk import flocks
 from framework.engine.spool.disk.calls import Calls
 from framework.model.errors import EngineError
 
-PATIENCE = 15.0  # seconds without a beat, by the database's clock, after which a machine counts as dead
-BEAT = 3.0  # seconds between beats
+PATIENCE = 15.0  # seconds without a heartbeat, by the database's clock, after which a machine counts as dead
+BEAT = 3.0  # seconds between heartbeats
 
 
 class LocalLife:
-    """This process as its machine knows it.
+    """The sign of life of this process on its machine: a locked file.
 
     Args:
-        directory: that all processes of this machine share.
-        name: of this owner.
+        directory: directory that all processes of this machine share.
+        name: name of this owner.
     """
 
     def __init__(self, directory: Path, name: str) -> None:
@@ -34,12 +34,12 @@ class LocalLife:
         self._lock: int | None = None
 
     def make(self) -> None:
-        """Make the directory, where that is possible: a process that only enqueues needs none."""
+        """Make the directory, and ignore errors: a process that only enqueues does not need it."""
         with suppress(OSError):
             self.directory.mkdir(parents=True, exist_ok=True)
 
     def begin(self) -> str:
-        """Lock the own file; return the name of this machine's node. Raises EngineError."""
+        """Lock this owner's file and return the name of this machine's node. Raises EngineError."""
         try:
             (self.directory / "owners").mkdir(parents=True, exist_ok=True)
             if self._lock is None:
@@ -62,12 +62,12 @@ class LocalLife:
                 os.link(fresh, path)
             finally:
                 fresh.unlink()
-        # A file that was copied with an image, or a file system that machines share, must not make one of two.
+        # Host name and boot id keep two machines apart, also where the file was copied with an image or is shared.
         self._node = f"{socket.gethostname()[:60]}-{path.read_text()}-{_boot()}"
         return self._node
 
     def is_dead(self, name: str) -> bool:
-        """Return whether an owner on this machine holds its file no longer."""
+        """Return whether an owner of this machine no longer holds its file."""
         if name == self.name:
             return False
         try:
@@ -83,12 +83,12 @@ class LocalLife:
         return True
 
     def forget(self, name: str) -> None:
-        """Remove the file of an owner that holds nothing."""
+        """Remove the file of an owner that has no claims."""
         with suppress(OSError):
             self._path(name).unlink()
 
     def end(self) -> None:
-        """From now on this owner is dead."""
+        """End this owner: remove and unlock its file. It counts as dead then."""
         if self._lock is not None:
             self.forget(self.name)
             flocks.drop(Calls, self._lock)  # type: ignore[arg-type]
@@ -99,7 +99,7 @@ class LocalLife:
 
 
 def _boot() -> str:
-    """Return what differs between kernels that run, and between their starts; empty where nothing says."""
+    """Return a part of the kernel's boot id, which differs between machines and boots, or "" if it is unknown."""
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]
     return ""

@@ -1,4 +1,4 @@
-"""A job as a row, and back."""
+"""The conversion between jobs and rows of the tables."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from framework.model.extras import NONE, USUAL, unpack
 from framework.model.job import Failure, Job, Lease
 
-Key = tuple[int, int, int]  # queue, place, delivery: a lease's token
+Key = tuple[int, int, int]  # queue, place, delivery; the token of a lease
 
-KEPT_FAILURES = 10  # beside the first
+KEPT_FAILURES = 10  # failures that a history keeps besides the first
 _OF_FAILURE = [one.name for one in fields(Failure) if one.name != "exception"]
 _ENCODE = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True).encode
 JOB = "home, id, uid, payload, headers, enqueued_at, not_before, ttl, chosen, scheduled_for, extras, history"
@@ -24,7 +24,7 @@ TYPES = ("int4", "int4", "float8", "float8", "float8", "text", "bytea", "bytea",
 
 
 class Row(NamedTuple):
-    """A row of any of the tables, as COLUMNS has it."""
+    """A row of any of the job tables, with the columns of COLUMNS."""
 
     queue: int
     place: int
@@ -49,7 +49,7 @@ class Row(NamedTuple):
 
 
 def job_of(row: Row, name: Callable[[int], str]) -> Job:
-    """Return the job in a row; `name` knows the queues."""
+    """Return the job in a row. `name` returns the name of a queue by its number."""
     return Job(
         id=read_id(row.id),
         uid=row.uid,
@@ -73,7 +73,7 @@ def lease_of(row: Row, name: Callable[[int], str]) -> Lease:
 
 
 def stored(job: Job, queue: int, now: float) -> tuple[Any, ...]:
-    """Return the values of STORED."""
+    """Return a job's values for the columns of STORED."""
     eligible = job.eligible_at
     expires = None if job.ttl is None else eligible + job.ttl
     headers = _ENCODE(dict(job.headers)) if job.headers else None
@@ -82,19 +82,19 @@ def stored(job: Job, queue: int, now: float) -> tuple[Any, ...]:
 
 
 def offset_of(job: Job) -> int:
-    """Return the upper bits of its place."""
+    """Return the upper bits of a job's place, which are its priority."""
     return job.extras.priority - USUAL
 
 
 def write_id(job_id: str) -> str:
-    """Return an id as the database takes it: NUL and lone surrogates have no place in its text."""
+    """Return an id as the database can store it, with NUL and lone surrogates escaped."""
     if "\0" in job_id or "\\" in job_id or not (job_id.isascii() or _is_text(job_id)):
         return _ENCODE(job_id)[1:-1]
     return job_id
 
 
 def read_id(text: str) -> str:
-    """Return the id; the reverse of `write_id`."""
+    """Return the id that `write_id` has written."""
     return str(json.loads(f'"{text}"')) if "\\" in text else text
 
 
@@ -103,7 +103,7 @@ def _is_text(text: str) -> bool:
 
 
 def with_failure(history: Sequence[Failure], failure: Failure) -> str:
-    """Return a history that has one failure more, without the exception, as it is stored."""
+    """Return the stored form of a history with one failure more, without exceptions."""
     found = [*history, failure]
     if len(found) > KEPT_FAILURES + 1:
         found = [found[0], *found[-KEPT_FAILURES:]]
@@ -111,5 +111,5 @@ def with_failure(history: Sequence[Failure], failure: Failure) -> str:
 
 
 def read_history(text: str) -> tuple[Failure, ...]:
-    """Return the failures, without fields that only a newer version knows."""
+    """Return the failures of a stored history, without fields that only a newer version knows."""
     return tuple(Failure(**{name: one[name] for name in _OF_FAILURE if name in one}) for one in json.loads(text))

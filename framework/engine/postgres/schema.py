@@ -1,4 +1,4 @@
-"""The schema: numbered SQL files, applied in order, each version once."""
+"""The versions of the schema: numbered SQL files, which are applied in order, each once."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from psycopg import errors
 from framework.engine.postgres.link import Place, unavailable
 from framework.model.errors import EngineError
 
-VERSION = 1  # that this code needs; the next one it can work with, too
+VERSION = 1  # version that this code needs; it also works with the next one
 log = logging.getLogger("framework")
 
 
 def script(version: int, schema: str) -> str:
-    """Return the SQL that leads to a version from the one before."""
+    """Return the SQL that brings the schema to a version from the previous one."""
     text = files(__package__).joinpath(f"schema_{version}.sql").read_text()
     done = f"insert into {{schema}}.version (version) values ({version});\n"
     return (text + done).format(schema=f'"{schema}"', plain=schema)
 
 
 def migrate(place: Place) -> Iterator[str]:
-    """Bring the schema to this version; yield what was done. Safe to repeat, and to run twice at once: the second waits
-    and finds nothing to do. Raises EngineError."""
+    """Bring the schema to this version and yield a line for each step. Raises EngineError.
+
+    It is safe to repeat, and to run twice at once: the second run waits and finds nothing to do.
+    """
     try:
         with psycopg.connect(place.conninfo) as connection:
             connection.execute("set local lock_timeout = '60s'")
@@ -44,7 +46,7 @@ def migrate(place: Place) -> Iterator[str]:
 
 
 def version_of(connection: psycopg.Connection, schema: str) -> int:
-    """Return the version of a schema; 0: there is none. Raises psycopg.Error."""
+    """Return the version of a schema, or 0 if there is none. Raises psycopg.Error."""
     row = connection.execute("select to_regclass(%s)::text", (f'"{schema}".version',), prepare=False).fetchone()
     return 0 if row is None or row[0] is None else _version(connection, schema)
 
@@ -55,7 +57,7 @@ def _version(connection: psycopg.Connection, schema: str) -> int:
 
 
 def check(connection: psycopg.Connection, place: Place) -> None:
-    """Raises EngineError: the schema does not fit this code."""
+    """Check that this code can work with the schema. Raises EngineError if it cannot."""
     try:
         found = _version(connection, place.schema)
     except (errors.UndefinedTable, errors.InvalidSchemaName):

@@ -1,4 +1,4 @@
-"""Settlements: successes in one statement, what moves in another, what is released in a third."""
+"""The settlement of leases: one statement for jobs that end, one for jobs that move, one for released jobs."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ AGAIN = 1.0  # seconds in which a crash of the server may undo what it has commi
 
 
 class Settling:
-    """Knows for a while what it has settled."""
+    """The settlement of one owner's leases. It remembers for a while which jobs it has deleted."""
 
     def __init__(self, engine: PostgresBroker) -> None:
         self._engine = engine
         self._acked: deque[tuple[float, list[Key]]] = deque()
-        self._unsure: set[Key] = set()  # of calls whose answer was lost
+        self._unsure: set[Key] = set()  # leases of calls whose answer was lost
 
     def settle(self, done: Sequence[Settlement]) -> None:
-        """Settle all that can be. Raises LeaseLost, EngineUnavailable."""
+        """Settle all leases that can be settled. Raises LeaseLost, EngineUnavailable."""
         acked, released, moved = [], [], []
         for one in done:
             if one.outcome.kind in (Kind.SUCCEEDED, Kind.DISCARDED):
@@ -50,7 +50,7 @@ class Settling:
             raise LeaseLost(lost)
 
     def _part(self, act: Callable[[Sequence[Settlement]], set[int]], some: Sequence[Settlement]) -> list[Lease]:
-        """Return those that were not this owner's any more."""
+        """Settle leases of one group and return those that were not this owner's any more."""
         engine, keys = self._engine, [one.lease.token for one in some]
         with engine.link.lock:
             try:
@@ -89,7 +89,7 @@ class Settling:
         }
 
     def lost(self, leases: Sequence[Lease]) -> list[Lease]:
-        """Return those that are not this owner's any more."""
+        """Return the leases that are not this owner's any more."""
         if not leases:
             return []
         engine, keys = self._engine, [lease.token for lease in leases]
@@ -116,7 +116,7 @@ class Settling:
         return {place for (place,) in places}
 
     def _moved(self, lease: Lease, outcome: Outcome) -> tuple[str, int, float | None, int, str | None]:
-        """Return state, queue, delay (None: as it was), attempts and history (None: as it was) of a job."""
+        """Return a job's new state, queue, delay, attempts and history; delay or history None means unchanged."""
         engine, failure = self._engine, outcome.failure
         own = engine.numbers[lease.queue]
         history = None if failure is None else with_failure(lease.job.history, failure)
@@ -135,7 +135,10 @@ class Settling:
         raise ValueError(f"{outcome.kind} needs the failure")
 
     def compare(self) -> None:
-        """After a break: the server may have lost claims, acks and releases, and we the answer to a claim."""
+        """Compare this owner's claims with the server's after a break, and repair the differences.
+
+        The server may have lost claims, acks and releases; this process may have lost the answer to a claim.
+        """
         engine = self._engine
         rows = engine.link.rows(
             f"select queue, place, delivery, claimer is not null from {engine.schema}.job where owner = %s",
@@ -150,7 +153,7 @@ class Settling:
         engine.lost_answer = engine.lost_answer or any(rescued and key not in acked for key, rescued in unknown)
 
     def _claim_again(self, keys: set[Key]) -> None:
-        """A claim that the server lost: its delivery is not counted. What others have now is theirs."""
+        """Restore claims that the server has lost, with the same delivery. Jobs that others have now stay theirs."""
         if keys:
             engine = self._engine
             engine.link.rows(

@@ -1,4 +1,4 @@
-"""Housekeeping: the dead and what they held, what is due, what expires, who leads."""
+"""Housekeeping: heartbeats, rescue of abandoned leases, promotion of due jobs, expiry, deletion and leadership."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from framework.engine.postgres.engine import PostgresBroker
 
 AT_ONCE = 500  # rows in one statement
-LEFT_OVER = 300.0  # seconds between looks at dead owners whose jobs are for other services: each reads the whole table
-SLOW = 60.0  # seconds that a statement may take which reads a whole table
+LEFT_OVER = 300.0  # seconds between two rescues of a dead owner with jobs of other services: each reads a whole table
+SLOW = 60.0  # seconds that a statement that reads a whole table may take
 
 
 class Upkeep:
@@ -32,9 +32,10 @@ class Upkeep:
         self._beat_at = self._delete_at = 0.0
 
     def _dead(self) -> list[str]:
-        """Return the owners that are dead, as this machine and the database know it.
+        """Return the dead owners: for this machine by their files, for other machines by their heartbeats.
 
-        While nobody could reach the database no machine could beat: after a break they all get their time.
+        While the database cannot be reached, no machine can send a heartbeat. So after a break, other machines first
+        get time to send one.
         """
         engine = self._engine
         others = time.monotonic() - engine.link.since >= PATIENCE
@@ -47,7 +48,7 @@ class Upkeep:
         return [name for name, at, silent in rows if (engine.life.is_dead(name) if at == node else silent and others)]
 
     def rescue(self) -> list[Rescued]:
-        """Take over what dead owners hold on this handle's queues."""
+        """Take over the leases of dead owners on this engine's queues."""
         engine = self._engine
         with engine.link.lock:
             now = time.monotonic()
@@ -72,7 +73,7 @@ class Upkeep:
             return [Rescued(lease, row.claimer or "") for lease, row in zip(engine.leases(new), new, strict=True)]
 
     def lead(self, name: str) -> bool:
-        """Return whether this owner has a role."""
+        """Return whether this owner has a role; it takes over from an owner that is dead."""
         engine = self._engine
         with engine.link.lock:
             dead = self._dead()
@@ -84,7 +85,7 @@ class Upkeep:
             )))  # fmt: skip
 
     def maintain(self, seconds: float) -> bool:
-        """Do what is due, each in parts. Return whether all is done."""
+        """Do the housekeeping that is due, in parts, for about `seconds`. Return whether all is done."""
         end = time.monotonic() + seconds
         self._beat()
         done = False
@@ -95,7 +96,7 @@ class Upkeep:
         return done
 
     def _beat(self) -> None:
-        """For all processes of this machine; and say which queues have a running service."""
+        """Send a heartbeat for all processes of this machine, and note which queues have a running service."""
         engine, now = self._engine, time.monotonic()
         if now < self._beat_at:
             return
@@ -147,7 +148,7 @@ class Upkeep:
         return Outcome(Kind.DEAD_LETTERED, failure=failure)
 
     def _delete(self) -> bool:
-        """Dead letters whose queue keeps them no longer."""
+        """Delete dead letters whose queue's ttl is over. Return True: nothing is left for the next call."""
         engine, began = self._engine, time.monotonic()
         if began < self._delete_at:
             return True
@@ -164,7 +165,7 @@ class Upkeep:
         return True
 
     def drop(self, table: str, condition: str, values: list[object]) -> int:
-        """Delete rows for ever, and free their ids; return how many."""
+        """Delete rows for ever, free their ids, and return how many rows there were."""
         rows = self._engine.link.rows(
             f"with gone as (delete from {self._schema}.{table} where {condition} returning home, id, chosen), "
             f"freed as (delete from {self._schema}.ids i using gone where gone.chosen and i.queue = gone.home "

@@ -1,4 +1,4 @@
-"""Enqueues within a transaction of the caller's, on whatever connection that has. Only our own driver is imported."""
+"""Enqueue within the caller's transaction, on connections of several drivers. Only psycopg is imported here."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Call = Callable[[Any, str, str], Any]
 
 
 def rows(connection: Any, query: str, document: str) -> list[str]:
-    """Execute a query with one parameter, {}; return its first column.
+    """Execute a query with one parameter, written as {}, and return the first column of its rows.
 
     Raises:
-        InvalidPayload: the connection is asynchronous, or of no kind that is known.
-        Exception: the driver's own.
+        InvalidPayload: the connection is asynchronous, or of an unknown kind.
+        Exception: an error of the driver.
     """
     call, awaits = _call(connection)
     if awaits:
@@ -27,7 +27,7 @@ def rows(connection: Any, query: str, document: str) -> list[str]:
 
 
 async def arows(connection: Any, query: str, document: str) -> list[str]:
-    """`rows` on an asynchronous connection."""
+    """Execute a query as `rows` does, on an asynchronous connection."""
     call, awaits = _call(connection)
     if not awaits:
         raise InvalidPayload(f"connection={_kind(connection)} is not asynchronous: use enqueue")
@@ -35,7 +35,7 @@ async def arows(connection: Any, query: str, document: str) -> list[str]:
 
 
 def _call(connection: Any) -> tuple[Call, bool]:
-    """Return what executes, and whether its result is to be awaited."""
+    """Return the function that executes a query on this connection, and whether its result must be awaited."""
     modules = [kind.__module__ for kind in type(connection).__mro__]
     roots = {module.partition(".")[0] for module in modules}
     if "sqlalchemy" in roots:

@@ -1,1 +1,1 @@
-"""Claiming jobs, and settling them."""
+"""The consumer side of a queue: claiming jobs, promoting due jobs and settling leases."""

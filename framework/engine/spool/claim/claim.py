@@ -1,7 +1,8 @@
-"""Claiming: a rename from ready/ into the own directory, then one read.
+"""Claims of single jobs: a claim renames a file from ready/ into the process's own directory, then reads it once.
 
-Whatever stops half-way stays in the own directory, where nobody else may touch it while we live; so that it does not
-strand there, entries that are no lease become leases once a minute and after every error.
+A claim that stops half-way leaves its file in the own directory, which no other process may touch while this one
+lives. So that the file is not stranded, this process turns entries that are not leases yet into leases, once a minute
+and after every error.
 """
 
 from __future__ import annotations
@@ -27,27 +28,27 @@ from framework.engine.spool.segments.open import Segments
 from framework.model.job import Job, Lease
 
 LOOK = 60.0  # seconds between two looks into the own directory
-SOON = 1.0  # the same, while a file there waits for its next try
-FIRST_READ = 1 << 14  # bytes: most jobs, also with some history
-MOST_MISSES = 3  # lost races in a row, after which we ask whether the loser is us
-MOST_TRIES = 3  # to read a file, before it is bad
-MOST_EXPIRED = 64  # in one claim: each may cost an fsync, and the caller has a deadline
-MOST_LOST = 1024  # races in one claim: the caller has a deadline
+SOON = 1.0  # seconds between two looks while a file there waits for its next try
+FIRST_READ = 1 << 14  # bytes; enough for most jobs, also with some history
+MOST_MISSES = 3  # lost races in a row, after which the process checks whether its own directory is gone
+MOST_TRIES = 3  # failed reads after which a file goes to bad/
+MOST_EXPIRED = 64  # expired jobs in one claim: each may cost an fsync, and the caller has a deadline
+MOST_LOST = 1024  # lost races in one claim: the caller has a deadline
 log = logging.getLogger("framework")
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class Reader:
-    """Turns a file in a claimed directory into a lease."""
+    """The reader that turns a file in a claimed directory into a lease."""
 
     def __init__(self, disk: Disk, counts: Counter[str]) -> None:
         self._disk = disk
         self._counts = counts
         self._tries: Counter[str] = Counter()
-        self._told: set[str] = set()  # fields
+        self._told: set[str] = set()  # fields for which the warning was logged
 
     def lease(self, owner: Owner, entry: str, name: Name) -> Lease | None:
-        """The lease; None: it is gone, or it was bad and has been put aside. Raises OSError."""
+        """Return the lease, or None if the file is gone, or was bad and has been moved to bad/. Raises OSError."""
         held = Held(owner, name, entry)
         try:
             lease = self._read(held)
@@ -67,7 +68,7 @@ class Reader:
         return lease
 
     def _tell_of_ignored(self, job: Job) -> None:
-        """Once for each field and process: what made one such job has made others."""
+        """Warn about ignored fields, once for each field and process: the cause usually affects many jobs."""
         self._counts["ignored_fields"] += 1
         for name in set(job.extras.ignored) - self._told:
             self._told.add(name)
@@ -92,7 +93,10 @@ class Reader:
         return Lease(job, held.owner.queue.name, name.attempt + 1, name.delivery, eligible, held)
 
     def _content(self, held: Held, fd: int) -> tuple[frame.Layout, Job]:
-        """One call for nearly every job; its size and number are asked for only where they are needed."""
+        """Return the layout and the job of an open file.
+
+        Nearly every job needs one call only; the file's size and inode are asked for only where they are needed.
+        """
         calls = self._disk.calls
         try:
             data = calls.pread(fd, FIRST_READ, 0)
@@ -108,7 +112,10 @@ class Reader:
         return jobfile.content(self._disk, fd, found.st_size)
 
     def _unreadable(self, entry: str, error: OSError) -> bool:
-        """A bad sector must not stop the queue for ever; but a full table of descriptors says nothing of the file."""
+        """Return whether a file could not be read so often that it counts as bad.
+
+        A bad sector must not stop the queue for ever; a full table of descriptors says nothing about the file.
+        """
         if error.errno not in (errno.EIO, errno.EACCES):
             return False
         self._tries[entry] += 1
@@ -121,10 +128,10 @@ class Reader:
 
 
 class Claim:
-    """The consumers' side of one queue, for one process. One thread at a time.
+    """The claims of one process on one queue. One thread at a time may use it.
 
     Attributes:
-        error: what stopped the last claim short, if something did.
+        error: the error that ended the last claim early, if there was one.
     """
 
     def __init__(
@@ -156,19 +163,19 @@ class Claim:
         self.error: OSError | None = None
 
     def __call__(self, limit: int) -> list[Lease]:
-        """Up to `limit` leases; where `error` is set then, something stopped it short."""
+        """Return up to `limit` leases. `error` is set where something ended the claim early."""
         self.error = None
         leases: list[Lease] = []
         expired: list[Held] = []
         lost = 0
-        barren: Counter[str] = Counter()  # segments of which others have all that is left
+        barren: Counter[str] = Counter()  # segments all of whose remaining jobs are claimed by others
 
         def enough() -> bool:
-            # Where the listing is used up the next claim lists again: what is claimed need not wait for it.
+            # Where the listing is used up, the next claim lists again: jobs that are claimed need not wait for that.
             return len(leases) >= limit or len(expired) >= MOST_EXPIRED or (leases != [] and not len(self._listing))
 
         try:
-            self._owner()  # born with the first claim, not with the first job: that one should not wait for it
+            self._owner()  # made at the first claim, not with the first job, which should not wait for it
             self._stranded(leases, expired, limit)
             for path, name in self._entries(enough, barren):
                 if name is None:
@@ -180,8 +187,8 @@ class Claim:
                     lease = self._one(path, name)
                 except OSError as error:
                     if not self._disk.is_there(path) and not isinstance(error, frame.Newer):
-                        raise  # it is claimed and cannot be read: the next claim begins with it, the order stays
-                    self._set_back(path, error)  # where it is about this one file, the others go on
+                        raise  # the file is claimed and cannot be read: the next claim begins with it, in order
+                    self._set_back(path, error)  # where the error is about this one file, the claim goes on
                     continue
                 self._setbacks.clear(path)
                 if lease is not None:
@@ -195,7 +202,7 @@ class Claim:
         return leases
 
     def _from_segment(self, path: str, limit: int, leases: list[Lease], expired: list[Held]) -> bool:
-        """Claim from a segment; return whether there was something to claim. Raises OSError."""
+        """Claim from a segment and return whether there was something to claim. Raises OSError."""
         try:
             now = self._clock.micros()
             found, left = self._segments.claim(self._owner(), os.path.basename(path), limit, now=now)
@@ -210,29 +217,29 @@ class Claim:
                 self._sort(lease, leases, expired)
         if left:
             self._listing.untake()
-        return bool(found) or left  # all that were claimed may be damaged, and were put aside
+        return bool(found) or left  # with no lease and jobs left: all claimed jobs were damaged, and put aside
 
     def expire_segment(self, path: str) -> None:
-        """Make dead letters of the jobs of a segment whose time to live is over. Raises OSError, as `expire`."""
+        """Dead-letter the jobs of a segment whose time to live is over. Raises OSError, as `expire` does."""
         owner, entry, now, left = self._owner(), os.path.basename(path), self._clock.micros(), True
         while left:
             found, left = self._segments.claim(owner, entry, MOST_EXPIRED, expired_at=now)
             if not self._expire([lease.token for lease in found]):
-                break  # they are claimed, and would be met again
+                break  # these jobs stay claimed, and the loop would meet them again
         self._segments.look_for_expiry(entry, owner.tag)
 
     def _foreign(self, entry: str, path: str) -> None:
-        """Pass a name by: it is no job's, or that of a job which needs a newer worker; such a one is told."""
+        """Skip an entry that this version does not know. Where the job needs a newer worker, note it as a setback."""
         if names.needs_newer(entry):
             self._setbacks.add(path, frame.Newer(frame.VERSION + 1))
         self._listing.hide(entry)
 
     def _entries(self, enough: Callable[[], bool], barren: Counter[str]) -> Iterator[tuple[str, Name | None]]:
-        """Yield what the listing has until there is enough; not what waits for its next try. Raises OSError.
+        """Yield path and name of the listed entries until there is enough; skip those that wait for their next try.
 
-        A segment comes without the name of a job.
+        The name of a segment is None. Raises OSError.
         """
-        waiting = barren  # how often it was met
+        waiting = barren  # how often this claim has met each path
         while not enough() and (entry := self._listing.take()) is not None:
             name, path = names.parse(entry), self._listing.path(entry)
             if name is None and names.segment(entry) is None:
@@ -240,14 +247,14 @@ class Claim:
             elif waiting[path]:
                 waiting[path] += 1
                 if name is not None or waiting[path] > 2 or self._listing.is_spent():
-                    return  # only such files are left; a spent segment may have hidden others in the first listing
+                    return  # only waiting files are left; a spent segment may have hidden others in the first listing
             elif not self._setbacks.waits(path):
                 yield path, name
             else:
                 waiting[path] += 1
 
     def _sort(self, lease: Lease, leases: list[Lease], expired: list[Held]) -> None:
-        """Put a claim to those that run, or to those whose time to live is over."""
+        """Append a lease to `leases`, or to `expired` where its time to live is over."""
         held: Held = lease.token
         if held.name.expires is None or held.name.expires > self._clock.micros():
             leases.append(lease)
@@ -255,12 +262,15 @@ class Claim:
             expired.append(held)
 
     def _set_back(self, path: str, error: OSError) -> None:
-        """Try a file again later. Raises the error where it is not about this file."""
-        self.look_again()  # it may have come after the rename
+        """Note that a file is to be tried again later. Raises the error where it is not about this file."""
+        self.look_again()  # the error may have come after the rename
         self._setbacks.add(path, error)
 
     def _expire(self, expired: list[Held]) -> bool:
-        """Return whether all are dead letters now. Raises OSError: one failed for a reason that is not its own."""
+        """Dead-letter expired jobs and return whether all of them moved.
+
+        Raises OSError where the failure is not about a single file.
+        """
         inside = {held: held.segment.entry for held in expired if held.segment is not None}
         failed = self._settle.expire(expired)
         for held, _ in failed:
@@ -271,13 +281,13 @@ class Claim:
         return not failed
 
     def look_again(self) -> None:
-        """Something may lie in the own directory that is no lease: the next claim looks."""
+        """Let the next claim look into the own directory: it may hold entries that are not leases yet."""
         self._look_at = 0.0
 
     def expire(self, entries: Iterable[tuple[str, Name]]) -> None:
-        """Claim entries of ready/ or delayed/ and make dead letters of those whose time to live is over.
+        """Claim entries of ready/ or delayed/ and dead-letter those whose time to live is over.
 
-        Raises OSError: one that is not about a single file. What is claimed by then is looked for at the next call.
+        Raises OSError where the error is not about a single file. The next call looks for what is claimed by then.
         """
         leases: list[Lease] = []
         expired: list[Held] = []
@@ -299,8 +309,8 @@ class Claim:
         owner = self._owner()
         name = name.claimed()
         while (claimed := str(name)) in owner.held:
-            # A twin of what we hold: the rename would say yes and do nothing. Or a copy that somebody restored: that
-            # one is a job of its own, which a rename would put in the place of what we hold.
+            # The source is a hard link to a claimed file: a rename would report success and do nothing. Or it is a
+            # restored copy, which is a job of its own: a rename would replace the claimed file with it.
             self._disk.drop_twin(source, f"{owner.base}/{claimed}")
             if self._disk.stat(source) is None:
                 return None
@@ -318,7 +328,10 @@ class Claim:
             raise
 
     def _missed(self, owner: Owner, source: str) -> None:
-        """ENOENT: the race is lost, or our own directory is gone (then nothing of ours is safe: start anew)."""
+        """Handle ENOENT: another process was faster, or our own directory is gone.
+
+        Without its directory this owner's claims are not safe, so the process starts anew as another owner.
+        """
         self._misses += 1
         self._counts["missed"] += 1
         if self._misses == 2:
@@ -329,13 +342,13 @@ class Claim:
             self._reborn()
 
     def _stranded(self, leases: list[Lease], expired: list[Held], limit: int) -> None:
-        """Names in the own directory that nobody holds become leases again."""
+        """Turn entries of the own directory that are not leases into leases, when the next look is due."""
         if time.monotonic() < self._look_at:
             return
         owner = self._owner()
         self._look_at = time.monotonic() + LOOK
         entries = self._disk.listdir(owner.base)
-        if any(map(copies.is_copy, entries)):  # of an expired job, whose lease is gone: nobody else comes back to it
+        if any(map(copies.is_copy, entries)):  # copies of expired jobs whose lease is gone: only this look finds them
             copies.settle_copies(self._disk, owner, self._segments)
             entries = self._disk.listdir(owner.base)
         for entry in sorted(entries):
@@ -352,7 +365,7 @@ class Claim:
             try:
                 lease = self._reader.lease(owner, entry, name)
             except OSError as error:
-                self.error = error  # the others go first; this one is tried again
+                self.error = error  # the other entries go on; this one is tried again later
                 self._set_back(path, error)
                 continue
             if lease is not None:

@@ -1,7 +1,7 @@
-"""Which services handle a dead-letter queue: for each a file `handled.<service>` in the queue's directory.
+"""The services that handle a dead-letter queue: each has a file `handled.<service>` in the queue's directory.
 
-Dead letters that no service handles are dead where they lie, in ready/ and delayed/: they count and are listed so, and
-the queue's ttl ends them. Nothing moves, so a service that gets a handler later handles what waits.
+Dead letters that no service handles stay in ready/ and delayed/. They are counted and listed as dead, and the queue's
+ttl deletes them. As nothing moves, a service that gets a handler later handles those that wait.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ _PREFIX = "handled."
 
 
 def declare(disk: Disk, queue: QueueDir) -> None:
-    """Note whether the service of the queue's options handles it; durably, as another's ttl must spare its letters.
+    """Store whether the service of the queue's options handles the queue.
 
-    A full disk has no room for the note, and must not keep a service from its start. Raises OSError.
+    The file is durable, because the ttl of another service must spare this one's dead letters. A full disk has no room
+    for it, and must not keep a service from starting. Raises OSError.
     """
     options = queue.options
     if not options.is_dead_letter or not options.service:
@@ -38,7 +39,7 @@ def declare(disk: Disk, queue: QueueDir) -> None:
 
 
 def keeps_letters(disk: Disk, queue: QueueDir) -> bool:
-    """Return whether its dead letters are dead where they lie: no service handles them. Raises OSError."""
+    """Return whether the queue is a dead-letter queue that no service handles. Raises OSError."""
     options = queue.options
     if not options.is_dead_letter or options.handled:
         return False

@@ -1,7 +1,7 @@
-"""Who is alive: the birth of an owner of claims, and its end.
+"""The owners of claims: how an owner is created, how it shows that it is alive, and how it ends.
 
-`claimed/<wid>/` holds what one process incarnation has claimed from one queue; whoever has the `flock` on
-`claimed/<wid>.lock` may touch it: the process itself while it lives, afterwards one rescuer. Never decide by pid.
+`claimed/<wid>/` holds what one process incarnation has claimed from one queue. Only the process that has the `flock`
+on `claimed/<wid>.lock` may touch it: the claimer while it lives, afterwards one rescuer. Never decide by pid.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ class Owner:
     """A directory of claims whose lock this process holds.
 
     Attributes:
-        queue: from which they were claimed.
+        queue: the queue from which the jobs were claimed.
         wid: name of the incarnation that claimed them.
         base: the directory of the claims.
         fd: the lock file, locked.
-        dead_owner: its process is dead; this process settles its claims.
+        dead_owner: the claimer's process is dead; this process settles its claims.
         held: entries that are leases now.
-        started: of a dead owner of the version before: the runs in its lock file, by stem and delivery.
-        tag: names it in the words of segments.
-        searched: of a dead owner: all segments were looked at for what it had claimed.
+        started: the runs in the lock file, by stem and delivery, if a dead owner of the previous version wrote it.
+        tag: number that identifies the owner in the words of segments.
+        searched: all segments were searched for claims of this dead owner.
     """
 
     queue: QueueDir
@@ -56,24 +56,24 @@ class Owner:
 
     @property
     def lock(self) -> str:
-        """The lock file."""
+        """Return the path of the lock file."""
         return self.base + _LOCK
 
 
 @dataclass(eq=False, slots=True)
 class Held:
-    """A lease's token.
+    """The token of a lease: where the claimed job is stored.
 
     Attributes:
-        owner: in whose directory the file is.
-        name, entry: its name there, parsed and as text.
-        inode: of the file.
-        slots_at: where its history begins.
-        settled: somebody has settled it, or it was lost.
-        forgiven: settled by a call that failed for others, so that a repetition of the call passes.
-        segment: where the job is one of many; None: it has a file of its own.
-        index, word: its place there, and its word as long as the lease holds.
-        copied: the copy with which it leaves the segment may be there.
+        owner: the owner in whose directory the file is.
+        name, entry: the file's name there, parsed and as text.
+        inode: inode of the file.
+        slots_at: offset at which the job's history begins.
+        settled: the lease was settled or lost.
+        forgiven: a call that failed for other leases has settled it already, so a repetition of that call passes.
+        segment: the segment that holds the job; None if the job has a file of its own.
+        index, word: the job's index in the segment, and its word as long as the lease is valid.
+        copied: the copy with which the job leaves the segment may exist.
     """
 
     owner: Owner
@@ -90,7 +90,7 @@ class Held:
 
     @property
     def path(self) -> str:
-        """The job's file, relative to the root."""
+        """Return the path of the job's file, relative to the root."""
         if self.segment is not None:
             path: str = self.segment.path
             return path
@@ -98,23 +98,23 @@ class Held:
 
     @property
     def key(self) -> tuple[str, int]:
-        """What names this run in a lock file of the version before."""
+        """Return the key of this run in a lock file of the previous version."""
         return self.name.stem, self.name.delivery
 
     def let_lie(self) -> None:
-        """Stop holding the lease; its file stays where it is, for the next look at the own directory."""
+        """Drop the lease and leave its file where it is, for the next look into the own directory."""
         self.owner.held.pop(self.entry, None)
         if self.segment is not None:
             self.segment.store.leave(self)
 
     def done(self) -> None:
-        """It is no lease any more."""
+        """Mark the lease as settled and drop it."""
         self.settled = True
         self.let_lie()
 
 
 def wid_of(incarnation: str, number: int = 0) -> str:
-    """A file name for an incarnation; a number tells the second and further ones apart."""
+    """Return a file name for an incarnation; `number` tells its second and further owners apart."""
     text = quote(incarnation, safe="").replace(".", "%2E")
     if not 0 < len(text) <= 150:
         raise EngineError(f"incarnation {incarnation[:60]!r} is empty or too long: give it 1 to 50 characters")
@@ -122,16 +122,16 @@ def wid_of(incarnation: str, number: int = 0) -> str:
 
 
 def incarnation_of(wid: str) -> str:
-    """The incarnation behind a wid."""
+    """Return the incarnation from which a wid was made."""
     return unquote(wid.partition(_SUFFIX)[0])
 
 
 def birth(disk: Disk, queue: QueueDir, incarnation: str, *, boot: str, now: float, lives: int = 0) -> Owner:
-    """A new owner, under a wid that was never used. Raises OSError, EngineError.
+    """Create an owner under a wid that was never used. Raises OSError, EngineError.
 
     Args:
         boot: id of this boot. now: seconds since the epoch.
-        lives: how many this process had on this queue already.
+        lives: number of owners that this process has had on this queue already.
     """
     for number in range(lives, lives + 1000):
         owner = _born_as(disk, queue, wid_of(incarnation, number), boot=boot, now=now)
@@ -143,22 +143,22 @@ def birth(disk: Disk, queue: QueueDir, incarnation: str, *, boot: str, now: floa
 
 
 def _born_as(disk: Disk, queue: QueueDir, wid: str, *, boot: str, now: float) -> Owner | None:
-    """Lock first, name second, directory last; None: the wid is taken.
+    """Create an owner under this wid: lock first, name second, directory last. Return None if the wid is taken.
 
-    Any other order lets a rescuer see a lock that nobody holds, or a directory that has none, of a living worker.
+    In any other order, a rescuer can see a living worker's lock file unlocked, or its directory without a lock file.
     """
     draft = f"{queue.base}/claimed/.{wid}{_LOCK}"
     try:
         fd = flocks.keep(disk.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW))
     except FileExistsError:
         return None
-    except FileNotFoundError:  # somebody has removed claimed/: another wid, in one made anew
+    except FileNotFoundError:  # claimed/ was removed: make it anew, and let the caller try another wid
         if not disk.mkdir(f"{queue.base}/claimed"):
             raise
         return None
     owner = Owner(queue, wid, fd)
     try:
-        if not flocks.take(disk.calls, fd):  # a rescuer was faster; it unlinks the draft
+        if not flocks.take(disk.calls, fd):  # a rescuer was faster; it unlinks the temp file
             flocks.drop(disk.calls, fd)
             return None
         disk.calls.pwrite(fd, runs.head(boot, now), 0)
@@ -172,7 +172,10 @@ def _born_as(disk: Disk, queue: QueueDir, wid: str, *, boot: str, now: float) ->
 
 
 def _name_it(disk: Disk, owner: Owner, draft: str) -> bool:
-    """`link`, not `rename`: it never replaces the lock of somebody who has that wid already."""
+    """Give the lock file its name and make the owner's directory. Return whether both succeeded.
+
+    It uses `link`, not `rename`, because `link` never replaces the lock file of an owner that has this wid already.
+    """
     if disk.calls.fstat(owner.fd).st_nlink == 0 or disk.stat(owner.base) is not None:
         return False
     if not disk.link(draft, owner.lock):
@@ -180,26 +183,29 @@ def _name_it(disk: Disk, owner: Owner, draft: str) -> bool:
     disk.unlink(draft)
     if disk.mkdir(owner.base):
         return True
-    disk.unlink(owner.lock)  # the directory of a lost lock appeared: the next rescuer takes it
+    disk.unlink(owner.lock)  # a directory that had lost its lock file has appeared: the next rescuer takes it
     return False
 
 
 def _stillborn(disk: Disk, fd: int, draft: str) -> None:
-    with contextlib.suppress(OSError):  # a rescuer finds and unlinks it: nobody holds its lock
+    with contextlib.suppress(OSError):  # what stays is not locked: a rescuer finds and unlinks it
         disk.unlink(draft)
     flocks.drop(disk.calls, fd)
 
 
 def has_lock(disk: Disk, owner: Owner) -> bool:
-    """Return whether the lock that an owner holds is the one by its name. Raises OSError."""
+    """Return whether the lock file that an owner holds still is the file at its path. Raises OSError."""
     found = disk.stat(owner.lock)
     return found is not None and flocks.is_still(disk.calls, owner.fd, (found.st_dev, found.st_ino))
 
 
 def end(disk: Disk, owner: Owner) -> None:
-    """Lets go: directory, then lock; with claims left in it both stay, for a rescuer. Raises OSError."""
+    """Remove an owner's directory, then its lock file, and unlock it. Raises OSError.
+
+    Where claims are left, directory and lock file stay for a rescuer.
+    """
     try:
-        if not owner.held and disk.rmdir(owner.base):  # a record of a segment has no file in the directory
+        if not owner.held and disk.rmdir(owner.base):  # a claimed job of a segment has no file in the directory
             disk.unlink(owner.lock)
     finally:
         flocks.drop(disk.calls, owner.fd)

@@ -1,8 +1,8 @@
-"""The runnable jobs of a queue in order, lower priorities first, from listings that are kept.
+"""The runnable jobs of a queue in order, lower priority numbers first, from directory listings that are kept.
 
-`readdir` returns names in no order and is no snapshot: a name added meanwhile may appear without one added before it.
-So only names stamped before the listing began are consumed: a producer stamps a job after its last one is in place.
-That holds within a priority; between priorities there is no order to keep but theirs.
+`readdir` returns names in no order and not as a snapshot: a name added meanwhile may appear without one added before
+it. So only names stamped before the listing began are consumed: a producer stamps a job after its last one is in place.
+This keeps the order within one priority; between priorities only the priority counts.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.format import names
 from framework.model.extras import USUAL
 
-ENOUGH = 4096  # names; further buckets are listed when these are used up
-LEAST_AGE = 0.1  # seconds; a listing that is not used up is renewed after 50 times what it took, at least this
-# A directory's time stands still while its file system's clock does: up to 10 ms with the kernel's own clock, a second
-# or two where times have no fractions (ext4 with inodes of 128 bytes, FAT, some network file systems). A change within
-# that span after another does not show, so no listing is trusted before the time has been seen for longer.
+ENOUGH = 4096  # names in one listing; further buckets are listed when these are used up
+LEAST_AGE = 0.1  # seconds; a listing that is not used up is renewed after 50 times what it took, but at least this
+# A directory's time does not advance between two ticks of its file system's clock: up to 10 ms with the kernel's own
+# clock, a second or two where times have no fractions (ext4 with inodes of 128 bytes, FAT, some network file systems).
+# A second change within that span does not show, so a listing is trusted only once the time has been seen for longer.
 RACY = 0.05  # seconds
 COARSE = 2.1  # seconds; for a time that is a multiple of COARSE_UNIT
 COARSE_UNIT = 10_000_000  # nanoseconds
-# What no time shows (a clock that was set back, attributes that a network file system keeps) is found by a full look.
-FULL_LOOK = 5.0  # seconds between two, or 50 times what they take
-FEW = 8  # queues; more share the time for full looks
+# A full look finds changes that no time shows (a clock was set back, a network file system caches attributes).
+FULL_LOOK = 5.0  # seconds between two full looks, or 50 times what they take
+FEW = 8  # queues; a larger number shares the time for full looks
 
 
 def tick(changed_at: int) -> float:
-    """Return for how many seconds a time of the file system may stand still, as the time itself shows."""
+    """Return for how many seconds the file system's time may stand still, judged by the time itself."""
     return RACY if changed_at % COARSE_UNIT else COARSE
 
 
 class Names:
     """The names in one directory, listed again only when it may have changed: an idle look is one `stat`.
 
-    Times of the file system are compared with each other only, never with the clock of this machine.
+    Times of the file system are compared only with each other, never with this machine's clock.
     """
 
     def __init__(self, disk: Disk, path: str) -> None:
@@ -51,13 +51,15 @@ class Names:
 
     def _forget(self) -> None:
         self._seen: tuple[int, int] | None = None  # inode and time of the directory
-        self._since = 0.0  # when this process saw that time first
+        self._since = 0.0  # when this process first saw that time
         self._trusted = False
         self._full_at = 0.0
-        self.known: list[str] = []  # as the last look found them
+        self.known: list[str] = []  # the names that the last look found
 
     def __call__(self, *, peers: int = 1) -> list[str]:
-        """Sorted, foreign names included; the same list object as long as nothing changed. Raises OSError.
+        """Return all names, sorted, foreign ones included. Raises OSError.
+
+        It returns the same list object as long as nothing changed.
 
         Args:
             peers: how many directories share the time for full looks.
@@ -80,8 +82,7 @@ class Names:
         return self.known
 
     def is_current(self) -> bool:
-        """Return whether the directory shows what the last call has seen, and need not be looked at in full. Raises
-        OSError."""
+        """Return whether the directory is as the last call saw it, and no full look is due. Raises OSError."""
         if not self._trusted or time.monotonic() >= self._full_at:
             return False
         found = self._disk.stat(self._path)
@@ -89,9 +90,10 @@ class Names:
 
 
 def first_there(is_there: Callable[[int], bool], low: int, end: int) -> int:
-    """The first index from `low` on that is there, where those that are gone are a run from there; `end`: none does.
+    """Return the first index from `low` on whose entry exists, or `end` if none does.
 
-    Galloping costs a few `stat`s instead of a failed rename each, and passes no job by.
+    The entries that are gone must be one run that begins at `low`. A galloping search costs a few `stat`s instead of a
+    failed rename for each entry, and skips no job.
     """
     high, step = low, 1
     while high < end and not is_there(high):
@@ -107,11 +109,11 @@ def first_there(is_there: Callable[[int], bool], low: int, end: int) -> int:
 
 
 class Buckets:
-    """Names in the buckets of ready/ or the minutes of delayed/. One that is damaged hides no other.
+    """The names in the buckets of ready/ or in the minutes of delayed/. A damaged bucket does not hide the others.
 
     Args:
-        base: the directory above the buckets. pattern: of a bucket's name.
-        setbacks: of the queue; takes the buckets that cannot be read or removed.
+        base: the directory above the buckets. pattern: pattern of a bucket's name.
+        setbacks: the queue's setbacks; it notes the buckets that cannot be read or removed.
     """
 
     def __init__(
@@ -127,7 +129,7 @@ class Buckets:
         self._inside: dict[str, Names] = {}
 
     def all(self) -> list[str]:
-        """The buckets that exist, oldest first. Raises OSError."""
+        """Return the buckets that exist, oldest first. Raises OSError."""
         seen = self._here()
         if seen is not self._seen:
             self._found = [entry for entry in seen if self._pattern.fullmatch(entry)]
@@ -137,16 +139,16 @@ class Buckets:
 
     @property
     def known(self) -> list[str]:
-        """Return the buckets as the last look has found them."""
+        """Return the buckets that the last look found."""
         return self._found
 
     def first(self) -> str:
-        """Return the name of the oldest one; empty: there is none. Mostly one look at a time. Raises OSError."""
+        """Return the name of the oldest bucket, "" if there is none. It mostly costs one `stat`. Raises OSError."""
         found = self._found if self._here.is_current() and self._here.known is self._seen else self.all()
         return found[0] if found else ""
 
     def names(self, bucket: str) -> list[str]:
-        """As `Names`, of one of them; of one that waits as they were last. Raises OSError."""
+        """Return the names in one bucket as `Names` does, or the last known ones if it waits. Raises OSError."""
         inside = self._inside.get(bucket)
         if inside is None:
             return []
@@ -158,7 +160,7 @@ class Buckets:
         return inside.known
 
     def remove(self, bucket: str) -> None:
-        """Remove an empty one. Raises OSError."""
+        """Remove an empty bucket. Raises OSError."""
         if not self.waits(bucket):
             try:
                 self._disk.rmdir(f"{self._base}/{bucket}")
@@ -166,12 +168,12 @@ class Buckets:
                 self._setbacks.add(f"{self._base}/{bucket}", error)
 
     def waits(self, bucket: str) -> bool:
-        """Return whether a bucket cannot be read, or nothing in it be moved, and its next try has not come yet."""
+        """Return whether a bucket could not be read, or nothing in it be moved, and its next try is not due yet."""
         return self._setbacks.waits(f"{self._base}/{bucket}")
 
 
 class Listing:
-    """Hands out entries of ready/ in order. One thread takes, any thread puts back."""
+    """The entries of ready/ and segments/, handed out in order. One thread takes them, any thread puts them back."""
 
     def __init__(self, disk: Disk, queue: QueueDir, clock: Clock, *, setbacks: Setbacks | None = None) -> None:
         self._disk = disk
@@ -180,28 +182,28 @@ class Listing:
         self._buckets = Buckets(disk, self._base, setbacks=setbacks)
         self._segments_at = f"{queue.base}/segments"
         self._segments = Names(disk, self._segments_at)
-        self._spent: set[str] = set()  # segments in which nothing was to be claimed when this process looked last
-        self._names: list[str] = []  # by `names.order`
+        self._spent: set[str] = set()  # segments in which this process found nothing to claim at its last look
+        self._names: list[str] = []  # sorted by `names.order`
         self._at = 0
-        self._bucket_of: dict[str, str] = {}  # where it does not follow from the name
-        self._due = self._urgent_due = 0.0  # when to list again: all, and what has a priority below 5
+        self._bucket_of: dict[str, str] = {}  # buckets that do not follow from the name
+        self._due = self._urgent_due = 0.0  # when to list again: all names, and those with a priority below 5
         self._returned: list[str] = []
         self._foreign: set[str] = set()
         self._lock = threading.Lock()
 
     def path(self, entry: str) -> str:
-        """Where an entry stands, relative to the root."""
+        """Return the path of an entry, relative to the root."""
         if entry.endswith(names.SEGMENT_END):
             return f"{self._segments_at}/{entry}"
         bucket = self._bucket_of.get(entry) or (entry[: names.BUCKET_DIGITS] if ",p" not in entry else _bucket(entry))
         return f"{self._base}/{bucket}/{entry}"
 
     def __len__(self) -> int:
-        """Names that are left, as far as is known."""
+        """Return how many names are left, as far as this process knows."""
         return len(self._names) - self._at + len(self._returned)
 
     def take(self) -> str | None:
-        """The next entry; None: there is none. It may be gone already. Raises OSError."""
+        """Return the next entry, which may be gone already, or None if there is none. Raises OSError."""
         if self._returned:
             self._merge()
         now = time.monotonic()
@@ -215,43 +217,44 @@ class Listing:
         return self._names[self._at - 1]
 
     def untake(self) -> None:
-        """Hand out the last entry again: it is a segment from which more can be claimed."""
+        """Let `take` return the last entry again: it is a segment from which more can be claimed."""
         self._at -= 1
 
     def note(self, entry: str, *, spent: bool) -> None:
-        """Say whether others have all that is left of a segment: then it hides no job behind it."""
+        """Note whether others have claimed all that is left of a segment: then it hides no job behind it."""
         if spent:
             self._spent.add(entry)
         else:
             self._spent.discard(entry)
 
     def is_spent(self) -> bool:
-        """Return whether nothing but such segments is listed."""
+        """Return whether only spent segments are listed."""
         return self._spent.issuperset(self._names)
 
     def hide(self, entry: str) -> None:
-        """It is nobody's job: never hand it out again."""
+        """Never hand out this entry again: it is not a job that this version knows."""
         self._foreign.add(entry)
 
     def put_back(self, entry: str) -> None:
-        """A released entry comes first of its priority again in this process."""
+        """Put a released entry back: in this process it comes first of its priority again."""
         if names.priority_of(entry) > USUAL:
-            return  # others that were not listed may come before it: the next listing finds it
+            return  # entries that were not listed may come before it: the next listing finds it
         with self._lock:
             if entry not in self._returned:  # a segment comes back with each of its jobs
                 self._returned.append(entry)
 
     def skip_gone(self) -> None:
-        """After two misses: others consume in the same order, so what is gone is a run from here.
+        """Skip the entries that other processes have claimed; called after two misses.
 
-        A run ends with its priority: what is more urgent came after others had seen what is less so.
+        Others consume in the same order, so the claimed entries are one run from here. A run ends with its priority:
+        entries of a higher priority may have come after the others had listed those of a lower one.
         """
         if self._at < len(self._names):
             level, _ = names.order(self._names[self._at])
             self._at = first_there(self._exists, self._at, self._end_of(level))
 
     def _end_of(self, level: int) -> int:
-        """Return where the names that are left of this level and those before it end."""
+        """Return the index at which the remaining names up to this priority level end."""
         return bisect_left(self._names, (level + 1, ""), self._at, key=names.order)
 
     def _exists(self, index: int) -> bool:
@@ -266,7 +269,7 @@ class Listing:
 
     def _refresh(self) -> None:
         with self._lock:
-            self._returned.clear()  # what was put back is on disk, the listing will find it
+            self._returned.clear()  # the entries that were put back are on disk: the listing finds them
         self._bucket_of = {}
         began, start = self._clock.text(), time.monotonic()
         urgent, usual, patient = self._parted()
@@ -288,19 +291,21 @@ class Listing:
         self._urgent_due = now + LEAST_AGE / 2
 
     def _look_for_urgent(self) -> None:
-        """Put what has come of priorities below 5 before what is left: a long listing is not renewed that soon."""
-        began, start = self._clock.text(), time.thread_time()  # its own time: a busy machine makes no job less urgent
+        """Insert new entries of priorities below 5 before the remaining names: a long listing is renewed much later."""
+        # The time of this thread: how soon urgent jobs are looked for must not depend on how busy the machine is.
+        began, start = self._clock.text(), time.thread_time()
         found = self._each_of(self._parted()[0], began)
         self._names, self._at = found + self._names[self._end_of(USUAL - 1) :], 0
-        pause = max(LEAST_AGE / 2, 50 * (time.thread_time() - start))  # what is in hand takes its time, too
+        pause = max(LEAST_AGE / 2, 50 * (time.thread_time() - start))
         self._urgent_due = min(self._due, time.monotonic() + pause)
 
     def _parted(self) -> tuple[list[str], list[str], list[str]]:
-        """Return the buckets of priorities below 5, of 5, and above; each in order. Raises OSError."""
+        """Return the buckets of priorities below 5, of 5, and above 5, each in order. Raises OSError."""
         every = self._buckets.all()
         first, last = bisect_left(every, names.BEGIN), bisect_left(every, names.END)
         low, high = every[:first], every[last:]
-        usual = [bucket for bucket in low if names.is_of_time(bucket)] + every[first:last]  # none of a clock, or few
+        # No clock makes stamps outside this range, so there are few or none in `low` and `high`.
+        usual = [bucket for bucket in low if names.is_of_time(bucket)] + every[first:last]
         usual += [bucket for bucket in high if names.is_of_time(bucket)]
         return (
             [bucket for bucket in low if not names.is_of_time(bucket)],
@@ -309,9 +314,9 @@ class Listing:
         )
 
     def _before(self, began: str, found: list[str]) -> list[str]:
-        """Leave of a sorted list what was stamped before the listing began, and is a job's as far as is known."""
+        """Return, of a sorted list, the names stamped before the listing began, without those that are hidden."""
         horizon = f"{int(began) + HORIZON:020d}"
-        made_up: list[str] = []  # stamps that no clock has made: they come last, or they would wait for ever
+        made_up: list[str] = []  # names whose stamps no clock has made: kept and last, else they would wait for ever
         while found and found[-1][: len(began)] >= began:
             entry = found.pop()
             if entry[: len(began)] > horizon:
@@ -322,7 +327,7 @@ class Listing:
         return found
 
     def _each_of(self, buckets: list[str], began: str) -> list[str]:
-        """Return the names in these buckets of priorities, one after the other."""
+        """Return the names in these priority buckets, one bucket after the other."""
         found: list[str] = []
         for bucket in buckets:
             entries = list(self._buckets.names(bucket))  # a copy: the kept lists must not change
@@ -332,10 +337,10 @@ class Listing:
         return found
 
     def _usual(self, buckets: list[str], enough: int) -> list[str]:
-        """At least `enough` names, where there are so many, with none missing among them; sorted.
+        """Return the first names in order, without a gap: at least `enough` of them where there are so many.
 
-        Buckets and segments come in the order of their first stamps, and so a bucket of ten seconds before the segments
-        of that time. Names behind the next segment's stamp are left for later: its jobs belong before them.
+        Buckets and segments come in the order of their first stamps, so a bucket of ten seconds comes before the
+        segments of that time. Names behind the next segment's stamp are left for later: its jobs come before them.
         """
         alone: list[str] = []
         segments: list[str] = []
@@ -358,13 +363,13 @@ class Listing:
             alone += entries
             if mixed:
                 alone.sort()
-            # Somebody has moved them here, or a version that knows no priorities, or one that wrote them together.
+            # Moved here by hand, or written by a version without priorities, or by one that wrote batches.
             elsewhere = [entry for entry in entries if ",p" in entry or not entry.startswith(bucket)]
             self._bucket_of.update(dict.fromkeys(elsewhere, bucket))
         return sorted(alone + segments)
 
 
 def _bucket(entry: str) -> str:
-    """Return the bucket that follows from a name."""
+    """Return the bucket to which a name belongs."""
     priority = names.priority_of(entry)
     return entry[: names.BUCKET_DIGITS] if priority == USUAL else names.bucket_of(priority)

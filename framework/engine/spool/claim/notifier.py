@@ -1,7 +1,8 @@
-"""A notifier per queue, never the truth: a FIFO in the queue's directory. Whoever waits also looks from time to time.
+"""The notifier of a queue: a FIFO in the queue's directory that wakes waiting workers.
 
-AF_UNIX paths end at 107 bytes and inotify instances are few; a FIFO has neither limit. Both sides open it for reading
-and writing, so that there is no EPIPE and no SIGPIPE, and no open that waits for the other side.
+A notification may be lost, so a waiting worker also looks from time to time. AF_UNIX paths end at 107 bytes and inotify
+instances are few; a FIFO has neither limit. Both sides open it for reading and writing, so that there is no EPIPE and
+no SIGPIPE, and no `open` waits for the other side.
 """
 
 from __future__ import annotations
@@ -17,43 +18,43 @@ from framework.engine.spool.disk import flocks
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
 
-LOOK = 10.0  # seconds between two looks whether many notifiers that are listened to still hang
+LOOK = 10.0  # seconds after which a listener to many notifiers registers them anew: a FIFO may have been replaced
 _OPEN = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW
 
 
 class Waker:
-    """Ends a wait from another thread or from a signal handler: a pipe to ourselves."""
+    """A pipe to the own process with which another thread or a signal handler ends a wait."""
 
     def __init__(self) -> None:
         self._pipe: tuple[int, int] | None = None
         flocks.in_child(self)
 
     def open(self) -> None:
-        """Idempotent. Raises OSError."""
+        """Open the pipe, if it is not open. Raises OSError."""
         if self._pipe is None:
             self._pipe = os.pipe()
             for fd in self._pipe:
                 os.set_blocking(fd, False)
 
     def after_fork(self) -> None:
-        """The child gets a pipe of its own."""
+        """Give a forked child a pipe of its own."""
         if self._pipe is not None:
             self.close()
             self.open()
 
     def wake(self) -> None:
-        """Ends the wait that is under way, or the next one."""
+        """End the wait that is under way, or the next one."""
         pipe = self._pipe
         if pipe is not None:
-            with contextlib.suppress(OSError):  # full: it is awake as can be; or a handler has closed it
+            with contextlib.suppress(OSError):  # the pipe is full, which wakes as well; or a handler has closed it
                 os.write(pipe[1], b"\0")
 
     def fileno(self) -> int:
-        """To poll; -1 when closed."""
+        """Return the descriptor to poll, -1 when closed."""
         return self._pipe[0] if self._pipe is not None else -1
 
     def clear(self) -> None:
-        """Forgets the calls so far."""
+        """Discard the wake-ups so far."""
         if self._pipe is not None:
             try:
                 os.read(self._pipe[0], 4096)
@@ -61,28 +62,29 @@ class Waker:
                 return
 
     def close(self) -> None:
-        """Idempotent."""
-        pipe, self._pipe = self._pipe, None  # first: wake() may come at any moment
+        """Close the pipe, if it is open."""
+        pipe, self._pipe = self._pipe, None  # first of all: wake() may come at any moment
         for fd in pipe or ():
             with contextlib.suppress(OSError):  # a handler has closed it
                 os.close(fd)
 
 
 class Notifier:
-    """The notifier of one queue. Something else at its place (a planted file) makes it silent, not wrong."""
+    """The notifier of one queue. Where its path is not a FIFO (a planted file), it does nothing and raises nothing."""
 
     def __init__(self, disk: Disk, queue: QueueDir) -> None:
         self._disk = disk
         self._path = queue.notifier
         self._fd: int | None = None
-        self._identity = (0, 0)  # of the open file: a handler that closes descriptors may give the number to another
+        # Device and inode of the open file: a handler may close the descriptor and open another file under its number.
+        self._identity = (0, 0)
 
     def _open(self) -> int | None:
         found = _state(self._fd) if self._fd is not None else None
         if found is None or (found.st_dev, found.st_ino) != self._identity:
             self._fd = None
         elif found.st_nlink == 0:
-            self.close()  # somebody has removed it, and may have made another
+            self.close()  # the FIFO was removed, and another may be in its place
         if self._fd is None:
             try:
                 fd = os.open(self._path, _OPEN | os.O_CLOEXEC, dir_fd=self._disk.fd)
@@ -96,28 +98,28 @@ class Notifier:
         return self._fd
 
     def ring(self) -> None:
-        """Wakes who waits. Never raises."""
+        """Wake the workers that wait. Never raises."""
         fd = self._open()
         if fd is not None:
             try:
                 os.write(fd, b"\1")
             except OSError:
-                return  # full: enough to wake everybody
+                return  # full: that wakes all waiters already
 
     def poll(self, poll: select.poll) -> int | None:
-        """Add the notifier to what a waiter listens to; return its descriptor, None: it is silent."""
+        """Register the notifier for a wait and return its descriptor, or None if there is no FIFO."""
         fd = self._open()
         if fd is not None:
             poll.register(fd, select.POLLIN)
         return fd
 
     def hangs_at(self, fd: int) -> bool:
-        """Return whether this descriptor still is the notifier's: a read of another file would take what is in it."""
+        """Return whether a descriptor still is the notifier's: reading another file would take its content away."""
         found = _state(fd)
         return fd == self._fd and found is not None and (found.st_dev, found.st_ino) == self._identity
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close the FIFO, if it is open."""
         fd, self._fd = self._fd, None
         if fd is not None:
             with contextlib.suppress(OSError):  # a handler has closed it
@@ -125,9 +127,10 @@ class Notifier:
 
 
 def wait(notifiers: Sequence[Notifier], waker: Waker, seconds: float) -> tuple[bool, Sequence[Notifier]]:
-    """Return (woken, the notifiers that rang) after at most so many seconds.
+    """Wait at most `seconds`. Return whether the waker ended the wait, and the notifiers that were notified.
 
-    All rings so far are taken, also those meant for other waiters: who then finds more jobs than it takes rings on.
+    This reads all notifications so far, also those meant for other waiters: a waiter that then finds more jobs than it
+    takes must notify again.
     """
     poll = select.poll()
     poll.register(waker.fileno(), select.POLLIN)
@@ -140,13 +143,13 @@ def wait(notifiers: Sequence[Notifier], waker: Waker, seconds: float) -> tuple[b
             waker.clear()
         else:
             rang.append(listening[number])
-            with contextlib.suppress(OSError):  # another waiter was faster; it was for us all the same
+            with contextlib.suppress(OSError):  # another waiter has read it; the notification was for all
                 os.read(number, 65536)
     return woken, rang
 
 
 class Listener:
-    """`wait` for many notifiers: they are registered once, and looked after now and then."""
+    """A `wait` for many notifiers, which registers them once and then only renews them from time to time."""
 
     def __init__(self) -> None:
         self._poll = select.poll()
@@ -156,7 +159,7 @@ class Listener:
         self._renew_at = 0.0
 
     def __call__(self, notifiers: Sequence[Notifier], waker: Waker, seconds: float) -> tuple[bool, Sequence[Notifier]]:
-        """Return (woken, the notifiers that rang), as `wait`."""
+        """Wait, and return the same as `wait`."""
         if time.monotonic() >= self._renew_at or waker.fileno() != self._waker or self._known != set(notifiers):
             self._renew(notifiers, waker)
         woken, rang = False, []
@@ -167,7 +170,7 @@ class Listener:
                 waker.clear()
             elif notifier is not None and notifier.hangs_at(number):
                 rang.append(notifier)
-                with contextlib.suppress(OSError):  # another waiter was faster; it was for us all the same
+                with contextlib.suppress(OSError):  # another waiter has read it; the notification was for all
                     os.read(number, 65536)
             else:
                 self._renew_at = 0.0  # a handler has closed it, and may have opened another file in its place

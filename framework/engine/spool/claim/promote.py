@@ -1,4 +1,7 @@
-"""What is due leaves delayed/ for ready/. Anybody may do it: whoever loses a rename was helped."""
+"""Promotion of due jobs: they move from delayed/ to ready/.
+
+Any process may promote at any time: where a rename fails because another process was faster, the job has moved.
+"""
 
 from __future__ import annotations
 
@@ -19,35 +22,35 @@ from framework.engine.spool.format import frame, names
 from framework.model.extras import USUAL
 
 LEAST_PAUSE = 1.0  # seconds between a worker's looks for what others delayed: maintenance looks more often
-LONG = 0.01  # seconds; a look that takes longer waits until nothing is ready, and is repeated after 20 times that
-MOST_LATE = 10.0  # seconds for which it waits
-STEP = 1 << 14  # names that a claim takes in at once: what comes meanwhile to ready/ does not wait for all
+LONG = 0.01  # seconds; a longer look waits until nothing is ready, and is repeated after 20 times what it took
+MOST_LATE = 10.0  # seconds for which such a look waits at most
+STEP = 1 << 14  # names in one step of a look; between steps, jobs that have come to ready/ meanwhile are claimed
 _MINUTE = 60_000_000
 _NOT_BEFORE = re.compile(r",n(\d{1,18})")
 
-Waiting = tuple[int, str, str]  # due in microseconds since the epoch, name, minute
+Waiting = tuple[int, str, str]  # when it is due (microseconds since the epoch), name, minute
 
 
 @dataclass(slots=True)
 class Line:
-    """What waits, sorted. `at`: the first that has not been moved yet."""
+    """The delayed jobs that a look found, sorted. `at` is the index of the first that has not been moved yet."""
 
     waiting: list[Waiting] = field(default_factory=list)
     at: int = 0
 
     def due(self) -> int:
-        """Return the next moment, in microseconds since the epoch; MAX_TIME: nothing waits."""
+        """Return when the next job is due, in microseconds since the epoch, or MAX_TIME if none waits."""
         return self.waiting[self.at][0] if self.at < len(self.waiting) else names.MAX_TIME
 
 
 class Promote:
-    """Moves what is due, in the order in which it is; what has a priority below 5 before all that has not.
+    """The promotion of one queue's due jobs: first those with a priority below 5, each group in the order they are due.
 
-    What a look found is moved without another look, so that the cost of a job does not grow with their number. Only
-    minutes that are due are listed: half a million entries take 0.3 s.
+    All jobs that a look found are moved without another look, so that the cost of one does not grow with their number.
+    Only minutes that are due are listed: half a million entries take 0.3 s.
 
     Attributes:
-        error: what stopped the last call of `soon`, if something did.
+        error: the error that ended the last call of `soon`, if there was one.
     """
 
     def __init__(
@@ -60,29 +63,30 @@ class Promote:
         self._ring = ring
         self._base = f"{queue.base}/delayed"
         self._minutes = Buckets(disk, self._base, names.MINUTE, setbacks=setbacks)
-        self._parsed: dict[str, tuple[list[str], dict[str, Waiting]]] = {}  # by minute: what was listed, by name
-        self._steps: Iterator[None] | None = None  # of the look that is under way
-        self._lines = Line(), Line()  # of the priorities below 5, and of the others
-        self._next_minute = 0  # the first moment of which nothing is listed, in microseconds since the epoch
+        # By minute: the listed names, and the parsed jobs by name.
+        self._parsed: dict[str, tuple[list[str], dict[str, Waiting]]] = {}
+        self._steps: Iterator[None] | None = None  # the steps of the look that is under way
+        self._lines = Line(), Line()  # jobs with a priority below 5, and the others
+        self._next_minute = 0  # begin of the first minute that is not listed, in microseconds since the epoch
         self._looked_at = -MOST_LATE
         self._took = 0.0
         self.error: OSError | None = None
 
     @property
     def looking(self) -> bool:
-        """Return whether a look is under way, which the next call goes on with."""
+        """Return whether a look is under way, which the next call continues."""
         return self._steps is not None
 
     def seconds_left(self) -> float:
-        """Until the next job is due that we know of."""
+        """Return the seconds until the next known job is due."""
         due = self._next_due()
         return max(0.0, ((self._next_minute if due == names.MAX_TIME else due) - self._clock.micros()) / 1e6)
 
     def soon(self, most: int, *, patient: bool) -> int:
-        """A worker's call: moves up to `most` that are due; how many. It never raises: see `error`.
+        """Promote up to `most` due jobs for a worker and return how many. It never raises: see `error`.
 
         Args:
-            patient: nothing else is to be claimed, so a look may take its time.
+            patient: no other job is to be claimed, so a look may take its time.
         """
         self.error = None
         try:
@@ -97,9 +101,9 @@ class Promote:
             return 0
 
     def now(self, *, until: float = math.inf) -> bool:
-        """Promote all jobs that are due, until `until` (monotonic seconds). Return whether none is left.
+        """Promote all due jobs, until `until` (monotonic seconds). Return whether none is left.
 
-        Raises OSError: one that is not about a single file.
+        Raises OSError where the error is not about a single file.
         """
         if self._took <= LONG or time.monotonic() >= self._looked_at + 20 * self._took:
             while not self._go_on():
@@ -108,7 +112,7 @@ class Promote:
         return self._next_due() > self._clock.micros()
 
     def _go_on(self) -> bool:
-        """Take the next step of a look, the first where none is under way. Return whether it is over."""
+        """Take the next step of a look, or begin one. Return whether the look is over."""
         self._steps = self._steps or self._look()
         try:
             next(self._steps)
@@ -120,7 +124,7 @@ class Promote:
         return self._steps is None
 
     def _look(self) -> Iterator[None]:
-        """Find out what waits, in steps; what the last look found is valid until the end of this one."""
+        """Find the delayed jobs, in steps. The result of the last look is valid until the end of this one."""
         now, began, taken = self._clock.micros(), time.monotonic(), 0
         self._looked_at = began
         next_minute, parsed = names.MAX_TIME, dict[str, tuple[list[str], dict[str, Waiting]]]()
@@ -147,7 +151,7 @@ class Promote:
             parsed[minute] = known
         self._next_minute, self._parsed = next_minute, parsed
         every = [waiting for _, found in parsed.values() for waiting in found.values()]
-        every.sort(key=itemgetter(0))  # those of one moment are in the order of their names already
+        every.sort(key=itemgetter(0))  # jobs that are due at the same moment are in the order of their names already
         urgent = [waiting for waiting in every if ",p" in waiting[1] and names.priority_of(waiting[1]) < USUAL]
         if urgent:
             every = [waiting for waiting in every if names.priority_of(waiting[1]) >= USUAL]
@@ -155,7 +159,7 @@ class Promote:
         self._took = time.monotonic() - began
 
     def _parse(self, minute: str, entries: list[str]) -> Iterator[tuple[str, Waiting]]:
-        """As far as order needs it; a name that the last look has seen costs nothing."""
+        """Yield each name with the time at which it is due; a name that the last look has seen is not parsed again."""
         find, known = _NOT_BEFORE.search, self._parsed.get(minute, ([], {}))[1]
         for entry in entries:
             waiting = known.get(entry)
@@ -190,7 +194,10 @@ class Promote:
         return moved
 
     def _promote(self, path: str, entry: str) -> bool | None:
-        """Return whether it was moved; False: it is gone; None: it cannot be moved, or is no job. Raises OSError."""
+        """Move one entry and return whether it moved: False if it is gone, None if it cannot be moved or read as a job.
+
+        Raises OSError.
+        """
         if self._setbacks.waits(path):
             return None
         name = names.parse(entry)

@@ -1,6 +1,6 @@
-"""Files that cannot be moved now: each is tried again later and later, and keeps no other file waiting.
+"""Files that cannot be moved now: each is tried again at growing intervals, and no other file waits for it.
 
-Where many of one bucket, minute or claimer fail in a row, its directory waits as a whole: it may be what is damaged.
+Where many files of one bucket, minute or claimer fail in a row, the whole directory waits: it may be damaged itself.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import TypeVar
 from framework.model.backoff import doubled
 
 T = TypeVar("T")
-FIRST, LAST = 0.5, 30.0  # seconds until the next try, from the second failure on
+FIRST, LAST = 0.5, 30.0  # shortest and longest time in seconds until the next try, from the second failure on
 MOST = 1000  # files that are remembered
-MOST_DIRECTORIES = 1000  # the same; a disk that refuses more is broken as a whole
+MOST_DIRECTORIES = 1000  # directories that are remembered; a disk that refuses more is broken as a whole
 IN_A_ROW = 200  # failures in one directory without a success between them
 _DEEP = 3  # slashes in the path of a file that is in a bucket, a minute or a claimer's directory
-# Errors that may be about one file: an attribute (chattr +i), another owner, a bad sector, damaged metadata, a quota.
-# A format that is newer than this process, too.
+# Errors that may be about one file: an attribute (chattr +i), another owner, a bad sector, damaged metadata, a quota,
+# or a format that is newer than this process.
 OF_ONE_FILE = (
     *(errno.EPERM, errno.EACCES, errno.EIO, errno.EDQUOT, errno.EBADMSG, errno.EPROTONOSUPPORT),
     getattr(errno, "EUCLEAN", errno.EIO),
@@ -36,10 +36,10 @@ class _Setback:
 
 
 class Setbacks:
-    """What one process could not move of one queue.
+    """The files and directories of one queue that one process could not move.
 
     Args:
-        clock: monotonic seconds.
+        clock: returns monotonic seconds.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -48,14 +48,14 @@ class Setbacks:
         self._in_a_row: dict[str, int] = {}  # failures by directory
 
     def waits(self, path: str) -> bool:
-        """Return whether the file or its directory has failed and is not to be tried again yet."""
+        """Return whether the file or its directory has failed and its next try is not due yet."""
         if not self._by_path:
             return False
         found = self._by_path.get(path), self._by_path.get(os.path.dirname(path))
         return any(setback is not None and setback.retry_at > self._clock() for setback in found)
 
     def tried(self, path: str, step: Callable[[str], T]) -> T | None:
-        """Return what a step for a file gives; None: it waits, or has failed once more. Raises OSError, as `add`."""
+        """Do a step for a file and return its result, or None if the file waits or fails. Raises OSError, as `add`."""
         if self.waits(path):
             return None
         try:
@@ -69,7 +69,7 @@ class Setbacks:
     def add(self, path: str, error: OSError) -> None:
         """Note a failure of a file or a directory.
 
-        Raises the error: it is not about this one, by its number or because so many fail.
+        Raises the error where it is not about this path: by its number, or because too many paths fail.
         """
         if error.errno not in OF_ONE_FILE:
             raise error
@@ -82,7 +82,7 @@ class Setbacks:
             self._note(path, error, MOST, 0)
         self._in_a_row[directory] = self._in_a_row.get(directory, 0) + 1
         if full or self._in_a_row[directory] >= IN_A_ROW:
-            self._in_a_row[directory] = 0  # so many more are tried when its time comes
+            self._in_a_row[directory] = 0  # as many more files are tried when the directory's next try is due
             self._note(directory, error, MOST + MOST_DIRECTORIES, 1)
 
     def _note(self, path: str, error: OSError, most: int, failures: int) -> None:
@@ -104,7 +104,7 @@ class Setbacks:
     def reasons(self, is_there: Callable[[str], bool]) -> Mapping[str, str]:
         """Return why each file cannot be moved, by its path.
 
-        Those that are gone, wherever to, are forgotten, and those that have not failed again for long.
+        This forgets files that are gone, and files that have not failed again for a long time.
         """
         if not self._by_path:
             return {}

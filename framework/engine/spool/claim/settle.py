@@ -1,7 +1,8 @@
-"""Ending a claim: ack, retry, bury, rest, release, expire. Each is one rename or unlink out of claimed/.
+"""The operations that end a claim: succeed, retry, dead-letter, archive, release and expire.
 
-A verb that fails leaves the lease as it was: the file has not moved, so the verb may be repeated. Nothing but bury
-calls fsync: a power cut may undo a settling, and the job runs again.
+Each is one rename or unlink out of claimed/. An operation that fails leaves the lease as it was: the file has not
+moved, so it can be repeated. Only dead-lettering calls fsync: a power cut may undo any other settlement, and the job
+runs again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from framework.model.job import Failure
 
 
 class Burial(NamedTuple):
-    """A claim that becomes a dead letter; `letter`: it is one already."""
+    """A claim that is to be dead-lettered. `letter`: the job is a dead letter already."""
 
     held: Held
     failure: Failure
@@ -32,7 +33,10 @@ class Burial(NamedTuple):
 
 
 class Settle:
-    """The settling verbs; `settlements.py` calls them. Each returns False where the claim was lost. Raises OSError."""
+    """The operations that `settlements.py` calls to settle single leases.
+
+    Each returns False where the claim was lost, and raises OSError.
+    """
 
     def __init__(
         self,
@@ -54,7 +58,7 @@ class Settle:
         self._expired = expired
 
     def ack(self, held: Held, home: str, job_id: str) -> bool:
-        """Deletes the job."""
+        """Delete the job."""
         if held.segment is not None and copies.forget(self._disk, held):
             return self._end(held, held.segment.store.finish(held))
         self._leave_segment(held)
@@ -65,7 +69,7 @@ class Settle:
         return self._end(held, found)
 
     def retry(self, held: Held, delay: float, failure: Failure) -> bool:
-        """To delayed/ with one attempt more, after the record."""
+        """Store the failure, then move the job to delayed/ with one attempt more."""
         self._leave_segment(held)
         if not self.record(held, failure, "retried"):
             return self._end(held, False)
@@ -74,7 +78,7 @@ class Settle:
         return self._move(held, held.owner.queue, name, held.owner.queue.waiting(name, now))
 
     def release(self, held: Held, delay: float) -> bool:
-        """Back to its bucket, attempt unchanged; with a delay to delayed/."""
+        """Move the job back to its bucket with its attempt unchanged; with a delay, move it to delayed/."""
         queue, name, now = held.owner.queue, held.name, self._clock.micros()
         if delay <= 0 and held.segment is not None and copies.forget(self._disk, held):
             return self._give_back(held)
@@ -88,7 +92,7 @@ class Settle:
         return done
 
     def _give_back(self, held: Held) -> bool:
-        """To its place in its segment."""
+        """Give the job back to its place in its segment."""
         entry = held.segment.entry
         done: bool = held.segment.store.give_back(held)
         if done:
@@ -97,15 +101,16 @@ class Settle:
         return self._end(held, done)
 
     def _leave_segment(self, held: Held) -> None:
-        """Make a file of a job in a segment. Raises OSError."""
+        """Copy a job out of its segment into a file of its own. Raises OSError."""
         if held.segment is not None:
             for _, error in copies.leave(self._disk, [held]):
                 raise error
 
     def bury(self, dying: Sequence[Burial]) -> tuple[set[Held], list[tuple[Held, OSError]]]:
-        """To the dead-letter queue, else to the own dead/; the record is durable first. Many share their flushes.
+        """Move jobs to the dead-letter queue, or to the own dead/ where there is none.
 
-        Return what has moved, and what failed and stays as it was; the claims of all others were lost.
+        The record of each is durable before it moves; many jobs share their flushes. Return the jobs that moved, and
+        those that failed and stay as they were; the claims of all others were lost.
         """
         failed = copies.leave(self._disk, [one.held for one in dying])
         stay = {held for held, _ in failed}
@@ -134,19 +139,19 @@ class Settle:
             return ""
 
     def _last_words(self, one: Burial, *, sync: bool) -> str:
-        """Store why the job ends; empty: the claim was lost."""
+        """Store why the job ends and return its path, or "" if the claim was lost."""
         if self.record(one.held, one.failure, "dead_lettered", sync=sync):
             return one.held.path
         self._end(one.held, False)
         return ""
 
     def _to_dead_letters(self, one: Burial) -> str:
-        """Move a job whose record is durable; return the directory that it is in now, empty: the claim was lost."""
+        """Move a job whose record is durable. Return the directory that it is in now, or "" if the claim was lost."""
         held, queue = one.held, one.held.owner.queue
         target = None if one.letter else queue.options.dead_letter
         name = held.name._replace(
             stamp=self._clock.stamp(), attempt=0, not_before=self._clock.micros(), expires=None
-        )  # a new stamp: letters are in the order of their deaths
+        )  # a new stamp: dead letters are in the order in which they were dead-lettered
         if target is None:
             path = queue.path("dead", name)
         else:
@@ -155,14 +160,14 @@ class Settle:
         return os.path.dirname(path) if self._move(held, queue, name, path) else ""
 
     def rest(self, held: Held) -> bool:
-        """A handled letter to its queue's dead/, nothing else changes."""
+        """Archive a handled dead letter: move it to its queue's dead/ and change nothing else."""
         self._leave_segment(held)
         return self._move(held, held.owner.queue, held.name, held.owner.queue.path("dead", held.entry))
 
     def expire(self, expired: Sequence[Held]) -> list[tuple[Held, OSError]]:
-        """Make dead letters of jobs past their ttl.
+        """Dead-letter jobs past their ttl.
 
-        Return those that failed: their files lie in the own directory, and are no leases.
+        Return those that failed: their files stay in the own directory without a lease.
         """
         moved, failed = self.bury([Burial(held, self._expiry(held), letter=False) for held in expired])
         for held in moved:
@@ -184,9 +189,10 @@ class Settle:
         )
 
     def record(self, held: Held, failure: Failure, outcome: str, *, sync: bool = False) -> bool:
-        """Store a failure before its outcome is carried out; a rescuer finds it in the job's history.
+        """Store a failure in the job's history before its outcome is carried out, so that a rescuer finds it.
 
-        Into a free slot or the oldest; never twice for a delivery, so that a repetition is safe.
+        It takes a free slot or the oldest one, and is stored once for a delivery, so that a repetition is safe. Return
+        False if the claim was lost.
         """
         try:
             with self._disk.opened(held.path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
@@ -212,7 +218,7 @@ class Settle:
         try:
             self._disk.sync_dir(directory)
         except OSError:
-            # It has moved, and its record is durable: a power cut can only bring the claim back, never lose the job.
+            # The job has moved, and its record is durable: a power cut may bring the claim back, but not lose the job.
             self._counts["unsynced"] += 1
 
     def _end(self, held: Held, found: bool) -> bool:

@@ -1,4 +1,4 @@
-"""One call that ends many claims: each by its kind, dead letters together, and then what is left."""
+"""The settlement of many leases in one call: each by the kind of its outcome, and dead letters together."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ SUCCEEDED, DISCARDED, RELEASED, RESTED, RETRIED, DEAD_LETTERED = (
 
 @dataclass(slots=True, eq=False)
 class _Trouble:
-    """What is out of the ordinary in one call.
+    """The leases of one call that were not simply settled.
 
     Attributes:
-        before: settled by an earlier call, of which this is the repetition.
+        before: leases that an earlier call has settled, which this call repeats.
+        lost: leases whose claims were lost.
+        failed: leases that could not be settled and stay claimed.
         dying: leases that become dead letters.
-        error: the first that kept a lease from being settled.
+        error: the first error that kept a lease from being settled.
     """
 
     before: list[Held] = field(default_factory=list)
@@ -35,19 +37,19 @@ class _Trouble:
     error: OSError | None = None
 
     def fail(self, lease: Lease, error: OSError) -> None:
-        """The lease stays as it was."""
+        """Note that a lease could not be settled and stays as it was."""
         self.error = self.error or error
         self.failed.append(lease)
 
 
 class Settlements:
-    """Settles leases of one spool. Thread-safe as far as no two calls have the same lease.
+    """The settlement of leases of one spool. Thread-safe as long as no two calls have the same lease.
 
     Args:
-        settle: the verbs.
-        look_again: is told the queue of a lease that stays.
-        finish: lets go of a dead owner none of whose claims is left. May raise OSError.
-        unavailable: puts an error of the system in the framework's words.
+        settle: the operations on single leases.
+        look_again: called with the queue of each lease that could not be settled.
+        finish: lets go of a dead owner that has no claims left. May raise OSError.
+        unavailable: makes an EngineUnavailable of an error of the operating system.
     """
 
     def __init__(
@@ -92,19 +94,19 @@ class Settlements:
         if trouble is not None and trouble.dying:
             settled += self._bury(trouble)
         for owner in dead_owners.values():
-            with contextlib.suppress(OSError):  # the next rescue() does it
+            with contextlib.suppress(OSError):  # then the next rescue() does it
                 self._finish(owner)
         if trouble is not None:
             self._tell(settled, trouble)
 
     def release(self, leases: Sequence[Lease], delay: float) -> None:
-        """Give leases back. Raises as a call does."""
+        """Give leases back. Raises the same errors as `__call__`."""
         outcome = Outcome(RELEASED, delay=delay)
         self([Settlement(lease, outcome) for lease in leases])
 
     @staticmethod
     def _together(done: Sequence[Settlement]) -> set[Held]:
-        """Finish at once what stands together in segments. Return what has ended; the others are settled one by one."""
+        """Settle successes that share a segment together. Return those settled; the others are settled one by one."""
         groups: dict[Any, list[Held]] = {}
         for one in done:
             held: Held = one.lease.token
@@ -147,7 +149,7 @@ class Settlements:
         return moved
 
     def _tell(self, settled: Sequence[Held], trouble: _Trouble) -> None:
-        """Say what could not be settled."""
+        """Raise an error that names the leases that could not be settled, if there are any."""
         for held in (*settled, *trouble.before):
             held.forgiven = trouble.error is not None
         if trouble.error is not None:

@@ -1,1 +1,1 @@
-"""Housekeeping, rescue, and what people look at."""
+"""Housekeeping of queues, rescue of abandoned leases, and the views of jobs that people see."""

@@ -1,4 +1,4 @@
-"""Files in bad/: what is wrong with each, and the way back of one that can be read (again)."""
+"""The files in bad/: this module tells what is wrong with each, and restores those that can be read."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from framework.engine.spool.segments import mending
 from framework.engine.spool.upkeep.recover import linked
 from framework.model.extras import NONE, Extras
 
-START = 4096  # bytes of a file that a person is shown
+START = 4096  # bytes of a file's beginning that are shown to a person
 GONE = "is no longer there"
 
 
 def look(disk: Disk, path: str) -> tuple[str, bytes, Extras]:
-    """Return what is wrong with a file, "" where it can be read, how it begins, and its extras, where it has some."""
+    """Return what is wrong with a file ("" if it can be read), its first bytes, and its extras if it has any."""
     start = b""
     try:
         if names.segment(os.path.basename(path)) is not None:
@@ -37,10 +37,12 @@ def look(disk: Disk, path: str) -> tuple[str, bytes, Extras]:
 
 
 def restore(disk: Disk, clock: Clock, queue: QueueDir, path: str, home: Callable[[str], QueueDir]) -> str:
-    """Put a file back among the jobs of its queue, in the place of its name; "" or why not. Raises OSError.
+    """Put a file back among the jobs of its queue, in the place of its name. Return "", or why it cannot be done.
 
     Args:
-        home: directories of a queue, which has the ids of its jobs.
+        home: returns the directories of a job's home queue, where its id is stored.
+
+    Raises OSError.
     """
     try:
         if names.segment(os.path.basename(path)) is not None:

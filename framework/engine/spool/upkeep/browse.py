@@ -1,4 +1,4 @@
-"""Looking at jobs where they lie, replaying and deleting them: what a person does from the command line."""
+"""Views of stored jobs, and their replay, restoration and deletion, for a person at the command line."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from framework.engine.spool.upkeep.refused import Refused
 from framework.model.extras import NONE, Extras
 from framework.model.job import Job
 
-LOOKED = 200  # files of a state in a quick look: those that nobody here takes are among the oldest before long
+LOOKED = 200  # files of a state in a quick look: jobs that no worker here takes are soon among the oldest
 
-# state -> its directory, and whether jobs lie one directory deeper
+# state -> its directory, and whether jobs are one directory deeper
 _PLACES = {
     "ready": ("ready", True),
     "delayed": ("delayed", True),
@@ -37,13 +37,14 @@ _PLACES = {
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """A job in its place.
+    """A stored job and where it is stored.
 
     Attributes:
-        path: of the file, relative to the root. name: parsed; None for a bad file.
-        inode: of the file. since: when it came there, seconds since the epoch.
-        flaw: what is wrong with a bad one; empty: it can be read now.
-        newer: only a newer version can read it. index: of a job in a segment; -1: it has a file of its own.
+        path: path of the file, relative to the root. name: its parsed name; None for a bad file.
+        inode: inode of the file. since: when the job came there, seconds since the epoch.
+        flaw: what is wrong with a bad file; "" if it can be read now.
+        newer: only a newer version can read the job.
+        index: index of the job in its segment; -1 if it has a file of its own.
     """
 
     path: str
@@ -57,7 +58,7 @@ class Sight:
 
 
 class Browse:
-    """Reads without claiming. A job may be gone the moment after it was seen."""
+    """Views of stored jobs without claiming them. A job may be gone as soon as it was seen."""
 
     def __init__(
         self,
@@ -75,10 +76,12 @@ class Browse:
         self._ring = ring
 
     def sights(self, queue: QueueDir, state: str) -> Iterator[Sight]:
-        """The jobs of a queue in one state, in the order of their names. What the system refuses to show is left out,
-        and raised once all others were seen. Raises OSError."""
+        """Yield the jobs of a queue in one state, in the order of their names.
+
+        Where the system refuses a look, this yields all other jobs first and then raises the OSError.
+        """
         refused = Refused()
-        found: list[tuple[str, str]] = []  # names and where they are: their order needs all of one state
+        found: list[tuple[str, str]] = []  # names and their directories: the order needs all names of a state
         for place in self._places(queue, state):
             for directory in refused(partial(self._directories, queue, place), f"{queue.base}/{place}"):
                 listed = refused(partial(self._disk.listdir, directory), directory)
@@ -104,7 +107,7 @@ class Browse:
         )
 
     def _in_segment(self, queue: QueueDir, entry: str, state: str) -> Iterator[Sight]:
-        """The jobs of a segment that may be claimed, or are."""
+        """Yield the claimed jobs of a segment for the state in_flight, else those that may be claimed."""
         wanted = is_owned if state == "in_flight" else is_free
         try:
             with open_segment(self._disk, f"{queue.base}/segments/{entry}") as segment:
@@ -113,7 +116,7 @@ class Browse:
                         continue
                     try:
                         job = segment.job(index)
-                    except frame.Damaged:  # a claim puts it aside
+                    except frame.Damaged:  # a claim moves it to bad/
                         continue
                     name = name_of(segment.name, index, job, delivery_of(one))
                     yield Sight(segment.path, name, job, segment.inode, job.enqueued_at, index=index)
@@ -121,11 +124,11 @@ class Browse:
             sight = self._newer(queue, entry, f"{queue.base}/segments/{entry}")
             if state != "in_flight" and sight is not None:
                 yield sight
-        except frame.Damaged:  # not for us to judge
+        except frame.Damaged:  # a claim moves the segment to bad/
             return
 
     def newer(self, queue: QueueDir, state: str) -> Iterator[Sight]:
-        """The jobs among the oldest of a state that only a newer version can read. Raises OSError as `sights` does."""
+        """Yield those of a state's oldest jobs that only a newer version can read. Raises OSError as `sights` does."""
         refused, left = Refused(), LOOKED
         for directory in sorted(refused(partial(self._directories, queue, state), f"{queue.base}/{state}")):
             entries = sorted(refused(partial(self._disk.listdir, directory), directory))[:left]
@@ -140,11 +143,15 @@ class Browse:
         return () if sight is None else (sight,)
 
     def keeps_letters(self, queue: QueueDir) -> bool:
-        """Return whether a queue's dead letters are dead where they lie. Raises OSError."""
+        """Return whether a queue is a dead-letter queue that no service handles. Raises OSError."""
         return handlers.keeps_letters(self._disk, queue)
 
     def undeclared(self, known: dict[str, Counts]) -> dict[str, Counts]:
-        """Counts of the queues that no running service declares; `known`: of the last call. Raises OSError."""
+        """Return the counts of the queues that no running service declares. Raises OSError.
+
+        Args:
+            known: the result of the last call.
+        """
         return undeclared.find(self._disk, self._clock, self._declared, known)
 
     def _places(self, queue: QueueDir, state: str) -> tuple[str, ...]:
@@ -158,7 +165,10 @@ class Browse:
         return [f"{base}/{d}" for d in self._disk.listdir(base) if not d.endswith(".lock")] if deep else [base]
 
     def replay(self, sight: Sight) -> bool:
-        """Home, to the end: attempt 0, new stamp, same id and uid; its ttl begins anew. Raises OSError."""
+        """Move a job to the end of its home queue. Return whether it moved. Raises OSError.
+
+        It keeps its id and uid, gets attempt 0 and a new stamp, and its ttl begins anew.
+        """
         if sight.name is None:
             return False
         home, now = self._queue(sight.job.queue), self._clock.micros()
@@ -172,14 +182,14 @@ class Browse:
         return True
 
     def restore(self, queue: QueueDir, sight: Sight) -> str:
-        """A bad file back among the jobs of its queue; "" or why not. Raises OSError."""
+        """Put a bad file back among the jobs of its queue. Return "", or why it cannot be done. Raises OSError."""
         why = bad.restore(self._disk, self._clock, queue, sight.path, self._queue)
         if not why:
             self._ring(queue.name)
         return why
 
     def discard(self, sight: Sight) -> bool:
-        """Deletes for ever. Raises OSError."""
+        """Delete a job for ever. Return whether it was there. Raises OSError."""
         if sight.index >= 0:
             return discard(self._disk, sight.path, sight.index)
         if sight.name is not None and sight.name.chosen and sight.inode:
@@ -195,15 +205,15 @@ class Browse:
         except frame.Newer:
             return self._newer(queue, entry, path)
         except jobfile.Planted:
-            return None  # not for us to judge
+            return None  # a planted file, which a look leaves alone
         except frame.Damaged:
-            if path == queue.path("dead", name):  # elsewhere a claim finds out; nobody claims what is dead
+            if path == queue.path("dead", name):  # elsewhere a claim moves it; jobs in dead/ are never claimed
                 self._disk.move(path, queue.path("bad", name))
             return None
         return Sight(path, name, job, found.st_ino, found.st_ctime)
 
     def _newer(self, queue: QueueDir, entry: str, path: str) -> Sight | None:
-        """What is known of a job that this version cannot read; None: it can, or nobody knows."""
+        """Return what is known of a job that only a newer version can read, or None for any other file."""
         name = names.parse(entry)
         inside = names.segment(entry) is not None
         if name is None and not inside and not names.needs_newer(entry):
@@ -219,7 +229,7 @@ class Browse:
                         frame.layout(data)
                 except frame.Newer as error:
                     why = error.strerror or str(error)
-        except frame.Damaged:  # something else
+        except frame.Damaged:
             return None
         if not why:
             return None
@@ -227,7 +237,10 @@ class Browse:
         return Sight(path, name, job, found.st_ino, found.st_ctime, flaw, newer=True)
 
     def _bad(self, queue: QueueDir, entry: str, path: str) -> Sight | None:
-        """A file that cannot be read still has a name, and a beginning that a person wants to see."""
+        """Return what can be shown of a file in bad/, or None if it is gone.
+
+        A file that cannot be read still has a name and a beginning, which a person wants to see.
+        """
         found = self._disk.stat(path)
         if found is None:
             return None
@@ -236,6 +249,6 @@ class Browse:
 
 
 def _unread(queue: QueueDir, entry: str, start: bytes, found: os.stat_result, extras: Extras = NONE) -> Job:
-    """Return what stands for a job whose file is not read as one."""
+    """Return a stand-in for a job whose file is not decoded."""
     moment = found.st_ctime
     return Job(entry, bytes(16), queue.name, start, headers={}, enqueued_at=moment, extras=extras)

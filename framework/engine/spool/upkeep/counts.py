@@ -1,4 +1,4 @@
-"""Counting without listing again what has not changed."""
+"""The counts of a queue's jobs by state, which list a directory again only when it has changed."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from framework.engine.spool.segments.words import is_free, is_owned
 
 _NOT_BEFORE = re.compile(r",n(\d+)")
 _EXPIRES = re.compile(r",x(\d+)")
-# Cheap, for counts: what it lets pass is parsed before anything is done with it. A million names would take seconds.
+# A cheap test for counts; parsing a million names would take seconds. Names are parsed before a job is acted on.
 _LOOKS_LIKE_JOB = re.compile(r"^\d{20}\..{27,}$", re.ASCII | re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a set of names says.
+    """The facts that a set of job names tells.
 
     Attributes:
-        count: of jobs.
-        oldest_stamp: of those without a not-before; empty = none.
-        oldest_due: smallest not-before in microseconds since the epoch; None = none.
-        first_expiry: smallest, likewise.
+        count: number of jobs.
+        oldest_stamp: oldest stamp of the jobs without a not-before; "" if there is none.
+        oldest_due: smallest not-before in microseconds since the epoch; None if there is none.
+        first_expiry: smallest expiry in microseconds since the epoch; None if there is none.
     """
 
     count: int = 0
@@ -49,7 +49,7 @@ def _least(a: int | None, b: int | None) -> int | None:
 
 
 def summarize(entries: list[str]) -> Summary:
-    """Of sorted names; foreign ones do not count."""
+    """Summarize sorted names, without the foreign ones."""
     jobs = _jobs(entries)
     text = "\n".join(jobs)
     due = [int(found) for found in _NOT_BEFORE.findall(text)] if ",n" in text else []
@@ -63,10 +63,10 @@ def _jobs(entries: list[str]) -> list[str]:
 
 
 class Counts:
-    """Counts of one queue.
+    """The counts of one queue.
 
     Attributes:
-        buckets: of ready/. minutes: of delayed/.
+        buckets: the buckets of ready/. minutes: the minutes of delayed/.
     """
 
     def __init__(self, disk: Disk, queue: QueueDir, *, setbacks: Setbacks | None = None) -> None:
@@ -80,11 +80,11 @@ class Counts:
         self._plain: dict[str, tuple[Names, list[str], int]] = {}  # directories without buckets
 
     def ready(self) -> Summary:
-        """Raises OSError."""
+        """Summarize the ready jobs. Raises OSError."""
         return self._sum("ready", self.buckets) + self._in_segments()
 
     def _in_segments(self) -> Summary:
-        """Of jobs that may be claimed. The first expiry is one that may be over."""
+        """Summarize the claimable jobs in segments. `first_expiry` may be that of a job that is settled already."""
         found = Summary()
         for entry, words in self.segments.all().items():
             name, free = names.segment(entry), sum(map(is_free, words))
@@ -93,11 +93,11 @@ class Counts:
         return found
 
     def delayed(self) -> Summary:
-        """Raises OSError."""
+        """Summarize the delayed jobs. Raises OSError."""
         return self._sum("delayed", self.minutes)
 
     def in_flight(self) -> int:
-        """Claims of all owners. Raises OSError."""
+        """Count the claimed jobs of all owners. Raises OSError."""
         base = f"{self._queue.base}/claimed"
         owners = {f"{base}/{o}" for o in self._entries(base) if not o.endswith(".lock")}
         for gone in [known for known in self._plain if known.startswith(f"{base}/") and known not in owners]:
@@ -106,15 +106,18 @@ class Counts:
         return claimed + sum(map(self._jobs_in, owners))
 
     def dead(self) -> int:
-        """Raises OSError."""
+        """Count the jobs in dead/. Raises OSError."""
         return self._jobs_in(f"{self._queue.base}/dead")
 
     def bad(self) -> int:
-        """Everything that lies in bad/. Raises OSError."""
+        """Count all entries of bad/. Raises OSError."""
         return len(self._entries(f"{self._queue.base}/bad"))
 
     def expired(self, now: int) -> list[str]:
-        """Paths of ready and delayed jobs that had expired at `now` (microseconds since the epoch). Raises OSError."""
+        """Return the paths of ready and delayed jobs whose ttl was over at `now` (microseconds since the epoch).
+
+        Raises OSError.
+        """
         found: list[str] = []
         for state, buckets in (("ready", self.buckets), ("delayed", self.minutes)):
             for bucket in buckets.all():
@@ -128,7 +131,7 @@ class Counts:
         return found
 
     def until(self, stamp: str) -> dict[str, names.Name]:
-        """Names of ready and delayed jobs with earlier stamps, by their paths. Raises OSError."""
+        """Return the names of ready and delayed jobs with stamps before `stamp`, by their paths. Raises OSError."""
         found: dict[str, names.Name] = {}
         for state, buckets in (("ready", self.buckets), ("delayed", self.minutes)):
             for bucket in buckets.all():
@@ -149,7 +152,7 @@ class Counts:
         return count
 
     def _entries(self, path: str) -> list[str]:
-        """Of a damaged directory none: what can be counted is counted all the same. Raises OSError."""
+        """Return the entries of a directory, none if it is damaged: the counts of the others go on. Raises OSError."""
         known = self._plain.get(path)
         if known is None:
             known = self._plain[path] = Names(self._disk, path), [], 0

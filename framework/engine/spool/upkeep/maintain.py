@@ -1,5 +1,6 @@
-"""Housekeeping of one queue. Every step is idempotent, any number of processes may do it, and one that fails does not
-keep the others from their turn.
+"""The housekeeping of queues, in steps.
+
+Every step is idempotent, any number of processes may do it, and a step that fails does not stop the others.
 """
 
 from __future__ import annotations
@@ -32,22 +33,25 @@ from framework.engine.spool.upkeep.counts import Counts
 from framework.engine.spool.upkeep.recover import recover_all
 from framework.model.options import QueueOptions
 
-DEPTH_EVERY = 0.9  # seconds
-BUCKET_KEPT = 60_000_000_000  # nanoseconds of stamp time after its end
-DRAFT_KEPT = 60  # seconds; a living publisher needs a moment
-SHARES = 5  # of the time of a call: the most that one step takes
+DEPTH_EVERY = 0.9  # seconds between two publications of the depth
+BUCKET_KEPT = 60_000_000_000  # nanoseconds of stamp time for which a bucket is kept after its end
+DRAFT_KEPT = 60  # seconds for which a temp file is kept; a living publisher needs a moment
+SHARES = 5  # one step takes at most 1/SHARES of a call's time
 TURN = 0.5  # seconds between two calls: how late a delayed job may be
-IDLE_TURN = 1.0  # the same, while many queues are idle: to wake up is most of what they cost
-# Of many queues an idle one is looked at for what may come at any moment; its steps have their turn now and then.
+IDLE_TURN = 1.0  # seconds between two calls while many queues are idle: waking up is most of their cost
+# With many queues, a turn looks only at what may come to an idle queue at any moment, and rarely does all steps.
 IDLE_EVERY = 60.0  # seconds between two turns of all steps
-DRAFTS_EVERY = 5.0  # the same, where a producer has files in tmp
-EXPIRED_TOGETHER = 256  # jobs that share the flushes of their end
+DRAFTS_EVERY = 5.0  # seconds between two turns of all steps where a producer has files in tmp
+EXPIRED_TOGETHER = 256  # jobs that are dead-lettered together and share their flushes
 
-Step = Callable[[float], bool]  # until monotonic seconds: whether nothing is left. Raises OSError
+Step = Callable[[float], bool]  # works until the given monotonic time; returns whether nothing is left. Raises OSError
 
 
 class Maintain:
-    """Recovers tmp, promotes, expires, publishes the depth, removes what is empty or stale. One thread at a time."""
+    """The housekeeping of one queue. One thread at a time may use it.
+
+    It recovers tmp, promotes due jobs, ends jobs past their ttl, publishes the depth, and removes empty or stale files.
+    """
 
     def __init__(
         self,
@@ -82,15 +86,16 @@ class Maintain:
         self._published = -DEPTH_EVERY
         self._swept = 0
         self._in_a_row = 0  # steps that had nothing left
-        self._turn_at = self._drafts_at = 0.0  # until then an idle queue needs no turn of all steps
+        self._turn_at = self._drafts_at = 0.0  # when an idle queue needs its next turn of all steps
         self._looks_at_ready = False
         self.steps = self._all_steps()
 
     def is_idle(self) -> bool:
-        """Return whether nothing is to be done now: no bucket of ready jobs, no delayed job that is due within the
-        minute, and all steps have had their turn not long ago.
+        """Return whether there is nothing to do now.
 
-        Cheap: a look at the time of delayed/, and every other time at that of ready/.
+        An idle queue has no bucket of ready jobs and no delayed job that is due within the minute, and all its steps
+        had their turn recently. The check is cheap: it looks at the time of delayed/, and every other time at the time
+        of ready/.
         """
         now = time.monotonic()
         if now >= self._turn_at:
@@ -105,12 +110,12 @@ class Maintain:
             if now >= self._drafts_at:
                 self._drafts_at = now + DRAFTS_EVERY
                 self._turn_at = now if self._drafts() else self._turn_at
-        except OSError:  # the step that meets it says so
+        except OSError:  # the step that meets the error reports it
             return False
         return now < self._turn_at
 
     def _all_steps(self) -> Sequence[Step]:
-        """Return everything there is to do, in its order."""
+        """Return all steps, in order."""
         parts: tuple[Step, ...] = (
             self._restore_directories,
             self._recover,
@@ -127,7 +132,7 @@ class Maintain:
         return [partial(self._past_damage, step) for step in parts]
 
     def _past_damage(self, step: Step, until: float) -> bool:
-        """Do a step; what it cannot read is said by name, and is no failure of the engine."""
+        """Do a step. An error that names a file is noted as that file's setback, not as a failure of the engine."""
         try:
             done = step(until)
         except OSError as error:
@@ -143,7 +148,10 @@ class Maintain:
         return done
 
     def _each(self, paths: Iterable[str], until: float, step: Callable[[str], object]) -> bool:
-        """Do a step for each path, one at least, until `until`; go past those that fail. Return whether all had it."""
+        """Do a step for each path until `until`, at least for one. Return whether all paths had their turn.
+
+        A path that fails does not stop the others.
+        """
         over = False
         for path in paths:
             if over:
@@ -155,7 +163,7 @@ class Maintain:
         return True
 
     def _restore_directories(self, _: float) -> bool:
-        """What somebody has removed under a running service is made anew, and said."""
+        """Make directories anew that were removed while the service runs. Raises OSError to report it."""
         if not layout.is_complete(self._disk, self._queue):
             layout.make_queue(self._disk, self._queue)
             raise OSError(f"somebody had removed directories of queue {self._queue.name!r}: they are made anew")
@@ -181,7 +189,7 @@ class Maintain:
         return self._relink.done
 
     def _expire(self, until: float) -> bool:
-        """The list is made once and worked off in parts: to make it costs a look at every name of a bucket."""
+        """Dead-letter expired jobs, in parts of one list: making the list costs a look at every name of a bucket."""
         if not self._expired:
             self._expired.extend(self._counts.expired(self._clock.micros()))
         while self._expired:
@@ -199,7 +207,10 @@ class Maintain:
         return self._each(map(self._segments.path, due), until, self._claim.expire_segment)
 
     def _delete_letters(self, until: float) -> bool:
-        """Letters at rest are kept for their queue's ttl, from when they came to rest."""
+        """Delete archived dead letters once their queue's ttl is over, counted from when they were archived.
+
+        Where no service handles the queue, this also deletes dead letters that wait longer than the ttl.
+        """
         ttl = self._queue.options.ttl
         if ttl is None or not self._queue.options.is_dead_letter:
             return True
@@ -215,28 +226,32 @@ class Maintain:
 
     def _delete_letter(self, path: str, name: Name, over: int) -> None:
         found = self._disk.stat(path)
-        if found is None or not stat.S_ISREG(found.st_mode) or names.micros(found.st_ctime) > over:  # a rename sets it
+        # A rename sets the ctime, so it is the time at which the dead letter came here.
+        if found is None or not stat.S_ISREG(found.st_mode) or names.micros(found.st_ctime) > over:
             return
         try:
             job, _ = jobfile.read(self._disk, path)
         except (frame.Damaged, FileNotFoundError):
             return
         if job.queue == self._queue.name:
-            return  # no letter: a job that died on this queue is kept
+            return  # not a dead letter of another queue: a job of this queue itself that failed is kept
         home = QueueDir(QueueOptions(job.queue))
         chosen = name.chosen
         done = ids.unlink(self._disk, path, home, job.id, found.st_ino) if chosen else self._disk.unlink(path)
         self._tally["letters_over"] += done
 
     def _publish(self, _: float) -> bool:
-        """Ready, delayed, stamp time: what producers of a queue with a limit trust for a second."""
+        """Publish the numbers of ready and delayed jobs and the stamp time.
+
+        Producers of a queue with a limit trust this file for a second.
+        """
         if time.monotonic() < self._published + DEPTH_EVERY:
             return True
         self._readers.look(mark_if_all=True)
-        stamp = self._clock.now()  # before the count: it must not look fresher than it is
+        stamp = self._clock.now()  # taken before the count, which must not look fresher than it is
         ready = self._counts.ready().count
         if ready:
-            self._ring()  # who rang for them may have been killed just before, or whoever had heard it
+            self._ring()  # their producer may have been killed before it notified, or the notified worker after it
         text = f"{ready} {self._counts.delayed().count} {stamp}\n"
         draft = f"{self._queue.base}/.depth.{os.urandom(6).hex()}"
         try:
@@ -244,7 +259,7 @@ class Maintain:
                 self._disk.write_all(fd, text.encode())
             self._disk.rename(draft, self._queue.depth)
         except OSError as error:
-            error.filename = self._queue.depth  # not the draft, which has another name each time
+            error.filename = self._queue.depth  # not the temp file, which has another name each time
             raise
         finally:
             self._disk.unlink(draft)
@@ -253,15 +268,15 @@ class Maintain:
         return self._each((f"{self._queue.base}/{entry}" for entry in drafts), math.inf, self._clear_draft)
 
     def _clear_draft(self, path: str) -> None:
-        """Of a publisher that was killed."""
+        """Remove the temp file of a publisher that was killed."""
         found = self._disk.stat(path)
         if found is not None and found.st_mtime < time.time() - DRAFT_KEPT:
             self._disk.unlink(path)
 
     def _remove_buckets(self, until: float) -> bool:
-        """Only those whose time has passed: producers use the others. A rename back makes its bucket again.
+        """Remove empty buckets whose time has passed; producers use the others.
 
-        The few of priorities stay.
+        The few buckets of priorities stay. A job that goes back to a removed bucket makes it again.
         """
         limit = f"{max(0, self._clock.now() - BUCKET_KEPT):020d}"[: names.BUCKET_DIGITS]
         alone = (b for b in self._counts.buckets.all() if names.is_of_time(b))
@@ -269,7 +284,7 @@ class Maintain:
         return self._each((f"{self._queue.base}/ready/{bucket}" for bucket in over), until, self._disk.rmdir)
 
     def _sweep_ids(self, _: float) -> bool:
-        """One directory in each call: entries that killed acks left keep the space of their jobs."""
+        """Sweep one directory of ids in each call: a killed ack leaves an entry, which keeps the space of its job."""
         directories = self._ids() if self._relink.done else []
         if directories:
             self._swept = (self._swept + 1) % len(directories)
@@ -278,10 +293,10 @@ class Maintain:
 
 
 class Rounds:
-    """The steps of all queues in turn, each with a share of the time: no step and no queue keeps the others waiting.
+    """The steps of all queues in turn. Each has a share of the time, so that no step and no queue delays the others.
 
     Attributes:
-        idle: at the last call the queues were many, and none had anything to do.
+        idle: at the last call there were many queues, and all were idle.
     """
 
     def __init__(self) -> None:
@@ -290,7 +305,7 @@ class Rounds:
         self.idle = False
 
     def __call__(self, queues: Sequence[Maintain], seconds: float) -> tuple[bool, list[OSError]]:
-        """Go round once, for about `seconds` and at least one step, from where the last call stopped.
+        """Do all steps once, or as many as fit into `seconds` and at least one, from where the last call stopped.
 
         Return whether nothing is left to do, and the errors.
         """
@@ -300,7 +315,7 @@ class Rounds:
             return True, []
         steps = [(queue, step) for queue in queues for step in queue.steps]
         began = now = time.monotonic()
-        self._done %= len(steps)  # all had nothing left: a new round begins
+        self._done %= len(steps)  # if no step had anything left, a new round begins
         errors: list[OSError] = []
         for _ in steps:
             (queue, step), self._next = steps[self._next % len(steps)], (self._next + 1) % len(steps)

@@ -1,6 +1,7 @@
-"""What a dead producer left in tmp: a whole job is promoted, a torn one removed, what is whole and no job kept in bad/.
+"""The recovery of files that a dead producer left in tmp.
 
-A producer holds the `flock` on the file that it writes, or on its batch, so these are their own proof of life.
+A whole job is enqueued, a torn one is removed, and a whole file that is not a possible job moves to bad/. A living
+producer holds the `flock` on the file that it writes, or on its batch, so a lock that is free shows that it is dead.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from framework.model.job import Job
 
 
 def recover_all(disk: Disk, clock: Clock, queue: QueueDir, entry: str) -> int:
-    """Settles what an entry of tmp is, a file or a batch; how many jobs were promoted. Raises OSError."""
+    """Recover an entry of tmp: a file, a segment or a batch. Return how many jobs were enqueued. Raises OSError."""
     if names.segment(entry) is not None:
         return mending.recover(disk, queue, entry)
     if names.BATCH.fullmatch(entry):
@@ -57,12 +58,12 @@ def _recover_batch(disk: Disk, clock: Clock, queue: QueueDir, batch: str) -> int
 def recover(
     disk: Disk, clock: Clock, queue: QueueDir, entry: str, *, id_locked: bool = False, synced: bool = False
 ) -> Recovery:
-    """Settles one file in tmp. Raises OSError.
+    """Recover one file in tmp. Raises OSError.
 
     Args:
-        entry: its name; with its batch before it, where it is of one.
+        entry: the file's name, after that of its batch where it has one.
         id_locked: the caller holds the lock of the id in this file.
-        synced: whatever is in the file is durable.
+        synced: the content of the file is durable.
     """
     name = names.parse(os.path.basename(entry))
     if name is None:
@@ -79,7 +80,7 @@ def recover(
             return "busy"
         found, here = disk.calls.fstat(fd), disk.stat(path)
         if here is None or here.st_ino != found.st_ino or not stat.S_ISREG(found.st_mode):
-            return "gone"  # the writer has renamed it since the listing, or somebody else has recovered it
+            return "gone"  # the writer has renamed it since the listing, or another process has recovered it
         try:
             job = jobfile.content(disk, fd, found.st_size)[1]
         except frame.Impossible:
@@ -88,7 +89,7 @@ def recover(
         except frame.Damaged:
             disk.unlink(path)
             return "gone"
-        if not synced:  # its writer may not have come to that, and a duplicate of its id is told yes on its strength
+        if not synced:  # its writer may not have flushed it, and an enqueue with the same id is confirmed because of it
             disk.sync(fd)
         return _promote(disk, clock, queue, path, name, job, found.st_ino, id_locked)
     finally:
@@ -107,25 +108,25 @@ def _promote(
         with ids.locked(disk, ids.directory(queue, job.id), wait=0.05):
             if linked(disk, queue, path, job.id, inode):
                 return "promoted" if disk.move(path, target) else "gone"
-            disk.unlink(path)  # another job has the id: this one was never acknowledged
+            disk.unlink(path)  # another job has the id: the enqueue of this one was never confirmed
             return "gone"
     except ids.IdBusy:
         return "busy"
 
 
 def linked(disk: Disk, queue: QueueDir, path: str, job_id: str, inode: int) -> bool:
-    """Whether the id is this file's; killed between write and link, its producer left it to us to link. Raises OSError.
+    """Return whether the id belongs to this file. Raises OSError.
 
-    Under the lock of the id.
+    Where the producer was killed between write and link, this function links the id. The caller holds the id's lock.
     """
     entry = ids.entry(queue, job_id)
-    for _ in range(4):  # a stale entry goes, ours comes, and a last look sees it; one to spare
+    for _ in range(4):  # three turns remove a stale entry, link ours, and see it; one is spare
         found = disk.stat(entry)
         if found is None:
             disk.link(path, entry)
         elif found.st_ino == inode:
             return True
         elif ids.is_taken(disk, queue, job_id, found):
-            now = disk.stat(entry)  # its entry was lost, and the look for its job has found this very file
+            now = disk.stat(entry)  # the file's entry was lost, and the look for the id's job has found this very file
             return now is not None and now.st_ino == inode
     return False

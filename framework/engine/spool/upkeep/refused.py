@@ -1,4 +1,4 @@
-"""Looks that the system refuses (another user's directory, a bad sector): the rest is seen all the same."""
+"""The errors of looks that the system refuses (another user's directory, a bad sector): all else is seen first."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ T = TypeVar("T")
 
 
 class Refused:
-    """What was refused in one list."""
+    """The errors that were met while one list was made."""
 
     def __init__(self) -> None:
         self._errors: list[OSError] = []
 
     def __call__(self, look: Callable[[], Iterable[T]], path: str) -> Iterator[T]:
-        """Yield what a look gives until it is refused.
+        """Yield the results of a look until the system refuses it.
 
         Args:
-            path: where it looks; named where the error names nothing.
+            path: the path that it looks at, put into an error that names none.
         """
         try:
             yield from look()

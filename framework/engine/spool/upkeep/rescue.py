@@ -1,6 +1,6 @@
-"""Claims of the dead: take the dead owner's lock, and settle out of its own directory.
+"""The rescue of abandoned leases: a rescuer takes a dead owner's lock and settles the claims in that owner's directory.
 
-Nothing is moved first and delivery stays, so what its owner's ledger says still fits; and when the rescuer dies, the
+The files are not moved first and keep their delivery, so the dead owner's ledger still fits. When the rescuer dies, the
 lock is free for the next one.
 """
 
@@ -29,15 +29,15 @@ from framework.engine.spool.segments.open import Segments
 from framework.model.job import Lease
 
 _LOCK = ".lock"
-LOOK_APART = 1.5  # seconds between looks for owners that were born since
-# Gone, or something planted in its place: not ours to judge
+LOOK_APART = 1.5  # seconds between two looks for new owners
+# The lock file is gone, or something else was planted in its place, which this process leaves alone.
 _NO_LOCK = (errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.ENXIO)
 _MOST_RECORDS = 1 << 24  # bytes of a lock file
 
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """A lease whose owner is dead; `started` is what a worker of the version before wrote of its run."""
+    """A lease whose owner is dead. `started`: its run as a worker of the previous version wrote it."""
 
     lease: Lease
     incarnation: str
@@ -45,11 +45,11 @@ class Orphan:
 
 
 class Rescue:
-    """The dead of one queue, as one process takes care of them. One thread at a time.
+    """The rescue of one queue's abandoned leases by one process. One thread at a time may use it.
 
     Attributes:
-        dead_owners: those whose locks this process holds, by wid.
-        error: what the last call could not do; it tries again in the next.
+        dead_owners: dead owners whose locks this process holds, by wid.
+        error: the error that stopped a part of the last call; the next call tries again.
     """
 
     def __init__(self, disk: Disk, queue: QueueDir, reader: Reader, setbacks: Setbacks, segments: Segments) -> None:
@@ -68,11 +68,12 @@ class Rescue:
         self.error: OSError | None = None
 
     def __call__(self, own: str | None, alive: set[str] | None = None) -> list[Orphan]:
-        """Leases of the dead that nobody holds yet. Raises OSError.
+        """Return abandoned leases that this process has not returned yet. Raises OSError.
 
         Args:
             own: wid of this process.
-            alive: wids whose owners hold their lock on another queue: they are passed by. Those found alive here join.
+            alive: wids whose owners hold their lock on another queue, so they are skipped here. Owners that are found
+                alive on this queue are added.
         """
         self.error = None
         found = set(self._names())
@@ -89,10 +90,10 @@ class Rescue:
         return orphans
 
     def has_nobody_dead(self, alive: Set[str]) -> bool:
-        """Return whether the owners are those of the last look, and all known to be alive. Raises OSError.
+        """Return whether the owners are the same as at the last look and all are known to be alive. Raises OSError.
 
-        Cheap: now and then a look at the time of claimed/. So an owner that died within a second of its birth may
-        be found a turn late.
+        The check is cheap: it only looks at the time of claimed/ now and then. So an owner that died within a second of
+        its start may be found one turn late.
         """
         if self.dead_owners or not self._certain or not self._owners <= alive:
             return False
@@ -102,11 +103,11 @@ class Rescue:
         return self._names.is_current()
 
     def _try_past(self, entry: str, step: Callable[[str], None]) -> None:
-        """Do a step for one entry of claimed/; one that fails keeps no other waiting."""
+        """Do a step for one entry of claimed/. A failure does not stop the others."""
         try:
             self._setbacks.tried(f"{self._base}/{entry}", lambda _: step(entry))
         except OSError as error:
-            self.error = error  # what is collected is held already and must reach the caller
+            self.error = error  # not raised: the leases collected so far must reach the caller
 
     def _settle_owner(self, wid: str, has_lock: bool, orphans: list[Orphan]) -> None:
         dead_owner = self.dead_owners.get(wid) or self._take(wid, has_lock=has_lock)
@@ -115,30 +116,30 @@ class Rescue:
             self.finish(dead_owner)
 
     def finish(self, dead_owner: Owner) -> None:
-        """When nothing is held any more: remove the directory, then the lock. Raises OSError."""
+        """Remove a dead owner's directory, then its lock, once none of its leases is left. Raises OSError."""
         if dead_owner.held or dead_owner.fd < 0:
             return
         self.dead_owners.pop(dead_owner.wid, None)
         if dead_owner.searched:
             life.end(self._disk, dead_owner)
-        else:  # a segment could not be read: something of it may be there, for the next look
+        else:  # a segment could not be read, and may hold claims of this owner: the next look searches it
             flocks.drop(self._disk.calls, dead_owner.fd)
             dead_owner.fd = -1
 
     def forget(self) -> None:
-        """Lets all dead owners go; another rescuer takes what is left of them."""
+        """Unlock all dead owners, so that another rescuer can take what is left of them."""
         for dead_owner in list(self.dead_owners.values()):
             with contextlib.suppress(OSError):
                 flocks.drop(self._disk.calls, dead_owner.fd)
         self.dead_owners.clear()
 
     def _take(self, wid: str, *, has_lock: bool) -> Owner | None:
-        """A dead owner's lock; None: it is alive, or somebody else was faster."""
+        """Take a dead owner's lock. Return None if the owner is alive, or another rescuer was faster."""
         if not has_lock and not self._give_lock(wid):
             return None
         path = f"{self._base}/{wid}{_LOCK}"
         found = self._disk.stat(path)
-        if found is not None and not stat.S_ISREG(found.st_mode):  # it would hide the claims for good
+        if found is not None and not stat.S_ISREG(found.st_mode):  # in place, it would hide the claims for ever
             self._disk.move(path, self._queue.path("bad", wid + _LOCK))
             return None  # the next turn gives the directory a lock
         try:
@@ -151,7 +152,7 @@ class Rescue:
             taken = flocks.take(self._disk.calls, fd)
             if not taken:
                 self._alive.add(wid)
-            # Unlinked meanwhile: another rescuer has finished with it, and this file locks nothing any more.
+            # A lock file without a link is one that another rescuer has finished with: it locks nothing any more.
             if taken and self._disk.calls.fstat(fd).st_nlink > 0:
                 data = self._disk.calls.pread(fd, _MOST_RECORDS, 0)
                 dead_owner = Owner(self._queue, wid, fd, dead_owner=True, started=runs.read_rows(data))
@@ -165,7 +166,10 @@ class Rescue:
         return None
 
     def _give_lock(self, wid: str) -> bool:
-        """A directory without a lock gets one. A newborn has its lock first, so the link fails for the living."""
+        """Make a lock file for a directory that has none. Return whether that succeeded.
+
+        A living owner makes its lock file before its directory, so for it the link fails.
+        """
         found = self._disk.stat(f"{self._base}/{wid}")
         if found is None or not stat.S_ISDIR(found.st_mode):
             return False
@@ -173,13 +177,13 @@ class Rescue:
         self._disk.calls.close(self._disk.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL))
         try:
             return self._disk.link(draft, f"{self._base}/{wid}{_LOCK}")
-        except FileNotFoundError:  # another rescuer took the draft for a stillborn's lock: the next turn does it
+        except FileNotFoundError:  # another rescuer has removed the temp file as a dead owner's: the next turn does it
             return False
         finally:
             self._disk.unlink(draft)
 
     def _bury_stillborn(self, draft: str) -> None:
-        """A lock whose owner died before it got its name: lock, then unlink."""
+        """Remove a lock file whose owner died before the file got its name: lock it, then unlink it."""
         path = f"{self._base}/{draft}"
         try:
             flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK

@@ -1,6 +1,6 @@
-"""Queues that lie in the root and that no running service declares: a service renamed or dropped them, or is stopped.
+"""The queues in the root that no running service declares: a service renamed or dropped them, or is stopped.
 
-Whoever declares a queue keeps house for it, and publishes its depth each second.
+A service that declares a queue does its housekeeping and publishes its depth each second.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from framework.engine.spool.enqueue.limits import read_depth
 from framework.engine.spool.upkeep.counts import Counts
 from framework.model.options import QueueOptions
 
-KEPT = 60_000_000_000  # nanoseconds after its last depth in which a queue counts as declared: services are restarted
+KEPT = 60_000_000_000  # nanoseconds for which a queue counts as declared after its last depth: services are restarted
 
 
 def find(disk: Disk, clock: Clock, declared: Collection[str], known: dict[str, Counts]) -> dict[str, Counts]:
-    """Return the counts of each, by name. Raises OSError.
+    """Return the counts of each undeclared queue, by name. Raises OSError.
 
     Args:
         declared: queues that this process declares itself.
-        known: what the last call returned.
+        known: the result of the last call.
     """
     found: dict[str, Counts] = {}
     for entry in disk.listdir("."):
@@ -33,7 +33,7 @@ def find(disk: Disk, clock: Clock, declared: Collection[str], known: dict[str, C
         try:
             if disk.stat(f"{queue.base}/ready") is not None and not _is_kept(disk, clock, queue):
                 found[name] = known.get(name) or Counts(disk, queue)
-        except NotADirectoryError:  # somebody's file, with a name that a queue could have
+        except NotADirectoryError:  # a file with a name that a queue could have
             continue
     return found
 
