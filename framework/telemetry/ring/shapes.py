@@ -67,7 +67,7 @@ class Shapes:
 
 
 def _shape_of(system: str, flags: int, attempt: int, most: int, id_size: int, queue: bytes) -> _Shape:
-    """Return a shape. Variable fields in order: trace id, span id, a child's parent, start, end, job's id, wait, link."""
+    """Return a shape. Variable fields in order: trace id, span id, a child's parent, start, end, job id, wait, link."""
     name = queue.decode("utf-8", "replace")
     common = {
         names.OPERATION: "process",
