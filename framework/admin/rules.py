@@ -1,7 +1,7 @@
 """Prometheus rules for a service, made from its declarations. This is data only; `alerts.py` prints it.
 
-The names are those that Prometheus makes of ours over OTLP: `worker.queue.depth` becomes worker_queue_depth, a counter
-gets the suffix _total, seconds get _seconds; `job` is service.namespace/service.name.
+Over OTLP, Prometheus changes our names: `worker.queue.depth` becomes worker_queue_depth, a counter gets the suffix
+_total, seconds get _seconds; `job` is service.namespace/service.name.
 """
 
 from __future__ import annotations

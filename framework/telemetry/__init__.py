@@ -156,7 +156,7 @@ def start(identity: ProcessIdentity, settings: Settings, rings: Rings | None = N
 
 
 def prepare_rings(run: Path, number: int, *, app: str, system: str, slots: Sequence[str]) -> tuple[Rings | None, str]:
-    """Make the shared files that outlive the processes which write into them. The supervisor calls it before it forks.
+    """Make the shared files that outlive their writers. The supervisor calls this before it starts its first child.
 
     Returns:
         (the rings, ""), or (None, a line that says why each process sends with the SDK), or (None, "") where there is

@@ -21,7 +21,7 @@ Exemplar = tuple[int, bytes, bytes]  # when (ns), trace id, span id
 # share one series, which the convention's attribute marks.
 MOST_SERIES: Final = 200
 _ROOM: Final = PAGE - (32 << 10)  # bytes; the rest is for the shared series and for the counts beside the series
-_NUMBER: Final = 20  # the most bytes of one number
+_NUMBER: Final = 20  # bytes that a number may take
 _OTHER: Final = "_OTHER"
 _BOUNDS: Final = {
     names.PROCESS_DURATION: names.LONG_BUCKETS,
@@ -50,7 +50,7 @@ class Counter:
 
 
 class Histogram:
-    """Counts per bucket; an upper bound belongs to its bucket. Each bucket has one exemplar since the last collection.
+    """Counts per bucket; an upper bound belongs to its bucket. Each bucket keeps its last exemplar since a collection.
 
     Exemplars are not stored in the ring: a killed exporter loses them, but no count.
     """

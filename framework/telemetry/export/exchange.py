@@ -87,8 +87,8 @@ class Bounded(HTTPAdapter):
     def leave(self) -> None:
         """Make no pauses any more, and forbid another try after two exchanges in a row found no listener.
 
-        What a process sends at its shutdown is not worth more time. One failure may be a connection that the other side
-        has closed.
+        What a process sends at its shutdown is not worth more time. A single failure may come from a connection that
+        the other side has closed.
         """
         self._leaving = True
 

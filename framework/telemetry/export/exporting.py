@@ -106,7 +106,7 @@ class Source:
 
 
 class Exporter:
-    """The exporter reads the rings of its own tree, and of trees that are gone.
+    """The reader and sender of the rings of its own tree, and of trees that are gone.
 
     Args:
         rings: the rings of our tree; rings with other names are drained and removed.

@@ -109,7 +109,7 @@ class Sender:
             more = batch is not None and (batch.more or not settled)
 
     def _send(self, batch: Batch) -> bool:
-        """Send a batch until its result is final or it is given up; False: the spans stay for a later batch."""
+        """Send a batch until its result is final or it is given up; False: its content is left for a later batch."""
         while not batch.given_up.is_set():
             stopping = self._stopping.is_set()
             answer = self._try(batch)

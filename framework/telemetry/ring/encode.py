@@ -85,7 +85,7 @@ class Encoder:
         return wire.span_block(b"".join(parts))
 
     def _thorough(self, span: RingSpan, end: End, extras: Extras | None) -> list[bytes]:
-        """Encode the fields of any span that vary most, in the order in which the SDK would have met them."""
+        """Encode name, attributes, events, links and status, in the order in which the SDK would have got them."""
         more = extras or Extras(span.limits)
         ours = self._common | {
             names.ATTEMPT: end.attempt,

@@ -35,7 +35,7 @@ class Record(NamedTuple):
     Attributes:
         kind: ATTEMPT, OPERATION, EXPIRED or FACTS.
         key: the series' texts joined by NUL (see `attempt_key`, `operation_key`); for facts the queue's name.
-        first, second: duration and wait of an attempt; duration and count of an operation; for EXPIRED only a count.
+        first, second: duration and wait of an attempt; duration and count of an operation; EXPIRED: 0, count.
         when: when it ended, ns since the epoch.
         span: OTLP bytes; for facts the job's id.
     """

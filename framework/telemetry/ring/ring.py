@@ -1,11 +1,11 @@
 """The ring: a preallocated file per slot, mapped by one writer and one reader, whose content outlives the processes.
 
-header (words, told, meta, tallies) · two pages of the reader's state · data
+header (words, told span ids, meta, tallies) · two pages of the reader's state · data
 
 The writer appends a record and commits it by one aligned 8-byte store of `head`: if the writer is killed before that
 store, the record does not exist. A record has its length at both ends, so the ring can be read backwards. The reader
-has two positions: records up to `folded` are in its counts; spans up to `sent` have left or were given up. Always sent
-<= folded <= head. The counts and `folded` stand together in one of the two pages, and one store of `generation` changes
+has two positions: records up to `folded` are in its counts; spans up to `sent` have left or were given up. So sent <=
+folded <= head. The counts and `folded` stand together in one of the two pages, and one store of `generation` changes
 both.
 
 Both sides rely on stores that become visible in program order, as x86 guarantees. On ARM the many instructions of the

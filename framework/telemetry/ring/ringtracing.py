@@ -325,7 +325,7 @@ class RingTracing(LogOnlyTracing):
 
 
 def _is_standard(propagator: object) -> bool:
-    """Return whether the propagator reads `traceparent` as the W3C defines it, and nothing but tracestate and baggage.
+    """Return whether the propagator reads only `traceparent`, as the W3C defines it, and tracestate and baggage.
 
     This is true of the SDK's default and of each subset of its two parts that contains TraceContext.
     """

@@ -18,7 +18,7 @@ _Shape = tuple[Callable[..., bytes], tuple[bytes, ...]]
 CONSUMER: Final = 5
 LOCAL: Final = wire.fixed32(16, wire.HAS_IS_REMOTE)
 REMOTE: Final = wire.fixed32(16, wire.HAS_IS_REMOTE | wire.IS_REMOTE)
-_LINK: Final = b"\x6a\x21\x0a\x10"  # the start of a link without attributes: 33 bytes, the first field 16 of trace id
+_LINK: Final = b"\x6a\x21\x0a\x10"  # the start of a link without attributes: 33 bytes, first 16 of a trace id
 _LINK_FLAGS: Final = wire.fixed32(6, wire.HAS_IS_REMOTE | wire.IS_REMOTE)
 _MOST_SHAPES: Final = 4096
 
