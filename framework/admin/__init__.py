@@ -1,1 +1,1 @@
-"""What the command line and pages share: Prometheus rules from declarations."""
+"""The model that the command line and pages share: Prometheus rules made from a service's declarations."""

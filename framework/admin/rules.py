@@ -1,7 +1,7 @@
-"""Prometheus rules for a service: what to be told of, from its declarations. Data only; `alerts.py` prints it.
+"""Prometheus rules for a service, made from its declarations. This is data only; `alerts.py` prints it.
 
-Names are those that Prometheus makes of ours over OTLP: `worker.queue.depth` is worker_queue_depth, a counter gets
-_total, seconds _seconds; `job` is service.namespace/service.name.
+Over OTLP, Prometheus changes our names: `worker.queue.depth` becomes worker_queue_depth, a counter gets the suffix
+_total, seconds get _seconds; `job` is service.namespace/service.name.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from framework.model.options import QueueOptions
 QUEUE: Final = "messaging_destination_name"
 BY: Final = f"by (job, {QUEUE})"
 STUCK_AFTER: Final = 300  # seconds; longer where one attempt may take longer
-# Of a month's budget: 2 % in an hour, 5 % in six. The short window ends the alert soon after the trouble.
+# Consumption of a month's budget: 2 % in an hour, 5 % in six. The short window ends the alert soon after the problem.
 FAST, SLOW = (14.4, "1h", "5m"), (6.0, "6h", "30m")
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule.
+    """An alert rule or a recording rule.
 
     Attributes:
-        name: of the alert, or of the recorded series.
+        name: the name of the alert or of the recorded series.
         expr: PromQL.
-        wait: `for`; empty = at once.
-        severity: of an alert: page or ticket; empty = a recording rule.
-        comment: why it is as it is.
+        wait: the rule's `for`; empty = at once.
+        severity: page or ticket; empty = a recording rule.
+        comment: why the rule is as it is.
     """
 
     name: str
@@ -50,10 +50,10 @@ class Group:
 
 
 def general(queues: Sequence[QueueOptions], *, job: str = "") -> Group:
-    """Rules for any service, by its queues' timeouts.
+    """Return rules for any service, adapted to the timeouts of its queues.
 
     Args:
-        job: only series with this label; empty = all services of the Prometheus.
+        job: the label of the series to select; empty = all services of the Prometheus.
     """
     group = Group("worker")
     group.rules.extend(_stuck(queues, job))
@@ -66,7 +66,7 @@ def general(queues: Sequence[QueueOptions], *, job: str = "") -> Group:
 
 
 def objectives(queues: Sequence[QueueOptions], *, job: str = "") -> Group:
-    """Recording rules and burn alerts for every queue that declares an Slo."""
+    """Return recording rules and burn-rate alerts for every queue that declares an Slo."""
     group = Group("worker-slo")
     for queue in queues:
         if queue.slo is not None:
@@ -80,7 +80,7 @@ def objectives(queues: Sequence[QueueOptions], *, job: str = "") -> Group:
 
 
 def _stuck(queues: Sequence[QueueOptions], job: str) -> Iterable[Rule]:
-    """A rule for all queues, and one for each length of attempt for which five minutes without an end mean nothing."""
+    """Yield one rule for most queues, and one for each attempt length (in minutes) that exceeds five minutes."""
     slow: dict[int, list[str]] = {}
     unbounded = [queue.name for queue in queues if queue.timeout is None]
     for queue in queues:
@@ -198,10 +198,10 @@ def _dropped(job: str) -> Rule:
 
 
 def _late_starts(queue: QueueOptions, window: str, job: str) -> Rule:
-    """The share of attempts that started too late."""
+    """Return the recording rule for the share of attempts that started too late."""
     assert queue.slo is not None
     bound = f"{queue.slo.wait:g}"
-    # Prometheus writes a whole number as 30 when it is pushed over OTLP, as 30.0 when it scrapes.
+    # Prometheus writes a whole number as 30 when the series is pushed over OTLP, as 30.0 when Prometheus scrapes it.
     within = f'le="{bound}"' if "." in bound else f'le=~"{bound}|{bound}[.]0"'
     name = "worker_job_queue_wait_duration_seconds"
     return Rule(
@@ -229,9 +229,10 @@ def _burns(queue: QueueOptions, pace: tuple[float, str, str], name: str, severit
 
 
 def burn_limit(factor: float, target: float) -> float:
-    """The share of late starts at which a budget burns `factor` times too fast.
+    """Return the share of late starts at which a budget is used up `factor` times too fast.
 
-    With a lenient target that would be more than all of them, an alert that cannot fire: at most halfway there.
+    For a lenient target that share could exceed all starts, and the alert could never fire. So the limit is at most
+    halfway between the budget and all starts.
     """
     budget = 1 - target
     return min(factor * budget, (1 + budget) / 2)
@@ -243,7 +244,7 @@ def burn_limit(factor: float, target: float) -> float:
 def _match(
     *matchers: str, job: str = "", queue: str = "", only: Sequence[str] = (), without: Sequence[str] = ()
 ) -> str:
-    """`{…}`, or nothing where nothing is asked."""
+    """Return `{…}`, or an empty text without matchers."""
     parts = [f"job={_quoted(job)}"] if job else []
     if queue:
         parts.append(f"{QUEUE}={_quoted(queue)}")
@@ -256,10 +257,10 @@ def _match(
 
 
 def _any_of(names: Sequence[str]) -> str:
-    """Queue names as one regular expression; a dot is the only character of theirs that means something there."""
+    """Return queue names as one regular expression; a dot is the only character in them with a special meaning."""
     return "|".join(name.replace(".", "[.]") for name in names)
 
 
 def _quoted(text: str) -> str:
-    """A PromQL string: its escapes are Go's, of which JSON's are a part as long as no surrogate pair is among them."""
+    """Return a PromQL string. Its escapes are Go's; JSON's are a subset of these without surrogate pairs."""
     return json.dumps(text, ensure_ascii=False)

@@ -1,1 +1,1 @@
-"""`worker doctor`: whether the environment lets telemetry out."""
+"""The checks behind `worker doctor`, which tell whether the environment lets telemetry leave the process."""

@@ -1,4 +1,4 @@
-"""What a receiver's answer to a test means, and the way out where it is no yes. For `worker doctor`."""
+"""Interpretation of a receiver's answer to a test of `worker doctor`, with a hint where the answer is not a success."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _SERVICES: Final = {
 
 @dataclass
 class Heard:
-    """The first answer to one test, as it came over the wire.
+    """The first answer to one test, as it came over the network.
 
     Attributes:
-        status: of HTTP, or the code of gRPC; None: nobody answered.
-        reason: what stands beside the status.
-        content: the body of a yes.
-        error: why nobody answered.
+        status: the HTTP status, or the code of gRPC; None: there was no answer.
+        reason: the text beside the status.
+        content: the body of a successful answer.
+        error: why there was no answer.
         done: set when there is an answer or an error.
-        seconds: until then.
-        at, date: our clock and the receiver's when it answered, seconds since the epoch; None: it says none.
+        seconds: the time until then.
+        at, date: our clock and the receiver's at the answer, seconds since the epoch; None: the answer has no date.
     """
 
     status: int | str | None = None
@@ -46,10 +46,11 @@ class Heard:
 
 @dataclass(frozen=True)
 class Verdict:
-    """
+    """The result of one test.
+
     Attributes:
-        answer: what came back, for people.
-        hint: the way out; empty where none is needed or known.
+        answer: the answer in words for people.
+        hint: how to solve the problem; empty where there is none, or no solution is known.
     """
 
     state: State
@@ -58,7 +59,12 @@ class Verdict:
 
 
 def judge(heard: Heard, signal: str, *, grpc: bool, url: str, limit: float) -> Verdict:
-    """Args: url: where to, without credentials. limit: seconds after which the doctor stopped waiting."""
+    """Return the result of a test.
+
+    Args:
+        url: the address, without credentials.
+        limit: seconds after which the doctor stopped waiting.
+    """
     if not heard.done.is_set():
         return Verdict("timeout", f"no answer within {limit:g} s", _SILENT)
     if heard.error is not None:
@@ -71,7 +77,7 @@ def judge(heard: Heard, signal: str, *, grpc: bool, url: str, limit: float) -> V
 
 
 def date_of(header: str | None) -> float | None:
-    """Seconds since the epoch of a Date header."""
+    """Return the time of a Date header in seconds since the epoch."""
     try:
         return parsedate_to_datetime(header).timestamp() if header else None
     except ValueError:
@@ -182,7 +188,7 @@ def _nobody(url: str, *, grpc: bool) -> str:
 
 
 def _innermost(error: BaseException | None) -> BaseException | None:
-    """requests wraps what urllib3 wraps what the system said."""
+    """Return the original error: requests wraps urllib3's error, which wraps the system's."""
     for _ in range(10):
         inner = getattr(error, "reason", None)
         if not isinstance(inner, BaseException):

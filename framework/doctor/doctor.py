@@ -1,6 +1,6 @@
-"""A test of every way that telemetry leaves by: the exporters that the service would use, with one item each.
+"""A test of every way in which telemetry leaves: it sends one item with each exporter that the service would use.
 
-It runs in a process of its own (`worker doctor`), with threads and patched libraries; nothing here is for a worker.
+It runs in a process of its own (`worker doctor`), with threads and patched libraries; workers must not use it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from framework.telemetry.ring.ring import SIZE
 from framework.telemetry.sdk import exporters
 from framework.telemetry.sdk.instrumented import has_provider
 
-# What goes which way; `worker doctor` says it.
+# What each way carries; `worker doctor` prints it.
 CARRIES: Final = {
     ("traces", "ring"): "attempts of jobs",
     ("metrics", "ring"): "counts and durations of jobs",
@@ -31,12 +31,13 @@ CARRIES_ALL: Final = {"traces": "all spans", "metrics": "all metrics", "logs": "
 
 @dataclass(frozen=True)
 class Examination:
-    """
+    """The results of all tests.
+
     Attributes:
         path: ring, sdk, or empty where nothing is sent.
-        why: of the path.
-        trace_id: of every test span and log record.
-        off: by signal, why nothing is sent of it by OTLP.
+        why: the reason for that path.
+        trace_id: the trace id of every test span and log record.
+        off: by signal, why OTLP does not send it.
     """
 
     path: Path | Literal[""]
@@ -47,19 +48,19 @@ class Examination:
 
     @property
     def ok(self) -> bool:
-        """Whether something was sent and all of it arrived."""
+        """Return whether something was sent and all of it arrived."""
         return bool(self.sent) and all(sent.verdict.state == "arrived" for sent in self.sent)
 
 
 def examine(identity: ProcessIdentity, *, slots: int, place: str, limit: float, version: str) -> Examination:
-    """Sends the tests, all at once.
+    """Send the tests, all at the same time.
 
     Args:
-        identity: of the doctor; the resource is the service's.
-        slots: processes that emit; each takes a ring.
-        place: the directory in which the rings would lie.
-        limit: seconds to wait for an answer; where the variables say less, less.
-        version: of the scope.
+        identity: the doctor's; its resource is the service's.
+        slots: the number of processes that emit; each has a ring.
+        place: the directory in which the rings would be.
+        limit: seconds to wait for an answer; a smaller value in the variables applies instead.
+        version: the version of the scope.
     """
     off = {signal: why for signal in SIGNALS if (why := _off(signal))}
     trace_id = uuid.uuid4().hex
@@ -93,7 +94,7 @@ def _off(signal: str) -> str:
 
 
 def _path(slots: int, place: str) -> tuple[Path | Literal[""], str]:
-    """Which way the framework's own telemetry leaves, as `rings.prepare` would decide it, and why."""
+    """Return the way in which the framework's own telemetry leaves, decided as `rings.prepare` does, and why."""
     if exporters.is_disabled():
         return "", "OTEL_SDK_DISABLED=true: nothing is made and nothing is sent"
     if not any("otlp" in exporters.wanted(signal) for signal in SIGNALS):
@@ -111,7 +112,7 @@ def _path(slots: int, place: str) -> tuple[Path | Literal[""], str]:
 
 
 def _room(place: str) -> int | None:
-    """Bytes free where the rings would lie, or in the nearest directory above that exists."""
+    """Return the free bytes in the directory of the rings, or in its nearest parent that exists."""
     while place and not os.path.isdir(place):
         place = os.path.dirname(place)
     if not place:

@@ -1,4 +1,4 @@
-"""One test of one way out: a marked item, sent in a thread, and what came back heard on the wire."""
+"""One test of one way out: a thread sends a marked item, and the answer is read from the connection."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ Path = Literal["ring", "sdk"]
 
 @dataclass(frozen=True)
 class Sent:
-    """What became of one test.
+    """The result of one test, with what was sent.
 
     Attributes:
-        via: ring: the exporter process; sdk: each process by itself.
-        carries: what the service sends so.
-        seconds: until the answer; None where there was none.
-        skew: seconds by which our clock is ahead of the receiver's; None where it says no time.
+        via: ring: the exporter process sends; sdk: each process sends.
+        carries: what the service sends in this way.
+        seconds: time until the answer; None where there was none.
+        skew: seconds by which our clock is ahead of the receiver's; None where the answer has no date.
     """
 
     signal: str
@@ -45,7 +45,7 @@ class Sent:
 
 
 class Test:
-    """What is sent. Marked, so that nobody takes it for work."""
+    """The items of a test. They are marked, so that they are not mistaken for real work."""
 
     def __init__(self, identity: ProcessIdentity, trace_id: str, version: str) -> None:
         self.resource = resource_of(identity)
@@ -55,7 +55,7 @@ class Test:
         self.attributes = {"worker.doctor": True}
 
     def encoded(self, signal: str) -> bytes:
-        """A request as the exporter process makes it."""
+        """Return a request as the exporter process makes it."""
         if signal == "traces":
             now = time.time_ns()
             span = wire.block(1, bytes.fromhex(self.trace_id)) + wire.block(2, os.urandom(8)) + wire.text(5, self.name)
@@ -69,14 +69,14 @@ class Test:
         return encoded
 
     def items(self, signal: str, exporter: Any = None) -> Any:
-        """The same as the SDK makes it: what an exporter takes."""
+        """Return the same as the SDK makes it, in the form that an exporter takes."""
         return {"traces": self._spans, "metrics": self._metrics, "logs": self._logs}[signal](exporter)
 
     def _spans(self, _: Any) -> Sequence[Any]:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
-        # Whatever the sampler would say: the way is tested, not the choice.
+        # Always sampled: the test is about the way out, not about the sampler's decision.
         provider = TracerProvider(ALWAYS_ON, self.resource, shutdown_on_exit=False)
         span: Any = provider.get_tracer(SCOPE, self.version).start_span(
             self.name, self._context(), attributes=self.attributes
@@ -123,7 +123,7 @@ Send = Callable[[], object]
 
 
 def by_ring(signal: str, test: Test, heard: Heard) -> tuple[Send, Send]:
-    """(sends, stops) by the exporter process's own way out."""
+    """Return functions that send and stop, for the exporter process's own way out."""
     found: Destination | None = destination(signal)  # type: ignore[arg-type]
     assert found is not None
     body = test.encoded(signal)
@@ -133,7 +133,7 @@ def by_ring(signal: str, test: Test, heard: Heard) -> tuple[Send, Send]:
 
 
 def by_sdk(signal: str, test: Test, heard: Heard) -> tuple[Send, Send]:
-    """(sends, stops) by the SDK's exporter, which tries again and again until it is shut down."""
+    """Return functions that send and stop, for the SDK's exporter, which retries until it is shut down."""
     exporter = exporters.otlp(signal)
     batch = test.items(signal, exporter)
     if exporters.protocol(signal) == "grpc":
@@ -144,7 +144,7 @@ def by_sdk(signal: str, test: Test, heard: Heard) -> tuple[Send, Send]:
 
 
 class Probe:
-    """One way out of one signal, tried in a daemon thread: a connection may hang longer than anybody waits."""
+    """One way out of one signal, tried in a daemon thread, because a connection may hang for longer than the limit."""
 
     def __init__(
         self, signal: str, via: Path, carries: str, make: Callable[[str, Test, Heard], tuple[Send, Send]], limit: float
@@ -158,7 +158,7 @@ class Probe:
     def start(self, test: Test) -> None:
         try:
             send, self._stop = self._make(self._signal, test, self._heard)
-        except Exception as error:  # what would switch the signal off in the service
+        except Exception as error:  # in the service, this error would turn the signal off
             text = redact(f"cannot be made: {type(error).__name__}: {error}")[:300]
             self._broken = Verdict(
                 "broken", text, "the signal stays off; the variables are those of OTEL_EXPORTER_OTLP_"
@@ -183,7 +183,7 @@ class Probe:
             self._heard.done.wait(max(0.0, self._began + self._limit - time.monotonic()))
             verdict = judge(self._heard, self._signal, grpc=grpc, url=where, limit=self._limit)
             verdict = replace(verdict, answer=redact(verdict.answer))
-            threading.Thread(target=self._stop, daemon=True).start()  # afterwards: it ends what is on its way
+            threading.Thread(target=self._stop, daemon=True).start()  # afterwards, because it ends a running request
         answered = self._heard.status is not None
         skew = self._heard.at - self._heard.date if self._heard.date is not None else None
         return Sent(
@@ -192,14 +192,14 @@ class Probe:
         )  # fmt: skip
 
 
-# --- listening to the wire ------------------------------------------------------------------------------------------
+# --- reading the answers --------------------------------------------------------------------------------------------
 
 _hearing = threading.local()
 
 
 @contextmanager
 def listening() -> Generator[None, None, None]:
-    """Hears what requests sends and gets, for the SDK keeps the status to itself and hides a partial success."""
+    """Record what requests sends and gets: the SDK does not return the status and hides a partial success."""
     import requests
 
     inner = requests.Session.send
@@ -231,7 +231,7 @@ def listening() -> Generator[None, None, None]:
 
 
 def _overheard(call: Callable[..., Any], heard: Heard) -> Callable[..., Any]:
-    """A unary call of gRPC whose first end is noted."""
+    """Wrap a unary call of gRPC and record its first result."""
 
     def export(*args: Any, **options: Any) -> Any:
         began = time.monotonic()

@@ -1,6 +1,6 @@
-"""Which variables of telemetry are in force, and which are set and change nothing. For `worker doctor`.
+"""The telemetry variables that are in force, and those that are set without effect, for `worker doctor`.
 
-Secrets stay hidden: values of headers, credentials in addresses, and the value of any variable that nobody knows.
+Secrets stay hidden: values of headers, credentials in addresses, and the value of any unknown variable.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _OF_OTLP: Final = (
     "CLIENT_KEY",
 )  # fmt: skip
 _TLS: Final = ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")
-# Read by the private configurator of the SDK, which only opentelemetry-instrument starts.
+# Only the SDK's private configurator reads these, and only opentelemetry-instrument starts it.
 _INSTRUMENT_ONLY: Final = (
     "OTEL_CONFIG_FILE", "OTEL_LOG_LEVEL", "OTEL_PYTHON_CONFIGURATOR", "OTEL_PYTHON_DISTRO", "OTEL_PYTHON_ID_GENERATOR",
     "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "OTEL_PYTHON_LOGGING_AUTO_INSTRUMENTATION_ENABLED",
@@ -33,7 +33,7 @@ _OURS: Final = ("LOG_LEVEL", "LOG_FORMAT", "TELEMETRY_FLUSH", "TRACE_LINKAGE", "
 
 
 def _about(name: str) -> tuple[str, ...]:
-    """The signals that a variable is about; none = all."""
+    """Return the signals that a variable affects; empty = all."""
     if name.endswith("_EXPORTER") or name.startswith("OTEL_PYTHON_SDK_"):
         return ()
     if name.startswith(("OTEL_BLRP_", "OTEL_LOGRECORD_")) or "_LOGS_" in name:
@@ -43,7 +43,7 @@ def _about(name: str) -> tuple[str, ...]:
     return ("traces",) if name.startswith("OTEL_BSP_") or "_TRACES_" in name or name.endswith("_LIMIT") else ()
 
 
-# Every variable of OpenTelemetry that something here reads.
+# Every OpenTelemetry variable that some code here reads.
 KNOWN: Final = {name: _about(name) for name in (*CHECKS, *_INSTRUMENT_ONLY)}
 
 
@@ -52,9 +52,9 @@ class Variable:
     """A variable that is set.
 
     Attributes:
-        value: to be shown; what may be secret in it is hidden.
-        ignored: why it changes nothing, and what to do; empty = it is in force.
-        note: what else is to be known of it.
+        value: the value to show; its secret parts are hidden.
+        ignored: why it has no effect, and what to do; empty = it is in force.
+        note: another fact about it.
     """
 
     name: str
@@ -66,12 +66,12 @@ class Variable:
 def variables(
     environ: Mapping[str, str], *, instrumented: bool = False, settled: Mapping[str, str] | None = None
 ) -> list[Variable]:
-    """All variables of telemetry that are set, and WORKER_* that nobody reads, by name.
+    """Return all telemetry variables that are set, and WORKER_* variables without effect, by name.
 
     Args:
-        environ: the environment that `framework.telemetry.sdk.exporters` reads, too.
+        environ: the environment that `framework.telemetry.sdk.exporters` also reads.
         instrumented: opentelemetry-instrument has configured this process.
-        settled: by name, why a variable is not followed, see `environment.settle`.
+        settled: by name, why a variable is not used, see `environment.settle`.
     """
     off = environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
     found = []
@@ -92,7 +92,7 @@ def variables(
 
 
 def shown(name: str, value: str) -> str:
-    """A value without what is secret in it."""
+    """Return a value without its secret parts."""
     if name not in KNOWN:
         return HIDDEN
     if name.endswith("_HEADERS"):
@@ -147,7 +147,7 @@ def _exporter(signal: str, environ: Mapping[str, str]) -> str:
     return environ.get(f"OTEL_{signal.upper()}_EXPORTER") or exporters.DEFAULTS[signal]
 
 
-# --- rules: why a known variable changes nothing all the same; empty = it does ---------------------------------------
+# --- rules: why a known variable has no effect all the same; empty = it has one --------------------------------------
 
 
 def _exporters_known(name: str, value: str, _: Mapping[str, str]) -> str:
@@ -215,7 +215,7 @@ _RULES: Final[tuple[Callable[[str, str, Mapping[str, str]], str], ...]] = (
 
 
 def _signals_of(name: str) -> tuple[str, ...]:
-    """The signals that a variable OTEL_EXPORTER_OTLP_* is about; none for any other."""
+    """Return the signals that an OTEL_EXPORTER_OTLP_* variable affects; none for any other variable."""
     return (KNOWN[name] or SIGNALS) if name.startswith(_OTLP) else ()
 
 

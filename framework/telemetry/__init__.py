@@ -1,7 +1,7 @@
-"""Spans, metrics and log lines of a process, behind one door. How they leave the process is known only in here.
+"""The spans, metrics and log lines of a process. Only this package knows how they leave the process.
 
-Importing this costs the OpenTelemetry API; the SDK and structlog are imported by `start`, so a web container that only
-enqueues never loads them.
+Importing this package loads the OpenTelemetry API only. `start` imports the SDK and structlog, so a web container that
+only enqueues never loads them.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ __all__ = ["ProcessIdentity", "Role", "Telemetry", "environment_of", "for_host",
 
 
 class Telemetry:
-    """What one process says about itself.
+    """The telemetry of one process.
 
     Attributes:
-        tracing: for the executor.
-        sending: for the producer of a worker process.
+        tracing: makes the executor's spans.
+        sending: makes the spans and metrics of a worker's producer.
     """
 
     def __init__(
@@ -62,8 +62,10 @@ class Telemetry:
         self._exporter = exporter
 
     def subscribe(self, event: Event) -> None:
-        """A Bus subscriber: metrics, the spans of killed attempts, log lines. A fault in one leaves the others alone;
-        the Bus counts it."""
+        """Turn an event into metrics, the span of a killed attempt, and log lines.
+
+        This is a Bus subscriber. When one part fails, log lines are still written; the Bus counts the failure.
+        """
         try:
             context = None
             if self._ring is not None:
@@ -77,31 +79,38 @@ class Telemetry:
             self._lines.on(event)
 
     def wants(self, kind: type[Event], outcome: str = "") -> bool:
-        """Whether anything comes of such an event. Asked once at a start: what nobody hears need not be made for every
-        job. Args: outcome: of a JobFinished."""
-        if kind is JobFinished and self._ring is not None:  # it has the attempt itself
+        """Return whether telemetry uses such an event.
+
+        Asked once at a start, so that events without a use are not made for every job.
+
+        Args:
+            outcome: the outcome of a JobFinished.
+        """
+        if kind is JobFinished and self._ring is not None:  # the ring gets the attempt from the executor
             return self._lines.wants(kind, outcome)
         return self._ring is not None or self._metrics is not None or self._lines.wants(kind, outcome)
 
     def say_lost(self) -> None:
-        """Says how many log lines found no room, once there is some. With every line it happens by itself."""
+        """Write how many log lines were dropped, as soon as a line can be written. Every log line also does this."""
         self._lines.say_lost()
 
     def observe_slots(self, read: Callable[[], tuple[int, int]], queue: str) -> None:
-        """worker.slots.limit and worker.slots.used: `read` gives (limit, used) and is called at collection."""
+        """Observe worker.slots.limit and worker.slots.used. `read` returns (limit, used); each collection calls it."""
         if self._metrics is not None:
             self._metrics.observe_slots(read, queue)
 
     def observe_processes(
         self, read: Callable[[], Sequence[tuple[str, int]]], restarts: Callable[[], Mapping[str, int]]
     ) -> None:
-        """worker.processes by state, and worker.process.restarts so far by reason. In the maintenance process only:
-        N processes that observe the same would count it N times."""
+        """Observe worker.processes by state, and worker.process.restarts so far by reason.
+
+        Only the maintenance process calls this: N processes that observe the same numbers would multiply them by N.
+        """
         if self._metrics is not None:
             self._metrics.observe_processes(read, restarts)
 
     def knows(self, runs: Sequence[RunRecord]) -> set[str]:
-        """Return the span ids of those attempts of dead processes that telemetry has, as far as it outlives them."""
+        """Return the span ids of those attempts of dead processes that the rings contain; without rings, none."""
         wanted = {run.span_id: run.started_at for run in runs if run.span_id}
         if self._rings is None or not wanted:
             return set()
@@ -112,14 +121,14 @@ class Telemetry:
     def export(
         self, board: Scoreboard, index: int, *, supervisor: int, unblock: Callable[[], None], budget: float
     ) -> None:
-        """The life of the exporter process; see `exporterlife.live`."""
+        """Run the exporter process; see `exporterlife.live`."""
         from framework.telemetry.export.exporterlife import live
 
         assert self._exporter is not None
         live(self._exporter, board, index, supervisor=supervisor, unblock=unblock, budget=budget)
 
     def shutdown(self, budget: float) -> None:
-        """Flushes all signals at once and closes them, within `budget` seconds. Idempotent. Log lines still work."""
+        """Flush and close all signals in parallel, within `budget` seconds. Idempotent. Log lines still work."""
         closing, self._closing = self._closing, {}
         if closing:
             from framework.telemetry.sdk.shutdown import flush
@@ -128,30 +137,30 @@ class Telemetry:
 
 
 def start(identity: ProcessIdentity, settings: Settings, rings: Rings | None = None) -> Telemetry:
-    """Telemetry of this process. Configures structlog, logging and, but for the supervisor, OpenTelemetry.
+    """Start the telemetry of this process: configure structlog, logging and (not in the supervisor) OpenTelemetry.
 
-    Call it in a forked process after the fork. In the supervisor it makes no provider and no thread, only imports what
-    the children will need. A variable that cannot be read makes a warning, never an exception.
+    Call it in a forked process after the fork. In the supervisor it makes no provider and no thread; it only imports
+    what the children need. A variable that cannot be read causes a warning, never an exception.
 
     Args:
-        rings: of the tree, where it has some: telemetry then survives this process.
+        rings: the rings of the tree, if it has any: telemetry then outlives this process.
     """
     from framework.telemetry import environment
     from framework.telemetry.sdk import exporters
 
     if not exporters.is_disabled():
-        environment.settle()  # before anything reads them
+        environment.settle()  # before anything reads the variables
     from framework.telemetry.starting import start_process
 
     return start_process(identity, settings, rings=rings)
 
 
 def prepare_rings(run: Path, number: int, *, app: str, system: str, slots: Sequence[str]) -> tuple[Rings | None, str]:
-    """By the supervisor before its first child: shared files that outlive the processes which write into them.
+    """Make the shared files that outlive their writers. The supervisor calls this before it starts its first child.
 
     Returns:
-        (the rings, ""), or (None, a line that says why the SDK sends from each process), or (None, "") where nothing is
-        to be sent. With rings the tree needs an exporter process, see `Telemetry.export`.
+        (the rings, ""), or (None, a line that says why each process sends with the SDK), or (None, "") where there is
+        nothing to send. A tree with rings needs an exporter process, see `Telemetry.export`.
     """
     from framework.telemetry.ring import rings
 
@@ -160,22 +169,23 @@ def prepare_rings(run: Path, number: int, *, app: str, system: str, slots: Seque
 
 
 def rings_from(run: Path, number: int, mark: str, slots: Sequence[str]) -> Rings:
-    """The rings that a supervisor prepared, in a child that was not forked."""
+    """Return the rings that a supervisor prepared. A child that was not forked calls it."""
     from framework.telemetry.ring.rings import Rings
 
     return Rings(str(run), number, mark, tuple(slots))
 
 
 def environment_of(identity: ProcessIdentity) -> Mapping[str, str]:
-    """What a child that is not forked needs in its environment besides ours; by the process that starts it."""
+    """Return the extra variables for a child that is not forked. The process that starts the child calls this."""
     from framework.telemetry.sdk import instrumented
 
     return instrumented.environment_of(identity)
 
 
 def for_host(system: str) -> Sending:
-    """Spans and metrics around enqueueing in a process that is not ours, through the host's global providers, set now
-    or later. Configures nothing.
+    """Return what makes spans and metrics around enqueueing in a process that the framework did not start.
+
+    It uses the host's global providers, which may be set before or after this call. It configures nothing.
 
     Args:
         system: `messaging.system` of the engine.

@@ -1,7 +1,7 @@
-"""Variables of OpenTelemetry with a value that nobody can follow: taken out of the environment before the SDK meets
-them, each with one line that names it. Jobs never depend on telemetry.
+"""Checks of the OpenTelemetry variables: a value that the SDK cannot use is taken out of the environment first.
 
-Nothing of OpenTelemetry is imported here: some variables are read when its packages are first imported.
+Each such variable gets one line that names it. Jobs never depend on telemetry. This module imports nothing of
+OpenTelemetry, because some variables are read when its packages are first imported.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from urllib.parse import unquote, urlsplit
 
 from framework.model.exceptions import describe
 
-# How a reason begins where nothing of the value stays in force.
+# How a reason begins when no part of the value stays in force.
 IGNORED: Final = ("is ignored", "cannot be followed")
-# (why the value cannot be followed, what of it stays in force); an empty reason: all of it.
+# (why the value cannot be used, the part of it that stays in force); with an empty reason all of it stays.
 Checked = tuple[str, str]
 Check = Callable[[str], Checked]
 
@@ -28,7 +28,7 @@ SAMPLERS: Final = (
     "always_on", "always_off", "traceidratio",
     "parentbased_always_on", "parentbased_always_off", "parentbased_traceidratio",
 )  # fmt: skip
-# Read when the API is first used, so also in a process that is not ours.
+# The API reads these at its first use, so also in a process that is not started by the framework.
 OF_API: Final = (
     "OTEL_PYTHON_CONTEXT", "OTEL_PROPAGATORS",
     "OTEL_PYTHON_TRACER_PROVIDER", "OTEL_PYTHON_METER_PROVIDER", "OTEL_PYTHON_LOGGER_PROVIDER",
@@ -39,7 +39,7 @@ _CODES: Final = (
     "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS",
 )  # fmt: skip
 _MOST: Final = 2**31 - 1
-_MOST_MILLISECONDS: Final = 10**9  # eleven days; threads cannot wait for much longer
+_MOST_MILLISECONDS: Final = 10**9  # eleven days; a thread cannot wait much longer
 _LONGEST_NAME: Final = 1024
 _LONGEST_TIMEOUT: Final = 600  # seconds
 _PROPAGATE: Final = "opentelemetry.propagate"
@@ -47,20 +47,20 @@ _HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 def settle(names: Iterable[str] | None = None) -> dict[str, str]:
-    """Takes every value that cannot be followed out of the environment, here and for what this process starts.
+    """Take every value that cannot be used out of the environment of this process and of those it starts.
 
     Args:
-        names: only these variables; None: all that are known.
+        names: check only these variables; None: check all known ones.
 
     Returns:
-        Why, by name, each variable is ignored or followed in part only; the same again at each call.
+        By name, why each variable is ignored or used only in part; every call returns all of them again.
     """
     environ = os.environ
     for name in CHECKS if names is None else names:
         value = environ.get(name)
         if value is None:
             continue
-        # Blank counts as not set, but the SDK would read it.
+        # A blank value counts as not set, but the SDK would read it.
         why, kept = _checked(name, value) if value.strip() else ("", "")
         if kept != value:
             _given.setdefault(name, value)
@@ -77,24 +77,24 @@ def settle(names: Iterable[str] | None = None) -> dict[str, str]:
 
 
 def lines() -> list[str]:
-    """A line for each variable that `settle` found wrong."""
+    """Return a line for each variable that `settle` found wrong."""
     return [f"{name}{told} {why}" for name, (told, why) in _said.items()]
 
 
 def ignore(name: str, why: str) -> None:
-    """Takes a variable out of the environment. Args: why: of a line that names it."""
+    """Take a variable out of the environment. `why` is the reason in the line that names it."""
     value = os.environ.pop(name)
     _given.setdefault(name, value)
     _said[name] = _told(name, value), f"is ignored: {why}"
 
 
 def given() -> dict[str, str]:
-    """The environment as it was before anything was taken out of it."""
+    """Return the environment as it was before this module took anything out of it."""
     return {**os.environ, **_given}
 
 
 _given: dict[str, str] = {}
-_said: dict[str, tuple[str, str]] = {}  # by name: what of the value may be shown, and why it cannot be followed
+_said: dict[str, tuple[str, str]] = {}  # by name: the part of the value that may be shown, and why it cannot be used
 
 
 def _checked(name: str, value: str) -> Checked:
@@ -102,12 +102,12 @@ def _checked(name: str, value: str) -> Checked:
         return "is ignored: it is not UTF-8", ""
     try:
         return CHECKS[name](value.strip())
-    except Exception as error:  # a value that even its check cannot stand
+    except Exception as error:  # a value at which even its check fails
         return f"is ignored: {type(error).__name__}", ""
 
 
 def _told(name: str, value: str) -> str:
-    """The value for a line, where it can hold no secret."""
+    """Return the value for a line; empty where it may contain a secret."""
     if name.startswith(OTLP) and name.endswith(("_HEADERS", "_ENDPOINT")):
         return ""
     return f"={value[:100] + '…' if len(value) > 100 else value!r}" if _is_text(value) else ""
@@ -122,7 +122,7 @@ def _is_text(value: str) -> bool:
 
 
 def _fit_batch(kind: str) -> None:
-    """The SDK refuses a batch that is larger than its queue, also where only the queue was given."""
+    """Limit the batch size to the queue size: the SDK refuses a larger one, even when only the queue size was given."""
     environ = os.environ
     size, queue = f"OTEL_{kind}_MAX_EXPORT_BATCH_SIZE", f"OTEL_{kind}_MAX_QUEUE_SIZE"
     most = int(environ.get(queue) or 2048)
@@ -150,14 +150,14 @@ def _whole(least: int, most: int) -> Check:
 
 
 def _number(least: float, most: float, *, above: bool = False) -> Check:
-    """Args: above: `least` itself is too little."""
+    """Return a check for a number between two bounds. `above`: `least` itself is too small."""
 
     def check(value: str) -> Checked:
         try:
             number = float(value)
         except ValueError:
             return "is ignored: no number", ""
-        if least <= number <= most and not (above and number == least):  # NaN is not
+        if least <= number <= most and not (above and number == least):  # false for NaN
             return "", value
         return f"is ignored: it must be {'above' if above else 'from'} {least:g} to {most:g}", ""
 
@@ -165,13 +165,16 @@ def _number(least: float, most: float, *, above: bool = False) -> Check:
 
 
 def _seconds(value: str) -> Checked:
-    """The specification has milliseconds: 10000, read as seconds, would keep a silent collector's signal for hours."""
+    """Check a timeout in seconds.
+
+    The specification uses milliseconds: 10000, read as seconds, would block a signal for hours at a silent collector.
+    """
     problem, kept = _number(0, _LONGEST_TIMEOUT, above=True)(value)
     return problem and f"{problem} seconds, as the SDK for Python reads it (milliseconds were meant?)", kept
 
 
 def _one_of(*known: str) -> Check:
-    """The SDK takes some of them in lower case only."""
+    """Return a check for a fixed set of values. It writes them in lower case, because the SDK requires it for some."""
 
     def check(value: str) -> Checked:
         if value.lower() in known:
@@ -196,7 +199,7 @@ def _short(value: str) -> Checked:
 
 
 def _address(value: str) -> Checked:
-    """What the error says is not repeated: it may quote a part of the password."""
+    """Check an address. The error's text is not repeated, because it may contain a part of the password."""
     bad = ("is ignored: it is no address", "")
     try:
         parts = urlsplit(value if "//" in value else f"//{value}")
@@ -209,7 +212,7 @@ def _address(value: str) -> Checked:
 
 
 def _headers(value: str) -> Checked:
-    """Parts that no request can carry would fail each of them, or stand in the log as they are."""
+    """Remove parts that no request can carry: each request would fail, or the part would be logged as it is."""
     parts = [part.strip() for part in value.split(",") if part.strip()]
     kept = [part for part in parts if _is_header(part)]
     lost = len(parts) - len(kept)
@@ -232,7 +235,7 @@ def _attributes(value: str) -> Checked:
 
 
 def _file(value: str) -> Checked:
-    """Stays in force: another certificate than the one that was meant is no way out."""
+    """Check that a file can be read. The value stays in force: no other certificate may replace it."""
     try:
         with open(value, "rb"):
             return "", value
@@ -256,7 +259,7 @@ def _detectors(value: str) -> Checked:
 
 
 def _propagators(value: str) -> Checked:
-    """The variable is read when `opentelemetry.propagate` is first imported, which fails at a name it cannot load."""
+    """Check the propagators. The first import of `opentelemetry.propagate` reads them and fails at an unknown name."""
     try:
         importlib.import_module(_PROPAGATE)
     except (Exception, SystemExit) as error:
@@ -267,7 +270,7 @@ def _propagators(value: str) -> Checked:
 
 
 def _sampler(value: str) -> Checked:
-    """One that is installed is for opentelemetry-instrument, which knows how to load it."""
+    """Check the sampler. opentelemetry-instrument can load an installed one, so its name stays in force."""
     if entry_points(group="opentelemetry_traces_sampler", name=value):
         return "", value
     return _one_of(*SAMPLERS)(value)
@@ -282,7 +285,7 @@ _FILES: Final = ("_CERTIFICATE", "_CLIENT_KEY")
 
 
 def _checks() -> dict[str, Check]:
-    """By variable, in the order in which they must be looked at: the API's first."""
+    """Return the checks by variable, in the order in which they must run: the API's variables first."""
     group = "opentelemetry_otlp_credential_provider"
     found: dict[str, Check] = {"OTEL_PYTHON_CONTEXT": _installed("opentelemetry_context")}
     for kind in ("tracer", "meter", "logger"):
@@ -317,7 +320,7 @@ _OF_OTLP: Final[dict[str, Check]] = {
     "CERTIFICATE": _file,
     "CLIENT_CERTIFICATE": _file,
     "CLIENT_KEY": _file,
-    "PROTOCOL": _any,  # `exporters.complaints` says it
+    "PROTOCOL": _any,  # `exporters.complaints` checks it
 }
 _OTHERS: Final[dict[str, Check]] = {
     "OTEL_TRACES_EXPORTER": _any,

@@ -1,4 +1,4 @@
-"""Who emits: the identity of a process. Known before OpenTelemetry is imported."""
+"""The identity of the process that emits telemetry. It is known before OpenTelemetry is imported."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ Role = Literal["worker", "maintenance", "hooks", "exporter", "supervisor"]
 
 @dataclass(frozen=True)
 class ProcessIdentity:
-    """Which process of the tree this is.
+    """The identity of one process in its tree.
 
     Attributes:
         app: the service's name; `service.name` unless the environment names another.
         role: what the process does.
-        slot: the place that it fills, `deliveries/0`; stable when the process is replaced.
+        slot: the slot that the process fills, such as `deliveries/0`; its replacement has the same.
         instance: number of the supervisor among those that share a store.
-        system: `messaging.system`, the engine: `spool`.
+        system: `messaging.system`, the engine's name, such as `spool`.
     """
 
     app: str

@@ -1,4 +1,4 @@
-"""How an attempt's span refers to what made the job and to the attempt before it."""
+"""The relation of an attempt's span to the span that made the job and to the previous attempt."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Linkage = Literal["auto", "parent", "link"]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a job brings along.
+    """The trace context that a job carries.
 
     Attributes:
-        context: its baggage, and the creation context as the current span.
+        context: the job's baggage, with the creation context as the current span.
         creation: the span that made the job; invalid where the producer sent none.
     """
 
@@ -27,22 +27,22 @@ class Origin:
     creation: SpanContext
 
     def root_context(self) -> Context:
-        """The baggage alone: a span that starts in it is a root."""
+        """Return a context with the baggage only: a span that starts in it is a root."""
         return trace.set_span_in_context(trace.INVALID_SPAN, self.context)
 
 
 def origin_of(lease: Lease) -> Origin:
-    """Reads the job's headers with the global propagator (OTEL_PROPAGATORS). Nothing ambient comes in."""
+    """Read the job's headers with the global propagator (OTEL_PROPAGATORS). The current context is not used."""
     context = propagate.extract(lease.job.headers, context=Context())
     return Origin(context, trace.get_current_span(context).get_span_context())
 
 
 def is_child(origin: Origin, linkage: Linkage, *, age: float, parent_within: float) -> bool:
-    """Whether the span is a child of the creation context, or a root that only links to it.
+    """Return whether the span is a child of the creation context; otherwise it is a root that only links to it.
 
     Args:
-        age: seconds from enqueue to start; delay, backoff and the wait in a dead-letter queue count.
-        parent_within: the age up to which `auto` makes it a child.
+        age: seconds from enqueue to start, including delay, backoff and the wait in a dead-letter queue.
+        parent_within: the greatest age in seconds at which `auto` makes the span a child.
     """
     if not origin.creation.is_valid or linkage == "link":
         return False
@@ -50,13 +50,13 @@ def is_child(origin: Origin, linkage: Linkage, *, age: float, parent_within: flo
 
 
 def links_of(lease: Lease, origin: Origin) -> tuple[Link, ...]:
-    """To the creation context, always, and to the attempt before; for a dead letter, the one that failed last."""
+    """Return links to the creation context and to the previous attempt; for a dead letter, to the last failed one."""
     links = [Link(origin.creation)] if origin.creation.is_valid else []
     if lease.job.history:
         last = lease.job.history[-1]
         if last.trace_id and last.span_id:
             trace_id = int(last.trace_id, 16)
-            # The history does not tell whether that span was sampled; in the creation's trace it has the same flag.
+            # The history does not say whether that span was sampled. In the creation's trace it has the same flag.
             flags = origin.creation.trace_flags if trace_id == origin.creation.trace_id else TraceFlags()
             previous = SpanContext(trace_id, int(last.span_id, 16), is_remote=True, trace_flags=flags)
             if previous.is_valid:

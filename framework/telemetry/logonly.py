@@ -1,4 +1,4 @@
-"""Tracing where nothing is traced. Loads no SDK."""
+"""Tracing for processes that make no spans. It does not load the SDK."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from framework.telemetry.logs.logs import Logs
 
 
 class LogOnlyTracing:
-    """Tracing without spans (OTEL_SDK_DISABLED=true): log lines still name their job."""
+    """Tracing without spans (OTEL_SDK_DISABLED=true). Log lines still name their job."""
 
     def __init__(self, logs: Logs) -> None:
         self._logs = logs

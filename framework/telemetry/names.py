@@ -1,6 +1,6 @@
-"""Every name that telemetry emits, as literals: the messaging conventions are still in development and may change.
+"""Every name that telemetry emits, as literals, because the messaging conventions are in development and may change.
 
-Standard names are those of the OpenTelemetry semantic conventions 1.44 for messaging; `worker.*` are our own.
+Standard names come from the OpenTelemetry semantic conventions 1.44 for messaging; `worker.*` are our own.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ EXIT_REASON: Final = "worker.process.exit_reason"
 SLOT: Final = "worker.process.slot"
 SIGNAL: Final = "signal"
 
-# An attempt whose process died under it; the other outcomes are those of framework.model.outcome.Kind.
+# An attempt whose process died during it; the other outcomes are those of framework.model.outcome.Kind.
 LOST: Final = "lost"
 
 # --- metrics, standard ----------------------------------------------------------------------------------------------
@@ -66,7 +66,7 @@ PROCESS_MEMORY: Final = "worker.process.memory"
 DROPPED: Final = "worker.telemetry.dropped"
 
 # --- buckets, in seconds --------------------------------------------------------------------------------------------
-# The only place that sets them. They travel as advice of the instrument, not as a view: a view exists only in a
-# provider of our own, the advice also reaches one that was there before us, and a view of its owner still overrides it.
+# Only this place sets them. They are advice of the instrument, not a view: a view exists only in our own provider. The
+# advice also reaches a provider that was set before us, and a view of that provider's owner still overrides it.
 SHORT_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-LONG_BUCKETS: Final = WAIT_BOUNDS  # a queue's Slo names one of them
+LONG_BUCKETS: Final = WAIT_BOUNDS  # the wait of a queue's Slo is one of them

@@ -1,5 +1,7 @@
-"""The producer's spans: `send`, or `create` for each job of a batch. Uses the OpenTelemetry API only, so that it works
-with a host's provider, and costs little where the host has none."""
+"""The producer's spans: `send`, or `create` for each job of a batch.
+
+This module uses the OpenTelemetry API only: it works with a host's provider, and costs little where the host has none.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +28,10 @@ _SDK = ("opentelemetry.sdk", "opentelemetry.exporter")
 
 
 class SendSpans:
-    """Spans and metrics around enqueueing, and the headers that carry the trace's context to the worker.
+    """Spans and metrics around enqueueing, and the headers that carry the trace context to the worker.
 
     Args:
-        tracer, meter: the process's own, or the host's.
+        tracer, meter: the framework's own, or the host's.
         system: `messaging.system`.
     """
 
@@ -43,21 +45,21 @@ class SendSpans:
         self._proxied = isinstance(tracer, trace.ProxyTracer)
 
     def one(self, queue: str, job_id: str, size: int) -> AbstractContextManager[dict[str, str]]:
-        """The `send` span of one job, current inside; gives its headers.
+        """Open the `send` span of one job, which is the current span inside the block; give the job's headers.
 
         Args:
-            queue, job_id: where to, and which.
+            queue, job_id: the queue's name and the job's id.
             size: bytes of the encoded payload.
         """
         return _Unseen(self.measure, queue) if self._is_unseen() else self._one(queue, job_id, size)
 
     def _is_unseen(self) -> bool:
-        """Whether no span can come of it: the host has no provider so far, and nothing is current."""
+        """Return whether no span can be made: the host has no provider yet, and the current context is empty."""
         if not self._proxied:
             return False
         try:
             self._proxied = isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
-        except Exception:  # OTEL_PYTHON_TRACER_PROVIDER names one that cannot be made
+        except Exception:  # OTEL_PYTHON_TRACER_PROVIDER names a provider that cannot be made
             return False
         return self._proxied and not otel_context.get_current()
 
@@ -73,7 +75,7 @@ class SendSpans:
 
     @contextmanager
     def many(self, queue: str, job_ids: Sequence[str]) -> Generator[list[dict[str, str]], None, None]:
-        """A `create` span per job, and one `send` span, current inside, that links to them; gives the headers."""
+        """Open a `create` span per job and one current `send` span that links to them; give each job's headers."""
         if _inside_sdk():
             yield [headers_of(trace.get_current_span())] * len(job_ids)
             return
@@ -88,7 +90,7 @@ class SendSpans:
             yield [carried[span] for span in created]
 
     def _create(self, queue: str, job_ids: Sequence[str]) -> list[Span]:
-        """Of each job; where nothing makes spans, a span of its own would be the caller's: then one does for all."""
+        """Make the `create` spans. Without a provider each would be the caller's span: then one serves all jobs."""
         first = self._created(queue, job_ids[0])
         if context_of(first) == trace.get_current_span().get_span_context():
             return [first] * len(job_ids)
@@ -103,7 +105,7 @@ class SendSpans:
 
     @contextmanager
     def _timed(self, span: Span, queue: str, count: int) -> Generator[None, None, None]:
-        """Makes the span current, ends it by how the block ends, counts and measures inside it."""
+        """Make the span current, count and measure inside it, and end it with the block's result."""
         began = time.perf_counter()
         token = otel_context.attach(trace.set_span_in_context(span))
         failed: BaseException | None = None
@@ -123,9 +125,9 @@ class SendSpans:
             otel_context.detach(token)
 
     def measure(self, queue: str, count: int, seconds: float, failed: BaseException | None) -> None:
-        """Count and measure one call. Args: count: of its jobs."""
+        """Count and measure one call. `count` is the number of its jobs."""
         where = {names.OPERATION: "send", names.SYSTEM: self._system, names.DESTINATION: queue}
-        if failed is not None:  # of a batch, a part may have been stored before the error
+        if failed is not None:  # a part of a batch may have been stored before the error
             count = len(failed.enqueued) if isinstance(failed, EnqueueError) else 0
         if count:
             self._sent.add(count, where)
@@ -143,13 +145,13 @@ class SendSpans:
     def _start(self, name: str, kind: SpanKind, attributes: Mapping[str, Any], links: Sequence[Link] = ()) -> Span:
         try:
             return self._tracer.start_span(name, kind=kind, attributes=attributes, links=links)
-        except Exception:  # a sampler or processor of the host's: its fault must not cost the job
+        except Exception:  # the host's sampler or processor failed: the job must not be lost with it
             log.exception("span %r could not be started", name)
             return trace.INVALID_SPAN
 
 
 class _Unseen:
-    """Around the enqueue of one job of which no span can come: a span that is none would be a third of its time."""
+    """The enqueue of one job without a span. A span that records nothing would take a third of the enqueue's time."""
 
     __slots__ = ("_began", "_measure", "_queue")
 
@@ -163,13 +165,13 @@ class _Unseen:
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         seconds = time.perf_counter() - self._began
-        if not _inside_sdk():  # measures may be wanted, though spans are not
+        if not _inside_sdk():  # measurements may be wanted, although spans are not
             with OF_HOST:
                 self._measure(self._queue, 1, seconds, error)
 
 
 class _OfHost:
-    """Around what a provider of the host's does: a fault of its parts must cost neither the job nor its answer."""
+    """A guard around calls of a host's provider: their failure must not lose the job or its answer."""
 
     def __enter__(self) -> None: ...
 
@@ -183,7 +185,7 @@ OF_HOST: Final = _OfHost()
 
 
 def context_of(span: Span) -> SpanContext:
-    """The span's, or an invalid one."""
+    """Return the span's context, or an invalid one when the span cannot give it."""
     try:
         return span.get_span_context()
     except Exception:
@@ -191,11 +193,12 @@ def context_of(span: Span) -> SpanContext:
 
 
 def _inside_sdk() -> bool:
-    """Whether this call interrupts the SDK, in a signal handler or finalizer, or is made by a part of it.
+    """Return whether this call interrupts the SDK, in a signal handler or finalizer, or is made by a part of the SDK.
 
-    Its locks are not reentrant: what holds one waits below us, and would wait for ever. Such a job goes without a span.
+    The SDK's locks are not reentrant: a frame below us may hold one, and we would wait for it for ever. Such a job gets
+    no span.
     """
-    if _SDK[0] not in sys.modules:  # a walk through a deep stack would be the larger part of an enqueue
+    if _SDK[0] not in sys.modules:  # the walk through a deep stack would take most of the enqueue's time
         return False
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
@@ -210,7 +213,7 @@ def _failed_send(error: BaseException) -> dict[str, str]:
 
 
 def headers_of(span: Span) -> dict[str, str]:
-    """traceparent, tracestate and baggage, or whatever the global propagator writes, for this span as the parent."""
+    """Return what the global propagator writes with this span as parent: traceparent, tracestate and baggage."""
     return _carried(trace.set_span_in_context(span))
 
 
@@ -220,7 +223,7 @@ def _carried(context: otel_context.Context) -> dict[str, str]:
         propagate.inject(carrier, context)
     except (KeyboardInterrupt, JobInterrupted):
         raise
-    except BaseException:  # a propagator of the host's, or what baggage holds
+    except BaseException:  # the host's propagator failed, or a value in the baggage
         log.exception("the trace context could not be written into the job's headers")
     if all(type(key) is str and type(value) is str for key, value in carrier.items()):
         return carrier
@@ -228,7 +231,7 @@ def _carried(context: otel_context.Context) -> dict[str, str]:
 
 
 def operation_duration(meter: metrics.Meter) -> metrics.Histogram:
-    """messaging.client.operation.duration: send, receive and settle, not processing."""
+    """Return the histogram messaging.client.operation.duration: send, receive and settle, not processing."""
     return meter.create_histogram(
         names.OPERATION_DURATION,
         unit="s",

@@ -1,4 +1,4 @@
-"""The start of telemetry in one process: lines in any case, the SDK only where it is wanted."""
+"""The start of telemetry in one process: log lines always, the SDK only where it is wanted."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from framework.telemetry.ring.rings import Rings
 from framework.telemetry.sdk.exporters import complaints, is_disabled, preload
 from framework.telemetry.version import version
 
-SUPERVISORS_PATIENCE = 0.02  # seconds: all processes of the tree wait for it
-# Made by the supervisor and inherited: what it said, its children need not say again.
+SUPERVISORS_PATIENCE = 0.02  # seconds: all processes of the tree wait for the supervisor
+# The supervisor makes it and the children inherit it, so they do not repeat what the supervisor logged.
 _tree: SharedState | None = None
 
 
 def start_process(
     identity: ProcessIdentity, settings: Settings, *, rings: Rings | None = None, make_global: bool = True
 ) -> Telemetry:
-    """See `framework.telemetry.start`; a test may leave the process's global providers alone."""
+    """Start telemetry as `framework.telemetry.start` does; a test may leave the process's global providers alone."""
     drops = Drops()
     patience = SUPERVISORS_PATIENCE if identity.role == "supervisor" else PATIENCE
     writer = LineWriter(dropped=lambda: drops.add("logs"), patience=patience)
@@ -36,7 +36,7 @@ def start_process(
         return Telemetry(Lines(logs), tracing=LogOnlyTracing(logs))
     try:
         if identity.role == "supervisor":
-            assembling = importlib.import_module("framework.telemetry.sdk.assembling")  # as `preload`
+            assembling = importlib.import_module("framework.telemetry.sdk.assembling")  # for the children, as `preload`
             preload()
             assembling.detect()
             version()  # read once for all children
@@ -49,12 +49,12 @@ def start_process(
             raise
         say_off(logs.say, "all", error)
         if identity.role == "supervisor":
-            os.environ["OTEL_SDK_DISABLED"] = "true"  # for the whole tree, exporter included
+            os.environ["OTEL_SDK_DISABLED"] = "true"  # for the whole tree, including the exporter
         return Telemetry(Lines(logs), tracing=LogOnlyTracing(logs))
 
 
 def _shared(logs: Logs) -> SharedState:
-    """The tree's; whoever makes it complains of the environment."""
+    """Return the state that the tree shares. The process that makes it logs what is wrong in the environment."""
     global _tree
     if _tree is None:
         _tree = SharedState()

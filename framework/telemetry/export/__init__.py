@@ -1,1 +1,1 @@
-"""The exporter process: from rings to a collector."""
+"""The exporter process, which reads the rings and sends their telemetry to a collector."""

@@ -1,4 +1,4 @@
-"""Counts, histograms and exemplars of one slot, folded from the records of its ring and kept in it."""
+"""Counts, histograms and exemplars of one slot, aggregated from the records of its ring and stored in the ring."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Series = tuple[str, Attributes]
 NONE: Final[Series] = ("", ())
 Exemplar = tuple[int, bytes, bytes]  # when (ns), trace id, span id
 
-# More series than this of one instrument in one slot, or more than a page can hold, are names that somebody makes up:
-# they share one, which the convention's attribute marks.
+# More series than this for one instrument in one slot, or more than a page can hold, come from invented names. They
+# share one series, which the convention's attribute marks.
 MOST_SERIES: Final = 200
-_ROOM: Final = PAGE - (32 << 10)  # bytes; the rest is for what is shared, and for the counts beside the series
-_NUMBER: Final = 20  # bytes that a count may grow to
+_ROOM: Final = PAGE - (32 << 10)  # bytes; the rest is for the shared series and for the counts beside the series
+_NUMBER: Final = 20  # bytes that a number may take
 _OTHER: Final = "_OTHER"
 _BOUNDS: Final = {
     names.PROCESS_DURATION: names.LONG_BUCKETS,
     names.QUEUE_WAIT_DURATION: names.LONG_BUCKETS,
     names.OPERATION_DURATION: names.SHORT_BUCKETS,
 }
-# What a tally is counted as, and in which of its histograms.
+# The kind of record that a tally counts as.
 _KIND_OF: Final = {
     tallies.SETTLEMENT: records.OPERATION,
     tallies.DURATION: records.FACTS,
@@ -50,9 +50,9 @@ class Counter:
 
 
 class Histogram:
-    """Counts per bucket; the upper bound belongs to a bucket. Exemplars, one a bucket, since the last look.
+    """Counts per bucket; an upper bound belongs to its bucket. Each bucket keeps its last exemplar since a collection.
 
-    They are not kept in the ring: a killed exporter loses them, and no count.
+    Exemplars are not stored in the ring: a killed exporter loses them, but no count.
     """
 
     __slots__ = ("bounds", "counts", "exemplars", "key", "maximum", "minimum", "total")
@@ -78,7 +78,7 @@ class Histogram:
             self.exemplars[bucket] = value, exemplar
 
     def with_tally(self, tally: Tally) -> Histogram:
-        """Another one with both. The exemplars go over to it."""
+        """Return a new histogram that contains both. It takes over the exemplars."""
         both = Histogram(self.bounds)
         both.counts = [ours + theirs for ours, theirs in zip(self.counts, tally.counts, strict=True)]
         both.total = self.total + tally.total
@@ -88,10 +88,10 @@ class Histogram:
 
 
 class Cells:
-    """Everything that is counted of one slot.
+    """All counts of one slot.
 
     Args:
-        ring: where the records are, and the state of an earlier reader.
+        ring: contains the records, and the state of an earlier reader.
         system: messaging.system.
     """
 
@@ -111,7 +111,7 @@ class Cells:
         try:
             if state is not None:
                 self._restore(state)
-        except (KeyError, TypeError, ValueError):  # of another version: counts begin anew, and spans go on
+        except (KeyError, TypeError, ValueError):  # another version's state: counts start again, spans go on
             self.counters, self.histograms, self._series_of, self._room = {}, {}, {}, _ROOM
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -128,7 +128,7 @@ class Cells:
         self._ring.set_sent(state["floor"])
 
     def fold(self) -> int:
-        """Takes in what is new and commits it with the tail; records that were taken in."""
+        """Aggregate the new records, commit the counts with `folded`, and return how many records there were."""
         head, lost = self._ring.head, self._ring.lost
         count = 0
         if lost != self._lost:
@@ -144,7 +144,7 @@ class Cells:
                             self._take_facts(data, at)
                         else:
                             self._take(parsed(data, at))
-                    except (ValueError, OverflowError):  # a number or a key that is none: its span is sent all the same
+                    except (ValueError, OverflowError):  # an invalid number or key: its span is sent all the same
                         self.dropped["metrics"] += 1
                     self.folded += size
                     count += 1
@@ -159,7 +159,7 @@ class Cells:
         return count
 
     def commit(self, *, floor: int = 0) -> None:
-        """Args: floor: up to here spans were given up, and counted in `dropped`, whatever the ring's own tail says."""
+        """Commit the counts. `floor`: spans up to here were given up and counted in `dropped`, whatever `sent` says."""
         self._dirty = False
         state = {
             "folded": self.folded,
@@ -177,7 +177,7 @@ class Cells:
             self._ring.set_sent(floor)
 
     def _take_facts(self, data: bytes, at: int) -> None:
-        """An attempt that succeeded."""
+        """Count an attempt that succeeded."""
         _, _, flags, size, _, _, duration, wait, ended, trace_id, span_id = records.unpack_head(data, at)
         queue = data[at + records.FACTS_SIZE : at + records.FACTS_SIZE + size]
         counters, histograms = self._plans.get(queue) or self._plan(records.FACTS, queue)
@@ -206,11 +206,13 @@ class Cells:
                 histogram.add(record.first, None)
 
     def series(self) -> tuple[dict[Series, int], dict[Series, Histogram]]:
-        """All counters and histograms: what was folded, and what the writer has counted in place, of which nothing is
-        taken over: it stands in the ring as long as the ring does."""
+        """Return all counters and histograms: the aggregated records plus what the writer has counted in place.
+
+        The writer's tallies are only added here, not taken over: they stay in the ring as long as it exists.
+        """
         found = []
         for tally in self._ring.tallies():
-            with suppress(ValueError):  # a key that is none
+            with suppress(ValueError):  # an invalid key
                 found.append((tally, self._plan(_KIND_OF[tally.kind], tally.key)))
         counts = {key: counter.value for key, counter in self.counters.items()}
         all_histograms = dict(self.histograms)
@@ -222,7 +224,7 @@ class Cells:
         return counts, all_histograms
 
     def _plan(self, kind: int, key: bytes) -> tuple[list[Counter], list[Histogram]]:
-        """What a record of this key is counted in; of facts, and of what was counted in place, the key is the queue."""
+        """Return where a record with this key is counted. For facts and tallies of attempts, the key is the queue."""
         plan = self._plans.get(key)
         if plan is None:
             plan = self._planned(kind, key)
@@ -277,7 +279,7 @@ class Cells:
         return made
 
     def _series(self, name: str, attributes: dict[str, str]) -> Series:
-        """The series itself; else one of its queue for all that are too many; else one for everything."""
+        """Return the series itself; above the limits one series for its queue; above twice the limit one for all."""
         key = (name, _frozen(attributes))
         other = {names.ERROR_TYPE: _OTHER} if names.ERROR_TYPE in attributes else {}
         shared = (name, _frozen(attributes | other | {names.OVERFLOW: True}))
@@ -289,7 +291,7 @@ class Cells:
 
 
 def _size_of(key: Series) -> int:
-    """Bytes that a series takes in a page, however much it counts."""
+    """Return the bytes that a series takes in a page, however large its numbers grow."""
     numbers = len(_BOUNDS[key[0]]) + 8 if key[0] in _BOUNDS else 1
     return len(encoded(key)) + _NUMBER * numbers
 

@@ -1,6 +1,6 @@
-"""What one exchange over HTTP may cost, whatever the other side says: time, bytes and the pause it asks for.
+"""Limits on one HTTP exchange, whatever the other side does: its time, its bytes and the pause that it asks for.
 
-An adapter for a session of `requests`, the exporter's own or one that the SDK's exporters use.
+The limits are an adapter for a session of `requests`: the exporter's own, or one that the SDK's exporters use.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 from framework.telemetry.export.health import broken
 from framework.telemetry.sdk.exporters import BODY, LONGEST, SHORTEST
 
-_WIRE: Final = BODY + (64 << 10)  # with its headers
+_WIRE: Final = BODY + (64 << 10)  # an answer with its headers
 _PIECE: Final = 16 << 10
 
 _exchange = threading.local()
 
 
 def pause_of(header: str | None) -> float | None:
-    """Seconds to wait by a Retry-After, within our limits; None: it says nothing that can be followed."""
+    """Return the seconds to wait after a Retry-After, within our limits; None: it gives no usable time."""
     if header is None:
         return None
     try:
@@ -46,9 +46,9 @@ def pause_of(header: str | None) -> float | None:
 
 
 def session_of(signal: str) -> requests.Session:
-    """A session that keeps the limits: a fresh one, or what the variable of a credential provider names.
+    """Return a session that keeps the limits: a new one, or the one of the configured credential provider.
 
-    Raises what such a provider raises.
+    Raises whatever such a provider raises.
     """
     prefix = "OTEL_PYTHON_EXPORTER_OTLP_HTTP"
     name = os.environ.get(f"{prefix}_CREDENTIAL_PROVIDER") or os.environ.get(
@@ -61,29 +61,35 @@ def session_of(signal: str) -> requests.Session:
         raise TypeError(f"credential provider {name!r} gives no session of requests")
     adapter = Bounded()
     for prefix, found in list(session.adapters.items()):
-        if type(found) is HTTPAdapter:  # a provider's own way to send stays
+        if type(found) is HTTPAdapter:  # keep an adapter that the provider has mounted
             session.mount(prefix, adapter)
     session.headers["Accept-Encoding"] = "identity"
     return session
 
 
 def leave(session: requests.Session) -> None:
-    """Tell a session of `session_of` that its process leaves."""
+    """Tell a session of `session_of` that its process is shutting down."""
     for adapter in session.adapters.values():
         if isinstance(adapter, Bounded):
             adapter.leave()
 
 
 class Bounded(HTTPAdapter):
-    """Reads no more than BODY of an answer, ends each exchange at its timeout, headers included, and lets a second
-    pass after one that failed."""
+    """An adapter that limits each exchange.
+
+    It reads no more than BODY of an answer, ends an exchange at its timeout, headers included, and waits a second after
+    a failed one.
+    """
 
     _failed_at = -math.inf
     _leaving = False
 
     def leave(self) -> None:
-        """Make no pause from now on, and let nobody try again where two in a row have found no listener: what a
-        leaving process says is not worth more of its time. One may meet a connection that the other side has closed."""
+        """Make no pauses any more, and forbid another try after two exchanges in a row found no listener.
+
+        What a process sends at its shutdown is not worth more time. A single failure may come from a connection that
+        the other side has closed.
+        """
         self._leaving = True
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -117,7 +123,7 @@ class Bounded(HTTPAdapter):
         except requests.RequestException as error:
             broken(error)
             if self._leaving and failed_before and isinstance(error, requests.ConnectionError):
-                raise requests.RequestException(error, request=request) from error  # which the SDK does not repeat
+                raise requests.RequestException(error, request=request) from error  # the SDK does not repeat this one
             raise
         finally:
             if failed:
@@ -126,7 +132,7 @@ class Bounded(HTTPAdapter):
 
 
 class _Wire(io.RawIOBase):
-    """What comes in, as long as there is time and room. Args: raw: of the socket's own reader."""
+    """The incoming bytes, within the exchange's time and size. `raw`: the socket's own reader."""
 
     def __init__(self, sock: socket.socket, raw: io.RawIOBase) -> None:
         self._sock, self._raw = sock, raw
@@ -154,7 +160,7 @@ class _Response(http.client.HTTPResponse):
 
 
 class _Clocked:
-    """A connection whose every step ends at the exchange's deadline."""
+    """A connection on which every step ends at the exchange's deadline."""
 
     sock: Any
     timeout: Any
@@ -163,11 +169,11 @@ class _Clocked:
     def _new_conn(self: Any) -> Any:
         self.timeout = _left()
         sock = super()._new_conn()  # type: ignore[misc]
-        sock.settimeout(_left())  # of TLS
+        sock.settimeout(_left())  # for the TLS handshake
         return sock
 
     def send(self: Any, data: Any) -> None:
-        """In pieces of a record of TLS, for its timeout is that of one."""
+        """Send in pieces as large as a TLS record, because a TLS timeout applies to one record."""
         whole = data if isinstance(data, bytes) else b""
         for piece in (whole[at : at + _PIECE] for at in range(0, len(whole), _PIECE)) if whole else (data,):
             if self.sock is not None:
@@ -175,7 +181,7 @@ class _Clocked:
             super().send(piece)  # type: ignore[misc]
 
 
-# Named as in urllib3: the names stand in its messages.
+# These have the names of urllib3's classes, because the names appear in its messages.
 class HTTPConnection(_Clocked, connection.HTTPConnection): ...
 
 
@@ -194,7 +200,7 @@ _POOLS: Final = {"http": HTTPConnectionPool, "https": HTTPSConnectionPool}
 
 
 def _left() -> float:
-    """Seconds of the exchange."""
+    """Return the seconds that the exchange has left."""
     left: float = _exchange.deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError("timed out")
@@ -202,7 +208,7 @@ def _left() -> float:
 
 
 def _plain(encoding: str, data: bytes) -> bytes:
-    """Decompressed, up to the limit; empty where it cannot be."""
+    """Return the data decompressed, up to the limit; empty where that fails."""
     kind = encoding.strip().lower()
     if kind in ("", "identity"):
         return data

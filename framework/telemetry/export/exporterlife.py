@@ -1,4 +1,4 @@
-"""The life of the exporter process."""
+"""The main loop of the exporter process."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from framework.process.scoreboard import LEAVING, READY, Scoreboard, process_sta
 from framework.process.signals import SignalQueue
 from framework.telemetry.export.exporting import Exporter
 
-AFTER_DEADLINE = 0.4  # seconds; the supervisor kills at 0.5
-LOOK_EVERY = 1.0  # seconds between looks for survivors of a tree without a supervisor
+AFTER_DEADLINE = 0.4  # seconds after the drain deadline; the supervisor kills at 0.5
+LOOK_EVERY = 1.0  # seconds between checks for live processes in a tree without a supervisor
 
 
 def live(
@@ -24,13 +24,13 @@ def live(
     unblock: Callable[[], None],
     budget: float,
 ) -> None:
-    """Exports until told to leave, which the supervisor does when nobody else of the tree is left.
+    """Export until told to leave. The supervisor says so when no other process of the tree is left.
 
     Args:
-        index: its slot on the board.
-        supervisor: pid of the parent; another getppid() means that it is dead: then the others are watched.
-        unblock: lets signals in.
-        budget: seconds for what is left at the end.
+        index: the exporter's slot on the board.
+        supervisor: pid of the parent; if getppid() differs, it is dead, and the exporter watches the others itself.
+        unblock: unblocks signals.
+        budget: seconds for sending the rest at the end.
     """
     signals = SignalQueue((signal.SIGTERM, signal.SIGINT))
     unblock()
@@ -48,7 +48,7 @@ def live(
                 break
         signals.wait(patience)
     board.set_state(index, LEAVING, time.monotonic_ns())
-    if board.deadline:  # of the whole tree's drain; we are the last
+    if board.deadline:  # the deadline of the whole tree's drain; the exporter is the last
         budget = min(budget, max(0.0, board.deadline / 1e9 + AFTER_DEADLINE - time.monotonic()))
     exporter.close(budget)
     signals.close()
@@ -62,7 +62,7 @@ def _told(signals: SignalQueue) -> bool:
 
 
 def _others(board: Scoreboard, index: int) -> bool:
-    """Whether a process of the tree still lives that may put records."""
+    """Return whether another process of the tree, which may still write records, is alive."""
     return any(
         slot.pid and process_start(slot.pid) == slot.pid_start for slot in board.all_slots() if slot.index != index
     )

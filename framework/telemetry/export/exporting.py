@@ -1,6 +1,6 @@
-"""The exporter: the one process that talks to the collector for what the framework itself says.
+"""The exporter: the one process that sends the framework's own telemetry to the collector.
 
-The main thread folds records into counts; it never waits for the network. A thread for each signal sends.
+The main thread aggregates records into counts and never waits for the network. Each signal has a thread that sends.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from framework.telemetry.ring.ring import Corrupt, RingReader, parsed
 from framework.telemetry.ring.rings import Rings, instance_is_free, number_of, readers_lock
 from framework.telemetry.ring.shapes import Shapes
 
-LOOK_EVERY: Final = 1.0  # seconds between looks for rings that nobody reads
+LOOK_EVERY: Final = 1.0  # seconds between checks for rings without a reader
 BATCH_BYTES: Final = 1 << 20
-BUSY, IDLE = 0.05, 0.25  # seconds between foldings
+BUSY, IDLE = 0.05, 0.25  # seconds between aggregations
 
 
 class Source:
-    """A ring that we read.
+    """A ring that this process reads.
 
     Attributes:
-        cells: what was counted.
-        reported: position up to which a receiver has the counts.
+        cells: the ring's counts.
+        reported: the position whose counts a receiver has.
     """
 
     def __init__(self, path: Path, number: int) -> None:
-        """Raises OSError, ValueError: no ring, or its writer has not said yet who it is."""
+        """Open the ring. Raises OSError, and ValueError: no ring, or its writer has not yet written its resource."""
         self.path = path
         self.number = number
         self.ring = RingReader(path)
@@ -57,19 +57,19 @@ class Source:
         self._shapes = Shapes(self.system)
 
     def resource_of(self, pid: int) -> bytes:
-        """The resource of the process that wrote a record."""
+        """Return the encoded resource of the process that wrote a record."""
         found = self._resources.get(pid)
         if found is None:
-            if len(self._resources) > 100:  # a slot's crash loop
+            if len(self._resources) > 100:  # the slot is in a crash loop
                 self._resources.clear()
             found = self._resources[pid] = wire.resource_of({**self.resource, "process.pid": pid})
         return found
 
     def spans(self, most: int) -> tuple[bytes, int, int]:
-        """(ResourceSpans of what was not sent yet, how many spans, position behind them), about `most` bytes."""
+        """Return (ResourceSpans of unsent spans, how many spans, the position after them), about `most` bytes."""
         by_pid: dict[int, list[bytes]] = defaultdict(list)
         position, size, count = self.ring.sent, 0, 0
-        end = min(self.cells.folded, position + 4 * BATCH_BYTES)  # records without a span are passed by the million
+        end = min(self.cells.folded, position + 4 * BATCH_BYTES)  # limits a pass over millions of records without spans
         try:
             while position < end and size < most:
                 for data, at, length in self.ring.walk(position, end, most=most - size):
@@ -88,31 +88,31 @@ class Source:
         return b"".join(joined), count, position
 
     def _span(self, data: bytes, at: int) -> tuple[int, bytes]:
-        """(pid, span) of a record that has one."""
+        """Return (pid, span) of a record that has a span."""
         if data[at + records.KIND_AT] == records.FACTS:
             return self._shapes.span(data, at)
         record = parsed(data, at)
         return record.pid, record.span
 
     def give_up(self, position: int, count: int) -> None:
-        """Spans up to a position will never be sent: counted, and committed with the tail."""
+        """Give up the spans up to a position: count them as dropped, and commit that together with the position."""
         self.cells.dropped["traces"] += count
         self.cells.commit(floor=position)
 
     def is_drained(self, *, metrics: bool) -> bool:
-        """Whether nothing is in it that a receiver has not got."""
+        """Return whether a receiver has everything that is in the ring."""
         head = self.ring.head
         return head == self.cells.folded == self.ring.sent and (not metrics or self.reported == head)
 
 
 class Exporter:
-    """Reads the rings of its own tree, and of trees that are gone.
+    """The reader and sender of the rings of its own tree, and of trees that are gone.
 
     Args:
-        rings: of our tree; one of another name is drained and removed.
-        resource, scope, system: of the exporter itself.
-        traces, metrics: where to; None = that signal is off.
-        health: says once that a collector is away.
+        rings: the rings of our tree; rings with other names are drained and removed.
+        resource, scope, system: those of the exporter itself.
+        traces, metrics: the destinations; None = that signal is off.
+        health: logs once that the collector cannot be reached.
         span_interval, metric_interval: seconds.
     """
 
@@ -135,10 +135,10 @@ class Exporter:
         self._current = {rings.path(slot) for slot in rings.slots}
         self._resource, self._system, self._exemplars = resource, system, exemplars
         self._scope = InstrumentationScope(name=scope[0], version=scope[1])
-        self._lock = threading.Lock()  # sources, cells, tails
+        self._lock = threading.Lock()  # guards sources, cells and positions
         self._sources: dict[Path, Source] = {}
         self._locks: dict[int, FileLock] = {}
-        self._gone = {"traces": 0, "metrics": 0}  # drops in rings that were removed
+        self._gone = {"traces": 0, "metrics": 0}  # dropped items of rings that were removed
         self._in_flight: Batch | None = None
         self._look_at = 0.0
         self._has_traces, self._has_metrics = traces is not None, metrics is not None
@@ -153,12 +153,12 @@ class Exporter:
             )
 
     def start(self) -> None:
-        """From now on in threads, too."""
+        """Start the sending threads."""
         for sender in self._senders:
             sender.start()
 
     def turn(self) -> float:
-        """Takes in what is new; seconds until it should be called again."""
+        """Aggregate what is new; return the seconds until the next call."""
         now = time.monotonic()
         if now >= self._look_at:
             self._look_at = now + LOOK_EVERY
@@ -178,7 +178,7 @@ class Exporter:
         return BUSY if new else IDLE
 
     def close(self, budget: float) -> None:
-        """Sends what is left within `budget` seconds; the rest stays in the rings, for the next tree to send."""
+        """Send what is left within `budget` seconds; what remains stays in the rings, and the next tree sends it."""
         self._look_at = 0.0
         self.turn()
         deadline = time.monotonic() + budget
@@ -193,7 +193,7 @@ class Exporter:
         by_number: dict[int, list[Path]] = {}
         try:
             entries = sorted(os.listdir(self._run))
-        except OSError:  # moved or removed under us, or no descriptor left: what is mapped is sent all the same
+        except OSError:  # moved or removed, or no descriptor left: the mapped rings are sent all the same
             entries = []
         for entry in entries:
             number = number_of(entry)
@@ -214,11 +214,11 @@ class Exporter:
         if path not in self._sources:
             try:
                 self._sources[path] = Source(path, number)
-            except (OSError, ValueError, KeyError, TypeError):  # nobody has written there yet, or of another version
+            except (OSError, ValueError, KeyError, TypeError):  # not written yet, or another version
                 return
 
     def _leave(self, number: int) -> None:
-        """Its tree lives: it has an exporter of its own."""
+        """Stop reading the rings of a tree that lives: it has an exporter of its own."""
         for path in [path for path, source in self._sources.items() if source.number == number]:
             self._sources.pop(path)
         lock = self._locks.pop(number, None)
@@ -226,7 +226,7 @@ class Exporter:
             lock.release()
 
     def _remove(self, source: Source) -> None:
-        """Of a tree that is gone, or of ours under an earlier resource."""
+        """Remove a ring of a tree that is gone, or of our tree with an earlier resource."""
         del self._sources[source.path]
         if source.number == self._number:
             for signal, count in source.cells.dropped.items():
@@ -254,7 +254,7 @@ class Exporter:
                 taken.append((source, count, position))
                 bodies.append(body)
                 size += len(body)
-            # The order turns, so that a busy slot does not hold up the others.
+            # The order rotates, so that a busy slot does not delay the others.
             first = next(iter(self._sources), None)
             if first is not None:
                 self._sources[first] = self._sources.pop(first)
@@ -281,10 +281,10 @@ class Exporter:
                     source.give_up(position, count)
 
     def _relieve(self, source: Source) -> None:
-        """A ring that is three quarters full of spans that nobody takes: the older half is given up.
+        """Give up the oldest spans of a ring that is three quarters full, until it is half full.
 
-        A request that is on its way with them is not repeated. Should its answer still be yes, they have arrived and
-        are counted as dropped all the same.
+        A request on its way with them is not repeated. If it is accepted after all, its spans have arrived and are
+        counted as dropped all the same.
         """
         ring = source.ring
         if ring.head - ring.sent <= ring.capacity * 3 // 4:

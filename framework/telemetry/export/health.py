@@ -1,8 +1,8 @@
-"""What is known about the way out: counts of what was dropped, and the collector's state, said once and not per batch.
+"""The state of sending: counts of what was dropped, and the collector's state, logged once and not per batch.
 
-The SDK logs every failed attempt of every batch of every signal in every process. Here a failed export is noticed where
-it happens (`watched`), everything that is logged during an export is swallowed, and one line for the whole process tree
-says that the collector cannot be reached; one more says that it is back.
+The SDK logs every failed attempt of every batch of every signal in every process. Here each failed export is noticed
+(`watched`), everything that is logged during an export is suppressed, and one line for the whole process tree says that
+the collector cannot be reached; another says that it can be reached again.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from framework.model.text.redaction import redact
 from framework.process.nameless import shared_memory
 
 SIGNALS: Final = ("traces", "metrics", "logs")
-OUTAGE: Final = "outage"  # beside the signals: when it was last said that nobody reaches the collector
+OUTAGE: Final = "outage"  # stored beside the signals: when the last line said that the collector cannot be reached
 OK, UNREACHABLE, REFUSED = 0, 1, 2
-# A collector that comes and goes is worth a line a minute, not one per batch.
+# A collector that fails from time to time gets at most one line a minute, not one per batch.
 QUIET_SECONDS: Final = 60.0
 
 _exporting = threading.local()
 
 
 class Drops:
-    """Items of telemetry that were lost, by signal; read by `worker.telemetry.dropped`."""
+    """Counts of lost items of telemetry by signal; `worker.telemetry.dropped` reads them."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # a line that is lost in a signal handler may interrupt another one's count
+        self._lock = threading.RLock()  # a line lost in a signal handler may interrupt another count in this thread
         self._counts = dict.fromkeys(SIGNALS, 0)
 
     def add(self, signal: str, items: int = 1) -> None:
@@ -43,13 +43,13 @@ class Drops:
             self._counts[signal] += items
 
     def counts(self) -> dict[str, int]:
-        """Items by signal, zeros included."""
+        """Return the items by signal, zeros included."""
         with self._lock:
             return dict(self._counts)
 
 
 class SharedState:
-    """A state and a time for each signal, in memory that a forked tree shares: who fails first says it for all."""
+    """A state and a time for each signal, in memory that a forked tree shares: the first to fail logs it for all."""
 
     _record = struct.Struct("=Bd")
 
@@ -57,14 +57,14 @@ class SharedState:
         self._fd, self._memory = shared_memory("telemetry", mmap.PAGESIZE)
 
     def states(self) -> dict[str, tuple[int, float]]:
-        """By signal: the state, and when it was last spoken of (monotonic clock, which processes share)."""
+        """Return by signal its state and when it was last logged (monotonic clock, which all processes share)."""
         return {name: self._record.unpack_from(self._memory, 16 * i) for i, name in enumerate((*SIGNALS, OUTAGE))}
 
     def set(self, signal: str, state: int, said_at: float) -> None:
         self._record.pack_into(self._memory, 16 * (*SIGNALS, OUTAGE).index(signal), state, said_at)
 
     def locked(self) -> bool:
-        """Takes the lock of the tree if it is free. It is a record lock: it dies with its holder."""
+        """Take the tree's lock if it is free. It is a record lock: it ends with the process that holds it."""
         try:
             fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -81,16 +81,16 @@ class Say(Protocol):
 
 
 def say_off(say: Say, signal: str, error: Exception) -> None:
-    """The line that says which signal is off, and why."""
+    """Write the line that says which signal is off, and why."""
     hint = "jobs run without it; the variables are those that begin with OTEL_"
     say("error", "telemetry_off", signal=signal, cause=redact(f"{type(error).__name__}: {error}"), hint=hint)
 
 
 class CollectorHealth:
-    """Turns the ends of exports into at most one line per change.
+    """A filter that turns the results of exports into at most one line per change.
 
     Args:
-        shared: state of the tree.
+        shared: the tree's state.
         say: writes a log line.
         clock: monotonic seconds.
     """
@@ -102,11 +102,11 @@ class CollectorHealth:
         self._lock = threading.Lock()
 
     def failed(self, signal: str, *, endpoint: str, cause: str, unreachable: bool) -> None:
-        """An export failed. One collector that nobody can reach is one fact, whichever signals notice it."""
+        """Note a failed export. A collector that cannot be reached is logged once, whichever signals notice it."""
         state = UNREACHABLE if unreachable else REFUSED
         with self._lock:
             if not self._shared.locked():
-                return  # another process is about to say it; the next failed batch will look again
+                return  # another process is about to log it; the next failed batch checks again
             try:
                 speak = self._noted(signal, state)
             finally:
@@ -121,7 +121,7 @@ class CollectorHealth:
             )
 
     def _noted(self, signal: str, state: int) -> bool:
-        """Notes a failure in the tree's state; whether it is news."""
+        """Note a failure in the tree's state; return whether it must be logged."""
         states, now = self._shared.states(), self._clock()
         before, said_at = states[signal]
         everyone = state == UNREACHABLE
@@ -129,7 +129,7 @@ class CollectorHealth:
         if before != OK or (everyone and any(s == UNREACHABLE for s, _ in states.values())):
             self._shared.set(signal, before or state, said_at)
             return False
-        if spoken and now - spoken < QUIET_SECONDS:  # it comes and goes: left as OK, so its return makes no line either
+        if spoken and now - spoken < QUIET_SECONDS:  # it fails from time to time: left as OK, so recovery logs nothing
             return False
         self._shared.set(signal, state, said_at if everyone else now)
         if everyone:
@@ -137,7 +137,7 @@ class CollectorHealth:
         return True
 
     def worked(self, signal: str) -> None:
-        """An export went through."""
+        """Note a successful export."""
         if self._shared.states()[signal][0] == OK:
             return
         with self._lock:
@@ -155,18 +155,21 @@ class CollectorHealth:
 
 
 class _Export:
-    """What was heard during one export of one signal, in this thread."""
+    """The messages logged during one export of one signal, in this thread."""
 
     def __init__(self, signal: str, endpoint: str, health: CollectorHealth) -> None:
         self.signal = signal
         self.endpoint = endpoint
         self.health = health
         self.cause = "no cause given"
-        self.unreachable = True  # until an answer is heard of
-        self.sent = False  # whether anything was heard of the way, so that the batch itself was none of the trouble
+        self.unreachable = True  # until a message tells of an answer
+        self.sent = False  # whether a message concerned the network, so that the batch itself is not the problem
 
     def heard(self, record: logging.LogRecord) -> None:
-        """The exporter logs why it will try again or give up. Said at once: retries last longer than a short run."""
+        """Read a message of the exporter: why it retries or gives up.
+
+        An unreachable collector is reported at once, because the retries may last longer than the process.
+        """
         arguments = record.args if isinstance(record.args, tuple) else ()
         if str(record.msg).startswith("Failed to encode"):
             self.unreachable, self.cause = False, record.getMessage()[:300]
@@ -180,7 +183,7 @@ class _Export:
                 self.unreachable, self.cause = True, (code or str(argument))[:300]
                 self.failed()
                 return
-            if code or isinstance(argument, (int, float)):  # a status, or how long it waits after one
+            if code or isinstance(argument, (int, float)):  # a status, or the pause after one
                 self.unreachable = False
 
     def failed(self) -> None:
@@ -188,8 +191,10 @@ class _Export:
 
 
 def broken(error: BaseException) -> None:
-    """Notes that nobody answers, in the midst of an export in this thread: its exporter tries again, and says so late
-    or not at all."""
+    """Report, during an export in this thread, that the collector cannot be reached.
+
+    The exporter retries, and logs this late or not at all.
+    """
     export: _Export | None = getattr(_exporting, "now", None)
     if export is not None:
         export.unreachable, export.cause = True, str(error)[:300]
@@ -197,7 +202,7 @@ def broken(error: BaseException) -> None:
 
 
 def swallowed(record: logging.LogRecord) -> bool:
-    """Whether a record comes out of an export in this thread; it is then heard as the cause of a failure, not shown."""
+    """Return whether a record comes from an export in this thread. It is then read as a cause and not shown."""
     export: _Export | None = getattr(_exporting, "now", None)
     if export is None:
         return False
@@ -207,13 +212,13 @@ def swallowed(record: logging.LogRecord) -> bool:
 
 
 def watched(exporter: Any, signal: str, *, endpoint: str, health: CollectorHealth, drops: Drops) -> Any:
-    """The same exporter, its `export` watched: failures are counted in items and reported to `health`.
+    """Return the same exporter with a watched `export`: failed items are counted, failures reported to `health`.
 
     The method is replaced on the instance: a wrapper class for each signal would have to copy the SDK's private
     preferences of temporality and aggregation.
 
-    Metrics leave only the process that made the exporter. When a handler forks, the SDK starts its reader anew in the
-    child, under a new identity, and all counts so far would be there twice.
+    Only the process that made the exporter sends metrics. When a handler forks, the SDK restarts its reader in the
+    child under a new identity, which would report all counts so far a second time.
     """
     inner, owner = exporter.export, os.getpid()
 
@@ -230,7 +235,7 @@ def watched(exporter: Any, signal: str, *, endpoint: str, health: CollectorHealt
             _exporting.now = None
         failed = getattr(result, "name", "FAILURE") != "SUCCESS"
         if failed and not now.sent and isinstance(batch, Sequence) and len(batch) > 1 and not _encodable(batch, signal):
-            # One item that a handler has made is of no use: its neighbours are.
+            # A handler has made one item that cannot be encoded: the other items can still be sent.
             middle = len(batch) // 2
             export(batch[:middle], *args, **kwargs)
             return export(batch[middle:], *args, **kwargs)
@@ -258,7 +263,7 @@ def _encodable(batch: Sequence[Any], signal: str) -> bool:
 
 
 def items_of(batch: Any) -> int:
-    """Spans or log records of a batch, or data points of a metrics export."""
+    """Return the number of spans or log records in a batch, or of data points in a metrics export."""
     if isinstance(batch, Sized):
         return len(batch)
     return sum(

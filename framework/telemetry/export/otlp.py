@@ -1,4 +1,4 @@
-"""Sending encoded OTLP requests as they are: over http or grpc, by the OTEL_EXPORTER_OTLP_* variables."""
+"""Senders for encoded OTLP requests over http or grpc, configured by the OTEL_EXPORTER_OTLP_* variables."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _METHODS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of one request.
+    """The result of one request.
 
     Attributes:
-        accepted: the receiver has it.
-        again: it may be sent again: nobody answered, or the receiver said so.
-        after: seconds that the receiver wants us to wait.
-        unreachable: nobody answered.
+        accepted: the receiver has the request.
+        again: it may be sent again: there was no answer, or the receiver asked for it.
+        after: seconds that the receiver asks us to wait.
+        unreachable: there was no answer.
         rejected: items of an accepted request that the receiver did not take.
     """
 
@@ -53,22 +53,25 @@ class Destination(Protocol):
     """A collector, for one signal.
 
     Attributes:
-        endpoint: for people to read.
-        timeout: seconds of one request, by the variables.
+        endpoint: the address in a form for people.
+        timeout: seconds for one request, from the variables.
     """
 
     endpoint: str
     timeout: float
 
     def send(self, body: bytes, timeout: float) -> Answer:
-        """One try. Never raises for what the network does."""
+        """Try once. Never raises for a network failure."""
 
     def leave(self) -> None:
-        """Make no pause before a try from now on: the process leaves."""
+        """Make no pause before a try any more: the process is shutting down."""
 
 
 def destination(signal: Signal) -> Destination | None:
-    """By the variables; None: the signal is off. Raises what a certificate or a number that cannot be read raises."""
+    """Return the destination that the variables name; None: the signal is off.
+
+    Raises the error of a certificate or a number that cannot be read.
+    """
     if "otlp" not in exporters.wanted(signal):
         return None
     return GrpcDestination(signal) if exporters.protocol(signal) == "grpc" else HttpDestination(signal)
@@ -78,7 +81,7 @@ class HttpDestination:
     """OTLP over http/protobuf."""
 
     def __init__(self, signal: Signal) -> None:
-        # Here, not above: a process that only puts records never sends.
+        # Imported here, not above: a process that only writes records never sends.
         exchange = importlib.import_module("framework.telemetry.export.exchange")
         own = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT")
         base = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or "http://localhost:4318"
@@ -101,18 +104,18 @@ class HttpDestination:
             self._session.cert = (certificate, key) if key else certificate
 
     def send(self, body: bytes, timeout: float) -> Answer:
-        """Redirects are not followed: they are the answer of something that is no collector."""
+        """Send without following redirects: a redirect is the answer of something that is not a collector."""
         if self._compression == "gzip":
             body = gzip.compress(body, compresslevel=5)
         elif self._compression == "deflate":
             body = zlib.compress(body)
         try:
-            # With `verify` of the session alone, requests prefers REQUESTS_CA_BUNDLE to it.
+            # Given only the session's `verify`, requests prefers REQUESTS_CA_BUNDLE to it.
             response = self._session.post(
                 self._url, data=body, timeout=timeout, allow_redirects=False, verify=self._session.verify
             )
             status, content = response.status_code, response.content
-        except Exception as error:  # whatever the network, a proxy's address or a certificate does
+        except Exception as error:  # any failure of the network, of a proxy's address or of a certificate
             return Answer(again=True, unreachable=True, cause=redact(str(error))[:300])
         if 200 <= status < 300:
             return Answer(accepted=True, rejected=_rejected(self._signal, content))
@@ -122,7 +125,7 @@ class HttpDestination:
 
 
 class GrpcDestination:
-    """OTLP over grpc. Its library is imported in the process that sends, never in one that forks."""
+    """OTLP over grpc. The grpc library is imported in the process that sends, never in one that forks."""
 
     def __init__(self, signal: Signal) -> None:
         self._grpc: Any = importlib.import_module("grpc")
@@ -146,10 +149,10 @@ class GrpcDestination:
         self.timeout = float(of_signal(signal, "TIMEOUT") or 10)
 
     def leave(self) -> None:
-        """Nothing: each try goes out at once here."""
+        """Do nothing: grpc makes no pause before a try."""
 
     def overhear(self, through: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-        """From now on requests go through a wrapper of the call: `worker doctor` wants to hear the answer itself."""
+        """Send requests through a wrapper of the call from now on, so that `worker doctor` sees the answer."""
         self._call = through(self._call)
 
     def _credentials(self, signal: Signal) -> Any:
@@ -163,7 +166,7 @@ class GrpcDestination:
         return self._grpc.ssl_channel_credentials(read("CERTIFICATE"), read("CLIENT_KEY"), read("CLIENT_CERTIFICATE"))
 
     def send(self, body: bytes, timeout: float) -> Answer:
-        """As over http; the codes are those of the OTLP specification."""
+        """Send as over http; the OTLP specification defines which codes allow another try."""
         try:
             content = self._call(body, timeout=timeout, metadata=self._headers)
         except self._grpc.RpcError as error:
@@ -175,7 +178,7 @@ class GrpcDestination:
 
 
 def _rejected(signal: Signal, content: bytes) -> int:
-    """Items that a receiver did not take of a request that it accepted."""
+    """Return how many items of an accepted request the receiver did not take."""
     if not content:
         return 0
     part = {"traces": "trace", "metrics": "metrics"}[signal]
@@ -183,6 +186,6 @@ def _rejected(signal: Signal, content: bytes) -> int:
     kind = module.ExportTraceServiceResponse if signal == "traces" else module.ExportMetricsServiceResponse
     try:
         partial = kind.FromString(content).partial_success
-    except Exception:  # some other text with a 200: the request is gone all the same
+    except Exception:  # another text with status 200: the request is gone all the same
         return 0
     return int(partial.rejected_spans if signal == "traces" else partial.rejected_data_points)

@@ -1,4 +1,4 @@
-"""Cells as an OTLP metrics request, cumulative, with the names, units and descriptions of the SDK's instruments."""
+"""Counts as a cumulative OTLP metrics request, with the names, units and descriptions of the SDK's instruments."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ABOUT: Final = {
 
 
 def request(parts: Iterable[ResourceMetrics]) -> bytes:
-    """The bytes of a request."""
+    """Return the bytes of a request."""
     encoded: bytes = ExportMetricsServiceRequest(resource_metrics=parts).SerializeToString()
     return encoded
 
@@ -41,10 +41,10 @@ def request(parts: Iterable[ResourceMetrics]) -> bytes:
 def of_slot(
     cells: Cells, resource: Mapping[str, Any], scope: InstrumentationScope, *, start: int, now: int, exemplars: bool
 ) -> ResourceMetrics:
-    """All series of a slot. Its exemplars are used up.
+    """Return all series of a slot. This consumes its exemplars.
 
     Args:
-        start, now: of all series, ns since the epoch.
+        start, now: start and end of all series, ns since the epoch.
         exemplars: whether they are wanted (OTEL_METRICS_EXEMPLAR_FILTER).
     """
     metrics: dict[str, Metric] = {}
@@ -64,7 +64,7 @@ def of_drops(
     start: int,
     now: int,
 ) -> ResourceMetrics:
-    """worker.telemetry.dropped of the exporter itself."""
+    """Return worker.telemetry.dropped of the exporter itself."""
     metrics: dict[str, Metric] = {}
     for signal, count in drops.items():
         attributes = ((names.SYSTEM, system), (names.SIGNAL, signal))

@@ -1,4 +1,4 @@
-"""One signal on its way out of the exporter: a thread that takes batches and sends each until its fate is known."""
+"""The sender of one signal: a thread that takes batches and sends each until its result is final."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from framework.telemetry.sdk.exporters import LONGEST, SHORTEST
 
 log = logging.getLogger("framework.telemetry")
 
-FIRST_RETRY, LAST_RETRY = 1.0, 5.0  # seconds, without a Retry-After
+FIRST_RETRY, LAST_RETRY = 1.0, 5.0  # seconds between tries without a Retry-After
 
 
 @dataclass
 class Batch:
-    """A request.
+    """A request with its callbacks.
 
     Attributes:
         body: OTLP bytes.
-        accepted: told how many items the receiver did not take.
-        refused: it will never be taken.
-        more: another one waits behind it.
-        once: not worth a second try, for the next batch says it all anew.
-        given_up: set when nobody waits for it any more.
+        accepted: called with the number of items that the receiver did not take.
+        refused: called when the receiver will never take the request.
+        more: another batch waits behind this one.
+        once: not worth a second try, because the next batch contains the same.
+        given_up: set when the result is no longer needed.
     """
 
     body: bytes
@@ -40,12 +40,12 @@ class Batch:
 
 
 class Sender:
-    """Sends what `take` gives, every `interval` seconds, or sooner when nudged.
+    """A thread that sends what `take` gives every `interval` seconds, or sooner when nudged.
 
     Args:
         signal: traces or metrics.
-        take: the next batch, None = there is nothing. Called in the sender's thread.
-        health: told how it goes; says so once.
+        take: returns the next batch; None = there is none. Called in the sender's thread.
+        health: is told of each result, and logs a failure once.
     """
 
     def __init__(
@@ -72,18 +72,18 @@ class Sender:
         self._thread.start()
 
     def nudge(self) -> None:
-        """There is enough for a full batch."""
+        """Wake the sender, because a full batch waits."""
         self._wake.set()
 
     def stop(self, deadline: float) -> None:
-        """Sends what is left, each batch once, until `deadline` (monotonic). What is left then stays in the rings."""
+        """Send what is left, each batch once, until `deadline` (monotonic). The rest stays in the rings."""
         self._deadline = deadline
         self._destination.leave()
         self._stopping.set()
         self._wake.set()
 
     def join(self) -> None:
-        """Returns at the deadline at the latest."""
+        """Wait for the thread, at most until the deadline."""
         self._thread.join(max(0.0, self._deadline - time.monotonic()))
 
     def _run(self) -> None:
@@ -94,13 +94,13 @@ class Sender:
         self._send_all()
 
     def _send_all(self) -> None:
-        """Everything that is there."""
+        """Send all batches that are ready."""
         more = True
         while more:
             try:
                 batch = self._take()
                 settled = batch is None or self._send(batch)
-            except Exception:  # a fault of ours must end neither the thread nor the counting
+            except Exception:  # an error of our own must end neither the thread nor the counting
                 log.exception("%s could not be sent", self._signal)
                 self._rest(None)
                 return
@@ -109,7 +109,7 @@ class Sender:
             more = batch is not None and (batch.more or not settled)
 
     def _send(self, batch: Batch) -> bool:
-        """Until its fate is known, or given up; whether it is known: else it is left for a later batch."""
+        """Send a batch until its result is final or it is given up; False: its content is left for a later batch."""
         while not batch.given_up.is_set():
             stopping = self._stopping.is_set()
             answer = self._try(batch)
@@ -132,7 +132,7 @@ class Sender:
         return True
 
     def _rest(self, after: float | None) -> None:
-        """Lets time pass after a failure, whoever nudges. Args: after: seconds that the receiver wants."""
+        """Wait after a failure, also when nudged. `after`: seconds that the receiver asks for."""
         wait = self._pause * random.uniform(1.0, 1.5) if after is None else after
         self._pause = min(LAST_RETRY, self._pause * 2)
         self._stopping.wait(min(LONGEST, max(SHORTEST, wait)))

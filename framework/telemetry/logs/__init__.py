@@ -1,1 +1,1 @@
-"""Log lines: rendered, written, and sent."""
+"""Log lines: how they are rendered, written and sent."""

@@ -1,4 +1,4 @@
-"""Events as log lines: one `match`, and which level each is worth."""
+"""Log lines for events: one `match` that gives each event its keys and its level."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from framework.telemetry.names import ERROR_TYPE
 
 _LEVEL_OF_OUTCOME = {"retried": "warning", "lease_lost": "warning", "dead_lettered": "error"}
 _PLANNED_EXITS = frozenset({"drained", "recycled"})
-_SILENT = frozenset({e.JobsClaimed, e.JobsSettled, e.QueueObserved})  # one or more for every job
+_SILENT = frozenset({e.JobsClaimed, e.JobsSettled, e.QueueObserved})  # they would make one or more lines per job
 
 
 class Lines:
-    """Writes a line for each event that somebody may want to read. Durations in seconds, to the microsecond."""
+    """A writer of one line for each event worth reading. Durations are in seconds, rounded to the microsecond."""
 
     def __init__(self, logs: Logs) -> None:
         self._logs = logs
         self._say = logs.say
         levels = {kind.value: _LEVEL_OF_OUTCOME.get(kind, "info") for kind in Kind}
-        # Looked up for every job, and mostly in vain where the level is above info.
+        # Looked up for every job. Where the level is above info, most outcomes are not in it.
         self._level_of = {kind: level for kind, level in levels.items() if logs.passes(LEVELS[level])}
 
     def say_lost(self) -> None:
-        """Says how many lines found no room, once there is some."""
+        """Write how many lines were dropped, as soon as a line can be written."""
         self._logs.say_lost()
 
     def wants(self, kind: type[e.Event], outcome: str = "") -> bool:
-        """Whether such an event could make a line. Args: outcome: of a JobFinished."""
+        """Return whether such an event could make a line. `outcome`: the outcome of a JobFinished."""
         return kind not in _SILENT and (kind is not e.JobFinished or outcome in self._level_of)
 
     def on(self, event: e.Event) -> None:
-        """A Bus subscriber."""
+        """Write an event's line; this is a Bus subscriber."""
         if type(event) in _SILENT:
             return
         match event:
@@ -71,7 +71,7 @@ class Lines:
         self._say(level, "job_finished", **keys)
 
     def _lost(self, event: e.AttemptLost) -> None:
-        if event.ended:  # its worker has said how, before anything else
+        if event.ended:  # its worker has already logged the outcome
             return
         run, lease = event.run, event.lease
         keys: dict[str, Any] = {

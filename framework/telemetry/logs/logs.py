@@ -1,7 +1,8 @@
-"""structlog and the standard library's logging, both through one renderer to standard output.
+"""The configuration of structlog and the standard library's logging: one renderer writes both to standard output.
 
-In a process of `worker` only; elsewhere the host's configuration is used. With OTEL_LOGS_EXPORTER=otlp each line also
-goes to the collector; the default is `none` (unlike the SDK's): standard output is collected already in most places.
+It applies only in the processes of `worker`; elsewhere the host's configuration is used. With OTEL_LOGS_EXPORTER=otlp
+each line also goes to the collector. Unlike the SDK's, the default is `none`, because most places collect standard
+output already.
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ from framework.telemetry.logs.writer import LineWriter
 Keys = MutableMapping[str, Any]
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
-# They log a line per HTTP request at info: a line per job that says nothing new.
+# At info they log a line per HTTP request, often one per job, without new information.
 _CHATTY = ("httpx", "httpcore", "urllib3", "asyncio")
 
-# They speak of where telemetry goes, with its address.
+# Their messages contain the address to which telemetry goes.
 _LIBRARIES = ("urllib3", "requests", "grpc", "opentelemetry", "framework")
 
 _configured = False
 
 
 class Output:
-    """The line logger at the end of structlog's chain: takes bytes, whatever the level."""
+    """The line logger at the end of structlog's chain. It takes bytes at any level."""
 
     def __init__(self, writer: LineWriter) -> None:
         self.msg = writer.write
@@ -50,12 +51,12 @@ class Output:
 
 
 class Logs:
-    """Renders and writes log lines of one process.
+    """The renderer and writer of one process's log lines.
 
     Args:
         settings: log_level and log_format.
         writer: takes the lines.
-        process: the slot, said in every line.
+        process: the slot, named in every line.
     """
 
     def __init__(self, settings: Settings, writer: LineWriter, *, process: str) -> None:
@@ -84,7 +85,7 @@ class Logs:
         ).bind()
 
     def configure(self) -> None:
-        """Makes structlog and logging of this process use it. A structlog that the service configured itself stays."""
+        """Make structlog and logging of this process use it. A structlog that the service has configured stays."""
         global _configured
         if _configured or not structlog.is_configured():
             _configured = True
@@ -105,33 +106,33 @@ class Logs:
                 logger.setLevel(logging.WARNING)
 
     def _lenient(self) -> Any:
-        """structlog's logger, whose lines come out whatever is handed to them."""
+        """Return structlog's logger class with methods that write a line whatever arguments they get."""
         kind: Any = structlog.make_filtering_bound_logger(self.level)
         levels = (*LEVELS, "warn", "err", "critical", "fatal", "exception", "msg", "log")
         names = [name for level in levels for name in (level, f"a{level}") if hasattr(kind, name)]
         return type(kind.__name__, (kind,), {name: _lenient(getattr(kind, name), self) for name in names})
 
     def unreadable(self, event: object, args: object, **keys: object) -> None:
-        """A line whose text cannot be put together: what there is of it, piece by piece."""
+        """Write a line whose text cannot be formatted, as its separate parts."""
         parts = args if isinstance(args, tuple) else (args,)
         texts = [text_of(part)[:200] for part in parts[:20]]
         self.say("warning", "log_record_unreadable", **keys, template=text_of(event)[:200], args=texts)
 
     def say(self, level: str, event: str, **keys: object) -> None:
-        """Writes a line of the framework's own."""
+        """Write one of the framework's own lines."""
         if self.passes(LEVELS[level]):
             keys["event"], keys["level"] = event, level
             self._write(level, keys)
 
     def bound(self, keys: dict[str, object]) -> Logger:
-        """A logger whose lines carry these keys: `ctx.log`."""
+        """Return a logger whose lines carry these keys: `ctx.log`."""
         return cast("Logger", self.logger.bind(**keys))
 
     def passes(self, level: int) -> bool:
         return level >= self.level
 
     def _complete(self, _logger: object, _method: str, keys: Keys) -> Keys:
-        """Adds time, process, job and trace, the commonest keys first. A key that the caller gave stays."""
+        """Add time, process, job and trace, the most common keys first. A key that the caller gave is kept."""
         first: dict[str, Any] = {
             "timestamp": keys.pop("timestamp", None) or datetime.now(UTC).isoformat(timespec="microseconds"),
             "level": keys.pop("level", "info"),
@@ -150,7 +151,7 @@ class Logs:
         return self._renderer(logger, method, keys)
 
     def say_lost(self) -> None:
-        """Says how many lines found no room, as soon as there is some again."""
+        """Write how many lines were dropped, as soon as a line can be written."""
         self._writer.say_lost()
 
     def _lost(self, lines: int) -> bytes:
@@ -158,7 +159,7 @@ class Logs:
         return self._renderer(None, "warning", self._complete(None, "warning", keys))
 
     def write_record(self, record: logging.LogRecord) -> None:
-        """A record of the standard library's logging, as a line like any other."""
+        """Write a record of the standard library's logging as a line like any other."""
         level = record.levelname.lower()
         keys: dict[str, Any] = {
             "event": record.getMessage(),
@@ -174,13 +175,13 @@ class Logs:
         self._write(level, keys)
 
     def _write(self, level: str, keys: Keys) -> None:
-        """What structlog's chain does with a line of its loggers."""
+        """Process a line as structlog's chain does for its own loggers."""
         keys = self._complete(None, level, structlog.contextvars.merge_contextvars(None, level, keys))
         self._writer.write(self._render(None, level, keys))
 
 
 class RecordHandler(logging.Handler):
-    """Takes the records of libraries, the SDK's among them; those that come out of an export are not shown."""
+    """A handler for the records of libraries, including the SDK. Records of an export are not shown."""
 
     def __init__(self, logs: Logs) -> None:
         super().__init__()
@@ -193,12 +194,12 @@ class RecordHandler(logging.Handler):
                 self._logs.write_record(record)
         except JobInterrupted:
             raise
-        except BaseException:  # a record that cannot be formatted must not stop who logged it
+        except BaseException:  # a record that cannot be formatted must not stop the code that logged it
             self._logs.unreadable(record.msg, record.args, logger=text_of(record.name))
 
 
 def _lenient(method: Callable[..., Any], logs: Logs) -> Callable[..., Any]:
-    """A method of structlog's logger: arguments that do not fit their text must not stop who logs."""
+    """Wrap a method of structlog's logger, so that arguments that do not fit the text cannot stop the caller."""
 
     def log(self: Any, *args: Any, **keys: Any) -> Any:
         try:
@@ -220,7 +221,7 @@ def _lenient(method: Callable[..., Any], logs: Logs) -> Callable[..., Any]:
 
 
 class Repeated:
-    """Whether the SDK has said the same thing already: it warns once per span that it drops."""
+    """A filter for messages of the SDK that were logged before: it warns once per span that it drops."""
 
     def __init__(self) -> None:
         self._said: set[tuple[str, str]] = set()
@@ -237,7 +238,7 @@ class Repeated:
 
 
 def _is_ours_or_standard(handler: logging.Handler) -> bool:
-    """Handlers that would write each line a second time; what the service sends elsewhere stays."""
+    """Return whether a handler would write each line a second time. What the service sends elsewhere stays."""
     if isinstance(handler, RecordHandler):
         return True
     return isinstance(handler, logging.StreamHandler) and getattr(handler, "stream", None) in (sys.stdout, sys.stderr)

@@ -1,4 +1,4 @@
-"""Log lines to the collector: what is written to standard output goes there too, as OTLP log records."""
+"""Log lines as OTLP records: everything that is written to standard output also goes to the collector."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ _OWN_FIELDS = frozenset({"event", "level", "timestamp", "trace_id", "span_id"})
 
 
 class LogRecords:
-    """Emits finished lines through a logger provider. The current span gives the ids: call it where they are made."""
+    """An emitter that sends finished lines through a logger provider.
+
+    The current span gives the ids, so call it where the line is logged.
+    """
 
     def __init__(self, provider: LoggerProvider) -> None:
         self._logger = provider.get_logger(SCOPE)

@@ -1,4 +1,7 @@
-"""From keys and values to one line of bytes: JSON for machines, columns for people. Neither can be forged or raise."""
+"""Renderers that turn keys and values into one line of bytes: JSON for machines, columns for people.
+
+Their lines cannot be forged, and they never raise.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,14 @@ Keys = MutableMapping[str, Any]
 
 _TRACES = ("exception", "traceback", "stack")
 _KEPT = 120
-_MOST_BITS = 1024  # of a number; Python refuses to write out very long ones
+_MOST_BITS = 1024  # of a number; Python refuses to print very long ones
 
 
 class JsonRenderer:
-    """One JSON object per line.
+    """A renderer that writes one JSON object per line.
 
     Args:
-        limit: bytes of a line, newline included; where it is longer, its longest texts are cut. None = any length.
+        limit: bytes of a line, newline included; in a longer line the longest texts are cut. None = any length.
     """
 
     def __init__(self, limit: int | None) -> None:
@@ -43,10 +46,10 @@ class JsonRenderer:
             if excess <= 0:
                 break
             text = str(keys[name])
-            # Escapes take up to 12 bytes for a character: cut in proportion to what the value takes in the line.
+            # An escape takes up to 12 bytes per character: cut in proportion to the value's bytes in the line.
             share = max(1.0, (len(_json({name: text})) - len(name) - 7) / max(1, len(text)))
             keep = max(_KEPT, len(text) - int(excess / share) - 8)
-            # The end of a traceback is what one wants to read, of all else the beginning.
+            # The end of a traceback is the useful part; for any other text it is the beginning.
             keys[name] = "…" + text[-keep:] if name in _TRACES else text[:keep] + "…"
             data = _json(keys)
         if len(data) > limit:
@@ -59,11 +62,11 @@ def _json(keys: Keys) -> bytes:
         text = _ENCODE(keys)
     except JobInterrupted:
         raise
-    except Exception:  # NaN, a cycle, an odd key, a number without an end
+    except Exception:  # NaN, a cycle, an invalid key, a number that is too long
         text = _ENCODE({text_of(key): _plain(value) for key, value in keys.items()})
     if not is_plain(text):
         text = HIDDEN.sub(_escape_json, text)
-    # A lone surrogate becomes \udXXX, which is how JSON writes it too.
+    # A lone surrogate becomes \udXXX, which is also how JSON writes it.
     return (text + "\n").encode("utf-8", "backslashreplace")
 
 
@@ -81,10 +84,10 @@ def _plain(value: Any) -> Any:
 
 
 class ConsoleRenderer:
-    """Columns for a person, in colour on a terminal.
+    """A renderer that writes columns for a person, in colour on a terminal.
 
     Args:
-        colors: whether to use them.
+        colors: whether to use colours.
         limit: as for JsonRenderer.
     """
 

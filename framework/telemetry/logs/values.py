@@ -1,4 +1,4 @@
-"""What handlers hand to a log line or a span, made into what can be written: whatever it is, nothing here raises."""
+"""Conversion of values that handlers log or put into spans into values that can be written. Nothing here raises."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from typing import Any, Final
 from framework.model.outcome import JobInterrupted
 
 _DEEPEST: Final = 32
-_MOST_PARTS: Final = 10_000  # of one value, nested ones included: a cycle has no end
+_MOST_PARTS: Final = 10_000  # parts of one value, including nested ones: a cycle would never end
 _PLAIN: Final = frozenset({bool, float, bytes, type(None)})
 _LEAST_INT, _MOST_INT = -(2**63), 2**63 - 1
 
 
 def text_of(value: Any) -> str:
-    """Text of anything, whatever its `__str__` does."""
+    """Return the text of any value, whatever its `__str__` does."""
     try:
         return str.__str__(value) if isinstance(value, str) else str.__str__(str(value))
     except JobInterrupted:
         raise
-    except BaseException:  # SystemExit, too: it is the value's, not the process's
+    except BaseException:  # also SystemExit: the value raised it, the process is not ending
         return f"<{type.__getattribute__(type(value), '__name__')}>"
 
 
 def name_of(value: Any) -> str:
-    """The same without lone surrogates, which would keep a whole batch from being encoded."""
+    """Return the text without lone surrogates, which would make the encoding of a whole batch fail."""
     text = text_of(value)
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def value_of(value: Any) -> Any:
-    """The value of an attribute as OTLP knows them; what is none of these becomes its text."""
+    """Return the value as an attribute that OTLP supports; any other value becomes its text."""
     kind = type(value)
     if kind in _PLAIN or (kind is int and _LEAST_INT <= value <= _MOST_INT):
         return value
@@ -67,7 +67,7 @@ def _nested(value: Any, deepest: int, left: list[int]) -> Any:
 
 
 def attributes_of(values: Any) -> dict[str, Any]:
-    """The attributes of a span, an event or a link; none where it is no mapping."""
+    """Return the attributes of a span, an event or a link; empty where `values` is not a mapping."""
     try:
         pairs = list(values.items()) if values else []
         return {name_of(key): value_of(value) for key, value in pairs}
@@ -78,5 +78,5 @@ def attributes_of(values: Any) -> dict[str, Any]:
 
 
 def time_of(value: Any) -> int | None:
-    """A time in ns since the epoch; None where it is none that OTLP can carry."""
+    """Return a time in ns since the epoch; None where OTLP cannot carry it."""
     return value if type(value) is int and 0 <= value < 2**64 else None

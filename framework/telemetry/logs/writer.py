@@ -1,9 +1,9 @@
-"""Log lines on their way out: one `write` per line, so that the lines of many processes never mix. It never raises.
+"""Output of log lines: one `write` per line, so that the lines of many processes never mix. It never raises.
 
-No process of a tree waits for whoever reads its log: a held terminal or a log shipper that hangs would keep the
-supervisor from a SIGTERM, maintenance from a rescue, and a worker from its drain, and would charge its jobs with a
-timeout. So a line that finds no room is lost, and the next one that finds some says how many were. What handlers print
-is another matter: it goes through Python's own streams, and waits like the output of any program.
+No process of a tree waits for the reader of its log. A stopped terminal or a hanging log shipper would otherwise keep
+the supervisor from handling SIGTERM, maintenance from a rescue and a worker from its drain, and would charge jobs with
+a timeout. So a line that cannot be written is dropped, and the next one that can says how many were. The output of
+handlers is different: it goes through Python's own streams, and waits like the output of any program.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from collections.abc import Callable
 
 from framework.process.outlet import PIPE_BUF, Outlet
 
-PATIENCE = 0.2  # seconds that a reader may be late
+PATIENCE = 0.2  # seconds that a line waits for a slow reader
 
 
 class LineWriter:
-    """Writes whole lines to a file descriptor. What cannot be written is dropped and counted; nothing raises.
+    """A writer of whole lines to a file descriptor. What cannot be written is dropped and counted; nothing raises.
 
     Args:
         fd: standard output.
-        dropped: called for each line that was lost.
-        patience: seconds that a reader who was there before may be late.
+        dropped: called for each line that was dropped.
+        patience: seconds that a line waits for a reader that was keeping up before.
 
     Attributes:
         limit: bytes of a line, newline included, that are written undivided; None = any length (a file, a terminal).
-        is_terminal: somebody may be reading.
-        lost: lines since the last one that said so.
-        notice: renders the line that says how many were lost.
+        is_terminal: whether the output is a terminal.
+        lost: lines that were dropped and not reported yet.
+        notice: renders the line that says how many were dropped.
     """
 
     def __init__(self, fd: int = 1, *, dropped: Callable[[], None] = lambda: None, patience: float = PATIENCE) -> None:
@@ -43,11 +43,11 @@ class LineWriter:
         self.notice: Callable[[int], bytes] | None = None
 
     def write(self, line: bytes) -> None:
-        """Writes one line. A reader that has stopped reading costs the patience once, then nothing until it reads."""
+        """Write one line. A reader that stops costs `patience` once, then nothing until it reads again."""
         lost = self.lost
         both = self.notice(lost) + line if lost and self.notice is not None else line
         if self.limit is not None and len(both) > self.limit:
-            both = line  # the notice waits for a shorter one
+            both = line  # the notice waits for a shorter line
         if not self._put(both):
             self.lost += 1
             self._dropped()
@@ -55,7 +55,7 @@ class LineWriter:
             self.lost -= lost
 
     def say_lost(self) -> None:
-        """Says how many lines were lost, if any were and there is room again."""
+        """Write how many lines were dropped, if any were and there is room again."""
         lost = self.lost
         if lost and self.notice is not None and self._put(self.notice(lost)):
             self.lost -= lost
@@ -68,7 +68,7 @@ class LineWriter:
         return done
 
     def _put_late(self, line: bytes, deadline: float) -> bool:
-        """The room that is seen may be another process's a moment later."""
+        """Retry until the deadline, because another process may take the room first."""
         while (left := deadline - time.monotonic()) > 0 and self._outlet.wait(left):
             if self._outlet.write(line):
                 return True

@@ -1,1 +1,1 @@
-"""Telemetry that outlives its process: what a worker writes into its ring."""
+"""Telemetry that outlives its process: a worker writes it into its ring, a file that the exporter reads."""

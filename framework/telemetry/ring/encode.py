@@ -1,4 +1,4 @@
-"""A process span as OTLP bytes, with all that a handler or an error adds. Plain ones the exporter makes (shapes.py)."""
+"""A process span as OTLP bytes, with all that a handler or an error adds. The exporter makes plain ones (shapes.py)."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _ATTRIBUTE = wire.SPAN_ATTRIBUTES
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """What the framework knows of an attempt that ended.
+    """The framework's facts about an attempt that ended.
 
     Attributes:
-        wait: seconds from the moment it was eligible.
+        wait: seconds from the moment the job was eligible to the attempt's start.
         outcome: worker.job.outcome.
         failed: error.type; empty = no error.
-        message: of the error, or why the job was discarded.
-        traceback: empty = no exception event.
+        message: the error's message, or why the job was discarded.
+        traceback: the error's traceback; None = no exception event.
         end: ns since the epoch.
     """
 
@@ -44,7 +44,7 @@ class End:
 
     @classmethod
     def of(cls, outcome: Outcome, lease: Lease, wait: float, end: int) -> End:
-        """Of a run that ended in a process that lived to see it."""
+        """Return the facts of an attempt that its own process saw end."""
         known = (lease.job.id, lease.attempt, lease.delivery > 1, wait, outcome.kind.value, end)
         failure = outcome.failure
         if failure is None:
@@ -53,11 +53,11 @@ class End:
 
 
 class Encoder:
-    """Encodes the spans of one queue.
+    """An encoder for the spans of one queue.
 
     Args:
-        queue, system: messaging.destination.name and messaging.system.
-        max_attempts: of the queue's policy.
+        queue, system: values of messaging.destination.name and messaging.system.
+        max_attempts: the greatest number of attempts in the queue's policy.
     """
 
     def __init__(self, queue: str, system: str, max_attempts: int) -> None:
@@ -71,7 +71,7 @@ class Encoder:
         }
 
     def encode(self, span: RingSpan, end: End) -> bytes:
-        """Any span, as it stands in a ScopeSpans."""
+        """Encode any span as a field of a ScopeSpans."""
         extras = span.over()
         parts = [wire.block(1, span.ids[:16]), wire.block(2, span.ids[16:])]
         parts += (wire.block(4, span.parent), REMOTE) if span.parent else (LOCAL,)
@@ -85,7 +85,7 @@ class Encoder:
         return wire.span_block(b"".join(parts))
 
     def _thorough(self, span: RingSpan, end: End, extras: Extras | None) -> list[bytes]:
-        """The same of any span, in the order in which the SDK would have met it."""
+        """Encode name, attributes, events, links and status, in the order in which the SDK would have got them."""
         more = extras or Extras(span.limits)
         ours = self._common | {
             names.ATTEMPT: end.attempt,

@@ -1,6 +1,6 @@
-"""What a worker writes of an attempt that succeeded: facts of fixed size, of which the exporter makes OTLP (shapes.py).
+"""The record of an attempt that succeeded: facts of fixed size, from which the exporter makes OTLP (shapes.py).
 
-They begin as every record does, so a rescuer finds the span id, and end with the queue and the job's id.
+Facts begin as every record does, so a rescuer finds the span id; the queue's name and the job's id follow them.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Final, NamedTuple
 
 from framework.telemetry.ring import records
 
-# Flags beside those of every record: the span is a child of the creation; it links to it; it was delivered before.
+# Flags beside those of every record: the span is a child of the creation; it links to it; a redelivery.
 CHILD, LINKED, REDELIVERED = 4, 8, 16
-# A record's head, then: start (ns), trace id and span id of the creation, number of the attempt, most attempts.
+# The layout: a record's head, start (ns), trace id and span id of the creation, attempt number, most attempts.
 _FACTS: Final = struct.Struct(f"{records.HEAD_FORMAT}Q16s8sII")
 SIZE: Final = _FACTS.size
 NO_TRACE, NO_SPAN = bytes(16), bytes(8)
@@ -23,14 +23,14 @@ unpack_from = _FACTS.unpack_from
 
 
 class Facts(NamedTuple):
-    """What happened.
+    """The facts of one successful attempt.
 
     Attributes:
-        queue_size, id_size: bytes of the queue's name and of the job's id, which stand behind the facts.
+        queue_size, id_size: bytes of the queue's name and of the job's id, which follow the facts.
         duration, wait: seconds.
         started, ended: ns since the epoch.
-        made_trace, made_by: ids of the span that made the job; zeros where nobody said.
-        attempt, most: number of the attempt, and how many the queue allows.
+        made_trace, made_by: trace id and span id of the creation; zeros where the job carried none.
+        attempt, most: the attempt's number, and how many the queue allows.
     """
 
     size: int
@@ -52,10 +52,11 @@ class Facts(NamedTuple):
 
 
 def packer(queue_size: int, id_size: int) -> tuple[int, Callable[..., bytes]]:
-    """What packs a record of these lengths, and its size, a multiple of eight, which stands at its begin and end.
+    """Return the size of a record with these lengths, a multiple of eight, and the function that packs it.
 
-    It takes what `Facts` lists, then queue, job's id and size, and raises struct.error for a number that has no place,
-    as the most attempts of a policy of more than four thousand million.
+    The size stands at both ends of the record. The function takes the fields of `Facts`, then the queue's name, the
+    job's id and the size. It raises struct.error for a number that does not fit, such as more than four thousand
+    million attempts in a policy.
     """
     known = _packers.get((queue_size, id_size))
     if known is not None:
@@ -69,12 +70,12 @@ def packer(queue_size: int, id_size: int) -> tuple[int, Callable[..., bytes]]:
 
 
 def unpack(data: bytes, at: int = 0) -> Facts:
-    """The facts at a place where a record of their kind stands."""
+    """Return the facts that begin at `at`."""
     return Facts._make(unpack_from(data, at))
 
 
 def without_span(record: bytes) -> bytes:
-    """The same record where there is no room for its span: it is counted, and the span as dropped."""
+    """Return the record for a ring without room for its span: the attempt is counted, its span counts as dropped."""
     flags = record[records.FLAGS_AT]
     if not flags & records.SAMPLED:
         return record

@@ -1,7 +1,7 @@
-"""What stands in a ring: one record per attempt, per claim, and per look at what expired.
+"""The records of a ring: one per attempt, per claim, and per check for expired jobs.
 
-An attempt's span id is derived from the job's uid and the delivery, so it names both; they are not stored again. An
-attempt that succeeded leaves facts (`facts.py`), any other one its span, encoded.
+An attempt's span id is derived from the job's uid and the delivery, so it identifies both and they are not stored. A
+successful attempt leaves facts (`facts.py`); any other one leaves its encoded span.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from typing import Final, NamedTuple
 from framework.model.exceptions import LONGEST_NAME, cut
 
 ATTEMPT, OPERATION, EXPIRED, FACTS = 1, 2, 3, 4
-SAMPLED, DROPPED = 1, 2  # flags: a span is in it; one was, but there was no room
+SAMPLED, DROPPED = 1, 2  # flags: the record has a span; its span was left out for lack of room
 # size, kind, flags, length of key, pid, length of span, two numbers, when (ns), trace id, span id
 _HEAD: Final = struct.Struct("<IBBHIIddQ16s8s")
 _TAIL: Final = struct.Struct("<I")
 HEAD_SIZE: Final = _HEAD.size
 HEAD_FORMAT: Final = _HEAD.format
-FACTS_SIZE: Final = HEAD_SIZE + 40  # bytes before the texts of facts
+FACTS_SIZE: Final = HEAD_SIZE + 40  # bytes of facts before their texts
 KIND_AT, FLAGS_AT = 4, 5
 LEAST: Final = (HEAD_SIZE + _TAIL.size + 7) & ~7
 MOST: Final = 1 << 20  # bytes of one record; a longer span is dropped
-MOST_SPAN: Final = MOST - (8 << 10)  # bytes of a span: a key and the head stand before it
+MOST_SPAN: Final = MOST - (8 << 10)  # bytes of a span: the head and a key precede it
 _PADDING: Final = tuple(bytes(n) for n in range(8))
 _pack_head, _pack_tail, _now = _HEAD.pack, _TAIL.pack, time.time_ns
 unpack_head = _HEAD.unpack_from
 
 
 class Record(NamedTuple):
-    """A record as read.
+    """A record that was read.
 
     Attributes:
         kind: ATTEMPT, OPERATION, EXPIRED or FACTS.
-        key: what it is counted under: texts joined by NUL (see `attempt_key`, `operation_key`); of facts the queue.
-        first, second: duration and wait of an attempt; duration and count of an operation; count of what expired.
-        when: its end, ns since the epoch.
-        span: OTLP bytes; of facts the job's id.
+        key: the series' texts joined by NUL (see `attempt_key`, `operation_key`); for facts the queue's name.
+        first, second: duration and wait of an attempt; duration and count of an operation; EXPIRED: 0, count.
+        when: when it ended, ns since the epoch.
+        span: OTLP bytes; for facts the job's id.
     """
 
     size: int
@@ -54,12 +54,19 @@ class Record(NamedTuple):
 
 
 def attempt_key(queue: str, outcome: str, then: str, failed: str, reason: str) -> bytes:
-    """Args: outcome: of the attempt; then: of its job; failed: error.type; reason: as in Failure."""
+    """Return the key of an attempt.
+
+    Args:
+        outcome: the attempt's outcome.
+        then: what becomes of the job.
+        failed: error.type.
+        reason: the reason in its Failure.
+    """
     return _join(queue, outcome, then, failed, reason)
 
 
 def operation_key(queue: str, operation: str, kind: str) -> bytes:
-    """Args: operation: receive, ack and so on; kind: receive or settle."""
+    """Return the key of an operation. `operation`: receive, ack and so on; `kind`: receive or settle."""
     return _join(queue, operation, kind)
 
 
@@ -82,7 +89,7 @@ def pack(
     span_id: bytes = b"",
     span: bytes = b"",
 ) -> bytes:
-    """A record; its size is a multiple of eight."""
+    """Return the bytes of a record. Its size is a multiple of eight."""
     bare = HEAD_SIZE + len(key) + len(span) + 4
     size = (bare + 7) & ~7
     if size > MOST:
@@ -92,7 +99,7 @@ def pack(
 
 
 def parse(data: bytes, at: int = 0) -> Record | None:
-    """The record at a place; None: there is none."""
+    """Return the record at `at`; None where there is no valid record."""
     if len(data) - at < LEAST:
         return None
     size, kind, flags, key, pid, span, first, second, when, trace_id, span_id = unpack_head(data, at)

@@ -1,14 +1,15 @@
-"""Telemetry that outlives its process: a preallocated file per slot, mapped by one writer and one reader.
+"""The ring: a preallocated file per slot, mapped by one writer and one reader, whose content outlives the processes.
 
-header (words, told, meta, tallies) · two pages of the reader's state · data
+header (words, told span ids, meta, tallies) · two pages of the reader's state · data
 
-The writer appends records and commits each by one aligned 8-byte store of `head`: killed before it, the record never
-was. Records carry their length at both ends, so the last one is found backwards. The reader has two tails: up to
-`folded` the records are in its counts, up to `sent` their spans have left or were given up; sent <= folded <= head. The
-counts and `folded` stand together in one of the two pages and change by one store of `generation`.
+The writer appends a record and commits it by one aligned 8-byte store of `head`: if the writer is killed before that
+store, the record does not exist. A record has its length at both ends, so the ring can be read backwards. The reader
+has two positions: records up to `folded` are in its counts; spans up to `sent` have left or were given up. So sent <=
+folded <= head. The counts and `folded` stand together in one of the two pages, and one store of `generation` changes
+both.
 
-Both sides trust that stores become visible in program order, which x86 gives; on ARM the interpreter's many
-instructions between the two stores make a reorder unlikely, not impossible, and the lengths at both ends would show it.
+Both sides rely on stores that become visible in program order, as x86 guarantees. On ARM the many instructions of the
+interpreter between two stores make a reordering unlikely, not impossible; the lengths at both ends would reveal it.
 """
 
 from __future__ import annotations
@@ -27,40 +28,40 @@ from framework.telemetry.ring import records, tallies
 from framework.telemetry.ring.records import Record
 from framework.telemetry.ring.tallies import Tallies, Tally
 
-MAGIC: Final = int.from_bytes(b"WRING2\0\0", "little")  # of this layout and of that of the records
-CAPACITY: Final = 8 << 20  # bytes of records: 50,000 successes, a second of the fastest worker
-PAGE: Final = 512 << 10  # bytes of the reader's state: some 400 series
+MAGIC: Final = int.from_bytes(b"WRING2\0\0", "little")  # names this layout and the layout of the records
+CAPACITY: Final = 8 << 20  # bytes of records: 50,000 successes, one second of the fastest worker
+PAGE: Final = 512 << 10  # bytes of the reader's state: about 400 series
 TOLD_AT, META_AT, _TALLIES_AT = 4096, 8192, 16384
 _STATE_AT = _TALLIES_AT + tallies.BYTES
 MOST_META = _TALLIES_AT - META_AT
 DATA_AT = _STATE_AT + 2 * PAGE
 SIZE: Final = DATA_AT + CAPACITY  # bytes of a ring's file
-# Words of the header. The writer's: HEAD, LOST, LOST_SPANS, TOLD; the reader's: FOLDED, SENT, GENERATION.
+# Words of the header. The writer sets HEAD, LOST, LOST_SPANS and TOLD; the reader sets FOLDED, SENT and GENERATION.
 _MAGIC, _CAPACITY, _CREATED, HEAD, _FOLDED, SENT, LOST, LOST_SPANS, _GENERATION, META, TOLD = range(11)
 TOLDS: Final = 512
 TOLD_SIZE: Final = 8  # bytes: a span id
-LOOK_BACK: Final = 1024  # records; a process has at most its concurrency of attempts that are told and not settled
-_CLOCK_STEP: Final = 2.0  # seconds by which the wall clock may have been set back since an attempt began
+LOOK_BACK: Final = 1024  # records; a process has at most `concurrency` attempts that are recorded and not settled
+_CLOCK_STEP: Final = 2.0  # seconds by which the wall clock may have gone back since an attempt began
 ATTEMPTS: Final = (records.ATTEMPT, records.FACTS)
 _PAGE_HEAD = struct.Struct("<II")  # length, checksum
 _LENGTH = struct.Struct("<I")
 
 
 class Corrupt(Exception):
-    """What stands between tail and head are no records: a power cut, or somebody else's bytes."""
+    """The bytes between tail and head are no records: after a power cut, or another program wrote them."""
 
 
 class RingFile:
-    """The mapped file, as both sides see it.
+    """The mapped file, as reader and writer both use it.
 
     Attributes:
-        path: where it lies.
-        created: ns since the epoch: where all its series begin.
+        path: the file.
+        created: ns since the epoch; the start time of all its series.
         capacity: bytes of records.
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises OSError, ValueError: no ring of this version."""
+        """Map the file. Raises OSError, and ValueError for a file that is not a ring of this version."""
         self.path = path
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
@@ -80,7 +81,7 @@ class RingFile:
 
     @property
     def head(self) -> int:
-        """Bytes that were ever written."""
+        """Return how many bytes were ever written."""
         return self._quads[HEAD]
 
     @property
@@ -93,7 +94,7 @@ class RingFile:
 
     @property
     def meta(self) -> dict[str, Any] | None:
-        """What the writer says of itself; None: it has not yet."""
+        """Return what the writer says about itself; None: it has not written it yet."""
         length = min(self._quads[META], MOST_META)
         try:
             found = json.loads(self._memory[META_AT : META_AT + length]) if length else None
@@ -102,14 +103,14 @@ class RingFile:
         return found if isinstance(found, dict) else None
 
     def read(self, start: int, end: int) -> bytes:
-        """A copy of what stands between two positions."""
+        """Return a copy of the bytes between two positions."""
         at, size = start % self.capacity, end - start
         first = min(size, self.capacity - at)
         data = self._memory[DATA_AT + at : DATA_AT + at + first]
         return data if first == size else data + self._memory[DATA_AT : DATA_AT + size - first]
 
     def backwards(self) -> Iterator[Record]:
-        """All records, newest first, as far as they were not overwritten."""
+        """Yield all records that were not overwritten, newest first."""
         end = self.head
         begin = max(0, end - self.capacity)
         while end - records.LEAST >= begin:
@@ -123,20 +124,21 @@ class RingFile:
             end -= size
 
     def known(self, wanted: Mapping[bytes, float]) -> set[bytes]:
-        """Return the span ids of those attempts that are there.
+        """Return the span ids of those attempts that are in the ring.
 
-        The records first, back to the attempt's start: any number of successors may have lived before somebody asks.
-        Then what a successor kept of the last ones: it keeps them before it writes its own.
+        The records come first, back to the attempt's start, because any number of successors may have run before this
+        call. The list that a successor keeps of its predecessor's last attempts comes second: the successor fills it
+        before it writes records of its own.
 
         Args:
-            wanted: when each started, seconds since the epoch, by span id.
+            wanted: by span id, when each attempt started, seconds since the epoch.
         """
         found: set[bytes] = set()
         left = {span_id: int((since - _CLOCK_STEP) * 1e9) for span_id, since in wanted.items()}
         for number, record in enumerate(self.backwards()):
             if number % LOOK_BACK == 0:
                 left = {span_id: oldest for span_id, oldest in left.items() if oldest <= record.when}
-            if number == LOOK_BACK and left:  # mostly in vain: a search for bytes is much faster than to go on
+            if number == LOOK_BACK and left:  # mostly it is not there: a byte search is much faster than going on
                 everything = self._everything()
                 left = {span_id: oldest for span_id, oldest in left.items() if span_id in everything}
             if not left:
@@ -152,12 +154,12 @@ class RingFile:
         return found
 
     def _everything(self) -> bytes:
-        """Up to `capacity` bytes of records."""
+        """Return all records as bytes, up to `capacity` of them."""
         end = self.head
         return self.read(max(0, end - self.capacity), end)
 
     def tallies(self) -> list[Tally]:
-        """What the writer has counted in place since the ring was made."""
+        """Return what the writer has counted in place since the ring was made."""
         return self._tallies.read()
 
     def close(self) -> None:
@@ -167,15 +169,15 @@ class RingFile:
 
 
 class RingReader(RingFile):
-    """The one reader: whoever holds the lock of the exporter of this ring's instance."""
+    """The one reader: the process that holds the exporter's lock for the instance of this ring."""
 
     @property
     def lost(self) -> tuple[int, int]:
-        """Records, and spans in them, for which there was no room at all. They only grow."""
+        """Return how many records, and how many spans in them, found no room at all. Both numbers only grow."""
         return self._quads[LOST], self._quads[LOST_SPANS]
 
     def walk(self, start: int, end: int, *, most: int = 1 << 20) -> Iterator[tuple[bytes, int, int]]:
-        """Whole records from `start` on, about `most` bytes of them: (bytes, where in them it begins, its size).
+        """Yield whole records from `start` on, about `most` bytes of them: (bytes, where the record begins, its size).
 
         Raises Corrupt.
         """
@@ -194,12 +196,12 @@ class RingReader(RingFile):
             at += length
 
     def records(self, start: int, end: int, *, most: int = 1 << 20) -> Iterator[Record]:
-        """The same, as they are read by all that need not be fast. Raises Corrupt."""
+        """Yield parsed records, for callers that need not be fast. Raises Corrupt."""
         for data, at, _ in self.walk(start, end, most=most):
             yield parsed(data, at)
 
     def load(self) -> dict[str, Any] | None:
-        """The state that was committed last; None: none, or torn by a power cut."""
+        """Return the state that was committed last; None where there is none, or a power cut tore it."""
         if not self._quads[_GENERATION]:
             return None
         at = _STATE_AT + (self._quads[_GENERATION] & 1) * PAGE
@@ -210,11 +212,14 @@ class RingReader(RingFile):
         found = json.loads(data)
         if not isinstance(found, dict):
             return None
-        self._quads[_FOLDED] = found["folded"]  # a reader may have been killed between its two stores
+        self._quads[_FOLDED] = found["folded"]  # a reader may have been killed between the two stores of `commit`
         return found
 
     def commit(self, state: dict[str, Any]) -> None:
-        """State and its tail `folded` at once: a reader killed on the way leaves the last ones. ValueError: too big."""
+        """Commit the state and `folded` at once. A reader killed meanwhile leaves the previous ones.
+
+        Raises ValueError for a state that is larger than a page.
+        """
         data = encoded(state)
         if len(data) + _PAGE_HEAD.size > PAGE:
             raise ValueError(f"{self.path}: {len(data)} bytes of state")
@@ -225,12 +230,12 @@ class RingReader(RingFile):
         self._quads[_FOLDED] = state["folded"]
 
     def set_sent(self, position: int) -> None:
-        """Up to here spans have left, or were given up: the writer may overwrite them."""
+        """Let the writer overwrite the records up to here: their spans have left, or were given up."""
         self._quads[SENT] = max(self._quads[SENT], position)
 
 
 def parsed(data: bytes, at: int) -> Record:
-    """The record at a place. Raises Corrupt."""
+    """Return the record at `at`. Raises Corrupt."""
     record = records.parse(data, at)
     if record is None:
         raise Corrupt(f"no record in {len(data)} bytes at {at}")
@@ -238,28 +243,29 @@ def parsed(data: bytes, at: int) -> Record:
 
 
 def encoded(state: Any) -> bytes:
-    """State as it stands in a page."""
+    """Return the state as the bytes of a page."""
     return json.dumps(state, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
 
 
 def create(path: Path, *, capacity: int = CAPACITY) -> None:
-    """An empty ring, unless there is a good one. Its blocks are allocated now: a sparse map on a full disk is SIGBUS.
+    """Make an empty ring, unless a good one exists.
 
-    Raises OSError: no space, no right.
+    All its blocks are allocated now, because writing to a sparse map on a full disk is SIGBUS. Raises OSError: no space
+    or no permission.
     """
     try:
         RingFile(path).close()
         return
     except FileNotFoundError:
         pass
-    except ValueError:  # of an older version, or damaged: what it held is lost
+    except ValueError:  # an older version, or damaged: its content is lost
         os.unlink(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(descriptor, 0, DATA_AT + capacity)
-        else:  # macOS: write it out instead
+        else:  # macOS: write zeros instead
             os.pwrite(descriptor, bytes(DATA_AT + capacity), 0)
         os.pwrite(descriptor, struct.pack("<3Q", MAGIC, capacity, time.time_ns()), 0)
         os.rename(temporary, path)

@@ -1,4 +1,4 @@
-"""Puts the parts of the ring's path together: the writer of a slot, and the exporter."""
+"""Construction of the parts that use rings: the writer of a slot, and the exporter."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def open_ring(
     metrics: Metrics,
     version: str,
 ) -> RingTracing | None:
-    """What a worker or maintenance emits through; None: its ring cannot be used, and the log says so."""
+    """Return what a worker or maintenance emits through; None: its ring cannot be used, and the log says so."""
     resource = slot_resource(identity)
     meta = {"resource": resource, "scope": [SCOPE, version], "system": identity.system}
     try:
@@ -64,12 +64,12 @@ WITHOUT = "the SDK sends from each process instead: what a killed one had not se
 def open_exporter(
     identity: ProcessIdentity, rings: Rings, logs: Logs, health: CollectorHealth, version: str
 ) -> Exporter:
-    """The exporter of a tree, not started yet."""
+    """Return the exporter of a tree, not started yet."""
 
     def opened(signal: Signal) -> Destination | None:
         try:
             return destination(signal)
-        except Exception as error:  # a certificate that is missing, a number that is none
+        except Exception as error:  # a certificate is missing, or a number is invalid
             say_off(logs.say, signal, error)
             return None
 
@@ -88,14 +88,14 @@ def open_exporter(
 
 
 def slot_resource(identity: ProcessIdentity) -> dict[str, Any]:
-    """The resource of a slot's series: that of its processes, but for the process."""
+    """Return the resource of a slot's series: the resource of its processes without the pid."""
     resource = dict(resource_of(identity).attributes)
     resource.pop("process.pid", None)
     return resource
 
 
 def _milliseconds(variable: str, default: float) -> float:
-    """In seconds."""
+    """Return a variable's milliseconds in seconds."""
     try:
         return max(1.0, float(os.environ.get(variable) or default)) / 1000
     except ValueError:

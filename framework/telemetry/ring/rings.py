@@ -1,4 +1,4 @@
-"""Where the rings of a tree lie, whether the environment can be served through them, and who reads them."""
+"""The location of a tree's rings, the test whether they suffice for the environment, and the lock of their reader."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from framework.telemetry.ring import ring
 from framework.telemetry.sdk import exporters
 from framework.telemetry.sdk.instrumented import has_provider
 
-# What a ring's series and spans are attributed to: with other values of these it is another ring.
+# The resource of a ring's series and spans depends on these: other values mean another ring.
 _OF_RESOURCE: Final = ("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS")
-# Variables that only the SDK's own exporters understand, and the values that change nothing.
+# Variables that only the SDK's own exporters support, with the value that changes nothing.
 _SDK_ONLY: Final = {
     "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "cumulative",
     "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION": "explicit_bucket_histogram",
@@ -35,9 +35,9 @@ class Rings:
 
     Attributes:
         run: the directory; all trees on a store share it.
-        number: of the instance.
-        mark: stands for the resource that its series have.
-        slots: that emit: workers and maintenance.
+        number: the instance's number.
+        mark: identifies the resource of the series.
+        slots: the slots that emit: workers and maintenance.
     """
 
     run: str
@@ -46,18 +46,18 @@ class Rings:
     slots: tuple[str, ...]
 
     def path(self, slot: str) -> Path:
-        """The ring of a slot."""
+        """Return the path of a slot's ring."""
         return Path(self.run) / f"{self.number}.{quote(slot, safe='')}.{self.mark}.ring"
 
 
 def number_of(entry: str) -> int | None:
-    """Of the instance whose ring has this name."""
+    """Return the number of the instance whose ring has this file name; None for other files."""
     first = entry.partition(".")[0]
     return int(first) if first.isdigit() else None
 
 
 def unfit() -> str:
-    """Why the environment asks for something that only the SDK can do; empty: it does not."""
+    """Return why the environment needs the SDK to send; empty: it does not."""
     if has_provider():
         return "a provider of OpenTelemetry was set before"
     for signal in ("traces", "metrics"):
@@ -73,14 +73,14 @@ def unfit() -> str:
 
 
 def prepare(run: Path, number: int, *, app: str, system: str, slots: Sequence[str]) -> tuple[Rings | None, str]:
-    """Makes the rings of a tree, in the supervisor, before its first child. No provider, no thread.
+    """Make the rings of a tree. The supervisor calls it before its first child; it makes no provider and no thread.
 
     Args:
-        run: where the board lies.
-        slots: all that emit: workers and maintenance.
+        run: the directory of the board.
+        slots: all slots that emit: workers and maintenance.
 
     Returns:
-        (the rings, "") or (None, why the SDK has to send from each process); (None, "") where nothing is to be sent.
+        (the rings, "") or (None, why the SDK must send from each process); (None, "") where there is nothing to send.
     """
     if exporters.is_disabled() or not (exporters.wanted("traces") or exporters.wanted("metrics")):
         return None, ""
@@ -95,7 +95,7 @@ def prepare(run: Path, number: int, *, app: str, system: str, slots: Sequence[st
         for slot in slots:
             ring.create(rings.path(slot))
     except OSError as error:
-        for path in new:  # the others hold what the last tree had not sent
+        for path in new:  # the others hold what the previous tree has not sent
             with suppress(OSError):
                 os.unlink(path)
         return None, f"{run} cannot hold {len(slots)} rings of {ring.SIZE >> 20} MiB: {error.strerror or error}"
@@ -106,7 +106,7 @@ def known(rings: Rings, wanted: Mapping[str, float]) -> set[str]:
     """Return the span ids of those attempts that are in any ring on the store.
 
     Args:
-        wanted: when each started, seconds since the epoch, by span id.
+        wanted: by span id, when each attempt started, seconds since the epoch.
     """
     left = {bytes.fromhex(span_id): since for span_id, since in wanted.items()}
     found: set[str] = set()
@@ -123,13 +123,15 @@ def known(rings: Rings, wanted: Mapping[str, float]) -> set[str]:
 
 
 def readers_lock(run: Path, number: int) -> FileLock:
-    """Return the lock of who reads the rings of an instance: one process at a time, whatever trees come and go."""
+    """Return the reader's lock for an instance: one process at a time reads its rings, across restarts of the tree."""
     return FileLock(run / f"{number}.reader")
 
 
 def instance_is_free(run: Path, number: int) -> bool:
-    """Whether the whole tree of that number is gone. A supervisor that looks for a number at this very moment takes the
-    next one."""
+    """Return whether the whole tree with that number is gone.
+
+    A supervisor that looks for a free number at this very moment takes the next one.
+    """
     path = run.parent / "instances" / f"{number}.lock"
     descriptor = locked(path)
     if descriptor is None:

@@ -1,7 +1,7 @@
-"""The process span without the SDK: current like any other, encoded straight to OTLP when it ends.
+"""The process span without the SDK: it can be the current span like any other, and is encoded to OTLP when it ends.
 
-What the framework knows is held in plain fields. What a handler adds goes into the SDK's own containers, made when the
-first of it comes, so that cleaning and limits are the SDK's.
+Plain fields hold what the framework knows. What a handler adds goes into the SDK's own containers, made at the first
+addition, so that the SDK's cleaning and limits apply.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from framework.telemetry import names
 from framework.telemetry.logs.values import attributes_of, name_of, time_of
 from framework.telemetry.ring import wire
 
-_SHORT, _FEW = 4096, 64  # characters and attributes that are kept of a span that no record takes
+_SHORT, _FEW = 4096, 64  # characters and attributes that are kept of a span that is too large for a record
 
 
 class Extras:
-    """What was added to a span beyond what every span of its kind has.
+    """The additions to a span beyond what every process span has.
 
     Attributes:
-        attributes: in the order in which they were set; encoded after ours, in place of them where a key repeats.
+        attributes: in the order in which they were set; encoded after ours, and replacing ours with the same key.
         events, links: encoded fields of a span.
-        name: empty = as it was.
+        name: the span's new name; empty = unchanged.
     """
 
     def __init__(self, limits: SpanLimits) -> None:
@@ -44,7 +44,7 @@ class Extras:
         self.message = ""
 
     def event(self, name: str, attributes: Mapping[str, Any] | None, timestamp: int | None) -> None:
-        """The oldest goes where there are too many, as in the SDK."""
+        """Add an event. Above the limit the oldest one is dropped, as in the SDK."""
         limit = self.limits.max_events
         if limit is not None and len(self.events) >= limit:
             self.dropped_events += 1
@@ -58,14 +58,14 @@ class Extras:
         self.events.append(wire.block(11, body))
 
     def link(self, context: SpanContext, attributes: Mapping[str, Any] | None) -> None:
-        """Another link."""
+        """Add a link."""
         values = self._bounded(self.limits.max_link_attributes, attributes_of(attributes))
         trace_id, span_id = context.trace_id.to_bytes(16, "big"), context.span_id.to_bytes(8, "big")
         encoded = wire.attributes(4, values) + wire.number(5, values.dropped)
         self.links.append(wire.link(trace_id, span_id, remote=context.is_remote, values=encoded))
 
     def shrink(self) -> None:
-        """Keeps the beginning of long texts, and of events and links only the last that have room."""
+        """Keep the beginning of long texts, and only the last events and links that fit."""
         self.name = self.name[:_SHORT]
         self.message = self.message[:_SHORT]
         self.attributes = {
@@ -78,7 +78,7 @@ class Extras:
                 del kept[0]
 
     def bounded(self, ours: Mapping[str, Any]) -> BoundedAttributes:
-        """Our attributes and those that were added, within the limits."""
+        """Return our attributes and the added ones, within the limits."""
         bounded = self._bounded(self.limits.max_span_attributes, None)
         for key, value in {**ours, **self.attributes}.items():
             bounded[key] = value
@@ -89,22 +89,22 @@ class Extras:
 
 
 def as_numbers(ids: bytes) -> tuple[int, int]:
-    """Trace id and span id as the API has them."""
+    """Return trace id and span id as the API's integers."""
     return int.from_bytes(ids[:16], "big"), int.from_bytes(ids[16:], "big")
 
 
 class RingSpan(Span):
-    """Also the attempt's SpanIdentity: `trace_id`, `span_id` in hex, `sampled`.
+    """A process span, which is also the attempt's SpanIdentity: `trace_id`, `span_id` in hex, `sampled`.
 
     Attributes:
         ids: trace id and span id, 24 bytes.
         parent: span id of the creation, if the span is its child; empty for a root.
-        creation: ids of what made the job; None where nobody said.
-        previous: ids of the attempt before, where it failed.
+        creation: ids of the span that made the job; None where the job carries none.
+        previous: ids of the previous attempt, if it failed.
         state: the parent's trace state.
         context: baggage and whatever else came with the job.
         extras: what a handler added; None = nothing.
-        ended: nothing can be added any more.
+        ended: nothing more can be added.
     """
 
     creation: bytes | None = None
@@ -142,10 +142,10 @@ class RingSpan(Span):
         return self.sampled and not self.ended
 
     def end(self, end_time: int | None = None) -> None:
-        """Nothing: the span lasts as long as the attempt, and the framework ends it."""
+        """Do nothing: the span lasts as long as the attempt, and the framework ends it."""
 
     def over(self) -> Extras | None:
-        """The end; gives what was added."""
+        """End the span and return what was added to it."""
         self.ended = True
         return self.extras
 
@@ -212,5 +212,5 @@ class RingSpan(Span):
 def _stack_of(exception: BaseException) -> str:
     try:
         return "".join(traceback.format_exception(exception))
-    except Exception:  # its causes, or their texts, are not ours to trust
+    except Exception:  # the exception's causes or their texts may raise
         return ""

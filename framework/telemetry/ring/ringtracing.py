@@ -1,4 +1,4 @@
-"""Process spans and the counts of attempts, put into the slot's ring. What handlers make stays with the SDK."""
+"""Process spans and counts of attempts, written into the slot's ring. The SDK handles the spans of handlers."""
 
 from __future__ import annotations
 
@@ -36,28 +36,28 @@ from framework.telemetry.ring.ringwriter import RingWriter
 
 log = logging.getLogger("framework.telemetry")
 
-# Version 00 first, which has nothing behind its flags; any later one may, but ff is forbidden.
+# Version 00 has nothing after its flags; a later version may have more, and ff is forbidden.
 _TRACEPARENT: Final = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _LATER: Final = re.compile(r"(?!ff|00)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 _EMPTY = Context()
-# Under which a context keeps its current span.
+# The key under which a context keeps its current span.
 _SPAN_KEY: Final = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, _EMPTY)))
 
 
 class InnerMetrics(Protocol):
-    """What the SDK goes on measuring in this process."""
+    """The metrics that the SDK still measures in this process."""
 
     def on(self, event: e.Event, context: Context | None = None) -> None: ...
 
 
 class RingTracing(LogOnlyTracing):
-    """Tracing for the executor and metrics for the bus, both into one record per attempt.
+    """Tracing for the executor and metrics for the Bus, both written as one record per attempt.
 
     Args:
-        ring: this slot's.
-        sampler: the SDK's own, from the environment.
-        limits: of what handlers add to a span.
-        spans: whether spans are wanted; counts are in any case.
+        ring: the ring of this slot.
+        sampler: the SDK's sampler, from the environment.
+        limits: limits for what handlers add to a span.
+        spans: whether spans are wanted; attempts are always counted.
         inner: takes the events that make no record.
         system, linkage, parent_within: as for SpanTracing.
     """
@@ -82,22 +82,22 @@ class RingTracing(LogOnlyTracing):
         self._spans = spans
         self._inner = inner
         self._system = system
-        # Seconds from enqueue to start up to which a span is a child of the creation.
+        # The longest time in seconds from enqueue to start at which a span is a child of the creation.
         self._child_within = {"parent": inf, "auto": parent_within, "link": -inf}[linkage]
         self._encoders: dict[str, Encoder] = {}
         self._keys: dict[tuple[str, ...], bytes] = {}
         few = limits.max_span_attributes is not None and limits.max_span_attributes < 16
         self._plain = limits.max_attribute_length is None and not few
-        # Read once: a propagator that somebody sets later is met by jobs with baggage or tracestate only.
+        # Read once: a propagator that is set later applies only to jobs with baggage or tracestate.
         self._direct = _is_standard(propagate.get_global_textmap())
 
-    # --- the executor's side ----------------------------------------------------------------------------------------
+    # --- used by the executor ---------------------------------------------------------------------------------------
 
     def identify(self, lease: Lease, started_at: float) -> SpanIdentity:
-        found: Any  # has what a SpanIdentity has
+        found: Any  # it has the attributes of a SpanIdentity
         try:
             found = self.span_of(lease, started_at)
-        except Exception:  # a propagator or sampler of the service's own: its fault must not cost the job
+        except Exception:  # the service's propagator or sampler failed: the job must not be lost with it
             log.exception("no span could be planned for job %s", lease.job.id)
             ids = trace_bytes(lease.job.uid, lease.delivery) + span_bytes(lease.job.uid, lease.delivery)
             found = RingSpan(ids, False, b"", int(started_at * 1e9), self._limits)
@@ -107,12 +107,12 @@ class RingTracing(LogOnlyTracing):
         found: Any = attempt.identity
         span: RingSpan = found
         came = span.context
-        # Never on top of the ambient context: what leaked into it would reach this handler.
+        # Never on top of the current context: anything that leaked into it would reach this handler.
         context = Context({_SPAN_KEY: span}) if came is None else trace.set_span_in_context(span, came)
         return running.set(attempt.lease), otel_context.attach(context)
 
     def leave(self, attempt: Attempt, entered: Any) -> None:
-        """Put back what was there before, whatever happens; not in a context that ends with the run."""
+        """Write the record and always restore the previous context, unless the context ends with the run."""
         found: Any = attempt.identity
         try:
             self.put(attempt, found)
@@ -124,7 +124,7 @@ class RingTracing(LogOnlyTracing):
                 running.reset(entered[0])
 
     def span_of(self, lease: Lease, started_at: float) -> RingSpan:
-        """The span that an attempt will have."""
+        """Return the span that an attempt will have."""
         job, started = lease.job, int(started_at * 1e9)
         creation, flags, context = self._creation(lease)
         span_id = span_bytes(job.uid, lease.delivery)
@@ -147,7 +147,7 @@ class RingTracing(LogOnlyTracing):
         return span
 
     def _creation(self, lease: Lease) -> tuple[bytes | None, int, Context | None]:
-        """(ids of what made the job, its flags, what else came along); the last is None where nothing did."""
+        """Return (ids of the creation, its flags, the rest of the job's context); the last is None without a rest."""
         headers = lease.job.headers
         if self._direct and "tracestate" not in headers and "baggage" not in headers:
             header = headers.get("traceparent")
@@ -166,7 +166,7 @@ class RingTracing(LogOnlyTracing):
         return came, int(made.trace_flags), origin.context
 
     def _asked(self, span: RingSpan, lease: Lease, child: bool, flags: int) -> bool:
-        """The answer of a sampler that is not the default one; it is asked once."""
+        """Return the decision of a sampler that is not the default one; it is asked once."""
         context = span.context or _EMPTY
         if child and span.creation is not None and span.context is None:
             made = trace.SpanContext(*as_numbers(span.creation), True, trace.TraceFlags(flags))
@@ -179,7 +179,7 @@ class RingTracing(LogOnlyTracing):
     # --- records ----------------------------------------------------------------------------------------------------
 
     def on(self, event: e.Event, context: Context | None = None) -> None:
-        """A Bus subscriber. An attempt is put at the end of its span, a moment later."""
+        """Write an event's record; this is a Bus subscriber. `leave` writes the record of a finished attempt."""
         match event:
             case e.JobFinished():
                 pass
@@ -206,8 +206,10 @@ class RingTracing(LogOnlyTracing):
         return True
 
     def put(self, attempt: Attempt, span: RingSpan) -> None:
-        """The attempt's record, before its outcome is reported to the engine or settled. One that has no duration gets
-        none: the executor itself broke, and whoever rescues the job will tell."""
+        """Write the attempt's record, before its outcome is reported to the engine or settled.
+
+        An attempt without a duration gets none: the executor itself failed, and the rescuer of the job records it.
+        """
         outcome, duration = attempt.outcome, attempt.duration
         if outcome is None or duration is None:
             return
@@ -217,12 +219,12 @@ class RingTracing(LogOnlyTracing):
             try:
                 self._ring.success(self._facts(attempt, span, duration))
                 return
-            except struct.error:  # a number that is too large for its place
+            except struct.error:  # a number is too large for its field
                 pass
         self._put_encoded(attempt, span, outcome, duration)
 
     def _facts(self, attempt: Attempt, span: RingSpan, duration: float) -> bytes:
-        """Of a success to which nothing was added: the exporter makes its span. Raises struct.error."""
+        """Return the facts of a success without additions: the exporter makes its span. Raises struct.error."""
         lease, ids, made = attempt.lease, span.ids, span.creation
         flags = SAMPLED if span.sampled and self._spans else 0
         if made is not None:
@@ -252,7 +254,7 @@ class RingTracing(LogOnlyTracing):
         self._ring.attempt(key, duration, attempt.wait, span.ids[:16], span.ids[16:], encoded)
 
     def _put_lost(self, event: e.AttemptLost) -> None:
-        """The record that the killed process could not put."""
+        """Write the record that the killed process could not write."""
         run, lease = event.run, event.lease
         reason = event.reason or ""
         wait = max(0.0, run.started_at - lease.eligible_at)
@@ -276,8 +278,10 @@ class RingTracing(LogOnlyTracing):
         self._ring.attempt(key, took, wait, run.ids[:16], run.ids[16:], encoded)
 
     def _span_of_dead(self, lease: Lease, run: RunRecord) -> RingSpan:
-        """Ids and decision stand in the run record; parent or root shows in the trace id, so settings that changed
-        since cannot tear it apart."""
+        """Return the span of a killed attempt, with the ids and the sampling decision of its run record.
+
+        The trace id shows whether the span is a child or a root, so changed settings cannot break the trace.
+        """
         span = self.span_of(lease, run.started_at)
         child = span.creation is not None and span.creation[:16] == run.ids[:16]
         parent = span.creation[16:] if child and span.creation else b""
@@ -294,20 +298,20 @@ class RingTracing(LogOnlyTracing):
         return key
 
     def _encoder(self, queue: str, max_attempts: int) -> Encoder:
-        """Args: max_attempts: the queue's, the same as long as the process lives."""
+        """Return the queue's encoder. `max_attempts` stays the same as long as the process lives."""
         encoder = self._encoders.get(queue)
         if encoder is None:
             encoder = self._encoders[queue] = Encoder(queue, self._system, max_attempts)
         return encoder
 
     def _encoded(self, encoder: Encoder, span: RingSpan, end: End) -> bytes:
-        """The span; with less and less of what a handler added, where a record cannot take it: it is never lost."""
+        """Encode the span. If a record cannot take it, drop more and more of the handler's additions, not the span."""
         extras = span.extras
         events = list(extras.events) if extras is not None else []
         for step in range(3):
             try:
                 if extras is not None:
-                    extras.events[:] = events  # without the exception's, which the encoder adds
+                    extras.events[:] = events  # without the exception's event, which the encoder adds
                     if step == 1:
                         extras.shrink()
                 span.extras = extras if step < 2 else None
@@ -315,14 +319,16 @@ class RingTracing(LogOnlyTracing):
                 if len(encoded) < records.MOST_SPAN:
                     return encoded
                 log.warning("the span of job %s is too large: it is sent with less", end.message_id)
-            except Exception:  # something strange that a handler has set
+            except Exception:  # a handler has set something that cannot be encoded
                 log.exception("the span of job %s cannot be encoded: it is sent with less", end.message_id)
         return b""
 
 
 def _is_standard(propagator: object) -> bool:
-    """Whether a plain `traceparent` means what the W3C says, and nothing else is looked at without tracestate and
-    baggage: true of the SDK's default and of each of its two parts with the first among them."""
+    """Return whether the propagator reads only `traceparent`, as the W3C defines it, and tracestate and baggage.
+
+    This is true of the SDK's default and of each subset of its two parts that contains TraceContext.
+    """
     if not isinstance(propagator, CompositePropagator):
         return isinstance(propagator, TraceContextTextMapPropagator)
     parts = getattr(propagator, "_propagators", ())

@@ -1,4 +1,4 @@
-"""Who writes into a ring: the process of a slot."""
+"""The writer of a ring: the process of a slot."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from framework.telemetry.ring.ring import (
 
 
 class RingWriter(RingFile):
-    """The one writer: a slot's process. Any of its threads may put; what it forks may not.
+    """The one writer of a ring: the process of its slot. Any of its threads may write; its forked children may not.
 
     Args:
         meta: what the reader needs to know of this slot; the same for every process in it.
 
     Attributes:
-        pid: of this process; 0 in what it has forked.
+        pid: of this process; 0 in its forked children.
     """
 
     def __init__(self, path: Path, meta: dict[str, Any]) -> None:
-        """Raises OSError, ValueError: it cannot be used."""
+        """Map the ring. Raises OSError or ValueError if it cannot be used."""
         super().__init__(path)
         encoded = json.dumps(meta).encode()
         if len(encoded) > MOST_META:
@@ -51,7 +51,7 @@ class RingWriter(RingFile):
         self._lock = threading.Lock()
         self.pid = os.getpid()
         self._position = self.head
-        # A span must leave this much free for the counts of those after it.
+        # A span must leave this much room for the counts of later attempts.
         self._for_spans = self.capacity - self.capacity // 8
         self._end = DATA_AT + self.capacity
         if hasattr(os, "register_at_fork"):
@@ -61,7 +61,7 @@ class RingWriter(RingFile):
         self.pid = 0
 
     def _keep_told(self) -> None:
-        """What our dead predecessor put last, where a rescuer finds it even when our records have overwritten it."""
+        """Keep the last attempts of our dead predecessor for a rescuer, because our records will overwrite theirs."""
         last = islice(self.backwards(), LOOK_BACK)
         kept = [record for record in last if record.kind in ATTEMPTS]
         for record in reversed(kept[: TOLDS // 2]):
@@ -73,15 +73,18 @@ class RingWriter(RingFile):
         self._quads[TOLD] += 1
 
     def success(self, record: bytes) -> None:
-        """Puts an attempt that succeeded. Args: record: as `facts.pack` makes it."""
+        """Write an attempt that succeeded. `record`: packed by `facts.packer`."""
         if not self._append(record, self._for_spans):
             counted = facts.without_span(record)
             if not self._append(counted, self.capacity):
                 self._count(counted)
 
     def _count(self, record: bytes) -> None:
-        """Counts a success for which a full ring has no room. A process that is killed here, before it has said that
-        telemetry knows, may be counted by its rescuer once more: two stores cannot be one."""
+        """Count a success for which a full ring has no room.
+
+        If the process is killed here, before its ledger says that telemetry has the attempt, its rescuer may count the
+        attempt once more: two stores cannot be made one.
+        """
         found = facts.unpack(record)
         key = record[facts.SIZE : facts.SIZE + found.queue_size]
         fits = self._tallies.add(tallies.WAIT, key, found.wait)
@@ -92,12 +95,12 @@ class RingWriter(RingFile):
             self._quads[LOST_SPANS] += bool(found.flags & records.DROPPED)
 
     def settled(self, key: bytes, duration: float) -> None:
-        """Counts a settlement in place, mostly. Args: key: as in `records.operation_key`."""
+        """Count a settlement in place, or write a record where there is no place. `key`: a `records.operation_key`."""
         if self.pid and not self._tallies.add(tallies.SETTLEMENT, key, duration):
             self.operation(key, duration, 1)
 
     def attempt(self, key: bytes, duration: float, wait: float, trace_id: bytes, span_id: bytes, span: bytes) -> None:
-        """Puts an attempt that ended. Args: span: OTLP bytes as in a ScopeSpans, empty where it is not sampled."""
+        """Write an attempt that ended. `span`: OTLP bytes as in a ScopeSpans, empty where it is not sampled."""
         known = (key, duration, wait, trace_id, span_id)
         if not span:
             self._put(records.pack(records.ATTEMPT, 0, self.pid, *known, b""))
@@ -105,24 +108,24 @@ class RingWriter(RingFile):
             self._put(records.pack(records.ATTEMPT, records.DROPPED, self.pid, *known, b""), spans=1)
 
     def operation(self, key: bytes, duration: float, count: int) -> None:
-        """Puts something done with the engine."""
+        """Write an operation with the engine."""
         self._put(records.pack(records.OPERATION, 0, self.pid, key, duration, count))
 
     def expired(self, key: bytes, count: int) -> None:
-        """Puts that jobs became dead letters without an attempt."""
+        """Write how many jobs expired and became dead letters without an attempt."""
         self._put(records.pack(records.EXPIRED, 0, self.pid, key, 0.0, count))
 
     def _put(self, record: bytes, *, spans: int = 0) -> None:
-        """Args: spans: that were in it."""
+        """Append a record or count it as lost. `spans`: how many spans were in it."""
         if not self._append(record, self.capacity):
             with self._lock:
                 self._quads[LOST] += 1
                 self._quads[LOST_SPANS] += spans
 
     def _append(self, record: bytes, room: int) -> bool:
-        """False: more than `room` bytes would wait for the reader then."""
+        """Append a record. Return False if more than `room` bytes would then wait for the reader."""
         if not self.pid:
-            return True  # forked: nothing of ours
+            return True  # in a forked child nothing is written
         size, quads = len(record), self._quads
         with self._lock:
             position = self._position

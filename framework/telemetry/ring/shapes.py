@@ -1,6 +1,6 @@
-"""The span of an attempt that succeeded, made of facts: what spans of one kind have in common is encoded once.
+"""The span of a successful attempt, made from facts. The parts that spans of one shape share are encoded once.
 
-A shape is one `struct` with constant bytes between the holes, so a span costs one call of `pack`.
+A shape is one `struct` with constant bytes between the variable fields, so a span costs one call of `pack`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _Shape = tuple[Callable[..., bytes], tuple[bytes, ...]]
 CONSUMER: Final = 5
 LOCAL: Final = wire.fixed32(16, wire.HAS_IS_REMOTE)
 REMOTE: Final = wire.fixed32(16, wire.HAS_IS_REMOTE | wire.IS_REMOTE)
-_LINK: Final = b"\x6a\x21\x0a\x10"  # a link without attributes: 33 bytes, of which 16 are a trace id, then
+_LINK: Final = b"\x6a\x21\x0a\x10"  # the start of a link without attributes: 33 bytes, first 16 of a trace id
 _LINK_FLAGS: Final = wire.fixed32(6, wire.HAS_IS_REMOTE | wire.IS_REMOTE)
 _MOST_SHAPES: Final = 4096
 
 
 class Shapes:
-    """Makes the spans of one slot. Those of one shape differ in ids, times and wait alone.
+    """The maker of a slot's spans. Spans of one shape differ only in ids, times and wait.
 
     Args:
         system: messaging.system.
@@ -35,7 +35,7 @@ class Shapes:
         self._known: dict[tuple[int, int, int, int, bytes], _Shape] = {}
 
     def span(self, data: bytes, at: int) -> tuple[int, bytes]:
-        """(pid of the process that ran it, its span as it stands in a ScopeSpans) of the facts at a place."""
+        """Return (pid of the process that ran the attempt, its span as in a ScopeSpans) for the facts at `at`."""
         head = unpack_from(data, at)
         _, _, flags, queue_size, pid, id_size, _, wait, ended, trace_id, span_id = head[:11]
         started, made_trace, made_by, attempt, most = head[11:]
@@ -67,7 +67,7 @@ class Shapes:
 
 
 def _shape_of(system: str, flags: int, attempt: int, most: int, id_size: int, queue: bytes) -> _Shape:
-    """Its holes, in order: trace id, span id, parent of a child, start, end, job's id, wait, link."""
+    """Return a shape. Variable fields in order: trace id, span id, a child's parent, start, end, job id, wait, link."""
     name = queue.decode("utf-8", "replace")
     common = {
         names.OPERATION: "process",
@@ -92,8 +92,10 @@ def _shape_of(system: str, flags: int, attempt: int, most: int, id_size: int, qu
 
 
 def _packer(parts: list[bytes | str]) -> _Shape:
-    """What packs constants and holes in turn, and the constants: those that follow each other are one, and the last
-    one stands behind the last hole."""
+    """Return a function that packs constants and variable fields in turn, and the constants.
+
+    Adjacent constants are joined; the last constant follows the last variable field.
+    """
     format_, constants, constant = "<", [], b""
     for part in (*parts, ""):
         if isinstance(part, bytes):

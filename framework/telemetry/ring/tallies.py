@@ -1,8 +1,8 @@
-"""Histograms that a ring's writer counts in place: a place of its own for each, instead of a record for each number.
+"""Histograms that a ring's writer counts in place: each has a fixed position, instead of one record per number.
 
-Durations of settlements stand here, and in a full ring the attempts that succeeded. A tally belongs to the slot: each
-process goes on where the last one ended, and the reader adds what it finds to what it has counted of records. A process
-that is killed between the stores of one number loses its part of the sum, never a count.
+They hold the durations of settlements, and the successful attempts that find a full ring. A tally belongs to the slot:
+each process continues the count of the previous one, and the reader adds it to what it has counted from records. A
+process that is killed between the stores of one number loses that number's part of the sum, never its count.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Final, NamedTuple
 
 from framework.telemetry.names import LONG_BUCKETS, SHORT_BUCKETS
 
-SETTLEMENT, DURATION, WAIT = range(1, 4)  # what is counted; the last two of attempts
+SETTLEMENT, DURATION, WAIT = range(1, 4)  # what is counted; the last two belong to attempts
 _BOUNDS: Final = {SETTLEMENT: SHORT_BUCKETS, DURATION: LONG_BUCKETS, WAIT: LONG_BUCKETS}
-# Words of a tally: kind and length of the key, key, sum, least and most (ns), buckets.
+# Words of a tally: one with kind and key length, then key, sum, least and most (ns), buckets.
 _KEY, _TOTAL, _LEAST, _MOST, _COUNTS, _WORDS = 1, 17, 18, 19, 20, 44
 _KEY_BYTES: Final = (_TOTAL - _KEY) * 8
 BYTES: Final = 64 << 10  # of all tallies
@@ -24,7 +24,7 @@ _LIMIT: Final = 2**63
 
 
 class Tally(NamedTuple):
-    """A tally as read. Times in seconds."""
+    """A tally that was read. Times are in seconds."""
 
     kind: int
     key: bytes
@@ -35,7 +35,7 @@ class Tally(NamedTuple):
 
 
 class Tallies:
-    """The tallies in a ring's file. Any thread of its writer adds; anybody reads."""
+    """The tallies in a ring's file. Any thread of the writer may add; any process may read."""
 
     def __init__(self, memory: memoryview) -> None:
         self._bytes, self._words = memory, memory.cast("Q")
@@ -44,7 +44,7 @@ class Tallies:
         self._next = 0
 
     def add(self, kind: int, key: bytes, seconds: float) -> bool:
-        """False: there is no place, or the number cannot be counted."""
+        """Count a number. Return False if there is no room, or the number cannot be counted."""
         words, ns = self._words, int(seconds * 1e9)
         with self._lock:
             at = self._places[kind].get(key, -1)
@@ -62,7 +62,7 @@ class Tallies:
         return True
 
     def read(self) -> list[Tally]:
-        """All that have a number."""
+        """Return all tallies that have counted something."""
         found = []
         for place in range(_PLACES):
             at = place * _WORDS
@@ -79,9 +79,9 @@ class Tallies:
         self._bytes.release()
 
     def _place(self, kind: int, key: bytes) -> int:
-        """Where a tally stands, for the first time in this process; -1: there is no more room."""
+        """Return the position of a tally at its first use in this process; -1: there is no more room."""
         words = self._words
-        while self._next < _PLACES and words[self._next * _WORDS]:  # of the processes before, in this slot
+        while self._next < _PLACES and words[self._next * _WORDS]:  # made by earlier processes of this slot
             at = self._next * _WORDS
             if (known := words[at] & 0xFF) in _BOUNDS:
                 self._places[known][self._key_at(at)] = at
@@ -92,7 +92,7 @@ class Tallies:
         at = self._places[kind][key] = self._next * _WORDS
         self._bytes[(at + _KEY) * 8 : (at + _TOTAL) * 8] = key.ljust(_KEY_BYTES, b"\0")
         words[at + _LEAST] = _LIMIT
-        words[at] = kind | len(key) << 8  # the last store: from now on it is there
+        words[at] = kind | len(key) << 8  # the last store publishes the tally
         self._next += 1
         return at
 

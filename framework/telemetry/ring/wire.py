@@ -1,6 +1,6 @@
-"""OTLP's protobuf wire format, as far as spans need it: bytes are joined, no message object is built.
+"""OTLP's protobuf wire format, as far as spans need it. Bytes are joined; no message object is built.
 
-Fields of a message may come in any order and concatenate, so what does not change from span to span is encoded once.
+The fields of a message may come in any order and be concatenated, so what spans share is encoded once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ HAS_IS_REMOTE, IS_REMOTE = 0x100, 0x200
 
 
 def varint(number: int) -> bytes:
-    """An unsigned number, seven bits a byte."""
+    """Encode an unsigned number, seven bits per byte."""
     if number < 0x80:
         return number.to_bytes(1, "little")
     out = bytearray()
@@ -32,17 +32,17 @@ def varint(number: int) -> bytes:
 
 
 def block(field: int, data: bytes) -> bytes:
-    """A length-delimited field: text, bytes, or a message."""
+    """Encode a length-delimited field: text, bytes, or a message."""
     return varint(field << 3 | 2) + varint(len(data)) + data
 
 
 def text(field: int, value: str) -> bytes:
-    """A text field; what UTF-8 cannot carry is replaced, for a receiver would refuse the whole batch."""
+    """Encode a text field. What UTF-8 cannot carry is replaced: a receiver would refuse the whole batch."""
     return block(field, value.encode("utf-8", "replace"))
 
 
 def number(field: int, value: int) -> bytes:
-    """A varint field; nothing for zero, which is the default."""
+    """Encode a varint field; empty for zero, which is the default."""
     return varint(field << 3) + varint(value) if value else b""
 
 
@@ -55,7 +55,7 @@ def fixed64(field: int, value: int) -> bytes:
 
 
 def any_value(value: Any) -> bytes | None:
-    """An AnyValue; None where OTLP has no place for it: an integer beyond 64 bits, an unknown type."""
+    """Encode an AnyValue; None where OTLP cannot hold it: an integer beyond 64 bits, an unknown type."""
     match value:
         case str():
             return text(1, value)
@@ -78,56 +78,56 @@ def any_value(value: Any) -> bytes | None:
 
 
 def attribute(field: int, key: str, value: Any) -> bytes:
-    """A KeyValue in a repeated field; nothing where the value has no place in OTLP."""
+    """Encode a KeyValue in a repeated field; empty where OTLP cannot hold the value."""
     encoded = any_value(value)
     return b"" if encoded is None else block(field, text(1, key) + block(2, encoded))
 
 
 def attributes(field: int, values: Mapping[str, Any]) -> bytes:
-    """All of a mapping."""
+    """Encode all attributes of a mapping."""
     return b"".join(attribute(field, key, value) for key, value in values.items())
 
 
 def text_prefix(field: int, key: str, length: int) -> bytes:
-    """All of a KeyValue but the text itself, of `length` bytes, with which it ends."""
+    """Encode a KeyValue without the text of `length` bytes that ends it."""
     value = varint(1 << 3 | 2) + varint(length)
     head = text(1, key) + varint(2 << 3 | 2) + varint(len(value) + length) + value
     return varint(field << 3 | 2) + varint(len(head) + length) + head
 
 
 def double_prefix(field: int, key: str) -> bytes:
-    """All of a KeyValue but the eight bytes of a double, with which it ends."""
+    """Encode a KeyValue without the eight bytes of the double that ends it."""
     return attribute(field, key, 0.0)[:-8]
 
 
 def link(trace_id: bytes, span_id: bytes, *, remote: bool, values: bytes = b"") -> bytes:
-    """A Link in a span. Args: values: its attributes, encoded as field 4, and what was dropped of them."""
+    """Encode a Link of a span. `values`: its attributes, encoded as field 4, and their dropped count as field 5."""
     flags = HAS_IS_REMOTE | (IS_REMOTE if remote else 0)
     return block(13, block(1, trace_id) + block(2, span_id) + values + fixed32(6, flags))
 
 
 def status(code: int, message: str) -> bytes:
-    """The Status of a span: 0 unset, 1 ok, 2 error."""
+    """Encode the Status of a span: 0 unset, 1 ok, 2 error."""
     return block(15, (text(2, message) if message else b"") + number(3, code)) if code else b""
 
 
 def resource_spans(resource: bytes, scope: bytes, spans: bytes) -> bytes:
-    """A ResourceSpans in an ExportTraceServiceRequest. Args: spans: as `span_block` makes them, joined."""
+    """Encode a ResourceSpans in an ExportTraceServiceRequest. `spans`: results of `span_block`, joined."""
     return block(1, resource + block(2, scope + spans))
 
 
 def resource_of(values: Mapping[str, Any]) -> bytes:
-    """The Resource field of a ResourceSpans."""
+    """Encode the Resource field of a ResourceSpans."""
     return block(1, attributes(1, values))
 
 
 def scope_of(name: str, version: str) -> bytes:
-    """The InstrumentationScope field of a ScopeSpans."""
+    """Encode the InstrumentationScope field of a ScopeSpans."""
     return block(1, text(1, name) + (text(2, version) if version else b""))
 
 
 def span_block(span: bytes) -> bytes:
-    """A span as it stands in a ScopeSpans."""
+    """Encode a span as a field of a ScopeSpans."""
     size = len(span)
     if 128 <= size < 16384:
         return b"\x12%c%c%b" % (size & 0x7F | 0x80, size >> 7, span)

@@ -1,1 +1,1 @@
-"""Telemetry through the OpenTelemetry SDK."""
+"""Telemetry that the OpenTelemetry SDK collects and sends."""

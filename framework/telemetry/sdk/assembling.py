@@ -1,4 +1,4 @@
-"""Puts together what emits in one process. Importing this loads the SDK: not where telemetry is off."""
+"""Construction of the telemetry of one process. It loads the SDK, so it is not imported where telemetry is off."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def open_telemetry(
     *,
     make_global: bool,
 ) -> Telemetry:
-    """By the environment. Args: tree: what its processes have said of the collector."""
+    """Open the telemetry that the environment asks for. `tree`: what the tree has logged about the collector."""
     health = CollectorHealth(tree, logs.say)
     if identity.role == "exporter":
         assert rings is not None
@@ -52,7 +52,7 @@ def assemble(
     drops: Drops,
     rings: Rings | None = None,
 ) -> Telemetry:
-    """Telemetry that emits through these providers, and through a ring where there are rings."""
+    """Return telemetry that emits through these providers, and through a ring where the tree has rings."""
     tracer, meter = providers.tracer.get_tracer(SCOPE, version()), providers.meter.get_meter(SCOPE, version())
     sending = SendSpans(tracer, meter, identity.system)
     metrics = Metrics(meter, identity.system, drops, slot=identity.slot)

@@ -1,5 +1,7 @@
-"""The SDK's batch processors, counting what they drop: when their queue is full the oldest item goes, with a warning
-only."""
+"""The SDK's batch processors with a count of what they drop.
+
+When their queue is full, the SDK drops the oldest item and only logs a warning.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from framework.telemetry.export.health import Drops
 
 
 class CountingSpanProcessor(BatchSpanProcessor):
-    """Batches spans; OTEL_BSP_* as everywhere."""
+    """A batch processor for spans, configured by OTEL_BSP_* as usual."""
 
     def __init__(self, exporter: SpanExporter, drops: Drops) -> None:
         super().__init__(exporter)
@@ -27,7 +29,7 @@ class CountingSpanProcessor(BatchSpanProcessor):
 
 
 class CountingLogProcessor(BatchLogRecordProcessor):
-    """Batches log records; OTEL_BLRP_* as everywhere."""
+    """A batch processor for log records, configured by OTEL_BLRP_* as usual."""
 
     def __init__(self, exporter: LogRecordExporter, drops: Drops) -> None:
         super().__init__(exporter)
@@ -40,10 +42,10 @@ class CountingLogProcessor(BatchLogRecordProcessor):
 
 
 def _is_full(processor: Any) -> bool:
-    """Whether the next item pushes out the oldest. Two threads at the very brim may count one too few or too many.
+    """Return whether the next item pushes out the oldest one. Two threads at the limit may count one too few or many.
 
-    The SDK has no public way to ask; where a later one keeps its queue elsewhere, nothing is counted and the test of it
-    fails.
+    The SDK has no public way to ask. If a later version keeps its queue elsewhere, nothing is counted and the test of
+    this function fails.
     """
     queue = getattr(getattr(processor, "_batch_processor", None), "_queue", None)
     return queue is not None and queue.maxlen is not None and len(queue) >= queue.maxlen

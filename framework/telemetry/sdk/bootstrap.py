@@ -1,9 +1,10 @@
-"""Providers of OpenTelemetry for one process, made in that process: a provider made before a fork counts twice in the
-child, and a fork during an export leaves the child deadlocked.
+"""The OpenTelemetry providers of one process, made in that process.
 
-Which exporter is used is otherwise read only by a private part of the SDK, so the documented variables are read here:
+A provider made before a fork counts everything twice in the child, and a fork during an export deadlocks the child.
 
-- OTEL_SDK_DISABLED=true: nothing is made (`starting` does not even come here).
+Only a private part of the SDK reads which exporter to use, so this package reads the documented variables:
+
+- OTEL_SDK_DISABLED=true: nothing is made (`starting` does not call this module).
 - OTEL_TRACES_EXPORTER, OTEL_METRICS_EXPORTER (default otlp), OTEL_LOGS_EXPORTER (default none): otlp, console, none.
 - OTEL_EXPORTER_OTLP_PROTOCOL and OTEL_EXPORTER_OTLP_{TRACES,METRICS,LOGS}_PROTOCOL: http/protobuf (default), grpc.
 - OTEL_EXPORTER_OTLP_*, OTEL_BSP_*, OTEL_BLRP_*, OTEL_METRIC_EXPORT_*, OTEL_TRACES_SAMPLER*, OTEL_PROPAGATORS,
@@ -34,23 +35,23 @@ from framework.telemetry.sdk.resource import resource_of
 
 P = TypeVar("P")
 
-# A batch of 256 jobs is sent in one span with a link to each; the SDK's default keeps 128.
+# A batch of 256 jobs is sent in one span with a link to each job; the SDK's default limit is 128 links.
 _LINKS = 512
 
 
 def span_limits() -> SpanLimits:
-    """By OTEL_SPAN_* and OTEL_*_LIMIT, with a default of our own for links."""
+    """Return the limits from OTEL_SPAN_* and OTEL_*_LIMIT, with a default of our own for links."""
     return SpanLimits() if "OTEL_SPAN_LINK_COUNT_LIMIT" in os.environ else SpanLimits(max_links=_LINKS)
 
 
 @dataclass
 class Providers:
-    """What a process emits through.
+    """The providers through which a process emits.
 
     Attributes:
-        tracer, meter: our own, or those that were set before us.
-        logger: only with OTEL_LOGS_EXPORTER, or set before us.
-        closing: by signal, what flushes and closes it.
+        tracer, meter: our own, or those that were set before.
+        logger: only with OTEL_LOGS_EXPORTER, or set before.
+        closing: by signal, the call that flushes and closes its provider.
     """
 
     tracer: trace.TracerProvider = field(default_factory=trace.NoOpTracerProvider)
@@ -67,13 +68,13 @@ def open_providers(
     failed: Callable[[str, Exception], None],
     make_global: bool = True,
 ) -> Providers:
-    """Makes the providers that the environment asks for and that nobody has set yet.
+    """Make the providers that the environment asks for and that are not set yet.
 
     Args:
         identity: this process.
-        health, drops: told of failed exports and lost items.
-        failed: told of a signal that stays off, and why: a missing certificate, a batch larger than its queue.
-        make_global: also for what handlers do with the OpenTelemetry API.
+        health, drops: are told of failed exports and lost items.
+        failed: is told which signal stays off and why: a missing certificate, a batch larger than its queue.
+        make_global: set the providers globally, for handlers that use the OpenTelemetry API.
     """
     opening = _Opening(resource_of(identity), health, drops, make_global)
     made = Providers(closing=opening.closing)
@@ -90,7 +91,7 @@ def open_providers(
 
 
 def _close(provider: TracerProvider | MeterProvider | LoggerProvider, exporters: Sequence[Any]) -> None:
-    """Flush and close a provider. Its exporters learn first that nothing is worth a pause any more."""
+    """Flush and close a provider. First tell its exporters to make no more pauses."""
     for exporter in exporters:
         getattr(exporter, "leave", lambda: None)()
     provider.shutdown()
@@ -125,7 +126,7 @@ class _Opening:
         if not made:
             return metrics.NoOpMeterProvider()
         readers = [PeriodicExportingMetricReader(exporter) for exporter in made]
-        # A series is a slot's and outlives its processes: with their pid, each would start a target of its own.
+        # A series belongs to a slot and outlives its processes: a pid would start a new target for each of them.
         stable = {key: value for key, value in self._resource.attributes.items() if key != "process.pid"}
         provider = MeterProvider(readers, Resource(stable, self._resource.schema_url), shutdown_on_exit=False)
         self.closing["metrics"] = partial(_close, provider, made)
@@ -149,8 +150,10 @@ class _Opening:
         return provider
 
     def _reused(self, signal: str, provider: P) -> P:
-        """A provider that was there before us (opentelemetry-instrument): no second one. It is closed with ours, last
-        of all and with their budget, not with what else runs at the exit."""
+        """Return a provider that was set before ours (by opentelemetry-instrument), instead of making a second one.
+
+        It is closed together with ours, last of all and within their budget, not by its own exit handler.
+        """
         close = getattr(provider, "shutdown", None)
         if close is not None:
             self.closing[signal] = close

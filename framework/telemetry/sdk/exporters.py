@@ -1,4 +1,4 @@
-"""Exporters by the documented variables, each watched for failures."""
+"""The exporters that the documented variables name, each watched for failures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from framework.telemetry.export.health import CollectorHealth, Drops, watched
 
 KNOWN: Final = ("otlp", "console", "none")
 PROTOCOLS: Final = ("http/protobuf", "grpc")
-# Of every sender: bytes of an answer that are read, and of what they decompress to; seconds between two tries.
+# Limits for every sender: bytes of an answer, compressed and decompressed; seconds between two tries.
 BODY: Final = 64 << 10
 SHORTEST, LONGEST = 1.0, 60.0
 DEFAULTS: Final = {"traces": "otlp", "metrics": "otlp", "logs": "none"}
@@ -41,25 +41,25 @@ def is_disabled() -> bool:
 
 
 def wanted(signal: str) -> list[str]:
-    """Names of the exporters of a signal; unknown ones are left out (`complaints` names them)."""
+    """Return the names of a signal's exporters without unknown ones (`complaints` lists those)."""
     value = os.environ.get(f"OTEL_{signal.upper()}_EXPORTER") or DEFAULTS[signal]
     return [name for name in _listed(value) if name in KNOWN and name != "none"]
 
 
 def protocol(signal: str) -> str:
-    """http/protobuf or grpc; http/protobuf for anything else."""
+    """Return http/protobuf or grpc; http/protobuf for any other value."""
     value = of_signal(signal, "PROTOCOL").strip().lower()
     return value if value in PROTOCOLS else PROTOCOLS[0]
 
 
 def endpoint(signal: str) -> str:
-    """Where a signal goes, for people to read."""
+    """Return the address to which a signal is sent, in a form for people."""
     port = 4317 if protocol(signal) == "grpc" else 4318
     return address(of_signal(signal, "ENDPOINT") or f"http://localhost:{port}")
 
 
 def exporters(signal: str, health: CollectorHealth, drops: Drops) -> list[Any]:
-    """The exporters of a signal, watched. Raises what an exporter raises at a variable that it cannot read."""
+    """Return the watched exporters of a signal. Raises what an exporter raises for a variable that it cannot read."""
     made = []
     for name in wanted(signal):
         if name == "console":
@@ -70,7 +70,7 @@ def exporters(signal: str, health: CollectorHealth, drops: Drops) -> list[Any]:
 
 
 def otlp(signal: str) -> Any:
-    """The SDK's exporter of a signal, by the variables. Raises what it raises at one that it cannot read."""
+    """Return the SDK's exporter of a signal. Raises what it raises for a variable that it cannot read."""
     make = _class(*_MODULES[signal, protocol(signal)])
     if protocol(signal) != "grpc":
         exchange = importlib.import_module("framework.telemetry.export.exchange")
@@ -80,23 +80,23 @@ def otlp(signal: str) -> Any:
         return exporter
     options: dict[str, Any] = {"channel_options": GRPC_OPTIONS}
     if of_signal(signal, "COMPRESSION").strip().lower() in ("none", "deflate"):
-        # The specification knows the first, the SDK's exporters over grpc refuse both.
+        # The specification allows "none", but the SDK's grpc exporters refuse both.
         options["compression"] = importlib.import_module("grpc").Compression.NoCompression
     exporter = make(**options)
-    # A RetryInfo may ask for no pause at all, and the SDK waits for this event between two tries. It has no other way.
+    # A RetryInfo may ask for no pause at all. The SDK waits for this event between two tries; there is no other hook.
     exporter._shutdown_in_progress = Patient()
     return exporter
 
 
 class Patient(threading.Event):
-    """Waits within the limits, whatever it is asked for."""
+    """An event on which every wait lasts within the limits, whatever the caller asks for."""
 
     def wait(self, timeout: float | None = None) -> bool:
         return super().wait(min(LONGEST, max(SHORTEST, timeout or 0.0)))
 
 
 def complaints() -> list[str]:
-    """A line for each variable whose value nobody can follow."""
+    """Return a line for each variable with an unusable value."""
     environment.settle()
     lines = environment.lines()
     for signal, default in DEFAULTS.items():
@@ -113,9 +113,9 @@ def complaints() -> list[str]:
 
 
 def preload() -> None:
-    """Imports what children will need, so that they find it in memory after the fork. Starts no thread.
+    """Import what children will need, so that they find it in memory after the fork. Starts no thread.
 
-    grpc is left to the children: its library must not be in use in a process that forks.
+    grpc is not imported: its library must not be in use in a process that forks.
     """
     for signal in DEFAULTS:
         if "otlp" in wanted(signal) and protocol(signal) != "grpc":
@@ -132,6 +132,6 @@ def _listed(value: str) -> list[str]:
 
 
 def of_signal(signal: str, name: str) -> str:
-    """Return the value of a variable OTEL_EXPORTER_OTLP_*: the signal's own, or that for all; empty: neither is set."""
+    """Return the value of an OTEL_EXPORTER_OTLP_* variable: the signal's own, else the common one, else empty."""
     prefix = "OTEL_EXPORTER_OTLP"
     return os.environ.get(f"{prefix}_{signal.upper()}_{name}") or os.environ.get(f"{prefix}_{name}") or ""

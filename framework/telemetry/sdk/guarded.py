@@ -1,5 +1,7 @@
-"""A span of the SDK that takes whatever a handler hands to it: no value of an attribute, an event or a link raises in
-the handler or makes the span one that no exporter can encode."""
+"""A span of the SDK that accepts any value from a handler.
+
+No value of an attribute, an event or a link raises in the handler or makes a span that exporters cannot encode.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from framework.telemetry.logs.values import attributes_of, name_of, time_of, val
 
 log = logging.getLogger("framework.telemetry")
 
-# By method, its arguments made harmless.
+# By method, a function that makes its arguments harmless.
 _HARMLESS: Final[dict[str, Callable[..., tuple[Any, ...]]]] = {
     "set_attribute": lambda key, value: (name_of(key), value_of(value)),
     "set_attributes": lambda attributes: (attributes_of(attributes),),
@@ -38,7 +40,7 @@ def _status(status: Any, description: Any) -> tuple[Any, Any]:
 
 
 def guarded(span: Span) -> Span:
-    """The same span. Its methods are replaced on the instance: others look for the SDK's own class."""
+    """Return the same span. Its methods are replaced on the instance, because other code checks for the SDK's class."""
     for name, harmless in _HARMLESS.items():
         setattr(span, name, partial(_call, getattr(span, name), harmless))
     return span

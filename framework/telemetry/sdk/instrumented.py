@@ -1,4 +1,4 @@
-"""Processes whose providers somebody else made: opentelemetry-instrument, or the service when it is imported."""
+"""Support for providers that other code made: opentelemetry-instrument, or the service when it is imported."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from framework.telemetry.sdk.exporters import is_disabled
 
 
 def has_provider() -> bool:
-    """Whether a provider of traces or metrics was set in this process."""
-    sdk = sys.modules.get("opentelemetry.sdk.metrics")  # whoever has made one has imported it
+    """Return whether a provider of traces or metrics was set in this process."""
+    sdk = sys.modules.get("opentelemetry.sdk.metrics")  # code that has made a provider has imported it
     measured = sdk is not None and isinstance(metrics.get_meter_provider(), sdk.MeterProvider)
     return measured or not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
 def environment_of(identity: ProcessIdentity) -> Mapping[str, str]:
-    """What a fresh interpreter needs in its environment, so that a provider that is made there before us has the
-    resource of the process: the SDK alone would call each life of a slot another instance of `unknown_service`.
+    """Return the variables that give a provider in a new interpreter the resource of its process.
 
-    Empty where this process, which starts it, has no such provider.
+    That provider is made there before ours. The SDK alone would make each process of a slot another instance of
+    `unknown_service`. Empty where this process, which starts the new one, has no such provider.
     """
     if is_disabled() or not has_provider():
         return {}
@@ -38,7 +38,7 @@ def environment_of(identity: ProcessIdentity) -> Mapping[str, str]:
 
 
 def quiet_log_handlers() -> None:
-    """Takes OpenTelemetry's own handler away from the root logger: what it would send is sent as our lines are."""
+    """Remove OpenTelemetry's own handler from the root logger: our log lines already contain what it would send."""
     root = logging.getLogger()
     for handler in list(root.handlers):
         if type(handler).__module__.startswith("opentelemetry."):

@@ -1,4 +1,4 @@
-"""Events as metrics. To add one: an instrument here, and one `case`."""
+"""Metrics made from events. A new metric needs an instrument here and one `case`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from framework.telemetry import names
 from framework.telemetry.export.health import Drops
 from framework.telemetry.sending import operation_duration
 
-# An observation older than this says nothing about the queue any more: its observer has lost the lead, or is stuck.
+# An older observation says nothing about the queue any more: its observer has lost the lead, or is stuck.
 STALE_SECONDS = 60.0
 
 Attributes = dict[str, str]
@@ -28,10 +28,10 @@ class Metrics:
     """All instruments of a process. Attributes never hold a job id, a pid, a host, a text or an attempt's number.
 
     Args:
-        meter: the provider's meter of the framework.
+        meter: the framework's meter.
         system: `messaging.system`.
-        drops: what telemetry lost.
-        slot: the place that this process fills, `deliveries/0`; empty: it does not report its memory.
+        drops: counts of lost telemetry.
+        slot: the slot that this process fills, such as `deliveries/0`; empty: it does not report its memory.
         clock: monotonic seconds.
     """
 
@@ -68,7 +68,10 @@ class Metrics:
         self._dead = meter.create_counter(names.DEAD_LETTERS, "{job}", "Jobs that became dead letters.")
 
     def on(self, event: e.Event, context: Context | None = None) -> None:
-        """A Bus subscriber. `context` holds the span of a killed attempt, for exemplars; others use the current one."""
+        """Measure an event; this is a Bus subscriber.
+
+        `context` holds the span of a killed attempt, for exemplars; other events use the current span.
+        """
         match event:
             case e.JobsClaimed():
                 if event.count:
@@ -95,17 +98,17 @@ class Metrics:
                 self._observers.undeclared[event.queue] = (self._clock(), event.jobs)
 
     def observe_slots(self, read: ReadSlots, queue: str) -> None:
-        """(limit, used) of this process's concurrency on a queue."""
+        """Observe the concurrency of this process on a queue: `read` returns (limit, used)."""
         self._observers.slots[queue] = read
 
     def observe_processes(self, read: ReadStates, restarts: ReadRestarts) -> None:
-        """Processes by state, and restarts so far by reason."""
+        """Observe processes by state, and restarts so far by reason."""
         self._observers.processes.append((read, restarts))
 
     def _attempt(
         self, where: Attributes, outcome: str, then: str, failed: str, reason: str | None, context: Context | None
     ) -> None:
-        """Counts how an attempt ended and what becomes of its job."""
+        """Count the end of an attempt and what becomes of its job."""
         self._attempts.add(1, where | {names.OUTCOME: outcome}, context)
         if then == "retried":
             self._retries.add(1, where | {names.ERROR_TYPE: failed}, context)
@@ -125,7 +128,7 @@ class Metrics:
 
 
 class Observers:
-    """What is read when metrics are collected."""
+    """The values that are read when metrics are collected."""
 
     def __init__(self, meter: Meter, system: str, drops: Drops, slot: str, clock: Callable[[], float]) -> None:
         self._system = system
@@ -143,7 +146,7 @@ class Observers:
         up_down(names.SLOTS_LIMIT, [self._limit], "{slot}", "Jobs that this process may run at once.")
         up_down(names.SLOTS_USED, [self._used], "{slot}", "Jobs that this process runs now.")
         up_down(names.PROCESSES, [self._processes], "{process}", "Processes of the service, by state.")
-        # Not process.memory.usage: where the system-metrics instrumentation runs as well, there would be two of them.
+        # Not process.memory.usage: the system-metrics instrumentation may report that as well, and there would be two.
         up_down(names.PROCESS_MEMORY, [self._memory], "By", "Resident memory of this process.")
         counter = meter.create_observable_counter
         counter(names.RESTARTS, [self._restarts], "{restart}", "Processes that were replaced, by reason.")
@@ -159,7 +162,7 @@ class Observers:
     def _depth(self, _: CallbackOptions) -> Iterable[Observation]:
         for event in self._fresh():
             for state in ("ready", "delayed", "in_flight", "dead", "bad"):
-                if (count := getattr(event, state)) is not None:  # else the engine cannot know
+                if (count := getattr(event, state)) is not None:  # None: the engine cannot know
                     yield Observation(count, self._at(event.queue, {names.QUEUE_STATE: state}))
 
     def _undeclared(self, _: CallbackOptions) -> Iterable[Observation]:
@@ -209,13 +212,13 @@ class Observers:
 
 
 def _resident() -> int:
-    """Bytes. Raises OSError where there is no /proc."""
+    """Return the resident memory in bytes. Raises OSError where there is no /proc."""
     with open("/proc/self/statm", "rb") as statm:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _guarded(read: Callable[[], Any]) -> Any:
-    """What a callback says, or None: the one that reads a scoreboard must not end the collection of all others."""
+    """Return what a callback returns, or None: one that fails must not end the collection of all others."""
     try:
         return read()
     except Exception:

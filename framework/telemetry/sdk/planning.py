@@ -1,7 +1,9 @@
-"""Span ids that are known before the span: the SDK makes them up when a span starts, the run record needs them earlier.
+"""Span ids that are known before the span exists.
 
-The tracer of the framework gets an id generator and a sampler that follow a plan while one is set, which is only during
-`start_span` itself. Other tracers of the provider, those of the handlers, never see a plan.
+The SDK makes ids when a span starts, but the run record needs them earlier.
+
+The framework's tracer gets an id generator and a sampler that follow a plan while one is set, which is only during
+`start_span` itself. Other tracers of the provider, such as those of handlers, never see a plan.
 """
 
 from __future__ import annotations
@@ -24,12 +26,12 @@ from framework.model.frozen import frozen
 
 @frozen
 class PlannedSpan(SpanIdentity):
-    """A `process` span that is decided but not started.
+    """A `process` span that is planned but not started.
 
     Attributes:
-        context: what it starts in: its parent, if it has one, and the baggage.
-        links: to the creation and to the attempt before.
-        sampling: the sampler's answer; it is asked once.
+        context: the context in which it starts: its parent, if it has one, and the baggage.
+        links: links to the creation and to the previous attempt.
+        sampling: the sampler's decision; it is asked once.
     """
 
     context: Context = field(default_factory=Context)
@@ -42,7 +44,7 @@ _plan: ContextVar[PlannedSpan | None] = ContextVar("framework_planned_span", def
 
 @contextmanager
 def following(plan: PlannedSpan) -> Generator[None, None, None]:
-    """The next span that the framework's tracer starts has the planned ids and decision."""
+    """Give the planned ids and decision to the next span that the framework's tracer starts."""
     token = _plan.set(plan)
     try:
         yield
@@ -59,12 +61,12 @@ class PlannedIds(IdGenerator):
         return int(plan.span_id, 16) if plan else self._otherwise.generate_span_id()
 
     def generate_trace_id(self) -> int:
-        """Asked for roots only."""
+        """Return the planned trace id; the SDK asks for one only for roots."""
         plan = _plan.get()
         return int(plan.trace_id, 16) if plan else self._otherwise.generate_trace_id()
 
     def is_trace_id_random(self) -> bool:
-        """A derived id is as random as the uid that it is derived from."""
+        """Return whether the id is random: a derived id is as random as the uid it is derived from."""
         return _plan.get() is not None or self._otherwise.is_trace_id_random()
 
 
@@ -93,7 +95,7 @@ class PlannedSampling(Sampler):
 
 
 def plannable(tracer: object) -> Tracer | None:
-    """The same tracer, able to follow plans; None where it is not the SDK's, so that nobody can give it ids."""
+    """Make a tracer able to follow plans and return it; None for one that is not the SDK's and cannot be given ids."""
     if not isinstance(tracer, Tracer):
         return None
     if not isinstance(tracer.id_generator, PlannedIds):

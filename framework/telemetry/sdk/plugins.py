@@ -1,5 +1,8 @@
-"""What the environment names by entry points is tried in a process of its own first: it may raise, hang or end the
-process that loads it, and the supervisor must neither wait for it nor have it in its memory half loaded."""
+"""Tests of the plugins that the environment names by entry points, each in a separate process first.
+
+A plugin may raise, hang or end the process that loads it. The supervisor must neither wait for it nor keep a
+half-loaded one in its memory.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from framework.telemetry.environment import ignore
 
 T = TypeVar("T")
 
-LIMIT: Final = 10.0  # seconds for all of them
+LIMIT: Final = 10.0  # seconds for all plugins
 _GROUPS: Final = {
     "OTEL_PYTHON_CONTEXT": "opentelemetry_context",
     "OTEL_PYTHON_TRACER_PROVIDER": "opentelemetry_tracer_provider",
@@ -28,7 +31,7 @@ _GROUPS: Final = {
     "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": "opentelemetry_resource_detector",
 }
 _CREDENTIALS: Final = "opentelemetry_otlp_credential_provider"
-# Of the API and the SDK itself.
+# Names that the API and the SDK provide themselves.
 _OWN: Final = frozenset({
     "contextvars_context", "default_tracer_provider", "default_meter_provider", "default_logger_provider",
     "tracecontext", "baggage", "none", "otel", "process", "os", "host", "service_instance",
@@ -36,8 +39,10 @@ _OWN: Final = frozenset({
 
 
 def try_all(limit: float = LIMIT) -> None:
-    """Takes variables out of the environment whose plugin cannot be loaded and used. Before the first import of what
-    reads them."""
+    """Take variables out of the environment whose plugin cannot be loaded and used.
+
+    Call it before the first import of a module that reads them.
+    """
     left = [name for name in _named() if not set(_values(name)) <= _OWN]
     while left:
         found = _asked(left, limit)
@@ -51,8 +56,10 @@ def try_all(limit: float = LIMIT) -> None:
 
 
 def within(call: Callable[[], T], limit: float) -> T:
-    """Calls it; in a thread that is left behind after `limit` seconds where the environment names a plugin, for that
-    may hang. For a process that is not ours. Raises TimeoutError, or what the call raises."""
+    """Make the call, in a process that the framework did not start. Raises TimeoutError, or what the call raises.
+
+    A plugin that the environment names may hang: the call then runs in a thread, which is left after `limit` seconds.
+    """
     if not any(set(_values(name)) - _OWN for name in _named()):
         return call()
     made: list[T] = []
@@ -84,9 +91,9 @@ def _values(name: str) -> list[str]:
 
 
 def _asked(names: list[str], limit: float) -> dict[str, str]:
-    """By variable, why it cannot be used or an empty text; what did not come to an end is missing.
+    """Return, by variable, why it cannot be used, or an empty text; variables without a result are missing.
 
-    The answer goes into a file: a pipe would be held open by whatever the plugin has started.
+    The answer goes into a file, because a process that the plugin has started would keep a pipe open.
     """
     command = [sys.executable, "-c", "from framework.telemetry.sdk.plugins import main; main()", *names]
     with tempfile.TemporaryFile() as answer:
@@ -101,16 +108,16 @@ def _asked(names: list[str], limit: float) -> dict[str, str]:
         answer.seek(0)
         found = {}
         for line in answer.read().splitlines():
-            with suppress(ValueError):  # something that the plugin has printed
+            with suppress(ValueError):  # the plugin has printed something
                 name, why = json.loads(line)
                 found[name] = why
     return found
 
 
 def main() -> None:
-    """In the process of its own."""
+    """Try the plugins; this runs in the separate process."""
     out = os.dup(1)
-    os.dup2(2, 1)  # what plugins print
+    os.dup2(2, 1)  # plugins may print
     for name in sys.argv[1:]:
         try:
             for value in _values(name):
@@ -123,7 +130,7 @@ def main() -> None:
 
 
 def _try(name: str, value: str) -> None:
-    """Loads it and calls what telemetry calls first."""
+    """Load a plugin and make the first calls that telemetry makes."""
     if value == "*" or value in _OWN:
         return
     for entry in entry_points(group=_GROUPS.get(name, _CREDENTIALS), name=value):

@@ -1,4 +1,4 @@
-"""The OpenTelemetry resource of a process: what its series and spans are attributed to."""
+"""The OpenTelemetry resource of a process, to which its series and spans are attributed."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ _NAMESPACE = uuid.UUID("6f3c1f0e-52d1-5c0f-9a4f-6a1f2f0a6b11")
 
 
 def resource_of(identity: ProcessIdentity, *, pid: int | None = None, host: str | None = None) -> Resource:
-    """The resource of this process; service.namespace, service.version and the like come from OTEL_RESOURCE_ATTRIBUTES.
+    """Return this process's resource. OTEL_RESOURCE_ATTRIBUTES adds service.namespace, service.version and the like.
 
     Args:
         identity: the process.
-        pid, host: this process and this machine unless a test says otherwise.
+        pid, host: for tests; this process and this machine by default.
     """
     given = environment_attributes()
     attributes: dict[str, str | int] = {
         "process.pid": os.getpid() if pid is None else pid,
         "service.instance.id": instance_id(identity, host=given.get("service.instance.id") or host),
     }
-    # Code beats the variables in the SDK, so the name is passed only where no variable gives one.
+    # In the SDK, code overrides the variables, so the name is passed only where no variable gives one.
     if not os.environ.get("OTEL_SERVICE_NAME") and not given.get("service.name"):
         attributes["service.name"] = identity.app
     return detect().merge(Resource(attributes))
 
 
 def detect() -> Resource:
-    """What the SDK finds out by itself. The supervisor asks for its children: it takes half a megabyte."""
+    """Return what the SDK detects. The supervisor calls this for its children, because it takes half a megabyte."""
     return _detected(tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("OTEL_"))))
 
 
@@ -46,18 +46,17 @@ def _detected(environ: tuple[tuple[str, str], ...]) -> Resource:
 
 
 def instance_id(identity: ProcessIdentity, *, host: str | None = None) -> str:
-    """`service.instance.id`: one per process, the same for each process that fills the slot, so a crash loop makes no
-    new series.
+    """Return `service.instance.id`: one per slot, the same for each process that fills it.
 
-    A value given by the environment (a pod's uid) takes the place of the host's name: all processes of the pod see the
-    same value, and used as it stands it would make their series one.
+    So a crash loop makes no new series. A value from the environment (a pod's uid) replaces the host's name: all
+    processes of the pod see the same value, and used directly it would merge their series.
     """
     parts = (host or socket.gethostname(), identity.app, str(identity.instance), identity.role, identity.slot)
     return str(uuid.uuid5(_NAMESPACE, "\0".join(parts)))
 
 
 def environment_attributes(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """OTEL_RESOURCE_ATTRIBUTES as a mapping; malformed parts are left out (the SDK warns of them)."""
+    """Return OTEL_RESOURCE_ATTRIBUTES as a mapping; malformed parts are left out (the SDK warns of them)."""
     text = (os.environ if environ is None else environ).get(_TEXT, "")
     pairs = (item.split("=", 1) for item in text.split(",") if "=" in item)
     return {key.strip(): unquote(value.strip()) for key, value in pairs}

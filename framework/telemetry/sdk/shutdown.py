@@ -1,5 +1,8 @@
-"""Leaving within a budget. The SDK's shutdown takes no timeout and can last 30 s with a silent collector, so the
-deadline is ours: every signal is flushed in a daemon thread of its own, and what is late stays behind."""
+"""Shutdown within a budget.
+
+The SDK's shutdown takes no timeout and can last 30 s with a silent collector. So the deadline is ours: a daemon thread
+flushes each signal, and the process does not wait for a late one.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,14 @@ from collections.abc import Callable, Mapping
 
 
 def flush(calls: Mapping[str, Callable[[], object]], budget: float) -> list[str]:
-    """Runs all calls in parallel daemon threads and returns after `budget` seconds at the latest.
+    """Run all calls in parallel daemon threads and return after `budget` seconds at the latest.
 
     Args:
-        calls: by signal (traces, metrics, logs), what flushes and closes it.
+        calls: by signal (traces, metrics, logs), the call that flushes and closes it.
         budget: seconds.
 
     Returns:
-        The signals that were not done in time.
+        The signals that were not finished in time.
     """
     deadline = time.monotonic() + max(0.0, budget)
     threads = {}
@@ -24,7 +27,7 @@ def flush(calls: Mapping[str, Callable[[], object]], budget: float) -> list[str]
         thread = threading.Thread(target=_swallow, args=(call,), name=f"flush-{signal}", daemon=True)
         try:
             thread.start()
-        except RuntimeError:  # no more threads to be had: this signal is lost, the process still leaves in time
+        except RuntimeError:  # no more threads are available: this signal is lost, but the process leaves in time
             continue
         threads[signal] = thread
     for thread in threads.values():
@@ -35,5 +38,5 @@ def flush(calls: Mapping[str, Callable[[], object]], budget: float) -> list[str]
 def _swallow(call: Callable[[], object]) -> None:
     try:
         call()
-    except Exception:  # a leaving process has nobody left to tell; the export itself was reported already
+    except Exception:  # at shutdown it cannot be reported any more; failed exports were reported already
         return

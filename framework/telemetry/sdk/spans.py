@@ -1,4 +1,4 @@
-"""The `process` span: one per attempt, whatever its end; and that of an attempt whose process was killed."""
+"""The `process` span: one per attempt, whatever its outcome, and one for an attempt whose process was killed."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class SpanTracing(LogOnlyTracing):
     """Tracing with the SDK.
 
     Args:
-        tracer: the provider's tracer of the framework. One that is not the SDK's cannot be given ids: its spans have
-            their own, the run records none, and killed attempts no span.
+        tracer: the framework's tracer. One that is not the SDK's cannot be given ids: its spans have ids of their own,
+            the run record has none, and killed attempts get no span.
         system: `messaging.system`.
         linkage, parent_within: as in Settings (trace_linkage, trace_parent_within).
     """
@@ -52,7 +52,7 @@ class SpanTracing(LogOnlyTracing):
             return SpanIdentity()
         try:
             return self._plan(lease, started_at)
-        except Exception:  # a propagator or sampler of the service's own: its fault must not cost the job
+        except Exception:  # the service's propagator or sampler failed: the job must not be lost with it
             log.exception("no span could be planned for job %s", lease.job.id)
             return SpanIdentity()
 
@@ -65,7 +65,7 @@ class SpanTracing(LogOnlyTracing):
         entered.leave(sys.exc_info()[1])
 
     def lost(self, event: AttemptLost) -> Context | None:
-        """Emits the span that the killed process could not; the context is for exemplars. None = not sampled."""
+        """Emit the span that the killed process could not, and return its context for exemplars; None = not sampled."""
         run = event.run
         if self._planner is None or not (run.sampled and run.trace_id and run.span_id):
             return None
@@ -84,13 +84,13 @@ class SpanTracing(LogOnlyTracing):
         return trace.set_span_in_context(span, Context())
 
     def attributes(self, lease: Lease, started_at: float) -> dict[str, Any]:
-        """What is known of an attempt when it starts."""
+        """Return the attributes that are known when an attempt starts."""
         return {
             names.OPERATION: "process",
             names.OPERATION_TYPE: "process",
             names.SYSTEM: self._system,
             names.DESTINATION: lease.queue,
-            # A lone surrogate would stop the export of a whole batch.
+            # A lone surrogate would make the export of a whole batch fail.
             names.MESSAGE_ID: lease.job.id.encode("utf-8", "replace").decode(),
             names.ATTEMPT: lease.attempt,
             names.QUEUE_WAIT: max(0.0, started_at - lease.eligible_at),
@@ -98,7 +98,7 @@ class SpanTracing(LogOnlyTracing):
         }
 
     def start(self, lease: Lease, plan: PlannedSpan, attributes: dict[str, Any], start_time: int | None = None) -> Span:
-        """Starts the span, with the ids of its plan if it has some."""
+        """Start the span, with the ids of its plan if it has any."""
         arguments = (f"process {lease.queue}", plan.context, SpanKind.CONSUMER, attributes, plan.links, start_time)
         if not plan.span_id:
             return self.tracer.start_span(*arguments)
@@ -106,7 +106,7 @@ class SpanTracing(LogOnlyTracing):
             return self.tracer.start_span(*arguments)
 
     def unplanned(self, lease: Lease) -> PlannedSpan:
-        """Parent, baggage and links, but ids of the provider's own making."""
+        """Return a plan with parent, baggage and links; the provider makes the ids."""
         origin = origin_of(lease)
         return PlannedSpan(context=origin.context, links=links_of(lease, origin))
 
@@ -132,8 +132,10 @@ class SpanTracing(LogOnlyTracing):
         return PlannedSpan(trace_id, span_id, sampled, context, links, asked)
 
     def _plan_of_dead(self, event: AttemptLost) -> PlannedSpan:
-        """Ids and decision stand in the run record; parent or root shows in the trace id, so settings that changed
-        since cannot tear it apart."""
+        """Return the plan for a killed attempt, with the ids and the sampling decision of its run record.
+
+        The trace id shows whether the span is a child or a root, so changed settings cannot break the trace.
+        """
         run, origin = event.run, origin_of(event.lease)
         child = origin.creation.is_valid and f"{origin.creation.trace_id:032x}" == run.trace_id
         context = origin.context if child else origin.root_context()
@@ -143,7 +145,7 @@ class SpanTracing(LogOnlyTracing):
 
 
 class AttemptSpan:
-    """The span around one handler. Context and job are set on entering and put back on leaving, whatever happened."""
+    """The span around one handler. Entering sets context and job; leaving always restores the previous ones."""
 
     __slots__ = ("_attempt", "_job", "_span", "_token", "_tracing")
 
@@ -167,9 +169,9 @@ class AttemptSpan:
             self._span = guarded(span) if isinstance(span, ReadableSpan) else span
             if not plan.span_id:
                 attempt.identity = identity_of(self._span)
-        except Exception:  # an exporter's or a sampler's fault: the job runs without a span
+        except Exception:  # an exporter or a sampler failed: the job runs without a span
             log.exception("no span could be started for job %s", attempt.lease.job.id)
-        # Never on top of the ambient context: what leaked into it would reach this handler.
+        # Never on top of the current context: anything that leaked into it would reach this handler.
         self._token = otel_context.attach(trace.set_span_in_context(self._span, context))
 
     def leave(self, error: BaseException | None) -> None:
@@ -185,7 +187,7 @@ class AttemptSpan:
 
 
 def identity_of(span: Span) -> SpanIdentity:
-    """The ids that a span of a foreign provider gave itself."""
+    """Return the ids that a span of a foreign provider gave itself."""
     found = span.get_span_context()
     if not found.is_valid:
         return SpanIdentity()
@@ -193,8 +195,10 @@ def identity_of(span: Span) -> SpanIdentity:
 
 
 def finish(span: Span, outcome: Outcome | None, error: BaseException | None) -> None:
-    """Sets outcome, status and error. A run that failed is an error even if it will be retried; one that was released,
-    discarded or rested is none."""
+    """Set outcome, status and error. A failed run is an error even if it will be retried.
+
+    A run that was released, discarded or archived is not an error.
+    """
     if outcome is not None:
         span.set_attribute(names.OUTCOME, outcome.kind.value)
         if outcome.message:
@@ -209,6 +213,6 @@ def finish(span: Span, outcome: Outcome | None, error: BaseException | None) -> 
             names.EXCEPTION_STACKTRACE: failure.traceback,
         }
         span.add_event("exception", exception)
-    elif outcome is None and error is not None:  # the executor itself broke
+    elif outcome is None and error is not None:  # the executor itself failed
         span.set_attribute(names.ERROR_TYPE, error_type(error))
         span.set_status(Status(StatusCode.ERROR))
