@@ -1,5 +1,4 @@
-"""The loop of one worker process: it claims and runs jobs one at a time, in threads, or on an event loop, and settles
-them."""
+"""The loop of one worker process: it runs jobs one at a time, in threads, or on an event loop, and settles them."""
 
 from framework.worker.concurrent import AsyncWorker
 from framework.worker.core import LeaveSignal, WorkerCore

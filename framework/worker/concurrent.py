@@ -170,8 +170,7 @@ class AsyncWorker:
             self._changed.set()
 
     async def _call(self, awaitable: Awaitable[Any], run: Run) -> Any:
-        """Await the handler under its soft timeout; raise JobInterrupted for the cancellation that this worker
-        caused."""
+        """Await the handler under its soft timeout. Raise JobInterrupted for a cancellation that this worker caused."""
         timeout = run.options.timeout
         if timeout is not None:
             self._later(timeout, self._time_out, run)

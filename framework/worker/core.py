@@ -49,7 +49,7 @@ class LeaveSignal:
 
     @property
     def interrupt_at(self) -> float | None:
-        """Return the monotonic second at which running handlers are interrupted; it moves by the time the tree stands
+        """Return the monotonic second at which running handlers are interrupted. It moves by the time the tree stands
         still."""
         return None if self._interrupt_at is None else self._interrupt_at + self._stood_still()
 

@@ -1,5 +1,4 @@
-"""The worker for sync handlers with `concurrency` above 1: each job runs in a thread, the engine is called from the
-main one.
+"""The worker for sync handlers with `concurrency` above 1: jobs run in threads, the engine is called in the main one.
 
 The main thread claims, writes run records and board rows, and settles; a thread runs the executor and nothing else.
 """
@@ -137,7 +136,7 @@ class ThreadWorker:
         return None if moment is None else moment - self._core.board.stood_still
 
     def _blamed(self) -> int | None:
-        """Return the row whose code ran last: the row of the job that is being settled, or of the only job that
+        """Return the row whose code ran last. That is the row of the job that is being settled, or of the only job that
         runs."""
         runs = [self._settling] if self._settling is not None else list(self._runs)
         return runs[0].row if len(runs) == 1 else None

@@ -1,5 +1,4 @@
-"""The event loop of a worker: handlers can neither stop nor close it, and what they leave behind does not delay its
-end."""
+"""The event loop of a worker: handlers can neither stop nor close it, and what they leave does not delay its end."""
 
 from __future__ import annotations
 

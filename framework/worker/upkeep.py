@@ -1,5 +1,4 @@
-"""Tasks of every kind of worker between jobs and after failures: repair the process, and explain mistakes of the
-service."""
+"""Tasks of every kind of worker besides its jobs: it repairs the process, and explains mistakes of the service."""
 
 from __future__ import annotations
 
@@ -68,16 +67,16 @@ def explain_signal(attempt: Attempt) -> str:
 
 
 def handler_line(executor: Executor, frame: FrameType | None) -> tuple[str, str]:
-    """Return (the handler as `Relay.deliver`, the innermost line of its file on a stack: `relay.py:41
-    requests.post`)."""
+    """Return (handler, line): `Relay.deliver`, and the innermost line of its file on a stack, `relay.py:41
+    requests.post`."""
     kind, name = type(executor.app), executor.handler.name
     code = getattr(getattr(kind, name), "__code__", None)
     return f"{kind.__name__}.{name}", _where(frame, code.co_filename if code else "")
 
 
 def stack_of(frame: FrameType | None) -> str:
-    """Return a thread's stack as text; empty without a frame, or if the loader of a module fails when it is asked for
-    source lines: the watching thread must not end because of what it looks at."""
+    """Return a thread's stack as text; empty without a frame, or if a loader fails when it is asked for source lines.
+    The watching thread must not end because of what it looks at."""
     try:
         return "".join(traceback.format_stack(frame)) if frame is not None else ""
     except Exception:

@@ -105,7 +105,7 @@ class Executor:
         self._hook = FailureHook(app, emit, patience=patience, swallows=swallows)
 
     def attempt(self, lease: Lease) -> Attempt:
-        """Return the run that is about to start, or the earlier one that must be charged; its ids go into the run
+        """Return the run that is about to start, or the earlier one that must be charged. Its ids go into the run
         record."""
         if lease.previous is not None:
             return attempt_elsewhere(lease, self.options, self._tracing)
@@ -226,8 +226,8 @@ class Executor:
         )
 
     def _own_time(self) -> float:
-        """Return the seconds of the tree's own time: the time that a handler has left does not shrink while the tree
-        stands still."""
+        """Return the seconds of the tree's own time. The time left for a handler does not shrink while the tree stands
+        still."""
         return self._monotonic() - self._stood_still()
 
     def _decided(self, attempt: Attempt, error: BaseException) -> Outcome:

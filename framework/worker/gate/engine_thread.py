@@ -69,7 +69,7 @@ class EngineThread:
             self._wake()
 
     def waiting(self, call: Callable[[float], Any], seconds: float) -> Any:
-        """Make, in the thread, a call that may wait up to `seconds`; let it wait 0 s if another call is queued or
+        """Make a claim that may wait up to `seconds`, in the thread. It does not wait if another call is queued or
         due."""
         self._waiting = True  # first: a call that arrives after this line ends the wait
         try:

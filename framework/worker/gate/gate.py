@@ -199,8 +199,8 @@ class Gate:
                 self.emit(JobsSettled(lease.queue, verb, 1, seconds))
 
     def settle_soon(self, lease: Lease, outcome: Outcome, row: int) -> None:
-        """Collect a success, to settle it with others at the next `flush`; its outcome in the ledger is enough for a
-        rescuer."""
+        """Collect a success, to settle it with others at the next `flush`. A rescuer needs only its outcome in the
+        ledger."""
         if outcome is not SUCCEEDED or self._unsettled or self.failures:
             self.settle(lease, outcome, row)
         else:

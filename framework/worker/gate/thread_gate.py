@@ -24,7 +24,7 @@ LAST_CALLS = 5.0  # seconds at the end for the calls in progress
 
 
 class ThreadGate(Gate):
-    """The gate to a remote engine: one thread makes all calls, so none runs in an event loop, and no two at the same
+    """The gate to a remote engine. One thread makes all calls, so none runs on an event loop, and no two at the same
     time.
 
     A success waits up to `settle_delay` for others; any other outcome is settled at once, and the waiting successes

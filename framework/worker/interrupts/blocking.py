@@ -1,5 +1,4 @@
-"""Detection of the job that blocks the event loop: a mark on its board row while its code runs, and a watching
-thread."""
+"""Detection of the job that blocks the event loop: a mark on its board row while it runs, and a watching thread."""
 
 from __future__ import annotations
 
@@ -101,7 +100,7 @@ class LoopWatch:
                 self._say(time.monotonic() - last)
 
     def _mark(self) -> None:
-        """Mark the row of the job whose task is current: `Tracked` marks a handler's own code only, not tasks that it
+        """Mark the row of the job whose task is current. `Tracked` marks a handler's own code only, not tasks that it
         made."""
         task = asyncio.current_task(self._loop)
         run = task.run if isinstance(task, JobTask) else None

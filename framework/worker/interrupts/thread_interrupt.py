@@ -191,7 +191,7 @@ class ThreadInterrupts:
         return call
 
     def _leave(self, call: Call) -> None:
-        """Note that the handler has ended: no interruption comes after this, neither to this job nor to the next
+        """Note that the handler has ended. After this no interruption comes, neither to this job nor to the next
         one."""
         leave_if_forked(self._pid)  # before the lock, which another thread may have held at the fork
         with self._lock:
