@@ -70,7 +70,7 @@ class SelfCheck:
         return lost or self.changed()
 
     def damage(self) -> str:
-        """Return what in this process is gone or permanently changed, before that makes anything fail; empty:
+        """Return what in this process is gone or changed for good, before anything fails because of it; empty:
         nothing."""
         return self._closed() or self.changed()
 

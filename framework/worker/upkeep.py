@@ -67,8 +67,10 @@ def explain_signal(attempt: Attempt) -> str:
 
 
 def handler_line(executor: Executor, frame: FrameType | None) -> tuple[str, str]:
-    """Return (handler, line): `Relay.deliver`, and the innermost line of its file on a stack, `relay.py:41
-    requests.post`."""
+    """Return the handler as `Relay.deliver`, and the innermost line of its file on a stack.
+
+    The line is, for example, `relay.py:41 requests.post`.
+    """
     kind, name = type(executor.app), executor.handler.name
     code = getattr(getattr(kind, name), "__code__", None)
     return f"{kind.__name__}.{name}", _where(frame, code.co_filename if code else "")

@@ -70,8 +70,8 @@ class Drain:
         return self._on_demand_until if deadline is None else deadline
 
     def _worth_another_life(self, place: Place, now: float) -> bool:
-        """Return whether a dead child must start again to finish its work. One that was killed may, one that always
-        fails not."""
+        """Return whether a dead child must start again to finish its work. A killed one must, one that fails each time
+        must not."""
         if place.due_at is None or place.vain > MOST_FAILURES:
             return False
         deadline = self._tree.deadline if place.spec.wanted is None else self._end_of(place, now)
