@@ -1,7 +1,7 @@
 """The end of process trees whose supervisor is dead: workers drain by themselves; the rest is killed at the deadline.
 
-A tree's own maintenance does this. If that process is dead too, the maintenance of another tree on the same store takes
-over, at the latest that of the next supervisor.
+A tree's own maintenance does this. If that process is dead too, maintenance of another tree on the same store takes
+over, at the latest when the next supervisor starts.
 """
 
 from __future__ import annotations

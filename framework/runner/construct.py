@@ -1,4 +1,4 @@
-"""Calls of the service's constructor, which is the service's code, like `lifespan`: it may fail, hang, or start
+"""Calls of the service's constructor, which is the service's code, like `lifespan`. It may fail, hang, or start
 things."""
 
 from __future__ import annotations

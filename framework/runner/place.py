@@ -67,7 +67,7 @@ class Place:
         return self.instance.board_path.parent.parent / LEDGERS
 
     def kill_reason(self, board: Scoreboard, incarnation: str) -> KillReason | None:
-        """Return why an incarnation ended, from our own board or from that of the tree to which it belonged."""
+        """Return why an incarnation ended, from our own board or from the board of another tree on this store."""
         found = board.kill_reason(incarnation) or self._written_soon(board, incarnation)
         if found is not None:
             return found

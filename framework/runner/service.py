@@ -195,7 +195,7 @@ def _supervisor(place: Place, board: Scoreboard, say: Say, telemetry: Telemetry)
 
 
 def _environ(place: Place, birth: Birth) -> Mapping[str, str]:
-    """Return the environment of a fresh interpreter, in which an OpenTelemetry provider may exist before our code
+    """Return the environment of a fresh interpreter, where an OpenTelemetry provider may exist before our own code
     runs."""
     roles: dict[str, Role] = {MAINTENANCE: MAINTENANCE, HOOKS: HOOKS, EXPORTER: EXPORTER}
     role = roles.get(birth.name, "worker")

@@ -70,7 +70,7 @@ class SelfCheck:
         return lost or self.changed()
 
     def damage(self) -> str:
-        """Return what in this process is gone or changed for good, before anything fails because of it; empty:
+        """Return what in this process is gone or changed for good, before anything fails because of it. Empty:
         nothing."""
         return self._closed() or self.changed()
 
