@@ -1,4 +1,4 @@
-"""The housekeeping process: makes due, rescues, expires, observes, serves health; the last to leave."""
+"""The maintenance process: it promotes due jobs, rescues, expires, observes, serves health; it outlives the workers."""
 
 from framework.maintenance.abandoned import AbandonedLeases
 from framework.maintenance.health import HealthServer

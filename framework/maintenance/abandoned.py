@@ -1,4 +1,4 @@
-"""The leases of dead owners, from their rescue to their settlement."""
+"""Abandoned leases (leases of dead owners): their rescue, resolution and settlement."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from framework.model.outcome import Outcome, Settlement
 from framework.process.scoreboard import KillReason
 
 FIRST_RETRY, LAST_RETRY = 0.5, 30.0  # seconds until a lease that could not be settled is tried again
-MOST_FAILURES = 3  # in a row: then the engine fails, and not these leases
-PAUSE = 1.0  # seconds without a try after that
+MOST_FAILURES = 3  # failures in a row after which the engine counts as failing, not these leases
+PAUSE = 1.0  # seconds without a try after those
 
 
 @dataclass(slots=True, eq=False)
 class _Abandoned(Retried):
-    """One lease. It is resolved once, because the span of its lost attempt is sent then, and settled when it can be.
+    """One abandoned lease. It is resolved only once, because that sends the span of its attempt; it is settled when
+    possible.
 
     Attributes:
         account: what is known of its attempt; None: its owner's ledger could not be read yet.
         sent: telemetry has the attempt.
-        resolved: what becomes of the job, and why its attempt failed.
+        resolved: the outcome of the job, and why its attempt failed.
     """
 
     rescued: Rescued
@@ -41,20 +42,21 @@ class _Abandoned(Retried):
 
 
 class AbandonedLeases:
-    """Collects abandoned leases from the engine, resolves what becomes of each, and settles it.
+    """The collector of abandoned leases: it takes them from the engine, resolves each, and settles it.
 
-    A lease that cannot be settled (a bad sector, a quota) is tried again later and later; no other waits for it.
+    A lease that cannot be settled (a bad sector, a quota) is tried again after growing delays; no other lease waits for
+    it.
 
     Args:
         broker: the open engine.
-        options: of all queues that the app knows, by name.
+        options: options of all queues that the app knows, by name.
         emit: takes the events.
-        kill reason: says why an incarnation ended.
-        after_loss: is told of each charged attempt, after it was settled.
-        knows: which of these attempts telemetry has already, by span id.
-        ledgers: of the dead of this machine.
+        kill_reason: returns why an incarnation ended.
+        after_loss: called for each charged attempt after its settlement.
+        knows: returns the span ids of those runs that telemetry already has.
+        ledgers: the ledgers of dead owners on this machine.
         identify: see Accounts.
-        clock: monotonic seconds.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -83,13 +85,13 @@ class AbandonedLeases:
         self._paused_until = 0.0
 
     def step(self, until: float) -> bool:
-        """Collect what is new, then settle until `until` (monotonic seconds), at least one. Return whether no lease is
-        left that could be tried now. Raises EngineUnavailable: the engine fails, all is tried again."""
+        """Collect new leases, then settle until `until` (monotonic seconds), at least one. Return whether no lease is
+        left that could be tried now. Raises EngineUnavailable: the engine fails, and all is tried again."""
         unavailable: EngineUnavailable | LeaseLost | None = None
         found: Sequence[Rescued] = ()
         try:
             found = self._broker.rescue()
-        except Exception as error:  # what was collected before can still be settled
+        except Exception as error:  # leases that were collected before can still be settled
             unavailable = answer(error)
         self._collect(found)
         self._due.extend(self._looked_up(self._failed.due()))
@@ -100,14 +102,18 @@ class AbandonedLeases:
         return not self._due
 
     def _collect(self, rescued: Sequence[Rescued]) -> None:
-        """Put what had not started first, then the oldest first: a rescuer that is killed again and again gets to each.
-        All come before those that may fail again."""
+        """Queue new leases in front: unstarted ones first, then the oldest first.
+
+        So a rescuer that is killed again and again gets to each lease. New leases come before those that may fail
+        again.
+        """
         self._due.extendleft(reversed(self._looked_up([_Abandoned(one) for one in rescued])))
 
     def _looked_up(self, items: Sequence[_Abandoned]) -> list[_Abandoned]:
-        """Return, in order, what can be settled: each with what is known of its attempt.
+        """Return, in order, the leases that can be settled, each with what is known of its attempt.
 
-        Telemetry is asked for all at once, as it looks through all rings. The owners are dead: what they said is there.
+        Telemetry is asked once for all of them, because it searches all rings. The owners are dead, so their records
+        are complete.
         """
         new = [item for item in items if item.account is None]
         for item in new:
@@ -122,7 +128,7 @@ class AbandonedLeases:
         return sorted((item for item in items if item.account is not None), key=_started_at)
 
     def sweep(self) -> None:
-        """Remove the ledgers of dead workers that no lease needs. Cheap where none is dead."""
+        """Remove the ledgers of dead workers that no lease needs. Costs little if no worker is dead."""
         complete = not (self._due or self._failed or self._broker.stuck())
         self._accounts.sweep(self._options.keys(), complete=complete)
 
@@ -131,7 +137,7 @@ class AbandonedLeases:
         failures = 0
         try:
             while self._due:
-                # Each is settled before the next is resolved: a rescuer that is killed soon gets some done.
+                # Each lease is settled before the next is resolved: a rescuer that is killed soon still gets some done.
                 item = self._due.popleft()
                 try:
                     self._settle(item, released)
@@ -173,10 +179,11 @@ class AbandonedLeases:
             self._emit(EngineFailed("settle", f"job {item.rescued.lease.job.id!r}: {error}", delay))
 
     def _resolve(self, account: Account, *, sent: bool) -> tuple[Outcome, Reason | None]:
-        """Return what becomes of a job, and why its attempt failed.
+        """Return the outcome of a job, and why its attempt failed.
 
-        The decision comes first, into the ledger: a rescuer that takes over from us does the same. Then the span that
-        is missing, before the job is settled: after that nothing would show that it is.
+        The decision is first written to the ledger, so that a rescuer that takes over decides the same. Then the
+        missing span is sent, before the job is settled: after the settlement nothing would show that the span is
+        missing.
         """
         outcome, reason = resolve(account, self._options, self._kill_reason, time.time())
         if account.run is None:

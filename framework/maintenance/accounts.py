@@ -1,4 +1,4 @@
-"""What is known of an abandoned lease's attempt: the engine's lease joined with the ledger of its dead owner."""
+"""The account of an abandoned lease's attempt: the engine's lease joined with the ledger of its dead owner."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Account:
     """A lease whose owner is dead, and how far its attempt had come.
 
     Attributes:
-        lease: settle it like any other.
-        owner: incarnation of the dead process.
-        run: None = the job had not started.
-        outcome: how the attempt ended; None = it was running.
-        ended_at: when it ended, seconds since the epoch; 0 = not known.
-        resolved: a rescuer that died in turn had decided the outcome.
+        lease: the lease, settled like any other.
+        owner: the incarnation of the dead process.
+        run: the run; None: the job had not started.
+        outcome: how the attempt ended; None: it was running.
+        ended_at: when it ended, seconds since the epoch; 0: unknown.
+        resolved: an earlier rescuer, dead by now, had decided the outcome.
         told: telemetry has the attempt.
     """
 
@@ -39,17 +39,17 @@ class Account:
 
 
 def as_it_is(lease: Lease, run: RunRecord) -> RunRecord:
-    """Return the run."""
+    """Return the run unchanged."""
     return run
 
 
 class Accounts:
-    """Looks into the ledgers of dead owners, and writes there what becomes of their jobs.
+    """The reader of the ledgers of dead owners, which also records there what becomes of their jobs.
 
     Args:
         broker: the open engine.
-        ledgers: of this machine; None: there are none, and only the engine tells what had started.
-        identify: the ids of a run of which the store knows only that it had started.
+        ledgers: those of this machine; None: there are none, and only the engine knows what had started.
+        identify: adds the ids to a run of which the store knows only that it had started.
     """
 
     def __init__(
@@ -58,10 +58,11 @@ class Accounts:
         self._broker = broker
         self._identify = identify
         self._ledgers = ledgers
-        self._open: Counter[str] = Counter()  # leases that are not settled, by owner
+        self._open: Counter[str] = Counter()  # number of unsettled leases by owner
 
     def of(self, rescued: Rescued) -> Account:
-        """Return what is known of a lease. Raises OSError, EngineUnavailable: it cannot be read now; ask again."""
+        """Return what is known of a lease. Raises OSError, EngineUnavailable: it cannot be read now; ask again
+        later."""
         found = self._known(rescued)
         self._open[rescued.owner] += 1
         return found
@@ -87,9 +88,9 @@ class Accounts:
         return None if ledger is None else ledger.entry(rescued.lease)
 
     def resolve(self, account: Account, outcome: Outcome) -> None:
-        """Write down what becomes of a job whose attempt had no end, before telemetry or the engine hear of it.
+        """Record the outcome of a job whose attempt had not ended, before telemetry or the engine get it.
 
-        Where that fails, a rescuer that comes after us decides anew.
+        If that fails, a later rescuer decides again.
         """
         ledger = self._of_owner(account)
         if ledger is not None:
@@ -97,13 +98,13 @@ class Accounts:
                 ledger.resolve(account.lease, outcome)
 
     def told(self, account: Account) -> None:
-        """Telemetry has the attempt."""
+        """Record that telemetry has the attempt."""
         ledger = self._of_owner(account)
         if ledger is not None:
             ledger.told(account.lease)
 
     def settled(self, account: Account) -> None:
-        """The engine has the settlement: with the last lease of an owner its ledger goes."""
+        """Record that the engine has the settlement; remove the owner's ledger after its last lease."""
         ledger = self._of_owner(account)
         if ledger is not None:
             ledger.free(account.lease)
@@ -134,6 +135,9 @@ def _account(rescued: Rescued, entry: Entry) -> Account:
 
 
 def _of_store(rescued: Rescued, run: RunRecord) -> Account:
-    """Of another machine, or of a worker of the version before, which told telemetry before the engine."""
+    """Return the account of a run that only the store knows.
+
+    It ran on another machine, or in a worker of the version before, which told telemetry before the engine.
+    """
     outcome = rescued.reported
     return Account(rescued.lease, rescued.owner, run, outcome, told=outcome is not None)

@@ -1,8 +1,8 @@
-"""Probes over HTTP: /livez never depends on the engine, /readyz does, /startupz: was any worker ever ready.
+"""Probes over HTTP. /livez never depends on the engine, /readyz does, /startupz tells whether a worker was ever ready.
 
-Everybody who reaches the port may hold connections open, send slowly or send garbage. One thread serves a bounded
-number of them, each for a bounded time, and the newest displaces the oldest: a probe is answered as soon as its request
-is there, and maintenance keeps its descriptors for the engine.
+Every client that reaches the port may hold connections open, send slowly or send garbage. One thread serves a limited
+number of connections, each for a limited time, and the newest displaces the oldest. So a probe is answered as soon as
+its request has arrived, and maintenance keeps its descriptors for the engine.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-RETRY = 1.0  # seconds between tries to bind: the address may still belong to the process that we replace
+RETRY = 1.0  # seconds between tries to bind: the address may still belong to the process that this one replaces
 MOST = 64  # connections at once
 LONGEST = 5.0  # seconds that a connection may take, whatever it sends
-WAITING = 1024  # connections that the kernel keeps for us until we accept them; they cost no descriptor
-LARGEST = 8192  # bytes of a request's head; nobody needs more to ask for a probe
+WAITING = 1024  # connections that the kernel keeps until they are accepted; they cost no descriptor
+LARGEST = 8192  # bytes of a request's head; a probe needs no more
 _REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
 
 
 @dataclass(slots=True)
 class Connection:
-    """A client; `head` is what it has sent so far, None once it has its answer."""
+    """The connection of a client; `head` is what it has sent so far, None once it was answered."""
 
     socket: socket.socket
     until: float
@@ -34,12 +34,12 @@ class Connection:
 
 
 class HealthServer:
-    """Serves in a thread; binds as soon as the address is free.
+    """The HTTP server of the probes. It serves in a thread, and binds as soon as the address is free.
 
     Args:
         address: `host:port`, checked by the settings.
-        checks: path without slash to a function that returns an empty string, or what is wrong.
-        say: told once why it cannot bind yet.
+        checks: by path without slash, functions that return what is wrong, or an empty string.
+        say: takes one line, once, about why the address cannot be bound yet.
         longest: seconds that a connection may take.
     """
 
@@ -56,7 +56,7 @@ class HealthServer:
         self._checks = checks
         self._say = say
         self._longest = longest
-        # Where descriptors are few, most of them are the engine's.
+        # If descriptors are few, most of them are left to the engine.
         self._most = max(1, min(MOST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
         self._open: dict[int, Connection] = {}  # by descriptor, the oldest first
         threading.Thread(target=self._serve, name="health", daemon=True).start()
@@ -98,9 +98,9 @@ class HealthServer:
             self._close(next(iter(self._open.values())))
         try:
             client, _ = listener.accept()
-        except (BlockingIOError, ConnectionError):  # it has gone again
+        except (BlockingIOError, ConnectionError):  # the client is gone already
             return
-        except OSError:  # no descriptors: its place in the queue is kept, and this thread does not spin meanwhile
+        except OSError:  # no descriptors: the client stays queued, and the pause keeps this thread from spinning
             time.sleep(RETRY / 10)
             return
         client.setblocking(False)
@@ -118,14 +118,14 @@ class HealthServer:
             data = b""
         if not data:
             self._close(one)
-        elif one.head is not None:  # what comes after the answer is read away: closed unread, it would reset the answer
+        elif one.head is not None:  # later data is read too: a close with unread data resets the answer
             one.head += data
             if b"\r\n\r\n" in one.head or b"\n\n" in one.head or len(one.head) > LARGEST:
                 self._answer(one, one.head)
 
     def _answer(self, one: Connection, head: bytes) -> None:
         one.head = None
-        with suppress(OSError):  # an answer fits into the buffer of any socket that somebody reads
+        with suppress(OSError):  # an answer fits into the buffer of any socket
             one.socket.send(self._response(head))
             one.socket.shutdown(socket.SHUT_WR)
 

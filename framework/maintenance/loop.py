@@ -1,4 +1,4 @@
-"""The loop of the maintenance process."""
+"""The loop of the maintenance process, which does a part of all due housekeeping at each turn."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from framework.process.headless import LOOK_EVERY, Leftovers, OtherTrees
 from framework.process.scoreboard import LEAVING, READY, Scoreboard, process_start
 from framework.process.signals import SignalQueue, drain
 
-TURN = 0.5  # seconds between two turns where the engine fails or does not say; at most two of them
-STEP = 0.4  # seconds for each of the two parts of a turn: between them the heart beats, and the newly dead come first
-RESCUE_EVERY = 0.5  # seconds between looks for the dead of other trees; our own supervisor tells at once
-SWEEP_EVERY = 30.0  # seconds between looks for what dead workers left and nobody needs
+TURN = 0.5  # seconds until the next turn if the engine fails or does not tell; a pause is at most twice this
+STEP = 0.4  # seconds for each of the two parts of a turn: the board is ticked between them, and new leases come first
+RESCUE_EVERY = 0.5  # seconds between looks for abandoned leases of other trees; our own supervisor notifies at once
+SWEEP_EVERY = 30.0  # seconds between looks for ledgers of dead workers that no lease needs
 OBSERVE_EVERY = 5.0  # seconds between observations of depth and age
-SELDOM = 15.0  # the same, at most, where many queues do not change
-OBSERVE_WORTH = 4000  # times the processor's time that such an observation took
+SELDOM = 15.0  # the same, at most, if many queues do not change
+OBSERVE_WORTH = 4000  # the same, as a multiple of the processor time of an observation
 
 
 class Maintenance:
-    """Runs until told to leave, which the supervisor does after the last worker is gone.
+    """The maintenance process; it runs until it is told to leave, which happens after the last worker is gone.
 
     Args:
         index: its slot on the board.
-        supervisor: pid of the parent; another getppid() means that the tree has lost its head.
-        poke: descriptor that becomes readable when a process of the tree died.
+        supervisor: pid of the parent; a different getppid() means that the supervisor is dead.
+        poke: descriptor that becomes readable when a process of the tree has died.
         abandoned: settles the leases of dead owners.
         queues: names of all queues that the app knows.
-        leads: whether this process observes depth and age for all that share the engine.
-        drain: seconds a headless tree gets.
+        leads: returns whether this process observes depth and age for all services that share the engine.
+        drain: seconds for the drain of a tree whose supervisor is dead.
         others: the other trees on the store.
     """
 
@@ -78,7 +78,7 @@ class Maintenance:
         self.turned_at = time.monotonic()
 
     def run(self, unblock: Callable[[], None]) -> None:
-        """Blocks until told to leave and nothing of the tree is left to rescue."""
+        """Run until told to leave and nothing of the tree is left to rescue."""
         signals = SignalQueue((signal.SIGTERM, signal.SIGINT))
         unblock()
         self._board.set_state(self._index, READY, time.monotonic_ns())
@@ -93,18 +93,18 @@ class Maintenance:
         if os.getppid() != self._supervisor:
             Leftovers(self._board, self._index, self._drain).outlive(self.turn)
         self._rescue_at = self._sweep_at = 0.0
-        self._observe_at = 0.0  # what the gauges show from now on is what was left
+        self._observe_at = 0.0  # from now on the gauges show what was left
         self.turn()
-        # The next supervisor settles what there is no time for.
+        # The next supervisor settles what is left at the deadline.
         while not self._rescue() and time.monotonic_ns() < self._board.deadline:
             self._beat()
 
     def turn(self) -> float:
-        """Do a part of everything that is due, the rescue first. Return the seconds until the next turn; 0: there is
-        something left.
+        """Do a part of everything that is due, the rescue first. Return the seconds until the next turn; 0: something
+        is left.
 
-        Each part has a limit of time: a slow disk or many jobs must not keep a killed worker's job waiting, nor look
-        like a hang to the supervisor.
+        Each part has a time limit: a slow disk or many jobs must not delay a killed worker's job, nor look like a hang
+        to the supervisor.
         """
         now = self._beat()
         self._board.try_to_publish()
@@ -129,7 +129,7 @@ class Maintenance:
         return maintained if rescued else 0.0
 
     def _observe(self) -> float:
-        """Look at all queues. Return the seconds until the next look."""
+        """Observe all queues. Return the seconds until the next observation."""
         began, self._observation.changed = time.thread_time(), False
         for name in self._queues:
             self._beat()
@@ -143,20 +143,21 @@ class Maintenance:
         return True
 
     def _beat(self) -> float:
-        """Tell supervisor and probes that this process is alive. Return the time."""
+        """Show supervisor and probes that this process is alive. Return the time."""
         self._board.tick(self._index, time.monotonic_ns())
         self.turned_at = time.monotonic()
         return self.turned_at
 
     def _rescue(self) -> float:
-        """Settle abandoned leases for a while. Return 0 where one is left that is due."""
+        """Settle abandoned leases for a while. Return 0 if a due lease is left."""
         now = time.monotonic()
         done = self._try("rescue", lambda: self._abandoned.step(now + STEP))
         self._rescue_at = now + RESCUE_EVERY if done else now
         return done
 
     def _told_to_leave(self, signals: SignalQueue) -> bool:
-        """A signal to the whole group comes early: as long as a worker lives, somebody must keep house."""
+        """Return whether to leave now. A signal to the whole process group comes early: while a worker lives,
+        maintenance stays."""
         while (number := signals.take()) is not None:
             self._asked_to_leave = self._asked_to_leave or number == signal.SIGTERM
         if os.getppid() != self._supervisor:
@@ -170,8 +171,11 @@ class Maintenance:
         )
 
     def _try(self, verb: str, call: Callable[[], float]) -> float:
-        """Return what a call returns: 0 where not all is done for now. An engine that fails is asked again at the next
-        turn after a pause; said once, and once when it is back."""
+        """Return what a call to the engine returns; 0: not everything is done for now.
+
+        If the engine fails, return a pause, after which it is asked again. The failure is reported once, and the
+        recovery once.
+        """
         try:
             done = call()
         except Exception as failed:

@@ -1,4 +1,4 @@
-"""Looking at the queues for all services that share the store: depth, age, bad files, queues that nobody declares."""
+"""Observation of queues for all services that share the store: depth, age, bad files, and undeclared queues."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from itertools import islice
 from framework.engine.port import Broker, Inspector, QueueStats
 from framework.model.events import Event, FileBad, QueueObserved, QueueUndeclared
 
-MOST_LOOKED, MOST_TOLD = 1000, 20  # bad files of a queue in one observation: each is read, and told in a line
+MOST_LOOKED, MOST_TOLD = 1000, 20  # bad files of a queue that one observation reads, and reports with a line each
 
 
 class Observation:
-    """Emits what it sees.
+    """The observer of queues; it emits events.
 
     Attributes:
-        changed: something is not as it was at the look before.
+        changed: something differs from the observation before.
     """
 
     def __init__(self, broker: Broker, emit: Callable[[Event], None]) -> None:
         self._broker = broker
         self._emit = emit
-        self._bad: dict[str, set[str]] = {}  # files that were told of, by queue
+        self._bad: dict[str, set[str]] = {}  # reported files by queue
         self._undeclared: set[str] = set()
         self._seen: dict[str, QueueStats] = {}
         self.changed = False
 
     def queue(self, name: str) -> bool:
-        """Look at one queue that the service declares. Return True: nothing is left to do. Raises EngineUnavailable."""
+        """Observe one queue that the service declares. Return True: nothing is left to do. Raises EngineUnavailable."""
         found = self._broker.stats(name)
         seen, self._seen[name] = self._seen.get(name), found
-        self.changed = self.changed or found != seen  # the age of what waits is never the same
+        self.changed = self.changed or found != seen  # the age of waiting jobs always changes
         self._emit(
             QueueObserved(
                 queue=name,
@@ -46,7 +46,7 @@ class Observation:
         return True
 
     def undeclared(self) -> bool:
-        """Look for queues that nobody declares. Return True. Raises EngineUnavailable."""
+        """Look for queues that no service declares. Return True. Raises EngineUnavailable."""
         found = self._broker.undeclared()
         for name, stats in found.items():
             self._emit(QueueUndeclared(name, stats.jobs, first=name not in self._undeclared))
@@ -55,7 +55,7 @@ class Observation:
 
     def _tell_bad(self, queue: str, count: int) -> None:
         told = self._bad.setdefault(queue, set())
-        many = count > MOST_TOLD  # then another name under the same count may wait until the count changes
+        many = count > MOST_TOLD  # then a different file at the same count may wait until the count changes
         if not count or (many and count == len(told)) or not isinstance(self._broker, Inspector):
             return
         here = {view.job.id: view for view in islice(self._broker.browse(queue, "bad"), MOST_LOOKED)}

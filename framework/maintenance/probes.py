@@ -1,4 +1,4 @@
-"""What the scoreboard tells an orchestrator's probes and the metrics about the processes of a tree."""
+"""The state of a tree's processes, taken from the scoreboard for an orchestrator's probes and for metrics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from framework.process.scoreboard import EXIT_REASONS, READY, STATES, Scoreboard
 
 
 def processes(board: Scoreboard) -> list[tuple[str, int]]:
-    """(state, how many) of all slots."""
+    """Return (state, number of slots in it) for all states."""
     counts = dict.fromkeys(STATES[1:4], 0)
     for slot in board.all_slots():
         if STATES[slot.state] in counts:
@@ -19,7 +19,7 @@ def processes(board: Scoreboard) -> list[tuple[str, int]]:
 
 
 def restarts(board: Scoreboard) -> Mapping[str, int]:
-    """How many processes have ended since the start, by reason."""
+    """Return how many processes have ended since the start, by reason."""
     totals = dict.fromkeys(EXIT_REASONS, 0)
     for slot in board.all_slots():
         for reason, count in zip(EXIT_REASONS, slot.exits, strict=True):
@@ -29,14 +29,14 @@ def restarts(board: Scoreboard) -> Mapping[str, int]:
 
 
 def probes(maintenance: Maintenance, board: Scoreboard) -> dict[str, Callable[[], str]]:
-    """By the name in the URL: what is wrong; empty = nothing."""
+    """Return the probes by their names in the URL; each returns what is wrong, or an empty string."""
 
     def workers() -> list[SlotState]:
         return [slot for slot in board.all_slots() if slot.is_worker]
 
     def live() -> str:
         age = time.monotonic() - maintenance.turned_at
-        if age >= 30:  # it may have stood still until a moment ago, as we did: then it turns now
+        if age >= 30:  # it may have stood still until a moment ago, like this thread: then it turns now
             time.sleep(2 * TURN)
             age = time.monotonic() - maintenance.turned_at
         return "" if age < 30 else f"maintenance has not turned for {age:.0f} s"

@@ -1,4 +1,4 @@
-"""What becomes of the jobs of the dead: charged, handed back, or only finished."""
+"""The resolution of abandoned leases: a job is charged, released, or only finished."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from framework.process.scoreboard import KillReason
 def resolve(
     account: Account, options: Mapping[str, QueueOptions], kill_reason: Callable[[str], KillReason | None], now: float
 ) -> tuple[Outcome, Reason | None]:
-    """(what is done with the job, why its attempt failed).
+    """Return (outcome of the job, why its attempt failed).
 
-    The reason is None where nothing is charged now: the job had not started, its attempt had ended, or the kill was
-    planned or meant for another job of the process. What a rescuer before us has decided stands.
+    The reason is None if nothing is charged now: the job had not started, its attempt had ended, or the kill was
+    planned or meant for another job of the process. A decision of an earlier rescuer stands.
     """
     lease, run, known = account.lease, account.run, account.outcome
     if known is not None and account.resolved:
@@ -47,7 +47,8 @@ def resolve(
 
 
 def _came_after(kill_reason: KillReason, run: RunRecord, options: QueueOptions, now: float) -> bool:
-    """A timeout names a row: the job that it meant may have ended before the kill, and another begun in its place."""
+    """Return whether a run began after the job that a timeout meant. A timeout names a row, and another job may have
+    started there before the kill."""
     if kill_reason.kind != "timeout" or options.timeout is None:
         return False
     return now - run.started_at < 0.9 * (options.timeout + options.kill_after)

@@ -1,1 +1,1 @@
-"""What a process does with itself and its descendants, whatever work it has: its streams, its end, its orphans."""
+"""Process supervision that knows no job: streams, signals, shared memory, ends of processes, and orphan processes."""

@@ -1,7 +1,7 @@
-"""Trees whose supervisor is dead: the workers drain by themselves; what does not is ended at the drain deadline.
+"""The end of process trees whose supervisor is dead: workers drain by themselves; the rest is killed at the deadline.
 
-A tree's own maintenance does it first. When that was killed, too, the maintenance of another tree on the same store
-does it, at the latest that of the next supervisor.
+A tree's own maintenance does this. If that process is dead too, maintenance of another tree on the same store takes
+over, at the latest when the next supervisor starts.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from framework.process.scoreboard import EXPORTER, PLANNED, Scoreboard, SlotStat
 from framework.process.standstill import Standstill
 
 TURN = 0.25
-LOOK_EVERY = 1.0  # seconds between looks for other trees without a head
-LONG_PASS = 2.0  # seconds that one pass over the engine may take: a slow disk is no standstill
-GRACE = 2.0  # seconds after its drain deadline in which a tree's own maintenance may still end it
+LOOK_EVERY = 1.0  # seconds between looks for other trees without a supervisor
+LONG_PASS = 2.0  # seconds that one pass over the engine may take: a slow disk is not a standstill
+GRACE = 2.0  # seconds after its drain deadline within which a tree's own maintenance may still end it
 
 
 class Leftovers:
-    """The workers of our own tree, which has lost its head. Known by pid and start; a pidfd holds them fast."""
+    """The workers of our own tree after its supervisor died. They are known by pid and start; a pidfd prevents pid
+    reuse."""
 
     def __init__(self, board: Scoreboard, own: int, drain: float | None) -> None:
         self._board = board
@@ -39,15 +40,16 @@ class Leftovers:
     def _hold(self, slot: SlotState) -> None:
         try:
             descriptor = os.pidfd_open(slot.pid)
-        except (OSError, AttributeError):  # gone, or not Linux
+        except (OSError, AttributeError):  # the process is gone, or this is not Linux
             return
-        if process_start(slot.pid) != slot.pid_start:  # reused: a stranger
+        if process_start(slot.pid) != slot.pid_start:  # the pid was reused by another process
             os.close(descriptor)
             return
         self._alive[slot.pid] = (descriptor, slot)
 
     def outlive(self, turn: Callable[[], object]) -> None:
-        """Keeps house until they are gone; at the drain deadline they are killed, uncharged. Then what they left."""
+        """Run `turn` until they are gone, then kill what they left behind. At the drain deadline they are killed,
+        uncharged."""
         began = time.monotonic()
         deadline = self._board.deadline / 1e9 or (None if self._drain is None else began + self._drain)
         if deadline is not None and self._drain is not None:
@@ -56,7 +58,7 @@ class Leftovers:
         while self._alive:
             turn()
             gap = still.turned(time.monotonic())
-            if gap:  # nobody else is left who would notice
+            if gap:  # no supervisor is left to notice it
                 self._board.stood_still += gap
                 deadline = None if deadline is None else deadline + gap
             if deadline is not None and time.monotonic() >= deadline:
@@ -88,11 +90,11 @@ class Leftovers:
 
 
 class OtherTrees:
-    """Trees on the same store that have lost supervisor and maintenance.
+    """Other trees on the same store that have lost their supervisor and maintenance.
 
     Args:
-        boards: paths of their boards, old ones included.
-        drain: seconds that a tree gets whose supervisor left no deadline; None = as long as it takes.
+        boards: returns the paths of their boards, old ones included.
+        drain: seconds for a tree whose supervisor left no deadline; None: as long as it takes.
         clock: monotonic seconds.
     """
 
@@ -103,15 +105,15 @@ class OtherTrees:
         self._drain = drain
         self._clock = clock
         self._still = Standstill(LOOK_EVERY + LONG_PASS, clock())
-        self._seen: dict[str, float] = {}  # when we first saw it without a head
+        self._seen: dict[str, float] = {}  # when it was first seen without a supervisor
         self._gone: set[str] = set()
 
     def look(self) -> list[int]:
-        """Ends those whose time is over; pids of what was killed."""
+        """Kill the trees whose time is over; return the pids of what was killed."""
         killed = []
         self._still.turned(self._clock())
         for path in self._boards():
-            with suppress(OSError, ValueError):  # no board, or replaced meanwhile
+            with suppress(OSError, ValueError):  # not a board, or just replaced
                 board = Scoreboard.open(path)
                 tree = orphans.tree_of(board)
                 if tree not in self._gone and board.within_sight() and not board.supervised():
@@ -124,7 +126,7 @@ class OtherTrees:
         alive = [slot for slot in board.all_slots() if slot.pid and process_start(slot.pid) == slot.pid_start]
         deadline = board.deadline / 1e9 or (None if self._drain is None else since + self._drain)
         if deadline is not None:
-            deadline += self._still.between(since, now)  # its workers and we stood still together
+            deadline += self._still.between(since, now)  # its workers stood still together with this process
         if alive and (deadline is None or now < deadline + GRACE):
             return []
         for slot in alive:

@@ -1,4 +1,4 @@
-"""A role that one process at a time has, as long as it holds the lock of a file: it dies with its holder."""
+"""A file lock for a role that one process at a time has; the lock ends with its holder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def locked(path: Path) -> int | None:
-    """Return a descriptor of the file with its lock; None: another process has it, or the file cannot be used."""
+    """Return a descriptor of the locked file; None: another process has the lock, or the file cannot be used."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError:
@@ -22,7 +22,7 @@ def locked(path: Path) -> int | None:
 
 
 class FileLock:
-    """The lock of one file, for one process."""
+    """The lock of one file, as one process uses it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -33,7 +33,7 @@ class FileLock:
         return self._descriptor is not None
 
     def take(self) -> bool:
-        """Return whether it is ours, now or already."""
+        """Take the lock unless this process has it already; return whether it has the lock now."""
         if self._descriptor is None:
             self._descriptor = locked(self._path)
         return self._descriptor is not None

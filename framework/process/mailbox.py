@@ -1,7 +1,7 @@
-"""A bounded queue of small messages between processes, in shared memory: neither side ever waits for the other.
+"""A bounded queue of small messages between processes, in shared memory; neither side ever waits for the other.
 
-One process puts and one takes; each may be replaced by another at any time. A message is taken at most once: what a
-process had taken when it was killed is known to its parent, and is not given to the next.
+One process puts and one takes; each may be replaced by another process at any time. A message is taken at most once: if
+the taker is killed, its parent knows the message, and the next taker does not get it.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from framework.process.nameless import shared_memory
 
 MOST = 1024  # messages that can wait
 LARGEST = 2044  # bytes of a message
-# Words: messages so far; the open one, 0 = none; those that found no room, and how many of them were said. Each has one
-# writer at a time.
+# Words: messages put, messages taken, the open message (0: none), refused messages, and refused messages that were
+# reported. Each word has one writer at a time.
 _PUT, _TAKEN, _OPEN, _REFUSED, _SAID = range(5)
 _LENGTH = struct.Struct("<I")
 _HEADER, _SLOT = 64, _LENGTH.size + LARGEST
-_SIZE = _HEADER + (MOST + 1) * _SLOT  # one more than can wait: the open one keeps its place
+_SIZE = _HEADER + (MOST + 1) * _SLOT  # one more than can wait: the open message keeps its slot
 
 
 class Mailbox:
-    """The queue, mapped. Memory is taken for what was put, not for what could be.
+    """The mapped queue. Only messages that were put take memory.
 
     Args:
-        descriptor: of the file, from `made`; a process that is not forked inherits it.
+        descriptor: of the file, from `made`; a process that is not forked inherits the descriptor.
     """
 
     def __init__(self, descriptor: int, memory: mmap.mmap | None = None) -> None:
@@ -35,16 +35,16 @@ class Mailbox:
 
     @classmethod
     def made(cls) -> Mailbox:
-        """Return a new one. Raises OSError."""
+        """Return a new mailbox. Raises OSError."""
         return cls(*shared_memory("mailbox", _SIZE, sparse=True))
 
     @property
     def waiting(self) -> int:
-        """Messages that nobody has taken yet."""
+        """Return how many messages wait to be taken."""
         return self._words[_PUT] - self._words[_TAKEN]
 
     def put(self, message: bytes) -> bool:
-        """Add a message. Return False, and count it, where there is no room for it."""
+        """Add a message. Return False, and count the refusal, if there is no room for it."""
         number = self._words[_PUT]
         if number - self._words[_TAKEN] >= MOST or len(message) > LARGEST:
             self._words[_REFUSED] += 1
@@ -52,11 +52,11 @@ class Mailbox:
         at = _HEADER + number % (MOST + 1) * _SLOT
         _LENGTH.pack_into(self._memory, at, len(message))
         self._memory[at + _LENGTH.size : at + _LENGTH.size + len(message)] = message
-        self._words[_PUT] = number + 1  # last: a writer that is killed before has put nothing
+        self._words[_PUT] = number + 1  # last: a writer that is killed before this line has put nothing
         return True
 
     def take(self) -> bytes | None:
-        """Return the oldest message, None where none waits. It is open until `close`."""
+        """Return the oldest message; None: none waits. The message is open until `close`."""
         number = self._words[_TAKEN]
         if number == self._words[_PUT]:
             return None
@@ -65,11 +65,11 @@ class Mailbox:
         return self._read(number)
 
     def close(self) -> None:
-        """Say that all is done with the message that was taken last."""
+        """Mark the message that was taken last as finished."""
         self._words[_OPEN] = 0
 
     def abandoned(self) -> bytes | None:
-        """Return the message that a process had open when it died, once, None where it had none. For its parent."""
+        """Return once the message that a process had open when it died; None: it had none. Its parent calls this."""
         number = self._words[_OPEN]
         if not number:
             return None
@@ -78,7 +78,7 @@ class Mailbox:
         return self._read(number - 1)
 
     def refused(self) -> int:
-        """Return how many messages have found no room since this was asked last."""
+        """Return how many messages were refused since the last call."""
         total, said = self._words[_REFUSED], self._words[_SAID]
         self._words[_SAID] = total
         return total - said

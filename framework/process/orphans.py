@@ -1,9 +1,9 @@
-"""Which processes descend from the children of a supervisor, and their end once those are dead.
+"""Orphan processes: finds which processes descend from dead children of a supervisor, and kills them.
 
-Each child wears a mark: the soft limit of file locks (RLIMIT_LOCKS). Linux has not enforced it since 2.4.25, and still
-hands it down to every descendant, through fork, exec, a cleaned environment, a session of its own and a pid namespace;
-everybody may read it in /proc. Groups, sessions, parents and variables each lose one of those. What other children of
-the supervisor start (an entrypoint's helper) does not wear it.
+Each child has a mark: the soft limit of file locks (RLIMIT_LOCKS). Linux has not enforced this limit since 2.4.25, but
+every descendant still inherits it, through fork, exec, a cleaned environment, its own session and a pid namespace, and
+any process may read it in /proc. Process groups, sessions, parents and environment variables each get lost in one of
+those cases. What other children of the supervisor start (an entrypoint's helper) does not have the mark.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ from framework.process.scoreboard import Scoreboard
 
 _LOCKS = 10  # RLIMIT_LOCKS, which the module `resource` does not name
 _LIFE_BITS = 20
-_ROUNDS = 5  # of looking and killing: what dies may have forked meanwhile
+_ROUNDS = 5  # rounds of looking and killing: a process may fork before it is killed
 
 
 def tree_of(board: Scoreboard) -> str:
-    """Return a name that no other tree has."""
-    if not board.tree and board.path is not None:  # of the version before
+    """Return a name for the tree that no other tree has."""
+    if not board.tree and board.path is not None:  # a board of the version before
         return f"{os.stat(board.path).st_ino:x}-{board.supervisor}"
     return f"{board.tree:x}-{board.supervisor}"
 
 
 def mark_of(tree: str, life: int) -> int:
-    """Return the mark of a child of this tree: its `life` is one of a million, counted from 1."""
+    """Return the mark of child number `life` of this tree; the numbers start at 1 and repeat after about a million."""
     return _tree_bits(tree) << _LIFE_BITS | life % (1 << _LIFE_BITS)
 
 
 def wear(mark: int) -> None:
-    """Mark this process and all that will descend from it. Where that cannot be, its orphans are not found."""
+    """Mark this process and all its later descendants. If that fails, its orphan processes are not found."""
     with suppress(OSError, ValueError):
         resource.setrlimit(_LOCKS, (mark, resource.getrlimit(_LOCKS)[1]))
 
 
 def orphans_of(tree: str, pids: Iterable[int], living: set[int]) -> set[int]:
-    """Return those of the pids that descend from children of the tree whose marks are not among the living."""
+    """Return those of the pids that have a mark of this tree which is not among the `living` marks."""
     wanted = _tree_bits(tree)
     marks = {pid: _mark_on(pid) for pid in pids}
     return {pid for pid, mark in marks.items() if mark >> _LIFE_BITS == wanted and mark not in living}
 
 
 def kill(tree: str) -> list[int]:
-    """Kill everything that wears a mark of the tree, but this process; return the pids."""
+    """Kill every process with a mark of the tree except this one; return the pids."""
     killed: set[int] = set()
     for _ in range(_ROUNDS):
         found = orphans_of(tree, _everybody(), set()) - killed
@@ -61,7 +61,7 @@ def kill(tree: str) -> list[int]:
 
 
 def end(tree: str, pids: Iterable[int]) -> None:
-    """Send SIGKILL to each that wears a mark of the tree at this moment: a pid may have been reused since the look."""
+    """Send SIGKILL to each pid that still has a mark of the tree: a pid may have been reused since it was found."""
     for pid in pids:
         if pid > 1 and _mark_on(pid) >> _LIFE_BITS == _tree_bits(tree):
             with suppress(OSError):
@@ -80,7 +80,7 @@ def _everybody() -> set[int]:
 
 
 def _mark_on(pid: int) -> int:
-    """Return the mark that a process wears; 0 = none, or it is gone."""
+    """Return the mark of a process; 0: it has none, or is gone."""
     try:
         limits = Path(f"/proc/{pid}/limits").read_bytes()
     except OSError:

@@ -1,12 +1,11 @@
-"""Writing to a descriptor that others share without ever waiting for its reader.
+"""Writes to a descriptor that other processes share, without waiting for its reader.
 
-Setting O_NONBLOCK on it is out of the question: the flag belongs to the open file, which the shell, the parent and
-every child share. So each kind of file has a way of its own: a pipe or terminal is opened once more for this process, a
-socket and a pipe that cannot be opened take a flag for each call. Where none of that can be had, a look whether there
-is room comes first, and the pieces are small: only another process that takes the room in between can make such a
-write wait.
+O_NONBLOCK cannot be set: the flag belongs to the open file, which the shell, the parent and every child share. So each
+kind of file needs its own way. A pipe or terminal is opened again for this process. A socket, or a pipe that cannot be
+opened, takes a flag for each call. If neither is possible, the outlet checks for room first and writes small pieces;
+then a write waits only if another process takes the room in between.
 
-A regular file has no reader. A write waits only as long as its disk stands still, as every other file of the tree does.
+A regular file has no reader. A write to it waits only while its disk stands still, like any write to a file.
 """
 
 from __future__ import annotations
@@ -20,24 +19,24 @@ import stat
 from collections.abc import Callable
 from contextlib import suppress
 
-# POSIX: a write of up to so many bytes to a pipe is atomic. Linux: a pipe that is writable has room for as many.
+# POSIX: a write of up to this many bytes to a pipe is atomic. Linux: a writable pipe has room for this many.
 PIPE_BUF = getattr(select, "PIPE_BUF", 4096)
-_TIOCGDEV = 0x80045432  # Linux: which terminal is behind a descriptor
-_NOT_HERE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # what a kernel before 6.4 says to RWF_NOWAIT on a pipe
+_TIOCGDEV = 0x80045432  # Linux: asks which terminal a descriptor refers to
+_NOT_HERE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # answers of kernels before 6.4 to RWF_NOWAIT on a pipe
 
 
 class Outlet:
-    """Writes whole pieces of text, or nothing of them.
+    """A writer of whole pieces of text: a piece is written completely or not at all.
 
-    It keeps a descriptor of its own: code that closes standard output, or puts another file there, does not turn its
-    lines into bytes of somebody else's file.
+    It keeps its own descriptor: when code closes standard output or puts another file there, the lines do not end up in
+    that file.
 
     Args:
-        fd: what to write to.
+        fd: the descriptor to write to.
 
     Attributes:
-        is_stream: a pipe or a socket; there a piece of more than PIPE_BUF bytes may be torn.
-        full: the last piece was refused for want of room, not for an error.
+        is_stream: the file is a pipe or a socket, where a piece of more than PIPE_BUF bytes may be torn.
+        full: the last piece was refused because there was no room, not because of an error.
     """
 
     def __init__(self, fd: int) -> None:
@@ -53,7 +52,8 @@ class Outlet:
             self._open()
 
     def write(self, data: bytes) -> bool:
-        """Takes all of it, or nothing: False. What only fits in part is finished by the next write."""
+        """Write all of the data, or nothing and return False. The next write finishes a piece that was written only in
+        part."""
         self.full = False
         try:
             if not self._is_ours():
@@ -70,7 +70,7 @@ class Outlet:
             return False
 
     def wait(self, seconds: float) -> bool:
-        """Waits until there may be room."""
+        """Wait until there may be room; return whether there may be."""
         try:
             poll = select.poll()
             poll.register(self._own, select.POLLOUT)
@@ -79,19 +79,20 @@ class Outlet:
             return False
 
     def _push(self, data: bytes) -> int:
-        """Bytes written before there was no more room, or an error."""
+        """Write as much as possible; return how many bytes were written before the file was full or failed."""
         done = 0
         try:
             while done < len(data) and (count := self._put(data[done:])):
                 done += count
         except BlockingIOError:
             self.full = True
-        except OSError:  # nobody reads, full disk
+        except OSError:  # the pipe has no reader, or the disk is full
             pass
         return done
 
     def _is_ours(self) -> bool:
-        """Whether our descriptor is still what it was; code that closes all descriptors takes ours along."""
+        """Return whether our own descriptor is usable. Code that closes all descriptors closes it too; it is then
+        opened again."""
         if self._identity is None:
             return False
         if self._own >= 0 and _identity(self._own) == self._own_identity:
@@ -104,7 +105,7 @@ class Outlet:
     def _open(self) -> None:
         kind = os.fstat(self._fd).st_mode
         if self._channel is not None:
-            self._channel.detach()  # its end would close the number, which is another file's by now
+            self._channel.detach()  # its end would close the number, which may belong to another file by now
         if stat.S_ISSOCK(kind):
             self.is_stream, self._own = True, os.dup(self._fd)
             self._channel = channel = socket.socket(fileno=self._own)
@@ -113,7 +114,7 @@ class Outlet:
             self.is_stream = stat.S_ISFIFO(kind)
             self._own = _reopened(self._fd)
             self._put = lambda data: os.write(self._own, data)
-            if self._own < 0:  # another user's
+            if self._own < 0:  # the file belongs to another user
                 self._own = os.dup(self._fd)
                 self._put = self._try if self.is_stream and hasattr(os, "RWF_NOWAIT") else self._ask
         else:
@@ -135,11 +136,11 @@ class Outlet:
             raise BlockingIOError
         return os.write(
             self._own, data if self.is_stream else data[:1]
-        )  # a terminal has room, but nobody says for what
+        )  # a terminal says that it has room, but not for how much
 
 
 def _identity(fd: int) -> tuple[int, int, int] | None:
-    """Names the open file behind a descriptor; None: there is none."""
+    """Return what identifies the open file of a descriptor; None: it is closed."""
     try:
         found = os.fstat(fd)
     except OSError:
@@ -148,9 +149,9 @@ def _identity(fd: int) -> tuple[int, int, int] | None:
 
 
 def _reopened(fd: int) -> int:
-    """An open file of our own, which does not block; -1: it cannot be had."""
+    """Return a descriptor of a new, non-blocking open file on the same pipe or terminal; -1: that is not possible."""
     flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    for path in (f"/proc/self/fd/{fd}", "/dev/tty"):  # the second may be opened by everybody whose terminal it is
+    for path in (f"/proc/self/fd/{fd}", "/dev/tty"):  # every process may open the second for its own terminal
         with suppress(OSError):
             own = os.open(path, flags)
             if path != "/dev/tty" or _terminal(own) == _terminal(fd):

@@ -1,4 +1,4 @@
-"""Signals as a queue: a handler only queues, the loop acts. For the process's main thread."""
+"""A queue of signals: a handler only queues the signal, and the loop acts on it. For the process's main thread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 from types import FrameType
 
-# Everything a parent may have set up that a child must not inherit.
+# All handlers that a parent may have set up and that a child must not inherit.
 RESET = (
     signal.SIGTERM,
     signal.SIGINT,
@@ -24,9 +24,9 @@ RESET = (
 
 
 class SignalQueue:
-    """Queues the given signals and wakes `wait`, which also watches other descriptors.
+    """A queue of the given signals; a signal ends `wait`, which also watches other descriptors.
 
-    The write end is the interpreter's wakeup descriptor: a signal that lands just before select() still ends it.
+    The write end is the interpreter's wakeup descriptor, so that a signal just before poll() still ends it.
     """
 
     def __init__(self, signals: Iterable[signal.Signals]) -> None:
@@ -39,9 +39,9 @@ class SignalQueue:
         self._pending.append(signal.Signals(number))
 
     def wait(self, timeout: float, *others: int) -> list[int]:
-        """Sleeps until a signal, a byte on `waker`, a readable descriptor of `others`, or `timeout` seconds.
+        """Sleep until a signal, a byte on `waker`, a readable descriptor of `others`, or `timeout` seconds.
 
-        Returns the readable ones of `others`.
+        Returns the readable descriptors of `others`.
         """
         poll = select.poll()  # select() takes no descriptor above 1023
         for fd in (self._reader, *others):
@@ -52,15 +52,15 @@ class SignalQueue:
         return [fd for fd in others if fd in ready]
 
     def take(self) -> signal.Signals | None:
-        """The oldest signal not acted upon yet."""
+        """Remove and return the oldest signal in the queue; None: it is empty."""
         return self._pending.popleft() if self._pending else None
 
     def close(self, ignored: Iterable[signal.Signals] = ()) -> None:
-        """Restores what was before.
+        """Restore the handlers and the wakeup descriptor that were set before.
 
         Args:
-            ignored: those that the kernel ignores from here on, in a process that is about to end. Handlers of Python's
-                would go back to the default when the interpreter ends.
+            ignored: signals that the kernel ignores from now on, in a process that is about to end. Python handlers
+                would be reset to the default when the interpreter ends.
         """
         signal.set_wakeup_fd(self._previous_fd)
         for number, handler in self._previous.items():
@@ -77,21 +77,22 @@ def _pipe() -> tuple[int, int]:
 
 
 def drain(reader: int) -> None:
-    """Empties a non-blocking pipe."""
+    """Empty a non-blocking pipe."""
     with contextlib.suppress(BlockingIOError):
         while os.read(reader, 4096):
             pass
 
 
 def poke(writer: int) -> None:
-    """One byte into a non-blocking pipe; a full one has woken its reader already, a closed one has none."""
+    """Write one byte into a non-blocking pipe. If it is full, its reader is awake already; if it is closed, it has no
+    reader."""
     with contextlib.suppress(BlockingIOError, BrokenPipeError):
         os.write(writer, b"\0")
 
 
 def ignore(*numbers: signal.Signals) -> None:
-    """Ignores signals in this process only: a handler that does nothing ends at an exec, where SIG_IGN would go on
-    in every subprocess of a job."""
+    """Ignore signals in this process only. A handler that does nothing ends at an exec, but SIG_IGN would also apply in
+    every subprocess of a job."""
     for number in numbers:
         signal.signal(number, _nothing)
         signal.siginterrupt(number, False)
@@ -101,10 +102,13 @@ def _nothing(number: int, frame: FrameType | None) -> None: ...
 
 
 def reset_in_child() -> None:
-    """Back to the defaults in a child, before anything there can be interrupted: also of what was ignored where the
-    service was started (nohup, a shell's `&`), and of what Python ignores."""
+    """Reset signals to their defaults in a child, before anything there can be interrupted.
+
+    This includes signals that were ignored where the service was started (nohup, a shell's `&`), and those that Python
+    ignores.
+    """
     signal.set_wakeup_fd(-1)
     ignored = {number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN}
     for number in {*RESET, *ignored}:
         signal.signal(number, signal.SIG_DFL)
-    ignore(signal.SIGPIPE, signal.SIGXFSZ)  # a write to a broken pipe is an error, as everywhere in Python
+    ignore(signal.SIGPIPE, signal.SIGXFSZ)  # a write to a broken pipe is an error, as usual in Python

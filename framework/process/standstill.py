@@ -1,6 +1,6 @@
-"""Time in which a process stood still: frozen, stopped, or moved with its machine. No deadline may count it.
+"""The time in which a process stood still: frozen, stopped, or moved with its machine. No deadline may count it.
 
-A loop that wants to turn every TURN and turns seconds later was not slow: nobody of its tree had that time.
+A loop that wants to turn every TURN seconds but turns seconds later was not slow: no process of its tree had that time.
 """
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-LATE = 0.5  # seconds that a turn may be late: the scheduler of a busy machine takes less
+LATE = 0.5  # seconds that a turn may be late; the scheduler of a busy machine causes less
 _MOST = 1000  # gaps that are remembered
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A time of standstill, in monotonic seconds."""
+    """One period of standstill, in monotonic seconds."""
 
     begin: float
     end: float
 
 
 class Standstill:
-    """Notices and remembers the gaps in the life of a loop.
+    """The record of the gaps in the turns of a loop.
 
     Args:
-        turn: seconds after which the loop wants to turn again at the latest.
-        now: monotonic seconds.
-        cpu: seconds that this process has worked.
+        turn: seconds after which the loop turns again at the latest.
+        now: the present moment, monotonic seconds.
+        cpu: returns the processor seconds that this process has used.
 
     Attributes:
-        total: seconds of all gaps.
+        total: the seconds of all gaps.
     """
 
     def __init__(self, turn: float, now: float, *, cpu: Callable[[], float] = time.process_time) -> None:
@@ -42,10 +42,10 @@ class Standstill:
         self.total = 0.0
 
     def turned(self, now: float) -> float:
-        """The loop turns; return the seconds for which it stood still before, 0.0 if it did not.
+        """Note that the loop turns; return the seconds for which it stood still before, 0.0 if it did not.
 
-        What it has worked does not count, and what it had wanted to wait only once: a loop that is slow all the time
-        must not stop the clock.
+        Processor time does not count, and the planned wait counts only once: a loop that is slow all the time must not
+        stop the clock.
         """
         worked = self._cpu()
         gap = now - self._last - (worked - self._worked)
@@ -58,7 +58,7 @@ class Standstill:
         return gap
 
     def add(self, begin: float, end: float) -> None:
-        """Remember a gap; those that lie in it count once."""
+        """Record a gap; overlapping gaps count once."""
         while self._gaps and self._gaps[-1].begin >= begin:
             gap = self._gaps.pop()
             self.total -= gap.end - gap.begin
@@ -72,5 +72,5 @@ class Standstill:
         return sum(max(0.0, min(gap.end, end) - max(gap.begin, begin)) for gap in self._gaps)
 
     def elapsed(self, since: float, now: float) -> float:
-        """Return the seconds since a moment that did not stand still."""
+        """Return the seconds since a moment, without standstill."""
         return now - since - self.between(since, now)

@@ -1,4 +1,4 @@
-"""The standard streams of a process: their descriptors exist, and no end of a process waits for whoever reads them."""
+"""The standard streams of a process: descriptors that are always open, and flushes that do not wait for a reader."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))  # by descriptor
 
 
 def fill_closed() -> None:
-    """Opens /dev/null in place of each standard descriptor that is closed. Call it before anything opens a file.
+    """Open /dev/null for each standard descriptor that is closed. Call this before anything opens a file.
 
-    The next file that is opened gets the lowest free number: a scoreboard on 1 would receive the log, and one on 2 the
-    tracebacks.
+    Otherwise the next file gets the lowest free number: a scoreboard with number 1 would receive the log, one with
+    number 2 the tracebacks.
     """
     for descriptor, (name, mode) in enumerate(_STREAMS):
         if not _is_open(descriptor):
@@ -36,24 +36,24 @@ def _is_open(descriptor: int) -> bool:
 def _open_null(descriptor: int) -> None:
     try:
         found = os.open(os.devnull, os.O_RDWR)
-    except OSError:  # a root without /dev: a directory holds the number, and nothing can be written into it
+    except OSError:  # no /dev here: a directory holds the number, and nothing can be written to it
         found = os.open("/", os.O_RDONLY)
-    if found != descriptor:  # a thread has taken the number meanwhile, or given a lower one back
+    if found != descriptor:  # a thread has just taken the number, or freed a lower one
         os.dup2(found, descriptor)
         os.close(found)
     os.set_inheritable(descriptor, True)
 
 
 def flush(patience: float) -> bool:
-    """Writes out what Python's streams hold, within `patience` seconds. False: some of it is left.
+    """Flush Python's streams within `patience` seconds. Return False if something is left.
 
-    A full pipe takes nothing while its reader stands still, and another thread may hold the stream's lock for as long.
+    A full pipe takes nothing while its reader stands still, and another thread may hold the stream's lock just as long.
     """
     done: list[bool] = []
     helper = threading.Thread(target=lambda: done.append(_flush()), name="flush", daemon=True)
     try:
         helper.start()
-    except RuntimeError:  # no more threads to be had
+    except RuntimeError:  # no thread can be started
         return False
     helper.join(patience)
     return done == [True]
@@ -70,13 +70,13 @@ def _flush() -> bool:
 
 
 def settle(patience: float | None) -> None:
-    """Empties Python's streams into their descriptors, and throws away what these do not take.
+    """Flush Python's streams into their descriptors, and discard what the descriptors do not take.
 
-    What is left in a stream would be written once more by every child that is forked, and its failure at the end of
-    the interpreter turns any exit code into 120.
+    Every forked child would write what is left in a stream once more, and a failing flush at the end of the interpreter
+    turns any exit code into 120.
 
     Args:
-        patience: seconds to wait for room; None = as long as the reader takes.
+        patience: seconds to wait for room; None: as long as the reader takes.
     """
     for descriptor, stream in ((1, sys.stdout), (2, sys.stderr)):
         try:
@@ -95,7 +95,7 @@ def _has_room(descriptor: int, patience: float) -> bool:
 
 
 def _discard(descriptor: int) -> None:
-    """Lets the stream of this descriptor write into /dev/null for a moment."""
+    """Flush the stream of this descriptor into /dev/null."""
     if not _is_open(descriptor):
         _open_null(descriptor)
     with suppress(AttributeError, OSError, ValueError):

@@ -1,1 +1,1 @@
-"""`worker run`: puts the parts of a process tree together; and the producer of any process (`connecting`)."""
+"""The parts of a process tree, put together for `worker run`, and the producer of any process (`connecting`)."""

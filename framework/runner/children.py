@@ -1,4 +1,4 @@
-"""The children of a tree: forked or, where that is not safe, fresh interpreters (see `spawned`)."""
+"""The specifications of a tree's children: forked or, where that is not safe, fresh interpreters (see `spawned`)."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from framework.runner.place import Place
 def specs(
     place: Place, board: Scoreboard, code: int = -1, say: Callable[[Event], None] = lambda event: None
 ) -> list[ChildSpec]:
-    """Every child, by its index on the board.
+    """Return the specifications of all children, in the order of their indexes on the board.
 
     Args:
-        code: descriptor of what the supervisor has loaded, for fresh interpreters.
-        say: takes what the supervisor has to say of its children.
+        code: descriptor of the supervisor's `LoadedCode`, for fresh interpreters.
+        say: takes the supervisor's events about its children.
     """
     argv = partial(_argv, place, board, code)
     maintain = partial(lives.maintain, place, board=board)
@@ -48,8 +48,10 @@ def specs(
 
 
 def _argv(place: Place, board: Scoreboard, code: int, birth: Birth) -> list[str]:
-    """The command of an interpreter that lives the same life: with the flags of this one, and nothing of the working
-    directory before the framework itself is imported."""
+    """Return the command of a fresh interpreter that runs the same child.
+
+    It has the flags of this interpreter, and loads nothing from the working directory before the framework is imported.
+    """
     instance, rings = place.instance, place.rings
     life: dict[str, Any] = {
         "app": place.app.__name__,

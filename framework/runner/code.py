@@ -1,4 +1,4 @@
-"""Which code a tree runs: a fresh interpreter must find on the disk what its supervisor has loaded."""
+"""The check of a tree's code: a fresh interpreter must find on the disk what its supervisor has loaded."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from framework.service.app import WorkerApp
 
 
 class LoadedCode:
-    """The source files of all modules that are loaded now, but those of Python itself, with what each held.
+    """The source files of all loaded modules except those of Python itself, with a fingerprint of each.
 
-    Handed over in an open file without a name: a command line is too short for it.
+    It is handed over in an open file without a name, because a command line is too short for it.
     """
 
     def __init__(self, files: dict[str, str]) -> None:
@@ -31,7 +31,7 @@ class LoadedCode:
 
     @classmethod
     def received(cls, descriptor: int) -> LoadedCode:
-        """Return what the supervisor has loaded; the descriptor is closed."""
+        """Return what the supervisor has loaded; close the descriptor."""
         with open(descriptor, "rb") as file:
             return cls(json.loads(os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0)))
 
@@ -43,7 +43,7 @@ class LoadedCode:
         return descriptor
 
     def changed(self) -> str:
-        """Return one line about a file that holds something else by now; empty: none does."""
+        """Return one line about a file whose content has changed; empty: none has."""
         for path, print_ in self._files.items():
             if _fingerprint(path) != print_:
                 return f"{path} has changed since the service was started: its workers run one version only, restart it"
@@ -51,7 +51,7 @@ class LoadedCode:
 
 
 def declared(app: type[WorkerApp]) -> list[str]:
-    """Return what a worker must find declared as its supervisor has it: queues, handlers and pools."""
+    """Return the queues, handlers and pools that worker and supervisor must find declared alike."""
     handlers, found = app.worker_handlers, []
     for queue in app.worker_queues.values():
         pool = f" in pool {queue.pool.name}" if queue.pool is not None else ""
@@ -73,7 +73,7 @@ def _sources() -> Iterator[str]:
 
 
 def _fingerprint(path: str) -> str:
-    """Return a short text that differs when the file does; empty: it cannot be read. Libraries go by size and time."""
+    """Return a fingerprint of a file; empty: it cannot be read. Libraries are compared by size and time."""
     with suppress(OSError):
         if path.endswith(".py"):
             return blake2b(Path(path).read_bytes(), digest_size=8).hexdigest()

@@ -1,6 +1,7 @@
-"""Which producer a process uses: one per process, opened on first use, again after a fork, closed at exit.
+"""The producer of a process: there is one, opened on first use, opened again after a fork, and closed at exit.
 
-Outside `worker`, OpenTelemetry and structlog are never configured: spans go to the host's provider, if it has one.
+Outside `worker`, the framework never configures OpenTelemetry and structlog: spans go to the host's provider, if it has
+one.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _current: tuple[int, Producer] | None = None
 
 
 def process_producer(queue: Queue[Any]) -> Producer:
-    """This process's producer; opens it at the first call. Raises EnqueueFailed: not queued, says why."""
+    """Return this process's producer; open it at the first call. Raises EnqueueFailed: not queued, with the cause."""
     found = _current
     if found is not None and found[0] == os.getpid() and not found[1].closed:
         return found[1]
@@ -44,8 +45,11 @@ def process_producer(queue: Queue[Any]) -> Producer:
 
 
 def _open_for(queue: Queue[Any]) -> None:
-    """Opens this process's producer. Raises EnqueueFailed; also in a signal handler or finalizer that interrupts just
-    this: half of what it needs may be imported, and it cannot wait for the code that it has interrupted."""
+    """Open this process's producer. Raises EnqueueFailed.
+
+    It also raises this in a signal handler or finalizer that interrupts this very call: half of what it needs may be
+    imported, and it cannot wait for the code that it has interrupted.
+    """
     global _opening
     if _opening:
         raise EnqueueFailed(
@@ -62,15 +66,15 @@ def _open_for(queue: Queue[Any]) -> None:
 
 
 def install(producer: Producer) -> None:
-    """Makes it this process's producer; a worker installs one on its own engine handle."""
+    """Make this producer the one of this process; a worker installs one on its own engine handle."""
     global _current
     _current = (os.getpid(), producer)
 
 
 def open_producer(settings: Settings) -> Producer:
-    """A producer on the settings' engine, its spans for the host's provider. Raises EngineError, SettingsError."""
+    """Return a producer on the settings' engine; spans go to the host's provider. Raises EngineError, SettingsError."""
     with _importing:
-        from framework.telemetry import for_host  # opentelemetry takes 100 ms to import: only where one enqueues
+        from framework.telemetry import for_host  # OpenTelemetry takes 100 ms to import: load it only to enqueue
 
         broker = open_broker(
             settings.engine_url,
@@ -89,7 +93,7 @@ def open_producer(settings: Settings) -> Producer:
 
 
 def resolver(settings: Settings) -> Callable[[Queue[Any]], QueueOptions]:
-    """A function from a queue to its options under these settings."""
+    """Return a function that maps a queue to its options under these settings."""
 
     def options(queue: Queue[Any]) -> QueueOptions:
         found = settings.options(queue)
@@ -100,7 +104,7 @@ def resolver(settings: Settings) -> Callable[[Queue[Any]], QueueOptions]:
 
 @contextmanager
 def connect(app: type[WorkerApp], settings: Settings | None) -> Generator[None, None, None]:
-    """Opens a producer now; inside the block it serves every queue that the app declares or inherits."""
+    """Open a producer now; inside the block it serves every queue that the app declares or inherits."""
     producer = open_producer(settings or load_settings())
     with ExitStack() as stack:
         stack.callback(producer.close)
@@ -110,7 +114,8 @@ def connect(app: type[WorkerApp], settings: Settings | None) -> Generator[None, 
 
 
 def _after_fork() -> None:
-    """The child must not close what the parent still uses, nor wait for a lock that a vanished thread holds."""
+    """Reset the state in a forked child. The child must not close what the parent still uses, nor wait for a lock of a
+    thread that does not exist in it."""
     global _lock, _importing, _current, _opening
     _lock, _importing = threading.RLock(), threading.RLock()
     _current, _opening = None, False
@@ -122,7 +127,7 @@ def _close() -> None:
         _current[1].close()
 
 
-# Python itself cannot replace the lock of a module that another thread is importing: the child would wait for ever.
+# Python itself cannot replace the lock of a module that another thread is importing: the child would wait without end.
 os.register_at_fork(
     before=lambda: _importing.acquire(), after_in_parent=lambda: _importing.release(), after_in_child=_after_fork
 )

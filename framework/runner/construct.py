@@ -1,4 +1,5 @@
-"""The service's constructor is code of the service, as `lifespan` is: it may fail, hang, or start things."""
+"""Calls of the service's constructor, which is the service's code, like `lifespan`. It may fail, hang, or start
+things."""
 
 from __future__ import annotations
 
@@ -20,20 +21,22 @@ _MOST = 4000  # bytes of a message
 
 
 def construct(app: type[WorkerApp]) -> WorkerApp:
-    """Return an instance of the app. Raises WorkerError: its constructor fails; one line, with the place."""
+    """Return an instance of the app. Raises WorkerError: its constructor fails; one line, with the source location."""
     try:
         with parent_goes_on():
             return app()
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # sys.exit(), too: without a line nobody would know why
+    except BaseException as error:  # also sys.exit(): without a line the cause would be unknown
         message = " ".join(describe(error)[0].split())
         raise WorkerError(f"{app.__name__}() fails: {type(error).__name__}: {message} ({innermost(error)})") from None
 
 
 def try_constructor(app: type[WorkerApp], within: float) -> None:
-    """Construct the app once, in a process of its own: what a constructor opens or starts must not be in the supervisor
-    when that forks. Where other threads run a fork is not safe; then here, as the workers will be spawned.
+    """Construct the app once, for a test, in a separate process.
+
+    What a constructor opens or starts must not be in the supervisor when that forks. If other threads run, a fork is
+    not safe: then the test runs in this process, because the workers will be spawned.
 
     Args:
         within: seconds that it may take.

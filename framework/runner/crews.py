@@ -1,4 +1,4 @@
-"""Who serves which queues: one crew of processes for each pool, and for each queue that has none."""
+"""Crews: one set of processes for each pool, and one for each queue without a pool."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from framework.service.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Crew:
-    """Processes that do the same.
+    """A set of processes that do the same.
 
     Attributes:
-        options: how many, and what one of them may run at once.
-        queues: all that they serve, in the order of their handlers.
-        pool: as declared; None: the only queue has no pool.
+        options: the number of processes, and what each of them may run at once.
+        queues: all queues that they serve, in the order of their handlers.
+        pool: the declared pool; None: the only queue has no pool.
     """
 
     options: PoolOptions
@@ -32,7 +32,7 @@ class Crew:
         return [app.worker_handlers[queue.name] for queue in self.queues]
 
     def slot(self, number: int) -> Slot:
-        """Return what a lifespan is told of one of its processes."""
+        """Return what a lifespan gets about one of its processes."""
         return Slot(self.queues[0], number, self.pool, self.queues)
 
 
@@ -42,7 +42,7 @@ def crews_of(
     """Return the crews by their names. Raises SettingsError.
 
     Args:
-        options: of all queues, by name.
+        options: options of all queues, by name.
         served: names of the queues to serve; a pool serves those of its queues that are among them.
     """
     members: dict[str, list[Queue[Any]]] = {}

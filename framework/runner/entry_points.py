@@ -1,4 +1,4 @@
-"""What the children of a supervisor do, each from its birth to its exit code: work, maintain, export."""
+"""The entry points of a supervisor's children, each from its start to its exit code: work, maintain, export."""
 
 from __future__ import annotations
 
@@ -44,15 +44,16 @@ def work(place: Place, birth: Birth, board: Scoreboard, crew: Crew, number: int)
     leave = LeaveSignal(settings.drain_seconds, lambda: board.deadline, lambda: board.stood_still)
     try:
         life.ledger = ledger = own_ledger(place, birth.incarnation, crew.options.concurrency)
-        before = descriptors()  # with those of the ledger, which takes others when it grows or is written anew
+        before = descriptors()  # with those of the ledger, which change when it grows or is written again
         life.broker = broker = own_broker(place, birth.incarnation)
-        # An engine that is not local opens its connections anew: what has become of them says nothing of this process.
+        # An engine that is not local reopens its connections, so a closed descriptor does not mean that this process is
+        # damaged.
         local = broker.features.local
         held = {fd: identity for fd, identity in descriptors().items() if local and fd not in before}
         life.producer = Producer(broker, options=connecting.resolver(settings), sending=telemetry.sending)
         connecting.install(life.producer)
-        # From here on the service's code starts threads and processes, which inherit the mask. What a signal ends
-        # before the worker has handlers has no job.
+        # After this line the service's code starts threads and processes, which inherit the signal mask. A process that
+        # a signal ends before the worker has handlers has no job.
         unblock()
         app, handlers = construct(place.app), crew.handlers(place.app)
         stopping = partial(bool, leave)
@@ -68,7 +69,7 @@ def work(place: Place, birth: Birth, board: Scoreboard, crew: Crew, number: int)
         with parent_goes_on():
             loop(core, app, crew.slot(number), unblock=unblock).run()
         code = 0
-    except BaseException as error:  # sys.exit() in a lifespan is an end like any other: said, and never with code 0
+    except BaseException as error:  # also sys.exit() in a lifespan: it is reported, and the exit code is never 0
         code = life.failed(error)
     finally:
         wind_up(place, birth, board, telemetry, life.producer or life.broker, code, life.ledger)
@@ -76,7 +77,7 @@ def work(place: Place, birth: Birth, board: Scoreboard, crew: Crew, number: int)
 
 
 class _Life:
-    """How far a worker has come: its end is resolved by that."""
+    """The progress of a worker's start, which decides how its end is reported."""
 
     def __init__(self, birth: Birth, bus: Bus) -> None:
         self._birth = birth
@@ -88,13 +89,13 @@ class _Life:
         self.core: WorkerCore | None = None
 
     def announce(self) -> None:
-        """The worker takes jobs."""
+        """Announce that the worker takes jobs."""
         self._ready = True
         self._bus.emit(WorkerReady(self._birth.name, os.getpid()))
         poke(self._birth.waker)
 
     def failed(self, error: BaseException) -> int:
-        """Say why the worker ends; return its exit code."""
+        """Report why the worker ends; return its exit code."""
         core, name = self.core, self._birth.name
         if core is not None:
             core.examine(error, final=True)
@@ -106,12 +107,14 @@ class _Life:
         self._bus.emit(ServiceMistake(name, text if self._ready else f"{name} cannot start: {text}", trace))
         if not self._ready or core is None:
             return FAILED_TO_START
-        # A teardown that fails leaves nothing undone: every job is settled. It backs off, outside the budget.
+        # A failing teardown leaves no job unsettled. The slot backs off, and the failure does not count for the restart
+        # budget.
         return FAILED_TO_CLOSE if core.leave else CRASHED
 
 
 def maintain(place: Place, birth: Birth, board: Scoreboard) -> int:
-    """In the maintenance process. No code of the service runs here but its import, where the process is not forked."""
+    """Run the maintenance process; return the exit code. In a forked process no code of the service runs here; in a
+    spawned one only its import does."""
     telemetry, bus = begin(place, birth, "maintenance")
     settings = place.settings
     try:
@@ -128,7 +131,7 @@ def maintain(place: Place, birth: Birth, board: Scoreboard) -> int:
     try:
         maintenance.run(unblock)
         if place.lost is not None and os.getppid() != birth.supervisor:
-            place.lost.say_left(bus.emit)  # its supervisor would have done that
+            place.lost.say_left(bus.emit)  # its dead supervisor cannot report it
         return 0
     finally:
         broker.close()
@@ -164,7 +167,7 @@ def _maintenance(
 
 
 def _after_loss(place: Place, birth: Birth, rescued: Rescued, outcome: Outcome) -> None:
-    """Leave a lost attempt for the hooks process, and let the supervisor start that."""
+    """Put a lost attempt into the mailbox of the hooks process, and wake the supervisor to start that process."""
     if place.lost is None or outcome.failure is None or rescued.lease.queue not in place.app.worker_handlers:
         return
     place.lost.put(rescued.lease, outcome.failure)
@@ -172,7 +175,7 @@ def _after_loss(place: Place, birth: Birth, rescued: Rescued, outcome: Outcome) 
 
 
 def export(place: Place, birth: Birth, board: Scoreboard) -> int:
-    """In the process that sends telemetry."""
+    """Run the exporter, the process that sends telemetry; return the exit code."""
     telemetry, _ = begin(place, birth, EXPORTER)
     budget = place.settings.telemetry_flush
     telemetry.export(board, birth.index, supervisor=birth.supervisor, unblock=unblock, budget=budget)
@@ -180,16 +183,16 @@ def export(place: Place, birth: Birth, board: Scoreboard) -> int:
 
 
 def begin(place: Place, birth: Birth, role: Role) -> tuple[Telemetry, Bus]:
-    """Make this process one of the tree; return what it says of itself."""
+    """Set up this process as a member of the tree; return its telemetry and event bus."""
     signal.signal(signal.SIGUSR1, stacks)
     faulthandler.register(signal.SIGUSR1, file=place.stacks, all_threads=True)
     with suppress(AttributeError, OSError, ValueError):  # replaced, broken, closed by the service
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a print must not wait for the end
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a print appears at once
     os.register_at_fork(after_in_child=reset_in_child)
     place.instance.forget_in_forks()
     forget_parent()
     identity = ProcessIdentity(place.app.__name__, role, birth.name, place.instance.number, place.system)
-    # A ring is for the attempts of a slot; the hooks process makes none.
+    # A ring takes the attempts of a slot; the hooks process makes none.
     telemetry = start(identity, place.settings, None if role == HOOKS else place.rings)
     return telemetry, Bus(telemetry.subscribe)
 
@@ -203,10 +206,10 @@ def wind_up(
     code: int,
     ledger: Ledger | None = None,
 ) -> None:
-    """End a process that has run the service's code: its threads and exit hooks have their time, whatever they do.
+    """End a process that has run the service's code; its threads and exit hooks get a limited time.
 
-    A producer stores what they still enqueue, and lets go of the engine. The ledger goes before: who rescues what is
-    left must find it free.
+    A producer stores what they still enqueue, and then closes the engine. The ledger is closed before, because a
+    rescuer of what is left must find it free.
     """
     board.set_state(birth.index, GONE, time.monotonic_ns())
     say_goodbye = partial(_say_goodbye, place, birth, board, telemetry, 0.0)
@@ -220,13 +223,13 @@ def wind_up(
 
 
 def _say_goodbye(place: Place, birth: Birth, board: Scoreboard, telemetry: Telemetry, after: float) -> None:
-    """Everything is settled: the rest of the drain, and `after` seconds more, are for telemetry."""
+    """Shut telemetry down, when everything is settled: it gets the rest of the drain, and `after` seconds more."""
     board.set_state(birth.index, GONE, time.monotonic_ns())
     telemetry.shutdown(_until(board, place.settings.telemetry_flush, after))
 
 
 def _until(board: Scoreboard, budget: float, after: float = 0.0, *, share: float = 1.0) -> float:
-    """A budget in seconds; in a drain at most a share of what is left of it and `after` seconds more."""
+    """Return a budget in seconds; in a drain at most a share of the remaining time and `after` seconds more."""
     if not board.deadline:
         return budget
     return min(budget, share * max(0.0, board.deadline / 1e9 + after - time.monotonic()))
@@ -242,7 +245,7 @@ def executor_for(
     *,
     stopping: Callable[[], bool],
 ) -> Executor:
-    """Return what runs the jobs of a queue, and tells the service of failed ones."""
+    """Return the executor of a queue's jobs, which also tells the service of failed ones."""
     return Executor(
         app,
         handler,

@@ -1,8 +1,8 @@
-"""The hooks process: it calls the service's `on_failure` for attempts whose process died, and may die of that itself.
+"""The hooks process: it calls the service's `on_failure` for lost attempts, and a hook may kill it.
 
-It is started when such an attempt waits and leaves when none has come for a while: an incident kills many workers
-within seconds, and each start costs a constructor and an engine. Nothing waits for it. The supervisor kills it when a
-hook takes too long, and with it what the hook has started.
+It is started when such an attempt waits, and leaves after a while without one: an incident kills many workers within
+seconds, and each start costs a constructor and an engine. No process waits for it. The supervisor kills it, and all
+that the hook has started, when a hook takes too long.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from framework.worker import SelfCheck, descriptors
 from framework.worker.executor import Executor
 from framework.worker.executor.hooks import PATIENCE
 
-LINGER = 2.0  # seconds without a lost attempt after which it leaves
+LINGER = 2.0  # seconds without a lost attempt after which the process leaves
 GLANCE = 0.05  # seconds between looks for one
-GRACE = 1.0  # seconds after the patience with a hook until its process is killed: an async one is cancelled first
+GRACE = 1.0  # seconds after a hook's time limit until its process is killed: an async hook is cancelled first
 
 
 def tell(place: Place, birth: Birth, board: Scoreboard) -> int:
     """Run the hooks process; return the exit code."""
     die_with_parent(signal.SIGKILL)  # a hook that hangs must not outlive its supervisor
-    ignore(signal.SIGTERM, signal.SIGINT)  # the board says when to leave: no signal ends a hook halfway
+    ignore(signal.SIGTERM, signal.SIGINT)  # the board says when to leave: no signal interrupts a hook
     if os.getppid() != birth.supervisor:
         return 0
     _go_first()
@@ -76,10 +76,10 @@ def tell(place: Place, birth: Birth, board: Scoreboard) -> int:
 
 
 class _Teller:
-    """Calls one hook after another.
+    """The loop of the hooks process: it calls one hook after another.
 
     Args:
-        check: finds what a hook has changed for good.
+        check: finds what a hook has changed permanently.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class _Teller:
         self._executor_of = executor_of
 
     def run(self) -> None:
-        """Return when nothing is left to tell, or when this process is not fit for the next hook."""
+        """Run until nothing is left to tell, or until this process is not fit for the next hook."""
         idle_since = time.monotonic()
         while os.getppid() == self._birth.supervisor:
             self._board.tick(self._birth.index, time.monotonic_ns())
@@ -121,7 +121,7 @@ class _Teller:
                 time.sleep(GLANCE)
 
     def _tell_next(self) -> bool:
-        """Tell the hook of the oldest lost attempt. Return whether there was one."""
+        """Call the hook for the oldest lost attempt. Return whether there was one."""
         found = self._lost.take()
         if found is None:
             return False
@@ -137,12 +137,13 @@ class _Teller:
         return self._board.told_to_leave(self._birth.index)
 
     def _worn(self) -> bool:
-        """Return whether a hook has left a call that hangs, or this process without what the next one may need."""
+        """Return whether a hook has left a hanging call, or has damaged what the next hook may need in this process."""
         late = any(thread.name == "on_failure" for thread in threading.enumerate())
         return late or bool(self._check.damage())
 
 
 def _go_first() -> None:
-    """Let the kernel choose this process, and what it starts, when memory runs out. Nothing depends on it."""
+    """Make the kernel choose this process, and what it starts, first when memory runs out. No other process depends on
+    it."""
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")

@@ -1,5 +1,4 @@
-"""What Python promises of a process's end also holds for a worker: threads that are not daemons end, and atexit hooks
-run. But within a bound, whatever handlers have left behind."""
+"""The end of a process as Python promises it, within a time limit: non-daemon threads end, and atexit hooks run."""
 
 from __future__ import annotations
 
@@ -15,13 +14,15 @@ from framework.process import stdio
 from framework.process.forks import parent_goes_on
 from framework.process.supervisor import FLUSH
 
-WITHIN = 1.2  # seconds; with what an event loop leaves, a process whose jobs are settled is gone within 2 s
+WITHIN = 1.2  # seconds; with the end of an event loop, a process whose jobs are settled is gone within 2 s
 _imported_by = os.getpid()
 
 
 def forget_parent() -> None:
-    """In a forked child: hooks that the supervisor has registered are its own (they remove its temporary directories).
-    What this process registers from now on runs at its end."""
+    """Drop the supervisor's atexit hooks in a forked child: they are its own (they remove its temporary directories).
+
+    What this process registers after this runs at its end.
+    """
     if os.getpid() == _imported_by:
         return
     atexit._clear()
@@ -32,11 +33,11 @@ def forget_parent() -> None:
 
 
 def run_hooks(budget: float, late: Callable[[], None]) -> None:
-    """Waits for the threads and runs the hooks, in the main thread as Python does.
+    """Wait for the threads and run the hooks, in the main thread as Python does.
 
     Args:
-        budget: seconds.
-        late: called in another thread when they are over; it ends the process.
+        budget: seconds for all of them.
+        late: called in another thread when these seconds are over; it ends the process.
     """
     done = threading.Event()
 
@@ -46,7 +47,7 @@ def run_hooks(budget: float, late: Callable[[], None]) -> None:
 
     try:
         threading.Thread(target=watch, name="leaving", daemon=True).start()
-    except RuntimeError:  # no more threads to be had: no bound, so no hooks
+    except RuntimeError:  # no thread can be started: without a time limit, run no hooks
         return
     with parent_goes_on(), suppress(BaseException):  # a hook's error is printed where it happens
         getattr(threading, "_shutdown")()  # noqa: B009 - private, but what multiprocessing calls in its children, too
@@ -55,12 +56,13 @@ def run_hooks(budget: float, late: Callable[[], None]) -> None:
 
 
 def end_threads(code: int) -> None:
-    """By the supervisor, last of all: a thread that the import of the service started must not keep it from its end."""
+    """End the supervisor's threads, as its last step. A thread that the service's import started must not prevent its
+    end."""
     run_hooks(WITHIN, late=lambda: exit_after(lambda: None, code))
 
 
 def exit_after(last: Callable[[], None], code: int) -> None:
-    """Ends the process without waiting for anything but a last call."""
+    """End the process without waiting for anything but one last call."""
     with suppress(BaseException):
         last()
     with suppress(BaseException):

@@ -13,8 +13,8 @@ from framework.service.app import WorkerApp
 from framework.worker.executor.hooks import PATIENCE
 
 HOOK = "on_failure"
-_SHORT = 200  # characters of a message that is too long as a whole
-_KEPT = tuple(field.name for field in fields(Failure) if field.name != "exception")  # of a dead process there is none
+_SHORT = 200  # characters that are kept of a message that is too long
+_KEPT = tuple(field.name for field in fields(Failure) if field.name != "exception")  # a dead process has none
 _ENDS = {
     "timeout": f"on_failure has not ended within {PATIENCE:g} s: its process was killed",
     "drain_timeout": "on_failure was still running at the end of the drain: its process was killed",
@@ -22,11 +22,13 @@ _ENDS = {
 
 
 class LostAttempts:
-    """What `on_failure` is still to be told. Maintenance puts, the hooks process takes, and the supervisor starts that
-    process and says what became of a hook that ended it.
+    """The lost attempts of which `on_failure` must still be told.
+
+    Maintenance puts them, the hooks process takes them, and the supervisor starts that process and reports a hook that
+    ended it.
 
     Args:
-        mailbox: shared by the tree.
+        mailbox: the mailbox that the tree shares.
     """
 
     def __init__(self, mailbox: Mailbox) -> None:
@@ -35,13 +37,13 @@ class LostAttempts:
 
     @classmethod
     def of(cls, app: type[WorkerApp]) -> LostAttempts | None:
-        """Return those of a new tree; None: its service has no `on_failure`."""
+        """Return an empty set for a new tree; None: its service has no `on_failure`."""
         return None if app.on_failure is WorkerApp.on_failure else cls(Mailbox.made())
 
     # --- maintenance, which must not wait, nor run the service's code ------------------------------------------------
 
     def put(self, lease: Lease, failure: Failure) -> None:
-        """Leave the failure of an attempt for the hooks process. One that finds no room is counted."""
+        """Put the failure of an attempt into the mailbox. A failure that finds no room is counted."""
         message = _encoded(lease, failure, failure.message)
         if len(message) > LARGEST:
             message = _encoded(lease, failure, f"{failure.message[:_SHORT]}…")
@@ -50,12 +52,12 @@ class LostAttempts:
     # --- the hooks process -------------------------------------------------------------------------------------------
 
     def take(self) -> tuple[Lease, Failure] | None:
-        """Return the oldest one; None: there is none. It counts as told, whatever becomes of this process."""
+        """Return the oldest lost attempt; None: there is none. It counts as told, even if this process dies."""
         message = self._mailbox.take()
         return None if message is None else _decoded(message)
 
     def close(self) -> None:
-        """The hook has been told of the last one that was taken."""
+        """Record that the hook has returned for the attempt that was taken last."""
         self._mailbox.close()
 
     # --- the supervisor ----------------------------------------------------------------------------------------------
@@ -65,7 +67,8 @@ class LostAttempts:
         return self._mailbox.waiting > 0
 
     def say_abandoned(self, emit: Callable[[Event], None], reason: str, detail: str) -> None:
-        """Say that a hook has ended its process, once that is dead. It is not called again for this attempt."""
+        """Report that a hook has ended its process, once that is dead. The hook is not called again for this
+        attempt."""
         message = self._mailbox.abandoned()
         if message is not None:
             lease, _ = _decoded(message)
@@ -73,13 +76,14 @@ class LostAttempts:
             emit(HookFailed(HOOK, lease.queue, lease.job.id, error, ""))
 
     def say_refused(self, emit: Callable[[Event], None]) -> None:
-        """Say how many found no room since this was said last."""
+        """Report how many attempts found no room since the last report."""
         count = self._mailbox.refused()
         if count:
             emit(HooksNotCalled(HOOK, count, "too many lost attempts wait for the hooks process"))
 
     def say_left(self, emit: Callable[[Event], None]) -> None:
-        """Say what was not told when the tree ends. For the supervisor, and for maintenance when that is dead."""
+        """Report what was not told when the tree ends. The supervisor calls this, or maintenance when the supervisor is
+        dead."""
         self.say_abandoned(emit, "", "the service has ended")
         self.say_refused(emit)
         if self._mailbox.waiting:

@@ -1,4 +1,4 @@
-"""Refuses a service that replaces the calls by which a supervisor waits for signals, children and moments."""
+"""The refusal of services that replace the calls by which a supervisor waits for signals, children and moments."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import time
 from framework.model.errors import UsageError
 from framework.service.app import WorkerApp
 
-# A replacement of these by anything keeps the supervisor from a death or a deadline.
+# A replacement of any of these keeps the supervisor from noticing a death or a deadline.
 _WAITING = ((os, "waitpid"), (os, "waitid"), (select, "poll"), (signal, "signal"), (time, "sleep"), (time, "monotonic"))
-# These are replaced by debuggers, too, which do no harm.
+# Debuggers replace these too, which does no harm.
 _STARTING = ((os, "fork"), (subprocess, "Popen"), (_thread, "start_new_thread"))
 _OWN = ("posix", "os", "select", "signal", "_signal", "time", "_thread", "builtins")
 _GREEN = ("gevent", "eventlet")
 
 
 def refuse_patched(app: type[WorkerApp]) -> None:
-    """Raises UsageError where an import of the service has replaced what the supervisor stands on."""
+    """Raise UsageError if an import of the service has replaced a call that the supervisor needs."""
     by: dict[str, list[str]] = {}
     for module, name in (*_WAITING, *_STARTING):
         owner = _owner(module, name)
@@ -36,6 +36,6 @@ def refuse_patched(app: type[WorkerApp]) -> None:
 
 
 def _owner(module: object, name: str) -> str:
-    """Returns the top package of what stands under a name; one that this system lacks is nobody's."""
+    """Return the top package of what a name refers to. A call that this system lacks counts as the system's own."""
     found = getattr(module, name, os.fork)
     return str(getattr(found, "__module__", None) or type(found).__module__).partition(".")[0]

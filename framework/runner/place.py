@@ -1,4 +1,4 @@
-"""What every process of one tree knows: the app, its settings, the engine, and where the tree keeps its files."""
+"""The place of a tree, known to all its processes: app, settings, engine, and where the tree keeps its files."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from framework.runner.lost import LostAttempts
 from framework.service.app import WorkerApp
 from framework.service.settings import Settings
 
-MORE_SLOTS = 3  # of a ledger, for jobs that have ended and are not settled yet
-BURIAL = 0.3  # seconds from the death of a child until the supervisor has written how it died
+MORE_SLOTS = 3  # further slots of a ledger, for jobs that have ended and are not settled yet
+BURIAL = 0.3  # seconds within which the supervisor writes how a child died
 
 
 @dataclass(slots=True)
 class Place:
-    """Where a tree lives.
+    """The place of one tree.
 
     Attributes:
-        options: of all queues of the app, by name.
-        served: names of those that this tree works on.
+        options: options of all queues of the app, by name.
+        served: names of the queues on which this tree works.
         system: the engine's `messaging.system`.
-        instance: the number of this supervisor among those of the same store, and its lock.
-        reserve: room kept back for a start on a full disk; the supervisor's.
-        target: MODULE or MODULE:NAME, as it was given on the command line.
+        instance: the number of this supervisor among those on the same store, with its lock.
+        reserve: the room reserved for a start on a full disk; only the supervisor has it.
+        target: MODULE or MODULE:NAME, as given on the command line.
         here: the working directory at that moment.
-        rings: telemetry's; None: it does not outlive a process.
+        rings: the rings of telemetry; None: unsent telemetry is lost with its process.
         lost: takes lost attempts to the hooks process; None: the service has no `on_failure`.
-        stacks: descriptor of the file that takes the stacks of all processes.
-        waited_for: lives of whose end the supervisor had time to write.
+        stacks: descriptor of the file for the stacks of all processes.
+        waited_for: incarnations whose end the supervisor has had time to write.
     """
 
     app: type[WorkerApp]
@@ -57,17 +57,17 @@ class Place:
 
     @property
     def workers(self) -> list[tuple[str, Crew, int]]:
-        """(name of the slot, its crew, number within the crew) of every worker."""
+        """Return (name of the slot, its crew, number within the crew) for every worker."""
         crews = crews_of(self.app, self.settings, self.options, self.served).items()
         return [(f"{name}/{at}", crew, at) for name, crew in crews for at in range(crew.options.workers)]
 
     @property
     def ledgers(self) -> Path:
-        """Return where the ledgers of all trees on this store lie, as far as they are on this machine."""
+        """Return the directory with the ledgers of all trees on this store that run on this machine."""
         return self.instance.board_path.parent.parent / LEDGERS
 
     def kill_reason(self, board: Scoreboard, incarnation: str) -> KillReason | None:
-        """From our own board, or from that of the tree to which the dead belonged."""
+        """Return why an incarnation ended, from our own board or from the board of another tree on this store."""
         found = board.kill_reason(incarnation) or self._written_soon(board, incarnation)
         if found is not None:
             return found
@@ -81,10 +81,10 @@ class Place:
         return None
 
     def _written_soon(self, board: Scoreboard, incarnation: str) -> KillReason | None:
-        """Return how a life of this tree ended that the supervisor has not buried yet.
+        """Return how an incarnation of this tree ended whose end the supervisor is still writing.
 
-        The locks of a dead process are free before its parent has reaped it. Without the wait, a death by the
-        supervisor's own SIGTERM would now and then be charged.
+        The locks of a dead process are free before its parent has reaped it. Without this wait, a death by the
+        supervisor's own SIGTERM would sometimes be charged.
         """
         slot = next((slot for slot in board.all_slots() if slot.incarnation == incarnation), None)
         if slot is None:
@@ -99,25 +99,25 @@ class Place:
         return board.kill_reason(incarnation)
 
     def other_boards(self) -> list[Path]:
-        """Of the other trees on this store, of those before included."""
+        """Return the boards of the other trees on this store, including earlier ones."""
         own = self.instance.board_path
         try:
             entries = os.listdir(own.parent)
-        except OSError:  # moved or removed under a running service, which stops
+        except OSError:  # the directory of a running service was moved or removed; the service stops
             return []
         boards = (entry for entry in entries if ".board" in entry and not entry.startswith("."))
         return [own.parent / entry for entry in sorted(boards) if entry != own.name]
 
 
 def own_broker(place: Place, incarnation: str) -> Broker:
-    """A child's engine, in the directory where its tree was started. Raises UsageError, EngineError."""
+    """Open a child's engine, in the directory where its tree was started. Raises UsageError, EngineError."""
     if lost := place.instance.lost():
         raise EngineError(lost)
     return broker_for(place.settings, place.options, incarnation)
 
 
 def own_ledger(place: Place, incarnation: str, concurrency: int) -> Ledger:
-    """The ledger of a worker. Raises EngineError: without one it must not start a job."""
+    """Create the ledger of a worker. Raises EngineError: without a ledger it must not start a job."""
     if lost := place.instance.lost():
         raise EngineError(lost)
     try:
@@ -135,14 +135,14 @@ def slots_for(concurrency: int) -> int:
 
 
 def broker_for(settings: Settings, options: dict[str, QueueOptions], incarnation: str) -> Broker:
-    """An engine that workers can share, open on these queues. Raises UsageError, EngineError."""
+    """Open an engine that workers can share, with these queues. Raises UsageError, EngineError."""
     broker = unopened(settings, incarnation)
     broker.open(list(options.values()))
     return broker
 
 
 def unopened(settings: Settings, incarnation: str) -> Broker:
-    """An engine that workers can share, not opened yet. Raises UsageError."""
+    """Return an engine that workers can share, not opened yet. Raises UsageError."""
     broker = open_broker(
         settings.engine_url,
         incarnation=incarnation,

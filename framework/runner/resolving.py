@@ -1,4 +1,4 @@
-"""From declarations and settings to the options of each queue, and all that can be found wrong before a start."""
+"""The options of each queue, resolved from declarations and settings, and all checks before a start."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from framework.service.settings import Settings, check_names, unknown_variables
 
 
 def resolve(app: type[WorkerApp], settings: Settings) -> dict[str, QueueOptions]:
-    """The options of all queues of an app, by name. Raises SettingsError, DeclarationError: which, where."""
+    """Return the options of all queues of an app, by name. Raises SettingsError, DeclarationError: which queue, and
+    where."""
     check_names(settings, app.worker_queues, app.worker_pools)
     letters = declared_dead_letters(app.worker_queues.values())
     options = {}
@@ -36,7 +37,7 @@ def resolve(app: type[WorkerApp], settings: Settings) -> dict[str, QueueOptions]
                     "give it a timeout, or set WORKER_DRAIN=none"
                 )
         options[queue.name] = found
-    for queue in app.worker_queues.values():  # a letter queue of another service: its dead are rescued here, too
+    for queue in app.worker_queues.values():  # another service's dead-letter queue: rescued here, too
         target = queue.dead_letter
         if target is not None and target.name not in options:
             options[target.name] = as_declared(app, settings.options(target), is_dead_letter=True)
@@ -44,7 +45,7 @@ def resolve(app: type[WorkerApp], settings: Settings) -> dict[str, QueueOptions]
 
 
 def _check_payload(queue: Queue[Any]) -> None:
-    """An unusable payload type must not wait for the first job."""
+    """Raise DeclarationError if the payload type cannot be used, before the first job needs it."""
     try:
         codec_for(queue.payload_type, queue=queue.name)
     except DeclarationError as error:
@@ -52,16 +53,16 @@ def _check_payload(queue: Queue[Any]) -> None:
 
 
 def check(app: type[WorkerApp], settings: Settings) -> list[str]:
-    """Everything that can be found wrong without running: raises the first error, returns the warnings."""
+    """Check everything that can be found wrong without running; raise the first error, return the warnings."""
     refuse_patched(app)
     options = resolve(app, settings)
-    open_broker(settings.engine_url, incarnation="check")  # its scheme and its options
+    open_broker(settings.engine_url, incarnation="check")  # checks its scheme and its options
     try_constructor(app, settings.ready_within)
     return remarks(app, options)
 
 
 def remarks(app: type[WorkerApp], options: Mapping[str, QueueOptions]) -> list[str]:
-    """What is no error and may still be a mistake."""
+    """Return warnings about what is not an error but may be a mistake."""
     needs_none = declared_dead_letters(app.worker_queues.values())
     warnings = [
         f"{queue.place}: queue {queue.name!r} has no handler here: jobs wait for another service"
@@ -80,7 +81,7 @@ def remarks(app: type[WorkerApp], options: Mapping[str, QueueOptions]) -> list[s
         if queue.schedules
     ]
     idle = [handler.queue for handler in app.worker_handlers.values() if not options[handler.queue.name].workers]
-    whose = {queue.pool or queue: None for queue in idle}  # a pool once, whatever it serves
+    whose = {queue.pool or queue: None for queue in idle}  # each pool once, however many queues it serves
     warnings += [
         f"{one.place}: {_kind(one)} {one.name!r} has workers=0: its jobs wait for another service" for one in whose
     ]

@@ -1,4 +1,4 @@
-"""The process that becomes the supervisor: it looks at everything once, then forks (or spawns) the children."""
+"""The process that becomes the supervisor: it checks everything once, then forks or spawns the children."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ from framework.service.settings import Settings
 from framework.telemetry import ProcessIdentity, Role, Telemetry, environment_of, prepare_rings, start
 
 Say = Callable[[Event], None]
-FLUSH = 0.2  # seconds for the reader of what the import has printed
+FLUSH = 0.2  # seconds to wait for the reader of what the service's import has printed
 
 
 def run(
     app: type[WorkerApp], settings: Settings, queues: Sequence[str] | None = None, *, target: str, here: str
 ) -> int:
-    """Runs a service until it is told to stop; returns the exit code.
+    """Run a service until it is told to stop; return the exit code.
 
     Args:
-        queues: names of the queues to serve; None = all that have a handler.
-        target: MODULE or MODULE:NAME where the app was found; fresh interpreters look there.
-        here: the working directory when it was found.
+        queues: names of the queues to serve; None: all that have a handler.
+        target: MODULE or MODULE:NAME where the app was found; fresh interpreters load it from there.
+        here: the working directory at that moment.
 
     Raises:
-        WorkerError: found before anything was started.
+        WorkerError: a mistake was found before anything was started.
     """
     refuse_patched(app)
     options = resolve(app, settings)
@@ -61,8 +61,8 @@ def run(
     if not any(crew.options.workers for crew in crews):
         raise UsageError(f"{app.__name__} has nothing to run: no queue with a handler and workers above 0")
     try_constructor(app, settings.ready_within)
-    stdio.fill_closed()  # the service's import may have closed some, and from here on files stay open
-    stdio.settle(FLUSH)  # what it has printed, once and not by every child
+    stdio.fill_closed()  # the service's import may have closed some, and files opened after this stay open
+    stdio.settle(FLUSH)  # writes what the import has printed once, and not in every child
     telemetry = start(ProcessIdentity(app.__name__, "supervisor", "supervisor", 0, ""), settings)
     say = Bus(telemetry.subscribe).emit
     make = partial(Place, app, settings, options, served, target=target, here=here)
@@ -84,11 +84,11 @@ def run(
 
 
 def _close(place: Place, say: Say) -> None:
-    """When the last process of the tree has ended."""
+    """Report lost attempts that were not told, and fill the reserve, after the last process of the tree has ended."""
     if place.lost is not None:
         place.lost.say_left(say)
     assert place.reserve is not None
-    place.reserve.fill()  # what the processes leave: locks and directories of their claims
+    place.reserve.fill()  # takes the room of the locks and claim directories that the processes leave
 
 
 def _served(app: type[WorkerApp], options: dict[str, QueueOptions], wanted: Sequence[str] | None) -> list[str]:
@@ -106,9 +106,9 @@ def _served(app: type[WorkerApp], options: dict[str, QueueOptions], wanted: Sequ
 def _take_place(
     make: partial[Place], broker: Broker, say: Say, sizes: Sequence[int]
 ) -> tuple[Place, Scoreboard, list[str]]:
-    """A number among the supervisors of this store, its rings, and a fresh board; and what the engine warns of.
+    """Take an instance number on this store, rings and a new board; return them with the engine's warnings.
 
-    The engine is opened once and let go of: what is wrong with it shows before anything is forked.
+    The engine is opened once and closed: its errors show before anything is forked.
 
     Args:
         sizes: concurrency of each worker.
@@ -195,7 +195,8 @@ def _supervisor(place: Place, board: Scoreboard, say: Say, telemetry: Telemetry)
 
 
 def _environ(place: Place, birth: Birth) -> Mapping[str, str]:
-    """Of a fresh interpreter, where a provider of OpenTelemetry may be made before our own code runs."""
+    """Return the environment of a fresh interpreter, where an OpenTelemetry provider may exist before our own code
+    runs."""
     roles: dict[str, Role] = {MAINTENANCE: MAINTENANCE, HOOKS: HOOKS, EXPORTER: EXPORTER}
     role = roles.get(birth.name, "worker")
     identity = ProcessIdentity(place.app.__name__, role, birth.name, place.instance.number, place.system)

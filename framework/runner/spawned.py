@@ -1,5 +1,7 @@
-"""A child that could not be forked: `python -m framework.runner.spawned`. Nobody imports this: what a package has
-imported already, runpy would run a second time."""
+"""The main module of a child that could not be forked: `python -m framework.runner.spawned`.
+
+No module may import it, because runpy would then run it a second time.
+"""
 
 from __future__ import annotations
 
@@ -28,21 +30,21 @@ from framework.telemetry import ProcessIdentity, rings_from, start
 
 
 def main() -> int:
-    """The life that `children` wrote down; its exit code."""
+    """Run the child that `children` has described on the command line; return its exit code."""
     life = json.loads(sys.argv[1])
     birth = Birth(**life["birth"])
     if not enter_spawned(birth):
         return 0
     _, lock, _ = life["instance"]
     for descriptor in (birth.waker, birth.poke, lock, life["board"], life["stacks"], *life["lost"]):
-        os.set_inheritable(descriptor, False)  # exec needed it; what a handler starts must not keep them
+        os.set_inheritable(descriptor, False)  # only exec needed it; what a handler starts must not get them
     code = LoadedCode.received(life["code"])
     try:
         place = _place(life)
         mistake = "" if declared(place.app) == life["declares"] else _other_app(life, place)
     except WorkerError as error:
         mistake = str(error)
-    except BaseException as error:  # also sys.exit() in the service's import: this process never was a worker
+    except BaseException as error:  # also sys.exit() in the service's import: this process is not a worker yet
         mistake = f"{life['target']} cannot be imported: {type(error).__name__}: {describe(error)[0]}"
     mistake = code.changed() or mistake
     if mistake:
@@ -77,7 +79,7 @@ def _other_app(life: dict[str, Any], place: Place) -> str:
 
 
 def _refuse(life: dict[str, Any], birth: Birth, mistake: str) -> int:
-    """Says in one line why this process will not work; its exit code."""
+    """Report in one line why this process will not work; return its exit code."""
     with suppress(Exception):
         identity = ProcessIdentity(life["app"], "supervisor", birth.name, life["instance"][0], life["system"])
         Bus(start(identity, load_settings()).subscribe).emit(
@@ -88,4 +90,4 @@ def _refuse(life: dict[str, Any], birth: Birth, mistake: str) -> int:
 
 if __name__ == "__main__":
     stdio.fill_closed()
-    end_with(main)  # sys.exit would wait for the threads that the service's import started
+    end_with(main)  # sys.exit would wait for threads that the service's import started

@@ -1,4 +1,4 @@
-"""The loop of one process: claim, start, run, settle; jobs one at a time, in threads, or on an event loop."""
+"""The loop of one worker process: it runs jobs one at a time, in threads, or on an event loop, and settles them."""
 
 from framework.worker.concurrent import AsyncWorker
 from framework.worker.core import LeaveSignal, WorkerCore

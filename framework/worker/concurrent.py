@@ -28,16 +28,16 @@ from framework.worker.tasks import Run
 from framework.worker.upkeep import look_around
 
 TICK = 1.0  # seconds between signs of life
-HUNG_AFTER = 1.0  # seconds after the cancellation at its soft timeout in which a job must end
+HUNG_AFTER = 1.0  # seconds after the cancellation at its soft timeout within which a job must end
 
 
 class AsyncWorker:
-    """Runs until told to leave. Main thread only.
+    """The worker for async handlers; it runs until it is told to leave. Use it in the main thread only.
 
     Args:
-        core: the process's dealings with engine and board.
-        app, slot: whose `lifespan` and `alifespan` are open meanwhile.
-        unblock: lets signals in, once the handlers stand.
+        core: connects the process to engine and board.
+        app, slot: `app.lifespan(slot)` and `app.alifespan(slot)` are open while the worker runs.
+        unblock: unblocks signals once the signal handlers are installed.
     """
 
     def __init__(self, core: WorkerCore, app: WorkerApp, slot: Slot, *, unblock: Callable[[], None]) -> None:
@@ -52,10 +52,10 @@ class AsyncWorker:
         self._runs: set[Run] = set()
 
     def run(self) -> None:
-        """Returns when the process has left its work in order. Raises what the lifespans raise."""
+        """Run until everything is settled or left behind on purpose. Raises what the lifespans raise."""
         signal.signal(signal.SIGTERM, lambda *_: self._on_term())
-        # A terminal signals the whole group: the supervisor decides. An alarm that a job has set and forgotten would
-        # end the process, and its neighbours with it.
+        # A terminal signals the whole group, and the supervisor decides. An alarm that a job set and forgot would end
+        # the process with its other jobs.
         ignore(signal.SIGINT, signal.SIGALRM)
         self._put_back = PutBack((signal.SIGTERM, signal.SIGINT), self._core.complain)
         self._core.blamed = last_row
@@ -67,8 +67,11 @@ class AsyncWorker:
             self._core.gate.close()
 
     def _on_term(self) -> None:
-        """A plain handler, which stays when the loop is closed: asyncio's own would put SIGTERM back to its default,
-        and a second one would then kill us while the lifespan closes. It only marks and wakes; `_serve` acts."""
+        """Note the drain and wake the loop; `_serve` acts.
+
+        This is a plain signal handler because it stays when the loop is closed. A handler of asyncio would put SIGTERM
+        back to its default, and a second SIGTERM would then kill the process while the lifespan closes.
+        """
         if self._core.leave.leave("drain"):
             self._core.gate.wake()
         with suppress(RuntimeError):  # the loop is closed already
@@ -95,7 +98,8 @@ class AsyncWorker:
             self._watch.stop()
 
     def _on_exit(self, error: BaseException) -> None:
-        """In asyncio it would end the process, and with it the neighbours' attempts."""
+        """Report a SystemExit or KeyboardInterrupt of a task. In plain asyncio it would end the process and its other
+        attempts."""
         run = tasks.culprit(error)
         if run is not None:
             run.exit = error
@@ -104,7 +108,7 @@ class AsyncWorker:
         self._core.emit(ServiceMistake(self._core.process, f"{self._core.process}: {text}"))
 
     async def _end_rest(self) -> None:
-        """Jobs that run when the worker itself has failed go back, no attempt spent."""
+        """Interrupt the jobs that run when the worker itself has failed; they are released, and no attempt is spent."""
         for run in self._runs:
             run.interrupt("draining")
         running = {run.task for run in self._runs if run.task is not None}
@@ -161,19 +165,19 @@ class AsyncWorker:
                 core.finish(attempt, run.row)
         finally:
             self._runs.discard(run)
-            run.task = run.exit = None  # a timer may hold on to it for long
+            run.task = run.exit = None  # a timer may keep the run alive for long
             self._free.append(run.row)
             self._changed.set()
 
     async def _call(self, awaitable: Awaitable[Any], run: Run) -> Any:
-        """Awaits the handler under its soft timeout; the cancellation that we caused becomes JobInterrupted."""
+        """Await the handler under its soft timeout. Raise JobInterrupted for a cancellation that this worker caused."""
         timeout = run.options.timeout
         if timeout is not None:
             self._later(timeout, self._time_out, run)
         run.inside = True
         if self._core.leave.interrupt_at is not None and time.monotonic() >= self._core.leave.interrupt_at:
             self._loop.call_soon(run.interrupt, "draining")
-        tasks.current.set(run)  # after the timers: their calls are ours
+        tasks.current.set(run)  # after the timers are set: their calls belong to the worker, not to the job
         try:
             result = await Tracked(awaitable, run.writer)
             if run.exit is not None:
@@ -190,7 +194,7 @@ class AsyncWorker:
             raise (JobInterrupted(run.why) if run.why else Disturbed()) from None
         except Exception as error:
             if run.why == "lease_lost":
-                raise JobInterrupted(run.why) from error  # that is why it has failed
+                raise JobInterrupted(run.why) from error  # the lost lease is the cause of the failure
             raise
         finally:
             leave_if_forked(self._pid)
@@ -199,7 +203,7 @@ class AsyncWorker:
                 run.timer.cancel()
 
     def _later(self, seconds: float, act: Callable[[Run], None], run: Run) -> None:
-        """Calls `act` after seconds of the tree's own time: for those in which it stood still the job had none."""
+        """Call `act` after seconds of the tree's own time: seconds in which the tree stood still do not count."""
         run.timer = self._loop.call_later(seconds, self._when, self._core.now() + seconds, act, run)
 
     def _when(self, due: float, act: Callable[[Run], None], run: Run, looks: int = 0) -> None:
@@ -207,7 +211,8 @@ class AsyncWorker:
         if left > 0.0:
             run.timer = self._loop.call_later(left, self._when, due, act, run)
         elif looks or left < -LATE:
-            # Seconds late: the loop was held, or all stood still. The supervisor knows, as soon as it has turned.
+            # Seconds late: the loop was blocked, or the whole tree stood still. The supervisor knows which, once it has
+            # turned.
             most = int(min(PATIENCE, run.options.kill_after / 2) / LOOK_AGAIN)
             if looks >= most:
                 act(run)
@@ -226,8 +231,8 @@ class AsyncWorker:
         self._later(min(HUNG_AFTER, run.options.kill_after / 2), self._check_hung, run)
 
     def _check_hung(self, run: Run) -> None:
-        """A handler that swallows its cancellation: no new job may share its fate; the supervisor ends the process when
-        the others have finished, and only this one is charged."""
+        """Leave if a handler goes on after its cancellation, so that no new job starts beside it. The supervisor ends
+        the process when the other jobs have finished, and only this job is charged."""
         if run in self._runs and run.inside:
             self._core.leave.leave("hung job")
             self._changed.set()
@@ -236,7 +241,7 @@ class AsyncWorker:
     # --- leaving ----------------------------------------------------------------------------------------------------
 
     async def _finish(self) -> None:
-        """Waits for what runs; interrupts it when the drain says so."""
+        """Wait for running jobs; interrupt them when the drain requires it."""
         core = self._core
         interrupted = False
         still, patient_until = Standstill(0.25, time.monotonic()), 0.0
@@ -251,7 +256,7 @@ class AsyncWorker:
             core.gate.flush()
             patience = 0.25 if moment is None else min(0.25, max(0.005, moment - time.monotonic()))
             self._changed.clear()
-            # Not wait_for: it makes a task, which a job could cancel.
+            # Not asyncio.wait_for: it makes a task, which a job could cancel.
             alarm = self._loop.call_later(patience, self._changed.set)
             await self._changed.wait()
             alarm.cancel()

@@ -1,4 +1,4 @@
-"""What all kinds of worker share: leaving, the scoreboard, the limits of a process, and its ruin."""
+"""The parts that all kinds of worker share: leaving, the scoreboard, the limits of a process, and its ruin."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ from framework.worker.gate.thread_gate import ThreadGate
 from framework.worker.putback import Identity
 from framework.worker.ruin import SelfCheck, root_of
 
-SPARED = 4  # looks in a row at a process that has run nothing since
-OTHERS_WORK = 5.0  # seconds that the engine must fail here alone
+SPARED = 4  # times in a row that an idle process is not looked at
+OTHERS_WORK = 5.0  # seconds for which the engine must fail in this process alone
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class LeaveSignal:
-    """Whether and why this process stops claiming, and by when it must be gone. Set from a signal handler, too.
+    """The state of leaving: why this process stops claiming, and when it interrupts its handlers. Signal handlers set
+    it, too.
 
     Args:
-        drain: seconds that a drain takes at most; None = as long as it takes.
-        board_deadline: the tree's drain deadline in monotonic ns, 0 = none.
-        stood_still: seconds for which the tree has stood still.
+        drain: seconds that a drain takes at most; None: as long as it takes.
+        board_deadline: returns the tree's drain deadline in monotonic ns; 0: none.
+        stood_still: returns the seconds for which the tree has stood still.
 
     Attributes:
-        why: empty while it shall go on.
+        why: the reason to leave; empty while the process goes on.
     """
 
     def __init__(
@@ -43,19 +44,21 @@ class LeaveSignal:
         self._drain = drain
         self._board_deadline = board_deadline
         self._stood_still = stood_still
-        self._interrupt_at: float | None = None  # less what the tree had stood still
+        self._interrupt_at: float | None = None  # without the seconds for which the tree had stood still
         self.why = ""
 
     @property
     def interrupt_at(self) -> float | None:
-        """Monotonic seconds at which running handlers are interrupted; later when the tree stood still."""
+        """Return the monotonic second at which running handlers are interrupted. It moves by the time the tree stands
+        still."""
         return None if self._interrupt_at is None else self._interrupt_at + self._stood_still()
 
     def __bool__(self) -> bool:
         return self.why != ""
 
     def leave(self, why: str) -> bool:
-        """First call wins; False if it was leaving already. Takes the tree's deadline where there is one."""
+        """Begin to leave; return False if the process was leaving already. A drain uses the tree's deadline where one
+        is set."""
         if self.why and not (self.interrupt_at is None and why == "drain"):
             return False
         self.why = why
@@ -66,24 +69,25 @@ class LeaveSignal:
 
 
 class WorkerCore:
-    """One process's dealings with its engine and its scoreboard slot.
+    """The connection of one worker process to its engine and to its slot on the scoreboard.
 
     Args:
-        process: name, `deliveries/0`.
+        process: its name, for example `deliveries/0`.
         index: its slot on the board.
-        broker: open engine.
-        executors: each runs the jobs of one queue; these are the queues that this process serves.
-        options: of the pool, or of the queue's own.
+        broker: the open engine.
+        executors: one for each queue that this process serves.
+        options: of the pool, or of the only queue.
         emit: takes events.
         leave: shared with the signal handlers.
         held: descriptors that the engine has opened.
-        ledger: of this process.
+        ledger: the ledger of this process.
 
     Attributes:
         executors: by queue.
-        gate: makes all calls of the engine.
-        ruined: why this process can do nothing more, empty = it can; what it could not settle is left to the rescuer.
-        blamed: the row whose code ran last.
+        gate: makes all calls to the engine.
+        ruined: why this process cannot do anything any more; empty: it can. The rescuer settles what this process could
+            not.
+        blamed: returns the row whose code ran last.
     """
 
     def __init__(
@@ -117,7 +121,7 @@ class WorkerCore:
         self.used = 0
         self._limited = options.max_jobs_per_process is not None or options.max_memory is not None
         self._next_memory_check = self._next_look = 0.0
-        self._looked = (-1, 0)  # jobs at the last look at the process, and how often it was spared since
+        self._looked = (-1, 0)  # jobs at the last look at the process, and how many looks were skipped since
         self._pid, self._parent = os.getpid(), os.getppid()
         self.check = SelfCheck(held or {})
         self.ruined = ""
@@ -139,7 +143,8 @@ class WorkerCore:
     # --- the board --------------------------------------------------------------------------------------------------
 
     def ready(self) -> None:
-        """The process can take jobs. Raises WorkerError: `max_memory` is below what it has now."""
+        """Announce that the process can take jobs. Raises WorkerError: `max_memory` is below what the process uses
+        now."""
         leave_if_forked(self._pid)  # the lifespan may have forked
         limit = self.options.max_memory
         if limit is not None and resident() >= limit:
@@ -155,16 +160,16 @@ class WorkerCore:
         return time.monotonic() - self.board.stood_still
 
     def tick(self) -> None:
-        """The loop turns."""
+        """Write to the board that the loop turns."""
         self.board.tick(self.index, time.monotonic_ns(), used=self.used, jobs=self.jobs)
 
     def told(self) -> bool:
-        """Return whether this process shall leave. Its own handler of SIGTERM may not know: a job may have taken the
-        signal. The death of the parent comes as SIGTERM, too."""
+        """Return whether this process must leave. Its own handler of SIGTERM may not know, because a job may have taken
+        the signal. The death of the parent also arrives as SIGTERM."""
         return self.board.told_to_leave(self.index) or os.getppid() != self._parent
 
     def look_after_ledger(self) -> None:
-        """Write the ledger anew where it was deleted; looked at once a second."""
+        """Write the ledger again if it was deleted; check once a second."""
         now = time.monotonic()
         if now < self._next_look:
             return
@@ -176,8 +181,8 @@ class WorkerCore:
             self.complain(f"the ledger of its runs was deleted, and cannot be written anew: {error}")
 
     def rests(self) -> bool:
-        """Return whether no job has run since the last look at what it may have changed in the process. For what the
-        service runs beside its jobs, every fifth time says no."""
+        """Return whether no job has run since the last look at what jobs may have changed in the process. Every fifth
+        time in a row the answer is no, because the service may also run code beside its jobs."""
         jobs, spared = self._looked
         rests = self.jobs == jobs and not self.used and not self.gate.failures and spared < SPARED
         self._looked = (self.jobs, spared + 1 if rests else 0)
@@ -188,14 +193,14 @@ class WorkerCore:
         self.emit(ServiceMistake(self.process, f"{self.process}: {text}"))
 
     def leaving(self) -> None:
-        """Says once why."""
-        self.tick()  # with the number of its jobs: by that the supervisor tells recycling from leaving in vain
+        """Report once that this process leaves, and why."""
+        self.tick()  # writes the number of jobs: with it the supervisor tells recycling from leaving without a job done
         self.board.set_state(self.index, LEAVING, time.monotonic_ns())
         orphaned = self.leave.why == "drain" and os.getppid() != self._parent
         self.emit(WorkerLeaving(self.process, os.getpid(), "supervisor gone" if orphaned else self.leave.why))
 
     def check_limits(self) -> None:
-        """Leaves after `max_jobs_per_process` jobs, or above `max_memory`."""
+        """Leave after `max_jobs_per_process` jobs, or above `max_memory`."""
         most = self.options.max_jobs_per_process
         if most is not None and self.jobs >= most:
             self.leave.leave("max_jobs_per_process")
@@ -207,14 +212,15 @@ class WorkerCore:
                 self.gate.wake()  # a claim may wait for long
 
     def room(self, running: int = 0) -> int | None:
-        """Jobs that this process may still start besides those that run; None = no limit."""
+        """Return how many jobs this process may still start besides those that run; None: no limit."""
         most = self.options.max_jobs_per_process
         return None if most is None else max(0, most - self.jobs - running)
 
     # --- a run ------------------------------------------------------------------------------------------------------
 
     def begin(self, attempt: Attempt, row: int) -> bool:
-        """The ledger first, the board's row second. False: the ledger has no room, the job went back unstarted."""
+        """Write the run into the ledger, then into the board's row. Return False if the ledger is full: the job is
+        released unstarted."""
         lease, attempt.row = attempt.lease, row
         if not self.gate.start(lease, attempt):
             return False
@@ -226,12 +232,17 @@ class WorkerCore:
         return True
 
     def has_run(self, attempt: Attempt, row: int) -> None:
-        """Telemetry has the outcome, and the job no deadline any more. In any thread, and any number of times."""
+        """Record that telemetry has the outcome, and that the job has no deadline any more. Safe in any thread, any
+        number of times."""
         self._ledger.told(attempt.lease)
         self.rows[row].ended()
 
     def finish(self, attempt: Attempt, row: int, *, soon: bool = False) -> None:
-        """Settle, free the row. Args: soon: a success may wait for the next flush."""
+        """Settle the job and free its row.
+
+        Args:
+            soon: a success may wait for the next flush.
+        """
         outcome = attempt.outcome
         assert outcome is not None
         if soon:
@@ -239,7 +250,7 @@ class WorkerCore:
             self.gate.settle_soon(attempt.lease, outcome, row)
         else:
             self.has_run(attempt, row)
-            self.tick()  # a job may take long: the time without a turn begins here
+            self.tick()  # a job may take long: the time without a turn of the loop begins here
             self.gate.settle(attempt.lease, outcome, row)
         self.rows[row].clear()
         self.used -= 1
@@ -248,16 +259,16 @@ class WorkerCore:
             self.check_limits()
 
     def slots(self, queue: str) -> tuple[int, int]:
-        """Return (jobs of a queue that could run here now, those of them that do)."""
+        """Return (number of jobs of a queue that could run here now, number of them that run)."""
         used = sum(row.queue == queue for row in self.board.busy_rows(self.index)) if self.used else 0
         return self.options.concurrency - max(0, self.used - used), used
 
     def settle_late(self) -> bool:
-        """Try what could not be settled; True when nothing is left that this process could settle."""
+        """Try again what could not be settled. Return True when this process has nothing left that it could settle."""
         return self.ruined != "" or self.gate.settle_late()
 
     def leave_behind(self) -> bool:
-        """At the end of a drain: whether only these leases fail, while the engine works for others."""
+        """Return, at the end of a drain, whether only these leases fail while the engine works for other processes."""
         left = self.gate.leave_behind(self.board.engine_worked_at() / 1e9)
         if left:
             self.complain(left)
@@ -266,24 +277,25 @@ class WorkerCore:
     # --- ruin -------------------------------------------------------------------------------------------------------
 
     def examine(self, error: BaseException, *, final: bool = False) -> None:
-        """Look whether an error comes of what a handler has done to this process, and leave if it is certain.
+        """Find out whether a handler has damaged this process so that it causes the error; leave if that is certain.
 
         Args:
-            final: it ends the process; otherwise a few failures in a row are needed.
+            final: the error ends the process; otherwise a few failures in a row are needed.
         """
         cause, gate = self.check.cause(error), self.gate
         gate.doubtful = cause != ""
         alone = gate.failures >= CERTAIN and time.monotonic() - gate.failing_since > OTHERS_WORK
-        # Later by some turns of maintenance than our first failure: that it worked before says nothing.
+        # It must have worked some turns of maintenance after our first failure: a success before that proves nothing.
         if not cause and alone and self.board.engine_worked_at() > (gate.failing_since + OTHERS_WORK / 2) * 1e9:
             cause = f"the engine fails only here: {root_of(error)}"
         if cause and (final or gate.failures >= CERTAIN):
             self.ruin(cause)
 
     def ruin(self, cause: str) -> None:
-        """Leave at once, for a process that can work. The job after which nothing could be settled is charged.
+        """Leave at once, so that a healthy process takes the slot. The job after which nothing could be settled is
+        charged.
 
-        A process that has run nothing yet is as it was born: another would be no better, and so on for ever.
+        A process that has run nothing yet stays: its successor would be in the same state and leave again, without end.
         """
         if not self.ruined and (self.jobs or self.used):
             self.ruined = cause
@@ -295,14 +307,14 @@ class WorkerCore:
 
 
 def _deadlines(options: QueueOptions) -> tuple[int, int]:
-    """Return (soft, hard) in ns after the start of a job; 0: it has none."""
+    """Return the (soft, hard) deadlines in ns after the start of a job; 0: the job has none."""
     if options.timeout is None:
         return 0, 0
     return int(options.timeout * 1e9), int((options.timeout + options.kill_after) * 1e9)
 
 
 def resident() -> int:
-    """Resident memory of this process in bytes; 0 where /proc does not say."""
+    """Return the resident memory of this process in bytes; 0 where /proc does not tell."""
     try:
         with open("/proc/self/statm", "rb") as statm:
             return int(statm.read().split()[1]) * _PAGE

@@ -1,4 +1,4 @@
-"""A worker distinguishes a process that a handler has ruined from an outage of the engine that all processes have."""
+"""The check with which a worker distinguishes a process that a handler has ruined from an engine that fails for all."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from framework.worker.putback import Identity, identity, is_same
 
 _BAD_DESCRIPTOR = (errno.EBADF, errno.ENOTDIR, errno.ENOTSOCK, errno.ESPIPE)
 
-SPARE = 4  # free descriptors below which a process counts as one without
+SPARE = 4  # with fewer free descriptors than this, a process counts as out of descriptors
 
 
 def descriptors() -> dict[int, Identity]:
-    """Return all open descriptors of this process; nothing where /proc does not say.
+    """Return all open descriptors of this process except devices; empty where /proc does not tell.
 
-    Without devices: what an engine holds of one is a spare, which it spends and takes anew.
+    A device that an engine holds is a spare descriptor, which it gives up and opens again.
     """
     found = {}
     try:
@@ -30,16 +30,16 @@ def descriptors() -> dict[int, Identity]:
         try:
             if not stat.S_ISCHR(os.fstat(number).st_mode):
                 found[number] = identity(number)
-        except OSError:  # that of the listing itself
+        except OSError:  # the descriptor of the listing itself
             continue
     return found
 
 
 class SelfCheck:
-    """Remembers what this process must keep for its engine to work, and says what of it is gone.
+    """The state that this process must keep for its engine to work, and the checks that find what of it is gone.
 
     Args:
-        held: descriptors that the engine has opened; nobody else may close them.
+        held: descriptors that the engine has opened; only the engine may close them.
     """
 
     def __init__(self, held: Mapping[int, Identity]) -> None:
@@ -50,7 +50,8 @@ class SelfCheck:
         self._had_room = _has_room()
 
     def changed(self) -> str:
-        """Return what a handler has changed for good, empty = nothing. The engine may not mind, the next jobs would."""
+        """Return what a handler has changed permanently; empty: nothing. The engine may still work, but the next jobs
+        would fail."""
         ids = _ids()
         if ids != self._ids:
             return f"user and group were changed from {_names(self._ids)} to {_names(ids)}"
@@ -59,7 +60,7 @@ class SelfCheck:
         return leak(self._most) if self._had_room else ""
 
     def cause(self, error: BaseException) -> str:
-        """Return what of this process explains an error of the engine; empty = nothing: the engine is in trouble."""
+        """Return what in this process explains an error of the engine; empty: nothing, so the engine itself fails."""
         number = _errno(error)
         if number == errno.EMFILE:
             return leak(self._most)
@@ -69,7 +70,8 @@ class SelfCheck:
         return lost or self.changed()
 
     def damage(self) -> str:
-        """Return what of this process is gone or changed for good, before anything fails of it; empty = nothing."""
+        """Return what in this process is gone or changed for good, before anything fails because of it. Empty:
+        nothing."""
         return self._closed() or self.changed()
 
     def _closed(self) -> str:
@@ -78,12 +80,12 @@ class SelfCheck:
 
 
 def leak(before: int) -> str:
-    """Return a line with numbers if this process has no descriptors left; empty: it has.
+    """Return one line with numbers if this process has no descriptors left; empty: it has some.
 
     Args:
         before: the limit when the process began.
     """
-    if _has_room() or (gc.collect() and _has_room()):  # what a cycle of garbage holds is no leak
+    if _has_room() or (gc.collect() and _has_room()):  # descriptors held by cyclic garbage are not a leak
         return ""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     lowered = f" (lowered from {before})" if most < before else ""
@@ -91,7 +93,7 @@ def leak(before: int) -> str:
 
 
 def _has_room() -> bool:
-    """Return whether the next job could open some files. The lowest free number tells how many are taken."""
+    """Return whether the next job could open some files. The lowest free number shows how many are taken."""
     try:
         lowest = os.open("/", os.O_RDONLY)
     except OSError as error:
@@ -102,7 +104,7 @@ def _has_room() -> bool:
 
 
 def _open_below(most: int) -> int:
-    """Return how many are open, counted without opening one."""
+    """Return how many descriptors are open, without opening one."""
     count = 0
     for fd in range(min(most, 2**20)):
         try:
@@ -121,7 +123,7 @@ def root_of(error: BaseException) -> str:
 
 
 def _errno(error: BaseException | None) -> int:
-    """Return the number of the error of the system call that failed, anywhere in the chain; 0 = none did."""
+    """Return the errno of the failed system call anywhere in the chain of errors; 0: none failed."""
     while error is not None:
         if isinstance(error, OSError) and error.errno:
             return error.errno

@@ -21,12 +21,12 @@ from framework.worker.upkeep import explain, look_around
 
 
 class SyncWorker:
-    """Runs until told to leave. Main thread only.
+    """The worker for sync handlers; it runs until it is told to leave. Use it in the main thread only.
 
     Args:
-        core: the process's dealings with engine and board.
-        app, slot: whose `lifespan` is open meanwhile.
-        unblock: lets signals in, once the handlers stand.
+        core: connects the process to engine and board.
+        app, slot: `app.lifespan(slot)` is open while the worker runs.
+        unblock: unblocks signals once the signal handlers are installed.
     """
 
     def __init__(self, core: WorkerCore, app: WorkerApp, slot: Slot, *, unblock: Callable[[], None]) -> None:
@@ -40,11 +40,11 @@ class SyncWorker:
         )
         core.gate.on_lost = self._interrupts.lose
         self._claims = Claims(self._give_back, claim_seconds=lambda: core.gate.claim_seconds)
-        self._limited: Executor | None = None  # whose timeout the interruptions have
+        self._limited: Executor | None = None  # the executor whose timeout is set for interruptions
         self._look_at = 0.0
 
     def run(self) -> None:
-        """Returns when the process has left its work in order. Raises what `lifespan` raises."""
+        """Run until everything is settled or left behind on purpose. Raises what `lifespan` raises."""
         core = self._core
         signal.signal(signal.SIGTERM, self._on_term)
         ignore(signal.SIGINT)  # a terminal signals the whole group: the supervisor decides
@@ -71,10 +71,10 @@ class SyncWorker:
         core, leave = self._core, self._core.leave
         while not leave.why:
             lease = None if core.gate.doubtful else self._claims.take()
-            if lease is None:  # once a claim: each job ends with a tick of its own
+            if lease is None:  # only once per claim: `finish` ticks, too
                 core.gate.flush()
                 core.tick()
-                # The run record of a job that cannot be settled must stand until we know why.
+                # The run record of a job that cannot be settled must stay until we know the cause.
                 if not core.settle_late() and core.gate.doubtful:
                     self._look_around()
                     time.sleep(FIRST_RETRY)
@@ -92,7 +92,7 @@ class SyncWorker:
             return
         self._look_at = now + WORTH
         look_around(core, self._put_back, self._on_term, alone=True)
-        self._interrupts.keep_timer()  # last: the handler of its signal may have been put back just now
+        self._interrupts.keep_timer()  # last: the handler of SIGALRM may have been put back just now
 
     def _claim(self) -> Lease | None:
         self._look_around()
@@ -101,7 +101,7 @@ class SyncWorker:
         room = self._core.room()
         limit = self._claims.limit()
         leases = self._core.gate.claim(limit if room is None else max(1, min(limit, room)), WAIT)
-        if self._core.leave:  # the signal came while we claimed: nothing new starts
+        if self._core.leave:  # the signal came during the claim: start nothing new
             self._core.gate.give_back(leases)
             return None
         self._claims.add(leases)
@@ -129,11 +129,13 @@ class SyncWorker:
             explain(core, self._app, attempt)
         if attempt.error is not None:
             attempt.forget()
-        # While one more waits behind the next job, the helper thread watches that job: nothing stays behind a long one.
+        # While another job waits behind the next one, the helper thread watches that one: no success stays unsettled
+        # behind a long job.
         core.finish(attempt, 0, soon=self._claims.quick and len(self._claims) > 1)
 
     def _give_back(self, leases: Sequence[Lease]) -> None:
-        """Let nothing wait behind a long job, whose helper thread this is."""
+        """Release the waiting claims and settle finished successes. The helper thread calls this while a long job
+        runs."""
         self._core.gate.give_back(leases)
         self._core.gate.flush()
 

@@ -1,4 +1,4 @@
-"""The jobs of an event loop and their tasks, which know whose code cancels them."""
+"""The jobs of an event loop and their tasks; a task records whose code cancels it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from framework.model.options import QueueOptions
 from framework.model.outcome import Why
 from framework.process.scoreboard import RowWriter
 
-# The job whose code runs: inherited by every task, callback and thread that it starts.
+# The job whose code runs; every task, callback and thread that the job starts inherits it.
 current: ContextVar[Run | None] = ContextVar("framework_run", default=None)
-# Set where it runs without a job: in the worker's own code and in the service's `alifespan`. A thread has neither.
+# True in code without a job: the worker's own and the service's `alifespan`. A thread has neither variable.
 ours: ContextVar[bool] = ContextVar("framework_ours", default=False)
 
 
@@ -23,15 +23,15 @@ class Run:
     """A job on the loop.
 
     Attributes:
-        lease: of its job.
-        row, writer: its place on the scoreboard.
-        options: of its queue.
+        lease: the lease of the job.
+        row, writer: its row on the scoreboard.
+        options: the options of its queue.
         task: its own task; None once it has ended.
         timer: calls its soft timeout.
-        inside: its handler can be cancelled now.
-        why: why it was, by the worker.
-        disturbed: one of its tasks was cancelled by another job, or by a thread of whom nobody knows.
-        exit: a task or callback that it started has raised SystemExit or KeyboardInterrupt.
+        inside: the handler can be cancelled now.
+        why: why the worker has cancelled the handler; empty: it has not.
+        disturbed: another job, or a thread whose job is unknown, has cancelled one of its tasks.
+        exit: the SystemExit or KeyboardInterrupt that a task or callback of the job has raised.
     """
 
     lease: Lease
@@ -46,7 +46,7 @@ class Run:
     exit: BaseException | None = None
 
     def interrupt(self, why: Why) -> None:
-        """Cancels the handler, once."""
+        """Cancel the handler, at most once."""
         if self.inside and not self.why and self.task is not None:
             self.why = why
             self.task.cancel()
@@ -58,7 +58,7 @@ class JobTask(asyncio.Task[Any]):
     run: Run | None = None
 
     def cancel(self, msg: Any | None = None) -> bool:
-        """As ever, but before and after its handler a job cannot be cancelled: it is being settled."""
+        """Cancel the task as usual, but not before and after the handler: the job is then being started or settled."""
         run = self.run
         if run is not None:
             if run.task is self and not run.inside:
@@ -84,7 +84,7 @@ def _canceller(run: Run) -> Literal["", "neighbour", "unknown"]:
 
 
 def task_of_job(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
-    """A task factory: tasks that a handler makes belong to its job."""
+    """Make a task (the loop's task factory); tasks that a handler makes belong to its job."""
     run = current.get()
     if run is None:
         return asyncio.Task(coro, loop=loop, **options)
@@ -94,13 +94,13 @@ def task_of_job(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> a
 
 
 def start(loop: asyncio.AbstractEventLoop, coro: Any, run: Run) -> None:
-    """Starts the task of a job."""
+    """Start the task of a job."""
     run.task = JobTask(coro, loop=loop)
     run.task.run = run
 
 
 def culprit(error: BaseException) -> Run | None:
-    """The job whose task or callback ended the loop's turn with this exception; None = no job's, or nobody can say."""
+    """Return the job whose task or callback ended the loop's turn with this exception; None: no job's, or unknown."""
     trace = error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code is asyncio.Handle._run.__code__:  # the loop calls everything through a handle

@@ -1,4 +1,4 @@
-"""The worker for sync handlers with `concurrency` above 1: each job in a thread of its own, the engine in the main one.
+"""The worker for sync handlers with `concurrency` above 1: jobs run in threads, the engine is called in the main one.
 
 The main thread claims, writes run records and board rows, and settles; a thread runs the executor and nothing else.
 """
@@ -31,7 +31,7 @@ from framework.worker.interrupts.thread_interrupt import Call, Limits, ThreadInt
 from framework.worker.putback import PutBack
 from framework.worker.upkeep import explain, handler_line, look_around, stack_of
 
-TOGETHER = 0.005  # seconds
+TOGETHER = 0.005  # seconds for which the main thread waits at most for more jobs to end, to settle them in one call
 LEFT_BEHIND = 0.3  # seconds in which jobs must end when the worker itself has failed
 
 
@@ -40,11 +40,11 @@ class Run:
     """A job in a thread.
 
     Attributes:
-        row: its place on the scoreboard, and the thread that runs it.
-        hard_at: when it has had its time, and that to its kill, in seconds of the tree's own time.
+        row: its row on the scoreboard, and the thread that runs it.
+        hard_at: its hard deadline (timeout plus `kill_after`), in seconds of the tree's own time.
         thread: that thread's `threading.get_ident()`.
-        ended: the thread has done with it.
-        broken: what the executor itself has raised.
+        ended: the thread has finished the job.
+        broken: the exception that the executor itself has raised.
     """
 
     attempt: Attempt
@@ -56,12 +56,12 @@ class Run:
 
 
 class ThreadWorker:
-    """Runs until told to leave. Main thread only.
+    """The worker for sync handlers in threads; it runs until it is told to leave. Use it in the main thread only.
 
     Args:
-        core: the process's dealings with engine and board.
-        app, slot: whose `lifespan` is open meanwhile.
-        unblock: lets signals in, once the handlers stand.
+        core: connects the process to engine and board.
+        app, slot: `app.lifespan(slot)` is open while the worker runs.
+        unblock: unblocks signals once the signal handlers are installed.
     """
 
     def __init__(self, core: WorkerCore, app: WorkerApp, slot: Slot, *, unblock: Callable[[], None]) -> None:
@@ -80,17 +80,18 @@ class ThreadWorker:
         core.gate.on_lost = self._interrupts.lose
         self._free = list(range(core.options.concurrency))[::-1]
         self._runs: set[Run] = set()
-        self._ended: SimpleQueue[Run | None] = SimpleQueue()  # None: something else has happened
+        self._ended: SimpleQueue[Run | None] = SimpleQueue()  # None: something else than the end of a job has happened
         self._claiming = False
         self._settling: Run | None = None
-        self._settled = False  # a job, since the last turn
+        self._settled = False  # a job was settled since the last turn
         self._look_at = 0.0  # when to look for jobs that hang
 
     def run(self) -> None:
-        """Return when the process has left its work in order. Raises what `lifespan` raises."""
+        """Run until everything is settled or left behind on purpose. Raises what `lifespan` raises."""
         core = self._core
         signal.signal(signal.SIGTERM, lambda *_: self._on_term())
-        # A terminal signals the whole group: the supervisor decides. A forgotten alarm would end the neighbours, too.
+        # A terminal signals the whole group, and the supervisor decides. An alarm that a job set and forgot would end
+        # its neighbours, too.
         ignore(signal.SIGINT, signal.SIGALRM)
         self._put_back = PutBack((signal.SIGTERM, signal.SIGINT), core.complain)
         core.blamed = self._blamed
@@ -113,7 +114,7 @@ class ThreadWorker:
             self._finish_rest()
         except BaseException as error:
             core.examine(error, final=True)
-            if not core.ruined or self._blamed() is None:  # else the job that did it pays, unless it returns
+            if not core.ruined or self._blamed() is None:  # else the job that ruined it is charged
                 self._end_rest()
             raise
         finally:
@@ -121,7 +122,7 @@ class ThreadWorker:
                 lane.todo.put(None)
 
     def _on_term(self) -> None:
-        """Mark and wake: a signal handler."""
+        """Note the drain and wake the main thread. This runs in a signal handler."""
         if self._core.leave.leave("drain"):
             self._interrupts.look()
         self._wake()
@@ -135,7 +136,8 @@ class ThreadWorker:
         return None if moment is None else moment - self._core.board.stood_still
 
     def _blamed(self) -> int | None:
-        """Return the row whose code ran last: that of the job which is being settled, or the only one that runs."""
+        """Return the row whose code ran last. That is the row of the job that is being settled, or of the only job that
+        runs."""
         runs = [self._settling] if self._settling is not None else list(self._runs)
         return runs[0].row if len(runs) == 1 else None
 
@@ -147,7 +149,7 @@ class ThreadWorker:
             self._turn()
             if core.leave:
                 break
-            if not core.settle_late() and core.gate.doubtful:  # as long as we do not know why
+            if not core.settle_late() and core.gate.doubtful:  # claim nothing until we know the cause
                 self._look_around()
                 self._wait(FIRST_RETRY)
                 continue
@@ -158,7 +160,7 @@ class ThreadWorker:
                 continue
             leases = self._claim(limit)
             self._look_around()
-            if core.leave:  # the signal came while we claimed: nothing new starts
+            if core.leave:  # the signal came during the claim: start nothing new
                 core.gate.give_back(leases)
                 break
             for lease in leases:
@@ -166,7 +168,8 @@ class ThreadWorker:
         core.leaving()
 
     def _turn(self) -> None:
-        """Settle what has ended, and where the engine is far away what ends within a moment of it: in one call."""
+        """Settle the jobs that have ended. If the engine is remote, also wait a moment for more to end and settle them
+        in one call."""
         self._core.tick()
         end = time.monotonic() + min(TOGETHER, self._core.gate.settle_delay)
         while not self._ended.empty() or (
@@ -177,7 +180,7 @@ class ThreadWorker:
         self._look_for_hung()
 
     def _wait(self, seconds: float) -> None:
-        """Wait until a job has ended, and settle it."""
+        """Wait up to `seconds` until a job has ended, and settle it."""
         try:
             run = self._ended.get(timeout=seconds)
         except Empty:
@@ -189,7 +192,7 @@ class ThreadWorker:
         look_around(self._core, self._put_back, self._on_term, alone=not self._runs)
 
     def _claim(self, limit: int) -> Sequence[Lease]:
-        """Wait for a job, but not while one that has ended waits to be settled."""
+        """Claim, and wait for a job only while no ended job has to be settled."""
         self._claiming = True
         try:
             return self._core.gate.claim(limit, WAIT if self._ended.empty() else 0.0)
@@ -210,7 +213,7 @@ class ThreadWorker:
         self._runs.discard(run)
         if run.broken is not None:
             raise run.broken
-        if not self._runs:  # else another job may have changed it for a moment
+        if not self._runs:  # otherwise a running job may have changed it for a moment only
             self._put_back.after_job()
         self._settling = run
         self._core.finish(run.attempt, run.row)
@@ -218,7 +221,7 @@ class ThreadWorker:
         self._free.append(run.row)
 
     def _look_for_hung(self) -> None:
-        """Find jobs that hang where no handler runs: in `on_failure`, or while the text of an error is made. Looks once
+        """Find jobs that hang outside their handler: in `on_failure`, or while the text of an error is made. Looks once
         a second."""
         now = self._core.now()
         if now < self._look_at:
@@ -229,7 +232,7 @@ class ThreadWorker:
                 self._on_hung(run, sys._current_frames().get(run.thread))
 
     def _finish_rest(self) -> None:
-        """Wait for what runs; the watch interrupts it when the drain says so."""
+        """Wait for running jobs; the watching thread interrupts them when the drain requires it."""
         self._core.gate.flush()
         while self._runs or not (self._core.settle_late() or self._core.leave_behind()):
             self._wait(0.25 if self._runs else FIRST_RETRY)
@@ -237,11 +240,11 @@ class ThreadWorker:
             self._look_around()
 
     def _end_rest(self) -> None:
-        """Jobs that run when the worker itself has failed go back, no attempt spent."""
+        """Interrupt the jobs that run when the worker itself has failed; they are released, and no attempt is spent."""
         self._interrupts.interrupt_all()
         end = time.monotonic() + LEFT_BEHIND
         while self._runs and (left := end - time.monotonic()) > 0.0:
-            with suppress(BaseException):  # the first error is said
+            with suppress(BaseException):  # the first error is the one that is reported
                 self._wait(left)
 
     # --- other threads ----------------------------------------------------------------------------------------------
@@ -258,7 +261,7 @@ class ThreadWorker:
             queue = run.attempt.lease.queue
             call = partial(self._interrupts.call, limits=self._limits[queue], lease=run.attempt.lease)
             outcome = core.executors[queue].run(run.attempt, call=call)
-            core.has_run(run.attempt, run.row)  # now: the main thread may be busy with the engine for long
+            core.has_run(run.attempt, run.row)  # at once: the main thread may be busy with the engine for long
             if outcome.failure is not None:
                 explain(core, self._app, run.attempt)
             run.attempt.forget()
@@ -276,8 +279,8 @@ class ThreadWorker:
             self._on_hung(run, frame)
 
     def _on_hung(self, run: Run, frame: FrameType | None) -> None:
-        """No new job may share the fate of one that goes on after its timeout: the supervisor ends the process when the
-        others have finished, and only this one is charged."""
+        """Report a job that goes on after its timeout, and leave, so that no new job starts beside it. The supervisor
+        ends the process when the other jobs have finished, and only this job is charged."""
         core = self._core
         handler, line = handler_line(core.executors[run.attempt.lease.queue], frame)
         text = (
@@ -290,13 +293,13 @@ class ThreadWorker:
 
 
 class _Lane:
-    """The thread of a row. Rows that are free are taken from one end, so few threads run where few are needed."""
+    """The thread of one row. Free rows are taken from one end, so few threads run when few are needed."""
 
     def __init__(self, row: int, worker: ThreadWorker) -> None:
         self.todo: SimpleQueue[Run | None] = SimpleQueue()
         self._worker = worker
         self._row = row
-        # What the lifespan has set in its context is there for each job, as in the main thread.
+        # Each job sees the context variables that the lifespan has set, as it does in the main thread.
         live = threading.Thread(target=copy_context().run, args=(self._live,), name=f"handler-{row}", daemon=True)
         live.start()
 
@@ -304,4 +307,4 @@ class _Lane:
         self._worker.name_thread(self._row)
         while (run := self.todo.get()) is not None:
             self._worker.run_job(run)
-            del run  # nothing of a job stays until the next one
+            del run  # keeps nothing of a job alive until the next one

@@ -1,4 +1,4 @@
-"""The event loop of a worker. Handlers can neither stop nor close it, and what they leave does not hold up the end."""
+"""The event loop of a worker: handlers can neither stop nor close it, and what they leave does not delay its end."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 from framework.process.forks import end_forked_at_next_turn
 from framework.worker.tasks import MainTask, ours, task_of_job
 
-LEFT_BEHIND = 0.3  # seconds in which tasks and async generators that handlers left must end
+LEFT_BEHIND = 0.3  # seconds within which tasks and async generators that handlers left must end
 
 
 def run(main: Coroutine[Any, Any, None], on_exit: Callable[[BaseException], None]) -> None:
-    """Runs `main` on a loop of its own, as `asyncio.run` does.
+    """Run `main` on a new loop, as `asyncio.run` does.
 
     Args:
-        on_exit: takes a SystemExit or KeyboardInterrupt that left a task or callback; the loop goes on.
+        on_exit: takes a SystemExit or KeyboardInterrupt that a task or callback raised; the loop goes on.
     """
     loop = asyncio.new_event_loop()
     close = loop.close
-    setattr(loop, "close", _refuse)  # noqa: B010 - a thread may catch the moment in which a stopped loop does not run
+    setattr(loop, "close", _refuse)  # noqa: B010 - a thread could close the loop in a moment when it is stopped
     try:
         asyncio.set_event_loop(loop)
         loop.set_task_factory(task_of_job)
@@ -38,7 +38,7 @@ def run(main: Coroutine[Any, Any, None], on_exit: Callable[[BaseException], None
 
 
 def _turn(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None], on_exit: Callable[[BaseException], None]) -> None:
-    """Turns the loop until the task is done, whatever stops it."""
+    """Run the loop until the task is done; start it again whenever something stops it."""
     task.add_done_callback(lambda _: loop.stop())
     while not task.done():
         try:
@@ -49,7 +49,7 @@ def _turn(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None], on_exit: Ca
 
 
 async def _leave(loop: asyncio.AbstractEventLoop) -> None:
-    """Ends what is left; what does not end is abandoned. Threads are not waited for: closing the loop lets them be."""
+    """Cancel what is left; abandon what does not end. Do not wait for threads: closing the loop leaves them alone."""
     ours.set(True)
     left = asyncio.all_tasks() - {asyncio.current_task()}
     for task in left:

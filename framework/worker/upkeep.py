@@ -1,4 +1,4 @@
-"""What workers do between and about jobs, whatever way they run them."""
+"""Tasks of every kind of worker besides its jobs: it repairs the process, and explains mistakes of the service."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _ONLY_IN_MAIN = "signal only works in main thread"
 
 
 def look_around(core: WorkerCore, put_back: PutBack, on_term: Callable[[], None], *, alone: bool) -> None:
-    """Put back what jobs have changed in the process, and notice what cannot be put back.
+    """Put back what jobs have changed in the process, and leave if something cannot be put back.
 
     Args:
         on_term: the worker's handler of SIGTERM: a job may have taken the signal, or blocked it.
-        alone: no job runs.
+        alone: no job runs now.
     """
     core.look_after_ledger()
     if alone and core.rests():
@@ -36,14 +36,14 @@ def look_around(core: WorkerCore, put_back: PutBack, on_term: Callable[[], None]
 
 
 def explain(core: WorkerCore, app: WorkerApp, attempt: Attempt) -> None:
-    """Say in one line what a failed sync handler has mistaken, where that can be told from its error."""
+    """Report in one line the mistake of a failed sync handler, if its error shows it."""
     text = explain_missing(app, attempt) or explain_signal(attempt)
     if text:
         core.emit(ServiceMistake(core.process, f"{core.process}: {text}"))
 
 
 def explain_missing(app: WorkerApp, attempt: Attempt) -> str:
-    """Return what to do where a sync handler misses what only `alifespan` opens; empty otherwise."""
+    """Return advice if a sync handler misses an attribute that only `alifespan` sets; empty otherwise."""
     error = attempt.error
     if error is None or not issubclass(type(error), AttributeError):
         return ""
@@ -56,7 +56,7 @@ def explain_missing(app: WorkerApp, attempt: Attempt) -> str:
 
 
 def explain_signal(attempt: Attempt) -> str:
-    """Return what to do where a handler in a thread has installed a signal handler; empty otherwise."""
+    """Return advice if a handler in a thread has installed a signal handler; empty otherwise."""
     error = attempt.error
     if error is None or type(error) is not ValueError or not str(error).startswith(_ONLY_IN_MAIN):
         return ""
@@ -67,15 +67,18 @@ def explain_signal(attempt: Attempt) -> str:
 
 
 def handler_line(executor: Executor, frame: FrameType | None) -> tuple[str, str]:
-    """(the handler as `Relay.deliver`, the innermost line of its own file on a stack: `relay.py:41 requests.post`)."""
+    """Return the handler as `Relay.deliver`, and the innermost line of its file on a stack.
+
+    The line is, for example, `relay.py:41 requests.post`.
+    """
     kind, name = type(executor.app), executor.handler.name
     code = getattr(getattr(kind, name), "__code__", None)
     return f"{kind.__name__}.{name}", _where(frame, code.co_filename if code else "")
 
 
 def stack_of(frame: FrameType | None) -> str:
-    """Return a thread's stack as text; empty where there is none, or where the loader of a module, which is asked for
-    its lines, fails: who watches jobs must not end by what it looks at."""
+    """Return a thread's stack as text; empty without a frame, or if a loader fails when it is asked for source lines.
+    The watching thread must not end because of what it looks at."""
     try:
         return "".join(traceback.format_stack(frame)) if frame is not None else ""
     except Exception:

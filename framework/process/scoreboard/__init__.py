@@ -1,4 +1,5 @@
-"""What every process of a tree does at this moment: `layout` (fields), `rows` (one job each), `board` (the file)."""
+"""The scoreboard: what every process of a tree does now. `layout` has the fields, `rows` one job each, `board` the
+memory."""
 
 from framework.process.scoreboard.board import Scoreboard
 from framework.process.scoreboard.layout import (

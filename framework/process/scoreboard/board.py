@@ -1,11 +1,12 @@
-"""What every process of a tree does at this moment, in shared memory: who runs which job until when.
+"""The scoreboard in shared memory: what every process of a tree does now, and which job it runs until when.
 
-The run record (in the engine) is the truth of what had started; this says whom to kill when, and why somebody died.
-One writer per field: a slot's process writes its slot and rows, the supervisor writes headers, exits and kill reasons.
-Times are CLOCK_MONOTONIC in nanoseconds, the same for all processes of a host; 0 = none.
+The run record decides what had started; the board says which process to kill when, and why a process died. Each field
+has one writer: a slot's process writes its slot and rows, the supervisor writes headers, exits and kill reasons. Times
+are CLOCK_MONOTONIC in nanoseconds, the same for all processes of a host; 0: none.
 
-What others read at any moment is stored through a cast view: one aligned word, old or new. `struct.pack_into` is unfit
-for that: it fills its place with zeros first, and a reader in between sees a loop that has not turned since boot.
+Fields that others read at any moment are stored through a cast view as one aligned word, so a reader sees the old or
+the new value. `struct.pack_into` cannot be used: it first fills the field with zeros, and a reader at that moment sees
+a loop that has not turned since boot.
 """
 
 from __future__ import annotations
@@ -69,14 +70,14 @@ from framework.process.scoreboard.rows import RowWriter, read_row
 
 
 class Scoreboard:
-    """The shared memory, mapped. Create it once per supervisor; children inherit the mapping or its descriptor.
+    """The mapped scoreboard. Create it once per supervisor; children inherit the mapping or its descriptor.
 
-    Nothing that happens to a file can hurt who works with it. The file beside it is a copy for other trees, probes and
-    whoever looks after this tree has died: `publish` renews it, and every kill reason does.
+    No damage to a file can affect the processes that use it. The file is a copy for other trees, probes, and the
+    process that takes over when this tree has died. `publish` renews the copy, and so does every kill reason.
 
     Attributes:
-        path: of the copy; None: there is none.
-        descriptor: of the memory, -1 on what `open` has read.
+        path: path of the copy; None: there is none.
+        descriptor: of the memory; -1 on a board that `open` has read.
     """
 
     def __init__(self, path: Path | None, memory: Memory, descriptor: int = -1) -> None:
@@ -85,7 +86,7 @@ class Scoreboard:
         self._memory = memory
         self._words = memoryview(memory).cast("I")
         self._quads = memoryview(memory).cast("Q")
-        # Nanoseconds, for what is asked at every job.
+        # Returns nanoseconds; a fast way to `stood_still`, which every job reads.
         self.still_ns: Callable[[], int] = partial(self._quads.__getitem__, STILL_OFFSET // 8)
         _, self.slots, self.rows, *_ = HEADER.unpack_from(memory, 0)
         self._rows_at = HEADER_SIZE + self.slots * SLOT_SIZE
@@ -93,26 +94,27 @@ class Scoreboard:
 
     @classmethod
     def create(cls, path: Path, slots: Sequence[tuple[str, int]], *, app: str) -> Scoreboard:
-        """A new board for slots of (name, rows), and its copy. Raises OSError: no room for that."""
+        """Return a new board for slots of (name, rows), with its copy. Raises OSError: there is no room."""
         board = cls.in_memory(slots, app=app, path=path)
         board.put()
         return board
 
     @classmethod
     def in_memory(cls, slots: Sequence[tuple[str, int]], *, app: str, path: Path | None = None) -> Scoreboard:
-        """A new board that only the processes of the tree see, until it is published."""
+        """Return a new board that only the processes of the tree see until it is published."""
         descriptor, memory = shared_memory("board", _size(slots))
         _begin(memory, slots, app)
         return cls(path, memory, descriptor)
 
     @classmethod
     def inherited(cls, descriptor: int, path: Path) -> Scoreboard:
-        """The board of this tree, in a process that was not forked."""
+        """Return the board of this tree in a process that was not forked."""
         return cls(path, mmap.mmap(descriptor, os.fstat(descriptor).st_size), descriptor)
 
     @classmethod
     def open(cls, path: Path) -> Scoreboard:
-        """What a copy says at this moment; a kill reason on it goes into the file. Raises ValueError, OSError."""
+        """Return what a copy says at this moment; a kill reason written to it goes to the file. Raises ValueError,
+        OSError."""
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
         try:
             head = os.pread(descriptor, HEADER_SIZE, 0)
@@ -125,20 +127,20 @@ class Scoreboard:
             memory = bytearray(os.pread(descriptor, size, 0))
         finally:
             os.close(descriptor)
-        if len(memory) != size:  # cut off meanwhile
+        if len(memory) != size:  # the file was just shortened
             raise ValueError(f"{path} is no scoreboard")
         return cls(path, memory)
 
     # --- the copy ---------------------------------------------------------------------------------------------------
 
     def publish(self) -> None:
-        """Renew the copy; make it anew where it is gone, or has other names. One of another tree is left alone: our
-        directory may have been moved. Raises OSError."""
+        """Renew the copy; replace it if it is gone or has other links. A copy of another tree is left alone, because
+        our directory may have been moved. Raises OSError."""
         if self.path is not None and not self._renewed(self.path):
             self.put()
 
     def _renewed(self, path: Path) -> bool:
-        """Return False where there is nothing to renew."""
+        """Return False if there is no copy that can be renewed."""
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
         except OSError as error:
@@ -159,7 +161,7 @@ class Scoreboard:
             os.close(descriptor)
 
     def put(self) -> None:
-        """Put a new copy in the place of whatever is there. Raises OSError."""
+        """Replace the copy, or whatever is at its path, by a new one. Raises OSError."""
         assert self.path is not None
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -173,7 +175,7 @@ class Scoreboard:
             os.close(descriptor)
 
     def try_to_publish(self) -> None:
-        """Publish where that can be: a full or immutable disk keeps no process from its work."""
+        """Publish if possible: a full or immutable disk stops no process."""
         with suppress(OSError):
             self.publish()
 
@@ -181,35 +183,36 @@ class Scoreboard:
 
     @property
     def supervisor(self) -> int:
-        """Pid of the supervisor that made it."""
+        """Return the pid of the supervisor that created the board."""
         return int(HEADER.unpack_from(self._memory, 0)[3])
 
     @property
     def tree(self) -> int:
-        """A number that no other tree has: pids alone repeat, between containers even at the same tick of the clock."""
+        """Return a number that no other tree has. Pids alone repeat, between containers even at the same clock tick."""
         return self._quads[TREE.start // 8]
 
     def supervised(self) -> bool:
-        """Whether that supervisor lives."""
+        """Return whether that supervisor is alive."""
         _, _, _, pid, _, _, start, _, _ = HEADER.unpack_from(self._memory, 0)
         return bool(pid) and process_start(pid) == start
 
     def within_sight(self) -> bool:
-        """Whether its pids mean to us what they meant to its writer: containers that share a store have their own."""
+        """Return whether the board's pids are in our pid namespace: containers that share a store have their own."""
         return int(HEADER.unpack_from(self._memory, 0)[8]) == pid_namespace()
 
     @property
     def app(self) -> str:
-        """Name of the app that runs."""
+        """Return the name of the app that runs."""
         return string(HEADER.unpack_from(self._memory, 0)[7])
 
     def is_of(self, app: str) -> bool:
-        """Return whether an app of this name runs; one that is longer than the board holds counts by its beginning."""
+        """Return whether an app of this name runs. Of a name that is too long for the board, only the beginning
+        counts."""
         return self.app == string(text(app, NAME))
 
     @property
     def deadline(self) -> int:
-        """The drain deadline in monotonic ns, 0 while nothing drains."""
+        """Return the drain deadline in monotonic ns; 0: no drain."""
         return self._quads[DEADLINE_OFFSET // 8]
 
     @deadline.setter
@@ -218,9 +221,9 @@ class Scoreboard:
 
     @property
     def stood_still(self) -> float:
-        """Seconds for which the whole tree has stood still since its start: every deadline is later by them.
+        """Return the seconds for which the whole tree has stood still since its start; every deadline moves by them.
 
-        Written by the supervisor, by maintenance once that is dead.
+        The supervisor writes them, or maintenance once the supervisor is dead.
         """
         return self.still_ns() / 1e9
 
@@ -234,7 +237,7 @@ class Scoreboard:
         return HEADER_SIZE + index * SLOT_SIZE
 
     def occupy(self, index: int, incarnation: str) -> None:
-        """By the supervisor before a start: a new life in the slot, its rows empty."""
+        """Begin a new life in the slot, with empty rows. The supervisor calls this before a start."""
         at = self._slot_at(index)
         name, _, _, _, _, _, _, first, rows, _, _ = SLOT.unpack_from(self._memory, at)
         SLOT.pack_into(self._memory, at, name, text(incarnation, 40), 0, STARTING, 0, 0, 0, first, rows, 0, 0)
@@ -248,21 +251,22 @@ class Scoreboard:
         self._memory[start:end] = bytes(end - start)
 
     def vacate(self, index: int) -> None:
-        """Write for the supervisor that nothing lives in a slot, and that this is as it should be."""
+        """Mark a slot as empty on purpose. The supervisor calls this."""
         at = self._slot_at(index)
         self._words[(at + STATE_OFFSET) // 4] = EMPTY
         self._empty(*SLOT.unpack_from(self._memory, at)[7:9])
         self.set_pid(index, 0, 0)
 
     def set_pid(self, index: int, pid: int, pid_start: int) -> None:
-        """By the supervisor after a start; `pid_start` tells a reused pid apart (clock ticks since boot)."""
+        """Write the pid after a start. The supervisor calls this; `pid_start` (clock ticks since boot) detects a reused
+        pid."""
         at = self._slot_at(index)
         self._words[(at + PID_OFFSET) // 4] = pid
         self._quads[(at + START_OFFSET) // 8] = pid_start
         self.try_to_publish()
 
     def set_state(self, index: int, state: int, now: int) -> None:
-        """By the process in the slot."""
+        """Write the state of a slot. The process in the slot calls this."""
         at = self._slot_at(index)
         if state == READY:
             self._quads[(at + READY_OFFSET) // 8] = now
@@ -270,14 +274,14 @@ class Scoreboard:
         self._words[(at + STATE_OFFSET) // 4] = state
 
     def tick(self, index: int, now: int, *, used: int = 0, jobs: int = 0) -> None:
-        """By the process in the slot: its loop turns."""
+        """Record that the loop turns. The process in the slot calls this."""
         at = self._slot_at(index)
         self._quads[(at + TICK_OFFSET) // 8] = now
         self._words[(at + USED_OFFSET) // 4] = used
         self._words[(at + JOBS_OFFSET) // 4] = jobs
 
     def slot(self, index: int) -> SlotState:
-        """A slot as it is now."""
+        """Return a slot as it is now."""
         at = self._slot_at(index)
         name, incarnation, pid, state, pid_start, *_, rows, used, jobs = SLOT.unpack_from(self._memory, at)
         tick, ready = (self._quads[(at + offset) // 8] for offset in (TICK_OFFSET, READY_OFFSET))
@@ -287,38 +291,40 @@ class Scoreboard:
         )
 
     def all_slots(self) -> list[SlotState]:
-        """All slots as they are now."""
+        """Return all slots as they are now."""
         return [self.slot(index) for index in range(self.slots)]
 
     def count_exit(self, index: int, reason: str) -> None:
-        """By the supervisor: one more end of a process of this slot."""
+        """Count an end of a process of this slot, for the supervisor."""
         at = self._slot_at(index) + EXITS_OFFSET + 4 * EXIT_REASONS.index(reason)
         self._words[at // 4] += 1
 
     def tell_to_leave(self, index: int) -> None:
-        """Write for the supervisor, before its SIGTERM, that a process shall leave: a handler may take the signal."""
+        """Record that a process must leave. The supervisor calls this before its SIGTERM, because a handler may take
+        the signal."""
         self._words[(self._slot_at(index) + TOLD_OFFSET) // 4] = 1
 
     def told_to_leave(self, index: int) -> bool:
-        """Return True once the supervisor has told this process to leave."""
+        """Return whether the supervisor has told this process to leave."""
         return bool(self._words[(self._slot_at(index) + TOLD_OFFSET) // 4])
 
     def engine_worked(self, index: int, now: int) -> None:
-        """Write for maintenance that the engine has just done everything that was asked of it."""
+        """Record, for maintenance, that the engine has just done everything that it was asked to do."""
         self._quads[(self._slot_at(index) + ENGINE_OFFSET) // 8] = now
 
     def engine_worked_at(self) -> int:
-        """Return when the engine last worked in the maintenance process; 0 = never."""
+        """Return when the engine last worked in the maintenance process; 0: never."""
         return max(self._quads[(self._slot_at(index) + ENGINE_OFFSET) // 8] for index in range(self.slots))
 
     def set_ruin(self, index: int, cause: str, charged: int | None) -> None:
-        """Write for a worker that can do nothing any more why, and the row whose job is charged with it."""
+        """Record why a worker cannot do anything any more, and the row whose job is charged with that. The worker calls
+        this."""
         at = self._slot_at(index)
         self._memory[at + CAUSE.start : at + CAUSE.stop] = text(cause, 92).ljust(92, b"\0")
         self._words[(at + RUIN_OFFSET) // 4] = 1 if charged is None else charged + 2
 
     def ruin(self, index: int) -> KillReason | None:
-        """Return how the jobs of a worker are resolved that has called itself ruined; None: it has not."""
+        """Return how the jobs of a ruined worker are resolved; None: it is not ruined."""
         at = self._slot_at(index)
         code, cause = self._words[(at + RUIN_OFFSET) // 4], bytes(self._memory[at + CAUSE.start : at + CAUSE.stop])
         return KillReason("died", () if code == 1 else (code - 2,), string(cause)) if code else None
@@ -326,12 +332,12 @@ class Scoreboard:
     # --- rows -------------------------------------------------------------------------------------------------------
 
     def row_writer(self, index: int, row: int) -> RowWriter:
-        """For the process in the slot: the place of its concurrent job number `row`."""
+        """Return the writer of row number `row` of a slot, for the slot's process."""
         first = SLOT.unpack_from(self._memory, self._slot_at(index))[7]
         return RowWriter(row, self._memory, self._quads, self._rows_at + (first + row) * ROW_SIZE)
 
     def busy_rows(self, index: int) -> list[RowState]:
-        """The jobs that run in a slot."""
+        """Return the jobs that run in a slot."""
         first, count = SLOT.unpack_from(self._memory, self._slot_at(index))[7:9]
         found = []
         for row in range(count):
@@ -343,11 +349,12 @@ class Scoreboard:
     # --- kill reasons -----------------------------------------------------------------------------------------------
 
     def write_kill_reason(self, incarnation: str, kind: int, charged: Sequence[int] | None = None) -> None:
-        """By the supervisor before SIGKILL. A table of 256, the oldest is overwritten."""
+        """Record why the supervisor is about to send SIGKILL. The table has 256 entries; a new one replaces the
+        oldest."""
         self._write_kill_reason(incarnation, kind, charged, "")
 
     def write_death(self, incarnation: str, detail: str, charged: Sequence[int] | None = None) -> None:
-        """By the supervisor when a process died that it had not killed: what is known of it, at most 96 bytes."""
+        """Record how a process died that the supervisor had not killed, in at most 96 bytes."""
         self._write_kill_reason(incarnation, DIED, charged, detail)
 
     def _write_kill_reason(self, incarnation: str, kind: int, charged: Sequence[int] | None, detail: str) -> None:
@@ -356,10 +363,10 @@ class Scoreboard:
         at = self._kill_reasons_at + (written := self._words[WRITTEN_OFFSET // 4]) % KILL_REASONS * KILL_REASON_SIZE
         KILL_REASON.pack_into(self._memory, at, text(incarnation, 40), kind, count, packed, text(detail, 96))
         self._words[WRITTEN_OFFSET // 4] = (written + 1) % 2**32
-        self.try_to_publish()  # the rescuer of another tree must find it, too
+        self.try_to_publish()  # the rescuer of another tree must also find it
 
     def kill_reason(self, incarnation: str) -> KillReason | None:
-        """Why this incarnation ended; None: nobody knows."""
+        """Return why this incarnation ended; None: unknown."""
         wanted = text(incarnation, 40).ljust(40, b"\0")
         for number in range(KILL_REASONS):
             at = self._kill_reasons_at + number * KILL_REASON_SIZE
@@ -376,7 +383,7 @@ def _size(slots: Sequence[tuple[str, int]]) -> int:
 
 
 def _begin(memory: Memory, slots: Sequence[tuple[str, int]], app: str) -> None:
-    """Writes the header and the empty slots."""
+    """Write the header and the empty slots."""
     pid, rows = os.getpid(), sum(count for _, count in slots)
     head = (MAGIC, len(slots), rows, pid, 0, 0, process_start(pid), text(app, NAME), pid_namespace())
     HEADER.pack_into(memory, 0, *head)
@@ -389,6 +396,7 @@ def _begin(memory: Memory, slots: Sequence[tuple[str, int]], app: str) -> None:
 
 
 def _write(descriptor: int, memory: Memory) -> None:
-    """Write all of it at once: the kernel takes what stands there while it has the file, so the last one is newest."""
+    """Write the whole memory in one call. The kernel reads it while the file is locked, so the last write is the
+    newest."""
     if os.pwrite(descriptor, memory, 0) < len(memory):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,4 +1,4 @@
-"""Where each field of a scoreboard stands, and what is read of it."""
+"""The layout of a scoreboard: where each field is, and the records that are read from it."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ MAGIC = b"WBOARD5\n"
 MAINTENANCE: Final = "maintenance"  # slots that run no jobs
 EXPORTER: Final = "exporter"
 HOOKS: Final = "hooks"
-EXIT_REASONS = (  # the first and the last are younger than the others, whose places are kept
+EXIT_REASONS = (  # the first and the last were added later; the others keep their positions
     "drain_timeout", "drained", "recycled", "crashed", "killed", "timeout", "failed_to_start", "out_of_memory", "stuck",
     "ruined", "failed_to_close",
 )  # fmt: skip
 STATES = ("empty", "starting", "ready", "leaving", "gone")
 EMPTY, STARTING, READY, LEAVING, GONE = range(5)
 
-Memory = mmap.mmap | bytearray  # the board itself, or what was read of a copy
-NAME = 128  # bytes: of the app, and of a slot (a queue of 100 characters and the number of its process)
-# magic, slots, rows, supervisor pid, kill reasons written, deadline, supervisor's start, app, pid namespace; then the
-# time for which the tree stood still, and a number that no other tree has
+Memory = mmap.mmap | bytearray  # the board itself, or the content of a copy
+NAME = 128  # bytes of an app's or slot's name (a queue of 100 characters and the number of its process)
+# magic, slots, rows, supervisor pid, kill reasons written, deadline, supervisor's start, app, pid namespace; after them
+# the time for which the tree stood still, and a number that no other tree has
 HEADER = struct.Struct(f"<8sIIIIQQ{NAME}sQ")
 # name, incarnation, pid, state, pid's start, tick, ready, first row, rows, used, jobs
 SLOT = struct.Struct(f"<{NAME}s40sIIQQQIIII")
 EXITS = struct.Struct("<11I")
-# delivery, busy, on_cpu, settling, started, soft, hard, job id, queue; before them a sequence of 8 bytes, behind them
-# the thread that runs the jobs of this row, 4 bytes
+# delivery, busy, on_cpu, settling, started, soft, hard, job id, queue; before them a sequence number of 8 bytes, after
+# them the thread that runs the jobs of this row, 4 bytes
 ROW = struct.Struct("<IBBBxQQQ64s100s")
 KILL_REASON = struct.Struct("<40sBB36s2x96s")  # incarnation, kind, number of charged rows, the rows, a detail
 HEADER_SIZE, SLOT_SIZE, ROW_SIZE, KILL_REASON_SIZE = 208, 368, 208, 176
 PID_OFFSET, STATE_OFFSET, START_OFFSET, TICK_OFFSET, READY_OFFSET = 168, 172, 176, 184, 192
 USED_OFFSET, JOBS_OFFSET, TOLD_OFFSET, EXITS_OFFSET, ENGINE_OFFSET = 208, 212, 216, 220, 264
-RUIN_OFFSET, CAUSE = 272, slice(276, 368)  # 0 = not ruined, 1 = nobody is charged, else the charged row + 2
+RUIN_OFFSET, CAUSE = 272, slice(276, 368)  # 0 = not ruined, 1 = no row is charged, otherwise the charged row + 2
 WRITTEN_OFFSET, DEADLINE_OFFSET, STILL_OFFSET, TREE = 20, 24, 176, slice(184, 192)
 KILL_REASONS, MOST_CHARGED = 256, 18
 PLANNED, TIMEOUT, DIED = 1, 2, 3
@@ -42,7 +42,7 @@ KILL_REASON_NAMES = {PLANNED: "planned", TIMEOUT: "timeout", DIED: "died"}
 
 @dataclass(frozen=True, slots=True)
 class SlotState:
-    """A slot as last written; times in monotonic ns."""
+    """One slot as it was last written; times are in monotonic ns."""
 
     index: int
     name: str
@@ -59,16 +59,19 @@ class SlotState:
 
     @property
     def is_worker(self) -> bool:
-        """It runs jobs: neither maintenance, nor the exporter, nor hooks."""
+        """Return whether it runs jobs: it is not maintenance, the exporter, or hooks."""
         return self.name not in (MAINTENANCE, EXPORTER, HOOKS)
 
 
 @dataclass(frozen=True, slots=True)
 class RowState:
-    """A running job; `soft` and `hard` are its deadlines in monotonic ns, 0 = none; `on_cpu`: its code runs now;
-    `settling`: its handler has ended, and the engine is being told; `whole`: it was not read while it was written;
-    `thread`: the kernel's number of the thread that runs it, 0 = the row has none of its own; `queue`: from which it
-    was claimed."""
+    """A running job, as its row on the board says.
+
+    `soft` and `hard` are its deadlines in monotonic ns, 0: none; `on_cpu`: its code runs now; `settling`: its handler
+    has ended, and its outcome is being settled; `whole`: the row was not read during a write; `thread`: the kernel's
+    number of the thread that runs it, 0: the row has no thread of its own; `queue`: the queue from which it was
+    claimed.
+    """
 
     row: int
     job_id: str
@@ -85,12 +88,12 @@ class RowState:
 
 @dataclass(frozen=True, slots=True)
 class KillReason:
-    """Why an incarnation ended.
+    """The reason why an incarnation ended.
 
     Attributes:
-        kind: `planned` or `timeout`: the supervisor killed it; `died`: by itself, or by somebody else.
-        charged: unless it was planned, the rows that are charged; None = all that had started.
-        detail: for `died`, how: `signal SIGSEGV`.
+        kind: `planned` or `timeout`: the supervisor killed it; `died`: it died by itself, or another process killed it.
+        charged: unless the kill was planned, the rows that are charged; None: all that had started.
+        detail: for `died`, how it died, for example `signal SIGSEGV`.
     """
 
     kind: str
@@ -98,7 +101,7 @@ class KillReason:
     detail: str = ""
 
     def charges(self, row: int) -> bool:
-        """Whether the job of this row pays for the kill."""
+        """Return whether the job of this row is charged."""
         return self.kind != "planned" and (self.charged is None or row in self.charged)
 
 
@@ -111,5 +114,5 @@ def string(value: bytes) -> str:
 
 
 def before_deadline(drain: float, seconds: float) -> float:
-    """How long before the drain deadline a stage begins: `seconds`, less when the drain itself is short."""
+    """Return how long before the drain deadline a stage begins: `seconds`, or less if the drain itself is short."""
     return min(seconds, drain * 0.2 * seconds)

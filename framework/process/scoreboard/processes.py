@@ -1,4 +1,4 @@
-"""How a scoreboard tells processes apart: by pid and start, within one pid namespace."""
+"""Identification of processes for the scoreboard: by pid and start, within one pid namespace."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 
 def pid_namespace() -> int:
-    """Which pid namespace this process is in; 0 where there is none."""
+    """Return the pid namespace of this process; 0 if there is none."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError:
@@ -14,14 +14,16 @@ def pid_namespace() -> int:
 
 
 def process_start(pid: int) -> int:
-    """Start of a process in clock ticks since boot: with the pid it names one life; 0 = gone, or nobody can say."""
+    """Return the start of a process in clock ticks since boot, which identifies it with its pid; 0: gone or unknown."""
     fields = stat_of(pid)
     return int(fields[19]) if len(fields) > 19 else 0
 
 
 def stat_of(pid: int | str) -> list[str]:
-    """Return the fields of /proc/<pid>/stat from the state on; the command before it may hold any character. None of
-    them: it is gone, or nobody can say."""
+    """Return the fields of /proc/<pid>/stat from the state on; empty: the process is gone, or the fields are unknown.
+
+    The command before these fields may contain any character.
+    """
     try:
         with open(f"/proc/{pid}/stat", errors="replace") as stat:
             return stat.read().rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""The place of one concurrent job on a scoreboard: its process writes it, the supervisor reads it at any moment."""
+"""The row of one concurrent job on a scoreboard: its process writes it, and the supervisor reads it at any moment."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import time
 
 from framework.process.scoreboard.layout import ROW, Memory, RowState, string
 
-_QUICK_TRIES, _MOST_TRIES = 20, 150  # to read a row whole; a writer may lose the processor for a tenth of a second
+_QUICK_TRIES, _MOST_TRIES = 20, 150  # tries to read a whole row; a writer may lose the processor for 0.1 s
 
 _THREAD = struct.Struct("<I")
 
 
 class RowWriter:
-    """The place of one concurrent job. Written after the run record, cleared after the settling."""
+    """The writer of one row. It is written after the run record, and cleared after the settlement."""
 
     __slots__ = ("_at", "_fields", "_memory", "_place", "_quads", "_sequence", "row")
 
@@ -22,38 +22,38 @@ class RowWriter:
         self._memory = memory
         self._quads = quads
         self._at = at
-        self._place = at // 8  # of the sequence
+        self._place = at // 8  # index of the sequence number
         self._fields = slice(at + 8, at + 8 + ROW.size)
         self._sequence = 0
 
     def start(self, job_id: str, delivery: int, started: int, soft: int, hard: int, queue: str = "") -> None:
-        """A job runs here from now on; times in monotonic ns, 0 = no deadline."""
+        """Record that a job runs here now; times are in monotonic ns, 0: no deadline."""
         self._sequence += 2
         self._quads[self._place] = self._sequence - 1
-        ident = job_id.encode("utf-8", "replace")  # `pack` cuts it
+        ident = job_id.encode("utf-8", "replace")  # `pack` truncates it
         self._memory[self._fields] = ROW.pack(delivery, 1, 0, 0, started, soft, hard, ident, queue.encode())
         self._quads[self._place] = self._sequence
 
     def on_cpu(self, running: bool) -> None:
-        """Whether this job's code runs at this moment: names the one that blocks an event loop."""
+        """Record whether this job's code runs now; this shows which job blocks an event loop."""
         self._memory[self._at + 13] = running
 
     def thread(self, number: int) -> None:
-        """The kernel's number of the thread that runs all jobs of this row."""
+        """Record the kernel's number of the thread that runs all jobs of this row."""
         _THREAD.pack_into(self._memory, self._fields.stop, number)
 
     def ended(self) -> None:
-        """The handler has ended: what the engine takes from here on is not the job's time."""
+        """Record that the handler has ended: the time that the engine takes after this is not the job's time."""
         self._memory[self._at + 14] = 1
 
     def clear(self) -> None:
-        """Nothing runs here."""
+        """Record that no job runs here."""
         self._memory[self._at + 12] = 0
 
 
 def read_row(memory: Memory, quads: memoryview[int], row: int, at: int) -> RowState | None:
     """Return the job in a row; None: it is idle."""
-    if not memory[at + 12]:  # idle, as most are at most times
+    if not memory[at + 12]:  # idle: the usual case
         return None
     for tries in range(_MOST_TRIES):
         before = quads[at // 8]
@@ -62,9 +62,9 @@ def read_row(memory: Memory, quads: memoryview[int], row: int, at: int) -> RowSt
         if whole:
             break
         if tries >= _QUICK_TRIES:
-            time.sleep(0.001)  # the writer has lost the processor in the middle of its write
-    # A writer killed in the middle leaves an odd sequence: what stands there is the best that is known. One that has
-    # lost the processor for longer than that is read again at the next look.
+            time.sleep(0.001)  # the writer has lost the processor during its write
+    # A writer that was killed during its write leaves an odd sequence number: the content is the best that is known. If
+    # a writer has lost the processor for longer than this, the next look reads the row again.
     delivery, busy, on_cpu, settling, started, soft, hard, job_id, queue = ROW.unpack(fields)
     (thread,) = _THREAD.unpack_from(memory, at + 8 + ROW.size)
     if not busy:

@@ -1,4 +1,4 @@
-"""Processes only: starts, watches by the scoreboard, replaces what dies, stops in time. Knows nothing of jobs."""
+"""The supervisor: it starts processes, watches them by the scoreboard, replaces them, and stops them in time."""
 
 from framework.process.supervisor.children import (
     CRASHED,

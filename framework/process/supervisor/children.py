@@ -1,4 +1,4 @@
-"""Starting and ending child processes. Each leads a process group of its own, so that what it forks goes with it."""
+"""Starts and ends of child processes. Each child leads its own process group, so that what it forks ends with it."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from framework.process.outlet import Outlet
 from framework.process.signals import reset_in_child
 from framework.process.supervisor import platform
 
-FAILED_TO_START = 78  # a child's exit code: its lifespan or engine failed before it was ready
-FAILED_TO_CLOSE = 79  # a child's exit code: it was told to leave, or left by itself, and failed in that
-CRASHED = 70  # a child's exit code: an exception that nothing of ours expects
-FLUSH = 0.5  # seconds that a child gives, at its end, to the reader of what its handlers printed
+FAILED_TO_START = 78  # exit code of a child whose lifespan or engine failed before it was ready
+FAILED_TO_CLOSE = 79  # exit code of a child that failed while it was leaving
+CRASHED = 70  # exit code of a child that ended by an unexpected exception
+FLUSH = 0.5  # seconds that a child waits, at its end, for the reader of what its handlers printed
 _ALL = signal.valid_signals()
 
 
 @dataclass(frozen=True, slots=True)
 class Birth:
-    """What a child is told.
+    """The facts that a child is given at its start.
 
     Attributes:
-        name: `deliveries/0` or `maintenance`.
-        index: its slot in the scoreboard.
-        incarnation: name of this life, never reused.
-        supervisor: pid of the parent; another getppid() means that it is dead.
-        waker: descriptor; a byte there wakes the supervisor.
-        poke: descriptor that becomes readable when another child died.
-        mark: which all its descendants wear, too (`framework.process.orphans`).
+        name: for example `deliveries/0` or `maintenance`.
+        index: its slot on the scoreboard.
+        incarnation: name of this run of the process, never reused.
+        supervisor: pid of the parent; a different getppid() means that the parent is dead.
+        waker: descriptor; a byte written to it wakes the supervisor.
+        poke: descriptor that becomes readable when another child has died.
+        mark: the mark that all its descendants inherit (`framework.process.orphans`).
     """
 
     name: str
@@ -48,17 +48,16 @@ class Birth:
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """A child to keep alive.
+    """The specification of a child to keep alive.
 
     Attributes:
         name, index: as in Birth.
-        run: what it does, in the child, with all signals blocked: it installs its handlers, then unblocks. Returns
-            the exit code.
-        last: it is stopped only after all others are gone; several of them one after another, in their order.
-        vital: the service cannot do without it: its deaths count for the restart budget.
-        argv: command of a fresh interpreter that does the same, where forking is not safe.
-        wanted: it lives only on demand: it is started when this says so, and leaves when it has nothing to do.
-        buried: is told why each life ended, by one of `scoreboard.EXIT_REASONS` and in words.
+        run: runs in the child with all signals blocked: it installs its handlers, then unblocks. Returns the exit code.
+        last: it is stopped only after all others are gone; several of them stop one after another, in their order.
+        vital: the service cannot work without it, so its deaths count for the restart budget.
+        argv: returns the command of a fresh interpreter that does the same, for services that cannot be forked safely.
+        wanted: only for a child on demand: it is started when this returns True, and leaves when it has nothing to do.
+        buried: takes the reason of each end, as one of `scoreboard.EXIT_REASONS` and in words.
     """
 
     name: str
@@ -72,9 +71,9 @@ class ChildSpec:
 
 
 def fork(spec: ChildSpec, birth: Birth) -> int:
-    """Starts a child by fork; returns its pid.
+    """Start a child by fork; return its pid.
 
-    Signals are blocked across the fork: one that lands in the child before it has handlers of its own would be lost in
+    Signals are blocked during the fork: a signal that reaches the child before it has its own handlers would be lost in
     its copy of ours, or kill it.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)
@@ -82,7 +81,7 @@ def fork(spec: ChildSpec, birth: Birth) -> int:
         pid = os.fork()
         if pid == 0:
             end_with(lambda: _live(spec, birth))
-        with contextlib.suppress(OSError):  # the child does it, too: whoever is first
+        with contextlib.suppress(OSError):  # the child does the same; the first call counts
             os.setpgid(pid, pid)
         return pid
     finally:
@@ -92,12 +91,12 @@ def fork(spec: ChildSpec, birth: Birth) -> int:
 def spawn(
     *, keep: Sequence[int], here: str, environ: Callable[[Birth], Mapping[str, str]] = lambda _: {}
 ) -> Callable[[ChildSpec, Birth], int]:
-    """A start function that makes fresh interpreters, for services whose import starts threads.
+    """Return a start function that runs fresh interpreters, for services whose import starts threads.
 
     Args:
-        keep: descriptors that the child inherits besides those of its birth.
+        keep: descriptors that the child inherits besides those of its `Birth`.
         here: its working directory.
-        environ: variables that a child has besides ours.
+        environ: returns environment variables for a child besides ours.
     """
 
     def start(spec: ChildSpec, birth: Birth) -> int:
@@ -121,9 +120,10 @@ def spawn(
 
 
 def enter_spawned(birth: Birth) -> bool:
-    """In a spawned child, first of all. False: the parent is dead already.
+    """Set up a spawned child, before anything else. Return False if the parent is already dead.
 
-    Signals come in at once: what the service's import starts would inherit the mask, and there is no job yet.
+    Signals are unblocked at once: threads and processes that the service's import starts would inherit the mask, and no
+    job runs yet.
     """
     orphans.wear(birth.mark)
     reset_in_child()
@@ -133,7 +133,7 @@ def enter_spawned(birth: Birth) -> bool:
 
 
 def _live(spec: ChildSpec, birth: Birth) -> int:
-    """Lives a forked child's whole life; returns its exit code."""
+    """Run a forked child until its end; return its exit code."""
     with contextlib.suppress(OSError):
         os.setpgid(0, 0)
     reset_in_child()
@@ -143,14 +143,14 @@ def _live(spec: ChildSpec, birth: Birth) -> int:
 
 
 def end_with(life: Callable[[], int]) -> NoReturn:
-    """Ends this process with the exit code that a life returns or raises.
+    """End this process with the exit code that a function returns or raises.
 
-    Nothing escapes: below a forked child's first frame lies its parent's stack. Two processes that both go on there
-    are two supervisors, and each of them replaces what the other one kills.
+    No exception escapes: below a forked child's first frame lies its parent's stack. If two processes went on there,
+    they would be two supervisors, and each would replace what the other one kills.
     """
     try:
         os._exit(_exit_code(life))
-    finally:  # whatever kept it from that: a broken descriptor, no memory, the exception of a signal handler
+    finally:  # in case of a broken descriptor, no memory, or an exception of a signal handler
         os._exit(CRASHED)
 
 
@@ -168,12 +168,12 @@ def _exit_code(life: Callable[[], int]) -> int:
 
 
 def unblock() -> None:
-    """By a child once its handlers stand: what was sent meanwhile arrives now."""
+    """Unblock signals in a child that has installed its handlers: pending signals arrive now."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ALL)
 
 
 def kill_group(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
-    """To a child and what it forked. The group may not exist yet, or any more."""
+    """Send a signal to a child and what it forked. The process group may not exist yet, or not any more."""
     try:
         os.killpg(pid, number)
     except (ProcessLookupError, PermissionError):
@@ -182,19 +182,20 @@ def kill_group(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
 
 
 def terminate(pid: int) -> None:
-    """SIGTERM to the child alone: what it forked is its own to end."""
+    """Send SIGTERM to the child alone: it must end what it forked itself."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
 
 
 def dump_stacks(pid: int) -> None:
-    """A ready child writes the stacks of all its threads to standard error."""
+    """Make a ready child write the stacks of all its threads to standard error."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGUSR1)
 
 
 def next_dead() -> int | None:
-    """Pid of a child that has ended and is not reaped yet: its group can still be addressed without a race."""
+    """Return the pid of a child that has ended and is not reaped yet. Its group can still be signalled without a
+    race."""
     try:
         found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -203,7 +204,7 @@ def next_dead() -> int | None:
 
 
 def reap(pid: int) -> int:
-    """The exit code of a dead child, negative for a signal; its group is killed first."""
+    """Reap a dead child, after killing its group; return its exit code, negative for a signal."""
     kill_group(pid)
     _, status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(status)

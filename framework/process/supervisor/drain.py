@@ -1,4 +1,4 @@
-"""The end of a tree: the workers leave first, then one after another what leaves last, all under one deadline."""
+"""The drain of a tree: the workers leave first, then the last children one after another, under one deadline."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from framework.process.supervisor.notify import Notifier
 from framework.process.supervisor.place import Place
 from framework.process.supervisor.tree import Tree
 
-LEAST_GRACE = 0.1  # seconds that each of those that leave last has
-MOST_FAILURES = 3  # lives in vain after which one that leaves last is not started again in a drain
+LEAST_GRACE = 0.1  # seconds that each child that leaves last gets at least
+MOST_FAILURES = 3  # failed starts in a row after which a child that leaves last is not started again in a drain
 LAST_GRACE = 0.5  # seconds after the drain deadline for the children that leave last
-LONGEST = 30.0  # seconds that a child on demand has at the end of a drain without a deadline
+LONGEST = 30.0  # seconds that a child on demand gets at the end of a drain without a deadline
 
 
 class Drain:
-    """Stops the children of a tree in order."""
+    """The part of the supervisor that stops the children of a tree in order."""
 
     def __init__(self, tree: Tree, notifier: Notifier) -> None:
         self._tree = tree
@@ -26,7 +26,7 @@ class Drain:
         self._on_demand_until: float | None = None
 
     def begin(self, why: str) -> None:
-        """Tells the workers to leave, under one monotonic deadline for everything that follows."""
+        """Tell the workers to leave, and set one monotonic deadline for the whole drain."""
         tree, now = self._tree, time.monotonic()
         tree.draining = True
         self._notifier.send("STOPPING=1", f"STATUS=draining: {why}")
@@ -44,7 +44,7 @@ class Drain:
                 tree.terminate(place)
 
     def advance(self, now: float) -> bool:
-        """Goes on to what leaves last; True when the last process is gone."""
+        """Go on to the children that leave last; return True when the last process is gone."""
         tree = self._tree
         if any(place.pid is not None for place in tree.workers):
             return False
@@ -57,12 +57,12 @@ class Drain:
                 place.leaving = True
                 place.start_at = None
             if place.pid is not None or place.due_at is not None:
-                break  # the next one may still be needed by this one
+                break  # this child may still need the next one
         return all(place.pid is None and place.due_at is None for place in tree.last)
 
     def _end_of(self, place: Place, now: float) -> float:
-        """Return when one that leaves last must be gone: one deadline for all of them, whenever their turn comes. What
-        lives on demand may be at it for ever, and others leave after it: it gets no grace, and a limit in any case."""
+        """Return when a child that leaves last must be gone: one deadline holds for all of them. A child on demand may
+        go on without end, and others leave after it: it gets no grace, and always a limit."""
         deadline = self._tree.deadline
         if place.spec.wanted is None:
             return (now if deadline is None else deadline) + LAST_GRACE
@@ -70,14 +70,15 @@ class Drain:
         return self._on_demand_until if deadline is None else deadline
 
     def _worth_another_life(self, place: Place, now: float) -> bool:
-        """Return whether one that is dead shall finish its work. A killed one may, one that never works not."""
+        """Return whether a dead child must start again to finish its work. A killed one must, one that fails each time
+        must not."""
         if place.due_at is None or place.vain > MOST_FAILURES:
             return False
         deadline = self._tree.deadline if place.spec.wanted is None else self._end_of(place, now)
         return deadline is None or now < deadline
 
     def kill_workers(self, why: str) -> None:
-        """Ends the workers at once, whose jobs run again elsewhere, and what lives on demand, for good."""
+        """Kill the workers at once (their jobs run again elsewhere), and children on demand for good."""
         for place in self._tree.places:
             on_demand = place.spec.wanted is not None
             if on_demand:
@@ -87,7 +88,7 @@ class Drain:
                 self._tree.exit_code = self._tree.exit_code or (0 if on_demand else 5)
 
     def kill_everything(self) -> None:
-        """Leaves no child behind, whatever made the loop end."""
+        """Kill all children that are left, for whatever reason the loop ended."""
         for place in self._tree.places:
             if place.pid is not None:
                 self._tree.board.write_kill_reason(place.incarnation, PLANNED)

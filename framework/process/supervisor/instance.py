@@ -1,6 +1,6 @@
-"""Which supervisor this is among those that share a store: the lowest free number, held by a lock.
+"""The number of a supervisor among those that share a store: the lowest free one, held by a lock.
 
-The lock is inherited on purpose by every process of the tree: free means that the whole tree is gone, so its board has
+Every process of the tree inherits the lock on purpose: a free lock means that the whole tree is gone, so its board has
 one owner. What a handler forks must close it: `forget_in_forks`.
 """
 
@@ -14,12 +14,12 @@ from pathlib import Path
 
 
 class Instance:
-    """A held number.
+    """A number that this tree holds by a lock.
 
     Args:
-        number: from 0.
-        descriptor: of its lock.
-        board_path: where its scoreboard lies.
+        number: counted from 0.
+        descriptor: the descriptor of the lock.
+        board_path: the path of its scoreboard.
     """
 
     def __init__(self, number: int, descriptor: int, board_path: Path) -> None:
@@ -29,19 +29,20 @@ class Instance:
 
     @classmethod
     def take(cls, run: Path, instances: Path) -> Instance:
-        """Takes the lowest free number. Raises OSError: the directories cannot be used."""
+        """Take the lowest free number. Raises OSError: the directories cannot be used."""
         for directory in (run, instances):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         number, descriptor = _lowest(instances)
         return cls(number, descriptor, run / f"{number}.board")
 
     def keep_old_board(self) -> None:
-        """What the last tree of this number knew of its dead: its orphans are resolved by it."""
+        """Keep the board of the last tree with this number: it is needed to resolve that tree's abandoned leases."""
         with suppress(FileNotFoundError):
             os.rename(self.board_path, self.board_path.with_suffix(".board-before"))
 
     def lost(self) -> str:
-        """Say that the lock is not where it was taken; empty: it is. The held descriptor keeps its inode apart."""
+        """Return why the lock file is not the one that was taken; empty: it is. The held descriptor prevents inode
+        reuse."""
         path = self.board_path.parent.parent / "instances" / f"{self.number}.lock"
         try:
             if os.path.samestat(os.stat(path), os.fstat(self.descriptor)):
@@ -49,20 +50,20 @@ class Instance:
         except FileNotFoundError:
             pass
         except OSError:
-            return ""  # nobody knows; the engine says what is wrong
+            return ""  # unknown; the engine reports the error
         return (
             f"{path} is not the one that this service holds: its directory was moved, removed or mounted over. "
             "What runs is finished where it is; start the service again"
         )
 
     def forget_in_forks(self) -> None:
-        """From here on, what this process forks closes the lock."""
+        """Make every process that this process forks from now on close the lock."""
         os.register_at_fork(after_in_child=self._close)
 
     def _close(self) -> None:
         with suppress(OSError):
             os.close(self.descriptor)
-        self.descriptor = -1  # the number may belong to somebody else when this child forks
+        self.descriptor = -1  # another file may have the number when this child forks
 
 
 def _lowest(instances: Path) -> tuple[int, int]:
@@ -71,7 +72,7 @@ def _lowest(instances: Path) -> tuple[int, int]:
             descriptor = _open(instances / f"{number}.lock")
         except IsADirectoryError:
             continue
-        except PermissionError:  # another user's, who once ran the service: its number is lost, not the store
+        except PermissionError:  # another user once ran the service: only its number is lost, not the store
             if not os.path.lexists(instances / f"{number}.lock"):
                 raise
             continue
@@ -90,4 +91,4 @@ def _open(path: Path) -> int:
     except OSError as error:
         if error.errno not in (errno.EROFS, errno.EACCES):
             raise
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)  # one of an earlier run serves
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)  # a file of an earlier run

@@ -1,4 +1,4 @@
-"""The supervisor's loop: takes signals, and lets each of its parts do what is due."""
+"""The supervisor's loop: it takes signals, and calls each of its parts to do what is due."""
 
 from __future__ import annotations
 
@@ -26,18 +26,20 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal
 
 
 class Supervisor:
-    """Keeps children alive until told to stop. Call `run` once, in the main thread of a process without threads.
+    """The supervisor of one tree: it keeps children alive until it is told to stop.
+
+    Call `run` once, in the main thread of a process without other threads.
 
     Args:
         specs: the children; those with `last` leave after the others.
-        board: the scoreboard with a slot for each.
+        board: the scoreboard with a slot for each child.
         options: times and budget.
         emit: takes the events.
         stacks: takes the stacks of all processes.
         idle: called at every turn.
-        start: starts a child and returns its pid; `children.fork` unless the service's import made threads.
-        lost: says why the engine's directory is not the one where the tree was started; empty = it is.
-        may_renew: why the processes cannot be renewed now; empty = they can.
+        start: starts a child and returns its pid; `children.fork` unless the service's import started threads.
+        lost: says why the engine's directory is not the one in which the tree was started; empty: it is.
+        may_renew: says why the processes cannot be renewed now; empty: they can.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class Supervisor:
         self._to_dump: list[Place] = []
 
     def run(self) -> int:
-        """Blocks until everything has ended; returns the exit code of DESIGN.md: 0, 1, 3, 4 or 5."""
+        """Run until all children have ended; return the exit code of DESIGN.md: 0, 1, 3, 4 or 5."""
         tree = self._tree
         if not platform.become_subreaper():
             tree.note("no subreaper on this platform: processes that leave their group may be left behind", "warning")
@@ -82,12 +84,12 @@ class Supervisor:
             self._drain.kill_everything()
             self._restarts.end_all_orphans()
             self._copy_stacks()
-            # One that comes now is late: it must not change the exit code that the tree has earned.
+            # A signal that arrives now is too late and must not change the tree's exit code.
             self._signals.close(ignored=set(_SIGNALS) - {signal.SIGCHLD})
         return tree.exit_code
 
     def _turn(self) -> bool:
-        """Everything that is due; True when nothing is left to do."""
+        """Do everything that is due; return True when nothing is left to do."""
         while (number := self._signals.take()) is not None:
             self._act_on(number)
         now = time.monotonic()
@@ -106,14 +108,15 @@ class Supervisor:
         return False
 
     def _check_directory(self) -> None:
-        """Processes that live go on in a directory that was moved; those born later would begin in another one."""
+        """Drain if the directory has moved. Running processes go on in the moved directory, but new ones would start in
+        another."""
         if not self._tree.draining and (why := self._lost()):
             self._tree.exit_code = 3
             self._tree.note(why, "error")
             self._drain.begin("its directory is gone")
 
     def _patience(self) -> float:
-        """Seconds until something may be due."""
+        """Return the seconds until something may be due."""
         if self._to_dump:
             return DUMP_APART
         now = time.monotonic()
@@ -138,7 +141,7 @@ class Supervisor:
             self._to_dump = [place for place in tree.places if place.ready]
 
     def _dump_next(self) -> None:
-        """One process at a time: they write to the same place, and their stacks must not mix."""
+        """Dump the stacks of one process at a time: all write to the same file, and their stacks must not mix."""
         if self._to_dump:
             place = self._to_dump.pop(0)
             if place.pid is not None:

@@ -1,4 +1,4 @@
-"""systemd's readiness protocol: datagrams to the socket in NOTIFY_SOCKET. Without one, nothing happens."""
+"""The readiness protocol of systemd: datagrams to the socket in NOTIFY_SOCKET, if that variable is set."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 
 class Notifier:
-    """Sends READY=1, STOPPING=1, STATUS=… and keeps systemd's watchdog quiet while the loop turns."""
+    """The sender of READY=1, STOPPING=1 and STATUS=…; it also serves systemd's watchdog while the loop turns."""
 
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
         source = os.environ if environ is None else environ
@@ -19,7 +19,7 @@ class Notifier:
         self._next = 0.0
 
     def send(self, *lines: str) -> None:
-        """Best effort: a broken socket must not stop the service."""
+        """Send lines to systemd, if possible: a broken socket must not stop the service."""
         if not self._address:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
@@ -31,7 +31,7 @@ class Notifier:
             pass
 
     def watchdog(self, now: float) -> None:
-        """Call it at every turn of the loop; sends twice in systemd's interval."""
+        """Notify the watchdog twice in systemd's interval. Call this at every turn of the loop."""
         if self.interval is not None and now >= self._next:
             self._next = now + self.interval
             self.send("WATCHDOG=1")

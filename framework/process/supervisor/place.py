@@ -1,4 +1,4 @@
-"""One place for a child process: its life now, and what is known of why it ends."""
+"""A place for a child process: its current life, and what is known of why it ends."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from framework.process.supervisor.policy import Backoff
 
 @dataclass
 class Place:
-    """Times are monotonic seconds.
+    """The state of one child. Times are monotonic seconds.
 
     Attributes:
-        mark: which it and its descendants wear.
-        pid: None while nothing lives here.
-        image: of its program, as `platform.image` tells it once it is ready.
-        start_at: when the next life may begin; None = it is up, or shall stay empty.
+        mark: the mark of the child and its descendants.
+        pid: None while no process runs here.
+        image: identifies its program, as `platform.image` returns it once the child is ready.
+        start_at: when the next process may start; None: one runs, or the place stays empty.
         leaving: it was told to leave (SIGTERM).
         kill_at: when it is killed if it has not left.
-        killed: the exit reason that we have already decided by killing it.
-        flushing: it was late, but had settled everything, and got time for its telemetry.
-        vain: lives in a row that failed before they were ready, or in a drain.
-        sent: signals that we have sent to this life, SIGKILL aside; a handler may have put them back to their default.
+        killed: the exit reason that was decided by killing it.
+        flushing: it was late but had settled everything, and got more time for its telemetry.
+        vain: processes in a row that failed before they were ready, or in a drain.
+        sent: signals that the supervisor has sent to this process, except SIGKILL; a handler may have reset them to
+            their default.
     """
 
     spec: ChildSpec
@@ -44,27 +45,28 @@ class Place:
 
     @property
     def due_at(self) -> float | None:
-        """When the next life begins; None: it is up, shall stay empty, or lives on demand and nothing demands it."""
+        """Return when the next process starts. None: one runs, the place stays empty, or it is on demand and not
+        wanted."""
         wanted = self.spec.wanted
         return self.start_at if self.start_at is None or wanted is None or wanted() else None
 
     def begin(self, pid: int, birth: Birth, now: float) -> None:
-        """A new life."""
+        """Record a new process."""
         self.pid, self.incarnation, self.mark, self.born_at = pid, birth.incarnation, birth.mark, now
         self.ready = self.leaving = self.flushing = False
         self.start_at = self.kill_at = None
-        self.image = 0  # a fresh interpreter has another one, and would be taken for a program that a job executes
+        self.image = 0  # unknown yet: the start of an interpreter would look like a program that a job executes
         self.killed = ""
         self.sent = set()
 
     def planned(self, code: int) -> bool:
-        """Return whether such an end answers a signal of ours: death by it, or code 143 or 0 after SIGTERM, with which
-        many libraries end a process."""
+        """Return whether an exit code answers a signal of the supervisor. It does after death by that signal, or with
+        code 143 or 0 after SIGTERM, with which many libraries end a process."""
         stopped = code in (0, 128 + signal.SIGTERM) and signal.SIGTERM in self.sent
         return self.killed == "" and (-code in self.sent or stopped)
 
     def end(self) -> None:
-        """The life is over."""
+        """Record that the process has ended."""
         self.pid = None
         self.kill_at = None
 
@@ -73,7 +75,7 @@ def exit_reason(place: Place, code: int, *, draining: bool, left: bool, out_of_m
     """Return one of scoreboard.EXIT_REASONS.
 
     Args:
-        left: the board says that the process itself had decided to leave.
+        left: the board says that the process had decided to leave.
     """
     told = draining or place.leaving
     if place.killed:
@@ -92,7 +94,7 @@ def exit_reason(place: Place, code: int, *, draining: bool, left: bool, out_of_m
 
 
 def describe_exit(code: int) -> str:
-    """`signal SIGSEGV` or `exit code 70`."""
+    """Return `signal SIGSEGV` or `exit code 70`."""
     if code >= 0:
         return f"exit code {code}"
     try:

@@ -1,4 +1,4 @@
-"""When a process that ended is started again, and when the supervisor gives up."""
+"""The policy that decides when an ended process is started again, and when the supervisor gives up."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 from framework.model.backoff import doubled
 
-FIRST, MOST = 0.5, 30.0  # seconds: the first replacement is at once, then these, doubled each time
-HEALTHY = 10.0  # seconds up after which a slot's record is clean
+FIRST, MOST = 0.5, 30.0  # seconds: the first replacement is immediate, then FIRST, doubled each time up to MOST
+HEALTHY = 10.0  # seconds of uptime after which earlier failures no longer count
 
 
 @dataclass
 class Backoff:
-    """Delays between the restarts of one slot."""
+    """The delays between the restarts of one slot."""
 
     failures: int = 0
 
     def delay(self, *, uptime: float, failed: bool) -> float:
-        """Seconds until the next start, after a life of `uptime` seconds that `failed` or ended as it should."""
+        """Return the seconds until the next start, after `uptime` seconds and an end that was a failure or not."""
         if not failed:
             self.failures = 0
             return 0.0
@@ -29,7 +29,7 @@ class Backoff:
 
 
 class Budget:
-    """Deaths before ready or while idle that are allowed within a window (seconds)."""
+    """The budget of deaths before ready or while idle that are allowed within a window (seconds)."""
 
     def __init__(self, most: int, window: float) -> None:
         self.most = most
@@ -37,7 +37,7 @@ class Budget:
         self._deaths: deque[float] = deque()
 
     def exceeded(self, now: float) -> bool:
-        """Counts a death; True when there were more than `most` in the window."""
+        """Count a death; return True when there were more than `most` in the window."""
         self._deaths.append(now)
         while self._deaths and self._deaths[0] <= now - self.window:
             self._deaths.popleft()

@@ -1,7 +1,7 @@
-"""Room kept back in the engine's directory, so that a service can start where the disk is full, and its jobs make room.
+"""Reserved room in the engine's directory: a service can start on a full disk, and its jobs then make room.
 
-A start needs some: a board; a lock, a directory and a ledger for each worker. Pieces are files of their own, as inodes
-may be what is missing.
+A start needs room for a board, and a lock, a directory and a ledger for each worker. Pieces are separate files, because
+inodes may be what is missing.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from contextlib import suppress
 from pathlib import Path
 
 PIECE = 1 << 14  # bytes
-_OPEN = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a planted pipe would keep us waiting
-_SPARE = 6  # pieces: the board, buckets, a clock
+_OPEN = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a planted pipe must not block us
+_SPARE = 6  # further pieces: the board, buckets, a clock
 
 
 class Reserve:
     """The reserve of one supervisor.
 
     Args:
-        place: its directory; made when it is missing.
-        workers: how many processes claim.
-        ledgers: bytes of all their ledgers.
+        place: its directory, created if it is missing.
+        workers: the number of processes that claim.
+        ledgers: the bytes of all their ledgers.
     """
 
     def __init__(self, place: Path, workers: int, ledgers: int) -> None:
@@ -30,7 +30,7 @@ class Reserve:
         self._pieces = 2 * workers + _SPARE + -(-ledgers // PIECE)
 
     def has_room(self) -> bool:
-        """Return whether the disk, and any quota, has room for as much again. Where nothing can be tried it is yes."""
+        """Return whether the disk, and any quota, has room for the reserve again; True if that cannot be tried."""
         try:
             self._make("probe")
         except OSError as error:
@@ -40,13 +40,13 @@ class Reserve:
         return True
 
     def fill(self) -> None:
-        """Keep back as much as there is room for."""
+        """Reserve as much as there is room for."""
         with suppress(OSError):
             self._place.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._make("piece")
 
     def release(self) -> bool:
-        """Give the room back. Return whether there was any."""
+        """Free the reserved room. Return whether there was any."""
         return self._remove("piece") > 0
 
     def _make(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Births and deaths: the supervisor starts its children, reaps them, and decides when the next life begins."""
+"""Starts and ends of children: the supervisor starts its children, reaps them, and decides when to start them again."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from framework.process.supervisor.place import Place, describe_exit, exit_reason
 from framework.process.supervisor.policy import Budget
 from framework.process.supervisor.tree import Tree
 
-LAST_BACKOFF = 1.0  # seconds: the jobs of the dead wait for whoever leaves last
+LAST_BACKOFF = 1.0  # seconds; abandoned leases wait for the children that leave last
 _FAILURES = ("crashed", "killed", "out_of_memory", "stuck", "failed_to_start", "failed_to_close", "ruined")
 _OUTSIDE_BUDGET = ("failed_to_start", "failed_to_close")
 
 
 class Restarts:
-    """Keeps every place of a tree filled.
+    """The part of the supervisor that keeps every place of a tree filled.
 
     Args:
         start: starts a child and returns its pid.
-        waker: descriptor; a byte there wakes the supervisor.
-        poke: (reader, writer) of the pipe that tells a child of the death of another.
+        waker: descriptor; a byte written to it wakes the supervisor.
+        poke: (reader, writer) of the pipe that tells a child that another child died.
     """
 
     def __init__(
@@ -41,17 +41,17 @@ class Restarts:
         self._waker = waker
         self._poke_reader, self._poke = poke
         self._budget = Budget(tree.options.restart_budget, tree.options.restart_window)
-        self._renewing: list[tuple[Place, str]] = []  # and the life that shall end
+        self._renewing: list[tuple[Place, str]] = []  # places to renew, each with the incarnation that must end
         self._oom_kills = platform.oom_kills()
         self._name = orphans.tree_of(tree.board)
         self._births = count(1)
-        self._ended: set[int] = set()  # orphans that were killed at the last look: they may not be reaped yet
+        self._ended: set[int] = set()  # orphan processes that were killed at the last look and may not be reaped yet
 
     # --- births -----------------------------------------------------------------------------------------------------
 
     def start_due(self, now: float) -> None:
-        """Starts every child whose time has come."""
-        # The last to leave come first: they rescue what an earlier life of this service left behind.
+        """Start every child whose time has come."""
+        # Those that leave last start first: they rescue what an earlier tree of this service left behind.
         for place in [*self._tree.last, *self._tree.workers]:
             if place.pid is None and (due_at := place.due_at) is not None and due_at <= now:
                 self._start(place, now)
@@ -73,11 +73,11 @@ class Restarts:
         tree.emit(ProcessStarted(spec.name, pid))
 
     def renew(self) -> None:
-        """Replaces the workers that live now, one by one."""
+        """Replace the workers that live now, one by one."""
         self._renewing = [(place, place.incarnation) for place in self._tree.workers if place.pid is not None]
 
     def renew_next(self, now: float) -> None:
-        """Tells the next process to leave once the previous one's successor is ready."""
+        """Tell the next process to leave once the replacement of the previous one is ready."""
         if self._tree.draining:
             self._renewing = []
         while self._renewing:
@@ -101,7 +101,7 @@ class Restarts:
     # --- deaths -----------------------------------------------------------------------------------------------------
 
     def reap(self, now: float) -> None:
-        """Takes note of every child that has ended, and kills what it left behind."""
+        """Record every child that has ended, and kill what it left behind."""
         died = False
         while (pid := children.next_dead()) is not None:
             place = next((place for place in self._tree.places if place.pid == pid), None)
@@ -111,11 +111,11 @@ class Restarts:
                 self._bury(place, pid, code, busy, now)
                 poke(self._poke)
             died = True
-        if died:  # also an orphan, whose own children come to us now
+        if died:  # also for an orphan process, whose own children are adopted now
             self._end_orphans()
 
     def _end_orphans(self) -> None:
-        """Kill what the dead have left: we have adopted it. The orphans of those who live are theirs."""
+        """Kill the adopted orphan processes of dead children. Those of living children are left to these children."""
         living = [place for place in self._tree.places if place.pid is not None]
         adopted = platform.children() - {place.pid for place in living if place.pid is not None}
         found = orphans.orphans_of(self._name, adopted, {place.mark for place in living})
@@ -126,7 +126,7 @@ class Restarts:
         self._ended = found
 
     def end_all_orphans(self) -> None:
-        """Kill what the children left behind, once none of them lives."""
+        """Kill everything that the children left behind, once all of them are dead."""
         orphans.kill(self._name)
 
     def _bury(self, place: Place, pid: int, code: int, busy: list[RowState], now: float) -> None:
@@ -136,9 +136,10 @@ class Restarts:
         reason, detail, charged = self._write_down(place, code, busy, left=slot.state in (LEAVING, GONE))
         expected = reason in ("drained", "recycled", "timeout") or (place.leaving and place.killed != "")
         failed = reason in _FAILURES and not expected
-        # A death under a job is charged to the job: it must not stop the service, nor slow the slot's neighbours.
+        # The end of a process during a job is charged to the job: it must not stop the service, nor delay the slot's
+        # other jobs.
         counts = failed and reason not in _OUTSIDE_BUDGET and not charged
-        # A process that leaves again and again without a job done (somebody sends SIGTERM) backs off, too.
+        # A process that leaves repeatedly without a job done (something sends it SIGTERM) also backs off.
         in_vain = failed or (reason == "recycled" and slot.jobs == 0)
         slows = in_vain and (reason == "ruined" or not busy)
         place.vain = place.vain + 1 if failed and not busy and (tree.draining or not place.ready) else 0
@@ -146,7 +147,7 @@ class Restarts:
         if place.spec.last and place.spec.wanted is None:
             delay = min(delay, LAST_BACKOFF)
         place.end()
-        # One that leaves last and died early has work left: it hands back the jobs of the others.
+        # A child that leaves last and died early has work left: it settles the jobs of the others.
         early = place.spec.last and place.killed in ("", "timeout") and reason != "drained"
         place.start_at = now + delay if early or not tree.draining else None
         again = place.due_at is not None
@@ -164,10 +165,10 @@ class Restarts:
             self._drain.begin("restart budget exceeded")
 
     def _write_down(self, place: Place, code: int, busy: list[RowState], *, left: bool) -> tuple[str, str, bool]:
-        """Write on the board how a child died; return (reason, detail, whether a job is charged with it).
+        """Write on the board how a child died; return (reason, detail, whether a job is charged with its death).
 
         Args:
-            left: the board says that the process itself had decided to leave.
+            left: the board says that the process had decided to leave.
         """
         tree, index = self._tree, place.spec.index
         kills = platform.oom_kills()

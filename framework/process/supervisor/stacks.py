@@ -1,7 +1,7 @@
-"""SIGUSR1: the stacks of every process of a tree, by way of a file in memory that no reader can hold up.
+"""The stack dumps for SIGUSR1: every process of a tree writes to a file in memory, which no reader can block.
 
-The dump of a process that hangs is written inside a signal handler, holding the GIL: into a full pipe it would hang for
-ever. So each process writes into the file, and the supervisor copies it to standard error, as far as there is room.
+A hanging process writes its dump inside a signal handler, holding the GIL: a full pipe would block it without end. So
+each process writes into the file, and the supervisor copies it to standard error as far as there is room.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import os
 from framework.process.nameless import nameless_file
 from framework.process.outlet import PIPE_BUF, Outlet
 
-MOST = 1 << 20  # bytes that wait for a reader
+MOST = 1 << 20  # bytes that may wait for a reader
 
 
 class Stacks:
-    """The file, and what of it was copied.
+    """The file with the stacks, and how much of it was copied.
 
     Attributes:
-        fd: shared by the whole tree; what is written goes to its end.
+        fd: the descriptor that the whole tree shares; writes go to the end of the file.
     """
 
     def __init__(self) -> None:
@@ -30,20 +30,21 @@ class Stacks:
         self._outlet = Outlet(2)
 
     def dump(self) -> None:
-        """Writes those of this process."""
+        """Write the stacks of this process."""
         self.title("supervisor", os.getpid())
         faulthandler.dump_traceback(file=self.fd, all_threads=True)
 
     def title(self, process: str, pid: int) -> None:
-        """Write whose stacks come next: the dump of a child, made in a signal handler of C, names no process."""
+        """Write whose stacks come next: a child's dump, made in a C signal handler, names no process."""
         os.write(self.fd, f"\nStacks of {process}, pid {pid}\n".encode())
 
     def copy(self) -> int:
-        """Copies what has come since the last call; bytes that were given up because their reader stands still."""
+        """Copy what has come since the last call. Return the bytes that were dropped because their reader stands
+        still."""
         size = os.fstat(self.fd).st_size
         while self._copied < size:
             data = os.pread(self.fd, PIPE_BUF, self._copied)
-            data = data[: data.rfind(b"\n") + 1] or data  # whole lines: others write there, too
+            data = data[: data.rfind(b"\n") + 1] or data  # whole lines only: others also write to standard error
             if not self._outlet.write(data):
                 return self._give_up(size) if size - self._copied > MOST else 0
             self._copied += len(data)

@@ -1,4 +1,4 @@
-"""The state that the parts of a supervisor share: its children, the board, how far the end has come."""
+"""The state that the parts of a supervisor share: its children, the board, and the progress of the drain."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from framework.process.supervisor import children
 from framework.process.supervisor.children import ChildSpec
 from framework.process.supervisor.place import Place
 
-TURN = 0.5  # seconds between looks at the board: how late the SIGKILL may be of a job that began since the last one
+TURN = 0.5  # seconds between looks at the board: so late may the SIGKILL be of a job that began since the last look
 
 
 @dataclass(frozen=True, slots=True)
 class SupervisorOptions:
-    """Seconds; `drain` None = as long as it takes."""
+    """The supervisor's limits; times in seconds. `drain` None: as long as it takes."""
 
     drain: float | None = 25.0
     restart_budget: int = 10
@@ -31,11 +31,11 @@ class Tree:
     """The children of one supervisor.
 
     Attributes:
-        places: one for each child; `workers` are those that leave first, `last` the others.
-        draining: the service stops; nothing new is started for the workers.
-        deadline: monotonic seconds at which the drain shall be over; None = as long as it takes.
-        exit_code: of the supervisor, as far as it is known.
-        still: the time in which all of this stood still.
+        places: one for each child; `workers` are those that leave first, `last` those that leave after them.
+        draining: the service stops; no worker is started any more.
+        deadline: monotonic seconds at which the drain must be over; None: as long as it takes.
+        exit_code: the supervisor's exit code, as far as it is known.
+        still: the record of the time for which the whole tree stood still.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Tree:
         self.still = Standstill(TURN, time.monotonic())
 
     def turned(self, now: float) -> None:
-        """Move the deadlines by the time for which the supervisor, and with it the tree, has just stood still."""
+        """Move all deadlines by the time for which the supervisor, and so the tree, has just stood still."""
         gap = self.still.turned(now)
         if not gap:
             return
@@ -67,26 +67,29 @@ class Tree:
         self.note(f"everything stood still for {gap:.1f} s: all deadlines are later by that", "warning")
 
     def note(self, text: str, level: str = "info") -> None:
-        """Says something in the log."""
+        """Write a line to the log."""
         self.emit(SupervisorNote(text, level))  # type: ignore[arg-type]
 
     def terminate(self, place: Place) -> None:
-        """Tell a child to leave: by a signal, and on the board because a handler may have taken the signal."""
+        """Tell a child to leave, by a signal and on the board, because a handler may take the signal."""
         assert place.pid is not None
         self.board.tell_to_leave(place.spec.index)
         place.sent.add(signal.SIGTERM)
         children.terminate(place.pid)
 
     def kill(self, place: Place, reason: str, kind: int, why: str, charged: Sequence[int] | None = None) -> None:
-        """Kills a child and its process group; `charged`: the rows that are charged, None = by the kind alone."""
+        """Kill a child and its process group.
+
+        `charged` names the rows that are charged; None: the kind decides.
+        """
         assert place.pid is not None
-        # The kill reason first: a rescuer that finds the body must already find it.
+        # The kill reason comes first: a rescuer that finds the process dead must already find the reason.
         ruin = self.board.ruin(place.spec.index)
         if ruin is None and kind == DIED:
             self.board.write_death(place.incarnation, why)
         elif ruin is None:
             self.board.write_kill_reason(place.incarnation, kind, charged)
-        else:  # it hangs on its way out: that does not acquit the job that ruined it
+        else:  # it hangs while it leaves: the job that ruined it is still charged
             self.board.write_death(place.incarnation, ruin.detail, ruin.charged)
         place.killed = reason
         self.emit(ProcessKilled(place.spec.name, place.pid, "timeout" if kind == TIMEOUT else "planned", why))

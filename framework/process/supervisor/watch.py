@@ -1,4 +1,4 @@
-"""The supervisor's look at the board: who became ready, and whom a deadline ends."""
+"""The supervisor's look at the board: it notices which child became ready, and kills children past a deadline."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from framework.process.supervisor.place import Place
 from framework.process.supervisor.platform import image, waits_for_disk, waits_for_lock
 from framework.process.supervisor.tree import Tree
 
-STUCK_AFTER = 30.0  # seconds without a turn of an idle child's loop
-STANDS_STILL = 2_000_000_000  # ns without a turn after which a process with jobs does not turn because of one of them
+STUCK_AFTER = 30.0  # seconds without a turn after which an idle child counts as stuck
+STANDS_STILL = 2_000_000_000  # ns without a turn after which a job is assumed to block its process
 EXECUTED = "another program was executed in its place"
-SILENCE = 1.5  # seconds in which at least one child turns: an idle worker once a second, maintenance twice
+SILENCE = 1.5  # seconds within which at least one child turns: an idle worker once a second, maintenance twice
 
 
 class Watch:
-    """Keeps the deadlines of the children and of what they run.
+    """The part of the supervisor that enforces the deadlines of the children and of their jobs.
 
     Attributes:
         hard_at: monotonic seconds of the next hard deadline of a running job.
@@ -45,11 +45,11 @@ class Watch:
         self._began = time.monotonic()
         self._announced = False
         self._ever_ready = False
-        self._silent_since: float | None = None  # while all wait for the disk
+        self._silent_since: float | None = None  # monotonic seconds; set while all children wait for the disk
         self.hard_at = float("inf")
 
     def look(self, now: float) -> None:
-        """Reads the board once, and acts on it."""
+        """Read the board once, and act on it."""
         tree = self._tree
         self.hard_at = float("inf")
         living = [place for place in tree.places if place.pid is not None and not place.killed]
@@ -68,8 +68,8 @@ class Watch:
         self._check_first_ready(now)
 
     def _listen(self, living: Sequence[Place], slots: Sequence[SlotState], now: float) -> None:
-        """Find out whether a disk stands still for all: nobody turns, and somebody waits for it in the kernel, where a
-        kill has no effect anyway. That time is nobody's fault, either; only a drain does not wait for it."""
+        """Find out whether the disk stands still for all. Then no child turns, and one waits for the disk in the
+        kernel, where a kill has no effect. No job is charged for that time; only a drain does not wait for it."""
         still = self._tree.still
         beats = [slot.tick / 1e9 for slot in slots if slot.state == READY]
         silent = bool(beats) and still.elapsed(max(beats), now) > SILENCE
@@ -90,7 +90,7 @@ class Watch:
 
     def _enforce(self, place: Place, slot: SlotState, now: float) -> None:
         options, kill, still = self._tree.options, self._tree.kill, self._tree.still
-        # A job whose handler has ended has no deadline any more: the rest is the engine's time.
+        # A job whose handler has ended has no deadline any more: the remaining time is the engine's.
         busy = [row for row in self._tree.board.busy_rows(place.spec.index) if not row.settling]
         running = name_holder(place.pid or 0, [later(row, still, now) for row in busy], int(now * 1e9), slot.tick)
         charged = overdue(running, int(now * 1e9), slot.tick)
@@ -105,15 +105,15 @@ class Watch:
         elif not place.ready and still.elapsed(place.born_at, now) > options.ready_within:
             kill(place, "failed_to_start", PLANNED, f"not ready within {options.ready_within:g} s")
         elif slot.state in (LEAVING, GONE) and not busy and place.kill_at is None and options.drain is not None:
-            place.kill_at = now + options.drain  # it leaves by itself: its lifespan may hang
+            place.kill_at = now + options.drain  # it leaves by itself, and its lifespan may hang
         elif self._is_stuck(place, slot, now) and not busy:
             kill(place, "stuck", PLANNED, f"idle, and its loop has not turned for {STUCK_AFTER:g} s")
 
     def _is_another_program(self, place: Place, slot: SlotState, now: float) -> bool:
-        """Return whether a job has executed a program in the place of its worker (`os.execv`). Its jobs are rescued at
-        once, as their owner is gone, but it would keep the slot until the last of their deadlines."""
+        """Return whether a job has replaced its worker by another program (`os.execv`). The worker's jobs are rescued
+        at once, because their owner is gone, but the program would keep the slot until the last of their deadlines."""
         silent = self._tree.still.elapsed(slot.tick / 1e9, now) > SILENCE
-        known = place.ready and place.image != 0  # what is not ready may be spawned: its image is yet to come
+        known = place.ready and place.image != 0  # a spawned child that is not ready has no final image yet
         return known and silent and image(place.pid or 0) not in (0, place.image)
 
     def _is_stuck(self, place: Place, slot: SlotState, now: float) -> bool:
@@ -121,8 +121,9 @@ class Watch:
         return place.ready and slot.state == READY and silent and not waits_for_disk(place.pid or 0)
 
     def _end_late(self, place: Place, slot: SlotState) -> None:
-        """It was told to leave, and has not. One that has handed back everything and only sends its telemetry may go on
-        until the deadline, and does not make the drain a failed one: a dead collector is no reason for exit code 5."""
+        """Kill a child that was told to leave and is late. A child that has settled everything and only sends its
+        telemetry may go on until the deadline, and does not make the drain a failed one: a failing collector does not
+        justify exit code 5."""
         tree, settled = self._tree, slot.state == GONE
         if settled and not (place.flushing or place.spec.last):
             place.flushing = True
@@ -143,7 +144,7 @@ class Watch:
 
 
 def later(row: RowState, still: Standstill, now: float) -> RowState:
-    """Return the row with its deadline moved by the standstill that it has seen."""
+    """Return the row with its deadline moved by the standstill since its start."""
     gap = still.between(row.started / 1e9, now)
     return replace(row, hard=row.hard + int(gap * 1e9)) if gap and row.hard else row
 
@@ -156,10 +157,10 @@ def name_holder(
     *,
     waits: Callable[[int, int], bool | None] = waits_for_lock,
 ) -> list[RowState]:
-    """Return the rows with a mark on the late one whose thread keeps the interpreter from all others.
+    """Return the rows, with `on_cpu` set on the late ones whose thread keeps the interpreter from all others.
 
     Such a process does not turn: its main thread waits for the interpreter. A late job whose thread does not wait holds
-    it, or has hung by itself in a call that needs no interpreter.
+    the interpreter, or hangs in a call that does not need it.
     """
     if len(busy) < 2 or now - tick <= STANDS_STILL or not any(row.thread and 0 < row.hard <= now for row in busy):
         return busy
@@ -169,11 +170,12 @@ def name_holder(
 
 
 def overdue(busy: Sequence[RowState], now: int, tick: int) -> list[int] | None:
-    """Rows to charge when the process must be killed now; None: it must not (yet).
+    """Return the rows to charge if the process must be killed now; None: it must not, or not yet.
 
-    The others get the time that their own deadlines give them: the process dies when every job that still runs is past
-    its hard one. Where one job's code holds the event loop they cannot use that time: then it dies at that job's hard
-    deadline, and only that job is charged. A row read while it was written says nothing: the next turn reads it.
+    Other jobs keep the time up to their own deadlines: the process is killed when every running job is past its hard
+    deadline. If one job's code blocks the event loop, the others cannot use that time: the process is killed at the
+    hard deadline of that job, and only that job is charged. A row that was read during a write is ignored until the
+    next turn.
     """
     late = [row for row in busy if row.whole and row.hard and now >= row.hard]
     if not late:

@@ -1,4 +1,4 @@
-"""One run of one job: decode, middleware, handler, outcome. It settles nothing and knows no process."""
+"""The executor runs one job once: decode, middleware, handler, outcome. It settles nothing and knows no process."""
 
 from __future__ import annotations
 
@@ -47,23 +47,23 @@ def _call(method: Callable[..., Any], *arguments: Any) -> Any:
 
 
 class Executor:
-    """Runs the jobs of one queue of one app.
+    """The executor of one queue of one app: it runs the queue's jobs.
 
     Args:
         app: the instance whose method is the handler.
-        handler: as declared.
-        options: the queue's, after settings.
+        handler: the declared handler.
+        options: the queue's options, with settings applied.
         tracing: opens the span around each run.
-        emit: takes the JobFinished event, emitted while the span is current.
-        wants: whether anybody listens to a kind of event, of a JobFinished by its outcome; asked once.
-        stopping: whether the worker drains; `ctx.should_stop`.
-        swallows: errors of `on_failure` that change nothing; others leave the run.
-        stood_still: seconds for which the whole tree has stood still.
+        emit: takes the JobFinished event, which is emitted while the span is current.
+        wants: says whether a kind of event has a listener (for a JobFinished by its outcome); asked once.
+        stopping: says whether the worker drains, for `ctx.should_stop`.
+        swallows: errors of `on_failure` that are reported only; any other error leaves the run.
+        stood_still: returns the seconds for which the whole tree has stood still.
         clock, monotonic: wall clock and monotonic clock, seconds.
 
     Attributes:
-        record: is given the outcome of each attempt, before telemetry is.
-        settled: counts a settlement, as Tracing does.
+        record: takes the outcome of each attempt before telemetry does.
+        settled: counts a settlement, as `Tracing.settled` does.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Executor:
         self.options = options
         self._method: Callable[..., Any] = getattr(app, handler.name)
         carried = handler.queue.payload_type
-        # A dead letter is made of the job, not decoded: its payload is another queue's.
+        # A dead letter is built from the job and not decoded: its payload belongs to another queue.
         self._decode: Callable[[bytes], Any] | None = None
         if carried is not DeadLetter:
             self._decode = codec_for(carried, queue=options.name, full_errors=options.full_errors).decode
@@ -100,21 +100,23 @@ class Executor:
         self._stopping = stopping
         self._clock = clock
         self._monotonic = monotonic
-        # Well before the hard timeout of an attempt that ended at its soft one.
+        # It ends well before the hard timeout of an attempt that ended at its soft one.
         patience = min(PATIENCE, options.kill_after / 2)
         self._hook = FailureHook(app, emit, patience=patience, swallows=swallows)
 
     def attempt(self, lease: Lease) -> Attempt:
-        """The run that is about to start, or the earlier one that is to be charged; its ids go into the run record."""
+        """Return the run that is about to start, or the earlier one that must be charged. Its ids go into the run
+        record."""
         if lease.previous is not None:
             return attempt_elsewhere(lease, self.options, self._tracing)
         now = self._clock()
         return Attempt(lease, self.options, now, self._tracing.identify(lease, now), max(0.0, now - lease.eligible_at))
 
     def run(self, attempt: Attempt, *, call: Callable[..., Any] = _call) -> Outcome:
-        """A sync run. `call(method, *arguments)` calls it; the worker passes one that arms the soft timeout.
+        """Run a sync handler. `call(method, *arguments)` calls it; the worker passes a function that arms the soft
+        timeout.
 
-        It has a context of its own, as an async run has by its task: what a handler binds to it ends with the job.
+        The run has its own context, as an async run has through its task: what a handler binds to it ends with the job.
         """
         if attempt.lease.previous is not None:
             self._hook.tell(*self._charge_elsewhere(attempt))
@@ -146,7 +148,7 @@ class Executor:
             self._tracing.leave(attempt, entered)
 
     async def run_async(self, attempt: Attempt, *, call: Callable[[Awaitable[Any]], Awaitable[Any]]) -> Outcome:
-        """An async run. `call` awaits the handler's coroutine; the worker passes one that enforces the soft timeout and
+        """Run an async handler. `call` awaits its coroutine; the worker passes one that enforces the soft timeout and
         turns the cancellation that it caused into JobInterrupted."""
         if attempt.lease.previous is not None:
             await self._hook.atell(*self._charge_elsewhere(attempt))
@@ -183,14 +185,14 @@ class Executor:
         return failure, self._context(attempt, self._monotonic())
 
     def _check(self, result: object) -> None:
-        """Raises TypeError: the handler has only begun, or not even that."""
+        """Raise TypeError if the handler returned unfinished work: it has only begun, or has not run at all."""
         if why := undone(result):
             dismiss(result)
             raise TypeError(f"{self._where()} returned {why}")
 
     def _awaitable(self, made: Any) -> Awaitable[Any]:
-        """What an async handler's call gave. Raises TypeError: nothing that can be awaited."""
-        if type(made) is CoroutineType:  # as nearly always
+        """Return what an async handler's call returned. Raises TypeError: it cannot be awaited."""
+        if type(made) is CoroutineType:  # the usual case
             return made
         what = unfinished(made)
         if what and not what.endswith("generator"):
@@ -203,7 +205,7 @@ class Executor:
         return f"{self.handler.place}: {type(self.app).__name__}.{self.handler.name}"
 
     def report_loss(self, lease: Lease, failure: Failure) -> None:
-        """Tells the service's `on_failure` of an attempt whose process died. No lifespan is open here."""
+        """Call the service's `on_failure` for an attempt whose process died. No lifespan is open here."""
         attempt = Attempt(lease, self.options, failure.started_at)
         self._hook.tell(failure, self._context(attempt, self._monotonic()))
 
@@ -224,7 +226,8 @@ class Executor:
         )
 
     def _own_time(self) -> float:
-        """Seconds of the tree's own time: what a handler has left does not shrink while everything stands still."""
+        """Return the seconds of the tree's own time. The time left for a handler does not shrink while the tree stands
+        still."""
         return self._monotonic() - self._stood_still()
 
     def _decided(self, attempt: Attempt, error: BaseException) -> Outcome:
@@ -245,7 +248,7 @@ class Executor:
         return outcome
 
     def decide(self, attempt: Attempt, error: BaseException) -> Outcome:
-        """What is to be done with the job of a run that ended by an exception."""
+        """Return the outcome of a run that ended by an exception."""
         policy = self.options.retry
         kind: Any = type(error)  # isinstance() would ask the exception's own __class__
         ended: Any = error
@@ -284,9 +287,9 @@ class Executor:
 
 
 def finished(attempt: Attempt, outcome: Outcome, duration: float) -> JobFinished:
-    """The event of a run that ended."""
+    """Return the event of a run that ended."""
     lease, identity, failure = attempt.lease, attempt.identity, outcome.failure
-    # By position where it may be: a name costs as much as a value, and this is made for every job.
+    # Positional arguments where possible: a name costs as much as a value, and this runs for every job.
     event = JobFinished(
         lease.queue,
         lease.job.id,
@@ -312,14 +315,15 @@ def finished(attempt: Attempt, outcome: Outcome, duration: float) -> JobFinished
 
 
 def telemetry_type(error: BaseException) -> str:
-    """`error.type`: the exception's class; for ends that the framework decides, their reason."""
+    """Return `error.type`: the exception's class, or the framework's reason if the framework ended the run."""
     if issubclass(type(error), UndecodablePayload):
         return "invalid_payload"
     return "timeout" if issubclass(type(error), JobInterrupted) else error_type(error)
 
 
 def _seconds(delay: Any) -> float:
-    """A delay that a subclass may have set itself. Raises ValueError: no moment."""
+    """Return a delay as a float; a subclass may have set it. Raises ValueError: it is negative, infinite or not a
+    number."""
     found = float(delay)
     if not 0 <= found < inf:
         raise ValueError(f"a delay of {found} s")
@@ -327,7 +331,7 @@ def _seconds(delay: Any) -> float:
 
 
 def letter_of(lease: Lease) -> DeadLetter:
-    """A dead letter as its handler sees it."""
+    """Return a dead letter as its handler sees it."""
     job = lease.job
     return DeadLetter(
         job_id=job.id,

@@ -1,4 +1,4 @@
-"""A run on a machine that is gone: whoever gets its job next charges it, as a rescuer does where it can."""
+"""A run on a machine that is gone: the worker that claims its job next charges it, as a rescuer does where it can."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _MESSAGE = "the machine on which it ran this job does not answer any more"
 
 
 def attempt_elsewhere(lease: Lease, options: QueueOptions, tracing: Tracing) -> Attempt:
-    """Return the run before this delivery, with the ids that it had."""
+    """Return the run before this delivery, with its ids."""
     run = identified(tracing, lease, _run(lease))
     identity = SpanIdentity(run.trace_id, run.span_id, run.sampled)
     return Attempt(lease, options, run.started_at, identity, max(0.0, run.started_at - lease.eligible_at))
 
 
 def identified(tracing: Tracing, lease: Lease, run: RunRecord) -> RunRecord:
-    """Return a run with its ids, also where the store knows only that it had started."""
+    """Return a run with its ids, even if the store knows only that it had started."""
     if run.span_id:
         return run
     who = tracing.identify(_earlier(lease, run), run.started_at)
@@ -46,7 +46,7 @@ def loss_elsewhere(attempt: Attempt, now: float) -> Failure:
 
 
 def lost_elsewhere(attempt: Attempt, outcome: Outcome, failure: Failure) -> AttemptLost:
-    """Return the event that sends its span."""
+    """Return the event that makes telemetry send the span of that run."""
     run, who = _run(attempt.lease), attempt.identity
     return AttemptLost(
         lease=_earlier(attempt.lease, run),

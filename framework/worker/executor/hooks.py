@@ -1,4 +1,4 @@
-"""The service's `on_failure`: plain or `async def`, whatever it raises, and for how long it may run."""
+"""The call of the service's `on_failure`: plain or `async def`, with its errors contained and its time limited."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from framework.model.job import Context, Failure
 from framework.process.forks import parent_goes_on
 from framework.service.app import WorkerApp
 
-PATIENCE = 5.0  # seconds that an `async def on_failure` has at most
-_LAG = 0.5  # seconds more, until its thread is left behind
-_MOST_PARTS = 100  # elements of a result that are looked at
+PATIENCE = 5.0  # seconds that an `async def on_failure` may take at most
+_LAG = 0.5  # further seconds, after which its thread is abandoned
+_MOST_PARTS = 100  # elements of a result that are inspected
 
 
 class FailureHook:
-    """Tells the service of failed attempts. Its error becomes an event and changes nothing for the job.
+    """The hook that tells the service of failed attempts. Its error becomes an event and changes nothing for the job.
 
     Args:
-        app: whose `on_failure` is called.
+        app: the app whose `on_failure` is called.
         emit: takes the event.
-        patience: seconds that what an async hook gives may take.
-        swallows: errors of the hook that end here.
+        patience: seconds that the awaitable of an async hook may take.
+        swallows: errors of the hook that are caught here.
     """
 
     def __init__(
@@ -47,17 +47,17 @@ class FailureHook:
         self._swallows = swallows
 
     def tell(self, failure: Failure, context: Context) -> None:
-        """Calls it where no event loop is ours: what an async hook gives runs in a thread with a loop of its own."""
+        """Call the hook from sync code; what an async hook returns runs in a thread with its own event loop."""
         try:
             with parent_goes_on():
-                made = self._app.on_failure(replace(failure), context)  # a copy: what is frozen can be changed
+                made = self._app.on_failure(replace(failure), context)  # a copy: a hook can change even a frozen record
             if made is not None and unfinished(made):
                 _run_in_thread(made, self._patience)
         except self._swallows as error:
             self._failed(context, error)
 
     async def atell(self, failure: Failure, context: Context) -> None:
-        """Calls it on the running event loop."""
+        """Call the hook on the running event loop."""
         try:
             with parent_goes_on():
                 made = self._app.on_failure(replace(failure), context)
@@ -72,7 +72,7 @@ class FailureHook:
 
 
 def unfinished(result: object) -> str:
-    """Return what a call gave in the place of a result, `a coroutine`, if its work is yet to be done; else nothing."""
+    """Return what kind of unfinished work a call returned, for example `a coroutine`; empty if it returned a result."""
     kind = type(result)  # isinstance() would ask the result's own __class__
     if issubclass(kind, AsyncGenerator):
         return "an async generator"
@@ -82,7 +82,7 @@ def unfinished(result: object) -> str:
 
 
 def undone(result: object) -> str:
-    """Return why the work of a handler that returned this is yet to be done; nothing where it is done."""
+    """Return why the work of a handler that returned this value is not done yet; empty if it is done."""
     what = unfinished(result) or _lazy(result)
     if not what:
         return ""
@@ -97,7 +97,7 @@ def undone(result: object) -> str:
 
 
 def _lazy(result: Any) -> str:
-    """Return what else has not run: of the standard library, and a collection of coroutines."""
+    """Return other kinds of unfinished work: those of the standard library, and collections of coroutines."""
     kind = type(result)
     if issubclass(kind, (Future, map, filter)):
         return f"a {kind.__qualname__}"
@@ -110,7 +110,7 @@ def _parts(result: Any) -> list[object]:
 
 
 def dismiss(result: Any) -> None:
-    """Close what `undone` has found: nothing will ever run it."""
+    """Close what `undone` has found: it will never run."""
     for part in filter(unfinished, _parts(result)):
         dismiss(part)
     for name in ("close", "cancel"):
@@ -139,8 +139,10 @@ def _run_in_thread(made: Any, patience: float) -> None:
 
 
 async def _run_beside(made: Any, patience: float) -> None:
-    """In a task of its own: a hook that swallows its cancellation is left behind. What it raises is handed over as a
-    value: a SystemExit that leaves a task stops the loop."""
+    """Await the hook in its own task, so that a hook that swallows its cancellation can be abandoned.
+
+    The task returns an error as a value, because a SystemExit that leaves a task stops the loop.
+    """
     task = asyncio.ensure_future(_error_of(made))
     done, _ = await asyncio.wait({task}, timeout=patience)
     if not done:

@@ -1,4 +1,4 @@
-"""Claims that wait in a process for their start: few, and given back when the current job takes long."""
+"""Claims that wait in a process for their start: few, and released when the current job takes long."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from queue import Empty, SimpleQueue
 from framework.model.job import Lease
 
 MOST = 64
-WORTH = 0.010  # seconds of work that a batch should hold
-CLAIMS_WORTH = 10  # the same, in times that a claim takes
+WORTH = 0.010  # seconds of work that one claim should bring
+CLAIMS_WORTH = 10  # the same, as a multiple of the time that a claim takes
 QUICK = WORTH / 16
-PATIENCE = 0.020  # seconds that a handler may run before the claims behind it go back
+PATIENCE = 0.020  # seconds that a handler may run before the claims that wait behind it are released
 
 
 class Claims:
-    """A deque that two threads pop from: whoever popped a lease owns it.
+    """The waiting claims: a deque from which two threads pop; the thread that pops a lease owns it.
 
     Attributes:
-        started: when the handler that runs began, monotonic seconds; 0 = none runs.
-        quick: jobs are so short that some microseconds for each are too much, and once in a while is often enough.
+        started: when the running handler began, monotonic seconds; 0: none runs.
+        quick: jobs are so short that upkeep of some microseconds after each is too much; once in a while is enough.
 
-    Averages cannot know how long the next job takes, so a helper thread gives back what waits behind a long one. Code
-    that holds the GIL stops the helper, too: those claims go back when the process is killed.
+    Averages do not tell how long the next job takes, so a helper thread releases what waits behind a long one. Code
+    that holds the GIL stops the helper, too: those claims are released when the process is killed.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Claims:
         self._claim_seconds = claim_seconds
         self._clock = clock
         self._waiting: deque[Lease] = deque()
-        self._average = WORTH  # one job a batch until we know better
+        self._average = WORTH  # at first one job per claim, until durations are known
         self.quick = False
         self.started = 0.0
         # SimpleQueue.put may be called in a signal handler, which an Event's lock may not.
@@ -49,41 +49,41 @@ class Claims:
         self._helper.start()
 
     def limit(self) -> int:
-        """Return how many to claim: about WORTH seconds of work, more where a claim itself takes long."""
+        """Return how many jobs to claim: about WORTH seconds of work, more if a claim itself takes long."""
         worth = max(WORTH, CLAIMS_WORTH * self._claim_seconds())
         return max(1, min(MOST, int(worth / max(self._average, 1e-6))))
 
     def add(self, leases: Sequence[Lease]) -> None:
-        """Freshly claimed, in order."""
+        """Add fresh claims, in order."""
         self._waiting.extend(leases)
         if len(self._waiting) > 1 and not self._watching:
             self._calls.put("watch")
 
     def take(self) -> Lease | None:
-        """The next to start."""
+        """Return the next lease to start; None: none waits."""
         try:
             return self._waiting.popleft()
         except IndexError:
             return None
 
     def __len__(self) -> int:
-        """Return how many wait."""
+        """Return how many leases wait."""
         return len(self._waiting)
 
     def ended(self, duration: float) -> None:
-        """A handler has ended."""
+        """Note that a handler has ended, and update the average duration."""
         self.started = 0.0
-        # Quick to become careful, slow to become bold.
+        # A longer job changes the average fast, a shorter one slowly.
         weight = 0.5 if duration > self._average else 0.1
         self._average += weight * (duration - self._average)
         self.quick = self._average < QUICK
 
     def give_back(self) -> None:
-        """From a signal handler: everything that has not started goes back, by the helper thread."""
+        """Let the helper thread release everything that has not started. Safe in a signal handler."""
         self._calls.put("give_back")
 
     def close(self) -> None:
-        """Gives everything back and ends the helper."""
+        """Release everything and end the helper thread."""
         self._calls.put("stop")
         self._helper.join()
 
@@ -98,9 +98,9 @@ class Claims:
                 return
 
     def _watch(self) -> str:
-        """Looks at the clock until nothing waits or somebody calls.
+        """Check the clock until no lease waits or another call arrives; return what to do next.
 
-        While it watches nobody wakes it: a call for each batch would fight for the GIL with the handlers.
+        While the helper watches, no call wakes it: a call per claim would compete with the handlers for the GIL.
         """
         self._watching = True
         try:
@@ -118,7 +118,7 @@ class Claims:
                     return call
         finally:
             self._watching = False
-        return "watch" if self._waiting else "idle"  # what came between the last look and the flag
+        return "watch" if self._waiting else "idle"  # leases may have come between the last look and the flag
 
     def _empty(self) -> None:
         leases: list[Lease] = []

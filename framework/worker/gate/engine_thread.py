@@ -1,4 +1,4 @@
-"""One thread that makes all calls of an engine, one after the other. A claim that waits steps aside for the others."""
+"""The thread that makes all calls to an engine, one after the other. A waiting claim makes room for other calls."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _Call = tuple[Future[Any] | None, Callable[..., Any], tuple[Any, ...]]
 
 
 class EngineThread:
-    """Begins with the first call.
+    """The thread that calls an engine; it starts with the first call.
 
     Args:
         wake: ends a claim that waits.
-        on_due: is called in the thread at the moment that `by` has set.
+        on_due: called in the thread at the moment that `by` has set.
 
     Attributes:
-        error: what a call raised for which nothing waited; the next call for which something waits raises it.
+        error: what a call made by `tell` raised; `check` or the next call made by `call` raises it.
     """
 
     def __init__(self, wake: Callable[[], None], on_due: Callable[[], None]) -> None:
@@ -36,55 +36,56 @@ class EngineThread:
 
     @property
     def busy(self) -> bool:
-        """Return whether a call is under way or waits for its turn."""
+        """Return whether a call is in progress or queued."""
         with self._changed:
             return self._working or bool(self._calls)
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Make a call in its turn; return its result to come."""
+        """Queue a call; return a future with its result."""
         future: Future[Any] = Future()
         self._put((future, function, arguments))
         return future
 
     def tell(self, function: Callable[..., Any], *arguments: Any) -> None:
-        """Make a call in its turn, for whose result nothing waits."""
+        """Queue a call whose result is not needed."""
         self._put((None, function, arguments))
 
     def check(self) -> None:
-        """Raise what a call raised for which nothing waited."""
+        """Raise what a call made by `tell` has raised."""
         raised, self.error = self.error, None
         if raised is not None:
             raise raised
 
     def by(self, moment: float) -> None:
-        """Have `on_due` called at this moment (monotonic seconds), or before."""
+        """Have `on_due` called at this moment (monotonic seconds), or earlier."""
         with self._changed:
             self._due = min(self._due, moment)
             self._begin()
             self._changed.notify()
 
     def step_aside(self) -> None:
-        """End a claim that waits: there is something else to do."""
+        """End a waiting claim, because there is something else to do."""
         if self._waiting:
             self._wake()
 
     def waiting(self, call: Callable[[float], Any], seconds: float) -> Any:
-        """In the thread: make a call that may wait so long, and not at all where another call has come by now."""
-        self._waiting = True  # first: who comes from here on wakes
+        """Make a claim that may wait up to `seconds`, in the thread. It does not wait if another call is queued or
+        due."""
+        self._waiting = True  # first: a call that arrives after this line ends the wait
         try:
             return call(0.0 if self._calls or self._due <= time.monotonic() else seconds)
         finally:
             self._waiting = False
 
     def pause(self, seconds: float) -> None:
-        """In the thread: sleep, but not longer than until another call comes."""
+        """Sleep in the thread for `seconds`, or until another call is queued."""
         end = time.monotonic() + seconds
         with self._changed:
             while not self._calls and (left := min(end, self._due) - time.monotonic()) > 0:
                 self._changed.wait(left)
 
     def close(self, within: float) -> None:
-        """Make the calls that wait for their turn, then end. Idempotent."""
+        """Make the queued calls, then end the thread. Idempotent."""
         with self._changed:
             self._closed = True
             self._due = min(self._due, time.monotonic())
@@ -123,11 +124,11 @@ class EngineThread:
             del call, future, arguments
 
     def _next(self) -> _Call | None:
-        """Wait for what is to be done next; None: the end."""
+        """Wait for the next call; None: the thread ends."""
         with self._changed:
             self._working = False
             while True:
-                if not self._calls and self._due <= time.monotonic():  # what is flushed later is flushed with more
+                if not self._calls and self._due <= time.monotonic():  # calls first: a later flush settles more
                     self._due, self._working = math.inf, True
                     return None, self._on_due, ()
                 if self._calls:

@@ -1,4 +1,4 @@
-"""The only caller of the engine in a worker: claims, starts, settlements, and patience with an engine that fails."""
+"""The only caller of the engine in a worker: claims, starts and settlements, and retries while the engine fails."""
 
 from __future__ import annotations
 
@@ -27,37 +27,38 @@ from framework.model.outcome import SUCCEEDED, Kind, Outcome, Settlement
 from framework.worker.gate.turns import Turns
 from framework.worker.gate.unsettled import FIRST_RETRY, LAST_RETRY, Unsettled, UnsettledLeases
 
-WAIT = 1.0  # seconds that one claim waits for a job: a worker's loop turns at least so often
-LONG_WAIT = 5.0  # the same, where a loop turns beside it
-CERTAIN = 3  # failures of the engine in a row after which it fails, and not these leases
-LONE = 1.5  # seconds for which a lease could not be settled while the engine works: a drain does not wait for it
-TOGETHER = 32  # settlements that wait for each other, each with its slot of the ledger
-MOST_NAMED = 5  # jobs in one line
+WAIT = 1.0  # seconds that one claim waits for a job; a worker's loop turns at least this often
+LONG_WAIT = 5.0  # the same on an event loop, which turns during the claim
+CERTAIN = 3  # failures in a row after which the engine counts as failing, not single leases
+LONE = 1.5  # seconds after which a drain no longer waits for a lease that fails while the engine works
+TOGETHER = 32  # settlements that are collected for one call; each keeps its slot of the ledger
+MOST_NAMED = 5  # jobs named in one line
 _RELEASED = Outcome(Kind.RELEASED)
 
 
 class Gate:
-    """Calls a local engine where it is asked to. For others see `ThreadGate`.
+    """The gate to a local engine: calls run in the thread that asks. For other engines see `ThreadGate`.
 
-    A lease that cannot be settled is kept and tried again, until the process ends; other jobs go on meanwhile.
+    A lease that cannot be settled is kept and tried again until the process ends; other jobs go on.
 
     Args:
-        broker: open engine.
-        ledger: of this process: a lease has its slot until it is settled.
-        weights: of the queues from which this worker claims, by name.
+        broker: the open engine.
+        ledger: the ledger of this process, in which each lease has a slot until it is settled.
+        weights: weights by name of the queues from which this worker claims.
         emit: takes events.
-        tells_settled: whether JobsSettled are wanted.
-        count_settled: counts one (queue, verb, seconds) without an event; False: it does not.
-        doubt: is asked after each failure whether this process itself is the cause.
-        lost_here: why leases only seem to be lost: this process looks in the wrong place. Empty: they are lost.
-        ruin: ends a process that can do nothing more.
+        tells_settled: JobsSettled events are wanted.
+        count_settled: counts one (queue, verb, seconds) without an event; returns False if it does not.
+        doubt: called after each failure, to find out whether this process itself is the cause.
+        lost_here: says why leases only seem to be lost because this process looks in the wrong place; empty: they are
+            lost.
+        ruin: makes a process leave that cannot do anything any more.
 
     Attributes:
-        failures: calls that have failed in a row; failing_since: monotonic seconds.
-        doubtful: the engine fails, and the state of this process would explain it.
-        on_surprise: called when a claim has raised what the contract does not know. In any thread.
-        on_lost: takes a lease that has become another worker's while its handler runs, again and again until that ends.
-            In any thread.
+        failures: calls that have failed in a row; failing_since: when the first of them failed, monotonic seconds.
+        doubtful: the engine fails, and a defect of this process would explain it.
+        on_surprise: called when a claim has raised an error that the contract does not name. In any thread.
+        on_lost: takes a lease that another worker owns by now while its handler still runs; called again and again
+            until the handler ends. In any thread.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Gate:
         self._stuck = StuckJobs(broker, emit)
         self._unsettled = UnsettledLeases()
         self._later: deque[Unsettled] = deque()
-        self._failing: dict[str, tuple[float, float]] = {}  # verb: since when, wait before the next try
+        self._failing: dict[str, tuple[float, float]] = {}  # by verb: (failing since when, seconds before the next try)
         self._retry_at = 0.0
         self._waiters: ThreadPoolExecutor | None = None
         self.failures, self.failing_since = 0, 0.0
@@ -96,7 +97,7 @@ class Gate:
     # --- claiming and starting --------------------------------------------------------------------------------------
 
     def claim(self, limit: int, wait: float) -> Sequence[Lease]:
-        """Leases, or none; an engine that fails is asked again later and later."""
+        """Claim up to `limit` leases, or none; an engine that fails is asked again after growing delays."""
         now = time.monotonic()
         if now < self._retry_at:
             self._pause(min(wait, self._retry_at - now))
@@ -106,7 +107,7 @@ class Gate:
         except Exception as error:
             known = answer(error)
             self._failed("claim", known)
-            if known is not error:  # who knows what it has claimed and not returned: the end of this process frees that
+            if known is not error:  # it may hold jobs that it did not return: the end of this process frees them
                 self.on_surprise()
             return ()
         self._recovered("claim")
@@ -118,7 +119,7 @@ class Gate:
         return leases
 
     async def aclaim(self, limit: int) -> Sequence[Lease]:
-        """Claim at once, else wait in a thread: the loop must turn meanwhile."""
+        """Claim at once if jobs are ready; otherwise wait in a thread, because the loop must turn."""
         leases = self.claim(limit, 0)
         if leases:
             return leases
@@ -128,12 +129,12 @@ class Gate:
 
     @property
     def settle_delay(self) -> float:
-        """Return for how long a settlement may wait for others, in seconds."""
+        """Return how long a settlement may wait for others, in seconds."""
         return 0.0
 
     @property
     def claim_seconds(self) -> float:
-        """Return what a claim costs beside its system calls, in seconds: a way to a server and back."""
+        """Return the cost of a claim besides its system calls, in seconds: the round trip to a server."""
         return 0.0
 
     def _claimed(self, leases: Sequence[Lease], duration: float) -> None:
@@ -145,7 +146,7 @@ class Gate:
                 self.emit(JobsClaimed(queue, count, duration))
 
     def start(self, lease: Lease, run: Run) -> bool:
-        """Write the run into the ledger. False: it has no room, and the job goes back unstarted."""
+        """Write the run into the ledger. Return False if the ledger is full: the job is released unstarted."""
         try:
             self._ledger.begin(lease, run)
         except OSError as error:
@@ -159,13 +160,13 @@ class Gate:
         return True
 
     def _make_room(self) -> bool:
-        """Free the ledger's slots of those that wait to be settled; return whether there were any."""
+        """Free the ledger slots of collected settlements by settling them; return whether there were any."""
         waiting = bool(self._later)
         self.flush()
         return waiting
 
     def wake(self) -> None:
-        """End a claim that waits, or the next one. Safe in a signal handler."""
+        """End the waiting claim, or the next one. Safe in a signal handler."""
         self._broker.wake()
 
     def _pause(self, seconds: float) -> None:
@@ -177,7 +178,7 @@ class Gate:
         """Settle a lease, now or later.
 
         Args:
-            row: where it ran; None = it has not started.
+            row: the row on which the job ran; None: it has not started.
         """
         started, settlement = time.monotonic(), Settlement(lease, outcome)
         if self._later:
@@ -198,7 +199,8 @@ class Gate:
                 self.emit(JobsSettled(lease.queue, verb, 1, seconds))
 
     def settle_soon(self, lease: Lease, outcome: Outcome, row: int) -> None:
-        """Settle a success with those after it, at the next `flush`; what the ledger says is enough for a rescuer."""
+        """Collect a success, to settle it with others at the next `flush`. A rescuer needs only its outcome in the
+        ledger."""
         if outcome is not SUCCEEDED or self._unsettled or self.failures:
             self.settle(lease, outcome, row)
         else:
@@ -207,12 +209,12 @@ class Gate:
                 self.flush()
 
     def give_back(self, leases: Sequence[Lease]) -> None:
-        """Unstarted leases return to their place; no attempt is spent. Safe in threads."""
+        """Release unstarted leases; no attempt is spent. Safe in threads."""
         if leases:
             self._give_back(leases)
 
     def flush(self) -> None:
-        """Settle now what waits to be settled with others. Safe in threads."""
+        """Settle now what was collected. Safe in threads."""
         items: list[Unsettled] = []
         with suppress(IndexError):
             while True:
@@ -221,7 +223,7 @@ class Gate:
             self._settle(items)
 
     def settle_late(self) -> bool:
-        """Try what could not be settled; True when nothing is left. Cheap when nothing is."""
+        """Try again what could not be settled. Return True when nothing is left. Costs little in that case."""
         if self._unsettled and (due := self._unsettled.due()):
             self._settle(due)
             if not self._unsettled:
@@ -230,18 +232,19 @@ class Gate:
         return not self._unsettled
 
     def rows(self) -> list[int]:
-        """Return where the jobs ran that could not be settled."""
+        """Return the rows on which the jobs ran that could not be settled."""
         return [item.row for item in self._unsettled.items() if item.row is not None]
 
     def leave_behind(self, engine_worked_at: float) -> str:
-        """At the end of a drain: leave leases that fail while the engine works for others. They stay claimed, with
-        their outcomes in the ledger: the next rescue finishes them.
+        """Decide, at the end of a drain, to leave leases that fail while the engine works for other processes.
+
+        They stay claimed, with their outcomes in the ledger: the next rescue settles them.
 
         Args:
-            engine_worked_at: when it last did in another process, monotonic seconds.
+            engine_worked_at: when the engine last worked in another process, monotonic seconds.
 
         Returns:
-            a line that names them; empty: the drain waits for them.
+            One line that names them; empty: the drain waits for them.
         """
         items = self._unsettled.items()
         if not items or engine_worked_at <= min(item.since for item in items) + LONE:
@@ -249,13 +252,13 @@ class Gate:
         return f"jobs that cannot be settled stay claimed, for the next rescue: {_names(items)}"
 
     def close(self) -> None:
-        """Let go of threads; what is not settled by now stays claimed. Idempotent."""
+        """Let the threads end; what is not settled by now stays claimed. Idempotent."""
         if self._waiters is not None:
-            self.wake()  # a claim may wait for long, and Python waits for its thread
+            self.wake()  # a claim may wait for long, and Python waits for its thread at exit
             self._waiters.shutdown(wait=False, cancel_futures=True)
 
     def _give_back(self, leases: Sequence[Lease]) -> None:
-        leases = leases[::-1]  # what is released last comes first again
+        leases = leases[::-1]  # the last released is the first in the queue
         items = [Unsettled(Settlement(lease, _RELEASED)) for lease in leases]
         self._end(items, lambda: self._broker.release(leases))
 
@@ -289,7 +292,7 @@ class Gate:
             self.emit(JobsSettled(queue, VERBS[kind], count, duration))
 
     def _lost(self, items: Sequence[Unsettled], lost: LeaseLost) -> list[Unsettled]:
-        """Report lost leases, unless the process only looks in the wrong place: a handler has closed descriptors.
+        """Report lost leases, unless a handler has closed descriptors and this process only looks in the wrong place.
         Return what was settled."""
         gone, others = _parted(items, lost.leases)
         cause = self._lost_here(lost)
@@ -306,8 +309,8 @@ class Gate:
         return others
 
     def _keep(self, items: Sequence[Unsettled], error: EngineUnavailable) -> list[Unsettled]:
-        """Try leases again later. Other jobs go on meanwhile, unless nothing works for a while: then the engine fails,
-        and not these leases (a bad sector, an attribute of one file). Return what was settled."""
+        """Keep leases for another try; return what was settled. Other jobs go on, unless nothing works for a while:
+        then the engine counts as failing, not these leases (a bad sector, an attribute of one file)."""
         left, settled = _parted(items, error.unsettled or [item.settlement.lease for item in items])
         delay = max((self._unsettled.add(item) for item in left), default=0.0)
         if new := [item for item in left if item.failures == 1]:
@@ -323,7 +326,7 @@ class Gate:
         self._count_failure(error)
 
     def _hold(self, verb: str) -> float:
-        """Claim nothing for a while, longer at each failure. Return the seconds."""
+        """Stop claiming for a while, longer after each failure. Return the seconds."""
         now = time.monotonic()
         since, wait = self._failing.get(verb, (now, 0.0))
         wait = min(LAST_RETRY, max(FIRST_RETRY, wait * 2))
@@ -332,17 +335,17 @@ class Gate:
         return wait
 
     def _count_failure(self, error: Exception) -> int:
-        """Return how many calls of the engine have failed in a row."""
+        """Count a failure; return how many calls to the engine have failed in a row."""
         self.failures += 1
         self.failing_since = self.failing_since if self.failures > 1 else time.monotonic()
         self._doubt(error)
         return self.failures
 
     def _recovered(self, verb: str, *since: float) -> None:
-        """A verb works.
+        """Note that a verb works again, and report that.
 
         Args:
-            since: when leases had failed that are settled now, monotonic seconds.
+            since: when the leases failed that are settled now, monotonic seconds.
         """
         self.failures, self.doubtful = 0, False
         found = self._failing.pop(verb, None)

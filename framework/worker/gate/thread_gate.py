@@ -18,57 +18,58 @@ from framework.worker.gate.engine_thread import EngineThread
 from framework.worker.gate.gate import WAIT, Gate
 from framework.worker.gate.unsettled import Unsettled
 
-MOST = 256  # settlements that wait to be made together
-LOOK_EVERY = 1.0  # seconds between looks whether the leases of what runs are still this process's
-LAST_CALLS = 5.0  # seconds at the end for the calls under way
+MOST = 256  # settlements that are collected for one call
+LOOK_EVERY = 1.0  # seconds between questions whether this process still owns the leases of its running jobs
+LAST_CALLS = 5.0  # seconds at the end for the calls in progress
 
 
 class ThreadGate(Gate):
-    """No verb runs in the thread that asks, which may be the event loop's, and no two at the same time.
+    """The gate to a remote engine. One thread makes all calls, so none runs on an event loop, and no two at the same
+    time.
 
-    A success waits up to `settle_delay` for others; what is no success is settled at once, and the successes with it.
-    All go before the next claim. A claim waits in the same thread: it is woken, returns nothing and is repeated when
-    another call has come or settlements are due. So an engine needs no second connection for it.
+    A success waits up to `settle_delay` for others; any other outcome is settled at once, and the waiting successes
+    with it. All are settled before the next claim. A claim waits in the same thread: when another call or a settlement
+    is due, the claim is ended, returns nothing and is repeated. So an engine needs no second connection for claims.
 
-    While handlers run, the engine is asked once a second whether their leases are still this process's: see `on_lost`.
+    While handlers run, the engine is asked once a second whether this process still owns their leases: see `on_lost`.
 
     Attributes:
-        later: calls something after seconds, from the thread that settles (an event loop's `call_later`); None: there
-            is no loop, and a claim that waits is woken at the first settlement.
+        later: calls a function after some seconds in the thread that settles (an event loop's `call_later`); None:
+            there is no loop, and a waiting claim is ended at the first settlement.
     """
 
     def __init__(self, broker: Broker, *arguments: Any, **options: Any) -> None:
         super().__init__(broker, *arguments, **options)
         self._delay = broker.features.settle_delay
-        self._running: dict[int, Lease] = {}  # by identity
+        self._running: dict[int, Lease] = {}  # by id() of the lease
         self._look_at = math.inf
         self._thread = EngineThread(broker.wake, self._on_due)
         self._retrying = False
-        self._durations: deque[float] = deque([0.0], maxlen=16)  # of claims that found something
+        self._durations: deque[float] = deque([0.0], maxlen=16)  # of claims that found jobs
         self.later: Callable[[float, Callable[[], None]], object] | None = None
 
     def claim(self, limit: int, wait: float) -> Sequence[Lease]:
-        """Claim in the thread, and wait for it."""
+        """Claim in the thread, and wait for the result."""
         leases: Sequence[Lease] = self._thread.call(self._claim, limit, wait).result()
         return leases
 
     async def aclaim(self, limit: int) -> Sequence[Lease]:
-        """Claim in the thread, while the loop turns."""
+        """Claim in the thread while the event loop turns."""
         leases: Sequence[Lease] = await asyncio.wrap_future(self._thread.call(self._claim, limit, WAIT))
         return leases
 
     @property
     def settle_delay(self) -> float:
-        """Return for how long a settlement may wait for others, in seconds."""
+        """Return how long a settlement may wait for others, in seconds."""
         return self._delay
 
     @property
     def claim_seconds(self) -> float:
-        """Return what a claim takes that need not wait."""
+        """Return the seconds of a claim that does not wait: the shortest of the last 16 that found jobs."""
         return min(self._durations)
 
     def start(self, lease: Lease, run: Run) -> bool:
-        """Write the run into the ledger, and see that its lease is looked after."""
+        """Write the run into the ledger, and have its lease checked regularly."""
         if not super().start(lease, run):
             return False
         self._running[id(lease)] = lease
@@ -78,10 +79,10 @@ class ThreadGate(Gate):
         return True
 
     def _make_room(self) -> bool:
-        return False  # the thread will, but not at once
+        return False  # the thread makes room, but not at once
 
     def settle(self, lease: Lease, outcome: Outcome, row: int | None = None) -> None:
-        """Put a settlement to the others, and see that they are made in time."""
+        """Collect a settlement, and have all settled in time."""
         self._running.pop(id(lease), None)
         if outcome.kind is Kind.LEASE_LOST:
             self._ledger.free(lease)
@@ -99,7 +100,7 @@ class ThreadGate(Gate):
                 self.later(self._delay, self._thread.step_aside)
 
     def settle_soon(self, lease: Lease, outcome: Outcome, row: int) -> None:
-        """As `settle`: it waits for others anyhow."""
+        """Settle as `settle` does, which collects successes anyway."""
         self.settle(lease, outcome, row)
 
     def give_back(self, leases: Sequence[Lease]) -> None:
@@ -108,22 +109,22 @@ class ThreadGate(Gate):
             self._thread.tell(self._give_back, leases)
 
     def flush(self) -> None:
-        """Have settled now what waits to be settled with others."""
+        """Have the thread settle now what was collected."""
         if self._later:
             self._thread.by(time.monotonic())
             self._thread.step_aside()
 
     def settle_late(self) -> bool:
-        """Have tried what could not be settled; True when nothing is left. Raises what a call raised for which nothing
-        waited."""
+        """Have the thread try again what could not be settled. Return True when nothing is left. Raises what an earlier
+        call raised whose result nothing waited for."""
         self._thread.check()
         if self._unsettled and not self._retrying and self._unsettled.is_due():
             self._retrying = True
             self._thread.tell(self._retry)
-        return not (self._later or self._thread.busy or self._unsettled)  # in this order: nothing slips through
+        return not (self._later or self._thread.busy or self._unsettled)  # in this order, so that nothing is missed
 
     def close(self) -> None:
-        """Settle what waits, and end the thread."""
+        """Settle what was collected, and end the thread."""
         self._thread.close(LAST_CALLS)
         super().close()
 
@@ -145,7 +146,7 @@ class ThreadGate(Gate):
     def _on_due(self) -> None:
         self._flush()
         if time.monotonic() >= self._look_at:
-            self._look_at = math.inf  # first: a job that starts from here on sees to the next look, if this misses it
+            self._look_at = math.inf  # first: a job that starts now and that this look misses schedules the next one
             self._look(list(self._running.values()))
         if self._look_at < math.inf:
             self._thread.by(self._look_at)
@@ -155,7 +156,7 @@ class ThreadGate(Gate):
             return
         try:
             lost = self._broker.lost(running)
-        except Exception as error:  # which it says at other calls
+        except Exception as error:  # other calls report that the engine fails
             answer(error)
         else:
             for lease in lost:

@@ -1,4 +1,4 @@
-"""Whose turn it is: the order in which a worker asks its queues for jobs, by their weights."""
+"""The order in which a worker asks its queues for jobs, by their weights."""
 
 from __future__ import annotations
 
@@ -8,28 +8,29 @@ from framework.model.job import Lease
 
 
 class Turns:
-    """Weighted fair queueing: of queues that have jobs each gets runs in proportion to its weight, whatever the others
-    hold. One that had no jobs for a while comes first when it has some, and saves up nothing meanwhile.
+    """Weighted fair queueing: each queue that has jobs gets runs in proportion to its weight, however many others wait.
 
-    Each run of a queue moves its time on by 1 / weight; the queue whose time is the least comes first.
+    A queue that had no jobs for a while comes first when it has some, but collects no credit while it is idle.
+
+    Each run of a queue advances its time by 1 / weight; the queue with the smallest time comes first.
 
     Args:
-        weights: of the queues, by name, in the order in which they come at first.
+        weights: weights of the queues by name, in their initial order.
     """
 
     def __init__(self, weights: Mapping[str, int]) -> None:
         self._weights = dict(weights)
         self._times = dict.fromkeys(weights, 0.0)
         self._order = list(weights)
-        self._now = 0.0  # where the queue stood that came last: a queue that was idle is not behind it
+        self._now = 0.0  # time of the queue that came last; an idle queue does not fall behind it
 
     @property
     def order(self) -> Sequence[str]:
-        """Return the queues, the one whose turn it is first."""
+        """Return the queues in the order of their turns."""
         return self._order
 
     def took(self, leases: Sequence[Lease]) -> None:
-        """Count what was claimed. With a single queue there is nothing to count."""
+        """Count what was claimed. A single queue needs no count."""
         if len(self._order) < 2 or not leases:
             return
         first = leases[0].queue

@@ -1,4 +1,4 @@
-"""Leases of this process that are not settled yet: each is tried again later and later, and no other job waits."""
+"""Leases of this process that are not settled yet: each is tried again after growing delays, and no other job waits."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from framework.model.backoff import Later, Retried
 from framework.model.outcome import Settlement
 
-FIRST_RETRY, LAST_RETRY = 0.05, 2.0  # seconds between tries; recovery is seen within 5 s
+FIRST_RETRY, LAST_RETRY = 0.05, 2.0  # seconds between tries; a recovery of the engine is noticed within 5 s
 
 
 @dataclass(slots=True, eq=False)
 class Unsettled(Retried):
-    """A lease with what is to be done with it.
+    """A lease and the outcome that is to be settled.
 
     Attributes:
         settlement: the lease and its outcome.
-        row: where it ran; None = it has not started.
+        row: the row on which the job ran; None: it has not started.
     """
 
     settlement: Settlement
@@ -31,7 +31,7 @@ class Unsettled(Retried):
 
 
 class UnsettledLeases(Later[Unsettled]):
-    """What a worker keeps until it is settled. The helper thread of its claims adds to it, too."""
+    """The leases that a worker keeps until they are settled. The helper thread of its claims adds to them, too."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(FIRST_RETRY, LAST_RETRY, clock=clock)

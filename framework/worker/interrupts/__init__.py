@@ -1,1 +1,1 @@
-"""Soft timeouts: how a run is interrupted, by the way it runs."""
+"""Soft timeouts: how a run is interrupted, for each way to run handlers."""

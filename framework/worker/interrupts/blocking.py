@@ -1,4 +1,4 @@
-"""Which job holds the event loop: a mark on its board row while its code runs, and a thread that looks at the clock."""
+"""Detection of the job that blocks the event loop: a mark on its board row while it runs, and a watching thread."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ LOOK = 1.0  # seconds between looks at the clock
 
 
 def last_row() -> int | None:
-    """Return the row whose code was the last on the CPU; None: none ran yet."""
+    """Return the row whose code ran last; None: none has run yet."""
     return Tracked.last.row if Tracked.last is not None else None
 
 
 class Tracked:
-    """Awaits something and marks the row whenever its code is on the CPU."""
+    """An awaitable that marks the job's row whenever its code is on the CPU."""
 
     last: ClassVar[RowWriter | None] = None
 
@@ -48,7 +48,7 @@ class Tracked:
                     thrown, error = error, None
                     yielded = inner.throw(thrown)
                 else:
-                    Tracked.last = self._row  # not where it is cancelled, as all are when the loop itself breaks
+                    Tracked.last = self._row  # not on cancellation: when the loop itself breaks, all are cancelled
                     yielded = inner.send(send) if send is not None else next(inner)
             except StopIteration as stop:
                 return stop.value
@@ -56,12 +56,12 @@ class Tracked:
                 mark(False)
             try:
                 send = yield yielded
-            except BaseException as caught:  # handed on to the awaited code, which decides
+            except BaseException as caught:  # passed on to the awaited code, which decides
                 error, send = caught, None
 
 
 class LoopWatch:
-    """Says who blocks the loop, with its stack, once per blockage."""
+    """The thread that reports which job blocks the loop, with its stack, once per blockage."""
 
     def __init__(self, core: WorkerCore, loop: asyncio.AbstractEventLoop, *, after: float = BLOCKED_AFTER) -> None:
         self._core = core
@@ -75,14 +75,14 @@ class LoopWatch:
         self._thread.start()
 
     def turned(self) -> None:
-        """The loop turned."""
+        """Note that the loop turned."""
         self._last = time.monotonic()
         if self._marked is not None:
             self._marked.on_cpu(False)
             self._marked = None
 
     def stop(self) -> None:
-        """Ends the thread."""
+        """End the thread."""
         self._stop.set()
 
     def _look(self) -> None:
@@ -90,7 +90,7 @@ class LoopWatch:
         turn = min(LOOK, self._after / 2)
         still = Standstill(turn, time.monotonic())
         while not self._stop.wait(turn):
-            if still.turned(time.monotonic()):  # this thread, too: the loop was not blocked
+            if still.turned(time.monotonic()):  # this thread stood still as well: the loop was not blocked
                 self._last = time.monotonic()
             last = self._last
             if time.monotonic() - last > 1.5 * LOOK and self._marked is None:
@@ -100,17 +100,18 @@ class LoopWatch:
                 self._say(time.monotonic() - last)
 
     def _mark(self) -> None:
-        """Its own code marks the row of a handler; that of a task which the handler made is found here."""
+        """Mark the row of the job whose task is current. `Tracked` marks a handler's own code only, not tasks that it
+        made."""
         task = asyncio.current_task(self._loop)
         run = task.run if isinstance(task, JobTask) else None
-        if run is not None and run.task is not None:  # its row may be another job's by now
+        if run is not None and run.task is not None:  # otherwise another job may have the row by now
             run.writer.on_cpu(True)
             self._marked = run.writer
 
     def _say(self, seconds: float) -> None:
         row = next((row for row in self._core.board.busy_rows(self._core.index) if row.on_cpu), None)
         frame = sys._current_frames().get(self._main)
-        queue = row.queue if row is not None else self._core.options.name  # that of its only queue, or of the pool
+        queue = row.queue if row is not None else self._core.options.name  # the name of its only queue, or of the pool
         executor = self._core.executors.get(queue)
         handler, line = handler_line(executor, frame) if executor is not None else ("", "")
         self._core.emit(

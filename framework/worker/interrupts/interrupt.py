@@ -1,7 +1,7 @@
 """Soft timeouts of sync handlers: SIGALRM raises JobInterrupted, but only where the handler's own code runs.
 
-Raised anywhere, an exception lands inside logging, between an acquire and its release, or in a span's end: in a trial
-18,632 unconfined timeouts left 674 logging locks held and 367 spans open, confined ones none.
+An exception that may be raised anywhere lands inside logging, between an acquire and its release, or at the end of a
+span: in a trial, 18,632 unconfined timeouts left 674 logging locks held and 367 spans open, confined ones none.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from framework.model.outcome import JobInterrupted, Why
 from framework.process.forks import leave_if_forked
 from framework.process.standstill import LATE
 
-RETRY = 0.005  # seconds until another look when the moment is wrong
-PATIENCE = 0.7  # seconds in which a supervisor that stood still has turned
-LOOK_AGAIN = 0.05  # seconds between looks for what it says
+RETRY = 0.005  # seconds until another try if the handler's own code does not run now
+PATIENCE = 0.7  # seconds within which a supervisor that stood still has turned
+LOOK_AGAIN = 0.05  # seconds between looks whether it has reported a standstill
 _CLOSED = ("framework", "opentelemetry", "structlog", "logging", "threading", "contextlib")
-_DECORATED = "inner"  # contextlib's wrapper around a decorated function: between its entry and exit, not in them
+_DECORATED = "inner"  # contextlib's wrapper of a decorated function: it runs between entry and exit, not in them
 _CLOSED_FUNCTIONS = ("__exit__", "__aexit__", "__del__")
 
 
 def invoke(method: Callable[..., Any], *arguments: Any) -> Any:
-    """The border: frames inside it are the handler's."""
+    """Call the handler: the frames inside this call are the handler's."""
     return method(*arguments)
 
 
@@ -37,14 +37,16 @@ _BORDER = invoke.__code__
 
 
 class LateAlarm:
-    """Decides whether a soft timeout that comes seconds late must wait: the handler may have held the interpreter, or
-    the whole tree stood still. The supervisor knows, as soon as it has turned.
+    """The decision whether a soft timeout that comes seconds late must wait.
+
+    Either the handler held the interpreter, or the whole tree stood still. The supervisor knows which, once it has
+    turned.
 
     Args:
-        patience: seconds to wait for its word.
+        patience: seconds to wait for the supervisor's report.
 
     Attributes:
-        until: when it waits no longer; None: no alarm was late.
+        until: the moment at which the wait ends; None: no alarm was late.
     """
 
     __slots__ = ("patience", "until")
@@ -54,26 +56,27 @@ class LateAlarm:
         self.until: float | None = None
 
     def may_be_standstill(self, late: float) -> bool:
-        """Return whether to wait. Args: late: seconds."""
+        """Return whether to wait for an alarm that is `late` by so many seconds."""
         if late > LATE and self.until is None:
             self.until = time.monotonic() + self.patience
         return self.until is not None and time.monotonic() < self.until
 
 
 class Interrupts:
-    """Arms SIGALRM around handlers. Main thread only.
+    """The interruptions of sync handlers: it arms SIGALRM around them. Use it in the main thread only.
 
-    The timer is left running when a handler ends: quick jobs then share one, instead of two system calls each. An alarm
-    that finds nothing due arms the timer anew, or lets it be where no handler runs.
+    The timer keeps running when a handler ends, so that quick jobs share one instead of two system calls each. An alarm
+    that finds nothing due arms the timer again, or leaves it off if no handler runs.
 
     Args:
-        timeout: seconds until the soft timeout; None = never.
-        told: whether the supervisor has told this process to leave and the signal has not come to its own handler.
-        still_ns: nanoseconds for which the tree has stood still; no handler had them.
-        patience: seconds that an alarm which comes late waits for the supervisor to say that the tree stood still.
+        timeout: seconds until the soft timeout; None: never.
+        told: says whether the supervisor has told this process to leave while its own handler did not receive the
+            signal.
+        still_ns: returns the nanoseconds for which the tree has stood still; they do not count for a handler.
+        patience: seconds that a late alarm waits for the supervisor to report that the tree stood still.
 
     Attributes:
-        lease: whose handler the next call runs, or the one that runs does.
+        lease: the lease whose handler runs now or in the next call.
     """
 
     def __init__(
@@ -91,25 +94,25 @@ class Interrupts:
         self._drain: float | None = None
         self.lease: Lease | None = None
         self._lost: Lease | None = None
-        self._losing = False  # it is still to be interrupted for that
+        self._losing = False  # its handler must still be interrupted for that
         self._calling = False
         self._told = told
         self._pid = os.getpid()
-        self._armed = float("inf")  # when the timer will ring
+        self._armed = float("inf")  # when the timer will go off
         signal.signal(signal.SIGALRM, self._on_alarm)
 
     def limit(self, timeout: float | None, patience: float) -> None:
-        """Set, for the calls from now on, the seconds until the soft timeout, and the patience of a late alarm."""
+        """Set, for all later calls, the seconds until the soft timeout and the patience of a late alarm."""
         self._timeout, self._late.patience = timeout, patience
 
     def lose(self, lease: Lease) -> None:
-        """Interrupt the handler that runs for this lease, which has become another worker's. In any thread."""
+        """Interrupt the handler that runs for this lease, which another worker owns by now. Safe in any thread."""
         if lease is self.lease and lease is not self._lost:  # once per job
             self._lost, self._losing = lease, True
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
 
     def call(self, method: Callable[..., Any], *arguments: Any) -> Any:
-        """Calls the handler; JobInterrupted is raised in it at its soft timeout, and at the end of a drain."""
+        """Call the handler; raise JobInterrupted in it at its soft timeout, and at the end of a drain."""
         timeout = self._timeout
         soft = self._soft = None if timeout is None else time.monotonic() - self._still_ns() / 1e9 + timeout
         self._late.until = None
@@ -119,12 +122,12 @@ class Interrupts:
         try:
             return invoke(method, *arguments)
         except (SystemExit, KeyboardInterrupt, CancelledError) as error:
-            if self._told():  # a handler of the job's own has taken our SIGTERM for this
+            if self._told():  # a signal handler of the job has turned our SIGTERM into this error
                 raise JobInterrupted("draining") from error
             raise
         except Exception as error:
             if self._lost is not None and self._lost is self.lease and not self._losing:
-                raise JobInterrupted("lease_lost") from error  # that is why it has failed
+                raise JobInterrupted("lease_lost") from error  # the lost lease is the cause of the failure
             raise
         finally:
             if os.getpid() != self._pid:
@@ -133,7 +136,7 @@ class Interrupts:
             self._soft = self.lease = None
 
     def drain_at(self, moment: float | None) -> None:
-        """Interrupts whatever runs at this monotonic second. Called in a signal handler."""
+        """Interrupt whatever runs at this monotonic second. Safe in a signal handler."""
         self._drain = None if moment is None else moment - self._still_ns() / 1e9
         self._arm()
 
@@ -141,7 +144,7 @@ class Interrupts:
         """Set the timer again if a handler has stopped or moved it: the process has only one."""
         armed = self._armed
         if armed != float("inf"):
-            late = armed - self._now()  # first: what passes from here on makes less of what the timer has left
+            late = armed - self._now()  # first: time that passes after this line shortens what the timer has left
             left = signal.getitimer(signal.ITIMER_REAL)[0]
             if not 0 < left < late + RETRY:
                 self._ring_in(max(0.000001, late), armed)
@@ -161,7 +164,7 @@ class Interrupts:
         return self._losing and self._lost is not None and self._lost is self.lease
 
     def _ring_in(self, seconds: float, moment: float) -> None:
-        self._armed = moment  # first: an alarm that comes in between must not be taken for the next one
+        self._armed = moment  # first: an alarm that comes before the next line must not be taken for the new one
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
     def _on_alarm(self, number: int, frame: FrameType | None) -> None:
@@ -184,10 +187,10 @@ class Interrupts:
         if self._late.may_be_standstill(late):
             self._ring_in(LOOK_AGAIN, now + LOOK_AGAIN)
             return
-        if not (inside and open_):  # also on the way in: the alarm must not be lost before the handler's first frame
+        if not (inside and open_):  # also before the handler's first frame: the alarm must not be lost
             self._ring_in(RETRY, now + RETRY)
             return
-        # Each reason once per job: a handler may need time to clean up.
+        # Each reason interrupts once per job: a handler may need time to clean up.
         if why == "lease_lost":
             self._losing = False
         elif why == "timeout":
@@ -199,7 +202,7 @@ class Interrupts:
 
 
 def where(frame: FrameType | None) -> tuple[bool, bool]:
-    """(the stack has a handler's frame, none above it is closed to interruption)."""
+    """Return (the stack has a frame of the handler, no frame above it is closed to interruption)."""
     open_ = True
     frames = 0
     while frame is not None and frame.f_code is not _BORDER:

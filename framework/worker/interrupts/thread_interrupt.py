@@ -1,9 +1,9 @@
 """Soft timeouts of handlers in threads: JobInterrupted is raised in a thread, but only where the handler's code runs.
 
-The interpreter raises such an exception where the thread looks for one next: at the instruction where it stands, or
-after the call into C that it waits for. So the stack is looked at as for SIGALRM, and the look and the order are one
-step. One way out is left: where that call into C fails, its error travels first, and the next look may be at the
-beginning of an `__exit__`, which then does nothing. That shows in the traceback, and the process leaves.
+The interpreter raises such an exception at the thread's next check for one: at the current instruction, or after the C
+call that the thread waits for. So the stack is inspected as for SIGALRM, and inspection and order are one step. One
+case remains: if that C call fails, its error is raised first, and the next check may be at the beginning of an
+`__exit__`, which then does nothing. The traceback shows this, and the process leaves.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from framework.worker.interrupts.interrupt import LOOK_AGAIN, PATIENCE, RETRY, L
 
 _order = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _order.argtypes = (ctypes.c_ulong, ctypes.py_object)
-# The same function with a null pointer: what was ordered and has not been raised is taken back.
+# The same function with a null pointer takes back an order that has not been raised yet.
 _take_back = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)(
     ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
 )
 
-HUNG_AFTER = 1.0  # seconds after its soft timeout in which a job must end
+HUNG_AFTER = 1.0  # seconds after its soft timeout within which a job must end
 _HURRY = 0.00001  # seconds for which a thread may keep the interpreter while another is to be interrupted
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a call may take, in seconds.
+    """The time limits of a call, in seconds.
 
     Attributes:
-        timeout: until the soft timeout; None = never.
+        timeout: until the soft timeout; None: never.
         hung_after: from the soft timeout until the call counts as hung.
         hard: until the hard timeout of its job; infinite: never.
-        patience: for which a late look waits for the supervisor to say that the tree stood still.
+        patience: how long a late interruption waits for the supervisor to report that the tree stood still.
     """
 
     timeout: float | None = None
@@ -55,7 +55,7 @@ class Limits:
 
     @classmethod
     def of(cls, options: QueueOptions) -> Limits:
-        """Return those of a queue's jobs: all is over before its hard timeout."""
+        """Return the limits of a queue's jobs: all end before the hard timeout."""
         half = options.kill_after / 2
         hard = inf if options.timeout is None else options.timeout + options.kill_after
         return cls(options.timeout, min(HUNG_AFTER, half), min(PATIENCE, half), hard)
@@ -63,17 +63,17 @@ class Limits:
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """The call of a handler in a thread. Moments are in seconds of the tree's own time.
+    """One call of a handler in a thread. Moments are in seconds of the tree's own time.
 
     Attributes:
-        thread: that runs it, its `threading.get_ident()`.
-        lease: of its job; lost: it has become another worker's.
+        thread: the thread that runs it, by `threading.get_ident()`.
+        lease: the lease of its job; lost: another worker owns it by now.
         began: when the handler was called; soft: its soft timeout.
-        inside: the handler has not ended.
-        why: the reason for which it was interrupted; it is once at most.
-        raised: the interruption, once it was raised.
-        hung_at: when it counts as hung; from its soft timeout on.
-        hung: it has gone on too long after its soft timeout, and `on_hung` was told.
+        inside: the handler has not ended yet.
+        why: the reason for its interruption, which happens at most once.
+        raised: the exception, once it was raised.
+        hung_at: when it counts as hung; set after its soft timeout.
+        hung: it ran too long after its soft timeout, and `on_hung` was called.
     """
 
     limits: Limits
@@ -94,14 +94,14 @@ NO_LIMITS: Final = Limits()
 
 
 class ThreadInterrupts:
-    """A thread that watches the clock for all calls of handlers in other threads.
+    """The thread that watches the clock for all calls of handlers in other threads.
 
     Args:
-        limits: of calls for which no others are given.
-        now: seconds of the tree's own time.
-        drain_at: the moment on that clock at which whatever runs is interrupted; None = not yet known.
-        on_hung: takes a call that goes on after its soft timeout, with its frame.
-        on_astray: called when an interruption was raised where it may have kept a lock from its release.
+        limits: for calls that are given none.
+        now: returns the seconds of the tree's own time.
+        drain_at: returns the moment on that clock at which running handlers are interrupted; None: not yet known.
+        on_hung: takes a call that goes on after its soft timeout, with its current frame.
+        on_astray: called when an interruption was raised where it may have prevented the release of a lock.
     """
 
     def __init__(
@@ -124,14 +124,14 @@ class ThreadInterrupts:
         self._armed = inf
         self._ending: float | None = None
         # SimpleQueue.put may be called in a signal handler, which a Condition's lock may not.
-        self._interval: float | None = None  # that of the interpreter, as long as it is another
+        self._interval: float | None = None  # the interpreter's switch interval to restore; None: it is unchanged
         self._orders: SimpleQueue[str] = SimpleQueue()
         threading.Thread(target=self._watch, name="interrupts", daemon=True).start()
 
     def call(
         self, method: Callable[..., Any], *arguments: Any, limits: Limits | None = None, lease: Lease | None = None
     ) -> Any:
-        """Call the handler, in its own thread; JobInterrupted is raised in it when it is due."""
+        """Call the handler in the calling thread; JobInterrupted is raised in it when that is due."""
         call = self._enter(limits or self._limits, lease)
         error: BaseException | None = None
         result: Any = None
@@ -141,7 +141,7 @@ class ThreadInterrupts:
             except BaseException as raised:
                 error = raised
             self._leave(call)
-        except JobInterrupted:  # it came after the handler's end, which stands
+        except JobInterrupted:  # it came after the handler's end, whose result counts
             self._leave(call)
         self._check_place(call)
         try:
@@ -154,11 +154,11 @@ class ThreadInterrupts:
             del error
 
     def look(self) -> None:
-        """Look at once: the drain has begun. Safe in a signal handler."""
+        """Check all calls at once, because the drain has begun. Safe in a signal handler."""
         self._orders.put("look")
 
     def lose(self, lease: Lease) -> None:
-        """Interrupt the call for this lease, which has become another worker's."""
+        """Interrupt the call for this lease, which another worker owns by now."""
         with self._lock:
             for call in self._calls:
                 call.lost = call.lost or call.lease is lease
@@ -191,7 +191,8 @@ class ThreadInterrupts:
         return call
 
     def _leave(self, call: Call) -> None:
-        """The handler has ended: no interruption comes any more, neither to this job nor to the next one."""
+        """Note that the handler has ended. After this no interruption comes, neither to this job nor to the next
+        one."""
         leave_if_forked(self._pid)  # before the lock, which another thread may have held at the fork
         with self._lock:
             call.inside = False
@@ -227,8 +228,11 @@ class ThreadInterrupts:
         self._hurry(False)
 
     def _hurry(self, wanted: bool) -> None:
-        """While the place is wrong, get the interpreter wherever the handler stands, not only where it gives it away by
-        itself: that may be inside logging each time."""
+        """Shorten or restore the interpreter's switch interval.
+
+        While the handler's thread is at a wrong place, a short interval stops it at any place, not only where it gives
+        up the interpreter by itself, which may be inside logging each time.
+        """
         if wanted and self._interval is None:
             self._interval = sys.getswitchinterval()
             sys.setswitchinterval(min(self._interval, _HURRY))
@@ -237,7 +241,7 @@ class ThreadInterrupts:
             self._interval = None
 
     def _look_at(self, call: Call, hung: list[Call]) -> float:
-        """Interrupt a call if it is due, and find out whether it hangs; return the moment of the next look at it."""
+        """Interrupt a call if it is due, and find out whether it hangs; return when to check it again."""
         now, drain = self._now(), self._drain()
         due = now if call.lost else min(call.soft, drain)
         if call.why is None and now < due:
@@ -270,10 +274,10 @@ class ThreadInterrupts:
 
 
 def _raise_at(thread: int, frame: FrameType, instruction: int, error: type[JobInterrupted]) -> bool:
-    """Order the exception if the thread still stands where the look has found it.
+    """Order the exception if the thread still is where the inspection has found it.
 
-    The threads may change only after a call, at a jump back and at the beginning of a function: not between the step of
-    an iterator and the next call. So nothing runs between this look and the order.
+    The interpreter switches threads only after a call, at a backward jump and at the beginning of a function, not
+    between the step of an iterator and the next call. So nothing runs between this check and the order.
     """
     for frames in iter(sys._current_frames, None):
         return (
@@ -283,7 +287,7 @@ def _raise_at(thread: int, frame: FrameType, instruction: int, error: type[JobIn
 
 
 def _made(call: Call, why: Why) -> type[JobInterrupted]:
-    """Return the class to raise: the interpreter makes the exception, without arguments."""
+    """Return the class to raise: the interpreter creates the exception itself, without arguments."""
 
     class Interruption(JobInterrupted):
         def __init__(self) -> None:
