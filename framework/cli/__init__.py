@@ -1,4 +1,4 @@
-"""The `worker` command. A verb is a file here and a line below; what is heavy is imported where it is used."""
+"""The `worker` command. Each verb is a file here and a line below; heavy modules are imported where they are used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`worker alerts`"""
+"""The command `worker alerts`, which prints Prometheus rules made from a service's declarations."""
 
 from __future__ import annotations
 

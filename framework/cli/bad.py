@@ -1,4 +1,4 @@
-"""`worker bad list|show|restore|discard`"""
+"""The commands `worker bad list|show|restore|discard`, for stored files that cannot be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`worker check`"""
+"""The command `worker check`, which checks declarations and settings without running jobs."""
 
 from __future__ import annotations
 

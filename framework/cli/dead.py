@@ -1,4 +1,4 @@
-"""`worker dead list|show|replay|discard`"""
+"""The commands `worker dead list|show|replay|discard`, for dead letters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`worker doctor`"""
+"""The command `worker doctor`, which checks whether telemetry arrives and which variables count."""
 
 from __future__ import annotations
 

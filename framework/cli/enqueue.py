@@ -1,4 +1,4 @@
-"""`worker enqueue`"""
+"""The command `worker enqueue`, which stores jobs from arguments or JSON lines."""
 
 from __future__ import annotations
 

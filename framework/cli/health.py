@@ -1,4 +1,4 @@
-"""`worker health`"""
+"""The command `worker health`, whose exit code answers container probes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`worker dead show` for people: one letter as a page of text."""
+"""The text that `worker dead show` prints for one dead letter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dead letters as the command line sees them: which there are, where they lie, why they died."""
+"""The dead letters that commands list and act on: which there are, on which queue, and why they became dead letters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looks into a store of which a part may be damaged, or another user's: the rest is shown all the same."""
+"""Reading a store of which parts may be damaged or belong to another user: the rest is still shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands print: tables and colours for a terminal, plain text for a pipe, JSON where it is asked for."""
+"""The output of commands: tables and colours for a terminal, plain text for a pipe, JSON on request."""
 
 from __future__ import annotations
 

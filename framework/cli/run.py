@@ -1,4 +1,4 @@
-"""`worker run`"""
+"""The command `worker run`, which runs a service's workers."""
 
 from __future__ import annotations
 

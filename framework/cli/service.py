@@ -1,4 +1,4 @@
-"""What a command needs of the service: its app, the settings, its queues, and the engine."""
+"""The parts of a service that commands use: its app, settings, queues and engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs from JSON lines: stored in batches, and a bad line is named without losing those before it."""
+"""The import of jobs from JSON lines, in batches; an error names its line, and the jobs before it stay stored."""
 
 from __future__ import annotations
 

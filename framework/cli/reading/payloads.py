@@ -1,4 +1,4 @@
-"""JSON from outside becomes a payload: strict where JSON leaves things open, validated by the queue's payload type."""
+"""The conversion of JSON into a payload: parsed strictly, and validated by the queue's payload type."""
 
 from __future__ import annotations
 
