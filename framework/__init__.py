@@ -63,7 +63,7 @@ __all__ = [
     "WorkerError",
 ]
 
-# Services, logs and traces know an exception by the name under which it is imported, wherever its class is kept.
+# Services, logs and traces name an exception as services import it, not by the module that defines its class.
 for _name in __all__:
     _found = globals()[_name]
     if isinstance(_found, type) and issubclass(_found, BaseException):

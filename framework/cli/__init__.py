@@ -1,4 +1,4 @@
-"""The `worker` command. A verb is a file here and a line below; what is heavy is imported where it is used."""
+"""The `worker` command. Each verb is a file here and a line below; heavy modules are imported where they are used."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from framework.model.errors import SettingsError, WorkerError
 from framework.process import stdio
 from framework.service.settings import load_dotenv
 
-INTERRUPTED, BROKEN_PIPE = 130, 141  # as a shell says it of SIGINT and SIGPIPE
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)  # what a print can meet
+INTERRUPTED, BROKEN_PIPE = 130, 141  # the exit codes of a shell after SIGINT and SIGPIPE
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)  # errors of a print
 
 
 @click.group(
@@ -57,17 +57,17 @@ worker.add_command(migrate)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit code. Every error on purpose is one line on standard error."""
+    """Run a command and return its exit code. Each WorkerError is printed as one line on standard error."""
     stdio.fill_closed()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # no character may keep a command from its end
+            stream.reconfigure(errors="backslashreplace")  # a character that cannot be encoded must not end a command
     try:
         code = _run(argv)
         sys.stdout.flush()
     except BrokenPipeError:
         code = BROKEN_PIPE
-    except SystemExit as error:  # click's answer to a broken pipe is a 1
+    except SystemExit as error:  # click exits with 1 after a broken pipe
         code = error.code if isinstance(error.code, int) and error.code != 1 else BROKEN_PIPE
     except OSError as error:
         if error.errno not in _UNWRITABLE or error.filename is not None:
@@ -91,7 +91,7 @@ def _run(argv: Sequence[str] | None) -> int:
         fail(error.format_message())
         return error.exit_code
     except (click.Abort, KeyboardInterrupt) as error:
-        # click turns Ctrl-C and the end of the input into one exception; the first is known by what it came from.
+        # click raises Abort for Ctrl-C and for the end of the input; only the first comes from KeyboardInterrupt.
         if isinstance(error.__context__ or error, KeyboardInterrupt):
             return INTERRUPTED
         fail("aborted: there was no answer")
@@ -102,7 +102,8 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def exit_code(error: WorkerError) -> int:
-    """The error's own, or that of what it comes from: not queued because the engine cannot be reached is a 3."""
+    """Return the exit code of an error, or of its cause: a job that is not queued because the engine cannot be reached
+    gives 3."""
     cause = error.__cause__
     return exit_code(cause) if error.exit_code == 1 and isinstance(cause, WorkerError) else error.exit_code
 

@@ -1,4 +1,4 @@
-"""`worker alerts`"""
+"""The command `worker alerts`, which prints Prometheus rules made from a service's declarations."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def alerts(given: tuple[str, ...], job: str, only: str | None) -> int:
 
 
 def to_yaml(groups: list[Group]) -> str:
-    """A rule file. Written by hand: a YAML library would be a dependency of every service for this one command.
+    """Return a rule file as YAML, without a YAML library, which every service would depend on for this one command.
 
-    Names and texts are JSON strings, which are YAML; expressions are block scalars, in which nothing has a meaning.
+    Names and texts are JSON strings, which are YAML; expressions are block scalars, in which no character is special.
     """
     full = [group for group in groups if group.rules]
     lines = ["groups:" if full else "groups: []"]

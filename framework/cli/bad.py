@@ -1,4 +1,4 @@
-"""`worker bad list|show|restore|discard`"""
+"""The commands `worker bad list|show|restore|discard`, for stored files that cannot be read."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def discard(given: tuple[str, ...], queue: str | None, everything: bool, yes: bo
 
 @dataclass(frozen=True)
 class _Look:
-    """The engine, and the queues that are looked at."""
+    """The engine, and the queues that a command reads."""
 
     engine: Engine
     queues: Sequence[str]
@@ -141,7 +141,7 @@ class _Look:
             yield from self.looks.each(self.engine.browse(name, "bad"))
 
     def chosen(self, files: Sequence[str]) -> list[JobView]:
-        """Return the bad files of these names. Raises WorkerError: one is missing."""
+        """Return the bad files with these names. Raises WorkerError: one is missing."""
         found = {view.job.id: view for view in self.files() if view.job.id in files}
         missing = [file for file in dict.fromkeys(files) if file not in found]
         if missing:
@@ -150,7 +150,7 @@ class _Look:
         return list(found.values())
 
     def wanted(self, files: Sequence[str], everything: bool) -> list[JobView]:
-        """Return what is there now: files that come while somebody is asked were not meant."""
+        """Return the bad files to act on, read before the user confirms: files that come later are left alone."""
         if everything == bool(files):
             raise UsageError("give the names of bad files, or --all")
         return list(self.files()) if everything else self.chosen(files)
@@ -171,7 +171,7 @@ def _looking(module: str, queue: str | None) -> Generator[_Look, None, None]:
 
 
 def _summary(view: JobView) -> dict[str, Any]:
-    """What a list says of a file; the keys are promised in the help."""
+    """Return what a list prints of a file; the help text promises these keys."""
     since = moment(view.since)
     return {"file": view.job.id, "queue": view.queue, "since": since, "flaw": view.flaw, "place": view.place}
 
@@ -185,7 +185,7 @@ def _act(views: Sequence[JobView], verb: Callable[[JobView], str], done: str) ->
     for view in views:
         try:
             why = verb(view)
-        except EngineUnavailable as error:  # of this file: the others may be better off
+        except EngineUnavailable as error:  # for this file only: the others may succeed
             why = stays(error)
         if why:
             warn(f"{view.job.id} {why}")

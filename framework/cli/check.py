@@ -1,4 +1,4 @@
-"""`worker check`"""
+"""The command `worker check`, which checks declarations and settings without running jobs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def check(given: tuple[str, ...]) -> int:
     warnings = resolving.check(service.app, service.settings)
     pooled = bool(service.app.worker_pools)
     rows = [_row(service, queue) for queue in service.app.worker_queues.values()]
-    # Without pools no column about them.
+    # The column of pools is shown only if there are pools.
     kept = [at for at, column in enumerate(COLUMNS) if pooled or column.title != "pool"]
     table([COLUMNS[at] for at in kept], [tuple(row[at] for at in kept) for row in rows])
     for text in warnings:

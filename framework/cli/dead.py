@@ -1,4 +1,4 @@
-"""`worker dead list|show|replay|discard`"""
+"""The commands `worker dead list|show|replay|discard`, for dead letters."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def _home(service: Service, queue: str | None) -> str | None:
 def _chosen_keys(
     service: Service, engine: Engine, looks: Looks, ids: Sequence[str], home: str | None, everything: bool
 ) -> set[letters.Key]:
-    """What is there now: letters that come while somebody is asked, or while we work, were not meant."""
+    """Return the keys of the dead letters to act on, read before the user confirms: later ones are left alone."""
     if everything == bool(ids):
         raise UsageError("give the ids of dead letters, or --all")
     if everything:

@@ -1,4 +1,4 @@
-"""`worker doctor`"""
+"""The command `worker doctor`, which checks whether telemetry arrives and which variables count."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from framework.doctor.probing import Sent
     from framework.doctor.variables import Variable
 
-SKEW = 2.0  # seconds by which clocks may differ: the receiver's says whole seconds only
+SKEW = 2.0  # seconds by which clocks may differ: the receiver sends whole seconds only
 _GOOD, _BAD, _DULL = "green", "bold red", "dim"
 
 
@@ -103,10 +103,10 @@ def _examined(service: Service, timeout: float) -> tuple[Examination, list[Varia
     from framework.telemetry.sdk.instrumented import has_provider
     from framework.telemetry.version import version
 
-    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)  # we say it ourselves, and once
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)  # the command reports these errors itself, once
     app, options = service.app, resolve(service.app, service.settings)
     crews = crews_of(app, service.settings, options, list(app.worker_handlers)).values()
-    slots = 1 + sum(crew.options.workers for crew in crews)  # and maintenance
+    slots = 1 + sum(crew.options.workers for crew in crews)  # 1 for maintenance
     system = service.settings.engine_url.partition(":")[0]
     identity = ProcessIdentity(service.app.__name__, "supervisor", "doctor", 0, system)
     root = root_of(service.settings)
@@ -116,7 +116,7 @@ def _examined(service: Service, timeout: float) -> tuple[Examination, list[Varia
 
 
 def _engine(service: Service) -> tuple[bool, str]:
-    """(whether it can be used, what there is to say)."""
+    """Return whether the engine can be used, and a text about it."""
     root = root_of(service.settings)
     try:
         if root is not None and is_missing(service.settings, root):
@@ -138,11 +138,11 @@ def _engine(service: Service) -> tuple[bool, str]:
 
 
 def _clock(found: Examination) -> tuple[str, str, float | None]:
-    """(state, what to say, seconds ahead of the receiver's clock)."""
+    """Return the state of the clock, a text about it, and the seconds that it is ahead of the receiver's clock."""
     skews = [sent.skew for sent in found.sent if sent.skew is not None]
     if not skews:
         return "off", "no receiver says what time it is", None
-    # A Date header is cut to a whole second: on average half of one is missing.
+    # A Date header is cut to a whole second, so it is half a second late on average.
     skew = min(skews, key=abs) - 0.5
     if abs(skew) <= SKEW:
         return "ok", "agrees with the receiver's", skew
@@ -175,7 +175,7 @@ def _print(service: Service, engine: tuple[bool, str], found: Examination, known
 
 
 def _gap() -> None:
-    if not is_terminal(sys.stdout):  # tables on a terminal bring their own
+    if not is_terminal(sys.stdout):  # on a terminal, tables have blank lines of their own
         print()
 
 

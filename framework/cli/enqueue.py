@@ -1,4 +1,4 @@
-"""`worker enqueue`"""
+"""The command `worker enqueue`, which stores jobs from arguments or JSON lines."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _moment(text: str) -> datetime:
 
 
 def _delays(delay: float, when: datetime | None) -> Callable[[], float]:
-    """Seconds from now on; counted anew for each batch where a moment is meant."""
+    """Return a function that gives the delay of a batch in seconds; for a moment it is computed for each batch."""
     if when is None:
         return lambda: delay
     moment = when.timestamp()
@@ -81,7 +81,7 @@ def _enqueue_lines(queue: Queue[Any], options: QueueOptions, delay: Callable[[],
 
     fd = sys.stdin.fileno()
     with _progress(fd, queue.name) as on_progress:
-        # Escapes may take six times the room of what they stand for, and between the values there may be blanks.
+        # Escapes may be six times as long as their characters, and there may be blanks between the values.
         longest = 8 * options.max_payload_bytes + 65_536
         feed = LineFeed(queue, delay=delay, longest=longest, full_errors=options.full_errors, on_progress=on_progress)
         try:
@@ -95,7 +95,7 @@ def _enqueue_lines(queue: Queue[Any], options: QueueOptions, delay: Callable[[],
 
 @contextmanager
 def _progress(fd: int, queue: str) -> Generator[Callable[[int, int], None], None, None]:
-    """A bar on standard error if that is a terminal; by bytes where the input's size is known."""
+    """Show a progress bar on standard error if that is a terminal; by bytes if the size of the input is known."""
     if not is_terminal(sys.stderr) or os.isatty(fd):
         yield lambda read, queued: None
         return

@@ -1,4 +1,4 @@
-"""`worker health`"""
+"""The command `worker health`, whose exit code answers container probes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _app_name(module: str) -> str:
 
 
 def diagnose(run: Path, app: str = "", *, now: int | None = None) -> str:
-    """Empty: a worker is ready. Else why none is.
+    """Return why no worker is ready; empty: a worker is ready.
 
     Args:
         run: directory of the scoreboards.
@@ -73,7 +73,7 @@ def diagnose(run: Path, app: str = "", *, now: int | None = None) -> str:
         if (app and not board.is_of(app)) or not board.supervised():
             continue
         why = _worst(board, time.monotonic_ns() if now is None else now)
-        if why.startswith(SILENT) and now is None:  # all may have stood still until a moment ago: then they turn now
+        if why.startswith(SILENT) and now is None:  # perhaps all stood still until now: look again
             time.sleep(LOOK_AGAIN)
             with suppress(OSError, ValueError):
                 board = Scoreboard.open(path)
@@ -85,7 +85,7 @@ def diagnose(run: Path, app: str = "", *, now: int | None = None) -> str:
 
 
 def _worst(board: Scoreboard, now: int) -> str:
-    """Empty: some worker of this supervisor is ready. Else the one line about all of them."""
+    """Return one line about the workers of a supervisor; empty: one of them is ready."""
     workers = [slot for slot in board.all_slots() if slot.is_worker]
     ready = [slot for slot in workers if slot.state == READY]
     if any(_turns(board, slot, now) for slot in ready):
@@ -99,5 +99,8 @@ def _worst(board: Scoreboard, now: int) -> str:
 
 
 def _turns(board: Scoreboard, slot: SlotState, now: int) -> bool:
-    """A sync worker's loop stands still while its handler runs; the supervisor sees to that handler's deadline."""
+    """Return whether a worker's loop turns, or runs a job.
+
+    A sync worker's loop stands still while its handler runs; the supervisor watches the deadline of that handler.
+    """
     return now - slot.tick < STUCK * 1e9 or bool(board.busy_rows(slot.index))

@@ -1,4 +1,4 @@
-"""`worker dead show` for people: one letter as a page of text."""
+"""The text that `worker dead show` prints for one dead letter."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BOLD, DIM, RED = 1, 2, 31
 
 
 def lines(view: JobView) -> Iterator[str]:
-    """The page, line by line. What others wrote is escaped, it may hold anything."""
+    """Yield the lines of the page. Foreign text is escaped, because it may contain anything."""
     letter = details(view)
     yield _styled(f"{one_line(view.job.id)}  dead letter of {one_line(letter['queue'])}", BOLD)
     for title, value in (

@@ -1,4 +1,4 @@
-"""Dead letters as the command line sees them: which there are, where they lie, why they died."""
+"""The dead letters that commands list and act on: which there are, on which queue, and why they became dead letters."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from framework.model.errors import EngineUnavailable, UsageError, WorkerError
 from framework.model.job import Failure, Job
 from framework.service.codec import parse_lenient
 
-# On a dead-letter queue a letter waits for its handler, is handled, waits for a retry of the handler, or rests.
+# On a dead-letter queue a dead letter waits for its handler or for a retry of it, is being handled, or is archived.
 STATES: tuple[State, ...] = ("ready", "delayed", "in_flight", "dead")
 Key = tuple[str, str, bytes]
 
 
 def letters(service: Service, engine: Engine, looks: Looks, home: str | None = None) -> Iterator[JobView]:
-    """Dead letters, oldest first within each queue and state.
+    """Yield the dead letters, oldest first within each queue and state.
 
     Args:
-        looks: takes what cannot be looked at.
-        home: name of the queue that they come from, or of a dead-letter queue for all that lie there; None = all.
+        looks: collects errors of queues that cannot be read.
+        home: name of their home queue, or of a dead-letter queue for all that it holds; None = all dead letters.
     """
     for queue in service.open_queues:
         for state in STATES if service.takes_letters(queue) else ("dead",):
@@ -33,12 +33,12 @@ def letters(service: Service, engine: Engine, looks: Looks, home: str | None = N
 
 
 def key_of(view: JobView) -> Key:
-    """Tells one letter from a later one of the same id."""
+    """Return a key of a dead letter that differs from the key of a later one with the same id."""
     return view.queue, view.job.id, view.job.uid
 
 
 def chosen(service: Service, engine: Engine, looks: Looks, ids: Iterable[str], home: str | None) -> dict[Key, JobView]:
-    """The letters of these ids. Raises WorkerError: one is missing. UsageError: there are two of one."""
+    """Return the dead letters with these ids. Raises WorkerError: one is missing; UsageError: two have the same id."""
     wanted = dict.fromkeys(ids)
     found: dict[Key, JobView] = {}
     for view in letters(service, engine, looks, home):
@@ -62,9 +62,9 @@ def chosen(service: Service, engine: Engine, looks: Looks, ids: Iterable[str], h
 def act(
     found: Iterable[JobView], keys: Iterable[Key], verb: Callable[[JobView], bool]
 ) -> tuple[int, list[tuple[JobView, str]]]:
-    """Replays or discards each letter whose key is given; how many, and those that it could not, with the reason.
+    """Replay or discard each dead letter whose key is given. Return how many, and the others, each with the reason.
 
-    Each once: one that dies again meanwhile is seen again, and was not meant.
+    Each is handled once: if a job becomes a dead letter again meanwhile, it appears again, and is left alone.
     """
     meant = set(keys)
     done, left = 0, []
@@ -86,7 +86,7 @@ def _tried(view: JobView, verb: Callable[[JobView], bool]) -> str:
         return f"stays: {view.flaw}: use that version's command"
     try:
         return "" if verb(view) else "is no longer there"
-    except EngineUnavailable as error:  # of this one: the others may be better off
+    except EngineUnavailable as error:  # for this one only: the others may succeed
         return stays(error)
 
 
@@ -96,12 +96,15 @@ def stays(error: EngineUnavailable) -> str:
 
 
 def death_of(job: Job) -> Failure | None:
-    """The failure that made it a dead letter: the last on its home queue; failures of a letter's handler come later."""
+    """Return the failure that made the job a dead letter: the last on its home queue.
+
+    Failures of a dead letter's handler come after it.
+    """
     return next((failure for failure in reversed(job.history) if failure.queue in ("", job.queue)), None)
 
 
 def summary(view: JobView) -> dict[str, Any]:
-    """What a list says of a letter; the keys are promised in the help."""
+    """Return what a list prints of a dead letter; the help text promises these keys."""
     death = death_of(view.job)
     return {
         "id": view.job.id,
@@ -117,7 +120,7 @@ def summary(view: JobView) -> dict[str, Any]:
 
 
 def details(view: JobView) -> dict[str, Any]:
-    """Everything about a letter."""
+    """Return all that `worker dead show --json` prints of a dead letter."""
     return summary(view) | {
         "enqueued_at": moment(view.job.enqueued_at),
         "payload": parse_lenient(view.job.payload),

@@ -1,4 +1,4 @@
-"""Looks into a store of which a part may be damaged, or another user's: the rest is shown all the same."""
+"""Reading a store of which parts may be damaged or belong to another user: the rest is still shown."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ T = TypeVar("T")
 
 
 class Looks:
-    """What a command has looked at.
+    """The reads of a command, with the errors of those that failed.
 
     Args:
-        refused: what could not even be opened.
+        refused: errors of queues that could not be opened.
 
     Attributes:
-        failed: what could not be looked at.
+        failed: the errors of all failed reads.
     """
 
     def __init__(self, refused: Mapping[str, EngineError]) -> None:
         self.failed = list(refused.values())
 
     def __call__(self, look: Callable[[], T], instead: T) -> T:
-        """Return what a look gives, and `instead` where it fails."""
+        """Return the result of a read, or `instead` if it fails."""
         try:
             return look()
         except EngineError as error:
@@ -33,7 +33,7 @@ class Looks:
             return instead
 
     def each(self, look: Iterable[T]) -> Iterator[T]:
-        """Yield what a look gives until it fails."""
+        """Yield the items of a read until it fails."""
         try:
             yield from look
         except EngineError as error:

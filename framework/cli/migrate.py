@@ -1,4 +1,4 @@
-"""`worker migrate`"""
+"""The command `worker migrate`, which brings the schema of a database engine up to date."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands print: tables and colours for a terminal, plain text for a pipe, JSON where it is asked for."""
+"""The output of commands: tables and colours for a terminal, plain text for a pipe, JSON on request."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Column:
     Attributes:
         number: aligned to the right.
         style: a rich style, or a function from the cell to one.
-        fit: what becomes of a cell in a narrow terminal: fold it, cut it, or keep it whole.
-        detail: left out on a terminal of less than `WIDE` columns.
+        fit: how a cell is shown in a narrow terminal: folded, cut, or whole.
+        detail: the column is left out on a terminal with fewer than `WIDE` columns.
     """
 
     title: str
@@ -43,17 +43,17 @@ class Column:
 
 
 def one_line(text: str) -> str:
-    """Any text on one line, safe to print."""
+    """Return any text on one line, safe to print."""
     return escape(" ".join(text.split()))
 
 
 def moment(seconds: float) -> str:
-    """Seconds since the epoch as an ISO time in UTC; empty for 0."""
+    """Return seconds since the epoch as an ISO time in UTC; empty for 0."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds") if seconds else ""
 
 
 def span(seconds: float) -> str:
-    """A duration for people: `0.4s`, `12s`, `3m5s`, `2h`, `3d4h`: two units at most."""
+    """Return a duration for people, with at most two units: `0.4s`, `12s`, `3m5s`, `2h`, `3d4h`."""
     if seconds < 10:
         return f"{seconds:.2g}s"
     whole = int(seconds)
@@ -65,29 +65,29 @@ def span(seconds: float) -> str:
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether a person looks at this stream."""
+    """Return whether the stream is a terminal."""
     return stream is not None and not stream.closed and stream.isatty()
 
 
 def styled(text: str, code: int, stream: TextIO) -> str:
-    """With a colour where the stream is a terminal that wants colours."""
+    """Return the text, with a colour if the stream is a terminal that accepts colours."""
     plain = not is_terminal(stream) or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     return text if plain else f"\x1b[{code}m{text}\x1b[0m"
 
 
 def complain(text: str) -> None:
-    """Prints to standard error; where nobody can read that, the exit code has to do."""
+    """Print to standard error. If that fails, only the exit code reports the error."""
     with suppress(OSError):
         print(text, file=sys.stderr)
 
 
 def warn(text: str) -> None:
-    """One line on standard error."""
+    """Print a warning as one line on standard error."""
     complain(f"worker: {styled('warning:', 33, sys.stderr)} {one_line(hider(os.environ)(text))}")
 
 
 def fail(text: str) -> None:
-    """The one line on standard error with which a command gives up."""
+    """Print the error that ends a command, as one line on standard error."""
     complain(f"worker: {styled('error:', 31, sys.stderr)} {one_line(hider(os.environ)(text))}")
 
 
@@ -97,7 +97,10 @@ def counted(count: int, thing: str) -> str:
 
 
 def confirm(what: str) -> None:
-    """Ask before `what` is deleted for ever. Raises UsageError: nobody can be asked; WorkerError: no; click.Abort."""
+    """Ask for confirmation before `what` is deleted for ever.
+
+    Raises UsageError: there is no terminal; WorkerError: the answer is no; click.Abort: there is no answer.
+    """
     if not is_terminal(sys.stdin) or not is_terminal(sys.stderr):
         raise UsageError("nothing was deleted: not a terminal: pass --yes to confirm")
     if not click.confirm(f"Delete {what} for ever?", err=True):
@@ -105,7 +108,7 @@ def confirm(what: str) -> None:
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, empty: str = "") -> None:
-    """A table on a terminal. Elsewhere a line of titles and a line for each row, separated by tabs, as they come."""
+    """Print a table on a terminal; elsewhere a line of titles and one for each row at once, with tabs between cells."""
     if not is_terminal(sys.stdout):
         print("\t".join(column.title for column in columns))
         for row in rows:
@@ -125,7 +128,7 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, empty: st
 def _grid(columns: Sequence[Column], rows: list[list[str]], width: int) -> Table:
     from rich import box
     from rich.table import Table
-    from rich.text import Text  # never markup: cells hold what others wrote
+    from rich.text import Text  # never markup: cells contain foreign text
 
     room = _room(columns, rows, width) if rows else width
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
@@ -147,7 +150,7 @@ def _grid(columns: Sequence[Column], rows: list[list[str]], width: int) -> Table
 
 
 def _room(columns: Sequence[Column], rows: list[list[str]], width: int) -> int:
-    """Characters that are left for a cell that is cut, when the other columns have what they want."""
+    """Return the number of characters that the other columns leave for a cell that may be cut."""
     taken = 0
     for at, column in enumerate(columns):
         if column.fit != "cut":
@@ -157,12 +160,12 @@ def _room(columns: Sequence[Column], rows: list[list[str]], width: int) -> int:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document, ASCII only: no character of it acts on a terminal."""
+    """Print one JSON document, ASCII only, so that no character acts on a terminal."""
     print(json.dumps(value, indent=2))
 
 
 def print_json_array(items: Iterable[Any]) -> None:
-    """The same for a list, item by item as they come: a million of them need no memory."""
+    """Print a JSON array, ASCII only, item by item as they come, so that a million items need no memory."""
     count = 0
     for item in items:
         print("[" if count == 0 else ",")
@@ -177,7 +180,7 @@ class _Warnings(logging.Handler):
 
 
 def hear_warnings() -> None:
-    """The framework's own warnings become lines of this command; `worker run` logs them instead."""
+    """Print the framework's warnings as lines of this command; `worker run` logs them instead."""
     log = logging.getLogger("framework")
     if not any(isinstance(handler, _Warnings) for handler in log.handlers):
         log.addHandler(_Warnings(logging.WARNING))

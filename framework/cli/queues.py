@@ -1,4 +1,4 @@
-"""`worker queues`"""
+"""The command `worker queues`, which prints the counts of each queue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`worker run`"""
+"""The command `worker run`, which runs a service's workers."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def run(given: tuple[str, ...], queues: tuple[str, ...]) -> int:
     names = [service.queue(name).name for name in queues]
     refuse_memory(service.settings)
     from framework.runner import leaving
-    from framework.runner import service as supervisor  # brings OpenTelemetry along
+    from framework.runner import service as supervisor  # imports OpenTelemetry
 
     code = supervisor.run(service.app, service.settings, names or None, target=module, here=here)
-    leaving.end_threads(code)  # those that the import of the service started
+    leaving.end_threads(code)  # threads that the import of the service started
     return code

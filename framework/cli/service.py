@@ -1,4 +1,4 @@
-"""What a command needs of the service: its app, the settings, its queues, and the engine."""
+"""The parts of a service that commands use: its app, settings, queues and engine."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ MODULE_HELP = "MODULE is the service's module, or module:Name. It may be left ou
 
 
 class Engine(Broker, Inspector, Protocol):
-    """A broker that people can look into; every engine so far is one."""
+    """An engine that commands can inspect; every engine so far is one."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """An app under the settings of this process.
+    """An app with the settings of this process.
 
     Attributes:
-        refused: why a queue cannot be opened, by its name, once the engine is open.
+        refused: the errors of queues that cannot be opened, by name; filled when the engine is opened.
     """
 
     app: type[WorkerApp]
@@ -44,7 +44,7 @@ class Service:
 
     @property
     def queues(self) -> list[Queue[Any]]:
-        """The app's queues, and dead-letter queues that only a `dead_letter=` of one of them names."""
+        """Return the app's queues, and dead-letter queues that only a `dead_letter=` of one of them names."""
         found = {queue.name: queue for queue in self.app.worker_queues.values()}
         for queue in list(found.values()):
             if queue.dead_letter is not None:
@@ -53,11 +53,11 @@ class Service:
 
     @property
     def open_queues(self) -> list[Queue[Any]]:
-        """Those that the engine has opened."""
+        """Return the queues that the engine has opened."""
         return [queue for queue in self.queues if queue.name not in self.refused]
 
     def queue(self, wanted: str) -> Queue[Any]:
-        """The queue of this name or attribute. Raises UsageError: the nearest name and the list."""
+        """Return the queue of this name or attribute. Raises UsageError, with the nearest name and the list."""
         for queue in self.queues:
             if wanted == queue.name:
                 return queue
@@ -75,20 +75,20 @@ class Service:
         raise UsageError(f"{self.app.__name__} has no queue {_shortened(wanted)}{hint} ({has})")
 
     def options(self) -> list[QueueOptions]:
-        """Of all queues. Raises SettingsError."""
+        """Return the options of all queues. Raises SettingsError."""
         letters = declared_dead_letters(self.queues)
         options = [self.settings.options(queue) for queue in self.queues]
         return [as_declared(self.app, found, is_dead_letter=found.name in letters) for found in options]
 
     def takes_letters(self, queue: Queue[Any]) -> bool:
-        """Whether dead letters of other queues lie on it."""
+        """Return whether the queue holds dead letters of other queues."""
         return queue.payload_type is DeadLetter
 
 
 def load_service(module: str) -> Service:
-    """Imports the service. Raises WorkerError: not found, broken, or its settings are wrong."""
+    """Import the service. Raises WorkerError: it is not found or broken, or its settings are wrong."""
     settings = load_settings()
-    environment.settle()  # the service may import what reads a variable that cannot be followed
+    environment.settle()  # the service may import code that reads an impossible variable
     try:
         app = load_app(module)
     except SystemExit as error:
@@ -98,7 +98,7 @@ def load_service(module: str) -> Service:
 
 
 def take(given: Sequence[str], *wanted: str) -> list[str]:
-    """MODULE and the wanted arguments, MODULE from WORKER_MODULE where it was left out. Raises UsageError."""
+    """Return MODULE and the wanted arguments; a missing MODULE comes from WORKER_MODULE. Raises UsageError."""
     module = os.environ.get("WORKER_MODULE", "")
     if len(given) == len(wanted) + 1:
         return list(given)
@@ -110,9 +110,9 @@ def take(given: Sequence[str], *wanted: str) -> list[str]:
 
 
 def take_some(given: Sequence[str]) -> tuple[str, list[str]]:
-    """MODULE and any number of arguments. With WORKER_MODULE set, the first is a MODULE if there is such a module.
+    """Return MODULE and any number of other arguments. Raises UsageError.
 
-    Raises UsageError.
+    With WORKER_MODULE set, the first argument is MODULE only if there is such a module.
     """
     module = os.environ.get("WORKER_MODULE", "")
     if given and (not module or given[0] == module or _is_module(given[0])):
@@ -134,7 +134,7 @@ def _shortened(text: str) -> str:
 
 
 def refuse_memory(settings: Settings) -> None:
-    """Raises UsageError where the engine lives in one process: this one will end before anybody else could look."""
+    """Raise UsageError if the engine exists in one process only: its jobs would end with this command."""
     if settings.engine_url.partition(":")[0] == "memory":
         raise UsageError(
             f"WORKER_ENGINE_URL={shown(settings.engine_url)} lives in one process, no other command or worker would "
@@ -143,17 +143,16 @@ def refuse_memory(settings: Settings) -> None:
 
 
 def root_of(settings: Settings) -> Path | None:
-    """Return where trees on this engine keep their files, if others can look there; make nothing.
+    """Return the directory of the files of trees on this engine, without creating it; None: there is none to read.
 
-    Raises SettingsError: no such engine.
+    Raises SettingsError: there is no such engine.
     """
     broker = open_broker(settings.engine_url, incarnation="look")
     return None if broker.features.durable == "nothing" else broker.local_dir
 
 
 def is_missing(settings: Settings, root: Path | None) -> bool:
-    """Return whether a local engine's directory does not exist. Raises EngineError: this process may not look, or
-    cannot."""
+    """Return whether a local engine's directory does not exist. Raises EngineError: this process cannot tell."""
     if root is None or not open_broker(settings.engine_url, incarnation="look").features.local:
         return False
     try:
@@ -164,14 +163,14 @@ def is_missing(settings: Settings, root: Path | None) -> bool:
 
 
 def open_undeclared(engine: Engine) -> list[str]:
-    """Open the queues in the store that no running service declares, for looking at them; return their names."""
+    """Open the queues in the store that no running service declares, so that they can be read; return their names."""
     names = list(engine.undeclared())
     engine.open([QueueOptions(name) for name in names])
     return names
 
 
 def _open(broker: Broker, options: Sequence[QueueOptions]) -> dict[str, EngineError]:
-    """Open what can be opened; return why others cannot, by their names. Raises EngineError: none can."""
+    """Open the queues that can be opened; return the errors of the others, by name. Raises EngineError: none can."""
     try:
         broker.open(options)
         return {}
@@ -189,13 +188,13 @@ def _open(broker: Broker, options: Sequence[QueueOptions]) -> dict[str, EngineEr
 
 @contextmanager
 def opened(service: Service) -> Generator[Engine, None, None]:
-    """The engine, for looking and for work on dead letters.
+    """Open the engine inside the block, for reading it and for work on dead letters.
 
-    A directory that does not exist is not made: whoever looks with `sudo` in the wrong place would leave a spool there
-    that nobody else may use. It counts as empty.
+    A directory that does not exist is not created and counts as empty: a command under `sudo` in the wrong place would
+    leave a spool there that no other user may use.
 
     Raises:
-        UsageError: the engine lives in one process, or cannot be looked into. EngineError: it cannot be used.
+        UsageError: the engine exists in one process only, or cannot be inspected. EngineError: it cannot be used.
     """
     refuse_memory(service.settings)
     hear_warnings()

@@ -1,4 +1,4 @@
-"""A run while it lasts, and what an executor needs of telemetry."""
+"""The attempt that is running, and the interface that an executor needs from telemetry."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from framework.model.outcome import Outcome
 
 @frozen
 class SpanIdentity:
-    """Ids of an attempt's span, known before it starts: they go into the run record. Hex; empty = not traced."""
+    """The ids of an attempt's span, in hex; empty = not traced. They are known before the span starts, because the run
+    record holds them."""
 
     trace_id: str = ""
     span_id: str = ""
@@ -23,7 +24,7 @@ class SpanIdentity:
 
     @property
     def ids(self) -> bytes:
-        """Return both as bytes, zeros where it is not traced."""
+        """Return both ids as bytes; zeros if the attempt is not traced."""
         return ids_of(self.trace_id, self.span_id) if self.span_id else NO_IDS
 
 
@@ -32,14 +33,14 @@ UNTRACED = SpanIdentity()
 
 @dataclass(slots=True)
 class Attempt:
-    """A run while it lasts; middleware may look at it, `outcome` is set before the middleware is left.
+    """A run of a job while it lasts. Middleware may read it; `outcome` is set before the middleware is left.
 
     Attributes:
-        row: where it runs, from 0.
-        began: monotonic seconds, as its deadlines count.
-        duration: seconds that the run took; None until its outcome is where a rescuer finds it.
-        error: what the handler raised, with its frames; until `forget`.
-        own_context: the run's context ends with it, so whoever sets a variable there need not put it back.
+        row: the concurrency slot of the process in which it runs, from 0.
+        began: monotonic seconds, the clock of its deadlines.
+        duration: seconds that the run took; None until its outcome is stored where a rescuer finds it.
+        error: what the handler raised, with its frames; None after `forget`.
+        own_context: the run has a context of its own, which ends with it; variables that are set there need no reset.
     """
 
     lease: Lease
@@ -56,7 +57,7 @@ class Attempt:
 
     @property
     def ids(self) -> bytes:
-        """Return trace id and span id."""
+        """Return the trace id and the span id as bytes."""
         return self.identity.ids
 
     @property
@@ -66,12 +67,15 @@ class Attempt:
 
     @property
     def ended(self) -> Outcome:
-        """Return how the run has ended."""
+        """Return the outcome of a run that has ended."""
         assert self.outcome is not None
         return self.outcome
 
     def forget(self) -> None:
-        """The attempt has ended and everybody was told: frees what it held. The text of its error stays."""
+        """Free the exception and its frames, once the attempt has ended and every subscriber has its event.
+
+        The text of the error stays.
+        """
         error, self.error = self.error, None
         if error is None:
             return
@@ -81,26 +85,26 @@ class Attempt:
 
 
 class Tracing(Protocol):
-    """What the executor needs of telemetry."""
+    """The interface that the executor needs from telemetry."""
 
     def identify(self, lease: Lease, started_at: float) -> SpanIdentity:
-        """Ids and the sampling decision of the span that this attempt will have."""
+        """Return the ids and the sampling decision of the span that this attempt will have."""
 
     def enter(self, attempt: Attempt) -> Any:
-        """The span around the handler begins; what this returns is given to `leave`."""
+        """Begin the span around the handler; the returned value is passed to `leave`."""
 
     def leave(self, attempt: Attempt, entered: Any) -> None:
-        """It ends, by `attempt.outcome`; restores the ambient context, where the run has not one of its own."""
+        """End the span by `attempt.outcome`, and restore the ambient context unless the run has its own."""
 
     def logger(self, attempt: Attempt) -> Logger:
-        """A logger bound to the job; inside the span its lines carry the trace's ids."""
+        """Return a logger bound to the job; inside the span its lines carry the trace's ids."""
 
     def settled(self, queue: str, verb: str, seconds: float) -> bool:
-        """Counts a settlement at once. False: it does not, and an event has to tell."""
+        """Count a settlement. Return False if it was not counted: then the caller emits an event instead."""
 
 
 class SilentLogger:
-    """A logger that says nothing: for tests and for use without telemetry."""
+    """A logger that writes nothing, for tests and for use without telemetry."""
 
     def bind(self, **_: object) -> SilentLogger:
         return self
@@ -113,7 +117,7 @@ class SilentLogger:
 
 
 class NoTracing:
-    """Tracing that names the running job and does nothing else."""
+    """Tracing that makes no spans; it only sets the running job, so that log lines carry its ids."""
 
     def identify(self, lease: Lease, started_at: float) -> SpanIdentity:
         return UNTRACED

@@ -1,4 +1,4 @@
-"""What has failed and is tried again later and later."""
+"""Delays between tries that double at each failure, and the items that wait for their next try."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from typing import Generic, TypeVar
 
 
 def doubled(first: float, times: int, last: float) -> float:
-    """Return `first`, doubled so many times, at most `last`. What fails for hours is doubled more often than a float
-    can hold."""
+    """Return `first`, doubled `times` times, at most `last`.
+
+    `times` is limited to 64: after hours of failures the result would not fit into a float.
+    """
     return min(last, first * 2.0 ** min(times, 64))
 
 
 @dataclass(slots=True, eq=False)
 class Retried:
-    """Base of what is kept until a try of it succeeds. Times are monotonic seconds.
+    """The base class of items that are kept until a try succeeds. Times are monotonic seconds.
 
     Attributes:
-        failures: tries that failed.
-        since: when the first of them failed.
-        retry_at: when the next is due.
+        failures: number of tries that failed.
+        since: when the first try failed.
+        retry_at: when the next try is due.
     """
 
     failures: int = field(default=0, init=False)
@@ -42,10 +44,10 @@ R = TypeVar("R", bound=Retried)
 
 
 class Later(Generic[R]):
-    """Items of which a try has failed: each is due later and later, and waits for no other. Any thread may add one.
+    """Items that failed and wait for their next try, each with a delay of its own. Any thread may add one.
 
     Args:
-        first, last: seconds until the next try, doubled at each failure.
+        first, last: seconds of the first delay, which doubles at each failure, and of the longest.
         clock: monotonic seconds.
     """
 
@@ -58,18 +60,18 @@ class Later(Generic[R]):
         return bool(self._items)
 
     def add(self, item: R) -> float:
-        """Keep an item after a failed try. Return the seconds until the next."""
+        """Keep an item after a failed try. Return the seconds until its next try."""
         delay = item.failed(self._clock(), self._first, self._last)
         self._items.append(item)
         return delay
 
     def is_due(self) -> bool:
-        """Return whether one of them has its time."""
+        """Return whether at least one item is due."""
         now = self._clock()
         return any(item.retry_at <= now for item in list(self._items))
 
     def due(self) -> list[R]:
-        """Hand out those whose time has come: whoever fails again is added again."""
+        """Remove and return the items that are due. The caller adds an item again if it fails again."""
         now = self._clock()
         found = [item for item in list(self._items) if item.retry_at <= now]
         for item in found:
@@ -77,5 +79,5 @@ class Later(Generic[R]):
         return found
 
     def items(self) -> list[R]:
-        """Return all of them."""
+        """Return all items, due or not."""
         return list(self._items)

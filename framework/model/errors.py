@@ -1,4 +1,4 @@
-"""Every error that the framework raises on purpose. The message is the lesson: what, where, the way out."""
+"""Every error that the framework raises on purpose. Each message says what is wrong, where, and how to correct it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from framework.model.job import JobId, Lease
 
 
 class WorkerError(Exception):
-    """Base of the framework's own errors; `exit_code` is what the `worker` command ends with."""
+    """The base class of the framework's errors; `exit_code` is the exit code of the `worker` command."""
 
     exit_code = 1
 
 
 class DeclarationError(WorkerError):
-    """A queue or handler is declared wrongly; raised at import, names file and line."""
+    """A queue or handler is declared wrongly. Raised at import; the message names file and line."""
 
     exit_code = 2
 
@@ -27,13 +27,13 @@ class UsageError(WorkerError):
 
 
 class SettingsError(WorkerError):
-    """A setting is wrong; names the variable."""
+    """A setting is wrong; the message names the variable."""
 
     exit_code = 2
 
 
 class EngineError(WorkerError):
-    """The engine said no in a way that waiting will not mend (unsafe root, wrong owner, network file system)."""
+    """The engine refuses, and waiting does not help (unsafe root, wrong owner, network file system)."""
 
     exit_code = 3
 
@@ -42,8 +42,8 @@ class EngineUnavailable(EngineError):
     """The engine cannot do it now (disk full, I/O error, too many files, connection lost): try again later.
 
     Attributes:
-        unsettled: leases of a settling call that are not settled: those that failed, and those that are lost. The
-            others of the call are settled. Empty: it is not known which, perhaps none is settled.
+        unsettled: the leases of a `settle` call that are not settled, because they failed or were lost; the others
+            are settled. Empty: it is unknown which are settled, perhaps none.
     """
 
     def __init__(self, message: str = "", *, unsettled: Sequence[Lease] = ()) -> None:
@@ -52,7 +52,7 @@ class EngineUnavailable(EngineError):
 
 
 class LeaseLost(WorkerError):
-    """Other owners have these jobs now, or they are settled; raised after all other leases of the call were settled."""
+    """These jobs have other owners now, or are settled. Raised after all other leases of the call were settled."""
 
     def __init__(self, leases: Sequence[Lease]) -> None:
         self.leases = tuple(leases)
@@ -61,10 +61,10 @@ class LeaseLost(WorkerError):
 
 
 def answer(error: Exception) -> EngineUnavailable | LeaseLost:
-    """Return what the error of an engine's verb means to its caller.
+    """Return the error that the caller of an engine handles, made from an error that one of its verbs raised.
 
-    What an engine raises beyond its contract, a bug or a driver's surprise, is an outage like any other: no reason to
-    end a process and what runs there. Raises the WorkerErrors that waiting does not mend.
+    An error that is not in the contract (a bug, an unexpected error of a driver) counts as an outage: it must not end
+    the process and its jobs. Raises WorkerErrors that waiting does not help as they are.
     """
     if isinstance(error, (EngineUnavailable, LeaseLost)):
         return error
@@ -78,10 +78,10 @@ def answer(error: Exception) -> EngineUnavailable | LeaseLost:
 
 
 class EnqueueError(WorkerError):
-    """Not queued, unless it is `EnqueueUncertain`.
+    """The base class of errors of an enqueue: the job is not queued, except after `EnqueueUncertain`.
 
     Attributes:
-        enqueued: ids that *were* queued before the error; only `enqueue_many` can leave some.
+        enqueued: ids of jobs that *were* queued before the error; only `enqueue_many` can leave some.
     """
 
     def __init__(self, message: str, *, enqueued: Sequence[str] = ()) -> None:
@@ -90,7 +90,7 @@ class EnqueueError(WorkerError):
 
 
 class QueueFull(EnqueueError):
-    """The queue holds `max_length` jobs, or the disk has no room for another; nothing was queued."""
+    """The queue holds `max_length` jobs, or the disk has no room for another job; nothing was queued."""
 
 
 class PayloadTooLarge(EnqueueError):
@@ -102,11 +102,11 @@ class InvalidPayload(EnqueueError):
 
 
 class InvalidArgument(EnqueueError, ValueError):
-    """Another argument of an enqueue is wrong (delay, run_at, job_id, on_conflict); nothing was queued."""
+    """An argument other than the payload is wrong (delay, run_at, job_id, on_conflict); nothing was queued."""
 
 
 class Duplicate(EnqueueError):
-    """A job of this id exists already; nothing was queued. Only `on_conflict="raise"` asks for it.
+    """A job of this id exists already; nothing was queued. Raised only with `on_conflict="raise"`.
 
     Attributes:
         job_id: the id of the job that exists.
@@ -122,9 +122,9 @@ class EnqueueFailed(EnqueueError):
 
 
 class EnqueueUncertain(EnqueueError):
-    """The job may or may not be queued. From `enqueue_many`: `job_id` and those behind it.
+    """The job may or may not be queued. After `enqueue_many` this applies to `job_id` and all jobs behind it.
 
-    Enqueue again with this `job_id`: harmless if the caller chose it, else the job may run twice.
+    Enqueueing again with this `job_id` is harmless if the caller chose it; otherwise the job may run twice.
     """
 
     def __init__(self, message: str, *, job_id: str, enqueued: Sequence[str] = ()) -> None:

@@ -1,4 +1,5 @@
-"""Facts: what happened, typed and frozen. Worker, supervisor and maintenance emit them; logs and metrics subscribe."""
+"""Events: typed, frozen records of what happened. Worker, supervisor and maintenance emit them; logs and metrics
+subscribe."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from framework.model.job import Lease, Reason, RunRecord
 
 @frozen
 class Event:
-    """Base of all events. Durations are in seconds, moments in seconds since the epoch."""
+    """The base class of all events. Durations are in seconds, moments in seconds since the epoch."""
 
 
 # --- jobs, emitted by workers ---------------------------------------------------------------------------------------
@@ -26,10 +27,11 @@ class JobsClaimed(Event):
 
 @frozen
 class JobFinished(Event):
-    """An attempt ended in a process that lived to see it. Emitted while its span is current, before the settling.
+    """An attempt ended, and its process is alive. Emitted while the attempt's span is current, before the settlement.
 
-    `outcome` is one of succeeded, retried, dead_lettered, released, discarded, rested; `delay` is that of a retry or
-    release; `wait` counts from the moment the job was eligible; `message` is of the error, or why it was discarded.
+    `outcome` is one of succeeded, retried, dead_lettered, released, discarded, rested; `delay` is the delay of a retry
+    or release; `wait` counts from the moment the job was eligible; `message` is the text of the error, or the reason
+    for discarding the job.
     """
 
     queue: str
@@ -65,7 +67,7 @@ class LeasesLost(Event):
 
 @frozen
 class EngineFailed(Event):
-    """A verb could not be done; it is tried again after `delay` seconds, nothing is lost."""
+    """A verb of the engine failed; it is tried again after `delay` seconds, and nothing is lost."""
 
     verb: str
     error: str
@@ -91,7 +93,7 @@ class HookFailed(Event):
 
 @frozen
 class HooksNotCalled(Event):
-    """So many calls of a hook were given up; nothing changes for the jobs."""
+    """`count` calls of a hook were given up; nothing changes for the jobs."""
 
     hook: str
     count: int
@@ -128,8 +130,8 @@ class WorkerReady(Event):
 
 @frozen
 class WorkerLeaving(Event):
-    """Why a worker stops claiming: drain (also a renewal), max_jobs_per_process, max_memory, hung job,
-    interrupted in a library (threads), or `ruined: ` and what a handler has changed in the process."""
+    """A worker stops claiming. `why` is drain (also when SIGHUP replaces it), max_jobs_per_process, max_memory,
+    hung job, interrupted in a library (threads), or `ruined: ` and what a handler has changed in the process."""
 
     process: str
     pid: int
@@ -141,14 +143,14 @@ class WorkerLeaving(Event):
 
 @frozen
 class AttemptLost(Event):
-    """An attempt whose process died before telemetry had it. Whoever handles this emits the span that is missing.
+    """An attempt whose process died before telemetry had it. Telemetry makes the missing span from this event.
 
     Attributes:
         outcome: what becomes of the job.
-        reason: worker_lost or timeout; None where the kill was planned (released, no error). Of one that had ended: why
-            it had failed, None = it had not.
-        ended: its handler had ended, and the outcome is the one that the worker wrote down.
-        error_type, message, traceback: of a failure.
+        reason: worker_lost or timeout; None if the kill was planned (released, no error). If the handler had ended: the
+            reason of its failure, None = it had not failed.
+        ended: the handler had ended, and `outcome` is the recorded outcome.
+        error_type, message, traceback: details of a failure.
     """
 
     lease: Lease
@@ -166,18 +168,18 @@ class AttemptLost(Event):
 
     @property
     def how(self) -> str:
-        """Return how telemetry counts the attempt."""
+        """Return the outcome under which telemetry counts the attempt."""
         return self.outcome if self.ended or self.reason is None else "lost"
 
     @property
     def failed(self) -> str:
-        """Return `error.type`; empty = no error."""
+        """Return the value of `error.type`; empty = no error."""
         return self.error_type or self.reason or ""
 
 
 @frozen
 class JobsRescued(Event):
-    """Claims of a dead process that had not started: runnable again, no attempt spent."""
+    """Jobs that a dead process had claimed and not started; they can run again, and no attempt is spent."""
 
     queue: str
     job_ids: Sequence[str]
@@ -194,7 +196,7 @@ class JobsExpired(Event):
 
 @frozen
 class QueueObserved(Event):
-    """Counts of a queue; None: the engine cannot know."""
+    """The counts of a queue; None: the engine cannot know."""
 
     queue: str
     ready: int | None
@@ -207,7 +209,7 @@ class QueueObserved(Event):
 
 @frozen
 class FileBad(Event):
-    """A stored file cannot be a job: it is kept aside, and told of once by each life of the observer."""
+    """A stored file cannot be a job: it is moved aside. Each observing process emits this once for a file."""
 
     queue: str
     file: str
@@ -217,7 +219,7 @@ class FileBad(Event):
 
 @frozen
 class QueueUndeclared(Event):
-    """A queue in the store has jobs, and no running service declares it. `first`: it was not so before."""
+    """A queue in the store has jobs, and no running service declares it. `first`: this is new."""
 
     queue: str
     jobs: int
@@ -281,7 +283,7 @@ Subscriber = Callable[[Event], None]
 
 
 class Bus:
-    """Passes events to subscribers, in order. A subscriber that raises never disturbs the one who emits."""
+    """A list of subscribers that get each event in order. An error in a subscriber never reaches the emitter."""
 
     __slots__ = ("_subscribers", "errors")
 

@@ -1,5 +1,5 @@
-"""What is read of an exception that a service raised. Its class is not ours: any attribute or method of it may raise,
-lie or never end, so everything here reads past overrides, and nothing here raises."""
+"""Reading exceptions that a service raised. Their classes are foreign code: any attribute or method may raise, return
+something false or never end. So the functions here bypass overrides, and none of them raises."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from contextlib import suppress
 MESSAGE, TRACE = 1000, 2000  # characters
 LONGEST_NAME = 200  # bytes of a name that becomes an attribute of a series or stands in a record
 CONCEALED = "__worker_concealed__"  # an attribute of an exception whose text may quote a payload
-_FRAMES = 50  # of a traceback, the innermost: more than its tail can show
-_MOST_RELATED = 100  # exceptions that are formatted together; beyond that, the one that was raised alone
+_FRAMES = 50  # innermost frames of a traceback that are formatted: more than its tail can show
+_MOST_RELATED = 100  # exceptions that are formatted together; beyond that, only the one that was raised
 _SUSPENDABLE = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 _LINKS = ("__cause__", "__context__")
 _EXCEPTIONS = vars(BaseExceptionGroup)["exceptions"]
@@ -20,15 +20,15 @@ _READ = (*_LINKS, "__traceback__", "__suppress_context__")  # by the traceback m
 
 
 def error_type(error: BaseException) -> str:
-    """Return the qualified name of the class, as telemetry's `error.type` wants it; builtins without their module."""
+    """Return the qualified name of the class, in the form of telemetry's `error.type`; builtins without a module."""
     kind = type(error)
-    # A metaclass may define these names; `type` itself always knows.
+    # A metaclass may override these names, so they are read through `type`.
     name, module = (vars(type)[attribute].__get__(kind) for attribute in ("__qualname__", "__module__"))
     return cut(name if type(module) is not str or module == "builtins" else f"{module}.{name}", LONGEST_NAME)
 
 
 def describe(error: BaseException, *, limit: int = TRACE) -> tuple[str, str]:
-    """Return (message, tail of the traceback)."""
+    """Return the message and the tail of the traceback."""
     if _is_concealed(error):
         return f"{error_type(error)} in a validator of the payload", _tail(_text(_stack(error)), limit)
     message = _message(error)
@@ -36,7 +36,7 @@ def describe(error: BaseException, *, limit: int = TRACE) -> tuple[str, str]:
 
 
 def _tail(text: str, limit: int) -> str:
-    """Return the last whole lines that fit into `limit` characters; part of a line where the last is longer."""
+    """Return the last whole lines that fit into `limit` characters; a part of the last line if it alone is longer."""
     tail = text[-limit:]
     if len(text) == len(tail) or text[-limit - 1] == "\n":
         return tail
@@ -51,15 +51,15 @@ def _is_concealed(error: BaseException) -> bool:
 
 
 def cut(text: str, most: int) -> str:
-    """Return a text of at most `most` bytes of UTF-8, cut at a character; without lone surrogates."""
+    """Return the text cut to at most `most` bytes of UTF-8, at a character, without lone surrogates."""
     data = text[:most].encode("utf-8", "replace")
     return data[:most].decode("utf-8", "ignore")
 
 
 def release(error: BaseException) -> None:
-    """Let go of the frames that the exception, and those it is chained to, hold with all their locals.
+    """Free the frames, with their locals, that the exception and the exceptions chained to it hold.
 
-    Without this they live until a garbage collection: a frame that keeps its exception in a variable is a cycle.
+    Otherwise they live until a garbage collection: a frame that keeps its exception in a variable is a cycle.
     """
     related, circular = _related(error)
     for one in related:
@@ -70,7 +70,7 @@ def release(error: BaseException) -> None:
 
 
 def clear_locals(error: BaseException | None) -> None:
-    """Free the locals of the frames and keep their lines: for an exception that somebody will look at."""
+    """Free the locals of the frames and keep their lines, for an exception that a test may still read."""
     for one in _related(error)[0] if error is not None else ():
         trace = vars(BaseException)["__traceback__"].__get__(one)
         while trace is not None:
@@ -83,7 +83,7 @@ def clear_locals(error: BaseException | None) -> None:
 
 
 def _related(error: BaseException) -> tuple[list[BaseException], bool]:
-    """(the exception and all that it is chained to or groups, whether one of them was reached twice)."""
+    """Return the exception with all that it is chained to or groups, and whether one of them was reached twice."""
     seen = {id(error): error}
     waiting = [error]
     twice = False
@@ -100,7 +100,7 @@ def _related(error: BaseException) -> tuple[list[BaseException], bool]:
 
 def _message(error: BaseException) -> str:
     try:
-        # A subclass of str would bring methods of its own.
+        # A subclass of str could override the slicing.
         return _text(str.__getitem__(str(error), slice(MESSAGE))) or _name(error)
     except BaseException:
         return f"{_name(error)} (its __str__ failed)"
@@ -131,7 +131,7 @@ def _stack(error: BaseException) -> str:
 
 
 def _is_formattable(error: BaseException) -> bool:
-    """Whether formatting ends soon: it repeats what stands in several groups, and follows what classes override."""
+    """Return whether formatting ends soon: it repeats exceptions that are in several groups, and calls overrides."""
     seen: set[int] = set()
     waiting = [error]
     visits = 0
@@ -163,5 +163,5 @@ def _members(error: BaseException) -> tuple[BaseException, ...]:
 
 
 def _text(value: str) -> str:
-    """Without lone surrogates (file names have some), which neither JSON nor a span can carry."""
+    """Return the text without lone surrogates (file names may have some), which neither JSON nor a span can carry."""
     return value.encode("utf-8", "replace").decode()

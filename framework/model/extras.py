@@ -1,11 +1,11 @@
-"""What a job may carry beyond what every job has. All of it is optional, and a job that has none of it pays nothing.
+"""The optional fields of a job. A job without any of them costs nothing more.
 
-Engines store `Extras.text`, one JSON object with what differs from the defaults, and read it with `unpack`. FIELDS is
-the one place that says which fields there are and what may stand in them.
+Engines store `Extras.text`, one JSON object with the values that differ from the defaults, and read it with `unpack`.
+FIELDS alone defines which fields exist and which values they may have.
 
-Versions meet in a store, so reading never fails. A field that this version does not know, of a newer one, is kept in
-`other`. A value that its field cannot have is left out and named in `ignored`: the job runs as if nothing had been
-said. `text` stays as it was read, whatever it holds, so nothing gets lost where a job is written again.
+Several versions may use one store, so reading never fails. A field that only a newer version knows is kept in `other`.
+A value that its field cannot have is left out and named in `ignored`: the job runs as if it had not been set. `text`
+stays as it was read, so nothing is lost when a job is written again.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ LONGEST_KEY = 255  # characters
 # Seconds since the epoch of the first and the last moment that a datetime can show: years 1 and 9999.
 EARLIEST, LATEST = -62_135_596_800.0, 253_402_300_799.0
 _MOST_NUMBERS = 20  # in one record
-_CACHED = 1000  # characters; jobs of one producer mostly say the same
+_CACHED = 1000  # characters; jobs of one producer mostly have the same text
 
 _ENCODE = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True).encode
 _DECODE = json.JSONDecoder().raw_decode
-_WHOLE = "extras"  # in `ignored`: what is stored is no JSON object at all
+_WHOLE = "extras"  # in `ignored`: the stored text is not a JSON object
 
 
 @frozen
 class Extras:
-    """The optional part of a job's record. Raises ValueError: a value that its field cannot have.
+    """The optional part of a job's record. Raises ValueError for a value that its field cannot have.
 
     Attributes:
-        priority: 0 to 9; jobs of a lower one are claimed first, 5 is usual.
-        unique_key, unique_scope: what makes it unique, and within what; they are stored, and mean nothing yet.
+        priority: 0 to 9; jobs with a lower number are claimed first, 5 is usual.
+        unique_key, unique_scope: the key that makes the job unique, and its scope; stored, without effect so far.
         group: key of the jobs that share a limit.
-        schedule: key of the schedule that made it. tick: the moment that was meant, seconds since the epoch.
-        timeout: seconds for each of its attempts. retry: numbers of its retry policy, by their names.
-        fingerprint: of the JSON schema of its payload's type. version: of the service that enqueued it.
+        schedule: key of the schedule that made the job. tick: the scheduled moment, seconds since the epoch.
+        timeout: seconds for each of its attempts. retry: numbers of its retry policy, by name.
+        fingerprint: a hash of the JSON schema of the payload type. version: the version of the enqueueing service.
         other: fields that this version does not know.
-        ignored: fields whose stored values were ignored.
+        ignored: names of fields whose stored values were ignored.
     """
 
     priority: int = USUAL
@@ -73,7 +73,10 @@ class Extras:
 
     @property
     def text(self) -> str:
-        """What an engine stores, in ASCII; empty where there is nothing. Made once. Raises ValueError."""
+        """Return the text that an engine stores, in ASCII; empty if all fields have their defaults. Made once.
+
+        Raises ValueError.
+        """
         if not self._text:
             said = {**self.other, **self.said()}
             try:
@@ -84,10 +87,10 @@ class Extras:
 
 
 class May(NamedTuple):
-    """What may stand in a field.
+    """The rule for the values of a field.
 
     Attributes:
-        check: returns whether a value may, whatever it is. be: the same in words.
+        check: returns whether a value of any type is allowed. be: the rule in words, for messages.
     """
 
     check: Callable[[Any], bool]
@@ -95,11 +98,11 @@ class May(NamedTuple):
 
 
 def _is_number(value: Any, least: float, most: float) -> bool:
-    return type(value) in (int, float) and least <= value <= most  # not NaN, and a bool is an int, but no number
+    return type(value) in (int, float) and least <= value <= most  # excludes NaN, and bool, which is an int
 
 
 def _is_record(value: Any) -> bool:
-    """Return whether it maps a few names to numbers."""
+    """Return whether the value is a dict of a few names and their numbers."""
     if type(value) is not dict or len(value) > _MOST_NUMBERS:
         return False
     return all(
@@ -109,7 +112,7 @@ def _is_record(value: Any) -> bool:
 
 
 def _is_text(value: Any, most: int) -> bool:
-    """Return whether it is text that can be written anywhere: lone surrogates cannot."""
+    """Return whether the value is text of 1 to `most` characters without lone surrogates, which UTF-8 cannot encode."""
     if type(value) is not str or not 0 < len(value) <= most:
         return False
     return value.isascii() or not any("\ud800" <= one <= "\udfff" for one in value)
@@ -139,7 +142,7 @@ NONE = Extras()
 
 
 def unpack(text: str) -> Extras:
-    """Return what a stored text says, whatever it is: see the module. Jobs with one text share the answer."""
+    """Return the extras of any stored text; see the module. Jobs with the same text share one result."""
     return _cached(text) if len(text) <= _CACHED else _unpack(text)
 
 

@@ -1,4 +1,4 @@
-"""The durable record of a job, and what is known about its runs. Plain data, shared by every engine."""
+"""The durable record of a job, its leases and its runs: plain data that every engine uses."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class JobId(str):
     """The id of a job that `enqueue` was asked to store.
 
     Attributes:
-        duplicate: a job of this id existed already, in any state: nothing was stored.
+        duplicate: a job of this id existed already, in any state, so nothing was stored.
     """
 
     duplicate: bool = False
 
     @classmethod
     def taken(cls, job_id: str) -> JobId:
-        """Return the id as that of a duplicate."""
+        """Return the id with `duplicate` set."""
         found = cls(job_id)
         found.duplicate = True
         return found
@@ -34,19 +34,19 @@ class JobId(str):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One attempt that failed, as it is stored with the job and shown by `worker dead show`.
+    """A failed attempt, as it is stored with the job and shown by `worker dead show`.
 
     Attributes:
-        attempt: number of the attempt, from 1; 0 where no attempt was made (expired before its first run).
-        reason: why it failed.
+        attempt: number of the attempt, from 1; 0 if there was no attempt (the job expired before its first run).
+        reason: why the attempt failed.
         message: text of the error, at most 1,000 characters.
-        traceback: tail of the traceback, at most 2,000 characters; empty where there was none.
-        trace_id: 32 hex digits, empty where the run was not traced.
+        traceback: tail of the traceback, at most 2,000 characters; empty if there was none.
+        trace_id: 32 hex digits; empty if the run was not traced.
         exception: the exception itself; only in the process where it was raised.
         error_type: qualified name of the exception's class, or the reason; telemetry's `error.type`.
         span_id: 16 hex digits of the attempt's `process` span.
-        queue: queue on which it ran (a dead letter's handler can fail, too).
-        delivery: number of the claim in which it ran; unique for a job.
+        queue: the queue on which the attempt ran (a dead letter's handler can fail, too).
+        delivery: number of the claim to which the attempt belongs; unique for a job.
         started_at, ended_at: seconds since the epoch, wall clock.
     """
 
@@ -66,21 +66,21 @@ class Failure:
 
 @frozen
 class Job:
-    """What is stored. It never changes after enqueue; only the history of attempts grows.
+    """The stored record of a job. It never changes after enqueue; only the history of attempts grows.
 
     Attributes:
         id: chosen by the caller or generated; unique while the job exists.
-        uid: 16 random bytes written once: span ids derive from it, a chosen id would repeat.
+        uid: 16 random bytes, written once. Span ids derive from it, because a chosen id may be used again.
         queue: the home queue; a dead letter keeps it.
-        payload: the encoded payload; below producer and executor nobody looks inside.
+        payload: the encoded payload; only the producer and the executor read it.
         headers: `traceparent`, `tracestate`, `baggage`, `content-type`, and others, all text.
         enqueued_at: seconds since the epoch, wall clock.
         not_before: seconds since the epoch before which the job must not start; None = at once.
-        ttl: seconds from first eligibility after which it expires; None = never.
-        chosen_id: the caller chose the id, so a second enqueue of it is a duplicate.
-        scheduled_for: the moment a schedule meant, seconds since the epoch; None if no schedule made it.
+        ttl: seconds from first eligibility after which the job expires; None = never.
+        chosen_id: the caller chose the id, so a second enqueue with it is a duplicate.
+        scheduled_for: the moment that a schedule planned, seconds since the epoch; None if no schedule made the job.
         history: failed attempts, oldest first: the first and the last ten.
-        extras: priority, keys, per-job options and where it comes from; most jobs have next to none.
+        extras: priority, keys, per-job options and origin; most jobs have few of them or none.
     """
 
     id: str
@@ -98,7 +98,7 @@ class Job:
 
     @property
     def eligible_at(self) -> float:
-        """Seconds since the epoch from which the job could first have run."""
+        """Return the moment from which the job could first run, in seconds since the epoch."""
         return self.enqueued_at if self.not_before is None else max(self.enqueued_at, self.not_before)
 
 
@@ -109,12 +109,12 @@ class Lease:
     Attributes:
         job: the job.
         queue: the queue it was claimed from; differs from `job.queue` for a dead letter.
-        attempt: number this attempt has if it starts, from 1.
+        attempt: number of the attempt, from 1, if it starts.
         delivery: number of this claim, from 1; grows at every claim and is never reset.
-        eligible_at: since when it could have been claimed (after delay or backoff), seconds since the epoch.
-        token: what the engine needs to settle it; nobody else reads it.
-        previous: the run of an earlier delivery that had started, of whose end nothing is known: its machine is gone.
-            Who claims the job charges that attempt instead of starting one.
+        eligible_at: since when the job could be claimed (after delay or backoff), seconds since the epoch.
+        token: what the engine needs to settle the lease; only the engine reads it.
+        previous: the run of an earlier delivery that had started and whose end is unknown, because its machine is
+            lost. The worker that claims the job charges that attempt instead of starting one.
     """
 
     job: Job
@@ -127,19 +127,19 @@ class Lease:
 
     @property
     def is_letter(self) -> bool:
-        """Claimed from a dead-letter queue: the payload is some other queue's."""
+        """Return whether the job is a dead letter: it was claimed from a queue that is not its home queue."""
         return self.queue != self.job.queue
 
 
 @frozen
 class RunRecord:
-    """What a worker writes before a handler starts; a rescuer reads it when the worker is dead.
+    """The record that a worker writes before a handler starts; a rescuer reads it after the worker died.
 
     Attributes:
         row: the concurrency slot of the process, from 0.
         delivery, attempt: as in the lease.
         started_at: seconds since the epoch, wall clock.
-        trace_id, span_id: ids of the attempt's span: 32 and 16 hex digits, empty where untraced.
+        trace_id, span_id: ids of the attempt's span: 32 and 16 hex digits; empty if not traced.
         sampled: whether the span is to be exported.
     """
 
@@ -153,7 +153,7 @@ class RunRecord:
 
     @property
     def ids(self) -> bytes:
-        """Return both ids as bytes, zeros where it is not traced."""
+        """Return both ids as bytes; zeros if the run is not traced."""
         return ids_of(self.trace_id, self.span_id)
 
 
@@ -161,7 +161,7 @@ NO_IDS = bytes(24)
 
 
 def ids_of(trace_id: str, span_id: str) -> bytes:
-    """Return 24 bytes of two ids in hex; zeros where they are none."""
+    """Return the 24 bytes of two ids in hex; zeros if they are not valid ids."""
     try:
         found = bytes.fromhex(trace_id + span_id)
     except ValueError:
@@ -170,7 +170,7 @@ def ids_of(trace_id: str, span_id: str) -> bytes:
 
 
 class Run(Protocol):
-    """What is written before a handler starts: a RunRecord has it, and an attempt."""
+    """The facts of a run that are written before its handler starts; both RunRecord and Attempt have them."""
 
     @property
     def row(self) -> int: ...
@@ -183,7 +183,7 @@ class Run(Protocol):
 
 
 class Logger(Protocol):
-    """What `ctx.log` offers; structlog fits, the core does not know it."""
+    """The interface of `ctx.log`. A structlog logger has it, and the core does not depend on structlog."""
 
     def bind(self, **kw: object) -> Self: ...
     def debug(self, event: str, **kw: object) -> object: ...
@@ -195,13 +195,13 @@ class Logger(Protocol):
 
 @dataclass(frozen=True)
 class Context:
-    """What a handler may know of its job.
+    """The facts about a job that its handler gets.
 
     Attributes:
-        job_id, queue: as enqueued; on a dead-letter queue, `queue` is that queue.
+        job_id, queue: as enqueued; on a dead-letter queue, `queue` is the dead-letter queue.
         attempt: number of this attempt, from 1, of `max_attempts`.
         enqueued_at: with time zone UTC.
-        scheduled_for: the moment a schedule meant, None where no schedule made the job.
+        scheduled_for: the moment that a schedule planned; None if no schedule made the job.
         log: a logger bound to the job and its trace.
     """
 
@@ -218,21 +218,21 @@ class Context:
 
     @property
     def remaining(self) -> float | None:
-        """Seconds until the soft timeout, never below 0; None without one."""
+        """Return the seconds until the soft timeout, never below 0; None without a timeout."""
         return None if self._deadline is None else max(0.0, self._deadline - self._clock())
 
     @property
     def should_stop(self) -> bool:
-        """The worker is draining: save what you have and raise Snooze, or finish soon."""
+        """Return whether the worker is draining: then save what you have and raise Snooze, or finish soon."""
         return self._stopping()
 
 
-_SPAN_ID = blake2b(digest_size=8, person=b"span")  # copied for each id: half the price of a new one
+_SPAN_ID = blake2b(digest_size=8, person=b"span")  # copied for each id, which takes half the time of a new one
 _TRACE_ID = blake2b(digest_size=16, person=b"trace")
 
 
 def span_bytes(uid: bytes, delivery: int) -> bytes:
-    """Return the `process` span's id, which anybody can derive who knows the job."""
+    """Return the id of the `process` span; every process that has the job derives the same id."""
     digest = _SPAN_ID.copy()
     digest.update(uid + delivery.to_bytes(8, "big"))
     return digest.digest()

@@ -10,11 +10,11 @@ running: ContextVar[Lease | None] = ContextVar("framework_job", default=None)
 
 
 def current_job() -> dict[str, object] | None:
-    """queue, job_id and attempt of the running job, or None."""
+    """Return queue, job_id and attempt of the running job; None if no job runs in this context."""
     lease = running.get()
     return None if lease is None else keys_of(lease)
 
 
 def keys_of(lease: Lease) -> dict[str, object]:
-    """What every line about an attempt says."""
+    """Return the keys that every log line about an attempt has."""
     return {"queue": lease.queue, "job_id": lease.job.id, "attempt": lease.attempt}

@@ -1,4 +1,4 @@
-"""The options of queues and pools as plain values, after the settings had their say, and what each may be."""
+"""The options of queues and pools as plain values, after settings were applied, and the range of each."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from framework.model.slo import Slo
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}", re.ASCII)
 MOST_WEIGHT = 100
-MOST_WORKERS, MOST_CONCURRENCY = 1_000, 10_000  # more is a slip of the pen, which would fill memory or disk at a start
+MOST_WORKERS, MOST_CONCURRENCY = 1_000, 10_000  # more is a typing error, which would fill memory or disk at start
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 class QueueSpec(Protocol):
-    """The engine's part of a queue's declaration: never its workers, its deadlines or its slo. See QueueOptions."""
+    """The part of a queue's declaration that engines read, without its workers, deadlines and slo. See QueueOptions."""
 
     @property
     def name(self) -> str: ...
@@ -39,29 +39,29 @@ class QueueSpec(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class QueueOptions:
-    """A queue's declaration as plain values, after the settings had their say.
+    """The declaration of a queue as plain values, after settings were applied.
 
     Attributes:
         name: name in the engine, in telemetry and on the command line.
         attribute: name on the app; the key of its settings.
-        workers: processes that serve it; 0 is legal, at most 1,000. In a pool: those of the pool.
-        concurrency: jobs at once in one process, at most 10,000; above 1 those of a sync handler run in threads. In a
-            pool: that of the pool.
-        pool: name of the pool that serves it; empty = one of its own.
-        weight: its share of a pool's runs where others have jobs, too, relative to theirs.
+        workers: processes that serve it; 0 is legal, at most 1,000. In a pool: the pool's value.
+        concurrency: jobs at once in one process, at most 10,000; above 1 the jobs of a sync handler run in threads. In
+            a pool: the pool's value.
+        pool: name of the pool that serves it; empty = it has processes of its own.
+        weight: its share of a pool's runs, relative to the other queues of the pool that have jobs.
         timeout: seconds until `JobInterrupted` is raised in the handler; None = never.
-        kill_after: seconds from there to SIGKILL.
-        dead_letter: name of the queue that takes its dead letters; None = its own list.
-        ttl: seconds from first eligibility to expiry; on a dead-letter queue: how long letters are kept.
-        max_length: ready and delayed jobs that it holds; None = no limit.
-        max_payload_bytes: size of the encoded payload.
-        max_jobs_per_process, max_memory: after so many jobs, or above so many bytes resident, a process is replaced.
-        slo: what it promises about waiting; None = nothing.
+        kill_after: seconds from the timeout to SIGKILL.
+        dead_letter: name of the queue that takes its dead letters; None = they stay on this queue.
+        ttl: seconds from first eligibility to expiry; on a dead-letter queue: how long dead letters are kept.
+        max_length: ready and delayed jobs that it holds at most; None = no limit.
+        max_payload_bytes: largest size of the encoded payload.
+        max_jobs_per_process, max_memory: after so many jobs, or above so many resident bytes, a process is replaced.
+        slo: its objective for waiting; None = none.
         is_dead_letter: its payloads are dead letters.
         full_errors: messages about a payload that does not fit may quote it.
         handled: the service has a handler for it. A dead-letter queue that no service on the store handles keeps its
             dead letters in state dead.
-        service: the service that declares it; empty: nobody's declaration, which changes nobody's.
+        service: the service that declares it; empty: the options do not count as a declaration of any service.
     """
 
     name: str
@@ -106,14 +106,14 @@ class QueueOptions:
 
 @dataclass(frozen=True, slots=True)
 class PoolOptions:
-    """The processes that serve one queue or several, as plain values, after the settings had their say.
+    """The options of the processes that serve one queue or several, as plain values, after settings were applied.
 
     Attributes:
-        name: name of its processes, `light/0`.
-        attribute: name on the app; the key of its settings; empty: a queue's own.
+        name: prefix of the names of its processes, as in `light/0`.
+        attribute: name on the app; the key of its settings; empty: the processes of a queue without a pool.
         workers: processes; 0 is legal, at most 1,000.
         concurrency: jobs at once in one process, of all its queues together.
-        max_jobs_per_process, max_memory: after so many jobs, or above so many bytes resident, a process is replaced.
+        max_jobs_per_process, max_memory: after so many jobs, or above so many resident bytes, a process is replaced.
     """
 
     name: str
@@ -130,14 +130,14 @@ class PoolOptions:
 
     @classmethod
     def own_of(cls, queue: QueueOptions) -> PoolOptions:
-        """Return the pool that a queue has for itself, under its own name."""
+        """Return the options of the processes of a queue without a pool; they have the queue's name."""
         return cls(
             queue.name, "", queue.workers, queue.concurrency, queue.max_jobs_per_process, queue.max_memory
         )  # fmt: skip
 
 
 def in_pool(queue: QueueOptions, pool: PoolOptions) -> QueueOptions:
-    """Return the options of a queue that a pool serves: its processes are the pool's."""
+    """Return the options of a queue in a pool: what concerns processes comes from the pool."""
     return replace(
         queue,
         pool=pool.name,
@@ -173,14 +173,14 @@ def _check_whole(name: str, value: object) -> None:
 
 
 def check_name(name: str, what: str = "queue") -> None:
-    """Refuses what cannot be a directory, a subject and a metric attribute everywhere. Raises ValueError."""
+    """Raise ValueError for a name that cannot be a directory, a subject and a metric attribute everywhere."""
     if not isinstance(name, str) or not NAME.fullmatch(name):
         given = name[:120] if isinstance(name, str) else name
         raise ValueError(f"{what} name {given!r}: 1 to 100 of a-z 0-9 . _ - and a letter or digit first")
 
 
 def parse_size(text: str | int | None) -> int | None:
-    """`max_memory`: `512MiB`, `1G` or a number of bytes, as bytes; units of 1024. Raises ValueError."""
+    """Return `max_memory` (`512MiB`, `1G` or a number of bytes) in bytes; units are of 1024. Raises ValueError."""
     if text is None or isinstance(text, int):
         return text
     if not isinstance(text, str):

@@ -1,4 +1,4 @@
-"""What a run decided, and the exceptions with which a handler says it."""
+"""The outcome of a run, and the exceptions by which a handler chooses it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from framework.model.retry import LONGEST, RetryPolicy, Seconds, seconds
 
 
 def _delay(value: Seconds) -> float:
-    """Return a delay in seconds that a clock and a file name have room for; "not a number" counts as none."""
+    """Return a delay in seconds that fits into a clock and a file name; NaN counts as 0."""
     return min(LONGEST, max(0.0, seconds(value)))
 
 
 class RetryLater(Exception):
-    """Retry, by the policy or after a delay of your own (seconds)."""
+    """Raise this to retry the job, after the policy's delay or a delay of your own (seconds)."""
 
-    delay: float | None = None  # of subclasses that do not call __init__
+    delay: float | None = None  # for subclasses that do not call __init__
 
     def __init__(self, reason: str = "", *, delay: Seconds | None = None) -> None:
         super().__init__(reason)
@@ -28,7 +28,7 @@ class RetryLater(Exception):
 
 
 class Snooze(Exception):
-    """Back to the queue, no attempt spent, optionally after a delay (seconds)."""
+    """Raise this to put the job back, optionally with a delay (seconds); no attempt is spent."""
 
     delay: float = 0.0
 
@@ -38,14 +38,14 @@ class Snooze(Exception):
 
 
 class Reject(Exception):
-    """Dead letter now."""
+    """Raise this to make the job a dead letter at once."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
 
 
 class Discard(Exception):
-    """Delete for ever: the job, or the dead letter whose handler raises it."""
+    """Raise this to delete the job, or the dead letter that is being handled, for ever."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -55,9 +55,9 @@ Why = Literal["timeout", "draining", "lease_lost"]
 
 
 class JobInterrupted(BaseException):
-    """Raised inside a handler at its soft timeout, at the end of a drain, or when its job has become another worker's.
+    """The exception raised in a handler at its soft timeout, at the end of a drain, or when another worker has its job.
 
-    A BaseException: `except Exception` in a handler must not swallow it.
+    It is a BaseException, so that `except Exception` in a handler does not catch it.
     """
 
     why: Why = "timeout"
@@ -68,11 +68,11 @@ class JobInterrupted(BaseException):
 
 
 class Disturbed(BaseException):
-    """Other code than the job's own has cancelled it: it goes back, and no attempt is spent. Handlers never see it."""
+    """Foreign code has cancelled the job: it goes back, and no attempt is spent. Handlers never get this exception."""
 
 
 class Kind(StrEnum):
-    """How a run ended. The values are telemetry's `worker.job.outcome`."""
+    """The ways in which a run ends. The values are telemetry's `worker.job.outcome`."""
 
     SUCCEEDED = "succeeded"
     RETRIED = "retried"
@@ -80,18 +80,18 @@ class Kind(StrEnum):
     RELEASED = "released"
     DISCARDED = "discarded"
     RESTED = "rested"
-    LEASE_LOST = "lease_lost"  # the job is another worker's: this one neither settles nor charges it
+    LEASE_LOST = "lease_lost"  # another worker has the job: this one neither settles nor charges it
 
 
 @frozen
 class Outcome:
-    """What is to be done with a job after a run.
+    """The decision about a job after a run.
 
     Attributes:
         kind: how the run ended.
-        delay: seconds until it may run again; for RETRIED and RELEASED.
-        failure: what failed; for RETRIED and DEAD_LETTERED.
-        message: why the handler discarded it; for DISCARDED.
+        delay: seconds until the job may run again; for RETRIED and RELEASED.
+        failure: the failed attempt; for RETRIED and DEAD_LETTERED.
+        message: why the handler discarded the job; for DISCARDED.
     """
 
     kind: Kind
@@ -114,21 +114,21 @@ SUCCEEDED, RESTED = Outcome(Kind.SUCCEEDED), Outcome(Kind.RESTED)
 
 
 def fail(failure: Failure, policy: RetryPolicy, *, delay: float | None = None, final: bool = False) -> Outcome:
-    """A failed attempt becomes a retry, or a dead letter once the policy is used up (or `final`)."""
+    """Return the outcome of a failed attempt: a retry, or a dead letter if the policy allows no more (or `final`)."""
     if final or failure.attempt >= policy.max_attempts:
         return Outcome(Kind.DEAD_LETTERED, failure=failure)
     return Outcome(Kind.RETRIED, delay=policy.delay(failure.attempt) if delay is None else delay, failure=failure)
 
 
 def conceal(error: BaseException) -> None:
-    """Makes `describe` leave out the exception's text, which may quote a payload."""
+    """Mark an exception so that `describe` leaves out its text, which may quote a payload."""
     if not issubclass(type(error), _WORDS):
         with contextlib.suppress(Exception):  # an exception class may refuse attributes
             setattr(error, CONCEALED, True)
 
 
 def reason_of(error: BaseException) -> Reason:
-    """Why an attempt failed that ended with this exception."""
+    """Return the reason of a failed attempt that ended with this exception."""
     kind = type(error)  # isinstance() would ask the exception's own __class__
     if issubclass(kind, JobInterrupted):
         return "timeout"

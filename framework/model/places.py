@@ -1,4 +1,4 @@
-"""Where something was written, for messages that name it."""
+"""Source locations (`file.py:line`) for messages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 
 def caller_place() -> str:
-    """`file.py:line` of the nearest frame outside framework and typing, for messages."""
+    """Return `file.py:line` of the nearest frame outside framework, typing and contextlib."""
     frame = sys._getframe(1)
     while frame.f_back and str(frame.f_globals.get("__name__")).split(".")[0] in ("framework", "typing", "contextlib"):
         frame = frame.f_back
@@ -15,6 +15,6 @@ def caller_place() -> str:
 
 
 def place_of(filename: str, line: int) -> str:
-    """`file.py:line`, the file relative to the working directory where it lies below it."""
+    """Return `file.py:line`, with a relative path if the file is below the working directory."""
     here = os.getcwd() + os.sep
     return f"{filename.removeprefix(here)}:{line}"

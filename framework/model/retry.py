@@ -1,4 +1,4 @@
-"""When a failed job runs again."""
+"""The retry policy: when a failed job runs again."""
 
 from __future__ import annotations
 
@@ -9,30 +9,32 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 Seconds = float | timedelta
-LONGEST = 1e9  # seconds, some 30 years: timers of the system take no more
+LONGEST = 1e9  # seconds, about 30 years: system timers accept no more
 
 
 def seconds(value: Seconds) -> float:
-    """A duration as a float of seconds. Raises TypeError: a text is none, even one that looks like a number."""
+    """Return a duration in seconds. Raises TypeError for anything but a number or timedelta, such as a numeric text."""
     if isinstance(value, timedelta):
         return value.total_seconds()
-    given: object = value  # whoever runs no type checker may give anything
+    given: object = value  # without a type checker a caller may pass anything
     if not isinstance(given, (int, float)):
         raise TypeError(f"{given!r} is no duration: write a number of seconds or a timedelta")
     try:
         return float(given)
-    except OverflowError:  # an int beyond all floats: whoever checks the range refuses it
+    except OverflowError:  # an int beyond all floats: the range checks of callers refuse it
         return math.inf if given > 0 else -math.inf
 
 
 @dataclass(frozen=True, init=False)
 class RetryPolicy:
-    """Delay after attempt n: min(max_delay, first_delay * factor ** (n - 1)), times uniform(0.5, 1) with jitter.
+    """The number of retries and the delays before them.
+
+    The delay after attempt n is min(max_delay, first_delay * factor ** (n - 1)), with jitter times uniform(0.5, 1).
 
     Attributes:
         max_retries: runs after the first; 0 = one attempt, then the dead-letter queue.
         first_delay, max_delay: seconds.
-        give_up_on: exceptions that make a dead letter at once.
+        give_up_on: exceptions that make the job a dead letter at once.
     """
 
     max_retries: int
@@ -72,11 +74,11 @@ class RetryPolicy:
 
     @property
     def max_attempts(self) -> int:
-        """The first run and all retries."""
+        """Return the number of attempts: the first run and all retries."""
         return self.max_retries + 1
 
     def delay(self, attempt: int, *, uniform: Callable[[float, float], float] = random.uniform) -> float:
-        """Seconds to wait after the failure of this attempt (from 1); a test injects `uniform`."""
+        """Return the seconds to wait after this attempt (from 1) has failed; tests inject `uniform`."""
         try:
             wait = min(self.max_delay, self.first_delay * self.factor ** (attempt - 1))
         except OverflowError:

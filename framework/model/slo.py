@@ -1,4 +1,4 @@
-"""What a queue promises about waiting. `worker alerts` makes Prometheus rules of it."""
+"""The objective of a queue for waiting, from which `worker alerts` makes Prometheus rules."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from framework.model.errors import DeclarationError
 from framework.model.places import caller_place
 from framework.model.retry import Seconds, seconds
 
-# Bounds of the buckets of worker.job.queue_wait.duration, in seconds: telemetry counts by these.
+# Bounds of the buckets of worker.job.queue_wait.duration, in seconds.
 WAIT_BOUNDS: Final = (
     *(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
     *(30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 14400.0),
@@ -21,11 +21,11 @@ class Slo:
     """A service level objective: the share `target` of attempts starts within `wait` seconds of being due.
 
     Attributes:
-        wait: seconds; a bound of the wait's histogram, because Prometheus knows no count between two of them.
-        target: above 0 and below 1, `0.99`.
+        wait: seconds; a bound of the wait's histogram, because Prometheus has no counts between two bounds.
+        target: above 0 and below 1, for instance `0.99`.
 
     Raises:
-        DeclarationError: one is out of its range; names file and line, and the bounds.
+        DeclarationError: a value is out of its range; the message names file and line, and the bounds.
     """
 
     wait: float

@@ -1,1 +1,1 @@
-"""What a service is written against, and what turns its declarations and payloads into jobs."""
+"""The classes that services use, and the code that turns declarations and payloads into jobs."""

@@ -1,4 +1,4 @@
-"""Finding the app that `worker run MODULE` means."""
+"""The search for the app that `worker run MODULE` names."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from framework.service.app import WorkerApp
 
 
 def load_app(target: str) -> type[WorkerApp]:
-    """The most derived WorkerApp of a module, or the one named in `module:Name`. The working directory comes first on
-    the import path.
+    """Return the most derived WorkerApp of a module, or the one that `module:Name` names.
+
+    Puts the working directory first on the import path.
 
     Raises:
-        UsageError: not a module, no app or several leaves in it: lists what there is.
-        WorkerError: what the service's own declarations raise.
+        UsageError: there is no such module, or it has no app or several most derived ones; the message lists them.
+        WorkerError: an error that the service's own declarations raise.
     """
     here = os.getcwd()
     if here not in sys.path[:1]:
@@ -40,7 +41,7 @@ def load_app(target: str) -> type[WorkerApp]:
 
 
 def apps_in(module: ModuleType) -> list[type[WorkerApp]]:
-    """The WorkerApp subclasses among a module's attributes, each once."""
+    """Return the WorkerApp subclasses among a module's attributes, each once."""
     found: dict[int, type[WorkerApp]] = {}
     for value in vars(module).values():
         if isinstance(value, type) and issubclass(value, WorkerApp) and value is not WorkerApp:
@@ -70,7 +71,7 @@ def _import(name: str) -> ModuleType:
 
 
 def innermost(error: BaseException) -> str:
-    """Return file and line at which an error was raised; frames without a file (`<frozen os>`) do not count."""
+    """Return `file:line` where an error was raised; frames without a file (`<frozen os>`) do not count."""
     found, trace = "?", error.__traceback__
     while trace:
         if not trace.tb_frame.f_code.co_filename.startswith("<"):
@@ -88,7 +89,7 @@ def _named(module: ModuleType, wanted: str) -> type[WorkerApp]:
 
 
 def _hint(module: ModuleType) -> str:
-    """Looks one level down, where people put it; an unrelated broken submodule must not hide the message."""
+    """Return a hint that names apps one level below the module; submodules that cannot be imported are ignored."""
     for info in pkgutil.iter_modules(getattr(module, "__path__", ())):
         child = f"{module.__name__}.{info.name}"
         try:

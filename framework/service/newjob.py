@@ -1,4 +1,4 @@
-"""A job's record, out of what the caller of `enqueue` gave: its id, its moments, its random bytes."""
+"""Functions that make a job's record from the arguments of `enqueue`: its id, its times, its random bytes."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ def new_job(
     chosen: bool = False,
 ) -> Job:
     """Return the record that an engine stores."""
-    # By position: this is made for every job.
+    # By position, which is faster: every job comes through here.
     return Job(job_id, uid, options.name, data, headers, now, not_before, options.ttl, chosen, None, (), extras)
 
 
 def new_headers(carried: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return what every job says of its payload, and what carries the context of its trace."""
+    """Return the headers of a job: the type of its payload, and those that carry the context of its trace."""
     return {"content-type": CONTENT_TYPE, **carried} if carried else {"content-type": CONTENT_TYPE}
 
 
 def new_ids() -> tuple[str, bytes]:
-    """Return a job id and a uid. The id sorts by time, roughly: 48 bits of milliseconds, then 80 random ones, as 32 hex
-    digits."""
+    """Return a job id and a uid. The id has 32 hex digits: 48 bits of milliseconds, so that ids roughly sort by time,
+    then 80 random bits."""
     random = random_bytes()
     return f"{time.time_ns() // 1_000_000:012x}{random[16:26].hex()}", random[:16]
 
 
 def checked_id(job_id: object) -> str:
-    """Return the id that a caller chose. Raises InvalidArgument."""
+    """Return the id that a caller chose, if it is valid. Raises InvalidArgument."""
     if not isinstance(job_id, str) or not 0 < len(job_id) <= MAX_ID_LENGTH or not job_id.isprintable():
         raise InvalidArgument(f"job_id={_shortened(job_id)}: 1 to {MAX_ID_LENGTH} printable characters")
     return job_id
@@ -58,7 +58,7 @@ def _shortened(value: object) -> str:
 
 
 def first_moment(now: float, delay: float, run_at: datetime | None) -> float | None:
-    """Return the moment before which a job must not start; None: it may at once. Raises InvalidArgument."""
+    """Return the moment before which a job must not start; None: it may start at once. Raises InvalidArgument."""
     if run_at is None:
         if not 0 <= delay <= LATEST - now:
             raise InvalidArgument(f"delay={delay:g}: write 0 or more seconds, and no moment beyond the year 9999")
@@ -70,6 +70,6 @@ def first_moment(now: float, delay: float, run_at: datetime | None) -> float | N
     if run_at.tzinfo is None:
         raise InvalidArgument(f"run_at={run_at.isoformat()} has no time zone: write datetime(..., tzinfo=UTC)")
     moment = run_at.timestamp()
-    if not EARLIEST <= moment <= LATEST:  # in UTC, which the years 1 and 9999 of another time zone may leave
+    if not EARLIEST <= moment <= LATEST:  # in UTC the moment may fall outside
         raise InvalidArgument(f"run_at={run_at.isoformat()}: its moment in UTC is not within the years 1 to 9999")
     return moment

@@ -1,4 +1,4 @@
-"""Declaring a pool: processes that several queues share."""
+"""The declaration of a pool: worker processes that several queues share."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from framework.model.places import caller_place
 
 
 class Pool:
-    """Worker processes that serve all queues which name it: `light = Pool("light", concurrency=20)` beside
-    `mails = Queue[Mail]("mails", pool=light)`. Handlers of one pool are all async, or all sync.
+    """Worker processes that serve all queues that name the pool. Its handlers are all async, or all sync.
+
+    Write `light = Pool("light", concurrency=20)` beside `mails = Queue[Mail]("mails", pool=light)`.
 
     Args:
-        name: 1 to 100 of `a-z 0-9 . _ -`; its processes are `light/0`, `light/1`.
-        workers: processes; 0 is legal: no worker of this service runs its queues.
-        concurrency: jobs at once in one process, of all its queues together: of async handlers on its event loop, of
-            sync ones in threads.
+        name: 1 to 100 characters of `a-z 0-9 . _ -`; its processes are `light/0`, `light/1`.
+        workers: processes; 0 is legal: then no worker of this service runs its queues.
+        concurrency: jobs at once in one process, of all its queues together: on an event loop for async handlers, in
+            threads for sync ones.
         max_jobs_per_process: a process is replaced after so many jobs.
-        max_memory: a process is replaced above so much resident memory: `512MiB`.
+        max_memory: a process is replaced above so much resident memory, for instance `512MiB`.
 
     Raises:
-        DeclarationError: an option is out of its range; names file and line.
+        DeclarationError: an option is out of its range; the message names file and line.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The way of a job into the engine: validate, encode, give it an id and the trace's context, store."""
+"""The producer: it validates and encodes a payload, gives the job an id and a trace context, and stores it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from framework.service.grouping.tickets import LoopTicket
 from framework.service.newjob import checked_id, first_moment, new_headers, new_ids, new_job
 from framework.service.queues import DeadLetter, Queue
 
-# Jobs stored together, which share their syncs; bounded, as they are held in memory.
+# Jobs of `enqueue_many` that are stored together and share their syncs; limited, because they are held in memory.
 BATCH = 1024
 BATCH_BYTES = 8 << 20  # of encoded payloads
 
@@ -45,17 +45,17 @@ log = logging.getLogger("framework")
 
 
 class Sending(Protocol):
-    """What the producer needs of telemetry."""
+    """The interface that the producer needs from telemetry."""
 
     def one(self, queue: str, job_id: str, size: int) -> AbstractContextManager[Mapping[str, str]]:
-        """The `send` span of one job; gives the headers that carry its context."""
+        """Open the `send` span of one job; the block gets the headers that carry its context."""
 
     def many(self, queue: str, job_ids: Sequence[str]) -> AbstractContextManager[Sequence[Mapping[str, str]]]:
-        """A `create` span per job and one `send` span that links to them; gives the headers of each."""
+        """Open a `create` span for each job, and one `send` span that links to them; the block gets the headers."""
 
 
 class NoSending:
-    """No spans and no headers."""
+    """Sending without telemetry: no spans and no headers."""
 
     def one(self, queue: str, job_id: str, size: int) -> AbstractContextManager[Mapping[str, str]]:
         return nullcontext({})
@@ -65,15 +65,15 @@ class NoSending:
 
 
 class Producer:
-    """Enqueues for one process; safe in threads and event loops. Close it once.
+    """The producer of one process; safe in threads and event loops. Close it once.
 
-    Jobs that are enqueued one by one at the same time share calls of the engine, whatever their queues. Those with a
-    chosen id do so only where a call is a round trip to a server: a local engine stores each of them under the lock of
-    its id, which another process may hold, and no other job must wait for that. Batches have calls of their own.
+    Jobs that are enqueued one by one at the same time share calls of the engine, whatever their queues (group commit).
+    Jobs with a chosen id share only calls that are round trips to a server: a local engine stores each under the lock
+    of its id, which another process may hold, and no other job must wait for that. Each batch has calls of its own.
 
     Args:
-        broker: an open engine.
-        options: a queue's options after settings, by queue name; declares the queue in the engine on first use.
+        broker: the engine, open.
+        options: returns a queue's options after settings; called at the first use of each queue.
         sending: opens the span around each enqueue.
         clock: wall clock, seconds since the epoch.
     """
@@ -89,7 +89,7 @@ class Producer:
         self._broker = broker
         self._resolve = options
         self._options: dict[str, QueueOptions] = {}
-        self._extras: dict[str, Extras] = {}  # what all jobs of a queue say
+        self._extras: dict[str, Extras] = {}  # by queue: the same for all its jobs
         self._codecs: dict[Queue[Any], Codec] = {}
         self._large: set[str] = set()  # queues whose last payload was large
         self._sending = sending or NoSending()
@@ -108,7 +108,7 @@ class Producer:
         on_conflict: str,
         connection: object | None = None,
     ) -> JobId:
-        """Store one job; return its id. Errors as `Queue.enqueue` says."""
+        """Store one job and return its id. Raises what `Queue.enqueue` raises."""
         job, headers = self._made(queue, payload, delay, run_at, job_id, on_conflict)
         if connection is None:
             stored = self._send(job, headers)
@@ -132,9 +132,10 @@ class Producer:
         on_conflict: str,
         connection: object | None = None,
     ) -> JobId:
-        """`enqueue` for event loops: one thread stores for all coroutines. Large payloads are encoded in a thread, too.
+        """Store one job without blocking the event loop, and return its id.
 
-        A coroutine that is cancelled while its job stands in line leaves a job that is stored all the same.
+        One thread stores for all coroutines. Large payloads are encoded in a thread, too. If a coroutine is cancelled
+        while its job waits in line, the job is still stored.
         """
         given = (queue, payload, delay, run_at, job_id, on_conflict)
         if queue.name not in self._options or queue.name in self._large or looks_large(payload):
@@ -158,10 +159,10 @@ class Producer:
         return stored
 
     def enqueue_batch(self, queue: Queue[Any], payloads: Iterable[Any], *, delay: float) -> list[JobId]:
-        """Stores jobs in batches; returns their ids. An error's `enqueued` lists what was stored before it."""
+        """Store jobs in batches and return their ids. An error's `enqueued` lists the jobs stored before it."""
         options = self._declared(queue)
         stored: list[JobId] = []
-        if isinstance(payloads, (BaseModel, str, bytes, Mapping)):  # all of them can be iterated, and none is meant so
+        if isinstance(payloads, (BaseModel, str, bytes, Mapping)):  # iterable, and surely one payload
             raise InvalidPayload(
                 f"queue {queue.name!r}: enqueue_many takes an iterable of payloads, not one {type(payloads).__name__}"
             )
@@ -201,8 +202,11 @@ class Producer:
         return not (job.chosen_id and self._broker.features.local)
 
     def _join(self, job: Job, headers: dict[str, str]) -> LoopTicket:
-        """Put a coroutine's job in line. Its span is current in a context of its own, as it outlives a coroutine that
-        is cancelled: it ends when the job has its answer."""
+        """Put a coroutine's job in line and return its ticket.
+
+        The span is current in a context of its own and ends when the job has its answer, which may be after the
+        coroutine was cancelled.
+        """
         context, sending = copy_context(), self._sending.one(job.queue, job.id, len(job.payload))
         headers.update(context.run(sending.__enter__))
 
@@ -216,11 +220,11 @@ class Producer:
             raise
 
     async def run_async(self, call: Callable[[], list[JobId]]) -> list[JobId]:
-        """Runs an enqueue in a thread, with the caller's context (the current span goes along)."""
+        """Run an enqueue in a thread, in a copy of the caller's context, so that its span is current there."""
         return await asyncio.to_thread(call)
 
     def close(self) -> None:
-        """Store what stands in line, and let go of the engine. Idempotent."""
+        """Store the jobs that wait in line, and close the engine. Idempotent."""
         if not self.closed:
             self.closed = True
             self._line.close()
@@ -248,7 +252,7 @@ class Producer:
         job_id: str | None,
         on_conflict: str,
     ) -> tuple[Job, dict[str, str]]:
-        """Return a job, checked and encoded, and its headers, which the trace's are still to join."""
+        """Return a job, checked and encoded, and its headers, to which the caller adds the trace's."""
         if on_conflict not in ("keep", "raise"):
             raise InvalidArgument(f"on_conflict={str(on_conflict)[:60]!r}: write 'keep' or 'raise'")
         options = self._declared(queue)
@@ -281,14 +285,18 @@ class Producer:
         return data
 
     def _encode_some(self, queue: Queue[Any], rest: Iterator[Any], options: QueueOptions, *, first: int) -> list[bytes]:
-        """The next payloads, as many as are stored together. An error says which it was, from `first`."""
+        """Return the next payloads, encoded, as many as are stored together.
+
+        Args:
+            first: the number of the next payload, which an error names.
+        """
         encoded: list[bytes] = []
         size = 0
         for number, payload in enumerate(islice(rest, BATCH), start=first):
             try:
                 encoded.append(self._encode(queue, payload, options))
             except (InvalidPayload, PayloadTooLarge) as error:
-                if number:  # of one alone it is clear
+                if number:  # payload 0 may be the only one
                     error.args = (f"payload {number}, counted from 0: {error}",)
                 raise
             size += len(encoded[-1])
@@ -303,7 +311,7 @@ class Producer:
             raise
         except EngineError as error:
             raise EnqueueFailed(f"queue {jobs[0].queue!r}: not queued: {error}") from error
-        except Exception as error:  # a bug or a driver's surprise: the caller must not take it for success or failure
+        except Exception as error:  # a bug, or an unexpected error of a driver: neither success nor failure
             ids = ", ".join(job.id for job in jobs[:3])
             raise EnqueueUncertain(
                 f"queue {jobs[0].queue!r}: nobody knows whether {ids} was queued: {error!r}", job_id=jobs[0].id
@@ -311,7 +319,10 @@ class Producer:
 
 
 def _tell_of_duplicate(queue: str, job_id: JobId, on_conflict: str) -> None:
-    """A job that enqueues its successor under its own id loses it: it holds the id as long as it runs."""
+    """Raise Duplicate if the caller asked for it; warn a job that enqueues its successor under its own id.
+
+    Such a successor is never stored, because the running job holds the id.
+    """
     if on_conflict == "raise":
         raise Duplicate(f"queue {queue!r}: a job of id {job_id!r} exists already: nothing was queued", job_id=job_id)
     lease = running.get()

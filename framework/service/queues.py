@@ -1,7 +1,7 @@
-"""Declaring a queue: what a service writes as a class attribute.
+"""The declaration of a queue, which a service writes as a class attribute.
 
-Nothing here stores a job. `Queue.enqueue` reaches the process's producer through `opener`, which
-`framework/__init__` installs, so that no import goes up.
+Nothing here stores a job. `Queue.enqueue` gets the process's producer from `opener`, which `framework/__init__`
+installs, because imports must not go up.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class DeadLetter:
     Attributes:
         job_id: id of the job, as `enqueue` returned it.
         queue: its home queue, to which a replay returns it.
-        payload: decoded JSON, not validated: it may be the reason.
-        reason: why it died.
-        attempts: the failures that are kept, oldest first: the first and the last ten.
+        payload: decoded JSON, not validated: it may be what failed.
+        reason: why the job became a dead letter.
+        attempts: the failed attempts, oldest first: the first and the last ten.
     """
 
     job_id: str
@@ -90,7 +90,7 @@ def _what(value: object) -> str:
 
 
 def _check_pool(pool: object, weight: int | None, **given: object) -> None:
-    """Raises ValueError, TypeError: an option that is the pool's, or that only counts in one."""
+    """Raise ValueError or TypeError for an option that belongs to the pool, or that has an effect only in a pool."""
     if pool is None:
         if weight is not None:
             raise ValueError(f"weight={weight} counts among the queues of a pool: add pool=, or remove it")
@@ -103,7 +103,7 @@ def _check_pool(pool: object, weight: int | None, **given: object) -> None:
 
 
 class Sender(Protocol):
-    """What `Queue.enqueue` needs of a producer."""
+    """The interface that `Queue` needs from a producer."""
 
     def enqueue(
         self,
@@ -142,31 +142,31 @@ opener: Callable[[Queue[Any]], Sender] = _no_opener
 
 
 class Queue(Generic[P]):
-    """A declaration with options: `Queue[Delivery]("deliveries")`. The payload type is any that pydantic can validate.
+    """The declaration of a queue, as in `Queue[Delivery]("deliveries")`; pydantic must be able to validate the type.
 
     Args:
-        name: 1 to 100 of `a-z 0-9 . _ -`.
-        workers: processes, 1 unless said; 0 is legal: no worker of this service runs it.
-        concurrency: jobs at once in one process, 1 unless said: of an async handler on its event loop, of a sync one in
-            threads.
-        pool: processes that it shares with other queues, instead of its own: `workers`, `concurrency`,
-            `max_jobs_per_process` and `max_memory` are then the pool's.
-        weight: of a queue in a pool: runs that it gets for each of a queue of weight 1, where both have jobs.
+        name: 1 to 100 characters of `a-z 0-9 . _ -`.
+        workers: processes, 1 by default; 0 is legal: then no worker of this service runs its jobs.
+        concurrency: jobs at once in one process, 1 by default: on an event loop for an async handler, in threads for a
+            sync one.
+        pool: processes that it shares with other queues instead of its own; then `workers`, `concurrency`,
+            `max_jobs_per_process` and `max_memory` are options of the pool.
+        weight: only in a pool: the runs that it gets for each run of a queue of weight 1, if both have jobs.
         timeout: seconds until `JobInterrupted` is raised in the handler.
         kill_after: seconds from the soft timeout to SIGKILL.
         retry: when a failed job runs again.
-        dead_letter: the queue that takes what will not run again; without one they are kept on this queue.
+        dead_letter: the queue that takes its dead letters; without one they are kept on this queue.
         ttl: seconds from when a job may first run until it becomes a dead letter; on a dead-letter queue: until a dead
-            letter is deleted, after it was handled, or after it came where no service has a handler.
-        max_length: ready and delayed together; retry, release and replay are never refused.
-        max_payload_bytes: size of the payload as JSON.
-        schedules: a later release runs them.
+            letter is deleted, counted from when it was handled, or from its arrival if no service has a handler.
+        max_length: ready and delayed jobs together; retry, release and replay are never refused.
+        max_payload_bytes: largest size of the payload as JSON.
+        schedules: without effect so far; a later release runs them.
         max_jobs_per_process: a process is replaced after so many jobs.
-        max_memory: a process is replaced above so much resident memory: `512MiB`.
-        slo: how long jobs may wait; `worker alerts` makes alerts of it.
+        max_memory: a process is replaced above so much resident memory, for instance `512MiB`.
+        slo: how long jobs may wait; `worker alerts` makes alerts from it.
 
     Raises:
-        DeclarationError: an option is out of its range; names file and line.
+        DeclarationError: an option is out of its range; the message names file and line.
     """
 
     def __init__(
@@ -227,7 +227,7 @@ class Queue(Generic[P]):
 
     @property
     def payload_type(self) -> Any:
-        """What stands in the brackets of `Queue[...]`. Raises DeclarationError where nothing does."""
+        """Return the type in the brackets of `Queue[...]`. Raises DeclarationError if there is none."""
         alias = getattr(self, "__orig_class__", None)
         if alias is None:
             where = f"{self.owner}.{self.attribute}" if self.owner else f"queue {self.name!r}"
@@ -239,7 +239,7 @@ class Queue(Generic[P]):
     @overload
     def handler(self, fn: Callable[[W, P], R], /) -> Callable[[W, P], R]: ...
     def handler(self, fn: Callable[..., Any] | None = None, /) -> Callable[..., Any]:
-        """Marks a method as this queue's handler and returns it unchanged."""
+        """Mark a method as this queue's handler and return it unchanged."""
         if fn is None:
             raise DeclarationError(f"{caller_place()}: write @….handler without parentheses: queue {self.name!r}")
         try:
@@ -265,11 +265,11 @@ class Queue(Generic[P]):
 
         Args:
             payload: validated against the queue's payload type, stored as JSON.
-            delay: seconds before it may start; run_at: the moment, with a time zone. One of the two.
+            delay: seconds before the job may start. run_at: that moment, with a time zone. Give one of the two.
             job_id: your own id; while a job of that id exists in any state, nothing is queued.
             on_conflict: what happens then: "keep" returns the id with `duplicate` set, "raise" raises Duplicate.
-            connection: of the database that is the engine, or a session: the job is queued once its transaction
-                commits. psycopg, SQLAlchemy, asyncpg, Django.
+            connection: a connection to the database that is the engine, or a session: the job is queued when its
+                transaction commits. psycopg, SQLAlchemy, asyncpg, Django.
 
         Raises:
             InvalidPayload, InvalidArgument, PayloadTooLarge, QueueFull, EnqueueFailed, Duplicate: not queued.
@@ -291,9 +291,9 @@ class Queue(Generic[P]):
         on_conflict: OnConflict = "keep",
         connection: object | None = None,
     ) -> JobId:
-        """`enqueue` without blocking the event loop. Coroutines that enqueue at the same time share the engine's calls.
+        """Enqueue as `enqueue` does, without blocking the event loop; coroutines that enqueue together share calls.
 
-        Where it is cancelled, the job may be stored all the same.
+        If it is cancelled, the job may still be stored.
         """
         return await self.sender().aenqueue(
             self, payload, delay=seconds(delay), run_at=run_at, job_id=job_id, on_conflict=on_conflict,
@@ -301,22 +301,25 @@ class Queue(Generic[P]):
         )  # fmt: skip
 
     def enqueue_many(self, payloads: Iterable[P], /, *, delay: Seconds = 0) -> list[str]:
-        """Stores many jobs, much faster than one by one; not atomic: an error's `enqueued` lists what was queued, also
-        that of InvalidPayload, which says which payload it was."""
+        """Store many jobs, much faster than one by one, and return their ids.
+
+        This is not atomic: an error's `enqueued` lists the jobs that were queued. InvalidPayload has it, too, and says
+        which payload is invalid.
+        """
         return list(self.sender().enqueue_batch(self, payloads, delay=seconds(delay)))
 
     async def aenqueue_many(self, payloads: Iterable[P], /, *, delay: Seconds = 0) -> list[str]:
-        """`enqueue_many` without blocking the event loop: in a thread, which goes on when the caller is cancelled."""
+        """Run `enqueue_many` in a thread, so that the event loop goes on. A cancellation does not stop the thread."""
         sender, wait = self.sender(), seconds(delay)
         return list(await sender.run_async(lambda: sender.enqueue_batch(self, payloads, delay=wait)))
 
     def sender(self) -> Sender:
-        """The producer in force: of the innermost `connect()`, else the process's own."""
+        """Return the producer in use: the one of the innermost `connect()`, else the process's own."""
         return self._connected[-1] if self._connected else opener(self)
 
     @contextmanager
     def connected(self, sender: Sender) -> Iterator[None]:
-        """Inside the block this queue's jobs go to `sender`, in every thread."""
+        """Send this queue's jobs to `sender` inside the block, in every thread."""
         self._connected.append(sender)
         try:
             yield

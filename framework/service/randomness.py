@@ -1,4 +1,4 @@
-"""Random bytes from a pool: `os.urandom` is a system call, which lets another thread have the interpreter."""
+"""Random bytes from a pool, because `os.urandom` is a system call that releases the interpreter lock."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _pool: list[bytes] = []
 
 
 def random_bytes() -> bytes:
-    """Return 32 random bytes that no other call gets, in this process or in a forked one."""
+    """Return 32 random bytes that no other call returns, in this process or in a forked one."""
     while True:
         pool = _pool
         try:
             return pool.pop()
         except IndexError:
             block = os.urandom(SIZE * _PIECES)
-            # Into the list of before: where a signal handler has forked since, the child uses another.
+            # Into the list read above: if a signal handler has forked since, the child uses a new list.
             pool.extend([block[at : at + SIZE] for at in range(0, len(block), SIZE)])
 
 

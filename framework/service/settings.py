@@ -1,4 +1,4 @@
-"""Everything that can be set from outside: `WORKER_*`, nested with `__`, from the environment and `.env`."""
+"""The settings of a process: variables `WORKER_*`, nested with `__`, from the environment and `.env`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from framework.service.queues import Queue
 PREFIX = "WORKER_"
 # Read by the command line, not by Settings.
 OTHER_VARIABLES = frozenset({"WORKER_MODULE"})
-# Old names that still count where the new one is not set.
+# Old names, which count if the new name is not set.
 RENAMED = {"WORKER_BROKER_URL": "WORKER_ENGINE_URL"}
 
 
@@ -53,7 +53,7 @@ class RetryOverride(BaseModel):
 
 
 class PoolOverride(BaseModel):
-    """What the environment may change of a pool; `none` means no limit where a limit is optional."""
+    """The options of a pool that the environment may change; `none` means no limit where a limit is optional."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -64,7 +64,7 @@ class PoolOverride(BaseModel):
 
 
 class QueueOverride(BaseModel):
-    """What the environment may change of a queue; `none` means no limit where a limit is optional."""
+    """The options of a queue that the environment may change; `none` means no limit where a limit is optional."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -82,22 +82,23 @@ class QueueOverride(BaseModel):
 
 
 class Settings(BaseSettings):
-    """Settings of one process. Each is the variable `WORKER_<NAME>`.
+    """The settings of one process. Each field is the variable `WORKER_<NAME>`.
 
     Attributes:
-        engine_url: the engine.
+        engine_url: the URL of the engine.
         drain: seconds from SIGTERM to the end of a drain; None (`none`) = as long as it takes.
-        restart_budget, restart_window: deaths before ready or while idle, in so many seconds, that end the supervisor.
-        ready_within: seconds in which a process must become ready, and in which at least one slot of the service must.
+        restart_budget, restart_window: so many crashes before ready or while idle, in so many seconds, end the
+            supervisor.
+        ready_within: seconds in which a process must become ready; the service ends if no slot does within them.
         start_method: how worker processes start; auto = fork unless the service's import starts threads.
-        durability: what a spool promises: survive a power cut, or only the death of processes.
-        network_file_system: allow a spool on one, at your own risk.
+        durability: what a job on a spool survives: a power cut, or only the death of processes.
+        network_file_system: allow a spool on a network file system, at your own risk.
         health: `host:port` for /livez, /readyz and /startupz; empty = off.
-        trace_linkage: how an attempt refers to its creation: child of it (parent), link only (link), or auto.
+        trace_linkage: how an attempt refers to the span that made its job: as child (parent), by link (link), or auto.
         trace_parent_within: seconds of waiting up to which auto makes it a child.
         log_level, log_format: what is written to standard output; auto = console on a terminal, JSON otherwise.
-        telemetry_flush: seconds that a leaving process gives to its exporters.
-        payload_errors: what a message says of a payload that does not fit; types = nothing that the payload holds.
+        telemetry_flush: seconds that a process gives to its exporters when it leaves.
+        payload_errors: what messages say about a payload that does not fit; types = nothing of its content.
         queues: overrides by the queue's attribute: `WORKER_QUEUES__DELIVERIES__RETRY__FIRST_DELAY=0.5`.
         pools: overrides by the pool's attribute: `WORKER_POOLS__LIGHT__WORKERS=4`.
     """
@@ -136,11 +137,11 @@ class Settings(BaseSettings):
 
     @property
     def drain_seconds(self) -> float | None:
-        """The drain's length; None = unbounded."""
+        """Return the length of a drain in seconds; None = no limit."""
         return None if self.drain == "none" else float(self.drain)
 
     def options(self, queue: Queue[Any]) -> QueueOptions:
-        """A queue's options with its overrides. Raises SettingsError naming the variable."""
+        """Return a queue's options with its overrides. Raises SettingsError, which names the variable."""
         base = replace(queue.options, attribute=queue.attribute, full_errors=self.payload_errors == "full")
         if queue.pool is not None:
             base = in_pool(base, self.pool(queue.pool))
@@ -157,7 +158,7 @@ class Settings(BaseSettings):
             raise SettingsError(f"{variable}__{_option_in(str(error))}: {error}") from None
 
     def pool(self, pool: Pool) -> PoolOptions:
-        """A pool's options with its overrides. Raises SettingsError naming the variable."""
+        """Return a pool's options with its overrides. Raises SettingsError, which names the variable."""
         base, wanted = replace(pool.options, attribute=pool.attribute), self.pools.get(pool.attribute.lower())
         if wanted is None:
             return base
@@ -169,7 +170,7 @@ class Settings(BaseSettings):
 
 
 def _changed(base: Options, values: Mapping[str, Any], **more: Any) -> Options:
-    """Raises ValueError."""
+    """Return the options with these values in place of their own. Raises ValueError."""
     changes: dict[str, Any] = {name: None if value == "none" else value for name, value in values.items()} | more
     if "max_memory" in changes:
         changes["max_memory"] = parse_size(changes["max_memory"])
@@ -177,7 +178,7 @@ def _changed(base: Options, values: Mapping[str, Any], **more: Any) -> Options:
 
 
 def _check_pooled(variable: str, changes: Mapping[str, Any], pool: Pool | None) -> None:
-    """Raises SettingsError: an option that is the pool's, or that counts only in one."""
+    """Raise SettingsError for an option that belongs to the pool, or that has an effect only in a pool."""
     if pool is None:
         if "weight" in changes:
             raise SettingsError(f"{variable}__WEIGHT: the queue is in no pool, where alone a weight counts")
@@ -201,12 +202,12 @@ def _retry(base: RetryPolicy, changes: Mapping[str, Any]) -> RetryPolicy:
 
 
 def _option_in(message: str) -> str:
-    """The option that a message `option=value: …` is about, as it stands in a variable."""
+    """Return the option that a message `option=value: …` is about, as it is written in a variable."""
     return message.split("=")[0].split(" ")[0].upper()
 
 
 def load_settings(**values: Any) -> Settings:
-    """Reads the environment. Raises SettingsError: one line that names the variable and what it may be."""
+    """Read the settings from the environment. Raises SettingsError: one line with the variable and what it may be."""
     try:
         return Settings(**values)
     except ValidationError as error:
@@ -220,7 +221,7 @@ def load_settings(**values: Any) -> Settings:
 
 
 def _explain(errors: Iterable[Mapping[str, Any]]) -> str:
-    """One complaint per variable: where a number or `none` is wanted, pydantic complains of each alternative."""
+    """Return one message for each variable; pydantic has one for each alternative, such as a number or `none`."""
     complaints: dict[str, list[str]] = {}
     for error in errors:
         variable = _variable(error["loc"])
@@ -232,7 +233,7 @@ def _explain(errors: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _variable(place: Sequence[int | str]) -> str:
-    """Without what pydantic appends to a place: the names of alternatives."""
+    """Return the variable of a location in pydantic's errors, without the names of alternatives behind it."""
     depth = 3 if place[0] == "pools" else 1 if place[0] != "queues" else 4 if "retry" in place[2:3] else 3
     return PREFIX + "__".join(str(part).upper() for part in place[:depth])
 
@@ -255,10 +256,10 @@ def _nearest(name: str, known: Iterable[str], *, transform: Any = str) -> str:
 
 
 def check_names(settings: Settings, queues: Iterable[str], pools: Iterable[str]) -> None:
-    """Refuses overrides of queues and pools that the app does not have. Raises SettingsError.
+    """Raise SettingsError for an override of a queue or pool that the app does not have.
 
     Args:
-        queues, pools: the attributes of the app.
+        queues, pools: their attributes on the app.
     """
     names = {"queue": [name.lower() for name in queues], "pool": [name.lower() for name in pools]}
     for kind, given, other in (("queue", settings.queues, "pool"), ("pool", settings.pools, "queue")):
@@ -275,7 +276,7 @@ def check_names(settings: Settings, queues: Iterable[str], pools: Iterable[str])
 
 
 def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
-    """One warning for each `WORKER_*` variable that nobody reads, with the nearest name."""
+    """Return a warning for each `WORKER_*` variable that nothing reads, with the nearest name."""
     environ = os.environ if environ is None else environ
     known = [PREFIX + name.upper() for name in Settings.model_fields] + sorted(OTHER_VARIABLES)
     warnings = renamed_variables(environ)
@@ -287,7 +288,7 @@ def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
 
 
 def renamed_variables(environ: Mapping[str, str] | None = None) -> list[str]:
-    """One warning for each variable that is set by its old name."""
+    """Return a warning for each variable that is set by its old name."""
     environ = os.environ if environ is None else environ
     return [
         f"{old} is now {new}" + (", which is set and counts: remove the old one" if new in environ else ": rename it")
@@ -297,7 +298,7 @@ def renamed_variables(environ: Mapping[str, str] | None = None) -> list[str]:
 
 
 def load_dotenv(path: str = ".env", environ: Any = None) -> None:
-    """Loads a `.env` file into the environment, so that `OTEL_*` there counts too; what is set already wins."""
+    """Load a `.env` file into the environment, so that its `OTEL_*` count, too; variables that are set already win."""
     from dotenv import dotenv_values
 
     target = os.environ if environ is None else environ

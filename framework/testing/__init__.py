@@ -1,4 +1,5 @@
-"""For users' tests: the real codec, retry and dead-letter path on the engine in memory, no process, no directory."""
+"""Test support for services: the real codec, retries and dead letters on the memory engine, without processes or
+directories."""
 
 from __future__ import annotations
 
@@ -20,11 +21,11 @@ A = TypeVar("A", bound=WorkerApp)
 
 @contextmanager
 def harness(app: type[A] | A, /) -> Generator[Harness[A], None, None]:
-    """Runs an app's jobs in memory: inside the block, whatever is enqueued stays in the harness.
+    """Run an app's jobs in memory: inside the block, everything that is enqueued stays in the harness.
 
-    `lifespan` is open meanwhile, once, with a slot of the first queue that has a handler; `alifespan` is open within
-    each drain that meets an async job. To put a fake in the place of a resource, set it on `app` inside the block: it
-    stays, also where `alifespan` sets the attribute. To keep a hook from opening the resource at all, override it.
+    `lifespan` is open during the block, with a slot of the first queue that has a handler; `alifespan` is open during
+    each drain that runs an async job. To replace a resource by a fake, set it on `app` inside the block: it stays, even
+    if `alifespan` sets the attribute. To keep a hook from opening the resource at all, override the hook.
 
     Args:
         app: a WorkerApp, or an instance of one.
@@ -47,11 +48,11 @@ def context(
     scheduled_for: datetime | None = None,
     stopping: bool = False,
 ) -> Context:
-    """A context for calling a handler as the plain method that it is.
+    """Return a context with which a test calls a handler directly, as a method.
 
     Args:
         timeout: seconds that `remaining` counts down; None = no timeout.
-        stopping: what `should_stop` says.
+        stopping: the value of `should_stop`.
     """
     return Context(
         job_id="job",

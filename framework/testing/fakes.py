@@ -1,4 +1,4 @@
-"""What a test puts in the place of an app's attributes, and that it stays there when `alifespan` sets them anew."""
+"""The fakes that a test sets on an app: they stay in place even if `alifespan` sets the attributes again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from framework.service.app import WorkerApp
 
 
 class Fakes:
-    """Tells what a test has set on an app from what the app has set itself: by what changes while no job runs."""
+    """The attributes that a test has set on an app; a change while no job runs is the test's, others are the app's."""
 
     def __init__(self, app: WorkerApp) -> None:
         self._values: dict[str, Any] = vars(app)
@@ -20,7 +20,7 @@ class Fakes:
 
     @contextmanager
     def test(self) -> Generator[None, None, None]:
-        """A test runs inside. `lifespan`, left after it, finds its own values, so that it closes what it opened."""
+        """Run a test inside the block. After it `lifespan` finds its own values, so that it closes what it opened."""
         opened = self._changed()
         self._known = dict(self._values)
         try:
@@ -30,12 +30,12 @@ class Fakes:
             self._values.update({name: value for name, value in opened.items() if name in self._set})
 
     def put(self) -> None:
-        """Puts what the test has set into its place."""
+        """Set the test's values on the app."""
         self._values.update(self._set)
 
     @contextmanager
     def drain(self) -> Generator[None, None, None]:
-        """A drain runs inside; the test finds its values again after it."""
+        """Run a drain inside the block; after it the test finds its values again."""
         self._set |= self._changed()
         try:
             yield
@@ -46,12 +46,12 @@ class Fakes:
             self._known = dict(self._values)
 
     def look(self) -> None:
-        """Call it before `alifespan` is opened: handlers that ran before may have set what the test had set."""
+        """Read the values of the test's attributes again, before `alifespan` is opened: handlers may have set them."""
         self._set = self._now()
 
     @contextmanager
     def jobs(self) -> Generator[None, None, None]:
-        """Jobs run inside, in an `alifespan` that finds its own values when it is left."""
+        """Run jobs inside the block, with the test's values; after it `alifespan` finds its own values."""
         opened = {name: value for name, value in self._now().items() if self._set[name] is not value}
         self.put()
         try:

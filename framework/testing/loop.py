@@ -1,4 +1,4 @@
-"""An event loop for a drain in a test that has none."""
+"""The event loop of a drain, for tests that do not run in one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from framework.testing.fakes import Fakes
 
 
 class Loop:
-    """An event loop of its own for a drain; `alifespan` is open in it from the first async job on.
+    """The event loop of one drain; `alifespan` is open in it from the first async job on.
 
-    Between two async jobs the loop rests, so that a sync handler finds none running, as in a worker.
+    Between two async jobs the loop does not run, so that a sync handler finds no running loop, as in a worker.
     """
 
     def __init__(self, app: WorkerApp, fakes: Fakes) -> None:
@@ -26,7 +26,7 @@ class Loop:
         return self
 
     def run(self, run: Coroutine[Any, Any, object], slot: Slot) -> None:
-        """Runs one job."""
+        """Run one job; open `alifespan` before the first."""
         if self._runner is None:
             self._runner = asyncio.Runner()
             try:
@@ -45,7 +45,7 @@ class Loop:
     async def _open(self, slot: Slot) -> None:
         ready = asyncio.Event()
         self._leave = asyncio.Event()
-        # One task enters and leaves: a task group or cancel scope inside alifespan insists on that.
+        # One task enters and leaves, as a task group or cancel scope inside alifespan requires.
         self._resident = asyncio.create_task(self._live(slot, ready))
         waiting = asyncio.create_task(ready.wait())
         await asyncio.wait((self._resident, waiting), return_when=asyncio.FIRST_COMPLETED)
@@ -67,7 +67,7 @@ class Loop:
 
 
 async def stay_cancelled(run: Coroutine[Any, Any, object]) -> None:
-    """Awaits a run; a cancellation meant for the test (Ctrl-C, a test's timeout) does not end as the job's failure."""
+    """Await a run. A cancellation of the test (Ctrl-C, a test's timeout) is raised, and is no failure of the job."""
     await run
     task = asyncio.current_task()
     if task is not None and task.cancelling():
@@ -75,7 +75,7 @@ async def stay_cancelled(run: Coroutine[Any, Any, object]) -> None:
 
 
 def refuse_loop() -> None:
-    """Raises RuntimeError where a loop is running."""
+    """Raise RuntimeError if an event loop is running."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""An app and its queues in memory."""
+"""The harness: an app and its queues in memory, and the drains that run its jobs."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from framework.worker.executor import Executor, letter_of
 P = TypeVar("P")
 A = TypeVar("A", bound=WorkerApp)
 
-MOST_CLAIMS = 1_000  # of one job in a drain: more is a handler that snoozes for ever
+MOST_CLAIMS = 1_000  # of one job in a drain: more means a handler that always snoozes
 _NEVER = float("inf")
-MOST_RUNS = 200_000  # in a drain: more is a job that enqueues its own successor
-# What a run may end with; anything else (Ctrl-C, pytest.fail) is meant for the test, not for the job.
+MOST_RUNS = 200_000  # jobs in a drain: more means a job that enqueues its own successor
+# The exceptions that end a run; others (Ctrl-C, pytest.fail) are for the test, not for the job.
 _ENDS = (Exception, JobInterrupted, SystemExit, asyncio.CancelledError)
 
 log = logging.getLogger("framework")
 
 
 class Clock:
-    """Wall time that stands still until somebody moves it; seconds since the epoch."""
+    """A wall clock that moves only when it is set; seconds since the epoch."""
 
     def __init__(self) -> None:
         self.now = time.time()
@@ -55,7 +55,7 @@ class Harness(Generic[A]):
     Attributes:
         app: the instance whose methods are the handlers.
         failures: every failed attempt, oldest first, with its `exception`.
-        fakes: what the test has set on `app`.
+        fakes: the attributes that the test has set on `app`.
     """
 
     app: A
@@ -73,7 +73,7 @@ class Harness(Generic[A]):
         self.fakes = Fakes(app)
 
     def enqueued(self, queue: Queue[P], /) -> list[P]:
-        """Payloads that wait on the queue, ready or delayed, in order."""
+        """Return the payloads that wait on the queue, ready or delayed, in order."""
         self._broker.open([self._options(queue)])
         views = self._browse(queue.name, "ready", "delayed")
         if queue.payload_type is DeadLetter:
@@ -82,28 +82,29 @@ class Harness(Generic[A]):
         return [codec.decode(view.job.payload) for view in views]
 
     def dead(self, queue: Queue[P], /) -> list[DeadLetter]:
-        """Dead letters whose home is the queue, wherever they lie; of a dead-letter queue all that lie there."""
+        """Return the dead letters whose home is the queue, wherever they are; for a dead-letter queue all that it
+        holds."""
         places: list[Queue[Any]] = [queue, queue.dead_letter] if queue.dead_letter is not None else [queue]
         self._broker.open([self._options(place) for place in places])
         views = [view for place in places for view in self._browse(place.name, "dead", "delayed", "ready")]
         return [_letter(view) for view in views if view.is_letter and queue.name in (view.queue, view.job.queue)]
 
     def drain(self, *queues: Queue[Any], raise_errors: bool = True) -> int:
-        """Runs jobs one after the other until none is left, over every delay and backoff, without sleeping.
+        """Run jobs one after the other until none is left, over every delay and backoff, without sleeping.
 
-        The first error of a handler is raised, once its job is settled; Reject and RetryLater are no errors. Soft
-        timeouts are not enforced.
+        Raises the first error of a handler, after its job is settled; Reject and RetryLater do not count as errors.
+        Soft timeouts are not enforced.
 
         Args:
-            queues: which to drain; all that have a handler when none is given.
+            queues: the queues to drain; without any, all queues that have a handler.
             raise_errors: False = go on, as in production: the job is retried by its policy and ends as a dead letter;
-                look at `failures` and `dead`.
+                see `failures` and `dead`.
 
         Returns:
             The number of attempts that were run.
 
         Raises:
-            RuntimeError: in a running event loop (there, `await adrain()`), or when there is no end.
+            RuntimeError: an event loop is running (use `await adrain()`), or the jobs never end.
             ValueError: a queue has no handler.
         """
         refuse_loop()
@@ -123,7 +124,7 @@ class Harness(Generic[A]):
         return runs
 
     async def adrain(self, *queues: Queue[Any], raise_errors: bool = True) -> int:
-        """`drain` in a running event loop, which sync handlers block."""
+        """Drain as `drain` does, in a running event loop; sync handlers block the loop."""
         runs = 0
         error: BaseException | None = None
         async with AsyncExitStack() as opened:
@@ -145,13 +146,14 @@ class Harness(Generic[A]):
                 if (error := self._raised(attempt, raise_errors)) is not None:
                     break
                 clear_locals(attempt.error)
-        if error is not None:  # not in the block above: a task group in alifespan would wrap it
+        if error is not None:  # raised outside the block above, where a task group in alifespan would wrap it
             raise error
         return runs
 
     @contextmanager
     def installed(self) -> Generator[None, None, None]:
-        """Every enqueue comes here: also to queues of other services, which a test must not write to in earnest."""
+        """Send every enqueue to the harness inside the block, also for queues of other services: a test must not write
+        to their real engine."""
         previous, _queues.opener = _queues.opener, lambda queue: self._producer
         try:
             with ExitStack() as stack:
@@ -162,7 +164,7 @@ class Harness(Generic[A]):
             _queues.opener = previous
 
     def _due(self, queues: Sequence[Queue[Any]]) -> Iterator[tuple[Executor, Lease]]:
-        """Leases to run and settle; moves the clock when nothing is due now."""
+        """Yield the leases to run and settle; move the clock forward when no job is due."""
         executors = self._chosen(queues)
         claims: dict[bytes, int] = {}
         while True:
@@ -186,7 +188,7 @@ class Harness(Generic[A]):
         for queue in queues:
             if queue.name not in self.app.worker_handlers:
                 raise ValueError(f"{type(self.app).__name__} has no handler for queue {queue.name!r}: nothing to drain")
-        # Made for each drain: the test may have replaced a method.
+        # Made anew for each drain, because the test may have replaced a method.
         return [self._executor(name) for name in ([queue.name for queue in queues] or self.app.worker_handlers)]
 
     def _settle(self, attempt: Attempt) -> None:
@@ -213,7 +215,7 @@ class Harness(Generic[A]):
         return [view for state in states for view in self._broker.browse(queue, state)]
 
     def _options(self, queue: Queue[Any]) -> QueueOptions:
-        """As declared: the environment of a test's machine has no say."""
+        """Return a queue's options as declared; the environment of the test's machine does not change them."""
         letters = self._letters | declared_dead_letters([queue])
         options = replace(queue.options, attribute=queue.attribute)
         return as_declared(type(self.app), options, is_dead_letter=queue.name in letters)

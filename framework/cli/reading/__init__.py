@@ -1,1 +1,1 @@
-"""Payloads from outside: JSON texts and lines."""
+"""The reading of payloads that `worker enqueue` gets: JSON texts and JSON lines."""

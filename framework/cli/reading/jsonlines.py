@@ -1,4 +1,4 @@
-"""Jobs from JSON lines: stored in batches, and a bad line is named without losing those before it."""
+"""The import of jobs from JSON lines, in batches; an error names its line, and the jobs before it stay stored."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ CHUNK = 1 << 18
 
 
 class LineError(WorkerError):
-    """A line could not be queued, or nobody knows whether it was; those before it were."""
+    """A line is not queued, or it is uncertain whether it is; the lines before it are queued."""
 
 
 def lines_of(fd: int, longest: int) -> Iterator[bytes | None]:
-    """Lines of a descriptor without their ends; None = nothing more has come yet. A longer one is cut and the last."""
+    """Yield the lines of a descriptor without their ends; None = no more input has come yet.
+
+    A line longer than `longest` is cut, and is the last.
+    """
     rest = b""
     while chunk := os.read(fd, CHUNK):
         *whole, rest = (rest + chunk).split(b"\n")
@@ -35,14 +38,14 @@ def lines_of(fd: int, longest: int) -> Iterator[bytes | None]:
 
 
 class LineFeed:
-    """Enqueues JSON lines.
+    """An import of JSON lines into a queue.
 
     Args:
-        queue: takes the payloads.
-        delay: gives the seconds before jobs that are stored now may start.
-        longest: bytes of a line; a longer one is refused, it would have to be held in memory.
+        queue: the queue that gets the payloads.
+        delay: returns the seconds before jobs that are stored now may start.
+        longest: bytes of a line; a longer line is refused, because it must be held in memory.
         full_errors: messages may quote a line.
-        on_progress: told of bytes read, and of jobs queued in all.
+        on_progress: called with the bytes read and the jobs queued so far.
 
     Attributes:
         queued: jobs stored so far.
@@ -67,7 +70,7 @@ class LineFeed:
         self.queued = 0
 
     def run(self, fd: int) -> None:
-        """Until the end of the input. Raises LineError: names the line and says how many jobs were queued."""
+        """Enqueue lines until the end of the input. Raises LineError, with the line and the number of queued jobs."""
         number = 0
         for line in lines_of(fd, self._longest):
             if line is None:
@@ -98,7 +101,7 @@ class LineFeed:
         except EnqueueError as error:
             rest = batch[len(error.enqueued) :]
             if isinstance(error, (InvalidPayload, PayloadTooLarge)):
-                self._store_singly(rest)  # the batch was refused for one of its lines: which?
+                self._store_singly(rest)  # finds the line for which the batch was refused
             self._stop(rest[0][0] if rest else batch[-1][0], error)
         finally:
             self._on_progress(self._bytes, self.queued)
@@ -127,8 +130,8 @@ class LineFeed:
 
 
 def _text(line: bytes, number: int) -> str:
-    """Raises InvalidPayload."""
+    """Return a line as text. Raises InvalidPayload."""
     try:
-        return line.decode("utf-8-sig" if number == 1 else "utf-8")  # editors may put a mark first
+        return line.decode("utf-8-sig" if number == 1 else "utf-8")  # the file may begin with a byte order mark
     except UnicodeDecodeError as error:
         raise InvalidPayload(f"not UTF-8: {error.reason} at byte {error.start + 1}") from None

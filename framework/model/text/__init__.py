@@ -1,1 +1,1 @@
-"""Text that others wrote: made safe to look at, and without what is secret in it."""
+"""Functions that make foreign text safe to display and remove secrets from it."""

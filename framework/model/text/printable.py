@@ -1,4 +1,4 @@
-"""Text that others wrote, made safe to look at: what acts on a terminal or hides in a line shows as an escape."""
+"""Foreign text made safe to display: characters that act on a terminal or are invisible become escapes."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ _HIDDEN_IN_BLOCKS: Final = re.compile(f"(?![\t\n])[{_HIDDEN}]")
 
 
 def is_plain(text: str) -> bool:
-    """Whether nothing in it needs an escape, as far as that is quickly seen."""
+    """Return True if a quick check shows that no character needs an escape; False = perhaps."""
     return text.isascii() and text.isprintable()
 
 
 def visible(text: str) -> str:
-    r"""The text on one line, with `\x1b` and the like for what acts or hides."""
+    r"""Return the text on one line, with escapes such as `\x1b` for characters that act or are invisible."""
     return text if is_plain(text) else HIDDEN.sub(_escaped, text)
 
 
 def block(text: str) -> str:
-    """The same of several lines, each indented: none of them can pass for a line of its own."""
+    """Return a text of several lines with such escapes; each line is indented, so none looks like a log line."""
     return "    " + _HIDDEN_IN_BLOCKS.sub(_escaped, text).replace("\n", "\n    ")
 
 
 def escape(text: str, *, keep: str = "") -> str:
-    r"""As `visible`, stricter: everything but printable characters and the ordinary space; lone surrogates, too."""
+    """Return the text with escapes for all but printable characters, the space and `keep`: stricter than `visible`.
+
+    Lone surrogates become escapes, too.
+    """
     if is_plain(text):
         return text
     return "".join(c if c in keep or (c.isprintable() and not HIDDEN.match(c)) else _code(c) for c in text)

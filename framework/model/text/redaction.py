@@ -1,4 +1,4 @@
-"""Addresses and messages without what is secret in them: scheme, host and port are shown, nothing else."""
+"""Removal of secrets from addresses and messages: of an address only scheme, host and port are shown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote, urlsplit
 HIDDEN: Final = "…"
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
 _HOST: Final = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.%]+\])(?::\d{1,5})?")
-# How urllib3 names the rest of an address, in errors and in its debug lines.
+# The forms in which urllib3 shows the rest of an address, in errors and in debug lines.
 _REST: Final = re.compile(r"(with url: |\"[A-Z]+ )(\S+)")
 _ADDRESSES: Final = re.compile(
     r"OTEL_EXPORTER_OTLP_\w*ENDPOINT|(?:HTTPS?|ALL)_PROXY|WORKER_(?:ENGINE|BROKER)_URL", re.IGNORECASE
@@ -23,25 +23,28 @@ _KNOWN_PATHS: Final = ("", "/", "/v1", "/v1/traces", "/v1/metrics", "/v1/logs")
 
 
 def address(url: str) -> str:
-    """Scheme, host and port of an address; what cannot be told apart is hidden."""
+    """Return scheme, host and port of an address; parts that cannot be identified are hidden."""
     scheme, found, rest = url.strip().partition("://")
     start = f"{scheme}://" if found and re.fullmatch(r"[A-Za-z][\w+.-]*", scheme) else ""
     if not found:
         rest = scheme.removeprefix("//")
     authority, path = re.match(r"([^/?#]*)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]
     host = authority.rpartition("@")[2]
-    # An @ further behind belongs to a password with a slash in it, and what looks like a host to its beginning.
+    # An @ in the path belongs to a password with a slash in it; then what looks like a host is part of the password.
     return start + (host if _HOST.fullmatch(host) and "@" not in path else HIDDEN)
 
 
 def redact(text: str) -> str:
-    """A message of a library: each address in it as `address` shows it, and nothing of what the environment holds."""
+    """Return a library's message with each address as `address` returns it, and without secrets of the environment."""
     text = _URL.sub(lambda found: address(found.group().rstrip(".,;:)")), hider(os.environ)(text))
     return _REST.sub(rf"\1{HIDDEN}", text)
 
 
 def hider(environ: Mapping[str, str]) -> Callable[[str], str]:
-    """A function that hides in a text what addresses and headers hold beside scheme, host and port."""
+    """Return a function that hides in a text the secrets of an environment.
+
+    Secrets are the values of OTLP headers, and every part of an address but scheme, host and port.
+    """
     secrets = {secret for name, value in environ.items() for secret in _secrets_of(name, value)}
     if not secrets:
         return lambda text: text
@@ -57,7 +60,7 @@ def _secrets_of(name: str, value: str) -> Iterator[str]:
             text = part.partition("=")[2].strip()
             found += (text, unquote(text), *unquote(text).split())
     elif _ADDRESSES.fullmatch(name) and ("//" in value or not value.startswith(("spool:", "memory:"))):
-        found += _parts_of(value if "//" in value else f"//{value}")  # one without a scheme is refused, and quoted
+        found += _parts_of(value if "//" in value else f"//{value}")  # without a scheme: an error will quote it
     for secret in found:
         for shape in (secret, unquote(secret), quote(secret), quote(secret, safe="")):
             if len(shape) >= _LEAST:
@@ -65,7 +68,7 @@ def _secrets_of(name: str, value: str) -> Iterator[str]:
 
 
 def _parts_of(url: str) -> Iterator[str]:
-    """What an address holds besides, in the pieces in which a message may have it."""
+    """Yield the other parts of an address, in the pieces in which a message may contain them."""
     rest = url.partition("//")[2]
     user, at, _ = rest.rpartition("@")
     if at:
@@ -73,7 +76,7 @@ def _parts_of(url: str) -> Iterator[str]:
         yield user.partition(":")[2]
         yield b64encode(unquote(user).encode("utf-8", "replace")).decode()
     if url.startswith("spool:"):
-        return  # its path is the engine
+        return  # the path of a spool is not a secret
     try:
         parts = urlsplit(url)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a service is written against: WorkerApp, and what a handler is given."""
+"""WorkerApp, the base class of services, and the checks of its declarations."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from framework.service.pools import Pool
 from framework.service.queues import DeadLetter, Queue
 from framework.service.settings import Settings
 
-MOST_THREADS = 256  # in which a process runs the jobs of a sync handler; they share one interpreter
+MOST_THREADS = 256  # in which a process may run the jobs of a sync handler; they share one interpreter
 
 
 @dataclass(frozen=True)
 class Slot:
-    """The place that a worker process fills; known to `lifespan` and `alifespan`.
+    """The slot of a worker process, which `lifespan` and `alifespan` get.
 
     Attributes:
-        queue: that it serves; in a pool the first of them.
-        index: its number among the processes of its queue or pool.
-        pool: None: the queue has processes of its own.
-        queues: all that it serves.
+        queue: the queue that the process serves; in a pool the first one.
+        index: number of the process among those of its queue or pool.
+        pool: the pool; None: the queue has processes of its own.
+        queues: all queues that the process serves.
     """
 
     queue: Queue[Any]
@@ -47,7 +47,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A queue's handler as declared: the method's name (an override in a subclass counts), and its shape."""
+    """A queue's handler as declared: the method's name (a subclass may override it), and its kind of callable."""
 
     queue: Queue[Any]
     name: str
@@ -57,9 +57,10 @@ class Handler:
 
 
 class WorkerApp:
-    """Subclass it: queues and pools as class attributes, handlers as methods. Hooks compose through super().
+    """The base class of a service: queues and pools are class attributes, handlers are methods.
 
-    Declaration mistakes raise DeclarationError when the class is created; the message names file and line.
+    Hooks of several base classes combine through super(). Mistakes in declarations raise DeclarationError when the
+    class is created; the message names file and line.
     """
 
     worker_queues: ClassVar[dict[str, Queue[Any]]] = {}
@@ -76,21 +77,24 @@ class WorkerApp:
 
     @contextmanager
     def lifespan(self, slot: Slot) -> Generator[None, None, None]:
-        """Opened in every worker process before it is ready, closed after its last job."""
+        """Open resources in a worker process before it is ready, and close them after its last job."""
         yield
 
     @asynccontextmanager
     async def alifespan(self, slot: Slot) -> AsyncGenerator[None, None]:
-        """The same on the event loop of processes with async handlers."""
+        """Open and close resources as `lifespan` does, on the event loop of processes with async handlers."""
         yield
 
     def on_failure(self, failure: Failure, ctx: Context) -> Awaitable[None] | None:
-        """Run after every failed attempt, for error reporters; plain or `async def`. An error in it is logged and
-        changes nothing. `failure.exception` is None where the process died, and freed when the attempt ends."""
+        """Report a failed attempt; it is called after each of them, and may be a plain or an `async def` method.
+
+        An error in it is logged and changes nothing for the job. `failure.exception` is None if the process died, and
+        is freed when the attempt ends.
+        """
 
     @classmethod
     def connect(cls, settings: Settings | None = None) -> AbstractContextManager[None]:
-        """Opens the producer now (otherwise the first enqueue does) and makes it this app's inside the block.
+        """Open a producer now, instead of at the first enqueue, and use it for this app's queues inside the block.
 
         Raises:
             SettingsError: a setting is wrong. EngineError: the engine cannot be used.
@@ -106,7 +110,7 @@ connector: Callable[[type[WorkerApp], Settings | None], AbstractContextManager[N
 
 
 def check_hooks(cls: type[WorkerApp]) -> None:
-    """Mistakes that would show when the first worker starts, or the first job fails. Raises DeclarationError."""
+    """Raise DeclarationError for mistakes in hooks, which otherwise show when a worker starts or a job fails."""
     for name, decorator in (("lifespan", "contextmanager"), ("alifespan", "asynccontextmanager")):
         fn = vars(cls).get(name)
         where = f"{place_of_function(fn)}: {cls.__name__}.{name}"
@@ -127,7 +131,7 @@ def check_hooks(cls: type[WorkerApp]) -> None:
 
 
 def collect_queues(cls: type[WorkerApp]) -> dict[str, Queue[Any]]:
-    """Queues by attribute, base classes first. Raises DeclarationError."""
+    """Return the queues of a class by attribute, base classes first. Raises DeclarationError."""
     queues: dict[str, Queue[Any]] = declared(cls, Queue)
     by_name: dict[str, tuple[str, Queue[Any]]] = {}
     for attribute, queue in queues.items():
@@ -157,7 +161,10 @@ def _check_dead_letter(cls: type[WorkerApp], attribute: str, queue: Queue[Any]) 
 
 
 def collect_handlers(cls: type[WorkerApp]) -> dict[str, Handler]:
-    """Handlers by queue name; names are looked up over the MRO, so an override in a subclass is the handler."""
+    """Return the handlers by queue name. Names are resolved along the MRO, so an override in a subclass is the handler.
+
+    Raises DeclarationError.
+    """
     marks: dict[str, list[Queue[Any]]] = {}
     for base in cls.__mro__:
         for name, value in vars(base).items():
@@ -189,7 +196,10 @@ def collect_handlers(cls: type[WorkerApp]) -> dict[str, Handler]:
 
 
 def _refuse_plain(cls: type[WorkerApp], name: str, value: object) -> None:
-    """A handler under @staticmethod would not be found, and its jobs would wait for ever. Raises DeclarationError."""
+    """Raise DeclarationError for a handler that is a staticmethod or classmethod.
+
+    It would not be found, and its jobs would wait for ever.
+    """
     if not isinstance(value, (staticmethod, classmethod)):
         return
     if hasattr(value, "__worker_queues__") or hasattr(value.__func__, "__worker_queues__"):
@@ -219,13 +229,13 @@ def _handler(cls: type[WorkerApp], queue: Queue[Any], name: str, fn: Any, place:
 
 
 def _parameters(fn: Any, outermost: Any, where: str) -> list[str]:
-    """Names of what a handler takes by position, beneath all decorators. Raises DeclarationError."""
+    """Return the names of a handler's positional parameters, beneath all decorators. Raises DeclarationError."""
     try:
         found = inspect.signature(fn).parameters.values()
     except (TypeError, ValueError):
         raise DeclarationError(f"{where} is an object of {type(fn).__name__}: a handler is a plain method") from None
     names = [p.name for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    # What is needed by name, a decorator gives; nobody gives it to the outermost.
+    # A decorator may supply a required keyword-only argument; nothing supplies it to the outermost callable.
     missing = outermost is fn and any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in found)
     if len(names) not in (2, 3) or missing:
         raise DeclarationError(f"{where} must take (self, payload) or (self, payload, ctx)")
@@ -233,7 +243,7 @@ def _parameters(fn: Any, outermost: Any, where: str) -> list[str]:
 
 
 def _check_outermost(cls: type[WorkerApp], queue: Queue[Any], name: str, fn: Any, where: str) -> bool:
-    """Whether a call gives a coroutine: what is called is the outermost decorator's work, whatever it wraps.
+    """Return whether calling the handler returns a coroutine; the outermost decorator decides, whatever it wraps.
 
     Raises DeclarationError.
     """
@@ -255,7 +265,8 @@ def _check_outermost(cls: type[WorkerApp], queue: Queue[Any], name: str, fn: Any
 
 
 def check_concurrency(concurrency: int, *, is_async: bool, name: str, place: str) -> None:
-    """A sync handler's jobs have a thread each. Raises DeclarationError: more than a process can use."""
+    """Raise DeclarationError if a sync handler, whose jobs run in a thread each, needs more threads than a process may
+    have."""
     if concurrency > MOST_THREADS and not is_async:
         raise DeclarationError(
             f"{place}: {name} is sync and runs each job in a thread: concurrency={concurrency} must be at most "
@@ -265,11 +276,11 @@ def check_concurrency(concurrency: int, *, is_async: bool, name: str, place: str
 
 def _check_payload(cls: type[WorkerApp], queue: Queue[Any], name: str, fn: Any, parameter: str, place: str) -> None:
     try:
-        # That parameter alone: the others may name what is imported for type checkers only.
+        # Only that parameter: others may name types that are imported for type checkers only.
         annotation = inspect.get_annotations(fn).get(parameter, Any)
         holder = SimpleNamespace(__annotations__={parameter: annotation})
         wanted = typing.get_type_hints(holder, globalns=fn.__globals__)[parameter]
-    except Exception:  # a forward reference not defined yet: the type checker sees it, we cannot
+    except Exception:  # a forward reference that is not defined yet: only the type checker can resolve it
         return
     carried = queue.payload_type
     if not _accepts(wanted, carried):
@@ -280,7 +291,7 @@ def _check_payload(cls: type[WorkerApp], queue: Queue[Any], name: str, fn: Any, 
 
 
 def _accepts(wanted: Any, carried: Any) -> bool:
-    """Whether a parameter annotated `wanted` takes a `carried`; in doubt yes, the type checker is stricter."""
+    """Return whether a parameter of type `wanted` accepts a `carried`; True in doubt: the type checker is stricter."""
     wanted, carried = _bare(wanted), _bare(carried)
     if carried is Any or wanted in (Any, object, carried):
         return True
@@ -297,7 +308,7 @@ def _accepts(wanted: Any, carried: Any) -> bool:
 
 
 def _bare(hint: Any) -> Any:
-    """The type behind Annotated and NewType."""
+    """Return the type behind Annotated and NewType."""
     while True:
         if typing.get_origin(hint) is typing.Annotated:
             hint = typing.get_args(hint)[0]
@@ -316,12 +327,12 @@ def _type_name(hint: Any) -> str:
 
 
 def as_declared(app: type[WorkerApp], options: QueueOptions, *, is_dead_letter: bool) -> QueueOptions:
-    """Return a queue's options with what its app says: whether it takes dead letters, and who handles it."""
+    """Return a queue's options with the facts that its app knows: whether it takes dead letters, and has a handler."""
     service, handled = f"{app.__module__}:{app.__qualname__}", options.name in app.worker_handlers
     return replace(options, is_dead_letter=is_dead_letter, handled=handled, service=service)
 
 
 def declared_dead_letters(queues: Iterable[Queue[Any]]) -> set[str]:
-    """Names of the queues whose payloads are dead letters."""
+    """Return the names of the queues whose payloads are dead letters."""
     found = {queue.name for queue in queues if queue.payload_type is DeadLetter}
     return found | {queue.dead_letter.name for queue in queues if queue.dead_letter is not None}

@@ -1,4 +1,4 @@
-"""What a callable is, whatever decorators have made of it."""
+"""Inspection of callables through their decorators."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def bare(fn: Any) -> Any:
-    """What a partial or partialmethod calls."""
+    """Return the function behind partials and partialmethods."""
     while True:
         if isinstance(fn, (partial, partialmethod)):
             fn = fn.func
@@ -20,7 +20,7 @@ def bare(fn: Any) -> Any:
 
 
 def gives_coroutine(fn: Any) -> bool:
-    """Whether calling it gives a coroutine, by its own code; what it wraps has no say."""
+    """Return whether calling it returns a coroutine, by its own code and not by what it wraps."""
     fn = bare(fn)
     if any(getattr(fn, mark, None) is not None for mark in ("_is_coroutine", "_is_coroutine_mark")):
         return True
@@ -29,7 +29,7 @@ def gives_coroutine(fn: Any) -> bool:
 
 
 def wrapped_by_contextlib(fn: Any) -> Any:
-    """The generator function under @contextmanager or @asynccontextmanager; None where there is none."""
+    """Return the generator function under @contextmanager or @asynccontextmanager; None if there is none."""
     code = getattr(fn, "__code__", None)
     made = code is not None and code.co_filename == contextlib.__file__
     return getattr(fn, "__wrapped__", None) if made else None

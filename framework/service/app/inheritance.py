@@ -1,7 +1,7 @@
-"""Names that two classes of a service give to different things: one would take the other's jobs unseen.
+"""Checks for names that two base classes of a service use for different queues, pools or handlers.
 
-Mixins are written by people who do not know each other's names. Python takes the first definition along the MRO; a
-class that inherits the other one has chosen to override it, a sibling has not.
+Otherwise one would silently take the other's jobs. Authors of mixins do not know each other's names. Python takes the
+first definition along the MRO: a class that inherits the other definition overrides it on purpose, a sibling does not.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ D = TypeVar("D", Queue[Any], Pool)
 
 
 def marks_of(value: object) -> Sequence[Queue[Any]]:
-    """Return the queues whose handler a method was declared as."""
+    """Return the queues whose handler the method is declared to be."""
     found: Sequence[Queue[Any]] = getattr(value, "__worker_queues__", ())
     return found
 
@@ -32,14 +32,14 @@ def place_of_function(fn: Any) -> str:
 
 
 def position_of(fn: Any) -> tuple[str, int]:
-    """Return file and line of a function, also of one behind decorators."""
+    """Return file and line of a function, also behind decorators."""
     fn = bare(fn)
     code = getattr(inspect.unwrap(fn) if callable(fn) else fn, "__code__", None)
     return (code.co_filename, code.co_firstlineno) if code else ("?", 0)
 
 
 def declared(cls: type, kind: type[D]) -> dict[str, D]:
-    """Return the class attributes of a kind, Queue or Pool, base classes first. Raises DeclarationError."""
+    """Return the class attributes of one kind, Queue or Pool, base classes first. Raises DeclarationError."""
     found: dict[str, D] = {}
     for base in reversed(cls.__mro__):
         for attribute, value in vars(base).items():
@@ -52,7 +52,7 @@ def declared(cls: type, kind: type[D]) -> dict[str, D]:
 
 
 def _check_attribute(cls: type, attribute: str) -> None:
-    """Refuse an attribute by which two siblings mean different queues or pools. Raises DeclarationError."""
+    """Raise DeclarationError if two sibling classes use one attribute for different queues or pools."""
     first, *others = (base for base in cls.__mro__ if attribute in vars(base))
     value = vars(first)[attribute]
     for other in others:
@@ -70,12 +70,13 @@ def _what(declared: Queue[Any] | Pool) -> str:
 
 
 def check_method(cls: type, name: str, queues: Sequence[Queue[Any]]) -> None:
-    """Refuse a method name under which siblings handle different queues. Raises DeclarationError.
+    """Raise DeclarationError if sibling classes handle different queues under one method name.
 
-    An override without decorator handles what the overridden method handled. One with decorators says all its queues.
+    An override without decorator handles the queues of the overridden method. One with decorators must name all of its
+    queues.
 
     Args:
-        queues: all whose handler has this name anywhere along the MRO.
+        queues: all queues whose handler has this name anywhere along the MRO.
     """
     classes = [base for base in cls.__mro__ if name in vars(base)]
     marked = [base for base in classes if marks_of(vars(base)[name])]
@@ -85,7 +86,7 @@ def check_method(cls: type, name: str, queues: Sequence[Queue[Any]]) -> None:
             return
     one, other = next(pair for pair in combinations(dict.fromkeys((classes[0], *marked)), 2) if _conflict(*pair, name))
     place = place_of_function(vars(one)[name])
-    if place.startswith("?"):  # no function at all
+    if place.startswith("?"):  # not a function
         place = queues[0].place
     raise DeclarationError(
         f"{place}: {cls.__name__}.{name} is both {one.__name__}.{name}, {_role(one, name)}, and "
@@ -99,7 +100,7 @@ def _related(one: type, other: type) -> bool:
 
 
 def _conflict(one: type, other: type, name: str) -> bool:
-    """Whether `one`, which comes first in the MRO, hides what it was not meant to override."""
+    """Return whether `one`, the first in the MRO, hides a method of `other` that it was not meant to override."""
     if not issubclass(one, other):
         return True
     mine, theirs = marks_of(vars(one)[name]), marks_of(vars(other)[name])

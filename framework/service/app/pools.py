@@ -1,4 +1,4 @@
-"""The pools of a service: which it declares, and whether its queues and handlers fit them."""
+"""The pools that a service declares, and the checks that its queues and handlers fit them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from framework.service.queues import Queue
 
 
 class Handling(Protocol):
-    """What is asked of a handler here."""
+    """The facts about a handler that the checks need."""
 
     @property
     def queue(self) -> Queue[Any]: ...
@@ -25,10 +25,10 @@ class Handling(Protocol):
 
 
 def collect_pools(cls: type, queues: Mapping[str, Queue[Any]]) -> dict[str, Pool]:
-    """Return the pools by attribute, base classes first. Raises DeclarationError.
+    """Return the pools of a class by attribute, base classes first. Raises DeclarationError.
 
     Args:
-        queues: those of the class, by attribute.
+        queues: the queues of the class, by attribute.
     """
     pools = declared(cls, Pool)
     _check_names(cls, pools, queues)
@@ -48,7 +48,7 @@ def collect_pools(cls: type, queues: Mapping[str, Queue[Any]]) -> dict[str, Pool
 
 
 def _check_names(cls: type, pools: Mapping[str, Pool], queues: Mapping[str, Queue[Any]]) -> None:
-    """Each names processes, as queues without a pool do. Raises DeclarationError."""
+    """Raise DeclarationError for two equal names: pools and queues without a pool name processes."""
     by_name: dict[str, tuple[str, Pool]] = {}
     queue_named = {queue.name: (attribute, queue) for attribute, queue in queues.items()}
     for attribute, pool in pools.items():
@@ -67,9 +67,9 @@ def _check_names(cls: type, pools: Mapping[str, Pool], queues: Mapping[str, Queu
 
 
 def check_kinds(handlers: Iterable[Handling]) -> None:
-    """Refuse sync and async handlers in one pool: a process runs jobs on an event loop, or it does not.
+    """Raise DeclarationError for sync and async handlers in one pool; the message names one handler of each kind.
 
-    Raises DeclarationError: names one handler of each kind.
+    A process either runs its jobs on an event loop or does not.
     """
     first: dict[int, Handling] = {}
     for handler in handlers:

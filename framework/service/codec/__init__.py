@@ -1,4 +1,4 @@
-"""Payloads to bytes and back: validated by pydantic, stored as JSON, never pickle."""
+"""Encoding and decoding of payloads: validated by pydantic, stored as JSON, never pickled."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ log = logging.getLogger("framework")
 
 
 class UndecodablePayload(Exception):
-    """Stored bytes that do not fit the queue's payload type; the message never quotes the payload."""
+    """The stored bytes do not fit the queue's payload type. The message never quotes the payload."""
 
 
 class Codec:
-    """Encodes and decodes one payload type. Raises DeclarationError: pydantic cannot validate it.
+    """The codec of one payload type. Raises DeclarationError if pydantic cannot validate the type.
 
     Args:
         full_errors: messages are pydantic's own, which may quote the payload.
@@ -40,8 +40,8 @@ class Codec:
         self._warned = False
         try:
             self._adapter: TypeAdapter[Any] = TypeAdapter(payload_type)
-            _ = self._adapter.core_schema["type"]  # names that are not defined show here, and not at the first payload
-            # The adapter's own methods pass a score of options on: a microsecond for the three.
+            _ = self._adapter.core_schema["type"]  # an undefined name fails here, and not at the first payload
+            # The adapter's own methods pass on twenty options, which costs a microsecond for the three.
             self._validate = self._adapter.validator.validate_python
             self._validate_json = self._adapter.validator.validate_json
             self._dump = self._adapter.serializer.to_json
@@ -53,22 +53,22 @@ class Codec:
 
     @cached_property
     def fingerprint(self) -> str | None:
-        """A mark of what the type accepts, see `fingerprint`; made once, which takes a millisecond."""
+        """Return the fingerprint of the type, see `fingerprint`. It takes a millisecond and is made once."""
         return fingerprint(self._adapter)
 
     def encode(self, payload: Any) -> bytes:
-        """Validates and encodes. Raises InvalidPayload: what is wrong and where, without the values.
+        """Validate a payload and return it as JSON. Raises InvalidPayload: what is wrong and where, without values.
 
-        Its caller has the payload, but a handler that enqueues fails with this message: then it stands in the log.
+        The caller has the payload, but if a handler enqueues it, this message reaches the log.
         """
         try:
             valid = self._validate(payload)
         except Exception as error:
             raise self._refusal("does not fit", error, payload) from (error if self._full else None)
         try:
-            # round_trip leaves out computed fields, which a model that forbids extra ones would not take back.
+            # round_trip leaves out computed fields, which a model that forbids extra fields would refuse.
             data = self._dump(valid, round_trip=True, by_alias=False, warnings=False)
-            # What cannot be read back must not be stored: a worker would only find it later.
+            # A payload that cannot be read back must not be stored: only a worker would notice, and later.
             found = difference(valid, self._validate_json(data, by_alias=True, by_name=True))
             if b"NaN" in data or b"Infinity" in data:
                 json.loads(data, parse_constant=_refuse_constant)
@@ -79,9 +79,9 @@ class Codec:
         return data
 
     def decode(self, data: bytes) -> Any:
-        """Bytes to a payload. Raises UndecodablePayload; what a validator raises beside ValueError goes through."""
+        """Return the payload of stored bytes. Raises UndecodablePayload; other errors of a validator pass unchanged."""
         try:
-            # By name, as dump_json wrote it; by alias, as a person may have.
+            # By name, as `encode` writes it; by alias, as a person may have written it.
             return self._validate_json(data, by_alias=True, by_name=True)
         except (ValueError, RecursionError) as error:
             raise UndecodablePayload(self._explain(error)) from (error if self._full else None)
@@ -91,7 +91,7 @@ class Codec:
             raise
 
     def _judge(self, found: Difference) -> None:
-        """Refuses what would come back different; tells once of what nobody can compare. Raises InvalidPayload."""
+        """Raise InvalidPayload if the payload would come back different; warn once if no comparison can tell."""
         if not isinstance(found, Doubt):
             raise InvalidPayload(f"queue {self.queue!r}: payload would reach the handler changed: {found}")
         if not self._warned:
@@ -114,8 +114,11 @@ class Codec:
 
 
 def parse_strict(text: str | bytes, *, full_errors: bool = False) -> Any:
-    """JSON from outside (command line, pipes). Raises ValueError for what JSON leaves open: NaN, duplicate keys, lone
-    surrogates, nesting deeper than 100. With `full_errors` it quotes the key or number."""
+    """Parse JSON from outside (command line, pipes), strictly.
+
+    Raises ValueError for values on which JSON parsers differ: NaN, duplicate keys, lone surrogates, nesting deeper than
+    100. With `full_errors` the message quotes the key or number.
+    """
     unique, finite = partial(_unique, quote=full_errors), partial(_finite, quote=full_errors)
     try:
         value = json.loads(
@@ -135,7 +138,7 @@ def parse_strict(text: str | bytes, *, full_errors: bool = False) -> Any:
 
 
 def parse_lenient(data: bytes) -> Any:
-    """A payload for people to look at: decoded JSON, or the text, or its size where it is neither."""
+    """Return a payload for display: decoded JSON, else its first 1,000 characters as text."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError):
@@ -168,7 +171,7 @@ def _finite(text: str, *, quote: bool) -> float:
 def _whole(text: str) -> int:
     try:
         return int(text)
-    except ValueError:  # Python's limit, and its advice to change that
+    except ValueError:  # over Python's limit of digits; its message advises to raise that limit
         raise ValueError(f"a number has {len(text.lstrip('-')):,} digits, which is too many") from None
 
 
@@ -182,7 +185,7 @@ def _cached(payload_type: Any, queue: str, full_errors: bool) -> Codec:
 
 
 def codec_for(payload_type: Any, *, queue: str, full_errors: bool = False) -> Codec:
-    """The codec of a queue, built once: a pydantic schema takes a millisecond."""
+    """Return the codec of a queue. It is cached, because a pydantic schema takes a millisecond to build."""
     try:
         return _cached(payload_type, queue, full_errors)
     except TypeError:  # unhashable annotation

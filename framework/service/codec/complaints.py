@@ -1,8 +1,8 @@
-"""What is said of a payload that does not fit, without quoting it.
+"""Messages about a payload that does not fit, which do not quote it.
 
-Messages reach logs, dead letters and spans, which more people may read than the payload. So they hold what stands in
-the service's code: names of declared fields and pydantic's error types. pydantic's own texts quote keys of mappings,
-names of extra fields, tags of unions, and whatever a validator says.
+Messages reach logs, dead letters and spans, which more people may read than the payload. So they contain only what is
+in the service's code: names of declared fields and pydantic's error types. pydantic's own texts quote keys of mappings,
+names of extra fields, tags of unions, and the messages of validators.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HIDDEN = "*"
 _TYPES = frozenset(get_args(core_schema.ErrorType))
 _ALIASES = ("validation_alias", "alias", "discriminator")
 _NOT_NAMES = frozenset({"metadata", "default", "expected", "serialization", "function", "config"})
-# What a failed serialization may say: a type, the name of a serializer and the class of its error, or a fixed text.
+# Messages of a failed serialization that may be shown: a type, a serializer with its error's class, or a fixed text.
 _SAFE = re.compile(
     r"Error calling function `\w+`: \w+|Unable to serialize unknown type: <class '[\w.<>]+'>"
     r"|(?:NaN|-?Infinity) is not JSON|surrogates not allowed"
@@ -65,11 +65,11 @@ def _flat(alias: Any) -> list[Any]:
 
 
 def explain(error: ValidationError, names: frozenset[str], payload: Any = None) -> str:
-    """Return the first complaints as `path: error type`; what is not declared shows as `*`.
+    """Return the first errors as `path: error type`, with `*` for names that are not declared.
 
     Args:
-        names: of `declared_names`.
-        payload: what was validated; None for JSON, where keys are text and every number is an index.
+        names: the result of `declared_names`.
+        payload: the value that was validated; None for JSON, where keys are text and every number is an index.
     """
     items = error.errors(include_url=False, include_input=False, include_context=False)
     texts = []
@@ -80,14 +80,14 @@ def explain(error: ValidationError, names: frozenset[str], payload: Any = None) 
 
 
 def explain_fully(error: ValidationError) -> str:
-    """Return the first complaints in pydantic's words, which may quote the payload."""
+    """Return the first errors in pydantic's words, which may quote the payload."""
     items = error.errors(include_url=False, include_input=False, include_context=False)
     texts = [f"{'.'.join(map(str, item['loc'])) or 'payload'}: {item['msg']}" for item in items[:MOST]]
     return _joined(texts, len(items))
 
 
 def explain_other(error: Exception) -> str:
-    """Return why a payload cannot be written as JSON, or that a validator broke."""
+    """Return why a payload cannot be written as JSON, or that a validator failed."""
     if isinstance(error, MISTAKES):
         return str(error).partition("\n")[0]
     found = _SAFE.search(describe(error)[0]) if isinstance(error, (PydanticSerializationError, ValueError)) else None
@@ -108,7 +108,7 @@ def _path(loc: tuple[int | str, ...], names: frozenset[str], payload: Any) -> st
 
 
 def _inside(value: Any, part: int | str) -> Any:
-    """Return what lies at a part of a path; the value itself where the part is the name of a member of a union."""
+    """Return the value at a part of a path; the value itself if the part names a member of a union."""
     try:
         return value[part]
     except Exception:

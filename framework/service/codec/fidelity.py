@@ -1,8 +1,7 @@
-"""Whether a worker reads what was given to `enqueue`: compares a payload with its copy that was stored and read back.
+"""The comparison of a payload with its copy that was encoded and read back: would the handler get the same value?
 
-`==` alone does not tell: it calls a pydantic model with another private attribute different, and two dataclasses equal
-that differ in a field with `compare=False`. So containers, models and dataclasses are compared part by part, and `==`
-decides about the rest.
+`==` alone cannot tell: for pydantic models it compares private attributes, too, and for dataclasses it ignores fields
+with `compare=False`. So containers, models and dataclasses are compared part by part, and other values by `==`.
 """
 
 from __future__ import annotations
@@ -24,16 +23,16 @@ from pydantic import BaseModel, Secret, SecretBytes, SecretStr
 PLAIN = frozenset({str, int, float, bool, NoneType, bytes, Decimal, UUID, date, timedelta})
 _SEQUENCES = (list, tuple, deque)
 _SECRETS = (SecretStr, SecretBytes, Secret)
-_MOST_PAIRS = 100  # elements of a set that are compared each with each
+_MOST_PAIRS = 100  # elements of a set that are compared in pairs
 _MISSING = object()
 
 
 class Difference:
-    """A part that comes back different.
+    """A part of the payload that comes back different.
 
     Attributes:
         path: from the part up to the payload: names of fields, indices, and `*` for the key of a mapping.
-        what: how it differs, without the values.
+        what: how the part differs, without values.
     """
 
     def __init__(self, what: str) -> None:
@@ -41,7 +40,7 @@ class Difference:
         self.what = what
 
     def below(self, part: str) -> Difference:
-        """The same difference, seen from one level higher."""
+        """Return this difference with the name of the part that contains it added to its path."""
         self.path.append(part)
         return self
 
@@ -50,24 +49,24 @@ class Difference:
 
 
 class Doubt(Difference):
-    """A part that may come back different: no comparison can tell, or only its type changes."""
+    """A part of the payload that may come back different: no comparison can tell, or only its type changes."""
 
 
 Found = Difference | None
 
 
 def difference(given: Any, got: Any) -> Found:
-    """Return the first difference; a doubt where there is nothing worse; None where both are equal. Never raises."""
+    """Return the first difference, else the first doubt; None if both are equal. Never raises."""
     try:
         return compare(given, got)
     except RecursionError:
         return None if given == got else Doubt("is nested too deep to compare")
-    except Exception as error:  # `==` of a class of the service's own
+    except Exception as error:  # from `==` of a class of the service
         return Doubt(f"{type(error).__name__} in a comparison")
 
 
 def compare(given: Any, got: Any) -> Found:
-    """Like `difference`, but raises what `==` of a class of the service's own raises."""
+    """Return what `difference` returns, but let errors from `==` of the service's classes through."""
     if given is got:
         return None
     kind: Any = type(given)
@@ -90,7 +89,7 @@ def _models(given: BaseModel, got: Any) -> Found:
     kind = type(given)
     if kind is not type(got) and _generic(kind) is not _generic(type(got)):
         return _other_type(given, got)
-    # The loop of `_parts`, written out: this is nearly every payload.
+    # The loop of `_parts`, written out for speed: nearly every payload is a model.
     mine, theirs, doubt = given.__dict__, got.__dict__, None
     for name in kind.__pydantic_fields__:
         one, other = mine.get(name, _MISSING), theirs.get(name, _MISSING)
@@ -108,23 +107,23 @@ def _models(given: BaseModel, got: Any) -> Found:
 
 
 def _field(given: BaseModel, name: str, found: Found) -> Found:
-    """Return what is to be said of a field that comes back different."""
+    """Return the difference of a field, with its name, or None if the field does not count."""
     if found is None:
         return None
     if type(given).__pydantic_fields__[name].exclude:
         if name not in given.__pydantic_fields_set__:
-            return None  # a default that is made anew in each process
+            return None  # a default, which each process makes anew
         found = Difference("has a value, but Field(exclude=True) keeps it out of what is stored")
     return found if name == "root" else found.below(name)
 
 
 def _generic(kind: type) -> Any:
-    """Return the model that was given parameters; pydantic, too, calls `Box[int](v=1)` and `Box(v=1)` equal."""
+    """Return the generic model of a parametrised one; for pydantic, too, `Box[int](v=1)` and `Box(v=1)` are equal."""
     return getattr(kind, "__pydantic_generic_metadata__", {}).get("origin") or kind
 
 
 def _private(given: Mapping[str, Any], got: Mapping[str, Any] | None) -> Found:
-    """Private attributes are no part of a payload: nothing is refused for them."""
+    """Compare private attributes. They are not part of a payload, so a difference is only a doubt."""
     for name, value in given.items():
         if type(compare(value, (got or {}).get(name, _MISSING))) is Difference:
             return Doubt("a private attribute is not stored, the handler gets its default").below(name)
@@ -156,7 +155,7 @@ def _sequences(given: Any, got: Any) -> Found:
         return None
     found = _parts(zip(named or map(str, range(len(given))), given, got, strict=False))
     if found is None and given and not isinstance(given, _family(got)):
-        return Doubt(_change(given, got))  # a tuple where any sequence may stand is read back as a list
+        return Doubt(_change(given, got))  # where any sequence is allowed, a tuple is read back as a list
     return found
 
 
@@ -208,7 +207,7 @@ def _parts(parts: Iterable[tuple[str, Any, Any]]) -> Found:
 
 
 def _plain(given: Any, got: Any) -> Found:
-    """Compare what `==` calls different, and may be equal all the same."""
+    """Compare two plain values that `==` finds different; two NaN count as equal."""
     if isinstance(given, (float, Decimal)) and not math.isfinite(given):
         both_nan = isinstance(got, (float, Decimal)) and math.isnan(given) and math.isnan(got)
         return None if both_nan else Difference(f"{given} is not JSON")
@@ -219,16 +218,16 @@ def _times(given: Any, got: Any) -> Found:
     base: Any = datetime if isinstance(given, datetime) else time
     if isinstance(got, base) and (given.tzinfo is None) == (got.tzinfo is None):
         if given == got:
-            # Python calls both hours equal, and JSON has no word for the second one of a time without zone.
+            # When an hour repeats, `==` ignores the fold, and JSON cannot store it for a time without zone.
             return Doubt("the fold of a time without zone is not stored") if given.fold and not given.tzinfo else None
-        # In the hour that is repeated when summer time ends, Python calls a moment unequal to itself in another zone.
+        # In the hour that repeats when summer time ends, `==` finds a moment unequal to itself in another zone.
         if base is datetime and given.tzinfo and given.astimezone(UTC) == got.astimezone(UTC):
             return None
     return _changed(given, got)
 
 
 def _others(given: Any, got: Any) -> Found:
-    """Compare by `==`, where a type has one."""
+    """Compare other values by `==`, if their type defines it."""
     if isinstance(given, _SECRETS) and isinstance(got, _SECRETS) and given != got:
         return Difference("a secret would be stored as asterisks: enqueue where to find it instead")
     kind: Any = type(given)
@@ -236,7 +235,7 @@ def _others(given: Any, got: Any) -> Found:
         if bool(given == got):
             return Doubt(_change(given, got)) if isinstance(given, Enum) and kind is not type(got) else None
         never_equal = kind.__eq__ is object.__eq__ or bool(given != given)
-    except Exception:  # an array of numbers answers with an array, and user code may raise anything
+    except Exception:  # `==` of arrays returns an array, and the service's code may raise anything
         never_equal = True
     if never_equal and kind is type(got):
         return Doubt(f"{kind.__name__} has no equality that tells whether it comes back as it is")

@@ -1,4 +1,4 @@
-"""A short mark of what a payload type accepts: two versions of a service that differ in it may not read each other."""
+"""The fingerprint of a payload type: versions of a service that differ in it may not read each other's payloads."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
-_NOTES = ("title", "description", "examples", "deprecated")  # what people read changes nothing for the payload
-_NAMED = ("properties", "patternProperties", "$defs")  # their keys are names that the service has chosen
+_NOTES = ("title", "description", "examples", "deprecated")  # texts for people, without effect on the payload
+_NAMED = ("properties", "patternProperties", "$defs")  # their keys are names that the service chose
 _VALUES = ("default", "const", "enum")
 
 
 class _Quiet(GenerateJsonSchema):
-    """A generator that warns of nothing: whoever enqueues has not asked for a schema."""
+    """A schema generator without warnings: the caller of `enqueue` has not asked for a schema."""
 
     def emit_warning(self, kind: Any, detail: str) -> None:
-        """Say nothing."""
+        """Ignore a warning."""
 
 
 def fingerprint(adapter: TypeAdapter[Any]) -> str | None:
-    """Return 12 hex digits of the type's JSON schema; None: pydantic can make none."""
+    """Return 12 hex digits of a hash of the type's JSON schema; None: pydantic cannot make the schema."""
     try:
         schema = adapter.json_schema(schema_generator=_Quiet, mode="validation")
         text = json.dumps(_bare(schema), sort_keys=True, separators=(",", ":"))
-    except Exception:  # also what the type's own hooks raise: the job is worth more than its mark
+    except Exception:  # includes errors of the type's own hooks: the job matters more than its fingerprint
         return None
     return blake2b(text.encode(), digest_size=6).hexdigest()
 

@@ -1,17 +1,17 @@
-"""Whether a payload is so large that an event loop should not wait until it is encoded."""
+"""The estimate whether a payload is so large that an event loop should not wait for its encoding."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-LARGE = 64 << 10  # bytes as JSON: some half a millisecond to encode and to check
-_ITEM = 32  # bytes that an item of a container is taken for
+LARGE = 64 << 10  # bytes as JSON: about half a millisecond to encode and to check
+_ITEM = 32  # bytes: the assumed size of an item of a container
 _MOST_LOOKS = 500
 
 
 def looks_large(payload: Any) -> bool:
-    """Return whether a payload will be large as JSON, by a quick look at its surface."""
+    """Return whether a payload will probably be large as JSON, by its outermost level only."""
     inside = getattr(payload, "__dict__", None)
     parts: Iterable[Any] = (payload,)
     if isinstance(inside, dict):

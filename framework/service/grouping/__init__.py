@@ -1,9 +1,9 @@
-"""Jobs that are enqueued at the same time share one call of the engine (group commit), from threads and coroutines.
+"""Group commit: jobs that threads and coroutines enqueue at the same time share one call of the engine.
 
-All stand in one line. While a call runs, the others prepare their jobs and join; when it is over, the first in line
-leads the next call, which takes everything that has come together meanwhile. A thread leads in its own place, so one
-that is alone waits for no other thread; for coroutines a flusher thread leads, so that their event loop never waits.
-Where many came last time, a leader expects them again, for a moment.
+All jobs wait in one line. While a call runs, other callers prepare their jobs and join the line. When the call is over,
+the first in line leads the next call, which takes all jobs that have joined meanwhile. A thread makes the call itself,
+so a single thread waits for no other; for coroutines a flusher thread leads, so that their event loop never waits.
+After a call with many jobs, the next leader waits a moment for as many again.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from framework.model.job import Job, JobId
 from framework.service.grouping.state import State
 from framework.service.grouping.tickets import LoopTicket, Ticket, share_out, tell, uncertain
 
-MANY = 4  # jobs in a call from which on the next leader waits for company
-MOMENT = 0.0005  # seconds that it waits at most: about what one flush of a fast disk takes
-IDLE = 10.0  # seconds after which the flusher ends; the next coroutine starts another
+MANY = 4  # jobs: after a call with at least so many, the next leader waits for more
+MOMENT = 0.0005  # seconds that it waits at most: about one flush of a fast disk
+IDLE = 10.0  # seconds without jobs after which the flusher ends; the next coroutine starts another
 
 log = logging.getLogger("framework")
 
 
 class Line:
-    """The line of one producer. Threads and event loops may use it at the same time, and signal handlers on top.
+    """The line of one producer. Threads, event loops and signal handlers may use it at the same time.
 
-    Which jobs share calls is the caller's choice. A call may hold jobs of several queues: the round trip is what they
-    share. Those of one queue keep the order in which they came, and so do those of each thread.
+    The caller decides which jobs share calls. A call may hold jobs of several queues, which share one round trip. The
+    jobs of one queue keep the order in which they came, and so do the jobs of each thread.
 
     Args:
-        store: stores jobs in order and returns the id of each; raises no errors but EnqueueErrors.
+        store: stores jobs in order and returns the id of each; raises only EnqueueErrors.
     """
 
     def __init__(self, store: Callable[[Sequence[Job]], Sequence[JobId]]) -> None:
@@ -45,20 +45,20 @@ class Line:
         _lines.add(self)
 
     def put(self, job: Job) -> JobId:
-        """Return the job's id once it is stored. Raises the EnqueueErrors, of this job alone."""
+        """Store a job together with others, and return its id. Raises EnqueueErrors of this job only."""
         ticket = Ticket(job)
         if not self._stand_in_line(ticket) or ticket.alone:
             return self._store([job])[0]
         return ticket.result()
 
     def join(self, job: Job, context: Context, ended: Callable[[EnqueueError | None], None]) -> LoopTicket:
-        """Put a job of the running event loop in line, and return its ticket, whose `future` is to be awaited.
+        """Put a job of the running event loop in line, and return its ticket; the caller awaits its `future`.
 
-        A coroutine that is cancelled meanwhile leaves a job that is stored all the same. Raises EnqueueFailed: closed.
+        If the coroutine is cancelled meanwhile, the job is still stored. Raises EnqueueFailed if the line is closed.
 
         Args:
-            context: in which the engine is called if the job is the first of its group.
-            ended: called once the job has an answer, also when nobody waits for it any more.
+            context: the context in which the engine is called if the job is the first of its group.
+            ended: called when the job has an answer, also if its coroutine was cancelled.
         """
         state, thread = self._state, threading.get_ident()
         if state.closed:
@@ -70,7 +70,7 @@ class Line:
             try:
                 if state.join(ticket):
                     self._call_flusher(state)
-            except BaseException:  # Ctrl-C: the line must go on
+            except BaseException:  # Ctrl-C: the others in line must get their answers
                 self._call_flusher(state)
                 raise
         finally:
@@ -79,7 +79,7 @@ class Line:
         return ticket
 
     def close(self) -> None:
-        """Store what stands in line, and end the flusher. Idempotent."""
+        """Store the jobs in line, and end the flusher. Idempotent."""
         state = self._state
         if not self._stand_in_line(Ticket(None)):
             return  # interrupts an enqueue of its own thread, for which it cannot wait
@@ -90,12 +90,15 @@ class Line:
             flusher.join()
 
     def after_fork(self) -> None:
-        """Begin anew in a forked child: all that stood in line belongs to the parent."""
+        """Begin with an empty line in a forked child: the jobs in line belong to the parent."""
         self._state = State()
 
     def _stand_in_line(self, ticket: Ticket) -> bool:
-        """Return once the ticket has its answer. False: this interrupts an enqueue of its own thread (a signal handler,
-        a finalizer), and would wait for itself."""
+        """Wait until the ticket has its answer, and lead if it is first; return True.
+
+        Return False at once if this call interrupts an enqueue of its own thread (a signal handler, a finalizer): it
+        would wait for itself.
+        """
         state, thread = self._state, threading.get_ident()
         if thread in state.inside:
             return False
@@ -105,18 +108,18 @@ class Line:
                 ticket.wait()
             if not ticket.done and state.leader is ticket:
                 self._lead(state, ticket)
-        except BaseException as error:  # Ctrl-C: others must not wait for ever
+        except BaseException as error:  # Ctrl-C: the others must not wait for ever
             self._leave(state, ticket, error)
             raise
         finally:
             try:
                 state.inside.discard(thread)
-            finally:  # should Ctrl-C come just here
+            finally:  # if Ctrl-C interrupts the line above
                 state.inside.discard(thread)
         return True
 
     def _lead(self, state: State, leader: Ticket) -> None:
-        """Store the first in line, the leader's ticket among them; let them go, and the next lead."""
+        """Store the first jobs in line, including the leader's, give them their answers, and pass on the lead."""
         if state.came >= MANY and len(state.line) < state.came:
             time.sleep(min(MOMENT, state.took))
         began = time.perf_counter()
@@ -125,7 +128,7 @@ class Line:
         self._hand_on(state, leader)
 
     def _leave(self, state: State, ticket: Ticket, error: BaseException) -> None:
-        """Let go what an interrupted thread holds up: a call that it made, or the lead."""
+        """Release the others when a thread is interrupted: answer the jobs of its call, and pass on the lead."""
         state.leave(ticket)
         for other in ticket.group:
             if other.job is not None and not (other.done or other.alone):
@@ -133,7 +136,7 @@ class Line:
         self._hand_on(state, ticket)
 
     def _hand_on(self, state: State, leader: Ticket) -> None:
-        """Wake those that have their answers, and the next leader. Once more does no harm, so an interrupt may."""
+        """Wake the tickets that have answers, and the next leader. After an interrupt it may be called again."""
         following = state.hand_on(leader)
         waiting: list[LoopTicket] = []
         for ticket in leader.group:
@@ -150,7 +153,7 @@ class Line:
 
     def _store_all(self, tickets: list[Ticket]) -> None:
         some = [ticket for ticket in tickets if ticket.job is not None]
-        if len(some) > 1:  # by queue, and the delayed together: engines store such runs as one
+        if len(some) > 1:  # by queue, with delayed jobs together: engines store such runs of jobs as one
             some.sort(key=_run)
         if some:
             try:
@@ -167,7 +170,7 @@ class Line:
     # --- the flusher, which leads for coroutines -----------------------------------------------------------------
 
     def _call_flusher(self, state: State) -> None:
-        """Wake the flusher, and start it where there is none. Where no thread can be had its work is done here."""
+        """Wake the flusher, or start it if there is none. If no thread can be started, do its work here."""
         state.bell.wake()
         with state.lock:
             if state.flusher is not None:
@@ -176,14 +179,14 @@ class Line:
             state.flusher = flusher
         try:
             flusher.start()
-        except RuntimeError:  # the process has as many as it may, or ends
+        except RuntimeError:  # the process has all threads that it may have, or is ending
             self._flush(state, 0.0)
-        except BaseException:  # Ctrl-C, and who knows whether it runs: the next call starts another
+        except BaseException:  # Ctrl-C: it is unknown whether the thread runs, so the next call starts another
             state.retire(flusher)
             raise
 
     def _flush(self, state: State, patience: float) -> None:
-        """Lead for coroutines until nothing has come for a while, or the line is closed."""
+        """Lead for coroutines until no job has come for `patience` seconds, or the line is closed."""
         thread, flusher = threading.get_ident(), state.flusher
         interrupts = thread in state.inside
         state.inside.add(thread)
@@ -199,7 +202,7 @@ class Line:
                 state.inside.discard(thread)
 
     def _serve(self, state: State) -> None:
-        """Lead as long as a coroutine is the first in line; answer those alone whose group was refused."""
+        """Lead while a coroutine's job is the first in line; store jobs of refused groups one by one."""
         while True:
             leader = state.leader
             if isinstance(leader, LoopTicket):

@@ -1,4 +1,4 @@
-"""What the threads of one process share of a line: who stands in it, who leads, and whom nobody may wait for."""
+"""The state of a line that the threads of one process share: its tickets, its leader, and the threads inside it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ MOST_BYTES = 8 << 20  # of their payloads
 
 
 class State:
-    """What the threads of one process share; a forked child begins with a new one, its parent's threads are not there.
+    """The shared state of a line. A forked child begins with a new one, because it has none of its parent's threads.
 
     Attributes:
-        line: tickets without an answer, oldest first; those that a call has are its head.
-        leader: the first in line, whose owner stores; None: nothing is being stored.
-        came: jobs of the last call. took: seconds that it took.
-        inside: threads that stand in line: what interrupts one of them must not wait for it.
-        flusher: leads for coroutines; None: not needed so far.
-        bell: wakes the flusher. serving: held while it leads.
+        line: tickets without an answer, oldest first; the tickets of the running call are at its head.
+        leader: the first ticket in line, whose owner stores; None: no call runs.
+        came: number of jobs in the last call. took: seconds that it took.
+        inside: threads that wait in line; code that interrupts one of them must not wait for it.
+        flusher: the thread that leads for coroutines; None: not needed so far.
+        bell: wakes the flusher. serving: the lock that it holds while it leads.
         again: tickets of coroutines whose jobs get calls of their own.
     """
 
@@ -39,13 +39,13 @@ class State:
     def join(self, ticket: Ticket) -> bool:
         """Put a ticket at the end of the line; return whether its owner leads."""
         with self.lock:
-            if self.leader is None:  # before it stands in line: Ctrl-C in between leaves no ticket that none leads
+            if self.leader is None:  # set first: Ctrl-C in between must not leave a ticket without a leader
                 self.leader = ticket
             self.line.append(ticket)
             return self.leader is ticket
 
     def take(self, leader: Ticket) -> Sequence[Ticket]:
-        """Return the first in line, as many as go into one call: no id twice, as an error names jobs by their ids."""
+        """Return the first tickets in line, for one call; no id twice, because errors name jobs by their ids."""
         with self.lock:
             if len(self.line) == 1 and self.line[0] is leader:
                 leader.taken, leader.group = True, (leader,)
@@ -65,12 +65,12 @@ class State:
             return leader.group
 
     def leave(self, ticket: Ticket) -> None:
-        """Keep the job of an interrupted thread from being stored, unless a call has it already."""
+        """Withdraw the job of an interrupted thread, unless a call has it already."""
         with self.lock:
             ticket.left = not ticket.taken
 
     def hand_on(self, leader: Ticket) -> Ticket | None:
-        """Let the next in line lead; return who leads now. Nothing changes when the leader has handed on before."""
+        """Make the next ticket in line the leader, unless this leader has passed on the lead; return the leader."""
         with self.lock:
             if self.leader is leader:
                 group = leader.group or (leader,)
@@ -83,7 +83,7 @@ class State:
             return self.leader
 
     def is_idle(self, flusher: threading.Thread | None) -> bool:
-        """Return whether there is nothing to do for a flusher; then it is the flusher no more."""
+        """Return whether the flusher has nothing to do; if so, it is no longer the flusher."""
         with self.lock:
             if self.again or isinstance(self.leader, LoopTicket):
                 return False
@@ -91,7 +91,7 @@ class State:
             return True
 
     def retire(self, flusher: threading.Thread) -> None:
-        """Let another flusher be started, though this one may run: they take turns then."""
+        """Forget this flusher, so that another can be started. If both run, they take turns."""
         with self.lock:
             self._forget(flusher)
 

@@ -1,4 +1,4 @@
-"""The tickets of the line, and who waits for the answer: a thread, or a coroutine of some event loop."""
+"""The tickets of the line; a thread, or a coroutine of an event loop, waits for the answer of each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger("framework")
 
 
 class Bell:
-    """One thread waits until another wakes it, once for any number of calls; also when that came first."""
+    """A bell for one waiting thread. Several calls of `wake` count as one, and may come before `wait`."""
 
     __slots__ = ("_closed",)
 
@@ -24,11 +24,11 @@ class Bell:
         self._closed.acquire()
 
     def wait(self, seconds: float = -1) -> bool:
-        """Return once `wake` was called; False: not within so many seconds."""
+        """Wait until `wake` is called. Return False if it is not called within so many seconds."""
         return self._closed.acquire(timeout=seconds)
 
     def wake(self) -> None:
-        """End `wait`, or the next one."""
+        """End the current `wait`, or else the next one."""
         try:
             self._closed.release()
         except RuntimeError:  # it is open already
@@ -36,16 +36,16 @@ class Bell:
 
 
 class Ticket(Bell):
-    """One job in line, whose thread waits for an answer or to lead.
+    """A job in line, whose thread waits for its answer or for the lead.
 
     Attributes:
-        job: what is to be stored; None: its thread only waits until everything before it is stored.
+        job: the job to store; None: the thread only waits until all jobs before it are stored.
         stored, error: the answer, once `done`.
         done: the call that had the job is over.
-        alone: the call was refused, which says nothing of this job: it gets a call of its own.
+        alone: a call with several jobs was refused, perhaps because of another job: this job gets a call of its own.
         taken: a call has the job.
-        left: its thread was interrupted before a call had the job, and does not want it stored any more.
-        group: the tickets whose jobs its owner stores, once it leads.
+        left: the thread was interrupted before a call had the job, so the job is not to be stored any more.
+        group: the tickets whose jobs the owner stores when it leads.
     """
 
     __slots__ = ("alone", "done", "error", "group", "job", "left", "stored", "taken")
@@ -59,7 +59,7 @@ class Ticket(Bell):
         self.group: Sequence[Ticket] = ()
 
     def answer(self, stored: JobId | None, error: EnqueueError | None = None) -> None:
-        """Set what became of the job."""
+        """Set the answer: the id of the stored job, or its error."""
         self.stored, self.error = stored, error
         self.done = True
 
@@ -72,12 +72,12 @@ class Ticket(Bell):
 
 
 class LoopTicket(Ticket):
-    """One job in line, whose coroutine waits for `future`, which says only that there is an answer.
+    """A job in line, whose coroutine waits for `future`; the future has no result but says that there is an answer.
 
     Attributes:
-        loop: of the coroutine.
-        context: in which the job's call runs, if it is the first of its group.
-        ended: called once with the job's error or None, on the loop where that still runs.
+        loop: the event loop of the coroutine.
+        context: the context in which the call runs if the job is the first of its group.
+        ended: called once with the job's error or None; on the loop, if the loop still runs.
     """
 
     __slots__ = ("context", "ended", "future", "loop", "told")
@@ -93,7 +93,7 @@ class LoopTicket(Ticket):
         self.told = False
 
     def tell(self) -> None:
-        """End the span, and the coroutine's wait unless it was cancelled. May be called again."""
+        """End the span and, unless it was cancelled, the coroutine's wait. May be called again."""
         self.end()
         if not self.future.done():
             self.future.set_result(None)
@@ -105,19 +105,19 @@ class LoopTicket(Ticket):
         self.told = True
         try:
             self.ended(self.error)
-        except Exception:  # telemetry's own fault
+        except Exception:  # an error of telemetry must not reach the caller
             log.exception("the span of an enqueue could not be ended")
 
 
 def tell(tickets: Sequence[LoopTicket]) -> None:
-    """Tell coroutines of one loop that their jobs have answers: one call into each loop for all of them."""
+    """Tell coroutines that their jobs have answers, with one call into each event loop."""
     by_loop: dict[AbstractEventLoop, list[LoopTicket]] = {}
     for ticket in tickets:
         by_loop.setdefault(ticket.loop, []).append(ticket)
     for loop, some in by_loop.items():
         try:
             loop.call_soon_threadsafe(_tell_here, some)
-        except RuntimeError:  # closed: its coroutines are gone, their spans still end
+        except RuntimeError:  # the loop is closed and its coroutines are gone; their spans still end
             for ticket in some:
                 ticket.end()
 
@@ -128,10 +128,10 @@ def _tell_here(tickets: Sequence[LoopTicket]) -> None:
 
 
 def share_out(tickets: Sequence[Ticket], failed: EnqueueError) -> None:
-    """Turn the error of one call into the answers of its jobs, no two of which have the same id.
+    """Turn the error of one call into the answers of its jobs, which have different ids.
 
-    What was stored before the error is stored. Behind an uncertain job nothing is certain either. A refusal is the
-    job's own only where it was the only one.
+    Jobs that were stored before the error are stored. Behind an uncertain job all are uncertain. A refusal is the
+    answer only of a job that was alone in its call; of several jobs each gets a call of its own.
     """
     stored = {str(job_id): job_id for job_id in failed.enqueued}
     for ticket in tickets:
