@@ -13,7 +13,7 @@ import click
 from framework.cli.letters import stays
 from framework.cli.looks import Looks
 from framework.cli.output import Column, confirm, counted, moment, one_line, print_json, print_json_array, table, warn
-from framework.cli.service import MODULE_HELP, Engine, load_service, open_undeclared, opened, take, take_some
+from framework.cli.service import MODULE_HELP, OpenedEngine, load_service, open_undeclared, opened, take, take_some
 from framework.engine.port import JobView
 from framework.model.errors import EngineUnavailable, UsageError, WorkerError
 from framework.model.text.printable import escape
@@ -132,7 +132,7 @@ def discard(given: tuple[str, ...], queue: str | None, everything: bool, yes: bo
 class _Look:
     """The engine, and the queues that a command reads."""
 
-    engine: Engine
+    engine: OpenedEngine
     queues: Sequence[str]
     looks: Looks
 

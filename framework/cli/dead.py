@@ -12,7 +12,7 @@ import click
 from framework.cli import letters
 from framework.cli.looks import Looks
 from framework.cli.output import Column, confirm, counted, is_terminal, print_json, print_json_array, span, table, warn
-from framework.cli.service import MODULE_HELP, Engine, Service, load_service, opened, take, take_some
+from framework.cli.service import MODULE_HELP, OpenedEngine, Service, load_service, opened, take, take_some
 from framework.engine.port import JobView
 from framework.model.errors import UsageError
 
@@ -164,7 +164,7 @@ def _home(service: Service, queue: str | None) -> str | None:
 
 
 def _chosen_keys(
-    service: Service, engine: Engine, looks: Looks, ids: Sequence[str], home: str | None, everything: bool
+    service: Service, engine: OpenedEngine, looks: Looks, ids: Sequence[str], home: str | None, everything: bool
 ) -> set[letters.Key]:
     """Return the keys of the dead letters to act on, read before the user confirms: later ones are left alone."""
     if everything == bool(ids):
@@ -176,7 +176,7 @@ def _chosen_keys(
 
 def _act(
     service: Service,
-    engine: Engine,
+    engine: OpenedEngine,
     looks: Looks,
     keys: set[letters.Key],
     verb: Callable[[JobView], bool],

@@ -7,7 +7,7 @@ from typing import Any
 
 from framework.cli.looks import Looks
 from framework.cli.output import moment
-from framework.cli.service import Engine, Service
+from framework.cli.service import OpenedEngine, Service
 from framework.engine.port import JobView, State
 from framework.model.errors import EngineUnavailable, UsageError, WorkerError
 from framework.model.job import Failure, Job
@@ -18,7 +18,7 @@ STATES: tuple[State, ...] = ("ready", "delayed", "in_flight", "dead")
 Key = tuple[str, str, bytes]
 
 
-def letters(service: Service, engine: Engine, looks: Looks, home: str | None = None) -> Iterator[JobView]:
+def letters(service: Service, engine: OpenedEngine, looks: Looks, home: str | None = None) -> Iterator[JobView]:
     """Yield the dead letters, oldest first within each queue and state.
 
     Args:
@@ -37,7 +37,9 @@ def key_of(view: JobView) -> Key:
     return view.queue, view.job.id, view.job.uid
 
 
-def chosen(service: Service, engine: Engine, looks: Looks, ids: Iterable[str], home: str | None) -> dict[Key, JobView]:
+def chosen(
+    service: Service, engine: OpenedEngine, looks: Looks, ids: Iterable[str], home: str | None
+) -> dict[Key, JobView]:
     """Return the dead letters with these ids. Raises WorkerError: one is missing; UsageError: two have the same id."""
     wanted = dict.fromkeys(ids)
     found: dict[Key, JobView] = {}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from framework.cli.output import hear_warnings, warn
-from framework.engine.port import Broker, Inspector, open_broker, shown
+from framework.engine.port import Engine, Inspector, open_engine, shown
 from framework.model.errors import EngineError, UsageError
 from framework.model.options import QueueOptions
 from framework.service.app import WorkerApp, as_declared, declared_dead_letters
@@ -26,7 +26,7 @@ from framework.telemetry import environment
 MODULE_HELP = "MODULE is the service's module, or module:Name. It may be left out where WORKER_MODULE is set."
 
 
-class Engine(Broker, Inspector, Protocol):
+class OpenedEngine(Engine, Inspector, Protocol):
     """An engine that commands can inspect; every engine so far is one."""
 
 
@@ -147,13 +147,13 @@ def root_of(settings: Settings) -> Path | None:
 
     Raises SettingsError: there is no such engine.
     """
-    broker = open_broker(settings.engine_url, incarnation="look")
-    return None if broker.features.durable == "nothing" else broker.local_dir
+    engine = open_engine(settings.engine_url, incarnation="look")
+    return None if engine.features.durable == "nothing" else engine.local_dir
 
 
 def is_missing(settings: Settings, root: Path | None) -> bool:
     """Return whether a local engine's directory does not exist. Raises EngineError: this process cannot tell."""
-    if root is None or not open_broker(settings.engine_url, incarnation="look").features.local:
+    if root is None or not open_engine(settings.engine_url, incarnation="look").features.local:
         return False
     try:
         return not root.exists()
@@ -162,23 +162,23 @@ def is_missing(settings: Settings, root: Path | None) -> bool:
         raise EngineError(f"spool {root}: {why}: run this as the workers' user, or set WORKER_ENGINE_URL") from error
 
 
-def open_undeclared(engine: Engine) -> list[str]:
+def open_undeclared(engine: OpenedEngine) -> list[str]:
     """Open the queues in the store that no running service declares, so that they can be read; return their names."""
     names = list(engine.undeclared())
     engine.open([QueueOptions(name) for name in names])
     return names
 
 
-def _open(broker: Broker, options: Sequence[QueueOptions]) -> dict[str, EngineError]:
+def _open(engine: Engine, options: Sequence[QueueOptions]) -> dict[str, EngineError]:
     """Open the queues that can be opened; return the errors of the others, by name. Raises EngineError: none can."""
     try:
-        broker.open(options)
+        engine.open(options)
         return {}
     except EngineError as error:
         refused: dict[str, EngineError] = {}
         for one in options:
             try:
-                broker.open([one])
+                engine.open([one])
             except EngineError as reason:
                 refused[one.name] = reason
         if len(refused) == len(options):
@@ -187,7 +187,7 @@ def _open(broker: Broker, options: Sequence[QueueOptions]) -> dict[str, EngineEr
 
 
 @contextmanager
-def opened(service: Service) -> Generator[Engine, None, None]:
+def opened(service: Service) -> Generator[OpenedEngine, None, None]:
     """Open the engine inside the block, for reading it and for work on dead letters.
 
     A directory that does not exist is not created and counts as empty: a command under `sudo` in the wrong place would
@@ -202,16 +202,16 @@ def opened(service: Service) -> Generator[Engine, None, None]:
     if is_missing(service.settings, root):
         warn(f"{root} does not exist yet: no job was ever enqueued there; set WORKER_ENGINE_URL as in the worker")
         url = "memory:"
-    broker = open_broker(
+    engine = open_engine(
         url,
         incarnation=f"c{secrets.token_hex(8)}",
         durability=service.settings.durability,
         network_file_system=service.settings.network_file_system,
     )
     try:
-        service.refused.update(_open(broker, service.options()))
-        if not isinstance(broker, Inspector):
+        service.refused.update(_open(engine, service.options()))
+        if not isinstance(engine, Inspector):
             raise UsageError(f"WORKER_ENGINE_URL={shown(url)}: this engine cannot be looked into from the command line")
-        yield cast("Engine", broker)
+        yield cast("OpenedEngine", engine)
     finally:
-        broker.close()
+        engine.close()

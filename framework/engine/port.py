@@ -127,7 +127,7 @@ class JobView:
         return self.state == "dead" or self.queue != self.job.queue
 
 
-class Broker(Protocol):
+class Engine(Protocol):
     """The verbs of an engine.
 
     `enqueue`, `release` and `wake` may be called from any thread. The other verbs are called from one thread at a time;
@@ -351,7 +351,7 @@ def engine_module(url: str) -> Any:
     return importlib.import_module(ENGINES[scheme_of(url)])
 
 
-def open_broker(url: str, *, incarnation: str, **options: Any) -> Broker:
+def open_engine(url: str, *, incarnation: str, **options: Any) -> Engine:
     """Return the engine that a URL names, not opened yet.
 
     Args:
@@ -362,5 +362,5 @@ def open_broker(url: str, *, incarnation: str, **options: Any) -> Broker:
     Raises:
         SettingsError: no engine has that scheme.
     """
-    broker: Broker = engine_module(url).connect(url, incarnation=incarnation, **options)
-    return broker
+    engine: Engine = engine_module(url).connect(url, incarnation=incarnation, **options)
+    return engine

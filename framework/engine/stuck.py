@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from framework.engine.port import Broker
+from framework.engine.port import Engine
 from framework.model.events import EngineFailed, EngineRecovered, Event
 
 EVERY = 1.0  # seconds between two looks
@@ -13,18 +13,18 @@ MOST_SAID = 10  # jobs that one look reports one by one; the others are counted
 
 
 class StuckJobs:
-    """A reporter that emits events for what `Broker.stuck` lists.
+    """A reporter that emits events for what `Engine.stuck` lists.
 
     Args:
-        broker: the open engine.
+        engine: the open engine.
         emit: takes the events.
         clock: monotonic seconds.
     """
 
     def __init__(
-        self, broker: Broker, emit: Callable[[Event], None], *, clock: Callable[[], float] = time.monotonic
+        self, engine: Engine, emit: Callable[[Event], None], *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._broker = broker
+        self._engine = engine
         self._emit = emit
         self._clock = clock
         self._since: dict[str, float] = {}
@@ -36,7 +36,7 @@ class StuckJobs:
         if now < self._look_at:
             return
         self._look_at = now + EVERY
-        found = self._broker.stuck()
+        found = self._engine.stuck()
         new = [place for place in found if place not in self._since]
         self._since.update(dict.fromkeys(new, now))
         for place in new[:MOST_SAID]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from framework.engine.ledger import DeadLedgers
-from framework.engine.port import Broker, Rescued
+from framework.engine.port import Engine, Rescued
 from framework.maintenance.accounts import Account, Accounts, as_it_is
 from framework.maintenance.rescue import resolve
 from framework.model.backoff import Later, Retried
@@ -48,7 +48,7 @@ class AbandonedLeases:
     it.
 
     Args:
-        broker: the open engine.
+        engine: the open engine.
         options: options of all queues that the app knows, by name.
         emit: takes the events.
         kill_reason: returns why an incarnation ended.
@@ -61,7 +61,7 @@ class AbandonedLeases:
 
     def __init__(
         self,
-        broker: Broker,
+        engine: Engine,
         options: Mapping[str, QueueOptions],
         emit: Callable[[Event], None],
         *,
@@ -72,13 +72,13 @@ class AbandonedLeases:
         identify: Callable[[Lease, RunRecord], RunRecord] = as_it_is,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._broker = broker
+        self._engine = engine
         self._options = options
         self._emit = emit
         self._kill_reason = kill_reason
         self._after_loss = after_loss
         self._knows = knows
-        self._accounts = Accounts(broker, ledgers, identify)
+        self._accounts = Accounts(engine, ledgers, identify)
         self._clock = clock
         self._due: deque[_Abandoned] = deque()
         self._failed = Later[_Abandoned](FIRST_RETRY, LAST_RETRY, clock=clock)
@@ -90,7 +90,7 @@ class AbandonedLeases:
         unavailable: EngineUnavailable | LeaseLost | None = None
         found: Sequence[Rescued] = ()
         try:
-            found = self._broker.rescue()
+            found = self._engine.rescue()
         except Exception as error:  # leases that were collected before can still be settled
             unavailable = answer(error)
         self._collect(found)
@@ -129,7 +129,7 @@ class AbandonedLeases:
 
     def sweep(self) -> None:
         """Remove the ledgers of dead workers that no lease needs. Costs little if no worker is dead."""
-        complete = not (self._due or self._failed or self._broker.stuck())
+        complete = not (self._due or self._failed or self._engine.stuck())
         self._accounts.sweep(self._options.keys(), complete=complete)
 
     def _settle_until(self, until: float) -> None:
@@ -162,7 +162,7 @@ class AbandonedLeases:
         item.resolved = item.resolved or self._resolve(account, sent=item.sent)
         outcome, reason = item.resolved
         try:
-            self._broker.settle([Settlement(lease, outcome)])
+            self._engine.settle([Settlement(lease, outcome)])
         except LeaseLost as lost:
             self._emit(LeasesLost(lease.queue, lost.job_ids))
         self._accounts.settled(account)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from framework.engine.ledger import DeadLedger, DeadLedgers, Entry
-from framework.engine.port import MOST_UNCHARGED, Broker, Rescued
+from framework.engine.port import MOST_UNCHARGED, Engine, Rescued
 from framework.model.errors import answer
 from framework.model.job import Lease, RunRecord
 from framework.model.outcome import Outcome
@@ -47,15 +47,15 @@ class Accounts:
     """The reader of the ledgers of dead owners, which also records there what becomes of their jobs.
 
     Args:
-        broker: the open engine.
+        engine: the open engine.
         ledgers: those of this machine; None: there are none, and only the engine knows what had started.
         identify: adds the ids to a run of which the store knows only that it had started.
     """
 
     def __init__(
-        self, broker: Broker, ledgers: DeadLedgers | None, identify: Callable[[Lease, RunRecord], RunRecord] = as_it_is
+        self, engine: Engine, ledgers: DeadLedgers | None, identify: Callable[[Lease, RunRecord], RunRecord] = as_it_is
     ) -> None:
-        self._broker = broker
+        self._engine = engine
         self._identify = identify
         self._ledgers = ledgers
         self._open: Counter[str] = Counter()  # number of unsettled leases by owner
@@ -76,7 +76,7 @@ class Accounts:
         lease = rescued.lease
         run = None
         try:
-            unaccounted = self._broker.unaccounted(lease)
+            unaccounted = self._engine.unaccounted(lease)
         except Exception as error:
             raise answer(error) from None
         if unaccounted > MOST_UNCHARGED:

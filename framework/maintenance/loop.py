@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 
-from framework.engine.port import Broker
+from framework.engine.port import Engine
 from framework.engine.stuck import StuckJobs
 from framework.maintenance.abandoned import AbandonedLeases
 from framework.maintenance.observing import Observation
@@ -47,7 +47,7 @@ class Maintenance:
         supervisor: int,
         poke: int,
         board: Scoreboard,
-        broker: Broker,
+        engine: Engine,
         abandoned: AbandonedLeases,
         queues: Iterable[str],
         emit: Callable[[Event], None],
@@ -59,7 +59,7 @@ class Maintenance:
         self._supervisor = supervisor
         self._poke = poke
         self._board = board
-        self._broker = broker
+        self._engine = engine
         self._abandoned = abandoned
         self._queues = list(queues)
         self._emit = emit
@@ -72,8 +72,8 @@ class Maintenance:
         self._look_at = self._sweep_at = 0.0
         self._failing_since: dict[str, float] = {}
         self._leading = False
-        self._stuck = StuckJobs(broker, emit)
-        self._observation = Observation(broker, emit)
+        self._stuck = StuckJobs(engine, emit)
+        self._observation = Observation(engine, emit)
         self.engine_ok = True
         self.turned_at = time.monotonic()
 
@@ -110,8 +110,8 @@ class Maintenance:
         self._board.try_to_publish()
         rescued = self._rescue() if now >= self._rescue_at else TURN
         self._beat()
-        maintained = self._try("maintain", lambda: self._broker.maintain(seconds=STEP))
-        for queue, count in self._broker.expired().items():
+        maintained = self._try("maintain", lambda: self._engine.maintain(seconds=STEP))
+        for queue, count in self._engine.expired().items():
             self._emit(JobsExpired(queue, count))
         self._stuck.tell()
         if now >= self._look_at:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import islice
 
-from framework.engine.port import Broker, Inspector, QueueStats
+from framework.engine.port import Engine, Inspector, QueueStats
 from framework.model.events import Event, FileBad, QueueObserved, QueueUndeclared
 
 MOST_LOOKED, MOST_TOLD = 1000, 20  # bad files of a queue that one observation reads, and reports with a line each
@@ -18,8 +18,8 @@ class Observation:
         changed: something differs from the observation before.
     """
 
-    def __init__(self, broker: Broker, emit: Callable[[Event], None]) -> None:
-        self._broker = broker
+    def __init__(self, engine: Engine, emit: Callable[[Event], None]) -> None:
+        self._engine = engine
         self._emit = emit
         self._bad: dict[str, set[str]] = {}  # reported files by queue
         self._undeclared: set[str] = set()
@@ -28,7 +28,7 @@ class Observation:
 
     def queue(self, name: str) -> bool:
         """Observe one queue that the service declares. Return True: nothing is left to do. Raises EngineUnavailable."""
-        found = self._broker.stats(name)
+        found = self._engine.stats(name)
         seen, self._seen[name] = self._seen.get(name), found
         self.changed = self.changed or found != seen  # the age of waiting jobs always changes
         self._emit(
@@ -47,7 +47,7 @@ class Observation:
 
     def undeclared(self) -> bool:
         """Look for queues that no service declares. Return True. Raises EngineUnavailable."""
-        found = self._broker.undeclared()
+        found = self._engine.undeclared()
         for name, stats in found.items():
             self._emit(QueueUndeclared(name, stats.jobs, first=name not in self._undeclared))
         self._undeclared = set(found)
@@ -56,9 +56,9 @@ class Observation:
     def _tell_bad(self, queue: str, count: int) -> None:
         told = self._bad.setdefault(queue, set())
         many = count > MOST_TOLD  # then a different file at the same count may wait until the count changes
-        if not count or (many and count == len(told)) or not isinstance(self._broker, Inspector):
+        if not count or (many and count == len(told)) or not isinstance(self._engine, Inspector):
             return
-        here = {view.job.id: view for view in islice(self._broker.browse(queue, "bad"), MOST_LOOKED)}
+        here = {view.job.id: view for view in islice(self._engine.browse(queue, "bad"), MOST_LOOKED)}
         told.intersection_update(here)
         for file in [file for file in here if file not in told][:MOST_TOLD]:
             told.add(file)

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
-from framework.engine.port import open_broker
+from framework.engine.port import open_engine
 from framework.model.errors import EngineError, EnqueueFailed, SettingsError
 from framework.model.options import QueueOptions
 from framework.service.app import WorkerApp, declared_dead_letters
@@ -76,20 +76,20 @@ def open_producer(settings: Settings) -> Producer:
     with _importing:
         from framework.telemetry import for_host  # OpenTelemetry takes 100 ms to import: load it only to enqueue
 
-        broker = open_broker(
+        engine = open_engine(
             settings.engine_url,
             incarnation=f"p{secrets.token_hex(8)}",
             durability=settings.durability,
             network_file_system=settings.network_file_system,
         )
-    broker.open([])
-    features = broker.features
-    if features.local and features.durable != "nothing" and not (broker.local_dir / "run").exists():
-        where = broker.local_dir
+    engine.open([])
+    features = engine.features
+    if features.local and features.durable != "nothing" and not (engine.local_dir / "run").exists():
+        where = engine.local_dir
         log.warning("jobs go to %s, where no worker has ever run; set WORKER_ENGINE_URL as in the worker", where)
-    for note in (*renamed_variables(), *broker.notes):
+    for note in (*renamed_variables(), *engine.notes):
         log.warning(note)
-    return Producer(broker, options=resolver(settings), sending=for_host(broker.features.system))
+    return Producer(engine, options=resolver(settings), sending=for_host(engine.features.system))
 
 
 def resolver(settings: Settings) -> Callable[[Queue[Any]], QueueOptions]:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 
 from framework.engine.ledger import DeadLedgers, Ledger
-from framework.engine.port import Broker, Rescued
+from framework.engine.port import Engine, Rescued
 from framework.maintenance import AbandonedLeases, HealthServer, Maintenance, OtherTrees
 from framework.maintenance.probes import probes, processes, restarts
 from framework.model.errors import EngineError, WorkerError
@@ -27,7 +27,7 @@ from framework.runner import connecting
 from framework.runner.construct import construct
 from framework.runner.crews import Crew
 from framework.runner.leaving import WITHIN, exit_after, forget_parent, run_hooks
-from framework.runner.place import Place, own_broker, own_ledger
+from framework.runner.place import Place, own_engine, own_ledger
 from framework.service.app import Handler, WorkerApp
 from framework.service.producer import Producer
 from framework.telemetry import ProcessIdentity, Role, Telemetry, start
@@ -45,12 +45,12 @@ def work(place: Place, birth: Birth, board: Scoreboard, crew: Crew, number: int)
     try:
         life.ledger = ledger = own_ledger(place, birth.incarnation, crew.options.concurrency)
         before = descriptors()  # with those of the ledger, which change when it grows or is written again
-        life.broker = broker = own_broker(place, birth.incarnation)
+        life.engine = engine = own_engine(place, birth.incarnation)
         # An engine that is not local reopens its connections, so a closed descriptor does not mean that this process is
         # damaged.
-        local = broker.features.local
+        local = engine.features.local
         held = {fd: identity for fd, identity in descriptors().items() if local and fd not in before}
-        life.producer = Producer(broker, options=connecting.resolver(settings), sending=telemetry.sending)
+        life.producer = Producer(engine, options=connecting.resolver(settings), sending=telemetry.sending)
         connecting.install(life.producer)
         # After this line the service's code starts threads and processes, which inherit the signal mask. A process that
         # a signal ends before the worker has handlers has no job.
@@ -59,7 +59,7 @@ def work(place: Place, birth: Birth, board: Scoreboard, crew: Crew, number: int)
         stopping = partial(bool, leave)
         executors = [executor_for(place, board, app, one, telemetry, bus, stopping=stopping) for one in handlers]
         life.core = core = WorkerCore(
-            birth.name, birth.index, board=board, broker=broker, executors=executors, options=crew.options,
+            birth.name, birth.index, board=board, engine=engine, executors=executors, options=crew.options,
             emit=bus.emit, leave=leave, ledger=ledger, held=held,
         )  # fmt: skip
         core.on_ready = life.announce
@@ -72,7 +72,7 @@ def work(place: Place, birth: Birth, board: Scoreboard, crew: Crew, number: int)
     except BaseException as error:  # also sys.exit() in a lifespan: it is reported, and the exit code is never 0
         code = life.failed(error)
     finally:
-        wind_up(place, birth, board, telemetry, life.producer or life.broker, code, life.ledger)
+        wind_up(place, birth, board, telemetry, life.producer or life.engine, code, life.ledger)
     return code
 
 
@@ -83,7 +83,7 @@ class _Life:
         self._birth = birth
         self._bus = bus
         self._ready = False
-        self.broker: Broker | None = None
+        self.engine: Engine | None = None
         self.producer: Producer | None = None
         self.ledger: Ledger | None = None
         self.core: WorkerCore | None = None
@@ -118,12 +118,12 @@ def maintain(place: Place, birth: Birth, board: Scoreboard) -> int:
     telemetry, bus = begin(place, birth, "maintenance")
     settings = place.settings
     try:
-        broker = own_broker(place, birth.incarnation)
+        engine = own_engine(place, birth.incarnation)
     except EngineError as error:
         bus.emit(ServiceMistake(birth.name, f"{birth.name} cannot start: {error}"))
         telemetry.shutdown(settings.telemetry_flush)
         return FAILED_TO_START
-    maintenance = _maintenance(place, birth, board, broker, telemetry, bus)
+    maintenance = _maintenance(place, birth, board, engine, telemetry, bus)
     telemetry.observe_processes(lambda: processes(board), lambda: restarts(board))
     if settings.health:
         note = lambda text: bus.emit(SupervisorNote(text, "warning"))  # noqa: E731
@@ -134,15 +134,15 @@ def maintain(place: Place, birth: Birth, board: Scoreboard) -> int:
             place.lost.say_left(bus.emit)  # its dead supervisor cannot report it
         return 0
     finally:
-        broker.close()
+        engine.close()
         _say_goodbye(place, birth, board, telemetry, LAST_GRACE - 0.2)
 
 
 def _maintenance(
-    place: Place, birth: Birth, board: Scoreboard, broker: Broker, telemetry: Telemetry, bus: Bus
+    place: Place, birth: Birth, board: Scoreboard, engine: Engine, telemetry: Telemetry, bus: Bus
 ) -> Maintenance:
     abandoned = AbandonedLeases(
-        broker,
+        engine,
         place.options,
         bus.emit,
         kill_reason=lambda incarnation: place.kill_reason(board, incarnation),
@@ -156,11 +156,11 @@ def _maintenance(
         supervisor=birth.supervisor,
         poke=birth.poke,
         board=board,
-        broker=broker,
+        engine=engine,
         abandoned=abandoned,
         queues=place.options,
         emit=bus.emit,
-        leads=lambda: broker.lead(place.app.__name__),
+        leads=lambda: engine.lead(place.app.__name__),
         drain=place.settings.drain_seconds,
         others=OtherTrees(place.other_boards, place.settings.drain_seconds),
     )
@@ -202,7 +202,7 @@ def wind_up(
     birth: Birth,
     board: Scoreboard,
     telemetry: Telemetry,
-    engine: Producer | Broker | None,
+    engine: Producer | Engine | None,
     code: int,
     ledger: Ledger | None = None,
 ) -> None:

@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from functools import cache
 
-from framework.engine.port import Broker
+from framework.engine.port import Engine
 from framework.model.errors import WorkerError
 from framework.model.events import Bus, ServiceMistake
 from framework.model.exceptions import describe
@@ -26,7 +26,7 @@ from framework.runner import connecting
 from framework.runner.construct import construct
 from framework.runner.entry_points import begin, executor_for, wind_up
 from framework.runner.lost import LostAttempts
-from framework.runner.place import Place, own_broker
+from framework.runner.place import Place, own_engine
 from framework.service.app import WorkerApp
 from framework.service.producer import Producer
 from framework.telemetry import Telemetry
@@ -48,13 +48,13 @@ def tell(place: Place, birth: Birth, board: Scoreboard) -> int:
     _go_first()
     telemetry, bus = begin(place, birth, HOOKS)
     code = FAILED_TO_START
-    engine: Producer | Broker | None = None
+    engine: Producer | Engine | None = None
     try:
         before = descriptors()
-        engine = broker = own_broker(place, birth.incarnation)
+        engine = own_engine(place, birth.incarnation)
         held = {fd: identity for fd, identity in descriptors().items() if fd not in before}
         settings = place.settings
-        engine = Producer(broker, options=connecting.resolver(settings), sending=telemetry.sending)
+        engine = Producer(engine, options=connecting.resolver(settings), sending=telemetry.sending)
         connecting.install(engine)
         unblock()
         app = construct(place.app)

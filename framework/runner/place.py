@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from framework.engine.ledger import LEDGERS, Ledger
-from framework.engine.port import Broker, open_broker, shown
+from framework.engine.port import Engine, open_engine, shown
 from framework.model.errors import EngineError, UsageError
 from framework.model.options import QueueOptions
 from framework.process.scoreboard import KillReason, Scoreboard
@@ -109,11 +109,11 @@ class Place:
         return [own.parent / entry for entry in sorted(boards) if entry != own.name]
 
 
-def own_broker(place: Place, incarnation: str) -> Broker:
+def own_engine(place: Place, incarnation: str) -> Engine:
     """Open a child's engine, in the directory where its tree was started. Raises UsageError, EngineError."""
     if lost := place.instance.lost():
         raise EngineError(lost)
-    return broker_for(place.settings, place.options, incarnation)
+    return engine_for(place.settings, place.options, incarnation)
 
 
 def own_ledger(place: Place, incarnation: str, concurrency: int) -> Ledger:
@@ -134,24 +134,24 @@ def slots_for(concurrency: int) -> int:
     return concurrency + MORE_SLOTS
 
 
-def broker_for(settings: Settings, options: dict[str, QueueOptions], incarnation: str) -> Broker:
+def engine_for(settings: Settings, options: dict[str, QueueOptions], incarnation: str) -> Engine:
     """Open an engine that workers can share, with these queues. Raises UsageError, EngineError."""
-    broker = unopened(settings, incarnation)
-    broker.open(list(options.values()))
-    return broker
+    engine = unopened(settings, incarnation)
+    engine.open(list(options.values()))
+    return engine
 
 
-def unopened(settings: Settings, incarnation: str) -> Broker:
+def unopened(settings: Settings, incarnation: str) -> Engine:
     """Return an engine that workers can share, not opened yet. Raises UsageError."""
-    broker = open_broker(
+    engine = open_engine(
         settings.engine_url,
         incarnation=incarnation,
         durability=settings.durability,
         network_file_system=settings.network_file_system,
     )
-    if broker.features.durable == "nothing":
+    if engine.features.durable == "nothing":
         raise UsageError(
             f"WORKER_ENGINE_URL={shown(settings.engine_url)}: that engine lives in one process and cannot "
             "serve workers: use spool:DIR or postgresql://..."
         )
-    return broker
+    return engine

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from framework.engine.port import open_broker
+from framework.engine.port import open_engine
 from framework.model.errors import DeclarationError, SettingsError
 from framework.model.options import QueueOptions
 from framework.runner.construct import try_constructor
@@ -56,7 +56,7 @@ def check(app: type[WorkerApp], settings: Settings) -> list[str]:
     """Check everything that can be found wrong without running; raise the first error, return the warnings."""
     refuse_patched(app)
     options = resolve(app, settings)
-    open_broker(settings.engine_url, incarnation="check")  # checks its scheme and its options
+    open_engine(settings.engine_url, incarnation="check")  # checks its scheme and its options
     try_constructor(app, settings.ready_within)
     return remarks(app, options)
 

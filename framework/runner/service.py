@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from framework.engine.ledger import size_of
-from framework.engine.port import Broker, shown
+from framework.engine.port import Engine, shown
 from framework.model.errors import EngineError, UsageError
 from framework.model.events import Bus, Event, SupervisorNote
 from framework.model.options import QueueOptions
@@ -104,7 +104,7 @@ def _served(app: type[WorkerApp], options: dict[str, QueueOptions], wanted: Sequ
 
 
 def _take_place(
-    make: partial[Place], broker: Broker, say: Say, sizes: Sequence[int]
+    make: partial[Place], engine: Engine, say: Say, sizes: Sequence[int]
 ) -> tuple[Place, Scoreboard, list[str]]:
     """Take an instance number on this store, rings and a new board; return them with the engine's warnings.
 
@@ -114,7 +114,7 @@ def _take_place(
         sizes: concurrency of each worker.
     """
     options: Mapping[str, QueueOptions] = make.args[2]
-    directory = broker.local_dir
+    directory = engine.local_dir
     ledgers = sum(size_of(slots_for(size)) for size in sizes)
     reserve = Reserve(directory / "run" / "reserve", len(sizes) + 1, ledgers)
     has_room = reserve.has_room()
@@ -122,10 +122,10 @@ def _take_place(
         said = "started on the room kept back for this" if reserve.release() else "no room was kept back"
         say(SupervisorNote(f"{directory}: its disk, or a quota, is full: {said}; jobs that end make room", "warning"))
     try:
-        broker.open(list(options.values()))
-        system, notes = broker.features.system, list(broker.notes)
+        engine.open(list(options.values()))
+        system, notes = engine.features.system, list(engine.notes)
     finally:
-        broker.close()
+        engine.close()
     try:
         instance = Instance.take(directory / "run", directory / "instances")
     except OSError as error:

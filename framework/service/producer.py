@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
-from framework.engine.port import Broker, Transactional
+from framework.engine.port import Engine, Transactional
 from framework.model.errors import (
     Duplicate,
     EngineError,
@@ -72,7 +72,7 @@ class Producer:
     of its id, which another process may hold, and no other job must wait for that. Each batch has calls of its own.
 
     Args:
-        broker: the engine, open.
+        engine: the engine, open.
         options: returns a queue's options after settings; called at the first use of each queue.
         sending: opens the span around each enqueue.
         clock: wall clock, seconds since the epoch.
@@ -80,13 +80,13 @@ class Producer:
 
     def __init__(
         self,
-        broker: Broker,
+        engine: Engine,
         *,
         options: Callable[[Queue[Any]], QueueOptions],
         sending: Sending | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._broker = broker
+        self._engine = engine
         self._resolve = options
         self._options: dict[str, QueueOptions] = {}
         self._extras: dict[str, Extras] = {}  # by queue: the same for all its jobs
@@ -194,12 +194,12 @@ class Producer:
             return self._line.put(job) if self._groups(job) else self._store([job])[0]
 
     def _transactional(self) -> Transactional:
-        if not isinstance(self._broker, Transactional):
-            raise InvalidPayload(f"connection=: the engine {self._broker.features.system!r} has no transactions")
-        return self._broker
+        if not isinstance(self._engine, Transactional):
+            raise InvalidPayload(f"connection=: the engine {self._engine.features.system!r} has no transactions")
+        return self._engine
 
     def _groups(self, job: Job) -> bool:
-        return not (job.chosen_id and self._broker.features.local)
+        return not (job.chosen_id and self._engine.features.local)
 
     def _join(self, job: Job, headers: dict[str, str]) -> LoopTicket:
         """Put a coroutine's job in line and return its ticket.
@@ -228,14 +228,14 @@ class Producer:
         if not self.closed:
             self.closed = True
             self._line.close()
-            self._broker.close()
+            self._engine.close()
 
     def _declared(self, queue: Queue[Any]) -> QueueOptions:
         options = self._options.get(queue.name)
         if options is None:
             try:
                 options = self._resolve(queue)
-                self._broker.open([options])
+                self._engine.open([options])
             except (SettingsError, EngineError) as error:
                 raise EnqueueFailed(f"queue {queue.name!r}: {error}") from error
             if queue.payload_type is not DeadLetter:
@@ -306,7 +306,7 @@ class Producer:
 
     def _store(self, jobs: Sequence[Job]) -> list[JobId]:
         try:
-            return list(self._broker.enqueue(jobs))
+            return list(self._engine.enqueue(jobs))
         except EnqueueError:
             raise
         except EngineError as error:

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
-from framework.engine.memory.engine import MemoryBroker, MemoryStore
+from framework.engine.memory.engine import MemoryEngine, MemoryStore
 from framework.engine.port import JobView, State
 from framework.model.attempt import Attempt, NoTracing
 from framework.model.events import Event, HookFailed
@@ -66,15 +66,15 @@ class Harness(Generic[A]):
         self.failures = []
         self._clock = Clock()
         self._store = MemoryStore()
-        self._broker = MemoryBroker(self._store, incarnation="harness", clock=self._clock)
+        self._engine = MemoryEngine(self._store, incarnation="harness", clock=self._clock)
         self._letters = declared_dead_letters(app.worker_queues.values())
-        self._broker.open([self._options(queue) for queue in app.worker_queues.values()])
-        self._producer = Producer(self._broker, options=self._options, clock=self._clock)
+        self._engine.open([self._options(queue) for queue in app.worker_queues.values()])
+        self._producer = Producer(self._engine, options=self._options, clock=self._clock)
         self.fakes = Fakes(app)
 
     def enqueued(self, queue: Queue[P], /) -> list[P]:
         """Return the payloads that wait on the queue, ready or delayed, in order."""
-        self._broker.open([self._options(queue)])
+        self._engine.open([self._options(queue)])
         views = self._browse(queue.name, "ready", "delayed")
         if queue.payload_type is DeadLetter:
             return [_letter(view) for view in views]
@@ -85,7 +85,7 @@ class Harness(Generic[A]):
         """Return the dead letters whose home is the queue, wherever they are; for a dead-letter queue all that it
         holds."""
         places: list[Queue[Any]] = [queue, queue.dead_letter] if queue.dead_letter is not None else [queue]
-        self._broker.open([self._options(place) for place in places])
+        self._engine.open([self._options(place) for place in places])
         views = [view for place in places for view in self._browse(place.name, "dead", "delayed", "ready")]
         return [_letter(view) for view in views if view.is_letter and queue.name in (view.queue, view.job.queue)]
 
@@ -170,7 +170,7 @@ class Harness(Generic[A]):
         while True:
             busy = False
             for executor in executors:
-                for lease in self._broker.claim([executor.options.name], limit=1, wait=0):
+                for lease in self._engine.claim([executor.options.name], limit=1, wait=0):
                     busy = True
                     claims[lease.job.uid] = claims.get(lease.job.uid, 0) + 1
                     _check_end(lease, claims)
@@ -180,7 +180,7 @@ class Harness(Generic[A]):
                     (self._store.shelf(e.options.name).next_due(default=_NEVER) for e in executors), default=_NEVER
                 )
                 if due == _NEVER:
-                    self._broker.maintain()
+                    self._engine.maintain()
                     return
                 self._clock.now = max(self._clock.now, due)
 
@@ -194,7 +194,7 @@ class Harness(Generic[A]):
     def _settle(self, attempt: Attempt) -> None:
         outcome = attempt.outcome
         assert outcome is not None
-        self._broker.settle([Settlement(attempt.lease, outcome)])
+        self._engine.settle([Settlement(attempt.lease, outcome)])
         failure = outcome.failure
         if failure is None:
             return
@@ -212,7 +212,7 @@ class Harness(Generic[A]):
         return None if issubclass(type(error), quiet) else error
 
     def _browse(self, queue: str, *states: State) -> list[JobView]:
-        return [view for state in states for view in self._broker.browse(queue, state)]
+        return [view for state in states for view in self._engine.browse(queue, state)]
 
     def _options(self, queue: Queue[Any]) -> QueueOptions:
         """Return a queue's options as declared; the environment of the test's machine does not change them."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from framework.engine.ledger import Ledger
-from framework.engine.port import Broker
+from framework.engine.port import Engine
 from framework.model.attempt import Attempt
 from framework.model.errors import WorkerError
 from framework.model.events import Event, JobsSettled, ServiceMistake, WorkerLeaving
@@ -74,7 +74,7 @@ class WorkerCore:
     Args:
         process: its name, for example `deliveries/0`.
         index: its slot on the board.
-        broker: the open engine.
+        engine: the open engine.
         executors: one for each queue that this process serves.
         options: of the pool, or of the only queue.
         emit: takes events.
@@ -96,7 +96,7 @@ class WorkerCore:
         index: int,
         *,
         board: Scoreboard,
-        broker: Broker,
+        engine: Engine,
         executors: Sequence[Executor],
         options: PoolOptions,
         emit: Callable[[Event], None],
@@ -126,9 +126,9 @@ class WorkerCore:
         self.check = SelfCheck(held or {})
         self.ruined = ""
         self.blamed: Callable[[], int | None] = lambda: 0
-        kind = Gate if broker.features.local else ThreadGate
+        kind = Gate if engine.features.local else ThreadGate
         self.gate = kind(
-            broker,
+            engine,
             ledger,
             {name: executor.options.weight for name, executor in self.executors.items()},
             emit=emit,

@@ -19,7 +19,7 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
-from framework.engine.port import Broker, open_broker
+from framework.engine.port import Engine, open_engine
 from framework.model.job import Failure, Job
 from framework.model.options import QueueOptions
 from tests.settling import bury
@@ -208,8 +208,8 @@ class Cli:
         return killed
 
     @contextmanager
-    def broker(self) -> Iterator[Broker]:
-        broker = open_broker(f"spool:{self.spool}", incarnation=f"test{uuid.uuid4().hex[:8]}")
+    def broker(self) -> Iterator[Engine]:
+        broker = open_engine(f"spool:{self.spool}", incarnation=f"test{uuid.uuid4().hex[:8]}")
         broker.open(OPTIONS)
         try:
             yield broker

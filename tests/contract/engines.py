@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from framework.engine.memory.engine import MemoryStore
-from framework.engine.port import Broker, Inspector, open_broker
+from framework.engine.port import Engine as Contract
+from framework.engine.port import Inspector, open_engine
 from framework.model.job import RunRecord
 from framework.model.options import QueueOptions
 from tests import postgres
@@ -26,7 +27,7 @@ from .slow import Persistent
 T = TypeVar("T")
 
 
-class Owner(Broker, Inspector, Protocol):
+class Owner(Contract, Inspector, Protocol):
     """A broker with its inspector: every engine so far is both."""
 
 
@@ -112,7 +113,7 @@ class MemoryEngine(Engine):
         self._time += seconds
 
     def _connect(self, incarnation: str) -> Any:
-        return open_broker("memory:", incarnation=incarnation, store=self._store, clock=self.now)
+        return open_engine("memory:", incarnation=incarnation, store=self._store, clock=self.now)
 
 
 class SlowEngine(MemoryEngine):
@@ -176,7 +177,7 @@ class SpoolEngine(Engine):
         time.sleep(seconds)
 
     def _connect(self, incarnation: str) -> Any:
-        return open_broker(f"spool:{self._root}", incarnation=incarnation)
+        return open_engine(f"spool:{self._root}", incarnation=incarnation)
 
 
 class PostgresEngine(SpoolEngine):
@@ -206,7 +207,7 @@ class PostgresEngine(SpoolEngine):
         return True
 
     def _connect(self, incarnation: str) -> Any:
-        return open_broker(self._url, incarnation=incarnation)
+        return open_engine(self._url, incarnation=incarnation)
 
 
 class SegmentEngine(SpoolEngine):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from framework.engine.port import JobView
-from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.engine import SpoolEngine
 from framework.model.job import Job
 
 from .traffic import QUEUES, body, is_torn, key_of, last_words
@@ -118,7 +118,7 @@ class Said:
     buried: frozenset[str]
 
 
-def examine(broker: SpoolBroker, must: set[str], books: Books, said: Said) -> Finding:
+def examine(broker: SpoolEngine, must: set[str], books: Books, said: Said) -> Finding:
     """Compares a recovered spool with the books."""
     finding = Finding()
     views = [
@@ -171,7 +171,7 @@ def _check_ids(views: list[JobView], books: Books, finding: Finding) -> None:
                 finding.broken.append(f"{job_id} is there as {', '.join(sorted(keys))}")
 
 
-def try_ids(broker: SpoolBroker, finding: Finding, make: list[Job]) -> None:
+def try_ids(broker: SpoolEngine, finding: Finding, make: list[Job]) -> None:
     """Enqueues chosen ids again: whoever is there stays alone, whoever is not comes."""
 
     def census() -> Counter[str]:
@@ -187,7 +187,7 @@ def try_ids(broker: SpoolBroker, finding: Finding, make: list[Job]) -> None:
             finding.broken.append(f"{job.id}: {before[job.id]} before it was enqueued again, {after[job.id]} after")
 
 
-def claim_all(broker: SpoolBroker, finding: Finding) -> None:
+def claim_all(broker: SpoolEngine, finding: Finding) -> None:
     """Nothing torn is ever handed out."""
     for queue in QUEUES:
         for lease in broker.claim([queue.name], limit=10_000, wait=0):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from framework.engine.spool.disk import flocks
-from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.engine import SpoolEngine
 from framework.model.options import QueueOptions
 from tests.settling import bury
 from tests.spool.seam import Seam, pass_on
@@ -55,7 +55,7 @@ class Life:
         self.seam.arm(self._call)
         self.mine = self.born()
 
-    def born(self) -> SpoolBroker:
+    def born(self) -> SpoolEngine:
         """Another process on the root, as far as the disk can tell."""
         return broker(self.base / "var" / "spool", *QUEUES, calls=self.seam)
 

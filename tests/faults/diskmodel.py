@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from framework.engine.port import JobView
-from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.engine import SpoolEngine
 from framework.model.errors import EngineError
 from tests.spool.world import body, broker, claim, settle_orphan
 
@@ -98,7 +98,7 @@ def _look(state: State, active: list[Promise], ours: set[str]) -> list[str]:
             fresh.close()
 
 
-def _compare(fresh: SpoolBroker, active: list[Promise], ours: set[str]) -> list[str]:
+def _compare(fresh: SpoolEngine, active: list[Promise], ours: set[str]) -> list[str]:
     views = [view for queue in QUEUES for place in PLACES for view in fresh.browse(queue.name, place)]  # type: ignore[arg-type]
     there = Counter(view.job.id for view in views)
     letters = {view.job.id for view in views if view.queue == "letters" or view.state == "dead"}

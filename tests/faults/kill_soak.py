@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from framework.engine.port import open_broker
+from framework.engine.port import open_engine
 from framework.runner.resolving import resolve
 from framework.service.settings import Settings
 from tests.faults import report as reports
@@ -213,7 +213,7 @@ def ended(tree: Tree, seconds: float, codes: tuple[int, ...], report: Report) ->
 
 
 def broker(root: Path) -> Any:
-    found = open_broker(f"spool:{root}", incarnation=f"soak-{os.urandom(6).hex()}", durability="process")
+    found = open_engine(f"spool:{root}", incarnation=f"soak-{os.urandom(6).hex()}", durability="process")
     found.open(list(resolve(Soak, Settings()).values()))
     return found
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from framework.engine.spool.engine import SpoolBroker, connect
+from framework.engine.spool.engine import SpoolEngine, connect
 from framework.model.errors import EngineError
 from framework.model.job import Job
 from tests.spool.world import settle_orphan
@@ -156,7 +156,7 @@ class Trial:
             self._spawn()
 
 
-def connect_and_open(root: Path, durability: Any) -> SpoolBroker:
+def connect_and_open(root: Path, durability: Any) -> SpoolEngine:
     """A broker on the queues of the traffic."""
     broker = connect(f"spool:{root}", incarnation=f"looker-{os.urandom(4).hex()}", durability=durability)
     broker.open(QUEUES)

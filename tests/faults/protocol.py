@@ -11,7 +11,7 @@ from typing import Any
 from framework.engine.ledger import dead
 from framework.engine.spool.disk import clock as clock_of_boot
 from framework.engine.spool.disk import flocks
-from framework.engine.spool.engine import SpoolBroker, connect
+from framework.engine.spool.engine import SpoolEngine, connect
 from framework.engine.spool.enqueue import ids
 from framework.engine.spool.format import names
 from framework.engine.spool.segments import file
@@ -36,7 +36,7 @@ class Protocol:
 
     def __init__(self, root: Path, *, clock: bool = True) -> None:
         self.root = root
-        self.brokers: list[SpoolBroker] = []
+        self.brokers: list[SpoolEngine] = []
         if clock:
             self._begin_a_bucket()
 
@@ -46,7 +46,7 @@ class Protocol:
         stamp = (time.time_ns() // BUCKET) * BUCKET + BUCKET // 10
         (self.root / f"clock.{clock_of_boot.boot_id()}").write_text(f"{stamp - clock_of_boot.boottime_ns()}\n")
 
-    def opened(self, name: str = "") -> tuple[SpoolBroker, Seam]:
+    def opened(self, name: str = "") -> tuple[SpoolEngine, Seam]:
         """A broker that is open before the race begins, and the seam to arm when it does."""
         made = connect(
             f"spool:{self.root}", incarnation=name or f"p{len(self.brokers)}", durability="process", calls=_Late()
@@ -64,7 +64,7 @@ class Protocol:
         for made in self.brokers:
             made.close()
 
-    def alone(self) -> SpoolBroker:
+    def alone(self) -> SpoolEngine:
         """Another broker, to look."""
         made = broker(self.root, *QUEUES, durability="process")
         self.brokers.append(made)
@@ -79,7 +79,7 @@ class _Late(Seam):
         self.__dict__["hook"] = lambda name, args, kwargs, real: getattr(seam, name)(*args, **kwargs)
 
 
-def racing(made: tuple[SpoolBroker, Any], act: Callable[[SpoolBroker], Any]) -> Work:
+def racing(made: tuple[SpoolEngine, Any], act: Callable[[SpoolEngine], Any]) -> Work:
     """A process's work with a broker that was open before."""
 
     def work(seam: Seam) -> Any:

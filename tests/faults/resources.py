@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from framework.engine.spool.claim.life import wid_of
-from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.engine import SpoolEngine
 from framework.model.errors import EngineError, EnqueueError
 from framework.runner.connecting import open_producer
 from framework.service.settings import Settings
@@ -275,11 +275,11 @@ def a_directory_in_the_way() -> float:
     return seconds
 
 
-def _wid(mine: SpoolBroker) -> str:
+def _wid(mine: SpoolEngine) -> str:
     return wid_of(mine._spool.incarnation)
 
 
-def _maintain(mine: SpoolBroker) -> None:
+def _maintain(mine: SpoolEngine) -> None:
     """Says what is in its way, after it has done the rest."""
     _refused(mine.maintain, "Is a directory")
 

@@ -81,5 +81,5 @@ SEGMENT_MUTANTS = (
     _one("a letter in a segment is dead", "browse.py", "        wanted = is_owned if state == \"in_flight\" else is_free\n", "        wanted = is_free if state == \"ready\" else is_owned\n", SEGMENTS),
     _one("the writer's lock is free before too many are taken back", "enqueue.py", "            close(self._disk, drafts)  # where", "            pass  # where", SEGMENTS),
     _one("none overtakes what came while a segment began", "segments/append.py", "            segment.retired = True\n        if not", "            pass\n        if not", APPEND, "threads and a bulk: a later job overtook"),
-    _one("segments are closed behind what is stored elsewhere", "enqueue.py", "        try:\n            yield\n        finally:  # not before: another thread may open one meanwhile\n            self._appender.retire(forget=forget)\n", "        self._appender.retire(forget=forget)\n        yield\n", APPEND, "threads and a bulk: a later job overtook"),
+    _one("segments are closed behind what is stored elsewhere", "enqueue.py", "        try:\n            yield\n        finally:  # at the end, because another thread may open a segment meanwhile\n            self._appender.retire(forget=forget)\n", "        self._appender.retire(forget=forget)\n        yield\n", APPEND, "threads and a bulk: a later job overtook"),
 )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.engine import SpoolEngine
 from framework.model.errors import LeaseLost
 from tests.settling import ack
 from tests.spool.seam import Seam
@@ -18,7 +18,7 @@ from .protocol import QUEUES, Protocol, racing
 class Appending(Protocol):
     """A producer has a segment of one job open, and appends to it."""
 
-    def producer(self) -> tuple[SpoolBroker, Seam]:
+    def producer(self) -> tuple[SpoolEngine, Seam]:
         """One that has stored the first job."""
         made = self.opened()
         in_segments(made[0])
@@ -26,7 +26,7 @@ class Appending(Protocol):
         return made
 
 
-def work_off(broker: SpoolBroker) -> list[str]:
+def work_off(broker: SpoolEngine) -> list[str]:
     """Claim and end what is there now."""
     leases = broker._spool.claim(["jobs"], limit=9, wait=0)
     with contextlib.suppress(LeaseLost):
@@ -40,7 +40,7 @@ class AppendAndClaim(Appending):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
 
-        def act(b: SpoolBroker) -> None:
+        def act(b: SpoolEngine) -> None:
             b.enqueue([job("b"), job("c")])
             b._spool.parts("jobs").enqueue.close()
 
@@ -76,7 +76,7 @@ class TwoAdopt(Appending):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
 
-        def live(b: SpoolBroker) -> None:
+        def live(b: SpoolEngine) -> None:
             often(in_segments(b)).enqueue([job("a")])
             dies_before(b, "pwrite", 2).enqueue([job("b")])
 

@@ -7,7 +7,7 @@ import math
 import os
 from pathlib import Path
 
-from framework.engine.spool.engine import SpoolBroker, connect
+from framework.engine.spool.engine import SpoolEngine, connect
 from framework.model.errors import EnqueueFailed
 from framework.model.job import Lease
 from tests.settling import ack
@@ -76,7 +76,7 @@ class TwoRescuers(Protocol):
         self.works = [racing(self.opened(), self.rescue) for _ in range(2)]
 
     @staticmethod
-    def rescue(mine: SpoolBroker) -> int:
+    def rescue(mine: SpoolEngine) -> int:
         orphans = mine.rescue()
         for orphan in orphans:
             settle_orphan(mine, orphan)
@@ -115,7 +115,7 @@ class TwoOfOneId(Protocol):
     def check(self, turns: Turns) -> None:
         self.is_one(self.alone(), (1,))
 
-    def is_one(self, look: SpoolBroker, counts: tuple[int, ...]) -> None:
+    def is_one(self, look: SpoolEngine, counts: tuple[int, ...]) -> None:
         """As many jobs of the id as there may be; and one after the next enqueue of it."""
         look.maintain()
         assert census(look)["x"] in counts
@@ -171,7 +171,7 @@ class IdAndTakenBack(TwoOfOneId):
         loser = self.opened()
         loser[0]._spool._disk.sync = _fails  # type: ignore[union-attr, method-assign]
 
-        def lose(b: SpoolBroker) -> bool:
+        def lose(b: SpoolEngine) -> bool:
             try:
                 b.enqueue([job("x", chosen=True)])
             except EnqueueFailed:
@@ -245,7 +245,7 @@ class TwoFirstOpens(Protocol):
         super().__init__(root, clock=False)
         self.works = [self.open, self.open]
 
-    def open(self, seam: Seam) -> SpoolBroker:
+    def open(self, seam: Seam) -> SpoolEngine:
         made = connect(
             f"spool:{self.root}", incarnation=f"s{id(seam)}", durability="process", calls=seam  # type: ignore[arg-type]
         )  # fmt: skip
@@ -268,7 +268,7 @@ def _fails(fd: int) -> None:
     raise OSError(errno.EIO, "injected")
 
 
-def _warm(made: SpoolBroker) -> None:
+def _warm(made: SpoolEngine) -> None:
     """The directory of the id is there: its making is no part of the race."""
     made.enqueue([job("x", chosen=True)])
     ack(made, [one(made)])

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from framework.engine.port import JobView
-from framework.engine.spool.engine import SpoolBroker, connect
+from framework.engine.spool.engine import SpoolEngine, connect
 from framework.model.errors import EngineError, EnqueueError, EnqueueUncertain, LeaseLost
 from framework.model.extras import Extras
 from framework.model.job import Failure, Job, Lease
@@ -68,7 +68,7 @@ class Actor:
         self._number = 0
         self._last: list[str] = []
         self._ledger = os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self.broker: SpoolBroker = connect(
+        self.broker: SpoolEngine = connect(
             f"spool:{root}", incarnation=f"{name}-{os.getpid()}", calls=self._seam, durability=durability
         )
         self.broker.open(QUEUES)

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 from framework import Context, Failure, Queue, RetryLater, RetryPolicy, Slot, WorkerApp
 from framework.engine.ledger import Ledger
 from framework.engine.memory import engine as memory
-from framework.engine.memory.engine import MemoryBroker, MemoryStore
+from framework.engine.memory.engine import MemoryEngine, MemoryStore
 from framework.model.events import AttemptLost, Event, JobFinished, LeasesLost
 from framework.model.options import PoolOptions, QueueOptions
 from framework.process.scoreboard import Scoreboard
@@ -130,7 +130,7 @@ class World:
         Far.scenario, Far.world = scenario, self
         self.queue = queue
         self.events: list[Event] = []
-        self.engine = SlowBroker(MemoryBroker(MemoryStore(), incarnation="far"), delay=delay)
+        self.engine = SlowBroker(MemoryEngine(MemoryStore(), incarnation="far"), delay=delay)
         self.engine.open([QueueOptions(queue)])
         self.engine.inner.enqueue([a_job(str(n).encode(), queue, f"j{n}") for n in range(jobs)])
         self.engine.calls.clear()
@@ -142,7 +142,7 @@ class World:
             f"{queue}/0",
             1,
             board=board,
-            broker=self.engine,
+            engine=self.engine,
             ledger=Ledger(self.engine.local_dir / "ledgers", "far", slots=CONCURRENCY),
             executors=[executor],
             options=PoolOptions.own_of(executor.options),

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from framework import Queue, RetryPolicy, WorkerApp
-from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.engine import SpoolEngine
 from framework.telemetry.ring.ringtracing import RingTracing
 from tests.process.torture import Task, note
 
@@ -33,7 +33,7 @@ def first_never(step: Callable[..., Any]) -> Any:
 
 # Not in the process of the test, which imports this for its queues.
 if os.environ.get("HELD") == "settle":
-    SpoolBroker.settle = first_never(SpoolBroker.settle)  # type: ignore[method-assign]
+    SpoolEngine.settle = first_never(SpoolEngine.settle)  # type: ignore[method-assign]
 elif os.environ.get("HELD") == "telemetry":
     RingTracing.put = first_never(RingTracing.put)  # type: ignore[method-assign]
 

@@ -18,7 +18,7 @@ import structlog
 from opentelemetry import trace
 
 from framework import Context, Queue, RetryPolicy, Slot, WorkerApp
-from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.engine import SpoolEngine
 from framework.model.outcome import Settlement
 from tests.process.torture import Task as Known
 from tests.process.torture import misbehave, note
@@ -30,13 +30,13 @@ local = threading.local()
 
 if "SETTLE" in os.environ:  # an engine that takes its time for a single job
 
-    def settle(self: SpoolBroker, done: Sequence[Settlement], *, inner: Any = SpoolBroker.settle) -> None:
+    def settle(self: SpoolEngine, done: Sequence[Settlement], *, inner: Any = SpoolEngine.settle) -> None:
         if any(b"slow" in one.lease.job.payload for one in done):
             note("settling")
             time.sleep(float(os.environ["SETTLE"]))
         inner(self, done)
 
-    SpoolBroker.settle = settle  # type: ignore[method-assign]
+    SpoolEngine.settle = settle  # type: ignore[method-assign]
 
 
 class Silent(Exception):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from framework import WorkerApp
-from framework.engine.port import QueueStats, open_broker
+from framework.engine.port import QueueStats, open_engine
 from framework.process.scoreboard import HOOKS, Scoreboard, SlotState, process_start
 from framework.runner.connecting import open_producer
 from framework.runner.resolving import resolve
@@ -188,7 +188,7 @@ class Tree:
         return self.ran(prefix)
 
     def broker(self) -> Any:
-        broker = open_broker(self.url, incarnation=f"test-{os.getpid()}-{len(self._events)}")
+        broker = open_engine(self.url, incarnation=f"test-{os.getpid()}-{len(self._events)}")
         broker.open(list(resolve(self.app, self._settings).values()))
         return broker
 
@@ -236,7 +236,7 @@ def kill(slot: SlotState) -> bool:
 def unfinished(app: type[WorkerApp], root: Path) -> int:
     """Jobs of all queues of an app that wait or run."""
     settings = Settings(engine_url=f"spool:{root}", durability="process")
-    broker = open_broker(settings.engine_url, incarnation=f"look-{time.monotonic_ns()}")
+    broker = open_engine(settings.engine_url, incarnation=f"look-{time.monotonic_ns()}")
     broker.open(list(resolve(app, settings).values()))
     try:
         found = [broker.stats(queue.name) for queue in app.worker_queues.values()]

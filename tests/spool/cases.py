@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 from framework.engine.port import Inspector
 from framework.engine.spool.disk.disk import Disk
-from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.engine import SpoolEngine
 from framework.model.errors import EnqueueFailed, EnqueueUncertain, LeaseLost
 from tests.settling import ack, bury, rest, retry
 
@@ -44,7 +44,7 @@ def _resting(stage: Stage, **options: Any) -> None:
 
 
 def _orphaned(stage: Stage) -> None:
-    def live(mine: SpoolBroker) -> None:
+    def live(mine: SpoolEngine) -> None:
         mine.enqueue([job("a"), job("b"), job("c")])
         claim(mine)
 

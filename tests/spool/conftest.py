@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.engine import SpoolEngine
 
 from . import older as versions
 from . import world
@@ -25,7 +25,7 @@ def root() -> Iterator[Path]:
 
 
 @pytest.fixture
-def spool(root: Path) -> Iterator[SpoolBroker]:
+def spool(root: Path) -> Iterator[SpoolEngine]:
     """An open broker with the usual queues."""
     made = world.broker(root)
     yield made

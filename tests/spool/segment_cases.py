@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.engine import SpoolEngine
 from framework.engine.spool.format import runs
 from framework.model.errors import EngineError, EnqueueUncertain, LeaseLost, QueueFull
 from framework.model.options import QueueOptions
@@ -119,7 +119,7 @@ def _ack_after_a_copy(stage: Stage) -> None:
 
 
 def _orphaned(stage: Stage) -> None:
-    def live(mine: SpoolBroker) -> None:
+    def live(mine: SpoolEngine) -> None:
         in_segments(mine).enqueue([job("a"), job("b"), job("c")])
         claim(mine, limit=2)
 
@@ -133,7 +133,7 @@ def _orphaned_copy(call: str) -> Callable[[Stage], None]:
     def prepare(stage: Stage) -> None:
         in_segments(stage.broker).enqueue([job("a"), job("b"), job("c")])
 
-        def live(mine: SpoolBroker) -> None:
+        def live(mine: SpoolEngine) -> None:
             lease = one(mine)
             seam, disk = Seam(), mine._spool._disk
             assert disk is not None
@@ -164,7 +164,7 @@ def _finished_by_the_dead(stage: Stage) -> None:
     """Killed between the last word and the unlink."""
     stage.store("z")
 
-    def live(mine: SpoolBroker) -> None:
+    def live(mine: SpoolEngine) -> None:
         in_segments(mine).enqueue([job("a"), job("b")])
         leases = [lease for lease in claim(mine) if lease.job.id != "z"]
         seam, disk = Seam(), mine._spool._disk
@@ -308,7 +308,7 @@ def _append_and_claim(stage: Stage) -> None:
 def _append_by_the_dead(stage: Stage) -> None:
     """Killed between the flush and what shows the job."""
 
-    def live(mine: SpoolBroker) -> None:
+    def live(mine: SpoolEngine) -> None:
         often(mine).enqueue([job("a")])
         dies_before(mine, "pwrite", 2).enqueue([job("n")])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.engine import SpoolEngine
 from framework.engine.spool.format import names
 from framework.engine.spool.segments import format as bytes_of
 from framework.engine.spool.segments import words
@@ -14,7 +14,7 @@ from .world import broker, files, in_segments, job
 MANY = [f"n{number:03}" for number in range(40)]
 
 
-def stored(root: Path, wanted: list[str] = MANY, **options: object) -> SpoolBroker:
+def stored(root: Path, wanted: list[str] = MANY, **options: object) -> SpoolEngine:
     mine = in_segments(broker(root, durability="process"))
     mine.enqueue([job(job_id, **options) for job_id in wanted])  # type: ignore[arg-type]
     return mine

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.engine import SpoolEngine
 from framework.model.errors import EnqueueFailed, EnqueueUncertain
 from framework.model.options import QueueOptions
 
@@ -27,7 +27,7 @@ class Stage:
     """
 
     root: Path
-    broker: SpoolBroker
+    broker: SpoolEngine
     calls: Any
     queues: tuple[QueueOptions, ...]
     stored: list[str] = field(default_factory=list)

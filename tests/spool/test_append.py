@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.engine import SpoolEngine
 from framework.engine.spool.format import frame, names
 from framework.engine.spool.segments import append, file, words
 from framework.engine.spool.segments import format as bytes_of
@@ -35,7 +35,7 @@ def seam() -> Seam:
 
 
 @pytest.fixture
-def mine(root: Path, seam: Seam) -> Iterator[SpoolBroker]:
+def mine(root: Path, seam: Seam) -> Iterator[SpoolEngine]:
     """A producer whose first job has opened a segment."""
     made = often(broker(root, calls=seam))
     made.enqueue([job("a")])
@@ -45,7 +45,7 @@ def mine(root: Path, seam: Seam) -> Iterator[SpoolBroker]:
     made.close()
 
 
-def appender(broker: SpoolBroker) -> append.Appender:
+def appender(broker: SpoolEngine) -> append.Appender:
     return broker._spool.parts("jobs").enqueue._appender
 
 
@@ -60,7 +60,7 @@ def vacant(root: Path) -> int:
     return sum(words.is_vacant(word) for path in segments(root) for word in words_of(path))
 
 
-def test_one_more_costs_one_flush_and_no_new_name(seam: Seam, mine: SpoolBroker) -> None:
+def test_one_more_costs_one_flush_and_no_new_name(seam: Seam, mine: SpoolEngine) -> None:
     """By pwrite, records before words: a store into a map makes the next flush commit the journal."""
     seam.arm(pass_on)
     mine.enqueue([job("b"), job("c")])
@@ -116,7 +116,7 @@ def test_segments_grow_with_what_comes(root: Path) -> None:
     mine.close()
 
 
-def test_it_is_closed_when_it_is_old_and_goes_with_its_last_job(root: Path, mine: SpoolBroker) -> None:
+def test_it_is_closed_when_it_is_old_and_goes_with_its_last_job(root: Path, mine: SpoolEngine) -> None:
     """Also when no further job comes: nothing is left of an idle producer but what it stored."""
     ack(mine, claim(mine))
     assert len(segments(root)) == 1, "others may come"
@@ -129,7 +129,7 @@ def test_it_is_closed_when_it_is_old_and_goes_with_its_last_job(root: Path, mine
     until(lambda: not [one for one in threading.enumerate() if one.name == "enqueue-closer"])
 
 
-def test_what_keeps_an_order_with_them_comes_between(root: Path, mine: SpoolBroker) -> None:
+def test_what_keeps_an_order_with_them_comes_between(root: Path, mine: SpoolEngine) -> None:
     """Trap: the third joined the older segment and overtook the second."""
     wanted = ["a"]
     for number, chosen in enumerate((True, False, True)):
@@ -147,7 +147,7 @@ def test_what_keeps_an_order_with_them_comes_between(root: Path, mine: SpoolBrok
     assert ids(claim(mine, limit=1000)) == [*wanted, "last"]
 
 
-def test_delayed_and_urgent_jobs_close_none(root: Path, mine: SpoolBroker) -> None:
+def test_delayed_and_urgent_jobs_close_none(root: Path, mine: SpoolEngine) -> None:
     mine.enqueue([job("later", delay=3600)])
     mine.enqueue([job("urgent", priority=1)])
     mine.enqueue([job("b")])
@@ -155,7 +155,7 @@ def test_delayed_and_urgent_jobs_close_none(root: Path, mine: SpoolBroker) -> No
     assert ids(claim(mine)) == ["urgent", "a", "b"]
 
 
-def test_one_that_expires_earlier_begins_another(root: Path, mine: SpoolBroker) -> None:
+def test_one_that_expires_earlier_begins_another(root: Path, mine: SpoolEngine) -> None:
     """The name of a segment says when its first job expires."""
     for job_id, ttl in (("b", 3600.0), ("c", None), ("d", 7200.0), ("e", 1800.0)):
         mine.enqueue([job(job_id, ttl=ttl)])
@@ -181,7 +181,7 @@ def test_one_that_comes_later_expires_in_its_time(root: Path) -> None:
     mine.close()
 
 
-def test_who_has_claimed_all_sees_what_comes(mine: SpoolBroker, root: Path) -> None:
+def test_who_has_claimed_all_sees_what_comes(mine: SpoolEngine, root: Path) -> None:
     """Without opening it again. Verified: with records read once for all, they are damaged."""
     worker_seam = Seam()
     worker = broker(root, calls=worker_seam)
@@ -197,7 +197,7 @@ def test_who_has_claimed_all_sees_what_comes(mine: SpoolBroker, root: Path) -> N
     worker.close()
 
 
-def test_counts_and_looks_know_only_what_is_there(mine: SpoolBroker) -> None:
+def test_counts_and_looks_know_only_what_is_there(mine: SpoolEngine) -> None:
     mine.enqueue([job("b")])
     stats = mine.stats("jobs")
     assert (stats.ready, stats.in_flight) == (2, 0)
@@ -228,7 +228,7 @@ def test_of_too_many_only_those_of_the_call_are_taken_back(root: Path) -> None:
     mine.close()
 
 
-def test_what_cannot_be_written_is_not_queued_and_the_next_is(root: Path, mine: SpoolBroker, seam: Seam) -> None:
+def test_what_cannot_be_written_is_not_queued_and_the_next_is(root: Path, mine: SpoolEngine, seam: Seam) -> None:
     seam.arm(fail_calls(errno.ENOSPC, "pwrite", times=1))
     with pytest.raises(QueueFull):
         mine.enqueue([job("b")])
@@ -237,7 +237,7 @@ def test_what_cannot_be_written_is_not_queued_and_the_next_is(root: Path, mine: 
     assert ids(claim(heal(root))) == ["a", "c"]
 
 
-def test_what_cannot_be_flushed_is_uncertain_and_never_flushed_again(root: Path, mine: SpoolBroker, seam: Seam) -> None:
+def test_what_cannot_be_flushed_is_uncertain_and_never_flushed_again(root: Path, mine: SpoolEngine, seam: Seam) -> None:
     seam.arm(fail_calls(errno.EIO, "fdatasync", times=1))
     with pytest.raises(EnqueueUncertain) as caught:
         mine.enqueue([job("b"), job("c")])
@@ -247,7 +247,7 @@ def test_what_cannot_be_flushed_is_uncertain_and_never_flushed_again(root: Path,
 
 
 def test_what_cannot_be_shown_is_uncertain_and_runs_when_its_writer_is_gone(
-    root: Path, mine: SpoolBroker, seam: Seam
+    root: Path, mine: SpoolEngine, seam: Seam
 ) -> None:
     seam.arm(fail_calls(errno.EIO, "pwrite", when=lambda args: len(args[1]) == words.SIZE))
     with pytest.raises(EnqueueUncertain):
@@ -273,7 +273,7 @@ def test_where_no_segment_can_be_opened_a_job_gets_a_file(root: Path, call: str)
 
 
 def test_a_dead_producers_last_job_counts_where_it_is_whole(root: Path) -> None:
-    def live(theirs: SpoolBroker) -> None:
+    def live(theirs: SpoolEngine) -> None:
         often(theirs).enqueue([job("a")])
         dies_before(theirs, "pwrite", 2).enqueue([job("b"), job("c")])
 
@@ -311,7 +311,7 @@ def test_half_a_word_of_a_place_without_a_job_makes_no_job(root: Path) -> None:
 def test_what_maintenance_shows_is_flushed_before(root: Path) -> None:
     """Verified: else a power cut leaves a word that says that a job is there, and no job."""
 
-    def live(theirs: SpoolBroker) -> None:
+    def live(theirs: SpoolEngine) -> None:
         often(theirs).enqueue([job("a")])
         dies_before(theirs, "fdatasync").enqueue([job("b")])
 
@@ -355,7 +355,7 @@ def test_a_stopped_producer_is_alive(root: Path) -> None:
     os.close(child)
 
 
-def test_a_forked_child_neither_appends_nor_keeps_its_parent_alive(root: Path, mine: SpoolBroker) -> None:
+def test_a_forked_child_neither_appends_nor_keeps_its_parent_alive(root: Path, mine: SpoolEngine) -> None:
     (path,) = segments(root)
     in_child(lambda: mine.enqueue([job("child")]))
     assert sum(not words.is_vacant(word) for word in words_of(path)) == 1
@@ -363,7 +363,7 @@ def test_a_forked_child_neither_appends_nor_keeps_its_parent_alive(root: Path, m
     assert sorted(census(mine)) == ["a", "b", "child"]
 
 
-def test_a_number_that_is_somebody_elses_file_by_now_is_not_written(root: Path, mine: SpoolBroker) -> None:
+def test_a_number_that_is_somebody_elses_file_by_now_is_not_written(root: Path, mine: SpoolEngine) -> None:
     """Code that closes what is not its own leaves us numbers."""
     segment = appender(mine).segment
     assert segment is not None
@@ -380,7 +380,7 @@ def test_a_number_that_is_somebody_elses_file_by_now_is_not_written(root: Path, 
     os.close(foreign)
 
 
-def test_no_job_goes_into_a_segment_that_was_removed(root: Path, mine: SpoolBroker, seam: Seam) -> None:
+def test_no_job_goes_into_a_segment_that_was_removed(root: Path, mine: SpoolEngine, seam: Seam) -> None:
     """Nobody would find it there. Verified: without the look behind the flush, it is told as queued."""
     shutil.rmtree(root / "jobs" / "segments")
     mine.enqueue([job("b")])
@@ -390,7 +390,7 @@ def test_no_job_goes_into_a_segment_that_was_removed(root: Path, mine: SpoolBrok
         mine.enqueue([job("c")])
 
 
-def test_a_hard_link_of_a_backup_ends_nothing(root: Path, mine: SpoolBroker) -> None:
+def test_a_hard_link_of_a_backup_ends_nothing(root: Path, mine: SpoolEngine) -> None:
     (path,) = segments(root)
     os.link(path, root.parent / "backup")
     mine.enqueue([job("b")])
@@ -398,7 +398,7 @@ def test_a_hard_link_of_a_backup_ends_nothing(root: Path, mine: SpoolBroker) -> 
 
 
 def test_a_job_that_comes_in_the_midst_of_another_has_a_place_of_its_own(
-    root: Path, mine: SpoolBroker, seam: Seam
+    root: Path, mine: SpoolEngine, seam: Seam
 ) -> None:
     """In a signal handler, or in another thread: nobody waits, and what comes later overtakes neither."""
     seam.arm(before("fdatasync", lambda: mine.enqueue([job("on top")]) and None))
@@ -457,7 +457,7 @@ def test_threads_and_a_bulk_lose_nothing_and_keep_their_order(root: Path) -> Non
     assert segments(root) == []
 
 
-def test_an_interrupt_leaves_no_half_told_job_behind(root: Path, mine: SpoolBroker, seam: Seam) -> None:
+def test_an_interrupt_leaves_no_half_told_job_behind(root: Path, mine: SpoolEngine, seam: Seam) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
@@ -470,7 +470,7 @@ def test_an_interrupt_leaves_no_half_told_job_behind(root: Path, mine: SpoolBrok
     assert ids(claim(mine)) == ["a", "c"]
 
 
-def test_a_damaged_record_hides_none_behind_it(root: Path, mine: SpoolBroker) -> None:
+def test_a_damaged_record_hides_none_behind_it(root: Path, mine: SpoolEngine) -> None:
     mine.enqueue([job("b"), job("c")])
     (path,) = segments(root)
     data = bytearray(path.read_bytes())
@@ -482,7 +482,7 @@ def test_a_damaged_record_hides_none_behind_it(root: Path, mine: SpoolBroker) ->
     assert mine.stats("jobs").bad == 1
 
 
-def test_one_with_a_damaged_head_is_put_aside_and_restored(root: Path, mine: SpoolBroker) -> None:
+def test_one_with_a_damaged_head_is_put_aside_and_restored(root: Path, mine: SpoolEngine) -> None:
     mine.enqueue([job("b")])
     (path,) = segments(root)
     with path.open("r+b") as found:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from framework.engine.spool.claim import claim as claim_module
-from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.engine import SpoolEngine
 from framework.model.errors import EngineUnavailable, LeaseLost
 from tests.settling import ack, retry
 
@@ -19,7 +19,7 @@ from .seam import Seam, before, fail_calls
 from .world import broker, census, claim, dead_owner, descriptors_here, failure, files, heal, ids, in_child, job, one
 
 
-def test_jobs_come_in_the_order_of_their_producer(spool: SpoolBroker) -> None:
+def test_jobs_come_in_the_order_of_their_producer(spool: SpoolEngine) -> None:
     wanted = [f"n{n}" for n in range(30)]
     for name in wanted:
         spool.enqueue([job(name)])
@@ -74,7 +74,7 @@ def test_a_big_backlog_is_listed_once(root: Path) -> None:
     mine.close()
 
 
-def test_a_released_job_comes_first_again(spool: SpoolBroker) -> None:
+def test_a_released_job_comes_first_again(spool: SpoolEngine) -> None:
     spool.enqueue([job(name) for name in "abcdef"])
     a, b, c = claim(spool, limit=3)
     spool.release([c, b])
@@ -258,7 +258,7 @@ def test_a_twin_after_a_power_cut_runs_again_and_nothing_is_deleted(root: Path) 
     Verified: a deduplication by stem or inode loses one of the two acknowledgements or the job.
     """
 
-    def live(mine: SpoolBroker) -> None:
+    def live(mine: SpoolEngine) -> None:
         mine.enqueue([job("a")])
         (ready,) = files(root, "jobs/ready/*/*")
         os.link(ready, root / "twin")
@@ -339,7 +339,7 @@ def test_old_buckets_go_first(root: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 400_000])
-def test_the_history_of_many_attempts_is_the_first_and_the_last_ten(spool: SpoolBroker, size: int) -> None:
+def test_the_history_of_many_attempts_is_the_first_and_the_last_ten(spool: SpoolEngine, size: int) -> None:
     """Also behind a body that one read does not reach beyond. Verified: with `whole` ending at the slots it is lost."""
     spool.enqueue([job("a", payload=bytes(size))])
     for number in range(1, 16):

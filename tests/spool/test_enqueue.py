@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from framework.engine.spool.disk.filesystem import FileSystem
-from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.engine import SpoolEngine
 from framework.engine.spool.enqueue import enqueue
 from framework.model.errors import EnqueueFailed, EnqueueUncertain, PayloadTooLarge, QueueFull
 from tests.settling import bury, retry
@@ -320,7 +320,7 @@ def test_too_large_counts_the_body_and_only_at_the_first_enqueue(root: Path) -> 
     mine.close()
 
 
-def test_what_was_not_declared_is_refused_in_words(spool: SpoolBroker) -> None:
+def test_what_was_not_declared_is_refused_in_words(spool: SpoolEngine) -> None:
     with pytest.raises(EnqueueFailed, match="'nowhere' is not declared"):
         spool.enqueue([job("a", queue="nowhere")])
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from framework.engine.spool.disk import flocks
-from framework.engine.spool.engine import SpoolBroker, connect
+from framework.engine.spool.engine import SpoolEngine, connect
 from framework.model.errors import EngineError
 from tests.settling import ack
 
@@ -29,7 +29,7 @@ from .world import (
 )
 
 
-def take_two(mine: SpoolBroker) -> None:
+def take_two(mine: SpoolEngine) -> None:
     mine.enqueue([job("a"), job("b")])
     claim(mine)
 

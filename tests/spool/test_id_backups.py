@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.engine import SpoolEngine
 from framework.engine.spool.enqueue import ids as ids_module
 from framework.model.errors import LeaseLost
 from tests.settling import ack, bury, rest, retry
@@ -20,41 +20,41 @@ from .seam import Seam, fail_calls
 from .world import broker, census, claim, failure, files, ids, job, one
 
 
-def chosen(spool: SpoolBroker, *names: str, **options: Any) -> None:
+def chosen(spool: SpoolEngine, *names: str, **options: Any) -> None:
     spool.enqueue([job(name, chosen=True, **options) for name in names])
 
 
-def _waits(mine: SpoolBroker) -> None:
+def _waits(mine: SpoolEngine) -> None:
     chosen(mine, "a")
 
 
-def _delayed(mine: SpoolBroker) -> None:
+def _delayed(mine: SpoolEngine) -> None:
     chosen(mine, "a", delay=3600)
 
 
-def _retried(mine: SpoolBroker) -> None:
+def _retried(mine: SpoolEngine) -> None:
     chosen(mine, "a")
     lease = one(mine)
     retry(mine, lease, delay=3600, failure=failure(lease))
 
 
-def _claimed(mine: SpoolBroker) -> None:
+def _claimed(mine: SpoolEngine) -> None:
     chosen(mine, "a")
     one(mine)
 
 
-def _letter(mine: SpoolBroker) -> None:
+def _letter(mine: SpoolEngine) -> None:
     chosen(mine, "a")
     lease = one(mine)
     bury(mine, lease, failure=failure(lease))
 
 
-def _rested(mine: SpoolBroker) -> None:
+def _rested(mine: SpoolEngine) -> None:
     _letter(mine)
     rest(mine, one(mine, "letters"))
 
 
-def _dead(mine: SpoolBroker) -> None:
+def _dead(mine: SpoolEngine) -> None:
     chosen(mine, "a", queue="plain")
     lease = one(mine, "plain")
     bury(mine, lease, failure=failure(lease))
@@ -70,7 +70,7 @@ def _copy(root: Path, *options: str) -> Path:
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_a_backup_of_hard_links_hides_no_job(root: Path, state: Callable[[SpoolBroker], None]) -> None:
+def test_a_backup_of_hard_links_hides_no_job(root: Path, state: Callable[[SpoolEngine], None]) -> None:
     """The id is taken as long as its job lives, in whatever state, and free once it has ended."""
     mine = broker(root)
     state(mine)
@@ -147,7 +147,7 @@ def test_a_job_that_moves_while_it_is_looked_for_is_found(root: Path) -> None:
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("lost", ["links", "entries", "ids"])
 def test_a_restore_without_hard_links_forgets_no_id(
-    root: Path, state: Callable[[SpoolBroker], None], lost: str
+    root: Path, state: Callable[[SpoolEngine], None], lost: str
 ) -> None:
     """Verified: with an entry of one link taken for that of a finished job, the id has two jobs."""
     old = broker(root)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.engine import SpoolEngine
 from framework.engine.spool.enqueue import ids as ids_module
 from framework.model.errors import EnqueueFailed, QueueFull
 from framework.model.options import QueueOptions
@@ -26,14 +26,14 @@ def entries(root: Path) -> list[Path]:
     return files(root, "*/ids/*/*")
 
 
-def chosen(spool: SpoolBroker, *names: str, **options: Any) -> None:
+def chosen(spool: SpoolEngine, *names: str, **options: Any) -> None:
     spool.enqueue([job(name, chosen=True, **options) for name in names])
 
 
 class Rival:
     """Another process that tries to enqueue the same id, from some gap of ours."""
 
-    def __init__(self, root: Path, act: Callable[[SpoolBroker], Any], *queues: QueueOptions) -> None:
+    def __init__(self, root: Path, act: Callable[[SpoolEngine], Any], *queues: QueueOptions) -> None:
         self._root = root
         self._queues = queues
         self._act = act
@@ -61,7 +61,7 @@ class Rival:
         os.close(self._write)
 
 
-def test_an_id_is_one_job(spool: SpoolBroker, root: Path) -> None:
+def test_an_id_is_one_job(spool: SpoolEngine, root: Path) -> None:
     chosen(spool, "a")
     chosen(spool, "a", "a", "b")
     assert ids(claim(spool)) == ["a", "b"]
@@ -70,7 +70,7 @@ def test_an_id_is_one_job(spool: SpoolBroker, root: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ["ack", "discard", "letter acked"])
-def test_an_id_is_free_once_its_job_is_gone(spool: SpoolBroker, root: Path, way: str) -> None:
+def test_an_id_is_free_once_its_job_is_gone(spool: SpoolEngine, root: Path, way: str) -> None:
     chosen(spool, "a")
     lease = one(spool)
     if way == "ack":
@@ -89,13 +89,13 @@ def test_an_id_is_free_once_its_job_is_gone(spool: SpoolBroker, root: Path, way:
     assert one(spool).delivery == 1
 
 
-def test_an_id_is_of_its_queue(spool: SpoolBroker) -> None:
+def test_an_id_is_of_its_queue(spool: SpoolEngine) -> None:
     chosen(spool, "a")
     chosen(spool, "a", queue="plain")
     assert ids(claim(spool)) == ids(claim(spool, "plain")) == ["a"]
 
 
-def test_ids_may_be_anything(spool: SpoolBroker) -> None:
+def test_ids_may_be_anything(spool: SpoolEngine) -> None:
     names = ["../../etc/passwd", "", "x" * 10_000, "ünï\ud800", "a\0b", "."]
     chosen(spool, *names, payload=b"x")
     chosen(spool, *names, payload=b"x")
@@ -142,7 +142,7 @@ def test_a_duplicate_is_not_answered_while_the_first_is_taken_back(root: Path) -
     mine, other = broker(root, tight, calls=seam), broker(root, tight)
     told = root / "told"
 
-    def ask(asking: SpoolBroker) -> None:
+    def ask(asking: SpoolEngine) -> None:
         chosen(asking, "a", queue="tight")
         told.write_text("queued")
 
@@ -174,7 +174,7 @@ def test_a_duplicate_is_not_answered_while_the_first_fails(root: Path, gap: str)
     mine = broker(root, calls=seam)
     told = root / "told"
 
-    def ask(asking: SpoolBroker) -> None:
+    def ask(asking: SpoolEngine) -> None:
         chosen(asking, "a")
         told.write_text("queued")
 

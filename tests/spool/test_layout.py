@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from framework.engine.port import open_broker
+from framework.engine.port import open_engine
 from framework.engine.spool import engine as engine
 from framework.engine.spool.disk import filesystem, layout
-from framework.engine.spool.engine import SpoolBroker, connect
+from framework.engine.spool.engine import SpoolEngine, connect
 from framework.model.errors import EngineError, EngineUnavailable, QueueFull, SettingsError
 from framework.model.options import QueueOptions
 from tests.settling import retry
@@ -49,8 +49,8 @@ def test_urls_without_a_directory(url: str) -> None:
 
 
 def test_it_is_opened_by_its_scheme(root: Path) -> None:
-    made = open_broker(f"spool:{root}", incarnation="i", durability="process", unknown_option=1)
-    assert isinstance(made, SpoolBroker)
+    made = open_engine(f"spool:{root}", incarnation="i", durability="process", unknown_option=1)
+    assert isinstance(made, SpoolEngine)
     made.open([JOBS])
     assert made.features.durable == "process"
     assert made.features.system == "spool"
@@ -247,7 +247,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", place], check=True)
 
 
-def fill_queue(mine: SpoolBroker, size: int, queued: list[str]) -> None:
+def fill_queue(mine: SpoolEngine, size: int, queued: list[str]) -> None:
     for number in range(100):
         mine.enqueue([job(f"n{number}", payload=bytes(size))])
         queued.append(f"n{number}")

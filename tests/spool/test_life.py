@@ -13,7 +13,7 @@ import pytest
 from framework.engine.spool.claim import life
 from framework.engine.spool.disk import flocks
 from framework.engine.spool.disk.calls import Calls
-from framework.engine.spool.engine import SpoolBroker, connect
+from framework.engine.spool.engine import SpoolEngine, connect
 from framework.model.errors import EngineError
 from tests.settling import ack
 
@@ -33,7 +33,7 @@ from .world import (
 )
 
 
-def living_owner(root: Path, work: Callable[[SpoolBroker], Any]) -> int:
+def living_owner(root: Path, work: Callable[[SpoolEngine], Any]) -> int:
     """A child that has done `work` and goes on living; its pid."""
     read, write = os.pipe()
     child = os.fork()
@@ -57,7 +57,7 @@ def reap(child: int) -> None:
     os.waitpid(child, 0)
 
 
-def take_two(mine: SpoolBroker) -> None:
+def take_two(mine: SpoolEngine) -> None:
     mine.enqueue([job("a"), job("b")])
     claim(mine)
 
@@ -66,7 +66,7 @@ def take_two(mine: SpoolBroker) -> None:
 
 
 @pytest.mark.parametrize("stopped", [False, True], ids=["running", "SIGSTOP"])
-def test_the_living_are_left_alone(spool: SpoolBroker, root: Path, stopped: bool) -> None:
+def test_the_living_are_left_alone(spool: SpoolEngine, root: Path, stopped: bool) -> None:
     """Stopped is not dead. Regression of the seed: a second process moved every claimed file back."""
     child = living_owner(root, take_two)
     if stopped:
@@ -98,7 +98,7 @@ def test_a_probe_in_the_same_process_neither_succeeds_nor_frees(root: Path) -> N
     other.close()
 
 
-def test_rescued_leases_say_whose_they_were(spool: SpoolBroker, root: Path) -> None:
+def test_rescued_leases_say_whose_they_were(spool: SpoolEngine, root: Path) -> None:
     seen: list[str] = []
     read, write = os.pipe()
 
@@ -125,7 +125,7 @@ def test_two_rescuers_share_nothing(root: Path) -> None:
     second.close()
 
 
-def test_a_finished_rescue_leaves_nothing(spool: SpoolBroker, root: Path) -> None:
+def test_a_finished_rescue_leaves_nothing(spool: SpoolEngine, root: Path) -> None:
     dead_owner(root, take_two)
     for orphan in spool.rescue():
         settle_orphan(spool, orphan)
@@ -242,7 +242,7 @@ def test_what_an_interrupted_birth_leaves_is_cleared(root: Path) -> None:
         at += 1
 
 
-def test_a_directory_without_a_lock_is_given_one(spool: SpoolBroker, root: Path) -> None:
+def test_a_directory_without_a_lock_is_given_one(spool: SpoolEngine, root: Path) -> None:
     """Somebody deleted the lock file, or a power cut lost it. Verified: without that the jobs stay there for ever."""
     dead_owner(root, take_two)
     (lock,) = (root / "jobs" / "claimed").glob("*.lock")
@@ -315,7 +315,7 @@ def test_a_lock_can_be_had_once(tmp_path: Path) -> None:
     os.close(fds[1])
 
 
-def test_foreign_files_in_a_dead_owners_directory_stay(spool: SpoolBroker, root: Path) -> None:
+def test_foreign_files_in_a_dead_owners_directory_stay(spool: SpoolEngine, root: Path) -> None:
     """They are never touched, and keep nobody from being rescued, now or later."""
     dead_owner(root, take_two)
     (wid,) = (path for path in (root / "jobs" / "claimed").iterdir() if path.is_dir())

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.engine import SpoolEngine
 from framework.engine.spool.upkeep import maintain
 from tests.settling import ack, bury, rest, retry
 
@@ -17,7 +17,7 @@ from .seam import Seam, before, fail_calls
 from .world import JOBS, LETTERS, PLAIN, broker, claim, failure, files, ids, job, one
 
 
-def test_what_is_due_promotes_and_keeps_its_place(spool: SpoolBroker) -> None:
+def test_what_is_due_promotes_and_keeps_its_place(spool: SpoolEngine) -> None:
     spool.enqueue([job("first", delay=0.5), job("far", delay=3600), job("second")])
     assert ids(claim(spool)) == ["second"]
     time.sleep(0.5)
@@ -28,7 +28,7 @@ def test_what_is_due_promotes_and_keeps_its_place(spool: SpoolBroker) -> None:
     assert spool.stats("jobs").delayed == 1
 
 
-def test_a_worker_promotes_for_itself(spool: SpoolBroker) -> None:
+def test_a_worker_promotes_for_itself(spool: SpoolEngine) -> None:
     """Nobody does housekeeping: a delayed job is claimed all the same, at its time and not a poll later."""
     spool.enqueue([job("a", delay=0.05)])
     assert ids(spool.claim(["jobs"], limit=1, wait=1)) == ["a"]

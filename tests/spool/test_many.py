@@ -12,7 +12,7 @@ import pytest
 
 from framework.engine.spool.claim import claims, notifier
 from framework.engine.spool.claim.listing import FEW
-from framework.engine.spool.engine import SpoolBroker, connect
+from framework.engine.spool.engine import SpoolEngine, connect
 from framework.model.options import QueueOptions
 from tests.settling import ack
 
@@ -23,7 +23,7 @@ NAMES = [f"small-{number:02}" for number in range(40)]
 PATIENCE = 30.0
 
 
-def opened(root: Path, incarnation: str, seam: Seam | None = None) -> SpoolBroker:
+def opened(root: Path, incarnation: str, seam: Seam | None = None) -> SpoolEngine:
     made = connect(f"spool:{root}", incarnation=incarnation, durability="process", calls=seam)  # type: ignore[arg-type]
     made.open([QueueOptions(name) for name in NAMES])
     return made
@@ -36,7 +36,7 @@ def until(happens: Callable[[], object], what: str) -> None:
         time.sleep(0.02)
 
 
-def come_to_rest(broker: SpoolBroker) -> None:
+def come_to_rest(broker: SpoolEngine) -> None:
     """All steps have had their turn, and the times of all directories are old enough to be trusted."""
     parts = broker._spool._parts.values()
     until(lambda: broker.maintain() and all(part.maintain.is_idle() for part in parts), "all queues are idle")

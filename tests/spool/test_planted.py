@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.engine import SpoolEngine
 from framework.engine.spool.format.names import parse
 
 from .world import broker, census, claim, dead_owner, files, heal, ids, job, one, settle_orphan
@@ -65,14 +65,14 @@ PLANTS: list[Callable[[Path], None]] = [_garbage, _empty, _fifo, _directory, _sy
 
 
 @pytest.fixture
-def planted(spool: SpoolBroker) -> SpoolBroker:
+def planted(spool: SpoolEngine) -> SpoolEngine:
     spool.enqueue([job("a")])
     spool.enqueue([job("later", delay=3600)])
     return spool
 
 
 @pytest.mark.parametrize("plant", PLANTS)
-def test_planted_in_ready_goes_to_bad(planted: SpoolBroker, root: Path, plant: Callable[[Path], None]) -> None:
+def test_planted_in_ready_goes_to_bad(planted: SpoolEngine, root: Path, plant: Callable[[Path], None]) -> None:
     """Regression of the seed: one corrupt file stopped every start.
 
     Verified: without O_NONBLOCK the FIFO hangs, without S_ISREG the directory
@@ -95,7 +95,7 @@ def test_planted_in_ready_goes_to_bad(planted: SpoolBroker, root: Path, plant: C
     "place", ["tmp", "delayed/00000000001", "dead", "claimed", "claimed/w", "ids/aa", "bad", "ready"]
 )
 def test_planted_anywhere_else_stops_nothing(
-    planted: SpoolBroker, root: Path, plant: Callable[[Path], None], place: str
+    planted: SpoolEngine, root: Path, plant: Callable[[Path], None], place: str
 ) -> None:
     where = root / "jobs" / place
     where.mkdir(exist_ok=True)
@@ -111,7 +111,7 @@ def test_planted_anywhere_else_stops_nothing(
     fresh.close()
 
 
-def test_a_link_to_a_real_job_is_not_followed(planted: SpoolBroker, root: Path) -> None:
+def test_a_link_to_a_real_job_is_not_followed(planted: SpoolEngine, root: Path) -> None:
     """Whoever can plant a link could have another queue's job read. Verified: without O_NOFOLLOW it is claimed."""
     (elsewhere,) = files(root, "jobs/delayed/*/*")
     bucket = root / "jobs" / "ready" / "0000000000"
@@ -128,7 +128,7 @@ FOREIGN = [".hidden", "notes.txt~", "#draft#", ".nfs00000001", "core", "x" * 200
 @pytest.mark.parametrize(
     "place", ["tmp", "ready/0000000000", "delayed/00000000001", "claimed/w", "dead", "bad", "ids/aa"]
 )
-def test_foreign_files_are_never_touched(planted: SpoolBroker, root: Path, place: str) -> None:
+def test_foreign_files_are_never_touched(planted: SpoolEngine, root: Path, place: str) -> None:
     """Verified: a recovery that unlinks whatever it cannot read deletes them from tmp."""
     where = root / "jobs" / place
     where.mkdir(exist_ok=True)
@@ -142,7 +142,7 @@ def test_foreign_files_are_never_touched(planted: SpoolBroker, root: Path, place
     assert planted.stats("jobs").ready == 0
 
 
-def _outside(root: Path, mine: SpoolBroker) -> Path:
+def _outside(root: Path, mine: SpoolEngine) -> Path:
     """A job's file that somebody has saved elsewhere."""
     mine.enqueue([job("saved")])
     (path,) = files(root, "jobs/ready/*/*")
@@ -244,7 +244,7 @@ def test_a_real_job_truncated_anywhere_is_put_aside(root: Path) -> None:
     mine.close()
 
 
-def test_bad_files_are_kept_listed_and_can_be_discarded(spool: SpoolBroker, root: Path) -> None:
+def test_bad_files_are_kept_listed_and_can_be_discarded(spool: SpoolEngine, root: Path) -> None:
     bucket = root / "jobs" / "ready" / "0000000000"
     bucket.mkdir()
     (bucket / name(1)).write_bytes(b"what was this")
@@ -259,7 +259,7 @@ def test_bad_files_are_kept_listed_and_can_be_discarded(spool: SpoolBroker, root
 
 
 def test_a_bad_file_of_a_dead_owner_does_not_stop_the_rescue(root: Path) -> None:
-    def live(mine: SpoolBroker) -> None:
+    def live(mine: SpoolEngine) -> None:
         mine.enqueue([job("a"), job("b")])
         claim(mine)
         (first, _) = files(root, "jobs/claimed/*/*")

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framework.engine.spool.disk import layout
-from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.engine import SpoolEngine
 from framework.engine.spool.format import frame, names, runs
 from framework.model.errors import EnqueueFailed
 from framework.model.job import Job
@@ -135,7 +135,7 @@ def test_a_run_that_no_clock_could_tell_is_none(moment: float) -> None:
     assert runs.decode((b"RUN1" + struct.pack("<I", zlib.crc32(body)) + body).ljust(runs.ROW, b"\0")) is None
 
 
-def test_what_cannot_be_read_is_not_stored(spool: SpoolBroker) -> None:
+def test_what_cannot_be_read_is_not_stored(spool: SpoolEngine) -> None:
     """Verified: without the check in `encode`, the job is acknowledged, and bad at its first claim."""
     for name, values in poison.FIELDS.items():
         for value in values if name != "queue" else ():
@@ -153,7 +153,7 @@ def test_what_cannot_be_read_is_not_stored(spool: SpoolBroker) -> None:
 # --- every verb ---------------------------------------------------------------------------------------------------
 
 
-def everything(mine: SpoolBroker) -> list[str]:
+def everything(mine: SpoolEngine) -> list[str]:
     """Every verb of a broker; ids of the jobs that could be claimed."""
     mine.maintain()
     for orphan in mine.rescue():
@@ -296,7 +296,7 @@ def test_a_depth_that_says_nonsense_refuses_nobody(root: Path, text: bytes) -> N
 
 
 def test_a_lock_file_that_says_nonsense_is_a_dead_owner_of_nothing_started(root: Path) -> None:
-    def live(mine: SpoolBroker) -> None:
+    def live(mine: SpoolEngine) -> None:
         mine.enqueue([job("a")])
         one(mine)
 

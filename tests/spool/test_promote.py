@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from framework.engine.spool.claim import promote as promote_module
-from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.engine import SpoolEngine
 from framework.model.errors import EngineUnavailable
 from tests.settling import ack
 
@@ -45,14 +45,14 @@ class Counter:
         return found
 
 
-def _later(spool: SpoolBroker, seconds: float = 4000.0) -> None:
+def _later(spool: SpoolEngine, seconds: float = 4000.0) -> None:
     """So much time passes for this process."""
     clock = spool._spool._clock
     assert clock is not None
     clock.wall = lambda: time.time() + seconds
 
 
-def _due(spool: SpoolBroker, count: int = MANY) -> None:
+def _due(spool: SpoolEngine, count: int = MANY) -> None:
     """All at one moment, which has come."""
     moment = time.time() + 3600
     spool.enqueue([replace(job(f"n{n}"), not_before=moment) for n in range(count)])

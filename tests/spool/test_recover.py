@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.engine import SpoolEngine
 from framework.engine.spool.format.names import parse
 
 from .seam import Seam, pass_on
@@ -52,7 +52,7 @@ def test_recovery_makes_a_promoted_job_durable_first(root: Path) -> None:
 
 
 def test_producers_that_die_lose_nothing_acknowledged(root: Path) -> None:
-    def live(mine: SpoolBroker) -> None:
+    def live(mine: SpoolEngine) -> None:
         mine.enqueue([job("a"), job("b", delay=3600), job("c", chosen=True)])
 
     dead_owner(root, live)

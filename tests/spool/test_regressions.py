@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.engine import SpoolEngine
 from framework.model.errors import EnqueueError, EnqueueUncertain, PayloadTooLarge, QueueFull
 from framework.model.options import QueueOptions
 from tests.settling import ack
@@ -80,7 +80,7 @@ def test_a_second_process_starts_beside_a_working_one(root: Path) -> None:
     second.close()
 
 
-def test_the_tenth_job_comes_after_the_ninth(spool: SpoolBroker) -> None:
+def test_the_tenth_job_comes_after_the_ninth(spool: SpoolEngine) -> None:
     """An unpadded counter within a millisecond sorted 10 before 9."""
     wanted = [f"n{n}" for n in range(250)]
     for name in wanted[:120]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.engine import SpoolEngine
 from framework.engine.spool.format import runs
 from framework.engine.spool.format.names import parse
 from framework.model.job import RunRecord
@@ -72,7 +72,7 @@ def test_a_lock_file_of_this_version_holds_no_run(root: Path) -> None:
     mine.close()
 
 
-def test_payloads_of_claims_are_right(spool: SpoolBroker) -> None:
+def test_payloads_of_claims_are_right(spool: SpoolEngine) -> None:
     spool.enqueue([job("a"), job("b")])
     leases = claim(spool)
     assert ids(leases) == ["a", "b"]

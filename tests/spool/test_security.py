@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import framework
-from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.engine import SpoolEngine
 from framework.model.errors import EnqueueError
 from framework.model.options import QueueOptions
 from tests.process.torture import Task, Torture
@@ -163,7 +163,7 @@ def test_no_queue_name_leaves_the_root(name: str) -> None:
         QueueOptions(name)
 
 
-def test_a_payload_of_any_depth_is_bytes(spool: SpoolBroker) -> None:
+def test_a_payload_of_any_depth_is_bytes(spool: SpoolEngine) -> None:
     """The spool never looks inside; what is too large is refused by its length."""
     deep = b"[" * 500_000
     spool.enqueue([job("deep", payload=deep)])

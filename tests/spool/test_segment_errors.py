@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.engine import SpoolEngine
 from framework.engine.spool.segments import format as bytes_of
 from framework.engine.spool.segments import open as opened
 from framework.model.errors import EngineUnavailable
@@ -27,7 +27,7 @@ FRESH = [f"fresh{number}" for number in range(20)]
 class Failing:
     """Makes a method of a disk fail while it is told to."""
 
-    def __init__(self, mine: SpoolBroker, method: str, number: int, when: Callable[..., bool]) -> None:
+    def __init__(self, mine: SpoolEngine, method: str, number: int, when: Callable[..., bool]) -> None:
         disk = mine._spool._disk
         assert disk is not None
         real, self.on, self.calls = getattr(disk, method), True, 0
@@ -41,7 +41,7 @@ class Failing:
         setattr(disk, method, call)
 
 
-def expired(root: Path, count: int) -> SpoolBroker:
+def expired(root: Path, count: int) -> SpoolEngine:
     """Return a broker whose queue holds jobs that have expired already, in one segment."""
     mine = in_segments(broker(root, durability="process"))
     mine.enqueue([job(f"old{number:03}", ttl=1e-6) for number in range(count)])
@@ -128,7 +128,7 @@ def test_a_rescue_leaves_the_copies_of_leases_alone(root: Path) -> None:
 
 
 def test_a_segment_that_cannot_be_read_holds_up_no_other_job_of_its_owner(root: Path) -> None:
-    def live(theirs: SpoolBroker) -> None:
+    def live(theirs: SpoolEngine) -> None:
         theirs.enqueue([job("alone")])
         in_segments(theirs).enqueue([job(f"n{number}") for number in range(16)])
         one(theirs)

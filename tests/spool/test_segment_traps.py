@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.engine import SpoolEngine
 from framework.engine.spool.format import frame, names
 from framework.engine.spool.segments import file, words
 from framework.engine.spool.segments import format as bytes_of
@@ -66,7 +66,7 @@ def test_the_copies_of_the_dead_are_settled_before_their_words(root: Path) -> No
     seam = Seam()
     mine = broker(root, calls=seam)
 
-    def live(theirs: SpoolBroker) -> None:
+    def live(theirs: SpoolEngine) -> None:
         in_segments(theirs).enqueue([job("a"), job("b")])
         lease, deadly, disk = one(theirs), Seam(), theirs._spool._disk
         assert disk is not None
@@ -285,7 +285,7 @@ def test_a_writer_whose_new_file_was_taken_for_a_dead_ones_takes_another(root: P
 def test_a_rescue_that_fails_half_way_tells_what_it_has(root: Path) -> None:
     """What is held by a rescuer and was told to nobody would wait for its death."""
 
-    def live(theirs: SpoolBroker) -> None:
+    def live(theirs: SpoolEngine) -> None:
         for first in "ac":
             in_segments(theirs).enqueue([job(first), job(chr(ord(first) + 1))])
         claim(theirs)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.engine import SpoolEngine
 from framework.engine.spool.format import frame
 from framework.model.errors import EngineUnavailable, LeaseLost
 from tests.settling import ack, bury, rest, retry
@@ -107,7 +107,7 @@ def test_a_failed_settling_leaves_the_lease_and_nobody_gets_it_twice(root: Path)
     mine.close()
 
 
-def test_a_lost_claim_is_told_and_the_others_are_settled(spool: SpoolBroker, root: Path) -> None:
+def test_a_lost_claim_is_told_and_the_others_are_settled(spool: SpoolEngine, root: Path) -> None:
     spool.enqueue([job("a"), job("b")])
     a, b = claim(spool)
     (root / a.token.path).unlink()
@@ -151,7 +151,7 @@ def test_settling_into_a_bucket_that_vanishes(root: Path) -> None:
     mine.close()
 
 
-def test_release_from_many_threads(spool: SpoolBroker) -> None:
+def test_release_from_many_threads(spool: SpoolEngine) -> None:
     spool.enqueue([job(f"n{n:03}") for n in range(120)])
     leases = claim(spool, limit=120)
     threads = [threading.Thread(target=spool.release, args=(leases[n::6],)) for n in range(6)]
@@ -193,7 +193,7 @@ def test_an_expired_job_is_buried_with_its_reason_never_deleted(root: Path) -> N
     mine.close()
 
 
-def test_a_replay_starts_again_and_keeps_who_it_is(spool: SpoolBroker) -> None:
+def test_a_replay_starts_again_and_keeps_who_it_is(spool: SpoolEngine) -> None:
     made = job("a", ttl=3600)
     spool.enqueue([made])
     lease = one(spool)
@@ -230,7 +230,7 @@ def test_a_repetition_after_a_kill_between_record_and_rename(root: Path) -> None
     fresh.close()
 
 
-def test_records_are_pages_behind_the_body(spool: SpoolBroker, root: Path) -> None:
+def test_records_are_pages_behind_the_body(spool: SpoolEngine, root: Path) -> None:
     spool.enqueue([job("a", payload=bytes(10_000))])
     lease = one(spool)
     retry(spool, lease, delay=0, failure=failure(lease))

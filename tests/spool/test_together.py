@@ -11,7 +11,7 @@ import pytest
 from framework.engine.spool.claim import listing
 from framework.engine.spool.disk import clock
 from framework.engine.spool.disk.disk import Disk
-from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.engine import SpoolEngine
 from framework.engine.spool.upkeep import maintain
 from tests.settling import ack
 
@@ -112,7 +112,7 @@ def test_the_next_boot_stamps_behind_one_in_tmp(root: Path) -> None:
 @pytest.mark.parametrize("place", ["tmp", "ready"])
 @pytest.mark.parametrize("what", ["file", "symlink", "fifo"])
 def test_what_is_planted_under_such_a_name_is_left_alone(root: Path, place: str, what: str) -> None:
-    mine: SpoolBroker = broker(root, PLAIN, durability="process")
+    mine: SpoolEngine = broker(root, PLAIN, durability="process")
     planted = root / "plain" / place / ("00000000000000000001.e672c630.1.000000000001" + ",9" * (place == "ready"))
     outside = root.parent / "outside"
     outside.mkdir(exist_ok=True)

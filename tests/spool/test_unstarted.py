@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from framework.engine.port import MOST_UNCHARGED
-from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.engine import SpoolEngine
 from framework.engine.spool.format import frame
 from tests.settling import retry
 
 from .world import dead_owner, failure, job, one
 
 
-def died_with_it(spool: SpoolBroker, root: Path) -> bool:
+def died_with_it(spool: SpoolEngine, root: Path) -> bool:
     """A process claims the job and dies before it starts, and it is rescued: whether it is charged. It waits again."""
     dead_owner(root, lambda mine: one(mine))
     (orphan,) = spool.rescue()
@@ -21,7 +21,7 @@ def died_with_it(spool: SpoolBroker, root: Path) -> bool:
     return charged
 
 
-def test_a_job_that_dies_with_its_owner_again_and_again_is_charged(spool: SpoolBroker, root: Path) -> None:
+def test_a_job_that_dies_with_its_owner_again_and_again_is_charged(spool: SpoolEngine, root: Path) -> None:
     """Ledgers that a power cut lost must not let a poison job go on for ever."""
     spool.enqueue([job("a")])
     assert [died_with_it(spool, root) for _ in range(51)] == [False] * 50 + [True]
@@ -29,7 +29,7 @@ def test_a_job_that_dies_with_its_owner_again_and_again_is_charged(spool: SpoolB
     assert died_with_it(spool, root)
 
 
-def test_a_job_that_was_released_again_and_again_is_not_charged(spool: SpoolBroker, root: Path) -> None:
+def test_a_job_that_was_released_again_and_again_is_not_charged(spool: SpoolEngine, root: Path) -> None:
     """Regression: sixty snoozes, and a neighbour that killed the worker before it had begun the job.
 
     Verified: without taking off what was accounted for, the last of these is charged.
@@ -43,7 +43,7 @@ def test_a_job_that_was_released_again_and_again_is_not_charged(spool: SpoolBrok
         assert not died_with_it(spool, root)
 
 
-def test_a_delivery_is_counted_once_however_many_rescuers_die_over_it(spool: SpoolBroker, root: Path) -> None:
+def test_a_delivery_is_counted_once_however_many_rescuers_die_over_it(spool: SpoolEngine, root: Path) -> None:
     spool.enqueue([job("a")])
     dead_owner(root, lambda mine: one(mine))
     for _ in range(52):
@@ -52,7 +52,7 @@ def test_a_delivery_is_counted_once_however_many_rescuers_die_over_it(spool: Spo
     assert spool.unaccounted(orphan.lease) == 1
 
 
-def test_the_count_is_no_history_and_a_torn_one_is_none(spool: SpoolBroker, root: Path) -> None:
+def test_the_count_is_no_history_and_a_torn_one_is_none(spool: SpoolEngine, root: Path) -> None:
     spool.enqueue([job("a")])
     died_with_it(spool, root)
     (path,) = (root / "jobs" / "ready").glob("*/*")

@@ -13,7 +13,7 @@ import pytest
 
 from framework.engine.spool.claim import notifier
 from framework.engine.spool.claim.notifier import Notifier, Waker
-from framework.engine.spool.engine import SpoolBroker
+from framework.engine.spool.engine import SpoolEngine
 from tests.settling import ack, bury, rest, retry
 
 from .world import broker, ids, in_child, job
@@ -22,7 +22,7 @@ from .world import broker, ids, in_child, job
 class Watched:
     """A broker's notifier, watched: how long each wait was to be, and whether the notifier ended it."""
 
-    def __init__(self, broker: SpoolBroker, queue: str = "jobs") -> None:
+    def __init__(self, broker: SpoolEngine, queue: str = "jobs") -> None:
         self.seconds: list[float] = []
         self.rang: list[bool] = []
         self._notifier = broker._spool._parts[queue].notifier
@@ -134,7 +134,7 @@ def test_without_a_notifier_polling_finds_it(root: Path) -> None:
     mine.close()
 
 
-def test_wake_from_a_thread_ends_the_wait_or_the_next(spool: SpoolBroker) -> None:
+def test_wake_from_a_thread_ends_the_wait_or_the_next(spool: SpoolEngine) -> None:
     spool.wake()
     start = time.monotonic()
     for _ in range(20):
@@ -146,7 +146,7 @@ def test_wake_from_a_thread_ends_the_wait_or_the_next(spool: SpoolBroker) -> Non
     waiter.join()
 
 
-def test_wake_in_a_signal_handler(spool: SpoolBroker) -> None:
+def test_wake_in_a_signal_handler(spool: SpoolEngine) -> None:
     """PEP 475 restarts the poll after the handler; the byte in the pipe ends it."""
     old = signal.signal(signal.SIGUSR1, lambda *_: spool.wake())
     try:
@@ -162,7 +162,7 @@ def test_wake_in_a_signal_handler(spool: SpoolBroker) -> None:
         signal.signal(signal.SIGUSR1, old)
 
 
-def test_a_full_notifier_rings_and_blocks_nobody(spool: SpoolBroker, root: Path) -> None:
+def test_a_full_notifier_rings_and_blocks_nobody(spool: SpoolEngine, root: Path) -> None:
     fd = os.open(root / "jobs" / "doorbell", os.O_RDWR | os.O_NONBLOCK)
     try:
         while True:
@@ -176,7 +176,7 @@ def test_a_full_notifier_rings_and_blocks_nobody(spool: SpoolBroker, root: Path)
     os.close(fd)
 
 
-def test_a_notifier_that_a_handler_has_closed_fails_no_enqueue(spool: SpoolBroker) -> None:
+def test_a_notifier_that_a_handler_has_closed_fails_no_enqueue(spool: SpoolEngine) -> None:
     notifier = spool._spool._parts["jobs"].notifier
     notifier.ring()
     assert notifier._fd is not None
@@ -185,7 +185,7 @@ def test_a_notifier_that_a_handler_has_closed_fails_no_enqueue(spool: SpoolBroke
     assert ids(spool.claim(["jobs"], limit=1, wait=1)) == ["a"]
 
 
-def test_a_notifier_writes_nothing_into_the_file_that_has_its_number_now(spool: SpoolBroker, tmp_path: Path) -> None:
+def test_a_notifier_writes_nothing_into_the_file_that_has_its_number_now(spool: SpoolEngine, tmp_path: Path) -> None:
     """Regression: a handler closed all descriptors and opened a file; the next enqueue put a byte into it."""
     notifier = spool._spool._parts["jobs"].notifier
     notifier.ring()
@@ -212,7 +212,7 @@ def test_a_notifier_without_anybody_kills_no_producer(root: Path) -> None:
     in_child(live)
 
 
-def test_a_forked_childs_wake_is_its_own(spool: SpoolBroker) -> None:
+def test_a_forked_childs_wake_is_its_own(spool: SpoolEngine) -> None:
     """Verified: with the parent's pipe kept, the child's wake() ends the parent's wait."""
     in_child(spool.wake)
     start = time.monotonic()

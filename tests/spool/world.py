@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from framework.engine.port import JobView, Rescued
-from framework.engine.spool.engine import SpoolBroker, connect
+from framework.engine.spool.engine import SpoolEngine, connect
 from framework.engine.spool.segments.append import WORTH
 from framework.model.extras import NONE, USUAL, Extras
 from framework.model.job import Failure, Job, Lease, RunRecord
@@ -72,7 +72,7 @@ def run(lease: Lease, row: int = 0) -> RunRecord:
     return RunRecord(row, lease.delivery, lease.attempt, 1000.5, "ab" * 16, "cd" * 8, True)
 
 
-def broker(root: Path, *queues: QueueOptions, calls: Any = None, durability: Any = "power") -> SpoolBroker:
+def broker(root: Path, *queues: QueueOptions, calls: Any = None, durability: Any = "power") -> SpoolEngine:
     """An open broker of its own incarnation."""
     made = connect(
         f"spool:{root}", incarnation=f"test-{os.getpid()}-{next(_births)}", calls=calls, durability=durability
@@ -81,7 +81,7 @@ def broker(root: Path, *queues: QueueOptions, calls: Any = None, durability: Any
     return made
 
 
-def in_segments(broker: SpoolBroker, *, least: int = 1) -> SpoolBroker:
+def in_segments(broker: SpoolEngine, *, least: int = 1) -> SpoolEngine:
     """The same, which stores runnable jobs in segments from so many of one call on, in all its queues."""
     for parts in broker._spool._parts.values():
         parts.enqueue.least_segment = least
@@ -89,7 +89,7 @@ def in_segments(broker: SpoolBroker, *, least: int = 1) -> SpoolBroker:
     return broker
 
 
-def often(broker: SpoolBroker, queue: str = "jobs") -> SpoolBroker:
+def often(broker: SpoolEngine, queue: str = "jobs") -> SpoolEngine:
     """The same, as if many jobs had come one by one within the last second: the next ones share a segment."""
     parts = broker._spool.parts(queue)
     (broker.root / parts.queue.segmented).touch(mode=0o600)
@@ -98,12 +98,12 @@ def often(broker: SpoolBroker, queue: str = "jobs") -> SpoolBroker:
     return broker
 
 
-def claim(broker: SpoolBroker, queue: str = "jobs", limit: int = 100) -> list[Lease]:
+def claim(broker: SpoolEngine, queue: str = "jobs", limit: int = 100) -> list[Lease]:
     """What is ready now."""
     return list(broker.claim([queue], limit=limit, wait=0))
 
 
-def one(broker: SpoolBroker, queue: str = "jobs") -> Lease:
+def one(broker: SpoolEngine, queue: str = "jobs") -> Lease:
     """The next job, which must be there."""
     (lease,) = claim(broker, queue, 1)
     return lease
@@ -129,12 +129,12 @@ def in_child(work: Callable[[], Any]) -> int:
     return child
 
 
-def dead_owner(root: Path, work: Callable[[SpoolBroker], Any], *queues: QueueOptions) -> None:
+def dead_owner(root: Path, work: Callable[[SpoolEngine], Any], *queues: QueueOptions) -> None:
     """A process opens a broker, does `work` and is killed."""
     in_child(lambda: work(broker(root, *queues)))
 
 
-def dies_before(broker: SpoolBroker, name: str, number: int = 1) -> SpoolBroker:
+def dies_before(broker: SpoolEngine, name: str, number: int = 1) -> SpoolEngine:
     """The same, killed before its call of this name with this number."""
     seam, disk, left = Seam(), broker._spool._disk, number
     assert disk is not None
@@ -151,7 +151,7 @@ def dies_before(broker: SpoolBroker, name: str, number: int = 1) -> SpoolBroker:
     return broker
 
 
-def heal(root: Path, *queues: QueueOptions) -> SpoolBroker:
+def heal(root: Path, *queues: QueueOptions) -> SpoolEngine:
     """What the next supervisor does: opens, maintains, rescues; orphans are settled by the rules of DESIGN.md."""
     fresh = broker(root, *queues)
     for _ in range(3):
@@ -161,7 +161,7 @@ def heal(root: Path, *queues: QueueOptions) -> SpoolBroker:
     return fresh
 
 
-def settle_orphan(broker: SpoolBroker, orphan: Rescued) -> None:
+def settle_orphan(broker: SpoolEngine, orphan: Rescued) -> None:
     """Every second one is charged, as if it had started; the others are released."""
     lease = orphan.lease
     if sum(lease.job.id.encode()) % 2:  # not by anything random: the explorer's runs take the same steps
@@ -170,14 +170,14 @@ def settle_orphan(broker: SpoolBroker, orphan: Rescued) -> None:
         broker.release([lease])
 
 
-def views(broker: SpoolBroker, *states: Any) -> Iterator[JobView]:
+def views(broker: SpoolEngine, *states: Any) -> Iterator[JobView]:
     """Every job of every queue of this broker in these states; what needs a newer version is none of its own."""
     for queue in sorted(path.name for path in broker.root.iterdir() if (path / "ready").is_dir()):
         for state in states or STATES:
             yield from (view for view in broker.browse(queue, state) if not view.newer)
 
 
-def census(broker: SpoolBroker) -> Counter[str]:
+def census(broker: SpoolEngine) -> Counter[str]:
     """How often each job id is there, in any state; payloads are checked on the way."""
     found: Counter[str] = Counter()
     for view in views(broker):
@@ -190,7 +190,7 @@ class Cut(BaseException):
     """Ends an operation where it is, as a kill does, but within the process."""
 
 
-def cut_at(root: Path, name: str, act: Callable[[SpoolBroker], Any], *queues: QueueOptions) -> None:
+def cut_at(root: Path, name: str, act: Callable[[SpoolEngine], Any], *queues: QueueOptions) -> None:
     """A broker whose act ends just before the first system call of this name; its locks are free afterwards."""
     seam = Seam()
     mine = broker(root, *queues, calls=seam)

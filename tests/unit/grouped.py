@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from framework import Queue
-from framework.engine.memory.engine import MemoryBroker, MemoryStore
+from framework.engine.memory.engine import MemoryEngine, MemoryStore
 from framework.model.job import Job, JobId
 from framework.service.producer import Producer
 
@@ -18,7 +18,7 @@ PATIENCE = 60.0  # seconds; far more than anything here takes
 where: ContextVar[str] = ContextVar("where", default="nowhere")
 
 
-class Engine(MemoryBroker):
+class Engine(MemoryEngine):
     """In memory; its calls are counted, and wait while the gate is closed."""
 
     def __init__(self, *, local: bool = True) -> None:

@@ -14,7 +14,7 @@ from textwrap import dedent
 import pytest
 
 from framework import EnqueueFailed, Queue, Settings, WorkerApp
-from framework.engine.port import open_broker
+from framework.engine.port import open_engine
 from framework.model.errors import EngineError, SettingsError
 from framework.runner import connecting
 
@@ -41,7 +41,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def stored(root: Path, queue: Queue[int]) -> list[int]:
-    broker = open_broker(f"spool:{root}", incarnation="reader")
+    broker = open_engine(f"spool:{root}", incarnation="reader")
     broker.open([queue.options])
     try:
         return sorted(int(view.job.payload) for view in broker.browse(queue.name, "ready"))  # type: ignore[attr-defined]
@@ -230,12 +230,12 @@ SCRIPT = """
         q = Queue[int]("q")
     App.q.enqueue(1)
     producer = connecting._current[1]
-    close = producer._broker.close
+    close = producer._engine.close
     parent = os.getpid()
     def close_and_tell():
         os.write(1, b"closed by the parent\\n" if os.getpid() == parent else b"BY THE CHILD\\n")
         close()
-    producer._broker.close = close_and_tell
+    producer._engine.close = close_and_tell
     if os.fork() == 0:
         sys.exit()  # runs what was registered at exit, too
     os.wait()

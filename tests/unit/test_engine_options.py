@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from framework.engine.port import ENGINES, open_broker
+from framework.engine.port import ENGINES, open_engine
 from framework.model.errors import SettingsError
 
 PLACES = {"spool": "spool:./x", "memory": "memory:", "postgresql": "postgresql://localhost/x"}
@@ -19,7 +19,7 @@ def test_every_engine_is_asked_here() -> None:
 @pytest.mark.parametrize("place", PLACES.values())
 def test_an_option_that_the_engine_does_not_have_is_refused(place: str) -> None:
     with pytest.raises(SettingsError, match=r"has no option 'colour'.* \(it has "):
-        open_broker(f"{place}?colour=red", incarnation="a")
+        open_engine(f"{place}?colour=red", incarnation="a")
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_an_option_that_the_engine_does_not_have_is_refused(place: str) -> None:
 )
 def test_a_mistake_is_named_with_the_way_out(query: str, says: str) -> None:
     with pytest.raises(SettingsError) as refused:
-        open_broker(f"spool:./x?{query}", incarnation="a")
+        open_engine(f"spool:./x?{query}", incarnation="a")
     assert says in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -50,7 +50,7 @@ def test_a_mistake_is_named_with_the_way_out(query: str, says: str) -> None:
     ],
 )
 def test_the_url_counts_more_than_the_setting(tmp_path: Path, query: str, setting: str, durable: str) -> None:
-    broker = open_broker(f"spool:{tmp_path}/spool{query}", incarnation="a", durability=setting)
+    broker = open_engine(f"spool:{tmp_path}/spool{query}", incarnation="a", durability=setting)
     broker.open([])
     try:
         if durable == "process":  # the other depends on the file system, too

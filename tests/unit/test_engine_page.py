@@ -6,7 +6,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from framework.engine.port import ENGINES, Broker, Features
+from framework.engine.port import ENGINES, Engine, Features
 from tests.contract import engines, test_model
 from tests.unit.test_engine_options import PLACES
 
@@ -35,7 +35,7 @@ def test_every_table_of_engines_is_named_and_knows_every_engine() -> None:
 
 
 def test_every_verb_and_every_feature_is_named() -> None:
-    verbs = {name for name in vars(Broker) if not name.startswith("_")}
+    verbs = {name for name in vars(Engine) if not name.startswith("_")}
     assert {"settle", "claim", "notes", "local_dir"} <= verbs
     assert verbs - QUOTED == set()
     assert {field.name for field in fields(Features)} - QUOTED == set()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field, GetJsonSchemaHandler, create_model
 
-from framework.engine.memory.engine import MemoryBroker, MemoryStore
+from framework.engine.memory.engine import MemoryEngine, MemoryStore
 from framework.model.extras import Extras
 from framework.service.app import WorkerApp
 from framework.service.codec import codec_for
@@ -96,7 +96,7 @@ class App(WorkerApp):
 
 
 def test_the_producer_stores_it_with_each_job() -> None:
-    engine = MemoryBroker(MemoryStore(), incarnation="test")
+    engine = MemoryEngine(MemoryStore(), incarnation="test")
     producer = Producer(engine, options=lambda queue: queue.options)
     with App.items.connected(producer), App.opaque.connected(producer):
         App.items.enqueue(Item(title="a"))

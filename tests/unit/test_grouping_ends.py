@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel, field_validator
 
 from framework import EnqueueFailed, PayloadTooLarge, Queue
-from framework.engine.port import open_broker
+from framework.engine.port import open_engine
 from framework.model.job import JobId
 from framework.service import grouping
 from tests.unit.grouped import PATIENCE, World, where, worlds
@@ -145,10 +145,10 @@ INTERRUPT = """
 import asyncio, faulthandler, linecache, sys, threading
 faulthandler.dump_traceback_later(100, exit=True)
 from framework import EnqueueUncertain, Queue
-from framework.engine.memory.engine import MemoryBroker, MemoryStore
+from framework.engine.memory.engine import MemoryEngine, MemoryStore
 from framework.service.producer import Producer
 
-engine = MemoryBroker(MemoryStore(), incarnation="p")
+engine = MemoryEngine(MemoryStore(), incarnation="p")
 producer = Producer(engine, options=lambda queue: queue.options)
 jobs = Queue[str]("jobs", max_length=None)
 jobs._connected.append(producer)
@@ -218,7 +218,7 @@ async def main():
     for n in range(50):
         asyncio.get_running_loop().create_task(jobs.aenqueue(f"{n}"))
     await asyncio.sleep(0)
-    while not jobs.sender()._line._state.line and not jobs.sender()._broker.stats("jobs").ready:
+    while not jobs.sender()._line._state.line and not jobs.sender()._engine.stats("jobs").ready:
         await asyncio.sleep(0)
 
 jobs.enqueue("warm")
@@ -228,7 +228,7 @@ asyncio.run(main())
 
 def test_what_stands_in_line_when_the_process_ends_is_stored_first(tmp_path: Path) -> None:
     play(LEAVE, WORKER_ENGINE_URL=f"spool:{tmp_path}/spool")
-    broker = open_broker(f"spool:{tmp_path}/spool", incarnation="reader")
+    broker = open_engine(f"spool:{tmp_path}/spool", incarnation="reader")
     broker.open([Queue[str]("jobs").options])
     assert broker.stats("jobs").ready == 51
     broker.close()

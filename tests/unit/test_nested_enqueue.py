@@ -78,7 +78,7 @@ while True:
         sys.settrace(None)
     if not interruption.came:
         break
-where = App.jobs.sender()._broker.stats("jobs")
+where = App.jobs.sender()._engine.stats("jobs")
 print(json.dumps([line, len(set(stored)), where.ready + where.delayed]))
 sys.stdout.flush()
 os._exit(0)
@@ -135,7 +135,7 @@ sys.settrace(trace)
 App.jobs.enqueue("first")
 sys.settrace(None)
 App.jobs.enqueue("second")
-print(App.jobs.sender()._broker.stats("jobs").ready)
+print(App.jobs.sender()._engine.stats("jobs").ready)
 """
 
 

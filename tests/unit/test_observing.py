@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from framework.engine.port import open_broker
+from framework.engine.port import open_engine
 from framework.maintenance.observing import MOST_TOLD, Observation
 from framework.model.events import Event, FileBad, QueueObserved, QueueUndeclared
 from framework.model.job import Job
@@ -24,7 +24,7 @@ class Watch:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.broker: Any = open_broker(f"spool:{root}", incarnation="watch", durability="process")
+        self.broker: Any = open_engine(f"spool:{root}", incarnation="watch", durability="process")
         self.broker.open([JOBS])
         self._events: list[Event] = []
         self._observe = Observation(self.broker, self._events.append)
@@ -82,7 +82,7 @@ def test_many_are_told_a_few_at_a_time_and_none_is_left_out(watch: Watch) -> Non
 
 
 def test_a_queue_that_nobody_declares_is_first_seen_once(watch: Watch) -> None:
-    other = open_broker(f"spool:{watch.root}", incarnation="other", durability="process")
+    other = open_engine(f"spool:{watch.root}", incarnation="other", durability="process")
     other.open([QueueOptions("retired")])
     assert watch.look(QueueUndeclared) == []  # it is empty
     other.enqueue([Job(name, os.urandom(16), "retired", b"{}", {}, time.time()) for name in "ab"])

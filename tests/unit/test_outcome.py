@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from framework.engine.port import VERBS, open_broker
+from framework.engine.port import VERBS, open_engine
 from framework.model.errors import (
     EngineUnavailable,
     EnqueueError,
@@ -29,16 +29,16 @@ def test_every_kind_has_a_verb() -> None:
 @pytest.mark.parametrize("url", ["", "x", "redis://localhost", "/var/spool", "Spool"])
 def test_unknown_engines(url: str) -> None:
     with pytest.raises(SettingsError, match=r"^WORKER_ENGINE_URL=.*: no engine .*; there are spool:, memory:"):
-        open_broker(url, incarnation="a")
+        open_engine(url, incarnation="a")
 
 
 def test_a_path_alone_is_taken_for_what_it_is_meant_to_be() -> None:
     with pytest.raises(SettingsError, match=r"did you mean spool:/var/spool\?$"):
-        open_broker("/var/spool", incarnation="a")
+        open_engine("/var/spool", incarnation="a")
 
 
 def test_engines_are_found_by_scheme() -> None:
-    broker = open_broker("memory:", incarnation="a")
+    broker = open_engine("memory:", incarnation="a")
     assert broker.features.system == "memory"
     broker.close()
 

@@ -16,7 +16,7 @@ import pytest
 
 from framework.cli import main
 from framework.engine import postgres as engine
-from framework.engine.port import open_broker
+from framework.engine.port import open_engine
 from framework.engine.postgres import inspect, upkeep
 from framework.model.errors import EngineError, EngineUnavailable, EnqueueError, EnqueueUncertain, SettingsError
 from framework.model.options import QueueOptions
@@ -41,7 +41,7 @@ def opened(url: str, tmp_path: Path) -> Iterator[Open]:
     brokers: list[Any] = []
 
     def open_(name: str, machine: str = "here", queue: QueueOptions = JOBS, options: str = "") -> Any:
-        broker = open_broker(f"{url}?local_dir={tmp_path}/{machine}{options}", incarnation=name)
+        broker = open_engine(f"{url}?local_dir={tmp_path}/{machine}{options}", incarnation=name)
         brokers.append(broker)
         broker.open([queue])
         return broker
@@ -79,7 +79,7 @@ def test_a_migration_can_be_repeated_and_run_twice_at_once(url: str) -> None:
 
 
 def test_without_its_schema_the_engine_says_what_to_run(url: str) -> None:
-    broker = open_broker(f"{url}?schema=missing", incarnation="a")
+    broker = open_engine(f"{url}?schema=missing", incarnation="a")
     with pytest.raises(EngineError, match="run `worker migrate`"):
         broker.open([])
     broker.close()
@@ -91,7 +91,7 @@ def test_a_newer_schema_is_refused_and_the_next_one_is_not(url: str) -> None:
     for version, refused in ((2, False), (3, True)):
         with psycopg.connect(url) as connection:
             connection.execute("insert into newer.version (version) values (%s)", [version])
-        broker = open_broker(here, incarnation=f"at {version}")
+        broker = open_engine(here, incarnation=f"at {version}")
         if refused:
             with pytest.raises(EngineError, match="has version 3, this code knows 1: update it"):
                 broker.open([])
@@ -110,7 +110,7 @@ def test_the_command_migrates_and_prints(url: str, capsys: pytest.CaptureFixture
     with psycopg.connect(url) as connection:
         assert connection.execute("select to_regnamespace('printed')").fetchone() == (None,)
         connection.execute(sql, prepare=False)  # type: ignore[call-overload]
-    broker = open_broker(f"{url}?schema=printed", incarnation="a")
+    broker = open_engine(f"{url}?schema=printed", incarnation="a")
     broker.open([JOBS])
     broker.close()
     assert main(["migrate", "spool:./x"]) == 2
@@ -198,7 +198,7 @@ def test_a_server_that_stands_still_is_given_up_and_the_enqueue_is_uncertain(ope
 def test_a_server_that_is_away_says_so_and_is_found_again(tmp_path: Path) -> None:
     server = Server()
     list(postgres.migrated(server))
-    broker = open_broker(f"{server.url}?local_dir={tmp_path}", incarnation="a")
+    broker = open_engine(f"{server.url}?local_dir={tmp_path}", incarnation="a")
     broker.open([JOBS])
     put(broker, "x")
     (lease,) = take(broker)
@@ -278,7 +278,7 @@ def test_large_counts_are_estimated(opened: Open, url: str, monkeypatch: pytest.
 
 def test_a_wrong_url_is_refused_without_its_password() -> None:
     with pytest.raises(SettingsError) as refused:
-        open_broker("postgresql://me:secret@[::1/x", incarnation="a")
+        open_engine("postgresql://me:secret@[::1/x", incarnation="a")
     assert "secret" not in str(refused.value)
 
 

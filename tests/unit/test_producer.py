@@ -24,7 +24,7 @@ from framework import (
     QueueFull,
     WorkerApp,
 )
-from framework.engine.memory.engine import MemoryBroker, MemoryStore
+from framework.engine.memory.engine import MemoryEngine, MemoryStore
 from framework.model.errors import EngineError, EngineUnavailable, SettingsError
 from framework.model.job import Job, JobId
 from framework.model.options import QueueOptions
@@ -44,7 +44,7 @@ class App(WorkerApp):
     loose = Queue[Any]("loose", max_length=None)
 
 
-class Engine(MemoryBroker):
+class Engine(MemoryEngine):
     """In memory; fails with `error` at the enqueue number `at`, after or before storing."""
 
     def __init__(self, error: BaseException | None = None, at: int = 1, after: bool = False) -> None:

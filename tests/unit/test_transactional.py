@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from framework import Queue, WorkerApp
-from framework.engine.port import open_broker
+from framework.engine.port import open_engine
 from framework.model.errors import Duplicate, InvalidPayload, QueueFull
 from framework.service.producer import Producer
 from tests import postgres
@@ -133,7 +133,7 @@ class World:
     """A producer, and what it enqueues on a caller's connection."""
 
     def __init__(self, url: str, place: Path) -> None:
-        self.broker = open_broker(f"{url}?local_dir={place}", incarnation="p")
+        self.broker = open_engine(f"{url}?local_dir={place}", incarnation="p")
         self.broker.open([])
         self.producer = Producer(self.broker, options=lambda queue: queue.options)
         self.awaits = False
@@ -223,7 +223,7 @@ async def test_what_cannot_be_used_is_named(world: World, tmp_path: Path) -> Non
     world.awaits = True
     with pytest.raises(InvalidPayload, match=r"sqlite3.Connection: there are psycopg"):
         await world.enqueue(1, sqlite3.connect(":memory:"))
-    spool = open_broker(f"spool:{tmp_path}/spool", incarnation="s")
+    spool = open_engine(f"spool:{tmp_path}/spool", incarnation="s")
     spool.open([])
     producer = Producer(spool, options=lambda queue: queue.options)
     with Shop.jobs.connected(producer), pytest.raises(InvalidPayload, match="'spool' has no transactions"):

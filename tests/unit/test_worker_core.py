@@ -15,7 +15,7 @@ import pytest
 
 from framework import Queue, WorkerApp
 from framework.engine.ledger import Ledger
-from framework.engine.memory.engine import MemoryBroker, MemoryStore
+from framework.engine.memory.engine import MemoryEngine, MemoryStore
 from framework.model.attempt import Attempt
 from framework.model.errors import EngineUnavailable, WorkerError
 from framework.model.events import (
@@ -51,7 +51,7 @@ class App(WorkerApp):
             raise ValueError(number)
 
 
-class Engine(MemoryBroker):
+class Engine(MemoryEngine):
     """In memory; the verbs in `broken` cannot be done now. Notes the order of its calls."""
 
     def __init__(self, store: MemoryStore) -> None:
@@ -107,7 +107,7 @@ class Desk:
             "jobs/0",
             1,
             board=self.board,
-            broker=self.engine,
+            engine=self.engine,
             executors=[self.executor],
             options=PoolOptions.own_of(self.executor.options),
             emit=self.events.append,
@@ -299,7 +299,7 @@ def test_a_lost_lease_is_said_and_forgotten(desk: Desk) -> None:
     desk.put(1)
     attempt = desk.claim_one()
     desk.store.kill("w")
-    other = MemoryBroker(desk.store, incarnation="other")
+    other = MemoryEngine(desk.store, incarnation="other")
     other.open([])
     (rescued,) = other.rescue()
     ack(other, [rescued.lease])

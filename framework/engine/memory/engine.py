@@ -25,7 +25,7 @@ from framework.model.job import Job, JobId, Lease
 from framework.model.options import QueueSpec
 from framework.model.outcome import Kind, Outcome, Settlement
 
-__all__ = ["MemoryBroker", "MemoryStore", "connect"]
+__all__ = ["MemoryEngine", "MemoryStore", "connect"]
 
 LONGEST_WAIT = 5.0  # seconds, as the contract says
 TURN = 0.5  # seconds between two calls of `maintain`
@@ -38,7 +38,7 @@ def connect(
     store: MemoryStore | None = None,
     clock: Callable[[], float] = time.time,
     **_others: Any,
-) -> MemoryBroker:
+) -> MemoryEngine:
     """Return an engine on `store`, or on a new store of its own.
 
     Args:
@@ -52,11 +52,11 @@ def connect(
     url, _ = options.split(url, {})
     if url.rstrip("/") != "memory:":
         raise SettingsError(f"WORKER_ENGINE_URL={url!r}: the engine in memory has no place, write memory:")
-    return MemoryBroker(MemoryStore() if store is None else store, incarnation=incarnation, clock=clock)
+    return MemoryEngine(MemoryStore() if store is None else store, incarnation=incarnation, clock=clock)
 
 
-class MemoryBroker:
-    """The `Broker` and `Inspector` of `framework.engine.port` on a `MemoryStore`."""
+class MemoryEngine:
+    """The `Engine` and `Inspector` of `framework.engine.port` on a `MemoryStore`."""
 
     features = Features(system="memory", local=True, durable="nothing")
     notes: Sequence[str] = ()

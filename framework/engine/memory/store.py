@@ -159,7 +159,7 @@ class MemoryStore:
         """Return the rows of a queue. Raises UnknownQueue."""
         if queue not in self._shelves:
             known = ", ".join(sorted(self._shelves)) or "none"
-            raise UnknownQueue(f"queue {queue!r} is not declared on this broker; declared: {known}")
+            raise UnknownQueue(f"queue {queue!r} is not declared on this engine; declared: {known}")
         return self._shelves[queue]
 
     def keeps_letters(self, shelf: Shelf) -> bool:

@@ -12,14 +12,14 @@ from framework.model.errors import SettingsError
 from framework.model.options import check_name
 
 if TYPE_CHECKING:
-    from framework.engine.postgres.engine import PostgresBroker
+    from framework.engine.postgres.engine import PostgresEngine
     from framework.engine.postgres.link import Place
 
 LONGEST_SCHEMA = 40  # characters; the notification channels of its queues are named after the schema
 EXTRA = "the engine on PostgreSQL needs psycopg: pip install 'continuum-worker[postgres]'"
 
 
-def connect(url: str, *, incarnation: str, **_: Any) -> PostgresBroker:
+def connect(url: str, *, incarnation: str, **_: Any) -> PostgresEngine:
     """Return the engine on a database, not opened yet.
 
     Args:
@@ -32,9 +32,9 @@ def connect(url: str, *, incarnation: str, **_: Any) -> PostgresBroker:
         SettingsError: an unknown option or value; psycopg is not installed.
     """
     place = _place(url)
-    from framework.engine.postgres.engine import PostgresBroker
+    from framework.engine.postgres.engine import PostgresEngine
 
-    return PostgresBroker(place, incarnation)
+    return PostgresEngine(place, incarnation)
 
 
 def migrate(url: str) -> Iterator[str]:

@@ -16,7 +16,7 @@ from framework.engine.postgres.rows import COLUMNS, Key
 from framework.model.job import Lease
 
 if TYPE_CHECKING:
-    from framework.engine.postgres.engine import PostgresBroker
+    from framework.engine.postgres.engine import PostgresEngine
 
 LONGEST_WAIT = 1.0  # seconds; the contract lets a claim wait longer
 POLL = 0.1  # seconds between looks where a pooler keeps notifications away
@@ -33,7 +33,7 @@ class Claims:
     take long, and the longer it takes, the rarer it is made.
     """
 
-    def __init__(self, engine: PostgresBroker) -> None:
+    def __init__(self, engine: PostgresEngine) -> None:
         self._engine = engine
         self._floors: dict[int, int] = {}
         self._looked: dict[int, tuple[float, float]] = {}  # end and duration of the last look below each floor

@@ -31,8 +31,8 @@ from framework.model.outcome import Kind, Outcome, Settlement
 T = TypeVar("T")
 
 
-class PostgresBroker:
-    """The `Broker` and `Inspector` of `framework.engine.port` for one owner.
+class PostgresEngine:
+    """The `Engine` and `Inspector` of `framework.engine.port` for one owner.
 
     It keeps a list of its claims, so that it can compare them with the server's after a broken connection.
     """

@@ -14,7 +14,7 @@ from framework.engine.postgres.rows import COLUMNS, JOB, Row, job_of, write_id
 from framework.model.extras import LEAST_URGENT, MOST_URGENT, USUAL
 
 if TYPE_CHECKING:
-    from framework.engine.postgres.engine import PostgresBroker
+    from framework.engine.postgres.engine import PostgresEngine
 
 PAGE = 500  # rows in one page
 EXACT = 100_000  # jobs up to which a count is exact; above, it is estimated
@@ -41,7 +41,7 @@ class RowView(JobView):
 class Inspection:
     """The views, counts and acts for people. Reads take no lock, so a list may be a moment old."""
 
-    def __init__(self, engine: PostgresBroker) -> None:
+    def __init__(self, engine: PostgresEngine) -> None:
         self._engine = engine
         self._schema = engine.schema
         self._known: dict[str, tuple[float, QueueStats]] = {}

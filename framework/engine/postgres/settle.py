@@ -15,7 +15,7 @@ from framework.model.job import Lease
 from framework.model.outcome import Kind, Outcome, Settlement
 
 if TYPE_CHECKING:
-    from framework.engine.postgres.engine import PostgresBroker
+    from framework.engine.postgres.engine import PostgresEngine
 
 AGAIN = 1.0  # seconds in which a crash of the server may undo what it has committed asynchronously
 
@@ -23,7 +23,7 @@ AGAIN = 1.0  # seconds in which a crash of the server may undo what it has commi
 class Settling:
     """The settlement of one owner's leases. It remembers for a while which jobs it has deleted."""
 
-    def __init__(self, engine: PostgresBroker) -> None:
+    def __init__(self, engine: PostgresEngine) -> None:
         self._engine = engine
         self._acked: deque[tuple[float, list[Key]]] = deque()
         self._unsure: set[Key] = set()  # leases of calls whose answer was lost

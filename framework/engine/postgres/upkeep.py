@@ -14,7 +14,7 @@ from framework.model.job import Failure, Lease
 from framework.model.outcome import Kind, Outcome, Settlement
 
 if TYPE_CHECKING:
-    from framework.engine.postgres.engine import PostgresBroker
+    from framework.engine.postgres.engine import PostgresEngine
 
 AT_ONCE = 500  # rows in one statement
 LEFT_OVER = 300.0  # seconds between two rescues of a dead owner with jobs of other services: each reads a whole table
@@ -24,7 +24,7 @@ SLOW = 60.0  # seconds that a statement that reads a whole table may take
 class Upkeep:
     """The part of the engine that a maintenance process uses."""
 
-    def __init__(self, engine: PostgresBroker) -> None:
+    def __init__(self, engine: PostgresEngine) -> None:
         self._engine = engine
         self._schema = engine.schema
         self.expired: Counter[str] = Counter()

@@ -43,7 +43,7 @@ def connect(
     network_file_system: bool = False,
     calls: Calls | None = None,
     **_: Any,
-) -> SpoolBroker:
+) -> SpoolEngine:
     """Return the engine on a directory, not opened yet.
 
     Args:
@@ -68,7 +68,7 @@ def connect(
         network_file_system=given.get("network_file_system", network_file_system),
         calls=calls,
     )
-    return SpoolBroker(spool)
+    return SpoolEngine(spool)
 
 
 def directory(url: str) -> Path:
@@ -92,8 +92,8 @@ class SpoolView(JobView):
     sight: Sight | None = None
 
 
-class SpoolBroker:
-    """The engine on one directory: `Broker` and `Inspector` of `framework.engine.port`.
+class SpoolEngine:
+    """The engine on one directory: `Engine` and `Inspector` of `framework.engine.port`.
 
     Attributes:
         root: the directory.

@@ -36,7 +36,7 @@ TRY_LOCKS_EVERY = 20.0  # seconds
 
 
 class Spool:
-    """A root directory with queues. Its verbs are those of `framework.engine.port.Broker`.
+    """A root directory with queues. Its verbs are those of `framework.engine.port.Engine`.
 
     Args:
         root: directory; `open` makes it when it is missing.
@@ -202,7 +202,7 @@ class Spool:
         except KeyError:
             self._opened()
             known = ", ".join(sorted(self._parts)) or "none"
-            raise EngineError(f"queue {queue!r} is not declared on this broker; declared: {known}") from None
+            raise EngineError(f"queue {queue!r} is not declared on this engine; declared: {known}") from None
 
     def _queue(self, name: str) -> QueueDir:
         """Return the directories of a queue, declared here or not: a dead letter's home may be undeclared."""

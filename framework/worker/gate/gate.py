@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from framework.engine.ledger import Ledger
-from framework.engine.port import VERBS, Broker
+from framework.engine.port import VERBS, Engine
 from framework.engine.stuck import StuckJobs
 from framework.model.errors import EngineUnavailable, LeaseLost, answer
 from framework.model.events import (
@@ -42,7 +42,7 @@ class Gate:
     A lease that cannot be settled is kept and tried again until the process ends; other jobs go on.
 
     Args:
-        broker: the open engine.
+        engine: the open engine.
         ledger: the ledger of this process, in which each lease has a slot until it is settled.
         weights: weights by name of the queues from which this worker claims.
         emit: takes events.
@@ -63,7 +63,7 @@ class Gate:
 
     def __init__(
         self,
-        broker: Broker,
+        engine: Engine,
         ledger: Ledger,
         weights: Mapping[str, int],
         *,
@@ -74,7 +74,7 @@ class Gate:
         lost_here: Callable[[LeaseLost], str],
         ruin: Callable[[str], None],
     ) -> None:
-        self._broker = broker
+        self._engine = engine
         self._ledger = ledger
         self._turns = Turns(weights)
         self.emit = emit
@@ -83,7 +83,7 @@ class Gate:
         self._doubt = doubt
         self._lost_here = lost_here
         self._ruin = ruin
-        self._stuck = StuckJobs(broker, emit)
+        self._stuck = StuckJobs(engine, emit)
         self._unsettled = UnsettledLeases()
         self._later: deque[Unsettled] = deque()
         self._failing: dict[str, tuple[float, float]] = {}  # by verb: (failing since when, seconds before the next try)
@@ -103,7 +103,7 @@ class Gate:
             self._pause(min(wait, self._retry_at - now))
             return ()
         try:
-            leases = self._broker.claim(self._turns.order, limit=limit, wait=wait)
+            leases = self._engine.claim(self._turns.order, limit=limit, wait=wait)
         except Exception as error:
             known = answer(error)
             self._failed("claim", known)
@@ -112,7 +112,7 @@ class Gate:
             return ()
         self._recovered("claim")
         self._stuck.tell()
-        for queue, count in self._broker.expired().items():
+        for queue, count in self._engine.expired().items():
             self.emit(JobsExpired(queue, count))
         if leases:
             self._claimed(leases, time.monotonic() - now)
@@ -167,7 +167,7 @@ class Gate:
 
     def wake(self) -> None:
         """End the waiting claim, or the next one. Safe in a signal handler."""
-        self._broker.wake()
+        self._engine.wake()
 
     def _pause(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -186,7 +186,7 @@ class Gate:
             self.flush()
             return
         try:
-            self._broker.settle((settlement,))
+            self._engine.settle((settlement,))
         except Exception as error:
             self._in_part([Unsettled(settlement, row)], answer(error))
             return
@@ -260,10 +260,10 @@ class Gate:
     def _give_back(self, leases: Sequence[Lease]) -> None:
         leases = leases[::-1]  # the last released is the first in the queue
         items = [Unsettled(Settlement(lease, _RELEASED)) for lease in leases]
-        self._end(items, lambda: self._broker.release(leases))
+        self._end(items, lambda: self._engine.release(leases))
 
     def _settle(self, items: Sequence[Unsettled]) -> None:
-        self._end(items, lambda: self._broker.settle([item.settlement for item in items]))
+        self._end(items, lambda: self._engine.settle([item.settlement for item in items]))
 
     def _end(self, items: Sequence[Unsettled], call: Callable[[], None]) -> None:
         started = time.monotonic()

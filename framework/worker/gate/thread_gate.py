@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from framework.engine.port import Broker
+from framework.engine.port import Engine
 from framework.model.errors import answer
 from framework.model.events import LeasesLost
 from framework.model.job import Lease, Run
@@ -38,12 +38,12 @@ class ThreadGate(Gate):
             there is no loop, and a waiting claim is ended at the first settlement.
     """
 
-    def __init__(self, broker: Broker, *arguments: Any, **options: Any) -> None:
-        super().__init__(broker, *arguments, **options)
-        self._delay = broker.features.settle_delay
+    def __init__(self, engine: Engine, *arguments: Any, **options: Any) -> None:
+        super().__init__(engine, *arguments, **options)
+        self._delay = engine.features.settle_delay
         self._running: dict[int, Lease] = {}  # by id() of the lease
         self._look_at = math.inf
-        self._thread = EngineThread(broker.wake, self._on_due)
+        self._thread = EngineThread(engine.wake, self._on_due)
         self._retrying = False
         self._durations: deque[float] = deque([0.0], maxlen=16)  # of claims that found jobs
         self.later: Callable[[float, Callable[[], None]], object] | None = None
@@ -155,7 +155,7 @@ class ThreadGate(Gate):
         if not running:
             return
         try:
-            lost = self._broker.lost(running)
+            lost = self._engine.lost(running)
         except Exception as error:  # other calls report that the engine fails
             answer(error)
         else:
