@@ -36,9 +36,8 @@ def start_process(
         return Telemetry(Lines(logs), tracing=LogOnlyTracing(logs))
     try:
         if identity.role == "supervisor":
-            assembling = importlib.import_module("framework.telemetry.sdk.assembling")  # for the children, as `preload`
+            importlib.import_module("framework.telemetry.sdk.assembling")  # for the children, as `preload`
             preload()
-            assembling.detect()
             version()  # read once for all children
             return Telemetry(Lines(logs))
         from framework.telemetry.sdk.assembling import open_telemetry

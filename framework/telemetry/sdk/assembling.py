@@ -15,7 +15,6 @@ from framework.telemetry.ring.rings import Rings
 from framework.telemetry.sdk.bootstrap import Providers, open_providers
 from framework.telemetry.sdk.instrumented import quiet_log_handlers
 from framework.telemetry.sdk.metrics import Metrics
-from framework.telemetry.sdk.resource import detect as detect
 from framework.telemetry.sdk.spans import SpanTracing
 from framework.telemetry.sending import SendSpans
 from framework.telemetry.version import version

@@ -6,14 +6,12 @@ import os
 import socket
 import uuid
 from collections.abc import Mapping
-from functools import lru_cache
 from urllib.parse import unquote
 
 from opentelemetry.sdk.resources import Resource
 
 from framework.telemetry.identity import ProcessIdentity
 
-_TEXT = "OTEL_RESOURCE_ATTRIBUTES"
 _NAMESPACE = uuid.UUID("6f3c1f0e-52d1-5c0f-9a4f-6a1f2f0a6b11")
 
 
@@ -32,17 +30,7 @@ def resource_of(identity: ProcessIdentity, *, pid: int | None = None, host: str 
     # In the SDK, code overrides the variables, so the name is passed only where no variable gives one.
     if not os.environ.get("OTEL_SERVICE_NAME") and not given.get("service.name"):
         attributes["service.name"] = identity.app
-    return detect().merge(Resource(attributes))
-
-
-def detect() -> Resource:
-    """Return what the SDK detects. The supervisor calls this for its children, because it takes half a megabyte."""
-    return _detected(tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("OTEL_"))))
-
-
-@lru_cache(maxsize=1)
-def _detected(environ: tuple[tuple[str, str], ...]) -> Resource:
-    return Resource.create()
+    return Resource.create(attributes)
 
 
 def instance_id(identity: ProcessIdentity, *, host: str | None = None) -> str:
@@ -57,6 +45,6 @@ def instance_id(identity: ProcessIdentity, *, host: str | None = None) -> str:
 
 def environment_attributes(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return OTEL_RESOURCE_ATTRIBUTES as a mapping; malformed parts are left out (the SDK warns of them)."""
-    text = (os.environ if environ is None else environ).get(_TEXT, "")
+    text = (os.environ if environ is None else environ).get("OTEL_RESOURCE_ATTRIBUTES", "")
     pairs = (item.split("=", 1) for item in text.split(",") if "=" in item)
     return {key.strip(): unquote(value.strip()) for key, value in pairs}
