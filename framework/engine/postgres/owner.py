@@ -91,7 +91,7 @@ class LocalLife:
         """End this owner: remove and unlock its file. It counts as dead then."""
         if self._lock is not None:
             self.forget(self.name)
-            flocks.drop(Calls, self._lock)  # type: ignore[arg-type]
+            flocks.drop(Calls(), self._lock)
             self._lock = None
 
     def _path(self, name: str) -> Path:
