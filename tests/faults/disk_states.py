@@ -4,7 +4,8 @@ The model is weaker than any file system that is promised: an fsync of a file ma
 so far, nothing else (ext4 and xfs commit everything before it, btrfs no more than this); an fdatasync, only its data;
 an fsync of a directory, the changes of names in it; syncfs, everything. A rename is atomic, but what is not synced may
 be lost in any combination, as long as changes of one inode, and of one name, come in their order. Data that is not
-synced is there, or not, or torn, or zeros.
+synced is there, or not, or torn, or zeros; where it overwrites data that was synced, it is never zeros, but the old
+data or the new.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-DATA = ("whole", "empty", "half", "zeros")  # what may be there of data that was not synced
+# What may be there of the writes that were not synced: all, none, only the first, the first half of each, zeros.
+DATA = ("whole", "empty", "first", "half", "zeros")
 MOST_STATES = 64  # of one moment; beyond, they are drawn
 
 
@@ -32,13 +34,18 @@ class Inode:
 
     def content(self, synced: int, variant: str) -> bytes:
         """With all writes that were synced, and the others as the variant has it."""
-        data = bytearray()
+        data, durable = bytearray(), 0
         for at, (offset, written) in enumerate(self.writes):
-            if at >= synced:
-                if variant == "empty":
+            if at < synced:
+                durable = offset if written is None else max(durable, offset + len(written))
+            else:
+                if variant == "empty" or (variant == "first" and at > synced):
                     break
-                if written is not None and variant != "whole":
-                    written = written[: len(written) // 2] if variant == "half" else bytes(len(written))
+                if written is not None and variant == "half":
+                    written = written[: len(written) // 2]
+                elif written is not None and variant == "zeros":
+                    old = bytes(data[offset : min(offset + len(written), durable)])
+                    written = old.ljust(len(written), b"\0")
             if written is None:
                 del data[offset:]
             else:

@@ -1,7 +1,7 @@
 """An error at every system call of every operation, before the call works and after it has worked.
 
-EVERY=1, as `make faults` sets it, for each errno at each call. Without it each place in the code that makes a call
-fails once in each operation, with the next errno in turn.
+EVERY=1 for each errno at each call, EVERY=EIO-after for one of them, as `make faults` sets it. Without it each place
+in the code that makes a call fails once in each operation, with the next errno in turn.
 """
 
 from __future__ import annotations
@@ -36,17 +36,21 @@ ERRNOS = (
 # What no system does: the call that failed had worked. Only where an error of a disk can come late.
 AFTER = (errno.EIO,)
 WAYS = (*((number, False) for number in ERRNOS), *((number, True) for number in AFTER))
-EVERY = bool(os.environ.get("EVERY"))
+EVERY = os.environ.get("EVERY", "")
 MOST = 400  # calls of an operation
 REPEATED = ("ack", "ack chosen", "retry", "retry now", "release", "release later", "bury", "bury to letters", "rest")
 
 
-def _name(way: tuple[int, bool] | None) -> str:
+def name_of(way: tuple[int, bool] | None) -> str:
+    """Return a way's name, for EVERY and for pytest."""
     return f"{errno.errorcode[way[0]]}{'-after' * way[1]}" if way else "in turn"
 
 
+CHOSEN = [way for way in WAYS if EVERY in ("1", name_of(way))] or [None]
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize("way", WAYS if EVERY else [None], ids=_name)
+@pytest.mark.parametrize("way", CHOSEN, ids=name_of)
 def test_an_error_at_any_call_loses_nothing(case: Case, way: tuple[int, bool] | None, root: Path) -> None:
     """The caller is told the truth, the lease stays valid, and the same process goes on once the error is over.
 
