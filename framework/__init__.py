@@ -17,13 +17,14 @@ from framework.model.errors import (
 from framework.model.job import Context, Failure, JobId, Logger
 from framework.model.outcome import Discard, JobInterrupted, Reject, RetryLater, Snooze
 from framework.model.retry import RetryPolicy
+from framework.model.schedules import Cron, Every
 from framework.model.slo import Slo
 from framework.runner import connecting as _connecting
 from framework.service import app as _app
 from framework.service import queues as _queues
 from framework.service.app import Slot, WorkerApp
 from framework.service.pools import Pool
-from framework.service.queues import Cron, DeadLetter, Every, Queue
+from framework.service.queues import DeadLetter, Queue
 from framework.service.settings import Settings
 
 _queues.opener = _connecting.process_producer

@@ -20,6 +20,7 @@ from framework.cli.migrate import migrate
 from framework.cli.output import complain, fail
 from framework.cli.queues import queues
 from framework.cli.run import run
+from framework.cli.schedules import schedules
 from framework.model.errors import SettingsError, WorkerError
 from framework.process import stdio
 from framework.service.settings import load_dotenv
@@ -49,6 +50,7 @@ worker.add_command(check)
 worker.add_command(alerts)
 worker.add_command(enqueue)
 worker.add_command(queues)
+worker.add_command(schedules)
 worker.add_command(dead)
 worker.add_command(bad)
 worker.add_command(health)

@@ -75,6 +75,19 @@ NO_JOBS = QueueStats(0, 0, 0, 0, 0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
+class Tick:
+    """The state of a schedule in the store.
+
+    Attributes:
+        last: the latest tick that was handled, in seconds since the epoch.
+        missed: how many ticks so far came too late and got no job.
+    """
+
+    last: float
+    missed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Rescued:
     """An abandoned lease: its owner is dead.
 
@@ -245,6 +258,22 @@ class Engine(Protocol):
         """Take the role of this name, and return whether this process has it.
 
         One process has it among all that share the store, until that process closes or dies.
+        """
+
+    def ticks(self, queue: str, keys: Sequence[str]) -> tuple[float, Mapping[str, Tick]]:
+        """Return the store's time, in seconds since the epoch, and the states of these schedules of a queue.
+
+        A schedule that no process has fired yet is left out. A job that a killed process was about to store is stored.
+        """
+
+    def fire(
+        self, queue: str, key: str, last: float | None, tick: float, job: Job | None = None, *, missed: int = 0
+    ) -> bool:
+        """Set the latest tick of a schedule, and store the job of that tick, in one step that no crash divides.
+
+        Return False: its latest tick is not `last`, because another process was faster; nothing has changed. None as
+        `last` stands for a schedule without a tick, and None as the job for a tick without one; `missed` is added.
+        Raises QueueFull: nothing has changed. After any other error `ticks` tells whether the tick was handled.
         """
 
     def stats(self, queue: str) -> QueueStats:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from framework.engine.port import Engine
 from framework.engine.stuck import StuckJobs
 from framework.maintenance.abandoned import AbandonedLeases
 from framework.maintenance.observing import Observation
+from framework.maintenance.schedules import Plan, Schedules
 from framework.model.errors import answer
 from framework.model.events import EngineFailed, EngineRecovered, Event, JobsExpired, SupervisorNote
 from framework.process.headless import LOOK_EVERY, Leftovers, OtherTrees
@@ -34,7 +35,7 @@ class Maintenance:
         supervisor: pid of the parent; a different getppid() means that the supervisor is dead.
         poke: descriptor that becomes readable when a process of the tree has died.
         abandoned: settles the leases of dead owners.
-        queues: names of all queues that the app knows.
+        queues: names of all queues that the app knows. plans: their schedules.
         leads: returns whether this process observes depth and age for all services that share the engine.
         drain: seconds for the drain of a tree whose supervisor is dead.
         others: the other trees on the store.
@@ -50,6 +51,7 @@ class Maintenance:
         engine: Engine,
         abandoned: AbandonedLeases,
         queues: Iterable[str],
+        plans: Sequence[Plan],
         emit: Callable[[Event], None],
         leads: Callable[[], bool],
         drain: float | None,
@@ -69,11 +71,12 @@ class Maintenance:
         self._asked_to_leave = False
         self._rescue_at = 0.0
         self._observe_at = 0.0
-        self._look_at = self._sweep_at = 0.0
+        self._look_at = self._sweep_at = self._fire_at = 0.0
         self._failing_since: dict[str, float] = {}
         self._leading = False
         self._stuck = StuckJobs(engine, emit)
         self._observation = Observation(engine, emit)
+        self._schedules = Schedules(engine, plans, emit)
         self.engine_ok = True
         self.turned_at = time.monotonic()
 
@@ -114,6 +117,8 @@ class Maintenance:
         for queue, count in self._engine.expired().items():
             self._emit(JobsExpired(queue, count))
         self._stuck.tell()
+        if now >= self._fire_at:
+            self._fire_at = now + self._try("firing schedules", self._schedules.step)
         if now >= self._look_at:
             self._look_at = now + LOOK_EVERY
             self._end_headless()
@@ -126,7 +131,7 @@ class Maintenance:
             self._observe_at = now + (self._observe() if self._leading else OBSERVE_EVERY)
         if self.engine_ok:
             self._board.engine_worked(self._index, time.monotonic_ns())
-        return maintained if rescued else 0.0
+        return min(maintained, max(0.0, self._fire_at - time.monotonic())) if rescued else 0.0
 
     def _observe(self) -> float:
         """Observe all queues. Return the seconds until the next observation."""

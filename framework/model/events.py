@@ -195,6 +195,34 @@ class JobsExpired(Event):
 
 
 @frozen
+class ScheduleFired(Event):
+    """A tick of a schedule was handled.
+
+    Attributes:
+        tick: the planned moment, in seconds since the epoch. late: seconds from then until it was handled.
+        job_id: the id of its job; empty: it came too late for one.
+        missed: number of ticks until this one that got no job.
+    """
+
+    queue: str
+    key: str
+    tick: float
+    job_id: str
+    missed: int
+    late: float
+
+
+@frozen
+class ScheduleRefused(Event):
+    """The job of a tick does not fit into its full queue; the tick is tried again."""
+
+    queue: str
+    key: str
+    tick: float
+    error: str
+
+
+@frozen
 class QueueObserved(Event):
     """The counts of a queue; None: the engine cannot know."""
 

@@ -29,6 +29,7 @@ from framework.runner.crews import Crew
 from framework.runner.leaving import WITHIN, exit_after, forget_parent, run_hooks
 from framework.runner.place import Place, own_engine, own_ledger
 from framework.service.app import Handler, WorkerApp
+from framework.service.plans import plans_of
 from framework.service.producer import Producer
 from framework.telemetry import ProcessIdentity, Role, Telemetry, start
 from framework.worker import AsyncWorker, LeaveSignal, SyncWorker, ThreadWorker, WorkerCore, descriptors, stacks
@@ -159,6 +160,7 @@ def _maintenance(
         engine=engine,
         abandoned=abandoned,
         queues=place.options,
+        plans=plans_of(place.app.worker_queues.values(), place.options),
         emit=bus.emit,
         leads=lambda: engine.lead(place.app.__name__),
         drain=place.settings.drain_seconds,

@@ -12,6 +12,7 @@ from framework.runner.construct import try_constructor
 from framework.runner.patched import refuse_patched
 from framework.service.app import WorkerApp, as_declared, check_concurrency, declared_dead_letters
 from framework.service.codec import codec_for
+from framework.service.plans import plans_of
 from framework.service.pools import Pool
 from framework.service.queues import Queue
 from framework.service.settings import Settings, check_names, unknown_variables
@@ -41,6 +42,7 @@ def resolve(app: type[WorkerApp], settings: Settings) -> dict[str, QueueOptions]
         target = queue.dead_letter
         if target is not None and target.name not in options:
             options[target.name] = as_declared(app, settings.options(target), is_dead_letter=True)
+    plans_of(app.worker_queues.values(), options)
     return options
 
 
@@ -73,12 +75,6 @@ def remarks(app: type[WorkerApp], options: Mapping[str, QueueOptions]) -> list[s
         f"{pool.place}: pool {pool.name!r} serves nothing: no queue with a handler here has pool={pool.attribute}"
         for pool in app.worker_pools.values()
         if all(handler.queue.pool is not pool for handler in app.worker_handlers.values())
-    ]
-    warnings += [
-        f"{queue.place}: {app.__name__}.{queue.attribute} declares schedules: this release keeps their place, "
-        "but does not run them"
-        for queue in app.worker_queues.values()
-        if queue.schedules
     ]
     idle = [handler.queue for handler in app.worker_handlers.values() if not options[handler.queue.name].workers]
     whose = {queue.pool or queue: None for queue in idle}  # each pool once, however many queues it serves

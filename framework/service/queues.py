@@ -20,6 +20,7 @@ from framework.model.options import check_name as check_name
 from framework.model.options import in_pool, parse_size
 from framework.model.places import caller_place
 from framework.model.retry import RetryPolicy, Seconds, seconds
+from framework.model.schedules import Cron, Every, named
 from framework.model.slo import Slo
 from framework.service.pools import Pool
 
@@ -49,28 +50,6 @@ class DeadLetter:
     payload: Any
     reason: Reason
     attempts: Sequence[Failure]
-
-
-@dataclass(frozen=True)
-class Cron(Generic[P]):
-    """A schedule by cron expression. Schedules come with a later release; `worker check` says so."""
-
-    expression: str
-    payload: P
-    timezone: str = "UTC"
-
-    def __init__(self, expression: str, payload: P, *, timezone: str = "UTC") -> None:
-        object.__setattr__(self, "expression", expression)
-        object.__setattr__(self, "payload", payload)
-        object.__setattr__(self, "timezone", timezone)
-
-
-@dataclass(frozen=True)
-class Every(Generic[P]):
-    """A schedule by period. Schedules come with a later release; `worker check` says so."""
-
-    period: Seconds
-    payload: P
 
 
 def _name_of(dead_letter: object) -> str | None:
@@ -160,7 +139,7 @@ class Queue(Generic[P]):
             letter is deleted, counted from when it was handled, or from its arrival if no service has a handler.
         max_length: ready and delayed jobs together; retry, release and replay are never refused.
         max_payload_bytes: largest size of the payload as JSON.
-        schedules: without effect so far; a later release runs them.
+        schedules: jobs that the framework enqueues at planned moments: `Cron` and `Every`.
         max_jobs_per_process: a process is replaced after so many jobs.
         max_memory: a process is replaced above so much resident memory, for instance `512MiB`.
         slo: how long jobs may wait; `worker alerts` makes alerts from it.
@@ -215,6 +194,7 @@ class Queue(Generic[P]):
                 slo=slo,
             )
             self.options = options if pool is None else in_pool(options, pool.options)
+            named(self.schedules)
         except (ValueError, TypeError) as error:
             raise DeclarationError(f"{self.place}: {error}") from None
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from framework.engine import url_options as options
 from framework.engine.memory.store import MemoryStore, Row, Shelf, UnknownQueue
-from framework.engine.port import NO_JOBS, Features, JobView, QueueStats, Rescued, State
+from framework.engine.port import NO_JOBS, Features, JobView, QueueStats, Rescued, State, Tick
 from framework.model.errors import EnqueueFailed, LeaseLost, PayloadTooLarge, QueueFull, SettingsError
 from framework.model.job import Job, JobId, Lease
 from framework.model.options import QueueSpec
@@ -255,6 +255,26 @@ class MemoryEngine:
         """Return whether this owner has a role; the first living owner that asks gets it."""
         with self.store.lock:
             return self.store.lead(name, self.incarnation)
+
+    def ticks(self, queue: str, keys: Sequence[str]) -> tuple[float, Mapping[str, Tick]]:
+        """Return the clock's time and the states of schedules."""
+        with self.store.lock:
+            found = {key: self.store.ticks.get((queue, key)) for key in keys}
+        return self._clock(), {key: tick for key, tick in found.items() if tick is not None}
+
+    def fire(
+        self, queue: str, key: str, last: float | None, tick: float, job: Job | None = None, *, missed: int = 0
+    ) -> bool:
+        """Set the latest tick under the store's lock, after the job was accepted."""
+        with self.store.lock:
+            known = self.store.ticks.get((queue, key))
+            if (None if known is None else known.last) != last:
+                return False
+            if job is not None:
+                self._enqueue_one(job, ())
+                self.store.ring()
+            self.store.ticks[queue, key] = Tick(tick, missed + (known.missed if known else 0))
+        return True
 
     def stats(self, queue: str) -> QueueStats:
         """Return the current counts of a queue."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from queue import SimpleQueue
 
-from framework.engine.port import JobView, State
+from framework.engine.port import JobView, State, Tick
 from framework.model.errors import EngineError
 from framework.model.job import Failure, Job
 from framework.model.options import QueueOptions, QueueSpec
@@ -135,6 +135,7 @@ class MemoryStore:
         self._serials = count(1)
         self.expired: Counter[str] = Counter()
         self._leaders: dict[str, str] = {}  # role -> incarnation
+        self.ticks: dict[tuple[str, str], Tick] = {}  # queue and key of a schedule
         self._handlers: dict[str, set[str]] = {}  # dead-letter queue -> services that handle it
 
     def kill(self, incarnation: str) -> None:

@@ -12,14 +12,15 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from framework.engine import url_options as options
-from framework.engine.port import NO_JOBS, Features, JobView, QueueStats, Rescued, State
+from framework.engine.port import NO_JOBS, Features, JobView, QueueStats, Rescued, State, Tick
 from framework.engine.spool.disk import flocks
 from framework.engine.spool.disk.calls import Calls
+from framework.engine.spool.enqueue.ids import IdBusy
 from framework.engine.spool.store import Spool
 from framework.engine.spool.upkeep.browse import Sight
 from framework.engine.spool.upkeep.counts import Counts
 from framework.engine.spool.upkeep.rescue import Orphan
-from framework.model.errors import EngineError, EnqueueFailed, SettingsError
+from framework.model.errors import EngineError, EngineUnavailable, EnqueueFailed, SettingsError
 from framework.model.job import Failure, Job, JobId, Lease
 from framework.model.options import QueueSpec
 from framework.model.outcome import Kind, Outcome, Settlement
@@ -196,6 +197,27 @@ class SpoolEngine:
         """Take a role by locking its file beside the queues; return whether this process has it."""
         role = self._roles.setdefault(name, FileLock(self.root / f"leader.{quote(name, safe='')}.lock"))
         return role.take()
+
+    def ticks(self, queue: str, keys: Sequence[str]) -> tuple[float, Mapping[str, Tick]]:
+        """Read the schedules' files; move the job of a tick that a dead process has left."""
+        try:
+            return self._spool.now()[1], self._spool.parts(queue).ticks.states(keys)
+        except (OSError, IdBusy) as error:
+            raise self._unready(queue, error) from error
+
+    def fire(
+        self, queue: str, key: str, last: float | None, tick: float, job: Job | None = None, *, missed: int = 0
+    ) -> bool:
+        """Replace the schedule's file, which names the job's file, by a rename; then move the job."""
+        try:
+            return self._spool.parts(queue).ticks.fire(key, last, tick, job, missed)
+        except (OSError, IdBusy) as error:
+            raise self._unready(queue, error) from error
+
+    def _unready(self, queue: str, error: OSError | IdBusy) -> EngineUnavailable:
+        if isinstance(error, OSError):
+            return self._spool.unavailable(f"the schedules of {queue!r}", error)
+        return EngineUnavailable(f"the lock of {error} was held for too long")
 
     def stats(self, queue: str) -> QueueStats:
         """Count the jobs now; directories that have not changed are not listed again."""

@@ -17,6 +17,7 @@ from framework.engine.spool.disk.clock import Clock, boot_id
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.enqueue.enqueue import Enqueue
+from framework.engine.spool.enqueue.ticks import Ticks
 from framework.engine.spool.segments.open import Segments
 from framework.engine.spool.upkeep.counts import Counts
 from framework.engine.spool.upkeep.maintain import Maintain
@@ -43,6 +44,7 @@ class Parts:
         self.listing = Listing(disk, queue, clock, setbacks=self.setbacks)
         self.counts = Counts(disk, queue, setbacks=self.setbacks)
         self.enqueue = Enqueue(disk, queue, clock, ring=self.notifier.ring)
+        self.ticks = Ticks(disk, queue, clock, ring=self.notifier.ring)
         self.promote = Promote(disk, queue, clock, ring=self.notifier.ring, setbacks=self.setbacks)
         self.rescue = Rescue(disk, queue, reader, self.setbacks, self.segments)
         kept = self.setbacks, counts, self.segments

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from framework.model import events as e
@@ -133,8 +134,21 @@ class Lines:
             case _:
                 self._process(event)
 
+    def _schedule(self, event: e.ScheduleFired | e.ScheduleRefused) -> None:
+        tick = datetime.fromtimestamp(event.tick, UTC).isoformat()
+        keys: dict[str, Any] = {"queue": event.queue, "schedule": event.key, "tick": tick}
+        if isinstance(event, e.ScheduleRefused):
+            self._say("warning", "schedule_refused", **keys, error=event.error)
+        elif event.missed:
+            keys |= {"job_id": event.job_id, "missed": event.missed, "late": round(event.late, 3)}
+            self._say("warning", "schedule_missed", **keys)
+        else:
+            self._say("debug", "schedule_fired", **keys, job_id=event.job_id, late=round(event.late, 3))
+
     def _process(self, event: e.Event) -> None:
         match event:
+            case e.ScheduleFired() | e.ScheduleRefused():
+                self._schedule(event)
             case e.ProcessStarted():
                 self._say("debug", "process_started", slot=event.process, pid=event.pid)
             case e.ProcessBecameReady():

@@ -1,7 +1,7 @@
 """The directories of a root and of its queues. They are made durably, and refused when they are unsafe.
 
-`<root>/<queue>/` holds tmp, ready/<bucket>, segments, claimed/<wid>, delayed/<minute>, dead, bad, ids/<xx>, depth,
-`doorbell` (the notifier), and the marker `segmented.2`.
+`<root>/<queue>/` holds tmp, ready/<bucket>, segments, claimed/<wid>, delayed/<minute>, dead, bad, ids/<xx>, schedules,
+depth, `doorbell` (the notifier), and the marker `segmented.2`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,72 @@
+"""Plans: the schedules of a service's queues, with their payloads encoded, as the maintenance process fires them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from framework.model.errors import DeclarationError, InvalidPayload
+from framework.model.extras import Extras
+from framework.model.job import Job
+from framework.model.options import QueueOptions
+from framework.model.schedules import Cron, Every, named
+from framework.service.codec import codec_for
+from framework.service.newjob import new_headers, new_ids
+from framework.service.queues import DeadLetter, Queue
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A schedule of a queue.
+
+    Attributes:
+        options: the queue's, after settings.
+        key: identity of the schedule within the queue.
+        payload: encoded.
+        extras: what the records of its jobs have in common.
+    """
+
+    options: QueueOptions
+    key: str
+    schedule: Cron[Any] | Every[Any]
+    payload: bytes
+    extras: Extras
+
+    @property
+    def queue(self) -> str:
+        """Return the queue's name."""
+        return self.options.name
+
+    def job(self, tick: float, now: float) -> Job:
+        """Return the job of a tick."""
+        job_id, uid = new_ids()
+        return Job(
+            id=job_id, uid=uid, queue=self.queue, payload=self.payload, headers=new_headers(), enqueued_at=now,
+            ttl=self.options.ttl, scheduled_for=tick, extras=self.extras,
+        )  # fmt: skip
+
+
+def plans_of(queues: Iterable[Queue[Any]], options: Mapping[str, QueueOptions]) -> list[Plan]:
+    """Return the plans of these queues. Raises DeclarationError: a payload does not fit its queue."""
+    found: list[Plan] = []
+    for queue in queues:
+        if not queue.schedules:
+            continue
+        if queue.payload_type is DeadLetter:
+            raise DeclarationError(f"{queue.place}: dead-letter queue {queue.name!r} cannot have schedules")
+        given = options[queue.name]
+        codec = codec_for(queue.payload_type, queue=queue.name, full_errors=given.full_errors)
+        extras = Extras(fingerprint=codec.fingerprint)
+        for one in named(queue.schedules):
+            try:
+                data = codec.encode(one.schedule.payload)
+            except InvalidPayload as error:
+                raise DeclarationError(f"{queue.place}: schedule {one.key!r}: {error}") from None
+            if len(data) > given.max_payload_bytes:
+                raise DeclarationError(
+                    f"{queue.place}: schedule {one.key!r}: its payload has {len(data):,} bytes, max_payload_bytes is "
+                    f"{given.max_payload_bytes:,}"
+                )
+            found.append(Plan(given, one.key, one.schedule, data, extras))
+    return found
