@@ -27,11 +27,11 @@ from framework.service.settings import Settings
 from tests.faults import report as reports
 from tests.faults import soak_checks
 from tests.faults.arrivals import Arrivals
-from tests.faults.grove import PROJECT, Grove, Tree, wait_until
 from tests.faults.killer import Killer, life_of
-from tests.faults.ledger import CONCURRENCY
 from tests.faults.report import Report
 from tests.faults.service import Soak
+from tests.support.cluster import PROJECT, Grove, Tree, wait_until
+from tests.support.ledger import CONCURRENCY
 
 SETTINGS = {
     "WORKER_LOG_LEVEL": "info",

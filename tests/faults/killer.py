@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from framework.process.scoreboard import Scoreboard, SlotState, process_start
-from tests.faults.grove import Grove, Tree, send
+from tests.support.cluster import Grove, Tree, send
 
 DISTURBED = 1.0  # seconds after a blow to maintenance or supervisor in which a rescue may take longer
 

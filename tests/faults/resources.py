@@ -24,9 +24,9 @@ from framework.model.errors import EngineError, EnqueueError
 from framework.runner.connecting import open_producer
 from framework.service.settings import Settings
 from tests.process.torture import Task, Torture
-from tests.process.tree import Tree
-from tests.settling import ack
 from tests.spool.world import JOBS, LETTERS, broker, claim, ids, job, one
+from tests.support.settling import ack
+from tests.support.tree import Tree
 
 from .report import Report, print_and_exit
 

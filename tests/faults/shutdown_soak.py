@@ -22,14 +22,14 @@ from typing import Any
 from framework.runner.connecting import open_producer
 from framework.service.queues import Queue
 from framework.service.settings import Settings
-from tests.faults import ledger as ledgers
 from tests.faults import report as reports
-from tests.faults.collectors import MANNERS, BadCollector, Manner
-from tests.faults.grove import Grove, wait_until
 from tests.faults.kill_soak import browse
-from tests.faults.ledger import Ledger
 from tests.faults.report import Report
 from tests.faults.service import Act, Soak, Task
+from tests.support import ledger as ledgers
+from tests.support.bad_collector import MANNERS, BadCollector, Manner
+from tests.support.cluster import Grove, wait_until
+from tests.support.ledger import Ledger
 
 DRAIN = 3.0
 SETTINGS = {

@@ -6,12 +6,12 @@ import statistics
 from collections import Counter, defaultdict
 from typing import Any
 
-from tests.faults import ledger as ledgers
 from tests.faults.arrivals import Arrivals
-from tests.faults.grove import Facts, Grove
 from tests.faults.killer import Killer
-from tests.faults.ledger import Ledger, Run
 from tests.faults.report import Report
+from tests.support import ledger as ledgers
+from tests.support.cluster import Facts, Grove
+from tests.support.ledger import Ledger, Run
 
 # A span that a rescuer has handed to the SDK leaves with the next batch; when the rescuer is killed before, it is gone.
 # Such spans are counted on their own: the SDK cannot do better, a buffer that outlives its process can.

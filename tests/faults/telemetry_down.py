@@ -24,11 +24,11 @@ from typing import Literal
 from framework.runner.connecting import open_producer
 from framework.service.settings import Settings
 from tests.faults import report as reports
-from tests.faults.collectors import BadCollector
-from tests.faults.grove import Grove, Tree, wait_until
 from tests.faults.report import Report
 from tests.faults.service import Soak, Task
-from tests.telemetry.receiver import Receiver
+from tests.support.bad_collector import BadCollector
+from tests.support.cluster import Grove, Tree, wait_until
+from tests.support.receiver import Receiver
 
 How = Literal["live", "refused", "silent", "unavailable"]
 HOWS: tuple[How, ...] = ("live", "refused", "silent", "unavailable")

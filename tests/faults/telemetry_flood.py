@@ -16,8 +16,8 @@ from pathlib import Path
 from framework import Queue, WorkerApp
 from tests.faults import report as reports
 from tests.faults.report import Report
-from tests.process.tree import Tree, unfinished
-from tests.telemetry.receiver import Receiver
+from tests.support.receiver import Receiver
+from tests.support.tree import Tree, unfinished
 
 MODULE = "tests.faults.telemetry_flood:Flood"
 PATIENCE = 600.0  # seconds

@@ -23,8 +23,8 @@ from framework.process.scoreboard import READY, SlotState
 from tests.faults import report as reports
 from tests.faults.report import Report
 from tests.faults.told_service import Told
-from tests.process.tree import Tree, kill, unfinished
-from tests.telemetry.receiver import Receiver
+from tests.support.receiver import Receiver
+from tests.support.tree import Tree, kill, unfinished
 
 MODULE = "tests.faults.told_service:Told"
 SHORT, LONG = 2_000, 50_000  # jobs of a run

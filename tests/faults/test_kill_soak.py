@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.grove import Grove, wait_until
 from tests.faults.kill_soak import SETTINGS, Plan, Producers, calm_down, soak
 from tests.faults.killer import Killer
 from tests.faults.report import Report
+from tests.support.cluster import Grove, wait_until
 
 
 @pytest.mark.timeout(180)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.faults import ledger as ledgers
-from tests.faults.grove import Facts
 from tests.faults.soak_checks import died_with_its_rescuer
+from tests.support import ledger as ledgers
+from tests.support.cluster import Facts
 
 
 def written(place: Path, *lines: str) -> ledgers.Ledger:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.tree import Tree
+from tests.support.tree import Tree
 
 # Whoever returns from `fork` is a supervisor, and says so in the witness.
 SUPERVISOR = """

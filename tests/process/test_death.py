@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 from tests.process.torture import Task, Torture
-from tests.process.tree import Tree, alive
+from tests.support.tree import Tree, alive
 
 
 def test_a_killed_worker_is_replaced_and_its_job_is_charged(tree: Tree) -> None:

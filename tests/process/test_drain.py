@@ -7,8 +7,8 @@ import signal
 import time
 
 from tests.process.torture import Task, Torture
-from tests.process.tree import Tree, alive
-from tests.telemetry.receiver import Receiver
+from tests.support.receiver import Receiver
+from tests.support.tree import Tree, alive
 
 
 def drained(tree: Tree, within: float) -> int:

@@ -18,7 +18,7 @@ from tests.process.test_drain import (
     test_a_running_job_finishes_and_what_has_not_started_stays,
     test_handlers_are_interrupted_before_the_deadline_and_their_jobs_go_back_uncharged,
 )
-from tests.process.tree import Tree, trees
+from tests.support.tree import Tree, trees
 
 __all__ = [
     "test_a_killed_worker_is_replaced_and_its_job_is_charged",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.process.tree import Tree
+from tests.support.tree import Tree
 
 WRONG_LIFESPAN = """
 from contextlib import asynccontextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.process.forking import Forking
-from tests.process.tree import Tree, alive
+from tests.support.tree import Tree, alive
 
 PLACES = {
     "constructor", "lifespan", "alifespan", "task", "callback", "on_failure-sync-error", "on_failure-many-error",

@@ -6,7 +6,7 @@ import os
 import signal
 
 from tests.process.torture import Task, Torture
-from tests.process.tree import Tree, alive
+from tests.support.tree import Tree, alive
 
 
 def children(tree: Tree) -> list[int]:

@@ -14,7 +14,7 @@ import pytest
 from framework.runner.connecting import open_producer
 from framework.service.settings import Settings
 from tests.process.torture import Task, Torture
-from tests.process.tree import Tree
+from tests.support.tree import Tree
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.process.instrumented import Calls
-from tests.process.tree import Tree, alive
-from tests.telemetry.receiver import Receiver
+from tests.support.receiver import Receiver
+from tests.support.tree import Tree, alive
 
 INSTRUMENT = Path(sys.executable).with_name("opentelemetry-instrument")
 MODULE = "tests.process.instrumented"

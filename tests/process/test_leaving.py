@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.process.selfish import Hooks, Leftovers
-from tests.process.tree import Tree
+from tests.support.tree import Tree
 
 
 def start(tree: Tree, app: str, **environ: str) -> None:

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 from tests.process.torture import Task, Torture
-from tests.process.tree import Tree, alive
+from tests.support.tree import Tree, alive
 
 
 def test_jobs_run_and_sigterm_ends_everything_with_zero(tree: Tree) -> None:

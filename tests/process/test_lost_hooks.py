@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.process.hooked import Async, Constructed, Crowd, Hooked
-from tests.process.tree import Tree, alive, kill, unfinished
-from tests.telemetry.receiver import Receiver
+from tests.support.receiver import Receiver
+from tests.support.tree import Tree, alive, kill, unfinished
 from tests.unit.test_probes import free_port
 
 LONG = 120.0  # seconds, on a machine that is busy with other tests

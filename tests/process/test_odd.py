@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.process import odd
-from tests.process.tree import Tree
+from tests.support.tree import Tree
 
 
 def start(tree: Tree, app: str, *arguments: str, ready: bool = True, **environ: str) -> None:

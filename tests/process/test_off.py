@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from tests.process.counted import Counted
-from tests.process.tree import Tree
+from tests.support.tree import Tree
 from tests.telemetry.helpers import run
 
 

@@ -12,7 +12,7 @@ import pytest
 from framework.process.scoreboard import HOOKS
 from tests.process.pooled import Async, Pooled, Sync
 from tests.process.torture import Task
-from tests.process.tree import Tree
+from tests.support.tree import Tree
 
 brief, long, once, alone = Pooled.brief, Pooled.long, Pooled.once, Pooled.alone
 

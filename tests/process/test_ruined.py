@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.process.spoiler import Spoiler, Task
-from tests.process.tree import Tree, unfinished
+from tests.support.tree import Tree, unfinished
 
 MODULE = "tests.process.spoiler"
 INNOCENT = 12

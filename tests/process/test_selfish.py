@@ -8,8 +8,8 @@ import pytest
 
 from tests.process import selfish
 from tests.process.selfish import Neighbours
-from tests.process.tree import Tree
-from tests.telemetry.receiver import Receiver
+from tests.support.receiver import Receiver
+from tests.support.tree import Tree
 
 CULPRITS = [
     "gather", "zero", "group", "callback", "unheard", "thread", "cancels_all", "cancels_others", "cancels_in_thread",

@@ -16,8 +16,8 @@ import pytest
 from framework.engine.port import JobView
 from tests.process.held import Held
 from tests.process.torture import Act, Task
-from tests.process.tree import Tree
-from tests.telemetry.receiver import Receiver
+from tests.support.receiver import Receiver
+from tests.support.tree import Tree
 
 Way = Literal["rings", "sdk", "off"]
 WAYS: tuple[Way, ...] = ("rings", "sdk", "off")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.process.spoiler import Spoiler, Task
-from tests.process.tree import Tree
+from tests.support.tree import Tree
 
 MODULE = "tests.process.spoiler"
 LEAST = {"WORKER_DRAIN": "2"}

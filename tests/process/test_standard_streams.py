@@ -18,8 +18,8 @@ import pytest
 
 from tests.process import odd
 from tests.process.torture import Task, Torture
-from tests.process.tree import Tree
-from tests.readable import readable
+from tests.support.readable import readable
+from tests.support.tree import Tree
 
 
 def through(tree: Tree, redirections: str) -> str:

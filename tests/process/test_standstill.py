@@ -14,7 +14,7 @@ from shutil import which
 import pytest
 
 from tests.process.torture import Task, Torture
-from tests.process.tree import Tree
+from tests.support.tree import Tree
 
 FREEZER = Path("/sys/fs/cgroup/freezer")
 

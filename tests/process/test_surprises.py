@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from tests.process.threads import Task, Threads
-from tests.process.tree import Tree
+from tests.support.tree import Tree
 
 jobs = Threads.jobs
 

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from tests.process.torture import Task, Torture
-from tests.process.tree import Tree
+from tests.support.tree import Tree
 
 
 def test_a_sync_handler_is_interrupted_at_its_soft_timeout_and_retried(tree: Tree) -> None:

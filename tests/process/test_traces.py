@@ -8,8 +8,8 @@ from collections import Counter
 
 from framework.model.job import span_id_of
 from tests.process.torture import Task, Torture
-from tests.process.tree import Tree, alive
-from tests.telemetry.receiver import Receiver
+from tests.support.receiver import Receiver
+from tests.support.tree import Tree, alive
 
 
 def traced(receiver: Receiver) -> dict[str, str]:

@@ -28,8 +28,8 @@ from framework.model.errors import EnqueueFailed
 from framework.model.job import Job
 from framework.model.options import QueueOptions
 from tests.process.torture import Task, Torture
-from tests.process.tree import Tree, trees
-from tests.settling import ack, bury, rest, retry
+from tests.support.settling import ack, bury, rest, retry
+from tests.support.tree import Tree, trees
 
 from . import poison, world
 from .world import broker, claim, failure, ids, job, one

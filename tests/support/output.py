@@ -9,7 +9,7 @@ import subprocess
 import threading
 from typing import Any
 
-from tests.warm import Running
+from tests.support.warm import Running
 
 
 class Output:

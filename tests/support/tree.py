@@ -20,9 +20,9 @@ from framework.runner.connecting import open_producer
 from framework.runner.resolving import resolve
 from framework.service.queues import Queue
 from framework.service.settings import Settings
-from tests.process.output import Output
 from tests.process.torture import Torture
-from tests.warm import WORKER, Running, can_be_warm, run, warm
+from tests.support.output import Output
+from tests.support.warm import WORKER, Running, can_be_warm, run, warm
 
 PATIENCE = 60.0
 HERE = Path(__file__).parents[2]
