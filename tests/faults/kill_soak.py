@@ -29,9 +29,9 @@ from tests.faults import soak_checks
 from tests.faults.arrivals import Arrivals
 from tests.faults.killer import Killer, life_of
 from tests.faults.report import Report
-from tests.faults.service import Soak
 from tests.support.cluster import PROJECT, Grove, Tree, wait_until
 from tests.support.ledger import CONCURRENCY
+from tests.support.services.soak import Soak
 
 SETTINGS = {
     "WORKER_LOG_LEVEL": "info",
@@ -120,7 +120,7 @@ def soak(plan: Plan, place: Path | None = None) -> Report:
         receiver = stack.enter_context(Arrivals())
         home = place or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kill-soak-")))
         endpoint = receiver.env(fast=False)
-        grove = Grove(home, "tests.faults.service", **SETTINGS, **endpoint)
+        grove = Grove(home, "tests.support.services.soak", **SETTINGS, **endpoint)
         stack.callback(grove.close)
         producers = Producers(grove, plan.producers, choices)
         stack.callback(producers.stop)

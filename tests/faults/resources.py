@@ -23,8 +23,8 @@ from framework.engine.spool.engine import SpoolEngine
 from framework.model.errors import EngineError, EnqueueError
 from framework.runner.connecting import open_producer
 from framework.service.settings import Settings
-from tests.process.torture import Task, Torture
 from tests.spool.world import JOBS, LETTERS, broker, claim, ids, job, one
+from tests.support.services.torture import Task, Torture
 from tests.support.settling import ack
 from tests.support.tree import Tree
 

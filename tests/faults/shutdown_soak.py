@@ -25,11 +25,11 @@ from framework.service.settings import Settings
 from tests.faults import report as reports
 from tests.faults.kill_soak import browse
 from tests.faults.report import Report
-from tests.faults.service import Act, Soak, Task
 from tests.support import ledger as ledgers
 from tests.support.bad_collector import MANNERS, BadCollector, Manner
 from tests.support.cluster import Grove, wait_until
 from tests.support.ledger import Ledger
+from tests.support.services.soak import Act, Soak, Task
 
 DRAIN = 3.0
 SETTINGS = {
@@ -87,7 +87,7 @@ def draw(choices: random.Random) -> Round:
 def play(round_: Round, late: float) -> Round:
     """Plays it and notes what it broke."""
     with tempfile.TemporaryDirectory(prefix="shutdown-soak-") as place, BadCollector(round_.manner) as collector:
-        grove = Grove(Path(place), "tests.faults.service", **SETTINGS, **collector.env())
+        grove = Grove(Path(place), "tests.support.services.soak", **SETTINGS, **collector.env())
         try:
             fill(grove, round_)
             tree = grove.plant()

@@ -25,10 +25,10 @@ from framework.runner.connecting import open_producer
 from framework.service.settings import Settings
 from tests.faults import report as reports
 from tests.faults.report import Report
-from tests.faults.service import Soak, Task
 from tests.support.bad_collector import BadCollector
 from tests.support.cluster import Grove, Tree, wait_until
 from tests.support.receiver import Receiver
+from tests.support.services.soak import Soak, Task
 
 How = Literal["live", "refused", "silent", "unavailable"]
 HOWS: tuple[How, ...] = ("live", "refused", "silent", "unavailable")
@@ -75,7 +75,7 @@ def measure(how: How, jobs: int) -> Cost:
         outage = stack.enter_context(ExitStack())
         outage.enter_context(collector)
         endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.port}"}
-        grove = Grove(place, "tests.faults.service", "--queue", "sync", **SETTINGS, **endpoint)
+        grove = Grove(place, "tests.support.services.soak", "--queue", "sync", **SETTINGS, **endpoint)
         stack.callback(grove.close)
         tree = grove.plant()
         assert wait_until(lambda: grove.ready(tree), 30), tree.text()

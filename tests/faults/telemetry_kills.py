@@ -22,11 +22,11 @@ from pathlib import Path
 from framework.process.scoreboard import READY, SlotState
 from tests.faults import report as reports
 from tests.faults.report import Report
-from tests.faults.told_service import Told
 from tests.support.receiver import Receiver
+from tests.support.services.told import Told
 from tests.support.tree import Tree, kill, unfinished
 
-MODULE = "tests.faults.told_service:Told"
+MODULE = "tests.support.services.told:Told"
 SHORT, LONG = 2_000, 50_000  # jobs of a run
 
 

@@ -23,7 +23,7 @@ def test_random_kills_lose_nothing_and_leave_nothing_behind(tmp_path: Path) -> N
 
 def test_a_last_blow_that_kills_a_supervisor_is_no_broken_promise(tmp_path: Path) -> None:
     report = Report("kill_soak")
-    grove = Grove(tmp_path, "tests.faults.service", **SETTINGS, OTEL_SDK_DISABLED="true")
+    grove = Grove(tmp_path, "tests.support.services.soak", **SETTINGS, OTEL_SDK_DISABLED="true")
     killer = Killer(grove, list, random.Random(1))
     try:
         tree = grove.plant()

@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from tests.process.torture import Task, Torture
+from tests.support.services.torture import Task, Torture
 from tests.support.tree import Tree, alive
 
 

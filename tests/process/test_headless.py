@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from tests.process.torture import Task, Torture
+from tests.support.services.torture import Task, Torture
 from tests.support.tree import Tree, alive
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.process.torture import Task, Torture
+from tests.support.services.torture import Task, Torture
 from tests.support.tree import Tree
 from tests.telemetry import hostile
 from tests.telemetry.hostile import Hostile

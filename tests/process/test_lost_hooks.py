@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.hooked import Async, Constructed, Crowd, Hooked
 from tests.support.receiver import Receiver
+from tests.support.services.hooked import Async, Constructed, Crowd, Hooked
 from tests.support.tree import Tree, alive, kill, unfinished
 from tests.unit.test_probes import free_port
 
@@ -19,7 +19,7 @@ FEW = ("--queue", "jobs")  # with spawn each process costs an import
 
 
 def start(tree: Tree, app: str = "Hooked", *arguments: str, **environ: str) -> None:
-    tree.start(*arguments, module=f"tests.process.hooked:{app}", **environ)
+    tree.start(*arguments, module=f"tests.support.services.hooked:{app}", **environ)
 
 
 def lose(tree: Tree, *ids: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.torture import Task, Torture
+from tests.support.services.torture import Task, Torture
 from tests.support.tree import Tree
 
 

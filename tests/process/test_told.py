@@ -7,8 +7,8 @@ import signal
 from pathlib import Path
 
 from tests.faults.telemetry_kills import Run, check
-from tests.process.torture import Task, Torture
 from tests.support.receiver import Receiver
+from tests.support.services.torture import Task, Torture
 from tests.support.tree import Tree
 
 

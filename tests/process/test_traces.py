@@ -7,8 +7,8 @@ import signal
 from collections import Counter
 
 from framework.model.job import span_id_of
-from tests.process.torture import Task, Torture
 from tests.support.receiver import Receiver
+from tests.support.services.torture import Task, Torture
 from tests.support.tree import Tree, alive
 
 

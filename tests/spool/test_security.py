@@ -17,8 +17,8 @@ import framework
 from framework.engine.spool.engine import SpoolEngine
 from framework.model.errors import EnqueueError
 from framework.model.options import QueueOptions
-from tests.process.torture import Task, Torture
 from tests.support.receiver import Receiver
+from tests.support.services.torture import Task, Torture
 from tests.support.settling import ack, bury, rest
 from tests.support.tree import Tree, trees
 

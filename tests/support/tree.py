@@ -20,8 +20,8 @@ from framework.runner.connecting import open_producer
 from framework.runner.resolving import resolve
 from framework.service.queues import Queue
 from framework.service.settings import Settings
-from tests.process.torture import Torture
 from tests.support.output import Output
+from tests.support.services.torture import Torture
 from tests.support.warm import WORKER, Running, can_be_warm, run, warm
 
 PATIENCE = 60.0
@@ -60,7 +60,7 @@ class Tree:
     def start(
         self,
         *arguments: str,
-        module: str = "tests.process.torture",
+        module: str = "tests.support.services.torture",
         ready: bool = True,
         command: str = "",
         **environ: str,

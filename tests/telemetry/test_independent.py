@@ -15,9 +15,9 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, Trace
 
 from framework.process.scoreboard import EXPORTER
 from framework.telemetry.names import LONG_BUCKETS, SCOPE
-from tests.process.torture import Task, Torture
 from tests.support.received import SeenSpan, Store
 from tests.support.receiver import Receiver
+from tests.support.services.torture import Task, Torture
 from tests.support.tree import Tree, trees
 from tests.telemetry.independent import Foreign, Rotel, TestAgent, agent_program, rotel_program
 
