@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .books import Books, Finding, examine
+from .actor_ledger import Books, Finding, examine
 from .diskmodel import somewhere
 from .disks import die_with_parent
 from .powercuts import connect_and_open

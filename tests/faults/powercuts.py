@@ -24,7 +24,7 @@ from framework.model.errors import EngineError
 from framework.model.job import Job
 from tests.spool.world import settle_orphan
 
-from .books import Books, Finding, Said, claim_all, examine, try_ids
+from .actor_ledger import Books, Finding, Said, claim_all, examine, try_ids
 from .disks import KINDS, Disk, Kind, alone, die_with_parent, missing
 from .report import Report, number, print_and_exit, seed
 from .traffic import CHOSEN, QUEUES, Actor, body, note_death

@@ -11,7 +11,7 @@ from tests.spool.seam import Seam
 from tests.spool.world import census, dead_owner, dies_before, files, in_segments, job, often
 from tests.support.settling import ack
 
-from .baton import Turns
+from .scheduler import Turns
 from .protocol import QUEUES, Protocol, racing
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from framework.worker.gate.claims import Claims
 from tests.spool.seam import Seam
 
-from .baton import Turns
+from .scheduler import Turns
 from .protocol import Protocol
 
 
