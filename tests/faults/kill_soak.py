@@ -29,7 +29,7 @@ from tests.faults import soak_checks
 from tests.faults.arrivals import Arrivals
 from tests.faults.killer import Killer, life_of
 from tests.faults.report import Report
-from tests.support.cluster import PROJECT, Grove, Tree, wait_until
+from tests.support.cluster import PROJECT, Cluster, Tree, wait_until
 from tests.support.ledger import CONCURRENCY
 from tests.support.services.soak import Soak
 
@@ -69,10 +69,10 @@ class Plan:
 class Producers:
     """Processes that enqueue; those that were killed are replaced."""
 
-    def __init__(self, grove: Grove, count: int, choices: random.Random) -> None:
-        self.acknowledged = grove.place / "acknowledged"
+    def __init__(self, cluster: Cluster, count: int, choices: random.Random) -> None:
+        self.acknowledged = cluster.place / "acknowledged"
         self.acknowledged.touch()
-        self._grove = grove
+        self._cluster = cluster
         self._choices = choices
         self._count = count
         self._living: list[subprocess.Popen[bytes]] = []
@@ -87,7 +87,7 @@ class Producers:
                     self.failures.append(f"a producer ended with {process.returncode}")
         while len(self._living) < self._count:
             seed = self._choices.randrange(2**31)
-            arguments = [str(self._grove.root), str(self.acknowledged), str(seed)]
+            arguments = [str(self._cluster.root), str(self.acknowledged), str(seed)]
             self._living.append(
                 subprocess.Popen([sys.executable, "-m", "tests.faults.producer", *arguments], cwd=PROJECT)
             )
@@ -113,54 +113,54 @@ def run(budget_seconds: float) -> Report:
 
 
 def soak(plan: Plan, place: Path | None = None) -> Report:
-    """One soak from planting to verdict; `place` keeps what it leaves, for a look at it."""
+    """One soak from the first tree to the report; `place` keeps what it leaves, for a look at it."""
     report = Report("kill_soak", plan.seed)
     choices = random.Random(plan.seed)
     with ExitStack() as stack:
         receiver = stack.enter_context(Arrivals())
         home = place or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kill-soak-")))
         endpoint = receiver.env(fast=False)
-        grove = Grove(home, "tests.support.services.soak", **SETTINGS, **endpoint)
-        stack.callback(grove.close)
-        producers = Producers(grove, plan.producers, choices)
+        cluster = Cluster(home, "tests.support.services.soak", **SETTINGS, **endpoint)
+        stack.callback(cluster.close)
+        producers = Producers(cluster, plan.producers, choices)
         stack.callback(producers.stop)
-        killer = Killer(grove, producers.lives, choices)
+        killer = Killer(cluster, producers.lives, choices)
         began = time.monotonic()
-        lively(plan, grove, producers, killer, choices, report)
+        lively(plan, cluster, producers, killer, choices, report)
         report.tried["seconds under fire"] = round(time.monotonic() - began, 1)
-        calm_down(plan, grove, producers, killer, report)
-        marked = [name for name in CONCURRENCY if (grove.root / name / "segmented.2").exists()]
+        calm_down(plan, cluster, producers, killer, report)
+        marked = [name for name in CONCURRENCY if (cluster.root / name / "segmented.2").exists()]
         report.expect(marked, "no queue's jobs came in segments")
         report.tried["blows"] = dict(killer.blows)
-        soak_checks.check(report, grove, producers.ids(), killer, receiver, browse(grove.root))
+        soak_checks.check(report, cluster, producers.ids(), killer, receiver, browse(cluster.root))
         if report.violations:
-            report.tried["kept for a look"] = str(keep(home, grove))
+            report.tried["kept for a look"] = str(keep(home, cluster))
     return report
 
 
-def keep(home: Path, grove: Grove) -> Path:
+def keep(home: Path, cluster: Cluster) -> Path:
     """Ledger, spool and facts of a run that broke a promise."""
     place = Path(tempfile.mkdtemp(prefix="kill-soak-kept-"))
     shutil.copytree(home, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns("doorbell"))
-    (place / "facts.json").write_text(json.dumps(vars(grove.facts), indent=1))
+    (place / "facts.json").write_text(json.dumps(vars(cluster.facts), indent=1))
     return place
 
 
 def lively(
-    plan: Plan, grove: Grove, producers: Producers, killer: Killer, choices: random.Random, report: Report
+    plan: Plan, cluster: Cluster, producers: Producers, killer: Killer, choices: random.Random, report: Report
 ) -> None:
     """Jobs flow, and blows fall, until there were enough of both."""
     producers.tend()
-    trees = [grove.plant() for _ in range(plan.trees)]
+    trees = [cluster.start_tree() for _ in range(plan.trees)]
     for tree in trees:
-        report.expect(wait_until(lambda tree=tree: grove.ready(tree), 30), f"a tree is not ready: {tree.text()}")
+        report.expect(wait_until(lambda tree=tree: cluster.ready(tree), 30), f"a tree is not ready: {tree.text()}")
     end = time.monotonic() + plan.seconds
     counted = looked = 0.0
     while time.monotonic() < end:
         time.sleep(choices.expovariate(1 / plan.pause))
         killer.strike()
         producers.tend()
-        replant(grove, report)
+        restart(cluster, report)
         if time.monotonic() - looked > 1:
             looked = time.monotonic()
             counted = len(producers.ids()) if plan.jobs < 10**9 else 0
@@ -168,35 +168,35 @@ def lively(
             return
 
 
-def replant(grove: Grove, report: Report) -> None:
+def restart(cluster: Cluster, report: Report) -> None:
     """A new tree for one whose supervisor was killed. Nobody told any to stop: another end is a broken promise."""
-    for tree in list(grove.trees):
+    for tree in list(cluster.trees):
         code = tree.process.poll()
         if code is not None:
-            grove.trees.remove(tree)
+            cluster.trees.remove(tree)
             report.expect(code == -signal.SIGKILL, f"a supervisor ended with {code}: {tree.text()}")
-            grove.plant()
+            cluster.start_tree()
 
 
-def calm_down(plan: Plan, grove: Grove, producers: Producers, killer: Killer, report: Report) -> None:
+def calm_down(plan: Plan, cluster: Cluster, producers: Producers, killer: Killer, report: Report) -> None:
     """No blow any more: the trees drain, and one new tree finishes all that is left."""
     killer.finish()
     producers.stop()
-    # The last blow may have hit a supervisor whose death `replant` did not see yet: it cannot be told to stop.
-    grove.trees[:] = [tree for tree in grove.trees if tree not in killer.beheaded]
-    for tree in grove.trees:
+    # The last blow may have hit a supervisor whose death `restart` did not see yet: it cannot be told to stop.
+    cluster.trees[:] = [tree for tree in cluster.trees if tree not in killer.beheaded]
+    for tree in cluster.trees:
         tree.process.send_signal(signal.SIGTERM)
-    for tree in grove.trees:
+    for tree in cluster.trees:
         ended(tree, 10, (0, 5), report)
-    grove.trees.clear()
-    last = grove.plant()
-    finished = wait_until(lambda: not waiting(grove.root), plan.patience, 0.2)
+    cluster.trees.clear()
+    last = cluster.start_tree()
+    finished = wait_until(lambda: not waiting(cluster.root), plan.patience, 0.2)
     report.expect(
-        finished, f"not all jobs came to an end within {plan.patience:g} s: {waiting(grove.root)}; {last.text()}"
+        finished, f"not all jobs came to an end within {plan.patience:g} s: {waiting(cluster.root)}; {last.text()}"
     )
     last.process.send_signal(signal.SIGTERM)
     ended(last, 10, (0,), report)
-    wait_until(lambda: not grove.leftovers(), 10, 0.1)
+    wait_until(lambda: not cluster.leftovers(), 10, 0.1)
 
 
 def ended(tree: Tree, seconds: float, codes: tuple[int, ...], report: Report) -> None:
@@ -208,7 +208,7 @@ def ended(tree: Tree, seconds: float, codes: tuple[int, ...], report: Report) ->
         return
     tree.finish_reading()
     if code == -signal.SIGTERM and not tree.lines:
-        return  # planted in the last moment: still importing, nothing of it had been started
+        return  # started in the last moment: still importing, nothing of it had been started
     report.expect(code in codes, f"a supervisor that was told to stop ended with {code}: {tree.text()}")
 
 

@@ -11,8 +11,8 @@ from tests.spool.seam import Seam
 from tests.spool.world import census, dead_owner, dies_before, files, in_segments, job, often
 from tests.support.settling import ack
 
-from .scheduler import Turns
 from .protocol import QUEUES, Protocol, racing
+from .scheduler import Turns
 
 
 class Appending(Protocol):

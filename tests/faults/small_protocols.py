@@ -14,9 +14,9 @@ from tests.spool.seam import Seam
 from tests.spool.world import JOBS, census, cut_at, dead_owner, files, job, one, settle_orphan
 from tests.support.settling import ack
 
-from .scheduler import Turns
 from .ledger_protocols import LEDGER_PROTOCOLS
 from .protocol import QUEUES, Protocol, racing
+from .scheduler import Turns
 from .segment_protocols import SEGMENT_PROTOCOLS
 from .two_threads import MainAndHelper
 

@@ -1,4 +1,4 @@
-"""The soak's own judges: each sees the broken promise that is planted, and nothing in a ledger that is in order."""
+"""The soak's own judges: each sees the broken promise that is put there, and nothing in a ledger that is in order."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class Tree:
         return " | ".join(str({k: v for k, v in e.items() if k != "timestamp"}) for e in self.lines[-most:])
 
 
-class Grove:
+class Cluster:
     """Trees on one spool, one module.
 
     Args:
@@ -134,7 +134,7 @@ class Grove:
             **environ,
         }
 
-    def plant(self, **environ: str) -> Tree:
+    def start_tree(self, **environ: str) -> Tree:
         """Starts one more tree."""
         self._count += 1
         tree = Tree(self._count, {**self.environ, **environ}, self._module, self._arguments, self.facts)
@@ -160,7 +160,7 @@ class Grove:
         return found is not None and len(found[1]) == found[0].slots and all(slot.state == 2 for slot in found[1])
 
     def leftovers(self) -> list[tuple[int, str]]:
-        """Every process that descends from this grove: its environment names our ledger, a fork's as well."""
+        """Every process that descends from this cluster: its environment names our ledger, a fork's as well."""
         mark = f"LEDGER={self.ledger}\0".encode()
         found = []
         for entry in os.listdir("/proc"):
