@@ -8,7 +8,6 @@ It ends when both numbers are reached, or after SECONDS. SEED repeats the choice
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -16,22 +15,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from framework.engine.port import open_engine
-from framework.runner.resolving import resolve
-from framework.service.settings import Settings
+from framework.process.scoreboard import process_start
 from tests.faults import report as reports
 from tests.faults import soak_checks
 from tests.faults.arrivals import Arrivals
-from tests.faults.killer import Killer, life_of
+from tests.faults.killer import Killer
 from tests.faults.report import Report
-from tests.support.cluster import PROJECT, Cluster, Tree, wait_until
+from tests.support.cluster import Cluster
 from tests.support.ledger import CONCURRENCY
+from tests.support.processes import wait_until
 from tests.support.services.soak import Soak
+from tests.support.tree import HERE, Tree, open_store, waiting
 
 SETTINGS = {
     "WORKER_LOG_LEVEL": "info",
@@ -88,12 +87,10 @@ class Producers:
         while len(self._living) < self._count:
             seed = self._choices.randrange(2**31)
             arguments = [str(self._cluster.root), str(self.acknowledged), str(seed)]
-            self._living.append(
-                subprocess.Popen([sys.executable, "-m", "tests.faults.producer", *arguments], cwd=PROJECT)
-            )
+            self._living.append(subprocess.Popen([sys.executable, "-m", "tests.faults.producer", *arguments], cwd=HERE))
 
     def lives(self) -> list[tuple[int, int]]:
-        return [life_of(process.pid) for process in self._living]
+        return [(process.pid, process_start(process.pid)) for process in self._living]
 
     def stop(self) -> None:
         for process in self._living:
@@ -153,7 +150,7 @@ def lively(
     producers.tend()
     trees = [cluster.start_tree() for _ in range(plan.trees)]
     for tree in trees:
-        report.expect(wait_until(lambda tree=tree: cluster.ready(tree), 30), f"a tree is not ready: {tree.text()}")
+        report.expect(wait_until(lambda tree=tree: cluster.ready(tree), 30), f"a tree is not ready: {tree.tail(10)}")
     end = time.monotonic() + plan.seconds
     counted = looked = 0.0
     while time.monotonic() < end:
@@ -174,7 +171,7 @@ def restart(cluster: Cluster, report: Report) -> None:
         code = tree.process.poll()
         if code is not None:
             cluster.trees.remove(tree)
-            report.expect(code == -signal.SIGKILL, f"a supervisor ended with {code}: {tree.text()}")
+            report.expect(code == -signal.SIGKILL, f"a supervisor ended with {code}: {tree.tail(10)}")
             cluster.start_tree()
 
 
@@ -190,9 +187,10 @@ def calm_down(plan: Plan, cluster: Cluster, producers: Producers, killer: Killer
         ended(tree, 10, (0, 5), report)
     cluster.trees.clear()
     last = cluster.start_tree()
-    finished = wait_until(lambda: not waiting(cluster.root), plan.patience, 0.2)
+    finished = wait_until(lambda: not waiting(Soak, cluster.root), plan.patience, 0.2)
     report.expect(
-        finished, f"not all jobs came to an end within {plan.patience:g} s: {waiting(cluster.root)}; {last.text()}"
+        finished,
+        f"not all jobs came to an end within {plan.patience:g} s: {waiting(Soak, cluster.root)}; {last.tail(10)}",
     )
     last.process.send_signal(signal.SIGTERM)
     ended(last, 10, (0,), report)
@@ -204,38 +202,18 @@ def ended(tree: Tree, seconds: float, codes: tuple[int, ...], report: Report) ->
     try:
         code = tree.process.wait(seconds)
     except subprocess.TimeoutExpired:
-        report.violations.append(f"a supervisor did not end within {seconds:g} s of SIGTERM: {tree.text()}")
+        report.violations.append(f"a supervisor did not end within {seconds:g} s of SIGTERM: {tree.tail(10)}")
         return
-    tree.finish_reading()
-    if code == -signal.SIGTERM and not tree.lines:
+    if code == -signal.SIGTERM and not tree.events():
         return  # started in the last moment: still importing, nothing of it had been started
-    report.expect(code in codes, f"a supervisor that was told to stop ended with {code}: {tree.text()}")
-
-
-def broker(root: Path) -> Any:
-    found = open_engine(f"spool:{root}", incarnation=f"soak-{os.urandom(6).hex()}", durability="process")
-    found.open(list(resolve(Soak, Settings()).values()))
-    return found
-
-
-def waiting(root: Path) -> dict[str, str]:
-    """Queues that still have something to do."""
-    found = broker(root)
-    try:
-        stats = {name: found.stats(name) for name in CONCURRENCY}
-    finally:
-        found.close()
-    return {name: str(s) for name, s in stats.items() if s.ready or s.delayed or s.in_flight}
+    report.expect(code in codes, f"a supervisor that was told to stop ended with {code}: {tree.tail(10)}")
 
 
 def browse(root: Path) -> list[Any]:
     """Everything that is left in the spool."""
-    found = broker(root)
-    try:
-        states = ("ready", "delayed", "in_flight", "dead", "bad")
-        return [view for name in CONCURRENCY for state in states for view in found.browse(name, state)]
-    finally:
-        found.close()
+    states = ("ready", "delayed", "in_flight", "dead", "bad")
+    with closing(open_store(Soak, f"spool:{root}")) as store:
+        return [view for name in CONCURRENCY for state in states for view in store.browse(name, state)]
 
 
 def main() -> None:

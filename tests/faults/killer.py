@@ -9,8 +9,10 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from framework.process.scoreboard import Scoreboard, SlotState, process_start
-from tests.support.cluster import Cluster, Tree, send
+from framework.process.scoreboard import Scoreboard, SlotState
+from tests.support.cluster import Cluster
+from tests.support.processes import send
+from tests.support.tree import Tree
 
 DISTURBED = 1.0  # seconds after a blow to maintenance or supervisor in which a rescue may take longer
 
@@ -66,7 +68,7 @@ class Killer:
         elif kind in ("supervisor", "both heads"):
             self._behead(tree, keeper if kind == "both heads" else None)
         elif kind == "stop":
-            lives = [("supervisor", tree.process.pid, tree.start), *((s.name, s.pid, s.pid_start) for s in slots)]
+            lives = [("supervisor", *tree.life), *((s.name, s.pid, s.pid_start) for s in slots)]
             self._stop(*self._choices.choice(lives))
 
     def _choice_of_tree(self) -> Tree | None:
@@ -85,19 +87,19 @@ class Killer:
     def _kill_keeper(self, tree: Tree, keeper: SlotState) -> None:
         now = time.time()
         if send(keeper.pid, keeper.pid_start, signal.SIGKILL):
-            self._cluster.facts.housekeepers.append((now, tree.number))
+            self._cluster.facts.housekeepers.append((now, tree.life))
             self._cluster.facts.disturbed.append((now, now + DISTURBED))
             self.blows["maintenance"] += 1
 
     def _behead(self, tree: Tree, keeper: SlotState | None) -> None:
         """The supervisor, and sometimes maintenance with it: then nobody of the tree is left to clean up."""
         now = time.time()
-        if send(tree.process.pid, tree.start, signal.SIGKILL):
+        if send(*tree.life, signal.SIGKILL):
             self._cluster.facts.disturbed.append((now, now + DISTURBED))
             self.beheaded.append(tree)
             self.blows["supervisor"] += 1
         if keeper is not None and send(keeper.pid, keeper.pid_start, signal.SIGKILL):
-            self._cluster.facts.housekeepers.append((now, tree.number))
+            self._cluster.facts.housekeepers.append((now, tree.life))
             self.blows["maintenance"] += 1
 
     def _stop(self, name: str, pid: int, start: int) -> None:
@@ -119,8 +121,3 @@ class Killer:
         """Whoever is stopped goes on."""
         for timer in self._timers:
             timer.join()
-
-
-def life_of(pid: int) -> tuple[int, int]:
-    """(pid, start)."""
-    return pid, process_start(pid)

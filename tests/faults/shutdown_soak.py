@@ -27,8 +27,10 @@ from tests.faults.kill_soak import browse
 from tests.faults.report import Report
 from tests.support import ledger as ledgers
 from tests.support.bad_collector import MANNERS, BadCollector, Manner
-from tests.support.cluster import Cluster, wait_until
+from tests.support.cluster import Cluster
 from tests.support.ledger import Ledger
+from tests.support.output import Event
+from tests.support.processes import wait_until
 from tests.support.services.soak import Act, Soak, Task
 
 DRAIN = 3.0
@@ -95,9 +97,8 @@ def play(round_: Round, late: float) -> Round:
                 round_.broken.append("no worker became ready within 30 s")
             time.sleep(round_.moment)
             stop(round_, tree.process)
-            tree.finish_reading()
             if round_.code is not None:
-                judge(round_, cluster, tree.lines, late)
+                judge(round_, cluster, tree.events(), late)
         finally:
             cluster.close()
     return round_
@@ -131,13 +132,13 @@ def stop(round_: Round, process: subprocess.Popen[bytes]) -> None:
     round_.took = time.monotonic() - began
 
 
-def judge(round_: Round, cluster: Cluster, lines: list[dict[str, Any]], late: float) -> None:
+def judge(round_: Round, cluster: Cluster, lines: list[Event], late: float) -> None:
     """Deadline, exit code, jobs, processes."""
     broken = round_.broken
     # Still importing: nothing has been started that one would have to stop.
     before_it_was_ours = round_.code == -signal.SIGTERM and not cluster.facts.events["process_started"]
     killed = sum(1 for line in lines if line["event"] == "process_killed")
-    ledger = ledgers.read(cluster.ledger)
+    ledger = ledgers.read(cluster.ledger_path)
     # Five: somebody had to be killed for a handler. Killed for its telemetry, nobody's jobs were late.
     hung = sum(1 for run in ledger.all() if run.unfinished)
     right = 5 if (killed if round_.second_signal else hung) else 0

@@ -22,7 +22,7 @@ def check(
     report: Report, cluster: Cluster, acknowledged: list[str], killer: Killer, receiver: Arrivals, left: list[Any]
 ) -> None:
     """Fills the report."""
-    ledger = ledgers.read(cluster.ledger)
+    ledger = ledgers.read(cluster.ledger_path)
     report.tried |= {
         "jobs acknowledged": len(acknowledged),
         "SIGKILLs by us": killer.total,

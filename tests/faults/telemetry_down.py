@@ -26,9 +26,11 @@ from framework.service.settings import Settings
 from tests.faults import report as reports
 from tests.faults.report import Report
 from tests.support.bad_collector import BadCollector
-from tests.support.cluster import Cluster, Tree, wait_until
+from tests.support.cluster import Cluster
+from tests.support.processes import wait_until
 from tests.support.receiver import Receiver
 from tests.support.services.soak import Soak, Task
+from tests.support.tree import Tree
 
 How = Literal["live", "refused", "silent", "unavailable"]
 HOWS: tuple[How, ...] = ("live", "refused", "silent", "unavailable")
@@ -78,7 +80,7 @@ def measure(how: How, jobs: int) -> Cost:
         cluster = Cluster(place, "tests.support.services.soak", "--queue", "sync", **SETTINGS, **endpoint)
         stack.callback(cluster.close)
         tree = cluster.start_tree()
-        assert wait_until(lambda: cluster.ready(tree), 30), tree.text()
+        assert wait_until(lambda: cluster.ready(tree), 30), tree.tail()
         pid = worker(cluster, tree)
         finish(cluster, jobs // 2)
         calls = counted(pid, lambda: finish(cluster, jobs // 2), place) if shutil.which("strace") else None
@@ -127,7 +129,7 @@ def _wait_ended(cluster: Cluster, wanted: int) -> None:
 
 
 def ended(cluster: Cluster) -> int:
-    return sum(1 for line in cluster.ledger.read_bytes().splitlines() if line.startswith(b"E "))
+    return sum(1 for line in cluster.ledger_path.read_bytes().splitlines() if line.startswith(b"E "))
 
 
 def spent(pid: int) -> float:

@@ -10,7 +10,8 @@ import pytest
 from tests.faults.kill_soak import SETTINGS, Plan, Producers, calm_down, soak
 from tests.faults.killer import Killer
 from tests.faults.report import Report
-from tests.support.cluster import Cluster, wait_until
+from tests.support.cluster import Cluster
+from tests.support.processes import wait_until
 
 
 @pytest.mark.timeout(180)

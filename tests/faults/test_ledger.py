@@ -62,7 +62,7 @@ def test_a_process_in_order_leaves_nothing_unfinished(tmp_path: Path) -> None:
 
 def test_a_missing_span_is_excused_only_by_the_death_of_the_one_who_had_it(tmp_path: Path) -> None:
     [run] = written(tmp_path, *begun("a", 1, "s1", "7:70", 10)).all()
-    facts = Facts(lost={"s1": [(100.0, 1)]}, housekeepers=[(100.5, 2), (99.0, 1), (110.0, 1)])
+    facts = Facts(lost={"s1": [(100.0, (1, 1))]}, housekeepers=[(100.5, (2, 2)), (99.0, (1, 1)), (110.0, (1, 1))])
     assert not died_with_its_rescuer(run, facts)
-    facts.housekeepers.append((100.05, 1))
+    facts.housekeepers.append((100.05, (1, 1)))
     assert died_with_its_rescuer(run, facts)

@@ -6,9 +6,10 @@ import os
 import signal
 import time
 
+from tests.support.processes import alive
 from tests.support.receiver import Receiver
 from tests.support.services.torture import Task, Torture
-from tests.support.tree import Tree, alive
+from tests.support.tree import Tree
 
 
 def drained(tree: Tree, within: float) -> int:

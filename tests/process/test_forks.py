@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.processes import alive
 from tests.support.services.forking import Forking
-from tests.support.tree import Tree, alive
+from tests.support.tree import Tree
 
 PLACES = {
     "constructor", "lifespan", "alifespan", "task", "callback", "on_failure-sync-error", "on_failure-many-error",

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.processes import alive
 from tests.support.receiver import Receiver
 from tests.support.services.instrumented import Calls
-from tests.support.tree import Tree, alive
+from tests.support.tree import Tree
 
 INSTRUMENT = Path(sys.executable).with_name("opentelemetry-instrument")
 MODULE = "tests.support.services.instrumented"

@@ -140,6 +140,6 @@ def test_nothing_that_has_ended_waits_behind_a_long_job(tree: Tree) -> None:
 def many(tree: Tree, count: int, do: Act) -> None:
     """So many quick jobs, one that does this, and as many again."""
     quick = [Task(key=f"{number}") for number in range(2 * count)]
-    with Held.sync.connected(tree._producer):
+    with Held.sync.connected(tree.producer):
         Held.sync.enqueue_many([*quick[:count], Task(key="the last", do=do), *quick[count:]])
     tree.start("--queue", "sync", module="tests.support.services.held:Held", OTEL_SDK_DISABLED="true")

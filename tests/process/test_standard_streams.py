@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.readable import readable
+from tests.support.processes import readable
 from tests.support.services import odd
 from tests.support.services.torture import Task, Torture
 from tests.support.tree import Tree

@@ -19,7 +19,8 @@ from services.example_worker.queues import RelayQueues
 from tests.stack.layout import Layout
 from tests.stack.ledger import Ran, read
 from tests.stack.running import Process, get, plain_environ, wait_for
-from tests.support.tree import kill, unfinished
+from tests.support.processes import kill
+from tests.support.tree import unfinished
 
 HANG = 2  # seconds for which the receiver holds a request that it does not answer; more than RELAY_TIMEOUT
 BATCH = 20
