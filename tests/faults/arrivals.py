@@ -7,7 +7,7 @@ from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.telemetry.receiver import Receiver
+from tests.support.receiver import Receiver
 
 
 class Arrivals(Receiver):

@@ -15,7 +15,7 @@ from framework.model.errors import EnqueueError
 from framework.runner.connecting import open_producer
 from framework.service.queues import Queue
 from framework.service.settings import Settings
-from tests.faults.service import Soak, Task
+from tests.support.services.soak import Soak, Task
 
 # Weights of what a job does: most are well-behaved, or nothing would ever be claimed in batches.
 QUIET = {"ok": 900, "work": 40, "fail": 20, "snooze": 10}

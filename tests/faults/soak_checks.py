@@ -6,12 +6,12 @@ import statistics
 from collections import Counter, defaultdict
 from typing import Any
 
-from tests.faults import ledger as ledgers
 from tests.faults.arrivals import Arrivals
-from tests.faults.grove import Facts, Grove
 from tests.faults.killer import Killer
-from tests.faults.ledger import Ledger, Run
 from tests.faults.report import Report
+from tests.support import ledger as ledgers
+from tests.support.cluster import Cluster, Facts
+from tests.support.ledger import Ledger, Run
 
 # A span that a rescuer has handed to the SDK leaves with the next batch; when the rescuer is killed before, it is gone.
 # Such spans are counted on their own: the SDK cannot do better, a buffer that outlives its process can.
@@ -19,25 +19,25 @@ UNSENT = 2.0
 
 
 def check(
-    report: Report, grove: Grove, acknowledged: list[str], killer: Killer, receiver: Arrivals, left: list[Any]
+    report: Report, cluster: Cluster, acknowledged: list[str], killer: Killer, receiver: Arrivals, left: list[Any]
 ) -> None:
     """Fills the report."""
-    ledger = ledgers.read(grove.ledger)
+    ledger = ledgers.read(cluster.ledger_path)
     report.tried |= {
         "jobs acknowledged": len(acknowledged),
         "SIGKILLs by us": killer.total,
-        "SIGKILLs by supervisors": len(grove.facts.killed_by_supervisor),
+        "SIGKILLs by supervisors": len(cluster.facts.killed_by_supervisor),
         "runs started": sum(1 for run in ledger.all() if run.started),
         "runs left unfinished": sum(1 for run in ledger.all() if run.unfinished),
         "children started by handlers": len(ledger.children),
-        "log events": dict(grove.facts.events.most_common(12)),
+        "log events": dict(cluster.facts.events.most_common(12)),
     }
     check_jobs(report, ledger, acknowledged, left)
-    check_runs(report, ledger, grove.facts)
-    check_spans(report, ledger, grove.facts, receiver)
-    check_rescue_times(report, grove.facts)
-    check_litter(report, grove)
-    for line in grove.facts.tracebacks[:5]:
+    check_runs(report, ledger, cluster.facts)
+    check_spans(report, ledger, cluster.facts, receiver)
+    check_rescue_times(report, cluster.facts)
+    check_litter(report, cluster)
+    for line in cluster.facts.tracebacks[:5]:
         report.violations.append(f"not a log line: {line[:200]}")
     report.expect(len(acknowledged) == len(set(acknowledged)), "an id was acknowledged twice")
 
@@ -126,15 +126,15 @@ def spread(values: list[float]) -> str:
     return f"n={len(ordered)} p50={statistics.median(ordered):.3f} p99={p99:.3f} max={ordered[-1]:.3f}"
 
 
-def check_litter(report: Report, grove: Grove) -> None:
+def check_litter(report: Report, cluster: Cluster) -> None:
     """No process, no draft, no claim of anybody is left."""
-    for pid, command in grove.leftovers():
+    for pid, command in cluster.leftovers():
         report.violations.append(f"process {pid} was left behind: {command}")
     for queue in ledgers.CONCURRENCY:
         for state in ("tmp", "claimed"):
-            found = sorted(path.name for path in (grove.root / queue / state).iterdir())
+            found = sorted(path.name for path in (cluster.root / queue / state).iterdir())
             report.expect(not found, f"left in {queue}/{state}: {found[:5]}")
-        drafts = [path.name for path in (grove.root / queue).glob(".depth.*")]
+        drafts = [path.name for path in (cluster.root / queue).glob(".depth.*")]
         report.expect(len(drafts) <= 3, f"left in {queue}: {drafts[:5]}")
-    drafts = [path.name for path in (grove.root / "run").glob(".*")]
+    drafts = [path.name for path in (cluster.root / "run").glob(".*")]
     report.expect(not drafts, f"left in run: {drafts[:5]}")

@@ -22,11 +22,12 @@ from pathlib import Path
 from framework.process.scoreboard import READY, SlotState
 from tests.faults import report as reports
 from tests.faults.report import Report
-from tests.faults.told_service import Told
-from tests.process.tree import Tree, kill, unfinished
-from tests.telemetry.receiver import Receiver
+from tests.support.processes import kill
+from tests.support.receiver import Receiver
+from tests.support.services.told import Told
+from tests.support.tree import Tree, unfinished
 
-MODULE = "tests.faults.told_service:Told"
+MODULE = "tests.support.services.told:Told"
 SHORT, LONG = 2_000, 50_000  # jobs of a run
 
 
@@ -79,7 +80,7 @@ class Run:
     def _enqueue(self, jobs: int) -> None:
         third = jobs // 3
         for queue, share in ((Told.sync, third), (Told.many, third), (Told.threads, jobs - 2 * third)):
-            with queue.connected(self.tree._producer):
+            with queue.connected(self.tree.producer):
                 for first in range(0, share, 1000):
                     queue.enqueue_many(list(range(first, min(share, first + 1000))))
 

@@ -1,12 +1,12 @@
-"""The soak's own judges: each sees the broken promise that is planted, and nothing in a ledger that is in order."""
+"""The soak's own judges: each sees the broken promise that is put there, and nothing in a ledger that is in order."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from tests.faults import ledger as ledgers
-from tests.faults.grove import Facts
 from tests.faults.soak_checks import died_with_its_rescuer
+from tests.support import ledger as ledgers
+from tests.support.cluster import Facts
 
 
 def written(place: Path, *lines: str) -> ledgers.Ledger:
@@ -62,7 +62,7 @@ def test_a_process_in_order_leaves_nothing_unfinished(tmp_path: Path) -> None:
 
 def test_a_missing_span_is_excused_only_by_the_death_of_the_one_who_had_it(tmp_path: Path) -> None:
     [run] = written(tmp_path, *begun("a", 1, "s1", "7:70", 10)).all()
-    facts = Facts(lost={"s1": [(100.0, 1)]}, housekeepers=[(100.5, 2), (99.0, 1), (110.0, 1)])
+    facts = Facts(lost={"s1": [(100.0, (1, 1))]}, housekeepers=[(100.5, (2, 2)), (99.0, (1, 1)), (110.0, (1, 1))])
     assert not died_with_its_rescuer(run, facts)
-    facts.housekeepers.append((100.05, 1))
+    facts.housekeepers.append((100.05, (1, 1)))
     assert died_with_its_rescuer(run, facts)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 
-from tests.process.torture import Task, Torture
-from tests.process.tree import Tree, alive
+from tests.support.processes import alive
+from tests.support.services.torture import Task, Torture
+from tests.support.tree import Tree
 
 
 def children(tree: Tree) -> list[int]:

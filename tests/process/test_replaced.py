@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.torture import Task, Torture
-from tests.process.tree import Tree
+from tests.support.services.torture import Task, Torture
+from tests.support.tree import Tree
 
 
 def _move(root: Path) -> None:

@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from tests.process.threads import Task, Threads
-from tests.process.tree import Tree
+from tests.support.services.threads import Task, Threads
+from tests.support.tree import Tree
 
 jobs = Threads.jobs
 
@@ -20,7 +20,7 @@ def test_a_surprise_of_an_engine_is_an_outage(tree: Tree, environ: dict[str, str
     tree.environ |= {"WORKER_ENGINE_URL": f"surprising:{tree.root}", "WORKER_QUEUES__JOBS__TIMEOUT": "60", **environ}
     for number in range(4):
         tree.enqueue(jobs, Task(do="sleep", seconds=1, key=f"k{number}"))
-    tree.start(module="tests.process.surprising:Threads")
+    tree.start(module="tests.support.services.surprising:Threads")
     tree.wait_ledger("end k", 4)
     for verb in ("claim", "settle", "maintain", "rescue", "lead"):
         tree.wait_ledger(f"surprise {verb}")

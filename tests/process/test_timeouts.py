@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from tests.process.torture import Task, Torture
-from tests.process.tree import Tree
+from tests.support.services.torture import Task, Torture
+from tests.support.tree import Tree
 
 
 def test_a_sync_handler_is_interrupted_at_its_soft_timeout_and_retried(tree: Tree) -> None:

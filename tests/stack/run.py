@@ -16,10 +16,11 @@ from typing import Any
 from framework.process.scoreboard import READY, Scoreboard, SlotState
 from services.example_worker.demo import worker_command
 from services.example_worker.queues import RelayQueues
-from tests.process.tree import kill, unfinished
 from tests.stack.layout import Layout
 from tests.stack.ledger import Ran, read
 from tests.stack.running import Process, get, plain_environ, wait_for
+from tests.support.processes import kill
+from tests.support.tree import unfinished
 
 HANG = 2  # seconds for which the receiver holds a request that it does not answer; more than RELAY_TIMEOUT
 BATCH = 20

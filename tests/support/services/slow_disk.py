@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from framework.engine.spool.disk.calls import Calls
-from tests.process.torture import Torture
+from tests.support.services.torture import Torture
 
 __all__ = ["Torture"]
 

@@ -13,12 +13,12 @@ from typing import Any
 
 from framework.engine.port import ENGINES, Features
 from framework.engine.spool import engine as spool
-from tests.process.threads import Threads
-from tests.process.torture import note, ran
+from tests.support.services.threads import Threads
+from tests.support.services.torture import note, ran
 
 __all__ = ["Threads"]
 
-ENGINES["surprising"] = "tests.process.surprising"
+ENGINES["surprising"] = "tests.support.services.surprising"
 # Which calls of a verb raise, in each process that has seen no other one do so: claims while jobs run.
 SURPRISES = {"claim": (2,), "settle": (1,), "rescue": (1, 2), "maintain": (1, 2), "lead": (1,), "lost": (1,)}
 

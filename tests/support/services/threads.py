@@ -20,8 +20,8 @@ from opentelemetry import trace
 from framework import Context, Queue, RetryPolicy, Slot, WorkerApp
 from framework.engine.spool.engine import SpoolEngine
 from framework.model.outcome import Settlement
-from tests.process.torture import Task as Known
-from tests.process.torture import misbehave, note
+from tests.support.services.torture import Task as Known
+from tests.support.services.torture import misbehave, note
 
 SHORT = RetryPolicy(max_retries=2, first_delay=0.05, factor=1, jitter=False)
 place = ContextVar("place", default="nowhere")

@@ -10,7 +10,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from framework import Context, DeadLetter, Failure, Pool, Queue, RetryPolicy, Slot, WorkerApp
-from tests.process.torture import Task, misbehave, note
+from tests.support.services.torture import Task, misbehave, note
 
 SHORT = RetryPolicy(max_retries=2, first_delay=0.05, factor=1, jitter=False)
 NEVER = RetryPolicy(max_retries=0)

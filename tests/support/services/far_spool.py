@@ -1,5 +1,5 @@
 """The scheme `slow:`: a spool as if it were far away, 20 ms a verb. `framework.engine.port` finds it where a service
-imports `tests.process.far_torture`."""
+imports `tests.support.services.far_torture`."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from framework.engine.port import ENGINES
-from tests.process.torture import Torture
+from tests.support.services.torture import Torture
 
 __all__ = ["Torture"]
 
-ENGINES["slow"] = "tests.process.far_spool"
+ENGINES["slow"] = "tests.support.services.far_spool"

@@ -14,7 +14,7 @@ from typing import Any
 from framework import Queue, RetryPolicy, WorkerApp
 from framework.engine.spool.engine import SpoolEngine
 from framework.telemetry.ring.ringtracing import RingTracing
-from tests.process.torture import Task, note
+from tests.support.services.torture import Task, note
 
 
 def first_never(step: Callable[..., Any]) -> Any:
