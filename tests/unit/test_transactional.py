@@ -14,6 +14,7 @@ import pytest
 from framework import Queue, WorkerApp
 from framework.engine.port import open_engine
 from framework.model.errors import Duplicate, InvalidPayload, QueueFull
+from framework.model.outcome import SUCCEEDED, Settlement
 from framework.service.producer import Producer
 from tests import postgres
 
@@ -74,6 +75,39 @@ async def sqlalchemy_session(url: str) -> AsyncIterator[Tx]:
     engine.dispose()
 
 
+@asynccontextmanager
+async def sqlalchemy_connection(url: str) -> AsyncIterator[Tx]:
+    from sqlalchemy import create_engine, text
+
+    engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"), isolation_level="SERIALIZABLE")
+    with engine.connect() as connection:
+        end = {True: connection.commit, False: connection.rollback}
+        yield connection, lambda sql: later(connection.execute(text(sql))), lambda commit: later(end[commit]())
+    engine.dispose()
+
+
+@asynccontextmanager
+async def sqlalchemy_async_connection(url: str) -> AsyncIterator[Tx]:
+    from sqlalchemy import text
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    engine = create_async_engine(url.replace("postgresql:", "postgresql+asyncpg:"))
+    async with engine.connect() as connection:
+        end = {True: connection.commit, False: connection.rollback}
+        yield connection, lambda sql: connection.execute(text(sql)), lambda commit: end[commit]()
+    await engine.dispose()
+
+
+@asynccontextmanager
+async def asyncpg_pool(url: str) -> AsyncIterator[Tx]:
+    import asyncpg
+
+    async with asyncpg.create_pool(url, min_size=1, max_size=1) as pool, pool.acquire() as connection:
+        transaction = connection.transaction(isolation="repeatable_read")
+        await transaction.start()
+        yield connection, connection.execute, lambda commit: transaction.commit() if commit else transaction.rollback()
+
+
 def sqlalchemy_async(driver: str) -> Callable[[str], Any]:
     @asynccontextmanager
     async def opened(url: str) -> AsyncIterator[Tx]:
@@ -122,7 +156,10 @@ KINDS: dict[str, tuple[Callable[[str], Any], bool]] = {
     "psycopg": (psycopg_sync, False),
     "psycopg async": (psycopg_async, True),
     "asyncpg": (asyncpg, True),
+    "asyncpg of a pool, repeatable read": (asyncpg_pool, True),
     "Session": (sqlalchemy_session, False),
+    "Connection, serializable": (sqlalchemy_connection, False),
+    "AsyncConnection": (sqlalchemy_async_connection, True),
     "AsyncSession asyncpg": (sqlalchemy_async("asyncpg"), True),
     "AsyncSession psycopg": (sqlalchemy_async("psycopg"), True),
     "django": (django_atomic, False),
@@ -143,6 +180,12 @@ class World:
             if self.awaits:
                 return await Shop.jobs.aenqueue(number, connection=connection, **options)
             return Shop.jobs.enqueue(number, connection=connection, **options)
+
+    async def enqueue_many(self, numbers: Any, connection: Any, **options: Any) -> Any:
+        with Shop.jobs.connected(self.producer):
+            if self.awaits:
+                return await Shop.jobs.aenqueue_many(numbers, connection=connection, **options)
+            return Shop.jobs.enqueue_many(numbers, connection=connection, **options)
 
     def ready(self) -> int | None:
         return self.broker.stats("jobs").ready
@@ -189,6 +232,27 @@ async def test_a_refusal_leaves_the_transaction_as_it_was(world: World, kind: st
         await execute("select 1")
         await end(True)
     assert world.ready() == 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_many_are_stored_by_the_commit_too(world: World, kind: str) -> None:
+    opened, world.awaits = KINDS[kind]
+    async with opened(postgres.shared().url) as (connection, execute, end):
+        assert len(await world.enqueue_many(iter([1, 2]), connection)) == 2
+        with pytest.raises(QueueFull) as full:
+            await world.enqueue_many([3, 4], connection, delay=3600)
+        assert len(full.value.enqueued) == 1
+        with pytest.raises(InvalidPayload, match="payload 1, counted from 0"):
+            await world.enqueue_many([5, "x"], connection)
+        await execute("select 1")
+        assert world.ready() == 0
+        await end(True)
+    assert (world.ready(), world.broker.stats("jobs").delayed) == (2, 1)
+    async with opened(postgres.shared().url) as (connection, _, end):
+        world.broker.settle([Settlement(one, SUCCEEDED) for one in world.broker.claim(["jobs"], limit=2, wait=0)])
+        await world.enqueue_many([6, 7], connection)
+        await end(False)
+    assert world.ready() == 0
 
 
 async def test_an_id_that_an_open_transaction_has_is_refused_after_a_while(world: World) -> None:
