@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from framework.model.completion import Completing
 from framework.model.errors import SettingsError
 from framework.model.job import Job, JobId, Lease, RunRecord
 from framework.model.options import QueueSpec
@@ -290,8 +291,8 @@ class Inspector(Protocol):
 
 
 @runtime_checkable
-class Transactional(Protocol):
-    """The verbs that enqueue within the caller's own transaction. Optional for an engine."""
+class Transactional(Completing, Protocol):
+    """The verbs that enqueue, and complete a job, within the caller's own transaction. Optional for an engine."""
 
     def enqueue_within(self, connection: object, jobs: Sequence[Job]) -> Sequence[JobId]:
         """Enqueue, as `enqueue`, on a connection or session of the caller's.

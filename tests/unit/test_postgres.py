@@ -18,6 +18,7 @@ from framework.cli import main
 from framework.engine import postgres as engine
 from framework.engine.port import open_engine
 from framework.engine.postgres import inspect, upkeep
+from framework.engine.postgres.schema import VERSION, script
 from framework.model.errors import EngineError, EngineUnavailable, EnqueueError, EnqueueUncertain, SettingsError
 from framework.model.options import QueueOptions
 from framework.model.outcome import SUCCEEDED, Settlement
@@ -75,7 +76,8 @@ def test_a_migration_can_be_repeated_and_run_twice_at_once(url: str) -> None:
     here = f"{url}?schema=twice"
     with ThreadPoolExecutor(4) as pool:
         said = list(pool.map(lambda _: list(engine.migrate(here)), range(4)))
-    assert sorted(said) == [["schema 'twice': version 1 applied"], *[["schema 'twice': version 1, nothing to do"]] * 3]
+    done = [f"schema 'twice': version {version} applied" for version in range(1, VERSION + 1)]
+    assert sorted(said) == [done, *[[f"schema 'twice': version {VERSION}, nothing to do"]] * 3]
 
 
 def test_without_its_schema_the_engine_says_what_to_run(url: str) -> None:
@@ -88,12 +90,12 @@ def test_without_its_schema_the_engine_says_what_to_run(url: str) -> None:
 def test_a_newer_schema_is_refused_and_the_next_one_is_not(url: str) -> None:
     here = f"{url}?schema=newer"
     list(engine.migrate(here))
-    for version, refused in ((2, False), (3, True)):
+    for version, refused in ((VERSION + 1, False), (VERSION + 2, True)):
         with psycopg.connect(url) as connection:
             connection.execute("insert into newer.version (version) values (%s)", [version])
         broker = open_engine(here, incarnation=f"at {version}")
         if refused:
-            with pytest.raises(EngineError, match="has version 3, this code knows 1: update it"):
+            with pytest.raises(EngineError, match=f"has version {VERSION + 2}, this code knows {VERSION}: update it"):
                 broker.open([])
         else:
             broker.open([JOBS])
@@ -102,9 +104,30 @@ def test_a_newer_schema_is_refused_and_the_next_one_is_not(url: str) -> None:
         list(engine.migrate(here))
 
 
+def test_jobs_of_the_version_before_are_kept_by_the_migration(url: str, tmp_path: Path) -> None:
+    with psycopg.connect(url) as connection:
+        connection.execute(script(1, "older"), prepare=False)  # type: ignore[call-overload]
+        connection.execute(
+            "insert into older.queue (name) values ('jobs'); insert into older.job (queue, place, owner, attempt, "
+            "delivery, eligible_at, since, home, id, uid, payload, enqueued_at) values "
+            "(1, 1, null, 1, 1, 0, 0, 1, 'ready', '0123456789abcdef', '{}', 0)",
+            prepare=False,
+        )
+    broker = open_engine(f"{url}?schema=older&local_dir={tmp_path}", incarnation="a")
+    with pytest.raises(EngineError, match="has version 1: run `worker migrate`"):
+        broker.open([JOBS])
+    assert list(engine.migrate(f"{url}?schema=older")) == ["schema 'older': version 2 applied"]
+    broker.open([JOBS])
+    (lease,) = broker.claim(["jobs"], limit=1, wait=0)
+    assert (lease.job.id, lease.attempt, lease.delivery) == ("ready", 2, 2)
+    broker.settle([Settlement(lease, SUCCEEDED)])
+    assert broker.stats("jobs").jobs == 0
+    broker.close()
+
+
 def test_the_command_migrates_and_prints(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["migrate", f"{url}?schema=by_hand"]) == 0
-    assert capsys.readouterr().out == "schema 'by_hand': version 1 applied\n"
+    assert capsys.readouterr().out == "".join(f"schema 'by_hand': version {n} applied\n" for n in range(1, VERSION + 1))
     assert main(["migrate", "--sql", f"{url}?schema=printed"]) == 0
     sql = capsys.readouterr().out
     with psycopg.connect(url) as connection:
