@@ -25,6 +25,7 @@ State = Literal["ready", "delayed", "in_flight", "dead", "bad"]
 # A job is charged once this many of its deliveries ended with a dead process and no record of a run. Otherwise a job
 # that brings down its machine at once would be delivered for ever.
 MOST_UNCHARGED = 50
+MOST_UNCHARGED_ELSEWHERE = 5  # the same for a job whose owner's machine is gone, with the records of its runs
 Verb = Literal["ack", "retry", "bury", "rest", "release"]
 
 
@@ -84,6 +85,7 @@ class Rescued:
         owner: incarnation of the dead process.
         run: what the store itself knows of the attempt. A ledger (`framework.engine.ledger`) has precedence, but the
             ledger of another machine cannot be read. Empty ids stand for those that follow from job and delivery.
+        elsewhere: the owner was on another machine, whose ledger cannot be read.
         reported: the outcome that telemetry already has, where the worker was of the previous version.
     """
 
@@ -91,6 +93,7 @@ class Rescued:
     owner: str
     run: RunRecord | None = None
     reported: Outcome | None = None
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,9 +210,10 @@ class Engine(Protocol):
     def lost(self, leases: Sequence[Lease]) -> Sequence[Lease]:
         """Return those of these unsettled leases that are not this owner's any more.
 
-        There are none where a claim ends only with its owner. A worker asks about its runs once a second where the
-        engine is not `local`. An engine that cannot answer raises EngineUnavailable: then the runs go on, because each
-        may be the only one of its job.
+        There are none where a claim ends only with its owner. A worker asks about its runs where the engine is not
+        `local`: when they are 50 ms old, and then once a second. So the handlers of these leases have started, and an
+        engine that is shared by machines notes that with the jobs, for `Rescued.run`. An engine that cannot answer
+        raises EngineUnavailable: then the runs go on, because each may be the only one of its job.
         """
 
     def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:

@@ -16,9 +16,10 @@ import pytest
 
 from framework.cli import main
 from framework.engine import postgres as engine
-from framework.engine.port import open_engine
+from framework.engine.port import MOST_UNCHARGED_ELSEWHERE, open_engine
 from framework.engine.postgres import inspect, upkeep
 from framework.engine.postgres.schema import VERSION, script
+from framework.maintenance.accounts import Accounts
 from framework.model.errors import EngineError, EngineUnavailable, EnqueueError, EnqueueUncertain, SettingsError
 from framework.model.options import QueueOptions
 from framework.model.outcome import SUCCEEDED, Settlement
@@ -266,6 +267,35 @@ def test_a_machine_that_beats_no_more_loses_what_it_held(opened: Open, url: str)
     with pytest.raises(Exception, match="the claim was lost: x"):
         there.settle([Settlement(lease, SUCCEEDED)])
     assert ids(take(there)) == ["y"]  # it lives after all
+
+
+def test_of_a_dead_machine_only_what_had_started_is_charged(
+    opened: Open, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, here = opened("there", "far"), opened("here")
+    put(there, "x", "y")
+    monkeypatch.setattr(upkeep, "PATIENCE", -1.0)
+    for delivery in range(1, MOST_UNCHARGED_ELSEWHERE + 2):
+        leases = take(there, 2)
+        assert there.lost(leases[:1]) == []  # a worker asks about its runs
+        here.upkeep._left_over.clear()  # as if it had been seen alive meanwhile
+        rescued = {one.lease.job.id: one for one in here.rescue()}
+        run = rescued["x"].run
+        assert run is not None
+        assert (run.delivery, run.attempt) == (delivery, 1)
+        assert (rescued["y"].run, rescued["y"].elsewhere) == (None, True)
+        charged = Accounts(here, None).of(rescued["y"]).run is not None
+        assert charged == (delivery > MOST_UNCHARGED_ELSEWHERE), "it may have killed its machine at once, each time"
+        here.release([one.lease for one in rescued.values()])
+
+
+def test_a_run_whose_row_its_own_transaction_has_locked_is_not_waited_for(opened: Open, url: str) -> None:
+    broker = opened("a", options="&timeout=1")
+    put(broker, "x")
+    (lease,) = take(broker)
+    with psycopg.connect(url) as connection:
+        connection.execute("delete from worker.job")
+        assert broker.lost([lease]) == []
 
 
 def test_the_dead_of_other_services_stay_theirs(opened: Open) -> None:

@@ -1,4 +1,20 @@
--- Version 2: the completion of jobs within transactions.
+-- Version 2: the completion of jobs within transactions, and the deliveries whose handlers have started.
+
+-- started: the delivery whose handler has started, as far as its owner has told.
+alter table {schema}.job add column started int not null default 0;
+
+-- Notes that these runs have started, and answers which of them are this owner's. Rows that a transaction of a handler
+-- has locked are passed over: it ends its job.
+create function {schema}.started_1(me text, queues int[], places bigint[], deliveries int[]) returns setof bigint
+  language plpgsql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+begin
+  perform set_config('synchronous_commit', 'off', true);
+  update {schema}.job set started = delivery where ctid = any(array(
+    select j.ctid from {schema}.job j join unnest(queues, places, deliveries) as u(queue, place, delivery)
+      using (queue, place, delivery) where j.owner = me and j.started <> j.delivery for update of j skip locked));
+  return query select j.place from {schema}.job j join unnest(queues, places, deliveries) as u(queue, place, delivery)
+    using (queue, place, delivery) where j.owner = me;
+end $$;
 
 -- Completes a job in the transaction of its handler; answers done or lost. One text parameter, as for enqueue_1. The
 -- transaction has the row's lock from here on, and a rescuer waits for it: one that is left open is ended by the server.
