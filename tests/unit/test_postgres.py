@@ -329,6 +329,46 @@ def test_large_counts_are_estimated(opened: Open, url: str, monkeypatch: pytest.
     assert (stats.ready, stats.in_flight, stats.delayed) == (195, 5, 0)
 
 
+def test_one_job_is_found_by_its_id_and_no_other_is_read(opened: Open, url: str) -> None:
+    broker = opened("a")
+    put(broker, *(f"{n}" for n in range(3000)))
+    put(broker, *(f"later {n}" for n in range(100)), not_before=time.time() + 3600)
+
+    def read() -> int:
+        broker.link.rows("select pg_stat_force_next_flush()")
+        [(count,)] = broker.link.rows(
+            "select sum(seq_tup_read + idx_tup_fetch)::int from pg_stat_user_tables where schemaname = 'worker' "
+            "and relname in ('job', 'later', 'dead')"
+        )
+        return int(count)
+
+    broker.keeps_letters("jobs")
+    before = read()
+    assert broker.find("jobs", "2999", "ready").job.id == "2999"
+    assert broker.find("jobs", "later 50", "delayed").job.id == "later 50"
+    assert broker.find("jobs", "2999", "dead") is None
+    assert read() - before <= 4
+
+
+def test_the_local_directory_does_not_depend_on_the_working_directory(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def place(options: str = "") -> Path:
+        return Path(open_engine(f"{url}{options}", incarnation="a").local_dir)
+
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    here = place()
+    monkeypatch.chdir(tmp_path)
+    assert place() == here
+    assert here.parent == tmp_path / ".local/state/worker"
+    assert place("?schema=other") != here
+    monkeypatch.setenv("STATE_DIRECTORY", f"{tmp_path}/state:{tmp_path}/second")
+    assert place().parent == tmp_path / "state/worker"
+    assert list(tmp_path.iterdir()) == [], "a process that only enqueues leaves no files"
+
+
 def test_a_wrong_url_is_refused_without_its_password() -> None:
     with pytest.raises(SettingsError) as refused:
         open_engine("postgresql://me:secret@[::1/x", incarnation="a")

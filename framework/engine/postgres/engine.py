@@ -297,7 +297,7 @@ class PostgresEngine:
     def find(self, queue: str, job_id: str, state: State) -> JobView | None:
         """Return the oldest job of an id in a state, or None."""
         self.find_queue(queue)
-        return next(self._inspection.browse(queue, state, job_id), None)
+        return self._inspection.find(queue, job_id, state)
 
     def replay(self, view: JobView) -> bool:
         """Send a dead letter home, also one that its dead-letter queue has not handled yet."""

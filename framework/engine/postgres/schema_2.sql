@@ -1,4 +1,9 @@
--- Version 2: the completion of jobs within transactions, and the deliveries whose handlers have started.
+-- Version 2: the completion of jobs within transactions, the deliveries whose handlers have started, and jobs by id.
+
+-- Generated ids begin with their time, so new ones are added at the end of an index.
+create index job_id on {schema}.job (id);
+create index later_id on {schema}.later (id);
+create index dead_id on {schema}.dead (id);
 
 -- started: the delivery whose handler has started, as far as its owner has told.
 alter table {schema}.job add column started int not null default 0;
