@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from framework.model.completion import Completing
 from framework.model.errors import SettingsError
 from framework.model.job import Job, JobId, Lease, RunRecord
 from framework.model.options import QueueSpec
@@ -24,6 +25,7 @@ State = Literal["ready", "delayed", "in_flight", "dead", "bad"]
 # A job is charged once this many of its deliveries ended with a dead process and no record of a run. Otherwise a job
 # that brings down its machine at once would be delivered for ever.
 MOST_UNCHARGED = 50
+MOST_UNCHARGED_ELSEWHERE = 5  # the same for a job whose owner's machine is gone, with the records of its runs
 Verb = Literal["ack", "retry", "bury", "rest", "release"]
 
 
@@ -96,6 +98,7 @@ class Rescued:
         owner: incarnation of the dead process.
         run: what the store itself knows of the attempt. A ledger (`framework.engine.ledger`) has precedence, but the
             ledger of another machine cannot be read. Empty ids stand for those that follow from job and delivery.
+        elsewhere: the owner was on another machine, whose ledger cannot be read.
         reported: the outcome that telemetry already has, where the worker was of the previous version.
     """
 
@@ -103,6 +106,7 @@ class Rescued:
     owner: str
     run: RunRecord | None = None
     reported: Outcome | None = None
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,9 +223,10 @@ class Engine(Protocol):
     def lost(self, leases: Sequence[Lease]) -> Sequence[Lease]:
         """Return those of these unsettled leases that are not this owner's any more.
 
-        There are none where a claim ends only with its owner. A worker asks about its runs once a second where the
-        engine is not `local`. An engine that cannot answer raises EngineUnavailable: then the runs go on, because each
-        may be the only one of its job.
+        There are none where a claim ends only with its owner. A worker asks about its runs where the engine is not
+        `local`: when they are 50 ms old, and then once a second. So the handlers of these leases have started, and an
+        engine that is shared by machines notes that with the jobs, for `Rescued.run`. An engine that cannot answer
+        raises EngineUnavailable: then the runs go on, because each may be the only one of its job.
         """
 
     def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
@@ -319,8 +324,8 @@ class Inspector(Protocol):
 
 
 @runtime_checkable
-class Transactional(Protocol):
-    """The verbs that enqueue within the caller's own transaction. Optional for an engine."""
+class Transactional(Completing, Protocol):
+    """The verbs that enqueue, and complete a job, within the caller's own transaction. Optional for an engine."""
 
     def enqueue_within(self, connection: object, jobs: Sequence[Job]) -> Sequence[JobId]:
         """Enqueue, as `enqueue`, on a connection or session of the caller's.

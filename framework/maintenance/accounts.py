@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from framework.engine.ledger import DeadLedger, DeadLedgers, Entry
-from framework.engine.port import MOST_UNCHARGED, Engine, Rescued
+from framework.engine.port import MOST_UNCHARGED, MOST_UNCHARGED_ELSEWHERE, Engine, Rescued
 from framework.model.errors import answer
 from framework.model.job import Lease, RunRecord
 from framework.model.outcome import Outcome
@@ -79,7 +79,7 @@ class Accounts:
             unaccounted = self._engine.unaccounted(lease)
         except Exception as error:
             raise answer(error) from None
-        if unaccounted > MOST_UNCHARGED:
+        if unaccounted > (MOST_UNCHARGED_ELSEWHERE if rescued.elsewhere else MOST_UNCHARGED):
             run = RunRecord(row=0, delivery=lease.delivery, attempt=lease.attempt, started_at=time.time())
         return Account(lease, rescued.owner, run)
 

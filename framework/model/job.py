@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import blake2b
-from typing import Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from framework.model.extras import NONE, Extras
 from framework.model.frozen import frozen
+
+if TYPE_CHECKING:
+    from framework.model.completion import Completing, Transaction
 
 Reason = Literal["error", "timeout", "worker_lost", "rejected", "expired", "invalid_payload"]
 
@@ -215,6 +218,8 @@ class Context:
     _deadline: float | None = field(default=None, repr=False)
     _stopping: Callable[[], bool] = field(default=lambda: False, repr=False)
     _clock: Callable[[], float] = field(default=time.monotonic, repr=False)
+    _lease: Lease | None = field(default=None, repr=False)
+    _engine: Completing | None = field(default=None, repr=False)
 
     @property
     def remaining(self) -> float | None:
@@ -225,6 +230,44 @@ class Context:
     def should_stop(self) -> bool:
         """Return whether the worker is draining: then save what you have and raise Snooze, or finish soon."""
         return self._stopping()
+
+    def transaction(self) -> Transaction:
+        """Return a block in which the job ends: `with` in a sync handler, `async with` in an async one.
+
+        The block gets a connection of psycopg to the engine's database, in a transaction. What it does there, jobs that
+        it enqueues with `connection=`, and the success of this job commit together at the end of the block, or none
+        does. Use it as the last statement of the handler.
+
+        Raises EngineError: the engine has no transactions.
+        """
+        return self._completing.transaction(self._known)
+
+    def complete(self, connection: object) -> None:
+        """End the job as a success within your own transaction: it ends once that commits, which you do next.
+
+        Args:
+            connection: as for `enqueue(connection=)`. Commit, and return from the handler.
+
+        Raises:
+            EngineError: the engine has no transactions, or not on such a connection.
+            JobInterrupted: another worker has the job by now; roll back.
+        """
+        self._completing.complete(self._known, connection)
+
+    async def acomplete(self, connection: object) -> None:
+        """End the job as `complete` does, on an asynchronous connection or session."""
+        await self._completing.acomplete(self._known, connection)
+
+    @property
+    def _completing(self) -> Completing:
+        if self._engine is None:
+            raise RuntimeError("this context belongs to no running job")
+        return self._engine
+
+    @property
+    def _known(self) -> Lease:
+        assert self._lease is not None
+        return self._lease
 
 
 _SPAN_ID = blake2b(digest_size=8, person=b"span")  # copied for each id, which takes half the time of a new one

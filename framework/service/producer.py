@@ -6,10 +6,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import copy_context
 from datetime import datetime
-from itertools import islice
+from functools import partial
 from typing import Any, Protocol
 
 from pydantic import BaseModel
@@ -158,35 +158,44 @@ class Producer:
             _tell_of_duplicate(queue.name, stored, on_conflict)
         return stored
 
-    def enqueue_batch(self, queue: Queue[Any], payloads: Iterable[Any], *, delay: float) -> list[JobId]:
+    def enqueue_batch(
+        self, queue: Queue[Any], payloads: Iterable[Any], *, delay: float, connection: object | None = None
+    ) -> list[JobId]:
         """Store jobs in batches and return their ids. An error's `enqueued` lists the jobs stored before it."""
-        options = self._declared(queue)
+        store = self._store if connection is None else partial(self._transactional().enqueue_within, connection)
         stored: list[JobId] = []
-        if isinstance(payloads, (BaseModel, str, bytes, Mapping)):  # iterable, and surely one payload
-            raise InvalidPayload(
-                f"queue {queue.name!r}: enqueue_many takes an iterable of payloads, not one {type(payloads).__name__}"
-            )
-        rest = iter(payloads)
-        while True:
-            try:
-                encoded = self._encode_some(queue, rest, options, first=len(stored))
-                if not encoded:
-                    return stored
-                now = self._clock()
-                not_before = first_moment(now, delay, None)
-                ids, extras = [new_ids() for _ in encoded], self._extras[queue.name]
-                with self._sending.many(queue.name, [job_id for job_id, _ in ids]) as headers:
-                    stored += self._store(
-                        [
-                            new_job(
-                                i, data, new_headers(carried), options, extras, now=now, not_before=not_before, uid=uid
-                            )
-                            for (i, uid), data, carried in zip(ids, encoded, headers, strict=True)
-                        ]
-                    )
-            except EnqueueError as error:
-                error.enqueued = (*stored, *error.enqueued)
-                raise
+        with _listing(stored):
+            for encoded in self._encoded(queue, payloads):
+                with self._batch(queue, encoded, delay) as jobs:
+                    stored += store(jobs)
+        return stored
+
+    async def aenqueue_batch(
+        self, queue: Queue[Any], payloads: Iterable[Any], *, delay: float, connection: object | None = None
+    ) -> list[JobId]:
+        """Store as `enqueue_batch` does, in a thread; on the caller's connection, only the encoding is in a thread."""
+        if connection is None:
+            return await asyncio.to_thread(self.enqueue_batch, queue, payloads, delay=delay)
+        engine = self._transactional()
+        stored: list[JobId] = []
+        with _listing(stored):
+            batches = self._encoded(queue, payloads)
+            while (encoded := await asyncio.to_thread(next, batches, None)) is not None:
+                with self._batch(queue, encoded, delay) as jobs:
+                    stored += await engine.aenqueue_within(connection, jobs)
+        return stored
+
+    @contextmanager
+    def _batch(self, queue: Queue[Any], encoded: Sequence[bytes], delay: float) -> Iterator[list[Job]]:
+        """Yield the jobs of encoded payloads, within the spans of their enqueue."""
+        options, extras, now = self._options[queue.name], self._extras[queue.name], self._clock()
+        not_before = first_moment(now, delay, None)
+        ids = [new_ids() for _ in encoded]
+        with self._sending.many(queue.name, [job_id for job_id, _ in ids]) as headers:
+            yield [
+                new_job(i, data, new_headers(carried), options, extras, now=now, not_before=not_before, uid=uid)
+                for (i, uid), data, carried in zip(ids, encoded, headers, strict=True)
+            ]
 
     def _send(self, job: Job, headers: dict[str, str]) -> JobId:
         with self._sending.one(job.queue, job.id, len(job.payload)) as carried:
@@ -218,10 +227,6 @@ class Producer:
         except EnqueueError as error:
             end(error)
             raise
-
-    async def run_async(self, call: Callable[[], list[JobId]]) -> list[JobId]:
-        """Run an enqueue in a thread, in a copy of the caller's context, so that its span is current there."""
-        return await asyncio.to_thread(call)
 
     def close(self) -> None:
         """Store the jobs that wait in line, and close the engine. Idempotent."""
@@ -284,15 +289,16 @@ class Producer:
             )
         return data
 
-    def _encode_some(self, queue: Queue[Any], rest: Iterator[Any], options: QueueOptions, *, first: int) -> list[bytes]:
-        """Return the next payloads, encoded, as many as are stored together.
-
-        Args:
-            first: the number of the next payload, which an error names.
-        """
+    def _encoded(self, queue: Queue[Any], payloads: Iterable[Any]) -> Iterator[list[bytes]]:
+        """Yield the encoded payloads in parts that are stored together. An error names the number of its payload."""
+        options = self._declared(queue)
+        if isinstance(payloads, (BaseModel, str, bytes, Mapping)):  # iterable, and surely one payload
+            raise InvalidPayload(
+                f"queue {queue.name!r}: enqueue_many takes an iterable of payloads, not one {type(payloads).__name__}"
+            )
         encoded: list[bytes] = []
         size = 0
-        for number, payload in enumerate(islice(rest, BATCH), start=first):
+        for number, payload in enumerate(payloads):
             try:
                 encoded.append(self._encode(queue, payload, options))
             except (InvalidPayload, PayloadTooLarge) as error:
@@ -300,9 +306,11 @@ class Producer:
                     error.args = (f"payload {number}, counted from 0: {error}",)
                 raise
             size += len(encoded[-1])
-            if size >= BATCH_BYTES:
-                break
-        return encoded
+            if len(encoded) >= BATCH or size >= BATCH_BYTES:
+                yield encoded
+                encoded, size = [], 0
+        if encoded:
+            yield encoded
 
     def _store(self, jobs: Sequence[Job]) -> list[JobId]:
         try:
@@ -316,6 +324,16 @@ class Producer:
             raise EnqueueUncertain(
                 f"queue {jobs[0].queue!r}: nobody knows whether {ids} was queued: {error!r}", job_id=jobs[0].id
             ) from error
+
+
+@contextmanager
+def _listing(stored: Sequence[JobId]) -> Iterator[None]:
+    """List in an EnqueueError what was stored before it."""
+    try:
+        yield
+    except EnqueueError as error:
+        error.enqueued = (*stored, *error.enqueued)
+        raise
 
 
 def _tell_of_duplicate(queue: str, job_id: JobId, on_conflict: str) -> None:

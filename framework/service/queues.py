@@ -108,9 +108,13 @@ class Sender(Protocol):
         connection: object | None,
     ) -> JobId: ...
 
-    def enqueue_batch(self, queue: Queue[Any], payloads: Iterable[Any], *, delay: float) -> list[JobId]: ...
+    def enqueue_batch(
+        self, queue: Queue[Any], payloads: Iterable[Any], *, delay: float, connection: object | None
+    ) -> list[JobId]: ...
 
-    async def run_async(self, call: Callable[[], list[JobId]]) -> list[JobId]: ...
+    async def aenqueue_batch(
+        self, queue: Queue[Any], payloads: Iterable[Any], *, delay: float, connection: object | None
+    ) -> list[JobId]: ...
 
 
 def _no_opener(queue: Queue[Any]) -> Sender:
@@ -280,18 +284,22 @@ class Queue(Generic[P]):
             connection=connection,
         )  # fmt: skip
 
-    def enqueue_many(self, payloads: Iterable[P], /, *, delay: Seconds = 0) -> list[str]:
+    def enqueue_many(
+        self, payloads: Iterable[P], /, *, delay: Seconds = 0, connection: object | None = None
+    ) -> list[str]:
         """Store many jobs, much faster than one by one, and return their ids.
 
         This is not atomic: an error's `enqueued` lists the jobs that were queued. InvalidPayload has it, too, and says
-        which payload is invalid.
+        which payload is invalid. With a `connection` (see `enqueue`), it is as atomic as that connection's transaction.
         """
-        return list(self.sender().enqueue_batch(self, payloads, delay=seconds(delay)))
+        return list(self.sender().enqueue_batch(self, payloads, delay=seconds(delay), connection=connection))
 
-    async def aenqueue_many(self, payloads: Iterable[P], /, *, delay: Seconds = 0) -> list[str]:
+    async def aenqueue_many(
+        self, payloads: Iterable[P], /, *, delay: Seconds = 0, connection: object | None = None
+    ) -> list[str]:
         """Run `enqueue_many` in a thread, so that the event loop goes on. A cancellation does not stop the thread."""
-        sender, wait = self.sender(), seconds(delay)
-        return list(await sender.run_async(lambda: sender.enqueue_batch(self, payloads, delay=wait)))
+        sender = self.sender()
+        return list(await sender.aenqueue_batch(self, payloads, delay=seconds(delay), connection=connection))
 
     def sender(self) -> Sender:
         """Return the producer in use: the one of the innermost `connect()`, else the process's own."""

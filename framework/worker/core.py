@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from framework.engine.ledger import Ledger
-from framework.engine.port import Engine
+from framework.engine.port import Engine, Transactional
 from framework.model.attempt import Attempt
+from framework.model.completion import NoTransactions
 from framework.model.errors import WorkerError
 from framework.model.events import Event, JobsSettled, ServiceMistake, WorkerLeaving
 from framework.model.options import PoolOptions, QueueOptions
@@ -111,6 +112,7 @@ class WorkerCore:
         self._deadlines = {name: _deadlines(executor.options) for name, executor in self.executors.items()}
         for executor in executors:
             executor.record = ledger.end
+            executor.engine = engine if isinstance(engine, Transactional) else NoTransactions(engine.features.system)
         self._ledger = ledger
         self.options = options
         self.emit = emit

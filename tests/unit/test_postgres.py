@@ -16,8 +16,10 @@ import pytest
 
 from framework.cli import main
 from framework.engine import postgres as engine
-from framework.engine.port import open_engine
+from framework.engine.port import MOST_UNCHARGED_ELSEWHERE, open_engine
 from framework.engine.postgres import inspect, upkeep
+from framework.engine.postgres.schema import VERSION, script
+from framework.maintenance.accounts import Accounts
 from framework.model.errors import EngineError, EngineUnavailable, EnqueueError, EnqueueUncertain, SettingsError
 from framework.model.options import QueueOptions
 from framework.model.outcome import SUCCEEDED, Settlement
@@ -75,7 +77,8 @@ def test_a_migration_can_be_repeated_and_run_twice_at_once(url: str) -> None:
     here = f"{url}?schema=twice"
     with ThreadPoolExecutor(4) as pool:
         said = list(pool.map(lambda _: list(engine.migrate(here)), range(4)))
-    assert sorted(said) == [["schema 'twice': version 1 applied"], *[["schema 'twice': version 1, nothing to do"]] * 3]
+    done = [f"schema 'twice': version {version} applied" for version in range(1, VERSION + 1)]
+    assert sorted(said) == [done, *[[f"schema 'twice': version {VERSION}, nothing to do"]] * 3]
 
 
 def test_without_its_schema_the_engine_says_what_to_run(url: str) -> None:
@@ -88,12 +91,12 @@ def test_without_its_schema_the_engine_says_what_to_run(url: str) -> None:
 def test_a_newer_schema_is_refused_and_the_next_one_is_not(url: str) -> None:
     here = f"{url}?schema=newer"
     list(engine.migrate(here))
-    for version, refused in ((2, False), (3, True)):
+    for version, refused in ((VERSION + 1, False), (VERSION + 2, True)):
         with psycopg.connect(url) as connection:
             connection.execute("insert into newer.version (version) values (%s)", [version])
         broker = open_engine(here, incarnation=f"at {version}")
         if refused:
-            with pytest.raises(EngineError, match="has version 3, this code knows 1: update it"):
+            with pytest.raises(EngineError, match=f"has version {VERSION + 2}, this code knows {VERSION}: update it"):
                 broker.open([])
         else:
             broker.open([JOBS])
@@ -102,9 +105,30 @@ def test_a_newer_schema_is_refused_and_the_next_one_is_not(url: str) -> None:
         list(engine.migrate(here))
 
 
+def test_jobs_of_the_version_before_are_kept_by_the_migration(url: str, tmp_path: Path) -> None:
+    with psycopg.connect(url) as connection:
+        connection.execute(script(1, "older"), prepare=False)  # type: ignore[call-overload]
+        connection.execute(
+            "insert into older.queue (name) values ('jobs'); insert into older.job (queue, place, owner, attempt, "
+            "delivery, eligible_at, since, home, id, uid, payload, enqueued_at) values "
+            "(1, 1, null, 1, 1, 0, 0, 1, 'ready', '0123456789abcdef', '{}', 0)",
+            prepare=False,
+        )
+    broker = open_engine(f"{url}?schema=older&local_dir={tmp_path}", incarnation="a")
+    with pytest.raises(EngineError, match="has version 1: run `worker migrate`"):
+        broker.open([JOBS])
+    assert list(engine.migrate(f"{url}?schema=older")) == ["schema 'older': version 2 applied"]
+    broker.open([JOBS])
+    (lease,) = broker.claim(["jobs"], limit=1, wait=0)
+    assert (lease.job.id, lease.attempt, lease.delivery) == ("ready", 2, 2)
+    broker.settle([Settlement(lease, SUCCEEDED)])
+    assert broker.stats("jobs").jobs == 0
+    broker.close()
+
+
 def test_the_command_migrates_and_prints(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["migrate", f"{url}?schema=by_hand"]) == 0
-    assert capsys.readouterr().out == "schema 'by_hand': version 1 applied\n"
+    assert capsys.readouterr().out == "".join(f"schema 'by_hand': version {n} applied\n" for n in range(1, VERSION + 1))
     assert main(["migrate", "--sql", f"{url}?schema=printed"]) == 0
     sql = capsys.readouterr().out
     with psycopg.connect(url) as connection:
@@ -245,6 +269,35 @@ def test_a_machine_that_beats_no_more_loses_what_it_held(opened: Open, url: str)
     assert ids(take(there)) == ["y"]  # it lives after all
 
 
+def test_of_a_dead_machine_only_what_had_started_is_charged(
+    opened: Open, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, here = opened("there", "far"), opened("here")
+    put(there, "x", "y")
+    monkeypatch.setattr(upkeep, "PATIENCE", -1.0)
+    for delivery in range(1, MOST_UNCHARGED_ELSEWHERE + 2):
+        leases = take(there, 2)
+        assert there.lost(leases[:1]) == []  # a worker asks about its runs
+        here.upkeep._left_over.clear()  # as if it had been seen alive meanwhile
+        rescued = {one.lease.job.id: one for one in here.rescue()}
+        run = rescued["x"].run
+        assert run is not None
+        assert (run.delivery, run.attempt) == (delivery, 1)
+        assert (rescued["y"].run, rescued["y"].elsewhere) == (None, True)
+        charged = Accounts(here, None).of(rescued["y"]).run is not None
+        assert charged == (delivery > MOST_UNCHARGED_ELSEWHERE), "it may have killed its machine at once, each time"
+        here.release([one.lease for one in rescued.values()])
+
+
+def test_a_run_whose_row_its_own_transaction_has_locked_is_not_waited_for(opened: Open, url: str) -> None:
+    broker = opened("a", options="&timeout=1")
+    put(broker, "x")
+    (lease,) = take(broker)
+    with psycopg.connect(url) as connection:
+        connection.execute("delete from worker.job")
+        assert broker.lost([lease]) == []
+
+
 def test_the_dead_of_other_services_stay_theirs(opened: Open) -> None:
     dead = opened("dead")
     put(dead, "x")
@@ -274,6 +327,46 @@ def test_large_counts_are_estimated(opened: Open, url: str, monkeypatch: pytest.
         connection.execute("analyze worker.job")
     stats = broker.stats("jobs")
     assert (stats.ready, stats.in_flight, stats.delayed) == (195, 5, 0)
+
+
+def test_one_job_is_found_by_its_id_and_no_other_is_read(opened: Open, url: str) -> None:
+    broker = opened("a")
+    put(broker, *(f"{n}" for n in range(3000)))
+    put(broker, *(f"later {n}" for n in range(100)), not_before=time.time() + 3600)
+
+    def read() -> int:
+        broker.link.rows("select pg_stat_force_next_flush()")
+        [(count,)] = broker.link.rows(
+            "select sum(seq_tup_read + idx_tup_fetch)::int from pg_stat_user_tables where schemaname = 'worker' "
+            "and relname in ('job', 'later', 'dead')"
+        )
+        return int(count)
+
+    broker.keeps_letters("jobs")
+    before = read()
+    assert broker.find("jobs", "2999", "ready").job.id == "2999"
+    assert broker.find("jobs", "later 50", "delayed").job.id == "later 50"
+    assert broker.find("jobs", "2999", "dead") is None
+    assert read() - before <= 4
+
+
+def test_the_local_directory_does_not_depend_on_the_working_directory(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def place(options: str = "") -> Path:
+        return Path(open_engine(f"{url}{options}", incarnation="a").local_dir)
+
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    here = place()
+    monkeypatch.chdir(tmp_path)
+    assert place() == here
+    assert here.parent == tmp_path / ".local/state/worker"
+    assert place("?schema=other") != here
+    monkeypatch.setenv("STATE_DIRECTORY", f"{tmp_path}/state:{tmp_path}/second")
+    assert place().parent == tmp_path / "state/worker"
+    assert list(tmp_path.iterdir()) == [], "a process that only enqueues leaves no files"
 
 
 def test_a_wrong_url_is_refused_without_its_password() -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,119 +13,14 @@ import pytest
 from framework import Queue, WorkerApp
 from framework.engine.port import open_engine
 from framework.model.errors import Duplicate, InvalidPayload, QueueFull
+from framework.model.outcome import SUCCEEDED, Settlement
 from framework.service.producer import Producer
 from tests.support import postgres
-
-Execute = Callable[[str], Awaitable[Any]]
-Tx = tuple[Any, Execute, Callable[[bool], Awaitable[None]]]
+from tests.unit.connections import KINDS, psycopg_async, psycopg_sync
 
 
 class Shop(WorkerApp):
     jobs = Queue[int]("jobs", max_length=3)
-
-
-async def later(value: Any) -> Any:
-    return value
-
-
-@asynccontextmanager
-async def psycopg_sync(url: str) -> AsyncIterator[Tx]:
-    import psycopg
-    from psycopg.rows import dict_row
-
-    with psycopg.connect(url, row_factory=dict_row) as connection:  # type: ignore[arg-type]
-        end = {True: connection.commit, False: connection.rollback}
-        yield connection, lambda sql: later(connection.execute(sql)), lambda commit: later(end[commit]())  # type: ignore[call-overload]
-
-
-@asynccontextmanager
-async def psycopg_async(url: str) -> AsyncIterator[Tx]:
-    import psycopg
-
-    async with await psycopg.AsyncConnection.connect(url) as connection:
-        end = {True: connection.commit, False: connection.rollback}
-        yield connection, lambda sql: connection.execute(sql), lambda commit: end[commit]()  # type: ignore[call-overload]
-
-
-@asynccontextmanager
-async def asyncpg(url: str) -> AsyncIterator[Tx]:
-    import asyncpg
-
-    connection = await asyncpg.connect(url)
-    transaction = connection.transaction()
-    await transaction.start()
-    yield connection, connection.execute, lambda commit: transaction.commit() if commit else transaction.rollback()
-    await connection.close()
-
-
-@asynccontextmanager
-async def sqlalchemy_session(url: str) -> AsyncIterator[Tx]:
-    from sqlalchemy import create_engine, text
-    from sqlalchemy.orm import Session
-
-    class Own(Session):
-        """As services have it."""
-
-    engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
-    with Own(engine) as session:
-        end = {True: session.commit, False: session.rollback}
-        yield session, lambda sql: later(session.execute(text(sql))), lambda commit: later(end[commit]())
-    engine.dispose()
-
-
-def sqlalchemy_async(driver: str) -> Callable[[str], Any]:
-    @asynccontextmanager
-    async def opened(url: str) -> AsyncIterator[Tx]:
-        from sqlalchemy import text
-        from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-
-        engine = create_async_engine(url.replace("postgresql:", f"postgresql+{driver}:"))
-        async with AsyncSession(engine) as session:
-            end = {True: session.commit, False: session.rollback}
-            yield session, lambda sql: session.execute(text(sql)), lambda commit: end[commit]()
-        await engine.dispose()
-
-    return opened
-
-
-class Rollback(Exception):
-    pass
-
-
-@asynccontextmanager
-async def django_atomic(url: str) -> AsyncIterator[Tx]:
-    import os
-
-    import django
-    from django.conf import settings
-    from django.db import connections, transaction
-
-    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
-    host, _, port = url.rpartition("@")[2].partition("/")[0].partition(":")
-    if not settings.configured:
-        place = {"ENGINE": "django.db.backends.postgresql", "NAME": "postgres", "USER": "postgres"}
-        settings.configure(DATABASES={"default": {**place, "HOST": host, "PORT": port}})
-        django.setup()
-    atomic = transaction.atomic()
-    atomic.__enter__()
-
-    async def end(commit: bool) -> None:
-        atomic.__exit__(*(None, None, None) if commit else (Rollback, Rollback(), None))
-
-    connection = connections["default"]
-    yield connection, lambda sql: later(connection.cursor().execute(sql)), end
-    connections.close_all()
-
-
-KINDS: dict[str, tuple[Callable[[str], Any], bool]] = {
-    "psycopg": (psycopg_sync, False),
-    "psycopg async": (psycopg_async, True),
-    "asyncpg": (asyncpg, True),
-    "Session": (sqlalchemy_session, False),
-    "AsyncSession asyncpg": (sqlalchemy_async("asyncpg"), True),
-    "AsyncSession psycopg": (sqlalchemy_async("psycopg"), True),
-    "django": (django_atomic, False),
-}
 
 
 class World:
@@ -143,6 +37,12 @@ class World:
             if self.awaits:
                 return await Shop.jobs.aenqueue(number, connection=connection, **options)
             return Shop.jobs.enqueue(number, connection=connection, **options)
+
+    async def enqueue_many(self, numbers: Any, connection: Any, **options: Any) -> Any:
+        with Shop.jobs.connected(self.producer):
+            if self.awaits:
+                return await Shop.jobs.aenqueue_many(numbers, connection=connection, **options)
+            return Shop.jobs.enqueue_many(numbers, connection=connection, **options)
 
     def ready(self) -> int | None:
         return self.broker.stats("jobs").ready
@@ -189,6 +89,27 @@ async def test_a_refusal_leaves_the_transaction_as_it_was(world: World, kind: st
         await execute("select 1")
         await end(True)
     assert world.ready() == 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_many_are_stored_by_the_commit_too(world: World, kind: str) -> None:
+    opened, world.awaits = KINDS[kind]
+    async with opened(postgres.shared().url) as (connection, execute, end):
+        assert len(await world.enqueue_many(iter([1, 2]), connection)) == 2
+        with pytest.raises(QueueFull) as full:
+            await world.enqueue_many([3, 4], connection, delay=3600)
+        assert len(full.value.enqueued) == 1
+        with pytest.raises(InvalidPayload, match="payload 1, counted from 0"):
+            await world.enqueue_many([5, "x"], connection)
+        await execute("select 1")
+        assert world.ready() == 0
+        await end(True)
+    assert (world.ready(), world.broker.stats("jobs").delayed) == (2, 1)
+    async with opened(postgres.shared().url) as (connection, _, end):
+        world.broker.settle([Settlement(one, SUCCEEDED) for one in world.broker.claim(["jobs"], limit=2, wait=0)])
+        await world.enqueue_many([6, 7], connection)
+        await end(False)
+    assert world.ready() == 0
 
 
 async def test_an_id_that_an_open_transaction_has_is_refused_after_a_while(world: World) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -24,8 +26,9 @@ def connect(url: str, *, incarnation: str, **_: Any) -> PostgresEngine:
 
     Args:
         url: `postgresql://user:password@host:port/database`; its query may hold `schema` (default `worker`),
-            `local_dir`, the directory for files of this machine's processes (default `./var/postgres`), `timeout`,
-            seconds in which the server must answer (default 5), and the options of libpq, such as `sslmode`.
+            `local_dir`, the directory for files of this machine's processes (default: one for each database and schema
+            in `$STATE_DIRECTORY`, which systemd sets, or in `~/.local/state/worker`), `timeout`, seconds in which the
+            server must answer (default 5), and the options of libpq, such as `sslmode`.
         incarnation: name of this process's run, never reused.
 
     Raises:
@@ -63,14 +66,30 @@ def _place(url: str) -> Place:
     libpq = {one.keyword.decode(): str for one in pq.Conninfo.get_defaults()}
     base, given = options.split(url, {"schema": _schema, "local_dir": Path, "timeout": _timeout, **libpq})
     own = {name: given.pop(name, default) for name, default in
-           (("schema", "worker"), ("local_dir", Path("var/postgres")), ("timeout", 5.0))}  # fmt: skip
+           (("schema", "worker"), ("local_dir", None), ("timeout", 5.0))}  # fmt: skip
     defaults = {"connect_timeout": "5", "target_session_attrs": "read-write", "application_name": "worker"}
     try:
         info = conninfo.make_conninfo(base, **{**defaults, **given})
     except Error:  # not chained: its text may quote the password
         raise SettingsError("WORKER_ENGINE_URL: write postgresql://user:password@host:port/database") from None
     shown = f"PostgreSQL at {urlsplit(base).netloc.rpartition('@')[2] or given.get('host', 'localhost')}"
-    return Place(info, own["schema"], own["local_dir"].absolute(), own["timeout"], shown)
+    local_dir = own["local_dir"] or _local_dir(conninfo.conninfo_to_dict(info), own["schema"])
+    return Place(info, own["schema"], local_dir.absolute(), own["timeout"], shown)
+
+
+def _local_dir(info: Mapping[str, Any], schema: str) -> Path:
+    """Return the directory of all processes of this machine and user that use a database and schema.
+
+    It does not depend on the working directory: processes with different ones would take each other for two machines.
+    """
+    state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    parent = state or os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    place = "\n".join(str(info.get(name, "")) for name in ("host", "port", "dbname")) + schema
+    try:
+        home = Path(parent).expanduser()
+    except RuntimeError:  # the user has none: workers say that the directory cannot be used, and what to set
+        home = Path("/")
+    return Path(home, "worker", f"postgres-{blake2b(place.encode(), digest_size=4).hexdigest()}")
 
 
 def _schema(text: str) -> str:

@@ -16,6 +16,7 @@ import psycopg
 from framework.engine.port import Features, JobView, QueueStats, Rescued, State
 from framework.engine.postgres import schema, within
 from framework.engine.postgres.claims import POLL, Claims
+from framework.engine.postgres.complete import CompletingTransaction, Completions
 from framework.engine.postgres.enqueue import Store
 from framework.engine.postgres.inspect import Inspection
 from framework.engine.postgres.link import TAKEN_FOR_DEAD, Failed, Link, Place
@@ -56,6 +57,7 @@ class PostgresEngine:
         self.lost_answer = False  # the answer to a rescue was lost
         self.claims = Claims(self)
         self._settling = Settling(self)
+        self._completions = Completions(self)
         self._opened = self._closed = False
 
     # --- open and close ---------------------------------------------------------------------------------------------
@@ -120,6 +122,7 @@ class PostgresEngine:
             self.life.end()
             self.link.close()
             self._sending.close()
+            self._completions.close()
             self.claims.close()
 
     def find_queue(self, name: str) -> tuple[int, QueueOptions]:
@@ -203,15 +206,38 @@ class PostgresEngine:
 
     def settle(self, done: Sequence[Settlement]) -> None:
         """Settle leases, with one statement for each group of outcomes."""
-        self._settling.settle(done)
+        if left := [one for one in done if not self._completions.end(one.lease)]:
+            self._settling.settle(left)
+        if len(left) < len(done):
+            self.held.difference_update(one.lease.token for one in done)
 
     def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
         """Give leases back to the places that they had."""
         self.settle([Settlement(lease, Outcome(Kind.RELEASED, delay)) for lease in leases])
 
     def lost(self, leases: Sequence[Lease]) -> Sequence[Lease]:
-        """Return the leases whose rows are not this owner's any more."""
-        return self._settling.lost(leases)
+        """Return the leases whose rows are not this owner's any more, without those that complete in a transaction."""
+        return self._settling.lost([one for one in leases if not self._completions.begun(one)])
+
+    def transaction(self, lease: Lease) -> CompletingTransaction:
+        """Return a block with a connection of this engine's own."""
+        return CompletingTransaction(self._completions, lease)
+
+    def complete(self, lease: Lease, connection: object) -> None:
+        """Delete the job's row within the caller's transaction."""
+        self._completions.complete(lease, connection)
+
+    async def acomplete(self, lease: Lease, connection: object) -> None:
+        """Delete the job's row within the caller's transaction, on an asynchronous connection."""
+        await self._completions.acomplete(lease, connection)
+
+    def completing(self, lease: Lease) -> bool:
+        """Return whether a transaction that completes the job was begun."""
+        return self._completions.begun(lease)
+
+    def completed(self, lease: Lease) -> bool:
+        """Return whether that transaction has committed: whether the job's row is gone."""
+        return self._completions.completed(lease)
 
     def rescue(self) -> Sequence[Rescued]:
         """Take over the abandoned leases of dead owners.
@@ -271,7 +297,7 @@ class PostgresEngine:
     def find(self, queue: str, job_id: str, state: State) -> JobView | None:
         """Return the oldest job of an id in a state, or None."""
         self.find_queue(queue)
-        return next(self._inspection.browse(queue, state, job_id), None)
+        return self._inspection.find(queue, job_id, state)
 
     def replay(self, view: JobView) -> bool:
         """Send a dead letter home, also one that its dead-letter queue has not handled yet."""

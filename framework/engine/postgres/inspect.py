@@ -27,6 +27,11 @@ _WHERE: dict[State, tuple[str, str]] = {
     "delayed": ("later", "true"),
     "dead": ("dead", "true"),
 }
+_WITHIN_LEVEL = (1 << 56) - 1  # the part of a place that is not the priority
+
+
+def _columns(table: str) -> str:
+    return COLUMNS if table == "job" else COLUMNS.replace("owner, claimer", "null, null")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,35 +112,50 @@ class Inspection:
 
     # --- views ------------------------------------------------------------------------------------------------------
 
-    def browse(self, queue: str, state: State, job_id: str | None = None) -> Iterator[JobView]:
+    def browse(self, queue: str, state: State) -> Iterator[JobView]:
         """Yield the jobs of a state in the order of their enqueue; the rows of all priorities are merged."""
-        if state not in _WHERE:
-            return
-        parts = [_WHERE[state]]
+        levels = range(MOST_URGENT - USUAL, LEAST_URGENT - USUAL + 1)
+        parts = self._parts(queue, state)
+        pages = [self._rows(queue, table, where, level) for table, where in parts for level in levels]
+        for _, table, row in heapq.merge(*pages, key=lambda one: one[0]):
+            yield self._view(queue, state, table, row)
+
+    def find(self, queue: str, job_id: str, state: State) -> JobView | None:
+        """Return the oldest job of an id in a state, or None. It is found by its id, however long the queue is."""
+        found = []
+        for table, where in self._parts(queue, state):
+            rows = self._engine.link.rows(
+                # The sum keeps the planner from the primary key, in which the whole queue would match.
+                f"select {_columns(table)} from {self._schema}.{table} where id = %s and queue + 0 = %s and {where}",
+                [write_id(job_id), self._engine.numbers[queue]],
+            )
+            found += [(table, Row._make(row)) for row in rows]
+        if not found:
+            return None
+        return self._view(queue, state, *min(found, key=lambda one: one[1].place & _WITHIN_LEVEL))
+
+    def _parts(self, queue: str, state: State) -> list[tuple[str, str]]:
+        """Return the tables that hold the jobs of a state, each with a condition."""
         if self._engine.keeps_letters(queue):
             if state in ("ready", "delayed"):
-                return
+                return []
             if state == "dead":
-                parts += [_WHERE["ready"], _WHERE["delayed"]]
-        levels = range(MOST_URGENT - USUAL, LEAST_URGENT - USUAL + 1)
-        pages = [self._rows(queue, table, where, level, job_id) for table, where in parts for level in levels]
-        for _, table, row in heapq.merge(*pages, key=lambda one: one[0]):
-            job = job_of(row, self._engine.name_of)
-            yield RowView(job, queue, state, row.attempt, row.delivery, row.since, table=table, number=row.queue,
-                          row=row.place)  # fmt: skip
+                return [_WHERE["dead"], _WHERE["ready"], _WHERE["delayed"]]
+        return [_WHERE[state]] if state in _WHERE else []
 
-    def _rows(
-        self, queue: str, table: str, where: str, level: int, job_id: str | None
-    ) -> Iterator[tuple[int, str, Row]]:
+    def _view(self, queue: str, state: State, table: str, row: Row) -> RowView:
+        job = job_of(row, self._engine.name_of)
+        return RowView(job, queue, state, row.attempt, row.delivery, row.since, table=table, number=row.queue,
+                       row=row.place)  # fmt: skip
+
+    def _rows(self, queue: str, table: str, where: str, level: int) -> Iterator[tuple[int, str, Row]]:
         """Yield the rows of one priority, each with its place within the priority and its table."""
         number, last, end = self._engine.numbers[queue], level << 56, (level + 1) << 56
-        columns = COLUMNS if table == "job" else COLUMNS.replace("owner, claimer", "null, null")
-        named, values = ("and id = %s ", [write_id(job_id)]) if job_id is not None else ("", [])
         while True:
             rows = self._engine.link.rows(
-                f"select {columns} from {self._schema}.{table} where queue = %s and place > %s and place < %s "
-                f"and {where} {named}order by queue, place limit %s",
-                [number, last, end, *values, PAGE],
+                f"select {_columns(table)} from {self._schema}.{table} where queue = %s and place > %s and place < %s "
+                f"and {where} order by queue, place limit %s",
+                [number, last, end, PAGE],
                 seconds=SLOW,
             )
             for found in map(Row._make, rows):

@@ -89,16 +89,11 @@ class Settling:
         }
 
     def lost(self, leases: Sequence[Lease]) -> list[Lease]:
-        """Return the leases that are not this owner's any more."""
+        """Return the leases that are not this owner's any more; note that the others have started."""
         if not leases:
             return []
         engine, keys = self._engine, [lease.token for lease in leases]
-        rows = engine.as_owner(lambda _: engine.link.rows(
-            f"select j.place from {engine.schema}.job j join unnest(%s::int[], %s::bigint[], %s::int[]) as "
-            "u(queue, place, delivery) using (queue, place, delivery) where j.owner = %s",
-            [*map(list, zip(*keys, strict=True)), engine.incarnation],
-        ))  # fmt: skip
-        mine = {place for (place,) in rows}
+        mine = engine.as_owner(lambda _: self._keys("started_1", keys))
         return [lease for lease in leases if lease.token[1] not in mine]
 
     def _move(self, done: Sequence[Settlement]) -> set[int]:

@@ -10,7 +10,7 @@ from framework.engine.port import Rescued
 from framework.engine.postgres.enqueue import tell
 from framework.engine.postgres.owner import BEAT, PATIENCE
 from framework.engine.postgres.rows import COLUMNS, Row
-from framework.model.job import Failure, Lease
+from framework.model.job import Failure, Lease, RunRecord
 from framework.model.outcome import Kind, Outcome, Settlement
 
 if TYPE_CHECKING:
@@ -31,8 +31,10 @@ class Upkeep:
         self._left_over: dict[str, float] = {}
         self._beat_at = self._delete_at = 0.0
 
-    def _dead(self) -> list[str]:
-        """Return the dead owners: for this machine by their files, for other machines by their heartbeats.
+    def _dead(self) -> dict[str, bool]:
+        """Return the dead owners and whether each was on another machine.
+
+        Those of this machine are known by their files, those of other machines by their heartbeats.
 
         While the database cannot be reached, no machine can send a heartbeat. So after a break, other machines first
         get time to send one.
@@ -45,7 +47,11 @@ class Upkeep:
             f"left join {self._schema}.node n on n.id = o.node where o.id <> %s",
             [PATIENCE, engine.incarnation],
         )
-        return [name for name, at, silent in rows if (engine.life.is_dead(name) if at == node else silent and others)]
+        return {
+            name: at != node
+            for name, at, silent in rows
+            if (engine.life.is_dead(name) if at == node else silent and others)
+        }
 
     def rescue(self) -> list[Rescued]:
         """Take over the leases of dead owners on this engine's queues."""
@@ -59,7 +65,7 @@ class Upkeep:
             if not gone and not again:
                 return []
             rows = engine.as_owner(lambda era: engine.link.rows(
-                f"select {COLUMNS} from {self._schema}.rescue_1(%s, %s, %s::text[], %s::int[], %s)",
+                f"select {COLUMNS}, started = delivery from {self._schema}.rescue_1(%s, %s, %s::text[], %s::int[], %s)",
                 [engine.incarnation, era, gone, list(engine.numbers.values()), again],
                 seconds=SLOW,
             ))  # fmt: skip
@@ -67,10 +73,19 @@ class Upkeep:
             for name in gone:
                 engine.life.forget(name)
                 self._left_over[name] = now + LEFT_OVER
-            found = [Row._make(row) for row in rows]
-            new = [row for row in found if (row.queue, row.place, row.delivery) not in engine.held]
-            new.sort(key=lambda row: row.place)
-            return [Rescued(lease, row.claimer or "") for lease, row in zip(engine.leases(new), new, strict=True)]
+            found = [(Row._make(row), started) for *row, started in rows]
+            new = [one for one in found if (one[0].queue, one[0].place, one[0].delivery) not in engine.held]
+            new.sort(key=lambda one: one[0].place)
+            leases = engine.leases([row for row, _ in new])
+            return [
+                Rescued(
+                    lease,
+                    row.claimer or "",
+                    run=RunRecord(0, lease.delivery, lease.attempt, row.since) if started else None,
+                    elsewhere=dead.get(row.claimer or "", False),
+                )
+                for lease, (row, started) in zip(leases, new, strict=True)
+            ]
 
     def lead(self, name: str) -> bool:
         """Return whether this owner has a role; it takes over from an owner that is dead."""
@@ -81,7 +96,7 @@ class Upkeep:
                 f"insert into {self._schema}.leader values (%s, %s) on conflict (name) do update "
                 "set owner = excluded.owner where leader.owner = excluded.owner or leader.owner = any(%s) "
                 f"or not exists (select from {self._schema}.owner o where o.id = leader.owner) returning name",
-                [name, engine.incarnation, dead],
+                [name, engine.incarnation, list(dead)],
             )))  # fmt: skip
 
     def maintain(self, seconds: float) -> bool:

@@ -1,4 +1,4 @@
-"""Enqueue within the caller's transaction, on connections of several drivers. Only psycopg is imported here."""
+"""Calls within the caller's transaction, on connections of several drivers. Only psycopg is imported here."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ KNOWN = "psycopg (Connection, AsyncConnection), SQLAlchemy (Session, Connection 
 Call = Callable[[Any, str, str], Any]
 
 
-def rows(connection: Any, query: str, document: str) -> list[str]:
+def rows(connection: Any, query: str, document: str, other: str = "aenqueue") -> list[str]:
     """Execute a query with one parameter, written as {}, and return the first column of its rows.
+
+    Args:
+        other: the caller's verb for asynchronous connections.
 
     Raises:
         InvalidPayload: the connection is asynchronous, or of an unknown kind.
@@ -22,15 +25,15 @@ def rows(connection: Any, query: str, document: str) -> list[str]:
     """
     call, awaits = _call(connection)
     if awaits:
-        raise InvalidPayload(f"connection={_kind(connection)} is asynchronous: use aenqueue")
+        raise InvalidPayload(f"connection={_kind(connection)} is asynchronous: use {other}")
     return list(call(connection, query, document))
 
 
-async def arows(connection: Any, query: str, document: str) -> list[str]:
+async def arows(connection: Any, query: str, document: str, other: str = "enqueue") -> list[str]:
     """Execute a query as `rows` does, on an asynchronous connection."""
     call, awaits = _call(connection)
     if not awaits:
-        raise InvalidPayload(f"connection={_kind(connection)} is not asynchronous: use enqueue")
+        raise InvalidPayload(f"connection={_kind(connection)} is not asynchronous: use {other}")
     return list(await call(connection, query, document))
 
 

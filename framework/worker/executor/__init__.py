@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
@@ -17,6 +19,8 @@ from framework.model.attempt import NoTracing as NoTracing
 from framework.model.attempt import SilentLogger as SilentLogger
 from framework.model.attempt import SpanIdentity as SpanIdentity
 from framework.model.attempt import Tracing as Tracing
+from framework.model.completion import Completing, NoTransactions
+from framework.model.errors import EngineError
 from framework.model.events import Event, JobFinished
 from framework.model.exceptions import describe, error_type
 from framework.model.job import Context, Failure, Lease
@@ -41,6 +45,8 @@ from framework.service.queues import DeadLetter
 from framework.worker.executor.elsewhere import attempt_elsewhere, loss_elsewhere, lost_elsewhere
 from framework.worker.executor.hooks import PATIENCE, FailureHook, dismiss, undone, unfinished
 
+log = logging.getLogger("framework")
+
 
 def _call(method: Callable[..., Any], *arguments: Any) -> Any:
     return method(*arguments)
@@ -63,6 +69,7 @@ class Executor:
 
     Attributes:
         record: takes the outcome of each attempt before telemetry does.
+        engine: completes jobs in transactions of their handlers.
         settled: counts a settlement, as `Tracing.settled` does.
     """
 
@@ -91,6 +98,7 @@ class Executor:
         if carried is not DeadLetter:
             self._decode = codec_for(carried, queue=options.name, full_errors=options.full_errors).decode
         self.record: Callable[..., None] = lambda lease, outcome, resolved=False: None
+        self.engine: Completing = NoTransactions("memory")
         self._tracing = tracing
         self.settled = tracing.settled
         self._emit = emit
@@ -135,9 +143,11 @@ class Executor:
                 result = call(self._method, payload) if context is None else call(self._method, payload, context)
                 if result is not None:
                     self._check(result)
+                if context is not None and self.engine.completing(lease):
+                    self._confirm(lease)
             except BaseException as error:
                 duration = self._monotonic() - started
-                failure = self._decided(attempt, error).failure
+                failure = self._decided(attempt, error, self._stands(attempt.lease)).failure
                 if failure is not None:
                     self._hook.tell(failure, context or self._context(attempt, started))
             else:
@@ -163,9 +173,14 @@ class Executor:
                 made = self._method(payload) if context is None else self._method(payload, context)
                 if (result := await call(self._awaitable(made))) is not None:
                     self._check(result)
+                if context is not None and self.engine.completing(lease):
+                    await asyncio.to_thread(self._confirm, lease)
             except BaseException as error:
                 duration = self._monotonic() - started
-                failure = self._decided(attempt, error).failure
+                stands = self.engine.completing(attempt.lease)
+                if stands:
+                    stands = await asyncio.to_thread(self._stands, attempt.lease)
+                failure = self._decided(attempt, error, stands).failure
                 if failure is not None:
                     await self._hook.atell(failure, context or self._context(attempt, started))
             else:
@@ -223,6 +238,8 @@ class Executor:
             _deadline=None if timeout is None else started + timeout - self._stood_still(),
             _stopping=self._stopping,
             _clock=self._own_time,
+            _lease=lease,
+            _engine=self.engine,
         )
 
     def _own_time(self) -> float:
@@ -230,8 +247,28 @@ class Executor:
         still."""
         return self._monotonic() - self._stood_still()
 
-    def _decided(self, attempt: Attempt, error: BaseException) -> Outcome:
+    def _confirm(self, lease: Lease) -> None:
+        """Raise EngineError if the handler has completed its job in a transaction that it has not committed."""
+        if not self.engine.completed(lease):
+            raise EngineError(
+                f"{self._where()} completed its job in a transaction that is not committed: commit it before the "
+                "handler returns"
+            )
+
+    def _stands(self, lease: Lease) -> bool:
+        """Return whether the job was completed in a transaction that has committed. If that cannot be known, the
+        attempt counts as failed: its settlement finds a job that is gone, and changes nothing."""
+        try:
+            return self.engine.completing(lease) and self.engine.completed(lease)
+        except Exception:
+            return False
+
+    def _decided(self, attempt: Attempt, error: BaseException, stands: bool) -> Outcome:
         attempt.error = error
+        if stands:  # the job is gone, with what its handler has committed
+            log.warning("%s failed after its job was completed: %s", self._where(), error_type(error))
+            attempt.outcome = RESTED if attempt.lease.is_letter else SUCCEEDED
+            return attempt.outcome
         try:
             attempt.outcome = outcome = self.decide(attempt, error)
         except BaseException:  # an attribute of the exception, or a class of `give_up_on`, raised in turn

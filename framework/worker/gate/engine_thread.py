@@ -69,11 +69,11 @@ class EngineThread:
             self._wake()
 
     def waiting(self, call: Callable[[float], Any], seconds: float) -> Any:
-        """Make a claim that may wait up to `seconds`, in the thread. It does not wait if another call is queued or
-        due."""
+        """Make a claim that may wait up to `seconds`, in the thread. It does not wait if another call is queued, and no
+        longer than until one is due."""
         self._waiting = True  # first: a call that arrives after this line ends the wait
         try:
-            return call(0.0 if self._calls or self._due <= time.monotonic() else seconds)
+            return call(0.0 if self._calls else max(0.0, min(seconds, self._due - time.monotonic())))
         finally:
             self._waiting = False
 

@@ -20,6 +20,7 @@ from framework.worker.gate.unsettled import Unsettled
 
 MOST = 256  # settlements that are collected for one call
 LOOK_EVERY = 1.0  # seconds between questions whether this process still owns the leases of its running jobs
+FIRST_LOOK = 0.05  # age in seconds of a run at its first question, with which the engine notes that it has started
 LAST_CALLS = 5.0  # seconds at the end for the calls in progress
 
 
@@ -31,7 +32,8 @@ class ThreadGate(Gate):
     with it. All are settled before the next claim. A claim waits in the same thread: when another call or a settlement
     is due, the claim is ended, returns nothing and is repeated. So an engine needs no second connection for claims.
 
-    While handlers run, the engine is asked once a second whether this process still owns their leases: see `on_lost`.
+    While handlers run, the engine is asked whether this process still owns their leases: see `on_lost`. The first
+    question of a run tells a shared engine that the job has started, so that it is charged if this machine dies.
 
     Attributes:
         later: calls a function after some seconds in the thread that settles (an event loop's `call_later`); None:
@@ -41,8 +43,8 @@ class ThreadGate(Gate):
     def __init__(self, engine: Engine, *arguments: Any, **options: Any) -> None:
         super().__init__(engine, *arguments, **options)
         self._delay = engine.features.settle_delay
-        self._running: dict[int, Lease] = {}  # by id() of the lease
-        self._look_at = math.inf
+        self._running: dict[int, tuple[float, Lease]] = {}  # by id() of the lease, with the moment of the first look
+        self._looked, self._look_at = 0.0, math.inf
         self._thread = EngineThread(engine.wake, self._on_due)
         self._retrying = False
         self._durations: deque[float] = deque([0.0], maxlen=16)  # of claims that found jobs
@@ -72,11 +74,20 @@ class ThreadGate(Gate):
         """Write the run into the ledger, and have its lease checked regularly."""
         if not super().start(lease, run):
             return False
-        self._running[id(lease)] = lease
-        if self._look_at == math.inf:
-            self._look_at = time.monotonic() + LOOK_EVERY
-            self._thread.by(self._look_at)
+        first = time.monotonic() + FIRST_LOOK
+        self._running[id(lease)] = first, lease
+        if first < self._look_at:
+            self._look_at = first
+            self._thread.by(first)
+            if self.later is not None:  # a claim may wait already
+                self.later(FIRST_LOOK, self._make_way)
         return True
+
+    def _make_way(self) -> None:
+        """End a waiting claim for the first look at a run, if one lasts that long."""
+        now = time.monotonic()
+        if any(self._looked < first <= now for first, _ in list(self._running.values())):
+            self._thread.step_aside()
 
     def _make_room(self) -> bool:
         return False  # the thread makes room, but not at once
@@ -145,9 +156,14 @@ class ThreadGate(Gate):
 
     def _on_due(self) -> None:
         self._flush()
-        if time.monotonic() >= self._look_at:
+        if (now := time.monotonic()) >= self._look_at:
             self._look_at = math.inf  # first: a job that starts now and that this look misses schedules the next one
-            self._look(list(self._running.values()))
+            running = list(self._running.values())
+            if any(self._looked < first <= now for first, _ in running) or now >= self._looked + LOOK_EVERY:
+                self._looked = now
+                self._look([lease for first, lease in running if first <= now])
+            later = [first if first > now else self._looked + LOOK_EVERY for first, _ in running]
+            self._look_at = min(self._look_at, *later) if later else self._look_at
         if self._look_at < math.inf:
             self._thread.by(self._look_at)
 
@@ -161,7 +177,6 @@ class ThreadGate(Gate):
         else:
             for lease in lost:
                 self.on_lost(lease)
-        self._look_at = time.monotonic() + LOOK_EVERY
 
     def _flush(self) -> None:
         items: list[Unsettled] = []
