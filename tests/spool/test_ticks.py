@@ -105,9 +105,7 @@ def test_a_job_that_a_dead_process_left_is_moved_by_the_next_look(root: Path) ->
 @pytest.mark.parametrize(
     "damage", [b"", b"garbage", b"[]", b'{"key":"hourly","last":"x","missed":0,"job":""}', b"\0" * 50, b"[" * 5000]
 )
-def test_a_damaged_record_begins_anew_and_says_so(
-    root: Path, damage: bytes, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_record_begins_anew_and_says_so(root: Path, damage: bytes, caplog: pytest.LogCaptureFixture) -> None:
     mine = broker(root, JOBS)
     assert fire(mine, None)
     record = next((root / "jobs" / "schedules").iterdir())

@@ -18,9 +18,9 @@ from framework.model.completion import NoTransactions
 from framework.model.options import QueueOptions
 from framework.model.outcome import SUCCEEDED, Kind, Outcome, Settlement
 from framework.service.producer import Producer
-from tests import postgres
 from tests.contract.helpers import a_failure
 from tests.proxy import Proxy
+from tests.support import postgres
 from tests.unit.connections import KINDS
 from tests.unit.helpers import a_job, a_lease, an_executor
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -65,7 +65,7 @@ def test_ticks_come_in_order_and_after_the_moment_given(after: float, expression
         schedule = Cron(expression, 1, timezone=zone)
         found = list(islice(schedule.ticks(after), 30))
         assert after < found[0]
-        assert all(a < b for a, b in zip(found, found[1:], strict=False))
+        assert all(a < b for a, b in pairwise(found))
         assert list(islice(schedule.ticks(found[3]), 5)) == found[4:9]
 
 

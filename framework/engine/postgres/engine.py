@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from framework.engine.port import Features, JobView, QueueStats, Rescued, State
+from framework.engine.port import Features, JobView, QueueStats, Rescued, State, Tick
 from framework.engine.postgres import schema, within
 from framework.engine.postgres.claims import POLL, Claims
 from framework.engine.postgres.complete import CompletingTransaction, Completions
@@ -195,6 +195,22 @@ class PostgresEngine:
         with self.store.within(jobs) as call:
             call.answers = await within.arows(connection, call.query, call.document)
         return call.ids
+
+    def ticks(self, queue: str, keys: Sequence[str]) -> tuple[float, Mapping[str, Tick]]:
+        """Read the schedules' rows, and the database's clock."""
+        number, _ = self.find_queue(queue)
+        rows = self.link.rows(
+            f"select {self.schema}.clock(), key, last, missed from (select) as always left join {self.schema}.schedule "
+            "on queue = %s and key = any(%s::text[])",
+            [number, list(keys)],
+        )
+        return rows[0][0], {key: Tick(last, missed) for _, key, last, missed in rows if key is not None}
+
+    def fire(
+        self, queue: str, key: str, last: float | None, tick: float, job: Job | None = None, *, missed: int = 0
+    ) -> bool:
+        """Handle the tick and store its job in one transaction."""
+        return self.store.fire(queue, key, last, tick, job, missed)
 
     def claim(self, queues: Sequence[str], *, limit: int, wait: float) -> Sequence[Lease]:
         """Claim jobs. Where there are none, wait for a notification and look again from time to time."""

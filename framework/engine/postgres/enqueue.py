@@ -147,6 +147,24 @@ class Store:
             full.enqueued = tuple(call.ids)
             raise full
 
+    def fire(self, queue: str, key: str, last: float | None, tick: float, job: Job | None, missed: int) -> bool:
+        """Handle a tick of a schedule as the contract's `fire` does. Raises EngineError, PayloadTooLarge, QueueFull."""
+        number, options = self._find(queue)
+        document = None
+        if job is not None:
+            if (refusal := self._checked([job])[1]) is not None:
+                raise refusal
+            document = self.document([job], most={number: options.max_length} if options.max_length else {})
+        query = f"select {self._schema}.fire_1(%s, %s, %s::float8, %s::float8, %s, %s::text)"
+        ((answer,),) = self._link.rows(query, [number, key, last, tick, missed, document])
+        if answer == "fired" and job is not None:
+            tell(self._link, [number], below=offset_of(job) < 0)
+        elif answer not in ("fired", "late"):
+            assert job is not None
+            _, refusal = self._answers([job], [answer])
+            raise refusal or EnqueueFailed(f"{job.id!r} not queued: {answer}")
+        return bool(answer == "fired")
+
     def _room(self, queue: str) -> tuple[int, int | None]:
         """Return a queue's number and how many jobs still fit; None if it has no limit.
 

@@ -1,4 +1,4 @@
--- Version 2: the completion of jobs within transactions, the deliveries whose handlers have started, and jobs by id.
+-- Version 2: the completion of jobs within transactions, the deliveries whose handlers have started, jobs by id, schedules.
 
 -- Generated ids begin with their time, so new ones are added at the end of an index.
 create index job_id on {schema}.job (id);
@@ -50,4 +50,29 @@ begin
   return not found;
 exception when lock_not_available then
   return null;
+end $$;
+
+-- last: the latest tick of a schedule that was handled; missed: ticks that got no job.
+create table {schema}.schedule (queue int not null, key text not null, last double precision not null,
+  missed bigint not null, primary key (queue, key));
+
+-- Handles a tick if the latest one is `seen`, and stores its job, where there is one: answers fired, late, or what
+-- enqueue_1 answers. The lock is for a schedule that has no row yet.
+create function {schema}.fire_1(q int, k text, seen float8, tick float8, more bigint, document text) returns text
+  language plpgsql as $$
+declare told text;
+begin
+  perform pg_advisory_xact_lock(hashtextextended(q || ' ' || k, 2));
+  if (select last from {schema}.schedule where queue = q and key = k) is distinct from seen then
+    return 'late';
+  end if;
+  if document is not null then
+    select into told answer from {schema}.enqueue_1(document);
+    if told <> 'stored' then
+      return told;
+    end if;
+  end if;
+  insert into {schema}.schedule values (q, k, tick, more)
+    on conflict (queue, key) do update set last = excluded.last, missed = schedule.missed + excluded.missed;
+  return 'fired';
 end $$;
