@@ -204,7 +204,12 @@ def _lines() -> str:
     for level, name, keys in said:
         of_event[f"`{name}` {name}"] = ({level}, dict.fromkeys(keys), f"`{name}`")
     rows = [
-        (shown, ", ".join(sorted(levels)), ", ".join(f"`{key}`" for key in seen) or "-", _sentence(name.split()[-1]))
+        (
+            shown,
+            ", ".join(sorted(levels)),
+            ", ".join(f"`{key}`" for key in seen) or "-",
+            _sentence(shown, name.split()[-1]),
+        )
         for name, (levels, seen, shown) in of_event.items()
     ]
     return table(("`event`", "Level", "Keys", "When"), rows)
@@ -222,6 +227,9 @@ WHEN = {
     "AttemptLost": "its process died under an attempt; said by maintenance",
     "LeasesLost": "somebody else settled or took these jobs meanwhile",
     "JobsExpired": "their ttl ended before a handler could take them",
+    "schedule_fired": "a tick of a schedule has its job",
+    "schedule_missed": "ticks of a schedule came too late, and `missed` of them have no job",
+    "ScheduleRefused": "the queue of a schedule is full; the tick is tried again",
     "FileBad": "a stored file cannot be a job: kept aside, see `worker bad`",
     "QueueUndeclared": "a queue of the spool has jobs, and no running service has declared it within the last minute",
     "JobsRescued": "claims of a dead process that had not started: runnable again",
@@ -244,8 +252,9 @@ WHEN = {
 }
 
 
-def _sentence(event: str) -> str:
-    return WHEN[event]
+def _sentence(shown: str, event: str) -> str:
+    """Return when a line is written: by its name where an event has several, else by the event."""
+    return WHEN.get(shown.strip("`")) or WHEN[event]
 
 
 def table(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

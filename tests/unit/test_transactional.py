@@ -15,6 +15,7 @@ from framework.engine.port import open_engine
 from framework.model.errors import Duplicate, InvalidPayload, QueueFull
 from framework.model.outcome import SUCCEEDED, Settlement
 from framework.service.producer import Producer
+from tests.contract.helpers import take
 from tests.support import postgres
 from tests.unit.connections import KINDS, psycopg_async, psycopg_sync
 
@@ -106,7 +107,7 @@ async def test_many_are_stored_by_the_commit_too(world: World, kind: str) -> Non
         await end(True)
     assert (world.ready(), world.broker.stats("jobs").delayed) == (2, 1)
     async with opened(postgres.shared().url) as (connection, _, end):
-        world.broker.settle([Settlement(one, SUCCEEDED) for one in world.broker.claim(["jobs"], limit=2, wait=0)])
+        world.broker.settle([Settlement(one, SUCCEEDED) for one in take(world.broker, 2)])
         await world.enqueue_many([6, 7], connection)
         await end(False)
     assert world.ready() == 0

@@ -10,7 +10,12 @@ class Scheduled(WorkerApp):
     """Two schedules of a second or less are as much as a test can wait for."""
 
     ticks = Queue[str](
-        "ticks", schedules=[Every(1, "second", missed="all"), Every(1.5, "more", missed="all"), Cron("0 0 1 1 *", "yearly", key="new year")]
+        "ticks",
+        schedules=[
+            Every(1, "second", missed="all"),
+            Every(1.5, "more", missed="all"),
+            Cron("0 0 1 1 *", "yearly", key="new year"),
+        ],
     )
 
     @ticks.handler
