@@ -13,7 +13,8 @@ import pytest
 
 from framework.runner.connecting import open_producer
 from framework.service.settings import Settings
-from tests.support.services.torture import Task, Torture
+from tests.support.services.acts import Task
+from tests.support.services.torture import Torture
 from tests.support.tree import Tree
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from framework.engine.port import ENGINES, Features
 from framework.engine.spool import engine as spool
+from tests.support.ledger import note, ran
 from tests.support.services.threads import Threads
-from tests.support.services.torture import note, ran
 
 __all__ = ["Threads"]
 
