@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.harness import RELAY, Cli
+from tests.support.command import RELAY, Cli
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tests import promtool
-from tests.cli.harness import Cli
+from tests.support import promtool
+from tests.support.command import Cli
 
 SERVICE = """
 from framework import Queue, Slo, WorkerApp

@@ -7,9 +7,9 @@ import re
 import pytest
 
 from framework.engine.spool.format import frame
-from tests.cli.harness import TRACE_ID, TRACEBACK, Cli
-from tests.settling import rest
 from tests.spool import poison
+from tests.support.command import TRACE_ID, TRACEBACK, Cli
+from tests.support.settling import rest
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from tests.cli.harness import Cli, Result
-from tests.telemetry.receiver import GrpcReceiver, Receiver
+from tests.support.command import Cli, Result
+from tests.support.receiver import GrpcReceiver, Receiver
 
 ALL = {"OTEL_LOGS_EXPORTER": "otlp"}
 

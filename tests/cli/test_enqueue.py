@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.cli.harness import WORKER, Cli
+from tests.support.command import WORKER, Cli
 
 
 def test_a_job_is_stored_and_its_id_printed(relay: Cli) -> None:

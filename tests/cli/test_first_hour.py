@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.cli.harness import RELAY, Cli
+from tests.support.command import RELAY, Cli
 
 COMMANDS = [("check",), ("run",), ("dead", "list")]
 

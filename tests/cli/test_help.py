@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.cli.harness import WORKER, Cli
+from tests.support.command import WORKER, Cli
 
 COMMANDS = {
     ("run",): ("MODULE", "--queue", "Exit code: 0 drained"),

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from tests.cli.harness import TIMEOUT, WORKER, Cli
+from tests.support.command import TIMEOUT, WORKER, Cli
 
 
 def lines(*names: str) -> str:

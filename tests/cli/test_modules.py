@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cli.harness import RELAY, Cli
+from tests.support.command import RELAY, Cli
 
 
 def test_check_shows_the_queues_as_they_would_run(relay: Cli) -> None:

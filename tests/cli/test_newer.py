@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.harness import Cli
 from tests.spool.poison import make_newer
+from tests.support.command import Cli
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.harness import Cli
+from tests.support.command import Cli
 
 VERBS = [("run", "relay"), ("enqueue", "relay", "digests", "1"), ("dead", "list", "relay")]
 

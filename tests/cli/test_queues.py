@@ -12,7 +12,7 @@ import pytest
 from framework.cli.queues import _object, _row
 from framework.engine.port import QueueStats
 from framework.model.errors import EngineUnavailable
-from tests.cli.harness import Cli
+from tests.support.command import Cli
 
 cli_queues = importlib.import_module("framework.cli.queues")
 

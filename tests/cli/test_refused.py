@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.harness import TIMEOUT, WORKER, Cli, Result
+from tests.support.command import TIMEOUT, WORKER, Cli, Result
 
 PLAIN = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]  # a root that the rights of files bind, too
 pytestmark = pytest.mark.skipif(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from framework.process.scoreboard import READY, Scoreboard
-from tests.cli.harness import RELAY, TIMEOUT, Cli, wait_for
+from tests.support.command import RELAY, TIMEOUT, Cli, wait_for
 
 
 def ready(process: object, count: int) -> None:

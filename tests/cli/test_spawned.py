@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.harness import TIMEOUT, Cli, wait_for
+from tests.support.command import TIMEOUT, Cli, wait_for
 
 ENV = {"OTEL_SDK_DISABLED": "true", "WORKER_START_METHOD": "spawn"}
 LIB = """

@@ -19,8 +19,8 @@ from framework.engine.port import Engine as Contract
 from framework.engine.port import Inspector, open_engine
 from framework.model.job import RunRecord
 from framework.model.options import QueueOptions
-from tests import postgres
 from tests.spool.world import in_segments
+from tests.support import postgres
 
 from .slow import Persistent
 

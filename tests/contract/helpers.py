@@ -11,7 +11,7 @@ from typing import Any
 from framework.engine.port import NO_JOBS, JobView, QueueStats, State
 from framework.model.job import Failure, Job, Lease, RunRecord
 from framework.model.options import QueueOptions
-from tests.settling import ack, bury, rest, retry
+from tests.support.settling import ack, bury, rest, retry
 
 from .engines import Engine, Owner
 

@@ -8,7 +8,7 @@ import pytest
 
 from framework.model.job import Job
 from framework.model.options import QueueOptions
-from tests.settling import ack
+from tests.support.settling import ack
 
 from .engines import Engine, Owner
 from .helpers import FAR, JOBS, a_job, assert_nothing_to_claim, ids, listed, normal, pass_time, put, take, take_one

@@ -8,7 +8,7 @@ import pytest
 
 from framework.model.errors import QueueFull
 from framework.model.options import QueueOptions
-from tests.settling import ack, rest, retry
+from tests.support.settling import ack, rest, retry
 
 from .engines import Engine, Owner
 from .helpers import (

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from framework.model.options import QueueOptions
-from tests.settling import ack, rest, retry
+from tests.support.settling import ack, rest, retry
 
 from .engines import Engine, Owner
 from .helpers import (

@@ -9,7 +9,7 @@ import pytest
 from framework.engine.port import Inspector
 from framework.model.errors import EnqueueFailed, WorkerError
 from framework.model.options import QueueOptions
-from tests.settling import ack, retry
+from tests.support.settling import ack, retry
 
 from .engines import Engine
 from .helpers import (

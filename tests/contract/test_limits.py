@@ -6,7 +6,7 @@ import pytest
 
 from framework.model.errors import EnqueueError, PayloadTooLarge, QueueFull
 from framework.model.options import QueueOptions
-from tests.settling import ack, retry
+from tests.support.settling import ack, retry
 
 from .engines import Engine, Owner
 from .helpers import (

@@ -7,7 +7,7 @@ import pytest
 from framework.model.errors import LeaseLost
 from framework.model.job import RunRecord
 from framework.model.outcome import SUCCEEDED, Settlement
-from tests.settling import ack, retry
+from tests.support.settling import ack, retry
 
 from .engines import Engine, Owner
 from .helpers import JOBS, a_failure, assert_counts, bury_one, fail_once, found, ids, put, take, take_one

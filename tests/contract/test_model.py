@@ -19,7 +19,7 @@ from framework.engine.port import State
 from framework.model.errors import LeaseLost, QueueFull
 from framework.model.job import Lease
 from framework.model.options import QueueOptions
-from tests.settling import ack, bury, rest, retry
+from tests.support.settling import ack, bury, rest, retry
 
 from .engines import ENGINES, Owner
 from .helpers import FAR, SETTLE, a_failure, a_job

@@ -11,7 +11,7 @@ import pytest
 
 from framework.model.extras import FIELDS, Extras
 from framework.model.job import Lease
-from tests.settling import bury, rest, retry
+from tests.support.settling import bury, rest, retry
 
 from .engines import Engine, Owner
 from .helpers import (

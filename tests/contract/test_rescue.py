@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from framework.engine.port import Rescued
-from tests.settling import ack, bury, rest, retry
+from tests.support.settling import ack, bury, rest, retry
 
 from .engines import Engine, Owner
 from .helpers import (

@@ -15,7 +15,7 @@ from framework.engine.port import MOST_UNCHARGED
 from framework.maintenance.accounts import Account, Accounts
 from framework.model.job import Lease, RunRecord
 from framework.model.outcome import SUCCEEDED, Kind, Outcome, Settlement
-from tests.settling import ack
+from tests.support.settling import ack
 
 from .engines import Engine, MemoryEngine, Owner
 from .helpers import JOBS_WITH_LETTERS, LETTERS, a_failure, a_run, ids, put, take, take_one

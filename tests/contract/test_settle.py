@@ -9,7 +9,7 @@ import pytest
 from framework.model.errors import LeaseLost
 from framework.model.job import Failure, Lease
 from framework.model.outcome import SUCCEEDED, Kind, Outcome, Settlement
-from tests.settling import ack, retry
+from tests.support.settling import ack, retry
 
 from .engines import Engine
 from .helpers import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from framework.model.options import QueueOptions
-from tests.settling import rest, retry
+from tests.support.settling import rest, retry
 
 from .engines import Engine, Owner
 from .helpers import (

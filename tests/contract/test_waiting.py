@@ -14,7 +14,7 @@ import pytest
 
 from framework.model.job import Lease
 from framework.model.options import QueueOptions
-from tests.settling import ack, bury, retry
+from tests.support.settling import ack, bury, retry
 
 from .engines import Engine, Owner
 from .helpers import FAR, JOBS, a_failure, assert_counts, bury_one, found, ids, put, take

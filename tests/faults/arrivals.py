@@ -7,7 +7,7 @@ from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.telemetry.receiver import Receiver
+from tests.support.receiver import Receiver
 
 
 class Arrivals(Receiver):
@@ -24,7 +24,6 @@ class Arrivals(Receiver):
         self.repeated = 0
         self.outcomes: Counter[str] = Counter()
         super().__init__(port)
-        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients are killed all the time
 
     def add(self, request: Any) -> None:
         """Called for each request that is answered with 200."""

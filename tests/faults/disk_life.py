@@ -10,9 +10,9 @@ from typing import Any
 from framework.engine.spool.disk import flocks
 from framework.engine.spool.engine import SpoolEngine
 from framework.model.options import QueueOptions
-from tests.settling import bury
 from tests.spool.seam import Seam, pass_on
 from tests.spool.world import Cut, broker, failure, job, one
+from tests.support.settling import bury
 
 from .disk_states import Recorder
 

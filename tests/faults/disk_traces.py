@@ -13,8 +13,8 @@ from framework.engine.spool.enqueue import ids
 from framework.engine.spool.format import frame, names
 from framework.model.errors import EnqueueFailed, EnqueueUncertain, QueueFull
 from framework.model.outcome import Kind, Outcome, Settlement
-from tests.settling import ack, rest, retry
 from tests.spool.world import failure, in_segments, job, often, one, settle_orphan
+from tests.support.settling import ack, rest, retry
 
 from .disk_life import Life
 

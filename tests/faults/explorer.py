@@ -8,10 +8,10 @@ from __future__ import annotations
 import itertools
 import time
 
-from .baton import Deadlock, Turns, schedules
 from .diskmodel import somewhere
 from .protocol import Protocol, waiting_by_turns
 from .report import Report, number, print_and_exit
+from .scheduler import Deadlock, Turns, schedules
 from .small_protocols import PROTOCOLS
 
 

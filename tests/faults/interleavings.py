@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .books import Books, Finding, examine
+from .actor_ledger import ActorLedger, Finding, examine
 from .diskmodel import somewhere
 from .disks import die_with_parent
 from .powercuts import connect_and_open
@@ -119,15 +119,15 @@ class Crowd:
         if not os.WIFSIGNALED(status):
             self.broken.append(f"a {role} ended by itself")
 
-    def look(self, books: Books) -> Finding:
+    def look(self, ledger: ActorLedger) -> Finding:
         """What is there when all are dead and the next one has come."""
-        books.read(self._ledgers)
+        ledger.read(self._ledgers)
         broker = connect_and_open(self._root, "process")
         for _ in range(3):
             broker.maintain()
             for orphan in broker.rescue():
                 settle_orphan(broker, orphan)
-        finding = examine(broker, set(books.must()), books, books.said())
+        finding = examine(broker, set(ledger.must()), ledger, ledger.said())
         finding.broken += [f"left in tmp: {path.name}" for path in self._root.glob("*/tmp/*")]
         broker.close()
         return finding
@@ -140,15 +140,15 @@ def run(budget_seconds: float) -> Report:
     end = time.monotonic() + budget_seconds
     tried = {"rounds": 0, "processes killed": 0, "jobs begun": 0, "acknowledged jobs that had to be there": 0}
     while time.monotonic() < end and not report.violations:
-        books = Books()
+        ledger = ActorLedger()
         with somewhere() as place:
             crowd = Crowd(place, chance)
             crowd.run(min(end, time.monotonic() + 15))
-            finding = crowd.look(books)
+            finding = crowd.look(ledger)
         tried["rounds"] += 1
         tried["processes killed"] += crowd.killed
-        tried["jobs begun"] += len(books.begun)
-        tried["acknowledged jobs that had to be there"] += len(books.must())
+        tried["jobs begun"] += len(ledger.begun)
+        tried["acknowledged jobs that had to be there"] += len(ledger.must())
         report.violations += crowd.broken + finding.broken
     report.tried = dict(tried)
     return report

@@ -8,7 +8,6 @@ It ends when both numbers are reached, or after SECONDS. SEED repeats the choice
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -16,22 +15,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from framework.engine.port import open_engine
-from framework.runner.resolving import resolve
-from framework.service.settings import Settings
+from framework.process.scoreboard import process_start
 from tests.faults import report as reports
 from tests.faults import soak_checks
 from tests.faults.arrivals import Arrivals
-from tests.faults.grove import PROJECT, Grove, Tree, wait_until
-from tests.faults.killer import Killer, life_of
-from tests.faults.ledger import CONCURRENCY
+from tests.faults.killer import Killer
 from tests.faults.report import Report
-from tests.faults.service import Soak
+from tests.support.cluster import Cluster
+from tests.support.processes import wait_until
+from tests.support.services.soak import CONCURRENCY, Soak
+from tests.support.tree import HERE, Tree, open_store, waiting
 
 SETTINGS = {
     "WORKER_LOG_LEVEL": "info",
@@ -69,10 +67,10 @@ class Plan:
 class Producers:
     """Processes that enqueue; those that were killed are replaced."""
 
-    def __init__(self, grove: Grove, count: int, choices: random.Random) -> None:
-        self.acknowledged = grove.place / "acknowledged"
+    def __init__(self, cluster: Cluster, count: int, choices: random.Random) -> None:
+        self.acknowledged = cluster.place / "acknowledged"
         self.acknowledged.touch()
-        self._grove = grove
+        self._cluster = cluster
         self._choices = choices
         self._count = count
         self._living: list[subprocess.Popen[bytes]] = []
@@ -87,13 +85,11 @@ class Producers:
                     self.failures.append(f"a producer ended with {process.returncode}")
         while len(self._living) < self._count:
             seed = self._choices.randrange(2**31)
-            arguments = [str(self._grove.root), str(self.acknowledged), str(seed)]
-            self._living.append(
-                subprocess.Popen([sys.executable, "-m", "tests.faults.producer", *arguments], cwd=PROJECT)
-            )
+            arguments = [str(self._cluster.root), str(self.acknowledged), str(seed)]
+            self._living.append(subprocess.Popen([sys.executable, "-m", "tests.faults.producer", *arguments], cwd=HERE))
 
     def lives(self) -> list[tuple[int, int]]:
-        return [life_of(process.pid) for process in self._living]
+        return [(process.pid, process_start(process.pid)) for process in self._living]
 
     def stop(self) -> None:
         for process in self._living:
@@ -113,54 +109,54 @@ def run(budget_seconds: float) -> Report:
 
 
 def soak(plan: Plan, place: Path | None = None) -> Report:
-    """One soak from planting to verdict; `place` keeps what it leaves, for a look at it."""
+    """One soak from the first tree to the report; `place` keeps what it leaves, for a look at it."""
     report = Report("kill_soak", plan.seed)
     choices = random.Random(plan.seed)
     with ExitStack() as stack:
         receiver = stack.enter_context(Arrivals())
         home = place or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kill-soak-")))
         endpoint = receiver.env(fast=False)
-        grove = Grove(home, "tests.faults.service", **SETTINGS, **endpoint)
-        stack.callback(grove.close)
-        producers = Producers(grove, plan.producers, choices)
+        cluster = Cluster(home, "tests.support.services.soak:Soak", **SETTINGS, **endpoint)
+        stack.callback(cluster.close)
+        producers = Producers(cluster, plan.producers, choices)
         stack.callback(producers.stop)
-        killer = Killer(grove, producers.lives, choices)
+        killer = Killer(cluster, producers.lives, choices)
         began = time.monotonic()
-        lively(plan, grove, producers, killer, choices, report)
+        lively(plan, cluster, producers, killer, choices, report)
         report.tried["seconds under fire"] = round(time.monotonic() - began, 1)
-        calm_down(plan, grove, producers, killer, report)
-        marked = [name for name in CONCURRENCY if (grove.root / name / "segmented.2").exists()]
+        calm_down(plan, cluster, producers, killer, report)
+        marked = [name for name in CONCURRENCY if (cluster.root / name / "segmented.2").exists()]
         report.expect(marked, "no queue's jobs came in segments")
         report.tried["blows"] = dict(killer.blows)
-        soak_checks.check(report, grove, producers.ids(), killer, receiver, browse(grove.root))
+        soak_checks.check(report, cluster, producers.ids(), killer, receiver, browse(cluster.root))
         if report.violations:
-            report.tried["kept for a look"] = str(keep(home, grove))
+            report.tried["kept for a look"] = str(keep(home, cluster))
     return report
 
 
-def keep(home: Path, grove: Grove) -> Path:
+def keep(home: Path, cluster: Cluster) -> Path:
     """Ledger, spool and facts of a run that broke a promise."""
     place = Path(tempfile.mkdtemp(prefix="kill-soak-kept-"))
     shutil.copytree(home, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns("doorbell"))
-    (place / "facts.json").write_text(json.dumps(vars(grove.facts), indent=1))
+    (place / "facts.json").write_text(json.dumps(vars(cluster.facts), indent=1))
     return place
 
 
 def lively(
-    plan: Plan, grove: Grove, producers: Producers, killer: Killer, choices: random.Random, report: Report
+    plan: Plan, cluster: Cluster, producers: Producers, killer: Killer, choices: random.Random, report: Report
 ) -> None:
     """Jobs flow, and blows fall, until there were enough of both."""
     producers.tend()
-    trees = [grove.plant() for _ in range(plan.trees)]
+    trees = [cluster.start_tree() for _ in range(plan.trees)]
     for tree in trees:
-        report.expect(wait_until(lambda tree=tree: grove.ready(tree), 30), f"a tree is not ready: {tree.text()}")
+        report.expect(wait_until(lambda tree=tree: cluster.ready(tree), 30), f"a tree is not ready: {tree.tail(10)}")
     end = time.monotonic() + plan.seconds
     counted = looked = 0.0
     while time.monotonic() < end:
         time.sleep(choices.expovariate(1 / plan.pause))
         killer.strike()
         producers.tend()
-        replant(grove, report)
+        restart(cluster, report)
         if time.monotonic() - looked > 1:
             looked = time.monotonic()
             counted = len(producers.ids()) if plan.jobs < 10**9 else 0
@@ -168,35 +164,36 @@ def lively(
             return
 
 
-def replant(grove: Grove, report: Report) -> None:
+def restart(cluster: Cluster, report: Report) -> None:
     """A new tree for one whose supervisor was killed. Nobody told any to stop: another end is a broken promise."""
-    for tree in list(grove.trees):
+    for tree in list(cluster.trees):
         code = tree.process.poll()
         if code is not None:
-            grove.trees.remove(tree)
-            report.expect(code == -signal.SIGKILL, f"a supervisor ended with {code}: {tree.text()}")
-            grove.plant()
+            cluster.trees.remove(tree)
+            report.expect(code == -signal.SIGKILL, f"a supervisor ended with {code}: {tree.tail(10)}")
+            cluster.start_tree()
 
 
-def calm_down(plan: Plan, grove: Grove, producers: Producers, killer: Killer, report: Report) -> None:
+def calm_down(plan: Plan, cluster: Cluster, producers: Producers, killer: Killer, report: Report) -> None:
     """No blow any more: the trees drain, and one new tree finishes all that is left."""
     killer.finish()
     producers.stop()
-    # The last blow may have hit a supervisor whose death `replant` did not see yet: it cannot be told to stop.
-    grove.trees[:] = [tree for tree in grove.trees if tree not in killer.beheaded]
-    for tree in grove.trees:
+    # The last blow may have hit a supervisor whose death `restart` did not see yet: it cannot be told to stop.
+    cluster.trees[:] = [tree for tree in cluster.trees if tree not in killer.beheaded]
+    for tree in cluster.trees:
         tree.process.send_signal(signal.SIGTERM)
-    for tree in grove.trees:
+    for tree in cluster.trees:
         ended(tree, 10, (0, 5), report)
-    grove.trees.clear()
-    last = grove.plant()
-    finished = wait_until(lambda: not waiting(grove.root), plan.patience, 0.2)
+    cluster.trees.clear()
+    last = cluster.start_tree()
+    finished = wait_until(lambda: not waiting(Soak, cluster.root), plan.patience, 0.2)
     report.expect(
-        finished, f"not all jobs came to an end within {plan.patience:g} s: {waiting(grove.root)}; {last.text()}"
+        finished,
+        f"not all jobs came to an end within {plan.patience:g} s: {waiting(Soak, cluster.root)}; {last.tail(10)}",
     )
     last.process.send_signal(signal.SIGTERM)
     ended(last, 10, (0,), report)
-    wait_until(lambda: not grove.leftovers(), 10, 0.1)
+    wait_until(lambda: not cluster.leftovers(), 10, 0.1)
 
 
 def ended(tree: Tree, seconds: float, codes: tuple[int, ...], report: Report) -> None:
@@ -204,38 +201,18 @@ def ended(tree: Tree, seconds: float, codes: tuple[int, ...], report: Report) ->
     try:
         code = tree.process.wait(seconds)
     except subprocess.TimeoutExpired:
-        report.violations.append(f"a supervisor did not end within {seconds:g} s of SIGTERM: {tree.text()}")
+        report.violations.append(f"a supervisor did not end within {seconds:g} s of SIGTERM: {tree.tail(10)}")
         return
-    tree.finish_reading()
-    if code == -signal.SIGTERM and not tree.lines:
-        return  # planted in the last moment: still importing, nothing of it had been started
-    report.expect(code in codes, f"a supervisor that was told to stop ended with {code}: {tree.text()}")
-
-
-def broker(root: Path) -> Any:
-    found = open_engine(f"spool:{root}", incarnation=f"soak-{os.urandom(6).hex()}", durability="process")
-    found.open(list(resolve(Soak, Settings()).values()))
-    return found
-
-
-def waiting(root: Path) -> dict[str, str]:
-    """Queues that still have something to do."""
-    found = broker(root)
-    try:
-        stats = {name: found.stats(name) for name in CONCURRENCY}
-    finally:
-        found.close()
-    return {name: str(s) for name, s in stats.items() if s.ready or s.delayed or s.in_flight}
+    if code == -signal.SIGTERM and not tree.events():
+        return  # started in the last moment: still importing, nothing of it had been started
+    report.expect(code in codes, f"a supervisor that was told to stop ended with {code}: {tree.tail(10)}")
 
 
 def browse(root: Path) -> list[Any]:
     """Everything that is left in the spool."""
-    found = broker(root)
-    try:
-        states = ("ready", "delayed", "in_flight", "dead", "bad")
-        return [view for name in CONCURRENCY for state in states for view in found.browse(name, state)]
-    finally:
-        found.close()
+    states = ("ready", "delayed", "in_flight", "dead", "bad")
+    with closing(open_store(Soak, f"spool:{root}")) as store:
+        return [view for name in CONCURRENCY for state in states for view in store.browse(name, state)]
 
 
 def main() -> None:

@@ -9,8 +9,10 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from framework.process.scoreboard import Scoreboard, SlotState, process_start
-from tests.faults.grove import Grove, Tree, send
+from framework.process.scoreboard import Scoreboard, SlotState
+from tests.support.cluster import Cluster
+from tests.support.processes import send
+from tests.support.tree import Tree
 
 DISTURBED = 1.0  # seconds after a blow to maintenance or supervisor in which a rescue may take longer
 
@@ -19,7 +21,7 @@ class Killer:
     """Deals one blow at a time.
 
     Args:
-        grove: the trees.
+        cluster: the trees.
         producers: (pid, start) of the living producers.
         choices: where its decisions come from.
 
@@ -28,8 +30,10 @@ class Killer:
         beheaded: trees whose supervisor it has killed; the death itself may come a moment later.
     """
 
-    def __init__(self, grove: Grove, producers: Callable[[], list[tuple[int, int]]], choices: random.Random) -> None:
-        self._grove = grove
+    def __init__(
+        self, cluster: Cluster, producers: Callable[[], list[tuple[int, int]]], choices: random.Random
+    ) -> None:
+        self._cluster = cluster
         self._producers = producers
         self._choices = choices
         self._timers: list[threading.Timer] = []
@@ -51,7 +55,7 @@ class Killer:
                 self.blows[kind] += 1
             return
         tree = self._choice_of_tree()
-        found = self._grove.slots(tree) if tree is not None else None
+        found = self._cluster.slots(tree) if tree is not None else None
         if tree is None or found is None:
             return
         board, slots = found
@@ -64,11 +68,11 @@ class Killer:
         elif kind in ("supervisor", "both heads"):
             self._behead(tree, keeper if kind == "both heads" else None)
         elif kind == "stop":
-            lives = [("supervisor", tree.process.pid, tree.start), *((s.name, s.pid, s.pid_start) for s in slots)]
+            lives = [("supervisor", *tree.life), *((s.name, s.pid, s.pid_start) for s in slots)]
             self._stop(*self._choices.choice(lives))
 
     def _choice_of_tree(self) -> Tree | None:
-        living = [tree for tree in self._grove.trees if tree.process.poll() is None]
+        living = [tree for tree in self._cluster.trees if tree.process.poll() is None]
         return self._choices.choice(living) if living else None
 
     def _kill_worker(self, board: Scoreboard, workers: list[SlotState]) -> None:
@@ -77,25 +81,25 @@ class Killer:
         slot = self._choices.choice(busy if busy and self._choices.random() < 0.8 else workers)
         now = time.time()
         if send(slot.pid, slot.pid_start, signal.SIGKILL):
-            self._grove.facts.deaths[slot.incarnation] = now
+            self._cluster.facts.deaths[slot.incarnation] = now
             self.blows["worker"] += 1
 
     def _kill_keeper(self, tree: Tree, keeper: SlotState) -> None:
         now = time.time()
         if send(keeper.pid, keeper.pid_start, signal.SIGKILL):
-            self._grove.facts.housekeepers.append((now, tree.number))
-            self._grove.facts.disturbed.append((now, now + DISTURBED))
+            self._cluster.facts.housekeepers.append((now, tree.life))
+            self._cluster.facts.disturbed.append((now, now + DISTURBED))
             self.blows["maintenance"] += 1
 
     def _behead(self, tree: Tree, keeper: SlotState | None) -> None:
         """The supervisor, and sometimes maintenance with it: then nobody of the tree is left to clean up."""
         now = time.time()
-        if send(tree.process.pid, tree.start, signal.SIGKILL):
-            self._grove.facts.disturbed.append((now, now + DISTURBED))
+        if send(*tree.life, signal.SIGKILL):
+            self._cluster.facts.disturbed.append((now, now + DISTURBED))
             self.beheaded.append(tree)
             self.blows["supervisor"] += 1
         if keeper is not None and send(keeper.pid, keeper.pid_start, signal.SIGKILL):
-            self._grove.facts.housekeepers.append((now, tree.number))
+            self._cluster.facts.housekeepers.append((now, tree.life))
             self.blows["maintenance"] += 1
 
     def _stop(self, name: str, pid: int, start: int) -> None:
@@ -107,7 +111,7 @@ class Killer:
         kind = name if name in ("supervisor", "maintenance") else "worker"
         self.blows[f"stop {kind}"] += 1
         if kind != "worker":
-            self._grove.facts.disturbed.append((now, now + seconds + DISTURBED))
+            self._cluster.facts.disturbed.append((now, now + seconds + DISTURBED))
         timer = threading.Timer(seconds, send, (pid, start, signal.SIGCONT))
         timer.daemon = True
         timer.start()
@@ -117,8 +121,3 @@ class Killer:
         """Whoever is stopped goes on."""
         for timer in self._timers:
             timer.join()
-
-
-def life_of(pid: int) -> tuple[int, int]:
-    """(pid, start)."""
-    return pid, process_start(pid)

@@ -11,8 +11,8 @@ from framework.model.outcome import SUCCEEDED, Outcome
 from tests.ledger.helpers import OWNER, died, files, found, lease, run
 from tests.spool.seam import Seam
 
-from .baton import Turns
 from .protocol import Protocol, Work
+from .scheduler import Turns
 
 LEASES = [lease(1), lease(2, queue="others"), lease(3)]
 

@@ -24,7 +24,7 @@ from framework.model.errors import EngineError
 from framework.model.job import Job
 from tests.spool.world import settle_orphan
 
-from .books import Books, Finding, Said, claim_all, examine, try_ids
+from .actor_ledger import ActorLedger, Finding, Said, claim_all, examine, try_ids
 from .disks import KINDS, Disk, Kind, alone, die_with_parent, missing
 from .report import Report, number, print_and_exit, seed
 from .traffic import CHOSEN, QUEUES, Actor, body, note_death
@@ -55,7 +55,7 @@ class Trial:
         self._durability = durability
         self._actors: list[tuple[int, Path]] = []
         self._born = 0
-        self._books = Books()
+        self._ledger = ActorLedger()
         self.series = Series()
 
     def run(self, cuts: int, until: float) -> None:
@@ -107,18 +107,18 @@ class Trial:
         self.series.tried["actors killed"] += 1
 
     def _cut(self) -> None:
-        books = self._books
-        books.read(self._ledgers)
-        before, said = books.must(), books.said()
+        ledger = self._ledger
+        ledger.read(self._ledgers)
+        before, said = ledger.must(), ledger.said()
         image = self._disk.cut()
-        books.read(self._ledgers)
-        after = books.must()
+        ledger.read(self._ledgers)
+        after = ledger.must()
         try:
             finding = self._look(image, {i for i, over in before.items() if after.get(i) == over}, said)
         except EngineError as error:
             finding = Finding(broken=[f"the whole spool is gone: {error}"])
         self._disk.discard(image)
-        books.forget_done()
+        ledger.forget_done()
         self._count(finding)
 
     def _count(self, finding: Finding) -> None:
@@ -136,7 +136,7 @@ class Trial:
                 broker.maintain()
                 for orphan in broker.rescue():
                     settle_orphan(broker, orphan)
-            finding = examine(broker, must, self._books, said)
+            finding = examine(broker, must, self._ledger, said)
             self.series.tried["acknowledged jobs that had to be there"] += len(must)
             try_ids(broker, finding, [self._again(f"chosen.{n}") for n in self._chance.sample(range(CHOSEN), 3)])
             claim_all(broker, finding)

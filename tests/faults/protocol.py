@@ -18,7 +18,7 @@ from framework.engine.spool.segments import file
 from tests.spool.seam import Seam
 from tests.spool.world import JOBS, LETTERS, broker
 
-from .baton import Turns
+from .scheduler import Turns
 
 BUCKET = 10 ** (20 - names.BUCKET_DIGITS)  # nanoseconds
 Work = Callable[[Seam], Any]

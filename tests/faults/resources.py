@@ -21,12 +21,11 @@ from pathlib import Path
 from framework.engine.spool.claim.life import wid_of
 from framework.engine.spool.engine import SpoolEngine
 from framework.model.errors import EngineError, EnqueueError
-from framework.runner.connecting import open_producer
-from framework.service.settings import Settings
-from tests.process.torture import Task, Torture
-from tests.process.tree import Tree
-from tests.settling import ack
 from tests.spool.world import JOBS, LETTERS, broker, claim, ids, job, one
+from tests.support.services.acts import Task
+from tests.support.services.torture import Torture
+from tests.support.settling import ack
+from tests.support.tree import Tree
 
 from .report import Report, print_and_exit
 
@@ -201,8 +200,6 @@ def _durable(place: Path) -> Tree:
     """One that does what it promises for a disk: the other tests do without fsync."""
     tree = Tree(place)
     tree.environ["WORKER_DURABILITY"] = "power"
-    tree._producer.close()
-    tree._producer = open_producer(Settings(engine_url=f"spool:{tree.root}", durability="power"))
     return tree
 
 

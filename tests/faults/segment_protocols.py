@@ -7,12 +7,12 @@ from pathlib import Path
 
 from framework.engine.spool.engine import SpoolEngine
 from framework.model.errors import LeaseLost
-from tests.settling import ack
 from tests.spool.seam import Seam
 from tests.spool.world import census, dead_owner, dies_before, files, in_segments, job, often
+from tests.support.settling import ack
 
-from .baton import Turns
 from .protocol import QUEUES, Protocol, racing
+from .scheduler import Turns
 
 
 class Appending(Protocol):

@@ -22,14 +22,16 @@ from typing import Any
 from framework.runner.connecting import open_producer
 from framework.service.queues import Queue
 from framework.service.settings import Settings
-from tests.faults import ledger as ledgers
 from tests.faults import report as reports
-from tests.faults.collectors import MANNERS, BadCollector, Manner
-from tests.faults.grove import Grove, wait_until
 from tests.faults.kill_soak import browse
-from tests.faults.ledger import Ledger
 from tests.faults.report import Report
-from tests.faults.service import Act, Soak, Task
+from tests.support.bad_collector import MANNERS, BadCollector, Manner
+from tests.support.cluster import Cluster
+from tests.support.ledger import Ledger, read
+from tests.support.output import Event
+from tests.support.processes import wait_until
+from tests.support.services.acts import Act, Task
+from tests.support.services.soak import Soak
 
 DRAIN = 3.0
 SETTINGS = {
@@ -87,26 +89,25 @@ def draw(choices: random.Random) -> Round:
 def play(round_: Round, late: float) -> Round:
     """Plays it and notes what it broke."""
     with tempfile.TemporaryDirectory(prefix="shutdown-soak-") as place, BadCollector(round_.manner) as collector:
-        grove = Grove(Path(place), "tests.faults.service", **SETTINGS, **collector.env())
+        cluster = Cluster(Path(place), "tests.support.services.soak:Soak", **SETTINGS, **collector.env())
         try:
-            fill(grove, round_)
-            tree = grove.plant()
-            if not round_.early and not wait_until(lambda: grove.facts.events["process_ready"], 30, 0.01):
+            fill(cluster, round_)
+            tree = cluster.start_tree()
+            if not round_.early and not wait_until(lambda: cluster.facts.events["process_ready"], 30, 0.01):
                 round_.broken.append("no worker became ready within 30 s")
             time.sleep(round_.moment)
             stop(round_, tree.process)
-            tree.finish_reading()
             if round_.code is not None:
-                judge(round_, grove, tree.lines, late)
+                judge(round_, cluster, tree.events(), late)
         finally:
-            grove.close()
+            cluster.close()
     return round_
 
 
-def fill(grove: Grove, round_: Round) -> None:
+def fill(cluster: Cluster, round_: Round) -> None:
     """The jobs are there before it starts, the hung ones among the first."""
     queues: dict[str, Queue[Any]] = {"sync": Soak.sync, "many": Soak.many}
-    producer = open_producer(Settings(engine_url=f"spool:{grove.root}", durability="process"))
+    producer = open_producer(Settings(engine_url=f"spool:{cluster.root}", durability="process"))
     try:
         with _filling, Soak.sync.connected(producer), Soak.many.connected(producer):
             for name, act in round_.hung:
@@ -131,13 +132,13 @@ def stop(round_: Round, process: subprocess.Popen[bytes]) -> None:
     round_.took = time.monotonic() - began
 
 
-def judge(round_: Round, grove: Grove, lines: list[dict[str, Any]], late: float) -> None:
+def judge(round_: Round, cluster: Cluster, lines: list[Event], late: float) -> None:
     """Deadline, exit code, jobs, processes."""
     broken = round_.broken
     # Still importing: nothing has been started that one would have to stop.
-    before_it_was_ours = round_.code == -signal.SIGTERM and not grove.facts.events["process_started"]
+    before_it_was_ours = round_.code == -signal.SIGTERM and not cluster.facts.events["process_started"]
     killed = sum(1 for line in lines if line["event"] == "process_killed")
-    ledger = ledgers.read(grove.ledger)
+    ledger = read(cluster.ledger_path)
     # Five: somebody had to be killed for a handler. Killed for its telemetry, nobody's jobs were late.
     hung = sum(1 for run in ledger.all() if run.unfinished)
     right = 5 if (killed if round_.second_signal else hung) else 0
@@ -145,11 +146,11 @@ def judge(round_: Round, grove: Grove, lines: list[dict[str, Any]], late: float)
         broken.append(f"it took {round_.took:.2f} s, the deadline is {DRAIN:g} s")
     if round_.code != right and not before_it_was_ours:
         broken.append(f"exit code {round_.code} with {hung} hung handlers and {killed} kills")
-    if not wait_until(lambda: not grove.leftovers(), 2):
-        broken.append(f"left behind: {grove.leftovers()}")
-    for line in grove.facts.tracebacks:
+    if not wait_until(lambda: not cluster.leftovers(), 2):
+        broken.append(f"left behind: {cluster.leftovers()}")
+    for line in cluster.facts.tracebacks:
         broken.append(f"not a log line: {line[:200]}")
-    judge_jobs(round_, ledger, browse(grove.root))
+    judge_jobs(round_, ledger, browse(cluster.root))
 
 
 def judge_jobs(round_: Round, ledger: Ledger, left: list[Any]) -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 from framework.engine.spool.engine import SpoolEngine, connect
 from framework.model.errors import EnqueueFailed
 from framework.model.job import Lease
-from tests.settling import ack
 from tests.spool.seam import Seam
 from tests.spool.world import JOBS, census, cut_at, dead_owner, files, job, one, settle_orphan
+from tests.support.settling import ack
 
-from .baton import Turns
 from .ledger_protocols import LEDGER_PROTOCOLS
 from .protocol import QUEUES, Protocol, racing
+from .scheduler import Turns
 from .segment_protocols import SEGMENT_PROTOCOLS
 from .two_threads import MainAndHelper
 

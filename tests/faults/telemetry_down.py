@@ -24,11 +24,14 @@ from typing import Literal
 from framework.runner.connecting import open_producer
 from framework.service.settings import Settings
 from tests.faults import report as reports
-from tests.faults.collectors import BadCollector
-from tests.faults.grove import Grove, Tree, wait_until
 from tests.faults.report import Report
-from tests.faults.service import Soak, Task
-from tests.telemetry.receiver import Receiver
+from tests.support.bad_collector import BadCollector
+from tests.support.cluster import Cluster
+from tests.support.processes import wait_until
+from tests.support.receiver import Receiver
+from tests.support.services.acts import Task
+from tests.support.services.soak import Soak
+from tests.support.tree import Tree
 
 How = Literal["live", "refused", "silent", "unavailable"]
 HOWS: tuple[How, ...] = ("live", "refused", "silent", "unavailable")
@@ -75,22 +78,22 @@ def measure(how: How, jobs: int) -> Cost:
         outage = stack.enter_context(ExitStack())
         outage.enter_context(collector)
         endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.port}"}
-        grove = Grove(place, "tests.faults.service", "--queue", "sync", **SETTINGS, **endpoint)
-        stack.callback(grove.close)
-        tree = grove.plant()
-        assert wait_until(lambda: grove.ready(tree), 30), tree.text()
-        pid = worker(grove, tree)
-        finish(grove, jobs // 2)
-        calls = counted(pid, lambda: finish(grove, jobs // 2), place) if shutil.which("strace") else None
+        cluster = Cluster(place, "tests.support.services.soak:Soak", "--queue", "sync", **SETTINGS, **endpoint)
+        stack.callback(cluster.close)
+        tree = cluster.start_tree()
+        assert wait_until(lambda: cluster.ready(tree), 30), tree.tail()
+        pid = worker(cluster, tree)
+        finish(cluster, jobs // 2)
+        calls = counted(pid, lambda: finish(cluster, jobs // 2), place) if shutil.which("strace") else None
         cpu, memory = spent(pid), resident(pid)
-        finish(grove, jobs)
+        finish(cluster, jobs)
         cost = Cost(None if calls is None else calls / (jobs // 2), (spent(pid) - cpu) / jobs * 1000, 0, 0, 0)
         cost.grown = resident(pid) - memory
         if isinstance(collector, BadCollector):
             outage.close()
             collector = stack.enter_context(Receiver(collector.port))
             back = collector
-            wait_until(lambda: len(back.spans("process sync")) + dropped(back) >= ended(grove), 20)
+            wait_until(lambda: len(back.spans("process sync")) + dropped(back) >= ended(cluster), 20)
         tree.process.send_signal(signal.SIGTERM)
         tree.process.wait(40)
         cost.dropped = dropped(collector)
@@ -102,32 +105,32 @@ def dropped(collector: Receiver) -> int:
     return int(collector.value("worker.telemetry.dropped", signal="traces"))
 
 
-def worker(grove: Grove, tree: Tree) -> int:
-    found = grove.slots(tree)
+def worker(cluster: Cluster, tree: Tree) -> int:
+    found = cluster.slots(tree)
     assert found is not None
     return next(slot.pid for slot in found[1] if slot.name == "sync/0")
 
 
-def finish(grove: Grove, count: int) -> None:
+def finish(cluster: Cluster, count: int) -> None:
     """Enqueues jobs, as many at a time as the queue takes, and waits until the last has ended."""
-    before = ended(grove)
-    producer = open_producer(Settings(engine_url=f"spool:{grove.root}", durability="process"))
+    before = ended(cluster)
+    producer = open_producer(Settings(engine_url=f"spool:{cluster.root}", durability="process"))
     try:
         with Soak.sync.connected(producer):
             for done in range(0, count, 1000):
                 wanted = before + min(done + 1000, count)
                 Soak.sync.enqueue_many([Task()] * (wanted - before - done))
-                _wait_ended(grove, wanted)
+                _wait_ended(cluster, wanted)
     finally:
         producer.close()
 
 
-def _wait_ended(grove: Grove, wanted: int) -> None:
-    assert wait_until(lambda: ended(grove) == wanted, 120, 0.05), f"{ended(grove)} of {wanted} ended"
+def _wait_ended(cluster: Cluster, wanted: int) -> None:
+    assert wait_until(lambda: ended(cluster) == wanted, 120, 0.05), f"{ended(cluster)} of {wanted} ended"
 
 
-def ended(grove: Grove) -> int:
-    return sum(1 for line in grove.ledger.read_bytes().splitlines() if line.startswith(b"E "))
+def ended(cluster: Cluster) -> int:
+    return sum(1 for line in cluster.ledger_path.read_bytes().splitlines() if line.startswith(b"E "))
 
 
 def spent(pid: int) -> float:

@@ -16,8 +16,8 @@ from pathlib import Path
 from framework import Queue, WorkerApp
 from tests.faults import report as reports
 from tests.faults.report import Report
-from tests.process.tree import Tree, unfinished
-from tests.telemetry.receiver import Receiver
+from tests.support.receiver import Receiver
+from tests.support.tree import Tree, unfinished
 
 MODULE = "tests.faults.telemetry_flood:Flood"
 PATIENCE = 600.0  # seconds
@@ -35,7 +35,7 @@ def flood(tree: Tree, receiver: Receiver, jobs: int, report: Report) -> None:
     environ = receiver.env(fast=False) | {"OTEL_SDK_DISABLED": "false", "WORKER_LOG_LEVEL": "warning"}
     tree.start(module=MODULE, **environ)  # its maintenance says that all workers read segments
     assert tree.stop() == 0
-    with Flood.jobs.connected(tree._producer):
+    with Flood.jobs.connected(tree.producer):
         for first in range(0, jobs, 1000):
             Flood.jobs.enqueue_many(list(range(first, min(jobs, first + 1000))))
     tree.start(module=MODULE, WORKER_TELEMETRY_FLUSH="60", **environ)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.grove import Grove, wait_until
 from tests.faults.kill_soak import SETTINGS, Plan, Producers, calm_down, soak
 from tests.faults.killer import Killer
 from tests.faults.report import Report
+from tests.support.cluster import Cluster
+from tests.support.processes import wait_until
 
 
 @pytest.mark.timeout(180)
@@ -23,13 +24,13 @@ def test_random_kills_lose_nothing_and_leave_nothing_behind(tmp_path: Path) -> N
 
 def test_a_last_blow_that_kills_a_supervisor_is_no_broken_promise(tmp_path: Path) -> None:
     report = Report("kill_soak")
-    grove = Grove(tmp_path, "tests.faults.service", **SETTINGS, OTEL_SDK_DISABLED="true")
-    killer = Killer(grove, list, random.Random(1))
+    cluster = Cluster(tmp_path, "tests.support.services.soak:Soak", **SETTINGS, OTEL_SDK_DISABLED="true")
+    killer = Killer(cluster, list, random.Random(1))
     try:
-        tree = grove.plant()
-        assert wait_until(lambda: grove.ready(tree), 30)
+        tree = cluster.start_tree()
+        assert wait_until(lambda: cluster.ready(tree), 30)
         killer._behead(tree, None)
-        calm_down(Plan(patience=30), grove, Producers(grove, 0, random.Random(1)), killer, report)
+        calm_down(Plan(patience=30), cluster, Producers(cluster, 0, random.Random(1)), killer, report)
     finally:
-        grove.close()
+        cluster.close()
     assert report.violations == []

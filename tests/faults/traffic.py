@@ -21,9 +21,9 @@ from framework.model.errors import EngineError, EnqueueError, EnqueueUncertain, 
 from framework.model.extras import Extras
 from framework.model.job import Failure, Job, Lease
 from framework.model.options import QueueOptions
-from tests.settling import ack, bury, rest, retry
 from tests.spool.seam import Seam
 from tests.spool.world import in_segments, often, settle_orphan
+from tests.support.settling import ack, bury, rest, retry
 
 LETTERS = QueueOptions("letters", is_dead_letter=True)
 QUEUES = (QueueOptions("jobs", dead_letter="letters"), QueueOptions("plain"), LETTERS)

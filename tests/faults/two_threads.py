@@ -13,8 +13,8 @@ from typing import Any
 from framework.worker.gate.claims import Claims
 from tests.spool.seam import Seam
 
-from .baton import Turns
 from .protocol import Protocol
+from .scheduler import Turns
 
 
 class Deque(deque[Any]):

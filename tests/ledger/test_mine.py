@@ -16,7 +16,7 @@ from framework.engine.ledger import Calls, Ledger
 from framework.engine.ledger.files import name_of
 from framework.engine.ledger.format import PAGE
 from framework.model.outcome import SUCCEEDED, Kind, Outcome
-from tests.readable import readable
+from tests.support.processes import readable
 
 from .helpers import OWNER, died, files, found, lease, retried, run
 

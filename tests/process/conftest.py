@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.tree import Tree, trees
+from tests.support.tree import Tree, trees
 
 
 @pytest.fixture

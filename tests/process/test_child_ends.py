@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.tree import Tree
+from tests.support.tree import Tree
 
 # Whoever returns from `fork` is a supervisor, and says so in the witness.
 SUPERVISOR = """
@@ -135,7 +135,7 @@ def test_a_service_whose_children_fail_at_once_stays_one_tree(tree: Tree, redire
     command.chmod(0o755)
     mine = f"CHILD_ENDS={tmp_path}"
     tree.start(
-        module="tests.process.odd:FailsInConstructor",
+        module="tests.support.services.odd:FailsInConstructor",
         ready=False,
         command=str(command),
         CHILD_ENDS=mine[11:],

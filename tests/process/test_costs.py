@@ -28,7 +28,7 @@ from framework.model.job import Job
 from framework.model.options import QueueOptions
 from framework.model.outcome import SUCCEEDED, Settlement
 from tests.spool.seam import Seam, pass_on
-from tests.telemetry.receiver import Receiver
+from tests.support.receiver import Receiver
 
 JOBS = 400
 WARM = 100  # jobs until batches have found their size and caches are filled

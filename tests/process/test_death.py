@@ -6,8 +6,10 @@ import os
 import signal
 from pathlib import Path
 
-from tests.process.torture import Task, Torture
-from tests.process.tree import Tree, alive
+from tests.support.processes import alive
+from tests.support.services.acts import Task
+from tests.support.services.torture import Torture
+from tests.support.tree import Tree
 
 
 def test_a_killed_worker_is_replaced_and_its_job_is_charged(tree: Tree) -> None:

@@ -6,9 +6,11 @@ import os
 import signal
 import time
 
-from tests.process.torture import Task, Torture
-from tests.process.tree import Tree, alive
-from tests.telemetry.receiver import Receiver
+from tests.support.processes import alive
+from tests.support.receiver import Receiver
+from tests.support.services.acts import Task
+from tests.support.services.torture import Torture
+from tests.support.tree import Tree
 
 
 def drained(tree: Tree, within: float) -> int:
@@ -89,7 +91,7 @@ def test_a_second_signal_ends_it_now(tree: Tree) -> None:
 
 def test_a_signal_that_comes_when_all_is_over_does_not_change_the_exit_code(tree: Tree) -> None:
     """Verified: it ended the supervisor with -15, as the handlers were gone before the process."""
-    tree.start(module="tests.process.odd:SlowExit", EXITS_SLOWLY="yes")
+    tree.start(module="tests.support.services.odd:SlowExit", EXITS_SLOWLY="yes")
     tree.signal(signal.SIGTERM)
     tree.wait_ledger("exiting")
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):

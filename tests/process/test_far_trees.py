@@ -18,7 +18,7 @@ from tests.process.test_drain import (
     test_a_running_job_finishes_and_what_has_not_started_stays,
     test_handlers_are_interrupted_before_the_deadline_and_their_jobs_go_back_uncharged,
 )
-from tests.process.tree import Tree, trees
+from tests.support.tree import Tree, trees
 
 __all__ = [
     "test_a_killed_worker_is_replaced_and_its_job_is_charged",
@@ -34,5 +34,5 @@ __all__ = [
 def tree(tmp_path: Path) -> Iterator[Tree]:
     for tree in trees(tmp_path):
         tree.environ["WORKER_ENGINE_URL"] = f"slow:{tree.root}"
-        tree.start = partial(tree.start, module="tests.process.far_torture")  # type: ignore[method-assign]
+        tree.start = partial(tree.start, module="tests.support.services.engines:Torture")  # type: ignore[method-assign]
         yield tree

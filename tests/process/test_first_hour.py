@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.process.tree import Tree
+from tests.support.tree import Tree
 
 WRONG_LIFESPAN = """
 from contextlib import asynccontextmanager
@@ -34,7 +34,7 @@ class Threaded(WorkerApp):
 
     @numbers.handler
     def take(self, number: int) -> None:
-        from tests.process.torture import note
+        from tests.support.ledger import note
         note(f"end {number}")
 """
 

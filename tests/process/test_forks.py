@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.forking import Forking
-from tests.process.tree import Tree, alive
+from tests.support.processes import alive
+from tests.support.services.forking import Forking
+from tests.support.tree import Tree
 
 PLACES = {
     "constructor", "lifespan", "alifespan", "task", "callback", "on_failure-sync-error", "on_failure-many-error",
@@ -25,7 +26,7 @@ def children(tree: Tree) -> dict[str, int]:
 def test_a_child_that_comes_back_is_no_second_process_of_the_tree(tree: Tree, how: str, method: str) -> None:
     """Verified: one that came back in maintenance found another parent, and ended the tree as one without a head; one
     of a task ran the jobs beside it a second time; one of a lifespan said that its worker was gone."""
-    tree.start(module="tests.process.forking:Forking", CHILDREN=how, WORKER_START_METHOD=method)
+    tree.start(module="tests.support.services.forking:Forking", CHILDREN=how, WORKER_START_METHOD=method)
     tree.enqueue(Forking.many, "neighbour")
     tree.wait_ledger("start neighbour")
     for key in ("task", "callback", "awaited", "fails"):

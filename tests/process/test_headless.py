@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 
-from tests.process.torture import Task, Torture
-from tests.process.tree import Tree, alive
+from tests.support.processes import alive
+from tests.support.services.acts import Task
+from tests.support.services.torture import Torture
+from tests.support.tree import Tree
 
 
 def children(tree: Tree) -> list[int]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.process.torture import Task, Torture
-from tests.process.tree import Tree
+from tests.support.services.acts import Task
+from tests.support.services.torture import Torture
+from tests.support.tree import Tree
 from tests.telemetry import hostile
 from tests.telemetry.hostile import Hostile
 

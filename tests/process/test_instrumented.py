@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.instrumented import Calls
-from tests.process.tree import Tree, alive
-from tests.telemetry.receiver import Receiver
+from tests.support.processes import alive
+from tests.support.receiver import Receiver
+from tests.support.services.instrumented import Calls
+from tests.support.tree import Tree
 
 INSTRUMENT = Path(sys.executable).with_name("opentelemetry-instrument")
-MODULE = "tests.process.instrumented"
+MODULE = "tests.support.services.instrumented"
 COUNTS = ("worker.job.attempts", "messaging.client.consumed.messages", "messaging.process.duration")
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.selfish import Hooks, Leftovers
-from tests.process.tree import Tree
+from tests.support.services.selfish import Hooks, Leftovers
+from tests.support.tree import Tree
 
 
 def start(tree: Tree, app: str, **environ: str) -> None:
-    tree.start(module=f"tests.process.selfish:{app}", **environ)
+    tree.start(module=f"tests.support.services.selfish:{app}", **environ)
 
 
 def test_threads_and_tasks_that_are_left_neither_hold_up_a_drain_nor_make_it_a_failed_one(tree: Tree) -> None:

@@ -6,8 +6,10 @@ import signal
 import socket
 from pathlib import Path
 
-from tests.process.torture import Task, Torture
-from tests.process.tree import Tree, alive
+from tests.support.processes import alive
+from tests.support.services.acts import Task
+from tests.support.services.torture import Torture
+from tests.support.tree import Tree
 
 
 def test_jobs_run_and_sigterm_ends_everything_with_zero(tree: Tree) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.hooked import Async, Constructed, Crowd, Hooked
-from tests.process.tree import Tree, alive, kill, unfinished
-from tests.telemetry.receiver import Receiver
+from tests.support.processes import alive, kill
+from tests.support.receiver import Receiver
+from tests.support.services.hooked import Async, Constructed, Crowd, Hooked
+from tests.support.tree import Tree, unfinished
 from tests.unit.test_probes import free_port
 
 LONG = 120.0  # seconds, on a machine that is busy with other tests
@@ -19,7 +20,7 @@ FEW = ("--queue", "jobs")  # with spawn each process costs an import
 
 
 def start(tree: Tree, app: str = "Hooked", *arguments: str, **environ: str) -> None:
-    tree.start(*arguments, module=f"tests.process.hooked:{app}", **environ)
+    tree.start(*arguments, module=f"tests.support.services.hooked:{app}", **environ)
 
 
 def lose(tree: Tree, *ids: str) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.process import odd
-from tests.process.tree import Tree
+from tests.support.services import odd
+from tests.support.tree import Tree
 
 
 def start(tree: Tree, app: str, *arguments: str, ready: bool = True, **environ: str) -> None:
-    tree.start(*arguments, module=f"tests.process.odd:{app}", ready=ready, **environ)
+    tree.start(*arguments, module=f"tests.support.services.odd:{app}", ready=ready, **environ)
 
 
 def test_sigterm_however_often_only_drains_also_while_an_async_worker_closes(tree: Tree) -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 
-from tests.process.counted import Counted
-from tests.process.tree import Tree
+from tests.support.services.counted import Counted
+from tests.support.tree import Tree
 from tests.telemetry.helpers import run
 
 
 def test_no_sdk_no_thread_no_ring_and_no_exporter(tree: Tree) -> None:
     broker_files = tree.root / "run"
-    with Counted.connect(tree._settings):
+    with Counted.connect(tree.settings):
         Counted.sync.enqueue(1)
         Counted.many.enqueue(1)
     tree.start(
-        module="tests.process.counted", OTEL_SDK_DISABLED="true", OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9"
+        module="tests.support.services.counted",
+        OTEL_SDK_DISABLED="true",
+        OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9",
     )
     found = {line.split(" ", 1)[0]: json.loads(line.split(" ", 1)[1]) for line in tree.wait_ledger("", 2)}
     assert {slot.name for slot in tree.slots()} == {"maintenance", "sync/0", "many/0"}

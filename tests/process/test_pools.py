@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from framework.process.scoreboard import HOOKS
-from tests.process.pooled import Async, Pooled, Sync
-from tests.process.torture import Task
-from tests.process.tree import Tree
+from tests.support.services.acts import Task
+from tests.support.services.pooled import Async, Pooled, Sync
+from tests.support.tree import Tree
 
 brief, long, once, alone = Pooled.brief, Pooled.long, Pooled.once, Pooled.alone
 
@@ -27,7 +27,7 @@ class Kind:
     def begin(self, tree: Tree, *arguments: str, **environ: str) -> None:
         tree.app = self.app
         environ.setdefault("WORKER_POOLS__LIGHT__CONCURRENCY", str(self.concurrency))
-        tree.start(*arguments, module=f"tests.process.pooled:{self.app.__name__}", **environ)
+        tree.start(*arguments, module=f"tests.support.services.pooled:{self.app.__name__}", **environ)
 
 
 KINDS = {"sequential": Kind(Sync, 1), "threads": Kind(Sync, 8), "loop": Kind(Async, 8)}

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.torture import Task, Torture
-from tests.process.tree import Tree
+from tests.support.services.acts import Task
+from tests.support.services.torture import Torture
+from tests.support.tree import Tree
 
 
 def _move(root: Path) -> None:

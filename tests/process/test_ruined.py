@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.spoiler import Spoiler, Task
-from tests.process.tree import Tree, unfinished
+from tests.support.services.spoiler import Spoiler, Task
+from tests.support.tree import Tree, unfinished
 
-MODULE = "tests.process.spoiler"
+MODULE = "tests.support.services.spoiler"
 INNOCENT = 12
 
 

@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from tests.process import selfish
-from tests.process.selfish import Neighbours
-from tests.process.tree import Tree
-from tests.telemetry.receiver import Receiver
+from tests.support.receiver import Receiver
+from tests.support.services import selfish
+from tests.support.services.selfish import Neighbours
+from tests.support.tree import Tree
 
 CULPRITS = [
     "gather", "zero", "group", "callback", "unheard", "thread", "cancels_all", "cancels_others", "cancels_in_thread",
@@ -18,7 +18,7 @@ CULPRITS = [
 
 
 def start(tree: Tree, app: str, **environ: str) -> None:
-    tree.start(module=f"tests.process.selfish:{app}", **environ)
+    tree.start(module=f"tests.support.services.selfish:{app}", **environ)
 
 
 @pytest.mark.parametrize("culprits", [CULPRITS[:6], *([key] for key in CULPRITS[6:])], ids=lambda keys: keys[0])
@@ -92,7 +92,7 @@ def test_whatever_a_handler_raises_its_attempt_fails_is_stored_and_has_its_span(
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_subprocesses_of_a_service_inherit_what_a_fresh_shell_gives(tree: Tree, method: str) -> None:
     """Wherever they are started, and though the service itself was started with SIGHUP ignored."""
-    tree.start(module="tests.process.selfish:Children", command="nohup", WORKER_START_METHOD=method)
+    tree.start(module="tests.support.services.selfish:Children", command="nohup", WORKER_START_METHOD=method)
     tree.enqueue(selfish.Children.sync, "x")
     tree.enqueue(selfish.Children.asy, "x")
     tree.wait_ledger("end sync")

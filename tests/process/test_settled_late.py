@@ -14,10 +14,10 @@ from typing import Literal
 import pytest
 
 from framework.engine.port import JobView
-from tests.process.held import Held
-from tests.process.torture import Act, Task
-from tests.process.tree import Tree
-from tests.telemetry.receiver import Receiver
+from tests.support.receiver import Receiver
+from tests.support.services.acts import Act, Task
+from tests.support.services.held import Held
+from tests.support.tree import Tree
 
 Way = Literal["rings", "sdk", "off"]
 WAYS: tuple[Way, ...] = ("rings", "sdk", "off")
@@ -39,7 +39,7 @@ def telemetry(way: Way) -> Iterator[tuple[dict[str, str], Receiver | None]]:
 def kill_in_the_middle(tree: Tree, queue: str, task: Task, environ: dict[str, str], held: str = "settle") -> None:
     """Run one job, and kill its worker in the middle of what is held. Return when its rescuer is done."""
     tree.enqueue(getattr(Held, queue), task)
-    tree.start("--queue", queue, module="tests.process.held:Held", HELD=held, **environ)
+    tree.start("--queue", queue, module="tests.support.services.held:Held", HELD=held, **environ)
     (line,) = tree.wait_ledger("held ")
     os.kill(int(line.split()[1]), signal.SIGKILL)
     tree.wait(lambda: tree.stats(queue).in_flight == 0, "the job is settled")
@@ -88,7 +88,7 @@ def test_a_rescuer_that_is_killed_in_turn_changes_nothing(tree: Tree, way: Way) 
     """A worker dies under its handler; maintenance writes down what becomes of the job, and dies settling it."""
     with telemetry(way) as (environ, receiver):
         tree.enqueue(Held.sync, Task(key="k", do="hang"))
-        tree.start("--queue", "sync", module="tests.process.held:Held", HELD="settle", **environ)
+        tree.start("--queue", "sync", module="tests.support.services.held:Held", HELD="settle", **environ)
         tree.wait_ledger("start k")
         os.kill(next(slot.pid for slot in tree.workers("sync") if slot.pid), signal.SIGKILL)
         (line,) = tree.wait_ledger("held ")
@@ -140,6 +140,6 @@ def test_nothing_that_has_ended_waits_behind_a_long_job(tree: Tree) -> None:
 def many(tree: Tree, count: int, do: Act) -> None:
     """So many quick jobs, one that does this, and as many again."""
     quick = [Task(key=f"{number}") for number in range(2 * count)]
-    with Held.sync.connected(tree._producer):
+    with Held.sync.connected(tree.producer):
         Held.sync.enqueue_many([*quick[:count], Task(key="the last", do=do), *quick[count:]])
-    tree.start("--queue", "sync", module="tests.process.held:Held", OTEL_SDK_DISABLED="true")
+    tree.start("--queue", "sync", module="tests.support.services.held:Held", OTEL_SDK_DISABLED="true")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.spoiler import Spoiler, Task
-from tests.process.tree import Tree
+from tests.support.services.spoiler import Spoiler, Task
+from tests.support.tree import Tree
 
-MODULE = "tests.process.spoiler"
+MODULE = "tests.support.services.spoiler"
 LEAST = {"WORKER_DRAIN": "2"}
 
 

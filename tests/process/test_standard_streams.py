@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.process import odd
-from tests.process.torture import Task, Torture
-from tests.process.tree import Tree
-from tests.readable import readable
+from tests.support.processes import readable
+from tests.support.services import odd
+from tests.support.services.acts import Task
+from tests.support.services.torture import Torture
+from tests.support.tree import Tree
 
 
 def through(tree: Tree, redirections: str) -> str:
@@ -36,7 +37,9 @@ def through(tree: Tree, redirections: str) -> str:
 )
 def test_closed_descriptors_count_as_dev_null(tree: Tree, redirections: str, method: str) -> None:
     """Verified: a log line on a descriptor that a scoreboard had taken destroyed it."""
-    tree.start(module="tests.process.odd:Prints", command=through(tree, redirections), WORKER_START_METHOD=method)
+    tree.start(
+        module="tests.support.services.odd:Prints", command=through(tree, redirections), WORKER_START_METHOD=method
+    )
     tree.enqueue(odd.Prints.jobs, "1")
     tree.wait_ledger("printed 1 /dev/null" if ">&- 2" in redirections else "printed 1")
     tree.signal(signal.SIGUSR1)
@@ -49,7 +52,7 @@ def test_closed_descriptors_count_as_dev_null(tree: Tree, redirections: str, met
 
 
 def test_a_service_that_closes_its_descriptors_when_it_is_imported(tree: Tree) -> None:
-    tree.start(module="tests.process.odd:Prints", CLOSES="0 1 2")
+    tree.start(module="tests.support.services.odd:Prints", CLOSES="0 1 2")
     tree.enqueue(odd.Prints.jobs, "1")
     tree.wait_ledger("printed 1")
     assert tree.stop() == 0
@@ -57,7 +60,7 @@ def test_a_service_that_closes_its_descriptors_when_it_is_imported(tree: Tree) -
 
 def test_what_an_import_prints_is_printed_once_and_by_no_child(tree: Tree) -> None:
     """Verified: each child printed it again, and died of it where nobody reads any more."""
-    tree.start(module="tests.process.odd:Prints", IMPORTED="imported", PYTHONUNBUFFERED="")
+    tree.start(module="tests.support.services.odd:Prints", IMPORTED="imported", PYTHONUNBUFFERED="")
     tree.enqueue(odd.Prints.jobs, "1")
     tree.wait_ledger("printed 1")
     assert tree.stop() == 0
@@ -67,7 +70,7 @@ def test_what_an_import_prints_is_printed_once_and_by_no_child(tree: Tree) -> No
 
 def start(tree: Tree, stdout: int, **environ: str) -> None:
     tree.process = subprocess.Popen(
-        [Path(sys.executable).with_name("worker"), "run", "tests.process.torture"],
+        [Path(sys.executable).with_name("worker"), "run", "tests.support.services.torture"],
         stdout=stdout,
         stderr=stdout,
         env={**tree.environ, "WORKER_DRAIN": "5", **environ},
@@ -142,7 +145,7 @@ def test_a_reader_that_stands_still_holds_nobody_up(
 def test_a_handler_that_prints_into_a_full_pipe_does_not_outlast_the_drain(tree: Tree) -> None:
     reader, writer, _ = a_full_pipe()
     tree.process = subprocess.Popen(
-        [Path(sys.executable).with_name("worker"), "run", "tests.process.odd:Prints"],
+        [Path(sys.executable).with_name("worker"), "run", "tests.support.services.odd:Prints"],
         stdout=writer,
         stderr=writer,
         env={**tree.environ, "WORKER_DRAIN": "3"},
@@ -154,6 +157,6 @@ def test_a_handler_that_prints_into_a_full_pipe_does_not_outlast_the_drain(tree:
     assert tree.stop() == 0
     os.close(reader)
     os.close(writer)
-    tree.start(module="tests.process.odd:Prints")
+    tree.start(module="tests.support.services.odd:Prints")
     tree.wait_event("job_finished", outcome="succeeded", attempt=1)  # it was given back, not charged
     assert tree.stop() == 0

@@ -13,8 +13,9 @@ from shutil import which
 
 import pytest
 
-from tests.process.torture import Task, Torture
-from tests.process.tree import Tree
+from tests.support.services.acts import Task
+from tests.support.services.torture import Torture
+from tests.support.tree import Tree
 
 FREEZER = Path("/sys/fs/cgroup/freezer")
 

@@ -11,10 +11,10 @@ import pytest
 
 from tests.process.test_drain import drained
 from tests.process.test_standstill import still
-from tests.process.threads import Task, Threads
-from tests.process.tree import Tree
+from tests.support.services.threads import Task, Threads
+from tests.support.tree import Tree
 
-MODULE = "tests.process.threads:Threads"
+MODULE = "tests.support.services.threads:Threads"
 jobs = Threads.jobs
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from tests.process.torture import Task, Torture
-from tests.process.tree import Tree
+from tests.support.services.acts import Task
+from tests.support.services.torture import Torture
+from tests.support.tree import Tree
 
 
 def test_a_sync_handler_is_interrupted_at_its_soft_timeout_and_retried(tree: Tree) -> None:
@@ -74,7 +75,7 @@ def test_a_handler_that_blocks_the_loop_is_named_and_charged_alone(tree: Tree) -
     tree.wait(lambda: blocked_line(tree), "the loop's line")
     [blocked] = blocked_line(tree)
     assert re.match(
-        r"many/0: event loop blocked [5-9] s in Torture\.act_async \(torture\.py:\d+ time\.sleep\(.*\)\): "
+        r"many/0: event loop blocked [5-9] s in Torture\.act_async \(torture\.py:\d+ await misbehave_async\(.*\)\): "
         r"use an async client or a sync handler$",
         blocked["event"],
     )

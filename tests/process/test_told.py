@@ -7,9 +7,10 @@ import signal
 from pathlib import Path
 
 from tests.faults.telemetry_kills import Run, check
-from tests.process.torture import Task, Torture
-from tests.process.tree import Tree
-from tests.telemetry.receiver import Receiver
+from tests.support.receiver import Receiver
+from tests.support.services.acts import Task
+from tests.support.services.torture import Torture
+from tests.support.tree import Tree
 
 
 def traced(receiver: Receiver) -> dict[str, str]:

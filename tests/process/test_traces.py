@@ -7,9 +7,11 @@ import signal
 from collections import Counter
 
 from framework.model.job import span_id_of
-from tests.process.torture import Task, Torture
-from tests.process.tree import Tree, alive
-from tests.telemetry.receiver import Receiver
+from tests.support.processes import alive
+from tests.support.receiver import Receiver
+from tests.support.services.acts import Task
+from tests.support.services.torture import Torture
+from tests.support.tree import Tree
 
 
 def traced(receiver: Receiver) -> dict[str, str]:

@@ -7,7 +7,7 @@ from contextlib import closing
 from typing import Any
 
 from framework import Context, Discard, Queue, WorkerApp
-from tests.process.tree import Tree
+from tests.support.tree import Tree
 
 SECRET = "s3cr3t4111"
 

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from ruamel.yaml import YAML
 
 from framework.cli.alerts import alerts
-from tests import promtool
+from tests.support import promtool
 
 RULES = Path(__file__).parents[2] / "observability/prometheus"
 

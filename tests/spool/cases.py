@@ -12,7 +12,7 @@ from framework.engine.port import Inspector
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.engine import SpoolEngine
 from framework.model.errors import EnqueueFailed, EnqueueUncertain, LeaseLost
-from tests.settling import ack, bury, rest, retry
+from tests.support.settling import ack, bury, rest, retry
 
 from .kept_cases import KEPT_CASES
 from .odd_cases import ODD_CASES, reopen, rescue

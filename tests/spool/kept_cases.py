@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from framework.model.errors import EngineError
 from framework.model.options import QueueOptions
-from tests.settling import bury
+from tests.support.settling import bury
 
 from . import poison
 from .odd_cases import look, maintain, reopen

@@ -14,7 +14,7 @@ from framework.engine.spool.claim.life import wid_of
 from framework.engine.spool.enqueue import ids
 from framework.model.errors import EnqueueUncertain, QueueFull
 from framework.model.options import QueueOptions
-from tests.settling import ack, bury, rest
+from tests.support.settling import ack, bury, rest
 
 from .id_cases import backed_up, enqueue_over_a_backup, finished, restored
 from .stage import Case, Stage

@@ -14,7 +14,7 @@ from framework.engine.spool.format import runs
 from framework.model.errors import EngineError, EnqueueUncertain, LeaseLost, QueueFull
 from framework.model.options import QueueOptions
 from framework.model.outcome import Kind, Outcome, Settlement
-from tests.settling import ack, bury, retry
+from tests.support.settling import ack, bury, retry
 
 from .seam import Seam, before, fail_calls
 from .stage import Case, Stage

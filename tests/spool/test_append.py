@@ -20,7 +20,7 @@ from framework.engine.spool.segments import append, file, words
 from framework.engine.spool.segments import format as bytes_of
 from framework.model.errors import EnqueueUncertain, QueueFull
 from framework.model.options import QueueOptions
-from tests.settling import ack
+from tests.support.settling import ack
 
 from .seam import Seam, before, fail_calls, pass_on
 from .segmented import segments, words_of

@@ -13,7 +13,7 @@ import pytest
 from framework.engine.spool.claim import claim as claim_module
 from framework.engine.spool.engine import SpoolEngine
 from framework.model.errors import EngineUnavailable, LeaseLost
-from tests.settling import ack, retry
+from tests.support.settling import ack, retry
 
 from .seam import Seam, before, fail_calls
 from .world import broker, census, claim, dead_owner, descriptors_here, failure, files, heal, ids, in_child, job, one

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.settling import ack
+from tests.support.settling import ack
 
 from .cases import CASES
 from .seam import NAMES, WRITES, Seam, kill_at, pass_on

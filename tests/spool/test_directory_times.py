@@ -15,7 +15,7 @@ import pytest
 
 from framework.engine.spool.claim import listing
 from framework.engine.spool.claim.listing import COARSE, FULL_LOOK, RACY, Names
-from tests.settling import retry
+from tests.support.settling import retry
 
 from .seam import Seam
 from .world import broker, claim, failure, ids, job, one

@@ -15,7 +15,7 @@ from framework.engine.spool.disk.filesystem import FileSystem
 from framework.engine.spool.engine import SpoolEngine
 from framework.engine.spool.enqueue import enqueue
 from framework.model.errors import EnqueueFailed, EnqueueUncertain, PayloadTooLarge, QueueFull
-from tests.settling import bury, retry
+from tests.support.settling import bury, retry
 
 from .seam import Seam, before, fail_calls, pass_on
 from .world import JOBS, LETTERS, broker, census, claim, descriptors_here, failure, files, heal, ids, in_child, job, one

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from framework.engine.spool.format import frame
 from framework.model.extras import FIELDS, NONE, Extras
-from tests.settling import bury, retry
+from tests.support.settling import bury, retry
 
 from . import poison
 from .test_poison import anything, use, whole

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from framework.model.options import QueueOptions
-from tests.settling import bury, rest
+from tests.support.settling import bury, rest
 
 from .cases import CASES
 from .seam import Seam

@@ -15,7 +15,7 @@ import pytest
 from framework.engine.spool.disk import flocks
 from framework.engine.spool.engine import SpoolEngine, connect
 from framework.model.errors import EngineError
-from tests.settling import ack
+from tests.support.settling import ack
 
 from .seam import Seam, before, fail_calls
 from .world import (

@@ -14,7 +14,7 @@ import pytest
 from framework.engine.spool.engine import SpoolEngine
 from framework.engine.spool.enqueue import ids as ids_module
 from framework.model.errors import LeaseLost
-from tests.settling import ack, bury, rest, retry
+from tests.support.settling import ack, bury, rest, retry
 
 from .seam import Seam, fail_calls
 from .world import broker, census, claim, failure, files, ids, job, one

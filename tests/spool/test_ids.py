@@ -16,7 +16,7 @@ from framework.engine.spool.engine import SpoolEngine
 from framework.engine.spool.enqueue import ids as ids_module
 from framework.model.errors import EnqueueFailed, QueueFull
 from framework.model.options import QueueOptions
-from tests.settling import ack, bury, rest
+from tests.support.settling import ack, bury, rest
 
 from .seam import Seam, before, fail_calls, kill_at, pass_on
 from .world import broker, census, claim, cut_at, failure, files, heal, ids, in_child, job, one

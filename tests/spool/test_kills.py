@@ -7,7 +7,7 @@ import signal
 import threading
 from pathlib import Path
 
-from tests.settling import ack, retry
+from tests.support.settling import ack, retry
 
 from .world import (
     broker,

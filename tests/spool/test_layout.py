@@ -19,7 +19,7 @@ from framework.engine.spool.disk import filesystem, layout
 from framework.engine.spool.engine import SpoolEngine, connect
 from framework.model.errors import EngineError, EngineUnavailable, QueueFull, SettingsError
 from framework.model.options import QueueOptions
-from tests.settling import retry
+from tests.support.settling import retry
 
 from .seam import Seam, fail_calls, pass_on
 from .world import JOBS, LETTERS, QUEUES, broker, claim, failure, files, ids, in_child, job, one

@@ -15,7 +15,7 @@ from framework.engine.spool.disk import flocks
 from framework.engine.spool.disk.calls import Calls
 from framework.engine.spool.engine import SpoolEngine, connect
 from framework.model.errors import EngineError
-from tests.settling import ack
+from tests.support.settling import ack
 
 from .seam import Seam, before, kill_at, pass_on
 from .world import (

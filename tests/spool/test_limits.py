@@ -11,7 +11,7 @@ import pytest
 from framework.engine.spool.enqueue import limits
 from framework.model.errors import QueueFull
 from framework.model.options import QueueOptions
-from tests.settling import ack
+from tests.support.settling import ack
 
 from .seam import Seam, before, pass_on
 from .world import broker, claim, files, ids, job

@@ -11,7 +11,7 @@ from typing import Any
 
 from framework.engine.spool.engine import SpoolEngine
 from framework.engine.spool.upkeep import maintain
-from tests.settling import ack, bury, rest, retry
+from tests.support.settling import ack, bury, rest, retry
 
 from .seam import Seam, before, fail_calls
 from .world import JOBS, LETTERS, PLAIN, broker, claim, failure, files, ids, job, one

@@ -14,7 +14,7 @@ from framework.engine.spool.claim import claims, notifier
 from framework.engine.spool.claim.listing import FEW
 from framework.engine.spool.engine import SpoolEngine, connect
 from framework.model.options import QueueOptions
-from tests.settling import ack
+from tests.support.settling import ack
 
 from .seam import Seam, pass_on
 from .world import ids, job

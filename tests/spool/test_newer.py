@@ -17,7 +17,7 @@ from framework.engine.spool.upkeep import browse
 from framework.maintenance.accounts import Accounts
 from framework.model.job import Job, RunRecord
 from framework.model.outcome import Kind, Outcome
-from tests.settling import ack, bury, retry
+from tests.support.settling import ack, bury, retry
 
 from .older import DRAIN, play
 from .poison import make_newer

@@ -27,9 +27,10 @@ from framework.engine.spool.format import frame, names, runs
 from framework.model.errors import EnqueueFailed
 from framework.model.job import Job
 from framework.model.options import QueueOptions
-from tests.process.torture import Task, Torture
-from tests.process.tree import Tree, trees
-from tests.settling import ack, bury, rest, retry
+from tests.support.services.acts import Task
+from tests.support.services.torture import Torture
+from tests.support.settling import ack, bury, rest, retry
+from tests.support.tree import Tree, trees
 
 from . import poison, world
 from .world import broker, claim, failure, ids, job, one
@@ -343,7 +344,9 @@ def test_a_service_and_its_commands_live_among_them(tree: Tree) -> None:
         tree.wait_ledger(f"end {key}")
     tree.wait(lambda: tree.stats("sync").bad == len(poison.poisons()) * 5, "all but the dead are bad")
     for command in (("queues",), ("dead", "list"), ("dead", "replay", "--all"), ("dead", "discard", "--all", "--yes")):
-        tree.run_worker(*command[:2] if command[0] == "dead" else command, "tests.process.torture", *command[2:])
+        tree.run_worker(
+            *command[:2] if command[0] == "dead" else command, "tests.support.services.torture", *command[2:]
+        )
     assert tree.stop() == 0
     assert tree.events("process_exited", reason="crashed") == []
     said = tree.events("file_bad", queue="sync")

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from framework.model.errors import EnqueueFailed
-from tests.settling import bury, retry
+from tests.support.settling import bury, retry
 
 from .seam import Seam
 from .world import JOBS, LETTERS, body, broker, census, claim, failure, heal, job, one

@@ -13,7 +13,7 @@ from framework.engine.spool.claim import listing
 from framework.engine.spool.format import names
 from framework.engine.spool.segments import write
 from framework.model.job import Job
-from tests.settling import ack, bury, retry
+from tests.support.settling import ack, bury, retry
 
 from .older import DRAIN, INTOLERANT, TOLERANT, play
 from .world import body, broker, claim, dead_owner, failure, files, heal, ids, in_segments, job, one

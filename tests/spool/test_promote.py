@@ -15,7 +15,7 @@ import pytest
 from framework.engine.spool.claim import promote as promote_module
 from framework.engine.spool.engine import SpoolEngine
 from framework.model.errors import EngineUnavailable
-from tests.settling import ack
+from tests.support.settling import ack
 
 from .seam import Seam, before, fail_calls
 from .world import broker, claim, ids, job

@@ -9,7 +9,7 @@ import pytest
 from framework.engine.spool.format import runs
 from framework.engine.spool.segments import write
 from framework.engine.spool.upkeep import maintain
-from tests.settling import ack
+from tests.support.settling import ack
 
 from . import older as versions
 from .older import DRAIN, play

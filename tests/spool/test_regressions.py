@@ -18,7 +18,7 @@ import pytest
 from framework.engine.spool.engine import SpoolEngine
 from framework.model.errors import EnqueueError, EnqueueUncertain, PayloadTooLarge, QueueFull
 from framework.model.options import QueueOptions
-from tests.settling import ack
+from tests.support.settling import ack
 
 from .seam import Seam, fail_calls, pass_on
 from .world import broker, census, claim, heal, ids, job

@@ -10,7 +10,7 @@ import pytest
 
 from framework.engine.spool.claim.notifier import wait
 from framework.model.errors import EngineUnavailable, EnqueueFailed
-from tests.settling import ack, bury, retry
+from tests.support.settling import ack, bury, retry
 
 from .world import broker, census, claim, failure, ids, job, often, one
 

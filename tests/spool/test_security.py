@@ -17,10 +17,11 @@ import framework
 from framework.engine.spool.engine import SpoolEngine
 from framework.model.errors import EnqueueError
 from framework.model.options import QueueOptions
-from tests.process.torture import Task, Torture
-from tests.process.tree import Tree, trees
-from tests.settling import ack, bury, rest
-from tests.telemetry.receiver import Receiver
+from tests.support.receiver import Receiver
+from tests.support.services.acts import Task
+from tests.support.services.torture import Torture
+from tests.support.settling import ack, bury, rest
+from tests.support.tree import Tree, trees
 
 from .world import JOBS, broker, claim, failure, files, ids, job, one
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from framework.engine.spool.segments import format as bytes_of
-from tests.settling import ack
+from tests.support.settling import ack
 
 from .poison import make_newer_segment
 from .seam import Seam, pass_on

@@ -15,7 +15,7 @@ from framework.engine.spool.engine import SpoolEngine
 from framework.engine.spool.segments import format as bytes_of
 from framework.engine.spool.segments import open as opened
 from framework.model.errors import EngineUnavailable
-from tests.settling import ack
+from tests.support.settling import ack
 
 from .seam import Seam, fail_calls
 from .segmented import segments, stored, words_of

@@ -16,7 +16,7 @@ from framework.engine.spool.segments import file, words
 from framework.engine.spool.segments import format as bytes_of
 from framework.engine.spool.segments.file import Segment
 from framework.model.errors import EngineUnavailable, LeaseLost
-from tests.settling import ack, retry
+from tests.support.settling import ack, retry
 
 from .seam import Seam, before, fail_calls
 from .segmented import MANY, segments, stored, words_of

@@ -12,7 +12,7 @@ from framework.engine.spool.segments import file, write
 from framework.engine.spool.segments import format as bytes_of
 from framework.model.errors import QueueFull
 from framework.model.options import QueueOptions
-from tests.settling import ack, bury, retry
+from tests.support.settling import ack, bury, retry
 
 from .seam import Seam, pass_on
 from .segmented import MANY, segments, stored

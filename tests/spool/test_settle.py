@@ -12,7 +12,7 @@ import pytest
 from framework.engine.spool.engine import SpoolEngine
 from framework.engine.spool.format import frame
 from framework.model.errors import EngineUnavailable, LeaseLost
-from tests.settling import ack, bury, rest, retry
+from tests.support.settling import ack, bury, rest, retry
 
 from .seam import Seam, before, fail_calls, pass_on
 from .world import JOBS, LETTERS, PLAIN, broker, claim, failure, files, ids, job, one

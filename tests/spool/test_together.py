@@ -13,7 +13,7 @@ from framework.engine.spool.disk import clock
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.engine import SpoolEngine
 from framework.engine.spool.upkeep import maintain
-from tests.settling import ack
+from tests.support.settling import ack
 
 from . import older as versions
 from .older import play

@@ -7,7 +7,7 @@ from pathlib import Path
 from framework.engine.port import MOST_UNCHARGED
 from framework.engine.spool.engine import SpoolEngine
 from framework.engine.spool.format import frame
-from tests.settling import retry
+from tests.support.settling import retry
 
 from .world import dead_owner, failure, job, one
 

@@ -14,7 +14,7 @@ import pytest
 from framework.engine.spool.claim import notifier
 from framework.engine.spool.claim.notifier import Notifier, Waker
 from framework.engine.spool.engine import SpoolEngine
-from tests.settling import ack, bury, rest, retry
+from tests.support.settling import ack, bury, rest, retry
 
 from .world import broker, ids, in_child, job
 

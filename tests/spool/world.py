@@ -17,7 +17,7 @@ from framework.engine.spool.segments.append import WORTH
 from framework.model.extras import NONE, USUAL, Extras
 from framework.model.job import Failure, Job, Lease, RunRecord
 from framework.model.options import QueueOptions
-from tests.settling import retry
+from tests.support.settling import retry
 
 from .seam import Seam, before
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.receiver import Receiver
 from tests.telemetry.helpers import Station, station
-from tests.telemetry.receiver import Receiver
 
 
 @pytest.fixture(autouse=True)

@@ -23,8 +23,8 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.telemetry.received import Store
-from tests.telemetry.receiver import FAST, Receiver
+from tests.support.received import Store
+from tests.support.receiver import FAST, Receiver
 
 PATIENCE = 60.0
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -35,8 +35,8 @@ from framework.telemetry.ring.ringtracing import RingTracing
 from framework.telemetry.ring.ringwriter import RingWriter
 from framework.telemetry.sdk.spans import SpanTracing
 from framework.worker.executor import Executor
+from tests.support.received import SeenSpan, _spans
 from tests.telemetry.helpers import SPAN, TRACE, TRACEPARENT, AsyncRelay, Relay, failure_of, lease_of
-from tests.telemetry.received import SeenSpan, _spans
 
 RARE = [
     HealthCheck.function_scoped_fixture,

@@ -16,8 +16,8 @@ from framework.telemetry import ProcessIdentity
 from framework.telemetry.export.exporting import Exporter
 from framework.telemetry.ring.ring import RingReader
 from framework.telemetry.ring.rings import readers_lock
+from tests.support.receiver import GrpcReceiver, Receiver
 from tests.telemetry.helpers import IDENTITY, TRACEPARENT, Relay, lease_of
-from tests.telemetry.receiver import GrpcReceiver, Receiver
 from tests.telemetry.rings import Post, post, ring_station, rings_in
 from tests.telemetry.test_lost_attempts import check_ended, ended, lost, record_of
 

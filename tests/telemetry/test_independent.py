@@ -15,11 +15,12 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, Trace
 
 from framework.process.scoreboard import EXPORTER
 from framework.telemetry.names import LONG_BUCKETS, SCOPE
-from tests.process.torture import Task, Torture
-from tests.process.tree import Tree, trees
+from tests.support.received import SeenSpan, Store
+from tests.support.receiver import Receiver
+from tests.support.services.acts import Task
+from tests.support.services.torture import Torture
+from tests.support.tree import Tree, trees
 from tests.telemetry.independent import Foreign, Rotel, TestAgent, agent_program, rotel_program
-from tests.telemetry.received import SeenSpan, Store
-from tests.telemetry.receiver import Receiver
 
 TRACE, SENDER, STATE = "5b8aa5a2d2c872e8321cf37308d69df2", "051581bf3cb55c13", "vendor=it%20works"
 RING: dict[str, str] = {}

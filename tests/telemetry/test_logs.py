@@ -14,7 +14,7 @@ import pytest
 from framework.model import events as e
 from framework.telemetry.logs.render import ConsoleRenderer, JsonRenderer
 from framework.telemetry.logs.writer import PIPE_BUF, LineWriter
-from tests.readable import readable
+from tests.support.processes import readable
 from tests.telemetry.helpers import TRACEPARENT, Relay, json_lines, lease_of, run, spawn
 
 NASTY = "a\nb\r\x1b[31mred\x07 \x9b2J \u2028 \u202e \x7f \x00"

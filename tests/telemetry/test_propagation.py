@@ -28,8 +28,8 @@ from framework.service.queues import DeadLetter, Queue
 from framework.worker.executor import Executor
 from tests.contract.engines import Engine, MemoryEngine, SpoolEngine
 from tests.contract.helpers import pass_time, take_one
+from tests.support.receiver import Receiver
 from tests.telemetry.helpers import SPAN, TRACE, AsyncRelay, Station, lease_of, station
-from tests.telemetry.receiver import Receiver
 from tests.telemetry.rings import post, ring_station, rings_in
 
 COMES_ALONG = {"baggage": "tenant=blue,plan=gold", "tracestate": "vendor=1,other=x"}

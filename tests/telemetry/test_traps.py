@@ -6,8 +6,8 @@ import time
 
 import pytest
 
+from tests.support.receiver import Receiver
 from tests.telemetry.helpers import TREE, json_lines, run, spawn
-from tests.telemetry.receiver import Receiver
 
 
 def free_port() -> int:

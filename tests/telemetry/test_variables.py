@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from framework.telemetry.sdk.exporters import complaints, endpoint
+from tests.support.receiver import GrpcReceiver
 from tests.telemetry.helpers import TREE, environment, json_lines, run
-from tests.telemetry.receiver import GrpcReceiver
 
 
 def test_sdk_disabled_makes_no_provider_no_thread_and_costs_next_to_nothing(receiver):

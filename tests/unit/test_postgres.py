@@ -21,8 +21,8 @@ from framework.engine.postgres import inspect, upkeep
 from framework.model.errors import EngineError, EngineUnavailable, EnqueueError, EnqueueUncertain, SettingsError
 from framework.model.options import QueueOptions
 from framework.model.outcome import SUCCEEDED, Settlement
-from tests import postgres
-from tests.postgres import Server
+from tests.support import postgres
+from tests.support.postgres import Server
 from tests.unit.helpers import a_job
 
 JOBS = QueueOptions("jobs", service="tests")

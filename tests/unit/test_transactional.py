@@ -15,7 +15,7 @@ from framework import Queue, WorkerApp
 from framework.engine.port import open_engine
 from framework.model.errors import Duplicate, InvalidPayload, QueueFull
 from framework.service.producer import Producer
-from tests import postgres
+from tests.support import postgres
 
 Execute = Callable[[str], Awaitable[Any]]
 Tx = tuple[Any, Execute, Callable[[bool], Awaitable[None]]]

@@ -35,7 +35,7 @@ from framework.model.outcome import Outcome
 from framework.process.scoreboard import LEAVING, READY, Scoreboard
 from framework.worker import LeaveSignal, WorkerCore
 from framework.worker.interrupts.blocking import LoopWatch
-from tests.settling import ack
+from tests.support.settling import ack
 from tests.unit.helpers import a_job, an_executor
 
 LONG = 30.0

@@ -9,7 +9,8 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,33 @@ from framework.engine.port import QueueStats, open_engine
 from framework.process.scoreboard import HOOKS, Scoreboard, SlotState, process_start
 from framework.runner.connecting import open_producer
 from framework.runner.resolving import resolve
+from framework.service.producer import Producer
 from framework.service.queues import Queue
 from framework.service.settings import Settings
-from tests.process.output import Output
-from tests.process.torture import Torture
-from tests.warm import WORKER, Running, can_be_warm, run, warm
+from tests.support.output import Event, Output
+from tests.support.processes import send
+from tests.support.services.torture import Torture
+from tests.support.warm import WORKER, Running, can_be_warm, run, warm
 
 PATIENCE = 60.0
 HERE = Path(__file__).parents[2]
 
 
 class Tree:
-    """Starts lazily; everything it started is gone when the test ends."""
+    """One `worker run`, on a store and with a ledger of its own below `place`. It may be started again and again.
 
-    def __init__(self, place: Path, url: str = "") -> None:
+    Args:
+        place: a directory of this test.
+        url: of its engine; empty = a spool in `place`.
+        keep: is called with each event of the log; those for which it returns False are forgotten.
+
+    Attributes:
+        environ: the environment of its processes, which `start` adds to.
+        life: pid and start of its supervisor.
+        pids: pid and start of each process that was seen on its board.
+    """
+
+    def __init__(self, place: Path, url: str = "", keep: Callable[[Event], bool] = lambda event: True) -> None:
         self.place = place
         self.root = place / "spool"  # also of an engine that is not local: its part on this machine
         self.url = url or f"spool:{self.root}"
@@ -48,29 +62,35 @@ class Tree:
             "OTEL_SDK_DISABLED": "true",
         }
         self.process: subprocess.Popen[bytes] | Running | None = None
+        self.life = (0, 0)
         self.pids: set[tuple[int, int]] = set()
+        self._keep = keep
         self._changed = threading.Condition()
         self._output: Output | None = None
-        self._events: list[dict[str, Any]] = []
-        self._settings = Settings(engine_url=self.url, durability="process")
-        self._producer = open_producer(self._settings)
+        self._events: list[Event] = []
 
     # --- the tree ---------------------------------------------------------------------------------------------------
 
     def start(
         self,
         *arguments: str,
-        module: str = "tests.process.torture",
+        module: str = "tests.support.services.torture",
         ready: bool = True,
         command: str = "",
+        fresh: bool = False,
         **environ: str,
     ) -> None:
-        """Starts it, by `command` if there is one; waits until all its workers are ready."""
+        """Starts it, by `command` if there is one; waits until all its workers are ready.
+
+        Args:
+            fresh: in an interpreter of its own, whose environment the kernel shows.
+        """
         self._events.clear()
         env = {**self.environ, **environ}
-        start = self._start_warm if not command and can_be_warm(env) else self._start_fresh
+        start = self._start_fresh if fresh or command or not can_be_warm(env) else self._start_warm
         self.process = start(command, "run", module, *arguments, env=env)
-        self._output = Output(self.process, self._events, self._changed)
+        self.life = (self.process.pid, process_start(self.process.pid))
+        self._output = Output(self.process, self._events, self._changed, self._keep)
         if ready:
             self.wait_ready()
 
@@ -103,7 +123,7 @@ class Tree:
             "all slots ready",
         )
 
-    def events(self, name: str | None = None, **match: object) -> list[dict[str, Any]]:
+    def events(self, name: str | None = None, **match: object) -> list[Event]:
         """Log events of a name whose keys match, of all that has been written so far."""
         with self._changed:
             if self._output is not None:
@@ -120,7 +140,7 @@ class Tree:
         exits = self.events("process_exited")
         return [tuple(str(event[key]) for key in ("slot", "reason", "detail")) for event in exits]
 
-    def wait_event(self, name: str, count: int = 1, **match: object) -> dict[str, Any]:
+    def wait_event(self, name: str, count: int = 1, **match: object) -> Event:
         """Blocks until there were `count` of them; the last."""
         self.wait(lambda: len(self.events(name, **match)) >= count, f"{count} of {name} {match}")
         return self.events(name, **match)[-1]
@@ -133,8 +153,8 @@ class Tree:
             with self._changed:
                 self._changed.wait(0.02)
 
-    def tail(self) -> str:
-        return "\n".join(json.dumps(event) for event in self.events()[-40:])
+    def tail(self, most: int = 40) -> str:
+        return "\n".join(json.dumps(event) for event in self.events()[-most:])
 
     def signal(self, number: signal.Signals) -> None:
         assert self.process is not None
@@ -173,8 +193,17 @@ class Tree:
 
     # --- jobs -------------------------------------------------------------------------------------------------------
 
+    @property
+    def settings(self) -> Settings:
+        return Settings(engine_url=self.url, durability=self.environ["WORKER_DURABILITY"])  # type: ignore[arg-type]
+
+    @cached_property
+    def producer(self) -> Producer:
+        """One of this process, which is opened for the first job."""
+        return open_producer(self.settings)
+
     def enqueue(self, queue: Queue[Any], payload: Any, **options: Any) -> str:
-        with queue.connected(self._producer):
+        with queue.connected(self.producer):
             return queue.enqueue(payload, **options)
 
     def ledger(self) -> list[str]:
@@ -188,25 +217,17 @@ class Tree:
         return self.ran(prefix)
 
     def broker(self) -> Any:
-        broker = open_engine(self.url, incarnation=f"test-{os.getpid()}-{len(self._events)}")
-        broker.open(list(resolve(self.app, self._settings).values()))
-        return broker
+        return open_store(self.app, self.url)
 
     def stats(self, queue: str) -> QueueStats:
-        broker = self.broker()
-        try:
+        with closing(self.broker()) as broker:
             return broker.stats(queue)
-        finally:
-            broker.close()
 
     def letters(self, queue: str) -> list[Any]:
         """Dead letters of a queue, wherever they lie."""
-        broker = self.broker()
-        try:
-            places = [("dead", "ready"), ("dead", "dead"), ("dead", "in_flight"), (queue, "dead")]
+        places = [("dead", "ready"), ("dead", "dead"), ("dead", "in_flight"), (queue, "dead")]
+        with closing(self.broker()) as broker:
             return [view for name, state in places for view in broker.browse(name, state) if view.job.queue == queue]
-        finally:
-            broker.close()
 
     def close(self) -> None:
         """Ends what is left, by the pids that we know to be ours."""
@@ -215,43 +236,33 @@ class Tree:
             self.process.kill()
             self.process.wait()
         for pid, start in self.pids:
-            if alive(pid, start):
-                os.kill(pid, signal.SIGKILL)
+            send(pid, start, signal.SIGKILL)
         for line in self.ran("child "):
             pid = int(line.split()[1])
             if process_start(pid):
                 os.kill(pid, signal.SIGKILL)
-        self._producer.close()
+        if "producer" in vars(self):
+            self.producer.close()
 
 
-def kill(slot: SlotState) -> bool:
-    """SIGKILL for whom a board names, which is a child of our own supervisor; False: it is gone already."""
-    if process_start(slot.pid) != slot.pid_start:
-        return False
-    with suppress(ProcessLookupError):
-        os.kill(slot.pid, signal.SIGKILL)
-    return True
+def open_store(app: type[WorkerApp], url: str) -> Any:
+    """Return an engine with the queues of an app, to look at what lies there."""
+    found = open_engine(url, incarnation=f"look-{os.urandom(6).hex()}", durability="process")
+    found.open(list(resolve(app, Settings(engine_url=url, durability="process")).values()))
+    return found
+
+
+def waiting(app: type[WorkerApp], root: Path) -> dict[str, int]:
+    """Return how many jobs wait or run in each queue of an app that has some."""
+    with closing(open_store(app, f"spool:{root}")) as store:
+        found = {queue.name: store.stats(queue.name) for queue in app.worker_queues.values()}
+    counts = {name: stats.ready + stats.delayed + stats.in_flight for name, stats in found.items()}
+    return {name: count for name, count in counts.items() if count}
 
 
 def unfinished(app: type[WorkerApp], root: Path) -> int:
-    """Jobs of all queues of an app that wait or run."""
-    settings = Settings(engine_url=f"spool:{root}", durability="process")
-    broker = open_engine(settings.engine_url, incarnation=f"look-{time.monotonic_ns()}")
-    broker.open(list(resolve(app, settings).values()))
-    try:
-        found = [broker.stats(queue.name) for queue in app.worker_queues.values()]
-        return sum(stats.ready + stats.delayed + stats.in_flight for stats in found)
-    finally:
-        broker.close()
-
-
-def alive(pid: int, start: int | None = None) -> bool:
-    """Whether a process runs; a zombie does not."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state not in "ZX" and (start is None or process_start(pid) == start)
+    """Return how many jobs of all queues of an app wait or run."""
+    return sum(waiting(app, root).values())
 
 
 def trees(place: Path, url: str = "") -> Iterator[Tree]:

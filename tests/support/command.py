@@ -22,9 +22,9 @@ from typing import Any
 from framework.engine.port import Engine, open_engine
 from framework.model.job import Failure, Job
 from framework.model.options import QueueOptions
-from tests.settling import bury
-from tests.settling import rest as handled
-from tests.warm import WORKER, run
+from tests.support.settling import bury
+from tests.support.settling import rest as handled
+from tests.support.warm import WORKER, run
 
 TIMEOUT = 60  # seconds in which any command must have ended; far above what one takes
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"

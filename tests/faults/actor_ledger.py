@@ -21,7 +21,7 @@ def id_of(key: str) -> str:
 
 
 @dataclass
-class Books:
+class ActorLedger:
     """All ledgers together.
 
     Attributes:
@@ -84,7 +84,7 @@ class Books:
         return Said(frozenset(self.refused), frozenset(self.buried - self.deleted))
 
     def forget_done(self) -> None:
-        """Ids that are deleted need not be kept: the books of ten thousand cuts stay small."""
+        """Ids that are deleted need not be kept: the ledger of ten thousand cuts stays small."""
         for job_id in [i for i in self.promised if not i.startswith("chosen") and i in self.deleting]:
             del self.promised[job_id]
         self.buried -= self.deleted
@@ -118,8 +118,8 @@ class Said:
     buried: frozenset[str]
 
 
-def examine(broker: SpoolEngine, must: set[str], books: Books, said: Said) -> Finding:
-    """Compares a recovered spool with the books."""
+def examine(broker: SpoolEngine, must: set[str], ledger: ActorLedger, said: Said) -> Finding:
+    """Compares a recovered spool with what the actors wrote down."""
     finding = Finding()
     views = [
         view
@@ -132,12 +132,12 @@ def examine(broker: SpoolEngine, must: set[str], books: Books, said: Said) -> Fi
     present = {view.job.id for view in views}
     finding.broken += [f"{job_id} was acknowledged and is gone" for job_id in sorted(must - present)]
     finding.broken += [f"{key} was not queued and is there" for key in keys if key in said.refused]
-    finding.broken += [f"{key} was never enqueued" for key in keys if key not in books.begun]
+    finding.broken += [f"{key} was never enqueued" for key in keys if key not in ledger.begun]
     finding.broken += [f"{view.job.id} is torn" for view in views if is_torn(view.job.payload)]
     for view in views:
         _check_letter(view, said.buried, finding)
     finding.again += len(keys) - len(set(keys))
-    _check_ids(views, books, finding)
+    _check_ids(views, ledger, finding)
     bad = sum(broker.stats(queue.name).bad for queue in QUEUES)
     if bad:
         finding.broken.append(f"{bad} files in bad/")
@@ -158,7 +158,7 @@ def _check_letter(view: JobView, buried: frozenset[str], finding: Finding) -> No
         finding.broken.append(f"{key} was buried, and no record says so")
 
 
-def _check_ids(views: list[JobView], books: Books, finding: Finding) -> None:
+def _check_ids(views: list[JobView], ledger: ActorLedger, finding: Finding) -> None:
     """A second job of an id may only be one whose deletion had begun: an ack is not synced."""
     by_id: dict[str, set[str]] = defaultdict(set)
     for view in views:
@@ -167,7 +167,7 @@ def _check_ids(views: list[JobView], books: Books, finding: Finding) -> None:
     for job_id, keys in by_id.items():
         if len(keys) > 1:
             finding.again += len(keys) - 1
-            if len(keys - books.deleted) > 1:
+            if len(keys - ledger.deleted) > 1:
                 finding.broken.append(f"{job_id} is there as {', '.join(sorted(keys))}")
 
 

@@ -1,8 +1,8 @@
 """`worker` commands without the quarter of a second in which a fresh interpreter imports the framework.
 
-`python -m tests.warm` imports the command and does nothing else; each command is a fork of it, with the descriptors,
-environment and directory that it is given, and ends as its interpreter ends. What depends on how an interpreter starts
-(a terminal, variables of Python, broken streams, the first hour) is tested with `worker` itself.
+`python -m tests.support.warm` imports the command and does nothing else; each command is a fork of it, with the
+descriptors, environment and directory that it is given, and ends as its interpreter ends. What depends on how an
+interpreter starts (a terminal, variables of Python, broken streams, the first hour) is tested with `worker` itself.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Warm:
         self._channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MOST)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.warm", str(theirs.fileno())],
-                cwd=Path(__file__).parents[1],
+                [sys.executable, "-m", "tests.support.warm", str(theirs.fileno())],
+                cwd=Path(__file__).parents[2],
                 env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
                 stdin=subprocess.PIPE,  # no device: what Python learns of its streams at its start must fit a pipe
                 stdout=subprocess.PIPE,
