@@ -27,9 +27,8 @@ from tests.faults.arrivals import Arrivals
 from tests.faults.killer import Killer
 from tests.faults.report import Report
 from tests.support.cluster import Cluster
-from tests.support.ledger import CONCURRENCY
 from tests.support.processes import wait_until
-from tests.support.services.soak import Soak
+from tests.support.services.soak import CONCURRENCY, Soak
 from tests.support.tree import HERE, Tree, open_store, waiting
 
 SETTINGS = {
@@ -117,7 +116,7 @@ def soak(plan: Plan, place: Path | None = None) -> Report:
         receiver = stack.enter_context(Arrivals())
         home = place or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kill-soak-")))
         endpoint = receiver.env(fast=False)
-        cluster = Cluster(home, "tests.support.services.soak", **SETTINGS, **endpoint)
+        cluster = Cluster(home, "tests.support.services.soak:Soak", **SETTINGS, **endpoint)
         stack.callback(cluster.close)
         producers = Producers(cluster, plan.producers, choices)
         stack.callback(producers.stop)

@@ -15,13 +15,14 @@ from framework.model.errors import EnqueueError
 from framework.runner.connecting import open_producer
 from framework.service.queues import Queue
 from framework.service.settings import Settings
-from tests.support.services.soak import Soak, Task
+from tests.support.services.acts import Task
+from tests.support.services.soak import Soak
 
 # Weights of what a job does: most are well-behaved, or nothing would ever be claimed in batches.
 QUIET = {"ok": 900, "work": 40, "fail": 20, "snooze": 10}
 SYNC = QUIET | {
     "abort": 4, "exit": 4, "slow": 2, "swallow": 2, "ignore_term": 1, "hold_gil": 1, "leak": 2, "child": 2,
-    "escaped": 2, "daemon": 1, "fork": 2,
+    "escaped_child": 2, "marked_daemon": 1, "closed_fork": 2,
 }  # fmt: skip
 # In threads: one that ends or stops its process costs its neighbours a run, too.
 THREADS = QUIET | {
@@ -32,9 +33,18 @@ THREADS = QUIET | {
     "ignore_term": 1,
     "hold_gil": 1,
     "child": 2,
-    "fork": 1,
+    "closed_fork": 1,
 }
-MANY = QUIET | {"abort": 3, "exit": 3, "slow": 2, "swallow": 2, "block_loop": 1, "child": 2, "escaped": 2, "daemon": 1}
+MANY = QUIET | {
+    "abort": 3,
+    "exit": 3,
+    "slow": 2,
+    "swallow": 2,
+    "block_loop": 1,
+    "child": 2,
+    "escaped_child": 2,
+    "marked_daemon": 1,
+}
 
 
 def task(choices: random.Random, weights: dict[str, int]) -> Task:

@@ -22,7 +22,8 @@ from framework.engine.spool.claim.life import wid_of
 from framework.engine.spool.engine import SpoolEngine
 from framework.model.errors import EngineError, EnqueueError
 from tests.spool.world import JOBS, LETTERS, broker, claim, ids, job, one
-from tests.support.services.torture import Task, Torture
+from tests.support.services.acts import Task
+from tests.support.services.torture import Torture
 from tests.support.settling import ack
 from tests.support.tree import Tree
 

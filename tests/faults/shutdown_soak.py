@@ -25,13 +25,13 @@ from framework.service.settings import Settings
 from tests.faults import report as reports
 from tests.faults.kill_soak import browse
 from tests.faults.report import Report
-from tests.support import ledger as ledgers
 from tests.support.bad_collector import MANNERS, BadCollector, Manner
 from tests.support.cluster import Cluster
-from tests.support.ledger import Ledger
+from tests.support.ledger import Ledger, read
 from tests.support.output import Event
 from tests.support.processes import wait_until
-from tests.support.services.soak import Act, Soak, Task
+from tests.support.services.acts import Act, Task
+from tests.support.services.soak import Soak
 
 DRAIN = 3.0
 SETTINGS = {
@@ -89,7 +89,7 @@ def draw(choices: random.Random) -> Round:
 def play(round_: Round, late: float) -> Round:
     """Plays it and notes what it broke."""
     with tempfile.TemporaryDirectory(prefix="shutdown-soak-") as place, BadCollector(round_.manner) as collector:
-        cluster = Cluster(Path(place), "tests.support.services.soak", **SETTINGS, **collector.env())
+        cluster = Cluster(Path(place), "tests.support.services.soak:Soak", **SETTINGS, **collector.env())
         try:
             fill(cluster, round_)
             tree = cluster.start_tree()
@@ -138,7 +138,7 @@ def judge(round_: Round, cluster: Cluster, lines: list[Event], late: float) -> N
     # Still importing: nothing has been started that one would have to stop.
     before_it_was_ours = round_.code == -signal.SIGTERM and not cluster.facts.events["process_started"]
     killed = sum(1 for line in lines if line["event"] == "process_killed")
-    ledger = ledgers.read(cluster.ledger_path)
+    ledger = read(cluster.ledger_path)
     # Five: somebody had to be killed for a handler. Killed for its telemetry, nobody's jobs were late.
     hung = sum(1 for run in ledger.all() if run.unfinished)
     right = 5 if (killed if round_.second_signal else hung) else 0

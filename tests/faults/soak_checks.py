@@ -1,17 +1,18 @@
-"""The verdict of the kill soak: each promise against ledger, logs, receiver and what lies in the spool."""
+"""What the soaks check: each promise against ledger, logs, receiver and what lies in the spool."""
 
 from __future__ import annotations
 
 import statistics
 from collections import Counter, defaultdict
+from itertools import pairwise
 from typing import Any
 
 from tests.faults.arrivals import Arrivals
 from tests.faults.killer import Killer
 from tests.faults.report import Report
-from tests.support import ledger as ledgers
 from tests.support.cluster import Cluster, Facts
-from tests.support.ledger import Ledger, Run
+from tests.support.ledger import Ledger, Run, read
+from tests.support.services.soak import CONCURRENCY
 
 # A span that a rescuer has handed to the SDK leaves with the next batch; when the rescuer is killed before, it is gone.
 # Such spans are counted on their own: the SDK cannot do better, a buffer that outlives its process can.
@@ -22,12 +23,12 @@ def check(
     report: Report, cluster: Cluster, acknowledged: list[str], killer: Killer, receiver: Arrivals, left: list[Any]
 ) -> None:
     """Fills the report."""
-    ledger = ledgers.read(cluster.ledger_path)
+    ledger = read(cluster.ledger_path)
     report.tried |= {
         "jobs acknowledged": len(acknowledged),
         "SIGKILLs by us": killer.total,
         "SIGKILLs by supervisors": len(cluster.facts.killed_by_supervisor),
-        "runs started": sum(1 for run in ledger.all() if run.started),
+        "runs started": len(ledger.started),
         "runs left unfinished": sum(1 for run in ledger.all() if run.unfinished),
         "children started by handlers": len(ledger.children),
         "log events": dict(cluster.facts.events.most_common(12)),
@@ -56,16 +57,80 @@ def check_jobs(report: Report, ledger: Ledger, acknowledged: list[str], left: li
     stuck = [f"{view.job.id} in {view.queue}/{view.state}" for view in left if view.state in ("in_flight", "bad")]
     report.violations += [f"job {what}" for what in stuck]
     charged = {(v.job.id, v.job.queue): [f.attempt for f in v.job.history if f.queue == v.job.queue] for v in left}
-    report.violations += ledgers.charged_unstarted(ledger, charged)
+    report.violations += charged_unstarted(ledger, charged)
 
 
 def check_runs(report: Report, ledger: Ledger, facts: Facts) -> None:
     """Repetitions have a death behind them, no two runs of a job overlap, no process in order leaves a run behind."""
-    again, broken = ledgers.repetitions(ledger)
+    again, broken = repetitions(ledger)
     queues = {run.process: run.queue for run in ledger.all()}
     report.tried["runs repeated after a death"] = again.total()
-    report.tried["of at most"] = sum(ledgers.CONCURRENCY[queues[process]] for process in again)
-    report.violations += broken + ledgers.overlaps(ledger) + ledgers.left_by_the_living(ledger, facts.exits)
+    report.tried["of at most"] = sum(CONCURRENCY[queues[process]] for process in again)
+    report.violations += broken + overlaps(ledger) + left_by_the_living(ledger, facts.exits)
+
+
+def overlaps(ledger: Ledger) -> list[str]:
+    """Jobs that ran twice at the same time: a run gave a sign of life after the next had begun."""
+    broken = []
+    for (job, queue), runs in ledger.runs.items():
+        started = sorted((run for run in runs if run.started), key=lambda run: run.started)
+        for before, after in pairwise(started):
+            if before.seen > after.started:
+                late = (before.seen - after.started) / 1e6
+                broken.append(f"job {job} of {queue}: {before.process} was still at it {late:.1f} ms after "
+                              f"{after.process} had begun (attempts {before.attempt}, {after.attempt})")  # fmt: skip
+    return broken
+
+
+def charged_unstarted(ledger: Ledger, charged: dict[tuple[str, str], list[int]]) -> list[str]:
+    """Attempts that were spent without a run record.
+
+    Args:
+        charged: attempt numbers in the histories of dead letters, by job and queue.
+    """
+    broken = []
+    for key, runs in ledger.runs.items():
+        known = {run.attempt for run in runs}
+        wanted = set(range(1, max(known) + 1)) | {number for number in charged.get(key, ()) if number > 0}
+        if missing := sorted(wanted - known):
+            broken.append(f"job {key[0]} of {key[1]}: attempts {missing} were charged, and never started")
+    return broken
+
+
+def repetitions(ledger: Ledger) -> tuple[Counter[str], list[str]]:
+    """(runs by process that were run once more although they had not failed by themselves, broken promises).
+
+    Each of them needs the death of its process, and a death costs no more than what ran at once in it.
+    """
+    again: Counter[str] = Counter()
+    queues: dict[str, str] = {}
+    for (_, queue), runs in ledger.runs.items():
+        for before in runs[:-1]:
+            if not before.own_end:
+                again[before.process] += 1
+                queues[before.process] = queue
+    broken = [
+        f"process {process} of {queues[process]}: {count} of its runs were repeated, it runs "
+        f"{CONCURRENCY[queues[process]]} at once"
+        for process, count in again.items()
+        if count > CONCURRENCY[queues[process]]
+    ]
+    return again, broken
+
+
+def left_by_the_living(ledger: Ledger, exits: dict[int, tuple[str, int]]) -> list[str]:
+    """Runs that a process left unfinished although it ended in order."""
+    lives: dict[int, set[str]] = defaultdict(set)
+    for run in ledger.all():
+        lives[run.pid].add(run.process)
+    return [
+        f"job {run.job} of {run.queue} was left unfinished by {run.process}, which ended with exit code 0"
+        for run in ledger.all()
+        if run.unfinished
+        and run.pid in exits
+        and exits[run.pid][1] == 0
+        and len(lives[run.pid]) == 1  # a pid that was used twice cannot be told apart in the log
+    ]
 
 
 def check_spans(report: Report, ledger: Ledger, facts: Facts, receiver: Arrivals) -> None:
@@ -130,7 +195,7 @@ def check_litter(report: Report, cluster: Cluster) -> None:
     """No process, no draft, no claim of anybody is left."""
     for pid, command in cluster.leftovers():
         report.violations.append(f"process {pid} was left behind: {command}")
-    for queue in ledgers.CONCURRENCY:
+    for queue in CONCURRENCY:
         for state in ("tmp", "claimed"):
             found = sorted(path.name for path in (cluster.root / queue / state).iterdir())
             report.expect(not found, f"left in {queue}/{state}: {found[:5]}")

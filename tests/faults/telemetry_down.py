@@ -29,7 +29,8 @@ from tests.support.bad_collector import BadCollector
 from tests.support.cluster import Cluster
 from tests.support.processes import wait_until
 from tests.support.receiver import Receiver
-from tests.support.services.soak import Soak, Task
+from tests.support.services.acts import Task
+from tests.support.services.soak import Soak
 from tests.support.tree import Tree
 
 How = Literal["live", "refused", "silent", "unavailable"]
@@ -77,7 +78,7 @@ def measure(how: How, jobs: int) -> Cost:
         outage = stack.enter_context(ExitStack())
         outage.enter_context(collector)
         endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.port}"}
-        cluster = Cluster(place, "tests.support.services.soak", "--queue", "sync", **SETTINGS, **endpoint)
+        cluster = Cluster(place, "tests.support.services.soak:Soak", "--queue", "sync", **SETTINGS, **endpoint)
         stack.callback(cluster.close)
         tree = cluster.start_tree()
         assert wait_until(lambda: cluster.ready(tree), 30), tree.tail()

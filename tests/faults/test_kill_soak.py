@@ -24,7 +24,7 @@ def test_random_kills_lose_nothing_and_leave_nothing_behind(tmp_path: Path) -> N
 
 def test_a_last_blow_that_kills_a_supervisor_is_no_broken_promise(tmp_path: Path) -> None:
     report = Report("kill_soak")
-    cluster = Cluster(tmp_path, "tests.support.services.soak", **SETTINGS, OTEL_SDK_DISABLED="true")
+    cluster = Cluster(tmp_path, "tests.support.services.soak:Soak", **SETTINGS, OTEL_SDK_DISABLED="true")
     killer = Killer(cluster, list, random.Random(1))
     try:
         tree = cluster.start_tree()

@@ -7,7 +7,8 @@ import signal
 from pathlib import Path
 
 from tests.support.processes import alive
-from tests.support.services.torture import Task, Torture
+from tests.support.services.acts import Task
+from tests.support.services.torture import Torture
 from tests.support.tree import Tree
 
 

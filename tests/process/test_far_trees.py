@@ -34,5 +34,5 @@ __all__ = [
 def tree(tmp_path: Path) -> Iterator[Tree]:
     for tree in trees(tmp_path):
         tree.environ["WORKER_ENGINE_URL"] = f"slow:{tree.root}"
-        tree.start = partial(tree.start, module="tests.support.services.far_torture")  # type: ignore[method-assign]
+        tree.start = partial(tree.start, module="tests.support.services.engines:Torture")  # type: ignore[method-assign]
         yield tree

@@ -34,7 +34,7 @@ class Threaded(WorkerApp):
 
     @numbers.handler
     def take(self, number: int) -> None:
-        from tests.support.services.torture import note
+        from tests.support.ledger import note
         note(f"end {number}")
 """
 

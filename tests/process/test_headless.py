@@ -6,7 +6,8 @@ import os
 import signal
 
 from tests.support.processes import alive
-from tests.support.services.torture import Task, Torture
+from tests.support.services.acts import Task
+from tests.support.services.torture import Torture
 from tests.support.tree import Tree
 
 

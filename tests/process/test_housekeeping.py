@@ -13,7 +13,8 @@ import pytest
 
 from framework.runner.connecting import open_producer
 from framework.service.settings import Settings
-from tests.support.services.torture import Task, Torture
+from tests.support.services.acts import Task
+from tests.support.services.torture import Torture
 from tests.support.tree import Tree
 
 
@@ -86,7 +87,7 @@ def test_many_expiries_on_a_slow_disk_delay_no_rescue(tree: Tree, monkeypatch: p
     finally:
         producer.close()
     tree.start(
-        "--queue", "sync", module="tests.support.services.slow_disk:Torture", FLUSH="0.05",
+        "--queue", "sync", module="tests.support.services.engines:Torture", FLUSH="0.05",
         WORKER_DURABILITY="power", WORKER_QUEUES__SYNC__TIMEOUT="60",
     )  # fmt: skip
     tree.enqueue(Torture.sync, Task(do="sleep", key="k", until=1))

@@ -11,7 +11,7 @@ from tests.telemetry.helpers import run
 
 def test_no_sdk_no_thread_no_ring_and_no_exporter(tree: Tree) -> None:
     broker_files = tree.root / "run"
-    with Counted.connect(tree._settings):
+    with Counted.connect(tree.settings):
         Counted.sync.enqueue(1)
         Counted.many.enqueue(1)
     tree.start(

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from framework.process.scoreboard import HOOKS
+from tests.support.services.acts import Task
 from tests.support.services.pooled import Async, Pooled, Sync
-from tests.support.services.torture import Task
 from tests.support.tree import Tree
 
 brief, long, once, alone = Pooled.brief, Pooled.long, Pooled.once, Pooled.alone

@@ -14,7 +14,8 @@ from framework.model.errors import EnqueueError, EnqueueUncertain
 from tests.process.test_death import test_unstarted_claims_of_the_dead_run_again_within_a_second_uncharged
 from tests.process.test_traces import test_every_attempt_of_a_poison_job_has_its_span_though_each_killed_its_process
 from tests.support import postgres
-from tests.support.services.torture import Task, Torture
+from tests.support.services.acts import Task
+from tests.support.services.torture import Torture
 from tests.support.tree import Tree, trees
 
 __all__ = [

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.services.torture import Task, Torture
+from tests.support.services.acts import Task
+from tests.support.services.torture import Torture
 from tests.support.tree import Tree
 
 

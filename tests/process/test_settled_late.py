@@ -15,8 +15,8 @@ import pytest
 
 from framework.engine.port import JobView
 from tests.support.receiver import Receiver
+from tests.support.services.acts import Act, Task
 from tests.support.services.held import Held
-from tests.support.services.torture import Act, Task
 from tests.support.tree import Tree
 
 Way = Literal["rings", "sdk", "off"]

@@ -18,7 +18,8 @@ import pytest
 
 from tests.support.processes import readable
 from tests.support.services import odd
-from tests.support.services.torture import Task, Torture
+from tests.support.services.acts import Task
+from tests.support.services.torture import Torture
 from tests.support.tree import Tree
 
 

@@ -13,7 +13,8 @@ from shutil import which
 
 import pytest
 
-from tests.support.services.torture import Task, Torture
+from tests.support.services.acts import Task
+from tests.support.services.torture import Torture
 from tests.support.tree import Tree
 
 FREEZER = Path("/sys/fs/cgroup/freezer")

@@ -20,14 +20,14 @@ def test_a_surprise_of_an_engine_is_an_outage(tree: Tree, environ: dict[str, str
     tree.environ |= {"WORKER_ENGINE_URL": f"surprising:{tree.root}", "WORKER_QUEUES__JOBS__TIMEOUT": "60", **environ}
     for number in range(4):
         tree.enqueue(jobs, Task(do="sleep", seconds=1, key=f"k{number}"))
-    tree.start(module="tests.support.services.surprising:Threads")
+    tree.start(module="tests.support.services.engines:Threads")
     tree.wait_ledger("end k", 4)
     for verb in ("claim", "settle", "maintain", "rescue", "lead"):
         tree.wait_ledger(f"surprise {verb}")
     tree.wait(lambda: tree.stats("jobs").in_flight == 0, "all are settled")
     failed = tree.events("engine_failed", verb="claim")[0]["error"]
     assert failed.startswith("ValueError: a driver's surprise in claim (")
-    assert "surprising.py:" in failed
+    assert "engines.py:" in failed
     tree.wait_event("worker_leaving", why="its engine failed in an unknown way")
     tree.wait_event("process_exited", slot="jobs/0", reason="recycled")
     assert len(tree.ran("start k")) == 4

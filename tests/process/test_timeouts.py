@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from tests.support.services.torture import Task, Torture
+from tests.support.services.acts import Task
+from tests.support.services.torture import Torture
 from tests.support.tree import Tree
 
 
@@ -74,7 +75,7 @@ def test_a_handler_that_blocks_the_loop_is_named_and_charged_alone(tree: Tree) -
     tree.wait(lambda: blocked_line(tree), "the loop's line")
     [blocked] = blocked_line(tree)
     assert re.match(
-        r"many/0: event loop blocked [5-9] s in Torture\.act_async \(torture\.py:\d+ time\.sleep\(.*\)\): "
+        r"many/0: event loop blocked [5-9] s in Torture\.act_async \(torture\.py:\d+ await misbehave_async\(.*\)\): "
         r"use an async client or a sync handler$",
         blocked["event"],
     )

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tests.faults.telemetry_kills import Run, check
 from tests.support.receiver import Receiver
-from tests.support.services.torture import Task, Torture
+from tests.support.services.acts import Task
+from tests.support.services.torture import Torture
 from tests.support.tree import Tree
 
 

@@ -9,7 +9,8 @@ from collections import Counter
 from framework.model.job import span_id_of
 from tests.support.processes import alive
 from tests.support.receiver import Receiver
-from tests.support.services.torture import Task, Torture
+from tests.support.services.acts import Task
+from tests.support.services.torture import Torture
 from tests.support.tree import Tree
 
 

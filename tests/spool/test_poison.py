@@ -27,7 +27,8 @@ from framework.engine.spool.format import frame, names, runs
 from framework.model.errors import EnqueueFailed
 from framework.model.job import Job
 from framework.model.options import QueueOptions
-from tests.support.services.torture import Task, Torture
+from tests.support.services.acts import Task
+from tests.support.services.torture import Torture
 from tests.support.settling import ack, bury, rest, retry
 from tests.support.tree import Tree, trees
 

@@ -18,7 +18,8 @@ from framework.engine.spool.engine import SpoolEngine
 from framework.model.errors import EnqueueError
 from framework.model.options import QueueOptions
 from tests.support.receiver import Receiver
-from tests.support.services.torture import Task, Torture
+from tests.support.services.acts import Task
+from tests.support.services.torture import Torture
 from tests.support.settling import ack, bury, rest
 from tests.support.tree import Tree, trees
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from functools import partial
 from itertools import pairwise
 
-from tests.stack.ledger import Ran
 from tests.stack.report import Report
 from tests.stack.run import Run
 from tests.stack.running import NotInTime, wait_for
 from tests.stack.spans import Seen, Traces, fetch
+from tests.support.ledger import Run as Ran
 
 Attempts = Mapping[tuple[str, str], list[Seen]]
 DEAD_LETTERS = "dead-letters"

@@ -17,8 +17,9 @@ from framework.process.scoreboard import READY, Scoreboard, SlotState
 from services.example_worker.demo import worker_command
 from services.example_worker.queues import RelayQueues
 from tests.stack.layout import Layout
-from tests.stack.ledger import Ran, read
 from tests.stack.running import Process, get, plain_environ, wait_for
+from tests.support.ledger import Run as Ran
+from tests.support.ledger import read
 from tests.support.processes import kill
 from tests.support.tree import unfinished
 
@@ -116,7 +117,7 @@ class Run:
             self.code = worker.stop()
             time.sleep(HANG)  # the receiver's span of a request that hangs ends when it is let go
             self.received = get(f"http://127.0.0.1:{port}/stats")
-        self.ran = read(self.place / "ledger")
+        self.ran = read(self.place / "ledger").started
         self.ended = time.time()
 
     def _start(self, program: str, command: Sequence[str]) -> Process:

@@ -1,14 +1,90 @@
-"""Reads a soak's ledger and says which promises it breaks."""
+"""The ledger of a test: what ran, from the handlers' own mouth, in one file to which all processes append.
+
+`note` writes any line. Handlers under `Noted` write those that `read` understands; P is `pid:start`, which names one
+life of a process, T is CLOCK_MONOTONIC in ns:
+
+    R job queue attempt delivery span P T     a run record is about to be written
+    S job queue attempt trace span P T what   a handler begins
+    H span T                                  it is still at it
+    E span T how                              it ends, by `ok` or by the name of an exception
+    child PID                                 it has started a process that may outlive it
+    swallowed                                 it goes on after an interruption
+"""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+import os
+import time
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-CONCURRENCY = {"sync": 1, "many": 8, "threads": 8, "dead": 1}
+from opentelemetry import trace
+
+from framework import Context
+from framework.engine import ledger as ledger_of_runs
+from framework.process.scoreboard import process_start
+
+# --- written by services ----------------------------------------------------------------------------------------------
+
+
+def note(line: str) -> None:
+    """Append one line, which is atomic among processes. The file is opened anew: a handler may close what is open."""
+    ledger = os.open(os.environ["LEDGER"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(ledger, (line + "\n").encode())
+    os.close(ledger)
+
+
+def ran(prefix: str) -> list[str]:
+    """Return the lines so far that begin so."""
+    with open(os.environ["LEDGER"]) as ledger:
+        return [line for line in ledger if line.startswith(prefix)]
+
+
+def life() -> str:
+    """Return `pid:start` of this process."""
+    return f"{os.getpid()}:{process_start(os.getpid())}"
+
+
+class Noted:
+    """Writes when a run begins and ends. `__exit__` is closed to interruption, so the end is noted once."""
+
+    def __init__(self, what: str, context: Context) -> None:
+        self._what = what
+        self._context = context
+        span = trace.get_current_span().get_span_context()
+        self._trace, self._span = f"{span.trace_id:032x}", f"{span.span_id:016x}"
+
+    def __enter__(self) -> Noted:
+        c = self._context
+        run = f"{c.job_id} {c.queue} {c.attempt} {self._trace} {self._span}"
+        note(f"S {run} {life()} {time.monotonic_ns()} {self._what}")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _error: object, _traceback: object) -> None:
+        note(f"E {self._span} {time.monotonic_ns()} {kind.__name__ if kind else 'ok'}")
+
+    def beat(self) -> None:
+        """Write a sign of life."""
+        note(f"H {self._span} {time.monotonic_ns()}")
+
+
+def note_run_records() -> None:
+    """Write a line before each real run record: what is charged without that line had never started."""
+    inner = ledger_of_runs.Ledger.begin
+
+    def begin(self: ledger_of_runs.Ledger, lease: Any, run: Any) -> None:
+        place = f"{lease.job.id} {lease.queue} {lease.attempt} {lease.delivery}"
+        span = run.ids[16:].hex() if any(run.ids) else "-"
+        note(f"R {place} {span} {life()} {time.monotonic_ns()}")
+        inner(self, lease, run)
+
+    ledger_of_runs.Ledger.begin = begin  # type: ignore[method-assign]
+
+
+# --- read by tests ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -18,13 +94,17 @@ class Run:
     job: str
     queue: str
     attempt: int
-    delivery: int
     span: str
     process: str
+    trace: str = ""
     started: int = 0
     seen: int = 0
     ended: int = 0
     how: str = ""
+
+    @property
+    def pid(self) -> int:
+        return int(self.process.partition(":")[0])
 
     @property
     def unfinished(self) -> bool:
@@ -39,16 +119,17 @@ class Run:
 
 @dataclass
 class Ledger:
-    """All runs, in the order in which their records were written.
+    """All runs.
 
     Attributes:
-        runs: by job and queue.
-        children: `pid:start` and kind of what handlers started.
+        runs: by job and queue, in the order in which their records were written.
+        started: those whose handler has started, in that order.
+        children: pids of what handlers started.
     """
 
     runs: dict[tuple[str, str], list[Run]] = field(default_factory=lambda: defaultdict(list))
-    children: list[tuple[str, str]] = field(default_factory=list)
-    lines: int = 0
+    started: list[Run] = field(default_factory=list)
+    children: list[int] = field(default_factory=list)
 
     def all(self) -> Iterable[Run]:
         """Every run."""
@@ -56,91 +137,35 @@ class Ledger:
 
 
 def read(path: Path) -> Ledger:
-    """Raises ValueError: a line that is none."""
-    ledger, spans = Ledger(), {}
+    """Read what `Noted` has written. Raises ValueError: a line that is none, or two starts of one span."""
+    ledger = Ledger()
+    spans: dict[str, Run] = {}
+
+    def begin(job: str, queue: str, attempt: str, span: str, process: str) -> Run:
+        spans[span] = Run(job, queue, int(attempt), span, process)
+        ledger.runs[job, queue].append(spans[span])
+        return spans[span]
+
     with path.open() as lines:
         for line in lines:
-            ledger.lines += 1
-            kind, *rest = line.split()
-            if kind == "R":
-                job, queue, attempt, delivery, span, process, _ = rest
-                run = Run(job, queue, int(attempt), int(delivery), span, process)
-                spans[span] = run
-                ledger.runs[job, queue].append(run)
-            elif kind == "S":
-                spans[rest[3]].started = spans[rest[3]].seen = int(rest[5])
-            elif kind == "H":
-                spans[rest[0]].seen = int(rest[1])
-            elif kind == "E":
-                run = spans[rest[0]]
-                run.ended = run.seen = int(rest[1])
-                run.how = rest[2]
-            elif kind == "C":
-                ledger.children.append((rest[0], rest[1]))
-            else:
-                raise ValueError(f"{path}: {line!r}")
+            match line.split():
+                case ["R", job, queue, attempt, _delivery, span, process, _when]:
+                    begin(job, queue, attempt, span, process)
+                case ["S", job, queue, attempt, of_trace, span, process, when, _what]:
+                    run = spans.get(span) or begin(job, queue, attempt, span, process)
+                    if run.started:
+                        raise ValueError(f"{path}: two runs have the span {span}")
+                    run.trace, run.started, run.seen = of_trace, int(when), int(when)
+                    ledger.started.append(run)
+                case ["H", span, when]:
+                    spans[span].seen = int(when)
+                case ["E", span, when, how]:
+                    run = spans[span]
+                    run.ended, run.seen, run.how = int(when), int(when), how
+                case ["child", pid]:
+                    ledger.children.append(int(pid))
+                case ["swallowed"]:
+                    pass
+                case _:
+                    raise ValueError(f"{path}: {line!r}")
     return ledger
-
-
-def overlaps(ledger: Ledger) -> list[str]:
-    """Jobs that ran twice at the same time: a run gave a sign of life after the next had begun."""
-    broken = []
-    for (job, queue), runs in ledger.runs.items():
-        started = sorted((run for run in runs if run.started), key=lambda run: run.started)
-        for before, after in pairwise(started):
-            if before.seen > after.started:
-                late = (before.seen - after.started) / 1e6
-                broken.append(f"job {job} of {queue}: {before.process} was still at it {late:.1f} ms after "
-                              f"{after.process} had begun (attempts {before.attempt}, {after.attempt})")  # fmt: skip
-    return broken
-
-
-def charged_unstarted(ledger: Ledger, charged: dict[tuple[str, str], list[int]]) -> list[str]:
-    """Attempts that were spent without a run record.
-
-    Args:
-        charged: attempt numbers in the histories of dead letters, by job and queue.
-    """
-    broken = []
-    for key, runs in ledger.runs.items():
-        known = {run.attempt for run in runs}
-        wanted = set(range(1, max(known) + 1)) | {number for number in charged.get(key, ()) if number > 0}
-        if missing := sorted(wanted - known):
-            broken.append(f"job {key[0]} of {key[1]}: attempts {missing} were charged, and never started")
-    return broken
-
-
-def repetitions(ledger: Ledger) -> tuple[Counter[str], list[str]]:
-    """(runs by process that were run once more although they had not failed by themselves, broken promises).
-
-    Each of them needs the death of its process, and a death costs no more than what ran at once in it.
-    """
-    again: Counter[str] = Counter()
-    queues: dict[str, str] = {}
-    for (_, queue), runs in ledger.runs.items():
-        for before in runs[:-1]:
-            if not before.own_end:
-                again[before.process] += 1
-                queues[before.process] = queue
-    broken = [
-        f"process {process} of {queues[process]}: {count} of its runs were repeated, it runs "
-        f"{CONCURRENCY[queues[process]]} at once"
-        for process, count in again.items()
-        if count > CONCURRENCY[queues[process]]
-    ]
-    return again, broken
-
-
-def left_by_the_living(ledger: Ledger, exits: dict[int, tuple[str, int]]) -> list[str]:
-    """Runs that a process left unfinished although it ended in order."""
-    lives: dict[int, set[str]] = defaultdict(set)
-    for run in ledger.all():
-        lives[int(run.process.partition(":")[0])].add(run.process)
-    return [
-        f"job {run.job} of {run.queue} was left unfinished by {run.process}, which ended with exit code 0"
-        for run in ledger.all()
-        if run.unfinished
-        and (pid := int(run.process.partition(":")[0])) in exits
-        and exits[pid][1] == 0
-        and len(lives[pid]) == 1  # a pid that was used twice cannot be told apart in the log
-    ]

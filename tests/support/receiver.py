@@ -52,6 +52,8 @@ class Receiver(Store):
         self._may_answer.set()
         self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler_of(self))
         self._server.daemon_threads = True
+        # Clients are killed, and handshakes fail: that is no news.
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]
         self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
@@ -62,7 +64,6 @@ class Receiver(Store):
 
     def encrypt(self, context: ssl.SSLContext) -> None:
         """From now on only TLS is spoken; each handshake in the thread of its connection. One that fails is no news."""
-        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
 
     def hang(self) -> None:

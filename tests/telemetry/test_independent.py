@@ -17,7 +17,8 @@ from framework.process.scoreboard import EXPORTER
 from framework.telemetry.names import LONG_BUCKETS, SCOPE
 from tests.support.received import SeenSpan, Store
 from tests.support.receiver import Receiver
-from tests.support.services.torture import Task, Torture
+from tests.support.services.acts import Task
+from tests.support.services.torture import Torture
 from tests.support.tree import Tree, trees
 from tests.telemetry.independent import Foreign, Rotel, TestAgent, agent_program, rotel_program
 

@@ -8,7 +8,7 @@ import sys
 import threading
 
 from framework import Queue, WorkerApp
-from tests.support.services.torture import note
+from tests.support.ledger import note
 
 
 class Counted(WorkerApp):

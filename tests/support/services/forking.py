@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 
 from framework import Context, Failure, Queue, RetryPolicy, Slot, WorkerApp
-from tests.support.services.torture import note
+from tests.support.ledger import note
 
 
 def split(where: str) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 from framework import Queue, RetryPolicy, WorkerApp
 from framework.engine.spool.engine import SpoolEngine
 from framework.telemetry.ring.ringtracing import RingTracing
-from tests.support.services.torture import Task, note
+from tests.support.ledger import note
+from tests.support.services.acts import Task
 
 
 def first_never(step: Callable[..., Any]) -> Any:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 
 from framework import Context, Failure, Queue, RetryPolicy, Slot, WorkerApp
 from framework.runner import hooks
-from tests.support.services.torture import note
+from tests.support.ledger import note
 
 if "PATIENCE" in os.environ:  # seconds, in tests that wait for hooks to be killed
     hooks.PATIENCE = float(os.environ["PATIENCE"])

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import ContextDecorator, asynccontextmanager, contextmanager
 
 from framework import Context, DeadLetter, Failure, Queue, RetryPolicy, Slot, WorkerApp
-from tests.support.services.torture import note, ran
+from tests.support.ledger import note, ran
 
 ONCE = RetryPolicy(max_retries=0)
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
 
 from framework import Context, DeadLetter, Failure, Pool, Queue, RetryPolicy, Slot, WorkerApp
-from tests.support.services.torture import Task, misbehave, note
+from tests.support.ledger import note
+from tests.support.services.acts import Task, misbehave, misbehave_async
 
 SHORT = RetryPolicy(max_retries=2, first_delay=0.05, factor=1, jitter=False)
 NEVER = RetryPolicy(max_retries=0)
@@ -45,7 +44,7 @@ class Sync(Pooled):
     @Pooled.alone.handler
     def act(self, task: Task, ctx: Context) -> None:
         note(f"start {task.key} {ctx.attempt} {os.getpid()} {threading.current_thread().name}")
-        if not task.until or ctx.attempt <= task.until:
+        if task.misbehaves(ctx.attempt):
             misbehave(task, ctx)
         note(f"end {task.key} {ctx.attempt} {ctx.queue}")
 
@@ -63,20 +62,8 @@ class Async(Pooled):
     @Pooled.alone.handler
     async def act(self, task: Task, ctx: Context) -> None:
         note(f"start {task.key} {ctx.attempt} {os.getpid()} loop")
-        if not task.until or ctx.attempt <= task.until:
-            match task.do:
-                case "sleep":
-                    await asyncio.sleep(task.seconds or 600)
-                case "block_loop":
-                    time.sleep(task.seconds or 600)
-                case "swallow":
-                    while True:
-                        try:
-                            await asyncio.sleep(0.05)
-                        except asyncio.CancelledError:
-                            note(f"swallowed {task.key}")
-                case _:
-                    misbehave(task, ctx)
+        if task.misbehaves(ctx.attempt):
+            await misbehave_async(task, ctx)
         note(f"end {task.key} {ctx.attempt} {ctx.queue}")
 
     @Pooled.dead.handler

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from framework import Context, Failure, Queue, RetryPolicy, Slot, WorkerApp
-from tests.support.services.torture import note
+from tests.support.ledger import note
 from tests.unit.test_exceptions import ODD
 
 ONCE = RetryPolicy(max_retries=0)

@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from framework import Context, DeadLetter, Queue, RetryPolicy, Slot, WorkerApp
-from tests.support.services.torture import note
+from tests.support.ledger import note
 
 
 class Task(BaseModel):

@@ -20,8 +20,9 @@ from opentelemetry import trace
 from framework import Context, Queue, RetryPolicy, Slot, WorkerApp
 from framework.engine.spool.engine import SpoolEngine
 from framework.model.outcome import Settlement
-from tests.support.services.torture import Task as Known
-from tests.support.services.torture import misbehave, note
+from tests.support.ledger import note
+from tests.support.services.acts import Task as Known
+from tests.support.services.acts import misbehave
 
 SHORT = RetryPolicy(max_retries=2, first_delay=0.05, factor=1, jitter=False)
 place = ContextVar("place", default="nowhere")
@@ -67,7 +68,7 @@ class Threads(WorkerApp):
     @jobs.handler
     def act(self, task: Task, ctx: Context) -> None:
         note(f"start {task.key} {ctx.attempt} {os.getpid()} {time.monotonic_ns()}")
-        if not task.until or ctx.attempt <= task.until:
+        if task.misbehaves(ctx.attempt):
             self.misbehave(task, ctx)
         note(f"end {task.key} {ctx.attempt} {time.monotonic_ns()}")
 

@@ -1,24 +1,33 @@
-"""The service of `threads.py` on the scheme `surprising:`, a spool whose verbs raise surprises now and then.
+"""The usual services on engines and disks that are not as usual.
 
-`framework.engine.port` finds this module as the engine where a service imports it.
+- `slow:DIR`: a spool as if it were far away, 20 ms a verb.
+- `surprising:DIR`: a spool whose verbs raise surprises now and then.
+- FLUSH=seconds: a disk whose every flush takes so long, as a hard disk or a throttled volume in a cloud does.
+
+`framework.engine.port` finds this module as both engines where a service imports it.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from framework.engine.port import ENGINES, Features
 from framework.engine.spool import engine as spool
+from framework.engine.spool.disk.calls import Calls
+from tests.contract.slow import SlowBroker
+from tests.support.ledger import note, ran
 from tests.support.services.threads import Threads
-from tests.support.services.torture import note, ran
+from tests.support.services.torture import Torture
 
-__all__ = ["Threads"]
+__all__ = ["Threads", "Torture"]
 
-ENGINES["surprising"] = "tests.support.services.surprising"
+ENGINES["slow"] = ENGINES["surprising"] = __name__
 # Which calls of a verb raise, in each process that has seen no other one do so: claims while jobs run.
 SURPRISES = {"claim": (2,), "settle": (1,), "rescue": (1, 2), "maintain": (1, 2), "lead": (1,), "lost": (1,)}
 
@@ -50,6 +59,22 @@ class Surprising:
         return verb(*arguments, **options)
 
 
-def connect(url: str, **options: Any) -> Surprising:
-    """The spool in `surprising:DIR`."""
-    return Surprising(spool.connect("spool:" + url.removeprefix("surprising:"), **options))
+def connect(url: str, **options: Any) -> SlowBroker | Surprising:
+    """Return the spool in DIR, changed as the scheme says."""
+    scheme, _, place = url.partition(":")
+    kind = SlowBroker if scheme == "slow" else Surprising
+    return kind(spool.connect(f"spool:{place}", **options))
+
+
+def slowly(call: Callable[[int], Any]) -> Any:
+    def flush(descriptor: int) -> None:
+        time.sleep(float(os.environ["FLUSH"]))
+        call(descriptor)
+
+    return staticmethod(flush)
+
+
+if "FLUSH" in os.environ:
+    Calls.fsync = slowly(os.fsync)
+    Calls.fdatasync = slowly(os.fdatasync)
+    Calls.syncfs = slowly(Calls.syncfs)
