@@ -25,6 +25,7 @@ from framework.model.options import QueueOptions
 from framework.model.outcome import SUCCEEDED, Settlement
 from tests import postgres
 from tests.postgres import Server
+from tests.proxy import Proxy
 from tests.unit.helpers import a_job
 
 JOBS = QueueOptions("jobs", service="tests")
@@ -367,6 +368,29 @@ def test_the_local_directory_does_not_depend_on_the_working_directory(
     monkeypatch.setenv("STATE_DIRECTORY", f"{tmp_path}/state:{tmp_path}/second")
     assert place().parent == tmp_path / "state/worker"
     assert list(tmp_path.iterdir()) == [], "a process that only enqueues leaves no files"
+
+
+def test_of_several_hosts_one_that_takes_writes_is_used(url: str, tmp_path: Path) -> None:
+    standby, primary = Proxy(postgres.shared().port), Proxy(postgres.shared().port)
+    hosts = f"127.0.0.1:{standby.port},127.0.0.1:{primary.port}"
+    broker = open_engine(f"postgresql://postgres@{hosts}/postgres?local_dir={tmp_path}", incarnation="a")
+    broker.open([JOBS])
+    put(broker, "x")
+    standby.refuse()
+    end = time.monotonic() + 30
+    while not (leases := claimed(broker)):
+        assert time.monotonic() < end
+    assert ids(leases) == ["x"]
+    broker.close()
+    standby.close()
+    primary.close()
+
+
+def claimed(broker: Any) -> Any:
+    try:
+        return broker.claim(["jobs"], limit=1, wait=0.1)
+    except EngineUnavailable:
+        return ()
 
 
 def test_a_wrong_url_is_refused_without_its_password() -> None:
