@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from framework.engine.ledger import Ledger
 from framework.engine.port import Engine, Transactional
-from framework.model.attempt import Attempt
-from framework.model.completion import NoTransactions
+from framework.model.attempt import Attempt, NoTransactions
 from framework.model.errors import WorkerError
 from framework.model.events import Event, JobsSettled, ServiceMistake, WorkerLeaving
 from framework.model.options import PoolOptions, QueueOptions
