@@ -41,6 +41,7 @@ SUITES = [
     Suite("telemetry_down", False, late("telemetry_down"), share=1),
     Suite("telemetry_kills", False, late("telemetry_kills"), share=2),
     Suite("postgres", False, late("postgres_faults"), share=3),
+    Suite("machines", True, late("machines"), share=3),
     Suite("exactly_once", False, late("exactly_once"), share=3),
     Suite("crashpoints", False, late("crashpoints"), share=1),
     Suite("powercuts", True, late("powercuts"), share=6),
