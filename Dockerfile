@@ -10,7 +10,7 @@ RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin 
 WORKDIR /app
 COPY pyproject.toml README.md ./
 COPY framework framework
-RUN pip install '.[example]' && rm -rf framework build ./*.egg-info
+RUN pip install '.[example,postgres]' && rm -rf framework build ./*.egg-info
 # `worker` and `python -m` look in the working directory first; services are not part of the wheel.
 COPY services services
 RUN chmod -R a+rX services

@@ -10,6 +10,7 @@ READY := .venv/.ready
 AGENT_READY := .venv-agent/.ready
 BENCH_READY := .venv-bench/.ready
 N ?= 500
+ENGINE ?= spool
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -26,11 +27,11 @@ $(AGENT_READY): pyproject.toml | $(READY)
 	$(BIN)/pip --python .venv-agent install -q --group agent
 	@touch $@
 
-run: $(READY) ## The example service on the embedded spool, with traffic; ends by itself with a summary (N=500 jobs)
-	@$(BIN)/python -m services.example_worker.demo --jobs $(N)
+run: $(READY) ## The example service with traffic; ends by itself with a summary (N=500 jobs, ENGINE=postgres instead of the spool)
+	@$(BIN)/python -m services.example_worker.demo --jobs $(N) --engine $(ENGINE)
 
 forever: $(READY) ## The same, until Ctrl-C
-	@$(BIN)/python -m services.example_worker.demo --jobs $(N) --forever
+	@$(BIN)/python -m services.example_worker.demo --jobs $(N) --engine $(ENGINE) --forever
 
 # Half of a test's time is waiting, so two cores carry four of them. What they import is compiled once, also where
 # PYTHONDONTWRITEBYTECODE is set: each of a thousand interpreters would do it anew.

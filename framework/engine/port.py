@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from framework.model.completion import Completing
+from framework.model.attempt import Completing
 from framework.model.errors import SettingsError
 from framework.model.job import Job, JobId, Lease, RunRecord
 from framework.model.options import QueueSpec

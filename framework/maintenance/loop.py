@@ -79,6 +79,13 @@ class Maintenance:
         self._schedules = Schedules(engine, plans, emit)
         self.engine_ok = True
         self.turned_at = time.monotonic()
+        self._asked_at: float | None = None  # when the engine was asked what it has not answered yet
+
+    @property
+    def waits(self) -> float:
+        """Return for how many seconds the engine has not answered."""
+        asked = self._asked_at
+        return 0.0 if asked is None else time.monotonic() - asked
 
     def run(self, unblock: Callable[[], None]) -> None:
         """Run until told to leave and nothing of the tree is left to rescue."""
@@ -129,6 +136,8 @@ class Maintenance:
             self._leading = False
             self._try("lead", self._lead)
             self._observe_at = now + (self._observe() if self._leading else OBSERVE_EVERY)
+            if self._failing_since:  # readiness must not wait for the next regular turn of what failed here
+                self._observe_at = now + 2 * TURN
         if self.engine_ok:
             self._board.engine_worked(self._index, time.monotonic_ns())
         return min(maintained, max(0.0, self._fire_at - time.monotonic())) if rescued else 0.0
@@ -181,6 +190,7 @@ class Maintenance:
         If the engine fails, return a pause, after which it is asked again. The failure is reported once, and the
         recovery once.
         """
+        self._asked_at = time.monotonic()
         try:
             done = call()
         except Exception as failed:
@@ -190,6 +200,8 @@ class Maintenance:
                 self._failing_since[verb] = time.monotonic()
                 self._emit(EngineFailed(verb, str(error), TURN))
             return TURN
+        finally:
+            self._asked_at = None
         if verb in self._failing_since:
             self._emit(EngineRecovered(verb, time.monotonic() - self._failing_since.pop(verb)))
         self.engine_ok = not self._failing_since

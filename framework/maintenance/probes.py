@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from framework.maintenance import TURN, Maintenance
 from framework.process.scoreboard import EXIT_REASONS, READY, STATES, Scoreboard, SlotState
 
+ANSWERS = 5.0  # seconds after which an engine that does not answer fails
+
 
 def processes(board: Scoreboard) -> list[tuple[str, int]]:
     """Return (state, number of slots in it) for all states."""
@@ -44,6 +46,8 @@ def probes(maintenance: Maintenance, board: Scoreboard) -> dict[str, Callable[[]
     def ready() -> str:
         if not maintenance.engine_ok:
             return "the engine fails"
+        if (waits := maintenance.waits) > ANSWERS:
+            return f"the engine has not answered for {waits:.0f} s"
         return "" if any(slot.state == READY for slot in workers()) else "no worker is ready"
 
     def started() -> str:

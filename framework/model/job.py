@@ -13,7 +13,7 @@ from framework.model.extras import NONE, Extras
 from framework.model.frozen import frozen
 
 if TYPE_CHECKING:
-    from framework.model.completion import Completing, Transaction
+    from framework.model.attempt import Completing, Transaction
 
 Reason = Literal["error", "timeout", "worker_lost", "rejected", "expired", "invalid_payload"]
 

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from framework.engine.ledger import Ledger
 from framework.engine.port import Engine, Transactional
-from framework.model.attempt import Attempt
-from framework.model.completion import NoTransactions
+from framework.model.attempt import Attempt, NoTransactions
 from framework.model.errors import WorkerError
 from framework.model.events import Event, JobsSettled, ServiceMistake, WorkerLeaving
 from framework.model.options import PoolOptions, QueueOptions
@@ -23,6 +22,7 @@ from framework.worker.ruin import SelfCheck, root_of
 
 SPARED = 4  # times in a row that an idle process is not looked at
 OTHERS_WORK = 5.0  # seconds for which the engine must fail in this process alone
+FAR = 12  # times as long where each process has a connection of its own, which may fail alone and heal
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -128,6 +128,7 @@ class WorkerCore:
         self.check = SelfCheck(held or {})
         self.ruined = ""
         self.blamed: Callable[[], int | None] = lambda: 0
+        self._patience = 1 if engine.features.local else FAR
         kind = Gate if engine.features.local else ThreadGate
         self.gate = kind(
             engine,
@@ -286,9 +287,10 @@ class WorkerCore:
         """
         cause, gate = self.check.cause(error), self.gate
         gate.doubtful = cause != ""
-        alone = gate.failures >= CERTAIN and time.monotonic() - gate.failing_since > OTHERS_WORK
+        patience = OTHERS_WORK * self._patience
+        alone = gate.failures >= CERTAIN and time.monotonic() - gate.failing_since > patience
         # It must have worked some turns of maintenance after our first failure: a success before that proves nothing.
-        if not cause and alone and self.board.engine_worked_at() > (gate.failing_since + OTHERS_WORK / 2) * 1e9:
+        if not cause and alone and self.board.engine_worked_at() > (gate.failing_since + patience / 2) * 1e9:
             cause = f"the engine fails only here: {root_of(error)}"
         if cause and (final or gate.failures >= CERTAIN):
             self.ruin(cause)

@@ -1,4 +1,4 @@
-"""The whole relay on this machine: a receiver, a worker on the embedded spool, and traffic.
+"""The whole relay on this machine: a receiver, a worker on the embedded spool or on PostgreSQL, and traffic.
 
 python -m services.example_worker.demo --jobs 500
 """
@@ -27,6 +27,7 @@ from framework.model.errors import EnqueueError, WorkerError
 from framework.service.settings import load_settings
 from services.example_worker.answers import DEFAULT
 from services.example_worker.children import Child, ChildFailed
+from services.example_worker.database import server
 from services.example_worker.queues import RelayQueues
 from services.example_worker.screen import Screen, summary
 from services.example_worker.tally import Tally
@@ -49,9 +50,11 @@ HASTE = {
 class Demo:
     """One run: processes, traffic and counts."""
 
-    def __init__(self, *, jobs: int | None, rate: float, spool: Path, seed: int, shares: str, console: Console) -> None:
+    def __init__(
+        self, *, jobs: int | None, rate: float, spool: Path, engine: str, seed: int, shares: str, console: Console
+    ) -> None:
         self.jobs, self.seed, self.shares, self.console = jobs, seed, shares, console
-        self.spool = spool
+        self.spool, self.engine = spool, engine
         run = secrets.token_hex(3)
         self.logs = spool.parent / "demo"
         self.tally = Tally(run)
@@ -64,15 +67,20 @@ class Demo:
     def run(self) -> int:
         """Returns the exit code. Raises ChildFailed, WorkerError, KeyboardInterrupt; no process is left either way."""
         self.logs.mkdir(parents=True, exist_ok=True)
-        environ, secret = self._environ(), secrets.token_hex(16)
+        secret, url = secrets.token_hex(16), f"spool:{self.spool}"
         with ExitStack() as cleanup:
+            if self.engine == "postgres":
+                url = f"{cleanup.enter_context(server(worker_command()))}?local_dir={self.logs}/postgres"
+            environ = self._environ(url)
             receiver = self._receiver(environ | {"RECEIVER_SECRET": secret})
             cleanup.callback(receiver.stop, 5)
             url = receiver.first_line(START).rpartition(" ")[2]
             subscriber = {"RELAY_SUBSCRIBERS__DEMO__URL": url, "RELAY_SUBSCRIBERS__DEMO__SECRET": secret}
             worker = self._worker(HASTE | environ | subscriber)
             cleanup.callback(worker.stop, DRAIN)
-            self.console.print(f"receiver {url}, spool {self.spool}, logs {self.logs}", highlight=False, soft_wrap=True)
+            self.console.print(
+                f"receiver {url}, {self._place(environ)}, logs {self.logs}", highlight=False, soft_wrap=True
+            )
             os.environ.update({name: environ[name] for name in ("WORKER_ENGINE_URL", *OTEL) if name in environ})
             self._await_workers(worker)
             cleanup.enter_context(exported("example-traffic"))
@@ -155,10 +163,15 @@ class Demo:
                 self._ready.set()
         self.tally.line(text)
 
-    def _environ(self) -> dict[str, str]:
+    def _place(self, environ: Mapping[str, str]) -> str:
+        if self.engine == "spool":
+            return f"spool {self.spool}"
+        return f"PostgreSQL at {environ['WORKER_ENGINE_URL'].partition('?')[0].rpartition('@')[2]}"
+
+    def _environ(self, engine_url: str) -> dict[str, str]:
         environ = {
             **os.environ,
-            "WORKER_ENGINE_URL": f"spool:{self.spool}",
+            "WORKER_ENGINE_URL": engine_url,
             "WORKER_LOG_FORMAT": "json",
             "WORKER_LOG_LEVEL": "info",
             "NO_PROXY": "127.0.0.1",
@@ -214,21 +227,24 @@ def next_steps(spool: Path) -> str:
 @click.option("--forever", is_flag=True, help="Go on until Ctrl-C instead.")
 @click.option("--rate", default=100.0, show_default=True, help="Deliveries a second; 0: as fast as possible.")
 @click.option("--spool", type=click.Path(path_type=Path), default=SPOOL, show_default=True)
+@click.option("--engine", type=click.Choice(["spool", "postgres"]), default="spool", show_default=True)
 @click.option("--seed", default=1, show_default=True, help="The same seed makes the same events.")
 @click.option("--shares", default=DEFAULT, show_default=True, help="What the receiver answers how often.")
-def main(jobs: int, forever: bool, rate: float, spool: Path, seed: int, shares: str) -> None:
+def main(jobs: int, forever: bool, rate: float, spool: Path, engine: str, seed: int, shares: str) -> None:
     """Runs receiver, worker and traffic on this machine, and sums up."""
     for number in (signal.SIGTERM, signal.SIGHUP):  # `timeout`, a closed terminal: the same as Ctrl-C
         signal.signal(number, signal.default_int_handler)
     console = Console()
-    demo = Demo(jobs=None if forever else jobs, rate=rate, spool=spool, seed=seed, shares=shares, console=console)
+    demo = Demo(jobs=None if forever else jobs, rate=rate, spool=spool, engine=engine, seed=seed, shares=shares,
+                console=console)  # fmt: skip
     try:
         code = demo.run()
     except (ChildFailed, WorkerError, EnqueueError) as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    console.print(next_steps(spool), highlight=False, soft_wrap=True)
+    if engine == "spool":  # the server of the demo has ended
+        console.print(next_steps(spool), highlight=False, soft_wrap=True)
     raise SystemExit(code)
 
 

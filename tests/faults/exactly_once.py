@@ -21,8 +21,9 @@ from framework.process.scoreboard import READY
 from tests.faults import report as reports
 from tests.faults.exactly_service import Once, Step
 from tests.faults.report import Report
-from tests.process.tree import kill, trees
 from tests.support import postgres
+from tests.support.processes import kill
+from tests.support.tree import trees
 
 LATE = 120.0  # seconds in which what is left must be done once nobody is killed any more
 QUEUES = (Once.once, Once.aonce, Once.own, Once.control)

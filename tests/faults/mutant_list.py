@@ -234,6 +234,11 @@ IDENTITY = (
 
 JUDGEMENT = (
     Mutant("postgres: a living owner holds its lock", "engine/postgres/owner.py", (("                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)\n", ""),), "contract/test_rescue.py"),
+    Mutant("postgres: who has lost a job does not complete it", "engine/postgres/schema_2.sql", ((" and owner = doc ->> 'owner' returning place", " returning place"),), "unit/test_completion.py"),
+    Mutant("postgres: the end of a job waits for its commit", "engine/postgres/complete.py", (("        return bool(found)", "        return True"),), "unit/test_completion.py"),
+    Mutant("postgres: what has started is noted in the row", "engine/postgres/schema_2.sql", (("set started = delivery where", "set started = 0 where"),), "unit/test_postgres.py"),
+    Mutant("postgres: a row that its handler's transaction has locked is passed over", "engine/postgres/schema_2.sql", ((" for update of j skip locked", ""),), "unit/test_postgres.py"),
+    Mutant("a run is told to the engine when it is 50 ms old", "worker/gate/thread_gate.py", (("        if first < self._look_at:\n", "        if False:\n"),), "process/test_postgres_machines.py process/test_far.py"),
     Mutant("kill reason: a planned kill is not charged", "maintenance/rescue.py", (("not found.charges(run.row) or ", ""),), "unit/test_rescue.py"),
     Mutant("kill reason: a timeout is of one run in its row", "maintenance/rescue.py", ((" or _came_after(found, run, options[lease.queue], now)", ""),), "unit/test_rescue.py"),
     Mutant("kill reason: a timeout is told from a death", "maintenance/rescue.py", (('"timeout" if found is not None and found.kind == "timeout" else "worker_lost"', '"worker_lost"'),), "unit/test_rescue.py"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from framework.engine.postgres import upkeep
-from tests.process.torture import Torture
+from tests.support.services.torture import Torture
 
 __all__ = ["PATIENCE", "Torture"]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.torture import Task, Torture
-from tests.process.tree import Tree, trees
 from tests.proxy import Proxy
 from tests.support import postgres
+from tests.support.services.torture import Task, Torture
+from tests.support.tree import Tree, trees
 
 MODULE = "tests.process.quick_torture"
 

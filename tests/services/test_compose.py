@@ -26,6 +26,7 @@ COMPOSE = load("docker-compose.yml")
 COLLECTOR = load("otel-collector.yaml")
 SERVICES: dict[str, Any] = COMPOSE["services"]
 OURS = ("worker", "receiver", "traffic")
+ON_POSTGRES = ("migrate", "worker-postgres", "traffic-postgres")
 
 
 def seconds(duration: str) -> float:
@@ -42,16 +43,16 @@ def test_the_file_fits_the_compose_schema() -> None:
 
 
 def test_every_service_of_the_stack_is_there() -> None:
-    assert set(SERVICES) == {*OURS, "otel-collector", "jaeger", "prometheus", "grafana"}
+    assert set(SERVICES) == {*OURS, *ON_POSTGRES, "postgres", "otel-collector", "jaeger", "prometheus", "grafana"}
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_images_are_pinned(name: str) -> None:
     service = SERVICES[name]
-    if name in OURS:
+    if name in OURS + ON_POSTGRES:
         assert service["build"] == "."
     else:
-        assert re.fullmatch(r"[a-z/-]+:v?\d+\.\d+\.\d+", service["image"])
+        assert re.fullmatch(r"[a-z/-]+:v?\d+\.\d+(\.\d+)?", service["image"])
 
 
 def test_the_base_image_is_pinned() -> None:
@@ -88,7 +89,7 @@ def test_the_worker_may_finish_its_drain() -> None:
 
 
 def test_ours_are_one_user_and_not_root() -> None:
-    users = {SERVICES[name]["user"] for name in OURS}
+    users = {SERVICES[name]["user"] for name in OURS + ON_POSTGRES}
     assert users == {"10001:10001"}
     dockerfile = (ROOT / "Dockerfile").read_text()
     assert "--uid 10001" in dockerfile
@@ -104,6 +105,22 @@ def test_worker_and_traffic_share_the_spool() -> None:
     assert worker["volumes"] == traffic["volumes"] == ["spool:/spool"]
     urls = {service["environment"]["WORKER_ENGINE_URL"] for service in (worker, traffic)}
     assert urls == {"spool:/spool"}
+
+
+def test_the_profile_runs_two_workers_on_postgresql_and_else_the_same_service() -> None:
+    assert {name for name, service in SERVICES.items() if service.get("profiles") == ["postgres"]} == {
+        *ON_POSTGRES, "postgres"
+    }  # fmt: skip
+    worker, other = SERVICES["worker"], SERVICES["worker-postgres"]
+    assert other["deploy"]["replicas"] == 2
+    assert {**other["environment"], "WORKER_ENGINE_URL": "spool:/spool"} == worker["environment"]
+    assert (other["command"], other["healthcheck"], other["stop_grace_period"]) == (
+        worker["command"], worker["healthcheck"], worker["stop_grace_period"]
+    )  # fmt: skip
+    [url] = {SERVICES[name]["environment"]["WORKER_ENGINE_URL"] for name in ON_POSTGRES}
+    assert url.partition("@")[2] == "postgres/postgres?local_dir=/tmp/worker"
+    assert "/tmp" in other["tmpfs"]
+    assert ".[example,postgres]" in (ROOT / "Dockerfile").read_text()
 
 
 def test_relay_and_receiver_agree(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +155,7 @@ def test_ours_export_to_the_collector(name: str) -> None:
 def test_what_can_be_asked_for_its_health_is() -> None:
     with_check = {name for name, service in SERVICES.items() if "healthcheck" in service}
     # Traffic has nothing to ask, the collector's image no program to ask with.
-    assert with_check == set(SERVICES) - {"traffic", "otel-collector"}
+    assert with_check == set(SERVICES) - {"traffic", "otel-collector", "migrate", "traffic-postgres"}
     for name, service in SERVICES.items():
         for other, how in service.get("depends_on", {}).items():
             assert how["condition"] != "service_healthy" or other in with_check, (name, other)

@@ -68,6 +68,15 @@ def test_it_ends_by_itself_with_a_summary_and_leaves_no_process(tmp_path: Path) 
     assert "Where to look next" in output
 
 
+def test_it_runs_on_postgresql(tmp_path: Path) -> None:
+    with demo(tmp_path / "spool", "--engine", "postgres", "--jobs", "20", "--rate", "0") as (process, mark):
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output + logs(tmp_path / "spool")
+        assert carrying(mark) == []
+    assert "PostgreSQL at 127.0.0.1" in output
+    assert "0 bad signatures" in output
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_leaves_no_process(number: signal.Signals, tmp_path: Path) -> None:
     spool = tmp_path / "spool"

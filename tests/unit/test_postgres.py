@@ -1,4 +1,4 @@
-"""What is PostgreSQL's own: its schema, its connection's breaks, its clock, and machines that are far apart."""
+"""What is PostgreSQL's own: the breaks of its connections, its clock, and machines that are far apart."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from framework.cli import main
 from framework.engine import postgres as engine
 from framework.engine.port import MOST_UNCHARGED_ELSEWHERE, open_engine
 from framework.engine.postgres import inspect, upkeep
-from framework.engine.postgres.schema import VERSION, script
 from framework.maintenance.accounts import Accounts
-from framework.model.errors import EngineError, EngineUnavailable, EnqueueError, EnqueueUncertain, SettingsError
+from framework.model.errors import EngineUnavailable, EnqueueError, EnqueueUncertain, SettingsError
 from framework.model.options import QueueOptions
 from framework.model.outcome import SUCCEEDED, Settlement
+from tests.proxy import Proxy
 from tests.support import postgres
 from tests.support.postgres import Server
 from tests.unit.helpers import a_job
@@ -68,76 +66,6 @@ def take(broker: Any, count: int = 1) -> list[Any]:
 
 def ids(leases: Any) -> list[str]:
     return sorted(lease.job.id for lease in leases)
-
-
-# --- the schema -------------------------------------------------------------------------------------------------------
-
-
-def test_a_migration_can_be_repeated_and_run_twice_at_once(url: str) -> None:
-    here = f"{url}?schema=twice"
-    with ThreadPoolExecutor(4) as pool:
-        said = list(pool.map(lambda _: list(engine.migrate(here)), range(4)))
-    done = [f"schema 'twice': version {version} applied" for version in range(1, VERSION + 1)]
-    assert sorted(said) == [done, *[[f"schema 'twice': version {VERSION}, nothing to do"]] * 3]
-
-
-def test_without_its_schema_the_engine_says_what_to_run(url: str) -> None:
-    broker = open_engine(f"{url}?schema=missing", incarnation="a")
-    with pytest.raises(EngineError, match="run `worker migrate`"):
-        broker.open([])
-    broker.close()
-
-
-def test_a_newer_schema_is_refused_and_the_next_one_is_not(url: str) -> None:
-    here = f"{url}?schema=newer"
-    list(engine.migrate(here))
-    for version, refused in ((VERSION + 1, False), (VERSION + 2, True)):
-        with psycopg.connect(url) as connection:
-            connection.execute("insert into newer.version (version) values (%s)", [version])
-        broker = open_engine(here, incarnation=f"at {version}")
-        if refused:
-            with pytest.raises(EngineError, match=f"has version {VERSION + 2}, this code knows {VERSION}: update it"):
-                broker.open([])
-        else:
-            broker.open([JOBS])
-        broker.close()
-    with pytest.raises(EngineError, match="update it"):
-        list(engine.migrate(here))
-
-
-def test_jobs_of_the_version_before_are_kept_by_the_migration(url: str, tmp_path: Path) -> None:
-    with psycopg.connect(url) as connection:
-        connection.execute(script(1, "older"), prepare=False)  # type: ignore[call-overload]
-        connection.execute(
-            "insert into older.queue (name) values ('jobs'); insert into older.job (queue, place, owner, attempt, "
-            "delivery, eligible_at, since, home, id, uid, payload, enqueued_at) values "
-            "(1, 1, null, 1, 1, 0, 0, 1, 'ready', '0123456789abcdef', '{}', 0)",
-            prepare=False,
-        )
-    broker = open_engine(f"{url}?schema=older&local_dir={tmp_path}", incarnation="a")
-    with pytest.raises(EngineError, match="has version 1: run `worker migrate`"):
-        broker.open([JOBS])
-    assert list(engine.migrate(f"{url}?schema=older")) == ["schema 'older': version 2 applied"]
-    broker.open([JOBS])
-    (lease,) = broker.claim(["jobs"], limit=1, wait=0)
-    assert (lease.job.id, lease.attempt, lease.delivery) == ("ready", 2, 2)
-    broker.settle([Settlement(lease, SUCCEEDED)])
-    assert broker.stats("jobs").jobs == 0
-    broker.close()
-
-
-def test_the_command_migrates_and_prints(url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["migrate", f"{url}?schema=by_hand"]) == 0
-    assert capsys.readouterr().out == "".join(f"schema 'by_hand': version {n} applied\n" for n in range(1, VERSION + 1))
-    assert main(["migrate", "--sql", f"{url}?schema=printed"]) == 0
-    sql = capsys.readouterr().out
-    with psycopg.connect(url) as connection:
-        assert connection.execute("select to_regnamespace('printed')").fetchone() == (None,)
-        connection.execute(sql, prepare=False)  # type: ignore[call-overload]
-    broker = open_engine(f"{url}?schema=printed", incarnation="a")
-    broker.open([JOBS])
-    broker.close()
-    assert main(["migrate", "spool:./x"]) == 2
 
 
 def test_schemas_do_not_mix(opened: Open, url: str) -> None:
@@ -367,6 +295,29 @@ def test_the_local_directory_does_not_depend_on_the_working_directory(
     monkeypatch.setenv("STATE_DIRECTORY", f"{tmp_path}/state:{tmp_path}/second")
     assert place().parent == tmp_path / "state/worker"
     assert list(tmp_path.iterdir()) == [], "a process that only enqueues leaves no files"
+
+
+def test_of_several_hosts_one_that_takes_writes_is_used(url: str, tmp_path: Path) -> None:
+    standby, primary = Proxy(postgres.shared().port), Proxy(postgres.shared().port)
+    hosts = f"127.0.0.1:{standby.port},127.0.0.1:{primary.port}"
+    broker = open_engine(f"postgresql://postgres@{hosts}/postgres?local_dir={tmp_path}", incarnation="a")
+    broker.open([JOBS])
+    put(broker, "x")
+    standby.refuse()
+    end = time.monotonic() + 30
+    while not (leases := claimed(broker)):
+        assert time.monotonic() < end
+    assert ids(leases) == ["x"]
+    broker.close()
+    standby.close()
+    primary.close()
+
+
+def claimed(broker: Any) -> Any:
+    try:
+        return broker.claim(["jobs"], limit=1, wait=0.1)
+    except EngineUnavailable:
+        return ()
 
 
 def test_a_wrong_url_is_refused_without_its_password() -> None:

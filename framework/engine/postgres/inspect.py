@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from framework.engine.port import NO_JOBS, JobView, QueueStats, State
 from framework.engine.postgres.enqueue import tell
+from framework.engine.postgres.link import SLOW
 from framework.engine.postgres.rows import COLUMNS, JOB, Row, job_of, write_id
 from framework.model.extras import LEAST_URGENT, MOST_URGENT, USUAL
 
@@ -20,7 +21,6 @@ PAGE = 500  # rows in one page
 EXACT = 100_000  # jobs up to which a count is exact; above, it is estimated
 NEAR = 20_000  # first rows of a queue, in which claimed jobs and the oldest are searched: claims come from the front
 MINUTE = 60.0
-SLOW = 60.0  # seconds that a statement over many rows may take
 _WHERE: dict[State, tuple[str, str]] = {
     "ready": ("job", "owner is null"),
     "in_flight": ("job", "owner is not null"),

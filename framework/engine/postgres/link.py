@@ -20,6 +20,7 @@ from framework.model.errors import EngineError, EngineUnavailable
 T = TypeVar("T")
 
 FIRST_PAUSE, LAST_PAUSE = 0.05, 2.0  # seconds between tries to connect
+SLOW = 20.0  # seconds in which a statement over many rows must be done; liveness gives a process 30
 REPEATS = 8  # tries of a statement that collides with others: serialization failures, deadlocks
 # SQLSTATEs with which the work may be done although its answer was lost: the server or the connection went away.
 _UNSURE = ("08", "57P", "XX", "58")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from framework.engine.postgres.enqueue import tell
-from framework.engine.postgres.link import Failed
+from framework.engine.postgres.link import SLOW, Failed
 from framework.engine.postgres.rows import Key, with_failure
 from framework.model.errors import EngineUnavailable, LeaseLost
 from framework.model.job import Lease
@@ -138,7 +138,7 @@ class Settling:
         rows = engine.link.rows(
             f"select queue, place, delivery, claimer is not null from {engine.schema}.job where owner = %s",
             [engine.incarnation],
-            seconds=60,
+            seconds=SLOW,
         )
         acked = {key for _, keys in self._acked for key in keys}
         unknown = [(key, rescued) for *numbers, rescued in rows if (key := tuple(numbers)) not in engine.held]

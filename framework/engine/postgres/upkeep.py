@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from framework.engine.port import Rescued
 from framework.engine.postgres.enqueue import tell
+from framework.engine.postgres.link import SLOW
 from framework.engine.postgres.owner import BEAT, PATIENCE
 from framework.engine.postgres.rows import COLUMNS, Row
 from framework.model.job import Failure, Lease, RunRecord
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 AT_ONCE = 500  # rows in one statement
 LEFT_OVER = 300.0  # seconds between two rescues of a dead owner with jobs of other services: each reads a whole table
-SLOW = 60.0  # seconds that a statement that reads a whole table may take
 
 
 class Upkeep:

@@ -15,11 +15,11 @@ from typing import Any
 
 from framework.model.attempt import UNTRACED as UNTRACED
 from framework.model.attempt import Attempt as Attempt
+from framework.model.attempt import Completing, NoTransactions
 from framework.model.attempt import NoTracing as NoTracing
 from framework.model.attempt import SilentLogger as SilentLogger
 from framework.model.attempt import SpanIdentity as SpanIdentity
 from framework.model.attempt import Tracing as Tracing
-from framework.model.completion import Completing, NoTransactions
 from framework.model.errors import EngineError
 from framework.model.events import Event, JobFinished
 from framework.model.exceptions import describe, error_type
