@@ -95,7 +95,7 @@ CAREFUL = (
     Mutant("O_NOFOLLOW of a piece of the reserve", "process/supervisor/reserve.py", (("os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_CREAT | os.O_CLOEXEC"),), LINKS),
     Mutant("O_NOFOLLOW of a new ring", "telemetry/ring/ring.py", (("os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_TRUNC | os.O_CLOEXEC"),), LINKS),
     Mutant("O_NOFOLLOW of a ring", "telemetry/ring/ring.py", (("os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)", "os.open(path, os.O_RDWR | os.O_CLOEXEC)"),), LINKS),
-    Mutant("O_NOFOLLOW of the lock of a role", "process/lock.py", (("os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_CREAT | os.O_CLOEXEC"),), LINKS),
+    Mutant("O_NOFOLLOW of the lock of a role", "engine/flocks.py", (("os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_CREAT | os.O_CLOEXEC"),), LINKS),
     _one("O_NOFOLLOW of a directory", "disk.py", "os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_CLOEXEC", f"{FLAGS} spool/test_security.py"),
     _one("O_NOFOLLOW of small files", "disk.py", _NOFOLLOW, "os.O_NONBLOCK", f"{FLAGS} {PLANTED}"),
     _one("O_CLOEXEC", "disk.py", "path, flags | os.O_CLOEXEC, 0o600, dir_fd=self.fd)\n        except", "path, flags, 0o600, dir_fd=self.fd)\n        except", FLAGS),
@@ -121,11 +121,11 @@ LOCKS = (
     _one("flock of an id", "ids.py", "if not flocks.take_within(disk.calls, fd, WAIT if wait is None else wait):", "if False:", IDS,
          "without the lock of an id three interleavings break it"),
     _one("the lock of an id at an ack", "ids.py", "        with locked(disk, directory(queue, job_id), wait=ACK_WAIT):", "        if True:", f"{IDS} spool/test_explorer.py"),
-    _one("flock, not a POSIX lock", "calls.py", "staticmethod(fcntl.flock)", "staticmethod(fcntl.lockf)", f"{LIFE} spool/test_forks.py",
+    Mutant("flock, not a POSIX lock", "engine/calls.py", (("staticmethod(fcntl.flock)", "staticmethod(fcntl.lockf)"),), f"{LIFE} spool/test_forks.py",
          "POSIX locks: a probe of the own lock succeeds and frees it"),
     Mutant("flock of an instance", "process/supervisor/instance.py", (("            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "            pass"),), "unit/test_instances.py"),
-    Mutant("flock of a role", "process/lock.py", (("        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "        pass"),), LINKS),
-    _one("children close the locks", "flocks.py", "            os.close(fd)\n        except OSError:\n            continue", "            pass\n        except OSError:\n            continue", "spool/test_forks.py"),
+    Mutant("flock of a role", "engine/flocks.py", (("        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "        pass"),), LINKS),
+    Mutant("children close the locks", "engine/flocks.py", (("            os.close(fd)\n        except OSError:\n            continue", "            pass\n        except OSError:\n            continue"),), "spool/test_forks.py"),
 )  # fmt: skip
 
 PROTOCOL = (

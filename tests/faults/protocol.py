@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from framework.engine import flocks
 from framework.engine.ledger import dead
 from framework.engine.spool.disk import clock as clock_of_boot
-from framework.engine.spool.disk import flocks
 from framework.engine.spool.engine import SpoolEngine, connect
 from framework.engine.spool.enqueue import ids
 from framework.engine.spool.format import names

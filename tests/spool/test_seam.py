@@ -25,6 +25,7 @@ from .seam import NAMES, Seam
 from .stage import Case
 
 PLACE = Path(framework.engine.spool.__file__).parent
+FLOCKS = PLACE.parent / "flocks.py"
 PROJECT = PLACE.parents[2]
 # Of a Disk: no call of the disk's, but of /dev/null and of locks in memory.
 QUIET = {"after_fork", "reserve", "close"}
@@ -66,6 +67,8 @@ PAST = {
     ("notifier.py", "*"): "the notifier and the pipe to ourselves: never the truth",
     ("filesystem.py", "*"): "looks at /proc and /sys",
     ("flocks.py", "_child"): "a forked child closes what is its parent's",
+    ("flocks.py", "locked"): "the lock of a role",
+    ("flocks.py", "release"): "the lock of a role",
     ("clock.py", "boot_id"): "/proc/sys/kernel/random/boot_id",
     ("layout.py", "_make_root"): "whether the root is there",
 }
@@ -78,7 +81,7 @@ PURE = {
 
 def functions() -> Iterator[tuple[str, str, ast.AST]]:
     """(file, name, node) of every function of the spool; of nested ones too."""
-    for path in sorted(PLACE.rglob("*.py")):
+    for path in [*sorted(PLACE.rglob("*.py")), FLOCKS]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef):
                 yield path.name, node.name, node
@@ -115,7 +118,7 @@ class Steps:
         frame = sys._getframe(2)
         while frame is not None:
             path = frame.f_code.co_filename
-            if path.startswith(str(PLACE)):
+            if path.startswith(str(PLACE)) or path == str(FLOCKS):
                 self.lines.add((os.path.basename(path), frame.f_lineno))
             frame = frame.f_back  # type: ignore[assignment]
         return real(*args, **kwargs)

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from framework.engine import flocks
+from framework.engine.calls import Calls
 from framework.engine.spool.claim import handlers, life
 from framework.engine.spool.claim.claims import Claims
 from framework.engine.spool.claim.life import Held
@@ -17,8 +19,7 @@ from framework.engine.spool.claim.listing import FEW
 from framework.engine.spool.claim.notifier import Waker
 from framework.engine.spool.claim.settle import Settle
 from framework.engine.spool.claim.settlements import Settlements
-from framework.engine.spool.disk import clock, filesystem, flocks, layout
-from framework.engine.spool.disk.calls import Calls
+from framework.engine.spool.disk import clock, filesystem, layout
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.parts import Parts

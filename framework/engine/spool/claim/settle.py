@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from framework.engine.calls import HAS_SYNCFS
 from framework.engine.spool.claim.life import Held
-from framework.engine.spool.disk.calls import HAS_SYNCFS
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir

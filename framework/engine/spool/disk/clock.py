@@ -19,8 +19,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from framework.engine import flocks
 from framework.engine.spool.claim.setbacks import OF_ONE_FILE
-from framework.engine.spool.disk import flocks
 from framework.engine.spool.disk.disk import TOO_MANY_FILES, Disk
 from framework.engine.spool.format import names
 

@@ -11,8 +11,8 @@ import os
 import stat
 from pathlib import Path
 
+from framework.engine.calls import Calls
 from framework.engine.spool.claim.setbacks import OF_ONE_FILE
-from framework.engine.spool.disk.calls import Calls
 from framework.engine.spool.disk.disk import DIRECTORY, Disk
 from framework.engine.spool.format.names import Name
 from framework.model.errors import EngineError, EngineUnavailable

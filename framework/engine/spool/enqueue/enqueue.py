@@ -13,7 +13,7 @@ import errno
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from framework.engine.spool.disk.calls import HAS_SYNCFS
+from framework.engine.calls import HAS_SYNCFS
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import TOO_MANY_FILES, Disk
 from framework.engine.spool.disk.layout import QueueDir

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Literal
 
-from framework.engine.spool.disk import flocks
+from framework.engine import flocks
 from framework.engine.spool.disk.disk import DIRECTORY, Disk
 from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.enqueue import locate

@@ -20,7 +20,7 @@ from functools import lru_cache
 from itertools import count, islice
 from typing import NamedTuple
 
-from framework.engine.spool.disk import flocks
+from framework.engine import flocks
 from framework.model.extras import USUAL
 from framework.model.job import Job
 

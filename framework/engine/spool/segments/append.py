@@ -20,7 +20,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from framework.engine.spool.disk import flocks
+from framework.engine import flocks
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.enqueue.draft import Draft
 from framework.engine.spool.format import names

@@ -19,8 +19,8 @@ import re
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from framework.engine.calls import HAS_SYNCFS
 from framework.engine.spool.claim.life import Held, Owner
-from framework.engine.spool.disk.calls import HAS_SYNCFS
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.format import frame, names
 from framework.engine.spool.segments import words as word

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from framework.engine.spool.disk import flocks
+from framework.engine import flocks
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.format import frame, jobfile, names
 from framework.engine.spool.segments import format as bytes_of

@@ -10,8 +10,8 @@ import errno
 import os
 import stat
 
-from framework.engine.spool.disk import flocks
-from framework.engine.spool.disk.calls import HAS_SYNCFS
+from framework.engine import flocks
+from framework.engine.calls import HAS_SYNCFS
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import DIRECTORY, Disk
 from framework.engine.spool.disk.layout import QueueDir

@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 
+from framework.engine import flocks
 from framework.engine.spool.claim import life
 from framework.engine.spool.claim.claim import Reader
 from framework.engine.spool.claim.life import Held, Owner
 from framework.engine.spool.claim.listing import Names
 from framework.engine.spool.claim.setbacks import Setbacks
-from framework.engine.spool.disk import flocks
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.format import names, runs
