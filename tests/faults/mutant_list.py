@@ -35,12 +35,12 @@ LINKS = "unit/test_planted_links.py"
 _NOFOLLOW = "os.O_NOFOLLOW | os.O_NONBLOCK"
 
 FSYNCS = (
-    _one("fsync of an enqueued file", "enqueue.py", "self._disk.sync(draft.fd)", "pass", ENQUEUE),
-    _one("syncfs of a chunk", "enqueue.py", "self._disk.power and HAS_SYNCFS and len(drafts) >= SYNCFS_FROM:\n            self._disk.calls.syncfs(self._disk.fd)", "False:\n            pass", ENQUEUE),
+    _one("fsync of an enqueued file", "enqueue.py", "self._disk.sync(file.fd)", "pass", ENQUEUE),
+    _one("syncfs of a chunk", "enqueue.py", "self._disk.power and HAS_SYNCFS and len(files) >= SYNCFS_FROM:\n            self._disk.calls.syncfs(self._disk.fd)", "False:\n            pass", ENQUEUE),
     _one("syncfs of a recovered batch", "recover.py", "            disk.calls.syncfs(disk.fd)", "            pass", f"{TOGETHER} {MODEL}"),
-    _one("fsync after a removal from tmp", "undo.py", "self._disk.sync_removal(f\"{self._queue.base}/tmp\")", "pass", ENQUEUE,
+    _one("fsync after a removal from tmp", "temp_files.py", "self._disk.sync_removal(f\"{self._queue.base}/tmp\")", "pass", ENQUEUE,
          "1 of 20 'not queued' came back after a cut"),
-    _one("fsync after one too many is taken back", "undo.py", "            self._disk.sync_removal(directory)\n        except", "            pass\n        except", MODEL),
+    _one("fsync after one too many is taken back", "temp_files.py", "            self._disk.sync_removal(directory)\n        except", "            pass\n        except", MODEL),
     _one("commit of a removal on btrfs", "disk.py", "if self.power and self.forgetful and HAS_SYNCFS:\n            self.calls.syncfs(self.fd)", "pass", ENQUEUE),
     _one("fsync of the record of a dead letter", "settle.py", "                if sync:\n", "                if False:\n", SETTLE,
          "no dead letter had its last record after a cut"),
@@ -52,7 +52,7 @@ FSYNCS = (
     _one("fsync of a new queue's directory", "layout.py", "        disk.sync_dir(queue.base)", "        pass", MODEL),
     _one("fsync of the root's parents", "layout.py", "            calls.fsync(fd)", "            pass", MODEL),
     _one("fsync of a replayed letter's directory", "browse.py", "        self._disk.sync_dir(os.path.dirname(target))", "        pass", MODEL),
-    _one("fsync before the rename", "enqueue.py", "                self._write_some(jobs, files, drafts)\n                self._make_durable(drafts)\n", "                self._write_some(jobs, files, drafts)\n", ENQUEUE),
+    _one("fsync before the rename", "enqueue.py", "                self._make_durable(files)\n            self._publish(files, done)\n", "            self._publish(files, done)\n", ENQUEUE),
 )  # fmt: skip
 
 CHECKSUMS = (
@@ -67,7 +67,7 @@ CHECKSUMS = (
 )  # fmt: skip
 
 CAREFUL = (
-    _one("O_EXCL of a file in tmp", "draft.py", "os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW", "os.O_CREAT | os.O_NOFOLLOW", FLAGS),
+    _one("O_EXCL of a file in tmp", "temp_files.py", "os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW", "os.O_CREAT | os.O_NOFOLLOW", FLAGS),
     _one("O_EXCL of a lock", "life.py", "os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW", "os.O_CREAT | os.O_NOFOLLOW", f"{FLAGS} {LIFE}"),
     _one("O_EXCL of a published depth", "maintain.py", "os.O_CREAT | os.O_EXCL", "os.O_CREAT", FLAGS),
     _one("O_EXCL of the clock's draft", "clock.py", "os.O_CREAT | os.O_EXCL", "os.O_CREAT", FLAGS),
@@ -105,13 +105,13 @@ CAREFUL = (
 )  # fmt: skip
 
 LOCKS = (
-    _one("flock of a file in tmp", "draft.py", "if flocks.take(disk.calls, fd) and disk", "if disk", f"{ENQUEUE} spool/test_segment_traps.py"),
+    _one("flock of a file in tmp", "temp_files.py", "if flocks.take(disk.calls, fd) and disk", "if disk", f"{ENQUEUE} spool/test_segment_traps.py"),
     _one("flock of a batch that is recovered", "recover.py", "disk.stat(path) if flocks.take(disk.calls, fd) else None", "disk.stat(path)", TOGETHER),
     _one("the batch that is recovered is the one in tmp", "recover.py", "if here is None or here.st_ino != disk.calls.fstat(fd).st_ino:\n            return 0", "if here is False:\n            return 0", TOGETHER),
     _one("the clock looks into batches in tmp", "clock.py", "            newest = max(newest, _newest(disk, f\"{queue}/tmp/{batch}\", last))\n            newest = max(newest, batch[:_LENGTH] if batch[:_LENGTH] <= last else \"\")\n", "            pass\n", TOGETHER),
-    _one("a claimed one too many was queued", "undo.py", "                if self._disk.unlink(draft.path):\n                    taken.append(draft)\n", "                self._disk.unlink(draft.path)\n                taken.append(draft)\n                if True:\n", "spool/test_limits.py"),
+    _one("a claimed one too many was queued", "temp_files.py", "                if self._disk.unlink(file.path):\n                    taken.append(file)\n", "                self._disk.unlink(file.path)\n                taken.append(file)\n                if True:\n", "spool/test_limits.py"),
     _one("a job in another bucket than its name says", "listing.py", """[entry for entry in entries if ",p" in entry or not entry.startswith(bucket)]""", "[]", TOGETHER),
-    _one("link count after the flock", "draft.py", " and disk.calls.fstat(fd).st_nlink > 0:", ":", ENQUEUE),
+    _one("link count after the flock", "temp_files.py", " and disk.calls.fstat(fd).st_nlink > 0:", ":", ENQUEUE),
     _one("flock of recovery", "recover.py", 'if not flocks.take(disk.calls, fd):', "if False:", ENQUEUE),
     _one("flock of a rescue", "rescue.py", "taken = flocks.take(self._disk.calls, fd)", "taken = True", LIFE),
     _one("link count after a rescue's flock", "rescue.py", " and self._disk.calls.fstat(fd).st_nlink > 0:", ":", LIFE),
@@ -161,7 +161,7 @@ PROTOCOL = (
     _one("a listing of coarse times is not kept", "listing.py", "COARSE = 2.1", "COARSE = 0.05", TIMES),
     _one("a full look whatever the times say", "listing.py", " or now >= self._full_at:", ":", TIMES),
     _one("a directory made again is another", "listing.py", "seen = (found.st_ino, ", "seen = (0, ", TIMES),
-    _one("a stamp after the rename before", "enqueue.py", "names.first(draft.job, self._clock.stamp(), draft.name.tail)", "names.first(draft.job, draft.name.stamp, draft.name.tail)", ENQUEUE),
+    _one("a stamp after the rename before", "enqueue.py", "names.first(file.job, self._clock.stamp(), file.name.tail)", "names.first(file.job, file.name.stamp, file.name.tail)", ENQUEUE),
     Mutant("a line is not a forked child's", "service/grouping/__init__.py", (("        line.after_fork()\n", "        pass\n"),), GROUP),
     Mutant("none waits for a leader that was interrupted", "service/grouping/__init__.py", (("            self._leave(state, ticket, error)\n            raise\n", "            raise\n"),), f"{GROUP}::test_a_leader_that_is_interrupted_leaves_none_waiting"),
     Mutant("none waits for a follower that was interrupted", "service/grouping/state.py", (("            ticket.left = not ticket.taken\n", "            pass\n"),), f"{GROUP}::test_ctrl_c_while_waiting_stores_nothing_and_holds_up_none"),
@@ -178,7 +178,7 @@ PROTOCOL = (
          "ENOENT on a rename has three meanings: 61 of 30,000 stranded"),
     _one("ENOENT: the source is gone", "disk.py", "                if self.stat(source) is None:\n                    return False\n", "", f"{ENQUEUE} {SETTLE}",
          "ENOENT on a rename has three meanings: 61 of 30,000 stranded"),
-    _one("a vanished draft is uncertain", "draft.py", "            raise Gone(f\"{source} vanished before its rename\") from None", "            return", ENQUEUE),
+    _one("a temp file that vanished is uncertain", "temp_files.py", "            raise Gone(f\"{source} vanished before its rename\") from None", "            return", ENQUEUE),
     _one("nothing strands with the living", "claim.py", "            self._stranded(leases, expired, limit)\n", "", CLAIM),
     _one("a twin is dropped by its inode", "disk.py", "if moved is not None and (left.st_ino, left.st_dev) == (moved.st_ino, moved.st_dev):", "if moved is not None:", CLAIM,
          "a deduplication that compared listings deleted 229 of 3,000"),
@@ -208,7 +208,7 @@ PROTOCOL = (
          "without a journal 19 of 20 acknowledged jobs were lost"),
     _one("too many files never make a file bad", "claim.py", "if error.errno not in (errno.EIO, errno.EACCES):", "if False:", CLAIM),
     _one("a record of a delivery is written once", "settle.py", "if not any(r.delivery == delivery for r in kept):", "if True:", SETTLE),
-    _one("not queued: the removal failed", "undo.py", "        except OSError as again:\n            raise EnqueueUncertain(", "        except OSError as again:\n            raise EnqueueFailed(str(again)) from error\n            raise EnqueueUncertain(", ENQUEUE),
+    _one("not queued: the removal failed", "temp_files.py", "        except OSError as again:\n            raise EnqueueUncertain(", "        except OSError as again:\n            raise EnqueueFailed(str(again)) from error\n            raise EnqueueUncertain(", ENQUEUE),
 )  # fmt: skip
 
 IDENTITY = (
@@ -217,19 +217,19 @@ IDENTITY = (
     _one("the entry goes only once its job is gone", "ids.py", "(gone or found.st_nlink < 2)", "True", BACKUPS),
     _one("the entry goes with its job, though a backup has it", "ids.py", "(gone or found.st_nlink < 2)", "found.st_nlink < 2", BACKUPS),
     _one("a stale entry gives way", "ids.py", "    if restored is None:\n        disk.unlink(path)\n", "    if restored is None:\n        return True\n", IDS),
-    _one("a link count proves no job", "locate.py", "    for _ in range(_TRIES):\n", "    return True\n    for _ in range(_TRIES):\n", BACKUPS),
-    _one("a job that moved is looked for again", "locate.py", "if now is None or now.st_ctime_ns == found.st_ctime_ns:", "if True:", BACKUPS),
-    _one("an entry of one link is a job's that was restored", "ids.py", "    restored = locate.restored(disk, queue, job_id) or locate.restored(disk, queue, job_id)", "    restored = None", BACKUPS),
-    _one("a job with one name is cut off", "locate.py", "found is not None and stat.S_ISREG(found.st_mode) and found.st_nlink < 2", "False", BACKUPS),
-    _one("a count of one needs no look", "locate.py", "    if found.st_nlink < 2:\n        return False\n", "", BACKUPS),
+    _one("a link count proves no job", "ids.py", "    for _ in range(_LOOKS):\n", "    return True\n    for _ in range(_LOOKS):\n", BACKUPS),
+    _one("a job that moved is looked for again", "ids.py", "if now is None or now.st_ctime_ns == found.st_ctime_ns:", "if True:", BACKUPS),
+    _one("an entry of one link is a job's that was restored", "ids.py", "    restored = _restored(disk, queue, job_id) or _restored(disk, queue, job_id)", "    restored = None", BACKUPS),
+    _one("a job with one name is cut off", "ids.py", "found is not None and stat.S_ISREG(found.st_mode) and found.st_nlink < 2", "False", BACKUPS),
+    _one("a count of one needs no look", "ids.py", "    if found.st_nlink < 2:\n        return False\n", "", BACKUPS),
     _one("restored ids are linked again", "maintain.py", "            self._tally[\"ids_restored\"] += self._relink(until)\n", "            self._relink.done = True\n", BACKUPS),
-    _one("the original is recovered first", "ids.py", "        draft = _in_tmp(disk, queue, found) if found.st_nlink > 1 else None\n", "        draft = None\n", IDS),
-    _one("link before the fsync", "enqueue.py", "                if not self._disk.link(drafts[0].path, wanted):  # before the fsync, which also commits the link\n                    raise OSError(errno.EEXIST, \"another job took the id, though its lock was ours\")\n                drafts[0].entry = wanted\n                self._make_durable(drafts)\n", "                self._make_durable(drafts)\n                if not self._disk.link(drafts[0].path, wanted):\n                    raise OSError(errno.EEXIST, \"another job took the id, though its lock was ours\")\n                drafts[0].entry = wanted\n", ENQUEUE),
+    _one("the original is recovered first", "recover.py", "        original = _in_tmp(disk, queue, found) if found.st_nlink > 1 else None\n", "        original = None\n", IDS),
+    _one("link before the fsync", "enqueue.py", "                if jobs[0].chosen_id:\n                    self._link(files[0])\n                self._make_durable(files)\n", "                self._make_durable(files)\n                if jobs[0].chosen_id:\n                    self._link(files[0])\n", ENQUEUE),
     _one("a swept entry has no job", "ids.py", "stat.S_ISREG(found.st_mode) and found.st_nlink < 2", "stat.S_ISREG(found.st_mode)", f"{IDS} spool/test_security.py"),
     _one("recovery leaves the entry of another's job", "recover.py", "            return now is not None and now.st_ino == inode\n", "            disk.unlink(entry)\n", f"{IDS} spool/test_crash_points.py"),
     _one("recovery links an id", "recover.py", "            disk.link(path, entry)", "            return True", IDS),
     _one("recovery asks whose the id is", "recover.py", "            if linked(disk, queue, path, job.id, inode):", "            if True:", IDS),
-    _one("one too many of an id is taken back whole", "undo.py", "                    self._unlink_id(draft)\n            for directory", "            for directory", IDS),
+    _one("one too many of an id is taken back whole", "temp_files.py", "                    self._unlink_id(file)\n            for directory", "            for directory", IDS),
 )  # fmt: skip
 
 JUDGEMENT = (

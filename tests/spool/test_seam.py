@@ -36,13 +36,13 @@ LOCKS = {"take", "take_within", "opened", "drop"}
 LATE = {
     ("disk.py", "open", "open"),  # no descriptor left: spool/test_resources, test_errnos
     ("disk.py", "write_all", "write"),  # a short write: spool/test_enqueue
-    ("draft.py", "create", "unlink"),  # flock failed: test_errnos
-    ("draft.py", "create", "drop"),  # a recoverer was faster: spool/test_explorer
+    ("temp_files.py", "create", "unlink"),  # flock failed: test_errnos
+    ("temp_files.py", "create", "drop"),  # a recoverer was faster: spool/test_explorer
     ("life.py", "_born_as", "drop"),  # a rescuer was faster: spool/test_explorer
     ("life.py", "_name_it", "unlink"),  # a rescuer was faster: spool/test_explorer
     ("promote.py", "_is_there", "is_there"),  # others had moved two jobs before: spool/test_promote
     ("disk.py", "mkdir", "mkdir"),  # what is above was removed: spool/test_replaced
-    ("draft.py", "create", "mkdir"),  # tmp was removed: spool/test_replaced
+    ("temp_files.py", "create", "mkdir"),  # tmp was removed: spool/test_replaced
     ("write.py", "publish", "stat"),  # the rename failed: test_errnos
     ("copies.py", "_copy", "mkdir"),  # the owner's directory was removed: spool/test_segment_traps
     ("copies.py", "_copy", "write_new"),  # likewise

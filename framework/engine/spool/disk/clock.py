@@ -82,18 +82,16 @@ class Clock:
         """Return stamp time in nanoseconds."""
         return self.offset + self.boottime()
 
-    def stamp(self) -> str:
-        """Return a stamp of 20 digits, later than every stamp that this process made before."""
-        with self._lock:
-            self._last = stamp = max(self.now(), self._last + 1)
-        return f"{stamp:0{_LENGTH}d}"
+    def stamp(self, count: int = 1) -> str:
+        """Return a stamp of 20 digits, later than every stamp that this process made before.
 
-    def stamps(self, count: int) -> list[str]:
-        """Return so many stamps, each later than the one before."""
+        Args:
+            count: how many stamps are taken: this one, and those of the next numbers.
+        """
         with self._lock:
             first = max(self.now(), self._last + 1)
             self._last = first + count - 1
-        return [f"{stamp:0{_LENGTH}d}" for stamp in range(first, first + count)]
+        return f"{first:0{_LENGTH}d}"
 
     def text(self) -> str:
         """Return the current time in the form of a stamp, for comparisons."""

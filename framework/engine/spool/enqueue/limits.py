@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 
@@ -70,13 +71,14 @@ class Limits:
             return limit is not None and not self._sure(limit - jobs)
 
     def excess(self) -> int:
-        """Return by how many jobs the queue is over its limit now. Raises OSError."""
+        """Return by how many jobs the queue is over its limit now; 0: it is not, or they cannot be counted."""
         limit = self._queue.options.max_length
         if limit is None:
             return 0
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError):  # the jobs are queued: a failed count is no reason for an error
             self._recount()
             return max(0, self._count - limit)
+        return 0
 
     def _sure(self, limit: int) -> bool:
         age = time.monotonic() - self._taken

@@ -9,9 +9,9 @@ from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.enqueue import ids
+from framework.engine.spool.enqueue.recover import linked
 from framework.engine.spool.format import frame, jobfile, names
 from framework.engine.spool.segments import mending
-from framework.engine.spool.upkeep.recover import linked
 from framework.model.extras import NONE, Extras
 
 START = 4096  # bytes of a file's beginning that are shown to a person

@@ -23,14 +23,14 @@ from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.enqueue import ids
-from framework.engine.spool.enqueue.relink import Relink
+from framework.engine.spool.enqueue.ids import Relink
+from framework.engine.spool.enqueue.recover import recover_all
 from framework.engine.spool.format import frame, jobfile, names
 from framework.engine.spool.format.names import Name
 from framework.engine.spool.segments.open import Segments
 from framework.engine.spool.segments.readers import Readers
 from framework.engine.spool.segments.upkeep import Upkeep
 from framework.engine.spool.upkeep.counts import Counts
-from framework.engine.spool.upkeep.recover import recover_all
 from framework.model.options import QueueOptions
 
 DEPTH_EVERY = 0.9  # seconds between two publications of the depth
