@@ -25,10 +25,9 @@ from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.parts import Parts
 from framework.engine.spool.segments import copies
 from framework.engine.spool.segments.readers import Readers
-from framework.engine.spool.upkeep import unstarted
 from framework.engine.spool.upkeep.browse import Browse
 from framework.engine.spool.upkeep.maintain import IDLE_TURN, TURN, Rounds
-from framework.engine.spool.upkeep.rescue import Orphan
+from framework.engine.spool.upkeep.rescue import Orphan, count_unaccounted
 from framework.model.errors import EngineError, EngineUnavailable, EnqueueFailed
 from framework.model.job import Job, JobId, Lease
 from framework.model.options import QueueOptions, QueueSpec
@@ -269,7 +268,7 @@ class Spool:
         disk, held = self._opened()[0], self._held(lease)
         if copies.leave(disk, [held]):  # the count stands in a file of the job's own
             return 0
-        return unstarted.count(disk, held)
+        return count_unaccounted(disk, held)
 
     def maintain(self, seconds: float = math.inf) -> float:
         """Serve every queue for about `seconds`; return the seconds until the next call.

@@ -152,21 +152,17 @@ def _publish(disk: Disk, path: str, offset: int, boottime: Callable[[], int]) ->
 
     Nothing is synced: a power cut ends this boot, and the next boot has a clock of its own.
     """
-    draft = f".clock.{os.urandom(6).hex()}"
-    fd = disk.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    temp = f".clock.{os.urandom(6).hex()}"
+    disk.write_new(temp, f"{offset}\n".encode(), sync=False)
     try:
-        disk.write_all(fd, f"{offset}\n".encode())
-    finally:
-        disk.calls.close(fd)
-    try:
-        if not disk.link(draft, path):
+        if not disk.link(temp, path):
             theirs = _stored(disk, path, boottime)
             if theirs is not None:
                 return theirs
-            disk.rename(draft, path)  # the file there has no valid offset: it is torn or foreign
+            disk.rename(temp, path)  # the file there has no valid offset: it is torn or foreign
         return offset
     finally:
-        disk.unlink(draft)
+        disk.unlink(temp)
 
 
 def newest_stamp(disk: Disk, *, until: int = _LATEST) -> int:

@@ -10,7 +10,7 @@ from framework.engine import flocks
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
-from framework.engine.spool.upkeep.counts import Counts
+from framework.engine.spool.upkeep.counts import Counts, read_depth
 from framework.model.errors import QueueFull
 
 RATE = 50_000  # jobs per second that all producers together can hardly exceed: so fast a count becomes outdated
@@ -109,14 +109,3 @@ class Limits:
             )
         if free.f_files and free.f_favail < jobs + 4:
             raise QueueFull(f"the disk of queue {self._queue.name!r} has {free.f_favail} inodes left: free some")
-
-
-def read_depth(disk: Disk, queue: QueueDir) -> tuple[int, int] | None:
-    """Return (ready and delayed jobs, stamp time in ns) as maintenance last published them. Raises OSError.
-
-    None: it has published none.
-    """
-    fields = (disk.read_small(queue.depth, 200) or b"").split()
-    if len(fields) != 3 or not all(f.isdigit() for f in fields):
-        return None
-    return int(fields[0]) + int(fields[1]), int(fields[2])
