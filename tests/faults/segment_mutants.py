@@ -29,7 +29,7 @@ SEGMENT_MUTANTS = (
     _one("a damaged length is not believed", "segments/format.py", "last + 8 if last >= 0 and not is_whole(data, last) else at + 8", "at + 8", SEGMENTS, "a damaged frame hides those behind it"),
     _one("O_EXCL of a copy", "disk.py", "path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW", "path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW", FLAGS),
     _one("O_NOFOLLOW of a segment", "segments/file.py", "os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK", "os.O_RDWR | os.O_NONBLOCK", f"{FLAGS} {SEGMENTS}"),
-    _one("S_ISREG of a segment", "segments/file.py", "            if not stat.S_ISREG(found.st_mode):\n                raise jobfile.Planted\n", "", SEGMENTS),
+    _one("S_ISREG of a segment", "segments/file.py", "            if not stat.S_ISREG(found.st_mode):\n                raise job_file.Planted\n", "", SEGMENTS),
     _one("O_NOFOLLOW of recovery", "segments/mending.py", "flocks.keep(disk.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK))", "flocks.keep(disk.open(path, os.O_RDWR | os.O_NONBLOCK))", f"{FLAGS} {SEGMENTS}"),
     _one("flock of recovery", "segments/mending.py", "disk.stat(path) if flocks.take(disk.calls, fd) else None", "disk.stat(path)", SEGMENTS),
     _one("S_ISREG of recovery", "segments/mending.py", " and stat.S_ISREG(found.st_mode)", "", SEGMENTS),

@@ -21,7 +21,7 @@ from framework.engine.spool.enqueue import ids
 from framework.engine.spool.enqueue.limits import Limits
 from framework.engine.spool.enqueue.recover import is_free
 from framework.engine.spool.enqueue.temp_files import Gone, Rollback, TempFile, close, create, rename_into_place
-from framework.engine.spool.format import frame, names
+from framework.engine.spool.format import job_file, names
 from framework.engine.spool.format.names import Name
 from framework.engine.spool.segments import write
 from framework.engine.spool.segments.append import TOGETHER, Appender, Doubt, Open
@@ -124,7 +124,7 @@ class Enqueue:
         files: list[TempFile] = []
         try:
             with self._rollback.before_publishing(files, jobs[0], done):
-                contents = [frame.encode(job) for job in jobs]
+                contents = [job_file.encode(job) for job in jobs]
                 count_again = self._limits.admit(len(jobs), sum(map(len, contents)))
                 self._write_some(jobs, contents, files)
                 if jobs[0].chosen_id:

@@ -26,7 +26,7 @@ from framework.engine.spool.claim import listing
 from framework.engine.spool.disk import layout
 from framework.engine.spool.disk.disk import DIRECTORY, Disk
 from framework.engine.spool.disk.layout import QueueDir
-from framework.engine.spool.format import jobfile, names
+from framework.engine.spool.format import job_file, names
 from framework.model.job import Job
 from framework.model.options import QueueOptions
 
@@ -160,7 +160,7 @@ def _is_stored(disk: Disk, queue: QueueDir, entry: str, found: os.stat_result) -
     """
     if found.st_nlink < 2:
         return False
-    job = jobfile.job_in(disk, entry)
+    job = job_file.job_in(disk, entry)
     if _seen(disk, queue, found.st_ino, job):
         return True
     for _ in range(_LOOKS):
@@ -185,7 +185,7 @@ def _seen(disk: Disk, queue: QueueDir, inode: int, job: Job | None) -> bool:
 def _restored(disk: Disk, queue: QueueDir, job_id: str) -> str | None:
     """Return the file of a job with this id that no entry links to, as after `cp -r`; None: none. Raises OSError."""
     for path in _files(disk, queue, None):
-        job = jobfile.job_in(disk, path) if _is_cut_off(disk, path) else None
+        job = job_file.job_in(disk, path) if _is_cut_off(disk, path) else None
         if job is not None and (job.queue, job.id) == (queue.name, job_id):
             return path
     return None
@@ -260,7 +260,7 @@ class Relink:
 
     def _relink(self, path: str) -> bool:
         try:
-            job = jobfile.job_in(self._disk, path)
+            job = job_file.job_in(self._disk, path)
             if job is None:
                 return False
             home = QueueDir(QueueOptions(job.queue))

@@ -18,7 +18,7 @@ from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import DIRECTORY, Disk
 from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.enqueue import ids
-from framework.engine.spool.format import frame, jobfile, names
+from framework.engine.spool.format import job_file, names
 from framework.engine.spool.segments import mending
 from framework.model.job import Job
 
@@ -87,11 +87,11 @@ def recover(
         if here is None or here.st_ino != found.st_ino or not stat.S_ISREG(found.st_mode):
             return "gone"  # the writer has renamed it since the listing, or another process has recovered it
         try:
-            job = jobfile.content(disk, fd, found.st_size)[1]
-        except frame.Impossible:
+            job = job_file.content(disk, fd, found.st_size)[1]
+        except job_file.Impossible:
             disk.move(path, queue.path("bad", name))
             return "gone"
-        except frame.Damaged:
+        except job_file.Damaged:
             disk.unlink(path)
             return "gone"
         if not synced:  # its writer may not have flushed it, and an enqueue with the same id is confirmed because of it

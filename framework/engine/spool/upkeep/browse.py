@@ -13,7 +13,7 @@ from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir, queue_of
 from framework.engine.spool.enqueue import ids
-from framework.engine.spool.format import frame, jobfile, names
+from framework.engine.spool.format import job_file, names
 from framework.engine.spool.format.names import Name
 from framework.engine.spool.segments.format import WORDS_AT, head, name_of
 from framework.engine.spool.segments.look import discard, open_segment
@@ -128,14 +128,14 @@ class Browse:
                         continue
                     try:
                         job = segment.job(index)
-                    except frame.Damaged:  # a claim moves it to bad/
+                    except job_file.Damaged:  # a claim moves it to bad/
                         continue
                     name = name_of(segment.name, index, job, delivery_of(one))
                     yield Sight(segment.path, name, job, segment.inode, job.enqueued_at, index=index)
-        except frame.Newer:
+        except job_file.Newer:
             if state != "in_flight":
                 yield from self._newer(queue, entry, path)
-        except frame.Damaged:  # a claim moves the segment to bad/
+        except job_file.Damaged:  # a claim moves the segment to bad/
             return
 
     def newer(self, queue: QueueDir, state: str) -> Iterator[Sight]:
@@ -227,13 +227,13 @@ class Browse:
             yield from self._newer(queue, entry, path)
             return
         try:
-            job, found = jobfile.read(self._disk, path)
+            job, found = job_file.read(self._disk, path)
             yield Sight(path, name, job, found.st_ino, found.st_ctime)
-        except frame.Newer:
+        except job_file.Newer:
             yield from self._newer(queue, entry, path)
-        except jobfile.Planted:
+        except job_file.Planted:
             return  # a planted file, which a look leaves alone
-        except frame.Damaged:
+        except job_file.Damaged:
             if path == queue.path("dead", name):  # elsewhere a claim moves it; jobs in dead/ are never claimed
                 self._disk.move(path, queue.path("bad", name))
 
@@ -244,17 +244,17 @@ class Browse:
         if name is None and not inside and not names.needs_newer(entry):
             return
         try:
-            with jobfile.opened(self._disk, path) as (fd, found):
-                why = "" if name or inside else f"its name asks for a newer version than {frame.VERSION}"
+            with job_file.opened(self._disk, path) as (fd, found):
+                why = "" if name or inside else f"its name asks for a newer version than {job_file.VERSION}"
                 try:
                     data = self._disk.calls.pread(fd, WORDS_AT, 0)
                     if inside:
                         head(data)
                     else:
-                        frame.layout(data)
-                except frame.Newer as error:
+                        job_file.layout(data)
+                except job_file.Newer as error:
                     why = error.strerror or str(error)
-        except frame.Damaged:
+        except job_file.Damaged:
             return
         if why:
             job, flaw = _unread(queue, entry, b"", found), f"{found.st_size:,} bytes; {why}"

@@ -25,7 +25,7 @@ from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.enqueue import ids
 from framework.engine.spool.enqueue.ids import Relink
 from framework.engine.spool.enqueue.recover import recover_all
-from framework.engine.spool.format import frame, jobfile, names
+from framework.engine.spool.format import job_file, names
 from framework.engine.spool.format.names import Name
 from framework.engine.spool.segments.open import Segments
 from framework.engine.spool.segments.readers import Readers
@@ -222,8 +222,8 @@ class Maintain:
         if found is None or not stat.S_ISREG(found.st_mode) or names.micros(found.st_ctime) > over:
             return
         try:
-            job, _ = jobfile.read(self._disk, path)
-        except (frame.Damaged, FileNotFoundError):
+            job, _ = job_file.read(self._disk, path)
+        except (job_file.Damaged, FileNotFoundError):
             return
         if job.queue == self._queue.name:
             return  # not a dead letter of another queue: a job of this queue itself that failed is kept

@@ -30,7 +30,7 @@ from framework.engine.spool.claim.listing import Names
 from framework.engine.spool.claim.setbacks import Setbacks
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
-from framework.engine.spool.format import frame, names, runs
+from framework.engine.spool.format import history, names, runs
 from framework.engine.spool.format.names import MOST_NUMBER
 from framework.engine.spool.format.runs import Started
 from framework.engine.spool.segments import copies
@@ -228,7 +228,7 @@ class Rescue:
 
 def count_unaccounted(disk: Disk, held: Held) -> int:
     """Count this delivery once. Return the new count, or 0 if the file cannot be written."""
-    at = held.slots_at + frame.SLOTS * frame.SLOT
+    at = held.slots_at + history.SLOTS * history.SLOT
     try:
         with disk.opened(held.path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
             known, last = _counted(disk.calls.pread(fd, _COUNT_HEAD.size + _COUNT.size, at))
