@@ -50,6 +50,7 @@ LATE = {
     ("claim.py", "_stranded", "listdir"),  # a copy lies there that no lease has: spool/test_segment_errors
     ("file.py", "_lock", "flock"),  # where there are no locks of ranges: spool/test_segment_traps
     ("mending.py", "_content", "pread"),  # a short read
+    ("job_file.py", "content", "pread"),  # a file larger than one read, or a short read
     ("open.py", "_again", "listdir"),  # a power cut has undone a rename: spool/test_segment_traps
     ("rescue.py", "finish", "drop"),  # a segment could not be read: test_errnos
     ("life.py", "_born_as", "mkdir"),  # claimed was removed: likewise
