@@ -1,13 +1,11 @@
-"""The files of ledgers: their names, their directory, and descriptors that a forked child closes."""
+"""The files of ledgers: their names and their directory."""
 
 from __future__ import annotations
 
 import errno
 import os
-import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import quote
 
 from framework.engine.ledger.calls import Calls
@@ -15,14 +13,6 @@ from framework.engine.ledger.calls import Calls
 SUFFIX = ".ledger"
 LEDGERS = "ledgers"  # in the tree's local directory
 _OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-_forked: weakref.WeakSet[Forkable] = weakref.WeakSet()
-
-
-class Forkable(Protocol):
-    """An object that must be changed in a forked child."""
-
-    def after_fork(self) -> None:
-        """Change the object; called in the child."""
 
 
 def name_of(incarnation: str) -> str:
@@ -69,16 +59,3 @@ def within(calls: Calls, place: Path, step: Callable[[int], object]) -> None:
 def open_file(calls: Calls, name: str, directory: int, *, new: bool = False) -> int:
     """Open a ledger for reading and writing and return its descriptor. Raises OSError."""
     return calls.open(name, _OPEN | (os.O_CREAT | os.O_EXCL if new else 0), 0o600, dir_fd=directory)
-
-
-def in_child(thing: Forkable) -> None:
-    """Call `thing.after_fork()` in every forked child, as long as the object lives."""
-    _forked.add(thing)
-
-
-def _child() -> None:
-    for thing in list(_forked):
-        thing.after_fork()
-
-
-os.register_at_fork(after_in_child=_child)

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
+from framework.engine import flocks
 from framework.engine import url_options as options
+from framework.engine.calls import Calls
+from framework.engine.flocks import FileLock
 from framework.engine.port import NO_JOBS, Features, JobView, QueueStats, Rescued, State, Tick
-from framework.engine.spool.disk import flocks
-from framework.engine.spool.disk.calls import Calls
 from framework.engine.spool.enqueue.ids import IdBusy
 from framework.engine.spool.store import Spool
 from framework.engine.spool.upkeep.browse import Sight
@@ -24,7 +25,6 @@ from framework.model.errors import EngineError, EngineUnavailable, EnqueueFailed
 from framework.model.job import Failure, Job, JobId, Lease
 from framework.model.options import QueueSpec
 from framework.model.outcome import Kind, Outcome, Settlement
-from framework.process.lock import FileLock
 
 log = logging.getLogger("framework")
 

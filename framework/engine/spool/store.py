@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from framework.engine import flocks
+from framework.engine.calls import Calls
 from framework.engine.spool.claim import handlers, life
 from framework.engine.spool.claim.claims import Claims
 from framework.engine.spool.claim.life import Held
@@ -17,17 +19,15 @@ from framework.engine.spool.claim.listing import FEW
 from framework.engine.spool.claim.notifier import Waker
 from framework.engine.spool.claim.settle import Settle
 from framework.engine.spool.claim.settlements import Settlements
-from framework.engine.spool.disk import clock, filesystem, flocks, layout
-from framework.engine.spool.disk.calls import Calls
+from framework.engine.spool.disk import clock, filesystem, layout
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.parts import Parts
 from framework.engine.spool.segments import copies
 from framework.engine.spool.segments.readers import Readers
-from framework.engine.spool.upkeep import unstarted
 from framework.engine.spool.upkeep.browse import Browse
 from framework.engine.spool.upkeep.maintain import IDLE_TURN, TURN, Rounds
-from framework.engine.spool.upkeep.rescue import Orphan
+from framework.engine.spool.upkeep.rescue import Orphan, count_unaccounted
 from framework.model.errors import EngineError, EngineUnavailable, EnqueueFailed
 from framework.model.job import Job, JobId, Lease
 from framework.model.options import QueueOptions, QueueSpec
@@ -268,7 +268,7 @@ class Spool:
         disk, held = self._opened()[0], self._held(lease)
         if copies.leave(disk, [held]):  # the count stands in a file of the job's own
             return 0
-        return unstarted.count(disk, held)
+        return count_unaccounted(disk, held)
 
     def maintain(self, seconds: float = math.inf) -> float:
         """Serve every queue for about `seconds`; return the seconds until the next call.

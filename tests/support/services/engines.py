@@ -17,9 +17,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from framework.engine.calls import Calls
 from framework.engine.port import ENGINES, Features
 from framework.engine.spool import engine as spool
-from framework.engine.spool.disk.calls import Calls
 from tests.contract.slow import SlowBroker
 from tests.support.ledger import note, ran
 from tests.support.services.threads import Threads

@@ -21,7 +21,7 @@ from framework.engine.spool.claim.setbacks import Setbacks
 from framework.engine.spool.claim.settle import Settle
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
-from framework.engine.spool.format import frame, jobfile, names
+from framework.engine.spool.format import job_file, names
 from framework.engine.spool.format.names import Name
 from framework.engine.spool.segments import copies
 from framework.engine.spool.segments.open import Segments
@@ -54,11 +54,11 @@ class Reader:
             lease = self._read(held)
         except FileNotFoundError:
             return None
-        except frame.Damaged:
+        except job_file.Damaged:
             self._put_aside(held)
             return None
         except OSError as error:
-            if error.errno in jobfile.PLANTED or self._unreadable(entry, error):
+            if error.errno in job_file.PLANTED or self._unreadable(entry, error):
                 self._put_aside(held)
                 return None
             raise
@@ -92,7 +92,7 @@ class Reader:
             eligible = max(job.enqueued_at, name.not_before / 1e6)
         return Lease(job, held.owner.queue.name, name.attempt + 1, name.delivery, eligible, held)
 
-    def _content(self, held: Held, fd: int) -> tuple[frame.Layout, Job]:
+    def _content(self, held: Held, fd: int) -> tuple[job_file.Layout, Job]:
         """Return the layout and the job of an open file.
 
         Nearly every job needs one call only; the file's size and inode are asked for only where they are needed.
@@ -103,13 +103,13 @@ class Reader:
         except OSError:
             if stat.S_ISREG(calls.fstat(fd).st_mode):
                 raise
-            raise jobfile.Planted from None
+            raise job_file.Planted from None
         if len(data) < FIRST_READ and not held.name.chosen:
-            where = frame.layout(data)
-            return where, frame.decode(data, where)
+            where = job_file.layout(data)
+            return where, job_file.decode(data, where)
         found = calls.fstat(fd)
         held.inode = found.st_ino
-        return jobfile.content(self._disk, fd, found.st_size)
+        return job_file.content(self._disk, fd, found.st_size)
 
     def _unreadable(self, entry: str, error: OSError) -> bool:
         """Return whether a file could not be read so often that it counts as bad.
@@ -186,7 +186,7 @@ class Claim:
                 try:
                     lease = self._one(path, name)
                 except OSError as error:
-                    if not self._disk.is_there(path) and not isinstance(error, frame.Newer):
+                    if not self._disk.is_there(path) and not isinstance(error, job_file.Newer):
                         raise  # the file is claimed and cannot be read: the next claim begins with it, in order
                     self._set_back(path, error)  # where the error is about this one file, the claim goes on
                     continue
@@ -231,7 +231,7 @@ class Claim:
     def _foreign(self, entry: str, path: str) -> None:
         """Skip an entry that this version does not know. Where the job needs a newer worker, note it as a setback."""
         if names.needs_newer(entry):
-            self._setbacks.add(path, frame.Newer(frame.VERSION + 1))
+            self._setbacks.add(path, job_file.Newer(job_file.VERSION + 1))
         self._listing.hide(entry)
 
     def _entries(self, enough: Callable[[], bool], barren: Counter[str]) -> Iterator[tuple[str, Name | None]]:
@@ -323,7 +323,7 @@ class Claim:
         self._misses = 0
         try:
             return self._reader.lease(owner, claimed, name)
-        except frame.Newer:
+        except job_file.Newer:
             self._disk.rename(f"{owner.base}/{claimed}", source)  # as if it had never been claimed
             raise
 

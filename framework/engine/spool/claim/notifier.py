@@ -14,7 +14,7 @@ import stat
 import time
 from collections.abc import Sequence
 
-from framework.engine.spool.disk import flocks
+from framework.engine import flocks
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
 

@@ -28,7 +28,7 @@ from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.enqueue import ids
 from framework.engine.spool.enqueue.limits import Limits
-from framework.engine.spool.format import frame, names
+from framework.engine.spool.format import job_file, names
 from framework.model.errors import PayloadTooLarge
 from framework.model.job import Job
 
@@ -122,7 +122,7 @@ class Ticks:
                 f"queue {self._queue.name!r} takes payloads of {most} bytes, that of schedule {key!r} has "
                 f"{len(job.payload)}"
             )
-        data = frame.encode(job)
+        data = job_file.encode(job)
         self._limits.admit(1, len(data))
         entry = f"{_digest(key)},{names.first(job, self._clock.stamp(), names.tails.next())}"
         self._disk.write_new(self._path(entry), data, sync=True)

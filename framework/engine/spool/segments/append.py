@@ -20,9 +20,9 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from framework.engine.spool.disk import flocks
+from framework.engine import flocks
 from framework.engine.spool.disk.disk import Disk
-from framework.engine.spool.enqueue.draft import Draft
+from framework.engine.spool.enqueue.temp_files import TempFile
 from framework.engine.spool.format import names
 from framework.engine.spool.segments import file
 from framework.engine.spool.segments import format as bytes_of
@@ -43,13 +43,13 @@ class Doubt(Exception):
 class Open:
     """A segment that this process has open for more jobs, with the offset of the next one."""
 
-    def __init__(self, disk: Disk, draft: Draft, used: int, end: int, size: int, *, age: float) -> None:
-        name = names.segment(os.path.basename(draft.path))
+    def __init__(self, disk: Disk, temp: TempFile, used: int, end: int, size: int, *, age: float) -> None:
+        name = names.segment(os.path.basename(temp.path))
         assert name is not None
-        self._disk, self._path, self._fd = disk, draft.path, draft.fd
+        self._disk, self._path, self._fd = disk, temp.path, temp.fd
         self._name, self._used, self._end, self._size = name, used, end, size
         self._until = time.monotonic() + age
-        found = disk.calls.fstat(draft.fd)
+        found = disk.calls.fstat(temp.fd)
         self._file = found.st_dev, found.st_ino
         self.retired = False  # True: this process has since stored jobs elsewhere that later jobs must not overtake
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from framework.engine.spool.disk.disk import Disk
-from framework.engine.spool.format import frame
+from framework.engine.spool.format import job_file
 from framework.engine.spool.segments import words as word
 from framework.engine.spool.segments.file import Busy, Segment
 
@@ -32,5 +32,5 @@ def discard(disk: Disk, path: str, index: int) -> bool:
             if free:
                 segment.flush()
             return free
-    except (frame.Damaged, FileNotFoundError, Busy):
+    except (job_file.Damaged, FileNotFoundError, Busy):
         return False

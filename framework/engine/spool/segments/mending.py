@@ -8,10 +8,10 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from framework.engine.spool.disk import flocks
+from framework.engine import flocks
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
-from framework.engine.spool.format import frame, names
+from framework.engine.spool.format import job_file, names
 from framework.engine.spool.format.names import SegmentName
 from framework.engine.spool.segments import format as bytes_of
 from framework.engine.spool.segments import words as word
@@ -32,7 +32,7 @@ def recover(disk: Disk, queue: QueueDir, entry: str) -> int:
         try:
             head = bytes_of.head(data)
             there = [bytes_of.is_whole(data, at) for at in _records(data, head.jobs)]
-        except frame.Damaged:
+        except job_file.Damaged:
             there = []
         if not any(there) or len(there) != name.jobs:
             disk.unlink(path)
@@ -113,7 +113,7 @@ def flaw(disk: Disk, path: str) -> str:
         if bytes_of.head(data).jobs == name.jobs:
             return ""
         why = "another number of jobs than its name says"
-    except frame.Damaged as error:
+    except job_file.Damaged as error:
         why = str(error)
     return f"{why}; {whole} of its {name.jobs} jobs can be read and may run again when it is restored"
 
@@ -141,5 +141,5 @@ def restore(disk: Disk, queue: QueueDir, path: str) -> str:
 def _fits(data: bytes, name: SegmentName) -> bool:
     try:
         return bytes_of.head(data).jobs == name.jobs
-    except frame.Damaged:
+    except job_file.Damaged:
         return False

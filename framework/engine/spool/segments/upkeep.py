@@ -12,7 +12,7 @@ from framework.engine.spool.claim.listing import Names
 from framework.engine.spool.claim.setbacks import Setbacks
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
-from framework.engine.spool.format import frame, jobfile, names
+from framework.engine.spool.format import job_file, names
 from framework.engine.spool.segments import format as bytes_of
 from framework.engine.spool.segments import mending
 from framework.engine.spool.segments import words as word
@@ -74,10 +74,10 @@ class Words:
             return [0] * name.jobs  # damaged, too
         except FileNotFoundError:
             return None
-        except frame.Damaged:  # a claim moves it to bad/
+        except job_file.Damaged:  # a claim moves it to bad/
             return [0] * name.jobs
         except OSError as error:
-            if error.errno not in jobfile.PLANTED:
+            if error.errno not in job_file.PLANTED:
                 self._setbacks.add(path, error)
             return [0] * name.jobs
 
@@ -125,7 +125,7 @@ class Upkeep:
             self._disk.unlink(path)
             return
         if any(map(word.is_vacant, found)):
-            with suppress(frame.Damaged, FileNotFoundError):
+            with suppress(job_file.Damaged, FileNotFoundError):
                 mending.adopt(self._disk, path)
         self._free_unknown(entry, found)
         if self._disk.power and any(found) and self._flushed.get(entry) != found:
@@ -148,7 +148,7 @@ class Upkeep:
         suspects = [index for index in suspects if word.tag_of_word(found[index]) not in living]
         if not suspects:
             return
-        with suppress(frame.Damaged, FileNotFoundError, Busy):  # the next look tries again
+        with suppress(job_file.Damaged, FileNotFoundError, Busy):  # the next look tries again
             with open_segment(self._disk, self._segments.path(entry)) as segment, segment.locked():
                 now, there = segment.words(), segment.whole()
                 suspects = [i for i in suspects if now[i] == found[i]]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
-from framework.engine.spool.enqueue.draft import Draft, create, place
+from framework.engine.spool.enqueue.temp_files import TempFile, create, rename_into_place
 from framework.engine.spool.format import names
 from framework.engine.spool.format.names import SegmentName
 from framework.engine.spool.segments import format as bytes_of
@@ -33,28 +33,28 @@ def together(jobs: Sequence[Job]) -> int:
     return min(len(jobs), bytes_of.MOST)
 
 
-def begin(disk: Disk, queue: QueueDir, clock: Clock, jobs: Sequence[Job], slots: int) -> Draft:
+def begin(disk: Disk, queue: QueueDir, clock: Clock, jobs: Sequence[Job], slots: int) -> TempFile:
     """Make an empty locked file in tmp, named after its future content. Raises OSError."""
     expiries = [names.micros(job.eligible_at + job.ttl) for job in jobs if job.ttl is not None]
     first = min(expiries, default=None)
-    return create(disk, queue, jobs[0], lambda: SegmentName(clock.stamp(), names.tails.next(), slots, first))
+    return create(disk, queue, jobs[0], lambda _: SegmentName(clock.stamp(), names.tails.next(), slots, first))
 
 
-def publish(disk: Disk, queue: QueueDir, clock: Clock, draft: Draft) -> None:
+def publish(disk: Disk, queue: QueueDir, clock: Clock, file: TempFile) -> None:
     """Rename the segment into place, which makes all its jobs runnable. Raises OSError, Gone.
 
     An error of the rename is ignored where the file is in place all the same.
     """
-    name = names.segment(os.path.basename(draft.path))
+    name = names.segment(os.path.basename(file.path))
     assert name is not None
-    stamp = clock.stamps(name.jobs)[0]  # taken now: a listing takes only jobs stamped before it
+    stamp = clock.stamp(name.jobs)  # taken now: a listing takes only jobs stamped before it
     target = f"{queue.base}/segments/{name._replace(stamp=stamp)}"
     try:
-        place(disk, draft.path, target)
+        rename_into_place(disk, file.path, target)
     except OSError:
         if disk.stat(target) is None:
             raise
-    draft.path = target
+    file.path = target
 
 
 def take_back(disk: Disk, path: str, indexes: range, most: int) -> list[int]:
