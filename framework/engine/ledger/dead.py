@@ -123,10 +123,6 @@ class DeadLedger:
             with contextlib.suppress(OSError):
                 self._calls.close(fd)
 
-    def after_fork(self) -> None:
-        """Close the ledger in a forked child: the lock is the parent's."""
-        self.close()
-
     def _at(self, entry: Entry) -> int:
         assert self._head is not None
         return self._head.slots_at + entry.number * self._head.slot
@@ -183,17 +179,15 @@ class DeadLedgers:
 
     def _opened(self, name: str) -> DeadLedger | None:
         try:
-            directory = files.open_directory(self._calls, self._place, make=False)
+            with files.directory(self._calls, self._place) as place:
+                try:
+                    fd = files.open_file(self._calls, name, place)
+                except OSError as error:
+                    if error.errno in _NO_FILE:
+                        return None
+                    raise
         except FileNotFoundError:
             return None
-        try:
-            fd = files.open_file(self._calls, name, directory)
-        except OSError as error:
-            if error.errno in _NO_FILE:
-                return None
-            raise
-        finally:
-            self._calls.close(directory)
         found = DeadLedger(self._calls, fd)
         for line in found.damage:
             self._tell(f"ledger {self._place / name} is damaged: {line}")
@@ -206,8 +200,9 @@ class DeadLedgers:
             return
         found.close()
         if found.newer is None:
-            with contextlib.suppress(OSError):  # then `sweep` removes it later
-                files.within(self._calls, self._place, lambda directory: self._remove(files.name_of(owner), directory))
+            # Where this fails, `sweep` removes it later.
+            with contextlib.suppress(OSError), files.directory(self._calls, self._place) as place:
+                self._remove(files.name_of(owner), place)
 
     def sweep(self, declared: Collection[str], *, complete: bool) -> None:
         """Remove ledgers of dead workers that no rescuer needs. Raises OSError.
@@ -217,41 +212,34 @@ class DeadLedgers:
             complete: the engine has returned all abandoned leases of these queues. Then a slot in use has no lease any
                 more: its owner died between the settlement and freeing the slot. Its file is removed after STALE, too.
         """
-        try:
-            files.within(
-                self._calls, self._place, lambda directory: self._sweep(directory, frozenset(declared), complete)
-            )
-        except FileNotFoundError:
-            return
+        with contextlib.suppress(FileNotFoundError), files.directory(self._calls, self._place) as place:
+            names = {name for name in self._calls.listdir(place) if name.endswith(files.SUFFIX)}
+            mine = {files.name_of(owner) for owner, found in self._open.items() if found is not None}
+            self._seen = {name: since for name, since in self._seen.items() if name in names}
+            for name in sorted(names - mine):
+                try:
+                    self._remove(name, place, declared=declared if complete else None)
+                except OSError as error:
+                    if error.errno not in _NO_FILE:
+                        self._tell(f"ledger {self._place / name} cannot be removed: {error.strerror or error}")
 
-    def _sweep(self, directory: int, declared: frozenset[str], complete: bool) -> None:
-        names = [name for name in self._calls.listdir(directory) if name.endswith(files.SUFFIX)]
-        mine = {files.name_of(owner) for owner, found in self._open.items() if found is not None}
-        self._seen = {name: since for name, since in self._seen.items() if name in names}
-        for name in sorted(set(names) - mine):
-            try:
-                self._remove(name, directory, declared=declared if complete else None)
-            except OSError as error:
-                if error.errno not in _NO_FILE:
-                    self._tell(f"ledger {self._place / name} cannot be removed: {error.strerror or error}")
-
-    def _remove(self, name: str, directory: int, *, declared: frozenset[str] | None = None) -> None:
+    def _remove(self, name: str, place: int, *, declared: Collection[str] | None = None) -> None:
         """Remove one file if its owner is dead and no slot is needed. Raises OSError."""
         calls = self._calls
-        fd = files.open_file(calls, name, directory)
+        fd = files.open_file(calls, name, place)
         try:
             if not calls.lock(fd):
                 return
             if calls.fstat(fd).st_nlink == 0:  # unlinked meanwhile: the name may belong to another file now
                 return
             if name[0] == "." or self._is_over(name, fd, declared):
-                calls.unlink(name, dir_fd=directory)
+                calls.unlink(name, dir_fd=place)
                 self._seen.pop(name, None)
         finally:
             calls.close(fd)
 
-    def _is_over(self, name: str, fd: int, declared: frozenset[str] | None) -> bool:
-        data, damage = _content(self._calls, fd), []  # type: tuple[bytes, list[str]]
+    def _is_over(self, name: str, fd: int, declared: Collection[str] | None) -> bool:
+        data = _content(self._calls, fd)
         try:
             head = decode_head(data)
         except Newer:
@@ -261,8 +249,7 @@ class DeadLedgers:
             return True
         if not occupied(data, head):
             return True
-        known = list(entries(data, head, damage))
-        if declared is None or not {entry.queue for entry in known} <= declared:
+        if declared is None or not all(entry.queue in declared for entry in entries(data, head, [])):
             return False
         return self._clock() - self._seen.setdefault(name, self._clock()) >= STALE
 
