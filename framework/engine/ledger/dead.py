@@ -16,33 +16,16 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from framework.engine.ledger import files
+from framework.engine.ledger import format as form
 from framework.engine.ledger.calls import Calls
-from framework.engine.ledger.format import (
-    MOST_SLOTS,
-    OUTCOME,
-    OUTCOME_AT,
-    PAGE,
-    RUN,
-    TOLD,
-    Damaged,
-    Entry,
-    Head,
-    Key,
-    Newer,
-    commit_of,
-    decode_head,
-    encode_outcome,
-    entries,
-    key_of,
-    occupied,
-)
+from framework.engine.ledger.format import Damaged, Entry, Head, Key, Newer, key_of
 from framework.model.job import Lease
 from framework.model.outcome import Outcome
 
 PATIENCE = 0.3  # seconds in which the kernel closes all files of a process that has just died
 MOST_TRIES = 3  # failed reads of a ledger after which its jobs go on without it
 STALE = 600.0  # seconds for which a slot is kept whose lease the engine does not know
-_MOST_BYTES = PAGE * (2 + MOST_SLOTS)
+_MOST_BYTES = form.PAGE * (2 + form.MOST_SLOTS)
 # The file is gone, or something else was planted in its place, which this process does not read.
 _NO_FILE = (errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.ENXIO)
 
@@ -74,13 +57,13 @@ class DeadLedger:
     def _read(self) -> None:
         data = _content(self._calls, self._fd)
         try:
-            self._head = decode_head(data)
+            self._head = form.decode_head(data)
         except Newer as error:
             self.newer = error
         except Damaged as error:
             self.damage.append(f"{error}: what its owner had started is not known")
         else:
-            self._entries = {entry.key: entry for entry in entries(data, self._head, self.damage)}
+            self._entries = {entry.key: entry for entry in form.entries(data, self._head, self.damage)}
 
     def entry(self, lease: Lease) -> Entry | None:
         """Return the entry of a lease, or None if its handler had not started. Raises Newer."""
@@ -97,24 +80,24 @@ class DeadLedger:
         if entry is None or not self._is_dead:
             return
         at, run = self._at(entry), self._calls.pread(self._fd, 8, self._at(entry))
-        body = encode_outcome(outcome, self._clock(), resolved=True)
-        self._store(at, OUTCOME, 0)
-        self._calls.pwrite(self._fd, body, at + OUTCOME_AT)
-        self._store(at, OUTCOME, commit_of(body, struct.unpack("<Q", run)[0]))
+        body = form.encode_outcome(outcome, self._clock(), resolved=True)
+        self._store(at, form.OUTCOME, 0)
+        self._calls.pwrite(self._fd, body, at + form.OUTCOME_AT)
+        self._store(at, form.OUTCOME, form.commit_of(body, struct.unpack("<Q", run)[0]))
 
     def told(self, lease: Lease) -> None:
         """Record that telemetry has the attempt. Errors are ignored: then telemetry is asked again."""
         entry = self._entries.get(key_of(lease))
         if entry is not None and self._is_dead:
             with contextlib.suppress(OSError):
-                self._store(self._at(entry), TOLD, 1)
+                self._store(self._at(entry), form.TOLD, 1)
 
     def free(self, lease: Lease) -> None:
         """Free the slot: the engine has the settlement. Errors are ignored: a slot without a lease has no effect."""
         entry = self._entries.pop(key_of(lease), None)
         if entry is not None and self._is_dead:
             with contextlib.suppress(OSError):
-                self._store(self._at(entry), RUN, 0)
+                self._store(self._at(entry), form.RUN, 0)
 
     def close(self) -> None:
         """Release the lock. Idempotent."""
@@ -241,15 +224,15 @@ class DeadLedgers:
     def _is_over(self, name: str, fd: int, declared: Collection[str] | None) -> bool:
         data = _content(self._calls, fd)
         try:
-            head = decode_head(data)
+            head = form.decode_head(data)
         except Newer:
             return False
         except Damaged as error:
             self._tell(f"ledger {self._place / name} is damaged, and removed: {error}")
             return True
-        if not occupied(data, head):
+        if not form.occupied(data, head):
             return True
-        if declared is None or not all(entry.queue in declared for entry in entries(data, head, [])):
+        if declared is None or not all(entry.queue in declared for entry in form.entries(data, head, [])):
             return False
         return self._clock() - self._seen.setdefault(name, self._clock()) >= STALE
 

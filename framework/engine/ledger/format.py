@@ -213,8 +213,8 @@ def entries(data: bytes, head: Head, damage: list[str]) -> Iterator[Entry]:
 
 def occupied(data: bytes, head: Head) -> list[int]:
     """Return the numbers of the slots that are in use, damaged ones included."""
-    places = range(head.slots_at, len(data) - head.slot + 1, head.slot)
-    return [number for number, at in enumerate(places) if _WORD.unpack_from(data, at)[0]]
+    offsets = range(head.slots_at, len(data) - head.slot + 1, head.slot)
+    return [number for number, at in enumerate(offsets) if _WORD.unpack_from(data, at)[0]]
 
 
 def _decode_run(number: int, slot: bytes, word: int) -> Entry:

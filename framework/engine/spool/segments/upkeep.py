@@ -6,7 +6,6 @@ import os
 import time
 from collections import deque
 from contextlib import suppress
-from itertools import count
 
 from framework.engine.spool.claim.listing import Names
 from framework.engine.spool.claim.setbacks import Setbacks
@@ -16,8 +15,7 @@ from framework.engine.spool.format import frame, jobfile, names
 from framework.engine.spool.segments import format as bytes_of
 from framework.engine.spool.segments import mending
 from framework.engine.spool.segments import words as word
-from framework.engine.spool.segments.file import Busy
-from framework.engine.spool.segments.look import open_segment
+from framework.engine.spool.segments.file import Busy, Segment
 from framework.engine.spool.segments.open import Segments
 
 FLUSH_EVERY = 2.0  # seconds: a power cut does not bring back jobs that were settled longer ago
@@ -124,7 +122,7 @@ class Upkeep:
         if all(map(word.is_settled, found)):  # a worker was killed between the last word and the unlink
             self._disk.unlink(path)
             return
-        if any(map(word.is_vacant, found)):
+        if word.VACANT in found:
             with suppress(frame.Damaged, FileNotFoundError):
                 mending.adopt(self._disk, path)
         self._free_unknown(entry, found)
@@ -149,7 +147,7 @@ class Upkeep:
         if not suspects:
             return
         with suppress(frame.Damaged, FileNotFoundError, Busy):  # the next look tries again
-            with open_segment(self._disk, self._segments.path(entry)) as segment, segment.locked():
+            with Segment(self._disk, self._segments.path(entry)) as segment, segment.locked():
                 now, there = segment.words(), segment.whole()
                 suspects = [i for i in suspects if now[i] == found[i]]
                 # A half-written word may have been vacant, without a job.
@@ -159,5 +157,5 @@ class Upkeep:
 
 def first_free(name: names.SegmentName, found: list[int]) -> str:
     """Return the stamp of the first job that may be claimed; empty: there is none."""
-    index = next((i for i, one in zip(count(), found) if word.is_free(one)), None)
+    index = next((i for i, one in enumerate(found) if word.is_free(one)), None)
     return "" if index is None else f"{int(name.stamp) + index:020d}"
