@@ -69,26 +69,24 @@ class Words:
             head, found = bytes_of.head(data), word.unpack(data[bytes_of.WORDS_AT :])
             if head.jobs == len(found) == name.jobs:
                 return found
-            return [0] * name.jobs  # damaged, too
         except FileNotFoundError:
             return None
-        except frame.Damaged:  # a claim moves it to bad/
-            return [0] * name.jobs
+        except frame.Damaged:
+            pass
         except OSError as error:
             if error.errno not in jobfile.PLANTED:
                 self._setbacks.add(path, error)
-            return [0] * name.jobs
+        return [0] * name.jobs  # damaged: a claim moves it to bad/
 
 
 class Upkeep:
     """The steps of maintenance for the segments of a queue. One thread at a time may call it."""
 
-    def __init__(self, disk: Disk, queue: QueueDir, segments: Segments, setbacks: Setbacks) -> None:
+    def __init__(self, disk: Disk, queue: QueueDir, segments: Segments) -> None:
         self._disk = disk
         self._queue = queue
         self._segments = segments
-        self._words = Words(disk, queue, setbacks)
-        self._setbacks = setbacks
+        self._words = Words(disk, queue, segments.setbacks)
         self._flushed: dict[str, list[int]] = {}
         self._at = self._took = 0.0
         self._left: deque[str] = deque()
@@ -106,7 +104,7 @@ class Upkeep:
             self._left = deque(entries)
         while self._left:
             entry = self._left.popleft()
-            self._setbacks.tried(self._segments.path(entry), self._one)
+            self._segments.setbacks.tried(self._segments.path(entry), self._one)
             if time.monotonic() >= until:
                 break
         self._took += time.monotonic() - began

@@ -80,7 +80,7 @@ class Maintain:
         self._drafts = Names(disk, f"{queue.base}/tmp")
         self._ids = Names(disk, f"{queue.base}/ids")
         self._relink = Relink(disk, queue)
-        self._upkeep = Upkeep(disk, queue, segments, setbacks)
+        self._upkeep = Upkeep(disk, queue, segments)
         self._segments = segments
         self._readers = Readers(disk, queue)
         self._published = -DEPTH_EVERY
