@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from framework.engine.spool.disk import flocks
-from framework.engine.spool.disk.calls import Calls
+from framework.engine import flocks
+from framework.engine.calls import Calls
 
 # Started in the background of a shell, this process ignores SIGINT, and so would every process that a test interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

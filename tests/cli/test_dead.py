@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from framework.engine.spool.format import frame
+from framework.engine.spool.format import job_file
 from tests.cli.harness import TRACE_ID, TRACEBACK, Cli
 from tests.settling import rest
 from tests.spool import poison
@@ -242,8 +242,8 @@ def test_show_says_what_else_is_stored(relay: Cli) -> None:
     relay.ok("enqueue", "relay", "digests", "1")
     (path,) = (relay.spool / "digests" / "ready").glob("*/*")
     data = path.read_bytes()
-    where = frame.layout(data)
-    headers = data[frame.FIXED_SIZE : frame.FIXED_SIZE + where.headers].decode()
+    where = job_file.layout(data)
+    headers = data[job_file.FIXED_SIZE : job_file.FIXED_SIZE + where.headers].decode()
     (mark,) = re.findall(r'}{"fingerprint":"([0-9a-f]{12})"}$', headers)
     text = headers.replace("}{", '}{"priority":"\\u001b[31mhigh","group":"\\u001b[31mg","later":[1],')
     path.write_bytes(poison.raw(text.encode(), b"1"))

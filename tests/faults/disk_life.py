@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from framework.engine.spool.disk import flocks
+from framework.engine import flocks
 from framework.engine.spool.engine import SpoolEngine
 from framework.model.options import QueueOptions
 from tests.settling import bury

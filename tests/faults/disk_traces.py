@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from framework.engine.spool.enqueue import ids
-from framework.engine.spool.format import frame, names
+from framework.engine.spool.format import job_file, names
 from framework.model.errors import EnqueueFailed, EnqueueUncertain, QueueFull
 from framework.model.outcome import Kind, Outcome, Settlement
 from tests.settling import ack, rest, retry
@@ -104,7 +104,7 @@ def _together_recovered(life: Life) -> None:
     disk.mkdir(f"jobs/tmp/{stem}")
     for number, job_id in enumerate("bc"):
         name = f"{int(stem[:20]) + number:020d}{stem[20:]},0.0"
-        disk.write_new(f"jobs/tmp/{stem}/{name}", frame.encode(job(job_id)), sync=False)
+        disk.write_new(f"jobs/tmp/{stem}/{name}", job_file.encode(job(job_id)), sync=False)
     life.mine.maintain()
     life.enqueue("f")
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from framework.engine import flocks
 from framework.engine.ledger import dead
 from framework.engine.spool.disk import clock as clock_of_boot
-from framework.engine.spool.disk import flocks
 from framework.engine.spool.engine import SpoolEngine, connect
-from framework.engine.spool.enqueue import ids
+from framework.engine.spool.enqueue import recover
 from framework.engine.spool.format import names
 from framework.engine.spool.segments import file
 from tests.spool.seam import Seam
@@ -109,8 +109,8 @@ class Time:
 def waiting_by_turns() -> Iterator[Time]:
     """Whoever waits for a lock goes on when somebody else has made a step."""
     instead = Time()
-    flocks.time = ids.time = dead.time = file.time = instead  # type: ignore[attr-defined, assignment]
+    flocks.time = recover.time = dead.time = file.time = instead  # type: ignore[attr-defined, assignment]
     try:
         yield instead
     finally:
-        flocks.time = ids.time = dead.time = file.time = time  # type: ignore[attr-defined, assignment]
+        flocks.time = recover.time = dead.time = file.time = time  # type: ignore[attr-defined, assignment]

@@ -16,7 +16,7 @@ def _one(name: str, file: str, old: str, new: str, tests: str, trap: str = "") -
 
 
 SEGMENT_MUTANTS = (
-    _one("fsync before the rename", "enqueue.py", "                self._disk.sync(drafts[0].fd)\n", "", f"{MODEL} {SEGMENTS}"),
+    _one("fsync before the rename", "enqueue.py", "                self._disk.sync(files[0].fd)\n", "", f"{MODEL} {SEGMENTS}"),
     _one("fsync of a copy", "disk.py", "            if sync:\n                self.sync(fd)", "            pass", MODEL),
     _one("syncfs of copies", "segments/copies.py", "            disk.calls.syncfs(disk.fd)", "            pass", MODEL),
     _one("flush of the words before a copy has its name", "segments/copies.py", "            segment.flush()", "            pass", MODEL),
@@ -29,7 +29,7 @@ SEGMENT_MUTANTS = (
     _one("a damaged length is not believed", "segments/format.py", "last + 8 if last >= 0 and not is_whole(data, last) else at + 8", "at + 8", SEGMENTS, "a damaged frame hides those behind it"),
     _one("O_EXCL of a copy", "disk.py", "path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW", "path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW", FLAGS),
     _one("O_NOFOLLOW of a segment", "segments/file.py", "os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK", "os.O_RDWR | os.O_NONBLOCK", f"{FLAGS} {SEGMENTS}"),
-    _one("S_ISREG of a segment", "segments/file.py", "            if not stat.S_ISREG(found.st_mode):\n                raise jobfile.Planted\n", "", SEGMENTS),
+    _one("S_ISREG of a segment", "segments/file.py", "            if not stat.S_ISREG(found.st_mode):\n                raise job_file.Planted\n", "", SEGMENTS),
     _one("O_NOFOLLOW of recovery", "segments/mending.py", "flocks.keep(disk.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK))", "flocks.keep(disk.open(path, os.O_RDWR | os.O_NONBLOCK))", f"{FLAGS} {SEGMENTS}"),
     _one("flock of recovery", "segments/mending.py", "disk.stat(path) if flocks.take(disk.calls, fd) else None", "disk.stat(path)", SEGMENTS),
     _one("S_ISREG of recovery", "segments/mending.py", " and stat.S_ISREG(found.st_mode)", "", SEGMENTS),
@@ -79,7 +79,7 @@ SEGMENT_MUTANTS = (
     _one("what is kept leaves the spare descriptor", "segments/file.py", "        if self.store is None:\n", "        if True:\n", "spool/test_segment_errors.py"),
     _one("claims from segments outlive their directory", "store.py", "            if held.segment is None or not stays:\n", "            if True:\n", SEGMENTS),
     _one("a letter in a segment is dead", "browse.py", "        wanted = is_owned if state == \"in_flight\" else is_free\n", "        wanted = is_free if state == \"ready\" else is_owned\n", SEGMENTS),
-    _one("the writer's lock is free before too many are taken back", "enqueue.py", "            close(self._disk, drafts)  # where", "            pass  # where", SEGMENTS),
+    _one("the writer's lock is free before too many are taken back", "enqueue.py", "            close(self._disk, files)  # where", "            pass  # where", SEGMENTS),
     _one("none overtakes what came while a segment began", "segments/append.py", "            segment.retired = True\n        if not", "            pass\n        if not", APPEND, "threads and a bulk: a later job overtook"),
     _one("segments are closed behind what is stored elsewhere", "enqueue.py", "        try:\n            yield\n        finally:  # at the end, because another thread may open a segment meanwhile\n            self._appender.retire(forget=forget)\n", "        self._appender.retire(forget=forget)\n        yield\n", APPEND, "threads and a bulk: a later job overtook"),
 )  # fmt: skip

@@ -17,7 +17,7 @@ GUARDS = re.compile(
 # A line that has such a word and guards nothing by it, or is what others are made of.
 NONE = {
     ("engine/spool/disk/layout.py", "DIRECTORY & ~os.O_NOFOLLOW"): "the root itself may be reached by a link",
-    ("engine/spool/disk/flocks.py", "calls.flock("): "of what all locks are made",
+    ("engine/flocks.py", "calls.flock("): "of what all locks are made",
     ("engine/spool/segments/file.py", "LOCK_EX"): "of what `locked` is made",
     ("engine/spool/disk/disk.py", "self.calls.fsync(fd)"): "of what sync and sync_dir are made",
     ("engine/spool/disk/disk.py", "self.sync_dir(path)"): "of what sync_removal is made",

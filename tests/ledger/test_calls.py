@@ -238,4 +238,4 @@ def test_no_system_call_goes_past_the_seam() -> None:
                 elif node.func.attr in ("unlink", "mkdir", "iterdir", "open") and "calls" not in ast.unparse(of):
                     past.add(ast.unparse(node.func))
     # A child's memory that no file stands behind; parents of a local directory that nobody has made yet.
-    assert past == {"getpid", "geteuid", "register_at_fork", "mmap", "place.parent.mkdir"}
+    assert past == {"getpid", "geteuid", "mmap", "place.parent.mkdir"}

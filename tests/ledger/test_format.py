@@ -11,7 +11,7 @@ import pytest
 
 from framework.engine.ledger import format as form
 from framework.engine.ledger.format import PAGE, Damaged, Entry, Newer
-from framework.engine.spool.format import frame
+from framework.engine.spool.format import history
 from framework.model.job import Failure
 from framework.model.outcome import SUCCEEDED, Kind, Outcome
 
@@ -74,7 +74,7 @@ def test_the_bytes_of_a_success_are_those_that_the_worker_writes() -> None:
 
 def stored(of: Failure) -> Failure:
     """As the spool would give it back."""
-    (record,) = frame.records(frame.encode_record(0, of.delivery, of, "retried").ljust(PAGE, b"\0"))
+    (record,) = history.records(history.encode_record(0, of.delivery, of, "retried").ljust(PAGE, b"\0"))
     return record.failure
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from framework.engine.spool.disk.calls import Calls
+from framework.engine.calls import Calls
 from tests.process.torture import Torture
 
 __all__ = ["Torture"]

@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from framework.engine.spool.format import frame
+from framework.engine.spool.format import history, job_file
 from framework.engine.spool.segments import format as segment_format
 
 NOW = 1_700_000_000.0
@@ -52,10 +52,10 @@ def raw(headers: bytes, body: bytes = b'{"do":"ok"}', **fixed: int) -> bytes:
     Args:
         fixed: of the fixed header: version, head and size (lengths in bytes), slots_at.
     """
-    end = frame.FIXED_SIZE + len(headers) + len(body)
+    end = job_file.FIXED_SIZE + len(headers) + len(body)
     said = {"version": 1, "head": len(headers), "size": len(body), "slots_at": -(-end // 4096) * 4096} | fixed
     start = struct.pack(
-        "<8sHHIQQ16sIII", frame.MAGIC, said["version"], 0, said["head"], said["size"], said["slots_at"],
+        "<8sHHIQQ16sIII", job_file.MAGIC, said["version"], 0, said["head"], said["size"], said["slots_at"],
         b"u" * 16, zlib.crc32(headers), zlib.crc32(body), 0,
     )  # fmt: skip
     return start + struct.pack("<I", zlib.crc32(start)) + headers + body
@@ -64,8 +64,8 @@ def raw(headers: bytes, body: bytes = b'{"do":"ok"}', **fixed: int) -> bytes:
 def make_newer(path: Path) -> bytes:
     """Make a job's file one that needs a newer reader; return its bytes."""
     data = bytearray(path.read_bytes())
-    struct.pack_into("<H", data, len(frame.MAGIC), frame.VERSION + 1)
-    struct.pack_into("<I", data, frame.FIXED_SIZE - 4, zlib.crc32(data[: frame.FIXED_SIZE - 4]))
+    struct.pack_into("<H", data, len(job_file.MAGIC), job_file.VERSION + 1)
+    struct.pack_into("<I", data, job_file.FIXED_SIZE - 4, zlib.crc32(data[: job_file.FIXED_SIZE - 4]))
     path.write_bytes(data)
     return bytes(data)
 
@@ -146,7 +146,7 @@ def records() -> list[bytes]:
 def with_record(slot: bytes) -> bytes:
     """Return a whole job whose first record is this."""
     data = raw(json.dumps(GOOD).encode())
-    return data.ljust(frame.layout(data).slots_at, b"\0") + slot.ljust(frame.SLOT, b"\0")
+    return data.ljust(job_file.layout(data).slots_at, b"\0") + slot.ljust(history.SLOT, b"\0")
 
 
 def plant(root: Path, place: str, data: bytes, number: int, *, said: str = "0.0", stamp: int | None = None) -> Path:

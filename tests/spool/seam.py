@@ -1,4 +1,4 @@
-"""System calls that a test can count, kill at, fail or pause, in the place of `framework.engine.spool.disk.calls`."""
+"""System calls that a test can count, kill at, fail or pause, in the place of `framework.engine.calls`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from framework.engine.spool.disk.calls import Calls
+from framework.engine.calls import Calls
 
 NAMES = tuple(name for name in vars(Calls) if not name.startswith("_"))
 WRITES = ("write", "pwrite")

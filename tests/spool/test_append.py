@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from framework.engine.spool.engine import SpoolEngine
-from framework.engine.spool.format import frame, names
+from framework.engine.spool.format import job_file, names
 from framework.engine.spool.segments import append, file, words
 from framework.engine.spool.segments import format as bytes_of
 from framework.model.errors import EnqueueUncertain, QueueFull
@@ -545,7 +545,7 @@ def test_a_moved_head_of_a_growing_segment_says_so() -> None:
     assert end < len(data)
     whole, _ = bytes_of.build([job("a"), job("b")])
     assert not bytes_of.head(whole).grows
-    with pytest.raises(frame.Damaged):
+    with pytest.raises(job_file.Damaged):
         bytes_of.head(data[:100])
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from framework.engine.calls import Calls
 from framework.engine.spool.disk import clock, layout
-from framework.engine.spool.disk.calls import Calls
 from framework.engine.spool.disk.disk import Disk
 
 from . import world

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framework.engine.spool.format import frame
+from framework.engine.spool.format import job_file
 from framework.model.extras import FIELDS, NONE, Extras
 from tests.settling import bury, retry
 
@@ -29,7 +29,7 @@ def test_extras_of_any_kind_give_a_job(fields: dict[str, Any]) -> None:
     use(found)
     assert (found.id, found.payload) == ("poison", b'{"do":"ok"}')
     assert found.extras.text == text, "what was ignored is kept"
-    again = whole(frame.encode(found))
+    again = whole(job_file.encode(found))
     assert (again.extras.text, replace(again, extras=NONE)) == (text, replace(found, extras=NONE))
     for name, value in fields.items():
         if name not in (*FIELDS, *found.extras.ignored):

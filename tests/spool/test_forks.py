@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from framework.engine.spool.disk import flocks
+from framework.engine import flocks
 from framework.engine.spool.engine import SpoolEngine, connect
 from framework.model.errors import EngineError
 from tests.settling import ack

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from framework.engine import flocks
+from framework.engine.calls import Calls
 from framework.engine.spool.claim import life
-from framework.engine.spool.disk import flocks
-from framework.engine.spool.disk.calls import Calls
 from framework.engine.spool.engine import SpoolEngine, connect
 from framework.model.errors import EngineError
 from tests.settling import ack

@@ -149,7 +149,7 @@ def test_drafts_of_killed_publishers_are_cleared(root: Path) -> None:
     old, new = root / "jobs" / ".depth.aaaa", root / "jobs" / ".depth.bbbb"
     old.write_text("x")
     new.write_text("x")
-    past = time.time() - maintain.DRAFT_KEPT - 5
+    past = time.time() - maintain.TEMP_KEPT - 5
     os.utime(old, (past, past))
     mine.maintain()
     assert not old.exists()

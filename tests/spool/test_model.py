@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule, run_state_machine_as_test
 
+from framework.engine import flocks
+from framework.engine.calls import Calls
 from framework.engine.port import State
-from framework.engine.spool.disk import clock, flocks
-from framework.engine.spool.disk.calls import Calls
+from framework.engine.spool.disk import clock
 from framework.model.options import QueueOptions
 from tests.contract.engines import ENGINES, Owner, SpoolEngine
 from tests.contract.model import Known

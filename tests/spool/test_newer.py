@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from framework.engine.spool.format import frame, names
+from framework.engine.spool.format import job_file, names
 from framework.engine.spool.upkeep import browse
 from framework.maintenance.accounts import Accounts
 from framework.model.job import Job, RunRecord
@@ -127,9 +127,9 @@ def test_no_names(text: str) -> None:
 
 
 def test_a_reader_ignores_what_it_does_not_know_and_does_without_what_it_does_not_need() -> None:
-    whole = frame.encode(job("a", ttl=5.0, chosen=True))
-    where = frame.layout(whole)
-    fields = json.loads(whole[frame.FIXED_SIZE : frame.FIXED_SIZE + where.headers])
+    whole = job_file.encode(job("a", ttl=5.0, chosen=True))
+    where = job_file.layout(whole)
+    fields = json.loads(whole[job_file.FIXED_SIZE : job_file.FIXED_SIZE + where.headers])
     read = decoded({**fields, "priority": 7, "group": {"key": "x"}}, whole)
     assert (read.id, read.ttl) == ("a", 5.0)
     least = decoded({name: fields[name] for name in ("id", "queue", "enqueued_at")}, whole)
@@ -138,15 +138,15 @@ def test_a_reader_ignores_what_it_does_not_know_and_does_without_what_it_does_no
 
 def decoded(fields: dict[str, object], whole: bytes) -> Job:
     """The job of a file whose headers are these."""
-    where, headers = frame.layout(whole), json.dumps(fields).encode()
-    body = whole[frame.FIXED_SIZE + where.headers :]
-    end = frame.FIXED_SIZE + len(headers) + len(body)
+    where, headers = job_file.layout(whole), json.dumps(fields).encode()
+    body = whole[job_file.FIXED_SIZE + where.headers :]
+    end = job_file.FIXED_SIZE + len(headers) + len(body)
     head = struct.pack(
-        "<8sHHIQQ16sIII", frame.MAGIC, 1, 0, len(headers), len(body), -(-end // 4096) * 4096, where.uid,
+        "<8sHHIQQ16sIII", job_file.MAGIC, 1, 0, len(headers), len(body), -(-end // 4096) * 4096, where.uid,
         zlib.crc32(headers), zlib.crc32(body), 0,
     )  # fmt: skip
     data = head + struct.pack("<I", zlib.crc32(head)) + headers + body
-    return frame.read(lambda length, at: data[at : at + length], len(data))[1]
+    return job_file.decode(data, job_file.layout(data))
 
 
 def test_what_needs_a_newer_version_is_listed_with_what_is_known(root: Path) -> None:

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from framework.engine.spool.disk import layout
 from framework.engine.spool.engine import SpoolEngine
-from framework.engine.spool.format import frame, names, runs
+from framework.engine.spool.format import history, job_file, names, runs
 from framework.model.errors import EnqueueFailed
 from framework.model.job import Job
 from framework.model.options import QueueOptions
@@ -48,7 +48,7 @@ anything = st.recursive(
 
 
 def whole(data: bytes) -> Job:
-    return frame.decode(data, frame.layout(data))
+    return job_file.decode(data, job_file.layout(data))
 
 
 def use(found: Job) -> None:
@@ -65,7 +65,7 @@ def use(found: Job) -> None:
         datetime.fromtimestamp(attempt.started_at, UTC)
         datetime.fromtimestamp(attempt.ended_at, UTC)
         (attempt.message + attempt.error_type + attempt.queue).encode()
-        frame.encode_record(1, attempt.delivery, attempt, "retried")
+        history.encode_record(1, attempt.delivery, attempt, "retried")
 
 
 @settings(max_examples=300, deadline=None)
@@ -73,17 +73,17 @@ def use(found: Job) -> None:
 def test_headers_of_any_kind_give_a_job_or_damage(fields: dict[str, Any]) -> None:
     try:
         found = whole(poison.raw(json.dumps(poison.GOOD | fields).encode()))
-    except frame.Damaged:
+    except job_file.Damaged:
         return
     use(found)
-    assert whole(frame.encode(found)) == found, "what can be read can be stored"
+    assert whole(job_file.encode(found)) == found, "what can be read can be stored"
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1))
 def test_headers_of_any_bytes_give_a_job_or_damage(headers: bytes, length: int, slots_at: int) -> None:
     for data in (poison.raw(headers), poison.raw(headers, head=length), poison.raw(headers, slots_at=slots_at)):
-        with pytest.raises(frame.Damaged):
+        with pytest.raises(job_file.Damaged):
             whole(data)
 
 
@@ -110,7 +110,7 @@ RECORD = (
 def test_records_of_any_kind_are_history_or_left_out(fields: dict[str, Any], sequence: int, delivery: int) -> None:
     for number in (0, sequence):
         slot = poison.record(number, delivery, **fields)
-        if len(slot) <= frame.SLOT:
+        if len(slot) <= history.SLOT:
             use(whole(poison.with_record(slot)))
 
 

@@ -25,6 +25,7 @@ from .seam import NAMES, Seam
 from .stage import Case
 
 PLACE = Path(framework.engine.spool.__file__).parent
+FLOCKS = PLACE.parent / "flocks.py"
 PROJECT = PLACE.parents[2]
 # Of a Disk: no call of the disk's, but of /dev/null and of locks in memory.
 QUIET = {"after_fork", "reserve", "close"}
@@ -35,13 +36,13 @@ LOCKS = {"take", "take_within", "opened", "drop"}
 LATE = {
     ("disk.py", "open", "open"),  # no descriptor left: spool/test_resources, test_errnos
     ("disk.py", "write_all", "write"),  # a short write: spool/test_enqueue
-    ("draft.py", "create", "unlink"),  # flock failed: test_errnos
-    ("draft.py", "create", "drop"),  # a recoverer was faster: spool/test_explorer
+    ("temp_files.py", "create", "unlink"),  # flock failed: test_errnos
+    ("temp_files.py", "create", "drop"),  # a recoverer was faster: spool/test_explorer
     ("life.py", "_make_as", "drop"),  # a rescuer was faster: spool/test_explorer
     ("life.py", "_name_it", "unlink"),  # a rescuer was faster: spool/test_explorer
     ("promote.py", "_move_of", "is_there"),  # others had moved two jobs before: spool/test_promote
     ("disk.py", "mkdir", "mkdir"),  # what is above was removed: spool/test_replaced
-    ("draft.py", "create", "mkdir"),  # tmp was removed: spool/test_replaced
+    ("temp_files.py", "create", "mkdir"),  # tmp was removed: spool/test_replaced
     ("write.py", "publish", "stat"),  # the rename failed: test_errnos
     ("copies.py", "_copy", "mkdir"),  # the owner's directory was removed: spool/test_segment_traps
     ("copies.py", "_copy", "write_new"),  # likewise
@@ -49,11 +50,12 @@ LATE = {
     ("claim.py", "_stranded", "listdir"),  # a copy lies there that no lease has: spool/test_segment_errors
     ("file.py", "_lock", "flock"),  # where there are no locks of ranges: spool/test_segment_traps
     ("mending.py", "_content", "pread"),  # a short read
+    ("job_file.py", "content", "pread"),  # a file larger than one read, or a short read
     ("open.py", "_again", "listdir"),  # a power cut has undone a rename: spool/test_segment_traps
     ("rescue.py", "finish", "drop"),  # a segment could not be read: test_errnos
     ("life.py", "_make_as", "mkdir"),  # claimed was removed: likewise
-    ("undeclared.py", "find", "listdir"),  # looks at queues that no case has: unit/test_observing
-    ("undeclared.py", "find", "stat"),
+    ("browse.py", "undeclared", "listdir"),  # looks at queues that no case has: unit/test_observing
+    ("browse.py", "undeclared", "stat"),
     ("listing.py", "is_current", "stat"),  # of many queues: test_many
     ("rescue.py", "_take", "drop"),  # flock failed: test_errnos
     ("rescue.py", "_take", "move"),  # something planted in the place of a lock: test_damaged
@@ -66,6 +68,8 @@ PAST = {
     ("notifier.py", "*"): "the notifier and the pipe to ourselves: never the truth",
     ("filesystem.py", "*"): "looks at /proc and /sys",
     ("flocks.py", "_child"): "a forked child closes what is its parent's",
+    ("flocks.py", "locked"): "the lock of a role",
+    ("flocks.py", "release"): "the lock of a role",
     ("clock.py", "boot_id"): "/proc/sys/kernel/random/boot_id",
     ("layout.py", "_make_root"): "whether the root is there",
 }
@@ -78,7 +82,7 @@ PURE = {
 
 def functions() -> Iterator[tuple[str, str, ast.AST]]:
     """(file, name, node) of every function of the spool; of nested ones too."""
-    for path in sorted(PLACE.rglob("*.py")):
+    for path in [*sorted(PLACE.rglob("*.py")), FLOCKS]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef):
                 yield path.name, node.name, node
@@ -115,7 +119,7 @@ class Steps:
         frame = sys._getframe(2)
         while frame is not None:
             path = frame.f_code.co_filename
-            if path.startswith(str(PLACE)):
+            if path.startswith(str(PLACE)) or path == str(FLOCKS):
                 self.lines.add((os.path.basename(path), frame.f_lineno))
             frame = frame.f_back  # type: ignore[assignment]
         return real(*args, **kwargs)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from framework.engine.spool.engine import SpoolEngine
-from framework.engine.spool.format import frame, names
+from framework.engine.spool.format import job_file, names
 from framework.engine.spool.segments import file, words
 from framework.engine.spool.segments import format as bytes_of
 from framework.engine.spool.segments.file import Segment
@@ -30,7 +30,7 @@ def a_copy_of_the_dead(root: Path) -> tuple[Path, names.SegmentName]:
     (base,) = [found for found in (root / "jobs/claimed").iterdir() if found.is_dir()]
     name = names.segment(path.name)
     assert name is not None
-    (base / f".{name.of_job(0, 1, None)}~{path.name}~{5:09x}").write_bytes(frame.encode(job("a")))
+    (base / f".{name.of_job(0, 1, None)}~{path.name}~{5:09x}").write_bytes(job_file.encode(job("a")))
     return path, name
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from framework.engine.spool.engine import SpoolEngine
-from framework.engine.spool.format import frame
+from framework.engine.spool.format import history, job_file
 from framework.model.errors import EngineUnavailable, LeaseLost
 from tests.settling import ack, bury, rest, retry
 
@@ -235,7 +235,7 @@ def test_records_are_pages_behind_the_body(spool: SpoolEngine, root: Path) -> No
     lease = one(spool)
     retry(spool, lease, delay=0, failure=failure(lease))
     (path,) = files(root, "jobs/ready/*/*")
-    where = frame.layout(path.read_bytes())
-    assert where.slots_at % frame.SLOT == 0
-    assert where.end <= where.slots_at < where.end + frame.SLOT
+    where = job_file.layout(path.read_bytes())
+    assert where.slots_at % history.SLOT == 0
+    assert where.end <= where.slots_at < where.end + history.SLOT
     assert path.stat().st_size <= where.whole

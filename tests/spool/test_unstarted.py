@@ -6,7 +6,7 @@ from pathlib import Path
 
 from framework.engine.port import MOST_UNCHARGED
 from framework.engine.spool.engine import SpoolEngine
-from framework.engine.spool.format import frame
+from framework.engine.spool.format import history
 from tests.settling import retry
 
 from .world import dead_owner, failure, job, one
@@ -58,7 +58,7 @@ def test_the_count_is_no_history_and_a_torn_one_is_none(spool: SpoolEngine, root
     (path,) = (root / "jobs" / "ready").glob("*/*")
     lease = one(spool)
     assert list(lease.job.history) == []
-    at = lease.token.slots_at + frame.SLOTS * frame.SLOT
+    at = lease.token.slots_at + history.SLOTS * history.SLOT
     spool.release([lease])
     (path,) = (root / "jobs" / "ready").glob("*/*")
     with path.open("r+b") as file:

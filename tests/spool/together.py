@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from framework.engine.spool.format import frame, names
+from framework.engine.spool.format import job_file, names
 
 from .world import job
 
@@ -17,7 +17,7 @@ def directory(root: Path, *wanted: str, state: str = "ready") -> Path:
     place = root / "jobs" / "tmp" / stem
     place.mkdir(mode=0o700)
     for one in map(job, wanted):
-        (place / str(names.first(one, f"{time.time_ns():020d}", names.tails.next()))).write_bytes(frame.encode(one))
+        (place / str(names.first(one, f"{time.time_ns():020d}", names.tails.next()))).write_bytes(job_file.encode(one))
     os.utime(place, ns=(int(stem[:20]), int(stem[:20])))
     if state == "tmp":
         return place

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from framework.process.lock import FileLock
+from framework.engine.flocks import FileLock
 from framework.process.supervisor import instance, platform
 from framework.process.supervisor.instance import Instance
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from framework.process.lock import FileLock
+from framework.engine.flocks import FileLock
 from framework.process.scoreboard import Scoreboard
 from framework.process.supervisor.instance import Instance
 from framework.process.supervisor.reserve import Reserve

@@ -1,6 +1,6 @@
 """The system calls of the ledger, behind one object that tests can replace.
 
-`framework.engine.spool.disk.calls` does the same for the spool.
+`framework.engine.calls` does the same for the spool.
 """
 
 from __future__ import annotations

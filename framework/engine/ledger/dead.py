@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from framework.engine import flocks
 from framework.engine.ledger import files
 from framework.engine.ledger import format as form
 from framework.engine.ledger.calls import Calls
@@ -139,7 +140,7 @@ class DeadLedgers:
         self._tries: Counter[str] = Counter()
         self._seen: dict[str, float] = {}  # when a dead worker's ledger with slots in use was first seen, by name
         self._said: set[str] = set()
-        files.in_child(self)
+        flocks.in_child(self)
 
     def of(self, owner: str) -> DeadLedger | None:
         """Return the ledger of an owner of rescued leases, or None if there is none that can be read.

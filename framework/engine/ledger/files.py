@@ -1,14 +1,12 @@
-"""The files of ledgers: their names, their directory, and descriptors that a forked child closes."""
+"""The files of ledgers: their names and their directory."""
 
 from __future__ import annotations
 
 import errno
 import os
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import quote
 
 from framework.engine.ledger.calls import Calls
@@ -16,14 +14,6 @@ from framework.engine.ledger.calls import Calls
 SUFFIX = ".ledger"
 LEDGERS = "ledgers"  # in the tree's local directory
 _OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-_forked: weakref.WeakSet[Forkable] = weakref.WeakSet()
-
-
-class Forkable(Protocol):
-    """An object that must be changed in a forked child."""
-
-    def after_fork(self) -> None:
-        """Change the object; called in the child."""
 
 
 def name_of(incarnation: str) -> str:
@@ -61,16 +51,3 @@ def directory(calls: Calls, place: Path, *, make: bool = False) -> Iterator[int]
 def open_file(calls: Calls, name: str, place: int, *, new: bool = False) -> int:
     """Open a ledger for reading and writing and return its descriptor. Raises OSError."""
     return calls.open(name, _OPEN | (os.O_CREAT | os.O_EXCL if new else 0), 0o600, dir_fd=place)
-
-
-def in_child(thing: Forkable) -> None:
-    """Call `thing.after_fork()` in every forked child, as long as the object lives."""
-    _forked.add(thing)
-
-
-def _child() -> None:
-    for thing in list(_forked):
-        thing.after_fork()
-
-
-os.register_at_fork(after_in_child=_child)

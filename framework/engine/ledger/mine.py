@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from zlib import crc32
 
+from framework.engine import flocks
 from framework.engine.ledger import files
 from framework.engine.ledger.calls import Calls
 from framework.engine.ledger.format import (
@@ -88,7 +89,7 @@ class Ledger:
         slots = min(MOST_SLOTS, max(1, slots))
         self._make(slots)
         self._free += reversed(range(slots))
-        files.in_child(self)
+        flocks.in_child(self)
 
     # --- the runs ---------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
@@ -90,7 +89,7 @@ class MemoryEngine:
                 for job in jobs:
                     stored.append(self._enqueue_one(job, stored))
             finally:
-                self.store.ring()
+                self.store.notify()
         return stored
 
     def _enqueue_one(self, job: Job, stored: Sequence[str]) -> JobId:
@@ -132,11 +131,13 @@ class MemoryEngine:
                 due = min((shelf.next_due(default=math.inf) for shelf in shelves), default=math.inf)
                 left = min(left, max(0.001, due - self._clock()))
             try:
-                if self._notifier.get(timeout=left):
-                    self._hush()
-                    return ()
+                woken = self._notifier.get(timeout=left)
             except Empty:
                 continue
+            if woken:
+                while not self._notifier.empty():  # many calls of `wake` end one claim only
+                    self._notifier.get()
+                return ()
 
     def _take(self, shelf: Shelf, limit: int) -> Iterator[Row]:
         now = self._clock()
@@ -153,17 +154,24 @@ class MemoryEngine:
             self.store.move(row, "in_flight", now=now)
             yield row
 
-    def _hush(self) -> None:
-        """Empty the notifier, so that many calls of `wake` end one claim only."""
-        while not self._notifier.empty():
-            self._notifier.get()
-
     def _lease(self, row: Row) -> Lease:
         return Lease(row.job, row.queue, row.attempt + 1, row.delivery, row.eligible_at, token=row)
 
     def settle(self, done: Sequence[Settlement]) -> None:
         """Settle each lease by the kind of its outcome."""
-        self._each([one.lease for one in done], [partial(self._settle_one, outcome=one.outcome) for one in done])
+        self._settle(done)
+
+    def _settle(self, done: Sequence[Settlement]) -> None:
+        lost = []
+        with self.store.lock:
+            for one in done:
+                if self._holds(one.lease):
+                    self._settle_one(one.lease.token, one.outcome)
+                else:
+                    lost.append(one.lease)
+            self.store.notify()
+        if lost:
+            raise LeaseLost(lost)
 
     def _settle_one(self, row: Row, outcome: Outcome) -> None:
         store, now, failure = self.store, self._clock(), outcome.failure
@@ -171,7 +179,10 @@ class MemoryEngine:
             case Kind.SUCCEEDED | Kind.DISCARDED:
                 store.remove(row)
             case Kind.RELEASED:
-                self._release(row, outcome.delay)
+                if outcome.delay > 0:
+                    store.put_back(row, now=now, delay=outcome.delay)
+                else:
+                    store.move(row, "ready", now=now)
             case Kind.RESTED:
                 store.move(row, "dead", now=now)
             case Kind.RETRIED if failure is not None:
@@ -179,36 +190,18 @@ class MemoryEngine:
                 row.add_failure(failure)
                 store.put_back(row, now=now, delay=outcome.delay)
             case Kind.DEAD_LETTERED if failure is not None:
-                store.bury(row, failure, now=now)
+                store.dead_letter(row, failure, now=now)
             case _:
                 raise ValueError(f"{outcome.kind} needs the failure")
 
     def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
         """Give leases back to the places that they had."""
-        self._each(leases, [partial(self._release, delay=delay)] * len(leases))
-
-    def _release(self, row: Row, delay: float = 0) -> None:
-        if delay > 0:
-            self.store.put_back(row, now=self._clock(), delay=delay)
-        else:
-            self.store.move(row, "ready", now=self._clock())
+        self._settle([Settlement(lease, Outcome(Kind.RELEASED, delay)) for lease in leases])
 
     def lost(self, leases: Sequence[Lease]) -> list[Lease]:
         """Return the leases that a rescuer has taken over or that were settled."""
         with self.store.lock:
             return [lease for lease in leases if not self._holds(lease)]
-
-    def _each(self, leases: Sequence[Lease], acts: Sequence[Callable[[Row], None]]) -> None:
-        lost = []
-        with self.store.lock:
-            for lease, act in zip(leases, acts, strict=True):
-                if self._holds(lease):
-                    act(lease.token)
-                else:
-                    lost.append(lease)
-            self.store.ring()
-        if lost:
-            raise LeaseLost(lost)
 
     def _holds(self, lease: Lease) -> bool:
         row: Row = lease.token
@@ -218,27 +211,26 @@ class MemoryEngine:
     def rescue(self) -> Sequence[Rescued]:
         """Take over the leases whose holder is dead."""
         with self.store.lock:
-            orphans = self.store.orphans()
-            for row in orphans:
+            abandoned = self.store.abandoned()
+            for row in abandoned:
                 row.holder = self.incarnation
-            return [Rescued(self._lease(row), row.owner) for row in orphans]
+            return [Rescued(self._lease(row), row.owner) for row in abandoned]
 
     def unaccounted(self, lease: Lease) -> int:
         """Count this delivery in the row, once, and return the count."""
         row: Row = lease.token
         with self.store.lock:
-            if row.unaccounted[1] != lease.delivery:
-                ended = max(
-                    0, lease.delivery - row.unaccounted[1] - 1
-                )  # deliveries that ended in good order since the last counted one
-                row.unaccounted = max(0, row.unaccounted[0] - ended) + 1, lease.delivery
+            count, last = row.unaccounted
+            if last != lease.delivery:
+                ended = max(0, lease.delivery - last - 1)  # in good order since the last counted one
+                row.unaccounted = max(0, count - ended) + 1, lease.delivery
             return row.unaccounted[0]
 
     def maintain(self, *, seconds: float = math.inf) -> float:
         """Promote due jobs, expire jobs and delete dead letters whose ttl is over. It never takes long."""
         with self.store.lock:
             self.store.maintain(self._clock())
-            self.store.ring()
+            self.store.notify()
         return TURN
 
     def stuck(self) -> Mapping[str, str]:
@@ -260,7 +252,7 @@ class MemoryEngine:
         """Return the current counts of a queue."""
         with self.store.lock:
             shelf, now = self.store.shelf(queue), self._clock()
-            if self.store.keeps_letters(shelf):
+            if self.store.keeps_dead_letters(shelf):
                 dead = shelf.counts["dead"] + shelf.length
                 return replace(NO_JOBS, in_flight=shelf.counts["in_flight"], dead=dead)
             oldest = min((row.eligible_at for row in shelf.in_state("ready")), default=now)
@@ -285,7 +277,7 @@ class MemoryEngine:
         """End this owner. Its claims become abandoned leases."""
         with self.store.lock:
             self.store.living.discard(self.incarnation)
-            self.store.ring()
+            self.store.notify()
         if self._own is not None:
             self._own.cleanup()
             self._own = None
@@ -294,7 +286,7 @@ class MemoryEngine:
         """Return an iterator over a copy of the current jobs, in the order of the queue."""
         with self.store.lock:
             rows = [row for row in self.store.shelf(queue).rows.values() if self.store.state_of(row) == state]
-            return iter([row.view(state) for row in sorted(rows, key=lambda row: row.place)])
+            return iter([row.view(state) for row in sorted(rows, key=lambda row: row.position)])
 
     def newer(self, queue: str) -> Iterator[JobView]:
         """Return nothing: all jobs in memory are of this version."""
@@ -308,10 +300,10 @@ class MemoryEngine:
         """Send a dead letter home, also one that its dead-letter queue has not handled yet."""
         with self.store.lock:
             row = self.store.seen(view)
-            if row is None or not (row.state == "dead" or row.is_letter):
+            if row is None or not (row.state == "dead" or row.is_dead_letter):
                 return False
             self.store.send_home(row, now=self._clock())
-            self.store.ring()
+            self.store.notify()
             return True
 
     def discard(self, view: JobView) -> bool:

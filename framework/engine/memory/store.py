@@ -29,7 +29,7 @@ class Row:
     Attributes:
         queue: the queue that holds it; for a dead letter it differs from `job.queue`.
         serial: key of the row.
-        place: position in the order; a replay takes a new one.
+        position: where it is in the order; a replay takes a new one.
         ttl_from: when its ttl began, seconds since the epoch.
         owner: the owner that claimed it; "" when it is not claimed.
         holder: the owner that may settle it now, which may be a rescuer; "" when it is not claimed.
@@ -39,7 +39,7 @@ class Row:
     job: Job
     queue: str
     serial: int
-    place: int
+    position: int
     eligible_at: float
     ttl_from: float
     state: State = "ready"
@@ -51,12 +51,12 @@ class Row:
     unaccounted: tuple[int, int] = (0, 0)
 
     @property
-    def is_letter(self) -> bool:
+    def is_dead_letter(self) -> bool:
         return self.queue != self.job.queue
 
     def expired(self, now: float) -> bool:
         """Return whether the job's ttl is over; a dead letter does not expire by its job's ttl."""
-        return not self.is_letter and self.job.ttl is not None and now >= self.ttl_from + self.job.ttl
+        return not self.is_dead_letter and self.job.ttl is not None and now >= self.ttl_from + self.job.ttl
 
     def add_failure(self, failure: Failure) -> None:
         """Add a failure to the history, without its exception, whose traceback would keep every frame alive."""
@@ -76,7 +76,7 @@ class Shelf:
         self.options = options
         self.rows: dict[int, Row] = {}
         self.counts: Counter[State] = Counter()
-        self._ready: list[tuple[int, int, int]] = []  # priority, place, serial
+        self._ready: list[tuple[int, int, int]] = []  # priority, position, serial
         self._delayed: list[tuple[float, int]] = []  # due, serial
 
     @property
@@ -91,7 +91,7 @@ class Shelf:
         self.rows[row.serial] = row
         self.counts[row.state] += 1
         if row.state == "ready":
-            heapq.heappush(self._ready, (row.job.extras.priority, row.place, row.serial))
+            heapq.heappush(self._ready, (row.job.extras.priority, row.position, row.serial))
         elif row.state == "delayed":
             heapq.heappush(self._delayed, (row.eligible_at, row.serial))
 
@@ -102,9 +102,9 @@ class Shelf:
     def pop_ready(self) -> Row | None:
         """Return the first ready row, or None. It is still in state ready: the caller moves it."""
         while self._ready:
-            _, place, serial = heapq.heappop(self._ready)
+            _, position, serial = heapq.heappop(self._ready)
             row = self.rows.get(serial)
-            if row is not None and row.state == "ready" and row.place == place:
+            if row is not None and row.state == "ready" and row.position == position:
                 return row
         return None
 
@@ -130,7 +130,6 @@ class MemoryStore:
         self.living: set[str] = set()
         self.waiting: set[SimpleQueue[bool]] = set()
         self._shelves: dict[str, Shelf] = {}
-        self._held: dict[int, Row] = {}
         self._ids: dict[tuple[str, str], int] = {}  # home queue and chosen id -> serial
         self._serials = count(1)
         self.expired: Counter[str] = Counter()
@@ -152,8 +151,9 @@ class MemoryStore:
                 handlers.discard(options.service)
         for options in queues:
             if options.dead_letter is not None and options.dead_letter not in self._shelves:
-                letters = QueueOptions(options.dead_letter, is_dead_letter=True, handled=False)
-                self._shelves[letters.name] = Shelf(letters)
+                self._shelves[options.dead_letter] = Shelf(
+                    QueueOptions(options.dead_letter, is_dead_letter=True, handled=False)
+                )
 
     def shelf(self, queue: str) -> Shelf:
         """Return the rows of a queue. Raises UnknownQueue."""
@@ -162,16 +162,16 @@ class MemoryStore:
             raise UnknownQueue(f"queue {queue!r} is not declared on this engine; declared: {known}")
         return self._shelves[queue]
 
-    def keeps_letters(self, shelf: Shelf) -> bool:
+    def keeps_dead_letters(self, shelf: Shelf) -> bool:
         """Return whether the queue is a dead-letter queue that no service handles."""
         return shelf.options.is_dead_letter and not self._handlers.get(shelf.options.name)
 
     def state_of(self, row: Row) -> State:
         """Return the state as users see it: waiting jobs of a queue that no service handles are dead."""
         waits = row.state in ("ready", "delayed")
-        return "dead" if waits and self.keeps_letters(self._shelves[row.queue]) else row.state
+        return "dead" if waits and self.keeps_dead_letters(self._shelves[row.queue]) else row.state
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Notify all waiting claims, so that they look again."""
         waiting, self.waiting = self.waiting, set()
         for notifier in waiting:
@@ -194,10 +194,7 @@ class MemoryStore:
         target = self.shelf(queue or row.queue)
         self._shelves[row.queue].drop(row)
         row.queue, row.state, row.since = target.options.name, state, now
-        if state == "in_flight":
-            self._held[row.serial] = row
-        else:
-            self._held.pop(row.serial, None)
+        if state != "in_flight":
             row.owner = row.holder = ""
         target.put(row)
 
@@ -207,16 +204,15 @@ class MemoryStore:
 
     def remove(self, row: Row) -> None:
         self._shelves[row.queue].drop(row)
-        self._held.pop(row.serial, None)
         row.owner = row.holder = ""
         if self._ids.get((row.job.queue, row.job.id)) == row.serial:
             del self._ids[row.job.queue, row.job.id]
 
-    def bury(self, row: Row, failure: Failure, *, now: float) -> None:
+    def dead_letter(self, row: Row, failure: Failure, *, now: float) -> None:
         """Dead-letter a row. A dead letter that fails again stays in its queue, in state dead."""
         row.attempt = 0
         row.add_failure(failure)
-        target = None if row.is_letter else self._shelves[row.queue].options.dead_letter
+        target = None if row.is_dead_letter else self._shelves[row.queue].options.dead_letter
         if target is None:
             self.move(row, "dead", now=now)
         else:
@@ -225,13 +221,16 @@ class MemoryStore:
 
     def expire(self, row: Row, now: float) -> None:
         message = f"expired: not done {row.job.ttl:g} s after it could first have run"
-        failure = Failure(row.attempt, "expired", message, error_type="expired", queue=row.queue, delivery=row.delivery)
+        failure = Failure(
+            row.attempt, "expired", message, error_type="expired", queue=row.queue, delivery=row.delivery,
+            started_at=now, ended_at=now,
+        )  # fmt: skip
         self.expired[row.queue] += 1
-        self.bury(row, replace(failure, started_at=now, ended_at=now), now=now)
+        self.dead_letter(row, failure, now=now)
 
     def send_home(self, row: Row, *, now: float) -> None:
         """Move a row to the end of its home queue. Its ttl begins anew, else an expired job would expire at once."""
-        row.place, row.attempt = next(self._serials), 0
+        row.position, row.attempt = next(self._serials), 0
         row.eligible_at = row.ttl_from = now
         self.move(row, "ready", now=now, queue=row.job.queue)
 
@@ -241,9 +240,10 @@ class MemoryStore:
             self._leaders[name] = incarnation
         return self._leaders[name] == incarnation
 
-    def orphans(self) -> list[Row]:
-        rows = [row for row in self._held.values() if row.holder not in self.living]
-        return sorted(rows, key=lambda row: row.place)
+    def abandoned(self) -> list[Row]:
+        """Return the claimed rows whose holders are dead."""
+        claimed = (row for shelf in self._shelves.values() for row in shelf.in_state("in_flight"))
+        return sorted((row for row in claimed if row.holder not in self.living), key=lambda row: row.position)
 
     def seen(self, view: JobView) -> Row | None:
         """Return the row of a view, if it is still as it was seen and not claimed."""
@@ -264,4 +264,4 @@ class MemoryStore:
     def _is_over(self, row: Row, shelf: Shelf, now: float) -> bool:
         """Return whether a row is a dead letter past its queue's ttl; a job dead on its own queue is kept for ever."""
         ttl = shelf.options.ttl
-        return row.is_letter and ttl is not None and now >= row.since + ttl and self.state_of(row) == "dead"
+        return row.is_dead_letter and ttl is not None and now >= row.since + ttl and self.state_of(row) == "dead"

@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from framework.engine.spool.disk import flocks
-from framework.engine.spool.disk.calls import Calls
+from framework.engine import flocks
+from framework.engine.calls import Calls
 from framework.model.errors import EngineError
 
 PATIENCE = 15.0  # seconds without a heartbeat, by the database's clock, after which a machine counts as dead

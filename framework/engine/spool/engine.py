@@ -13,23 +13,22 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
+from framework.engine import flocks
 from framework.engine import url_options as options
+from framework.engine.calls import Calls
+from framework.engine.flocks import FileLock
 from framework.engine.port import NO_JOBS, Features, JobView, QueueStats, Rescued, State
 from framework.engine.spool.claim.listing import FEW
-from framework.engine.spool.disk import flocks
-from framework.engine.spool.disk.calls import Calls
 from framework.engine.spool.segments import copies
 from framework.engine.spool.store import Spool
-from framework.engine.spool.upkeep import unstarted
 from framework.engine.spool.upkeep.browse import Browse, Sight
 from framework.engine.spool.upkeep.counts import Counts
 from framework.engine.spool.upkeep.maintain import IDLE_TURN, TURN, Rounds
-from framework.engine.spool.upkeep.rescue import Orphan
+from framework.engine.spool.upkeep.rescue import Orphan, count_unaccounted
 from framework.model.errors import EngineError, EnqueueFailed, SettingsError
 from framework.model.job import Failure, Job, JobId, Lease
 from framework.model.options import QueueSpec
 from framework.model.outcome import Kind, Outcome, Settlement
-from framework.process.lock import FileLock
 
 TRY_LOCKS_EVERY = 20.0  # seconds
 log = logging.getLogger("framework")
@@ -217,7 +216,7 @@ class SpoolEngine:
     def unaccounted(self, lease: Lease) -> int:
         """Count the delivery in a page of the job's file, where a job of a segment gets a file of its own."""
         disk, _ = self._spool.opened()
-        return 0 if copies.leave(disk, [lease.token]) else unstarted.count(disk, lease.token)
+        return 0 if copies.leave(disk, [lease.token]) else count_unaccounted(disk, lease.token)
 
     def maintain(self, *, seconds: float = math.inf) -> float:
         """Serve every queue that was opened."""

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from framework.engine import flocks
+from framework.engine.calls import Calls
 from framework.engine.spool.claim import life, markers
 from framework.engine.spool.claim.claim import Claim, Reader
 from framework.engine.spool.claim.life import Owner
@@ -18,8 +20,7 @@ from framework.engine.spool.claim.notifier import Claims, Notifier, Waker
 from framework.engine.spool.claim.promote import Promote
 from framework.engine.spool.claim.setbacks import Setbacks
 from framework.engine.spool.claim.settle import Settle
-from framework.engine.spool.disk import clock, filesystem, flocks, layout
-from framework.engine.spool.disk.calls import Calls
+from framework.engine.spool.disk import clock, filesystem, layout
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.enqueue.enqueue import Enqueue

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
 
-from framework.process.lock import FileLock
+from framework.engine.flocks import FileLock
 from framework.telemetry.export import points
 from framework.telemetry.export.aggregation import Cells
 from framework.telemetry.export.health import CollectorHealth

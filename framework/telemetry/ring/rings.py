@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from framework.process.lock import FileLock, locked
+from framework.engine.flocks import FileLock, locked
 from framework.telemetry.environment import SAMPLERS
 from framework.telemetry.ring import ring
 from framework.telemetry.sdk import exporters

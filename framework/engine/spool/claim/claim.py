@@ -20,7 +20,7 @@ from framework.engine.spool.claim.life import Held, Owner
 from framework.engine.spool.claim.settle import Settle
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
-from framework.engine.spool.format import frame, jobfile, names
+from framework.engine.spool.format import job_file, names
 from framework.engine.spool.format.names import Name
 from framework.engine.spool.segments import copies
 from framework.model.job import Job, Lease
@@ -51,13 +51,17 @@ class Reader:
     def lease(self, owner: Owner, entry: str, name: Name) -> Lease | None:
         """Return the lease, or None if the file is gone, or was bad and has been moved to bad/. Raises OSError."""
         held = Held(owner, name, entry)
+        job: Job | None = None
         try:
             job = self._read(held)
         except FileNotFoundError:
             return None
-        except (frame.Damaged, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in jobfile.PLANTED and not self._unreadable(entry, error):
+        except job_file.Damaged:
+            pass
+        except OSError as error:
+            if error.errno not in job_file.PLANTED and not self._unreadable(entry, error):
                 raise
+        if job is None:
             self._disk.move(held.path, owner.queue.path("bad", entry))
             self._tries.pop(entry, None)
             self._counts["bad"] += 1
@@ -93,14 +97,14 @@ class Reader:
             except OSError:
                 if stat.S_ISREG(calls.fstat(fd).st_mode):
                     raise
-                raise jobfile.Planted from None
+                raise job_file.Planted from None
             if len(data) < FIRST_READ and not held.name.chosen:
-                where = frame.layout(data)
-                job = frame.decode(data, where)
+                where = job_file.layout(data)
+                job = job_file.decode(data, where)
             else:
                 found = calls.fstat(fd)
                 held.inode = found.st_ino
-                where, job = jobfile.content(disk, fd, found.st_size)
+                where, job = job_file.content(disk, fd, found.st_size)
         finally:
             calls.close(fd)
             disk.reserve()
@@ -161,7 +165,7 @@ class Claim:
                 try:
                     lease = self._one(path, name)
                 except OSError as error:
-                    if not self._disk.is_there(path) and not isinstance(error, frame.Newer):
+                    if not self._disk.is_there(path) and not isinstance(error, job_file.Newer):
                         raise  # the file is claimed and cannot be read: the next claim begins with it, in order
                     self._set_back(path, error)  # where the error is about this one file, the claim goes on
                     continue
@@ -211,7 +215,7 @@ class Claim:
             name, path = names.parse(entry), self._listing.path(entry)
             if name is None and names.segment(entry) is None:  # this version does not know it, or needs a newer worker
                 if names.needs_newer(entry):
-                    self._setbacks.add(path, frame.Newer(frame.VERSION + 1))
+                    self._setbacks.add(path, job_file.Newer(job_file.VERSION + 1))
                 self._listing.hide(entry)
             elif waiting[path]:
                 waiting[path] += 1
@@ -295,7 +299,7 @@ class Claim:
         self._misses = 0
         try:
             return self._part.reader.lease(owner, claimed, name)
-        except frame.Newer:
+        except job_file.Newer:
             self._disk.rename(f"{owner.base}/{claimed}", source)  # as if it had never been claimed
             raise
 

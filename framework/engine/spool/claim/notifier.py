@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
+from framework.engine import flocks
 from framework.engine.spool.claim.listing import FEW
-from framework.engine.spool.disk import flocks
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
 from framework.model.errors import EngineUnavailable

@@ -17,7 +17,7 @@ from framework.engine.spool.claim.setbacks import Setbacks
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
-from framework.engine.spool.format import frame, names
+from framework.engine.spool.format import job_file, names
 from framework.model.extras import USUAL
 
 LEAST_PAUSE = 1.0  # seconds between a worker's looks for what others delayed: maintenance looks more often
@@ -206,6 +206,6 @@ class Promote:
         name = names.parse(entry)
         if name is None:
             if names.needs_newer(entry):
-                self._setbacks.add(path, frame.Newer(frame.VERSION + 1))
+                self._setbacks.add(path, job_file.Newer(job_file.VERSION + 1))
             return None
         return self._setbacks.tried(path, lambda path: self._disk.move(path, self._queue.ready(name)))

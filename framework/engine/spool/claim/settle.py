@@ -12,13 +12,13 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from framework.engine.calls import HAS_SYNCFS
 from framework.engine.spool.claim.life import Held, Owner
-from framework.engine.spool.disk.calls import HAS_SYNCFS
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.enqueue import ids
-from framework.engine.spool.format import frame
+from framework.engine.spool.format import history
 from framework.engine.spool.format.names import MAX_TIME, Name, micros
 from framework.engine.spool.segments import copies
 from framework.model.errors import LeaseLost
@@ -245,11 +245,11 @@ class Settle:
         try:
             with self._disk.opened(held.path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
                 delivery = held.name.delivery
-                kept = frame.records(self._disk.calls.pread(fd, frame.SLOTS * frame.SLOT, held.slots_at))
+                kept = history.records(self._disk.calls.pread(fd, history.SLOTS * history.SLOT, held.slots_at))
                 if not any(r.delivery == delivery for r in kept):
                     sequence = kept[-1].sequence + 1 if kept else 0
-                    slot = frame.encode_record(sequence, delivery, failure, outcome)
-                    self._disk.calls.pwrite(fd, slot, held.slots_at + frame.place(sequence))
+                    slot = history.encode_record(sequence, delivery, failure, outcome)
+                    self._disk.calls.pwrite(fd, slot, held.slots_at + history.offset(sequence))
                 if sync:
                     self._disk.sync(fd)
         except FileNotFoundError:

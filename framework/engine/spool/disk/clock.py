@@ -19,8 +19,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from framework.engine import flocks
 from framework.engine.spool.claim.setbacks import OF_ONE_FILE
-from framework.engine.spool.disk import flocks
 from framework.engine.spool.disk.disk import TOO_MANY_FILES, Disk
 from framework.engine.spool.format import names
 
@@ -82,18 +82,16 @@ class Clock:
         """Return stamp time in nanoseconds."""
         return self.offset + self.boottime()
 
-    def stamp(self) -> str:
-        """Return a stamp of 20 digits, later than every stamp that this process made before."""
-        with self._lock:
-            self._last = stamp = max(self.now(), self._last + 1)
-        return f"{stamp:0{_LENGTH}d}"
+    def stamp(self, count: int = 1) -> str:
+        """Return a stamp of 20 digits, later than every stamp that this process made before.
 
-    def stamps(self, count: int) -> list[str]:
-        """Return so many stamps, each later than the one before."""
+        Args:
+            count: how many stamps are taken: this one, and those of the next numbers.
+        """
         with self._lock:
             first = max(self.now(), self._last + 1)
             self._last = first + count - 1
-        return [f"{stamp:0{_LENGTH}d}" for stamp in range(first, first + count)]
+        return f"{first:0{_LENGTH}d}"
 
     def text(self) -> str:
         """Return the current time in the form of a stamp, for comparisons."""
@@ -119,24 +117,20 @@ def load(
     for number in range(MOST_DAMAGED + 1):
         path = f"{first}.{number}" if number else first
         try:
-            here = Clock(_offset(disk, path, wall, boottime), wall=wall, boottime=boottime)
+            offset = _stored(disk, path, boottime)
+            if offset is None:
+                now = round(wall() * 1e9)
+                newest = newest_stamp(disk, until=now + HORIZON)
+                offset = _publish(disk, path, max(now, newest + 1) - boottime(), boottime)
         except OSError as error:
             if error.errno not in (*OF_ONE_FILE, errno.EISDIR) or number == MOST_DAMAGED:
                 raise
             damaged = f"{path} cannot be used ({error.strerror}): {first}.{number + 1} is in its place"
         else:
+            here = Clock(offset, wall=wall, boottime=boottime)
             here.damaged = damaged
             return here
     raise AssertionError("the last try returns or raises")
-
-
-def _offset(disk: Disk, path: str, wall: Callable[[], float], boottime: Callable[[], int]) -> int:
-    offset = _stored(disk, path, boottime)
-    if offset is not None:
-        return offset
-    here = round(wall() * 1e9)
-    newest = newest_stamp(disk, until=here + HORIZON)
-    return _publish(disk, path, max(here, newest + 1) - boottime(), boottime)
 
 
 def _stored(disk: Disk, path: str, boottime: Callable[[], int]) -> int | None:
@@ -154,21 +148,17 @@ def _publish(disk: Disk, path: str, offset: int, boottime: Callable[[], int]) ->
 
     Nothing is synced: a power cut ends this boot, and the next boot has a clock of its own.
     """
-    draft = f".clock.{os.urandom(6).hex()}"
-    fd = disk.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    temp = f".clock.{os.urandom(6).hex()}"
+    disk.write_new(temp, f"{offset}\n".encode(), sync=False)
     try:
-        disk.write_all(fd, f"{offset}\n".encode())
-    finally:
-        disk.calls.close(fd)
-    try:
-        if not disk.link(draft, path):
+        if not disk.link(temp, path):
             theirs = _stored(disk, path, boottime)
             if theirs is not None:
                 return theirs
-            disk.rename(draft, path)  # the file there has no valid offset: it is torn or foreign
+            disk.rename(temp, path)  # the file there has no valid offset: it is torn or foreign
         return offset
     finally:
-        disk.unlink(draft)
+        disk.unlink(temp)
 
 
 def newest_stamp(disk: Disk, *, until: int = _LATEST) -> int:
@@ -177,26 +167,22 @@ def newest_stamp(disk: Disk, *, until: int = _LATEST) -> int:
     This looks at every name, once a boot, and skips damaged directories. A stamp after `until` is ignored: it would
     move all later stamps out of range.
     """
-    last = f"{until:0{_LENGTH}d}"
-    newest = ""
+    last, newest = f"{until:0{_LENGTH}d}", ""
     for queue in disk.listdir("."):
-        for state in ("tmp", "dead", "bad"):
-            newest = max(newest, _newest(disk, f"{queue}/{state}", last))
-        for batch in filter(names.BATCH.fullmatch, _entries(disk, f"{queue}/tmp")):
-            newest = max(newest, _newest(disk, f"{queue}/tmp/{batch}", last))
-            newest = max(newest, batch[:_LENGTH] if batch[:_LENGTH] <= last else "")
-        for state in ("tmp", "segments", "bad"):
-            found = filter(None, map(names.segment, _entries(disk, f"{queue}/{state}")))
-            newest = max([newest, *(stamp for one in found if (stamp := one.last_stamp) <= last)])
-        for state in ("ready", "claimed", "delayed"):
-            for directory in _entries(disk, f"{queue}/{state}"):
-                newest = max(newest, _newest(disk, f"{queue}/{state}/{directory}", last))
+        for state in ("tmp", "dead", "bad", "segments", "ready", "claimed", "delayed"):
+            for entry in _entries(disk, f"{queue}/{state}"):
+                deeper = state in ("ready", "claimed", "delayed") or names.BATCH.fullmatch(entry)
+                found = (entry, *(_entries(disk, f"{queue}/{state}/{entry}") if deeper else ()))
+                newest = max([newest, *(stamp for stamp in map(_stamp, found) if stamp <= last)])
     return int(newest or 0)
 
 
-def _newest(disk: Disk, directory: str, last: str) -> str:
-    found = (name[:_LENGTH] for name in _entries(disk, directory) if names.parse(name))
-    return max((stamp for stamp in found if stamp <= last), default="")
+def _stamp(entry: str) -> str:
+    """Return the last stamp in the name of a job, a segment or a batch; empty: it is the name of something else."""
+    if names.parse(entry) or names.BATCH.fullmatch(entry):
+        return entry[:_LENGTH]
+    segment = names.segment(entry)
+    return "" if segment is None else segment.last_stamp
 
 
 def _entries(disk: Disk, directory: str) -> list[str]:

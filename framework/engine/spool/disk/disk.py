@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from framework.engine.spool.disk.calls import HAS_SYNCFS, Calls
+from framework.engine.calls import HAS_SYNCFS, Calls
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 FULL = (errno.ENOSPC, errno.EDQUOT)

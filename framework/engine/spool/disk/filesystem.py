@@ -45,39 +45,29 @@ def probe(
             "", "", False, f"{sys.platform} is for development: jobs survive a killed process, not a power cut"
         )
     kind, mount_point, device = _mount_of(root, mountinfo)
+    here = f"{kind} at {mount_point}"
     if kind in ("xfs", "btrfs"):
-        return FileSystem(kind, mount_point, True)
-    if kind == "ext4":
-        return _ext4(mount_point, ext4 / _kernel_name(root, device) / "options")
-    if kind in ("tmpfs", "ramfs"):
-        return FileSystem(
-            kind, mount_point, False, f"{kind} at {mount_point} is memory: jobs end with this machine's uptime"
-        )
-    what = f"{kind} at {mount_point}" if kind else "an unknown file system"
-    return FileSystem(
-        kind, mount_point, False, f"{what}: jobs survive a killed process; a power cut was never tested there"
-    )
+        survives, doubt = True, ""
+    elif kind == "ext4":
+        survives, doubt = _ext4(here, ext4 / _kernel_name(root, device) / "options")
+    elif kind in ("tmpfs", "ramfs"):
+        survives, doubt = False, f"{here} is memory: jobs end with this machine's uptime"
+    else:
+        what = here if kind else "an unknown file system"
+        survives, doubt = False, f"{what}: jobs survive a killed process; a power cut was never tested there"
+    return FileSystem(kind, mount_point, survives, doubt)
 
 
-def _ext4(mount_point: str, options: Path) -> FileSystem:
+def _ext4(here: str, options: Path) -> tuple[bool, str]:
     try:
         lines = options.read_text(encoding="utf-8", errors="replace").split()
     except OSError:
-        return FileSystem(
-            "ext4", mount_point, False, f"ext4 at {mount_point}: {options} cannot be read, so nobody knows of a journal"
-        )
+        return False, f"{here}: {options} cannot be read, so nobody knows of a journal"
     if not any(line.startswith("data=") for line in lines):
-        return FileSystem(
-            "ext4", mount_point, False, f"ext4 at {mount_point} has no journal: a power cut can lose acknowledged jobs"
-        )
+        return False, f"{here} has no journal: a power cut can lose acknowledged jobs"
     if "fast_commit" in lines:
-        return FileSystem(
-            "ext4",
-            mount_point,
-            True,
-            f"ext4 at {mount_point} has fast_commit: e2fsck's replay of it can lose jobs; tune2fs -O ^fast_commit",
-        )
-    return FileSystem("ext4", mount_point, True)
+        return True, f"{here} has fast_commit: e2fsck's replay of it can lose jobs; tune2fs -O ^fast_commit"
+    return True, ""
 
 
 def _mount_of(root: Path, mountinfo: Path) -> tuple[str, str, str]:

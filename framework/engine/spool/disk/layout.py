@@ -11,8 +11,8 @@ import os
 import stat
 from pathlib import Path
 
+from framework.engine.calls import Calls
 from framework.engine.spool.claim.setbacks import OF_ONE_FILE
-from framework.engine.spool.disk.calls import Calls
 from framework.engine.spool.disk.disk import DIRECTORY, Disk
 from framework.engine.spool.format.names import Name
 from framework.model.errors import EngineError, EngineUnavailable
@@ -72,21 +72,18 @@ def queue_of(directory: str) -> str | None:
 
 def open_root(root: Path, calls: Calls, *, power: bool) -> Disk:
     """Open the root, and make it where it is missing. Raises EngineUnavailable, EngineError: the root is unsafe."""
+    disk = None
     try:
         made = _make_root(root, calls)
-        fd = calls.open(str(root), DIRECTORY & ~os.O_NOFOLLOW)
-    except OSError as error:
-        raise unfit(root, error) from error
-    disk = Disk(calls, fd, power=power)
-    try:
-        _check_owner(root, calls.fstat(fd))
+        disk = Disk(calls, calls.open(str(root), DIRECTORY & ~os.O_NOFOLLOW), power=power)
+        _check_owner(root, calls.fstat(disk.fd))
         if made and power:
             _sync_parents(root, calls, made)
-    except OSError as error:
-        disk.close()
-        raise unfit(root, error) from error
-    except EngineError:
-        disk.close()
+    except (OSError, EngineError) as error:
+        if disk is not None:
+            disk.close()
+        if isinstance(error, OSError):
+            raise unfit(root, error) from error
         raise
     return disk
 
@@ -118,24 +115,22 @@ def is_complete(disk: Disk, queue: QueueDir) -> bool:
 def check_one_device(root: Path, disk: Disk, queue: QueueDir) -> None:
     """Refuse a mount below the root, as every rename across it would fail. Raises EngineError, OSError."""
     device = disk.calls.fstat(disk.fd).st_dev
-    paths = [queue.base, *(f"{queue.base}/{state}" for state in STATES)]
+    own = [queue.base, *(f"{queue.base}/{state}" for state in STATES)]
+    inside = []
     for state in ("ready", "claimed", "delayed", "ids"):
-        paths += [f"{queue.base}/{state}/{entry}" for entry in disk.listdir(f"{queue.base}/{state}")]
-    for path in paths:
+        inside += [f"{queue.base}/{state}/{entry}" for entry in disk.listdir(f"{queue.base}/{state}")]
+    for path in (*own, *inside):
         try:
             found = disk.stat(path)
         except OSError as error:
-            if error.errno not in OF_ONE_FILE or path in paths[: 1 + len(STATES)]:
+            if error.errno not in OF_ONE_FILE or path in own:
                 raise
             continue  # a damaged directory does not stop the others
-        if found is None or found.st_dev == device:
-            continue
-        raise EngineError(
-            f"{root / path} is on another file system than {root}: unmount it, or mount it at {root} itself"
-        )
-    for path in paths[: 1 + len(STATES)]:
-        found = disk.stat(path)
-        if found is None or not stat.S_ISDIR(found.st_mode):
+        if found is not None and found.st_dev != device:
+            raise EngineError(
+                f"{root / path} is on another file system than {root}: unmount it, or mount it at {root} itself"
+            )
+        if path in own and (found is None or not stat.S_ISDIR(found.st_mode)):
             raise EngineError(f"{root / path} is not a directory: move it away, the spool needs that name")
 
 

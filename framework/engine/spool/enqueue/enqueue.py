@@ -13,20 +13,19 @@ import errno
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from framework.engine.spool.disk.calls import HAS_SYNCFS
+from framework.engine.calls import HAS_SYNCFS
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import TOO_MANY_FILES, Disk
 from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.enqueue import ids
-from framework.engine.spool.enqueue.draft import Draft, Gone, close, create, place
 from framework.engine.spool.enqueue.limits import Limits
-from framework.engine.spool.enqueue.undo import Undo
-from framework.engine.spool.format import frame, names
+from framework.engine.spool.enqueue.recover import is_free
+from framework.engine.spool.enqueue.temp_files import Gone, Rollback, TempFile, close, create, rename_into_place
+from framework.engine.spool.format import job_file, names
 from framework.engine.spool.format.names import Name
 from framework.engine.spool.segments import write
 from framework.engine.spool.segments.append import TOGETHER, Appender, Doubt, Open
 from framework.engine.spool.segments.format import MOST, build
-from framework.engine.spool.upkeep.recover import recover
 from framework.model.errors import EnqueueFailed, PayloadTooLarge, QueueFull
 from framework.model.extras import USUAL
 from framework.model.job import Job, JobId
@@ -46,7 +45,7 @@ class Enqueue:
         self._clock = clock
         self._ring = ring
         self._limits = Limits(disk, queue, clock)
-        self._undo = Undo(disk, queue, self._limits)
+        self._rollback = Rollback(disk, queue)
         self._appender = Appender(disk)
 
     def put(self, jobs: Sequence[Job], done: list[JobId]) -> None:
@@ -64,7 +63,7 @@ class Enqueue:
                 continue
             run = self._run(jobs, at)
             if self._kind(run[0]) != (False, False):
-                at += self._put_chunk(run, done)
+                at += self._put_files(run, done)
             elif self._appender.is_worth(run) and self._may_write_segments() and self._append(run, done):
                 at += len(run)
             else:
@@ -72,7 +71,7 @@ class Enqueue:
                     if len(run) >= self.least_segment and self._may_write_segments():
                         at += self._put_segment(run[: write.together(run)], done)
                     else:
-                        at += self._put_chunk(run, done)
+                        at += self._put_files(run, done)
 
     @contextlib.contextmanager
     def _elsewhere(self, *, forget: bool) -> Iterator[None]:
@@ -117,22 +116,27 @@ class Enqueue:
                 enqueued=done,
             )
 
-    def _put_chunk(self, jobs: Sequence[Job], done: list[JobId]) -> int:
-        """Store as many of the jobs as descriptors allow, at least one; return how many."""
-        drafts: list[Draft] = []
+    def _put_files(self, jobs: Sequence[Job], done: list[JobId]) -> int:
+        """Store as many of the jobs as descriptors allow, at least one, in files of their own; return how many.
+
+        Where the caller chose the id of the first, it is the only one, and this process holds the lock of that id.
+        """
+        files: list[TempFile] = []
         try:
-            with self._undo.before_publishing(drafts, jobs[0], done):
-                files = [frame.encode(job) for job in jobs]
-                count_again = self._limits.admit(len(jobs), sum(map(len, files)))
-                self._write_some(jobs, files, drafts)
-                self._make_durable(drafts)
-            self._publish(drafts, done)
-            if count_again or (len(drafts) > 1 and self._limits.near(len(drafts))):
-                self._undo.take_back_excess(drafts, done)
+            with self._rollback.before_publishing(files, jobs[0], done):
+                contents = [job_file.encode(job) for job in jobs]
+                count_again = self._limits.admit(len(jobs), sum(map(len, contents)))
+                self._write_some(jobs, contents, files)
+                if jobs[0].chosen_id:
+                    self._link(files[0])
+                self._make_durable(files)
+            self._publish(files, done)
+            if count_again or (len(files) > 1 and self._limits.near(len(files))):
+                self._rollback.take_back(files, self._limits.excess(), done)
         finally:
-            close(self._disk, drafts)
+            close(self._disk, files)
         self._ring()
-        return len(drafts)
+        return len(files)
 
     def _append(self, jobs: Sequence[Job], done: list[JobId]) -> bool:
         """Store all of the jobs behind those of earlier calls, or none; False: they must be stored elsewhere."""
@@ -140,7 +144,7 @@ class Enqueue:
         if not here.enter():
             return False
         try:
-            with self._undo.before_publishing((), jobs[0], done):
+            with self._rollback.before_publishing((), jobs[0], done):
                 records = None if here.segment is None else here.segment.takes(jobs)
             if here.segment is None or records is None:
                 here.close()
@@ -166,11 +170,11 @@ class Enqueue:
 
     def _put_records(self, segment: Open, jobs: Sequence[Job], records: bytes, done: list[JobId]) -> None:
         try:
-            with self._undo.before_publishing((), jobs[0], done):
+            with self._rollback.before_publishing((), jobs[0], done):
                 count_again = self._limits.admit(len(jobs), len(records))
                 first = segment.append(records, len(jobs))
         except Doubt as error:
-            self._undo.uncertain(jobs[0], error, done, behind=len(jobs) - 1)
+            self._rollback.uncertain(jobs[0], error, done, behind=len(jobs) - 1)
         done += [JobId(job.id) for job in jobs]
         self._take_back_excess(jobs, segment.path, first, done, count_again=count_again)
         self._ring()
@@ -180,7 +184,8 @@ class Enqueue:
     ) -> None:
         if count_again or self._limits.near(MOST):
             take_back = partial(write.take_back, self._disk, path, range(first, first + len(jobs)))
-            self._undo.take_back_records({first + at: job for at, job in enumerate(jobs)}, take_back, done)
+            known = {first + at: job for at, job in enumerate(jobs)}
+            self._rollback.take_back_records(known, take_back, self._limits.excess(), done)
 
     def _put_segment(self, jobs: Sequence[Job], done: list[JobId], slots: int = 0) -> int:
         """Store all of the jobs in one segment, or none; return how many.
@@ -188,29 +193,29 @@ class Enqueue:
         Args:
             slots: jobs that the segment has room for; the next calls append to the slots that are left.
         """
-        drafts: list[Draft] = []
+        files: list[TempFile] = []
         try:
-            with self._undo.before_publishing(drafts, jobs[0], done):
+            with self._rollback.before_publishing(files, jobs[0], done):
                 data, end = build(jobs, slots)
                 count_again = self._limits.admit(len(jobs), len(data))
-                drafts.append(write.begin(self._disk, self._queue, self._clock, jobs, max(slots, len(jobs))))
-                self._disk.write_all(drafts[0].fd, data)
-                self._disk.sync(drafts[0].fd)
+                files.append(write.begin(self._disk, self._queue, self._clock, jobs, max(slots, len(jobs))))
+                self._disk.write_all(files[0].fd, data)
+                self._disk.sync(files[0].fd)
             try:
-                write.publish(self._disk, self._queue, self._clock, drafts[0])
+                write.publish(self._disk, self._queue, self._clock, files[0])
             except (OSError, Gone) as error:
-                self._undo.uncertain(jobs[0], error, done, behind=len(jobs) - 1)
+                self._rollback.uncertain(jobs[0], error, done, behind=len(jobs) - 1)
             done += [JobId(job.id) for job in jobs]
-            path = drafts[0].path
+            path = files[0].path
             if slots > len(jobs):
                 with contextlib.suppress(OSError):  # after an error no job joins it, and maintenance closes it
                     here = self._appender
-                    here.begin(Open(self._disk, drafts[0], len(jobs), end, len(data), age=here.age))
-                    drafts.clear()
-            close(self._disk, drafts)  # where only whole files can be locked, this lets workers claim
+                    here.begin(Open(self._disk, files[0], len(jobs), end, len(data), age=here.age))
+                    files.clear()
+            close(self._disk, files)  # where only whole files can be locked, this lets workers claim
             self._take_back_excess(jobs, path, 0, done, count_again=count_again)
         finally:
-            close(self._disk, drafts)
+            close(self._disk, files)
         self._ring()
         return len(jobs)
 
@@ -218,71 +223,54 @@ class Enqueue:
         """Store one job under the lock of its id, which is held from the look until after the rename."""
         try:
             with ids.locked(self._disk, ids.directory(self._queue, job.id)):
-                if ids.judge(self._disk, self._queue, job.id, self._recover) == "free":
-                    self._put_linked(job, done)
+                if is_free(self._disk, self._clock, self._queue, job.id):
+                    self._put_files([job], done)
                 else:
                     done.append(JobId.taken(job.id))
         except ids.IdBusy:
             raise EnqueueFailed(f"the lock of job id {job.id!r} was held for {ids.WAIT:g} s", enqueued=done) from None
         except OSError as error:
-            self._undo.not_queued([], job, error, done)
+            self._rollback.not_queued([], job, error, done)
 
-    def _put_linked(self, job: Job, done: list[JobId]) -> None:
-        drafts: list[Draft] = []
-        try:
-            with self._undo.before_publishing(drafts, job, done):
-                data = frame.encode(job)
-                count_again = self._limits.admit(1, len(data))
-                self._write_some([job], [data], drafts)
-                wanted = ids.entry(self._queue, job.id)
-                if not self._disk.link(drafts[0].path, wanted):  # before the fsync, which also commits the link
-                    raise OSError(errno.EEXIST, "another job took the id, though its lock was ours")
-                drafts[0].entry = wanted
-                self._make_durable(drafts)
-            self._publish(drafts, done)
-            if count_again:
-                self._undo.take_back_excess(drafts, done)
-        finally:
-            close(self._disk, drafts)
-        self._ring()
+    def _link(self, file: TempFile) -> None:
+        wanted = ids.entry(self._queue, file.job.id)
+        if not self._disk.link(file.path, wanted):  # before the fsync, which also commits the link
+            raise OSError(errno.EEXIST, "another job took the id, though its lock was ours")
+        file.entry = wanted
 
-    def _recover(self, entry: str) -> ids.Recovery:
-        return recover(self._disk, self._clock, self._queue, entry, id_locked=True)
-
-    def _write_some(self, jobs: Sequence[Job], files: Sequence[bytes], drafts: list[Draft]) -> None:
-        for job, data in zip(jobs, files, strict=True):
+    def _write_some(self, jobs: Sequence[Job], contents: Sequence[bytes], files: list[TempFile]) -> None:
+        for job, data in zip(jobs, contents, strict=True):
             try:
-                made = create(self._disk, self._queue, job, partial(self._name, chosen=job.chosen_id))
+                made = create(self._disk, self._queue, job, self._name)
             except OSError as error:
-                if error.errno in TOO_MANY_FILES and drafts:
-                    return  # this chunk is smaller; the other jobs come with the next
+                if error.errno in TOO_MANY_FILES and files:
+                    return  # these are stored without the others, which come with the next call
                 raise
-            drafts.append(made)
+            files.append(made)
             self._disk.write_all(made.fd, data)
 
-    def _name(self, *, chosen: bool) -> Name:
+    def _name(self, job: Job) -> Name:
         """Return a new name for a temp file; all that it says of the job is whether its id was chosen."""
-        return Name(self._clock.stamp(), names.tails.next(), chosen=chosen)
+        return Name(self._clock.stamp(), names.tails.next(), chosen=job.chosen_id)
 
-    def _make_durable(self, drafts: Sequence[Draft]) -> None:
-        if self._disk.power and HAS_SYNCFS and len(drafts) >= SYNCFS_FROM:
+    def _make_durable(self, files: Sequence[TempFile]) -> None:
+        if self._disk.power and HAS_SYNCFS and len(files) >= SYNCFS_FROM:
             self._disk.calls.syncfs(self._disk.fd)
         else:
-            for draft in drafts:
-                self._disk.sync(draft.fd)
+            for file in files:
+                self._disk.sync(file.fd)
 
-    def _publish(self, drafts: Sequence[Draft], done: list[JobId]) -> None:
+    def _publish(self, files: Sequence[TempFile], done: list[JobId]) -> None:
         """Rename in order; each stamp is made after the job before is in place: see `listing`."""
-        for at, draft in enumerate(drafts):
-            name = names.first(draft.job, self._clock.stamp(), draft.name.tail)
+        for at, file in enumerate(files):
+            name = names.first(file.job, self._clock.stamp(), file.name.tail)
             target = self._queue.waiting(name, self._clock.micros())
             try:
-                place(self._disk, draft.path, target)
+                rename_into_place(self._disk, file.path, target)
             except (OSError, Gone) as error:
-                self._undo.give_up(drafts[at + 1 :])
-                self._undo.uncertain(draft.job, error, done)
-            draft.path = target
-            done.append(JobId(draft.job.id))
+                self._rollback.uncertain(file.job, error, done, unused=files[at + 1 :])
+            file.path = target
+            done.append(JobId(file.job.id))
 
     def close(self) -> None:
         """Close the open segment. Idempotent."""

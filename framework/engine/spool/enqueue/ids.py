@@ -1,7 +1,8 @@
 """Ids that callers chose: while a job with such an id exists in any state, enqueueing the id again does nothing.
 
-`ids/<xx>/<hash>`, the id's entry, is a hard link to the job's file. Its link count proves nothing: a backup may be made
-of hard links, and a restore without them. So where there is an entry, its job is looked for; see `locate`.
+`ids/<xx>/<hash>`, the id's entry, is a hard link to the job's file. Its link count proves nothing: a backup made of
+hard links (`cp -al`, rsnapshot) raises it, a restore without them (`cp -r`) lowers it. So where there is an entry, its
+job is looked for in all states of its queue, then of the other queues, because a dead letter is in another queue.
 
 A process that makes, checks or removes an entry holds the `flock` on the directory `ids/<xx>`. Without it two processes
 that found a stale entry could unlink the new entry of a third, and an entry could vanish between a look and an unlink.
@@ -15,30 +16,30 @@ import re
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
-from typing import Literal
+from itertools import chain
 
-from framework.engine.spool.disk import flocks
+from framework.engine import flocks
+from framework.engine.spool.claim import listing
+from framework.engine.spool.disk import layout
 from framework.engine.spool.disk.disk import DIRECTORY, Disk
 from framework.engine.spool.disk.layout import QueueDir
-from framework.engine.spool.enqueue import locate
+from framework.engine.spool.format import job_file, names
+from framework.model.job import Job
+from framework.model.options import QueueOptions
 
 WAIT = 5.0  # seconds for the lock; it is held for one fsync
 ACK_WAIT = 1.0  # seconds for the lock at a settlement, which may leave the entry behind
-_TRIES = 50
+_LOOKS = 20  # at a job that moves meanwhile
 _open: dict[tuple[int, int, str], int] = {}  # descriptors by thread, descriptor of the root, and path
 _NEW = ".new"  # a link that is to replace an entry
 _ENTRY = re.compile(rf"[0-9a-f]{{32}}(?:{re.escape(_NEW)})?", re.ASCII)
 
-Verdict = Literal["free", "duplicate"]
-# The result for a file in tmp: it is in use by its writer or by another recovery, it was promoted, or it is gone.
-Recovery = Literal["busy", "promoted", "gone"]
-
 
 class IdBusy(Exception):
-    """An error: another process has held the lock of this id for too long."""
+    """An error: the lock of an id was held, or its job moved again and again, for too long."""
 
 
 def directory(queue: QueueDir, job_id: str) -> str:
@@ -85,31 +86,6 @@ def _descriptor(disk: Disk, path: str) -> Iterator[int]:
             del _open[mine]
 
 
-def judge(disk: Disk, queue: QueueDir, job_id: str, recover: Callable[[str], Recovery]) -> Verdict:
-    """Return, under the lock, whether there is a job with this id. Raises OSError, IdBusy.
-
-    An entry that a finished job has left behind is removed.
-
-    Args:
-        recover: recovers one file in tmp whose writer may be dead. A living writer of a linked file holds this lock.
-            We hold it, so the writer of a linked file in tmp is dead: that file is the original, and comes first.
-    """
-    path = entry(queue, job_id)
-    for _ in range(_TRIES):
-        found = disk.stat(path)
-        if found is None:
-            return "free"
-        draft = _in_tmp(disk, queue, found) if found.st_nlink > 1 else None
-        if draft is None:
-            return "duplicate" if is_taken(disk, queue, job_id, found) else "free"
-        what = recover(draft)
-        if what == "promoted":
-            return "duplicate"
-        if what == "busy":  # another recovery has the file and waits for the lock that we hold; it gives up first
-            time.sleep(0.005)
-    raise IdBusy(path)
-
-
 def is_taken(disk: Disk, queue: QueueDir, job_id: str, found: os.stat_result) -> bool:
     """Return, under the lock, whether the job of an entry exists; if not, remove the entry. Raises OSError, IdBusy.
 
@@ -117,32 +93,21 @@ def is_taken(disk: Disk, queue: QueueDir, job_id: str, found: os.stat_result) ->
         found: the result of a `stat` of the entry.
     """
     path = entry(queue, job_id)
-    try:
-        if locate.is_stored(disk, queue, path, found):
-            return True
-    except locate.Moving as error:
-        raise IdBusy(path) from error
-    restored = locate.restored(disk, queue, job_id) or locate.restored(disk, queue, job_id)  # it may have moved
+    if _is_stored(disk, queue, path, found):
+        return True
+    restored = _restored(disk, queue, job_id) or _restored(disk, queue, job_id)  # it may have moved
     if restored is None:
         disk.unlink(path)
     else:
-        replace(disk, restored, path)
+        _replace(disk, restored, path)
     return restored is not None
 
 
-def replace(disk: Disk, source: str, path: str) -> None:
+def _replace(disk: Disk, source: str, path: str) -> None:
     """Make an entry, under the lock, a link to this file. Raises OSError, also where the file has moved."""
     disk.unlink(path + _NEW)
     disk.link(source, path + _NEW)
     disk.rename(path + _NEW, path)
-
-
-def _in_tmp(disk: Disk, queue: QueueDir, wanted: os.stat_result) -> str | None:
-    for name in disk.listdir(f"{queue.base}/tmp"):
-        found = disk.stat(queue.path("tmp", name))
-        if found is not None and found.st_ino == wanted.st_ino:
-            return name
-    return None
 
 
 def unlink(disk: Disk, path: str, queue: QueueDir, job_id: str, inode: int) -> bool:
@@ -170,20 +135,144 @@ def _drop(disk: Disk, path: str, inode: int, *, gone: bool) -> None:
 def sweep(disk: Disk, path: str) -> int:
     """Remove the entries in one `ids/<xx>` that finished jobs have left; return how many. Raises OSError."""
     removed = 0
-    stale = [name for name in disk.listdir(path) if _ENTRY.fullmatch(name) and _is_stale(disk, f"{path}/{name}")]
+    stale = [name for name in disk.listdir(path) if _ENTRY.fullmatch(name) and _is_cut_off(disk, f"{path}/{name}")]
     if stale:
-        try:
-            with locked(disk, path, wait=0.05):
-                for name in stale:
-                    removed += _is_stale(disk, f"{path}/{name}") and disk.unlink(f"{path}/{name}")
-        except IdBusy:
-            return removed
+        with contextlib.suppress(IdBusy), locked(disk, path, wait=0.05):
+            for name in stale:
+                removed += _is_cut_off(disk, f"{path}/{name}") and disk.unlink(f"{path}/{name}")
     return removed
 
 
-def _is_stale(disk: Disk, path: str) -> bool:
+def _is_cut_off(disk: Disk, path: str) -> bool:
+    """Return whether a path is a regular file without a second name. Raises OSError."""
     found = disk.stat(path)
     return found is not None and stat.S_ISREG(found.st_mode) and found.st_nlink < 2
+
+
+def _is_stored(disk: Disk, queue: QueueDir, entry: str, found: os.stat_result) -> bool:
+    """Return whether some state holds the file that an entry is a link to. Raises OSError, IdBusy.
+
+    Jobs move while they are looked for. A rename changes the ctime of the file. So a look is complete where the ctime
+    is older than a tick of the file system's clock when the look begins, and unchanged when it ends.
+
+    Args:
+        found: the result of a `stat` of the entry.
+    """
+    if found.st_nlink < 2:
+        return False
+    job = job_file.job_in(disk, entry)
+    if _seen(disk, queue, found.st_ino, job):
+        return True
+    for _ in range(_LOOKS):
+        time.sleep(listing.tick(found.st_ctime_ns))
+        if _seen(disk, queue, found.st_ino, job):
+            return True
+        now = disk.stat(entry)
+        if now is None or now.st_ctime_ns == found.st_ctime_ns:
+            return False
+        found = now
+    raise IdBusy(entry)
+
+
+def _seen(disk: Disk, queue: QueueDir, inode: int, job: Job | None) -> bool:
+    for path in chain(_chosen(disk, f"{queue.base}/tmp", 0), _files(disk, queue, job)):
+        found = disk.stat(path)
+        if found is not None and found.st_ino == inode:
+            return True
+    return False
+
+
+def _restored(disk: Disk, queue: QueueDir, job_id: str) -> str | None:
+    """Return the file of a job with this id that no entry links to, as after `cp -r`; None: none. Raises OSError."""
+    for path in _files(disk, queue, None):
+        job = job_file.job_in(disk, path) if _is_cut_off(disk, path) else None
+        if job is not None and (job.queue, job.id) == (queue.name, job_id):
+            return path
+    return None
+
+
+def _files(disk: Disk, queue: QueueDir, job: Job | None) -> Iterator[str]:
+    """Yield the files of jobs with chosen ids, likely directories of `job` and this queue first. Raises OSError."""
+    first = [queue.base] + [layout.directory_of(dead) for dead in (queue.options.dead_letter,) if dead is not None]
+    others = [other for other in disk.listdir(".") if layout.queue_of(other) is not None and other not in first]
+    for base in (*first, *sorted(others)):
+        yield from _of_queue(disk, base, job)
+
+
+def _of_queue(disk: Disk, base: str, job: Job | None = None) -> Iterator[str]:
+    """Yield the files of jobs with chosen ids in one queue's directory. Raises OSError."""
+    stamp = 0 if job is None else round(job.enqueued_at * 1e9)
+    minute = 0 if job is None else names.micros(job.eligible_at) // 60_000_000
+    directories = [f"claimed/{wid}" for wid in disk.listdir(f"{base}/claimed") if not wid.endswith(".lock")]
+    directories += [f"ready/{b}" for b in _nearest(disk.listdir(f"{base}/ready"), names.BUCKET_DIGITS, stamp // 10**10)]
+    directories += [f"delayed/{m}" for m in _nearest(disk.listdir(f"{base}/delayed"), 11, minute)]
+    for directory in (*directories, "dead", "bad"):
+        yield from _chosen(disk, f"{base}/{directory}", stamp)
+
+
+def _chosen(disk: Disk, directory: str, stamp: int) -> list[str]:
+    found = [entry for entry in disk.listdir(directory) if entry.endswith(",i") and names.parse(entry)]
+    return [f"{directory}/{entry}" for entry in _nearest(found, 20, stamp)]
+
+
+def _nearest(found: list[str], digits: int, wanted: int) -> list[str]:
+    """Return names by the distance of their leading digits from a number, nearest first; other names last."""
+
+    def distance(entry: str) -> tuple[bool, int]:
+        return (False, abs(int(entry[:digits]) - wanted)) if entry[:digits].isdecimal() else (True, 0)
+
+    return sorted(found, key=distance)
+
+
+class Relink:
+    """A repair of id entries after a restore without hard links, which cuts jobs off from their entries.
+
+    It looks at all jobs of one queue whose ids were chosen, once in each process.
+
+    Attributes:
+        done: the look has ended. Before that no entry may be removed as left behind by a finished job.
+    """
+
+    def __init__(self, disk: Disk, queue: QueueDir) -> None:
+        self._disk = disk
+        self._queue = queue
+        self._files: Iterator[str] = iter(())
+        self._again = True
+        self.done = False
+
+    def __call__(self, until: float) -> int:
+        """Go on until `until` (monotonic seconds), at least one step; return how many were linked. Raises OSError."""
+        linked, over = 0, False
+        while not self.done and not over:
+            over = time.monotonic() >= until
+            try:
+                path = next(self._files, None)
+            except OSError:
+                self._again = True
+                raise
+            if path is None and self._again:  # jobs may have moved, unseen, during a pass that found something
+                self._again, self._files = False, _of_queue(self._disk, self._queue.base)
+            elif path is None:
+                self.done = True
+            elif _is_cut_off(self._disk, path) and self._relink(path):
+                self._again, linked = True, linked + 1
+        return linked
+
+    def _relink(self, path: str) -> bool:
+        try:
+            job = job_file.job_in(self._disk, path)
+            if job is None:
+                return False
+            home = QueueDir(QueueOptions(job.queue))
+            with locked(self._disk, directory(home, job.id), wait=0.05):
+                path_of_id = entry(home, job.id)
+                found = self._disk.stat(path_of_id)
+                if found is not None and _is_stored(self._disk, home, path_of_id, found):
+                    return False  # another job has the id
+                _replace(self._disk, path, path_of_id)
+        except (OSError, IdBusy):  # it has moved, its home is missing, or it cannot be read
+            return False
+        return True
 
 
 os.register_at_fork(after_in_child=_open.clear)  # its keys name the parent's threads

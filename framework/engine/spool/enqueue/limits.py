@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 
-from framework.engine.spool.disk import flocks
+from framework.engine import flocks
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
-from framework.engine.spool.upkeep.counts import Counts
+from framework.engine.spool.upkeep.counts import Counts, read_depth
 from framework.model.errors import QueueFull
 
 RATE = 50_000  # jobs per second that all producers together can hardly exceed: so fast a count becomes outdated
@@ -70,13 +71,14 @@ class Limits:
             return limit is not None and not self._sure(limit - jobs)
 
     def excess(self) -> int:
-        """Return by how many jobs the queue is over its limit now. Raises OSError."""
+        """Return by how many jobs the queue is over its limit now; 0: it is not, or they cannot be counted."""
         limit = self._queue.options.max_length
         if limit is None:
             return 0
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError):  # the jobs are queued: a failed count is no reason for an error
             self._recount()
             return max(0, self._count - limit)
+        return 0
 
     def _sure(self, limit: int) -> bool:
         age = time.monotonic() - self._taken
@@ -107,14 +109,3 @@ class Limits:
             )
         if free.f_files and free.f_favail < jobs + 4:
             raise QueueFull(f"the disk of queue {self._queue.name!r} has {free.f_favail} inodes left: free some")
-
-
-def read_depth(disk: Disk, queue: QueueDir) -> tuple[int, int] | None:
-    """Return (ready and delayed jobs, stamp time in ns) as maintenance last published them. Raises OSError.
-
-    None: it has published none.
-    """
-    fields = (disk.read_small(queue.depth, 200) or b"").split()
-    if len(fields) != 3 or not all(f.isdigit() for f in fields):
-        return None
-    return int(fields[0]) + int(fields[1]), int(fields[2])

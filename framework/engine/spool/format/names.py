@@ -17,10 +17,10 @@ from __future__ import annotations
 import os
 import re
 from functools import lru_cache
-from itertools import count, islice
+from itertools import count
 from typing import NamedTuple
 
-from framework.engine.spool.disk import flocks
+from framework.engine import flocks
 from framework.model.extras import USUAL
 from framework.model.job import Job
 
@@ -239,12 +239,7 @@ class Tails:
 
     def next(self) -> str:
         """Return a unique tail."""
-        return self.many(1)[0]
-
-    def many(self, most: int) -> list[str]:
-        """Return so many unique tails; they share one random part."""
-        random = os.urandom(6).hex()
-        return [f"{self._producer}.{number:x}.{random}" for number in islice(self._numbers, most)]
+        return f"{self._producer}.{next(self._numbers):x}.{os.urandom(6).hex()}"
 
 
 tails = Tails()

@@ -19,9 +19,9 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from framework.engine.spool.disk import flocks
+from framework.engine import flocks
 from framework.engine.spool.disk.disk import Disk
-from framework.engine.spool.enqueue.draft import Draft
+from framework.engine.spool.enqueue.temp_files import TempFile
 from framework.engine.spool.format import names
 from framework.engine.spool.segments import file
 from framework.engine.spool.segments import format as bytes_of
@@ -47,11 +47,11 @@ class Open:
         retired: this process has since stored jobs elsewhere that later jobs must not overtake.
     """
 
-    def __init__(self, disk: Disk, draft: Draft, used: int, end: int, size: int, *, age: float) -> None:
-        self._disk, self.path, self._fd = disk, draft.path, draft.fd
-        self._name, self.used, self._end, self._size = file.name_at(draft.path), used, end, size
+    def __init__(self, disk: Disk, temp: TempFile, used: int, end: int, size: int, *, age: float) -> None:
+        self._disk, self.path, self._fd = disk, temp.path, temp.fd
+        self._name, self.used, self._end, self._size = file.name_at(temp.path), used, end, size
         self._until = time.monotonic() + age
-        found = disk.calls.fstat(draft.fd)
+        found = disk.calls.fstat(temp.fd)
         self._file = found.st_dev, found.st_ino
         self.retired = False
 

@@ -20,10 +20,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
+from framework.engine.calls import HAS_SYNCFS
 from framework.engine.spool.claim.life import Held, Owner
-from framework.engine.spool.disk.calls import HAS_SYNCFS
 from framework.engine.spool.disk.disk import Disk
-from framework.engine.spool.format import frame, names
+from framework.engine.spool.format import job_file, names
 from framework.engine.spool.segments import words as word
 from framework.engine.spool.segments.open import Segments
 
@@ -121,8 +121,8 @@ def _copy(disk: Disk, held: Held, *, sync: bool) -> bool:
     if held.copied:
         disk.unlink(_path(held))  # left by an earlier call
     held.copied = True
-    data = frame.encode(held.segment.job(held.index))
-    held.slots_at = frame.layout(data).slots_at
+    data = job_file.encode(held.segment.job(held.index))
+    held.slots_at = job_file.layout(data).slots_at
     try:
         disk.write_new(_path(held), data, sync=sync)
     except FileNotFoundError:  # the owner's directory was removed

@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from framework.engine.spool.disk import flocks
+from framework.engine import flocks
 from framework.engine.spool.disk.disk import Disk
-from framework.engine.spool.format import frame, jobfile, names
+from framework.engine.spool.format import job_file, names
 from framework.engine.spool.segments import format as bytes_of
 from framework.engine.spool.segments import words as word
 from framework.model.job import Job
@@ -71,17 +71,17 @@ class Segment:
         try:
             self.fd = flocks.keep(self._opened())
         except OSError as error:
-            if error.errno in jobfile.PLANTED:
-                raise jobfile.Planted from None
+            if error.errno in job_file.PLANTED:
+                raise job_file.Planted from None
             raise
         try:
             found = disk.calls.fstat(self.fd)
             self.file, self.inode = (found.st_dev, found.st_ino), found.st_ino
             if not stat.S_ISREG(found.st_mode):
-                raise jobfile.Planted
+                raise job_file.Planted
             self.head = bytes_of.head(disk.calls.pread(self.fd, bytes_of.WORDS_AT, 0))
             if self.head.jobs != self.name.jobs or found.st_size < self.head.data_at:
-                raise frame.Damaged(f"{self.head.jobs} jobs in {found.st_size} bytes: not what its name says")
+                raise job_file.Damaged(f"{self.head.jobs} jobs in {found.st_size} bytes: not what its name says")
         except BaseException:
             self.close()
             raise

@@ -4,7 +4,7 @@
     words   eight bytes for each job, see `words`; padded to a whole page, so that writing a word rewrites no record
     record  flag, index, length, checksum | lengths, moments, uid | id, headers, extras, body; padded to eight bytes
 
-Right checksums do not prove that a record is a job: types and ranges are checked as in a job file (`frame.flaw`).
+Right checksums do not prove that a record is a job: types and ranges are checked as in a job file (`job_file.flaw`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from framework.engine.spool.format import frame, names
+from framework.engine.spool.format import job_file, names
 from framework.engine.spool.segments.words import SIZE, VACANT, pack
 from framework.model.extras import LATEST, NONE, unpack
 from framework.model.frozen import frozen
@@ -98,25 +98,27 @@ def head_of(jobs: int, size: int, queue: str, version: int = VERSION, *, grows: 
 
 
 def head(data: bytes) -> Head:
-    """Return the head in the first bytes of a segment. Raises frame.Damaged, frame.Newer."""
+    """Return the head in the first bytes of a segment. Raises job_file.Damaged, job_file.Newer."""
     if len(data) < _HEAD.size + _CRC.size:
-        raise frame.Damaged(f"{len(data)} bytes: shorter than the head of a segment")
+        raise job_file.Damaged(f"{len(data)} bytes: shorter than the head of a segment")
     magic, version, flags, jobs, begin, size, queue = _HEAD.unpack_from(data)
     if magic != MAGIC:
-        raise frame.Damaged("no segment")
+        raise job_file.Damaged("no segment")
     if _CRC.unpack_from(data, _HEAD.size)[0] != zlib.crc32(data[: _HEAD.size]):
-        raise frame.Damaged("checksum of the head of a segment")
+        raise job_file.Damaged("checksum of the head of a segment")
     if version > VERSION:
-        raise frame.Newer(version)
+        raise job_file.Newer(version)
     name = queue.rstrip(b"\0").decode("ascii", "replace")
     sized = 0 < jobs <= MOST and begin == data_at(jobs) and begin < size < _LARGEST
-    if version < 1 or not sized or not frame.is_name(name):
-        raise frame.Impossible(f"head of a segment: version {version}, {jobs} jobs, records at {begin}, {size} bytes")
+    if version < 1 or not sized or not job_file.is_name(name):
+        raise job_file.Impossible(
+            f"head of a segment: version {version}, {jobs} jobs, records at {begin}, {size} bytes"
+        )
     return Head(jobs, begin, size, name, bool(flags & GROWS))
 
 
 def _record(index: int, job: Job) -> bytes:
-    wrong = frame.flaw(job)
+    wrong = job_file.flaw(job)
     if wrong or len(job.uid) != 16:
         raise ValueError(f"impossible {wrong or 'uid'} of job {job.id!r:.100}")
     ident = job.id.encode("utf-8", "surrogatepass")
@@ -124,7 +126,7 @@ def _record(index: int, job: Job) -> bytes:
     extras = b"" if job.extras is NONE else job.extras.text.encode("ascii")
     # A job that fails gets a job file, whose headers hold all of these. There an id takes up to six times its bytes.
     headers_alone = len(headers) + len(extras) + 6 * len(ident) + 4096
-    if headers_alone > frame.MOST_HEADERS or len(job.payload) > frame.MOST_BODY:
+    if headers_alone > job_file.MOST_HEADERS or len(job.payload) > job_file.MOST_BODY:
         raise ValueError(f"job {job.id!r:.100} is too large: headers {len(headers)}, payload {len(job.payload)} bytes")
     fixed = _FIXED.pack(
         len(ident), len(headers), len(extras), len(job.payload), job.enqueued_at,
@@ -198,10 +200,10 @@ def _next_whole(data: bytes, at: int, least: int) -> int:
 
 
 def decode(data: bytes, at: int, queue: str) -> Job:
-    """Return the job in a record. Raises frame.Damaged."""
+    """Return the job in a record. Raises job_file.Damaged."""
     fixed = _fixed(data, at)
     if fixed is None:
-        raise frame.Damaged("checksum of a record in a segment")
+        raise job_file.Damaged("checksum of a record in a segment")
     n_id, n_headers, n_extras, n_body, enqueued_at, ttl, scheduled, uid = fixed
     ident = at + _PREFIX.size + _FIXED.size
     headers = ident + n_id
@@ -223,12 +225,12 @@ def decode(data: bytes, at: int, queue: str) -> Job:
             unpack(data[extras:body].decode("ascii")) if n_extras else NONE,
         )
     except (ValueError, TypeError, RecursionError) as error:
-        raise frame.Impossible(f"record in a segment: {error!r:.200}") from None
+        raise job_file.Impossible(f"record in a segment: {error!r:.200}") from None
     # Most jobs have only these fields, whose types follow from the decoding: this short check is enough for them.
     usual = ttl != ttl and scheduled != scheduled and 0 <= enqueued_at <= LATEST
     usual = usual and (not n_headers or data[headers] != _OPENING)
-    if not usual and (wrong := frame.flaw(job)):
-        raise frame.Impossible(f"record in a segment: impossible {wrong}")
+    if not usual and (wrong := job_file.flaw(job)):
+        raise job_file.Impossible(f"record in a segment: impossible {wrong}")
     return job
 
 

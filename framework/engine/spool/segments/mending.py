@@ -8,10 +8,10 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from framework.engine.spool.disk import flocks
+from framework.engine import flocks
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
-from framework.engine.spool.format import frame
+from framework.engine.spool.format import job_file
 from framework.engine.spool.segments import format as bytes_of
 from framework.engine.spool.segments import words as word
 from framework.engine.spool.segments.file import Segment, name_at
@@ -29,7 +29,7 @@ def recover(disk: Disk, queue: QueueDir, entry: str) -> int:
         data = _content(disk, fd)
         try:
             there = _whole(data, bytes_of.head(data).jobs)
-        except frame.Damaged:
+        except job_file.Damaged:
             there = []
         if not any(there) or len(there) != name.jobs:
             disk.unlink(path)
@@ -112,7 +112,7 @@ def flaw(disk: Disk, path: str) -> str:
 def _flaw_of_head(data: bytes, jobs: int) -> str:
     try:
         return "" if bytes_of.head(data).jobs == jobs else "another number of jobs than its name says"
-    except frame.Damaged as error:
+    except job_file.Damaged as error:
         return str(error)
 
 

@@ -14,7 +14,7 @@ from framework.engine.spool.claim.life import Held, Owner
 from framework.engine.spool.claim.setbacks import Setbacks
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
-from framework.engine.spool.format import frame, names
+from framework.engine.spool.format import job_file, names
 from framework.engine.spool.segments import format as bytes_of
 from framework.engine.spool.segments import mending
 from framework.engine.spool.segments import words as word
@@ -140,7 +140,7 @@ class Segments:
         """Return a job; None: its record is damaged, and moved to bad/ under the word *moved*. Raises OSError."""
         try:
             return segment.job(index)
-        except frame.Damaged:
+        except job_file.Damaged:
             path = self._queue.path("bad", segment.name.of_job(index, 0, None))  # the same name at each try
             self._disk.unlink(path)
             self._disk.write_new(path, segment.record(index), sync=True)
@@ -232,7 +232,7 @@ class Segments:
     def _expires(segment: Segment, index: int) -> float:
         try:
             name = bytes_of.name_of(segment.name, index, segment.job(index), 0)
-        except frame.Damaged:  # a claim handles it
+        except job_file.Damaged:  # a claim handles it
             return math.inf
         return math.inf if name.expires is None else name.expires
 
@@ -280,7 +280,7 @@ class Segments:
             segment = self._open[entry] = Segment(self._disk, self.path(entry), self)
         except FileNotFoundError:
             return None
-        except frame.Damaged:
+        except job_file.Damaged:
             if self._disk.move(self.path(entry), self._queue.path("bad", entry)):
                 self._counts["bad"] += 1
             return None

@@ -11,7 +11,7 @@ from framework.engine.spool.claim.listing import Names
 from framework.engine.spool.claim.setbacks import Setbacks
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
-from framework.engine.spool.format import frame, jobfile, names
+from framework.engine.spool.format import job_file, names
 from framework.engine.spool.segments import format as bytes_of
 from framework.engine.spool.segments import mending
 from framework.engine.spool.segments import words as word
@@ -71,10 +71,10 @@ class Words:
                 return found
         except FileNotFoundError:
             return None
-        except frame.Damaged:
+        except job_file.Damaged:
             pass
         except OSError as error:
-            if error.errno not in jobfile.PLANTED:
+            if error.errno not in job_file.PLANTED:
                 self._setbacks.add(path, error)
         return [0] * name.jobs  # damaged: a claim moves it to bad/
 
@@ -121,7 +121,7 @@ class Upkeep:
             self._disk.unlink(path)
             return
         if word.VACANT in found:
-            with suppress(frame.Damaged, FileNotFoundError):
+            with suppress(job_file.Damaged, FileNotFoundError):
                 mending.adopt(self._disk, path)
         self._free_unknown(entry, found)
         if self._disk.power and any(found) and self._flushed.get(entry) != found:
@@ -144,7 +144,7 @@ class Upkeep:
         suspects = [index for index in suspects if word.tag_of_word(found[index]) not in living]
         if not suspects:
             return
-        with suppress(frame.Damaged, FileNotFoundError, Busy):  # the next look tries again
+        with suppress(job_file.Damaged, FileNotFoundError, Busy):  # the next look tries again
             with Segment(self._disk, self._segments.path(entry)) as segment, segment.locked():
                 now, there = segment.words(), segment.whole()
                 suspects = [i for i in suspects if now[i] == found[i]]

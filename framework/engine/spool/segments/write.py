@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
-from framework.engine.spool.enqueue.draft import Draft, create, place
-from framework.engine.spool.format import frame, names
+from framework.engine.spool.enqueue.temp_files import TempFile, create, rename_into_place
+from framework.engine.spool.format import job_file, names
 from framework.engine.spool.format.names import SegmentName
 from framework.engine.spool.segments import format as bytes_of
 from framework.engine.spool.segments import words as word
@@ -32,27 +32,27 @@ def together(jobs: Sequence[Job]) -> int:
     return min(len(jobs), bytes_of.MOST)
 
 
-def begin(disk: Disk, queue: QueueDir, clock: Clock, jobs: Sequence[Job], slots: int) -> Draft:
+def begin(disk: Disk, queue: QueueDir, clock: Clock, jobs: Sequence[Job], slots: int) -> TempFile:
     """Make an empty locked file in tmp, named after its future content. Raises OSError."""
     expiries = [names.micros(job.eligible_at + job.ttl) for job in jobs if job.ttl is not None]
     first = min(expiries, default=None)
-    return create(disk, queue, jobs[0], lambda: SegmentName(clock.stamp(), names.tails.next(), slots, first))
+    return create(disk, queue, jobs[0], lambda _: SegmentName(clock.stamp(), names.tails.next(), slots, first))
 
 
-def publish(disk: Disk, queue: QueueDir, clock: Clock, draft: Draft) -> None:
+def publish(disk: Disk, queue: QueueDir, clock: Clock, temp: TempFile) -> None:
     """Rename the segment into place, which makes all its jobs runnable. Raises OSError, Gone.
 
     An error of the rename is ignored where the file is in place all the same.
     """
-    name = name_at(draft.path)
-    stamp = clock.stamps(name.jobs)[0]  # taken now: a listing takes only jobs stamped before it
+    name = name_at(temp.path)
+    stamp = clock.stamp(name.jobs)  # taken now: a listing takes only jobs stamped before it
     target = f"{queue.base}/segments/{name._replace(stamp=stamp)}"
     try:
-        place(disk, draft.path, target)
+        rename_into_place(disk, temp.path, target)
     except OSError:
         if disk.stat(target) is None:
             raise
-    draft.path = target
+    temp.path = target
 
 
 def take_back(disk: Disk, path: str, indexes: range, most: int) -> list[int]:
@@ -76,5 +76,5 @@ def discard(disk: Disk, path: str, index: int) -> bool:
     """Delete an unclaimed job, as from the command line; False: it is gone or claimed. Raises OSError."""
     try:
         return bool(take_back(disk, path, range(index, index + 1), 1))
-    except (frame.Damaged, FileNotFoundError, Busy):
+    except (job_file.Damaged, FileNotFoundError, Busy):
         return False

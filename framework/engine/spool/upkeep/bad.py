@@ -9,9 +9,9 @@ from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.enqueue import ids
-from framework.engine.spool.format import frame, jobfile, names
+from framework.engine.spool.enqueue.recover import linked
+from framework.engine.spool.format import job_file, names
 from framework.engine.spool.segments import mending
-from framework.engine.spool.upkeep.recover import linked
 from framework.model.extras import NONE, Extras
 
 START = 4096  # bytes of a file's beginning that are shown to a person
@@ -23,13 +23,13 @@ def look(disk: Disk, path: str) -> tuple[str, bytes, Extras]:
     start = b""
     try:
         if names.segment(os.path.basename(path)) is not None:
-            with jobfile.opened(disk, path) as (fd, _):
+            with job_file.opened(disk, path) as (fd, _):
                 start = disk.calls.pread(fd, START, 0)
             return mending.flaw(disk, path), start, NONE
-        with jobfile.opened(disk, path) as (fd, found):
+        with job_file.opened(disk, path) as (fd, found):
             start = disk.calls.pread(fd, START, 0)
-            _, job = jobfile.content(disk, fd, found.st_size)
-    except frame.Damaged as error:
+            _, job = job_file.content(disk, fd, found.st_size)
+    except job_file.Damaged as error:
         return str(error), start, NONE
     except OSError as error:
         return error.strerror or str(error), start, NONE
@@ -47,10 +47,10 @@ def restore(disk: Disk, clock: Clock, queue: QueueDir, path: str, home: Callable
     try:
         if names.segment(os.path.basename(path)) is not None:
             return mending.restore(disk, queue, path)
-        job, found = jobfile.read(disk, path)
+        job, found = job_file.read(disk, path)
     except FileNotFoundError:
         return GONE
-    except frame.Damaged as error:
+    except job_file.Damaged as error:
         return f"cannot be read: {error}"
     name = names.parse(os.path.basename(path)) or names.first(job, clock.stamp(), names.tails.next())
     name = name._replace(chosen=job.chosen_id)

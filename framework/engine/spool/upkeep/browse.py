@@ -6,34 +6,28 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from framework.engine.spool.claim import markers
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
-from framework.engine.spool.disk.layout import QueueDir
+from framework.engine.spool.disk.layout import QueueDir, queue_of
 from framework.engine.spool.enqueue import ids
-from framework.engine.spool.format import frame, jobfile, names
+from framework.engine.spool.format import job_file, names
 from framework.engine.spool.format.names import Name
 from framework.engine.spool.segments.file import Segment
 from framework.engine.spool.segments.format import WORDS_AT, head, name_of
 from framework.engine.spool.segments.words import delivery_of, is_free, is_owned
 from framework.engine.spool.segments.write import discard
-from framework.engine.spool.upkeep import bad, undeclared
-from framework.engine.spool.upkeep.counts import Counts
-from framework.engine.spool.upkeep.refused import Refused
+from framework.engine.spool.upkeep import bad
+from framework.engine.spool.upkeep.counts import Counts, read_depth
 from framework.model.extras import NONE, Extras
 from framework.model.job import Job
+from framework.model.options import QueueOptions
 
 LOOKED = 200  # files of a state in a quick look: jobs that no worker here takes are soon among the oldest
-
-# state -> its directory, and whether jobs are one directory deeper
-_PLACES = {
-    "ready": ("ready", True),
-    "delayed": ("delayed", True),
-    "in_flight": ("claimed", True),
-    "dead": ("dead", False),
-    "bad": ("bad", False),
-}
+KEPT = 60_000_000_000  # nanoseconds for which a queue counts as declared after its last depth: services are restarted
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +50,34 @@ class Sight:
     flaw: str = ""
     newer: bool = False
     index: int = -1
+
+
+class Refused:
+    """The errors of looks that the system refuses (another user's directory, a bad sector): all else is seen first."""
+
+    def __init__(self) -> None:
+        self._errors: list[OSError] = []
+
+    def __call__(self, look: Callable[[], Iterable[T]], path: str) -> Iterator[T]:
+        """Yield the results of a look until the system refuses it.
+
+        Args:
+            path: the path that it looks at, put into an error that names none.
+        """
+        try:
+            yield from look()
+        except FileNotFoundError:  # gone meanwhile
+            return
+        except OSError as error:
+            error.filename = error.filename if isinstance(error.filename, str) else path
+            self._errors.append(error)
+
+    def tell(self) -> None:
+        """Raise the first OSError, with the number of the others, if there was any."""
+        if self._errors:
+            first, more = self._errors[0], len(self._errors) - 1
+            first.filename += f" (and {more} more)" * bool(more)
+            raise first
 
 
 class Browse:
@@ -83,65 +105,50 @@ class Browse:
         """
         refused = Refused()
         found: list[tuple[str, str]] = []  # names and their directories: the order needs all names of a state
-        for place in self._places(queue, state):
-            for directory in refused(partial(self._directories, queue, place), f"{queue.base}/{place}"):
+        states, segments = self._states(queue, state), f"{queue.base}/segments"
+        for one in states:
+            for directory in refused(partial(self._directories, queue, one), _base(queue, one)):
                 listed = refused(partial(self._disk.listdir, directory), directory)
                 found += [(entry, directory) for entry in listed]
-        segments = f"{queue.base}/segments"
-        found += [(entry, segments) for entry in refused(partial(self._segments, queue, state), segments)]
+        if "ready" in states or "in_flight" in states:
+            listed = refused(partial(self._disk.listdir, segments), segments)
+            found += [(entry, segments) for entry in listed if names.segment(entry)]
         for entry, directory in sorted(found):
+            look = self._in_segment if directory == segments else self._bad if state == "bad" else self._look
             path = f"{directory}/{entry}"
-            if directory == segments:
-                yield from refused(partial(self._in_segment, queue, entry, state), path)
-            else:
-                yield from refused(partial(self._seen, queue, entry, path, state), path)
+            yield from refused(partial(look, queue, entry, path, state), path)
         refused.tell()
 
-    def _seen(self, queue: QueueDir, entry: str, path: str, state: str) -> Iterable[Sight]:
-        sight = self._bad(queue, entry, path) if state == "bad" else self._look(queue, entry, path)
-        return () if sight is None else (sight,)
-
-    def _segments(self, queue: QueueDir, state: str) -> list[str]:
-        shown = {"ready", "in_flight"}.intersection(self._places(queue, state))
-        return (
-            [entry for entry in self._disk.listdir(f"{queue.base}/segments") if names.segment(entry)] if shown else []
-        )
-
-    def _in_segment(self, queue: QueueDir, entry: str, state: str) -> Iterator[Sight]:
+    def _in_segment(self, queue: QueueDir, entry: str, path: str, state: str) -> Iterator[Sight]:
         """Yield the claimed jobs of a segment for the state in_flight, else those that may be claimed."""
         wanted = is_owned if state == "in_flight" else is_free
         try:
-            with Segment(self._disk, f"{queue.base}/segments/{entry}") as segment:
+            with Segment(self._disk, path) as segment:
                 for index, one in enumerate(segment.words()):
                     if not wanted(one):
                         continue
                     try:
                         job = segment.job(index)
-                    except frame.Damaged:  # a claim moves it to bad/
+                    except job_file.Damaged:  # a claim moves it to bad/
                         continue
                     name = name_of(segment.name, index, job, delivery_of(one))
                     yield Sight(segment.path, name, job, segment.inode, job.enqueued_at, index=index)
-        except frame.Newer:
-            sight = self._newer(queue, entry, f"{queue.base}/segments/{entry}")
-            if state != "in_flight" and sight is not None:
-                yield sight
-        except frame.Damaged:  # a claim moves the segment to bad/
+        except job_file.Newer:
+            if state != "in_flight":
+                yield from self._newer(queue, entry, path)
+        except job_file.Damaged:  # a claim moves the segment to bad/
             return
 
     def newer(self, queue: QueueDir, state: str) -> Iterator[Sight]:
         """Yield those of a state's oldest jobs that only a newer version can read. Raises OSError as `sights` does."""
         refused, left = Refused(), LOOKED
-        for directory in sorted(refused(partial(self._directories, queue, state), f"{queue.base}/{state}")):
+        for directory in sorted(refused(partial(self._directories, queue, state), _base(queue, state))):
             entries = sorted(refused(partial(self._disk.listdir, directory), directory))[:left]
             left -= len(entries)
             for entry in entries:
                 path = f"{directory}/{entry}"
-                yield from refused(partial(self._newer_at, queue, entry, path), path)
+                yield from refused(partial(self._newer, queue, entry, path), path)
         refused.tell()
-
-    def _newer_at(self, queue: QueueDir, entry: str, path: str) -> Iterable[Sight]:
-        sight = self._newer(queue, entry, path)
-        return () if sight is None else (sight,)
 
     def keeps_letters(self, queue: QueueDir) -> bool:
         """Return whether a queue is a dead-letter queue that no service handles. Raises OSError."""
@@ -153,17 +160,35 @@ class Browse:
         Args:
             known: the result of the last call.
         """
-        return undeclared.find(self._disk, self._clock, self._declared, known)
+        found: dict[str, Counts] = {}
+        for entry in self._disk.listdir("."):
+            name = queue_of(entry)
+            if name is None or name in self._declared:
+                continue
+            queue = QueueDir(QueueOptions(name))
+            try:
+                if self._disk.stat(f"{queue.base}/ready") is not None and not self._is_kept(queue):
+                    found[name] = known.get(name) or Counts(self._disk, queue)
+            except NotADirectoryError:  # a file with a name that a queue could have
+                continue
+        return found
 
-    def _places(self, queue: QueueDir, state: str) -> tuple[str, ...]:
+    def _is_kept(self, queue: QueueDir) -> bool:
+        """Return whether a service does the housekeeping of a queue, as its depth was published lately."""
+        published = read_depth(self._disk, queue)
+        return published is not None and 0 <= self._clock.now() - published[1] < KEPT
+
+    def _states(self, queue: QueueDir, state: str) -> tuple[str, ...]:
+        """Return the states whose jobs are shown in this one."""
         if state in ("ready", "delayed", "dead") and self.keeps_letters(queue):
             return ("ready", "delayed", "dead") if state == "dead" else ()
         return (state,)
 
     def _directories(self, queue: QueueDir, state: str) -> list[str]:
-        place, deep = _PLACES[state]
-        base = f"{queue.base}/{place}"
-        return [f"{base}/{d}" for d in self._disk.listdir(base) if not d.endswith(".lock")] if deep else [base]
+        base = _base(queue, state)
+        if state in ("dead", "bad"):
+            return [base]
+        return [f"{base}/{entry}" for entry in self._disk.listdir(base) if not entry.endswith(".lock")]
 
     def replay(self, sight: Sight) -> bool:
         """Move a job to the end of its home queue. Return whether it moved. Raises OSError.
@@ -197,56 +222,55 @@ class Browse:
             return ids.unlink(self._disk, sight.path, self._queue(sight.job.queue), sight.job.id, sight.inode)
         return self._disk.unlink(sight.path)
 
-    def _look(self, queue: QueueDir, entry: str, path: str) -> Sight | None:
+    def _look(self, queue: QueueDir, entry: str, path: str, _state: str) -> Iterator[Sight]:
         name = names.parse(entry)
         if name is None:
-            return self._newer(queue, entry, path)
+            yield from self._newer(queue, entry, path)
+            return
         try:
-            job, found = jobfile.read(self._disk, path)
-        except frame.Newer:
-            return self._newer(queue, entry, path)
-        except jobfile.Planted:
-            return None  # a planted file, which a look leaves alone
-        except frame.Damaged:
+            job, found = job_file.read(self._disk, path)
+            yield Sight(path, name, job, found.st_ino, found.st_ctime)
+        except job_file.Newer:
+            yield from self._newer(queue, entry, path)
+        except job_file.Planted:
+            return  # a planted file, which a look leaves alone
+        except job_file.Damaged:
             if path == queue.path("dead", name):  # elsewhere a claim moves it; jobs in dead/ are never claimed
                 self._disk.move(path, queue.path("bad", name))
-            return None
-        return Sight(path, name, job, found.st_ino, found.st_ctime)
 
-    def _newer(self, queue: QueueDir, entry: str, path: str) -> Sight | None:
-        """Return what is known of a job that only a newer version can read, or None for any other file."""
+    def _newer(self, queue: QueueDir, entry: str, path: str) -> Iterator[Sight]:
+        """Yield what is known of a job that only a newer version can read, and nothing for any other file."""
         name = names.parse(entry)
         inside = names.segment(entry) is not None
         if name is None and not inside and not names.needs_newer(entry):
-            return None
+            return
         try:
-            with jobfile.opened(self._disk, path) as (fd, found):
-                why = "" if name or inside else f"its name asks for a newer version than {frame.VERSION}"
+            with job_file.opened(self._disk, path) as (fd, found):
+                why = "" if name or inside else f"its name asks for a newer version than {job_file.VERSION}"
                 try:
                     data = self._disk.calls.pread(fd, WORDS_AT, 0)
                     if inside:
                         head(data)
                     else:
-                        frame.layout(data)
-                except frame.Newer as error:
+                        job_file.layout(data)
+                except job_file.Newer as error:
                     why = error.strerror or str(error)
-        except frame.Damaged:
-            return None
-        if not why:
-            return None
-        job, flaw = _unread(queue, entry, b"", found), f"{found.st_size:,} bytes; {why}"
-        return Sight(path, name, job, found.st_ino, found.st_ctime, flaw, newer=True)
+        except job_file.Damaged:
+            return
+        if why:
+            job, flaw = _unread(queue, entry, b"", found), f"{found.st_size:,} bytes; {why}"
+            yield Sight(path, name, job, found.st_ino, found.st_ctime, flaw, newer=True)
 
-    def _bad(self, queue: QueueDir, entry: str, path: str) -> Sight | None:
-        """Return what can be shown of a file in bad/, or None if it is gone.
-
-        A file that cannot be read still has a name and a beginning, which a person wants to see.
-        """
+    def _bad(self, queue: QueueDir, entry: str, path: str, _state: str) -> Iterator[Sight]:
+        """Yield what can be shown of a file in bad/; a file that cannot be read still has a name and a beginning."""
         found = self._disk.stat(path)
-        if found is None:
-            return None
-        flaw, start, extras = bad.look(self._disk, path)
-        return Sight(path, None, _unread(queue, entry, start, found, extras), 0, found.st_ctime, flaw)
+        if found is not None:
+            flaw, start, extras = bad.look(self._disk, path)
+            yield Sight(path, None, _unread(queue, entry, start, found, extras), 0, found.st_ctime, flaw)
+
+
+def _base(queue: QueueDir, state: str) -> str:
+    return f"{queue.base}/claimed" if state == "in_flight" else f"{queue.base}/{state}"
 
 
 def _unread(queue: QueueDir, entry: str, start: bytes, found: os.stat_result, extras: Extras = NONE) -> Job:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 from framework.engine.spool.claim.listing import Buckets, Names
@@ -76,8 +77,8 @@ class Counts:
         self.buckets = Buckets(disk, f"{queue.base}/ready", setbacks=self._setbacks)
         self.minutes = Buckets(disk, f"{queue.base}/delayed", names.MINUTE, setbacks=self._setbacks)
         self.segments = Words(disk, queue, self._setbacks)
-        self._known: dict[str, tuple[list[str], Summary]] = {}
-        self._plain: dict[str, tuple[Names, list[str], int]] = {}  # directories without buckets
+        self._listed: dict[str, Names] = {}  # directories without buckets
+        self._known: dict[str, tuple[list[str], Summary]] = {}  # what the entries of a directory told, by its path
 
     def ready(self) -> Summary:
         """Summarize the ready jobs. Raises OSError."""
@@ -100,8 +101,7 @@ class Counts:
         """Count the claimed jobs of all owners. Raises OSError."""
         base = f"{self._queue.base}/claimed"
         owners = {f"{base}/{o}" for o in self._entries(base) if not o.endswith(".lock")}
-        for gone in [known for known in self._plain if known.startswith(f"{base}/") and known not in owners]:
-            del self._plain[gone]
+        self._forget(base, owners)
         claimed = sum(sum(map(is_owned, words)) for words in self.segments.all().values())
         return claimed + sum(map(self._jobs_in, owners))
 
@@ -119,61 +119,73 @@ class Counts:
         Raises OSError.
         """
         found: list[str] = []
-        for state, buckets in (("ready", self.buckets), ("delayed", self.minutes)):
-            for bucket in buckets.all():
-                summary = self._summary(state, buckets, bucket)
-                if summary.first_expiry is None or summary.first_expiry > now:
-                    continue
-                for entry in buckets.names(bucket):
-                    name = names.parse(entry)
-                    if name is not None and name.expires is not None and name.expires <= now:
-                        found.append(f"{self._queue.base}/{state}/{bucket}/{entry}")
+        for path, entries in self._waiting():
+            summary = self._summary(path, entries)
+            if summary.first_expiry is None or summary.first_expiry > now:
+                continue
+            for entry in entries:
+                name = names.parse(entry)
+                if name is not None and name.expires is not None and name.expires <= now:
+                    found.append(f"{path}/{entry}")
         return found
 
     def until(self, stamp: str) -> dict[str, names.Name]:
         """Return the names of ready and delayed jobs with stamps before `stamp`, by their paths. Raises OSError."""
         found: dict[str, names.Name] = {}
-        for state, buckets in (("ready", self.buckets), ("delayed", self.minutes)):
-            for bucket in buckets.all():
-                if state == "ready" and bucket > stamp and names.is_of_time(bucket):
-                    continue
-                for entry in buckets.names(bucket):
-                    name = names.parse(entry) if entry[: len(stamp)] < stamp else None
-                    if name is not None:
-                        found[f"{self._queue.base}/{state}/{bucket}/{entry}"] = name
+        for path, entries in self._waiting(stamp):
+            for entry in entries:
+                name = names.parse(entry) if entry[: len(stamp)] < stamp else None
+                if name is not None:
+                    found[f"{path}/{entry}"] = name
         return found
 
+    def _waiting(self, until: str = "") -> Iterator[tuple[str, list[str]]]:
+        """Yield the path and the entries of each directory of ready and delayed jobs. Raises OSError.
+
+        Args:
+            until: pass over the buckets of ready/ whose jobs have later stamps; empty: all directories.
+        """
+        for state, buckets in (("ready", self.buckets), ("delayed", self.minutes)):
+            for bucket in buckets.all():
+                if not until or state == "delayed" or bucket <= until or not names.is_of_time(bucket):
+                    yield f"{self._queue.base}/{state}/{bucket}", buckets.names(bucket)
+
     def _jobs_in(self, path: str) -> int:
-        entries = self._entries(path)
-        names, counted, count = self._plain.get(path, (None, None, 0))
-        if names is not None and counted is not entries:
-            count = len(_jobs(entries))
-            self._plain[path] = names, entries, count
-        return count
+        return self._summary(path, self._entries(path)).count
 
     def _entries(self, path: str) -> list[str]:
         """Return the entries of a directory, none if it is damaged: the counts of the others go on. Raises OSError."""
-        known = self._plain.get(path)
-        if known is None:
-            known = self._plain[path] = Names(self._disk, path), [], 0
         try:
-            return known[0]()
+            return self._listed.setdefault(path, Names(self._disk, path))()
         except OSError as error:
             self._setbacks.add(path, error)
             return []
 
     def _sum(self, state: str, buckets: Buckets) -> Summary:
-        here = buckets.all()
-        keys = {f"{state}/{bucket}" for bucket in here}
-        for gone in [key for key in self._known if key.startswith(f"{state}/") and key not in keys]:
-            del self._known[gone]
-        return sum((self._summary(state, buckets, bucket) for bucket in here), Summary())
+        base = f"{self._queue.base}/{state}"
+        here = {f"{base}/{bucket}": bucket for bucket in buckets.all()}
+        self._forget(base, here)
+        return sum((self._summary(path, buckets.names(bucket)) for path, bucket in here.items()), Summary())
 
-    def _summary(self, state: str, buckets: Buckets, bucket: str) -> Summary:
-        known = self._known.get(f"{state}/{bucket}")
-        entries = buckets.names(bucket)
-        if known is not None and known[0] is entries:
-            return known[1]
-        summary = summarize(entries)
-        self._known[f"{state}/{bucket}"] = (entries, summary)
-        return summary
+    def _forget(self, base: str, here: Container[str]) -> None:
+        """Forget the directories below `base` that are gone."""
+        for known in (self._listed, self._known):
+            for gone in [key for key in known if key.startswith(f"{base}/") and key not in here]:
+                del known[gone]
+
+    def _summary(self, path: str, entries: list[str]) -> Summary:
+        known = self._known.get(path)
+        if known is None or known[0] is not entries:
+            known = self._known[path] = entries, summarize(entries)
+        return known[1]
+
+
+def read_depth(disk: Disk, queue: QueueDir) -> tuple[int, int] | None:
+    """Return (ready and delayed jobs, stamp time in ns) as maintenance last published them. Raises OSError.
+
+    None: it has published none.
+    """
+    fields = (disk.read_small(queue.depth, 200) or b"").split()
+    if len(fields) != 3 or not all(f.isdigit() for f in fields):
+        return None
+    return int(fields[0]) + int(fields[1]), int(fields[2])

@@ -24,24 +24,24 @@ from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.enqueue import ids
-from framework.engine.spool.enqueue.relink import Relink
-from framework.engine.spool.format import frame, jobfile, names
+from framework.engine.spool.enqueue.ids import Relink
+from framework.engine.spool.enqueue.recover import recover_all
+from framework.engine.spool.format import job_file, names
 from framework.engine.spool.format.names import Name
 from framework.engine.spool.segments.open import Segments
 from framework.engine.spool.segments.upkeep import Upkeep
 from framework.engine.spool.upkeep.counts import Counts
-from framework.engine.spool.upkeep.recover import recover_all
 from framework.model.options import QueueOptions
 
 DEPTH_EVERY = 0.9  # seconds between two publications of the depth
 BUCKET_KEPT = 60_000_000_000  # nanoseconds of stamp time for which a bucket is kept after its end
-DRAFT_KEPT = 60  # seconds for which a temp file is kept; a living publisher needs a moment
+TEMP_KEPT = 60  # seconds for which a temp file is kept; a living publisher needs a moment
 SHARES = 5  # one step takes at most 1/SHARES of a call's time
 TURN = 0.5  # seconds between two calls: how late a delayed job may be
 IDLE_TURN = 1.0  # seconds between two calls while many queues are idle: waking up is most of their cost
 # With many queues, a turn looks only at what may come to an idle queue at any moment, and rarely does all steps.
 IDLE_EVERY = 60.0  # seconds between two turns of all steps
-DRAFTS_EVERY = 5.0  # seconds between two turns of all steps where a producer has files in tmp
+TEMPS_EVERY = 5.0  # seconds between two turns of all steps where a producer has files in tmp
 EXPIRED_TOGETHER = 256  # jobs that are dead-lettered together and share their flushes
 
 Step = Callable[[float], bool]  # works until the given monotonic time; returns whether nothing is left. Raises OSError
@@ -70,14 +70,13 @@ class Maintain:
         self._disk = disk
         self._queue = queue
         self._clock = clock
-        self._promote = promote
         self._counts = counts
         self._claim = claim
         self._setbacks = setbacks
         self._expired: deque[str] = deque()
         self._ring = ring
         self._tally = tally
-        self._drafts = Names(disk, f"{queue.base}/tmp")
+        self._temps = Names(disk, f"{queue.base}/tmp")
         self._ids = Names(disk, f"{queue.base}/ids")
         self._relink = Relink(disk, queue)
         self._upkeep = Upkeep(disk, queue, segments)
@@ -86,9 +85,22 @@ class Maintain:
         self._published = -DEPTH_EVERY
         self._swept = 0
         self._in_a_row = 0  # steps that had nothing left
-        self._turn_at = self._drafts_at = 0.0  # when an idle queue needs its next turn of all steps
+        self._turn_at = self._temps_at = 0.0  # when an idle queue needs its next turn of all steps
         self._looks_at_ready = False
-        self.steps = self._all_steps()
+        parts: tuple[Step, ...] = (
+            self._restore_directories,
+            self._recover,
+            lambda until: promote.now(until=until),
+            self._restore_ids,
+            self._expire,
+            self._expire_segments,
+            self._upkeep,
+            self._delete_over,
+            self._publish,
+            self._remove_buckets,
+            self._sweep_ids,
+        )
+        self.steps = [partial(self._past_damage, step) for step in parts]
 
     def is_idle(self) -> bool:
         """Return whether there is nothing to do now.
@@ -107,29 +119,12 @@ class Maintain:
             due = self._counts.minutes.first()
             if due and due <= names.minute_of(self._clock.micros()):
                 self._turn_at = now
-            if now >= self._drafts_at:
-                self._drafts_at = now + DRAFTS_EVERY
-                self._turn_at = now if self._drafts() else self._turn_at
+            if now >= self._temps_at:
+                self._temps_at = now + TEMPS_EVERY
+                self._turn_at = now if self._temps() else self._turn_at
         except OSError:  # the step that meets the error reports it
             return False
         return now < self._turn_at
-
-    def _all_steps(self) -> Sequence[Step]:
-        """Return all steps, in order."""
-        parts: tuple[Step, ...] = (
-            self._restore_directories,
-            self._recover,
-            lambda until: self._promote.now(until=until),
-            self._restore_ids,
-            self._expire,
-            self._expire_segments,
-            self._upkeep,
-            self._delete_letters,
-            self._publish,
-            self._remove_buckets,
-            self._sweep_ids,
-        )
-        return [partial(self._past_damage, step) for step in parts]
 
     def _past_damage(self, step: Step, until: float) -> bool:
         """Do a step. An error that names a file is noted as that file's setback, not as a failure of the engine."""
@@ -144,7 +139,7 @@ class Maintain:
         if self._in_a_row >= len(self.steps):
             self._in_a_row, now = 0, time.monotonic()
             if not self._counts.buckets.known and not self._counts.segments.known:
-                self._turn_at, self._drafts_at = now + IDLE_EVERY, now + DRAFTS_EVERY
+                self._turn_at, self._temps_at = now + IDLE_EVERY, now + TEMPS_EVERY
         return done
 
     def _each(self, paths: Iterable[str], until: float, step: Callable[[str], object]) -> bool:
@@ -170,18 +165,15 @@ class Maintain:
         return True
 
     def _recover(self, until: float) -> bool:
-        promoted = 0
-
-        def recover(path: str) -> None:
-            nonlocal promoted
-            promoted += recover_all(self._disk, self._clock, self._queue, os.path.basename(path))
-
+        before = self._tally["recovered"]
         try:
-            return self._each((self._queue.path("tmp", entry) for entry in self._drafts()), until, recover)
+            return self._each((self._queue.path("tmp", entry) for entry in self._temps()), until, self._recover_one)
         finally:
-            if promoted:
-                self._tally["recovered"] += promoted
+            if self._tally["recovered"] > before:
                 self._ring()
+
+    def _recover_one(self, path: str) -> None:
+        self._tally["recovered"] += recover_all(self._disk, self._clock, self._queue, os.path.basename(path))
 
     def _restore_ids(self, until: float) -> bool:
         if not self._relink.done:
@@ -204,7 +196,7 @@ class Maintain:
         due = self._segments.expired(self._counts.segments.entries(), self._clock.micros())
         return self._each(map(self._segments.path, due), until, self._claim.expire_segment)
 
-    def _delete_letters(self, until: float) -> bool:
+    def _delete_over(self, until: float) -> bool:
         """Delete archived dead letters once their queue's ttl is over, counted from when they were archived.
 
         Where no service handles the queue, this also deletes dead letters that wait longer than the ttl.
@@ -220,16 +212,16 @@ class Maintain:
                 due[self._queue.path("dead", entry)] = name
         if markers.keeps_letters(self._disk, self._queue):
             due.update(self._counts.until(f"{max(0, self._clock.now() - round(ttl * 1e9)):020d}"))
-        return self._each(due, until, lambda path: self._delete_letter(path, due[path], over))
+        return self._each(due, until, lambda path: self._delete_one(path, due[path], over))
 
-    def _delete_letter(self, path: str, name: Name, over: int) -> None:
+    def _delete_one(self, path: str, name: Name, over: int) -> None:
         found = self._disk.stat(path)
         # A rename sets the ctime, so it is the time at which the dead letter came here.
         if found is None or not stat.S_ISREG(found.st_mode) or names.micros(found.st_ctime) > over:
             return
         try:
-            job, _ = jobfile.read(self._disk, path)
-        except (frame.Damaged, FileNotFoundError):
+            job, _ = job_file.read(self._disk, path)
+        except (job_file.Damaged, FileNotFoundError):
             return
         if job.queue == self._queue.name:
             return  # not a dead letter of another queue: a job of this queue itself that failed is kept
@@ -251,24 +243,23 @@ class Maintain:
         if ready:
             self._ring()  # their producer may have been killed before it notified, or the notified worker after it
         text = f"{ready} {self._counts.delayed().count} {stamp}\n"
-        draft = f"{self._queue.base}/.depth.{os.urandom(6).hex()}"
+        temp = f"{self._queue.base}/.depth.{os.urandom(6).hex()}"
         try:
-            with self._disk.opened(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as fd:
-                self._disk.write_all(fd, text.encode())
-            self._disk.rename(draft, self._queue.depth)
+            self._disk.write_new(temp, text.encode(), sync=False)
+            self._disk.rename(temp, self._queue.depth)
         except OSError as error:
             error.filename = self._queue.depth  # not the temp file, which has another name each time
             raise
         finally:
-            self._disk.unlink(draft)
+            self._disk.unlink(temp)
         self._published = time.monotonic()
-        drafts = (entry for entry in self._disk.listdir(self._queue.base) if entry.startswith(".depth."))
-        return self._each((f"{self._queue.base}/{entry}" for entry in drafts), math.inf, self._clear_draft)
+        left = (entry for entry in self._disk.listdir(self._queue.base) if entry.startswith(".depth."))
+        return self._each((f"{self._queue.base}/{entry}" for entry in left), math.inf, self._clear_temp)
 
-    def _clear_draft(self, path: str) -> None:
+    def _clear_temp(self, path: str) -> None:
         """Remove the temp file of a publisher that was killed."""
         found = self._disk.stat(path)
-        if found is not None and found.st_mtime < time.time() - DRAFT_KEPT:
+        if found is not None and found.st_mtime < time.time() - TEMP_KEPT:
             self._disk.unlink(path)
 
     def _remove_buckets(self, until: float) -> bool:

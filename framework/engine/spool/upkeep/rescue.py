@@ -2,6 +2,12 @@
 
 The files are not moved first and keep their delivery, so the dead owner's ledger still fits. When the rescuer dies, the
 lock is free for the next one.
+
+A power cut may destroy ledgers: a job that brings the machine down at each start would then seem not to have started,
+and run for ever. So a rescuer counts the deliveries of which no record tells how they ended, in a page of the job's
+file behind its history, which no other reader looks at. Each delivery that ended in good order (a snooze, a release, a
+retry) reduces the count by one: a job that polls is claimed a hundred times, meets a dying process now and then, and
+must not be charged for it.
 """
 
 from __future__ import annotations
@@ -10,19 +16,22 @@ import contextlib
 import errno
 import os
 import stat
+import struct
 import time
+import zlib
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 
+from framework.engine import flocks
 from framework.engine.spool.claim import life
 from framework.engine.spool.claim.claim import Reader
 from framework.engine.spool.claim.life import Held, Owner
 from framework.engine.spool.claim.listing import Names
 from framework.engine.spool.claim.setbacks import Setbacks
-from framework.engine.spool.disk import flocks
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
-from framework.engine.spool.format import names, runs
+from framework.engine.spool.format import history, names, runs
+from framework.engine.spool.format.names import MOST_NUMBER
 from framework.engine.spool.format.runs import Started
 from framework.engine.spool.segments import copies
 from framework.engine.spool.segments.open import Segments
@@ -33,6 +42,10 @@ LOOK_APART = 1.5  # seconds between two looks for new owners
 # The lock file is gone, or something else was planted in its place, which this process leaves alone.
 _NO_LOCK = (errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.ENXIO)
 _MOST_RECORDS = 1 << 24  # bytes of a lock file
+# The page of a job's file that counts deliveries.
+_COUNT = struct.Struct("<IQ")  # count, the last delivery that was counted
+_COUNT_HEAD = struct.Struct("<4sI")  # magic, crc of the count
+_COUNT_MAGIC = b"LST1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +92,11 @@ class Rescue:
         found = set(self._names())
         wids = {entry.removesuffix(_LOCK) for entry in found if not entry.startswith(".")} - {own}
         self._alive = set() if alive is None else alive
-        drafts = sorted(entry for entry in found if entry.startswith(".") and entry.endswith(_LOCK))
-        self._owners, self._certain = frozenset(wids), not drafts
+        temps = sorted(entry for entry in found if entry.startswith(".") and entry.endswith(_LOCK))
+        self._owners, self._certain = frozenset(wids), not temps
         wids -= self._alive - self.dead_owners.keys()
-        for draft in drafts:
-            self._try_past(draft, self._bury_stillborn)
+        for temp in temps:
+            self._try_past(temp, self._remove_stillborn)
         orphans: list[Orphan] = []
         for wid in sorted(wids):
             self._try_past(wid, lambda wid: self._settle_owner(wid, wid + _LOCK in found, orphans))
@@ -173,18 +186,18 @@ class Rescue:
         found = self._disk.stat(f"{self._base}/{wid}")
         if found is None or not stat.S_ISDIR(found.st_mode):
             return False
-        draft = f"{self._base}/.{os.urandom(6).hex()}{_LOCK}"
-        self._disk.calls.close(self._disk.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+        temp = f"{self._base}/.{os.urandom(6).hex()}{_LOCK}"
+        self._disk.calls.close(self._disk.open(temp, os.O_RDWR | os.O_CREAT | os.O_EXCL))
         try:
-            return self._disk.link(draft, f"{self._base}/{wid}{_LOCK}")
+            return self._disk.link(temp, f"{self._base}/{wid}{_LOCK}")
         except FileNotFoundError:  # another rescuer has removed the temp file as a dead owner's: the next turn does it
             return False
         finally:
-            self._disk.unlink(draft)
+            self._disk.unlink(temp)
 
-    def _bury_stillborn(self, draft: str) -> None:
+    def _remove_stillborn(self, temp: str) -> None:
         """Remove a lock file whose owner died before the file got its name: lock it, then unlink it."""
-        path = f"{self._base}/{draft}"
+        path = f"{self._base}/{temp}"
         try:
             flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
             with flocks.opened(self._disk.calls, path, flags, dir_fd=self._disk.fd) as fd:
@@ -211,3 +224,30 @@ class Rescue:
     def _lease(self, dead_owner: Owner, entry: str) -> Lease | None:
         name = names.parse(entry)
         return None if name is None or entry in dead_owner.held else self._reader.lease(dead_owner, entry, name)
+
+
+def count_unaccounted(disk: Disk, held: Held) -> int:
+    """Count this delivery once. Return the new count, or 0 if the file cannot be written."""
+    at = held.slots_at + history.SLOTS * history.SLOT
+    try:
+        with disk.opened(held.path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
+            known, last = _counted(disk.calls.pread(fd, _COUNT_HEAD.size + _COUNT.size, at))
+            delivery = held.name.delivery
+            if last == delivery and known:  # an earlier rescuer has counted it and then died
+                return known
+            accounted = max(0, delivery - last - 1)
+            found = max(0, known - accounted) + 1
+            body = _COUNT.pack(found, delivery)
+            disk.calls.pwrite(fd, _COUNT_HEAD.pack(_COUNT_MAGIC, zlib.crc32(body)) + body, at)
+            return found
+    except OSError:  # a failed count must not stop the rescue
+        return 0
+
+
+def _counted(data: bytes) -> tuple[int, int]:
+    """Return the count and the last counted delivery, or (0, 0) if nothing was counted or the page is torn."""
+    body = data[_COUNT_HEAD.size :]
+    if len(body) != _COUNT.size or data[: _COUNT_HEAD.size] != _COUNT_HEAD.pack(_COUNT_MAGIC, zlib.crc32(body)):
+        return 0, 0
+    found, last = _COUNT.unpack(body)
+    return min(found, MOST_NUMBER), last

@@ -1,8 +1,9 @@
-"""Locks that show that a process lives: a `flock` on a descriptor that forked children close.
+"""Locks of files, and what a forked child does first.
 
-POSIX locks would be wrong: inside one process a probe of its own lock succeeds, and closing the probe frees the lock.
-A `flock` belongs to the open file, which fork() shares: a child that kept the descriptor would make its dead parent
-appear alive.
+Most locks show that a process lives. POSIX locks would be wrong for that: inside one process a probe of its own lock
+succeeds, and closing the probe frees the lock. A `flock` belongs to the open file, which fork() shares: a child that
+kept the descriptor would make its dead parent appear alive. So a forked child closes the descriptors of such locks.
+Then it resets the objects that asked for it, some of which forget descriptors that must be closed by now.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
-from framework.engine.spool.disk.calls import Calls
+from framework.engine.calls import Calls
 
 # Between the return of open() and keep() another thread may fork: that child keeps the descriptor until it ends or
 # execs. This only delays a rescue, so no lock is taken around every open.
@@ -106,6 +108,39 @@ def opened(calls: Calls, path: str, flags: int, *, dir_fd: int) -> Iterator[int]
         yield fd
     finally:
         drop(calls, fd)
+
+
+def locked(path: Path) -> int | None:
+    """Return a descriptor of the locked file; None: another process has the lock, or the file cannot be used."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+class FileLock:
+    """The lock of one file, as one process uses it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+
+    def take(self) -> bool:
+        """Take the lock unless this process has it already; return whether it has the lock now."""
+        if self._descriptor is None:
+            self._descriptor = locked(self._path)
+        return self._descriptor is not None
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 def in_child(thing: Forkable) -> None:

@@ -9,17 +9,22 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
+from typing import Literal
 
-from framework.engine.spool.disk import flocks
-from framework.engine.spool.disk.calls import HAS_SYNCFS
+from framework.engine import flocks
+from framework.engine.calls import HAS_SYNCFS
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import DIRECTORY, Disk
 from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.enqueue import ids
-from framework.engine.spool.enqueue.ids import Recovery
-from framework.engine.spool.format import frame, jobfile, names
+from framework.engine.spool.format import job_file, names
 from framework.engine.spool.segments import mending
 from framework.model.job import Job
+
+# The result for a file in tmp: it is in use by its writer or by another recovery, it was promoted, or it is gone.
+Recovery = Literal["busy", "promoted", "gone"]
+_TRIES = 50
 
 
 def recover_all(disk: Disk, clock: Clock, queue: QueueDir, entry: str) -> int:
@@ -82,11 +87,11 @@ def recover(
         if here is None or here.st_ino != found.st_ino or not stat.S_ISREG(found.st_mode):
             return "gone"  # the writer has renamed it since the listing, or another process has recovered it
         try:
-            job = jobfile.content(disk, fd, found.st_size)[1]
-        except frame.Impossible:
+            job = job_file.content(disk, fd, found.st_size)[1]
+        except job_file.Impossible:
             disk.move(path, queue.path("bad", name))
             return "gone"
-        except frame.Damaged:
+        except job_file.Damaged:
             disk.unlink(path)
             return "gone"
         if not synced:  # its writer may not have flushed it, and an enqueue with the same id is confirmed because of it
@@ -98,9 +103,9 @@ def recover(
 
 
 def _promote(
-    disk: Disk, clock: Clock, queue: QueueDir, path: str, draft: names.Name, job: Job, inode: int, id_locked: bool
+    disk: Disk, clock: Clock, queue: QueueDir, path: str, was: names.Name, job: Job, inode: int, id_locked: bool
 ) -> Recovery:
-    name = names.first(job, draft.stamp, draft.tail)._replace(other=draft.other)
+    name = names.first(job, was.stamp, was.tail)._replace(other=was.other)
     target = queue.waiting(name, clock.micros())
     if not name.chosen or id_locked:
         return "promoted" if disk.move(path, target) else "gone"
@@ -130,3 +135,33 @@ def linked(disk: Disk, queue: QueueDir, path: str, job_id: str, inode: int) -> b
             now = disk.stat(entry)  # the file's entry was lost, and the look for the id's job has found this very file
             return now is not None and now.st_ino == inode
     return False
+
+
+def is_free(disk: Disk, clock: Clock, queue: QueueDir, job_id: str) -> bool:
+    """Return, under the id's lock, whether no job has this id. Raises OSError, IdBusy.
+
+    An entry that a finished job has left behind is removed. A living writer of a linked file holds this lock. We hold
+    it, so the writer of a linked file in tmp is dead: that file is the original, and is recovered first.
+    """
+    path = ids.entry(queue, job_id)
+    for _ in range(_TRIES):
+        found = disk.stat(path)
+        if found is None:
+            return True
+        original = _in_tmp(disk, queue, found) if found.st_nlink > 1 else None
+        if original is None:
+            return not ids.is_taken(disk, queue, job_id, found)
+        what = recover(disk, clock, queue, original, id_locked=True)
+        if what == "promoted":
+            return False
+        if what == "busy":  # another recovery has the file and waits for the lock that we hold; it gives up first
+            time.sleep(0.005)
+    raise ids.IdBusy(path)
+
+
+def _in_tmp(disk: Disk, queue: QueueDir, wanted: os.stat_result) -> str | None:
+    for name in disk.listdir(f"{queue.base}/tmp"):
+        found = disk.stat(queue.path("tmp", name))
+        if found is not None and found.st_ino == wanted.st_ino:
+            return name
+    return None

@@ -1,13 +1,11 @@
-"""The content of a job file: a fixed header, headers as JSON, the body; then the history of attempts in slots.
+"""A job file: a fixed header, headers as JSON, the body; then the history of attempts, see `history`.
 
 The headers are one JSON object, followed by a second one where the job has extras. Readers of versions without extras
-stop at the end of the first, and extras that many jobs have in common are parsed once.
-
-The part up to the body is written once. A failed attempt is written into a slot, a page of its own (slot 0 keeps the
-first, a ring of ten keeps the last). A torn record costs the oldest one of the ring, never the job.
+stop at the end of the first, and extras that many jobs have in common are parsed once. All this is written once.
 
 Right checksums do not prove that a file is a job: another program, a bug or an attacker may have written it. So this
 module checks every type and range once, and the other modules rely on that: reading gives a job, or raises Damaged.
+Whatever else is at a path, reading follows no link and does not block.
 
 The format may grow. A reader ignores fields that it does not know and does without those that it does not need. A file
 that needs a newer reader says so in its header and stays where it is: reading raises Newer.
@@ -17,27 +15,27 @@ from __future__ import annotations
 
 import errno
 import json
-import re
+import os
+import stat
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
 
-from framework.engine.spool.format.names import MOST_NUMBER
-from framework.model.extras import EARLIEST, LATEST, NONE, unpack
+from framework.engine.spool.disk.disk import Disk
+from framework.engine.spool.format.history import SLOT, SLOTS, is_number, is_text, records
+from framework.model.extras import EARLIEST, NONE, unpack
 from framework.model.frozen import frozen
-from framework.model.job import Failure, Job
+from framework.model.job import Job
 from framework.model.options import NAME
 
 MAGIC = b"\x89WSPOOL\n"
 VERSION = 1  # of the oldest reader that can read a file
-SLOT = 4096
-RING = 10
+_FLAGS = (bool,)  # the exact type
 _FIRST_READ = 1 << 17  # bytes: nearly every job with its history
-SLOTS = 1 + RING
+PLANTED = (errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.ESPIPE, errno.EISDIR)
 MOST_HEADERS, MOST_BODY = 1 << 20, 1 << 30  # bytes: the spool writes no larger ones
-_NUMBERS, _FLAGS = (int, float), (bool,)  # exact types: a bool is an int, but does not count as a number here
 
 # magic, version, flags, length of headers, length of body, offset of slots, uid, crc of headers, of body, reserved
 _FIXED = struct.Struct("<8sHHIQQ16sIII")
@@ -46,12 +44,6 @@ FIXED_SIZE = _FIXED.size + _CRC.size
 
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode  # made once; ASCII, so lone surrogates come back
 _DECODE = json.JSONDecoder().raw_decode  # `json.loads` looks for an encoding and for white space first
-_SLOT_MAGIC = b"ATT1"
-_SLOT_HEAD = struct.Struct("<4sIIIQ")  # magic, crc of all that follows, length, sequence, delivery
-_SLOT_ROOM = SLOT - _SLOT_HEAD.size
-_SLOT_REST = struct.Struct("<IIQ")
-_TEXTS = ("reason", "message", "traceback", "trace_id", "error_type", "span_id", "queue")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Damaged(ValueError):
@@ -60,6 +52,13 @@ class Damaged(ValueError):
 
 class Impossible(Damaged):
     """An error: the file is whole, but not a possible job of this version. It is kept, and never treated as torn."""
+
+
+class Planted(Damaged):
+    """An error: the path is a link, a directory, a pipe or a socket."""
+
+    def __init__(self) -> None:
+        super().__init__("not a regular file")
 
 
 class Newer(OSError):
@@ -99,15 +98,6 @@ class Layout:
     def whole(self) -> int:
         """Return the most bytes that the file can have."""
         return self.slots_at + SLOTS * SLOT
-
-
-@frozen
-class Record:
-    """One attempt in a slot."""
-
-    sequence: int
-    delivery: int
-    failure: Failure
 
 
 def encode(job: Job) -> bytes:
@@ -210,15 +200,15 @@ def flaw(job: Job) -> str:
         return "id"
     if type(job.queue) is not str or len(job.queue) > 100 or not is_name(job.queue):
         return "queue"
-    if not _is_number(job.enqueued_at, 0):
+    if not is_number(job.enqueued_at, 0):
         return "enqueued_at"
-    if job.not_before is not None and not _is_number(job.not_before, EARLIEST):
+    if job.not_before is not None and not is_number(job.not_before, EARLIEST):
         return "not_before"
-    if job.ttl is not None and not _is_number(job.ttl, 0):
+    if job.ttl is not None and not is_number(job.ttl, 0):
         return "ttl"
     if type(job.chosen_id) not in _FLAGS:
         return "chosen_id"
-    if job.scheduled_for is not None and not _is_number(job.scheduled_for, EARLIEST):
+    if job.scheduled_for is not None and not is_number(job.scheduled_for, EARLIEST):
         return "scheduled_for"
     return "" if _are_texts(job.headers) else "headers"
 
@@ -236,113 +226,51 @@ def _are_texts(headers: object) -> bool:
         # Nearly all are ASCII: this saves a call for each text.
         if type(name) is str and type(text) is str and name.isascii() and text.isascii():
             continue
-        if not _is_text(name) or not _is_text(text):
+        if not is_text(name) or not is_text(text):
             return False
     return True
 
 
-def _is_number(value: object, least: float) -> bool:
-    return type(value) in _NUMBERS and least <= value <= LATEST  # type: ignore[operator]
-
-
-def _is_text(value: object) -> bool:
-    """Return whether this is text that can be encoded; text with lone surrogates cannot."""
-    return type(value) is str and (value.isascii() or not _SURROGATE.search(value))
-
-
-def records(slots: bytes) -> list[Record]:
-    """Return the attempts that can be read, oldest first, without torn or foreign slots."""
-    found = [_slot(slots[at : at + SLOT], at) for at in range(0, min(len(slots), SLOTS * SLOT), SLOT)]
-    return sorted((r for r in found if r is not None), key=lambda r: r.sequence)
-
-
-def place(sequence: int) -> int:
-    """Return the offset, from the first slot, of the record with this number."""
-    return SLOT * (sequence if sequence == 0 else 1 + (sequence - 1) % RING)
-
-
-def encode_record(sequence: int, delivery: int, failure: Failure, outcome: str) -> bytes:
-    """Return the bytes of a slot; the longer of traceback (at its head) and message (at its tail) is cut to fit."""
-    message, trace = failure.message[:1000], failure.traceback[-2000:]
-    while True:
-        text = _failure_json(failure, message, trace, outcome)
-        excess = len(text) - _SLOT_ROOM
-        if excess <= 0:
-            break
-        cut = min(excess // 4 + 1, (max(len(trace), len(message)) + 1) // 2)
-        if len(trace) >= len(message) and trace:
-            trace = trace[cut:]
-        elif message:
-            message = message[:-cut]
-        else:
-            raise ValueError(f"attempt record of {failure.error_type[:200]!r} does not fit into {SLOT} bytes")
-    rest = _SLOT_REST.pack(len(text), sequence, delivery) + text
-    return _SLOT_MAGIC + _CRC.pack(zlib.crc32(rest)) + rest
-
-
-def _failure_json(failure: Failure, message: str, trace: str, outcome: str) -> bytes:
-    fields = {
-        "attempt": failure.attempt,
-        "reason": failure.reason,
-        "message": message,
-        "traceback": trace,
-        "trace_id": failure.trace_id[:32],
-        "error_type": failure.error_type[:200],
-        "span_id": failure.span_id[:16],
-        "queue": failure.queue,
-        "started_at": failure.started_at,
-        "ended_at": failure.ended_at,
-        "outcome": outcome,
-    }
-    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
-
-
-def _slot(data: bytes, at: int) -> Record | None:
-    if len(data) < _SLOT_HEAD.size or not data.startswith(_SLOT_MAGIC):
-        return None
-    _, crc, length, sequence, delivery = _SLOT_HEAD.unpack_from(data)
-    rest = data[8 : _SLOT_HEAD.size + length]
-    if length > _SLOT_ROOM or len(rest) != _SLOT_REST.size + length or zlib.crc32(rest) != crc:
-        return None
-    if sequence > MOST_NUMBER or delivery > MOST_NUMBER or place(sequence) != at:
-        return None
-    try:
-        # A class name may have lone surrogates, which could not be printed or sent.
-        fields = json.loads(rest[_SLOT_REST.size :].decode("utf-8", "replace"))
-        failure = _failure(fields, delivery)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return Record(sequence, delivery, failure)
-
-
-def _failure(fields: dict[str, Any], delivery: int) -> Failure:
-    """Return the failure in a record. Raises ValueError, KeyError, TypeError: a value is impossible."""
-    attempt, started_at, ended_at = fields["attempt"], fields["started_at"], fields["ended_at"]
-    texts = {name: fields[name] for name in _TEXTS}
-    if type(attempt) is not int or not 0 <= attempt <= MOST_NUMBER:
-        raise ValueError("attempt")
-    if not _is_number(started_at, 0) or not _is_number(ended_at, 0):
-        raise ValueError("moments")
-    if not all(map(_is_text, texts.values())):
-        raise ValueError("texts")
-    return Failure(attempt=attempt, delivery=delivery, started_at=started_at, ended_at=ended_at, **texts)
-
-
-def read(read_at: Callable[[int, int], bytes], size: int) -> tuple[Layout, Job]:
-    """Return the layout of a file and its job. Raises Damaged, Newer, OSError.
+def content(disk: Disk, fd: int, size: int) -> tuple[Layout, Job]:
+    """Return the layout of an open file of this size, and its job. Raises Damaged, Newer, OSError.
 
     A file that claims to be larger than any job file is not read.
-
-    Args:
-        read_at: reads (length, offset).
-        size: size of the file in bytes.
     """
-    data = read_at(min(size, _FIRST_READ), 0)
+    data = disk.calls.pread(fd, min(size, _FIRST_READ), 0)
     where = layout(data)
     wanted = min(size, where.whole)
     while len(data) < wanted:
-        more = read_at(wanted - len(data), len(data))
+        more = disk.calls.pread(fd, wanted - len(data), len(data))
         if not more:
             break
         data += more
     return where, decode(data, where)
+
+
+@contextmanager
+def opened(disk: Disk, path: str) -> Iterator[tuple[int, os.stat_result]]:
+    """Open a regular file; yield its descriptor and state. Raises Planted, OSError."""
+    try:
+        with disk.opened(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
+            found = disk.calls.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                raise Planted
+            yield fd, found
+    except OSError as error:
+        if error.errno in PLANTED:
+            raise Planted from None
+        raise
+
+
+def read(disk: Disk, path: str) -> tuple[Job, os.stat_result]:
+    """Return the job in a file, and the file's state. Raises Damaged, OSError."""
+    with opened(disk, path) as (fd, found):
+        return content(disk, fd, found.st_size)[1], found
+
+
+def job_in(disk: Disk, path: str) -> Job | None:
+    """Return the job in a file; None: the file is gone, has no job, or needs a newer reader. Raises OSError."""
+    try:
+        return read(disk, path)[0]
+    except (Damaged, Newer, FileNotFoundError):
+        return None
