@@ -115,5 +115,5 @@ class Life:
             if (segment := parts.enqueue._appender.segment) is not None:
                 flocks.drop(self.seam, segment._fd)  # type: ignore[arg-type]
             parts.enqueue._appender.after_fork()
-            parts.forget()
+            parts.after_fork()
         self.mine = self.born()

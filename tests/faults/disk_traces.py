@@ -284,7 +284,7 @@ def _warm(life: Life) -> None:
     """The directory of the id is there already, so that the next fsync is the file's."""
     spool = life.mine._spool
     assert spool._disk is not None
-    with ids.locked(spool._disk, ids.directory(spool._queue("jobs"), "chosen")):
+    with ids.locked(spool._disk, ids.directory(spool.queue("jobs"), "chosen")):
         return
 
 

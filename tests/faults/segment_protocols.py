@@ -28,7 +28,7 @@ class Appending(Protocol):
 
 def work_off(broker: SpoolEngine) -> list[str]:
     """Claim and end what is there now."""
-    leases = broker._spool.claim(["jobs"], limit=9, wait=0)
+    leases = broker.claim(["jobs"], limit=9, wait=0)
     with contextlib.suppress(LeaseLost):
         ack(broker, leases)
     return [lease.job.id for lease in leases]

@@ -17,13 +17,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 
 from framework import Queue, Settings, WorkerApp
 from framework.engine.spool.claim import listing
+from framework.engine.spool.engine import SpoolEngine, connect
 from framework.engine.spool.segments import append
-from framework.engine.spool.store import Spool
 from framework.model.job import Job
 from framework.model.options import QueueOptions
 from framework.model.outcome import SUCCEEDED, Settlement
@@ -178,8 +179,8 @@ def jobs_of(count: int) -> list[Job]:
     ]
 
 
-def opened(root: Path, seam: Seam, *, power: bool) -> Spool:
-    spool = Spool(root, incarnation="costs-1", power=power, calls=seam)  # type: ignore[arg-type]
+def opened(root: Path, seam: Seam, durability: Literal["process", "power"]) -> SpoolEngine:
+    spool = connect(f"spool:{root}", incarnation="costs-1", durability=durability, calls=seam)  # type: ignore[arg-type]
     spool.open([QueueOptions("jobs")])
     seam.arm(pass_on)
     return spool
@@ -188,12 +189,12 @@ def opened(root: Path, seam: Seam, *, power: bool) -> Spool:
 def listings(root: Path, count: int) -> int:
     """Directory listings of a worker that runs so many jobs."""
     seam = Seam()
-    spool = opened(root, seam, power=False)
+    spool = opened(root, seam, "process")
     spool.enqueue(jobs_of(count))
     seam.arm(pass_on)
     ran = 0
     while leases := spool.claim(["jobs"], limit=16, wait=0):
-        spool.settlements([Settlement(lease, SUCCEEDED) for lease in leases])
+        spool.settle([Settlement(lease, SUCCEEDED) for lease in leases])
         ran += len(leases)
     assert ran == count
     spool.close()
@@ -211,7 +212,7 @@ def test_a_durable_enqueue_is_one_flush_and_so_is_that_of_many(tmp_path: Path, m
     monkeypatch.setattr(append, "AGE", 3600.0)  # however slow the machine is
     monkeypatch.setattr(append, "WORTH", 1)
     seam = Seam()
-    spool = opened(tmp_path / "spool", seam, power=True)
+    spool = opened(tmp_path / "spool", seam, "power")
     spool.maintain()  # says that all workers read segments
     spool.enqueue(jobs_of(1))
     seam.arm(pass_on)
@@ -219,7 +220,7 @@ def test_a_durable_enqueue_is_one_flush_and_so_is_that_of_many(tmp_path: Path, m
         spool.enqueue([job])
     assert sum("sync" in name for name in seam.names) == 99
     assert seam.names.count("fdatasync") > 90, "into blocks that are there, which takes no commit of the journal"
-    assert len(seam.names) / 99 <= 9  # 7: marker, room, our file, records, flush, still ours, words
+    assert len(seam.names) / 99 <= 11  # 9: the root (2), marker, room, our file, records, flush, still ours, words
     seam.arm(pass_on)
     spool.enqueue(jobs_of(200))
     assert sum("sync" in name for name in seam.names) == 1

@@ -57,7 +57,7 @@ def until(done: Callable[[], object]) -> None:
 
 
 def vacant(root: Path) -> int:
-    return sum(words.is_vacant(word) for path in segments(root) for word in words_of(path))
+    return sum(word == words.VACANT for path in segments(root) for word in words_of(path))
 
 
 def test_one_more_costs_one_flush_and_no_new_name(seam: Seam, mine: SpoolEngine) -> None:
@@ -358,7 +358,7 @@ def test_a_stopped_producer_is_alive(root: Path) -> None:
 def test_a_forked_child_neither_appends_nor_keeps_its_parent_alive(root: Path, mine: SpoolEngine) -> None:
     (path,) = segments(root)
     in_child(lambda: mine.enqueue([job("child")]))
-    assert sum(not words.is_vacant(word) for word in words_of(path)) == 1
+    assert sum(word != words.VACANT for word in words_of(path)) == 1
     mine.enqueue([job("b")])
     assert sorted(census(mine)) == ["a", "b", "child"]
 

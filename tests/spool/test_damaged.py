@@ -222,7 +222,7 @@ def test_a_clock_that_cannot_be_read_is_replaced_by_one_for_all(root: Path, erro
     first, second = broker(root, calls=damage.seam), broker(root, calls=damage.seam)
     second.enqueue([job("b")])
     assert {path.name for path in root.glob("clock.*")} == {clock.name, f"{clock.name}.1"}
-    assert first._spool._opened()[1].offset == second._spool._opened()[1].offset
+    assert first._spool.opened()[1].offset == second._spool.opened()[1].offset
     assert ids(claim(first)) == ["a", "b"]
     assert [note for note in first.notes if clock.name in note]
     for one in (mine, first, second):

@@ -30,8 +30,8 @@ SITES = {
     "append._withdraw, data": "append in vain",
     "recover._recover_batch": "stored together",
     "recover.recover": "recover",
-    "settle.record": "letters",
-    "settle.bury": "letters together",
+    "settle._record": "letters",
+    "settle._dead_letter": "letters together",
     "settle._sync_after": "letters",
 }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from framework.engine.spool.claim import claims, notifier
+from framework.engine.spool.claim import notifier
 from framework.engine.spool.claim.listing import FEW
 from framework.engine.spool.engine import SpoolEngine, connect
 from framework.model.options import QueueOptions
@@ -84,7 +84,7 @@ def test_a_delayed_job_is_promoted_by_the_next_turn_after_it_is_due(root: Path) 
 def test_maintenance_rings_for_a_job_whose_producer_died_before_its_ring(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims, "LOOK_EVERY", 1e9)
+    monkeypatch.setattr(notifier, "LOOK_EVERY", 1e9)
     house, producer, worker = opened(root, "house"), opened(root, "producer"), opened(root, "worker")
     come_to_rest(house)
     assert worker.claim(NAMES, limit=5, wait=0) == []
@@ -99,7 +99,7 @@ def test_maintenance_rings_for_a_job_whose_producer_died_before_its_ring(
 
 
 def test_a_worker_looks_by_itself_where_nothing_rings(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "LOOK_EVERY", 0.2)
+    monkeypatch.setattr(notifier, "LOOK_EVERY", 0.2)
     producer, worker = opened(root, "producer"), opened(root, "worker")
     assert worker.claim(NAMES, limit=5, wait=0) == []
     producer._spool._parts[NAMES[7]].enqueue._ring = lambda: None
@@ -113,7 +113,7 @@ def test_a_worker_looks_by_itself_where_nothing_rings(root: Path, monkeypatch: p
 def test_a_ring_leads_to_the_queue_that_it_is_for_and_no_other_is_looked_at(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims, "LOOK_EVERY", 1e9)
+    monkeypatch.setattr(notifier, "LOOK_EVERY", 1e9)
     seam = Seam()
     producer, worker = opened(root, "producer"), opened(root, "worker", seam)
     assert worker.claim(NAMES, limit=5, wait=0) == []
@@ -129,7 +129,7 @@ def test_a_ring_leads_to_the_queue_that_it_is_for_and_no_other_is_looked_at(
 
 
 def test_more_jobs_than_a_claim_takes_call_another_worker(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "LOOK_EVERY", 1e9)
+    monkeypatch.setattr(notifier, "LOOK_EVERY", 1e9)
     producer, one, other = (opened(root, name) for name in ("producer", "one", "other"))
     for worker in (one, other):
         assert worker.claim(NAMES, limit=5, wait=0) == []
@@ -190,10 +190,10 @@ def test_wake_ends_a_claim_of_many_queues(root: Path) -> None:
     worker = opened(root, "worker")
     assert worker.claim(NAMES, limit=5, wait=0) == []
     seconds: list[float] = []
-    listen = worker._spool._claims._listen
-    worker._spool._claims._listen = lambda notifiers, waker, wait: (
+    listen = worker._spool.claims._listen
+    worker._spool.claims._listen = lambda notifiers, wait, keep: (
         seconds.append(wait),
-        listen(notifiers, waker, wait),
+        listen(notifiers, wait, keep=keep),
     )[1]
     worker.wake()
     assert worker.claim(NAMES, limit=5, wait=1) == []

@@ -60,7 +60,7 @@ class StrangeEngine(SpoolEngine):
                 if parts._owner is not None:
                     flocks.drop(Calls(), parts._owner.fd)  # type: ignore[arg-type]
                 parts.rescue.forget()
-                parts.forget()
+                parts.after_fork()
 
     def close(self) -> None:
         super().close()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from framework.engine.spool.claim.notifier import wait
+from framework.engine.spool.claim.notifier import Listener
 from framework.model.errors import EngineUnavailable, EnqueueFailed
 from tests.support.settling import ack, bury, retry
 
@@ -129,13 +129,14 @@ def test_what_was_removed_under_maintenance_is_said_once(root: Path) -> None:
     keeper, worker = broker(root), broker(root)
     assert claim(worker) == []
     notifier = worker._spool.parts("jobs").notifier
-    wait([notifier], worker._spool._waker, 0)
+    listen = Listener(worker._spool.waker)
+    listen([notifier], 0)
     shutil.rmtree(root / "jobs")
     with pytest.raises(EngineUnavailable, match="removed directories of queue 'jobs': they are made anew"):
         keeper.maintain()
     assert keeper.maintain()
     keeper.enqueue([job("a")])
-    assert wait([notifier], worker._spool._waker, 0) == (False, [notifier])
+    assert listen([notifier], 0) == (False, [notifier])
     assert ids(claim(worker)) == ["a"]
     keeper.close()
     worker.close()

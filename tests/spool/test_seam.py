@@ -38,22 +38,22 @@ LATE = {
     ("disk.py", "write_all", "write"),  # a short write: spool/test_enqueue
     ("temp_files.py", "create", "unlink"),  # flock failed: test_errnos
     ("temp_files.py", "create", "drop"),  # a recoverer was faster: spool/test_explorer
-    ("life.py", "_born_as", "drop"),  # a rescuer was faster: spool/test_explorer
+    ("life.py", "_make_as", "drop"),  # a rescuer was faster: spool/test_explorer
     ("life.py", "_name_it", "unlink"),  # a rescuer was faster: spool/test_explorer
-    ("promote.py", "_is_there", "is_there"),  # others had moved two jobs before: spool/test_promote
+    ("promote.py", "_move_of", "is_there"),  # others had moved two jobs before: spool/test_promote
     ("disk.py", "mkdir", "mkdir"),  # what is above was removed: spool/test_replaced
     ("temp_files.py", "create", "mkdir"),  # tmp was removed: spool/test_replaced
     ("write.py", "publish", "stat"),  # the rename failed: test_errnos
     ("copies.py", "_copy", "mkdir"),  # the owner's directory was removed: spool/test_segment_traps
     ("copies.py", "_copy", "write_new"),  # likewise
-    ("copies.py", "_place", "stat"),  # an earlier rename had worked: spool/test_segment_errors
+    ("copies.py", "_name", "stat"),  # an earlier rename had worked: spool/test_segment_errors
     ("claim.py", "_stranded", "listdir"),  # a copy lies there that no lease has: spool/test_segment_errors
     ("file.py", "_lock", "flock"),  # where there are no locks of ranges: spool/test_segment_traps
     ("mending.py", "_content", "pread"),  # a short read
     ("job_file.py", "content", "pread"),  # a file larger than one read, or a short read
     ("open.py", "_again", "listdir"),  # a power cut has undone a rename: spool/test_segment_traps
     ("rescue.py", "finish", "drop"),  # a segment could not be read: test_errnos
-    ("life.py", "_born_as", "mkdir"),  # claimed was removed: likewise
+    ("life.py", "_make_as", "mkdir"),  # claimed was removed: likewise
     ("browse.py", "undeclared", "listdir"),  # looks at queues that no case has: unit/test_observing
     ("browse.py", "undeclared", "stat"),
     ("listing.py", "is_current", "stat"),  # of many queues: test_many

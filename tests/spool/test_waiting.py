@@ -6,13 +6,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pytest
 
-from framework.engine.spool.claim import notifier
-from framework.engine.spool.claim.notifier import Notifier, Waker
+from framework.engine.spool.claim.notifier import Listener, Notifier
 from framework.engine.spool.engine import SpoolEngine
 from tests.support.settling import ack, bury, rest, retry
 
@@ -26,12 +25,12 @@ class Watched:
         self.seconds: list[float] = []
         self.rang: list[bool] = []
         self._notifier = broker._spool._parts[queue].notifier
-        self._real = broker._spool._claims._wait
-        broker._spool._claims._wait = self._wait
+        self._real = broker._spool.claims._listen
+        broker._spool.claims._listen = self._wait
 
-    def _wait(self, notifiers: Sequence[Notifier], waker: Waker, seconds: float) -> tuple[bool, Sequence[Notifier]]:
+    def _wait(self, notifiers: Sequence[Notifier], seconds: float, *, keep: float) -> tuple[bool, Collection[Notifier]]:
         self.seconds.append(seconds)
-        woken, rang = self._real(notifiers, waker, seconds)
+        woken, rang = self._real(notifiers, seconds, keep=keep)
         self.rang.append(self._notifier in rang)
         return woken, rang
 
@@ -96,7 +95,7 @@ def test_whatever_makes_a_job_runnable_rings(root: Path, verb: str) -> None:
         lease = one(mine, "letters")
         rest(mine, lease)
     assert not claim(waiter, queue)
-    notifier.wait([waiter._spool._parts[queue].notifier], waiter._spool._waker, 0)  # old rings
+    Listener(waiter._spool.waker)([waiter._spool._parts[queue].notifier], 0)  # old rings
     found: list[str] = []
     watched = Watched(waiter, queue)
     thread = in_thread(lambda: found.extend(ids(waiter.claim([queue], limit=1, wait=1))))

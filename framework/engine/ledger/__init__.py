@@ -3,7 +3,7 @@
 Each worker process has one file in the tree's local directory, with every engine. A slot holds one outstanding lease,
 from the start of its handler until its settlement has reached the engine. The order of an attempt is
 
-    the run · the handler · the outcome · the telemetry record · "told" · the settlement · the slot is free
+    the run · the handler · the outcome · the telemetry record · "telemetry has it" · the settlement · the slot is free
 
 so a rescuer on the same machine knows exactly and at once what happened to each job, without asking telemetry.
 """

@@ -17,33 +17,16 @@ from pathlib import Path
 
 from framework.engine import flocks
 from framework.engine.ledger import files
+from framework.engine.ledger import format as form
 from framework.engine.ledger.calls import Calls
-from framework.engine.ledger.format import (
-    MOST_SLOTS,
-    OUTCOME,
-    OUTCOME_AT,
-    PAGE,
-    RUN,
-    TOLD,
-    Damaged,
-    Entry,
-    Head,
-    Key,
-    Newer,
-    commit_of,
-    decode_head,
-    encode_outcome,
-    entries,
-    key_of,
-    occupied,
-)
+from framework.engine.ledger.format import Damaged, Entry, Head, Key, Newer, key_of
 from framework.model.job import Lease
 from framework.model.outcome import Outcome
 
 PATIENCE = 0.3  # seconds in which the kernel closes all files of a process that has just died
 MOST_TRIES = 3  # failed reads of a ledger after which its jobs go on without it
 STALE = 600.0  # seconds for which a slot is kept whose lease the engine does not know
-_MOST_BYTES = PAGE * (2 + MOST_SLOTS)
+_MOST_BYTES = form.PAGE * (2 + form.MOST_SLOTS)
 # The file is gone, or something else was planted in its place, which this process does not read.
 _NO_FILE = (errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.ENXIO)
 
@@ -75,13 +58,13 @@ class DeadLedger:
     def _read(self) -> None:
         data = _content(self._calls, self._fd)
         try:
-            self._head = decode_head(data)
+            self._head = form.decode_head(data)
         except Newer as error:
             self.newer = error
         except Damaged as error:
             self.damage.append(f"{error}: what its owner had started is not known")
         else:
-            self._entries = {entry.key: entry for entry in entries(data, self._head, self.damage)}
+            self._entries = {entry.key: entry for entry in form.entries(data, self._head, self.damage)}
 
     def entry(self, lease: Lease) -> Entry | None:
         """Return the entry of a lease, or None if its handler had not started. Raises Newer."""
@@ -98,24 +81,24 @@ class DeadLedger:
         if entry is None or not self._is_dead:
             return
         at, run = self._at(entry), self._calls.pread(self._fd, 8, self._at(entry))
-        body = encode_outcome(outcome, self._clock(), resolved=True)
-        self._store(at, OUTCOME, 0)
-        self._calls.pwrite(self._fd, body, at + OUTCOME_AT)
-        self._store(at, OUTCOME, commit_of(body, struct.unpack("<Q", run)[0]))
+        body = form.encode_outcome(outcome, self._clock(), resolved=True)
+        self._store(at, form.OUTCOME, 0)
+        self._calls.pwrite(self._fd, body, at + form.OUTCOME_AT)
+        self._store(at, form.OUTCOME, form.commit_of(body, struct.unpack("<Q", run)[0]))
 
     def told(self, lease: Lease) -> None:
         """Record that telemetry has the attempt. Errors are ignored: then telemetry is asked again."""
         entry = self._entries.get(key_of(lease))
         if entry is not None and self._is_dead:
             with contextlib.suppress(OSError):
-                self._store(self._at(entry), TOLD, 1)
+                self._store(self._at(entry), form.TOLD, 1)
 
     def free(self, lease: Lease) -> None:
         """Free the slot: the engine has the settlement. Errors are ignored: a slot without a lease has no effect."""
         entry = self._entries.pop(key_of(lease), None)
         if entry is not None and self._is_dead:
             with contextlib.suppress(OSError):
-                self._store(self._at(entry), RUN, 0)
+                self._store(self._at(entry), form.RUN, 0)
 
     def close(self) -> None:
         """Release the lock. Idempotent."""
@@ -123,10 +106,6 @@ class DeadLedger:
         if fd >= 0:
             with contextlib.suppress(OSError):
                 self._calls.close(fd)
-
-    def after_fork(self) -> None:
-        """Close the ledger in a forked child: the lock is the parent's."""
-        self.close()
 
     def _at(self, entry: Entry) -> int:
         assert self._head is not None
@@ -184,17 +163,15 @@ class DeadLedgers:
 
     def _opened(self, name: str) -> DeadLedger | None:
         try:
-            directory = files.open_directory(self._calls, self._place, make=False)
+            with files.directory(self._calls, self._place) as place:
+                try:
+                    fd = files.open_file(self._calls, name, place)
+                except OSError as error:
+                    if error.errno in _NO_FILE:
+                        return None
+                    raise
         except FileNotFoundError:
             return None
-        try:
-            fd = files.open_file(self._calls, name, directory)
-        except OSError as error:
-            if error.errno in _NO_FILE:
-                return None
-            raise
-        finally:
-            self._calls.close(directory)
         found = DeadLedger(self._calls, fd)
         for line in found.damage:
             self._tell(f"ledger {self._place / name} is damaged: {line}")
@@ -207,8 +184,9 @@ class DeadLedgers:
             return
         found.close()
         if found.newer is None:
-            with contextlib.suppress(OSError):  # then `sweep` removes it later
-                files.within(self._calls, self._place, lambda directory: self._remove(files.name_of(owner), directory))
+            # Where this fails, `sweep` removes it later.
+            with contextlib.suppress(OSError), files.directory(self._calls, self._place) as place:
+                self._remove(files.name_of(owner), place)
 
     def sweep(self, declared: Collection[str], *, complete: bool) -> None:
         """Remove ledgers of dead workers that no rescuer needs. Raises OSError.
@@ -218,52 +196,44 @@ class DeadLedgers:
             complete: the engine has returned all abandoned leases of these queues. Then a slot in use has no lease any
                 more: its owner died between the settlement and freeing the slot. Its file is removed after STALE, too.
         """
-        try:
-            files.within(
-                self._calls, self._place, lambda directory: self._sweep(directory, frozenset(declared), complete)
-            )
-        except FileNotFoundError:
-            return
+        with contextlib.suppress(FileNotFoundError), files.directory(self._calls, self._place) as place:
+            names = {name for name in self._calls.listdir(place) if name.endswith(files.SUFFIX)}
+            mine = {files.name_of(owner) for owner, found in self._open.items() if found is not None}
+            self._seen = {name: since for name, since in self._seen.items() if name in names}
+            for name in sorted(names - mine):
+                try:
+                    self._remove(name, place, declared=declared if complete else None)
+                except OSError as error:
+                    if error.errno not in _NO_FILE:
+                        self._tell(f"ledger {self._place / name} cannot be removed: {error.strerror or error}")
 
-    def _sweep(self, directory: int, declared: frozenset[str], complete: bool) -> None:
-        names = [name for name in self._calls.listdir(directory) if name.endswith(files.SUFFIX)]
-        mine = {files.name_of(owner) for owner, found in self._open.items() if found is not None}
-        self._seen = {name: since for name, since in self._seen.items() if name in names}
-        for name in sorted(set(names) - mine):
-            try:
-                self._remove(name, directory, declared=declared if complete else None)
-            except OSError as error:
-                if error.errno not in _NO_FILE:
-                    self._tell(f"ledger {self._place / name} cannot be removed: {error.strerror or error}")
-
-    def _remove(self, name: str, directory: int, *, declared: frozenset[str] | None = None) -> None:
+    def _remove(self, name: str, place: int, *, declared: Collection[str] | None = None) -> None:
         """Remove one file if its owner is dead and no slot is needed. Raises OSError."""
         calls = self._calls
-        fd = files.open_file(calls, name, directory)
+        fd = files.open_file(calls, name, place)
         try:
             if not calls.lock(fd):
                 return
             if calls.fstat(fd).st_nlink == 0:  # unlinked meanwhile: the name may belong to another file now
                 return
             if name[0] == "." or self._is_over(name, fd, declared):
-                calls.unlink(name, dir_fd=directory)
+                calls.unlink(name, dir_fd=place)
                 self._seen.pop(name, None)
         finally:
             calls.close(fd)
 
-    def _is_over(self, name: str, fd: int, declared: frozenset[str] | None) -> bool:
-        data, damage = _content(self._calls, fd), []  # type: tuple[bytes, list[str]]
+    def _is_over(self, name: str, fd: int, declared: Collection[str] | None) -> bool:
+        data = _content(self._calls, fd)
         try:
-            head = decode_head(data)
+            head = form.decode_head(data)
         except Newer:
             return False
         except Damaged as error:
             self._tell(f"ledger {self._place / name} is damaged, and removed: {error}")
             return True
-        if not occupied(data, head):
+        if not form.occupied(data, head):
             return True
-        known = list(entries(data, head, damage))
-        if declared is None or not {entry.queue for entry in known} <= declared:
+        if declared is None or not all(entry.queue in declared for entry in form.entries(data, head, [])):
             return False
         return self._clock() - self._seen.setdefault(name, self._clock()) >= STALE
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -23,8 +24,9 @@ def name_of(incarnation: str) -> str:
     return text + SUFFIX
 
 
-def open_directory(calls: Calls, place: Path, *, make: bool) -> int:
-    """Return a descriptor of the directory of ledgers.
+@contextmanager
+def directory(calls: Calls, place: Path, *, make: bool = False) -> Iterator[int]:
+    """Open the directory of ledgers for the length of a block; yield its descriptor.
 
     Raises OSError if the directory is missing, is a symlink, or belongs to another user.
     """
@@ -41,21 +43,11 @@ def open_directory(calls: Calls, place: Path, *, make: bool) -> int:
         owner = calls.fstat(fd).st_uid
         if owner not in (os.geteuid(), 0):
             raise PermissionError(errno.EPERM, f"it belongs to uid {owner}", str(place))
-    except BaseException:
-        calls.close(fd)
-        raise
-    return fd
-
-
-def within(calls: Calls, place: Path, step: Callable[[int], object]) -> None:
-    """Call `step` with a descriptor of the directory of ledgers. Raises OSError."""
-    directory = open_directory(calls, place, make=False)
-    try:
-        step(directory)
+        yield fd
     finally:
-        calls.close(directory)
+        calls.close(fd)
 
 
-def open_file(calls: Calls, name: str, directory: int, *, new: bool = False) -> int:
+def open_file(calls: Calls, name: str, place: int, *, new: bool = False) -> int:
     """Open a ledger for reading and writing and return its descriptor. Raises OSError."""
-    return calls.open(name, _OPEN | (os.O_CREAT | os.O_EXCL if new else 0), 0o600, dir_fd=directory)
+    return calls.open(name, _OPEN | (os.O_CREAT | os.O_EXCL if new else 0), 0o600, dir_fd=place)

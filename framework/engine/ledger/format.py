@@ -73,12 +73,8 @@ class Newer(OSError):
 
 @frozen
 class Head:
-    """The header of a ledger. `slots_at` and `slot` are the sizes of the header and of a slot in bytes."""
+    """The sizes of the header (`slots_at`) and of a slot, in bytes. The other fields of a header are for people."""
 
-    pid: int
-    born: float
-    boot: str
-    incarnation: str
     slots_at: int
     slot: int
 
@@ -131,16 +127,12 @@ def decode_head(data: bytes) -> Head:
     head = data[: _HEAD.size]
     if _CRC.unpack_from(data, _HEAD.size)[0] != zlib.crc32(head):
         raise Damaged("checksum of the header")
-    _, version, slots_at, slot, pid, born, boot, length, name = _HEAD.unpack(head)
+    _, version, slots_at, slot, *_, length, name = _HEAD.unpack(head)
     if version > VERSION:
         raise Newer(version)
     if version < 1 or slots_at < PAGE or slot < PAGE or slots_at % 8 or slot % 8 or length > len(name):
         raise Damaged(f"version {version}, header of {slots_at} bytes, slots of {slot}")
-    try:
-        incarnation = name[:length].decode("utf-8", "surrogatepass")
-        return Head(pid, born, boot.rstrip(b"\0").decode("ascii"), incarnation, slots_at, slot)
-    except UnicodeDecodeError:
-        raise Damaged("text of the header") from None
+    return Head(slots_at, slot)
 
 
 def encode_run(lease: Lease, run: Run) -> bytes:
@@ -221,8 +213,8 @@ def entries(data: bytes, head: Head, damage: list[str]) -> Iterator[Entry]:
 
 def occupied(data: bytes, head: Head) -> list[int]:
     """Return the numbers of the slots that are in use, damaged ones included."""
-    places = range(head.slots_at, len(data) - head.slot + 1, head.slot)
-    return [number for number, at in enumerate(places) if _WORD.unpack_from(data, at)[0]]
+    offsets = range(head.slots_at, len(data) - head.slot + 1, head.slot)
+    return [number for number, at in enumerate(offsets) if _WORD.unpack_from(data, at)[0]]
 
 
 def _decode_run(number: int, slot: bytes, word: int) -> Entry:

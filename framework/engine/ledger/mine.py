@@ -87,7 +87,7 @@ class Ledger:
         self._words: memoryview
         self._growing = threading.Lock()
         slots = min(MOST_SLOTS, max(1, slots))
-        self._born(slots)
+        self._make(slots)
         self._free += reversed(range(slots))
         flocks.in_child(self)
 
@@ -152,10 +152,8 @@ class Ledger:
             return
         try:
             if not self._held:
-                with contextlib.suppress(FileNotFoundError):
-                    files.within(
-                        self._calls, self._place, lambda directory: self._calls.unlink(self._name, dir_fd=directory)
-                    )
+                with contextlib.suppress(FileNotFoundError), files.directory(self._calls, self._place) as place:
+                    self._calls.unlink(self._name, dir_fd=place)
         finally:
             self._let_go()
 
@@ -165,7 +163,7 @@ class Ledger:
             return False
         with self._growing:
             memory, fd = self._memory, self._fd
-            self._born(len(memory) // PAGE - 1, memory)
+            self._make(len(memory) // PAGE - 1, memory)
             self._calls.close(fd)
         return True
 
@@ -195,53 +193,38 @@ class Ledger:
             with contextlib.suppress(OSError):  # a handler has closed it
                 self._calls.close(fd)
 
-    def _born(self, slots: int, content: mmap.mmap | None = None) -> None:
+    def _make(self, slots: int, content: mmap.mmap | None = None) -> None:
         """Make the file and lock it before it gets its name, so that a rescuer does not take its owner for dead."""
-        directory = files.open_directory(self._calls, self._place, make=True)
-        try:
+        with files.directory(self._calls, self._place, make=True) as place:
             for number in range(_TRIES):
-                if self._born_as(f".{number}.{self._name}", directory, slots, content):
+                if self._make_as(f".{number}.{self._name}", place, slots, content):
                     return
-        finally:
-            self._calls.close(directory)
         raise FileExistsError(f"{self._place}: drafts of {self._name} keep being in the way")
 
-    def _born_as(self, draft: str, directory: int, slots: int, content: mmap.mmap | None) -> bool:
+    def _make_as(self, temp: str, place: int, slots: int, content: mmap.mmap | None) -> bool:
         """Make the file by way of a temp file. Return False if that name is taken, or a rescuer was faster."""
-        calls = self._calls
+        calls, size = self._calls, size_of(slots)
         try:
-            fd = files.open_file(calls, draft, directory, new=True)
+            fd = files.open_file(calls, temp, place, new=True)
         except FileExistsError:
             return False
         try:
             if calls.lock(fd):
-                self._fill(fd, slots, content)
-                calls.link(draft, self._name, src_dir_fd=directory, dst_dir_fd=directory)
+                calls.fallocate(fd, 0, size)
+                calls.pwrite(fd, self._header, 0)
+                if content is not None:
+                    calls.pwrite(fd, content[PAGE:], PAGE)
+                self._map(fd, size)
+                calls.link(temp, self._name, src_dir_fd=place, dst_dir_fd=place)
                 self._fd = fd
         except FileNotFoundError:  # a rescuer removed the temp file before it was locked
             pass
-        except BaseException:
-            self._unlink_draft(draft, directory)
-            calls.close(fd)
-            raise
-        self._unlink_draft(draft, directory)
-        if self._fd != fd:
-            calls.close(fd)
-            return False
-        return True
-
-    def _unlink_draft(self, draft: str, directory: int) -> None:
-        with contextlib.suppress(OSError):  # a rescuer unlinks it later: its lock is free once this process is gone
-            self._calls.unlink(draft, dir_fd=directory)
-
-    def _fill(self, fd: int, slots: int, content: mmap.mmap | None) -> None:
-        """Reserve the file's blocks, write its content, and map it."""
-        size = size_of(slots)
-        self._calls.fallocate(fd, 0, size)
-        self._calls.pwrite(fd, self._header, 0)
-        if content is not None:
-            self._calls.pwrite(fd, content[PAGE:], PAGE)
-        self._map(fd, size)
+        finally:
+            with contextlib.suppress(OSError):  # a rescuer unlinks it later: its lock is free once this process is gone
+                calls.unlink(temp, dir_fd=place)
+            if self._fd != fd:
+                calls.close(fd)
+        return self._fd == fd
 
     def _map(self, fd: int, size: int) -> None:
         memory = self._calls.map(fd, size)

@@ -1,11 +1,13 @@
-"""The spool as an engine: it implements the contract of `framework.engine.port` on `store.Spool`."""
+"""The spool as an engine: it implements the contract of `framework.engine.port` on a directory."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,16 +18,19 @@ from framework.engine import url_options as options
 from framework.engine.calls import Calls
 from framework.engine.flocks import FileLock
 from framework.engine.port import NO_JOBS, Features, JobView, QueueStats, Rescued, State, Tick
-from framework.engine.spool.enqueue.ids import IdBusy
+from framework.engine.spool.claim.listing import FEW
+from framework.engine.spool.segments import copies
 from framework.engine.spool.store import Spool
-from framework.engine.spool.upkeep.browse import Sight
+from framework.engine.spool.upkeep.browse import Browse, Sight
 from framework.engine.spool.upkeep.counts import Counts
-from framework.engine.spool.upkeep.rescue import Orphan
-from framework.model.errors import EngineError, EngineUnavailable, EnqueueFailed, SettingsError
+from framework.engine.spool.upkeep.maintain import IDLE_TURN, TURN, Rounds
+from framework.engine.spool.upkeep.rescue import Orphan, count_unaccounted
+from framework.model.errors import EngineError, EnqueueFailed, SettingsError
 from framework.model.job import Failure, Job, JobId, Lease
 from framework.model.options import QueueSpec
 from framework.model.outcome import Kind, Outcome, Settlement
 
+TRY_LOCKS_EVERY = 20.0  # seconds
 log = logging.getLogger("framework")
 
 Durability = Literal["power", "process"]
@@ -66,7 +71,7 @@ def connect(
         directory(url),
         incarnation=incarnation,
         power=durability == "power",
-        network_file_system=given.get("network_file_system", network_file_system),
+        network=given.get("network_file_system", network_file_system),
         calls=calls,
     )
     return SpoolEngine(spool)
@@ -103,6 +108,8 @@ class SpoolEngine:
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
         self._others: dict[str, Counts] = {}  # undeclared queues
+        self._rounds = Rounds()
+        self._try_locks_at = 0.0
         self.root = spool.root
         self._reopening = threading.Lock()
         self._roles: dict[str, FileLock] = {}
@@ -143,7 +150,19 @@ class SpoolEngine:
             spool = self._in_place()
         except EngineError as error:
             raise EnqueueFailed(f"not queued: {error}") from error
-        return spool.enqueue(jobs)
+        done: list[JobId] = []
+        at = 0
+        while at < len(jobs):
+            queue, end = jobs[at].queue, at + 1
+            while end < len(jobs) and jobs[end].queue == queue:
+                end += 1
+            try:
+                part = spool.parts(queue)
+            except EngineError as error:
+                raise EnqueueFailed(str(error), enqueued=done) from None
+            part.enqueue.put(jobs[at:end], done)
+            at = end
+        return done
 
     def _in_place(self) -> Spool:
         spool = self._spool
@@ -157,15 +176,17 @@ class SpoolEngine:
 
     def claim(self, queues: Sequence[str], *, limit: int, wait: float) -> Sequence[Lease]:
         """Claim jobs; wait on the queues' notifiers, and look now and then."""
-        return self._spool.claim(queues, limit=limit, wait=wait)
+        spool = self._spool
+        return spool.claims([spool.parts(queue) for queue in queues], limit, wait)
 
     def settle(self, done: Sequence[Settlement]) -> None:
         """Settle leases with one unlink or rename each; dead letters of one call share their syncs."""
-        self._spool.settlements(done)
+        self._spool.settle(done)
 
     def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
         """Give leases back with a rename each."""
-        self._spool.settlements.release(leases, delay)
+        outcome = Outcome(Kind.RELEASED, delay=delay)
+        self._spool.settle([Settlement(lease, outcome) for lease in leases])
 
     def lost(self, leases: Sequence[Lease]) -> Sequence[Lease]:
         """Return none: a claim ends only with its owner's lock, which the kernel keeps."""
@@ -173,19 +194,45 @@ class SpoolEngine:
 
     def rescue(self) -> Sequence[Rescued]:
         """Return abandoned leases; this process holds the dead owner's lock while it settles them."""
-        return [_rescued(orphan) for orphan in self._spool.rescue()]
+        parts = self._spool.every()
+        orphans: list[Orphan] = []
+        failed: OSError | None = None
+        # With many queues: an owner that holds the lock of one queue lives, and so holds all its locks. Each single
+        # lock is tried only now and then.
+        if each := len(parts) <= FEW or time.monotonic() >= self._try_locks_at:
+            self._try_locks_at = time.monotonic() + TRY_LOCKS_EVERY
+        alive: set[str] = set()
+        for part in parts:
+            try:
+                if each or not part.rescue.has_nobody_dead(alive):
+                    orphans += part.rescue(part.wid, None if each else alive)
+                failed = failed or part.rescue.error
+            except OSError as error:
+                failed = failed or error
+        if failed is not None and not orphans:
+            raise self._spool.unavailable("rescuing", failed) from failed
+        return [_rescued(orphan) for orphan in orphans]
 
     def unaccounted(self, lease: Lease) -> int:
-        """Count the delivery in a page of the job's file."""
-        return self._spool.unaccounted(lease)
+        """Count the delivery in a page of the job's file, where a job of a segment gets a file of its own."""
+        disk, _ = self._spool.opened()
+        return 0 if copies.leave(disk, [lease.token]) else count_unaccounted(disk, lease.token)
 
     def maintain(self, *, seconds: float = math.inf) -> float:
         """Serve every queue that was opened."""
-        return self._spool.maintain(seconds)
+        parts = self._spool.every()
+        done, errors = self._rounds([part.maintain for part in parts], seconds)
+        if errors:
+            raise self._spool.unavailable("maintenance", errors[0]) from errors[0]
+        if self._rounds.idle:
+            return max(TURN / 10, min(IDLE_TURN, *(part.patience() for part in parts)))
+        return TURN if done else 0.0
 
     def stuck(self) -> Mapping[str, str]:
         """Return the files that cannot be moved."""
-        return self._spool.stuck()
+        disk, _ = self._spool.opened()
+        reasons = [part.setbacks.reasons(disk.is_there) for part in self._spool.every()]
+        return {str(self.root / path): reason for found in reasons for path, reason in found.items()}
 
     def expired(self) -> Mapping[str, int]:
         """Return the jobs that a claim or `maintain` found expired since the last call, by queue."""
@@ -200,53 +247,41 @@ class SpoolEngine:
 
     def ticks(self, queue: str, keys: Sequence[str]) -> tuple[float, Mapping[str, Tick]]:
         """Read the schedules' files; move the job of a tick that a dead process has left."""
-        try:
-            return self._spool.now()[1], self._spool.parts(queue).ticks.states(keys)
-        except (OSError, IdBusy) as error:
-            raise self._unready(queue, error) from error
+        _, here = self._spool.opened()
+        with self._failing(f"reading the schedules of {queue!r}"):
+            return here.wall(), self._spool.parts(queue).ticks.states(keys)
 
     def fire(
         self, queue: str, key: str, last: float | None, tick: float, job: Job | None = None, *, missed: int = 0
     ) -> bool:
         """Replace the schedule's file, which names the job's file, by a rename; then move the job."""
-        try:
+        with self._failing(f"a tick of {queue!r}"):
             return self._spool.parts(queue).ticks.fire(key, last, tick, job, missed)
-        except (OSError, IdBusy) as error:
-            raise self._unready(queue, error) from error
-
-    def _unready(self, queue: str, error: OSError | IdBusy) -> EngineUnavailable:
-        if isinstance(error, OSError):
-            return self._spool.unavailable(f"the schedules of {queue!r}", error)
-        return EngineUnavailable(f"the lock of {error} was held for too long")
 
     def stats(self, queue: str) -> QueueStats:
         """Count the jobs now; directories that have not changed are not listed again."""
-        parts = self._spool.parts(queue)
-        try:
-            found = self._count(parts.counts)
-            if self._spool.browse().keeps_letters(parts.queue):
+        part = self._spool.parts(queue)
+        with self._failing("counting"):
+            found = self._count(part.counts)
+            if self._browse().keeps_letters(part.queue):
                 return replace(NO_JOBS, in_flight=found.in_flight, dead=found.jobs_at_rest, bad=found.bad)
             return found
-        except OSError as error:
-            raise self._spool.unavailable("counting", error) from error
 
     def undeclared(self) -> Mapping[str, QueueStats]:
         """Return the queues whose depth no process has published for a minute, except empty ones."""
-        try:
-            self._others = self._spool.browse().undeclared(self._others)
+        with self._failing("looking for queues"):
+            self._others = self._browse().undeclared(self._others)
             found = {name: self._count(counts) for name, counts in self._others.items()}
-        except OSError as error:
-            raise self._spool.unavailable("looking for queues", error) from error
         return {name: stats for name, stats in found.items() if stats.jobs}
 
     def _count(self, counts: Counts) -> QueueStats:
+        _, here = self._spool.opened()
         ready = counts.ready()
-        stamp, wall = self._spool.now()
         ages = [0.0]
         if ready.oldest_stamp:
-            ages.append((stamp - int(ready.oldest_stamp)) / 1e9)
+            ages.append((here.now() - int(ready.oldest_stamp)) / 1e9)
         if ready.oldest_due is not None:
-            ages.append(wall - ready.oldest_due / 1e6)
+            ages.append(here.wall() - ready.oldest_due / 1e6)
         return QueueStats(
             ready=ready.count,
             delayed=counts.delayed().count,
@@ -258,7 +293,7 @@ class SpoolEngine:
 
     def wake(self) -> None:
         """Write a byte into a pipe that this process reads."""
-        self._spool.wake()
+        self._spool.waker.wake()
 
     def close(self) -> None:
         """Close everything, and remove this owner's directory when it is empty."""
@@ -266,10 +301,27 @@ class SpoolEngine:
         for role in self._roles.values():
             role.release()
 
+    def _browse(self) -> Browse:
+        spool = self._spool
+        declared = [part.queue.name for part in spool.every()]
+        return Browse(*spool.opened(), queue=spool.queue, declared=declared, ring=spool.ring)
+
+    @contextlib.contextmanager
+    def _failing(self, doing: str) -> Iterator[None]:
+        """Turn an error of the operating system into an EngineUnavailable that says what failed."""
+        try:
+            yield
+        except OSError as error:
+            raise self._spool.unavailable(doing, error) from error
+
     def browse(self, queue: str, state: State) -> Iterator[JobView]:
         """Yield jobs: read each file, claim none."""
         for sight in self._sights(queue, state):
             yield self._view(queue, state, sight)
+
+    def _sights(self, queue: str, state: State) -> Iterator[Sight]:
+        with self._failing(f"looking at {queue!r}"):
+            yield from self._browse().sights(self._spool.parts(queue).queue, state)
 
     def _view(self, queue: str, state: State, sight: Sight) -> SpoolView:
         attempt, delivery = (0, 0) if sight.name is None else (sight.name.attempt, sight.name.delivery)
@@ -280,12 +332,11 @@ class SpoolEngine:
 
     def newer(self, queue: str) -> Iterator[JobView]:
         """Yield jobs that need a newer version, from the headers of a few files."""
-        try:
-            for state in ("ready", "delayed", "in_flight", "dead"):
-                for sight in self._spool.browse().newer(self._spool.parts(queue).queue, state):
+        states: tuple[State, ...] = ("ready", "delayed", "in_flight", "dead")
+        with self._failing(f"looking at {queue!r}"):
+            for state in states:
+                for sight in self._browse().newer(self._spool.parts(queue).queue, state):
                     yield self._view(queue, state, sight)
-        except OSError as error:
-            raise self._spool.unavailable(f"looking at {queue!r}", error) from error
 
     def find(self, queue: str, job_id: str, state: State) -> JobView | None:
         """Return the oldest job with this id, or None."""
@@ -295,35 +346,23 @@ class SpoolEngine:
         """Move a dead letter to its home queue, also where its dead-letter queue has not handled it yet."""
         if view.state in ("in_flight", "bad") or view.newer or not view.is_letter:
             return False
-        return self._act(view, self._spool.browse().replay)
+        return self._act(view, self._browse().replay)
 
     def discard(self, view: JobView) -> bool:
         """Unlink an unclaimed job."""
-        return view.state != "in_flight" and not view.newer and self._act(view, self._spool.browse().discard)
+        return view.state != "in_flight" and not view.newer and self._act(view, self._browse().discard)
 
     def restore(self, view: JobView) -> str:
         """Rename a bad file back, under the lock of its id where the caller chose the id."""
         if view.state != "bad" or not isinstance(view, SpoolView) or view.sight is None:
             return "is no longer there"
-        try:
-            return self._spool.browse().restore(self._spool.parts(view.queue).queue, view.sight)
-        except OSError as error:
-            raise self._spool.unavailable(f"file {view.job.id!r}", error) from error
+        with self._failing(f"file {view.job.id!r}"):
+            return self._browse().restore(self._spool.parts(view.queue).queue, view.sight)
 
-    def _act(self, view: JobView, action: Any) -> bool:
+    def _act(self, view: JobView, action: Callable[[Sight], bool]) -> bool:
         sight = view.sight if isinstance(view, SpoolView) else self._sight(view)
-        if sight is None:
-            return False
-        try:
-            return bool(action(sight))
-        except OSError as error:
-            raise self._spool.unavailable(f"job {view.job.id!r}", error) from error
-
-    def _sights(self, queue: str, state: State) -> Iterator[Sight]:
-        try:
-            yield from self._spool.browse().sights(self._spool.parts(queue).queue, state)
-        except OSError as error:
-            raise self._spool.unavailable(f"looking at {queue!r}", error) from error
+        with self._failing(f"job {view.job.id!r}"):
+            return sight is not None and action(sight)
 
     def _sight(self, view: JobView) -> Sight | None:
         """Return the entry of a view that does not come from this engine; None: the job is not there."""

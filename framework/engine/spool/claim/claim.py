@@ -14,18 +14,19 @@ import stat
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from framework.engine.spool.claim.life import Held, Owner
-from framework.engine.spool.claim.listing import Listing
-from framework.engine.spool.claim.setbacks import Setbacks
 from framework.engine.spool.claim.settle import Settle
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.format import job_file, names
 from framework.engine.spool.format.names import Name
 from framework.engine.spool.segments import copies
-from framework.engine.spool.segments.open import Segments
 from framework.model.job import Job, Lease
+
+if TYPE_CHECKING:
+    from framework.engine.spool.store import Parts
 
 LOOK = 60.0  # seconds between two looks into the own directory
 SOON = 1.0  # seconds between two looks while a file there waits for its next try
@@ -45,71 +46,70 @@ class Reader:
         self._disk = disk
         self._counts = counts
         self._tries: Counter[str] = Counter()
-        self._told: set[str] = set()  # fields for which the warning was logged
+        self._warned: set[str] = set()  # fields for which the warning was logged
 
     def lease(self, owner: Owner, entry: str, name: Name) -> Lease | None:
         """Return the lease, or None if the file is gone, or was bad and has been moved to bad/. Raises OSError."""
         held = Held(owner, name, entry)
+        job: Job | None = None
         try:
-            lease = self._read(held)
+            job = self._read(held)
         except FileNotFoundError:
             return None
         except job_file.Damaged:
-            self._put_aside(held)
-            return None
+            pass
         except OSError as error:
-            if error.errno in job_file.PLANTED or self._unreadable(entry, error):
-                self._put_aside(held)
-                return None
-            raise
+            if error.errno not in job_file.PLANTED and not self._unreadable(entry, error):
+                raise
+        if job is None:
+            self._disk.move(held.path, owner.queue.path("bad", entry))
+            self._tries.pop(entry, None)
+            self._counts["bad"] += 1
+            return None
         owner.held[entry] = held
-        if lease.job.extras.ignored:
-            self._tell_of_ignored(lease.job)
-        return lease
+        if job.extras.ignored:
+            self._warn_of_ignored(job)
+        eligible = job.eligible_at
+        if name.not_before is not None and name.not_before != names.micros(eligible):
+            eligible = max(job.enqueued_at, name.not_before / 1e6)
+        return Lease(job, owner.queue.name, name.attempt + 1, name.delivery, eligible, held)
 
-    def _tell_of_ignored(self, job: Job) -> None:
+    def _warn_of_ignored(self, job: Job) -> None:
         """Warn about ignored fields, once for each field and process: the cause usually affects many jobs."""
         self._counts["ignored_fields"] += 1
-        for name in set(job.extras.ignored) - self._told:
-            self._told.add(name)
+        for name in set(job.extras.ignored) - self._warned:
+            self._warned.add(name)
             log.warning(
                 "queue %r: job %r was stored with a value of %s that no job can have: it is ignored, and the job runs",
                 job.queue, job.id, name,
             )  # fmt: skip
 
-    def _read(self, held: Held) -> Lease:
-        disk = self._disk
-        fd = disk.open(held.path, _OPEN)
-        try:
-            where, job = self._content(held, fd)
-        finally:
-            disk.calls.close(fd)
-            disk.reserve()
-        held.slots_at = where.slots_at
-        name = held.name
-        eligible = job.eligible_at
-        if name.not_before is not None and name.not_before != names.micros(eligible):
-            eligible = max(job.enqueued_at, name.not_before / 1e6)
-        return Lease(job, held.owner.queue.name, name.attempt + 1, name.delivery, eligible, held)
-
-    def _content(self, held: Held, fd: int) -> tuple[job_file.Layout, Job]:
-        """Return the layout and the job of an open file.
+    def _read(self, held: Held) -> Job:
+        """Return the job of a claimed file.
 
         Nearly every job needs one call only; the file's size and inode are asked for only where they are needed.
         """
-        calls = self._disk.calls
+        disk, calls = self._disk, self._disk.calls
+        fd = disk.open(held.path, _OPEN)
         try:
-            data = calls.pread(fd, FIRST_READ, 0)
-        except OSError:
-            if stat.S_ISREG(calls.fstat(fd).st_mode):
-                raise
-            raise job_file.Planted from None
-        if len(data) < FIRST_READ and not held.name.chosen:
-            where = job_file.layout(data)
-            return where, job_file.decode(data, where)
-        found = calls.fstat(fd)
-        held.inode = found.st_ino
-        return job_file.content(self._disk, fd, found.st_size)
+            try:
+                data = calls.pread(fd, FIRST_READ, 0)
+            except OSError:
+                if stat.S_ISREG(calls.fstat(fd).st_mode):
+                    raise
+                raise job_file.Planted from None
+            if len(data) < FIRST_READ and not held.name.chosen:
+                where = job_file.layout(data)
+                job = job_file.decode(data, where)
+            else:
+                found = calls.fstat(fd)
+                held.inode = found.st_ino
+                where, job = job_file.content(disk, fd, found.st_size)
+        finally:
+            calls.close(fd)
+            disk.reserve()
+        held.slots_at = where.slots_at
+        return job
 
     def _unreadable(self, entry: str, error: OSError) -> bool:
         """Return whether a file could not be read so often that it counts as bad.
@@ -121,11 +121,6 @@ class Reader:
         self._tries[entry] += 1
         return self._tries[entry] >= MOST_TRIES
 
-    def _put_aside(self, held: Held) -> None:
-        self._disk.move(held.path, held.owner.queue.path("bad", held.entry))
-        self._tries.pop(held.entry, None)
-        self._counts["bad"] += 1
-
 
 class Claim:
     """The claims of one process on one queue. One thread at a time may use it.
@@ -134,30 +129,14 @@ class Claim:
         error: the error that ended the last claim early, if there was one.
     """
 
-    def __init__(
-        self,
-        disk: Disk,
-        clock: Clock,
-        listing: Listing,
-        reader: Reader,
-        settle: Settle,
-        setbacks: Setbacks,
-        counts: Counter[str],
-        segments: Segments,
-        *,
-        owner: Callable[[], Owner],
-        reborn: Callable[[], None],
-    ) -> None:
+    def __init__(self, part: Parts, disk: Disk, clock: Clock, settle: Settle, counts: Counter[str]) -> None:
+        self._part = part
         self._disk = disk
         self._clock = clock
-        self._listing = listing
-        self._reader = reader
         self._settle = settle
-        self._owner = owner
-        self._reborn = reborn
-        self._setbacks = setbacks
         self._counts = counts
-        self._segments = segments
+        self._listing = part.listing
+        self._setbacks = part.setbacks
         self._look_at = time.monotonic() + LOOK
         self._misses = 0
         self.error: OSError | None = None
@@ -168,20 +147,20 @@ class Claim:
         leases: list[Lease] = []
         expired: list[Held] = []
         lost = 0
-        barren: Counter[str] = Counter()  # segments all of whose remaining jobs are claimed by others
+        waiting: Counter[str] = Counter()
 
         def enough() -> bool:
             # Where the listing is used up, the next claim lists again: jobs that are claimed need not wait for that.
             return len(leases) >= limit or len(expired) >= MOST_EXPIRED or (leases != [] and not len(self._listing))
 
         try:
-            self._owner()  # made at the first claim, not with the first job, which should not wait for it
+            self._part.owner()  # made at the first claim, not with the first job, which should not wait for it
             self._stranded(leases, expired, limit)
-            for path, name in self._entries(enough, barren):
+            for path, name in self._entries(enough, waiting):
                 if name is None:
                     spent = not self._from_segment(path, limit - len(leases), leases, expired)
                     self._listing.note(os.path.basename(path), spent=spent)
-                    barren[path] += spent
+                    waiting[path] += spent  # others have claimed all of its jobs
                     continue
                 try:
                     lease = self._one(path, name)
@@ -192,7 +171,7 @@ class Claim:
                     continue
                 self._setbacks.clear(path)
                 if lease is not None:
-                    self._sort(lease, leases, expired)
+                    self._sort((lease,), leases, expired)
                 elif (lost := lost + 1) > MOST_LOST:
                     break
             self._expire(expired)
@@ -205,45 +184,39 @@ class Claim:
         """Claim from a segment and return whether there was something to claim. Raises OSError."""
         try:
             now = self._clock.micros()
-            found, left = self._segments.claim(self._owner(), os.path.basename(path), limit, now=now)
+            found, left = self._part.segments.claim(self._part.owner(), os.path.basename(path), limit, now)
         except OSError as error:
             self._set_back(path, error)
             return False
         self._setbacks.clear(path)
-        for lease in found:
-            if lease.job.ttl is None:
-                leases.append(lease)
-            else:
-                self._sort(lease, leases, expired)
+        self._sort(found, leases, expired)
         if left:
             self._listing.untake()
         return bool(found) or left  # with no lease and jobs left: all claimed jobs were damaged, and put aside
 
     def expire_segment(self, path: str) -> None:
         """Dead-letter the jobs of a segment whose time to live is over. Raises OSError, as `expire` does."""
-        owner, entry, now, left = self._owner(), os.path.basename(path), self._clock.micros(), True
+        owner, entry, now, left = self._part.owner(), os.path.basename(path), self._clock.micros(), True
         while left:
-            found, left = self._segments.claim(owner, entry, MOST_EXPIRED, expired_at=now)
+            found, left = self._part.segments.claim(owner, entry, MOST_EXPIRED, now, expired=True)
             if not self._expire([lease.token for lease in found]):
                 break  # these jobs stay claimed, and the loop would meet them again
-        self._segments.look_for_expiry(entry, owner.tag)
+        self._part.segments.look_for_expiry(entry, owner.tag)
 
-    def _foreign(self, entry: str, path: str) -> None:
-        """Skip an entry that this version does not know. Where the job needs a newer worker, note it as a setback."""
-        if names.needs_newer(entry):
-            self._setbacks.add(path, job_file.Newer(job_file.VERSION + 1))
-        self._listing.hide(entry)
-
-    def _entries(self, enough: Callable[[], bool], barren: Counter[str]) -> Iterator[tuple[str, Name | None]]:
+    def _entries(self, enough: Callable[[], bool], waiting: Counter[str]) -> Iterator[tuple[str, Name | None]]:
         """Yield path and name of the listed entries until there is enough; skip those that wait for their next try.
 
         The name of a segment is None. Raises OSError.
+
+        Args:
+            waiting: how often this claim has met each path from which it can claim nothing now.
         """
-        waiting = barren  # how often this claim has met each path
         while not enough() and (entry := self._listing.take()) is not None:
             name, path = names.parse(entry), self._listing.path(entry)
-            if name is None and names.segment(entry) is None:
-                self._foreign(entry, path)
+            if name is None and names.segment(entry) is None:  # this version does not know it, or needs a newer worker
+                if names.needs_newer(entry):
+                    self._setbacks.add(path, job_file.Newer(job_file.VERSION + 1))
+                self._listing.hide(entry)
             elif waiting[path]:
                 waiting[path] += 1
                 if name is not None or waiting[path] > 2 or self._listing.is_spent():
@@ -253,13 +226,14 @@ class Claim:
             else:
                 waiting[path] += 1
 
-    def _sort(self, lease: Lease, leases: list[Lease], expired: list[Held]) -> None:
-        """Append a lease to `leases`, or to `expired` where its time to live is over."""
-        held: Held = lease.token
-        if held.name.expires is None or held.name.expires > self._clock.micros():
-            leases.append(lease)
-        else:
-            expired.append(held)
+    def _sort(self, found: Iterable[Lease], leases: list[Lease], expired: list[Held]) -> None:
+        """Append each lease to `leases`, or to `expired` where its time to live is over."""
+        for lease in found:
+            held: Held = lease.token
+            if held.name.expires is None or held.name.expires > self._clock.micros():
+                leases.append(lease)
+            else:
+                expired.append(held)
 
     def _set_back(self, path: str, error: OSError) -> None:
         """Note that a file is to be tried again later. Raises the error where it is not about this file."""
@@ -271,11 +245,13 @@ class Claim:
 
         Raises OSError where the failure is not about a single file.
         """
+        if not expired:
+            return True
         inside = {held: held.segment.entry for held in expired if held.segment is not None}
         failed = self._settle.expire(expired)
         for held, _ in failed:
             if held in inside:
-                self._segments.keep_expired(inside[held])
+                self._part.segments.keep_expired(inside[held])
         for held, error in failed:
             self._set_back(held.path, error)
         return not failed
@@ -300,13 +276,13 @@ class Claim:
                 continue
             self._setbacks.clear(path)
             if lease is not None:
-                self._sort(lease, leases, expired)
+                self._sort((lease,), leases, expired)
         self._expire(expired)
         for lease in leases:
             self._settle.release(lease.token, 0)
 
     def _one(self, source: str, name: Name) -> Lease | None:
-        owner = self._owner()
+        owner = self._part.owner()
         name = name.claimed()
         while (claimed := str(name)) in owner.held:
             # The source is a hard link to a claimed file: a rename would report success and do nothing. Or it is a
@@ -322,7 +298,7 @@ class Claim:
             return None
         self._misses = 0
         try:
-            return self._reader.lease(owner, claimed, name)
+            return self._part.reader.lease(owner, claimed, name)
         except job_file.Newer:
             self._disk.rename(f"{owner.base}/{claimed}", source)  # as if it had never been claimed
             raise
@@ -339,17 +315,17 @@ class Claim:
         fenced = self._misses >= MOST_MISSES or self._disk.stat(source) is not None
         if fenced and self._disk.stat(owner.base) is None:
             self._misses = 0
-            self._reborn()
+            self._part.renew()
 
     def _stranded(self, leases: list[Lease], expired: list[Held], limit: int) -> None:
         """Turn entries of the own directory that are not leases into leases, when the next look is due."""
         if time.monotonic() < self._look_at:
             return
-        owner = self._owner()
+        owner = self._part.owner()
         self._look_at = time.monotonic() + LOOK
         entries = self._disk.listdir(owner.base)
         if any(map(copies.is_copy, entries)):  # copies of expired jobs whose lease is gone: only this look finds them
-            copies.settle_copies(self._disk, owner, self._segments)
+            copies.settle_copies(self._disk, owner, self._part.segments)
             entries = self._disk.listdir(owner.base)
         for entry in sorted(entries):
             name = names.parse(entry)
@@ -363,11 +339,11 @@ class Claim:
                 self.look_again()
                 return
             try:
-                lease = self._reader.lease(owner, entry, name)
+                lease = self._part.reader.lease(owner, entry, name)
             except OSError as error:
                 self.error = error  # the other entries go on; this one is tried again later
                 self._set_back(path, error)
                 continue
             if lease is not None:
-                self._sort(lease, leases, expired)
+                self._sort((lease,), leases, expired)
                 self._counts["stranded"] += 1

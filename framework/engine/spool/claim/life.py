@@ -31,7 +31,7 @@ class Owner:
     Attributes:
         queue: the queue from which the jobs were claimed.
         wid: name of the incarnation that claimed them.
-        base: the directory of the claims.
+        base: the directory of the claims. lock: the path of the lock file.
         fd: the lock file, locked.
         dead_owner: the claimer's process is dead; this process settles its claims.
         held: entries that are leases now.
@@ -48,16 +48,13 @@ class Owner:
     started: dict[tuple[str, int], runs.Started] = field(default_factory=dict)
     searched: bool = False
     base: str = field(init=False)
+    lock: str = field(init=False)
     tag: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.base = f"{self.queue.base}/claimed/{self.wid}"
+        self.lock = self.base + _LOCK
         self.tag = words.tag(self.wid)
-
-    @property
-    def lock(self) -> str:
-        """Return the path of the lock file."""
-        return self.base + _LOCK
 
 
 @dataclass(eq=False, slots=True)
@@ -70,7 +67,7 @@ class Held:
         inode: inode of the file.
         slots_at: offset at which the job's history begins.
         settled: the lease was settled or lost.
-        forgiven: a call that failed for other leases has settled it already, so a repetition of that call passes.
+        already_settled: by a call that failed for other leases, so a repetition of that call passes.
         segment: the segment that holds the job; None if the job has a file of its own.
         index, word: the job's index in the segment, and its word as long as the lease is valid.
         copied: the copy with which the job leaves the segment may exist.
@@ -82,7 +79,7 @@ class Held:
     inode: int = 0
     slots_at: int = 0
     settled: bool = False
-    forgiven: bool = False
+    already_settled: bool = False
     segment: Any = None  # a Segment; `segments` imports this module
     index: int = 0
     word: int = 0
@@ -92,8 +89,7 @@ class Held:
     def path(self) -> str:
         """Return the path of the job's file, relative to the root."""
         if self.segment is not None:
-            path: str = self.segment.path
-            return path
+            return str(self.segment.path)
         return f"{self.owner.base}/{self.entry}"
 
     @property
@@ -101,16 +97,16 @@ class Held:
         """Return the key of this run in a lock file of the previous version."""
         return self.name.stem, self.name.delivery
 
-    def let_lie(self) -> None:
-        """Drop the lease and leave its file where it is, for the next look into the own directory."""
+    def drop(self) -> None:
+        """End the lease and leave its file where it is, for the next look into the own directory."""
         self.owner.held.pop(self.entry, None)
         if self.segment is not None:
             self.segment.store.leave(self)
 
     def done(self) -> None:
-        """Mark the lease as settled and drop it."""
+        """Mark the lease as settled and end it."""
         self.settled = True
-        self.let_lie()
+        self.drop()
 
 
 def wid_of(incarnation: str, number: int = 0) -> str:
@@ -126,15 +122,15 @@ def incarnation_of(wid: str) -> str:
     return unquote(wid.partition(_SUFFIX)[0])
 
 
-def birth(disk: Disk, queue: QueueDir, incarnation: str, *, boot: str, now: float, lives: int = 0) -> Owner:
+def make(disk: Disk, queue: QueueDir, incarnation: str, *, boot: str, now: float, first: int = 0) -> Owner:
     """Create an owner under a wid that was never used. Raises OSError, EngineError.
 
     Args:
         boot: id of this boot. now: seconds since the epoch.
-        lives: number of owners that this process has had on this queue already.
+        first: number of owners that this process has had on this queue already.
     """
-    for number in range(lives, lives + 1000):
-        owner = _born_as(disk, queue, wid_of(incarnation, number), boot=boot, now=now)
+    for number in range(first, first + 1000):
+        owner = _make_as(disk, queue, wid_of(incarnation, number), boot=boot, now=now)
         if owner is not None:
             return owner
     raise EngineError(
@@ -142,14 +138,14 @@ def birth(disk: Disk, queue: QueueDir, incarnation: str, *, boot: str, now: floa
     )
 
 
-def _born_as(disk: Disk, queue: QueueDir, wid: str, *, boot: str, now: float) -> Owner | None:
+def _make_as(disk: Disk, queue: QueueDir, wid: str, *, boot: str, now: float) -> Owner | None:
     """Create an owner under this wid: lock first, name second, directory last. Return None if the wid is taken.
 
     In any other order, a rescuer can see a living worker's lock file unlocked, or its directory without a lock file.
     """
-    draft = f"{queue.base}/claimed/.{wid}{_LOCK}"
+    temp = f"{queue.base}/claimed/.{wid}{_LOCK}"
     try:
-        fd = flocks.keep(disk.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW))
+        fd = flocks.keep(disk.open(temp, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW))
     except FileExistsError:
         return None
     except FileNotFoundError:  # claimed/ was removed: make it anew, and let the caller try another wid
@@ -162,34 +158,34 @@ def _born_as(disk: Disk, queue: QueueDir, wid: str, *, boot: str, now: float) ->
             flocks.drop(disk.calls, fd)
             return None
         disk.calls.pwrite(fd, runs.head(boot, now), 0)
-        if _name_it(disk, owner, draft):
+        if _name_it(disk, owner, temp):
             return owner
     except BaseException:
-        _stillborn(disk, fd, draft)
+        _give_up(disk, fd, temp)
         raise
-    _stillborn(disk, fd, draft)
+    _give_up(disk, fd, temp)
     return None
 
 
-def _name_it(disk: Disk, owner: Owner, draft: str) -> bool:
+def _name_it(disk: Disk, owner: Owner, temp: str) -> bool:
     """Give the lock file its name and make the owner's directory. Return whether both succeeded.
 
     It uses `link`, not `rename`, because `link` never replaces the lock file of an owner that has this wid already.
     """
     if disk.calls.fstat(owner.fd).st_nlink == 0 or disk.stat(owner.base) is not None:
         return False
-    if not disk.link(draft, owner.lock):
+    if not disk.link(temp, owner.lock):
         return False
-    disk.unlink(draft)
+    disk.unlink(temp)
     if disk.mkdir(owner.base):
         return True
     disk.unlink(owner.lock)  # a directory that had lost its lock file has appeared: the next rescuer takes it
     return False
 
 
-def _stillborn(disk: Disk, fd: int, draft: str) -> None:
+def _give_up(disk: Disk, fd: int, temp: str) -> None:
     with contextlib.suppress(OSError):  # what stays is not locked: a rescuer finds and unlinks it
-        disk.unlink(draft)
+        disk.unlink(temp)
     flocks.drop(disk.calls, fd)
 
 

@@ -113,38 +113,34 @@ class Buckets:
 
     Args:
         base: the directory above the buckets. pattern: pattern of a bucket's name.
-        setbacks: the queue's setbacks; it notes the buckets that cannot be read or removed.
+        setbacks: the queue's setbacks; it notes the buckets that cannot be read.
+
+    Attributes:
+        known: the buckets that the last look found.
     """
 
-    def __init__(
-        self, disk: Disk, base: str, pattern: re.Pattern[str] = names.BUCKET, *, setbacks: Setbacks | None = None
-    ) -> None:
+    def __init__(self, disk: Disk, base: str, pattern: re.Pattern[str] = names.BUCKET, *, setbacks: Setbacks) -> None:
         self._disk = disk
-        self._setbacks = setbacks or Setbacks()
+        self._setbacks = setbacks
         self._base = base
         self._pattern = pattern
         self._here = Names(disk, base)
         self._seen: list[str] = []
-        self._found: list[str] = []
         self._inside: dict[str, Names] = {}
+        self.known: list[str] = []
 
     def all(self) -> list[str]:
         """Return the buckets that exist, oldest first. Raises OSError."""
         seen = self._here()
         if seen is not self._seen:
-            self._found = [entry for entry in seen if self._pattern.fullmatch(entry)]
-            self._inside = {b: self._inside.get(b) or Names(self._disk, f"{self._base}/{b}") for b in self._found}
+            self.known = [entry for entry in seen if self._pattern.fullmatch(entry)]
+            self._inside = {b: self._inside.get(b) or Names(self._disk, f"{self._base}/{b}") for b in self.known}
             self._seen = seen
-        return self._found
-
-    @property
-    def known(self) -> list[str]:
-        """Return the buckets that the last look found."""
-        return self._found
+        return self.known
 
     def first(self) -> str:
         """Return the name of the oldest bucket, "" if there is none. It mostly costs one `stat`. Raises OSError."""
-        found = self._found if self._here.is_current() and self._here.known is self._seen else self.all()
+        found = self.known if self._here.is_current() and self._here.known is self._seen else self.all()
         return found[0] if found else ""
 
     def names(self, bucket: str) -> list[str]:
@@ -159,14 +155,6 @@ class Buckets:
                 self._setbacks.add(f"{self._base}/{bucket}", error)
         return inside.known
 
-    def remove(self, bucket: str) -> None:
-        """Remove an empty bucket. Raises OSError."""
-        if not self.waits(bucket):
-            try:
-                self._disk.rmdir(f"{self._base}/{bucket}")
-            except OSError as error:
-                self._setbacks.add(f"{self._base}/{bucket}", error)
-
     def waits(self, bucket: str) -> bool:
         """Return whether a bucket could not be read, or nothing in it be moved, and its next try is not due yet."""
         return self._setbacks.waits(f"{self._base}/{bucket}")
@@ -175,7 +163,7 @@ class Buckets:
 class Listing:
     """The entries of ready/ and segments/, handed out in order. One thread takes them, any thread puts them back."""
 
-    def __init__(self, disk: Disk, queue: QueueDir, clock: Clock, *, setbacks: Setbacks | None = None) -> None:
+    def __init__(self, disk: Disk, queue: QueueDir, clock: Clock, *, setbacks: Setbacks) -> None:
         self._disk = disk
         self._base = f"{queue.base}/ready"
         self._clock = clock
@@ -195,7 +183,10 @@ class Listing:
         """Return the path of an entry, relative to the root."""
         if entry.endswith(names.SEGMENT_END):
             return f"{self._segments_at}/{entry}"
-        bucket = self._bucket_of.get(entry) or (entry[: names.BUCKET_DIGITS] if ",p" not in entry else _bucket(entry))
+        bucket = self._bucket_of.get(entry)
+        if bucket is None:
+            priority = names.priority_of(entry) if ",p" in entry else USUAL
+            bucket = entry[: names.BUCKET_DIGITS] if priority == USUAL else names.bucket_of(priority)
         return f"{self._base}/{bucket}/{entry}"
 
     def __len__(self) -> int:
@@ -251,14 +242,12 @@ class Listing:
         """
         if self._at < len(self._names):
             level, _ = names.order(self._names[self._at])
-            self._at = first_there(self._exists, self._at, self._end_of(level))
+            is_there, every = self._disk.is_there, self._names
+            self._at = first_there(lambda i: is_there(self.path(every[i])), self._at, self._end_of(level))
 
     def _end_of(self, level: int) -> int:
         """Return the index at which the remaining names up to this priority level end."""
         return bisect_left(self._names, (level + 1, ""), self._at, key=names.order)
-
-    def _exists(self, index: int) -> bool:
-        return self._disk.is_there(self.path(self._names[index]))
 
     def _merge(self) -> None:
         with self._lock:
@@ -303,15 +292,10 @@ class Listing:
         """Return the buckets of priorities below 5, of 5, and above 5, each in order. Raises OSError."""
         every = self._buckets.all()
         first, last = bisect_left(every, names.BEGIN), bisect_left(every, names.END)
-        low, high = every[:first], every[last:]
         # No clock makes stamps outside this range, so there are few or none in `low` and `high`.
-        usual = [bucket for bucket in low if names.is_of_time(bucket)] + every[first:last]
-        usual += [bucket for bucket in high if names.is_of_time(bucket)]
-        return (
-            [bucket for bucket in low if not names.is_of_time(bucket)],
-            usual,
-            [bucket for bucket in high if not names.is_of_time(bucket)],
-        )
+        low, high, of_time = every[:first], every[last:], names.is_of_time
+        usual = [*filter(of_time, low), *every[first:last], *filter(of_time, high)]
+        return [b for b in low if not of_time(b)], usual, [b for b in high if not of_time(b)]
 
     def _before(self, began: str, found: list[str]) -> list[str]:
         """Return, of a sorted list, the names stamped before the listing began, without those that are hidden."""
@@ -367,9 +351,3 @@ class Listing:
             elsewhere = [entry for entry in entries if ",p" in entry or not entry.startswith(bucket)]
             self._bucket_of.update(dict.fromkeys(elsewhere, bucket))
         return sorted(alone + segments)
-
-
-def _bucket(entry: str) -> str:
-    """Return the bucket to which a name belongs."""
-    priority = names.priority_of(entry)
-    return entry[: names.BUCKET_DIGITS] if priority == USUAL else names.bucket_of(priority)

@@ -1,4 +1,4 @@
-"""The notifier of a queue: a FIFO in the queue's directory that wakes waiting workers.
+"""The notifier of a queue, a FIFO in the queue's directory that wakes waiting workers, and the claims that wait for it.
 
 A notification may be lost, so a waiting worker also looks from time to time. AF_UNIX paths end at 107 bytes and inotify
 instances are few; a FIFO has neither limit. Both sides open it for reading and writing, so that there is no EPIPE and
@@ -12,12 +12,21 @@ import os
 import select
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING
 
 from framework.engine import flocks
+from framework.engine.spool.claim.listing import FEW
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
+from framework.model.errors import EngineUnavailable
+from framework.model.job import Lease
 
+if TYPE_CHECKING:
+    from framework.engine.spool.store import Parts
+
+LONGEST_WAIT = 5.0  # seconds, as the contract says
+LOOK_EVERY = 20.0  # seconds between two looks at one of many queues that is not notified
 LOOK = 10.0  # seconds after which a listener to many notifiers registers them anew: a FIFO may have been replaced
 _OPEN = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW
 
@@ -126,48 +135,40 @@ class Notifier:
                 os.close(fd)
 
 
-def wait(notifiers: Sequence[Notifier], waker: Waker, seconds: float) -> tuple[bool, Sequence[Notifier]]:
-    """Wait at most `seconds`. Return whether the waker ended the wait, and the notifiers that were notified.
-
-    This reads all notifications so far, also those meant for other waiters: a waiter that then finds more jobs than it
-    takes must notify again.
-    """
-    poll = select.poll()
-    poll.register(waker.fileno(), select.POLLIN)
-    listening = {notifier.poll(poll): notifier for notifier in notifiers}
-    ready = [number for number, _ in poll.poll(max(0.0, seconds) * 1000)]
-    woken, rang = False, []
-    for number in ready:
-        if number == waker.fileno():
-            woken = True
-            waker.clear()
-        else:
-            rang.append(listening[number])
-            with contextlib.suppress(OSError):  # another waiter has read it; the notification was for all
-                os.read(number, 65536)
-    return woken, rang
-
-
 class Listener:
-    """A `wait` for many notifiers, which registers them once and then only renews them from time to time."""
+    """A wait for the notifications of several queues."""
 
-    def __init__(self) -> None:
+    def __init__(self, waker: Waker) -> None:
+        self._waker = waker
         self._poll = select.poll()
         self._listening: dict[int, Notifier] = {}
         self._known: set[Notifier] = set()
-        self._waker = -1
+        self._waker_at = -1
         self._renew_at = 0.0
 
-    def __call__(self, notifiers: Sequence[Notifier], waker: Waker, seconds: float) -> tuple[bool, Sequence[Notifier]]:
-        """Wait, and return the same as `wait`."""
-        if time.monotonic() >= self._renew_at or waker.fileno() != self._waker or self._known != set(notifiers):
-            self._renew(notifiers, waker)
+    def __call__(
+        self, notifiers: Sequence[Notifier], seconds: float, *, keep: float = 0.0
+    ) -> tuple[bool, Collection[Notifier]]:
+        """Wait at most `seconds`. Return whether the waker ended the wait, and the notifiers that were notified.
+
+        This reads all notifications so far, also those meant for other waiters: a waiter that then finds more jobs than
+        it takes must notify again.
+
+        Args:
+            keep: seconds for which the notifiers stay registered, where they are many.
+        """
+        now, at = time.monotonic(), self._waker.fileno()
+        if not keep or now >= self._renew_at or at != self._waker_at or self._known != set(notifiers):
+            self._poll, self._waker_at, self._known = select.poll(), at, set(notifiers)
+            self._poll.register(at, select.POLLIN)
+            self._listening = {fd: notifier for notifier in notifiers if (fd := notifier.poll(self._poll)) is not None}
+            self._renew_at = now + keep
         woken, rang = False, []
         for number, _ in self._poll.poll(max(0.0, seconds) * 1000):
             notifier = self._listening.get(number)
-            if number == self._waker:
+            if number == at:
                 woken = True
-                waker.clear()
+                self._waker.clear()
             elif notifier is not None and notifier.hangs_at(number):
                 rang.append(notifier)
                 with contextlib.suppress(OSError):  # another waiter has read it; the notification was for all
@@ -176,11 +177,87 @@ class Listener:
                 self._renew_at = 0.0  # a handler has closed it, and may have opened another file in its place
         return woken, rang
 
-    def _renew(self, notifiers: Sequence[Notifier], waker: Waker) -> None:
-        self._poll, self._waker, self._known = select.poll(), waker.fileno(), set(notifiers)
-        self._poll.register(self._waker, select.POLLIN)
-        self._listening = {fd: notifier for notifier in notifiers if (fd := notifier.poll(self._poll)) is not None}
-        self._renew_at = time.monotonic() + LOOK
+
+class Claims:
+    """The claims of one process on its queues: each looks for due jobs first, then waits on all notifiers at once.
+
+    With few queues, every claim looks at all of them. With many, it looks at those that were notified, that had jobs at
+    the last look, or where a job is due; it looks at the others now and then, and maintenance notifies where jobs lie.
+    """
+
+    def __init__(self, waker: Waker, unavailable: Callable[[str, OSError], EngineUnavailable]) -> None:
+        self._unavailable = unavailable
+        self._listen = Listener(waker)
+        self._look_at: dict[Parts, float] = {}  # with many queues: when to look at each, also without a notification
+
+    def __call__(self, parts: Sequence[Parts], limit: int, wait: float) -> list[Lease]:
+        """Return up to `limit` leases, waiting for the first. Raises EngineUnavailable."""
+        many = len(parts) > FEW
+        keep = LOOK if many else 0.0
+        deadline = time.monotonic() + min(wait, LONGEST_WAIT)
+        notifiers = [part.notifier for part in parts]
+        woken, rang = self._listen(notifiers, 0, keep=keep) if many else (False, ())
+        leases = self._look(parts, limit, rang, first=True)
+        while not (leases or woken) and (left := deadline - time.monotonic()) > 0:
+            woken, rang = self._listen(notifiers, min(left, self._patience(parts)), keep=keep)
+            if not (woken or rang) and time.monotonic() >= deadline:
+                break  # no notification came; the next claim begins with a look
+            leases = self._look(parts, limit, rang)
+        return leases
+
+    def _patience(self, parts: Sequence[Parts]) -> float:
+        """Return the seconds until the next look, if no notification comes first."""
+        if len(parts) <= FEW:
+            return min(part.patience() for part in parts)
+        return max(0.001, min(self._look_at.get(part, 0.0) for part in parts) - time.monotonic())
+
+    def _look(
+        self, parts: Sequence[Parts], limit: int, rang: Collection[Notifier], *, first: bool = False
+    ) -> list[Lease]:
+        """Claim from one queue after the other; of many queues, from those that may have a job.
+
+        Args:
+            rang: the notifiers that this process has read. The notifications were for other waiters, too: where jobs
+                are left, this method notifies again.
+            first: the look comes before the first wait.
+        """
+        leases: list[Lease] = []
+        failed: tuple[Parts, OSError] | None = None
+        if len(parts) > FEW:
+            now, look_at = time.monotonic(), self._look_at
+            parts = [part for part in parts if now >= look_at.get(part, 0.0) or part.notifier in rang]
+        for part in parts:
+            found: list[Lease] = []
+            error: OSError | None = None
+            called = part.notifier in rang
+            if (room := limit - len(leases)) > 0:
+                found, error = self._from(part, room)
+                leases += found
+                failed = failed or (None if error is None else (part, error))
+            more = found or error is not None or room <= 0  # more jobs may be there
+            self._look_at[part] = 0.0 if more else time.monotonic() + min(LOOK_EVERY, part.patience())
+            if (called or not first) if found and len(part.listing) else called and room <= 0:
+                part.notifier.ring()
+        if failed is not None and not leases:
+            part, error = failed
+            raise self._unavailable(f"claiming from {part.queue.name!r}", error) from error
+        return leases
+
+    @staticmethod
+    def _from(part: Parts, limit: int) -> tuple[list[Lease], OSError | None]:
+        """Promote due jobs, then claim. Return the leases, and the error that ended the claim early.
+
+        Due jobs come first, as they are older. Where they cannot be moved (a full disk), ready jobs are still claimed.
+        """
+        part.promote.soon(limit, patient=False)
+        leases = part.claim(limit)
+        moved = 0
+        while not (leases or moved):
+            moved = part.promote.soon(limit, patient=True)
+            if not (moved or part.promote.looking):
+                break
+            leases = part.claim(limit)  # also between the steps of a look
+        return leases, part.claim.error or part.promote.error
 
 
 def _state(fd: int) -> os.stat_result | None:

@@ -10,7 +10,6 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from operator import itemgetter
 
 from framework.engine.spool.claim.listing import Buckets, first_there
@@ -137,7 +136,7 @@ class Promote:
                 continue
             if not entries:
                 if minute < names.minute_of(max(0, now - _MINUTE)):
-                    self._minutes.remove(minute)
+                    self._setbacks.tried(f"{self._base}/{minute}", self._disk.rmdir)
                 continue
             known = self._parsed.get(minute, ([], {}))
             if known[0] is not entries:
@@ -178,14 +177,14 @@ class Promote:
 
     def _move_of(self, line: Line, most: int, until: float) -> int:
         now, moved, missed = self._clock.micros(), 0, 0
+        disk, every = self._disk, line.waiting
         try:
             while moved < most and line.due() <= now:
-                _, entry, minute = line.waiting[line.at]
-                done = self._promote(f"{self._base}/{minute}/{entry}", entry)
+                done = self._promote(line.waiting[line.at])
                 line.at += 1
                 moved, missed = moved + bool(done), missed + 1 if done is False else 0
                 if missed == 2:  # others move the same ones, in the same order
-                    line.at, missed = first_there(partial(self._is_there, line), line.at, len(line.waiting)), 0
+                    line.at, missed = first_there(lambda i: disk.is_there(self._path(every[i])), line.at, len(every)), 0
                 if time.monotonic() >= until:
                     break
         finally:
@@ -193,11 +192,15 @@ class Promote:
                 self._ring()
         return moved
 
-    def _promote(self, path: str, entry: str) -> bool | None:
+    def _path(self, waiting: Waiting) -> str:
+        return f"{self._base}/{waiting[2]}/{waiting[1]}"
+
+    def _promote(self, waiting: Waiting) -> bool | None:
         """Move one entry and return whether it moved: False if it is gone, None if it cannot be moved or read as a job.
 
         Raises OSError.
         """
+        path, entry = self._path(waiting), waiting[1]
         if self._setbacks.waits(path):
             return None
         name = names.parse(entry)
@@ -206,7 +209,3 @@ class Promote:
                 self._setbacks.add(path, job_file.Newer(job_file.VERSION + 1))
             return None
         return self._setbacks.tried(path, lambda path: self._disk.move(path, self._queue.ready(name)))
-
-    def _is_there(self, line: Line, index: int) -> bool:
-        _, entry, minute = line.waiting[index]
-        return self._disk.is_there(f"{self._base}/{minute}/{entry}")

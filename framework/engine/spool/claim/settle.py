@@ -1,4 +1,4 @@
-"""The operations that end a claim: succeed, retry, dead-letter, archive, release and expire.
+"""The settlement of claims: a job succeeds, is retried, becomes a dead letter, is archived, released, or expires.
 
 Each is one rename or unlink out of claimed/. An operation that fails leaves the lease as it was: the file has not
 moved, so it can be repeated. Only dead-lettering calls fsync: a power cut may undo any other settlement, and the job
@@ -7,13 +7,13 @@ runs again.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from framework.engine.calls import HAS_SYNCFS
-from framework.engine.spool.claim.life import Held
+from framework.engine.spool.claim.life import Held, Owner
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
@@ -21,84 +21,140 @@ from framework.engine.spool.enqueue import ids
 from framework.engine.spool.format import history
 from framework.engine.spool.format.names import MAX_TIME, Name, micros
 from framework.engine.spool.segments import copies
-from framework.model.job import Failure
+from framework.model.errors import LeaseLost
+from framework.model.job import Failure, Job, Lease
+from framework.model.outcome import Kind, Outcome, Settlement
 
+if TYPE_CHECKING:
+    from framework.engine.spool.store import Spool
 
-class Burial(NamedTuple):
-    """A claim that is to be dead-lettered. `letter`: the job is a dead letter already."""
-
-    held: Held
-    failure: Failure
-    letter: bool
+SUCCEEDED, DISCARDED, RELEASED, RESTED, DEAD_LETTERED = (
+    Kind.SUCCEEDED, Kind.DISCARDED, Kind.RELEASED, Kind.RESTED, Kind.DEAD_LETTERED,
+)  # fmt: skip
+Dying = Mapping[Held, tuple[Failure, str | None]]  # by claim: why, and the dead-letter queue; None: its queue's dead/
 
 
 class Settle:
-    """The operations that `settlements.py` calls to settle single leases.
+    """The settlement of leases of one spool. Thread-safe as long as no two calls have the same lease."""
 
-    Each returns False where the claim was lost, and raises OSError.
-    """
-
-    def __init__(
-        self,
-        disk: Disk,
-        clock: Clock,
-        *,
-        queue: Callable[[str], QueueDir],
-        ring: Callable[[str], None],
-        put_back: Callable[[str, str], None],
-        counts: Counter[str],
-        expired: Counter[str],
-    ) -> None:
+    def __init__(self, spool: Spool, disk: Disk, clock: Clock) -> None:
+        self._spool = spool
         self._disk = disk
         self._clock = clock
-        self._queue = queue
-        self._ring = ring
-        self._put_back = put_back
-        self._counts = counts
-        self._expired = expired
 
-    def ack(self, held: Held, home: str, job_id: str) -> bool:
-        """Delete the job."""
-        if held.segment is not None and copies.forget(self._disk, held):
-            return self._end(held, held.segment.store.finish(held))
+    def __call__(self, done: Sequence[Settlement]) -> None:
+        """Settle each lease by the kind of its outcome. Raises LeaseLost, EngineUnavailable, once all were tried."""
+        together = self._together(done) if len(done) > 1 else set()
+        settled, lost = list[Held](), list[Lease]()
+        failed: list[tuple[Lease, OSError]] = []
+        dying: dict[Held, tuple[Failure, str | None]] = {}
+        dead_owners: dict[str, Owner] = {}
+        for one in done:
+            lease, outcome = one.lease, one.outcome
+            held: Held = lease.token
+            if held.owner.dead_owner:
+                dead_owners[held.owner.base] = held.owner
+            if held in together or held.already_settled:
+                settled.append(held)
+            elif held.settled:
+                lost.append(lease)
+            elif outcome.kind is DEAD_LETTERED:
+                assert outcome.failure is not None
+                dying[held] = outcome.failure, None if lease.is_letter else held.owner.queue.options.dead_letter
+            else:
+                try:
+                    if self._one(held, lease.job, outcome):
+                        settled.append(held)
+                    else:
+                        lost.append(lease)
+                except OSError as error:
+                    failed.append((lease, error))
+        if dying:
+            moved, errors = self._dead_letter(dying)
+            settled += moved
+            lease_of, left = {one.lease.token: one.lease for one in done}, dict(errors)
+            failed += [(lease_of[held], error) for held, error in errors]
+            lost += [lease_of[held] for held in dying if held not in moved and held not in left]
+        for owner in dead_owners.values():
+            with contextlib.suppress(OSError):  # then the next rescue() does it
+                self._spool.parts(owner.queue.name).rescue.finish(owner)
+        self._tell(settled, lost, failed)
+
+    def _tell(self, settled: Sequence[Held], lost: Sequence[Lease], failed: Sequence[tuple[Lease, OSError]]) -> None:
+        """Raise an error that names the leases that could not be settled, if there are any."""
+        for held in settled:
+            held.already_settled = bool(failed)
+        if failed:
+            for lease, _ in failed:
+                self._spool.parts(lease.queue).claim.look_again()
+            unavailable = self._spool.unavailable("settling", failed[0][1])
+            unavailable.unsettled = (*(lease for lease, _ in failed), *lost)
+            raise unavailable from failed[0][1]
+        if lost:
+            raise LeaseLost(lost)
+
+    @staticmethod
+    def _together(done: Sequence[Settlement]) -> set[Held]:
+        """Settle successes that share a segment together. Return those settled; the others are settled one by one."""
+        groups: dict[Any, list[Held]] = {}
+        for one in done:
+            held: Held = one.lease.token
+            if one.outcome.kind is SUCCEEDED and held.segment is not None and not (held.copied or held.settled):
+                groups.setdefault(held.segment, []).append(held)
+        for segment, inside in groups.items():
+            segment.store.finish_all(segment.entry, inside)
+        return {held for inside in groups.values() for held in inside if held.settled}
+
+    def _one(self, held: Held, job: Job, outcome: Outcome) -> bool:
+        """Settle one lease; False: its claim was lost. Raises OSError."""
+        kind, delay = outcome.kind, outcome.delay
+        if kind is SUCCEEDED or kind is DISCARDED:
+            return self._delete(held, job)
+        if kind is RELEASED:
+            return self.release(held, delay)
+        self._leave_segment(held)
+        queue = held.owner.queue
+        if kind is RESTED:  # a handled dead letter is archived
+            return self._move(held, queue, held.name, queue.path("dead", held.entry))
+        assert outcome.failure is not None
+        if not self._record(held, outcome.failure, "retried"):
+            return self._end(held, False)
+        now = self._clock.micros()
+        name = held.name.retried(now + micros(delay))
+        return self._move(held, queue, name, queue.waiting(name, now))
+
+    def _delete(self, held: Held, job: Job) -> bool:
+        if self._in_segment(held):
+            return self._end(held, held.segment.store.settle(held, free=False))
         self._leave_segment(held)
         if held.name.chosen:
-            found = ids.unlink(self._disk, held.path, self._queue(home), job_id, held.inode)
+            found = ids.unlink(self._disk, held.path, self._spool.queue(job.queue), job.id, held.inode)
         else:
             found = self._disk.unlink(held.path)
         return self._end(held, found)
 
-    def retry(self, held: Held, delay: float, failure: Failure) -> bool:
-        """Store the failure, then move the job to delayed/ with one attempt more."""
-        self._leave_segment(held)
-        if not self.record(held, failure, "retried"):
-            return self._end(held, False)
-        now = self._clock.micros()
-        name = held.name.retried(now + micros(delay))
-        return self._move(held, held.owner.queue, name, held.owner.queue.waiting(name, now))
-
     def release(self, held: Held, delay: float) -> bool:
-        """Move the job back to its bucket with its attempt unchanged; with a delay, move it to delayed/."""
+        """Move the job back to its bucket or segment with its attempt unchanged; with a delay, move it to delayed/."""
         queue, name, now = held.owner.queue, held.name, self._clock.micros()
-        if delay <= 0 and held.segment is not None and copies.forget(self._disk, held):
-            return self._give_back(held)
+        if delay <= 0 and self._in_segment(held):
+            entry = held.segment.entry
+            done: bool = held.segment.store.settle(held, free=True)
+            if done:
+                self._spool.parts(queue.name).listing.put_back(entry)
+                self._spool.ring(queue.name)
+            return self._end(held, done)
         self._leave_segment(held)
         if delay > 0:
             name = name._replace(not_before=min(MAX_TIME, now + micros(delay)))
             return self._move(held, queue, name, queue.waiting(name, now))
         done = self._move(held, queue, name, queue.ready(name))
         if done:
-            self._put_back(queue.name, str(name))
+            self._spool.parts(queue.name).listing.put_back(str(name))
         return done
 
-    def _give_back(self, held: Held) -> bool:
-        """Give the job back to its place in its segment."""
-        entry = held.segment.entry
-        done: bool = held.segment.store.give_back(held)
-        if done:
-            self._put_back(held.owner.queue.name, entry)
-            self._ring(held.owner.queue.name)
-        return self._end(held, done)
+    def _in_segment(self, held: Held) -> bool:
+        """Return whether the job is to be settled in its segment; a copy is removed first. Raises OSError."""
+        return held.segment is not None and (not held.copied or copies.forget(self._disk, held))
 
     def _leave_segment(self, held: Held) -> None:
         """Copy a job out of its segment into a file of its own. Raises OSError."""
@@ -106,74 +162,18 @@ class Settle:
             for _, error in copies.leave(self._disk, [held]):
                 raise error
 
-    def bury(self, dying: Sequence[Burial]) -> tuple[set[Held], list[tuple[Held, OSError]]]:
-        """Move jobs to the dead-letter queue, or to the own dead/ where there is none.
-
-        The record of each is durable before it moves; many jobs share their flushes. Return the jobs that moved, and
-        those that failed and stay as they were; the claims of all others were lost.
-        """
-        failed = copies.leave(self._disk, [one.held for one in dying])
-        stay = {held for held, _ in failed}
-        dying = [one for one in dying if one.held not in stay]
-        together = len(dying) > 1 and HAS_SYNCFS
-        recorded = [
-            one for one in dying if self._tried(one, lambda one: self._last_words(one, sync=not together), failed)
-        ]
-        if together and recorded and self._disk.power:
-            try:
-                self._disk.calls.syncfs(self._disk.fd)
-            except OSError as error:
-                failed += [(one.held, error) for one in recorded]
-                recorded = []
-        moved = {one.held: where for one in recorded if (where := self._tried(one, self._to_dead_letters, failed))}
-        for directory in set(moved.values()):
-            self._sync_after(directory)
-        return set(moved), failed
-
-    @staticmethod
-    def _tried(one: Burial, step: Callable[[Burial], str], failed: list[tuple[Held, OSError]]) -> str:
-        try:
-            return step(one)
-        except OSError as error:
-            failed.append((one.held, error))
-            return ""
-
-    def _last_words(self, one: Burial, *, sync: bool) -> str:
-        """Store why the job ends and return its path, or "" if the claim was lost."""
-        if self.record(one.held, one.failure, "dead_lettered", sync=sync):
-            return one.held.path
-        self._end(one.held, False)
-        return ""
-
-    def _to_dead_letters(self, one: Burial) -> str:
-        """Move a job whose record is durable. Return the directory that it is in now, or "" if the claim was lost."""
-        held, queue = one.held, one.held.owner.queue
-        target = None if one.letter else queue.options.dead_letter
-        name = held.name._replace(
-            stamp=self._clock.stamp(), attempt=0, not_before=self._clock.micros(), expires=None
-        )  # a new stamp: dead letters are in the order in which they were dead-lettered
-        if target is None:
-            path = queue.path("dead", name)
-        else:
-            queue = self._queue(target)
-            path = queue.ready(name)
-        return os.path.dirname(path) if self._move(held, queue, name, path) else ""
-
-    def rest(self, held: Held) -> bool:
-        """Archive a handled dead letter: move it to its queue's dead/ and change nothing else."""
-        self._leave_segment(held)
-        return self._move(held, held.owner.queue, held.name, held.owner.queue.path("dead", held.entry))
-
     def expire(self, expired: Sequence[Held]) -> list[tuple[Held, OSError]]:
         """Dead-letter jobs past their ttl.
 
         Return those that failed: their files stay in the own directory without a lease.
         """
-        moved, failed = self.bury([Burial(held, self._expiry(held), letter=False) for held in expired])
+        moved, failed = self._dead_letter({
+            held: (self._expiry(held), held.owner.queue.options.dead_letter) for held in expired
+        })  # fmt: skip
         for held in moved:
-            self._expired[held.owner.queue.name] += 1
+            self._spool.expired[held.owner.queue.name] += 1
         for held, _ in failed:
-            held.let_lie()
+            held.drop()
         return failed
 
     def _expiry(self, held: Held) -> Failure:
@@ -188,7 +188,55 @@ class Settle:
             ended_at=now,
         )
 
-    def record(self, held: Held, failure: Failure, outcome: str, *, sync: bool = False) -> bool:
+    def _dead_letter(self, dying: Dying) -> tuple[set[Held], list[tuple[Held, OSError]]]:
+        """Move jobs to the dead-letter queue, or to the own dead/ where there is none.
+
+        The record of each is durable before it moves; many jobs share their flushes. Return the jobs that moved, and
+        those that failed and stay as they were; the claims of all others were lost.
+        """
+        failed = copies.leave(self._disk, list(dying))
+        stay = {held for held, _ in failed}
+        together = len(dying) - len(stay) > 1 and HAS_SYNCFS
+
+        def record(held: Held) -> bool:
+            return self._record(held, dying[held][0], "dead_lettered", sync=not together) or self._end(held, False)
+
+        recorded = [held for held in dying if held not in stay and copies.tried(held, record, failed)]
+        if together and recorded and self._disk.power:
+            try:
+                self._disk.calls.syncfs(self._disk.fd)
+            except OSError as error:
+                failed += [(held, error) for held in recorded]
+                recorded = []
+        moved: dict[Held, str] = {}
+        for held in recorded:
+            if where := copies.tried(held, lambda held: self._to_dead_letters(held, dying[held][1]), failed):
+                moved[held] = where
+        for directory in set(moved.values()):
+            self._sync_after(directory)
+        return set(moved), failed
+
+    def _sync_after(self, directory: str) -> None:
+        try:
+            self._disk.sync_dir(directory)
+        except OSError:
+            # The job has moved, and its record is durable: a power cut may bring the claim back, but not lose the job.
+            self._spool.counts["unsynced"] += 1
+
+    def _to_dead_letters(self, held: Held, target: str | None) -> str:
+        """Move a job whose record is durable. Return the directory that it is in now, or "" if the claim was lost."""
+        queue = held.owner.queue
+        name = held.name._replace(
+            stamp=self._clock.stamp(), attempt=0, not_before=self._clock.micros(), expires=None
+        )  # a new stamp: dead letters are in the order in which they were dead-lettered
+        if target is None:
+            path = queue.path("dead", name)
+        else:
+            queue = self._spool.queue(target)
+            path = queue.ready(name)
+        return os.path.dirname(path) if self._move(held, queue, name, path) else ""
+
+    def _record(self, held: Held, failure: Failure, outcome: str, *, sync: bool = False) -> bool:
         """Store a failure in the job's history before its outcome is carried out, so that a rescuer finds it.
 
         It takes a free slot or the oldest one, and is stored once for a delivery, so that a repetition is safe. Return
@@ -211,18 +259,11 @@ class Settle:
     def _move(self, held: Held, queue: QueueDir, name: Name, target: str) -> bool:
         found = self._disk.move(held.path, target)
         if found and target == queue.ready(name):
-            self._ring(queue.name)
+            self._spool.ring(queue.name)
         return self._end(held, found)
-
-    def _sync_after(self, directory: str) -> None:
-        try:
-            self._disk.sync_dir(directory)
-        except OSError:
-            # The job has moved, and its record is durable: a power cut may bring the claim back, but not lose the job.
-            self._counts["unsynced"] += 1
 
     def _end(self, held: Held, found: bool) -> bool:
         held.done()
         if not found:
-            self._counts["lost"] += 1
+            self._spool.counts["lost"] += 1
         return found

@@ -13,12 +13,13 @@ a file that is still here, and the process that looks at the schedule next moves
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
 import os
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -77,7 +78,7 @@ class Ticks:
         return found
 
     def fire(self, key: str, last: float | None, tick: float, job: Job | None, missed: int) -> bool:
-        """Handle a tick if the latest one is `last`. Raises QueueFull, PayloadTooLarge, OSError, EngineUnavailable."""
+        """Handle a tick if the latest one is `last`. Raises QueueFull, PayloadTooLarge, OSError."""
         with self._locked():
             known = self._read(key)
             self._publish(known)
@@ -90,8 +91,13 @@ class Ticks:
             self._publish(record)
         return True
 
-    def _locked(self) -> AbstractContextManager[None]:
-        return ids.locked(self._disk, self._base)
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            with ids.locked(self._disk, self._base):
+                yield
+        except ids.IdBusy:
+            raise OSError(errno.EBUSY, f"its lock was held for {ids.WAIT:g} s", self._base) from None
 
     def _path(self, entry: str) -> str:
         return f"{self._base}/{entry}"

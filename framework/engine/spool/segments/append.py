@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import threading
 import time
 from collections import deque
@@ -41,27 +40,20 @@ class Doubt(Exception):
 
 
 class Open:
-    """A segment that this process has open for more jobs, with the offset of the next one."""
+    """A segment that this process has open for more jobs, with the offset of the next one.
+
+    Attributes:
+        path: its path, relative to the root. used: how many jobs are in it.
+        retired: this process has since stored jobs elsewhere that later jobs must not overtake.
+    """
 
     def __init__(self, disk: Disk, temp: TempFile, used: int, end: int, size: int, *, age: float) -> None:
-        name = names.segment(os.path.basename(temp.path))
-        assert name is not None
-        self._disk, self._path, self._fd = disk, temp.path, temp.fd
-        self._name, self._used, self._end, self._size = name, used, end, size
+        self._disk, self.path, self._fd = disk, temp.path, temp.fd
+        self._name, self.used, self._end, self._size = file.name_at(temp.path), used, end, size
         self._until = time.monotonic() + age
         found = disk.calls.fstat(temp.fd)
         self._file = found.st_dev, found.st_ino
-        self.retired = False  # True: this process has since stored jobs elsewhere that later jobs must not overtake
-
-    @property
-    def used(self) -> int:
-        """Return how many jobs are in it."""
-        return self._used
-
-    @property
-    def path(self) -> str:
-        """Return its path, relative to the root."""
-        return self._path
+        self.retired = False
 
     def is_over(self) -> bool:
         """Return whether it must be closed."""
@@ -77,17 +69,17 @@ class Open:
 
     def takes(self, jobs: Sequence[Job]) -> bytes | None:
         """Return the records of these jobs for this segment; None: it cannot take them. Raises ValueError."""
-        if self.is_over() or self._used + len(jobs) > self._name.jobs or not self.is_ours():
+        if self.is_over() or self.used + len(jobs) > self._name.jobs or not self.is_ours():
             return None
         first = min((job.eligible_at + job.ttl for job in jobs if job.ttl is not None), default=None)
         if first is not None and (self._name.expires is None or names.micros(first) < self._name.expires):
             return None  # the segment's name says when its first job expires, and cannot change
-        records = bytes_of.records(jobs, self._used)
+        records = bytes_of.records(jobs, self.used)
         return records if self._end + len(records) <= self._size else None
 
     def append(self, records: bytes, jobs: int) -> int:
         """Store so many jobs; return the index of the first. Raises Doubt, OSError: none is stored."""
-        calls, first = self._disk.calls, self._used
+        calls, first = self._disk.calls, self.used
         try:
             self._write(records, self._end)
         except OSError:
@@ -97,8 +89,8 @@ class Open:
             if self._disk.power:
                 calls.fdatasync(self._fd)
             if not self.is_ours():
-                raise OSError(errno.ENOENT, "somebody has removed the segment, or closed it", self._path)
-            self._used, self._end = first + jobs, self._end + len(records)  # they are durable: `close` keeps them
+                raise OSError(errno.ENOENT, "somebody has removed the segment, or closed it", self.path)
+            self.used, self._end = first + jobs, self._end + len(records)  # they are durable: `close` keeps them
             self._write(word.pack([word.free(0)] * jobs), bytes_of.WORDS_AT + word.SIZE * first)
         except OSError as error:
             raise Doubt(str(error)) from error
@@ -116,11 +108,11 @@ class Open:
 
     def _write(self, data: bytes, at: int) -> None:
         if self._disk.calls.pwrite(self._fd, data, at) != len(data):
-            raise OSError(errno.EIO, "written in part", self._path)
+            raise OSError(errno.EIO, "written in part", self.path)
 
     def _say_done(self) -> None:
-        if vacant := self._name.jobs - self._used:
-            self._write(word.pack([word.DONE] * vacant), bytes_of.WORDS_AT + word.SIZE * self._used)
+        if vacant := self._name.jobs - self.used:
+            self._write(word.pack([word.DONE] * vacant), bytes_of.WORDS_AT + word.SIZE * self.used)
 
     def close(self) -> None:
         """Close the segment for further jobs. Where a step fails, maintenance does it once the lock is free."""
@@ -131,7 +123,7 @@ class Open:
             self._say_done()
             size = word.SIZE * self._name.jobs
             if all(map(word.is_settled, word.unpack(self._disk.calls.pread(self._fd, size, bytes_of.WORDS_AT)))):
-                self._disk.unlink(self._path)
+                self._disk.unlink(self.path)
         flocks.drop(self._disk.calls, self._fd)
 
 

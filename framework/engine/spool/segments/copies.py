@@ -18,6 +18,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
 from framework.engine.calls import HAS_SYNCFS
 from framework.engine.spool.claim.life import Held, Owner
@@ -27,7 +28,17 @@ from framework.engine.spool.segments import words as word
 from framework.engine.spool.segments.open import Segments
 
 SYNCFS_FROM = 4  # copies
+T = TypeVar("T")
 _COPY = re.compile(r"\.([^~]+)~([^~]+)~([0-9a-f]{9})", re.ASCII)
+
+
+def tried(held: Held, step: Callable[[Held], T], failed: list[tuple[Held, OSError]]) -> T | None:
+    """Do a step for a claim and return its result; add the claim to `failed` where the step raises an OSError."""
+    try:
+        return step(held)
+    except OSError as error:
+        failed.append((held, error))
+        return None
 
 
 def leave(disk: Disk, held: Sequence[Held]) -> list[tuple[Held, OSError]]:
@@ -38,19 +49,18 @@ def leave(disk: Disk, held: Sequence[Held]) -> list[tuple[Held, OSError]]:
     failed: list[tuple[Held, OSError]] = []
     inside = [one for one in held if one.segment is not None and not one.settled]
     together = HAS_SYNCFS and len(inside) >= SYNCFS_FROM
-    copied = [one for one in inside if _tried(one, lambda one: _copy(disk, one, sync=not together), failed)]
+    copied = [one for one in inside if tried(one, lambda one: _copy(disk, one, sync=not together), failed)]
     if together and copied and disk.power:
         try:
             disk.calls.syncfs(disk.fd)
         except OSError as error:
-            failed += [(one, error) for one in copied]
-            return failed
-    moved = [one for one in copied if _tried(one, _commit, failed)]
+            return [*failed, *((one, error) for one in copied)]
+    moved = [one for one in copied if tried(one, _commit, failed)]
     for segment in {id(one.segment): one.segment for one in moved}.values():
         with contextlib.suppress(OSError):  # after an error a power cut may bring the jobs back: they run again
             segment.flush()
     for one in moved:
-        _tried(one, lambda one: _place(disk, one), failed)
+        tried(one, lambda one: _name(disk, one), failed)
     return failed
 
 
@@ -59,11 +69,10 @@ def forget(disk: Disk, held: Held) -> bool:
 
     Return whether it can be settled there; False: the copy is the job by now, and `leave` continues with it.
     """
-    if held.copied:
-        if held.segment.word(held.index) == _moved(held):
-            return False
-        disk.unlink(_path(held))  # before the word is written: once the segment is gone, a copy counts as the job
-        held.copied = False
+    if held.segment.word(held.index) == _moved(held):
+        return False
+    disk.unlink(_path(held))  # before the word is written: once the segment is gone, a copy counts as the job
+    held.copied = False
     return True
 
 
@@ -98,14 +107,6 @@ def _settle_copy(disk: Disk, segments: Segments, match: re.Match[str], name: nam
     else:
         disk.unlink(path)
     return True
-
-
-def _tried(held: Held, step: Callable[[Held], bool], failed: list[tuple[Held, OSError]]) -> bool:
-    try:
-        return step(held)
-    except OSError as error:
-        failed.append((held, error))
-        return False
 
 
 def _copy(disk: Disk, held: Held, *, sync: bool) -> bool:
@@ -144,7 +145,8 @@ def _commit(held: Held) -> bool:
     return True
 
 
-def _place(disk: Disk, held: Held) -> bool:
+def _name(disk: Disk, held: Held) -> None:
+    """Give the copy the name of a job, and end the lease on the segment. Raises OSError."""
     target = f"{held.owner.base}/{held.entry}"
     try:
         disk.rename(_path(held), target)
@@ -153,4 +155,3 @@ def _place(disk: Disk, held: Held) -> bool:
             raise
     held.inode = 0
     held.segment.store.leave(held)
-    return True

@@ -40,8 +40,15 @@ class Busy(Exception):
     """An error: another process has held the claim lock for too long, because it is stopped or its disk hangs."""
 
 
+def name_at(path: str) -> names.SegmentName:
+    """Return the parsed name of the segment at a path."""
+    name = names.segment(os.path.basename(path))
+    assert name is not None, path
+    return name
+
+
 class Segment:
-    """An open segment. Not thread-safe: `Segments` has a lock.
+    """An open segment, also for the length of a `with` block. Not thread-safe: `Segments` has a lock.
 
     Attributes:
         path: path relative to the root. entry: file name. name: the parsed file name.
@@ -55,10 +62,8 @@ class Segment:
 
     def __init__(self, disk: Disk, path: str, store: Segments | None = None) -> None:
         """Open the file. Raises Damaged, Newer, OSError."""
-        entry = os.path.basename(path)
-        name = names.segment(entry)
-        assert name is not None, entry
-        self._disk, self.path, self.entry, self.name, self.store = disk, path, entry, name, store
+        self._disk, self.path, self.entry, self.store = disk, path, os.path.basename(path), store
+        self.name = name_at(path)
         self.held: set[int] = set()
         self.file = -1, -1
         self._data: bytes = b""
@@ -75,11 +80,17 @@ class Segment:
             if not stat.S_ISREG(found.st_mode):
                 raise job_file.Planted
             self.head = bytes_of.head(disk.calls.pread(self.fd, bytes_of.WORDS_AT, 0))
-            if self.head.jobs != name.jobs or found.st_size < self.head.data_at:
+            if self.head.jobs != self.name.jobs or found.st_size < self.head.data_at:
                 raise job_file.Damaged(f"{self.head.jobs} jobs in {found.st_size} bytes: not what its name says")
         except BaseException:
             self.close()
             raise
+
+    def __enter__(self) -> Segment:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the file. Idempotent."""

@@ -11,11 +11,10 @@ from contextlib import contextmanager
 from framework.engine import flocks
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
-from framework.engine.spool.format import job_file, names
-from framework.engine.spool.format.names import SegmentName
+from framework.engine.spool.format import job_file
 from framework.engine.spool.segments import format as bytes_of
 from framework.engine.spool.segments import words as word
-from framework.engine.spool.segments.look import open_segment
+from framework.engine.spool.segments.file import Segment, name_at
 
 
 def recover(disk: Disk, queue: QueueDir, entry: str) -> int:
@@ -23,15 +22,13 @@ def recover(disk: Disk, queue: QueueDir, entry: str) -> int:
 
     A living writer holds the `flock` of the file; then nothing happens. Raises Newer, OSError.
     """
-    path, name = queue.path("tmp", entry), names.segment(entry)
-    assert name is not None
+    path, name = queue.path("tmp", entry), name_at(entry)
     with _locked(disk, path) as fd:
         if fd is None:
             return 0
         data = _content(disk, fd)
         try:
-            head = bytes_of.head(data)
-            there = [bytes_of.is_whole(data, at) for at in _records(data, head.jobs)]
+            there = _whole(data, bytes_of.head(data).jobs)
         except job_file.Damaged:
             there = []
         if not any(there) or len(there) != name.jobs:
@@ -49,7 +46,7 @@ def _closed(one: int, whole: bool) -> int:
     """Return the word that a record has once its segment is closed: vacant becomes free, or done where it is torn."""
     if not whole:
         return word.DONE
-    return word.free(0) if word.is_vacant(one) else one
+    return word.free(0) if one == word.VACANT else one
 
 
 def adopt(disk: Disk, path: str) -> None:
@@ -58,20 +55,20 @@ def adopt(disk: Disk, path: str) -> None:
     A living writer holds the `flock`; then nothing happens. Workers never write vacant words. Raises Damaged, Newer,
     OSError.
     """
-    with open_segment(disk, path) as segment:
+    with Segment(disk, path) as segment:
         if not flocks.take(disk.calls, segment.fd):
             return
         there = segment.whole()
-        vacant = {i: _closed(one, there[i]) for i, one in enumerate(segment.words()) if word.is_vacant(one)}
+        vacant = {i: _closed(one, there[i]) for i, one in enumerate(segment.words()) if one == word.VACANT}
         if any(map(word.is_free, vacant.values())):
             segment.flush()  # its writer may have died before its own flush
         segment.write_all(vacant)
 
 
-def _records(data: bytes, jobs: int) -> list[int]:
-    """Return the offset of each record in a whole file; -1: not found."""
-    begin = bytes_of.data_at(jobs)
-    return [at + begin if at >= 0 else -1 for at in bytes_of.walk(data[begin:], jobs)]
+def _whole(data: bytes, jobs: int) -> list[bool]:
+    """Return for each index of a whole file whether its record is as it was written."""
+    records = data[bytes_of.data_at(jobs) :]
+    return [bytes_of.is_whole(records, at) for at in bytes_of.walk(records, jobs)]
 
 
 @contextmanager
@@ -106,16 +103,17 @@ def flaw(disk: Disk, path: str) -> str:
     """Return what is wrong with a segment in bad/; empty: it can be read. Raises OSError."""
     with disk.opened(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
         data = _content(disk, fd)
-    name = names.segment(os.path.basename(path))
-    assert name is not None
-    whole = sum(bytes_of.is_whole(data, at) for at in _records(data, name.jobs))
+    jobs = name_at(path).jobs
+    whole = sum(_whole(data, jobs))
+    why = _flaw_of_head(data, jobs)
+    return why and f"{why}; {whole} of its {jobs} jobs can be read and may run again when it is restored"
+
+
+def _flaw_of_head(data: bytes, jobs: int) -> str:
     try:
-        if bytes_of.head(data).jobs == name.jobs:
-            return ""
-        why = "another number of jobs than its name says"
+        return "" if bytes_of.head(data).jobs == jobs else "another number of jobs than its name says"
     except job_file.Damaged as error:
-        why = str(error)
-    return f"{why}; {whole} of its {name.jobs} jobs can be read and may run again when it is restored"
+        return str(error)
 
 
 def restore(disk: Disk, queue: QueueDir, path: str) -> str:
@@ -123,23 +121,15 @@ def restore(disk: Disk, queue: QueueDir, path: str) -> str:
 
     A damaged head is replaced by a new one, and all its whole jobs become free: some may run again.
     """
-    name = names.segment(os.path.basename(path))
-    assert name is not None
+    name = name_at(path)
     with disk.opened(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
         data = _content(disk, fd)
-        there = [bytes_of.is_whole(data, at) for at in _records(data, name.jobs)]
+        there = _whole(data, name.jobs)
         if not any(there):
             return "cannot be read: none of its jobs is whole"
-        if not _fits(data, name):
+        if _flaw_of_head(data, name.jobs):
             words = [0 if whole else word.DONE for whole in there]
             head = bytes_of.head_of(name.jobs, len(data), queue.name)
             disk.calls.pwrite(fd, head[: bytes_of.WORDS_AT] + word.pack(words), 0)
             disk.sync(fd)
     return "" if disk.move(path, f"{queue.base}/segments/{os.path.basename(path)}") else "is no longer there"
-
-
-def _fits(data: bytes, name: SegmentName) -> bool:
-    try:
-        return bytes_of.head(data).jobs == name.jobs
-    except job_file.Damaged:
-        return False

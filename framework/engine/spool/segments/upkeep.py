@@ -6,7 +6,6 @@ import os
 import time
 from collections import deque
 from contextlib import suppress
-from itertools import count
 
 from framework.engine.spool.claim.listing import Names
 from framework.engine.spool.claim.setbacks import Setbacks
@@ -16,8 +15,7 @@ from framework.engine.spool.format import job_file, names
 from framework.engine.spool.segments import format as bytes_of
 from framework.engine.spool.segments import mending
 from framework.engine.spool.segments import words as word
-from framework.engine.spool.segments.file import Busy
-from framework.engine.spool.segments.look import open_segment
+from framework.engine.spool.segments.file import Busy, Segment
 from framework.engine.spool.segments.open import Segments
 
 FLUSH_EVERY = 2.0  # seconds: a power cut does not bring back jobs that were settled longer ago
@@ -71,26 +69,24 @@ class Words:
             head, found = bytes_of.head(data), word.unpack(data[bytes_of.WORDS_AT :])
             if head.jobs == len(found) == name.jobs:
                 return found
-            return [0] * name.jobs  # damaged, too
         except FileNotFoundError:
             return None
-        except job_file.Damaged:  # a claim moves it to bad/
-            return [0] * name.jobs
+        except job_file.Damaged:
+            pass
         except OSError as error:
             if error.errno not in job_file.PLANTED:
                 self._setbacks.add(path, error)
-            return [0] * name.jobs
+        return [0] * name.jobs  # damaged: a claim moves it to bad/
 
 
 class Upkeep:
     """The steps of maintenance for the segments of a queue. One thread at a time may call it."""
 
-    def __init__(self, disk: Disk, queue: QueueDir, segments: Segments, setbacks: Setbacks) -> None:
+    def __init__(self, disk: Disk, queue: QueueDir, segments: Segments) -> None:
         self._disk = disk
         self._queue = queue
         self._segments = segments
-        self._words = Words(disk, queue, setbacks)
-        self._setbacks = setbacks
+        self._words = Words(disk, queue, segments.setbacks)
         self._flushed: dict[str, list[int]] = {}
         self._at = self._took = 0.0
         self._left: deque[str] = deque()
@@ -108,7 +104,7 @@ class Upkeep:
             self._left = deque(entries)
         while self._left:
             entry = self._left.popleft()
-            self._setbacks.tried(self._segments.path(entry), self._one)
+            self._segments.setbacks.tried(self._segments.path(entry), self._one)
             if time.monotonic() >= until:
                 break
         self._took += time.monotonic() - began
@@ -124,7 +120,7 @@ class Upkeep:
         if all(map(word.is_settled, found)):  # a worker was killed between the last word and the unlink
             self._disk.unlink(path)
             return
-        if any(map(word.is_vacant, found)):
+        if word.VACANT in found:
             with suppress(job_file.Damaged, FileNotFoundError):
                 mending.adopt(self._disk, path)
         self._free_unknown(entry, found)
@@ -149,7 +145,7 @@ class Upkeep:
         if not suspects:
             return
         with suppress(job_file.Damaged, FileNotFoundError, Busy):  # the next look tries again
-            with open_segment(self._disk, self._segments.path(entry)) as segment, segment.locked():
+            with Segment(self._disk, self._segments.path(entry)) as segment, segment.locked():
                 now, there = segment.words(), segment.whole()
                 suspects = [i for i in suspects if now[i] == found[i]]
                 # A half-written word may have been vacant, without a job.
@@ -159,5 +155,5 @@ class Upkeep:
 
 def first_free(name: names.SegmentName, found: list[int]) -> str:
     """Return the stamp of the first job that may be claimed; empty: there is none."""
-    index = next((i for i, one in zip(count(), found) if word.is_free(one)), None)
+    index = next((i for i, one in enumerate(found) if word.is_free(one)), None)
     return "" if index is None else f"{int(name.stamp) + index:020d}"

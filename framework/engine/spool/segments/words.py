@@ -33,10 +33,10 @@ def owned(delivery: int, tag: int) -> int:
     return OWNED | min(delivery, _DELIVERY) << 4 | tag << 24
 
 
-def claimed(words: list[int], places: Sequence[int], tag: int) -> dict[int, int]:
-    """Return, by place, the words with which an owner claims the free jobs among these places."""
+def claimed(words: list[int], indexes: Sequence[int], tag: int) -> dict[int, int]:
+    """Return, by index, the words with which an owner claims the free jobs among these."""
     mine = owned(0, tag)
-    return {i: mine | min((words[i] >> 4) + 1, _DELIVERY) << 4 for i in places if not words[i] & 0xF}
+    return {i: mine | min((words[i] >> 4) + 1, _DELIVERY) << 4 for i in indexes if not words[i] & 0xF}
 
 
 def moved(delivery: int, tag: int) -> int:
@@ -64,18 +64,13 @@ def is_owned(word: int) -> bool:
     return not is_settled(word) and not is_free(word) and word != VACANT
 
 
-def is_vacant(word: int) -> bool:
-    """Return whether the slot has no job yet."""
-    return word == VACANT
-
-
 def all_free(words: list[int]) -> list[int]:
-    """Return the places of the jobs that may be claimed."""
+    """Return the indexes of the jobs that may be claimed."""
     return [i for i, word in enumerate(words) if not word & 0xF and not word >> 24]
 
 
 def all_of(words: list[int], tag: int) -> set[int]:
-    """Return the places of the jobs that the owner with this tag has."""
+    """Return the indexes of the jobs that the owner with this tag has."""
     mask, mine = _STATE | _TAG << 24, OWNED | tag << 24
     return {i for i, word in enumerate(words) if word & mask == mine}
 

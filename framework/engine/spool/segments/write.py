@@ -6,18 +6,17 @@ rename.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.enqueue.temp_files import TempFile, create, rename_into_place
-from framework.engine.spool.format import names
+from framework.engine.spool.format import job_file, names
 from framework.engine.spool.format.names import SegmentName
 from framework.engine.spool.segments import format as bytes_of
 from framework.engine.spool.segments import words as word
-from framework.engine.spool.segments.look import open_segment
+from framework.engine.spool.segments.file import Busy, Segment, name_at
 from framework.model.job import Job
 
 LEAST = 16  # jobs of one call, from which on they are stored in a segment
@@ -40,21 +39,20 @@ def begin(disk: Disk, queue: QueueDir, clock: Clock, jobs: Sequence[Job], slots:
     return create(disk, queue, jobs[0], lambda _: SegmentName(clock.stamp(), names.tails.next(), slots, first))
 
 
-def publish(disk: Disk, queue: QueueDir, clock: Clock, file: TempFile) -> None:
+def publish(disk: Disk, queue: QueueDir, clock: Clock, temp: TempFile) -> None:
     """Rename the segment into place, which makes all its jobs runnable. Raises OSError, Gone.
 
     An error of the rename is ignored where the file is in place all the same.
     """
-    name = names.segment(os.path.basename(file.path))
-    assert name is not None
+    name = name_at(temp.path)
     stamp = clock.stamp(name.jobs)  # taken now: a listing takes only jobs stamped before it
     target = f"{queue.base}/segments/{name._replace(stamp=stamp)}"
     try:
-        rename_into_place(disk, file.path, target)
+        rename_into_place(disk, temp.path, target)
     except OSError:
         if disk.stat(target) is None:
             raise
-    file.path = target
+    temp.path = target
 
 
 def take_back(disk: Disk, path: str, indexes: range, most: int) -> list[int]:
@@ -62,7 +60,7 @@ def take_back(disk: Disk, path: str, indexes: range, most: int) -> list[int]:
 
     Raises Busy, OSError: some may be taken back.
     """
-    with open_segment(disk, path) as segment:
+    with Segment(disk, path) as segment:
         with segment.locked():
             found = segment.words()
             free = [index for index in indexes if word.is_free(found[index])]
@@ -72,3 +70,11 @@ def take_back(disk: Disk, path: str, indexes: range, most: int) -> list[int]:
         if segment.is_done():
             disk.unlink(path)
     return taken
+
+
+def discard(disk: Disk, path: str, index: int) -> bool:
+    """Delete an unclaimed job, as from the command line; False: it is gone or claimed. Raises OSError."""
+    try:
+        return bool(take_back(disk, path, range(index, index + 1), 1))
+    except (job_file.Damaged, FileNotFoundError, Busy):
+        return False

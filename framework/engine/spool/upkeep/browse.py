@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from framework.engine.spool.claim import handlers
+from framework.engine.spool.claim import markers
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir, queue_of
 from framework.engine.spool.enqueue import ids
 from framework.engine.spool.format import job_file, names
 from framework.engine.spool.format.names import Name
+from framework.engine.spool.segments.file import Segment
 from framework.engine.spool.segments.format import WORDS_AT, head, name_of
-from framework.engine.spool.segments.look import discard, open_segment
 from framework.engine.spool.segments.words import delivery_of, is_free, is_owned
+from framework.engine.spool.segments.write import discard
 from framework.engine.spool.upkeep import bad
 from framework.engine.spool.upkeep.counts import Counts, read_depth
 from framework.model.extras import NONE, Extras
@@ -122,7 +123,7 @@ class Browse:
         """Yield the claimed jobs of a segment for the state in_flight, else those that may be claimed."""
         wanted = is_owned if state == "in_flight" else is_free
         try:
-            with open_segment(self._disk, path) as segment:
+            with Segment(self._disk, path) as segment:
                 for index, one in enumerate(segment.words()):
                     if not wanted(one):
                         continue
@@ -151,7 +152,7 @@ class Browse:
 
     def keeps_letters(self, queue: QueueDir) -> bool:
         """Return whether a queue is a dead-letter queue that no service handles. Raises OSError."""
-        return handlers.keeps_letters(self._disk, queue)
+        return markers.keeps_letters(self._disk, queue)
 
     def undeclared(self, known: dict[str, Counts]) -> dict[str, Counts]:
         """Return the counts of the queues that no running service declares. Raises OSError.

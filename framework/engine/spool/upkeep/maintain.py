@@ -13,9 +13,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-from framework.engine.spool.claim import handlers
+from framework.engine.spool.claim import markers
 from framework.engine.spool.claim.claim import Claim
 from framework.engine.spool.claim.listing import FEW, Names
+from framework.engine.spool.claim.markers import Readers
 from framework.engine.spool.claim.promote import Promote
 from framework.engine.spool.claim.setbacks import Setbacks
 from framework.engine.spool.disk import layout
@@ -28,7 +29,6 @@ from framework.engine.spool.enqueue.recover import recover_all
 from framework.engine.spool.format import job_file, names
 from framework.engine.spool.format.names import Name
 from framework.engine.spool.segments.open import Segments
-from framework.engine.spool.segments.readers import Readers
 from framework.engine.spool.segments.upkeep import Upkeep
 from framework.engine.spool.upkeep.counts import Counts
 from framework.model.options import QueueOptions
@@ -80,7 +80,7 @@ class Maintain:
         self._temps = Names(disk, f"{queue.base}/tmp")
         self._ids = Names(disk, f"{queue.base}/ids")
         self._relink = Relink(disk, queue)
-        self._upkeep = Upkeep(disk, queue, segments, setbacks)
+        self._upkeep = Upkeep(disk, queue, segments)
         self._segments = segments
         self._readers = Readers(disk, queue)
         self._published = -DEPTH_EVERY
@@ -197,9 +197,7 @@ class Maintain:
         return not self._expired
 
     def _expire_segments(self, until: float) -> bool:
-        now, entries = self._clock.micros(), self._counts.segments.entries()
-        self._segments.keep_expiries(entries)
-        due = [entry for entry in entries if self._segments.first_expiry(entry) <= now]
+        due = self._segments.expired(self._counts.segments.entries(), self._clock.micros())
         return self._each(map(self._segments.path, due), until, self._claim.expire_segment)
 
     def _delete_over(self, until: float) -> bool:
@@ -216,7 +214,7 @@ class Maintain:
             name = names.parse(entry)
             if name is not None and (name.not_before or 0) <= over:
                 due[self._queue.path("dead", entry)] = name
-        if handlers.keeps_letters(self._disk, self._queue):
+        if markers.keeps_letters(self._disk, self._queue):
             due.update(self._counts.until(f"{max(0, self._clock.now() - round(ttl * 1e9)):020d}"))
         return self._each(due, until, lambda path: self._delete_one(path, due[path], over))
 
