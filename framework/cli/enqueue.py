@@ -18,6 +18,7 @@ from framework.cli.service import MODULE_HELP, load_service, refuse_memory, take
 from framework.model.errors import UsageError
 from framework.model.options import QueueOptions
 from framework.model.text.printable import escape
+from framework.service.options import resolve
 from framework.service.queues import Queue
 
 
@@ -48,7 +49,7 @@ def enqueue(given: tuple[str, ...], delay: float | None, run_at: str | None, job
         if job_id is not None:
             raise UsageError("--id names one job, standard input may hold many: leave it out")
         with service.app.connect(service.settings):
-            return _enqueue_lines(queue, service.settings.options(queue), _delays(delay or 0.0, when))
+            return _enqueue_lines(queue, resolve(queue, service.settings, service.app), _delays(delay or 0.0, when))
     payload = payload_of(queue, text, full_errors=service.settings.payload_errors == "full")
     with service.app.connect(service.settings):
         found = queue.enqueue(payload, delay=delay or 0.0, run_at=when, job_id=job_id)

@@ -17,8 +17,9 @@ from framework.cli.output import hear_warnings, warn
 from framework.engine.port import Engine, Inspector, open_engine, shown
 from framework.model.errors import EngineError, UsageError
 from framework.model.options import QueueOptions
-from framework.service.app import WorkerApp, as_declared, declared_dead_letters
+from framework.service.app import WorkerApp
 from framework.service.loading import load_app
+from framework.service.options import all_queues, resolve
 from framework.service.queues import DeadLetter, Queue
 from framework.service.settings import Settings, check_names, load_settings
 from framework.telemetry import environment
@@ -45,11 +46,7 @@ class Service:
     @property
     def queues(self) -> list[Queue[Any]]:
         """Return the app's queues, and dead-letter queues that only a `dead_letter=` of one of them names."""
-        found = {queue.name: queue for queue in self.app.worker_queues.values()}
-        for queue in list(found.values()):
-            if queue.dead_letter is not None:
-                found.setdefault(queue.dead_letter.name, queue.dead_letter)
-        return list(found.values())
+        return list(all_queues(self.app).values())
 
     @property
     def open_queues(self) -> list[Queue[Any]]:
@@ -76,9 +73,7 @@ class Service:
 
     def options(self) -> list[QueueOptions]:
         """Return the options of all queues. Raises SettingsError."""
-        letters = declared_dead_letters(self.queues)
-        options = [self.settings.options(queue) for queue in self.queues]
-        return [as_declared(self.app, found, is_dead_letter=found.name in letters) for found in options]
+        return [resolve(queue, self.settings, self.app) for queue in self.queues]
 
     def takes_letters(self, queue: Queue[Any]) -> bool:
         """Return whether the queue holds dead letters of other queues."""

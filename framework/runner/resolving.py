@@ -10,10 +10,11 @@ from framework.model.errors import DeclarationError, SettingsError
 from framework.model.options import QueueOptions
 from framework.runner.construct import try_constructor
 from framework.runner.patched import refuse_patched
-from framework.service.app import WorkerApp, as_declared, check_concurrency, declared_dead_letters
+from framework.service.app import WorkerApp, check_concurrency
 from framework.service.codec import codec_for
-from framework.service.pools import Pool
-from framework.service.queues import Queue
+from framework.service.options import all_queues, takes_dead_letters
+from framework.service.options import resolve as resolve_queue
+from framework.service.queues import Pool, Queue
 from framework.service.settings import Settings, check_names, unknown_variables
 
 
@@ -21,10 +22,9 @@ def resolve(app: type[WorkerApp], settings: Settings) -> dict[str, QueueOptions]
     """Return the options of all queues of an app, by name. Raises SettingsError, DeclarationError: which queue, and
     where."""
     check_names(settings, app.worker_queues, app.worker_pools)
-    letters = declared_dead_letters(app.worker_queues.values())
-    options = {}
+    options = {name: resolve_queue(queue, settings, app) for name, queue in all_queues(app).items()}
     for queue in app.worker_queues.values():
-        found = as_declared(app, settings.options(queue), is_dead_letter=queue.name in letters)
+        found = options[queue.name]
         if not found.is_dead_letter:
             _check_payload(queue)
         handler = app.worker_handlers.get(queue.name)
@@ -36,11 +36,6 @@ def resolve(app: type[WorkerApp], settings: Settings) -> dict[str, QueueOptions]
                     f"{queue.place}: {name} has timeout=None, but a drain ends after {settings.drain_seconds:g} s: "
                     "give it a timeout, or set WORKER_DRAIN=none"
                 )
-        options[queue.name] = found
-    for queue in app.worker_queues.values():  # another service's dead-letter queue: rescued here, too
-        target = queue.dead_letter
-        if target is not None and target.name not in options:
-            options[target.name] = as_declared(app, settings.options(target), is_dead_letter=True)
     return options
 
 
@@ -63,11 +58,10 @@ def check(app: type[WorkerApp], settings: Settings) -> list[str]:
 
 def remarks(app: type[WorkerApp], options: Mapping[str, QueueOptions]) -> list[str]:
     """Return warnings about what is not an error but may be a mistake."""
-    needs_none = declared_dead_letters(app.worker_queues.values())
     warnings = [
         f"{queue.place}: queue {queue.name!r} has no handler here: jobs wait for another service"
         for queue in app.worker_queues.values()
-        if queue.name not in app.worker_handlers and queue.name not in needs_none
+        if queue.name not in app.worker_handlers and not takes_dead_letters(queue, app)
     ]
     warnings += [
         f"{pool.place}: pool {pool.name!r} serves nothing: no queue with a handler here has pool={pool.attribute}"

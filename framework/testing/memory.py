@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Awaitable, Generator, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
-from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from framework.engine.memory.engine import MemoryEngine, MemoryStore
@@ -19,8 +18,9 @@ from framework.model.job import Failure, Lease
 from framework.model.options import QueueOptions
 from framework.model.outcome import JobInterrupted, Reject, RetryLater, Settlement
 from framework.service import queues as _queues
-from framework.service.app import Slot, WorkerApp, as_declared, declared_dead_letters
+from framework.service.app import Slot, WorkerApp
 from framework.service.codec import codec_for
+from framework.service.options import resolve
 from framework.service.producer import Producer
 from framework.service.queues import DeadLetter, Queue
 from framework.testing.fakes import Fakes
@@ -67,7 +67,6 @@ class Harness(Generic[A]):
         self._clock = Clock()
         self._store = MemoryStore()
         self._engine = MemoryEngine(self._store, incarnation="harness", clock=self._clock)
-        self._letters = declared_dead_letters(app.worker_queues.values())
         self._engine.open([self._options(queue) for queue in app.worker_queues.values()])
         self._producer = Producer(self._engine, options=self._options, clock=self._clock)
         self.fakes = Fakes(app)
@@ -216,9 +215,7 @@ class Harness(Generic[A]):
 
     def _options(self, queue: Queue[Any]) -> QueueOptions:
         """Return a queue's options as declared; the environment of the test's machine does not change them."""
-        letters = self._letters | declared_dead_letters([queue])
-        options = replace(queue.options, attribute=queue.attribute)
-        return as_declared(type(self.app), options, is_dead_letter=queue.name in letters)
+        return resolve(queue, None, type(self.app))
 
     def _executor(self, name: str) -> Executor:
         handler = self.app.worker_handlers[name]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import SimpleNamespace, UnionType
 from typing import Any, ClassVar
 
@@ -14,12 +14,10 @@ from framework.model.errors import DeclarationError
 from framework.model.job import Context as Context
 from framework.model.job import Failure
 from framework.model.job import Logger as Logger
-from framework.model.options import QueueOptions
 from framework.service.app.callables import bare, gives_coroutine, wrapped_by_contextlib
 from framework.service.app.inheritance import check_method, declared, marks_of, place_of_function, position_of
 from framework.service.app.pools import check_kinds, collect_pools
-from framework.service.pools import Pool
-from framework.service.queues import DeadLetter, Queue
+from framework.service.queues import DeadLetter, Pool, Queue
 from framework.service.settings import Settings
 
 MOST_THREADS = 256  # in which a process may run the jobs of a sync handler; they share one interpreter
@@ -324,15 +322,3 @@ def _members(hint: Any) -> tuple[Any, ...]:
 
 def _type_name(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
-
-
-def as_declared(app: type[WorkerApp], options: QueueOptions, *, is_dead_letter: bool) -> QueueOptions:
-    """Return a queue's options with the facts that its app knows: whether it takes dead letters, and has a handler."""
-    service, handled = f"{app.__module__}:{app.__qualname__}", options.name in app.worker_handlers
-    return replace(options, is_dead_letter=is_dead_letter, handled=handled, service=service)
-
-
-def declared_dead_letters(queues: Iterable[Queue[Any]]) -> set[str]:
-    """Return the names of the queues whose payloads are dead letters."""
-    found = {queue.name for queue in queues if queue.payload_type is DeadLetter}
-    return found | {queue.dead_letter.name for queue in queues if queue.dead_letter is not None}

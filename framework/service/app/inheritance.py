@@ -11,11 +11,9 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Any, TypeVar
 
-from framework.model.errors import DeclarationError
-from framework.model.places import place_of
+from framework.model.errors import DeclarationError, location
 from framework.service.app.callables import bare
-from framework.service.pools import Pool
-from framework.service.queues import Queue
+from framework.service.queues import Pool, Queue
 
 D = TypeVar("D", Queue[Any], Pool)
 
@@ -28,7 +26,7 @@ def marks_of(value: object) -> Sequence[Queue[Any]]:
 
 def place_of_function(fn: Any) -> str:
     """Return `file.py:line` of a function."""
-    return place_of(*position_of(fn))
+    return location(*position_of(fn))
 
 
 def position_of(fn: Any) -> tuple[str, int]:

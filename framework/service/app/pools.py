@@ -7,8 +7,7 @@ from typing import Any, Protocol
 
 from framework.model.errors import DeclarationError
 from framework.service.app.inheritance import declared
-from framework.service.pools import Pool
-from framework.service.queues import Queue
+from framework.service.queues import Pool, Queue
 
 
 class Handling(Protocol):
