@@ -27,7 +27,6 @@ INSTEAD = {
     "room": "package",
     "floor": "layer",
 }
-DOCTOR = ("framework/doctor/", "framework/cli/doctor.py")  # a verdict there is a receiver's answer
 ABOUT_ARCHITECTURE = ("ARCHITECTURE.md", "CONTRIBUTING.md")  # only there are they retired: house, rooms, floors
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("tests/faults/*.md")]
 NOT_TODAY = "CHANGELOG.md"  # it says what things were called
@@ -51,8 +50,6 @@ def retired(file: str, text: str, line: int = 1) -> list[str]:
     found = []
     for match in WORD.finditer(text):
         word = next(stem for stem in INSTEAD if match[0].lower().startswith(stem))
-        if word == "verdict" and file.startswith(DOCTOR):
-            continue
         if word in ("house", "room", "floor") and file not in ABOUT_ARCHITECTURE:
             continue
         at = line + text[: match.start()].count("\n")
@@ -82,7 +79,6 @@ def test_the_documents_have_no_retired_word() -> None:
     ("file", "text", "count"),
     [
         ("framework/worker/core.py", "The verdict of a pump.", 2),
-        ("framework/doctor/answers.py", "The verdict.", 0),
         ("framework/engine/port.py", "Ripens a ward.", 2),
         ("framework/engine/port.py", 'The FIFO is the file "doorbell"; forward and upward.', 0),
         ("framework/engine/port.py", "A doorbell rings.", 1),
