@@ -220,7 +220,7 @@ def _outage(say: Say) -> None:
 WHEN = {
     "JobFinished": "an attempt ended in a process that lived to see it",
     "AttemptLost": "its process died under an attempt; said by maintenance",
-    "LeasesLost": "somebody else settled or took these jobs meanwhile",
+    "LeasesLost": "another process settled or took these jobs meanwhile",
     "JobsExpired": "their ttl ended before a handler could take them",
     "FileBad": "a stored file cannot be a job: kept aside, see `worker bad`",
     "QueueUndeclared": "a queue of the spool has jobs, and no running service has declared it within the last minute",
@@ -238,7 +238,7 @@ WHEN = {
     "WorkerReady": "by the worker",
     "WorkerLeaving": "by the worker",
     "Draining": "SIGTERM or SIGINT has come",
-    "telemetry_unreachable": "nobody reaches the collector, or it refuses a signal; one line for the whole service",
+    "telemetry_unreachable": "no process reaches the collector, or it refuses a signal; one line for the whole service",
     "telemetry_recovered": "and takes it again",
     "SupervisorNote": "at start and stop, and what is doubtful about the place",
 }

@@ -59,7 +59,7 @@ def _row(service: Service, queue: Queue[Any]) -> tuple[str, ...]:
         queue.name,
         _type_name(queue),
         f"{handler.name}{kind}" if handler else "none",
-        handler.place if handler else "-",
+        handler.location if handler else "-",
         _pool(options),
         str(options.workers) if handler else "-",
         str(options.concurrency) if handler else "-",

@@ -128,9 +128,9 @@ def _examined(service: Service, timeout: float) -> tuple[Examination, list[Varia
     system = service.settings.engine_url.partition(":")[0]
     identity = ProcessIdentity(app.__name__, "supervisor", "doctor", 0, system)
     root = root_of(service.settings)
-    place = "" if root is None else str(root.absolute() / "run")
+    directory = "" if root is None else str(root.absolute() / "run")
     known = variables(given(), settled=settle())
-    return examine(identity, slots=slots, place=place, limit=timeout, version=version()), known
+    return examine(identity, slots=slots, directory=directory, limit=timeout, version=version()), known
 
 
 def _engine(service: Service) -> tuple[bool, str]:
@@ -142,11 +142,11 @@ def _engine(service: Service) -> tuple[bool, str]:
             if not os.access(above, os.W_OK | os.X_OK):
                 return False, f"{root} does not exist and cannot be made: this process may not write in {above}"
             return True, f"{root} does not exist yet: the first enqueue or `worker run` makes it"
-        with opened(service) as engine:
-            for refused in service.refused.values():
+        with opened(service) as look:
+            for refused in look.failed:
                 raise refused
-            stats = [engine.stats(queue.name) for queue in service.queues]
-            notes = list(engine.notes)
+            stats = [look.engine.stats(queue.name) for queue in service.queues]
+            notes = list(look.engine.notes)
     except EngineError as error:
         return False, str(error)
     except OSError as error:

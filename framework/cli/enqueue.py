@@ -40,9 +40,9 @@ def enqueue(given: tuple[str, ...], delay: float | None, run_at: str | None, job
     when = None if run_at is None else _moment(run_at)
     service = load_service(module)
     queue = service.queue(name)
-    from framework.cli.reading.payloads import payload_of, refuse_letters
+    from framework.cli.jsonlines import payload_of, refuse_dead_letters
 
-    refuse_letters(queue)
+    refuse_dead_letters(queue)
     refuse_memory(service.settings)
     hear_warnings()
     if text == "-":
@@ -78,7 +78,7 @@ def _delays(delay: float, when: datetime | None) -> Callable[[], float]:
 
 
 def _enqueue_lines(queue: Queue[Any], options: QueueOptions, delay: Callable[[], float]) -> int:
-    from framework.cli.reading.jsonlines import LineFeed
+    from framework.cli.jsonlines import LineFeed
 
     fd = sys.stdin.fileno()
     with _progress(fd, queue.name) as on_progress:

@@ -45,16 +45,16 @@ class Examination:
         return bool(self.sent) and all(probe.answer.state == "arrived" for probe in self.sent)
 
 
-def examine(identity: ProcessIdentity, *, slots: int, place: str, limit: float, version: str) -> Examination:
+def examine(identity: ProcessIdentity, *, slots: int, directory: str, limit: float, version: str) -> Examination:
     """Send the tests, all at the same time.
 
     Args:
-        slots: the number of processes that emit; each has a ring in the directory `place`.
+        slots: the number of processes that emit; each has a ring in `directory`.
         limit: seconds to wait for an answer; a smaller value in the variables applies instead.
         version: the version of the scope.
     """
     off = {signal: why for signal in SIGNALS if (why := _off(signal))}
-    path, why = _path(slots, place)
+    path, why = _path(slots, directory)
     trace_id = uuid.uuid4().hex
     ways: tuple[Way, ...] = ("ring", "sdk") if path == "ring" else ("sdk",) if path else ()
     sent = [Probe(signal, way, limit) for signal in SIGNALS for way in ways if signal not in off]
@@ -76,7 +76,7 @@ def _off(signal: str) -> str:
     return f"{variable}={value}" if value else f"{variable} is {exporters.DEFAULTS[signal]} unless it is set"
 
 
-def _path(slots: int, place: str) -> tuple[Way | Literal[""], str]:
+def _path(slots: int, directory: str) -> tuple[Way | Literal[""], str]:
     """Return the way in which the framework's own telemetry leaves, decided as `rings.prepare` does, and why."""
     if exporters.is_disabled():
         return "", "OTEL_SDK_DISABLED=true: nothing is made and nothing is sent"
@@ -88,12 +88,12 @@ def _path(slots: int, place: str) -> tuple[Way | Literal[""], str]:
     if reason:
         other = "; the tests go by the variables, not through it" if has_provider() else ""
         return "sdk", f"{reason}: each process sends by itself, what a killed one had not sent is lost{other}"
-    nearest = place
+    nearest = directory
     while nearest and not os.path.isdir(nearest):
         nearest = os.path.dirname(nearest)
     found = os.statvfs(nearest) if nearest else None
     if found is not None and found.f_bavail * found.f_frsize < slots * SIZE:
-        return "sdk", f"{place} has no room for {slots} rings of {SIZE >> 20} MiB: each process sends by itself"
+        return "sdk", f"{directory} has no room for {slots} rings of {SIZE >> 20} MiB: each process sends by itself"
     return "ring", "one exporter process sends; what a killed worker said of its jobs survives it"
 
 

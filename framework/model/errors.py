@@ -72,8 +72,8 @@ def answer(error: Exception) -> EngineUnavailable | LeaseLost:
         return error
     if isinstance(error, WorkerError):
         raise error
-    place = traceback.extract_tb(error.__traceback__, limit=-1)
-    where = f" ({place[0].filename}:{place[0].lineno})" if place else ""
+    frames = traceback.extract_tb(error.__traceback__, limit=-1)
+    where = f" ({frames[0].filename}:{frames[0].lineno})" if frames else ""
     found = EngineUnavailable(f"{type(error).__name__}: {error}{where}")
     found.__cause__ = error
     return found

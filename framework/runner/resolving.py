@@ -30,10 +30,10 @@ def resolve(app: type[WorkerApp], settings: Settings) -> dict[str, QueueOptions]
         handler = app.worker_handlers.get(queue.name)
         if handler is not None:
             name = f"{app.__name__}.{queue.attribute}"
-            check_concurrency(found.concurrency, is_async=handler.is_async, name=name, place=handler.place)
+            check_concurrency(found.concurrency, is_async=handler.is_async, name=name, location=handler.location)
             if found.timeout is None and settings.drain_seconds is not None:
                 raise SettingsError(
-                    f"{queue.place}: {name} has timeout=None, but a drain ends after {settings.drain_seconds:g} s: "
+                    f"{queue.location}: {name} has timeout=None, but a drain ends after {settings.drain_seconds:g} s: "
                     "give it a timeout, or set WORKER_DRAIN=none"
                 )
     return options
@@ -44,7 +44,7 @@ def _check_payload(queue: Queue[Any]) -> None:
     try:
         codec_for(queue.payload_type, queue=queue.name)
     except DeclarationError as error:
-        raise DeclarationError(f"{queue.place}: {error}") from None
+        raise DeclarationError(f"{queue.location}: {error}") from None
 
 
 def check(app: type[WorkerApp], settings: Settings) -> list[str]:
@@ -59,17 +59,17 @@ def check(app: type[WorkerApp], settings: Settings) -> list[str]:
 def remarks(app: type[WorkerApp], options: Mapping[str, QueueOptions]) -> list[str]:
     """Return warnings about what is not an error but may be a mistake."""
     warnings = [
-        f"{queue.place}: queue {queue.name!r} has no handler here: jobs wait for another service"
+        f"{queue.location}: queue {queue.name!r} has no handler here: jobs wait for another service"
         for queue in app.worker_queues.values()
         if queue.name not in app.worker_handlers and not takes_dead_letters(queue, app)
     ]
     warnings += [
-        f"{pool.place}: pool {pool.name!r} serves nothing: no queue with a handler here has pool={pool.attribute}"
+        f"{pool.location}: pool {pool.name!r} serves nothing: no queue with a handler here has pool={pool.attribute}"
         for pool in app.worker_pools.values()
         if all(handler.queue.pool is not pool for handler in app.worker_handlers.values())
     ]
     warnings += [
-        f"{queue.place}: {app.__name__}.{queue.attribute} declares schedules: this release keeps their place, "
+        f"{queue.location}: {app.__name__}.{queue.attribute} declares schedules: this release keeps their place, "
         "but does not run them"
         for queue in app.worker_queues.values()
         if queue.schedules
@@ -77,7 +77,7 @@ def remarks(app: type[WorkerApp], options: Mapping[str, QueueOptions]) -> list[s
     idle = [handler.queue for handler in app.worker_handlers.values() if not options[handler.queue.name].workers]
     whose = {queue.pool or queue: None for queue in idle}  # each pool once, however many queues it serves
     warnings += [
-        f"{one.place}: {_kind(one)} {one.name!r} has workers=0: its jobs wait for another service" for one in whose
+        f"{one.location}: {_kind(one)} {one.name!r} has workers=0: its jobs wait for another service" for one in whose
     ]
     return warnings + unknown_variables()
 

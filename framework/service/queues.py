@@ -83,7 +83,7 @@ class _Declared:
     """What queues and pools have in common: a name, the source location, and the class attribute that declares it."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.place = name, caller_location()
+        self.name, self.location = name, caller_location()
         self.attribute = self.owner = ""
 
     def __set_name__(self, owner: type, attribute: str) -> None:
@@ -125,7 +125,7 @@ class Pool(_Declared):
             memory = parse_size(max_memory)
             self.options = PoolOptions(name, "", workers, concurrency, max_jobs_per_process, memory)
         except (ValueError, TypeError) as error:
-            raise DeclarationError(f"{self.place}: {error}") from None
+            raise DeclarationError(f"{self.location}: {error}") from None
 
 
 class Queue(_Declared, Generic[P]):
@@ -191,7 +191,7 @@ class Queue(_Declared, Generic[P]):
             )  # fmt: skip
             self.options = options if pool is None else in_pool(options, pool.options)
         except (ValueError, TypeError) as error:
-            raise DeclarationError(f"{self.place}: {error}") from None
+            raise DeclarationError(f"{self.location}: {error}") from None
 
     @property
     def payload_type(self) -> Any:
@@ -199,7 +199,9 @@ class Queue(_Declared, Generic[P]):
         alias = getattr(self, "__orig_class__", None)
         if alias is None:
             where = f"{self.owner}.{self.attribute}" if self.owner else f"queue {self.name!r}"
-            raise DeclarationError(f'{self.place}: {where} has no payload type: write Queue[YourModel]("{self.name}")')
+            raise DeclarationError(
+                f'{self.location}: {where} has no payload type: write Queue[YourModel]("{self.name}")'
+            )
         return alias.__args__[0]
 
     @overload
@@ -312,7 +314,7 @@ def _check_pool(pool: object, weight: int | None, given: Mapping[str, object]) -
         raise TypeError(f"pool={_given(pool)}: give the pool itself, not its {_what(pool)}")
     for name, value in given.items():
         if value is not None:
-            raise ValueError(f"{name}={value!r} is an option of pool {pool.name!r} ({pool.place}): write it there")
+            raise ValueError(f"{name}={value!r} is an option of pool {pool.name!r} ({pool.location}): write it there")
 
 
 def _given(value: object) -> str:

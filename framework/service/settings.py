@@ -154,10 +154,10 @@ def _explain(errors: Iterable[Mapping[str, Any]]) -> str:
     )
 
 
-def _variable(place: Sequence[int | str]) -> str:
+def _variable(path: Sequence[int | str]) -> str:
     """Return the variable of a location in pydantic's errors, without the names of alternatives behind it."""
-    depth = 3 if place[0] == "pools" else 1 if place[0] != "queues" else 4 if "retry" in place[2:3] else 3
-    return PREFIX + "__".join(str(part).upper() for part in place[:depth])
+    depth = 3 if path[0] == "pools" else 1 if path[0] != "queues" else 4 if "retry" in path[2:3] else 3
+    return PREFIX + "__".join(str(part).upper() for part in path[:depth])
 
 
 def _complaint(variable: str, error: Mapping[str, Any]) -> str:

@@ -83,9 +83,9 @@ class Harness(Generic[A]):
     def dead(self, queue: Queue[P], /) -> list[DeadLetter]:
         """Return the dead letters whose home is the queue, wherever they are; for a dead-letter queue all that it
         holds."""
-        places: list[Queue[Any]] = [queue, queue.dead_letter] if queue.dead_letter is not None else [queue]
-        self._engine.open([self._options(place) for place in places])
-        views = [view for place in places for view in self._browse(place.name, "dead", "delayed", "ready")]
+        both: list[Queue[Any]] = [queue, queue.dead_letter] if queue.dead_letter is not None else [queue]
+        self._engine.open([self._options(one) for one in both])
+        views = [view for one in both for view in self._browse(one.name, "dead", "delayed", "ready")]
         return [_letter(view) for view in views if view.is_letter and queue.name in (view.queue, view.job.queue)]
 
     def drain(self, *queues: Queue[Any], raise_errors: bool = True) -> int:

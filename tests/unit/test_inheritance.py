@@ -73,7 +73,7 @@ def test_an_override_needs_no_decorator() -> None:
         Contract.numbers.enqueue(4)
         t.drain()
         assert t.app.seen == [8]
-    assert Doubled.worker_handlers["numbers"].place != Leaf.worker_handlers["numbers"].place
+    assert Doubled.worker_handlers["numbers"].location != Leaf.worker_handlers["numbers"].location
 
 
 def test_an_override_may_become_async() -> None:

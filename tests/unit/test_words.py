@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-STEMS = r"verdicts?|doorbells?|ripen\w*|census(?:es)?|wards?|pump(?:s|ed|ing)?|guilty|houses?|rooms|floors"
+STEMS = r"verdicts?|doorbells?|ripen\w*|census(?:es)?|wards?|pump(?:s|ed|ing)?|guilty|houses?|rooms|floors|somebody|nobody"
 # A name in quotes, backticks or a path is code: the file name of the notifier's FIFO is "doorbell".
 WORD = re.compile(rf"(?<![\w`\"/])(?:{STEMS})(?![\w`\"])", re.IGNORECASE)
 INSTEAD = {
@@ -26,6 +26,8 @@ INSTEAD = {
     "house": "architecture",
     "room": "package",
     "floor": "layer",
+    "somebody": "who it is",
+    "nobody": "what does not happen, or which process does not",
 }
 ABOUT_ARCHITECTURE = ("ARCHITECTURE.md", "CONTRIBUTING.md")  # only there are they retired: house, rooms, floors
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("tests/faults/*.md")]
