@@ -49,6 +49,18 @@ class Clock:
         return self.now
 
 
+class _Tally:
+    """The number of attempts in a drain, and the error that ended it."""
+
+    runs = 0
+    error: BaseException | None = None
+
+    def result(self) -> int:
+        if self.error is not None:
+            raise self.error
+        return self.runs
+
+
 class Harness(Generic[A]):
     """An app and its queues in memory; made by `harness`.
 
@@ -107,47 +119,25 @@ class Harness(Generic[A]):
             ValueError: a queue has no handler.
         """
         refuse_loop()
-        runs = 0
+        tally = _Tally()
         with self.fakes.drain(), Loop(self.app, self.fakes) as loop:
-            for executor, lease in self._due(queues):
-                attempt = executor.attempt(lease)
-                if executor.handler.is_async:
-                    loop.run(executor.run_async(attempt, call=_await), self._slot(executor))
-                else:
-                    executor.run(attempt)
-                self._settle(attempt)
-                runs += 1
-                if (error := self._raised(attempt, raise_errors)) is not None:
-                    raise error
-                clear_locals(attempt.error)
-        return runs
+            for executor, attempt in self._async_attempts(queues, raise_errors, tally):
+                loop.run(executor.run_async(attempt, call=_await), self._slot(executor))
+        return tally.result()
 
     async def adrain(self, *queues: Queue[Any], raise_errors: bool = True) -> int:
         """Drain as `drain` does, in a running event loop; sync handlers block the loop."""
-        runs = 0
-        error: BaseException | None = None
+        tally, entered = _Tally(), False
         async with AsyncExitStack() as opened:
             opened.enter_context(self.fakes.drain())
-            entered = False
-            for executor, lease in self._due(queues):
-                attempt = executor.attempt(lease)
-                if executor.handler.is_async:
-                    if not entered:
-                        self.fakes.look()
-                        await opened.enter_async_context(self.app.alifespan(self._slot(executor)))
-                        opened.enter_context(self.fakes.jobs())
-                        entered = True
-                    await stay_cancelled(executor.run_async(attempt, call=_await))
-                else:
-                    executor.run(attempt)
-                self._settle(attempt)
-                runs += 1
-                if (error := self._raised(attempt, raise_errors)) is not None:
-                    break
-                clear_locals(attempt.error)
-        if error is not None:  # raised outside the block above, where a task group in alifespan would wrap it
-            raise error
-        return runs
+            for executor, attempt in self._async_attempts(queues, raise_errors, tally):
+                if not entered:
+                    self.fakes.look()
+                    await opened.enter_async_context(self.app.alifespan(self._slot(executor)))
+                    opened.enter_context(self.fakes.jobs())
+                    entered = True
+                await stay_cancelled(executor.run_async(attempt, call=_await))
+        return tally.result()  # an error is raised outside the block, where a task group in alifespan would wrap it
 
     @contextmanager
     def installed(self) -> Generator[None, None, None]:
@@ -161,6 +151,23 @@ class Harness(Generic[A]):
                 yield
         finally:
             _queues.opener = previous
+
+    def _async_attempts(
+        self, queues: Sequence[Queue[Any]], raise_errors: bool, tally: _Tally
+    ) -> Iterator[tuple[Executor, Attempt]]:
+        """Run and settle jobs until one raises; yield the attempts of async jobs, for the caller to run."""
+        for executor, lease in self._due(queues):
+            attempt = executor.attempt(lease)
+            if executor.handler.is_async:
+                yield executor, attempt
+            else:
+                executor.run(attempt)
+            self._settle(attempt)
+            tally.runs += 1
+            tally.error = self._raised(attempt, raise_errors)
+            if tally.error is not None:
+                return
+            clear_locals(attempt.error)
 
     def _due(self, queues: Sequence[Queue[Any]]) -> Iterator[tuple[Executor, Lease]]:
         """Yield the leases to run and settle; move the clock forward when no job is due."""

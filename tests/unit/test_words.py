@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-STEMS = r"verdicts?|doorbells?|ripen\w*|census(?:es)?|wards?|pump(?:s|ed|ing)?|guilty|houses?|rooms|floors|somebody|nobody"
+STEMS = (
+    r"verdicts?|doorbells?|ripen\w*|census(?:es)?|wards?|pump(?:s|ed|ing)?|guilty|houses?|rooms|floors|"
+    r"somebody|nobody"
+)
 # A name in quotes, backticks or a path is code: the file name of the notifier's FIFO is "doorbell".
 WORD = re.compile(rf"(?<![\w`\"/])(?:{STEMS})(?![\w`\"])", re.IGNORECASE)
 INSTEAD = {
