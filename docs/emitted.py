@@ -225,7 +225,7 @@ def _outage(say: Say) -> None:
 WHEN = {
     "JobFinished": "an attempt ended in a process that lived to see it",
     "AttemptLost": "its process died under an attempt; said by maintenance",
-    "LeasesLost": "somebody else settled or took these jobs meanwhile",
+    "LeasesLost": "another process settled or took these jobs meanwhile",
     "JobsExpired": "their ttl ended before a handler could take them",
     "schedule_fired": "a tick of a schedule has its job",
     "schedule_missed": "ticks of a schedule came too late, and `missed` of them have no job",
@@ -246,7 +246,7 @@ WHEN = {
     "WorkerReady": "by the worker",
     "WorkerLeaving": "by the worker",
     "Draining": "SIGTERM or SIGINT has come",
-    "telemetry_unreachable": "nobody reaches the collector, or it refuses a signal; one line for the whole service",
+    "telemetry_unreachable": "no process reaches the collector, or it refuses a signal; one line for the whole service",
     "telemetry_recovered": "and takes it again",
     "SupervisorNote": "at start and stop, and what is doubtful about the place",
 }

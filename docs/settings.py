@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from docs.emitted import table, written
 from framework.model.options import QueueOptions
 from framework.model.retry import RetryPolicy
-from framework.service.pools import Pool
+from framework.service.queues import Pool
 from framework.service.settings import OTHER_VARIABLES, PREFIX, PoolOverride, QueueOverride, RetryOverride, Settings
 
 PAGE = Path(__file__).with_name("settings.md")

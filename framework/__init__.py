@@ -15,16 +15,15 @@ from framework.model.errors import (
     WorkerError,
 )
 from framework.model.job import Context, Failure, JobId, Logger
+from framework.model.options import Slo
 from framework.model.outcome import Discard, JobInterrupted, Reject, RetryLater, Snooze
 from framework.model.retry import RetryPolicy
 from framework.model.schedules import Cron, Every
-from framework.model.slo import Slo
 from framework.runner import connecting as _connecting
 from framework.service import app as _app
 from framework.service import queues as _queues
 from framework.service.app import Slot, WorkerApp
-from framework.service.pools import Pool
-from framework.service.queues import DeadLetter, Queue
+from framework.service.queues import DeadLetter, Pool, Queue
 from framework.service.settings import Settings
 
 _queues.opener = _connecting.process_producer

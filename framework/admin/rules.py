@@ -115,8 +115,8 @@ def _dead_letters(job: str) -> Rule:
         severity="ticket",
         summary=f"Queue {{{{ $labels.{QUEUE} }}}}: {{{{ $value }}}} dead letters",
         description="Look at: worker dead list; then replay or discard them.",
-        comment="Not the counter: increase() does not see a series' first count, and a letter matters until somebody "
-        "decides.",
+        comment="Not the counter: increase() does not see a series' first count, and a dead letter matters until "
+        "it is replayed or discarded.",
     )
 
 
@@ -138,7 +138,7 @@ def _undeclared(job: str) -> Rule:
         wait="15m",
         severity="ticket",
         summary=f"Queue {{{{ $labels.{QUEUE} }}}}: {{{{ $value }}}} jobs, and no running service declares it",
-        description="Its service is stopped, or has renamed or dropped the queue. Nobody works on these jobs. "
+        description="Its service is stopped, or has renamed or dropped the queue. No worker runs these jobs. "
         "Look at: worker queues.",
     )
 
@@ -178,7 +178,7 @@ def _gone(job: str) -> Rule:
         wait="1m",
         severity="page",
         summary="{{ $labels.job }}: no supervisor reports any more",
-        description="Stopped, killed, or its telemetry does not arrive. Jobs are safe; nobody works on them.",
+        description="Stopped, killed, or its telemetry does not arrive. Jobs are safe, but no worker runs them.",
         comment="Only maintenance reports depth, and it lives as long as its supervisor.",
     )
 

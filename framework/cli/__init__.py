@@ -45,17 +45,8 @@ def worker(ctx: click.Context) -> int:
     return 0
 
 
-worker.add_command(run)
-worker.add_command(check)
-worker.add_command(alerts)
-worker.add_command(enqueue)
-worker.add_command(queues)
-worker.add_command(schedules)
-worker.add_command(dead)
-worker.add_command(bad)
-worker.add_command(health)
-worker.add_command(doctor)
-worker.add_command(migrate)
+for _command in (run, check, alerts, enqueue, queues, schedules, dead, bad, health, doctor, migrate):
+    worker.add_command(_command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import click
 
-from framework.cli.letters import stays
-from framework.cli.looks import Looks
-from framework.cli.output import Column, confirm, counted, moment, one_line, print_json, print_json_array, table, warn
-from framework.cli.service import MODULE_HELP, OpenedEngine, load_service, open_undeclared, opened, take, take_some
-from framework.engine.port import JobView
-from framework.model.errors import EngineUnavailable, UsageError, WorkerError
+from framework.cli.output import Column, confirm, counted, moment, one_line, print_json, print_json_array, table
+from framework.cli.service import MODULE_HELP, Look, OpenedEngine, load_service, opened, take, take_some
+from framework.engine.port import JobView, QueueStats
+from framework.model.errors import UsageError, WorkerError
 from framework.model.text.printable import escape
 
 COLUMNS = (
@@ -25,6 +22,7 @@ COLUMNS = (
 READABLE = "none: it can be read now"
 
 queue_option = click.option("--queue", "queue", metavar="NAME", help="Only files of this queue.")
+all_option = click.option("--all", "everything", is_flag=True, help="All bad files, or all of --queue.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, see above.")
 
 
@@ -58,13 +56,13 @@ def list_(given: tuple[str, ...], queue: str | None, limit: int | None, as_json:
       place           where it is (path)
     """
     (module,) = take(given)
-    with _looking(module, queue) as look:
-        found = islice(look.files(), limit)
+    with _opened(module, queue) as (look, files):
+        found = islice(files, limit)
         if as_json:
             print_json_array(map(_summary, found))
         else:
             table(COLUMNS, map(_row, found), empty="no bad files")
-        return look.looks.say()
+        return look.say()
 
 
 @bad.command(epilog=MODULE_HELP)
@@ -80,8 +78,8 @@ def show(given: tuple[str, ...], queue: str | None, as_json: bool) -> int:
       extras          of the job, where it can be read now; see `worker dead show` (object)
     """
     module, file = take(given, "FILE")
-    with _looking(module, queue) as look:
-        (view,) = look.chosen([file])
+    with _opened(module, queue) as (look, files):
+        (view,) = _chosen(look, files, [file])
     start = view.job.payload.decode("utf-8", "backslashreplace")
     if as_json:
         print_json(_summary(view) | {"start": start, "extras": view.job.extras.said()})
@@ -97,77 +95,77 @@ def show(given: tuple[str, ...], queue: str | None, as_json: bool) -> int:
 @bad.command(epilog=MODULE_HELP)
 @click.argument("given", nargs=-1, metavar="MODULE [FILE]...")
 @queue_option
-@click.option("--all", "everything", is_flag=True, help="All bad files, or all of --queue.")
+@all_option
 def restore(given: tuple[str, ...], queue: str | None, everything: bool) -> int:
     """Put repaired files back among the jobs of their queue.
 
     A file that still cannot be read stays. If one of the names is unknown, nothing is restored.
     """
-    module, files = take_some(given)
-    with _looking(module, queue) as look:
-        code = _act(look.wanted(files, everything), look.engine.restore, "restored")
-    return look.looks.say() or code if everything else code
+    return _change(given, queue, everything, lambda engine, view: engine.restore(view), "restored")
 
 
 @bad.command(epilog=MODULE_HELP)
 @click.argument("given", nargs=-1, metavar="MODULE [FILE]...")
 @queue_option
-@click.option("--all", "everything", is_flag=True, help="All bad files, or all of --queue.")
+@all_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def discard(given: tuple[str, ...], queue: str | None, everything: bool, yes: bool) -> int:
     """Delete bad files for ever.
 
     Asks first on a terminal; elsewhere --yes is needed. If one of the names is unknown, nothing is deleted.
     """
-    module, files = take_some(given)
-    with _looking(module, queue) as look:
-        views = look.wanted(files, everything)
-        if views and not yes:
-            confirm(counted(len(views), "bad file"))
-        code = _act(views, lambda view: "" if look.engine.discard(view) else "is no longer there", "deleted")
-    return look.looks.say() or code if everything else code
+    return _change(given, queue, everything, _discarded, "deleted", ask=not yes)
 
 
-@dataclass(frozen=True)
-class _Look:
-    """The engine, and the queues that a command reads."""
+def _discarded(engine: OpenedEngine, view: JobView) -> str:
+    return "" if engine.discard(view) else "is no longer there"
 
-    engine: OpenedEngine
-    queues: Sequence[str]
-    looks: Looks
 
-    def files(self) -> Iterator[JobView]:
-        for name in self.queues:
-            yield from self.looks.each(self.engine.browse(name, "bad"))
-
-    def chosen(self, files: Sequence[str]) -> list[JobView]:
-        """Return the bad files with these names. Raises WorkerError: one is missing."""
-        found = {view.job.id: view for view in self.files() if view.job.id in files}
-        missing = [file for file in dict.fromkeys(files) if file not in found]
-        if missing:
-            self.looks.say()
-            raise WorkerError(f"there is no bad file {missing[0][:100]!r}: see `worker bad list`")
-        return list(found.values())
-
-    def wanted(self, files: Sequence[str], everything: bool) -> list[JobView]:
-        """Return the bad files to act on, read before the user confirms: files that come later are left alone."""
-        if everything == bool(files):
+def _change(
+    given: Sequence[str],
+    queue: str | None,
+    everything: bool,
+    verb: Callable[[OpenedEngine, JobView], str],
+    done: str,
+    *,
+    ask: bool = False,
+) -> int:
+    module, names = take_some(given)
+    with _opened(module, queue) as (look, files):
+        if everything == bool(names):
             raise UsageError("give the names of bad files, or --all")
-        return list(self.files()) if everything else self.chosen(files)
+        # Read before the user confirms: files that come later are left alone.
+        views = list(files) if everything else _chosen(look, files, names)
+        if views and ask:
+            confirm(counted(len(views), "bad file"))
+        count = look.change(views, lambda view: verb(look.engine, view), name=lambda view: view.job.id)
+    print(f"{done} {counted(count, 'bad file')}")
+    failed = look.say() if everything else 0
+    return failed or int(count != len(views))
+
+
+def _chosen(look: Look, files: Iterator[JobView], names: Sequence[str]) -> list[JobView]:
+    """Return the bad files with these names. Raises WorkerError: one is missing."""
+    found = {view.job.id: view for view in files if view.job.id in names}
+    missing = [name for name in names if name not in found]
+    if missing:
+        look.say()
+        raise WorkerError(f"there is no bad file {missing[0][:100]!r}: see `worker bad list`")
+    return list(found.values())
 
 
 @contextmanager
-def _looking(module: str, queue: str | None) -> Generator[_Look, None, None]:
+def _opened(module: str, queue: str | None) -> Iterator[tuple[Look, Iterator[JobView]]]:
+    """Open the engine inside the block, with the bad files of all queues, undeclared ones included, or of one queue."""
     service = load_service(module)
-    with opened(service) as engine:
-        looks = Looks(service.refused)
-        others = looks(lambda: open_undeclared(engine), list[str]())
+    with opened(service) as look:
+        others = list(look.read(look.undeclared, dict[str, QueueStats]()))
         if queue is None:
-            names = [*(found.name for found in service.open_queues), *others]
+            names = [*(found.name for found in look.queues), *others]
         else:
             name = queue if queue in others else service.queue(queue).name
-            names = [] if name in service.refused else [name]
-        yield _Look(engine, names, looks)
+            names = [] if name in look.refused else [name]
+        yield look, (view for name in names for view in look.each(look.engine.browse(name, "bad")))
 
 
 def _summary(view: JobView) -> dict[str, Any]:
@@ -178,17 +176,3 @@ def _summary(view: JobView) -> dict[str, Any]:
 
 def _row(view: JobView) -> tuple[str, ...]:
     return view.job.id, view.queue, moment(view.since), view.flaw or READABLE
-
-
-def _act(views: Sequence[JobView], verb: Callable[[JobView], str], done: str) -> int:
-    count = 0
-    for view in views:
-        try:
-            why = verb(view)
-        except EngineUnavailable as error:  # for this file only: the others may succeed
-            why = stays(error)
-        if why:
-            warn(f"{view.job.id} {why}")
-        count += not why
-    print(f"{done} {counted(count, 'bad file')}")
-    return 0 if count == len(views) else 1

@@ -10,6 +10,7 @@ from framework.cli.output import Column, span, table, warn
 from framework.cli.service import MODULE_HELP, Service, load_service, take
 from framework.model.options import QueueOptions
 from framework.model.retry import RetryPolicy
+from framework.service.options import resolve
 from framework.service.queues import Queue
 
 COLUMNS = (
@@ -50,7 +51,7 @@ def check(given: tuple[str, ...]) -> int:
 
 
 def _row(service: Service, queue: Queue[Any]) -> tuple[str, ...]:
-    options = service.settings.options(queue)
+    options = resolve(queue, service.settings, service.app)
     handler = service.app.worker_handlers.get(queue.name)
     in_threads = options.concurrency > 1
     kind = "" if handler is None else " async" if handler.is_async else " sync, threads" if in_threads else " sync"
@@ -58,7 +59,7 @@ def _row(service: Service, queue: Queue[Any]) -> tuple[str, ...]:
         queue.name,
         _type_name(queue),
         f"{handler.name}{kind}" if handler else "none",
-        handler.place if handler else "-",
+        handler.location if handler else "-",
         _pool(options),
         str(options.workers) if handler else "-",
         str(options.concurrency) if handler else "-",

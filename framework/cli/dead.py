@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 import click
 
-from framework.cli import letters
-from framework.cli.looks import Looks
+from framework.cli import dead_letters
 from framework.cli.output import Column, confirm, counted, is_terminal, print_json, print_json_array, span, table, warn
-from framework.cli.service import MODULE_HELP, OpenedEngine, Service, load_service, opened, take, take_some
+from framework.cli.service import MODULE_HELP, OpenedEngine, load_service, opened, take, take_some
 from framework.engine.port import JobView
 from framework.model.errors import UsageError
 
@@ -21,9 +20,10 @@ COLUMNS = (
     Column("since", fit="whole"), Column("reason", detail=True), Column("attempts", number=True, detail=True),
     Column("error", style="red", fit="cut"),
 )  # fmt: skip
-QUEUE_HELP = "Only letters from this queue, or that lie on this dead-letter queue."
+QUEUE_HELP = "Only dead letters from this queue, or that lie on this dead-letter queue."
 
 queue_option = click.option("--queue", "queue", metavar="NAME", help=QUEUE_HELP)
+all_option = click.option("--all", "everything", is_flag=True, help="All dead letters, or all of --queue.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, see above.")
 
 
@@ -44,7 +44,7 @@ def dead(ctx: click.Context) -> int:
 @dead.command("list", epilog=MODULE_HELP)
 @click.argument("given", nargs=-1, metavar="MODULE")
 @queue_option
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many; on a terminal 100 unless told.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many; on a terminal 100 by default.")
 @json_option
 def list_(given: tuple[str, ...], queue: str | None, limit: int | None, as_json: bool) -> int:
     """List dead letters, oldest first within each queue.
@@ -64,24 +64,23 @@ def list_(given: tuple[str, ...], queue: str | None, limit: int | None, as_json:
     """
     (module,) = take(given)
     service = load_service(module)
-    home = _home(service, queue)
+    home = None if queue is None else service.queue(queue).name
     short = limit is None and is_terminal(sys.stdout) and not as_json
     most = 100 if short else limit
-    with opened(service) as engine:
-        looks = Looks(service.refused)
-        found = letters.letters(service, engine, looks, home)
+    with opened(service) as look:
+        found = dead_letters.dead_letters(look, home)
         shown = islice(found, most)
         if as_json:
-            print_json_array(letters.summary(view) for view in shown)
-            return looks.say()
+            print_json_array(map(dead_letters.summary, shown))
+            return look.say()
         table(COLUMNS, map(_row, shown), empty="no dead letters")
         if short and next(found, None) is not None:
             warn(f"these are the first {most}: see the others with --limit N, or in a pipe")
-    return looks.say()
+    return look.say()
 
 
 def _row(view: JobView) -> tuple[str, ...]:
-    found = letters.summary(view)
+    found = dead_letters.summary(view)
     since = f"{span(max(0.0, time.time() - view.since))} ago" if is_terminal(sys.stdout) else found["since"]
     error = ": ".join(filter(None, (found["error_type"], found["message"])))
     reason, attempts = found["reason"] or "-", str(found["attempts"])
@@ -108,83 +107,69 @@ def show(given: tuple[str, ...], queue: str | None, as_json: bool) -> int:
     """
     module, job_id = take(given, "ID")
     service = load_service(module)
-    with opened(service) as engine:
-        (view, *_) = letters.chosen(service, engine, Looks(service.refused), [job_id], _home(service, queue)).values()
+    home = None if queue is None else service.queue(queue).name
+    with opened(service) as look:
+        (view, *_) = dead_letters.chosen(look, [job_id], home).values()
     if as_json:
-        print_json(letters.details(view))
-        return 0
-    from framework.cli import letter_page
-
-    for line in letter_page.lines(view):
-        print(line)
+        print_json(dead_letters.details(view))
+    else:
+        for line in dead_letters.lines(view):
+            print(line)
     return 0
 
 
 @dead.command(epilog=MODULE_HELP)
 @click.argument("given", nargs=-1, metavar="MODULE [ID]...")
 @queue_option
-@click.option("--all", "everything", is_flag=True, help="All dead letters, or all of --queue.")
+@all_option
 def replay(given: tuple[str, ...], queue: str | None, everything: bool) -> int:
     """Return dead letters to the end of their home queue, with a full set of attempts.
 
     Each keeps its id and its history. If one of the ids is unknown, nothing is replayed.
     """
-    module, ids = take_some(given)
-    service = load_service(module)
-    with opened(service) as engine:
-        looks = Looks(service.refused)
-        keys = _chosen_keys(service, engine, looks, ids, _home(service, queue), everything)
-        code = _act(service, engine, looks, keys, engine.replay, "replayed")
-    return looks.say() or code if everything else code
+    return _change(given, queue, everything, lambda engine, view: engine.replay(view), "replayed")
 
 
 @dead.command(epilog=MODULE_HELP)
 @click.argument("given", nargs=-1, metavar="MODULE [ID]...")
 @queue_option
-@click.option("--all", "everything", is_flag=True, help="All dead letters, or all of --queue.")
+@all_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def discard(given: tuple[str, ...], queue: str | None, everything: bool, yes: bool) -> int:
     """Delete dead letters for ever.
 
     Asks first on a terminal; elsewhere --yes is needed. If one of the ids is unknown, nothing is deleted.
     """
+    return _change(given, queue, everything, lambda engine, view: engine.discard(view), "deleted", ask=not yes)
+
+
+def _change(
+    given: Sequence[str],
+    queue: str | None,
+    everything: bool,
+    verb: Callable[[OpenedEngine, JobView], bool],
+    done: str,
+    *,
+    ask: bool = False,
+) -> int:
     module, ids = take_some(given)
     service = load_service(module)
-    with opened(service) as engine:
-        looks = Looks(service.refused)
-        keys = _chosen_keys(service, engine, looks, ids, _home(service, queue), everything)
-        if keys and not yes:
+    home = None if queue is None else service.queue(queue).name
+    with opened(service) as look:
+        if everything == bool(ids):
+            raise UsageError("give the ids of dead letters, or --all")
+        # Read before the user confirms: dead letters that come later are left alone.
+        if everything:
+            keys = {dead_letters.key_of(view) for view in dead_letters.dead_letters(look, home)}
+        else:
+            keys = set(dead_letters.chosen(look, ids, home))
+        if keys and ask:
             confirm(counted(len(keys), "dead letter"))
-        code = _act(service, engine, looks, keys, engine.discard, "deleted")
-    return looks.say() or code if everything else code
-
-
-def _home(service: Service, queue: str | None) -> str | None:
-    return None if queue is None else service.queue(queue).name
-
-
-def _chosen_keys(
-    service: Service, engine: OpenedEngine, looks: Looks, ids: Sequence[str], home: str | None, everything: bool
-) -> set[letters.Key]:
-    """Return the keys of the dead letters to act on, read before the user confirms: later ones are left alone."""
-    if everything == bool(ids):
-        raise UsageError("give the ids of dead letters, or --all")
-    if everything:
-        return {letters.key_of(view) for view in letters.letters(service, engine, looks, home)}
-    return set(letters.chosen(service, engine, looks, ids, home))
-
-
-def _act(
-    service: Service,
-    engine: OpenedEngine,
-    looks: Looks,
-    keys: set[letters.Key],
-    verb: Callable[[JobView], bool],
-    done: str,
-) -> int:
-    found: Iterator[JobView] = letters.letters(service, engine, looks)
-    count, left = letters.act(found, keys, verb)
-    for view, why in left:
-        warn(f"{view.job.id} on {view.queue} {why}")
-    print(f"{done} {count} dead {'letter' if count == 1 else 'letters'}")
-    return 0 if count == len(keys) else 1
+        count = look.change(
+            dead_letters.meant(look, keys),
+            lambda view: dead_letters.tried(view, lambda view: verb(look.engine, view)),
+            name=lambda view: f"{view.job.id} on {view.queue}",
+        )
+    print(f"{done} {count} dead letter{'s' * (count != 1)}")
+    failed = look.say() if everything else 0
+    return failed or int(count != len(keys))

@@ -4,29 +4,50 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from framework.cli.output import Column, counted, is_terminal, print_json, span, table
 from framework.cli.service import MODULE_HELP, Service, is_missing, load_service, opened, refuse_memory, root_of, take
+from framework.engine.port import shown
 from framework.model.errors import EngineError
 from framework.telemetry.sdk import plugins
 
 if TYPE_CHECKING:
     from framework.doctor.doctor import Examination
-    from framework.doctor.probing import Sent
     from framework.doctor.variables import Variable
 
 SKEW = 2.0  # seconds by which clocks may differ: the receiver sends whole seconds only
-_GOOD, _BAD, _DULL = "green", "bold red", "dim"
+# What each way carries where there are rings, and what the SDK carries where there are none.
+CARRIES = {
+    ("traces", "ring"): "attempts of jobs",
+    ("metrics", "ring"): "counts and durations of jobs",
+    ("traces", "sdk"): "what handlers and producers make",
+    ("metrics", "sdk"): "depth, slots, processes, handlers' own",
+    ("logs", "sdk"): "log lines",
+}
+CARRIES_ALL = {"traces": "all spans", "metrics": "all metrics", "logs": "log lines"}
+_STYLES = {"arrived": "green", "ok": "green", "in force": "green", "off": "dim", "ignored": "yellow", "note": "yellow"}
 
 
 def _state_style(cell: str) -> str:
-    return {"arrived": _GOOD, "ok": _GOOD, "in force": _GOOD, "off": _DULL, "ignored": "yellow", "note": "yellow"}.get(
-        cell, _BAD
-    )
+    return _STYLES.get(cell, "bold red")
 
+
+@dataclass(frozen=True)
+class Report:
+    """What the command found: whether the engine can be used, with a text; the tests of telemetry; the variables."""
+
+    service: Service
+    engine: tuple[bool, str]
+    found: Examination
+    known: list[Variable]
+
+
+Finding = tuple[str, str, str]  # the check, its state, and what there is to say
 
 TESTS = (
     Column("signal", style="bold", fit="whole"),
@@ -81,14 +102,12 @@ def doctor(given: tuple[str, ...], timeout: float, as_json: bool) -> int:
     plugins.try_all()
     service = load_service(module)
     refuse_memory(service.settings)
-    engine = _engine(service)
-    found, known = _examined(service, timeout)
-    failed = engine[0] is False
+    report = Report(service, _engine(service), *_examined(service, timeout))
     if as_json:
-        print_json(_object(service, engine, found, known))
+        print_json(_object(report))
     else:
-        _print(service, engine, found, known)
-    return 3 if failed else 0 if found.ok else 1
+        _print(report)
+    return 3 if not report.engine[0] else 0 if report.found.ok else 1
 
 
 def _examined(service: Service, timeout: float) -> tuple[Examination, list[Variable]]:
@@ -100,7 +119,6 @@ def _examined(service: Service, timeout: float) -> tuple[Examination, list[Varia
     from framework.runner.resolving import resolve
     from framework.telemetry.environment import given, settle
     from framework.telemetry.identity import ProcessIdentity
-    from framework.telemetry.sdk.instrumented import has_provider
     from framework.telemetry.version import version
 
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)  # the command reports these errors itself, once
@@ -108,11 +126,11 @@ def _examined(service: Service, timeout: float) -> tuple[Examination, list[Varia
     crews = crews_of(app, service.settings, options, list(app.worker_handlers)).values()
     slots = 1 + sum(crew.options.workers for crew in crews)  # 1 for maintenance
     system = service.settings.engine_url.partition(":")[0]
-    identity = ProcessIdentity(service.app.__name__, "supervisor", "doctor", 0, system)
+    identity = ProcessIdentity(app.__name__, "supervisor", "doctor", 0, system)
     root = root_of(service.settings)
-    place = "" if root is None else str(root.absolute() / "run")
-    known = variables(given(), instrumented=has_provider(), settled=settle())
-    return examine(identity, slots=slots, place=place, limit=timeout, version=version()), known
+    directory = "" if root is None else str(root.absolute() / "run")
+    known = variables(given(), settled=settle())
+    return examine(identity, slots=slots, directory=directory, limit=timeout, version=version()), known
 
 
 def _engine(service: Service) -> tuple[bool, str]:
@@ -124,11 +142,11 @@ def _engine(service: Service) -> tuple[bool, str]:
             if not os.access(above, os.W_OK | os.X_OK):
                 return False, f"{root} does not exist and cannot be made: this process may not write in {above}"
             return True, f"{root} does not exist yet: the first enqueue or `worker run` makes it"
-        with opened(service) as engine:
-            for refused in service.refused.values():
+        with opened(service) as look:
+            for refused in look.failed:
                 raise refused
-            stats = [engine.stats(queue.name) for queue in service.queues]
-            notes = list(engine.notes)
+            stats = [look.engine.stats(queue.name) for queue in service.queues]
+            notes = list(look.engine.notes)
     except EngineError as error:
         return False, str(error)
     except OSError as error:
@@ -137,39 +155,56 @@ def _engine(service: Service) -> tuple[bool, str]:
     return True, "; ".join([f"{counted(len(stats), 'queue')}, {counted(waiting, 'job')}", *notes])
 
 
-def _clock(found: Examination) -> tuple[str, str, float | None]:
-    """Return the state of the clock, a text about it, and the seconds that it is ahead of the receiver's clock."""
-    skews = [sent.skew for sent in found.sent if sent.skew is not None]
-    if not skews:
-        return "off", "no receiver says what time it is", None
+def _skew(report: Report) -> float | None:
+    """Return the seconds by which our clock is ahead of the receiver's; None: no receiver says what time it is."""
+    skews = [probe.heard.skew for probe in report.found.sent if probe.heard.skew is not None]
     # A Date header is cut to a whole second, so it is half a second late on average.
-    skew = min(skews, key=abs) - 0.5
-    if abs(skew) <= SKEW:
-        return "ok", "agrees with the receiver's", skew
-    side = "ahead of" if skew > 0 else "behind"
-    text = f"{span(abs(skew))} {side} the receiver's: spans of several machines will not line up; set it by NTP"
-    return "note", text, skew
+    return min(skews, key=abs) - 0.5 if skews else None
 
 
-def _print(service: Service, engine: tuple[bool, str], found: Examination, known: list[Variable]) -> None:
-    rows = [_test_row(sent) for sent in found.sent]
-    rows += [(signal, "", "", "", "off", "", why, "") for signal, why in found.off.items()]
+def _check_path(report: Report) -> Iterator[Finding]:
+    found = report.found
+    state = "ok" if found.path == "ring" else "note" if found.path else "off"
+    yield "path", state, f"{found.path}: {found.why}" if found.path else found.why
+
+
+def _check_engine(report: Report) -> Iterator[Finding]:
+    works, text = report.engine
+    yield "engine", "ok" if works else "failed", f"{shown(report.service.settings.engine_url)}: {text}"
+
+
+def _check_clock(report: Report) -> Iterator[Finding]:
+    skew = _skew(report)
+    if skew is None:
+        yield "clock", "off", "no receiver says what time it is"
+    elif abs(skew) <= SKEW:
+        yield "clock", "ok", "agrees with the receiver's"
+    else:
+        side = f"{span(abs(skew))} {'ahead of' if skew > 0 else 'behind'} the receiver's"
+        yield "clock", "note", f"{side}: spans of several machines will not line up; set it by NTP"
+
+
+def _check_trace(report: Report) -> Iterator[Finding]:
+    sent = bool(report.found.sent)
+    yield "trace", "ok" if sent else "off", report.found.trace_id if sent else "nothing was sent"
+
+
+ALL_CHECKS = (_check_path, _check_engine, _check_clock, _check_trace)
+
+
+def _print(report: Report) -> None:
+    rows = [_test_row(test) for test in _tests(report.found)]
+    rows += [(signal, "", "", "", "off", "", why, "") for signal, why in report.found.off.items()]
     table(TESTS, rows)
     _gap()
-    clock, clock_text, _ = _clock(found)
-    path = f"{found.path}: {found.why}" if found.path else found.why
-    table(
-        CHECKS,
-        [
-            ("path", "ok" if found.path == "ring" else "note" if found.path else "off", path),
-            ("engine", "ok" if engine[0] else "failed", f"{_shown_url(service)}: {engine[1]}"),
-            ("clock", clock, clock_text),
-            ("trace", "ok" if found.sent else "off", found.trace_id if found.sent else "nothing was sent"),
-        ],
-    )
-    if known:
+    table(CHECKS, [finding for check in ALL_CHECKS for finding in check(report)])
+    if report.known:
         _gap()
-        table(VARIABLES, [_variable_row(variable) for variable in known])
+        rows = [
+            (one.name, one.value, "ignored" if one.ignored else "in force", one.ignored or one.note)
+            for one in report.known
+        ]
+        table(VARIABLES, rows)
     elif is_terminal(sys.stdout):
         print("No variable of telemetry is set: defaults count.")
 
@@ -179,48 +214,41 @@ def _gap() -> None:
         print()
 
 
-def _test_row(sent: Sent) -> tuple[str, ...]:
-    time = "" if sent.seconds is None else f"{sent.seconds * 1000:.0f}ms"
-    verdict = sent.verdict
-    return sent.signal, sent.carries, sent.via, sent.endpoint, verdict.state, time, verdict.answer, verdict.hint
+def _test_row(test: dict[str, Any]) -> tuple[str, ...]:
+    time = "" if test["seconds"] is None else f"{test['seconds'] * 1000:.0f}ms"
+    return (*(test[key] for key in ("signal", "carries", "by", "to", "state")), time, test["answer"], test["hint"])
 
 
-def _variable_row(variable: Variable) -> tuple[str, ...]:
-    state = "ignored" if variable.ignored else "in force"
-    return variable.name, variable.value, state, variable.ignored or variable.note
+def _tests(found: Examination) -> list[dict[str, Any]]:
+    return [
+        {
+            "signal": probe.signal,
+            "by": probe.via,
+            "carries": CARRIES[probe.signal, probe.via] if found.path == "ring" else CARRIES_ALL[probe.signal],
+            "protocol": probe.protocol,
+            "to": probe.endpoint,
+            "state": probe.answer.state,
+            "seconds": None if probe.heard.status is None else round(probe.heard.seconds, 6),
+            "answer": probe.answer.text,
+            "hint": probe.answer.hint,
+        }
+        for probe in found.sent
+    ]
 
 
-def _shown_url(service: Service) -> str:
-    from framework.engine.port import shown
-
-    return shown(service.settings.engine_url)
-
-
-def _object(service: Service, engine: tuple[bool, str], found: Examination, known: list[Variable]) -> dict[str, Any]:
-    skew = _clock(found)[2]
+def _object(report: Report) -> dict[str, Any]:
+    found, (works, text), skew = report.found, report.engine, _skew(report)
     return {
-        "service": service.app.__name__,
-        "ok": found.ok and engine[0],
+        "service": report.service.app.__name__,
+        "ok": found.ok and works,
         "trace_id": found.trace_id if found.sent else "",
         "path": {"kind": found.path, "why": found.why},
-        "tests": [
-            {
-                "signal": sent.signal,
-                "by": sent.via,
-                "carries": sent.carries,
-                "protocol": sent.protocol,
-                "to": sent.endpoint,
-                "state": sent.verdict.state,
-                "seconds": None if sent.seconds is None else round(sent.seconds, 6),
-                "answer": sent.verdict.answer,
-                "hint": sent.verdict.hint,
-            }
-            for sent in found.sent
-        ],
+        "tests": _tests(found),
         "off": found.off,
-        "engine": {"url": _shown_url(service), "ok": engine[0], "text": engine[1]},
+        "engine": {"url": shown(report.service.settings.engine_url), "ok": works, "text": text},
         "clock": None if skew is None else round(skew, 1),
         "variables": [
-            {"name": v.name, "value": v.value, "in_force": not v.ignored, "why": v.ignored or v.note} for v in known
+            {"name": one.name, "value": one.value, "in_force": not one.ignored, "why": one.ignored or one.note}
+            for one in report.known
         ],
     }

@@ -18,6 +18,7 @@ from framework.cli.service import MODULE_HELP, load_service, refuse_memory, take
 from framework.model.errors import UsageError
 from framework.model.options import QueueOptions
 from framework.model.text.printable import escape
+from framework.service.options import resolve
 from framework.service.queues import Queue
 
 
@@ -39,16 +40,16 @@ def enqueue(given: tuple[str, ...], delay: float | None, run_at: str | None, job
     when = None if run_at is None else _moment(run_at)
     service = load_service(module)
     queue = service.queue(name)
-    from framework.cli.reading.payloads import payload_of, refuse_letters
+    from framework.cli.jsonlines import payload_of, refuse_dead_letters
 
-    refuse_letters(queue)
+    refuse_dead_letters(queue)
     refuse_memory(service.settings)
     hear_warnings()
     if text == "-":
         if job_id is not None:
             raise UsageError("--id names one job, standard input may hold many: leave it out")
         with service.app.connect(service.settings):
-            return _enqueue_lines(queue, service.settings.options(queue), _delays(delay or 0.0, when))
+            return _enqueue_lines(queue, resolve(queue, service.settings, service.app), _delays(delay or 0.0, when))
     payload = payload_of(queue, text, full_errors=service.settings.payload_errors == "full")
     with service.app.connect(service.settings):
         found = queue.enqueue(payload, delay=delay or 0.0, run_at=when, job_id=job_id)
@@ -77,7 +78,7 @@ def _delays(delay: float, when: datetime | None) -> Callable[[], float]:
 
 
 def _enqueue_lines(queue: Queue[Any], options: QueueOptions, delay: Callable[[], float]) -> int:
-    from framework.cli.reading.jsonlines import LineFeed
+    from framework.cli.jsonlines import LineFeed
 
     fd = sys.stdin.fileno()
     with _progress(fd, queue.name) as on_progress:

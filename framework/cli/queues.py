@@ -8,11 +8,9 @@ from itertools import chain
 
 import click
 
-from framework.cli.looks import Looks
 from framework.cli.output import Column, moment, print_json, span, table, warn
-from framework.cli.service import MODULE_HELP, load_service, opened, take
+from framework.cli.service import MODULE_HELP, Look, load_service, opened, take
 from framework.engine.port import JobView, QueueStats
-from framework.model.options import QueueOptions
 
 UNKNOWN = "-"
 _UNKNOWN = QueueStats()
@@ -51,20 +49,11 @@ def queues(given: tuple[str, ...], as_json: bool) -> int:
                   file, state, since, flaw, place
     """
     (module,) = take(given)
-    service = load_service(module)
-    with opened(service) as engine:
-        looked = Looks(service.refused)
-        found = {queue.name: _UNKNOWN for queue in service.queues}
-        found |= {queue.name: looked(partial(engine.stats, queue.name), _UNKNOWN) for queue in service.open_queues}
-        others = looked(lambda: dict(engine.undeclared()), dict[str, QueueStats]())
-        engine.open([QueueOptions(name) for name in others])
-        look = [name for name in (*found, *others) if name not in service.refused]
-        newer: dict[str, list[JobView]] = {name: [] for name in found} | {
-            name: list(looked.each(engine.newer(name))) for name in look
-        }
-    if looked.failed and all(stats is _UNKNOWN for stats in found.values()):
-        raise looked.failed[0]
-    code = looked.say()
+    with opened(load_service(module)) as look:
+        found, others, newer = _counts(look)
+    if look.failed and all(stats is _UNKNOWN for stats in found.values()):
+        raise look.failed[0]
+    code = look.say()
     if as_json:
         every = {**found, **others}
         print_json([_object(name, every[name], newer[name], declared=name in found) for name in every])
@@ -74,6 +63,19 @@ def queues(given: tuple[str, ...], as_json: bool) -> int:
         for view in chain.from_iterable(newer.values()):
             warn(f"{view.queue}: {view.state} job in file {view.job.id}: {view.flaw}")
     return code
+
+
+def _counts(look: Look) -> tuple[dict[str, QueueStats], dict[str, QueueStats], dict[str, list[JobView]]]:
+    """Return the counts of the service's queues and of undeclared ones, and jobs that a newer version can read."""
+    found = {queue.name: _UNKNOWN for queue in look.service.queues}
+    for queue in look.queues:
+        found[queue.name] = look.read(partial(look.engine.stats, queue.name), _UNKNOWN)
+    others = look.read(look.undeclared, dict[str, QueueStats]())
+    newer: dict[str, list[JobView]] = {name: [] for name in found}
+    for name in (*found, *others):
+        if name not in look.refused:
+            newer[name] = list(look.each(look.engine.newer(name)))
+    return found, others, newer
 
 
 def _object(name: str, stats: QueueStats, newer: Sequence[JobView], *, declared: bool) -> dict[str, object]:

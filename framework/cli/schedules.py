@@ -8,7 +8,6 @@ from functools import partial
 import click
 
 from framework.admin.schedules import ScheduleView, local, views
-from framework.cli.looks import Looks
 from framework.cli.output import Column, moment, print_json, table
 from framework.cli.service import MODULE_HELP, load_service, opened, take
 from framework.engine.port import Engine
@@ -41,14 +40,12 @@ def schedules(given: tuple[str, ...], as_json: bool) -> int:
       missed      moments that got no job (integer)
     """
     (module,) = take(given)
-    service = load_service(module)
     found: list[ScheduleView] = []
-    with opened(service) as engine:
-        looked = Looks(service.refused)
-        for queue in service.open_queues:
+    with opened(load_service(module)) as look:
+        for queue in look.queues:
             if plans := named(queue.schedules):
-                found += looked(partial(_look, engine, queue.name, plans), [])
-    code = looked.say()
+                found += look.read(partial(_look, look.engine, queue.name, plans), [])
+    code = look.say()
     if as_json:
         print_json([_object(view) for view in found])
     else:

@@ -6,24 +6,27 @@ import difflib
 import os
 import secrets
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from framework.cli.output import hear_warnings, warn
-from framework.engine.port import Engine, Inspector, open_engine, shown
-from framework.model.errors import EngineError, UsageError
+from framework.engine.port import Engine, Inspector, JobView, QueueStats, open_engine, shown
+from framework.model.errors import EngineError, EngineUnavailable, UsageError
 from framework.model.options import QueueOptions
-from framework.service.app import WorkerApp, as_declared, declared_dead_letters
+from framework.service.app import WorkerApp
 from framework.service.loading import load_app
-from framework.service.queues import DeadLetter, Queue
+from framework.service.options import all_queues, resolve
+from framework.service.queues import Queue
 from framework.service.settings import Settings, check_names, load_settings
 from framework.telemetry import environment
 
 MODULE_HELP = "MODULE is the service's module, or module:Name. It may be left out where WORKER_MODULE is set."
+
+T = TypeVar("T")
 
 
 class OpenedEngine(Engine, Inspector, Protocol):
@@ -32,29 +35,15 @@ class OpenedEngine(Engine, Inspector, Protocol):
 
 @dataclass(frozen=True)
 class Service:
-    """An app with the settings of this process.
-
-    Attributes:
-        refused: the errors of queues that cannot be opened, by name; filled when the engine is opened.
-    """
+    """An app with the settings of this process."""
 
     app: type[WorkerApp]
     settings: Settings
-    refused: dict[str, EngineError] = field(default_factory=dict)
 
     @property
     def queues(self) -> list[Queue[Any]]:
         """Return the app's queues, and dead-letter queues that only a `dead_letter=` of one of them names."""
-        found = {queue.name: queue for queue in self.app.worker_queues.values()}
-        for queue in list(found.values()):
-            if queue.dead_letter is not None:
-                found.setdefault(queue.dead_letter.name, queue.dead_letter)
-        return list(found.values())
-
-    @property
-    def open_queues(self) -> list[Queue[Any]]:
-        """Return the queues that the engine has opened."""
-        return [queue for queue in self.queues if queue.name not in self.refused]
+        return list(all_queues(self.app).values())
 
     def queue(self, wanted: str) -> Queue[Any]:
         """Return the queue of this name or attribute. Raises UsageError, with the nearest name and the list."""
@@ -76,13 +65,73 @@ class Service:
 
     def options(self) -> list[QueueOptions]:
         """Return the options of all queues. Raises SettingsError."""
-        letters = declared_dead_letters(self.queues)
-        options = [self.settings.options(queue) for queue in self.queues]
-        return [as_declared(self.app, found, is_dead_letter=found.name in letters) for found in options]
+        return [resolve(queue, self.settings, self.app) for queue in self.queues]
 
-    def takes_letters(self, queue: Queue[Any]) -> bool:
-        """Return whether the queue holds dead letters of other queues."""
-        return queue.payload_type is DeadLetter
+
+class Look:
+    """An opened engine for a command that reads a store of which parts may be damaged or belong to another user.
+
+    The rest is still shown.
+
+    Attributes:
+        refused: the errors of queues that cannot be opened, by name.
+        failed: the errors of all failed reads, these included.
+    """
+
+    def __init__(self, service: Service, engine: OpenedEngine, refused: Mapping[str, EngineError]) -> None:
+        self.service, self.engine, self.refused = service, engine, refused
+        self.failed = list(refused.values())
+
+    @property
+    def queues(self) -> list[Queue[Any]]:
+        """Return the service's queues that the engine has opened."""
+        return [queue for queue in self.service.queues if queue.name not in self.refused]
+
+    def read(self, call: Callable[[], T], instead: T) -> T:
+        """Return the result of a read, or `instead` if it fails."""
+        try:
+            return call()
+        except EngineError as error:
+            self.failed.append(error)
+            return instead
+
+    def each(self, items: Iterable[T]) -> Iterator[T]:
+        """Yield the items of a read until it fails."""
+        try:
+            yield from items
+        except EngineError as error:
+            self.failed.append(error)
+
+    def undeclared(self) -> dict[str, QueueStats]:
+        """Open the queues in the store that no running service declares, so that they can be read; return them."""
+        found = dict(self.engine.undeclared())
+        self.engine.open([QueueOptions(name) for name in found])
+        return found
+
+    def change(
+        self, views: Iterable[JobView], verb: Callable[[JobView], str], *, name: Callable[[JobView], str]
+    ) -> int:
+        """Move or delete each of these, and warn of each that stays, by its name. Return how many are done.
+
+        Args:
+            verb: returns why it stays; empty: it is done.
+        """
+        count = 0
+        for view in views:
+            try:
+                why = verb(view)
+            except EngineUnavailable as error:  # for this one only: the others may succeed; a command tries once
+                why = f"stays: {str(error).removesuffix(': tried again')}"
+            if why:
+                warn(f"{name(view)} {why}")
+            count += not why
+        return count
+
+    def say(self) -> int:
+        """Warn of each failure once; return the command's exit code."""
+        for text in dict.fromkeys(str(error).removesuffix(": tried again") for error in self.failed):
+            warn(text)
+        return 1 if self.failed else 0
 
 
 def load_service(module: str) -> Service:
@@ -162,13 +211,6 @@ def is_missing(settings: Settings, root: Path | None) -> bool:
         raise EngineError(f"spool {root}: {why}: run this as the workers' user, or set WORKER_ENGINE_URL") from error
 
 
-def open_undeclared(engine: OpenedEngine) -> list[str]:
-    """Open the queues in the store that no running service declares, so that they can be read; return their names."""
-    names = list(engine.undeclared())
-    engine.open([QueueOptions(name) for name in names])
-    return names
-
-
 def _open(engine: Engine, options: Sequence[QueueOptions]) -> dict[str, EngineError]:
     """Open the queues that can be opened; return the errors of the others, by name. Raises EngineError: none can."""
     try:
@@ -187,7 +229,7 @@ def _open(engine: Engine, options: Sequence[QueueOptions]) -> dict[str, EngineEr
 
 
 @contextmanager
-def opened(service: Service) -> Generator[OpenedEngine, None, None]:
+def opened(service: Service) -> Generator[Look, None, None]:
     """Open the engine inside the block, for reading it and for work on dead letters.
 
     A directory that does not exist is not created and counts as empty: a command under `sudo` in the wrong place would
@@ -209,9 +251,9 @@ def opened(service: Service) -> Generator[OpenedEngine, None, None]:
         network_file_system=service.settings.network_file_system,
     )
     try:
-        service.refused.update(_open(engine, service.options()))
+        refused = _open(engine, service.options())
         if not isinstance(engine, Inspector):
             raise UsageError(f"WORKER_ENGINE_URL={shown(url)}: this engine cannot be looked into from the command line")
-        yield cast("OpenedEngine", engine)
+        yield Look(service, cast("OpenedEngine", engine), refused)
     finally:
         engine.close()

@@ -9,8 +9,7 @@ from typing import Any, NoReturn, Protocol
 from framework.model.errors import EngineError
 from framework.model.exceptions import release
 from framework.model.frozen import frozen
-from framework.model.job import NO_IDS, Lease, Logger, ids_of
-from framework.model.jobscope import running
+from framework.model.job import NO_IDS, Lease, Logger, ids_of, running
 from framework.model.options import QueueOptions
 from framework.model.outcome import Outcome
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import traceback
 from collections.abc import Sequence
 
@@ -70,8 +72,8 @@ def answer(error: Exception) -> EngineUnavailable | LeaseLost:
         return error
     if isinstance(error, WorkerError):
         raise error
-    place = traceback.extract_tb(error.__traceback__, limit=-1)
-    where = f" ({place[0].filename}:{place[0].lineno})" if place else ""
+    frames = traceback.extract_tb(error.__traceback__, limit=-1)
+    where = f" ({frames[0].filename}:{frames[0].lineno})" if frames else ""
     found = EngineUnavailable(f"{type(error).__name__}: {error}{where}")
     found.__cause__ = error
     return found
@@ -130,3 +132,16 @@ class EnqueueUncertain(EnqueueError):
     def __init__(self, message: str, *, job_id: str, enqueued: Sequence[str] = ()) -> None:
         super().__init__(message, enqueued=enqueued)
         self.job_id = JobId(job_id)
+
+
+def caller_location() -> str:
+    """Return `file.py:line` of the nearest frame outside framework, typing and contextlib."""
+    frame = sys._getframe(1)
+    while frame.f_back and str(frame.f_globals.get("__name__")).split(".")[0] in ("framework", "typing", "contextlib"):
+        frame = frame.f_back
+    return location(frame.f_code.co_filename, frame.f_lineno)
+
+
+def location(filename: str, line: int) -> str:
+    """Return `file.py:line`, with a relative path if the file is below the working directory."""
+    return f"{filename.removeprefix(os.getcwd() + os.sep)}:{line}"

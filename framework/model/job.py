@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import blake2b
@@ -132,6 +133,21 @@ class Lease:
     def is_letter(self) -> bool:
         """Return whether the job is a dead letter: it was claimed from a queue that is not its home queue."""
         return self.queue != self.job.queue
+
+
+# The lease of the job that runs in the current context: log lines of its handler, and of libraries, carry its ids.
+running: ContextVar[Lease | None] = ContextVar("framework_job", default=None)
+
+
+def current_job() -> dict[str, object] | None:
+    """Return queue, job_id and attempt of the running job; None if no job runs in this context."""
+    lease = running.get()
+    return None if lease is None else keys_of(lease)
+
+
+def keys_of(lease: Lease) -> dict[str, object]:
+    """Return the keys that every log line about an attempt has."""
+    return {"queue": lease.queue, "job_id": lease.job.id, "attempt": lease.attempt}
 
 
 @frozen

@@ -5,15 +5,53 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Protocol
+from typing import Final, Protocol
 
-from framework.model.retry import LONGEST, RetryPolicy
-from framework.model.slo import Slo
+from framework.model.errors import DeclarationError, caller_location
+from framework.model.retry import LONGEST, RetryPolicy, Seconds, seconds
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}", re.ASCII)
 MOST_WEIGHT = 100
 MOST_WORKERS, MOST_CONCURRENCY = 1_000, 10_000  # more is a typing error, which would fill memory or disk at start
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+# Bounds of the buckets of worker.job.queue_wait.duration, in seconds.
+WAIT_BOUNDS: Final = (
+    *(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+    *(30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 14400.0),
+)
+
+
+@dataclass(frozen=True, init=False)
+class Slo:
+    """A service level objective: the share `target` of attempts starts within `wait` seconds of being due.
+
+    Attributes:
+        wait: seconds; a bound of the wait's histogram, because Prometheus has no counts between two bounds.
+        target: above 0 and below 1, for instance `0.99`.
+
+    Raises:
+        DeclarationError: a value is out of its range; the message names file and line, and the bounds.
+    """
+
+    wait: float
+    target: float
+
+    def __init__(self, *, wait: Seconds, target: float) -> None:
+        most, where = seconds(wait), caller_location()
+        if most not in WAIT_BOUNDS:
+            bounds = ", ".join(f"{bound:g}" for bound in WAIT_BOUNDS)
+            raise DeclarationError(
+                f"{where}: Slo(wait={most:g}): must be a bound of the wait's histogram, in seconds: {bounds}"
+            )
+        if not 0 < target < 1:
+            raise DeclarationError(
+                f"{where}: Slo(target={target}): the share of attempts that start in time, above 0 and below "
+                "1, for instance 0.99"
+            )
+        object.__setattr__(self, "wait", most)
+        object.__setattr__(self, "target", float(target))
 
 
 class QueueSpec(Protocol):

@@ -13,8 +13,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
-from framework.model.errors import DeclarationError
-from framework.model.places import caller_place
+from framework.model.errors import DeclarationError, caller_location
 from framework.model.retry import LONGEST, Seconds, seconds
 
 P = TypeVar("P")
@@ -31,7 +30,7 @@ def _declaring() -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError) as error:
-        raise DeclarationError(f"{caller_place()}: {error}") from None
+        raise DeclarationError(f"{caller_location()}: {error}") from None
 
 
 def _zone(name: str) -> ZoneInfo:

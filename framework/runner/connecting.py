@@ -11,15 +11,15 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from framework.engine.port import open_engine
 from framework.model.errors import EngineError, EnqueueFailed, SettingsError
-from framework.model.options import QueueOptions
-from framework.service.app import WorkerApp, declared_dead_letters
+from framework.service.app import WorkerApp
+from framework.service.options import resolve
 from framework.service.producer import Producer
 from framework.service.queues import Queue
 from framework.service.settings import Settings, load_settings, renamed_variables
@@ -89,17 +89,7 @@ def open_producer(settings: Settings) -> Producer:
         log.warning("jobs go to %s, where no worker has ever run; set WORKER_ENGINE_URL as in the worker", where)
     for note in (*renamed_variables(), *engine.notes):
         log.warning(note)
-    return Producer(engine, options=resolver(settings), sending=for_host(engine.features.system))
-
-
-def resolver(settings: Settings) -> Callable[[Queue[Any]], QueueOptions]:
-    """Return a function that maps a queue to its options under these settings."""
-
-    def options(queue: Queue[Any]) -> QueueOptions:
-        found = settings.options(queue)
-        return replace(found, is_dead_letter=queue.name in declared_dead_letters([queue]))
-
-    return options
+    return Producer(engine, options=partial(resolve, settings=settings), sending=for_host(engine.features.system))
 
 
 @contextmanager

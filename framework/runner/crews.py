@@ -8,8 +8,8 @@ from typing import Any
 
 from framework.model.options import PoolOptions, QueueOptions
 from framework.service.app import Handler, Slot, WorkerApp
-from framework.service.pools import Pool
-from framework.service.queues import Queue
+from framework.service.options import resolve_pool
+from framework.service.queues import Pool, Queue
 from framework.service.settings import Settings
 
 
@@ -52,6 +52,6 @@ def crews_of(
     crews = {}
     for name, queues in members.items():
         pool = queues[0].pool
-        found = PoolOptions.own_of(options[name]) if pool is None else settings.pool(pool)
+        found = PoolOptions.own_of(options[name]) if pool is None else resolve_pool(pool, settings)
         crews[name] = Crew(found, tuple(queues), pool)
     return crews

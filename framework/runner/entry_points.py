@@ -29,6 +29,7 @@ from framework.runner.crews import Crew
 from framework.runner.leaving import WITHIN, exit_after, forget_parent, run_hooks
 from framework.runner.place import Place, own_engine, own_ledger
 from framework.service.app import Handler, WorkerApp
+from framework.service.options import resolve
 from framework.service.plans import plans_of
 from framework.service.producer import Producer
 from framework.telemetry import ProcessIdentity, Role, Telemetry, start
@@ -51,7 +52,7 @@ def work(place: Place, birth: Birth, board: Scoreboard, crew: Crew, number: int)
         # damaged.
         local = engine.features.local
         held = {fd: identity for fd, identity in descriptors().items() if local and fd not in before}
-        life.producer = Producer(engine, options=connecting.resolver(settings), sending=telemetry.sending)
+        life.producer = Producer(engine, options=partial(resolve, settings=settings), sending=telemetry.sending)
         connecting.install(life.producer)
         # After this line the service's code starts threads and processes, which inherit the signal mask. A process that
         # a signal ends before the worker has handlers has no job.

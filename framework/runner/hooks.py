@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 
 from framework.engine.port import Engine
 from framework.model.errors import WorkerError
@@ -28,6 +28,7 @@ from framework.runner.entry_points import begin, executor_for, wind_up
 from framework.runner.lost import LostAttempts
 from framework.runner.place import Place, own_engine
 from framework.service.app import WorkerApp
+from framework.service.options import resolve
 from framework.service.producer import Producer
 from framework.telemetry import Telemetry
 from framework.worker import SelfCheck, descriptors
@@ -54,7 +55,7 @@ def tell(place: Place, birth: Birth, board: Scoreboard) -> int:
         engine = own_engine(place, birth.incarnation)
         held = {fd: identity for fd, identity in descriptors().items() if fd not in before}
         settings = place.settings
-        engine = Producer(engine, options=connecting.resolver(settings), sending=telemetry.sending)
+        engine = Producer(engine, options=partial(resolve, settings=settings), sending=telemetry.sending)
         connecting.install(engine)
         unblock()
         app = construct(place.app)

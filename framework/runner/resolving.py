@@ -10,11 +10,12 @@ from framework.model.errors import DeclarationError, SettingsError
 from framework.model.options import QueueOptions
 from framework.runner.construct import try_constructor
 from framework.runner.patched import refuse_patched
-from framework.service.app import WorkerApp, as_declared, check_concurrency, declared_dead_letters
+from framework.service.app import WorkerApp, check_concurrency
 from framework.service.codec import codec_for
+from framework.service.options import all_queues, takes_dead_letters
+from framework.service.options import resolve as resolve_queue
 from framework.service.plans import plans_of
-from framework.service.pools import Pool
-from framework.service.queues import Queue
+from framework.service.queues import Pool, Queue
 from framework.service.settings import Settings, check_names, unknown_variables
 
 
@@ -22,26 +23,20 @@ def resolve(app: type[WorkerApp], settings: Settings) -> dict[str, QueueOptions]
     """Return the options of all queues of an app, by name. Raises SettingsError, DeclarationError: which queue, and
     where."""
     check_names(settings, app.worker_queues, app.worker_pools)
-    letters = declared_dead_letters(app.worker_queues.values())
-    options = {}
+    options = {name: resolve_queue(queue, settings, app) for name, queue in all_queues(app).items()}
     for queue in app.worker_queues.values():
-        found = as_declared(app, settings.options(queue), is_dead_letter=queue.name in letters)
+        found = options[queue.name]
         if not found.is_dead_letter:
             _check_payload(queue)
         handler = app.worker_handlers.get(queue.name)
         if handler is not None:
             name = f"{app.__name__}.{queue.attribute}"
-            check_concurrency(found.concurrency, is_async=handler.is_async, name=name, place=handler.place)
+            check_concurrency(found.concurrency, is_async=handler.is_async, name=name, location=handler.location)
             if found.timeout is None and settings.drain_seconds is not None:
                 raise SettingsError(
-                    f"{queue.place}: {name} has timeout=None, but a drain ends after {settings.drain_seconds:g} s: "
+                    f"{queue.location}: {name} has timeout=None, but a drain ends after {settings.drain_seconds:g} s: "
                     "give it a timeout, or set WORKER_DRAIN=none"
                 )
-        options[queue.name] = found
-    for queue in app.worker_queues.values():  # another service's dead-letter queue: rescued here, too
-        target = queue.dead_letter
-        if target is not None and target.name not in options:
-            options[target.name] = as_declared(app, settings.options(target), is_dead_letter=True)
     plans_of(app.worker_queues.values(), options)
     return options
 
@@ -51,7 +46,7 @@ def _check_payload(queue: Queue[Any]) -> None:
     try:
         codec_for(queue.payload_type, queue=queue.name)
     except DeclarationError as error:
-        raise DeclarationError(f"{queue.place}: {error}") from None
+        raise DeclarationError(f"{queue.location}: {error}") from None
 
 
 def check(app: type[WorkerApp], settings: Settings) -> list[str]:
@@ -65,21 +60,20 @@ def check(app: type[WorkerApp], settings: Settings) -> list[str]:
 
 def remarks(app: type[WorkerApp], options: Mapping[str, QueueOptions]) -> list[str]:
     """Return warnings about what is not an error but may be a mistake."""
-    needs_none = declared_dead_letters(app.worker_queues.values())
     warnings = [
-        f"{queue.place}: queue {queue.name!r} has no handler here: jobs wait for another service"
+        f"{queue.location}: queue {queue.name!r} has no handler here: jobs wait for another service"
         for queue in app.worker_queues.values()
-        if queue.name not in app.worker_handlers and queue.name not in needs_none
+        if queue.name not in app.worker_handlers and not takes_dead_letters(queue, app)
     ]
     warnings += [
-        f"{pool.place}: pool {pool.name!r} serves nothing: no queue with a handler here has pool={pool.attribute}"
+        f"{pool.location}: pool {pool.name!r} serves nothing: no queue with a handler here has pool={pool.attribute}"
         for pool in app.worker_pools.values()
         if all(handler.queue.pool is not pool for handler in app.worker_handlers.values())
     ]
     idle = [handler.queue for handler in app.worker_handlers.values() if not options[handler.queue.name].workers]
     whose = {queue.pool or queue: None for queue in idle}  # each pool once, however many queues it serves
     warnings += [
-        f"{one.place}: {_kind(one)} {one.name!r} has workers=0: its jobs wait for another service" for one in whose
+        f"{one.location}: {_kind(one)} {one.name!r} has workers=0: its jobs wait for another service" for one in whose
     ]
     return warnings + unknown_variables()
 

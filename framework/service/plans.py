@@ -11,9 +11,9 @@ from framework.model.extras import Extras
 from framework.model.job import Job
 from framework.model.options import QueueOptions
 from framework.model.schedules import Cron, Every, named
-from framework.service.codec import codec_for
-from framework.service.newjob import new_headers, new_ids
+from framework.service.codec import CONTENT_TYPE, codec_for
 from framework.service.queues import DeadLetter, Queue
+from framework.service.request import new_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,8 @@ class Plan:
     def job(self, tick: float, now: float) -> Job:
         """Return the job of a tick."""
         job_id, uid = new_ids()
-        return Job(
-            id=job_id, uid=uid, queue=self.queue, payload=self.payload, headers=new_headers(), enqueued_at=now,
-            ttl=self.options.ttl, scheduled_for=tick, extras=self.extras,
-        )  # fmt: skip
+        headers, ttl = {"content-type": CONTENT_TYPE}, self.options.ttl
+        return Job(job_id, uid, self.queue, self.payload, headers, now, ttl=ttl, scheduled_for=tick, extras=self.extras)
 
 
 def plans_of(queues: Iterable[Queue[Any]], options: Mapping[str, QueueOptions]) -> list[Plan]:
@@ -54,7 +52,7 @@ def plans_of(queues: Iterable[Queue[Any]], options: Mapping[str, QueueOptions]) 
         if not queue.schedules:
             continue
         if queue.payload_type is DeadLetter:
-            raise DeclarationError(f"{queue.place}: dead-letter queue {queue.name!r} cannot have schedules")
+            raise DeclarationError(f"{queue.location}: dead-letter queue {queue.name!r} cannot have schedules")
         given = options[queue.name]
         codec = codec_for(queue.payload_type, queue=queue.name, full_errors=given.full_errors)
         extras = Extras(fingerprint=codec.fingerprint)
@@ -62,11 +60,9 @@ def plans_of(queues: Iterable[Queue[Any]], options: Mapping[str, QueueOptions]) 
             try:
                 data = codec.encode(one.schedule.payload)
             except InvalidPayload as error:
-                raise DeclarationError(f"{queue.place}: schedule {one.key!r}: {error}") from None
-            if len(data) > given.max_payload_bytes:
-                raise DeclarationError(
-                    f"{queue.place}: schedule {one.key!r}: its payload has {len(data):,} bytes, max_payload_bytes is "
-                    f"{given.max_payload_bytes:,}"
-                )
+                raise DeclarationError(f"{queue.location}: schedule {one.key!r}: {error}") from None
+            if len(data) > (most := given.max_payload_bytes):
+                what = f"its payload has {len(data):,} bytes, max_payload_bytes is {most:,}"
+                raise DeclarationError(f"{queue.location}: schedule {one.key!r}: {what}")
             found.append(Plan(given, one.key, one.schedule, data, extras))
     return found

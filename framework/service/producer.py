@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import copy_context
-from datetime import datetime
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -26,16 +26,14 @@ from framework.model.errors import (
     PayloadTooLarge,
     SettingsError,
 )
-from framework.model.extras import Extras
-from framework.model.job import Job, JobId
-from framework.model.jobscope import running
+from framework.model.extras import NONE, Extras
+from framework.model.job import Job, JobId, running
 from framework.model.options import QueueOptions
-from framework.service.codec import Codec, codec_for
-from framework.service.codec.weight import LARGE, looks_large
+from framework.service.codec import CONTENT_TYPE, LARGE, Codec, codec_for, looks_large
 from framework.service.grouping import Line
 from framework.service.grouping.tickets import LoopTicket
-from framework.service.newjob import checked_id, first_moment, new_headers, new_ids, new_job
 from framework.service.queues import DeadLetter, Queue
+from framework.service.request import Request, checked_id, first_moment, new_ids
 
 # Jobs of `enqueue_many` that are stored together and share their syncs; limited, because they are held in memory.
 BATCH = 1024
@@ -64,6 +62,19 @@ class NoSending:
         return nullcontext([{} for _ in job_ids])
 
 
+@dataclass(slots=True)
+class _Opened:
+    """A queue that the engine has opened.
+
+    Attributes:
+        extras: the same for all its jobs. large: its last payload was large.
+    """
+
+    options: QueueOptions
+    extras: Extras = NONE
+    large: bool = False
+
+
 class Producer:
     """The producer of one process; safe in threads and event loops. Close it once.
 
@@ -88,66 +99,44 @@ class Producer:
     ) -> None:
         self._engine = engine
         self._resolve = options
-        self._options: dict[str, QueueOptions] = {}
-        self._extras: dict[str, Extras] = {}  # by queue: the same for all its jobs
+        self._opened: dict[str, _Opened] = {}
         self._codecs: dict[Queue[Any], Codec] = {}
-        self._large: set[str] = set()  # queues whose last payload was large
         self._sending = sending or NoSending()
         self._clock = clock
         self._line = Line(self._store)
         self.closed = False
 
-    def enqueue(
-        self,
-        queue: Queue[Any],
-        payload: Any,
-        *,
-        delay: float,
-        run_at: datetime | None,
-        job_id: str | None,
-        on_conflict: str,
-        connection: object | None = None,
-    ) -> JobId:
+    def enqueue(self, asked: Request) -> JobId:
         """Store one job and return its id. Raises what `Queue.enqueue` raises."""
-        job, headers = self._made(queue, payload, delay, run_at, job_id, on_conflict)
-        if connection is None:
+        job, headers = self._made(asked)
+        if asked.connection is None:
             stored = self._send(job, headers)
         else:
             engine = self._transactional()
-            with self._sending.one(queue.name, job.id, len(job.payload)) as carried:
+            with self._sending.one(job.queue, job.id, len(job.payload)) as carried:
                 headers.update(carried)
-                (stored,) = engine.enqueue_within(connection, [job])
+                (stored,) = engine.enqueue_within(asked.connection, [job])
         if stored.duplicate:
-            _tell_of_duplicate(queue.name, stored, on_conflict)
+            _tell_of_duplicate(job.queue, stored, asked.on_conflict)
         return stored
 
-    async def aenqueue(
-        self,
-        queue: Queue[Any],
-        payload: Any,
-        *,
-        delay: float,
-        run_at: datetime | None,
-        job_id: str | None,
-        on_conflict: str,
-        connection: object | None = None,
-    ) -> JobId:
+    async def aenqueue(self, asked: Request) -> JobId:
         """Store one job without blocking the event loop, and return its id.
 
         One thread stores for all coroutines. Large payloads are encoded in a thread, too. If a coroutine is cancelled
         while its job waits in line, the job is still stored.
         """
-        given = (queue, payload, delay, run_at, job_id, on_conflict)
-        if queue.name not in self._options or queue.name in self._large or looks_large(payload):
-            job, headers = await asyncio.to_thread(self._made, *given)
+        opened = self._opened.get(asked.queue.name)
+        if opened is None or opened.large or looks_large(asked.payload):
+            job, headers = await asyncio.to_thread(self._made, asked)
         else:
-            job, headers = self._made(*given)
-        (self._large.add if len(job.payload) > LARGE else self._large.discard)(queue.name)
-        if connection is not None:
+            job, headers = self._made(asked)
+        self._opened[job.queue].large = len(job.payload) > LARGE
+        if asked.connection is not None:
             engine = self._transactional()
-            with self._sending.one(queue.name, job.id, len(job.payload)) as carried:
+            with self._sending.one(job.queue, job.id, len(job.payload)) as carried:
                 headers.update(carried)
-                (stored,) = await engine.aenqueue_within(connection, [job])
+                (stored,) = await engine.aenqueue_within(asked.connection, [job])
         elif self._groups(job):
             ticket = self._join(job, headers)
             await ticket.future
@@ -155,7 +144,7 @@ class Producer:
         else:
             stored = await asyncio.to_thread(self._send, job, headers)
         if stored.duplicate:
-            _tell_of_duplicate(queue.name, stored, on_conflict)
+            _tell_of_duplicate(job.queue, stored, asked.on_conflict)
         return stored
 
     def enqueue_batch(
@@ -188,12 +177,13 @@ class Producer:
     @contextmanager
     def _batch(self, queue: Queue[Any], encoded: Sequence[bytes], delay: float) -> Iterator[list[Job]]:
         """Yield the jobs of encoded payloads, within the spans of their enqueue."""
-        options, extras, now = self._options[queue.name], self._extras[queue.name], self._clock()
+        opened, now = self._opened[queue.name], self._clock()
+        ttl, extras = opened.options.ttl, opened.extras
         not_before = first_moment(now, delay, None)
         ids = [new_ids() for _ in encoded]
         with self._sending.many(queue.name, [job_id for job_id, _ in ids]) as headers:
             yield [
-                new_job(i, data, new_headers(carried), options, extras, now=now, not_before=not_before, uid=uid)
+                Job(i, uid, queue.name, data, _headers(carried), now, not_before, ttl, False, None, (), extras)
                 for (i, uid), data, carried in zip(ids, encoded, headers, strict=True)
             ]
 
@@ -235,43 +225,35 @@ class Producer:
             self._line.close()
             self._engine.close()
 
-    def _declared(self, queue: Queue[Any]) -> QueueOptions:
-        options = self._options.get(queue.name)
-        if options is None:
+    def _open(self, queue: Queue[Any]) -> _Opened:
+        opened = self._opened.get(queue.name)
+        if opened is None:
             try:
-                options = self._resolve(queue)
-                self._engine.open([options])
+                opened = _Opened(self._resolve(queue))
+                self._engine.open([opened.options])
             except (SettingsError, EngineError) as error:
                 raise EnqueueFailed(f"queue {queue.name!r}: {error}") from error
             if queue.payload_type is not DeadLetter:
-                self._extras[queue.name] = Extras(fingerprint=self._codec(queue, options).fingerprint)
-            self._options[queue.name] = options
-        return options
+                opened.extras = Extras(fingerprint=self._codec(queue, opened.options).fingerprint)
+            self._opened[queue.name] = opened
+        return opened
 
-    def _made(
-        self,
-        queue: Queue[Any],
-        payload: Any,
-        delay: float,
-        run_at: datetime | None,
-        job_id: str | None,
-        on_conflict: str,
-    ) -> tuple[Job, dict[str, str]]:
+    def _made(self, asked: Request) -> tuple[Job, dict[str, str]]:
         """Return a job, checked and encoded, and its headers, to which the caller adds the trace's."""
-        if on_conflict not in ("keep", "raise"):
-            raise InvalidArgument(f"on_conflict={str(on_conflict)[:60]!r}: write 'keep' or 'raise'")
-        options = self._declared(queue)
+        if asked.on_conflict not in ("keep", "raise"):
+            raise InvalidArgument(f"on_conflict={str(asked.on_conflict)[:60]!r}: write 'keep' or 'raise'")
+        opened = self._open(asked.queue)
         now = self._clock()
-        not_before = first_moment(now, delay, run_at)
-        data = self._encode(queue, payload, options)
-        identity, uid = new_ids()
-        if chosen := job_id is not None:
-            identity = checked_id(job_id)
-        headers = new_headers()
-        extras = self._extras[queue.name]
-        return new_job(
-            identity, data, headers, options, extras, now=now, not_before=not_before, uid=uid, chosen=chosen
-        ), headers
+        not_before = first_moment(now, asked.delay, asked.run_at)
+        data = self._encode(asked.queue, asked.payload, opened.options)
+        job_id, uid = new_ids()
+        if chosen := asked.job_id is not None:
+            job_id = checked_id(asked.job_id)
+        headers = _headers({})
+        name, ttl = asked.queue.name, opened.options.ttl
+        # By position, which is faster: every job comes through here.
+        job = Job(job_id, uid, name, data, headers, now, not_before, ttl, chosen, None, (), opened.extras)
+        return job, headers
 
     def _codec(self, queue: Queue[Any], options: QueueOptions) -> Codec:
         if queue.payload_type is DeadLetter:
@@ -291,7 +273,7 @@ class Producer:
 
     def _encoded(self, queue: Queue[Any], payloads: Iterable[Any]) -> Iterator[list[bytes]]:
         """Yield the encoded payloads in parts that are stored together. An error names the number of its payload."""
-        options = self._declared(queue)
+        options = self._open(queue).options
         if isinstance(payloads, (BaseModel, str, bytes, Mapping)):  # iterable, and surely one payload
             raise InvalidPayload(
                 f"queue {queue.name!r}: enqueue_many takes an iterable of payloads, not one {type(payloads).__name__}"
@@ -322,7 +304,7 @@ class Producer:
         except Exception as error:  # a bug, or an unexpected error of a driver: neither success nor failure
             ids = ", ".join(job.id for job in jobs[:3])
             raise EnqueueUncertain(
-                f"queue {jobs[0].queue!r}: nobody knows whether {ids} was queued: {error!r}", job_id=jobs[0].id
+                f"queue {jobs[0].queue!r}: {ids} may or may not be queued: {error!r}", job_id=jobs[0].id
             ) from error
 
 
@@ -334,6 +316,11 @@ def _listing(stored: Sequence[JobId]) -> Iterator[None]:
     except EnqueueError as error:
         error.enqueued = (*stored, *error.enqueued)
         raise
+
+
+def _headers(carried: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers of a job: the type of its payload, and those that carry the context of its trace."""
+    return {"content-type": CONTENT_TYPE, **carried}
 
 
 def _tell_of_duplicate(queue: str, job_id: JobId, on_conflict: str) -> None:

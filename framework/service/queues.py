@@ -1,4 +1,4 @@
-"""The declaration of a queue, which a service writes as a class attribute.
+"""The declarations of queues and pools, which a service writes as class attributes.
 
 Nothing here stores a job. `Queue.enqueue` gets the process's producer from `opener`, which `framework/__init__`
 installs, because imports must not go up.
@@ -6,23 +6,18 @@ installs, because imports must not go up.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, overload
 
-from framework.model.errors import DeclarationError
+from framework.model.errors import DeclarationError, caller_location
 from framework.model.job import Context, Failure, JobId, Reason
-from framework.model.options import NAME as NAME
-from framework.model.options import QueueOptions as QueueOptions
-from framework.model.options import check_name as check_name
-from framework.model.options import in_pool, parse_size
-from framework.model.places import caller_place
+from framework.model.options import PoolOptions, QueueOptions, Slo, in_pool, parse_size
 from framework.model.retry import RetryPolicy, Seconds, seconds
 from framework.model.schedules import Cron, Every, named
-from framework.model.slo import Slo
-from framework.service.pools import Pool
+from framework.service.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,66 +47,14 @@ class DeadLetter:
     attempts: Sequence[Failure]
 
 
-def _name_of(dead_letter: object) -> str | None:
-    if isinstance(dead_letter, Queue):
-        return dead_letter.name
-    if dead_letter is not None:
-        raise TypeError(f"dead_letter={_given(dead_letter)}: give the queue itself, not its {_what(dead_letter)}")
-    return None
-
-
-def _given(value: object) -> str:
-    return value.__name__ if isinstance(value, type) else repr(value)
-
-
-def _what(value: object) -> str:
-    return "class" if isinstance(value, type) else "name"
-
-
-def _check_pool(pool: object, weight: int | None, **given: object) -> None:
-    """Raise ValueError or TypeError for an option that belongs to the pool, or that has an effect only in a pool."""
-    if pool is None:
-        if weight is not None:
-            raise ValueError(f"weight={weight} counts among the queues of a pool: add pool=, or remove it")
-        return
-    if not isinstance(pool, Pool):
-        raise TypeError(f"pool={_given(pool)}: give the pool itself, not its {_what(pool)}")
-    for name, value in given.items():
-        if value is not None:
-            raise ValueError(f"{name}={value!r} is an option of pool {pool.name!r} ({pool.place}): write it there")
-
-
 class Sender(Protocol):
     """The interface that `Queue` needs from a producer."""
 
-    def enqueue(
-        self,
-        queue: Queue[Any],
-        payload: Any,
-        *,
-        delay: float,
-        run_at: datetime | None,
-        job_id: str | None,
-        on_conflict: str,
-        connection: object | None,
-    ) -> JobId: ...
-
-    async def aenqueue(
-        self,
-        queue: Queue[Any],
-        payload: Any,
-        *,
-        delay: float,
-        run_at: datetime | None,
-        job_id: str | None,
-        on_conflict: str,
-        connection: object | None,
-    ) -> JobId: ...
-
+    def enqueue(self, asked: Request) -> JobId: ...
+    async def aenqueue(self, asked: Request) -> JobId: ...
     def enqueue_batch(
         self, queue: Queue[Any], payloads: Iterable[Any], *, delay: float, connection: object | None
     ) -> list[JobId]: ...
-
     async def aenqueue_batch(
         self, queue: Queue[Any], payloads: Iterable[Any], *, delay: float, connection: object | None
     ) -> list[JobId]: ...
@@ -124,7 +67,56 @@ def _no_opener(queue: Queue[Any]) -> Sender:
 opener: Callable[[Queue[Any]], Sender] = _no_opener
 
 
-class Queue(Generic[P]):
+class _Declared:
+    """What queues and pools have in common: a name, the source location, and the class attribute that declares it."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.location = name, caller_location()
+        self.attribute = self.owner = ""
+
+    def __set_name__(self, owner: type, attribute: str) -> None:
+        if not self.attribute:
+            self.attribute, self.owner = attribute, owner.__name__
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
+
+class Pool(_Declared):
+    """Worker processes that serve all queues that name the pool. Its handlers are all async, or all sync.
+
+    Write `light = Pool("light", concurrency=20)` beside `mails = Queue[Mail]("mails", pool=light)`.
+
+    Args:
+        name: 1 to 100 characters of `a-z 0-9 . _ -`; its processes are `light/0`, `light/1`.
+        workers: processes; 0 is legal: then no worker of this service runs its queues.
+        concurrency: jobs at once in one process, of all its queues together: on an event loop for async handlers, in
+            threads for sync ones.
+        max_jobs_per_process: a process is replaced after so many jobs.
+        max_memory: a process is replaced above so much resident memory, for instance `512MiB`.
+
+    Raises:
+        DeclarationError: an option is out of its range; the message names file and line.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        workers: int = 1,
+        concurrency: int = 1,
+        max_jobs_per_process: int | None = None,
+        max_memory: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        try:
+            memory = parse_size(max_memory)
+            self.options = PoolOptions(name, "", workers, concurrency, max_jobs_per_process, memory)
+        except (ValueError, TypeError) as error:
+            raise DeclarationError(f"{self.location}: {error}") from None
+
+
+class Queue(_Declared, Generic[P]):
     """The declaration of a queue, as in `Queue[Delivery]("deliveries")`; pydantic must be able to validate the type.
 
     Args:
@@ -172,42 +164,23 @@ class Queue(Generic[P]):
         max_memory: str | None = None,
         slo: Slo | None = None,
     ) -> None:
-        self.name, self.place = name, caller_place()
-        self.attribute = self.owner = ""
+        super().__init__(name)
         self.dead_letter, self.schedules, self.pool = dead_letter, tuple(schedules), pool
         self._connected: list[Sender] = []
+        processes: dict[str, Any] = {"workers": workers, "concurrency": concurrency}
+        processes["max_jobs_per_process"] = max_jobs_per_process
         try:
-            _check_pool(
-                pool, weight, workers=workers, concurrency=concurrency, max_jobs_per_process=max_jobs_per_process,
-                max_memory=max_memory,
-            )  # fmt: skip
+            _check_pool(pool, weight, processes | {"max_memory": max_memory})
             options = QueueOptions(
-                name=name,
-                workers=1 if workers is None else workers,
-                concurrency=1 if concurrency is None else concurrency,
-                weight=1 if weight is None else weight,
-                timeout=None if timeout is None else seconds(timeout),
-                kill_after=seconds(kill_after),
-                retry=retry or RetryPolicy(),
-                dead_letter=_name_of(dead_letter),
-                ttl=None if ttl is None else seconds(ttl),
-                max_length=max_length,
-                max_payload_bytes=max_payload_bytes,
-                max_jobs_per_process=max_jobs_per_process,
-                max_memory=parse_size(max_memory),
-                slo=slo,
-            )
+                name, weight=1 if weight is None else weight, timeout=_seconds(timeout), kill_after=seconds(kill_after),
+                retry=retry or RetryPolicy(), dead_letter=_name_of(dead_letter), ttl=_seconds(ttl),
+                max_length=max_length, max_payload_bytes=max_payload_bytes, max_memory=parse_size(max_memory), slo=slo,
+                **{option: value for option, value in processes.items() if value is not None},
+            )  # fmt: skip
             self.options = options if pool is None else in_pool(options, pool.options)
             named(self.schedules)
         except (ValueError, TypeError) as error:
-            raise DeclarationError(f"{self.place}: {error}") from None
-
-    def __set_name__(self, owner: type, attribute: str) -> None:
-        if not self.attribute:
-            self.attribute, self.owner = attribute, owner.__name__
-
-    def __repr__(self) -> str:
-        return f"<Queue {self.name!r}>"
+            raise DeclarationError(f"{self.location}: {error}") from None
 
     @property
     def payload_type(self) -> Any:
@@ -215,7 +188,9 @@ class Queue(Generic[P]):
         alias = getattr(self, "__orig_class__", None)
         if alias is None:
             where = f"{self.owner}.{self.attribute}" if self.owner else f"queue {self.name!r}"
-            raise DeclarationError(f'{self.place}: {where} has no payload type: write Queue[YourModel]("{self.name}")')
+            raise DeclarationError(
+                f'{self.location}: {where} has no payload type: write Queue[YourModel]("{self.name}")'
+            )
         return alias.__args__[0]
 
     @overload
@@ -225,11 +200,11 @@ class Queue(Generic[P]):
     def handler(self, fn: Callable[..., Any] | None = None, /) -> Callable[..., Any]:
         """Mark a method as this queue's handler and return it unchanged."""
         if fn is None:
-            raise DeclarationError(f"{caller_place()}: write @….handler without parentheses: queue {self.name!r}")
+            raise DeclarationError(f"{caller_location()}: write @….handler without parentheses: queue {self.name!r}")
         try:
             marks: list[Queue[Any]] = fn.__dict__.setdefault("__worker_queues__", [])
         except AttributeError:  # a class, a property, a builtin
-            what = f"{caller_place()}: @….handler of queue {self.name!r} stands above"
+            what = f"{caller_location()}: @….handler of queue {self.name!r} stands above"
             raise DeclarationError(f"{what} {type(fn).__name__}: a handler is a plain method") from None
         marks.append(self)
         return fn
@@ -259,10 +234,8 @@ class Queue(Generic[P]):
             InvalidPayload, InvalidArgument, PayloadTooLarge, QueueFull, EnqueueFailed, Duplicate: not queued.
             EnqueueUncertain: the job may or may not be queued.
         """
-        return self.sender().enqueue(
-            self, payload, delay=seconds(delay), run_at=run_at, job_id=job_id, on_conflict=on_conflict,
-            connection=connection,
-        )  # fmt: skip
+        asked = Request(self, payload, seconds(delay), run_at, job_id, on_conflict, connection)
+        return self.sender().enqueue(asked)
 
     async def aenqueue(
         self,
@@ -279,10 +252,8 @@ class Queue(Generic[P]):
 
         If it is cancelled, the job may still be stored.
         """
-        return await self.sender().aenqueue(
-            self, payload, delay=seconds(delay), run_at=run_at, job_id=job_id, on_conflict=on_conflict,
-            connection=connection,
-        )  # fmt: skip
+        asked = Request(self, payload, seconds(delay), run_at, job_id, on_conflict, connection)
+        return await self.sender().aenqueue(asked)
 
     def enqueue_many(
         self, payloads: Iterable[P], /, *, delay: Seconds = 0, connection: object | None = None
@@ -313,3 +284,36 @@ class Queue(Generic[P]):
             yield
         finally:
             self._connected.remove(sender)
+
+
+def _seconds(value: Seconds | None) -> float | None:
+    return None if value is None else seconds(value)
+
+
+def _name_of(dead_letter: object) -> str | None:
+    if isinstance(dead_letter, Queue):
+        return dead_letter.name
+    if dead_letter is not None:
+        raise TypeError(f"dead_letter={_given(dead_letter)}: give the queue itself, not its {_what(dead_letter)}")
+    return None
+
+
+def _check_pool(pool: object, weight: int | None, given: Mapping[str, object]) -> None:
+    """Raise ValueError or TypeError for an option that belongs to the pool, or that has an effect only in a pool."""
+    if pool is None:
+        if weight is not None:
+            raise ValueError(f"weight={weight} counts among the queues of a pool: add pool=, or remove it")
+        return
+    if not isinstance(pool, Pool):
+        raise TypeError(f"pool={_given(pool)}: give the pool itself, not its {_what(pool)}")
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"{name}={value!r} is an option of pool {pool.name!r} ({pool.location}): write it there")
+
+
+def _given(value: object) -> str:
+    return value.__name__ if isinstance(value, type) else repr(value)
+
+
+def _what(value: object) -> str:
+    return "class" if isinstance(value, type) else "name"

@@ -6,19 +6,15 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as NotJSON
 
 from framework.model.errors import SettingsError
-from framework.model.options import PoolOptions, QueueOptions, in_pool, parse_size
-from framework.model.retry import LONGEST, RetryPolicy
+from framework.model.retry import LONGEST
 from framework.model.text.redaction import HIDDEN
-from framework.service.pools import Pool
-from framework.service.queues import Queue
 
 PREFIX = "WORKER_"
 # Read by the command line, not by Settings.
@@ -26,8 +22,6 @@ OTHER_VARIABLES = frozenset({"WORKER_MODULE"})
 # Old names, which count if the new name is not set.
 RENAMED = {"WORKER_BROKER_URL": "WORKER_ENGINE_URL"}
 
-
-Options = TypeVar("Options", QueueOptions, PoolOptions)
 _ANY_CASE = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
 _LOWER_KEYS = AfterValidator(lambda values: {name.lower(): value for name, value in values.items()})  # of JSON
 _MayBeZero = Annotated[float, Field(ge=0, le=LONGEST, allow_inf_nan=False)]
@@ -63,21 +57,15 @@ class PoolOverride(BaseModel):
     max_memory: str | None = None
 
 
-class QueueOverride(BaseModel):
-    """The options of a queue that the environment may change; `none` means no limit where a limit is optional."""
+class QueueOverride(PoolOverride):
+    """The options of a queue that the environment may change; in a pool not those of the pool."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    workers: int | None = None
-    concurrency: int | None = None
     weight: int | None = None
     timeout: float | Literal["none"] | None = None
     kill_after: float | None = None
     ttl: float | Literal["none"] | None = None
     max_length: int | Literal["none"] | None = None
     max_payload_bytes: int | None = None
-    max_jobs_per_process: int | Literal["none"] | None = None
-    max_memory: str | None = None
     retry: RetryOverride = Field(default_factory=RetryOverride)
 
 
@@ -129,81 +117,15 @@ class Settings(BaseSettings):
     @classmethod
     def _old_names(cls, values: dict[str, Any]) -> dict[str, Any]:
         for old, new in RENAMED.items():
-            old_field, field = _field(old), _field(new)
-            found = values.pop(old_field, os.environ.get(old))
+            found = values.pop(old.removeprefix(PREFIX).lower(), os.environ.get(old))
             if found is not None:
-                values.setdefault(field, found)
+                values.setdefault(new.removeprefix(PREFIX).lower(), found)
         return values
 
     @property
     def drain_seconds(self) -> float | None:
         """Return the length of a drain in seconds; None = no limit."""
         return None if self.drain == "none" else float(self.drain)
-
-    def options(self, queue: Queue[Any]) -> QueueOptions:
-        """Return a queue's options with its overrides. Raises SettingsError, which names the variable."""
-        base = replace(queue.options, attribute=queue.attribute, full_errors=self.payload_errors == "full")
-        if queue.pool is not None:
-            base = in_pool(base, self.pool(queue.pool))
-        wanted = self.queues.get(queue.attribute.lower())
-        if wanted is None:
-            return base
-        variable = f"{PREFIX}QUEUES__{queue.attribute.upper()}"
-        retry = wanted.retry.model_dump(exclude_none=True)
-        changes = wanted.model_dump(exclude={"retry"}, exclude_none=True)
-        _check_pooled(variable, changes, queue.pool)
-        try:
-            return _changed(base, changes, **({"retry": _retry(base.retry, retry)} if retry else {}))
-        except ValueError as error:
-            raise SettingsError(f"{variable}__{_option_in(str(error))}: {error}") from None
-
-    def pool(self, pool: Pool) -> PoolOptions:
-        """Return a pool's options with its overrides. Raises SettingsError, which names the variable."""
-        base, wanted = replace(pool.options, attribute=pool.attribute), self.pools.get(pool.attribute.lower())
-        if wanted is None:
-            return base
-        try:
-            return _changed(base, wanted.model_dump(exclude_none=True))
-        except ValueError as error:
-            variable = f"{PREFIX}POOLS__{pool.attribute.upper()}__{_option_in(str(error))}"
-            raise SettingsError(f"{variable}: {error}") from None
-
-
-def _changed(base: Options, values: Mapping[str, Any], **more: Any) -> Options:
-    """Return the options with these values in place of their own. Raises ValueError."""
-    changes: dict[str, Any] = {name: None if value == "none" else value for name, value in values.items()} | more
-    if "max_memory" in changes:
-        changes["max_memory"] = parse_size(changes["max_memory"])
-    return replace(base, **changes)
-
-
-def _check_pooled(variable: str, changes: Mapping[str, Any], pool: Pool | None) -> None:
-    """Raise SettingsError for an option that belongs to the pool, or that has an effect only in a pool."""
-    if pool is None:
-        if "weight" in changes:
-            raise SettingsError(f"{variable}__WEIGHT: the queue is in no pool, where alone a weight counts")
-        return
-    for name in PoolOverride.model_fields:
-        if name in changes:
-            instead = f"{PREFIX}POOLS__{pool.attribute.upper()}__{name.upper()}"
-            raise SettingsError(f"{variable}__{name.upper()}: pool {pool.name!r} serves the queue: set {instead}")
-
-
-def _field(variable: str) -> str:
-    return variable.removeprefix(PREFIX).lower()
-
-
-def _retry(base: RetryPolicy, changes: Mapping[str, Any]) -> RetryPolicy:
-    fields = ("max_retries", "first_delay", "factor", "max_delay", "jitter", "give_up_on")
-    try:
-        return RetryPolicy(**{name: changes.get(name, getattr(base, name)) for name in fields})
-    except ValueError as error:
-        raise ValueError(f"retry__{error}") from None
-
-
-def _option_in(message: str) -> str:
-    """Return the option that a message `option=value: …` is about, as it is written in a variable."""
-    return message.split("=")[0].split(" ")[0].upper()
 
 
 def load_settings(**values: Any) -> Settings:
@@ -232,10 +154,10 @@ def _explain(errors: Iterable[Mapping[str, Any]]) -> str:
     )
 
 
-def _variable(place: Sequence[int | str]) -> str:
+def _variable(path: Sequence[int | str]) -> str:
     """Return the variable of a location in pydantic's errors, without the names of alternatives behind it."""
-    depth = 3 if place[0] == "pools" else 1 if place[0] != "queues" else 4 if "retry" in place[2:3] else 3
-    return PREFIX + "__".join(str(part).upper() for part in place[:depth])
+    depth = 3 if path[0] == "pools" else 1 if path[0] != "queues" else 4 if "retry" in path[2:3] else 3
+    return PREFIX + "__".join(str(part).upper() for part in path[:depth])
 
 
 def _complaint(variable: str, error: Mapping[str, Any]) -> str:

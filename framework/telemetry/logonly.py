@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from framework.model.attempt import Attempt, NoTracing
-from framework.model.jobscope import keys_of
+from framework.model.job import keys_of
 from framework.service.app import Logger
 from framework.telemetry.logs.logs import Logs
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from framework.model.slo import WAIT_BOUNDS
+from framework.model.options import WAIT_BOUNDS
 
 SCOPE: Final = "continuum-worker"
 DISTRIBUTION: Final = "continuum-worker"

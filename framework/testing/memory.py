@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Awaitable, Generator, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
-from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from framework.engine.memory.engine import MemoryEngine, MemoryStore
@@ -19,8 +18,9 @@ from framework.model.job import Failure, Lease
 from framework.model.options import QueueOptions
 from framework.model.outcome import JobInterrupted, Reject, RetryLater, Settlement
 from framework.service import queues as _queues
-from framework.service.app import Slot, WorkerApp, as_declared, declared_dead_letters
+from framework.service.app import Slot, WorkerApp
 from framework.service.codec import codec_for
+from framework.service.options import resolve
 from framework.service.producer import Producer
 from framework.service.queues import DeadLetter, Queue
 from framework.testing.fakes import Fakes
@@ -49,6 +49,18 @@ class Clock:
         return self.now
 
 
+class _Tally:
+    """The number of attempts in a drain, and the error that ended it."""
+
+    runs = 0
+    error: BaseException | None = None
+
+    def result(self) -> int:
+        if self.error is not None:
+            raise self.error
+        return self.runs
+
+
 class Harness(Generic[A]):
     """An app and its queues in memory; made by `harness`.
 
@@ -67,7 +79,6 @@ class Harness(Generic[A]):
         self._clock = Clock()
         self._store = MemoryStore()
         self._engine = MemoryEngine(self._store, incarnation="harness", clock=self._clock)
-        self._letters = declared_dead_letters(app.worker_queues.values())
         self._engine.open([self._options(queue) for queue in app.worker_queues.values()])
         self._producer = Producer(self._engine, options=self._options, clock=self._clock)
         self.fakes = Fakes(app)
@@ -84,9 +95,9 @@ class Harness(Generic[A]):
     def dead(self, queue: Queue[P], /) -> list[DeadLetter]:
         """Return the dead letters whose home is the queue, wherever they are; for a dead-letter queue all that it
         holds."""
-        places: list[Queue[Any]] = [queue, queue.dead_letter] if queue.dead_letter is not None else [queue]
-        self._engine.open([self._options(place) for place in places])
-        views = [view for place in places for view in self._browse(place.name, "dead", "delayed", "ready")]
+        both: list[Queue[Any]] = [queue, queue.dead_letter] if queue.dead_letter is not None else [queue]
+        self._engine.open([self._options(one) for one in both])
+        views = [view for one in both for view in self._browse(one.name, "dead", "delayed", "ready")]
         return [_letter(view) for view in views if view.is_letter and queue.name in (view.queue, view.job.queue)]
 
     def drain(self, *queues: Queue[Any], raise_errors: bool = True) -> int:
@@ -108,47 +119,25 @@ class Harness(Generic[A]):
             ValueError: a queue has no handler.
         """
         refuse_loop()
-        runs = 0
+        tally = _Tally()
         with self.fakes.drain(), Loop(self.app, self.fakes) as loop:
-            for executor, lease in self._due(queues):
-                attempt = executor.attempt(lease)
-                if executor.handler.is_async:
-                    loop.run(executor.run_async(attempt, call=_await), self._slot(executor))
-                else:
-                    executor.run(attempt)
-                self._settle(attempt)
-                runs += 1
-                if (error := self._raised(attempt, raise_errors)) is not None:
-                    raise error
-                clear_locals(attempt.error)
-        return runs
+            for executor, attempt in self._async_attempts(queues, raise_errors, tally):
+                loop.run(executor.run_async(attempt, call=_await), self._slot(executor))
+        return tally.result()
 
     async def adrain(self, *queues: Queue[Any], raise_errors: bool = True) -> int:
         """Drain as `drain` does, in a running event loop; sync handlers block the loop."""
-        runs = 0
-        error: BaseException | None = None
+        tally, entered = _Tally(), False
         async with AsyncExitStack() as opened:
             opened.enter_context(self.fakes.drain())
-            entered = False
-            for executor, lease in self._due(queues):
-                attempt = executor.attempt(lease)
-                if executor.handler.is_async:
-                    if not entered:
-                        self.fakes.look()
-                        await opened.enter_async_context(self.app.alifespan(self._slot(executor)))
-                        opened.enter_context(self.fakes.jobs())
-                        entered = True
-                    await stay_cancelled(executor.run_async(attempt, call=_await))
-                else:
-                    executor.run(attempt)
-                self._settle(attempt)
-                runs += 1
-                if (error := self._raised(attempt, raise_errors)) is not None:
-                    break
-                clear_locals(attempt.error)
-        if error is not None:  # raised outside the block above, where a task group in alifespan would wrap it
-            raise error
-        return runs
+            for executor, attempt in self._async_attempts(queues, raise_errors, tally):
+                if not entered:
+                    self.fakes.look()
+                    await opened.enter_async_context(self.app.alifespan(self._slot(executor)))
+                    opened.enter_context(self.fakes.jobs())
+                    entered = True
+                await stay_cancelled(executor.run_async(attempt, call=_await))
+        return tally.result()  # an error is raised outside the block, where a task group in alifespan would wrap it
 
     @contextmanager
     def installed(self) -> Generator[None, None, None]:
@@ -162,6 +151,23 @@ class Harness(Generic[A]):
                 yield
         finally:
             _queues.opener = previous
+
+    def _async_attempts(
+        self, queues: Sequence[Queue[Any]], raise_errors: bool, tally: _Tally
+    ) -> Iterator[tuple[Executor, Attempt]]:
+        """Run and settle jobs until one raises; yield the attempts of async jobs, for the caller to run."""
+        for executor, lease in self._due(queues):
+            attempt = executor.attempt(lease)
+            if executor.handler.is_async:
+                yield executor, attempt
+            else:
+                executor.run(attempt)
+            self._settle(attempt)
+            tally.runs += 1
+            tally.error = self._raised(attempt, raise_errors)
+            if tally.error is not None:
+                return
+            clear_locals(attempt.error)
 
     def _due(self, queues: Sequence[Queue[Any]]) -> Iterator[tuple[Executor, Lease]]:
         """Yield the leases to run and settle; move the clock forward when no job is due."""
@@ -216,9 +222,7 @@ class Harness(Generic[A]):
 
     def _options(self, queue: Queue[Any]) -> QueueOptions:
         """Return a queue's options as declared; the environment of the test's machine does not change them."""
-        letters = self._letters | declared_dead_letters([queue])
-        options = replace(queue.options, attribute=queue.attribute)
-        return as_declared(type(self.app), options, is_dead_letter=queue.name in letters)
+        return resolve(queue, None, type(self.app))
 
     def _executor(self, name: str) -> Executor:
         handler = self.app.worker_handlers[name]

@@ -6,10 +6,12 @@ import importlib
 import json
 from contextlib import nullcontext
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from framework.cli.queues import _object, _row
+from framework.cli.service import Look
 from framework.engine.port import QueueStats
 from framework.model.errors import EngineUnavailable
 from tests.support.command import Cli
@@ -119,9 +121,10 @@ class PartlyDamaged:
 def looked_at(monkeypatch: pytest.MonkeyPatch, *damaged: str) -> int:
     """The exit code of the command with two queues, `a` and `b`."""
     both = [SimpleNamespace(name="a"), SimpleNamespace(name="b")]
-    service = SimpleNamespace(queues=both, open_queues=both, refused={})
+    service: Any = SimpleNamespace(queues=both)
+    engine: Any = PartlyDamaged(*damaged)
     monkeypatch.setattr(cli_queues, "load_service", lambda module: service)
-    monkeypatch.setattr(cli_queues, "opened", lambda service: nullcontext(PartlyDamaged(*damaged)))
+    monkeypatch.setattr(cli_queues, "opened", lambda service: nullcontext(Look(service, engine, {})))
     code = cli_queues.queues.callback(("shop",), as_json=True)  # type: ignore[misc]
     assert isinstance(code, int)
     return code

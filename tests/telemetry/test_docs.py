@@ -93,7 +93,7 @@ def test_the_examples_run(path: str, tests: int) -> None:
 
 def test_all_that_a_handler_is_told_is_listed() -> None:
     page = (PAGE.parents[1] / "docs/handlers.md").read_text(encoding="utf-8")
-    section = page.partition("## What a handler is told")[2].partition("\n## ")[0]
+    section = page.partition("## What a handler gets")[2].partition("\n## ")[0]
     listed = set(re.findall(r"`(\w+)`", section))
     told = {field.name for kind in (Context, DeadLetter, Failure) for field in fields(kind)}
     told |= {name for name in vars(Context) if isinstance(vars(Context)[name], property)} | set(get_args(Reason))

@@ -33,6 +33,7 @@ from framework.model.errors import InvalidPayload
 from framework.model.events import Event, JobFinished
 from framework.model.outcome import Reject
 from framework.service.codec import Codec, UndecodablePayload
+from framework.service.options import resolve
 from framework.service.settings import load_settings
 from framework.worker.executor import Executor
 from tests.unit.helpers import a_lease
@@ -196,7 +197,7 @@ def finished(payload_type: Any, data: bytes, *, full: bool = False) -> JobFinish
 
     settings = load_settings(payload_errors="full" if full else "types")
     events: list[Event] = []
-    options = settings.options(App.jobs)
+    options = resolve(App.jobs, settings)
     executor = Executor(App(), App.worker_handlers["jobs"], options, tracing=NoTracing(), emit=events.append)
     executor.run(executor.attempt(a_lease(data)))
     (event,) = events

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from framework import Duplicate, EnqueueUncertain
-from framework.service.grouping import state
+from framework.service.grouping import tickets as state
 from tests.unit.grouped import PATIENCE, World, worlds
 
 

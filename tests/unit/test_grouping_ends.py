@@ -236,12 +236,12 @@ def test_what_stands_in_line_when_the_process_ends_is_stored_first(tmp_path: Pat
 
 RANDOM = """
 import os, sys
-from framework.service import randomness
+from framework.service import request
 
 def say():
-    os.write(1, "".join(f"{randomness.random_bytes().hex()}\\n" for _ in range(300)).encode())
+    os.write(1, "".join(f"{request.random_bytes().hex()}\\n" for _ in range(300)).encode())
 
-randomness.random_bytes()
+request.random_bytes()
 if os.fork() == 0:  # with a pool that is filled
     say()
     os._exit(0)
@@ -258,7 +258,7 @@ def fork_meanwhile(size):  # as a signal handler may, at any point: both go on w
 
 say()
 os.urandom = fork_meanwhile
-randomness._pool.clear()
+request._pool.clear()
 say()
 """
 

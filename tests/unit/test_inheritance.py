@@ -12,7 +12,7 @@ import pytest
 
 from framework import Context, DeadLetter, Queue, WorkerApp
 from framework.model.errors import DeclarationError
-from framework.service.app import declared_dead_letters
+from framework.service.options import all_queues, takes_dead_letters
 from framework.testing import harness
 from tests.unit.helpers import FIRST, load_service, refusal
 
@@ -73,7 +73,7 @@ def test_an_override_needs_no_decorator() -> None:
         Contract.numbers.enqueue(4)
         t.drain()
         assert t.app.seen == [8]
-    assert Doubled.worker_handlers["numbers"].place != Leaf.worker_handlers["numbers"].place
+    assert Doubled.worker_handlers["numbers"].location != Leaf.worker_handlers["numbers"].location
 
 
 def test_an_override_may_become_async() -> None:
@@ -189,7 +189,7 @@ def test_queues_know_their_names() -> None:
         "Contract",
         int,
     )
-    assert declared_dead_letters(Leaf.worker_queues.values()) == {"dead"}
+    assert {name for name, queue in all_queues(Leaf).items() if takes_dead_letters(queue, Leaf)} == {"dead"}
     assert repr(Contract.numbers) == "<Queue 'numbers'>"
 
 

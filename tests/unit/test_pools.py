@@ -16,6 +16,8 @@ from framework.model.job import Lease
 from framework.runner.crews import crews_of
 from framework.runner.resolving import check, resolve
 from framework.service.app import Slot
+from framework.service.options import resolve as resolve_queue
+from framework.service.options import resolve_pool
 from framework.service.settings import load_settings
 from framework.worker.gate.turns import Turns
 from tests.unit.helpers import FIRST, a_lease, refusal
@@ -65,7 +67,7 @@ def test_settings_of_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORKER_POOLS__LIGHT__MAX_JOBS_PER_PROCESS", "none")
     monkeypatch.setenv("WORKER_QUEUES__MAILS__WEIGHT", "9")
     settings = load_settings()
-    pool, mails = settings.pool(Base.light), settings.options(Relay.mails)
+    pool, mails = resolve_pool(Base.light, settings), resolve_queue(Relay.mails, settings)
     assert (pool.workers, pool.concurrency, pool.max_memory, pool.max_jobs_per_process) == (5, 4, 2**31, None)
     assert (mails.workers, mails.weight) == (5, 9)
     assert crews_of(Relay, settings, resolve(Relay, settings), ["mails"])["light"].options == pool

@@ -248,7 +248,7 @@ def test_no_payloads(engine: Engine) -> None:
         (EngineError("unsafe root"), EnqueueFailed, "queue 'items': not queued: unsafe root"),
         (EnqueueFailed("said by the engine"), EnqueueFailed, "said by the engine"),
         (QueueFull("no room"), QueueFull, "no room"),
-        (OSError(5, "I/O"), EnqueueUncertain, "queue 'items': nobody knows whether a was queued: OSError"),
+        (OSError(5, "I/O"), EnqueueUncertain, "queue 'items': a may or may not be queued: OSError"),
         (EnqueueUncertain("fsync", job_id="a"), EnqueueUncertain, "fsync"),
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 from framework import Queue, RetryPolicy, Settings, WorkerApp
 from framework.model.errors import SettingsError
 from framework.model.options import QueueOptions
+from framework.service.options import resolve
 from framework.service.settings import check_names, load_dotenv, load_settings, unknown_variables
 
 
@@ -28,14 +29,14 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
 def options(monkeypatch: pytest.MonkeyPatch, **variables: str) -> QueueOptions:
     for name, value in variables.items():
         monkeypatch.setenv(f"WORKER_QUEUES__DELIVERIES__{name}", value)
-    return load_settings().options(Relay.deliveries)
+    return resolve(Relay.deliveries, load_settings())
 
 
 def read() -> None:
     settings = load_settings()
     check_names(settings, Relay.worker_queues, Relay.worker_pools)
     for queue in Relay.worker_queues.values():
-        settings.options(queue)
+        resolve(queue, settings)
 
 
 def refused(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
@@ -51,8 +52,8 @@ def test_defaults() -> None:
     settings = load_settings()
     assert (settings.engine_url, settings.drain_seconds) == ("spool:./var/spool", 25.0)
     assert (settings.restart_budget, settings.restart_window) == (10, 60.0)
-    assert settings.options(Relay.deliveries).attribute == "deliveries"
-    assert settings.options(Relay.deliveries).timeout == 10.0
+    assert resolve(Relay.deliveries, settings).attribute == "deliveries"
+    assert resolve(Relay.deliveries, settings).timeout == 10.0
 
 
 @pytest.mark.parametrize(
@@ -101,8 +102,8 @@ def test_the_key_is_the_attribute_in_any_case(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("WORKER_QUEUES__BIG_REPORTS__WORKERS", "6")
     settings = load_settings()
     check_names(settings, Relay.worker_queues, Relay.worker_pools)
-    assert settings.options(Relay.Big_Reports).workers == 6
-    assert settings.options(Relay.deliveries).workers == 1
+    assert resolve(Relay.Big_Reports, settings).workers == 6
+    assert resolve(Relay.deliveries, settings).workers == 1
 
 
 def test_plain_settings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from framework import Queue, Slo
 from framework.admin.rules import burn_limit
 from framework.model.errors import DeclarationError
-from framework.model.slo import WAIT_BOUNDS
+from framework.model.options import WAIT_BOUNDS
 from framework.telemetry import names
 from tests.unit.helpers import FIRST, refusal
 

@@ -240,7 +240,7 @@ def test_an_attempt_that_gives_work_instead_of_doing_it_fails(name: str) -> None
     assert outcome.failure is not None
     assert outcome.kind.value == "dead_lettered"
     text = outcome.failure.message
-    assert text.startswith(f"{handler.place}: Later.{handler.name} returned {WHAT[name]}, which nothing ")
+    assert text.startswith(f"{handler.location}: Later.{handler.name} returned {WHAT[name]}, which nothing ")
     assert "\n" not in text
     assert ran == (["closed"] if name == "started" else [])
 

@@ -5,20 +5,30 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections.abc import Iterable
 from functools import cached_property, lru_cache, partial
+from hashlib import blake2b
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic.json_schema import GenerateJsonSchema
 
 from framework.model.errors import DeclarationError, InvalidPayload
 from framework.model.exceptions import describe
 from framework.model.outcome import conceal
 from framework.service.codec.complaints import MISTAKES, declared_names, explain, explain_fully, explain_other
 from framework.service.codec.fidelity import Difference, Doubt, difference
-from framework.service.codec.fingerprint import fingerprint
 
 CONTENT_TYPE = "application/json"
 MAX_DEPTH = 100
+LARGE = 64 << 10  # bytes as JSON: about half a millisecond to encode and to check
+_ITEM = 32  # bytes: the assumed size of an item of a container
+_MOST_LOOKS = 500
+
+# Keys of a JSON schema: texts for people, without effect on the payload; names that the service chose; values.
+_NOTES = ("title", "description", "examples", "deprecated")
+_NAMED = ("properties", "patternProperties", "$defs")
+_VALUES = ("default", "const", "enum")
 
 log = logging.getLogger("framework")
 
@@ -53,8 +63,11 @@ class Codec:
 
     @cached_property
     def fingerprint(self) -> str | None:
-        """Return the fingerprint of the type, see `fingerprint`. It takes a millisecond and is made once."""
-        return fingerprint(self._adapter)
+        """Return 12 hex digits of a hash of the type's JSON schema; None: pydantic cannot make the schema.
+
+        Versions of a service that differ in it may not read each other's payloads. It takes a millisecond.
+        """
+        return _fingerprint(self._adapter)
 
     def encode(self, payload: Any) -> bytes:
         """Validate a payload and return it as JSON. Raises InvalidPayload: what is wrong and where, without values.
@@ -190,3 +203,50 @@ def codec_for(payload_type: Any, *, queue: str, full_errors: bool = False) -> Co
         return _cached(payload_type, queue, full_errors)
     except TypeError:  # unhashable annotation
         return Codec(payload_type, queue=queue, full_errors=full_errors)
+
+
+def looks_large(payload: Any) -> bool:
+    """Return whether a payload will probably be large as JSON, by its outermost level only."""
+    inside = getattr(payload, "__dict__", None)
+    parts: Iterable[Any] = (payload,)
+    if isinstance(inside, dict):
+        parts = inside.values()
+    elif isinstance(payload, dict) and len(payload) <= _MOST_LOOKS:
+        parts = payload.values()
+    elif isinstance(payload, list | tuple) and len(payload) <= _MOST_LOOKS:
+        parts = payload
+    size = 0
+    for part in parts:
+        if isinstance(part, str | bytes):
+            size += len(part)
+        elif isinstance(part, list | tuple | dict | set | frozenset):
+            size += len(part) * _ITEM
+    return size > LARGE
+
+
+class _Quiet(GenerateJsonSchema):
+    """A schema generator without warnings: the caller of `enqueue` has not asked for a schema."""
+
+    def emit_warning(self, kind: Any, detail: str) -> None:
+        """Ignore a warning."""
+
+
+def _fingerprint(adapter: TypeAdapter[Any]) -> str | None:
+    try:
+        schema = adapter.json_schema(schema_generator=_Quiet, mode="validation")
+        text = json.dumps(_bare(schema), sort_keys=True, separators=(",", ":"))
+    except Exception:  # includes errors of the type's own hooks: the job matters more than its fingerprint
+        return None
+    return blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def _bare(schema: Any, *, named: bool = False) -> Any:
+    if isinstance(schema, list):
+        return [_bare(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {name: part for name, part in schema.items() if named or name not in _NOTES}
+    return {
+        name: part if name in _VALUES and not named else _bare(part, named=name in _NAMED and not named)
+        for name, part in kept.items()
+    }

@@ -19,8 +19,7 @@ from contextvars import Context
 
 from framework.model.errors import EnqueueError, EnqueueFailed
 from framework.model.job import Job, JobId
-from framework.service.grouping.state import State
-from framework.service.grouping.tickets import LoopTicket, Ticket, share_out, tell, uncertain
+from framework.service.grouping.tickets import LoopTicket, State, Ticket, share_out, tell, uncertain
 
 MANY = 4  # jobs: after a call with at least so many, the next leader waits for more
 MOMENT = 0.0005  # seconds that it waits at most: about one flush of a fast disk

@@ -18,7 +18,7 @@ from typing import Any, cast
 import structlog
 from opentelemetry import trace
 
-from framework.model.jobscope import current_job
+from framework.model.job import current_job
 from framework.model.outcome import JobInterrupted
 from framework.model.text.redaction import hider
 from framework.service.app import Logger

@@ -21,8 +21,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from framework.model import events as e
 from framework.model.attempt import Attempt, SpanIdentity
-from framework.model.job import NO_IDS, Lease, RunRecord, ids_of, span_bytes, trace_bytes
-from framework.model.jobscope import running
+from framework.model.job import NO_IDS, Lease, RunRecord, ids_of, running, span_bytes, trace_bytes
 from framework.model.outcome import SUCCEEDED, Outcome
 from framework.telemetry.linkage import Linkage, origin_of
 from framework.telemetry.logonly import LogOnlyTracing

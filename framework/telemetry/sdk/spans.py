@@ -16,8 +16,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 from framework.model.attempt import Attempt, SpanIdentity
 from framework.model.events import AttemptLost
 from framework.model.exceptions import error_type
-from framework.model.job import Lease, span_id_of, trace_id_of
-from framework.model.jobscope import running
+from framework.model.job import Lease, running, span_id_of, trace_id_of
 from framework.model.outcome import Outcome
 from framework.telemetry import names
 from framework.telemetry.linkage import Linkage, is_child, links_of, origin_of

@@ -217,7 +217,7 @@ class Executor:
         raise TypeError(f"{self._where()} is declared async, but its call returned {what}, which cannot be awaited")
 
     def _where(self) -> str:
-        return f"{self.handler.place}: {type(self.app).__name__}.{self.handler.name}"
+        return f"{self.handler.location}: {type(self.app).__name__}.{self.handler.name}"
 
     def report_loss(self, lease: Lease, failure: Failure) -> None:
         """Call the service's `on_failure` for an attempt whose process died. No lifespan is open here."""

@@ -1,1 +1,0 @@
-"""The reading of payloads that `worker enqueue` gets: JSON texts and JSON lines."""
