@@ -74,6 +74,7 @@ class Claims:
             first: the look comes before the first wait.
         """
         leases: list[Lease] = []
+        began = time.monotonic()  # queues that are looked at together have their next look together, too
         failed: tuple[Parts, OSError] | None = None
         for part in parts:
             found: list[Lease] = []
@@ -84,7 +85,7 @@ class Claims:
                 leases += found
                 failed = failed or (None if error is None else (part, error))
             more = found or error is not None or room <= 0  # more jobs may be there
-            self._look_at[part] = 0.0 if more else time.monotonic() + min(LOOK_EVERY, part.patience())
+            self._look_at[part] = 0.0 if more else min(began + LOOK_EVERY, time.monotonic() + part.patience())
             if (called or not first) if found and len(part.listing) else called and room <= 0:
                 part.notifier.ring()
         if failed is not None and not leases:
