@@ -16,7 +16,7 @@ from framework.process.scoreboard import LEAVING, READY, Scoreboard, SlotState
 from framework.service.settings import load_settings
 
 SILENT = "no worker's loop has turned"
-LOOK_AGAIN = 2.0  # seconds in which an idle worker's loop turns twice
+LOOK_AGAIN = 3.0  # seconds in which an idle worker's loop turns, and maintenance renews the board's file after that
 STUCK = 60.0  # seconds without a turn after which an idle worker's loop no longer counts as alive
 
 

@@ -2,7 +2,7 @@
 
 from framework.maintenance.abandoned import AbandonedLeases
 from framework.maintenance.health import HealthServer
-from framework.maintenance.loop import TURN, Maintenance
+from framework.maintenance.loop import LONGEST_PAUSE, Maintenance
 from framework.process.headless import OtherTrees
 
-__all__ = ["TURN", "AbandonedLeases", "HealthServer", "Maintenance", "OtherTrees"]
+__all__ = ["LONGEST_PAUSE", "AbandonedLeases", "HealthServer", "Maintenance", "OtherTrees"]

@@ -18,7 +18,8 @@ from framework.process.headless import LOOK_EVERY, Leftovers, OtherTrees
 from framework.process.scoreboard import LEAVING, READY, Scoreboard, process_start
 from framework.process.signals import SignalQueue, drain
 
-TURN = 0.5  # seconds until the next turn if the engine fails or does not tell; a pause is at most twice this
+TURN = 0.5  # seconds until the next turn if the engine fails or does not tell
+LONGEST_PAUSE = 2.0  # seconds between two turns at most, whatever the engine asks for
 STEP = 0.4  # seconds for each of the two parts of a turn: the board is ticked between them, and new leases come first
 RESCUE_EVERY = 0.5  # seconds between looks for abandoned leases of other trees; our own supervisor notifies at once
 SWEEP_EVERY = 30.0  # seconds between looks for ledgers of dead workers that no lease needs
@@ -96,7 +97,7 @@ class Maintenance:
             pause = self.turn()
             if self._told_to_leave(signals):
                 break
-            if self._poke in signals.wait(min(pause, 2 * TURN), self._poke):
+            if self._poke in signals.wait(min(pause, LONGEST_PAUSE), self._poke):
                 drain(self._poke)
                 self._rescue_at = 0.0
         self._board.set_state(self._index, LEAVING, time.monotonic_ns())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from framework.maintenance import TURN, Maintenance
+from framework.maintenance import LONGEST_PAUSE, Maintenance
 from framework.process.scoreboard import EXIT_REASONS, READY, STATES, Scoreboard, SlotState
 
 ANSWERS = 5.0  # seconds after which an engine that does not answer fails
@@ -39,7 +39,7 @@ def probes(maintenance: Maintenance, board: Scoreboard) -> dict[str, Callable[[]
     def live() -> str:
         age = time.monotonic() - maintenance.turned_at
         if age >= 30:  # it may have stood still until a moment ago, like this thread: then it turns now
-            time.sleep(2 * TURN)
+            time.sleep(LONGEST_PAUSE)
             age = time.monotonic() - maintenance.turned_at
         return "" if age < 30 else f"maintenance has not turned for {age:.0f} s"
 

@@ -26,7 +26,7 @@ class Standstill:
     """The record of the gaps in the turns of a loop.
 
     Args:
-        turn: seconds after which the loop turns again at the latest.
+        turn: seconds after which the loop turns again at the latest; the loop may change it before each wait.
         now: the present moment, monotonic seconds.
         cpu: returns the processor seconds that this process has used.
 
@@ -35,7 +35,7 @@ class Standstill:
     """
 
     def __init__(self, turn: float, now: float, *, cpu: Callable[[], float] = time.process_time) -> None:
-        self._turn = turn
+        self.turn = turn
         self._cpu = cpu
         self._last, self._worked, self._was_late = now, cpu(), False
         self._gaps: deque[Gap] = deque(maxlen=_MOST)
@@ -49,11 +49,11 @@ class Standstill:
         """
         worked = self._cpu()
         gap = now - self._last - (worked - self._worked)
-        late, was_late = gap - self._turn > LATE, self._was_late
+        late, was_late = gap - self.turn > LATE, self._was_late
         self._last, self._worked, self._was_late = now, worked, late
         if not late:
             return 0.0
-        gap -= self._turn if was_late else 0.0
+        gap -= self.turn if was_late else 0.0
         self.add(now - gap, now)
         return gap
 

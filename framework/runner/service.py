@@ -178,6 +178,10 @@ def _supervisor(place: Place, board: Scoreboard, say: Say, telemetry: Telemetry)
         restart_budget=settings.restart_budget,
         restart_window=settings.restart_window,
         ready_within=settings.ready_within,
+        quickest=min(
+            (queue.timeout + queue.kill_after for queue in place.options.values() if queue.timeout is not None),
+            default=float("inf"),
+        ),
     )
     if _can_fork(settings, say):
         return build(specs(place, board, say=say), board, options, say)

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from framework.engine.spool.engine import SpoolEngine
 from framework.engine.spool.upkeep import maintain
 from tests.support.settling import ack, bury, rest, retry
@@ -154,6 +156,28 @@ def test_drafts_of_killed_publishers_are_cleared(root: Path) -> None:
     mine.maintain()
     assert not old.exists()
     assert new.exists()
+    mine.close()
+
+
+def test_the_depth_of_an_idle_queue_is_written_only_when_it_has_changed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is trusted for seconds, and an idle queue has its turn once a minute."""
+    monkeypatch.setattr(maintain, "DEPTH_EVERY", 0.0)
+    mine = broker(root)
+
+    def is_written() -> bool:
+        before = (root / "jobs" / "depth").read_bytes()
+        mine.maintain()
+        return (root / "jobs" / "depth").read_bytes() != before
+
+    mine.maintain()
+    assert is_written(), "the turn before was a moment ago"
+    monkeypatch.setattr(maintain, "IDLE_EVERY", 0.0)
+    assert not is_written()
+    mine.enqueue([job("a")])
+    assert is_written()
+    assert not is_written()
     mine.close()
 
 

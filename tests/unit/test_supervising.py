@@ -275,8 +275,8 @@ def test_notify(abstract: bool, tmp_path: Path) -> None:
         notifier = Notifier({"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "20000000", "WATCHDOG_PID": str(os.getpid())})
         notifier.send("READY=1", "STATUS=2 workers ready")
         assert systemd.recv(1000) == b"READY=1\nSTATUS=2 workers ready"
-        for now in (100.0, 105.0, 109.9, 110.0, 119.0, 125.0):
-            notifier.watchdog(now)
+        due = [notifier.watchdog(now) for now in (100.0, 105.0, 109.9, 110.0, 119.0, 125.0)]
+        assert due == [110.0, 110.0, 110.0, 120.0, 120.0, 135.0], "the loop turns by then"
         assert [systemd.recv(1000) for _ in range(3)] == [b"WATCHDOG=1"] * 3
         with pytest.raises(BlockingIOError):
             systemd.recv(1000)

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from framework.model.events import Event, ProcessKilled, SupervisorNote
-from framework.process.scoreboard import READY, Scoreboard
+from framework.process.scoreboard import LEAVING, READY, Scoreboard
 from framework.process.standstill import Standstill
-from framework.process.supervisor import SupervisorOptions
+from framework.process.supervisor import Stacks, Supervisor, SupervisorOptions
 from framework.process.supervisor.children import Birth, ChildSpec
 from framework.process.supervisor.drain import Drain
 from framework.process.supervisor.notify import Notifier
-from framework.process.supervisor.tree import TURN, Tree
+from framework.process.supervisor.tree import QUIET_TURN, TURN, Tree
 from framework.process.supervisor.watch import STUCK_AFTER, Watch
 
 START = 1_000.0
@@ -193,6 +193,36 @@ def test_a_job_whose_handler_has_ended_is_not_charged_for_what_the_engine_takes(
     desk.live(2.0, 0, 2)
     assert desk.tree.places[1].killed == "stuck"
     assert not desk.board.kill_reason("life-1").charges(0)  # type: ignore[union-attr]
+
+
+def test_a_tree_is_quiet_while_all_are_ready_and_no_job_runs(desk: Desk) -> None:
+    def is_quiet() -> bool:
+        desk.turn(TURN, 0, 1, 2)
+        return desk.watch.quiet
+
+    assert is_quiet()
+    desk.work(2, 7.0, row=1)
+    assert not is_quiet()
+    desk.board.row_writer(2, 1).ended()  # it is being settled, and may still hang
+    assert not is_quiet()
+    desk.board.row_writer(2, 1).clear()
+    assert is_quiet()
+    desk.board.set_state(1, LEAVING, int(desk.now * 1e9))
+    assert not is_quiet()
+
+
+def test_a_quiet_tree_is_looked_at_less_often_but_before_a_new_job_can_be_late(desk: Desk) -> None:
+    def patience(quickest: float) -> float:
+        options = SupervisorOptions(quickest=quickest)
+        supervisor = Supervisor([], desk.board, options, print, stacks=Stacks(), idle=lambda: None)
+        supervisor._watch, supervisor._watchdog_at = desk.watch, float("inf")
+        return supervisor._patience()
+
+    desk.turn(TURN, 0, 1, 2)
+    assert [patience(quickest) for quickest in (0.1, 0.7, 60.0)] == [TURN, 0.7, QUIET_TURN]
+    desk.board.row_writer(1, 0).start("j", 1, int(desk.now * 1e9), 0, 0)
+    desk.turn(TURN, 0, 1, 2)
+    assert patience(60.0) == TURN
 
 
 def test_what_a_process_waits_for_in_the_kernel_is_read_from_it() -> None:

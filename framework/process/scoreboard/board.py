@@ -24,6 +24,7 @@ from pathlib import Path
 
 from framework.process.nameless import shared_memory
 from framework.process.scoreboard.layout import (
+    BUSY_OFFSET,
     CAUSE,
     DEADLINE_OFFSET,
     DIED,
@@ -339,12 +340,11 @@ class Scoreboard:
     def busy_rows(self, index: int) -> list[RowState]:
         """Return the jobs that run in a slot."""
         first, count = SLOT.unpack_from(self._memory, self._slot_at(index))[7:9]
-        found = []
-        for row in range(count):
-            state = read_row(self._memory, self._quads, row, self._rows_at + (first + row) * ROW_SIZE)
-            if state is not None:
-                found.append(state)
-        return found
+        start = self._rows_at + first * ROW_SIZE
+        flags = self._memory[start + BUSY_OFFSET : start + count * ROW_SIZE : ROW_SIZE]
+        busy = (row for row, flag in enumerate(flags) if flag)
+        found = (read_row(self._memory, self._quads, row, start + row * ROW_SIZE) for row in busy)
+        return [state for state in found if state is not None]
 
     # --- kill reasons -----------------------------------------------------------------------------------------------
 

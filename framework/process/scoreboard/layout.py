@@ -29,6 +29,7 @@ EXITS = struct.Struct("<11I")
 # delivery, busy, on_cpu, settling, started, soft, hard, job id, queue; before them a sequence number of 8 bytes, after
 # them the thread that runs the jobs of this row, 4 bytes
 ROW = struct.Struct("<IBBBxQQQ64s100s")
+BUSY_OFFSET, CPU_OFFSET, SETTLING_OFFSET = 12, 13, 14  # from the sequence number
 KILL_REASON = struct.Struct("<40sBB36s2x96s")  # incarnation, kind, number of charged rows, the rows, a detail
 HEADER_SIZE, SLOT_SIZE, ROW_SIZE, KILL_REASON_SIZE = 208, 368, 208, 176
 PID_OFFSET, STATE_OFFSET, START_OFFSET, TICK_OFFSET, READY_OFFSET = 168, 172, 176, 184, 192

@@ -5,7 +5,15 @@ from __future__ import annotations
 import struct
 import time
 
-from framework.process.scoreboard.layout import ROW, Memory, RowState, string
+from framework.process.scoreboard.layout import (
+    BUSY_OFFSET,
+    CPU_OFFSET,
+    ROW,
+    SETTLING_OFFSET,
+    Memory,
+    RowState,
+    string,
+)
 
 _QUICK_TRIES, _MOST_TRIES = 20, 150  # tries to read a whole row; a writer may lose the processor for 0.1 s
 
@@ -36,7 +44,7 @@ class RowWriter:
 
     def on_cpu(self, running: bool) -> None:
         """Record whether this job's code runs now; this shows which job blocks an event loop."""
-        self._memory[self._at + 13] = running
+        self._memory[self._at + CPU_OFFSET] = running
 
     def thread(self, number: int) -> None:
         """Record the kernel's number of the thread that runs all jobs of this row."""
@@ -44,17 +52,15 @@ class RowWriter:
 
     def ended(self) -> None:
         """Record that the handler has ended: the time that the engine takes after this is not the job's time."""
-        self._memory[self._at + 14] = 1
+        self._memory[self._at + SETTLING_OFFSET] = 1
 
     def clear(self) -> None:
         """Record that no job runs here."""
-        self._memory[self._at + 12] = 0
+        self._memory[self._at + BUSY_OFFSET] = 0
 
 
 def read_row(memory: Memory, quads: memoryview[int], row: int, at: int) -> RowState | None:
-    """Return the job in a row; None: it is idle."""
-    if not memory[at + 12]:  # idle: the usual case
-        return None
+    """Return the job in a busy row; None: it has just ended."""
     for tries in range(_MOST_TRIES):
         before = quads[at // 8]
         fields = memory[at + 8 : at + 8 + ROW.size]

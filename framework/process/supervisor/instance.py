@@ -26,6 +26,7 @@ class Instance:
         self.number = number
         self.descriptor = descriptor
         self.board_path = board_path
+        self._lock_path = str(board_path.parent.parent / "instances" / f"{number}.lock")
 
     @classmethod
     def take(cls, run: Path, instances: Path) -> Instance:
@@ -43,17 +44,16 @@ class Instance:
     def lost(self) -> str:
         """Return why the lock file is not the one that was taken; empty: it is. The held descriptor prevents inode
         reuse."""
-        path = self.board_path.parent.parent / "instances" / f"{self.number}.lock"
         try:
-            if os.path.samestat(os.stat(path), os.fstat(self.descriptor)):
+            if os.path.samestat(os.stat(self._lock_path), os.fstat(self.descriptor)):
                 return ""
         except FileNotFoundError:
             pass
         except OSError:
             return ""  # unknown; the engine reports the error
         return (
-            f"{path} is not the one that this service holds: its directory was moved, removed or mounted over. "
-            "What runs is finished where it is; start the service again"
+            f"{self._lock_path} is not the one that this service holds: its directory was moved, removed or mounted "
+            "over. What runs is finished where it is; start the service again"
         )
 
     def forget_in_forks(self) -> None:

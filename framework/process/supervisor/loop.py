@@ -18,7 +18,7 @@ from framework.process.supervisor.notify import Notifier
 from framework.process.supervisor.place import Place
 from framework.process.supervisor.restart import Restarts
 from framework.process.supervisor.stacks import Stacks
-from framework.process.supervisor.tree import TURN, SupervisorOptions, Tree
+from framework.process.supervisor.tree import QUIET_TURN, TURN, SupervisorOptions, Tree
 from framework.process.supervisor.watch import Watch
 
 DUMP_APART = 0.1  # seconds between the stack dumps of two processes
@@ -64,6 +64,7 @@ class Supervisor:
         self._notifier = Notifier()
         self._drain = Drain(self._tree, self._notifier)
         self._to_dump: list[Place] = []
+        self._watchdog_at = 0.0
 
     def run(self) -> int:
         """Run until all children have ended; return the exit code of DESIGN.md: 0, 1, 3, 4 or 5."""
@@ -79,7 +80,9 @@ class Supervisor:
         tree.still = Standstill(TURN, time.monotonic())
         try:
             while not self._turn():
-                self._signals.wait(self._patience())
+                patience = self._patience()
+                tree.still.turn = max(TURN, patience)
+                self._signals.wait(patience)
         finally:
             self._drain.kill_everything()
             self._restarts.end_all_orphans()
@@ -94,7 +97,7 @@ class Supervisor:
             self._act_on(number)
         now = time.monotonic()
         self._tree.turned(now)
-        self._notifier.watchdog(now)
+        self._watchdog_at = self._notifier.watchdog(now)
         self._restarts.reap(now)
         self._watch.look(now)
         self._check_directory()
@@ -119,9 +122,11 @@ class Supervisor:
         """Return the seconds until something may be due."""
         if self._to_dump:
             return DUMP_APART
-        now = time.monotonic()
-        due = [at for place in self._tree.places for at in (place.due_at, place.kill_at) if at is not None]
-        return min([TURN, *(max(0.0, at - now) for at in (*due, self._watch.hard_at))])
+        tree, now, turn = self._tree, time.monotonic(), TURN
+        if self._watch.quiet and not tree.draining:
+            turn = max(TURN, min(QUIET_TURN, tree.options.quickest))
+        due = [at for place in tree.places for at in (place.due_at, place.kill_at) if at is not None]
+        return min([turn, *(max(0.0, at - now) for at in (*due, self._watch.hard_at, self._watchdog_at))])
 
     def _act_on(self, number: signal.Signals) -> None:
         tree = self._tree

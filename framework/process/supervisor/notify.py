@@ -30,8 +30,12 @@ class Notifier:
         except OSError:
             pass
 
-    def watchdog(self, now: float) -> None:
-        """Notify the watchdog twice in systemd's interval. Call this at every turn of the loop."""
-        if self.interval is not None and now >= self._next:
+    def watchdog(self, now: float) -> float:
+        """Notify the watchdog twice in systemd's interval. Return when the next notification is due; call this by
+        then."""
+        if self.interval is None:
+            return float("inf")
+        if now >= self._next:
             self._next = now + self.interval
             self.send("WATCHDOG=1")
+        return self._next

@@ -15,16 +15,21 @@ from framework.process.supervisor.children import ChildSpec
 from framework.process.supervisor.place import Place
 
 TURN = 0.5  # seconds between looks at the board: so late may the SIGKILL be of a job that began since the last look
+QUIET_TURN = 1.0  # the same while no job runs and no process starts or leaves: waking up is most of an idle tree's cost
 
 
 @dataclass(frozen=True, slots=True)
 class SupervisorOptions:
-    """The supervisor's limits; times in seconds. `drain` None: as long as it takes."""
+    """The supervisor's limits; times in seconds.
+
+    `drain` None: as long as it takes. `quickest`: the shortest time from the start of a job to its hard deadline.
+    """
 
     drain: float | None = 25.0
     restart_budget: int = 10
     restart_window: float = 60.0
     ready_within: float = 60.0
+    quickest: float = 0.0
 
 
 class Tree:

@@ -36,6 +36,7 @@ class Watch:
 
     Attributes:
         hard_at: monotonic seconds of the next hard deadline of a running job.
+        quiet: at the last look all children were ready, none was leaving, and no job was running.
     """
 
     def __init__(self, tree: Tree, drain: Drain, notifier: Notifier) -> None:
@@ -47,6 +48,7 @@ class Watch:
         self._ever_ready = False
         self._silent_since: float | None = None  # monotonic seconds; set while all children wait for the disk
         self.hard_at = float("inf")
+        self.quiet = False
 
     def look(self, now: float) -> None:
         """Read the board once, and act on it."""
@@ -55,6 +57,7 @@ class Watch:
         living = [place for place in tree.places if place.pid is not None and not place.killed]
         slots = [tree.board.slot(place.spec.index) for place in living]
         self._listen(living, slots, now)
+        self.quiet = self._silent_since is None and all(slot.state == READY for slot in slots)
         for place, slot in zip(living, slots, strict=True):
             if not place.ready and slot.ready:
                 self._became_ready(place, slot)
@@ -91,7 +94,9 @@ class Watch:
     def _enforce(self, place: Place, slot: SlotState, now: float) -> None:
         options, kill, still = self._tree.options, self._tree.kill, self._tree.still
         # A job whose handler has ended has no deadline any more: the remaining time is the engine's.
-        busy = [row for row in self._tree.board.busy_rows(place.spec.index) if not row.settling]
+        rows = self._tree.board.busy_rows(place.spec.index)
+        busy = [row for row in rows if not row.settling]
+        self.quiet = self.quiet and not rows
         running = name_holder(place.pid or 0, [later(row, still, now) for row in busy], int(now * 1e9), slot.tick)
         charged = overdue(running, int(now * 1e9), slot.tick)
         coming = (row.hard / 1e9 for row in running if row.hard / 1e9 > now)

@@ -223,6 +223,7 @@ class Claims:
         """
         leases: list[Lease] = []
         failed: tuple[Parts, OSError] | None = None
+        began = time.monotonic()  # queues that are looked at together have their next look together, too
         if len(parts) > FEW:
             now, look_at = time.monotonic(), self._look_at
             parts = [part for part in parts if now >= look_at.get(part, 0.0) or part.notifier in rang]
@@ -235,7 +236,7 @@ class Claims:
                 leases += found
                 failed = failed or (None if error is None else (part, error))
             more = found or error is not None or room <= 0  # more jobs may be there
-            self._look_at[part] = 0.0 if more else time.monotonic() + min(LOOK_EVERY, part.patience())
+            self._look_at[part] = 0.0 if more else min(began + LOOK_EVERY, time.monotonic() + part.patience())
             if (called or not first) if found and len(part.listing) else called and room <= 0:
                 part.notifier.ring()
         if failed is not None and not leases:

@@ -26,7 +26,9 @@ from framework.model.job import Job
 from framework.model.options import QueueOptions
 
 LOOKED = 200  # files of a state in a quick look: jobs that no worker here takes are soon among the oldest
-KEPT = 60_000_000_000  # nanoseconds for which a queue counts as declared after its last depth: services are restarted
+# Nanoseconds for which a queue counts as declared after its last depth: an idle one has its turn once a minute, and
+# services are restarted.
+KEPT = 150_000_000_000
 T = TypeVar("T")
 
 

@@ -38,7 +38,8 @@ BUCKET_KEPT = 60_000_000_000  # nanoseconds of stamp time for which a bucket is 
 TEMP_KEPT = 60  # seconds for which a temp file is kept; a living publisher needs a moment
 SHARES = 5  # one step takes at most 1/SHARES of a call's time
 TURN = 0.5  # seconds between two calls: how late a delayed job may be
-IDLE_TURN = 1.0  # seconds between two calls while many queues are idle: waking up is most of their cost
+IDLE_TURN = 2.0  # seconds between two calls while many queues are idle: waking up is most of their cost
+READY_EVERY = 1.0  # seconds between two looks at ready/ and segments/ of an idle queue
 # With many queues, a turn looks only at what may come to an idle queue at any moment, and rarely does all steps.
 IDLE_EVERY = 60.0  # seconds between two turns of all steps
 TEMPS_EVERY = 5.0  # seconds between two turns of all steps where a producer has files in tmp
@@ -86,24 +87,26 @@ class Maintain:
         self._published = -DEPTH_EVERY
         self._swept = 0
         self._in_a_row = 0  # steps that had nothing left
-        self._turn_at = self._temps_at = 0.0  # when an idle queue needs its next turn of all steps
-        self._looks_at_ready = False
+        # When an idle queue needs its next turn of all steps, and its next looks at tmp/ and at ready/.
+        self._turn_at = self._temps_at = self._ready_at = 0.0
         self.steps = [partial(self._past_damage, step) for step in self._all_steps()]
 
     def is_idle(self) -> bool:
         """Return whether there is nothing to do now.
 
         An idle queue has no bucket of ready jobs and no delayed job that is due within the minute, and all its steps
-        had their turn recently. The check is cheap: it looks at the time of delayed/, and every other time at the time
-        of ready/.
+        had their turn recently. The check is cheap: it looks at the time of delayed/, and once a second at those of
+        ready/ and segments/.
         """
         now = time.monotonic()
         if now >= self._turn_at:
             return False
-        self._in_a_row, self._looks_at_ready = 0, not self._looks_at_ready
+        self._in_a_row = 0
         try:
-            if self._looks_at_ready and (self._counts.buckets.first() or self._counts.segments.entries()):
-                self._turn_at = now
+            if now >= self._ready_at:
+                self._ready_at = now + READY_EVERY
+                if self._counts.buckets.first() or self._counts.segments.entries():
+                    self._turn_at = now
             due = self._counts.minutes.first()
             if due and due <= names.minute_of(self._clock.micros()):
                 self._turn_at = now
@@ -237,7 +240,7 @@ class Maintain:
     def _publish(self, _: float) -> bool:
         """Publish the numbers of ready and delayed jobs and the stamp time.
 
-        Producers of a queue with a limit trust this file for a second.
+        Producers of a queue with a limit trust this file for a moment, and other services take it as a sign of life.
         """
         if time.monotonic() < self._published + DEPTH_EVERY:
             return True

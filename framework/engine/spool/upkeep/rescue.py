@@ -17,7 +17,6 @@ import errno
 import os
 import stat
 import struct
-import time
 import zlib
 from collections.abc import Callable, Set
 from dataclasses import dataclass
@@ -38,7 +37,6 @@ from framework.engine.spool.segments.open import Segments
 from framework.model.job import Lease
 
 _LOCK = ".lock"
-LOOK_APART = 1.5  # seconds between two looks for new owners
 # The lock file is gone, or something else was planted in its place, which this process leaves alone.
 _NO_LOCK = (errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.ENXIO)
 _MOST_RECORDS = 1 << 24  # bytes of a lock file
@@ -77,7 +75,6 @@ class Rescue:
         self._alive: set[str] = set()
         self._owners: frozenset[str] = frozenset()
         self._certain = False
-        self._look_at = 0.0
         self.error: OSError | None = None
 
     def __call__(self, own: str | None, alive: set[str] | None = None) -> list[Orphan]:
@@ -105,15 +102,10 @@ class Rescue:
     def has_nobody_dead(self, alive: Set[str]) -> bool:
         """Return whether the owners are the same as at the last look and all are known to be alive. Raises OSError.
 
-        The check is cheap: it only looks at the time of claimed/ now and then. So an owner that died within a second of
-        its start may be found one turn late.
+        The check is cheap: it only looks at the time of claimed/.
         """
-        if self.dead_owners or not self._certain or not self._owners <= alive:
-            return False
-        if (now := time.monotonic()) < self._look_at:
-            return True
-        self._look_at = now + LOOK_APART
-        return self._names.is_current()
+        known_alive = not self.dead_owners and self._certain and self._owners <= alive
+        return known_alive and self._names.is_current()
 
     def _try_past(self, entry: str, step: Callable[[str], None]) -> None:
         """Do a step for one entry of claimed/. A failure does not stop the others."""
