@@ -136,7 +136,9 @@ class Engine(Protocol):
     A verb that cannot be done now raises EngineUnavailable and may be repeated; a lease that could not be settled stays
     claimed. Callers treat any other exception, except a WorkerError, as EngineUnavailable. After such an exception from
     `claim`, the worker is replaced once its jobs have ended, because it may have claimed jobs that it does not know of.
-    `wake`, `expired` and `stuck` only look at memory, and raise nothing.
+    An answer that is not as described here is reported with the engine's class and the verb, and what of it can be used
+    is used: leases that were not asked for are released (`framework/engine/answers.py`). `wake`, `expired` and `stuck`
+    only look at memory, and raise nothing.
 
     Attributes:
         features: how this engine differs from others; final after `open`.

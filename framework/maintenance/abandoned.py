@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from framework.engine.answers import rescued_by
 from framework.engine.ledger import DeadLedgers
 from framework.engine.port import Engine, Rescued
 from framework.maintenance.accounts import Account, Accounts, as_it_is
@@ -90,7 +91,7 @@ class AbandonedLeases:
         unavailable: EngineUnavailable | LeaseLost | None = None
         found: Sequence[Rescued] = ()
         try:
-            found = self._engine.rescue()
+            found, unavailable = rescued_by(self._engine)
         except Exception as error:  # leases that were collected before can still be settled
             unavailable = answer(error)
         self._collect(found)
@@ -119,8 +120,10 @@ class AbandonedLeases:
         for item in new:
             try:
                 item.account = self._accounts.of(item.rescued)
-            except (OSError, EngineUnavailable) as error:
+            except OSError as error:
                 self._postpone(item, error)
+            except Exception as error:
+                self._postpone(item, answer(error))
         runs = [run for item in new if item.account and not item.account.told and (run := item.account.run)]
         known = self._knows(runs) if runs else ()
         for item in new:

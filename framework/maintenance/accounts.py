@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from framework.engine.answers import checked
 from framework.engine.ledger import DeadLedger, DeadLedgers, Entry
 from framework.engine.port import MOST_UNCHARGED, Engine, Rescued
 from framework.model.errors import answer
@@ -76,7 +77,7 @@ class Accounts:
         lease = rescued.lease
         run = None
         try:
-            unaccounted = self._engine.unaccounted(lease)
+            unaccounted = checked(self._engine, "unaccounted", self._engine.unaccounted(lease), int)
         except Exception as error:
             raise answer(error) from None
         if unaccounted > MOST_UNCHARGED:

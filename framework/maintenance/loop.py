@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
+from framework.engine.answers import checked, pause_of
 from framework.engine.port import Engine
 from framework.engine.stuck import StuckJobs
 from framework.maintenance.abandoned import AbandonedLeases
@@ -110,10 +111,9 @@ class Maintenance:
         self._board.try_to_publish()
         rescued = self._rescue() if now >= self._rescue_at else TURN
         self._beat()
-        maintained = self._try("maintain", lambda: self._engine.maintain(seconds=STEP))
-        for queue, count in self._engine.expired().items():
-            self._emit(JobsExpired(queue, count))
-        self._stuck.tell()
+        maintained = self._try("maintain", lambda: pause_of(self._engine, STEP))
+        self._try("expired", self._expired)
+        self._try("stuck", self._stuck.tell)
         if now >= self._look_at:
             self._look_at = now + LOOK_EVERY
             self._end_headless()
@@ -137,6 +137,10 @@ class Maintenance:
         self._try("looking for queues", self._observation.undeclared)
         seldom = OBSERVE_WORTH * (time.thread_time() - began)
         return OBSERVE_EVERY if self._observation.changed else min(SELDOM, max(OBSERVE_EVERY, seldom))
+
+    def _expired(self) -> None:
+        for queue, count in checked(self._engine, "expired", self._engine.expired(), Mapping).items():
+            self._emit(JobsExpired(queue, count))
 
     def _lead(self) -> bool:
         self._leading = self._leads()
@@ -170,7 +174,7 @@ class Maintenance:
             for slot in self._board.all_slots()
         )
 
-    def _try(self, verb: str, call: Callable[[], float]) -> float:
+    def _try(self, verb: str, call: Callable[[], float | None]) -> float:
         """Return what a call to the engine returns; 0: not everything is done for now.
 
         If the engine fails, return a pause, after which it is asked again. The failure is reported once, and the
@@ -188,7 +192,7 @@ class Maintenance:
         if verb in self._failing_since:
             self._emit(EngineRecovered(verb, time.monotonic() - self._failing_since.pop(verb)))
         self.engine_ok = not self._failing_since
-        return done
+        return done or 0.0
 
     def _end_headless(self) -> None:
         killed = self._others.look()

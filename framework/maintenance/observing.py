@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import islice
 
+from framework.engine.answers import checked
 from framework.engine.port import Engine, Inspector, QueueStats
 from framework.model.events import Event, FileBad, QueueObserved, QueueUndeclared
 
@@ -28,7 +29,7 @@ class Observation:
 
     def queue(self, name: str) -> bool:
         """Observe one queue that the service declares. Return True: nothing is left to do. Raises EngineUnavailable."""
-        found = self._engine.stats(name)
+        found = checked(self._engine, "stats", self._engine.stats(name), QueueStats)
         seen, self._seen[name] = self._seen.get(name), found
         self.changed = self.changed or found != seen  # the age of waiting jobs always changes
         self._emit(
@@ -47,7 +48,7 @@ class Observation:
 
     def undeclared(self) -> bool:
         """Look for queues that no service declares. Return True. Raises EngineUnavailable."""
-        found = self._engine.undeclared()
+        found = checked(self._engine, "undeclared", self._engine.undeclared(), Mapping)
         for name, stats in found.items():
             self._emit(QueueUndeclared(name, stats.jobs, first=name not in self._undeclared))
         self._undeclared = set(found)

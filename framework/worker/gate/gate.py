@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
+from framework.engine.answers import OddAnswer, are_claimed, checked, failure_of, name_of, sort_out
 from framework.engine.ledger import Ledger
 from framework.engine.port import VERBS, Engine
 from framework.engine.stuck import StuckJobs
@@ -33,6 +34,7 @@ CERTAIN = 3  # failures in a row after which the engine counts as failing, not s
 LONE = 1.5  # seconds after which a drain no longer waits for a lease that fails while the engine works
 TOGETHER = 32  # settlements that are collected for one call; each keeps its slot of the ledger
 MOST_NAMED = 5  # jobs named in one line
+EMPTY, PAUSE = 1000, 0.05  # claims in a row that did not wait, after which each is followed by a pause in seconds
 _RELEASED = Outcome(Kind.RELEASED)
 
 
@@ -88,6 +90,8 @@ class Gate:
         self._later: deque[Unsettled] = deque()
         self._failing: dict[str, tuple[float, float]] = {}  # by verb: (failing since when, seconds before the next try)
         self._retry_at = 0.0
+        self._empty = 0  # claims in a row that found nothing and did not wait
+        self._wake_error: Exception | None = None
         self._waiters: ThreadPoolExecutor | None = None
         self.failures, self.failing_since = 0, 0.0
         self.doubtful = False
@@ -102,21 +106,66 @@ class Gate:
         if now < self._retry_at:
             self._pause(min(wait, self._retry_at - now))
             return ()
+        order = self._turns.order
         try:
-            leases = self._engine.claim(self._turns.order, limit=limit, wait=wait)
+            leases = self._engine.claim(order, limit=limit, wait=wait)
         except Exception as error:
             known = answer(error)
             self._failed("claim", known)
             if known is not error:  # it may hold jobs that it did not return: the end of this process frees them
                 self.on_surprise()
             return ()
-        self._recovered("claim")
-        self._stuck.tell()
-        for queue, count in self._engine.expired().items():
-            self.emit(JobsExpired(queue, count))
+        if not are_claimed(leases, limit, order):
+            leases = self._sort_out(leases, limit)
+        elif self.failures or self._failing:
+            self._recovered("claim")
+        self._tell()
         if leases:
+            self._empty = 0
             self._claimed(leases, time.monotonic() - now)
+        elif wait:
+            self._found_none(time.monotonic() - now < wait / EMPTY)
         return leases
+
+    def _sort_out(self, found: object, limit: int) -> list[Lease]:
+        """Report an answer of `claim` that is not as the contract says; return the leases of it that can run."""
+        claimed = sort_out(found, limit, self._turns.order)
+        self._failed("claim", OddAnswer(self._engine, "claim", "; it ".join(claimed.flaws)))
+        if claimed.unknown:  # as above
+            self.on_surprise()
+        if claimed.surplus:
+            self._give_back(claimed.surplus)
+        return claimed.kept
+
+    def _tell(self) -> None:
+        """Report what the engine has noted about its jobs. An engine that fails here still serves jobs."""
+        verb, failed = "wake", self._wake_error
+        try:
+            if failed is not None:
+                self._wake_error = None
+                raise failed
+            verb = "stuck"
+            self._stuck.tell()
+            verb = "expired"
+            for queue, count in checked(self._engine, verb, self._engine.expired(), Mapping).items():
+                self.emit(JobsExpired(queue, count))
+        except Exception as error:
+            if verb not in self._failing:
+                self._failing[verb] = (time.monotonic(), 0.0)
+                self.emit(EngineFailed(verb, failure_of(self._engine, verb, error), 0.0))
+        else:
+            if self._failing:
+                self._recovered("stuck")
+                self._recovered("expired")
+
+    def _found_none(self, at_once: bool) -> None:
+        """Keep an engine that does not wait for jobs from making this process spin."""
+        self._empty = self._empty + 1 if at_once else 0
+        if self._empty == EMPTY:
+            text = f"{name_of(self._engine)}.claim() returns nothing {EMPTY} times in a row without waiting for jobs"
+            self.emit(EngineFailed("claim", text, PAUSE))
+        if self._empty >= EMPTY:
+            self._pause(PAUSE)
 
     async def aclaim(self, limit: int) -> Sequence[Lease]:
         """Claim at once if jobs are ready; otherwise wait in a thread, because the loop must turn."""
@@ -166,8 +215,12 @@ class Gate:
         return waiting
 
     def wake(self) -> None:
-        """End the waiting claim, or the next one. Safe in a signal handler."""
-        self._engine.wake()
+        """End the waiting claim, or the next one. Safe in a signal handler, and raises nothing."""
+        self._empty = 0
+        try:
+            self._engine.wake()
+        except Exception as error:  # the next claim reports it: a signal handler must not write a log
+            self._wake_error = error
 
     def _pause(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -311,7 +364,9 @@ class Gate:
     def _keep(self, items: Sequence[Unsettled], error: EngineUnavailable) -> list[Unsettled]:
         """Keep leases for another try; return what was settled. Other jobs go on, unless nothing works for a while:
         then the engine counts as failing, not these leases (a bad sector, an attribute of one file)."""
-        left, settled = _parted(items, error.unsettled or [item.settlement.lease for item in items])
+        left, settled = _parted(items, error.unsettled)
+        if not left:  # it named none of them: perhaps none is settled
+            left, settled = list(items), []
         delay = max((self._unsettled.add(item) for item in left), default=0.0)
         if new := [item for item in left if item.failures == 1]:
             self.emit(EngineFailed("settle", f"job {_names(new)}: {error}", delay))
@@ -356,7 +411,7 @@ class Gate:
 
 def _parted(items: Sequence[Unsettled], leases: Sequence[Lease]) -> tuple[list[Unsettled], list[Unsettled]]:
     """Return the items of these leases, and the others."""
-    wanted = {_key(lease) for lease in leases}
+    wanted = {_key(lease) for lease in leases if isinstance(lease, Lease)}
     named = [item for item in items if _key(item.settlement.lease) in wanted]
     return named, [item for item in items if _key(item.settlement.lease) not in wanted]
 

@@ -9,9 +9,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from framework.engine.answers import OddAnswer, lost_of
 from framework.engine.port import Engine
 from framework.model.errors import answer
-from framework.model.events import LeasesLost
+from framework.model.events import EngineFailed, LeasesLost
 from framework.model.job import Lease, Run
 from framework.model.outcome import Kind, Outcome, Settlement
 from framework.worker.gate.engine_thread import EngineThread
@@ -43,7 +44,7 @@ class ThreadGate(Gate):
         self._delay = engine.features.settle_delay
         self._running: dict[int, Lease] = {}  # by id() of the lease
         self._look_at = math.inf
-        self._thread = EngineThread(engine.wake, self._on_due)
+        self._thread = EngineThread(self.wake, self._on_due)
         self._retrying = False
         self._durations: deque[float] = deque([0.0], maxlen=16)  # of claims that found jobs
         self.later: Callable[[float, Callable[[], None]], object] | None = None
@@ -155,12 +156,14 @@ class ThreadGate(Gate):
         if not running:
             return
         try:
-            lost = self._engine.lost(running)
+            for lease in lost_of(self._engine, running):
+                self.on_lost(lease)
+        except OddAnswer as error:
+            if "lost" not in self._failing:
+                self._failing["lost"] = (time.monotonic(), 0.0)
+                self.emit(EngineFailed("lost", str(error), LOOK_EVERY))
         except Exception as error:  # other calls report that the engine fails
             answer(error)
-        else:
-            for lease in lost:
-                self.on_lost(lease)
         self._look_at = time.monotonic() + LOOK_EVERY
 
     def _flush(self) -> None:
