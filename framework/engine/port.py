@@ -174,7 +174,7 @@ class Engine(Protocol):
         `wake()` ends the wait. Within a queue, lower priorities come first, then jobs in the order of their enqueue. An
         urgent job may pass the others a moment after it came, however many they are; a steady stream of urgent jobs
         starves the others. A queue gives jobs only where the queues named before it leave room: the caller names
-        another queue first each time, so that none starves (`framework/worker/gate/turns.py`). With many queues, a job
+        another queue first each time, so that none starves (`framework/worker/gate/claims.py`). With many queues, a job
         that no notification announced may be seen some seconds late.
 
         Delivery grows by one. Some engines themselves redeliver a job whose owner is silent; with the others `rescue`

@@ -5,8 +5,6 @@ The main thread claims, writes run records and board rows, and settles; a thread
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import threading
 import time
@@ -22,14 +20,12 @@ from framework.model.attempt import Attempt
 from framework.model.events import ServiceMistake
 from framework.model.job import Lease
 from framework.process.forks import leave_if_forked
-from framework.process.signals import ignore
 from framework.service.app import Slot, WorkerApp
+from framework.worker.base import Worker, handler_line, stack_of
 from framework.worker.core import WorkerCore
 from framework.worker.gate.gate import WAIT
 from framework.worker.gate.unsettled import FIRST_RETRY
 from framework.worker.interrupts.thread_interrupt import Call, Limits, ThreadInterrupts
-from framework.worker.putback import PutBack
-from framework.worker.upkeep import explain, handler_line, look_around, stack_of
 
 TOGETHER = 0.005  # seconds for which the main thread waits at most for more jobs to end, to settle them in one call
 LEFT_BEHIND = 0.3  # seconds in which jobs must end when the worker itself has failed
@@ -55,21 +51,11 @@ class Run:
     broken: BaseException | None = None
 
 
-class ThreadWorker:
-    """The worker for sync handlers in threads; it runs until it is told to leave. Use it in the main thread only.
-
-    Args:
-        core: connects the process to engine and board.
-        app, slot: `app.lifespan(slot)` is open while the worker runs.
-        unblock: unblocks signals once the signal handlers are installed.
-    """
+class ThreadWorker(Worker):
+    """The worker for sync handlers in threads."""
 
     def __init__(self, core: WorkerCore, app: WorkerApp, slot: Slot, *, unblock: Callable[[], None]) -> None:
-        self._core = core
-        self._app = app
-        self._slot = slot
-        self._unblock = unblock
-        self._pid = os.getpid()
+        super().__init__(core, app, slot, unblock=unblock)
         self._limits = {name: Limits.of(executor.options) for name, executor in core.executors.items()}
         self._interrupts = ThreadInterrupts(
             now=core.now,
@@ -86,29 +72,15 @@ class ThreadWorker:
         self._settled = False  # a job was settled since the last turn
         self._look_at = 0.0  # when to look for jobs that hang
 
-    def run(self) -> None:
-        """Run until everything is settled or left behind on purpose. Raises what `lifespan` raises."""
-        core = self._core
-        signal.signal(signal.SIGTERM, lambda *_: self._on_term())
-        # A terminal signals the whole group, and the supervisor decides. An alarm that a job set and forgot would end
-        # its neighbours, too.
-        ignore(signal.SIGINT, signal.SIGALRM)
-        self._put_back = PutBack((signal.SIGTERM, signal.SIGINT), core.complain)
-        core.blamed = self._blamed
-        self._unblock()
-        try:
-            with self._app.lifespan(self._slot):
-                if not core.leave:
-                    self._live()
-        finally:
-            self._interrupts.close()
-            core.gate.close()
+    def _close(self) -> None:
+        self._interrupts.close()
 
     def _live(self) -> None:
         core = self._core
+        if core.leave:
+            return
         self._lanes = [_Lane(row, self) for row in range(core.options.concurrency)]
-        self._put_back.remember()
-        core.ready()
+        self._ready()
         try:
             self._serve()
             self._finish_rest()
@@ -136,8 +108,7 @@ class ThreadWorker:
         return None if moment is None else moment - self._core.board.stood_still
 
     def _blamed(self) -> int | None:
-        """Return the row whose code ran last. That is the row of the job that is being settled, or of the only job that
-        runs."""
+        """Return the row of the job that is being settled, or of the only job that runs."""
         runs = [self._settling] if self._settling is not None else list(self._runs)
         return runs[0].row if len(runs) == 1 else None
 
@@ -150,7 +121,7 @@ class ThreadWorker:
             if core.leave:
                 break
             if not core.settle_late() and core.gate.doubtful:  # claim nothing until we know the cause
-                self._look_around()
+                self._repair(alone=not self._runs)
                 self._wait(FIRST_RETRY)
                 continue
             room = core.room(len(self._runs))
@@ -159,7 +130,7 @@ class ThreadWorker:
                 self._wait(WAIT)
                 continue
             leases = self._claim(limit)
-            self._look_around()
+            self._repair(alone=not self._runs)
             if core.leave:  # the signal came during the claim: start nothing new
                 core.gate.give_back(leases)
                 break
@@ -187,9 +158,6 @@ class ThreadWorker:
             return
         if run is not None:
             self._settle(run)
-
-    def _look_around(self) -> None:
-        look_around(self._core, self._put_back, self._on_term, alone=not self._runs)
 
     def _claim(self, limit: int) -> Sequence[Lease]:
         """Claim, and wait for a job only while no ended job has to be settled."""
@@ -237,7 +205,7 @@ class ThreadWorker:
         while self._runs or not (self._core.settle_late() or self._core.leave_behind()):
             self._wait(0.25 if self._runs else FIRST_RETRY)
             self._turn()
-            self._look_around()
+            self._repair(alone=not self._runs)
 
     def _end_rest(self) -> None:
         """Interrupt the jobs that run when the worker itself has failed; they are released, and no attempt is spent."""
@@ -263,7 +231,7 @@ class ThreadWorker:
             outcome = core.executors[queue].run(run.attempt, call=call)
             core.has_run(run.attempt, run.row)  # at once: the main thread may be busy with the engine for long
             if outcome.failure is not None:
-                explain(core, self._app, run.attempt)
+                self._explain(run.attempt)
             run.attempt.forget()
         except BaseException as error:
             run.broken = error

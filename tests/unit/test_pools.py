@@ -17,7 +17,7 @@ from framework.runner.crews import crews_of
 from framework.runner.resolving import check, resolve
 from framework.service.app import Slot
 from framework.service.settings import load_settings
-from framework.worker.gate.turns import Turns
+from framework.worker.gate.claims import Turns
 from tests.unit.helpers import FIRST, a_lease, refusal
 
 
