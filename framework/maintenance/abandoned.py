@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from framework.engine.answers import rescued_by
 from framework.engine.ledger import DeadLedgers
 from framework.engine.port import Engine, Rescued
-from framework.maintenance.accounts import Account, Accounts, as_it_is
-from framework.maintenance.rescue import resolve
+from framework.maintenance.rescue import Account, Accounts, resolve
 from framework.model.backoff import Later, Retried
 from framework.model.errors import EngineUnavailable, LeaseLost, answer
 from framework.model.events import AttemptLost, EngineFailed, EngineRecovered, Event, JobsRescued, LeasesLost
@@ -70,7 +69,7 @@ class AbandonedLeases:
         after_loss: Callable[[Rescued, Outcome], None],
         knows: Callable[[Sequence[RunRecord]], Collection[str]] = lambda _: (),
         ledgers: DeadLedgers | None = None,
-        identify: Callable[[Lease, RunRecord], RunRecord] = as_it_is,
+        identify: Callable[[Lease, RunRecord], RunRecord] = lambda lease, run: run,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
@@ -124,10 +123,10 @@ class AbandonedLeases:
                 self._postpone(item, error)
             except Exception as error:
                 self._postpone(item, answer(error))
-        runs = [run for item in new if item.account and not item.account.told and (run := item.account.run)]
+        runs = [run for item in new if item.account and not item.account.sent and (run := item.account.run)]
         known = self._knows(runs) if runs else ()
         for item in new:
-            item.sent = item.account is not None and (item.account.told or _span_id(item.account) in known)
+            item.sent = item.account is not None and (item.account.sent or _span_id(item.account) in known)
         return sorted((item for item in items if item.account is not None), key=_started_at)
 
     def sweep(self) -> None:
@@ -195,8 +194,8 @@ class AbandonedLeases:
             self._accounts.resolve(account, outcome)
         if not sent:
             self._emit(self._lost(account, account.run, outcome, reason))
-        if not account.told:
-            self._accounts.told(account)
+        if not account.sent:
+            self._accounts.sent(account)
         return outcome, reason
 
     def _lost(self, account: Account, run: RunRecord, outcome: Outcome, reason: Reason | None) -> AttemptLost:

@@ -9,7 +9,7 @@ from framework.engine.answers import checked
 from framework.engine.port import Engine, Inspector, QueueStats
 from framework.model.events import Event, FileBad, QueueObserved, QueueUndeclared
 
-MOST_LOOKED, MOST_TOLD = 1000, 20  # bad files of a queue that one observation reads, and reports with a line each
+MOST_LOOKED, MOST_SAID = 1000, 20  # bad files of a queue that one observation reads, and reports with a line each
 
 
 class Observation:
@@ -55,12 +55,12 @@ class Observation:
         return True
 
     def _tell_bad(self, queue: str, count: int) -> None:
-        told = self._bad.setdefault(queue, set())
-        many = count > MOST_TOLD  # then a different file at the same count may wait until the count changes
-        if not count or (many and count == len(told)) or not isinstance(self._engine, Inspector):
+        said = self._bad.setdefault(queue, set())
+        many = count > MOST_SAID  # then a different file at the same count may wait until the count changes
+        if not count or (many and count == len(said)) or not isinstance(self._engine, Inspector):
             return
         here = {view.job.id: view for view in islice(self._engine.browse(queue, "bad"), MOST_LOOKED)}
-        told.intersection_update(here)
-        for file in [file for file in here if file not in told][:MOST_TOLD]:
-            told.add(file)
+        said.intersection_update(here)
+        for file in [file for file in here if file not in said][:MOST_SAID]:
+            said.add(file)
             self._emit(FileBad(queue, file, here[file].flaw, here[file].place))

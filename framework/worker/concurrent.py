@@ -14,7 +14,7 @@ from framework.model.outcome import Disturbed, JobInterrupted
 from framework.process.forks import leave_if_forked
 from framework.process.standstill import LATE, Standstill
 from framework.service.app import Slot, WorkerApp
-from framework.worker import tasks, turning
+from framework.worker import tasks
 from framework.worker.base import Worker
 from framework.worker.core import WorkerCore
 from framework.worker.gate.thread_gate import ThreadGate
@@ -37,7 +37,7 @@ class AsyncWorker(Worker):
         self._runs: set[Run] = set()
 
     def _live(self) -> None:
-        turning.run(self._main(), self._on_exit)
+        tasks.run(self._main(), self._on_exit)
 
     def _blamed(self) -> int | None:
         return last_row()
@@ -87,7 +87,7 @@ class AsyncWorker(Worker):
             run.interrupt("draining")
         running = {run.task for run in self._runs if run.task is not None}
         if running:
-            await asyncio.wait(running, timeout=turning.LEFT_BEHIND)
+            await asyncio.wait(running, timeout=tasks.LEFT_BEHIND)
 
     def _tick(self) -> None:
         self._core.tick()

@@ -26,7 +26,7 @@ class SyncWorker(Worker):
     def __init__(self, core: WorkerCore, app: WorkerApp, slot: Slot, *, unblock: Callable[[], None]) -> None:
         super().__init__(core, app, slot, unblock=unblock)
         self._interrupts = Interrupts(
-            told=lambda: core.must_leave() and not core.leave,
+            must_leave=lambda: core.must_leave() and not core.leave,
             still_ns=core.board.still_ns,
         )
         core.gate.on_lost = self._interrupts.lose

@@ -242,7 +242,7 @@ JUDGEMENT = (
     Mutant("what had not started is not charged", "maintenance/rescue.py", (("    if run is None:\n        return Outcome(Kind.RELEASED), None\n", "    if run is None:\n        run = RunRecord(0, lease.delivery, lease.attempt, now)\n"),), "unit/test_rescue.py", "63 of 64 dead letters never started"),
     Mutant("the kill reason is written before the kill", "process/supervisor/tree.py", (("            self.board.write_kill_reason(place.incarnation, kind, charged)\n", "            pass\n"),), "process/test_traces.py"),
     Mutant("a claim of odd shape is sorted out", "worker/gate/gate.py", (("if not are_claimed(leases, limit, order):", "if False:"),), "process/test_misshapen.py"),
-    Mutant("leases that were not asked for are released", "worker/gate/gate.py", (("            self._give_back(claimed.surplus)\n", "            pass\n"),), "process/test_misshapen.py", "they waited for the end of the process"),
+    Mutant("leases that were not asked for are released", "worker/gate/gate.py", (("            Gate.give_back(self, claimed.surplus)", "            pass"),), "process/test_misshapen.py", "they waited for the end of the process"),
     Mutant("leases beside an odd answer of rescue are settled", "engine/answers.py", (("    return good, OddAnswer", "    return [] if flaw else good, OddAnswer"),), "process/test_misshapen.py"),
     Mutant("main and helper pop from one deque", "worker/gate/claims.py", (("                leases.append(self._waiting.pop())", "                leases.append(self._waiting[-1 - len(leases)])"),), "unit/test_worker_parts.py"),
 )  # fmt: skip

@@ -14,8 +14,8 @@ from framework.model.errors import EngineUnavailable
 from framework.model.events import EngineFailed, EngineRecovered, ServiceMistake
 from framework.model.outcome import SUCCEEDED, Settlement
 from framework.worker.gate.unsettled import FIRST_RETRY, LAST_RETRY, Unsettled
+from tests.unit.desk import Desk
 from tests.unit.helpers import a_lease
-from tests.unit.test_worker_core import Desk
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from framework import Context, Queue, Slot, WorkerApp
 from framework.model.job import Lease
 from framework.process.scoreboard import before_deadline
 from framework.worker import LeaveSignal, base
+from framework.worker.base import explain_missing
 from framework.worker.core import resident
 from framework.worker.gate.claims import MOST, PATIENCE, Claims
-from framework.worker.base import explain_missing
 from tests.unit.helpers import a_lease, an_executor
 
 LONG = 30.0  # seconds after which something promised counts as missing

@@ -5,18 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
-from dataclasses import replace
 from datetime import UTC, datetime
 from math import inf
 from types import CoroutineType
 from typing import Any
 
-from framework.model.attempt import UNTRACED as UNTRACED
-from framework.model.attempt import Attempt as Attempt
-from framework.model.attempt import NoTracing as NoTracing
-from framework.model.attempt import SilentLogger as SilentLogger
-from framework.model.attempt import SpanIdentity as SpanIdentity
-from framework.model.attempt import Tracing as Tracing
+from framework.model.attempt import Attempt, Tracing
 from framework.model.events import Event, JobFinished
 from framework.model.exceptions import describe, error_type
 from framework.model.job import Context, Failure, Lease
@@ -290,7 +284,7 @@ def finished(attempt: Attempt, outcome: Outcome, duration: float) -> JobFinished
     """Return the event of a run that ended."""
     lease, identity, failure = attempt.lease, attempt.identity, outcome.failure
     # Positional arguments where possible: a name costs as much as a value, and this runs for every job.
-    event = JobFinished(
+    return JobFinished(
         lease.queue,
         lease.job.id,
         lease.attempt,
@@ -300,17 +294,12 @@ def finished(attempt: Attempt, outcome: Outcome, duration: float) -> JobFinished
         attempt.wait,
         duration,
         outcome.delay,
-        trace_id=identity.trace_id,
-        span_id=identity.span_id,
-    )
-    if failure is None:
-        return replace(event, message=outcome.message) if outcome.message else event
-    return replace(
-        event,
-        reason=failure.reason,
-        error_type=failure.error_type,
-        message=failure.message,
-        traceback=failure.traceback,
+        failure.reason if failure is not None else None,
+        failure.error_type if failure is not None else "",
+        failure.message if failure is not None else outcome.message,
+        failure.traceback if failure is not None else "",
+        identity.trace_id,
+        identity.span_id,
     )
 
 

@@ -49,9 +49,7 @@ class FailureHook:
     def tell(self, failure: Failure, context: Context) -> None:
         """Call the hook from sync code; what an async hook returns runs in a thread with its own event loop."""
         try:
-            with parent_goes_on():
-                made = self._app.on_failure(replace(failure), context)  # a copy: a hook can change even a frozen record
-            if made is not None and unfinished(made):
+            if (made := self._call(failure, context)) is not None:
                 _run_in_thread(made, self._patience)
         except self._swallows as error:
             self._failed(context, error)
@@ -59,12 +57,16 @@ class FailureHook:
     async def atell(self, failure: Failure, context: Context) -> None:
         """Call the hook on the running event loop."""
         try:
-            with parent_goes_on():
-                made = self._app.on_failure(replace(failure), context)
-            if made is not None and unfinished(made):
+            if (made := self._call(failure, context)) is not None:
                 await _run_beside(made, self._patience)
         except self._swallows as error:
             self._failed(context, error)
+
+    def _call(self, failure: Failure, context: Context) -> Any:
+        with parent_goes_on():
+            # A copy, because a hook can change even a frozen record.
+            made: Any = self._app.on_failure(replace(failure), context)
+        return made if unfinished(made) else None
 
     def _failed(self, context: Context, error: BaseException) -> None:
         message, trace = describe(error)
@@ -125,7 +127,7 @@ def _run_in_thread(made: Any, patience: float) -> None:
 
     def live() -> None:
         try:
-            asyncio.run(_within(made, patience))
+            asyncio.run(_run_beside(made, patience))
             ends.append(None)
         except BaseException as error:
             ends.append(error)
@@ -158,17 +160,6 @@ async def _error_of(made: Awaitable[Any]) -> BaseException | None:
     except BaseException as error:
         return error
     return None
-
-
-async def _within(made: Awaitable[Any], patience: float) -> None:
-    limit = asyncio.timeout(patience)
-    try:
-        async with limit:
-            await made
-    except TimeoutError:
-        if not limit.expired():
-            raise
-        raise _late(patience) from None
 
 
 def _late(patience: float) -> TimeoutError:
