@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from framework.engine.answers import checked
 from framework.engine.ledger import DeadLedger, DeadLedgers
@@ -41,6 +41,7 @@ class Account:
     sent: bool = False
 
 
+@dataclass(eq=False)
 class Accounts:
     """The reader of the ledgers of dead owners, which also records there what becomes of their jobs.
 
@@ -50,16 +51,10 @@ class Accounts:
         identify: adds the ids to a run of which the store knows only that it had started.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        ledgers: DeadLedgers | None,
-        identify: Callable[[Lease, RunRecord], RunRecord] = lambda lease, run: run,
-    ) -> None:
-        self._engine = engine
-        self._identify = identify
-        self._ledgers = ledgers
-        self._open: Counter[str] = Counter()  # number of unsettled leases by owner
+    engine: Engine
+    ledgers: DeadLedgers | None
+    identify: Callable[[Lease, RunRecord], RunRecord] = lambda lease, run: run
+    _open: Counter[str] = field(default_factory=Counter)  # number of unsettled leases by owner
 
     def of(self, rescued: Rescued) -> Account:
         """Return what is known of a lease. Raises OSError, EngineUnavailable: it cannot be read now; ask again
@@ -70,15 +65,15 @@ class Accounts:
 
     def _known(self, rescued: Rescued) -> Account:
         lease, owner, run = rescued.lease, rescued.owner, rescued.run
-        ledger = None if self._ledgers is None else self._ledgers.of(owner)
+        ledger = None if self.ledgers is None else self.ledgers.of(owner)
         entry = None if ledger is None else ledger.entry(lease)
         if entry is not None:
             return Account(lease, owner, entry.run, entry.outcome, entry.ended_at, entry.resolved, entry.told)
         if run is not None:  # on another machine, or in a worker of the version before, which told telemetry first
             outcome = rescued.reported
-            return Account(lease, owner, self._identify(lease, run), outcome, sent=outcome is not None)
+            return Account(lease, owner, self.identify(lease, run), outcome, sent=outcome is not None)
         try:
-            unaccounted = checked(self._engine, "unaccounted", self._engine.unaccounted(lease), int)
+            unaccounted = checked(self.engine, "unaccounted", self.engine.unaccounted(lease), int)
         except Exception as error:
             raise answer(error) from None
         if unaccounted > MOST_UNCHARGED:
@@ -99,19 +94,19 @@ class Accounts:
         self._open[account.owner] -= 1
         if self._open[account.owner] <= 0:
             del self._open[account.owner]
-            if self._ledgers is not None:
-                self._ledgers.finished(account.owner)
+            if self.ledgers is not None:
+                self.ledgers.finished(account.owner)
 
     def sweep(self, queues: Collection[str], *, complete: bool) -> None:
         """Remove ledgers that no lease needs any more; see `DeadLedgers.sweep`."""
-        if self._ledgers is not None:
+        if self.ledgers is not None:
             with contextlib.suppress(OSError):  # the next turn does it
-                self._ledgers.sweep(queues, complete=complete and not self._open)
+                self.ledgers.sweep(queues, complete=complete and not self._open)
 
     def _record(self, account: Account, record: Callable[[DeadLedger], None]) -> None:
         """Write into the owner's ledger where there is one. If that fails, a later rescuer decides again."""
         with contextlib.suppress(OSError):
-            ledger = None if self._ledgers is None else self._ledgers.of(account.owner)
+            ledger = None if self.ledgers is None else self.ledgers.of(account.owner)
             if ledger is not None:
                 record(ledger)
 

@@ -84,7 +84,7 @@ class Worker:
         """
         core = self._core
         self._look_after_ledger()
-        if not (alone and self._rests()):
+        if not (alone and self._is_idle()):
             cause = self._put_back.everything(alone=alone) or (core.check.changed() if alone else "")
             if cause:
                 core.ruin(cause)
@@ -103,13 +103,13 @@ class Worker:
         except OSError as error:
             self._core.complain(f"the ledger of its runs was deleted, and cannot be written anew: {error}")
 
-    def _rests(self) -> bool:
+    def _is_idle(self) -> bool:
         """Return whether no job has run since the last look at what jobs may have changed in the process. Every fifth
         time in a row the answer is no, because the service may also run code beside its jobs."""
         core, (jobs, spared) = self._core, self._looked
-        rests = core.jobs == jobs and not core.used and not core.gate.failures and spared < SPARED
-        self._looked = (core.jobs, spared + 1 if rests else 0)
-        return rests
+        idle = core.jobs == jobs and not core.used and not core.gate.failures and spared < SPARED
+        self._looked = (core.jobs, spared + 1 if idle else 0)
+        return idle
 
     def _explain(self, attempt: Attempt) -> None:
         """Report in one line the mistake of a failed sync handler, if its error shows it."""

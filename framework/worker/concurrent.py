@@ -101,8 +101,7 @@ class AsyncWorker(Worker):
     async def _serve(self) -> None:
         core = self._core
         while not core.leave:
-            room = core.room(len(self._runs))
-            limit = len(self._free) if room is None else min(len(self._free), room)
+            limit = min(len(self._free), core.room(len(self._runs)))
             if limit <= 0:
                 self._changed.clear()
                 await self._changed.wait()

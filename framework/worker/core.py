@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from framework.engine.ledger import Ledger
 from framework.engine.port import Engine
@@ -24,6 +26,7 @@ OTHERS_WORK = 5.0  # seconds for which the engine must fail in this process alon
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
+@dataclass(eq=False)
 class LeaveSignal:
     """The state of leaving: why this process stops claiming, and when it interrupts its handlers. Signal handlers set
     it, too.
@@ -37,20 +40,17 @@ class LeaveSignal:
         why: the reason to leave; empty while the process goes on.
     """
 
-    def __init__(
-        self, drain: float | None, board_deadline: Callable[[], int], stood_still: Callable[[], float] = lambda: 0.0
-    ) -> None:
-        self._drain = drain
-        self._board_deadline = board_deadline
-        self._stood_still = stood_still
-        self._interrupt_at: float | None = None  # without the seconds for which the tree had stood still
-        self.why = ""
+    drain: float | None
+    board_deadline: Callable[[], int]
+    stood_still: Callable[[], float] = lambda: 0.0
+    why: str = field(default="", init=False)
+    _interrupt_at: float | None = field(default=None, init=False)  # without the seconds for which the tree stood still
 
     @property
     def interrupt_at(self) -> float | None:
         """Return the monotonic second at which running handlers are interrupted. It moves by the time the tree stands
         still."""
-        return None if self._interrupt_at is None else self._interrupt_at + self._stood_still()
+        return None if self._interrupt_at is None else self._interrupt_at + self.stood_still()
 
     def __bool__(self) -> bool:
         return self.why != ""
@@ -61,9 +61,9 @@ class LeaveSignal:
         if self.why and not (self.interrupt_at is None and why == "drain"):
             return False
         self.why = why
-        if why == "drain" and self._drain is not None:
-            deadline = self._board_deadline() / 1e9 or time.monotonic() + self._drain
-            self._interrupt_at = deadline - before_deadline(self._drain, 2.0) - self._stood_still()
+        if why == "drain" and self.drain is not None:
+            deadline = self.board_deadline() / 1e9 or time.monotonic() + self.drain
+            self._interrupt_at = deadline - before_deadline(self.drain, 2.0) - self.stood_still()
         return True
 
 
@@ -178,10 +178,10 @@ class WorkerCore:
                 self.leave.leave("max_memory")
                 self.gate.wake()  # a claim may wait for long
 
-    def room(self, running: int = 0) -> int | None:
-        """Return how many jobs this process may still start besides those that run; None: no limit."""
+    def room(self, running: int = 0) -> int:
+        """Return how many jobs this process may still start besides those that run."""
         most = self.options.max_jobs_per_process
-        return None if most is None else max(0, most - self.jobs - running)
+        return sys.maxsize if most is None else max(0, most - self.jobs - running)
 
     # --- a run ------------------------------------------------------------------------------------------------------
 

@@ -80,9 +80,7 @@ class SyncWorker(Worker):
         self._look_around()
         if self._core.leave:
             return None
-        room = self._core.room()
-        limit = self._claims.limit()
-        leases = self._core.gate.claim(limit if room is None else max(1, min(limit, room)), WAIT)
+        leases = self._core.gate.claim(max(1, min(self._claims.limit(), self._core.room())), WAIT)
         if self._core.leave:  # the signal came during the claim: start nothing new
             self._core.gate.give_back(leases)
             return None

@@ -124,8 +124,7 @@ class ThreadWorker(Worker):
                 self._repair(alone=not self._runs)
                 self._wait(FIRST_RETRY)
                 continue
-            room = core.room(len(self._runs))
-            limit = len(self._free) if room is None else min(len(self._free), room)
+            limit = min(len(self._free), core.room(len(self._runs)))
             if limit <= 0:
                 self._wait(WAIT)
                 continue

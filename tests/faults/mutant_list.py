@@ -257,7 +257,7 @@ SHARED = (
     Mutant("a span for which there is no room is counted as dropped", "telemetry/ring/facts.py", (("flags & ~records.SAMPLED | records.DROPPED", "flags & ~records.SAMPLED"),), "telemetry/test_tallies.py"),
     Mutant("counts and tail change by one store", "telemetry/ring/ring.py", (("at = _STATE_AT + (generation & 1) * PAGE\n        self._memory[at", "at = _STATE_AT + (generation - 1 & 1) * PAGE\n        self._memory[at"),), "telemetry/test_ring.py"),
     Mutant("last words outlive their successors' records", "telemetry/ring/ring.py", (("if span_id in everything}", "if False}"),), "telemetry/test_ring.py"),
-    Mutant("a rescuer asks the rings what they have", "maintenance/abandoned.py", (("known = self._knows(runs) if runs else ()", "known = ()"),), "unit/test_rescue.py process/test_told.py"),
+    Mutant("a rescuer asks the rings what they have", "maintenance/abandoned.py", (("known = self.knows(runs) if runs else ()", "known = ()"),), "unit/test_rescue.py process/test_told.py"),
     Mutant("a ledger's blocks are allocated", "engine/ledger/calls.py", (("os.posix_fallocate(fd, offset, length)", "os.ftruncate(fd, offset + length)"),), "ledger/test_mine.py",
            "a sparse map on a full disk"),
     Mutant("a run is there before its word says so", "engine/ledger/mine.py", (("        self._memory[at + 8 : at + RUN_AT + RUN_SIZE] = NO_OUTCOME + body\n        self._words[at >> 3] = COMMITTED | crc32(body)\n", "        self._words[at >> 3] = COMMITTED | crc32(body)\n        self._memory[at + 8 : at + RUN_AT + RUN_SIZE] = NO_OUTCOME + body\n"),), "ledger/test_kills.py"),

@@ -52,7 +52,7 @@ class Engine(MemoryEngine):
         return super().__getattribute__(name)
 
 
-class Book(Ledger):
+class NotedLedger(Ledger):
     """A real ledger. Notes the order of its calls among those of the engine; `begin` fails where that is broken."""
 
     def __init__(self, place: Path, engine: Engine) -> None:
@@ -89,7 +89,7 @@ class Desk:
         self.board = Scoreboard.create(path / "board", [("maintenance", 0), ("jobs/0", 2)], app="App")
         self.executor = an_executor(app or App(), self.events, concurrency=2, **options)
         self.leave = LeaveSignal(25.0, lambda: 0)
-        self.ledger = Book(path / "ledgers", self.engine)
+        self.ledger = NotedLedger(path / "ledgers", self.engine)
         self.core = WorkerCore(
             "jobs/0",
             1,

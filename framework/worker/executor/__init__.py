@@ -125,7 +125,7 @@ class Executor:
             context = self._context(attempt, started) if self.handler.takes_context else None
             try:
                 lease, decode = attempt.lease, self._decode
-                payload = letter_of(lease) if decode is None else decode(lease.job.payload)
+                payload = dead_letter_of(lease) if decode is None else decode(lease.job.payload)
                 result = call(self._method, payload) if context is None else call(self._method, payload, context)
                 if result is not None:
                     self._check(result)
@@ -153,7 +153,7 @@ class Executor:
             context = self._context(attempt, started) if self.handler.takes_context else None
             try:
                 lease, decode = attempt.lease, self._decode
-                payload = letter_of(lease) if decode is None else decode(lease.job.payload)
+                payload = dead_letter_of(lease) if decode is None else decode(lease.job.payload)
                 made = self._method(payload) if context is None else self._method(payload, context)
                 if (result := await call(self._awaitable(made))) is not None:
                     self._check(result)
@@ -319,7 +319,7 @@ def _seconds(delay: Any) -> float:
     return found
 
 
-def letter_of(lease: Lease) -> DeadLetter:
+def dead_letter_of(lease: Lease) -> DeadLetter:
     """Return a dead letter as its handler sees it."""
     job = lease.job
     return DeadLetter(
