@@ -130,10 +130,16 @@ def resolve(
     if found is not None and (not found.charges(run.row) or _came_after(found, run, options[lease.queue], now)):
         return Outcome(Kind.RELEASED), None
     reason: Reason = "timeout" if found is not None and found.kind == "timeout" else "worker_lost"
-    failure = Failure(
+    failure = lost_failure(lease, run, reason, _message(reason, options[lease.queue], found), now)
+    return fail(failure, options[lease.queue].retry), reason
+
+
+def lost_failure(lease: Lease, run: RunRecord, reason: Reason, message: str, now: float) -> Failure:
+    """Return the failure of a run that died with its process."""
+    return Failure(
         attempt=lease.attempt,
         reason=reason,
-        message=_message(reason, options[lease.queue], found),
+        message=message,
         trace_id=run.trace_id,
         error_type=reason,
         span_id=run.span_id,
@@ -142,7 +148,6 @@ def resolve(
         started_at=run.started_at,
         ended_at=now,
     )
-    return fail(failure, options[lease.queue].retry), reason
 
 
 def _came_after(kill_reason: KillReason, run: RunRecord, options: QueueOptions, now: float) -> bool:

@@ -12,14 +12,14 @@ from framework.model.exceptions import error_type
 from framework.model.job import Lease
 from framework.model.outcome import Disturbed, JobInterrupted
 from framework.process.forks import leave_if_forked
-from framework.process.standstill import LATE, Standstill
+from framework.process.standstill import Standstill
 from framework.service.app import Slot, WorkerApp
 from framework.worker import tasks
 from framework.worker.base import Worker
 from framework.worker.core import WorkerCore
 from framework.worker.gate.thread_gate import ThreadGate
 from framework.worker.interrupts.blocking import LoopWatch, Tracked, last_row
-from framework.worker.interrupts.interrupt import LOOK_AGAIN, PATIENCE
+from framework.worker.interrupts.interrupt import LOOK_AGAIN, PATIENCE, LateAlarm
 from framework.worker.tasks import Run
 
 TICK = 1.0  # seconds between signs of life
@@ -176,18 +176,14 @@ class AsyncWorker(Worker):
         """Call `act` after seconds of the tree's own time: seconds in which the tree stood still do not count."""
         run.timer = self._loop.call_later(seconds, self._when, self._core.now() + seconds, act, run)
 
-    def _when(self, due: float, act: Callable[[Run], None], run: Run, looks: int = 0) -> None:
+    def _when(self, due: float, act: Callable[[Run], None], run: Run, late: LateAlarm | None = None) -> None:
         left = due - self._core.now()
         if left > 0.0:
             run.timer = self._loop.call_later(left, self._when, due, act, run)
-        elif looks or left < -LATE:
-            # Seconds late: the loop was blocked, or the whole tree stood still. The supervisor knows which, once it has
-            # turned.
-            most = int(min(PATIENCE, run.options.kill_after / 2) / LOOK_AGAIN)
-            if looks >= most:
-                act(run)
-            else:
-                run.timer = self._loop.call_later(LOOK_AGAIN, self._when, due, act, run, looks + 1)
+            return
+        late = late or LateAlarm(min(PATIENCE, run.options.kill_after / 2))
+        if late.may_be_standstill(-left):  # the loop was blocked, or the whole tree stood still
+            run.timer = self._loop.call_later(LOOK_AGAIN, self._when, due, act, run, late)
         else:
             act(run)
 

@@ -64,7 +64,7 @@ class ThreadWorker(Worker):
             on_astray=lambda: core.leave.leave("interrupted in a library"),
         )
         core.gate.on_lost = self._interrupts.lose
-        self._free = list(range(core.options.concurrency))[::-1]
+        self._free = list(range(core.options.concurrency))[::-1]  # used from one end: few threads where few are needed
         self._runs: set[Run] = set()
         self._ended: SimpleQueue[Run | None] = SimpleQueue()  # None: something else than the end of a job has happened
         self._claiming = False
@@ -79,7 +79,7 @@ class ThreadWorker(Worker):
         core = self._core
         if core.leave:
             return
-        self._lanes = [_Lane(row, self) for row in range(core.options.concurrency)]
+        todo = self._todo = [self._thread_of(row) for row in range(core.options.concurrency)]
         self._ready()
         try:
             self._serve()
@@ -90,8 +90,8 @@ class ThreadWorker(Worker):
                 self._end_rest()
             raise
         finally:
-            for lane in self._lanes:
-                lane.todo.put(None)
+            for jobs in todo:
+                jobs.put(None)
 
     def _on_term(self) -> None:
         """Note the drain and wake the main thread. This runs in a signal handler."""
@@ -172,7 +172,7 @@ class ThreadWorker(Worker):
         run = Run(self._core.executors[lease.queue].attempt(lease), row, hard_at)
         if self._core.begin(run.attempt, row):
             self._runs.add(run)
-            self._lanes[row].todo.put(run)
+            self._todo[row].put(run)
         else:
             self._free.append(row)
 
@@ -216,11 +216,21 @@ class ThreadWorker(Worker):
 
     # --- other threads ----------------------------------------------------------------------------------------------
 
-    def name_thread(self, row: int) -> None:
-        """Write on the board which thread runs the jobs of a row."""
-        self._core.rows[row].thread(threading.get_native_id())
+    def _thread_of(self, row: int) -> SimpleQueue[Run | None]:
+        """Start the thread of a row; return the queue of its jobs."""
+        todo: SimpleQueue[Run | None] = SimpleQueue()
+        # Each job sees the context variables that the lifespan has set, as it does in the main thread.
+        run = copy_context().run
+        threading.Thread(target=run, args=(self._live_in, row, todo), name=f"handler-{row}", daemon=True).start()
+        return todo
 
-    def run_job(self, run: Run) -> None:
+    def _live_in(self, row: int, todo: SimpleQueue[Run | None]) -> None:
+        self._core.rows[row].thread(threading.get_native_id())  # for the supervisor
+        while (run := todo.get()) is not None:
+            self._run_job(run)
+            del run  # keeps nothing of a job alive until the next one
+
+    def _run_job(self, run: Run) -> None:
         """Run a job, in the thread of its row."""
         core = self._core
         run.thread = threading.get_ident()
@@ -257,21 +267,3 @@ class ThreadWorker(Worker):
         core.emit(ServiceMistake(core.process, text, stack_of(frame)))
         core.leave.leave("hung job")
         self._wake()
-
-
-class _Lane:
-    """The thread of one row. Free rows are taken from one end, so few threads run when few are needed."""
-
-    def __init__(self, row: int, worker: ThreadWorker) -> None:
-        self.todo: SimpleQueue[Run | None] = SimpleQueue()
-        self._worker = worker
-        self._row = row
-        # Each job sees the context variables that the lifespan has set, as it does in the main thread.
-        live = threading.Thread(target=copy_context().run, args=(self._live,), name=f"handler-{row}", daemon=True)
-        live.start()
-
-    def _live(self) -> None:
-        self._worker.name_thread(self._row)
-        while (run := self.todo.get()) is not None:
-            self._worker.run_job(run)
-            del run  # keeps nothing of a job alive until the next one

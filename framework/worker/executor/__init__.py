@@ -32,7 +32,7 @@ from framework.model.outcome import (
 from framework.service.app import Handler, WorkerApp
 from framework.service.codec import UndecodablePayload, codec_for, parse_lenient
 from framework.service.queues import DeadLetter
-from framework.worker.executor.elsewhere import attempt_elsewhere, loss_elsewhere, lost_elsewhere
+from framework.worker.executor.elsewhere import attempt_elsewhere, charged
 from framework.worker.executor.hooks import PATIENCE, FailureHook, dismiss, undone, unfinished
 
 
@@ -102,7 +102,7 @@ class Executor:
         """Return the run that is about to start, or the earlier one that must be charged. Its ids go into the run
         record."""
         if lease.previous is not None:
-            return attempt_elsewhere(lease, self.options, self._tracing)
+            return attempt_elsewhere(lease, lease.previous, self.options, self._tracing)
         now = self._clock()
         return Attempt(lease, self.options, now, self._tracing.identify(lease, now), max(0.0, now - lease.eligible_at))
 
@@ -172,10 +172,10 @@ class Executor:
     def _charge_elsewhere(self, attempt: Attempt) -> tuple[Failure, Context]:
         """Charge a run whose machine is gone, as a rescuer does: the ledger first, then telemetry. Return what to tell
         the service."""
-        failure = loss_elsewhere(attempt, self._clock())
-        attempt.outcome = outcome = fail(failure, self.options.retry)
-        self.record(attempt.lease, outcome, resolved=True)
-        self._emit(lost_elsewhere(attempt, outcome, failure))
+        assert attempt.lease.previous is not None
+        attempt.outcome, failure, event = charged(attempt, attempt.lease.previous, self._clock())
+        self.record(attempt.lease, attempt.outcome, resolved=True)
+        self._emit(event)
         return failure, self._context(attempt, self._monotonic())
 
     def _check(self, result: object) -> None:

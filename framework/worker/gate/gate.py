@@ -73,7 +73,7 @@ class Gate:
         self._empty = 0  # claims in a row that found nothing and did not wait
         self._wake_error: Exception | None = None
         self._waiters: ThreadPoolExecutor | None = None
-        self.settle_delay, self.claim_seconds = engine.features.settle_delay, 0.0
+        self.settle_delay = self.claim_seconds = 0.0
         self.failures, self.failing_since = 0, 0.0
         self.doubtful = False
         self.on_lost: Callable[[Lease], object] = lambda lease: None

@@ -45,6 +45,7 @@ class ThreadGate(Gate):
 
     def __init__(self, engine: Engine, ledger: Ledger, host: WorkerCore) -> None:
         super().__init__(engine, ledger, host)
+        self.settle_delay = engine.features.settle_delay
         self._running: dict[int, Lease] = {}  # by id() of the lease
         self._look_at = math.inf
         self._thread = EngineThread(self.wake, self._on_due)
