@@ -263,8 +263,8 @@ def main(scenario: str, queue: str = "", retries: str = "1") -> dict[str, Any]:
         return taken(scenario, queue)
     if scenario == "elsewhere":
         return elsewhere(queue, int(retries))
-    if scenario in ("together", "turning"):
-        world = World(scenario, "loop", CONCURRENCY)
+    if scenario in ("together", "turning"):  # the next claim settles: no clock decides what is settled together
+        world = World(scenario, "loop", CONCURRENCY, delay=LONG)
     elif scenario == "many":
         world = World(scenario, "loop", 200)
         world.engine.flaws.middle, world.engine.flaws.late, world.engine.flaws.lost = [3, 1, 0], 2, {"j33"}
