@@ -153,7 +153,9 @@ class Engine(Protocol):
     A verb that cannot be done now raises EngineUnavailable and may be repeated; a lease that could not be settled stays
     claimed. Callers treat any other exception, except a WorkerError, as EngineUnavailable. After such an exception from
     `claim`, the worker is replaced once its jobs have ended, because it may have claimed jobs that it does not know of.
-    `wake`, `expired` and `stuck` only look at memory, and raise nothing.
+    An answer that is not as described here is reported with the engine's class and the verb, and what of it can be used
+    is used: leases that were not asked for are released (`framework/engine/answers.py`). `wake`, `expired` and `stuck`
+    only look at memory, and raise nothing.
 
     Attributes:
         features: how this engine differs from others; final after `open`.
@@ -189,7 +191,7 @@ class Engine(Protocol):
         `wake()` ends the wait. Within a queue, lower priorities come first, then jobs in the order of their enqueue. An
         urgent job may pass the others a moment after it came, however many they are; a steady stream of urgent jobs
         starves the others. A queue gives jobs only where the queues named before it leave room: the caller names
-        another queue first each time, so that none starves (`framework/worker/gate/turns.py`). With many queues, a job
+        another queue first each time, so that none starves (`framework/worker/gate/claims.py`). With many queues, a job
         that no notification announced may be seen some seconds late.
 
         Delivery grows by one. Some engines themselves redeliver a job whose owner is silent; with the others `rescue`

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from framework.engine.answers import checked
 from framework.engine.port import Engine
 from framework.model.events import EngineFailed, EngineRecovered, Event
 
@@ -36,7 +37,7 @@ class StuckJobs:
         if now < self._look_at:
             return
         self._look_at = now + EVERY
-        found = self._engine.stuck()
+        found = checked(self._engine, "stuck", self._engine.stuck(), Mapping)
         new = [place for place in found if place not in self._since]
         self._since.update(dict.fromkeys(new, now))
         for place in new[:MOST_SAID]:

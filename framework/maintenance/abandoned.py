@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
+from framework.engine.answers import rescued_by
 from framework.engine.ledger import DeadLedgers
 from framework.engine.port import Engine, Rescued
-from framework.maintenance.accounts import Account, Accounts, as_it_is
-from framework.maintenance.rescue import resolve
+from framework.maintenance.rescue import Account, Accounts, resolve
 from framework.model.backoff import Later, Retried
 from framework.model.errors import EngineUnavailable, LeaseLost, answer
 from framework.model.events import AttemptLost, EngineFailed, EngineRecovered, Event, JobsRescued, LeasesLost
@@ -41,6 +41,7 @@ class _Abandoned(Retried):
     resolved: tuple[Outcome, Reason | None] | None = None
 
 
+@dataclass(eq=False)
 class AbandonedLeases:
     """The collector of abandoned leases: it takes them from the engine, resolves each, and settles it.
 
@@ -59,29 +60,21 @@ class AbandonedLeases:
         clock: returns monotonic seconds.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        options: Mapping[str, QueueOptions],
-        emit: Callable[[Event], None],
-        *,
-        kill_reason: Callable[[str], KillReason | None],
-        after_loss: Callable[[Rescued, Outcome], None],
-        knows: Callable[[Sequence[RunRecord]], Collection[str]] = lambda _: (),
-        ledgers: DeadLedgers | None = None,
-        identify: Callable[[Lease, RunRecord], RunRecord] = as_it_is,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._engine = engine
-        self._options = options
-        self._emit = emit
-        self._kill_reason = kill_reason
-        self._after_loss = after_loss
-        self._knows = knows
-        self._accounts = Accounts(engine, ledgers, identify)
-        self._clock = clock
+    engine: Engine
+    options: Mapping[str, QueueOptions]
+    emit: Callable[[Event], None]
+    _: KW_ONLY
+    kill_reason: Callable[[str], KillReason | None]
+    after_loss: Callable[[Rescued, Outcome], None]
+    knows: Callable[[Sequence[RunRecord]], Collection[str]] = lambda _: ()
+    ledgers: DeadLedgers | None = None
+    identify: Callable[[Lease, RunRecord], RunRecord] = lambda lease, run: run
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self._accounts = Accounts(self.engine, self.ledgers, self.identify)
         self._due: deque[_Abandoned] = deque()
-        self._failed = Later[_Abandoned](FIRST_RETRY, LAST_RETRY, clock=clock)
+        self._failed = Later[_Abandoned](FIRST_RETRY, LAST_RETRY, clock=self.clock)
         self._paused_until = 0.0
 
     def step(self, until: float) -> bool:
@@ -90,12 +83,12 @@ class AbandonedLeases:
         unavailable: EngineUnavailable | LeaseLost | None = None
         found: Sequence[Rescued] = ()
         try:
-            found = self._engine.rescue()
+            found, unavailable = rescued_by(self.engine)
         except Exception as error:  # leases that were collected before can still be settled
             unavailable = answer(error)
         self._collect(found)
         self._due.extend(self._looked_up(self._failed.due()))
-        if self._clock() >= self._paused_until:
+        if self.clock() >= self._paused_until:
             self._settle_until(until)
         if unavailable is not None:
             raise unavailable
@@ -119,18 +112,20 @@ class AbandonedLeases:
         for item in new:
             try:
                 item.account = self._accounts.of(item.rescued)
-            except (OSError, EngineUnavailable) as error:
+            except OSError as error:
                 self._postpone(item, error)
-        runs = [run for item in new if item.account and not item.account.told and (run := item.account.run)]
-        known = self._knows(runs) if runs else ()
+            except Exception as error:
+                self._postpone(item, answer(error))
+        runs = [run for item in new if item.account and not item.account.sent and (run := item.account.run)]
+        known = self.knows(runs) if runs else ()
         for item in new:
-            item.sent = item.account is not None and (item.account.told or _span_id(item.account) in known)
+            item.sent = item.account is not None and (item.account.sent or _span_id(item.account) in known)
         return sorted((item for item in items if item.account is not None), key=_started_at)
 
     def sweep(self) -> None:
         """Remove the ledgers of dead workers that no lease needs. Costs little if no worker is dead."""
-        complete = not (self._due or self._failed or self._engine.stuck())
-        self._accounts.sweep(self._options.keys(), complete=complete)
+        complete = not (self._due or self._failed or self.engine.stuck())
+        self._accounts.sweep(self.options.keys(), complete=complete)
 
     def _settle_until(self, until: float) -> None:
         released: dict[tuple[str, str], list[str]] = {}
@@ -146,15 +141,15 @@ class AbandonedLeases:
                     self._postpone(item, failed)
                     failures += 1
                     if failures == MOST_FAILURES:
-                        self._paused_until = self._clock() + PAUSE
+                        self._paused_until = self.clock() + PAUSE
                         raise failed from None
                 else:
                     failures = 0
-                if self._clock() >= until:
+                if self.clock() >= until:
                     break
         finally:
             for (queue, owner), ids in released.items():
-                self._emit(JobsRescued(queue, ids, owner))
+                self.emit(JobsRescued(queue, ids, owner))
 
     def _settle(self, item: _Abandoned, released: dict[tuple[str, str], list[str]]) -> None:
         rescued, lease, account = item.rescued, item.rescued.lease, item.account
@@ -162,21 +157,21 @@ class AbandonedLeases:
         item.resolved = item.resolved or self._resolve(account, sent=item.sent)
         outcome, reason = item.resolved
         try:
-            self._engine.settle([Settlement(lease, outcome)])
+            self.engine.settle([Settlement(lease, outcome)])
         except LeaseLost as lost:
-            self._emit(LeasesLost(lease.queue, lost.job_ids))
+            self.emit(LeasesLost(lease.queue, lost.job_ids))
         self._accounts.settled(account)
         if item.failures:
-            self._emit(EngineRecovered("settle", self._clock() - item.since))
+            self.emit(EngineRecovered("settle", self.clock() - item.since))
         if reason is not None:
-            self._after_loss(rescued, outcome)
+            self.after_loss(rescued, outcome)
         elif account.run is None:
             released.setdefault((lease.queue, rescued.owner), []).append(lease.job.id)
 
     def _postpone(self, item: _Abandoned, error: Exception) -> None:
         delay = self._failed.add(item)
         if item.failures == 1:
-            self._emit(EngineFailed("settle", f"job {item.rescued.lease.job.id!r}: {error}", delay))
+            self.emit(EngineFailed("settle", f"job {item.rescued.lease.job.id!r}: {error}", delay))
 
     def _resolve(self, account: Account, *, sent: bool) -> tuple[Outcome, Reason | None]:
         """Return the outcome of a job, and why its attempt failed.
@@ -185,15 +180,15 @@ class AbandonedLeases:
         missing span is sent, before the job is settled: after the settlement nothing would show that the span is
         missing.
         """
-        outcome, reason = resolve(account, self._options, self._kill_reason, time.time())
+        outcome, reason = resolve(account, self.options, self.kill_reason, time.time())
         if account.run is None:
             return outcome, reason
         if account.outcome is None:
             self._accounts.resolve(account, outcome)
         if not sent:
-            self._emit(self._lost(account, account.run, outcome, reason))
-        if not account.told:
-            self._accounts.told(account)
+            self.emit(self._lost(account, account.run, outcome, reason))
+        if not account.sent:
+            self._accounts.sent(account)
         return outcome, reason
 
     def _lost(self, account: Account, run: RunRecord, outcome: Outcome, reason: Reason | None) -> AttemptLost:
@@ -201,7 +196,7 @@ class AbandonedLeases:
         return AttemptLost(
             lease=account.lease,
             run=run,
-            max_attempts=self._options[account.lease.queue].retry.max_attempts,
+            max_attempts=self.options[account.lease.queue].retry.max_attempts,
             outcome=outcome.kind.value,
             reason=failure.reason if ended and failure else reason,
             owner=account.owner,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 
+from framework.engine.answers import checked, pause_of
 from framework.engine.port import Engine
 from framework.engine.stuck import StuckJobs
 from framework.maintenance.abandoned import AbandonedLeases
@@ -28,6 +30,7 @@ SELDOM = 15.0  # the same, at most, if many queues do not change
 OBSERVE_WORTH = 4000  # the same, as a multiple of the processor time of an observation
 
 
+@dataclass(eq=False)
 class Maintenance:
     """The maintenance process; it runs until it is told to leave, which happens after the last worker is gone.
 
@@ -42,42 +45,28 @@ class Maintenance:
         others: the other trees on the store.
     """
 
-    def __init__(
-        self,
-        index: int,
-        *,
-        supervisor: int,
-        poke: int,
-        board: Scoreboard,
-        engine: Engine,
-        abandoned: AbandonedLeases,
-        queues: Iterable[str],
-        plans: Sequence[Plan],
-        emit: Callable[[Event], None],
-        leads: Callable[[], bool],
-        drain: float | None,
-        others: OtherTrees,
-    ) -> None:
-        self._index = index
-        self._supervisor = supervisor
-        self._poke = poke
-        self._board = board
-        self._engine = engine
-        self._abandoned = abandoned
-        self._queues = list(queues)
-        self._emit = emit
-        self._leads = leads
-        self._drain = drain
-        self._others = others
+    index: int
+    _: KW_ONLY
+    supervisor: int
+    poke: int
+    board: Scoreboard
+    engine: Engine
+    abandoned: AbandonedLeases
+    queues: Iterable[str]
+    plans: Sequence[Plan]
+    emit: Callable[[Event], None]
+    leads: Callable[[], bool]
+    drain: float | None
+    others: OtherTrees
+
+    def __post_init__(self) -> None:
         self._asked_to_leave = False
-        self._rescue_at = 0.0
-        self._observe_at = 0.0
-        self._look_at = self._sweep_at = self._fire_at = 0.0
+        self._rescue_at = self._observe_at = self._look_at = self._sweep_at = self._fire_at = 0.0
         self._failing_since: dict[str, float] = {}
         self._leading = False
-        self._stuck = StuckJobs(engine, emit)
-        self._observation = Observation(engine, emit)
-        self._schedules = Schedules(engine, plans, emit)
+        self._stuck = StuckJobs(self.engine, self.emit)
+        self._observation = Observation(self.engine, self.emit)
+        self._schedules = Schedules(self.engine, self.plans, self.emit)
         self.engine_ok = True
         self.turned_at = time.monotonic()
         self._asked_at: float | None = None  # when the engine was asked what it has not answered yet
@@ -92,22 +81,22 @@ class Maintenance:
         """Run until told to leave and nothing of the tree is left to rescue."""
         signals = SignalQueue((signal.SIGTERM, signal.SIGINT))
         unblock()
-        self._board.set_state(self._index, READY, time.monotonic_ns())
+        self.board.set_state(self.index, READY, time.monotonic_ns())
         while True:
             pause = self.turn()
             if self._told_to_leave(signals):
                 break
-            if self._poke in signals.wait(min(pause, LONGEST_PAUSE), self._poke):
-                drain(self._poke)
+            if self.poke in signals.wait(min(pause, LONGEST_PAUSE), self.poke):
+                drain(self.poke)
                 self._rescue_at = 0.0
-        self._board.set_state(self._index, LEAVING, time.monotonic_ns())
-        if os.getppid() != self._supervisor:
-            Leftovers(self._board, self._index, self._drain).outlive(self.turn)
+        self.board.set_state(self.index, LEAVING, time.monotonic_ns())
+        if os.getppid() != self.supervisor:
+            Leftovers(self.board, self.index, self.drain).outlive(self.turn)
         self._rescue_at = self._sweep_at = 0.0
         self._observe_at = 0.0  # from now on the gauges show what was left
         self.turn()
         # The next supervisor settles what is left at the deadline.
-        while not self._rescue() and time.monotonic_ns() < self._board.deadline:
+        while not self._rescue() and time.monotonic_ns() < self.board.deadline:
             self._beat()
 
     def turn(self) -> float:
@@ -118,13 +107,12 @@ class Maintenance:
         to the supervisor.
         """
         now = self._beat()
-        self._board.try_to_publish()
+        self.board.try_to_publish()
         rescued = self._rescue() if now >= self._rescue_at else TURN
         self._beat()
-        maintained = self._try("maintain", lambda: self._engine.maintain(seconds=STEP))
-        for queue, count in self._engine.expired().items():
-            self._emit(JobsExpired(queue, count))
-        self._stuck.tell()
+        maintained = self._try("maintain", lambda: pause_of(self.engine, STEP))
+        self._try("expired", self._expired)
+        self._try("stuck", self._stuck.tell)
         if now >= self._fire_at:
             self._fire_at = now + self._try("firing schedules", self._schedules.step)
         if now >= self._look_at:
@@ -132,7 +120,7 @@ class Maintenance:
             self._end_headless()
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_EVERY
-            self._abandoned.sweep()
+            self.abandoned.sweep()
         if now >= self._observe_at:
             self._leading = False
             self._try("lead", self._lead)
@@ -140,33 +128,37 @@ class Maintenance:
             if self._failing_since:  # readiness must not wait for the next regular turn of what failed here
                 self._observe_at = now + 2 * TURN
         if self.engine_ok:
-            self._board.engine_worked(self._index, time.monotonic_ns())
+            self.board.engine_worked(self.index, time.monotonic_ns())
         return min(maintained, max(0.0, self._fire_at - time.monotonic())) if rescued else 0.0
 
     def _observe(self) -> float:
         """Observe all queues. Return the seconds until the next observation."""
         began, self._observation.changed = time.thread_time(), False
-        for name in self._queues:
+        for name in self.queues:
             self._beat()
             self._try(f"stats of {name!r}", lambda name=name: self._observation.queue(name))  # type: ignore[misc]
         self._try("looking for queues", self._observation.undeclared)
         seldom = OBSERVE_WORTH * (time.thread_time() - began)
         return OBSERVE_EVERY if self._observation.changed else min(SELDOM, max(OBSERVE_EVERY, seldom))
 
+    def _expired(self) -> None:
+        for queue, count in checked(self.engine, "expired", self.engine.expired(), Mapping).items():
+            self.emit(JobsExpired(queue, count))
+
     def _lead(self) -> bool:
-        self._leading = self._leads()
+        self._leading = self.leads()
         return True
 
     def _beat(self) -> float:
         """Show supervisor and probes that this process is alive. Return the time."""
-        self._board.tick(self._index, time.monotonic_ns())
+        self.board.tick(self.index, time.monotonic_ns())
         self.turned_at = time.monotonic()
         return self.turned_at
 
     def _rescue(self) -> float:
         """Settle abandoned leases for a while. Return 0 if a due lease is left."""
         now = time.monotonic()
-        done = self._try("rescue", lambda: self._abandoned.step(now + STEP))
+        done = self._try("rescue", lambda: self.abandoned.step(now + STEP))
         self._rescue_at = now + RESCUE_EVERY if done else now
         return done
 
@@ -175,17 +167,16 @@ class Maintenance:
         maintenance stays."""
         while (number := signals.take()) is not None:
             self._asked_to_leave = self._asked_to_leave or number == signal.SIGTERM
-        if os.getppid() != self._supervisor:
+        if os.getppid() != self.supervisor:
             return True
         return self._asked_to_leave and not self._workers_alive()
 
     def _workers_alive(self) -> bool:
         return any(
-            slot.pid and slot.is_worker and process_start(slot.pid) == slot.pid_start
-            for slot in self._board.all_slots()
+            slot.pid and slot.is_worker and process_start(slot.pid) == slot.pid_start for slot in self.board.all_slots()
         )
 
-    def _try(self, verb: str, call: Callable[[], float]) -> float:
+    def _try(self, verb: str, call: Callable[[], float | None]) -> float:
         """Return what a call to the engine returns; 0: not everything is done for now.
 
         If the engine fails, return a pause, after which it is asked again. The failure is reported once, and the
@@ -199,18 +190,18 @@ class Maintenance:
             self.engine_ok = False
             if verb not in self._failing_since:
                 self._failing_since[verb] = time.monotonic()
-                self._emit(EngineFailed(verb, str(error), TURN))
+                self.emit(EngineFailed(verb, str(error), TURN))
             return TURN
         finally:
             self._asked_at = None
         if verb in self._failing_since:
-            self._emit(EngineRecovered(verb, time.monotonic() - self._failing_since.pop(verb)))
+            self.emit(EngineRecovered(verb, time.monotonic() - self._failing_since.pop(verb)))
         self.engine_ok = not self._failing_since
-        return done
+        return done or 0.0
 
     def _end_headless(self) -> None:
-        killed = self._others.look()
+        killed = self.others.look()
         if killed:
-            self._emit(
+            self.emit(
                 SupervisorNote(f"killed {len(killed)} processes that a dead supervisor left: {killed}", "warning")
             )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import islice
 
+from framework.engine.answers import checked
 from framework.engine.port import Engine, Inspector, QueueStats
 from framework.model.events import Event, FileBad, QueueObserved, QueueUndeclared
 
-MOST_LOOKED, MOST_TOLD = 1000, 20  # bad files of a queue that one observation reads, and reports with a line each
+MOST_LOOKED, MOST_SAID = 1000, 20  # bad files of a queue that one observation reads, and reports with a line each
 
 
 class Observation:
@@ -28,7 +29,7 @@ class Observation:
 
     def queue(self, name: str) -> bool:
         """Observe one queue that the service declares. Return True: nothing is left to do. Raises EngineUnavailable."""
-        found = self._engine.stats(name)
+        found = checked(self._engine, "stats", self._engine.stats(name), QueueStats)
         seen, self._seen[name] = self._seen.get(name), found
         self.changed = self.changed or found != seen  # the age of waiting jobs always changes
         self._emit(
@@ -47,19 +48,19 @@ class Observation:
 
     def undeclared(self) -> bool:
         """Look for queues that no service declares. Return True. Raises EngineUnavailable."""
-        found = self._engine.undeclared()
+        found = checked(self._engine, "undeclared", self._engine.undeclared(), Mapping)
         for name, stats in found.items():
             self._emit(QueueUndeclared(name, stats.jobs, first=name not in self._undeclared))
         self._undeclared = set(found)
         return True
 
     def _tell_bad(self, queue: str, count: int) -> None:
-        told = self._bad.setdefault(queue, set())
-        many = count > MOST_TOLD  # then a different file at the same count may wait until the count changes
-        if not count or (many and count == len(told)) or not isinstance(self._engine, Inspector):
+        said = self._bad.setdefault(queue, set())
+        many = count > MOST_SAID  # then a different file at the same count may wait until the count changes
+        if not count or (many and count == len(said)) or not isinstance(self._engine, Inspector):
             return
         here = {view.job.id: view for view in islice(self._engine.browse(queue, "bad"), MOST_LOOKED)}
-        told.intersection_update(here)
-        for file in [file for file in here if file not in told][:MOST_TOLD]:
-            told.add(file)
+        said.intersection_update(here)
+        for file in [file for file in here if file not in said][:MOST_SAID]:
+            said.add(file)
             self._emit(FileBad(queue, file, here[file].flaw, here[file].place))

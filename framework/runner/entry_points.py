@@ -135,6 +135,9 @@ def maintain(place: Place, birth: Birth, board: Scoreboard) -> int:
         if place.lost is not None and os.getppid() != birth.supervisor:
             place.lost.say_left(bus.emit)  # its dead supervisor cannot report it
         return 0
+    except WorkerError as error:  # the engine refuses for good
+        bus.emit(ServiceMistake(birth.name, f"{birth.name}: {error}"))
+        return CRASHED
     finally:
         engine.close()
         _say_goodbye(place, birth, board, telemetry, LAST_GRACE - 0.2)

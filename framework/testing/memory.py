@@ -25,7 +25,7 @@ from framework.service.producer import Producer
 from framework.service.queues import DeadLetter, Queue
 from framework.testing.fakes import Fakes
 from framework.testing.loop import Loop, refuse_loop, stay_cancelled
-from framework.worker.executor import Executor, letter_of
+from framework.worker.executor import Executor, dead_letter_of
 
 P = TypeVar("P")
 A = TypeVar("A", bound=WorkerApp)
@@ -244,7 +244,7 @@ async def _await(awaitable: Awaitable[Any]) -> Any:
 
 
 def _letter(view: JobView) -> Any:
-    return letter_of(Lease(view.job, view.queue, view.attempt, view.delivery, view.since, token=None))
+    return dead_letter_of(Lease(view.job, view.queue, view.attempt, view.delivery, view.since, token=None))
 
 
 def _check_end(lease: Lease, claims: dict[bytes, int]) -> None:

@@ -3,68 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
-from framework.model.events import ServiceMistake
 from framework.model.exceptions import error_type
 from framework.model.job import Lease
 from framework.model.outcome import Disturbed, JobInterrupted
 from framework.process.forks import leave_if_forked
-from framework.process.signals import ignore
-from framework.process.standstill import LATE, Standstill
+from framework.process.standstill import Standstill
 from framework.service.app import Slot, WorkerApp
-from framework.worker import tasks, turning
+from framework.worker import tasks
+from framework.worker.base import Worker
 from framework.worker.core import WorkerCore
 from framework.worker.gate.thread_gate import ThreadGate
 from framework.worker.interrupts.blocking import LoopWatch, Tracked, last_row
-from framework.worker.interrupts.interrupt import LOOK_AGAIN, PATIENCE
-from framework.worker.putback import PutBack
+from framework.worker.interrupts.interrupt import LOOK_AGAIN, PATIENCE, LateAlarm
 from framework.worker.tasks import Run
-from framework.worker.upkeep import look_around
 
 TICK = 1.0  # seconds between signs of life
 HUNG_AFTER = 1.0  # seconds after the cancellation at its soft timeout within which a job must end
 
 
-class AsyncWorker:
-    """The worker for async handlers; it runs until it is told to leave. Use it in the main thread only.
-
-    Args:
-        core: connects the process to engine and board.
-        app, slot: `app.lifespan(slot)` and `app.alifespan(slot)` are open while the worker runs.
-        unblock: unblocks signals once the signal handlers are installed.
-    """
+class AsyncWorker(Worker):
+    """The worker for async handlers; `app.alifespan(slot)` is open, too, while it runs."""
 
     def __init__(self, core: WorkerCore, app: WorkerApp, slot: Slot, *, unblock: Callable[[], None]) -> None:
-        self._core = core
-        self._app = app
-        self._slot = slot
-        self._unblock = unblock
-        self._pid = os.getpid()
+        super().__init__(core, app, slot, unblock=unblock)
         self._changed = asyncio.Event()
         self._wake: Callable[[], object] = lambda: None
         self._free = list(range(core.options.concurrency))[::-1]
         self._runs: set[Run] = set()
 
-    def run(self) -> None:
-        """Run until everything is settled or left behind on purpose. Raises what the lifespans raise."""
-        signal.signal(signal.SIGTERM, lambda *_: self._on_term())
-        # A terminal signals the whole group, and the supervisor decides. An alarm that a job set and forgot would end
-        # the process with its other jobs.
-        ignore(signal.SIGINT, signal.SIGALRM)
-        self._put_back = PutBack((signal.SIGTERM, signal.SIGINT), self._core.complain)
-        self._core.blamed = last_row
-        self._unblock()
-        try:
-            with self._app.lifespan(self._slot):
-                turning.run(self._main(), self._on_exit)
-        finally:
-            self._core.gate.close()
+    def _live(self) -> None:
+        tasks.run(self._main(), self._on_exit)
+
+    def _blamed(self) -> int | None:
+        return last_row()
 
     def _on_term(self) -> None:
         """Note the drain and wake the loop; `_serve` acts.
@@ -88,8 +64,7 @@ class AsyncWorker:
         try:
             async with self._app.alifespan(self._slot):
                 if not self._core.leave:
-                    self._put_back.remember()
-                    self._core.ready()
+                    self._ready()
                     self._tick()
                     await self._serve()
                     await self._finish()
@@ -104,8 +79,7 @@ class AsyncWorker:
         if run is not None:
             run.exit = error
         whose = "the service's own" if run is None else f"a job's ({run.options.name})"
-        text = f"{error_type(error)} in a task or callback that was {whose}: the process goes on"
-        self._core.emit(ServiceMistake(self._core.process, f"{self._core.process}: {text}"))
+        self._core.complain(f"{error_type(error)} in a task or callback that was {whose}: the process goes on")
 
     async def _end_rest(self) -> None:
         """Interrupt the jobs that run when the worker itself has failed; they are released, and no attempt is spent."""
@@ -113,31 +87,27 @@ class AsyncWorker:
             run.interrupt("draining")
         running = {run.task for run in self._runs if run.task is not None}
         if running:
-            await asyncio.wait(running, timeout=turning.LEFT_BEHIND)
+            await asyncio.wait(running, timeout=tasks.LEFT_BEHIND)
 
     def _tick(self) -> None:
         self._core.tick()
         self._watch.turned()
         self._core.settle_late()
-        self._look_around()
+        self._repair(alone=not self._runs)
         self._loop.call_later(TICK, self._tick)
-
-    def _look_around(self) -> None:
-        look_around(self._core, self._put_back, self._on_term, alone=not self._runs)
 
     # --- claiming ---------------------------------------------------------------------------------------------------
 
     async def _serve(self) -> None:
         core = self._core
         while not core.leave:
-            room = core.room(len(self._runs))
-            limit = len(self._free) if room is None else min(len(self._free), room)
+            limit = min(len(self._free), core.room(len(self._runs)))
             if limit <= 0:
                 self._changed.clear()
                 await self._changed.wait()
                 continue
             leases = await core.gate.aclaim(limit)
-            self._look_around()
+            self._repair(alone=not self._runs)
             if core.leave:
                 core.gate.give_back(leases)
                 break
@@ -206,18 +176,14 @@ class AsyncWorker:
         """Call `act` after seconds of the tree's own time: seconds in which the tree stood still do not count."""
         run.timer = self._loop.call_later(seconds, self._when, self._core.now() + seconds, act, run)
 
-    def _when(self, due: float, act: Callable[[Run], None], run: Run, looks: int = 0) -> None:
+    def _when(self, due: float, act: Callable[[Run], None], run: Run, late: LateAlarm | None = None) -> None:
         left = due - self._core.now()
         if left > 0.0:
             run.timer = self._loop.call_later(left, self._when, due, act, run)
-        elif looks or left < -LATE:
-            # Seconds late: the loop was blocked, or the whole tree stood still. The supervisor knows which, once it has
-            # turned.
-            most = int(min(PATIENCE, run.options.kill_after / 2) / LOOK_AGAIN)
-            if looks >= most:
-                act(run)
-            else:
-                run.timer = self._loop.call_later(LOOK_AGAIN, self._when, due, act, run, looks + 1)
+            return
+        late = late or LateAlarm(min(PATIENCE, run.options.kill_after / 2))
+        if late.may_be_standstill(-left):  # the loop was blocked, or the whole tree stood still
+            run.timer = self._loop.call_later(LOOK_AGAIN, self._when, due, act, run, late)
         else:
             act(run)
 

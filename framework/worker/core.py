@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from framework.engine.ledger import Ledger
 from framework.engine.port import Engine, Transactional
 from framework.model.attempt import Attempt, NoTransactions
 from framework.model.errors import WorkerError
-from framework.model.events import Event, JobsSettled, ServiceMistake, WorkerLeaving
+from framework.model.events import Event, ServiceMistake, WorkerLeaving
 from framework.model.options import PoolOptions, QueueOptions
 from framework.process.forks import leave_if_forked
 from framework.process.scoreboard import LEAVING, READY, RowWriter, Scoreboard, before_deadline
@@ -20,12 +22,12 @@ from framework.worker.gate.thread_gate import ThreadGate
 from framework.worker.putback import Identity
 from framework.worker.ruin import SelfCheck, root_of
 
-SPARED = 4  # times in a row that an idle process is not looked at
 OTHERS_WORK = 5.0  # seconds for which the engine must fail in this process alone
 FAR = 12  # times as long where each process has a connection of its own, which may fail alone and heal
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
+@dataclass(eq=False)
 class LeaveSignal:
     """The state of leaving: why this process stops claiming, and when it interrupts its handlers. Signal handlers set
     it, too.
@@ -39,20 +41,17 @@ class LeaveSignal:
         why: the reason to leave; empty while the process goes on.
     """
 
-    def __init__(
-        self, drain: float | None, board_deadline: Callable[[], int], stood_still: Callable[[], float] = lambda: 0.0
-    ) -> None:
-        self._drain = drain
-        self._board_deadline = board_deadline
-        self._stood_still = stood_still
-        self._interrupt_at: float | None = None  # without the seconds for which the tree had stood still
-        self.why = ""
+    drain: float | None
+    board_deadline: Callable[[], int]
+    stood_still: Callable[[], float] = lambda: 0.0
+    why: str = field(default="", init=False)
+    _interrupt_at: float | None = field(default=None, init=False)  # without the seconds for which the tree stood still
 
     @property
     def interrupt_at(self) -> float | None:
         """Return the monotonic second at which running handlers are interrupted. It moves by the time the tree stands
         still."""
-        return None if self._interrupt_at is None else self._interrupt_at + self._stood_still()
+        return None if self._interrupt_at is None else self._interrupt_at + self.stood_still()
 
     def __bool__(self) -> bool:
         return self.why != ""
@@ -63,9 +62,9 @@ class LeaveSignal:
         if self.why and not (self.interrupt_at is None and why == "drain"):
             return False
         self.why = why
-        if why == "drain" and self._drain is not None:
-            deadline = self._board_deadline() / 1e9 or time.monotonic() + self._drain
-            self._interrupt_at = deadline - before_deadline(self._drain, 2.0) - self._stood_still()
+        if why == "drain" and self.drain is not None:
+            deadline = self.board_deadline() / 1e9 or time.monotonic() + self.drain
+            self._interrupt_at = deadline - before_deadline(self.drain, 2.0) - self.stood_still()
         return True
 
 
@@ -85,6 +84,7 @@ class WorkerCore:
 
     Attributes:
         executors: by queue.
+        ledger: the ledger of this process.
         gate: makes all calls to the engine.
         ruined: why this process cannot do anything any more; empty: it can. The rescuer settles what this process could
             not.
@@ -113,7 +113,7 @@ class WorkerCore:
         for executor in executors:
             executor.record = ledger.end
             executor.engine = engine if isinstance(engine, Transactional) else NoTransactions(engine.features.system)
-        self._ledger = ledger
+        self.ledger = ledger
         self.options = options
         self.emit = emit
         self.leave = leave
@@ -122,26 +122,13 @@ class WorkerCore:
         self.jobs = 0
         self.used = 0
         self._limited = options.max_jobs_per_process is not None or options.max_memory is not None
-        self._next_memory_check = self._next_look = 0.0
-        self._looked = (-1, 0)  # jobs at the last look at the process, and how many looks were skipped since
+        self._next_memory_check = 0.0
         self._pid, self._parent = os.getpid(), os.getppid()
         self.check = SelfCheck(held or {})
         self.ruined = ""
         self.blamed: Callable[[], int | None] = lambda: 0
         self._patience = 1 if engine.features.local else FAR
-        kind = Gate if engine.features.local else ThreadGate
-        self.gate = kind(
-            engine,
-            ledger,
-            {name: executor.options.weight for name, executor in self.executors.items()},
-            emit=emit,
-            tells_settled=any(executor.wants(JobsSettled, "") for executor in executors),
-            count_settled=executors[0].settled,
-            doubt=self.examine,
-            lost_here=self.check.cause,
-            ruin=self.ruin,
-        )
-        self.gate.on_surprise = lambda: leave.leave("its engine failed in an unknown way")
+        self.gate = (Gate if engine.features.local else ThreadGate)(engine, ledger, self)
 
     # --- the board --------------------------------------------------------------------------------------------------
 
@@ -166,30 +153,10 @@ class WorkerCore:
         """Write to the board that the loop turns."""
         self.board.tick(self.index, time.monotonic_ns(), used=self.used, jobs=self.jobs)
 
-    def told(self) -> bool:
+    def must_leave(self) -> bool:
         """Return whether this process must leave. Its own handler of SIGTERM may not know, because a job may have taken
         the signal. The death of the parent also arrives as SIGTERM."""
         return self.board.told_to_leave(self.index) or os.getppid() != self._parent
-
-    def look_after_ledger(self) -> None:
-        """Write the ledger again if it was deleted; check once a second."""
-        now = time.monotonic()
-        if now < self._next_look:
-            return
-        self._next_look = now + 1.0
-        try:
-            if self._ledger.restore():
-                self.complain("the ledger of its runs was deleted: written anew")
-        except OSError as error:
-            self.complain(f"the ledger of its runs was deleted, and cannot be written anew: {error}")
-
-    def rests(self) -> bool:
-        """Return whether no job has run since the last look at what jobs may have changed in the process. Every fifth
-        time in a row the answer is no, because the service may also run code beside its jobs."""
-        jobs, spared = self._looked
-        rests = self.jobs == jobs and not self.used and not self.gate.failures and spared < SPARED
-        self._looked = (self.jobs, spared + 1 if rests else 0)
-        return rests
 
     def complain(self, text: str) -> None:
         """Report a mistake in the service."""
@@ -214,10 +181,10 @@ class WorkerCore:
                 self.leave.leave("max_memory")
                 self.gate.wake()  # a claim may wait for long
 
-    def room(self, running: int = 0) -> int | None:
-        """Return how many jobs this process may still start besides those that run; None: no limit."""
+    def room(self, running: int = 0) -> int:
+        """Return how many jobs this process may still start besides those that run."""
         most = self.options.max_jobs_per_process
-        return None if most is None else max(0, most - self.jobs - running)
+        return sys.maxsize if most is None else max(0, most - self.jobs - running)
 
     # --- a run ------------------------------------------------------------------------------------------------------
 
@@ -237,7 +204,7 @@ class WorkerCore:
     def has_run(self, attempt: Attempt, row: int) -> None:
         """Record that telemetry has the outcome, and that the job has no deadline any more. Safe in any thread, any
         number of times."""
-        self._ledger.told(attempt.lease)
+        self.ledger.told(attempt.lease)
         self.rows[row].ended()
 
     def finish(self, attempt: Attempt, row: int, *, soon: bool = False) -> None:
@@ -249,7 +216,7 @@ class WorkerCore:
         outcome = attempt.outcome
         assert outcome is not None
         if soon:
-            self._ledger.told(attempt.lease)
+            self.ledger.told(attempt.lease)
             self.gate.settle_soon(attempt.lease, outcome, row)
         else:
             self.has_run(attempt, row)

@@ -66,7 +66,7 @@ class PutBack:
         self._standard = {}
         for fd in (0, 1, 2):
             with suppress(OSError):  # it was closed when the service began
-                self._standard[fd] = (identity(fd), _copy(fd))
+                self._standard[fd] = (identity(fd), fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))
 
     def _remember_directory(self) -> None:
         self._directory, self._directory_is = -1, (0, 0)
@@ -159,7 +159,7 @@ class PutBack:
             if not _below(now[0], wanted[0]):
                 continue
             try:
-                resource.setrlimit(_LIMITS[name], (wanted[0], max_limit(now[1], wanted[1])))
+                resource.setrlimit(_LIMITS[name], (wanted[0], wanted[1] if _below(now[1], wanted[1]) else now[1]))
             except (OSError, ValueError):
                 return f"RLIMIT_{name} was lowered from {_limit(wanted[0])} to {_limit(now[0])} for good"
         return ""
@@ -179,17 +179,8 @@ def is_same(fd: int, wanted: Identity) -> bool:
         return False
 
 
-def _copy(fd: int) -> int:
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-
-
 def _below(one: int, other: int) -> bool:
     return one != resource.RLIM_INFINITY and (other == resource.RLIM_INFINITY or one < other)
-
-
-def max_limit(one: int, other: int) -> int:
-    """Return the higher of two limits."""
-    return other if _below(one, other) else one
 
 
 def _limit(value: int) -> str:

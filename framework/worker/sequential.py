@@ -5,37 +5,28 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Sequence
-from types import FrameType
 
 from framework.model.job import Lease
-from framework.process.signals import ignore
 from framework.service.app import Slot, WorkerApp
+from framework.worker.base import Worker
 from framework.worker.core import WorkerCore
 from framework.worker.executor import Executor
 from framework.worker.gate.claims import WORTH, Claims
 from framework.worker.gate.gate import WAIT
 from framework.worker.gate.unsettled import FIRST_RETRY
 from framework.worker.interrupts.interrupt import PATIENCE, Interrupts
-from framework.worker.putback import PutBack
-from framework.worker.upkeep import explain, look_around
 
 
-class SyncWorker:
-    """The worker for sync handlers; it runs until it is told to leave. Use it in the main thread only.
+class SyncWorker(Worker):
+    """The worker for sync handlers, whose soft timeouts are alarms."""
 
-    Args:
-        core: connects the process to engine and board.
-        app, slot: `app.lifespan(slot)` is open while the worker runs.
-        unblock: unblocks signals once the signal handlers are installed.
-    """
+    ignored = (signal.SIGINT,)
+    installed = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
 
     def __init__(self, core: WorkerCore, app: WorkerApp, slot: Slot, *, unblock: Callable[[], None]) -> None:
-        self._core = core
-        self._app = app
-        self._slot = slot
-        self._unblock = unblock
+        super().__init__(core, app, slot, unblock=unblock)
         self._interrupts = Interrupts(
-            told=lambda: core.told() and not core.leave,
+            must_leave=lambda: core.must_leave() and not core.leave,
             still_ns=core.board.still_ns,
         )
         core.gate.on_lost = self._interrupts.lose
@@ -43,25 +34,16 @@ class SyncWorker:
         self._limited: Executor | None = None  # the executor whose timeout is set for interruptions
         self._look_at = 0.0
 
-    def run(self) -> None:
-        """Run until everything is settled or left behind on purpose. Raises what `lifespan` raises."""
-        core = self._core
-        signal.signal(signal.SIGTERM, self._on_term)
-        ignore(signal.SIGINT)  # a terminal signals the whole group: the supervisor decides
-        self._put_back = PutBack((signal.SIGTERM, signal.SIGINT, signal.SIGALRM), core.complain)
-        self._unblock()
-        try:
-            with self._app.lifespan(self._slot):
-                if not core.leave:
-                    self._put_back.remember()
-                    core.ready()
-                    self._serve()
-        finally:
-            self._claims.close()
-            core.gate.flush()
-            core.gate.close()
+    def _live(self) -> None:
+        if not self._core.leave:
+            self._ready()
+            self._serve()
 
-    def _on_term(self, number: int = 0, frame: FrameType | None = None) -> None:
+    def _close(self) -> None:
+        self._claims.close()
+        self._core.gate.flush()
+
+    def _on_term(self) -> None:
         if self._core.leave.leave("drain"):
             self._interrupts.drain_at(self._core.leave.interrupt_at)
             self._claims.give_back()
@@ -91,16 +73,14 @@ class SyncWorker:
         if self._claims.quick and now < self._look_at and not core.gate.doubtful:
             return
         self._look_at = now + WORTH
-        look_around(core, self._put_back, self._on_term, alone=True)
+        self._repair(alone=True)
         self._interrupts.keep_timer()  # last: the handler of SIGALRM may have been put back just now
 
     def _claim(self) -> Lease | None:
         self._look_around()
         if self._core.leave:
             return None
-        room = self._core.room()
-        limit = self._claims.limit()
-        leases = self._core.gate.claim(limit if room is None else max(1, min(limit, room)), WAIT)
+        leases = self._core.gate.claim(max(1, min(self._claims.limit(), self._core.room())), WAIT)
         if self._core.leave:  # the signal came during the claim: start nothing new
             self._core.gate.give_back(leases)
             return None
@@ -123,10 +103,10 @@ class SyncWorker:
         if self._put_back.after_job() or not self._claims.quick:
             self._put_back.between_jobs()
             self._interrupts.keep_timer()
-            if core.told():
+            if core.must_leave():
                 self._on_term()
         if outcome.failure is not None:
-            explain(core, self._app, attempt)
+            self._explain(attempt)
         if attempt.error is not None:
             attempt.forget()
         # While another job waits behind the next one, the helper thread watches that one: no success stays unsettled

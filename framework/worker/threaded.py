@@ -5,8 +5,6 @@ The main thread claims, writes run records and board rows, and settles; a thread
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import threading
 import time
@@ -22,14 +20,12 @@ from framework.model.attempt import Attempt
 from framework.model.events import ServiceMistake
 from framework.model.job import Lease
 from framework.process.forks import leave_if_forked
-from framework.process.signals import ignore
 from framework.service.app import Slot, WorkerApp
+from framework.worker.base import Worker, handler_line, stack_of
 from framework.worker.core import WorkerCore
 from framework.worker.gate.gate import WAIT
 from framework.worker.gate.unsettled import FIRST_RETRY
 from framework.worker.interrupts.thread_interrupt import Call, Limits, ThreadInterrupts
-from framework.worker.putback import PutBack
-from framework.worker.upkeep import explain, handler_line, look_around, stack_of
 
 TOGETHER = 0.005  # seconds for which the main thread waits at most for more jobs to end, to settle them in one call
 LEFT_BEHIND = 0.3  # seconds in which jobs must end when the worker itself has failed
@@ -55,21 +51,11 @@ class Run:
     broken: BaseException | None = None
 
 
-class ThreadWorker:
-    """The worker for sync handlers in threads; it runs until it is told to leave. Use it in the main thread only.
-
-    Args:
-        core: connects the process to engine and board.
-        app, slot: `app.lifespan(slot)` is open while the worker runs.
-        unblock: unblocks signals once the signal handlers are installed.
-    """
+class ThreadWorker(Worker):
+    """The worker for sync handlers in threads."""
 
     def __init__(self, core: WorkerCore, app: WorkerApp, slot: Slot, *, unblock: Callable[[], None]) -> None:
-        self._core = core
-        self._app = app
-        self._slot = slot
-        self._unblock = unblock
-        self._pid = os.getpid()
+        super().__init__(core, app, slot, unblock=unblock)
         self._limits = {name: Limits.of(executor.options) for name, executor in core.executors.items()}
         self._interrupts = ThreadInterrupts(
             now=core.now,
@@ -78,7 +64,7 @@ class ThreadWorker:
             on_astray=lambda: core.leave.leave("interrupted in a library"),
         )
         core.gate.on_lost = self._interrupts.lose
-        self._free = list(range(core.options.concurrency))[::-1]
+        self._free = list(range(core.options.concurrency))[::-1]  # used from one end: few threads where few are needed
         self._runs: set[Run] = set()
         self._ended: SimpleQueue[Run | None] = SimpleQueue()  # None: something else than the end of a job has happened
         self._claiming = False
@@ -86,29 +72,15 @@ class ThreadWorker:
         self._settled = False  # a job was settled since the last turn
         self._look_at = 0.0  # when to look for jobs that hang
 
-    def run(self) -> None:
-        """Run until everything is settled or left behind on purpose. Raises what `lifespan` raises."""
-        core = self._core
-        signal.signal(signal.SIGTERM, lambda *_: self._on_term())
-        # A terminal signals the whole group, and the supervisor decides. An alarm that a job set and forgot would end
-        # its neighbours, too.
-        ignore(signal.SIGINT, signal.SIGALRM)
-        self._put_back = PutBack((signal.SIGTERM, signal.SIGINT), core.complain)
-        core.blamed = self._blamed
-        self._unblock()
-        try:
-            with self._app.lifespan(self._slot):
-                if not core.leave:
-                    self._live()
-        finally:
-            self._interrupts.close()
-            core.gate.close()
+    def _close(self) -> None:
+        self._interrupts.close()
 
     def _live(self) -> None:
         core = self._core
-        self._lanes = [_Lane(row, self) for row in range(core.options.concurrency)]
-        self._put_back.remember()
-        core.ready()
+        if core.leave:
+            return
+        todo = self._todo = [self._thread_of(row) for row in range(core.options.concurrency)]
+        self._ready()
         try:
             self._serve()
             self._finish_rest()
@@ -118,8 +90,8 @@ class ThreadWorker:
                 self._end_rest()
             raise
         finally:
-            for lane in self._lanes:
-                lane.todo.put(None)
+            for jobs in todo:
+                jobs.put(None)
 
     def _on_term(self) -> None:
         """Note the drain and wake the main thread. This runs in a signal handler."""
@@ -136,8 +108,7 @@ class ThreadWorker:
         return None if moment is None else moment - self._core.board.stood_still
 
     def _blamed(self) -> int | None:
-        """Return the row whose code ran last. That is the row of the job that is being settled, or of the only job that
-        runs."""
+        """Return the row of the job that is being settled, or of the only job that runs."""
         runs = [self._settling] if self._settling is not None else list(self._runs)
         return runs[0].row if len(runs) == 1 else None
 
@@ -150,16 +121,15 @@ class ThreadWorker:
             if core.leave:
                 break
             if not core.settle_late() and core.gate.doubtful:  # claim nothing until we know the cause
-                self._look_around()
+                self._repair(alone=not self._runs)
                 self._wait(FIRST_RETRY)
                 continue
-            room = core.room(len(self._runs))
-            limit = len(self._free) if room is None else min(len(self._free), room)
+            limit = min(len(self._free), core.room(len(self._runs)))
             if limit <= 0:
                 self._wait(WAIT)
                 continue
             leases = self._claim(limit)
-            self._look_around()
+            self._repair(alone=not self._runs)
             if core.leave:  # the signal came during the claim: start nothing new
                 core.gate.give_back(leases)
                 break
@@ -188,9 +158,6 @@ class ThreadWorker:
         if run is not None:
             self._settle(run)
 
-    def _look_around(self) -> None:
-        look_around(self._core, self._put_back, self._on_term, alone=not self._runs)
-
     def _claim(self, limit: int) -> Sequence[Lease]:
         """Claim, and wait for a job only while no ended job has to be settled."""
         self._claiming = True
@@ -205,7 +172,7 @@ class ThreadWorker:
         run = Run(self._core.executors[lease.queue].attempt(lease), row, hard_at)
         if self._core.begin(run.attempt, row):
             self._runs.add(run)
-            self._lanes[row].todo.put(run)
+            self._todo[row].put(run)
         else:
             self._free.append(row)
 
@@ -237,7 +204,7 @@ class ThreadWorker:
         while self._runs or not (self._core.settle_late() or self._core.leave_behind()):
             self._wait(0.25 if self._runs else FIRST_RETRY)
             self._turn()
-            self._look_around()
+            self._repair(alone=not self._runs)
 
     def _end_rest(self) -> None:
         """Interrupt the jobs that run when the worker itself has failed; they are released, and no attempt is spent."""
@@ -249,11 +216,21 @@ class ThreadWorker:
 
     # --- other threads ----------------------------------------------------------------------------------------------
 
-    def name_thread(self, row: int) -> None:
-        """Write on the board which thread runs the jobs of a row."""
-        self._core.rows[row].thread(threading.get_native_id())
+    def _thread_of(self, row: int) -> SimpleQueue[Run | None]:
+        """Start the thread of a row; return the queue of its jobs."""
+        todo: SimpleQueue[Run | None] = SimpleQueue()
+        # Each job sees the context variables that the lifespan has set, as it does in the main thread.
+        run = copy_context().run
+        threading.Thread(target=run, args=(self._live_in, row, todo), name=f"handler-{row}", daemon=True).start()
+        return todo
 
-    def run_job(self, run: Run) -> None:
+    def _live_in(self, row: int, todo: SimpleQueue[Run | None]) -> None:
+        self._core.rows[row].thread(threading.get_native_id())  # for the supervisor
+        while (run := todo.get()) is not None:
+            self._run_job(run)
+            del run  # keeps nothing of a job alive until the next one
+
+    def _run_job(self, run: Run) -> None:
         """Run a job, in the thread of its row."""
         core = self._core
         run.thread = threading.get_ident()
@@ -263,7 +240,7 @@ class ThreadWorker:
             outcome = core.executors[queue].run(run.attempt, call=call)
             core.has_run(run.attempt, run.row)  # at once: the main thread may be busy with the engine for long
             if outcome.failure is not None:
-                explain(core, self._app, run.attempt)
+                self._explain(run.attempt)
             run.attempt.forget()
         except BaseException as error:
             run.broken = error
@@ -290,21 +267,3 @@ class ThreadWorker:
         core.emit(ServiceMistake(core.process, text, stack_of(frame)))
         core.leave.leave("hung job")
         self._wake()
-
-
-class _Lane:
-    """The thread of one row. Free rows are taken from one end, so few threads run when few are needed."""
-
-    def __init__(self, row: int, worker: ThreadWorker) -> None:
-        self.todo: SimpleQueue[Run | None] = SimpleQueue()
-        self._worker = worker
-        self._row = row
-        # Each job sees the context variables that the lifespan has set, as it does in the main thread.
-        live = threading.Thread(target=copy_context().run, args=(self._live,), name=f"handler-{row}", daemon=True)
-        live.start()
-
-    def _live(self) -> None:
-        self._worker.name_thread(self._row)
-        while (run := self.todo.get()) is not None:
-            self._worker.run_job(run)
-            del run  # keeps nothing of a job alive until the next one

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -76,6 +76,7 @@ class SlowBroker:
         self.inner = inner
         self._elsewhere = {} if elsewhere is None else elsewhere
         self.seconds = seconds
+        self.work: Callable[[], object] = lambda: time.sleep(self.seconds)  # of each verb
         self.flaws = Flaws()
         self.calls: list[Call] = []
         self._delay = delay
@@ -107,7 +108,7 @@ class SlowBroker:
             self._inside.append(call)
             self.calls.append(call)
         try:
-            time.sleep(self.seconds)
+            self.work()
             yield
         finally:
             with self._lock:

@@ -12,7 +12,7 @@ import pytest
 
 from framework.engine.ledger import DeadLedgers, Ledger
 from framework.engine.port import MOST_UNCHARGED
-from framework.maintenance.accounts import Account, Accounts
+from framework.maintenance.rescue import Account, Accounts
 from framework.model.job import Lease, RunRecord
 from framework.model.outcome import SUCCEEDED, Kind, Outcome, Settlement
 from tests.support.settling import ack
@@ -202,7 +202,7 @@ def test_when_the_rescuer_dies_the_next_one_does_what_it_has_decided(world: Worl
     world.close()
     found = world.rescue()
     assert {one.owner for one in found.values()} == {dead}
-    assert (found["a"].outcome, found["a"].resolved, found["a"].told) == (decided, True, False)
+    assert (found["a"].outcome, found["a"].resolved, found["a"].sent) == (decided, True, False)
     assert (found["b"].outcome, found["b"].resolved) == (None, False)
     assert found["b"].run is not None
 

@@ -245,6 +245,9 @@ JUDGEMENT = (
     Mutant("what a rescuer has decided stands", "maintenance/rescue.py", (("    if known is not None and account.resolved:\n", "    if False:\n"),), "unit/test_rescue.py"),
     Mutant("what had not started is not charged", "maintenance/rescue.py", (("    if run is None:\n        return Outcome(Kind.RELEASED), None\n", "    if run is None:\n        run = RunRecord(0, lease.delivery, lease.attempt, now)\n"),), "unit/test_rescue.py", "63 of 64 dead letters never started"),
     Mutant("the kill reason is written before the kill", "process/supervisor/tree.py", (("            self.board.write_kill_reason(place.incarnation, kind, charged)\n", "            pass\n"),), "process/test_traces.py"),
+    Mutant("a claim of odd shape is sorted out", "worker/gate/gate.py", (("if not are_claimed(leases, limit, order):", "if False:"),), "process/test_misshapen.py"),
+    Mutant("leases that were not asked for are released", "worker/gate/gate.py", (("            Gate.give_back(self, claimed.surplus)", "            pass"),), "process/test_misshapen.py", "they waited for the end of the process"),
+    Mutant("leases beside an odd answer of rescue are settled", "engine/answers.py", (("    return good, OddAnswer", "    return [] if flaw else good, OddAnswer"),), "process/test_misshapen.py"),
     Mutant("main and helper pop from one deque", "worker/gate/claims.py", (("                leases.append(self._waiting.pop())", "                leases.append(self._waiting[-1 - len(leases)])"),), "unit/test_worker_parts.py"),
 )  # fmt: skip
 
@@ -258,7 +261,7 @@ SHARED = (
     Mutant("a span for which there is no room is counted as dropped", "telemetry/ring/facts.py", (("flags & ~records.SAMPLED | records.DROPPED", "flags & ~records.SAMPLED"),), "telemetry/test_tallies.py"),
     Mutant("counts and tail change by one store", "telemetry/ring/ring.py", (("at = _STATE_AT + (generation & 1) * PAGE\n        self._memory[at", "at = _STATE_AT + (generation - 1 & 1) * PAGE\n        self._memory[at"),), "telemetry/test_ring.py"),
     Mutant("last words outlive their successors' records", "telemetry/ring/ring.py", (("if span_id in everything}", "if False}"),), "telemetry/test_ring.py"),
-    Mutant("a rescuer asks the rings what they have", "maintenance/abandoned.py", (("known = self._knows(runs) if runs else ()", "known = ()"),), "unit/test_rescue.py process/test_told.py"),
+    Mutant("a rescuer asks the rings what they have", "maintenance/abandoned.py", (("known = self.knows(runs) if runs else ()", "known = ()"),), "unit/test_rescue.py process/test_told.py"),
     Mutant("a ledger's blocks are allocated", "engine/ledger/calls.py", (("os.posix_fallocate(fd, offset, length)", "os.ftruncate(fd, offset + length)"),), "ledger/test_mine.py",
            "a sparse map on a full disk"),
     Mutant("a run is there before its word says so", "engine/ledger/mine.py", (("        self._memory[at + 8 : at + RUN_AT + RUN_SIZE] = NO_OUTCOME + body\n        self._words[at >> 3] = COMMITTED | crc32(body)\n", "        self._words[at >> 3] = COMMITTED | crc32(body)\n        self._memory[at + 8 : at + RUN_AT + RUN_SIZE] = NO_OUTCOME + body\n"),), "ledger/test_kills.py"),

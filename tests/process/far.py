@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
+from types import FrameType
 from typing import Any, ClassVar
 
 from framework import Context, Failure, Queue, RetryLater, RetryPolicy, Slot, WorkerApp
@@ -41,7 +42,6 @@ class Far(WorkerApp):
     jobs = Queue[int]("thread")
     many_jobs = Queue[int]("threads")
     began: ClassVar[int] = 0
-    lateness: ClassVar[list[float]] = []
     together: asyncio.Event
     counting = threading.Lock()
     barrier: ClassVar[threading.Barrier]
@@ -55,16 +55,12 @@ class Far(WorkerApp):
     @asynccontextmanager
     async def alifespan(self, slot: Slot) -> AsyncGenerator[None, None]:
         self.together = asyncio.Event()
-        looking = asyncio.create_task(self.look())
+        if self.scenario == "turning":
+            self.world.watch = Watch()
+            self.world.engine.work = self.world.watch.verb
         yield
-        looking.cancel()
-
-    async def look(self) -> None:
-        """How late a sleep of 50 ms is."""
-        while True:
-            before = time.monotonic()
-            await asyncio.sleep(0.05)
-            self.lateness.append(time.monotonic() - before - 0.05)
+        self.world.engine.work = lambda: None  # the loop is about to end
+        sys.setprofile(None)
 
     @loop_jobs.handler
     async def on_loop(self, number: int) -> None:
@@ -72,7 +68,7 @@ class Far(WorkerApp):
         if self.scenario.startswith("taken") and Far.began == 1:
             with failing(self.scenario):
                 await asyncio.sleep(LONG)
-        elif self.scenario == "together":
+        elif self.scenario in ("together", "turning"):
             if Far.began == CONCURRENCY:
                 self.together.set()
             await self.together.wait()
@@ -105,6 +101,40 @@ class Far(WorkerApp):
             self.world.wait(lambda: self.world.left() == 1)
 
 
+class Watch:
+    """What the loop's thread does while verbs are under way.
+
+    Attributes:
+        turns: how often the loop has turned while a verb waited for that.
+        stood_still: verbs during which the loop did not turn: something on it waited for them.
+        most: calls of functions that one callback of the loop has made at most.
+    """
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.turns = self.most = self._calls = 0
+        self.stood_still: list[str] = []
+        sys.setprofile(self._count)
+
+    def verb(self) -> None:
+        """A verb that takes until the loop has turned."""
+        turned = threading.Event()
+        if threading.current_thread() is threading.main_thread():
+            self.stood_still.append("a verb on the loop")
+            return
+        self.loop.call_soon_threadsafe(self.loop.call_soon, turned.set)
+        if turned.wait(LONG / 2):
+            self.turns += 1
+        else:
+            self.stood_still.append("the loop waited for a verb")
+
+    def _count(self, frame: FrameType, event: str, _: object) -> None:
+        if frame.f_code is asyncio.Handle._run.__code__ and event in ("call", "return"):
+            self.most, self._calls = max(self.most, self._calls), 0
+        elif event in ("call", "c_call"):
+            self._calls += 1
+
+
 def nap() -> None:
     """Python code that goes on for long, and can be interrupted."""
     end = time.monotonic() + LONG
@@ -128,6 +158,7 @@ class World:
 
     def __init__(self, scenario: str, queue: str, jobs: int, delay: float = 0.02, *, retries: int = 1) -> None:
         Far.scenario, Far.world = scenario, self
+        self.watch: Watch | None = None
         self.queue = queue
         self.events: list[Event] = []
         self.engine = SlowBroker(MemoryEngine(MemoryStore(), incarnation="far"), delay=delay)
@@ -199,9 +230,12 @@ class World:
             "dead": self.engine.inner.stats(self.queue).dead,
             "history": self.history(),
             "told": Far.told,
-            "late": max(Far.lateness, default=0.0),
+            "watch": {} if self.watch is None else self._watched(self.watch),
             "threads": [thread.name for thread in threading.enumerate() if thread.name == "engine"],
         }
+
+    def _watched(self, watch: Watch) -> dict[str, Any]:
+        return {"turns": watch.turns, "stood still": watch.stood_still, "most": watch.most}
 
 
 def _lost(event: AttemptLost) -> list[object]:
@@ -229,8 +263,8 @@ def main(scenario: str, queue: str = "", retries: str = "1") -> dict[str, Any]:
         return taken(scenario, queue)
     if scenario == "elsewhere":
         return elsewhere(queue, int(retries))
-    if scenario == "together":
-        world = World(scenario, "loop", CONCURRENCY)
+    if scenario in ("together", "turning"):  # the next claim settles: no clock decides what is settled together
+        world = World(scenario, "loop", CONCURRENCY, delay=LONG)
     elif scenario == "many":
         world = World(scenario, "loop", 200)
         world.engine.flaws.middle, world.engine.flaws.late, world.engine.flaws.lost = [3, 1, 0], 2, {"j33"}

@@ -49,6 +49,20 @@ def test_what_ends_together_is_settled_together() -> None:
     assert [call["count"] for call in made(found, "settle")] == [20]
 
 
+def test_the_loop_never_waits_for_a_verb() -> None:
+    """Each verb ends only once the loop has turned: whatever waits for it on the loop stops both.
+
+    So a verb of 20 ms makes no sleep on the loop late, whatever the machine does meanwhile. What is left is the work of
+    the loop itself: no callback makes as many calls as take a millisecond.
+    """
+    found = play("turning")
+    assert found["ran"] == 20
+    assert found["watch"]["stood still"] == []
+    assert found["watch"]["turns"] >= 2, "of a claim and a settlement at least"
+    assert 0 < found["watch"]["most"] < 1000  # 306 today
+    assert [call["count"] for call in made(found, "settle")] == [20]
+
+
 def test_what_ends_together_in_threads_is_settled_together() -> None:
     """All of it, but what a busy machine keeps from its end for a while."""
     found = play("threads together")

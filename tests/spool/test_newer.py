@@ -14,7 +14,7 @@ import pytest
 
 from framework.engine.spool.format import job_file, names
 from framework.engine.spool.upkeep import browse
-from framework.maintenance.accounts import Accounts
+from framework.maintenance.rescue import Accounts
 from framework.model.job import Job, RunRecord
 from framework.model.outcome import Kind, Outcome
 from tests.support.settling import ack, bury, retry
@@ -267,7 +267,7 @@ def test_what_a_worker_of_the_version_before_had_started_is_known_here(root: Pat
     assert (found["d"].run, found["d"].reported) == (None, None)
     accounts = Accounts(mine, None)
     known = {name: accounts.of(one) for name, one in found.items()}
-    assert [(one.run is not None, one.outcome and one.outcome.kind, one.told) for one in known.values()] == [
+    assert [(one.run is not None, one.outcome and one.outcome.kind, one.sent) for one in known.values()] == [
         (True, None, False),
         (True, "succeeded", True),
         (True, "retried", True),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 
 from framework.engine.spool.claim.setbacks import LAST, Setbacks
-from framework.model.backoff import Retried, doubled
-from framework.worker.gate.unsettled import LAST_RETRY, Unsettled, UnsettledLeases
+from framework.model.backoff import Later, Retried, doubled
+from framework.worker.gate.unsettled import FIRST_RETRY, LAST_RETRY, Unsettled
 from tests.unit.helpers import a_lease
 
 MANY = 2_000  # failures: half an hour of a worker's tries, seventeen of maintenance
@@ -35,6 +35,6 @@ def test_a_file_that_never_moves_is_tried_for_ever() -> None:
 
 def test_a_lease_that_is_never_settled_is_tried_for_ever() -> None:
     """Regression: a worker died of it after 34 minutes, and maintenance after eight hours."""
-    found = UnsettledLeases(clock=lambda: 0.0)
+    found = Later[Unsettled](FIRST_RETRY, LAST_RETRY, clock=lambda: 0.0)
     item = Unsettled(a_lease(), None)  # type: ignore[arg-type]
     assert [found.add(item) for _ in range(MANY)][-1] == LAST_RETRY

@@ -153,7 +153,7 @@ def test_an_exit_by_a_signal_handler_of_the_job(error: BaseException) -> None:
         raise error
 
     with pytest.raises(JobInterrupted, match="draining"):
-        Interrupts(60, told=lambda: True).call(handler)
+        Interrupts(60, must_leave=lambda: True).call(handler)
     with pytest.raises(type(error)):
         Interrupts(60).call(handler)
 

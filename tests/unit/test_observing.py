@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from framework.engine.port import open_engine
-from framework.maintenance.observing import MOST_TOLD, Observation
+from framework.maintenance.observing import MOST_SAID, Observation
 from framework.model.events import Event, FileBad, QueueObserved, QueueUndeclared
 from framework.model.job import Job
 from framework.model.options import QueueOptions
@@ -74,10 +74,10 @@ def test_a_file_that_comes_as_another_goes_is_told_and_one_that_comes_again_too(
 
 
 def test_many_are_told_a_few_at_a_time_and_none_is_left_out(watch: Watch) -> None:
-    names = [f"{number:03d}" for number in range(3 * MOST_TOLD - 1)]
+    names = [f"{number:03d}" for number in range(3 * MOST_SAID - 1)]
     watch.damage(*names)
     said = [told(watch.look(FileBad)) for _ in range(4)]
-    assert [len(some) for some in said] == [MOST_TOLD, MOST_TOLD, MOST_TOLD - 1, 0]
+    assert [len(some) for some in said] == [MOST_SAID, MOST_SAID, MOST_SAID - 1, 0]
     assert sorted(name for some in said for name in some) == names
 
 

@@ -19,7 +19,7 @@ from framework.service.app import Slot
 from framework.service.options import resolve as resolve_queue
 from framework.service.options import resolve_pool
 from framework.service.settings import load_settings
-from framework.worker.gate.turns import Turns
+from framework.worker.gate.claims import Turns
 from tests.unit.helpers import FIRST, a_lease, refusal
 
 

@@ -16,7 +16,7 @@ import pytest
 from framework.engine import postgres as engine
 from framework.engine.port import MOST_UNCHARGED_ELSEWHERE, open_engine
 from framework.engine.postgres import inspect, upkeep
-from framework.maintenance.accounts import Accounts
+from framework.maintenance.rescue import Accounts
 from framework.model.errors import EngineUnavailable, EnqueueError, EnqueueUncertain, SettingsError
 from framework.model.options import QueueOptions
 from framework.model.outcome import SUCCEEDED, Settlement
@@ -212,7 +212,7 @@ def test_of_a_dead_machine_only_what_had_started_is_charged(
         assert run is not None
         assert (run.delivery, run.attempt) == (delivery, 1)
         assert (rescued["y"].run, rescued["y"].elsewhere) == (None, True)
-        charged = Accounts(here, None).of(rescued["y"]).run is not None
+        charged = Accounts(here, None, lambda lease, run: run).of(rescued["y"]).run is not None
         assert charged == (delivery > MOST_UNCHARGED_ELSEWHERE), "it may have killed its machine at once, each time"
         here.release([one.lease for one in rescued.values()])
 

@@ -10,8 +10,7 @@ import pytest
 
 from framework.engine.port import Rescued
 from framework.maintenance.abandoned import AbandonedLeases
-from framework.maintenance.accounts import Account
-from framework.maintenance.rescue import resolve
+from framework.maintenance.rescue import Account, resolve
 from framework.model.errors import EngineUnavailable
 from framework.model.events import AttemptLost, EngineFailed, EngineRecovered, Event
 from framework.model.job import Failure, Lease, RunRecord

@@ -10,7 +10,7 @@ import pytest
 from framework.model.events import LeasesLost
 from framework.worker import core, descriptors
 from tests.support.settling import ack
-from tests.unit.test_worker_core import Desk, desk
+from tests.unit.desk import Desk, desk
 
 __all__ = ["desk"]  # a fixture
 

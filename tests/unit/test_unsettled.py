@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from framework.engine.ledger import DeadLedgers
+from framework.model.backoff import Later
 from framework.model.errors import EngineUnavailable
 from framework.model.events import EngineFailed, EngineRecovered, ServiceMistake
 from framework.model.outcome import SUCCEEDED, Settlement
-from framework.worker.gate.unsettled import Unsettled, UnsettledLeases
+from framework.worker.gate.unsettled import FIRST_RETRY, LAST_RETRY, Unsettled
+from tests.unit.desk import Desk
 from tests.unit.helpers import a_lease
-from tests.unit.test_worker_core import Desk
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_an_engine_that_fails_for_all_holds_the_claims(tmp_path: Path) -> None:
 
 def test_each_failure_waits_longer_for_the_next_try() -> None:
     now = [10.0]
-    found = UnsettledLeases(clock=lambda: now[0])
+    found = Later[Unsettled](FIRST_RETRY, LAST_RETRY, clock=lambda: now[0])
     assert not found
     item, delays = Unsettled(Settlement(a_lease(), SUCCEEDED), 0), []
     for _ in range(8):

@@ -1,161 +1,23 @@
-"""A process's dealings with its engine: order of the writes, patience with an engine that fails, limits."""
+"""A process's dealings with its engine: order of the writes, patience with an engine that fails."""
 
 from __future__ import annotations
 
-import asyncio
-import errno
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import pytest
-
-from framework import Queue, WorkerApp
-from framework.engine.ledger import Ledger
-from framework.engine.memory.engine import MemoryEngine, MemoryStore
-from framework.model.attempt import Attempt
-from framework.model.errors import EngineUnavailable, WorkerError
+from framework.engine.memory.engine import MemoryEngine
 from framework.model.events import (
     EngineFailed,
     EngineRecovered,
-    Event,
     JobFinished,
     JobsClaimed,
     JobsSettled,
     LeasesLost,
-    LoopBlocked,
-    WorkerLeaving,
 )
-from framework.model.job import Lease, RunRecord
-from framework.model.options import PoolOptions, QueueOptions
-from framework.model.outcome import Outcome
-from framework.process.scoreboard import LEAVING, READY, Scoreboard
-from framework.worker import LeaveSignal, WorkerCore
-from framework.worker.interrupts.blocking import LoopWatch
 from tests.support.settling import ack
-from tests.unit.helpers import a_job, an_executor
+from tests.unit.desk import Desk, desk
 
-LONG = 30.0
-
-
-class App(WorkerApp):
-    jobs = Queue[int]("jobs")
-    hold: threading.Event
-
-    @jobs.handler
-    def job(self, number: int) -> None:
-        if number < 0:
-            raise ValueError(number)
-
-
-class Engine(MemoryEngine):
-    """In memory; the verbs in `broken` cannot be done now. Notes the order of its calls."""
-
-    def __init__(self, store: MemoryStore) -> None:
-        super().__init__(store, incarnation="w")
-        self.broken: set[str] = set()
-        self.calls: list[str] = []
-
-    def __getattribute__(self, name: str) -> Any:
-        if name in ("claim", "settle", "release"):
-            self.calls.append(name)
-            if name in self.broken:
-                raise EngineUnavailable(f"{name}: disk full")
-        return super().__getattribute__(name)
-
-
-class Book(Ledger):
-    """A real ledger. Notes the order of its calls among those of the engine; `begin` fails where that is broken."""
-
-    def __init__(self, place: Path, engine: Engine) -> None:
-        super().__init__(place, "w", slots=2)
-        self.engine = engine
-
-    def begin(self, lease: Lease, run: RunRecord) -> None:
-        self.engine.calls.append("begin")
-        if "begin" in self.engine.broken:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        super().begin(lease, run)
-
-    def end(self, lease: Lease, outcome: Outcome) -> None:
-        self.engine.calls.append("end")
-        super().end(lease, outcome)
-
-    def told(self, lease: Lease) -> None:
-        self.engine.calls.append("told")
-        super().told(lease)
-
-    def free(self, lease: Lease) -> None:
-        self.engine.calls.append("free")
-        super().free(lease)
-
-
-class Desk:
-    def __init__(self, path: Path, **options: Any) -> None:
-        self.events: list[Event] = []
-        self.store = MemoryStore()
-        self.engine = Engine(self.store)
-        self.engine.open([QueueOptions("jobs")])
-        self.board = Scoreboard.create(path / "board", [("maintenance", 0), ("jobs/0", 2)], app="App")
-        self.executor = an_executor(App(), self.events, concurrency=2, **options)
-        self.leave = LeaveSignal(25.0, lambda: 0)
-        self.ledger = Book(path / "ledgers", self.engine)
-        self.core = WorkerCore(
-            "jobs/0",
-            1,
-            board=self.board,
-            engine=self.engine,
-            executors=[self.executor],
-            options=PoolOptions.own_of(self.executor.options),
-            emit=self.events.append,
-            leave=self.leave,
-            ledger=self.ledger,
-        )
-
-    def put(self, *payloads: int) -> None:
-        self.engine.enqueue([a_job(str(payload).encode(), job_id=f"j{payload}") for payload in payloads])
-
-    def claim_one(self) -> Attempt:
-        (lease,) = self.core.gate.claim(1, 0)
-        return self.executor.attempt(lease)
-
-    def store_claim(self) -> Lease:
-        """By the engine itself, which may be broken for the core."""
-        broken, self.engine.broken = self.engine.broken, set()
-        (lease,) = self.engine.claim(["jobs"], limit=1, wait=0)
-        self.engine.broken = broken
-        return lease
-
-    def run_one(self) -> Attempt:
-        attempt = self.claim_one()
-        assert self.core.begin(attempt, 0)
-        self.executor.run(attempt)
-        self.core.finish(attempt, 0)
-        return attempt
-
-    def run_soon(self) -> Attempt:
-        attempt = self.claim_one()
-        assert self.core.begin(attempt, 0)
-        self.executor.run(attempt)
-        self.core.finish(attempt, 0, soon=True)
-        return attempt
-
-    def retry_now(self) -> bool:
-        self.core.gate._retry_at = 0.0
-        for item in self.core.gate._unsettled.items():
-            item.retry_at = 0.0
-        return self.core.settle_late()
-
-    def said(self, kind: type[Event]) -> list[Any]:
-        return [event for event in self.events if isinstance(event, kind)]
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    return Desk(tmp_path)
+__all__ = ["desk"]
 
 
 def test_the_order_of_the_writes(desk: Desk) -> None:
@@ -316,100 +178,3 @@ def test_unstarted_leases_go_back_to_their_place(desk: Desk) -> None:
     desk.put(1, 2, 3)
     desk.core.gate.give_back(desk.core.gate.claim(2, 0))
     assert [lease.job.id for lease in desk.core.gate.claim(3, 0)] == ["j1", "j2", "j3"]
-
-
-def test_max_jobs_per_process(tmp_path: Path) -> None:
-    desk = Desk(tmp_path, max_jobs_per_process=2)
-    desk.put(1, 2, 3)
-    assert desk.core.room() == 2
-    desk.run_one()
-    assert (desk.core.room(), bool(desk.leave)) == (1, False)
-    assert desk.core.room(running=1) == 0
-    desk.run_one()
-    assert (desk.leave.why, desk.core.room()) == ("max_jobs_per_process", 0)
-    desk.core.leaving()
-    assert desk.board.slot(1).state == LEAVING
-    assert [event.why for event in desk.said(WorkerLeaving)] == ["max_jobs_per_process"]
-
-
-def test_max_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    resident = [100 * 2**20]
-    monkeypatch.setattr("framework.worker.core.resident", lambda: resident[0])
-    desk = Desk(tmp_path, max_memory=200 * 2**20)
-    desk.core.ready()
-    assert desk.board.slot(1).state == READY
-    desk.core.check_limits()
-    assert not desk.leave
-    resident[0] = 201 * 2**20
-    desk.core.check_limits()
-    assert not desk.leave  # not at every job: reading it costs
-    desk.core._next_memory_check = 0.0
-    desk.core.check_limits()
-    assert desk.leave.why == "max_memory"
-
-
-def test_a_limit_below_what_the_process_has_already(tmp_path: Path) -> None:
-    desk = Desk(tmp_path, max_memory=2**20)
-    with pytest.raises(WorkerError, match=r"jobs/0: max_memory=1 MiB is below the \d+ MiB that the process has"):
-        desk.core.ready()
-
-
-def test_a_tick_shows_what_runs(desk: Desk) -> None:
-    desk.put(1, 2)
-    desk.run_one()
-    desk.core.begin(desk.claim_one(), 0)
-    before = time.monotonic_ns()
-    desk.core.tick()
-    slot = desk.board.slot(1)
-    assert (slot.used, slot.jobs) == (1, 1)
-    assert slot.tick >= before
-
-
-def test_a_loop_that_stood_still_with_its_process_is_not_blocked(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The thread that looks at the clock stood still, too."""
-    now, waits = [1_000.0], iter([(1.0, False), (60.0, False), (1.0, False), (5.5, True)])
-
-    def wait(_: float) -> bool:
-        seconds, stop = next(waits)
-        now[0] += seconds
-        return stop
-
-    monkeypatch.setattr("framework.worker.interrupts.blocking.time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr("framework.worker.interrupts.blocking.threading.Thread.start", lambda _: None)
-    watch = LoopWatch(desk.core, asyncio.new_event_loop(), after=5.0)
-    monkeypatch.setattr(watch, "_stop", SimpleNamespace(wait=wait))
-    watch._look()
-    assert desk.said(LoopBlocked) == []
-
-
-async def test_a_blocked_loop_has_a_name(desk: Desk) -> None:
-    """Once per blockage, with the stack of who blocks it."""
-    said = threading.Event()
-
-    def emit(event: Event) -> None:
-        desk.events.append(event)
-        said.set()
-
-    desk.core.emit = emit
-    desk.core.rows[1].start("slow", 1, 1, 0, 0, "jobs")
-    desk.core.rows[1].on_cpu(True)
-    watch = LoopWatch(desk.core, asyncio.get_running_loop(), after=0.02)
-    try:
-        for _ in range(2):
-            watch.turned()
-            assert said.wait(LONG)  # here the loop stands still
-            said.clear()
-            await asyncio.sleep(0)
-        watch.turned()
-    finally:
-        watch.stop()
-    for blocked in desk.said(LoopBlocked)[:2]:
-        assert (blocked.process, blocked.queue, blocked.job_id, blocked.handler) == (
-            "jobs/0",
-            "jobs",
-            "slow",
-            "App.job",
-        )
-        assert "test_a_blocked_loop_has_a_name" in blocked.stack
-        assert blocked.where.startswith("test_worker_core.py:")
-        assert "said.wait(LONG)" in blocked.where

@@ -15,10 +15,10 @@ import pytest
 from framework import Context, Queue, Slot, WorkerApp
 from framework.model.job import Lease
 from framework.process.scoreboard import before_deadline
-from framework.worker import LeaveSignal, upkeep
+from framework.worker import LeaveSignal, base
+from framework.worker.base import explain_missing
 from framework.worker.core import resident
 from framework.worker.gate.claims import MOST, PATIENCE, Claims
-from framework.worker.upkeep import explain_missing
 from tests.unit.helpers import a_lease, an_executor
 
 LONG = 30.0  # seconds after which something promised counts as missing
@@ -254,5 +254,5 @@ def test_a_stack_whose_lines_cannot_be_had_does_not_end_who_looks_at_it() -> Non
     frame = names["f"]()
     with pytest.raises(ValueError, match="generated"):
         traceback.format_stack(frame)
-    assert upkeep.stack_of(frame) == ""
-    assert upkeep._where(frame, "made-by-no-file") == "made-by-no-file:1"
+    assert base.stack_of(frame) == ""
+    assert base._where(frame, "made-by-no-file") == "made-by-no-file:1"

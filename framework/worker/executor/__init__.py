@@ -7,19 +7,12 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
-from dataclasses import replace
 from datetime import UTC, datetime
 from math import inf
 from types import CoroutineType
 from typing import Any
 
-from framework.model.attempt import UNTRACED as UNTRACED
-from framework.model.attempt import Attempt as Attempt
-from framework.model.attempt import Completing, NoTransactions
-from framework.model.attempt import NoTracing as NoTracing
-from framework.model.attempt import SilentLogger as SilentLogger
-from framework.model.attempt import SpanIdentity as SpanIdentity
-from framework.model.attempt import Tracing as Tracing
+from framework.model.attempt import Attempt, Completing, NoTransactions, Tracing
 from framework.model.errors import EngineError
 from framework.model.events import Event, JobFinished
 from framework.model.exceptions import describe, error_type
@@ -42,7 +35,7 @@ from framework.model.outcome import (
 from framework.service.app import Handler, WorkerApp
 from framework.service.codec import UndecodablePayload, codec_for, parse_lenient
 from framework.service.queues import DeadLetter
-from framework.worker.executor.elsewhere import attempt_elsewhere, loss_elsewhere, lost_elsewhere
+from framework.worker.executor.elsewhere import attempt_elsewhere, charged
 from framework.worker.executor.hooks import PATIENCE, FailureHook, dismiss, undone, unfinished
 
 log = logging.getLogger("framework")
@@ -116,7 +109,7 @@ class Executor:
         """Return the run that is about to start, or the earlier one that must be charged. Its ids go into the run
         record."""
         if lease.previous is not None:
-            return attempt_elsewhere(lease, self.options, self._tracing)
+            return attempt_elsewhere(lease, lease.previous, self.options, self._tracing)
         now = self._clock()
         return Attempt(lease, self.options, now, self._tracing.identify(lease, now), max(0.0, now - lease.eligible_at))
 
@@ -139,7 +132,7 @@ class Executor:
             context = self._context(attempt, started) if self.handler.takes_context else None
             try:
                 lease, decode = attempt.lease, self._decode
-                payload = letter_of(lease) if decode is None else decode(lease.job.payload)
+                payload = dead_letter_of(lease) if decode is None else decode(lease.job.payload)
                 result = call(self._method, payload) if context is None else call(self._method, payload, context)
                 if result is not None:
                     self._check(result)
@@ -169,7 +162,7 @@ class Executor:
             context = self._context(attempt, started) if self.handler.takes_context else None
             try:
                 lease, decode = attempt.lease, self._decode
-                payload = letter_of(lease) if decode is None else decode(lease.job.payload)
+                payload = dead_letter_of(lease) if decode is None else decode(lease.job.payload)
                 made = self._method(payload) if context is None else self._method(payload, context)
                 if (result := await call(self._awaitable(made))) is not None:
                     self._check(result)
@@ -193,10 +186,10 @@ class Executor:
     def _charge_elsewhere(self, attempt: Attempt) -> tuple[Failure, Context]:
         """Charge a run whose machine is gone, as a rescuer does: the ledger first, then telemetry. Return what to tell
         the service."""
-        failure = loss_elsewhere(attempt, self._clock())
-        attempt.outcome = outcome = fail(failure, self.options.retry)
-        self.record(attempt.lease, outcome, resolved=True)
-        self._emit(lost_elsewhere(attempt, outcome, failure))
+        assert attempt.lease.previous is not None
+        attempt.outcome, failure, event = charged(attempt, attempt.lease.previous, self._clock())
+        self.record(attempt.lease, attempt.outcome, resolved=True)
+        self._emit(event)
         return failure, self._context(attempt, self._monotonic())
 
     def _check(self, result: object) -> None:
@@ -327,7 +320,7 @@ def finished(attempt: Attempt, outcome: Outcome, duration: float) -> JobFinished
     """Return the event of a run that ended."""
     lease, identity, failure = attempt.lease, attempt.identity, outcome.failure
     # Positional arguments where possible: a name costs as much as a value, and this runs for every job.
-    event = JobFinished(
+    return JobFinished(
         lease.queue,
         lease.job.id,
         lease.attempt,
@@ -337,17 +330,12 @@ def finished(attempt: Attempt, outcome: Outcome, duration: float) -> JobFinished
         attempt.wait,
         duration,
         outcome.delay,
-        trace_id=identity.trace_id,
-        span_id=identity.span_id,
-    )
-    if failure is None:
-        return replace(event, message=outcome.message) if outcome.message else event
-    return replace(
-        event,
-        reason=failure.reason,
-        error_type=failure.error_type,
-        message=failure.message,
-        traceback=failure.traceback,
+        failure.reason if failure is not None else None,
+        failure.error_type if failure is not None else "",
+        failure.message if failure is not None else outcome.message,
+        failure.traceback if failure is not None else "",
+        identity.trace_id,
+        identity.span_id,
     )
 
 
@@ -367,7 +355,7 @@ def _seconds(delay: Any) -> float:
     return found
 
 
-def letter_of(lease: Lease) -> DeadLetter:
+def dead_letter_of(lease: Lease) -> DeadLetter:
     """Return a dead letter as its handler sees it."""
     job = lease.job
     return DeadLetter(

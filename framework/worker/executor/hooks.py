@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import copy_context
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -23,6 +23,7 @@ _LAG = 0.5  # further seconds, after which its thread is abandoned
 _MOST_PARTS = 100  # elements of a result that are inspected
 
 
+@dataclass(eq=False)
 class FailureHook:
     """The hook that tells the service of failed attempts. Its error becomes an event and changes nothing for the job.
 
@@ -33,42 +34,36 @@ class FailureHook:
         swallows: errors of the hook that are caught here.
     """
 
-    def __init__(
-        self,
-        app: WorkerApp,
-        emit: Callable[[Event], None],
-        *,
-        patience: float = PATIENCE,
-        swallows: tuple[type[BaseException], ...] = (BaseException,),
-    ) -> None:
-        self._app = app
-        self._emit = emit
-        self._patience = patience
-        self._swallows = swallows
+    app: WorkerApp
+    emit: Callable[[Event], None]
+    patience: float
+    swallows: tuple[type[BaseException], ...] = (BaseException,)
 
     def tell(self, failure: Failure, context: Context) -> None:
         """Call the hook from sync code; what an async hook returns runs in a thread with its own event loop."""
         try:
-            with parent_goes_on():
-                made = self._app.on_failure(replace(failure), context)  # a copy: a hook can change even a frozen record
-            if made is not None and unfinished(made):
-                _run_in_thread(made, self._patience)
-        except self._swallows as error:
+            if (made := self._call(failure, context)) is not None:
+                _run_in_thread(made, self.patience)
+        except self.swallows as error:
             self._failed(context, error)
 
     async def atell(self, failure: Failure, context: Context) -> None:
         """Call the hook on the running event loop."""
         try:
-            with parent_goes_on():
-                made = self._app.on_failure(replace(failure), context)
-            if made is not None and unfinished(made):
-                await _run_beside(made, self._patience)
-        except self._swallows as error:
+            if (made := self._call(failure, context)) is not None:
+                await _run_beside(made, self.patience)
+        except self.swallows as error:
             self._failed(context, error)
+
+    def _call(self, failure: Failure, context: Context) -> Any:
+        with parent_goes_on():
+            # A copy, because a hook can change even a frozen record.
+            made: Any = self.app.on_failure(replace(failure), context)
+        return made if unfinished(made) else None
 
     def _failed(self, context: Context, error: BaseException) -> None:
         message, trace = describe(error)
-        self._emit(HookFailed("on_failure", context.queue, context.job_id, message, trace))
+        self.emit(HookFailed("on_failure", context.queue, context.job_id, message, trace))
 
 
 def unfinished(result: object) -> str:
@@ -125,7 +120,7 @@ def _run_in_thread(made: Any, patience: float) -> None:
 
     def live() -> None:
         try:
-            asyncio.run(_within(made, patience))
+            asyncio.run(_run_beside(made, patience))
             ends.append(None)
         except BaseException as error:
             ends.append(error)
@@ -158,17 +153,6 @@ async def _error_of(made: Awaitable[Any]) -> BaseException | None:
     except BaseException as error:
         return error
     return None
-
-
-async def _within(made: Awaitable[Any], patience: float) -> None:
-    limit = asyncio.timeout(patience)
-    try:
-        async with limit:
-            await made
-    except TimeoutError:
-        if not limit.expired():
-            raise
-        raise _late(patience) from None
 
 
 def _late(patience: float) -> TimeoutError:

@@ -1,11 +1,11 @@
-"""Claims that wait in a process for their start: few, and released when the current job takes long."""
+"""Which jobs a worker claims: whose turn it is, and how many may wait in the process for their start."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from queue import Empty, SimpleQueue
 
 from framework.model.job import Lease
@@ -129,3 +129,38 @@ class Claims:
                 break
         if leases:
             self._give_back(leases[::-1])
+
+
+class Turns:
+    """Weighted fair queueing: each queue that has jobs gets runs in proportion to its weight, however many others wait.
+
+    A queue that had no jobs for a while comes first when it has some, but collects no credit while it is idle.
+
+    Each run of a queue advances its time by 1 / weight; the queue with the smallest time comes first.
+
+    Args:
+        weights: weights of the queues by name, in their initial order.
+    """
+
+    def __init__(self, weights: Mapping[str, int]) -> None:
+        self._weights = dict(weights)
+        self._times = dict.fromkeys(weights, 0.0)
+        self._order = list(weights)
+        self._now = 0.0  # time of the queue that came last; an idle queue does not fall behind it
+
+    @property
+    def order(self) -> Sequence[str]:
+        """Return the queues in the order of their turns."""
+        return self._order
+
+    def took(self, leases: Sequence[Lease]) -> None:
+        """Count what was claimed. A single queue needs no count."""
+        if len(self._order) < 2 or not leases:
+            return
+        first = leases[0].queue
+        self._now = max(self._now, self._times[first])
+        for lease in leases:
+            queue = lease.queue
+            self._times[queue] = max(self._times[queue], self._now) + 1 / self._weights[queue]
+        now = self._now
+        self._order.sort(key=lambda queue: max(self._times[queue], now))

@@ -8,32 +8,33 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from operator import attrgetter
+from typing import TYPE_CHECKING
 
+from framework.engine.answers import OddAnswer, are_claimed, checked, failure_of, name_of, sort_out
 from framework.engine.ledger import Ledger
 from framework.engine.port import VERBS, Engine
 from framework.engine.stuck import StuckJobs
+from framework.model.backoff import Later
 from framework.model.errors import EngineUnavailable, LeaseLost, answer
-from framework.model.events import (
-    EngineFailed,
-    EngineRecovered,
-    Event,
-    JobsClaimed,
-    JobsExpired,
-    JobsSettled,
-    LeasesLost,
-)
+from framework.model.events import EngineFailed, EngineRecovered, JobsClaimed, JobsExpired, JobsSettled, LeasesLost
 from framework.model.job import Lease, Run
 from framework.model.outcome import SUCCEEDED, Kind, Outcome, Settlement
-from framework.worker.gate.turns import Turns
-from framework.worker.gate.unsettled import FIRST_RETRY, LAST_RETRY, Unsettled, UnsettledLeases
+from framework.worker.gate.claims import Turns
+from framework.worker.gate.unsettled import FIRST_RETRY, LAST_RETRY, Unsettled, names, parted
+
+if TYPE_CHECKING:
+    from framework.worker.core import WorkerCore
 
 WAIT = 1.0  # seconds that one claim waits for a job; a worker's loop turns at least this often
 LONG_WAIT = 5.0  # the same on an event loop, which turns during the claim
 CERTAIN = 3  # failures in a row after which the engine counts as failing, not single leases
 LONE = 1.5  # seconds after which a drain no longer waits for a lease that fails while the engine works
 TOGETHER = 32  # settlements that are collected for one call; each keeps its slot of the ledger
-MOST_NAMED = 5  # jobs named in one line
+EMPTY, PAUSE = 1000, 0.05  # claims in a row that did not wait, after which each is followed by a pause in seconds
+SURPRISE = "its engine failed in an unknown way"
 _RELEASED = Outcome(Kind.RELEASED)
+_queue = attrgetter("queue")
 
 
 class Gate:
@@ -44,54 +45,37 @@ class Gate:
     Args:
         engine: the open engine.
         ledger: the ledger of this process, in which each lease has a slot until it is settled.
-        weights: weights by name of the queues from which this worker claims.
-        emit: takes events.
-        tells_settled: JobsSettled events are wanted.
-        count_settled: counts one (queue, verb, seconds) without an event; returns False if it does not.
-        doubt: called after each failure, to find out whether this process itself is the cause.
-        lost_here: says why leases only seem to be lost because this process looks in the wrong place; empty: they are
-            lost.
-        ruin: makes a process leave that cannot do anything any more.
+        host: the process whose gate this is; it judges failures of the engine, and decides to leave.
 
     Attributes:
+        settle_delay: seconds that a settlement may wait for others.
+        claim_seconds: what a claim costs besides its system calls: the round trip to a server.
         failures: calls that have failed in a row; failing_since: when the first of them failed, monotonic seconds.
         doubtful: the engine fails, and a defect of this process would explain it.
-        on_surprise: called when a claim has raised an error that the contract does not name. In any thread.
         on_lost: takes a lease that another worker owns by now while its handler still runs; called again and again
             until the handler ends. In any thread.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        ledger: Ledger,
-        weights: Mapping[str, int],
-        *,
-        emit: Callable[[Event], None],
-        tells_settled: bool,
-        count_settled: Callable[[str, str, float], bool],
-        doubt: Callable[[BaseException], None],
-        lost_here: Callable[[LeaseLost], str],
-        ruin: Callable[[str], None],
-    ) -> None:
+    def __init__(self, engine: Engine, ledger: Ledger, host: WorkerCore) -> None:
+        executors = list(host.executors.values())
         self._engine = engine
         self._ledger = ledger
-        self._turns = Turns(weights)
-        self.emit = emit
-        self._tells_settled = tells_settled
-        self._count_settled = count_settled
-        self._doubt = doubt
-        self._lost_here = lost_here
-        self._ruin = ruin
+        self._host = host
+        self._turns = Turns({executor.options.name: executor.options.weight for executor in executors})
+        self.emit = emit = host.emit
+        self._tells_settled = any(executor.wants(JobsSettled, "") for executor in executors)
+        self._count_settled = executors[0].settled
         self._stuck = StuckJobs(engine, emit)
-        self._unsettled = UnsettledLeases()
+        self._unsettled = Later[Unsettled](FIRST_RETRY, LAST_RETRY)  # the helper thread of the claims adds some, too
         self._later: deque[Unsettled] = deque()
         self._failing: dict[str, tuple[float, float]] = {}  # by verb: (failing since when, seconds before the next try)
         self._retry_at = 0.0
+        self._empty = 0  # claims in a row that found nothing and did not wait
+        self._wake_error: Exception | None = None
         self._waiters: ThreadPoolExecutor | None = None
+        self.settle_delay = self.claim_seconds = 0.0
         self.failures, self.failing_since = 0, 0.0
         self.doubtful = False
-        self.on_surprise: Callable[[], object] = lambda: None
         self.on_lost: Callable[[Lease], object] = lambda lease: None
 
     # --- claiming and starting --------------------------------------------------------------------------------------
@@ -102,21 +86,66 @@ class Gate:
         if now < self._retry_at:
             self._pause(min(wait, self._retry_at - now))
             return ()
+        order = self._turns.order
         try:
-            leases = self._engine.claim(self._turns.order, limit=limit, wait=wait)
+            leases = self._engine.claim(order, limit=limit, wait=wait)
         except Exception as error:
             known = answer(error)
             self._failed("claim", known)
             if known is not error:  # it may hold jobs that it did not return: the end of this process frees them
-                self.on_surprise()
+                self._host.leave.leave(SURPRISE)
             return ()
-        self._recovered("claim")
-        self._stuck.tell()
-        for queue, count in self._engine.expired().items():
-            self.emit(JobsExpired(queue, count))
+        if not are_claimed(leases, limit, order):
+            leases = self._sort_out(leases, limit)
+        elif self.failures or self._failing:
+            self._recovered("claim")
+        self._tell()
         if leases:
+            self._empty = 0
             self._claimed(leases, time.monotonic() - now)
+        elif wait:
+            self._found_none(time.monotonic() - now < wait / EMPTY)
         return leases
+
+    def _sort_out(self, found: object, limit: int) -> list[Lease]:
+        """Report an answer of `claim` that is not as the contract says; return the leases of it that can run."""
+        claimed = sort_out(found, limit, self._turns.order)
+        self._failed("claim", OddAnswer(self._engine, "claim", "; it ".join(claimed.flaws)))
+        if claimed.unknown:  # as above
+            self._host.leave.leave(SURPRISE)
+        if claimed.surplus:
+            Gate.give_back(self, claimed.surplus)  # in this thread, which calls the engine
+        return claimed.kept
+
+    def _tell(self) -> None:
+        """Report what the engine has noted about its jobs. An engine that fails here still serves jobs."""
+        verb, failed = "wake", self._wake_error
+        try:
+            if failed is not None:
+                self._wake_error = None
+                raise failed
+            verb = "stuck"
+            self._stuck.tell()
+            verb = "expired"
+            for queue, count in checked(self._engine, verb, self._engine.expired(), Mapping).items():
+                self.emit(JobsExpired(queue, count))
+        except Exception as error:
+            if verb not in self._failing:
+                self._failing[verb] = (time.monotonic(), 0.0)
+                self.emit(EngineFailed(verb, failure_of(self._engine, verb, error), 0.0))
+        else:
+            if self._failing:
+                self._recovered("stuck")
+                self._recovered("expired")
+
+    def _found_none(self, at_once: bool) -> None:
+        """Keep an engine that does not wait for jobs from making this process spin."""
+        self._empty = self._empty + 1 if at_once else 0
+        if self._empty == EMPTY:
+            text = f"{name_of(self._engine)}.claim() returns nothing {EMPTY} times in a row without waiting for jobs"
+            self.emit(EngineFailed("claim", text, PAUSE))
+        if self._empty >= EMPTY:
+            self._pause(PAUSE)
 
     async def aclaim(self, limit: int) -> Sequence[Lease]:
         """Claim at once if jobs are ready; otherwise wait in a thread, because the loop must turn."""
@@ -127,23 +156,11 @@ class Gate:
             self._waiters = ThreadPoolExecutor(max_workers=1, thread_name_prefix="claim")
         return await asyncio.get_running_loop().run_in_executor(self._waiters, self.claim, limit, LONG_WAIT)
 
-    @property
-    def settle_delay(self) -> float:
-        """Return how long a settlement may wait for others, in seconds."""
-        return 0.0
-
-    @property
-    def claim_seconds(self) -> float:
-        """Return the cost of a claim besides its system calls, in seconds: the round trip to a server."""
-        return 0.0
-
     def _claimed(self, leases: Sequence[Lease], duration: float) -> None:
         self._turns.took(leases)
-        if len(self._turns.order) == 1:
-            self.emit(JobsClaimed(leases[0].queue, len(leases), duration))
-        else:
-            for queue, count in Counter(lease.queue for lease in leases).items():
-                self.emit(JobsClaimed(queue, count, duration))
+        counts = Counter(map(_queue, leases)) if len(self._turns.order) > 1 else {leases[0].queue: len(leases)}
+        for queue, count in counts.items():
+            self.emit(JobsClaimed(queue, count, duration))
 
     def start(self, lease: Lease, run: Run) -> bool:
         """Write the run into the ledger. Return False if the ledger is full: the job is released unstarted."""
@@ -166,8 +183,12 @@ class Gate:
         return waiting
 
     def wake(self) -> None:
-        """End the waiting claim, or the next one. Safe in a signal handler."""
-        self._engine.wake()
+        """End the waiting claim, or the next one. Safe in a signal handler, and raises nothing."""
+        self._empty = 0
+        try:
+            self._engine.wake()
+        except Exception as error:  # the next claim reports it: a signal handler must not write a log
+            self._wake_error = error
 
     def _pause(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -188,7 +209,7 @@ class Gate:
         try:
             self._engine.settle((settlement,))
         except Exception as error:
-            self._in_part([Unsettled(settlement, row)], answer(error))
+            self._keep([Unsettled(settlement, row)], answer(error))
             return
         self._ledger.free(lease)
         if self.failures or self._failing:
@@ -211,7 +232,9 @@ class Gate:
     def give_back(self, leases: Sequence[Lease]) -> None:
         """Release unstarted leases; no attempt is spent. Safe in threads."""
         if leases:
-            self._give_back(leases)
+            leases = leases[::-1]  # the last released is the first in the queue
+            items = [Unsettled(Settlement(lease, _RELEASED)) for lease in leases]
+            self._end(items, lambda: self._engine.release(leases))
 
     def flush(self) -> None:
         """Settle now what was collected. Safe in threads."""
@@ -219,8 +242,7 @@ class Gate:
         with suppress(IndexError):
             while True:
                 items.append(self._later.popleft())
-        if items:
-            self._settle(items)
+        self._settle(items)
 
     def settle_late(self) -> bool:
         """Try again what could not be settled. Return True when nothing is left. Costs little in that case."""
@@ -249,7 +271,7 @@ class Gate:
         items = self._unsettled.items()
         if not items or engine_worked_at <= min(item.since for item in items) + LONE:
             return ""
-        return f"jobs that cannot be settled stay claimed, for the next rescue: {_names(items)}"
+        return f"jobs that cannot be settled stay claimed, for the next rescue: {names(items)}"
 
     def close(self) -> None:
         """Let the threads end; what is not settled by now stays claimed. Idempotent."""
@@ -257,28 +279,18 @@ class Gate:
             self.wake()  # a claim may wait for long, and Python waits for its thread at exit
             self._waiters.shutdown(wait=False, cancel_futures=True)
 
-    def _give_back(self, leases: Sequence[Lease]) -> None:
-        leases = leases[::-1]  # the last released is the first in the queue
-        items = [Unsettled(Settlement(lease, _RELEASED)) for lease in leases]
-        self._end(items, lambda: self._engine.release(leases))
-
     def _settle(self, items: Sequence[Unsettled]) -> None:
-        self._end(items, lambda: self._engine.settle([item.settlement for item in items]))
+        if items:
+            self._end(items, lambda: self._engine.settle([item.settlement for item in items]))
 
     def _end(self, items: Sequence[Unsettled], call: Callable[[], None]) -> None:
         started = time.monotonic()
         try:
             call()
         except Exception as error:
-            items = self._in_part(items, answer(error))
-        if items:
-            self._settled(items, started)
-
-    def _in_part(self, items: Sequence[Unsettled], error: LeaseLost | EngineUnavailable) -> list[Unsettled]:
-        """Keep or report what a call could not settle; return what it has settled."""
-        return self._lost(items, error) if isinstance(error, LeaseLost) else self._keep(items, error)
-
-    def _settled(self, items: Sequence[Unsettled], started: float) -> None:
+            items = self._keep(items, answer(error))
+            if not items:
+                return
         for item in items:
             self._ledger.free(item.settlement.lease)
         failing = [item.since for item in items if item.failures]
@@ -294,27 +306,32 @@ class Gate:
     def _lost(self, items: Sequence[Unsettled], lost: LeaseLost) -> list[Unsettled]:
         """Report lost leases, unless a handler has closed descriptors and this process only looks in the wrong place.
         Return what was settled."""
-        gone, others = _parted(items, lost.leases)
-        cause = self._lost_here(lost)
+        gone, others = parted(items, lost.leases)
+        cause = self._host.check.cause(lost)  # why leases only seem to be lost
         if cause:
             for item in gone:
                 self._unsettled.add(item)
-            self._ruin(cause)
+            self._host.ruin(cause)
         else:
-            for item in gone:
-                self._ledger.free(item.settlement.lease)
-            for queue in {item.settlement.lease.queue for item in gone}:
-                ids = [item.job_id for item in gone if item.settlement.lease.queue == queue]
-                self.emit(LeasesLost(queue, ids))
+            leases = [item.settlement.lease for item in gone]
+            for lease in leases:
+                self._ledger.free(lease)
+            for queue in {lease.queue for lease in leases}:
+                self.emit(LeasesLost(queue, [lease.job.id for lease in leases if lease.queue == queue]))
         return others
 
-    def _keep(self, items: Sequence[Unsettled], error: EngineUnavailable) -> list[Unsettled]:
-        """Keep leases for another try; return what was settled. Other jobs go on, unless nothing works for a while:
-        then the engine counts as failing, not these leases (a bad sector, an attribute of one file)."""
-        left, settled = _parted(items, error.unsettled or [item.settlement.lease for item in items])
+    def _keep(self, items: Sequence[Unsettled], error: LeaseLost | EngineUnavailable) -> list[Unsettled]:
+        """Keep leases for another try, or report them as lost; return what was settled. Other jobs go on, unless
+        nothing works for a while: then the engine counts as failing, not these leases (a bad sector, an attribute of
+        one file)."""
+        if isinstance(error, LeaseLost):
+            return self._lost(items, error)
+        left, settled = parted(items, error.unsettled)
+        if not left:  # it named none of them: perhaps none is settled
+            left, settled = list(items), []
         delay = max((self._unsettled.add(item) for item in left), default=0.0)
         if new := [item for item in left if item.failures == 1]:
-            self.emit(EngineFailed("settle", f"job {_names(new)}: {error}", delay))
+            self.emit(EngineFailed("settle", f"job {names(new)}: {error}", delay))
         if not settled and self._count_failure(error) >= CERTAIN:
             self._hold("settle")
         return settled
@@ -338,7 +355,7 @@ class Gate:
         """Count a failure; return how many calls to the engine have failed in a row."""
         self.failures += 1
         self.failing_since = self.failing_since if self.failures > 1 else time.monotonic()
-        self._doubt(error)
+        self._host.examine(error)
         return self.failures
 
     def _recovered(self, verb: str, *since: float) -> None:
@@ -352,19 +369,3 @@ class Gate:
         failing = [*since, found[0]] if found is not None else since
         if failing:
             self.emit(EngineRecovered(verb, time.monotonic() - min(failing)))
-
-
-def _parted(items: Sequence[Unsettled], leases: Sequence[Lease]) -> tuple[list[Unsettled], list[Unsettled]]:
-    """Return the items of these leases, and the others."""
-    wanted = {_key(lease) for lease in leases}
-    named = [item for item in items if _key(item.settlement.lease) in wanted]
-    return named, [item for item in items if _key(item.settlement.lease) not in wanted]
-
-
-def _key(lease: Lease) -> tuple[bytes, int]:
-    return lease.job.uid, lease.delivery
-
-
-def _names(items: Sequence[Unsettled]) -> str:
-    ids = ", ".join(repr(item.job_id) for item in items[:MOST_NAMED])
-    return f"{ids} and {len(items) - MOST_NAMED} more" if len(items) > MOST_NAMED else ids

@@ -7,16 +7,21 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
+from framework.engine.answers import OddAnswer, lost_of
+from framework.engine.ledger import Ledger
 from framework.engine.port import Engine
 from framework.model.errors import answer
-from framework.model.events import LeasesLost
+from framework.model.events import EngineFailed, LeasesLost
 from framework.model.job import Lease, Run
 from framework.model.outcome import Kind, Outcome, Settlement
 from framework.worker.gate.engine_thread import EngineThread
 from framework.worker.gate.gate import WAIT, Gate
 from framework.worker.gate.unsettled import Unsettled
+
+if TYPE_CHECKING:
+    from framework.worker.core import WorkerCore
 
 MOST = 256  # settlements that are collected for one call
 LOOK_EVERY = 1.0  # seconds between questions whether this process still owns the leases of its running jobs
@@ -40,14 +45,14 @@ class ThreadGate(Gate):
             there is no loop, and a waiting claim is ended at the first settlement.
     """
 
-    def __init__(self, engine: Engine, *arguments: Any, **options: Any) -> None:
-        super().__init__(engine, *arguments, **options)
-        self._delay = engine.features.settle_delay
+    def __init__(self, engine: Engine, ledger: Ledger, host: WorkerCore) -> None:
+        super().__init__(engine, ledger, host)
+        self.settle_delay = engine.features.settle_delay
         self._running: dict[int, tuple[float, Lease]] = {}  # by id() of the lease, with the moment of the first look
         self._looked, self._look_at = 0.0, math.inf
-        self._thread = EngineThread(engine.wake, self._on_due)
+        self._thread = EngineThread(self.wake, self._on_due)
         self._retrying = False
-        self._durations: deque[float] = deque([0.0], maxlen=16)  # of claims that found jobs
+        self._durations: deque[float] = deque(maxlen=16)  # of claims that found jobs
         self.later: Callable[[float, Callable[[], None]], object] | None = None
 
     def claim(self, limit: int, wait: float) -> Sequence[Lease]:
@@ -59,16 +64,6 @@ class ThreadGate(Gate):
         """Claim in the thread while the event loop turns."""
         leases: Sequence[Lease] = await asyncio.wrap_future(self._thread.call(self._claim, limit, WAIT))
         return leases
-
-    @property
-    def settle_delay(self) -> float:
-        """Return how long a settlement may wait for others, in seconds."""
-        return self._delay
-
-    @property
-    def claim_seconds(self) -> float:
-        """Return the seconds of a claim that does not wait: the shortest of the last 16 that found jobs."""
-        return min(self._durations)
 
     def start(self, lease: Lease, run: Run) -> bool:
         """Write the run into the ledger, and have its lease checked regularly."""
@@ -101,14 +96,14 @@ class ThreadGate(Gate):
             return
         first = not self._later
         self._later.append(Unsettled(Settlement(lease, outcome), row))
-        if outcome.kind is not Kind.SUCCEEDED or len(self._later) >= MOST or not self._delay:
+        if outcome.kind is not Kind.SUCCEEDED or len(self._later) >= MOST or not self.settle_delay:
             self.flush()
         elif first:
-            self._thread.by(time.monotonic() + self._delay)
+            self._thread.by(time.monotonic() + self.settle_delay)
             if self.later is None:
                 self._thread.step_aside()
             else:
-                self.later(self._delay, self._thread.step_aside)
+                self.later(self.settle_delay, self._thread.step_aside)
 
     def settle_soon(self, lease: Lease, outcome: Outcome, row: int) -> None:
         """Settle as `settle` does, which collects successes anyway."""
@@ -117,7 +112,7 @@ class ThreadGate(Gate):
     def give_back(self, leases: Sequence[Lease]) -> None:
         """Release unstarted leases in the thread, soon."""
         if leases:
-            self._thread.tell(self._give_back, leases)
+            self._thread.tell(super().give_back, leases)
 
     def flush(self) -> None:
         """Have the thread settle now what was collected."""
@@ -149,6 +144,7 @@ class ThreadGate(Gate):
 
     def _claimed(self, leases: Sequence[Lease], duration: float) -> None:
         self._durations.append(duration)
+        self.claim_seconds = min(self._durations)  # mostly one that did not have to wait
         super()._claimed(leases, duration)
 
     def _pause(self, seconds: float) -> None:
@@ -171,19 +167,20 @@ class ThreadGate(Gate):
         if not running:
             return
         try:
-            lost = self._engine.lost(running)
+            for lease in lost_of(self._engine, running):
+                self.on_lost(lease)
+        except OddAnswer as error:
+            if "lost" not in self._failing:
+                self._failing["lost"] = (time.monotonic(), 0.0)
+                self.emit(EngineFailed("lost", str(error), LOOK_EVERY))
         except Exception as error:  # other calls report that the engine fails
             answer(error)
-        else:
-            for lease in lost:
-                self.on_lost(lease)
 
     def _flush(self) -> None:
         items: list[Unsettled] = []
         while self._later and len(items) < MOST:
             items.append(self._later.popleft())
-        if items:
-            self._settle(items)
+        self._settle(items)
         if self._later:
             self._thread.by(time.monotonic())
 

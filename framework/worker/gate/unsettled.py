@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from framework.model.backoff import Later, Retried
+from framework.model.backoff import Retried
+from framework.model.job import Lease
 from framework.model.outcome import Settlement
 
 FIRST_RETRY, LAST_RETRY = 0.05, 2.0  # seconds between tries; a recovery of the engine is noticed within 5 s
+MOST_NAMED = 5  # jobs named in one line
 
 
 @dataclass(slots=True, eq=False)
@@ -25,13 +26,23 @@ class Unsettled(Retried):
     row: int | None = None
 
     @property
-    def job_id(self) -> str:
-        """Return the id of its job."""
-        return self.settlement.lease.job.id
+    def key(self) -> tuple[bytes, int]:
+        """Return what identifies its lease."""
+        return key_of(self.settlement.lease)
 
 
-class UnsettledLeases(Later[Unsettled]):
-    """The leases that a worker keeps until they are settled. The helper thread of its claims adds to them, too."""
+def key_of(lease: Lease) -> tuple[bytes, int]:
+    """Return what identifies a lease: an engine may name it by an equal one."""
+    return lease.job.uid, lease.delivery
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(FIRST_RETRY, LAST_RETRY, clock=clock)
+
+def parted(items: Sequence[Unsettled], leases: Sequence[Lease]) -> tuple[list[Unsettled], list[Unsettled]]:
+    """Return the items of these leases, and the others."""
+    wanted = {key_of(lease) for lease in leases if isinstance(lease, Lease)}
+    return [item for item in items if item.key in wanted], [item for item in items if item.key not in wanted]
+
+
+def names(items: Sequence[Unsettled]) -> str:
+    """Return the ids of the jobs for a line: the first ones, and how many more there are."""
+    ids = ", ".join(repr(item.settlement.lease.job.id) for item in items[:MOST_NAMED])
+    return f"{ids} and {len(items) - MOST_NAMED} more" if len(items) > MOST_NAMED else ids

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 from framework.model.events import LoopBlocked
 from framework.process.scoreboard import RowWriter
 from framework.process.standstill import Standstill
+from framework.worker.base import handler_line, stack_of
 from framework.worker.core import WorkerCore
 from framework.worker.tasks import JobTask
-from framework.worker.upkeep import handler_line, stack_of
 
 BLOCKED_AFTER = 5.0  # seconds
 LOOK = 1.0  # seconds between looks at the clock

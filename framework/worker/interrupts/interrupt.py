@@ -70,7 +70,7 @@ class Interrupts:
 
     Args:
         timeout: seconds until the soft timeout; None: never.
-        told: says whether the supervisor has told this process to leave while its own handler did not receive the
+        must_leave: says whether the supervisor has told this process to leave while its own handler did not receive the
             signal.
         still_ns: returns the nanoseconds for which the tree has stood still; they do not count for a handler.
         patience: seconds that a late alarm waits for the supervisor to report that the tree stood still.
@@ -83,7 +83,7 @@ class Interrupts:
         self,
         timeout: float | None = None,
         *,
-        told: Callable[[], bool] = lambda: False,
+        must_leave: Callable[[], bool] = lambda: False,
         still_ns: Callable[[], int] = int,
         patience: float = PATIENCE,
     ) -> None:
@@ -96,7 +96,7 @@ class Interrupts:
         self._lost: Lease | None = None
         self._losing = False  # its handler must still be interrupted for that
         self._calling = False
-        self._told = told
+        self._must_leave = must_leave
         self._pid = os.getpid()
         self._armed = float("inf")  # when the timer will go off
         signal.signal(signal.SIGALRM, self._on_alarm)
@@ -122,7 +122,7 @@ class Interrupts:
         try:
             return invoke(method, *arguments)
         except (SystemExit, KeyboardInterrupt, CancelledError) as error:
-            if self._told():  # a signal handler of the job has turned our SIGTERM into this error
+            if self._must_leave():  # a signal handler of the job has turned our SIGTERM into this error
                 raise JobInterrupted("draining") from error
             raise
         except Exception as error:

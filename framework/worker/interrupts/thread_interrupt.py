@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from math import inf
 from queue import Empty, SimpleQueue
 from types import FrameType
@@ -93,6 +93,7 @@ class Call:
 NO_LIMITS: Final = Limits()
 
 
+@dataclass(eq=False)
 class ThreadInterrupts:
     """The thread that watches the clock for all calls of handlers in other threads.
 
@@ -104,27 +105,21 @@ class ThreadInterrupts:
         on_astray: called when an interruption was raised where it may have prevented the release of a lock.
     """
 
-    def __init__(
-        self,
-        limits: Limits = NO_LIMITS,
-        *,
-        now: Callable[[], float] = time.monotonic,
-        drain_at: Callable[[], float | None] = lambda: None,
-        on_hung: Callable[[Call, FrameType | None], None] = lambda call, frame: None,
-        on_astray: Callable[[], object] = lambda: None,
-    ) -> None:
-        self._limits = limits
-        self._now = now
-        self._drain_at = drain_at
-        self._on_hung = on_hung
-        self._on_astray = on_astray
+    limits: Limits = NO_LIMITS
+    _: KW_ONLY
+    now: Callable[[], float] = time.monotonic
+    drain_at: Callable[[], float | None] = lambda: None
+    on_hung: Callable[[Call, FrameType | None], None] = lambda call, frame: None
+    on_astray: Callable[[], object] = lambda: None
+
+    def __post_init__(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._calls: set[Call] = set()
         self._armed = inf
         self._ending: float | None = None
-        # SimpleQueue.put may be called in a signal handler, which a Condition's lock may not.
         self._interval: float | None = None  # the interpreter's switch interval to restore; None: it is unchanged
+        # SimpleQueue.put may be called in a signal handler, which a Condition's lock may not.
         self._orders: SimpleQueue[str] = SimpleQueue()
         threading.Thread(target=self._watch, name="interrupts", daemon=True).start()
 
@@ -132,7 +127,7 @@ class ThreadInterrupts:
         self, method: Callable[..., Any], *arguments: Any, limits: Limits | None = None, lease: Lease | None = None
     ) -> Any:
         """Call the handler in the calling thread; JobInterrupted is raised in it when that is due."""
-        call = self._enter(limits or self._limits, lease)
+        call = self._enter(limits or self.limits, lease)
         error: BaseException | None = None
         result: Any = None
         try:
@@ -166,7 +161,7 @@ class ThreadInterrupts:
 
     def interrupt_all(self) -> None:
         """Interrupt whatever runs now, as at the end of a drain."""
-        self._ending = self._now()
+        self._ending = self.now()
         self._orders.put("look")
 
     def close(self) -> None:
@@ -177,7 +172,7 @@ class ThreadInterrupts:
 
     def _enter(self, limits: Limits, lease: Lease | None) -> Call:
         call = Call(limits, LateAlarm(limits.patience), threading.get_ident(), lease)
-        call.began = self._now()
+        call.began = self.now()
         call.soft = inf if limits.timeout is None else call.began + limits.timeout
         call.inside = True
         due = min(call.soft, self._drain())
@@ -207,7 +202,7 @@ class ThreadInterrupts:
             trace = trace.tb_next
         inside, open_ = where(trace.tb_frame if trace is not None else None)
         if inside and not open_:
-            self._on_astray()
+            self.on_astray()
 
     # --- in the watching thread -------------------------------------------------------------------------------------
 
@@ -217,10 +212,10 @@ class ThreadInterrupts:
             hung: list[Call] = []
             with self._lock:
                 self._armed = min((self._look_at(call, hung) for call in self._calls), default=inf)
-                wait = self._armed - self._now()
+                wait = self._armed - self.now()
             self._hurry(wait <= RETRY)
             for call in hung:
-                self._on_hung(call, sys._current_frames().get(call.thread))
+                self.on_hung(call, sys._current_frames().get(call.thread))
             try:
                 order = self._orders.get(timeout=None if wait == inf else min(max(0.0, wait), 3600.0))
             except Empty:
@@ -242,7 +237,7 @@ class ThreadInterrupts:
 
     def _look_at(self, call: Call, hung: list[Call]) -> float:
         """Interrupt a call if it is due, and find out whether it hangs; return when to check it again."""
-        now, drain = self._now(), self._drain()
+        now, drain = self.now(), self._drain()
         due = now if call.lost else min(call.soft, drain)
         if call.why is None and now < due:
             return due
@@ -263,7 +258,7 @@ class ThreadInterrupts:
         return again
 
     def _drain(self) -> float:
-        found = [moment for moment in (self._ending, self._drain_at()) if moment is not None]
+        found = [moment for moment in (self._ending, self.drain_at()) if moment is not None]
         return min(found, default=inf)
 
     def _interrupt(self, call: Call, why: Why) -> None:
