@@ -211,8 +211,8 @@ class CompletingTransaction:
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        return self._block.__exit__(kind, error, trace)
+    ) -> None:
+        self._block.__exit__(kind, error, trace)
 
     async def __aenter__(self) -> Any:
         self._ablock = self._completions.ablock(self._lease)
@@ -220,5 +220,5 @@ class CompletingTransaction:
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        return await self._ablock.__aexit__(kind, error, trace)
+    ) -> None:
+        await self._ablock.__aexit__(kind, error, trace)
