@@ -43,7 +43,7 @@ class Sorted:
 
     Attributes:
         kept: leases to run.
-        surplus: leases that nobody has asked for, to be released.
+        surplus: leases that were not asked for, to be released.
         flaws: what is wrong.
         unknown: the engine may hold jobs that it did not name.
     """

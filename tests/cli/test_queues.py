@@ -59,7 +59,7 @@ def test_a_queue_that_nobody_declares_is_shown_as_long_as_it_has_jobs(relay: Cli
     assert [row[:2] for row in result.rows[3:]] == [["retired (not declared)", "1"]]
     *_, found = relay.ok("queues", "relay", "--json").json
     assert (found["queue"], found["ready"], found["declared"]) == ("retired", 1, False)
-    (relay.spool / "others" / "depth").write_text(f"1 0 {stamp - 10**11}\n")  # it has stopped since
+    (relay.spool / "others" / "depth").write_text(f"1 0 {stamp - 2 * 10**11}\n")  # it has stopped since
     shown = {row[0] for row in relay.ok("queues", "relay").rows[3:]}
     assert shown == {"others (not declared)", "retired (not declared)"}
     next((relay.spool / "retired" / "ready").glob("*/*")).unlink()

@@ -21,7 +21,7 @@ from framework.engine import postgres as engine
 from framework.engine.port import open_engine
 from framework.model.options import QueueOptions
 from framework.model.outcome import SUCCEEDED, Settlement
-from tests import postgres
+from tests.support import postgres
 from tests.unit.helpers import a_job
 
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")

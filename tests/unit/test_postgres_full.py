@@ -16,7 +16,7 @@ from framework.engine.port import open_engine
 from framework.model.errors import QueueFull
 from framework.model.options import QueueOptions
 from framework.model.outcome import SUCCEEDED, Settlement
-from tests import postgres
+from tests.support import postgres
 from tests.unit.helpers import a_job
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a small disk")]

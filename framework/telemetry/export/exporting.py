@@ -47,7 +47,7 @@ class Source:
         meta = self.ring.meta
         if meta is None:
             self.ring.close()
-            raise ValueError(f"{path}: nobody has written here yet")
+            raise ValueError(f"{path}: no process has written here yet")
         self.resource: dict[str, Any] = meta["resource"]
         self.scope: list[str] = meta["scope"]
         self.system: str = meta["system"]

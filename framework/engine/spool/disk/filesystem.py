@@ -62,7 +62,7 @@ def _ext4(here: str, options: Path) -> tuple[bool, str]:
     try:
         lines = options.read_text(encoding="utf-8", errors="replace").split()
     except OSError:
-        return False, f"{here}: {options} cannot be read, so nobody knows of a journal"
+        return False, f"{here}: {options} cannot be read, so it is unknown whether there is a journal"
     if not any(line.startswith("data=") for line in lines):
         return False, f"{here} has no journal: a power cut can lose acknowledged jobs"
     if "fast_commit" in lines:

@@ -89,7 +89,7 @@ class Open:
             if self._disk.power:
                 calls.fdatasync(self._fd)
             if not self.is_ours():
-                raise OSError(errno.ENOENT, "somebody has removed the segment, or closed it", self.path)
+                raise OSError(errno.ENOENT, "the segment was removed or closed by another process", self.path)
             self.used, self._end = first + jobs, self._end + len(records)  # they are durable: `close` keeps them
             self._write(word.pack([word.free(0)] * jobs), bytes_of.WORDS_AT + word.SIZE * first)
         except OSError as error:

@@ -168,7 +168,7 @@ class Maintain:
         """Make directories anew that were removed while the service runs. Raises OSError to report it."""
         if not layout.is_complete(self._disk, self._queue):
             layout.make_queue(self._disk, self._queue)
-            raise OSError(f"somebody had removed directories of queue {self._queue.name!r}: they are made anew")
+            raise OSError(f"directories of queue {self._queue.name!r} were removed: they are made anew")
         return True
 
     def _recover(self, until: float) -> bool:
