@@ -123,6 +123,7 @@ LOCKS = (
          "POSIX locks: a probe of the own lock succeeds and frees it"),
     Mutant("flock of an instance", "process/supervisor/instance.py", (("            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "            pass"),), "unit/test_instances.py"),
     Mutant("flock of a role", "engine/flocks.py", (("        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "        pass"),), LINKS),
+    Mutant("children close the locks before they reset objects", "engine/flocks.py", (("def _child() -> None:\n", "def _child() -> None:\n    for thing in list(_forked):\n        thing.after_fork()\n"),), "spool/test_forks.py"),
     Mutant("children close the locks", "engine/flocks.py", (("            os.close(fd)\n        except OSError:\n            continue", "            pass\n        except OSError:\n            continue"),), "spool/test_forks.py"),
 )  # fmt: skip
 

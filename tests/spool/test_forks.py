@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from framework.engine import flocks
+from framework.engine.calls import Calls
 from framework.engine.spool.engine import SpoolEngine, connect
 from framework.model.errors import EngineError
 from tests.settling import ack
@@ -137,6 +138,30 @@ def test_a_forked_child_is_another_owner(root: Path) -> None:
     assert ids(claim(mine)) == ["c"]
     assert mine.stats("jobs").in_flight == 3
     mine.close()
+
+
+def test_a_forked_child_closes_locks_before_it_resets_objects(tmp_path: Path) -> None:
+    """What an object forgets in the child would stay open there, and keep the parent's lock."""
+    fd = flocks.keep(os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT))
+
+    class Owner:
+        closed = False
+
+        def after_fork(self) -> None:
+            try:
+                os.fstat(fd)
+            except OSError:
+                self.closed = True
+
+    owner = Owner()
+    flocks.in_child(owner)
+
+    def live() -> None:
+        assert owner.closed
+
+    in_child(live)
+    assert not owner.closed
+    flocks.drop(Calls(), fd)
 
 
 def test_no_descriptor_leaks(root: Path) -> None:

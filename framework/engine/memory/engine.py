@@ -252,17 +252,12 @@ class MemoryEngine:
         """Return the current counts of a queue."""
         with self.store.lock:
             shelf, now = self.store.shelf(queue), self._clock()
+            counts = shelf.counts
             if self.store.keeps_dead_letters(shelf):
-                dead = shelf.counts["dead"] + shelf.length
-                return replace(NO_JOBS, in_flight=shelf.counts["in_flight"], dead=dead)
+                return replace(NO_JOBS, in_flight=counts["in_flight"], dead=counts["dead"] + shelf.length)
             oldest = min((row.eligible_at for row in shelf.in_state("ready")), default=now)
             return QueueStats(
-                ready=shelf.counts["ready"],
-                delayed=shelf.counts["delayed"],
-                in_flight=shelf.counts["in_flight"],
-                dead=shelf.counts["dead"],
-                bad=0,
-                oldest_age=max(0.0, now - oldest),
+                counts["ready"], counts["delayed"], counts["in_flight"], counts["dead"], 0, max(0.0, now - oldest)
             )
 
     def undeclared(self) -> Mapping[str, QueueStats]:

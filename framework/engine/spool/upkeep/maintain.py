@@ -70,6 +70,7 @@ class Maintain:
         self._disk = disk
         self._queue = queue
         self._clock = clock
+        self._promote = promote
         self._counts = counts
         self._claim = claim
         self._setbacks = setbacks
@@ -87,20 +88,7 @@ class Maintain:
         self._in_a_row = 0  # steps that had nothing left
         self._turn_at = self._temps_at = 0.0  # when an idle queue needs its next turn of all steps
         self._looks_at_ready = False
-        parts: tuple[Step, ...] = (
-            self._restore_directories,
-            self._recover,
-            lambda until: promote.now(until=until),
-            self._restore_ids,
-            self._expire,
-            self._expire_segments,
-            self._upkeep,
-            self._delete_over,
-            self._publish,
-            self._remove_buckets,
-            self._sweep_ids,
-        )
-        self.steps = [partial(self._past_damage, step) for step in parts]
+        self.steps = [partial(self._past_damage, step) for step in self._all_steps()]
 
     def is_idle(self) -> bool:
         """Return whether there is nothing to do now.
@@ -125,6 +113,22 @@ class Maintain:
         except OSError:  # the step that meets the error reports it
             return False
         return now < self._turn_at
+
+    def _all_steps(self) -> tuple[Step, ...]:
+        """Return all steps, in order."""
+        return (
+            self._restore_directories,
+            self._recover,
+            lambda until: self._promote.now(until=until),
+            self._restore_ids,
+            self._expire,
+            self._expire_segments,
+            self._upkeep,
+            self._delete_over,
+            self._publish,
+            self._remove_buckets,
+            self._sweep_ids,
+        )
 
     def _past_damage(self, step: Step, until: float) -> bool:
         """Do a step. An error that names a file is noted as that file's setback, not as a failure of the engine."""
