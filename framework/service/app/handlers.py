@@ -70,12 +70,7 @@ def collect_handlers(cls: type, base: type, known: Iterable[Queue[Any]]) -> dict
                     f"{location}: queue {queue.name!r} has two handlers, "
                     f"{first.name} ({first.location}) and {name}: remove one"
                 )
-            if hasattr(base, name):
-                raise DeclarationError(
-                    f"{location}: {cls.__name__}.{name} handles queue {queue.name!r}, but takes the name of "
-                    f"{base.__name__}.{name}: rename it"
-                )
-            handlers[queue.name] = _handler(cls, queue, name, fn, location)
+            handlers[queue.name] = _handler(cls, base, queue, name, fn, location)
     return handlers
 
 
@@ -94,12 +89,16 @@ def _refuse_plain(cls: type, name: str, value: object) -> None:
         )
 
 
-def _handler(cls: type, queue: Queue[Any], name: str, fn: Any, location: str) -> Handler:
+def _handler(cls: type, base: type, queue: Queue[Any], name: str, fn: Any, location: str) -> Handler:
     where = f"{location}: {cls.__name__}.{name}"
     if not inspect.isroutine(fn):
         raise DeclarationError(
             f"{queue.location}: {cls.__name__}.{name}, the handler of queue {queue.name!r}, is no method any more: "
             f"it was overridden by {type(fn).__name__}"
+        )
+    if hasattr(base, name):
+        raise DeclarationError(
+            f"{where} handles queue {queue.name!r}, but takes the name of {base.__name__}.{name}: rename it"
         )
     parameters = _parameters(fn, getattr(cls, name), where)
     is_async = _check_outermost(cls, queue, name, fn, where)
