@@ -45,7 +45,7 @@ class Gate:
     Args:
         engine: the open engine.
         ledger: the ledger of this process, in which each lease has a slot until it is settled.
-        host: the process whose gate this is; it judges failures of the engine, and decides to leave.
+        host: the process whose gate this is; it examines failures of the engine, and decides to leave.
 
     Attributes:
         settle_delay: seconds that a settlement may wait for others.
