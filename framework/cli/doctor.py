@@ -115,7 +115,7 @@ def _examined(service: Service, timeout: float) -> tuple[Examination, list[Varia
 
     from framework.doctor.doctor import examine
     from framework.doctor.variables import variables
-    from framework.runner.crews import crews_of
+    from framework.runner.context import crews_of
     from framework.runner.resolving import resolve
     from framework.telemetry.environment import given, settle
     from framework.telemetry.identity import ProcessIdentity

@@ -12,27 +12,21 @@ import signal
 import threading
 import time
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache
 
-from framework.engine.port import Engine
 from framework.model.errors import WorkerError
-from framework.model.events import Bus, ServiceMistake
+from framework.model.events import ServiceMistake
 from framework.model.exceptions import describe
 from framework.process.forks import parent_goes_on
 from framework.process.scoreboard import HOOKS, LEAVING, READY, Scoreboard
 from framework.process.signals import ignore, poke
-from framework.process.supervisor import CRASHED, FAILED_TO_START, Birth, die_with_parent, unblock
-from framework.runner import connecting
+from framework.process.supervisor import CRASHED, FAILED_TO_START, ChildInfo, die_with_parent
 from framework.runner.construct import construct
-from framework.runner.entry_points import begin, executor_for, wind_up
+from framework.runner.context import TreeContext
 from framework.runner.lost import LostAttempts
-from framework.runner.place import Place, own_engine
+from framework.runner.member import Member
 from framework.service.app import WorkerApp
-from framework.service.options import resolve
-from framework.service.producer import Producer
-from framework.telemetry import Telemetry
-from framework.worker import SelfCheck, descriptors
-from framework.worker.executor import Executor
+from framework.worker import SelfCheck
 from framework.worker.executor.hooks import PATIENCE
 
 LINGER = 2.0  # seconds without a lost attempt after which the process leaves
@@ -40,78 +34,52 @@ GLANCE = 0.05  # seconds between looks for one
 GRACE = 1.0  # seconds after a hook's time limit until its process is killed: an async hook is cancelled first
 
 
-def tell(place: Place, birth: Birth, board: Scoreboard) -> int:
+def tell(context: TreeContext, child: ChildInfo, board: Scoreboard) -> int:
     """Run the hooks process; return the exit code."""
     die_with_parent(signal.SIGKILL)  # a hook that hangs must not outlive its supervisor
     ignore(signal.SIGTERM, signal.SIGINT)  # the board says when to leave: no signal interrupts a hook
-    if os.getppid() != birth.supervisor:
+    if os.getppid() != child.supervisor:
         return 0
     _go_first()
-    telemetry, bus = begin(place, birth, HOOKS)
-    code = FAILED_TO_START
-    engine: Producer | Engine | None = None
+    member, code = Member(context, child, board, HOOKS), FAILED_TO_START
     try:
-        before = descriptors()
-        engine = own_engine(place, birth.incarnation)
-        held = {fd: identity for fd, identity in descriptors().items() if fd not in before}
-        settings = place.settings
-        engine = Producer(engine, options=partial(resolve, settings=settings), sending=telemetry.sending)
-        connecting.install(engine)
-        unblock()
-        app = construct(place.app)
-        board.set_state(birth.index, READY, time.monotonic_ns())
-        poke(birth.waker)
+        member.open_engine()
+        app = construct(context.app)
+        member.set_state(READY)
+        poke(child.waker)
         code = CRASHED
         with parent_goes_on():
-            _Teller(place, birth, board, app, telemetry, bus, SelfCheck(held)).run()
-        board.set_state(birth.index, LEAVING, time.monotonic_ns())
+            _Teller(member, app).run()
+        member.set_state(LEAVING)
         code = 0
     except BaseException as error:
         message, trace = describe(error, limit=8000)
-        what = f"{birth.name} cannot start" if code == FAILED_TO_START else f"{birth.name} ends"
+        what = f"{child.name} cannot start" if code == FAILED_TO_START else f"{child.name} ends"
         text, trace = (message, "") if isinstance(error, WorkerError) else (f"{type(error).__name__}: {message}", trace)
-        bus.emit(ServiceMistake(birth.name, f"{what}: {text}", trace))
+        member.emit(ServiceMistake(child.name, f"{what}: {text}", trace))
     finally:
-        wind_up(place, birth, board, telemetry, engine, code)
+        member.wind_up(code)
     return code
 
 
 class _Teller:
-    """The loop of the hooks process: it calls one hook after another.
+    """The loop of the hooks process: it calls one hook after another."""
 
-    Args:
-        check: finds what a hook has changed permanently.
-    """
-
-    def __init__(
-        self,
-        place: Place,
-        birth: Birth,
-        board: Scoreboard,
-        app: WorkerApp,
-        telemetry: Telemetry,
-        bus: Bus,
-        check: SelfCheck,
-    ) -> None:
-        assert place.lost is not None
-        self._birth = birth
-        self._board = board
-        self._lost: LostAttempts = place.lost
-        self._row = board.row_writer(birth.index, 0)
-        self._check = check
-        handlers = place.app.worker_handlers
-
-        @cache
-        def executor_of(queue: str) -> Executor:
-            return executor_for(place, board, app, handlers[queue], telemetry, bus, stopping=self._told_to_leave)
-
-        self._executor_of = executor_of
+    def __init__(self, member: Member, app: WorkerApp) -> None:
+        assert member.context.lost is not None
+        self._child = member.child
+        self._board = member.board
+        self._lost: LostAttempts = member.context.lost
+        self._row = member.board.row_writer(member.child.index, 0)
+        self._check = SelfCheck(member.held)  # finds what a hook has changed permanently
+        handlers = member.context.app.worker_handlers
+        self._executor_of = cache(lambda queue: member.executor(app, handlers[queue], self._told_to_leave))
 
     def run(self) -> None:
         """Run until nothing is left to tell, or until this process is not fit for the next hook."""
         idle_since = time.monotonic()
-        while os.getppid() == self._birth.supervisor:
-            self._board.tick(self._birth.index, time.monotonic_ns())
+        while os.getppid() == self._child.supervisor:
+            self._board.tick(self._child.index, time.monotonic_ns())
             if self._tell_next():
                 idle_since = time.monotonic()
                 if self._worn():
@@ -135,7 +103,7 @@ class _Teller:
         return True
 
     def _told_to_leave(self) -> bool:
-        return self._board.told_to_leave(self._birth.index)
+        return self._board.told_to_leave(self._child.index)
 
     def _worn(self) -> bool:
         """Return whether a hook has left a hanging call, or has damaged what the next hook may need in this process."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import _thread
+import os
+import select
+import signal
+import subprocess
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from framework.engine.port import open_engine
-from framework.model.errors import DeclarationError, SettingsError
+from framework.model.errors import DeclarationError, SettingsError, UsageError
 from framework.model.options import QueueOptions
 from framework.runner.construct import try_constructor
-from framework.runner.patched import refuse_patched
 from framework.service.app import WorkerApp, check_concurrency
 from framework.service.codec import codec_for
 from framework.service.options import all_queues, takes_dead_letters
@@ -17,6 +22,13 @@ from framework.service.options import resolve as resolve_queue
 from framework.service.plans import plans_of
 from framework.service.queues import Pool, Queue
 from framework.service.settings import Settings, check_names, unknown_variables
+
+# A replacement of any of these keeps the supervisor from noticing a death or a deadline.
+_WAITING = ((os, "waitpid"), (os, "waitid"), (select, "poll"), (signal, "signal"), (time, "sleep"), (time, "monotonic"))
+# Debuggers replace these too, which does no harm.
+_STARTING = ((os, "fork"), (subprocess, "Popen"), (_thread, "start_new_thread"))
+_OWN = ("posix", "os", "select", "signal", "_signal", "time", "_thread", "builtins")
+_GREEN = ("gevent", "eventlet")
 
 
 def resolve(app: type[WorkerApp], settings: Settings) -> dict[str, QueueOptions]:
@@ -80,3 +92,24 @@ def remarks(app: type[WorkerApp], options: Mapping[str, QueueOptions]) -> list[s
 
 def _kind(one: Pool | Queue[Any]) -> str:
     return "pool" if isinstance(one, Pool) else "queue"
+
+
+def refuse_patched(app: type[WorkerApp]) -> None:
+    """Raise UsageError if an import of the service has replaced a call that the supervisor needs."""
+    by: dict[str, list[str]] = {}
+    for module, name in (*_WAITING, *_STARTING):
+        owner = _owner(module, name)
+        if owner in _GREEN or (owner not in _OWN and (module, name) in _WAITING):
+            by.setdefault(owner, []).append(f"{module.__name__.strip('_')}.{name}")
+    if by:
+        owner, names = max(by.items(), key=lambda item: len(item[1]))
+        raise UsageError(
+            f"{app.__name__} is patched by {owner} ({', '.join(names)}): a supervisor needs the system's own, or it "
+            "never sees a process die. Import the service without the patch, and use async handlers"
+        )
+
+
+def _owner(module: object, name: str) -> str:
+    """Return the top package of what a name refers to. A call that this system lacks counts as the system's own."""
+    found = getattr(module, name, os.fork)
+    return str(getattr(found, "__module__", None) or type(found).__module__).partition(".")[0]

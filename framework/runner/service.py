@@ -16,7 +16,7 @@ from framework.process import stdio
 from framework.process.scoreboard import EXPORTER, HOOKS, MAINTENANCE, Scoreboard
 from framework.process.supervisor import (
     IS_LINUX,
-    Birth,
+    ChildInfo,
     Instance,
     Reserve,
     Stacks,
@@ -25,14 +25,12 @@ from framework.process.supervisor import (
     spawn,
     threads,
 )
-from framework.runner.children import specs
 from framework.runner.code import LoadedCode
 from framework.runner.construct import try_constructor
-from framework.runner.crews import crews_of
+from framework.runner.context import TreeContext, crews_of, slots_for, unopened
+from framework.runner.entry_points import specs
 from framework.runner.lost import LostAttempts
-from framework.runner.patched import refuse_patched
-from framework.runner.place import Place, slots_for, unopened
-from framework.runner.resolving import remarks, resolve
+from framework.runner.resolving import refuse_patched, remarks, resolve
 from framework.service.app import WorkerApp
 from framework.service.settings import Settings
 from framework.telemetry import ProcessIdentity, Role, Telemetry, environment_of, prepare_rings, start
@@ -65,30 +63,30 @@ def run(
     stdio.settle(FLUSH)  # writes what the import has printed once, and not in every child
     telemetry = start(ProcessIdentity(app.__name__, "supervisor", "supervisor", 0, ""), settings)
     say = Bus(telemetry.subscribe).emit
-    make = partial(Place, app, settings, options, served, target=target, here=here)
+    make = partial(TreeContext, app, settings, options, served, target=target, here=here)
     sizes = [crew.options.concurrency for crew in crews for _ in range(crew.options.workers)]
-    place, board, notes = _take_place(make, unopened(settings, f"s{secrets.token_hex(8)}"), say, sizes)
+    context, board, notes = _take_place(make, unopened(settings, f"s{secrets.token_hex(8)}"), say, sizes)
     for text in [*notes, *remarks(app, options)]:
         say(SupervisorNote(text, "warning"))
     if not IS_LINUX:
         say(SupervisorNote("not Linux: fit for development; no promise after a power cut or a dead supervisor"))
-    supervisor = _supervisor(place, board, say, telemetry)
-    where, number = shown(settings.engine_url), place.instance.number
-    say(SupervisorNote(f"{app.__name__}: {len(place.workers)} workers on {where}, instance {number}"))
+    supervisor = _supervisor(context, board, say, telemetry)
+    where, number = shown(settings.engine_url), context.instance.number
+    say(SupervisorNote(f"{app.__name__}: {len(context.workers)} workers on {where}, instance {number}"))
     gc.collect()
     gc.freeze()  # the children share these pages; a collection would copy them
     code = supervisor.run()
-    _close(place, say)
+    _close(context, say)
     say(SupervisorNote(f"stopped, exit code {code}"))
     return code
 
 
-def _close(place: Place, say: Say) -> None:
+def _close(context: TreeContext, say: Say) -> None:
     """Report lost attempts that were not told, and fill the reserve, after the last process of the tree has ended."""
-    if place.lost is not None:
-        place.lost.say_left(say)
-    assert place.reserve is not None
-    place.reserve.fill()  # takes the room of the locks and claim directories that the processes leave
+    if context.lost is not None:
+        context.lost.say_left(say)
+    assert context.reserve is not None
+    context.reserve.fill()  # takes the room of the locks and claim directories that the processes leave
 
 
 def _served(app: type[WorkerApp], options: dict[str, QueueOptions], wanted: Sequence[str] | None) -> list[str]:
@@ -104,8 +102,8 @@ def _served(app: type[WorkerApp], options: dict[str, QueueOptions], wanted: Sequ
 
 
 def _take_place(
-    make: partial[Place], engine: Engine, say: Say, sizes: Sequence[int]
-) -> tuple[Place, Scoreboard, list[str]]:
+    make: partial[TreeContext], engine: Engine, say: Say, sizes: Sequence[int]
+) -> tuple[TreeContext, Scoreboard, list[str]]:
     """Take an instance number on this store, rings and a new board; return them with the engine's warnings.
 
     The engine is opened once and closed: its errors show before anything is forked.
@@ -130,28 +128,28 @@ def _take_place(
         instance = Instance.take(directory / "run", directory / "instances")
     except OSError as error:
         raise EngineError(f"{directory} cannot be used: {error}") from error
-    place = make(system=system, instance=instance, reserve=reserve)
-    board = _make_board(place, say)
+    context = make(system=system, instance=instance, reserve=reserve)
+    board = _make_board(context, say)
     if has_room:
         reserve.fill()
-    return place, board, notes
+    return context, board, notes
 
 
-def _make_board(place: Place, say: Say) -> Scoreboard:
-    rows = [(MAINTENANCE, 0), *((slot, crew.options.concurrency) for slot, crew, _ in place.workers)]
-    app, names = place.app.__name__, [name for name, _ in rows]
-    run_dir, number = place.instance.board_path.parent, place.instance.number
-    place.rings, note = prepare_rings(run_dir, number, app=app, system=place.system, slots=names)
+def _make_board(context: TreeContext, say: Say) -> Scoreboard:
+    rows = [(MAINTENANCE, 0), *((slot, crew.options.concurrency) for slot, crew, _ in context.workers)]
+    app, names = context.app.__name__, [name for name, _ in rows]
+    run_dir, number = context.instance.board_path.parent, context.instance.number
+    context.rings, note = prepare_rings(run_dir, number, app=app, system=context.system, slots=names)
     if note:
         say(SupervisorNote(note, "warning"))
-    place.lost = LostAttempts.of(place.app)
-    if place.lost is not None:
+    context.lost = LostAttempts.of(context.app)
+    if context.lost is not None:
         rows.append((HOOKS, 1))
-    if place.rings is not None:
+    if context.rings is not None:
         rows.append((EXPORTER, 0))
     try:
-        place.instance.keep_old_board()
-        return Scoreboard.create(place.instance.board_path, rows, app=app)
+        context.instance.keep_old_board()
+        return Scoreboard.create(context.instance.board_path, rows, app=app)
     except OSError as error:
         say(
             SupervisorNote(
@@ -160,50 +158,50 @@ def _make_board(place: Place, say: Say) -> Scoreboard:
                 "warning",
             )
         )
-        return Scoreboard.in_memory(rows, app=app, path=place.instance.board_path)
+        return Scoreboard.in_memory(rows, app=app, path=context.instance.board_path)
 
 
-def _supervisor(place: Place, board: Scoreboard, say: Say, telemetry: Telemetry) -> Supervisor:
-    settings, stacks = place.settings, Stacks()
-    place.stacks = stacks.fd
+def _supervisor(context: TreeContext, board: Scoreboard, say: Say, telemetry: Telemetry) -> Supervisor:
+    settings, stacks = context.settings, Stacks()
+    context.stacks = stacks.fd
 
     def idle() -> None:
         telemetry.say_lost()
-        if place.lost is not None:
-            place.lost.say_refused(say)
+        if context.lost is not None:
+            context.lost.say_refused(say)
 
-    build = partial(Supervisor, stacks=stacks, idle=idle, lost=place.instance.lost)
+    build = partial(Supervisor, stacks=stacks, idle=idle, lost=context.instance.lost)
     options = SupervisorOptions(
         drain=settings.drain_seconds,
         restart_budget=settings.restart_budget,
         restart_window=settings.restart_window,
         ready_within=settings.ready_within,
         quickest=min(
-            (queue.timeout + queue.kill_after for queue in place.options.values() if queue.timeout is not None),
+            (queue.timeout + queue.kill_after for queue in context.options.values() if queue.timeout is not None),
             default=float("inf"),
         ),
     )
     if _can_fork(settings, say):
-        return build(specs(place, board, say=say), board, options, say)
+        return build(specs(context, board, say=say), board, options, say)
     loaded = LoadedCode.now()
     code = loaded.handed_over()
     keep = [
-        place.instance.descriptor,
+        context.instance.descriptor,
         board.descriptor,
         stacks.fd,
         code,
-        *([place.lost.descriptor] if place.lost is not None else []),
+        *([context.lost.descriptor] if context.lost is not None else []),
     ]
-    start = spawn(keep=keep, here=place.here, environ=lambda birth: _environ(place, birth))
-    return build(specs(place, board, code, say), board, options, say, start=start, may_renew=loaded.changed)
+    start = spawn(keep=keep, here=context.here, environ=lambda child: _environ(context, child))
+    return build(specs(context, board, code, say), board, options, say, start=start, may_renew=loaded.changed)
 
 
-def _environ(place: Place, birth: Birth) -> Mapping[str, str]:
+def _environ(context: TreeContext, child: ChildInfo) -> Mapping[str, str]:
     """Return the environment of a fresh interpreter, where an OpenTelemetry provider may exist before our own code
     runs."""
     roles: dict[str, Role] = {MAINTENANCE: MAINTENANCE, HOOKS: HOOKS, EXPORTER: EXPORTER}
-    role = roles.get(birth.name, "worker")
-    identity = ProcessIdentity(place.app.__name__, role, birth.name, place.instance.number, place.system)
+    role = roles.get(child.name, "worker")
+    identity = ProcessIdentity(context.app.__name__, role, child.name, context.instance.number, context.system)
     return environment_of(identity)
 
 

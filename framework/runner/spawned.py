@@ -18,11 +18,11 @@ from framework.model.exceptions import describe
 from framework.process import stdio
 from framework.process.mailbox import Mailbox
 from framework.process.scoreboard import Scoreboard
-from framework.process.supervisor import FAILED_TO_START, Birth, Instance, end_with, enter_spawned
-from framework.runner.children import specs
+from framework.process.supervisor import FAILED_TO_START, ChildInfo, Instance, end_with, enter_spawned
 from framework.runner.code import LoadedCode, declared
+from framework.runner.context import TreeContext
+from framework.runner.entry_points import specs
 from framework.runner.lost import LostAttempts
-from framework.runner.place import Place
 from framework.runner.resolving import resolve
 from framework.service.loading import load_app
 from framework.service.settings import load_settings
@@ -30,60 +30,60 @@ from framework.telemetry import ProcessIdentity, rings_from, start
 
 
 def main() -> int:
-    """Run the child that `children` has described on the command line; return its exit code."""
-    life = json.loads(sys.argv[1])
-    birth = Birth(**life["birth"])
-    if not enter_spawned(birth):
+    """Run the child that `entry_points` has described on the command line; return its exit code."""
+    given = json.loads(sys.argv[1])
+    child = ChildInfo(**given["child"])
+    if not enter_spawned(child):
         return 0
-    _, lock, _ = life["instance"]
-    for descriptor in (birth.waker, birth.poke, lock, life["board"], life["stacks"], *life["lost"]):
+    _, lock, _ = given["instance"]
+    for descriptor in (child.waker, child.poke, lock, given["board"], given["stacks"], *given["lost"]):
         os.set_inheritable(descriptor, False)  # only exec needed it; what a handler starts must not get them
-    code = LoadedCode.received(life["code"])
+    code = LoadedCode.received(given["code"])
     try:
-        place = _place(life)
-        mistake = "" if declared(place.app) == life["declares"] else _other_app(life, place)
+        context = _context(given)
+        mistake = "" if declared(context.app) == given["declares"] else _other_app(given, context)
     except WorkerError as error:
         mistake = str(error)
     except BaseException as error:  # also sys.exit() in the service's import: this process is not a worker yet
-        mistake = f"{life['target']} cannot be imported: {type(error).__name__}: {describe(error)[0]}"
+        mistake = f"{given['target']} cannot be imported: {type(error).__name__}: {describe(error)[0]}"
     mistake = code.changed() or mistake
     if mistake:
-        return _refuse(life, birth, mistake)
-    board = Scoreboard.inherited(life["board"], place.instance.board_path)
-    return specs(place, board)[birth.index].run(birth)
+        return _refuse(given, child, mistake)
+    board = Scoreboard.inherited(given["board"], context.instance.board_path)
+    return specs(context, board)[child.index].run(child)
 
 
-def _place(life: dict[str, Any]) -> Place:
-    number, lock, board_path = life["instance"]
-    app, settings = load_app(life["target"]), load_settings()
-    return Place(
+def _context(given: dict[str, Any]) -> TreeContext:
+    number, lock, board_path = given["instance"]
+    app, settings = load_app(given["target"]), load_settings()
+    return TreeContext(
         app,
         settings,
         options=resolve(app, settings),
-        served=life["queues"],
-        system=life["system"],
+        served=given["queues"],
+        system=given["system"],
         instance=Instance(number, lock, Path(board_path)),
-        target=life["target"],
+        target=given["target"],
         here=os.getcwd(),
-        rings=rings_from(*life["rings"]) if life["rings"] else None,
-        lost=next((LostAttempts(Mailbox(descriptor)) for descriptor in life["lost"]), None),
-        stacks=life["stacks"],
+        rings=rings_from(*given["rings"]) if given["rings"] else None,
+        lost=next((LostAttempts(Mailbox(descriptor)) for descriptor in given["lost"]), None),
+        stacks=given["stacks"],
     )
 
 
-def _other_app(life: dict[str, Any], place: Place) -> str:
+def _other_app(given: dict[str, Any], context: TreeContext) -> str:
     return (
-        f"{life['target']} declares {', '.join(declared(place.app))} in this process and "
-        f"{', '.join(life['declares'])} in the supervisor: it must declare the same at every import"
+        f"{given['target']} declares {', '.join(declared(context.app))} in this process and "
+        f"{', '.join(given['declares'])} in the supervisor: it must declare the same at every import"
     )
 
 
-def _refuse(life: dict[str, Any], birth: Birth, mistake: str) -> int:
+def _refuse(given: dict[str, Any], child: ChildInfo, mistake: str) -> int:
     """Report in one line why this process will not work; return its exit code."""
     with suppress(Exception):
-        identity = ProcessIdentity(life["app"], "supervisor", birth.name, life["instance"][0], life["system"])
+        identity = ProcessIdentity(given["app"], "supervisor", child.name, given["instance"][0], given["system"])
         Bus(start(identity, load_settings()).subscribe).emit(
-            ServiceMistake(birth.name, f"{birth.name} cannot start: {mistake}")
+            ServiceMistake(child.name, f"{child.name} cannot start: {mistake}")
         )
     return FAILED_TO_START
 

@@ -19,7 +19,7 @@ SUPERVISOR = """
 import fcntl, json, os, sys, time
 from framework.process import stdio
 from framework.process.supervisor import children, platform
-from framework.process.supervisor.children import Birth, ChildSpec
+from framework.process.supervisor.children import ChildInfo, ChildSpec
 
 null = os.open("/dev/null", os.O_WRONLY)
 witness = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -33,7 +33,7 @@ def boom(*args, **kwargs):
     raise RuntimeError("step")
 
 def raising(error):
-    def run(birth):
+    def run(child):
         raise error
     return run
 
@@ -60,7 +60,7 @@ def read_only(fd):
 def fine(fd):
     os.dup2(null, fd)
 
-def returns(birth):
+def returns(child):
     return 7
 
 LIVES = {
@@ -72,7 +72,7 @@ LIVES = {
     "odd": raising(Odd()),
     "interrupt": raising(KeyboardInterrupt()),
     "memory": raising(MemoryError()),
-    "nothing": lambda birth: None,
+    "nothing": lambda child: None,
 }
 STEPS = [
     (children, "reset_in_child"), (platform, "die_with_parent"), (children, "_exit_code"), (children, "_live"),
@@ -81,8 +81,8 @@ STEPS = [
 
 def born(life):
     print("left in the buffer", end="")
-    birth = Birth("q/0", 0, "life", os.getpid(), -1, -1, 1)
-    pid = children.fork(ChildSpec("q/0", 0, life), birth)
+    child = ChildInfo("q/0", 0, "life", os.getpid(), -1, -1, 1)
+    pid = children.fork(ChildSpec("q/0", 0, life), child)
     os.write(witness, b"%d\\n" % os.getpid())
     for _ in range(1000):
         found, status = os.waitpid(pid, os.WNOHANG)

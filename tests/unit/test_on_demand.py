@@ -11,7 +11,7 @@ import pytest
 from framework.model.events import Event
 from framework.process.scoreboard import Scoreboard
 from framework.process.supervisor import LAST_GRACE, SupervisorOptions
-from framework.process.supervisor.children import Birth, ChildSpec
+from framework.process.supervisor.children import ChildInfo, ChildSpec
 from framework.process.supervisor.drain import LEAST_GRACE, LONGEST, MOST_FAILURES, Drain
 from framework.process.supervisor.notify import Notifier
 from framework.process.supervisor.place import Place
@@ -39,7 +39,7 @@ class Desk:
         process = subprocess.Popen(["sleep", "600"], process_group=0)
         self.processes.append(process)
         name, index = place.spec.name, place.spec.index
-        place.begin(process.pid, Birth(name, index, f"{index}-{now}", 1, 0, 0, index), now)
+        place.begin(process.pid, ChildInfo(name, index, f"{index}-{now}", 1, 0, 0, index), now)
 
     def die(self, place: Place, *, again_at: float | None) -> None:
         place.end()

@@ -15,8 +15,7 @@ import pytest
 
 from framework import Queue, WorkerApp
 from framework.model.errors import UsageError
-from framework.runner.patched import refuse_patched
-from framework.runner.resolving import check
+from framework.runner.resolving import check, refuse_patched
 from framework.service.settings import Settings
 
 

@@ -13,7 +13,7 @@ import pytest
 from framework import Pool, Queue, Settings, WorkerApp
 from framework.model.errors import SettingsError
 from framework.model.job import Lease
-from framework.runner.crews import crews_of
+from framework.runner.context import crews_of
 from framework.runner.resolving import check, resolve
 from framework.service.app import Slot
 from framework.service.options import resolve as resolve_queue

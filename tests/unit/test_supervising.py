@@ -17,22 +17,22 @@ from hypothesis import strategies as st
 
 from framework import Settings, WorkerApp
 from framework.process.scoreboard import EXIT_REASONS, PLANNED, KillReason, RowState, Scoreboard
-from framework.process.supervisor.children import FAILED_TO_CLOSE, FAILED_TO_START, Birth, ChildSpec
+from framework.process.supervisor.children import FAILED_TO_CLOSE, FAILED_TO_START, ChildInfo, ChildSpec
 from framework.process.supervisor.instance import Instance
 from framework.process.supervisor.notify import Notifier
 from framework.process.supervisor.place import Place, describe_exit, exit_reason
 from framework.process.supervisor.platform import waits_for_lock
 from framework.process.supervisor.policy import MOST, Backoff, Budget
 from framework.process.supervisor.watch import name_holder, overdue
-from framework.runner.place import Place as RunnerPlace
+from framework.runner.context import TreeContext
 
 
-def a_birth(incarnation: str) -> Birth:
-    return Birth("q/0", 1, incarnation, 1, 0, 0, 7)
+def a_birth(incarnation: str) -> ChildInfo:
+    return ChildInfo("q/0", 1, incarnation, 1, 0, 0, 7)
 
 
 def a_place(**state: object) -> Place:
-    place = Place(ChildSpec("q/0", 1, lambda birth: 0))
+    place = Place(ChildSpec("q/0", 1, lambda child: 0))
     place.begin(100, a_birth("1-a"), 5.0)
     for name, value in state.items():
         setattr(place, name, value)
@@ -143,7 +143,7 @@ def test_a_death_that_is_not_written_yet(tmp_path: Path) -> None:
     """A rescuer that looks between the death and its burial waits for what the supervisor writes."""
     instance = Instance.take(tmp_path / "run", tmp_path / "instances")
     board = Scoreboard.create(instance.board_path, [("maintenance", 0), ("q/0", 1)], app="App")
-    place = RunnerPlace(WorkerApp, Settings(), {}, [], "spool", instance, tmp_path / "leader", "module", "/")
+    place = TreeContext(WorkerApp, Settings(), {}, [], "spool", instance, tmp_path / "leader", "module", "/")
     board.occupy(1, "1-a")
     assert place.kill_reason(board, "1-unknown") is None
     threading.Timer(0.05, lambda: board.write_kill_reason("1-a", PLANNED)).start()
@@ -156,7 +156,7 @@ def test_a_death_that_is_not_written_yet(tmp_path: Path) -> None:
 
 def test_a_child_on_demand_is_due_only_when_it_is_wanted_and_leaves_in_order() -> None:
     wanted = [False]
-    place = Place(ChildSpec("hooks", 1, lambda birth: 0, wanted=lambda: wanted[0]), start_at=7.0)
+    place = Place(ChildSpec("hooks", 1, lambda child: 0, wanted=lambda: wanted[0]), start_at=7.0)
     assert place.due_at is None
     wanted[0] = True
     assert place.due_at == 7.0

@@ -14,7 +14,7 @@ from framework.model.events import Event, ProcessKilled, SupervisorNote
 from framework.process.scoreboard import LEAVING, READY, Scoreboard
 from framework.process.standstill import Standstill
 from framework.process.supervisor import Stacks, Supervisor, SupervisorOptions
-from framework.process.supervisor.children import Birth, ChildSpec
+from framework.process.supervisor.children import ChildInfo, ChildSpec
 from framework.process.supervisor.drain import Drain
 from framework.process.supervisor.notify import Notifier
 from framework.process.supervisor.tree import QUIET_TURN, TURN, Tree
@@ -40,8 +40,8 @@ class Desk:
         self.now = START
         for index, process in enumerate(self.processes):
             self.board.occupy(index, f"life-{index}")
-            birth = Birth(NAMES[index], index, f"life-{index}", 1, 0, 0, index)
-            self.tree.places[index].begin(process.pid, birth, START)
+            child = ChildInfo(NAMES[index], index, f"life-{index}", 1, 0, 0, index)
+            self.tree.places[index].begin(process.pid, child, START)
             self.beat(index, ready=True)
 
     def beat(self, *indices: int, ready: bool = False) -> None:

@@ -24,7 +24,7 @@ _ALL = signal.valid_signals()
 
 
 @dataclass(frozen=True, slots=True)
-class Birth:
+class ChildInfo:
     """The facts that a child is given at its start.
 
     Attributes:
@@ -51,7 +51,7 @@ class ChildSpec:
     """The specification of a child to keep alive.
 
     Attributes:
-        name, index: as in Birth.
+        name, index: as in ChildInfo.
         run: runs in the child with all signals blocked: it installs its handlers, then unblocks. Returns the exit code.
         last: it is stopped only after all others are gone; several of them stop one after another, in their order.
         vital: the service cannot work without it, so its deaths count for the restart budget.
@@ -62,15 +62,15 @@ class ChildSpec:
 
     name: str
     index: int
-    run: Callable[[Birth], int]
+    run: Callable[[ChildInfo], int]
     last: bool = False
     vital: bool = True
-    argv: Callable[[Birth], list[str]] | None = None
+    argv: Callable[[ChildInfo], list[str]] | None = None
     wanted: Callable[[], bool] | None = None
     buried: Callable[[str, str], None] = lambda reason, detail: None
 
 
-def fork(spec: ChildSpec, birth: Birth) -> int:
+def fork(spec: ChildSpec, child: ChildInfo) -> int:
     """Start a child by fork; return its pid.
 
     Signals are blocked during the fork: a signal that reaches the child before it has its own handlers would be lost in
@@ -80,7 +80,7 @@ def fork(spec: ChildSpec, birth: Birth) -> int:
     try:
         pid = os.fork()
         if pid == 0:
-            end_with(lambda: _live(spec, birth))
+            end_with(lambda: _live(spec, child))
         with contextlib.suppress(OSError):  # the child does the same; the first call counts
             os.setpgid(pid, pid)
         return pid
@@ -89,27 +89,27 @@ def fork(spec: ChildSpec, birth: Birth) -> int:
 
 
 def spawn(
-    *, keep: Sequence[int], here: str, environ: Callable[[Birth], Mapping[str, str]] = lambda _: {}
-) -> Callable[[ChildSpec, Birth], int]:
+    *, keep: Sequence[int], here: str, environ: Callable[[ChildInfo], Mapping[str, str]] = lambda _: {}
+) -> Callable[[ChildSpec, ChildInfo], int]:
     """Return a start function that runs fresh interpreters, for services whose import starts threads.
 
     Args:
-        keep: descriptors that the child inherits besides those of its `Birth`.
+        keep: descriptors that the child inherits besides those of its `ChildInfo`.
         here: its working directory.
         environ: returns environment variables for a child besides ours.
     """
 
-    def start(spec: ChildSpec, birth: Birth) -> int:
+    def start(spec: ChildSpec, child: ChildInfo) -> int:
         assert spec.argv is not None
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)  # the mask survives exec: the child unblocks
         try:
             process = subprocess.Popen(
-                spec.argv(birth),
-                pass_fds=[birth.waker, birth.poke, *keep],
+                spec.argv(child),
+                pass_fds=[child.waker, child.poke, *keep],
                 process_group=0,
                 cwd=here,
                 restore_signals=False,
-                env={**os.environ, **environ(birth)},
+                env={**os.environ, **environ(child)},
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -119,27 +119,27 @@ def spawn(
     return start
 
 
-def enter_spawned(birth: Birth) -> bool:
+def enter_spawned(child: ChildInfo) -> bool:
     """Set up a spawned child, before anything else. Return False if the parent is already dead.
 
     Signals are unblocked at once: threads and processes that the service's import starts would inherit the mask, and no
     job runs yet.
     """
-    orphans.wear(birth.mark)
+    orphans.wear(child.mark)
     reset_in_child()
     platform.die_with_parent(signal.SIGTERM)
     unblock()
-    return os.getppid() == birth.supervisor
+    return os.getppid() == child.supervisor
 
 
-def _live(spec: ChildSpec, birth: Birth) -> int:
+def _live(spec: ChildSpec, child: ChildInfo) -> int:
     """Run a forked child until its end; return its exit code."""
     with contextlib.suppress(OSError):
         os.setpgid(0, 0)
     reset_in_child()
-    orphans.wear(birth.mark)
+    orphans.wear(child.mark)
     platform.die_with_parent(signal.SIGTERM)
-    return spec.run(birth) if os.getppid() == birth.supervisor else 0
+    return spec.run(child) if os.getppid() == child.supervisor else 0
 
 
 def end_with(life: Callable[[], int]) -> NoReturn:

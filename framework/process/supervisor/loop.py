@@ -12,7 +12,7 @@ from framework.process.scoreboard import Scoreboard
 from framework.process.signals import SignalQueue
 from framework.process.standstill import Standstill
 from framework.process.supervisor import children, platform
-from framework.process.supervisor.children import Birth, ChildSpec
+from framework.process.supervisor.children import ChildInfo, ChildSpec
 from framework.process.supervisor.drain import Drain
 from framework.process.supervisor.notify import Notifier
 from framework.process.supervisor.place import Place
@@ -51,7 +51,7 @@ class Supervisor:
         *,
         stacks: Stacks,
         idle: Callable[[], None],
-        start: Callable[[ChildSpec, Birth], int] = children.fork,
+        start: Callable[[ChildSpec, ChildInfo], int] = children.fork,
         may_renew: Callable[[], str] = str,
         lost: Callable[[], str] = str,
     ) -> None:

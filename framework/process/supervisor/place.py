@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass, field
 
-from framework.process.supervisor.children import FAILED_TO_CLOSE, FAILED_TO_START, Birth, ChildSpec
+from framework.process.supervisor.children import FAILED_TO_CLOSE, FAILED_TO_START, ChildInfo, ChildSpec
 from framework.process.supervisor.policy import Backoff
 
 
@@ -50,9 +50,9 @@ class Place:
         wanted = self.spec.wanted
         return self.start_at if self.start_at is None or wanted is None or wanted() else None
 
-    def begin(self, pid: int, birth: Birth, now: float) -> None:
+    def begin(self, pid: int, child: ChildInfo, now: float) -> None:
         """Record a new process."""
-        self.pid, self.incarnation, self.mark, self.born_at = pid, birth.incarnation, birth.mark, now
+        self.pid, self.incarnation, self.mark, self.born_at = pid, child.incarnation, child.mark, now
         self.ready = self.leaving = self.flushing = False
         self.start_at = self.kill_at = None
         self.image = 0  # unknown yet: the start of an interpreter would look like a program that a job executes

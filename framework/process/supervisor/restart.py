@@ -12,7 +12,7 @@ from framework.process import orphans
 from framework.process.scoreboard import GONE, LEAVING, PLANNED, RowState, before_deadline, process_start
 from framework.process.signals import poke
 from framework.process.supervisor import children, platform
-from framework.process.supervisor.children import Birth, ChildSpec
+from framework.process.supervisor.children import ChildInfo, ChildSpec
 from framework.process.supervisor.drain import Drain
 from framework.process.supervisor.place import Place, describe_exit, exit_reason
 from framework.process.supervisor.policy import Budget
@@ -33,7 +33,7 @@ class Restarts:
     """
 
     def __init__(
-        self, tree: Tree, drain: Drain, start: Callable[[ChildSpec, Birth], int], waker: int, poke: tuple[int, int]
+        self, tree: Tree, drain: Drain, start: Callable[[ChildSpec, ChildInfo], int], waker: int, poke: tuple[int, int]
     ) -> None:
         self._tree = tree
         self._drain = drain
@@ -60,16 +60,16 @@ class Restarts:
         tree, spec = self._tree, place.spec
         incarnation = f"{spec.index:x}-{secrets.token_hex(8)}"
         mark = orphans.mark_of(self._name, next(self._births))
-        birth = Birth(spec.name, spec.index, incarnation, os.getpid(), self._waker, self._poke_reader, mark)
+        child = ChildInfo(spec.name, spec.index, incarnation, os.getpid(), self._waker, self._poke_reader, mark)
         tree.board.occupy(spec.index, incarnation)
         try:
-            pid = self._start_child(spec, birth)
+            pid = self._start_child(spec, child)
         except OSError as error:  # no memory, too many processes
             place.start_at = now + max(1.0, place.backoff.delay(uptime=0.0, failed=True))
             tree.note(f"{spec.name} cannot be started: {error}", "error")
             return
         tree.board.set_pid(spec.index, pid, process_start(pid))
-        place.begin(pid, birth, now)
+        place.begin(pid, child, now)
         tree.emit(ProcessStarted(spec.name, pid))
 
     def renew(self) -> None:

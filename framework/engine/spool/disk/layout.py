@@ -155,9 +155,7 @@ def unfit(root: Path, error: OSError) -> EngineError:
 def unavailable(root: Path, doing: str, error: OSError) -> EngineUnavailable:
     """Return an error of a running operation as EngineUnavailable. Raises EngineError: trying again cannot help."""
     if error.errno == errno.EBADF:
-        raise EngineError(
-            f"spool {root}: {doing}: code in this process has closed descriptors of the spool"
-        ) from error
+        raise EngineError(f"spool {root}: {doing}: code in this process has closed descriptors of the spool") from error
     reason = os.strerror(error.errno) if error.errno else str(error)
     where = f"{root}/{error.filename}" if isinstance(error.filename, str) else str(root)
     hint = {

@@ -1,9 +1,13 @@
-"""The place of a tree, known to all its processes: app, settings, engine, and where the tree keeps its files."""
+"""The context of a tree, known to all its processes: app, settings, crews, engine, and where the tree keeps its files.
+
+A crew is one set of processes: there is one for each pool, and one for each queue without a pool.
+"""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,21 +15,66 @@ from typing import Any
 from framework.engine.ledger import LEDGERS, Ledger
 from framework.engine.port import Engine, open_engine, shown
 from framework.model.errors import EngineError, UsageError
-from framework.model.options import QueueOptions
+from framework.model.options import PoolOptions, QueueOptions
 from framework.process.scoreboard import KillReason, Scoreboard
 from framework.process.supervisor import Instance, Reserve
-from framework.runner.crews import Crew, crews_of
 from framework.runner.lost import LostAttempts
-from framework.service.app import WorkerApp
+from framework.service.app import Handler, Slot, WorkerApp
+from framework.service.options import resolve_pool
+from framework.service.queues import Pool, Queue
 from framework.service.settings import Settings
 
 MORE_SLOTS = 3  # further slots of a ledger, for jobs that have ended and are not settled yet
 BURIAL = 0.3  # seconds within which the supervisor writes how a child died
 
 
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """A set of processes that do the same.
+
+    Attributes:
+        options: the number of processes, and what each of them may run at once.
+        queues: all queues that they serve, in the order of their handlers.
+        pool: the declared pool; None: the only queue has no pool.
+    """
+
+    options: PoolOptions
+    queues: tuple[Queue[Any], ...]
+    pool: Pool | None = None
+
+    def handlers(self, app: type[WorkerApp]) -> list[Handler]:
+        """Return the handlers of its queues."""
+        return [app.worker_handlers[queue.name] for queue in self.queues]
+
+    def slot(self, number: int) -> Slot:
+        """Return what a lifespan gets about one of its processes."""
+        return Slot(self.queues[0], number, self.pool, self.queues)
+
+
+def crews_of(
+    app: type[WorkerApp], settings: Settings, options: Mapping[str, QueueOptions], served: Sequence[str]
+) -> dict[str, Crew]:
+    """Return the crews by their names. Raises SettingsError.
+
+    Args:
+        options: options of all queues, by name.
+        served: names of the queues to serve; a pool serves those of its queues that are among them.
+    """
+    members: dict[str, list[Queue[Any]]] = {}
+    for name in served:
+        queue = app.worker_handlers[name].queue
+        members.setdefault(queue.pool.name if queue.pool is not None else name, []).append(queue)
+    crews = {}
+    for name, queues in members.items():
+        pool = queues[0].pool
+        found = PoolOptions.own_of(options[name]) if pool is None else resolve_pool(pool, settings)
+        crews[name] = Crew(found, tuple(queues), pool)
+    return crews
+
+
 @dataclass(slots=True)
-class Place:
-    """The place of one tree.
+class TreeContext:
+    """The context of one tree.
 
     Attributes:
         options: options of all queues of the app, by name.
@@ -109,22 +158,22 @@ class Place:
         return [own.parent / entry for entry in sorted(boards) if entry != own.name]
 
 
-def own_engine(place: Place, incarnation: str) -> Engine:
+def own_engine(context: TreeContext, incarnation: str) -> Engine:
     """Open a child's engine, in the directory where its tree was started. Raises UsageError, EngineError."""
-    if lost := place.instance.lost():
+    if lost := context.instance.lost():
         raise EngineError(lost)
-    return engine_for(place.settings, place.options, incarnation)
+    return engine_for(context.settings, context.options, incarnation)
 
 
-def own_ledger(place: Place, incarnation: str, concurrency: int) -> Ledger:
+def own_ledger(context: TreeContext, incarnation: str, concurrency: int) -> Ledger:
     """Create the ledger of a worker. Raises EngineError: without a ledger it must not start a job."""
-    if lost := place.instance.lost():
+    if lost := context.instance.lost():
         raise EngineError(lost)
     try:
-        return Ledger(place.ledgers, incarnation, slots=slots_for(concurrency))
+        return Ledger(context.ledgers, incarnation, slots=slots_for(concurrency))
     except OSError as error:
         raise EngineError(
-            f"{place.ledgers} cannot take the ledger of its runs, without which no job may start: "
+            f"{context.ledgers} cannot take the ledger of its runs, without which no job may start: "
             f"{error.strerror or error}"
         ) from error
 
