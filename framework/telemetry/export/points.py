@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
@@ -18,18 +18,8 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from framework.telemetry import names
 from framework.telemetry.export.aggregation import Attributes, Cells, Histogram
+from framework.telemetry.instruments import TABLE
 from framework.telemetry.ring import wire
-
-ABOUT: Final = {
-    names.CONSUMED_MESSAGES: ("{message}", "Messages delivered to a worker, once per delivery."),
-    names.OPERATION_DURATION: ("s", "Duration of an operation with the engine."),
-    names.PROCESS_DURATION: ("s", "Duration of an attempt."),
-    names.QUEUE_WAIT_DURATION: ("s", "Time from the moment a job was eligible to the start of the attempt."),
-    names.ATTEMPTS: ("{attempt}", "Attempts that ended, by outcome."),
-    names.RETRIES: ("{retry}", "Failed attempts that will be repeated."),
-    names.DEAD_LETTERS: ("{job}", "Jobs that became dead letters."),
-    names.DROPPED: ("{item}", "Telemetry that was lost, by signal."),
-}
 
 
 def request(parts: Iterable[ResourceMetrics]) -> bytes:
@@ -84,8 +74,8 @@ def _resource_metrics(
 def _metric(metrics: dict[str, Metric], name: str) -> Metric:
     metric = metrics.get(name)
     if metric is None:
-        unit, description = ABOUT[name]
-        metric = metrics[name] = Metric(name=name, unit=unit, description=description)
+        known = TABLE[name]
+        metric = metrics[name] = Metric(name=name, unit=known.unit, description=known.description)
     return metric
 
 

@@ -24,6 +24,7 @@ from framework.model.attempt import Attempt, SpanIdentity
 from framework.model.job import NO_IDS, Lease, RunRecord, ids_of, span_bytes, trace_bytes
 from framework.model.jobscope import running
 from framework.model.outcome import SUCCEEDED, Outcome
+from framework.telemetry.instruments import times_of_lost
 from framework.telemetry.linkage import Linkage, origin_of
 from framework.telemetry.logonly import LogOnlyTracing
 from framework.telemetry.logs.logs import Logs
@@ -257,7 +258,7 @@ class RingTracing(LogOnlyTracing):
         """Write the record that the killed process could not write."""
         run, lease = event.run, event.lease
         reason = event.reason or ""
-        wait = max(0.0, run.started_at - lease.eligible_at)
+        took, wait = times_of_lost(event)
         encoded = b""
         if run.sampled and self._spans and run.trace_id and run.span_id:
             span = self._span_of_dead(lease, run)
@@ -274,7 +275,6 @@ class RingTracing(LogOnlyTracing):
             )
             encoded = self._encoded(self._encoder(lease.queue, event.max_attempts), span, end)
         key = self._key(lease.queue, event.how, event.outcome, event.failed, reason)
-        took = max(0.0, event.ended_at - run.started_at)
         self._ring.attempt(key, took, wait, run.ids[:16], run.ids[16:], encoded)
 
     def _span_of_dead(self, lease: Lease, run: RunRecord) -> RingSpan:
