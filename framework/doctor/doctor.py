@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from framework.doctor.probing import Path, Probe, Sent, Test, by_ring, by_sdk, listening
+from framework.telemetry import ProcessIdentity
 from framework.telemetry.export.health import SIGNALS
-from framework.telemetry.identity import ProcessIdentity
 from framework.telemetry.ring import rings
 from framework.telemetry.ring.ring import SIZE
 from framework.telemetry.sdk import exporters

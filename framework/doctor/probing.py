@@ -12,8 +12,8 @@ from typing import Any, Final, Literal
 
 from framework.doctor.answers import Heard, Verdict, date_of, judge
 from framework.model.text.redaction import redact
+from framework.telemetry import ProcessIdentity
 from framework.telemetry.export.otlp import Destination, GrpcDestination, destination
-from framework.telemetry.identity import ProcessIdentity
 from framework.telemetry.names import SCOPE
 from framework.telemetry.ring import wire
 from framework.telemetry.sdk import exporters

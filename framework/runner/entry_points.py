@@ -178,7 +178,8 @@ def export(place: Place, birth: Birth, board: Scoreboard) -> int:
     """Run the exporter, the process that sends telemetry; return the exit code."""
     telemetry, _ = begin(place, birth, EXPORTER)
     budget = place.settings.telemetry_flush
-    telemetry.export(board, birth.index, supervisor=birth.supervisor, unblock=unblock, budget=budget)
+    slots = {slot: (crew.options.concurrency, [queue.name for queue in crew.queues]) for slot, crew, _ in place.workers}
+    telemetry.export(board, birth.index, slots=slots, supervisor=birth.supervisor, unblock=unblock, budget=budget)
     return 0
 
 

@@ -73,6 +73,8 @@ def settle(names: Iterable[str] | None = None) -> dict[str, str]:
     if names is None:
         for kind in ("BSP", "BLRP"):
             _fit_batch(kind)
+        global _settled
+        _settled = _variables()
     return {name: why for name, (_, why) in _said.items()}
 
 
@@ -93,6 +95,16 @@ def given() -> dict[str, str]:
     return {**os.environ, **_given}
 
 
+def is_settled() -> bool:
+    """Return whether `settle` has checked all these values, in this process or in the one that it was forked from."""
+    return _settled == _variables()
+
+
+def _variables() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("OTEL_")}
+
+
+_settled: dict[str, str] | None = None
 _given: dict[str, str] = {}
 _said: dict[str, tuple[str, str]] = {}  # by name: the part of the value that may be shown, and why it cannot be used
 

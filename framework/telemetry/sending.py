@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
 from types import FrameType
 from typing import Any, Final
 
@@ -32,16 +33,21 @@ class SendSpans:
     """Spans and metrics around enqueueing, and the headers that carry the trace context to the worker.
 
     Args:
-        tracer, meter: the framework's own, or the host's.
+        tracer: the framework's own, or the host's.
+        meter: returns one; called when something is measured for the first time.
         system: `messaging.system`.
     """
 
-    def __init__(self, tracer: trace.Tracer, meter: metrics.Meter, system: str) -> None:
+    def __init__(self, tracer: trace.Tracer, meter: Callable[[], metrics.Meter], system: str) -> None:
         self._tracer = tracer
         self._system = system
-        self._sent = counter(meter, names.SENT_MESSAGES)
-        self._duration = histogram(meter, names.OPERATION_DURATION)
+        self._meter = meter
         self._proxied = isinstance(tracer, trace.ProxyTracer)
+
+    @cached_property
+    def _instruments(self) -> tuple[metrics.Counter, metrics.Histogram]:
+        meter = self._meter()
+        return counter(meter, names.SENT_MESSAGES), histogram(meter, names.OPERATION_DURATION)
 
     def one(self, queue: str, job_id: str, size: int) -> AbstractContextManager[dict[str, str]]:
         """Open the `send` span of one job, which is the current span inside the block; give the job's headers.
@@ -125,15 +131,16 @@ class SendSpans:
 
     def measure(self, queue: str, count: int, seconds: float, failed: BaseException | None) -> None:
         """Count and measure one call. `count` is the number of its jobs."""
+        sent, duration = self._instruments
         where = {names.OPERATION: "send", **at(self._system, queue)}
         if failed is not None:  # a part of a batch may have been stored before the error
             count = len(failed.enqueued) if isinstance(failed, EnqueueError) else 0
         if count:
-            self._sent.add(count, dict(where))
+            sent.add(count, dict(where))
         where[names.OPERATION_TYPE] = "send"
         if failed is not None:
             where[names.ERROR_TYPE] = error_type(failed)
-        self._duration.record(seconds, where)
+        duration.record(seconds, where)
 
     def _attributes(self, queue: str, operation: str) -> dict[str, Any]:
         return {names.OPERATION: operation, names.OPERATION_TYPE: operation, **at(self._system, queue)}

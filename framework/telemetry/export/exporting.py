@@ -9,16 +9,20 @@ import os
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
+from opentelemetry.proto.metrics.v1.metrics_pb2 import ResourceMetrics
 
 from framework.process.lock import FileLock
+from framework.process.scoreboard import Scoreboard
 from framework.telemetry.export import points
 from framework.telemetry.export.aggregation import Cells
 from framework.telemetry.export.health import CollectorHealth
+from framework.telemetry.export.observed import Workers, dropped
 from framework.telemetry.export.otlp import Destination
 from framework.telemetry.export.sender import Batch, Sender
 from framework.telemetry.ring import records, wire
@@ -132,7 +136,8 @@ class Exporter:
     ) -> None:
         self._run = Path(rings.run)
         self._number = rings.number
-        self._current = {rings.path(slot) for slot in rings.slots}
+        self._current = {rings.path(slot): slot for slot in rings.slots}
+        self._workers: Workers | None = None
         self._resource, self._system, self._exemplars = resource, system, exemplars
         self._scope = InstrumentationScope(name=scope[0], version=scope[1])
         self._lock = threading.Lock()  # guards sources, cells and positions
@@ -151,6 +156,10 @@ class Exporter:
             self._senders.append(
                 Sender("metrics", metrics, self._take_metrics, interval=metric_interval, health=health)
             )
+
+    def observe(self, board: Scoreboard, slots: Mapping[str, tuple[int, Sequence[str]]]) -> None:
+        """Report what the workers of this tree do; `slots` as for `Workers`."""
+        self._workers = Workers(board, slots, self._system)
 
     def start(self) -> None:
         """Start the sending threads."""
@@ -309,18 +318,7 @@ class Exporter:
             sources = list(self._sources.values())
             if not sources:
                 return None
-            parts = [
-                points.of_slot(
-                    source.cells,
-                    source.resource,
-                    InstrumentationScope(name=source.scope[0], version=source.scope[1]),
-                    start=source.ring.created,
-                    now=now,
-                    exemplars=self._exemplars,
-                )
-                for source in sources
-                if source.cells.counters or source.cells.histograms or source.ring.tallies()
-            ]
+            parts = [part for source in sources if (part := self._points(source, now)) is not None]
             drops = dict(self._gone)
             for source in sources:
                 if source.number == self._number:
@@ -330,6 +328,19 @@ class Exporter:
             parts.append(points.of_drops(drops, self._system, self._resource, self._scope, start, now))
             positions = [(source, source.cells.folded) for source in sources]
         return Batch(points.request(parts), lambda _: self._counted(positions), once=True)
+
+    def _points(self, source: Source, now: int) -> ResourceMetrics | None:
+        observed = dropped(source.ring, source.system)
+        slot = self._current.get(source.path)
+        if slot is not None and self._workers is not None:
+            observed += self._workers.of(slot, source.ring)
+        if not (source.cells.counters or source.cells.histograms or observed or source.ring.tallies()):
+            return None
+        scope = InstrumentationScope(name=source.scope[0], version=source.scope[1])
+        return points.of_slot(
+            source.cells, observed, source.resource, scope,
+            start=source.ring.created, now=now, exemplars=self._exemplars,
+        )  # fmt: skip
 
     def _counted(self, positions: list[tuple[Source, int]]) -> None:
         with self._lock:

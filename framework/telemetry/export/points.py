@@ -18,8 +18,11 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from framework.telemetry import names
 from framework.telemetry.export.aggregation import Attributes, Cells, Histogram
+from framework.telemetry.export.observed import Values
 from framework.telemetry.instruments import TABLE
 from framework.telemetry.ring import wire
+
+_UP_AND_DOWN = (names.SLOTS_LIMIT, names.SLOTS_USED, names.PROCESS_MEMORY)
 
 
 def request(parts: Iterable[ResourceMetrics]) -> bytes:
@@ -29,11 +32,19 @@ def request(parts: Iterable[ResourceMetrics]) -> bytes:
 
 
 def of_slot(
-    cells: Cells, resource: Mapping[str, Any], scope: InstrumentationScope, *, start: int, now: int, exemplars: bool
+    cells: Cells,
+    observed: Values,
+    resource: Mapping[str, Any],
+    scope: InstrumentationScope,
+    *,
+    start: int,
+    now: int,
+    exemplars: bool,
 ) -> ResourceMetrics:
     """Return all series of a slot. This consumes its exemplars.
 
     Args:
+        observed: the values of its observed instruments.
         start, now: start and end of all series, ns since the epoch.
         exemplars: whether they are wanted (OTEL_METRICS_EXEMPLAR_FILTER).
     """
@@ -43,6 +54,8 @@ def of_slot(
         _add_count(_metric(metrics, name), attributes, count, start, now)
     for (name, attributes), histogram in histograms.items():
         _add_histogram(_metric(metrics, name), attributes, histogram, start, now, exemplars=exemplars)
+    for name, found, value in observed:
+        _add_count(_metric(metrics, name), tuple(found.items()), value, start, now)
     return _resource_metrics(resource, scope, metrics)
 
 
@@ -90,7 +103,7 @@ def _set_attributes(point: Any, attributes: Attributes) -> None:
 
 def _add_count(metric: Metric, attributes: Attributes, value: int, start: int, now: int) -> None:
     metric.sum.aggregation_temporality = AGGREGATION_TEMPORALITY_CUMULATIVE
-    metric.sum.is_monotonic = True
+    metric.sum.is_monotonic = metric.name not in _UP_AND_DOWN
     point = NumberDataPoint(start_time_unix_nano=start, time_unix_nano=now, as_int=value)
     _set_attributes(point, attributes)
     metric.sum.data_points.append(point)

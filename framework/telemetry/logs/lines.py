@@ -5,13 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 from framework.model import events as e
+from framework.model.attempt import Attempt, NoTracing
+from framework.model.jobscope import keys_of
 from framework.model.outcome import Kind
+from framework.service.app import Logger
 from framework.telemetry.logs.logs import LEVELS, Logs
 from framework.telemetry.names import ERROR_TYPE
 
 _LEVEL_OF_OUTCOME = {"retried": "warning", "lease_lost": "warning", "dead_lettered": "error"}
 _PLANNED_EXITS = frozenset({"drained", "recycled"})
 _SILENT = frozenset({e.JobsClaimed, e.JobsSettled, e.QueueObserved})  # they would make one or more lines per job
+
+
+class LogTracing(NoTracing):
+    """Tracing without spans. Log lines still name their job."""
+
+    def __init__(self, logs: Logs) -> None:
+        self._logs = logs
+
+    def logger(self, attempt: Attempt) -> Logger:
+        return self._logs.bound(keys_of(attempt.lease))
 
 
 class Lines:

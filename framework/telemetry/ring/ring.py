@@ -24,6 +24,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from framework.telemetry.export.health import SIGNALS
 from framework.telemetry.ring import records, tallies
 from framework.telemetry.ring.records import Record
 from framework.telemetry.ring.tallies import Tallies, Tally
@@ -36,8 +37,9 @@ _STATE_AT = _TALLIES_AT + tallies.BYTES
 MOST_META = _TALLIES_AT - META_AT
 DATA_AT = _STATE_AT + 2 * PAGE
 SIZE: Final = DATA_AT + CAPACITY  # bytes of a ring's file
-# Words of the header. The writer sets HEAD, LOST, LOST_SPANS and TOLD; the reader sets FOLDED, SENT and GENERATION.
-_MAGIC, _CAPACITY, _CREATED, HEAD, _FOLDED, SENT, LOST, LOST_SPANS, _GENERATION, META, TOLD = range(11)
+# Words of the header. The reader sets FOLDED, SENT and GENERATION; the writer sets the others. WRITER is the pid of a
+# worker that lets the exporter observe it, and from DROPPED on there is what processes of the slot lost of each signal.
+_MAGIC, _CAPACITY, _CREATED, HEAD, _FOLDED, SENT, LOST, LOST_SPANS, _GENERATION, META, TOLD, WRITER, DROPPED = range(13)
 TOLDS: Final = 512
 TOLD_SIZE: Final = 8  # bytes: a span id
 LOOK_BACK: Final = 1024  # records; a process has at most `concurrency` attempts that are recorded and not settled
@@ -170,6 +172,16 @@ class RingFile:
 
 class RingReader(RingFile):
     """The one reader: the process that holds the exporter's lock for the instance of this ring."""
+
+    @property
+    def writer(self) -> int:
+        """Return the pid of the worker that was the last to write here; 0: no worker."""
+        return self._quads[WRITER]
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Return the items, by signal, that the slot's processes lost outside of this ring."""
+        return {signal: self._quads[DROPPED + number] for number, signal in enumerate(SIGNALS)}
 
     @property
     def lost(self) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import re
 import struct
 import time
 from math import inf
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
@@ -26,7 +26,7 @@ from framework.model.jobscope import running
 from framework.model.outcome import SUCCEEDED, Outcome
 from framework.telemetry.instruments import times_of_lost
 from framework.telemetry.linkage import Linkage, origin_of
-from framework.telemetry.logonly import LogOnlyTracing
+from framework.telemetry.logs.lines import LogTracing
 from framework.telemetry.logs.logs import Logs
 from framework.telemetry.ring import records
 from framework.telemetry.ring.encode import Encoder, End
@@ -45,13 +45,7 @@ _EMPTY = Context()
 _SPAN_KEY: Final = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, _EMPTY)))
 
 
-class InnerMetrics(Protocol):
-    """The metrics that the SDK still measures in this process."""
-
-    def on(self, event: e.Event, context: Context | None = None) -> None: ...
-
-
-class RingTracing(LogOnlyTracing):
+class RingTracing(LogTracing):
     """Tracing for the executor and metrics for the Bus, both written as one record per attempt.
 
     Args:
@@ -59,7 +53,6 @@ class RingTracing(LogOnlyTracing):
         sampler: the SDK's sampler, from the environment.
         limits: limits for what handlers add to a span.
         spans: whether spans are wanted; attempts are always counted.
-        inner: takes the events that make no record.
         system, linkage, parent_within: as for SpanTracing.
     """
 
@@ -71,7 +64,6 @@ class RingTracing(LogOnlyTracing):
         sampler: Sampler,
         limits: SpanLimits,
         spans: bool,
-        inner: InnerMetrics,
         system: str,
         linkage: Linkage,
         parent_within: float,
@@ -81,7 +73,6 @@ class RingTracing(LogOnlyTracing):
         self._sampler = sampler
         self._limits = limits
         self._spans = spans
-        self._inner = inner
         self._system = system
         # The longest time in seconds from enqueue to start at which a span is a child of the creation.
         self._child_within = {"parent": inf, "auto": parent_within, "link": -inf}[linkage]
@@ -179,8 +170,8 @@ class RingTracing(LogOnlyTracing):
 
     # --- records ----------------------------------------------------------------------------------------------------
 
-    def on(self, event: e.Event, context: Context | None = None) -> None:
-        """Write an event's record; this is a Bus subscriber. `leave` writes the record of a finished attempt."""
+    def on(self, event: e.Event) -> bool:
+        """Write an event's record, or return False: it makes none. `leave` writes the record of a finished attempt."""
         match event:
             case e.JobFinished():
                 pass
@@ -194,7 +185,8 @@ class RingTracing(LogOnlyTracing):
             case e.AttemptLost():
                 self._put_lost(event)
             case _:
-                self._inner.on(event, context)
+                return False
+        return True
 
     def _operation_key(self, queue: str, operation: str, kind: str) -> bytes:
         key = self._keys.get((queue, operation))

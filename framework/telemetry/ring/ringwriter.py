@@ -9,10 +9,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from framework.telemetry.export.health import SIGNALS, Drops
 from framework.telemetry.ring import facts, records, tallies
 from framework.telemetry.ring.ring import (
     ATTEMPTS,
     DATA_AT,
+    DROPPED,
     HEAD,
     LOOK_BACK,
     LOST,
@@ -25,6 +27,7 @@ from framework.telemetry.ring.ring import (
     TOLD_AT,
     TOLD_SIZE,
     TOLDS,
+    WRITER,
     RingFile,
 )
 
@@ -71,6 +74,15 @@ class RingWriter(RingFile):
         at = TOLD_AT + self._quads[TOLD] % TOLDS * TOLD_SIZE
         self._memory[at : at + TOLD_SIZE] = span_id
         self._quads[TOLD] += 1
+
+    def observe(self, drops: Drops) -> None:
+        """Let the exporter report this worker's slots and memory, and what it loses."""
+        self._quads[WRITER] = self.pid
+        drops.hand_on(self._dropped)
+
+    def _dropped(self, signal: str, items: int) -> None:
+        if self.pid:
+            self._quads[DROPPED + SIGNALS.index(signal)] += items
 
     def success(self, record: bytes) -> None:
         """Write an attempt that succeeded. `record`: packed by `facts.packer`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from framework.model import events as e
 from framework.telemetry import instruments, names
 from framework.telemetry.export.health import Drops
+from framework.telemetry.export.observed import resident
 from framework.telemetry.instruments import TABLE, Increments, at, counter, histogram
 
 # An older observation says nothing about the queue any more: its observer has lost the lead, or is stuck.
@@ -169,19 +169,13 @@ class Observers:
                 yield Observation(count, {names.SYSTEM: self._system, names.EXIT_REASON: reason})
 
     def _memory(self, _: CallbackOptions) -> Iterable[Observation]:
-        size = _guarded(_resident) if self._slot else None
+        size = resident("self") if self._slot else None
         if size is not None:
             yield Observation(size, {names.SYSTEM: self._system, names.SLOT: self._slot})
 
     def _dropped(self, _: CallbackOptions) -> Iterable[Observation]:
         for signal, count in self._drops.counts().items():
             yield Observation(count, {names.SYSTEM: self._system, names.SIGNAL: signal})
-
-
-def _resident() -> int:
-    """Return the resident memory in bytes. Raises OSError where there is no /proc."""
-    with open("/proc/self/statm", "rb") as statm:
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _guarded(read: Callable[[], Any]) -> Any:

@@ -21,7 +21,7 @@ from framework.model.jobscope import running
 from framework.model.outcome import Outcome
 from framework.telemetry import names
 from framework.telemetry.linkage import Linkage, is_child, links_of, origin_of
-from framework.telemetry.logonly import LogOnlyTracing
+from framework.telemetry.logs.lines import LogTracing
 from framework.telemetry.logs.logs import Logs
 from framework.telemetry.sdk.guarded import guarded
 from framework.telemetry.sdk.planning import PlannedSpan, following, plannable
@@ -29,7 +29,7 @@ from framework.telemetry.sdk.planning import PlannedSpan, following, plannable
 log = logging.getLogger("framework.telemetry")
 
 
-class SpanTracing(LogOnlyTracing):
+class SpanTracing(LogTracing):
     """Tracing with the SDK.
 
     Args:
