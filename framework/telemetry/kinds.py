@@ -165,7 +165,7 @@ def open_telemetry(
     """Open the telemetry that the environment asks for.
 
     Args:
-        failed: is told which signal stays off and why; a log line by default.
+        failed: gets the signal that stays off, and why; a log line by default.
     """
     if identity.role == "exporter":
         assert rings is not None

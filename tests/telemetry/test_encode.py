@@ -92,7 +92,7 @@ class Both:
         before = self.reader.head
         self.run(lease, handler, ring=True, kind=kind)
         (self.record,) = self.reader.records(before, self.reader.head)
-        self.source.cells.fold()
+        self.source.cells.aggregate()
         body, _, position = self.source.spans(1 << 20)
         self.reader.set_sent(position)
         (by_ring,) = _spans(ExportTraceServiceRequest.FromString(body))

@@ -96,7 +96,7 @@ class Cells:
         self._system = system
         self.counters: dict[Series, Counter] = {}
         self.histograms: dict[Series, Histogram] = {}
-        self.folded = ring.folded
+        self.counted = ring.counted
         self._lost = (0, 0)
         self.dropped = {"traces": 0, "metrics": 0}
         self._plans: dict[bytes, tuple[list[Counter], list[Histogram]]] = {}
@@ -118,13 +118,13 @@ class Cells:
             self._add((name, _frozen(attributes)), histogram)
             histogram.counts, histogram.total = counts, total
             histogram.minimum, histogram.maximum = minimum, maximum
-        self.folded = state["folded"]
+        self.counted = state["folded"]
         self._lost = tuple(state["lost"])
         self.dropped = state["dropped"]
         self._ring.set_sent(state["floor"])
 
-    def fold(self) -> int:
-        """Aggregate the new records, commit the counts with `folded`, and return how many records there were."""
+    def aggregate(self) -> int:
+        """Aggregate the new records, commit the counts with `counted`, and return how many records there were."""
         head, lost = self._ring.head, self._ring.lost
         count = 0
         if lost != self._lost:
@@ -132,8 +132,8 @@ class Cells:
             self.dropped["traces"] += lost[1] - self._lost[1]
             self._lost, self._dirty = lost, True
         try:
-            while self.folded < head:
-                before = self.folded
+            while self.counted < head:
+                before = self.counted
                 for data, at, size in self._ring.walk(before, head):
                     try:
                         if data[at + records.KIND_AT] == records.FACTS:
@@ -142,12 +142,12 @@ class Cells:
                             self._take(parsed(data, at))
                     except (ValueError, OverflowError):  # an invalid number or key: its span is sent all the same
                         self.dropped["metrics"] += 1
-                    self.folded += size
+                    self.counted += size
                     count += 1
-                if self.folded == before:
+                if self.counted == before:
                     raise Corrupt(f"{self._ring.path}: no whole record at {before}")
         except Corrupt:
-            self.folded = head
+            self.counted = head
             self.dropped["metrics"] += 1
             self._dirty = True
         if count or self._dirty:
@@ -158,7 +158,7 @@ class Cells:
         """Commit the counts. `floor`: spans up to here were given up and counted in `dropped`, whatever `sent` says."""
         self._dirty = False
         state = {
-            "folded": self.folded,
+            "folded": self.counted,
             "floor": floor,
             "lost": self._lost,
             "dropped": self.dropped,

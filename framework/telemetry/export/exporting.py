@@ -73,7 +73,7 @@ class Source:
         """Return (ResourceSpans of unsent spans, how many spans, the position after them), about `most` bytes."""
         by_pid: dict[int, list[bytes]] = defaultdict(list)
         position, size, count = self.ring.sent, 0, 0
-        end = min(self.cells.folded, position + 4 * BATCH_BYTES)  # limits a pass over millions of records without spans
+        end = min(self.cells.counted, position + 4 * BATCH_BYTES)  # limits a pass over many records without spans
         try:
             while position < end and size < most:
                 for data, at, length in self.ring.walk(position, end, most=most - size):
@@ -86,7 +86,7 @@ class Source:
                         if size >= most:
                             break
         except Corrupt:
-            position = self.cells.folded
+            position = self.cells.counted
         scope = wire.scope_of(*self.scope)
         joined = [wire.resource_spans(self.resource_of(pid), scope, b"".join(found)) for pid, found in by_pid.items()]
         return b"".join(joined), count, position
@@ -106,7 +106,7 @@ class Source:
     def is_drained(self, *, metrics: bool) -> bool:
         """Return whether a receiver has everything that is in the ring."""
         head = self.ring.head
-        return head == self.cells.folded == self.ring.sent and (not metrics or self.reported == head)
+        return head == self.cells.counted == self.ring.sent and (not metrics or self.reported == head)
 
 
 class Exporter:
@@ -176,12 +176,12 @@ class Exporter:
         new, waiting = 0, 0
         for source in list(self._sources.values()):
             with self._lock:
-                new += source.cells.fold()
+                new += source.cells.aggregate()
                 if self._has_traces:
                     self._relieve(source)
                 else:
-                    source.ring.set_sent(source.cells.folded)
-                waiting += source.cells.folded - source.ring.sent
+                    source.ring.set_sent(source.cells.counted)
+                waiting += source.cells.counted - source.ring.sent
         if self._spans is not None and waiting > BATCH_BYTES // 2:
             self._spans.nudge()
         return BUSY if new else IDLE
@@ -256,7 +256,7 @@ class Exporter:
                     more = True
                     break
                 body, count, position = source.spans(BATCH_BYTES - size)
-                more = more or position < source.cells.folded
+                more = more or position < source.cells.counted
                 if not count:
                     source.ring.set_sent(position)
                     continue
@@ -299,9 +299,9 @@ class Exporter:
         if ring.head - ring.sent <= ring.capacity * 3 // 4:
             return
         count, position, enough = 0, ring.sent, ring.head - ring.capacity // 2
-        while position < min(enough, source.cells.folded):
+        while position < min(enough, source.cells.counted):
             before = position
-            for data, at, size in ring.walk(position, source.cells.folded, most=enough - position):
+            for data, at, size in ring.walk(position, source.cells.counted, most=enough - position):
                 position += size
                 count += data[at + records.FLAGS_AT] & records.SAMPLED
             if position == before:
@@ -326,7 +326,7 @@ class Exporter:
                         drops[signal] += count
             start = min(source.ring.created for source in sources)
             parts.append(points.of_drops(drops, self._system, self._resource, self._scope, start, now))
-            positions = [(source, source.cells.folded) for source in sources]
+            positions = [(source, source.cells.counted) for source in sources]
         return Batch(points.request(parts), lambda _: self._counted(positions), once=True)
 
     def _points(self, source: Source, now: int) -> ResourceMetrics | None:

@@ -52,8 +52,8 @@ class Providers:
     """The providers that the environment asks for and that are not set yet.
 
     Args:
-        health, drops: are told of failed exports and lost items.
-        failed: is told which signal stays off and why: a missing certificate, a batch larger than its queue.
+        health, drops: get failed exports and lost items.
+        failed: gets the signal that stays off, and why: a missing certificate, a batch larger than its queue.
         make_global: set the providers globally, for handlers that use the OpenTelemetry API.
         lazy: give the providers of spans and metrics their exporters and threads only when something is made with them.
 
