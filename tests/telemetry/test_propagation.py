@@ -183,8 +183,7 @@ def test_it_passes_through_retries_dead_letters_their_handler_and_replay(world: 
 
 
 def test_it_comes_along_when_the_attempt_is_a_new_root(world: World) -> None:
-    tracing = world.station.telemetry.tracing
-    tracing._linkage, tracing._child_within = "link", -inf  # of the SDK's way out, and of the ring's
+    world.station.telemetry.tracing._planner._child_within = -inf  # as with trace_linkage="link"
     world.enqueue(PARENT)
     world.run()
     (seen,) = world.app.seen

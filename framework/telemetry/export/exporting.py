@@ -22,7 +22,7 @@ from framework.process.scoreboard import Scoreboard
 from framework.telemetry.export import points
 from framework.telemetry.export.aggregation import Cells
 from framework.telemetry.export.health import CollectorHealth
-from framework.telemetry.export.observed import Workers, dropped
+from framework.telemetry.export.observed import Workers, drops_of
 from framework.telemetry.export.otlp import Destination
 from framework.telemetry.export.sender import Batch, Sender
 from framework.telemetry.ring import records, wire
@@ -325,12 +325,13 @@ class Exporter:
                     for signal, count in source.cells.dropped.items():
                         drops[signal] += count
             start = min(source.ring.created for source in sources)
-            parts.append(points.of_drops(drops, self._system, self._resource, self._scope, start, now))
+            lost = drops_of(drops, self._system)
+            parts.append(points.of_slot(None, lost, self._resource, self._scope, start=start, now=now, exemplars=False))
             positions = [(source, source.cells.counted) for source in sources]
         return Batch(points.request(parts), lambda _: self._counted(positions), once=True)
 
     def _points(self, source: Source, now: int) -> ResourceMetrics | None:
-        observed = dropped(source.ring, source.system)
+        observed = drops_of(source.ring.dropped, source.system) if source.ring.writer else []
         slot = self._current.get(source.path)
         if slot is not None and self._workers is not None:
             observed += self._workers.of(slot, source.ring)

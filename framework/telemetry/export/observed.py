@@ -47,11 +47,9 @@ class Workers:
         return found
 
 
-def dropped(ring: RingReader, system: str) -> Values:
-    """Return what the processes of a worker's slot lost outside of their ring."""
-    if not ring.writer:
-        return []
-    return [(names.DROPPED, {names.SYSTEM: system, names.SIGNAL: key}, count) for key, count in ring.dropped.items()]
+def drops_of(counts: Mapping[str, int], system: str) -> Values:
+    """Return the values of worker.telemetry.dropped for counts by signal."""
+    return [(names.DROPPED, {names.SYSTEM: system, names.SIGNAL: key}, count) for key, count in counts.items()]
 
 
 def resident(pid: int | str) -> int | None:

@@ -32,7 +32,7 @@ def request(parts: Iterable[ResourceMetrics]) -> bytes:
 
 
 def of_slot(
-    cells: Cells,
+    cells: Cells | None,
     observed: Values,
     resource: Mapping[str, Any],
     scope: InstrumentationScope,
@@ -44,40 +44,19 @@ def of_slot(
     """Return all series of a slot. This consumes its exemplars.
 
     Args:
+        cells: its counts; None for the exporter itself.
         observed: the values of its observed instruments.
         start, now: start and end of all series, ns since the epoch.
         exemplars: whether they are wanted (OTEL_METRICS_EXEMPLAR_FILTER).
     """
     metrics: dict[str, Metric] = {}
-    counts, histograms = cells.series()
+    counts, histograms = cells.series() if cells is not None else ({}, {})
     for (name, attributes), count in counts.items():
         _add_count(_metric(metrics, name), attributes, count, start, now)
     for (name, attributes), histogram in histograms.items():
         _add_histogram(_metric(metrics, name), attributes, histogram, start, now, exemplars=exemplars)
     for name, found, value in observed:
         _add_count(_metric(metrics, name), tuple(found.items()), value, start, now)
-    return _resource_metrics(resource, scope, metrics)
-
-
-def of_drops(
-    drops: Mapping[str, int],
-    system: str,
-    resource: Mapping[str, Any],
-    scope: InstrumentationScope,
-    start: int,
-    now: int,
-) -> ResourceMetrics:
-    """Return worker.telemetry.dropped of the exporter itself."""
-    metrics: dict[str, Metric] = {}
-    for signal, count in drops.items():
-        attributes = ((names.SYSTEM, system), (names.SIGNAL, signal))
-        _add_count(_metric(metrics, names.DROPPED), attributes, count, start, now)
-    return _resource_metrics(resource, scope, metrics)
-
-
-def _resource_metrics(
-    resource: Mapping[str, Any], scope: InstrumentationScope, metrics: Mapping[str, Metric]
-) -> ResourceMetrics:
     return ResourceMetrics(
         resource=Resource.FromString(wire.attributes(1, resource)),
         scope_metrics=[ScopeMetrics(scope=scope, metrics=metrics.values())],

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
@@ -17,6 +18,8 @@ from framework.telemetry.instruments import TABLE, Increments, at, counter, hist
 
 # An older observation says nothing about the queue any more: its observer has lost the lead, or is stuck.
 STALE_SECONDS = 60.0
+
+E = TypeVar("E", bound=e.Event)
 
 _COUNTERS = (names.CONSUMED_MESSAGES, names.ATTEMPTS, names.RETRIES, names.DEAD_LETTERS)
 _HISTOGRAMS = (names.OPERATION_DURATION, names.PROCESS_DURATION, names.QUEUE_WAIT_DURATION)
@@ -47,9 +50,27 @@ class Metrics:
     ) -> None:
         self._system = system
         self._clock = clock
-        self._observers = Observers(meter, system, drops, slot, clock)
         self._counters = {name: counter(meter, name) for name in _COUNTERS}
         self._histograms = {name: histogram(meter, name) for name in _HISTOGRAMS}
+        self._drops = drops
+        self._slot = slot
+        self._queues: dict[str, tuple[float, e.QueueObserved]] = {}
+        self._undeclared: dict[str, tuple[float, e.QueueUndeclared]] = {}
+        self._slots: dict[str, ReadSlots] = {}
+        self._processes: list[tuple[ReadStates, ReadRestarts]] = []
+        observed = (
+            (meter.create_observable_gauge, names.QUEUE_DEPTH, self._depth),
+            (meter.create_observable_gauge, names.UNDECLARED, self._jobs_undeclared),
+            (meter.create_observable_gauge, names.OLDEST_JOB_AGE, self._age),
+            (meter.create_observable_up_down_counter, names.SLOTS_LIMIT, partial(self._read_slots, 0)),
+            (meter.create_observable_up_down_counter, names.SLOTS_USED, partial(self._read_slots, 1)),
+            (meter.create_observable_up_down_counter, names.PROCESSES, self._states),
+            (meter.create_observable_up_down_counter, names.PROCESS_MEMORY, self._memory),
+            (meter.create_observable_counter, names.RESTARTS, self._restarts),
+            (meter.create_observable_counter, names.DROPPED, self._dropped),
+        )
+        for create, name, read in observed:
+            create(name, [read], TABLE[name].unit, TABLE[name].description)
 
     def on(self, event: e.Event, context: Context | None = None) -> None:
         """Measure an event; this is a Bus subscriber.
@@ -75,9 +96,9 @@ class Metrics:
             case e.JobsExpired():
                 self._add(instruments.of_expired(system, event.queue), event.count)
             case e.QueueObserved():
-                self._observers.queue(event)
+                self._queues[event.queue] = (self._clock(), event)
             case e.QueueUndeclared():
-                self._observers.undeclared[event.queue] = (self._clock(), event.jobs)
+                self._undeclared[event.queue] = (self._clock(), event)
 
     def _add(
         self, grown: Increments, count: int, numbers: tuple[float, ...] = (), context: Context | None = None
@@ -89,82 +110,46 @@ class Metrics:
 
     def observe_slots(self, read: ReadSlots, queue: str) -> None:
         """Observe the concurrency of this process on a queue: `read` returns (limit, used)."""
-        self._observers.slots[queue] = read
+        self._slots[queue] = read
 
     def observe_processes(self, read: ReadStates, restarts: ReadRestarts) -> None:
         """Observe processes by state, and restarts so far by reason."""
-        self._observers.processes.append((read, restarts))
+        self._processes.append((read, restarts))
 
+    # --- values that are read when metrics are collected -------------------------------------------------------------
 
-class Observers:
-    """The values that are read when metrics are collected."""
-
-    def __init__(self, meter: Meter, system: str, drops: Drops, slot: str, clock: Callable[[], float]) -> None:
-        self._system = system
-        self._drops = drops
-        self._slot = slot
-        self._clock = clock
-        self._queues: dict[str, tuple[float, e.QueueObserved]] = {}
-        self.undeclared: dict[str, tuple[float, int]] = {}
-        self.slots: dict[str, ReadSlots] = {}
-        self.processes: list[tuple[ReadStates, ReadRestarts]] = []
-        observed = (
-            (meter.create_observable_gauge, names.QUEUE_DEPTH, self._depth),
-            (meter.create_observable_gauge, names.UNDECLARED, self._undeclared),
-            (meter.create_observable_gauge, names.OLDEST_JOB_AGE, self._age),
-            (meter.create_observable_up_down_counter, names.SLOTS_LIMIT, self._limit),
-            (meter.create_observable_up_down_counter, names.SLOTS_USED, self._used),
-            (meter.create_observable_up_down_counter, names.PROCESSES, self._processes),
-            (meter.create_observable_up_down_counter, names.PROCESS_MEMORY, self._memory),
-            (meter.create_observable_counter, names.RESTARTS, self._restarts),
-            (meter.create_observable_counter, names.DROPPED, self._dropped),
-        )
-        for create, name, read in observed:
-            create(name, [read], TABLE[name].unit, TABLE[name].description)
-
-    def queue(self, event: e.QueueObserved) -> None:
-        self._queues[event.queue] = (self._clock(), event)
-
-    def _fresh(self) -> list[e.QueueObserved]:
+    def _fresh(self, seen: dict[str, tuple[float, E]]) -> list[E]:
         now = self._clock()
-        return [event for at, event in list(self._queues.values()) if now - at <= STALE_SECONDS]
+        return [event for at, event in list(seen.values()) if now - at <= STALE_SECONDS]
 
     def _depth(self, _: CallbackOptions) -> Iterable[Observation]:
-        for event in self._fresh():
+        for event in self._fresh(self._queues):
             for state in ("ready", "delayed", "in_flight", "dead", "bad"):
                 if (count := getattr(event, state)) is not None:  # None: the engine cannot know
                     yield Observation(count, at(self._system, event.queue) | {names.QUEUE_STATE: state})
 
-    def _undeclared(self, _: CallbackOptions) -> Iterable[Observation]:
-        now = self._clock()
-        for queue, (seen, jobs) in list(self.undeclared.items()):
-            if now - seen <= STALE_SECONDS:
-                yield Observation(jobs, at(self._system, queue))
+    def _jobs_undeclared(self, _: CallbackOptions) -> Iterable[Observation]:
+        for event in self._fresh(self._undeclared):
+            yield Observation(event.jobs, at(self._system, event.queue))
 
     def _age(self, _: CallbackOptions) -> Iterable[Observation]:
-        for event in self._fresh():
+        for event in self._fresh(self._queues):
             if event.oldest_age is not None:
                 yield Observation(event.oldest_age, at(self._system, event.queue))
 
-    def _limit(self, _: CallbackOptions) -> Iterable[Observation]:
-        return self._read_slots(0)
-
-    def _used(self, _: CallbackOptions) -> Iterable[Observation]:
-        return self._read_slots(1)
-
-    def _read_slots(self, index: int) -> Iterable[Observation]:
-        for queue, read in list(self.slots.items()):
+    def _read_slots(self, index: int, _: CallbackOptions) -> Iterable[Observation]:
+        for queue, read in list(self._slots.items()):
             values = _guarded(read)
             if values is not None:
                 yield Observation(values[index], at(self._system, queue))
 
-    def _processes(self, _: CallbackOptions) -> Iterable[Observation]:
-        for read, _restarts in self.processes:
+    def _states(self, _: CallbackOptions) -> Iterable[Observation]:
+        for read, _restarts in self._processes:
             for state, count in _guarded(read) or ():
                 yield Observation(count, {names.SYSTEM: self._system, names.PROCESS_STATE: state})
 
     def _restarts(self, _: CallbackOptions) -> Iterable[Observation]:
-        for _read, restarts in self.processes:
+        for _read, restarts in self._processes:
             for reason, count in (_guarded(restarts) or {}).items():
                 yield Observation(count, {names.SYSTEM: self._system, names.EXIT_REASON: reason})
 
