@@ -133,7 +133,7 @@ def _kind(metric: Any) -> str:
 
 def _send(provider: Any, meter: Any) -> None:
     """One job, one that cannot be stored, a batch."""
-    sending = SendSpans(provider.get_tracer("docs"), meter, "spool")
+    sending = SendSpans(provider.get_tracer("docs"), lambda: meter, "spool")
     with sending.one("deliveries", "job-1", 100):
         pass
     try:

@@ -117,9 +117,9 @@ def _examined(service: Service, timeout: float) -> tuple[Examination, list[Varia
     from framework.doctor.variables import variables
     from framework.runner.context import crews_of
     from framework.runner.resolving import resolve
+    from framework.telemetry import ProcessIdentity
     from framework.telemetry.environment import given, settle
-    from framework.telemetry.identity import ProcessIdentity
-    from framework.telemetry.version import version
+    from framework.telemetry.names import version
 
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)  # the command reports these errors itself, once
     app, options = service.app, resolve(service.app, service.settings)

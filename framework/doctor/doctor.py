@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 from framework.doctor.answers import Answer, Heard, interpret
 from framework.model.text.redaction import redact
+from framework.telemetry import ProcessIdentity
 from framework.telemetry.export.health import SIGNALS
 from framework.telemetry.export.otlp import destination
-from framework.telemetry.identity import ProcessIdentity
 from framework.telemetry.names import SCOPE
 from framework.telemetry.ring import rings
 from framework.telemetry.ring.ring import SIZE

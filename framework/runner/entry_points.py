@@ -223,5 +223,7 @@ def _after_loss(context: TreeContext, child: ChildInfo, rescued: Rescued, outcom
 def export(context: TreeContext, child: ChildInfo, board: Scoreboard) -> int:
     """Run the exporter, the process that sends telemetry; return the exit code."""
     telemetry, budget = Member(context, child, board, EXPORTER).telemetry, context.settings.telemetry_flush
-    telemetry.export(board, child.index, supervisor=child.supervisor, unblock=unblock, budget=budget)
+    crews = {slot: crew for slot, crew, _ in context.workers}
+    slots = {slot: (crew.options.concurrency, [queue.name for queue in crew.queues]) for slot, crew in crews.items()}
+    telemetry.export(board, child.index, slots=slots, supervisor=child.supervisor, unblock=unblock, budget=budget)
     return 0

@@ -8,58 +8,62 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from framework.model.attempt import NoTracing, Tracing
-from framework.model.events import AttemptLost, Event, JobFinished
+from framework.model.attempt import Tracing
+from framework.model.events import Event
 from framework.model.job import RunRecord
 from framework.service.producer import NoSending, Sending
-from framework.telemetry.identity import ProcessIdentity, Role
 
 if TYPE_CHECKING:
     from framework.process.scoreboard import Scoreboard
     from framework.service.settings import Settings
-    from framework.telemetry.export.exporting import Exporter
-    from framework.telemetry.logs.lines import Lines
+    from framework.telemetry.logs.logs import Logs
     from framework.telemetry.ring.rings import Rings
-    from framework.telemetry.ring.ringtracing import RingTracing
     from framework.telemetry.sdk.metrics import Metrics
-    from framework.telemetry.sdk.spans import SpanTracing
 
 __all__ = ["ProcessIdentity", "Role", "Telemetry", "environment_of", "for_host", "prepare_rings", "rings_from", "start"]
 
+Role = Literal["worker", "maintenance", "hooks", "exporter", "supervisor"]
+
+
+@dataclass(frozen=True)
+class ProcessIdentity:
+    """The identity of one process in its tree. It is known before OpenTelemetry is imported.
+
+    Attributes:
+        app: the service's name; `service.name` unless the environment names another.
+        role: what the process does.
+        slot: the slot that the process fills, such as `deliveries/0`; its replacement has the same.
+        instance: number of the supervisor among those that share a store.
+        system: `messaging.system`, the engine's name, such as `spool`.
+    """
+
+    app: str
+    role: Role
+    slot: str
+    instance: int
+    system: str
+
 
 class Telemetry:
-    """The telemetry of one process.
+    """The telemetry of a process that writes log lines only. `kinds` has those of processes that emit more.
 
     Attributes:
         tracing: makes the executor's spans.
         sending: makes the spans and metrics of a worker's producer.
     """
 
-    def __init__(
-        self,
-        lines: Lines,
-        *,
-        tracing: Tracing | None = None,
-        sending: Sending | None = None,
-        spans: SpanTracing | None = None,
-        metrics: Metrics | None = None,
-        closing: Mapping[str, Callable[[], object]] | None = None,
-        ring: RingTracing | None = None,
-        rings: Rings | None = None,
-        exporter: Exporter | None = None,
-    ) -> None:
-        self.tracing: Tracing = tracing or NoTracing()
-        self.sending: Sending = sending or NoSending()
-        self._lines = lines
-        self._spans = spans
-        self._metrics = metrics
-        self._closing = dict(closing or {})
-        self._ring = ring
-        self._rings = rings
-        self._exporter = exporter
+    _metrics: Metrics | None = None  # what the SDK measures in this process
+
+    def __init__(self, logs: Logs) -> None:
+        from framework.telemetry.logs.lines import Lines, LogTracing
+
+        self.tracing: Tracing = LogTracing(logs)
+        self.sending: Sending = NoSending()
+        self._lines = Lines(logs)
 
     def subscribe(self, event: Event) -> None:
         """Turn an event into metrics, the span of a killed attempt, and log lines.
@@ -67,16 +71,12 @@ class Telemetry:
         This is a Bus subscriber. When one part fails, log lines are still written; the Bus counts the failure.
         """
         try:
-            context = None
-            if self._ring is not None:
-                self._ring.on(event)
-                return
-            if self._spans is not None and isinstance(event, AttemptLost):
-                context = self._spans.lost(event)
-            if self._metrics is not None:
-                self._metrics.on(event, context)
+            self.emit(event)
         finally:
             self._lines.on(event)
+
+    def emit(self, event: Event) -> None:
+        """Turn an event into metrics and the span of a killed attempt."""
 
     def wants(self, kind: type[Event], outcome: str = "") -> bool:
         """Return whether telemetry uses such an event.
@@ -86,9 +86,7 @@ class Telemetry:
         Args:
             outcome: the outcome of a JobFinished.
         """
-        if kind is JobFinished and self._ring is not None:  # the ring gets the attempt from the executor
-            return self._lines.wants(kind, outcome)
-        return self._ring is not None or self._metrics is not None or self._lines.wants(kind, outcome)
+        return self._lines.wants(kind, outcome)
 
     def say_lost(self) -> None:
         """Write how many log lines were dropped, as soon as a line can be written. Every log line also does this."""
@@ -111,29 +109,27 @@ class Telemetry:
 
     def knows(self, runs: Sequence[RunRecord]) -> set[str]:
         """Return the span ids of those attempts of dead processes that the rings contain; without rings, none."""
-        wanted = {run.span_id: run.started_at for run in runs if run.span_id}
-        if self._rings is None or not wanted:
-            return set()
-        from framework.telemetry.ring.rings import known
-
-        return known(self._rings, wanted)
+        return set()
 
     def export(
-        self, board: Scoreboard, index: int, *, supervisor: int, unblock: Callable[[], None], budget: float
+        self,
+        board: Scoreboard,
+        index: int,
+        *,
+        slots: Mapping[str, tuple[int, Sequence[str]]],
+        supervisor: int,
+        unblock: Callable[[], None],
+        budget: float,
     ) -> None:
-        """Run the exporter process; see `exporterlife.live`."""
-        from framework.telemetry.export.exporterlife import live
+        """Run the exporter process; see `exporterlife.live`.
 
-        assert self._exporter is not None
-        live(self._exporter, board, index, supervisor=supervisor, unblock=unblock, budget=budget)
+        Args:
+            slots: by the worker's slot, its concurrency and the names of its queues.
+        """
+        raise NotImplementedError
 
     def shutdown(self, budget: float) -> None:
         """Flush and close all signals in parallel, within `budget` seconds. Idempotent. Log lines still work."""
-        closing, self._closing = self._closing, {}
-        if closing:
-            from framework.telemetry.sdk.shutdown import flush
-
-            flush(closing, budget)
 
 
 def start(identity: ProcessIdentity, settings: Settings, rings: Rings | None = None) -> Telemetry:
@@ -148,7 +144,7 @@ def start(identity: ProcessIdentity, settings: Settings, rings: Rings | None = N
     from framework.telemetry import environment
     from framework.telemetry.sdk import exporters
 
-    if not exporters.is_disabled():
+    if not (environment.is_settled() or exporters.is_disabled()):
         environment.settle()  # before anything reads the variables
     from framework.telemetry.starting import start_process
 
@@ -203,7 +199,8 @@ def for_host(system: str) -> Sending:
         from framework.telemetry.names import SCOPE
         from framework.telemetry.sending import SendSpans
 
-        return SendSpans(trace.get_tracer(SCOPE), metrics.get_meter(SCOPE), system)
+        meter = metrics.get_meter(SCOPE)  # here, because a plugin may hang or fail
+        return SendSpans(trace.get_tracer(SCOPE), lambda: meter, system)
 
     log = logging.getLogger("framework.telemetry")
     try:

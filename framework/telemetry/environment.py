@@ -69,23 +69,25 @@ def settle(names: Iterable[str] | None = None) -> dict[str, str]:
         else:
             environ.pop(name, None)
         if why:
-            _said[name] = _told(name, value), why
+            _said[name] = _shown(name, value), why
     if names is None:
         for kind in ("BSP", "BLRP"):
             _fit_batch(kind)
+        global _settled
+        _settled = _variables()
     return {name: why for name, (_, why) in _said.items()}
 
 
 def lines() -> list[str]:
     """Return a line for each variable that `settle` found wrong."""
-    return [f"{name}{told} {why}" for name, (told, why) in _said.items()]
+    return [f"{name}{shown} {why}" for name, (shown, why) in _said.items()]
 
 
 def ignore(name: str, why: str) -> None:
     """Take a variable out of the environment. `why` is the reason in the line that names it."""
     value = os.environ.pop(name)
     _given.setdefault(name, value)
-    _said[name] = _told(name, value), f"is ignored: {why}"
+    _said[name] = _shown(name, value), f"is ignored: {why}"
 
 
 def given() -> dict[str, str]:
@@ -93,6 +95,16 @@ def given() -> dict[str, str]:
     return {**os.environ, **_given}
 
 
+def is_settled() -> bool:
+    """Return whether `settle` has checked all these values, in this process or in the one that it was forked from."""
+    return _settled == _variables()
+
+
+def _variables() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("OTEL_")}
+
+
+_settled: dict[str, str] | None = None
 _given: dict[str, str] = {}
 _said: dict[str, tuple[str, str]] = {}  # by name: the part of the value that may be shown, and why it cannot be used
 
@@ -106,7 +118,7 @@ def _checked(name: str, value: str) -> Checked:
         return f"is ignored: {type(error).__name__}", ""
 
 
-def _told(name: str, value: str) -> str:
+def _shown(name: str, value: str) -> str:
     """Return the value for a line; empty where it may contain a secret."""
     if name.startswith(OTLP) and name.endswith(("_HEADERS", "_ENDPOINT")):
         return ""

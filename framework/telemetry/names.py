@@ -5,6 +5,8 @@ Standard names come from the OpenTelemetry semantic conventions 1.44 for messagi
 
 from __future__ import annotations
 
+import importlib.metadata
+from functools import cache
 from typing import Final
 
 from framework.model.options import WAIT_BOUNDS
@@ -66,7 +68,16 @@ PROCESS_MEMORY: Final = "worker.process.memory"
 DROPPED: Final = "worker.telemetry.dropped"
 
 # --- buckets, in seconds --------------------------------------------------------------------------------------------
-# Only this place sets them. They are advice of the instrument, not a view: a view exists only in our own provider. The
-# advice also reaches a provider that was set before us, and a view of that provider's owner still overrides it.
+# They are advice of the instrument, not a view: a view exists only in our own provider. The advice also reaches a
+# provider that was set before us, and a view of that provider's owner still overrides it.
 SHORT_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 LONG_BUCKETS: Final = WAIT_BOUNDS  # the wait of a queue's Slo is one of them
+
+
+@cache
+def version() -> str:
+    """Return the version of the instrumentation scope; empty when run from a source tree."""
+    try:
+        return importlib.metadata.version(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

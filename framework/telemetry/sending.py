@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
 from types import FrameType
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from framework.model.errors import EnqueueError
 from framework.model.exceptions import describe, error_type
 from framework.model.outcome import JobInterrupted
 from framework.telemetry import names
+from framework.telemetry.instruments import at, counter, histogram
 from framework.telemetry.logs.values import text_of
 
 log = logging.getLogger("framework.telemetry")
@@ -31,18 +33,21 @@ class SendSpans:
     """Spans and metrics around enqueueing, and the headers that carry the trace context to the worker.
 
     Args:
-        tracer, meter: the framework's own, or the host's.
+        tracer: the framework's own, or the host's.
+        meter: returns one; called when something is measured for the first time.
         system: `messaging.system`.
     """
 
-    def __init__(self, tracer: trace.Tracer, meter: metrics.Meter, system: str) -> None:
+    def __init__(self, tracer: trace.Tracer, meter: Callable[[], metrics.Meter], system: str) -> None:
         self._tracer = tracer
         self._system = system
-        self._sent = meter.create_counter(
-            names.SENT_MESSAGES, unit="{message}", description="Messages that a producer stored."
-        )
-        self._duration = operation_duration(meter)
+        self._meter = meter
         self._proxied = isinstance(tracer, trace.ProxyTracer)
+
+    @cached_property
+    def _instruments(self) -> tuple[metrics.Counter, metrics.Histogram]:
+        meter = self._meter()
+        return counter(meter, names.SENT_MESSAGES), histogram(meter, names.OPERATION_DURATION)
 
     def one(self, queue: str, job_id: str, size: int) -> AbstractContextManager[dict[str, str]]:
         """Open the `send` span of one job, which is the current span inside the block; give the job's headers.
@@ -126,21 +131,19 @@ class SendSpans:
 
     def measure(self, queue: str, count: int, seconds: float, failed: BaseException | None) -> None:
         """Count and measure one call. `count` is the number of its jobs."""
-        where = {names.OPERATION: "send", names.SYSTEM: self._system, names.DESTINATION: queue}
+        sent, duration = self._instruments
+        where = {names.OPERATION: "send", **at(self._system, queue)}
         if failed is not None:  # a part of a batch may have been stored before the error
             count = len(failed.enqueued) if isinstance(failed, EnqueueError) else 0
         if count:
-            self._sent.add(count, where)
-        kind = {names.OPERATION_TYPE: "send"} if failed is None else _failed_send(failed)
-        self._duration.record(seconds, where | kind)
+            sent.add(count, dict(where))
+        where[names.OPERATION_TYPE] = "send"
+        if failed is not None:
+            where[names.ERROR_TYPE] = error_type(failed)
+        duration.record(seconds, where)
 
     def _attributes(self, queue: str, operation: str) -> dict[str, Any]:
-        return {
-            names.OPERATION: operation,
-            names.OPERATION_TYPE: operation,
-            names.SYSTEM: self._system,
-            names.DESTINATION: queue,
-        }
+        return {names.OPERATION: operation, names.OPERATION_TYPE: operation, **at(self._system, queue)}
 
     def _start(self, name: str, kind: SpanKind, attributes: Mapping[str, Any], links: Sequence[Link] = ()) -> Span:
         try:
@@ -208,10 +211,6 @@ def _inside_sdk() -> bool:
     return False
 
 
-def _failed_send(error: BaseException) -> dict[str, str]:
-    return {names.OPERATION_TYPE: "send", names.ERROR_TYPE: error_type(error)}
-
-
 def headers_of(span: Span) -> dict[str, str]:
     """Return what the global propagator writes with this span as parent: traceparent, tracestate and baggage."""
     return _carried(trace.set_span_in_context(span))
@@ -228,13 +227,3 @@ def _carried(context: otel_context.Context) -> dict[str, str]:
     if all(type(key) is str and type(value) is str for key, value in carrier.items()):
         return carrier
     return {text_of(key): text_of(value) for key, value in carrier.items()}
-
-
-def operation_duration(meter: metrics.Meter) -> metrics.Histogram:
-    """Return the histogram messaging.client.operation.duration: send, receive and settle, not processing."""
-    return meter.create_histogram(
-        names.OPERATION_DURATION,
-        unit="s",
-        description="Duration of an operation with the engine.",
-        explicit_bucket_boundaries_advisory=names.SHORT_BUCKETS,
-    )

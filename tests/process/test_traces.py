@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections import Counter
@@ -10,6 +11,7 @@ from framework.model.job import span_id_of
 from tests.support.processes import alive
 from tests.support.receiver import Receiver
 from tests.support.services.acts import Task
+from tests.support.services.counted import Counted
 from tests.support.services.torture import Torture
 from tests.support.tree import Tree
 
@@ -90,6 +92,26 @@ def test_a_replaced_worker_keeps_its_instance_id_and_starts_no_new_series(tree: 
             point.resource["service.instance.id"] for point in receiver.metrics("messaging.client.consumed.messages")
         }
     assert len(ids) == 1
+
+
+def test_workers_have_no_thread_of_the_sdk_and_the_exporter_reports_their_slots_and_memory(tree: Tree) -> None:
+    with Receiver() as receiver:
+        with Counted.connect(tree._settings):
+            Counted.sync.enqueue(1)
+            Counted.many.enqueue(1)
+        tree.start(module="tests.support.services.counted", **traced(receiver))
+        found = [json.loads(line.split(" ", 1)[1]) for line in tree.wait_ledger("", 2)]
+        slots = {"maintenance", "sync/0", "many/0"}
+        memory = "worker.process.memory"
+        receiver.wait_for(lambda: {p.attributes["worker.process.slot"] for p in receiver.metrics(memory)} == slots)
+        receiver.wait_for(lambda: len(receiver.spans("process sync") + receiver.spans("process many")) == 2)
+        assert tree.stop() == 0
+    assert not [name for said in found for name in said["threads"] if name.startswith("Otel")]
+    limits = {point.attributes["messaging.destination.name"]: point for point in receiver.latest("worker.slots.limit")}
+    assert {queue: point.value for queue, point in limits.items()} == {"sync": 1, "many": 3}
+    for queue, point in limits.items():
+        (span,) = receiver.spans(f"process {queue}")
+        assert {**point.resource, "process.pid": span.resource["process.pid"]} == span.resource
 
 
 def test_depth_and_age_come_from_maintenance_alone(tree: Tree) -> None:

@@ -24,10 +24,10 @@ from framework.service.queues import Queue
 from framework.service.settings import Settings
 from framework.telemetry import ProcessIdentity, Telemetry
 from framework.telemetry.export.health import CollectorHealth, Drops, SharedState
+from framework.telemetry.kinds import open_telemetry
 from framework.telemetry.logs.logs import Logs
 from framework.telemetry.logs.writer import LineWriter
-from framework.telemetry.sdk.assembling import assemble
-from framework.telemetry.sdk.bootstrap import open_providers
+from framework.telemetry.ring.rings import Rings
 from framework.worker.executor import Executor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,10 +122,16 @@ class Station:
         assert self.bus.errors == 0
 
 
-def station(tmp_path: Path, *, identity: ProcessIdentity = IDENTITY, name: str = "out", **settings: Any) -> Station:
-    """Telemetry that reports to where OTEL_* in the environment says."""
-    out = tmp_path / name
-    fd = os.open(out, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+def station(
+    tmp_path: Path,
+    *,
+    identity: ProcessIdentity = IDENTITY,
+    name: str = "out",
+    rings: Rings | None = None,
+    **settings: Any,
+) -> Station:
+    """Telemetry that reports to where OTEL_* in the environment says, or into a ring."""
+    fd = os.open(out := tmp_path / name, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     chosen = Settings(log_format="json", **settings)
     drops = Drops()
     logs = Logs(chosen, LineWriter(fd), process=identity.slot)
@@ -134,8 +140,7 @@ def station(tmp_path: Path, *, identity: ProcessIdentity = IDENTITY, name: str =
     def failed(signal: str, error: Exception) -> None:
         raise error
 
-    providers = open_providers(identity, health, drops, failed=failed, make_global=False)
-    telemetry = assemble(identity, chosen, logs, providers, drops)
+    telemetry = open_telemetry(identity, chosen, logs, drops, health, rings, failed=failed, make_global=False)
     return Station(telemetry, Bus(telemetry.subscribe), out, drops, health)
 
 

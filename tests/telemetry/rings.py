@@ -7,19 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from framework.model.events import Bus
 from framework.service.settings import Settings
+from framework.telemetry import ProcessIdentity
 from framework.telemetry.export.exporting import Exporter
-from framework.telemetry.export.health import CollectorHealth, Drops, SharedState
-from framework.telemetry.identity import ProcessIdentity
+from framework.telemetry.export.health import CollectorHealth, SharedState
+from framework.telemetry.kinds import open_exporter
 from framework.telemetry.logs.logs import Logs
 from framework.telemetry.logs.writer import LineWriter
 from framework.telemetry.ring import ring as ring_module
-from framework.telemetry.ring.ringing import open_exporter
 from framework.telemetry.ring.rings import Rings
-from framework.telemetry.sdk.assembling import assemble
-from framework.telemetry.sdk.bootstrap import open_providers
-from tests.telemetry.helpers import IDENTITY, Station
+from tests.telemetry.helpers import IDENTITY, Station, station
 
 EXPORTER = ProcessIdentity(app="relay", role="exporter", slot="exporter", instance=0, system="spool")
 
@@ -37,18 +34,8 @@ def rings_in(place: Path, *slots: str, number: int = 0, mark: str = "m", capacit
 
 def ring_station(place: Path, rings: Rings, *, identity: ProcessIdentity = IDENTITY, **settings: Any) -> Station:
     """Like `helpers.station`, but what it says of attempts goes into a ring."""
-    out = place / f"out-{identity.slot.replace('/', '-')}-{len(list(place.glob('out-*')))}"
-    chosen = Settings(log_format="json", **settings)
-    drops = Drops()
-    logs = Logs(chosen, LineWriter(os.open(out, os.O_CREAT | os.O_WRONLY | os.O_APPEND)), process=identity.slot)
-    health = CollectorHealth(SharedState(), logs.say)
-
-    def failed(signal: str, error: Exception) -> None:
-        raise error
-
-    providers = open_providers(identity, health, drops, failed=failed, make_global=False)
-    telemetry = assemble(identity, chosen, logs, providers, drops, rings)
-    return Station(telemetry, Bus(telemetry.subscribe), out, drops, health)
+    name = f"out-{identity.slot.replace('/', '-')}-{len(list(place.glob('out-*')))}"
+    return station(place, identity=identity, name=name, rings=rings, **settings)
 
 
 @dataclass
@@ -69,4 +56,4 @@ def post(place: Path, rings: Rings) -> Post:
     out = place / "exporter.log"
     writer = LineWriter(os.open(out, os.O_CREAT | os.O_WRONLY | os.O_APPEND))
     logs = Logs(Settings(log_format="json"), writer, process="exporter")
-    return Post(open_exporter(EXPORTER, rings, logs, CollectorHealth(SharedState(), logs.say), "1"), out)
+    return Post(open_exporter(EXPORTER, rings, logs, CollectorHealth(SharedState(), logs.say)), out)

@@ -45,10 +45,6 @@ RARE = [
 ]
 
 
-class Ignored:
-    def on(self, *_: Any) -> None: ...
-
-
 class Both:
     """The same job through the SDK and through a ring."""
 
@@ -67,9 +63,7 @@ class Both:
         writer = RingWriter(path, {"resource": {}, "scope": ["framework", ""], "system": "spool"})
         self.source = Source(path, 0)
         self.reader = self.source.ring
-        self.ring = RingTracing(
-            self.logs, writer, sampler=provider.sampler, limits=self.limits, spans=True, inner=Ignored(), **common
-        )
+        self.ring = RingTracing(self.logs, writer, sampler=provider.sampler, limits=self.limits, spans=True, **common)
 
     def run(self, lease: Any, handler: Any, *, ring: bool, kind: str = "sync") -> None:
         tracing: Any = self.ring if ring else self.sdk
@@ -98,7 +92,7 @@ class Both:
         before = self.reader.head
         self.run(lease, handler, ring=True, kind=kind)
         (self.record,) = self.reader.records(before, self.reader.head)
-        self.source.cells.fold()
+        self.source.cells.aggregate()
         body, _, position = self.source.spans(1 << 20)
         self.reader.set_sent(position)
         (by_ring,) = _spans(ExportTraceServiceRequest.FromString(body))

@@ -252,7 +252,7 @@ def test_a_request_that_hangs_holds_up_no_count(tmp_path, receiver):
     until(lambda: receiver.asked, sender)
     work_silently(tmp_path, rings, 50)
     until(
-        lambda: next(iter(sender._sources.values())).cells.folded == RingReader(rings.path(IDENTITY.slot)).head, sender
+        lambda: next(iter(sender._sources.values())).cells.counted == RingReader(rings.path(IDENTITY.slot)).head, sender
     )
     sender.close(0.2)  # returns though no answer will ever come
     receiver.resume()

@@ -183,8 +183,7 @@ def test_it_passes_through_retries_dead_letters_their_handler_and_replay(world: 
 
 
 def test_it_comes_along_when_the_attempt_is_a_new_root(world: World) -> None:
-    tracing = world.station.telemetry.tracing
-    tracing._linkage, tracing._child_within = "link", -inf  # of the SDK's way out, and of the ring's
+    world.station.telemetry.tracing._planner._child_within = -inf  # as with trace_linkage="link"
     world.enqueue(PARENT)
     world.run()
     (seen,) = world.app.seen
@@ -235,7 +234,7 @@ def test_a_producer_without_opentelemetry_hands_on_what_its_caller_gave_it(world
     """A host that configured nothing: its tracer makes no span, so the caller's is the parent."""
     from framework.telemetry.sending import SendSpans
 
-    sending = SendSpans(trace.NoOpTracerProvider().get_tracer("host"), _no_meter(), "spool")
+    sending = SendSpans(trace.NoOpTracerProvider().get_tracer("host"), _no_meter, "spool")
     world.producer = world.producer_of(sending)
     world.enqueue(PARENT)
     lease, _ = world.run()
@@ -284,8 +283,8 @@ def test_what_a_handler_makes_and_enqueues_belongs_to_the_same_trace(world: Worl
 
 def _provider_of(made: Station) -> TracerProvider:
     """The SDK's provider of a station: what handlers use."""
-    close: Any = made.telemetry._closing["traces"]
-    provider = close.args[0]
+    telemetry: Any = made.telemetry
+    provider = telemetry._providers.tracer
     assert isinstance(provider, TracerProvider)
     return provider
 

@@ -116,7 +116,7 @@ def test_a_commit_that_was_killed_before_its_last_store_leaves_the_one_before(tm
     with pytest.raises(Killed):
         reader.commit({"folded": 99})
     again = RingReader(reader.path)
-    assert (again.load(), again.folded) == ({"folded": 0}, 0)
+    assert (again.load(), again.counted) == ({"folded": 0}, 0)
 
 
 def test_what_is_no_record_is_corrupt_and_not_believed(tmp_path):

@@ -188,7 +188,7 @@ class FaultyMeter:
 
 
 def test_no_fault_of_a_hosts_provider_costs_a_job_or_its_answer():
-    sending = SendSpans(FaultyTracer(), FaultyMeter(), "spool")
+    sending = SendSpans(FaultyTracer(), FaultyMeter, "spool")
     with sending.one("deliveries", "job-1", 1) as headers:
         assert isinstance(headers, dict)
     with sending.many("deliveries", ["a", "b"]) as all_headers:

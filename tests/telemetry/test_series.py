@@ -85,7 +85,7 @@ def test_no_number_of_queues_or_operations_outgrows_the_page(tmp_path):
             records.attempt_key(queue, "lost", "dead_lettered", "timeout", "timeout"), 1, 1, bytes(16), bytes(8), b""
         )
         writer.expired(records.operation_key(queue, "expired", "expired"), 1)
-    cells.fold()
+    cells.aggregate()
     for histogram in cells.histograms.values():
         histogram.counts = [10**19] * len(histogram.counts)
     cells.commit()
@@ -102,11 +102,11 @@ def test_no_number_of_queues_or_operations_outgrows_the_page(tmp_path):
 def test_a_state_of_another_version_costs_its_counts_and_not_the_spans(tmp_path):
     writer, cells = cells_of(tmp_path)
     writer.attempt(records.attempt_key("q", "succeeded", "succeeded", "", ""), 1, 1, bytes(16), b"s" * 8, b"span")
-    cells.fold()
+    cells.aggregate()
     reader = RingReader(tmp_path / "0.q.m.ring")
     reader.commit(reader.load() | {"histograms": [["worker.of_tomorrow", [], [1], 1, 1, 1]]})
     again = Cells(RingReader(tmp_path / "0.q.m.ring"), "spool")
-    assert (again.histograms, again.folded) == ({}, cells.folded)
+    assert (again.histograms, again.counted) == ({}, cells.counted)
 
 
 def test_a_record_that_cannot_be_counted_is_passed_and_said(tmp_path):
@@ -114,7 +114,7 @@ def test_a_record_that_cannot_be_counted_is_passed_and_said(tmp_path):
     writer.attempt(b"no key of ours", 1, 1, bytes(16), bytes(8), b"")
     writer.operation(records.operation_key("q", "receive", "receive"), 0.1, float("nan"))  # type: ignore[arg-type]
     writer.expired(records.operation_key("q", "expired", "expired"), 1)
-    assert cells.fold() == 3
+    assert cells.aggregate() == 3
     assert cells.dropped["metrics"] == 2
     assert [counter.value for (name, _), counter in cells.counters.items() if name == names.DEAD_LETTERS] == [1]
 

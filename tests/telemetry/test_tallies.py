@@ -64,7 +64,7 @@ def test_what_has_no_place_becomes_a_record_and_is_counted_with_the_others(tmp_p
         writer.settled(records.operation_key(f"{number}", "ack", "settle"), 0.001)
     writer.settled(ACK, -1.0)  # a clock that went back
     cells = Cells(reader, "spool")
-    cells.fold()
+    cells.aggregate()
     assert 0 < reader.head
     counts = [sum(h.counts) for (name, _), h in cells.series()[1].items() if name == names.OPERATION_DURATION]
     assert sum(counts) == 302
@@ -77,7 +77,7 @@ def test_a_full_ring_drops_spans_and_counts_them_and_every_success_exactly(tmp_p
     sampled, unsampled = 1000, 50
     ids += [success(writer, 5000 + number, flags=0) for number in range(unsampled)]
     cells = Cells(reader, "spool")
-    cells.fold()
+    cells.aggregate()
     counts, _ = cells.series()
     assert list(counts.values()) == [sampled + unsampled]
     duration, wait = histogram(cells, names.PROCESS_DURATION), histogram(cells, names.QUEUE_WAIT_DURATION)
@@ -89,7 +89,7 @@ def test_a_full_ring_drops_spans_and_counts_them_and_every_success_exactly(tmp_p
     assert reader.known(dict.fromkeys(ids[-100:], 0.0)) == set(ids[-100:]), "a rescuer knows them all the same"
     cells.commit(floor=reader.head)
     success(writer, 9999)
-    cells.fold()
+    cells.aggregate()
     assert sum(histogram(cells, names.PROCESS_DURATION).counts) == sampled + unsampled + 1
 
 

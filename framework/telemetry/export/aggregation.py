@@ -6,7 +6,8 @@ from bisect import bisect_left
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
-from framework.telemetry import names
+from framework.telemetry import instruments, names
+from framework.telemetry.instruments import TABLE
 from framework.telemetry.ring import records, tallies
 from framework.telemetry.ring.records import Record
 from framework.telemetry.ring.ring import PAGE, Corrupt, RingReader, encoded, parsed
@@ -23,11 +24,6 @@ MOST_SERIES: Final = 200
 _ROOM: Final = PAGE - (32 << 10)  # bytes; the rest is for the shared series and for the counts beside the series
 _NUMBER: Final = 20  # bytes that a number may take
 _OTHER: Final = "_OTHER"
-_BOUNDS: Final = {
-    names.PROCESS_DURATION: names.LONG_BUCKETS,
-    names.QUEUE_WAIT_DURATION: names.LONG_BUCKETS,
-    names.OPERATION_DURATION: names.SHORT_BUCKETS,
-}
 # The kind of record that a tally counts as.
 _KIND_OF: Final = {
     tallies.SETTLEMENT: records.OPERATION,
@@ -100,7 +96,7 @@ class Cells:
         self._system = system
         self.counters: dict[Series, Counter] = {}
         self.histograms: dict[Series, Histogram] = {}
-        self.folded = ring.folded
+        self.counted = ring.counted
         self._lost = (0, 0)
         self.dropped = {"traces": 0, "metrics": 0}
         self._plans: dict[bytes, tuple[list[Counter], list[Histogram]]] = {}
@@ -118,17 +114,17 @@ class Cells:
         for name, attributes, value in state["counters"]:
             self._add((name, _frozen(attributes)), Counter(value))
         for name, attributes, counts, total, minimum, maximum in state["histograms"]:
-            histogram = Histogram(_BOUNDS[name])
+            histogram = Histogram(TABLE[name].bounds)
             self._add((name, _frozen(attributes)), histogram)
             histogram.counts, histogram.total = counts, total
             histogram.minimum, histogram.maximum = minimum, maximum
-        self.folded = state["folded"]
+        self.counted = state["folded"]
         self._lost = tuple(state["lost"])
         self.dropped = state["dropped"]
         self._ring.set_sent(state["floor"])
 
-    def fold(self) -> int:
-        """Aggregate the new records, commit the counts with `folded`, and return how many records there were."""
+    def aggregate(self) -> int:
+        """Aggregate the new records, commit the counts with `counted`, and return how many records there were."""
         head, lost = self._ring.head, self._ring.lost
         count = 0
         if lost != self._lost:
@@ -136,8 +132,8 @@ class Cells:
             self.dropped["traces"] += lost[1] - self._lost[1]
             self._lost, self._dirty = lost, True
         try:
-            while self.folded < head:
-                before = self.folded
+            while self.counted < head:
+                before = self.counted
                 for data, at, size in self._ring.walk(before, head):
                     try:
                         if data[at + records.KIND_AT] == records.FACTS:
@@ -146,12 +142,12 @@ class Cells:
                             self._take(parsed(data, at))
                     except (ValueError, OverflowError):  # an invalid number or key: its span is sent all the same
                         self.dropped["metrics"] += 1
-                    self.folded += size
+                    self.counted += size
                     count += 1
-                if self.folded == before:
+                if self.counted == before:
                     raise Corrupt(f"{self._ring.path}: no whole record at {before}")
         except Corrupt:
-            self.folded = head
+            self.counted = head
             self.dropped["metrics"] += 1
             self._dirty = True
         if count or self._dirty:
@@ -162,7 +158,7 @@ class Cells:
         """Commit the counts. `floor`: spans up to here were given up and counted in `dropped`, whatever `sent` says."""
         self._dirty = False
         state = {
-            "folded": self.folded,
+            "folded": self.counted,
             "floor": floor,
             "lost": self._lost,
             "dropped": self.dropped,
@@ -233,32 +229,18 @@ class Cells:
         return plan
 
     def _planned(self, kind: int, key: bytes) -> tuple[list[Counter], list[Histogram]]:
-        texts = records.split(key)
+        queue, *texts = records.split(key)
         if kind == records.FACTS:
             texts += ["succeeded", "succeeded", "", ""]
-        where = {names.DESTINATION: texts[0], names.SYSTEM: self._system}
         if kind == records.EXPIRED:
-            why = {names.DEAD_LETTER_REASON: "expired", names.ERROR_TYPE: "expired"}
-            return [self._counter(names.DEAD_LETTERS, where | why)], []
-        if kind == records.OPERATION:
-            _, operation, verb = texts
-            counters = []
-            if verb == "receive":
-                counters.append(self._counter(names.CONSUMED_MESSAGES, where | {names.OPERATION: operation}))
-            at = where | {names.OPERATION: operation, names.OPERATION_TYPE: verb}
-            return counters, [self._histogram(names.OPERATION_DURATION, at)]
-        _, outcome, then, failed, reason = texts
-        counters = [self._counter(names.ATTEMPTS, where | {names.OUTCOME: outcome})]
-        if then == "retried":
-            counters.append(self._counter(names.RETRIES, where | {names.ERROR_TYPE: failed}))
-        elif then == "dead_lettered":
-            why = {names.DEAD_LETTER_REASON: reason or "error", names.ERROR_TYPE: failed}
-            counters.append(self._counter(names.DEAD_LETTERS, where | why))
-        at = where | {names.OPERATION: "process"} | ({names.ERROR_TYPE: failed} if failed else {})
-        return counters, [
-            self._histogram(names.PROCESS_DURATION, at),
-            self._histogram(names.QUEUE_WAIT_DURATION, where),
-        ]
+            grown = instruments.of_expired(self._system, queue)
+        elif kind == records.OPERATION:
+            operation, verb = texts
+            grown = instruments.of_operation(self._system, queue, operation, verb)
+        else:
+            outcome, then, failed, reason = texts
+            grown = instruments.of_attempt(self._system, queue, outcome, then, failed, reason)
+        return [self._counter(*one) for one in grown.counters], [self._histogram(*one) for one in grown.histograms]
 
     def _counter(self, name: str, attributes: dict[str, str]) -> Counter:
         key = self._series(name, attributes)
@@ -266,7 +248,7 @@ class Cells:
 
     def _histogram(self, name: str, attributes: dict[str, str]) -> Histogram:
         key = self._series(name, attributes)
-        return self.histograms.get(key) or self._add(key, Histogram(_BOUNDS[name]))
+        return self.histograms.get(key) or self._add(key, Histogram(TABLE[name].bounds))
 
     def _add(self, key: Series, made: T) -> T:
         self._room -= _size_of(key)
@@ -292,7 +274,8 @@ class Cells:
 
 def _size_of(key: Series) -> int:
     """Return the bytes that a series takes in a page, however large its numbers grow."""
-    numbers = len(_BOUNDS[key[0]]) + 8 if key[0] in _BOUNDS else 1
+    bounds = TABLE[key[0]].bounds
+    numbers = len(bounds) + 8 if bounds else 1
     return len(encoded(key)) + _NUMBER * numbers
 
 

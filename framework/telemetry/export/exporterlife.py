@@ -24,7 +24,7 @@ def live(
     unblock: Callable[[], None],
     budget: float,
 ) -> None:
-    """Export until told to leave. The supervisor says so when no other process of the tree is left.
+    """Export until the process must leave. The supervisor says so when no other process of the tree is left.
 
     Args:
         index: the exporter's slot on the board.
@@ -40,7 +40,7 @@ def live(
     while True:
         patience = exporter.turn()
         board.tick(index, time.monotonic_ns())
-        if _told(signals):
+        if _must_leave(signals):
             break
         if os.getppid() != supervisor and time.monotonic() >= look_at:
             look_at = time.monotonic() + LOOK_EVERY
@@ -54,11 +54,11 @@ def live(
     signals.close()
 
 
-def _told(signals: SignalQueue) -> bool:
-    told = False
+def _must_leave(signals: SignalQueue) -> bool:
+    leave = False
     while (number := signals.take()) is not None:
-        told = told or number == signal.SIGTERM
-    return told
+        leave = leave or number == signal.SIGTERM
+    return leave
 
 
 def _others(board: Scoreboard, index: int) -> bool:

@@ -9,16 +9,20 @@ import os
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
+from opentelemetry.proto.metrics.v1.metrics_pb2 import ResourceMetrics
 
 from framework.engine.flocks import FileLock
+from framework.process.scoreboard import Scoreboard
 from framework.telemetry.export import points
 from framework.telemetry.export.aggregation import Cells
 from framework.telemetry.export.health import CollectorHealth
+from framework.telemetry.export.observed import Workers, drops_of
 from framework.telemetry.export.otlp import Destination
 from framework.telemetry.export.sender import Batch, Sender
 from framework.telemetry.ring import records, wire
@@ -69,7 +73,7 @@ class Source:
         """Return (ResourceSpans of unsent spans, how many spans, the position after them), about `most` bytes."""
         by_pid: dict[int, list[bytes]] = defaultdict(list)
         position, size, count = self.ring.sent, 0, 0
-        end = min(self.cells.folded, position + 4 * BATCH_BYTES)  # limits a pass over millions of records without spans
+        end = min(self.cells.counted, position + 4 * BATCH_BYTES)  # limits a pass over many records without spans
         try:
             while position < end and size < most:
                 for data, at, length in self.ring.walk(position, end, most=most - size):
@@ -82,7 +86,7 @@ class Source:
                         if size >= most:
                             break
         except Corrupt:
-            position = self.cells.folded
+            position = self.cells.counted
         scope = wire.scope_of(*self.scope)
         joined = [wire.resource_spans(self.resource_of(pid), scope, b"".join(found)) for pid, found in by_pid.items()]
         return b"".join(joined), count, position
@@ -102,7 +106,7 @@ class Source:
     def is_drained(self, *, metrics: bool) -> bool:
         """Return whether a receiver has everything that is in the ring."""
         head = self.ring.head
-        return head == self.cells.folded == self.ring.sent and (not metrics or self.reported == head)
+        return head == self.cells.counted == self.ring.sent and (not metrics or self.reported == head)
 
 
 class Exporter:
@@ -132,7 +136,8 @@ class Exporter:
     ) -> None:
         self._run = Path(rings.run)
         self._number = rings.number
-        self._current = {rings.path(slot) for slot in rings.slots}
+        self._current = {rings.path(slot): slot for slot in rings.slots}
+        self._workers: Workers | None = None
         self._resource, self._system, self._exemplars = resource, system, exemplars
         self._scope = InstrumentationScope(name=scope[0], version=scope[1])
         self._lock = threading.Lock()  # guards sources, cells and positions
@@ -152,6 +157,10 @@ class Exporter:
                 Sender("metrics", metrics, self._take_metrics, interval=metric_interval, health=health)
             )
 
+    def observe(self, board: Scoreboard, slots: Mapping[str, tuple[int, Sequence[str]]]) -> None:
+        """Report what the workers of this tree do; `slots` as for `Workers`."""
+        self._workers = Workers(board, slots, self._system)
+
     def start(self) -> None:
         """Start the sending threads."""
         for sender in self._senders:
@@ -167,12 +176,12 @@ class Exporter:
         new, waiting = 0, 0
         for source in list(self._sources.values()):
             with self._lock:
-                new += source.cells.fold()
+                new += source.cells.aggregate()
                 if self._has_traces:
                     self._relieve(source)
                 else:
-                    source.ring.set_sent(source.cells.folded)
-                waiting += source.cells.folded - source.ring.sent
+                    source.ring.set_sent(source.cells.counted)
+                waiting += source.cells.counted - source.ring.sent
         if self._spans is not None and waiting > BATCH_BYTES // 2:
             self._spans.nudge()
         return BUSY if new else IDLE
@@ -247,7 +256,7 @@ class Exporter:
                     more = True
                     break
                 body, count, position = source.spans(BATCH_BYTES - size)
-                more = more or position < source.cells.folded
+                more = more or position < source.cells.counted
                 if not count:
                     source.ring.set_sent(position)
                     continue
@@ -290,9 +299,9 @@ class Exporter:
         if ring.head - ring.sent <= ring.capacity * 3 // 4:
             return
         count, position, enough = 0, ring.sent, ring.head - ring.capacity // 2
-        while position < min(enough, source.cells.folded):
+        while position < min(enough, source.cells.counted):
             before = position
-            for data, at, size in ring.walk(position, source.cells.folded, most=enough - position):
+            for data, at, size in ring.walk(position, source.cells.counted, most=enough - position):
                 position += size
                 count += data[at + records.FLAGS_AT] & records.SAMPLED
             if position == before:
@@ -309,27 +318,30 @@ class Exporter:
             sources = list(self._sources.values())
             if not sources:
                 return None
-            parts = [
-                points.of_slot(
-                    source.cells,
-                    source.resource,
-                    InstrumentationScope(name=source.scope[0], version=source.scope[1]),
-                    start=source.ring.created,
-                    now=now,
-                    exemplars=self._exemplars,
-                )
-                for source in sources
-                if source.cells.counters or source.cells.histograms or source.ring.tallies()
-            ]
+            parts = [part for source in sources if (part := self._points(source, now)) is not None]
             drops = dict(self._gone)
             for source in sources:
                 if source.number == self._number:
                     for signal, count in source.cells.dropped.items():
                         drops[signal] += count
             start = min(source.ring.created for source in sources)
-            parts.append(points.of_drops(drops, self._system, self._resource, self._scope, start, now))
-            positions = [(source, source.cells.folded) for source in sources]
+            lost = drops_of(drops, self._system)
+            parts.append(points.of_slot(None, lost, self._resource, self._scope, start=start, now=now, exemplars=False))
+            positions = [(source, source.cells.counted) for source in sources]
         return Batch(points.request(parts), lambda _: self._counted(positions), once=True)
+
+    def _points(self, source: Source, now: int) -> ResourceMetrics | None:
+        observed = drops_of(source.ring.dropped, source.system) if source.ring.writer else []
+        slot = self._current.get(source.path)
+        if slot is not None and self._workers is not None:
+            observed += self._workers.of(slot, source.ring)
+        if not (source.cells.counters or source.cells.histograms or observed or source.ring.tallies()):
+            return None
+        scope = InstrumentationScope(name=source.scope[0], version=source.scope[1])
+        return points.of_slot(
+            source.cells, observed, source.resource, scope,
+            start=source.ring.created, now=now, exemplars=self._exemplars,
+        )  # fmt: skip
 
     def _counted(self, positions: list[tuple[Source, int]]) -> None:
         with self._lock:

@@ -37,10 +37,19 @@ class Drops:
     def __init__(self) -> None:
         self._lock = threading.RLock()  # a line lost in a signal handler may interrupt another count in this thread
         self._counts = dict.fromkeys(SIGNALS, 0)
+        self._also: Callable[[str, int], None] = lambda signal, items: None
 
     def add(self, signal: str, items: int = 1) -> None:
         with self._lock:
             self._counts[signal] += items
+            self._also(signal, items)
+
+    def hand_on(self, to: Callable[[str, int], None]) -> None:
+        """Hand on what was counted so far, and everything that is counted from now on."""
+        with self._lock:
+            self._also = to
+            for signal, items in self._counts.items():
+                to(signal, items)
 
     def counts(self) -> dict[str, int]:
         """Return the items by signal, zeros included."""
@@ -211,16 +220,18 @@ def swallowed(record: logging.LogRecord) -> bool:
     return True
 
 
-def watched(exporter: Any, signal: str, *, endpoint: str, health: CollectorHealth, drops: Drops) -> Any:
+def watched(
+    exporter: Any, signal: str, *, endpoint: str, health: CollectorHealth, drops: Drops, owner: int | None = None
+) -> Any:
     """Return the same exporter with a watched `export`: failed items are counted, failures reported to `health`.
 
     The method is replaced on the instance: a wrapper class for each signal would have to copy the SDK's private
     preferences of temporality and aggregation.
 
-    Only the process that made the exporter sends metrics. When a handler forks, the SDK restarts its reader in the
-    child under a new identity, which would report all counts so far a second time.
+    Only one process sends metrics, its `owner`. When a handler forks, the SDK restarts its reader in the child under a
+    new identity, which would report all counts so far a second time.
     """
-    inner, owner = exporter.export, os.getpid()
+    inner, owner = exporter.export, owner or os.getpid()
 
     def export(batch: Any, *args: Any, **kwargs: Any) -> Any:
         if signal == "metrics" and os.getpid() != owner:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
@@ -18,18 +18,11 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from framework.telemetry import names
 from framework.telemetry.export.aggregation import Attributes, Cells, Histogram
+from framework.telemetry.export.observed import Values
+from framework.telemetry.instruments import TABLE
 from framework.telemetry.ring import wire
 
-ABOUT: Final = {
-    names.CONSUMED_MESSAGES: ("{message}", "Messages delivered to a worker, once per delivery."),
-    names.OPERATION_DURATION: ("s", "Duration of an operation with the engine."),
-    names.PROCESS_DURATION: ("s", "Duration of an attempt."),
-    names.QUEUE_WAIT_DURATION: ("s", "Time from the moment a job was eligible to the start of the attempt."),
-    names.ATTEMPTS: ("{attempt}", "Attempts that ended, by outcome."),
-    names.RETRIES: ("{retry}", "Failed attempts that will be repeated."),
-    names.DEAD_LETTERS: ("{job}", "Jobs that became dead letters."),
-    names.DROPPED: ("{item}", "Telemetry that was lost, by signal."),
-}
+_UP_AND_DOWN = (names.SLOTS_LIMIT, names.SLOTS_USED, names.PROCESS_MEMORY)
 
 
 def request(parts: Iterable[ResourceMetrics]) -> bytes:
@@ -39,42 +32,31 @@ def request(parts: Iterable[ResourceMetrics]) -> bytes:
 
 
 def of_slot(
-    cells: Cells, resource: Mapping[str, Any], scope: InstrumentationScope, *, start: int, now: int, exemplars: bool
+    cells: Cells | None,
+    observed: Values,
+    resource: Mapping[str, Any],
+    scope: InstrumentationScope,
+    *,
+    start: int,
+    now: int,
+    exemplars: bool,
 ) -> ResourceMetrics:
     """Return all series of a slot. This consumes its exemplars.
 
     Args:
+        cells: its counts; None for the exporter itself.
+        observed: the values of its observed instruments.
         start, now: start and end of all series, ns since the epoch.
         exemplars: whether they are wanted (OTEL_METRICS_EXEMPLAR_FILTER).
     """
     metrics: dict[str, Metric] = {}
-    counts, histograms = cells.series()
+    counts, histograms = cells.series() if cells is not None else ({}, {})
     for (name, attributes), count in counts.items():
         _add_count(_metric(metrics, name), attributes, count, start, now)
     for (name, attributes), histogram in histograms.items():
         _add_histogram(_metric(metrics, name), attributes, histogram, start, now, exemplars=exemplars)
-    return _resource_metrics(resource, scope, metrics)
-
-
-def of_drops(
-    drops: Mapping[str, int],
-    system: str,
-    resource: Mapping[str, Any],
-    scope: InstrumentationScope,
-    start: int,
-    now: int,
-) -> ResourceMetrics:
-    """Return worker.telemetry.dropped of the exporter itself."""
-    metrics: dict[str, Metric] = {}
-    for signal, count in drops.items():
-        attributes = ((names.SYSTEM, system), (names.SIGNAL, signal))
-        _add_count(_metric(metrics, names.DROPPED), attributes, count, start, now)
-    return _resource_metrics(resource, scope, metrics)
-
-
-def _resource_metrics(
-    resource: Mapping[str, Any], scope: InstrumentationScope, metrics: Mapping[str, Metric]
-) -> ResourceMetrics:
+    for name, found, value in observed:
+        _add_count(_metric(metrics, name), tuple(found.items()), value, start, now)
     return ResourceMetrics(
         resource=Resource.FromString(wire.attributes(1, resource)),
         scope_metrics=[ScopeMetrics(scope=scope, metrics=metrics.values())],
@@ -84,8 +66,8 @@ def _resource_metrics(
 def _metric(metrics: dict[str, Metric], name: str) -> Metric:
     metric = metrics.get(name)
     if metric is None:
-        unit, description = ABOUT[name]
-        metric = metrics[name] = Metric(name=name, unit=unit, description=description)
+        known = TABLE[name]
+        metric = metrics[name] = Metric(name=name, unit=known.unit, description=known.description)
     return metric
 
 
@@ -100,7 +82,7 @@ def _set_attributes(point: Any, attributes: Attributes) -> None:
 
 def _add_count(metric: Metric, attributes: Attributes, value: int, start: int, now: int) -> None:
     metric.sum.aggregation_temporality = AGGREGATION_TEMPORALITY_CUMULATIVE
-    metric.sum.is_monotonic = True
+    metric.sum.is_monotonic = metric.name not in _UP_AND_DOWN
     point = NumberDataPoint(start_time_unix_nano=start, time_unix_nano=now, as_int=value)
     _set_attributes(point, attributes)
     metric.sum.data_points.append(point)

@@ -45,7 +45,7 @@ class Sender:
     Args:
         signal: traces or metrics.
         take: returns the next batch; None = there is none. Called in the sender's thread.
-        health: is told of each result, and logs a failure once.
+        health: gets each result, and logs a failure once.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Sender:
                 settled = batch is None or self._send(batch)
             except Exception:  # an error of our own must end neither the thread nor the counting
                 log.exception("%s could not be sent", self._signal)
-                self._rest(None)
+                self._wait_after(None)
                 return
             if self._stopping.is_set() and (self._is_late() or not settled):
                 return
@@ -126,12 +126,12 @@ class Sender:
             )
             if not answer.again:
                 batch.refused()
-            self._rest(answer.after)
+            self._wait_after(answer.after)
             if not answer.again or batch.once or stopping:
                 return not answer.again
         return True
 
-    def _rest(self, after: float | None) -> None:
+    def _wait_after(self, after: float | None) -> None:
         """Wait after a failure, also when nudged. `after`: seconds that the receiver asks for."""
         wait = self._pause * random.uniform(1.0, 1.5) if after is None else after
         self._pause = min(LAST_RETRY, self._pause * 2)

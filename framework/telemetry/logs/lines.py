@@ -1,18 +1,31 @@
-"""Log lines for events: one `match` that gives each event its keys and its level."""
+"""Log lines for events: a level, a text and keys for each."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from framework.model import events as e
+from framework.model.attempt import Attempt, NoTracing
+from framework.model.job import keys_of
 from framework.model.outcome import Kind
+from framework.service.app import Logger
 from framework.telemetry.logs.logs import LEVELS, Logs
 from framework.telemetry.names import ERROR_TYPE
 
 _LEVEL_OF_OUTCOME = {"retried": "warning", "lease_lost": "warning", "dead_lettered": "error"}
 _PLANNED_EXITS = frozenset({"drained", "recycled"})
 _SILENT = frozenset({e.JobsClaimed, e.JobsSettled, e.QueueObserved})  # they would make one or more lines per job
+
+
+class LogTracing(NoTracing):
+    """Tracing without spans. Log lines still name their job."""
+
+    def __init__(self, logs: Logs) -> None:
+        self._logs = logs
+
+    def logger(self, attempt: Attempt) -> Logger:
+        return self._logs.bound(keys_of(attempt.lease))
 
 
 class Lines:
@@ -45,7 +58,7 @@ class Lines:
             case e.ProcessExited():
                 self._exited(event)
             case _:
-                self._job_trouble(event)
+                self._other(event)
 
     def _finished(self, event: e.JobFinished) -> None:
         level = self._level_of.get(event.outcome)
@@ -100,28 +113,10 @@ class Lines:
             keys["detail"] = event.detail
         self._say("info" if event.reason in _PLANNED_EXITS else "warning", "process_exited", **keys)
 
-    def _job_trouble(self, event: e.Event) -> None:
+    def _other(self, event: e.Event) -> None:
         match event:
-            case e.LeasesLost():
-                self._say("warning", "leases_lost", queue=event.queue, job_ids=list(event.job_ids))
-            case e.JobsExpired():
-                self._say("warning", "jobs_expired", queue=event.queue, count=event.count)
-            case e.FileBad():
-                keys = {"queue": event.queue, "file": event.file, "flaw": event.flaw, "place": event.place}
-                self._say("warning", "file_bad", **keys)
-            case e.QueueUndeclared():
-                if event.first:
-                    self._say("warning", "queue_undeclared", queue=event.queue, jobs=event.jobs)
-            case e.JobsRescued():
-                ids = list(event.job_ids)
-                self._say("info", "jobs_rescued", queue=event.queue, job_ids=ids, owner=event.owner)
-            case e.EngineFailed():
-                self._say("warning", "engine_failed", verb=event.verb, error=event.error, retry_in=event.delay)
-            case e.EngineRecovered():
-                self._say("info", "engine_recovered", verb=event.verb, after=round(event.after, 3))
-            case e.HookFailed():
-                keys = {"hook": event.hook, "queue": event.queue, "job_id": event.job_id, "error": event.error}
-                self._say("error", "hook_failed", **keys, traceback=event.traceback)
+            case e.QueueUndeclared(first=False):
+                return
             case e.LoopBlocked():
                 text = (
                     f"{event.process}: event loop blocked {event.seconds:.0f} s in {event.handler} ({event.where}): "
@@ -131,38 +126,54 @@ class Lines:
             case e.ServiceMistake():
                 keys = {"traceback": event.traceback} if event.traceback else {}
                 self._say("error", event.text, slot=event.process, **keys)
-            case _:
-                self._process(event)
-
-    def _schedule(self, event: e.ScheduleFired | e.ScheduleRefused) -> None:
-        tick = datetime.fromtimestamp(event.tick, UTC).isoformat()
-        keys: dict[str, Any] = {"queue": event.queue, "schedule": event.key, "tick": tick}
-        if isinstance(event, e.ScheduleRefused):
-            self._say("warning", "schedule_refused", **keys, error=event.error)
-        elif event.missed:
-            keys |= {"job_id": event.job_id, "missed": event.missed, "late": round(event.late, 3)}
-            self._say("warning", "schedule_missed", **keys)
-        else:
-            self._say("debug", "schedule_fired", **keys, job_id=event.job_id, late=round(event.late, 3))
-
-    def _process(self, event: e.Event) -> None:
-        match event:
-            case e.ScheduleFired() | e.ScheduleRefused():
-                self._schedule(event)
-            case e.ProcessStarted():
-                self._say("debug", "process_started", slot=event.process, pid=event.pid)
-            case e.ProcessBecameReady():
-                self._say("info", "process_ready", slot=event.process, pid=event.pid, after=round(event.after, 3))
-            case e.ProcessKilled():
-                keys = {"slot": event.process, "pid": event.pid, "kill_reason": event.kill_reason, "why": event.why}
-                self._say("warning", "process_killed", **keys)
-            case e.WorkerReady():
-                self._say("debug", "worker_ready", slot=event.process, pid=event.pid)
-            case e.WorkerLeaving():
-                self._say("info", "worker_leaving", slot=event.process, pid=event.pid, why=event.why)
-            case e.Draining():
-                self._say("info", "draining", signal=event.signal, deadline=round(event.deadline, 3))
-            case e.HooksNotCalled():
-                self._say("warning", "hooks_not_called", hook=event.hook, count=event.count, why=event.why)
+            case e.ScheduleFired():
+                self._fired(event)
             case e.SupervisorNote():
                 self._say(event.level, event.text)
+            case _ if type(event) in _LINES:
+                level, text, keys_of = _LINES[type(event)]
+                self._say(level, text, **{key: _value_of(event, key) for key in keys_of.split()})
+
+    def _fired(self, event: e.ScheduleFired) -> None:
+        keys: dict[str, Any] = {"queue": event.queue, "schedule": event.key, "tick": _utc(event.tick)}
+        keys |= {"job_id": event.job_id, "late": round(event.late, 3)}
+        if event.missed:
+            self._say("warning", "schedule_missed", **keys, missed=event.missed)
+        else:
+            self._say("debug", "schedule_fired", **keys)
+
+
+# By event, the level, the text and the keys of its line.
+_LINES: Final[dict[type[e.Event], tuple[str, str, str]]] = {
+    e.LeasesLost: ("warning", "leases_lost", "queue job_ids"),
+    e.JobsExpired: ("warning", "jobs_expired", "queue count"),
+    e.ScheduleRefused: ("warning", "schedule_refused", "queue schedule tick error"),
+    e.FileBad: ("warning", "file_bad", "queue file flaw place"),
+    e.QueueUndeclared: ("warning", "queue_undeclared", "queue jobs"),
+    e.JobsRescued: ("info", "jobs_rescued", "queue job_ids owner"),
+    e.EngineFailed: ("warning", "engine_failed", "verb error retry_in"),
+    e.EngineRecovered: ("info", "engine_recovered", "verb after"),
+    e.HookFailed: ("error", "hook_failed", "hook queue job_id error traceback"),
+    e.HooksNotCalled: ("warning", "hooks_not_called", "hook count why"),
+    e.ProcessStarted: ("debug", "process_started", "slot pid"),
+    e.ProcessBecameReady: ("info", "process_ready", "slot pid after"),
+    e.ProcessKilled: ("warning", "process_killed", "slot pid kill_reason why"),
+    e.WorkerReady: ("debug", "worker_ready", "slot pid"),
+    e.WorkerLeaving: ("info", "worker_leaving", "slot pid why"),
+    e.Draining: ("info", "draining", "signal deadline"),
+}
+# By key, the event's field, where it has another name.
+_FIELDS: Final = {"slot": "process", "retry_in": "delay", "schedule": "key"}
+
+
+def _value_of(event: e.Event, key: str) -> Any:
+    value = getattr(event, _FIELDS.get(key, key))
+    if key in ("after", "deadline"):
+        return round(value, 3)
+    if key == "tick":
+        return _utc(value)
+    return list(value) if key == "job_ids" else value
+
+
+def _utc(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).isoformat()

@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, MutableMapping
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, cast
 
 import structlog
@@ -37,14 +38,15 @@ _CHATTY = ("httpx", "httpcore", "urllib3", "asyncio")
 # Their messages contain the address to which telemetry goes.
 _LIBRARIES = ("urllib3", "requests", "grpc", "opentelemetry", "framework")
 
-_configured = False
+_configured: Logs | None = None
 
 
 class Output:
     """The line logger at the end of structlog's chain. It takes bytes at any level."""
 
-    def __init__(self, writer: LineWriter) -> None:
-        self.msg = writer.write
+    def __init__(self, logs: Logs) -> None:
+        self.logs = logs
+        self.msg = logs.writer.write
 
     def __getattr__(self, _level: str) -> Callable[[bytes], None]:
         return self.msg
@@ -57,13 +59,16 @@ class Logs:
         settings: log_level and log_format.
         writer: takes the lines.
         process: the slot, named in every line.
+        hide: removes the secrets of the environment from a text.
     """
 
-    def __init__(self, settings: Settings, writer: LineWriter, *, process: str) -> None:
+    def __init__(
+        self, settings: Settings, writer: LineWriter, *, process: str, hide: Callable[[str], str] | None = None
+    ) -> None:
         self.level = LEVELS[settings.log_level]
         self._process = process
-        self._writer = writer
-        self._hide = hider(os.environ)
+        self.writer = writer
+        self._hide = hide or hider(os.environ)
         console = settings.log_format == "console" or (settings.log_format == "auto" and writer.is_terminal)
         self._renderer: Callable[[Any, str, Keys], bytes] = (
             ConsoleRenderer(colors=writer.is_terminal, limit=writer.limit) if console else JsonRenderer(writer.limit)
@@ -78,39 +83,33 @@ class Logs:
             self._render,
         ]
         self.logger: Any = structlog.wrap_logger(
-            Output(writer),
+            Output(self),
             processors=self._processors,
-            wrapper_class=self._lenient(),
+            wrapper_class=_lenient_class(self.level),
             context_class=dict,
         ).bind()
 
     def configure(self) -> None:
         """Make structlog and logging of this process use it. A structlog that the service has configured stays."""
         global _configured
-        if _configured or not structlog.is_configured():
-            _configured = True
+        if _configured is not None or not structlog.is_configured():
+            _configured = self
             structlog.configure(
                 processors=self._processors,
-                wrapper_class=self._lenient(),
-                logger_factory=lambda *_: Output(self._writer),
+                wrapper_class=_lenient_class(self.level),
+                logger_factory=lambda *_: Output(self),
                 context_class=dict,
                 cache_logger_on_first_use=False,  # a logger made before the fork must not keep the parent's chain
             )
         root = logging.getLogger()
         root.handlers[:] = [handler for handler in root.handlers if not _is_ours_or_standard(handler)]
         root.addHandler(RecordHandler(self))
-        root.setLevel(self.level)
+        if root.level != self.level:  # it clears the caches of all loggers, whose memory children share
+            root.setLevel(self.level)
         for name in _CHATTY:
             logger = logging.getLogger(name)
             if logger.level == logging.NOTSET and self.level > logging.DEBUG:
                 logger.setLevel(logging.WARNING)
-
-    def _lenient(self) -> Any:
-        """Return structlog's logger class with methods that write a line whatever arguments they get."""
-        kind: Any = structlog.make_filtering_bound_logger(self.level)
-        levels = (*LEVELS, "warn", "err", "critical", "fatal", "exception", "msg", "log")
-        names = [name for level in levels for name in (level, f"a{level}") if hasattr(kind, name)]
-        return type(kind.__name__, (kind,), {name: _lenient(getattr(kind, name), self) for name in names})
 
     def unreadable(self, event: object, args: object, **keys: object) -> None:
         """Write a line whose text cannot be formatted, as its separate parts."""
@@ -152,7 +151,7 @@ class Logs:
 
     def say_lost(self) -> None:
         """Write how many lines were dropped, as soon as a line can be written."""
-        self._writer.say_lost()
+        self.writer.say_lost()
 
     def _lost(self, lines: int) -> bytes:
         keys: Keys = {"event": "log_lines_lost", "level": "warning", "lines": lines}
@@ -177,7 +176,7 @@ class Logs:
     def _write(self, level: str, keys: Keys) -> None:
         """Process a line as structlog's chain does for its own loggers."""
         keys = self._complete(None, level, structlog.contextvars.merge_contextvars(None, level, keys))
-        self._writer.write(self._render(None, level, keys))
+        self.writer.write(self._render(None, level, keys))
 
 
 class RecordHandler(logging.Handler):
@@ -198,7 +197,19 @@ class RecordHandler(logging.Handler):
             self._logs.unreadable(record.msg, record.args, logger=text_of(record.name))
 
 
-def _lenient(method: Callable[..., Any], logs: Logs) -> Callable[..., Any]:
+@cache
+def _lenient_class(level: int) -> Any:
+    """Return structlog's logger class with methods that write a line whatever arguments they get.
+
+    The supervisor makes it for its children: that touches much of structlog's memory, which they share.
+    """
+    kind: Any = structlog.make_filtering_bound_logger(level)
+    levels = (*LEVELS, "warn", "err", "critical", "fatal", "exception", "msg", "log")
+    names = [name for each in levels for name in (each, f"a{each}") if hasattr(kind, name)]
+    return type(kind.__name__, (kind,), {name: _lenient(getattr(kind, name)) for name in names})
+
+
+def _lenient(method: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a method of structlog's logger, so that arguments that do not fit the text cannot stop the caller."""
 
     def log(self: Any, *args: Any, **keys: Any) -> Any:
@@ -207,7 +218,7 @@ def _lenient(method: Callable[..., Any], logs: Logs) -> Callable[..., Any]:
         except JobInterrupted:
             raise
         except BaseException:
-            logs.unreadable(args[0] if args else "", args[1:])
+            _unreadable(self, args)
 
     async def log_async(self: Any, *args: Any, **keys: Any) -> None:
         try:
@@ -215,9 +226,15 @@ def _lenient(method: Callable[..., Any], logs: Logs) -> Callable[..., Any]:
         except (JobInterrupted, asyncio.CancelledError):
             raise
         except BaseException:
-            logs.unreadable(args[0] if args else "", args[1:])
+            _unreadable(self, args)
 
     return log_async if asyncio.iscoroutinefunction(method) else log
+
+
+def _unreadable(logger: Any, args: tuple[Any, ...]) -> None:
+    logs = getattr(logger._logger, "logs", _configured)  # the service may wrap a logger of its own
+    if logs is not None:
+        logs.unreadable(args[0] if args else "", args[1:])
 
 
 class Repeated:

@@ -16,7 +16,6 @@ CHILD, LINKED, REDELIVERED = 4, 8, 16
 # The layout: a record's head, start (ns), trace id and span id of the creation, attempt number, most attempts.
 _FACTS: Final = struct.Struct(f"{records.HEAD_FORMAT}Q16s8sII")
 SIZE: Final = _FACTS.size
-NO_TRACE, NO_SPAN = bytes(16), bytes(8)
 _MOST_PACKERS: Final = 4096  # pairs of lengths
 _packers: dict[tuple[int, int], tuple[int, Callable[..., bytes]]] = {}
 unpack_from = _FACTS.unpack_from

@@ -1,11 +1,11 @@
 """The ring: a preallocated file per slot, mapped by one writer and one reader, whose content outlives the processes.
 
-header (words, told span ids, meta, tallies) · two pages of the reader's state · data
+header (words, kept span ids, meta, tallies) · two pages of the reader's state · data
 
 The writer appends a record and commits it by one aligned 8-byte store of `head`: if the writer is killed before that
 store, the record does not exist. A record has its length at both ends, so the ring can be read backwards. The reader
-has two positions: records up to `folded` are in its counts; spans up to `sent` have left or were given up. So sent <=
-folded <= head. The counts and `folded` stand together in one of the two pages, and one store of `generation` changes
+has two positions: records up to `counted` are in its counts; spans up to `sent` have left or were given up. So sent <=
+counted <= head. The counts and `counted` stand together in one of the two pages, and one store of `generation` changes
 both.
 
 Both sides rely on stores that become visible in program order, as x86 guarantees. On ARM the many instructions of the
@@ -24,6 +24,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from framework.telemetry.export.health import SIGNALS
 from framework.telemetry.ring import records, tallies
 from framework.telemetry.ring.records import Record
 from framework.telemetry.ring.tallies import Tallies, Tally
@@ -31,15 +32,18 @@ from framework.telemetry.ring.tallies import Tallies, Tally
 MAGIC: Final = int.from_bytes(b"WRING2\0\0", "little")  # names this layout and the layout of the records
 CAPACITY: Final = 8 << 20  # bytes of records: 50,000 successes, one second of the fastest worker
 PAGE: Final = 512 << 10  # bytes of the reader's state: about 400 series
-TOLD_AT, META_AT, _TALLIES_AT = 4096, 8192, 16384
+KEPT_AT, META_AT, _TALLIES_AT = 4096, 8192, 16384
 _STATE_AT = _TALLIES_AT + tallies.BYTES
 MOST_META = _TALLIES_AT - META_AT
 DATA_AT = _STATE_AT + 2 * PAGE
 SIZE: Final = DATA_AT + CAPACITY  # bytes of a ring's file
-# Words of the header. The writer sets HEAD, LOST, LOST_SPANS and TOLD; the reader sets FOLDED, SENT and GENERATION.
-_MAGIC, _CAPACITY, _CREATED, HEAD, _FOLDED, SENT, LOST, LOST_SPANS, _GENERATION, META, TOLD = range(11)
-TOLDS: Final = 512
-TOLD_SIZE: Final = 8  # bytes: a span id
+# Words of the header. The reader sets COUNTED, SENT and GENERATION; the writer sets the others. WRITER is the pid of a
+# worker that lets the exporter observe it, and from DROPPED on there is what processes of the slot lost of each signal.
+_MAGIC, _CAPACITY, _CREATED, HEAD, _COUNTED, SENT, LOST, LOST_SPANS, _GENERATION, META, KEPT, WRITER, DROPPED = range(
+    13
+)
+MOST_KEPT: Final = 512
+ID_SIZE: Final = 8  # bytes: a span id
 LOOK_BACK: Final = 1024  # records; a process has at most `concurrency` attempts that are recorded and not settled
 _CLOCK_STEP: Final = 2.0  # seconds by which the wall clock may have gone back since an attempt began
 ATTEMPTS: Final = (records.ATTEMPT, records.FACTS)
@@ -71,10 +75,10 @@ class RingFile:
             self._memory = mmap.mmap(descriptor, size)
         finally:
             os.close(descriptor)
-        self._quads = memoryview(self._memory)[:TOLD_AT].cast("Q")
+        self._quads = memoryview(self._memory)[:KEPT_AT].cast("Q")
         self._tallies = Tallies(memoryview(self._memory)[_TALLIES_AT:_STATE_AT])
         self.capacity = self._quads[_CAPACITY]
-        sane = self.sent <= self.folded <= self.head and self.head - self.sent <= self.capacity
+        sane = self.sent <= self.counted <= self.head and self.head - self.sent <= self.capacity
         if self._quads[_MAGIC] != MAGIC or size != DATA_AT + self.capacity or not sane:
             raise ValueError(f"{path} is no ring of this version")
         self.created = self._quads[_CREATED]
@@ -85,8 +89,8 @@ class RingFile:
         return self._quads[HEAD]
 
     @property
-    def folded(self) -> int:
-        return self._quads[_FOLDED]
+    def counted(self) -> int:
+        return self._quads[_COUNTED]
 
     @property
     def sent(self) -> int:
@@ -146,9 +150,9 @@ class RingFile:
             if record.span_id in left and record.kind in ATTEMPTS:
                 found.add(record.span_id)
                 del left[record.span_id]
-        for number in range(TOLDS):
-            at = TOLD_AT + number * TOLD_SIZE
-            span_id = self._memory[at : at + TOLD_SIZE]
+        for number in range(MOST_KEPT):
+            at = KEPT_AT + number * ID_SIZE
+            span_id = self._memory[at : at + ID_SIZE]
             if span_id in wanted:
                 found.add(span_id)
         return found
@@ -170,6 +174,16 @@ class RingFile:
 
 class RingReader(RingFile):
     """The one reader: the process that holds the exporter's lock for the instance of this ring."""
+
+    @property
+    def writer(self) -> int:
+        """Return the pid of the worker that was the last to write here; 0: no worker."""
+        return self._quads[WRITER]
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Return the items, by signal, that the slot's processes lost outside of this ring."""
+        return {signal: self._quads[DROPPED + number] for number, signal in enumerate(SIGNALS)}
 
     @property
     def lost(self) -> tuple[int, int]:
@@ -212,11 +226,11 @@ class RingReader(RingFile):
         found = json.loads(data)
         if not isinstance(found, dict):
             return None
-        self._quads[_FOLDED] = found["folded"]  # a reader may have been killed between the two stores of `commit`
+        self._quads[_COUNTED] = found["folded"]  # a reader may have been killed between the two stores of `commit`
         return found
 
     def commit(self, state: dict[str, Any]) -> None:
-        """Commit the state and `folded` at once. A reader killed meanwhile leaves the previous ones.
+        """Commit the state and `counted` at once. A reader killed meanwhile leaves the previous ones.
 
         Raises ValueError for a state that is larger than a page.
         """
@@ -227,7 +241,7 @@ class RingReader(RingFile):
         at = _STATE_AT + (generation & 1) * PAGE
         self._memory[at : at + _PAGE_HEAD.size + len(data)] = _PAGE_HEAD.pack(len(data), zlib.crc32(data)) + data
         self._quads[_GENERATION] = generation
-        self._quads[_FOLDED] = state["folded"]
+        self._quads[_COUNTED] = state["folded"]
 
     def set_sent(self, position: int) -> None:
         """Let the writer overwrite the records up to here: their spans have left, or were given up."""

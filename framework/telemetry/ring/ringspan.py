@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from opentelemetry.attributes import BoundedAttributes
-from opentelemetry.context import Context
 from opentelemetry.sdk.trace import SpanLimits
-from opentelemetry.trace import Span, SpanContext, Status, StatusCode, TraceFlags, TraceState
+from opentelemetry.trace import Span, SpanContext, Status, StatusCode, TraceFlags
 
 from framework.model.exceptions import error_type
 from framework.telemetry import names
+from framework.telemetry.attempts import Relations, as_numbers
 from framework.telemetry.logs.values import attributes_of, name_of, time_of
 from framework.telemetry.ring import wire
 
@@ -88,53 +88,28 @@ class Extras:
         return BoundedAttributes(limit, values, immutable=False, max_value_len=self.limits.max_attribute_length)
 
 
-def as_numbers(ids: bytes) -> tuple[int, int]:
-    """Return trace id and span id as the API's integers."""
-    return int.from_bytes(ids[:16], "big"), int.from_bytes(ids[16:], "big")
-
-
-class RingSpan(Span):
-    """A process span, which is also the attempt's SpanIdentity: `trace_id`, `span_id` in hex, `sampled`.
+class RingSpan(Relations, Span):
+    """A process span, which is also the attempt's SpanIdentity.
 
     Attributes:
-        ids: trace id and span id, 24 bytes.
-        parent: span id of the creation, if the span is its child; empty for a root.
-        creation: ids of the span that made the job; None where the job carries none.
-        previous: ids of the previous attempt, if it failed.
-        state: the parent's trace state.
-        context: baggage and whatever else came with the job.
+        started: ns since the epoch.
         extras: what a handler added; None = nothing.
         ended: nothing more can be added.
     """
 
-    creation: bytes | None = None
-    previous: bytes | None = None
-    state: TraceState | None = None
-    context: Context | None = None
     extras: Extras | None = None
     _span_context: SpanContext | None = None
     ended = False
 
-    def __init__(self, ids: bytes, sampled: bool, parent: bytes, started: int, limits: SpanLimits) -> None:
-        self.ids = ids
-        self.sampled = sampled
-        self.parent = parent
+    def __init__(self, started: int, limits: SpanLimits) -> None:
         self.started = started
         self.limits = limits
-
-    @property
-    def trace_id(self) -> str:
-        return self.ids[:16].hex()
-
-    @property
-    def span_id(self) -> str:
-        return self.ids[16:].hex()
 
     def get_span_context(self) -> SpanContext:
         found = self._span_context
         if found is None:
             flags = TraceFlags(TraceFlags.SAMPLED if self.sampled else TraceFlags.DEFAULT)
-            found = SpanContext(*as_numbers(self.ids), False, flags, self.state)
+            found = SpanContext(*as_numbers(self.ids), False, flags, self.state if self.parent else None)
             self._span_context = found
         return found
 

@@ -9,22 +9,25 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from framework.telemetry.export.health import SIGNALS, Drops
 from framework.telemetry.ring import facts, records, tallies
 from framework.telemetry.ring.ring import (
     ATTEMPTS,
     DATA_AT,
+    DROPPED,
     HEAD,
+    ID_SIZE,
+    KEPT,
+    KEPT_AT,
     LOOK_BACK,
     LOST,
     LOST_SPANS,
     META,
     META_AT,
+    MOST_KEPT,
     MOST_META,
     SENT,
-    TOLD,
-    TOLD_AT,
-    TOLD_SIZE,
-    TOLDS,
+    WRITER,
     RingFile,
 )
 
@@ -47,7 +50,7 @@ class RingWriter(RingFile):
             raise ValueError(f"{len(encoded)} bytes of resource attributes are too many for a ring")
         self._memory[META_AT : META_AT + len(encoded)] = encoded
         self._quads[META] = len(encoded)
-        self._keep_told()
+        self._keep_last()
         self._lock = threading.Lock()
         self.pid = os.getpid()
         self._position = self.head
@@ -60,17 +63,26 @@ class RingWriter(RingFile):
     def _leave(self) -> None:
         self.pid = 0
 
-    def _keep_told(self) -> None:
+    def _keep_last(self) -> None:
         """Keep the last attempts of our dead predecessor for a rescuer, because our records will overwrite theirs."""
         last = islice(self.backwards(), LOOK_BACK)
         kept = [record for record in last if record.kind in ATTEMPTS]
-        for record in reversed(kept[: TOLDS // 2]):
+        for record in reversed(kept[: MOST_KEPT // 2]):
             self._keep(record.span_id)
 
     def _keep(self, span_id: bytes) -> None:
-        at = TOLD_AT + self._quads[TOLD] % TOLDS * TOLD_SIZE
-        self._memory[at : at + TOLD_SIZE] = span_id
-        self._quads[TOLD] += 1
+        at = KEPT_AT + self._quads[KEPT] % MOST_KEPT * ID_SIZE
+        self._memory[at : at + ID_SIZE] = span_id
+        self._quads[KEPT] += 1
+
+    def observe(self, drops: Drops) -> None:
+        """Let the exporter report this worker's slots and memory, and what it loses."""
+        self._quads[WRITER] = self.pid
+        drops.hand_on(self._dropped)
+
+    def _dropped(self, signal: str, items: int) -> None:
+        if self.pid:
+            self._quads[DROPPED + SIGNALS.index(signal)] += items
 
     def success(self, record: bytes) -> None:
         """Write an attempt that succeeded. `record`: packed by `facts.packer`."""
@@ -95,7 +107,7 @@ class RingWriter(RingFile):
             self._quads[LOST_SPANS] += bool(found.flags & records.DROPPED)
 
     def settled(self, key: bytes, duration: float) -> None:
-        """Count a settlement in place, or write a record where there is no place. `key`: a `records.operation_key`."""
+        """Count a settlement in place, or write a record where there is no room. `key`: a `records.operation_key`."""
         if self.pid and not self._tallies.add(tallies.SETTLEMENT, key, duration):
             self.operation(key, duration, 1)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from framework.telemetry import names
+from framework.telemetry.attempts import of_queue
 from framework.telemetry.ring import wire
 from framework.telemetry.ring.facts import CHILD, LINKED, REDELIVERED, SIZE, unpack_from
 
@@ -69,12 +70,7 @@ class Shapes:
 def _shape_of(system: str, flags: int, attempt: int, most: int, id_size: int, queue: bytes) -> _Shape:
     """Return a shape. Variable fields in order: trace id, span id, a child's parent, start, end, job id, wait, link."""
     name = queue.decode("utf-8", "replace")
-    common = {
-        names.OPERATION: "process",
-        names.OPERATION_TYPE: "process",
-        names.SYSTEM: system,
-        names.DESTINATION: name,
-        names.MAX_ATTEMPTS: most,
+    common = of_queue(system, name, most) | {
         names.ATTEMPT: attempt,
         names.REDELIVERED: bool(flags & REDELIVERED),
         names.OUTCOME: "succeeded",

@@ -19,7 +19,7 @@ _BOUNDS: Final = {SETTLEMENT: SHORT_BUCKETS, DURATION: LONG_BUCKETS, WAIT: LONG_
 _KEY, _TOTAL, _LEAST, _MOST, _COUNTS, _WORDS = 1, 17, 18, 19, 20, 44
 _KEY_BYTES: Final = (_TOTAL - _KEY) * 8
 BYTES: Final = 64 << 10  # of all tallies
-_PLACES: Final = BYTES // (_WORDS * 8)
+_TALLIES: Final = BYTES // (_WORDS * 8)
 _LIMIT: Final = 2**63
 
 
@@ -40,15 +40,15 @@ class Tallies:
     def __init__(self, memory: memoryview) -> None:
         self._bytes, self._words = memory, memory.cast("Q")
         self._lock = threading.Lock()
-        self._places: dict[int, dict[bytes, int]] = {kind: {} for kind in _BOUNDS}
+        self._offsets: dict[int, dict[bytes, int]] = {kind: {} for kind in _BOUNDS}
         self._next = 0
 
     def add(self, kind: int, key: bytes, seconds: float) -> bool:
         """Count a number. Return False if there is no room, or the number cannot be counted."""
         words, ns = self._words, int(seconds * 1e9)
         with self._lock:
-            at = self._places[kind].get(key, -1)
-            if at < 0 and (at := self._place(kind, key)) < 0:
+            at = self._offsets[kind].get(key, -1)
+            if at < 0 and (at := self._offset_of(kind, key)) < 0:
                 return False
             total = words[at + _TOTAL] + ns
             if not 0 <= ns <= total < _LIMIT:
@@ -64,13 +64,13 @@ class Tallies:
     def read(self) -> list[Tally]:
         """Return all tallies that have counted something."""
         found = []
-        for place in range(_PLACES):
-            at = place * _WORDS
+        for number in range(_TALLIES):
+            at = number * _WORDS
             if not self._words[at]:
                 break
             kind, counts = self._words[at] & 0xFF, self._words[at + _COUNTS : at + _WORDS].tolist()
             if kind in _BOUNDS and any(counts):
-                numbers = [self._words[at + number] / 1e9 for number in (_TOTAL, _LEAST, _MOST)]
+                numbers = [self._words[at + word] / 1e9 for word in (_TOTAL, _LEAST, _MOST)]
                 found.append(Tally(kind, self._key_at(at), counts[: len(_BOUNDS[kind]) + 1], *numbers))
         return found
 
@@ -78,18 +78,18 @@ class Tallies:
         self._words.release()
         self._bytes.release()
 
-    def _place(self, kind: int, key: bytes) -> int:
+    def _offset_of(self, kind: int, key: bytes) -> int:
         """Return the position of a tally at its first use in this process; -1: there is no more room."""
         words = self._words
-        while self._next < _PLACES and words[self._next * _WORDS]:  # made by earlier processes of this slot
+        while self._next < _TALLIES and words[self._next * _WORDS]:  # made by earlier processes of this slot
             at = self._next * _WORDS
             if (known := words[at] & 0xFF) in _BOUNDS:
-                self._places[known][self._key_at(at)] = at
+                self._offsets[known][self._key_at(at)] = at
             self._next += 1
-        found = self._places[kind].get(key, -1)
-        if found >= 0 or self._next == _PLACES or len(key) > _KEY_BYTES:
+        found = self._offsets[kind].get(key, -1)
+        if found >= 0 or self._next == _TALLIES or len(key) > _KEY_BYTES:
             return found
-        at = self._places[kind][key] = self._next * _WORDS
+        at = self._offsets[kind][key] = self._next * _WORDS
         self._bytes[(at + _KEY) * 8 : (at + _TOTAL) * 8] = key.ljust(_KEY_BYTES, b"\0")
         words[at + _LEAST] = _LIMIT
         words[at] = kind | len(key) << 8  # the last store publishes the tally

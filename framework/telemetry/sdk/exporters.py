@@ -58,14 +58,19 @@ def endpoint(signal: str) -> str:
     return address(of_signal(signal, "ENDPOINT") or f"http://localhost:{port}")
 
 
-def exporters(signal: str, health: CollectorHealth, drops: Drops) -> list[Any]:
-    """Return the watched exporters of a signal. Raises what an exporter raises for a variable that it cannot read."""
+def exporters(signal: str, health: CollectorHealth, drops: Drops, *, owner: int) -> list[Any]:
+    """Return the watched exporters of a signal. Raises what an exporter raises for a variable that it cannot read.
+
+    Args:
+        owner: pid of the only process that may send metrics, see `watched`.
+    """
     made = []
     for name in wanted(signal):
         if name == "console":
             made.append(_class(*_CONSOLE[signal])())
         else:
-            made.append(watched(otlp(signal), signal, endpoint=endpoint(signal), health=health, drops=drops))
+            exporter = otlp(signal)
+            made.append(watched(exporter, signal, endpoint=endpoint(signal), health=health, drops=drops, owner=owner))
     return made
 
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from opentelemetry import metrics, trace
 
-from framework.telemetry.identity import ProcessIdentity
+from framework.telemetry import ProcessIdentity
 from framework.telemetry.sdk.exporters import is_disabled
 
 

@@ -1,24 +1,28 @@
-"""Metrics made from events. A new metric needs an instrument here and one `case`."""
+"""Metrics of a process without a ring, made from events."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from framework.model import events as e
-from framework.telemetry import names
+from framework.telemetry import instruments, names
 from framework.telemetry.export.health import Drops
-from framework.telemetry.sending import operation_duration
+from framework.telemetry.export.observed import resident
+from framework.telemetry.instruments import TABLE, Increments, at, counter, histogram
 
 # An older observation says nothing about the queue any more: its observer has lost the lead, or is stuck.
 STALE_SECONDS = 60.0
 
-Attributes = dict[str, str]
+E = TypeVar("E", bound=e.Event)
+
+_COUNTERS = (names.CONSUMED_MESSAGES, names.ATTEMPTS, names.RETRIES, names.DEAD_LETTERS)
+_HISTOGRAMS = (names.OPERATION_DURATION, names.PROCESS_DURATION, names.QUEUE_WAIT_DURATION)
 ReadSlots = Callable[[], tuple[int, int]]
 ReadStates = Callable[[], Sequence[tuple[str, int]]]
 ReadRestarts = Callable[[], Mapping[str, int]]
@@ -46,175 +50,117 @@ class Metrics:
     ) -> None:
         self._system = system
         self._clock = clock
-        self._observers = Observers(meter, system, drops, slot, clock)
-        self._operation = operation_duration(meter)
-        self._consumed = meter.create_counter(
-            names.CONSUMED_MESSAGES, "{message}", "Messages delivered to a worker, once per delivery."
+        self._counters = {name: counter(meter, name) for name in _COUNTERS}
+        self._histograms = {name: histogram(meter, name) for name in _HISTOGRAMS}
+        self._drops = drops
+        self._slot = slot
+        self._queues: dict[str, tuple[float, e.QueueObserved]] = {}
+        self._undeclared: dict[str, tuple[float, e.QueueUndeclared]] = {}
+        self._slots: dict[str, ReadSlots] = {}
+        self._processes: list[tuple[ReadStates, ReadRestarts]] = []
+        observed = (
+            (meter.create_observable_gauge, names.QUEUE_DEPTH, self._depth),
+            (meter.create_observable_gauge, names.UNDECLARED, self._jobs_undeclared),
+            (meter.create_observable_gauge, names.OLDEST_JOB_AGE, self._age),
+            (meter.create_observable_up_down_counter, names.SLOTS_LIMIT, partial(self._read_slots, 0)),
+            (meter.create_observable_up_down_counter, names.SLOTS_USED, partial(self._read_slots, 1)),
+            (meter.create_observable_up_down_counter, names.PROCESSES, self._states),
+            (meter.create_observable_up_down_counter, names.PROCESS_MEMORY, self._memory),
+            (meter.create_observable_counter, names.RESTARTS, self._restarts),
+            (meter.create_observable_counter, names.DROPPED, self._dropped),
         )
-        self._process = meter.create_histogram(
-            names.PROCESS_DURATION,
-            "s",
-            "Duration of an attempt.",
-            explicit_bucket_boundaries_advisory=names.LONG_BUCKETS,
-        )
-        self._wait = meter.create_histogram(
-            names.QUEUE_WAIT_DURATION,
-            "s",
-            "Time from the moment a job was eligible to the start of the attempt.",
-            explicit_bucket_boundaries_advisory=names.LONG_BUCKETS,
-        )
-        self._attempts = meter.create_counter(names.ATTEMPTS, "{attempt}", "Attempts that ended, by outcome.")
-        self._retries = meter.create_counter(names.RETRIES, "{retry}", "Failed attempts that will be repeated.")
-        self._dead = meter.create_counter(names.DEAD_LETTERS, "{job}", "Jobs that became dead letters.")
+        for create, name, read in observed:
+            create(name, [read], TABLE[name].unit, TABLE[name].description)
 
     def on(self, event: e.Event, context: Context | None = None) -> None:
         """Measure an event; this is a Bus subscriber.
 
         `context` holds the span of a killed attempt, for exemplars; other events use the current span.
         """
+        system = self._system
         match event:
             case e.JobsClaimed():
-                if event.count:
-                    self._consumed.add(event.count, self._at(event.queue, {names.OPERATION: "receive"}))
-                self._operation.record(event.duration, self._operation_at(event.queue, "receive", "receive"))
+                grown = instruments.of_operation(system, event.queue, "receive", "receive")
+                self._add(grown if event.count else grown._replace(counters=[]), event.count, (event.duration,))
             case e.JobsSettled():
-                self._operation.record(event.duration, self._operation_at(event.queue, event.verb, "settle"))
+                grown = instruments.of_operation(system, event.queue, event.verb, "settle")
+                self._add(grown, 1, (event.duration,))
             case e.JobFinished():
-                where, failed = self._at(event.queue), event.error_type or (event.reason or "")
-                self._attempt(where, event.outcome, event.outcome, failed, event.reason, None)
-                self._measure(where, event.duration, event.wait, failed, None)
+                how, reason = event.outcome, event.reason or ""
+                grown = instruments.of_attempt(system, event.queue, how, how, event.error_type or reason, reason)
+                self._add(grown, 1, (event.duration, event.wait))
             case e.AttemptLost():
-                where, run = self._at(event.lease.queue), event.run
-                failed = event.failed
-                self._attempt(where, event.how, event.outcome, failed, event.reason, context)
-                wait = max(0.0, run.started_at - event.lease.eligible_at)
-                self._measure(where, max(0.0, event.ended_at - run.started_at), wait, failed, context)
+                known = event.how, event.outcome, event.failed, event.reason or ""
+                grown = instruments.of_attempt(system, event.lease.queue, *known)
+                self._add(grown, 1, instruments.times_of_lost(event), context)
             case e.JobsExpired():
-                why = {names.DEAD_LETTER_REASON: "expired", names.ERROR_TYPE: "expired"}
-                self._dead.add(event.count, self._at(event.queue, why))
+                self._add(instruments.of_expired(system, event.queue), event.count)
             case e.QueueObserved():
-                self._observers.queue(event)
+                self._queues[event.queue] = (self._clock(), event)
             case e.QueueUndeclared():
-                self._observers.undeclared[event.queue] = (self._clock(), event.jobs)
+                self._undeclared[event.queue] = (self._clock(), event)
+
+    def _add(
+        self, grown: Increments, count: int, numbers: tuple[float, ...] = (), context: Context | None = None
+    ) -> None:
+        for name, attributes in grown.counters:
+            self._counters[name].add(count, attributes, context)
+        for (name, attributes), number in zip(grown.histograms, numbers, strict=True):
+            self._histograms[name].record(number, attributes, context)
 
     def observe_slots(self, read: ReadSlots, queue: str) -> None:
         """Observe the concurrency of this process on a queue: `read` returns (limit, used)."""
-        self._observers.slots[queue] = read
+        self._slots[queue] = read
 
     def observe_processes(self, read: ReadStates, restarts: ReadRestarts) -> None:
         """Observe processes by state, and restarts so far by reason."""
-        self._observers.processes.append((read, restarts))
+        self._processes.append((read, restarts))
 
-    def _attempt(
-        self, where: Attributes, outcome: str, then: str, failed: str, reason: str | None, context: Context | None
-    ) -> None:
-        """Count the end of an attempt and what becomes of its job."""
-        self._attempts.add(1, where | {names.OUTCOME: outcome}, context)
-        if then == "retried":
-            self._retries.add(1, where | {names.ERROR_TYPE: failed}, context)
-        elif then == "dead_lettered":
-            self._dead.add(1, where | {names.DEAD_LETTER_REASON: reason or "error", names.ERROR_TYPE: failed}, context)
+    # --- values that are read when metrics are collected -------------------------------------------------------------
 
-    def _measure(self, where: Attributes, duration: float, wait: float, failed: str, context: Context | None) -> None:
-        error = {names.ERROR_TYPE: failed} if failed else {}
-        self._process.record(duration, where | {names.OPERATION: "process"} | error, context)
-        self._wait.record(wait, where, context)
-
-    def _at(self, queue: str, more: Attributes | None = None) -> Attributes:
-        return {names.DESTINATION: queue, names.SYSTEM: self._system, **(more or {})}
-
-    def _operation_at(self, queue: str, operation: str, kind: str) -> Attributes:
-        return self._at(queue, {names.OPERATION: operation, names.OPERATION_TYPE: kind})
-
-
-class Observers:
-    """The values that are read when metrics are collected."""
-
-    def __init__(self, meter: Meter, system: str, drops: Drops, slot: str, clock: Callable[[], float]) -> None:
-        self._system = system
-        self._drops = drops
-        self._slot = slot
-        self._clock = clock
-        self._queues: dict[str, tuple[float, e.QueueObserved]] = {}
-        self.undeclared: dict[str, tuple[float, int]] = {}
-        self.slots: dict[str, ReadSlots] = {}
-        self.processes: list[tuple[ReadStates, ReadRestarts]] = []
-        gauge, up_down = meter.create_observable_gauge, meter.create_observable_up_down_counter
-        gauge(names.QUEUE_DEPTH, [self._depth], "{job}", "Jobs in a queue, by state.")
-        gauge(names.UNDECLARED, [self._undeclared], "{job}", "Jobs in a queue that no running service declares.")
-        gauge(names.OLDEST_JOB_AGE, [self._age], "s", "How long the oldest ready job has been eligible.")
-        up_down(names.SLOTS_LIMIT, [self._limit], "{slot}", "Jobs that this process may run at once.")
-        up_down(names.SLOTS_USED, [self._used], "{slot}", "Jobs that this process runs now.")
-        up_down(names.PROCESSES, [self._processes], "{process}", "Processes of the service, by state.")
-        # Not process.memory.usage: the system-metrics instrumentation may report that as well, and there would be two.
-        up_down(names.PROCESS_MEMORY, [self._memory], "By", "Resident memory of this process.")
-        counter = meter.create_observable_counter
-        counter(names.RESTARTS, [self._restarts], "{restart}", "Processes that were replaced, by reason.")
-        counter(names.DROPPED, [self._dropped], "{item}", "Telemetry that was lost, by signal.")
-
-    def queue(self, event: e.QueueObserved) -> None:
-        self._queues[event.queue] = (self._clock(), event)
-
-    def _fresh(self) -> list[e.QueueObserved]:
+    def _fresh(self, seen: dict[str, tuple[float, E]]) -> list[E]:
         now = self._clock()
-        return [event for at, event in list(self._queues.values()) if now - at <= STALE_SECONDS]
+        return [event for at, event in list(seen.values()) if now - at <= STALE_SECONDS]
 
     def _depth(self, _: CallbackOptions) -> Iterable[Observation]:
-        for event in self._fresh():
+        for event in self._fresh(self._queues):
             for state in ("ready", "delayed", "in_flight", "dead", "bad"):
                 if (count := getattr(event, state)) is not None:  # None: the engine cannot know
-                    yield Observation(count, self._at(event.queue, {names.QUEUE_STATE: state}))
+                    yield Observation(count, at(self._system, event.queue) | {names.QUEUE_STATE: state})
 
-    def _undeclared(self, _: CallbackOptions) -> Iterable[Observation]:
-        now = self._clock()
-        for queue, (at, jobs) in list(self.undeclared.items()):
-            if now - at <= STALE_SECONDS:
-                yield Observation(jobs, self._at(queue))
+    def _jobs_undeclared(self, _: CallbackOptions) -> Iterable[Observation]:
+        for event in self._fresh(self._undeclared):
+            yield Observation(event.jobs, at(self._system, event.queue))
 
     def _age(self, _: CallbackOptions) -> Iterable[Observation]:
-        for event in self._fresh():
+        for event in self._fresh(self._queues):
             if event.oldest_age is not None:
-                yield Observation(event.oldest_age, self._at(event.queue))
+                yield Observation(event.oldest_age, at(self._system, event.queue))
 
-    def _limit(self, _: CallbackOptions) -> Iterable[Observation]:
-        return self._read_slots(0)
-
-    def _used(self, _: CallbackOptions) -> Iterable[Observation]:
-        return self._read_slots(1)
-
-    def _read_slots(self, index: int) -> Iterable[Observation]:
-        for queue, read in list(self.slots.items()):
+    def _read_slots(self, index: int, _: CallbackOptions) -> Iterable[Observation]:
+        for queue, read in list(self._slots.items()):
             values = _guarded(read)
             if values is not None:
-                yield Observation(values[index], self._at(queue))
+                yield Observation(values[index], at(self._system, queue))
 
-    def _processes(self, _: CallbackOptions) -> Iterable[Observation]:
-        for read, _restarts in self.processes:
+    def _states(self, _: CallbackOptions) -> Iterable[Observation]:
+        for read, _restarts in self._processes:
             for state, count in _guarded(read) or ():
                 yield Observation(count, {names.SYSTEM: self._system, names.PROCESS_STATE: state})
 
     def _restarts(self, _: CallbackOptions) -> Iterable[Observation]:
-        for _read, restarts in self.processes:
+        for _read, restarts in self._processes:
             for reason, count in (_guarded(restarts) or {}).items():
                 yield Observation(count, {names.SYSTEM: self._system, names.EXIT_REASON: reason})
 
     def _memory(self, _: CallbackOptions) -> Iterable[Observation]:
-        size = _guarded(_resident) if self._slot else None
+        size = resident("self") if self._slot else None
         if size is not None:
             yield Observation(size, {names.SYSTEM: self._system, names.SLOT: self._slot})
 
     def _dropped(self, _: CallbackOptions) -> Iterable[Observation]:
         for signal, count in self._drops.counts().items():
             yield Observation(count, {names.SYSTEM: self._system, names.SIGNAL: signal})
-
-    def _at(self, queue: str, more: Attributes | None = None) -> Attributes:
-        return {names.DESTINATION: queue, names.SYSTEM: self._system, **(more or {})}
-
-
-def _resident() -> int:
-    """Return the resident memory in bytes. Raises OSError where there is no /proc."""
-    with open("/proc/self/statm", "rb") as statm:
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _guarded(read: Callable[[], Any]) -> Any:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import field
 from typing import Any
 
 from opentelemetry.context import Context
@@ -20,22 +19,16 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import Sampler, SamplingResult
 from opentelemetry.trace import Link, SpanKind, TraceState
 
-from framework.model.attempt import SpanIdentity
-from framework.model.frozen import frozen
+from framework.telemetry.attempts import Relations, as_numbers
 
 
-@frozen
-class PlannedSpan(SpanIdentity):
+class PlannedSpan(Relations):
     """A `process` span that is planned but not started.
 
     Attributes:
-        context: the context in which it starts: its parent, if it has one, and the baggage.
-        links: links to the creation and to the previous attempt.
-        sampling: the sampler's decision; it is asked once.
+        sampling: the sampler's decision; it is asked once. None: the provider makes ids and decision.
     """
 
-    context: Context = field(default_factory=Context)
-    links: tuple[Link, ...] = ()
     sampling: SamplingResult | None = None
 
 
@@ -44,8 +37,8 @@ _plan: ContextVar[PlannedSpan | None] = ContextVar("framework_planned_span", def
 
 @contextmanager
 def following(plan: PlannedSpan) -> Generator[None, None, None]:
-    """Give the planned ids and decision to the next span that the framework's tracer starts."""
-    token = _plan.set(plan)
+    """Give the planned ids and decision, if any, to the next span that the framework's tracer starts."""
+    token = _plan.set(plan if plan.sampling is not None else None)
     try:
         yield
     finally:
@@ -58,12 +51,12 @@ class PlannedIds(IdGenerator):
 
     def generate_span_id(self) -> int:
         plan = _plan.get()
-        return int(plan.span_id, 16) if plan else self._otherwise.generate_span_id()
+        return as_numbers(plan.ids)[1] if plan else self._otherwise.generate_span_id()
 
     def generate_trace_id(self) -> int:
         """Return the planned trace id; the SDK asks for one only for roots."""
         plan = _plan.get()
-        return int(plan.trace_id, 16) if plan else self._otherwise.generate_trace_id()
+        return as_numbers(plan.ids)[0] if plan else self._otherwise.generate_trace_id()
 
     def is_trace_id_random(self) -> bool:
         """Return whether the id is random: a derived id is as random as the uid it is derived from."""

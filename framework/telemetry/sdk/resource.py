@@ -6,11 +6,13 @@ import os
 import socket
 import uuid
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import unquote
 
 from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.version import __version__
 
-from framework.telemetry.identity import ProcessIdentity
+from framework.telemetry import ProcessIdentity
 
 _NAMESPACE = uuid.UUID("6f3c1f0e-52d1-5c0f-9a4f-6a1f2f0a6b11")
 
@@ -22,15 +24,32 @@ def resource_of(identity: ProcessIdentity, *, pid: int | None = None, host: str 
         identity: the process.
         pid, host: for tests; this process and this machine by default.
     """
-    given = environment_attributes()
-    attributes: dict[str, str | int] = {
+    attributes: dict[str, Any] = {
         "process.pid": os.getpid() if pid is None else pid,
-        "service.instance.id": instance_id(identity, host=given.get("service.instance.id") or host),
+        **slot_resource(identity, host=host),
     }
-    # In the SDK, code overrides the variables, so the name is passed only where no variable gives one.
-    if not os.environ.get("OTEL_SERVICE_NAME") and not given.get("service.name"):
-        attributes["service.name"] = identity.app
-    return Resource.create(attributes)
+    return Resource.create(attributes) if _detects() else Resource(attributes)
+
+
+def slot_resource(identity: ProcessIdentity, *, host: str | None = None) -> dict[str, Any]:
+    """Return the resource of a slot's series: the resource of its processes without the pid.
+
+    Without detectors it is what `Resource.create` returns, made without its pool of threads and without objects of the
+    SDK, because each worker needs it.
+    """
+    given = environment_attributes()
+    known: dict[str, Any] = {"telemetry.sdk.language": "python", "telemetry.sdk.name": "opentelemetry"}
+    known |= {"telemetry.sdk.version": __version__, **given}
+    if _detects():
+        known = {**Resource.create().attributes}
+        known.pop("process.pid", None)
+    known["service.name"] = os.environ.get("OTEL_SERVICE_NAME") or given.get("service.name") or identity.app
+    known["service.instance.id"] = instance_id(identity, host=given.get("service.instance.id") or host)
+    return known
+
+
+def _detects() -> bool:
+    return bool(os.environ.get("OTEL_EXPERIMENTAL_RESOURCE_DETECTORS", "").strip())
 
 
 def instance_id(identity: ProcessIdentity, *, host: str | None = None) -> str:
