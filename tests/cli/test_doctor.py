@@ -15,6 +15,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from tests.support.command import Cli, Result
+from tests.support.programs import free_port
 from tests.support.receiver import GrpcReceiver, Receiver
 
 ALL = {"OTEL_LOGS_EXPORTER": "otlp"}
@@ -37,11 +38,6 @@ def _bundle() -> str:
     import certifi
 
     return certifi.where()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @pytest.fixture(params=["http", "grpc"])

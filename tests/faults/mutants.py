@@ -1,8 +1,8 @@
 """The mutation gate: takes each mending out in turn, in a copy of the tree, and wants a test to fail each time.
 
 ONLY_MUTANTS=words for those whose name has one of them (comma between). Alone: `python -m tests.faults.mutants`. A
-survivor, or a patch that does not fit any more, is a violation. The tests run in a pid namespace of their own where the
-machine has those: a mutant that kills the wrong processes finds only its own.
+survivor, or a change that does not fit any more, is a violation. The tests run in a pid namespace of their own where
+the machine has those: a mutant that kills the wrong processes finds only its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import time
 from functools import cache
 from pathlib import Path
 
-from .mutant_list import MUTANTS, Mutant
+from .mutant import Misfit, Mutant
+from .mutant_list import MUTANTS
 from .report import Report, print_and_exit, seed
 
 TREE = Path(__file__).parents[2]
@@ -67,13 +68,11 @@ def _environ(copy: Path) -> dict[str, str]:
 def _try(mutant: Mutant, copy: Path, report: Report) -> None:
     path = copy / "framework" / mutant.file
     whole = path.read_text(encoding="utf-8")
-    text = whole
-    for old, new in mutant.patches:
-        if text.count(old) != 1:
-            report.violations.append(f"{mutant.name}: {mutant.file} has {text.count(old)} times {old[:70]!r}")
-            return
-        text = text.replace(old, new)
-    path.write_text(text, encoding="utf-8")
+    try:
+        path.write_text(mutant.applied(whole), encoding="utf-8")
+    except Misfit as misfit:
+        report.violations.append(f"{mutant.name}: {mutant.file}: {misfit}")
+        return
     try:
         caught = _caught_by(mutant, copy)
     except (TimeoutError, RuntimeError) as error:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
+import pytest
+
+from .mutant import Change, Misfit, Mutant, place, tokens
 from .mutant_list import MUTANTS
 from .mutants import TREE
 
@@ -50,25 +54,36 @@ def guards() -> list[tuple[str, int, str]]:
     return found
 
 
+def source_of(mutant: Mutant) -> str:
+    return (PLACE / mutant.file).read_text(encoding="utf-8")
+
+
 def touched() -> set[tuple[str, int]]:
     """(file, line number) of all that mutants change."""
     lines = set()
     for mutant in MUTANTS:
-        text = (PLACE / mutant.file).read_text(encoding="utf-8")
-        for old, _ in mutant.patches:
-            first = text[: text.find(old)].count("\n") + 1
-            lines |= {(mutant.file, first + more) for more in range(old.count("\n") + 1)}
+        source = source_of(mutant)
+        for change in mutant.changes:
+            start, end = place(source, change)
+            first, last = (source.count("\n", 0, at) + 1 for at in (start, end))
+            lines |= {(mutant.file, number) for number in range(first, last + 1)}
     return lines
 
 
-def test_every_patch_fits_exactly_once() -> None:
-    misfits = [
-        f"{mutant.name}: {mutant.file} has {count} times {old[:60]!r}"
-        for mutant in MUTANTS
-        for old, _ in mutant.patches
-        if (count := (PLACE / mutant.file).read_text(encoding="utf-8").count(old)) != 1
-    ]
-    assert misfits == []
+def misfit(mutant: Mutant) -> str:
+    """Return why a mutant does not fit the code; empty = it does, and makes other code of it."""
+    try:
+        made = mutant.applied(source_of(mutant))
+        if mutant.file.endswith(".py"):
+            ast.parse(made)
+    except (Misfit, SyntaxError) as error:
+        return f"{mutant.name}: {mutant.file}: {error}"
+    words = [[[word for word, _, _ in tokens(code)] for code in (one.old, one.new)] for one in mutant.changes]
+    return f"{mutant.name} changes nothing" if any(old == new for old, new in words) else ""
+
+
+def test_every_mutant_fits_exactly_once_and_makes_other_code() -> None:
+    assert [found for mutant in MUTANTS if (found := misfit(mutant))] == []
 
 
 def test_every_guard_is_taken_out_by_some_mutant() -> None:
@@ -81,3 +96,34 @@ def test_every_guard_is_taken_out_by_some_mutant() -> None:
 def test_every_test_that_is_to_fail_exists() -> None:
     named = {word for mutant in MUTANTS for word in mutant.tests.split()}
     assert [name for name in sorted(named) if not (Path(TREE) / "tests" / name.partition("::")[0]).exists()] == []
+
+
+SOURCE = """
+class Box:
+    def put(self, fd: int) -> None:
+        # why
+        if self.power:  # durable
+            self.sync(
+                fd
+            )
+
+    def take(self, fd: int) -> None:
+        self.sync(fd)
+"""
+
+
+def test_a_change_is_looked_for_in_its_function_without_comments_and_line_breaks() -> None:
+    change = Change("Box.put", "if self.power:\n    self.sync(fd)", "if True:\n    pass")
+    made = Mutant("", "", (change,), "").applied(SOURCE)
+    assert ast.unparse(ast.parse(made)) == (
+        "class Box:\n\n    def put(self, fd: int) -> None:\n        if True:\n            pass\n\n"
+        "    def take(self, fd: int) -> None:\n        self.sync(fd)"
+    )
+
+
+@pytest.mark.parametrize("change", [
+    Change("Box", "self.sync(fd)", "pass"), Change("Box.take", "self.power", "True"), Change("take", "fd", "0"),
+])  # fmt: skip
+def test_a_change_that_is_not_there_exactly_once_does_not_fit(change: Change) -> None:
+    with pytest.raises(Misfit):
+        place(SOURCE, change)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.processes import alive, kill
+from tests.support.programs import free_port
 from tests.support.receiver import Receiver
 from tests.support.services.hooked import Async, Constructed, Crowd, Hooked
 from tests.support.tree import Tree, unfinished
-from tests.unit.test_probes import free_port
 
 LONG = 120.0  # seconds, on a machine that is busy with other tests
 FEW = ("--queue", "jobs")  # with spawn each process costs an import

@@ -30,7 +30,7 @@ from tests.stack.pins import Pins
 from tests.stack.prometheus import Prometheus
 from tests.stack.report import Report
 from tests.stack.run import Plan, Run
-from tests.stack.running import NotInTime
+from tests.support.programs import NotInTime
 
 CALM = Plan("", jobs=240, rate=5)
 # Attempts that waited longer than two seconds are roots of their own, so both shapes of a trace are seen; and many

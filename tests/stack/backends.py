@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.stack.build import Programs
 from tests.stack.layout import Layout
-from tests.stack.running import Process, answers, plain_environ, wait_for
+from tests.support.programs import Process, answers, plain_environ, wait_for
 
 
 class Backends:

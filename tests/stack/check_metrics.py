@@ -10,8 +10,8 @@ from tests.stack.prometheus import Labels, Prometheus
 from tests.stack.promised import PROMISED, RESOURCE, Promise
 from tests.stack.report import Report
 from tests.stack.run import Run
-from tests.stack.running import NotInTime, wait_for
 from tests.stack.spans import Seen, Traces
+from tests.support.programs import NotInTime, wait_for
 
 _OURS = ("messaging_", "worker_")
 _LOOK = "[10m]"  # long enough for a run whose series have ended

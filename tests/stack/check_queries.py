@@ -13,8 +13,8 @@ from typing import Any
 from tests.stack.pins import ROOT, load
 from tests.stack.prometheus import Prometheus
 from tests.stack.report import Report
-from tests.stack.running import get
 from tests.stack.spans import fetch
+from tests.support.programs import get
 
 OBSERVABILITY = ROOT / "observability"
 RULES = OBSERVABILITY / "prometheus"

@@ -9,9 +9,9 @@ from itertools import pairwise
 
 from tests.stack.report import Report
 from tests.stack.run import Run
-from tests.stack.running import NotInTime, wait_for
 from tests.stack.spans import Seen, Traces, fetch
 from tests.support.ledger import Run as Ran
+from tests.support.programs import NotInTime, wait_for
 
 Attempts = Mapping[tuple[str, str], list[Seen]]
 DEAD_LETTERS = "dead-letters"

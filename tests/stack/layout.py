@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import re
 import shutil
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tests.stack.pins import ROOT, load
+from tests.support.programs import free_port
 
 _PLACE = r"\b({hosts}):(\d{{2,5}})\b"
 
@@ -32,7 +32,8 @@ class Layout:
     def port(self, service: str, port: int) -> int:
         """The free port of the loopback that stands for a service's port."""
         if (service, port) not in self._ports:
-            self._ports[service, port] = free_port(set(self._ports.values()))
+            taken = set(self._ports.values())
+            self._ports[service, port] = next(free for free in iter(free_port, 0) if free not in taken)
         return self._ports[service, port]
 
     def address(self, service: str, port: int) -> str:
@@ -85,13 +86,3 @@ class Layout:
             plain = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(value))
             found[name] = self.substituted(service, plain)
         return found
-
-
-def free_port(taken: set[int]) -> int:
-    """A port of the loopback that nobody listens on now."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if port not in taken:
-            return port

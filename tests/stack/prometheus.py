@@ -6,7 +6,7 @@ import urllib.error
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tests.stack.running import get
+from tests.support.programs import get
 
 Labels = Mapping[str, str]
 

@@ -17,10 +17,10 @@ from framework.process.scoreboard import READY, Scoreboard, SlotState
 from services.example_worker.demo import worker_command
 from services.example_worker.queues import RelayQueues
 from tests.stack.layout import Layout
-from tests.stack.running import Process, get, plain_environ, wait_for
 from tests.support.ledger import Run as Ran
 from tests.support.ledger import read
 from tests.support.processes import kill
+from tests.support.programs import Process, get, plain_environ, wait_for
 from tests.support.tree import unfinished
 
 HANG = 2  # seconds for which the receiver holds a request that it does not answer; more than RELAY_TIMEOUT

@@ -7,13 +7,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
-import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
@@ -23,6 +20,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from tests.support.programs import Process, free_ports, listens, wait_for
 from tests.support.received import Store
 from tests.support.receiver import FAST, Receiver
 
@@ -40,7 +38,7 @@ class Foreign:
     def __init__(self, place: Path) -> None:
         self._place = place
         self.http, self.grpc = free_ports(2)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
 
     def env(self, protocol: str, *, compression: str = "none") -> dict[str, str]:
         """Environment of a process that reports to it."""
@@ -65,30 +63,21 @@ class Foreign:
         return found
 
     def tail(self) -> str:
-        return (self._place / "log").read_text(errors="replace")[-3000:]
+        return self._process.tail() if self._process is not None else ""
 
     def start(self, command: Sequence[str | Path]) -> None:
         """Starts it and waits until both ports accept."""
-        with (self._place / "log").open("wb") as log:
-            # A home of its own: nothing of this machine's user is read or written.
-            environ = {"PATH": os.environ["PATH"], "HOME": str(self._place)}
-            self._process = subprocess.Popen(command, cwd=self._place, env=environ, stdout=log, stderr=log)
-        end = time.monotonic() + PATIENCE
-        while not (listens(self.http) and listens(self.grpc)):
-            assert self._process.poll() is None, f"{command[0]} has ended\n{self.tail()}"
-            assert time.monotonic() < end, f"{command[0]} does not listen\n{self.tail()}"
-            time.sleep(0.05)
+        # A home of its own: nothing of this machine's user is read or written.
+        environ = {"PATH": os.environ["PATH"], "HOME": str(self._place)}
+        process = self._process = Process(str(command[0]), command, environ, self._place / "log", cwd=self._place)
+        wait_for(lambda: process.check() and listens(self.http) and listens(self.grpc), f"{command[0]} to listen")
 
     def __enter__(self) -> Self:
         raise NotImplementedError
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
-            self._process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(10)
-            self._process.kill()
-            self._process.wait()
+            self._process.stop()
 
 
 class Rotel(Foreign):
@@ -177,23 +166,3 @@ def agent_program() -> Path | None:
     beside = Path(sys.executable).with_name("ddapm-test-agent")
     found = shutil.which("ddapm-test-agent")
     return beside if beside.exists() else Path(found) if found else None
-
-
-def listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that are free now; they are held together, so they differ."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()

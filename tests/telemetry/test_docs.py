@@ -23,7 +23,7 @@ from framework import Context, DeadLetter, Failure
 from framework.model.job import Reason
 from framework.service.settings import QueueOverride, RetryOverride, Settings
 from framework.telemetry import names
-from tests.telemetry.independent import free_ports, listens
+from tests.support.programs import free_ports, listens
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,9 @@ from framework.telemetry.export.otlp import Answer, destination
 from framework.telemetry.export.sender import Batch, Sender
 from framework.telemetry.sdk import exporters
 from framework.telemetry.sdk.exporters import LONGEST, SHORTEST
+from tests.support.programs import free_port
 from tests.telemetry import hostile
 from tests.telemetry.hostile import Hostile, says
-from tests.unit.test_probes import free_port
 
 PIECES = 4 << 20  # bytes: buffers of both sockets, and what is read
 

@@ -6,13 +6,9 @@ import time
 
 import pytest
 
+from tests.support.programs import free_port
 from tests.support.receiver import Receiver
 from tests.telemetry.helpers import TREE, json_lines, run, spawn
-
-
-def free_port() -> int:
-    with Receiver() as made:
-        return made.port
 
 
 def test_counters_of_forked_workers_are_not_doubled_and_each_has_its_own_identity(receiver):

@@ -17,12 +17,7 @@ from framework.maintenance import HealthServer, health
 from framework.maintenance.probes import probes
 from framework.model.errors import SettingsError
 from framework.service.settings import load_settings
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.support.programs import free_port
 
 
 def get(port: int, path: str) -> tuple[int, str]:

@@ -1,10 +1,11 @@
-"""Processes of one run: started, waited for, ended."""
+"""Programs beside the one that is tested, such as servers: started, waited for, ended; and ports for them."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 import urllib.error
@@ -57,15 +58,48 @@ def answers(url: str) -> bool:
     return True
 
 
-class Process:
-    """One process in a group of its own, its output in a file."""
+def listens(port: int) -> bool:
+    """Return whether somebody listens at a port of the loopback."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
-    def __init__(self, name: str, command: Sequence[str | Path], environ: Mapping[str, str], log: Path) -> None:
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of the loopback that are free now; they are held together, so they differ."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def free_port() -> int:
+    """Return one."""
+    return free_ports(1)[0]
+
+
+class Process:
+    """One process in a group of its own, its output in a file.
+
+    Args:
+        cwd: None = where we are.
+    """
+
+    def __init__(
+        self, name: str, command: Sequence[str | Path], environ: Mapping[str, str], log: Path, cwd: Path | None = None
+    ) -> None:
         self.name, self.log = name, log
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                command, env=dict(environ), stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0
-            )
+                command, env=dict(environ), cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                process_group=0,
+            )  # fmt: skip
         self.pid = self._process.pid
 
     def check(self) -> bool:
