@@ -87,11 +87,18 @@ class Life:
         bury(self.mine, lease, failure=failure(lease, message="why"))
         self.promise("letter", lease.job.id)
 
-    def cut_before(self, name: str, act: Callable[[], Any]) -> None:
-        """The process dies before its first call of this name: its locks are free, and it is gone."""
+    def tick(self, last: float | None, tick: float) -> None:
+        """A tick of the schedule `hourly`, with a job that is named after it."""
+        self.ours.add(f"tick-{tick:g}")
+        assert self.mine.fire("jobs", "hourly", last, tick, job(f"tick-{tick:g}"))
+
+    def cut_before(self, name: str, act: Callable[[], Any], number: int = 1) -> None:
+        """The process dies before a call of this name, the first or a later one: its locks are free, and it is gone."""
 
         def hook(called: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Callable[..., Any]) -> Any:
-            if called == name and not cut:
+            nonlocal number
+            number -= called == name and not cut
+            if not number and not cut:
                 cut.append(name)
                 raise Cut
             if cut and called == "pwrite":  # the dead write nothing

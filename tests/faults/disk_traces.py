@@ -94,6 +94,17 @@ def _append_in_vain(life: Life) -> None:
     life.enqueue("f")
 
 
+def _ticks(life: Life) -> None:
+    """Two of a schedule, of which the second one's process dies before its record is durable; the next look goes on."""
+    life.tick(None, 100.0)
+    life.promise("there", "tick-100")
+    life.cut_before("fsync", lambda: life.tick(100.0, 200.0), 3)
+    life.mine.ticks("jobs", ["hourly"])
+    life.promise("there", "tick-200")
+    life.tick(200.0, 300.0)
+    life.promise("there", "tick-300")
+
+
 def _together_recovered(life: Life) -> None:
     """A writer of the version before died with many jobs in a directory of tmp."""
     life.enqueue("a")
@@ -328,6 +339,7 @@ TRACES: dict[str, Callable[[Life], None]] = {
     "append": _append,
     "append by two": _append_by_two,
     "append in vain": _append_in_vain,
+    "ticks": _ticks,
     "stored together": _together_recovered,
     "segments": _segments,
     "segment letters": _segment_letters,

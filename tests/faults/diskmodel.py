@@ -108,12 +108,13 @@ def _look(state: State, active: list[Promise], ours: set[str]) -> list[str]:
                 fresh.maintain()
                 for orphan in fresh.rescue():
                     settle_orphan(fresh, orphan)
-            return _compare(fresh, active, ours)
+            handled = fresh.ticks("jobs", ["hourly"])[1].get("hourly")
+            return _compare(fresh, active, ours, handled.last if handled else 0.0)
         finally:
             fresh.close()
 
 
-def _compare(fresh: SpoolEngine, active: list[Promise], ours: set[str]) -> list[str]:
+def _compare(fresh: SpoolEngine, active: list[Promise], ours: set[str], handled: float) -> list[str]:
     views = [view for queue in QUEUES for place in PLACES for view in fresh.browse(queue.name, place)]  # type: ignore[arg-type]
     there = Counter(view.job.id for view in views)
     letters = {view.job.id for view in views if view.queue == "letters" or view.state == "dead"}
@@ -121,6 +122,8 @@ def _compare(fresh: SpoolEngine, active: list[Promise], ours: set[str]) -> list[
     broken += [f"{job_id} is there {count} times" for job_id, count in there.items() if count > 1]
     broken += [f"{job_id} was never enqueued" for job_id in there.keys() - ours]
     broken += [f"letter {v.job.id} has lost its last record" for v in views if v.job.id in letters and not _says_why(v)]
+    ticks = [float(job_id.partition("-")[2]) for job_id in there if job_id.startswith("tick-")]
+    broken += [f"tick {tick} has a job and comes again" for tick in ticks if tick > handled]
     for promise in active:
         kept = {
             "there": there[promise.job_id] > 0,

@@ -7,13 +7,8 @@ Also the table of traps: `trap` names the ⚠ of the protocol that a removal bri
 
 from __future__ import annotations
 
-from .mutant import Change, Mutant, in_spool, spool_file
+from .mutant import Change, Mutant, in_spool
 from .segment_mutants import SEGMENT_MUTANTS
-
-
-def _one(name: str, file: str, old: str, new: str, tests: str, trap: str = "") -> Mutant:
-    return Mutant(name, spool_file(file), ((old, new),), tests, trap)
-
 
 POISON = "spool/test_poison.py"
 ENQUEUE, SETTLE, LIFE, IDS = (
@@ -51,6 +46,11 @@ FSYNCS = (
     in_spool("fsync of a new queue's directory", "layout.py", "make_queue", "disk.sync_dir(queue.base)", "pass", MODEL),
     in_spool("fsync of the root's parents", "layout.py", "_sync_parents", "calls.fsync(fd)", "pass", MODEL),
     in_spool("fsync of a replayed letter's directory", "browse.py", "Browse.replay", "self._disk.sync_dir(os.path.dirname(target))", "pass", MODEL),
+    in_spool("fsync of a tick's job", "ticks.py", "Ticks._write_job", "sync=True", "sync=False", MODEL),
+    in_spool("fsync of a schedule's record", "ticks.py", "Ticks._replace", "sync=True", "sync=False", MODEL),
+    in_spool("a tick is durable before its job is moved", "ticks.py", "Ticks._publish", "self._disk.sync_dir(self._base)", "pass", MODEL),
+    in_spool("a tick is compared with the latest", "ticks.py", "Ticks.fire", "(None if known is None else known.last) != last", "False", "contract/test_schedules.py"),
+    in_spool("a tick's job is found by its record alone", "ticks.py", "Ticks.fire", "self._sweep(key)", "pass", "spool/test_ticks.py"),
     in_spool("fsync before the rename", "enqueue.py", "Enqueue._put_files", "self._make_durable(files)", "pass", ENQUEUE),
 )  # fmt: skip
 

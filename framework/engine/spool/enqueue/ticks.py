@@ -3,9 +3,8 @@
 A tick and its job are stored in one step, with the `flock` on the directory held:
 
     1  the job's file is written here, durably, under a name that begins with the schedule's hash
-    2  the record, which names the new tick and that file, replaces the old one by a rename, durably; now the tick is
-       handled
-    3  the file is moved to ready/, with a stamp of that moment
+    2  the record, which names the new tick and that file, replaces the old one by a rename; now the tick is handled
+    3  once that is durable, the file is moved to ready/, with a stamp of that moment
 
 A kill or a power cut before 2 leaves a file that no record names, which the next tick removes. After 2 the record names
 a file that is still here, and the process that looks at the schedule next moves it.
@@ -140,7 +139,6 @@ class Ticks:
         data = json.dumps(record._asdict(), separators=(",", ":")).encode()
         self._disk.write_new(path + _NEW, data, sync=True)
         self._disk.rename(path + _NEW, path)
-        self._disk.sync_dir(self._base)
 
     def _publish(self, record: Record | None) -> None:
         """Move the job of a handled tick into the queue, unless it was moved already."""
@@ -150,7 +148,7 @@ class Ticks:
         source = self._path(record.job)
         if name is None or self._disk.stat(source) is None:
             return
-        self._disk.sync_dir(self._base)  # the process that replaced the record may have died before it was durable
+        self._disk.sync_dir(self._base)  # the record first: else a power cut could leave the job without its tick
         self._disk.move(source, self._queue.ready(name._replace(stamp=self._clock.stamp())))
         self._ring()
 
