@@ -132,7 +132,7 @@ def test_what_was_removed_under_maintenance_is_said_once(root: Path) -> None:
     listen = Listener(worker._spool.waker)
     listen([notifier], 0)
     shutil.rmtree(root / "jobs")
-    with pytest.raises(EngineUnavailable, match="removed directories of queue 'jobs': they are made anew"):
+    with pytest.raises(EngineUnavailable, match="directories of queue 'jobs' were removed: they are made anew"):
         keeper.maintain()
     assert keeper.maintain()
     keeper.enqueue([job("a")])
