@@ -35,6 +35,7 @@ PAGE = Path(__file__).with_name("observability.md")
 WHO = {
     names.SENT_MESSAGES: "who enqueues, with a provider",
     names.OPERATION_DURATION: "who enqueues, with a provider; worker",
+    names.TICKS: "maintenance",
     names.QUEUE_DEPTH: "maintenance of the leader",
     names.UNDECLARED: "maintenance of the leader",
     names.OLDEST_JOB_AGE: "maintenance of the leader",

@@ -1,4 +1,4 @@
-"""The table of instruments, and what each attempt, operation and expiry adds to them.
+"""The table of instruments, and what each attempt, operation, expiry and tick adds to them.
 
 Both ways out use it: the exporter, which counts the records of rings, and the SDK of a process without a ring.
 """
@@ -32,6 +32,7 @@ TABLE: Final = {
     names.ATTEMPTS: Instrument("{attempt}", "Attempts that ended, by outcome."),
     names.RETRIES: Instrument("{retry}", "Failed attempts that will be repeated."),
     names.DEAD_LETTERS: Instrument("{job}", "Jobs that became dead letters."),
+    names.TICKS: Instrument("{tick}", "Ticks of schedules: fired ones have a job, missed ones came too late for one."),
     names.QUEUE_DEPTH: Instrument("{job}", "Jobs in a queue, by state."),
     names.UNDECLARED: Instrument("{job}", "Jobs in a queue that no running service declares."),
     names.OLDEST_JOB_AGE: Instrument("s", "How long the oldest ready job has been eligible."),
@@ -86,6 +87,11 @@ def of_expired(system: str, queue: str) -> Increments:
     """Return what jobs add that expired and became dead letters without an attempt."""
     why = {names.DEAD_LETTER_REASON: "expired", names.ERROR_TYPE: "expired"}
     return Increments([(names.DEAD_LETTERS, at(system, queue) | why)], [])
+
+
+def of_ticks(system: str, queue: str, key: str, outcome: str) -> Increments:
+    """Return what ticks of a schedule add. `outcome`: fired or missed."""
+    return Increments([(names.TICKS, at(system, queue) | {names.SCHEDULE: key, names.TICK_OUTCOME: outcome})], [])
 
 
 def at(system: str, queue: str) -> Attributes:

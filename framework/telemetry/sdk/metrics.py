@@ -21,7 +21,7 @@ STALE_SECONDS = 60.0
 
 E = TypeVar("E", bound=e.Event)
 
-_COUNTERS = (names.CONSUMED_MESSAGES, names.ATTEMPTS, names.RETRIES, names.DEAD_LETTERS)
+_COUNTERS = (names.CONSUMED_MESSAGES, names.ATTEMPTS, names.RETRIES, names.DEAD_LETTERS, names.TICKS)
 _HISTOGRAMS = (names.OPERATION_DURATION, names.PROCESS_DURATION, names.QUEUE_WAIT_DURATION)
 ReadSlots = Callable[[], tuple[int, int]]
 ReadStates = Callable[[], Sequence[tuple[str, int]]]
@@ -95,6 +95,12 @@ class Metrics:
                 self._add(grown, 1, instruments.times_of_lost(event), context)
             case e.JobsExpired():
                 self._add(instruments.of_expired(system, event.queue), event.count)
+            case e.ScheduleFired():
+                of_ticks = partial(instruments.of_ticks, system, event.queue, event.key)
+                if event.job_id:
+                    self._add(of_ticks("fired"), 1)
+                if event.missed:
+                    self._add(of_ticks("missed"), event.missed)
             case e.QueueObserved():
                 self._queues[event.queue] = (self._clock(), event)
             case e.QueueUndeclared():
