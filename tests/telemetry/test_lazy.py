@@ -230,8 +230,10 @@ def test_counts_of_lost_items_outlive_the_process_but_a_forked_child_adds_nothin
     second = ring_station(tmp_path, rings)
     second.drops.add("logs", 2)
     if not (pid := os.fork()):
-        second.drops.add("logs", 100)
-        os._exit(0)
+        try:
+            second.drops.add("logs", 100)
+        finally:
+            os._exit(0)
     os.waitpid(pid, 0)
     post(tmp_path, rings).flush()
     found = [p.value for p in receiver.latest(names.DROPPED) if p.attributes["signal"] == "logs"]
