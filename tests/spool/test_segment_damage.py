@@ -42,6 +42,15 @@ def test_a_damaged_record_hides_none_behind_it(seed: int) -> None:
     assert set(range(12)) - set(good) <= {hit}
 
 
+def test_a_length_that_leads_past_a_record_hides_it_not() -> None:
+    """The damaged length is a possible one: it ends where a later record begins."""
+    data = bytearray(bytes_of.records([job(f"j{number}") for number in range(5)]))
+    whole = bytes_of.walk(bytes(data), 5)
+    length = whole[1] + 4  # behind the flag and the index
+    data[length : length + 4] = (whole[3] - whole[1]).to_bytes(4, "little")
+    assert bytes_of.walk(bytes(data), 5) == whole
+
+
 def test_a_damaged_record_goes_to_bad_and_the_others_run(root: Path) -> None:
     mine = stored(root)
     (path,) = segments(root)
