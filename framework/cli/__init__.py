@@ -11,8 +11,8 @@ import click
 
 from framework.cli.alerts import alerts
 from framework.cli.bad import bad
-from framework.cli.check import check
 from framework.cli.dead import dead
+from framework.cli.declarations import check, schedules
 from framework.cli.doctor import doctor
 from framework.cli.enqueue import enqueue
 from framework.cli.health import health
@@ -20,7 +20,6 @@ from framework.cli.migrate import migrate
 from framework.cli.output import complain, fail
 from framework.cli.queues import queues
 from framework.cli.run import run
-from framework.cli.schedules import schedules
 from framework.model.errors import SettingsError, WorkerError
 from framework.process import stdio
 from framework.service.settings import load_dotenv

@@ -39,7 +39,7 @@ def _state_style(cell: str) -> str:
 
 @dataclass(frozen=True)
 class Report:
-    """What the command found: whether the engine can be used, with a text; the tests of telemetry; the variables."""
+    """The findings of the command: whether the engine can be used, and why; tests of telemetry; the variables."""
 
     service: Service
     engine: tuple[bool, str]

@@ -39,7 +39,7 @@ class OddAnswer(EngineUnavailable):
 
 @dataclass(slots=True)
 class Sorted:
-    """What a claim returned, sorted by what can be done with it.
+    """The answer of a claim, sorted by what can be done with it.
 
     Attributes:
         kept: leases to run.

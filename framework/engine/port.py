@@ -355,8 +355,6 @@ ENGINES = {
     "memory": "framework.engine.memory.engine",
     "postgresql": "framework.engine.postgres",
 }
-
-
 PLAIN = ("durability", "network_file_system")  # engine options whose values may be shown
 
 
@@ -366,9 +364,8 @@ def shown(url: str) -> str:
         return address(url) if "//" in url or "@" in url else url
     place, mark, query = url.partition("?")
     pairs = (pair.partition("=") for pair in query.split("&"))
-    return (
-        place + mark + "&".join(f"{name}{eq}{text if name in PLAIN or not eq else HIDDEN}" for name, eq, text in pairs)
-    )
+    options = (f"{name}{eq}{text if name in PLAIN or not eq else HIDDEN}" for name, eq, text in pairs)
+    return place + mark + "&".join(options)
 
 
 def scheme_of(url: str) -> str:

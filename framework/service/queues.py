@@ -68,7 +68,7 @@ opener: Callable[[Queue[Any]], Sender] = _no_opener
 
 
 class _Declared:
-    """What queues and pools have in common: a name, the source location, and the class attribute that declares it."""
+    """The base of queues and pools: a name, the source location, and the class attribute that declares it."""
 
     def __init__(self, name: str) -> None:
         self.name, self.location = name, caller_location()

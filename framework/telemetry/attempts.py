@@ -85,7 +85,7 @@ class Relations:
 
 
 class Planner:
-    """What relates attempts to the spans that made their jobs.
+    """The relation of attempts to the spans that made their jobs.
 
     Args:
         linkage, parent_within: as in Settings (trace_linkage, trace_parent_within).

@@ -1,4 +1,4 @@
-"""What every kind of worker does besides its jobs: start and end, repair of the process, advice about mistakes."""
+"""The frame of every kind of worker: start and end, repair of the process, advice about mistakes."""
 
 from __future__ import annotations
 

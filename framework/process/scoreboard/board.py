@@ -207,8 +207,7 @@ class Scoreboard:
         return string(HEADER.unpack_from(self._memory, 0)[7])
 
     def is_of(self, app: str) -> bool:
-        """Return whether an app of this name runs. Of a name that is too long for the board, only the beginning
-        counts."""
+        """Return whether an app of this name runs. Only the beginning counts of a name that is too long for the board."""
         return self.app == string(text(app, NAME))
 
     @property
@@ -349,8 +348,7 @@ class Scoreboard:
     # --- kill reasons -----------------------------------------------------------------------------------------------
 
     def write_kill_reason(self, incarnation: str, kind: int, charged: Sequence[int] | None = None) -> None:
-        """Record why the supervisor is about to send SIGKILL. The table has 256 entries; a new one replaces the
-        oldest."""
+        """Record why the supervisor is about to send SIGKILL. Of more than 256 records, the oldest is replaced."""
         self._write_kill_reason(incarnation, kind, charged, "")
 
     def write_death(self, incarnation: str, detail: str, charged: Sequence[int] | None = None) -> None:
@@ -396,7 +394,6 @@ def _begin(memory: Memory, slots: Sequence[tuple[str, int]], app: str) -> None:
 
 
 def _write(descriptor: int, memory: Memory) -> None:
-    """Write the whole memory in one call. The kernel reads it while the file is locked, so the last write is the
-    newest."""
+    """Write the whole memory in one call: the kernel reads it with the file locked, so the last write is the newest."""
     if os.pwrite(descriptor, memory, 0) < len(memory):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
