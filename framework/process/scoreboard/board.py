@@ -207,7 +207,7 @@ class Scoreboard:
         return string(HEADER.unpack_from(self._memory, 0)[7])
 
     def is_of(self, app: str) -> bool:
-        """Return whether an app of this name runs. Only the beginning counts of a name that is too long for the board."""
+        """Return whether an app of this name runs. Only the beginning of a name counts that is too long."""
         return self.app == string(text(app, NAME))
 
     @property
