@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from framework.telemetry import names
+from framework.telemetry import attempts, names
 from framework.telemetry.export.aggregation import Cells
 from framework.telemetry.ring import facts, records, tallies
 from framework.telemetry.ring.ring import RingReader, create
@@ -30,7 +30,7 @@ def success(writer: RingWriter, number: int, *, duration: float = 0.02, wait: fl
     span_id = number.to_bytes(8, "big")
     job_id = b"job-%d" % number
     size, pack = facts.packer(1, len(job_id))
-    numbers = (duration, wait, 2, b"t" * 16, span_id, 1, facts.NO_TRACE, facts.NO_SPAN, 1, 11)
+    numbers = (duration, wait, 2, b"t" * 16, span_id, 1, attempts.NO_TRACE, attempts.NO_SPAN, 1, 11)
     head = (size, records.FACTS, flags, 1, writer.pid, len(job_id))
     writer.success(pack(*head, *numbers, b"q", job_id, size))
     return span_id
@@ -99,15 +99,19 @@ def test_facts_are_whole_or_not_there_and_known_though_the_writer_was_killed_and
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
-        writer, reader = RingWriter(path, META), RingReader(path)
-        for number in range(500):
-            success(writer, number)
-            reader.commit({"folded": reader.head})
-            reader.set_sent(reader.head - 2048 if reader.head > 2048 else 0)
-        writer._memory[writer.path.stat().st_size - 10 :] = b"half a rec"
-        os.write(write, b"x")
-        signal.pause()
-    os.read(read, 1)
+        try:
+            writer, reader = RingWriter(path, META), RingReader(path)
+            for number in range(500):
+                success(writer, number)
+                reader.commit({"folded": reader.head})
+                reader.set_sent(reader.head - 2048 if reader.head > 2048 else 0)
+            writer._memory[writer.path.stat().st_size - 10 :] = b"half a rec"
+            os.write(write, b"x")
+            signal.pause()
+        finally:
+            os._exit(1)  # never back into pytest
+    os.close(write)
+    assert os.read(read, 1) == b"x", "the writer failed"
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     reader = RingReader(path)
