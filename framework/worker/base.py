@@ -17,6 +17,9 @@ from framework.worker.executor import Executor
 from framework.worker.putback import PutBack
 
 SPARED = 4  # times in a row that an idle process is not looked at
+# Seconds between two looks at the ledger: more than the supervisor needs to notice that the whole directory is gone,
+# which is the better report.
+LOOK_EVERY = 1.5
 _ONLY_IN_MAIN = "signal only works in main thread"
 
 
@@ -92,11 +95,11 @@ class Worker:
             self._on_term()
 
     def _look_after_ledger(self) -> None:
-        """Write the ledger again if it was deleted; check once a second."""
+        """Write the ledger again if it was deleted; check every other second."""
         now = time.monotonic()
         if now < self._next_look:
             return
-        self._next_look = now + 1.0
+        self._next_look = now + LOOK_EVERY
         try:
             if self._core.ledger.restore():
                 self._core.complain("the ledger of its runs was deleted: written anew")

@@ -96,7 +96,7 @@ def test_a_replaced_worker_keeps_its_instance_id_and_starts_no_new_series(tree: 
 
 def test_workers_have_no_thread_of_the_sdk_and_the_exporter_reports_their_slots_and_memory(tree: Tree) -> None:
     with Receiver() as receiver:
-        with Counted.connect(tree._settings):
+        with Counted.connect(tree.settings):
             Counted.sync.enqueue(1)
             Counted.many.enqueue(1)
         tree.start(module="tests.support.services.counted", **traced(receiver))
