@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from operator import attrgetter
 from typing import Any
 
@@ -86,7 +87,9 @@ def are_claimed(found: Any, limit: int, queues: Collection[str]) -> bool:
             )  # first, because the exact check takes five times as long
             if lease.queue not in queues or lease.attempt < 1 or (not usual and flaw_of(lease)):
                 return False
-        return count < 2 or len(set(map(_uid, found))) == count
+        if count < 2 or len(set(map(_uid, found))) == count:
+            return True
+        return not any(_is_same(one, other) for one, other in combinations(found, 2))
     except Exception:
         return False
 
@@ -113,16 +116,16 @@ def sort_out(found: Any, limit: int, queues: Collection[str]) -> Sorted:
         made.unknown = True
         made.flaws.append(f"returned {_kind(found)}, not a sequence of leases")
         return made
-    known: set[bytes] = set()
+    known: list[Lease] = []
     try:
         for lease in found:
             if flaw := flaw_of(lease):
                 made.unknown = True
                 made.flaws.append(f"returned {flaw}")
-            elif lease.job.uid in known:
+            elif any(_is_same(lease, other) for other in known):
                 made.flaws.append(f"returned job {lease.job.id!r} twice: it runs once")
             else:
-                known.add(lease.job.uid)
+                known.append(lease)
                 fits = lease.queue in queues
                 (made.kept if fits and len(made.kept) < limit else made.surplus).append(lease)
                 if not fits:
@@ -134,6 +137,11 @@ def sort_out(found: Any, limit: int, queues: Collection[str]) -> Sorted:
     if total > limit:
         made.flaws.append(f"returned {total} leases where it may return {limit}: the others are released")
     return made
+
+
+def _is_same(one: Lease, other: Lease) -> bool:
+    """Return whether two leases are one. A store may have two copies of a job, each of which has a lease."""
+    return one is other or (one.job.uid == other.job.uid and bool(one.token == other.token))
 
 
 def rescued_by(engine: Engine) -> tuple[list[Rescued], OddAnswer | None]:

@@ -60,7 +60,7 @@ class Run:
             if self._count("worker.job j join worker.queue q on q.id = j.queue where q.name = %s", queue.name) < 200:
                 count = self.jobs[queue.name]
                 self.jobs[queue.name] += 200
-                with queue.connected(self.tree._producer):
+                with queue.connected(self.tree.producer):
                     queue.enqueue_many([Step(key=f"{queue.name}-{count + n}") for n in range(200)])
 
     def _strike(self) -> None:

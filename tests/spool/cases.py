@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ from unittest.mock import patch
 from framework.engine.port import Inspector
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.engine import SpoolEngine
-from framework.model.errors import EnqueueFailed, EnqueueUncertain, LeaseLost
+from framework.model.errors import EngineUnavailable, EnqueueFailed, EnqueueUncertain, LeaseLost
 from tests.support.settling import ack, bury, rest, retry
 
 from .kept_cases import KEPT_CASES
@@ -114,6 +115,36 @@ def _enqueue(*ids: str, **options: Any) -> Callable[[Stage], None]:
     return lambda stage: stage.broker.enqueue([job(job_id, **options) for job_id in ids])
 
 
+def _tick(stage: Stage, last: float, tick: float, job_id: str) -> None:
+    try:
+        fired = stage.broker.fire("jobs", "hourly", last, tick, job(job_id))
+    except EngineUnavailable as error:
+        raise EnqueueUncertain(str(error), job_id=job_id) from error
+    if not fired:
+        raise EnqueueFailed("the record seemed to be missing")
+
+
+def _ticked(stage: Stage) -> None:
+    _nothing(stage)
+    stage.broker.fire("jobs", "hourly", None, 100.0)
+
+
+def _ticked_in_vain(stage: Stage) -> None:
+    """A process died before the tick of its job was handled."""
+    _ticked(stage)
+    (record,) = stage.root.glob("jobs/schedules/*")
+    record.with_name(f"{record.name},left").write_bytes(b"x")
+
+
+def _tick_left(stage: Stage) -> None:
+    """The job of a tick whose process died before it moved it."""
+    stage.broker.fire("jobs", "hourly", None, 100.0, job("a"))
+    stage.stored.append("a")
+    (ready,) = stage.root.glob("jobs/ready/*/*")
+    (record,) = stage.root.glob("jobs/schedules/*")
+    ready.rename(record.with_name(json.loads(record.read_bytes())["job"]))
+
+
 MANY = tuple(f"n{number}" for number in range(9))
 
 CASES = (
@@ -128,6 +159,9 @@ CASES = (
     Case("enqueue duplicate", lambda s: s.store("a", chosen=True), _enqueue("a", chosen=True)),
     Case("enqueue in vain", _nothing, _in_vain, refuses=("n",)),
     Case("enqueue in vain on btrfs", _nothing, _in_vain_on_btrfs, refuses=("n",)),
+    Case("tick", _ticked, lambda s: _tick(s, 100.0, 200.0, "n"), enqueues=("n",)),
+    Case("tick after one in vain", _ticked_in_vain, lambda s: _tick(s, 100.0, 200.0, "n"), enqueues=("n",)),
+    Case("tick that was left", _tick_left, lambda s: s.broker.ticks("jobs", ["hourly"])),
     Case("claim", _nothing, lambda s: s.__setattr__("held", claim(s.broker))),
     Case("claim urgent", _urgent, lambda s: s.__setattr__("held", claim(s.broker))),
     Case("claim expired", _expired, lambda s: s.__setattr__("held", claim(s.broker))),

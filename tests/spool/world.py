@@ -154,6 +154,8 @@ def dies_before(broker: SpoolEngine, name: str, number: int = 1) -> SpoolEngine:
 def heal(root: Path, *queues: QueueOptions) -> SpoolEngine:
     """What the next supervisor does: opens, maintains, rescues; orphans are settled by the rules of DESIGN.md."""
     fresh = broker(root, *queues)
+    if any(queue.name == "jobs" for queue in queues or QUEUES):
+        fresh.ticks("jobs", ["hourly"])
     for _ in range(3):
         fresh.maintain()
         for orphan in fresh.rescue():

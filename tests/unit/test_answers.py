@@ -39,6 +39,7 @@ class Odd:
         [a_lease(queue="more", home="jobs")],
         [replace(ONE, previous=RunRecord(0, 1, 1, 1.0))],
         [replace(ONE, eligible_at=5)],
+        [replace(ONE, token="a file"), replace(ONE, token="a copy of it")],
     ],
 )
 def test_what_the_contract_allows_is_claimed(found: Any) -> None:
