@@ -82,6 +82,7 @@ def open_producer(settings: Settings) -> Producer:
             durability=settings.durability,
             network_file_system=settings.network_file_system,
         )
+        sending = for_host(engine.features.system)  # imports more
     engine.open([])
     features = engine.features
     if features.local and features.durable != "nothing" and not (engine.local_dir / "run").exists():
@@ -89,7 +90,7 @@ def open_producer(settings: Settings) -> Producer:
         log.warning("jobs go to %s, where no worker has ever run; set WORKER_ENGINE_URL as in the worker", where)
     for note in (*renamed_variables(), *engine.notes):
         log.warning(note)
-    return Producer(engine, options=partial(resolve, settings=settings), sending=for_host(engine.features.system))
+    return Producer(engine, options=partial(resolve, settings=settings), sending=sending)
 
 
 @contextmanager
