@@ -60,6 +60,7 @@ class World:
 
     def start(self) -> None:
         """Start the tree and the load."""
+        assert self.tree.producer is not None, "opened here: the first fault must not meet its first connection"
         self.tree.start("--queue", "many", "--queue", "sync", WORKER_HEALTH=self.health, WORKER_LOG_LEVEL="info")
         for thread in self._threads:
             thread.start()
