@@ -44,16 +44,17 @@ class IdBusy(Exception):
 
 def directory(queue: QueueDir, job_id: str) -> str:
     """Return the directory `ids/<xx>` of an id."""
-    return f"{queue.base}/ids/{_digest(job_id)[:2]}"
+    return f"{queue.base}/ids/{digest(job_id)[:2]}"
 
 
 def entry(queue: QueueDir, job_id: str) -> str:
     """Return the path of an id's entry."""
-    return f"{directory(queue, job_id)}/{_digest(job_id)}"
+    return f"{directory(queue, job_id)}/{digest(job_id)}"
 
 
-def _digest(job_id: str) -> str:
-    return blake2b(job_id.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+def digest(key: str) -> str:
+    """Return the name of an entry for any text: 32 hex digits."""
+    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 @contextmanager

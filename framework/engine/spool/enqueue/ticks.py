@@ -19,7 +19,6 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from hashlib import blake2b
 from typing import NamedTuple
 
 from framework.engine.port import Tick
@@ -103,18 +102,18 @@ class Ticks:
 
     def _read(self, key: str) -> Record | None:
         """Return a schedule's record; None: there is none, or it is damaged, and the schedule begins anew."""
-        data = self._disk.read_small(self._path(_digest(key)), MOST_BYTES)
+        data = self._disk.read_small(self._path(ids.digest(key)), MOST_BYTES)
         if data is None:
             return None
         record = _parse(data)
         if record is None or record.key != key:
-            log.warning("spool: %s is damaged: its schedule %r begins anew", self._path(_digest(key)), key)
+            log.warning("spool: %s is damaged: its schedule %r begins anew", self._path(ids.digest(key)), key)
             return None
         return record
 
     def _sweep(self, key: str) -> None:
         """Remove the files of ticks that were never handled; the job of a handled one has been moved before."""
-        begin = f"{_digest(key)},"
+        begin = f"{ids.digest(key)},"
         for entry in self._disk.listdir(self._base):
             if entry.startswith(begin):
                 self._disk.unlink(self._path(entry))
@@ -129,12 +128,12 @@ class Ticks:
             )
         data = job_file.encode(job)
         self._limits.admit(1, len(data))
-        entry = f"{_digest(key)},{names.first(job, self._clock.stamp(), names.tails.next())}"
+        entry = f"{ids.digest(key)},{names.first(job, self._clock.stamp(), names.tails.next())}"
         self._disk.write_new(self._path(entry), data, sync=True)
         return entry
 
     def _replace(self, record: Record) -> None:
-        path = self._path(_digest(record.key))
+        path = self._path(ids.digest(record.key))
         self._disk.unlink(path + _NEW)
         data = json.dumps(record._asdict(), separators=(",", ":")).encode()
         self._disk.write_new(path + _NEW, data, sync=True)
@@ -151,10 +150,6 @@ class Ticks:
         self._disk.sync_dir(self._base)  # the record first: else a power cut could leave the job without its tick
         self._disk.move(source, self._queue.ready(name._replace(stamp=self._clock.stamp())))
         self._ring()
-
-
-def _digest(key: str) -> str:
-    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _parse(data: bytes) -> Record | None:
