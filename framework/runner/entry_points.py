@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -38,7 +38,7 @@ from framework.runner.code import declared
 from framework.runner.construct import construct
 from framework.runner.context import Crew, TreeContext, own_engine, own_ledger
 from framework.runner.member import Member
-from framework.service.plans import plans_of
+from framework.service.plans import Plan, plans_of
 from framework.worker import AsyncWorker, LeaveSignal, SyncWorker, ThreadWorker, WorkerCore
 from framework.worker.executor.elsewhere import identified
 
@@ -53,7 +53,10 @@ def specs(
         say: takes the supervisor's events about its children.
     """
     argv = partial(_argv, context, board, code)
-    found = [ChildSpec(MAINTENANCE, 0, partial(maintain, context, board=board), last=True, argv=argv)]
+    # Here, because the payloads are encoded by code of the service, which a forked maintenance process must not run.
+    plans = plans_of(context.app.worker_queues.values(), context.options)
+    run = partial(maintain, context, board=board, plans=plans)
+    found = [ChildSpec(MAINTENANCE, 0, run, last=True, argv=argv)]
     for slot, crew, number in context.workers:
         run = partial(work, context, board=board, crew=crew, number=number)
         found.append(ChildSpec(slot, len(found), run, argv=argv))
@@ -155,7 +158,7 @@ class _Progress:
         return FAILED_TO_CLOSE if core.leave else CRASHED
 
 
-def maintain(context: TreeContext, child: ChildInfo, board: Scoreboard) -> int:
+def maintain(context: TreeContext, child: ChildInfo, board: Scoreboard, plans: Sequence[Plan]) -> int:
     """Run the maintenance process; return the exit code. In a forked process no code of the service runs here; in a
     spawned one only its import does."""
     member = Member(context, child, board, MAINTENANCE)
@@ -167,7 +170,7 @@ def maintain(context: TreeContext, child: ChildInfo, board: Scoreboard) -> int:
         telemetry.shutdown(settings.telemetry_flush)
         return FAILED_TO_START
     warn = lambda text: emit(SupervisorNote(text, "warning"))  # noqa: E731
-    maintenance = _maintenance(member, engine, warn)
+    maintenance = _maintenance(member, engine, plans, warn)
     telemetry.observe_processes(lambda: processes(board), lambda: restarts(board))
     if settings.health:
         HealthServer(settings.health, probes(maintenance, board), say=warn)
@@ -184,7 +187,7 @@ def maintain(context: TreeContext, child: ChildInfo, board: Scoreboard) -> int:
         member.say_goodbye(LAST_GRACE - 0.2)
 
 
-def _maintenance(member: Member, engine: Engine, warn: Callable[[str], None]) -> Maintenance:
+def _maintenance(member: Member, engine: Engine, plans: Sequence[Plan], warn: Callable[[str], None]) -> Maintenance:
     context, child, telemetry = member.context, member.child, member.telemetry
     abandoned = AbandonedLeases(
         engine,
@@ -204,7 +207,7 @@ def _maintenance(member: Member, engine: Engine, warn: Callable[[str], None]) ->
         engine=engine,
         abandoned=abandoned,
         queues=context.options,
-        plans=plans_of(context.app.worker_queues.values(), context.options),
+        plans=plans,
         emit=member.emit,
         leads=lambda: engine.lead(context.app.__name__),
         drain=context.settings.drain_seconds,
