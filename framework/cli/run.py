@@ -19,8 +19,8 @@ def run(given: tuple[str, ...], queues: tuple[str, ...]) -> int:
 
     A first signal lets running jobs finish (WORKER_DRAIN, 25 s); a second one ends them at once, and they run again.
 
-    Exit code: 0 drained, 1 error, 2 usage or import, 3 engine unreachable, 4 restart budget exceeded, 5 drain deadline
-    passed (its jobs were handed back).
+    Exit code: 0 drained, 1 error, 2 usage or import, 3 engine unreachable or refusing, 4 restart budget exceeded,
+    5 drain deadline passed (its jobs were handed back).
     """
     (module,) = take(given)
     lean.import_structlog()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from operator import attrgetter
@@ -66,6 +66,15 @@ def failure_of(engine: Engine, verb: str, error: Exception) -> str:
     if isinstance(error, OddAnswer):
         return str(error)
     return f"{name_of(engine)}.{verb}() raises {error if isinstance(error, WorkerError) else answer(error)}"
+
+
+def closing(engine: Engine, close: Callable[[], object] | None = None) -> str:
+    """Close an engine by `close` or its own verb. Return one line about what that raises; empty: nothing."""
+    try:
+        (close or engine.close)()
+    except Exception as error:
+        return failure_of(engine, "close", error)
+    return ""
 
 
 def are_claimed(found: Any, limit: int, queues: Collection[str]) -> bool:

@@ -29,6 +29,7 @@ from framework.process.supervisor import (
     FAILED_TO_CLOSE,
     FAILED_TO_START,
     LAST_GRACE,
+    REFUSED,
     ChildInfo,
     ChildSpec,
     unblock,
@@ -155,7 +156,9 @@ class _Progress:
             return FAILED_TO_START
         # A failing teardown leaves no job unsettled. The slot backs off, and the failure does not count for the restart
         # budget.
-        return FAILED_TO_CLOSE if core.leave else CRASHED
+        if core.leave:
+            return FAILED_TO_CLOSE
+        return REFUSED if isinstance(error, EngineError) else CRASHED
 
 
 def maintain(context: TreeContext, child: ChildInfo, board: Scoreboard, plans: Sequence[Plan]) -> int:
@@ -181,9 +184,9 @@ def maintain(context: TreeContext, child: ChildInfo, board: Scoreboard, plans: S
         return 0
     except WorkerError as error:  # the engine refuses for good
         emit(ServiceMistake(child.name, f"{child.name}: {error}"))
-        return CRASHED
+        return REFUSED if isinstance(error, EngineError) else CRASHED
     finally:
-        engine.close()
+        member.close(engine)
         member.say_goodbye(LAST_GRACE - 0.2)
 
 

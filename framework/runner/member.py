@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 
+from framework.engine.answers import closing
 from framework.engine.ledger import Ledger
 from framework.engine.port import Engine
-from framework.model.events import Bus
+from framework.model.events import Bus, SupervisorNote
 from framework.process.scoreboard import GONE, HOOKS, Scoreboard
 from framework.process.signals import reset_in_child
 from framework.process.supervisor import ChildInfo, unblock
@@ -104,9 +105,14 @@ class Member:
         if self.ledger is not None:
             with suppress(OSError):  # maintenance removes it
                 self.ledger.close()
-        if (opened := self.producer or self.engine) is not None:
-            opened.close()
+        if self.engine is not None:
+            self.close(self.engine, self.producer.close if self.producer is not None else None)
         self.say_goodbye(0.0)
+
+    def close(self, engine: Engine, close: Callable[[], object] | None = None) -> None:
+        """Close an engine, by `close` or its own verb. What fails is logged: this process ends anyway."""
+        if flaw := closing(engine, close):
+            self.emit(SupervisorNote(f"{self.child.name}: {flaw}", "warning"))
 
     def say_goodbye(self, after: float) -> None:
         """Shut telemetry down, when everything is settled: it gets the rest of the drain, and `after` seconds more."""

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from framework.engine.answers import closing
 from framework.engine.ledger import size_of
 from framework.engine.port import Engine, shown
 from framework.model.errors import EngineError, UsageError
@@ -123,7 +124,9 @@ def _take_place(
         engine.open(list(options.values()))
         system, notes = engine.features.system, list(engine.notes)
     finally:
-        engine.close()
+        flaw = closing(engine)
+    if flaw:
+        notes.append(flaw)
     try:
         instance = Instance.take(directory / "run", directory / "instances")
     except OSError as error:

@@ -132,6 +132,11 @@ class Misshapen:
     def stuck(self) -> Any:
         return None if self._is_flawed("stuck", f"{os.getpid()}") else self._inner.stuck()
 
+    def close(self) -> None:
+        self._inner.close()
+        if "close+" in self._flaws:
+            raise ZeroDivisionError("no end")
+
     def wake(self) -> None:
         self._inner.wake()
         if self._is_flawed("wake", f"{os.getpid()}"):

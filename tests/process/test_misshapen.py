@@ -103,9 +103,19 @@ def test_an_engine_that_always_answers_oddly_makes_no_worker_spin(tree: Tree, en
 def test_an_engine_that_refuses_for_good_is_one_line_of_the_process(tree: Tree, verb: str) -> None:
     """Regression: maintenance wrote a traceback beside the log."""
     start(tree, f"{verb}+", {"WORKER_RESTART_BUDGET": "1"}, jobs=1)
-    assert tree.exit_code() == 4
+    assert tree.exit_code() == 3
     said = {event["process"] for event in tree.events() if "the store belongs to another" in event["event"]}
     assert "maintenance" in said if verb == "refuse-maintain" else said & {"one/0", "threads/0", "loop/0", "other/0"}
+    assert not tree.events("raw")
+
+
+def test_an_engine_that_fails_to_close_is_one_line_of_each_process(tree: Tree) -> None:
+    """Regression: `worker run` ended with a traceback before it had started anything."""
+    start(tree, "close+", {}, jobs=1)
+    assert_all_ran_once(tree, 1)
+    assert tree.stop() == 0
+    said = [event["event"] for event in tree.events() if "Misshapen.close() raises" in event["event"]]
+    assert len(said) == 1 + 5, said  # the supervisor's look at the engine, maintenance, and four workers
     assert not tree.events("raw")
 
 

@@ -18,6 +18,7 @@ from framework.process.supervisor import platform
 
 FAILED_TO_START = 78  # exit code of a child whose lifespan or engine failed before it was ready
 FAILED_TO_CLOSE = 79  # exit code of a child that failed while it was leaving
+REFUSED = 77  # exit code of a child whose engine refuses for good
 CRASHED = 70  # exit code of a child that ended by an unexpected exception
 FLUSH = 0.5  # seconds that a child waits, at its end, for the reader of what its handlers printed
 _ALL = signal.valid_signals()

@@ -12,7 +12,7 @@ from framework.process import orphans
 from framework.process.scoreboard import GONE, LEAVING, PLANNED, RowState, before_deadline, process_start
 from framework.process.signals import poke
 from framework.process.supervisor import children, platform
-from framework.process.supervisor.children import ChildInfo, ChildSpec
+from framework.process.supervisor.children import REFUSED, ChildInfo, ChildSpec
 from framework.process.supervisor.drain import Drain
 from framework.process.supervisor.place import Place, describe_exit, exit_reason
 from framework.process.supervisor.policy import Budget
@@ -156,7 +156,7 @@ class Restarts:
         tree.emit(ProcessExited(place.spec.name, pid, reason, code, delay if again else None, detail))
         place.spec.buried(reason, detail)
         if counts and place.spec.vital and not tree.draining and self._budget.exceeded(now):
-            tree.exit_code = 4
+            tree.exit_code = 3 if code == REFUSED else 4
             tree.note(
                 f"more than {tree.options.restart_budget} processes died while idle or before they were ready within "
                 f"{tree.options.restart_window:g} s: giving up; last: {place.spec.name}, {detail}",
