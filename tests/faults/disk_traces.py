@@ -98,7 +98,7 @@ def _ticks(life: Life) -> None:
     """Two of a schedule, of which the second one's process dies before its record is durable; the next look goes on."""
     life.tick(None, 100.0)
     life.promise("there", "tick-100")
-    life.cut_before("fsync", lambda: life.tick(100.0, 200.0), 3)
+    life.cut_before("fsync", lambda: life.tick(100.0, 200.0), 4)
     life.mine.ticks("jobs", ["hourly"])
     life.promise("there", "tick-200")
     life.tick(200.0, 300.0)

@@ -48,6 +48,7 @@ FSYNCS = (
     in_spool("fsync of a replayed letter's directory", "browse.py", "Browse.replay", "self._disk.sync_dir(os.path.dirname(target))", "pass", MODEL),
     in_spool("fsync of a tick's job", "ticks.py", "Ticks._write_job", "sync=True", "sync=False", MODEL),
     in_spool("fsync of a schedule's record", "ticks.py", "Ticks._replace", "sync=True", "sync=False", MODEL),
+    in_spool("a tick's job has moved before the next one", "ticks.py", "Ticks.fire", "self._disk.sync_dir(self._base)", "pass", MODEL),
     in_spool("a tick is durable before its job is moved", "ticks.py", "Ticks._publish", "self._disk.sync_dir(self._base)", "pass", MODEL),
     in_spool("a tick is compared with the latest", "ticks.py", "Ticks.fire", "(None if known is None else known.last) != last", "False", "contract/test_schedules.py"),
     in_spool("a tick's job is found by its record alone", "ticks.py", "Ticks.fire", "self._sweep(key)", "pass", "spool/test_ticks.py"),

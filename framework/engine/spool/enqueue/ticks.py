@@ -2,6 +2,7 @@
 
 A tick and its job are stored in one step, with the `flock` on the directory held:
 
+    0  the directory is flushed, so that the move of the job of the tick before is durable
     1  the job's file is written here, durably, under a name that begins with the schedule's hash
     2  the record, which names the new tick and that file, replaces the old one by a rename; now the tick is handled
     3  once that is durable, the file is moved to ready/, with a stamp of that moment
@@ -83,6 +84,9 @@ class Ticks:
             if (None if known is None else known.last) != last:
                 return False
             self._sweep(key)
+            if known is not None and known.job:
+                # Its move must not be lost where the new record, which does not name it, is kept.
+                self._disk.sync_dir(self._base)
             name = "" if job is None else self._write_job(key, job)
             record = Record(key, tick, missed + (known.missed if known else 0), name)
             self._replace(record)
