@@ -77,7 +77,6 @@ CAREFUL = (
     in_spool("O_NOFOLLOW of a rescue", "rescue.py", "Rescue._take", "open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK", "open(path, os.O_RDWR | os.O_NONBLOCK", f"{FLAGS} {PLANTED}"),
     in_spool("O_NOFOLLOW of a record", "settle.py", "Settle._record", "os.O_NOFOLLOW | os.O_NONBLOCK", "os.O_NONBLOCK", FLAGS),
     in_spool("O_NOFOLLOW of a look", "job_file.py", "opened", "os.O_NOFOLLOW | os.O_NONBLOCK", "os.O_NONBLOCK", f"{FLAGS} {PLANTED} cli/test_bad.py"),
-    in_spool("S_ISREG of a letter that is over", "maintain.py", "Maintain._delete_one", "or not stat.S_ISREG(found.st_mode)", "", "spool/test_security.py"),
     in_spool("O_NOFOLLOW of the bell", "notifier.py", "", "os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW", "os.O_RDWR | os.O_NONBLOCK", "spool/test_security.py"),
     in_spool("O_EXCL of a lock that a rescuer gives", "rescue.py", "Rescue._give_lock", "os.O_RDWR | os.O_CREAT | os.O_EXCL", "os.O_RDWR | os.O_CREAT", FLAGS),
     in_spool("O_NOFOLLOW of a stillborn", "rescue.py", "Rescue._remove_stillborn", "flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK", "flags = os.O_RDWR | os.O_NONBLOCK", FLAGS),

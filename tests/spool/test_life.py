@@ -298,6 +298,7 @@ def test_close_leaves_what_is_held_to_a_rescuer(root: Path) -> None:
     mine = broker(root)
     take_two(mine)
     mine.close()
+    assert [path.suffix for path in sorted((root / "jobs" / "claimed").iterdir())] == ["", ".lock"]
     fresh = broker(root)
     assert ids(claim(fresh)) == []
     assert [orphan.lease.job.id for orphan in fresh.rescue()] == ["a", "b"]

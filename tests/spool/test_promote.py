@@ -162,14 +162,15 @@ def test_what_others_have_moved_is_passed_over(root: Path) -> None:
     """All processes move the same jobs in the same order. Verified: one by one it loses 300 renames."""
     mine, other = broker(root, calls=(seam := Seam())), broker(root)
     _due(mine)
-    mine._spool.parts("jobs").promote._look()
+    while not mine._spool.parts("jobs").promote._go_on():
+        pass
     _later(other)
     while other.stats("jobs").delayed:
         other.maintain()
     seam.arm(counter := Counter())
     mine._spool.parts("jobs").promote._move(MANY, math.inf)
     seam.disarm()
-    assert counter.missed <= 4
+    assert 2 <= counter.missed <= 4
     assert len(claim(mine, limit=MANY)) == MANY
     mine.close()
     other.close()

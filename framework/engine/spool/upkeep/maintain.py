@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
@@ -224,7 +223,7 @@ class Maintain:
     def _delete_one(self, path: str, name: Name, over: int) -> None:
         found = self._disk.stat(path)
         # A rename sets the ctime, so it is the time at which the dead letter came here.
-        if found is None or not stat.S_ISREG(found.st_mode) or names.micros(found.st_ctime) > over:
+        if found is None or names.micros(found.st_ctime) > over:
             return
         try:
             job, _ = job_file.read(self._disk, path)
