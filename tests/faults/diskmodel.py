@@ -121,9 +121,7 @@ def _compare(fresh: SpoolEngine, active: list[Promise], ours: set[str], handled:
     broken = [f"{view.job.id} is torn" for view in views if view.job.payload != body(view.job.id)]
     broken += [f"{job_id} is there {count} times" for job_id, count in there.items() if count > 1]
     broken += [f"{job_id} was never enqueued" for job_id in there.keys() - ours]
-    broken += [
-        f"letter {v.job.id} does not say why it is one" for v in views if v.job.id in letters and not _says_why(v)
-    ]
+    broken += [f"letter {v.job.id} says not why" for v in views if v.job.id in letters and not _says_why(v)]
     ticks = [float(job_id.partition("-")[2]) for job_id in there if job_id.startswith("tick-")]
     broken += [f"tick {tick} has a job and comes again" for tick in ticks if tick > handled]
     for promise in active:

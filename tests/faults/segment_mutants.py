@@ -51,7 +51,7 @@ SEGMENT_MUTANTS = (
     in_spool("segments: a worker that does not read them", "claim/markers.py", "Readers.look", "self._disk.unlink(self._queue.segmented)", "pass", READERS),
     in_spool("segments: flush of what is appended", "segments/append.py", "Open.append", "calls.fdatasync(self._fd)", "pass", f"{MODEL} {APPEND}"),
     in_spool("segments: flush of what is taken back", "segments/append.py", "Open._withdraw", "self._disk.calls.fdatasync(self._fd)", "pass", MODEL),
-    in_spool("segments: what is taken back is none", "segments/append.py", "Open._withdraw", "self._write(bytes(size), self._end)", "", MODEL),
+    in_spool("segments: what is taken back is none", "segments/append.py", "Open._withdraw", "self._write(bytes(size), self._end)", "", APPEND),
     in_spool("segments: a segment that is closed has no vacant word", "segments/append.py", "Open.close", "self._say_done()\nsize", "size", APPEND),
     in_spool("segments: an open segment has a name", "segments/append.py", "Open.is_ours", "and found.st_nlink > 0", "", APPEND),
     in_spool("segments: an open segment is ours before", "segments/append.py", "Open.takes", "or not self.is_ours():\n    return None", ":\n    return None", APPEND),

@@ -18,7 +18,7 @@ from framework.engine.spool.engine import SpoolEngine
 from framework.engine.spool.format import job_file, names
 from framework.engine.spool.segments import append, file, words
 from framework.engine.spool.segments import format as bytes_of
-from framework.model.errors import EnqueueUncertain, QueueFull
+from framework.model.errors import EnqueueFailed, EnqueueUncertain, QueueFull
 from framework.model.options import QueueOptions
 from tests.support.settling import ack
 
@@ -235,6 +235,21 @@ def test_what_cannot_be_written_is_not_queued_and_the_next_is(root: Path, mine: 
     mine.enqueue([job("c")])
     assert vacant(root) == 15, "of the new one alone"
     assert ids(claim(heal(root))) == ["a", "c"]
+
+
+def test_of_what_was_written_before_the_write_failed_nothing_stays(root: Path, mine: SpoolEngine, seam: Seam) -> None:
+    """Its words alone would not do: whoever reads a damaged segment goes by the records."""
+
+    def late(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Callable[..., Any]) -> Any:
+        result = real(*args, **kwargs)
+        if name == "pwrite" and b"the-late-one" in args[1]:
+            raise OSError(errno.EIO, "injected")
+        return result
+
+    seam.arm(late)
+    with pytest.raises(EnqueueFailed):
+        mine.enqueue([job("the-late-one")])
+    assert all(b"the-late-one" not in path.read_bytes() for path in segments(root))
 
 
 def test_what_cannot_be_flushed_is_uncertain_and_never_flushed_again(root: Path, mine: SpoolEngine, seam: Seam) -> None:
