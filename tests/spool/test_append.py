@@ -441,7 +441,7 @@ def test_a_segment_that_begins_while_another_job_is_stored_lets_none_overtake_th
     """It has its stamp before the other one. Verified: with the segments closed before, `after` comes first."""
     seam = Seam()
     mine = often(broker(root, calls=seam))
-    seam.arm(before("link", lambda: mine.enqueue([job("on top")]) and None))
+    seam.arm(before("link", lambda: often(mine).enqueue([job("on top")]) and None))
     mine.enqueue([job("chosen", chosen=True)])
     seam.disarm()
     often(mine).enqueue([job("after")])
