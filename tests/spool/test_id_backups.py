@@ -16,7 +16,7 @@ from framework.engine.spool.enqueue import ids as ids_module
 from framework.model.errors import LeaseLost
 from tests.support.settling import ack, bury, rest, retry
 
-from .seam import Seam, fail_calls
+from .seam import Seam, fail_calls, pass_on
 from .world import broker, census, claim, failure, files, ids, job, one
 
 
@@ -212,3 +212,18 @@ def test_a_restore_repairs_ids_in_steps(root: Path) -> None:
     assert mine.counts["ids_restored"] == 3
     mine.close()
     old.close()
+
+
+def test_a_restore_of_many_ids_looks_at_the_jobs_a_few_times_only(root: Path) -> None:
+    """An entry whose file has no other name belongs to no job, which needs no look at all jobs."""
+    mine = broker(root)
+    chosen(mine, *(f"n{number}" for number in range(30)))
+    mine.close()
+    other = broker(_copy(root, "-r"), calls=(seam := Seam()))
+    seam.arm(pass_on)
+    other.maintain()
+    assert seam.names.count("listdir") < 200, "of 30 ids; 1,144 where each one looks"
+    seam.disarm()
+    chosen(other, *(f"n{number}" for number in range(30)))
+    assert len(claim(other)) == 30
+    other.close()
