@@ -61,6 +61,8 @@ class QueueOverride(PoolOverride):
     """The options of a queue that the environment may change; in a pool not those of the pool."""
 
     weight: int | None = None
+    priority: int | None = None
+    starve_after: float | Literal["none"] | None = None
     timeout: float | Literal["none"] | None = None
     kill_after: float | None = None
     ttl: float | Literal["none"] | None = None

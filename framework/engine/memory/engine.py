@@ -143,10 +143,10 @@ class MemoryEngine:
         now = self._clock()
         shelf.promote(now)
         for _ in range(limit):
-            row = shelf.pop_ready()
+            row = shelf.pop_ready(now)
             while row is not None and row.expired(now):
                 self.store.expire(row, now)
-                row = shelf.pop_ready()
+                row = shelf.pop_ready(now)
             if row is None:
                 return
             row.delivery += 1
