@@ -65,7 +65,7 @@ ABOUT = {
     names.QUEUE_WAIT: "seconds from the moment the job was eligible",
     names.REDELIVERED: "claimed before, whatever became of that",
     names.OUTCOME: "how the attempt ended, see below",
-    names.DISCARD_REASON: "text of the handler's `Discard`",
+    names.JOB_REASON: "text of the handler's `Discard` or `Reject`",
     names.ERROR_TYPE: "the exception's class, or `timeout`, `worker_lost`, `expired`, `invalid_payload`",
     names.EXCEPTION_TYPE: "event `exception`: its class",
     names.EXCEPTION_MESSAGE: "event `exception`: its text",
