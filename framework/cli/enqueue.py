@@ -56,7 +56,7 @@ def enqueue(
     module, name, text = take(given, "QUEUE", "JSON")
     when, service = _moment(run_at, delay), load_service(module)
     queue = service.queue(name)
-    from framework.cli.jsonlines import payload_of, refuse_dead_letters
+    from framework.admin.jsonlines import payload_of, refuse_dead_letters
 
     refuse_dead_letters(queue)
     refuse_memory(service.settings)
@@ -117,7 +117,7 @@ def _delays(delay: float, when: datetime | None) -> Callable[[], float]:
 
 
 def _enqueue_lines(queue: Queue[Any], options: QueueOptions, delay: Callable[[], float], own: JobOptions) -> int:
-    from framework.cli.jsonlines import LineFeed
+    from framework.admin.jsonlines import LineFeed
 
     fd = sys.stdin.fileno()
     with _progress(fd, queue.name) as on_progress:

@@ -46,6 +46,21 @@ class JobView:
         return self.state == "dead" or self.queue != self.job.queue
 
 
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """The latest pause or resumption of a queue.
+
+    Attributes:
+        paused: no worker claims from the queue.
+        by: who did it; empty: unknown.
+        since: when, in seconds since the epoch.
+    """
+
+    paused: bool
+    by: str
+    since: float
+
+
 @runtime_checkable
 class Inspector(Protocol):
     """The verbs with which people look at jobs and act on them from the command line. Optional for an engine."""
@@ -73,3 +88,16 @@ class Inspector(Protocol):
 
     def restore(self, view: JobView) -> str:
         """Put a bad job back among the jobs of its queue, if it can be read; return "", or why not."""
+
+    def pause(self, queue: str, by: str) -> bool:
+        """Stop all claims from a queue until it is resumed. False: it was paused already, and nothing has changed.
+
+        Running workers take no more jobs of it after about a second, on all machines and after restarts. Jobs that run
+        go on; enqueues, delays, expiry and the acts on jobs are as ever. `by` says who does it.
+        """
+
+    def resume(self, queue: str, by: str) -> bool:
+        """End a pause. False: the queue was not paused, and nothing has changed."""
+
+    def paused(self, queue: str) -> Pause | None:
+        """Return the latest pause or resumption of a queue; None: there was none."""

@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from framework.engine.inspector import Inspector as Inspector
 from framework.engine.inspector import JobView as JobView
+from framework.engine.inspector import Pause as Pause
 from framework.engine.inspector import State as State
 from framework.model.attempt import Completing
 from framework.model.errors import SettingsError
@@ -56,6 +57,7 @@ class QueueStats:
 
     Attributes:
         oldest_age: seconds since the oldest ready job became eligible; 0 where none is ready.
+        paused: no worker claims from the queue.
     """
 
     ready: int | None = None
@@ -64,6 +66,7 @@ class QueueStats:
     dead: int | None = None
     bad: int | None = None
     oldest_age: float | None = None
+    paused: bool = False
 
     @property
     def jobs_at_rest(self) -> int:
@@ -160,8 +163,8 @@ class Engine(Protocol):
         urgent job may pass the others a moment after it came, however many they are. Where the first job of a priority
         has been eligible for `starve_after`, one in STARVING_TURN jobs is of such a priority. A queue gives jobs only
         where the queues named before it leave room: the caller names another queue first each time, so that none
-        starves (`framework/worker/gate/claims.py`). With many queues, a job that no notification announced may be seen
-        some seconds late.
+        starves (`framework/worker/gate/claims.py`). A paused queue gives none (`Inspector.pause`). With many queues, a
+        job that no notification announced may be seen some seconds late.
 
         Delivery grows by one. Some engines themselves redeliver a job whose owner is silent; with the others `rescue`
         returns it. Such an engine gives the lease the run of an earlier delivery as `previous` where it knows that this

@@ -57,6 +57,7 @@ PROCESS_DURATION: Final = "messaging.process.duration"
 # --- metrics, ours --------------------------------------------------------------------------------------------------
 QUEUE_DEPTH: Final = "worker.queue.depth"
 UNDECLARED: Final = "worker.queue.undeclared"
+PAUSED: Final = "worker.queue.paused"
 OLDEST_JOB_AGE: Final = "worker.queue.oldest_job.age"
 QUEUE_WAIT_DURATION: Final = "worker.job.queue_wait.duration"
 ATTEMPTS: Final = "worker.job.attempts"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from queue import SimpleQueue
 
-from framework.engine.port import STARVING_TURN, JobView, State, Tick
+from framework.engine.port import STARVING_TURN, JobView, Pause, State, Tick
 from framework.model.errors import EngineError
 from framework.model.job import Failure, Job
 from framework.model.options import QueueOptions, QueueSpec
@@ -151,6 +151,7 @@ class MemoryStore:
         self.expired: Counter[str] = Counter()
         self._leaders: dict[str, str] = {}  # role -> incarnation
         self.ticks: dict[tuple[str, str], Tick] = {}  # queue and key of a schedule
+        self.pauses: dict[str, Pause] = {}  # the latest of each queue
         self._handlers: dict[str, set[str]] = {}  # dead-letter queue -> services that handle it
 
     def kill(self, incarnation: str) -> None:
@@ -250,6 +251,18 @@ class MemoryStore:
         row.position, row.attempt = next(self._serials), 0
         row.eligible_at = row.ttl_from = now
         self.move(row, "ready", now=now, queue=row.job.queue)
+
+    def pause(self, queue: str, by: str, now: float, *, paused: bool) -> bool:
+        """Pause or resume a queue. Return False: it was so already."""
+        self.shelf(queue)
+        if self.is_paused(queue) == paused:
+            return False
+        self.pauses[queue] = Pause(paused, by, now)
+        return True
+
+    def is_paused(self, queue: str) -> bool:
+        known = self.pauses.get(queue)
+        return known is not None and known.paused
 
     def lead(self, name: str, incarnation: str) -> bool:
         """Return whether this owner has the role; it takes over from an owner that is dead."""

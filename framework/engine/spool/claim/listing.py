@@ -13,6 +13,7 @@ import time
 from bisect import bisect_left, insort
 from collections.abc import Callable
 
+from framework.engine.spool.claim.pausing import MARKER
 from framework.engine.spool.claim.setbacks import Setbacks
 from framework.engine.spool.claim.starving import Starving
 from framework.engine.spool.disk.clock import HORIZON, Clock
@@ -118,6 +119,7 @@ class Buckets:
 
     Attributes:
         known: the buckets that the last look found.
+        paused: the last look found the marker of a pause among them.
     """
 
     def __init__(self, disk: Disk, base: str, pattern: re.Pattern[str] = names.BUCKET, *, setbacks: Setbacks) -> None:
@@ -129,6 +131,7 @@ class Buckets:
         self._seen: list[str] = []
         self._inside: dict[str, Names] = {}
         self.known: list[str] = []
+        self.paused = False
 
     def all(self) -> list[str]:
         """Return the buckets that exist, oldest first. Raises OSError."""
@@ -136,6 +139,7 @@ class Buckets:
         if seen is not self._seen:
             self.known = [entry for entry in seen if self._pattern.fullmatch(entry)]
             self._inside = {b: self._inside.get(b) or Names(self._disk, f"{self._base}/{b}") for b in self.known}
+            self.paused = MARKER in seen
             self._seen = seen
         return self.known
 
@@ -276,6 +280,9 @@ class Listing:
         self._bucket_of = {}
         began, start = self._clock.text(), time.monotonic()
         urgent, usual, patient = self._parted()
+        if self._buckets.paused:
+            self._names, self._at, self._due = [], 0, 0.0
+            return
         found = self._each_of(urgent, began)
         if len(found) < ENOUGH or self._starving.possible:
             if (segments := self._segments()) or self._spent:
@@ -299,6 +306,9 @@ class Listing:
         # The time of this thread: how soon urgent jobs are looked for must not depend on how busy the machine is.
         began, start = self._clock.text(), time.thread_time()
         found = self._each_of(self._parted()[0], began)
+        if self._buckets.paused:
+            self._due = 0.0  # `take` looks again at once
+            return
         self._names, self._at = found + self._names[self._end_of(USUAL - 1) :], 0
         self._starving.look(self._names, self._clock)
         pause = max(LEAST_AGE / 2, 50 * (time.thread_time() - start))
