@@ -54,6 +54,8 @@ OF_QUEUE = {
     "workers": "processes that serve it; 0: none",
     "concurrency": "jobs at once in one process; above 1 those of a sync handler run in threads, at most 256",
     "weight": "of a queue in a pool: runs that it gets for each of a queue of weight 1, where both have jobs; 1 to 100",
+    "priority": "of jobs that are enqueued without one: 0 to 9, 0 first",
+    "starve_after": "seconds of waiting after which a job also gets runs while more urgent ones wait; `none`: never",
     "timeout": "seconds until `JobInterrupted` is raised in the handler; `none` needs `WORKER_DRAIN=none`",
     "kill_after": "seconds from there to SIGKILL",
     "ttl": "seconds from when a job may first run to when it becomes a dead letter; on a dead-letter queue: how long a "
@@ -77,7 +79,10 @@ OF_RETRY = {
     "max_delay": "seconds that a delay has at most, before jitter",
     "jitter": "takes up to half off each delay, by chance",
 }
-OF_OTHERS = {"WORKER_MODULE": "the service, for commands of `worker` to which no MODULE is given"}
+OF_OTHERS = {
+    "WORKER_MODULE": "the service, for commands of `worker` to which no MODULE is given",
+    "WORKER_ACTOR": "who acts, as logs say it of `worker pause` and `resume`; without it the user of the system",
+}
 
 
 def tables() -> dict[str, str]:

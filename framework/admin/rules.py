@@ -99,7 +99,9 @@ def _stuck_rule(age: int, where: str) -> Rule:
         "WorkerQueueStuck",
         f"max {BY} (worker_queue_oldest_job_age_seconds{where}) > {age}\n"
         f"unless on ({QUEUE})\n"
-        f"sum by ({QUEUE}) (rate(messaging_process_duration_seconds_count{where}[{window}])) > 0",
+        f"sum by ({QUEUE}) (rate(messaging_process_duration_seconds_count{where}[{window}])) > 0\n"
+        f"unless on ({QUEUE})\n"
+        f"max by ({QUEUE}) (max_over_time(worker_queue_paused{where}[{window}])) > 0",
         wait="2m",
         severity="page",
         summary=f"Queue {{{{ $labels.{QUEUE} }}}}: jobs wait and none is processed",

@@ -18,6 +18,7 @@ from framework.cli.enqueue import enqueue
 from framework.cli.health import health
 from framework.cli.migrate import migrate
 from framework.cli.output import complain, fail
+from framework.cli.pausing import pause, resume
 from framework.cli.queues import queues
 from framework.cli.run import run
 from framework.model.errors import SettingsError, WorkerError
@@ -44,7 +45,7 @@ def worker(ctx: click.Context) -> int:
     return 0
 
 
-for _command in (run, check, alerts, enqueue, queues, schedules, dead, bad, health, doctor, migrate):
+for _command in (run, check, alerts, enqueue, queues, pause, resume, schedules, dead, bad, health, doctor, migrate):
     worker.add_command(_command)
 
 

@@ -47,6 +47,7 @@ def queues(given: tuple[str, ...], as_json: bool) -> int:
       declared    false: neither this service nor a running one declares it
       newer       jobs that only a newer version can read, among the oldest of each state: objects with
                   file, state, since, flaw, place
+      paused      true: no worker takes its jobs, see `worker pause`
     """
     (module,) = take(given)
     with opened(load_service(module)) as look:
@@ -58,8 +59,9 @@ def queues(given: tuple[str, ...], as_json: bool) -> int:
         every = {**found, **others}
         print_json([_object(name, every[name], newer[name], declared=name in found) for name in every])
     else:
+        shown = {f"{name} (paused)" if stats.paused else name: stats for name, stats in found.items()}
         marked = {f"{name} (not declared)": stats for name, stats in others.items()}
-        table(COLUMNS, [_row(name, stats) for name, stats in {**found, **marked}.items()])
+        table(COLUMNS, [_row(name, stats) for name, stats in {**shown, **marked}.items()])
         for view in chain.from_iterable(newer.values()):
             warn(f"{view.queue}: {view.state} job in file {view.job.id}: {view.flaw}")
     return code
@@ -92,6 +94,7 @@ def _object(name: str, stats: QueueStats, newer: Sequence[JobView], *, declared:
             {"file": v.job.id, "state": v.state, "since": moment(v.since), "flaw": v.flaw, "place": v.place}
             for v in newer
         ],
+        "paused": stats.paused,
     }
 
 

@@ -6,6 +6,7 @@ import os
 
 import click
 
+from framework.cli.pausing import pause_all
 from framework.cli.service import MODULE_HELP, load_service, refuse_memory, take
 from framework.telemetry.logs import lean
 from framework.telemetry.sdk import plugins
@@ -14,7 +15,8 @@ from framework.telemetry.sdk import plugins
 @click.command(short_help="Run a service's workers until SIGTERM or Ctrl-C.", epilog=MODULE_HELP)
 @click.argument("given", nargs=-1, metavar="MODULE")
 @click.option("--queue", "queues", multiple=True, metavar="NAME", help="Serve only this queue; may be repeated.")
-def run(given: tuple[str, ...], queues: tuple[str, ...]) -> int:
+@click.option("--paused", is_flag=True, help="Pause the queues first; `worker resume` starts each.")
+def run(given: tuple[str, ...], queues: tuple[str, ...], paused: bool) -> int:
     """Run a service's workers until SIGTERM or Ctrl-C, then drain.
 
     A first signal lets running jobs finish (WORKER_DRAIN, 25 s); a second one ends them at once, and they run again.
@@ -29,6 +31,8 @@ def run(given: tuple[str, ...], queues: tuple[str, ...]) -> int:
     service = load_service(module)
     names = [service.queue(name).name for name in queues]
     refuse_memory(service.settings)
+    if paused:
+        pause_all(service, names or sorted(service.app.worker_handlers))
     from framework.runner import leaving
     from framework.runner import service as supervisor  # imports OpenTelemetry
 

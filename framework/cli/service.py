@@ -229,11 +229,14 @@ def _open(engine: Engine, options: Sequence[QueueOptions]) -> dict[str, EngineEr
 
 
 @contextmanager
-def opened(service: Service) -> Generator[Look, None, None]:
+def opened(service: Service, *, create: bool = False) -> Generator[Look, None, None]:
     """Open the engine inside the block, for reading it and for work on dead letters.
 
     A directory that does not exist is not created and counts as empty: a command under `sudo` in the wrong place would
     leave a spool there that no other user may use.
+
+    Args:
+        create: make a directory that does not exist.
 
     Raises:
         UsageError: the engine exists in one process only, or cannot be inspected. EngineError: it cannot be used.
@@ -241,7 +244,7 @@ def opened(service: Service) -> Generator[Look, None, None]:
     refuse_memory(service.settings)
     hear_warnings()
     url, root = service.settings.engine_url, root_of(service.settings)
-    if is_missing(service.settings, root):
+    if not create and is_missing(service.settings, root):
         warn(f"{root} does not exist yet: no job was ever enqueued there; set WORKER_ENGINE_URL as in the worker")
         url = "memory:"
     engine = open_engine(

@@ -9,11 +9,15 @@ from __future__ import annotations
 import importlib
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from framework.engine.inspector import Inspector as Inspector
+from framework.engine.inspector import JobView as JobView
+from framework.engine.inspector import Pause as Pause
+from framework.engine.inspector import State as State
 from framework.model.attempt import Completing
 from framework.model.errors import SettingsError
 from framework.model.job import Job, JobId, Lease, RunRecord
@@ -21,10 +25,10 @@ from framework.model.options import QueueSpec
 from framework.model.outcome import Kind, Outcome, Settlement
 from framework.model.text.redaction import HIDDEN, address
 
-State = Literal["ready", "delayed", "in_flight", "dead", "bad"]
 # A job is charged once this many of its deliveries ended with a dead process and no record of a run. Otherwise a job
 # that brings down its machine at once would be delivered for ever.
 MOST_UNCHARGED = 50
+STARVING_TURN = 4  # of so many jobs that are claimed, one is the first of a priority that starves, if there is one
 MOST_UNCHARGED_ELSEWHERE = 5  # the same for a job whose owner's machine is gone, with the records of its runs
 Verb = Literal["ack", "retry", "bury", "rest", "release"]
 
@@ -53,6 +57,7 @@ class QueueStats:
 
     Attributes:
         oldest_age: seconds since the oldest ready job became eligible; 0 where none is ready.
+        paused: no worker claims from the queue.
     """
 
     ready: int | None = None
@@ -61,6 +66,7 @@ class QueueStats:
     dead: int | None = None
     bad: int | None = None
     oldest_age: float | None = None
+    paused: bool = False
 
     @property
     def jobs_at_rest(self) -> int:
@@ -109,41 +115,6 @@ class Rescued:
     elsewhere: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class JobView:
-    """A job as an inspector sees it.
-
-    Attributes:
-        queue: the queue where it is now; `job.queue` is its home.
-        attempt: attempts charged so far, 0 for a dead letter.
-        delivery: claims so far.
-        since: when it came into this state, as far as the engine knows, in seconds since the epoch.
-        place: where a bad job is. The `job` of a bad one has the file's name as id and the file's first bytes as
-            payload.
-        flaw: what is wrong with a bad job; empty: it can be read now.
-        newer: only a newer version of the framework can read it. It stays where it was. Its id, place and flaw are like
-            those of a bad job, and it has no payload.
-    """
-
-    job: Job
-    queue: str
-    state: State
-    attempt: int
-    delivery: int
-    since: float
-    place: str = ""
-    flaw: str = ""
-    newer: bool = False
-
-    @property
-    def is_letter(self) -> bool:
-        """Return whether it is a dead letter: in state `dead`, or on a queue that is not its home.
-
-        An archived dead letter is both.
-        """
-        return self.state == "dead" or self.queue != self.job.queue
-
-
 class Engine(Protocol):
     """The verbs of an engine.
 
@@ -189,10 +160,11 @@ class Engine(Protocol):
         """Claim up to `limit` jobs of these queues, and wait up to `wait` seconds (at most 5) for the first.
 
         `wake()` ends the wait. Within a queue, lower priorities come first, then jobs in the order of their enqueue. An
-        urgent job may pass the others a moment after it came, however many they are; a steady stream of urgent jobs
-        starves the others. A queue gives jobs only where the queues named before it leave room: the caller names
-        another queue first each time, so that none starves (`framework/worker/gate/claims.py`). With many queues, a job
-        that no notification announced may be seen some seconds late.
+        urgent job may pass the others a moment after it came, however many they are. Where the first job of a priority
+        has been eligible for `starve_after`, one in STARVING_TURN jobs is of such a priority. A queue gives jobs only
+        where the queues named before it leave room: the caller names another queue first each time, so that none
+        starves (`framework/worker/gate/claims.py`). A paused queue gives none (`Inspector.pause`). With many queues, a
+        job that no notification announced may be seen some seconds late.
 
         Delivery grows by one. Some engines themselves redeliver a job whose owner is silent; with the others `rescue`
         returns it. Such an engine gives the lease the run of an earlier delivery as `previous` where it knows that this
@@ -294,35 +266,6 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Close the engine. Leases that are neither settled nor released by then stay for a rescuer. Idempotent."""
-
-
-@runtime_checkable
-class Inspector(Protocol):
-    """The verbs with which people look at jobs and act on them from the command line. Optional for an engine."""
-
-    def browse(self, queue: str, state: State) -> Iterator[JobView]:
-        """Yield the jobs of a queue in one state, oldest first whatever their priorities.
-
-        The list may be a moment old.
-        """
-
-    def newer(self, queue: str) -> Iterator[JobView]:
-        """Yield jobs that only a newer version can read, as found by a quick look at the oldest jobs of each state."""
-
-    def find(self, queue: str, job_id: str, state: State) -> JobView | None:
-        """Return one job, or None."""
-
-    def replay(self, view: JobView) -> bool:
-        """Move a dead letter, handled or not, to the end of its home queue. False: it was no longer there.
-
-        The job keeps its id and uid, has attempt 0 and its full ttl again, and is never refused for length.
-        """
-
-    def discard(self, view: JobView) -> bool:
-        """Delete an unclaimed job for ever. False: it was no longer there."""
-
-    def restore(self, view: JobView) -> str:
-        """Put a bad job back among the jobs of its queue, if it can be read; return "", or why not."""
 
 
 @runtime_checkable

@@ -15,7 +15,7 @@ from framework.model.backoff import Later, Retried
 from framework.model.errors import EngineUnavailable, LeaseLost, answer
 from framework.model.events import AttemptLost, EngineFailed, EngineRecovered, Event, JobsRescued, LeasesLost
 from framework.model.job import Lease, Reason, RunRecord
-from framework.model.options import QueueOptions
+from framework.model.options import QueueOptions, of_job
 from framework.model.outcome import Outcome, Settlement
 from framework.process.scoreboard import KillReason
 
@@ -196,7 +196,7 @@ class AbandonedLeases:
         return AttemptLost(
             lease=account.lease,
             run=run,
-            max_attempts=self.options[account.lease.queue].retry.max_attempts,
+            max_attempts=of_job(self.options[account.lease.queue], account.lease).retry.max_attempts,
             outcome=outcome.kind.value,
             reason=failure.reason if ended and failure else reason,
             owner=account.owner,

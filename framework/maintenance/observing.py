@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from itertools import islice
 
 from framework.engine.answers import checked
-from framework.engine.port import Engine, Inspector, QueueStats
-from framework.model.events import Event, FileBad, QueueObserved, QueueUndeclared
+from framework.engine.port import Engine, Inspector, Pause, QueueStats
+from framework.model.events import Event, FileBad, QueueObserved, QueuePaused, QueueResumed, QueueUndeclared
 
 MOST_LOOKED, MOST_SAID = 1000, 20  # bad files of a queue that one observation reads, and reports with a line each
 
@@ -41,10 +41,21 @@ class Observation:
                 dead=found.dead,
                 bad=found.bad,
                 oldest_age=found.oldest_age,
+                paused=found.paused,
             )
         )
+        self._tell_paused(name, found, seen)
         self._tell_bad(name, found.bad or 0)
         return True
+
+    def _tell_paused(self, queue: str, found: QueueStats, seen: QueueStats | None) -> None:
+        """Report a pause or its end. A pause that was there before this process is reported, too: it is in force."""
+        if found.paused == (seen is not None and seen.paused) or not isinstance(self._engine, Inspector):
+            return
+        known = self._engine.paused(queue)
+        if known is None or known.paused != found.paused:
+            known = Pause(found.paused, "", 0.0)
+        self._emit((QueuePaused if found.paused else QueueResumed)(queue, known.by, known.since))
 
     def undeclared(self) -> bool:
         """Look for queues that no service declares. Return True. Raises EngineUnavailable."""

@@ -13,7 +13,7 @@ from framework.engine.ledger import DeadLedger, DeadLedgers
 from framework.engine.port import MOST_UNCHARGED, MOST_UNCHARGED_ELSEWHERE, Engine, Rescued
 from framework.model.errors import answer
 from framework.model.job import Failure, Lease, Reason, RunRecord
-from framework.model.options import QueueOptions
+from framework.model.options import QueueOptions, of_job
 from framework.model.outcome import Kind, Outcome, fail
 from framework.process.scoreboard import KillReason
 
@@ -126,12 +126,12 @@ def resolve(
         return _completed(known, lease, now), None
     if run is None:
         return Outcome(Kind.RELEASED), None
-    found = kill_reason(account.owner)
-    if found is not None and (not found.charges(run.row) or _came_after(found, run, options[lease.queue], now)):
+    own, found = of_job(options[lease.queue], lease), kill_reason(account.owner)
+    if found is not None and (not found.charges(run.row) or _came_after(found, run, own, now)):
         return Outcome(Kind.RELEASED), None
     reason: Reason = "timeout" if found is not None and found.kind == "timeout" else "worker_lost"
-    failure = lost_failure(lease, run, reason, _message(reason, options[lease.queue], found), now)
-    return fail(failure, options[lease.queue].retry), reason
+    failure = lost_failure(lease, run, reason, _message(reason, own, found), now)
+    return fail(failure, own.retry), reason
 
 
 def lost_failure(lease: Lease, run: RunRecord, reason: Reason, message: str, now: float) -> Failure:

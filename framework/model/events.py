@@ -233,6 +233,25 @@ class QueueObserved(Event):
     dead: int | None
     bad: int | None
     oldest_age: float | None
+    paused: bool = False
+
+
+@frozen
+class QueuePaused(Event):
+    """A queue was paused. `by`: who did it; empty: unknown. `since`: when. Maintenance emits it, some seconds late."""
+
+    queue: str
+    by: str
+    since: float
+
+
+@frozen
+class QueueResumed(Event):
+    """The pause of a queue has ended. `by`, `since`: as in QueuePaused."""
+
+    queue: str
+    by: str
+    since: float
 
 
 @frozen

@@ -17,13 +17,14 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from framework.model.frozen import frozen
-from framework.model.retry import LONGEST
+from framework.model.retry import LONGEST, RetryPolicy
 
 MOST_URGENT, USUAL, LEAST_URGENT = 0, 5, 9  # priorities
 LONGEST_KEY = 255  # characters
 # Seconds since the epoch of the first and the last moment that a datetime can show: years 1 and 9999.
 EARLIEST, LATEST = -62_135_596_800.0, 253_402_300_799.0
 _MOST_NUMBERS = 20  # in one record
+_POLICY = RetryPolicy()
 _CACHED = 1000  # characters; jobs of one producer mostly have the same text
 
 _ENCODE = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True).encode
@@ -101,14 +102,18 @@ def _is_number(value: Any, least: float, most: float) -> bool:
     return type(value) in (int, float) and least <= value <= most  # excludes NaN, and bool, which is an int
 
 
-def _is_record(value: Any) -> bool:
-    """Return whether the value is a dict of a few names and their numbers."""
+def _is_retry(value: Any) -> bool:
+    """Return whether the value is a dict of a few names and their numbers, of which those of a policy are valid."""
     if type(value) is not dict or len(value) > _MOST_NUMBERS:
         return False
-    return all(
-        _is_text(name, 100) and (type(number) is bool or _is_number(number, -LONGEST, LONGEST))
-        for name, number in value.items()
-    )
+    for name, number in value.items():
+        if not (_is_text(name, 100) and (type(number) is bool or _is_number(number, -LONGEST, LONGEST))):
+            return False
+    try:
+        _POLICY.changed(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_text(value: Any, most: int) -> bool:
@@ -132,7 +137,7 @@ FIELDS: Mapping[str, May] = {
     "schedule": _KEY,
     "tick": May(lambda value: _is_number(value, EARLIEST, LATEST), "seconds since the epoch"),
     "timeout": May(lambda value: _is_number(value, 0, LONGEST) and value > 0, f"more than 0 and at most {LONGEST:g} s"),
-    "retry": May(_is_record, f"a dict of at most {_MOST_NUMBERS} names and their numbers"),
+    "retry": May(_is_retry, f"at most {_MOST_NUMBERS} numbers of a retry policy, each at most {LONGEST:g}"),
     "fingerprint": _WORD,
     "version": _WORD,
 }

@@ -16,6 +16,8 @@ from framework.model.frozen import frozen
 if TYPE_CHECKING:
     from framework.model.attempt import Completing, Transaction
 
+# The headers that the framework itself writes: the payload's type, and the context of the trace.
+FRAMEWORK_HEADERS = frozenset({"content-type", "traceparent", "tracestate", "baggage"})
 Reason = Literal["error", "timeout", "worker_lost", "rejected", "expired", "invalid_payload"]
 
 
@@ -241,6 +243,12 @@ class Context:
     def remaining(self) -> float | None:
         """Return the seconds until the soft timeout, never below 0; None without a timeout."""
         return None if self._deadline is None else max(0.0, self._deadline - self._clock())
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Return the headers that the job was enqueued with, without the framework's own."""
+        headers = {} if self._lease is None else self._lease.job.headers
+        return {name: value for name, value in headers.items() if name not in FRAMEWORK_HEADERS}
 
     @property
     def should_stop(self) -> bool:

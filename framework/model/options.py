@@ -8,6 +8,8 @@ from decimal import Decimal
 from typing import Final, Protocol
 
 from framework.model.errors import DeclarationError, caller_location
+from framework.model.extras import LEAST_URGENT, MOST_URGENT, USUAL
+from framework.model.job import Lease
 from framework.model.retry import LONGEST, RetryPolicy, Seconds, seconds
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}", re.ASCII)
@@ -70,6 +72,8 @@ class QueueSpec(Protocol):
     @property
     def max_payload_bytes(self) -> int: ...
     @property
+    def starve_after(self) -> float | None: ...
+    @property
     def handled(self) -> bool: ...
     @property
     def service(self) -> str: ...
@@ -87,6 +91,8 @@ class QueueOptions:
             a pool: the pool's value.
         pool: name of the pool that serves it; empty = it has processes of its own.
         weight: its share of a pool's runs, relative to the other queues of the pool that have jobs.
+        priority: of jobs that are enqueued without one: 0 to 9, lower ones are claimed first.
+        starve_after: seconds of waiting after which a job also gets runs while more urgent ones wait; None = never.
         timeout: seconds until `JobInterrupted` is raised in the handler; None = never.
         kill_after: seconds from the timeout to SIGKILL.
         dead_letter: name of the queue that takes its dead letters; None = they stay on this queue.
@@ -108,6 +114,8 @@ class QueueOptions:
     concurrency: int = 1
     pool: str = ""
     weight: int = 1
+    priority: int = USUAL
+    starve_after: float | None = 60.0
     timeout: float | None = 30.0
     kill_after: float = 5.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
@@ -129,8 +137,11 @@ class QueueOptions:
         _check_whole("weight", self.weight)
         if not 1 <= self.weight <= MOST_WEIGHT:
             raise ValueError(f"weight={self.weight}: must be 1 to {MOST_WEIGHT}")
+        _check_whole("priority", self.priority)
+        if not MOST_URGENT <= self.priority <= LEAST_URGENT:
+            raise ValueError(f"priority={self.priority}: must be {MOST_URGENT} (first) to {LEAST_URGENT} (last)")
         _check_limits(self, "max_length", "max_jobs_per_process", "max_memory")
-        for name in ("timeout", "ttl"):
+        for name in ("timeout", "ttl", "starve_after"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= LONGEST:
                 raise ValueError(
@@ -172,6 +183,21 @@ class PoolOptions:
         return cls(
             queue.name, "", queue.workers, queue.concurrency, queue.max_jobs_per_process, queue.max_memory
         )  # fmt: skip
+
+
+def of_job(options: QueueOptions, lease: Lease) -> QueueOptions:
+    """Return the options under which a job runs: its own timeout and retries have precedence over its queue's.
+
+    A dead letter runs under the options of the queue that handles it.
+    """
+    extras = lease.job.extras
+    if (extras.timeout is None and extras.retry is None) or lease.is_letter:
+        return options
+    return replace(
+        options,
+        timeout=options.timeout if extras.timeout is None else extras.timeout,
+        retry=options.retry if extras.retry is None else options.retry.changed(extras.retry),
+    )
 
 
 def in_pool(queue: QueueOptions, pool: PoolOptions) -> QueueOptions:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 Seconds = float | timedelta
+NUMBERS = ("max_retries", "first_delay", "factor", "max_delay", "jitter")
 LONGEST = 1e9  # seconds, about 30 years: system timers accept no more
 
 
@@ -71,6 +73,22 @@ class RetryPolicy:
             ("give_up_on", tuple(give_up_on)),
         ):
             object.__setattr__(self, name, value)
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Return what a job's record can hold of the policy, by name: all but `give_up_on`."""
+        return {name: getattr(self, name) for name in NUMBERS}
+
+    def changed(self, numbers: Mapping[str, float]) -> RetryPolicy:
+        """Return the policy with these numbers in place of its own, without those that only a newer version knows.
+
+        Raises ValueError.
+        """
+        for name, kind in (("max_retries", int), ("jitter", bool)):
+            if name in numbers and type(numbers[name]) is not kind:
+                raise ValueError(f"{name}={numbers[name]!r}: must be of type {kind.__name__}")
+        known: dict[str, Any] = {name: numbers[name] for name in NUMBERS if name in numbers}
+        return RetryPolicy(**{**self.numbers, **known}, give_up_on=self.give_up_on)
 
     @property
     def max_attempts(self) -> int:

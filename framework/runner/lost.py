@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import fields
 
 from framework.model.events import Event, HookFailed, HooksNotCalled
+from framework.model.extras import Extras
 from framework.model.job import Failure, Job, Lease
+from framework.model.retry import NUMBERS
 from framework.process.mailbox import LARGEST, Mailbox
 from framework.service.app import WorkerApp
 from framework.worker.executor.hooks import PATIENCE
@@ -94,17 +96,24 @@ def _encoded(lease: Lease, failure: Failure, message: str) -> bytes:
     job = lease.job
     found = {
         "lease": [lease.queue, lease.attempt, lease.delivery, lease.eligible_at],
-        "job": [job.id, job.queue, job.enqueued_at, job.scheduled_for],
+        "job": [job.id, job.queue, job.enqueued_at, job.scheduled_for, _retry(job)],
         "failure": [message if name == "message" else getattr(failure, name) for name in _KEPT],
     }
     return json.dumps(found, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
+def _retry(job: Job) -> dict[str, float]:
+    numbers = job.extras.retry or {}
+    return {name: numbers[name] for name in NUMBERS if name in numbers}
+
+
 def _decoded(message: bytes) -> tuple[Lease, Failure]:
     found = json.loads(message)
     queue, attempt, delivery, eligible_at = found["lease"]
-    job_id, home, enqueued_at, scheduled_for = found["job"]
+    job_id, home, enqueued_at, scheduled_for, retry = found["job"]
     # The hook sees neither payload nor headers.
-    job = Job(job_id, b"", home, b"", {}, enqueued_at, scheduled_for=scheduled_for)
+    job = Job(
+        job_id, b"", home, b"", {}, enqueued_at, None, None, False, scheduled_for, (), Extras(retry=retry or None)
+    )
     lease = Lease(job, queue, attempt, delivery, eligible_at, token=None)
     return lease, Failure(**dict(zip(_KEPT, found["failure"], strict=True)))

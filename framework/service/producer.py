@@ -33,11 +33,23 @@ from framework.service.codec import CONTENT_TYPE, LARGE, Codec, codec_for, looks
 from framework.service.grouping import Line
 from framework.service.grouping.tickets import LoopTicket
 from framework.service.queues import DeadLetter, Queue
-from framework.service.request import Request, checked_id, first_moment, new_ids
+from framework.service.request import (
+    JobOptions,
+    Request,
+    check_own,
+    checked_id,
+    first_moment,
+    new_ids,
+    own_headers,
+    own_ttl,
+    with_own,
+)
 
 # Jobs of `enqueue_many` that are stored together and share their syncs; limited, because they are held in memory.
 BATCH = 1024
 BATCH_BYTES = 8 << 20  # of encoded payloads
+
+_NO_HEADERS: Mapping[str, str] = {}
 
 log = logging.getLogger("framework")
 
@@ -67,12 +79,17 @@ class _Opened:
     """A queue that the engine has opened.
 
     Attributes:
-        extras: the same for all its jobs. large: its last payload was large.
+        extras: the same for all its jobs without options of their own. large: its last payload was large.
     """
 
     options: QueueOptions
     extras: Extras = NONE
     large: bool = False
+
+    def own(self, own: JobOptions) -> tuple[Extras, float | None, Mapping[str, str]]:
+        """Return extras, ttl and headers of a job with options of its own. Raises InvalidArgument, TypeError."""
+        check_own(own)
+        return with_own(self.extras, own), own_ttl(own, self.options.ttl), own_headers(own)
 
 
 class Producer:
@@ -148,42 +165,56 @@ class Producer:
         return stored
 
     def enqueue_batch(
-        self, queue: Queue[Any], payloads: Iterable[Any], *, delay: float, connection: object | None = None
+        self,
+        queue: Queue[Any],
+        payloads: Iterable[Any],
+        *,
+        delay: float,
+        connection: object | None = None,
+        own: JobOptions | None = None,
     ) -> list[JobId]:
         """Store jobs in batches and return their ids. An error's `enqueued` lists the jobs stored before it."""
         store = self._store if connection is None else partial(self._transactional().enqueue_within, connection)
         stored: list[JobId] = []
         with _listing(stored):
             for encoded in self._encoded(queue, payloads):
-                with self._batch(queue, encoded, delay) as jobs:
+                with self._batch(queue, encoded, delay, own) as jobs:
                     stored += store(jobs)
         return stored
 
     async def aenqueue_batch(
-        self, queue: Queue[Any], payloads: Iterable[Any], *, delay: float, connection: object | None = None
+        self,
+        queue: Queue[Any],
+        payloads: Iterable[Any],
+        *,
+        delay: float,
+        connection: object | None = None,
+        own: JobOptions | None = None,
     ) -> list[JobId]:
         """Store as `enqueue_batch` does, in a thread; on the caller's connection, only the encoding is in a thread."""
         if connection is None:
-            return await asyncio.to_thread(self.enqueue_batch, queue, payloads, delay=delay)
+            return await asyncio.to_thread(self.enqueue_batch, queue, payloads, delay=delay, own=own)
         engine = self._transactional()
         stored: list[JobId] = []
         with _listing(stored):
             batches = self._encoded(queue, payloads)
             while (encoded := await asyncio.to_thread(next, batches, None)) is not None:
-                with self._batch(queue, encoded, delay) as jobs:
+                with self._batch(queue, encoded, delay, own) as jobs:
                     stored += await engine.aenqueue_within(connection, jobs)
         return stored
 
     @contextmanager
-    def _batch(self, queue: Queue[Any], encoded: Sequence[bytes], delay: float) -> Iterator[list[Job]]:
+    def _batch(
+        self, queue: Queue[Any], encoded: Sequence[bytes], delay: float, own: JobOptions | None
+    ) -> Iterator[list[Job]]:
         """Yield the jobs of encoded payloads, within the spans of their enqueue."""
         opened, now = self._opened[queue.name], self._clock()
-        ttl, extras = opened.options.ttl, opened.extras
+        extras, ttl, more = opened.own(own) if own else (opened.extras, opened.options.ttl, {})
         not_before = first_moment(now, delay, None)
         ids = [new_ids() for _ in encoded]
         with self._sending.many(queue.name, [job_id for job_id, _ in ids]) as headers:
             yield [
-                Job(i, uid, queue.name, data, _headers(carried), now, not_before, ttl, False, None, (), extras)
+                Job(i, uid, queue.name, data, _headers(more, carried), now, not_before, ttl, False, None, (), extras)
                 for (i, uid), data, carried in zip(ids, encoded, headers, strict=True)
             ]
 
@@ -234,7 +265,8 @@ class Producer:
             except (SettingsError, EngineError) as error:
                 raise EnqueueFailed(f"queue {queue.name!r}: {error}") from error
             if queue.payload_type is not DeadLetter:
-                opened.extras = Extras(fingerprint=self._codec(queue, opened.options).fingerprint)
+                fingerprint = self._codec(queue, opened.options).fingerprint
+                opened.extras = Extras(priority=opened.options.priority, fingerprint=fingerprint)
             self._opened[queue.name] = opened
         return opened
 
@@ -249,10 +281,10 @@ class Producer:
         job_id, uid = new_ids()
         if chosen := asked.job_id is not None:
             job_id = checked_id(asked.job_id)
-        headers = _headers({})
-        name, ttl = asked.queue.name, opened.options.ttl
+        extras, ttl, more = opened.own(asked.own) if asked.own else (opened.extras, opened.options.ttl, _NO_HEADERS)
+        headers, name = _headers(more), asked.queue.name
         # By position, which is faster: every job comes through here.
-        job = Job(job_id, uid, name, data, headers, now, not_before, ttl, chosen, None, (), opened.extras)
+        job = Job(job_id, uid, name, data, headers, now, not_before, ttl, chosen, None, (), extras)
         return job, headers
 
     def _codec(self, queue: Queue[Any], options: QueueOptions) -> Codec:
@@ -318,9 +350,9 @@ def _listing(stored: Sequence[JobId]) -> Iterator[None]:
         raise
 
 
-def _headers(carried: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers of a job: the type of its payload, and those that carry the context of its trace."""
-    return {"content-type": CONTENT_TYPE, **carried}
+def _headers(own: Mapping[str, str], carried: Mapping[str, str] = _NO_HEADERS) -> dict[str, str]:
+    """Return the headers of a job: its own, the type of its payload, and those that carry the context of its trace."""
+    return {**own, "content-type": CONTENT_TYPE, **carried}
 
 
 def _tell_of_duplicate(queue: str, job_id: JobId, on_conflict: str) -> None:

@@ -10,14 +10,15 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, Unpack, overload
 
 from framework.model.errors import DeclarationError, caller_location
+from framework.model.extras import USUAL
 from framework.model.job import Context, Failure, JobId, Reason
 from framework.model.options import PoolOptions, QueueOptions, Slo, in_pool, parse_size
 from framework.model.retry import RetryPolicy, Seconds, seconds
 from framework.model.schedules import Cron, Every, named
-from framework.service.request import Request
+from framework.service.request import JobOptions, Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,10 +54,10 @@ class Sender(Protocol):
     def enqueue(self, asked: Request) -> JobId: ...
     async def aenqueue(self, asked: Request) -> JobId: ...
     def enqueue_batch(
-        self, queue: Queue[Any], payloads: Iterable[Any], *, delay: float, connection: object | None
+        self, queue: Queue[Any], payloads: Iterable[Any], *, delay: float, connection: object | None, own: JobOptions
     ) -> list[JobId]: ...
     async def aenqueue_batch(
-        self, queue: Queue[Any], payloads: Iterable[Any], *, delay: float, connection: object | None
+        self, queue: Queue[Any], payloads: Iterable[Any], *, delay: float, connection: object | None, own: JobOptions
     ) -> list[JobId]: ...
 
 
@@ -127,6 +128,9 @@ class Queue(_Declared, Generic[P]):
         pool: processes that it shares with other queues instead of its own; then `workers`, `concurrency`,
             `max_jobs_per_process` and `max_memory` are options of the pool.
         weight: only in a pool: the runs that it gets for each run of a queue of weight 1, if both have jobs.
+        priority: of jobs that are enqueued without one: 0 to 9, 0 first, 5 by default.
+        starve_after: seconds of waiting after which a job also gets runs while more urgent ones wait, one in four;
+            None: never.
         timeout: seconds until `JobInterrupted` is raised in the handler.
         kill_after: seconds from the soft timeout to SIGKILL.
         retry: when a failed job runs again.
@@ -152,6 +156,8 @@ class Queue(_Declared, Generic[P]):
         concurrency: int | None = None,
         pool: Pool | None = None,
         weight: int | None = None,
+        priority: int = USUAL,
+        starve_after: Seconds | None = 60,
         timeout: Seconds | None = 30,
         kill_after: Seconds = 5,
         retry: RetryPolicy | None = None,
@@ -172,8 +178,9 @@ class Queue(_Declared, Generic[P]):
         try:
             _check_pool(pool, weight, processes | {"max_memory": max_memory})
             options = QueueOptions(
-                name, weight=1 if weight is None else weight, timeout=_seconds(timeout), kill_after=seconds(kill_after),
-                retry=retry or RetryPolicy(), dead_letter=_name_of(dead_letter), ttl=_seconds(ttl),
+                name, weight=1 if weight is None else weight, priority=priority, starve_after=_seconds(starve_after),
+                timeout=_seconds(timeout), kill_after=seconds(kill_after), retry=retry or RetryPolicy(),
+                dead_letter=_name_of(dead_letter), ttl=_seconds(ttl),
                 max_length=max_length, max_payload_bytes=max_payload_bytes, max_memory=parse_size(max_memory), slo=slo,
                 **{option: value for option, value in processes.items() if value is not None},
             )  # fmt: skip
@@ -219,6 +226,7 @@ class Queue(_Declared, Generic[P]):
         job_id: str | None = None,
         on_conflict: OnConflict = "keep",
         connection: object | None = None,
+        **own: Unpack[JobOptions],
     ) -> JobId:
         """Store one job durably and return its id.
 
@@ -229,12 +237,13 @@ class Queue(_Declared, Generic[P]):
             on_conflict: what happens then: "keep" returns the id with `duplicate` set, "raise" raises Duplicate.
             connection: a connection to the database that is the engine, or a session: the job is queued when its
                 transaction commits. psycopg, SQLAlchemy, asyncpg, Django.
+            own: options of this job alone: `priority`, `timeout`, `retry`, `ttl`, `headers`; see JobOptions.
 
         Raises:
             InvalidPayload, InvalidArgument, PayloadTooLarge, QueueFull, EnqueueFailed, Duplicate: not queued.
             EnqueueUncertain: the job may or may not be queued.
         """
-        asked = Request(self, payload, seconds(delay), run_at, job_id, on_conflict, connection)
+        asked = Request(self, payload, seconds(delay), run_at, job_id, on_conflict, connection, own)
         return self.sender().enqueue(asked)
 
     async def aenqueue(
@@ -247,30 +256,46 @@ class Queue(_Declared, Generic[P]):
         job_id: str | None = None,
         on_conflict: OnConflict = "keep",
         connection: object | None = None,
+        **own: Unpack[JobOptions],
     ) -> JobId:
         """Enqueue as `enqueue` does, without blocking the event loop; coroutines that enqueue together share calls.
 
         If it is cancelled, the job may still be stored.
         """
-        asked = Request(self, payload, seconds(delay), run_at, job_id, on_conflict, connection)
+        asked = Request(self, payload, seconds(delay), run_at, job_id, on_conflict, connection, own)
         return await self.sender().aenqueue(asked)
 
     def enqueue_many(
-        self, payloads: Iterable[P], /, *, delay: Seconds = 0, connection: object | None = None
+        self,
+        payloads: Iterable[P],
+        /,
+        *,
+        delay: Seconds = 0,
+        connection: object | None = None,
+        **own: Unpack[JobOptions],
     ) -> list[str]:
         """Store many jobs, much faster than one by one, and return their ids.
 
         This is not atomic: an error's `enqueued` lists the jobs that were queued. InvalidPayload has it, too, and says
         which payload is invalid. With a `connection` (see `enqueue`), it is as atomic as that connection's transaction.
+        All jobs get the options in `own`.
         """
-        return list(self.sender().enqueue_batch(self, payloads, delay=seconds(delay), connection=connection))
+        sender = self.sender()
+        return list(sender.enqueue_batch(self, payloads, delay=seconds(delay), connection=connection, own=own))
 
     async def aenqueue_many(
-        self, payloads: Iterable[P], /, *, delay: Seconds = 0, connection: object | None = None
+        self,
+        payloads: Iterable[P],
+        /,
+        *,
+        delay: Seconds = 0,
+        connection: object | None = None,
+        **own: Unpack[JobOptions],
     ) -> list[str]:
         """Run `enqueue_many` in a thread, so that the event loop goes on. A cancellation does not stop the thread."""
         sender = self.sender()
-        return list(await sender.aenqueue_batch(self, payloads, delay=seconds(delay), connection=connection))
+        delay = seconds(delay)
+        return list(await sender.aenqueue_batch(self, payloads, delay=delay, connection=connection, own=own))
 
     def sender(self) -> Sender:
         """Return the producer in use: the one of the innermost `connect()`, else the process's own."""

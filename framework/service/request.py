@@ -4,25 +4,48 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from framework.model.errors import InvalidArgument
-from framework.model.extras import EARLIEST, LATEST
+from framework.model.extras import EARLIEST, LATEST, Extras
 from framework.model.frozen import frozen
+from framework.model.job import FRAMEWORK_HEADERS
+from framework.model.retry import LONGEST, RetryPolicy, Seconds, seconds
 
 if TYPE_CHECKING:
     from framework.service.queues import Queue
 
 MAX_ID_LENGTH = 255
+MOST_HEADERS = 32_768  # characters of all headers of a job
 _PIECE, _PIECES = 32, 256  # bytes of one job, and jobs for which random bytes are drawn at once
 
 _pool: list[bytes] = []
 
 
+class JobOptions(TypedDict, total=False):
+    """The options of one job, or of all jobs of one `enqueue_many`; None: as the queue has it.
+
+    Attributes:
+        priority: 0 to 9; of the jobs of a queue, those with a lower number run first.
+        timeout: seconds for each attempt, until `JobInterrupted` is raised in the handler.
+        retry: when the job runs again after a failure. The queue's `give_up_on` applies, and it has none of its own.
+        ttl: seconds from when the job may first run until it becomes a dead letter.
+        headers: text for the handler, by name, in `ctx.headers`; also tracing's propagators see them.
+    """
+
+    priority: int | None
+    timeout: Seconds | None
+    retry: RetryPolicy | None
+    ttl: Seconds | None
+    headers: Mapping[str, str] | None
+
+
 @frozen
 class Request:
-    """The arguments of `Queue.enqueue`, with the delay in seconds."""
+    """The arguments of `Queue.enqueue`, with the delay in seconds, and the options of this job in `own`."""
 
     queue: Queue[Any]
     payload: Any
@@ -31,6 +54,7 @@ class Request:
     job_id: str | None
     on_conflict: str
     connection: object | None
+    own: JobOptions
 
 
 def first_moment(now: float, delay: float, run_at: datetime | None) -> float | None:
@@ -49,6 +73,66 @@ def first_moment(now: float, delay: float, run_at: datetime | None) -> float | N
     if not EARLIEST <= moment <= LATEST:  # in UTC the moment may fall outside
         raise InvalidArgument(f"run_at={run_at.isoformat()}: its moment in UTC is not within the years 1 to 9999")
     return moment
+
+
+def check_own(own: JobOptions) -> None:
+    """Raise TypeError for an option that does not exist."""
+    for name in own.keys() - JobOptions.__annotations__.keys():
+        raise TypeError(f"enqueue: no option {name!r}; a job has {', '.join(JobOptions.__annotations__)}")
+
+
+def with_own(extras: Extras, own: JobOptions) -> Extras:
+    """Return the extras of a queue's jobs with the options of one job. Raises InvalidArgument."""
+    changes: dict[str, Any] = {}
+    if (priority := own.get("priority")) is not None:
+        changes["priority"] = priority
+    if (timeout := own.get("timeout")) is not None:
+        changes["timeout"] = _duration("timeout", timeout)
+    if (retry := own.get("retry")) is not None:
+        if not isinstance(retry, RetryPolicy):
+            raise InvalidArgument(f"retry={retry!r:.60}: write RetryPolicy(max_retries=3)")
+        if retry.give_up_on:
+            raise InvalidArgument("retry: classes cannot be stored with a job: declare give_up_on on the queue")
+        changes["retry"] = retry.numbers
+    try:
+        return replace(extras, **changes)
+    except ValueError as error:
+        raise InvalidArgument(str(error)) from None
+
+
+def own_ttl(own: JobOptions, usual: float | None) -> float | None:
+    """Return the job's own ttl in seconds, else the queue's. Raises InvalidArgument."""
+    ttl = own.get("ttl")
+    if ttl is None:
+        return usual
+    found = _duration("ttl", ttl)
+    if not 0 < found <= LONGEST:
+        raise InvalidArgument(f"ttl={found:g}: must be more than 0 and at most {LONGEST:g} s")
+    return found
+
+
+def own_headers(own: JobOptions) -> Mapping[str, str]:
+    """Return the job's own headers. Raises InvalidArgument."""
+    headers = own.get("headers") or {}
+    if not isinstance(headers, Mapping):
+        raise InvalidArgument(f"headers={headers!r:.60}: write a dict of texts, such as {{'tenant': 'acme'}}")
+    for name, value in headers.items():
+        if not (isinstance(name, str) and 0 < len(name) <= 100 and name.isprintable()):
+            raise InvalidArgument(f"headers: the name {name!r:.60} is not text of 1 to 100 printable characters")
+        if name.lower() in FRAMEWORK_HEADERS:
+            raise InvalidArgument(f"headers: {name!r} is set by the framework: choose another name")
+        if not isinstance(value, str):
+            raise InvalidArgument(f"headers: the value of {name!r} is not text but {type(value).__name__}")
+    if sum(len(name) + len(value) for name, value in headers.items()) > MOST_HEADERS:
+        raise InvalidArgument(f"headers: more than {MOST_HEADERS:,} characters: put them into the payload")
+    return headers
+
+
+def _duration(name: str, value: Seconds) -> float:
+    try:
+        return seconds(value)
+    except TypeError as error:
+        raise InvalidArgument(f"{name}: {error}") from None
 
 
 def checked_id(job_id: object) -> str:

@@ -18,7 +18,7 @@ from framework.model.text.redaction import HIDDEN
 
 PREFIX = "WORKER_"
 # Read by the command line, not by Settings.
-OTHER_VARIABLES = frozenset({"WORKER_MODULE"})
+OTHER_VARIABLES = frozenset({"WORKER_MODULE", "WORKER_ACTOR"})
 # Old names, which count if the new name is not set.
 RENAMED = {"WORKER_BROKER_URL": "WORKER_ENGINE_URL"}
 
@@ -61,6 +61,8 @@ class QueueOverride(PoolOverride):
     """The options of a queue that the environment may change; in a pool not those of the pool."""
 
     weight: int | None = None
+    priority: int | None = None
+    starve_after: float | Literal["none"] | None = None
     timeout: float | Literal["none"] | None = None
     kill_after: float | None = None
     ttl: float | Literal["none"] | None = None

@@ -176,6 +176,7 @@ class End:
         failed: error.type; empty = no error.
         message: the error's message, or why the job was discarded.
         traceback: the error's traceback; None = no exception event.
+        chosen: the handler has rejected the job, and the message says why.
         end: ns since the epoch.
     """
 
@@ -188,6 +189,7 @@ class End:
     failed: str = ""
     message: str = ""
     traceback: str | None = None
+    chosen: bool = False
 
     @classmethod
     def of(cls, outcome: Outcome, lease: Lease, wait: float, end: int) -> End:
@@ -199,7 +201,8 @@ class End:
         failure = outcome.failure
         if failure is None:
             return cls(*known, message=outcome.message)
-        return cls(*known, failure.error_type or failure.reason, failure.message, failure.traceback)
+        rejected = failure.reason == "rejected"
+        return cls(*known, failure.error_type or failure.reason, failure.message, failure.traceback, rejected)
 
     @classmethod
     def of_lost(cls, event: AttemptLost) -> End:
@@ -207,7 +210,8 @@ class End:
         lease, (_, wait) = event.lease, times_of_lost(event)
         known = (lease.job.id, event.run.attempt, lease.delivery > 1, wait, event.how, int(event.ended_at * 1e9))
         traceback = event.traceback if event.ended else None
-        return cls(*known, event.failed, event.message or (event.reason or ""), traceback)
+        message = event.message or (event.reason or "")
+        return cls(*known, event.failed, message, traceback, event.reason == "rejected")
 
     def known_at_start(self) -> dict[str, Any]:
         """Return the attributes that are known when the attempt starts."""
@@ -224,8 +228,8 @@ class End:
         found = {names.OUTCOME: self.outcome}
         if self.failed:
             found[names.ERROR_TYPE] = self.failed
-        elif self.message:
-            found[names.DISCARD_REASON] = self.message
+        if self.message and (self.chosen or not self.failed):
+            found[names.JOB_REASON] = self.message
         return found
 
     def exception(self) -> dict[str, Any] | None:

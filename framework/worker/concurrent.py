@@ -128,6 +128,7 @@ class AsyncWorker(Worker):
         try:
             executor = core.executors[lease.queue]
             attempt = executor.attempt(lease)
+            run.options = attempt.options
             if core.begin(attempt, run.row):
                 await executor.run_async(attempt, call=lambda awaitable: self._call(awaitable, run))
                 attempt.forget()

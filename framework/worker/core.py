@@ -196,7 +196,9 @@ class WorkerCore:
             return False
         now = time.monotonic_ns()
         attempt.began = now / 1e9
-        soft, hard = self._deadlines[lease.queue]
+        options = attempt.options
+        usual = options is self.executors[lease.queue].options
+        soft, hard = self._deadlines[lease.queue] if usual else _deadlines(options)
         self.used += 1
         self.rows[row].start(lease.job.id, lease.delivery, now, soft and now + soft, hard and now + hard, lease.queue)
         return True

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Sequence
 
 from framework.model.job import Lease
+from framework.model.options import QueueOptions
 from framework.service.app import Slot, WorkerApp
 from framework.worker.base import Worker
 from framework.worker.core import WorkerCore
-from framework.worker.executor import Executor
 from framework.worker.gate.claims import WORTH, Claims
 from framework.worker.gate.gate import WAIT
 from framework.worker.gate.unsettled import FIRST_RETRY
@@ -31,7 +31,7 @@ class SyncWorker(Worker):
         )
         core.gate.on_lost = self._interrupts.lose
         self._claims = Claims(self._give_back, claim_seconds=lambda: core.gate.claim_seconds)
-        self._limited: Executor | None = None  # the executor whose timeout is set for interruptions
+        self._limited: QueueOptions | None = None  # the options whose timeout is set for interruptions
         self._look_at = 0.0
 
     def _live(self) -> None:
@@ -95,9 +95,9 @@ class SyncWorker(Worker):
             return
         self._interrupts.lease = lease
         self._claims.started = attempt.began
-        if executor is not self._limited:
-            self._limited = executor
-            self._interrupts.limit(executor.options.timeout, min(PATIENCE, executor.options.kill_after / 2))
+        if (options := attempt.options) is not self._limited:
+            self._limited = options
+            self._interrupts.limit(options.timeout, min(PATIENCE, options.kill_after / 2))
         outcome = executor.run(attempt, call=self._interrupts.call)
         self._claims.ended(attempt.duration or 0.0)
         if self._put_back.after_job() or not self._claims.quick:

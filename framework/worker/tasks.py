@@ -33,7 +33,7 @@ class Run:
     Attributes:
         lease: the lease of the job.
         row, writer: its row on the scoreboard.
-        options: the options of its queue.
+        options: the options of its queue, then those of the job.
         task: its own task; None once it has ended.
         timer: calls its soft timeout.
         inside: the handler can be cancelled now.

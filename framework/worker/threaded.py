@@ -37,6 +37,7 @@ class Run:
 
     Attributes:
         row: its row on the scoreboard, and the thread that runs it.
+        limits: its time limits.
         hard_at: its hard deadline (timeout plus `kill_after`), in seconds of the tree's own time.
         thread: that thread's `threading.get_ident()`.
         ended: the thread has finished the job.
@@ -45,6 +46,7 @@ class Run:
 
     attempt: Attempt
     row: int
+    limits: Limits
     hard_at: float
     thread: int = 0
     ended: bool = False
@@ -168,8 +170,10 @@ class ThreadWorker(Worker):
 
     def _start(self, lease: Lease) -> None:
         row = self._free.pop()
-        hard_at = self._core.now() + self._limits[lease.queue].hard
-        run = Run(self._core.executors[lease.queue].attempt(lease), row, hard_at)
+        attempt = self._core.executors[lease.queue].attempt(lease)
+        usual = attempt.options is self._core.executors[lease.queue].options
+        limits = self._limits[lease.queue] if usual else Limits.of(attempt.options)
+        run = Run(attempt, row, limits, self._core.now() + limits.hard)
         if self._core.begin(run.attempt, row):
             self._runs.add(run)
             self._todo[row].put(run)
@@ -236,7 +240,7 @@ class ThreadWorker(Worker):
         run.thread = threading.get_ident()
         try:
             queue = run.attempt.lease.queue
-            call = partial(self._interrupts.call, limits=self._limits[queue], lease=run.attempt.lease)
+            call = partial(self._interrupts.call, limits=run.limits, lease=run.attempt.lease)
             outcome = core.executors[queue].run(run.attempt, call=call)
             core.has_run(run.attempt, run.row)  # at once: the main thread may be busy with the engine for long
             if outcome.failure is not None:

@@ -41,6 +41,32 @@ def test_an_id_of_ones_own_is_stored_once(relay: Cli) -> None:
     assert relay.queues()["digests"]["ready"] == 1
 
 
+def test_options_of_one_job_and_of_many(relay: Cli) -> None:
+    given = ("--priority", "0", "--timeout", "2.5", "--max-retries", "1", "--ttl", "600", "--header", "tenant=acme=1")
+    relay.ok("enqueue", "relay", "digests", "1", *given)
+    relay.ok("enqueue", "relay", "digests", "-", *given, stdin="2\n3\n")
+    for job in relay.kill_jobs("digests"):
+        extras = relay.ok("dead", "show", "relay", job, "--json").json["extras"]
+        assert (extras["priority"], extras["timeout"], extras["retry"]["max_retries"]) == (0, 2.5, 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "error"),
+    [
+        (("--priority", "10"), 2, "Invalid value for '--priority': 10 is not in the range 0<=x<=9"),
+        (("--max-retries", "-1"), 2, "--max-retries: max_retries=-1: must be 0 or more"),
+        (("--header", "tenant"), 2, "--header 'tenant': write NAME=TEXT"),
+        (("--header", "baggage=x"), 1, "headers: 'baggage' is set by the framework: choose another name"),
+        (("--timeout", "-1"), 1, "timeout=-1.0: must be more than 0 and at most 1e+09 s"),
+    ],
+)
+def test_a_wrong_option_is_refused(relay: Cli, given: tuple[str, ...], code: int, error: str) -> None:
+    result = relay.run("enqueue", "relay", "digests", "1", *given)
+    assert (result.code, result.out) == (code, "")
+    assert error in result.err
+    assert relay.queues()["digests"]["ready"] == 0
+
+
 def test_a_negative_number_after_two_dashes(relay: Cli) -> None:
     relay.ok("enqueue", "relay", "digests", "--", "-5")
     (job,) = relay.kill_jobs("digests")

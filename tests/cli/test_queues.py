@@ -39,12 +39,21 @@ def test_json_is_as_promised(relay: Cli) -> None:
     relay.ok("enqueue", "relay", "digests", "1")
     found = relay.ok("queues", "relay", "--json").json
     assert [list(queue) for queue in found] == [
-        ["queue", "ready", "delayed", "in_flight", "dead", "bad", "oldest_age", "declared", "newer"]
+        ["queue", "ready", "delayed", "in_flight", "dead", "bad", "oldest_age", "declared", "newer", "paused"]
     ] * 3
     ages = {queue.pop("queue"): queue.pop("oldest_age") for queue in found}
     assert ages["digests"] > 0
     assert ages["deliveries"] == 0
-    assert found[2] == {"ready": 1, "delayed": 0, "in_flight": 0, "dead": 0, "bad": 0, "declared": True, "newer": []}
+    assert found[2] == {
+        "ready": 1,
+        "delayed": 0,
+        "in_flight": 0,
+        "dead": 0,
+        "bad": 0,
+        "declared": True,
+        "newer": [],
+        "paused": False,
+    }
 
 
 def test_a_queue_that_nobody_declares_is_shown_as_long_as_it_has_jobs(relay: Cli) -> None:

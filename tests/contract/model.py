@@ -103,7 +103,10 @@ class Model:
         return job.chosen_id and any((job.queue, job.id) == (other.queue, other.id) for other in others)
 
     def check_order(self, queue: str, claimed: Sequence[bytes]) -> None:
-        """Of the untouched, exactly the oldest came out, in order. To be called before they are marked as claimed."""
-        untouched = sorted(self.where(queue=queue, state="waiting", untouched=True), key=lambda known: known.number)
-        got = [uid for uid in claimed if self.jobs[uid].untouched]
-        assert got == [known.job.uid for known in untouched[: len(got)]]
+        """Of the untouched of each priority, exactly the oldest came out, in order; an engine may see that a job is
+        urgent a moment late. To be called before they are marked as claimed."""
+        every = sorted(self.where(queue=queue, state="waiting", untouched=True), key=lambda known: known.number)
+        for priority in {known.job.extras.priority for known in every}:
+            untouched = [known.job.uid for known in every if known.job.extras.priority == priority]
+            got = [uid for uid in claimed if uid in untouched]
+            assert got == untouched[: len(got)]

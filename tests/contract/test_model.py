@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from framework.engine.port import State
 from framework.model.errors import LeaseLost, QueueFull
+from framework.model.extras import Extras
 from framework.model.job import Lease
 from framework.model.options import QueueOptions
 from tests.support.settling import ack, bury, rest, retry
@@ -27,9 +28,9 @@ from .model import SLACK, Known, Model
 
 MAX_LENGTH = 6
 QUEUES = [
-    QueueOptions("jobs", dead_letter="letters", max_length=MAX_LENGTH),
-    QueueOptions("others"),
-    QueueOptions("letters", is_dead_letter=True),
+    QueueOptions("jobs", dead_letter="letters", max_length=MAX_LENGTH, starve_after=None),
+    QueueOptions("others", starve_after=None),
+    QueueOptions("letters", is_dead_letter=True, starve_after=None),
 ]
 SOON = {"memory": 60.0, "slow": 60.0, "spool": 0.01, "segments": 0.01, "postgresql": 60.0}  # seconds
 PATIENCE = {
@@ -98,14 +99,15 @@ class Walk(RuleBasedStateMachine):
     # --- entering ------------------------------------------------------------------------------------------------
 
     @rule(
-        queue=home_queue, delay=any_delay, names=st.lists(st.sampled_from(["", "", "x", "y"]), min_size=1, max_size=3)
+        queue=home_queue,
+        delay=any_delay,
+        names=st.lists(st.sampled_from(["", "", "x", "y"]), min_size=1, max_size=3),
+        priority=st.sampled_from([5, 5, 0, 9]),
     )
-    def enqueue(self, queue: str, delay: str, names: list[str]) -> None:
+    def enqueue(self, queue: str, delay: str, names: list[str], priority: int) -> None:
         before, wait = self.engine.now(), self.seconds(delay)
-        jobs = [
-            a_job(self.engine, name, chosen=bool(name), queue=queue, delay=wait, payload=name.encode())
-            for name in names
-        ]
+        fields: dict[str, Any] = {"queue": queue, "delay": wait, "extras": Extras(priority=priority)}
+        jobs = [a_job(self.engine, name, chosen=bool(name), payload=name.encode(), **fields) for name in names]
         new = [job for number, job in enumerate(jobs) if not self.model.is_duplicate(job, jobs[:number])]
         room = MAX_LENGTH - len(self.model.where(queue="jobs", state="waiting")) if queue == "jobs" else 1000
         try:

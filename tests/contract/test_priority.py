@@ -1,14 +1,16 @@
 """Jobs come out by (priority, place): lower priorities first, and within one in the order of their enqueue.
 
-An engine does nothing against starving: whoever floods a queue with urgent jobs has asked for it.
+A priority whose first job has waited for `starve_after` gets one in STARVING_TURN jobs.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from framework.engine.port import STARVING_TURN
 from framework.model.extras import FIELDS, Extras
 from framework.model.job import Lease
 from tests.support.settling import bury, rest, retry
@@ -79,7 +81,7 @@ def test_an_urgent_job_passes_those_that_wait(engine: Engine) -> None:
 
 
 def test_due_jobs_come_out_by_their_priorities(engine: Engine) -> None:
-    broker = engine.open(JOBS)
+    broker = engine.open(replace(JOBS, starve_after=None))
     wanted = put_levels(engine, broker, delay=engine.moment)
     pass_time(engine, broker, engine.moment * 2)
     assert ids(take(broker, len(wanted))) == wanted
@@ -139,6 +141,57 @@ def test_a_lost_owners_jobs_come_back_by_their_priorities(engine: Engine) -> Non
     engine.die(lambda owner: [lease.job.id for lease in take(owner, len(wanted))])
     broker.release([one.lease for one in broker.rescue()])
     assert ids(take(broker, len(wanted))) == wanted
+
+
+# --- starving ---------------------------------------------------------------------------------------------------------
+
+
+def flooded(engine: Engine, starve_after: float | None, flood: int = 60, **fields: Any) -> Owner:
+    """A queue with two usual jobs, two patient ones, and a flood of urgent ones that came after the time passed."""
+    broker = engine.open(replace(JOBS, starve_after=starve_after))
+    put(engine, broker, "usual/0", "usual/1", **fields)
+    put(engine, broker, "patient/0", "patient/1", **priority(9), **fields)
+    put(engine, broker, *(f"urgent/{n}" for n in range(flood)), **priority(1))
+    pass_time(engine, broker, engine.moment * 1.5)
+    return broker
+
+
+@pytest.mark.parametrize("together", [1, 3, 16])
+def test_what_starves_gets_its_share_and_urgent_jobs_keep_theirs(engine: Engine, together: int) -> None:
+    broker = flooded(engine, engine.moment)
+    got: list[str] = []
+    while len(got) < 64 and (some := ids(take(broker, min(together, 64 - len(got))))):
+        got += some
+    late = [name for name in got if not name.startswith("urgent")]
+    assert [name for name in late if "usual" in name] == ["usual/0", "usual/1"]
+    assert [name for name in late if "patient" in name] == ["patient/0", "patient/1"]
+    first = got[: 12 * STARVING_TURN]  # a look for what starves may come a few claims late
+    assert set(late) <= set(first), got
+    assert sum(name.startswith("urgent") for name in got[:16]) >= 10
+    assert [name for name in got if name.startswith("urgent")] == [f"urgent/{n}" for n in range(60)]
+
+
+def test_nothing_passes_urgent_jobs_before_it_starves_or_where_the_queue_says_never(engine: Engine) -> None:
+    for after in (engine.moment * 1000, None):
+        queue = replace(JOBS, starve_after=after)
+        broker = engine.open(queue)
+        put(engine, broker, "usual")
+        put(engine, broker, *(f"urgent/{n}" for n in range(20)), **priority(1))
+        pass_time(engine, broker, engine.moment * 1.5)
+        assert ids(take(broker, 21)) == [*(f"urgent/{n}" for n in range(20)), "usual"]
+        broker.close()
+        engine.close()
+
+
+def test_a_retried_job_starves_from_when_it_is_due(engine: Engine) -> None:
+    broker, other = (engine.open(replace(JOBS, starve_after=engine.moment)) for _ in range(2))
+    put(engine, broker, "usual")
+    retry(broker, lease := take_one(broker), delay=engine.moment, failure=a_failure(lease))
+    put(engine, broker, *(f"urgent/{n}" for n in range(40)), **priority(1))
+    pass_time(engine, broker, engine.moment * 1.2)
+    assert "usual" not in ids(take(broker, 16))
+    pass_time(engine, broker, engine.moment)
+    assert "usual" in ids(take(other, 4)) + ids(take(other, 16))  # the first claim may only have looked
 
 
 # --- what else a job may carry ----------------------------------------------------------------------------------------

@@ -58,6 +58,13 @@ def _newer(stage: Stage) -> None:
     stage.stored.remove("a")
 
 
+def _paused(stage: Stage) -> None:
+    """Of a queue that was paused and resumed before."""
+    stage.store("a")
+    for verb in (stage.broker.pause, stage.broker.resume, stage.broker.pause):
+        assert verb("letters", "ada")
+
+
 def _restore(stage: Stage) -> None:
     why = stage.broker.restore(stage.held)
     if why:
@@ -65,6 +72,9 @@ def _restore(stage: Stage) -> None:
 
 
 KEPT_CASES = (
+    Case("pause", lambda s: s.store("a"), lambda s: s.__setattr__("held", s.broker.pause("letters", "ada"))),
+    Case("resume", _paused, lambda s: s.__setattr__("held", s.broker.resume("letters", "bob"))),
+    Case("look for a pause", _paused, lambda s: s.__setattr__("held", s.broker.paused("letters"))),
     Case("claim what needs a newer process", _newer, lambda s: s.__setattr__("held", claim(s.broker))),
     Case("look for what needs a newer process", _newer, lambda s: s.__setattr__("held", [*s.broker.newer("jobs")])),
     Case("recover what is no job", _impossible_in_tmp, maintain, bad=1),

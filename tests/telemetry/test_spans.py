@@ -146,7 +146,8 @@ def test_every_attempt_has_a_status_of_its_own(receiver, stations, error, attemp
     assert span.attributes["worker.job.outcome"] == outcome
     assert span.status == status
     assert span.attributes.get("error.type") == error_type
-    assert span.attributes.get("worker.job.discard_reason") == ("old" if outcome == "discarded" else None)
+    chosen = {Discard: "old", Reject: "never"}.get(type(error))
+    assert span.attributes.get("worker.job.reason") == chosen
     events = [name for name, _ in span.events]
     assert events == (["exception"] if status == "error" else [])
 

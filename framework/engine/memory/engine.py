@@ -18,7 +18,7 @@ from typing import Any
 
 from framework.engine import url_options as options
 from framework.engine.memory.store import MemoryStore, Row, Shelf, UnknownQueue
-from framework.engine.port import NO_JOBS, Features, JobView, QueueStats, Rescued, State, Tick
+from framework.engine.port import NO_JOBS, Features, JobView, Pause, QueueStats, Rescued, State, Tick
 from framework.model.errors import EnqueueFailed, LeaseLost, PayloadTooLarge, QueueFull, SettingsError
 from framework.model.job import Job, JobId, Lease
 from framework.model.options import QueueSpec
@@ -142,11 +142,11 @@ class MemoryEngine:
     def _take(self, shelf: Shelf, limit: int) -> Iterator[Row]:
         now = self._clock()
         shelf.promote(now)
-        for _ in range(limit):
-            row = shelf.pop_ready()
+        for _ in range(0 if self.store.is_paused(shelf.options.name) else limit):
+            row = shelf.pop_ready(now)
             while row is not None and row.expired(now):
                 self.store.expire(row, now)
-                row = shelf.pop_ready()
+                row = shelf.pop_ready(now)
             if row is None:
                 return
             row.delivery += 1
@@ -272,13 +272,15 @@ class MemoryEngine:
         """Return the current counts of a queue."""
         with self.store.lock:
             shelf, now = self.store.shelf(queue), self._clock()
-            counts = shelf.counts
+            counts, paused = shelf.counts, self.store.is_paused(queue)
             if self.store.keeps_dead_letters(shelf):
-                return replace(NO_JOBS, in_flight=counts["in_flight"], dead=counts["dead"] + shelf.length)
+                dead = counts["dead"] + shelf.length
+                return replace(NO_JOBS, in_flight=counts["in_flight"], dead=dead, paused=paused)
             oldest = min((row.eligible_at for row in shelf.in_state("ready")), default=now)
             return QueueStats(
-                counts["ready"], counts["delayed"], counts["in_flight"], counts["dead"], 0, max(0.0, now - oldest)
-            )
+                counts["ready"], counts["delayed"], counts["in_flight"], counts["dead"], 0, max(0.0, now - oldest),
+                paused,
+            )  # fmt: skip
 
     def undeclared(self) -> Mapping[str, QueueStats]:
         """Return nothing: a job cannot be stored in an undeclared queue."""
@@ -329,6 +331,24 @@ class MemoryEngine:
                 return False
             self.store.remove(row)
             return True
+
+    def pause(self, queue: str, by: str) -> bool:
+        """Set the queue's flag."""
+        with self.store.lock:
+            return self.store.pause(queue, by, self._clock(), paused=True)
+
+    def resume(self, queue: str, by: str) -> bool:
+        """Clear the queue's flag, and notify the claims that wait."""
+        with self.store.lock:
+            done = self.store.pause(queue, by, self._clock(), paused=False)
+            self.store.notify()
+        return done
+
+    def paused(self, queue: str) -> Pause | None:
+        """Return the latest pause or resumption."""
+        with self.store.lock:
+            self.store.shelf(queue)
+            return self.store.pauses.get(queue)
 
     def restore(self, view: JobView) -> str:
         """Return a refusal: in memory, no job is ever bad."""

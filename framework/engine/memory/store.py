@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from queue import SimpleQueue
 
-from framework.engine.port import JobView, State, Tick
+from framework.engine.port import STARVING_TURN, JobView, Pause, State, Tick
 from framework.model.errors import EngineError
 from framework.model.job import Failure, Job
 from framework.model.options import QueueOptions, QueueSpec
@@ -76,7 +76,8 @@ class Shelf:
         self.options = options
         self.rows: dict[int, Row] = {}
         self.counts: Counter[State] = Counter()
-        self._ready: list[tuple[int, int, int]] = []  # priority, position, serial
+        self._ready: dict[int, list[tuple[int, int]]] = {}  # by priority: position, serial
+        self._pops = 0
         self._delayed: list[tuple[float, int]] = []  # due, serial
 
     @property
@@ -91,7 +92,7 @@ class Shelf:
         self.rows[row.serial] = row
         self.counts[row.state] += 1
         if row.state == "ready":
-            heapq.heappush(self._ready, (row.job.extras.priority, row.position, row.serial))
+            heapq.heappush(self._ready.setdefault(row.job.extras.priority, []), (row.position, row.serial))
         elif row.state == "delayed":
             heapq.heappush(self._delayed, (row.eligible_at, row.serial))
 
@@ -99,13 +100,28 @@ class Shelf:
         del self.rows[row.serial]
         self.counts[row.state] -= 1
 
-    def pop_ready(self) -> Row | None:
-        """Return the first ready row, or None. It is still in state ready: the caller moves it."""
-        while self._ready:
-            _, position, serial = heapq.heappop(self._ready)
+    def pop_ready(self, now: float) -> Row | None:
+        """Return the ready row that is next, or None. It is still in state ready: the caller moves it."""
+        firsts = [row for priority in sorted(self._ready) if (row := self._first(priority)) is not None]
+        if not firsts:
+            return None
+        self._pops += 1
+        after, found = self.options.starve_after, firsts[0]
+        if after is not None and self._pops % STARVING_TURN == 0:
+            late = [row for row in firsts[1:] if row.eligible_at <= now - after]
+            found = min(late, key=lambda row: row.eligible_at, default=found)
+        heapq.heappop(self._ready[found.job.extras.priority])
+        return found
+
+    def _first(self, priority: int) -> Row | None:
+        """Return the first ready row of a priority, or None."""
+        heap = self._ready[priority]
+        while heap:
+            position, serial = heap[0]
             row = self.rows.get(serial)
             if row is not None and row.state == "ready" and row.position == position:
                 return row
+            heapq.heappop(heap)
         return None
 
     def next_due(self, *, default: float) -> float:
@@ -135,6 +151,7 @@ class MemoryStore:
         self.expired: Counter[str] = Counter()
         self._leaders: dict[str, str] = {}  # role -> incarnation
         self.ticks: dict[tuple[str, str], Tick] = {}  # queue and key of a schedule
+        self.pauses: dict[str, Pause] = {}  # the latest of each queue
         self._handlers: dict[str, set[str]] = {}  # dead-letter queue -> services that handle it
 
     def kill(self, incarnation: str) -> None:
@@ -234,6 +251,18 @@ class MemoryStore:
         row.position, row.attempt = next(self._serials), 0
         row.eligible_at = row.ttl_from = now
         self.move(row, "ready", now=now, queue=row.job.queue)
+
+    def pause(self, queue: str, by: str, now: float, *, paused: bool) -> bool:
+        """Pause or resume a queue. Return False: it was so already."""
+        self.shelf(queue)
+        if self.is_paused(queue) == paused:
+            return False
+        self.pauses[queue] = Pause(paused, by, now)
+        return True
+
+    def is_paused(self, queue: str) -> bool:
+        known = self.pauses.get(queue)
+        return known is not None and known.paused
 
     def lead(self, name: str, incarnation: str) -> bool:
         """Return whether this owner has the role; it takes over from an owner that is dead."""

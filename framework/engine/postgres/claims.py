@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from framework.engine.postgres.rows import COLUMNS, Key
+from framework.engine.postgres.starving import Starving
 from framework.model.job import Lease
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Claims:
         self._below: set[int] = set()  # queues with a notification about a job below the floor
         self._told = True  # a job may be below a floor that no look has found
         self._listening: set[int] = set()
+        self._starving = Starving(engine)
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def begin(self) -> None:
@@ -78,7 +80,7 @@ class Claims:
         return looked + max(LOOK_BACK, 20 * took)
 
     def _take(self, numbers: Sequence[int], limit: int, era: int) -> list[tuple[Any, ...]]:
-        engine, began = self._engine, time.monotonic()
+        began = time.monotonic()
         whole = [began >= self._due(number) for number in numbers]
         if all(whole):
             self._told = False  # before the look, which may miss jobs that are notified afterwards
@@ -86,23 +88,30 @@ class Claims:
         floors = [
             LOWEST if all_ else self._floors.get(number, LOWEST) for number, all_ in zip(numbers, whole, strict=True)
         ]
-        rows = engine.link.rows(
-            f"select {COLUMNS} from {engine.schema}.claim_1(%s, %s, %s::int[], %s::bigint[], %s)",
-            [engine.incarnation, era, list(numbers), floors, limit],
-        )
+        late = self._starving.take(numbers[0], limit, partial(self._claimed, era))
+        limit -= len(late)
+        rows = self._claimed(era, numbers, floors, limit) if limit else []
         took = time.monotonic() - began
+        self._starving.look(numbers[0], rows, limit)
         last: dict[int, int] = {}
         for row in rows:
             last[row[0]] = max(row[1], last.get(row[0], LOWEST))
         for number, all_ in zip(numbers, whole, strict=True):
-            full = len(rows) >= limit and number in last
+            full = limit > 0 and len(rows) >= limit and number in last
             floor = self._floors.get(number, LOWEST)
             self._floors[number] = last[number] if all_ and full else max(floor, last.get(number, LOWEST))
             if all_:
                 self._looked[number] = began + took, took
             if full and number == rows[-1][0]:
                 break  # the claim has not looked at the queues after this one
-        return rows
+        return late + rows
+
+    def _claimed(self, era: int, numbers: Sequence[int], floors: Sequence[int], limit: int) -> list[tuple[Any, ...]]:
+        engine = self._engine
+        return engine.link.rows(
+            f"select {COLUMNS} from {engine.schema}.claim_1(%s, %s, %s::int[], %s::bigint[], %s)",
+            [engine.incarnation, era, list(numbers), list(floors), limit],
+        )
 
     def _listen(self, numbers: Sequence[int]) -> None:
         """Listen for notifications of these queues; called before a look, so that no job in between is missed."""

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from framework.engine.port import Features, JobView, QueueStats, Rescued, State, Tick
+from framework.engine.port import Features, JobView, Pause, QueueStats, Rescued, State, Tick
 from framework.engine.postgres import schema, within
 from framework.engine.postgres.claims import POLL, Claims
 from framework.engine.postgres.complete import CompletingTransaction, Completions
@@ -326,3 +326,18 @@ class PostgresEngine:
     def restore(self, view: JobView) -> str:
         """Return a refusal: on PostgreSQL, no job is ever bad."""
         return "is no longer there"
+
+    def pause(self, queue: str, by: str) -> bool:
+        """Write the queue's row of pauses, at which each claim looks."""
+        self.find_queue(queue)
+        return self._inspection.pause(queue, by, paused=True)
+
+    def resume(self, queue: str, by: str) -> bool:
+        """Write that row again, and notify the workers."""
+        self.find_queue(queue)
+        return self._inspection.pause(queue, by, paused=False)
+
+    def paused(self, queue: str) -> Pause | None:
+        """Read that row."""
+        self.find_queue(queue)
+        return self._inspection.paused(queue)

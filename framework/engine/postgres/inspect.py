@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from framework.engine.port import NO_JOBS, JobView, QueueStats, State
+from framework.engine.port import NO_JOBS, JobView, Pause, QueueStats, State
 from framework.engine.postgres.enqueue import tell
 from framework.engine.postgres.link import SLOW
 from framework.engine.postgres.rows import COLUMNS, JOB, Row, job_of, write_id
@@ -54,6 +54,11 @@ class Inspection:
     # --- counts -----------------------------------------------------------------------------------------------------
 
     def stats(self, queue: str) -> QueueStats:
+        """Return the counts of a queue, and whether it is paused."""
+        pause = self.paused(queue)
+        return replace(self._counts(queue), paused=pause is not None and pause.paused)
+
+    def _counts(self, queue: str) -> QueueStats:
         """Return the counts of a queue; where counting takes long, they are kept for 20 times as long."""
         until, known = self._known.get(queue, (0.0, NO_JOBS))
         began = time.monotonic()
@@ -190,3 +195,20 @@ class Inspection:
         values: list[Any] = [view.number, view.row, view.delivery]
         where = f"queue = %s and place = %s and delivery = %s{owned}"
         return self._engine.upkeep.drop(view.table, where, values) > 0
+
+    def pause(self, queue: str, by: str, *, paused: bool) -> bool:
+        """Pause or resume a queue, and notify its workers. Return False: it was so already."""
+        number, link = self._engine.numbers[queue], self._engine.link
+        # A queue that was never paused has nothing to resume.
+        known = paused or self.paused(queue) is not None
+        done = known and link.rows(f"select {self._schema}.pause_1(%s, %s, %s)", [number, paused, by[:200]])[0][0]
+        if not paused:
+            tell(link, [number])
+        return bool(done)
+
+    def paused(self, queue: str) -> Pause | None:
+        """Return the latest pause or resumption; None: there was none."""
+        rows = self._engine.link.rows(
+            f"select paused, by, since from {self._schema}.pause where queue = %s", [self._engine.numbers[queue]]
+        )
+        return Pause(*rows[0]) if rows else None

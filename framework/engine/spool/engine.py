@@ -17,16 +17,17 @@ from framework.engine import flocks
 from framework.engine import url_options as options
 from framework.engine.calls import Calls
 from framework.engine.flocks import FileLock
-from framework.engine.port import NO_JOBS, Features, JobView, QueueStats, Rescued, State, Tick
+from framework.engine.port import NO_JOBS, Features, JobView, Pause, QueueStats, Rescued, State, Tick
+from framework.engine.spool.claim import pausing
 from framework.engine.spool.claim.listing import FEW
 from framework.engine.spool.segments import copies
 from framework.engine.spool.store import Spool
 from framework.engine.spool.upkeep.browse import Browse, Sight
 from framework.engine.spool.upkeep.counts import Counts
 from framework.engine.spool.upkeep.maintain import IDLE_TURN, TURN, Rounds
-from framework.engine.spool.upkeep.rescue import Orphan, count_unaccounted
+from framework.engine.spool.upkeep.rescue import Orphan, count_unaccounted, rescued
 from framework.model.errors import EngineError, EnqueueFailed, SettingsError
-from framework.model.job import Failure, Job, JobId, Lease
+from framework.model.job import Job, JobId, Lease
 from framework.model.options import QueueSpec
 from framework.model.outcome import Kind, Outcome, Settlement
 
@@ -38,7 +39,6 @@ OPTIONS: dict[str, options.Reader] = {
     "durability": options.one_of("power", "process"),
     "network_file_system": options.flag,
 }
-_KINDS = {kind.value: kind for kind in Kind}
 
 
 def connect(
@@ -211,7 +211,7 @@ class SpoolEngine:
                 failed = failed or error
         if failed is not None and not orphans:
             raise self._spool.unavailable("rescuing", failed) from failed
-        return [_rescued(orphan) for orphan in orphans]
+        return [rescued(orphan) for orphan in orphans]
 
     def unaccounted(self, lease: Lease) -> int:
         """Count the delivery in a page of the job's file, where a job of a segment gets a file of its own."""
@@ -264,8 +264,8 @@ class SpoolEngine:
         with self._failing("counting"):
             found = self._count(part.counts)
             if self._browse().keeps_letters(part.queue):
-                return replace(NO_JOBS, in_flight=found.in_flight, dead=found.jobs_at_rest, bad=found.bad)
-            return found
+                found = replace(NO_JOBS, in_flight=found.in_flight, dead=found.jobs_at_rest, bad=found.bad)
+            return replace(found, paused=part.counts.buckets.paused)
 
     def undeclared(self) -> Mapping[str, QueueStats]:
         """Return the queues whose depth no process has published for a minute, except empty ones."""
@@ -371,17 +371,22 @@ class SpoolEngine:
                 return sight
         return None
 
+    def pause(self, queue: str, by: str) -> bool:
+        """Put a file into ready/."""
+        disk, here = self._spool.opened()
+        with self._failing(f"pausing {queue!r}"):
+            return pausing.pause(disk, self._spool.parts(queue).queue, by, here.wall())
 
-def _rescued(orphan: Orphan) -> Rescued:
-    started = orphan.started
-    if started is None:
-        return Rescued(orphan.lease, orphan.incarnation)
-    kind = _KINDS.get(started.outcome)  # None also for a kind that this version does not know
-    reported = None if kind is None else Outcome(kind, started.delay, _failure_of(orphan.lease))
-    return Rescued(orphan.lease, orphan.incarnation, started.run, reported)
+    def resume(self, queue: str, by: str) -> bool:
+        """Remove that file, and notify the workers."""
+        disk, here = self._spool.opened()
+        with self._failing(f"resuming {queue!r}"):
+            done = pausing.resume(disk, self._spool.parts(queue).queue, by, here.wall())
+        self._spool.ring(queue)
+        return done
 
-
-def _failure_of(lease: Lease) -> Failure | None:
-    """Return the failure that a worker of the previous version stored for this delivery, or None."""
-    last = lease.job.history[-1] if lease.job.history else None
-    return last if last is not None and last.delivery == lease.delivery else None
+    def paused(self, queue: str) -> Pause | None:
+        """Read what is in that file."""
+        disk, _ = self._spool.opened()
+        with self._failing(f"looking at {queue!r}"):
+            return pausing.latest(disk, self._spool.parts(queue).queue)

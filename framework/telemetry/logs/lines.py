@@ -148,6 +148,8 @@ _LINES: Final[dict[type[e.Event], tuple[str, str, str]]] = {
     e.LeasesLost: ("warning", "leases_lost", "queue job_ids"),
     e.JobsExpired: ("warning", "jobs_expired", "queue count"),
     e.ScheduleRefused: ("warning", "schedule_refused", "queue schedule tick error"),
+    e.QueuePaused: ("warning", "queue_paused", "queue by since"),
+    e.QueueResumed: ("info", "queue_resumed", "queue by since"),
     e.FileBad: ("warning", "file_bad", "queue file flaw place"),
     e.QueueUndeclared: ("warning", "queue_undeclared", "queue jobs"),
     e.JobsRescued: ("info", "jobs_rescued", "queue job_ids owner"),
@@ -170,7 +172,7 @@ def _value_of(event: e.Event, key: str) -> Any:
     value = getattr(event, _FIELDS.get(key, key))
     if key in ("after", "deadline"):
         return round(value, 3)
-    if key == "tick":
+    if key in ("tick", "since"):
         return _utc(value)
     return list(value) if key == "job_ids" else value
 

@@ -35,6 +35,9 @@ log = logging.getLogger("framework.telemetry")
 _SPAN_KEY: Final = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
 
 
+MOST_ENCODERS = 1000  # queues, with the retries of their jobs
+
+
 class RingTracing(LogTracing):
     """Tracing for the executor and metrics for the Bus, both written as one record per attempt.
 
@@ -65,7 +68,7 @@ class RingTracing(LogTracing):
         self._spans = spans
         self._system = system
         self._planner = Planner(linkage, parent_within)
-        self._encoders: dict[str, Encoder] = {}
+        self._encoders: dict[tuple[str, int], Encoder] = {}
         self._keys: dict[tuple[str, ...], bytes] = {}
         few = limits.max_span_attributes is not None and limits.max_span_attributes < 16
         self._plain = limits.max_attribute_length is None and not few
@@ -210,10 +213,12 @@ class RingTracing(LogTracing):
         return key
 
     def _encoder(self, queue: str, max_attempts: int) -> Encoder:
-        """Return the queue's encoder. `max_attempts` stays the same as long as the process lives."""
-        encoder = self._encoders.get(queue)
+        """Return the encoder of a queue's jobs. Jobs with retries of their own have encoders of their own."""
+        encoder = self._encoders.get((queue, max_attempts))
         if encoder is None:
-            encoder = self._encoders[queue] = Encoder(queue, self._system, max_attempts)
+            encoder = Encoder(queue, self._system, max_attempts)
+            if len(self._encoders) < MOST_ENCODERS:
+                self._encoders[queue, max_attempts] = encoder
         return encoder
 
     def _encoded(self, encoder: Encoder, span: RingSpan, end: End) -> bytes:

@@ -17,7 +17,7 @@ from framework.model.errors import EngineError
 from framework.model.events import Event, JobFinished
 from framework.model.exceptions import describe, error_type
 from framework.model.job import Context, Failure, Lease
-from framework.model.options import QueueOptions
+from framework.model.options import QueueOptions, of_job
 from framework.model.outcome import (
     RESTED,
     SUCCEEDED,
@@ -109,9 +109,9 @@ class Executor:
         """Return the run that is about to start, or the earlier one that must be charged. Its ids go into the run
         record."""
         if lease.previous is not None:
-            return attempt_elsewhere(lease, lease.previous, self.options, self._tracing)
-        now = self._clock()
-        return Attempt(lease, self.options, now, self._tracing.identify(lease, now), max(0.0, now - lease.eligible_at))
+            return attempt_elsewhere(lease, lease.previous, of_job(self.options, lease), self._tracing)
+        now, options = self._clock(), of_job(self.options, lease)
+        return Attempt(lease, options, now, self._tracing.identify(lease, now), max(0.0, now - lease.eligible_at))
 
     def run(self, attempt: Attempt, *, call: Callable[..., Any] = _call) -> Outcome:
         """Run a sync handler. `call(method, *arguments)` calls it; the worker passes a function that arms the soft
@@ -214,17 +214,17 @@ class Executor:
 
     def report_loss(self, lease: Lease, failure: Failure) -> None:
         """Call the service's `on_failure` for an attempt whose process died. No lifespan is open here."""
-        attempt = Attempt(lease, self.options, failure.started_at)
+        attempt = Attempt(lease, of_job(self.options, lease), failure.started_at)
         self._hook.tell(failure, self._context(attempt, self._monotonic()))
 
     def _context(self, attempt: Attempt, started: float) -> Context:
-        lease, timeout = attempt.lease, self.options.timeout
+        lease, timeout = attempt.lease, attempt.options.timeout
         scheduled = lease.job.scheduled_for
         return Context(
             job_id=lease.job.id,
             queue=lease.queue,
             attempt=lease.attempt,
-            max_attempts=self.options.retry.max_attempts,
+            max_attempts=attempt.options.retry.max_attempts,
             enqueued_at=datetime.fromtimestamp(lease.job.enqueued_at, UTC),
             scheduled_for=None if scheduled is None else datetime.fromtimestamp(scheduled, UTC),
             log=self._tracing.logger(attempt),
@@ -265,7 +265,7 @@ class Executor:
         try:
             attempt.outcome = outcome = self.decide(attempt, error)
         except BaseException:  # an attribute of the exception, or a class of `give_up_on`, raised in turn
-            attempt.outcome = outcome = fail(self._failure(attempt, error), self.options.retry)
+            attempt.outcome = outcome = fail(self._failure(attempt, error), attempt.options.retry)
         return outcome
 
     def _finish(self, attempt: Attempt, duration: float) -> Outcome:
@@ -279,7 +279,7 @@ class Executor:
 
     def decide(self, attempt: Attempt, error: BaseException) -> Outcome:
         """Return the outcome of a run that ended by an exception."""
-        policy = self.options.retry
+        policy = attempt.options.retry
         kind: Any = type(error)  # isinstance() would ask the exception's own __class__
         ended: Any = error
         if issubclass(kind, Snooze):

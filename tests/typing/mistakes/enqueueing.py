@@ -18,7 +18,12 @@ async def mistakes() -> None:
     Shop.invoices.enqueue(Invoice(order=1), delay="5")  # E
     Shop.invoices.enqueue(Invoice(order=1), run_at=1700000000)  # E seconds are no moment
     Shop.invoices.enqueue(Invoice(order=1), job_id=7)  # E
-    Shop.invoices.enqueue(Invoice(order=1), priority=3)  # E no such option
+    Shop.invoices.enqueue(Invoice(order=1), prio=3)  # E no such option
+    Shop.invoices.enqueue(Invoice(order=1), priority="3")  # E
+    Shop.invoices.enqueue(Invoice(order=1), retry=3)  # E a policy, not a number
+    Shop.invoices.enqueue(Invoice(order=1), headers={"tenant": 7})  # E
+    await Shop.invoices.aenqueue(Invoice(order=1), timeout="5")  # E
+    Shop.invoices.enqueue_many([Invoice(order=1)], ttl="1h")  # E
     Shop.invoices.enqueue_many([Mail(tenant="t", to="x")])  # E wrong items
     Shop.invoices.enqueue_many(Invoice(order=1))  # E one where many are wanted
     await ShopQueues.refunds.aenqueue_many([Refund(order=1, cents=2), Invoice(order=1)])  # E one wrong item

@@ -24,7 +24,9 @@ api = FastAPI(lifespan=lifespan)
 @api.post("/orders/{order}/invoice", status_code=202)
 async def invoice(order: int) -> dict[str, str]:
     try:
-        job_id = await ShopQueues.invoices.aenqueue(Invoice(order=order), job_id=f"invoice-{order}")
+        job_id = await ShopQueues.invoices.aenqueue(
+            Invoice(order=order), job_id=f"invoice-{order}", priority=1, timeout=5
+        )
     except QueueFull as full:
         raise HTTPException(503, "busy", headers={"Retry-After": "5"}) from full
     except EnqueueUncertain as unknown:

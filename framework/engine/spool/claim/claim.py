@@ -184,6 +184,7 @@ class Claim:
         """Claim from a segment and return whether there was something to claim. Raises OSError."""
         try:
             now = self._clock.micros()
+            limit = self._listing.share(limit)
             found, left = self._part.segments.claim(self._part.owner(), os.path.basename(path), limit, now)
         except OSError as error:
             self._set_back(path, error)

@@ -13,7 +13,9 @@ import time
 from bisect import bisect_left, insort
 from collections.abc import Callable
 
+from framework.engine.spool.claim.pausing import MARKER
 from framework.engine.spool.claim.setbacks import Setbacks
+from framework.engine.spool.claim.starving import Starving
 from framework.engine.spool.disk.clock import HORIZON, Clock
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
@@ -117,6 +119,7 @@ class Buckets:
 
     Attributes:
         known: the buckets that the last look found.
+        paused: the last look found the marker of a pause among them.
     """
 
     def __init__(self, disk: Disk, base: str, pattern: re.Pattern[str] = names.BUCKET, *, setbacks: Setbacks) -> None:
@@ -128,6 +131,7 @@ class Buckets:
         self._seen: list[str] = []
         self._inside: dict[str, Names] = {}
         self.known: list[str] = []
+        self.paused = False
 
     def all(self) -> list[str]:
         """Return the buckets that exist, oldest first. Raises OSError."""
@@ -135,6 +139,7 @@ class Buckets:
         if seen is not self._seen:
             self.known = [entry for entry in seen if self._pattern.fullmatch(entry)]
             self._inside = {b: self._inside.get(b) or Names(self._disk, f"{self._base}/{b}") for b in self.known}
+            self.paused = MARKER in seen
             self._seen = seen
         return self.known
 
@@ -175,6 +180,8 @@ class Listing:
         self._at = 0
         self._bucket_of: dict[str, str] = {}  # buckets that do not follow from the name
         self._due = self._urgent_due = 0.0  # when to list again: all names, and those with a priority below 5
+        self._starving = Starving(queue)
+        self._out_of_turn = False  # the last entry was taken before more urgent ones
         self._returned: list[str] = []
         self._foreign: set[str] = set()
         self._lock = threading.Lock()
@@ -204,12 +211,22 @@ class Listing:
             self._refresh()
             if not self._names:
                 return None
+        at = self._starving.turn(self._names, self._at, now) if now >= self._starving.due else self._at
+        if at != self._at:
+            self._names.insert(self._at, self._names.pop(at))
+        self._out_of_turn = at != self._at
         self._at += 1
         return self._names[self._at - 1]
+
+    def share(self, limit: int) -> int:
+        """Return how many jobs may be claimed from the last entry, a segment."""
+        return 1 if self._out_of_turn else limit
 
     def untake(self) -> None:
         """Let `take` return the last entry again: it is a segment from which more can be claimed."""
         self._at -= 1
+        if self._out_of_turn:
+            insort(self._names, self._names.pop(self._at), self._at, key=names.order)
 
     def note(self, entry: str, *, spent: bool) -> None:
         """Note whether others have claimed all that is left of a segment: then it hides no job behind it."""
@@ -255,6 +272,7 @@ class Listing:
         self._names, self._at = self._names[self._at :], 0
         for entry in returned:
             insort(self._names, entry, key=names.order)
+        self._starving.look(self._names, self._clock)
 
     def _refresh(self) -> None:
         with self._lock:
@@ -262,19 +280,23 @@ class Listing:
         self._bucket_of = {}
         began, start = self._clock.text(), time.monotonic()
         urgent, usual, patient = self._parted()
+        if self._buckets.paused:
+            self._names, self._at, self._due = [], 0, 0.0
+            return
         found = self._each_of(urgent, began)
-        if len(found) < ENOUGH:
+        if len(found) < ENOUGH or self._starving.possible:
             if (segments := self._segments()) or self._spent:
                 self._spent.intersection_update(segments)
                 usual = sorted([*usual, *segments])
-            alike = self._before(began, self._usual(usual, ENOUGH - len(found)))
+            alike = self._before(began, self._usual(usual, max(1, ENOUGH - len(found))))
             found += alike
             if any(",p" in entry for entry in alike):  # a version that knows no priorities leaves them anywhere
                 found.sort(key=names.order)
         for bucket in patient:
-            if len(found) < ENOUGH:
+            if len(found) < ENOUGH or self._starving.possible:
                 found += self._each_of([bucket], began)
         self._names, self._at = found, 0
+        self._starving.look(found, self._clock)
         now = time.monotonic()
         self._due = now + max(LEAST_AGE, 50 * (now - start))
         self._urgent_due = now + LEAST_AGE / 2
@@ -284,7 +306,11 @@ class Listing:
         # The time of this thread: how soon urgent jobs are looked for must not depend on how busy the machine is.
         began, start = self._clock.text(), time.thread_time()
         found = self._each_of(self._parted()[0], began)
+        if self._buckets.paused:
+            self._due = 0.0  # `take` looks again at once
+            return
         self._names, self._at = found + self._names[self._end_of(USUAL - 1) :], 0
+        self._starving.look(self._names, self._clock)
         pause = max(LEAST_AGE / 2, 50 * (time.thread_time() - start))
         self._urgent_due = min(self._due, time.monotonic() + pause)
 

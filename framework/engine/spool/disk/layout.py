@@ -1,7 +1,7 @@
 """The directories of a root and of its queues. They are made durably, and refused when they are unsafe.
 
 `<root>/<queue>/` holds tmp, ready/<bucket>, segments, claimed/<wid>, delayed/<minute>, dead, bad, ids/<xx>, schedules,
-depth, `doorbell` (the notifier), and the marker `segmented.2`.
+depth, `doorbell` (the notifier), the marker `segmented.2`, and where the queue was paused `ready/paused` or `resumed`.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class QueueDir:
         self.base = directory_of(options.name)
         self.depth = f"{self.base}/depth"
         self.notifier = f"{self.base}/doorbell"
+        self.paused, self.resumed = f"{self.base}/ready/paused", f"{self.base}/resumed"
         self.segmented = f"{self.base}/segmented.2"  # `segmented` was set by versions that read no open segments
 
     def path(self, state: str, entry: object) -> str:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Set
 from dataclasses import dataclass
 
 from framework.engine import flocks
+from framework.engine.port import Rescued
 from framework.engine.spool.claim import life
 from framework.engine.spool.claim.claim import Reader
 from framework.engine.spool.claim.life import Held, Owner
@@ -34,9 +35,11 @@ from framework.engine.spool.format.names import MOST_NUMBER
 from framework.engine.spool.format.runs import Started
 from framework.engine.spool.segments import copies
 from framework.engine.spool.segments.open import Segments
-from framework.model.job import Lease
+from framework.model.job import Failure, Lease
+from framework.model.outcome import Kind, Outcome
 
 _LOCK = ".lock"
+_KINDS = {kind.value: kind for kind in Kind}
 # The lock file is gone, or something else was planted in its place, which this process leaves alone.
 _NO_LOCK = (errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.ENXIO)
 _MOST_RECORDS = 1 << 24  # bytes of a lock file
@@ -243,3 +246,19 @@ def _counted(data: bytes) -> tuple[int, int]:
         return 0, 0
     found, last = _COUNT.unpack(body)
     return min(found, MOST_NUMBER), last
+
+
+def rescued(orphan: Orphan) -> Rescued:
+    """Return an orphan as the contract describes it."""
+    started = orphan.started
+    if started is None:
+        return Rescued(orphan.lease, orphan.incarnation)
+    kind = _KINDS.get(started.outcome)  # None also for a kind that this version does not know
+    reported = None if kind is None else Outcome(kind, started.delay, _failure_of(orphan.lease))
+    return Rescued(orphan.lease, orphan.incarnation, started.run, reported)
+
+
+def _failure_of(lease: Lease) -> Failure | None:
+    """Return the failure that a worker of the previous version stored for this delivery, or None."""
+    last = lease.job.history[-1] if lease.job.history else None
+    return last if last is not None and last.delivery == lease.delivery else None

@@ -16,6 +16,7 @@ from framework.model.exceptions import describe
 from framework.service.codec import UndecodablePayload, codec_for, parse_strict
 from framework.service.producer import BATCH, BATCH_BYTES
 from framework.service.queues import DeadLetter, Queue
+from framework.service.request import JobOptions
 
 CHUNK = 1 << 18
 MORE = "WORKER_PAYLOAD_ERRORS=full says more, and may quote the payload"
@@ -83,6 +84,7 @@ class LineFeed:
         delay: returns the seconds before jobs that are stored now may start.
         longest: bytes of a line; a longer line is refused, because it must be held in memory.
         full_errors: messages may quote a line.
+        own: options of all these jobs.
         on_progress: called with the bytes read and the jobs queued so far.
 
     Attributes:
@@ -97,12 +99,14 @@ class LineFeed:
         longest: int,
         full_errors: bool = False,
         on_progress: Callable[[int, int], None] = lambda read, queued: None,
+        own: JobOptions | None = None,
     ) -> None:
         self._queue = queue
         self._delay = delay
         self._longest = longest
         self._full_errors = full_errors
         self._on_progress = on_progress
+        self._own: JobOptions = own or {}
         self._batch: list[tuple[int, Any]] = []
         self._bytes = 0
         self.queued = 0
@@ -156,7 +160,7 @@ class LineFeed:
         if not batch:
             return
         try:
-            self._queue.enqueue_many([payload for _, payload in batch], delay=self._delay())
+            self._queue.enqueue_many([payload for _, payload in batch], delay=self._delay(), **self._own)
             self.queued += len(batch)
         except EnqueueError as error:
             self.queued += len(error.enqueued)

@@ -1,0 +1,103 @@
+"""The second part of the contract with an engine: how people look at jobs, and act on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+from framework.model.job import Job
+
+State = Literal["ready", "delayed", "in_flight", "dead", "bad"]
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """A job as an inspector sees it.
+
+    Attributes:
+        queue: the queue where it is now; `job.queue` is its home.
+        attempt: attempts charged so far, 0 for a dead letter.
+        delivery: claims so far.
+        since: when it came into this state, as far as the engine knows, in seconds since the epoch.
+        place: where a bad job is. The `job` of a bad one has the file's name as id and the file's first bytes as
+            payload.
+        flaw: what is wrong with a bad job; empty: it can be read now.
+        newer: only a newer version of the framework can read it. It stays where it was. Its id, place and flaw are like
+            those of a bad job, and it has no payload.
+    """
+
+    job: Job
+    queue: str
+    state: State
+    attempt: int
+    delivery: int
+    since: float
+    place: str = ""
+    flaw: str = ""
+    newer: bool = False
+
+    @property
+    def is_letter(self) -> bool:
+        """Return whether it is a dead letter: in state `dead`, or on a queue that is not its home.
+
+        An archived dead letter is both.
+        """
+        return self.state == "dead" or self.queue != self.job.queue
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """The latest pause or resumption of a queue.
+
+    Attributes:
+        paused: no worker claims from the queue.
+        by: who did it; empty: unknown.
+        since: when, in seconds since the epoch.
+    """
+
+    paused: bool
+    by: str
+    since: float
+
+
+@runtime_checkable
+class Inspector(Protocol):
+    """The verbs with which people look at jobs and act on them from the command line. Optional for an engine."""
+
+    def browse(self, queue: str, state: State) -> Iterator[JobView]:
+        """Yield the jobs of a queue in one state, oldest first whatever their priorities.
+
+        The list may be a moment old.
+        """
+
+    def newer(self, queue: str) -> Iterator[JobView]:
+        """Yield jobs that only a newer version can read, as found by a quick look at the oldest jobs of each state."""
+
+    def find(self, queue: str, job_id: str, state: State) -> JobView | None:
+        """Return one job, or None."""
+
+    def replay(self, view: JobView) -> bool:
+        """Move a dead letter, handled or not, to the end of its home queue. False: it was no longer there.
+
+        The job keeps its id and uid, has attempt 0 and its full ttl again, and is never refused for length.
+        """
+
+    def discard(self, view: JobView) -> bool:
+        """Delete an unclaimed job for ever. False: it was no longer there."""
+
+    def restore(self, view: JobView) -> str:
+        """Put a bad job back among the jobs of its queue, if it can be read; return "", or why not."""
+
+    def pause(self, queue: str, by: str) -> bool:
+        """Stop all claims from a queue until it is resumed. False: it was paused already, and nothing has changed.
+
+        Running workers take no more jobs of it after about a second, on all machines and after restarts. Jobs that run
+        go on; enqueues, delays, expiry and the acts on jobs are as ever. `by` says who does it.
+        """
+
+    def resume(self, queue: str, by: str) -> bool:
+        """End a pause. False: the queue was not paused, and nothing has changed."""
+
+    def paused(self, queue: str) -> Pause | None:
+        """Return the latest pause or resumption of a queue; None: there was none."""
