@@ -6,20 +6,23 @@ thread that belongs to its engine. `features` declares how engines differ.
 
 from __future__ import annotations
 
-import importlib
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
+from framework.engine.urls import ENGINES, engine_module, open_engine, scheme_of, shown
 from framework.model.attempt import Completing
-from framework.model.errors import SettingsError
 from framework.model.job import Job, JobId, Lease, RunRecord
 from framework.model.options import QueueSpec
 from framework.model.outcome import Kind, Outcome, Settlement
-from framework.model.text.redaction import HIDDEN, address
+
+__all__ = [
+    "ENGINES", "MOST_UNCHARGED", "MOST_UNCHARGED_ELSEWHERE", "NO_JOBS", "VERBS", "Engine", "Features", "Inspector",
+    "JobView", "QueueStats", "Rescued", "State", "Tick", "Transactional", "Verb", "engine_module", "open_engine",
+    "scheme_of", "shown",
+]  # fmt: skip
 
 State = Literal["ready", "delayed", "in_flight", "dead", "bad"]
 # A job is charged once this many of its deliveries ended with a dead process and no record of a run. Otherwise a job
@@ -123,6 +126,7 @@ class JobView:
         flaw: what is wrong with a bad job; empty: it can be read now.
         newer: only a newer version of the framework can read it. It stays where it was. Its id, place and flaw are like
             those of a bad job, and it has no payload.
+        cursor: its position in `browse`, for `after`.
     """
 
     job: Job
@@ -134,6 +138,7 @@ class JobView:
     place: str = ""
     flaw: str = ""
     newer: bool = False
+    cursor: str = ""
 
     @property
     def is_letter(self) -> bool:
@@ -300,17 +305,34 @@ class Engine(Protocol):
 class Inspector(Protocol):
     """The verbs with which people look at jobs and act on them from the command line. Optional for an engine."""
 
-    def browse(self, queue: str, state: State) -> Iterator[JobView]:
+    def stored_queues(self) -> Sequence[str]:
+        """Return the names of all queues in the store, declared or not. `open` makes them readable by plain options."""
+
+    def last_seen(self, queue: str) -> float | None:
+        """Return when a running service that declares this queue last did its housekeeping, in seconds since the epoch.
+
+        None: none ever did, or the engine does not know. An idle queue has its turn about once a minute.
+        """
+
+    def browse(self, queue: str, state: State, *, after: str = "") -> Iterator[JobView]:
         """Yield the jobs of a queue in one state, oldest first whatever their priorities.
 
-        The list may be a moment old.
+        With `after`, the `cursor` of a view of the same queue and state, this yields those behind it, also where that
+        job is gone. The list may be a moment old. The first jobs cost little however many there are, and memory does
+        not grow with their number, except on the engine in memory. Raises UsageError: `after` is no cursor.
         """
 
     def newer(self, queue: str) -> Iterator[JobView]:
         """Yield jobs that only a newer version can read, as found by a quick look at the oldest jobs of each state."""
 
+    def get(self, queues: Sequence[str], job_id: str) -> Sequence[JobView]:
+        """Return the jobs of an id on these queues in any state but bad, oldest first.
+
+        It costs little however many jobs there are where the id was generated or chosen, and a job has it.
+        """
+
     def find(self, queue: str, job_id: str, state: State) -> JobView | None:
-        """Return one job, or None."""
+        """Return one job, or a bad one by its file's name, or None."""
 
     def replay(self, view: JobView) -> bool:
         """Move a dead letter, handled or not, to the end of its home queue. False: it was no longer there.
@@ -349,51 +371,3 @@ VERBS: dict[Kind, Verb] = {
     Kind.RETRIED: "retry",
     Kind.DEAD_LETTERED: "bury",
 }
-
-ENGINES = {
-    "spool": "framework.engine.spool.engine",
-    "memory": "framework.engine.memory.engine",
-    "postgresql": "framework.engine.postgres",
-}
-PLAIN = ("durability", "network_file_system")  # engine options whose values may be shown
-
-
-def shown(url: str) -> str:
-    """Return a URL without secrets: a directory as it is, host and port of a server, no value of an unknown option."""
-    if not url.startswith(("spool:", "memory:")):
-        return address(url) if "//" in url or "@" in url else url
-    place, mark, query = url.partition("?")
-    pairs = (pair.partition("=") for pair in query.split("&"))
-    options = (f"{name}{eq}{text if name in PLAIN or not eq else HIDDEN}" for name, eq, text in pairs)
-    return place + mark + "&".join(options)
-
-
-def scheme_of(url: str) -> str:
-    """Return the scheme of an engine's URL. Raises SettingsError: no engine has that scheme."""
-    found = re.match(r"([a-z][a-z0-9+.-]*):", url, re.IGNORECASE | re.ASCII)
-    scheme = found[1].lower() if found else ""
-    if scheme not in ENGINES:
-        known = ", ".join(f"{name}:" for name in ENGINES)
-        hint = f"; did you mean spool:{url}?" if not scheme and url.startswith(("/", ".")) else ""
-        raise SettingsError(f"WORKER_ENGINE_URL={shown(url)!r}: no engine {scheme!r}; there are {known}{hint}")
-    return scheme
-
-
-def engine_module(url: str) -> Any:
-    """Return the module of the engine that a URL names. Raises SettingsError: no engine has that scheme."""
-    return importlib.import_module(ENGINES[scheme_of(url)])
-
-
-def open_engine(url: str, *, incarnation: str, **options: Any) -> Engine:
-    """Return the engine that a URL names, not opened yet.
-
-    Args:
-        url: `spool:DIR`, `postgresql://...` or `memory:`.
-        incarnation: name of this process, never reused; kill reasons and rescued leases refer to it.
-        options: settings of the engine.
-
-    Raises:
-        SettingsError: no engine has that scheme.
-    """
-    engine: Engine = engine_module(url).connect(url, incarnation=incarnation, **options)
-    return engine
