@@ -10,15 +10,15 @@ from collections.abc import Sequence
 import click
 
 from framework.cli.alerts import alerts
-from framework.cli.bad import bad
-from framework.cli.dead import dead
 from framework.cli.declarations import check, schedules
 from framework.cli.doctor import doctor
 from framework.cli.enqueue import enqueue
 from framework.cli.health import health
 from framework.cli.migrate import migrate
+from framework.cli.operate.bad import bad
+from framework.cli.operate.dead import dead
+from framework.cli.operate.queues import queues
 from framework.cli.output import complain, fail
-from framework.cli.queues import queues
 from framework.cli.run import run
 from framework.model.errors import SettingsError, WorkerError
 from framework.process import stdio
