@@ -311,7 +311,8 @@ class Inspector(Protocol):
     def last_seen(self, queue: str) -> float | None:
         """Return when a running service that declares this queue last did its housekeeping, in seconds since the epoch.
 
-        None: none ever did, or the engine does not know. An idle queue has its turn about once a minute.
+        None: none ever did, or the engine does not know. An idle queue has its turn about once a minute. The queue need
+        not be open.
         """
 
     def browse(self, queue: str, state: State, *, after: str = "") -> Iterator[JobView]:

@@ -303,7 +303,6 @@ class MemoryEngine:
 
     def last_seen(self, queue: str) -> float | None:
         """Return None: no service outlives the store."""
-        self.store.shelf(queue)
         return None
 
     def browse(self, queue: str, state: State, *, after: str = "") -> Iterator[JobView]:

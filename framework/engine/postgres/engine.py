@@ -308,7 +308,7 @@ class PostgresEngine:
 
     def last_seen(self, queue: str) -> float | None:
         """Return when a service that declares the queue was last seen."""
-        return self._inspection.last_seen(self.find_queue(queue)[0])
+        return self._inspection.last_seen(queue)
 
     def browse(self, queue: str, state: State, *, after: str = "") -> Iterator[JobView]:
         """Return an iterator over the jobs in a state, which reads them page by page."""

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import cast
 
 from framework.engine.port import JobView, State
+from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.store import Spool
 from framework.engine.spool.upkeep.browse import Browse, Sight
 from framework.engine.spool.upkeep.pages import position
+from framework.model.options import QueueOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Inspection:
     def last_seen(self, queue: str) -> float | None:
         """Return when maintenance has published the queue's depth."""
         with self._failing(f"looking at {queue!r}"):
-            return self._browse().reported(self._spool.parts(queue).queue)
+            return self._browse().reported(QueueDir(QueueOptions(queue)))
 
     def browse(self, queue: str, state: State, *, after: str = "") -> Iterator[JobView]:
         """Yield jobs: read each file, claim none."""
