@@ -10,16 +10,18 @@ from collections.abc import Sequence
 import click
 
 from framework.cli.alerts import alerts
-from framework.cli.bad import bad
-from framework.cli.dead import dead
 from framework.cli.declarations import check, schedules
 from framework.cli.doctor import doctor
 from framework.cli.enqueue import enqueue
 from framework.cli.health import health
 from framework.cli.migrate import migrate
+from framework.cli.operate.bad import bad
+from framework.cli.operate.dead import dead
+from framework.cli.operate.jobs import jobs
+from framework.cli.operate.ps import ps
+from framework.cli.operate.queues import queues
 from framework.cli.output import complain, fail
 from framework.cli.pausing import pause, resume
-from framework.cli.queues import queues
 from framework.cli.run import run
 from framework.model.errors import SettingsError, WorkerError
 from framework.process import stdio
@@ -45,7 +47,23 @@ def worker(ctx: click.Context) -> int:
     return 0
 
 
-for _command in (run, check, alerts, enqueue, queues, pause, resume, schedules, dead, bad, health, doctor, migrate):
+for _command in (
+    run,
+    check,
+    alerts,
+    enqueue,
+    queues,
+    ps,
+    jobs,
+    pause,
+    resume,
+    schedules,
+    dead,
+    bad,
+    health,
+    doctor,
+    migrate,
+):
     worker.add_command(_command)
 
 

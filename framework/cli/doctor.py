@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from framework.admin.store import is_missing, root_of
 from framework.cli.output import Column, counted, is_terminal, print_json, span, table
-from framework.cli.service import MODULE_HELP, Service, is_missing, load_service, opened, refuse_memory, root_of, take
+from framework.cli.service import MODULE_HELP, Service, load_service, opened, refuse_memory, take
 from framework.engine.port import shown
 from framework.model.errors import EngineError
 from framework.telemetry.sdk import plugins
@@ -127,7 +128,7 @@ def _examined(service: Service, timeout: float) -> tuple[Examination, list[Varia
     slots = 1 + sum(crew.options.workers for crew in crews)  # 1 for maintenance
     system = service.settings.engine_url.partition(":")[0]
     identity = ProcessIdentity(app.__name__, "supervisor", "doctor", 0, system)
-    root = root_of(service.settings)
+    root = root_of(service.settings.engine_url)
     directory = "" if root is None else str(root.absolute() / "run")
     known = variables(given(), settled=settle())
     return examine(identity, slots=slots, directory=directory, limit=timeout, version=version()), known
@@ -135,9 +136,9 @@ def _examined(service: Service, timeout: float) -> tuple[Examination, list[Varia
 
 def _engine(service: Service) -> tuple[bool, str]:
     """Return whether the engine can be used, and a text about it."""
-    root = root_of(service.settings)
+    root = root_of(service.settings.engine_url)
     try:
-        if root is not None and is_missing(service.settings, root):
+        if root is not None and is_missing(service.settings.engine_url, root):
             above = next(path for path in root.absolute().parents if path.exists())
             if not os.access(above, os.W_OK | os.X_OK):
                 return False, f"{root} does not exist and cannot be made: this process may not write in {above}"

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import click
 
+from framework.admin.store import root_of
 from framework.cli.output import fail
-from framework.cli.service import load_service, root_of
+from framework.cli.service import load_service
 from framework.engine.port import shown
 from framework.process.scoreboard import LEAVING, READY, Scoreboard, SlotState
 from framework.service.settings import load_settings
@@ -31,7 +32,7 @@ def health(module: str | None) -> int:
     """
     settings = load_settings()
     app = _app_name(module) if module else ""
-    root = root_of(settings)
+    root = root_of(settings.engine_url)
     if root is None:
         url = shown(settings.engine_url)
         fail(f"WORKER_ENGINE_URL={url} has no directory with scoreboards: use WORKER_HEALTH and HTTP")

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import difflib
 import os
-import secrets
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
-from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any
 
+from framework.admin import store
+from framework.admin.store import Store
 from framework.cli.output import hear_warnings, warn
-from framework.engine.port import Engine, Inspector, JobView, QueueStats, open_engine, shown
-from framework.model.errors import EngineError, EngineUnavailable, UsageError
+from framework.engine.port import JobView
+from framework.model.errors import UsageError
 from framework.model.options import QueueOptions
 from framework.service.app import WorkerApp
 from framework.service.loading import load_app
@@ -25,12 +25,6 @@ from framework.service.settings import Settings, check_names, load_settings
 from framework.telemetry import environment
 
 MODULE_HELP = "MODULE is the service's module, or module:Name. It may be left out where WORKER_MODULE is set."
-
-T = TypeVar("T")
-
-
-class OpenedEngine(Engine, Inspector, Protocol):
-    """An engine that commands can inspect; every engine so far is one."""
 
 
 @dataclass(frozen=True)
@@ -69,44 +63,19 @@ class Service:
 
 
 class Look:
-    """An opened engine for a command that reads a store of which parts may be damaged or belong to another user.
+    """An opened store for a command, which prints what cannot be read of it and shows the rest."""
 
-    The rest is still shown.
-
-    Attributes:
-        refused: the errors of queues that cannot be opened, by name.
-        failed: the errors of all failed reads, these included.
-    """
-
-    def __init__(self, service: Service, engine: OpenedEngine, refused: Mapping[str, EngineError]) -> None:
-        self.service, self.engine, self.refused = service, engine, refused
-        self.failed = list(refused.values())
+    def __init__(self, service: Service | None, store: Store) -> None:
+        self.store = store
+        self.engine, self.refused, self.failed = store.engine, store.refused, store.failed
+        self.read, self.each = store.read, store.each
+        self.service = service
 
     @property
     def queues(self) -> list[Queue[Any]]:
         """Return the service's queues that the engine has opened."""
-        return [queue for queue in self.service.queues if queue.name not in self.refused]
-
-    def read(self, call: Callable[[], T], instead: T) -> T:
-        """Return the result of a read, or `instead` if it fails."""
-        try:
-            return call()
-        except EngineError as error:
-            self.failed.append(error)
-            return instead
-
-    def each(self, items: Iterable[T]) -> Iterator[T]:
-        """Yield the items of a read until it fails."""
-        try:
-            yield from items
-        except EngineError as error:
-            self.failed.append(error)
-
-    def undeclared(self) -> dict[str, QueueStats]:
-        """Open the queues in the store that no running service declares, so that they can be read; return them."""
-        found = dict(self.engine.undeclared())
-        self.engine.open([QueueOptions(name) for name in found])
-        return found
+        found = [] if self.service is None else self.service.queues
+        return [queue for queue in found if queue.name not in self.refused]
 
     def change(
         self, views: Iterable[JobView], verb: Callable[[JobView], str], *, name: Callable[[JobView], str]
@@ -118,11 +87,7 @@ class Look:
         """
         count = 0
         for view in views:
-            try:
-                why = verb(view)
-            except EngineUnavailable as error:  # for this one only: the others may succeed; a command tries once
-                why = f"stays: {str(error).removesuffix(': tried again')}"
-            if why:
+            if why := verb(view):
                 warn(f"{name(view)} {why}")
             count += not why
         return count
@@ -164,14 +129,14 @@ def take_some(given: Sequence[str]) -> tuple[str, list[str]]:
     With WORKER_MODULE set, the first argument is MODULE only if there is such a module.
     """
     module = os.environ.get("WORKER_MODULE", "")
-    if given and (not module or given[0] == module or _is_module(given[0])):
+    if given and (not module or given[0] == module or is_module(given[0])):
         return given[0], list(given[1:])
     if not module:
         raise UsageError("MODULE is missing: name it first, or set WORKER_MODULE")
     return module, list(given)
 
 
-def _is_module(text: str) -> bool:
+def is_module(text: str) -> bool:
     name = text.partition(":")[0]
     if not all(part.isidentifier() for part in name.split(".")):
         return False
@@ -184,79 +149,25 @@ def _shortened(text: str) -> str:
 
 def refuse_memory(settings: Settings) -> None:
     """Raise UsageError if the engine exists in one process only: its jobs would end with this command."""
-    if settings.engine_url.partition(":")[0] == "memory":
-        raise UsageError(
-            f"WORKER_ENGINE_URL={shown(settings.engine_url)} lives in one process, no other command or worker would "
-            "see its jobs: set it to spool:DIR"
-        )
-
-
-def root_of(settings: Settings) -> Path | None:
-    """Return the directory of the files of trees on this engine, without creating it; None: there is none to read.
-
-    Raises SettingsError: there is no such engine.
-    """
-    engine = open_engine(settings.engine_url, incarnation="look")
-    return None if engine.features.durable == "nothing" else engine.local_dir
-
-
-def is_missing(settings: Settings, root: Path | None) -> bool:
-    """Return whether a local engine's directory does not exist. Raises EngineError: this process cannot tell."""
-    if root is None or not open_engine(settings.engine_url, incarnation="look").features.local:
-        return False
-    try:
-        return not root.exists()
-    except OSError as error:
-        why = f"{error.strerror} for uid {os.geteuid()}"
-        raise EngineError(f"spool {root}: {why}: run this as the workers' user, or set WORKER_ENGINE_URL") from error
-
-
-def _open(engine: Engine, options: Sequence[QueueOptions]) -> dict[str, EngineError]:
-    """Open the queues that can be opened; return the errors of the others, by name. Raises EngineError: none can."""
-    try:
-        engine.open(options)
-        return {}
-    except EngineError as error:
-        refused: dict[str, EngineError] = {}
-        for one in options:
-            try:
-                engine.open([one])
-            except EngineError as reason:
-                refused[one.name] = reason
-        if len(refused) == len(options):
-            raise error
-        return refused
+    store.refuse_memory(settings.engine_url)
 
 
 @contextmanager
 def opened(service: Service, *, create: bool = False) -> Generator[Look, None, None]:
-    """Open the engine inside the block, for reading it and for work on dead letters.
-
-    A directory that does not exist is not created and counts as empty: a command under `sudo` in the wrong place would
-    leave a spool there that no other user may use.
-
-    Args:
-        create: make a directory that does not exist.
-
-    Raises:
-        UsageError: the engine exists in one process only, or cannot be inspected. EngineError: it cannot be used.
-    """
-    refuse_memory(service.settings)
+    """Open the service's store inside the block, to read it and to act on jobs. See `admin.store.opened`."""
     hear_warnings()
-    url, root = service.settings.engine_url, root_of(service.settings)
-    if not create and is_missing(service.settings, root):
-        warn(f"{root} does not exist yet: no job was ever enqueued there; set WORKER_ENGINE_URL as in the worker")
-        url = "memory:"
-    engine = open_engine(
-        url,
-        incarnation=f"c{secrets.token_hex(8)}",
-        durability=service.settings.durability,
-        network_file_system=service.settings.network_file_system,
-    )
-    try:
-        refused = _open(engine, service.options())
-        if not isinstance(engine, Inspector):
-            raise UsageError(f"WORKER_ENGINE_URL={shown(url)}: this engine cannot be looked into from the command line")
-        yield Look(service, cast("OpenedEngine", engine), refused)
-    finally:
-        engine.close()
+    with store.opened(service.settings, service.app, create=create) as found:
+        for note in found.notes:
+            warn(note)
+        yield Look(service, found)
+
+
+@contextmanager
+def opened_at(url: str, service: Service | None = None) -> Generator[Look, None, None]:
+    """Open the store at a URL inside the block, or that of the settings, with a service or without one."""
+    settings = load_settings() if service is None else service.settings
+    hear_warnings()
+    with store.opened(settings, None if service is None else service.app, url=url) as found:
+        for note in found.notes:
+            warn(note)
+        yield Look(service, found)

@@ -35,6 +35,11 @@ def listdir(fd: int) -> list[str]:
     return os.listdir(fd)
 
 
+def scandir(fd: int) -> os._ScandirIterator[str]:
+    """Return an iterator over the entries of an open directory, in no order. Raises OSError."""
+    return os.scandir(fd)
+
+
 class Calls:
     """The real system calls."""
 
@@ -55,6 +60,7 @@ class Calls:
     rmdir = staticmethod(os.rmdir)
     mkfifo = staticmethod(os.mkfifo)
     listdir = staticmethod(listdir)
+    scandir = staticmethod(scandir)
     stat = staticmethod(os.stat)
     fstat = staticmethod(os.fstat)
     fstatvfs = staticmethod(os.fstatvfs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -25,6 +25,7 @@ class JobView:
         flaw: what is wrong with a bad job; empty: it can be read now.
         newer: only a newer version of the framework can read it. It stays where it was. Its id, place and flaw are like
             those of a bad job, and it has no payload.
+        cursor: its position in `browse`, for `after`.
     """
 
     job: Job
@@ -36,6 +37,7 @@ class JobView:
     place: str = ""
     flaw: str = ""
     newer: bool = False
+    cursor: str = ""
 
     @property
     def is_letter(self) -> bool:
@@ -65,17 +67,35 @@ class Pause:
 class Inspector(Protocol):
     """The verbs with which people look at jobs and act on them from the command line. Optional for an engine."""
 
-    def browse(self, queue: str, state: State) -> Iterator[JobView]:
+    def stored_queues(self) -> Sequence[str]:
+        """Return the names of all queues in the store, declared or not. `open` makes them readable by plain options."""
+
+    def last_seen(self, queue: str) -> float | None:
+        """Return when a running service that declares this queue last did its housekeeping, in seconds since the epoch.
+
+        None: none ever did, or the engine does not know. An idle queue has its turn about once a minute. The queue need
+        not be open.
+        """
+
+    def browse(self, queue: str, state: State, *, after: str = "") -> Iterator[JobView]:
         """Yield the jobs of a queue in one state, oldest first whatever their priorities.
 
-        The list may be a moment old.
+        With `after`, the `cursor` of a view of the same queue and state, this yields those behind it, also where that
+        job is gone. The list may be a moment old. The first jobs cost little however many there are, and memory does
+        not grow with their number, except on the engine in memory. Raises UsageError: `after` is no cursor.
         """
 
     def newer(self, queue: str) -> Iterator[JobView]:
         """Yield jobs that only a newer version can read, as found by a quick look at the oldest jobs of each state."""
 
+    def get(self, queues: Sequence[str], job_id: str) -> Sequence[JobView]:
+        """Return the jobs of an id on these queues in any state but bad, oldest first.
+
+        It costs little however many jobs there are where the id was generated or chosen, and a job has it.
+        """
+
     def find(self, queue: str, job_id: str, state: State) -> JobView | None:
-        """Return one job, or None."""
+        """Return one job, or a bad one by its file's name, or None."""
 
     def replay(self, view: JobView) -> bool:
         """Move a dead letter, handled or not, to the end of its home queue. False: it was no longer there.

@@ -326,6 +326,23 @@ class SupervisorNote(Event):
     level: Literal["info", "warning", "error"] = "info"
 
 
+# --- people, emitted by the command line and by pages -----------------------------------------------------------------
+
+
+@frozen
+class OperatorActed(Event):
+    """A person has changed something in the store.
+
+    `verb` is one of replay, discard, restore, edit; `count`: of how many jobs; `job_id`: of the only one, else empty.
+    """
+
+    verb: str
+    queue: str
+    count: int
+    actor: str
+    job_id: str = ""
+
+
 Subscriber = Callable[[Event], None]
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from framework.engine import url_options as options
 from framework.engine.memory.store import MemoryStore, Row, Shelf, UnknownQueue
 from framework.engine.port import NO_JOBS, Features, JobView, Pause, QueueStats, Rescued, State, Tick
-from framework.model.errors import EnqueueFailed, LeaseLost, PayloadTooLarge, QueueFull, SettingsError
+from framework.model.errors import EnqueueFailed, LeaseLost, PayloadTooLarge, QueueFull, SettingsError, UsageError
 from framework.model.job import Job, JobId, Lease
 from framework.model.options import QueueSpec
 from framework.model.outcome import Kind, Outcome, Settlement
@@ -299,15 +299,30 @@ class MemoryEngine:
             self._own.cleanup()
             self._own = None
 
-    def browse(self, queue: str, state: State) -> Iterator[JobView]:
+    def stored_queues(self) -> Sequence[str]:
+        """Return the names of all declared queues: others cannot hold jobs."""
+        return self.store.queues()
+
+    def last_seen(self, queue: str) -> float | None:
+        """Return None: no service outlives the store."""
+        return None
+
+    def browse(self, queue: str, state: State, *, after: str = "") -> Iterator[JobView]:
         """Return an iterator over a copy of the current jobs, in the order of the queue."""
+        least = _position(after)
         with self.store.lock:
             rows = [row for row in self.store.shelf(queue).rows.values() if self.store.state_of(row) == state]
-            return iter([row.view(state) for row in sorted(rows, key=lambda row: row.position)])
+            return iter([row.view(state) for row in sorted(rows, key=lambda row: row.position) if row.position > least])
 
     def newer(self, queue: str) -> Iterator[JobView]:
         """Return nothing: all jobs in memory are of this version."""
         return iter(())
+
+    def get(self, queues: Sequence[str], job_id: str) -> Sequence[JobView]:
+        """Return the jobs of an id; all jobs are looked at."""
+        with self.store.lock:
+            rows = [row for queue in queues for row in self.store.shelf(queue).rows.values() if row.job.id == job_id]
+            return [row.view(self.store.state_of(row)) for row in sorted(rows, key=lambda row: row.position)]
 
     def find(self, queue: str, job_id: str, state: State) -> JobView | None:
         """Return the oldest job of an id in a state, or None."""
@@ -353,3 +368,9 @@ class MemoryEngine:
     def restore(self, view: JobView) -> str:
         """Return a refusal: in memory, no job is ever bad."""
         return "is no longer there"
+
+
+def _position(cursor: str) -> int:
+    if cursor and not (cursor.isascii() and cursor.isdigit()):
+        raise UsageError(f"{cursor[:100]!r} is no position in a list: take one that a page has returned")
+    return int(cursor or 0)

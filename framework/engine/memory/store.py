@@ -66,7 +66,7 @@ class Row:
         self.job = replace(self.job, history=history)
 
     def view(self, state: State) -> JobView:
-        return JobView(self.job, self.queue, state, self.attempt, self.delivery, self.since)
+        return JobView(self.job, self.queue, state, self.attempt, self.delivery, self.since, cursor=str(self.position))
 
 
 class Shelf:
@@ -179,6 +179,11 @@ class MemoryStore:
             known = ", ".join(sorted(self._shelves)) or "none"
             raise UnknownQueue(f"queue {queue!r} is not declared on this engine; declared: {known}")
         return self._shelves[queue]
+
+    def queues(self) -> list[str]:
+        """Return the names of all queues."""
+        with self.lock:
+            return sorted(self._shelves)
 
     def keeps_dead_letters(self, shelf: Shelf) -> bool:
         """Return whether the queue is a dead-letter queue that no service handles."""

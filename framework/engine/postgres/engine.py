@@ -301,14 +301,29 @@ class PostgresEngine:
 
     # --- people -----------------------------------------------------------------------------------------------------
 
-    def browse(self, queue: str, state: State) -> Iterator[JobView]:
+    def stored_queues(self) -> Sequence[str]:
+        """Return the names in the table of queues."""
+        self._read_names()
+        return sorted(self._names.values())
+
+    def last_seen(self, queue: str) -> float | None:
+        """Return when a service that declares the queue was last seen."""
+        return self._inspection.last_seen(queue)
+
+    def browse(self, queue: str, state: State, *, after: str = "") -> Iterator[JobView]:
         """Return an iterator over the jobs in a state, which reads them page by page."""
         self.find_queue(queue)
-        return self._inspection.browse(queue, state)
+        return self._inspection.browse(queue, state, after)
 
     def newer(self, queue: str) -> Iterator[JobView]:
         """Return nothing: the version of the schema covers all jobs."""
         return iter(())
+
+    def get(self, queues: Sequence[str], job_id: str) -> Sequence[JobView]:
+        """Return the jobs of an id, from its index."""
+        for queue in queues:
+            self.find_queue(queue)
+        return self._inspection.get(queues, job_id)
 
     def find(self, queue: str, job_id: str, state: State) -> JobView | None:
         """Return the oldest job of an id in a state, or None."""

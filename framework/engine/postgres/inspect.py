@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,13 @@ from framework.engine.port import NO_JOBS, JobView, Pause, QueueStats, State
 from framework.engine.postgres.enqueue import tell
 from framework.engine.postgres.link import SLOW
 from framework.engine.postgres.rows import COLUMNS, JOB, Row, job_of, write_id
+from framework.model.errors import UsageError
 from framework.model.extras import LEAST_URGENT, MOST_URGENT, USUAL
 
 if TYPE_CHECKING:
     from framework.engine.postgres.engine import PostgresEngine
 
-PAGE = 500  # rows in one page
+FIRST_PAGE, PAGE = 100, 500  # rows in the first page and in the others
 EXACT = 100_000  # jobs up to which a count is exact; above, it is estimated
 NEAR = 20_000  # first rows of a queue, in which claimed jobs and the oldest are searched: claims come from the front
 MINUTE = 60.0
@@ -117,27 +118,49 @@ class Inspection:
 
     # --- views ------------------------------------------------------------------------------------------------------
 
-    def browse(self, queue: str, state: State) -> Iterator[JobView]:
+    def last_seen(self, queue: str) -> float | None:
+        """Return when a service that declares a queue was last seen; None: never."""
+        rows = self._engine.link.rows(f"select seen from {self._schema}.queue where name = %s", [queue])
+        return rows[0][0] or None if rows else None
+
+    def browse(self, queue: str, state: State, after: str = "") -> Iterator[JobView]:
         """Yield the jobs of a state in the order of their enqueue; the rows of all priorities are merged."""
+        if not after.isascii() or not (after or "0").isdigit() or int(after or 0) > _WITHIN_LEVEL:
+            raise UsageError(f"{after[:100]!r} is no position in a list: take one that a page has returned")
+        return self._merged(queue, state, int(after or 0))
+
+    def _merged(self, queue: str, state: State, after: int) -> Iterator[JobView]:
         levels = range(MOST_URGENT - USUAL, LEAST_URGENT - USUAL + 1)
         parts = self._parts(queue, state)
-        pages = [self._rows(queue, table, where, level) for table, where in parts for level in levels]
+        pages = [self._rows(queue, table, where, level, after) for table, where in parts for level in levels]
         for _, table, row in heapq.merge(*pages, key=lambda one: one[0]):
             yield self._view(queue, state, table, row)
 
-    def find(self, queue: str, job_id: str, state: State) -> JobView | None:
-        """Return the oldest job of an id in a state, or None. It is found by its id, however long the queue is."""
-        found = []
-        for table, where in self._parts(queue, state):
+    def get(self, queues: Sequence[str], job_id: str) -> list[JobView]:
+        """Return the jobs of an id, oldest first. They are found by the id, however long the queues are."""
+        numbers = {self._engine.numbers[queue]: queue for queue in queues}
+        found: list[JobView] = []
+        for table in ("job", "later", "dead"):
             rows = self._engine.link.rows(
                 # The sum keeps the planner from the primary key, in which the whole queue would match.
-                f"select {_columns(table)} from {self._schema}.{table} where id = %s and queue + 0 = %s and {where}",
-                [write_id(job_id), self._engine.numbers[queue]],
+                f"select {_columns(table)} from {self._schema}.{table} where id = %s and queue + 0 = any(%s::int[])",
+                [write_id(job_id), list(numbers)],
             )
-            found += [(table, Row._make(row)) for row in rows]
-        if not found:
-            return None
-        return self._view(queue, state, *min(found, key=lambda one: one[1].place & _WITHIN_LEVEL))
+            for row in map(Row._make, rows):
+                queue = numbers[row.queue]
+                found.append(self._view(queue, self._state(queue, table, row), table, row))
+        return sorted(found, key=lambda view: int(view.cursor))
+
+    def find(self, queue: str, job_id: str, state: State) -> JobView | None:
+        """Return the oldest job of an id in a state, or None."""
+        return next((view for view in self.get([queue], job_id) if view.state == state), None)
+
+    def _state(self, queue: str, table: str, row: Row) -> State:
+        if row.owner is not None:
+            return "in_flight"
+        if table == "dead" or self._engine.keeps_letters(queue):
+            return "dead"
+        return "ready" if table == "job" else "delayed"
 
     def _parts(self, queue: str, state: State) -> list[tuple[str, str]]:
         """Return the tables that hold the jobs of a state, each with a condition."""
@@ -150,24 +173,25 @@ class Inspection:
 
     def _view(self, queue: str, state: State, table: str, row: Row) -> RowView:
         job = job_of(row, self._engine.name_of)
-        return RowView(job, queue, state, row.attempt, row.delivery, row.since, table=table, number=row.queue,
-                       row=row.place)  # fmt: skip
+        return RowView(job, queue, state, row.attempt, row.delivery, row.since, cursor=str(row.place & _WITHIN_LEVEL),
+                       table=table, number=row.queue, row=row.place)  # fmt: skip
 
-    def _rows(self, queue: str, table: str, where: str, level: int) -> Iterator[tuple[int, str, Row]]:
+    def _rows(self, queue: str, table: str, where: str, level: int, after: int) -> Iterator[tuple[int, str, Row]]:
         """Yield the rows of one priority, each with its place within the priority and its table."""
-        number, last, end = self._engine.numbers[queue], level << 56, (level + 1) << 56
+        number, last, end, size = self._engine.numbers[queue], (level << 56) + after, (level + 1) << 56, FIRST_PAGE
         while True:
             rows = self._engine.link.rows(
                 f"select {_columns(table)} from {self._schema}.{table} where queue = %s and place > %s and place < %s "
                 f"and {where} order by queue, place limit %s",
-                [number, last, end, PAGE],
+                [number, last, end, size],
                 seconds=SLOW,
             )
             for found in map(Row._make, rows):
                 last = found.place
                 yield found.place - (level << 56), table, found
-            if len(rows) < PAGE:
+            if len(rows) < size:
                 return
+            size = PAGE
 
     # --- acts -------------------------------------------------------------------------------------------------------
 

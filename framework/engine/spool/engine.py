@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -17,12 +16,11 @@ from framework.engine import flocks
 from framework.engine import url_options as options
 from framework.engine.calls import Calls
 from framework.engine.flocks import FileLock
-from framework.engine.port import NO_JOBS, Features, JobView, Pause, QueueStats, Rescued, State, Tick
-from framework.engine.spool.claim import pausing
+from framework.engine.port import NO_JOBS, Features, QueueStats, Rescued, Tick
 from framework.engine.spool.claim.listing import FEW
+from framework.engine.spool.inspection import Inspection
 from framework.engine.spool.segments import copies
 from framework.engine.spool.store import Spool
-from framework.engine.spool.upkeep.browse import Browse, Sight
 from framework.engine.spool.upkeep.counts import Counts
 from framework.engine.spool.upkeep.maintain import IDLE_TURN, TURN, Rounds
 from framework.engine.spool.upkeep.rescue import Orphan, count_unaccounted, rescued
@@ -91,14 +89,7 @@ def directory(url: str) -> Path:
     return Path(place)
 
 
-@dataclass(frozen=True, slots=True)
-class SpoolView(JobView):
-    """A view of a job, with the entry of its file."""
-
-    sight: Sight | None = None
-
-
-class SpoolEngine:
+class SpoolEngine(Inspection):
     """The engine on one directory: `Engine` and `Inspector` of `framework.engine.port`.
 
     Attributes:
@@ -300,93 +291,3 @@ class SpoolEngine:
         self._spool.close()
         for role in self._roles.values():
             role.release()
-
-    def _browse(self) -> Browse:
-        spool = self._spool
-        declared = [part.queue.name for part in spool.every()]
-        return Browse(*spool.opened(), queue=spool.queue, declared=declared, ring=spool.ring)
-
-    @contextlib.contextmanager
-    def _failing(self, doing: str) -> Iterator[None]:
-        """Turn an error of the operating system into an EngineUnavailable that says what failed."""
-        try:
-            yield
-        except OSError as error:
-            raise self._spool.unavailable(doing, error) from error
-
-    def browse(self, queue: str, state: State) -> Iterator[JobView]:
-        """Yield jobs: read each file, claim none."""
-        for sight in self._sights(queue, state):
-            yield self._view(queue, state, sight)
-
-    def _sights(self, queue: str, state: State) -> Iterator[Sight]:
-        with self._failing(f"looking at {queue!r}"):
-            yield from self._browse().sights(self._spool.parts(queue).queue, state)
-
-    def _view(self, queue: str, state: State, sight: Sight) -> SpoolView:
-        attempt, delivery = (0, 0) if sight.name is None else (sight.name.attempt, sight.name.delivery)
-        place = str(self.root / sight.path) if state == "bad" or sight.newer else ""
-        return SpoolView(
-            sight.job, queue, state, attempt, delivery, sight.since, place, sight.flaw, sight.newer, sight=sight
-        )
-
-    def newer(self, queue: str) -> Iterator[JobView]:
-        """Yield jobs that need a newer version, from the headers of a few files."""
-        states: tuple[State, ...] = ("ready", "delayed", "in_flight", "dead")
-        with self._failing(f"looking at {queue!r}"):
-            for state in states:
-                for sight in self._browse().newer(self._spool.parts(queue).queue, state):
-                    yield self._view(queue, state, sight)
-
-    def find(self, queue: str, job_id: str, state: State) -> JobView | None:
-        """Return the oldest job with this id, or None."""
-        return next((view for view in self.browse(queue, state) if view.job.id == job_id), None)
-
-    def replay(self, view: JobView) -> bool:
-        """Move a dead letter to its home queue, also where its dead-letter queue has not handled it yet."""
-        if view.state in ("in_flight", "bad") or view.newer or not view.is_letter:
-            return False
-        return self._act(view, self._browse().replay)
-
-    def discard(self, view: JobView) -> bool:
-        """Unlink an unclaimed job."""
-        return view.state != "in_flight" and not view.newer and self._act(view, self._browse().discard)
-
-    def restore(self, view: JobView) -> str:
-        """Rename a bad file back, under the lock of its id where the caller chose the id."""
-        if view.state != "bad" or not isinstance(view, SpoolView) or view.sight is None:
-            return "is no longer there"
-        with self._failing(f"file {view.job.id!r}"):
-            return self._browse().restore(self._spool.parts(view.queue).queue, view.sight)
-
-    def _act(self, view: JobView, action: Callable[[Sight], bool]) -> bool:
-        sight = view.sight if isinstance(view, SpoolView) else self._sight(view)
-        with self._failing(f"job {view.job.id!r}"):
-            return sight is not None and action(sight)
-
-    def _sight(self, view: JobView) -> Sight | None:
-        """Return the entry of a view that does not come from this engine; None: the job is not there."""
-        for sight in self._sights(view.queue, view.state):
-            if sight.name is not None and (sight.job.uid, sight.name.delivery) == (view.job.uid, view.delivery):
-                return sight
-        return None
-
-    def pause(self, queue: str, by: str) -> bool:
-        """Put a file into ready/."""
-        disk, here = self._spool.opened()
-        with self._failing(f"pausing {queue!r}"):
-            return pausing.pause(disk, self._spool.parts(queue).queue, by, here.wall())
-
-    def resume(self, queue: str, by: str) -> bool:
-        """Remove that file, and notify the workers."""
-        disk, here = self._spool.opened()
-        with self._failing(f"resuming {queue!r}"):
-            done = pausing.resume(disk, self._spool.parts(queue).queue, by, here.wall())
-        self._spool.ring(queue)
-        return done
-
-    def paused(self, queue: str) -> Pause | None:
-        """Read what is in that file."""
-        disk, _ = self._spool.opened()
-        with self._failing(f"looking at {queue!r}"):
-            return pausing.latest(disk, self._spool.parts(queue).queue)

@@ -200,6 +200,10 @@ class Segment:
             self.load(index + 1)
         return bytes_of.decode(self._data, self._offsets[index], self.head.queue)
 
+    def holds(self, data: bytes) -> bool:
+        """Return whether the records contain these bytes: a cheap test for an id. Raises OSError."""
+        return data in self._disk.calls.pread(self.fd, self.head.size - self.head.data_at, self.head.data_at)
+
     def record(self, index: int) -> bytes:
         """Return the bytes of a record, up to the next record that is found, for a file in bad/. Raises OSError."""
         self.load(self.head.jobs)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 from framework.engine.spool.claim import markers
 from framework.engine.spool.disk.clock import Clock
@@ -21,6 +20,8 @@ from framework.engine.spool.segments.words import delivery_of, is_free, is_owned
 from framework.engine.spool.segments.write import discard
 from framework.engine.spool.upkeep import bad
 from framework.engine.spool.upkeep.counts import Counts, read_depth
+from framework.engine.spool.upkeep.pages import Pages, Position, Refused
+from framework.engine.spool.upkeep.search import Search, origin
 from framework.model.extras import NONE, Extras
 from framework.model.job import Job
 from framework.model.options import QueueOptions
@@ -29,7 +30,6 @@ LOOKED = 200  # files of a state in a quick look: jobs that no worker here takes
 # Nanoseconds for which a queue counts as declared after its last depth: an idle one has its turn once a minute, and
 # services are restarted.
 KEPT = 150_000_000_000
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,34 +54,6 @@ class Sight:
     index: int = -1
 
 
-class Refused:
-    """The errors of looks that the system refuses (another user's directory, a bad sector): all else is seen first."""
-
-    def __init__(self) -> None:
-        self._errors: list[OSError] = []
-
-    def __call__(self, look: Callable[[], Iterable[T]], path: str) -> Iterator[T]:
-        """Yield the results of a look until the system refuses it.
-
-        Args:
-            path: the path that it looks at, put into an error that names none.
-        """
-        try:
-            yield from look()
-        except FileNotFoundError:  # gone meanwhile
-            return
-        except OSError as error:
-            error.filename = error.filename if isinstance(error.filename, str) else path
-            self._errors.append(error)
-
-    def tell(self) -> None:
-        """Raise the first OSError, with the number of the others, if there was any."""
-        if self._errors:
-            first, more = self._errors[0], len(self._errors) - 1
-            first.filename += f" (and {more} more)" * bool(more)
-            raise first
-
-
 class Browse:
     """Views of stored jobs without claiming them. A job may be gone as soon as it was seen."""
 
@@ -100,25 +72,23 @@ class Browse:
         self._queue = queue
         self._ring = ring
 
-    def sights(self, queue: QueueDir, state: str) -> Iterator[Sight]:
+    def sights(self, queue: QueueDir, state: str, after: str = "") -> Iterator[Sight]:
         """Yield the jobs of a queue in one state, in the order of their names.
 
         Where the system refuses a look, this yields all other jobs first and then raises the OSError.
+
+        Args:
+            after: only jobs after this position.
         """
-        refused = Refused()
-        found: list[tuple[str, str]] = []  # names and their directories: the order needs all names of a state
-        states, segments = self._states(queue, state), f"{queue.base}/segments"
-        for one in states:
-            for directory in refused(partial(self._directories, queue, one), _base(queue, one)):
-                listed = refused(partial(self._disk.listdir, directory), directory)
-                found += [(entry, directory) for entry in listed]
-        if "ready" in states or "in_flight" in states:
-            listed = refused(partial(self._disk.listdir, segments), segments)
-            found += [(entry, segments) for entry in listed if names.segment(entry)]
-        for entry, directory in sorted(found):
-            look = self._in_segment if directory == segments else self._bad if state == "bad" else self._look
+        refused, begin = Refused(), Position.read(after, state)
+        pages = Pages(self._disk, queue, self._directories, refused)
+        for entry, directory in pages(self._states(queue, state), begin):
+            segment = directory == f"{queue.base}/segments"
+            look = self._in_segment if segment else self._bad if state == "bad" else self._look
             path = f"{directory}/{entry}"
-            yield from refused(partial(look, queue, entry, path, state), path)
+            for sight in refused(partial(look, queue, entry, path, state), path):
+                if not segment or sight.index > begin.inside or not entry.startswith(f"{begin.name},"):
+                    yield sight
         refused.tell()
 
     def _in_segment(self, queue: QueueDir, entry: str, path: str, state: str) -> Iterator[Sight]:
@@ -140,6 +110,37 @@ class Browse:
                 yield from self._newer(queue, entry, path)
         except job_file.Damaged:  # a claim moves the segment to bad/
             return
+
+    def found(self, queues: Sequence[QueueDir], job_id: str) -> Iterator[tuple[QueueDir, str, Sight]]:
+        """Yield the jobs of an id on these queues, each with its queue and state. Raises OSError as `sights` does."""
+        refused = Refused()
+        search = Search(self._disk, queues, job_id, directories=self._directories, refused=refused)
+        for queue, directory, entry in search():
+            path, part = f"{directory}/{entry}", os.path.relpath(directory, queue.base).partition("/")[0]
+            states = ("ready", "in_flight") if part == "segments" else ("in_flight" if part == "claimed" else part,)
+            look = self._in_segment if part == "segments" else self._look
+            for state in states:
+                shown = "dead" if state != "in_flight" and self.keeps_letters(queue) else state
+                for sight in refused(partial(look, queue, entry, path, state), path):
+                    if sight.job.id == job_id:
+                        yield queue, shown, sight
+        refused.tell()
+
+    def bad(self, queue: QueueDir, entry: str) -> Iterator[Sight]:
+        """Yield the file of this name in bad/, if it is there. Raises OSError."""
+        if entry and "/" not in entry and entry not in (".", ".."):
+            yield from self._bad(queue, entry, f"{queue.base}/bad/{entry}", "bad")
+
+    def queues(self) -> list[str]:
+        """Return the queues of the root, declared or not, in the order of their names. Raises OSError."""
+        found = (queue_of(entry) for entry in self._disk.listdir("."))
+        there = (name for name in found if name is not None)
+        return sorted(name for name in there if self._is_queue(QueueDir(QueueOptions(name))))
+
+    def reported(self, queue: QueueDir) -> float | None:
+        """Return when a service last published a queue's depth, in seconds since the epoch. Raises OSError."""
+        published = read_depth(self._disk, queue)
+        return None if published is None else self._clock.wall() - (self._clock.now() - published[1]) / 1e9
 
     def newer(self, queue: QueueDir, state: str) -> Iterator[Sight]:
         """Yield those of a state's oldest jobs that only a newer version can read. Raises OSError as `sights` does."""
@@ -168,12 +169,15 @@ class Browse:
             if name is None or name in self._declared:
                 continue
             queue = QueueDir(QueueOptions(name))
-            try:
-                if self._disk.stat(f"{queue.base}/ready") is not None and not self._is_kept(queue):
-                    found[name] = known.get(name) or Counts(self._disk, queue)
-            except NotADirectoryError:  # a file with a name that a queue could have
-                continue
+            if self._is_queue(queue) and not self._is_kept(queue):
+                found[name] = known.get(name) or Counts(self._disk, queue)
         return found
+
+    def _is_queue(self, queue: QueueDir) -> bool:
+        try:
+            return self._disk.stat(f"{queue.base}/ready") is not None
+        except NotADirectoryError:  # a file with a name that a queue could have
+            return False
 
     def _is_kept(self, queue: QueueDir) -> bool:
         """Return whether a service does the housekeeping of a queue, as its depth was published lately."""
@@ -201,7 +205,8 @@ class Browse:
             return False
         home, now = self._queue(sight.job.queue), self._clock.micros()
         expires = None if sight.job.ttl is None else now + names.micros(sight.job.ttl)
-        name = sight.name._replace(stamp=self._clock.stamp(), attempt=0, not_before=now, expires=expires)
+        other = origin(sight.name.stamp, sight.name.other)
+        name = sight.name._replace(stamp=self._clock.stamp(), attempt=0, not_before=now, expires=expires, other=other)
         target = home.ready(name)
         if not self._disk.move(sight.path, target):
             return False

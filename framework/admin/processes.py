@@ -1,0 +1,144 @@
+"""What runs now: the process trees of this machine on a store, from the copies of their scoreboards."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from framework.model.errors import EngineError
+from framework.process.scoreboard import EMPTY, STATES, RowState, Scoreboard, SlotState
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A job that runs. Moments are seconds since the epoch.
+
+    Attributes:
+        job_id: the first 64 bytes of its id.
+        handler: name of its handler; empty: unknown.
+        since: when it started.
+        soft, hard: when it is interrupted, and when its process is killed; None: never. The time for which the disk
+            stood still since does not count, so both may be later.
+        settling: its handler has ended.
+    """
+
+    job_id: str
+    queue: str
+    handler: str
+    delivery: int
+    since: float
+    soft: float | None
+    hard: float | None
+    settling: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A slot of a tree.
+
+    Attributes:
+        slot: its name, as `deliveries/0`.
+        pid: 0: no process runs here.
+        state: starting, ready, leaving, or gone.
+        memory: its resident bytes; None: unknown.
+        limit: jobs that it runs at once.
+    """
+
+    slot: str
+    pid: int
+    state: str
+    memory: int | None
+    limit: int
+    runs: Sequence[Run]
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A supervisor with its processes.
+
+    Attributes:
+        app: the service's class.
+        supervisor: its pid.
+        alive: whether the supervisor lives; None: it is in another container.
+        reported: when its board was renewed last, in seconds since the epoch.
+        deadline: when its drain ends; None: it does not drain.
+        processes: in the order of the slots. Those of a dead tree are what the board last said.
+    """
+
+    app: str
+    supervisor: int
+    alive: bool | None
+    reported: float
+    deadline: float | None
+    processes: Sequence[Process]
+
+
+def trees(root: Path | None, handlers: Mapping[str, str] | None = None) -> tuple[list[Tree], list[str]]:
+    """Return the trees whose boards lie in a directory, and one line for each board that cannot be read.
+
+    Args:
+        root: an engine's `local_dir`; None: there is none.
+        handlers: names of handlers by queue, where a service was asked.
+
+    Raises EngineError: the directory cannot be looked at.
+    """
+    found, problems = [], []
+    for path in _boards(root):
+        try:
+            board, changed = Scoreboard.open(path), path.stat().st_mtime
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            problems.append(f"{path} cannot be read: {error}")
+            continue
+        found.append(_tree(board, changed, handlers or {}))
+    return found, problems
+
+
+def _boards(root: Path | None) -> list[Path]:
+    if root is None:
+        return []
+    run = root / "run"
+    try:
+        return [run / entry for entry in sorted(os.listdir(run)) if entry.endswith(".board")]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        why = f"{error.strerror or error} for uid {os.geteuid()}".lower()
+        raise EngineError(f"{run}: {why}: run this as the user of the workers") from error
+
+
+def _tree(board: Scoreboard, changed: float, handlers: Mapping[str, str]) -> Tree:
+    alive = board.supervised() if board.within_sight() else None
+    slots = [slot for slot in board.all_slots() if slot.state != EMPTY]
+    processes = [_process(board, slot, handlers, seen=alive is True) for slot in slots]
+    deadline = _moment(board.deadline) if board.deadline else None
+    return Tree(board.app, board.supervisor, alive, changed, deadline, processes)
+
+
+def _process(board: Scoreboard, slot: SlotState, handlers: Mapping[str, str], *, seen: bool) -> Process:
+    runs = [_run(row, handlers) for row in board.busy_rows(slot.index)]
+    memory = _resident(slot.pid) if seen and slot.pid else None
+    return Process(slot.name, slot.pid, STATES[slot.state], memory, slot.rows, runs)
+
+
+def _run(row: RowState, handlers: Mapping[str, str]) -> Run:
+    soft, hard = (None if not at else _moment(at) for at in (row.soft, row.hard))
+    handler, since = handlers.get(row.queue, ""), _moment(row.started)
+    return Run(row.job_id, row.queue, handler, row.delivery, since, soft, hard, row.settling)
+
+
+def _moment(monotonic: int) -> float:
+    """Return a monotonic time in ns as seconds since the epoch."""
+    return time.time() - (time.monotonic_ns() - monotonic) / 1e9
+
+
+def _resident(pid: int) -> int | None:
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return None

@@ -1,0 +1,179 @@
+"""The search for the jobs of one id, which does not read all files of a queue.
+
+No name contains an id. A generated id begins with its time, as names do: the files of that time are read first. A
+chosen id has an entry that is a link to the job's file: listings tell inodes. Only an id of neither kind, or one that
+no job has, costs a look into the head of every file.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+from framework.engine.spool.disk.disk import Disk
+from framework.engine.spool.disk.layout import QueueDir, queue_of
+from framework.engine.spool.enqueue import ids
+from framework.engine.spool.format import job_file, names
+from framework.engine.spool.segments.file import Segment
+from framework.engine.spool.upkeep.pages import Refused, inodes
+from framework.model.options import QueueOptions
+
+STATES = ("in_flight", "ready", "delayed", "dead")
+_GENERATED = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_ORIGIN = re.compile(r",o([0-9a-f]{16})(?:,|$)", re.ASCII)
+NEAR = 2_000  # files that are nearest to an id's time
+BEFORE, BEHIND = 60_000_000_000, 60_000_000_000  # nanoseconds by which a name's time may differ from the id's
+_HEAD = 512  # bytes behind the fixed header in which an id stands
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+Found = tuple[QueueDir, str, str]  # queue, directory, entry
+
+
+def origin(stamp: str, other: str) -> str:
+    """Return the other fields of a replayed job's name. They keep the first stamp, which has the time of the id."""
+    return other if ",o" in other or other.count(",") > 3 else f"{other},o{int(stamp):016x}"
+
+
+class Search:
+    """One search on some queues.
+
+    Args:
+        directories: returns the directories of a state.
+        refused: notes the looks that the system refuses.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        queues: Sequence[QueueDir],
+        job_id: str,
+        *,
+        directories: Callable[[QueueDir, str], list[str]],
+        refused: Refused,
+    ) -> None:
+        self._disk = disk
+        self._queues = queues
+        self._id = job_id
+        self._directories = directories
+        self._refused = refused
+        self._needle = json.dumps(job_id).encode()
+        self._time = int(job_id[:12], 16) * 1_000_000 if _GENERATED.fullmatch(job_id) else None
+
+    def __call__(self) -> Iterator[Found]:
+        """Yield the files and segments that may hold the job, those of the cheapest way that finds any."""
+        for way in (self._chosen, self._near, self._everywhere):
+            found = False
+            for one in way():
+                found = True
+                yield one
+            if found:
+                return
+
+    def _chosen(self) -> Iterator[Found]:
+        """Yield the files that the id's entries are links to; a dead letter's entry is in its home queue."""
+        wanted: dict[int, int] = {}
+        for directory in self._disk.listdir("."):
+            name = queue_of(directory)
+            link = "" if name is None else ids.entry(QueueDir(QueueOptions(name)), self._id)
+            there = self._stat(link) if link else None
+            if there is not None:
+                job = job_file.job_in(self._disk, link)
+                wanted[there.st_ino] = 0 if job is None else round(job.enqueued_at * 1e9)
+        if not wanted:
+            return
+        moment = max(wanted.values())
+        for queue, path in self._every(moment):
+            for entry, inode in self._refused(lambda path=path: inodes(self._disk, path), path):  # type: ignore[misc]
+                if inode in wanted:
+                    yield queue, path, entry
+
+    def _stat(self, path: str) -> os.stat_result | None:
+        try:
+            return self._disk.stat(path)
+        except OSError:  # a file with a name that a queue could have, or a damaged directory
+            return None
+
+    def _near(self) -> Iterator[Found]:
+        """Yield the files whose names have the id's time and that hold the id."""
+        if self._time is None:
+            return
+        for queue, path in self._every(self._time):
+            for entry in self._nearest(path, self._time):
+                if self._holds(f"{path}/{entry}"):
+                    yield queue, path, entry
+                    return
+        yield from self._in_segments()
+
+    def _nearest(self, path: str, moment: int) -> list[str]:
+        low, high = f"{max(0, moment - BEFORE):020d}", f"{moment + BEHIND:020d}"
+        listed = self._refused(lambda: inodes(self._disk, path), path)
+        near = ((abs(_stamp(entry) - moment), entry) for entry, _ in listed if low < entry < high or ",o" in entry)
+        return [entry for distance, entry in heapq.nsmallest(NEAR, near) if distance <= BEHIND]
+
+    def _in_segments(self) -> Iterator[Found]:
+        """Yield the segments that hold the id; those that began long after it cannot."""
+        for queue in self._queues:
+            path = f"{queue.base}/segments"
+            for entry, _ in self._refused(lambda path=path: inodes(self._disk, path), path):  # type: ignore[misc]
+                if names.segment(entry) and self._segment_holds(f"{path}/{entry}"):
+                    yield queue, path, entry
+
+    def _everywhere(self) -> Iterator[Found]:
+        """Yield all files that hold the id, or have it as their name."""
+        for queue, path in self._every(0):
+            for entry, _ in self._refused(lambda path=path: inodes(self._disk, path), path):  # type: ignore[misc]
+                if entry == self._id or self._holds(f"{path}/{entry}"):
+                    yield queue, path, entry
+        if self._time is None:
+            yield from self._in_segments()
+
+    def _every(self, moment: int) -> Iterator[tuple[QueueDir, str]]:
+        """Yield the directories of all states, those whose names have this time first."""
+        later = []
+        bucket, minute = f"{moment:020d}"[: names.BUCKET_DIGITS], names.minute_of(moment // 1000)
+        for queue in self._queues:
+            for state in STATES:
+                base = f"{queue.base}/{state}"
+                for path in self._refused(lambda q=queue, s=state: self._directories(q, s), base):  # type: ignore[misc]
+                    name = os.path.basename(path)
+                    likely = state == "in_flight" or name in ("dead", minute) or _is_beside(name, bucket)
+                    if likely:
+                        yield queue, path
+                    else:
+                        later.append((queue, path))
+        yield from later
+
+    def _holds(self, path: str) -> bool:
+        """Return whether the head of a job file contains the id. A file that cannot be read does not."""
+        try:
+            fd = self._disk.calls.open(path, _FLAGS, dir_fd=self._disk.fd)
+        except OSError:
+            return False
+        try:
+            return self._needle in self._disk.calls.pread(fd, job_file.FIXED_SIZE + len(self._needle) + _HEAD, 0)
+        except OSError:
+            return False
+        finally:
+            self._disk.calls.close(fd)
+
+    def _segment_holds(self, path: str) -> bool:
+        try:
+            with Segment(self._disk, path) as segment:
+                return segment.holds(self._id.encode("utf-8", "surrogatepass"))
+        except (job_file.Damaged, job_file.Newer, OSError):
+            return False
+
+
+def _stamp(entry: str) -> int:
+    """Return the first stamp of a job's name, also after a replay; a name of another kind is far from any time."""
+    found = _ORIGIN.search(entry) if ",o" in entry else None
+    if found is not None:
+        return int(found[1], 16)
+    return int(entry[:20]) if entry[:20].isdecimal() else 1 << 63
+
+
+def _is_beside(name: str, bucket: str) -> bool:
+    return len(name) == len(bucket) and name.isdecimal() and 0 <= int(name) - int(bucket) <= 1
