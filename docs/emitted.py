@@ -63,6 +63,7 @@ ABOUT = {
     names.ATTEMPT: "1 for the first run that is charged to the job",
     names.MAX_ATTEMPTS: "of the queue's retry policy",
     names.QUEUE_WAIT: "seconds from the moment the job was eligible",
+    names.RESCUED: "`true` on series of a killed attempt, where the SDK sends them, see below",
     names.REDELIVERED: "claimed before, whatever became of that",
     names.OUTCOME: "how the attempt ended, see below",
     names.DISCARD_REASON: "text of the handler's `Discard`",

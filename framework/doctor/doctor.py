@@ -17,6 +17,7 @@ from typing import Any, Literal
 from framework.doctor.answers import Answer, Heard, interpret
 from framework.model.text.redaction import redact
 from framework.telemetry import ProcessIdentity
+from framework.telemetry.conventions import SCHEMA_URL
 from framework.telemetry.export.health import SIGNALS
 from framework.telemetry.export.otlp import destination
 from framework.telemetry.names import SCOPE
@@ -107,12 +108,12 @@ def _items(identity: ProcessIdentity, trace_id: str, version: str, signal: str, 
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-    resource, scope = resource_of(identity), InstrumentationScope(SCOPE, version)
+    resource, scope = resource_of(identity), InstrumentationScope(SCOPE, version, SCHEMA_URL)
     name, marks, now = f"doctor {identity.app}", {"worker.doctor": True}, time.time_ns()
     if signal == "metrics":
         preferred = (getattr(exporter, f"_preferred_{option}", None) for option in ("temporality", "aggregation"))
         reader = InMemoryMetricReader(*preferred)
-        meter = MeterProvider([reader], resource, shutdown_on_exit=False).get_meter(SCOPE, version)
+        meter = MeterProvider([reader], resource, shutdown_on_exit=False).get_meter(SCOPE, version, SCHEMA_URL)
         meter.create_counter("worker.doctor.checks", "{check}", "Tests by `worker doctor`.").add(1, marks)
         return reader.get_metrics_data()
     flags = trace.TraceFlags(trace.TraceFlags.SAMPLED)

@@ -38,7 +38,7 @@ class ProcessIdentity:
         role: what the process does.
         slot: the slot that the process fills, such as `deliveries/0`; its replacement has the same.
         instance: number of the supervisor among those that share a store.
-        system: `messaging.system`, the engine's name, such as `spool`.
+        system: `messaging.system.name`, the engine's name, such as `spool`.
     """
 
     app: str
@@ -91,6 +91,10 @@ class Telemetry:
     def say_lost(self) -> None:
         """Write how many log lines were dropped, as soon as a line can be written. Every log line also does this."""
         self._lines.say_lost()
+
+    def about(self) -> bytes:
+        """Return what a rescuer must know to send telemetry of this process when it is dead; empty: nothing."""
+        return b""
 
     def observe_slots(self, read: Callable[[], tuple[int, int]], queue: str) -> None:
         """Observe worker.slots.limit and worker.slots.used. `read` returns (limit, used); each collection calls it."""
@@ -184,7 +188,7 @@ def for_host(system: str) -> Sending:
     It uses the host's global providers, which may be set before or after this call. It configures nothing.
 
     Args:
-        system: `messaging.system` of the engine.
+        system: `messaging.system.name` of the engine.
     """
     from framework.telemetry.sdk import plugins
 
@@ -196,11 +200,13 @@ def for_host(system: str) -> Sending:
             log.warning("%s", line)
         from opentelemetry import metrics, trace
 
-        from framework.telemetry.names import SCOPE
+        from framework.telemetry.conventions import scope
         from framework.telemetry.sending import SendSpans
 
-        meter = metrics.get_meter(SCOPE)  # here, because a plugin may hang or fail
-        return SendSpans(trace.get_tracer(SCOPE), lambda: meter, system)
+        name, version, schema = scope()
+        meter = metrics.get_meter(name, version, schema_url=schema)  # here, because a plugin may hang or fail
+        tracer = trace.get_tracer(name, version, schema_url=schema)
+        return SendSpans(tracer, lambda: meter, system)
 
     log = logging.getLogger("framework.telemetry")
     try:

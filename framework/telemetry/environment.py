@@ -293,6 +293,15 @@ def _argument(value: str) -> Checked:
     return ("", value) if sampler and sampler not in SAMPLERS else _number(0, 1)(value)
 
 
+def _exceptions(value: str) -> Checked:
+    """Check where exceptions are to go: they must not be lost because no log record is sent."""
+    if not {"logs", "logs/dup"} & {part.strip().lower() for part in value.split(",")}:
+        return "is ignored: use logs or logs/dup", ""
+    if os.environ.get("OTEL_LOGS_EXPORTER", "").strip().lower() in ("", "none"):
+        return "is ignored: logs are not sent, so exceptions stay on their spans; set OTEL_LOGS_EXPORTER=otlp", ""
+    return "", value
+
+
 _FILES: Final = ("_CERTIFICATE", "_CLIENT_KEY")
 
 
@@ -347,6 +356,8 @@ _OTHERS: Final[dict[str, Check]] = {
     f"{OTLP}METRICS_DEFAULT_HISTOGRAM_AGGREGATION": _one_of(
         "explicit_bucket_histogram", "base2_exponential_bucket_histogram"
     ),
+    "OTEL_SEMCONV_STABILITY_OPT_IN": _any,  # other libraries' categories stand in it as well
+    "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN": _exceptions,
     "OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED": _one_of("true", "false"),
     "OTEL_PYTHON_EXPORTER_OTLP_GRPC_RETRYABLE_ERROR_CODES": _codes,
 }

@@ -11,6 +11,7 @@ from opentelemetry.metrics import Counter, Histogram, Meter
 
 from framework.model.events import AttemptLost
 from framework.telemetry import names
+from framework.telemetry.conventions import of_system
 
 
 class Instrument(NamedTuple):
@@ -95,7 +96,7 @@ def of_ticks(system: str, queue: str, key: str, outcome: str) -> Increments:
 
 
 def at(system: str, queue: str) -> Attributes:
-    return {names.DESTINATION: queue, names.SYSTEM: system}
+    return {names.DESTINATION: queue, **of_system(system)}
 
 
 def times_of_lost(event: AttemptLost) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """Every name that telemetry emits, as literals, because the messaging conventions are in development and may change.
 
-Standard names come from the OpenTelemetry semantic conventions 1.44 for messaging; `worker.*` are our own.
+Standard names come from the OpenTelemetry semantic conventions (`conventions.VERSION`); `worker.*` are our own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ SCOPE: Final = "continuum-worker"
 DISTRIBUTION: Final = "continuum-worker"
 
 # --- attributes, standard -------------------------------------------------------------------------------------------
-SYSTEM: Final = "messaging.system"
+SYSTEM: Final = "messaging.system.name"
 DESTINATION: Final = "messaging.destination.name"
 OPERATION: Final = "messaging.operation.name"
 OPERATION_TYPE: Final = "messaging.operation.type"
@@ -27,7 +27,6 @@ OVERFLOW: Final = "otel.metric.overflow"
 EXCEPTION_TYPE: Final = "exception.type"
 EXCEPTION_MESSAGE: Final = "exception.message"
 EXCEPTION_STACKTRACE: Final = "exception.stacktrace"
-EXCEPTION_ESCAPED: Final = "exception.escaped"
 
 # --- attributes, ours -----------------------------------------------------------------------------------------------
 ATTEMPT: Final = "worker.job.attempt"
@@ -35,6 +34,7 @@ MAX_ATTEMPTS: Final = "worker.job.max_attempts"
 QUEUE_WAIT: Final = "worker.job.queue_wait"
 REDELIVERED: Final = "worker.job.redelivered"
 OUTCOME: Final = "worker.job.outcome"
+RESCUED: Final = "worker.job.rescued"
 DISCARD_REASON: Final = "worker.job.discard_reason"
 DEAD_LETTER_REASON: Final = "worker.dead_letter.reason"
 SCHEDULE: Final = "worker.schedule.key"

@@ -9,7 +9,7 @@ from typing import Final
 RESOURCE: Final = {
     "job", "instance", "service_name", "service_namespace", "service_instance_id", "deployment_environment_name",
 }  # fmt: skip
-_QUEUE: Final = {"messaging_system", "messaging_destination_name"}
+_QUEUE: Final = {"messaging_system_name", "messaging_destination_name"}
 _OPERATION: Final = "messaging_operation_name"
 
 
@@ -48,8 +48,8 @@ PROMISED: Final = {
     "worker_job_dead_letters_total": Promise(_QUEUE | {"worker_dead_letter_reason"}, _ERROR),
     "worker_slots_limit": Promise(_QUEUE),
     "worker_slots_used": Promise(_QUEUE),
-    "worker_processes": Promise({"messaging_system", "worker_process_state"}, processes=1),
-    "worker_process_restarts_total": Promise({"messaging_system", "worker_process_exit_reason"}, processes=1),
-    "worker_process_memory_bytes": Promise({"messaging_system", "worker_process_slot"}),
-    "worker_telemetry_dropped_total": Promise({"messaging_system", "signal"}),
+    "worker_processes": Promise({"messaging_system_name", "worker_process_state"}, processes=1),
+    "worker_process_restarts_total": Promise({"messaging_system_name", "worker_process_exit_reason"}, processes=1),
+    "worker_process_memory_bytes": Promise({"messaging_system_name", "worker_process_slot"}),
+    "worker_telemetry_dropped_total": Promise({"messaging_system_name", "signal"}),
 }

@@ -13,13 +13,19 @@ from typing import Final
 from urllib.parse import quote
 
 from framework.engine.flocks import FileLock, locked
+from framework.telemetry.conventions import SCHEMA_URL, STABILITY
 from framework.telemetry.environment import SAMPLERS
 from framework.telemetry.ring import ring
 from framework.telemetry.sdk import exporters
 from framework.telemetry.sdk.instrumented import has_provider
 
-# The resource of a ring's series and spans depends on these: other values mean another ring.
-_OF_RESOURCE: Final = ("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS")
+# The resource and the attributes of a ring's series depend on these: other values mean another ring.
+_OF_RESOURCE: Final = (
+    "OTEL_SERVICE_NAME",
+    "OTEL_RESOURCE_ATTRIBUTES",
+    "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS",
+    STABILITY,
+)
 # Variables that only the SDK's own exporters support, with the value that changes nothing.
 _SDK_ONLY: Final = {
     "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "cumulative",
@@ -87,7 +93,7 @@ def prepare(run: Path, number: int, *, app: str, system: str, slots: Sequence[st
     reason = unfit()
     if reason:
         return None, reason
-    parts = [app, system, socket.gethostname(), *(os.environ.get(name, "") for name in _OF_RESOURCE)]
+    parts = [app, system, socket.gethostname(), SCHEMA_URL, *(os.environ.get(name, "") for name in _OF_RESOURCE)]
     mark = blake2b("\0".join(parts).encode("utf-8", "replace"), digest_size=4).hexdigest()
     rings = Rings(str(run), number, mark, tuple(slots))
     new = [rings.path(slot) for slot in slots if not rings.path(slot).exists()]

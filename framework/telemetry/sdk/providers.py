@@ -17,7 +17,7 @@ import atexit
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
@@ -34,7 +34,8 @@ from framework.telemetry import ProcessIdentity
 from framework.telemetry.export.health import CollectorHealth, Drops
 from framework.telemetry.sdk.exporters import exporters, wanted
 from framework.telemetry.sdk.lazy import LazyMeterProvider, LazyTracerProvider
-from framework.telemetry.sdk.resource import resource_of
+from framework.telemetry.sdk.rescued import RescuedSeries
+from framework.telemetry.sdk.resource import of_series, resource_of
 
 P = TypeVar("P")
 Q = TypeVar("Q")
@@ -60,6 +61,8 @@ class Providers:
     Attributes:
         tracer, meter: our own, or those that were set before.
         logger: only with OTEL_LOGS_EXPORTER, or set before.
+        foreign: the resource of the provider of spans, where it was set before.
+        rescued: makes the meters of dead processes' slots, in maintenance.
     """
 
     def __init__(
@@ -80,6 +83,8 @@ class Providers:
         self._lazy = lazy
         self._pid = os.getpid()
         self._closing: dict[str, Callable[[], object]] = {}
+        self.foreign: Mapping[str, Any] = {}
+        self.rescued = RescuedSeries()
         self.tracer: trace.TracerProvider = self._opened("traces", self._tracer) or trace.NoOpTracerProvider()
         self.meter: metrics.MeterProvider = self._opened("metrics", self._meter) or metrics.NoOpMeterProvider()
         self.logger: _logs.LoggerProvider | None = self._opened("logs", self._logger)
@@ -132,6 +137,8 @@ class Providers:
     def _tracer(self) -> trace.TracerProvider:
         found = trace.get_tracer_provider()
         if self._global and not isinstance(found, trace.ProxyTracerProvider):
+            if isinstance(found, TracerProvider):
+                self.foreign = found.resource.attributes
             return self._reused("traces", found)
         provider = LazyTracerProvider(self._tracing)
         if not self._lazy:
@@ -165,11 +172,14 @@ class Providers:
 
     def _measuring(self, provider: LazyMeterProvider) -> dict[str, Any]:
         """Return the arguments of the SDK's provider of metrics."""
-        made, readers = self._parts("metrics", PeriodicExportingMetricReader)
-        # A series belongs to a slot and outlives its processes: a pid would start a new target for each of them.
-        stable = {key: value for key, value in self._resource.attributes.items() if key != "process.pid"}
+        made, readers = self._parts("metrics", self._reader)
+        stable = of_series(self._resource.attributes)
         self._closing["metrics"] = partial(_close, provider, made)
         return {"metric_readers": readers, "resource": Resource(stable, self._resource.schema_url)}
+
+    def _reader(self, exporter: Any) -> PeriodicExportingMetricReader:
+        rescues = self._identity.role == "maintenance"
+        return PeriodicExportingMetricReader(self.rescued.send_with(exporter) if rescues else exporter)
 
     def _logger(self) -> _logs.LoggerProvider | None:
         found = _logs.get_logger_provider()
