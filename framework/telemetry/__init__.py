@@ -155,8 +155,13 @@ def start(identity: ProcessIdentity, settings: Settings, rings: Rings | None = N
     return start_process(identity, settings, rings=rings)
 
 
-def prepare_rings(run: Path, number: int, *, app: str, system: str, slots: Sequence[str]) -> tuple[Rings | None, str]:
+def prepare_rings(
+    run: Path, number: int, *, app: str, system: str, slots: Sequence[str], scraped: str = ""
+) -> tuple[Rings | None, str]:
     """Make the shared files that outlive their writers. The supervisor calls this before it starts its first child.
+
+    Args:
+        scraped: where metrics are to be served (WORKER_METRICS); empty: nowhere.
 
     Returns:
         (the rings, ""), or (None, a line that says why each process sends with the SDK), or (None, "") where there is
@@ -164,8 +169,9 @@ def prepare_rings(run: Path, number: int, *, app: str, system: str, slots: Seque
     """
     from framework.telemetry.ring import rings
 
-    made, reason = rings.prepare(run, number, app=app, system=system, slots=slots)
-    return made, f"telemetry does not outlive a killed process: {reason}" if reason else ""
+    made, reason = rings.prepare(run, number, app=app, system=system, slots=slots, scraped=bool(scraped))
+    unserved = f"; WORKER_METRICS={scraped} is ignored: only the exporter process serves metrics" if scraped else ""
+    return made, f"telemetry does not outlive a killed process: {reason}{unserved}" if reason else ""
 
 
 def rings_from(run: Path, number: int, mark: str, slots: Sequence[str]) -> Rings:

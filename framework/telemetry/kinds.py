@@ -23,6 +23,7 @@ from framework.telemetry.export.exporterlife import live
 from framework.telemetry.export.exporting import Exporter
 from framework.telemetry.export.health import CollectorHealth, Drops, say_off
 from framework.telemetry.export.otlp import Destination, Signal, destination
+from framework.telemetry.export.scrape import ScrapeServer
 from framework.telemetry.logs.exceptions import ExceptionRecords
 from framework.telemetry.logs.logs import Logs
 from framework.telemetry.logs.otlplogs import LogRecords
@@ -141,9 +142,12 @@ class RingTelemetry(_WithProviders):
 class ExporterTelemetry(Telemetry):
     """Telemetry of the exporter process, not started yet."""
 
-    def __init__(self, identity: ProcessIdentity, logs: Logs, health: CollectorHealth, rings: Rings) -> None:
+    def __init__(
+        self, identity: ProcessIdentity, logs: Logs, health: CollectorHealth, rings: Rings, scraped: str
+    ) -> None:
         super().__init__(logs)
         self._exporter = open_exporter(identity, rings, logs, health)
+        self._scraped, self._say = scraped, logs.say
 
     def export(
         self,
@@ -156,6 +160,8 @@ class ExporterTelemetry(Telemetry):
         budget: float,
     ) -> None:
         self._exporter.observe(board, slots)
+        if self._scraped:
+            ScrapeServer(self._scraped, self._exporter.collect, partial(self._say, "warning"))
         live(self._exporter, board, index, supervisor=supervisor, unblock=unblock, budget=budget)
 
 
@@ -177,11 +183,12 @@ def open_telemetry(
     """
     if identity.role == "exporter":
         assert rings is not None
-        return ExporterTelemetry(identity, logs, health, rings)
+        return ExporterTelemetry(identity, logs, health, rings, settings.metrics)
     ring = open_ring(identity, rings, logs) if rings is not None else None
     lazy = ring is not None and identity.role == "worker"
+    snapshot = rings.snapshot(identity.slot) if rings is not None and ring is not None and settings.metrics else None
     off = failed or partial(say_off, logs.say)
-    providers = Providers(identity, health, drops, failed=off, make_global=make_global, lazy=lazy)
+    providers = Providers(identity, health, drops, failed=off, make_global=make_global, lazy=lazy, snapshot=snapshot)
     if rings is None or ring is None:
         return SdkTelemetry(identity, settings, logs, providers, drops)
     return RingTelemetry(identity, settings, logs, providers, drops, rings, ring)

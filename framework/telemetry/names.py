@@ -28,6 +28,13 @@ EXCEPTION_TYPE: Final = "exception.type"
 EXCEPTION_MESSAGE: Final = "exception.message"
 EXCEPTION_STACKTRACE: Final = "exception.stacktrace"
 
+COMPONENT_NAME: Final = "otel.component.name"
+COMPONENT_TYPE: Final = "otel.component.type"
+SERVER_ADDRESS: Final = "server.address"
+SERVER_PORT: Final = "server.port"
+HTTP_STATUS: Final = "http.response.status_code"
+RPC_STATUS: Final = "rpc.status_code"
+
 # --- attributes, ours -----------------------------------------------------------------------------------------------
 ATTEMPT: Final = "worker.job.attempt"
 MAX_ATTEMPTS: Final = "worker.job.max_attempts"
@@ -53,6 +60,12 @@ SENT_MESSAGES: Final = "messaging.client.sent.messages"
 CONSUMED_MESSAGES: Final = "messaging.client.consumed.messages"
 OPERATION_DURATION: Final = "messaging.client.operation.duration"
 PROCESS_DURATION: Final = "messaging.process.duration"
+
+SPANS_EXPORTED: Final = "otel.sdk.exporter.span.exported"
+SPANS_INFLIGHT: Final = "otel.sdk.exporter.span.inflight"
+EXPORT_DURATION: Final = "otel.sdk.exporter.operation.duration"
+SPAN_QUEUE_SIZE: Final = "otel.sdk.processor.span.queue.size"
+SPAN_QUEUE_CAPACITY: Final = "otel.sdk.processor.span.queue.capacity"
 
 # --- metrics, ours --------------------------------------------------------------------------------------------------
 QUEUE_DEPTH: Final = "worker.queue.depth"

@@ -182,8 +182,9 @@ def test_ids_and_numbers_of_any_size_arrive(both, job_id, attempt):
 
 
 def strip(span: SeenSpan) -> SeenSpan:
-    """Without the text of a traceback, which names the path it took."""
-    events = tuple((name, {k: v for k, v in values.items() if "stack" not in k}) for name, values in span.events)
+    """Without the text of a traceback, which names the path it took, and what only the SDK still says."""
+    gone = ("exception.stacktrace", "exception.escaped")
+    events = tuple((name, {k: v for k, v in values.items() if k not in gone}) for name, values in span.events)
     return replace(span, events=events)
 
 

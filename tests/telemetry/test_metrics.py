@@ -269,6 +269,7 @@ def test_every_event_is_known_to_the_lines_or_the_metrics_and_none_raises(receiv
     lease = lease_of()
     samples = {
         "str": "text",
+        "bytes": b"",
         "int": 3,
         "int | None": 3,
         "float": 1.5,

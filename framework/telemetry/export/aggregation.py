@@ -14,7 +14,7 @@ from framework.telemetry.ring.ring import PAGE, Corrupt, RingReader, encoded, pa
 from framework.telemetry.ring.tallies import Tally
 from framework.telemetry.sdk.resource import INSTANCE, attributes_of
 
-Attributes = tuple[tuple[str, str | bool], ...]
+Attributes = tuple[tuple[str, str | bool | int], ...]
 Series = tuple[str, Attributes]
 NONE: Final[Series] = ("", ())
 Exemplar = tuple[int, bytes, bytes]  # when (ns), trace id, span id
@@ -78,19 +78,18 @@ class Histogram:
             self.exemplars[bucket] = value, exemplar
 
     def with_tally(self, tally: Tally) -> Histogram:
-        """Return a new histogram that contains both. It takes over the exemplars."""
+        """Return a new histogram that contains both."""
         other = Histogram(self.bounds)
         other.counts, other.total, other.minimum, other.maximum = tally.counts, tally.total, tally.least, tally.most
         return self.with_other(other)
 
     def with_other(self, other: Histogram) -> Histogram:
-        """Return a new histogram that contains both. It takes over the exemplars."""
+        """Return a new histogram that contains both."""
         both = Histogram(self.bounds)
         both.counts = [ours + theirs for ours, theirs in zip(self.counts, other.counts, strict=True)]
         both.total = self.total + other.total
         both.minimum, both.maximum = min(self.minimum, other.minimum), max(self.maximum, other.maximum)
         both.exemplars = {**self.exemplars, **other.exemplars}
-        self.exemplars, other.exemplars = {}, {}
         return both
 
 
@@ -216,6 +215,11 @@ class Cells:
                 counter.value += int(record.second)
             for histogram in histograms:
                 histogram.add(record.first, None)
+
+    def forget_exemplars(self) -> None:
+        """Forget the exemplars, which were sent."""
+        for histogram in self.histograms.values():
+            histogram.exemplars = {}
 
     def series(self) -> AllSeries:
         """Return all counters and histograms: the aggregated records plus what the writer has counted in place.

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -22,10 +23,12 @@ from framework.telemetry.export.aggregation import AllSeries
 from framework.telemetry.export.health import CollectorHealth
 from framework.telemetry.export.observed import Workers, drops_of
 from framework.telemetry.export.otlp import Destination
+from framework.telemetry.export.own_health import OwnHealth
+from framework.telemetry.export.scrape import snapshots
 from framework.telemetry.export.sender import Batch, Sender
 from framework.telemetry.export.source import BATCH_BYTES, Source, series_of
 from framework.telemetry.ring import records
-from framework.telemetry.ring.rings import Rings, instance_is_free, number_of, readers_lock
+from framework.telemetry.ring.rings import Rings, instance_is_free, number_of, readers_lock, snapshot_of
 
 LOOK_EVERY: Final = 1.0  # seconds between checks for rings without a reader
 BUSY, IDLE = 0.05, 0.25  # seconds between aggregations
@@ -78,15 +81,15 @@ class Exporter:
         self._in_flight: Batch | None = None
         self._look_at = 0.0
         self._has_traces, self._has_metrics = traces is not None, metrics is not None
+        self._own = OwnHealth({"traces": traces, "metrics": metrics})
         self._senders: list[Sender] = []
         self._spans: Sender | None = None
+        sender = partial(Sender, health=health, own=self._own)
         if traces is not None:
-            self._spans = Sender("traces", traces, self._take_spans, interval=span_interval, health=health)
+            self._spans = sender("traces", traces, self._take_spans, interval=span_interval)
             self._senders.append(self._spans)
         if metrics is not None:
-            self._senders.append(
-                Sender("metrics", metrics, self._take_metrics, interval=metric_interval, health=health)
-            )
+            self._senders.append(sender("metrics", metrics, self._take_metrics, interval=metric_interval))
 
     def observe(self, board: Scoreboard, slots: Mapping[str, tuple[int, Sequence[str]]]) -> None:
         """Report what the workers of this tree do; `slots` as for `Workers`."""
@@ -171,8 +174,9 @@ class Exporter:
         if source.number == self._number:
             for signal, count in source.cells.dropped.items():
                 self._gone[signal] += count
-        with suppress(OSError):
-            os.unlink(source.path)
+        for path in (source.path, snapshot_of(source.path)):
+            with suppress(OSError):
+                os.unlink(path)
 
     # --- spans ------------------------------------------------------------------------------------------------------
 
@@ -202,6 +206,7 @@ class Exporter:
             if not taken:
                 return None
             batch = Batch(b"".join(bodies), lambda rejected: self._arrived(taken, rejected), more=more)
+            batch.spans = sum(one.spans for one in taken)
             batch.refused = lambda: self._refused(taken)
             self._in_flight = batch
         return batch
@@ -241,33 +246,50 @@ class Exporter:
                 break
         if self._in_flight is not None:
             self._in_flight.given_up.set()
+        self._own.given_up(count)
         source.give_up(ring.sent, position, count)
 
     # --- metrics ----------------------------------------------------------------------------------------------------
 
     def _take_metrics(self) -> Batch | None:
-        now = time.time_ns()
         with self._lock:
-            self._look()  # a slot must be known before its killed attempts are sent
-            sources = list(self._sources.values())
-            if not sources:
-                return None
-            series = series_of(sources, [source for source in sources if source.path in self._current])
-            parts = [part for source in sources if (part := self._points(source, series[source], now)) is not None]
-            drops = dict(self._gone)
-            for source in sources:
-                if source.number == self._number:
-                    for signal, count in source.cells.dropped.items():
-                        drops[signal] += count
-            start = min(source.ring.created for source in sources)
-            lost = drops_of(drops, self._system)
-            parts.append(
-                points.of_slot(({}, {}), lost, *self._resource, self._scope, start=start, now=now, exemplars=False)
-            )
-            positions = [(source, source.cells.counted) for source in sources]
-        return Batch(points.request(parts), lambda _: self._counted(positions), once=True)
+            parts = self._all_points(exemplars=self._exemplars)
+            positions = [(source, source.cells.counted) for source in self._sources.values()]
+            for source, _ in positions:
+                source.cells.forget_exemplars()
+        return Batch(points.request(parts), lambda _: self._counted(positions), once=True) if parts else None
 
-    def _points(self, source: Source, series: AllSeries, now: int) -> ResourceMetrics | None:
+    def collect(self) -> list[ResourceMetrics]:
+        """Return all metrics of the tree now, for who scrapes them."""
+        self.turn()
+        with self._lock:
+            parts = self._all_points(exemplars=False)
+        return parts + snapshots(snapshot_of(path) for path in self._current)
+
+    def _all_points(self, *, exemplars: bool) -> list[ResourceMetrics]:
+        """Return the metrics of all slots and of this process."""
+        now = time.time_ns()
+        self._look()  # a slot must be known before its killed attempts are sent
+        sources = list(self._sources.values())
+        if not sources:
+            return []
+        series = series_of(sources, [source for source in sources if source.path in self._current])
+        parts = [part for source in sources if (part := self._points(source, series[source], now, exemplars))]
+        drops, ours = dict(self._gone), [source for source in sources if source.number == self._number]
+        for source in ours:
+            for signal, count in source.cells.dropped.items():
+                drops[signal] += count
+        of_slot = partial(points.of_slot, now=now, exemplars=False)
+        start = min(source.ring.created for source in sources)
+        lost = drops_of(drops, self._system)
+        parts.append(of_slot(({}, {}), lost, *self._resource, self._scope, start=start))
+        values = self._own.values(sum(one.cells.waiting for one in ours), sum(one.room for one in ours))
+        if values:
+            own = self._own.series()
+            parts.append(of_slot(own, values, *self._resource, self._scope, start=self._own.started))
+        return parts
+
+    def _points(self, source: Source, series: AllSeries, now: int, exemplars: bool) -> ResourceMetrics | None:
         observed = drops_of(source.ring.dropped, source.system) if source.ring.writer else []
         slot = self._current.get(source.path)
         if slot is not None and self._workers is not None:
@@ -276,7 +298,7 @@ class Exporter:
             return None
         return points.of_slot(
             series, observed, source.resource, source.schema, source.scope,
-            start=source.ring.created, now=now, exemplars=self._exemplars,
+            start=source.ring.created, now=now, exemplars=exemplars,
         )  # fmt: skip
 
     def _counted(self, positions: list[tuple[Source, int]]) -> None:

@@ -22,7 +22,10 @@ from framework.telemetry.instruments import TABLE
 from framework.telemetry.ring import wire
 from framework.telemetry.sdk.resource import of_series
 
-_UP_AND_DOWN = (names.SLOTS_LIMIT, names.SLOTS_USED, names.PROCESS_MEMORY)
+_UP_AND_DOWN = (
+    names.SLOTS_LIMIT, names.SLOTS_USED, names.PROCESS_MEMORY,
+    names.SPANS_INFLIGHT, names.SPAN_QUEUE_SIZE, names.SPAN_QUEUE_CAPACITY,
+)  # fmt: skip
 
 
 def request(parts: Iterable[ResourceMetrics]) -> bytes:
@@ -42,7 +45,7 @@ def of_slot(
     now: int,
     exemplars: bool,
 ) -> ResourceMetrics:
-    """Return all series of a slot. This consumes its exemplars.
+    """Return all series of a slot.
 
     Args:
         series: its counts and histograms.
@@ -82,6 +85,8 @@ def _set_attributes(point: Any, attributes: Attributes) -> None:
         pair = point.attributes.add(key=key)
         if isinstance(value, bool):
             pair.value.bool_value = value
+        elif isinstance(value, int):
+            pair.value.int_value = value
         else:
             pair.value.string_value = value
 
@@ -115,6 +120,5 @@ def _add_histogram(
     if point.count:
         point.min, point.max = found.minimum, found.maximum
     _set_attributes(point, attributes)
-    taken, found.exemplars = found.exemplars, {}
-    for value, (when, trace_id, span_id) in taken.values() if exemplars else ():
+    for value, (when, trace_id, span_id) in found.exemplars.values() if exemplars else ():
         point.exemplars.add(time_unix_nano=when, as_double=value, trace_id=trace_id, span_id=span_id)

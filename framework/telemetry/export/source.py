@@ -9,11 +9,13 @@ from typing import Any, Final
 
 from framework.telemetry.export.aggregation import SLOT, AllSeries, Cells
 from framework.telemetry.ring import records, wire
+from framework.telemetry.ring.facts import SIZE
 from framework.telemetry.ring.ring import Corrupt, RingReader, parsed
 from framework.telemetry.ring.shapes import Shapes
 from framework.telemetry.sdk.resource import INSTANCE, SDK, attributes_of, of_process
 
 BATCH_BYTES: Final = 1 << 20
+_USUAL: Final = (SIZE + 64 + 7) & ~7  # bytes of a success with a queue's name and a job's id of usual length
 
 
 class Source:
@@ -125,6 +127,11 @@ class Source:
         except Corrupt:
             return count
         return count
+
+    @property
+    def room(self) -> int:
+        """Return for how many spans of usual size the ring has room, before the exporter gives the oldest up."""
+        return self.ring.capacity * 3 // 4 // _USUAL
 
     def is_drained(self, *, metrics: bool) -> bool:
         """Return whether a receiver has everything that is in the ring."""

@@ -55,6 +55,14 @@ class Rings:
         """Return the path of a slot's ring."""
         return Path(self.run) / f"{self.number}.{quote(slot, safe='')}.{self.mark}.ring"
 
+    def snapshot(self, slot: str) -> Path:
+        """Return the path of what the SDK measures in a slot's process, for who scrapes it."""
+        return snapshot_of(self.path(slot))
+
+
+def snapshot_of(ring: Path) -> Path:
+    return ring.with_suffix(".metrics")
+
 
 def number_of(entry: str) -> int | None:
     """Return the number of the instance whose ring has this file name; None for other files."""
@@ -78,17 +86,22 @@ def unfit() -> str:
     return providers[0] if providers else ""
 
 
-def prepare(run: Path, number: int, *, app: str, system: str, slots: Sequence[str]) -> tuple[Rings | None, str]:
+def prepare(
+    run: Path, number: int, *, app: str, system: str, slots: Sequence[str], scraped: bool = False
+) -> tuple[Rings | None, str]:
     """Make the rings of a tree. The supervisor calls it before its first child; it makes no provider and no thread.
 
     Args:
         run: the directory of the board.
         slots: all slots that emit: workers and maintenance.
+        scraped: the exporter is to serve metrics, too.
 
     Returns:
         (the rings, "") or (None, why the SDK must send from each process); (None, "") where there is nothing to send.
     """
-    if exporters.is_disabled() or not (exporters.wanted("traces") or exporters.wanted("metrics")):
+    if exporters.is_disabled():
+        return None, "OTEL_SDK_DISABLED=true" if scraped else ""
+    if not (exporters.wanted("traces") or exporters.wanted("metrics") or scraped):
         return None, ""
     reason = unfit()
     if reason:

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from opentelemetry import _logs, metrics, trace
@@ -36,6 +37,7 @@ from framework.telemetry.sdk.exporters import exporters, wanted
 from framework.telemetry.sdk.lazy import LazyMeterProvider, LazyTracerProvider
 from framework.telemetry.sdk.rescued import RescuedSeries
 from framework.telemetry.sdk.resource import of_series, resource_of
+from framework.telemetry.sdk.snapshot import INTERVAL, Snapshot
 
 P = TypeVar("P")
 Q = TypeVar("Q")
@@ -56,6 +58,7 @@ class Providers:
         health, drops: get failed exports and lost items.
         failed: gets the signal that stays off, and why: a missing certificate, a batch larger than its queue.
         make_global: set the providers globally, for handlers that use the OpenTelemetry API.
+        snapshot: a file that always has the last state of all series; None: none is wanted.
         lazy: give the providers of spans and metrics their exporters and threads only when something is made with them.
 
     Attributes:
@@ -74,7 +77,9 @@ class Providers:
         failed: Callable[[str, Exception], None],
         make_global: bool = True,
         lazy: bool = False,
+        snapshot: Path | None = None,
     ) -> None:
+        self._snapshot = snapshot
         self._identity = identity
         self._health = health
         self._drops = drops
@@ -161,7 +166,7 @@ class Providers:
         found = metrics.get_meter_provider()
         if self._global and isinstance(found, MeterProvider):
             return self._reused("metrics", found)
-        if not wanted("metrics"):
+        if not wanted("metrics") and self._snapshot is None:
             return None
         provider = LazyMeterProvider(self._measuring)
         if not self._lazy:
@@ -173,6 +178,8 @@ class Providers:
     def _measuring(self, provider: LazyMeterProvider) -> dict[str, Any]:
         """Return the arguments of the SDK's provider of metrics."""
         made, readers = self._parts("metrics", self._reader)
+        if self._snapshot is not None:
+            readers.append(PeriodicExportingMetricReader(Snapshot(self._snapshot), INTERVAL * 1000))
         stable = of_series(self._resource.attributes)
         self._closing["metrics"] = partial(_close, provider, made)
         return {"metric_readers": readers, "resource": Resource(stable, self._resource.schema_url)}
