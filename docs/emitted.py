@@ -24,7 +24,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from docs.examples import EVENTS, FAILED, Examples
 from framework.telemetry import names
+from framework.telemetry.export import points
 from framework.telemetry.export.health import CollectorHealth, Drops, Say, SharedState
+from framework.telemetry.export.otlp import Answer, destination
+from framework.telemetry.export.own_health import OwnHealth
 from framework.telemetry.logs.lines import Lines
 from framework.telemetry.sdk.metrics import Metrics
 from framework.telemetry.sdk.spans import SpanTracing
@@ -116,7 +119,7 @@ def _metrics() -> str:
     found = [
         metric for resource in data.resource_metrics for scope in resource.scope_metrics for metric in scope.metrics
     ]
-    rows = []
+    rows = _own()
     for metric in sorted(found, key=lambda metric: (metric.name.startswith("worker."), metric.name)):
         keys = sorted({key for point in metric.data.data_points for key in point.attributes or {}})
         own = [f"`{key}`" for key in keys if key not in (names.DESTINATION, names.SYSTEM)]
@@ -124,6 +127,22 @@ def _metrics() -> str:
         attributes = ", ".join(filter(None, [queue, *own])) or "-"
         rows.append((f"`{metric.name}`", _kind(metric), metric.description, attributes, WHO[metric.name]))
     return table(("Metric", "Kind, unit", "What", "Attributes", "From"), rows)
+
+
+def _own() -> list[tuple[str, ...]]:
+    """What the exporter process says of itself, after an export and two failed ones."""
+    own = OwnHealth({"traces": destination("traces")})
+    for answer in (Answer(accepted=True, status=200), Answer(status=503, error="503"), Answer(status="UNAVAILABLE")):
+        own.began(1)
+        own.ended("traces", 1, answer, 0.1, final=True)
+    made = points.of_slot(own.series(), own.values(1, 2), {}, "", ["docs"], start=0, now=0, exemplars=False)
+    rows: list[tuple[str, ...]] = []
+    for metric in sorted(made.scope_metrics[0].metrics, key=lambda metric: metric.name):
+        data = getattr(metric, str(metric.WhichOneof("data")))
+        keys = sorted({f"`{pair.key}`" for point in data.data_points for pair in point.attributes})
+        kind = "histogram" if metric.HasField("histogram") else "counter" if data.is_monotonic else "up-down counter"
+        rows.append((f"`{metric.name}`", f"{kind}, `{metric.unit}`", metric.description, ", ".join(keys), "exporter"))
+    return rows
 
 
 def _kind(metric: Any) -> str:

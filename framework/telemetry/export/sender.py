@@ -60,9 +60,9 @@ class Sender:
         *,
         interval: float,
         health: CollectorHealth,
-        own: OwnHealth,
+        own: OwnHealth | None = None,
     ) -> None:
-        self._own = own
+        self._own = own or OwnHealth({})
         self._signal = signal
         self._destination = destination
         self._take = take

@@ -56,17 +56,17 @@ class RingTracing(LogTracing):
         sampler: Sampler,
         limits: SpanLimits,
         spans: bool,
-        exceptions: ExceptionRecords,
         system: str,
         linkage: Linkage,
         parent_within: float,
+        exceptions: ExceptionRecords | None = None,
     ) -> None:
         super().__init__(logs)
         self._ring = ring
         self._sampler = sampler
         self._limits = limits
         self._spans = spans
-        self._exceptions = exceptions
+        self._exceptions = exceptions or ExceptionRecords()
         self._system = system
         self._planner = Planner(linkage, parent_within)
         self._encoders: dict[str, Encoder] = {}
