@@ -1,7 +1,8 @@
 """Writes the tables of `observability.md`: what is emitted, found out by emitting it.
 
 Every event is put through the code that a worker uses, into a meter, a tracer and a log that remember; `ABOUT`, `WHO`
-and `WHEN` say in words what the code cannot. A name without words stops this.
+and `WHEN` say in words what the code cannot; the words of our own attributes come from `observability/registry/`. A
+name without words stops this.
 
     python -m docs.emitted           writes the tables between their markers
     python -m docs.emitted --check   exit code 1 where they are not up to date
@@ -21,6 +22,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from ruamel.yaml import YAML
 
 from docs.examples import EVENTS, FAILED, Examples
 from framework.telemetry import names
@@ -55,6 +57,11 @@ WHO = {
     names.RETRIES: "worker; of a killed one, maintenance",
     names.DEAD_LETTERS: "worker; of a killed or expired one, maintenance",
 }
+REGISTRY = Path(__file__).parents[1] / "observability" / "registry" / "attributes.yaml"
+# The words of our own attributes, by name.
+OURS: dict[str, str] = {
+    one["id"]: one["brief"] for group in YAML(typ="safe").load(REGISTRY)["groups"] for one in group["attributes"]
+}
 ABOUT = {
     names.SYSTEM: "the engine: `spool`",
     names.DESTINATION: "the queue",
@@ -63,13 +70,7 @@ ABOUT = {
     names.MESSAGE_ID: "the job's id",
     names.BODY_SIZE: "bytes of the encoded payload",
     names.BATCH_COUNT: "jobs of the batch",
-    names.ATTEMPT: "1 for the first run that is charged to the job",
-    names.MAX_ATTEMPTS: "of the queue's retry policy",
-    names.QUEUE_WAIT: "seconds from the moment the job was eligible",
-    names.RESCUED: "`true` on series of a killed attempt, where the SDK sends them, see below",
-    names.REDELIVERED: "claimed before, whatever became of that",
-    names.OUTCOME: "how the attempt ended, see below",
-    names.DISCARD_REASON: "text of the handler's `Discard`",
+    **OURS,
     names.ERROR_TYPE: "the exception's class, or `timeout`, `worker_lost`, `expired`, `invalid_payload`",
     names.EXCEPTION_TYPE: "event `exception`: its class",
     names.EXCEPTION_MESSAGE: "event `exception`: its text",

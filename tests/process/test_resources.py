@@ -20,6 +20,7 @@ from framework.telemetry.conventions import SCHEMA_URL
 from tests.support.programs import free_ports, listens
 from tests.support.received import SeenPoint
 from tests.support.receiver import Receiver
+from tests.support.registry import violations
 from tests.support.services.acts import Task
 from tests.support.services.torture import Torture
 from tests.support.tree import Tree
@@ -76,6 +77,7 @@ def test_a_killed_attempt_belongs_to_the_process_that_died(tree: Tree, receiver:
     assert stable(killed.resource) == stable(second.resource), "one slot"
     _counts_are_of_the_slot(receiver, stable(second.resource), "true" if way == "sdk" else None)
     _everything_has_a_schema(receiver)
+    assert violations(receiver.spans(), receiver.metrics()) == set()
     sdk = "opentelemetry" if way == "sdk" else "continuum-worker"
     assert {span.resource["telemetry.sdk.name"] for span in (killed, second)} == {sdk}
     assert {span.resource["telemetry.distro.name"] for span in receiver.spans()} == {"continuum-worker"}
