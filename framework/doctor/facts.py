@@ -1,4 +1,4 @@
-"""What telemetry says and keeps in this environment, in sentences for `worker doctor`."""
+"""Sentences for `worker doctor` about what telemetry says and keeps in this environment."""
 
 from __future__ import annotations
 

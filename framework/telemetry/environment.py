@@ -9,12 +9,14 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from framework.model.exceptions import describe
+from framework.telemetry import config_file
 
 # How a reason begins when no part of the value stays in force.
 IGNORED: Final = ("is ignored", "cannot be followed")
@@ -56,6 +58,8 @@ def settle(names: Iterable[str] | None = None) -> dict[str, str]:
         By name, why each variable is ignored or used only in part; every call returns all of them again.
     """
     environ = os.environ
+    if names is None and environ.get(config_file.FILE, "").strip() and not _is_instrumented():
+        _follow(environ.pop(config_file.FILE))
     for name in CHECKS if names is None else names:
         value = environ.get(name)
         if value is None:
@@ -76,6 +80,29 @@ def settle(names: Iterable[str] | None = None) -> dict[str, str]:
         global _settled
         _settled = _variables()
     return {name: why for name, (_, why) in _said.items()}
+
+
+def _is_instrumented() -> bool:
+    """Return whether the SDK has read the file already: with opentelemetry-instrument."""
+    if "opentelemetry.sdk" not in sys.modules:
+        return False
+    return bool(importlib.import_module("framework.telemetry.sdk.instrumented").has_provider())
+
+
+def _follow(path: str) -> None:
+    """Let the variables that a configuration file means take the place of all others, as the specification says."""
+    _given.setdefault(config_file.FILE, path)
+    try:
+        found, left = config_file.read(path.strip())
+    except ValueError as error:
+        _said[config_file.FILE] = _shown(config_file.FILE, path), f"is ignored: {error}"
+        return
+    for name in [name for name in CHECKS if name in os.environ and not name.startswith("OTEL_SEMCONV_")]:
+        ignore(name, f"{config_file.FILE} takes its place")
+    os.environ.update(found)
+    if left:
+        what = f"is followed, but for {', '.join(left)}, which no variable can say"
+        _said[config_file.FILE] = _shown(config_file.FILE, path), what
 
 
 def lines() -> list[str]:
@@ -344,6 +371,7 @@ _OF_OTLP: Final[dict[str, Check]] = {
     "PROTOCOL": _any,  # `exporters.complaints` checks it
 }
 _OTHERS: Final[dict[str, Check]] = {
+    config_file.FILE: _any,  # `settle` has taken it out, where it can be used
     "OTEL_TRACES_EXPORTER": _any,
     "OTEL_METRICS_EXPORTER": _any,
     "OTEL_LOGS_EXPORTER": _any,

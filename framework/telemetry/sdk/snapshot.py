@@ -1,4 +1,4 @@
-"""What the SDK measures in a process, in a file that the exporter process serves to a Prometheus server."""
+"""The state of all series of the SDK in a process, as a file that the exporter process serves to Prometheus."""
 
 from __future__ import annotations
 
