@@ -1,7 +1,8 @@
 """Writes the tables of `observability.md`: what is emitted, found out by emitting it.
 
 Every event is put through the code that a worker uses, into a meter, a tracer and a log that remember; `ABOUT`, `WHO`
-and `WHEN` say in words what the code cannot. A name without words stops this.
+and `WHEN` say in words what the code cannot; the words of our own attributes come from `observability/registry/`. A
+name without words stops this.
 
     python -m docs.emitted           writes the tables between their markers
     python -m docs.emitted --check   exit code 1 where they are not up to date
@@ -21,10 +22,14 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from ruamel.yaml import YAML
 
 from docs.examples import EVENTS, FAILED, Examples
 from framework.telemetry import names
+from framework.telemetry.export import points
 from framework.telemetry.export.health import CollectorHealth, Drops, Say, SharedState
+from framework.telemetry.export.otlp import Answer, destination
+from framework.telemetry.export.own_health import OwnHealth
 from framework.telemetry.logs.lines import Lines
 from framework.telemetry.sdk.metrics import Metrics
 from framework.telemetry.sdk.spans import SpanTracing
@@ -53,6 +58,11 @@ WHO = {
     names.RETRIES: "worker; of a killed one, maintenance",
     names.DEAD_LETTERS: "worker; of a killed or expired one, maintenance",
 }
+REGISTRY = Path(__file__).parents[1] / "observability" / "registry" / "attributes.yaml"
+# The words of our own attributes, by name.
+OURS: dict[str, str] = {
+    one["id"]: one["brief"] for group in YAML(typ="safe").load(REGISTRY)["groups"] for one in group["attributes"]
+}
 ABOUT = {
     names.SYSTEM: "the engine: `spool`",
     names.DESTINATION: "the queue",
@@ -61,12 +71,7 @@ ABOUT = {
     names.MESSAGE_ID: "the job's id",
     names.BODY_SIZE: "bytes of the encoded payload",
     names.BATCH_COUNT: "jobs of the batch",
-    names.ATTEMPT: "1 for the first run that is charged to the job",
-    names.MAX_ATTEMPTS: "of the queue's retry policy",
-    names.QUEUE_WAIT: "seconds from the moment the job was eligible",
-    names.REDELIVERED: "claimed before, whatever became of that",
-    names.OUTCOME: "how the attempt ended, see below",
-    names.JOB_REASON: "text of the handler's `Discard` or `Reject`",
+    **OURS,
     names.ERROR_TYPE: "the exception's class, or `timeout`, `worker_lost`, `expired`, `invalid_payload`",
     names.EXCEPTION_TYPE: "event `exception`: its class",
     names.EXCEPTION_MESSAGE: "event `exception`: its text",
@@ -116,7 +121,7 @@ def _metrics() -> str:
     found = [
         metric for resource in data.resource_metrics for scope in resource.scope_metrics for metric in scope.metrics
     ]
-    rows = []
+    rows = _own()
     for metric in sorted(found, key=lambda metric: (metric.name.startswith("worker."), metric.name)):
         keys = sorted({key for point in metric.data.data_points for key in point.attributes or {}})
         own = [f"`{key}`" for key in keys if key not in (names.DESTINATION, names.SYSTEM)]
@@ -124,6 +129,22 @@ def _metrics() -> str:
         attributes = ", ".join(filter(None, [queue, *own])) or "-"
         rows.append((f"`{metric.name}`", _kind(metric), metric.description, attributes, WHO[metric.name]))
     return table(("Metric", "Kind, unit", "What", "Attributes", "From"), rows)
+
+
+def _own() -> list[tuple[str, ...]]:
+    """What the exporter process says of itself, after an export and two failed ones."""
+    own = OwnHealth({"traces": destination("traces")})
+    for answer in (Answer(accepted=True, status=200), Answer(status=503, error="503"), Answer(status="UNAVAILABLE")):
+        own.began(1)
+        own.ended("traces", 1, answer, 0.1, final=True)
+    made = points.of_slot(own.series(), own.values(1, 2), {}, "", ["docs"], start=0, now=0, exemplars=False)
+    rows: list[tuple[str, ...]] = []
+    for metric in sorted(made.scope_metrics[0].metrics, key=lambda metric: metric.name):
+        data = getattr(metric, str(metric.WhichOneof("data")))
+        keys = sorted({f"`{pair.key}`" for point in data.data_points for pair in point.attributes})
+        kind = "histogram" if metric.HasField("histogram") else "counter" if data.is_monotonic else "up-down counter"
+        rows.append((f"`{metric.name}`", f"{kind}, `{metric.unit}`", metric.description, ", ".join(keys), "exporter"))
+    return rows
 
 
 def _kind(metric: Any) -> str:

@@ -40,6 +40,7 @@ WHAT = {
     "durability": "what a queued job survives: a power cut, or only the death of processes (the disk is not flushed)",
     "network_file_system": "allows a spool on a network file system, where nothing is promised",
     "health": "`host:port` of `/livez`, `/readyz` and `/startupz`; empty: off",
+    "metrics": "`host:port` of `/metrics` for a Prometheus server that scrapes; empty: off",
     "trace_linkage": "an attempt is a child of the span that made its job (`parent`), or only links to it (`link`)",
     "trace_parent_within": "`auto` is `parent` for a job that has waited up to so many seconds, else `link`",
     "log_level": "the least level that is written",

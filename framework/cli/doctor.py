@@ -92,6 +92,7 @@ def doctor(given: tuple[str, ...], timeout: float, as_json: bool) -> int:
     --json, in this order; more keys may come:
       service, ok, trace_id
       path        kind (ring, sdk or empty) and why
+      facts       conventions, resource, scrape (if there is one) and kill: a sentence each
       tests       signal, by, carries, protocol, to, state, seconds or null, answer, hint
                   state: arrived, partial, refused, unreachable, timeout, tls, broken
       off         by signal, why it is not sent
@@ -131,7 +132,8 @@ def _examined(service: Service, timeout: float) -> tuple[Examination, list[Varia
     root = root_of(service.settings.engine_url)
     directory = "" if root is None else str(root.absolute() / "run")
     known = variables(given(), settled=settle())
-    return examine(identity, slots=slots, directory=directory, limit=timeout, version=version()), known
+    scraped = service.settings.metrics
+    return examine(identity, slots=slots, directory=directory, limit=timeout, version=version(), scraped=scraped), known
 
 
 def _engine(service: Service) -> tuple[bool, str]:
@@ -169,6 +171,11 @@ def _check_path(report: Report) -> Iterator[Finding]:
     yield "path", state, f"{found.path}: {found.why}" if found.path else found.why
 
 
+def _check_facts(report: Report) -> Iterator[Finding]:
+    for topic, text in report.found.facts.items():
+        yield topic, "note" if "is ignored" in text else "ok", text
+
+
 def _check_engine(report: Report) -> Iterator[Finding]:
     works, text = report.engine
     yield "engine", "ok" if works else "failed", f"{shown(report.service.settings.engine_url)}: {text}"
@@ -190,7 +197,7 @@ def _check_trace(report: Report) -> Iterator[Finding]:
     yield "trace", "ok" if sent else "off", report.found.trace_id if sent else "nothing was sent"
 
 
-ALL_CHECKS = (_check_path, _check_engine, _check_clock, _check_trace)
+ALL_CHECKS = (_check_path, _check_facts, _check_engine, _check_clock, _check_trace)
 
 
 def _print(report: Report) -> None:
@@ -244,6 +251,7 @@ def _object(report: Report) -> dict[str, Any]:
         "ok": found.ok and works,
         "trace_id": found.trace_id if found.sent else "",
         "path": {"kind": found.path, "why": found.why},
+        "facts": found.facts,
         "tests": _tests(found),
         "off": found.off,
         "engine": {"url": shown(report.service.settings.engine_url), "ok": works, "text": text},

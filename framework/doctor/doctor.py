@@ -15,8 +15,10 @@ from functools import partial
 from typing import Any, Literal
 
 from framework.doctor.answers import Answer, Heard, interpret
+from framework.doctor.facts import Way, facts_of
 from framework.model.text.redaction import redact
 from framework.telemetry import ProcessIdentity
+from framework.telemetry.conventions import SCHEMA_URL
 from framework.telemetry.export.health import SIGNALS
 from framework.telemetry.export.otlp import destination
 from framework.telemetry.names import SCOPE
@@ -26,15 +28,18 @@ from framework.telemetry.sdk import exporters
 from framework.telemetry.sdk.instrumented import has_provider
 from framework.telemetry.sdk.resource import resource_of
 
-Way = Literal["ring", "sdk"]
-
 
 @dataclass(frozen=True)
 class Examination:
-    """The results of all tests: the path of telemetry and why it is so, and by signal, why OTLP does not send it."""
+    """The results of all tests: the path of telemetry and why it is so, and by signal, why OTLP does not send it.
+
+    Attributes:
+        facts: conventions, resource, scrape and kill, each in a sentence.
+    """
 
     path: Way | Literal[""]
     why: str
+    facts: dict[str, str]
     trace_id: str
     sent: list[Probe]
     off: dict[str, str]
@@ -45,16 +50,19 @@ class Examination:
         return bool(self.sent) and all(probe.answer.state == "arrived" for probe in self.sent)
 
 
-def examine(identity: ProcessIdentity, *, slots: int, directory: str, limit: float, version: str) -> Examination:
+def examine(
+    identity: ProcessIdentity, *, slots: int, directory: str, limit: float, version: str, scraped: str = ""
+) -> Examination:
     """Send the tests, all at the same time.
 
     Args:
         slots: the number of processes that emit; each has a ring in `directory`.
         limit: seconds to wait for an answer; a smaller value in the variables applies instead.
         version: the version of the scope.
+        scraped: WORKER_METRICS.
     """
     off = {signal: why for signal in SIGNALS if (why := _off(signal))}
-    path, why = _path(slots, directory)
+    path, why = _path(slots, directory, scraped)
     trace_id = uuid.uuid4().hex
     ways: tuple[Way, ...] = ("ring", "sdk") if path == "ring" else ("sdk",) if path else ()
     sent = [Probe(signal, way, limit) for signal in SIGNALS for way in ways if signal not in off]
@@ -63,7 +71,7 @@ def examine(identity: ProcessIdentity, *, slots: int, directory: str, limit: flo
         probe.start(partial(_items, identity, trace_id, version))
     for probe in sent:
         probe.finish()
-    return Examination(path, why, trace_id, sent, off)
+    return Examination(path, why, facts_of(identity, path, scraped), trace_id, sent, off)
 
 
 def _off(signal: str) -> str:
@@ -76,13 +84,13 @@ def _off(signal: str) -> str:
     return f"{variable}={value}" if value else f"{variable} is {exporters.DEFAULTS[signal]} unless it is set"
 
 
-def _path(slots: int, directory: str) -> tuple[Way | Literal[""], str]:
+def _path(slots: int, directory: str, scraped: str) -> tuple[Way | Literal[""], str]:
     """Return the way in which the framework's own telemetry leaves, decided as `rings.prepare` does, and why."""
     if exporters.is_disabled():
         return "", "OTEL_SDK_DISABLED=true: nothing is made and nothing is sent"
-    if not any("otlp" in exporters.wanted(signal) for signal in SIGNALS):
+    if not any("otlp" in exporters.wanted(signal) for signal in SIGNALS) and not scraped:
         return "", "no signal is sent by OTLP"
-    if not (exporters.wanted("traces") or exporters.wanted("metrics")):
+    if not (exporters.wanted("traces") or exporters.wanted("metrics") or scraped):
         return "sdk", "only logs are sent"
     reason = rings.unfit()
     if reason:
@@ -107,12 +115,12 @@ def _items(identity: ProcessIdentity, trace_id: str, version: str, signal: str, 
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-    resource, scope = resource_of(identity), InstrumentationScope(SCOPE, version)
+    resource, scope = resource_of(identity), InstrumentationScope(SCOPE, version, SCHEMA_URL)
     name, marks, now = f"doctor {identity.app}", {"worker.doctor": True}, time.time_ns()
     if signal == "metrics":
         preferred = (getattr(exporter, f"_preferred_{option}", None) for option in ("temporality", "aggregation"))
         reader = InMemoryMetricReader(*preferred)
-        meter = MeterProvider([reader], resource, shutdown_on_exit=False).get_meter(SCOPE, version)
+        meter = MeterProvider([reader], resource, shutdown_on_exit=False).get_meter(SCOPE, version, SCHEMA_URL)
         meter.create_counter("worker.doctor.checks", "{check}", "Tests by `worker doctor`.").add(1, marks)
         return reader.get_metrics_data()
     flags = trace.TraceFlags(trace.TraceFlags.SAMPLED)

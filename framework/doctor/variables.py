@@ -19,7 +19,7 @@ from framework.telemetry.environment import IGNORED, OTLP, SAMPLERS
 from framework.telemetry.export.health import SIGNALS
 from framework.telemetry.sdk import exporters
 
-_OURS: Final = ("LOG_LEVEL", "LOG_FORMAT", "TELEMETRY_FLUSH", "TRACE_LINKAGE", "TRACE_PARENT_WITHIN")
+_OURS: Final = ("METRICS", "LOG_LEVEL", "LOG_FORMAT", "TELEMETRY_FLUSH", "TRACE_LINKAGE", "TRACE_PARENT_WITHIN")
 _BUNDLES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _PATHS: Final = tuple(f"/v1/{signal}" for signal in SIGNALS)
 

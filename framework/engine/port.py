@@ -38,7 +38,7 @@ class Features:
     """The properties in which engines differ.
 
     Attributes:
-        system: telemetry's `messaging.system`.
+        system: telemetry's `messaging.system.name`.
         local: a verb is a few local system calls, which an event loop can bear. Any other engine is called from one
             thread.
         settle_delay: seconds that successes may wait to be settled together; 0: each is settled at once.

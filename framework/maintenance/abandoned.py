@@ -206,6 +206,7 @@ class AbandonedLeases:
             ended=ended,
             error_type=failure.error_type if ended and failure else "",
             traceback=failure.traceback if ended and failure else "",
+            about=account.about,
         )
 
 

@@ -30,6 +30,7 @@ class Account:
         ended_at: when it ended, seconds since the epoch; 0: unknown.
         resolved: an earlier rescuer, dead by now, had decided the outcome.
         sent: telemetry has the attempt.
+        about: what the dead process said of itself, for telemetry; empty: unknown.
     """
 
     lease: Lease
@@ -39,6 +40,7 @@ class Account:
     ended_at: float = 0.0
     resolved: bool = False
     sent: bool = False
+    about: bytes = b""
 
 
 @dataclass(eq=False)
@@ -67,18 +69,20 @@ class Accounts:
         lease, owner, run = rescued.lease, rescued.owner, rescued.run
         ledger = None if self.ledgers is None else self.ledgers.of(owner)
         entry = None if ledger is None else ledger.entry(lease)
+        about = b"" if ledger is None else ledger.about
         if entry is not None:
-            return Account(lease, owner, entry.run, entry.outcome, entry.ended_at, entry.resolved, entry.told)
+            known = (entry.run, entry.outcome, entry.ended_at, entry.resolved, entry.told)
+            return Account(lease, owner, *known, about=about)
         if run is not None:  # on another machine, or in a worker of the version before, which told telemetry first
             outcome = rescued.reported
-            return Account(lease, owner, self.identify(lease, run), outcome, sent=outcome is not None)
+            return Account(lease, owner, self.identify(lease, run), outcome, sent=outcome is not None, about=about)
         try:
             unaccounted = checked(self.engine, "unaccounted", self.engine.unaccounted(lease), int)
         except Exception as error:
             raise answer(error) from None
         if unaccounted > (MOST_UNCHARGED_ELSEWHERE if rescued.elsewhere else MOST_UNCHARGED):
             run = RunRecord(row=0, delivery=lease.delivery, attempt=lease.attempt, started_at=time.time())
-        return Account(lease, owner, run)
+        return Account(lease, owner, run, about=about)
 
     def resolve(self, account: Account, outcome: Outcome) -> None:
         """Record the outcome of a job whose attempt had not ended, before telemetry or the engine get it."""

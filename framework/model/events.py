@@ -151,6 +151,7 @@ class AttemptLost(Event):
             reason of its failure, None = it had not failed.
         ended: the handler had ended, and `outcome` is the recorded outcome.
         error_type, message, traceback: details of a failure.
+        about: what the dead process said of itself to telemetry, in its own words; empty: unknown.
     """
 
     lease: Lease
@@ -165,6 +166,7 @@ class AttemptLost(Event):
     ended: bool = False
     error_type: str = ""
     traceback: str = ""
+    about: bytes = b""
 
     @property
     def how(self) -> str:

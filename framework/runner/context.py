@@ -79,7 +79,7 @@ class TreeContext:
     Attributes:
         options: options of all queues of the app, by name.
         served: names of the queues on which this tree works.
-        system: the engine's `messaging.system`.
+        system: the engine's `messaging.system.name`.
         instance: the number of this supervisor among those on the same store, with its lock.
         reserve: the room reserved for a start on a full disk; only the supervisor has it.
         target: MODULE or MODULE:NAME, as given on the command line.
@@ -165,12 +165,16 @@ def own_engine(context: TreeContext, incarnation: str) -> Engine:
     return engine_for(context.settings, context.options, incarnation)
 
 
-def own_ledger(context: TreeContext, incarnation: str, concurrency: int) -> Ledger:
-    """Create the ledger of a worker. Raises EngineError: without a ledger it must not start a job."""
+def own_ledger(context: TreeContext, incarnation: str, concurrency: int, about: bytes) -> Ledger:
+    """Create the ledger of a worker. Raises EngineError: without a ledger it must not start a job.
+
+    Args:
+        about: what telemetry says of this process.
+    """
     if lost := context.instance.lost():
         raise EngineError(lost)
     try:
-        return Ledger(context.ledgers, incarnation, slots=slots_for(concurrency))
+        return Ledger(context.ledgers, incarnation, slots=slots_for(concurrency), about=about)
     except OSError as error:
         raise EngineError(
             f"{context.ledgers} cannot take the ledger of its runs, without which no job may start: "

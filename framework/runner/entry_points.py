@@ -105,7 +105,9 @@ def work(context: TreeContext, child: ChildInfo, board: Scoreboard, crew: Crew, 
     progress, code = _Progress(member), FAILED_TO_START
     leave = LeaveSignal(context.settings.drain_seconds, lambda: board.deadline, lambda: board.stood_still)
     try:
-        member.ledger = ledger = own_ledger(context, child.incarnation, crew.options.concurrency)
+        member.ledger = ledger = own_ledger(
+            context, child.incarnation, crew.options.concurrency, member.telemetry.about()
+        )
         engine = member.open_engine()
         app, handlers = construct(context.app), crew.handlers(context.app)
         executors = [member.executor(app, handler, partial(bool, leave)) for handler in handlers]

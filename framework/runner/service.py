@@ -142,7 +142,9 @@ def _make_board(context: TreeContext, say: Say) -> Scoreboard:
     rows = [(MAINTENANCE, 0), *((slot, crew.options.concurrency) for slot, crew, _ in context.workers)]
     app, names = context.app.__name__, [name for name, _ in rows]
     run_dir, number = context.instance.board_path.parent, context.instance.number
-    context.rings, note = prepare_rings(run_dir, number, app=app, system=context.system, slots=names)
+    context.rings, note = prepare_rings(
+        run_dir, number, app=app, system=context.system, slots=names, scraped=context.settings.metrics
+    )
     if note:
         say(SupervisorNote(note, "warning"))
     context.lost = LostAttempts.of(context.app)

@@ -84,6 +84,7 @@ class Settings(BaseSettings):
         durability: what a job on a spool survives: a power cut, or only the death of processes.
         network_file_system: allow a spool on a network file system, at your own risk.
         health: `host:port` for /livez, /readyz and /startupz; empty = off.
+        metrics: `host:port` of /metrics for a Prometheus server; empty = off.
         trace_linkage: how an attempt refers to the span that made its job: as child (parent), by link (link), or auto.
         trace_parent_within: seconds of waiting up to which auto makes it a child.
         log_level, log_format: what is written to standard output; auto = console on a terminal, JSON otherwise.
@@ -106,6 +107,7 @@ class Settings(BaseSettings):
     durability: Literal["power", "process"] = "power"
     network_file_system: bool = False
     health: Annotated[str, AfterValidator(_host_and_port)] = ""
+    metrics: Annotated[str, AfterValidator(_host_and_port)] = ""
     trace_linkage: Literal["auto", "parent", "link"] = "auto"
     trace_parent_within: _MayBeZero = 300.0
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _ANY_CASE] = "info"

@@ -38,7 +38,7 @@ class ProcessIdentity:
         role: what the process does.
         slot: the slot that the process fills, such as `deliveries/0`; its replacement has the same.
         instance: number of the supervisor among those that share a store.
-        system: `messaging.system`, the engine's name, such as `spool`.
+        system: `messaging.system.name`, the engine's name, such as `spool`.
     """
 
     app: str
@@ -91,6 +91,10 @@ class Telemetry:
     def say_lost(self) -> None:
         """Write how many log lines were dropped, as soon as a line can be written. Every log line also does this."""
         self._lines.say_lost()
+
+    def about(self) -> bytes:
+        """Return what a rescuer must know to send telemetry of this process when it is dead; empty: nothing."""
+        return b""
 
     def observe_slots(self, read: Callable[[], tuple[int, int]], queue: str) -> None:
         """Observe worker.slots.limit and worker.slots.used. `read` returns (limit, used); each collection calls it."""
@@ -151,8 +155,13 @@ def start(identity: ProcessIdentity, settings: Settings, rings: Rings | None = N
     return start_process(identity, settings, rings=rings)
 
 
-def prepare_rings(run: Path, number: int, *, app: str, system: str, slots: Sequence[str]) -> tuple[Rings | None, str]:
+def prepare_rings(
+    run: Path, number: int, *, app: str, system: str, slots: Sequence[str], scraped: str = ""
+) -> tuple[Rings | None, str]:
     """Make the shared files that outlive their writers. The supervisor calls this before it starts its first child.
+
+    Args:
+        scraped: where metrics are to be served (WORKER_METRICS); empty: nowhere.
 
     Returns:
         (the rings, ""), or (None, a line that says why each process sends with the SDK), or (None, "") where there is
@@ -160,8 +169,9 @@ def prepare_rings(run: Path, number: int, *, app: str, system: str, slots: Seque
     """
     from framework.telemetry.ring import rings
 
-    made, reason = rings.prepare(run, number, app=app, system=system, slots=slots)
-    return made, f"telemetry does not outlive a killed process: {reason}" if reason else ""
+    made, reason = rings.prepare(run, number, app=app, system=system, slots=slots, scraped=bool(scraped))
+    unserved = f"; WORKER_METRICS={scraped} is ignored: only the exporter process serves metrics" if scraped else ""
+    return made, f"telemetry does not outlive a killed process: {reason}{unserved}" if reason else ""
 
 
 def rings_from(run: Path, number: int, mark: str, slots: Sequence[str]) -> Rings:
@@ -184,7 +194,7 @@ def for_host(system: str) -> Sending:
     It uses the host's global providers, which may be set before or after this call. It configures nothing.
 
     Args:
-        system: `messaging.system` of the engine.
+        system: `messaging.system.name` of the engine.
     """
     from framework.telemetry.sdk import plugins
 
@@ -196,11 +206,13 @@ def for_host(system: str) -> Sending:
             log.warning("%s", line)
         from opentelemetry import metrics, trace
 
-        from framework.telemetry.names import SCOPE
+        from framework.telemetry.conventions import scope
         from framework.telemetry.sending import SendSpans
 
-        meter = metrics.get_meter(SCOPE)  # here, because a plugin may hang or fail
-        return SendSpans(trace.get_tracer(SCOPE), lambda: meter, system)
+        name, version, schema = scope()
+        meter = metrics.get_meter(name, version, schema_url=schema)  # here, because a plugin may hang or fail
+        tracer = trace.get_tracer(name, version, schema_url=schema)
+        return SendSpans(tracer, lambda: meter, system)
 
     log = logging.getLogger("framework.telemetry")
     try:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from framework.model.exceptions import describe
+from framework.telemetry import config_file
 
 # How a reason begins when no part of the value stays in force.
 IGNORED: Final = ("is ignored", "cannot be followed")
@@ -56,6 +58,8 @@ def settle(names: Iterable[str] | None = None) -> dict[str, str]:
         By name, why each variable is ignored or used only in part; every call returns all of them again.
     """
     environ = os.environ
+    if names is None and environ.get(config_file.FILE, "").strip() and not _is_instrumented():
+        _follow(environ.pop(config_file.FILE))
     for name in CHECKS if names is None else names:
         value = environ.get(name)
         if value is None:
@@ -76,6 +80,29 @@ def settle(names: Iterable[str] | None = None) -> dict[str, str]:
         global _settled
         _settled = _variables()
     return {name: why for name, (_, why) in _said.items()}
+
+
+def _is_instrumented() -> bool:
+    """Return whether the SDK has read the file already: with opentelemetry-instrument."""
+    if "opentelemetry.sdk" not in sys.modules:
+        return False
+    return bool(importlib.import_module("framework.telemetry.sdk.instrumented").has_provider())
+
+
+def _follow(path: str) -> None:
+    """Let the variables that a configuration file means take the place of all others, as the specification says."""
+    _given.setdefault(config_file.FILE, path)
+    try:
+        found, left = config_file.read(path.strip())
+    except ValueError as error:
+        _said[config_file.FILE] = _shown(config_file.FILE, path), f"is ignored: {error}"
+        return
+    for name in [name for name in CHECKS if name in os.environ and not name.startswith("OTEL_SEMCONV_")]:
+        ignore(name, f"{config_file.FILE} takes its place")
+    os.environ.update(found)
+    if left:
+        what = f"is followed, but for {', '.join(left)}, which no variable can say"
+        _said[config_file.FILE] = _shown(config_file.FILE, path), what
 
 
 def lines() -> list[str]:
@@ -293,6 +320,15 @@ def _argument(value: str) -> Checked:
     return ("", value) if sampler and sampler not in SAMPLERS else _number(0, 1)(value)
 
 
+def _exceptions(value: str) -> Checked:
+    """Check where exceptions are to go: they must not be lost because no log record is sent."""
+    if not {"logs", "logs/dup"} & {part.strip().lower() for part in value.split(",")}:
+        return "is ignored: use logs or logs/dup", ""
+    if os.environ.get("OTEL_LOGS_EXPORTER", "").strip().lower() in ("", "none"):
+        return "is ignored: logs are not sent, so exceptions stay on their spans; set OTEL_LOGS_EXPORTER=otlp", ""
+    return "", value
+
+
 _FILES: Final = ("_CERTIFICATE", "_CLIENT_KEY")
 
 
@@ -335,6 +371,7 @@ _OF_OTLP: Final[dict[str, Check]] = {
     "PROTOCOL": _any,  # `exporters.complaints` checks it
 }
 _OTHERS: Final[dict[str, Check]] = {
+    config_file.FILE: _any,  # `settle` has taken it out, where it can be used
     "OTEL_TRACES_EXPORTER": _any,
     "OTEL_METRICS_EXPORTER": _any,
     "OTEL_LOGS_EXPORTER": _any,
@@ -347,6 +384,8 @@ _OTHERS: Final[dict[str, Check]] = {
     f"{OTLP}METRICS_DEFAULT_HISTOGRAM_AGGREGATION": _one_of(
         "explicit_bucket_histogram", "base2_exponential_bucket_histogram"
     ),
+    "OTEL_SEMCONV_STABILITY_OPT_IN": _any,  # other libraries' categories stand in it as well
+    "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN": _exceptions,
     "OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED": _one_of("true", "false"),
     "OTEL_PYTHON_EXPORTER_OTLP_GRPC_RETRYABLE_ERROR_CODES": _codes,
 }

@@ -5,12 +5,13 @@ Both ways out use it: the exporter, which counts the records of rings, and the S
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from opentelemetry.metrics import Counter, Histogram, Meter
 
 from framework.model.events import AttemptLost
 from framework.telemetry import names
+from framework.telemetry.conventions import of_system
 
 
 class Instrument(NamedTuple):
@@ -44,9 +45,14 @@ TABLE: Final = {
     # Not process.memory.usage: the system-metrics instrumentation may report that as well, and there would be two.
     names.PROCESS_MEMORY: Instrument("By", "Resident memory of this process."),
     names.DROPPED: Instrument("{item}", "Telemetry that was lost, by signal."),
+    names.SPANS_EXPORTED: Instrument("{span}", "Spans of attempts whose export has ended, by error."),
+    names.SPANS_INFLIGHT: Instrument("{span}", "Spans of attempts that are on their way to the receiver."),
+    names.EXPORT_DURATION: Instrument("s", "Duration of an export with all its tries.", names.SHORT_BUCKETS),
+    names.SPAN_QUEUE_SIZE: Instrument("{span}", "Spans of attempts that wait in the rings."),
+    names.SPAN_QUEUE_CAPACITY: Instrument("{span}", "Spans of usual size for which the rings have room."),
 }
 
-Attributes = dict[str, str]
+Attributes = dict[str, Any]
 Series = tuple[str, Attributes]  # an instrument's name and its attributes
 
 
@@ -96,7 +102,7 @@ def of_ticks(system: str, queue: str, key: str, outcome: str) -> Increments:
 
 
 def at(system: str, queue: str) -> Attributes:
-    return {names.DESTINATION: queue, names.SYSTEM: system}
+    return {names.DESTINATION: queue, **of_system(system)}
 
 
 def times_of_lost(event: AttemptLost) -> tuple[float, float]:

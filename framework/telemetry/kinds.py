@@ -18,13 +18,15 @@ from framework.model.job import RunRecord
 from framework.process.scoreboard import Scoreboard
 from framework.service.settings import Settings
 from framework.telemetry import ProcessIdentity, Telemetry
+from framework.telemetry.conventions import exception_signal, scope
 from framework.telemetry.export.exporterlife import live
 from framework.telemetry.export.exporting import Exporter
 from framework.telemetry.export.health import CollectorHealth, Drops, say_off
 from framework.telemetry.export.otlp import Destination, Signal, destination
+from framework.telemetry.export.scrape import ScrapeServer
+from framework.telemetry.logs.exceptions import ExceptionRecords
 from framework.telemetry.logs.logs import Logs
 from framework.telemetry.logs.otlplogs import LogRecords
-from framework.telemetry.names import SCOPE, version
 from framework.telemetry.ring.rings import Rings, known
 from framework.telemetry.ring.ringtracing import RingTracing
 from framework.telemetry.ring.ringwriter import RingWriter
@@ -33,7 +35,7 @@ from framework.telemetry.sdk.instrumented import quiet_log_handlers
 from framework.telemetry.sdk.lazy import sampler as sampler
 from framework.telemetry.sdk.metrics import Metrics
 from framework.telemetry.sdk.providers import Providers, span_limits
-from framework.telemetry.sdk.resource import slot_resource
+from framework.telemetry.sdk.resource import about_of, created_at, ring_resource
 from framework.telemetry.sdk.spans import SpanTracing
 from framework.telemetry.sending import SendSpans
 
@@ -45,11 +47,16 @@ class _WithProviders(Telemetry):
     def __init__(self, identity: ProcessIdentity, logs: Logs, providers: Providers) -> None:
         super().__init__(logs)
         self._providers = providers
+        self._resource = providers.foreign or ring_resource(identity)[0]
         if providers.logger is not None:
             logs.also = LogRecords(providers.logger)
             quiet_log_handlers()
-        tracer = providers.tracer.get_tracer(SCOPE, version())
-        self.sending = SendSpans(tracer, partial(providers.meter.get_meter, SCOPE, version()), identity.system)
+        self._exceptions = ExceptionRecords(providers.logger, exception_signal())
+        tracer = providers.tracer.get_tracer(*scope())
+        self.sending = SendSpans(tracer, partial(providers.meter.get_meter, *scope()), identity.system)
+
+    def about(self) -> bytes:
+        return about_of(self._resource, os.getpid())
 
     def shutdown(self, budget: float) -> None:
         self._providers.close(budget)
@@ -65,11 +72,12 @@ class SdkTelemetry(_WithProviders):
         self._metrics = measured = metrics_of(identity, providers, drops)
         self._measure = measured.on
         self._spans = SpanTracing(
-            providers.tracer.get_tracer(SCOPE, version()),
+            providers.tracer.get_tracer(*scope()),
             logs,
             system=identity.system,
             linkage=settings.trace_linkage,
             parent_within=settings.trace_parent_within,
+            exceptions=self._exceptions,
         )
         self.tracing = self._spans
 
@@ -114,6 +122,7 @@ class RingTelemetry(_WithProviders):
             system=identity.system,
             linkage=settings.trace_linkage,
             parent_within=settings.trace_parent_within,
+            exceptions=self._exceptions,
         )
         self.tracing = self._ring
 
@@ -133,9 +142,12 @@ class RingTelemetry(_WithProviders):
 class ExporterTelemetry(Telemetry):
     """Telemetry of the exporter process, not started yet."""
 
-    def __init__(self, identity: ProcessIdentity, logs: Logs, health: CollectorHealth, rings: Rings) -> None:
+    def __init__(
+        self, identity: ProcessIdentity, logs: Logs, health: CollectorHealth, rings: Rings, scraped: str
+    ) -> None:
         super().__init__(logs)
         self._exporter = open_exporter(identity, rings, logs, health)
+        self._scraped, self._say = scraped, logs.say
 
     def export(
         self,
@@ -148,6 +160,8 @@ class ExporterTelemetry(Telemetry):
         budget: float,
     ) -> None:
         self._exporter.observe(board, slots)
+        if self._scraped:
+            ScrapeServer(self._scraped, self._exporter.collect, partial(self._say, "warning"))
         live(self._exporter, board, index, supervisor=supervisor, unblock=unblock, budget=budget)
 
 
@@ -169,26 +183,28 @@ def open_telemetry(
     """
     if identity.role == "exporter":
         assert rings is not None
-        return ExporterTelemetry(identity, logs, health, rings)
+        return ExporterTelemetry(identity, logs, health, rings, settings.metrics)
     ring = open_ring(identity, rings, logs) if rings is not None else None
     lazy = ring is not None and identity.role == "worker"
+    snapshot = rings.snapshot(identity.slot) if rings is not None and ring is not None and settings.metrics else None
     off = failed or partial(say_off, logs.say)
-    providers = Providers(identity, health, drops, failed=off, make_global=make_global, lazy=lazy)
+    providers = Providers(identity, health, drops, failed=off, make_global=make_global, lazy=lazy, snapshot=snapshot)
     if rings is None or ring is None:
         return SdkTelemetry(identity, settings, logs, providers, drops)
     return RingTelemetry(identity, settings, logs, providers, drops, rings, ring)
 
 
 def metrics_of(identity: ProcessIdentity, providers: Providers, drops: Drops) -> Metrics:
-    meter = providers.meter.get_meter(SCOPE, version())
-    return Metrics(meter, identity.system, drops, slot=identity.slot)
+    meter = providers.meter.get_meter(*scope())
+    return Metrics(meter, identity.system, drops, slot=identity.slot, rescued=providers.rescued.meter)
 
 
 def open_ring(identity: ProcessIdentity, rings: Rings, logs: Logs) -> RingWriter | None:
     """Return the ring of this process's slot; None: it cannot be used, and the log says so."""
-    meta = {"resource": slot_resource(identity), "scope": [SCOPE, version()], "system": identity.system}
+    resource, schema = ring_resource(identity)
+    meta = {"resource": resource, "schema": schema, "scope": scope(), "system": identity.system}
     try:
-        return RingWriter(rings.path(identity.slot), meta)
+        return RingWriter(rings.path(identity.slot), meta, created_at(os.getpid()))
     except (OSError, ValueError) as error:
         logs.say("warning", "telemetry_without_ring", slot=identity.slot, cause=str(error), hint=WITHOUT)
         return None
@@ -206,8 +222,8 @@ def open_exporter(identity: ProcessIdentity, rings: Rings, logs: Logs, health: C
 
     return Exporter(
         rings,
-        resource=slot_resource(identity),
-        scope=(SCOPE, version()),
+        resource=ring_resource(identity),
+        scope=scope(),
         system=identity.system,
         traces=opened("traces"),
         metrics=opened("metrics"),

@@ -1,6 +1,6 @@
 """Every name that telemetry emits, as literals, because the messaging conventions are in development and may change.
 
-Standard names come from the OpenTelemetry semantic conventions 1.44 for messaging; `worker.*` are our own.
+Standard names come from the OpenTelemetry semantic conventions (`conventions.VERSION`); `worker.*` are our own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ SCOPE: Final = "continuum-worker"
 DISTRIBUTION: Final = "continuum-worker"
 
 # --- attributes, standard -------------------------------------------------------------------------------------------
-SYSTEM: Final = "messaging.system"
+SYSTEM: Final = "messaging.system.name"
 DESTINATION: Final = "messaging.destination.name"
 OPERATION: Final = "messaging.operation.name"
 OPERATION_TYPE: Final = "messaging.operation.type"
@@ -27,7 +27,13 @@ OVERFLOW: Final = "otel.metric.overflow"
 EXCEPTION_TYPE: Final = "exception.type"
 EXCEPTION_MESSAGE: Final = "exception.message"
 EXCEPTION_STACKTRACE: Final = "exception.stacktrace"
-EXCEPTION_ESCAPED: Final = "exception.escaped"
+
+COMPONENT_NAME: Final = "otel.component.name"
+COMPONENT_TYPE: Final = "otel.component.type"
+SERVER_ADDRESS: Final = "server.address"
+SERVER_PORT: Final = "server.port"
+HTTP_STATUS: Final = "http.response.status_code"
+RPC_STATUS: Final = "rpc.status_code"
 
 # --- attributes, ours -----------------------------------------------------------------------------------------------
 ATTEMPT: Final = "worker.job.attempt"
@@ -36,6 +42,7 @@ QUEUE_WAIT: Final = "worker.job.queue_wait"
 REDELIVERED: Final = "worker.job.redelivered"
 OUTCOME: Final = "worker.job.outcome"
 JOB_REASON: Final = "worker.job.reason"
+RESCUED: Final = "worker.job.rescued"
 DEAD_LETTER_REASON: Final = "worker.dead_letter.reason"
 SCHEDULE: Final = "worker.schedule.key"
 TICK_OUTCOME: Final = "worker.schedule.outcome"
@@ -53,6 +60,12 @@ SENT_MESSAGES: Final = "messaging.client.sent.messages"
 CONSUMED_MESSAGES: Final = "messaging.client.consumed.messages"
 OPERATION_DURATION: Final = "messaging.client.operation.duration"
 PROCESS_DURATION: Final = "messaging.process.duration"
+
+SPANS_EXPORTED: Final = "otel.sdk.exporter.span.exported"
+SPANS_INFLIGHT: Final = "otel.sdk.exporter.span.inflight"
+EXPORT_DURATION: Final = "otel.sdk.exporter.operation.duration"
+SPAN_QUEUE_SIZE: Final = "otel.sdk.processor.span.queue.size"
+SPAN_QUEUE_CAPACITY: Final = "otel.sdk.processor.span.queue.capacity"
 
 # --- metrics, ours --------------------------------------------------------------------------------------------------
 QUEUE_DEPTH: Final = "worker.queue.depth"

@@ -35,7 +35,7 @@ class SendSpans:
     Args:
         tracer: the framework's own, or the host's.
         meter: returns one; called when something is measured for the first time.
-        system: `messaging.system`.
+        system: `messaging.system.name`.
     """
 
     def __init__(self, tracer: trace.Tracer, meter: Callable[[], metrics.Meter], system: str) -> None:

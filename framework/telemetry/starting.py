@@ -45,6 +45,8 @@ def start_process(identity: ProcessIdentity, settings: Settings, *, rings: Rings
         telemetry: Telemetry = kinds.open_telemetry(
             identity, settings, logs, drops, CollectorHealth(tree, logs.say), rings
         )
+        if identity.role == "worker":
+            importlib.import_module("framework.telemetry.subprocesses").carry_context()
         return telemetry
     except Exception as error:  # jobs never depend on telemetry
         if identity.role == "exporter":

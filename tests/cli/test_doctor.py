@@ -55,6 +55,10 @@ def test_everything_arrives_and_says_so(relay: Cli, any_receiver: Receiver | Grp
     assert {test["answer"].split()[0] for test in found.values()} <= {"200", "OK"}
     assert all(0 < test["seconds"] < 10 for test in found.values())
     assert result.json["ok"] is True
+    facts = result.json["facts"]
+    assert facts["conventions"].startswith("semantic conventions 1.45.0 (messaging.system.name); exceptions are events")
+    assert facts["resource"].startswith("service.name=Relay; of each process service.instance.id")
+    assert facts["kill"].startswith("a kill loses no attempt")
     spans = any_receiver.spans("doctor Relay")
     assert len(spans) == 2
     assert {span.trace_id for span in spans} == {result.json["trace_id"]}
@@ -307,7 +311,8 @@ def test_plain_in_a_pipe_and_a_table_on_a_terminal(relay: Cli) -> None:
         tests, checks, known = plain.out.strip().split("\n\n")
         assert tests.splitlines()[0] == "signal\tcarries\tby\tto\tstate\ttime\tanswer\thint"
         assert [line.split("\t")[:2] for line in checks.splitlines()] == [
-            ["check", "state"], ["path", "ok"], ["engine", "ok"], ["clock", "ok"], ["trace", "ok"],
+            ["check", "state"], ["path", "ok"], ["conventions", "ok"], ["resource", "ok"], ["kill", "ok"],
+            ["engine", "ok"], ["clock", "ok"], ["trace", "ok"],
         ]  # fmt: skip
         assert known.splitlines()[0] == "variable\tvalue\tstate\twhy"
         assert "\x1b" not in plain.out

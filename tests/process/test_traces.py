@@ -8,6 +8,7 @@ import signal
 from collections import Counter
 
 from framework.model.job import span_id_of
+from framework.telemetry.sdk.resource import of_series
 from tests.support.processes import alive
 from tests.support.receiver import Receiver
 from tests.support.services.acts import Task
@@ -111,7 +112,7 @@ def test_workers_have_no_thread_of_the_sdk_and_the_exporter_reports_their_slots_
     assert {queue: point.value for queue, point in limits.items()} == {"sync": 1, "many": 3}
     for queue, point in limits.items():
         (span,) = receiver.spans(f"process {queue}")
-        assert {**point.resource, "process.pid": span.resource["process.pid"]} == span.resource
+        assert of_series(span.resource) == point.resource
 
 
 def test_depth_and_age_come_from_maintenance_alone(tree: Tree) -> None:

@@ -13,7 +13,7 @@ from tests.stack.run import Run
 from tests.stack.spans import Seen, Traces
 from tests.support.programs import NotInTime, wait_for
 
-_OURS = ("messaging_", "worker_")
+_OURS = ("messaging_", "worker_", "otel_sdk_")
 _LOOK = "[10m]"  # long enough for a run whose series have ended
 
 

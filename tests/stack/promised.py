@@ -9,7 +9,9 @@ from typing import Final
 RESOURCE: Final = {
     "job", "instance", "service_name", "service_namespace", "service_instance_id", "deployment_environment_name",
 }  # fmt: skip
-_QUEUE: Final = {"messaging_system", "messaging_destination_name"}
+_COMPONENT: Final = {"otel_component_name", "otel_component_type"}
+_EXPORTER: Final = _COMPONENT | {"server_address", "server_port"}
+_QUEUE: Final = {"messaging_system_name", "messaging_destination_name"}
 _OPERATION: Final = "messaging_operation_name"
 
 
@@ -49,8 +51,15 @@ PROMISED: Final = {
     "worker_job_dead_letters_total": Promise(_QUEUE | {"worker_dead_letter_reason"}, _ERROR),
     "worker_slots_limit": Promise(_QUEUE),
     "worker_slots_used": Promise(_QUEUE),
-    "worker_processes": Promise({"messaging_system", "worker_process_state"}, processes=1),
-    "worker_process_restarts_total": Promise({"messaging_system", "worker_process_exit_reason"}, processes=1),
-    "worker_process_memory_bytes": Promise({"messaging_system", "worker_process_slot"}),
-    "worker_telemetry_dropped_total": Promise({"messaging_system", "signal"}),
+    "worker_processes": Promise({"messaging_system_name", "worker_process_state"}, processes=1),
+    "worker_process_restarts_total": Promise({"messaging_system_name", "worker_process_exit_reason"}, processes=1),
+    "worker_process_memory_bytes": Promise({"messaging_system_name", "worker_process_slot"}),
+    "worker_telemetry_dropped_total": Promise({"messaging_system_name", "signal"}),
+    "otel_sdk_exporter_span_exported_total": Promise(_EXPORTER, _ERROR, processes=1),
+    "otel_sdk_exporter_span_inflight": Promise(_EXPORTER, processes=1),
+    "otel_sdk_exporter_operation_duration_seconds": Promise(
+        _EXPORTER, _ERROR | {"http_response_status_code", "rpc_status_code"}, histogram=True, processes=1
+    ),
+    "otel_sdk_processor_span_queue_size": Promise(_COMPONENT, processes=1),
+    "otel_sdk_processor_span_queue_capacity": Promise(_COMPONENT, processes=1),
 }

@@ -26,7 +26,7 @@ class SeenLink:
 
 @dataclass(frozen=True)
 class SeenSpan:
-    """Ids in hex ("" = none), times in nanoseconds since the epoch."""
+    """Ids in hex ("" = none), times in nanoseconds since the epoch; `schemas`: of its resource and of its scope."""
 
     name: str
     kind: str
@@ -44,6 +44,7 @@ class SeenSpan:
     scope: str
     trace_state: str
     flags: int
+    schemas: tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class SeenPoint:
     kind: str
     attributes: Attributes
     resource: Attributes
+    schemas: tuple[str, str]
     value: float = 0
     count: int = 0
     total: float = 0.0
@@ -73,6 +75,9 @@ class SeenLog:
     trace_id: str
     span_id: str
     resource: Attributes
+    schemas: tuple[str, str]
+    event: str = ""
+    number: int = 0
 
 
 @dataclass
@@ -168,6 +173,7 @@ def _spans(request: Any) -> Iterable[SeenSpan]:
                     scope=scope.scope.name,
                     trace_state=span.trace_state,
                     flags=span.flags,
+                    schemas=(resource.schema_url, scope.schema_url),
                 )
 
 
@@ -177,17 +183,19 @@ def _points(request: Any) -> Iterable[SeenPoint]:
             for metric in scope.metrics:
                 kind = metric.WhichOneof("data")
                 data = getattr(metric, kind)
+                schemas = (resource.schema_url, scope.schema_url)
                 for point in data.data_points:
-                    yield _point(metric, kind, data, point, _attributes(resource.resource.attributes))
+                    yield _point(metric, kind, data, point, _attributes(resource.resource.attributes), schemas)
 
 
-def _point(metric: Any, kind: str, data: Any, point: Any, resource: Attributes) -> SeenPoint:
+def _point(metric: Any, kind: str, data: Any, point: Any, resource: Attributes, schemas: tuple[str, str]) -> SeenPoint:
     common = {
         "name": metric.name,
         "unit": metric.unit,
         "kind": kind,
         "attributes": _attributes(point.attributes),
         "resource": resource,
+        "schemas": schemas,
         "cumulative": kind == "gauge" or data.aggregation_temporality == 2,
         "exemplars": tuple((e.trace_id.hex(), e.span_id.hex()) for e in point.exemplars),
     }
@@ -209,4 +217,7 @@ def _logs(request: Any) -> Iterable[SeenLog]:
                     trace_id=record.trace_id.hex(),
                     span_id=record.span_id.hex(),
                     resource=_attributes(resource.resource.attributes),
+                    schemas=(resource.schema_url, scope.schema_url),
+                    event=record.event_name,
+                    number=record.severity_number,
                 )

@@ -143,7 +143,7 @@ def check_spans(seen: Store, attempts: list[Told]) -> None:
         expected = {
             "messaging.operation.name": "process",
             "messaging.operation.type": "process",
-            "messaging.system": "spool",
+            "messaging.system.name": "spool",
             "messaging.destination.name": "sync",
             "messaging.message.id": attempt.job,
             "worker.job.attempt": attempt.attempt,

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from opentelemetry.sdk.version import __version__ as SDK_VERSION
 
 from framework.process.scoreboard import READY, Scoreboard
 from framework.telemetry import names
@@ -75,9 +76,9 @@ telemetry.shutdown(10)
     post(tmp_path, rings_in(tmp_path)).flush()
     processes = receiver.spans("process deliveries")
     assert [span.span_id for span in processes] == attempts
-    assert {tuple(sorted(span.resource.items())) for span in outer + inner + processes} == {
-        tuple(sorted(processes[0].resource.items()))
-    }
+    by_sdk = {"telemetry.sdk.name": "opentelemetry", "telemetry.sdk.version": SDK_VERSION}
+    assert [span.resource for span in outer + inner] == [processes[0].resource | by_sdk] * 4
+    assert processes[0].resource["telemetry.sdk.name"] == "continuum-worker"
     assert processes[0].resource["process.pid"] == int(pid)
     (orders,), consumed = receiver.latest("orders"), receiver.latest(names.ATTEMPTS)
     assert orders.resource == consumed[0].resource

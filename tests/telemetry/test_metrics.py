@@ -39,7 +39,7 @@ UNITS = {
     "worker.telemetry.dropped": "{item}",
 }
 ATTRIBUTES = {
-    "messaging.system",
+    "messaging.system.name",
     "messaging.destination.name",
     "messaging.operation.name",
     "messaging.operation.type",
@@ -98,7 +98,7 @@ def test_no_attribute_beyond_the_allowed_is_ever_used(receiver, stations):
     assert used == ATTRIBUTES
     values = " ".join(str(v) for point in receiver.metrics() for v in point.attributes.values())
     assert "job-" not in values
-    assert all(point.attributes["messaging.system"] == "spool" for point in receiver.metrics())
+    assert all(point.attributes["messaging.system.name"] == "spool" for point in receiver.metrics())
 
 
 def test_attempts_retries_and_dead_letters_are_counted_by_outcome_and_error(receiver, stations):
@@ -270,6 +270,7 @@ def test_every_event_is_known_to_the_lines_or_the_metrics_and_none_raises(receiv
     lease = lease_of()
     samples = {
         "str": "text",
+        "bytes": b"",
         "int": 3,
         "int | None": 3,
         "float": 1.5,

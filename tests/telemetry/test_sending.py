@@ -25,7 +25,7 @@ def test_one_job_is_a_producer_span_whose_context_goes_into_its_headers(receiver
     assert span.attributes == {
         "messaging.operation.name": "send",
         "messaging.operation.type": "send",
-        "messaging.system": "spool",
+        "messaging.system.name": "spool",
         "messaging.destination.name": "deliveries",
         "messaging.message.id": "job-1",
         "messaging.message.body.size": 42,

@@ -46,7 +46,7 @@ def test_an_attempt_is_a_child_of_what_made_the_job_and_links_to_it(receiver, st
     assert span.attributes == {
         "messaging.operation.name": "process",
         "messaging.operation.type": "process",
-        "messaging.system": "spool",
+        "messaging.system.name": "spool",
         "messaging.destination.name": "deliveries",
         "messaging.message.id": lease.job.id,
         "worker.job.attempt": 1,

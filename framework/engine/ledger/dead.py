@@ -72,6 +72,11 @@ class DeadLedger:
             raise self.newer
         return self._entries.get(key_of(lease))
 
+    @property
+    def about(self) -> bytes:
+        """Return what the owner said of itself; empty: nothing."""
+        return b"" if self._head is None else self._head.about
+
     def resolve(self, lease: Lease, outcome: Outcome) -> None:
         """Record the outcome of a lost attempt before anything else is done, so that the next rescuer does the same.
 

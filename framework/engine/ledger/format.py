@@ -34,6 +34,9 @@ _MAGIC = b"WLEDGER\n"
 # magic, oldest reader, bytes of header and of a slot, pid, born (s), boot, length of incarnation, incarnation
 _HEAD = struct.Struct("<8sHHHxxId36sH200s")
 _CRC = struct.Struct("<I")
+_ABOUT = struct.Struct("<II")  # length and checksum of what the owner says of itself, which follows them
+_ABOUT_AT = _HEAD.size + _CRC.size
+_MOST_ABOUT = PAGE - _ABOUT_AT - _ABOUT.size
 _WORD = struct.Struct("<Q")
 # length, row, attempt, sampled, delivery, started at, uid, trace id and span id, length of queue, queue
 _RUN = struct.Struct("<HxxII?3xQd16s24sB100s")
@@ -73,10 +76,14 @@ class Newer(OSError):
 
 @frozen
 class Head:
-    """The sizes of the header (`slots_at`) and of a slot, in bytes. The other fields of a header are for people."""
+    """The sizes of the header (`slots_at`) and of a slot, in bytes. The other fields of a header are for people.
+
+    `about`: what the owner says of itself, for the telemetry of its rescuer; empty: nothing.
+    """
 
     slots_at: int
     slot: int
+    about: bytes = b""
 
 
 @frozen
@@ -113,11 +120,13 @@ def key_of(lease: Lease) -> Key:
     return lease.job.uid, lease.queue, lease.delivery
 
 
-def encode_head(incarnation: str, *, pid: int, born: float, boot: str) -> bytes:
-    """Return the header of a new ledger."""
+def encode_head(incarnation: str, *, pid: int, born: float, boot: str, about: bytes = b"") -> bytes:
+    """Return the header of a new ledger. What the owner says `about` itself is left out if it is too long."""
     name = incarnation.encode("utf-8", "surrogatepass")
     head = _HEAD.pack(_MAGIC, VERSION, PAGE, PAGE, pid, born, boot.encode("ascii", "replace")[:36], len(name), name)
-    return (head + _CRC.pack(zlib.crc32(head))).ljust(PAGE, b"\0")
+    about = about if len(about) <= _MOST_ABOUT else b""
+    more = _ABOUT.pack(len(about), zlib.crc32(about)) + about
+    return (head + _CRC.pack(zlib.crc32(head)) + more).ljust(PAGE, b"\0")
 
 
 def decode_head(data: bytes) -> Head:
@@ -132,7 +141,16 @@ def decode_head(data: bytes) -> Head:
         raise Newer(version)
     if version < 1 or slots_at < PAGE or slot < PAGE or slots_at % 8 or slot % 8 or length > len(name):
         raise Damaged(f"version {version}, header of {slots_at} bytes, slots of {slot}")
-    return Head(slots_at, slot)
+    return Head(slots_at, slot, _about_of(data))
+
+
+def _about_of(data: bytes) -> bytes:
+    """Return what stands behind the checksum of the header; empty: an older version wrote none, or it is damaged."""
+    if len(data) < PAGE:
+        return b""
+    length, checksum = _ABOUT.unpack_from(data, _ABOUT_AT)
+    about = data[_ABOUT_AT + _ABOUT.size : _ABOUT_AT + _ABOUT.size + min(length, _MOST_ABOUT)]
+    return about if zlib.crc32(about) == checksum else b""
 
 
 def encode_run(lease: Lease, run: Run) -> bytes:

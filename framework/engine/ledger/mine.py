@@ -58,6 +58,7 @@ class Ledger:
         incarnation: name of this run of the process, never reused.
         slots: usual number of leases that are outstanding at once; more slots are made when they are needed.
         boot: id of this boot, for a person who reads the file.
+        about: what this process says of itself, for the telemetry of a rescuer.
         calls: the system calls, which tests replace.
         clock: returns the wall-clock time in seconds.
 
@@ -73,13 +74,14 @@ class Ledger:
         *,
         slots: int,
         boot: str = "",
+        about: bytes = b"",
         calls: Calls | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._calls = calls or Calls()
         self._clock = clock
         self._place, self._name = place, files.name_of(incarnation)
-        self._header = encode_head(incarnation, pid=os.getpid(), born=clock(), boot=boot)
+        self._header = encode_head(incarnation, pid=os.getpid(), born=clock(), boot=boot, about=about)
         self._held: dict[int, int] = {}  # slots by the identity (`id`) of their lease
         self._free: list[int] = []
         self._fd = -1

@@ -12,8 +12,9 @@ from framework.telemetry.ring import records, tallies
 from framework.telemetry.ring.records import Record
 from framework.telemetry.ring.ring import PAGE, Corrupt, RingReader, encoded, parsed
 from framework.telemetry.ring.tallies import Tally
+from framework.telemetry.sdk.resource import INSTANCE, attributes_of
 
-Attributes = tuple[tuple[str, str | bool], ...]
+Attributes = tuple[tuple[str, str | bool | int], ...]
 Series = tuple[str, Attributes]
 NONE: Final[Series] = ("", ())
 Exemplar = tuple[int, bytes, bytes]  # when (ns), trace id, span id
@@ -24,6 +25,8 @@ MOST_SERIES: Final = 200
 _ROOM: Final = PAGE - (32 << 10)  # bytes; the rest is for the shared series and for the counts beside the series
 _NUMBER: Final = 20  # bytes that a number may take
 _OTHER: Final = "_OTHER"
+# The first attribute of series that belong to another slot, whose instance id it has; it is never sent.
+SLOT: Final = ""
 # The kind of record that a tally counts as.
 _KIND_OF: Final = {
     tallies.SETTLEMENT: records.OPERATION,
@@ -32,6 +35,7 @@ _KIND_OF: Final = {
 }
 
 
+AllSeries = tuple[dict[Series, int], dict[Series, "Histogram"]]
 T = TypeVar("T", bound="Counter | Histogram")
 
 
@@ -74,12 +78,18 @@ class Histogram:
             self.exemplars[bucket] = value, exemplar
 
     def with_tally(self, tally: Tally) -> Histogram:
-        """Return a new histogram that contains both. It takes over the exemplars."""
+        """Return a new histogram that contains both."""
+        other = Histogram(self.bounds)
+        other.counts, other.total, other.minimum, other.maximum = tally.counts, tally.total, tally.least, tally.most
+        return self.with_other(other)
+
+    def with_other(self, other: Histogram) -> Histogram:
+        """Return a new histogram that contains both."""
         both = Histogram(self.bounds)
-        both.counts = [ours + theirs for ours, theirs in zip(self.counts, tally.counts, strict=True)]
-        both.total = self.total + tally.total
-        both.minimum, both.maximum = min(self.minimum, tally.least), max(self.maximum, tally.most)
-        both.exemplars, self.exemplars = self.exemplars, {}
+        both.counts = [ours + theirs for ours, theirs in zip(self.counts, other.counts, strict=True)]
+        both.total = self.total + other.total
+        both.minimum, both.maximum = min(self.minimum, other.minimum), max(self.maximum, other.maximum)
+        both.exemplars = {**self.exemplars, **other.exemplars}
         return both
 
 
@@ -88,7 +98,7 @@ class Cells:
 
     Args:
         ring: contains the records, and the state of an earlier reader.
-        system: messaging.system.
+        system: messaging.system.name.
     """
 
     def __init__(self, ring: RingReader, system: str) -> None:
@@ -99,6 +109,7 @@ class Cells:
         self.counted = ring.counted
         self._lost = (0, 0)
         self.dropped = {"traces": 0, "metrics": 0}
+        self.waiting = 0  # spans in records that are counted and not sent; `Source` takes those that were sent
         self._plans: dict[bytes, tuple[list[Counter], list[Histogram]]] = {}
         self._dirty = False
         self._room = _ROOM
@@ -135,6 +146,7 @@ class Cells:
             while self.counted < head:
                 before = self.counted
                 for data, at, size in self._ring.walk(before, head):
+                    self.waiting += data[at + records.FLAGS_AT] & records.SAMPLED
                     try:
                         if data[at + records.KIND_AT] == records.FACTS:
                             self._take_facts(data, at)
@@ -185,8 +197,11 @@ class Cells:
         histograms[1].add(wait, exemplar)
 
     def _take(self, record: Record) -> None:
-        counters, histograms = self._plan(record.kind, record.key)
-        if record.kind == records.ATTEMPT:
+        slot = ""
+        if record.kind == records.RESCUED:
+            slot = attributes_of(records.about_of(record.span)[0]).get(INSTANCE, "")
+        counters, histograms = self._plan(record.kind, record.key, slot)
+        if record.kind in (records.ATTEMPT, records.RESCUED):
             if record.flags & records.DROPPED:
                 self.dropped["traces"] += 1
             for counter in counters:
@@ -201,7 +216,12 @@ class Cells:
             for histogram in histograms:
                 histogram.add(record.first, None)
 
-    def series(self) -> tuple[dict[Series, int], dict[Series, Histogram]]:
+    def forget_exemplars(self) -> None:
+        """Forget the exemplars, which were sent."""
+        for histogram in self.histograms.values():
+            histogram.exemplars = {}
+
+    def series(self) -> AllSeries:
         """Return all counters and histograms: the aggregated records plus what the writer has counted in place.
 
         The writer's tallies are only added here, not taken over: they stay in the ring as long as it exists.
@@ -219,16 +239,21 @@ class Cells:
                 counts[counters[0].key] += sum(tally.counts)
         return counts, all_histograms
 
-    def _plan(self, kind: int, key: bytes) -> tuple[list[Counter], list[Histogram]]:
-        """Return where a record with this key is counted. For facts and tallies of attempts, the key is the queue."""
-        plan = self._plans.get(key)
+    def _plan(self, kind: int, key: bytes, slot: str = "") -> tuple[list[Counter], list[Histogram]]:
+        """Return where a record with this key is counted. For facts and tallies of attempts, the key is the queue.
+
+        Args:
+            slot: `service.instance.id` of the dead process whose attempt it was; empty: the ring's own.
+        """
+        known = key + b"\0\0" + slot.encode() if slot else key
+        plan = self._plans.get(known)
         if plan is None:
-            plan = self._planned(kind, key)
+            plan = self._planned(kind, key, {SLOT: slot} if slot else {})
             if len(self._plans) < 4 * MOST_SERIES:
-                self._plans[key] = plan
+                self._plans[known] = plan
         return plan
 
-    def _planned(self, kind: int, key: bytes) -> tuple[list[Counter], list[Histogram]]:
+    def _planned(self, kind: int, key: bytes, slot: dict[str, str]) -> tuple[list[Counter], list[Histogram]]:
         queue, *texts = records.split(key)
         if kind == records.FACTS:
             texts += ["succeeded", "succeeded", "", ""]
@@ -240,7 +265,10 @@ class Cells:
         else:
             outcome, then, failed, reason = texts
             grown = instruments.of_attempt(self._system, queue, outcome, then, failed, reason)
-        return [self._counter(*one) for one in grown.counters], [self._histogram(*one) for one in grown.histograms]
+        return (
+            [self._counter(name, slot | attributes) for name, attributes in grown.counters],
+            [self._histogram(name, slot | attributes) for name, attributes in grown.histograms],
+        )
 
     def _counter(self, name: str, attributes: dict[str, str]) -> Counter:
         key = self._series(name, attributes)

@@ -8,105 +8,39 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
 from opentelemetry.proto.metrics.v1.metrics_pb2 import ResourceMetrics
 
 from framework.engine.flocks import FileLock
 from framework.process.scoreboard import Scoreboard
 from framework.telemetry.export import points
-from framework.telemetry.export.aggregation import Cells
+from framework.telemetry.export.aggregation import AllSeries
 from framework.telemetry.export.health import CollectorHealth
 from framework.telemetry.export.observed import Workers, drops_of
 from framework.telemetry.export.otlp import Destination
+from framework.telemetry.export.own_health import OwnHealth
+from framework.telemetry.export.scrape import snapshots
 from framework.telemetry.export.sender import Batch, Sender
-from framework.telemetry.ring import records, wire
-from framework.telemetry.ring.ring import Corrupt, RingReader, parsed
-from framework.telemetry.ring.rings import Rings, instance_is_free, number_of, readers_lock
-from framework.telemetry.ring.shapes import Shapes
+from framework.telemetry.export.source import BATCH_BYTES, Source, series_of
+from framework.telemetry.ring import records
+from framework.telemetry.ring.rings import Rings, instance_is_free, number_of, readers_lock, snapshot_of
 
 LOOK_EVERY: Final = 1.0  # seconds between checks for rings without a reader
-BATCH_BYTES: Final = 1 << 20
 BUSY, IDLE = 0.05, 0.25  # seconds between aggregations
 
 
-class Source:
-    """A ring that this process reads.
+class Taken(NamedTuple):
+    """The spans of a source in one request, between two positions."""
 
-    Attributes:
-        cells: the ring's counts.
-        reported: the position whose counts a receiver has.
-    """
-
-    def __init__(self, path: Path, number: int) -> None:
-        """Open the ring. Raises OSError, and ValueError: no ring, or its writer has not yet written its resource."""
-        self.path = path
-        self.number = number
-        self.ring = RingReader(path)
-        meta = self.ring.meta
-        if meta is None:
-            self.ring.close()
-            raise ValueError(f"{path}: no process has written here yet")
-        self.resource: dict[str, Any] = meta["resource"]
-        self.scope: list[str] = meta["scope"]
-        self.system: str = meta["system"]
-        self.cells = Cells(self.ring, self.system)
-        self.reported = -1
-        self._resources: dict[int, bytes] = {}
-        self._shapes = Shapes(self.system)
-
-    def resource_of(self, pid: int) -> bytes:
-        """Return the encoded resource of the process that wrote a record."""
-        found = self._resources.get(pid)
-        if found is None:
-            if len(self._resources) > 100:  # the slot is in a crash loop
-                self._resources.clear()
-            found = self._resources[pid] = wire.resource_of({**self.resource, "process.pid": pid})
-        return found
-
-    def spans(self, most: int) -> tuple[bytes, int, int]:
-        """Return (ResourceSpans of unsent spans, how many spans, the position after them), about `most` bytes."""
-        by_pid: dict[int, list[bytes]] = defaultdict(list)
-        position, size, count = self.ring.sent, 0, 0
-        end = min(self.cells.counted, position + 4 * BATCH_BYTES)  # limits a pass over many records without spans
-        try:
-            while position < end and size < most:
-                for data, at, length in self.ring.walk(position, end, most=most - size):
-                    position += length
-                    if data[at + records.FLAGS_AT] & records.SAMPLED:
-                        pid, span = self._span(data, at)
-                        by_pid[pid].append(span)
-                        count += 1
-                        size += len(span)
-                        if size >= most:
-                            break
-        except Corrupt:
-            position = self.cells.counted
-        scope = wire.scope_of(*self.scope)
-        joined = [wire.resource_spans(self.resource_of(pid), scope, b"".join(found)) for pid, found in by_pid.items()]
-        return b"".join(joined), count, position
-
-    def _span(self, data: bytes, at: int) -> tuple[int, bytes]:
-        """Return (pid, span) of a record that has a span."""
-        if data[at + records.KIND_AT] == records.FACTS:
-            return self._shapes.span(data, at)
-        record = parsed(data, at)
-        return record.pid, record.span
-
-    def give_up(self, position: int, count: int) -> None:
-        """Give up the spans up to a position: count them as dropped, and commit that together with the position."""
-        self.cells.dropped["traces"] += count
-        self.cells.commit(floor=position)
-
-    def is_drained(self, *, metrics: bool) -> bool:
-        """Return whether a receiver has everything that is in the ring."""
-        head = self.ring.head
-        return head == self.cells.counted == self.ring.sent and (not metrics or self.reported == head)
+    source: Source
+    start: int
+    position: int
+    spans: int
 
 
 class Exporter:
@@ -114,7 +48,7 @@ class Exporter:
 
     Args:
         rings: the rings of our tree; rings with other names are drained and removed.
-        resource, scope, system: those of the exporter itself.
+        resource, scope, system: those of the exporter itself; the resource with its schema URL.
         traces, metrics: the destinations; None = that signal is off.
         health: logs once that the collector cannot be reached.
         span_interval, metric_interval: seconds.
@@ -124,8 +58,8 @@ class Exporter:
         self,
         rings: Rings,
         *,
-        resource: dict[str, Any],
-        scope: tuple[str, str],
+        resource: tuple[dict[str, Any], str],
+        scope: tuple[str, str, str],
         system: str,
         traces: Destination | None,
         metrics: Destination | None,
@@ -139,7 +73,7 @@ class Exporter:
         self._current = {rings.path(slot): slot for slot in rings.slots}
         self._workers: Workers | None = None
         self._resource, self._system, self._exemplars = resource, system, exemplars
-        self._scope = InstrumentationScope(name=scope[0], version=scope[1])
+        self._scope = scope
         self._lock = threading.Lock()  # guards sources, cells and positions
         self._sources: dict[Path, Source] = {}
         self._locks: dict[int, FileLock] = {}
@@ -147,15 +81,15 @@ class Exporter:
         self._in_flight: Batch | None = None
         self._look_at = 0.0
         self._has_traces, self._has_metrics = traces is not None, metrics is not None
+        self._own = OwnHealth({"traces": traces, "metrics": metrics})
         self._senders: list[Sender] = []
         self._spans: Sender | None = None
+        sender = partial(Sender, health=health, own=self._own)
         if traces is not None:
-            self._spans = Sender("traces", traces, self._take_spans, interval=span_interval, health=health)
+            self._spans = sender("traces", traces, self._take_spans, interval=span_interval)
             self._senders.append(self._spans)
         if metrics is not None:
-            self._senders.append(
-                Sender("metrics", metrics, self._take_metrics, interval=metric_interval, health=health)
-            )
+            self._senders.append(sender("metrics", metrics, self._take_metrics, interval=metric_interval))
 
     def observe(self, board: Scoreboard, slots: Mapping[str, tuple[int, Sequence[str]]]) -> None:
         """Report what the workers of this tree do; `slots` as for `Workers`."""
@@ -240,13 +174,14 @@ class Exporter:
         if source.number == self._number:
             for signal, count in source.cells.dropped.items():
                 self._gone[signal] += count
-        with suppress(OSError):
-            os.unlink(source.path)
+        for path in (source.path, snapshot_of(source.path)):
+            with suppress(OSError):
+                os.unlink(path)
 
     # --- spans ------------------------------------------------------------------------------------------------------
 
     def _take_spans(self) -> Batch | None:
-        taken: list[tuple[Source, int, int]] = []
+        taken: list[Taken] = []
         bodies: list[bytes] = []
         size = 0
         more = False
@@ -255,12 +190,13 @@ class Exporter:
                 if size >= BATCH_BYTES:
                     more = True
                     break
+                start = source.ring.sent
                 body, count, position = source.spans(BATCH_BYTES - size)
                 more = more or position < source.cells.counted
                 if not count:
-                    source.ring.set_sent(position)
+                    source.set_sent(start, position, 0)
                     continue
-                taken.append((source, count, position))
+                taken.append(Taken(source, start, position, count))
                 bodies.append(body)
                 size += len(body)
             # The order rotates, so that a busy slot does not delay the others.
@@ -270,24 +206,26 @@ class Exporter:
             if not taken:
                 return None
             batch = Batch(b"".join(bodies), lambda rejected: self._arrived(taken, rejected), more=more)
+            batch.spans = sum(one.spans for one in taken)
             batch.refused = lambda: self._refused(taken)
             self._in_flight = batch
         return batch
 
-    def _arrived(self, taken: list[tuple[Source, int, int]], rejected: int) -> None:
+    def _arrived(self, taken: list[Taken], rejected: int) -> None:
         with self._lock:
-            for source, _, position in taken:
-                source.ring.set_sent(position)
-            lost = min(rejected, sum(count for _, count, _ in taken))
+            for source, start, position, count in taken:
+                source.set_sent(start, position, count)
+            lost = min(rejected, sum(one.spans for one in taken))
             if lost > 0:
-                source = taken[0][0]
-                source.give_up(source.ring.sent, lost)
+                source = taken[0].source
+                source.cells.dropped["traces"] += lost
+                source.cells.commit()
 
-    def _refused(self, taken: list[tuple[Source, int, int]]) -> None:
+    def _refused(self, taken: list[Taken]) -> None:
         with self._lock:
-            for source, count, position in taken:
+            for source, start, position, count in taken:
                 if position > source.ring.sent:
-                    source.give_up(position, count)
+                    source.give_up(start, position, count)
 
     def _relieve(self, source: Source) -> None:
         """Give up the oldest spans of a ring that is three quarters full, until it is half full.
@@ -308,39 +246,59 @@ class Exporter:
                 break
         if self._in_flight is not None:
             self._in_flight.given_up.set()
-        source.give_up(position, count)
+        self._own.given_up(count)
+        source.give_up(ring.sent, position, count)
 
     # --- metrics ----------------------------------------------------------------------------------------------------
 
     def _take_metrics(self) -> Batch | None:
-        now = time.time_ns()
         with self._lock:
-            sources = list(self._sources.values())
-            if not sources:
-                return None
-            parts = [part for source in sources if (part := self._points(source, now)) is not None]
-            drops = dict(self._gone)
-            for source in sources:
-                if source.number == self._number:
-                    for signal, count in source.cells.dropped.items():
-                        drops[signal] += count
-            start = min(source.ring.created for source in sources)
-            lost = drops_of(drops, self._system)
-            parts.append(points.of_slot(None, lost, self._resource, self._scope, start=start, now=now, exemplars=False))
-            positions = [(source, source.cells.counted) for source in sources]
-        return Batch(points.request(parts), lambda _: self._counted(positions), once=True)
+            parts = self._all_points(exemplars=self._exemplars)
+            positions = [(source, source.cells.counted) for source in self._sources.values()]
+            for source, _ in positions:
+                source.cells.forget_exemplars()
+        return Batch(points.request(parts), lambda _: self._counted(positions), once=True) if parts else None
 
-    def _points(self, source: Source, now: int) -> ResourceMetrics | None:
+    def collect(self) -> list[ResourceMetrics]:
+        """Return all metrics of the tree now, for who scrapes them."""
+        self.turn()
+        with self._lock:
+            parts = self._all_points(exemplars=False)
+        return parts + snapshots(snapshot_of(path) for path in self._current)
+
+    def _all_points(self, *, exemplars: bool) -> list[ResourceMetrics]:
+        """Return the metrics of all slots and of this process."""
+        now = time.time_ns()
+        self._look()  # a slot must be known before its killed attempts are sent
+        sources = list(self._sources.values())
+        if not sources:
+            return []
+        series = series_of(sources, [source for source in sources if source.path in self._current])
+        parts = [part for source in sources if (part := self._points(source, series[source], now, exemplars))]
+        drops, ours = dict(self._gone), [source for source in sources if source.number == self._number]
+        for source in ours:
+            for signal, count in source.cells.dropped.items():
+                drops[signal] += count
+        of_slot = partial(points.of_slot, now=now, exemplars=False)
+        start = min(source.ring.created for source in sources)
+        lost = drops_of(drops, self._system)
+        parts.append(of_slot(({}, {}), lost, *self._resource, self._scope, start=start))
+        values = self._own.values(sum(one.cells.waiting for one in ours), sum(one.room for one in ours))
+        if values:
+            own = self._own.series()
+            parts.append(of_slot(own, values, *self._resource, self._scope, start=self._own.started))
+        return parts
+
+    def _points(self, source: Source, series: AllSeries, now: int, exemplars: bool) -> ResourceMetrics | None:
         observed = drops_of(source.ring.dropped, source.system) if source.ring.writer else []
         slot = self._current.get(source.path)
         if slot is not None and self._workers is not None:
             observed += self._workers.of(slot, source.ring)
-        if not (source.cells.counters or source.cells.histograms or observed or source.ring.tallies()):
+        if not (any(series) or observed):
             return None
-        scope = InstrumentationScope(name=source.scope[0], version=source.scope[1])
         return points.of_slot(
-            source.cells, observed, source.resource, scope,
-            start=source.ring.created, now=now, exemplars=self._exemplars,
+            series, observed, source.resource, source.schema, source.scope,
+            start=source.ring.created, now=now, exemplars=exemplars,
         )  # fmt: skip
 
     def _counted(self, positions: list[tuple[Source, int]]) -> None:

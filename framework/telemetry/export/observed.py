@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from framework.process.scoreboard import Scoreboard
 from framework.telemetry import names
+from framework.telemetry.conventions import of_system
 from framework.telemetry.instruments import Attributes, at
 from framework.telemetry.ring.ring import RingReader
 
@@ -18,7 +19,7 @@ class Workers:
 
     Args:
         slots: by slot, its concurrency and the names of its queues.
-        system: messaging.system.
+        system: messaging.system.name.
     """
 
     def __init__(self, board: Scoreboard, slots: Mapping[str, tuple[int, Sequence[str]]], system: str) -> None:
@@ -43,13 +44,13 @@ class Workers:
             found.append((names.SLOTS_USED, where, used))
         memory = resident(ring.writer)
         if memory is not None:
-            found.append((names.PROCESS_MEMORY, {names.SYSTEM: self._system, names.SLOT: slot}, memory))
+            found.append((names.PROCESS_MEMORY, {**of_system(self._system), names.SLOT: slot}, memory))
         return found
 
 
 def drops_of(counts: Mapping[str, int], system: str) -> Values:
     """Return the values of worker.telemetry.dropped for counts by signal."""
-    return [(names.DROPPED, {names.SYSTEM: system, names.SIGNAL: key}, count) for key, count in counts.items()]
+    return [(names.DROPPED, {**of_system(system), names.SIGNAL: key}, count) for key, count in counts.items()]
 
 
 def resident(pid: int | str) -> int | None:

@@ -39,6 +39,8 @@ class Answer:
         after: seconds that the receiver asks us to wait.
         unreachable: there was no answer.
         rejected: items of an accepted request that the receiver did not take.
+        status: the HTTP status, or the code of gRPC; None: there was no answer.
+        error: what failed, in few values; empty: nothing.
     """
 
     accepted: bool = False
@@ -47,6 +49,8 @@ class Answer:
     cause: str = ""
     unreachable: bool = False
     rejected: int = 0
+    status: int | str | None = None
+    error: str = ""
 
 
 class Destination(Protocol):
@@ -116,12 +120,14 @@ class HttpDestination:
             )
             status, content = response.status_code, response.content
         except Exception as error:  # any failure of the network, of a proxy's address or of a certificate
-            return Answer(again=True, unreachable=True, cause=redact(str(error))[:300])
+            cause = redact(str(error))[:300]
+            return Answer(again=True, unreachable=True, cause=cause, error=type(error).__name__)
         if 200 <= status < 300:
-            return Answer(accepted=True, rejected=_rejected(self._signal, content))
+            return Answer(accepted=True, rejected=_rejected(self._signal, content), status=status)
         after = self._pause_of(response.headers.get("Retry-After"))
         cause = f"{status} {response.reason or ''}".strip()
-        return Answer(again=status in _RETRYABLE_STATUS, after=after, cause=cause)
+        again = status in _RETRYABLE_STATUS
+        return Answer(again=again, after=after, cause=cause, status=status, error=str(status))
 
 
 class GrpcDestination:
@@ -173,8 +179,9 @@ class GrpcDestination:
             code = error.code().name
             unreachable = code in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
             cause = redact(f"{code} {error.details() or ''}")[:300]
-            return Answer(again=code in _RETRYABLE_CODES, unreachable=unreachable, cause=cause)
-        return Answer(accepted=True, rejected=_rejected(self._signal, content))
+            again = code in _RETRYABLE_CODES
+            return Answer(again=again, unreachable=unreachable, cause=cause, status=code, error=code)
+        return Answer(accepted=True, rejected=_rejected(self._signal, content), status="OK")
 
 
 def _rejected(signal: Signal, content: bytes) -> int:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
 from opentelemetry.proto.metrics.v1.metrics_pb2 import (
     AGGREGATION_TEMPORALITY_CUMULATIVE,
     Metric,
@@ -17,12 +16,16 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from framework.telemetry import names
-from framework.telemetry.export.aggregation import Attributes, Cells, Histogram
+from framework.telemetry.export.aggregation import AllSeries, Attributes, Histogram
 from framework.telemetry.export.observed import Values
 from framework.telemetry.instruments import TABLE
 from framework.telemetry.ring import wire
+from framework.telemetry.sdk.resource import of_series
 
-_UP_AND_DOWN = (names.SLOTS_LIMIT, names.SLOTS_USED, names.PROCESS_MEMORY)
+_UP_AND_DOWN = (
+    names.SLOTS_LIMIT, names.SLOTS_USED, names.PROCESS_MEMORY,
+    names.SPANS_INFLIGHT, names.SPAN_QUEUE_SIZE, names.SPAN_QUEUE_CAPACITY,
+)  # fmt: skip
 
 
 def request(parts: Iterable[ResourceMetrics]) -> bytes:
@@ -32,35 +35,41 @@ def request(parts: Iterable[ResourceMetrics]) -> bytes:
 
 
 def of_slot(
-    cells: Cells | None,
+    series: AllSeries,
     observed: Values,
     resource: Mapping[str, Any],
-    scope: InstrumentationScope,
+    schema: str,
+    scope: Sequence[str],
     *,
     start: int,
     now: int,
     exemplars: bool,
 ) -> ResourceMetrics:
-    """Return all series of a slot. This consumes its exemplars.
+    """Return all series of a slot.
 
     Args:
-        cells: its counts; None for the exporter itself.
+        series: its counts and histograms.
         observed: the values of its observed instruments.
+        resource, schema: of its spans; what belongs to one process is left out.
+        scope: name, version and schema of the scope.
         start, now: start and end of all series, ns since the epoch.
         exemplars: whether they are wanted (OTEL_METRICS_EXEMPLAR_FILTER).
     """
     metrics: dict[str, Metric] = {}
-    counts, histograms = cells.series() if cells is not None else ({}, {})
+    counts, histograms = series
     for (name, attributes), count in counts.items():
         _add_count(_metric(metrics, name), attributes, count, start, now)
     for (name, attributes), histogram in histograms.items():
         _add_histogram(_metric(metrics, name), attributes, histogram, start, now, exemplars=exemplars)
     for name, found, value in observed:
         _add_count(_metric(metrics, name), tuple(found.items()), value, start, now)
-    return ResourceMetrics(
-        resource=Resource.FromString(wire.attributes(1, resource)),
-        scope_metrics=[ScopeMetrics(scope=scope, metrics=metrics.values())],
+    made = ResourceMetrics(
+        resource=Resource.FromString(wire.attributes(1, of_series(resource))),
+        scope_metrics=[ScopeMetrics.FromString(wire.scope_of(*scope))],
+        schema_url=schema,
     )
+    made.scope_metrics[0].metrics.extend(metrics.values())
+    return made
 
 
 def _metric(metrics: dict[str, Metric], name: str) -> Metric:
@@ -76,6 +85,8 @@ def _set_attributes(point: Any, attributes: Attributes) -> None:
         pair = point.attributes.add(key=key)
         if isinstance(value, bool):
             pair.value.bool_value = value
+        elif isinstance(value, int):
+            pair.value.int_value = value
         else:
             pair.value.string_value = value
 
@@ -109,6 +120,5 @@ def _add_histogram(
     if point.count:
         point.min, point.max = found.minimum, found.maximum
     _set_attributes(point, attributes)
-    taken, found.exemplars = found.exemplars, {}
-    for value, (when, trace_id, span_id) in taken.values() if exemplars else ():
+    for value, (when, trace_id, span_id) in found.exemplars.values() if exemplars else ():
         point.exemplars.add(time_unix_nano=when, as_double=value, trace_id=trace_id, span_id=span_id)

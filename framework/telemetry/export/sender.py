@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from framework.telemetry.export.health import CollectorHealth
 from framework.telemetry.export.otlp import Answer, Destination
+from framework.telemetry.export.own_health import OwnHealth
 from framework.telemetry.sdk.exporters import LONGEST, SHORTEST
 
 log = logging.getLogger("framework.telemetry")
@@ -26,6 +27,7 @@ class Batch:
         body: OTLP bytes.
         accepted: called with the number of items that the receiver did not take.
         refused: called when the receiver will never take the request.
+        spans: how many spans are in it.
         more: another batch waits behind this one.
         once: not worth a second try, because the next batch contains the same.
         given_up: set when the result is no longer needed.
@@ -34,6 +36,7 @@ class Batch:
     body: bytes
     accepted: Callable[[int], object]
     refused: Callable[[], object] = lambda: None
+    spans: int = 0
     more: bool = False
     once: bool = False
     given_up: threading.Event = field(default_factory=threading.Event)
@@ -46,6 +49,7 @@ class Sender:
         signal: traces or metrics.
         take: returns the next batch; None = there is none. Called in the sender's thread.
         health: gets each result, and logs a failure once.
+        own: counts and measures the exports.
     """
 
     def __init__(
@@ -56,7 +60,9 @@ class Sender:
         *,
         interval: float,
         health: CollectorHealth,
+        own: OwnHealth | None = None,
     ) -> None:
+        self._own = own or OwnHealth({})
         self._signal = signal
         self._destination = destination
         self._take = take
@@ -110,9 +116,21 @@ class Sender:
 
     def _send(self, batch: Batch) -> bool:
         """Send a batch until its result is final or it is given up; False: its content is left for a later batch."""
+        began, self._last = time.monotonic(), Answer()
+        self._own.began(batch.spans)
+        final = False
+        try:
+            final = self._sent(batch)
+        finally:
+            # What was given up is counted where that was decided.
+            left = final and not (batch.given_up.is_set() and not self._last.accepted)
+            self._own.ended(self._signal, batch.spans, self._last, time.monotonic() - began, final=left)
+        return final
+
+    def _sent(self, batch: Batch) -> bool:
         while not batch.given_up.is_set():
             stopping = self._stopping.is_set()
-            answer = self._try(batch)
+            answer = self._last = self._try(batch)
             if answer.accepted:
                 self._pause = FIRST_RETRY
                 self._health.worked(self._signal)

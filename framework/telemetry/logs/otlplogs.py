@@ -8,8 +8,8 @@ from typing import Any
 
 from opentelemetry._logs import LoggerProvider, LogRecord, SeverityNumber
 
+from framework.telemetry.conventions import scope
 from framework.telemetry.logs.values import name_of, value_of
-from framework.telemetry.names import SCOPE
 
 _SEVERITY = {
     "debug": SeverityNumber.DEBUG,
@@ -27,7 +27,7 @@ class LogRecords:
     """
 
     def __init__(self, provider: LoggerProvider) -> None:
-        self._logger = provider.get_logger(SCOPE)
+        self._logger = provider.get_logger(*scope())
 
     def __call__(self, keys: MutableMapping[str, Any]) -> None:
         level = name_of(keys.get("level", "info"))

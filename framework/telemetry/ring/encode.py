@@ -19,11 +19,13 @@ class Encoder:
     """An encoder for the spans of one queue.
 
     Args:
-        queue, system: values of messaging.destination.name and messaging.system.
+        queue, system: values of messaging.destination.name and messaging.system.name.
         max_attempts: the greatest number of attempts in the queue's policy.
+        exceptions: whether the exception of an attempt is an event of its span.
     """
 
-    def __init__(self, queue: str, system: str, max_attempts: int) -> None:
+    def __init__(self, queue: str, system: str, max_attempts: int, *, exceptions: bool = True) -> None:
+        self._exceptions = exceptions
         self._name = f"process {queue}"
         self._common = of_queue(system, queue, max_attempts)
 
@@ -48,7 +50,7 @@ class Encoder:
         last = end.known_at_end()
         for key in last:
             more.attributes.pop(key, None)
-        exception = end.exception()
+        exception = end.exception() if self._exceptions else None
         if exception is not None:
             more.event("exception", exception, end.end)
         bounded = more.bounded(ours)

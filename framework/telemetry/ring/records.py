@@ -1,5 +1,8 @@
 """The records of a ring: one per attempt, per claim, and per check for expired jobs.
 
+A rescuer writes an attempt of a dead process with what that process had said about itself (its resource), because its
+span and its counts belong to that process.
+
 An attempt's span id is derived from the job's uid and the delivery, so it identifies both and they are not stored. A
 successful attempt leaves facts (`facts.py`); any other one leaves its encoded span.
 """
@@ -12,7 +15,7 @@ from typing import Final, NamedTuple
 
 from framework.model.exceptions import LONGEST_NAME, cut
 
-ATTEMPT, OPERATION, EXPIRED, FACTS = 1, 2, 3, 4
+ATTEMPT, OPERATION, EXPIRED, FACTS, RESCUED = 1, 2, 3, 4, 5
 SAMPLED, DROPPED = 1, 2  # flags: the record has a span; its span was left out for lack of room
 # size, kind, flags, length of key, pid, length of span, two numbers, when (ns), trace id, span id
 _HEAD: Final = struct.Struct("<IBBHIIddQ16s8s")
@@ -33,11 +36,11 @@ class Record(NamedTuple):
     """A record that was read.
 
     Attributes:
-        kind: ATTEMPT, OPERATION, EXPIRED or FACTS.
+        kind: ATTEMPT, OPERATION, EXPIRED, FACTS, or RESCUED for an attempt of a dead process.
         key: the series' texts joined by NUL (see `attempt_key`, `operation_key`); for facts the queue's name.
         first, second: duration and wait of an attempt; duration and count of an operation; EXPIRED: 0, count.
         when: when it ended, ns since the epoch.
-        span: OTLP bytes; for facts the job's id.
+        span: OTLP bytes; for facts the job's id; RESCUED: see `about_of`.
     """
 
     size: int
@@ -96,6 +99,19 @@ def pack(
         return pack(kind, DROPPED, pid, key, first, second, trace_id, span_id, b"")
     head = _pack_head(size, kind, flags, len(key), pid, len(span), first, second, _now(), trace_id, span_id)
     return b"".join((head, key, span, _PADDING[size - bare], _pack_tail(size)))
+
+
+def with_about(about: bytes, span: bytes) -> bytes:
+    """Return the end of a RESCUED record: what the dead process said about itself, and its span."""
+    return _TAIL.pack(len(about)) + about + span
+
+
+def about_of(end: bytes) -> tuple[bytes, bytes]:
+    """Return what the dead process said about itself, and its span; both are empty where the record had no room."""
+    if len(end) < _TAIL.size:
+        return b"", b""
+    size = _TAIL.size + _TAIL.unpack_from(end)[0]
+    return end[_TAIL.size : size], end[size:]
 
 
 def parse(data: bytes, at: int = 0) -> Record | None:

@@ -42,11 +42,13 @@ SIZE: Final = DATA_AT + CAPACITY  # bytes of a ring's file
 _MAGIC, _CAPACITY, _CREATED, HEAD, _COUNTED, SENT, LOST, LOST_SPANS, _GENERATION, META, KEPT, WRITER, DROPPED = range(
     13
 )
+# The last processes of the slot: how many there were, and pairs of a pid and its creation (ns since the epoch).
+PROCESSES, PROCESSES_AT, MOST_PROCESSES = 31, 32, 200
 MOST_KEPT: Final = 512
 ID_SIZE: Final = 8  # bytes: a span id
 LOOK_BACK: Final = 1024  # records; a process has at most `concurrency` attempts that are recorded and not settled
 _CLOCK_STEP: Final = 2.0  # seconds by which the wall clock may have gone back since an attempt began
-ATTEMPTS: Final = (records.ATTEMPT, records.FACTS)
+ATTEMPTS: Final = (records.ATTEMPT, records.FACTS, records.RESCUED)
 _PAGE_HEAD = struct.Struct("<II")  # length, checksum
 _LENGTH = struct.Struct("<I")
 
@@ -105,6 +107,11 @@ class RingFile:
         except ValueError:
             return None
         return found if isinstance(found, dict) else None
+
+    def created_at(self, pid: int) -> int:
+        """Return when a process of this slot was created, in ns since the epoch; 0: unknown."""
+        found: list[int] = self._quads[PROCESSES_AT : PROCESSES_AT + 2 * MOST_PROCESSES].tolist()
+        return next((found[at + 1] for at in range(0, len(found), 2) if found[at] == pid), 0)
 
     def read(self, start: int, end: int) -> bytes:
         """Return a copy of the bytes between two positions."""

@@ -13,13 +13,19 @@ from typing import Final
 from urllib.parse import quote
 
 from framework.engine.flocks import FileLock, locked
+from framework.telemetry.conventions import SCHEMA_URL, STABILITY
 from framework.telemetry.environment import SAMPLERS
 from framework.telemetry.ring import ring
 from framework.telemetry.sdk import exporters
 from framework.telemetry.sdk.instrumented import has_provider
 
-# The resource of a ring's series and spans depends on these: other values mean another ring.
-_OF_RESOURCE: Final = ("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS")
+# The resource and the attributes of a ring's series depend on these: other values mean another ring.
+_OF_RESOURCE: Final = (
+    "OTEL_SERVICE_NAME",
+    "OTEL_RESOURCE_ATTRIBUTES",
+    "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS",
+    STABILITY,
+)
 # Variables that only the SDK's own exporters support, with the value that changes nothing.
 _SDK_ONLY: Final = {
     "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "cumulative",
@@ -49,6 +55,14 @@ class Rings:
         """Return the path of a slot's ring."""
         return Path(self.run) / f"{self.number}.{quote(slot, safe='')}.{self.mark}.ring"
 
+    def snapshot(self, slot: str) -> Path:
+        """Return the path of what the SDK measures in a slot's process, for who scrapes it."""
+        return snapshot_of(self.path(slot))
+
+
+def snapshot_of(ring: Path) -> Path:
+    return ring.with_suffix(".metrics")
+
 
 def number_of(entry: str) -> int | None:
     """Return the number of the instance whose ring has this file name; None for other files."""
@@ -72,22 +86,27 @@ def unfit() -> str:
     return providers[0] if providers else ""
 
 
-def prepare(run: Path, number: int, *, app: str, system: str, slots: Sequence[str]) -> tuple[Rings | None, str]:
+def prepare(
+    run: Path, number: int, *, app: str, system: str, slots: Sequence[str], scraped: bool = False
+) -> tuple[Rings | None, str]:
     """Make the rings of a tree. The supervisor calls it before its first child; it makes no provider and no thread.
 
     Args:
         run: the directory of the board.
         slots: all slots that emit: workers and maintenance.
+        scraped: the exporter is to serve metrics, too.
 
     Returns:
         (the rings, "") or (None, why the SDK must send from each process); (None, "") where there is nothing to send.
     """
-    if exporters.is_disabled() or not (exporters.wanted("traces") or exporters.wanted("metrics")):
+    if exporters.is_disabled():
+        return None, "OTEL_SDK_DISABLED=true" if scraped else ""
+    if not (exporters.wanted("traces") or exporters.wanted("metrics") or scraped):
         return None, ""
     reason = unfit()
     if reason:
         return None, reason
-    parts = [app, system, socket.gethostname(), *(os.environ.get(name, "") for name in _OF_RESOURCE)]
+    parts = [app, system, socket.gethostname(), SCHEMA_URL, *(os.environ.get(name, "") for name in _OF_RESOURCE)]
     mark = blake2b("\0".join(parts).encode("utf-8", "replace"), digest_size=4).hexdigest()
     rings = Rings(str(run), number, mark, tuple(slots))
     new = [rings.path(slot) for slot in slots if not rings.path(slot).exists()]

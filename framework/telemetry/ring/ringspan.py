@@ -179,7 +179,6 @@ class RingSpan(Relations, Span):
             names.EXCEPTION_TYPE: error_type(exception),
             names.EXCEPTION_MESSAGE: name_of(exception),
             names.EXCEPTION_STACKTRACE: _stack_of(exception),
-            names.EXCEPTION_ESCAPED: name_of(escaped),
         }
         self.add_event("exception", found | attributes_of(attributes), timestamp)
 

@@ -20,6 +20,7 @@ from framework.model.job import NO_IDS, Lease, running, span_bytes, trace_bytes
 from framework.model.outcome import SUCCEEDED, Outcome
 from framework.telemetry.attempts import End, Linkage, Planner, as_numbers
 from framework.telemetry.instruments import times_of_lost
+from framework.telemetry.logs.exceptions import ExceptionRecords
 from framework.telemetry.logs.lines import LogTracing
 from framework.telemetry.logs.logs import Logs
 from framework.telemetry.ring import records
@@ -46,6 +47,7 @@ class RingTracing(LogTracing):
         sampler: the SDK's sampler, from the environment.
         limits: limits for what handlers add to a span.
         spans: whether spans are wanted; attempts are always counted.
+        exceptions: writes exceptions as log records, if that is asked for.
         system, linkage, parent_within: as for SpanTracing.
     """
 
@@ -60,12 +62,14 @@ class RingTracing(LogTracing):
         system: str,
         linkage: Linkage,
         parent_within: float,
+        exceptions: ExceptionRecords | None = None,
     ) -> None:
         super().__init__(logs)
         self._ring = ring
         self._sampler = sampler
         self._limits = limits
         self._spans = spans
+        self._exceptions = exceptions or ExceptionRecords()
         self._system = system
         self._planner = Planner(linkage, parent_within)
         self._encoders: dict[tuple[str, int], Encoder] = {}
@@ -184,27 +188,31 @@ class RingTracing(LogTracing):
 
     def _put_encoded(self, attempt: Attempt, span: RingSpan, outcome: Outcome, duration: float) -> None:
         lease, failure, kind = attempt.lease, outcome.failure, outcome.kind.value
-        encoded = b""
+        encoded, end = b"", End.of(outcome, lease, attempt.wait, time.time_ns())
         if span.sampled and self._spans:
             encoder = self._encoder(lease.queue, attempt.options.retry.max_attempts)
-            encoded = self._encoded(encoder, span, End.of(outcome, lease, attempt.wait, time.time_ns()))
+            encoded = self._encoded(encoder, span, end)
         reason = "" if failure is None else failure.reason
         failed = reason if failure is None else failure.error_type or reason
         known = (lease.queue, kind, kind, failed, reason)
         key = self._keys.get(known) or self._key(*known)
         self._ring.attempt(key, duration, attempt.wait, span.ids[:16], span.ids[16:], encoded)
+        if failure is not None:
+            self._exceptions.emit(end, span.get_span_context())
 
     def _put_lost(self, event: e.AttemptLost) -> None:
         """Write the record that the killed process could not write."""
         run, lease = event.run, event.lease
         took, wait = times_of_lost(event)
-        encoded = b""
+        encoded, end = b"", End.of_lost(event)
+        span = RingSpan(int(run.started_at * 1e9), self._limits)
+        span.ids, span.sampled = run.ids, run.sampled
         if run.sampled and self._spans and run.trace_id and run.span_id:
-            span = RingSpan(int(run.started_at * 1e9), self._limits)
             self._planner.relate_lost(span, lease, run)
-            encoded = self._encoded(self._encoder(lease.queue, event.max_attempts), span, End.of_lost(event))
+            encoded = self._encoded(self._encoder(lease.queue, event.max_attempts), span, end)
         key = self._key(lease.queue, event.how, event.outcome, event.failed, event.reason or "")
-        self._ring.attempt(key, took, wait, run.ids[:16], run.ids[16:], encoded)
+        self._ring.attempt(key, took, wait, run.ids[:16], run.ids[16:], encoded, event.about)
+        self._exceptions.emit(end, span.get_span_context())
 
     def _key(self, *texts: str) -> bytes:
         key = records.attempt_key(*texts)
@@ -216,7 +224,7 @@ class RingTracing(LogTracing):
         """Return the encoder of a queue's jobs. Jobs with retries of their own have encoders of their own."""
         encoder = self._encoders.get((queue, max_attempts))
         if encoder is None:
-            encoder = Encoder(queue, self._system, max_attempts)
+            encoder = Encoder(queue, self._system, max_attempts, exceptions=self._exceptions.on_span)
             if len(self._encoders) < MOST_ENCODERS:
                 self._encoders[queue, max_attempts] = encoder
         return encoder

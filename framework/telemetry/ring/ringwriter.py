@@ -26,6 +26,9 @@ from framework.telemetry.ring.ring import (
     META_AT,
     MOST_KEPT,
     MOST_META,
+    MOST_PROCESSES,
+    PROCESSES,
+    PROCESSES_AT,
     SENT,
     WRITER,
     RingFile,
@@ -37,12 +40,13 @@ class RingWriter(RingFile):
 
     Args:
         meta: what the reader needs to know of this slot; the same for every process in it.
+        created: when this process was created, ns since the epoch; 0: unknown.
 
     Attributes:
         pid: of this process; 0 in its forked children.
     """
 
-    def __init__(self, path: Path, meta: dict[str, Any]) -> None:
+    def __init__(self, path: Path, meta: dict[str, Any], created: int = 0) -> None:
         """Map the ring. Raises OSError or ValueError if it cannot be used."""
         super().__init__(path)
         encoded = json.dumps(meta).encode()
@@ -53,6 +57,7 @@ class RingWriter(RingFile):
         self._keep_last()
         self._lock = threading.Lock()
         self.pid = os.getpid()
+        self._enrol(created)
         self._position = self.head
         # A span must leave this much room for the counts of later attempts.
         self._for_spans = self.capacity - self.capacity // 8
@@ -62,6 +67,15 @@ class RingWriter(RingFile):
 
     def _leave(self) -> None:
         self.pid = 0
+
+    def _enrol(self, created: int) -> None:
+        """Note this process among those of the slot, in the place of the oldest one or of one that had its pid."""
+        quads, number = self._quads, self._quads[PROCESSES]
+        pids = quads[PROCESSES_AT : PROCESSES_AT + 2 * MOST_PROCESSES : 2].tolist()
+        same = pids.index(self.pid) if self.pid in pids else number % MOST_PROCESSES
+        at = PROCESSES_AT + 2 * same
+        quads[at + 1], quads[at] = created, self.pid
+        quads[PROCESSES] = number + 1
 
     def _keep_last(self) -> None:
         """Keep the last attempts of our dead predecessor for a rescuer, because our records will overwrite theirs."""
@@ -111,13 +125,28 @@ class RingWriter(RingFile):
         if self.pid and not self._tallies.add(tallies.SETTLEMENT, key, duration):
             self.operation(key, duration, 1)
 
-    def attempt(self, key: bytes, duration: float, wait: float, trace_id: bytes, span_id: bytes, span: bytes) -> None:
-        """Write an attempt that ended. `span`: OTLP bytes as in a ScopeSpans, empty where it is not sampled."""
+    def attempt(
+        self,
+        key: bytes,
+        duration: float,
+        wait: float,
+        trace_id: bytes,
+        span_id: bytes,
+        span: bytes,
+        about: bytes = b"",
+    ) -> None:
+        """Write an attempt that ended.
+
+        Args:
+            span: OTLP bytes as in a ScopeSpans, empty where it is not sampled.
+            about: what its process, which is dead, had said about itself; empty: it is this process.
+        """
         known = (key, duration, wait, trace_id, span_id)
+        kind, bare = (records.RESCUED, records.with_about(about, b"")) if about else (records.ATTEMPT, b"")
         if not span:
-            self._put(records.pack(records.ATTEMPT, 0, self.pid, *known, b""))
-        elif not self._append(records.pack(records.ATTEMPT, records.SAMPLED, self.pid, *known, span), self._for_spans):
-            self._put(records.pack(records.ATTEMPT, records.DROPPED, self.pid, *known, b""), spans=1)
+            self._put(records.pack(kind, 0, self.pid, *known, bare))
+        elif not self._append(records.pack(kind, records.SAMPLED, self.pid, *known, bare + span), self._for_spans):
+            self._put(records.pack(kind, records.DROPPED, self.pid, *known, bare), spans=1)
 
     def operation(self, key: bytes, duration: float, count: int) -> None:
         """Write an operation with the engine."""

@@ -28,7 +28,7 @@ class Shapes:
     """The maker of a slot's spans. Spans of one shape differ only in ids, times and wait.
 
     Args:
-        system: messaging.system.
+        system: messaging.system.name.
     """
 
     def __init__(self, system: str) -> None:

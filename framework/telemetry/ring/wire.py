@@ -116,14 +116,18 @@ def resource_spans(resource: bytes, scope: bytes, spans: bytes) -> bytes:
     return block(1, resource + block(2, scope + spans))
 
 
-def resource_of(values: Mapping[str, Any]) -> bytes:
-    """Encode the Resource field of a ResourceSpans."""
-    return block(1, attributes(1, values))
+def resource_of(values: Mapping[str, Any], schema: str) -> bytes:
+    """Encode the Resource field and the schema URL of a ResourceSpans."""
+    return block(1, attributes(1, values)) + _schema(schema)
 
 
-def scope_of(name: str, version: str) -> bytes:
-    """Encode the InstrumentationScope field of a ScopeSpans."""
-    return block(1, text(1, name) + (text(2, version) if version else b""))
+def scope_of(name: str, version: str = "", schema: str = "") -> bytes:
+    """Encode the InstrumentationScope field and the schema URL of a ScopeSpans."""
+    return block(1, text(1, name) + (text(2, version) if version else b"")) + _schema(schema)
+
+
+def _schema(url: str) -> bytes:
+    return text(3, url) if url else b""
 
 
 def span_block(span: bytes) -> bytes:

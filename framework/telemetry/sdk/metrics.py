@@ -12,6 +12,7 @@ from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from framework.model import events as e
 from framework.telemetry import instruments, names
+from framework.telemetry.conventions import of_system
 from framework.telemetry.export.health import Drops
 from framework.telemetry.export.observed import resident
 from framework.telemetry.instruments import TABLE, Increments, at, counter, histogram
@@ -28,14 +29,23 @@ ReadStates = Callable[[], Sequence[tuple[str, int]]]
 ReadRestarts = Callable[[], Mapping[str, int]]
 
 
+class _Instruments:
+    """The instruments of one meter that events add to."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.counters = {name: counter(meter, name) for name in _COUNTERS}
+        self.histograms = {name: histogram(meter, name) for name in _HISTOGRAMS}
+
+
 class Metrics:
     """All instruments of a process. Attributes never hold a job id, a pid, a host, a text or an attempt's number.
 
     Args:
         meter: the framework's meter.
-        system: `messaging.system`.
+        system: `messaging.system.name`.
         drops: counts of lost telemetry.
         slot: the slot that this process fills, such as `deliveries/0`; empty: it does not report its memory.
+        rescued: returns the meter of a dead process by what it said about itself; None: this process counts for it.
         clock: monotonic seconds.
     """
 
@@ -46,12 +56,13 @@ class Metrics:
         drops: Drops,
         *,
         slot: str = "",
+        rescued: Callable[[bytes], Meter | None] = lambda about: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._system = system
         self._clock = clock
-        self._counters = {name: counter(meter, name) for name in _COUNTERS}
-        self._histograms = {name: histogram(meter, name) for name in _HISTOGRAMS}
+        self._made = {meter: _Instruments(meter)}
+        self._meter, self._rescued = meter, rescued
         self._drops = drops
         self._slot = slot
         self._queues: dict[str, tuple[float, e.QueueObserved]] = {}
@@ -91,9 +102,7 @@ class Metrics:
                 grown = instruments.of_attempt(system, event.queue, how, how, event.error_type or reason, reason)
                 self._add(grown, 1, (event.duration, event.wait))
             case e.AttemptLost():
-                known = event.how, event.outcome, event.failed, event.reason or ""
-                grown = instruments.of_attempt(system, event.lease.queue, *known)
-                self._add(grown, 1, instruments.times_of_lost(event), context)
+                self._lost(event, context)
             case e.JobsExpired():
                 self._add(instruments.of_expired(system, event.queue), event.count)
             case e.ScheduleFired():
@@ -107,13 +116,29 @@ class Metrics:
             case e.QueueUndeclared():
                 self._undeclared[event.queue] = (self._clock(), event)
 
+    def _lost(self, event: e.AttemptLost, context: Context | None) -> None:
+        known = event.how, event.outcome, event.failed, event.reason or ""
+        grown, times = instruments.of_attempt(self._system, event.lease.queue, *known), instruments.times_of_lost(event)
+        meter = self._rescued(event.about)
+        if meter is not None:
+            for _, attributes in (*grown.counters, *grown.histograms):
+                attributes[names.RESCUED] = "true"
+        self._add(grown, 1, times, context, meter)
+
     def _add(
-        self, grown: Increments, count: int, numbers: tuple[float, ...] = (), context: Context | None = None
+        self,
+        grown: Increments,
+        count: int,
+        numbers: tuple[float, ...] = (),
+        context: Context | None = None,
+        meter: Meter | None = None,
     ) -> None:
+        meter = meter or self._meter
+        made = self._made.get(meter) or self._made.setdefault(meter, _Instruments(meter))
         for name, attributes in grown.counters:
-            self._counters[name].add(count, attributes, context)
+            made.counters[name].add(count, attributes, context)
         for (name, attributes), number in zip(grown.histograms, numbers, strict=True):
-            self._histograms[name].record(number, attributes, context)
+            made.histograms[name].record(number, attributes, context)
 
     def observe_slots(self, read: ReadSlots, queue: str) -> None:
         """Observe the concurrency of this process on a queue: `read` returns (limit, used)."""
@@ -157,21 +182,21 @@ class Metrics:
     def _states(self, _: CallbackOptions) -> Iterable[Observation]:
         for read, _restarts in self._processes:
             for state, count in _guarded(read) or ():
-                yield Observation(count, {names.SYSTEM: self._system, names.PROCESS_STATE: state})
+                yield Observation(count, {**of_system(self._system), names.PROCESS_STATE: state})
 
     def _restarts(self, _: CallbackOptions) -> Iterable[Observation]:
         for _read, restarts in self._processes:
             for reason, count in (_guarded(restarts) or {}).items():
-                yield Observation(count, {names.SYSTEM: self._system, names.EXIT_REASON: reason})
+                yield Observation(count, {**of_system(self._system), names.EXIT_REASON: reason})
 
     def _memory(self, _: CallbackOptions) -> Iterable[Observation]:
         size = resident("self") if self._slot else None
         if size is not None:
-            yield Observation(size, {names.SYSTEM: self._system, names.SLOT: self._slot})
+            yield Observation(size, {**of_system(self._system), names.SLOT: self._slot})
 
     def _dropped(self, _: CallbackOptions) -> Iterable[Observation]:
         for signal, count in self._drops.counts().items():
-            yield Observation(count, {names.SYSTEM: self._system, names.SIGNAL: signal})
+            yield Observation(count, {**of_system(self._system), names.SIGNAL: signal})
 
 
 def _guarded(read: Callable[[], Any]) -> Any:

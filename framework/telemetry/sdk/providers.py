@@ -17,8 +17,9 @@ import atexit
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from opentelemetry import _logs, metrics, trace
@@ -34,7 +35,9 @@ from framework.telemetry import ProcessIdentity
 from framework.telemetry.export.health import CollectorHealth, Drops
 from framework.telemetry.sdk.exporters import exporters, wanted
 from framework.telemetry.sdk.lazy import LazyMeterProvider, LazyTracerProvider
-from framework.telemetry.sdk.resource import resource_of
+from framework.telemetry.sdk.rescued import RescuedSeries
+from framework.telemetry.sdk.resource import of_series, resource_of
+from framework.telemetry.sdk.snapshot import INTERVAL, Snapshot
 
 P = TypeVar("P")
 Q = TypeVar("Q")
@@ -55,11 +58,14 @@ class Providers:
         health, drops: get failed exports and lost items.
         failed: gets the signal that stays off, and why: a missing certificate, a batch larger than its queue.
         make_global: set the providers globally, for handlers that use the OpenTelemetry API.
+        snapshot: a file that always has the last state of all series; None: none is wanted.
         lazy: give the providers of spans and metrics their exporters and threads only when something is made with them.
 
     Attributes:
         tracer, meter: our own, or those that were set before.
         logger: only with OTEL_LOGS_EXPORTER, or set before.
+        foreign: the resource of the provider of spans, where it was set before.
+        rescued: makes the meters of dead processes' slots, in maintenance.
     """
 
     def __init__(
@@ -71,7 +77,9 @@ class Providers:
         failed: Callable[[str, Exception], None],
         make_global: bool = True,
         lazy: bool = False,
+        snapshot: Path | None = None,
     ) -> None:
+        self._snapshot = snapshot
         self._identity = identity
         self._health = health
         self._drops = drops
@@ -80,6 +88,8 @@ class Providers:
         self._lazy = lazy
         self._pid = os.getpid()
         self._closing: dict[str, Callable[[], object]] = {}
+        self.foreign: Mapping[str, Any] = {}
+        self.rescued = RescuedSeries()
         self.tracer: trace.TracerProvider = self._opened("traces", self._tracer) or trace.NoOpTracerProvider()
         self.meter: metrics.MeterProvider = self._opened("metrics", self._meter) or metrics.NoOpMeterProvider()
         self.logger: _logs.LoggerProvider | None = self._opened("logs", self._logger)
@@ -132,6 +142,8 @@ class Providers:
     def _tracer(self) -> trace.TracerProvider:
         found = trace.get_tracer_provider()
         if self._global and not isinstance(found, trace.ProxyTracerProvider):
+            if isinstance(found, TracerProvider):
+                self.foreign = found.resource.attributes
             return self._reused("traces", found)
         provider = LazyTracerProvider(self._tracing)
         if not self._lazy:
@@ -154,7 +166,7 @@ class Providers:
         found = metrics.get_meter_provider()
         if self._global and isinstance(found, MeterProvider):
             return self._reused("metrics", found)
-        if not wanted("metrics"):
+        if not wanted("metrics") and self._snapshot is None:
             return None
         provider = LazyMeterProvider(self._measuring)
         if not self._lazy:
@@ -165,11 +177,16 @@ class Providers:
 
     def _measuring(self, provider: LazyMeterProvider) -> dict[str, Any]:
         """Return the arguments of the SDK's provider of metrics."""
-        made, readers = self._parts("metrics", PeriodicExportingMetricReader)
-        # A series belongs to a slot and outlives its processes: a pid would start a new target for each of them.
-        stable = {key: value for key, value in self._resource.attributes.items() if key != "process.pid"}
+        made, readers = self._parts("metrics", self._reader)
+        if self._snapshot is not None:
+            readers.append(PeriodicExportingMetricReader(Snapshot(self._snapshot), INTERVAL * 1000))
+        stable = of_series(self._resource.attributes)
         self._closing["metrics"] = partial(_close, provider, made)
         return {"metric_readers": readers, "resource": Resource(stable, self._resource.schema_url)}
+
+    def _reader(self, exporter: Any) -> PeriodicExportingMetricReader:
+        rescues = self._identity.role == "maintenance"
+        return PeriodicExportingMetricReader(self.rescued.send_with(exporter) if rescues else exporter)
 
     def _logger(self) -> _logs.LoggerProvider | None:
         found = _logs.get_logger_provider()

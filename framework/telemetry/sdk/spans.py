@@ -19,10 +19,12 @@ from framework.model.exceptions import error_type
 from framework.model.job import Lease, running
 from framework.telemetry import names
 from framework.telemetry.attempts import End, Linkage, Planner, as_numbers, of_queue
+from framework.telemetry.logs.exceptions import ExceptionRecords
 from framework.telemetry.logs.lines import LogTracing
 from framework.telemetry.logs.logs import Logs
 from framework.telemetry.sdk.guarded import guarded
 from framework.telemetry.sdk.planning import PlannedSpan, following, plannable
+from framework.telemetry.sdk.rescued import tracer_of
 
 log = logging.getLogger("framework.telemetry")
 
@@ -33,12 +35,23 @@ class SpanTracing(LogTracing):
     Args:
         tracer: the framework's tracer. One that is not the SDK's cannot be given ids: its spans have ids of their own,
             the run record has none, and killed attempts get no span.
-        system: `messaging.system`.
+        system: `messaging.system.name`.
         linkage, parent_within: as in Settings (trace_linkage, trace_parent_within).
+        exceptions: writes exceptions as log records, if that is asked for.
     """
 
-    def __init__(self, tracer: Tracer, logs: Logs, *, system: str, linkage: Linkage, parent_within: float) -> None:
+    def __init__(
+        self,
+        tracer: Tracer,
+        logs: Logs,
+        *,
+        system: str,
+        linkage: Linkage,
+        parent_within: float,
+        exceptions: ExceptionRecords | None = None,
+    ) -> None:
         super().__init__(logs)
+        self._exceptions = exceptions or ExceptionRecords()
         self.tracer = tracer
         self._plannable = plannable(tracer)
         self._planner = Planner(linkage, parent_within)
@@ -78,8 +91,8 @@ class SpanTracing(LogTracing):
     def leave(self, attempt: Attempt, entered: Any) -> None:
         (span, token, job), outcome, error = entered, attempt.outcome, sys.exc_info()[1]
         try:
-            if span.is_recording() and outcome is not None:
-                finish(span, End.of(outcome, attempt.lease, attempt.wait, 0))
+            if outcome is not None and (span.is_recording() or outcome.failure is not None):
+                self._finish(span, End.of(outcome, attempt.lease, attempt.wait, 0))
             elif span.is_recording() and error is not None:  # the executor itself failed
                 span.set_attribute(names.ERROR_TYPE, error_type(error))
                 span.set_status(Status(StatusCode.ERROR))
@@ -99,20 +112,34 @@ class SpanTracing(LogTracing):
         self._planner.relate_lost(plan, event.lease, run)
         plan.sampling = SamplingResult(Decision.RECORD_AND_SAMPLE, None, plan.state if plan.parent else None)
         started = int(run.started_at * 1e9)
-        span = self.start(event.lease, plan, end, event.max_attempts, started)
-        finish(span, end)
+        tracer = tracer_of(self._plannable, event.about)
+        span = self.start(event.lease, plan, end, event.max_attempts, started, tracer)
+        self._finish(span, end)
         span.end(max(started, end.end))
         return trace.set_span_in_context(span, Context())
+
+    def _finish(self, span: Span, end: End) -> None:
+        """Set outcome, status and error, and write the exception where it is wanted."""
+        for key, value in end.known_at_end().items():
+            span.set_attribute(key, value)
+        if end.failed:
+            span.set_status(Status(StatusCode.ERROR, end.message))
+        exception = end.exception()
+        if exception is not None and self._exceptions.on_span:
+            span.add_event("exception", exception)
+        self._exceptions.emit(end, span.get_span_context())
 
     def attributes(self, lease: Lease, known: End, most: int | None = None) -> dict[str, Any]:
         """Return the attributes that are known when an attempt starts."""
         return of_queue(self._system, lease.queue, most) | known.known_at_start()
 
-    def start(self, lease: Lease, plan: PlannedSpan, known: End, most: int, started: int) -> Span:
-        """Start the span, with the ids of its plan if it has any."""
+    def start(
+        self, lease: Lease, plan: PlannedSpan, known: End, most: int, started: int, tracer: Tracer | None = None
+    ) -> Span:
+        """Start the span, with the ids of its plan if it has any. `tracer`: another one than ours."""
         attributes = self.attributes(lease, known, most)
         with following(plan):
-            return self.tracer.start_span(
+            return (tracer or self.tracer).start_span(
                 f"process {lease.queue}", plan.context_of_parent(), SpanKind.CONSUMER, attributes, plan.links(), started
             )
 
@@ -149,14 +176,3 @@ def identity_of(span: Span) -> SpanIdentity:
     if not found.is_valid:
         return SpanIdentity()
     return SpanIdentity(f"{found.trace_id:032x}", f"{found.span_id:016x}", found.trace_flags.sampled)
-
-
-def finish(span: Span, end: End) -> None:
-    """Set outcome, status and error."""
-    for key, value in end.known_at_end().items():
-        span.set_attribute(key, value)
-    if end.failed:
-        span.set_status(Status(StatusCode.ERROR, end.message))
-    exception = end.exception()
-    if exception is not None:
-        span.add_event("exception", exception)
