@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from framework.model.black_box import BlackBox
 from framework.model.frozen import frozen
 from framework.model.job import Lease, Reason, RunRecord
 
@@ -151,6 +152,7 @@ class AttemptLost(Event):
             reason of its failure, None = it had not failed.
         ended: the handler had ended, and `outcome` is the recorded outcome.
         error_type, message, traceback: details of a failure.
+        box: what is known of where it was killed.
     """
 
     lease: Lease
@@ -165,6 +167,7 @@ class AttemptLost(Event):
     ended: bool = False
     error_type: str = ""
     traceback: str = ""
+    box: BlackBox | None = None
 
     @property
     def how(self) -> str:
@@ -272,12 +275,20 @@ class ProcessBecameReady(Event):
 
 @frozen
 class ProcessKilled(Event):
-    """The supervisor sends SIGKILL; `kill_reason` is planned or timeout."""
+    """The supervisor sends SIGKILL; `kill_reason` is planned or timeout.
+
+    `where`, `stack` and `log` tell of the job to blame, or of an idle process: see BlackBox. Empty: unknown.
+    `waited`: seconds from when the kill was due.
+    """
 
     process: str
     pid: int
     kill_reason: str
     why: str
+    where: str = ""
+    stack: str = ""
+    log: Sequence[str] = ()
+    waited: float = 0.0
 
 
 @frozen

@@ -14,6 +14,7 @@ from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from framework.model.black_box import BlackBox
 from framework.model.events import AttemptLost
 from framework.model.job import NO_IDS, Lease, RunRecord, ids_of, span_bytes, trace_bytes
 from framework.model.outcome import Outcome
@@ -177,6 +178,7 @@ class End:
         message: the error's message, or why the job was discarded.
         traceback: the error's traceback; None = no exception event.
         end: ns since the epoch.
+        box: what is known of where it was killed.
     """
 
     message_id: str
@@ -188,6 +190,7 @@ class End:
     failed: str = ""
     message: str = ""
     traceback: str | None = None
+    box: BlackBox | None = None
 
     @classmethod
     def of(cls, outcome: Outcome, lease: Lease, wait: float, end: int) -> End:
@@ -207,7 +210,7 @@ class End:
         lease, (_, wait) = event.lease, times_of_lost(event)
         known = (lease.job.id, event.run.attempt, lease.delivery > 1, wait, event.how, int(event.ended_at * 1e9))
         traceback = event.traceback if event.ended else None
-        return cls(*known, event.failed, event.message or (event.reason or ""), traceback)
+        return cls(*known, event.failed, event.message or (event.reason or ""), traceback, event.box)
 
     def known_at_start(self) -> dict[str, Any]:
         """Return the attributes that are known when the attempt starts."""
@@ -227,6 +230,17 @@ class End:
         elif self.message:
             found[names.DISCARD_REASON] = self.message
         return found
+
+    def black_box(self) -> dict[str, Any] | None:
+        """Return the attributes of its black box event, if it has one."""
+        box = self.box
+        if box is None:
+            return None
+        found: dict[str, Any] = {names.FUNCTION_NAME: box.function, names.FILE_PATH: box.file}
+        found |= {names.LINE_NUMBER: box.line, names.STACKTRACE: box.stack, names.LAST_LINES: tuple(box.log)}
+        found |= {names.PEAK_MEMORY: box.peak_memory, names.CPU_TIME: box.cpu_time}
+        found[names.MEMORY_EVENTS] = tuple(f"{name} {count}" for name, count in box.memory_events.items())
+        return {name: value for name, value in found.items() if value}
 
     def exception(self) -> dict[str, Any] | None:
         """Return the attributes of its exception event, if it has one."""

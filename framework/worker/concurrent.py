@@ -18,6 +18,7 @@ from framework.worker import tasks
 from framework.worker.base import Worker
 from framework.worker.core import WorkerCore
 from framework.worker.gate.thread_gate import ThreadGate
+from framework.worker.interrupts.awaited import awaited, noted
 from framework.worker.interrupts.blocking import LoopWatch, Tracked, last_row
 from framework.worker.interrupts.interrupt import LOOK_AGAIN, PATIENCE, LateAlarm
 from framework.worker.tasks import Run
@@ -92,6 +93,7 @@ class AsyncWorker(Worker):
     def _tick(self) -> None:
         self._core.tick()
         self._watch.turned()
+        self._note_hung()
         self._core.settle_late()
         self._repair(alone=not self._runs)
         self._loop.call_later(TICK, self._tick)
@@ -200,9 +202,18 @@ class AsyncWorker(Worker):
         """Leave if a handler goes on after its cancellation, so that no new job starts beside it. The supervisor ends
         the process when the other jobs have finished, and only this job is charged."""
         if run in self._runs and run.inside:
+            run.hung = True
+            self._note_hung()
             self._core.leave.leave("hung job")
             self._changed.set()
             self._core.gate.wake()
+
+    def _note_hung(self) -> None:
+        """Note where hung jobs stand while the loop turns: the stack of the process will only show the loop."""
+        for run in self._runs:
+            if run.hung and run.task is not None and self._core.notes is not None:
+                text = noted(awaited(run.task))
+                self._core.notes.frames(run.row, run.lease.job.id, run.lease.delivery, text)
 
     # --- leaving ----------------------------------------------------------------------------------------------------
 

@@ -160,3 +160,6 @@ def finish(span: Span, end: End) -> None:
     exception = end.exception()
     if exception is not None:
         span.add_event("exception", exception)
+    box = end.black_box()
+    if box is not None:
+        span.add_event(names.BLACK_BOX, box, end.end)

@@ -30,14 +30,14 @@ class Tracked:
 
     last: ClassVar[RowWriter | None] = None
 
-    __slots__ = ("_awaitable", "_row")
+    __slots__ = ("_row", "awaitable")
 
     def __init__(self, awaitable: Awaitable[Any], row: RowWriter) -> None:
-        self._awaitable = awaitable
+        self.awaitable = awaitable
         self._row = row
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        inner = self._awaitable.__await__()
+        inner = self.awaitable.__await__()
         mark = self._row.on_cpu
         send: Any = None
         error: BaseException | None = None
