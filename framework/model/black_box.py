@@ -13,7 +13,7 @@ _STACK, _LINE, _TEXT = 1100, 160, 1900  # characters in the text of a failure: a
 
 @frozen
 class BlackBox:
-    """What the supervisor kept of an attempt whose process was killed or died.
+    """The record that the supervisor kept of an attempt whose process was killed or died.
 
     Attributes:
         function, file, line: the innermost frame of the service's own code; empty and 0: unknown.

@@ -112,6 +112,7 @@ def work(context: TreeContext, child: ChildInfo, board: Scoreboard, crew: Crew, 
         progress.core = core = WorkerCore(
             child.name, child.index, board=board, engine=engine, executors=executors, options=crew.options,
             emit=member.emit, leave=leave, ledger=ledger, held=member.held, notes=member.notes,
+            blocked_after=context.settings.loop_blocked_after,
         )  # fmt: skip
         core.on_ready = progress.announce
         for queue in crew.queues:

@@ -18,7 +18,7 @@ from framework.worker import tasks
 from framework.worker.base import Worker
 from framework.worker.core import WorkerCore
 from framework.worker.gate.thread_gate import ThreadGate
-from framework.worker.interrupts.awaited import awaited, noted
+from framework.worker.interrupts.awaited import awaited, frames_of_traceback, noted, place_of
 from framework.worker.interrupts.blocking import LoopWatch, Tracked, last_row
 from framework.worker.interrupts.interrupt import LOOK_AGAIN, PATIENCE, LateAlarm
 from framework.worker.tasks import Run
@@ -58,7 +58,7 @@ class AsyncWorker(Worker):
         tasks.ours.set(True)
         self._loop = loop = asyncio.get_running_loop()
         self._wake = lambda: loop.call_soon_threadsafe(self._changed.set)
-        self._watch = LoopWatch(self._core, self._loop)
+        self._watch = LoopWatch(self._core, self._loop, after=self._core.blocked_after)
         self._core.gate.on_lost = lambda lease: loop.call_soon_threadsafe(self._lose, lease)
         if isinstance(self._core.gate, ThreadGate):
             self._core.gate.later = loop.call_later
@@ -155,7 +155,7 @@ class AsyncWorker(Worker):
             if run.exit is not None:
                 raise run.exit
             return result
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             if run.exit is not None:
                 raise run.exit from None
             alone = len(self._runs) == 1
@@ -163,7 +163,8 @@ class AsyncWorker(Worker):
                 raise
             if run.task is not None:
                 run.task.uncancel()
-            raise (JobInterrupted(run.why) if run.why else Disturbed()) from None
+            place = place_of(frames_of_traceback(error.__traceback__))
+            raise (JobInterrupted(run.why, place) if run.why else Disturbed()) from None
         except Exception as error:
             if run.why == "lease_lost":
                 raise JobInterrupted(run.why) from error  # the lost lease is the cause of the failure

@@ -83,6 +83,7 @@ class WorkerCore:
         held: descriptors that the engine has opened.
         ledger: the ledger of this process.
         notes: what of its jobs outlives this process.
+        blocked_after: seconds after which a handler that holds the event loop is reported.
 
     Attributes:
         executors: by queue.
@@ -107,6 +108,7 @@ class WorkerCore:
         ledger: Ledger,
         held: Mapping[int, Identity] | None = None,
         notes: Notes | None = None,
+        blocked_after: float = 1.0,
     ) -> None:
         self.process = process
         self.index = index
@@ -116,8 +118,7 @@ class WorkerCore:
         for executor in executors:
             executor.record = ledger.end
             executor.engine = engine if isinstance(engine, Transactional) else NoTransactions(engine.features.system)
-        self.ledger = ledger
-        self.notes = notes
+        self.ledger, self.notes, self.blocked_after = ledger, notes, blocked_after
         self.options = options
         self.emit = emit
         self.leave = leave

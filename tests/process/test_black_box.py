@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterable
+
+import pytest
 
 from framework import Queue
 from tests.support.received import SeenSpan
@@ -89,3 +92,15 @@ def test_the_stacks_of_a_signalled_worker_carry_its_slot_and_pid(tree: Tree) -> 
     tree.wait(lambda: any("in hang" in event["text"] for event in tree.events("raw")), "the handler's stack")
     os.kill(pid, signal.SIGKILL)
     tree.stop()
+
+
+@pytest.mark.parametrize("queue", [Hangs.sync, Hangs.threads, Hangs.many], ids=lambda queue: str(queue.name))
+def test_the_message_of_a_soft_timeout_names_the_line_where_the_handler_stood(tree: Tree, queue: Queue[str]) -> None:
+    tree.app = Hangs
+    tree.start("--queue", queue.name, module=MODULE, WORKER_START_METHOD="fork")
+    tree.enqueue(queue, "slow")
+    [failed] = [tree.wait_event("job_finished", outcome="dead_lettered")]
+    assert re.fullmatch(
+        r"stopped at its timeout of 0\.1 s: its handler stood in slow(_async)? \(hangs\.py:\d+\)", failed["message"]
+    )
+    assert tree.stop() == 0

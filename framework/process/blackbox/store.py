@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -84,19 +83,20 @@ def _encoded(entry: Plain) -> bytes:
         body = json.dumps({**entry, "jobs": dict(list(cut.items())[:keep])}).encode()
         if len(body) <= SIZE - 8:
             break
-    return zlib.crc32(body).to_bytes(4, "little") + len(body).to_bytes(4, "little") + body
+    return len(body).to_bytes(8, "little") + body
 
 
 def _found(descriptor: int, incarnation: str) -> Plain | None:
     for place in range(ENTRIES):
         head = os.pread(descriptor, 8, place * SIZE)
-        length = int.from_bytes(head[4:], "little")
+        length = int.from_bytes(head, "little")
         if not 0 < length <= SIZE - 8:
             continue
         body = os.pread(descriptor, length, place * SIZE + 8)
-        if zlib.crc32(body) != int.from_bytes(head[:4], "little"):
-            continue  # it is being written
-        entry = json.loads(body)
+        try:
+            entry = json.loads(body)
+        except ValueError:  # it is being written
+            continue
         if isinstance(entry, dict) and entry.get("incarnation") == incarnation:
             return entry
     return None

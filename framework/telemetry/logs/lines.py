@@ -126,7 +126,7 @@ class Lines:
                 return
             case e.LoopBlocked():
                 text = (
-                    f"{event.process}: event loop blocked {event.seconds:.0f} s in {event.handler} ({event.where}): "
+                    f"{event.process}: event loop blocked {event.seconds:g} s in {event.handler} ({event.where}): "
                     "use an async client or a sync handler"
                 )
                 self._say("warning", text, queue=event.queue, job_id=event.job_id, stack=event.stack)

@@ -1,11 +1,14 @@
-"""Where a suspended job stands: the frames of its coroutines, which no stack of a thread shows."""
+"""The frames of a handler: of its coroutines while it is suspended, which no stack of a thread shows, and of others."""
 
 from __future__ import annotations
 
 import asyncio
-from types import FrameType
+from collections.abc import Sequence
+from types import FrameType, TracebackType
 from typing import Any
 
+from framework.model.black_box import BlackBox
+from framework.process.blackbox.frames import Frame, innermost
 from framework.worker.interrupts.blocking import Tracked
 from framework.worker.interrupts.interrupt import invoke
 
@@ -14,15 +17,15 @@ _FRAME = ("cr_frame", "gi_frame", "ag_frame")
 _NEXT = ("cr_await", "gi_yieldfrom", "ag_await")
 
 
-def awaited(task: asyncio.Task[Any]) -> list[FrameType]:
+def awaited(task: asyncio.Task[Any]) -> list[Frame]:
     """Return the frames of a job's handler and of what it awaits, also in tasks that it made; the innermost is the
-    last. Call it on the loop, while the task is suspended."""
+    first. Call it on the loop, while the task is suspended."""
     found: list[FrameType] = []
     waiting: Any = task
     while isinstance(waiting, asyncio.Task) and len(found) < _MOST:
         _follow(waiting.get_coro(), found)
         waiting = _waits_for(waiting)
-    return found
+    return [_frame(frame) for frame in reversed(found)]
 
 
 def _follow(coroutine: Any, found: list[FrameType]) -> None:
@@ -46,15 +49,42 @@ def _waits_for(task: asyncio.Task[Any]) -> Any:
     return children[0] if children else future
 
 
-def handlers_frames(frame: FrameType | None) -> list[FrameType]:
-    """Return the frames of a handler and of what it called, from the innermost one; the innermost is the last."""
-    found: list[FrameType] = []
+def handlers_frames(frame: FrameType | None) -> list[Frame]:
+    """Return the frames of a handler and of what it called, from the innermost one, which is the first."""
+    found: list[Frame] = []
     while frame is not None and frame.f_code is not invoke.__code__ and len(found) < _MOST:
-        found.append(frame)
+        found.append(_frame(frame))
         frame = frame.f_back
-    return found[::-1]
+    return found
 
 
-def noted(frames: list[FrameType]) -> str:
-    """Return frames as `Notes.frames` takes them, the innermost first."""
-    return "\n".join(f"{frame.f_code.co_filename}\0{frame.f_lineno}\0{frame.f_code.co_name}" for frame in frames[::-1])
+def _frame(frame: FrameType) -> Frame:
+    return Frame(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+
+
+def frames_of_traceback(trace: TracebackType | None) -> list[Frame]:
+    """Return where the code stood that a traceback has passed, behind the beginning of the handler, innermost first."""
+    found: list[Frame] = []
+    inside = False
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if code is Tracked.__await__.__code__:  # a cancellation passes it twice, on its way in and on its way out
+            found = found if inside else []
+            inside = True
+        else:
+            found.insert(0, Frame(code.co_filename, trace.tb_lineno, code.co_name))
+        trace = trace.tb_next
+    return found
+
+
+def noted(frames: Sequence[Frame]) -> str:
+    """Return frames as `Notes.frames` takes them."""
+    return "\n".join(f"{frame.file}\0{frame.line}\0{frame.function}" for frame in frames)
+
+
+def place_of(frames: Sequence[Frame]) -> str:
+    """Return the line at which a handler stands, for example `fetch (relay.py:41)`; empty: unknown."""
+    if not frames:
+        return ""
+    frame = innermost(frames)
+    return BlackBox(frame.function, frame.file, frame.line).where

@@ -94,7 +94,7 @@ class Interrupts:
         self._drain: float | None = None
         self.lease: Lease | None = None
         self._lost: Lease | None = None
-        self.on_timeout: Callable[[FrameType | None], None] = lambda frame: None  # called before a soft timeout
+        self.place_of: Callable[[FrameType | None], str] = lambda frame: ""  # says where a handler is interrupted
         self._losing = False  # its handler must still be interrupted for that
         self._calling = False
         self._must_leave = must_leave
@@ -196,11 +196,10 @@ class Interrupts:
             self._losing = False
         elif why == "timeout":
             self._soft = None
-            self.on_timeout(frame)
         else:
             self._drain = None
         self._arm()
-        raise JobInterrupted(why)
+        raise JobInterrupted(why, self.place_of(frame))
 
 
 def where(frame: FrameType | None) -> tuple[bool, bool]:

@@ -87,6 +87,17 @@ THREADS: dict[str, Callable[[], None]] = {
         hang_in_c_with_gil, hang_in_regex, hang_in_sum, hang_in_swallowing_loop, hang_in_busy_loop, hang_in_lock
     )
 }  # fmt: skip
+
+
+def slow() -> None:
+    while True:
+        time.sleep(0.01)
+
+
+async def slow_async() -> None:
+    await asyncio.gather(asyncio.sleep(LONG))
+
+
 HOGS = ["hang_in_c_with_gil", "hang_in_sum", "hang_in_regex"]  # no other thread of the process runs any more
 SYNC = [kind for kind in THREADS if kind != "hang_in_regex"]  # `re` heeds SIGALRM, so the soft timeout ends it
 ASYNC: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
@@ -111,9 +122,9 @@ class Hangs(WorkerApp):
     def hang(self, kind: str, ctx: Context) -> None:
         ctx.log.info("about to hang", kind=kind)
         note(f"start {kind} {os.getpid()}")
-        THREADS.get(kind, lambda: time.sleep(LONG))()
+        {**THREADS, "slow": slow}.get(kind, lambda: time.sleep(LONG))()
 
     @many.handler
     async def hang_async(self, kind: str, ctx: Context) -> None:
         ctx.log.info("about to hang", kind=kind)
-        await ASYNC[kind]()
+        await {**ASYNC, "slow": slow_async}[kind]()
