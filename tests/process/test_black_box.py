@@ -101,6 +101,6 @@ def test_the_message_of_a_soft_timeout_names_the_line_where_the_handler_stood(tr
     tree.enqueue(queue, "slow")
     [failed] = [tree.wait_event("job_finished", outcome="dead_lettered")]
     assert re.fullmatch(
-        r"stopped at its timeout of 0\.1 s: its handler stood in slow(_async)? \(hangs\.py:\d+\)", failed["message"]
+        r"stopped at its timeout of 0\.2 s: its handler stood in slow(_async)? \(hangs\.py:\d+\)", failed["message"]
     )
     assert tree.stop() == 0

@@ -30,7 +30,7 @@ STANDS_STILL = 2_000_000_000  # ns without a turn after which a job is assumed t
 EXECUTED = "another program was executed in its place"
 # Seconds before a kill at which the process is asked where it stands: on a busy machine it answers late. If the time
 # between soft and hard timeout is short, half of that.
-ASK_AHEAD = 0.1
+ASK_AHEAD = 0.25
 SILENCE = 1.5  # seconds within which at least one child turns: an idle worker once a second, maintenance twice
 
 

@@ -113,9 +113,9 @@ NAMED = {
 
 class Hangs(WorkerApp):
     dead = Queue[DeadLetter]("dead")
-    sync = Queue[str]("sync", workers=2, timeout=0.1, kill_after=0.2, retry=ONCE, dead_letter=dead)
-    threads = Queue[str]("threads", concurrency=2, timeout=0.1, kill_after=0.2, retry=ONCE, dead_letter=dead)
-    many = Queue[str]("many", workers=2, timeout=0.1, kill_after=0.2, retry=ONCE, dead_letter=dead)
+    sync = Queue[str]("sync", workers=2, timeout=0.2, kill_after=0.5, retry=ONCE, dead_letter=dead)
+    threads = Queue[str]("threads", concurrency=2, timeout=0.2, kill_after=0.5, retry=ONCE, dead_letter=dead)
+    many = Queue[str]("many", workers=2, timeout=0.2, kill_after=0.5, retry=ONCE, dead_letter=dead)
 
     @sync.handler
     @threads.handler
