@@ -24,7 +24,7 @@ from framework.telemetry.export.health import CollectorHealth, Drops, say_off
 from framework.telemetry.export.otlp import Destination, Signal, destination
 from framework.telemetry.logs.logs import Logs
 from framework.telemetry.logs.otlplogs import LogRecords
-from framework.telemetry.names import SCOPE, version
+from framework.telemetry.names import SCOPE, SLOT, version
 from framework.telemetry.ring.rings import Rings, known
 from framework.telemetry.ring.ringtracing import RingTracing
 from framework.telemetry.ring.ringwriter import RingWriter
@@ -32,6 +32,7 @@ from framework.telemetry.sdk import exporters
 from framework.telemetry.sdk.instrumented import quiet_log_handlers
 from framework.telemetry.sdk.lazy import sampler as sampler
 from framework.telemetry.sdk.metrics import Metrics
+from framework.telemetry.sdk.process_context import publish
 from framework.telemetry.sdk.providers import Providers, span_limits
 from framework.telemetry.sdk.resource import slot_resource
 from framework.telemetry.sdk.spans import SpanTracing
@@ -167,6 +168,8 @@ def open_telemetry(
     Args:
         failed: gets the signal that stays off, and why; a log line by default.
     """
+    if make_global:
+        publish({**slot_resource(identity), "process.pid": os.getpid(), SLOT: identity.slot})
     if identity.role == "exporter":
         assert rings is not None
         return ExporterTelemetry(identity, logs, health, rings)
