@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from framework.model import events as e
 from framework.model.attempt import Tracing
+from framework.model.black_box import BlackBox
 from framework.model.job import Job, Lease, RunRecord
 from framework.model.outcome import Discard
 from framework.service.app import Context, WorkerApp
@@ -23,7 +24,8 @@ LEASE = Lease(
     token=None,
 )
 RUN = RunRecord(0, 1, 1, 2.0, TRACE, SPAN, sampled=True)
-FAILED = e.AttemptLost(LEASE, RUN, 3, "retried", "worker_lost", "deliveries/0", 3.0, 1.0, "signal SIGKILL")
+BOX = BlackBox("fetch", "/srv/relay.py", 41, "stack", ["{}"], 50_000_000, 1.5, {"oom_kill": 1})
+FAILED = e.AttemptLost(LEASE, RUN, 3, "retried", "worker_lost", "deliveries/0", 3.0, 1.0, "signal SIGKILL", box=BOX)
 FINISHED = e.JobFinished("deliveries", "job-1", 1, 3, 1, "succeeded", 0.1, 0.2, trace_id=TRACE, span_id=SPAN)
 BROKEN = replace(FINISHED, reason="error", error_type="OSError", message="refused", traceback="Traceback", delay=1.0)
 
@@ -52,7 +54,7 @@ EVENTS: tuple[e.Event, ...] = (
     e.WorkerReady("deliveries/0", 7),
     e.ProcessBecameReady("deliveries/0", 7, 0.1),
     e.WorkerLeaving("deliveries/0", 7, "drain"),
-    e.ProcessKilled("deliveries/0", 7, "timeout", "job-1 ran 15 s"),
+    e.ProcessKilled("deliveries/0", 7, "timeout", "job-1 ran 15 s", "fetch (relay.py:41)", "stack", ["{}"]),
     e.ProcessExited("deliveries/0", 7, "crashed", -11, 0.5, "signal SIGSEGV"),
     e.ProcessExited("deliveries/0", 7, "drained", 0, None),
     e.Draining("SIGTERM", 25.0),

@@ -45,6 +45,7 @@ WHAT = {
     "trace_parent_within": "`auto` is `parent` for a job that has waited up to so many seconds, else `link`",
     "log_level": "the least level that is written",
     "log_format": "of standard output; `auto`: columns on a terminal, JSON otherwise",
+    "loop_blocked_after": "seconds for which a handler may hold an event loop until a warning names it",
     "telemetry_flush": "seconds that a process which leaves gives to its exporters",
     "payload_errors": "what messages say of a payload that does not fit: declared fields and pydantic's error `types`, "
     "or pydantic's own words (`full`), which may quote the payload",

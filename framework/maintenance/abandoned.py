@@ -12,6 +12,7 @@ from framework.engine.ledger import DeadLedgers
 from framework.engine.port import Engine, Rescued
 from framework.maintenance.rescue import Account, Accounts, resolve
 from framework.model.backoff import Later, Retried
+from framework.model.black_box import BlackBox
 from framework.model.errors import EngineUnavailable, LeaseLost, answer
 from framework.model.events import AttemptLost, EngineFailed, EngineRecovered, Event, JobsRescued, LeasesLost
 from framework.model.job import Lease, Reason, RunRecord
@@ -57,6 +58,7 @@ class AbandonedLeases:
         knows: returns the span ids of those runs that telemetry already has.
         ledgers: the ledgers of dead owners on this machine.
         identify: see Accounts.
+        black_box: returns what is known of a lease's attempt that was killed with its owner.
         clock: returns monotonic seconds.
     """
 
@@ -69,6 +71,7 @@ class AbandonedLeases:
     knows: Callable[[Sequence[RunRecord]], Collection[str]] = lambda _: ()
     ledgers: DeadLedgers | None = None
     identify: Callable[[Lease, RunRecord], RunRecord] = lambda lease, run: run
+    black_box: Callable[[str, Lease], BlackBox | None] = lambda owner, lease: None
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
@@ -180,18 +183,23 @@ class AbandonedLeases:
         missing span is sent, before the job is settled: after the settlement nothing would show that the span is
         missing.
         """
-        outcome, reason = resolve(account, self.options, self.kill_reason, time.time())
+        started = account.run is not None and account.outcome is None
+        found = self.kill_reason(account.owner) if started else None  # first: it waits for the supervisor
+        box = self.black_box(account.owner, account.lease) if started else None
+        outcome, reason = resolve(account, self.options, lambda _: found, time.time(), box)
         if account.run is None:
             return outcome, reason
         if account.outcome is None:
             self._accounts.resolve(account, outcome)
         if not sent:
-            self.emit(self._lost(account, account.run, outcome, reason))
+            self.emit(self._lost(account, account.run, outcome, reason, box))
         if not account.sent:
             self._accounts.sent(account)
         return outcome, reason
 
-    def _lost(self, account: Account, run: RunRecord, outcome: Outcome, reason: Reason | None) -> AttemptLost:
+    def _lost(
+        self, account: Account, run: RunRecord, outcome: Outcome, reason: Reason | None, box: BlackBox | None
+    ) -> AttemptLost:
         failure, ended = outcome.failure, account.outcome is not None and not account.resolved
         return AttemptLost(
             lease=account.lease,
@@ -207,6 +215,7 @@ class AbandonedLeases:
             error_type=failure.error_type if ended and failure else "",
             traceback=failure.traceback if ended and failure else "",
             about=account.about,
+            box=box,
         )
 
 

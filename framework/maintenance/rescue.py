@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from framework.engine.answers import checked
 from framework.engine.ledger import DeadLedger, DeadLedgers
 from framework.engine.port import MOST_UNCHARGED, MOST_UNCHARGED_ELSEWHERE, Engine, Rescued
+from framework.model.black_box import BlackBox
 from framework.model.errors import answer
 from framework.model.job import Failure, Lease, Reason, RunRecord
 from framework.model.options import QueueOptions, of_job
@@ -116,12 +117,17 @@ class Accounts:
 
 
 def resolve(
-    account: Account, options: Mapping[str, QueueOptions], kill_reason: Callable[[str], KillReason | None], now: float
+    account: Account,
+    options: Mapping[str, QueueOptions],
+    kill_reason: Callable[[str], KillReason | None],
+    now: float,
+    box: BlackBox | None = None,
 ) -> tuple[Outcome, Reason | None]:
     """Return (outcome of the job, why its attempt failed).
 
     The reason is None if nothing is charged now: the job had not started, its attempt had ended, or the kill was
     planned or meant for another job of the process. A decision of an earlier rescuer stands.
+    `box`: what is known of where the attempt was killed.
     """
     lease, run, known = account.lease, account.run, account.outcome
     if known is not None and account.resolved:
@@ -134,16 +140,19 @@ def resolve(
     if found is not None and (not found.charges(run.row) or _came_after(found, run, own, now)):
         return Outcome(Kind.RELEASED), None
     reason: Reason = "timeout" if found is not None and found.kind == "timeout" else "worker_lost"
-    failure = lost_failure(lease, run, reason, _message(reason, own, found), now)
+    failure = lost_failure(lease, run, reason, _message(reason, own, found, box), now, box)
     return fail(failure, own.retry), reason
 
 
-def lost_failure(lease: Lease, run: RunRecord, reason: Reason, message: str, now: float) -> Failure:
-    """Return the failure of a run that died with its process."""
+def lost_failure(
+    lease: Lease, run: RunRecord, reason: Reason, message: str, now: float, box: BlackBox | None = None
+) -> Failure:
+    """Return the failure of a run that died with its process. Its black box takes the place of the traceback."""
     return Failure(
         attempt=lease.attempt,
         reason=reason,
         message=message,
+        traceback=box.text() if box is not None else "",
         trace_id=run.trace_id,
         error_type=reason,
         span_id=run.span_id,
@@ -162,10 +171,11 @@ def _came_after(kill_reason: KillReason, run: RunRecord, options: QueueOptions, 
     return now - run.started_at < 0.9 * (options.timeout + options.kill_after)
 
 
-def _message(reason: str, options: QueueOptions, kill_reason: KillReason | None) -> str:
+def _message(reason: str, options: QueueOptions, kill_reason: KillReason | None, box: BlackBox | None) -> str:
     if reason == "timeout":
         limit = (options.timeout or 0.0) + options.kill_after
-        return f"still running after its hard timeout of {limit:g} s: the process was killed"
+        where = f" in {box.where}" if box is not None and box.where else ""
+        return f"still running{where} after its hard timeout of {limit:g} s: the process was killed"
     how = f": {kill_reason.detail}" if kill_reason is not None and kill_reason.detail else ""
     return f"the worker process died while it ran this job{how}"
 

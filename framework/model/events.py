@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from framework.model.black_box import BlackBox
 from framework.model.frozen import frozen
 from framework.model.job import Lease, Reason, RunRecord
 
@@ -152,6 +153,7 @@ class AttemptLost(Event):
         ended: the handler had ended, and `outcome` is the recorded outcome.
         error_type, message, traceback: details of a failure.
         about: what the dead process said of itself to telemetry, in its own words; empty: unknown.
+        box: what is known of where it was killed.
     """
 
     lease: Lease
@@ -167,6 +169,7 @@ class AttemptLost(Event):
     error_type: str = ""
     traceback: str = ""
     about: bytes = b""
+    box: BlackBox | None = None
 
     @property
     def how(self) -> str:
@@ -293,12 +296,20 @@ class ProcessBecameReady(Event):
 
 @frozen
 class ProcessKilled(Event):
-    """The supervisor sends SIGKILL; `kill_reason` is planned or timeout."""
+    """The supervisor sends SIGKILL; `kill_reason` is planned or timeout.
+
+    `where`, `stack` and `log` tell of the job to blame, or of an idle process: see BlackBox. Empty: unknown.
+    `waited`: seconds from when the kill was due.
+    """
 
     process: str
     pid: int
     kill_reason: str
     why: str
+    where: str = ""
+    stack: str = ""
+    log: Sequence[str] = ()
+    waited: float = 0.0
 
 
 @frozen

@@ -58,13 +58,19 @@ class JobInterrupted(BaseException):
     """The exception raised in a handler at its soft timeout, at the end of a drain, or when another worker has its job.
 
     It is a BaseException, so that `except Exception` in a handler does not catch it.
+
+    Attributes:
+        why: timeout, draining or lease_lost.
+        where: the line at which the handler stood, for example `fetch (relay.py:41)`; empty: unknown.
     """
 
     why: Why = "timeout"
+    where: str = ""
 
-    def __init__(self, why: Why) -> None:
+    def __init__(self, why: Why, where: str = "") -> None:
         super().__init__(why)
         self.why: Why = why
+        self.where = where
 
 
 class Disturbed(BaseException):

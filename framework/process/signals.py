@@ -9,7 +9,11 @@ import signal
 from collections import deque
 from collections.abc import Iterable
 from types import FrameType
+from typing import Final
 
+# The signal by which the supervisor asks a process for its stacks before a kill: one that services do not use, where
+# the system has such signals.
+BLACK_BOX: Final[int] = int(signal.SIGRTMAX) - 3 if hasattr(signal, "SIGRTMAX") else int(signal.SIGUSR1)
 # All handlers that a parent may have set up and that a child must not inherit.
 RESET = (
     signal.SIGTERM,
@@ -20,6 +24,7 @@ RESET = (
     signal.SIGALRM,
     signal.SIGCHLD,
     signal.SIGQUIT,
+    BLACK_BOX,
 )
 
 

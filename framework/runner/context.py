@@ -14,8 +14,12 @@ from typing import Any
 
 from framework.engine.ledger import LEDGERS, Ledger
 from framework.engine.port import Engine, open_engine, shown
+from framework.model.black_box import BlackBox
 from framework.model.errors import EngineError, UsageError
+from framework.model.job import Lease
 from framework.model.options import PoolOptions, QueueOptions
+from framework.process.blackbox import Pages, Store
+from framework.process.blackbox.recorder import box_of
 from framework.process.scoreboard import KillReason, Scoreboard
 from framework.process.supervisor import Instance, Reserve
 from framework.runner.lost import LostAttempts
@@ -86,7 +90,8 @@ class TreeContext:
         here: the working directory at that moment.
         rings: the rings of telemetry; None: unsent telemetry is lost with its process.
         lost: takes lost attempts to the hooks process; None: the service has no `on_failure`.
-        stacks: descriptor of the file for the stacks of all processes.
+        stacks: descriptors of the files for the stacks of the processes, by slot.
+        pages: what of the jobs of each slot outlives its process. boxes: what the supervisor keeps of dead processes.
         waited_for: incarnations whose end the supervisor has had time to write.
     """
 
@@ -101,7 +106,9 @@ class TreeContext:
     reserve: Reserve | None = None
     rings: Any = None
     lost: LostAttempts | None = None
-    stacks: int = -1
+    stacks: Sequence[int] = ()
+    pages: Pages | None = None
+    boxes: Store | None = None
     waited_for: set[str] = field(default_factory=set)
 
     @property
@@ -146,6 +153,24 @@ class TreeContext:
                 return found
             time.sleep(0.005)
         return board.kill_reason(incarnation)
+
+    def black_box(self, board: Scoreboard, incarnation: str, lease: Lease) -> BlackBox | None:
+        """Return what is known of a job whose process was killed; None: nothing is."""
+        if self.boxes is None:
+            return None
+        entry = self.boxes.find(incarnation)
+        slot = next((slot for slot in board.all_slots() if slot.incarnation == incarnation), None)
+        if slot is not None and board.supervised():
+            end = time.monotonic() + BURIAL
+            # The supervisor completes it when it reaps the process, and only then starts the next one.
+            while entry is None or not entry["final"]:
+                over = time.monotonic() >= end or board.slot(slot.index).incarnation != incarnation
+                entry = self.boxes.find(incarnation)
+                if over:
+                    break
+                time.sleep(0.002)
+        entry = entry or self.boxes.find_elsewhere(incarnation)
+        return box_of(entry, lease.job.id, lease.delivery) if entry is not None else None
 
     def other_boards(self) -> list[Path]:
         """Return the boards of the other trees on this store, including earlier ones."""

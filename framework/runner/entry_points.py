@@ -91,6 +91,7 @@ def _argv(context: TreeContext, board: Scoreboard, code: int, child: ChildInfo) 
         "instance": (instance.number, instance.descriptor, str(instance.board_path)),
         "board": board.descriptor,
         "stacks": context.stacks,
+        "dead": [context.pages.descriptor, context.boxes.descriptor] if context.pages and context.boxes else [],
         "lost": [context.lost.descriptor] if context.lost is not None else [],
         "rings": rings and (rings.run, rings.number, rings.mark, rings.slots),
         "child": {name: getattr(child, name) for name in ChildInfo.__slots__},
@@ -113,7 +114,8 @@ def work(context: TreeContext, child: ChildInfo, board: Scoreboard, crew: Crew, 
         executors = [member.executor(app, handler, partial(bool, leave)) for handler in handlers]
         progress.core = core = WorkerCore(
             child.name, child.index, board=board, engine=engine, executors=executors, options=crew.options,
-            emit=member.emit, leave=leave, ledger=ledger, held=member.held,
+            emit=member.emit, leave=leave, ledger=ledger, held=member.held, notes=member.notes,
+            blocked_after=context.settings.loop_blocked_after,
         )  # fmt: skip
         core.on_ready = progress.announce
         for queue in crew.queues:
@@ -199,6 +201,7 @@ def _maintenance(member: Member, engine: Engine, plans: Sequence[Plan], warn: Ca
         context.options,
         member.emit,
         kill_reason=partial(context.kill_reason, member.board),
+        black_box=partial(context.black_box, member.board),
         after_loss=partial(_after_loss, context, child),
         knows=telemetry.knows,
         ledgers=DeadLedgers(context.ledgers, say=warn),

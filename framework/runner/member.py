@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import signal
 import sys
@@ -15,8 +14,9 @@ from framework.engine.answers import closing
 from framework.engine.ledger import Ledger
 from framework.engine.port import Engine
 from framework.model.events import Bus, SupervisorNote
+from framework.process.blackbox import dump
 from framework.process.scoreboard import GONE, HOOKS, Scoreboard
-from framework.process.signals import reset_in_child
+from framework.process.signals import BLACK_BOX, reset_in_child
 from framework.process.supervisor import ChildInfo, unblock
 from framework.runner import connecting
 from framework.runner.context import TreeContext, own_engine
@@ -35,6 +35,7 @@ class Member:
 
     Attributes:
         ledger, engine, producer: what the process has opened so far.
+        notes: what of its jobs outlives it, for the supervisor; None: nothing does.
         held: the descriptors that the engine has opened.
     """
 
@@ -46,8 +47,7 @@ class Member:
         self.engine: Engine | None = None
         self.producer: Producer | None = None
         self.held: Mapping[int, Identity] = {}
-        signal.signal(signal.SIGUSR1, stacks)
-        faulthandler.register(signal.SIGUSR1, file=context.stacks, all_threads=True)
+        self._prepare_dumps()
         with suppress(AttributeError, OSError, ValueError):  # replaced, broken, closed by the service
             sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a print appears at once
         os.register_at_fork(after_in_child=reset_in_child)
@@ -56,8 +56,22 @@ class Member:
         identity = ProcessIdentity(context.app.__name__, role, child.name, context.instance.number, context.system)
         # A ring takes the attempts of a slot; the hooks process makes none.
         self.telemetry = start(identity, context.settings, None if role == HOOKS else context.rings)
+        if self.notes is not None:
+            self.telemetry.remember_lines(self.notes.line)
         bus = Bus(self.telemetry.subscribe)
         self.emit = bus.emit
+
+    def _prepare_dumps(self) -> None:
+        """Make this process write its stacks into the file of its slot. Those of other slots are closed here."""
+        context, index = self.context, self.child.index
+        for number in (signal.SIGUSR1, BLACK_BOX):
+            signal.signal(number, stacks)
+            if index < len(context.stacks):
+                dump.install(number, context.stacks[index])
+        for other, descriptor in enumerate(context.stacks):
+            if other != index:
+                os.close(descriptor)
+        self.notes = context.pages.of(index) if context.pages is not None else None
 
     def open_engine(self) -> Engine:
         """Open the engine and make its producer the one of this process. Raises UsageError, EngineError.

@@ -14,13 +14,14 @@ from framework.model.errors import EngineError, UsageError
 from framework.model.events import Bus, Event, SupervisorNote
 from framework.model.options import QueueOptions
 from framework.process import stdio
+from framework.process.blackbox import Pages, Recorder, Stacks, Store
+from framework.process.blackbox.store import SUFFIX
 from framework.process.scoreboard import EXPORTER, HOOKS, MAINTENANCE, Scoreboard
 from framework.process.supervisor import (
     IS_LINUX,
     ChildInfo,
     Instance,
     Reserve,
-    Stacks,
     Supervisor,
     SupervisorOptions,
     spawn,
@@ -167,15 +168,16 @@ def _make_board(context: TreeContext, say: Say) -> Scoreboard:
 
 
 def _supervisor(context: TreeContext, board: Scoreboard, say: Say, telemetry: Telemetry) -> Supervisor:
-    settings, stacks = context.settings, Stacks()
-    context.stacks = stacks.fd
+    settings, stacks = context.settings, Stacks([slot.name for slot in board.all_slots()])
+    context.stacks = stacks.descriptors[:-1]
+    recorder = _recorder(context, board, stacks, say)
 
     def idle() -> None:
         telemetry.say_lost()
         if context.lost is not None:
             context.lost.say_refused(say)
 
-    build = partial(Supervisor, stacks=stacks, idle=idle, lost=context.instance.lost)
+    build = partial(Supervisor, stacks=stacks, idle=idle, lost=context.instance.lost, recorder=recorder)
     options = SupervisorOptions(
         drain=settings.drain_seconds,
         restart_budget=settings.restart_budget,
@@ -193,12 +195,23 @@ def _supervisor(context: TreeContext, board: Scoreboard, say: Say, telemetry: Te
     keep = [
         context.instance.descriptor,
         board.descriptor,
-        stacks.fd,
+        *context.stacks,
+        *([context.pages.descriptor, context.boxes.descriptor] if context.pages and context.boxes else []),
         code,
         *([context.lost.descriptor] if context.lost is not None else []),
     ]
     start = spawn(keep=keep, here=context.here, environ=lambda child: _environ(context, child))
     return build(specs(context, board, code, say), board, options, say, start=start, may_renew=loaded.changed)
+
+
+def _recorder(context: TreeContext, board: Scoreboard, stacks: Stacks, say: Say) -> Recorder | None:
+    try:
+        context.pages = Pages(board)
+        context.boxes = Store(context.instance.board_path.with_suffix(SUFFIX))
+    except OSError as error:
+        say(SupervisorNote(f"nothing is kept of where a killed attempt stood: {error.strerror or error}", "warning"))
+        return None
+    return Recorder(board, context.pages, stacks, context.boxes)
 
 
 def _environ(context: TreeContext, child: ChildInfo) -> Mapping[str, str]:

@@ -16,6 +16,8 @@ from framework.model.errors import WorkerError
 from framework.model.events import Bus, ServiceMistake
 from framework.model.exceptions import describe
 from framework.process import stdio
+from framework.process.blackbox import Pages, Store
+from framework.process.blackbox.store import SUFFIX
 from framework.process.mailbox import Mailbox
 from framework.process.scoreboard import Scoreboard
 from framework.process.supervisor import FAILED_TO_START, ChildInfo, Instance, end_with, enter_spawned
@@ -36,7 +38,7 @@ def main() -> int:
     if not enter_spawned(child):
         return 0
     _, lock, _ = given["instance"]
-    for descriptor in (child.waker, child.poke, lock, given["board"], given["stacks"], *given["lost"]):
+    for descriptor in (child.waker, child.poke, lock, given["board"], *given["stacks"], *given["dead"], *given["lost"]):
         os.set_inheritable(descriptor, False)  # only exec needed it; what a handler starts must not get them
     code = LoadedCode.received(given["code"])
     try:
@@ -50,6 +52,10 @@ def main() -> int:
     if mistake:
         return _refuse(given, child, mistake)
     board = Scoreboard.inherited(given["board"], context.instance.board_path)
+    if given["dead"]:
+        pages, boxes = given["dead"]
+        context.pages = Pages(board, pages)
+        context.boxes = Store(context.instance.board_path.with_suffix(SUFFIX), boxes)
     return specs(context, board)[child.index].run(child)
 
 

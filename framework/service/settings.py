@@ -88,6 +88,7 @@ class Settings(BaseSettings):
         trace_linkage: how an attempt refers to the span that made its job: as child (parent), by link (link), or auto.
         trace_parent_within: seconds of waiting up to which auto makes it a child.
         log_level, log_format: what is written to standard output; auto = console on a terminal, JSON otherwise.
+        loop_blocked_after: seconds for which a handler may hold an event loop until a warning names it.
         telemetry_flush: seconds that a process gives to its exporters when it leaves.
         payload_errors: what messages say about a payload that does not fit; types = nothing of its content.
         queues: overrides by the queue's attribute: `WORKER_QUEUES__DELIVERIES__RETRY__FIRST_DELAY=0.5`.
@@ -112,6 +113,7 @@ class Settings(BaseSettings):
     trace_parent_within: _MayBeZero = 300.0
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _ANY_CASE] = "info"
     log_format: Annotated[Literal["auto", "json", "console"], _ANY_CASE] = "auto"
+    loop_blocked_after: _AboveZero = 1.0
     telemetry_flush: _MayBeZero = 1.0
     payload_errors: Annotated[Literal["types", "full"], _ANY_CASE] = "types"
     queues: Annotated[dict[str, QueueOverride], _LOWER_KEYS] = Field(default_factory=dict)

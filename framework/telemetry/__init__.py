@@ -96,6 +96,10 @@ class Telemetry:
         """Return what a rescuer must know to send telemetry of this process when it is dead; empty: nothing."""
         return b""
 
+    def remember_lines(self, remember: Callable[[str, int, bytes], None]) -> None:
+        """Give each line that a job logs also to `remember`, with the job's id and delivery."""
+        self._lines.remember(remember)
+
     def observe_slots(self, read: Callable[[], tuple[int, int]], queue: str) -> None:
         """Observe worker.slots.limit and worker.slots.used. `read` returns (limit, used); each collection calls it."""
         if self._metrics is not None:

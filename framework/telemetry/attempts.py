@@ -14,6 +14,7 @@ from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from framework.model.black_box import BlackBox
 from framework.model.events import AttemptLost
 from framework.model.job import NO_IDS, Lease, RunRecord, ids_of, span_bytes, trace_bytes
 from framework.model.outcome import Outcome
@@ -178,6 +179,7 @@ class End:
         traceback: the error's traceback; None = no exception event.
         chosen: the handler has rejected the job, and the message says why.
         end: ns since the epoch.
+        box: what is known of where it was killed.
     """
 
     message_id: str
@@ -190,6 +192,7 @@ class End:
     message: str = ""
     traceback: str | None = None
     chosen: bool = False
+    box: BlackBox | None = None
 
     @classmethod
     def of(cls, outcome: Outcome, lease: Lease, wait: float, end: int) -> End:
@@ -211,7 +214,7 @@ class End:
         known = (lease.job.id, event.run.attempt, lease.delivery > 1, wait, event.how, int(event.ended_at * 1e9))
         traceback = event.traceback if event.ended else None
         message = event.message or (event.reason or "")
-        return cls(*known, event.failed, message, traceback, event.reason == "rejected")
+        return cls(*known, event.failed, message, traceback, event.reason == "rejected", event.box)
 
     def known_at_start(self) -> dict[str, Any]:
         """Return the attributes that are known when the attempt starts."""
@@ -231,6 +234,17 @@ class End:
         if self.message and (self.chosen or not self.failed):
             found[names.JOB_REASON] = self.message
         return found
+
+    def black_box(self) -> dict[str, Any] | None:
+        """Return the attributes of its black box event, if it has one."""
+        box = self.box
+        if box is None:
+            return None
+        found: dict[str, Any] = {names.FUNCTION_NAME: box.function, names.FILE_PATH: box.file}
+        found |= {names.LINE_NUMBER: box.line, names.STACKTRACE: box.stack, names.LAST_LINES: tuple(box.log)}
+        found |= {names.PEAK_MEMORY: box.peak_memory, names.CPU_TIME: box.cpu_time}
+        found[names.MEMORY_EVENTS] = tuple(f"{name} {count}" for name, count in box.memory_events.items())
+        return {name: value for name, value in found.items() if value}
 
     def exception(self) -> dict[str, Any] | None:
         """Return the attributes of its exception event, if it has one."""

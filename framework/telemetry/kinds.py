@@ -27,6 +27,7 @@ from framework.telemetry.export.scrape import ScrapeServer
 from framework.telemetry.logs.exceptions import ExceptionRecords
 from framework.telemetry.logs.logs import Logs
 from framework.telemetry.logs.otlplogs import LogRecords
+from framework.telemetry.names import SLOT
 from framework.telemetry.ring.rings import Rings, known
 from framework.telemetry.ring.ringtracing import RingTracing
 from framework.telemetry.ring.ringwriter import RingWriter
@@ -34,8 +35,9 @@ from framework.telemetry.sdk import exporters
 from framework.telemetry.sdk.instrumented import quiet_log_handlers
 from framework.telemetry.sdk.lazy import sampler as sampler
 from framework.telemetry.sdk.metrics import Metrics
+from framework.telemetry.sdk.process_context import publish
 from framework.telemetry.sdk.providers import Providers, span_limits
-from framework.telemetry.sdk.resource import about_of, created_at, ring_resource
+from framework.telemetry.sdk.resource import about_of, created_at, of_process, ring_resource
 from framework.telemetry.sdk.spans import SpanTracing
 from framework.telemetry.sending import SendSpans
 
@@ -181,6 +183,9 @@ def open_telemetry(
     Args:
         failed: gets the signal that stays off, and why; a log line by default.
     """
+    if make_global:
+        pid = os.getpid()
+        publish({**ring_resource(identity)[0], **of_process(pid, created_at(pid)), SLOT: identity.slot})
     if identity.role == "exporter":
         assert rings is not None
         return ExporterTelemetry(identity, logs, health, rings, settings.metrics)

@@ -18,6 +18,7 @@ from framework.worker import tasks
 from framework.worker.base import Worker
 from framework.worker.core import WorkerCore
 from framework.worker.gate.thread_gate import ThreadGate
+from framework.worker.interrupts.awaited import awaited, frames_of_traceback, noted, place_of
 from framework.worker.interrupts.blocking import LoopWatch, Tracked, last_row
 from framework.worker.interrupts.interrupt import LOOK_AGAIN, PATIENCE, LateAlarm
 from framework.worker.tasks import Run
@@ -57,7 +58,7 @@ class AsyncWorker(Worker):
         tasks.ours.set(True)
         self._loop = loop = asyncio.get_running_loop()
         self._wake = lambda: loop.call_soon_threadsafe(self._changed.set)
-        self._watch = LoopWatch(self._core, self._loop)
+        self._watch = LoopWatch(self._core, self._loop, after=self._core.blocked_after)
         self._core.gate.on_lost = lambda lease: loop.call_soon_threadsafe(self._lose, lease)
         if isinstance(self._core.gate, ThreadGate):
             self._core.gate.later = loop.call_later
@@ -92,6 +93,7 @@ class AsyncWorker(Worker):
     def _tick(self) -> None:
         self._core.tick()
         self._watch.turned()
+        self._note_hung()
         self._core.settle_late()
         self._repair(alone=not self._runs)
         self._loop.call_later(TICK, self._tick)
@@ -154,7 +156,7 @@ class AsyncWorker(Worker):
             if run.exit is not None:
                 raise run.exit
             return result
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             if run.exit is not None:
                 raise run.exit from None
             alone = len(self._runs) == 1
@@ -162,7 +164,8 @@ class AsyncWorker(Worker):
                 raise
             if run.task is not None:
                 run.task.uncancel()
-            raise (JobInterrupted(run.why) if run.why else Disturbed()) from None
+            place = place_of(frames_of_traceback(error.__traceback__))
+            raise (JobInterrupted(run.why, place) if run.why else Disturbed()) from None
         except Exception as error:
             if run.why == "lease_lost":
                 raise JobInterrupted(run.why) from error  # the lost lease is the cause of the failure
@@ -201,9 +204,18 @@ class AsyncWorker(Worker):
         """Leave if a handler goes on after its cancellation, so that no new job starts beside it. The supervisor ends
         the process when the other jobs have finished, and only this job is charged."""
         if run in self._runs and run.inside:
+            run.hung = True
+            self._note_hung()
             self._core.leave.leave("hung job")
             self._changed.set()
             self._core.gate.wake()
+
+    def _note_hung(self) -> None:
+        """Note where hung jobs stand while the loop turns: the stack of the process will only show the loop."""
+        for run in self._runs:
+            if run.hung and run.task is not None and self._core.notes is not None:
+                text = noted(awaited(run.task))
+                self._core.notes.frames(run.row, run.lease.job.id, run.lease.delivery, text)
 
     # --- leaving ----------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from framework.model.attempt import Attempt, NoTransactions
 from framework.model.errors import WorkerError
 from framework.model.events import Event, ServiceMistake, WorkerLeaving
 from framework.model.options import PoolOptions, QueueOptions
+from framework.process.blackbox import Notes
 from framework.process.forks import leave_if_forked
 from framework.process.scoreboard import LEAVING, READY, RowWriter, Scoreboard, before_deadline
 from framework.worker.executor import Executor
@@ -81,6 +82,8 @@ class WorkerCore:
         leave: shared with the signal handlers.
         held: descriptors that the engine has opened.
         ledger: the ledger of this process.
+        notes: what of its jobs outlives this process.
+        blocked_after: seconds after which a handler that holds the event loop is reported.
 
     Attributes:
         executors: by queue.
@@ -104,6 +107,8 @@ class WorkerCore:
         leave: LeaveSignal,
         ledger: Ledger,
         held: Mapping[int, Identity] | None = None,
+        notes: Notes | None = None,
+        blocked_after: float = 1.0,
     ) -> None:
         self.process = process
         self.index = index
@@ -113,7 +118,7 @@ class WorkerCore:
         for executor in executors:
             executor.record = ledger.end
             executor.engine = engine if isinstance(engine, Transactional) else NoTransactions(engine.features.system)
-        self.ledger = ledger
+        self.ledger, self.notes, self.blocked_after = ledger, notes, blocked_after
         self.options = options
         self.emit = emit
         self.leave = leave

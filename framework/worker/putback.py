@@ -15,10 +15,13 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
+from framework.process.blackbox import dump
+from framework.process.signals import BLACK_BOX
+
 # `signal` wraps each answer in an enum, which takes 1.5 microseconds instead of 0.02.
 _handler_of: Callable[[int], Any] = _signal.getsignal
 # For these the handler that the service's lifespan has installed stays; the worker only needs it not to change.
-_KEPT = (signal.SIGCHLD, signal.SIGPIPE, signal.SIGUSR1)
+_KEPT = (signal.SIGCHLD, signal.SIGPIPE, signal.SIGUSR1, BLACK_BOX)
 _LIMITS = {
     name: getattr(resource, f"RLIMIT_{name}")
     for name in ("AS", "CPU", "DATA", "FSIZE", "NOFILE", "NPROC", "STACK")
@@ -31,8 +34,8 @@ Identity = tuple[int, int]  # device and inode
 
 
 def stacks(number: int, frame: FrameType | None) -> None:
-    """Do nothing: this handler of SIGUSR1 stands beneath faulthandler's. Python knows only this one, so it notices
-    another."""
+    """Do nothing: this handler of SIGUSR1 and BLACK_BOX stands beneath faulthandler's. Python knows only this one, so
+    it notices another."""
 
 
 class PutBack:
@@ -44,7 +47,7 @@ class PutBack:
     """
 
     def __init__(self, installed: Iterable[signal.Signals], say: Callable[[str], None]) -> None:
-        self._handlers = {number: _handler_of(number) for number in installed}
+        self._handlers: dict[int, Any] = {number: _handler_of(number) for number in installed}
         self._needed = [int(number) for number in (*self._handlers, *_KEPT)]
         self._term, self._alarm = self._handlers[signal.SIGTERM], self._handlers.get(signal.SIGALRM)
         self._say = say
@@ -90,7 +93,7 @@ class PutBack:
                 signal.signal(number, handler)
                 if handler is stacks:
                     faulthandler.unregister(number)  # otherwise faulthandler believes that it is still registered
-                    faulthandler.register(number, all_threads=True)
+                    dump.install(number)
         _signal.pthread_sigmask(_UNBLOCK, self._needed)
 
     def between_jobs(self) -> None:

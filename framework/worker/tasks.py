@@ -38,6 +38,7 @@ class Run:
         timer: calls its soft timeout.
         inside: the handler can be cancelled now.
         why: why the worker has cancelled the handler; empty: it has not.
+        hung: it goes on after its cancellation.
         disturbed: another job, or a thread whose job is unknown, has cancelled one of its tasks.
         exit: the SystemExit or KeyboardInterrupt that a task or callback of the job has raised.
     """
@@ -50,6 +51,7 @@ class Run:
     timer: asyncio.TimerHandle | None = None
     inside: bool = False
     why: Why | Literal[""] = ""
+    hung: bool = False
     disturbed: Literal["", "neighbour", "unknown"] = ""
     exit: BaseException | None = None
 

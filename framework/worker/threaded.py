@@ -25,6 +25,7 @@ from framework.worker.base import Worker, handler_line, stack_of
 from framework.worker.core import WorkerCore
 from framework.worker.gate.gate import WAIT
 from framework.worker.gate.unsettled import FIRST_RETRY
+from framework.worker.interrupts.awaited import handlers_frames, noted
 from framework.worker.interrupts.thread_interrupt import Call, Limits, ThreadInterrupts
 
 TOGETHER = 0.005  # seconds for which the main thread waits at most for more jobs to end, to settle them in one call
@@ -230,6 +231,8 @@ class ThreadWorker(Worker):
 
     def _live_in(self, row: int, todo: SimpleQueue[Run | None]) -> None:
         self._core.rows[row].thread(threading.get_native_id())  # for the supervisor
+        if self._core.notes is not None:
+            self._core.notes.thread(row, threading.get_ident())
         while (run := todo.get()) is not None:
             self._run_job(run)
             del run  # keeps nothing of a job alive until the next one
@@ -268,6 +271,9 @@ class ThreadWorker(Worker):
             f"{core.process}: job {run.attempt.lease.job.id!r} goes on after its timeout in {handler}"
             f"{f' ({line})' if line else ''}: no new job starts here until the process is replaced"
         )
+        if core.notes is not None:
+            lease = run.attempt.lease
+            core.notes.frames(run.row, lease.job.id, lease.delivery, noted(handlers_frames(frame)))
         core.emit(ServiceMistake(core.process, text, stack_of(frame)))
         core.leave.leave("hung job")
         self._wake()

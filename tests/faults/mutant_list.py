@@ -88,6 +88,8 @@ CAREFUL = (
     Mutant("the board of another tree is left alone", "process/scoreboard/board.py", (Change("Scoreboard._renewed", "if not head.startswith(MAGIC) or head[TREE] == self._memory[TREE]:", "if True:"),), "unit/test_scoreboard.py"),
     Mutant("what processes share is sealed", "process/nameless.py", (Change("shared_memory", "fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW", "fcntl.F_SEAL_GROW"),), "unit/test_scoreboard.py"),
     Mutant("a kill reason is in the board's file", "process/scoreboard/board.py", (Change("Scoreboard._write_kill_reason", "self.try_to_publish()", ""),), "unit/test_scoreboard.py"),
+    Mutant("O_NOFOLLOW of the copy of black boxes", "process/blackbox/store.py", (Change("", "os.O_NONBLOCK | os.O_NOFOLLOW", "os.O_NONBLOCK"),), "unit/test_black_box.py"),
+    Mutant("a copy of black boxes with other names is left alone", "process/blackbox/store.py", (Change("Store._copy", "if os.fstat(descriptor).st_nlink == 1:", "if True:"),), "unit/test_black_box.py"),
     Mutant("O_NOFOLLOW of an instance's lock", "process/supervisor/instance.py", (Change("_open", "return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW", "return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC"),), LINKS),
     Mutant("O_NOFOLLOW of a piece of the reserve", "process/supervisor/reserve.py", (Change("", "os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_CREAT | os.O_CLOEXEC"),), LINKS),
     Mutant("O_NOFOLLOW of a new ring", "telemetry/ring/ring.py", (Change("create", "os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_TRUNC | os.O_CLOEXEC"),), LINKS),

@@ -40,6 +40,7 @@ SUITES = [
     Suite("shutdown_soak", False, late("shutdown_soak"), share=3),
     Suite("telemetry_down", False, late("telemetry_down"), share=1),
     Suite("telemetry_kills", False, late("telemetry_kills"), share=2),
+    Suite("black_box", False, late("black_box"), share=1),
     Suite("postgres", False, late("postgres_faults"), share=3),
     Suite("machines", True, late("machines"), share=3),
     Suite("exactly_once", False, late("exactly_once"), share=3),

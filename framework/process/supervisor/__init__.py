@@ -1,5 +1,6 @@
 """The supervisor: it starts processes, watches them by the scoreboard, replaces them, and stops them in time."""
 
+from framework.process.blackbox import Stacks
 from framework.process.supervisor.children import (
     CRASHED,
     FAILED_TO_CLOSE,
@@ -18,7 +19,6 @@ from framework.process.supervisor.instance import Instance
 from framework.process.supervisor.loop import Supervisor
 from framework.process.supervisor.platform import IS_LINUX, die_with_parent, threads
 from framework.process.supervisor.reserve import Reserve
-from framework.process.supervisor.stacks import Stacks
 from framework.process.supervisor.tree import SupervisorOptions
 
 __all__ = [

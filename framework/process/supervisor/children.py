@@ -9,6 +9,7 @@ import subprocess
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from resource import struct_rusage
 from typing import NoReturn
 
 from framework.process import orphans, stdio
@@ -189,7 +190,7 @@ def terminate(pid: int) -> None:
 
 
 def dump_stacks(pid: int) -> None:
-    """Make a ready child write the stacks of all its threads to standard error."""
+    """Make a ready child write the stacks of all its threads to the file of its slot."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGUSR1)
 
@@ -204,8 +205,8 @@ def next_dead() -> int | None:
     return found.si_pid if found else None
 
 
-def reap(pid: int) -> int:
-    """Reap a dead child, after killing its group; return its exit code, negative for a signal."""
+def reap(pid: int) -> tuple[int, struct_rusage]:
+    """Reap a dead child, after killing its group; return its exit code, negative for a signal, and what it has used."""
     kill_group(pid)
-    _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status)
+    _, status, usage = os.wait4(pid, 0)
+    return os.waitstatus_to_exitcode(status), usage

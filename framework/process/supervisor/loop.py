@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from framework.model.events import Event
+from framework.process.blackbox import Recorder, Stacks
 from framework.process.scoreboard import Scoreboard
 from framework.process.signals import SignalQueue
 from framework.process.standstill import Standstill
@@ -17,7 +18,6 @@ from framework.process.supervisor.drain import Drain
 from framework.process.supervisor.notify import Notifier
 from framework.process.supervisor.place import Place
 from framework.process.supervisor.restart import Restarts
-from framework.process.supervisor.stacks import Stacks
 from framework.process.supervisor.tree import QUIET_TURN, TURN, SupervisorOptions, Tree
 from framework.process.supervisor.watch import Watch
 
@@ -39,6 +39,7 @@ class Supervisor:
         idle: called at every turn.
         start: starts a child and returns its pid; `children.fork` unless the service's import started threads.
         lost: says why the engine's directory is not the one in which the tree was started; empty: it is.
+        recorder: keeps what is known of processes that die.
         may_renew: says why the processes cannot be renewed now; empty: they can.
     """
 
@@ -54,10 +55,11 @@ class Supervisor:
         start: Callable[[ChildSpec, ChildInfo], int] = children.fork,
         may_renew: Callable[[], str] = str,
         lost: Callable[[], str] = str,
+        recorder: Recorder | None = None,
     ) -> None:
         self._stacks = stacks
         self._idle = idle
-        self._tree = Tree(specs, board, options, emit)
+        self._tree = Tree(specs, board, options, emit, recorder)
         self._start_child = start
         self._may_renew = may_renew
         self._lost = lost
@@ -146,15 +148,14 @@ class Supervisor:
             self._to_dump = [place for place in tree.places if place.ready]
 
     def _dump_next(self) -> None:
-        """Dump the stacks of one process at a time: all write to the same file, and their stacks must not mix."""
+        """Dump the stacks of one process at a time, so that they do not mix on standard error."""
         if self._to_dump:
             place = self._to_dump.pop(0)
             if place.pid is not None:
                 place.sent.add(signal.SIGUSR1)
-                self._stacks.title(place.spec.name, place.pid)
                 children.dump_stacks(place.pid)
 
     def _copy_stacks(self) -> None:
-        lost = self._stacks.copy()
+        lost = self._stacks.copy(lambda index: self._tree.board.slot(index).pid)
         if lost:
             self._tree.note(f"{lost:,} bytes of stacks found no room on standard error", "warning")

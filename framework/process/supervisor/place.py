@@ -21,6 +21,7 @@ class Place:
         leaving: it was told to leave (SIGTERM).
         kill_at: when it is killed if it has not left.
         killed: the exit reason that was decided by killing it.
+        asked: it was asked for its stacks, because its kill is near.
         flushing: it was late but had settled everything, and got more time for its telemetry.
         vain: processes in a row that failed before they were ready, or in a drain.
         sent: signals that the supervisor has sent to this process, except SIGKILL; a handler may have reset them to
@@ -38,6 +39,7 @@ class Place:
     leaving: bool = False
     kill_at: float | None = None
     killed: str = ""
+    asked: bool = False
     flushing: bool = False
     vain: int = 0
     sent: set[int] = field(default_factory=set)
@@ -53,7 +55,7 @@ class Place:
     def begin(self, pid: int, child: ChildInfo, now: float) -> None:
         """Record a new process."""
         self.pid, self.incarnation, self.mark, self.born_at = pid, child.incarnation, child.mark, now
-        self.ready = self.leaving = self.flushing = False
+        self.ready = self.leaving = self.asked = self.flushing = False
         self.start_at = self.kill_at = None
         self.image = 0  # unknown yet: the start of an interpreter would look like a program that a job executes
         self.killed = ""

@@ -62,6 +62,8 @@ class Restarts:
         mark = orphans.mark_of(self._name, next(self._births))
         child = ChildInfo(spec.name, spec.index, incarnation, os.getpid(), self._waker, self._poke_reader, mark)
         tree.board.occupy(spec.index, incarnation)
+        if tree.recorder is not None:
+            tree.recorder.clear(spec.index)
         try:
             pid = self._start_child(spec, child)
         except OSError as error:  # no memory, too many processes
@@ -106,8 +108,10 @@ class Restarts:
         while (pid := children.next_dead()) is not None:
             place = next((place for place in self._tree.places if place.pid == pid), None)
             busy = self._tree.board.busy_rows(place.spec.index) if place else []
-            code = children.reap(pid)
+            code, usage = children.reap(pid)
             if place is not None:
+                if self._tree.recorder is not None:  # before the board says how it died, which a rescuer waits for
+                    self._tree.recorder.close(place.spec.index, place.incarnation, busy, usage)
                 self._bury(place, pid, code, busy, now)
                 poke(self._poke)
             died = True

@@ -6,8 +6,11 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from framework.model.black_box import BlackBox
 from framework.model.events import Event, ProcessKilled, SupervisorNote
+from framework.process.blackbox import Recorder
 from framework.process.scoreboard import DIED, TIMEOUT, Scoreboard
 from framework.process.standstill import Standstill
 from framework.process.supervisor import children
@@ -32,6 +35,16 @@ class SupervisorOptions:
     quickest: float = 0.0
 
 
+class Kill(NamedTuple):
+    """The arguments of `Tree.kill`."""
+
+    place: Place
+    reason: str
+    kind: int
+    why: str
+    charged: Sequence[int] | None = None
+
+
 class Tree:
     """The children of one supervisor.
 
@@ -40,17 +53,24 @@ class Tree:
         draining: the service stops; no worker is started any more.
         deadline: monotonic seconds at which the drain must be over; None: as long as it takes.
         exit_code: the supervisor's exit code, as far as it is known.
+        recorder: keeps what is known of children that die; None: nothing does.
         still: the record of the time for which the whole tree stood still.
     """
 
     def __init__(
-        self, specs: Sequence[ChildSpec], board: Scoreboard, options: SupervisorOptions, emit: Callable[[Event], None]
+        self,
+        specs: Sequence[ChildSpec],
+        board: Scoreboard,
+        options: SupervisorOptions,
+        emit: Callable[[Event], None],
+        recorder: Recorder | None = None,
     ) -> None:
         self.places = [Place(spec, start_at=0.0) for spec in specs]
         self.workers = [place for place in self.places if not place.spec.last]
         self.last = [place for place in self.places if place.spec.last]
         self.board = board
         self.options = options
+        self.recorder = recorder
         self.emit = emit
         self.draining = False
         self.deadline: float | None = None
@@ -82,10 +102,29 @@ class Tree:
         place.sent.add(signal.SIGTERM)
         children.terminate(place.pid)
 
-    def kill(self, place: Place, reason: str, kind: int, why: str, charged: Sequence[int] | None = None) -> None:
+    def kill_hung(self, kills: Sequence[Kill]) -> None:
+        """Kill children that do not leave by themselves, with what they say about where they stand: all are asked at
+        once, and all together get `blackbox.WITHIN` seconds to answer."""
+        began = time.monotonic()
+        if kills and self.recorder is not None:
+            self.recorder.wait([(kill.place.spec.index, kill.place.pid or 0) for kill in kills])
+        for kill in kills:
+            self.kill(*kill, since=began)
+
+    def kill(
+        self,
+        place: Place,
+        reason: str,
+        kind: int,
+        why: str,
+        charged: Sequence[int] | None = None,
+        *,
+        since: float | None = None,
+    ) -> None:
         """Kill a child and its process group.
 
-        `charged` names the rows that are charged; None: the kind decides.
+        `charged` names the rows that are charged; None: the kind decides. `since`: when it was due, in
+        monotonic seconds.
         """
         assert place.pid is not None
         # The kill reason comes first: a rescuer that finds the process dead must already find the reason.
@@ -97,5 +136,10 @@ class Tree:
         else:  # it hangs while it leaves: the job that ruined it is still charged
             self.board.write_death(place.incarnation, ruin.detail, ruin.charged)
         place.killed = reason
-        self.emit(ProcessKilled(place.spec.name, place.pid, "timeout" if kind == TIMEOUT else "planned", why))
         children.kill_group(place.pid)
+        waited = 0.0 if since is None else time.monotonic() - since
+        box = BlackBox()
+        if self.recorder is not None:  # what it has written is in memory that it leaves behind
+            box = self.recorder.keep(place.spec.index, place.incarnation, charged)
+        how = "timeout" if kind == TIMEOUT else "planned"
+        self.emit(ProcessKilled(place.spec.name, place.pid, how, why, box.where, box.stack, box.log, waited))

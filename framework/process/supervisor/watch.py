@@ -23,11 +23,14 @@ from framework.process.supervisor.drain import Drain
 from framework.process.supervisor.notify import Notifier
 from framework.process.supervisor.place import Place
 from framework.process.supervisor.platform import image, waits_for_disk, waits_for_lock
-from framework.process.supervisor.tree import Tree
+from framework.process.supervisor.tree import Kill, Tree
 
 STUCK_AFTER = 30.0  # seconds without a turn after which an idle child counts as stuck
 STANDS_STILL = 2_000_000_000  # ns without a turn after which a job is assumed to block its process
 EXECUTED = "another program was executed in its place"
+# Seconds before a kill at which the process is asked where it stands: on a busy machine it answers late. If the time
+# between soft and hard timeout is short, half of that.
+ASK_AHEAD = 0.25
 SILENCE = 1.5  # seconds within which at least one child turns: an idle worker once a second, maintenance twice
 
 
@@ -47,6 +50,7 @@ class Watch:
         self._announced = False
         self._ever_ready = False
         self._silent_since: float | None = None  # monotonic seconds; set while all children wait for the disk
+        self._kills: list[Kill] = []
         self.hard_at = float("inf")
         self.quiet = False
 
@@ -58,6 +62,7 @@ class Watch:
         slots = [tree.board.slot(place.spec.index) for place in living]
         self._listen(living, slots, now)
         self.quiet = self._silent_since is None and all(slot.state == READY for slot in slots)
+        self._kills = []
         for place, slot in zip(living, slots, strict=True):
             if not place.ready and slot.ready:
                 self._became_ready(place, slot)
@@ -65,6 +70,7 @@ class Watch:
                 self._enforce(place, slot, now)
             elif place.kill_at is not None and now >= place.kill_at:
                 self._end_late(place, slot)
+        tree.kill_hung(self._kills)
         if not self._announced and all(place.ready for place in tree.places if place.spec.vital):
             self._announced = True
             self._notifier.send("READY=1", f"STATUS={len(tree.workers)} workers ready")
@@ -92,27 +98,40 @@ class Watch:
         self._tree.emit(ProcessBecameReady(place.spec.name, place.pid, slot.ready / 1e9 - place.born_at))
 
     def _enforce(self, place: Place, slot: SlotState, now: float) -> None:
-        options, kill, still = self._tree.options, self._tree.kill, self._tree.still
+        options, still = self._tree.options, self._tree.still
         # A job whose handler has ended has no deadline any more: the remaining time is the engine's.
         rows = self._tree.board.busy_rows(place.spec.index)
         busy = [row for row in rows if not row.settling]
         self.quiet = self.quiet and not rows
         running = name_holder(place.pid or 0, [later(row, still, now) for row in busy], int(now * 1e9), slot.tick)
         charged = overdue(running, int(now * 1e9), slot.tick)
-        coming = (row.hard / 1e9 for row in running if row.hard / 1e9 > now)
+        ahead = min([ASK_AHEAD, *((row.hard - row.soft) / 2e9 for row in running if row.hard)])
+        coming = (at for row in running for at in (row.hard / 1e9 - ahead, row.hard / 1e9) if at > now)
+        self._ask(place, overdue(running, int((now + ahead) * 1e9), slot.tick) is not None)
         self.hard_at = min(self.hard_at, *coming, float("inf"))
         if charged is not None:
-            kill(place, "timeout", TIMEOUT, f"{len(charged)} jobs past their hard timeout", charged)
+            self._kill(place, "timeout", TIMEOUT, f"{len(charged)} jobs past their hard timeout", charged)
         elif place.kill_at is not None and now >= place.kill_at:
             self._end_late(place, slot)
         elif self._is_another_program(place, slot, now):
-            kill(place, "crashed", DIED, EXECUTED)
+            self._kill(place, "crashed", DIED, EXECUTED)
         elif not place.ready and still.elapsed(place.born_at, now) > options.ready_within:
-            kill(place, "failed_to_start", PLANNED, f"not ready within {options.ready_within:g} s")
+            self._kill(place, "failed_to_start", PLANNED, f"not ready within {options.ready_within:g} s")
         elif slot.state in (LEAVING, GONE) and not busy and place.kill_at is None and options.drain is not None:
             place.kill_at = now + options.drain  # it leaves by itself, and its lifespan may hang
         elif self._is_stuck(place, slot, now) and not busy:
-            kill(place, "stuck", PLANNED, f"idle, and its loop has not turned for {STUCK_AFTER:g} s")
+            self._kill(place, "stuck", PLANNED, f"idle, and its loop has not turned for {STUCK_AFTER:g} s")
+
+    def _ask(self, place: Place, soon: bool) -> None:
+        """Ask a process for its stacks that will be killed soon; forget them if it will not be killed any more."""
+        recorder = self._tree.recorder
+        if recorder is None or place.pid is None or soon == place.asked:
+            return
+        place.asked = soon
+        if soon:
+            recorder.ask(place.spec.index, place.pid)
+        else:
+            recorder.forget(place.spec.index)
 
     def _is_another_program(self, place: Place, slot: SlotState, now: float) -> bool:
         """Return whether a job has replaced its worker by another program (`os.execv`). The worker's jobs are rescued
@@ -136,7 +155,11 @@ class Watch:
             return
         if tree.draining and not settled and place.spec.vital:
             tree.exit_code = tree.exit_code or 5
-        tree.kill(place, "drain_timeout", PLANNED, "told to leave, and did not in time")
+        self._kill(place, "drain_timeout", PLANNED, "told to leave, and did not in time")
+
+    def _kill(self, place: Place, reason: str, kind: int, why: str, charged: Sequence[int] | None = None) -> None:
+        """Kill a child at the end of this look, with all others that must be killed now."""
+        self._kills.append(Kill(place, reason, kind, why, charged))
 
     def _check_first_ready(self, now: float) -> None:
         tree = self._tree

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -41,6 +42,10 @@ class Lines:
     def say_lost(self) -> None:
         """Write how many lines were dropped, as soon as a line can be written."""
         self._logs.say_lost()
+
+    def remember(self, remember: Callable[[str, int, bytes], None]) -> None:
+        """Give each line that a job logs also to `remember`, with the job's id and delivery."""
+        self._logs.remember = remember
 
     def wants(self, kind: type[e.Event], outcome: str = "") -> bool:
         """Return whether such an event could make a line. `outcome`: the outcome of a JobFinished."""
@@ -102,6 +107,8 @@ class Lines:
             keys |= {ERROR_TYPE: event.reason, "reason": event.reason, "message": event.message}
         if run.trace_id:
             keys |= {"trace_id": run.trace_id, "span_id": run.span_id}
+        if (box := event.box) is not None:
+            keys |= {"where": box.where, "peak_memory": box.peak_memory, "cpu_time": round(box.cpu_time, 3)}
         self._say("error" if event.outcome == "dead_lettered" else "warning", "attempt_lost", **keys)
 
     def _exited(self, event: e.ProcessExited) -> None:
@@ -119,7 +126,7 @@ class Lines:
                 return
             case e.LoopBlocked():
                 text = (
-                    f"{event.process}: event loop blocked {event.seconds:.0f} s in {event.handler} ({event.where}): "
+                    f"{event.process}: event loop blocked {event.seconds:g} s in {event.handler} ({event.where}): "
                     "use an async client or a sync handler"
                 )
                 self._say("warning", text, queue=event.queue, job_id=event.job_id, stack=event.stack)
@@ -128,11 +135,22 @@ class Lines:
                 self._say("error", event.text, slot=event.process, **keys)
             case e.ScheduleFired():
                 self._fired(event)
+            case e.ProcessKilled():
+                self._killed(event)
             case e.SupervisorNote():
                 self._say(event.level, event.text)
             case _ if type(event) in _LINES:
                 level, text, keys_of = _LINES[type(event)]
                 self._say(level, text, **{key: _value_of(event, key) for key in keys_of.split()})
+
+    def _killed(self, event: e.ProcessKilled) -> None:
+        keys: dict[str, Any] = {"slot": event.process, "pid": event.pid, "kill_reason": event.kill_reason}
+        keys["why"] = event.why
+        if event.where:
+            keys |= {"where": event.where, "waited": round(event.waited, 6), "stack": event.stack}
+        if event.log:
+            keys["last_lines"] = list(event.log)
+        self._say("warning", "process_killed", **keys)
 
     def _fired(self, event: e.ScheduleFired) -> None:
         keys: dict[str, Any] = {"queue": event.queue, "schedule": event.key, "tick": _utc(event.tick)}
@@ -159,7 +177,6 @@ _LINES: Final[dict[type[e.Event], tuple[str, str, str]]] = {
     e.HooksNotCalled: ("warning", "hooks_not_called", "hook count why"),
     e.ProcessStarted: ("debug", "process_started", "slot pid"),
     e.ProcessBecameReady: ("info", "process_ready", "slot pid after"),
-    e.ProcessKilled: ("warning", "process_killed", "slot pid kill_reason why"),
     e.WorkerReady: ("debug", "worker_ready", "slot pid"),
     e.WorkerLeaving: ("info", "worker_leaving", "slot pid why"),
     e.Draining: ("info", "draining", "signal deadline"),

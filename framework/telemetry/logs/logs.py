@@ -19,7 +19,7 @@ from typing import Any, cast
 import structlog
 from opentelemetry import trace
 
-from framework.model.job import current_job
+from framework.model.job import current_job, running
 from framework.model.outcome import JobInterrupted
 from framework.model.text.redaction import hider
 from framework.service.app import Logger
@@ -46,7 +46,7 @@ class Output:
 
     def __init__(self, logs: Logs) -> None:
         self.logs = logs
-        self.msg = logs.writer.write
+        self.msg = logs.put
 
     def __getattr__(self, _level: str) -> Callable[[bytes], None]:
         return self.msg
@@ -73,6 +73,7 @@ class Logs:
         self._renderer: Callable[[Any, str, Keys], bytes] = (
             ConsoleRenderer(colors=writer.is_terminal, limit=writer.limit) if console else JsonRenderer(writer.limit)
         )
+        self.remember: Callable[[str, int, bytes], None] | None = None  # takes what jobs log
         self.also: Callable[[Keys], None] | None = None  # the OTLP logs exporter, when it is asked for
         writer.notice = self._lost
         self._processors: list[Any] = [
@@ -117,11 +118,17 @@ class Logs:
         texts = [text_of(part)[:200] for part in parts[:20]]
         self.say("warning", "log_record_unreadable", **keys, template=text_of(event)[:200], args=texts)
 
+    def put(self, line: bytes) -> None:
+        """Write a line of the service. What a job logs is also remembered, in case its process is killed."""
+        if self.remember is not None and (lease := running.get()) is not None:
+            self.remember(lease.job.id, lease.delivery, line)
+        self.writer.write(line)
+
     def say(self, level: str, event: str, **keys: object) -> None:
         """Write one of the framework's own lines."""
         if self.passes(LEVELS[level]):
             keys["event"], keys["level"] = event, level
-            self._write(level, keys)
+            self.writer.write(self._rendered(level, keys))
 
     def bound(self, keys: dict[str, object]) -> Logger:
         """Return a logger whose lines carry these keys: `ctx.log`."""
@@ -171,12 +178,12 @@ class Logs:
         keys = dict(structlog.processors.format_exc_info(None, level, keys))
         if record.name.partition(".")[0] in _LIBRARIES:
             keys |= {key: self._hide(text_of(keys[key])) for key in ("event", "exception") if key in keys}
-        self._write(level, keys)
+        self.put(self._rendered(level, keys))
 
-    def _write(self, level: str, keys: Keys) -> None:
+    def _rendered(self, level: str, keys: Keys) -> bytes:
         """Process a line as structlog's chain does for its own loggers."""
         keys = self._complete(None, level, structlog.contextvars.merge_contextvars(None, level, keys))
-        self.writer.write(self._render(None, level, keys))
+        return self._render(None, level, keys)
 
 
 class RecordHandler(logging.Handler):

@@ -6,6 +6,7 @@ import struct
 
 from opentelemetry.trace import StatusCode
 
+from framework.telemetry import names
 from framework.telemetry.attempts import End, of_queue
 from framework.telemetry.ring import wire
 from framework.telemetry.ring.ringspan import Extras, RingSpan
@@ -53,6 +54,9 @@ class Encoder:
         exception = end.exception() if self._exceptions else None
         if exception is not None:
             more.event("exception", exception, end.end)
+        box = end.black_box()
+        if box is not None:
+            more.event(names.BLACK_BOX, box, end.end)
         bounded = more.bounded(ours)
         for key, value in last.items():
             bounded[key] = value

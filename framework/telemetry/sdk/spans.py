@@ -128,6 +128,9 @@ class SpanTracing(LogTracing):
         if exception is not None and self._exceptions.on_span:
             span.add_event("exception", exception)
         self._exceptions.emit(end, span.get_span_context())
+        box = end.black_box()
+        if box is not None:
+            span.add_event(names.BLACK_BOX, box, end.end)
 
     def attributes(self, lease: Lease, known: End, most: int | None = None) -> dict[str, Any]:
         """Return the attributes that are known when an attempt starts."""

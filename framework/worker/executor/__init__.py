@@ -299,6 +299,9 @@ class Executor:
     def _failure(self, attempt: Attempt, error: BaseException) -> Failure:
         lease = attempt.lease
         message, trace = describe(error)
+        if isinstance(error, JobInterrupted) and self.options.timeout is not None:
+            place = f": its handler stood in {error.where}" if error.where else ""
+            message = f"stopped at its timeout of {self.options.timeout:g} s{place}"
         undecodable = issubclass(type(error), UndecodablePayload)
         return Failure(
             attempt=lease.attempt,

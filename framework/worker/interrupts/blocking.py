@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Generator
+from contextlib import suppress
 from typing import Any, ClassVar
 
 from framework.model.events import LoopBlocked
@@ -16,8 +17,8 @@ from framework.worker.base import handler_line, stack_of
 from framework.worker.core import WorkerCore
 from framework.worker.tasks import JobTask
 
-BLOCKED_AFTER = 5.0  # seconds
-LOOK = 1.0  # seconds between looks at the clock
+BLOCKED_AFTER = 1.0  # seconds
+MARK_AFTER = 1.5  # seconds after which the job is marked on the board: before the supervisor takes the loop for blocked
 
 
 def last_row() -> int | None:
@@ -30,14 +31,14 @@ class Tracked:
 
     last: ClassVar[RowWriter | None] = None
 
-    __slots__ = ("_awaitable", "_row")
+    __slots__ = ("_row", "awaitable")
 
     def __init__(self, awaitable: Awaitable[Any], row: RowWriter) -> None:
-        self._awaitable = awaitable
+        self.awaitable = awaitable
         self._row = row
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        inner = self._awaitable.__await__()
+        inner = self.awaitable.__await__()
         mark = self._row.on_cpu
         send: Any = None
         error: BaseException | None = None
@@ -61,14 +62,17 @@ class Tracked:
 
 
 class LoopWatch:
-    """The thread that reports which job blocks the loop, with its stack, once per blockage."""
+    """The thread that reports which job blocks the loop, with its stack, once per blockage.
+
+    It calls the loop at each look, and more often while jobs run: a loop that does not answer is blocked.
+    """
 
     def __init__(self, core: WorkerCore, loop: asyncio.AbstractEventLoop, *, after: float = BLOCKED_AFTER) -> None:
         self._core = core
         self._loop = loop
         self._marked: RowWriter | None = None
         self._after = after
-        self._last = time.monotonic()
+        self._called: float | None = None  # when the loop was called that has not answered yet
         self._main = threading.get_ident()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, name="loop-watch", daemon=True)
@@ -76,7 +80,7 @@ class LoopWatch:
 
     def turned(self) -> None:
         """Note that the loop turned."""
-        self._last = time.monotonic()
+        self._called = None
         if self._marked is not None:
             self._marked.on_cpu(False)
             self._marked = None
@@ -86,19 +90,26 @@ class LoopWatch:
         self._stop.set()
 
     def _look(self) -> None:
-        said = 0.0
-        still = Standstill(min(LOOK, self._after / 2), time.monotonic())
+        said: float | None = None
+        still = Standstill(self._pause(), time.monotonic())
         while not self._stop.wait(still.turn):
-            if still.turned(time.monotonic()):  # this thread stood still as well: the loop was not blocked
-                self._last = time.monotonic()
-            last = self._last
-            if time.monotonic() - last > 1.5 * LOOK and self._marked is None:
+            now = time.monotonic()
+            if still.turned(now) and self._called is not None:  # this thread stood still as well
+                self._called = now
+            called = self._called
+            if called is None:
+                self._called = now
+                with suppress(RuntimeError):  # the loop is closed
+                    self._loop.call_soon_threadsafe(self.turned)
+            elif now - called > min(MARK_AFTER, self._after) and self._marked is None:
                 self._mark()
-            if time.monotonic() - last > self._after and last != said:
-                said = last
-                self._say(time.monotonic() - last)
-            # An idle process is looked at less often; a mark still comes within 2.5 s after the loop has stopped.
-            still.turn = min(LOOK, self._after / 2) if self._core.used else self._after / 2
+            if called is not None and now - called > self._after and called != said:
+                said = called
+                self._say(now - called)
+            still.turn = self._pause()
+
+    def _pause(self) -> float:
+        return min(MARK_AFTER, self._after) / (4 if self._core.used or self._called is not None else 1)
 
     def _mark(self) -> None:
         """Mark the row of the job whose task is current. `Tracked` marks a handler's own code only, not tasks that it

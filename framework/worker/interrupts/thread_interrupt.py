@@ -24,6 +24,7 @@ from framework.model.job import Lease
 from framework.model.options import QueueOptions
 from framework.model.outcome import JobInterrupted, Why
 from framework.process.forks import leave_if_forked
+from framework.worker.interrupts.awaited import handlers_frames, place_of
 from framework.worker.interrupts.interrupt import LOOK_AGAIN, PATIENCE, RETRY, LateAlarm, invoke, where
 
 _order = ctypes.pythonapi.PyThreadState_SetAsyncExc
@@ -264,8 +265,10 @@ class ThreadInterrupts:
     def _interrupt(self, call: Call, why: Why) -> None:
         frame = sys._current_frames().get(call.thread)
         inside, open_ = where(frame)
-        if inside and open_ and frame is not None and _raise_at(call.thread, frame, frame.f_lasti, _made(call, why)):
-            call.why = why
+        if inside and open_ and frame is not None:
+            error = _made(call, why, place_of(handlers_frames(frame)))
+            if _raise_at(call.thread, frame, frame.f_lasti, error):
+                call.why = why
 
 
 def _raise_at(thread: int, frame: FrameType, instruction: int, error: type[JobInterrupted]) -> bool:
@@ -281,12 +284,12 @@ def _raise_at(thread: int, frame: FrameType, instruction: int, error: type[JobIn
     return False
 
 
-def _made(call: Call, why: Why) -> type[JobInterrupted]:
+def _made(call: Call, why: Why, place: str) -> type[JobInterrupted]:
     """Return the class to raise: the interpreter creates the exception itself, without arguments."""
 
     class Interruption(JobInterrupted):
         def __init__(self) -> None:
-            super().__init__(why)
+            super().__init__(why, place)
             call.raised = self
 
     Interruption.__name__ = Interruption.__qualname__ = JobInterrupted.__name__
