@@ -20,6 +20,7 @@ from framework.cli.migrate import migrate
 from framework.cli.output import complain, fail
 from framework.cli.queues import queues
 from framework.cli.run import run
+from framework.cli.starting.new import new
 from framework.model.errors import SettingsError, WorkerError
 from framework.process import stdio
 from framework.service.settings import load_dotenv
@@ -44,7 +45,7 @@ def worker(ctx: click.Context) -> int:
     return 0
 
 
-for _command in (run, check, alerts, enqueue, queues, schedules, dead, bad, health, doctor, migrate):
+for _command in (run, new, check, alerts, enqueue, queues, schedules, dead, bad, health, doctor, migrate):
     worker.add_command(_command)
 
 

@@ -87,6 +87,7 @@ class TreeContext:
         rings: the rings of telemetry; None: unsent telemetry is lost with its process.
         lost: takes lost attempts to the hooks process; None: the service has no `on_failure`.
         stacks: descriptor of the file for the stacks of all processes.
+        burst: the tree ends once nothing is waiting, running or due.
         waited_for: incarnations whose end the supervisor has had time to write.
     """
 
@@ -102,6 +103,7 @@ class TreeContext:
     rings: Any = None
     lost: LostAttempts | None = None
     stacks: int = -1
+    burst: bool = False
     waited_for: set[str] = field(default_factory=set)
 
     @property
