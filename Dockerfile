@@ -1,5 +1,5 @@
 # The example worker, its receiver and its traffic: one image, three commands, one user.
-FROM python:3.14-slim
+FROM python:3.13-slim-trixie
 
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 

@@ -95,10 +95,7 @@ def run(
         say(SupervisorNote("not Linux: fit for development; no promise after a power cut or a dead supervisor"))
     if how.solo:
         return _solo(context, board, say)
-    code = _supervise(_supervisor(context, board, say, telemetry, how.parent), context, say)
-    _close(context, say)
-    say(SupervisorNote(f"stopped, exit code {code}"))
-    return code
+    return _supervise(_supervisor(context, board, say, telemetry, how.parent), context, say)
 
 
 def _checked(
@@ -115,7 +112,10 @@ def _supervise(supervisor: Supervisor, context: TreeContext, say: Say) -> int:
     say(SupervisorNote(f"{context.app.__name__}: {len(context.workers)} workers on {where}, instance {number}"))
     gc.collect()
     gc.freeze()  # the children share these pages; a collection would copy them
-    return supervisor.run()
+    code = supervisor.run()
+    _close(context, say)
+    say(SupervisorNote(f"stopped, exit code {code}"))
+    return code
 
 
 def _solo(context: TreeContext, board: Scoreboard, say: Say) -> int:
