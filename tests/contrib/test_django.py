@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import postgres
 from tests.support.command import TIMEOUT, Cli
 
 ROOT = Path(__file__).parents[2]
@@ -86,6 +87,43 @@ def test_a_task_that_is_gone_becomes_a_dead_letter(site: Cli) -> None:
     assert "no task services.django_site.tasks.renamed" in out
     assert "services.django_site.tasks.User is no task" in out
     assert out.count('"dead_lettered"') == 2
+
+
+IN_TRANSACTION = """
+import django
+django.setup()
+from django.contrib.auth.models import User
+from django.db import connection, transaction
+from services.django_site.tasks import welcome
+
+def stored():
+    with connection.cursor() as cursor:
+        cursor.execute("select count(*) from worker.job")
+        return cursor.fetchone()[0]
+
+with transaction.atomic():
+    welcome.enqueue(User.objects.create(username="grace").pk)
+    print(stored())
+    transaction.set_rollback(True)
+print(stored())
+with transaction.atomic():
+    welcome.enqueue(User.objects.create(username="ada").pk)
+print(stored())
+"""
+
+
+def test_on_postgresql_a_task_is_a_row_of_the_transaction(site: Cli) -> None:
+    server = postgres.shared()
+    postgres.empty(server)
+    site.environ |= {
+        "DJANGO_SETTINGS_MODULE": "tests.contrib.on_postgres",
+        "WORKER_ENGINE_URL": f"{server.url}?local_dir={site.home / 'local'}",
+    }
+    python(site, "-m", "services.django_site", "migrate", "--verbosity=0")
+    assert python(site, "-c", IN_TRANSACTION).split() == ["1", "0", "1"]
+    out = python(site, "-m", "services.django_site", "worker", "--burst", "--solo")
+    assert "welcome, ada" in out
+    assert "grace" not in out
 
 
 @pytest.mark.parametrize(
