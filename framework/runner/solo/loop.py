@@ -1,6 +1,6 @@
 """`worker run --solo`: the whole service in one process without forks, for a debugger and `breakpoint()`.
 
-Jobs run one at a time in the main thread, with the same engine, ledger and telemetry as elsewhere. Nobody enforces
+Jobs run one at a time in the main thread, with the same engine, ledger and telemetry as elsewhere. There are no
 timeouts: a handler that waits at a breakpoint must not be interrupted. If the process dies, the next start on the same
 store rescues its job.
 """
