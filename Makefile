@@ -1,6 +1,6 @@
 # `make run` and `make test` do all the set-up on a fresh machine; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help run forever test lint format dashboards alerts docs types layers check faults stack-test bench up down clean
+.PHONY: help run forever test lint format dashboards alerts docs types layers check faults stack-test bench first-job up down clean
 
 # The first interpreter on the PATH that is new enough; PYTHON=… chooses another.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -81,6 +81,9 @@ $(BENCH_READY): pyproject.toml
 
 bench: $(BENCH_READY) ## Ours and the peers side by side; QUICK=1 takes some two minutes
 	@QUICK=$(QUICK) .venv-bench/bin/python -m bench
+
+first-job: $(READY) ## Seconds from an empty directory to the first job that survives kill -9: plain, FastAPI, Django
+	@$(BIN)/python -m bench.sixty_seconds
 
 up: ## The compose stack: collector, Jaeger, Prometheus, Grafana and the example (needs Docker)
 	docker compose up --build --detach

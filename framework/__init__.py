@@ -20,6 +20,7 @@ from framework.model.outcome import Discard, JobInterrupted, Reject, RetryLater,
 from framework.model.retry import RetryPolicy
 from framework.model.schedules import Cron, Every
 from framework.runner import connecting as _connecting
+from framework.runner.beside import running as _running
 from framework.service import app as _app
 from framework.service import queues as _queues
 from framework.service.app import Slot, WorkerApp
@@ -28,6 +29,7 @@ from framework.service.settings import Settings
 
 _queues.opener = _connecting.process_producer
 _app.connector = _connecting.connect
+_app.launcher = _running
 
 __all__ = [
     "Context",

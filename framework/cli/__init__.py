@@ -23,6 +23,7 @@ from framework.cli.operate.queues import queues
 from framework.cli.output import complain, fail
 from framework.cli.pausing import pause, resume
 from framework.cli.run import run
+from framework.cli.starting.new import new
 from framework.model.errors import SettingsError, WorkerError
 from framework.process import stdio
 from framework.service.settings import load_dotenv
@@ -49,6 +50,7 @@ def worker(ctx: click.Context) -> int:
 
 for _command in (
     run,
+    new,
     check,
     alerts,
     enqueue,

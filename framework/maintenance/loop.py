@@ -7,11 +7,13 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 
 from framework.engine.answers import checked, pause_of
 from framework.engine.port import Engine
 from framework.engine.stuck import StuckJobs
 from framework.maintenance.abandoned import AbandonedLeases
+from framework.maintenance.burst import Burst
 from framework.maintenance.observing import Observation
 from framework.maintenance.schedules import Plan, Schedules
 from framework.model.errors import answer
@@ -43,6 +45,7 @@ class Maintenance:
         leads: returns whether this process observes depth and age for all services that share the engine.
         drain: seconds for the drain of a tree whose supervisor is dead.
         others: the other trees on the store.
+        burst: ends the tree once nothing is left to do; None: it runs until it is told to stop.
     """
 
     index: int
@@ -58,6 +61,7 @@ class Maintenance:
     leads: Callable[[], bool]
     drain: float | None
     others: OtherTrees
+    burst: Burst | None = None
 
     def __post_init__(self) -> None:
         self._asked_to_leave = False
@@ -129,7 +133,11 @@ class Maintenance:
                 self._observe_at = now + 2 * TURN
         if self.engine_ok:
             self.board.engine_worked(self.index, time.monotonic_ns())
-        return min(maintained, max(0.0, self._fire_at - time.monotonic())) if rescued else 0.0
+        pause = min(maintained, max(0.0, self._fire_at - time.monotonic())) if rescued else 0.0
+        if self.burst is not None:
+            self._try("stats", partial(self.burst.step, busy=not pause))
+            return min(pause, TURN)
+        return pause
 
     def _observe(self) -> float:
         """Observe all queues. Return the seconds until the next observation."""

@@ -92,6 +92,7 @@ class TreeContext:
         lost: takes lost attempts to the hooks process; None: the service has no `on_failure`.
         stacks: descriptors of the files for the stacks of the processes, by slot.
         pages: what of the jobs of each slot outlives its process. boxes: what the supervisor keeps of dead processes.
+        burst: the tree ends once nothing is waiting, running or due.
         waited_for: incarnations whose end the supervisor has had time to write.
     """
 
@@ -109,6 +110,7 @@ class TreeContext:
     stacks: Sequence[int] = ()
     pages: Pages | None = None
     boxes: Store | None = None
+    burst: bool = False
     waited_for: set[str] = field(default_factory=set)
 
     @property

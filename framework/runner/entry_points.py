@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 
 from framework.engine.ledger import DeadLedgers
 from framework.engine.port import Engine, Rescued
-from framework.maintenance import AbandonedLeases, HealthServer, Maintenance, OtherTrees
+from framework.maintenance import AbandonedLeases, Burst, HealthServer, Maintenance, OtherTrees
 from framework.maintenance.probes import probes, processes, restarts
 from framework.model.errors import EngineError, WorkerError
 from framework.model.events import Event, ServiceMistake, SupervisorNote, WorkerReady
@@ -92,6 +93,7 @@ def _argv(context: TreeContext, board: Scoreboard, code: int, child: ChildInfo) 
         "board": board.descriptor,
         "stacks": context.stacks,
         "dead": [context.pages.descriptor, context.boxes.descriptor] if context.pages and context.boxes else [],
+        "burst": context.burst,
         "lost": [context.lost.descriptor] if context.lost is not None else [],
         "rings": rings and (rings.run, rings.number, rings.mark, rings.slots),
         "child": {name: getattr(child, name) for name in ChildInfo.__slots__},
@@ -177,7 +179,10 @@ def maintain(context: TreeContext, child: ChildInfo, board: Scoreboard, plans: S
         telemetry.shutdown(settings.telemetry_flush)
         return FAILED_TO_START
     warn = lambda text: emit(SupervisorNote(text, "warning"))  # noqa: E731
-    maintenance = _maintenance(member, engine, plans, warn)
+    maintenance = maintenance_of(member, engine, plans, warn, index=child.index)
+    if context.burst:
+        end = partial(os.kill, child.supervisor, signal.SIGTERM)
+        maintenance.burst = Burst(engine, context.served, board, say=lambda text: emit(SupervisorNote(text)), end=end)
     telemetry.observe_processes(lambda: processes(board), lambda: restarts(board))
     if settings.health:
         HealthServer(settings.health, probes(maintenance, board), say=warn)
@@ -194,7 +199,10 @@ def maintain(context: TreeContext, child: ChildInfo, board: Scoreboard, plans: S
         member.say_goodbye(LAST_GRACE - 0.2)
 
 
-def _maintenance(member: Member, engine: Engine, plans: Sequence[Plan], warn: Callable[[str], None]) -> Maintenance:
+def maintenance_of(
+    member: Member, engine: Engine, plans: Sequence[Plan], warn: Callable[[str], None], *, index: int
+) -> Maintenance:
+    """Return the housekeeping of this tree, which has the slot `index` of the board, for the process of this member."""
     context, child, telemetry = member.context, member.child, member.telemetry
     abandoned = AbandonedLeases(
         engine,
@@ -208,7 +216,7 @@ def _maintenance(member: Member, engine: Engine, plans: Sequence[Plan], warn: Ca
         identify=partial(identified, telemetry.tracing),
     )
     return Maintenance(
-        child.index,
+        index,
         supervisor=child.supervisor,
         poke=child.poke,
         board=member.board,

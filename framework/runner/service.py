@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from framework.engine.answers import closing
@@ -27,6 +28,7 @@ from framework.process.supervisor import (
     spawn,
     threads,
 )
+from framework.runner.beside import EndsWith
 from framework.runner.code import LoadedCode
 from framework.runner.construct import try_constructor
 from framework.runner.context import TreeContext, crews_of, slots_for, unopened
@@ -34,6 +36,7 @@ from framework.runner.entry_points import specs
 from framework.runner.lost import LostAttempts
 from framework.runner.resolving import refuse_patched, remarks, resolve
 from framework.service.app import WorkerApp
+from framework.service.plans import plans_of
 from framework.service.settings import Settings
 from framework.telemetry import ProcessIdentity, Role, Telemetry, environment_of, prepare_rings, start
 
@@ -41,8 +44,29 @@ Say = Callable[[Event], None]
 FLUSH = 0.2  # seconds to wait for the reader of what the service's import has printed
 
 
+@dataclass(frozen=True, slots=True)
+class How:
+    """The way in which a service runs.
+
+    Attributes:
+        burst: it ends once nothing is waiting, running or due.
+        solo: one process, one job at a time, no timeouts.
+        parent: it ends with the process of this pid, which has started it; None: it does not.
+    """
+
+    burst: bool = False
+    solo: bool = False
+    parent: int | None = None
+
+
 def run(
-    app: type[WorkerApp], settings: Settings, queues: Sequence[str] | None = None, *, target: str, here: str
+    app: type[WorkerApp],
+    settings: Settings,
+    queues: Sequence[str] | None = None,
+    *,
+    target: str,
+    here: str,
+    how: How = How(),
 ) -> int:
     """Run a service until it is told to stop; return the exit code.
 
@@ -54,31 +78,56 @@ def run(
     Raises:
         WorkerError: a mistake was found before anything was started.
     """
-    refuse_patched(app)
-    options = resolve(app, settings)
-    served = _served(app, options, queues)
+    options, served = _checked(app, settings, queues)
     crews = crews_of(app, settings, options, served).values()
     if not any(crew.options.workers for crew in crews):
         raise UsageError(f"{app.__name__} has nothing to run: no queue with a handler and workers above 0")
-    try_constructor(app, settings.ready_within)
+    if not how.solo:
+        try_constructor(app, settings.ready_within)
     stdio.fill_closed()  # the service's import may have closed some, and files opened after this stay open
     stdio.settle(FLUSH)  # writes what the import has printed once, and not in every child
     telemetry = start(ProcessIdentity(app.__name__, "supervisor", "supervisor", 0, ""), settings)
     say = Bus(telemetry.subscribe).emit
-    make = partial(TreeContext, app, settings, options, served, target=target, here=here)
+    make = partial(TreeContext, app, settings, options, served, target=target, here=here, burst=how.burst)
     sizes = [crew.options.concurrency for crew in crews for _ in range(crew.options.workers)]
     context, board, notes = _take_place(make, unopened(settings, f"s{secrets.token_hex(8)}"), say, sizes)
     for text in [*notes, *remarks(app, options)]:
         say(SupervisorNote(text, "warning"))
     if not IS_LINUX:
         say(SupervisorNote("not Linux: fit for development; no promise after a power cut or a dead supervisor"))
-    supervisor = _supervisor(context, board, say, telemetry)
-    where, number = shown(settings.engine_url), context.instance.number
-    say(SupervisorNote(f"{app.__name__}: {len(context.workers)} workers on {where}, instance {number}"))
+    if how.solo:
+        return _solo(context, board, say)
+    return _supervise(_supervisor(context, board, say, telemetry, how.parent), context, say)
+
+
+def _checked(
+    app: type[WorkerApp], settings: Settings, queues: Sequence[str] | None
+) -> tuple[dict[str, QueueOptions], list[str]]:
+    """Return the options of all queues, and the names of those to serve. Raises WorkerError: a mistake in either."""
+    refuse_patched(app)
+    options = resolve(app, settings)
+    return options, _served(app, options, queues)
+
+
+def _supervise(supervisor: Supervisor, context: TreeContext, say: Say) -> int:
+    where, number = shown(context.settings.engine_url), context.instance.number
+    say(SupervisorNote(f"{context.app.__name__}: {len(context.workers)} workers on {where}, instance {number}"))
     gc.collect()
     gc.freeze()  # the children share these pages; a collection would copy them
     code = supervisor.run()
     _close(context, say)
+    say(SupervisorNote(f"stopped, exit code {code}"))
+    return code
+
+
+def _solo(context: TreeContext, board: Scoreboard, say: Say) -> int:
+    """Run the service in this process; return the exit code."""
+    from framework.runner import solo  # only here: it is seldom wanted
+
+    solo.without_timeouts(context)
+    code = solo.Solo(context, board, plans_of(context.app.worker_queues.values(), context.options), say).run()
+    assert context.reserve is not None
+    context.reserve.fill()
     say(SupervisorNote(f"stopped, exit code {code}"))
     return code
 
@@ -167,13 +216,18 @@ def _make_board(context: TreeContext, say: Say) -> Scoreboard:
         return Scoreboard.in_memory(rows, app=app, path=context.instance.board_path)
 
 
-def _supervisor(context: TreeContext, board: Scoreboard, say: Say, telemetry: Telemetry) -> Supervisor:
+def _supervisor(
+    context: TreeContext, board: Scoreboard, say: Say, telemetry: Telemetry, parent: int | None
+) -> Supervisor:
     settings, stacks = context.settings, Stacks([slot.name for slot in board.all_slots()])
     context.stacks = stacks.descriptors[:-1]
     recorder = _recorder(context, board, stacks, say)
 
+    ends_with = EndsWith(parent)
+
     def idle() -> None:
         telemetry.say_lost()
+        ends_with.look()
         if context.lost is not None:
             context.lost.say_refused(say)
 

@@ -74,6 +74,7 @@ def _context(given: dict[str, Any]) -> TreeContext:
         rings=rings_from(*given["rings"]) if given["rings"] else None,
         lost=next((LostAttempts(Mailbox(descriptor)) for descriptor in given["lost"]), None),
         stacks=given["stacks"],
+        burst=given["burst"],
     )
 
 

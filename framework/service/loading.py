@@ -6,6 +6,7 @@ import importlib
 import os
 import pkgutil
 import sys
+from pathlib import Path
 from types import ModuleType
 
 from framework.model.errors import UsageError, WorkerError
@@ -63,11 +64,26 @@ def _import(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(error.name + ".")):
             raise UsageError(f"no module {error.name} (searched from {os.getcwd()})") from None
+        _refuse_namesake(name, error)
         raise UsageError(f"{name} imports {error.name}, which is not installed") from error
     except WorkerError:
         raise
     except Exception as error:
+        if isinstance(error, ImportError):
+            _refuse_namesake(name, error)
         raise UsageError(f"{name} cannot be imported: {type(error).__name__}: {error} ({innermost(error)})") from error
+
+
+def _refuse_namesake(name: str, error: ImportError) -> None:
+    """Raise UsageError if an import has missed a package `framework` of the service's own, which has this library's
+    name."""
+    ours = Path(sys.modules["framework"].__path__[0])
+    theirs = next((path for path in (Path("framework"), Path("framework.py")) if path.exists()), None)
+    if (error.name or "").partition(".")[0] == "framework" and theirs is not None and not theirs.samefile(ours):
+        raise UsageError(
+            f"{name} imports from framework, which is this library here: {theirs.absolute()} has the same name and "
+            "cannot be imported beside it: rename it"
+        ) from error
 
 
 def innermost(error: BaseException) -> str:

@@ -85,12 +85,26 @@ class WorkerApp:
         """
         return connector(cls, settings)
 
+    @classmethod
+    def running(cls, settings: Settings | None = None) -> AbstractContextManager[None]:
+        """Run this app's workers inside the block, as `worker run` does, in a child of this process.
+
+        The block begins when they are ready, and its end drains them. When this process dies, even by SIGKILL, they
+        drain by themselves. For a web server and its workers in one container; each process that enters the block has
+        workers of its own.
+
+        Raises:
+            UsageError: another process cannot import the app. WorkerError: the workers do not start; they say why.
+        """
+        return launcher(cls, settings)
+
 
 def _no_connector(app: type[WorkerApp], settings: Settings | None) -> AbstractContextManager[None]:
     raise RuntimeError("framework/__init__ has not installed a connector")
 
 
 connector: Callable[[type[WorkerApp], Settings | None], AbstractContextManager[None]] = _no_connector
+launcher: Callable[[type[WorkerApp], Settings | None], AbstractContextManager[None]] = _no_connector
 
 
 def check_hooks(cls: type[WorkerApp]) -> None:

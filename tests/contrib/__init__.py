@@ -1,0 +1,1 @@
+"""Web frameworks with real servers, and Django: `framework/contrib`."""
