@@ -131,7 +131,7 @@ PROTOCOL = (
     in_spool("a lock is named by link, not rename", "life.py", "_name_it", "if not disk.link(temp, owner.lock):\n    return False", "if disk.rename(temp, owner.lock):\n    return False", f"{LIFE} spool/test_explorer.py"),
     in_spool("rescued: the directory before the lock", "life.py", "end", "if not owner.held and disk.rmdir(owner.base):\n    disk.unlink(owner.lock)", "disk.unlink(owner.lock)\ndisk.rmdir(owner.base)", f"{LIFE} spool/test_explorer.py"),
     in_spool("run records of the version before are read", "rescue.py", "Rescue._take", "started=runs.read_rows(data)", "started={}", "spool/test_newer.py"),
-    Mutant("claimed 50 times uncharged: charged", "engine/port.py", (Change("", "MOST_UNCHARGED = 50", "MOST_UNCHARGED = 10**9"),), "spool/test_unstarted.py"),
+    Mutant("claimed 50 times uncharged: charged", "engine/port.py", (Change("", "MOST_UNCHARGED = 50", "MOST_UNCHARGED = 10**9"),), "contract/test_runs.py"),
     in_spool("what was accounted for is taken off", "rescue.py", "count_unaccounted", "max(0, known - accounted)", "known", "spool/test_unstarted.py"),
     in_spool("a dead delivery is counted once", "rescue.py", "count_unaccounted", "if last == delivery and known:", "if False:", "spool/test_unstarted.py"),
     in_spool("what a file says is checked", "job_file.py", "decode", "wrong = flaw(job)\nif wrong:\n    raise Impossible", 'wrong = ""\nif wrong:\n    raise Impossible', POISON),
