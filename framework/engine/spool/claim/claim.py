@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import stat
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -92,12 +91,7 @@ class Reader:
         disk, calls = self._disk, self._disk.calls
         fd = disk.open(held.path, _OPEN)
         try:
-            try:
-                data = calls.pread(fd, FIRST_READ, 0)
-            except OSError:
-                if stat.S_ISREG(calls.fstat(fd).st_mode):
-                    raise
-                raise job_file.Planted from None
+            data = calls.pread(fd, FIRST_READ, 0)
             if len(data) < FIRST_READ and not held.name.chosen:
                 where = job_file.layout(data)
                 job = job_file.decode(data, where)
