@@ -204,7 +204,7 @@ class Cells:
                 self.dropped["traces"] += 1
             for counter in counters:
                 counter.value += 1
-            sampled = record.flags & records.SAMPLED
+            sampled = record.flags & records.HAS_SPAN
             exemplar = (record.when, record.trace_id, record.span_id) if sampled else None
             histograms[0].add(record.first, exemplar)
             histograms[1].add(record.second, exemplar)

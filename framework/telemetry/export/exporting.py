@@ -239,7 +239,7 @@ class Exporter:
             before = position
             for data, at, size in ring.walk(position, source.cells.counted, most=enough - position):
                 position += size
-                count += data[at + records.FLAGS_AT] & records.SAMPLED
+                count += bool(data[at + records.FLAGS_AT] & records.HAS_SPAN)
             if position == before:
                 break
         if self._in_flight is not None:

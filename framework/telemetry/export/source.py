@@ -69,7 +69,7 @@ class Source:
             while position < end and size < most:
                 for data, at, length in self.ring.walk(position, end, most=most - size):
                     position += length
-                    if data[at + records.FLAGS_AT] & records.SAMPLED:
+                    if data[at + records.FLAGS_AT] & records.HAS_SPAN:
                         who, span = self._span(data, at)
                         by_process[who].append(span)
                         count += 1
@@ -106,7 +106,7 @@ class Source:
                 before = start
                 for data, at, size in self.ring.walk(start, end):
                     start += size
-                    count += data[at + records.FLAGS_AT] & records.SAMPLED
+                    count += bool(data[at + records.FLAGS_AT] & records.HAS_SPAN)
                 if start == before:
                     break
         except Corrupt:
