@@ -41,6 +41,11 @@ def read(path: str) -> tuple[dict[str, str], list[str]]:
 
     Raises ValueError: why the file cannot be used.
     """
+    try:
+        with open(path, "rb"):
+            pass
+    except (OSError, ValueError) as error:
+        raise ValueError(f"it cannot be read ({getattr(error, 'strerror', None) or 'no path'})") from None
     with tempfile.TemporaryFile() as answer:  # not a pipe: what the library may start would keep it open
         environ = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         command = [sys.executable, "-c", _COMMAND, path]

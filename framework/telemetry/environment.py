@@ -86,6 +86,7 @@ def _is_instrumented() -> bool:
     """Return whether the SDK has read the file already: with opentelemetry-instrument."""
     if "opentelemetry.sdk" not in sys.modules:
         return False
+    settle(OF_API)  # asking for a provider reads these
     return bool(importlib.import_module("framework.telemetry.sdk.instrumented").has_provider())
 
 

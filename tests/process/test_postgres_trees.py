@@ -12,6 +12,7 @@ import pytest
 
 from framework.model.errors import EnqueueError, EnqueueUncertain
 from tests.process.test_death import test_unstarted_claims_of_the_dead_run_again_within_a_second_uncharged
+from tests.process.test_resources import receiver, test_a_killed_attempt_belongs_to_the_process_that_died
 from tests.process.test_traces import test_every_attempt_of_a_poison_job_has_its_span_though_each_killed_its_process
 from tests.support import postgres
 from tests.support.services.acts import Task
@@ -19,6 +20,8 @@ from tests.support.services.torture import Torture
 from tests.support.tree import Tree, trees
 
 __all__ = [
+    "receiver",
+    "test_a_killed_attempt_belongs_to_the_process_that_died",
     "test_every_attempt_of_a_poison_job_has_its_span_though_each_killed_its_process",
     "test_unstarted_claims_of_the_dead_run_again_within_a_second_uncharged",
 ]

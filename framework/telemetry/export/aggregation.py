@@ -109,7 +109,6 @@ class Cells:
         self.counted = ring.counted
         self._lost = (0, 0)
         self.dropped = {"traces": 0, "metrics": 0}
-        self.waiting = 0  # spans in records that are counted and not sent; `Source` takes those that were sent
         self._plans: dict[bytes, tuple[list[Counter], list[Histogram]]] = {}
         self._dirty = False
         self._room = _ROOM
@@ -146,7 +145,6 @@ class Cells:
             while self.counted < head:
                 before = self.counted
                 for data, at, size in self._ring.walk(before, head):
-                    self.waiting += data[at + records.FLAGS_AT] & records.SAMPLED
                     try:
                         if data[at + records.KIND_AT] == records.FACTS:
                             self._take_facts(data, at)
@@ -206,7 +204,7 @@ class Cells:
                 self.dropped["traces"] += 1
             for counter in counters:
                 counter.value += 1
-            sampled = record.flags & records.SAMPLED
+            sampled = record.flags & records.HAS_SPAN
             exemplar = (record.when, record.trace_id, record.span_id) if sampled else None
             histograms[0].add(record.first, exemplar)
             histograms[1].add(record.second, exemplar)

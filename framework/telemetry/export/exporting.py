@@ -35,10 +35,9 @@ BUSY, IDLE = 0.05, 0.25  # seconds between aggregations
 
 
 class Taken(NamedTuple):
-    """The spans of a source in one request, between two positions."""
+    """The spans of a source in one request, up to a position."""
 
     source: Source
-    start: int
     position: int
     spans: int
 
@@ -190,13 +189,12 @@ class Exporter:
                 if size >= BATCH_BYTES:
                     more = True
                     break
-                start = source.ring.sent
                 body, count, position = source.spans(BATCH_BYTES - size)
                 more = more or position < source.cells.counted
                 if not count:
-                    source.set_sent(start, position, 0)
+                    source.ring.set_sent(position)
                     continue
-                taken.append(Taken(source, start, position, count))
+                taken.append(Taken(source, position, count))
                 bodies.append(body)
                 size += len(body)
             # The order rotates, so that a busy slot does not delay the others.
@@ -213,8 +211,8 @@ class Exporter:
 
     def _arrived(self, taken: list[Taken], rejected: int) -> None:
         with self._lock:
-            for source, start, position, count in taken:
-                source.set_sent(start, position, count)
+            for source, position, _ in taken:
+                source.ring.set_sent(position)
             lost = min(rejected, sum(one.spans for one in taken))
             if lost > 0:
                 source = taken[0].source
@@ -223,9 +221,9 @@ class Exporter:
 
     def _refused(self, taken: list[Taken]) -> None:
         with self._lock:
-            for source, start, position, count in taken:
+            for source, position, count in taken:
                 if position > source.ring.sent:
-                    source.give_up(start, position, count)
+                    source.give_up(position, count)
 
     def _relieve(self, source: Source) -> None:
         """Give up the oldest spans of a ring that is three quarters full, until it is half full.
@@ -241,13 +239,13 @@ class Exporter:
             before = position
             for data, at, size in ring.walk(position, source.cells.counted, most=enough - position):
                 position += size
-                count += data[at + records.FLAGS_AT] & records.SAMPLED
+                count += bool(data[at + records.FLAGS_AT] & records.HAS_SPAN)
             if position == before:
                 break
         if self._in_flight is not None:
             self._in_flight.given_up.set()
         self._own.given_up(count)
-        source.give_up(ring.sent, position, count)
+        source.give_up(position, count)
 
     # --- metrics ----------------------------------------------------------------------------------------------------
 
@@ -283,7 +281,7 @@ class Exporter:
         start = min(source.ring.created for source in sources)
         lost = drops_of(drops, self._system)
         parts.append(of_slot(({}, {}), lost, *self._resource, self._scope, start=start))
-        values = self._own.values(sum(one.cells.waiting for one in ours), sum(one.room for one in ours))
+        values = self._own.values(sum(one.waiting() for one in ours), sum(one.room for one in ours))
         if values:
             own = self._own.series()
             parts.append(of_slot(own, values, *self._resource, self._scope, start=self._own.started))

@@ -72,6 +72,7 @@ class Sender:
         self._stopping = threading.Event()
         self._deadline = 0.0
         self._pause = FIRST_RETRY
+        self._last = Answer()
         self._thread = threading.Thread(target=self._run, name=f"send-{signal}", daemon=True)
 
     def start(self) -> None:

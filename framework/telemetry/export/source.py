@@ -42,7 +42,6 @@ class Source:
         self.scope: list[str] = meta["scope"]
         self.system: str = meta["system"]
         self.cells = Cells(self.ring, self.system)
-        self.cells.waiting = self._sampled(self.ring.sent, self.cells.counted)
         self.reported = -1
         self._resources: dict[int | bytes, bytes] = {}
         self._shapes = Shapes(self.system)
@@ -70,7 +69,7 @@ class Source:
             while position < end and size < most:
                 for data, at, length in self.ring.walk(position, end, most=most - size):
                     position += length
-                    if data[at + records.FLAGS_AT] & records.SAMPLED:
+                    if data[at + records.FLAGS_AT] & records.HAS_SPAN:
                         who, span = self._span(data, at)
                         by_process[who].append(span)
                         count += 1
@@ -94,34 +93,20 @@ class Source:
             return records.about_of(record.span)
         return record.pid, record.span
 
-    def set_sent(self, start: int, position: int, count: int) -> None:
-        """Note that the `count` spans between two positions have left."""
-        self._pass(start, position, count)
-        self.ring.set_sent(position)
-
-    def give_up(self, start: int, position: int, count: int) -> None:
-        """Give up the spans between two positions: count them as dropped, and commit that with the position."""
-        self._pass(start, position, count)
+    def give_up(self, position: int, count: int) -> None:
+        """Give up the spans up to a position: count them as dropped, and commit that together with the position."""
         self.cells.dropped["traces"] += count
         self.cells.commit(floor=position)
 
-    def _pass(self, start: int, position: int, count: int) -> None:
-        if position == self.cells.counted:
-            self.cells.waiting = 0
-        elif start == self.ring.sent:
-            self.cells.waiting -= count
-        elif position > self.ring.sent:  # some of them were given up meanwhile
-            self.cells.waiting = self._sampled(position, self.cells.counted)
-
-    def _sampled(self, start: int, end: int) -> int:
-        """Return how many spans there are between two positions."""
-        count = 0
+    def waiting(self) -> int:
+        """Return how many spans have not been sent. This walks over them: call it only when metrics are collected."""
+        start, end, count = self.ring.sent, self.cells.counted, 0
         try:
             while start < end:
                 before = start
                 for data, at, size in self.ring.walk(start, end):
                     start += size
-                    count += data[at + records.FLAGS_AT] & records.SAMPLED
+                    count += bool(data[at + records.FLAGS_AT] & records.HAS_SPAN)
                 if start == before:
                     break
         except Corrupt:

@@ -17,6 +17,9 @@ from framework.model.exceptions import LONGEST_NAME, cut
 
 ATTEMPT, OPERATION, EXPIRED, FACTS, RESCUED = 1, 2, 3, 4, 5
 SAMPLED, DROPPED = 1, 2  # flags: the record has a span; its span was left out for lack of room
+# Flag of a RESCUED record with a span: another one, because readers of the version before would send its end as a span.
+RESCUED_SPAN: Final = 32
+HAS_SPAN: Final = SAMPLED | RESCUED_SPAN
 # size, kind, flags, length of key, pid, length of span, two numbers, when (ns), trace id, span id
 _HEAD: Final = struct.Struct("<IBBHIIddQ16s8s")
 _TAIL: Final = struct.Struct("<I")

@@ -29,6 +29,7 @@ from framework.telemetry.ring.facts import CHILD, LINKED, REDELIVERED, packer
 from framework.telemetry.ring.records import FACTS, SAMPLED
 from framework.telemetry.ring.ringspan import RingSpan
 from framework.telemetry.ring.ringwriter import RingWriter
+from framework.telemetry.sdk.resource import attributes_of
 
 log = logging.getLogger("framework.telemetry")
 
@@ -204,6 +205,7 @@ class RingTracing(LogTracing):
         """Write the record that the killed process could not write."""
         run, lease = event.run, event.lease
         took, wait = times_of_lost(event)
+        about = event.about if attributes_of(event.about) else b""
         encoded, end = b"", End.of_lost(event)
         span = RingSpan(int(run.started_at * 1e9), self._limits)
         span.ids, span.sampled = run.ids, run.sampled
@@ -211,7 +213,7 @@ class RingTracing(LogTracing):
             self._planner.relate_lost(span, lease, run)
             encoded = self._encoded(self._encoder(lease.queue, event.max_attempts), span, end)
         key = self._key(lease.queue, event.how, event.outcome, event.failed, event.reason or "")
-        self._ring.attempt(key, took, wait, run.ids[:16], run.ids[16:], encoded, event.about)
+        self._ring.attempt(key, took, wait, run.ids[:16], run.ids[16:], encoded, about)
         self._exceptions.emit(end, span.get_span_context())
 
     def _key(self, *texts: str) -> bytes:

@@ -142,10 +142,12 @@ class RingWriter(RingFile):
             about: what its process, which is dead, had said about itself; empty: it is this process.
         """
         known = (key, duration, wait, trace_id, span_id)
-        kind, bare = (records.RESCUED, records.with_about(about, b"")) if about else (records.ATTEMPT, b"")
+        kind, flag, bare = records.ATTEMPT, records.SAMPLED, b""
+        if about:
+            kind, flag, bare = records.RESCUED, records.RESCUED_SPAN, records.with_about(about, b"")
         if not span:
             self._put(records.pack(kind, 0, self.pid, *known, bare))
-        elif not self._append(records.pack(kind, records.SAMPLED, self.pid, *known, bare + span), self._for_spans):
+        elif not self._append(records.pack(kind, flag, self.pid, *known, bare + span), self._for_spans):
             self._put(records.pack(kind, records.DROPPED, self.pid, *known, bare), spans=1)
 
     def operation(self, key: bytes, duration: float, count: int) -> None:
