@@ -12,7 +12,7 @@ from tests.support.command import WORKER, Cli
 
 COMMANDS = {
     ("run",): ("MODULE", "--queue", "--burst", "--reload", "--solo", "Exit code: 0 drained"),
-    ("new",): ("NAME", "queues apart from handlers"),
+    ("new",): ("Write the repository of a new service",),
     ("check",): ("MODULE", "WORKER_MODULE"),
     ("enqueue",): ("MODULE QUEUE JSON|-", "--delay", "--run-at", "--id"),
     ("queues",): ("--json", "oldest_age"),
