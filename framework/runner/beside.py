@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -64,7 +65,7 @@ class Beside:
         if app.__module__ == "__main__" or "<locals>" in app.__qualname__:
             raise UsageError(f"{app.__qualname__} of {app.__module__} cannot run beside: put it into a module")
         self._target, self._drain = f"{app.__module__}:{app.__qualname__}", drain
-        self._stopping = threading.Event()
+        self._stopping, self._lock = threading.Event(), threading.Lock()
         self._supervisor: subprocess.Popen[bytes]
 
     def start(self) -> None:
@@ -74,17 +75,25 @@ class Beside:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
                 channel.bind(str(address))
                 channel.settimeout(LOOK)
-                process = self._launch({"NOTIFY_SOCKET": str(address)})
-                while not _is_ready(channel):
-                    if process.poll() is not None:
-                        raise WorkerError(f"the workers of {self._target} ended with exit code {process.returncode}")
-        self._supervisor = process
+                self._supervisor = self._launch({"NOTIFY_SOCKET": str(address)})
+                try:
+                    self._wait_until_ready(channel)
+                except BaseException:  # also Ctrl-C
+                    self.stop()
+                    raise
         threading.Thread(target=self._watch, name="workers-beside", daemon=True).start()
+
+    def _wait_until_ready(self, channel: socket.socket) -> None:
+        while not _is_ready(channel):
+            code = self._supervisor.poll()
+            if code is not None:
+                raise WorkerError(f"the workers of {self._target} ended with exit code {code}")
 
     def stop(self) -> None:
         """Drain the workers and wait for their end."""
-        self._stopping.set()
-        process = self._supervisor
+        with self._lock:  # from now on none is started
+            self._stopping.set()
+            process = self._supervisor
         with suppress(ProcessLookupError):
             process.terminate()
         try:
@@ -95,15 +104,17 @@ class Beside:
     def _watch(self) -> None:
         failures = 0
         while True:
-            code = self._supervisor.wait()
+            began, code = time.monotonic(), self._supervisor.wait()
             if self._stopping.is_set():
                 return
-            failures += 1
+            failures = 1 if time.monotonic() - began > MOST else failures + 1
             delay = doubled(FIRST, failures - 1, MOST)
             log.error("the workers of %s ended with exit code %s: again in %g s", self._target, code, delay)
-            if self._stopping.wait(delay):
-                return
-            self._supervisor = self._launch({})
+            self._stopping.wait(delay)
+            with self._lock:
+                if self._stopping.is_set():
+                    return
+                self._supervisor = self._launch({})
 
     def _launch(self, more: dict[str, str]) -> subprocess.Popen[bytes]:
         environ = {name: value for name, value in os.environ.items() if name not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")}

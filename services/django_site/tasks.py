@@ -1,9 +1,13 @@
-"""The tasks, written as Django's documentation has them; with Django 6, `from django.tasks import task`."""
+"""The tasks, written as Django's documentation has them."""
 
 from __future__ import annotations
 
 from django.contrib.auth.models import User
-from django_tasks import TaskContext, task
+
+try:
+    from django.tasks import TaskContext, task
+except ImportError:  # before Django 6
+    from django_tasks import TaskContext, task
 
 
 @task()

@@ -11,7 +11,8 @@ import pytest
 from tests.support.command import WORKER, Cli
 
 COMMANDS = {
-    ("run",): ("MODULE", "--queue", "Exit code: 0 drained"),
+    ("run",): ("MODULE", "--queue", "--burst", "--reload", "--solo", "Exit code: 0 drained"),
+    ("new",): ("Write the repository of a new service",),
     ("check",): ("MODULE", "WORKER_MODULE"),
     ("enqueue",): ("MODULE QUEUE JSON|-", "--delay", "--run-at", "--id"),
     ("queues",): ("--json", "oldest_age"),

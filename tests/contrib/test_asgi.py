@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from framework.contrib.asgi import jobs_of
@@ -88,8 +89,11 @@ def test_workers_beside_a_web_process_end_with_it_at_kill_9(tmp_path: Path) -> N
     assert Cli(tmp_path).run("health", env={"WORKER_ENGINE_URL": f"spool:{spool}"}).code == 1
 
 
-def test_a_web_process_that_is_stopped_drains_its_workers(tmp_path: Path) -> None:
+def test_workers_beside_are_started_again_and_drain_with_the_web_process(tmp_path: Path) -> None:
     with serving("on_fastapi", tmp_path / "spool") as (process, client):
+        (supervisor,) = psutil.Process(process.pid).children()
+        supervisor.kill()
+        wait_for(process, "ended with exit code -9: again in 1 s")
         assert client.post("/orders/8/invoice").json() == {"job": "invoice-8"}
         wait_for(process, "invoice_printed")
         process.send_signal(signal.SIGTERM)

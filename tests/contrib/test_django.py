@@ -21,12 +21,11 @@ from datetime import timedelta
 from django.db import transaction
 from django.test import Client
 from django.utils import timezone
-from django_tasks import task_backends
-from django_tasks.signals import task_enqueued
+from framework.contrib.django.tasks_api import signals
 from services.django_site.tasks import report, welcome
 
 told = []
-task_enqueued.connect(lambda sender, task_result, **_: told.append(task_result.id), weak=False)
+signals.task_enqueued.connect(lambda sender, task_result, **_: told.append(task_result.id), weak=False)
 found = {"ids": [Client().get("/users/ada").json()["task"]]}
 found["refused"] = Client().get("/users/nobody").status_code
 with transaction.atomic():
@@ -34,7 +33,7 @@ with transaction.atomic():
     found["before the commit"] = len(told)
 welcome.using(run_after=timezone.now() + timedelta(hours=1)).enqueue(1)
 found["told"] = told
-found["backend"] = type(task_backends["default"]).__name__
+found["backend"] = type(welcome.get_backend()).__name__
 print(json.dumps(found))
 """
 
@@ -141,3 +140,12 @@ def test_wrong_settings_are_named(params: dict[str, object], message: str) -> No
     with pytest.raises(ImproperlyConfigured) as error:
         WorkerBackend("default", params)
     assert message in str(error.value)
+
+
+def test_a_task_of_another_package_is_refused_when_it_is_enqueued() -> None:
+    from django.core.exceptions import ImproperlyConfigured
+
+    from framework.contrib.django.backend import WorkerBackend
+
+    with pytest.raises(ImproperlyConfigured, match="is a task of builtins, and this backend is for those of django"):
+        WorkerBackend("default", {}).enqueue(len, [], {})

@@ -26,7 +26,7 @@ def run(arguments: Sequence[str], here: str) -> int:
     A tree that ends with an error, for example because a file cannot be imported, waits for the next change. One that
     ends by itself with 0 ends this, too.
     """
-    environ = {"WORKER_DRAIN": DRAIN, **before_dotenv()}
+    environ = before_dotenv() if "WORKER_DRAIN" in os.environ else {**before_dotenv(), "WORKER_DRAIN": DRAIN}
     signals = SignalQueue(_SIGNALS)
     seen = times(here)
     while True:

@@ -53,6 +53,9 @@ class WorkerBackend(backends.BaseTaskBackend):
 
     def enqueue(self, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Store a call of the task, and return its result object, whose id is the id of the job."""
+        if not isinstance(task, base.Task):
+            kind, ours = type(task).__module__, base.__name__
+            raise ImproperlyConfigured(f"{task!r} is a task of {kind}, and this backend is for those of {ours}")
         self.validate_task(task)
         result = base.TaskResult(
             task=task, id=str(uuid.uuid4()), status=base.TaskResultStatus.READY, enqueued_at=datetime.now(UTC),
