@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -159,7 +158,7 @@ def find(store: Store, job_id: str, queue: str = "") -> list[JobView]:
 
 
 def _get(store: Store, names: Sequence[str], job_id: str) -> Sequence[JobView]:
-    return store.read(partial(store.engine.get, names, job_id), ())
+    return list(store.each(store.engine.get(names, job_id)))
 
 
 def one(store: Store, job_id: str, queue: str = "") -> JobView:

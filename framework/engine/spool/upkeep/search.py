@@ -23,18 +23,12 @@ from framework.model.options import QueueOptions
 
 STATES = ("in_flight", "ready", "delayed", "dead")
 _GENERATED = re.compile(r"[0-9a-f]{32}", re.ASCII)
-_ORIGIN = re.compile(r",o([0-9a-f]{16})(?:,|$)", re.ASCII)
-NEAR = 2_000  # files that are nearest to an id's time
-BEFORE, BEHIND = 60_000_000_000, 60_000_000_000  # nanoseconds by which a name's time may differ from the id's
+WINDOWS = (1_000_000_000, 60_000_000_000)  # nanoseconds by which a name's time may differ from the id's
+NEAR = 2_000  # files that are read, those nearest to the id's time
 _HEAD = 512  # bytes behind the fixed header in which an id stands
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 Found = tuple[QueueDir, str, str]  # queue, directory, entry
-
-
-def origin(stamp: str, other: str) -> str:
-    """Return the other fields of a replayed job's name. They keep the first stamp, which has the time of the id."""
-    return other if ",o" in other or other.count(",") > 3 else f"{other},o{int(stamp):016x}"
 
 
 class Search:
@@ -100,18 +94,29 @@ class Search:
         """Yield the files whose names have the id's time and that hold the id."""
         if self._time is None:
             return
-        for queue, path in self._every(self._time):
-            for entry in self._nearest(path, self._time):
-                if self._holds(f"{path}/{entry}"):
-                    yield queue, path, entry
-                    return
-        yield from self._in_segments()
+        for window in WINDOWS:
+            for queue, path in self._every(self._time):
+                for entry in self._nearest(path, self._time, window):
+                    if self._holds(f"{path}/{entry}"):
+                        yield queue, path, entry
+                        return
+            if found := list(self._in_segments()):
+                yield from found
+                return
 
-    def _nearest(self, path: str, moment: int) -> list[str]:
-        low, high = f"{max(0, moment - BEFORE):020d}", f"{moment + BEHIND:020d}"
+    def _nearest(self, path: str, moment: int, window: int) -> list[str]:
+        low, high = max(0, moment - window), moment + window
         listed = self._refused(lambda: inodes(self._disk, path), path)
-        near = ((abs(_stamp(entry) - moment), entry) for entry, _ in listed if low < entry < high or ",o" in entry)
-        return [entry for distance, entry in heapq.nsmallest(NEAR, near) if distance <= BEHIND]
+        at_low, at_high, origin_low, origin_high = f"{low:020d}", f"{high:020d}", f"{low:016x}", f"{high:016x}"
+        near = []
+        for entry, _ in listed:
+            at = entry.find(",o")
+            if at < 0:
+                if at_low < entry < at_high:
+                    near.append((abs(int(entry[:20]) - moment), entry))
+            elif origin_low < entry[at + 2 : at + 18] < origin_high:
+                near.append((abs(_origin(entry[at + 2 : at + 18]) - moment), entry))
+        return [entry for _, entry in heapq.nsmallest(NEAR, near)]
 
     def _in_segments(self) -> Iterator[Found]:
         """Yield the segments that hold the id; those that began long after it cannot."""
@@ -167,12 +172,11 @@ class Search:
             return False
 
 
-def _stamp(entry: str) -> int:
-    """Return the first stamp of a job's name, also after a replay; a name of another kind is far from any time."""
-    found = _ORIGIN.search(entry) if ",o" in entry else None
-    if found is not None:
-        return int(found[1], 16)
-    return int(entry[:20]) if entry[:20].isdecimal() else 1 << 63
+def _origin(text: str) -> int:
+    try:
+        return int(text, 16)
+    except ValueError:  # a file that is not the spool's
+        return 0
 
 
 def _is_beside(name: str, bucket: str) -> bool:
