@@ -118,6 +118,29 @@ def test_groups_and_a_replay_at_a_rate(shop: Cli) -> None:
     assert ids(shop, "dead", "list", "relay") == ["seven"]
 
 
+def test_what_people_do_is_logged_once_with_who_did_it(shop: Cli) -> None:
+    """By the maintenance of the next tree, because a command ends before it could send anything."""
+    ada = {"WORKER_ACTOR": "ada\x1b[31m"}
+    shop.ok("dead", "replay", "relay", "one", "two", env=ada)
+    shop.ok("jobs", "discard", "relay", "eight", "--yes", env=ada)
+    with shop.running("run", "relay", env={"WORKER_LOG_FORMAT": "json"}) as tree:
+        assert tree.stdout is not None
+        acts = []
+        for line in tree.stdout:
+            assert "\x1b" not in line
+            if "operator_acted" in line:
+                acts.append(json.loads(line))
+                if len(acts) == 2:
+                    break
+        tree.terminate()
+        assert "operator_acted" not in tree.stdout.read()
+    assert [(act["verb"], act["queue"], act["count"], act["job_id"]) for act in acts] == [
+        ("replay", "dead-letters", 2, ""),
+        ("discard", "digests", 1, "eight"),
+    ]
+    assert {act["actor"] for act in acts} == {"ada\x1b[31m"}
+
+
 def test_what_a_job_holds_does_not_act_on_the_terminal(relay: Cli) -> None:
     evil = "\x1b]0;owned\x07"
     relay.store("deliveries", {"to": evil}, f"id{evil}")
