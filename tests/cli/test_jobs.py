@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -156,3 +159,61 @@ def test_names_of_queues_are_completed(shop: Cli) -> None:
     words = {"_WORKER_COMPLETE": "bash_complete", "COMP_WORDS": "worker jobs list --queue d", "COMP_CWORD": "4"}
     shown = shop.run(env=words).out
     assert shown.splitlines() == ["plain,dead-letters", "plain,deliveries", "plain,digests"]
+
+
+def test_the_commands_of_the_page_print_what_it_says(shop: Cli) -> None:
+    """The page shows no times and no escapes of its own."""
+    page = (Path(__file__).parents[2] / "docs" / "operating.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```\n\$ worker (.*)\n((?:.*\n)*?)```", page)
+    assert len(blocks) == 3
+    for command, shown in blocks:
+        said = shop.ok(*command.split()).out.replace(r" \x1b[31mred again", "")
+        assert moments(said) == moments(shown), command
+
+
+def moments(text: str) -> str:
+    return re.sub(r"\d{4}-\d\d-\d\dT[\d:.+]+|\b\d+(\.\d+)?s\b", "TIME", text)
+
+
+def test_ps_shows_what_runs_and_says_when_nothing_does(relay: Cli) -> None:
+    relay.write("slow.py", SLOW)
+    assert relay.run("ps").code == 1
+    relay.ok("enqueue", "slow", "naps", "60", "--id", "nap-1")
+    with relay.running("run", "slow") as tree:
+        assert tree.stdout is not None
+        assert any("napping" in line for line in tree.stdout)
+        deadline = time.monotonic() + 30
+        while not (runs := running(relay)) and time.monotonic() < deadline:  # the board's copy is renewed each turn
+            time.sleep(0.1)
+        ((slot, job),) = runs
+        assert (job["id"], job["queue"], job["handler"], job["delivery"]) == ("nap-1", "naps", "nap", 1)
+        assert slot["state"] == "ready"
+        assert slot["memory"] > 1 << 20
+        assert job["since"] < job["soft"] < job["hard"]
+        row = next(row for row in relay.ok("ps", "slow").rows if row[5] == "nap-1")
+        assert row[:3] == [slot["slot"], str(slot["pid"]), "ready"]
+        (shown,) = relay.ok("ps", "--json").json
+        assert (shown["app"], shown["supervisor"], shown["alive"], shown["deadline"]) == ("Slow", tree.pid, True, None)
+    result = relay.run("ps")
+    assert (result.code, result.rows) == (1, [])
+    assert f"supervisor {tree.pid} of Slow is dead" in result.err
+
+
+def running(cli: Cli) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    return [
+        (one, job) for tree in cli.run("ps", "slow", "--json").json for one in tree["processes"] for job in one["jobs"]
+    ]
+
+
+SLOW = """
+import time
+from framework import Queue, WorkerApp
+
+class Slow(WorkerApp):
+    naps = Queue[int]("naps", timeout=100)
+
+    @naps.handler
+    def nap(self, seconds: int) -> None:
+        print("napping", flush=True)
+        time.sleep(seconds)
+"""
