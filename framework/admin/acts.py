@@ -1,4 +1,4 @@
-"""What people do to jobs: each act says why a job stays, is noted with who did it, and may keep to a rate."""
+"""The acts of people on jobs: each says why a job stays, is noted with who did it, and may keep to a rate."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def noted(store: Store) -> Callable[[Event], None]:
 
 @dataclass
 class Done:
-    """What became of many jobs.
+    """The result of an act on many jobs.
 
     Attributes:
         count: how many were done. stays: (job, why it stays) of the others. stopped: it ended before the last one.

@@ -1,4 +1,4 @@
-"""What people did with the store, told once by the maintenance of this machine: see `framework.process.journal`."""
+"""The acts of people on the store, which maintenance reads from `framework.process.journal` and emits once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What these commands share: the store that they look at, options of lists, and the filters."""
+"""The parts that these commands share: the store that they look at, options of lists, and the filters."""
 
 from __future__ import annotations
 
