@@ -83,7 +83,7 @@ OF_RETRY = {
 }
 OF_OTHERS = {
     "WORKER_MODULE": "the service, for commands of `worker` to which no MODULE is given",
-    "WORKER_ACTOR": "who acts, as logs say it of `worker pause` and `resume`; without it the user of the system",
+    "WORKER_ACTOR": "who acts by `worker pause`, `resume`, `jobs`, `dead` and `bad`, for the log; if unset, the user of the system",
 }
 
 

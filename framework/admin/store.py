@@ -33,7 +33,7 @@ class OpenedEngine(Engine, Inspector, Protocol):
 
 @dataclass(frozen=True)
 class Declared:
-    """What a service says of its queues.
+    """The declarations of a service.
 
     Attributes:
         app: the service's class.

@@ -1,4 +1,4 @@
-"""What these commands share: the store that they look at, options of lists, and the filters."""
+"""The parts that these commands share: the store that they look at, options of lists, and the filters."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def warning(verb: Callable[[JobView], str]) -> Callable[[JobView], str]:
 
 def acting(look: Look) -> acts.Acts:
     """Return the acts of whoever calls this command."""
-    return acts.Acts(look.store, acts.actor(), lambda event: None)
+    return acts.Acts(look.store, acts.actor(), acts.noted(look.store))
 
 
 def _queues(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What commands print of a job: the keys of a list, all of its details, and a page for people."""
+"""The output of commands for a job: the keys of a list, all of its details, and a page for people."""
 
 from __future__ import annotations
 

@@ -79,13 +79,16 @@ class Inspection:
                 for sight in self._browse().newer(self._spool.parts(queue).queue, state):
                     yield self._view(queue, state, sight)
 
-    def get(self, queues: Sequence[str], job_id: str) -> Sequence[JobView]:
+    def get(self, queues: Sequence[str], job_id: str) -> Iterator[JobView]:
         """Look for the id's time and entry in the names of files, and read few of them."""
         parts = [self._spool.parts(queue).queue for queue in queues]
+        found: list[SpoolView] = []
         with self._failing(f"looking for {job_id[:100]!r}"):
-            found = list(self._browse().found(parts, job_id))
-        found.sort(key=lambda one: "" if one[2].name is None else one[2].name.stamp)
-        return [self._view(queue.name, cast("State", state), sight) for queue, state, sight in found]
+            try:
+                for queue, state, sight in self._browse().found(parts, job_id):
+                    found.append(self._view(queue.name, cast("State", state), sight))
+            finally:  # what was found is worth more than the error of another directory
+                yield from sorted(found, key=lambda view: view.cursor)
 
     def find(self, queue: str, job_id: str, state: State) -> JobView | None:
         """Return the oldest job with this id, or None."""

@@ -168,6 +168,7 @@ _LINES: Final[dict[type[e.Event], tuple[str, str, str]]] = {
     e.ScheduleRefused: ("warning", "schedule_refused", "queue schedule tick error"),
     e.QueuePaused: ("warning", "queue_paused", "queue by since"),
     e.QueueResumed: ("info", "queue_resumed", "queue by since"),
+    e.OperatorActed: ("info", "operator_acted", "verb queue count actor job_id at"),
     e.FileBad: ("warning", "file_bad", "queue file flaw place"),
     e.QueueUndeclared: ("warning", "queue_undeclared", "queue jobs"),
     e.JobsRescued: ("info", "jobs_rescued", "queue job_ids owner"),
