@@ -179,6 +179,7 @@ class End:
         traceback: the error's traceback; None = no exception event.
         end: ns since the epoch.
         box: what is known of where it was killed.
+        cost: processor seconds, and bytes by which the peak of memory grew; None: not measured.
     """
 
     message_id: str
@@ -191,9 +192,10 @@ class End:
     message: str = ""
     traceback: str | None = None
     box: BlackBox | None = None
+    cost: tuple[float, int] | None = None
 
     @classmethod
-    def of(cls, outcome: Outcome, lease: Lease, wait: float, end: int) -> End:
+    def of(cls, outcome: Outcome, lease: Lease, wait: float, end: int, cost: tuple[float, int] | None = None) -> End:
         """Return the facts of an attempt that its own process saw end. A failed run is an error even if it is retried.
 
         A run that was released, discarded or archived is not an error.
@@ -201,8 +203,8 @@ class End:
         known = (lease.job.id, lease.attempt, lease.delivery > 1, wait, outcome.kind.value, end)
         failure = outcome.failure
         if failure is None:
-            return cls(*known, message=outcome.message)
-        return cls(*known, failure.error_type or failure.reason, failure.message, failure.traceback)
+            return cls(*known, message=outcome.message, cost=cost)
+        return cls(*known, failure.error_type or failure.reason, failure.message, failure.traceback, cost=cost)
 
     @classmethod
     def of_lost(cls, event: AttemptLost) -> End:
@@ -224,7 +226,9 @@ class End:
 
     def known_at_end(self) -> dict[str, Any]:
         """Return the attributes that are known when it has ended."""
-        found = {names.OUTCOME: self.outcome}
+        found: dict[str, Any] = {names.OUTCOME: self.outcome}
+        if self.cost is not None:
+            found |= {names.JOB_CPU_TIME: self.cost[0], names.JOB_MEMORY: float(self.cost[1])}
         if self.failed:
             found[names.ERROR_TYPE] = self.failed
         elif self.message:

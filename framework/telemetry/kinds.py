@@ -18,6 +18,7 @@ from framework.model.job import RunRecord
 from framework.process.scoreboard import Scoreboard
 from framework.service.settings import Settings
 from framework.telemetry import ProcessIdentity, Telemetry
+from framework.telemetry.costs import CostGroups
 from framework.telemetry.export.exporterlife import live
 from framework.telemetry.export.exporting import Exporter
 from framework.telemetry.export.health import CollectorHealth, Drops, say_off
@@ -63,7 +64,7 @@ class SdkTelemetry(_WithProviders):
         self, identity: ProcessIdentity, settings: Settings, logs: Logs, providers: Providers, drops: Drops
     ) -> None:
         super().__init__(identity, logs, providers)
-        self._metrics = measured = metrics_of(identity, providers, drops)
+        self._metrics = measured = metrics_of(identity, providers, drops, settings)
         self._measure = measured.on
         self._spans = SpanTracing(
             providers.tracer.get_tracer(SCOPE, version()),
@@ -103,7 +104,7 @@ class RingTelemetry(_WithProviders):
         if identity.role == "worker":
             ring.observe(drops)
         else:
-            self._metrics = metrics_of(identity, providers, drops)
+            self._metrics = metrics_of(identity, providers, drops, settings)
         provider, limits = providers.tracer, span_limits()
         usable = isinstance(provider, TracerProvider)
         self._ring = RingTracing(
@@ -115,6 +116,7 @@ class RingTelemetry(_WithProviders):
             system=identity.system,
             linkage=settings.trace_linkage,
             parent_within=settings.trace_parent_within,
+            groups=CostGroups(settings.cost_key),
         )
         self.tracing = self._ring
 
@@ -182,9 +184,9 @@ def open_telemetry(
     return RingTelemetry(identity, settings, logs, providers, drops, rings, ring)
 
 
-def metrics_of(identity: ProcessIdentity, providers: Providers, drops: Drops) -> Metrics:
+def metrics_of(identity: ProcessIdentity, providers: Providers, drops: Drops, settings: Settings) -> Metrics:
     meter = providers.meter.get_meter(SCOPE, version())
-    return Metrics(meter, identity.system, drops, slot=identity.slot)
+    return Metrics(meter, identity.system, drops, slot=identity.slot, groups=CostGroups(settings.cost_key))
 
 
 def open_ring(identity: ProcessIdentity, rings: Rings, logs: Logs) -> RingWriter | None:

@@ -40,7 +40,7 @@ class Counter:
 
     __slots__ = ("key", "value")
 
-    def __init__(self, value: int = 0) -> None:
+    def __init__(self, value: float = 0) -> None:
         self.value = value
         self.key: Series = NONE
 
@@ -195,13 +195,16 @@ class Cells:
             exemplar = (record.when, record.trace_id, record.span_id) if sampled else None
             histograms[0].add(record.first, exemplar)
             histograms[1].add(record.second, exemplar)
+        elif record.kind == records.COST:
+            counters[0].value += record.first
+            counters[1].value += int(record.second)
         else:
             for counter in counters:
                 counter.value += int(record.second)
             for histogram in histograms:
                 histogram.add(record.first, None)
 
-    def series(self) -> tuple[dict[Series, int], dict[Series, Histogram]]:
+    def series(self) -> tuple[dict[Series, float], dict[Series, Histogram]]:
         """Return all counters and histograms: the aggregated records plus what the writer has counted in place.
 
         The writer's tallies are only added here, not taken over: they stay in the ring as long as it exists.
@@ -234,6 +237,8 @@ class Cells:
             texts += ["succeeded", "succeeded", "", ""]
         if kind == records.EXPIRED:
             grown = instruments.of_expired(self._system, queue)
+        elif kind == records.COST:
+            grown = instruments.of_cost(self._system, queue, *texts[:2])
         elif kind == records.OPERATION:
             operation, verb = texts
             grown = instruments.of_operation(self._system, queue, operation, verb)

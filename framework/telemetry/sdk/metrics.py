@@ -12,6 +12,7 @@ from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from framework.model import events as e
 from framework.telemetry import instruments, names
+from framework.telemetry.costs import CostGroups
 from framework.telemetry.export.health import Drops
 from framework.telemetry.export.observed import resident
 from framework.telemetry.instruments import TABLE, Increments, at, counter, histogram
@@ -21,7 +22,15 @@ STALE_SECONDS = 60.0
 
 E = TypeVar("E", bound=e.Event)
 
-_COUNTERS = (names.CONSUMED_MESSAGES, names.ATTEMPTS, names.RETRIES, names.DEAD_LETTERS, names.TICKS)
+_COUNTERS = (
+    names.CONSUMED_MESSAGES,
+    names.ATTEMPTS,
+    names.RETRIES,
+    names.DEAD_LETTERS,
+    names.TICKS,
+    names.JOB_CPU_TIME,
+    names.JOB_MEMORY,
+)
 _HISTOGRAMS = (names.OPERATION_DURATION, names.PROCESS_DURATION, names.QUEUE_WAIT_DURATION)
 ReadSlots = Callable[[], tuple[int, int]]
 ReadStates = Callable[[], Sequence[tuple[str, int]]]
@@ -36,6 +45,7 @@ class Metrics:
         system: `messaging.system`.
         drops: counts of lost telemetry.
         slot: the slot that this process fills, such as `deliveries/0`; empty: it does not report its memory.
+        groups: name what costs are counted by besides the queue.
         clock: monotonic seconds.
     """
 
@@ -46,6 +56,7 @@ class Metrics:
         drops: Drops,
         *,
         slot: str = "",
+        groups: CostGroups | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._system = system
@@ -54,6 +65,7 @@ class Metrics:
         self._histograms = {name: histogram(meter, name) for name in _HISTOGRAMS}
         self._drops = drops
         self._slot = slot
+        self._groups = groups or CostGroups("")
         self._queues: dict[str, tuple[float, e.QueueObserved]] = {}
         self._undeclared: dict[str, tuple[float, e.QueueUndeclared]] = {}
         self._slots: dict[str, ReadSlots] = {}
@@ -85,6 +97,8 @@ class Metrics:
             case e.JobsSettled():
                 grown = instruments.of_operation(system, event.queue, event.verb, "settle")
                 self._add(grown, 1, (event.duration,))
+            case e.JobCost():
+                self._add_cost(event)
             case e.JobFinished():
                 how, reason = event.outcome, event.reason or ""
                 grown = instruments.of_attempt(system, event.queue, how, how, event.error_type or reason, reason)
@@ -101,10 +115,19 @@ class Metrics:
                     self._add(of_ticks("fired"), 1)
                 if event.missed:
                     self._add(of_ticks("missed"), event.missed)
-            case e.QueueObserved():
-                self._queues[event.queue] = (self._clock(), event)
-            case e.QueueUndeclared():
-                self._undeclared[event.queue] = (self._clock(), event)
+            case _:
+                self._observed(event)
+
+    def _observed(self, event: e.Event) -> None:
+        if isinstance(event, e.QueueObserved):
+            self._queues[event.queue] = (self._clock(), event)
+        elif isinstance(event, e.QueueUndeclared):
+            self._undeclared[event.queue] = (self._clock(), event)
+
+    def _add_cost(self, event: e.JobCost) -> None:
+        grown = instruments.of_cost(self._system, event.lease.queue, *self._groups.of(event.lease))
+        for (name, attributes), number in zip(grown.counters, (event.cpu_time, event.memory_growth), strict=True):
+            self._counters[name].add(number, attributes)
 
     def _add(
         self, grown: Increments, count: int, numbers: tuple[float, ...] = (), context: Context | None = None
