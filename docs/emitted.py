@@ -56,6 +56,8 @@ WHO = {
     names.PROCESS_DURATION: "worker; of a killed one, maintenance",
     names.QUEUE_WAIT_DURATION: "worker; of a killed one, maintenance",
     names.ATTEMPTS: "worker; of a killed one, maintenance",
+    names.JOB_CPU_TIME: "worker, with `WORKER_JOB_COSTS`",
+    names.JOB_MEMORY: "worker, with `WORKER_JOB_COSTS`",
     names.RETRIES: "worker; of a killed one, maintenance",
     names.DEAD_LETTERS: "worker; of a killed or expired one, maintenance",
 }
@@ -76,6 +78,8 @@ ABOUT = {
     names.ERROR_TYPE: "the exception's class, or `timeout`, `worker_lost`, `expired`, `invalid_payload`",
     names.EXCEPTION_TYPE: "event `exception`: its class",
     names.EXCEPTION_MESSAGE: "event `exception`: its text",
+    names.JOB_CPU_TIME: "processor seconds of the run of a sync handler, with `WORKER_JOB_COSTS`",
+    names.JOB_MEMORY: "bytes by which the peak of the process's memory grew meanwhile, with `WORKER_JOB_COSTS`",
     names.FUNCTION_NAME: "event `worker.black_box`: the innermost function of the service's own code",
     names.FILE_PATH: "event `worker.black_box`: its file",
     names.LINE_NUMBER: "event `worker.black_box`: its line",

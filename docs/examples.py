@@ -61,6 +61,7 @@ EVENTS: tuple[e.Event, ...] = (
     e.Draining("SIGTERM", 25.0),
     e.SupervisorNote("Relay: 3 workers on spool:./var/spool, instance 0"),
     e.SupervisorNote("the file system has no journal", "warning"),
+    e.JobCost(LEASE, 0.1, 4096),
     e.JobsClaimed("deliveries", 1, 0.001),
     e.JobsSettled("deliveries", "ack", 1, 0.001),
     e.FileBad("deliveries", "0179.e672c630.1.aabbccddeeff,0.1", "checksum of the content", "/spool/bad"),
@@ -93,7 +94,7 @@ class Examples:
         """One that succeeds, one that is discarded, one that fails."""
         app = Example()
         handler = app.worker_handlers["deliveries"]
-        executor = Executor(app, handler, handler.queue.options, tracing=tracing, emit=lambda _: None)
+        executor = Executor(app, handler, handler.queue.options, tracing=tracing, emit=lambda _: None, costs=True)
         for payload in (b'"ok"', b'"old"', b'"bad"'):
             lease = replace(LEASE, job=replace(LEASE.job, payload=payload))
             yield lambda lease=lease: executor.run(executor.attempt(lease))  # type: ignore[misc]

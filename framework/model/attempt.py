@@ -41,6 +41,7 @@ class Attempt:
         began: monotonic seconds, the clock of its deadlines.
         duration: seconds that the run took; None until its outcome is stored where a rescuer finds it.
         error: what the handler raised, with its frames; None after `forget`.
+        cost: processor seconds of its thread, and bytes by which the peak of the process's memory grew; None: unknown.
         own_context: the run has a context of its own, which ends with it; variables that are set there need no reset.
     """
 
@@ -54,6 +55,7 @@ class Attempt:
     outcome: Outcome | None = None
     duration: float | None = None
     error: BaseException | None = None
+    cost: tuple[float, int] | None = None
     own_context: bool = False
 
     @property

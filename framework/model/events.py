@@ -53,6 +53,19 @@ class JobFinished(Event):
 
 
 @frozen
+class JobCost(Event):
+    """The cost of a run that had a thread of its own. Emitted after its outcome is recorded.
+
+    Attributes:
+        cpu_time: processor seconds. memory_growth: bytes by which the peak of the process's memory grew.
+    """
+
+    lease: Lease
+    cpu_time: float
+    memory_growth: int
+
+
+@frozen
 class JobsSettled(Event):
     queue: str
     verb: Literal["ack", "retry", "bury", "rest", "release"]

@@ -102,6 +102,7 @@ class Member:
             wants=self.telemetry.wants,
             stopping=stopping,
             stood_still=lambda: self.board.stood_still,
+            costs=self.context.settings.job_costs,
         )
 
     def set_state(self, state: int) -> None:

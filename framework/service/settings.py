@@ -87,6 +87,8 @@ class Settings(BaseSettings):
         metrics: `host:port` of /metrics for a Prometheus server; empty = off.
         trace_linkage: how an attempt refers to the span that made its job: as child (parent), by link (link), or auto.
         trace_parent_within: seconds of waiting up to which auto makes it a child.
+        job_costs: measure the processor time and the growth of memory of each run of a sync handler.
+        cost_key: the key of the baggage by which costs are also counted; empty = by queue only.
         log_level, log_format: what is written to standard output; auto = console on a terminal, JSON otherwise.
         loop_blocked_after: seconds for which a handler may hold an event loop until a warning names it.
         telemetry_flush: seconds that a process gives to its exporters when it leaves.
@@ -111,6 +113,8 @@ class Settings(BaseSettings):
     metrics: Annotated[str, AfterValidator(_host_and_port)] = ""
     trace_linkage: Literal["auto", "parent", "link"] = "auto"
     trace_parent_within: _MayBeZero = 300.0
+    job_costs: bool = False
+    cost_key: str = ""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _ANY_CASE] = "info"
     log_format: Annotated[Literal["auto", "json", "console"], _ANY_CASE] = "auto"
     loop_blocked_after: _AboveZero = 1.0

@@ -180,6 +180,7 @@ class End:
         chosen: the handler has rejected the job, and the message says why.
         end: ns since the epoch.
         box: what is known of where it was killed.
+        cost: processor seconds, and bytes by which the peak of memory grew; None: not measured.
     """
 
     message_id: str
@@ -193,9 +194,10 @@ class End:
     traceback: str | None = None
     chosen: bool = False
     box: BlackBox | None = None
+    cost: tuple[float, int] | None = None
 
     @classmethod
-    def of(cls, outcome: Outcome, lease: Lease, wait: float, end: int) -> End:
+    def of(cls, outcome: Outcome, lease: Lease, wait: float, end: int, cost: tuple[float, int] | None = None) -> End:
         """Return the facts of an attempt that its own process saw end. A failed run is an error even if it is retried.
 
         A run that was released, discarded or archived is not an error.
@@ -203,9 +205,10 @@ class End:
         known = (lease.job.id, lease.attempt, lease.delivery > 1, wait, outcome.kind.value, end)
         failure = outcome.failure
         if failure is None:
-            return cls(*known, message=outcome.message)
+            return cls(*known, message=outcome.message, cost=cost)
         rejected = failure.reason == "rejected"
-        return cls(*known, failure.error_type or failure.reason, failure.message, failure.traceback, rejected)
+        failed = failure.error_type or failure.reason
+        return cls(*known, failed, failure.message, failure.traceback, rejected, cost=cost)
 
     @classmethod
     def of_lost(cls, event: AttemptLost) -> End:
@@ -228,7 +231,9 @@ class End:
 
     def known_at_end(self) -> dict[str, Any]:
         """Return the attributes that are known when it has ended."""
-        found = {names.OUTCOME: self.outcome}
+        found: dict[str, Any] = {names.OUTCOME: self.outcome}
+        if self.cost is not None:
+            found |= {names.JOB_CPU_TIME: self.cost[0], names.JOB_MEMORY: float(self.cost[1])}
         if self.failed:
             found[names.ERROR_TYPE] = self.failed
         if self.message and (self.chosen or not self.failed):

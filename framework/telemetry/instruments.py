@@ -31,6 +31,8 @@ TABLE: Final = {
         "s", "Time from the moment a job was eligible to the start of the attempt.", names.LONG_BUCKETS
     ),
     names.ATTEMPTS: Instrument("{attempt}", "Attempts that ended, by outcome."),
+    names.JOB_CPU_TIME: Instrument("s", "Processor time of the threads of sync handlers."),
+    names.JOB_MEMORY: Instrument("By", "Growth of a process's peak memory during the runs of sync handlers."),
     names.RETRIES: Instrument("{retry}", "Failed attempts that will be repeated."),
     names.DEAD_LETTERS: Instrument("{job}", "Jobs that became dead letters."),
     names.TICKS: Instrument("{tick}", "Ticks of schedules: fired ones have a job, missed ones came too late for one."),
@@ -95,6 +97,12 @@ def of_expired(system: str, queue: str) -> Increments:
     """Return what jobs add that expired and became dead letters without an attempt."""
     why = {names.DEAD_LETTER_REASON: "expired", names.ERROR_TYPE: "expired"}
     return Increments([(names.DEAD_LETTERS, at(system, queue) | why)], [])
+
+
+def of_cost(system: str, queue: str, key: str, value: str) -> Increments:
+    """Return what the cost of an attempt adds: processor time, then memory. `key`, `value`: of the baggage."""
+    where = at(system, queue) | ({key: value} if key and value else {})
+    return Increments([(names.JOB_CPU_TIME, where), (names.JOB_MEMORY, where)], [])
 
 
 def of_ticks(system: str, queue: str, key: str, outcome: str) -> Increments:

@@ -19,6 +19,7 @@ from framework.process.scoreboard import Scoreboard
 from framework.service.settings import Settings
 from framework.telemetry import ProcessIdentity, Telemetry
 from framework.telemetry.conventions import exception_signal, scope
+from framework.telemetry.costs import CostGroups
 from framework.telemetry.export.exporterlife import live
 from framework.telemetry.export.exporting import Exporter
 from framework.telemetry.export.health import CollectorHealth, Drops, say_off
@@ -71,7 +72,7 @@ class SdkTelemetry(_WithProviders):
         self, identity: ProcessIdentity, settings: Settings, logs: Logs, providers: Providers, drops: Drops
     ) -> None:
         super().__init__(identity, logs, providers)
-        self._metrics = measured = metrics_of(identity, providers, drops)
+        self._metrics = measured = metrics_of(identity, providers, drops, settings)
         self._measure = measured.on
         self._spans = SpanTracing(
             providers.tracer.get_tracer(*scope()),
@@ -112,7 +113,7 @@ class RingTelemetry(_WithProviders):
         if identity.role == "worker":
             ring.observe(drops)
         else:
-            self._metrics = metrics_of(identity, providers, drops)
+            self._metrics = metrics_of(identity, providers, drops, settings)
         provider, limits = providers.tracer, span_limits()
         usable = isinstance(provider, TracerProvider)
         self._ring = RingTracing(
@@ -125,6 +126,7 @@ class RingTelemetry(_WithProviders):
             linkage=settings.trace_linkage,
             parent_within=settings.trace_parent_within,
             exceptions=self._exceptions,
+            groups=CostGroups(settings.cost_key),
         )
         self.tracing = self._ring
 
@@ -199,9 +201,9 @@ def open_telemetry(
     return RingTelemetry(identity, settings, logs, providers, drops, rings, ring)
 
 
-def metrics_of(identity: ProcessIdentity, providers: Providers, drops: Drops) -> Metrics:
-    meter = providers.meter.get_meter(*scope())
-    return Metrics(meter, identity.system, drops, slot=identity.slot, rescued=providers.rescued.meter)
+def metrics_of(identity: ProcessIdentity, providers: Providers, drops: Drops, settings: Settings) -> Metrics:
+    meter, groups = providers.meter.get_meter(*scope()), CostGroups(settings.cost_key)
+    return Metrics(meter, identity.system, drops, slot=identity.slot, rescued=providers.rescued.meter, groups=groups)
 
 
 def open_ring(identity: ProcessIdentity, rings: Rings, logs: Logs) -> RingWriter | None:

@@ -10,6 +10,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from framework.model import events as e
+from framework.model.black_box import BlackBox
 from framework.telemetry import ProcessIdentity, names
 from framework.telemetry.export.health import Drops
 from framework.telemetry.sdk.metrics import STALE_SECONDS, Metrics
@@ -279,11 +280,12 @@ def test_every_event_is_known_to_the_lines_or_the_metrics_and_none_raises(receiv
         "Lease": lease,
         "RunRecord": record_of(lease, trace_id="1" * 32),
         "Sequence[str]": ["a", "b"],
+        "BlackBox | None": BlackBox("fetch", "relay.py", 41, "stack", ["line"], 1000, 1.5),
         "Reason | None": "error",
         "Literal['ack', 'retry', 'bury', 'rest', 'release']": "ack",
         "Literal['info', 'warning', 'error']": "info",
     }
-    silent = {"JobsClaimed", "JobsSettled", "QueueObserved"}
+    silent = {"JobsClaimed", "JobCost", "JobsSettled", "QueueObserved"}
     kinds = [kind for _, kind in inspect.getmembers(e, inspect.isclass) if issubclass(kind, e.Event)]
     for kind in kinds:
         if kind is e.Event:

@@ -35,7 +35,7 @@ _KIND_OF: Final = {
 }
 
 
-AllSeries = tuple[dict[Series, int], dict[Series, "Histogram"]]
+AllSeries = tuple[dict[Series, float], dict[Series, "Histogram"]]
 T = TypeVar("T", bound="Counter | Histogram")
 
 
@@ -44,7 +44,7 @@ class Counter:
 
     __slots__ = ("key", "value")
 
-    def __init__(self, value: int = 0) -> None:
+    def __init__(self, value: float = 0) -> None:
         self.value = value
         self.key: Series = NONE
 
@@ -208,6 +208,9 @@ class Cells:
             exemplar = (record.when, record.trace_id, record.span_id) if sampled else None
             histograms[0].add(record.first, exemplar)
             histograms[1].add(record.second, exemplar)
+        elif record.kind == records.COST:
+            counters[0].value += record.first
+            counters[1].value += int(record.second)
         else:
             for counter in counters:
                 counter.value += int(record.second)
@@ -257,6 +260,8 @@ class Cells:
             texts += ["succeeded", "succeeded", "", ""]
         if kind == records.EXPIRED:
             grown = instruments.of_expired(self._system, queue)
+        elif kind == records.COST:
+            grown = instruments.of_cost(self._system, queue, *texts[:2])
         elif kind == records.OPERATION:
             operation, verb = texts
             grown = instruments.of_operation(self._system, queue, operation, verb)

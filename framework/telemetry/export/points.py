@@ -91,10 +91,14 @@ def _set_attributes(point: Any, attributes: Attributes) -> None:
             pair.value.string_value = value
 
 
-def _add_count(metric: Metric, attributes: Attributes, value: int, start: int, now: int) -> None:
+def _add_count(metric: Metric, attributes: Attributes, value: int | float, start: int, now: int) -> None:
     metric.sum.aggregation_temporality = AGGREGATION_TEMPORALITY_CUMULATIVE
     metric.sum.is_monotonic = metric.name not in _UP_AND_DOWN
-    point = NumberDataPoint(start_time_unix_nano=start, time_unix_nano=now, as_int=value)
+    point = NumberDataPoint(start_time_unix_nano=start, time_unix_nano=now)
+    if isinstance(value, int):
+        point.as_int = value
+    else:
+        point.as_double = value
     _set_attributes(point, attributes)
     metric.sum.data_points.append(point)
 

@@ -16,7 +16,8 @@ from framework.telemetry.names import ERROR_TYPE
 
 _LEVEL_OF_OUTCOME = {"retried": "warning", "lease_lost": "warning", "dead_lettered": "error"}
 _PLANNED_EXITS = frozenset({"drained", "recycled"})
-_SILENT = frozenset({e.JobsClaimed, e.JobsSettled, e.QueueObserved})  # they would make one or more lines per job
+# They would make one or more lines per job.
+_SILENT = frozenset({e.JobsClaimed, e.JobCost, e.JobsSettled, e.QueueObserved})
 
 
 class LogTracing(NoTracing):

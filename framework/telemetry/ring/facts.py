@@ -11,13 +11,15 @@ from typing import Final, NamedTuple
 
 from framework.telemetry.ring import records
 
-# Flags beside those of every record: the span is a child of the creation; it links to it; a redelivery.
-CHILD, LINKED, REDELIVERED = 4, 8, 16
+# Flags beside those of every record: the span is a child of the creation; it links to it; a redelivery; costs follow
+# the texts (processor seconds, bytes of memory).
+CHILD, LINKED, REDELIVERED, COSTED = 4, 8, 16, 32
 # The layout: a record's head, start (ns), trace id and span id of the creation, attempt number, most attempts.
 _FACTS: Final = struct.Struct(f"{records.HEAD_FORMAT}Q16s8sII")
 SIZE: Final = _FACTS.size
 _MOST_PACKERS: Final = 4096  # pairs of lengths
-_packers: dict[tuple[int, int], tuple[int, Callable[..., bytes]]] = {}
+COSTS: Final = struct.Struct("<dd")
+_packers: dict[tuple[int, int, bool], tuple[int, Callable[..., bytes]]] = {}
 unpack_from = _FACTS.unpack_from
 
 
@@ -50,21 +52,21 @@ class Facts(NamedTuple):
     most: int
 
 
-def packer(queue_size: int, id_size: int) -> tuple[int, Callable[..., bytes]]:
+def packer(queue_size: int, id_size: int, costed: bool = False) -> tuple[int, Callable[..., bytes]]:
     """Return the size of a record with these lengths, a multiple of eight, and the function that packs it.
 
     The size stands at both ends of the record. The function takes the fields of `Facts`, then the queue's name, the
-    job's id and the size. It raises struct.error for a number that does not fit, such as more than four thousand
-    million attempts in a policy.
+    job's id, the costs if there are any, and the size. It raises struct.error for a number that does not fit, such as
+    more than four thousand million attempts in a policy.
     """
-    known = _packers.get((queue_size, id_size))
+    known = _packers.get((queue_size, id_size, costed))
     if known is not None:
         return known
-    bare = SIZE + queue_size + id_size + 4
+    bare = SIZE + queue_size + id_size + 4 + (COSTS.size if costed else 0)
     size = (bare + 7) & ~7
-    found = size, struct.Struct(f"{_FACTS.format}{queue_size}s{id_size}s{size - bare}xI").pack
+    found = size, struct.Struct(f"{_FACTS.format}{queue_size}s{id_size}s{'dd' if costed else ''}{size - bare}xI").pack
     if len(_packers) < _MOST_PACKERS:
-        _packers[queue_size, id_size] = found
+        _packers[queue_size, id_size, costed] = found
     return found
 
 

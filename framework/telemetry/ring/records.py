@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from framework.model.exceptions import LONGEST_NAME, cut
 
-ATTEMPT, OPERATION, EXPIRED, FACTS, RESCUED = 1, 2, 3, 4, 5
+ATTEMPT, OPERATION, EXPIRED, FACTS, RESCUED, COST = 1, 2, 3, 4, 5, 6
 SAMPLED, DROPPED = 1, 2  # flags: the record has a span; its span was left out for lack of room
 # Flag of a RESCUED record with a span: another one, because readers of the version before would send its end as a span.
 RESCUED_SPAN: Final = 32
@@ -39,9 +39,10 @@ class Record(NamedTuple):
     """A record that was read.
 
     Attributes:
-        kind: ATTEMPT, OPERATION, EXPIRED, FACTS, or RESCUED for an attempt of a dead process.
+        kind: ATTEMPT, OPERATION, EXPIRED, FACTS, COST, or RESCUED for an attempt of a dead process.
         key: the series' texts joined by NUL (see `attempt_key`, `operation_key`); for facts the queue's name.
-        first, second: duration and wait of an attempt; duration and count of an operation; EXPIRED: 0, count.
+        first, second: duration and wait of an attempt; duration and count of an operation; EXPIRED: 0, count;
+            COST: processor seconds, bytes.
         when: when it ended, ns since the epoch.
         span: OTLP bytes; for facts the job's id; RESCUED: see `about_of`.
     """
@@ -74,6 +75,11 @@ def attempt_key(queue: str, outcome: str, then: str, failed: str, reason: str) -
 def operation_key(queue: str, operation: str, kind: str) -> bytes:
     """Return the key of an operation. `operation`: receive, ack and so on; `kind`: receive or settle."""
     return _join(queue, operation, kind)
+
+
+def cost_key(queue: str, key: str, value: str) -> bytes:
+    """Return the key of a cost. `key`, `value`: of the baggage."""
+    return _join(queue, key, value, "cost")
 
 
 def _join(*texts: str) -> bytes:

@@ -29,7 +29,7 @@ from framework.telemetry.ring import records, tallies
 from framework.telemetry.ring.records import Record
 from framework.telemetry.ring.tallies import Tallies, Tally
 
-MAGIC: Final = int.from_bytes(b"WRING2\0\0", "little")  # names this layout and the layout of the records
+MAGIC: Final = int.from_bytes(b"WRING3\0\0", "little")  # names this layout and the layout of the records
 CAPACITY: Final = 8 << 20  # bytes of records: 50,000 successes, one second of the fastest worker
 PAGE: Final = 512 << 10  # bytes of the reader's state: about 400 series
 KEPT_AT, META_AT, _TALLIES_AT = 4096, 8192, 16384

@@ -19,13 +19,14 @@ from framework.model.attempt import Attempt, SpanIdentity
 from framework.model.job import NO_IDS, Lease, running, span_bytes, trace_bytes
 from framework.model.outcome import SUCCEEDED, Outcome
 from framework.telemetry.attempts import End, Linkage, Planner, as_numbers
+from framework.telemetry.costs import CostGroups
 from framework.telemetry.instruments import times_of_lost
 from framework.telemetry.logs.exceptions import ExceptionRecords
 from framework.telemetry.logs.lines import LogTracing
 from framework.telemetry.logs.logs import Logs
 from framework.telemetry.ring import records
 from framework.telemetry.ring.encode import Encoder
-from framework.telemetry.ring.facts import CHILD, LINKED, REDELIVERED, packer
+from framework.telemetry.ring.facts import CHILD, COSTED, LINKED, REDELIVERED, packer
 from framework.telemetry.ring.records import FACTS, SAMPLED
 from framework.telemetry.ring.ringspan import RingSpan
 from framework.telemetry.ring.ringwriter import RingWriter
@@ -50,6 +51,7 @@ class RingTracing(LogTracing):
         spans: whether spans are wanted; attempts are always counted.
         exceptions: writes exceptions as log records, if that is asked for.
         system, linkage, parent_within: as for SpanTracing.
+        groups: name what costs are counted by besides the queue.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class RingTracing(LogTracing):
         linkage: Linkage,
         parent_within: float,
         exceptions: ExceptionRecords | None = None,
+        groups: CostGroups | None = None,
     ) -> None:
         super().__init__(logs)
         self._ring = ring
@@ -72,6 +75,7 @@ class RingTracing(LogTracing):
         self._spans = spans
         self._exceptions = exceptions or ExceptionRecords()
         self._system = system
+        self._groups = groups or CostGroups("")
         self._planner = Planner(linkage, parent_within)
         self._encoders: dict[tuple[str, int], Encoder] = {}
         self._keys: dict[tuple[str, ...], bytes] = {}
@@ -133,6 +137,9 @@ class RingTracing(LogTracing):
             case e.JobsClaimed():
                 key = self._operation_key(event.queue, "receive", "receive")
                 self._ring.operation(key, event.duration, event.count)
+            case e.JobCost():
+                key = records.cost_key(event.lease.queue, *self._groups.of(event.lease))
+                self._ring.cost(key, event.cpu_time, event.memory_growth)
             case e.JobsExpired():
                 self._ring.expired(records.operation_key(event.queue, "expired", "expired"), event.count)
             case e.AttemptLost():
@@ -180,16 +187,19 @@ class RingTracing(LogTracing):
         if lease.delivery > 1:
             flags |= REDELIVERED
         queue, job_id = lease.queue.encode(), lease.job.id.encode("utf-8", "replace")
-        size, pack = packer(len(queue), len(job_id))
+        cost: tuple[float, ...] = ()
+        if attempt.cost is not None:
+            cost, flags = attempt.cost, flags | COSTED
+        size, pack = packer(len(queue), len(job_id), cost != ())
         return pack(
             size, FACTS, flags, len(queue), self._ring.pid, len(job_id), duration, attempt.wait, time.time_ns(),
             ids[:16], ids[16:], span.started, made[:16], made[16:], lease.attempt,
-            attempt.options.retry.max_attempts, queue, job_id, size,
+            attempt.options.retry.max_attempts, queue, job_id, *cost, size,
         )  # fmt: skip
 
     def _put_encoded(self, attempt: Attempt, span: RingSpan, outcome: Outcome, duration: float) -> None:
         lease, failure, kind = attempt.lease, outcome.failure, outcome.kind.value
-        encoded, end = b"", End.of(outcome, lease, attempt.wait, time.time_ns())
+        encoded, end = b"", End.of(outcome, lease, attempt.wait, time.time_ns(), attempt.cost)
         if span.sampled and self._spans:
             encoder = self._encoder(lease.queue, attempt.options.retry.max_attempts)
             encoded = self._encoded(encoder, span, end)

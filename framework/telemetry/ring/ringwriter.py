@@ -154,6 +154,10 @@ class RingWriter(RingFile):
         """Write an operation with the engine."""
         self._put(records.pack(records.OPERATION, 0, self.pid, key, duration, count))
 
+    def cost(self, key: bytes, cpu_time: float, memory_growth: int) -> None:
+        """Write what an attempt has cost. `key`: a `records.cost_key`."""
+        self._put(records.pack(records.COST, 0, self.pid, key, cpu_time, memory_growth))
+
     def expired(self, key: bytes, count: int) -> None:
         """Write how many jobs expired and became dead letters without an attempt."""
         self._put(records.pack(records.EXPIRED, 0, self.pid, key, 0.0, count))

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Final
+from itertools import chain
+from typing import Any, Final
 
 from framework.telemetry import names
 from framework.telemetry.attempts import of_queue
 from framework.telemetry.ring import wire
-from framework.telemetry.ring.facts import CHILD, LINKED, REDELIVERED, SIZE, unpack_from
+from framework.telemetry.ring.facts import CHILD, COSTED, COSTS, LINKED, REDELIVERED, SIZE, unpack_from
 
 _Shape = tuple[Callable[..., bytes], tuple[bytes, ...]]
 
@@ -46,6 +47,8 @@ class Shapes:
         pack, c = self._known.get(key) or self._shape(key)
         if ended < started:  # the clock was set back
             ended = started
+        if flags & COSTED:
+            return pid, _costed(head, pack, c, (job_id, wait, *COSTS.unpack_from(data, end_of_queue + id_size)), ended)
         if flags & CHILD:
             return pid, pack(
                 c[0], trace_id, c[1], span_id, c[2], made_by, c[3], started, c[4], ended, c[5], job_id, c[6], wait,
@@ -67,6 +70,16 @@ class Shapes:
         return shape
 
 
+def _costed(
+    head: tuple[Any, ...], pack: Callable[..., bytes], constants: tuple[bytes, ...], more: tuple[Any, ...], ended: int
+) -> bytes:
+    """Return a span with its costs. `more`: job id, wait and costs."""
+    flags, trace_id, span_id, started, made_trace, made_by = head[2], *head[9:14]
+    parent, link = (made_by,) if flags & CHILD else (), (made_trace, made_by) if flags & LINKED else ()
+    values = (trace_id, span_id, *parent, started, ended, *more, *link)
+    return pack(*chain.from_iterable(zip(constants, values, strict=False)), constants[-1])
+
+
 def _shape_of(system: str, flags: int, attempt: int, most: int, id_size: int, queue: bytes) -> _Shape:
     """Return a shape. Variable fields in order: trace id, span id, a child's parent, start, end, job id, wait, link."""
     name = queue.decode("utf-8", "replace")
@@ -80,9 +93,13 @@ def _shape_of(system: str, flags: int, attempt: int, most: int, id_size: int, qu
     static += wire.text_prefix(wire.SPAN_ATTRIBUTES, names.MESSAGE_ID, id_size)
     wait = wire.double_prefix(wire.SPAN_ATTRIBUTES, names.QUEUE_WAIT)
     parent: list[bytes | str] = [b"\x22\x08", "8s", REMOTE] if flags & CHILD else [LOCAL]
+    cost: list[bytes | str] = []
+    if flags & COSTED:
+        memory = wire.attribute(wire.SPAN_ATTRIBUTES, names.JOB_MEMORY, 0.0)[:-8]
+        cost = [wire.double_prefix(wire.SPAN_ATTRIBUTES, names.JOB_CPU_TIME), "d", memory, "d"]
     link: list[bytes | str] = [_LINK, "16s", b"\x12\x08", "8s", _LINK_FLAGS] if flags & LINKED else []
     parts = [b"\x0a\x10", "16s", b"\x12\x08", "8s", *parent]
-    parts += [b"\x39", "Q", b"\x41", "Q", static, f"{id_size}s", wait, "d", *link]
+    parts += [b"\x39", "Q", b"\x41", "Q", static, f"{id_size}s", wait, "d", *cost, *link]
     size = sum(len(part) if isinstance(part, bytes) else struct.calcsize(f"<{part}") for part in parts)
     return _packer([b"\x12" + wire.varint(size), *parts])
 

@@ -13,6 +13,7 @@ from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from framework.model import events as e
 from framework.telemetry import instruments, names
 from framework.telemetry.conventions import of_system
+from framework.telemetry.costs import CostGroups
 from framework.telemetry.export.health import Drops
 from framework.telemetry.export.observed import resident
 from framework.telemetry.instruments import TABLE, Increments, at, counter, histogram
@@ -22,7 +23,16 @@ STALE_SECONDS = 60.0
 
 E = TypeVar("E", bound=e.Event)
 
-_COUNTERS = (names.CONSUMED_MESSAGES, names.ATTEMPTS, names.RETRIES, names.DEAD_LETTERS, names.TICKS, names.ACTS)
+_COUNTERS = (
+    names.CONSUMED_MESSAGES,
+    names.ATTEMPTS,
+    names.RETRIES,
+    names.DEAD_LETTERS,
+    names.TICKS,
+    names.ACTS,
+    names.JOB_CPU_TIME,
+    names.JOB_MEMORY,
+)
 _HISTOGRAMS = (names.OPERATION_DURATION, names.PROCESS_DURATION, names.QUEUE_WAIT_DURATION)
 ReadSlots = Callable[[], tuple[int, int]]
 ReadStates = Callable[[], Sequence[tuple[str, int]]]
@@ -46,6 +56,7 @@ class Metrics:
         drops: counts of lost telemetry.
         slot: the slot that this process fills, such as `deliveries/0`; empty: it does not report its memory.
         rescued: returns the meter of a dead process by what it said about itself; None: this process counts for it.
+        groups: name what costs are counted by besides the queue.
         clock: monotonic seconds.
     """
 
@@ -57,6 +68,7 @@ class Metrics:
         *,
         slot: str = "",
         rescued: Callable[[bytes], Meter | None] = lambda about: None,
+        groups: CostGroups | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._system = system
@@ -65,6 +77,7 @@ class Metrics:
         self._meter, self._rescued = meter, rescued
         self._drops = drops
         self._slot = slot
+        self._groups = groups or CostGroups("")
         self._queues: dict[str, tuple[float, e.QueueObserved]] = {}
         self._undeclared: dict[str, tuple[float, e.QueueUndeclared]] = {}
         self._slots: dict[str, ReadSlots] = {}
@@ -97,6 +110,8 @@ class Metrics:
             case e.JobsSettled():
                 grown = instruments.of_operation(system, event.queue, event.verb, "settle")
                 self._add(grown, 1, (event.duration,))
+            case e.JobCost():
+                self._add_cost(event)
             case e.JobFinished():
                 how, reason = event.outcome, event.reason or ""
                 grown = instruments.of_attempt(system, event.queue, how, how, event.error_type or reason, reason)
@@ -113,10 +128,19 @@ class Metrics:
                     self._add(of_ticks("missed"), event.missed)
             case e.OperatorActed():
                 self._add(instruments.of_acts(system, event.queue, event.verb, event.actor), event.count)
-            case e.QueueObserved():
-                self._queues[event.queue] = (self._clock(), event)
-            case e.QueueUndeclared():
-                self._undeclared[event.queue] = (self._clock(), event)
+            case _:
+                self._observed(event)
+
+    def _observed(self, event: e.Event) -> None:
+        if isinstance(event, e.QueueObserved):
+            self._queues[event.queue] = (self._clock(), event)
+        elif isinstance(event, e.QueueUndeclared):
+            self._undeclared[event.queue] = (self._clock(), event)
+
+    def _add_cost(self, event: e.JobCost) -> None:
+        grown = instruments.of_cost(self._system, event.lease.queue, *self._groups.of(event.lease))
+        for (name, attributes), number in zip(grown.counters, (event.cpu_time, event.memory_growth), strict=True):
+            self._made[self._meter].counters[name].add(number, attributes)
 
     def _lost(self, event: e.AttemptLost, context: Context | None) -> None:
         known = event.how, event.outcome, event.failed, event.reason or ""

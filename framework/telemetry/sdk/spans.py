@@ -92,7 +92,7 @@ class SpanTracing(LogTracing):
         (span, token, job), outcome, error = entered, attempt.outcome, sys.exc_info()[1]
         try:
             if outcome is not None and (span.is_recording() or outcome.failure is not None):
-                self._finish(span, End.of(outcome, attempt.lease, attempt.wait, 0))
+                self._finish(span, End.of(outcome, attempt.lease, attempt.wait, 0, attempt.cost))
             elif span.is_recording() and error is not None:  # the executor itself failed
                 span.set_attribute(names.ERROR_TYPE, error_type(error))
                 span.set_status(Status(StatusCode.ERROR))

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from datetime import UTC, datetime
+from functools import partial
 from math import inf
 from types import CoroutineType
 from typing import Any
 
 from framework.model.attempt import Attempt, Completing, NoTransactions, Tracing
 from framework.model.errors import EngineError
-from framework.model.events import Event, JobFinished
+from framework.model.events import Event, JobCost, JobFinished
 from framework.model.exceptions import describe, error_type
 from framework.model.job import Context, Failure, Lease
 from framework.model.options import QueueOptions, of_job
@@ -58,6 +60,7 @@ class Executor:
         stopping: says whether the worker drains, for `ctx.should_stop`.
         swallows: errors of `on_failure` that are reported only; any other error leaves the run.
         stood_still: returns the seconds for which the whole tree has stood still.
+        costs: measure what each run of a sync handler costs.
         clock, monotonic: wall clock and monotonic clock, seconds.
 
     Attributes:
@@ -78,6 +81,7 @@ class Executor:
         stopping: Callable[[], bool] = lambda: False,
         swallows: tuple[type[BaseException], ...] = (BaseException,),
         stood_still: Callable[[], float] = lambda: 0.0,
+        costs: bool = False,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -99,6 +103,7 @@ class Executor:
         self._tells_success = wants(JobFinished, Kind.SUCCEEDED.value)
         self._stood_still = stood_still
         self._stopping = stopping
+        self._costs = costs and hasattr(resource, "RUSAGE_THREAD")  # Linux
         self._clock = clock
         self._monotonic = monotonic
         # It ends well before the hard timeout of an attempt that ended at its soft one.
@@ -123,7 +128,19 @@ class Executor:
             self._hook.tell(*self._charge_elsewhere(attempt))
             return attempt.ended
         attempt.own_context = True
+        if self._costs:
+            call = partial(self._measured, attempt, call)
         return copy_context().run(self._run, attempt, call)
+
+    def _measured(self, attempt: Attempt, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Call the handler, and measure what its thread uses meanwhile."""
+        before = resource.getrusage(resource.RUSAGE_THREAD)
+        try:
+            return call(*arguments)
+        finally:
+            after = resource.getrusage(resource.RUSAGE_THREAD)
+            spent = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+            attempt.cost = max(0.0, spent), max(0, after.ru_maxrss - before.ru_maxrss) * 1024
 
     def _run(self, attempt: Attempt, call: Callable[..., Any]) -> Outcome:
         started = attempt.began or self._monotonic()
@@ -275,6 +292,8 @@ class Executor:
         attempt.duration = duration
         if self._tells_success or outcome is not SUCCEEDED:
             self._emit(finished(attempt, outcome, duration))
+        if attempt.cost is not None:
+            self._emit(JobCost(attempt.lease, *attempt.cost))
         return outcome
 
     def decide(self, attempt: Attempt, error: BaseException) -> Outcome:
