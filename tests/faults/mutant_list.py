@@ -51,6 +51,11 @@ FSYNCS = (
     in_spool("a tick is durable before its job is moved", "ticks.py", "Ticks._publish", "self._disk.sync_dir(self._base)", "pass", MODEL),
     in_spool("a tick is compared with the latest", "ticks.py", "Ticks.fire", "(None if known is None else known.last) != last", "False", "contract/test_schedules.py"),
     in_spool("a tick's job is found by its record alone", "ticks.py", "Ticks.fire", "self._sweep(key)", "pass", "spool/test_ticks.py"),
+    in_spool("fsync of who paused a queue", "pausing.py", "pause", "sync=True", "sync=False", MODEL),
+    in_spool("fsync of a pause", "pausing.py", "pause", "disk.sync_dir(os.path.dirname(queue.paused))", "pass", MODEL),
+    in_spool("fsync of the end of a pause", "pausing.py", "resume", "disk.sync_removal(os.path.dirname(queue.paused))", "pass", MODEL),
+    in_spool("a pause keeps workers from claiming", "listing.py", "Listing._refresh", "if self._buckets.paused:\n    self._names, self._at, self._due = [], 0, 0.0\n    return", "pass", "contract/test_pausing.py"),
+    in_spool("what starves gets its turns", "starving.py", "Starving.turn", "return at if since <= now - self._after else start", "return start", "contract/test_priority.py"),
     in_spool("fsync before the rename", "enqueue.py", "Enqueue._put_files", "self._make_durable(files)", "pass", ENQUEUE),
 )  # fmt: skip
 
@@ -220,7 +225,7 @@ JUDGEMENT = (
     Mutant("postgres: a row that its handler's transaction has locked is passed over", "engine/postgres/schema_2.sql", (Change("started_1", "for update of j skip locked", ""),), "unit/test_postgres.py"),
     Mutant("a run is told to the engine when it is 50 ms old", "worker/gate/thread_gate.py", (Change("ThreadGate.start", "if first < self._look_at:\n    self._look_at = first", "if False:\n    self._look_at = first"),), "process/test_postgres_machines.py process/test_far.py"),
     Mutant("kill reason: a planned kill is not charged", "maintenance/rescue.py", (Change("resolve", "not found.charges(run.row) or", ""),), "unit/test_rescue.py"),
-    Mutant("kill reason: a timeout is of one run in its row", "maintenance/rescue.py", (Change("resolve", "or _came_after(found, run, options[lease.queue], now)", ""),), "unit/test_rescue.py"),
+    Mutant("kill reason: a timeout is of one run in its row", "maintenance/rescue.py", (Change("resolve", "or _came_after(found, run, own, now)", ""),), "unit/test_rescue.py"),
     Mutant("kill reason: a timeout is told from a death", "maintenance/rescue.py", (Change("resolve", '"timeout" if found is not None and found.kind == "timeout" else "worker_lost"', '"worker_lost"'),), "unit/test_rescue.py"),
     Mutant("what had ended is only finished", "maintenance/rescue.py", (Change("resolve", "if known is not None:\n    return _completed(known, lease, now), None", ""),), "unit/test_rescue.py"),
     Mutant("what a rescuer has decided stands", "maintenance/rescue.py", (Change("resolve", "if known is not None and account.resolved:\n    return known, None if known.failure is None else known.failure.reason", "if False:\n    return known, None if known.failure is None else known.failure.reason"),), "unit/test_rescue.py"),
