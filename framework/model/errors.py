@@ -92,7 +92,17 @@ class EnqueueError(WorkerError):
 
 
 class QueueFull(EnqueueError):
-    """The queue holds `max_length` jobs, or the disk has no room for another job; nothing was queued."""
+    """The queue holds `max_length` jobs, or the disk has no room for another job; nothing was queued.
+
+    Attributes:
+        depth: ready and delayed jobs, up to a second ago; None: unknown.
+        oldest_age: seconds for which the oldest ready job has waited; None: unknown.
+        retry_after: seconds after which another try is sensible, as for HTTP's `Retry-After`.
+    """
+
+    depth: int | None = None
+    oldest_age: float | None = None
+    retry_after: float = 1.0
 
 
 class PayloadTooLarge(EnqueueError):

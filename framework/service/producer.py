@@ -24,6 +24,7 @@ from framework.model.errors import (
     InvalidArgument,
     InvalidPayload,
     PayloadTooLarge,
+    QueueFull,
     SettingsError,
 )
 from framework.model.extras import NONE, Extras
@@ -44,6 +45,7 @@ from framework.service.request import (
     own_ttl,
     with_own,
 )
+from framework.service.room import Room, pauses
 
 # Jobs of `enqueue_many` that are stored together and share their syncs; limited, because they are held in memory.
 BATCH = 1024
@@ -121,13 +123,14 @@ class Producer:
         self._sending = sending or NoSending()
         self._clock = clock
         self._line = Line(self._store)
+        self._room = Room(engine)
         self.closed = False
 
     def enqueue(self, asked: Request) -> JobId:
         """Store one job and return its id. Raises what `Queue.enqueue` raises."""
         job, headers = self._made(asked)
         if asked.connection is None:
-            stored = self._send(job, headers)
+            stored = self._send(job, headers, asked.block)
         else:
             engine = self._transactional()
             with self._sending.one(job.queue, job.id, len(job.payload)) as carried:
@@ -154,10 +157,16 @@ class Producer:
             with self._sending.one(job.queue, job.id, len(job.payload)) as carried:
                 headers.update(carried)
                 (stored,) = await engine.aenqueue_within(asked.connection, [job])
+        elif asked.block:
+            stored = await self._asend(job, headers, asked.block)
         elif self._groups(job):
             ticket = self._join(job, headers)
             await ticket.future
-            stored = ticket.result()
+            try:
+                stored = ticket.result()
+            except QueueFull as error:
+                await asyncio.to_thread(self._room.explain, error, job.queue)
+                raise
         else:
             stored = await asyncio.to_thread(self._send, job, headers)
         if stored.duplicate:
@@ -172,14 +181,16 @@ class Producer:
         delay: float,
         connection: object | None = None,
         own: JobOptions | None = None,
+        block: float = 0.0,
     ) -> list[JobId]:
         """Store jobs in batches and return their ids. An error's `enqueued` lists the jobs stored before it."""
         store = self._store if connection is None else partial(self._transactional().enqueue_within, connection)
         stored: list[JobId] = []
+        waits = pauses(block)
         with _listing(stored):
             for encoded in self._encoded(queue, payloads):
                 with self._batch(queue, encoded, delay, own) as jobs:
-                    stored += store(jobs)
+                    stored += self._room.put(store, jobs, waits)
         return stored
 
     async def aenqueue_batch(
@@ -190,10 +201,11 @@ class Producer:
         delay: float,
         connection: object | None = None,
         own: JobOptions | None = None,
+        block: float = 0.0,
     ) -> list[JobId]:
         """Store as `enqueue_batch` does, in a thread; on the caller's connection, only the encoding is in a thread."""
         if connection is None:
-            return await asyncio.to_thread(self.enqueue_batch, queue, payloads, delay=delay, own=own)
+            return await asyncio.to_thread(self.enqueue_batch, queue, payloads, delay=delay, own=own, block=block)
         engine = self._transactional()
         stored: list[JobId] = []
         with _listing(stored):
@@ -218,10 +230,25 @@ class Producer:
                 for (i, uid), data, carried in zip(ids, encoded, headers, strict=True)
             ]
 
-    def _send(self, job: Job, headers: dict[str, str]) -> JobId:
+    def _send(self, job: Job, headers: dict[str, str], block: float = 0.0) -> JobId:
         with self._sending.one(job.queue, job.id, len(job.payload)) as carried:
             headers.update(carried)
-            return self._line.put(job) if self._groups(job) else self._store([job])[0]
+            store = self._put if self._groups(job) else self._store
+            return self._room.put(store, [job], pauses(block))[0]
+
+    def _put(self, jobs: Sequence[Job]) -> list[JobId]:
+        return [self._line.put(job) for job in jobs]
+
+    async def _asend(self, job: Job, headers: dict[str, str], block: float) -> JobId:
+        """Store a job that may have to wait for room: only the tries are in a thread."""
+        with self._sending.one(job.queue, job.id, len(job.payload)) as carried:
+            headers.update(carried)
+            for pause in pauses(block):
+                try:
+                    return (await asyncio.to_thread(self._store, [job]))[0]
+                except QueueFull:
+                    await asyncio.sleep(pause)
+            return (await asyncio.to_thread(self._room.put, self._store, [job], iter(())))[0]
 
     def _transactional(self) -> Transactional:
         if not isinstance(self._engine, Transactional):

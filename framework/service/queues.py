@@ -19,6 +19,7 @@ from framework.model.options import PoolOptions, QueueOptions, Slo, in_pool, par
 from framework.model.retry import RetryPolicy, Seconds, seconds
 from framework.model.schedules import Cron, Every, named
 from framework.service.request import JobOptions, Request
+from framework.service.room import checked_block
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,10 +55,24 @@ class Sender(Protocol):
     def enqueue(self, asked: Request) -> JobId: ...
     async def aenqueue(self, asked: Request) -> JobId: ...
     def enqueue_batch(
-        self, queue: Queue[Any], payloads: Iterable[Any], *, delay: float, connection: object | None, own: JobOptions
+        self,
+        queue: Queue[Any],
+        payloads: Iterable[Any],
+        *,
+        delay: float,
+        connection: object | None,
+        own: JobOptions,
+        block: float,
     ) -> list[JobId]: ...
     async def aenqueue_batch(
-        self, queue: Queue[Any], payloads: Iterable[Any], *, delay: float, connection: object | None, own: JobOptions
+        self,
+        queue: Queue[Any],
+        payloads: Iterable[Any],
+        *,
+        delay: float,
+        connection: object | None,
+        own: JobOptions,
+        block: float,
     ) -> list[JobId]: ...
 
 
@@ -226,6 +241,7 @@ class Queue(_Declared, Generic[P]):
         job_id: str | None = None,
         on_conflict: OnConflict = "keep",
         connection: object | None = None,
+        block: Seconds = 0,
         **own: Unpack[JobOptions],
     ) -> JobId:
         """Store one job durably and return its id.
@@ -233,17 +249,27 @@ class Queue(_Declared, Generic[P]):
         Args:
             payload: validated against the queue's payload type, stored as JSON.
             delay: seconds before the job may start. run_at: that moment, with a time zone. Give one of the two.
-            job_id: your own id; while a job of that id exists in any state, nothing is queued.
-            on_conflict: what happens then: "keep" returns the id with `duplicate` set, "raise" raises Duplicate.
-            connection: a connection to the database that is the engine, or a session: the job is queued when its
-                transaction commits. psycopg, SQLAlchemy, asyncpg, Django.
-            own: options of this job alone: `priority`, `timeout`, `retry`, `ttl`, `headers`; see JobOptions.
+            job_id: your own id; while a job of that id exists in any state, nothing is queued. on_conflict: then "keep"
+                returns the id with `duplicate` set, "raise" raises Duplicate.
+            connection: a connection or session (psycopg, SQLAlchemy, asyncpg, Django) of the database that is the
+                engine: the job is queued when its transaction commits.
+            block: seconds to wait for room in a full queue. own: options of this job alone, see JobOptions.
 
         Raises:
             InvalidPayload, InvalidArgument, PayloadTooLarge, QueueFull, EnqueueFailed, Duplicate: not queued.
             EnqueueUncertain: the job may or may not be queued.
         """
-        asked = Request(self, payload, seconds(delay), run_at, job_id, on_conflict, connection, own)
+        asked = Request(
+            self,
+            payload,
+            seconds(delay),
+            run_at,
+            job_id,
+            on_conflict,
+            connection,
+            own,
+            checked_block(block, connection),
+        )
         return self.sender().enqueue(asked)
 
     async def aenqueue(
@@ -256,13 +282,24 @@ class Queue(_Declared, Generic[P]):
         job_id: str | None = None,
         on_conflict: OnConflict = "keep",
         connection: object | None = None,
+        block: Seconds = 0,
         **own: Unpack[JobOptions],
     ) -> JobId:
         """Enqueue as `enqueue` does, without blocking the event loop; coroutines that enqueue together share calls.
 
         If it is cancelled, the job may still be stored.
         """
-        asked = Request(self, payload, seconds(delay), run_at, job_id, on_conflict, connection, own)
+        asked = Request(
+            self,
+            payload,
+            seconds(delay),
+            run_at,
+            job_id,
+            on_conflict,
+            connection,
+            own,
+            checked_block(block, connection),
+        )
         return await self.sender().aenqueue(asked)
 
     def enqueue_many(
@@ -272,16 +309,19 @@ class Queue(_Declared, Generic[P]):
         *,
         delay: Seconds = 0,
         connection: object | None = None,
+        block: Seconds = 0,
         **own: Unpack[JobOptions],
     ) -> list[str]:
         """Store many jobs, much faster than one by one, and return their ids.
 
         This is not atomic: an error's `enqueued` lists the jobs that were queued. InvalidPayload has it, too, and says
         which payload is invalid. With a `connection` (see `enqueue`), it is as atomic as that connection's transaction.
-        All jobs get the options in `own`.
+        All jobs get the options in `own`. `block` is the time for which it waits for room in all.
         """
         sender = self.sender()
-        return list(sender.enqueue_batch(self, payloads, delay=seconds(delay), connection=connection, own=own))
+        wait = checked_block(block, connection)
+        found = sender.enqueue_batch(self, payloads, delay=seconds(delay), connection=connection, own=own, block=wait)
+        return list(found)
 
     async def aenqueue_many(
         self,
@@ -290,12 +330,16 @@ class Queue(_Declared, Generic[P]):
         *,
         delay: Seconds = 0,
         connection: object | None = None,
+        block: Seconds = 0,
         **own: Unpack[JobOptions],
     ) -> list[str]:
         """Run `enqueue_many` in a thread, so that the event loop goes on. A cancellation does not stop the thread."""
         sender = self.sender()
-        delay = seconds(delay)
-        return list(await sender.aenqueue_batch(self, payloads, delay=delay, connection=connection, own=own))
+        wait = checked_block(block, connection)
+        found = await sender.aenqueue_batch(
+            self, payloads, delay=seconds(delay), connection=connection, own=own, block=wait
+        )
+        return list(found)
 
     def sender(self) -> Sender:
         """Return the producer in use: the one of the innermost `connect()`, else the process's own."""

@@ -45,7 +45,7 @@ class JobOptions(TypedDict, total=False):
 
 @frozen
 class Request:
-    """The arguments of `Queue.enqueue`, with the delay in seconds, and the options of this job in `own`."""
+    """The arguments of `Queue.enqueue`, with delay and block in seconds, and the options of this job in `own`."""
 
     queue: Queue[Any]
     payload: Any
@@ -55,6 +55,7 @@ class Request:
     on_conflict: str
     connection: object | None
     own: JobOptions
+    block: float = 0.0
 
 
 def first_moment(now: float, delay: float, run_at: datetime | None) -> float | None:

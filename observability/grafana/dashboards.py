@@ -98,8 +98,12 @@ def overview() -> dashboard.Dashboard:
     dead = (in_state("dead", ALL), f"{{{{{Q}}}}}")
     bad = (in_state("bad", ALL), f"{{{{{Q}}}}} unreadable")
     undeclared = (f"max by (job, {Q}) (worker_queue_undeclared{{{ALL}}})", f"{{{{{Q}}}}} not declared")
-    about = "Until they are replayed or discarded; files that cannot be read, and jobs of queues that nobody declares."
-    board.with_panel(lines("Dead letters", about, dead, bad, undeclared))
+    paused = (f"max by (job, {Q}) (worker_queue_paused{{{ALL}}}) > 0", f"{{{{{Q}}}}} paused")
+    about = (
+        "Until they are replayed or discarded; files that cannot be read, and jobs of queues that nobody declares; "
+        "1: a queue is paused."
+    )
+    board.with_panel(lines("Dead letters", about, dead, bad, undeclared, paused))
     p95 = f"histogram_quantile(0.95, sum by (le, {Q}) ({rate(f'{WAIT}_bucket', ALL)}))"
     board.with_panel(
         lines(

@@ -26,7 +26,10 @@ QUEUES = (
 
 @dataclass
 class Promise:
-    """`there`, `absent`, `letter` (it is a dead letter) or `home` (it is none), between two moments."""
+    """`there`, `absent`, `letter` (it is a dead letter) or `home` (it is none), between two moments.
+
+    Of a queue, in the place of a job: `paused by ada`, or `runs`.
+    """
 
     what: str
     job_id: str

@@ -333,6 +333,23 @@ def _priorities(life: Life) -> None:
     life.mine.release([one(life.mine)])
 
 
+def _pauses(life: Life) -> None:
+    """Paused, resumed, and paused again by a process that dies before that is durable."""
+    life.enqueue("a", queue="plain")
+    assert life.mine.pause("plain", "ada")
+    life.promise("paused by ada", "plain")
+    life.enqueue("b", queue="plain")
+    life.ends("paused by ada", "plain")
+    assert life.mine.resume("plain", "bob")
+    life.promise("runs", "plain")
+    life.enqueue("c", queue="plain")
+    life.ends("runs", "plain")
+    life.cut_before("fsync", lambda: life.mine.pause("plain", "ada"), 2)
+    assert not life.mine.pause("plain", "bob")
+    life.promise("paused by ada", "plain")
+    life.enqueue("d", queue="plain")
+
+
 TRACES: dict[str, Callable[[Life], None]] = {
     "enqueue": _enqueue,
     "enqueue many": _enqueue_many,
@@ -340,6 +357,7 @@ TRACES: dict[str, Callable[[Life], None]] = {
     "append by two": _append_by_two,
     "append in vain": _append_in_vain,
     "ticks": _ticks,
+    "pauses": _pauses,
     "stored together": _together_recovered,
     "segments": _segments,
     "segment letters": _segment_letters,

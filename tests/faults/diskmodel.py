@@ -124,12 +124,16 @@ def _compare(fresh: SpoolEngine, active: list[Promise], ours: set[str], handled:
     broken += [f"letter {v.job.id} says not why" for v in views if v.job.id in letters and not _says_why(v)]
     ticks = [float(job_id.partition("-")[2]) for job_id in there if job_id.startswith("tick-")]
     broken += [f"tick {tick} has a job and comes again" for tick in ticks if tick > handled]
+    found = {queue.name: fresh.paused(queue.name) for queue in QUEUES}
+    pauses = {name: pause.by for name, pause in found.items() if pause is not None and pause.paused}
     for promise in active:
         kept = {
             "there": there[promise.job_id] > 0,
             "absent": there[promise.job_id] == 0,
             "letter": promise.job_id in letters,
             "home": promise.job_id not in letters,
+            "paused by ada": pauses.get(promise.job_id) == "ada",
+            "runs": promise.job_id not in pauses,
         }[promise.what]
         if not kept:
             broken.append(f"{promise.job_id} was promised to be: {promise.what}")

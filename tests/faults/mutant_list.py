@@ -52,6 +52,11 @@ FSYNCS = (
     in_spool("a tick is durable before its job is moved", "ticks.py", "Ticks._publish", "self._disk.sync_dir(self._base)", "pass", MODEL),
     in_spool("a tick is compared with the latest", "ticks.py", "Ticks.fire", "(None if known is None else known.last) != last", "False", "contract/test_schedules.py"),
     in_spool("a tick's job is found by its record alone", "ticks.py", "Ticks.fire", "self._sweep(key)", "pass", "spool/test_ticks.py"),
+    in_spool("fsync of who paused a queue", "pausing.py", "pause", "sync=True", "sync=False", MODEL),
+    in_spool("fsync of a pause", "pausing.py", "pause", "disk.sync_dir(os.path.dirname(queue.paused))", "pass", MODEL),
+    in_spool("fsync of the end of a pause", "pausing.py", "resume", "disk.sync_removal(os.path.dirname(queue.paused))", "pass", MODEL),
+    in_spool("a pause keeps workers from claiming", "listing.py", "Listing._refresh", "if self._buckets.paused:\n    self._names, self._at, self._due = [], 0, 0.0\n    return", "pass", "contract/test_pausing.py"),
+    in_spool("what starves gets its turns", "starving.py", "Starving.turn", "return at if since <= now - self._after else start", "return start", "contract/test_priority.py"),
     in_spool("fsync before the rename", "enqueue.py", "Enqueue._put_files", "self._make_durable(files)", "pass", ENQUEUE),
 )  # fmt: skip
 

@@ -32,6 +32,8 @@ SITES = {
     "ticks._publish": "ticks",
     "ticks._replace": "ticks",
     "ticks._write_job": "ticks",
+    "pausing.pause": "pauses",
+    "pausing.resume": "pauses",
     "recover._recover_batch": "stored together",
     "recover.recover": "recover",
     "settle._record": "letters",

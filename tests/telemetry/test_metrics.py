@@ -27,6 +27,7 @@ UNITS = {
     "messaging.process.duration": "s",
     "worker.queue.depth": "{job}",
     "worker.queue.undeclared": "{job}",
+    "worker.queue.paused": "{queue}",
     "worker.queue.oldest_job.age": "s",
     "worker.job.queue_wait.duration": "s",
     "worker.job.attempts": "{attempt}",

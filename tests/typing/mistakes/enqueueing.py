@@ -24,6 +24,7 @@ async def mistakes() -> None:
     Shop.invoices.enqueue(Invoice(order=1), headers={"tenant": 7})  # E
     await Shop.invoices.aenqueue(Invoice(order=1), timeout="5")  # E
     Shop.invoices.enqueue_many([Invoice(order=1)], ttl="1h")  # E
+    Shop.invoices.enqueue(Invoice(order=1), block="5")  # E
     Shop.invoices.enqueue_many([Mail(tenant="t", to="x")])  # E wrong items
     Shop.invoices.enqueue_many(Invoice(order=1))  # E one where many are wanted
     await ShopQueues.refunds.aenqueue_many([Refund(order=1, cents=2), Invoice(order=1)])  # E one wrong item

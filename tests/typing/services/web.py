@@ -28,7 +28,7 @@ async def invoice(order: int) -> dict[str, str]:
             Invoice(order=order), job_id=f"invoice-{order}", priority=1, timeout=5
         )
     except QueueFull as full:
-        raise HTTPException(503, "busy", headers={"Retry-After": "5"}) from full
+        raise HTTPException(503, "busy", headers={"Retry-After": f"{full.retry_after:.0f}"}) from full
     except EnqueueUncertain as unknown:
         job_id = unknown.job_id
     return {"job": job_id}
@@ -38,7 +38,7 @@ async def invoice(order: int) -> dict[str, str]:
 def news(tenant: str, addresses: list[str]) -> dict[str, list[str]]:
     try:
         ids = ShopQueues.mails.enqueue_many(
-            (Mail(tenant=tenant, to=to) for to in addresses), delay=timedelta(minutes=1)
+            (Mail(tenant=tenant, to=to) for to in addresses), delay=timedelta(minutes=1), block=0.5
         )
     except EnqueueError as error:
         ids = list(error.enqueued)

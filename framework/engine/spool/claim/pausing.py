@@ -21,12 +21,13 @@ MOST_BYTES = 4096
 
 def pause(disk: Disk, queue: QueueDir, by: str, now: float) -> bool:
     """Pause a queue durably. Return False: it is paused. Raises OSError."""
+    done = True
     try:
         disk.write_new(queue.paused, _record(by, now), sync=True)
     except FileExistsError:
-        return False
-    disk.sync_dir(os.path.dirname(queue.paused))
-    return True
+        done = False
+    disk.sync_dir(os.path.dirname(queue.paused))  # also the file of a process that was killed before it did this
+    return done
 
 
 def resume(disk: Disk, queue: QueueDir, by: str, now: float) -> bool:

@@ -122,6 +122,7 @@ class Enqueue:
         Where the caller chose the id of the first, it is the only one, and this process holds the lock of that id.
         """
         files: list[TempFile] = []
+        published = False
         try:
             with self._rollback.before_publishing(files, jobs[0], done):
                 contents = [job_file.encode(job) for job in jobs]
@@ -131,11 +132,13 @@ class Enqueue:
                     self._link(files[0])
                 self._make_durable(files)
             self._publish(files, done)
+            published = True
             if count_again or (len(files) > 1 and self._limits.near(len(files))):
                 self._rollback.take_back(files, self._limits.excess(), done)
         finally:
             close(self._disk, files)
-        self._ring()
+            if published:  # also where only some of them fit into the queue
+                self._ring()
         return len(files)
 
     def _append(self, jobs: Sequence[Job], done: list[JobId]) -> bool:
