@@ -85,7 +85,7 @@ OF_RETRY = {
 }
 OF_OTHERS = {
     "WORKER_MODULE": "the service, for commands of `worker` to which no MODULE is given",
-    "WORKER_ACTOR": "who acts by `worker pause`, `jobs`, `dead` and `bad`, for the log; if unset, the user of the system",
+    "WORKER_ACTOR": "who acts by `worker pause`, `jobs`, `dead` and `bad`; if unset, the user of the system",
 }
 
 
