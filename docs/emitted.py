@@ -78,16 +78,10 @@ ABOUT = {
     names.ERROR_TYPE: "the exception's class, or `timeout`, `worker_lost`, `expired`, `invalid_payload`",
     names.EXCEPTION_TYPE: "event `exception`: its class",
     names.EXCEPTION_MESSAGE: "event `exception`: its text",
-    names.JOB_CPU_TIME: "processor seconds of the run of a sync handler, with `WORKER_JOB_COSTS`",
-    names.JOB_MEMORY: "bytes by which the peak of the process's memory grew meanwhile, with `WORKER_JOB_COSTS`",
     names.FUNCTION_NAME: "event `worker.black_box`: the innermost function of the service's own code",
     names.FILE_PATH: "event `worker.black_box`: its file",
     names.LINE_NUMBER: "event `worker.black_box`: its line",
     names.STACKTRACE: "event `worker.black_box`: the handler's stack, the innermost frame last",
-    names.LAST_LINES: "event `worker.black_box`: the last ten lines that the job logged",
-    names.PEAK_MEMORY: "event `worker.black_box`: most resident memory of the process, in bytes",
-    names.CPU_TIME: "event `worker.black_box`: processor seconds of the process",
-    names.MEMORY_EVENTS: "event `worker.black_box`: what the cgroup's `memory.events` has counted meanwhile",
     names.EXCEPTION_STACKTRACE: "event `exception`: its traceback",
 }
 

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from tests.support.received import SeenPoint, SeenSpan
 
 PLACE: Final = Path(__file__).parents[2] / "observability" / "registry"
-_TYPES: Final[dict[str, type]] = {"int": int, "double": float, "boolean": bool, "string": str}
+_TYPES: Final[dict[str, type]] = {"int": int, "double": float, "boolean": bool, "string": str, "string[]": tuple}
 _OTHER: Final = {"_OTHER"}
 # Where too many series share one, see docs/observability.md.
 _SHARED: Final = "otel.metric.overflow"
