@@ -40,7 +40,7 @@ SEGMENT_MUTANTS = (
     in_spool("segments: a copy whose origin is gone is the job", "segments/copies.py", "_settle_copy", "if now is None or now == word", "if now == word", SEGMENTS, "origin gone and moved are wrong alone"),
     in_spool("segments: copies are settled before words", "rescue.py", "Rescue._collect", "dead_owner.searched or copies.settle_copies(self._disk, dead_owner, self._segments)", "True", SEGMENTS, "a dead worker's copies are settled before its words"),
     in_spool("segments: an undone rename is looked for", "segments/open.py", "Segments.word", "or self._get(self._again(entry))", "", SEGMENTS),
-    in_spool("segments: a copy goes before its job ends in its segment", "segments/copies.py", "forget", "disk.unlink(_path(held))", "pass", "spool/test_crash_points.py::test_a_kill_around_any_change_loses_nothing"),
+    in_spool("segments: a copy goes before its job ends in its segment", "segments/copies.py", "forget", "disk.unlink(_path(held))", "pass", "spool/test_segment_traps.py"),
     in_spool("segments: a word is read again before it is freed", "segments/upkeep.py", "Upkeep._free_unknown", "if now[i] == found[i]]", "]", SEGMENTS, "its rescuer may have taken the word over"),
     in_spool("segments: half a word is none", "segments/words.py", "", "(state | state << 60 for", "(state for", SEGMENTS),
     in_spool("segments: a lease is the word's", "segments/open.py", "Segments.settle", "elif now != wanted:", "elif False:", SEGMENTS),

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,29 @@ def test_a_copy_whose_segment_is_gone_is_the_job(root: Path) -> None:
     path.unlink()
     mine = heal(root)
     assert dict(census(mine)) == {"a": 1}
+    mine.close()
+
+
+def test_a_job_that_ends_in_its_segment_leaves_no_copy(root: Path) -> None:
+    """A retry came as far as its copy, then the job succeeded. Once the segment is gone, a copy would be the job."""
+
+    def live(mine: SpoolEngine) -> None:
+        in_segments(mine).enqueue([job("a"), job("b")])
+        first, second = claim(mine)
+        disk, seam = mine._spool._disk, Seam()
+        assert disk is not None
+        disk.calls, before = seam, disk.calls
+        seam.arm(fail_calls(errno.EIO, "pwrite"))
+        with suppress(EngineUnavailable):
+            retry(mine, first, delay=0, failure=failure(first))
+        disk.calls = before
+        ack(mine, [first, second])
+
+    dead_owner(root, live)
+    for path in segments(root):
+        path.unlink()  # as maintenance does with a segment whose jobs have all ended
+    mine = heal(root)
+    assert dict(census(mine)) == {}
     mine.close()
 
 
