@@ -20,6 +20,7 @@ from framework.cli.operate.dead import dead
 from framework.cli.operate.queues import queues
 from framework.cli.output import complain, fail
 from framework.cli.run import run
+from framework.cli.web import web
 from framework.model.errors import SettingsError, WorkerError
 from framework.process import stdio
 from framework.service.settings import load_dotenv
@@ -44,7 +45,7 @@ def worker(ctx: click.Context) -> int:
     return 0
 
 
-for _command in (run, check, alerts, enqueue, queues, schedules, dead, bad, health, doctor, migrate):
+for _command in (run, check, alerts, enqueue, queues, schedules, dead, bad, health, doctor, migrate, web):
     worker.add_command(_command)
 
 

@@ -1,0 +1,95 @@
+"""The store behind the page: opened when it is first needed, used by one thread, and opened again after a failure."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from framework.admin import store as stores
+from framework.admin.store import Store
+from framework.model.errors import EngineError
+from framework.model.events import Event
+from framework.service.app import WorkerApp
+from framework.service.settings import Settings
+
+T = TypeVar("T")
+log = logging.getLogger("framework.web")
+
+
+class Desk:
+    """The one thread that calls the engine, because its verbs are called from one thread at a time.
+
+    Args:
+        app: the service; None: only what lies in the store counts.
+        url: of the store, instead of that of the settings.
+        emit: takes what people did.
+    """
+
+    def __init__(
+        self, settings: Settings, app: type[WorkerApp] | None, url: str, emit: Callable[[Event], None]
+    ) -> None:
+        self.settings = settings
+        self.app = app
+        self.url = url or settings.engine_url
+        self.emit = emit
+        self.root: Path | None = None
+        self._opened: Store | None = None
+        self._resources = ExitStack()
+        self._pool: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+
+    async def ask(self, call: Callable[[Store], T]) -> T:
+        """Return what `call` returns of a store, in the desk's thread. Raises its errors."""
+        return await asyncio.wrap_future(self._executor().submit(self._run, call))
+
+    def wait(self, call: Callable[[Store], T]) -> T:
+        """Do as `ask` does, from another thread."""
+        return self._executor().submit(self._run, call).result()
+
+    async def close(self) -> None:
+        """Close the store and end the thread."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            await asyncio.wrap_future(pool.submit(self._forget))
+            pool.shutdown(wait=False)
+
+    def _executor(self) -> ThreadPoolExecutor:
+        with self._lock:  # made late: a server may fork after it has imported the page
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(1, "desk")
+            return self._pool
+
+    def _run(self, call: Callable[[Store], T]) -> T:
+        try:
+            return call(self._store())
+        except EngineError:
+            self._forget()
+            raise
+
+    def _store(self) -> Store:
+        """Return a store that has failed at nothing yet and lists the queues anew, on the engine that is open."""
+        if self._opened is None or self._opened.notes:  # a note says that there is no store yet
+            self._forget()
+            open_ = partial(stores.opened, self.settings, self.app, url=self.url)
+            self.root = stores.root_of(self.url)
+            self._opened = self._resources.enter_context(open_())
+        held = self._opened
+        fresh = Store(held.engine, held.declared, held.refused)
+        fresh.notes = list(held.notes)
+        return fresh
+
+    def _forget(self) -> None:
+        self._opened = None
+        try:
+            self._resources.close()
+        except EngineError as error:
+            log.warning("the store could not be closed: %s", error)
+        self._resources = ExitStack()
