@@ -66,11 +66,12 @@ def web(module: str | None, url: str, bind: str, proxies: tuple[str, ...], user_
     except ModuleNotFoundError as error:
         raise UsageError(f"the web page needs {error.name}: pip install 'continuum-worker[web]'") from error
     host, port = address_of(bind)
+    token = os.environ.get(TOKEN, "")
+    serve.check(host, bool(token or proxies), bool(rules["hosts"]))
     config = Config(
-        token=os.environ.get(TOKEN, ""), proxies=proxies, user_header=user_header,
+        token=token, proxies=proxies, user_header=user_header,
         local=acts.actor() if is_loopback(host) else "", hide=(*SECRET_NAMES, *hide), **rules,  # type: ignore[arg-type]
     )  # fmt: skip
-    serve.check(host, config)
     service = load_service(module) if module and not (url and os.environ.get("WORKER_MODULE") == module) else None
     settings = load_settings() if service is None else service.settings
     refuse_memory(url or settings.engine_url)

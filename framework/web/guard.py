@@ -13,7 +13,8 @@ from framework.web.config import Config
 from framework.web.sessions import Sessions
 
 PROBES = ("/healthz", "/metrics")
-PUBLIC = ("/login", "/static/desk.css", "/static/desk.js")  # what a person needs before the login
+STATIC = ("desk.css", "desk.js", "icon.svg")
+PUBLIC = ("/login", *(f"/static/{name}" for name in STATIC))  # what a person needs before the login
 LARGEST_BODY = 1 << 20  # bytes
 LONGEST_QUERY = 8192
 POLICY = (

@@ -11,21 +11,25 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from framework.model.errors import UsageError, WorkerError
-from framework.web.config import TOKEN, Config, is_loopback
+from framework.web.config import TOKEN, is_loopback
 
 GOODBYE = 3  # seconds for requests that are under way when the server ends
 
 
-def check(host: str, config: Config) -> None:
-    """Raise UsageError if other machines could see the page without a token or a proxy, or under any name."""
+def check(host: str, guarded: bool, named: bool) -> None:
+    """Raise UsageError if other machines could see the page as they like.
+
+    Args:
+        guarded: a token or a proxy says who asks. named: hosts under which the page is reached are given.
+    """
     if is_loopback(host):
         return
-    if not (config.token or config.proxies):
+    if not guarded:
         raise UsageError(
             f"{host} is reached from other machines: set {TOKEN}, or name the proxy that authenticates people by "
             "--proxy, or use 127.0.0.1"
         )
-    if not config.hosts:
+    if not named:
         raise UsageError("name what the page is reached as by --allow-host, for instance jobs.example.com")
 
 

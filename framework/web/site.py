@@ -26,7 +26,7 @@ from framework.web import forms, metrics
 from framework.web.acting import Acting
 from framework.web.config import Config
 from framework.web.desk import Desk
-from framework.web.guard import Guard
+from framework.web.guard import STATIC, Guard
 from framework.web.history import EVERY, History
 from framework.web.pages import Pages, Values
 from framework.web.render import HERE, Render
@@ -215,6 +215,6 @@ def _log(event: Event) -> None:
 
 async def _static(request: Request) -> Response:
     name = request.path_params["name"]
-    if name not in ("desk.css", "desk.js"):
+    if name not in STATIC:
         return PlainTextResponse("there is no such file\n", 404)
     return FileResponse(HERE / "static" / name, headers={"cache-control": "max-age=300"})
