@@ -181,7 +181,8 @@ class Site:
     # --- errors -------------------------------------------------------------------------------------------------------
 
     async def _error(self, request: Request, error: Exception) -> Response:
-        status = 503 if isinstance(error, EngineError) else 400 if isinstance(error, UsageError) else 404
+        usual = 409 if request.method == "POST" else 404
+        status = 503 if isinstance(error, EngineError) else 400 if isinstance(error, UsageError) else usual
         return self._message(request, status, redact(str(error)))
 
     async def _missing(self, request: Request, error: Exception) -> Response:
