@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -45,14 +45,26 @@ class Pages:
         self._config = config
         self._desk = desk
         self._history = history
+        self._newer: dict[str, Sequence[JobView]] = {}
+        self._look_again = 0.0
 
     def overview(self, store: Store, given: Given) -> Values:
-        found = queues.views(store, empty=True)
+        found = self._views(store)
         self.note(found)
         trees, problems = self._trees(store)
         lines = {one.name: {count: self._history.line(one.name, count) for count in COUNTS} for one in found}
         values = {"queues": found, "lines": lines, "since": self._history.began, "trees": trees}
         return self._said(store, values, problems) | {"silence": silence(found, trees)}
+
+    def _views(self, store: Store) -> list[QueueView]:
+        """Return all queues. Jobs of a newer version are looked for once a minute: that costs the most."""
+        if time.monotonic() < self._look_again:
+            found = queues.views(store, empty=True, newer=False)
+            return [replace(one, newer=self._newer.get(one.name, ())) for one in found]
+        found = queues.views(store, empty=True)
+        self._newer = {one.name: one.newer for one in found}
+        self._look_again = time.monotonic() + 60
+        return found
 
     def queue(self, store: Store, given: Given) -> Values:
         view = queues.view(store, store.name(forms.one(given, "name")))
