@@ -39,6 +39,7 @@ EVENTS: tuple[e.Event, ...] = (
     e.ScheduleFired("deliveries", "weekly", 1_764_547_200.0, "job-4", 0, 0.002),
     e.ScheduleFired("deliveries", "weekly", 1_764_547_200.0, "job-4", 3, 7200.0),
     e.ScheduleRefused("deliveries", "weekly", 1_764_547_200.0, "queue 'deliveries' holds 100000 jobs"),
+    e.OperatorActed("replay", "deliveries", 1, "ada", "job-1", 1_764_547_200.0),
     e.LeasesLost("deliveries", ("job-3",)),
     e.HookFailed("on_failure", "deliveries", "job-1", "KeyError: 'x'", "Traceback"),
     e.HooksNotCalled("on_failure", 3, "the service has ended"),

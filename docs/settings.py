@@ -77,7 +77,11 @@ OF_RETRY = {
     "max_delay": "seconds that a delay has at most, before jitter",
     "jitter": "takes up to half off each delay, by chance",
 }
-OF_OTHERS = {"WORKER_MODULE": "the service, for commands of `worker` to which no MODULE is given"}
+OF_OTHERS = {
+    "WORKER_MODULE": "the service, for commands of `worker` to which no MODULE is given",
+    "WORKER_ACTOR": "who acts by `worker jobs`, `dead` and `bad`, for the log; if unset, the user of the system",
+    "WORKER_WEB_TOKEN": "the token that `worker web` asks for; at least 16 characters",
+}
 
 
 def tables() -> dict[str, str]:

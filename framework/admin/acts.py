@@ -1,13 +1,14 @@
-"""What people do to jobs: each act says why a job stays, is told to `emit` with who did it, and may keep to a rate."""
+"""The acts of people on jobs: each says why a job stays, is noted with who did it, and may keep to a rate."""
 
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from types import TracebackType
 from typing import Any, Literal
 
@@ -16,10 +17,12 @@ from framework.engine.port import JobView
 from framework.model.errors import EngineUnavailable, UsageError, WorkerError
 from framework.model.events import Event, OperatorActed
 from framework.model.job import JobId
+from framework.process import journal
 from framework.service.codec import parse_strict
 from framework.service.request import new_ids
 
 ACTOR = "WORKER_ACTOR"
+log = logging.getLogger("framework")
 Verb = Literal["replay", "discard", "restore", "edit"]
 GONE = "is no longer there"
 
@@ -35,9 +38,21 @@ def actor(environ: Mapping[str, str] = os.environ) -> str:
         return f"uid {os.geteuid()}"
 
 
+def noted(store: Store) -> Callable[[Event], None]:
+    """Return what takes the acts on a store: the journal that the next maintenance on this machine logs and counts."""
+
+    def note(event: Event) -> None:
+        try:
+            journal.append(store.engine.local_dir, asdict(event))
+        except OSError as error:
+            log.warning("what was done cannot be noted for the log: %s", error)
+
+    return note
+
+
 @dataclass
 class Done:
-    """What became of many jobs.
+    """The result of an act on many jobs.
 
     Attributes:
         count: how many were done. stays: (job, why it stays) of the others. stopped: it ended before the last one.
@@ -71,7 +86,7 @@ class Acts:
     ) -> None:
         for (verb, queue), count in self._counts.items():
             job_id = self._last[verb, queue] if count == 1 else ""
-            self._emit(OperatorActed(verb, queue, count, self._who, job_id))
+            self._emit(OperatorActed(verb, queue, count, self._who, job_id, time.time()))
         self._counts.clear()
 
     def replay(self, view: JobView) -> str:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+import secrets
 
+from framework.admin.store import is_missing, root_of
+from framework.engine.port import Inspector, open_engine
 from framework.service.settings import load_settings
 
 
 def queue_names(url: str = "") -> list[str]:
-    """Return the names of the queues in a spool, without opening it; of any other store none."""
-    from framework.engine.spool.disk.layout import queue_of
-    from framework.engine.spool.engine import directory
-
+    """Return the names of the queues in a store on this machine; of any other store none: it may be far away."""
     try:
-        root = directory((url or load_settings().engine_url).partition("?")[0])
-        found = (queue_of(entry) for entry in os.listdir(root) if Path(root, entry, "ready").is_dir())
-        return sorted(name for name in found if name is not None)
+        url = url or load_settings().engine_url
+        engine = open_engine(url, incarnation=f"c{secrets.token_hex(8)}")
+        if not engine.features.local or not isinstance(engine, Inspector) or is_missing(url, root_of(url)):
+            return []
+        engine.open([])
+        try:
+            return list(engine.stored_queues())
+        finally:
+            engine.close()
     except Exception:  # a mistake in a setting, a directory of another user: the shell completes nothing
         return []

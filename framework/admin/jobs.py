@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -150,16 +149,10 @@ def find(store: Store, job_id: str, queue: str = "") -> list[JobView]:
     names = store.names()
     if queue:
         store.name(queue)
-    found = _get(store, names, job_id)
-    # Opened as dead-letter queues, they may show another state.
-    letters = [view for view in found if view.is_letter and view.state != "in_flight"]
-    if sum(store.holds_dead_letters(view.queue) for view in letters):
-        found = _get(store, names, job_id)
+    for name in names:
+        store.holds_dead_letters(name)  # as such it may show another state
+    found = list(store.each(store.engine.get(names, job_id)))
     return [view for view in found if queue in ("", view.queue, view.job.queue)]
-
-
-def _get(store: Store, names: Sequence[str], job_id: str) -> Sequence[JobView]:
-    return store.read(partial(store.engine.get, names, job_id), ())
 
 
 def one(store: Store, job_id: str, queue: str = "") -> JobView:

@@ -1,4 +1,4 @@
-"""What runs now: the process trees of this machine on a store, from the copies of their scoreboards."""
+"""The process trees of this machine on a store and what they run, from the copies of their scoreboards."""
 
 from __future__ import annotations
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -19,6 +21,9 @@ from framework.service.queues import Queue
 from framework.service.settings import Settings
 
 T = TypeVar("T")
+# Seconds for which a queue counts as served after a report: an idle one has its turn about once a minute, and services
+# are restarted.
+KEPT = 150.0
 WAITING: tuple[State, ...] = ("ready", "in_flight", "delayed")
 
 
@@ -28,7 +33,7 @@ class OpenedEngine(Engine, Inspector, Protocol):
 
 @dataclass(frozen=True)
 class Declared:
-    """What a service says of its queues.
+    """The declarations of a service.
 
     Attributes:
         app: the service's class.
@@ -95,15 +100,25 @@ class Store:
         return [] if self.declared is None else [name for name in self.declared.options if name not in self.refused]
 
     def others(self) -> list[str]:
-        """Return the other queues of the store, opened so that they can be read. Failures are noted in `failed`."""
+        """Return the other queues of the store, opened so that they can be read. Failures are noted in `failed`.
+
+        With a service, those that another running service declares are left out: they are its own.
+        """
         if self._others is None:
             stored: Sequence[str] = self.read(lambda: list(self.engine.stored_queues()), [])
             known = () if self.declared is None else self.declared.options
-            self._others = [name for name in stored if name not in known and self._open(QueueOptions(name))]
+            others = (name for name in stored if name not in known and not self._is_anothers(name))
+            self._others = [name for name in others if self._open(QueueOptions(name))]
         return self._others
 
+    def _is_anothers(self, queue: str) -> bool:
+        if self.declared is None:
+            return False
+        seen = self.read(partial(self.engine.last_seen, queue), None)
+        return seen is not None and time.time() - seen < KEPT
+
     def names(self) -> list[str]:
-        """Return the service's queues, then the others of the store."""
+        """Return the service's queues, then the others."""
         return [*self.own, *self.others()]
 
     def name(self, wanted: str) -> str:
@@ -126,7 +141,7 @@ class Store:
             return True
         first = (next(self.each(self.engine.browse(queue, state)), None) for state in WAITING)
         view = next((view for view in first if view is not None), None)
-        if view is None or not view.is_letter:
+        if view is None or not view.is_letter or not view.job.history:  # a directory was renamed by hand
             return False
         self._roles.add(queue)
         return self._open(QueueOptions(queue, is_dead_letter=True, handled=False))

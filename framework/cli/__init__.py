@@ -17,6 +17,8 @@ from framework.cli.health import health
 from framework.cli.migrate import migrate
 from framework.cli.operate.bad import bad
 from framework.cli.operate.dead import dead
+from framework.cli.operate.jobs import jobs
+from framework.cli.operate.ps import ps
 from framework.cli.operate.queues import queues
 from framework.cli.output import complain, fail
 from framework.cli.run import run
@@ -45,7 +47,7 @@ def worker(ctx: click.Context) -> int:
     return 0
 
 
-for _command in (run, check, alerts, enqueue, queues, schedules, dead, bad, health, doctor, migrate, web):
+for _command in (run, check, alerts, enqueue, queues, ps, jobs, schedules, dead, bad, web, health, doctor, migrate):
     worker.add_command(_command)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from dataclasses import asdict
 
 import click
@@ -57,7 +56,7 @@ def web(module: str | None, url: str, bind: str, proxies: tuple[str, ...], user_
     needs that token, by the page's login or as `Authorization: Bearer`. Any other address than the loopback needs the
     token or --proxy, and --allow-host. Fields named password, secret, token and the like are always hidden.
 
-    Each act is one line of JSON on standard output: at, event, verb, queue, count, actor, job_id.
+    Each act is one line of JSON on standard output: event, verb, queue, count, actor, job_id, at.
     """
     try:
         from framework.web import serve
@@ -83,5 +82,5 @@ def web(module: str | None, url: str, bind: str, proxies: tuple[str, ...], user_
 
 def _write(event: Event) -> None:
     """Write what a person did, as one line that a log collector can read."""
-    line = {"at": round(time.time(), 3), "event": "operator_acted", **asdict(event)}
+    line = {"event": "operator_acted", **asdict(event)}
     print(json.dumps(line), file=sys.stdout, flush=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+from itertools import islice
 
 
 def _load_syncfs() -> ctypes._NamedFuncPointer | None:
@@ -40,6 +41,11 @@ def scandir(fd: int) -> os._ScandirIterator[str]:
     return os.scandir(fd)
 
 
+def entries(found: os._ScandirIterator[str], count: int) -> list[tuple[str, int]]:
+    """Return the next names and inodes of such an iterator; fewer: these are the last. Raises OSError."""
+    return [(entry.name, entry.inode()) for entry in islice(found, count)]
+
+
 class Calls:
     """The real system calls."""
 
@@ -61,6 +67,7 @@ class Calls:
     mkfifo = staticmethod(os.mkfifo)
     listdir = staticmethod(listdir)
     scandir = staticmethod(scandir)
+    entries = staticmethod(entries)
     stat = staticmethod(os.stat)
     fstat = staticmethod(os.fstat)
     fstatvfs = staticmethod(os.fstatvfs)

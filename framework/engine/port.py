@@ -311,7 +311,8 @@ class Inspector(Protocol):
     def last_seen(self, queue: str) -> float | None:
         """Return when a running service that declares this queue last did its housekeeping, in seconds since the epoch.
 
-        None: none ever did, or the engine does not know. An idle queue has its turn about once a minute.
+        None: none ever did, or the engine does not know. An idle queue has its turn about once a minute. The queue need
+        not be open.
         """
 
     def browse(self, queue: str, state: State, *, after: str = "") -> Iterator[JobView]:
@@ -325,8 +326,8 @@ class Inspector(Protocol):
     def newer(self, queue: str) -> Iterator[JobView]:
         """Yield jobs that only a newer version can read, as found by a quick look at the oldest jobs of each state."""
 
-    def get(self, queues: Sequence[str], job_id: str) -> Sequence[JobView]:
-        """Return the jobs of an id on these queues in any state but bad, oldest first.
+    def get(self, queues: Sequence[str], job_id: str) -> Iterator[JobView]:
+        """Yield the jobs of an id on these queues in any state but bad, oldest first.
 
         It costs little however many jobs there are where the id was generated or chosen, and a job has it.
         """

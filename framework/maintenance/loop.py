@@ -12,6 +12,7 @@ from framework.engine.answers import checked, pause_of
 from framework.engine.port import Engine
 from framework.engine.stuck import StuckJobs
 from framework.maintenance.abandoned import AbandonedLeases
+from framework.maintenance.acts import ActsTold
 from framework.maintenance.observing import Observation
 from framework.maintenance.schedules import Plan, Schedules
 from framework.model.errors import answer
@@ -65,6 +66,7 @@ class Maintenance:
         self._failing_since: dict[str, float] = {}
         self._leading = False
         self._stuck = StuckJobs(self.engine, self.emit)
+        self._acts = ActsTold(self.engine.local_dir, self.emit)
         self._observation = Observation(self.engine, self.emit)
         self._schedules = Schedules(self.engine, self.plans, self.emit)
         self.engine_ok = True
@@ -118,6 +120,7 @@ class Maintenance:
         if now >= self._look_at:
             self._look_at = now + LOOK_EVERY
             self._end_headless()
+            self._acts.tell()
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_EVERY
             self.abandoned.sweep()

@@ -307,14 +307,15 @@ class SupervisorNote(Event):
     level: Literal["info", "warning", "error"] = "info"
 
 
-# --- people, emitted by the command line and by pages -----------------------------------------------------------------
+# --- people, emitted by maintenance once it finds them in the journal -------------------------------------------------
 
 
 @frozen
 class OperatorActed(Event):
     """A person has changed something in the store.
 
-    `verb` is one of replay, discard, restore, edit; `count`: of how many jobs; `job_id`: of the only one, else empty.
+    `verb` is one of replay, discard, restore, edit; `count`: of how many jobs; `job_id`: of the only one, else empty;
+    `at`: when.
     """
 
     verb: str
@@ -322,6 +323,7 @@ class OperatorActed(Event):
     count: int
     actor: str
     job_id: str = ""
+    at: float = 0.0
 
 
 Subscriber = Callable[[Event], None]

@@ -33,6 +33,7 @@ TABLE: Final = {
     names.RETRIES: Instrument("{retry}", "Failed attempts that will be repeated."),
     names.DEAD_LETTERS: Instrument("{job}", "Jobs that became dead letters."),
     names.TICKS: Instrument("{tick}", "Ticks of schedules: fired ones have a job, missed ones came too late for one."),
+    names.ACTS: Instrument("{job}", "Jobs that a person has replayed, discarded, restored or edited."),
     names.QUEUE_DEPTH: Instrument("{job}", "Jobs in a queue, by state."),
     names.UNDECLARED: Instrument("{job}", "Jobs in a queue that no running service declares."),
     names.OLDEST_JOB_AGE: Instrument("s", "How long the oldest ready job has been eligible."),
@@ -92,6 +93,11 @@ def of_expired(system: str, queue: str) -> Increments:
 def of_ticks(system: str, queue: str, key: str, outcome: str) -> Increments:
     """Return what ticks of a schedule add. `outcome`: fired or missed."""
     return Increments([(names.TICKS, at(system, queue) | {names.SCHEDULE: key, names.TICK_OUTCOME: outcome})], [])
+
+
+def of_acts(system: str, queue: str, verb: str, actor: str) -> Increments:
+    """Return what acts of a person add for each job."""
+    return Increments([(names.ACTS, at(system, queue) | {names.ACT: verb, names.ACTOR: actor})], [])
 
 
 def at(system: str, queue: str) -> Attributes:

@@ -79,7 +79,7 @@ class Acting:
 
     def _some(self, store: Store, verb: Verb, chosen: Sequence[Sequence[str]], who: str) -> Answer:
         stays: list[tuple[str, str]] = []
-        with Acts(store, who, self._desk.emit) as acts:
+        with Acts(store, who, self._desk.noting(store)) as acts:
             call: Callable[[JobView], str] = getattr(acts, verb)
             for queue, job_id, uid in chosen:
                 view = _find(store, queue, job_id, uid)
@@ -93,7 +93,7 @@ class Acting:
         view = _find(store, queue, job_id, uid)
         if view is None:
             raise WorkerError(f"{job_id[:100]!r} {GONE}")
-        with Acts(store, who, self._desk.emit) as acts:
+        with Acts(store, who, self._desk.noting(store)) as acts:
             copy = acts.edit(view, payload)
         return Answer(f"{PAST['edit']} {job_id}, and deleted it", new_id=(str(copy), view.job.queue))
 

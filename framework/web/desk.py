@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from framework.admin import store as stores
+from framework.admin.acts import noted
 from framework.admin.store import Store
 from framework.model.errors import EngineError
 from framework.model.events import Event
@@ -38,12 +39,22 @@ class Desk:
         self.settings = settings
         self.app = app
         self.url = url or settings.engine_url
-        self.emit = emit
+        self._emit = emit
         self.root: Path | None = None
         self._opened: Store | None = None
         self._resources = ExitStack()
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
+
+    def noting(self, store: Store) -> Callable[[Event], None]:
+        """Return what takes the acts on a store: this page, and the journal that maintenance logs and counts."""
+        journal = noted(store)
+
+        def note(event: Event) -> None:
+            journal(event)
+            self._emit(event)
+
+        return note
 
     async def ask(self, call: Callable[[Store], T]) -> T:
         """Return what `call` returns of a store, in the desk's thread. Raises its errors."""

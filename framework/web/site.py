@@ -8,7 +8,6 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -38,14 +37,6 @@ log = logging.getLogger("framework.web")
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-@dataclass(frozen=True, slots=True)
-class Noted:
-    """An act that this process has seen."""
-
-    at: float
-    event: OperatorActed
-
-
 class Site:
     """The page of one store.
 
@@ -64,7 +55,7 @@ class Site:
     ) -> None:
         self.config = config
         self._tell = emit or _log
-        self._noted: deque[Noted] = deque(maxlen=REMEMBERED)
+        self._noted: deque[OperatorActed] = deque(maxlen=REMEMBERED)
         self._answers: Counter[int] = Counter()
         self._desk = Desk(settings, app, url, self._emit)
         self._tasks = Tasks(self._desk, self._task)
@@ -199,7 +190,7 @@ class Site:
 
     def _emit(self, event: Event) -> None:
         if isinstance(event, OperatorActed):
-            self._noted.append(Noted(time.time(), event))
+            self._noted.append(event)
         self._tell(event)
 
     def _task(self, task: Task) -> None:

@@ -87,7 +87,7 @@ class Tasks:
         try:
             keys = self._desk.wait(lambda store: {dead.key_of(view) for view in dead.each(store, task.wanted)})
             task.total = len(keys)
-            work = self._desk.wait(lambda store: _Work(store, task, keys, self._desk.emit))
+            work = self._desk.wait(lambda store: _Work(store, task, keys, self._desk.noting(store)))
             while not task.stop.is_set() and (pause := self._desk.wait(lambda _: work.step())) is not None:
                 task.stop.wait(pause)
             self._desk.wait(lambda _: work.close())

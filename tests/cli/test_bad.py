@@ -43,7 +43,7 @@ def listed(cli: Cli, *args: str) -> list[dict[str, str]]:
 
 def test_list(bad: Cli) -> None:
     found = listed(bad)
-    assert [list(row) for row in found] == [["file", "queue", "since", "flaw", "place"]] * 3
+    assert [list(row) for row in found] == [["file", "queue", "since", "flaw", "place", "after"]] * 3
     assert [row["queue"] for row in found] == ["digests", "digests", "retired"]
     assert {row["flaw"] for row in found} == {"checksum of the content"}
     assert all(Path(row["place"]).is_file() for row in found)

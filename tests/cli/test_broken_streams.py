@@ -12,6 +12,8 @@ from tests.support.command import TIMEOUT, WORKER, Cli
 VERBS = [
     ("queues relay --json", 0),
     ("dead list relay", 0),
+    ("jobs list relay --json", 0),
+    ("ps", 1),
     ("enqueue relay digests -", 0),
     ("health", 1),
     ("--help", 0),

@@ -62,7 +62,7 @@ def test_list_in_a_pipe(dead: Cli) -> None:
 
 
 def test_list_as_json_is_as_promised(dead: Cli) -> None:
-    keys = ["id", "queue", "on", "state", "since", "reason", "attempts", "error_type", "message"]
+    keys = ["id", "queue", "on", "state", "since", "reason", "attempts", "error_type", "message", "after"]
     assert [list(letter) for letter in ids(dead)] == [keys] * 4
     assert "\x1b" not in dead.ok("dead", "list", "relay", "--json").out
     assert dead.ok("dead", "list", "relay", "--json", "--queue", "digests").json[0]["attempts"] == 1

@@ -5,18 +5,21 @@ from __future__ import annotations
 import importlib
 import json
 from contextlib import nullcontext
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from framework.cli.queues import _object, _row
+from framework.admin.queues import QueueView
+from framework.admin.store import Declared, Store
+from framework.cli.operate.queues import _object, _row
 from framework.cli.service import Look
 from framework.engine.port import QueueStats
 from framework.model.errors import EngineUnavailable
+from framework.model.options import QueueOptions
+from framework.service.app import WorkerApp
 from tests.support.command import Cli
 
-cli_queues = importlib.import_module("framework.cli.queues")
+cli_queues = importlib.import_module("framework.cli.operate.queues")
 
 
 def test_counts_in_a_pipe(relay: Cli) -> None:
@@ -38,13 +41,15 @@ def test_counts_in_a_pipe(relay: Cli) -> None:
 def test_json_is_as_promised(relay: Cli) -> None:
     relay.ok("enqueue", "relay", "digests", "1")
     found = relay.ok("queues", "relay", "--json").json
-    assert [list(queue) for queue in found] == [
-        ["queue", "ready", "delayed", "in_flight", "dead", "bad", "oldest_age", "declared", "newer"]
-    ] * 3
+    keys = "queue ready delayed in_flight dead bad oldest_age declared newer handler dead_letters seen max_length"
+    assert [list(queue) for queue in found] == [keys.split()] * 3
     ages = {queue.pop("queue"): queue.pop("oldest_age") for queue in found}
     assert ages["digests"] > 0
     assert ages["deliveries"] == 0
-    assert found[2] == {"ready": 1, "delayed": 0, "in_flight": 0, "dead": 0, "bad": 0, "declared": True, "newer": []}
+    assert found[2] == {
+        "ready": 1, "delayed": 0, "in_flight": 0, "dead": 0, "bad": 0, "declared": True, "newer": [],
+        "handler": "digest", "dead_letters": False, "seen": None, "max_length": 3,
+    }  # fmt: skip
 
 
 def test_a_queue_that_nobody_declares_is_shown_as_long_as_it_has_jobs(relay: Cli) -> None:
@@ -109,8 +114,13 @@ class PartlyDamaged:
             raise EngineUnavailable(f"spool /s/{queue}/dead: looking at {queue!r}: Permission denied: tried again")
         return QueueStats(ready=1, dead=0)
 
-    def undeclared(self) -> dict[str, QueueStats]:
-        return {} if not self.damaged else {"": self.stats(self.damaged[0])}
+    def stored_queues(self) -> list[str]:
+        if self.damaged:
+            self.stats(self.damaged[0])
+        return []
+
+    def last_seen(self, queue: str) -> float | None:
+        return None
 
     def open(self, options: object) -> None: ...
 
@@ -120,12 +130,11 @@ class PartlyDamaged:
 
 def looked_at(monkeypatch: pytest.MonkeyPatch, *damaged: str) -> int:
     """The exit code of the command with two queues, `a` and `b`."""
-    both = [SimpleNamespace(name="a"), SimpleNamespace(name="b")]
-    service: Any = SimpleNamespace(queues=both)
+    declared = Declared(WorkerApp, {name: QueueOptions(name) for name in "ab"}, {}, {"a": "work"})
     engine: Any = PartlyDamaged(*damaged)
-    monkeypatch.setattr(cli_queues, "load_service", lambda module: service)
-    monkeypatch.setattr(cli_queues, "opened", lambda service: nullcontext(Look(service, engine, {})))
-    code = cli_queues.queues.callback(("shop",), as_json=True)  # type: ignore[misc]
+    look = Look(None, Store(engine, declared))
+    monkeypatch.setattr(cli_queues, "looking", lambda given, url: nullcontext((look, [])))
+    code = cli_queues.queues.callback(("shop",), url="", as_json=True)  # type: ignore[misc]
     assert isinstance(code, int)
     return code
 
@@ -149,8 +158,9 @@ def test_what_cannot_be_looked_at_hides_no_other_queue(
 
 def test_what_an_engine_cannot_know_is_no_number() -> None:
     stats = QueueStats(ready=5, dead=0)  # and what it does not say
-    assert _row("jobs", stats) == ("jobs", "5", "-", "-", "-", "0", "-")
-    found = _object("jobs", stats, (), declared=True)
+    view = QueueView("jobs", stats, True, "work", False, None, None)
+    assert _row(view) == ("jobs", "5", "-", "-", "-", "0", "-")
+    found = _object(view)
     assert [found[key] for key in ("ready", "delayed", "in_flight", "dead", "bad", "oldest_age")] == [
         5,
         None,

@@ -14,6 +14,7 @@ from framework.engine.spool.claim.life import wid_of
 from framework.engine.spool.enqueue import ids
 from framework.model.errors import EnqueueUncertain, QueueFull
 from framework.model.options import QueueOptions
+from framework.service.request import new_ids
 from tests.support.settling import ack, bury, rest
 
 from .id_cases import backed_up, enqueue_over_a_backup, finished, restored
@@ -88,6 +89,11 @@ def look(stage: Stage) -> None:
         stage.broker.stats(queue.name)
         for state in ("ready", "delayed", "in_flight", "dead", "bad"):
             list(stage.broker.browse(queue.name, state))  # type: ignore[arg-type]
+    here = stage.broker.stored_queues()
+    for view in list(stage.broker.browse("jobs", "bad")):
+        stage.broker.find("jobs", view.job.id, "bad")
+    for wanted in ("a", "n", new_ids()[0]):  # a chosen id, one of no job, and a generated one
+        list(stage.broker.get(here, wanted))
 
 
 def _one_too_many(stage: Stage) -> None:

@@ -306,12 +306,15 @@ def test_expired_jobs_are_counted_as_dead_letters(receiver, stations):
     assert receiver.value("worker.job.dead_letters", worker__dead_letter__reason="expired") == 3
 
 
-def test_ticks_of_schedules_are_counted(receiver, stations):
+def test_ticks_of_schedules_and_acts_of_people_are_counted(receiver, stations):
     station = stations()
+    station.bus.emit(e.OperatorActed("replay", "reports", 3, "ada"))
     station.bus.emit(e.ScheduleFired("reports", "weekly", 1.7e9, "job-1", 0, 0.01))
     station.bus.emit(e.ScheduleFired("reports", "weekly", 1.7e9, "job-2", 3, 7200.0))
     station.bus.emit(e.ScheduleFired("reports", "weekly", 1.7e9, "", 4, 7200.0))
     station.telemetry.shutdown(10)
+    who = {"messaging__destination__name": "reports", "worker__operator__verb": "replay"}
+    assert receiver.value("worker.operator.acts", **who, worker__operator__name="ada") == 3
     of = {"messaging__destination__name": "reports", "worker__schedule__key": "weekly"}
     assert receiver.value("worker.schedule.ticks", **of, worker__schedule__outcome="fired") == 2
     assert receiver.value("worker.schedule.ticks", **of, worker__schedule__outcome="missed") == 7

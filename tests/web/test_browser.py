@@ -19,12 +19,10 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-
 sync_api = pytest.importorskip("playwright.sync_api", reason="no Playwright here")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe here")
 PAGES = ("/", "/queue?name=deliveries", "/jobs", "/runs", "/dead", "/bad", "/schedules", "/processes", "/acts")
+LONG = (("light", 1280, 800), ("dark", 391, 800), ("light", 2560, 1440))
 SCREENS = (
     ("dark", 390, 800),  # `make test` has this one only, without what takes long
-    *(
-        pytest.param(one, marks=pytest.mark.browser)
-        for one in (("light", 1280, 800), ("dark", 391, 800), ("light", 2560, 1440))
-    ),
+    *(pytest.param(one, marks=pytest.mark.browser) for one in LONG),
 )
 # What an accessibility checker looks for, by screen: all on one, on the dark one colours, which are all that differs.
 RULES = {1280: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"], 391: ["color-contrast"]}

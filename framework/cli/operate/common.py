@@ -1,4 +1,4 @@
-"""What these commands share: the store that they look at, options of lists, and the filters."""
+"""The parts that these commands share: the store that they look at, options of lists, and the filters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from framework.admin import acts
 from framework.admin.jobs import STATES, Filter
 from framework.cli.output import Column, counted, is_terminal, print_json_array, table, warn
 from framework.cli.service import Look, is_module, load_service, opened_at
-from framework.engine.port import State
+from framework.engine.port import JobView, State
 from framework.model.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -128,6 +128,13 @@ def looking_for_some(given: Sequence[str], url: str) -> Generator[tuple[Look, li
         yield look, rest
 
 
+def module_of(given: Sequence[str], url: str) -> str:
+    """Return MODULE, or empty where none is named: for a command that does without. Raises UsageError."""
+    if len(given) > 1:
+        raise UsageError(f"expected MODULE, got {len(given)} arguments")
+    return given[0] if given else "" if url else os.environ.get("WORKER_MODULE", "")
+
+
 def _any_store(url: str) -> bool:
     """Return whether a store is named without a service."""
     return bool(url or os.environ.get("WORKER_ENGINE_URL"))
@@ -187,7 +194,7 @@ def print_list(
         return
     table(columns, map(row, shown()), empty=empty)
     if is_terminal(sys.stdout) and any(item is not None for _, item in listed):
-        warn(f"these are the first {most}: see the others with --after {last[0]}, with --limit N, or in a pipe")
+        warn(f"these are the first {most}: see the others with --limit N, or in a pipe, or --after {last[0]}")
 
 
 def done(look: Look, count: int, wanted: int, what: str, thing: str) -> int:
@@ -196,9 +203,20 @@ def done(look: Look, count: int, wanted: int, what: str, thing: str) -> int:
     return look.say() or int(count != wanted)
 
 
+def warning(verb: Callable[[JobView], str]) -> Callable[[JobView], str]:
+    """Return a verb that warns of each job that stays."""
+
+    def tried(view: JobView) -> str:
+        if why := verb(view):
+            warn(f"{view.job.id} on {view.queue} {why}")
+        return why
+
+    return tried
+
+
 def acting(look: Look) -> acts.Acts:
     """Return the acts of whoever calls this command."""
-    return acts.Acts(look.store, acts.actor(), lambda event: None)
+    return acts.Acts(look.store, acts.actor(), acts.noted(look.store))
 
 
 def _queues(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:

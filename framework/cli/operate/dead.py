@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,9 +26,10 @@ from framework.cli.operate.common import (
     queue_of,
     queue_option,
     url_option,
+    warning,
     yes_option,
 )
-from framework.cli.output import Column, confirm, counted, is_terminal, moment, print_json, span, table, warn
+from framework.cli.output import Column, confirm, counted, moment, print_json, table, warn
 from framework.cli.service import Look
 from framework.engine.port import JobView
 from framework.model.errors import UsageError, WorkerError
@@ -90,18 +89,10 @@ def list_(
         wanted = filter_of(letters=True, home=queue_of(look, queue), **filters)
         listed = jobs.browse(look.store, wanted, after)
         print_list(
-            listed, limit=limit, as_json=as_json, to_json=shown.summary, columns=COLUMNS, row=row,
+            listed, limit=limit, as_json=as_json, to_json=shown.summary, columns=COLUMNS, row=shown.row,
             empty="no dead letters",
         )  # fmt: skip
         return look.say()
-
-
-def row(view: JobView) -> tuple[str, ...]:
-    found = shown.summary(view)
-    since = f"{span(max(0.0, time.time() - view.since))} ago" if is_terminal(sys.stdout) else found["since"]
-    error = ": ".join(filter(None, (found["error_type"], found["message"])))
-    reason, attempts = found["reason"] or "-", str(found["attempts"])
-    return (found["id"], found["queue"], found["on"], found["state"], since, reason, attempts, error)
 
 
 @dead.command(epilog=STORE_HELP)
@@ -223,22 +214,11 @@ def _change(
             confirm(counted(count, "dead letter"))
         with acting(look) as acts:
             verb: Callable[[JobView], str] = acts.replay if what == "replayed" else acts.discard
-            result = acts.many(views, _warning(verb), rate=rate, stop_after=stop)
+            result = acts.many(views, warning(verb), rate=rate, stop_after=stop)
         if result.stopped:
             warn(f"stopped: {counted(len(result.stays), 'dead letter')} stayed")
         code = done(look, result.count, count, what, "dead letter")
         return code if everything else int(result.count != count)
-
-
-def _warning(verb: Callable[[JobView], str]) -> Callable[[JobView], str]:
-    """Return the verb with a warning for each that stays."""
-
-    def tried(view: JobView) -> str:
-        if why := verb(view):
-            warn(f"{view.job.id} on {view.queue} {why}")
-        return why
-
-    return tried
 
 
 def _chosen(look: Look, ids: Sequence[str], queue: str) -> list[JobView]:

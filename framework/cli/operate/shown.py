@@ -1,15 +1,16 @@
-"""What commands print of a job: the keys of a list, all of its details, and a page for people."""
+"""The output of commands for a job: the keys of a list, all of its details, and a page for people."""
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
 from framework.admin.jobs import last_failure
-from framework.cli.output import moment, one_line, print_json, span, styled
+from framework.cli.output import is_terminal, moment, one_line, print_json, span, styled
 from framework.engine.port import JobView
 from framework.model.job import Failure
 from framework.model.text.printable import escape
@@ -36,6 +37,15 @@ def summary(view: JobView) -> dict[str, Any]:
         "error_type": death.error_type if death else "",
         "message": death.message if death else view.flaw,
     }
+
+
+def row(view: JobView) -> tuple[str, ...]:
+    """Return the cells of a job in a list."""
+    found = summary(view)
+    since = f"{span(max(0.0, time.time() - view.since))} ago" if is_terminal(sys.stdout) else found["since"]
+    error = ": ".join(filter(None, (found["error_type"], found["message"])))
+    reason, attempts = found["reason"] or "-", str(found["attempts"])
+    return (found["id"], found["queue"], found["on"], found["state"], since, reason, attempts, error)
 
 
 def details(view: JobView) -> dict[str, Any]:

@@ -303,7 +303,6 @@ class MemoryEngine:
 
     def last_seen(self, queue: str) -> float | None:
         """Return None: no service outlives the store."""
-        self.store.shelf(queue)
         return None
 
     def browse(self, queue: str, state: State, *, after: str = "") -> Iterator[JobView]:
@@ -317,11 +316,11 @@ class MemoryEngine:
         """Return nothing: all jobs in memory are of this version."""
         return iter(())
 
-    def get(self, queues: Sequence[str], job_id: str) -> Sequence[JobView]:
-        """Return the jobs of an id; all jobs are looked at."""
+    def get(self, queues: Sequence[str], job_id: str) -> Iterator[JobView]:
+        """Return an iterator over the jobs of an id; all jobs are looked at."""
         with self.store.lock:
             rows = [row for queue in queues for row in self.store.shelf(queue).rows.values() if row.job.id == job_id]
-            return [row.view(self.store.state_of(row)) for row in sorted(rows, key=lambda row: row.position)]
+            return iter([row.view(self.store.state_of(row)) for row in sorted(rows, key=lambda row: row.position)])
 
     def find(self, queue: str, job_id: str, state: State) -> JobView | None:
         """Return the oldest job of an id in a state, or None."""

@@ -308,7 +308,7 @@ class PostgresEngine:
 
     def last_seen(self, queue: str) -> float | None:
         """Return when a service that declares the queue was last seen."""
-        return self._inspection.last_seen(self.find_queue(queue)[0])
+        return self._inspection.last_seen(queue)
 
     def browse(self, queue: str, state: State, *, after: str = "") -> Iterator[JobView]:
         """Return an iterator over the jobs in a state, which reads them page by page."""
@@ -319,11 +319,11 @@ class PostgresEngine:
         """Return nothing: the version of the schema covers all jobs."""
         return iter(())
 
-    def get(self, queues: Sequence[str], job_id: str) -> Sequence[JobView]:
-        """Return the jobs of an id, from its index."""
+    def get(self, queues: Sequence[str], job_id: str) -> Iterator[JobView]:
+        """Return an iterator over the jobs of an id, from its index."""
         for queue in queues:
             self.find_queue(queue)
-        return self._inspection.get(queues, job_id)
+        return iter(self._inspection.get(queues, job_id))
 
     def find(self, queue: str, job_id: str, state: State) -> JobView | None:
         """Return the oldest job of an id in a state, or None."""

@@ -113,9 +113,9 @@ class Inspection:
 
     # --- views ------------------------------------------------------------------------------------------------------
 
-    def last_seen(self, number: int) -> float | None:
+    def last_seen(self, queue: str) -> float | None:
         """Return when a service that declares a queue was last seen; None: never."""
-        rows = self._engine.link.rows(f"select seen from {self._schema}.queue where id = %s", [number])
+        rows = self._engine.link.rows(f"select seen from {self._schema}.queue where name = %s", [queue])
         return rows[0][0] or None if rows else None
 
     def browse(self, queue: str, state: State, after: str = "") -> Iterator[JobView]:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import cast
 
 from framework.engine.port import JobView, State
+from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.store import Spool
 from framework.engine.spool.upkeep.browse import Browse, Sight
 from framework.engine.spool.upkeep.pages import position
+from framework.model.options import QueueOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Inspection:
     def last_seen(self, queue: str) -> float | None:
         """Return when maintenance has published the queue's depth."""
         with self._failing(f"looking at {queue!r}"):
-            return self._browse().reported(self._spool.parts(queue).queue)
+            return self._browse().reported(QueueDir(QueueOptions(queue)))
 
     def browse(self, queue: str, state: State, *, after: str = "") -> Iterator[JobView]:
         """Yield jobs: read each file, claim none."""
@@ -76,13 +78,16 @@ class Inspection:
                 for sight in self._browse().newer(self._spool.parts(queue).queue, state):
                     yield self._view(queue, state, sight)
 
-    def get(self, queues: Sequence[str], job_id: str) -> Sequence[JobView]:
+    def get(self, queues: Sequence[str], job_id: str) -> Iterator[JobView]:
         """Look for the id's time and entry in the names of files, and read few of them."""
         parts = [self._spool.parts(queue).queue for queue in queues]
+        found: list[SpoolView] = []
         with self._failing(f"looking for {job_id[:100]!r}"):
-            found = list(self._browse().found(parts, job_id))
-        found.sort(key=lambda one: "" if one[2].name is None else one[2].name.stamp)
-        return [self._view(queue.name, cast("State", state), sight) for queue, state, sight in found]
+            try:
+                for queue, state, sight in self._browse().found(parts, job_id):
+                    found.append(self._view(queue.name, cast("State", state), sight))
+            finally:  # what was found is worth more than the error of another directory
+                yield from sorted(found, key=lambda view: view.cursor)
 
     def find(self, queue: str, job_id: str, state: State) -> JobView | None:
         """Return the oldest job with this id, or None."""

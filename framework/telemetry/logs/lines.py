@@ -148,6 +148,7 @@ _LINES: Final[dict[type[e.Event], tuple[str, str, str]]] = {
     e.LeasesLost: ("warning", "leases_lost", "queue job_ids"),
     e.JobsExpired: ("warning", "jobs_expired", "queue count"),
     e.ScheduleRefused: ("warning", "schedule_refused", "queue schedule tick error"),
+    e.OperatorActed: ("info", "operator_acted", "verb queue count actor job_id at"),
     e.FileBad: ("warning", "file_bad", "queue file flaw place"),
     e.QueueUndeclared: ("warning", "queue_undeclared", "queue jobs"),
     e.JobsRescued: ("info", "jobs_rescued", "queue job_ids owner"),

@@ -21,7 +21,7 @@ STALE_SECONDS = 60.0
 
 E = TypeVar("E", bound=e.Event)
 
-_COUNTERS = (names.CONSUMED_MESSAGES, names.ATTEMPTS, names.RETRIES, names.DEAD_LETTERS, names.TICKS)
+_COUNTERS = (names.CONSUMED_MESSAGES, names.ATTEMPTS, names.RETRIES, names.DEAD_LETTERS, names.TICKS, names.ACTS)
 _HISTOGRAMS = (names.OPERATION_DURATION, names.PROCESS_DURATION, names.QUEUE_WAIT_DURATION)
 ReadSlots = Callable[[], tuple[int, int]]
 ReadStates = Callable[[], Sequence[tuple[str, int]]]
@@ -101,6 +101,8 @@ class Metrics:
                     self._add(of_ticks("fired"), 1)
                 if event.missed:
                     self._add(of_ticks("missed"), event.missed)
+            case e.OperatorActed():
+                self._add(instruments.of_acts(system, event.queue, event.verb, event.actor), event.count)
             case e.QueueObserved():
                 self._queues[event.queue] = (self._clock(), event)
             case e.QueueUndeclared():

@@ -226,9 +226,9 @@ class Settle:
     def _to_dead_letters(self, held: Held, target: str | None) -> str:
         """Move a job whose record is durable. Return the directory that it is in now, or "" if the claim was lost."""
         queue = held.owner.queue
-        name = held.name._replace(
-            stamp=self._clock.stamp(), attempt=0, not_before=self._clock.micros(), expires=None
-        )  # a new stamp: dead letters are in the order in which they were dead-lettered
+        # A new stamp: dead letters are in the order in which they were dead-lettered.
+        name = held.name.restamped(self._clock.stamp())
+        name = name._replace(attempt=0, not_before=self._clock.micros(), expires=None)
         if target is None:
             path = queue.path("dead", name)
         else:

@@ -4,7 +4,8 @@
 
 stamp: 20 digits, nanoseconds; producer, counter, random: hexadecimal; not before and expires: microseconds since the
 epoch; priority: only where it is not 5; `i`: the caller chose the id. Other fields come from newer versions: a field
-that begins with a small letter is kept and has no meaning here; one that begins with a capital needs a newer reader,
+that begins with a small letter is kept and has no meaning here, but for `o<hex>`, the first stamp of a job with a new
+one, which has the time of the job's id; one that begins with a capital needs a newer reader,
 and its file is left alone. A file whose name does not fit the pattern is not the spool's, and is never touched.
 
 Runnable jobs are in buckets, whose names sort in the order of claims: first one bucket for each priority below 5, then
@@ -82,6 +83,11 @@ class Name(NamedTuple):
     def retried(self, due: int) -> Name:
         """Return the name after one more attempt; `due` is in microseconds since the epoch."""
         return self._replace(attempt=min(MOST_NUMBER, self.attempt + 1), not_before=min(MAX_TIME, due))
+
+    def restamped(self, stamp: str) -> Name:
+        """Return the name with a new stamp. It keeps the first one, as the job's id was made at its time."""
+        keeps = ",o" in self.other or self.other.count(",") > 3
+        return self._replace(stamp=stamp, other=self.other if keeps else f"{self.other},o{int(self.stamp):016x}")
 
     @property
     def stem(self) -> str:

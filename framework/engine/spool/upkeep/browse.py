@@ -21,7 +21,7 @@ from framework.engine.spool.segments.write import discard
 from framework.engine.spool.upkeep import bad
 from framework.engine.spool.upkeep.counts import Counts, read_depth
 from framework.engine.spool.upkeep.pages import Pages, Position, Refused
-from framework.engine.spool.upkeep.search import Search, origin
+from framework.engine.spool.upkeep.search import Search
 from framework.model.extras import NONE, Extras
 from framework.model.job import Job
 from framework.model.options import QueueOptions
@@ -116,7 +116,7 @@ class Browse:
         refused = Refused()
         search = Search(self._disk, queues, job_id, directories=self._directories, refused=refused)
         for queue, directory, entry in search():
-            path, part = f"{directory}/{entry}", os.path.relpath(directory, queue.base).partition("/")[0]
+            path, part = f"{directory}/{entry}", directory.removeprefix(f"{queue.base}/").partition("/")[0]
             states = ("ready", "in_flight") if part == "segments" else ("in_flight" if part == "claimed" else part,)
             look = self._in_segment if part == "segments" else self._look
             for state in states:
@@ -205,8 +205,7 @@ class Browse:
             return False
         home, now = self._queue(sight.job.queue), self._clock.micros()
         expires = None if sight.job.ttl is None else now + names.micros(sight.job.ttl)
-        other = origin(sight.name.stamp, sight.name.other)
-        name = sight.name._replace(stamp=self._clock.stamp(), attempt=0, not_before=now, expires=expires, other=other)
+        name = sight.name.restamped(self._clock.stamp())._replace(attempt=0, not_before=now, expires=expires)
         target = home.ready(name)
         if not self._disk.move(sight.path, target):
             return False

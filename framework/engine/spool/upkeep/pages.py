@@ -19,6 +19,7 @@ from framework.engine.spool.format import names
 from framework.model.errors import UsageError
 
 FIRST_CHUNK, LARGEST_CHUNK = 256, 16_384  # names
+AT_ONCE = 1024  # names that are read from a directory at once
 _CURSOR = re.compile(r"(\d{20}\.[0-9a-f.]{10,40})(?:-(\d{1,4}))?", re.ASCII)
 T = TypeVar("T")
 
@@ -92,8 +93,8 @@ def inodes(disk: Disk, path: str) -> Iterator[tuple[str, int]]:
     """Yield the names and inodes in a directory, in no order; a missing directory is empty. Raises OSError."""
     try:
         with disk.opened(path, DIRECTORY) as fd, disk.calls.scandir(fd) as found:
-            for entry in found:
-                yield entry.name, entry.inode()
+            while some := disk.calls.entries(found, AT_ONCE):
+                yield from some
     except (FileNotFoundError, NotADirectoryError):
         return
 

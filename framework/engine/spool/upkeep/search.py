@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir, queue_of
@@ -23,18 +24,12 @@ from framework.model.options import QueueOptions
 
 STATES = ("in_flight", "ready", "delayed", "dead")
 _GENERATED = re.compile(r"[0-9a-f]{32}", re.ASCII)
-_ORIGIN = re.compile(r",o([0-9a-f]{16})(?:,|$)", re.ASCII)
-NEAR = 2_000  # files that are nearest to an id's time
-BEFORE, BEHIND = 60_000_000_000, 60_000_000_000  # nanoseconds by which a name's time may differ from the id's
+WINDOWS = (1_000_000_000, 60_000_000_000)  # nanoseconds by which a name's time may differ from the id's
+NEAR = 2_000  # files that are read, those nearest to the id's time
 _HEAD = 512  # bytes behind the fixed header in which an id stands
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 Found = tuple[QueueDir, str, str]  # queue, directory, entry
-
-
-def origin(stamp: str, other: str) -> str:
-    """Return the other fields of a replayed job's name. They keep the first stamp, which has the time of the id."""
-    return other if ",o" in other or other.count(",") > 3 else f"{other},o{int(stamp):016x}"
 
 
 class Search:
@@ -64,7 +59,9 @@ class Search:
 
     def __call__(self) -> Iterator[Found]:
         """Yield the files and segments that may hold the job, those of the cheapest way that finds any."""
-        for way in (self._chosen, self._near, self._everywhere):
+        ways: list[Callable[[], Iterator[Found]]] = [self._chosen, self._fresh]
+        ways += [partial(self._moved, window) for window in WINDOWS]
+        for way in (*ways, self._everywhere):
             found = False
             for one in way():
                 found = True
@@ -84,10 +81,12 @@ class Search:
                 wanted[there.st_ino] = 0 if job is None else round(job.enqueued_at * 1e9)
         if not wanted:
             return
-        moment = max(wanted.values())
-        for queue, path in self._every(moment):
+        first, later = self._directories_at(max(wanted.values()))
+        for queue, path in [*first, *later]:
+            if not wanted:
+                return
             for entry, inode in self._refused(lambda path=path: inodes(self._disk, path), path):  # type: ignore[misc]
-                if inode in wanted:
+                if wanted.pop(inode, None) is not None:
                     yield queue, path, entry
 
     def _stat(self, path: str) -> os.stat_result | None:
@@ -96,22 +95,38 @@ class Search:
         except OSError:  # a file with a name that a queue could have, or a damaged directory
             return None
 
-    def _near(self) -> Iterator[Found]:
-        """Yield the files whose names have the id's time and that hold the id."""
-        if self._time is None:
-            return
-        for queue, path in self._every(self._time):
-            for entry in self._nearest(path, self._time):
-                if self._holds(f"{path}/{entry}"):
-                    yield queue, path, entry
-                    return
-        yield from self._in_segments()
+    def _fresh(self) -> Iterator[Found]:
+        """Yield the file or segment of a job with a generated id, where it lies as it was enqueued or is claimed."""
+        if self._time is not None:
+            first, _ = self._directories_at(self._time)
+            yield from self._first_of(first, WINDOWS[-1]) or self._in_segments()
 
-    def _nearest(self, path: str, moment: int) -> list[str]:
-        low, high = f"{max(0, moment - BEFORE):020d}", f"{moment + BEHIND:020d}"
+    def _moved(self, window: int) -> Iterator[Found]:
+        """Yield the file of a job with a generated id, wherever it lies: names keep the time of the enqueue."""
+        if self._time is not None:
+            first, later = self._directories_at(self._time)
+            yield from self._first_of([*later, *first], window)
+
+    def _first_of(self, directories: Sequence[tuple[QueueDir, str]], window: int) -> list[Found]:
+        for queue, path in directories:
+            for entry in self._nearest(path, self._time or 0, window):
+                if self._holds(f"{path}/{entry}"):
+                    return [(queue, path, entry)]
+        return []
+
+    def _nearest(self, path: str, moment: int, window: int) -> list[str]:
+        low, high = max(0, moment - window), moment + window
         listed = self._refused(lambda: inodes(self._disk, path), path)
-        near = ((abs(_stamp(entry) - moment), entry) for entry, _ in listed if low < entry < high or ",o" in entry)
-        return [entry for distance, entry in heapq.nsmallest(NEAR, near) if distance <= BEHIND]
+        at_low, at_high, origin_low, origin_high = f"{low:020d}", f"{high:020d}", f"{low:016x}", f"{high:016x}"
+        near = []
+        for entry, _ in listed:
+            at = entry.find(",o")
+            if at < 0:
+                if at_low < entry < at_high:
+                    near.append((abs(int(entry[:20]) - moment), entry))
+            elif origin_low < entry[at + 2 : at + 18] < origin_high:
+                near.append((abs(_origin(entry[at + 2 : at + 18]) - moment), entry))
+        return [entry for _, entry in heapq.nsmallest(NEAR, near)]
 
     def _in_segments(self) -> Iterator[Found]:
         """Yield the segments that hold the id; those that began long after it cannot."""
@@ -123,28 +138,26 @@ class Search:
 
     def _everywhere(self) -> Iterator[Found]:
         """Yield all files that hold the id, or have it as their name."""
-        for queue, path in self._every(0):
+        first, later = self._directories_at(0)
+        for queue, path in [*first, *later]:
             for entry, _ in self._refused(lambda path=path: inodes(self._disk, path), path):  # type: ignore[misc]
                 if entry == self._id or self._holds(f"{path}/{entry}"):
                     yield queue, path, entry
         if self._time is None:
             yield from self._in_segments()
 
-    def _every(self, moment: int) -> Iterator[tuple[QueueDir, str]]:
-        """Yield the directories of all states, those whose names have this time first."""
-        later = []
-        bucket, minute = f"{moment:020d}"[: names.BUCKET_DIGITS], names.minute_of(moment // 1000)
+    def _directories_at(self, moment: int) -> tuple[list[tuple[QueueDir, str]], list[tuple[QueueDir, str]]]:
+        """Return the directories of claimed jobs and of those enqueued at this time, and all others."""
+        first: list[tuple[QueueDir, str]] = []
+        later: list[tuple[QueueDir, str]] = []
+        bucket = f"{moment:020d}"[: names.BUCKET_DIGITS]
         for queue in self._queues:
             for state in STATES:
                 base = f"{queue.base}/{state}"
                 for path in self._refused(lambda q=queue, s=state: self._directories(q, s), base):  # type: ignore[misc]
-                    name = os.path.basename(path)
-                    likely = state == "in_flight" or name in ("dead", minute) or _is_beside(name, bucket)
-                    if likely:
-                        yield queue, path
-                    else:
-                        later.append((queue, path))
-        yield from later
+                    near = state == "in_flight" or (state == "ready" and _is_beside(os.path.basename(path), bucket))
+                    (first if near else later).append((queue, path))
+        return first, later
 
     def _holds(self, path: str) -> bool:
         """Return whether the head of a job file contains the id. A file that cannot be read does not."""
@@ -167,12 +180,11 @@ class Search:
             return False
 
 
-def _stamp(entry: str) -> int:
-    """Return the first stamp of a job's name, also after a replay; a name of another kind is far from any time."""
-    found = _ORIGIN.search(entry) if ",o" in entry else None
-    if found is not None:
-        return int(found[1], 16)
-    return int(entry[:20]) if entry[:20].isdecimal() else 1 << 63
+def _origin(text: str) -> int:
+    try:
+        return int(text, 16)
+    except ValueError:  # a file that is not the spool's
+        return 0
 
 
 def _is_beside(name: str, bucket: str) -> bool:
