@@ -7,6 +7,7 @@ import re
 import signal
 import time
 from html import unescape
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -26,6 +27,7 @@ from tests.web.conftest import running
 from tests.web.hostile import FORBIDDEN, HOSTILE_ID, MARKUP
 from tests.web.server import TOKEN, Server
 
+ROOT = Path(__file__).parents[2]
 BEARER = {"authorization": f"Bearer {TOKEN}"}
 
 
@@ -210,6 +212,17 @@ async def test_it_fits_into_an_application(store: Cli) -> None:
             assert address.startswith(("/desk/", "#")), address
         assert (await client.get("/desk/static/desk.css")).status_code == 200
         assert (await client.post("/desk/act")).status_code == 403
+
+
+async def test_the_example_of_the_docs_runs() -> None:
+    (source,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/web.md").read_text(), re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(source, found)
+    transport = httpx.ASGITransport(found["site"])
+    async with httpx.AsyncClient(transport=transport, base_url="http://jobs.example.com") as client:
+        assert (await client.get("/desk/")).status_code == 401
+        assert (await client.get("/desk/", headers={"host": "evil.example"})).status_code == 421
+        assert "Log in" in (await client.get("/desk/login")).text
 
 
 def test_files_for_the_browser_are_small() -> None:
