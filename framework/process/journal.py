@@ -19,11 +19,10 @@ NAME = "@acts.jsonl"  # beside the queues of a spool: no queue's name begins wit
 
 
 def append(directory: Path, record: Mapping[str, Any]) -> None:
-    """Append a record durably. Raises OSError: it is not noted."""
+    """Append a record; a power cut may lose it. Raises OSError: it is not noted."""
     line = json.dumps(dict(record), separators=(",", ":")).encode() + b"\n"
     with _locked(directory / NAME, os.O_CREAT) as fd:
         os.write(fd, line)
-        os.fsync(fd)
 
 
 def take(directory: Path) -> list[dict[str, Any]]:

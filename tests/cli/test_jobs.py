@@ -105,6 +105,7 @@ def test_a_store_is_looked_at_without_its_service(shop: Cli) -> None:
     assert shop.ok("dead", "replay", "two", "seven").out == "replayed 2 dead letters\n"
     assert ids(shop, "jobs", "list", "--queue", "digests", "--state", "ready") == ["eight", "seven"]
     assert "expected MODULE, got no argument" in shop.run("queues", env=bare).error
+    assert "MODULE is missing: name it first" in shop.run("dead", "replay", env=bare).error
     assert shop.run("jobs", "list", "--url", "nonsense:").code == 2
 
 

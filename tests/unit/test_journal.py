@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import threading
 from pathlib import Path
+
+import pytest
 
 from framework.maintenance.acts import ActsTold
 from framework.model.events import Event, OperatorActed, SupervisorNote
@@ -36,11 +39,40 @@ def test_many_writers_and_readers_lose_and_double_nothing(tmp_path: Path) -> Non
     assert journal.take(tmp_path) == []
 
 
+def test_a_writer_waits_for_a_reader(tmp_path: Path) -> None:
+    journal.append(tmp_path, {"number": 1})
+    written = threading.Event()
+
+    def write() -> None:
+        journal.append(tmp_path, {"number": 2})
+        written.set()
+
+    with (tmp_path / journal.NAME).open("r+b") as reading:
+        fcntl.flock(reading, fcntl.LOCK_EX)
+        thread = threading.Thread(target=write)
+        thread.start()
+        assert not written.wait(0.3)
+        reading.truncate(0)
+    thread.join()
+    assert journal.take(tmp_path) == [{"number": 2}]
+
+
 def test_what_is_no_record_is_left_out(tmp_path: Path) -> None:
     (tmp_path / journal.NAME).write_bytes(b'{"verb": "replay", "count": 2, "queue": "jobs"}\n[1]\n\xff\n{"torn')
     told: list[Event] = []
     ActsTold(tmp_path, told.append).tell()
     assert told == [OperatorActed("replay", "jobs", 2, "")]
+
+
+def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text('{"verb": "replay"}\n')
+    (tmp_path / journal.NAME).symlink_to(other)
+    with pytest.raises(OSError, match="symbolic link"):
+        journal.append(tmp_path, {})
+    with pytest.raises(OSError, match="symbolic link"):
+        journal.take(tmp_path)
+    assert other.read_text() == '{"verb": "replay"}\n'
 
 
 def test_a_journal_that_cannot_be_read_is_reported_once(tmp_path: Path) -> None:

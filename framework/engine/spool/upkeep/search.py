@@ -27,7 +27,6 @@ _GENERATED = re.compile(r"[0-9a-f]{32}", re.ASCII)
 WINDOWS = (1_000_000_000, 60_000_000_000)  # nanoseconds by which a name's time may differ from the id's
 NEAR = 2_000  # files that are read, those nearest to the id's time
 _HEAD = 512  # bytes behind the fixed header in which an id stands
-_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 Found = tuple[QueueDir, str, str]  # queue, directory, entry
 
@@ -162,15 +161,10 @@ class Search:
     def _holds(self, path: str) -> bool:
         """Return whether the head of a job file contains the id. A file that cannot be read does not."""
         try:
-            fd = self._disk.calls.open(path, _FLAGS, dir_fd=self._disk.fd)
+            data = self._disk.read_small(path, job_file.FIXED_SIZE + len(self._needle) + _HEAD)
         except OSError:
             return False
-        try:
-            return self._needle in self._disk.calls.pread(fd, job_file.FIXED_SIZE + len(self._needle) + _HEAD, 0)
-        except OSError:
-            return False
-        finally:
-            self._disk.calls.close(fd)
+        return data is not None and self._needle in data
 
     def _segment_holds(self, path: str) -> bool:
         try:
