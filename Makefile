@@ -27,10 +27,10 @@ $(AGENT_READY): pyproject.toml | $(READY)
 	$(BIN)/pip --python .venv-agent install -q --group agent
 	@touch $@
 
-run: $(READY) ## The example service with traffic; ends by itself with a summary (N=500 jobs, ENGINE=postgres instead of the spool)
-	@$(BIN)/python -m services.example_worker.demo --jobs $(N) --engine $(ENGINE)
+run: $(READY) ## The example service with traffic; ends by itself with a summary (N=500 jobs, ENGINE=postgres, KEEP=1: then serves the web page)
+	@$(BIN)/python -m services.example_worker.demo --jobs $(N) --engine $(ENGINE) $(if $(KEEP),--keep)
 
-forever: $(READY) ## The same, until Ctrl-C
+forever: $(READY) ## The same, until Ctrl-C, with the web page
 	@$(BIN)/python -m services.example_worker.demo --jobs $(N) --engine $(ENGINE) --forever
 
 # Half of a test's time is waiting, so two cores carry four of them. What they import is compiled once, also where

@@ -1,4 +1,4 @@
-"""What a form asks for: one act on some jobs at once, or on all that pass a filter as a task."""
+"""The acts that forms ask for: on some jobs at once, or on all that pass a filter as a task."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MANY: tuple[Many, ...] = ("replay", "discard")
 
 @dataclass
 class Answer:
-    """What became of an act.
+    """The result of an act.
 
     Attributes:
         words: what was done. stays: the job and why it stays, for each that does. task: the task that was started.

@@ -1,4 +1,4 @@
-"""What a request says: its query or form, and the filter of jobs in it."""
+"""The parts of a request: its query or form, and the filter of jobs in it."""
 
 from __future__ import annotations
 

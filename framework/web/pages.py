@@ -1,4 +1,4 @@
-"""What each page reads of the store. All of it is plain reading: nothing here changes a job."""
+"""The values of each page, read from the store. Nothing here changes a job."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ class Tasks:
 
 
 class _Work:
-    """What a task has still to do. It lives in the desk's thread."""
+    """The rest of a task's work. It lives in the desk's thread."""
 
     def __init__(self, store: Store, task: Task, keys: set[dead.Key], emit: Callable[[Event], None]) -> None:
         self._task = task
