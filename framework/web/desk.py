@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -21,7 +22,15 @@ from framework.service.app import WorkerApp
 from framework.service.settings import Settings
 
 T = TypeVar("T")
+LASTS = 5.0  # seconds for which the list of queues, and which of them are dead-letter queues, is kept
 log = logging.getLogger("framework.web")
+
+
+def fresh(store: Store) -> Store:
+    """Return a store on the same engine that has failed at nothing and knows no queues yet."""
+    found = Store(store.engine, store.declared, store.refused)
+    found.notes = list(store.notes)
+    return found
 
 
 class Desk:
@@ -42,6 +51,7 @@ class Desk:
         self._emit = emit
         self.root: Path | None = None
         self._opened: Store | None = None
+        self._renew_at = 0.0
         self._resources = ExitStack()
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
@@ -86,16 +96,18 @@ class Desk:
             raise
 
     def _store(self) -> Store:
-        """Return a store that has failed at nothing yet and lists the queues anew, on the engine that is open."""
+        """Return a store that has failed at nothing yet. It lists the queues anew every few seconds."""
         if self._opened is None or self._opened.notes:  # a note says that there is no store yet
             self._forget()
             open_ = partial(stores.opened, self.settings, self.app, url=self.url)
             self.root = stores.root_of(self.url)
-            self._opened = self._resources.enter_context(open_())
-        held = self._opened
-        fresh = Store(held.engine, held.declared, held.refused)
-        fresh.notes = list(held.notes)
-        return fresh
+            self._opened = self._current = self._resources.enter_context(open_())
+            self._renew_at = time.monotonic() + LASTS
+        if time.monotonic() > self._renew_at:
+            self._current = fresh(self._opened)
+            self._renew_at = time.monotonic() + LASTS
+        self._current.failed = list(self._current.refused.values())
+        return self._current
 
     def _forget(self) -> None:
         self._opened = None

@@ -141,7 +141,7 @@ class Site:
                 answer: Response = RedirectResponse(f"{root}/", 303)
                 answer.set_cookie(
                     COOKIE, cookie, max_age=LASTS, path=f"{root}/", httponly=True, samesite="strict",
-                    secure=request.url.scheme == "https",
+                    secure="https" in (request.url.scheme, request.headers.get("x-forwarded-proto")),
                 )  # fmt: skip
                 return answer
             wrong = "That is not the token."

@@ -18,7 +18,7 @@ from framework.engine.port import JobView
 from framework.model.errors import UsageError, WorkerError
 from framework.model.events import Event
 from framework.model.exceptions import describe
-from framework.web.desk import Desk
+from framework.web.desk import Desk, fresh
 
 AT_ONCE, KEPT = 3, 50  # tasks that run, and tasks that are remembered
 STEP = 0.05  # seconds for which a task may keep pages waiting
@@ -85,9 +85,7 @@ class Tasks:
 
     def _run(self, task: Task) -> None:
         try:
-            keys = self._desk.wait(lambda store: {dead.key_of(view) for view in dead.each(store, task.wanted)})
-            task.total = len(keys)
-            work = self._desk.wait(lambda store: _Work(store, task, keys, self._desk.noting(store)))
+            work = self._desk.wait(lambda store: _Work(fresh(store), task, self._desk.noting(store)))
             while not task.stop.is_set() and (pause := self._desk.wait(lambda _: work.step())) is not None:
                 task.stop.wait(pause)
             self._desk.wait(lambda _: work.close())
@@ -103,7 +101,10 @@ class Tasks:
 class _Work:
     """The rest of a task's work. It lives in the desk's thread."""
 
-    def __init__(self, store: Store, task: Task, keys: set[dead.Key], emit: Callable[[Event], None]) -> None:
+    def __init__(self, store: Store, task: Task, emit: Callable[[Event], None]) -> None:
+        keys = {dead.key_of(view) for view in dead.each(store, task.wanted)}
+        task.total = len(keys)
+        self._store = store
         self._task = task
         self._acts = Acts(store, task.who, emit)
         self._left: Iterator[JobView] = dead.again(store, task.wanted, keys)
@@ -127,5 +128,7 @@ class _Work:
         return 0.0
 
     def close(self) -> None:
-        """Tell what was done."""
+        """Tell what was done. Raises EngineError: some jobs could not be read."""
         self._acts.__exit__(None, None, None)
+        if self._store.failed:
+            raise self._store.failed[0]
