@@ -1,6 +1,6 @@
 # `make run` and `make test` do all the set-up on a fresh machine; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help run forever test lint format dashboards alerts docs types layers check faults stack-test bench first-job up down clean
+.PHONY: help run forever test browser lint format dashboards alerts docs types layers check faults stack-test bench first-job up down clean
 
 # The first interpreter on the PATH that is new enough; PYTHON=… chooses another.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -27,17 +27,20 @@ $(AGENT_READY): pyproject.toml | $(READY)
 	$(BIN)/pip --python .venv-agent install -q --group agent
 	@touch $@
 
-run: $(READY) ## The example service with traffic; ends by itself with a summary (N=500 jobs, ENGINE=postgres instead of the spool)
-	@$(BIN)/python -m services.example_worker.demo --jobs $(N) --engine $(ENGINE)
+run: $(READY) ## The example service with traffic; ends by itself with a summary (N=500 jobs, ENGINE=postgres, KEEP=1: then serves the web page)
+	@$(BIN)/python -m services.example_worker.demo --jobs $(N) --engine $(ENGINE) $(if $(KEEP),--keep)
 
-forever: $(READY) ## The same, until Ctrl-C
+forever: $(READY) ## The same, until Ctrl-C, with the web page
 	@$(BIN)/python -m services.example_worker.demo --jobs $(N) --engine $(ENGINE) --forever
 
 # Half of a test's time is waiting, so two cores carry four of them. What they import is compiled once, also where
 # PYTHONDONTWRITEBYTECODE is set: each of a thousand interpreters would do it anew.
 test: $(READY) $(AGENT_READY) ## All tests but the long ones
 	@$(BIN)/python -m compileall -q framework services tests
-	@$(BIN)/python -m pytest --numprocesses 4 --dist worksteal
+	@$(BIN)/python -m pytest --numprocesses 4 --dist worksteal -m 'not browser'
+
+browser: $(READY) ## The web page in Chromium: every page on three screens, accessibility, keyboard
+	@$(BIN)/python -m pytest tests/web/test_browser.py
 
 lint: $(READY) ## Style: ruff check and format
 	@$(BIN)/ruff check .

@@ -86,6 +86,7 @@ OF_RETRY = {
 OF_OTHERS = {
     "WORKER_MODULE": "the service, for commands of `worker` to which no MODULE is given",
     "WORKER_ACTOR": "who acts by `worker pause`, `jobs`, `dead` and `bad`; if unset, the user of the system",
+    "WORKER_WEB_TOKEN": "the token that `worker web` asks for; at least 16 characters",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from framework.admin import jobs
 from framework.admin.jobs import Filter
@@ -78,10 +79,15 @@ def again(store: Store, wanted: Filter, keys: set[Key]) -> Iterator[JobView]:
             yield view
 
 
-def groups(store: Store, wanted: Filter) -> Sequence[Group]:
-    """Return the dead letters that pass in groups, the largest first. What is beyond 1,000 groups is one group."""
+def groups(store: Store, wanted: Filter, most: int | None = None) -> Sequence[Group]:
+    """Return the dead letters that pass in groups, the largest first. What is beyond 1,000 groups is one group.
+
+    Args:
+        most: jobs that are looked at, filtered ones included; None: all.
+    """
     found: dict[tuple[str, str, str], Group] = {}
-    for view in each(store, wanted):
+    listed = islice(jobs.browse(store, replace(wanted, letters=True)), most)
+    for view in (view for _, view in listed if view is not None):
         failure = jobs.last_failure(view)
         key = (view.job.queue, failure.reason if failure else "", failure.error_type if failure else "")
         if key not in found and len(found) >= MOST_GROUPS:

@@ -43,19 +43,20 @@ class QueueView:
         return waits and not self.dead_letters and self.handler == ""
 
 
-def views(store: Store, *, empty: bool = False) -> list[QueueView]:
+def views(store: Store, *, empty: bool = False, newer: bool = True) -> list[QueueView]:
     """Return the service's queues, then the other queues of the store.
 
     Args:
         empty: also those that the service does not declare and that have no jobs.
+        newer: look for jobs of a newer version, which costs the most.
     """
     own = [] if store.declared is None else list(store.declared.options)
-    found = [view(store, name) for name in own]
-    others = [view(store, name) for name in store.others()]
+    found = [view(store, name, newer=newer) for name in own]
+    others = [view(store, name, newer=newer) for name in store.others()]
     return found + [one for one in others if empty or one.stats.jobs or one.error or one.newer]
 
 
-def view(store: Store, name: str) -> QueueView:
+def view(store: Store, name: str, *, newer: bool = True) -> QueueView:
     """Return one queue of `store.names()`, or one that the store has refused."""
     declared, refused = store.declared, store.refused.get(name)
     own = declared is not None and name in declared.options
@@ -72,7 +73,7 @@ def view(store: Store, name: str) -> QueueView:
         store.holds_dead_letters(name),
         options,
         store.read(lambda: store.engine.last_seen(name), None),
-        list(store.each(store.engine.newer(name))),
+        list(store.each(store.engine.newer(name))) if newer else (),
     )
 
 

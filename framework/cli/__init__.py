@@ -24,6 +24,7 @@ from framework.cli.output import complain, fail
 from framework.cli.pausing import pause, resume
 from framework.cli.run import run
 from framework.cli.starting.new import new
+from framework.cli.web import web
 from framework.model.errors import SettingsError, WorkerError
 from framework.process import stdio
 from framework.service.settings import load_dotenv
@@ -62,6 +63,7 @@ for _command in (
     schedules,
     dead,
     bad,
+    web,
     health,
     doctor,
     migrate,

@@ -18,7 +18,7 @@ from framework.model.text.redaction import HIDDEN
 
 PREFIX = "WORKER_"
 # Read by the command line, not by Settings.
-OTHER_VARIABLES = frozenset({"WORKER_MODULE", "WORKER_ACTOR"})
+OTHER_VARIABLES = frozenset({"WORKER_MODULE", "WORKER_ACTOR", "WORKER_WEB_TOKEN"})
 # Old names, which count if the new name is not set.
 RENAMED = {"WORKER_BROKER_URL": "WORKER_ENGINE_URL"}
 

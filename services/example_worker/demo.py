@@ -78,11 +78,16 @@ class Demo:
             subscriber = {"RELAY_SUBSCRIBERS__DEMO__URL": url, "RELAY_SUBSCRIBERS__DEMO__SECRET": secret}
             worker = self._worker(HASTE | environ | subscriber)
             cleanup.callback(worker.stop, DRAIN)
+            page = web_page(HASTE | environ, self.logs) if self.jobs is None else None
+            if page is not None:
+                cleanup.callback(page.stop, 5)
             self.console.print(
                 f"receiver {url}, {self._place(environ)}, logs {self.logs}", highlight=False, soft_wrap=True
             )
             os.environ.update({name: environ[name] for name in ("WORKER_ENGINE_URL", *OTEL) if name in environ})
             self._await_workers(worker)
+            if page is not None:
+                self._say_page(page)
             cleanup.enter_context(exported("example-traffic"))
             cleanup.enter_context(RelayQueues.connect(load_settings()))
             cleanup.callback(self._halt)
@@ -100,6 +105,23 @@ class Demo:
             worker.check()
             if self._ready.wait(TICK):
                 break
+
+    def _say_page(self, page: Child) -> None:
+        self.console.print(page.first_line(START).removeprefix("worker: "), highlight=False, soft_wrap=True)
+
+    def keep(self) -> None:
+        """Serve the web page of what the run has left behind, until Ctrl-C. Raises ChildFailed."""
+        page = web_page(self._environ(f"spool:{self.spool}"), self.logs)
+        try:
+            self._say_page(page)
+            self.console.print("Ctrl-C ends it", highlight=False)
+            while True:
+                page.check()
+                time.sleep(TICK)
+        except KeyboardInterrupt:
+            return
+        finally:
+            page.stop(5)
 
     def _watch(self, worker: Child, receiver: Child) -> float:
         """Until every job is settled or, where there is no end, until Ctrl-C. Returns the seconds that it took."""
@@ -202,6 +224,12 @@ def worker_command() -> str:
     return found
 
 
+def web_page(environ: Mapping[str, str], logs: Path) -> Child:
+    """Start the web page of the demo on a free port of this machine."""
+    command = [worker_command(), "web", SERVICE, "--bind", "127.0.0.1:0", "--allow-actions", "--name", "demo"]
+    return Child("web", command, environ=environ, log=logs / "web.log")
+
+
 def stats(url: str) -> dict[str, Any]:
     """The receiver's counts."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy does not know our loopback
@@ -218,6 +246,7 @@ def next_steps(spool: Path) -> str:
         "Where to look next\n"
         f"  {worker} queues {SERVICE}\n"
         f"  {worker} dead list {SERVICE}\n"
+        f"  {worker} web {SERVICE}     the same as a web page; also: make run KEEP=1\n"
         f"  make up     the same with traces, metrics and a dashboard, in Docker"
     )
 
@@ -225,12 +254,13 @@ def next_steps(spool: Path) -> str:
 @click.command()
 @click.option("--jobs", type=click.IntRange(min=1), default=500, show_default=True, help="Deliveries to make.")
 @click.option("--forever", is_flag=True, help="Go on until Ctrl-C instead.")
+@click.option("--keep", is_flag=True, help="Serve the web page afterwards, until Ctrl-C.")
 @click.option("--rate", default=100.0, show_default=True, help="Deliveries a second; 0: as fast as possible.")
 @click.option("--spool", type=click.Path(path_type=Path), default=SPOOL, show_default=True)
 @click.option("--engine", type=click.Choice(["spool", "postgres"]), default="spool", show_default=True)
 @click.option("--seed", default=1, show_default=True, help="The same seed makes the same events.")
 @click.option("--shares", default=DEFAULT, show_default=True, help="What the receiver answers how often.")
-def main(jobs: int, forever: bool, rate: float, spool: Path, engine: str, seed: int, shares: str) -> None:
+def main(jobs: int, forever: bool, keep: bool, rate: float, spool: Path, engine: str, seed: int, shares: str) -> None:
     """Runs receiver, worker and traffic on this machine, and sums up."""
     for number in (signal.SIGTERM, signal.SIGHUP):  # `timeout`, a closed terminal: the same as Ctrl-C
         signal.signal(number, signal.default_int_handler)
@@ -239,11 +269,13 @@ def main(jobs: int, forever: bool, rate: float, spool: Path, engine: str, seed: 
                 console=console)  # fmt: skip
     try:
         code = demo.run()
+        if keep and engine == "spool":  # the server of the demo has ended
+            demo.keep()
     except (ChildFailed, WorkerError, EnqueueError) as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    if engine == "spool":  # the server of the demo has ended
+    if engine == "spool":
         console.print(next_steps(spool), highlight=False, soft_wrap=True)
     raise SystemExit(code)
 

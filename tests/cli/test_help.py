@@ -32,6 +32,7 @@ COMMANDS = {
     ("bad", "restore"): ("--all", "[FILE]..."),
     ("bad", "discard"): ("Delete bad files for ever", "--yes"),
     ("health",): ("[MODULE]", "WORKER_ENGINE_URL"),
+    ("web",): ("--allow-actions", "--bind", "WORKER_WEB_TOKEN"),
     ("alerts",): ("MODULE", "--job", "--only", "rule_files"),
 }
 

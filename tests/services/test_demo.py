@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,9 +84,13 @@ def test_interrupted_it_leaves_no_process(number: signal.Signals, tmp_path: Path
     spool = tmp_path / "spool"
     with demo(spool, "--forever", "--rate", "50") as (process, mark):
         assert process.stdout is not None
+        pages = []
         for line in process.stdout:
+            pages += re.findall(r"web page at (http://127\.0\.0\.1:\d+/)", line)
             if "delivered" in line and "delivered 0" not in line:
                 break
+        with urllib.request.urlopen(pages[0], timeout=60) as answer:
+            assert b"Overview" in answer.read()
         process.send_signal(number)
         output, _ = process.communicate(timeout=120)
         assert process.returncode == 0, output + logs(spool)

@@ -1,0 +1,199 @@
+"""The values of each page, read from the store. Nothing here changes a job."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from framework.admin import bad, dead, jobs, processes, queues, schedules
+from framework.admin.processes import Tree
+from framework.admin.queues import QueueView
+from framework.admin.schedules import ScheduleView
+from framework.admin.store import Store
+from framework.engine.port import JobView, QueueStats, Tick
+from framework.model.errors import EngineError, WorkerError
+from framework.model.schedules import named
+from framework.web import forms, render
+from framework.web.config import Config
+from framework.web.desk import Desk
+from framework.web.forms import Given
+from framework.web.history import History
+
+PAGE = 50  # rows
+GROUPED = 2000  # dead letters that are grouped, unless all are asked for
+SILENT = 180.0  # seconds without a report after which it is said: an idle queue has its turn about once a minute
+COUNTS = ("ready", "in_flight", "delayed", "dead", "bad")
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Dead letters of one reason and error, with the share of the largest group."""
+
+    group: dead.Group
+    share: int
+
+
+class Pages:
+    """The values of each page, by a store and what the request says."""
+
+    def __init__(self, config: Config, desk: Desk, history: History) -> None:
+        self._config = config
+        self._desk = desk
+        self._history = history
+        self._newer: dict[str, Sequence[JobView]] = {}
+        self._look_again = 0.0
+
+    def overview(self, store: Store, given: Given) -> Values:
+        found = self._views(store)
+        self.note(found)
+        trees, problems = self._trees(store)
+        lines = {one.name: {count: self._history.line(one.name, count) for count in COUNTS} for one in found}
+        values = {"queues": found, "lines": lines, "since": self._history.began, "trees": trees}
+        return self._said(store, values, problems) | {"silence": silence(found, trees)}
+
+    def _views(self, store: Store) -> list[QueueView]:
+        """Return all queues. Jobs of a newer version are looked for once a minute: that costs the most."""
+        if time.monotonic() < self._look_again:
+            found = queues.views(store, empty=True, newer=False)
+            return [replace(one, newer=self._newer.get(one.name, ())) for one in found]
+        found = queues.views(store, empty=True)
+        self._newer = {one.name: one.newer for one in found}
+        self._look_again = time.monotonic() + 60
+        return found
+
+    def queue(self, store: Store, given: Given) -> Values:
+        view = queues.view(store, store.name(forms.one(given, "name")))
+        lines = {count: self._history.line(view.name, count) for count in COUNTS}
+        trees, problems = self._trees(store)
+        values = {"queue": view, "lines": lines, "since": self._history.began, "plans": self._plans(store, [view.name])}
+        return self._said(store, values, problems) | {"silence": silence([view], trees)}
+
+    def jobs(self, store: Store, given: Given) -> Values:
+        letters = bool(forms.one(given, "letters"))
+        wanted = forms.filter_of(given, letters=letters, hidden=self._config.hide)
+        page = jobs.page(store, wanted, after=forms.one(given, "after"), limit=PAGE)
+        values = {"page": page, "given": given, "letters": letters, "names": store.names(), "one_id": ""}
+        return self._said(store, values)
+
+    def job(self, store: Store, given: Given) -> Values:
+        job_id, queue = forms.one(given, "id"), forms.one(given, "queue")
+        found = jobs.find(store, job_id, queue)
+        if not found:
+            self.raise_failed(store)
+            raise WorkerError(f"there is no job {job_id[:100]!r}: it has ended, or was never in this store")
+        if len({view.job.uid for view in found}) > 1:
+            return self._said(store, {"several": found, "view": None})
+        return self._said(store, self._one(found[0], bool(forms.one(given, "payload"))))
+
+    def _one(self, view: JobView, with_payload: bool) -> Values:
+        hide = self._config.hide
+        text, hid = render.payload_text(jobs.payload(view), hide) if with_payload else (None, False)
+        extras = view.job.extras
+        return {
+            "view": view,
+            "several": (),
+            "payload": text,
+            "editable": render.editable(view) if with_payload and not hid and view.state != "in_flight" else None,
+            "hid": hid,
+            "headers": render.payload_text(dict(view.job.headers), hide)[0],
+            "extras": render.payload_text(extras.other | extras.said(), hide)[0],
+            "failures": list(reversed(view.job.history)),
+        }
+
+    def runs(self, store: Store, given: Given) -> Values:
+        trees, problems = self._trees(store)
+        claimed = {name: store.stats(name).in_flight for name in store.names()}
+        rows = [(tree, process, run) for tree in trees for process in tree.processes for run in process.runs]
+        return self._said(store, {"rows": sorted(rows, key=lambda row: row[2].since), "claimed": claimed}, problems)
+
+    def dead(self, store: Store, given: Given) -> Values:
+        wanted = forms.filter_of(given, letters=True, hidden=self._config.hide)
+        everything = bool(forms.one(given, "all"))
+        found = dead.groups(store, wanted, most=None if everything else GROUPED)
+        most = max((one.count for one in found), default=1)
+        groups = [Group(one, max(1, round(100 * one.count / most))) for one in found]
+        values: Values = {"groups": groups, "given": given, "names": store.names()}
+        values["grouped"] = None if everything else GROUPED
+        values["page"] = jobs.page(store, wanted, after=forms.one(given, "after"), limit=PAGE)
+        return self._said(store, values)
+
+    def bad(self, store: Store, given: Given) -> Values:
+        queue, after = forms.one(given, "queue"), forms.one(given, "after")
+        listed = bad.files(store, queue, after)
+        found = list(islice(listed, PAGE))
+        more = found[-1][0] if len(found) == PAGE and next(listed, None) is not None else ""
+        return self._said(store, {"files": [view for _, view in found], "after": more, "queue": queue})
+
+    def bad_file(self, store: Store, given: Given) -> Values:
+        (view,) = bad.find(store, [forms.one(given, "file")], forms.one(given, "queue"))
+        start = view.job.payload.decode("utf-8", "backslashreplace")
+        return self._said(store, {"view": view, "start": start if forms.one(given, "payload") else None})
+
+    def schedules(self, store: Store, given: Given) -> Values:
+        plans = self._plans(store, store.own)
+        return self._said(store, {"plans": plans, "asked": store.declared is not None})
+
+    def processes(self, store: Store, given: Given) -> Values:
+        trees, problems = self._trees(store)
+        return self._said(store, {"trees": trees, "root": self._desk.root}, problems)
+
+    def note(self, found: Sequence[QueueView]) -> None:
+        """Keep a sample of the counts, if it is time."""
+        if self._history.is_due():
+            self._history.note({one.name: one.stats for one in found})
+
+    def sample(self, store: Store) -> None:
+        """Keep a sample of the counts."""
+        self._history.note({name: store.stats(name) for name in store.names()})
+
+    def counts(self, store: Store) -> dict[str, QueueStats]:
+        """Return the counts of all queues. Raises EngineError: one cannot be read."""
+        found = {name: store.stats(name) for name in store.names()}
+        self.raise_failed(store)
+        return found
+
+    @staticmethod
+    def raise_failed(store: Store) -> None:
+        """Raise the first error of the store's reads, if any."""
+        if store.failed:
+            raise store.failed[0]
+
+    def _trees(self, store: Store) -> tuple[list[Tree], list[str]]:
+        handlers = None if store.declared is None else store.declared.handlers
+        try:
+            return processes.trees(self._desk.root, handlers)
+        except EngineError as error:
+            return [], [str(error)]
+
+    @staticmethod
+    def _plans(store: Store, names: Sequence[str]) -> list[ScheduleView]:
+        found: list[ScheduleView] = []
+        declared = {} if store.declared is None else store.declared.queues
+        for name in names:
+            plans = named(declared[name].schedules) if name in declared else ()
+            if plans:
+                call = partial(store.engine.ticks, name, [plan.key for plan in plans])
+                unknown: tuple[float, Mapping[str, Tick]] = (time.time(), {})
+                now, ticks = store.read(call, unknown)
+                found += schedules.views(name, plans, now, ticks)
+        return found
+
+    @staticmethod
+    def _said(store: Store, values: Values, problems: Sequence[str] = ()) -> Values:
+        failed = dict.fromkeys([*map(str, store.failed), *problems])
+        return values | {"failed": list(failed), "notes": store.notes}
+
+
+def silence(found: Sequence[QueueView], trees: Sequence[Tree]) -> tuple[bool, float | None]:
+    """Return whether it must be said that no service reports, and when the last one did; None: it is not known."""
+    if any(tree.alive for tree in trees):
+        return False, None
+    moments = [queues.last_seen(found), *(tree.reported for tree in trees)]
+    seen = max((at for at in moments if at is not None), default=None)
+    ended = bool(trees) and all(tree.alive is False for tree in trees)
+    return ended or seen is None or time.time() - seen > SILENT, seen

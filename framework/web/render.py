@@ -1,0 +1,164 @@
+"""The templates, and how values are shown: everything foreign is escaped, and what is not known says so."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from framework.admin.jobs import last_failure
+from framework.engine.port import JobView
+from framework.model.text.printable import escape
+from framework.web import forms
+from framework.web.config import Config
+
+HERE = Path(__file__).parent
+LONGEST = 20_000  # characters of one value; the command line shows all of it
+UNKNOWN = Markup('<span class="unknown">not known</span>')
+HIDDEN = "…hidden…"
+
+
+class Render:
+    """The maker of pages."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._templates = Environment(
+            loader=FileSystemLoader(HERE / "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            finalize=_shown,
+        )
+        self._templates.filters.update(
+            known=known, span=span, moment=moment, ago=ago, size=size, id=named, bad_id=named_file
+        )
+        self._templates.globals.update(failure_of=last_failure, config=config, kept=forms.kept, one=forms.one)
+
+    def page(self, request: Request, template: str, status: int = 200, **values: Any) -> Response:
+        """Return a page of the template with these values."""
+        root = request.scope.get("root_path", "")
+
+        def url(path: str, pairs: Any = (), **more: str) -> str:
+            items = list(pairs.items() if isinstance(pairs, Mapping) else pairs)
+            return str(root + forms.link(path, [*items, *more.items()]))
+
+        text = self._templates.get_template(template).render(
+            url=url,
+            actor=request.scope.get("actor", ""),
+            here=request.url.path.removeprefix(root),
+            live=request.method == "GET" and status == 200,
+            now=time.time(),
+            acts=self._config.allow_actions and bool(request.scope.get("actor")),
+            **values,
+        )
+        return HTMLResponse(text.encode("utf-8", "backslashreplace"), status)
+
+
+def _shown(value: Any) -> Any:
+    """Return what stands for a value of an expression: None is not known, and control characters become escapes."""
+    if isinstance(value, Markup):
+        return value
+    if value is None:
+        return UNKNOWN
+    text = str(value)
+    more = f"… ({len(text):,} characters)" if len(text) > LONGEST else ""
+    return escape(text[:LONGEST], keep="\n") + more
+
+
+def known(value: float | None) -> Any:
+    """Return a number with its thousands parted, or that it is not known: never 0 in its place."""
+    return None if value is None else f"{value:,}"
+
+
+def span(seconds: float | None) -> str | None:
+    """Return a duration with at most two units: `0.4 s`, `3 min 5 s`, `2 h`, `3 d 4 h`."""
+    if seconds is None:
+        return None
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    whole = int(seconds)
+    for unit, name, smaller, less in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= unit:
+            rest = whole % unit // smaller
+            return f"{whole // unit} {name}" + (f" {rest} {less}" if rest else "")
+    return f"{whole} s"
+
+
+def moment(seconds: float | None) -> Any:
+    """Return seconds since the epoch as a time in UTC to the millisecond; empty for 0."""
+    if not seconds:
+        return None if seconds is None else ""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(" ", "milliseconds").removesuffix("+00:00") + " UTC"
+    except (ValueError, OverflowError, OSError):  # a damaged record
+        return f"{seconds} s since 1970"
+
+
+def ago(seconds: float | None) -> Any:
+    """Return how long ago, or in how long, a moment is, with the moment itself as title."""
+    if not seconds:
+        return None
+    past = time.time() - seconds
+    text = f"{span(past)} ago" if past >= 0 else f"in {span(-past)}"
+    return Markup('<time title="{}" data-sort="{:.3f}">{}</time>').format(moment(seconds), seconds, text)
+
+
+def size(count: int | None) -> str | None:
+    """Return bytes for people."""
+    if count is None:
+        return None
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000 or unit == "MB":
+            return f"{count:,} {unit}"
+        count = round(count / 1000)
+    return None
+
+
+def named(view: JobView) -> str:
+    """Return a value of a form that names this job and no later one with the same id."""
+    return forms.packed(view.queue, view.job.id, view.job.uid.hex())
+
+
+def named_file(view: JobView) -> str:
+    """Return a value of a form that names a damaged file."""
+    return forms.packed(view.queue, view.job.id, forms.BAD)
+
+
+def editable(view: JobView) -> str | None:
+    """Return the payload as it is stored, for a form; None: a browser might change it, or it is too long."""
+    try:
+        text = view.job.payload.decode()
+    except UnicodeDecodeError:
+        return None
+    return text if len(text) <= LONGEST and escape(text, keep="\n") == text else None
+
+
+def payload_text(value: Any, hidden: Sequence[str]) -> tuple[str, bool]:
+    """Return a payload or headers as text, and whether something in it was hidden."""
+    found: list[str] = []
+    try:
+        clean = _without(value, hidden, [], found)
+        return (clean if isinstance(clean, str) else json.dumps(clean, indent=2, ensure_ascii=False)), bool(found)
+    except RecursionError:
+        return "(nested too deeply to be shown: see `worker jobs show`)", True
+
+
+def _without(value: Any, hidden: Sequence[str], path: list[str], found: list[str]) -> Any:
+    if path and forms.is_hidden(path, hidden):
+        found.append(path[-1])
+        return HIDDEN
+    if isinstance(value, dict):
+        return {key: _without(one, hidden, [*path, str(key)], found) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_without(one, hidden, path, found) for one in value]
+    return value
