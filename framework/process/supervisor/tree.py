@@ -104,10 +104,14 @@ class Tree:
 
     def kill_hung(self, kills: Sequence[Kill]) -> None:
         """Kill children that do not leave by themselves, with what they say about where they stand: all are asked at
-        once, and all together get `blackbox.WITHIN` seconds to answer."""
+        once, and all together get `blackbox.WITHIN` seconds to answer.
+
+        Children on demand are not asked. The signal ends a `sleep` of C code, and they would begin something else.
+        """
         began = time.monotonic()
-        if kills and self.recorder is not None:
-            self.recorder.wait([(kill.place.spec.index, kill.place.pid or 0) for kill in kills])
+        asked = [(kill.place.spec.index, kill.place.pid or 0) for kill in kills if kill.place.spec.wanted is None]
+        if asked and self.recorder is not None:
+            self.recorder.wait(asked)
         for kill in kills:
             self.kill(*kill, since=began)
 

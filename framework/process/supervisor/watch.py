@@ -125,7 +125,7 @@ class Watch:
     def _ask(self, place: Place, soon: bool) -> None:
         """Ask a process for its stacks that will be killed soon; forget them if it will not be killed any more."""
         recorder = self._tree.recorder
-        if recorder is None or place.pid is None or soon == place.asked:
+        if recorder is None or place.pid is None or soon == place.asked or place.spec.wanted is not None:
             return
         place.asked = soon
         if soon:
