@@ -21,6 +21,7 @@ from framework.model.job import Job
 from framework.process.scoreboard import Scoreboard
 from framework.web import app
 from framework.web.render import HERE
+from tests.support import postgres
 from tests.support.command import RELAY, Cli
 from tests.web import hostile
 from tests.web.conftest import running
@@ -192,6 +193,27 @@ def test_a_missing_store_is_said_and_then_found(tmp_path_factory: pytest.TempPat
         cli.store("digests", 1, "first")
         assert "first" in server.get("/jobs").text
         assert "does not exist yet" not in server.get("/").text
+
+
+def test_it_is_the_same_on_postgresql(tmp_path_factory: pytest.TempPathFactory) -> None:
+    database = postgres.shared()
+    postgres.empty(database)
+    cli = Cli(tmp_path_factory.mktemp("postgres"))
+    cli.write("relay.py", RELAY)
+    cli.environ["WORKER_ENGINE_URL"] = f"{database.url}?local_dir={cli.home}/local"
+    cli.ok("enqueue", "relay", "deliveries", '{"to": "Ada"}')
+    server = Server(cli, "--allow-actions")
+    with running(server):
+        for path in ("/", "/queue?name=deliveries", "/runs", "/dead", "/bad", "/schedules", "/processes", "/metrics"):
+            assert server.get(path).status == 200, path
+        (job,) = links(server.get("/jobs").text, "/job?")
+        page = server.get(f"{job}&payload=1").text
+        assert '"to": "Ada"' in unescape(page)
+        assert '"to":"Ada"' in unescape(page)  # as it is stored, in the form of an edited copy
+        chosen = re.search(r'name="job" value="([^"]+)"', page)
+        assert chosen
+        assert "deleted 1 of 1" in server.post("/act", {"verb": "discard", "job": chosen[1]}).text
+        assert "No jobs pass." in server.get("/jobs").text
 
 
 async def test_it_fits_into_an_application(store: Cli) -> None:
