@@ -251,3 +251,13 @@ def test_files_for_the_browser_are_small() -> None:
     sizes = {path.name: path.stat().st_size for path in (HERE / "static").iterdir()}
     assert sizes["desk.css"] < 12_000
     assert sizes["desk.js"] < 10_000
+
+
+def test_a_paused_queue_is_marked(store: Cli, plain: Server) -> None:
+    store.ok("pause", "relay", "digests")
+    try:
+        assert "paused: no worker takes its jobs" in plain.get("/queue?name=digests").text
+        assert "paused" in plain.get("/").text
+    finally:
+        store.ok("resume", "relay", "digests")
+    assert "paused" not in plain.get("/").text
