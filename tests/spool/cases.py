@@ -136,10 +136,14 @@ def _ticked_in_vain(stage: Stage) -> None:
     record.with_name(f"{record.name},left").write_bytes(b"x")
 
 
-def _tick_left(stage: Stage) -> None:
-    """The job of a tick whose process died before it moved it."""
+def _ticked_with_a_job(stage: Stage) -> None:
     stage.broker.fire("jobs", "hourly", None, 100.0, job("a"))
     stage.stored.append("a")
+
+
+def _tick_left(stage: Stage) -> None:
+    """The job of a tick whose process died before it moved it."""
+    _ticked_with_a_job(stage)
     (ready,) = stage.root.glob("jobs/ready/*/*")
     (record,) = stage.root.glob("jobs/schedules/*")
     ready.rename(record.with_name(json.loads(record.read_bytes())["job"]))
@@ -160,6 +164,7 @@ CASES = (
     Case("enqueue in vain", _nothing, _in_vain, refuses=("n",)),
     Case("enqueue in vain on btrfs", _nothing, _in_vain_on_btrfs, refuses=("n",)),
     Case("tick", _ticked, lambda s: _tick(s, 100.0, 200.0, "n"), enqueues=("n",)),
+    Case("tick after another", _ticked_with_a_job, lambda s: _tick(s, 100.0, 200.0, "n"), enqueues=("n",)),
     Case("tick after one in vain", _ticked_in_vain, lambda s: _tick(s, 100.0, 200.0, "n"), enqueues=("n",)),
     Case("tick that was left", _tick_left, lambda s: s.broker.ticks("jobs", ["hourly"])),
     Case("claim", _nothing, lambda s: s.__setattr__("held", claim(s.broker))),

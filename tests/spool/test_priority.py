@@ -232,6 +232,7 @@ def test_a_retry_and_a_burial_keep_the_field(root: Path) -> None:
     mine.maintain()
     bury(mine, one(mine), failure=failure())
     (path,) = files(root, "letters/ready/*/*")
-    assert (path.parent.name, path.name[-3:]) == ("9999999999", ",p9")
+    assert path.parent.name == "9999999999"
+    assert "p9" in path.name.split(",")
     assert one(mine, "letters").job.payload == body("a")
     mine.close()

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 from math import inf
 from types import CoroutineType
-from typing import Any
+from typing import Any, cast
 
 from framework.model.attempt import Attempt, Completing, NoTransactions, Tracing
 from framework.model.errors import EngineError
@@ -318,9 +318,10 @@ class Executor:
     def _failure(self, attempt: Attempt, error: BaseException) -> Failure:
         lease = attempt.lease
         message, trace = describe(error)
-        if isinstance(error, JobInterrupted) and self.options.timeout is not None:
-            place = f": its handler stood in {error.where}" if error.where else ""
-            message = f"stopped at its timeout of {self.options.timeout:g} s{place}"
+        kind, interrupted = type(error), cast("JobInterrupted", error)
+        if issubclass(kind, JobInterrupted) and attempt.options.timeout is not None:
+            place = f": its handler stood in {interrupted.where}" if interrupted.where else ""
+            message = f"stopped at its timeout of {attempt.options.timeout:g} s{place}"
         undecodable = issubclass(type(error), UndecodablePayload)
         return Failure(
             attempt=lease.attempt,
