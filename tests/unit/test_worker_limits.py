@@ -87,6 +87,7 @@ def test_a_loop_that_stood_still_with_its_process_is_not_blocked(desk: Desk, mon
 
     monkeypatch.setattr("framework.worker.interrupts.blocking.time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr("framework.worker.interrupts.blocking.threading.Thread.start", lambda _: None)
+    desk.core.used = 1
     watch = LoopWatch(desk.core, asyncio.new_event_loop(), after=5.0)
     monkeypatch.setattr(watch, "_stop", SimpleNamespace(wait=wait))
     watch._look()
@@ -103,6 +104,7 @@ async def test_a_blocked_loop_has_a_name(tmp_path: Path) -> None:
         said.set()
 
     desk.core.emit = emit
+    desk.core.used = 1
     desk.core.rows[1].start("slow", 1, 1, 0, 0, "jobs")
     desk.core.rows[1].on_cpu(True)
     watch = LoopWatch(desk.core, asyncio.get_running_loop(), after=0.02)

@@ -64,7 +64,8 @@ class Tracked:
 class LoopWatch:
     """The thread that reports which job blocks the loop, with its stack, once per blockage.
 
-    It calls the loop at each look, and more often while jobs run: a loop that does not answer is blocked.
+    While jobs run, it calls the loop four times within the limit: a loop that does not answer is blocked. While none
+    runs it only looks for jobs, because waking up is most of what an idle process costs.
     """
 
     def __init__(self, core: WorkerCore, loop: asyncio.AbstractEventLoop, *, after: float = BLOCKED_AFTER) -> None:
@@ -97,11 +98,11 @@ class LoopWatch:
             if still.turned(now) and self._called is not None:  # this thread stood still as well
                 self._called = now
             called = self._called
-            if called is None:
+            if called is None and self._core.used:
                 self._called = now
                 with suppress(RuntimeError):  # the loop is closed
                     self._loop.call_soon_threadsafe(self.turned)
-            elif now - called > min(MARK_AFTER, self._after) and self._marked is None:
+            elif called is not None and now - called > min(MARK_AFTER, self._after) and self._marked is None:
                 self._mark()
             if called is not None and now - called > self._after and called != said:
                 said = called
