@@ -151,6 +151,10 @@ def test_a_snapshot_is_private_and_served_only_while_it_is_new(tmp_path: Path) -
     left.write_bytes(b"by a kill" * 1000)
     Snapshot(path).export(service.data())
     assert [(one.name, stat.S_IMODE(one.stat().st_mode)) for one in tmp_path.iterdir()] == [(path.name, 0o600)]
+    other = tmp_path / "other"
+    left.symlink_to(other)
+    Snapshot(path).export(service.data())
+    assert not other.exists()
     assert len(snapshots([path, tmp_path / "missing"])) == 1
     for age in (OLDEST + 1, -OLDEST - 60):  # of a process that stands still, and of one before the clock was set back
         os.utime(path, (time.time() - age,) * 2)
