@@ -100,6 +100,7 @@ CAREFUL = (
     Mutant("O_NOFOLLOW of a piece of the reserve", "process/supervisor/reserve.py", (Change("", "os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_CREAT | os.O_CLOEXEC"),), LINKS),
     Mutant("O_NOFOLLOW of a new ring", "telemetry/ring/ring.py", (Change("create", "os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_TRUNC | os.O_CLOEXEC"),), LINKS),
     Mutant("O_NOFOLLOW of a ring", "telemetry/ring/ring.py", (Change("RingFile.__init__", "os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)", "os.open(path, os.O_RDWR | os.O_CLOEXEC)"),), LINKS),
+    Mutant("O_NOFOLLOW of a snapshot", "telemetry/sdk/snapshot.py", (Change("", "os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_CLOEXEC"),), "telemetry/test_scrape.py"),
     Mutant("O_NOFOLLOW of the lock of a role", "engine/flocks.py", (Change("locked", "os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_CREAT | os.O_CLOEXEC"),), LINKS),
     in_spool("O_NOFOLLOW of a directory", "disk.py", "", "os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_CLOEXEC", f"{FLAGS} spool/test_security.py"),
     in_spool("O_NOFOLLOW of small files", "disk.py", "Disk.read_small", "os.O_NOFOLLOW | os.O_NONBLOCK", "os.O_NONBLOCK", f"{FLAGS} {PLANTED}"),

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import stat
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -14,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.metrics.v1.metrics_pb2 import ResourceMetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from framework.telemetry.conventions import SCHEMA_URL
@@ -208,4 +212,31 @@ def test_who_scrapes_gets_the_same_metrics_exact_under_kills(tree: Tree) -> None
     assert total(scraped(port), "target_info", job="Torture") >= 2
     with pytest.raises(urllib.error.HTTPError, match="404"):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10)
+    snapshot = _what_stands_still_is_not_served(tree, port)
     assert tree.stop() == 0
+    assert stat.S_IMODE(snapshot.stat().st_mode) == 0o600
+    left = ResourceMetrics()  # as if the tree before had measured it a moment ago
+    left.scope_metrics.add().metrics.add(name="left").gauge.data_points.add(as_int=1)
+    snapshot.write_bytes(ExportMetricsServiceRequest(resource_metrics=[left]).SerializeToString())
+    tree.start("--queue", "sync", WORKER_METRICS=f"127.0.0.1:{port}", **off, **ONE)
+    tree.wait(lambda: listens(port), "the address of the next tree's metrics")
+    samples = scraped(port)
+    assert total(samples, "worker_job_attempts_total") == 2
+    assert total(samples, "left") == 0
+    assert tree.stop() == 0
+
+
+def _what_stands_still_is_not_served(tree: Tree, port: int) -> Path:
+    (snapshot,) = (tree.root / "run").glob("*.maintenance.*.metrics")
+    maintenance = tree.pid("maintenance")
+    os.kill(maintenance, signal.SIGSTOP)
+    try:
+        state = Path(f"/proc/{maintenance}/stat")
+        tree.wait(lambda: state.read_text().rpartition(")")[2].split()[0] == "T", "maintenance to stand still")
+        os.utime(snapshot, (time.time() - 60,) * 2)
+        samples = scraped(port)
+        assert total(samples, "worker_process_restarts_total") == 0
+        assert total(samples, "worker_job_attempts_total") == 2
+    finally:
+        os.kill(maintenance, signal.SIGCONT)
+    return snapshot

@@ -31,6 +31,17 @@ def test_rings_are_made_once_and_their_name_stands_for_the_resource(tmp_path, mo
     assert len(list(tmp_path.glob("*.ring"))) == 4
 
 
+@pytest.mark.parametrize("disabled", ["false", "true"])
+def test_what_the_tree_before_measured_is_removed_and_only_that(tmp_path, monkeypatch, disabled):
+    monkeypatch.setenv("OTEL_SDK_DISABLED", disabled)
+    old = ("0.maintenance.m.metrics", ".0.maintenance.m.metrics", ".0.maintenance.m.metrics.4711")
+    other = ("10.maintenance.m.metrics", ".1.maintenance.m.metrics", "0.reader")
+    for name in (*old, *other):
+        (tmp_path / name).touch()
+    prepared(tmp_path)
+    assert {path.name for path in tmp_path.iterdir() if path.suffix != ".ring"} == set(other)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

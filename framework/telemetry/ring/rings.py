@@ -99,6 +99,7 @@ def prepare(
     Returns:
         (the rings, "") or (None, why the SDK must send from each process); (None, "") where there is nothing to send.
     """
+    _remove_snapshots(run, number)
     if exporters.is_disabled():
         return None, "OTEL_SDK_DISABLED=true" if scraped else ""
     if not (exporters.wanted("traces") or exporters.wanted("metrics") or scraped):
@@ -119,6 +120,14 @@ def prepare(
                 os.unlink(path)
         return None, f"{run} cannot hold {len(slots)} rings of {ring.SIZE >> 20} MiB: {error.strerror or error}"
     return rings, ""
+
+
+def _remove_snapshots(run: Path, number: int) -> None:
+    """Remove what processes of the tree before measured, and what they had not finished writing: it is no news."""
+    for pattern in (f"{number}.*.metrics", f".{number}.*.metrics*"):
+        for path in run.glob(pattern):
+            with suppress(OSError):
+                path.unlink()
 
 
 def known(rings: Rings, wanted: Mapping[str, float]) -> set[str]:

@@ -10,6 +10,7 @@ from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metr
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
 
 INTERVAL: Final = 5.0  # seconds between two snapshots
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class Snapshot(MetricExporter):
@@ -27,9 +28,10 @@ class Snapshot(MetricExporter):
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **_: Any) -> MetricExportResult:
         if os.getpid() != self._owner:  # a handler has forked
             return MetricExportResult.SUCCESS
-        new = self._path.with_name(f".{self._path.name}.{self._owner}")
+        new = self._path.with_name(f".{self._path.name}")  # the next process of the slot takes over what a kill leaves
         try:
-            new.write_bytes(encode_metrics(metrics_data).SerializeToString())
+            with open(os.open(new, _NEW, 0o600), "wb") as file:
+                file.write(encode_metrics(metrics_data).SerializeToString())
             new.rename(self._path)
         except OSError:  # a full disk: the state before stays
             return MetricExportResult.FAILURE
