@@ -128,7 +128,9 @@ class Beside:
         return ""
 
     def _launch(self, more: dict[str, str]) -> subprocess.Popen[bytes]:
-        environ = {name: value for name, value in self._environ.items() if name not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")}
+        environ = {
+            name: value for name, value in self._environ.items() if name not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")
+        }
         environ["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)  # it finds what we find
         # A group of its own: Ctrl-C in a terminal would drain it, and our SIGTERM would then be the second signal.
         try:

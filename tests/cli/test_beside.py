@@ -63,7 +63,8 @@ def program(cli: Cli, text: str) -> Iterator[subprocess.Popen[str]]:
     cli.write("main.py", text)
     process = subprocess.Popen(
         [sys.executable, "main.py"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=cli.home, env=cli.environ, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=cli.home, env=cli.environ,
+        text=True,
     )  # fmt: skip
     try:
         yield process

@@ -98,9 +98,13 @@ def test_a_signal_ends_a_solo(both: Cli) -> None:
     assert (process.returncode, "stopped, exit code 0" in rest) == (0, True)
 
 
-@pytest.mark.parametrize("waits", ["await asyncio.sleep(60)", "time.sleep(60)", "await asyncio.gather(asyncio.sleep(60))"])
+@pytest.mark.parametrize(
+    "waits", ["await asyncio.sleep(60)", "time.sleep(60)", "await asyncio.gather(asyncio.sleep(60))"]
+)
 def test_a_second_signal_gives_the_job_of_a_solo_back(both: Cli, waits: str) -> None:
-    both.write("both.py", "import asyncio, time\n" + BOTH.replace("breakpoint()", f"print('waits', flush=True); {waits}"))
+    both.write(
+        "both.py", "import asyncio, time\n" + BOTH.replace("breakpoint()", f"print('waits', flush=True); {waits}")
+    )
     both.ok("enqueue", "both", "words", '"stop"')
     with both.running("run", "both", "--solo") as process:
         wait_for(process, "waits")

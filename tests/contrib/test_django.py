@@ -123,7 +123,12 @@ def slow():
 
 
 def test_a_task_that_times_out_has_finished_and_manage_py_may_be_elsewhere(site: Cli) -> None:
-    for name, text in (("manage", MANAGE), ("mysite/__init__", ""), ("mysite/settings", SETTINGS), ("mysite/slow", SLOW)):
+    for name, text in (
+        ("manage", MANAGE),
+        ("mysite/__init__", ""),
+        ("mysite/settings", SETTINGS),
+        ("mysite/slow", SLOW),
+    ):
         site.write(f"project/{name}.py", text)
     site.environ |= {"WORKER_QUEUES__DEFAULT__TIMEOUT": "0.2", "WORKER_QUEUES__DEFAULT__RETRY__MAX_RETRIES": "0"}
     site.ok("enqueue", "framework.contrib.django.queues", "default", '{"path": "mysite.slow.slow"}')
