@@ -98,8 +98,8 @@ sys.path.append({str(ROOT)!r})
 from django.core.management import execute_from_command_line
 execute_from_command_line([*sys.argv, "--settings=mysite.settings"])
 """
-SLOW = """
-import time
+LEAVING = """
+import sys
 from framework.contrib.django.tasks_api import signals
 
 try:
@@ -116,24 +116,23 @@ signals.task_finished.connect(tell)
 
 
 @task()
-def slow():
-    while True:
-        time.sleep(0.01)
+def leave():
+    sys.exit(3)
 """
 
 
-def test_a_task_that_times_out_has_finished_and_manage_py_may_be_elsewhere(site: Cli) -> None:
+def test_a_task_that_exits_has_finished_and_manage_py_may_be_elsewhere(site: Cli) -> None:
     for name, text in (
         ("manage", MANAGE),
         ("mysite/__init__", ""),
         ("mysite/settings", SETTINGS),
-        ("mysite/slow", SLOW),
+        ("mysite/tasks", LEAVING),
     ):
         site.write(f"project/{name}.py", text)
-    site.environ |= {"WORKER_QUEUES__DEFAULT__TIMEOUT": "0.2", "WORKER_QUEUES__DEFAULT__RETRY__MAX_RETRIES": "0"}
-    site.ok("enqueue", "framework.contrib.django.queues", "default", '{"path": "mysite.slow.slow"}')
+    site.environ |= {"WORKER_QUEUES__DEFAULT__RETRY__MAX_RETRIES": "0"}
+    site.ok("enqueue", "framework.contrib.django.queues", "default", '{"path": "mysite.tasks.leave"}')
     out = python(site, str(site.home / "project" / "manage.py"), "worker", "--burst")
-    assert "told: FAILED framework.JobInterrupted" in out, out
+    assert "told: FAILED builtins.SystemExit" in out, out
 
 
 IN_TRANSACTION = """
