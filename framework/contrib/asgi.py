@@ -7,6 +7,7 @@ its `Jobs` before the response begins, and answers 503 with `Retry-After` where 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
@@ -14,12 +15,16 @@ from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanag
 from typing import Any, Protocol, TypeVar
 
 from framework import EnqueueError, EnqueueFailed, EnqueueUncertain, PayloadTooLarge, Queue, QueueFull, WorkerApp
+from framework.service.request import JobOptions
 
 log = logging.getLogger("framework")
 
 KEY = "framework.jobs"  # of the Jobs in a request's scope
 RETRY_AFTER = 5  # seconds
 REFUSED = (QueueFull, EnqueueFailed, EnqueueUncertain, PayloadTooLarge)  # what a client may be told to try again
+OPTIONS = JobOptions.__annotations__.keys() | {
+    name for name, found in inspect.signature(Queue.aenqueue).parameters.items() if found.kind is found.KEYWORD_ONLY
+}
 
 P = TypeVar("P")
 Scope = MutableMapping[str, Any]
@@ -63,13 +68,25 @@ class Jobs:
 
     def __init__(self) -> None:
         self._added: list[tuple[Queue[Any], Any, dict[str, Any]]] = []
+        self._closed = False
 
     def add(self, queue: Queue[P], payload: P, **options: Any) -> None:
         """Add a job. The options are those of `Queue.enqueue`, for example `delay` or `job_id`.
 
         Without a `job_id` of your own, a client that repeats a refused request may store some jobs twice.
+
+        Raises:
+            RuntimeError: the response has begun, so nothing would store the job. TypeError: there is no such option.
         """
+        if self._closed:
+            raise RuntimeError(f"the response has begun: use await queue.aenqueue(...) for this job of {queue.name}")
+        for name in options.keys() - OPTIONS:
+            raise TypeError(f"a job of {queue.name} has no option {name!r}; there are {', '.join(sorted(OPTIONS))}")
         self._added.append((queue, payload, options))
+
+    def close(self) -> None:
+        """Accept no more jobs: the response begins."""
+        self._closed = True
 
     async def store(self) -> None:
         """Store the jobs that were added since the last call. Raises EnqueueError: the first that was not stored."""
@@ -88,9 +105,11 @@ class HasScope(Protocol):
 
 
 def jobs_of(request: HasScope) -> Jobs:
-    """Return the jobs of a request. Raises RuntimeError: the application has no JobsMiddleware."""
+    """Return the jobs of a request. Raises RuntimeError: it is not HTTP, or the application has no JobsMiddleware."""
     found = request.scope.get(KEY)
     if not isinstance(found, Jobs):
+        if (kind := request.scope["type"]) != "http":
+            raise RuntimeError(f"only an HTTP request has jobs, and this is a {kind}: use await queue.aenqueue(...)")
         raise RuntimeError("the application has no JobsMiddleware: add_middleware(JobsMiddleware)")
     return found
 
@@ -137,6 +156,7 @@ class _Answer:
         if self._refused:
             return  # the rest of a response that was replaced
         if message["type"] == "http.response.start" and not self.begun:
+            self.jobs.close()  # before they are stored: a job that is added meanwhile would be lost
             if message["status"] < 400:
                 try:
                     await self.jobs.store()
@@ -149,6 +169,7 @@ class _Answer:
     async def refuse(self, error: EnqueueError) -> None:
         """Answer that the request's jobs are not stored, without details of the engine."""
         self._refused = self.begun = True
+        self.jobs.close()
         status, headers, body = refusal(error, self._status, self._retry_after)
         sent = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": sent})

@@ -5,6 +5,7 @@ The supervisor looks at its parent at each turn, so it drains within a second wh
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -14,14 +15,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from framework.model.backoff import doubled
 from framework.model.errors import UsageError, WorkerError
 from framework.service.app import WorkerApp
-from framework.service.settings import Settings, load_settings
+from framework.service.settings import PREFIX, RENAMED, Settings, load_settings
 
 log = logging.getLogger("framework")
 
@@ -50,7 +51,8 @@ def running(app: type[WorkerApp], settings: Settings | None) -> Generator[None, 
     Raises:
         UsageError: the app cannot be imported by another process. WorkerError: the workers do not start.
     """
-    beside = Beside(app, (settings or load_settings()).drain_seconds)
+    environ = os.environ if settings is None else environment(settings, os.environ)
+    beside = Beside(app, (settings or load_settings()).drain_seconds, environ)
     beside.start()
     try:
         yield
@@ -61,10 +63,11 @@ def running(app: type[WorkerApp], settings: Settings | None) -> Generator[None, 
 class Beside:
     """The supervisor of an app in a process of its own, started again when it ends by itself."""
 
-    def __init__(self, app: type[WorkerApp], drain: float | None) -> None:
+    def __init__(self, app: type[WorkerApp], drain: float | None, environ: Mapping[str, str]) -> None:
         if app.__module__ == "__main__" or "<locals>" in app.__qualname__:
             raise UsageError(f"{app.__qualname__} of {app.__module__} cannot run beside: put it into a module")
         self._target, self._drain = f"{app.__module__}:{app.__qualname__}", drain
+        self._environ = environ
         self._stopping, self._lock = threading.Event(), threading.Lock()
         self._supervisor: subprocess.Popen[bytes]
 
@@ -103,29 +106,51 @@ class Beside:
 
     def _watch(self) -> None:
         failures = 0
-        while True:
+        while not self._stopping.is_set():
             began, code = time.monotonic(), self._supervisor.wait()
-            if self._stopping.is_set():
-                return
-            failures = 1 if time.monotonic() - began > MOST else failures + 1
-            delay = doubled(FIRST, failures - 1, MOST)
-            log.error("the workers of %s ended with exit code %s: again in %g s", self._target, code, delay)
-            self._stopping.wait(delay)
-            with self._lock:
-                if self._stopping.is_set():
-                    return
-                self._supervisor = self._launch({})
+            failures = 0 if time.monotonic() - began > MOST else failures
+            what = f"the workers of {self._target} ended with exit code {code}"
+            while what and not self._stopping.is_set():
+                failures += 1
+                delay = doubled(FIRST, failures - 1, MOST)
+                log.error("%s: again in %g s", what, delay)
+                self._stopping.wait(delay)
+                what = self._launch_again()
+
+    def _launch_again(self) -> str:
+        """Start the supervisor, unless this is to stop; return why it cannot start, or nothing."""
+        with self._lock:
+            if not self._stopping.is_set():
+                try:
+                    self._supervisor = self._launch({})
+                except WorkerError as error:
+                    return str(error)
+        return ""
 
     def _launch(self, more: dict[str, str]) -> subprocess.Popen[bytes]:
-        environ = {name: value for name, value in os.environ.items() if name not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")}
+        environ = {
+            name: value for name, value in self._environ.items() if name not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")
+        }
         environ["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)  # it finds what we find
         # A group of its own: Ctrl-C in a terminal would drain it, and our SIGTERM would then be the second signal.
-        return subprocess.Popen(
-            command("run", self._target, "--parent", str(os.getpid())),
-            env=environ | more,
-            stdin=subprocess.DEVNULL,
-            process_group=0,
-        )
+        try:
+            return subprocess.Popen(
+                command("run", self._target, "--parent", str(os.getpid())),
+                env=environ | more,
+                stdin=subprocess.DEVNULL,
+                process_group=0,
+            )
+        except OSError as error:  # no processes, memory or descriptors are left, perhaps only for a while
+            raise WorkerError(f"the workers of {self._target} cannot start: {error}") from error
+
+
+def environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment with these settings instead of those that it has."""
+    given = settings.model_dump(mode="json", exclude_none=True)
+    ours = {PREFIX + name.upper() for name in given} | RENAMED.keys()
+    rest = {name: value for name, value in environ.items() if name.upper().partition("__")[0] not in ours}
+    values = {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
+    return rest | {PREFIX + name.upper(): value for name, value in values.items()}
 
 
 def command(*arguments: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -95,6 +96,27 @@ def test_a_signal_ends_a_solo(both: Cli) -> None:
         process.send_signal(signal.SIGINT)
         rest, _ = process.communicate(timeout=TIMEOUT)
     assert (process.returncode, "stopped, exit code 0" in rest) == (0, True)
+
+
+@pytest.mark.parametrize(
+    "waits", ["await asyncio.sleep(60)", "time.sleep(60)", "await asyncio.gather(asyncio.sleep(60))"]
+)
+def test_a_second_signal_gives_the_job_of_a_solo_back(both: Cli, waits: str) -> None:
+    both.write(
+        "both.py", "import asyncio, time\n" + BOTH.replace("breakpoint()", f"print('waits', flush=True); {waits}")
+    )
+    both.ok("enqueue", "both", "words", '"stop"')
+    with both.running("run", "both", "--solo") as process:
+        wait_for(process, "waits")
+        process.send_signal(signal.SIGINT)
+        wait_for(process, "leaving after the running job")
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=TIMEOUT)
+    assert (process.returncode, "Traceback" in rest) == (0, False), rest
+    lines = [json.loads(line) for line in rest.splitlines() if line.startswith("{")]
+    assert [line["process"] for line in lines if line.get("outcome") == "released"] == ["solo"], rest
+    (job,) = both.ok("jobs", "list", "both", "--json").json
+    assert (job["state"], job["attempts"]) == ("ready", 0), job
 
 
 def test_reload_starts_the_tree_again_when_a_file_changes(both: Cli) -> None:

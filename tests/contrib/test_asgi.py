@@ -7,17 +7,22 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
+from fastapi import BackgroundTasks, FastAPI
+from fastapi.responses import StreamingResponse
 
+from framework import Settings
 from framework.contrib.asgi import jobs_of
+from framework.contrib.fastapi import JobsMiddleware, RequestJobs
 from framework.engine.port import open_engine
 from framework.model.options import QueueOptions
+from services.web.shop import Invoice, ShopQueues
 from tests.support.command import TIMEOUT, Cli, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -108,9 +113,54 @@ def test_a_service_that_cannot_start_fails_the_web_process(tmp_path: Path) -> No
             raise RuntimeError("it serves")
 
 
-def test_without_middleware_the_mistake_is_named() -> None:
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("http", "no JobsMiddleware"), ("websocket", "only an HTTP request has jobs, and this is a websocket")],
+)
+def test_without_middleware_the_mistake_is_named(kind: str, message: str) -> None:
     class Request:
-        scope = {"type": "http"}
+        scope = {"type": kind}
 
-    with pytest.raises(RuntimeError, match="no JobsMiddleware"):
+    with pytest.raises(RuntimeError, match=message):
         jobs_of(Request())
+
+
+api = FastAPI()
+api.add_middleware(JobsMiddleware)
+
+
+@api.post("/background")
+async def background(jobs: RequestJobs, tasks: BackgroundTasks) -> None:
+    tasks.add_task(jobs.add, ShopQueues.invoices, Invoice(order=1))
+
+
+@api.post("/refused", status_code=400)
+async def refused(jobs: RequestJobs, tasks: BackgroundTasks) -> None:
+    tasks.add_task(jobs.add, ShopQueues.invoices, Invoice(order=1))
+
+
+@api.post("/stream")
+async def stream(jobs: RequestJobs) -> StreamingResponse:
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"first"
+        jobs.add(ShopQueues.invoices, Invoice(order=2))
+
+    return StreamingResponse(parts())
+
+
+@api.post("/option")
+async def option(jobs: RequestJobs) -> None:
+    jobs.add(ShopQueues.invoices, Invoice(order=3), priority=3, delay=0)
+    jobs.add(ShopQueues.invoices, Invoice(order=4), prio=3)
+
+
+async def test_a_job_that_nothing_would_store_is_an_error(tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://shop")
+    with ShopQueues.connect(Settings(engine_url=f"spool:{spool}")):
+        for path in ("/background", "/refused", "/stream"):
+            with pytest.raises(RuntimeError, match=r"the response has begun: use await queue\.aenqueue\(\.\.\.\)"):
+                await client.post(path)
+        with pytest.raises(TypeError, match=r"a job of shop\.invoices has no option 'prio'; there are .*priority"):
+            await client.post("/option")
+    assert ready(spool)["invoices"] == 0

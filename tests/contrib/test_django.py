@@ -88,6 +88,53 @@ def test_a_task_that_is_gone_becomes_a_dead_letter(site: Cli) -> None:
     assert out.count('"dead_lettered"') == 2
 
 
+SETTINGS = """
+from services.django_site.settings import *
+INSTALLED_APPS += ["mysite"]
+"""
+MANAGE = f"""
+import sys
+sys.path.append({str(ROOT)!r})
+from django.core.management import execute_from_command_line
+execute_from_command_line([*sys.argv, "--settings=mysite.settings"])
+"""
+LEAVING = """
+import sys
+from framework.contrib.django.tasks_api import signals
+
+try:
+    from django.tasks import task
+except ImportError:
+    from django_tasks import task
+
+
+def tell(sender, task_result, **_):
+    print("told:", task_result.status, task_result.errors[0].exception_class_path, flush=True)
+
+
+signals.task_finished.connect(tell)
+
+
+@task()
+def leave():
+    sys.exit(3)
+"""
+
+
+def test_a_task_that_exits_has_finished_and_manage_py_may_be_elsewhere(site: Cli) -> None:
+    for name, text in (
+        ("manage", MANAGE),
+        ("mysite/__init__", ""),
+        ("mysite/settings", SETTINGS),
+        ("mysite/tasks", LEAVING),
+    ):
+        site.write(f"project/{name}.py", text)
+    site.environ |= {"WORKER_QUEUES__DEFAULT__RETRY__MAX_RETRIES": "0"}
+    site.ok("enqueue", "framework.contrib.django.queues", "default", '{"path": "mysite.tasks.leave"}')
+    out = python(site, str(site.home / "project" / "manage.py"), "worker", "--burst")
+    assert "told: FAILED builtins.SystemExit" in out, out
+
+
 IN_TRANSACTION = """
 import django
 django.setup()

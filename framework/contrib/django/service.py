@@ -53,7 +53,7 @@ def run_task(call: TaskCall, ctx: Context) -> None:
     try:
         args = [base.TaskContext(task_result=result)] if task.takes_context else []
         task.call(*args, *call.args, **call.kwargs)
-    except Exception as error:
+    except BaseException as error:  # also JobInterrupted
         _end(result, base.TaskResultStatus.FAILED, error)
         raise
     else:
@@ -71,7 +71,7 @@ def _result(task: Any, call: TaskCall, ctx: Context) -> Any:
     )  # fmt: skip
 
 
-def _end(result: Any, status: Any, error: Exception | None = None) -> None:
+def _end(result: Any, status: Any, error: BaseException | None = None) -> None:
     """Send Django's signal for the end of an attempt."""
     object.__setattr__(result, "status", status)  # Django's own backends change the frozen record like this
     object.__setattr__(result, "finished_at", datetime.now(UTC))

@@ -7,6 +7,7 @@ store rescues its job.
 
 from __future__ import annotations
 
+import asyncio
 import faulthandler
 import os
 import secrets
@@ -48,10 +49,12 @@ class Solo:
     def __init__(self, context: TreeContext, board: Scoreboard, plans: Sequence[Plan], say: Callable[[Event], None]):
         self._context, self._board, self._plans, self._say = context, board, plans, say
         context.rings, context.lost = None, None
-        self._child, self._housekeeper = self._info(board.slot(SLOT).name, SLOT), self._info(MAINTENANCE, 0)
+        self._child, self._housekeeper = self._info("solo", SLOT), self._info(MAINTENANCE, 0)
         self._leave = LeaveSignal(context.settings.drain_seconds, lambda: 0)
         self._loops: dict[str, Resident] = {}
         self._inside = False
+        self._task: asyncio.Task[Any] | None = None  # that of an async handler
+        self._cancelled = False
         self._turn_at = 0.0
         self._maintenance: Maintenance
 
@@ -165,17 +168,30 @@ class Solo:
             self._inside = False
 
     async def _acall(self, awaitable: Awaitable[Any]) -> Any:
-        self._inside = True
+        self._task, self._cancelled = asyncio.current_task(), False
         try:
             return await awaitable
+        except asyncio.CancelledError:
+            if self._task is None or not self._cancelled:
+                raise
+            while self._task.cancelling():
+                self._task.uncancel()
+            raise JobInterrupted("draining") from None
         finally:
-            self._inside = False
+            self._task = None
+
+    def _cancel(self, task: asyncio.Task[Any]) -> None:
+        if task is self._task:  # it has not ended meanwhile
+            self._cancelled = True
+            task.cancel()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """Leave after the running job; a second signal interrupts that job, which goes back uncharged."""
         if self._leave.leave("drain"):
             self._say(SupervisorNote(f"{signal.Signals(number).name}: leaving after the running job"))
-        elif self._inside:
+        elif self._task is not None and asyncio.current_task(loop := self._task.get_loop()) is not self._task:
+            loop.call_soon_threadsafe(self._cancel, self._task)  # it awaits: an exception would end the loop
+        elif self._inside or self._task is not None:
             raise JobInterrupted("draining")
 
     def _info(self, name: str, index: int) -> ChildInfo:

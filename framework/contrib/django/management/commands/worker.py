@@ -28,4 +28,6 @@ class Command(BaseCommand):
         flags = [f"--{name}" for name in ("burst", "reload", "solo") if options[name]]
         sys.stdout.flush()
         command = [sys.executable, "-P", "-m", "continuum_worker", "run", options["module"], *flags]
-        os.execv(sys.executable, command)
+        # It finds what this process finds, also if manage.py is in another directory.
+        found = os.pathsep.join(entry for entry in sys.path if entry)
+        os.execve(sys.executable, command, os.environ | {"PYTHONPATH": found})
