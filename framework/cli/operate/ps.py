@@ -62,8 +62,8 @@ def ps(given: tuple[str, ...], url: str, as_json: bool) -> int:
 
 
 def _has_drained(tree: Tree) -> bool:
-    """Return whether the tree was told to end, and all its workers had left before it did."""
-    return tree.deadline is not None and all(one.state == "gone" for one in tree.processes if one.limit)
+    """Return whether the tree was told to end, and none of its processes had a job left at the end."""
+    return tree.deadline is not None and not any(one.runs for one in tree.processes)
 
 
 def _rows(tree: Tree) -> list[tuple[str, ...]]:
