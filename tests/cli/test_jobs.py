@@ -85,6 +85,11 @@ def test_all_that_was_given_with_a_job_is_shown(relay: Cli) -> None:
 
 
 def test_retry_discard_and_edit(shop: Cli) -> None:
+    for verb in (("retry",), ("discard", "--yes")):
+        refused = shop.run("jobs", *verb, "relay", "seven", "nope")
+        assert (refused.code, refused.out) == (1, "")
+        assert refused.error.startswith("there is no job 'nope'")
+        assert refused.error.endswith("; nothing was done")
     result = shop.run("jobs", "retry", "relay", "one", "eight")
     assert (result.code, result.out) == (1, "returned 1 job\n")
     assert "eight on digests is ready, no dead letter: it runs by itself" in result.err
