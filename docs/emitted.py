@@ -260,7 +260,7 @@ WHEN = {
     "schedule_fired": "a tick of a schedule has its job",
     "schedule_missed": "ticks of a schedule came too late, and `missed` of them have no job",
     "ScheduleRefused": "the queue of a schedule is full; the tick is tried again",
-    "OperatorActed": "a person has replayed, discarded, restored or edited `count` jobs; `at`: when",
+    "OperatorActed": "a person has acted on `count` jobs, or paused or resumed a queue; `at`: when",
     "FileBad": "a stored file cannot be a job: kept aside, see `worker bad`",
     "QueueUndeclared": "a queue of the spool has jobs, and no running service has declared it within the last minute",
     "QueuePaused": "workers take no jobs of a queue until `worker resume`; `by` says who did it",

@@ -21,7 +21,7 @@ from framework.service.codec import parse_strict
 from framework.service.request import new_ids
 
 log = logging.getLogger("framework")
-Verb = Literal["replay", "discard", "restore", "edit"]
+Verb = Literal["replay", "discard", "restore", "edit", "pause", "resume"]
 GONE = "is no longer there"
 
 

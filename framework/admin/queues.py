@@ -47,13 +47,13 @@ def views(store: Store, *, empty: bool = False, newer: bool = True) -> list[Queu
     """Return the service's queues, then the other queues of the store.
 
     Args:
-        empty: also those that the service does not declare and that have no jobs.
+        empty: also those that the service does not declare and that have no jobs and are not paused.
         newer: look for jobs of a newer version, which costs the most.
     """
     own = [] if store.declared is None else list(store.declared.options)
     found = [view(store, name, newer=newer) for name in own]
     others = [view(store, name, newer=newer) for name in store.others()]
-    return found + [one for one in others if empty or one.stats.jobs or one.error or one.newer]
+    return found + [one for one in others if empty or one.stats.jobs or one.stats.paused or one.error or one.newer]
 
 
 def view(store: Store, name: str, *, newer: bool = True) -> QueueView:

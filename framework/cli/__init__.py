@@ -18,10 +18,10 @@ from framework.cli.migrate import migrate
 from framework.cli.operate.bad import bad
 from framework.cli.operate.dead import dead
 from framework.cli.operate.jobs import jobs
+from framework.cli.operate.pausing import pause, resume
 from framework.cli.operate.ps import ps
 from framework.cli.operate.queues import queues
 from framework.cli.output import complain, fail
-from framework.cli.pausing import pause, resume
 from framework.cli.run import run
 from framework.cli.starting.new import new
 from framework.cli.web import web

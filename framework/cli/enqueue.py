@@ -53,7 +53,7 @@ def enqueue(
     does not, nothing is queued and the exit code is 1. A bad line of many is named; what stood before it is queued,
     nothing after it. Put -- before a payload that begins with a minus sign.
     """
-    module, name, text = take(given, "QUEUE", "JSON")
+    module, name, text = take(given, "QUEUE", "JSON, or - for lines of standard input")
     when, service = _moment(run_at, delay), load_service(module)
     queue = service.queue(name)
     from framework.admin.jsonlines import payload_of, refuse_dead_letters

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from framework.cli.pausing import pause_all
+from framework.cli.operate.pausing import pause_all
 from framework.cli.service import MODULE_HELP, load_service, refuse_memory, take
 from framework.model.errors import UsageError
 from framework.telemetry.logs import lean
@@ -42,6 +42,8 @@ def run(
     if reload:
         others = {"--burst": burst, "--solo": solo, "--paused": paused}
         return _reload(module, queues, here, refused=[name for name, given in others.items() if given])
+    if paused and burst:
+        raise UsageError("--burst ends once nothing may run, and --paused lets nothing run: use one of the two")
     lean.import_structlog()
     plugins.try_all()
     service = load_service(module)

@@ -12,9 +12,10 @@ APART = 1.1  # seconds between two looks: counts may be a second old
 
 
 class Burst:
-    """The watch over the served queues. It ends the tree once two looks in a row find no job that is ready or claimed.
+    """The watch over the served queues. It ends the tree once two looks in a row find no job that may run or runs.
 
-    A job that is delayed beyond this moment, such as a retry, stays delayed: the next burst runs it.
+    A job that is delayed beyond this moment, such as a retry, stays delayed: the next burst runs it. So do the jobs of
+    a paused queue stay, and the last line names the queue.
 
     Args:
         queues: names of the queues that the tree serves.
@@ -51,7 +52,7 @@ class Burst:
 
     def _look(self, now: float) -> None:
         found = [self._engine.stats(queue) for queue in self._queues]
-        if any(stats.ready or stats.in_flight for stats in found):
+        if any(stats.in_flight or (stats.ready and not stats.paused) for stats in found):
             self._idle_since = None
         elif self._idle_since is None:
             self._idle_since, self._look_at = now, now + APART
@@ -59,5 +60,8 @@ class Burst:
             self._over = True
             delayed = sum(stats.delayed or 0 for stats in found)
             later = f"; {delayed:,} delayed jobs stay for later" if delayed else ""
-            self._say(f"nothing is waiting, running or due: the burst is over{later}")
+            pairs = zip(self._queues, found, strict=True)
+            held = [f"{queue} ({stats.ready:,} ready)" for queue, stats in pairs if stats.paused and stats.ready]
+            paused = f"; paused queues keep their jobs: {', '.join(held)}" if held else ""
+            self._say(f"nothing is waiting, running or due: the burst is over{later}{paused}")
             self._end()

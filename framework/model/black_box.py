@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Any, Self
@@ -47,7 +48,8 @@ class BlackBox:
         stack = f"Where it stood (most recent call last):\n{_tail(self.stack, _STACK)}" if self.stack else ""
         room, lines = _TEXT - len(stack) - len(last) - len("Last log lines:\n"), list[str]()
         for line in reversed(self.log):
-            cut = line if len(line) <= _LINE else f"{line[: _LINE - 1]}…"
+            told = _told(line)
+            cut = told if len(told) <= _LINE else f"{told[: _LINE - 1]}…"
             room -= len(cut) + 3
             if room < 0:
                 break
@@ -66,6 +68,20 @@ class BlackBox:
 
 _OF_JOB = ("function", "file", "line", "stack", "log")
 _OF_PROCESS = ("peak_memory", "cpu_time", "memory_events")
+
+
+# What the failure says already, in a line that may itself be cut: so it is matched and not parsed.
+_KNOWN = re.compile(
+    r',? ?"(?:process|queue|job_id|attempt|trace_id|span_id)": ?(?:"(?:[^"\\]|\\.)*"|[-\w.]+)(?=[,}])|'
+    r'(?<="timestamp":")\d{4}-\d\d-\d\dT'
+)
+
+
+def _told(line: str) -> str:
+    """Return a line of JSON without what the failure says already and without the date; another line as it is."""
+    if not line.startswith("{"):
+        return line
+    return "{" + _KNOWN.sub("", line[1:]).lstrip(", ")
 
 
 def _tail(text: str, most: int) -> str:

@@ -116,6 +116,8 @@ class InvalidPayload(EnqueueError):
 class InvalidArgument(EnqueueError, ValueError):
     """An argument other than the payload is wrong (delay, run_at, job_id, on_conflict); nothing was queued."""
 
+    exit_code = 2
+
 
 class Duplicate(EnqueueError):
     """A job of this id exists already; nothing was queued. Raised only with `on_conflict="raise"`.

@@ -359,8 +359,8 @@ class SupervisorNote(Event):
 class OperatorActed(Event):
     """A person has changed something in the store.
 
-    `verb` is one of replay, discard, restore, edit; `count`: of how many jobs; `job_id`: of the only one, else empty;
-    `at`: when.
+    `verb` is one of replay, discard, restore, edit, pause, resume; `count`: of how many jobs, 0 for pause and resume;
+    `job_id`: of the only one, else empty; `at`: when.
     """
 
     verb: str

@@ -26,16 +26,20 @@ def append(directory: Path, record: Mapping[str, Any]) -> None:
 
 
 def take(directory: Path) -> list[dict[str, Any]]:
-    """Return the records that no process has taken yet, and remove them. Raises OSError.
+    """Return the records that no process has taken yet, and remove them; none while a writer is at it. Raises OSError.
 
-    A line that is no record is left out: its writer was killed, or a person has edited the file.
+    It does not wait: a command that is stopped (Ctrl-Z) while it writes must not hold up maintenance, which also
+    rescues jobs. A line that is no record is left out: its writer was killed, or a person has edited the file.
     """
     path = directory / NAME
     if not path.exists():
         return []
-    with _locked(path, 0) as fd:
-        data = os.pread(fd, os.fstat(fd).st_size, 0)
-        os.ftruncate(fd, 0)
+    try:
+        with _locked(path, 0, fcntl.LOCK_NB) as fd:
+            data = os.pread(fd, os.fstat(fd).st_size, 0)
+            os.ftruncate(fd, 0)
+    except BlockingIOError:
+        return []
     return list(_records(data))
 
 
@@ -50,10 +54,10 @@ def _records(data: bytes) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def _locked(path: Path, flags: int) -> Iterator[int]:
+def _locked(path: Path, flags: int, at_once: int = 0) -> Iterator[int]:
     fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        fcntl.flock(fd, fcntl.LOCK_EX | at_once)
         yield fd
     finally:
         os.close(fd)

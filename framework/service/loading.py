@@ -87,7 +87,12 @@ def _refuse_namesake(name: str, error: ImportError) -> None:
 
 
 def innermost(error: BaseException) -> str:
-    """Return `file:line` where an error was raised; frames without a file (`<frozen os>`) do not count."""
+    """Return `file:line` where an error was raised; frames without a file (`<frozen os>`) do not count.
+
+    A syntax error is where the text is wrong, not where it was compiled.
+    """
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
     found, trace = "?", error.__traceback__
     while trace:
         if not trace.tb_frame.f_code.co_filename.startswith("<"):

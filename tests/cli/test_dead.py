@@ -79,11 +79,11 @@ def test_show(dead: Cli) -> None:
     result = dead.ok("dead", "show", "relay", "two")
     shown = result.out.splitlines()
     assert shown[0] == "two  dead letter of deliveries"
-    assert "lies on   dead-letters (dead)" in shown
+    assert "lies on     dead-letters (dead)" in shown
     assert '      "to": "two",' in shown
     assert any(line.startswith("attempt 1 on deliveries  20") and line.endswith(", took 1.5s") for line in shown)
-    assert r"  error     OSError: refused \x1b[31mred again" in shown
-    assert f"  trace     {TRACE_ID}" in shown
+    assert r"  error       OSError: refused \x1b[31mred again" in shown
+    assert f"  trace       {TRACE_ID}" in shown
     assert '      File "relay.py", line 9, in deliver' in shown
     assert r"    OSError: refused \x1b]0;owned\x07" in shown
     assert "\x1b" not in result.out
@@ -91,7 +91,17 @@ def test_show(dead: Cli) -> None:
 
 def test_show_as_json_is_as_promised(dead: Cli) -> None:
     found = dead.ok("dead", "show", "relay", "two", "--json").json
-    assert list(found)[9:] == ["enqueued_at", "payload", "payload_bytes", "headers", "failures", "extras", "ignored"]
+    assert list(found)[9:] == [
+        "enqueued_at",
+        "payload",
+        "payload_bytes",
+        "headers",
+        "failures",
+        "extras",
+        "ignored",
+        "due",
+        "ttl",
+    ]
     assert found["payload"] == {"to": "two", "weight": None}
     (failure,) = found["failures"]
     assert (failure["trace_id"], failure["traceback"]) == (TRACE_ID, TRACEBACK)
@@ -136,7 +146,9 @@ def test_an_unknown_id_stops_everything(dead: Cli, verb: str) -> None:
     yes = ["--yes"] if verb == "discard" else []
     result = dead.run("dead", verb, "relay", "one", "nobody", "\x1b[31m", *yes)
     assert (result.code, result.out) == (1, "")
-    assert result.error == ("there is no dead letter 'nobody' (nor 1 more of those given): see `worker dead list`")
+    assert result.error == (
+        "there is no dead letter 'nobody' (nor 1 more of those given): see `worker dead list`; nothing was done"
+    )
     assert listed(dead) == DELIVERIES + DIGESTS
     shown = dead.run("dead", "show", "relay", "one", "--queue", "digests")
     assert shown.error == "there is no dead letter 'one' of digests: see `worker dead list`"
@@ -252,7 +264,7 @@ def test_show_says_what_else_is_stored(relay: Cli) -> None:
     assert found["extras"] == {"later": [1], "group": "\x1b[31mg", "fingerprint": mark}
     assert found["ignored"] == ["priority"]
     page = relay.ok("dead", "show", "relay", job_id).out.splitlines()
-    for line in (r"group     \x1b[31mg", f"fingerprint {mark}", "later     [1]", "ignored   priority"):
+    for line in (r"group       \x1b[31mg", f"fingerprint {mark}", "later       [1]", "ignored     priority"):
         assert line in page
     (path,) = (relay.spool / "digests" / "dead").iterdir()
     path.rename(relay.spool / "digests" / "bad" / path.name)

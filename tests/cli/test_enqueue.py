@@ -56,14 +56,16 @@ def test_options_of_one_job_and_of_many(relay: Cli) -> None:
         (("--priority", "10"), 2, "Invalid value for '--priority': 10 is not in the range 0<=x<=9"),
         (("--max-retries", "-1"), 2, "--max-retries: max_retries=-1: must be 0 or more"),
         (("--header", "tenant"), 2, "--header 'tenant': write NAME=TEXT"),
-        (("--header", "baggage=x"), 1, "headers: 'baggage' is set by the framework: choose another name"),
-        (("--timeout", "-1"), 1, "timeout=-1.0: must be more than 0 and at most 1e+09 s"),
+        (("--header", "baggage=x"), 2, "headers: 'baggage' is set by the framework: choose another name"),
+        (("--timeout", "-1"), 2, "timeout=-1.0: must be more than 0 and at most 1e+09 s"),
     ],
 )
 def test_a_wrong_option_is_refused(relay: Cli, given: tuple[str, ...], code: int, error: str) -> None:
     result = relay.run("enqueue", "relay", "digests", "1", *given)
     assert (result.code, result.out) == (code, "")
     assert error in result.err
+    lines = relay.run("enqueue", "relay", "digests", "-", *given, stdin="1\n")
+    assert (lines.code, error in lines.err) == (code, True)
     assert relay.queues()["digests"]["ready"] == 0
 
 
@@ -164,13 +166,13 @@ def refused(relay: Cli, shown: str, *args: str) -> None:
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (("--delay", "-1"), 1, "delay=-1: write 0 or more seconds"),
-        (("--delay", "nan"), 1, "delay=nan"),
+        (("--delay", "-1"), 2, "delay=-1: write 0 or more seconds"),
+        (("--delay", "nan"), 2, "delay=nan"),
         (("--delay", "1", "--run-at", "2030-01-01T00:00:00Z"), 2, "--delay and --run-at exclude each other"),
         (("--run-at", "2030-01-01T00:00:00"), 2, "has no time zone: write 2030-01-01T00:00:00Z"),
         (("--run-at", "tomorrow"), 2, "--run-at 'tomorrow' is no moment"),
-        (("--id", "x" * 256), 1, "1 to 255 printable characters"),
-        (("--id", "a\nb"), 1, "1 to 255 printable characters"),
+        (("--id", "x" * 256), 2, "1 to 255 printable characters"),
+        (("--id", "a\nb"), 2, "1 to 255 printable characters"),
     ],
 )
 def test_wrong_options(relay: Cli, options: tuple[str, ...], code: int, message: str) -> None:

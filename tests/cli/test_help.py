@@ -65,8 +65,14 @@ def test_version(cli: Cli) -> None:
         (("dead",), "choose one of list, show, groups, replay, discard (see worker dead --help)"),
         (("bad",), "choose one of list, show, restore, discard (see worker bad --help)"),
         (("run",), "expected MODULE, got no arguments; MODULE comes first, or set WORKER_MODULE"),
-        (("enqueue", "relay", "{}"), "expected MODULE QUEUE JSON, got 2 arguments; MODULE comes first, or set"),
-        (("enqueue", "a", "b", "c", "d"), "expected MODULE QUEUE JSON, got 4 arguments"),
+        (
+            ("enqueue", "relay", "{}"),
+            "expected MODULE QUEUE JSON, or - for lines of standard input, got 2",
+        ),
+        (
+            ("enqueue", "a", "b", "c", "d"),
+            "expected MODULE QUEUE JSON, or - for lines of standard input, got 4",
+        ),
         (("jobs",), "choose one of list, show, retry, discard, edit (see worker jobs --help)"),
         (("dead", "replay"), "give the ids of dead letters, or --all"),
         (("jobs", "show"), "expected MODULE ID, got no arguments; MODULE comes first, or set WORKER_MODULE, or name"),

@@ -69,7 +69,27 @@ def test_one_job_is_shown_in_any_state(shop: Cli) -> None:
     )
 
 
+def test_all_that_was_given_with_a_job_is_shown(relay: Cli) -> None:
+    relay.ok(
+        "enqueue", "relay", "digests", "1", "--id", "one", "--run-at", "2999-01-31T12:00:00Z", "--ttl", "60",
+        "--header", "tenant=acme", "--max-retries", "2",
+    )  # fmt: skip
+    found = relay.ok("jobs", "show", "relay", "one", "--json").json
+    assert (found["due"], found["ttl"], found["headers"]["tenant"]) == ("2999-01-31T12:00:00.000+00:00", 60.0, "acme")
+    page = relay.ok("jobs", "show", "relay", "one").out
+    for line in ("due         2999-01-31T12:00:00.000+00:00", "ttl         1m", "headers", "    tenant: acme"):
+        assert f"\n{line}\n" in page
+    (retry,) = re.findall(r"retry       (.*)", page)
+    assert retry.startswith("max_retries 2, ")
+    assert "{" not in retry
+
+
 def test_retry_discard_and_edit(shop: Cli) -> None:
+    for verb in (("retry",), ("discard", "--yes")):
+        refused = shop.run("jobs", *verb, "relay", "seven", "nope")
+        assert (refused.code, refused.out) == (1, "")
+        assert refused.error.startswith("there is no job 'nope'")
+        assert refused.error.endswith("; nothing was done")
     result = shop.run("jobs", "retry", "relay", "one", "eight")
     assert (result.code, result.out) == (1, "returned 1 job\n")
     assert "eight on digests is ready, no dead letter: it runs by itself" in result.err
@@ -138,6 +158,8 @@ def test_what_people_do_is_logged_once_with_who_did_it(shop: Cli) -> None:
                     break
         tree.terminate()
         assert "operator_acted" not in tree.stdout.read()
+        tree.wait()
+    assert f"supervisor {tree.pid} of Relay has ended" in shop.run("ps").err
     assert [(act["verb"], act["queue"], act["count"], act["job_id"]) for act in acts] == [
         ("replay", "dead-letters", 2, ""),
         ("discard", "digests", 1, "eight"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from framework.process import journal
 from tests.support.command import Cli
 
 
@@ -27,7 +28,7 @@ def test_a_queue_is_paused_and_resumed_once_and_shown(relay: Cli) -> None:
     ("given", "error"),
     [
         (("relay", "digest"), "has no queue 'digest'; did you mean 'digests'?"),
-        (("relay",), "expected MODULE QUEUE, got 1 argument"),
+        (("digest",), "there is no queue 'digest' in the store: it has none"),
         ((), "expected MODULE QUEUE, got no argument"),
     ],
 )
@@ -36,3 +37,23 @@ def test_what_is_wrong_is_one_line(relay: Cli, given: tuple[str, ...], error: st
         result = relay.run(command, *given)
         assert (result.code, result.out) == (2, "")
         assert error in result.error
+
+
+def test_a_store_is_enough_and_a_paused_queue_without_jobs_is_shown(relay: Cli) -> None:
+    relay.store("digests", 1, "one")
+    url, without = f"spool:{relay.spool}", {"WORKER_ENGINE_URL": None}
+    missing = relay.run("pause", "relay", "digests", "--url", f"spool:{relay.home}/nowhere")
+    assert (missing.code, missing.out, missing.error) == (1, "", "digests is not paused: there is no store")
+    assert relay.ok("pause", "digests", "--url", url, env=without).out == "paused digests\n"
+    relay.ok("jobs", "discard", "one", "--yes", "--url", url, env=without)
+    assert [row[0] for row in relay.ok("queues", "--url", url, env=without).rows] == ["digests (paused)"]
+    assert relay.ok("resume", "digests", "--url", url, env=without).out == "resumed digests\n"
+    assert relay.ok("queues", "--url", url, env=without).rows == []
+
+
+def test_a_pause_that_maintenance_never_sees_leaves_a_trace_in_the_journal(relay: Cli) -> None:
+    relay.store("digests", 1, "one")
+    for verb in ("pause", "pause", "resume", "resume"):
+        relay.ok(verb, "relay", "digests", env={"WORKER_ACTOR": "ada"})
+    acts = [(one["verb"], one["queue"], one["count"], one["actor"]) for one in journal.take(relay.spool)]
+    assert acts == [("pause", "digests", 0, "ada"), ("resume", "digests", 0, "ada")]

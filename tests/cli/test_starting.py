@@ -145,6 +145,20 @@ def test_the_tree_of_a_killed_reload_ends(both: Cli) -> None:
     assert both.run("health").code == 1
 
 
+@pytest.mark.parametrize("solo", [False, True])
+def test_a_burst_ends_while_a_queue_is_paused_and_names_it(both: Cli, solo: bool) -> None:
+    both.ok("enqueue", "both", "numbers", "2")
+    both.ok("enqueue", "both", "words", "-", stdin='"a"\n"b"\n')
+    both.ok("pause", "both", "words")
+    done = both.ok("run", "both", "--burst", *["--solo"] * solo)
+    assert " number 2" in done.out
+    assert "the burst is over; paused queues keep their jobs: words (2 ready)" in done.out
+    assert both.ok("queues", "both").rows[1][:2] == ["words (paused)", "2"]
+    refused = both.run("run", "both", "--burst", "--paused")
+    assert refused.code == 2
+    assert "--burst ends once nothing may run, and --paused lets nothing run" in refused.error
+
+
 def test_reload_with_solo_is_refused(both: Cli) -> None:
     refused = both.run("run", "both", "--reload", "--solo")
     assert (refused.code, refused.error) == (

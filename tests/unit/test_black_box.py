@@ -145,6 +145,18 @@ def test_the_text_of_a_black_box_fits_into_a_failure_and_keeps_the_innermost_fra
     assert BlackBox().text() == ""
 
 
+def test_a_line_of_json_is_shown_without_what_the_failure_says_and_may_be_cut() -> None:
+    line = (
+        '{"timestamp":"2026-12-01T03:08:02.123456+00:00","level":"info","event":"says \\"queue\\":1,}","process":"q/0",'
+        '"queue":"reports","job_id":"a \\"b","attempt":2,"page":7,"trace_id":"' + "4" * 32 + '","span_id":"5"}'
+    )
+    text = BlackBox(log=[line, line[:-4], "plain text, queue 1"]).text()
+    told = '{"timestamp":"03:08:02.123456+00:00","level":"info","event":"says \\"queue\\":1,}","page":7'
+    assert text == f'Last log lines:\n  {told}}}\n  {told},"span_id":\n  plain text, queue 1\n'
+    first = '{"job_id":"x","event":"' + "e" * 200
+    assert BlackBox(log=[first]).text().startswith('Last log lines:\n  {"event":"eee')
+
+
 def test_a_process_that_has_not_our_file_or_no_handler_is_not_asked() -> None:
     """Verified: the signal ends a program that was executed in the place of a worker."""
     stacks = Stacks(["a/0"])

@@ -84,3 +84,18 @@ def test_a_journal_that_cannot_be_read_is_reported_once(tmp_path: Path) -> None:
     (note,) = told
     assert isinstance(note, SupervisorNote)
     assert "@acts.jsonl cannot be read" in note.text
+
+
+def test_maintenance_does_not_wait_for_a_writer_that_is_stopped(tmp_path: Path) -> None:
+    journal.append(tmp_path, {"verb": "replay", "queue": "jobs", "count": 1})
+    told: list[Event] = []
+    acts = ActsTold(tmp_path, told.append)
+    with (tmp_path / journal.NAME).open("r+b") as writing:
+        fcntl.flock(writing, fcntl.LOCK_EX)
+        thread = threading.Thread(target=acts.tell, daemon=True)
+        thread.start()
+        thread.join(5)
+        assert not thread.is_alive()
+    assert told == [], "it is no failure either"
+    acts.tell()
+    assert told == [OperatorActed("replay", "jobs", 1, "")]

@@ -107,6 +107,14 @@ def test_maintenance_that_hangs_is_killed_while_all_workers_are_busy(desk: Desk)
     assert desk.killed == ["maintenance"]
 
 
+@pytest.mark.parametrize(("count", "why"), [(1, "1 job past the hard timeout"), (2, "2 jobs past the hard timeout")])
+def test_a_kill_says_for_how_many_jobs(desk: Desk, count: int, why: str) -> None:
+    for row in range(count):
+        desk.work(1, 1.0, row=row)
+    desk.live(1.0 + 2 * TURN, 0, 1, 2)
+    assert [event.why for event in desk.events if isinstance(event, ProcessKilled)] == [why]
+
+
 def test_a_job_past_its_hard_deadline_is_killed(desk: Desk) -> None:
     desk.work(1, 7.0)
     desk.live(6.5, 0, 2)

@@ -16,7 +16,7 @@ from framework.admin.jobs import STATES, Filter
 from framework.cli.output import Column, counted, is_terminal, print_json_array, table, warn
 from framework.cli.service import Look, is_module, load_service, opened_at
 from framework.engine.port import JobView, State
-from framework.model.errors import UsageError
+from framework.model.errors import UsageError, WorkerError
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -195,6 +195,17 @@ def print_list(
     table(columns, map(row, shown()), empty=empty)
     if is_terminal(sys.stdout) and any(item is not None for _, item in listed):
         warn(f"these are the first {most}: see the others with --limit N, or in a pipe, or --after {last[0]}")
+
+
+@contextmanager
+def all_or_none(ids: Sequence[str]) -> Generator[None, None, None]:
+    """Say of an error with one of several ids that nothing was done with the others."""
+    try:
+        yield
+    except WorkerError as error:
+        if len(ids) > 1 and type(error) in (WorkerError, UsageError):
+            raise type(error)(f"{error}; nothing was done") from None
+        raise
 
 
 def done(look: Look, count: int, wanted: int, what: str, thing: str) -> int:

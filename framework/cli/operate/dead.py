@@ -15,6 +15,7 @@ from framework.cli.operate import shown
 from framework.cli.operate.common import (
     STORE_HELP,
     acting,
+    all_or_none,
     done,
     filter_of,
     filter_options,
@@ -113,6 +114,7 @@ def show(given: tuple[str, ...], url: str, queue: str, as_json: bool) -> int:
                       trace_id, span_id, traceback; the first and the last ten are kept
       extras          what else is stored with it, as priority, or fingerprint of the payload's type (object)
       ignored         names of extras with values that no job can have: it ran as if they were not there
+      due, ttl        the moment before which it must not start (ISO time), and how long it may wait (seconds), or null
     """
     with looking(given, url, "ID") as (look, (job_id,)):
         (view,) = _chosen(look, [job_id], queue)
@@ -208,7 +210,9 @@ def _change(
             keys = {model.key_of(view) for view in model.each(look.store, wanted)}
             views, count = model.again(look.store, wanted, keys), len(keys)
         else:
-            views = iter(chosen := _chosen(look, ids, queue))
+            with all_or_none(ids):
+                chosen = _chosen(look, ids, queue)
+            views = iter(chosen)
             count = len(chosen)
         if count and ask:
             confirm(counted(count, "dead letter"))

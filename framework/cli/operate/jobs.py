@@ -15,6 +15,7 @@ from framework.cli.operate import shown
 from framework.cli.operate.common import (
     STORE_HELP,
     acting,
+    all_or_none,
     done,
     filter_of,
     filter_options,
@@ -169,7 +170,8 @@ def _change(
     with looking_for_some(given, url) as (look, ids):
         if not ids:
             raise UsageError("give the ids of jobs")
-        views = _chosen(look, ids, queue)
+        with all_or_none(ids):
+            views = _chosen(look, ids, queue)
         if ask:
             confirm(counted(len(views), "job"))
         with acting(look) as acts:

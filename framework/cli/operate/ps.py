@@ -31,7 +31,7 @@ def ps(given: tuple[str, ...], url: str, as_json: bool) -> int:
 
     It reads the copies of the scoreboards, which are up to two seconds old, and never the engine. for: how long the job
     has been running. deadline: when its process is killed for it. handler: with MODULE only. A supervisor that is dead
-    is named on standard error, with what its board last said. Exit code 1: no supervisor lives here.
+    is named on standard error, or that it has ended. Exit code 1: no supervisor lives here.
 
     \b
     --json is one array, an object for each supervisor, in this order; more keys may come:
@@ -56,8 +56,14 @@ def ps(given: tuple[str, ...], url: str, as_json: bool) -> int:
         table(COLUMNS, [row for tree in found if tree.alive is not False for row in _rows(tree)], empty="nothing runs")
     for tree in found:
         if tree.alive is False:
-            warn(f"supervisor {tree.supervisor} of {tree.app} is dead; its board last said so {moment(tree.reported)}")
+            how = "has ended" if _has_drained(tree) else "is dead"
+            warn(f"supervisor {tree.supervisor} of {tree.app} {how}; its board is of {moment(tree.reported)}")
     return 0 if any(tree.alive is not False for tree in found) and not problems else 1
+
+
+def _has_drained(tree: Tree) -> bool:
+    """Return whether the tree was told to end, and none of its processes had a job left at the end."""
+    return tree.deadline is not None and not any(one.runs for one in tree.processes)
 
 
 def _rows(tree: Tree) -> list[tuple[str, ...]]:

@@ -17,6 +17,7 @@ from framework.model.text.printable import escape
 from framework.service.codec import parse_lenient
 
 BOLD, DIM, RED = 1, 2, 31
+WIDTH = 11  # of a title: `fingerprint` and `worker_lost` fit
 FAILURE = (
     "attempt", "queue", "delivery", "started_at", "ended_at", "reason", "error_type", "message", "trace_id", "span_id",
     "traceback",
@@ -58,6 +59,8 @@ def details(view: JobView) -> dict[str, Any]:
         "failures": [_failure(failure) for failure in view.job.history],
         "extras": view.job.extras.other | view.job.extras.said(),
         "ignored": list(view.job.extras.ignored),
+        "due": None if view.job.not_before is None else moment(view.job.not_before),
+        "ttl": view.job.ttl,
     }
 
 
@@ -86,13 +89,17 @@ def lines(view: JobView) -> Iterator[str]:
         ("since", found["since"]),
         ("enqueued", found["enqueued_at"]),
         ("attempts", str(found["attempts"])),
-        *((("due", found["due"]),) if found.get("due") else ()),
-        *((name, str(value)) for name, value in found["extras"].items()),
+        *((("due", found["due"]),) if found["due"] else ()),
+        *((("ttl", span(found["ttl"])),) if found["ttl"] is not None else ()),
+        *((name, _words(value)) for name, value in found["extras"].items()),
         *((("ignored", ", ".join(found["ignored"])),) if found["ignored"] else ()),
         *((("unread", view.flaw),) if view.newer else ()),
     ):
-        yield f"{title:<9} {one_line(value)}"
-    yield f"payload   {found['payload_bytes']:,} bytes"
+        yield f"{title:<{WIDTH}} {one_line(value)}"
+    if found["headers"]:
+        yield "headers"
+        yield from (f"    {one_line(f'{name}: {text}')}" for name, text in found["headers"].items())
+    yield f"{'payload':<{WIDTH}} {found['payload_bytes']:,} bytes"
     yield from _indented(_pretty(found["payload"]))
     for failure in found["failures"]:
         yield ""
@@ -111,8 +118,8 @@ def _attempt(failure: dict[str, Any]) -> Iterator[str]:
     yield _styled(f"{title} on {one_line(failure['queue'])}  {failure['started_at']}{took}", BOLD)
     name, reason = one_line(failure["error_type"]), one_line(failure["reason"])
     error = f"{name}: " if name and name != reason else ""
-    yield f"  {reason:<9} {_styled(error + one_line(failure['message']), RED)}"
-    yield f"  trace     {one_line(failure['trace_id']) or 'not traced'}"
+    yield f"  {reason:<{WIDTH}} {_styled(error + one_line(failure['message']), RED)}"
+    yield f"  {'trace':<{WIDTH}} {one_line(failure['trace_id']) or 'not traced'}"
     yield from _indented(escape(failure["traceback"].rstrip("\n"), keep="\n"))
 
 
@@ -121,6 +128,11 @@ def _duration(failure: dict[str, Any]) -> float | None:
         return None
     ended, started = (datetime.fromisoformat(failure[name]) for name in ("ended_at", "started_at"))
     return max(0.0, (ended - started).total_seconds())
+
+
+def _words(value: Any) -> str:
+    """Return a stored value as people write it: `max_retries 1, jitter True`, and no Python."""
+    return ", ".join(f"{name} {one}" for name, one in value.items()) if isinstance(value, dict) else str(value)
 
 
 def _pretty(payload: Any) -> str:

@@ -110,7 +110,8 @@ class Watch:
         self._ask(place, overdue(running, int((now + ahead) * 1e9), slot.tick) is not None)
         self.hard_at = min(self.hard_at, *coming, float("inf"))
         if charged is not None:
-            self._kill(place, "timeout", TIMEOUT, f"{len(charged)} jobs past their hard timeout", charged)
+            jobs = "1 job" if len(charged) == 1 else f"{len(charged)} jobs"
+            self._kill(place, "timeout", TIMEOUT, f"{jobs} past the hard timeout", charged)
         elif place.kill_at is not None and now >= place.kill_at:
             self._end_late(place, slot)
         elif self._is_another_program(place, slot, now):

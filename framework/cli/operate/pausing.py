@@ -1,0 +1,68 @@
+"""The commands `worker pause` and `worker resume`."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from framework.admin.acts import Verb, actor, noted
+from framework.cli.operate.common import STORE_HELP, looking, queue_of, url_option
+from framework.cli.output import moment, warn
+from framework.cli.service import Look, Service, opened
+from framework.model.errors import WorkerError
+from framework.model.events import OperatorActed
+from framework.model.text.printable import escape
+
+
+@click.command(short_help="Stop a queue: its jobs wait until `worker resume`.", epilog=STORE_HELP)
+@click.argument("given", nargs=-1, metavar="[MODULE] QUEUE")
+@url_option
+def pause(given: tuple[str, ...], url: str) -> int:
+    """Stop a queue: its workers take no more jobs until `worker resume`, on all machines and after restarts.
+
+    Running workers notice it within about a second, and finish the jobs that they run. Jobs can be enqueued as ever.
+    A queue that is paused already stays so. WORKER_ACTOR, else the user of the system, is named in the log.
+    """
+    return _set(given, url, "pause")
+
+
+@click.command(short_help="End the pause of a queue.", epilog=STORE_HELP)
+@click.argument("given", nargs=-1, metavar="[MODULE] QUEUE")
+@url_option
+def resume(given: tuple[str, ...], url: str) -> int:
+    """End the pause of a queue: its workers go on at once."""
+    return _set(given, url, "resume")
+
+
+def _set(given: tuple[str, ...], url: str, verb: Verb) -> int:
+    with looking(given, url, "QUEUE") as (look, (wanted,)):
+        queue = queue_of(look, wanted)
+        if queue in look.refused:
+            raise look.refused[queue]
+        if verb == "pause" and look.store.notes:
+            raise WorkerError(f"{queue} is not paused: there is no store")
+        done = _change(look, queue, verb)
+        print(f"{verb}d {queue}" if done else f"{queue} is {'' if verb == 'pause' else 'not '}paused")
+        known = look.engine.paused(queue)
+        if verb == "pause" and not done and known is not None:
+            warn(f"{queue} was paused by {escape(known.by) or 'somebody'} at {moment(known.since)}")
+    return 0
+
+
+def _change(look: Look, queue: str, verb: Verb) -> bool:
+    """Pause or resume a queue, and note who did it: maintenance may not see a pause that ends soon."""
+    who = actor()
+    done = look.engine.pause(queue, who) if verb == "pause" else look.engine.resume(queue, who)
+    if done:
+        noted(look.store)(OperatorActed(verb, queue, 0, who, at=time.time()))
+    return bool(done)
+
+
+def pause_all(service: Service, queues: list[str]) -> None:
+    """Pause queues before their workers start, for `worker run --paused`. Raises EngineError."""
+    with opened(service, create=True) as look:
+        for queue in queues:
+            if queue in look.refused:
+                raise look.refused[queue]
+            _change(look, queue, "pause")
