@@ -100,6 +100,7 @@ execute_from_command_line([*sys.argv, "--settings=mysite.settings"])
 """
 LEAVING = """
 import sys
+import time
 from framework.contrib.django.tasks_api import signals
 
 try:
@@ -118,10 +119,15 @@ signals.task_finished.connect(tell)
 @task()
 def leave():
     sys.exit(3)
+
+
+@task()
+def hang():
+    time.sleep(60)
 """
 
 
-def test_a_task_that_exits_has_finished_and_manage_py_may_be_elsewhere(site: Cli) -> None:
+def test_a_task_that_exits_or_hangs_has_finished_and_manage_py_may_be_elsewhere(site: Cli) -> None:
     for name, text in (
         ("manage", MANAGE),
         ("mysite/__init__", ""),
@@ -129,10 +135,12 @@ def test_a_task_that_exits_has_finished_and_manage_py_may_be_elsewhere(site: Cli
         ("mysite/tasks", LEAVING),
     ):
         site.write(f"project/{name}.py", text)
-    site.environ |= {"WORKER_QUEUES__DEFAULT__RETRY__MAX_RETRIES": "0"}
+    site.environ |= {"WORKER_QUEUES__DEFAULT__RETRY__MAX_RETRIES": "0", "WORKER_QUEUES__DEFAULT__TIMEOUT": "0.5"}
     site.ok("enqueue", "framework.contrib.django.queues", "default", '{"path": "mysite.tasks.leave"}')
+    site.ok("enqueue", "framework.contrib.django.queues", "default", '{"path": "mysite.tasks.hang"}')
     out = python(site, str(site.home / "project" / "manage.py"), "worker", "--burst")
     assert "told: FAILED builtins.SystemExit" in out, out
+    assert "told: FAILED framework.JobInterrupted" in out, "at its soft timeout"
 
 
 IN_TRANSACTION = """

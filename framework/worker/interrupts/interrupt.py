@@ -208,7 +208,9 @@ def where(frame: FrameType | None) -> tuple[bool, bool]:
     frames = 0
     while frame is not None and frame.f_code is not _BORDER:
         frames += 1
-        module = str(frame.f_globals.get("__name__")).partition(".")[0]
+        module = str(frame.f_globals.get("__name__"))
+        # What `framework.contrib` calls stands between a handler and its code, as code of the service does.
+        module = "" if module.startswith("framework.contrib.") else module.partition(".")[0]
         name = frame.f_code.co_name
         if (module in _CLOSED and name != _DECORATED) or name in _CLOSED_FUNCTIONS:
             open_ = False
