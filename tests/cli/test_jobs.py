@@ -202,7 +202,7 @@ def test_ps_shows_what_runs_and_says_when_nothing_does(relay: Cli) -> None:
     relay.write("slow.py", SLOW)
     assert relay.run("ps").code == 1
     relay.ok("enqueue", "slow", "naps", "60", "--id", "nap-1")
-    with relay.running("run", "slow") as tree:
+    with relay.running("run", "slow", env={"WORKER_DRAIN": "1"}) as tree:
         assert tree.stdout is not None
         assert any("napping" in line for line in tree.stdout)
         deadline = time.monotonic() + 30

@@ -130,6 +130,7 @@ def test_successes_that_wait_for_each_other_outlive_their_worker(tree: Tree) -> 
 
 
 def test_nothing_that_has_ended_waits_behind_a_long_job(tree: Tree) -> None:
+    tree.environ["WORKER_DRAIN"] = "2"
     many(tree, 100, "hang")
     tree.wait_ledger("start the last")
     tree.wait(lambda: tree.stats("sync").in_flight == 1, "the others are settled, or back where they were")
