@@ -51,7 +51,7 @@ def test_a_job_that_failed_is_shown_with_its_traceback_and_trace(relay: Cli) -> 
     shown = relay.ok("dead", "show", "relay", job).out
     assert "OSError: no digest 7" in shown
     assert 'raise OSError(f"no digest {number}")' in shown
-    assert f"  trace     {line['trace_id']}" in shown
+    assert f"  trace       {line['trace_id']}" in shown
     assert len(line["trace_id"]) == 32
 
 

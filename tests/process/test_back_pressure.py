@@ -29,9 +29,9 @@ def test_a_producer_waits_until_workers_make_room_and_a_killed_one_leaves_nothin
     for name, value in FULL.items():
         tree.environ[name] = value
         monkeypatch.setenv(name, value)
-    tree.run_worker("pause", "tests.support.services.torture", "sync")
     for key in ("first", "second"):
         tree.enqueue(Torture.sync, Task(key=key))
+    tree.run_worker("pause", "tests.support.services.torture", "sync")
     with subprocess.Popen(
         [sys.executable, "-c", BLOCKED], cwd=HERE, env=tree.environ, stdout=subprocess.PIPE, text=True
     ) as killed:

@@ -38,7 +38,7 @@ TEMP_KEPT = 60  # seconds for which a temp file is kept; a living publisher need
 SHARES = 5  # one step takes at most 1/SHARES of a call's time
 TURN = 0.5  # seconds between two calls: how late a delayed job may be
 IDLE_TURN = 2.0  # seconds between two calls while many queues are idle: waking up is most of their cost
-READY_EVERY = 1.0  # seconds between two looks at ready/ and segments/ of an idle queue
+READY_EVERY = 4.0  # seconds between two looks at ready/ and segments/ of an idle queue
 # With many queues, a turn looks only at what may come to an idle queue at any moment, and rarely does all steps.
 IDLE_EVERY = 60.0  # seconds between two turns of all steps
 TEMPS_EVERY = 5.0  # seconds between two turns of all steps where a producer has files in tmp
@@ -94,8 +94,8 @@ class Maintain:
         """Return whether there is nothing to do now.
 
         An idle queue has no bucket of ready jobs and no delayed job that is due within the minute, and all its steps
-        had their turn recently. The check is cheap: it looks at the time of delayed/, and once a second at those of
-        ready/ and segments/.
+        had their turn recently. The check is cheap: it looks at the time of delayed/, and every four seconds at
+        those of ready/ and segments/.
         """
         now = time.monotonic()
         if now >= self._turn_at:
