@@ -22,6 +22,7 @@ from tests.support.services.hangs import ASYNC, HOGS, NAMED, SYNC, THREADS, Hang
 from tests.support.tree import Tree
 
 HANGS, SHARE = 1000, 0.99
+LEAST = 15.0  # seconds: it takes some until the first hang is killed
 AHEAD = 6  # jobs of a queue that wait
 PATIENCE = 30.0  # seconds without a killed attempt after which the run is over
 
@@ -100,7 +101,7 @@ class Run:
 def run(budget_seconds: float) -> Report:
     """For the registry."""
     report = Report("black_box", seed())
-    until = time.monotonic() + budget_seconds - 5.0
+    until = time.monotonic() + max(LEAST, budget_seconds - 5.0)
     with tempfile.TemporaryDirectory(prefix="black-box-") as place, Receiver() as receiver:
         tree = Tree(Path(place), keep=lambda event: event["event"] in ("process_killed", "process_ready"))
         tree.app = Hangs

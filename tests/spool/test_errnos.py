@@ -37,7 +37,7 @@ ERRNOS = (
 AFTER = (errno.EIO,)
 WAYS = (*((number, False) for number in ERRNOS), *((number, True) for number in AFTER))
 EVERY = os.environ.get("EVERY", "")
-MOST = 400  # calls of an operation
+MOST = 2000  # calls of an operation
 REPEATED = ("ack", "ack chosen", "retry", "retry now", "release", "release later", "bury", "bury to letters", "rest")
 
 
