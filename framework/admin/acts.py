@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, field, replace
 from types import TracebackType
 from typing import Any, Literal
 
-from framework.admin.actor import actor as actor
 from framework.admin.store import Store
 from framework.engine.port import JobView
 from framework.model.errors import EngineUnavailable, UsageError, WorkerError

@@ -9,12 +9,13 @@ from typing import Any
 import click
 
 from framework.admin.schedules import ScheduleView, local, views
-from framework.cli.output import Column, moment, print_json, span, table, warn
+from framework.cli.output import Column, moment, print_json, table, warn
 from framework.cli.service import MODULE_HELP, Service, load_service, opened, take
 from framework.engine.port import Engine
 from framework.model.options import QueueOptions
 from framework.model.retry import RetryPolicy
 from framework.model.schedules import Named, named
+from framework.model.text.spans import span
 from framework.service.options import resolve
 from framework.service.queues import Queue
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from framework.admin.store import is_missing, root_of
-from framework.cli.output import Column, counted, is_terminal, print_json, span, table
+from framework.cli.output import Column, counted, is_terminal, print_json, table
 from framework.cli.service import MODULE_HELP, Service, load_service, opened, refuse_memory, take
 from framework.engine.port import shown
 from framework.model.errors import EngineError
+from framework.model.text.spans import span
 from framework.telemetry.sdk import plugins
 
 if TYPE_CHECKING:

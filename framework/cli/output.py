@@ -52,18 +52,6 @@ def moment(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds") if seconds else ""
 
 
-def span(seconds: float) -> str:
-    """Return a duration for people, with at most two units: `0.4s`, `12s`, `3m5s`, `2h`, `3d4h`."""
-    if seconds < 10:
-        return f"{seconds:.2g}s"
-    whole = int(seconds)
-    for size, unit, smaller, name in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
-        if whole >= size:
-            rest = whole % size // smaller
-            return f"{whole // size}{unit}" + (f"{rest}{name}" if rest else "")
-    return f"{whole}s"
-
-
 def is_terminal(stream: TextIO | None) -> bool:
     """Return whether the stream is a terminal."""
     return stream is not None and not stream.closed and stream.isatty()

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 import click
 
-from framework.admin import acts
+from framework.admin.actor import actor
 from framework.admin.store import refuse_memory
 from framework.cli.operate.common import STORE_HELP, url_option
 from framework.cli.output import complain, hear_warnings
@@ -69,7 +69,7 @@ def web(module: str | None, url: str, bind: str, proxies: tuple[str, ...], user_
     serve.check(host, bool(token or proxies), bool(rules["hosts"]))
     config = Config(
         token=token, proxies=proxies, user_header=user_header,
-        local=acts.actor() if is_loopback(host) else "", hide=(*SECRET_NAMES, *hide), **rules,  # type: ignore[arg-type]
+        local=actor() if is_loopback(host) else "", hide=(*SECRET_NAMES, *hide), **rules,  # type: ignore[arg-type]
     )  # fmt: skip
     service = load_service(module) if module and not (url and os.environ.get("WORKER_MODULE") == module) else None
     settings = load_settings() if service is None else service.settings

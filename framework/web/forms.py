@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
+from framework.admin.filters import REASONS, age_of, field_of
 from framework.admin.jobs import STATES, Filter
 from framework.engine.port import State
 from framework.model.errors import UsageError
 
 MOST_FIELDS = 500
 BAD = "bad"  # stands for a uid where a form names a damaged file
-REASONS = ("error", "timeout", "worker_lost", "rejected", "expired", "invalid_payload")
 FILTERS = ("queue", "state", "reason", "error", "older", "younger", "field")
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 Given = Mapping[str, Sequence[str]]
 
 
@@ -74,27 +72,16 @@ def filter_of(given: Given, *, letters: bool = False, hidden: Iterable[str] = ()
     states: Sequence[State] = [found for found in STATES if found == state] or STATES
     home = queue if letters else ""
     queues = [queue] if queue and not letters else []
-    ages = _age(one(given, "older")), _age(one(given, "younger"))
+    ages = age_of(one(given, "older")), age_of(one(given, "younger"))
     fields = dict(_field(text, hidden) for text in given.get("field", ()) if text)
     return Filter(queues, states, home, letters, reason, one(given, "error"), *ages, fields)
 
 
 def _field(text: str, hidden: Iterable[str]) -> tuple[str, str]:
-    path, equals, value = text.partition("=")
-    if not equals or not path:
-        raise UsageError(f"field {text[:60]!r}: write it as PATH=TEXT, for instance address.city=Berlin")
+    path, value = field_of(text, "field")
     if is_hidden(path.split("."), hidden):
         raise UsageError(f"field {path[:60]!r} is hidden here, so it cannot be searched")
     return path, value
-
-
-def _age(text: str) -> float | None:
-    if not text:
-        return None
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([smhd]?)", text, re.ASCII)
-    if found is None:
-        raise UsageError(f"{text[:60]!r} is no age: write it as 90, 30m, 2h or 7d")
-    return float(found[1]) * _UNITS[found[2] or "s"]
 
 
 def is_hidden(path: Sequence[str], hidden: Iterable[str]) -> bool:

@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse, Response
 
 from framework.admin.jobs import last_failure
 from framework.engine.port import JobView
+from framework.model.text import spans
 from framework.model.text.printable import escape
 from framework.web import forms
 from framework.web.config import Config
@@ -82,16 +83,7 @@ def known(value: float | None) -> Any:
 
 def span(seconds: float | None) -> str | None:
     """Return a duration with at most two units: `0.4 s`, `3 min 5 s`, `2 h`, `3 d 4 h`."""
-    if seconds is None:
-        return None
-    if seconds < 10:
-        return f"{seconds:.2g} s"
-    whole = int(seconds)
-    for unit, name, smaller, less in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if whole >= unit:
-            rest = whole % unit // smaller
-            return f"{whole // unit} {name}" + (f" {rest} {less}" if rest else "")
-    return f"{whole} s"
+    return None if seconds is None else spans.span(seconds, ("d", "h", "min", "s"), " ")
 
 
 def moment(seconds: float | None) -> Any:

@@ -17,10 +17,9 @@ from framework.cli.operate.common import (
     list_options,
     looking,
     looking_for_some,
+    on_store,
     print_list,
     queue_of,
-    queue_option,
-    url_option,
     yes_option,
 )
 from framework.cli.output import Column, confirm, counted, moment, one_line, print_json
@@ -53,9 +52,7 @@ def bad(ctx: click.Context) -> int:
 
 
 @bad.command("list", epilog=STORE_HELP)
-@click.argument("given", nargs=-1, metavar="[MODULE]")
-@url_option
-@queue_option
+@on_store("[MODULE]")
 @list_options
 def list_(given: tuple[str, ...], url: str, queue: str, limit: int | None, after: str, as_json: bool) -> int:
     """List bad files, by queue and name.
@@ -77,9 +74,7 @@ def list_(given: tuple[str, ...], url: str, queue: str, limit: int | None, after
 
 
 @bad.command(epilog=STORE_HELP)
-@click.argument("given", nargs=-1, metavar="[MODULE] FILE")
-@url_option
-@queue_option
+@on_store("[MODULE] FILE")
 @json_option
 def show(given: tuple[str, ...], url: str, queue: str, as_json: bool) -> int:
     """Show where a bad file is, what is wrong with it, and how it begins.
@@ -104,9 +99,7 @@ def show(given: tuple[str, ...], url: str, queue: str, as_json: bool) -> int:
 
 
 @bad.command(epilog=STORE_HELP)
-@click.argument("given", nargs=-1, metavar="[MODULE] [FILE]...")
-@url_option
-@queue_option
+@on_store("[MODULE] [FILE]...")
 @all_option
 def restore(given: tuple[str, ...], url: str, queue: str, everything: bool) -> int:
     """Put repaired files back among the jobs of their queue.
@@ -120,9 +113,7 @@ def restore(given: tuple[str, ...], url: str, queue: str, everything: bool) -> i
 
 
 @bad.command(epilog=STORE_HELP)
-@click.argument("given", nargs=-1, metavar="[MODULE] [FILE]...")
-@url_option
-@queue_option
+@on_store("[MODULE] [FILE]...")
 @all_option
 @yes_option
 def discard(given: tuple[str, ...], url: str, queue: str, everything: bool, yes: bool) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,8 @@ from typing import Any, TypeVar
 import click
 
 from framework.admin import acts
+from framework.admin.actor import actor
+from framework.admin.filters import REASONS, age_of, field_of
 from framework.admin.jobs import STATES, Filter
 from framework.cli.output import Column, counted, is_terminal, print_json_array, table, warn
 from framework.cli.service import Look, is_module, load_service, opened_at
@@ -25,8 +26,6 @@ STORE_HELP = (
     "WORKER_ENGINE_URL names a store, it may be left out as well: then the queues are those that lie there."
 )
 SHORT = 100  # rows on a terminal without --limit
-REASONS = ("error", "timeout", "worker_lost", "rejected", "expired", "invalid_payload")
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 url_option = click.option("--url", metavar="URL", default="", help="The store, instead of WORKER_ENGINE_URL.")
 queue_option = click.option(
@@ -38,6 +37,17 @@ queue_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, see above.")
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+def on_store(metavar: str) -> Callable[[F], F]:
+    """Return a decorator that adds the arguments, named by `metavar`, and the options --url and --queue."""
+
+    def add(command: F) -> F:
+        for option in (queue_option, url_option, click.argument("given", nargs=-1, metavar=metavar)):
+            command = option(command)
+        return command
+
+    return add
 
 
 def list_options(command: F) -> F:
@@ -76,22 +86,9 @@ def filter_of(
     fields: Sequence[str],
 ) -> Filter:
     """Return the filter that these options say. Raises UsageError."""
-    pairs = {}
-    for text in fields:
-        path, equals, value = text.partition("=")
-        if not equals or not path:
-            raise UsageError(f"--field {text[:60]!r}: write it as PATH=TEXT, for instance address.city=Berlin")
-        pairs[path] = value
-    return Filter((), states, home, letters, reason or "", error, _age("older", older), _age("younger", younger), pairs)
-
-
-def _age(option: str, text: str) -> float | None:
-    if not text:
-        return None
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([smhd]?)", text, re.ASCII)
-    if found is None:
-        raise UsageError(f"--{option} {text[:60]!r} is no age: write it as 90, 30m, 2h or 7d")
-    return float(found[1]) * _UNITS[found[2] or "s"]
+    pairs = dict(field_of(text, "--field") for text in fields)
+    ages = age_of(older, "--older"), age_of(younger, "--younger")
+    return Filter((), states, home, letters, reason or "", error, *ages, pairs)
 
 
 # --- the store --------------------------------------------------------------------------------------------------------
@@ -227,7 +224,7 @@ def warning(verb: Callable[[JobView], str]) -> Callable[[JobView], str]:
 
 def acting(look: Look) -> acts.Acts:
     """Return the acts of whoever calls this command."""
-    return acts.Acts(look.store, acts.actor(), acts.noted(look.store))
+    return acts.Acts(look.store, actor(), acts.noted(look.store))
 
 
 def _queues(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:

@@ -23,10 +23,9 @@ from framework.cli.operate.common import (
     list_options,
     looking,
     looking_for_some,
+    on_store,
     print_list,
     queue_of,
-    queue_option,
-    url_option,
     warning,
     yes_option,
 )
@@ -62,9 +61,7 @@ def dead(ctx: click.Context) -> int:
 
 
 @dead.command("list", epilog=STORE_HELP)
-@click.argument("given", nargs=-1, metavar="[MODULE]")
-@url_option
-@queue_option
+@on_store("[MODULE]")
 @filter_options
 @list_options
 def list_(
@@ -97,9 +94,7 @@ def list_(
 
 
 @dead.command(epilog=STORE_HELP)
-@click.argument("given", nargs=-1, metavar="[MODULE] ID")
-@url_option
-@queue_option
+@on_store("[MODULE] ID")
 @json_option
 def show(given: tuple[str, ...], url: str, queue: str, as_json: bool) -> int:
     """Show a dead letter: its payload, and each attempt with its error, traceback and trace id.
@@ -123,9 +118,7 @@ def show(given: tuple[str, ...], url: str, queue: str, as_json: bool) -> int:
 
 
 @dead.command(epilog=STORE_HELP)
-@click.argument("given", nargs=-1, metavar="[MODULE]")
-@url_option
-@queue_option
+@on_store("[MODULE]")
 @filter_options
 @json_option
 def groups(given: tuple[str, ...], url: str, queue: str, as_json: bool, **filters: Any) -> int:
@@ -163,9 +156,7 @@ def _group(group: model.Group) -> dict[str, Any]:
 
 
 @dead.command(epilog=STORE_HELP)
-@click.argument("given", nargs=-1, metavar="[MODULE] [ID]...")
-@url_option
-@queue_option
+@on_store("[MODULE] [ID]...")
 @filter_options
 @all_option
 @click.option("--rate", metavar="RATE", default="", help="At most so many, as 5/s, 300/m or 1000/h.")
@@ -182,9 +173,7 @@ def replay(
 
 
 @dead.command(epilog=STORE_HELP)
-@click.argument("given", nargs=-1, metavar="[MODULE] [ID]...")
-@url_option
-@queue_option
+@on_store("[MODULE] [ID]...")
 @filter_options
 @all_option
 @yes_option

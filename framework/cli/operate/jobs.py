@@ -23,10 +23,9 @@ from framework.cli.operate.common import (
     list_options,
     looking,
     looking_for_some,
+    on_store,
     print_list,
     queue_of,
-    queue_option,
-    url_option,
     warning,
     yes_option,
 )
@@ -57,9 +56,7 @@ def jobs(ctx: click.Context) -> int:
 
 
 @jobs.command("list", epilog=STORE_HELP)
-@click.argument("given", nargs=-1, metavar="[MODULE]")
-@url_option
-@queue_option
+@on_store("[MODULE]")
 @click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="Only these; may be repeated.")
 @filter_options
 @list_options
@@ -96,9 +93,7 @@ def list_(
 
 
 @jobs.command(epilog=STORE_HELP)
-@click.argument("given", nargs=-1, metavar="[MODULE] ID")
-@url_option
-@queue_option
+@on_store("[MODULE] ID")
 @json_option
 def show(given: tuple[str, ...], url: str, queue: str, as_json: bool) -> int:
     """Show a job: where it is, its payload and headers, and each failed attempt.
@@ -113,9 +108,7 @@ def show(given: tuple[str, ...], url: str, queue: str, as_json: bool) -> int:
 
 
 @jobs.command(epilog=STORE_HELP)
-@click.argument("given", nargs=-1, metavar="[MODULE] ID...")
-@url_option
-@queue_option
+@on_store("[MODULE] ID...")
 def retry(given: tuple[str, ...], url: str, queue: str) -> int:
     """Return dead letters to the end of their home queue, as `worker dead replay`.
 
@@ -125,9 +118,7 @@ def retry(given: tuple[str, ...], url: str, queue: str) -> int:
 
 
 @jobs.command(epilog=STORE_HELP)
-@click.argument("given", nargs=-1, metavar="[MODULE] ID...")
-@url_option
-@queue_option
+@on_store("[MODULE] ID...")
 @yes_option
 def discard(given: tuple[str, ...], url: str, queue: str, yes: bool) -> int:
     """Delete jobs that no worker has claimed, for ever.
@@ -138,9 +129,7 @@ def discard(given: tuple[str, ...], url: str, queue: str, yes: bool) -> int:
 
 
 @jobs.command(epilog=STORE_HELP)
-@click.argument("given", nargs=-1, metavar="[MODULE] ID JSON|-")
-@url_option
-@queue_option
+@on_store("[MODULE] ID JSON|-")
 @click.option("--keep", is_flag=True, help="Leave the job where it is.")
 def edit(given: tuple[str, ...], url: str, queue: str, keep: bool) -> int:
     """Queue a copy of a job with another payload, then delete the job; print the id of the copy.

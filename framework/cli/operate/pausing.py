@@ -6,7 +6,8 @@ import time
 
 import click
 
-from framework.admin.acts import Verb, actor, noted
+from framework.admin.actor import actor
+from framework.admin.acts import Verb, noted
 from framework.cli.operate.common import STORE_HELP, looking, queue_of, url_option
 from framework.cli.output import moment, warn
 from framework.cli.service import Look, Service, opened

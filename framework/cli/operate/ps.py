@@ -11,8 +11,9 @@ import click
 from framework.admin.processes import Process, Run, Tree, trees
 from framework.admin.store import root_of
 from framework.cli.operate.common import STORE_HELP, json_option, module_of, url_option
-from framework.cli.output import Column, moment, print_json, span, table, warn
+from framework.cli.output import Column, moment, print_json, table, warn
 from framework.cli.service import load_service
+from framework.model.text.spans import span
 from framework.service.settings import load_settings
 
 COLUMNS = (

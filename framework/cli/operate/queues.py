@@ -10,8 +10,9 @@ import click
 
 from framework.admin.queues import QueueView, last_seen, views
 from framework.cli.operate.common import STORE_HELP, json_option, looking, url_option
-from framework.cli.output import Column, moment, print_json, span, table, warn
+from framework.cli.output import Column, moment, print_json, table, warn
 from framework.engine.port import QueueStats
+from framework.model.text.spans import span
 
 UNKNOWN = "-"
 LATE = 180.0  # seconds without a report, after which it is said: an idle queue has its turn about once a minute

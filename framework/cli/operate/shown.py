@@ -10,10 +10,11 @@ from datetime import datetime
 from typing import Any
 
 from framework.admin.jobs import last_failure
-from framework.cli.output import is_terminal, moment, one_line, print_json, span, styled
+from framework.cli.output import is_terminal, moment, one_line, print_json, styled
 from framework.engine.port import JobView
 from framework.model.job import Failure
 from framework.model.text.printable import escape
+from framework.model.text.spans import span
 from framework.service.codec import parse_lenient
 
 BOLD, DIM, RED = 1, 2, 31
