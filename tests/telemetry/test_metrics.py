@@ -169,7 +169,8 @@ def test_an_exemplar_leads_from_a_bucket_to_the_attempts_trace(receiver, station
     station.bus.emit(lost(lease, record))
     station.close()
     for name in ("messaging.process.duration", "worker.job.queue_wait.duration"):
-        seen = {exemplar for point in receiver.latest(name) for exemplar in point.exemplars}
+        # In any export: each tells an exemplar once, and one may come before the end.
+        seen = {exemplar for point in receiver.metrics(name) for exemplar in point.exemplars}
         assert (attempt.identity.trace_id, attempt.identity.span_id) in seen
         assert (record.trace_id, record.span_id) in seen
 
