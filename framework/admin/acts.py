@@ -79,7 +79,7 @@ class Acts:
         """Return a dead letter to the end of its home queue. Return why it stays; empty: it is done."""
         if view.state == "in_flight":
             return "is being handled right now: try again"
-        if not view.is_letter and not view.newer:
+        if not view.is_dead_letter and not view.newer:
             return f"is {view.state}, no dead letter: it runs by itself"
         return self._done("replay", view, _newer(view) or self._or_gone(self._store.engine.replay, view))
 

@@ -38,7 +38,7 @@ class Group:
 
 def each(store: Store, wanted: Filter) -> Iterator[JobView]:
     """Yield the dead letters that pass, oldest first within each queue and state."""
-    return jobs.each(store, replace(wanted, letters=True))
+    return jobs.each(store, replace(wanted, dead_letters=True))
 
 
 def chosen(store: Store, ids: Iterable[str], home: str = "") -> list[JobView]:
@@ -52,7 +52,7 @@ def chosen(store: Store, ids: Iterable[str], home: str = "") -> list[JobView]:
     found: list[JobView] = []
     missing: list[str] = []
     for job_id in dict.fromkeys(ids):
-        here = [view for view in jobs.find(store, job_id, home) if view.is_letter]
+        here = [view for view in jobs.find(store, job_id, home) if view.is_dead_letter]
         if len({view.job.uid for view in here}) > 1:
             queues = " and of ".join(dict.fromkeys(view.job.queue for view in here))
             raise UsageError(f"{job_id} is a dead letter of {queues}: choose with --queue")
@@ -86,7 +86,7 @@ def groups(store: Store, wanted: Filter, most: int | None = None) -> Sequence[Gr
         most: jobs that are looked at, filtered ones included; None: all.
     """
     found: dict[tuple[str, str, str], Group] = {}
-    listed = islice(jobs.browse(store, replace(wanted, letters=True)), most)
+    listed = islice(jobs.browse(store, replace(wanted, dead_letters=True)), most)
     for view in (view for _, view in listed if view is not None):
         failure = jobs.last_failure(view)
         key = (view.job.queue, failure.reason if failure else "", failure.error_type if failure else "")

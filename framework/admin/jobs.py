@@ -26,7 +26,7 @@ class Filter:
         queues: names of the queues where they lie; empty: all of the store.
         states: in the order in which they are listed.
         home: name of their home queue, or of the dead-letter queue where they lie.
-        letters: only dead letters.
+        dead_letters: only dead letters.
         reason: why the last attempt failed, as `timeout`.
         error: a part of that error's type or message, in any case.
         older, younger: seconds since they came into their state.
@@ -36,7 +36,7 @@ class Filter:
     queues: Sequence[str] = ()
     states: Sequence[State] = STATES
     home: str = ""
-    letters: bool = False
+    dead_letters: bool = False
     reason: str = ""
     error: str = ""
     older: float | None = None
@@ -45,7 +45,7 @@ class Filter:
 
     def passes(self, view: JobView, now: float) -> bool:
         """Return whether a job is to be shown at this time (seconds since the epoch)."""
-        if self.letters and not (view.is_letter or view.newer):
+        if self.dead_letters and not (view.is_dead_letter or view.newer):
             return False
         if self.home and self.home not in (view.job.queue, view.queue):
             return False
@@ -82,7 +82,7 @@ def last_failure(view: JobView) -> Failure | None:
     it. For any other job it is the last one; None: it has not failed.
     """
     history = view.job.history
-    if view.is_letter:
+    if view.is_dead_letter:
         return next((one for one in reversed(history) if one.queue in ("", view.job.queue)), None)
     return history[-1] if history else None
 
@@ -103,8 +103,8 @@ def browse(store: Store, wanted: Filter, after: str = "") -> Iterator[tuple[str,
         places = places[begin:]
     now = time.time()
     for queue, state in places:
-        letters = store.holds_dead_letters(queue)
-        if wanted.letters and not letters and state != "dead":
+        dead_letters = store.holds_dead_letters(queue)
+        if wanted.dead_letters and not dead_letters and state != "dead":
             continue
         for view in store.each(store.engine.browse(queue, state, after=cursor)):
             yield f"{queue}:{state}:{view.cursor}", view if wanted.passes(view, now) else None

@@ -63,8 +63,8 @@ def view(store: Store, name: str, *, newer: bool = True) -> QueueView:
     handler = None if declared is None else declared.handlers.get(name, "")
     options = declared.options[name] if declared is not None and own else None
     if refused is not None:
-        letters = options is not None and options.is_dead_letter
-        return QueueView(name, QueueStats(), own, handler, letters, options, None, error=str(refused))
+        dead_letters = options is not None and options.is_dead_letter
+        return QueueView(name, QueueStats(), own, handler, dead_letters, options, None, error=str(refused))
     return QueueView(
         name,
         store.stats(name),

@@ -141,7 +141,7 @@ class Store:
             return True
         first = (next(self.each(self.engine.browse(queue, state)), None) for state in WAITING)
         view = next((view for view in first if view is not None), None)
-        if view is None or not view.is_letter or not view.job.history:  # a directory was renamed by hand
+        if view is None or not view.is_dead_letter or not view.job.history:  # a directory was renamed by hand
             return False
         self._roles.add(queue)
         return self._open(QueueOptions(queue, is_dead_letter=True, handled=False))

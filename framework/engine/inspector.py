@@ -40,7 +40,7 @@ class JobView:
     cursor: str = ""
 
     @property
-    def is_letter(self) -> bool:
+    def is_dead_letter(self) -> bool:
         """Return whether it is a dead letter: in state `dead`, or on a queue that is not its home.
 
         An archived dead letter is both.

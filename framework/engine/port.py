@@ -30,7 +30,7 @@ __all__ = [
 MOST_UNCHARGED = 50
 STARVING_TURN = 4  # of so many jobs that are claimed, one is the first of a priority that starves, if there is one
 MOST_UNCHARGED_ELSEWHERE = 5  # the same for a job whose owner's machine is gone, with the records of its runs
-Verb = Literal["ack", "retry", "bury", "rest", "release"]
+Verb = Literal["ack", "retry", "dead_letter", "archive", "release"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +184,7 @@ class Engine(Protocol):
         DEAD_LETTERED: the job goes to the dead-letter queue of its queue, else to the queue's own dead, with attempt 0;
             the failure joins the history. A dead letter whose handler failed for good goes to the dead-letter queue's
             own dead. A dead letter is eligible from that moment, and a dead-letter queue's ttl counts from it.
-        RESTED: the handled dead letter is archived: listed in its queue's dead until replay, discard or the queue's
+        ARCHIVED: the handled dead letter is archived: listed in its queue's dead until replay, discard or the queue's
             ttl. Dead letters that no service has handled are never deleted by age.
         RELEASED: as `release`.
 
@@ -288,7 +288,7 @@ VERBS: dict[Kind, Verb] = {
     Kind.SUCCEEDED: "ack",
     Kind.DISCARDED: "ack",
     Kind.RELEASED: "release",
-    Kind.RESTED: "rest",
+    Kind.ARCHIVED: "archive",
     Kind.RETRIED: "retry",
-    Kind.DEAD_LETTERED: "bury",
+    Kind.DEAD_LETTERED: "dead_letter",
 }

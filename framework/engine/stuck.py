@@ -38,12 +38,14 @@ class StuckJobs:
             return
         self._look_at = now + EVERY
         found = checked(self._engine, "stuck", self._engine.stuck(), Mapping)
-        new = [place for place in found if place not in self._since]
+        new = [location for location in found if location not in self._since]
         self._since.update(dict.fromkeys(new, now))
-        for place in new[:MOST_SAID]:
-            self._emit(EngineFailed("move", f"{place}: {found[place]}: tried again, later and later", EVERY))
+        for location in new[:MOST_SAID]:
+            self._emit(EngineFailed("move", f"{location}: {found[location]}: tried again, later and later", EVERY))
         if len(new) > MOST_SAID:
             self._emit(EngineFailed("move", f"{len(new) - MOST_SAID} more jobs: tried again, later and later", EVERY))
-        over = [self._since.pop(place) for place in [place for place in self._since if place not in found]]
+        over = [
+            self._since.pop(location) for location in [location for location in self._since if location not in found]
+        ]
         if over:
             self._emit(EngineRecovered("move", now - min(over)))

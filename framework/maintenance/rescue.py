@@ -72,7 +72,7 @@ class Accounts:
         entry = None if ledger is None else ledger.entry(lease)
         about = b"" if ledger is None else ledger.about
         if entry is not None:
-            known = (entry.run, entry.outcome, entry.ended_at, entry.resolved, entry.told)
+            known = (entry.run, entry.outcome, entry.ended_at, entry.resolved, entry.sent)
             return Account(lease, owner, *known, about=about)
         if run is not None:  # on another machine, or in a worker of the version before, which told telemetry first
             outcome = rescued.reported
@@ -91,7 +91,7 @@ class Accounts:
 
     def sent(self, account: Account) -> None:
         """Record that telemetry has the attempt."""
-        self._record(account, lambda ledger: ledger.told(account.lease))
+        self._record(account, lambda ledger: ledger.sent(account.lease))
 
     def settled(self, account: Account) -> None:
         """Record that the engine has the settlement; remove the owner's ledger after its last lease."""

@@ -68,7 +68,7 @@ class JobCost(Event):
 @frozen
 class JobsSettled(Event):
     queue: str
-    verb: Literal["ack", "retry", "bury", "rest", "release"]
+    verb: Literal["ack", "retry", "dead_letter", "archive", "release"]
     count: int
     duration: float
 

@@ -132,7 +132,7 @@ class Lease:
     previous: RunRecord | None = None
 
     @property
-    def is_letter(self) -> bool:
+    def is_dead_letter(self) -> bool:
         """Return whether the job is a dead letter: it was claimed from a queue that is not its home queue."""
         return self.queue != self.job.queue
 

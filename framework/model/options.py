@@ -191,7 +191,7 @@ def of_job(options: QueueOptions, lease: Lease) -> QueueOptions:
     A dead letter runs under the options of the queue that handles it.
     """
     extras = lease.job.extras
-    if (extras.timeout is None and extras.retry is None) or lease.is_letter:
+    if (extras.timeout is None and extras.retry is None) or lease.is_dead_letter:
         return options
     return replace(
         options,

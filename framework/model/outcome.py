@@ -85,7 +85,7 @@ class Kind(StrEnum):
     DEAD_LETTERED = "dead_lettered"
     RELEASED = "released"
     DISCARDED = "discarded"
-    RESTED = "rested"
+    ARCHIVED = "archived"
     LEASE_LOST = "lease_lost"  # another worker has the job: this one neither settles nor charges it
 
 
@@ -116,7 +116,7 @@ class Settlement:
 
 _WORDS = (RetryLater, Snooze, Reject, Discard)
 
-SUCCEEDED, RESTED = Outcome(Kind.SUCCEEDED), Outcome(Kind.RESTED)
+SUCCEEDED, ARCHIVED = Outcome(Kind.SUCCEEDED), Outcome(Kind.ARCHIVED)
 
 
 def fail(failure: Failure, policy: RetryPolicy, *, delay: float | None = None, final: bool = False) -> Outcome:

@@ -98,7 +98,7 @@ class Harness(Generic[A]):
         both: list[Queue[Any]] = [queue, queue.dead_letter] if queue.dead_letter is not None else [queue]
         self._engine.open([self._options(one) for one in both])
         views = [view for one in both for view in self._browse(one.name, "dead", "delayed", "ready")]
-        return [_letter(view) for view in views if view.is_letter and queue.name in (view.queue, view.job.queue)]
+        return [_letter(view) for view in views if view.is_dead_letter and queue.name in (view.queue, view.job.queue)]
 
     def drain(self, *queues: Queue[Any], raise_errors: bool = True) -> int:
         """Run jobs one after the other until none is left, over every delay and backoff, without sleeping.

@@ -72,7 +72,7 @@ class Acting:
         if verb is None:
             raise UsageError("only replay and discard can be done to all")
         rate = forms.one(form, "rate")
-        wanted = forms.filter_of(form, letters=True, hidden=self._config.hide)
+        wanted = forms.filter_of(form, dead_letters=True, hidden=self._config.hide)
         said = ", ".join(f"{name} {value}" for name, value in forms.kept(form)) or "all dead letters"
         task = self._tasks.start(verb, wanted, said, who, rate_of(rate) if rate else None)
         return Answer(f"act {task.number} was started: {verb} {said}", task=task)

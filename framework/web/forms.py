@@ -58,7 +58,7 @@ def kept(given: Given) -> list[tuple[str, str]]:
     return [(name, value) for name in FILTERS for value in given.get(name, ()) if value]
 
 
-def filter_of(given: Given, *, letters: bool = False, hidden: Iterable[str] = ()) -> Filter:
+def filter_of(given: Given, *, dead_letters: bool = False, hidden: Iterable[str] = ()) -> Filter:
     """Return the filter that a query or form says. Raises UsageError.
 
     Args:
@@ -70,11 +70,11 @@ def filter_of(given: Given, *, letters: bool = False, hidden: Iterable[str] = ()
     if reason and reason not in REASONS:
         raise UsageError(f"{reason[:40]!r} is none of the reasons {', '.join(REASONS)}")
     states: Sequence[State] = [found for found in STATES if found == state] or STATES
-    home = queue if letters else ""
-    queues = [queue] if queue and not letters else []
+    home = queue if dead_letters else ""
+    queues = [queue] if queue and not dead_letters else []
     ages = age_of(one(given, "older")), age_of(one(given, "younger"))
     fields = dict(_field(text, hidden) for text in given.get("field", ()) if text)
-    return Filter(queues, states, home, letters, reason, one(given, "error"), *ages, fields)
+    return Filter(queues, states, home, dead_letters, reason, one(given, "error"), *ages, fields)
 
 
 def _field(text: str, hidden: Iterable[str]) -> tuple[str, str]:

@@ -74,10 +74,10 @@ class Pages:
         return self._said(store, values, problems) | {"silence": silence([view], trees)}
 
     def jobs(self, store: Store, given: Given) -> Values:
-        letters = bool(forms.one(given, "letters"))
-        wanted = forms.filter_of(given, letters=letters, hidden=self._config.hide)
+        dead_letters = bool(forms.one(given, "letters"))
+        wanted = forms.filter_of(given, dead_letters=dead_letters, hidden=self._config.hide)
         page = jobs.page(store, wanted, after=forms.one(given, "after"), limit=PAGE)
-        values = {"page": page, "given": given, "letters": letters, "names": store.names(), "one_id": ""}
+        values = {"page": page, "given": given, "letters": dead_letters, "names": store.names(), "one_id": ""}
         return self._said(store, values)
 
     def job(self, store: Store, given: Given) -> Values:
@@ -112,7 +112,7 @@ class Pages:
         return self._said(store, {"rows": sorted(rows, key=lambda row: row[2].since), "claimed": claimed}, problems)
 
     def dead(self, store: Store, given: Given) -> Values:
-        wanted = forms.filter_of(given, letters=True, hidden=self._config.hide)
+        wanted = forms.filter_of(given, dead_letters=True, hidden=self._config.hide)
         everything = bool(forms.one(given, "all"))
         found = dead.groups(store, wanted, most=None if everything else GROUPED)
         most = max((one.count for one in found), default=1)

@@ -18,7 +18,7 @@ from framework.worker import tasks
 from framework.worker.base import Worker
 from framework.worker.core import WorkerCore
 from framework.worker.gate.thread_gate import ThreadGate
-from framework.worker.interrupts.awaited import awaited, frames_of_traceback, noted, place_of
+from framework.worker.interrupts.awaited import awaited, frames_of_traceback, location_of, noted
 from framework.worker.interrupts.blocking import LoopWatch, Tracked, last_row
 from framework.worker.interrupts.interrupt import LOOK_AGAIN, PATIENCE, LateAlarm
 from framework.worker.tasks import Run
@@ -164,8 +164,8 @@ class AsyncWorker(Worker):
                 raise
             if run.task is not None:
                 run.task.uncancel()
-            place = place_of(frames_of_traceback(error.__traceback__))
-            raise (JobInterrupted(run.why, place) if run.why else Disturbed()) from None
+            location = location_of(frames_of_traceback(error.__traceback__))
+            raise (JobInterrupted(run.why, location) if run.why else Disturbed()) from None
         except Exception as error:
             if run.why == "lease_lost":
                 raise JobInterrupted(run.why) from error  # the lost lease is the cause of the failure

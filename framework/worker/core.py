@@ -211,7 +211,7 @@ class WorkerCore:
     def has_run(self, attempt: Attempt, row: int) -> None:
         """Record that telemetry has the outcome, and that the job has no deadline any more. Safe in any thread, any
         number of times."""
-        self.ledger.told(attempt.lease)
+        self.ledger.sent(attempt.lease)
         self.rows[row].ended()
 
     def finish(self, attempt: Attempt, row: int, *, soon: bool = False) -> None:
@@ -223,7 +223,7 @@ class WorkerCore:
         outcome = attempt.outcome
         assert outcome is not None
         if soon:
-            self.ledger.told(attempt.lease)
+            self.ledger.sent(attempt.lease)
             self.gate.settle_soon(attempt.lease, outcome, row)
         else:
             self.has_run(attempt, row)

@@ -15,7 +15,7 @@ from framework.worker.core import WorkerCore
 from framework.worker.gate.claims import WORTH, Claims
 from framework.worker.gate.gate import WAIT
 from framework.worker.gate.unsettled import FIRST_RETRY
-from framework.worker.interrupts.awaited import handlers_frames, noted, place_of
+from framework.worker.interrupts.awaited import handlers_frames, location_of, noted
 from framework.worker.interrupts.interrupt import PATIENCE, Interrupts
 
 
@@ -32,7 +32,7 @@ class SyncWorker(Worker):
             still_ns=core.board.still_ns,
         )
         core.gate.on_lost = self._interrupts.lose
-        self._interrupts.place_of = self._note
+        self._interrupts.location_of = self._note
         self._claims = Claims(self._give_back, claim_seconds=lambda: core.gate.claim_seconds)
         self._limited: QueueOptions | None = None  # the options whose timeout is set for interruptions
         self._look_at = 0.0
@@ -121,7 +121,7 @@ class SyncWorker(Worker):
         lease, notes, frames = self._interrupts.lease, self._core.notes, handlers_frames(frame)
         if lease is not None and notes is not None:
             notes.frames(0, lease.job.id, lease.delivery, noted(frames))
-        return place_of(frames)
+        return location_of(frames)
 
     def _give_back(self, leases: Sequence[Lease]) -> None:
         """Release the waiting claims and settle finished successes. The helper thread calls this while a long job

@@ -82,7 +82,7 @@ class Tally:
         self._ended(job_id, queue, outcome, entry)
 
     def _ended(self, job_id: str, queue: str, outcome: str, entry: dict[str, Any]) -> None:
-        if outcome == "rested":
+        if outcome == "archived":
             self.counts["handled"] += 1
             self._settle(f"{job_id} letter")
             return

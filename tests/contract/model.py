@@ -38,7 +38,7 @@ class Known:
     lease: Lease | None = None
 
     @property
-    def is_letter(self) -> bool:
+    def is_dead_letter(self) -> bool:
         return self.queue != self.job.queue
 
     def surely_due(self, now: float) -> bool:

@@ -123,11 +123,11 @@ def test_a_dead_letter_and_a_replayed_one_are_found_by_their_id(engine: Engine, 
     bury_one(broker)
     rest(broker, take_one(broker, "letters"))
     (view,) = viewer.get(["jobs", "letters"], wanted)
-    assert (view.queue, view.state, view.is_letter) == ("letters", "dead", True)
+    assert (view.queue, view.state, view.is_dead_letter) == ("letters", "dead", True)
     assert [failure.attempt for failure in view.job.history] == [1, 2]
     assert viewer.replay(view)
     (view,) = viewer.get(["letters", "jobs"], wanted)
-    assert (view.queue, view.state, view.attempt, view.is_letter) == ("jobs", "ready", 0, False)
+    assert (view.queue, view.state, view.attempt, view.is_dead_letter) == ("jobs", "ready", 0, False)
     assert viewer.discard(view)
     assert list(viewer.get(["letters", "jobs"], wanted)) == []
 

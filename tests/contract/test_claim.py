@@ -51,7 +51,7 @@ def test_the_first_claim_is_attempt_one_of_delivery_one(engine: Engine) -> None:
     broker = engine.open(JOBS)
     put(engine, broker, "a")
     lease = take_one(broker)
-    assert (lease.queue, lease.attempt, lease.delivery, lease.is_letter) == ("jobs", 1, 1, False)
+    assert (lease.queue, lease.attempt, lease.delivery, lease.is_dead_letter) == ("jobs", 1, 1, False)
     assert list(lease.job.history) == []
 
 

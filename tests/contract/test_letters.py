@@ -52,7 +52,7 @@ def test_with_one_it_goes_there_and_is_claimed_as_a_letter(engine: Engine) -> No
     assert_counts(broker)
     assert_nothing_to_claim(broker)
     letter = take_one(broker, "letters")
-    assert (letter.queue, letter.is_letter, letter.attempt, letter.delivery) == ("letters", True, 1, 3)
+    assert (letter.queue, letter.is_dead_letter, letter.attempt, letter.delivery) == ("letters", True, 1, 3)
     assert (letter.job.queue, letter.job.id, letter.job.uid) == ("jobs", "a", job.uid)
     assert (letter.job.payload, dict(letter.job.headers)) == (b'{"n": 1}', {"h": "1"})
     assert [(failure.attempt, failure.queue) for failure in letter.job.history] == [(1, "jobs"), (2, "jobs")]
@@ -88,7 +88,7 @@ def test_a_letters_handler_has_attempts_of_its_own(engine: Engine) -> None:
     bury_one(broker)
     fail_once(broker, "letters")
     letter = take_one(broker, "letters")
-    assert (letter.attempt, letter.delivery, letter.is_letter) == (2, 3, True)
+    assert (letter.attempt, letter.delivery, letter.is_dead_letter) == (2, 3, True)
     assert [(failure.attempt, failure.queue) for failure in letter.job.history] == [(1, "jobs"), (1, "letters")]
 
 
@@ -107,7 +107,7 @@ def test_a_letter_can_be_released(engine: Engine) -> None:
     bury_one(broker)
     broker.release([take_one(broker, "letters")])
     letter = take_one(broker, "letters")
-    assert (letter.attempt, letter.delivery, letter.is_letter) == (1, 3, True)
+    assert (letter.attempt, letter.delivery, letter.is_dead_letter) == (1, 3, True)
 
 
 def test_a_letter_whose_handler_fails_for_good_is_dead_on_the_dead_letter_queue(engine: Engine) -> None:
@@ -232,7 +232,7 @@ def test_a_replayed_letter_runs_again_at_home(engine: Engine, die: Callable[...,
     assert broker.find(queue, "a", "dead") is None
     lease = take_one(broker)
     assert before - 0.05 <= lease.eligible_at <= engine.now() + 0.05
-    assert (lease.job.id, lease.job.uid, lease.queue, lease.is_letter) == ("a", view.job.uid, "jobs", False)
+    assert (lease.job.id, lease.job.uid, lease.queue, lease.is_dead_letter) == ("a", view.job.uid, "jobs", False)
     assert (lease.attempt, lease.delivery) == (1, view.delivery + 1)
     assert list(lease.job.history) == list(view.job.history)
 
@@ -285,7 +285,7 @@ def test_a_letter_that_nobody_has_handled_can_be_replayed(engine: Engine) -> Non
     assert broker.replay(found(broker, "a", "ready", "letters")) is True
     assert_nothing_to_claim(broker, "letters")
     lease = take_one(broker)
-    assert (lease.job.id, lease.attempt, lease.delivery, lease.is_letter) == ("a", 1, 2, False)
+    assert (lease.job.id, lease.attempt, lease.delivery, lease.is_dead_letter) == ("a", 1, 2, False)
 
 
 def test_a_letter_that_waits_for_its_handlers_retry_can_be_replayed(engine: Engine) -> None:

@@ -125,7 +125,7 @@ class Walk(RuleBasedStateMachine):
     @rule(owner=any_owner, number=any_one, limit=st.integers(1, 4))
     def claim(self, owner: str, number: int, limit: int) -> None:
         waiting = self.model.where(state="waiting")
-        letters = [known for known in waiting if known.is_letter]
+        letters = [known for known in waiting if known.is_dead_letter]
         queue = "letters" if letters and number % 2 else pick(waiting, number).queue
         self.let_promote(owner)
         broker, before = self.owners[owner], self.engine.now()
@@ -258,10 +258,10 @@ class Walk(RuleBasedStateMachine):
 
     # --- people ----------------------------------------------------------------------------------------------------
 
-    @precondition(lambda self: self.model.where(is_letter=True) or self.model.where(state="dead"))
+    @precondition(lambda self: self.model.where(is_dead_letter=True) or self.model.where(state="dead"))
     @rule(owner=any_owner, number=any_one, verb=st.sampled_from(["replay", "replay", "discard"]))
     def replay_or_discard_a_letter(self, owner: str, number: int, verb: str) -> None:
-        letters = [known for known in self.model.jobs.values() if known.is_letter or known.state == "dead"]
+        letters = [known for known in self.model.jobs.values() if known.is_dead_letter or known.state == "dead"]
         known = pick(letters, number)
         self.inspect(self.owners[owner], known, verb)
 

@@ -99,7 +99,7 @@ def test_a_dead_letter_of_the_dead_is_rescued_as_one(engine: Engine, broker: Own
     bury_one(broker)
     engine.die(lambda owner: take_one(owner, "letters").delivery)
     (rescued,) = broker.rescue()
-    assert (rescued.lease.queue, rescued.lease.is_letter, rescued.lease.job.queue) == ("letters", True, "jobs")
+    assert (rescued.lease.queue, rescued.lease.is_dead_letter, rescued.lease.job.queue) == ("letters", True, "jobs")
     rest(broker, rescued.lease)
     assert_counts(broker, "letters", dead=1)
 

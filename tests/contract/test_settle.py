@@ -271,9 +271,9 @@ def test_a_lost_lease_does_not_keep_the_others_from_being_settled(engine: Engine
 
 def test_one_call_settles_every_kind(engine: Engine) -> None:
     broker = engine.open(JOBS_WITH_LETTERS, LETTERS)
-    put(engine, broker, "rested")
+    put(engine, broker, "archived")
     bury_one(broker)
-    kinds = [kind for kind in Kind if kind not in (Kind.RESTED, Kind.LEASE_LOST)]
+    kinds = [kind for kind in Kind if kind not in (Kind.ARCHIVED, Kind.LEASE_LOST)]
     put(engine, broker, *(kind.value for kind in kinds), "dead_lettered too")
     leases = [*take(broker, len(kinds) + 1), take_one(broker, "letters")]
     done = []

@@ -93,7 +93,7 @@ def test_a_handler_that_comes_later_handles_what_waits(engine: Engine, service: 
     handling = engine.open(letters(service, handled=True))
     assert_counts(broker, "letters", ready=1)
     lease = take_one(handling, "letters")
-    assert (lease.job.id, lease.is_letter) == ("a", True)
+    assert (lease.job.id, lease.is_dead_letter) == ("a", True)
     rest(handling, lease)
     assert_counts(broker, "letters", dead=1)
 

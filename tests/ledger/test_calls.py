@@ -95,7 +95,7 @@ def resolve(place: Path, seam: Seam, _: Any) -> None:
 def settle(place: Path, seam: Seam, _: Any) -> None:
     def step(dead: Any) -> None:
         dead.resolve(LEASES[0], LOST)
-        dead.told(LEASES[0])
+        dead.sent(LEASES[0])
         dead.free(LEASES[0])
 
     with_dead(place, seam, step)

@@ -61,12 +61,12 @@ def test_what_a_rescuer_decides_the_next_one_finds(rescuer: Rescuer, place: Path
     lost = Outcome(Kind.RETRIED, 3.25, retried(lease(1), reason="worker_lost").failure)
     rescuer.dead().resolve(lease(1), lost)
     rescuer.dead().resolve(lease(2), Outcome(Kind.RELEASED))
-    rescuer.dead().told(lease(2))
+    rescuer.dead().sent(lease(2))
     one, other = found(place, lease(1), lease(2))
     assert one is not None
     assert other is not None
-    assert (one.outcome, one.resolved, one.told) == (lost, True, False)
-    assert (other.outcome, other.resolved, other.told) == (Outcome(Kind.RELEASED), True, True)
+    assert (one.outcome, one.resolved, one.sent) == (lost, True, False)
+    assert (other.outcome, other.resolved, other.sent) == (Outcome(Kind.RELEASED), True, True)
 
 
 def test_a_ledger_goes_with_the_last_of_its_leases(rescuer: Rescuer, place: Path) -> None:

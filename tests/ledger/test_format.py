@@ -22,11 +22,11 @@ RUN = run(LEASE, row=5)
 HEAD = form.encode_head("1-ab", pid=12, born=1.5, boot="boot")
 
 
-def a_slot(outcome: Outcome | None = None, *, told: int = 0, resolved: bool = False) -> bytes:
+def a_slot(outcome: Outcome | None = None, *, sent: int = 0, resolved: bool = False) -> bytes:
     body = form.encode_run(LEASE, RUN)
     word = form.commit_of(body)
     ended = b"" if outcome is None else form.encode_outcome(outcome, 2000.25, resolved=resolved)
-    words = struct.pack("<4Q", word, form.commit_of(ended, word) if outcome else 0, told, 0)
+    words = struct.pack("<4Q", word, form.commit_of(ended, word) if outcome else 0, sent, 0)
     return ((words + body).ljust(form.OUTCOME_AT, b"\0") + ended).ljust(PAGE, b"\0")
 
 
@@ -58,10 +58,10 @@ def test_every_outcome_comes_back(kind: Kind) -> None:
     failed = kind in (Kind.RETRIED, Kind.DEAD_LETTERED)
     message = "not wanted: ñ" if kind is Kind.DISCARDED else ""
     outcome = Outcome(kind, 12.5, failure(LEASE) if failed else None, message)
-    for told, resolved in ((0, False), (1, True)):
-        entry = one(a_slot(outcome, told=told, resolved=resolved))
+    for sent, resolved in ((0, False), (1, True)):
+        entry = one(a_slot(outcome, sent=sent, resolved=resolved))
         assert (entry.outcome, entry.ended_at) == (outcome, 2000.25)
-        assert (entry.told, entry.resolved) == (bool(told), resolved)
+        assert (entry.sent, entry.resolved) == (bool(sent), resolved)
 
 
 def test_a_lost_lease_counts_as_released_to_whoever_has_it_after_all() -> None:

@@ -16,7 +16,7 @@ from framework.model.outcome import SUCCEEDED, Kind, Outcome
 from .helpers import lease, retried, run
 
 ROWS = 3
-STEPS = ("free", "begun", "ended", "told")
+STEPS = ("free", "begun", "ended", "sent")
 
 
 def outcome_of(number: int) -> Outcome:
@@ -43,7 +43,7 @@ def work(place: Path, owner: str, shared: mmap.mmap) -> None:
             of = int.from_bytes(one.job.uid, "big")
             ledger.end(one, outcome_of(of))
             words[row] = of << 2 | 2
-            ledger.told(one)
+            ledger.sent(one)
             words[row] = of << 2 | 3
         for row, one in enumerate(leases):
             ledger.free(one)
@@ -94,4 +94,4 @@ def check(step: int, number: int, entry: Entry | None) -> None:
         assert step == 1
         return
     assert entry.outcome == outcome_of(number)
-    assert entry.told or step < 3
+    assert entry.sent or step < 3

@@ -37,7 +37,7 @@ def test_what_has_begun_is_there_and_what_was_settled_is_not(place: Path) -> Non
         for row, it in enumerate((one, two, three)):
             ledger.begin(it, run(it, row=row))
         ledger.end(one, SUCCEEDED)
-        ledger.told(one)
+        ledger.sent(one)
         ledger.end(two, retried(two))
         ledger.end(three, SUCCEEDED)
         ledger.free(three)
@@ -48,8 +48,8 @@ def test_what_has_begun_is_there_and_what_was_settled_is_not(place: Path) -> Non
     assert one is not None
     assert two is not None
     assert four is not None
-    assert (one.run, one.outcome, one.told) == (run(lease(1)), SUCCEEDED, True)
-    assert (two.run, two.outcome, two.told) == (run(lease(2), row=1), retried(lease(2)), False)
+    assert (one.run, one.outcome, one.sent) == (run(lease(1)), SUCCEEDED, True)
+    assert (two.run, two.outcome, two.sent) == (run(lease(2), row=1), retried(lease(2)), False)
     assert three is None
     assert (four.run, four.outcome) == (run(lease(4)), None)
 

@@ -47,7 +47,7 @@ def test_a_job_may_be_done_before_its_producer_knows_that_it_is_queued() -> None
 def test_a_dead_letter_is_open_until_it_is_handled() -> None:
     counted = tally(finished("run-1", "dead_lettered"), opened=("run-1",))
     assert counted.unsettled() == 1
-    counted.line(finished("run-1", "rested", queue="dead-letters"))
+    counted.line(finished("run-1", "archived", queue="dead-letters"))
     assert counted.unsettled() == 0
     assert counted.counts["handled"] == 1
 
@@ -58,7 +58,7 @@ def test_an_attempt_whose_process_died_is_counted(then: str) -> None:
     counted = tally(json.dumps(lost), opened=("run-1",))
     assert counted.counts["lost"] == 1
     assert counted.unsettled() == 1
-    counted.line(finished("run-1", "rested" if then == "dead_lettered" else "succeeded"))
+    counted.line(finished("run-1", "archived" if then == "dead_lettered" else "succeeded"))
     assert counted.unsettled() == 0
 
 

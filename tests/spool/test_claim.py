@@ -205,7 +205,7 @@ def test_the_own_directory_is_looked_at_once_a_minute(root: Path, monkeypatch: p
     mine = broker(root)
     mine.enqueue([job("a")])
     lease = one(mine)
-    mine._spool._parts["jobs"].owner().held.clear()  # as if an error had eaten it
+    mine._spool._parts["jobs"].owner().tokens.clear()  # as if an error had eaten it
     assert claim(mine) == []
     monkeypatch.setattr(mine._spool._parts["jobs"].claim, "_look_at", time.monotonic())
     assert ids(claim(mine)) == [lease.job.id]

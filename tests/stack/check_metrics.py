@@ -103,8 +103,8 @@ class MetricChecks:
         again = sum(self.last("worker_job_retries_total", "job").values())
         jobs = run.plan.jobs + 2 * run.digests  # a digest is itself a job, and is delivered by one
         report.equal(outcomes["succeeded"] + dead, jobs, "succeeded + dead letters = jobs")
-        report.equal(outcomes["rested"], dead, "handled letters = dead letters")
-        ends = outcomes["succeeded"] + dead + again + outcomes["released"] + outcomes["rested"]
+        report.equal(outcomes["archived"], dead, "handled letters = dead letters")
+        ends = outcomes["succeeded"] + dead + again + outcomes["released"] + outcomes["archived"]
         report.equal(ends, sum(outcomes.values()), "every attempt succeeded, was repeated, released, or its job died")
         sent = sum(self.last("messaging_client_sent_messages_total", "job", program="traffic").values())
         report.equal(sent, run.plan.jobs + run.digests, "messages sent by traffic")

@@ -128,7 +128,7 @@ def _links(report: Report, run: Run, traces: Traces, by_job: Attempts) -> None:
                 wrong.append((before.name, before.attributes["messaging.message.id"], before.outcome))
     report.none(wrong, "every repeated attempt is linked to the one before", f"{followed} pairs")
     statuses = Counter((span.outcome, span.status) for spans in by_job.values() for span in spans)
-    right = {"succeeded": "unset", "rested": "unset", "released": "unset", "retried": "error", "lost": "error",
+    right = {"succeeded": "unset", "archived": "unset", "released": "unset", "retried": "error", "lost": "error",
              "dead_lettered": "error"}  # fmt: skip
     odd = [pair for pair in statuses if right.get(pair[0]) != pair[1]]
     counts = Counter(span.outcome for spans in by_job.values() for span in spans)
@@ -136,7 +136,7 @@ def _links(report: Report, run: Run, traces: Traces, by_job: Attempts) -> None:
 
 
 def _dead_letters(report: Report, traces: Traces, attempts: list[Seen]) -> None:
-    handled = [span for span in traces.named(f"process {DEAD_LETTERS}") if span.outcome == "rested"]
+    handled = [span for span in traces.named(f"process {DEAD_LETTERS}") if span.outcome == "archived"]
     linked = {link for span in handled for link in span.links}
     dead = [span for span in attempts if span.outcome == "dead_lettered"]
     alone = [span for span in dead if span.span not in linked]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from framework.model.job import Failure, Lease
-from framework.model.outcome import RESTED, SUCCEEDED, Kind, Outcome, Settlement
+from framework.model.outcome import ARCHIVED, SUCCEEDED, Kind, Outcome, Settlement
 
 
 class Settles(Protocol):
@@ -32,4 +32,4 @@ def bury(engine: Settles, lease: Lease, *, failure: Failure) -> None:
 
 def rest(engine: Settles, lease: Lease) -> None:
     """A dead letter was handled."""
-    engine.settle([Settlement(lease, RESTED)])
+    engine.settle([Settlement(lease, ARCHIVED)])

@@ -54,7 +54,7 @@ def test_a_finished_job_is_one_line_with_its_ids_and_durations(receiver, station
         ("succeeded", None, "info", False),
         ("released", None, "info", False),
         ("discarded", None, "info", False),
-        ("rested", None, "info", False),
+        ("archived", None, "info", False),
         ("retried", "error", "warning", False),
         ("dead_lettered", "rejected", "error", True),
     ],

@@ -70,7 +70,7 @@ def everything(station: Any) -> None:
     emit(finished("retried", reason="error", error_type="ValueError"))
     emit(finished("dead_lettered", reason="rejected", error_type="framework.Reject"))
     emit(finished("released"))
-    for verb in ("ack", "retry", "bury", "rest", "release"):
+    for verb in ("ack", "retry", "dead_letter", "archive", "release"):
         emit(e.JobsSettled("deliveries", verb, 1, 0.002))
     lease = lease_of()
     emit(lost(lease, record_of(lease, trace_id="1" * 32)))
@@ -124,7 +124,7 @@ def test_attempts_retries_and_dead_letters_are_counted_by_outcome_and_error(rece
         for p in receiver.latest("messaging.client.operation.duration")
     }
     assert operations == {("receive", "receive"): 2, ("send", "send"): 1} | {
-        (verb, "settle"): 1 for verb in ("ack", "retry", "bury", "rest", "release")
+        (verb, "settle"): 1 for verb in ("ack", "retry", "dead_letter", "archive", "release")
     }
 
 

@@ -206,7 +206,7 @@ def test_an_unsampled_parent_gives_no_span_anywhere_and_every_count(world: World
     assert receiver.spans() == []
     assert receiver.value("messaging.client.sent.messages") == 1
     outcomes = {p.attributes["worker.job.outcome"]: p.value for p in receiver.latest("worker.job.attempts")}
-    assert outcomes == {"retried": 1, "dead_lettered": 1, "rested": 1, "succeeded": 1}
+    assert outcomes == {"retried": 1, "dead_lettered": 1, "archived": 1, "succeeded": 1}
     assert {receiver.value(name) for name in METRICS_OF_JOBS} == {4}
     assert not [point.exemplars for name in METRICS_OF_JOBS for point in receiver.metrics(name) if point.exemplars]
 

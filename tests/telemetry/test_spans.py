@@ -113,7 +113,7 @@ def test_a_dead_letters_handler_links_to_the_attempt_that_failed_last(receiver, 
     executor.run(executor.attempt(letter))
     span = only_span(receiver, station, "process dead-letters")
     assert [link.span_id for link in span.links] == [SPAN, "2" * 16]
-    assert span.attributes["worker.job.outcome"] == "rested"
+    assert span.attributes["worker.job.outcome"] == "archived"
 
 
 def fail(error: BaseException) -> Any:

@@ -47,14 +47,14 @@ def test_a_settlement_is_counted_where_it_stands_and_by_the_next_process_of_the_
     for seconds in (0.005, 0.0051, 20.0):
         writer.settled(ACK, seconds)
     again = RingWriter(reader.path, META)
-    again.settled(records.operation_key("q", "bury", "settle"), 1.0)
+    again.settled(records.operation_key("q", "dead_letter", "settle"), 1.0)
     again.settled(ACK, 0.001)
     assert reader.head == 0
     found = histogram(Cells(reader, "spool"), names.OPERATION_DURATION, messaging__operation__name="ack")
     assert found.counts == [2, 1, *[0] * 12, 1]
     assert (found.total, found.minimum, found.maximum) == (pytest.approx(20.0111), 0.001, 20.0)
-    buried = histogram(Cells(reader, "spool"), names.OPERATION_DURATION, messaging__operation__name="bury")
-    assert (sum(buried.counts), buried.total) == (1, 1.0)
+    lettered = histogram(Cells(reader, "spool"), names.OPERATION_DURATION, messaging__operation__name="dead_letter")
+    assert (sum(lettered.counts), lettered.total) == (1, 1.0)
 
 
 def test_what_has_no_place_becomes_a_record_and_is_counted_with_the_others(tmp_path):

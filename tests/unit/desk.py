@@ -69,9 +69,9 @@ class NotedLedger(Ledger):
         self.engine.calls.append("end")
         super().end(lease, outcome)
 
-    def told(self, lease: Lease) -> None:
+    def sent(self, lease: Lease) -> None:
         self.engine.calls.append("told")
-        super().told(lease)
+        super().sent(lease)
 
     def free(self, lease: Lease) -> None:
         self.engine.calls.append("free")

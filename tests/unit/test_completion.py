@@ -172,7 +172,7 @@ def test_a_dead_letter_that_is_completed_is_archived(world: World) -> None:
         with ctx.transaction():
             pass
 
-    assert world.run(engine, world.claimed(engine, "letters"), act).kind is Kind.RESTED
+    assert world.run(engine, world.claimed(engine, "letters"), act).kind is Kind.ARCHIVED
     assert jobs(engine, "letters") == 1
 
 

@@ -140,7 +140,7 @@ def test_outcomes(
 @pytest.mark.parametrize(
     ("end", "kind", "number"),
     [
-        (None, Kind.RESTED, 1),
+        (None, Kind.ARCHIVED, 1),
         (Discard("x"), Kind.DISCARDED, 1),
         (Snooze(delay=1), Kind.RELEASED, 1),
         (ValueError(), RETRY, 1),
@@ -160,7 +160,7 @@ def test_dead_letters(end: BaseException | None, kind: Kind, number: int) -> Non
 
 def test_a_letter_with_an_undecodable_payload_reaches_its_handler() -> None:
     app = App()
-    assert run(app, a_lease(b"\xff{", queue="dead", home="jobs")).kind == Kind.RESTED
+    assert run(app, a_lease(b"\xff{", queue="dead", home="jobs")).kind == Kind.ARCHIVED
     assert (app.payload.payload, app.payload.reason, app.payload.attempts) == ("\ufffd{", "error", ())
 
 

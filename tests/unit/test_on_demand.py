@@ -11,10 +11,10 @@ import pytest
 from framework.model.events import Event
 from framework.process.scoreboard import Scoreboard
 from framework.process.supervisor import LAST_GRACE, SupervisorOptions
+from framework.process.supervisor.child import Child
 from framework.process.supervisor.children import ChildInfo, ChildSpec
 from framework.process.supervisor.drain import LEAST_GRACE, LONGEST, MOST_FAILURES, Drain
 from framework.process.supervisor.notify import Notifier
-from framework.process.supervisor.place import Place
 from framework.process.supervisor.tree import Tree
 
 NAMES = ("maintenance", "hooks", "exporter")
@@ -32,23 +32,23 @@ class Desk:
         ]
         self.tree = Tree(specs, board, SupervisorOptions(drain=drain), self.events.append)
         self.drain = Drain(self.tree, Notifier({}))
-        self.maintenance, self.hooks, self.exporter = self.tree.places
+        self.maintenance, self.hooks, self.exporter = self.tree.children
         self.processes: list[subprocess.Popen[bytes]] = []
 
-    def live(self, place: Place, now: float) -> None:
+    def live(self, child: Child, now: float) -> None:
         process = subprocess.Popen(["sleep", "600"], process_group=0)
         self.processes.append(process)
-        name, index = place.spec.name, place.spec.index
-        place.begin(process.pid, ChildInfo(name, index, f"{index}-{now}", 1, 0, 0, index), now)
+        name, index = child.spec.name, child.spec.index
+        child.begin(process.pid, ChildInfo(name, index, f"{index}-{now}", 1, 0, 0, index), now)
 
-    def die(self, place: Place, *, again_at: float | None) -> None:
-        place.end()
-        place.start_at = again_at
+    def die(self, child: Child, *, again_at: float | None) -> None:
+        child.end()
+        child.start_at = again_at
 
     def begin(self, now: float, deadline: float | None) -> None:
         self.tree.draining, self.tree.deadline = True, deadline
-        for place in (self.maintenance, self.exporter):
-            self.live(place, now)
+        for child in (self.maintenance, self.exporter):
+            self.live(child, now)
         self.drain.advance(now)
         assert self.maintenance.leaving
         assert not self.hooks.leaving, "maintenance may still have work for it"
@@ -102,8 +102,8 @@ def test_each_life_ends_by_the_same_moment_and_none_begins_after_it(
 
 def test_what_is_not_wanted_or_never_works_holds_up_nothing(desks: list[Desk], tmp_path: Path) -> None:
     for number, (wanted, vain) in enumerate([(False, 0), (True, MOST_FAILURES + 1)]):
-        (place := tmp_path / str(number)).mkdir()
-        desks.append(desk := Desk(place, 10.0))
+        (child := tmp_path / str(number)).mkdir()
+        desks.append(desk := Desk(child, 10.0))
         desk.begin(100.0, 110.0)
         desk.wanted, desk.hooks.vain = wanted, vain
         assert not desk.drain.advance(100.0)

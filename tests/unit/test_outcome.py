@@ -103,8 +103,8 @@ def test_eligible_at() -> None:
 
 
 def test_a_letter_lies_elsewhere_than_at_home() -> None:
-    assert a_lease(queue="dead", home="jobs").is_letter
-    assert not a_lease(queue="jobs").is_letter
+    assert a_lease(queue="dead", home="jobs").is_dead_letter
+    assert not a_lease(queue="jobs").is_dead_letter
 
 
 def test_derived_ids() -> None:

@@ -270,7 +270,7 @@ def test_one_job_is_found_by_its_id_and_no_other_is_read(opened: Open, url: str)
         )
         return int(count)
 
-    broker.keeps_letters("jobs")
+    broker.keeps_dead_letters("jobs")
     before = read()
     assert broker.find("jobs", "2999", "ready").job.id == "2999"
     assert broker.find("jobs", "later 50", "delayed").job.id == "later 50"

@@ -109,7 +109,7 @@ def test_a_letter_is_charged_by_the_policy_of_its_dead_letter_queue() -> None:
     [
         Outcome(Kind.SUCCEEDED),
         Outcome(Kind.DISCARDED),
-        Outcome(Kind.RESTED),
+        Outcome(Kind.ARCHIVED),
         Outcome(Kind.RELEASED, delay=3),
         Outcome(Kind.RETRIED, delay=3, failure=Failure(1, "error", "kept")),
     ],

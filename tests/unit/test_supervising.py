@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from framework import Settings, WorkerApp
 from framework.process.scoreboard import EXIT_REASONS, PLANNED, KillReason, RowState, Scoreboard
+from framework.process.supervisor.child import Child, describe_exit, exit_reason
 from framework.process.supervisor.children import FAILED_TO_CLOSE, FAILED_TO_START, ChildInfo, ChildSpec
 from framework.process.supervisor.instance import Instance
 from framework.process.supervisor.notify import Notifier
-from framework.process.supervisor.place import Place, describe_exit, exit_reason
 from framework.process.supervisor.platform import waits_for_lock
 from framework.process.supervisor.policy import MOST, Backoff, Budget
 from framework.process.supervisor.watch import name_holder, overdue
@@ -31,12 +31,12 @@ def a_birth(incarnation: str) -> ChildInfo:
     return ChildInfo("q/0", 1, incarnation, 1, 0, 0, 7)
 
 
-def a_place(**state: object) -> Place:
-    place = Place(ChildSpec("q/0", 1, lambda child: 0))
-    place.begin(100, a_birth("1-a"), 5.0)
+def a_place(**state: object) -> Child:
+    child = Child(ChildSpec("q/0", 1, lambda child: 0))
+    child.begin(100, a_birth("1-a"), 5.0)
     for name, value in state.items():
-        setattr(place, name, value)
-    return place
+        setattr(child, name, value)
+    return child
 
 
 # --- restarts -------------------------------------------------------------------------------------------------------
@@ -118,8 +118,8 @@ def test_budget_counts_the_window(gaps: list[float], most: int) -> None:
 )
 def test_exit_reasons(code: int, state: dict[str, object], draining: bool, out_of_memory: bool, expected: str) -> None:
     left = bool(state.get("left"))
-    place = a_place(**{name: value for name, value in state.items() if name != "left"})
-    reason = exit_reason(place, code, draining=draining, left=left, out_of_memory=out_of_memory)
+    child = a_place(**{name: value for name, value in state.items() if name != "left"})
+    reason = exit_reason(child, code, draining=draining, left=left, out_of_memory=out_of_memory)
     assert reason == expected
     assert reason in EXIT_REASONS
 
@@ -143,28 +143,28 @@ def test_a_death_that_is_not_written_yet(tmp_path: Path) -> None:
     """A rescuer that looks between the death and its burial waits for what the supervisor writes."""
     instance = Instance.take(tmp_path / "run", tmp_path / "instances")
     board = Scoreboard.create(instance.board_path, [("maintenance", 0), ("q/0", 1)], app="App")
-    place = TreeContext(WorkerApp, Settings(), {}, [], "spool", instance, tmp_path / "leader", "module", "/")
+    child = TreeContext(WorkerApp, Settings(), {}, [], "spool", instance, tmp_path / "leader", "module", "/")
     board.occupy(1, "1-a")
-    assert place.kill_reason(board, "1-unknown") is None
+    assert child.kill_reason(board, "1-unknown") is None
     threading.Timer(0.05, lambda: board.write_kill_reason("1-a", PLANNED)).start()
-    assert place.kill_reason(board, "1-a") == KillReason("planned")
+    assert child.kill_reason(board, "1-a") == KillReason("planned")
     board.occupy(1, "1-b")
-    assert place.kill_reason(board, "1-b") is None, "it does not wait for ever"
+    assert child.kill_reason(board, "1-b") is None, "it does not wait for ever"
     board.set_ruin(1, "closed", 0)
-    assert place.kill_reason(board, "1-b") == KillReason("died", (0,), "closed"), "it lives, and its locks are free"
+    assert child.kill_reason(board, "1-b") == KillReason("died", (0,), "closed"), "it lives, and its locks are free"
 
 
 def test_a_child_on_demand_is_due_only_when_it_is_wanted_and_leaves_in_order() -> None:
     wanted = [False]
-    place = Place(ChildSpec("hooks", 1, lambda child: 0, wanted=lambda: wanted[0]), start_at=7.0)
-    assert place.due_at is None
+    child = Child(ChildSpec("hooks", 1, lambda child: 0, wanted=lambda: wanted[0]), start_at=7.0)
+    assert child.due_at is None
     wanted[0] = True
-    assert place.due_at == 7.0
-    place.begin(100, a_birth("1-a"), 8.0)
-    assert place.due_at is None
-    place.ready = True
-    assert exit_reason(place, 0, draining=False, left=True, out_of_memory=False) == "drained"
-    assert exit_reason(place, 0, draining=False, left=False, out_of_memory=False) == "crashed"
+    assert child.due_at == 7.0
+    child.begin(100, a_birth("1-a"), 8.0)
+    assert child.due_at is None
+    child.ready = True
+    assert exit_reason(child, 0, draining=False, left=True, out_of_memory=False) == "drained"
+    assert exit_reason(child, 0, draining=False, left=False, out_of_memory=False) == "crashed"
 
 
 def test_exits_in_words() -> None:
@@ -178,12 +178,12 @@ def test_exits_in_words() -> None:
 
 
 def test_a_new_life_forgets_the_old_one() -> None:
-    place = a_place(ready=True, leaving=True, kill_at=9.0, killed="stuck", start_at=3.0)
-    place.end()
-    assert (place.pid, place.kill_at, place.killed) == (None, None, "stuck")
-    place.begin(101, a_birth("1-b"), 7.0)
-    assert (place.pid, place.incarnation, place.born_at, place.ready, place.leaving) == (101, "1-b", 7.0, False, False)
-    assert (place.kill_at, place.killed, place.start_at) == (None, "", None)
+    child = a_place(ready=True, leaving=True, kill_at=9.0, killed="stuck", start_at=3.0)
+    child.end()
+    assert (child.pid, child.kill_at, child.killed) == (None, None, "stuck")
+    child.begin(101, a_birth("1-b"), 7.0)
+    assert (child.pid, child.incarnation, child.born_at, child.ready, child.leaving) == (101, "1-b", 7.0, False, False)
+    assert (child.kill_at, child.killed, child.start_at) == (None, "", None)
 
 
 # --- deadlines ------------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ class Desk:
         for index, process in enumerate(self.processes):
             self.board.occupy(index, f"life-{index}")
             child = ChildInfo(NAMES[index], index, f"life-{index}", 1, 0, 0, index)
-            self.tree.places[index].begin(process.pid, child, START)
+            self.tree.children[index].begin(process.pid, child, START)
             self.beat(index, ready=True)
 
     def beat(self, *indices: int, ready: bool = False) -> None:
@@ -96,7 +96,7 @@ def test_an_idle_child_whose_loop_does_not_turn_is_killed(desk: Desk) -> None:
     assert desk.killed == []
     desk.turn(TURN, 0, 1)
     assert desk.killed == ["q/1"]
-    assert desk.tree.places[2].killed == "stuck"
+    assert desk.tree.children[2].killed == "stuck"
     assert desk.processes[2].wait(10) == -signal.SIGKILL
 
 
@@ -139,10 +139,10 @@ def test_time_in_which_all_stood_still_is_charged_to_nobody(desk: Desk) -> None:
 
 def test_a_drain_deadline_moves_with_the_standstill(desk: Desk) -> None:
     desk.tree.deadline = START + 25.0
-    desk.tree.places[1].kill_at = START + 24.0
+    desk.tree.children[1].kill_at = START + 24.0
     desk.turn(30.0)
     assert desk.killed == []
-    assert (desk.tree.deadline, desk.tree.places[1].kill_at) == (START + 55.0, START + 54.0)
+    assert (desk.tree.deadline, desk.tree.children[1].kill_at) == (START + 55.0, START + 54.0)
     assert desk.board.deadline == int((START + 55.0) * 1e9)
     desk.live(24.5, 0, 1, 2)
     assert desk.killed == ["q/0"]
@@ -150,14 +150,14 @@ def test_a_drain_deadline_moves_with_the_standstill(desk: Desk) -> None:
 
 def test_the_time_to_become_ready_does_not_count_the_standstill(desk: Desk) -> None:
     desk.board.occupy(1, "life-1")
-    desk.tree.places[1].ready = False
+    desk.tree.children[1].ready = False
     desk.live(30.0, 0, 2)
     desk.turn(60.0, 0, 2)
     desk.live(29.0, 0, 2)
     assert desk.killed == []
     desk.live(2.0, 0, 2)
     assert desk.killed == ["q/0"]
-    assert desk.tree.places[1].killed == "failed_to_start"
+    assert desk.tree.children[1].killed == "failed_to_start"
 
 
 def test_a_disk_that_stands_still_for_all_is_charged_to_nobody(desk: Desk, disk: set[int]) -> None:
@@ -177,7 +177,7 @@ def test_a_disk_that_stands_still_for_all_is_charged_to_nobody(desk: Desk, disk:
 
 def test_a_drain_does_not_wait_for_the_disk(desk: Desk, disk: set[int]) -> None:
     disk.add(desk.processes[0].pid)
-    desk.tree.places[1].kill_at = START + 24.0
+    desk.tree.children[1].kill_at = START + 24.0
     desk.live(25.0)
     assert desk.killed == ["q/0"]
 
@@ -199,7 +199,7 @@ def test_a_job_whose_handler_has_ended_is_not_charged_for_what_the_engine_takes(
     desk.live(STUCK_AFTER - 1.0, 0, 2)
     assert desk.killed == []
     desk.live(2.0, 0, 2)
-    assert desk.tree.places[1].killed == "stuck"
+    assert desk.tree.children[1].killed == "stuck"
     assert not desk.board.kill_reason("life-1").charges(0)  # type: ignore[union-attr]
 
 

@@ -78,7 +78,7 @@ def filter_of(
     *,
     states: Sequence[State] = STATES,
     home: str = "",
-    letters: bool = False,
+    dead_letters: bool = False,
     reason: str | None,
     error: str,
     older: str,
@@ -88,7 +88,7 @@ def filter_of(
     """Return the filter that these options say. Raises UsageError."""
     pairs = dict(field_of(text, "--field") for text in fields)
     ages = age_of(older, "--older"), age_of(younger, "--younger")
-    return Filter((), states, home, letters, reason or "", error, *ages, pairs)
+    return Filter((), states, home, dead_letters, reason or "", error, *ages, pairs)
 
 
 # --- the store --------------------------------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ def list_(
       after           the position behind it, for --after
     """
     with looking(given, url) as (look, _):
-        wanted = filter_of(letters=True, home=queue_of(look, queue), **filters)
+        wanted = filter_of(dead_letters=True, home=queue_of(look, queue), **filters)
         listed = jobs.browse(look.store, wanted, after)
         print_list(
             listed, limit=limit, as_json=as_json, to_json=shown.summary, columns=COLUMNS, row=shown.row,

@@ -35,7 +35,7 @@ def summary(view: JobView) -> dict[str, Any]:
         "state": view.state,
         "since": moment(view.since),
         "reason": death.reason if death else None,
-        "attempts": death.attempt if death and view.is_letter else view.attempt,
+        "attempts": death.attempt if death and view.is_dead_letter else view.attempt,
         "error_type": death.error_type if death else "",
         "message": death.message if death else view.flaw,
     }
@@ -82,10 +82,10 @@ def print_job(view: JobView, *, as_json: bool) -> None:
 def lines(view: JobView) -> Iterator[str]:
     """Yield the lines of the page. Foreign text is escaped, because it may contain anything."""
     found = details(view)
-    what = "dead letter of" if view.is_letter else "job of"
+    what = "dead letter of" if view.is_dead_letter else "job of"
     yield _styled(f"{one_line(view.job.id)}  {what} {one_line(found['queue'])}", BOLD)
     for title, value in (
-        *((("reason", found["reason"] or "unknown"),) if view.is_letter else ()),
+        *((("reason", found["reason"] or "unknown"),) if view.is_dead_letter else ()),
         ("lies on", f"{found['on']} ({found['state']})"),
         ("since", found["since"]),
         ("enqueued", found["enqueued_at"]),
@@ -105,7 +105,7 @@ def lines(view: JobView) -> Iterator[str]:
     for failure in found["failures"]:
         yield ""
         yield from _attempt(failure)
-    missing = found["attempts"] * view.is_letter - sum(
+    missing = found["attempts"] * view.is_dead_letter - sum(
         failure["queue"] in ("", found["queue"]) for failure in found["failures"]
     )
     if missing > 0:

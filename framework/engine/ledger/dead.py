@@ -91,7 +91,7 @@ class DeadLedger:
         self._calls.pwrite(self._fd, body, at + form.OUTCOME_AT)
         self._store(at, form.OUTCOME, form.commit_of(body, struct.unpack("<Q", run)[0]))
 
-    def told(self, lease: Lease) -> None:
+    def sent(self, lease: Lease) -> None:
         """Record that telemetry has the attempt. Errors are ignored: then telemetry is asked again."""
         entry = self._entries.get(key_of(lease))
         if entry is not None and self._is_dead:

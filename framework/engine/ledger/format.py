@@ -48,7 +48,7 @@ _TEXT_ROOM = PAGE - OUTCOME_AT - _TEXTS_AT
 RUN_SIZE = _RUN.size
 NO_OUTCOME = bytes(RUN_AT - 8)  # the words after the first, all 0
 _RESCUER, _FAILED = 1, 2  # flags: a rescuer has decided the outcome; the outcome has a failure
-_KINDS = (Kind.SUCCEEDED, Kind.RETRIED, Kind.DEAD_LETTERED, Kind.RELEASED, Kind.DISCARDED, Kind.RESTED)
+_KINDS = (Kind.SUCCEEDED, Kind.RETRIED, Kind.DEAD_LETTERED, Kind.RELEASED, Kind.DISCARDED, Kind.ARCHIVED)
 _CODE = {kind: number for number, kind in enumerate(_KINDS)}
 _CODE[Kind.LEASE_LOST] = _CODE[Kind.RELEASED]  # a process that has the lease after all does not charge the attempt
 SUCCESS = _OUTCOME.pack(_OUTCOME.size, _CODE[Kind.SUCCEEDED], 0, 0.0, 0.0)[:-8]
@@ -97,7 +97,7 @@ class Entry:
         outcome: how the run ended; None if the handler was running.
         ended_at: end of the run in seconds since the epoch.
         resolved: a rescuer has decided the outcome, not the worker.
-        told: telemetry has the attempt.
+        sent: telemetry has the attempt.
     """
 
     number: int
@@ -107,7 +107,7 @@ class Entry:
     outcome: Outcome | None = None
     ended_at: float = 0.0
     resolved: bool = False
-    told: bool = False
+    sent: bool = False
 
     @property
     def key(self) -> Key:
@@ -251,7 +251,7 @@ def _decode_run(number: int, slot: bytes, word: int) -> Entry:
 
 def _with_outcome(entry: Entry, slot: bytes, run_word: int) -> Entry:
     """Return the entry with its outcome, if it has one. Raises Damaged."""
-    _, word, told = struct.unpack_from("<3Q", slot)
+    _, word, sent = struct.unpack_from("<3Q", slot)
     if word == 0:
         return entry
     (length,) = struct.unpack_from("<H", slot, OUTCOME_AT)
@@ -264,7 +264,7 @@ def _with_outcome(entry: Entry, slot: bytes, run_word: int) -> Entry:
     outcome = Outcome(_KINDS[code], delay)
     if length > _OUTCOME.size:
         outcome = _with_texts(outcome, body, flags, entry)
-    return Entry(entry.number, entry.uid, entry.queue, entry.run, outcome, ended_at, bool(flags & _RESCUER), bool(told))
+    return Entry(entry.number, entry.uid, entry.queue, entry.run, outcome, ended_at, bool(flags & _RESCUER), bool(sent))
 
 
 def _with_texts(outcome: Outcome, body: bytes, flags: int, entry: Entry) -> Outcome:

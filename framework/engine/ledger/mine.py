@@ -129,7 +129,7 @@ class Ledger:
             self._memory[at : at + len(body)] = body
             words[word + OUTCOME] = commit_of(body, words[word + RUN])
 
-    def told(self, lease: Lease) -> None:
+    def sent(self, lease: Lease) -> None:
         """Record that telemetry has the attempt."""
         slot = self._held.get(id(lease))
         if slot is not None:

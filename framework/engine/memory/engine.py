@@ -183,7 +183,7 @@ class MemoryEngine:
                     store.put_back(row, now=now, delay=outcome.delay)
                 else:
                     store.move(row, "ready", now=now)
-            case Kind.RESTED:
+            case Kind.ARCHIVED:
                 store.move(row, "dead", now=now)
             case Kind.RETRIED if failure is not None:
                 row.attempt += 1

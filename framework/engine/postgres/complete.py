@@ -78,7 +78,7 @@ class Completions:
         queue, place, delivery = lease.token
         return json.dumps({
             "owner": self._engine.incarnation, "queue": queue, "place": place, "delivery": delivery,
-            "archive": lease.is_letter, "attempt": lease.attempt - 1,
+            "archive": lease.is_dead_letter, "attempt": lease.attempt - 1,
         })  # fmt: skip
 
     def _check(self, lease: Lease, answer: str) -> None:

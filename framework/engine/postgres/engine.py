@@ -53,7 +53,7 @@ class PostgresEngine:
         self.upkeep = Upkeep(self)
         self._inspection = Inspection(self)
         self.era: int | None = None  # None: this owner is not registered on the current connection
-        self.held: set[Key] = set()
+        self.claimed: set[Key] = set()
         self.lost_answer = False  # the answer to a rescue was lost
         self.claims = Claims(self)
         self._settling = Settling(self)
@@ -79,8 +79,8 @@ class PostgresEngine:
     def open(self, queues: Sequence[QueueOptions]) -> None:
         """Declare the queues and the dead-letter queues that they name."""
         named = {one.dead_letter for one in queues if one.dead_letter} - {one.name for one in queues}
-        letters = [QueueOptions(name, is_dead_letter=True, handled=False) for name in named - self.queues.keys()]
-        every = [*queues, *letters]
+        dead_letters = [QueueOptions(name, is_dead_letter=True, handled=False) for name in named - self.queues.keys()]
+        every = [*queues, *dead_letters]
         self._read_names()
         if new := {one.name for one in every}.difference(self._names.values()):
             self.link.rows(
@@ -116,7 +116,7 @@ class PostgresEngine:
             if self._closed:
                 return
             self._closed = True
-            if self.era is not None and not self.held and self.link.fileno() >= 0:
+            if self.era is not None and not self.claimed and self.link.fileno() >= 0:
                 with suppress(EngineError):
                     self.link.rows(f"delete from {self.schema}.owner where id = %s", [self.incarnation])
             self.life.end()
@@ -138,7 +138,7 @@ class PostgresEngine:
             self._read_names()
         return self._names[number]
 
-    def keeps_letters(self, name: str) -> bool:
+    def keeps_dead_letters(self, name: str) -> bool:
         """Return whether the queue is a dead-letter queue that no service handles."""
         number, options = self.numbers[name], self.queues.get(name)
         if options is None or not options.is_dead_letter:
@@ -175,7 +175,7 @@ class PostgresEngine:
     def leases(self, rows: Sequence[tuple[Any, ...]]) -> list[Lease]:
         """Return the leases of claimed rows and note them as this owner's."""
         found = [lease_of(Row._make(row), self.name_of) for row in rows]
-        self.held.update(lease.token for lease in found)
+        self.claimed.update(lease.token for lease in found)
         return found
 
     # --- the verbs --------------------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ class PostgresEngine:
         if left := [one for one in done if not self._completions.end(one.lease)]:
             self._settling.settle(left)
         if len(left) < len(done):
-            self.held.difference_update(one.lease.token for one in done)
+            self.claimed.difference_update(one.lease.token for one in done)
 
     def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
         """Give leases back to the places that they had."""

@@ -79,7 +79,7 @@ class Inspection:
         stats = QueueStats(
             ready, self._count("later", number), in_flight, self._count("dead", number), 0, max(0.0, age or 0.0)
         )
-        if engine.keeps_letters(queue):
+        if engine.keeps_dead_letters(queue):
             stats = replace(NO_JOBS, in_flight=in_flight, dead=stats.jobs_at_rest)
         took = time.monotonic() - began
         self._known[queue] = (began + (20 * took if took > 0.05 else 0.0), stats)
@@ -158,13 +158,13 @@ class Inspection:
     def _state(self, queue: str, table: str, row: Row) -> State:
         if row.owner is not None:
             return "in_flight"
-        if table == "dead" or self._engine.keeps_letters(queue):
+        if table == "dead" or self._engine.keeps_dead_letters(queue):
             return "dead"
         return "ready" if table == "job" else "delayed"
 
     def _parts(self, queue: str, state: State) -> list[tuple[str, str]]:
         """Return the tables that hold the jobs of a state, each with a condition."""
-        if self._engine.keeps_letters(queue):
+        if self._engine.keeps_dead_letters(queue):
             if state in ("ready", "delayed"):
                 return []
             if state == "dead":
@@ -197,7 +197,7 @@ class Inspection:
 
     def replay(self, view: JobView) -> bool:
         """Move a dead letter to the end of its home queue; its ttl begins anew. Return whether it moved."""
-        if not isinstance(view, RowView) or view.state == "in_flight" or not view.is_letter:
+        if not isinstance(view, RowView) or view.state == "in_flight" or not view.is_dead_letter:
             return False
         owned = " and owner is null" if view.table == "job" else ""
         rows = self._engine.link.rows(

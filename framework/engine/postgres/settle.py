@@ -59,7 +59,7 @@ class Settling:
                 if error.unsure:
                     self._unsure.update(keys)
                 raise
-            engine.held.difference_update(keys)
+            engine.claimed.difference_update(keys)
             lost = [one.lease for one in some if one.lease.token[1] not in places]
             lost = [lease for lease in lost if lease.token not in self._unsure]
             self._unsure.difference_update(keys)
@@ -118,15 +118,15 @@ class Settling:
         match outcome.kind:
             case Kind.RELEASED:
                 return "later", own, outcome.delay, lease.attempt - 1, None
-            case Kind.RESTED:
+            case Kind.ARCHIVED:
                 return "dead", own, None, lease.attempt - 1, None
             case Kind.RETRIED if failure is not None:
                 return "later" if outcome.delay > 0 else "job", own, max(0.0, outcome.delay), lease.attempt, history
             case Kind.DEAD_LETTERED if failure is not None:
-                letters = None if lease.is_letter else engine.queues[lease.queue].dead_letter
-                if letters is None:
+                dead_letters = None if lease.is_dead_letter else engine.queues[lease.queue].dead_letter
+                if dead_letters is None:
                     return "dead", own, None, 0, history
-                return "job", engine.numbers[letters], 0.0, 0, history
+                return "job", engine.numbers[dead_letters], 0.0, 0, history
         raise ValueError(f"{outcome.kind} needs the failure")
 
     def compare(self) -> None:
@@ -141,10 +141,10 @@ class Settling:
             seconds=SLOW,
         )
         acked = {key for _, keys in self._acked for key in keys}
-        unknown = [(key, rescued) for *numbers, rescued in rows if (key := tuple(numbers)) not in engine.held]
+        unknown = [(key, rescued) for *numbers, rescued in rows if (key := tuple(numbers)) not in engine.claimed]
         self._keys("ack_1", [key for key, _ in unknown if key in acked])
         self._keys("release_1", [key for key, rescued in unknown if key not in acked and not rescued])
-        self._claim_again(engine.held.difference((queue, place, delivery) for queue, place, delivery, _ in rows))
+        self._claim_again(engine.claimed.difference((queue, place, delivery) for queue, place, delivery, _ in rows))
         engine.lost_answer = engine.lost_answer or any(rescued and key not in acked for key, rescued in unknown)
 
     def _claim_again(self, keys: set[Key]) -> None:

@@ -74,7 +74,7 @@ class Upkeep:
                 engine.life.forget(name)
                 self._left_over[name] = now + LEFT_OVER
             found = [(Row._make(row), started) for *row, started in rows]
-            new = [one for one in found if (one[0].queue, one[0].place, one[0].delivery) not in engine.held]
+            new = [one for one in found if (one[0].queue, one[0].place, one[0].delivery) not in engine.claimed]
             new.sort(key=lambda one: one[0].place)
             leases = engine.leases([row for row, _ in new])
             return [
@@ -170,7 +170,7 @@ class Upkeep:
         for name, options in engine.queues.items():
             if options.is_dead_letter and options.ttl is not None:
                 number = engine.numbers[name]
-                tables = ["dead", "job", "later"] if engine.keeps_letters(name) else ["dead"]
+                tables = ["dead", "job", "later"] if engine.keeps_dead_letters(name) else ["dead"]
                 for table in tables:
                     owned = " and owner is null" if table == "job" else ""
                     self.drop(table, f"queue = %s and home <> queue and since <= {self._schema}.clock() - %s{owned}",

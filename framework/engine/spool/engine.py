@@ -77,16 +77,16 @@ def connect(
 
 def directory(url: str) -> Path:
     """Return the directory in `spool:DIR`. Raises SettingsError."""
-    scheme, _, place = url.partition(":")
-    if place.startswith("//"):
-        place = place[2:]
-        if not place.startswith("/"):
+    scheme, _, directory = url.partition(":")
+    if directory.startswith("//"):
+        directory = directory[2:]
+        if not directory.startswith("/"):
             raise SettingsError(
-                f"WORKER_ENGINE_URL={url!r}: a spool has no host; write spool:./{place} or spool:///{place}"
+                f"WORKER_ENGINE_URL={url!r}: a spool has no host; write spool:./{directory} or spool:///{directory}"
             )
-    if scheme != "spool" or not place or "\0" in place:
+    if scheme != "spool" or not directory or "\0" in directory:
         raise SettingsError(f"WORKER_ENGINE_URL={url!r}: write spool:DIR, as in spool:./var/spool")
-    return Path(place)
+    return Path(directory)
 
 
 class SpoolEngine(Inspection):
@@ -254,7 +254,7 @@ class SpoolEngine(Inspection):
         part = self._spool.parts(queue)
         with self._failing("counting"):
             found = self._count(part.counts)
-            if self._browse().keeps_letters(part.queue):
+            if self._browse().keeps_dead_letters(part.queue):
                 found = replace(NO_JOBS, in_flight=found.in_flight, dead=found.jobs_at_rest, bad=found.bad)
             return replace(found, paused=part.counts.buckets.paused)
 

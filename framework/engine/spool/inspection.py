@@ -13,7 +13,7 @@ from framework.engine.inspector import JobView, Pause, State
 from framework.engine.spool.claim import pausing
 from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.store import Spool
-from framework.engine.spool.upkeep.browse import Browse, Sight
+from framework.engine.spool.upkeep.browse import Browse, Stored
 from framework.engine.spool.upkeep.pages import position
 from framework.model.options import QueueOptions
 
@@ -22,7 +22,7 @@ from framework.model.options import QueueOptions
 class SpoolView(JobView):
     """A view of a job, with the entry of its file."""
 
-    sight: Sight | None = None
+    stored: Stored | None = None
 
 
 class Inspection:
@@ -56,19 +56,29 @@ class Inspection:
 
     def browse(self, queue: str, state: State, *, after: str = "") -> Iterator[JobView]:
         """Yield jobs: read each file, claim none."""
-        for sight in self._sights(queue, state, after):
-            yield self._view(queue, state, sight)
+        for stored in self._stored_jobs(queue, state, after):
+            yield self._view(queue, state, stored)
 
-    def _sights(self, queue: str, state: State, after: str = "") -> Iterator[Sight]:
+    def _stored_jobs(self, queue: str, state: State, after: str = "") -> Iterator[Stored]:
         with self._failing(f"looking at {queue!r}"):
-            yield from self._browse().sights(self._spool.parts(queue).queue, state, after)
+            yield from self._browse().stored(self._spool.parts(queue).queue, state, after)
 
-    def _view(self, queue: str, state: State, sight: Sight) -> SpoolView:
-        attempt, delivery = (0, 0) if sight.name is None else (sight.name.attempt, sight.name.delivery)
-        place = str(self.root / sight.path) if state == "bad" or sight.newer else ""
-        cursor = position(os.path.basename(sight.path), state, sight.index)
+    def _view(self, queue: str, state: State, stored: Stored) -> SpoolView:
+        attempt, delivery = (0, 0) if stored.name is None else (stored.name.attempt, stored.name.delivery)
+        place = str(self.root / stored.path) if state == "bad" or stored.newer else ""
+        cursor = position(os.path.basename(stored.path), state, stored.index)
         return SpoolView(
-            sight.job, queue, state, attempt, delivery, sight.since, place, sight.flaw, sight.newer, cursor, sight=sight
+            stored.job,
+            queue,
+            state,
+            attempt,
+            delivery,
+            stored.since,
+            place,
+            stored.flaw,
+            stored.newer,
+            cursor,
+            stored=stored,
         )
 
     def newer(self, queue: str) -> Iterator[JobView]:
@@ -76,8 +86,8 @@ class Inspection:
         states: tuple[State, ...] = ("ready", "delayed", "in_flight", "dead")
         with self._failing(f"looking at {queue!r}"):
             for state in states:
-                for sight in self._browse().newer(self._spool.parts(queue).queue, state):
-                    yield self._view(queue, state, sight)
+                for stored in self._browse().newer(self._spool.parts(queue).queue, state):
+                    yield self._view(queue, state, stored)
 
     def get(self, queues: Sequence[str], job_id: str) -> Iterator[JobView]:
         """Look for the id's time and entry in the names of files, and read few of them."""
@@ -85,8 +95,8 @@ class Inspection:
         found: list[SpoolView] = []
         with self._failing(f"looking for {job_id[:100]!r}"):
             try:
-                for queue, state, sight in self._browse().found(parts, job_id):
-                    found.append(self._view(queue.name, cast("State", state), sight))
+                for queue, state, stored in self._browse().found(parts, job_id):
+                    found.append(self._view(queue.name, cast("State", state), stored))
             finally:  # what was found is worth more than the error of another directory
                 yield from sorted(found, key=lambda view: view.cursor)
 
@@ -100,7 +110,7 @@ class Inspection:
 
     def replay(self, view: JobView) -> bool:
         """Move a dead letter to its home queue, also where its dead-letter queue has not handled it yet."""
-        if view.state in ("in_flight", "bad") or view.newer or not view.is_letter:
+        if view.state in ("in_flight", "bad") or view.newer or not view.is_dead_letter:
             return False
         return self._act(view, self._browse().replay)
 
@@ -110,21 +120,21 @@ class Inspection:
 
     def restore(self, view: JobView) -> str:
         """Rename a bad file back, under the lock of its id where the caller chose the id."""
-        if view.state != "bad" or not isinstance(view, SpoolView) or view.sight is None:
+        if view.state != "bad" or not isinstance(view, SpoolView) or view.stored is None:
             return "is no longer there"
         with self._failing(f"file {view.job.id!r}"):
-            return self._browse().restore(self._spool.parts(view.queue).queue, view.sight)
+            return self._browse().restore(self._spool.parts(view.queue).queue, view.stored)
 
-    def _act(self, view: JobView, action: Callable[[Sight], bool]) -> bool:
-        sight = view.sight if isinstance(view, SpoolView) else self._sight(view)
+    def _act(self, view: JobView, action: Callable[[Stored], bool]) -> bool:
+        stored = view.stored if isinstance(view, SpoolView) else self._stored(view)
         with self._failing(f"job {view.job.id!r}"):
-            return sight is not None and action(sight)
+            return stored is not None and action(stored)
 
-    def _sight(self, view: JobView) -> Sight | None:
+    def _stored(self, view: JobView) -> Stored | None:
         """Return the entry of a view that does not come from this engine; None: the job is not there."""
-        for sight in self._sights(view.queue, view.state):
-            if sight.name is not None and (sight.job.uid, sight.name.delivery) == (view.job.uid, view.delivery):
-                return sight
+        for stored in self._stored_jobs(view.queue, view.state):
+            if stored.name is not None and (stored.job.uid, stored.name.delivery) == (view.job.uid, view.delivery):
+                return stored
         return None
 
     def pause(self, queue: str, by: str) -> bool:

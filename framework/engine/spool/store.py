@@ -93,9 +93,9 @@ class Parts:
         if owner is None:
             return
         stays = life.has_lock(self._disk, owner)
-        for held in list(owner.held.values()):
-            if held.segment is None or not stays:
-                held.done()
+        for token in list(owner.tokens.values()):
+            if token.segment is None or not stays:
+                token.done()
         if stays:
             self._disk.mkdir(owner.base)
         else:

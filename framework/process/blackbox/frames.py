@@ -64,9 +64,9 @@ def innermost(frames: Sequence[Frame]) -> Frame:
 
 def _installed(file: str) -> str:
     """Return the directory or module below site-packages to which a file belongs; empty: it is not there."""
-    for place in _INSTALLED:
-        if file.startswith(place):
-            return file[len(place) :].partition(os.sep)[0]
+    for prefix in _INSTALLED:
+        if file.startswith(prefix):
+            return file[len(prefix) :].partition(os.sep)[0]
     return ""
 
 

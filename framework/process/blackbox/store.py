@@ -33,20 +33,20 @@ class Store:
     def __init__(self, path: Path | None, descriptor: int = -1) -> None:
         self.descriptor = descriptor if descriptor >= 0 else nameless_file("black-boxes")
         self._path = path
-        self._places: dict[str, int] = {}
+        self._numbers: dict[str, int] = {}
         self._next = 0
 
     def write(self, incarnation: str, entry: Plain) -> None:
         """Write or replace the entry of a process. It never raises: a kill must not wait for a disk that is full."""
-        place = self._places.get(incarnation)
-        if place is None:
-            place, self._next = self._next, (self._next + 1) % ENTRIES
-            self._places = {name: at for name, at in self._places.items() if at != place} | {incarnation: place}
+        number = self._numbers.get(incarnation)
+        if number is None:
+            number, self._next = self._next, (self._next + 1) % ENTRIES
+            self._numbers = {name: at for name, at in self._numbers.items() if at != number} | {incarnation: number}
         data = _encoded({"incarnation": incarnation, **entry})
         with suppress(OSError):
-            os.pwrite(self.descriptor, data, place * SIZE)
+            os.pwrite(self.descriptor, data, number * SIZE)
         with suppress(OSError):
-            self._copy(data, place * SIZE)
+            self._copy(data, number * SIZE)
 
     def _copy(self, data: bytes, at: int) -> None:
         if self._path is None:
@@ -87,12 +87,12 @@ def _encoded(entry: Plain) -> bytes:
 
 
 def _found(descriptor: int, incarnation: str) -> Plain | None:
-    for place in range(ENTRIES):
-        head = os.pread(descriptor, 8, place * SIZE)
+    for number in range(ENTRIES):
+        head = os.pread(descriptor, 8, number * SIZE)
         length = int.from_bytes(head, "little")
         if not 0 < length <= SIZE - 8:
             continue
-        body = os.pread(descriptor, length, place * SIZE + 8)
+        body = os.pread(descriptor, length, number * SIZE + 8)
         try:
             entry = json.loads(body)
         except ValueError:  # it is being written

@@ -7,8 +7,8 @@ import time
 from framework.model.events import Draining
 from framework.process.scoreboard import PLANNED, before_deadline
 from framework.process.supervisor import children
+from framework.process.supervisor.child import Child
 from framework.process.supervisor.notify import Notifier
-from framework.process.supervisor.place import Place
 from framework.process.supervisor.tree import Tree
 
 LEAST_GRACE = 0.1  # seconds that each child that leaves last gets at least
@@ -35,63 +35,63 @@ class Drain:
             tree.deadline = now + drain
             tree.board.deadline = int(tree.deadline * 1e9)
         tree.emit(Draining(why, drain if drain is not None else 0.0))
-        for place in tree.workers:
-            place.start_at = None
-            if place.pid is not None:
-                place.leaving = True
+        for child in tree.workers:
+            child.start_at = None
+            if child.pid is not None:
+                child.leaving = True
                 if tree.deadline is not None and drain is not None:
-                    place.kill_at = tree.deadline - before_deadline(drain, 1.0)
-                tree.terminate(place)
+                    child.kill_at = tree.deadline - before_deadline(drain, 1.0)
+                tree.terminate(child)
 
     def advance(self, now: float) -> bool:
         """Go on to the children that leave last; return True when the last process is gone."""
         tree = self._tree
-        if any(place.pid is not None for place in tree.workers):
+        if any(child.pid is not None for child in tree.workers):
             return False
-        for place in tree.last:
-            if place.pid is not None and not place.leaving:
-                place.leaving = True
-                place.kill_at = max(self._end_of(place, now), now + LEAST_GRACE)
-                tree.terminate(place)
-            elif place.pid is None and not self._worth_another_life(place, now):
-                place.leaving = True
-                place.start_at = None
-            if place.pid is not None or place.due_at is not None:
+        for child in tree.last:
+            if child.pid is not None and not child.leaving:
+                child.leaving = True
+                child.kill_at = max(self._end_of(child, now), now + LEAST_GRACE)
+                tree.terminate(child)
+            elif child.pid is None and not self._worth_another_life(child, now):
+                child.leaving = True
+                child.start_at = None
+            if child.pid is not None or child.due_at is not None:
                 break  # this child may still need the next one
-        return all(place.pid is None and place.due_at is None for place in tree.last)
+        return all(child.pid is None and child.due_at is None for child in tree.last)
 
-    def _end_of(self, place: Place, now: float) -> float:
+    def _end_of(self, child: Child, now: float) -> float:
         """Return when a child that leaves last must be gone: one deadline holds for all of them. A child on demand may
         go on without end, and others leave after it: it gets no grace, and always a limit."""
         deadline = self._tree.deadline
-        if place.spec.wanted is None:
+        if child.spec.wanted is None:
             return (now if deadline is None else deadline) + LAST_GRACE
         self._on_demand_until = self._on_demand_until or now + LONGEST
         return self._on_demand_until if deadline is None else deadline
 
-    def _worth_another_life(self, place: Place, now: float) -> bool:
+    def _worth_another_life(self, child: Child, now: float) -> bool:
         """Return whether a dead child must start again to finish its work. A killed one must, one that fails each time
         must not."""
-        if place.due_at is None or place.vain > MOST_FAILURES:
+        if child.due_at is None or child.vain > MOST_FAILURES:
             return False
-        deadline = self._tree.deadline if place.spec.wanted is None else self._end_of(place, now)
+        deadline = self._tree.deadline if child.spec.wanted is None else self._end_of(child, now)
         return deadline is None or now < deadline
 
     def kill_workers(self, why: str) -> None:
         """Kill the workers at once (their jobs run again elsewhere), and children on demand for good."""
-        for place in self._tree.places:
-            on_demand = place.spec.wanted is not None
+        for child in self._tree.children:
+            on_demand = child.spec.wanted is not None
             if on_demand:
-                place.start_at = None
-            if place.pid is not None and not place.killed and (on_demand or not place.spec.last):
-                self._tree.kill(place, "killed", PLANNED, why)
+                child.start_at = None
+            if child.pid is not None and not child.killed and (on_demand or not child.spec.last):
+                self._tree.kill(child, "killed", PLANNED, why)
                 self._tree.exit_code = self._tree.exit_code or (0 if on_demand else 5)
 
     def kill_everything(self) -> None:
         """Kill all children that are left, for whatever reason the loop ended."""
-        for place in self._tree.places:
-            if place.pid is not None:
-                self._tree.board.write_kill_reason(place.incarnation, PLANNED)
-                children.kill_group(place.pid)
-                children.reap(place.pid)
-                place.end()
+        for child in self._tree.children:
+            if child.pid is not None:
+                self._tree.board.write_kill_reason(child.incarnation, PLANNED)
+                children.kill_group(child.pid)
+                children.reap(child.pid)
+                child.end()

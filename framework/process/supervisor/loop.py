@@ -13,10 +13,10 @@ from framework.process.scoreboard import Scoreboard
 from framework.process.signals import SignalQueue
 from framework.process.standstill import Standstill
 from framework.process.supervisor import children, platform
+from framework.process.supervisor.child import Child
 from framework.process.supervisor.children import ChildInfo, ChildSpec
 from framework.process.supervisor.drain import Drain
 from framework.process.supervisor.notify import Notifier
-from framework.process.supervisor.place import Place
 from framework.process.supervisor.restart import Restarts
 from framework.process.supervisor.tree import QUIET_TURN, TURN, SupervisorOptions, Tree
 from framework.process.supervisor.watch import Watch
@@ -65,7 +65,7 @@ class Supervisor:
         self._lost = lost
         self._notifier = Notifier()
         self._drain = Drain(self._tree, self._notifier)
-        self._to_dump: list[Place] = []
+        self._to_dump: list[Child] = []
         self._watchdog_at = 0.0
 
     def run(self) -> int:
@@ -127,7 +127,7 @@ class Supervisor:
         tree, now, turn = self._tree, time.monotonic(), TURN
         if self._watch.quiet and not tree.draining:
             turn = max(TURN, min(QUIET_TURN, tree.options.quickest))
-        due = [at for place in tree.places for at in (place.due_at, place.kill_at) if at is not None]
+        due = [at for child in tree.children for at in (child.due_at, child.kill_at) if at is not None]
         return min([turn, *(max(0.0, at - now) for at in (*due, self._watch.hard_at, self._watchdog_at))])
 
     def _act_on(self, number: signal.Signals) -> None:
@@ -145,15 +145,15 @@ class Supervisor:
                 self._restarts.renew()
         elif number == signal.SIGUSR1:
             self._stacks.dump()
-            self._to_dump = [place for place in tree.places if place.ready]
+            self._to_dump = [child for child in tree.children if child.ready]
 
     def _dump_next(self) -> None:
         """Dump the stacks of one process at a time, so that they do not mix on standard error."""
         if self._to_dump:
-            place = self._to_dump.pop(0)
-            if place.pid is not None:
-                place.sent.add(signal.SIGUSR1)
-                children.dump_stacks(place.pid)
+            child = self._to_dump.pop(0)
+            if child.pid is not None:
+                child.sent.add(signal.SIGUSR1)
+                children.dump_stacks(child.pid)
 
     def _copy_stacks(self) -> None:
         lost = self._stacks.copy(lambda index: self._tree.board.slot(index).pid)

@@ -14,8 +14,8 @@ from framework.process.blackbox import Recorder
 from framework.process.scoreboard import DIED, TIMEOUT, Scoreboard
 from framework.process.standstill import Standstill
 from framework.process.supervisor import children
+from framework.process.supervisor.child import Child
 from framework.process.supervisor.children import ChildSpec
-from framework.process.supervisor.place import Place
 
 TURN = 0.5  # seconds between looks at the board: so late may the SIGKILL be of a job that began since the last look
 QUIET_TURN = 1.0  # the same while no job runs and no process starts or leaves: waking up is most of an idle tree's cost
@@ -38,7 +38,7 @@ class SupervisorOptions:
 class Kill(NamedTuple):
     """The arguments of `Tree.kill`."""
 
-    place: Place
+    child: Child
     reason: str
     kind: int
     why: str
@@ -65,9 +65,9 @@ class Tree:
         emit: Callable[[Event], None],
         recorder: Recorder | None = None,
     ) -> None:
-        self.places = [Place(spec, start_at=0.0) for spec in specs]
-        self.workers = [place for place in self.places if not place.spec.last]
-        self.last = [place for place in self.places if place.spec.last]
+        self.children = [Child(spec, start_at=0.0) for spec in specs]
+        self.workers = [child for child in self.children if not child.spec.last]
+        self.last = [child for child in self.children if child.spec.last]
         self.board = board
         self.options = options
         self.recorder = recorder
@@ -82,9 +82,9 @@ class Tree:
         gap = self.still.turned(now)
         if not gap:
             return
-        for place in self.places:
-            if place.kill_at is not None:
-                place.kill_at += gap
+        for child in self.children:
+            if child.kill_at is not None:
+                child.kill_at += gap
         if self.deadline is not None:
             self.deadline += gap
             self.board.deadline = int(self.deadline * 1e9)
@@ -95,12 +95,12 @@ class Tree:
         """Write a line to the log."""
         self.emit(SupervisorNote(text, level))  # type: ignore[arg-type]
 
-    def terminate(self, place: Place) -> None:
+    def terminate(self, child: Child) -> None:
         """Tell a child to leave, by a signal and on the board, because a handler may take the signal."""
-        assert place.pid is not None
-        self.board.tell_to_leave(place.spec.index)
-        place.sent.add(signal.SIGTERM)
-        children.terminate(place.pid)
+        assert child.pid is not None
+        self.board.tell_to_leave(child.spec.index)
+        child.sent.add(signal.SIGTERM)
+        children.terminate(child.pid)
 
     def kill_hung(self, kills: Sequence[Kill]) -> None:
         """Kill children that do not leave by themselves, with what they say about where they stand: all are asked at
@@ -109,7 +109,7 @@ class Tree:
         Children on demand are not asked. The signal ends a `sleep` of C code, and they would begin something else.
         """
         began = time.monotonic()
-        asked = [(kill.place.spec.index, kill.place.pid or 0) for kill in kills if kill.place.spec.wanted is None]
+        asked = [(kill.child.spec.index, kill.child.pid or 0) for kill in kills if kill.child.spec.wanted is None]
         if asked and self.recorder is not None:
             self.recorder.wait(asked)
         for kill in kills:
@@ -117,7 +117,7 @@ class Tree:
 
     def kill(
         self,
-        place: Place,
+        child: Child,
         reason: str,
         kind: int,
         why: str,
@@ -130,20 +130,20 @@ class Tree:
         `charged` names the rows that are charged; None: the kind decides. `since`: when it was due, in
         monotonic seconds.
         """
-        assert place.pid is not None
+        assert child.pid is not None
         # The kill reason comes first: a rescuer that finds the process dead must already find the reason.
-        ruin = self.board.ruin(place.spec.index)
+        ruin = self.board.ruin(child.spec.index)
         if ruin is None and kind == DIED:
-            self.board.write_death(place.incarnation, why)
+            self.board.write_death(child.incarnation, why)
         elif ruin is None:
-            self.board.write_kill_reason(place.incarnation, kind, charged)
+            self.board.write_kill_reason(child.incarnation, kind, charged)
         else:  # it hangs while it leaves: the job that ruined it is still charged
-            self.board.write_death(place.incarnation, ruin.detail, ruin.charged)
-        place.killed = reason
-        children.kill_group(place.pid)
+            self.board.write_death(child.incarnation, ruin.detail, ruin.charged)
+        child.killed = reason
+        children.kill_group(child.pid)
         waited = 0.0 if since is None else time.monotonic() - since
         box = BlackBox()
         if self.recorder is not None:  # what it has written is in memory that it leaves behind
-            box = self.recorder.keep(place.spec.index, place.incarnation, charged)
+            box = self.recorder.keep(child.spec.index, child.incarnation, charged)
         how = "timeout" if kind == TIMEOUT else "planned"
-        self.emit(ProcessKilled(place.spec.name, place.pid, how, why, box.where, box.stack, box.log, waited))
+        self.emit(ProcessKilled(child.spec.name, child.pid, how, why, box.where, box.stack, box.log, waited))

@@ -19,9 +19,9 @@ from framework.process.scoreboard import (
     before_deadline,
 )
 from framework.process.standstill import Standstill
+from framework.process.supervisor.child import Child
 from framework.process.supervisor.drain import Drain
 from framework.process.supervisor.notify import Notifier
-from framework.process.supervisor.place import Place
 from framework.process.supervisor.platform import image, waits_for_disk, waits_for_lock
 from framework.process.supervisor.tree import Kill, Tree
 
@@ -58,31 +58,31 @@ class Watch:
         """Read the board once, and act on it."""
         tree = self._tree
         self.hard_at = float("inf")
-        living = [place for place in tree.places if place.pid is not None and not place.killed]
-        slots = [tree.board.slot(place.spec.index) for place in living]
+        living = [child for child in tree.children if child.pid is not None and not child.killed]
+        slots = [tree.board.slot(child.spec.index) for child in living]
         self._listen(living, slots, now)
         self.quiet = self._silent_since is None and all(slot.state == READY for slot in slots)
         self._kills = []
-        for place, slot in zip(living, slots, strict=True):
-            if not place.ready and slot.ready:
-                self._became_ready(place, slot)
+        for child, slot in zip(living, slots, strict=True):
+            if not child.ready and slot.ready:
+                self._became_ready(child, slot)
             if self._silent_since is None:
-                self._enforce(place, slot, now)
-            elif place.kill_at is not None and now >= place.kill_at:
-                self._end_late(place, slot)
+                self._enforce(child, slot, now)
+            elif child.kill_at is not None and now >= child.kill_at:
+                self._end_late(child, slot)
         tree.kill_hung(self._kills)
-        if not self._announced and all(place.ready for place in tree.places if place.spec.vital):
+        if not self._announced and all(child.ready for child in tree.children if child.spec.vital):
             self._announced = True
             self._notifier.send("READY=1", f"STATUS={len(tree.workers)} workers ready")
         self._check_first_ready(now)
 
-    def _listen(self, living: Sequence[Place], slots: Sequence[SlotState], now: float) -> None:
+    def _listen(self, living: Sequence[Child], slots: Sequence[SlotState], now: float) -> None:
         """Find out whether the disk stands still for all. Then no child turns, and one waits for the disk in the
         kernel, where a kill has no effect. No job is charged for that time; only a drain does not wait for it."""
         still = self._tree.still
         beats = [slot.tick / 1e9 for slot in slots if slot.state == READY]
         silent = bool(beats) and still.elapsed(max(beats), now) > SILENCE
-        if silent and any(waits_for_disk(place.pid) for place in living if place.pid is not None):
+        if silent and any(waits_for_disk(child.pid) for child in living if child.pid is not None):
             self._silent_since = self._silent_since or max(beats)
         elif self._silent_since is not None:
             still.add(self._silent_since, now)
@@ -90,77 +90,77 @@ class Watch:
             self._tree.note(f"the disk stood still for {now - self._silent_since:.1f} s: deadlines are later by that")
             self._silent_since = None
 
-    def _became_ready(self, place: Place, slot: SlotState) -> None:
-        place.ready, place.image = True, image(place.pid or 0)
-        self._ever_ready = self._ever_ready or not place.spec.last
-        assert place.pid is not None
+    def _became_ready(self, child: Child, slot: SlotState) -> None:
+        child.ready, child.image = True, image(child.pid or 0)
+        self._ever_ready = self._ever_ready or not child.spec.last
+        assert child.pid is not None
         self._tree.board.try_to_publish()
-        self._tree.emit(ProcessBecameReady(place.spec.name, place.pid, slot.ready / 1e9 - place.born_at))
+        self._tree.emit(ProcessBecameReady(child.spec.name, child.pid, slot.ready / 1e9 - child.born_at))
 
-    def _enforce(self, place: Place, slot: SlotState, now: float) -> None:
+    def _enforce(self, child: Child, slot: SlotState, now: float) -> None:
         options, still = self._tree.options, self._tree.still
         # A job whose handler has ended has no deadline any more: the remaining time is the engine's.
-        rows = self._tree.board.busy_rows(place.spec.index)
+        rows = self._tree.board.busy_rows(child.spec.index)
         busy = [row for row in rows if not row.settling]
         self.quiet = self.quiet and not rows
-        running = name_holder(place.pid or 0, [later(row, still, now) for row in busy], int(now * 1e9), slot.tick)
+        running = name_holder(child.pid or 0, [later(row, still, now) for row in busy], int(now * 1e9), slot.tick)
         charged = overdue(running, int(now * 1e9), slot.tick)
         ahead = min([ASK_AHEAD, *((row.hard - row.soft) / 2e9 for row in running if row.hard)])
         coming = (at for row in running for at in (row.hard / 1e9 - ahead, row.hard / 1e9) if at > now)
-        self._ask(place, overdue(running, int((now + ahead) * 1e9), slot.tick) is not None)
+        self._ask(child, overdue(running, int((now + ahead) * 1e9), slot.tick) is not None)
         self.hard_at = min(self.hard_at, *coming, float("inf"))
         if charged is not None:
             jobs = "1 job" if len(charged) == 1 else f"{len(charged)} jobs"
-            self._kill(place, "timeout", TIMEOUT, f"{jobs} past the hard timeout", charged)
-        elif place.kill_at is not None and now >= place.kill_at:
-            self._end_late(place, slot)
-        elif self._is_another_program(place, slot, now):
-            self._kill(place, "crashed", DIED, EXECUTED)
-        elif not place.ready and still.elapsed(place.born_at, now) > options.ready_within:
-            self._kill(place, "failed_to_start", PLANNED, f"not ready within {options.ready_within:g} s")
-        elif slot.state in (LEAVING, GONE) and not busy and place.kill_at is None and options.drain is not None:
-            place.kill_at = now + options.drain  # it leaves by itself, and its lifespan may hang
-        elif self._is_stuck(place, slot, now) and not busy:
-            self._kill(place, "stuck", PLANNED, f"idle, and its loop has not turned for {STUCK_AFTER:g} s")
+            self._kill(child, "timeout", TIMEOUT, f"{jobs} past the hard timeout", charged)
+        elif child.kill_at is not None and now >= child.kill_at:
+            self._end_late(child, slot)
+        elif self._is_another_program(child, slot, now):
+            self._kill(child, "crashed", DIED, EXECUTED)
+        elif not child.ready and still.elapsed(child.born_at, now) > options.ready_within:
+            self._kill(child, "failed_to_start", PLANNED, f"not ready within {options.ready_within:g} s")
+        elif slot.state in (LEAVING, GONE) and not busy and child.kill_at is None and options.drain is not None:
+            child.kill_at = now + options.drain  # it leaves by itself, and its lifespan may hang
+        elif self._is_stuck(child, slot, now) and not busy:
+            self._kill(child, "stuck", PLANNED, f"idle, and its loop has not turned for {STUCK_AFTER:g} s")
 
-    def _ask(self, place: Place, soon: bool) -> None:
+    def _ask(self, child: Child, soon: bool) -> None:
         """Ask a process for its stacks that will be killed soon; forget them if it will not be killed any more."""
         recorder = self._tree.recorder
-        if recorder is None or place.pid is None or soon == place.asked or place.spec.wanted is not None:
+        if recorder is None or child.pid is None or soon == child.asked or child.spec.wanted is not None:
             return
-        place.asked = soon
+        child.asked = soon
         if soon:
-            recorder.ask(place.spec.index, place.pid)
+            recorder.ask(child.spec.index, child.pid)
         else:
-            recorder.forget(place.spec.index)
+            recorder.forget(child.spec.index)
 
-    def _is_another_program(self, place: Place, slot: SlotState, now: float) -> bool:
+    def _is_another_program(self, child: Child, slot: SlotState, now: float) -> bool:
         """Return whether a job has replaced its worker by another program (`os.execv`). The worker's jobs are rescued
         at once, because their owner is gone, but the program would keep the slot until the last of their deadlines."""
         silent = self._tree.still.elapsed(slot.tick / 1e9, now) > SILENCE
-        known = place.ready and place.image != 0  # a spawned child that is not ready has no final image yet
-        return known and silent and image(place.pid or 0) not in (0, place.image)
+        known = child.ready and child.image != 0  # a spawned child that is not ready has no final image yet
+        return known and silent and image(child.pid or 0) not in (0, child.image)
 
-    def _is_stuck(self, place: Place, slot: SlotState, now: float) -> bool:
+    def _is_stuck(self, child: Child, slot: SlotState, now: float) -> bool:
         silent = self._tree.still.elapsed(slot.tick / 1e9, now) > STUCK_AFTER
-        return place.ready and slot.state == READY and silent and not waits_for_disk(place.pid or 0)
+        return child.ready and slot.state == READY and silent and not waits_for_disk(child.pid or 0)
 
-    def _end_late(self, place: Place, slot: SlotState) -> None:
+    def _end_late(self, child: Child, slot: SlotState) -> None:
         """Kill a child that was told to leave and is late. A child that has settled everything and only sends its
         telemetry may go on until the deadline, and does not make the drain a failed one: a failing collector does not
         justify exit code 5."""
         tree, settled = self._tree, slot.state == GONE
-        if settled and not (place.flushing or place.spec.last):
-            place.flushing = True
-            place.kill_at = (place.kill_at or 0.0) + before_deadline(tree.options.drain or 0.0, 1.0)
+        if settled and not (child.flushing or child.spec.last):
+            child.flushing = True
+            child.kill_at = (child.kill_at or 0.0) + before_deadline(tree.options.drain or 0.0, 1.0)
             return
-        if tree.draining and not settled and place.spec.vital:
+        if tree.draining and not settled and child.spec.vital:
             tree.exit_code = tree.exit_code or 5
-        self._kill(place, "drain_timeout", PLANNED, "told to leave, and did not in time")
+        self._kill(child, "drain_timeout", PLANNED, "told to leave, and did not in time")
 
-    def _kill(self, place: Place, reason: str, kind: int, why: str, charged: Sequence[int] | None = None) -> None:
+    def _kill(self, child: Child, reason: str, kind: int, why: str, charged: Sequence[int] | None = None) -> None:
         """Kill a child at the end of this look, with all others that must be killed now."""
-        self._kills.append(Kill(place, reason, kind, why, charged))
+        self._kills.append(Kill(child, reason, kind, why, charged))
 
     def _check_first_ready(self, now: float) -> None:
         tree = self._tree

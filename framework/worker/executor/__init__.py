@@ -21,7 +21,7 @@ from framework.model.exceptions import describe, error_type
 from framework.model.job import Context, Failure, Lease
 from framework.model.options import QueueOptions, of_job
 from framework.model.outcome import (
-    RESTED,
+    ARCHIVED,
     SUCCEEDED,
     Discard,
     Disturbed,
@@ -162,7 +162,7 @@ class Executor:
                     self._hook.tell(failure, context or self._context(attempt, started))
             else:
                 duration = self._monotonic() - started
-                attempt.outcome = RESTED if attempt.lease.is_letter else SUCCEEDED
+                attempt.outcome = ARCHIVED if attempt.lease.is_dead_letter else SUCCEEDED
             return self._finish(attempt, duration)
         finally:
             self._tracing.leave(attempt, entered)
@@ -195,7 +195,7 @@ class Executor:
                     await self._hook.atell(failure, context or self._context(attempt, started))
             else:
                 duration = self._monotonic() - started
-                attempt.outcome = RESTED if attempt.lease.is_letter else SUCCEEDED
+                attempt.outcome = ARCHIVED if attempt.lease.is_dead_letter else SUCCEEDED
             return self._finish(attempt, duration)
         finally:
             self._tracing.leave(attempt, entered)
@@ -277,7 +277,7 @@ class Executor:
         attempt.error = error
         if stands:  # the job is gone, with what its handler has committed
             log.warning("%s failed after its job was completed: %s", self._where(), error_type(error))
-            attempt.outcome = RESTED if attempt.lease.is_letter else SUCCEEDED
+            attempt.outcome = ARCHIVED if attempt.lease.is_dead_letter else SUCCEEDED
             return attempt.outcome
         try:
             attempt.outcome = outcome = self.decide(attempt, error)
@@ -320,8 +320,8 @@ class Executor:
         message, trace = describe(error)
         kind, interrupted = type(error), cast("JobInterrupted", error)
         if issubclass(kind, JobInterrupted) and attempt.options.timeout is not None:
-            place = f": its handler stood in {interrupted.where}" if interrupted.where else ""
-            message = f"stopped at its timeout of {attempt.options.timeout:g} s{place}"
+            location = f": its handler stood in {interrupted.where}" if interrupted.where else ""
+            message = f"stopped at its timeout of {attempt.options.timeout:g} s{location}"
         undecodable = issubclass(type(error), UndecodablePayload)
         return Failure(
             attempt=lease.attempt,

@@ -82,7 +82,7 @@ def noted(frames: Sequence[Frame]) -> str:
     return "\n".join(f"{frame.file}\0{frame.line}\0{frame.function}" for frame in frames)
 
 
-def place_of(frames: Sequence[Frame]) -> str:
+def location_of(frames: Sequence[Frame]) -> str:
     """Return the line at which a handler stands, for example `fetch (relay.py:41)`; empty: unknown."""
     if not frames:
         return ""

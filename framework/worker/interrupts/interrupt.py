@@ -94,7 +94,7 @@ class Interrupts:
         self._drain: float | None = None
         self.lease: Lease | None = None
         self._lost: Lease | None = None
-        self.place_of: Callable[[FrameType | None], str] = lambda frame: ""  # says where a handler is interrupted
+        self.location_of: Callable[[FrameType | None], str] = lambda frame: ""  # says where a handler is interrupted
         self._losing = False  # its handler must still be interrupted for that
         self._calling = False
         self._must_leave = must_leave
@@ -199,7 +199,7 @@ class Interrupts:
         else:
             self._drain = None
         self._arm()
-        raise JobInterrupted(why, self.place_of(frame))
+        raise JobInterrupted(why, self.location_of(frame))
 
 
 def where(frame: FrameType | None) -> tuple[bool, bool]:

@@ -24,7 +24,7 @@ from framework.model.job import Lease
 from framework.model.options import QueueOptions
 from framework.model.outcome import JobInterrupted, Why
 from framework.process.forks import leave_if_forked
-from framework.worker.interrupts.awaited import handlers_frames, place_of
+from framework.worker.interrupts.awaited import handlers_frames, location_of
 from framework.worker.interrupts.interrupt import LOOK_AGAIN, PATIENCE, RETRY, LateAlarm, invoke, where
 
 _order = ctypes.pythonapi.PyThreadState_SetAsyncExc
@@ -139,7 +139,7 @@ class ThreadInterrupts:
             self._leave(call)
         except JobInterrupted:  # it came after the handler's end, whose result counts
             self._leave(call)
-        self._check_place(call)
+        self._check_location(call)
         try:
             if error is not None and call.why == "lease_lost":
                 raise JobInterrupted(call.why) from error
@@ -196,7 +196,7 @@ class ThreadInterrupts:
             if call.why is not None and call.raised is None:
                 _take_back(call.thread, None)
 
-    def _check_place(self, call: Call) -> None:
+    def _check_location(self, call: Call) -> None:
         error, call.raised = call.raised, None
         trace = error.__traceback__ if error is not None else None
         while trace is not None and trace.tb_next is not None:
@@ -266,7 +266,7 @@ class ThreadInterrupts:
         frame = sys._current_frames().get(call.thread)
         inside, open_ = where(frame)
         if inside and open_ and frame is not None:
-            error = _made(call, why, place_of(handlers_frames(frame)))
+            error = _made(call, why, location_of(handlers_frames(frame)))
             if _raise_at(call.thread, frame, frame.f_lasti, error):
                 call.why = why
 
@@ -284,12 +284,12 @@ def _raise_at(thread: int, frame: FrameType, instruction: int, error: type[JobIn
     return False
 
 
-def _made(call: Call, why: Why, place: str) -> type[JobInterrupted]:
+def _made(call: Call, why: Why, location: str) -> type[JobInterrupted]:
     """Return the class to raise: the interpreter creates the exception itself, without arguments."""
 
     class Interruption(JobInterrupted):
         def __init__(self) -> None:
-            super().__init__(why, place)
+            super().__init__(why, location)
             call.raised = self
 
     Interruption.__name__ = Interruption.__qualname__ = JobInterrupted.__name__

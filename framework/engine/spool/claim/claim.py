@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from framework.engine.spool.claim.life import Held, Owner
+from framework.engine.spool.claim.life import Owner, Token
 from framework.engine.spool.claim.settle import Settle
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
@@ -49,10 +49,10 @@ class Reader:
 
     def lease(self, owner: Owner, entry: str, name: Name) -> Lease | None:
         """Return the lease, or None if the file is gone, or was bad and has been moved to bad/. Raises OSError."""
-        held = Held(owner, name, entry)
+        token = Token(owner, name, entry)
         job: Job | None = None
         try:
-            job = self._read(held)
+            job = self._read(token)
         except FileNotFoundError:
             return None
         except job_file.Damaged:
@@ -61,17 +61,17 @@ class Reader:
             if error.errno not in job_file.PLANTED and not self._unreadable(entry, error):
                 raise
         if job is None:
-            self._disk.move(held.path, owner.queue.path("bad", entry))
+            self._disk.move(token.path, owner.queue.path("bad", entry))
             self._tries.pop(entry, None)
             self._counts["bad"] += 1
             return None
-        owner.held[entry] = held
+        owner.tokens[entry] = token
         if job.extras.ignored:
             self._warn_of_ignored(job)
         eligible = job.eligible_at
         if name.not_before is not None and name.not_before != names.micros(eligible):
             eligible = max(job.enqueued_at, name.not_before / 1e6)
-        return Lease(job, owner.queue.name, name.attempt + 1, name.delivery, eligible, held)
+        return Lease(job, owner.queue.name, name.attempt + 1, name.delivery, eligible, token)
 
     def _warn_of_ignored(self, job: Job) -> None:
         """Warn about ignored fields, once for each field and process: the cause usually affects many jobs."""
@@ -83,26 +83,26 @@ class Reader:
                 job.queue, job.id, name,
             )  # fmt: skip
 
-    def _read(self, held: Held) -> Job:
+    def _read(self, token: Token) -> Job:
         """Return the job of a claimed file.
 
         Nearly every job needs one call only; the file's size and inode are asked for only where they are needed.
         """
         disk, calls = self._disk, self._disk.calls
-        fd = disk.open(held.path, _OPEN)
+        fd = disk.open(token.path, _OPEN)
         try:
             data = calls.pread(fd, FIRST_READ, 0)
-            if len(data) < FIRST_READ and not held.name.chosen:
+            if len(data) < FIRST_READ and not token.name.chosen:
                 where = job_file.layout(data)
                 job = job_file.decode(data, where)
             else:
                 found = calls.fstat(fd)
-                held.inode = found.st_ino
+                token.inode = found.st_ino
                 where, job = job_file.content(disk, fd, found.st_size)
         finally:
             calls.close(fd)
             disk.reserve()
-        held.slots_at = where.slots_at
+        token.slots_at = where.slots_at
         return job
 
     def _unreadable(self, entry: str, error: OSError) -> bool:
@@ -139,7 +139,7 @@ class Claim:
         """Return up to `limit` leases. `error` is set where something ended the claim early."""
         self.error = None
         leases: list[Lease] = []
-        expired: list[Held] = []
+        expired: list[Token] = []
         lost = 0
         waiting: Counter[str] = Counter()
 
@@ -174,7 +174,7 @@ class Claim:
             self.look_again()
         return leases
 
-    def _from_segment(self, path: str, limit: int, leases: list[Lease], expired: list[Held]) -> bool:
+    def _from_segment(self, path: str, limit: int, leases: list[Lease], expired: list[Token]) -> bool:
         """Claim from a segment and return whether there was something to claim. Raises OSError."""
         try:
             now = self._clock.micros()
@@ -221,34 +221,34 @@ class Claim:
             else:
                 waiting[path] += 1
 
-    def _sort(self, found: Iterable[Lease], leases: list[Lease], expired: list[Held]) -> None:
+    def _sort(self, found: Iterable[Lease], leases: list[Lease], expired: list[Token]) -> None:
         """Append each lease to `leases`, or to `expired` where its time to live is over."""
         for lease in found:
-            held: Held = lease.token
-            if held.name.expires is None or held.name.expires > self._clock.micros():
+            token: Token = lease.token
+            if token.name.expires is None or token.name.expires > self._clock.micros():
                 leases.append(lease)
             else:
-                expired.append(held)
+                expired.append(token)
 
     def _set_back(self, path: str, error: OSError) -> None:
         """Note that a file is to be tried again later. Raises the error where it is not about this file."""
         self.look_again()  # the error may have come after the rename
         self._setbacks.add(path, error)
 
-    def _expire(self, expired: list[Held]) -> bool:
+    def _expire(self, expired: list[Token]) -> bool:
         """Dead-letter expired jobs and return whether all of them moved.
 
         Raises OSError where the failure is not about a single file.
         """
         if not expired:
             return True
-        inside = {held: held.segment.entry for held in expired if held.segment is not None}
+        inside = {token: token.segment.entry for token in expired if token.segment is not None}
         failed = self._settle.expire(expired)
-        for held, _ in failed:
-            if held in inside:
-                self._part.segments.keep_expired(inside[held])
-        for held, error in failed:
-            self._set_back(held.path, error)
+        for token, _ in failed:
+            if token in inside:
+                self._part.segments.keep_expired(inside[token])
+        for token, error in failed:
+            self._set_back(token.path, error)
         return not failed
 
     def look_again(self) -> None:
@@ -261,7 +261,7 @@ class Claim:
         Raises OSError where the error is not about a single file. The next call looks for what is claimed by then.
         """
         leases: list[Lease] = []
-        expired: list[Held] = []
+        expired: list[Token] = []
         self._stranded(leases, expired, MOST_EXPIRED)
         for path, name in entries:
             try:
@@ -279,7 +279,7 @@ class Claim:
     def _one(self, source: str, name: Name) -> Lease | None:
         owner = self._part.owner()
         name = name.claimed()
-        while (claimed := str(name)) in owner.held:
+        while (claimed := str(name)) in owner.tokens:
             # The source is a hard link to a claimed file: a rename would report success and do nothing. Or it is a
             # restored copy, which is a job of its own: a rename would replace the claimed file with it.
             self._disk.drop_twin(source, f"{owner.base}/{claimed}")
@@ -312,7 +312,7 @@ class Claim:
             self._misses = 0
             self._part.renew()
 
-    def _stranded(self, leases: list[Lease], expired: list[Held], limit: int) -> None:
+    def _stranded(self, leases: list[Lease], expired: list[Token], limit: int) -> None:
         """Turn entries of the own directory that are not leases into leases, when the next look is due."""
         if time.monotonic() < self._look_at:
             return
@@ -325,7 +325,7 @@ class Claim:
         for entry in sorted(entries):
             name = names.parse(entry)
             path = f"{owner.base}/{entry}"
-            if name is None or entry in owner.held:
+            if name is None or entry in owner.tokens:
                 continue
             if self._setbacks.waits(path):
                 self._look_at = time.monotonic() + SOON

@@ -34,7 +34,7 @@ class Owner:
         base: the directory of the claims. lock: the path of the lock file.
         fd: the lock file, locked.
         dead_owner: the claimer's process is dead; this process settles its claims.
-        held: entries that are leases now.
+        tokens: those of its leases, by entry.
         started: the runs in the lock file, by stem and delivery, if a dead owner of the previous version wrote it.
         tag: number that identifies the owner in the words of segments.
         searched: all segments were searched for claims of this dead owner.
@@ -44,7 +44,7 @@ class Owner:
     wid: str
     fd: int
     dead_owner: bool = False
-    held: dict[str, Held] = field(default_factory=dict)
+    tokens: dict[str, Token] = field(default_factory=dict)
     started: dict[tuple[str, int], runs.Started] = field(default_factory=dict)
     searched: bool = False
     base: str = field(init=False)
@@ -58,7 +58,7 @@ class Owner:
 
 
 @dataclass(eq=False, slots=True)
-class Held:
+class Token:
     """The token of a lease: where the claimed job is stored.
 
     Attributes:
@@ -99,7 +99,7 @@ class Held:
 
     def drop(self) -> None:
         """End the lease and leave its file where it is, for the next look into the own directory."""
-        self.owner.held.pop(self.entry, None)
+        self.owner.tokens.pop(self.entry, None)
         if self.segment is not None:
             self.segment.store.leave(self)
 
@@ -201,7 +201,7 @@ def end(disk: Disk, owner: Owner) -> None:
     Where claims are left, directory and lock file stay for a rescuer.
     """
     try:
-        if not owner.held and disk.rmdir(owner.base):  # a claimed job of a segment has no file in the directory
+        if not owner.tokens and disk.rmdir(owner.base):  # a claimed job of a segment has no file in the directory
             disk.unlink(owner.lock)
     finally:
         flocks.drop(disk.calls, owner.fd)

@@ -47,7 +47,7 @@ def declare(disk: Disk, queue: QueueDir) -> None:
                 raise
 
 
-def keeps_letters(disk: Disk, queue: QueueDir) -> bool:
+def keeps_dead_letters(disk: Disk, queue: QueueDir) -> bool:
     """Return whether the queue is a dead-letter queue that no service handles. Raises OSError."""
     options = queue.options
     if not options.is_dead_letter or options.handled:

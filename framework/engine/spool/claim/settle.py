@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from framework.engine.calls import HAS_SYNCFS
-from framework.engine.spool.claim.life import Held, Owner
+from framework.engine.spool.claim.life import Owner, Token
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
@@ -28,10 +28,10 @@ from framework.model.outcome import Kind, Outcome, Settlement
 if TYPE_CHECKING:
     from framework.engine.spool.store import Spool
 
-SUCCEEDED, DISCARDED, RELEASED, RESTED, DEAD_LETTERED = (
-    Kind.SUCCEEDED, Kind.DISCARDED, Kind.RELEASED, Kind.RESTED, Kind.DEAD_LETTERED,
+SUCCEEDED, DISCARDED, RELEASED, ARCHIVED, DEAD_LETTERED = (
+    Kind.SUCCEEDED, Kind.DISCARDED, Kind.RELEASED, Kind.ARCHIVED, Kind.DEAD_LETTERED,
 )  # fmt: skip
-Dying = Mapping[Held, tuple[Failure, str | None]]  # by claim: why, and the dead-letter queue; None: its queue's dead/
+Dying = Mapping[Token, tuple[Failure, str | None]]  # by claim: why, and the dead-letter queue; None: its queue's dead/
 
 
 class Settle:
@@ -45,26 +45,26 @@ class Settle:
     def __call__(self, done: Sequence[Settlement]) -> None:
         """Settle each lease by the kind of its outcome. Raises LeaseLost, EngineUnavailable, once all were tried."""
         together = self._together(done) if len(done) > 1 else set()
-        settled, lost = list[Held](), list[Lease]()
+        settled, lost = list[Token](), list[Lease]()
         failed: list[tuple[Lease, OSError]] = []
-        dying: dict[Held, tuple[Failure, str | None]] = {}
+        dying: dict[Token, tuple[Failure, str | None]] = {}
         dead_owners: dict[str, Owner] = {}
         for one in done:
             lease, outcome = one.lease, one.outcome
-            held: Held = lease.token
-            if held.owner.dead_owner:
-                dead_owners[held.owner.base] = held.owner
-            if held in together or held.already_settled:
-                settled.append(held)
-            elif held.settled:
+            token: Token = lease.token
+            if token.owner.dead_owner:
+                dead_owners[token.owner.base] = token.owner
+            if token in together or token.already_settled:
+                settled.append(token)
+            elif token.settled:
                 lost.append(lease)
             elif outcome.kind is DEAD_LETTERED:
                 assert outcome.failure is not None
-                dying[held] = outcome.failure, None if lease.is_letter else held.owner.queue.options.dead_letter
+                dying[token] = outcome.failure, None if lease.is_dead_letter else token.owner.queue.options.dead_letter
             else:
                 try:
-                    if self._one(held, lease.job, outcome):
-                        settled.append(held)
+                    if self._one(token, lease.job, outcome):
+                        settled.append(token)
                     else:
                         lost.append(lease)
                 except OSError as error:
@@ -73,17 +73,17 @@ class Settle:
             moved, errors = self._dead_letter(dying)
             settled += moved
             lease_of, left = {one.lease.token: one.lease for one in done}, dict(errors)
-            failed += [(lease_of[held], error) for held, error in errors]
-            lost += [lease_of[held] for held in dying if held not in moved and held not in left]
+            failed += [(lease_of[token], error) for token, error in errors]
+            lost += [lease_of[token] for token in dying if token not in moved and token not in left]
         for owner in dead_owners.values():
             with contextlib.suppress(OSError):  # then the next rescue() does it
                 self._spool.parts(owner.queue.name).rescue.finish(owner)
         self._tell(settled, lost, failed)
 
-    def _tell(self, settled: Sequence[Held], lost: Sequence[Lease], failed: Sequence[tuple[Lease, OSError]]) -> None:
+    def _tell(self, settled: Sequence[Token], lost: Sequence[Lease], failed: Sequence[tuple[Lease, OSError]]) -> None:
         """Raise an error that names the leases that could not be settled, if there are any."""
-        for held in settled:
-            held.already_settled = bool(failed)
+        for token in settled:
+            token.already_settled = bool(failed)
         if failed:
             for lease, _ in failed:
                 self._spool.parts(lease.queue).claim.look_again()
@@ -94,124 +94,124 @@ class Settle:
             raise LeaseLost(lost)
 
     @staticmethod
-    def _together(done: Sequence[Settlement]) -> set[Held]:
+    def _together(done: Sequence[Settlement]) -> set[Token]:
         """Settle successes that share a segment together. Return those settled; the others are settled one by one."""
-        groups: dict[Any, list[Held]] = {}
+        groups: dict[Any, list[Token]] = {}
         for one in done:
-            held: Held = one.lease.token
-            if one.outcome.kind is SUCCEEDED and held.segment is not None and not (held.copied or held.settled):
-                groups.setdefault(held.segment, []).append(held)
+            token: Token = one.lease.token
+            if one.outcome.kind is SUCCEEDED and token.segment is not None and not (token.copied or token.settled):
+                groups.setdefault(token.segment, []).append(token)
         for segment, inside in groups.items():
             segment.store.finish_all(segment.entry, inside)
-        return {held for inside in groups.values() for held in inside if held.settled}
+        return {token for inside in groups.values() for token in inside if token.settled}
 
-    def _one(self, held: Held, job: Job, outcome: Outcome) -> bool:
+    def _one(self, token: Token, job: Job, outcome: Outcome) -> bool:
         """Settle one lease; False: its claim was lost. Raises OSError."""
         kind, delay = outcome.kind, outcome.delay
         if kind is SUCCEEDED or kind is DISCARDED:
-            return self._delete(held, job)
+            return self._delete(token, job)
         if kind is RELEASED:
-            return self.release(held, delay)
-        self._leave_segment(held)
-        queue = held.owner.queue
-        if kind is RESTED:  # a handled dead letter is archived
-            return self._move(held, queue, held.name, queue.path("dead", held.entry))
+            return self.release(token, delay)
+        self._leave_segment(token)
+        queue = token.owner.queue
+        if kind is ARCHIVED:  # a handled dead letter is archived
+            return self._move(token, queue, token.name, queue.path("dead", token.entry))
         assert outcome.failure is not None
-        if not self._record(held, outcome.failure, "retried"):
-            return self._end(held, False)
+        if not self._record(token, outcome.failure, "retried"):
+            return self._end(token, False)
         now = self._clock.micros()
-        name = held.name.retried(now + micros(delay))
-        return self._move(held, queue, name, queue.waiting(name, now))
+        name = token.name.retried(now + micros(delay))
+        return self._move(token, queue, name, queue.waiting(name, now))
 
-    def _delete(self, held: Held, job: Job) -> bool:
-        if self._in_segment(held):
-            return self._end(held, held.segment.store.settle(held, free=False))
-        self._leave_segment(held)
-        if held.name.chosen:
-            found = ids.unlink(self._disk, held.path, self._spool.queue(job.queue), job.id, held.inode)
+    def _delete(self, token: Token, job: Job) -> bool:
+        if self._in_segment(token):
+            return self._end(token, token.segment.store.settle(token, free=False))
+        self._leave_segment(token)
+        if token.name.chosen:
+            found = ids.unlink(self._disk, token.path, self._spool.queue(job.queue), job.id, token.inode)
         else:
-            found = self._disk.unlink(held.path)
-        return self._end(held, found)
+            found = self._disk.unlink(token.path)
+        return self._end(token, found)
 
-    def release(self, held: Held, delay: float) -> bool:
+    def release(self, token: Token, delay: float) -> bool:
         """Move the job back to its bucket or segment with its attempt unchanged; with a delay, move it to delayed/."""
-        queue, name, now = held.owner.queue, held.name, self._clock.micros()
-        if delay <= 0 and self._in_segment(held):
-            entry = held.segment.entry
-            done: bool = held.segment.store.settle(held, free=True)
+        queue, name, now = token.owner.queue, token.name, self._clock.micros()
+        if delay <= 0 and self._in_segment(token):
+            entry = token.segment.entry
+            done: bool = token.segment.store.settle(token, free=True)
             if done:
                 self._spool.parts(queue.name).listing.put_back(entry)
                 self._spool.ring(queue.name)
-            return self._end(held, done)
-        self._leave_segment(held)
+            return self._end(token, done)
+        self._leave_segment(token)
         if delay > 0:
             name = name._replace(not_before=min(MAX_TIME, now + micros(delay)))
-            return self._move(held, queue, name, queue.waiting(name, now))
-        done = self._move(held, queue, name, queue.ready(name))
+            return self._move(token, queue, name, queue.waiting(name, now))
+        done = self._move(token, queue, name, queue.ready(name))
         if done:
             self._spool.parts(queue.name).listing.put_back(str(name))
         return done
 
-    def _in_segment(self, held: Held) -> bool:
+    def _in_segment(self, token: Token) -> bool:
         """Return whether the job is to be settled in its segment; a copy is removed first. Raises OSError."""
-        return held.segment is not None and (not held.copied or copies.forget(self._disk, held))
+        return token.segment is not None and (not token.copied or copies.forget(self._disk, token))
 
-    def _leave_segment(self, held: Held) -> None:
+    def _leave_segment(self, token: Token) -> None:
         """Copy a job out of its segment into a file of its own. Raises OSError."""
-        if held.segment is not None:
-            for _, error in copies.leave(self._disk, [held]):
+        if token.segment is not None:
+            for _, error in copies.leave(self._disk, [token]):
                 raise error
 
-    def expire(self, expired: Sequence[Held]) -> list[tuple[Held, OSError]]:
+    def expire(self, expired: Sequence[Token]) -> list[tuple[Token, OSError]]:
         """Dead-letter jobs past their ttl.
 
         Return those that failed: their files stay in the own directory without a lease.
         """
         moved, failed = self._dead_letter({
-            held: (self._expiry(held), held.owner.queue.options.dead_letter) for held in expired
+            token: (self._expiry(token), token.owner.queue.options.dead_letter) for token in expired
         })  # fmt: skip
-        for held in moved:
-            self._spool.expired[held.owner.queue.name] += 1
-        for held, _ in failed:
-            held.drop()
+        for token in moved:
+            self._spool.expired[token.owner.queue.name] += 1
+        for token, _ in failed:
+            token.drop()
         return failed
 
-    def _expiry(self, held: Held) -> Failure:
+    def _expiry(self, token: Token) -> Failure:
         now = self._clock.wall()
         return Failure(
-            attempt=held.name.attempt,
+            attempt=token.name.attempt,
             reason="expired",
-            message=f"its time to live ended {now - (held.name.expires or 0) / 1e6:.3f} s before it was claimed",
+            message=f"its time to live ended {now - (token.name.expires or 0) / 1e6:.3f} s before it was claimed",
             error_type="expired",
-            queue=held.owner.queue.name,
+            queue=token.owner.queue.name,
             started_at=now,
             ended_at=now,
         )
 
-    def _dead_letter(self, dying: Dying) -> tuple[set[Held], list[tuple[Held, OSError]]]:
+    def _dead_letter(self, dying: Dying) -> tuple[set[Token], list[tuple[Token, OSError]]]:
         """Move jobs to the dead-letter queue, or to the own dead/ where there is none.
 
         The record of each is durable before it moves; many jobs share their flushes. Return the jobs that moved, and
         those that failed and stay as they were; the claims of all others were lost.
         """
         failed = copies.leave(self._disk, list(dying))
-        stay = {held for held, _ in failed}
+        stay = {token for token, _ in failed}
         together = len(dying) - len(stay) > 1 and HAS_SYNCFS
 
-        def record(held: Held) -> bool:
-            return self._record(held, dying[held][0], "dead_lettered", sync=not together) or self._end(held, False)
+        def record(token: Token) -> bool:
+            return self._record(token, dying[token][0], "dead_lettered", sync=not together) or self._end(token, False)
 
-        recorded = [held for held in dying if held not in stay and copies.tried(held, record, failed)]
+        recorded = [token for token in dying if token not in stay and copies.tried(token, record, failed)]
         if together and recorded and self._disk.power:
             try:
                 self._disk.calls.syncfs(self._disk.fd)
             except OSError as error:
-                failed += [(held, error) for held in recorded]
+                failed += [(token, error) for token in recorded]
                 recorded = []
-        moved: dict[Held, str] = {}
-        for held in recorded:
-            if where := copies.tried(held, lambda held: self._to_dead_letters(held, dying[held][1]), failed):
-                moved[held] = where
+        moved: dict[Token, str] = {}
+        for token in recorded:
+            if where := copies.tried(token, lambda token: self._to_dead_letters(token, dying[token][1]), failed):
+                moved[token] = where
         for directory in set(moved.values()):
             self._sync_after(directory)
         return set(moved), failed
@@ -223,47 +223,47 @@ class Settle:
             # The job has moved, and its record is durable: a power cut may bring the claim back, but not lose the job.
             self._spool.counts["unsynced"] += 1
 
-    def _to_dead_letters(self, held: Held, target: str | None) -> str:
+    def _to_dead_letters(self, token: Token, target: str | None) -> str:
         """Move a job whose record is durable. Return the directory that it is in now, or "" if the claim was lost."""
-        queue = held.owner.queue
+        queue = token.owner.queue
         # A new stamp: dead letters are in the order in which they were dead-lettered.
-        name = held.name.restamped(self._clock.stamp())
+        name = token.name.restamped(self._clock.stamp())
         name = name._replace(attempt=0, not_before=self._clock.micros(), expires=None)
         if target is None:
             path = queue.path("dead", name)
         else:
             queue = self._spool.queue(target)
             path = queue.ready(name)
-        return os.path.dirname(path) if self._move(held, queue, name, path) else ""
+        return os.path.dirname(path) if self._move(token, queue, name, path) else ""
 
-    def _record(self, held: Held, failure: Failure, outcome: str, *, sync: bool = False) -> bool:
+    def _record(self, token: Token, failure: Failure, outcome: str, *, sync: bool = False) -> bool:
         """Store a failure in the job's history before its outcome is carried out, so that a rescuer finds it.
 
         It takes a free slot or the oldest one, and is stored once for a delivery, so that a repetition is safe. Return
         False if the claim was lost.
         """
         try:
-            with self._disk.opened(held.path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
-                delivery = held.name.delivery
-                kept = history.records(self._disk.calls.pread(fd, history.SLOTS * history.SLOT, held.slots_at))
+            with self._disk.opened(token.path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
+                delivery = token.name.delivery
+                kept = history.records(self._disk.calls.pread(fd, history.SLOTS * history.SLOT, token.slots_at))
                 if not any(r.delivery == delivery for r in kept):
                     sequence = kept[-1].sequence + 1 if kept else 0
                     slot = history.encode_record(sequence, delivery, failure, outcome)
-                    self._disk.calls.pwrite(fd, slot, held.slots_at + history.offset(sequence))
+                    self._disk.calls.pwrite(fd, slot, token.slots_at + history.offset(sequence))
                 if sync:
                     self._disk.sync(fd)
         except FileNotFoundError:
             return False
         return True
 
-    def _move(self, held: Held, queue: QueueDir, name: Name, target: str) -> bool:
-        found = self._disk.move(held.path, target)
+    def _move(self, token: Token, queue: QueueDir, name: Name, target: str) -> bool:
+        found = self._disk.move(token.path, target)
         if found and target == queue.ready(name):
             self._spool.ring(queue.name)
-        return self._end(held, found)
+        return self._end(token, found)
 
-    def _end(self, held: Held, found: bool) -> bool:
-        held.done()
+    def _end(self, token: Token, found: bool) -> bool:
+        token.done()
         if not found:
             self._spool.counts["lost"] += 1
         return found

@@ -21,7 +21,7 @@ from functools import partial
 from typing import TypeVar
 
 from framework.engine.calls import HAS_SYNCFS
-from framework.engine.spool.claim.life import Held, Owner
+from framework.engine.spool.claim.life import Owner, Token
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.format import job_file, names
 from framework.engine.spool.segments import words as word
@@ -32,22 +32,22 @@ T = TypeVar("T")
 _COPY = re.compile(r"\.([^~]+)~([^~]+)~([0-9a-f]{9})", re.ASCII)
 
 
-def tried(held: Held, step: Callable[[Held], T], failed: list[tuple[Held, OSError]]) -> T | None:
+def tried(token: Token, step: Callable[[Token], T], failed: list[tuple[Token, OSError]]) -> T | None:
     """Do a step for a claim and return its result; add the claim to `failed` where the step raises an OSError."""
     try:
-        return step(held)
+        return step(token)
     except OSError as error:
-        failed.append((held, error))
+        failed.append((token, error))
         return None
 
 
-def leave(disk: Disk, held: Sequence[Held]) -> list[tuple[Held, OSError]]:
+def leave(disk: Disk, tokens: Sequence[Token]) -> list[tuple[Token, OSError]]:
     """Turn leases that are records of segments into job files, and return those that failed and stay leases.
 
     A lease whose word is not its owner's any more is lost: it gets no file, so its settlement reports it as lost.
     """
-    failed: list[tuple[Held, OSError]] = []
-    inside = [one for one in held if one.segment is not None and not one.settled]
+    failed: list[tuple[Token, OSError]] = []
+    inside = [one for one in tokens if one.segment is not None and not one.settled]
     together = HAS_SYNCFS and len(inside) >= SYNCFS_FROM
     copied = [one for one in inside if tried(one, lambda one: _copy(disk, one, sync=not together), failed)]
     if together and copied and disk.power:
@@ -64,15 +64,15 @@ def leave(disk: Disk, held: Sequence[Held]) -> list[tuple[Held, OSError]]:
     return failed
 
 
-def forget(disk: Disk, held: Held) -> bool:
+def forget(disk: Disk, token: Token) -> bool:
     """Remove the copy of a lease that is to be settled in its segment after all. Raises OSError.
 
     Return whether it can be settled there; False: the copy is the job by now, and `leave` continues with it.
     """
-    if held.segment.word(held.index) == _moved(held):
+    if token.segment.word(token.index) == _moved(token):
         return False
-    disk.unlink(_path(held))  # before the word is written: once the segment is gone, a copy counts as the job
-    held.copied = False
+    disk.unlink(_path(token))  # before the word is written: once the segment is gone, a copy counts as the job
+    token.copied = False
     return True
 
 
@@ -91,7 +91,7 @@ def settle_copies(disk: Disk, owner: Owner, segments: Segments) -> bool:
     for entry in disk.listdir(owner.base):
         match = _COPY.fullmatch(entry)
         name = names.parse(match[1]) if match else None
-        if match is None or name is None or names.segment(match[2]) is None or match[1] in owner.held:
+        if match is None or name is None or names.segment(match[2]) is None or match[1] in owner.tokens:
             continue
         step = partial(_settle_copy, disk, segments, match, name)
         done = segments.setbacks.tried(f"{owner.base}/{entry}", step) is not None and done
@@ -109,49 +109,49 @@ def _settle_copy(disk: Disk, segments: Segments, match: re.Match[str], name: nam
     return True
 
 
-def _copy(disk: Disk, held: Held, *, sync: bool) -> bool:
+def _copy(disk: Disk, token: Token, *, sync: bool) -> bool:
     """Write the copy; False: the lease was lost. Raises OSError."""
-    held.segment.check()
-    now = held.segment.word(held.index)
-    if held.copied and now == _moved(held):
+    token.segment.check()
+    now = token.segment.word(token.index)
+    if token.copied and now == _moved(token):
         return True  # an earlier call has done this step
-    if now != held.word:
-        held.segment.store.leave(held)
+    if now != token.word:
+        token.segment.store.leave(token)
         return False
-    if held.copied:
-        disk.unlink(_path(held))  # left by an earlier call
-    held.copied = True
-    data = job_file.encode(held.segment.job(held.index))
-    held.slots_at = job_file.layout(data).slots_at
+    if token.copied:
+        disk.unlink(_path(token))  # left by an earlier call
+    token.copied = True
+    data = job_file.encode(token.segment.job(token.index))
+    token.slots_at = job_file.layout(data).slots_at
     try:
-        disk.write_new(_path(held), data, sync=sync)
+        disk.write_new(_path(token), data, sync=sync)
     except FileNotFoundError:  # the owner's directory was removed
-        if not disk.mkdir(held.owner.base):
+        if not disk.mkdir(token.owner.base):
             raise
-        disk.write_new(_path(held), data, sync=sync)
+        disk.write_new(_path(token), data, sync=sync)
     return True
 
 
-def _path(held: Held) -> str:
-    return f"{held.owner.base}/.{held.entry}~{held.segment.entry}~{held.owner.tag:09x}"
+def _path(token: Token) -> str:
+    return f"{token.owner.base}/.{token.entry}~{token.segment.entry}~{token.owner.tag:09x}"
 
 
-def _moved(held: Held) -> int:
-    return word.moved(held.name.delivery, held.owner.tag)
+def _moved(token: Token) -> int:
+    return word.moved(token.name.delivery, token.owner.tag)
 
 
-def _commit(held: Held) -> bool:
-    held.segment.write(held.index, _moved(held))
+def _commit(token: Token) -> bool:
+    token.segment.write(token.index, _moved(token))
     return True
 
 
-def _name(disk: Disk, held: Held) -> None:
+def _name(disk: Disk, token: Token) -> None:
     """Give the copy the name of a job, and end the lease on the segment. Raises OSError."""
-    target = f"{held.owner.base}/{held.entry}"
+    target = f"{token.owner.base}/{token.entry}"
     try:
-        disk.rename(_path(held), target)
+        disk.rename(_path(token), target)
     except FileNotFoundError:  # an earlier call may have done this step
         if disk.stat(target) is None:
             raise
-    held.inode = 0
-    held.segment.store.leave(held)
+    token.inode = 0
+    token.segment.store.leave(token)

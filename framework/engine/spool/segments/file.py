@@ -54,17 +54,30 @@ class Segment:
         path: path relative to the root. entry: file name. name: the parsed file name.
         fd: descriptor, which forked children close. file: device and inode. inode: the inode alone.
         head: the content of its head.
-        held: indexes of the jobs that are leases of this process.
+        claimed: indexes of the jobs that are leases of this process.
         store: the `Segments` that it belongs to; None: it is open for a look only.
     """
 
-    __slots__ = ("_data", "_disk", "_offsets", "entry", "fd", "file", "head", "held", "inode", "name", "path", "store")
+    __slots__ = (
+        "_data",
+        "_disk",
+        "_offsets",
+        "claimed",
+        "entry",
+        "fd",
+        "file",
+        "head",
+        "inode",
+        "name",
+        "path",
+        "store",
+    )
 
     def __init__(self, disk: Disk, path: str, store: Segments | None = None) -> None:
         """Open the file. Raises Damaged, Newer, OSError."""
         self._disk, self.path, self.entry, self.store = disk, path, os.path.basename(path), store
         self.name = name_at(path)
-        self.held: set[int] = set()
+        self.claimed: set[int] = set()
         self.file = -1, -1
         self._data: bytes = b""
         self._offsets: list[int] = []

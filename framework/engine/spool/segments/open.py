@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 
-from framework.engine.spool.claim.life import Held, Owner
+from framework.engine.spool.claim.life import Owner, Token
 from framework.engine.spool.claim.setbacks import Setbacks
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
@@ -100,7 +100,7 @@ class Segments:
     @staticmethod
     def _pick(segment: Segment, found: list[int], tag: int) -> list[int]:
         """Return the indexes that may be claimed, in order: free jobs, and the owner's jobs without a lease."""
-        free, lost = word.all_free(found), word.all_of(found, tag) - segment.held
+        free, lost = word.all_free(found), word.all_of(found, tag) - segment.claimed
         return sorted([*free, *lost]) if lost else free
 
     def _leases(
@@ -126,12 +126,12 @@ class Segments:
             if job is None:
                 continue
             name = bytes_of.name_of(segment.name, index, job, delivery)
-            held = Held(
+            token = Token(
                 owner, name, str(name), segment.inode, segment=segment, index=index, word=one, copied=index not in taken
             )
-            owner.held[held.entry] = held
-            segment.held.add(index)
-            leases.append(Lease(job, self._queue.name, 1, delivery, job.enqueued_at, held))  # none has a delay
+            owner.tokens[token.entry] = token
+            segment.claimed.add(index)
+            leases.append(Lease(job, self._queue.name, 1, delivery, job.enqueued_at, token))  # none has a delay
         if failed is not None and not leases:
             raise failed
         return leases
@@ -150,55 +150,55 @@ class Segments:
 
     # --- settlements -------------------------------------------------------------------------------------------
 
-    def settle(self, held: Held, *, free: bool) -> bool:
+    def settle(self, token: Token, *, free: bool) -> bool:
         """Mark the job as done, or make it free again in its old order. False: the lease was lost.
 
         Raises OSError: the lease stays.
         """
-        wanted = word.free(held.name.delivery) if free else held.word ^ word.FINISH
+        wanted = word.free(token.name.delivery) if free else token.word ^ word.FINISH
         with self._lock:
-            segment = held.segment
-            if held.settled or segment is None or segment.fd < 0:
+            segment = token.segment
+            if token.settled or segment is None or segment.fd < 0:
                 return False
-            now = self._word_of(held)
-            if now == held.word:
-                segment.write(held.index, wanted)
+            now = self._word_of(token)
+            if now == token.word:
+                segment.write(token.index, wanted)
             elif now != wanted:  # equal: an earlier call wrote the word, then failed, and this call repeats it
                 return False
-            self.leave(held)
+            self.leave(token)
             return True
 
-    def finish_all(self, entry: str, done: Sequence[Held]) -> None:
+    def finish_all(self, entry: str, done: Sequence[Token]) -> None:
         """Finish jobs of one segment at once; lost leases and failures are skipped, and `settle` reports them."""
         with self._lock, contextlib.suppress(OSError):
             segment = self._open.get(entry)
             if segment is None:
                 return
             found = segment.words()
-            mine = [held for held in done if held.segment is segment and found[held.index] == held.word]
-            segment.write_all({held.index: held.word ^ word.FINISH for held in mine})
-            for held in mine:
-                segment.held.discard(held.index)
-                held.owner.held.pop(held.entry, None)  # as `Held.done` does, which would look at the words each time
-                held.segment, held.settled = None, True
+            mine = [token for token in done if token.segment is segment and found[token.index] == token.word]
+            segment.write_all({token.index: token.word ^ word.FINISH for token in mine})
+            for token in mine:
+                segment.claimed.discard(token.index)
+                token.owner.tokens.pop(token.entry, None)  # as `Token.done`, without a look at the words
+                token.segment, token.settled = None, True
             self._tidy(segment, keep=True)
 
     @staticmethod
-    def _word_of(held: Held) -> int:
+    def _word_of(token: Token) -> int:
         """Return the word as it is now; an unexpected one is read again after a check of the file. Raises OSError."""
-        segment: Segment = held.segment
+        segment: Segment = token.segment
         with contextlib.suppress(OSError):  # the descriptor's number may belong to another file by now
-            if (now := segment.word(held.index)) == held.word:
+            if (now := segment.word(token.index)) == token.word:
                 return now
         segment.check()
-        return segment.word(held.index)
+        return segment.word(token.index)
 
-    def leave(self, held: Held) -> None:
+    def leave(self, token: Token) -> None:
         """Remove the lease from its segment, whatever the job's word says."""
         with self._lock:
-            segment, held.segment = held.segment, None
+            segment, token.segment = token.segment, None
             if segment is not None:
-                segment.held.discard(held.index)
+                segment.claimed.discard(token.index)
                 with contextlib.suppress(OSError):  # the next use of the segment does it
                     self._tidy(segment, keep=True)
 
@@ -207,14 +207,14 @@ class Segments:
 
         A segment with leases here stays as it is. Close idle segments beyond MOST_IDLE, too. Raises OSError.
         """
-        if segment.held:
+        if segment.claimed:
             return
         found = segment.words()[::-1]  # the last jobs first, which are claimed last
         if all(map(word.is_settled, found)):
             self._disk.unlink(segment.path)  # without a second look: settled words never change, no record is added
         if not (word.VACANT in found or (keep and any(map(word.is_free, found)))):
             self._forget(segment)
-        idle = [one for one in self._open.values() if not one.held]
+        idle = [one for one in self._open.values() if not one.claimed]
         for one in idle[: max(0, len(idle) - MOST_IDLE)]:
             self._forget(one)
 
@@ -291,7 +291,7 @@ class Segments:
         with self._lock:
             segment = self._get(entry) or self._get(self._again(entry))
             found = None if segment is None else segment.word(index)
-            if segment is not None and not segment.held:
+            if segment is not None and not segment.claimed:
                 self._forget(segment)
             return found
 
@@ -337,7 +337,7 @@ class Segments:
             segment = self._get(os.path.basename(path))
             if segment is not None:
                 found = segment.words()
-                mine = sorted(word.all_of(found, dead_owner.tag) - segment.held)
+                mine = sorted(word.all_of(found, dead_owner.tag) - segment.claimed)
                 leases = self._leases(segment, dead_owner, {index: found[index] for index in mine})
                 self._tidy(segment, keep=False)
         return leases

@@ -33,7 +33,7 @@ KEPT = 150_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class Stored:
     """A stored job and where it is stored.
 
     Attributes:
@@ -72,7 +72,7 @@ class Browse:
         self._queue = queue
         self._ring = ring
 
-    def sights(self, queue: QueueDir, state: str, after: str = "") -> Iterator[Sight]:
+    def stored(self, queue: QueueDir, state: str, after: str = "") -> Iterator[Stored]:
         """Yield the jobs of a queue in one state, in the order of their names.
 
         Where the system refuses a look, this yields all other jobs first and then raises the OSError.
@@ -86,12 +86,12 @@ class Browse:
             segment = directory == f"{queue.base}/segments"
             look = self._in_segment if segment else self._bad if state == "bad" else self._look
             path = f"{directory}/{entry}"
-            for sight in refused(partial(look, queue, entry, path, state), path):
-                if not segment or sight.index > begin.inside or not entry.startswith(f"{begin.name},"):
-                    yield sight
+            for stored in refused(partial(look, queue, entry, path, state), path):
+                if not segment or stored.index > begin.inside or not entry.startswith(f"{begin.name},"):
+                    yield stored
         refused.tell()
 
-    def _in_segment(self, queue: QueueDir, entry: str, path: str, state: str) -> Iterator[Sight]:
+    def _in_segment(self, queue: QueueDir, entry: str, path: str, state: str) -> Iterator[Stored]:
         """Yield the claimed jobs of a segment for the state in_flight, else those that may be claimed."""
         wanted = is_owned if state == "in_flight" else is_free
         try:
@@ -104,15 +104,15 @@ class Browse:
                     except job_file.Damaged:  # a claim moves it to bad/
                         continue
                     name = name_of(segment.name, index, job, delivery_of(one))
-                    yield Sight(segment.path, name, job, segment.inode, job.enqueued_at, index=index)
+                    yield Stored(segment.path, name, job, segment.inode, job.enqueued_at, index=index)
         except job_file.Newer:
             if state != "in_flight":
                 yield from self._newer(queue, entry, path)
         except job_file.Damaged:  # a claim moves the segment to bad/
             return
 
-    def found(self, queues: Sequence[QueueDir], job_id: str) -> Iterator[tuple[QueueDir, str, Sight]]:
-        """Yield the jobs of an id on these queues, each with its queue and state. Raises OSError as `sights` does."""
+    def found(self, queues: Sequence[QueueDir], job_id: str) -> Iterator[tuple[QueueDir, str, Stored]]:
+        """Yield the jobs of an id on these queues, each with its queue and state. Raises OSError as `stored` does."""
         refused = Refused()
         search = Search(self._disk, queues, job_id, directories=self._directories, refused=refused)
         for queue, directory, entry in search():
@@ -120,13 +120,13 @@ class Browse:
             states = ("ready", "in_flight") if part == "segments" else ("in_flight" if part == "claimed" else part,)
             look = self._in_segment if part == "segments" else self._look
             for state in states:
-                shown = "dead" if state != "in_flight" and self.keeps_letters(queue) else state
-                for sight in refused(partial(look, queue, entry, path, state), path):
-                    if sight.job.id == job_id:
-                        yield queue, shown, sight
+                shown = "dead" if state != "in_flight" and self.keeps_dead_letters(queue) else state
+                for stored in refused(partial(look, queue, entry, path, state), path):
+                    if stored.job.id == job_id:
+                        yield queue, shown, stored
         refused.tell()
 
-    def bad(self, queue: QueueDir, entry: str) -> Iterator[Sight]:
+    def bad(self, queue: QueueDir, entry: str) -> Iterator[Stored]:
         """Yield the file of this name in bad/, if it is there. Raises OSError."""
         if entry and "/" not in entry and entry not in (".", ".."):
             yield from self._bad(queue, entry, f"{queue.base}/bad/{entry}", "bad")
@@ -142,8 +142,8 @@ class Browse:
         published = read_depth(self._disk, queue)
         return None if published is None else self._clock.wall() - (self._clock.now() - published[1]) / 1e9
 
-    def newer(self, queue: QueueDir, state: str) -> Iterator[Sight]:
-        """Yield those of a state's oldest jobs that only a newer version can read. Raises OSError as `sights` does."""
+    def newer(self, queue: QueueDir, state: str) -> Iterator[Stored]:
+        """Yield those of a state's oldest jobs that only a newer version can read. Raises OSError as `stored` does."""
         refused, left = Refused(), LOOKED
         for directory in sorted(refused(partial(self._directories, queue, state), _base(queue, state))):
             entries = sorted(refused(partial(self._disk.listdir, directory), directory))[:left]
@@ -153,9 +153,9 @@ class Browse:
                 yield from refused(partial(self._newer, queue, entry, path), path)
         refused.tell()
 
-    def keeps_letters(self, queue: QueueDir) -> bool:
+    def keeps_dead_letters(self, queue: QueueDir) -> bool:
         """Return whether a queue is a dead-letter queue that no service handles. Raises OSError."""
-        return markers.keeps_letters(self._disk, queue)
+        return markers.keeps_dead_letters(self._disk, queue)
 
     def undeclared(self, known: dict[str, Counts]) -> dict[str, Counts]:
         """Return the counts of the queues that no running service declares. Raises OSError.
@@ -186,7 +186,7 @@ class Browse:
 
     def _states(self, queue: QueueDir, state: str) -> tuple[str, ...]:
         """Return the states whose jobs are shown in this one."""
-        if state in ("ready", "delayed", "dead") and self.keeps_letters(queue):
+        if state in ("ready", "delayed", "dead") and self.keeps_dead_letters(queue):
             return ("ready", "delayed", "dead") if state == "dead" else ()
         return (state,)
 
@@ -196,46 +196,46 @@ class Browse:
             return [base]
         return [f"{base}/{entry}" for entry in self._disk.listdir(base) if not entry.endswith(".lock")]
 
-    def replay(self, sight: Sight) -> bool:
+    def replay(self, stored: Stored) -> bool:
         """Move a job to the end of its home queue. Return whether it moved. Raises OSError.
 
         It keeps its id and uid, gets attempt 0 and a new stamp, and its ttl begins anew.
         """
-        if sight.name is None:
+        if stored.name is None:
             return False
-        home, now = self._queue(sight.job.queue), self._clock.micros()
-        expires = None if sight.job.ttl is None else now + names.micros(sight.job.ttl)
-        name = sight.name.restamped(self._clock.stamp())._replace(attempt=0, not_before=now, expires=expires)
+        home, now = self._queue(stored.job.queue), self._clock.micros()
+        expires = None if stored.job.ttl is None else now + names.micros(stored.job.ttl)
+        name = stored.name.restamped(self._clock.stamp())._replace(attempt=0, not_before=now, expires=expires)
         target = home.ready(name)
-        if not self._disk.move(sight.path, target):
+        if not self._disk.move(stored.path, target):
             return False
         self._ring(home.name)
         self._disk.sync_dir(os.path.dirname(target))
         return True
 
-    def restore(self, queue: QueueDir, sight: Sight) -> str:
+    def restore(self, queue: QueueDir, stored: Stored) -> str:
         """Put a bad file back among the jobs of its queue. Return "", or why it cannot be done. Raises OSError."""
-        why = bad.restore(self._disk, self._clock, queue, sight.path, self._queue)
+        why = bad.restore(self._disk, self._clock, queue, stored.path, self._queue)
         if not why:
             self._ring(queue.name)
         return why
 
-    def discard(self, sight: Sight) -> bool:
+    def discard(self, stored: Stored) -> bool:
         """Delete a job for ever. Return whether it was there. Raises OSError."""
-        if sight.index >= 0:
-            return discard(self._disk, sight.path, sight.index)
-        if sight.name is not None and sight.name.chosen and sight.inode:
-            return ids.unlink(self._disk, sight.path, self._queue(sight.job.queue), sight.job.id, sight.inode)
-        return self._disk.unlink(sight.path)
+        if stored.index >= 0:
+            return discard(self._disk, stored.path, stored.index)
+        if stored.name is not None and stored.name.chosen and stored.inode:
+            return ids.unlink(self._disk, stored.path, self._queue(stored.job.queue), stored.job.id, stored.inode)
+        return self._disk.unlink(stored.path)
 
-    def _look(self, queue: QueueDir, entry: str, path: str, _state: str) -> Iterator[Sight]:
+    def _look(self, queue: QueueDir, entry: str, path: str, _state: str) -> Iterator[Stored]:
         name = names.parse(entry)
         if name is None:
             yield from self._newer(queue, entry, path)
             return
         try:
             job, found = job_file.read(self._disk, path)
-            yield Sight(path, name, job, found.st_ino, found.st_ctime)
+            yield Stored(path, name, job, found.st_ino, found.st_ctime)
         except job_file.Newer:
             yield from self._newer(queue, entry, path)
         except job_file.Planted:
@@ -244,7 +244,7 @@ class Browse:
             if path == queue.path("dead", name):  # elsewhere a claim moves it; jobs in dead/ are never claimed
                 self._disk.move(path, queue.path("bad", name))
 
-    def _newer(self, queue: QueueDir, entry: str, path: str) -> Iterator[Sight]:
+    def _newer(self, queue: QueueDir, entry: str, path: str) -> Iterator[Stored]:
         """Yield what is known of a job that only a newer version can read, and nothing for any other file."""
         name = names.parse(entry)
         inside = names.segment(entry) is not None
@@ -265,14 +265,14 @@ class Browse:
             return
         if why:
             job, flaw = _unread(queue, entry, b"", found), f"{found.st_size:,} bytes; {why}"
-            yield Sight(path, name, job, found.st_ino, found.st_ctime, flaw, newer=True)
+            yield Stored(path, name, job, found.st_ino, found.st_ctime, flaw, newer=True)
 
-    def _bad(self, queue: QueueDir, entry: str, path: str, _state: str) -> Iterator[Sight]:
+    def _bad(self, queue: QueueDir, entry: str, path: str, _state: str) -> Iterator[Stored]:
         """Yield what can be shown of a file in bad/; a file that cannot be read still has a name and a beginning."""
         found = self._disk.stat(path)
         if found is not None:
             flaw, start, extras = bad.look(self._disk, path)
-            yield Sight(path, None, _unread(queue, entry, start, found, extras), 0, found.st_ctime, flaw)
+            yield Stored(path, None, _unread(queue, entry, start, found, extras), 0, found.st_ctime, flaw)
 
 
 def _base(queue: QueueDir, state: str) -> str:

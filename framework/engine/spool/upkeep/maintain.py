@@ -216,7 +216,7 @@ class Maintain:
             name = names.parse(entry)
             if name is not None and (name.not_before or 0) <= over:
                 due[self._queue.path("dead", entry)] = name
-        if markers.keeps_letters(self._disk, self._queue):
+        if markers.keeps_dead_letters(self._disk, self._queue):
             due.update(self._counts.until(f"{max(0, self._clock.now() - round(ttl * 1e9)):020d}"))
         return self._each(due, until, lambda path: self._delete_one(path, due[path], over))
 

@@ -25,7 +25,7 @@ from framework.engine import flocks
 from framework.engine.port import Rescued
 from framework.engine.spool.claim import life
 from framework.engine.spool.claim.claim import Reader
-from framework.engine.spool.claim.life import Held, Owner
+from framework.engine.spool.claim.life import Owner, Token
 from framework.engine.spool.claim.listing import Names
 from framework.engine.spool.claim.setbacks import Setbacks
 from framework.engine.spool.disk.disk import Disk
@@ -125,7 +125,7 @@ class Rescue:
 
     def finish(self, dead_owner: Owner) -> None:
         """Remove a dead owner's directory, then its lock, once none of its leases is left. Raises OSError."""
-        if dead_owner.held or dead_owner.fd < 0:
+        if dead_owner.tokens or dead_owner.fd < 0:
             return
         self.dead_owners.pop(dead_owner.wid, None)
         if dead_owner.searched:
@@ -209,8 +209,8 @@ class Rescue:
                 f"{dead_owner.base}/{entry}", lambda path: self._lease(dead_owner, os.path.basename(path))
             )
             if lease is not None:
-                held: Held = lease.token
-                orphans.append(Orphan(lease, life.incarnation_of(dead_owner.wid), dead_owner.started.get(held.key)))
+                token: Token = lease.token
+                orphans.append(Orphan(lease, life.incarnation_of(dead_owner.wid), dead_owner.started.get(token.key)))
         if not dead_owner.searched:
             found, every = self._segments.collect(dead_owner)
             dead_owner.searched = every and copied
@@ -218,16 +218,16 @@ class Rescue:
 
     def _lease(self, dead_owner: Owner, entry: str) -> Lease | None:
         name = names.parse(entry)
-        return None if name is None or entry in dead_owner.held else self._reader.lease(dead_owner, entry, name)
+        return None if name is None or entry in dead_owner.tokens else self._reader.lease(dead_owner, entry, name)
 
 
-def count_unaccounted(disk: Disk, held: Held) -> int:
+def count_unaccounted(disk: Disk, token: Token) -> int:
     """Count this delivery once. Return the new count, or 0 if the file cannot be written."""
-    at = held.slots_at + history.SLOTS * history.SLOT
+    at = token.slots_at + history.SLOTS * history.SLOT
     try:
-        with disk.opened(held.path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
+        with disk.opened(token.path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
             known, last = _counted(disk.calls.pread(fd, _COUNT_HEAD.size + _COUNT.size, at))
-            delivery = held.name.delivery
+            delivery = token.name.delivery
             if last == delivery and known:  # an earlier rescuer has counted it and then died
                 return known
             accounted = max(0, delivery - last - 1)

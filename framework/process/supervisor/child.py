@@ -10,7 +10,7 @@ from framework.process.supervisor.policy import Backoff
 
 
 @dataclass
-class Place:
+class Child:
     """The state of one child. Times are monotonic seconds.
 
     Attributes:
@@ -73,22 +73,22 @@ class Place:
         self.kill_at = None
 
 
-def exit_reason(place: Place, code: int, *, draining: bool, left: bool, out_of_memory: bool) -> str:
+def exit_reason(child: Child, code: int, *, draining: bool, left: bool, out_of_memory: bool) -> str:
     """Return one of scoreboard.EXIT_REASONS.
 
     Args:
         left: the board says that the process had decided to leave.
     """
-    told = draining or place.leaving
-    if place.killed:
-        return place.killed
-    if told and (code == 0 or place.planned(code) or (code == -signal.SIGTERM and not place.ready)):
+    told = draining or child.leaving
+    if child.killed:
+        return child.killed
+    if told and (code == 0 or child.planned(code) or (code == -signal.SIGTERM and not child.ready)):
         return "drained"
-    if (code == 0 and left) or place.planned(code):
-        return "recycled" if place.spec.wanted is None else "drained"
+    if (code == 0 and left) or child.planned(code):
+        return "recycled" if child.spec.wanted is None else "drained"
     if code == FAILED_TO_CLOSE:
         return "failed_to_close"
-    if code == FAILED_TO_START or (code == 0 and not place.ready):
+    if code == FAILED_TO_START or (code == 0 and not child.ready):
         return "failed_to_start"
     if code == -signal.SIGKILL:
         return "out_of_memory" if out_of_memory else "killed"
