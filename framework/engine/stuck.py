@@ -44,8 +44,6 @@ class StuckJobs:
             self._emit(EngineFailed("move", f"{location}: {found[location]}: tried again, later and later", EVERY))
         if len(new) > MOST_SAID:
             self._emit(EngineFailed("move", f"{len(new) - MOST_SAID} more jobs: tried again, later and later", EVERY))
-        over = [
-            self._since.pop(location) for location in [location for location in self._since if location not in found]
-        ]
+        over = [self._since.pop(location) for location in self._since.keys() - found.keys()]
         if over:
             self._emit(EngineRecovered("move", now - min(over)))

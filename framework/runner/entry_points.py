@@ -67,7 +67,7 @@ def specs(
         found.append(
             ChildSpec(
                 HOOKS, len(found), run, last=True, vital=False, argv=argv,
-                wanted=lost.wait, buried=partial(lost.say_abandoned, say),
+                wanted=lost.wait, ended=partial(lost.say_abandoned, say),
             )
         )  # fmt: skip
     if context.rings is not None:

@@ -1,4 +1,4 @@
-"""A place for a child process: its current life, and what is known of why it ends."""
+"""A child of the supervisor: its current process, and what is known of why that ends."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from framework.process.supervisor.policy import Backoff
 
 @dataclass
 class Child:
-    """The state of one child. Times are monotonic seconds.
+    """The state of one child, through all its processes. Times are monotonic seconds.
 
     Attributes:
         mark: the mark of the child and its descendants.
-        pid: None while no process runs here.
+        pid: None while it has no process.
         image: identifies its program, as `platform.image` returns it once the child is ready.
-        start_at: when the next process may start; None: one runs, or the place stays empty.
+        start_at: when the next process may start; None: one runs, or none is to start.
         leaving: it was told to leave (SIGTERM).
         kill_at: when it is killed if it has not left.
         killed: the exit reason that was decided by killing it.
@@ -47,14 +47,14 @@ class Child:
 
     @property
     def due_at(self) -> float | None:
-        """Return when the next process starts. None: one runs, the place stays empty, or it is on demand and not
+        """Return when the next process starts. None: one runs, none is to start, or it is on demand and not
         wanted."""
         wanted = self.spec.wanted
         return self.start_at if self.start_at is None or wanted is None or wanted() else None
 
-    def begin(self, pid: int, child: ChildInfo, now: float) -> None:
+    def begin(self, pid: int, info: ChildInfo, now: float) -> None:
         """Record a new process."""
-        self.pid, self.incarnation, self.mark, self.born_at = pid, child.incarnation, child.mark, now
+        self.pid, self.incarnation, self.mark, self.born_at = pid, info.incarnation, info.mark, now
         self.ready = self.leaving = self.asked = self.flushing = False
         self.start_at = self.kill_at = None
         self.image = 0  # unknown yet: the start of an interpreter would look like a program that a job executes
@@ -85,7 +85,7 @@ def exit_reason(child: Child, code: int, *, draining: bool, left: bool, out_of_m
     if told and (code == 0 or child.planned(code) or (code == -signal.SIGTERM and not child.ready)):
         return "drained"
     if (code == 0 and left) or child.planned(code):
-        return "recycled" if child.spec.wanted is None else "drained"
+        return "recycled" if not child.spec.on_demand else "drained"
     if code == FAILED_TO_CLOSE:
         return "failed_to_close"
     if code == FAILED_TO_START or (code == 0 and not child.ready):

@@ -59,7 +59,7 @@ class ChildSpec:
         vital: the service cannot work without it, so its deaths count for the restart budget.
         argv: returns the command of a fresh interpreter that does the same, for services that cannot be forked safely.
         wanted: only for a child on demand: it is started when this returns True, and leaves when it has nothing to do.
-        buried: takes the reason of each end, as one of `scoreboard.EXIT_REASONS` and in words.
+        ended: takes the reason of each end, as one of `scoreboard.EXIT_REASONS` and in words.
     """
 
     name: str
@@ -69,7 +69,12 @@ class ChildSpec:
     vital: bool = True
     argv: Callable[[ChildInfo], list[str]] | None = None
     wanted: Callable[[], bool] | None = None
-    buried: Callable[[str, str], None] = lambda reason, detail: None
+    ended: Callable[[str, str], None] = lambda reason, detail: None
+
+    @property
+    def on_demand(self) -> bool:
+        """Return whether the child runs only while it is wanted."""
+        return self.wanted is not None
 
 
 def fork(spec: ChildSpec, child: ChildInfo) -> int:

@@ -64,7 +64,7 @@ class Drain:
         """Return when a child that leaves last must be gone: one deadline holds for all of them. A child on demand may
         go on without end, and others leave after it: it gets no grace, and always a limit."""
         deadline = self._tree.deadline
-        if child.spec.wanted is None:
+        if not child.spec.on_demand:
             return (now if deadline is None else deadline) + LAST_GRACE
         self._on_demand_until = self._on_demand_until or now + LONGEST
         return self._on_demand_until if deadline is None else deadline
@@ -74,18 +74,17 @@ class Drain:
         must not."""
         if child.due_at is None or child.vain > MOST_FAILURES:
             return False
-        deadline = self._tree.deadline if child.spec.wanted is None else self._end_of(child, now)
+        deadline = self._end_of(child, now) if child.spec.on_demand else self._tree.deadline
         return deadline is None or now < deadline
 
     def kill_workers(self, why: str) -> None:
         """Kill the workers at once (their jobs run again elsewhere), and children on demand for good."""
         for child in self._tree.children:
-            on_demand = child.spec.wanted is not None
-            if on_demand:
+            if child.spec.on_demand:
                 child.start_at = None
-            if child.pid is not None and not child.killed and (on_demand or not child.spec.last):
+            if child.pid is not None and not child.killed and (child.spec.on_demand or not child.spec.last):
                 self._tree.kill(child, "killed", PLANNED, why)
-                self._tree.exit_code = self._tree.exit_code or (0 if on_demand else 5)
+                self._tree.exit_code = self._tree.exit_code or (0 if child.spec.on_demand else 5)
 
     def kill_everything(self) -> None:
         """Kill all children that are left, for whatever reason the loop ended."""

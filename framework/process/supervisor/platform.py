@@ -73,12 +73,12 @@ def waits_for_lock(pid: int, thread: int) -> bool | None:
     for _ in range(LOOKS):
         ran += stat_of(f"{pid}/task/{thread}")[:1] == ["R"]
         try:
-            place = Path(f"/proc/{pid}/task/{thread}/wchan").read_text()
+            waits_in = Path(f"/proc/{pid}/task/{thread}/wchan").read_text()
         except OSError:
-            place = ""
-        if "futex" in place:
+            waits_in = ""
+        if "futex" in waits_in:
             return True
-        if place not in ("", "0"):
+        if waits_in not in ("", "0"):
             return False
         time.sleep(0.001)
     return False if ran > LOOKS / 2 else None  # None: asleep, and the kernel does not tell where

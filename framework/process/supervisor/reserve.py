@@ -20,13 +20,13 @@ class Reserve:
     """The reserve of one supervisor.
 
     Args:
-        place: its directory, created if it is missing.
+        directory: where it lies, created if it is missing.
         workers: the number of processes that claim.
         ledgers: the bytes of all their ledgers.
     """
 
-    def __init__(self, place: Path, workers: int, ledgers: int) -> None:
-        self._place = place
+    def __init__(self, directory: Path, workers: int, ledgers: int) -> None:
+        self._directory = directory
         self._pieces = 2 * workers + _SPARE + -(-ledgers // PIECE)
 
     def has_room(self) -> bool:
@@ -42,7 +42,7 @@ class Reserve:
     def fill(self) -> None:
         """Reserve as much as there is room for."""
         with suppress(OSError):
-            self._place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._make("piece")
 
     def release(self) -> bool:
@@ -51,7 +51,7 @@ class Reserve:
 
     def _make(self, name: str) -> None:
         for number in range(self._pieces):
-            path = self._place / f"{name}{number}"
+            path = self._directory / f"{name}{number}"
             descriptor = os.open(path, _OPEN, 0o600)
             try:
                 if hasattr(os, "posix_fallocate"):
@@ -66,6 +66,6 @@ class Reserve:
         removed = 0
         for number in range(self._pieces):
             with suppress(OSError):
-                os.unlink(self._place / f"{name}{number}")
+                os.unlink(self._directory / f"{name}{number}")
                 removed += 1
         return removed

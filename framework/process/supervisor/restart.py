@@ -24,7 +24,7 @@ _OUTSIDE_BUDGET = ("failed_to_start", "failed_to_close")
 
 
 class Restarts:
-    """The part of the supervisor that keeps every place of a tree filled.
+    """The part of the supervisor that starts every child of a tree again.
 
     Args:
         start: starts a child and returns its pid.
@@ -41,7 +41,7 @@ class Restarts:
         self._waker = waker
         self._poke_reader, self._poke = poke
         self._budget = Budget(tree.options.restart_budget, tree.options.restart_window)
-        self._renewing: list[tuple[Child, str]] = []  # places to renew, each with the incarnation that must end
+        self._renewing: list[tuple[Child, str]] = []  # children to renew, each with the incarnation that must end
         self._oom_kills = platform.oom_kills()
         self._name = orphans.tree_of(tree.board)
         self._births = count(1)
@@ -60,18 +60,18 @@ class Restarts:
         tree, spec = self._tree, child.spec
         incarnation = f"{spec.index:x}-{secrets.token_hex(8)}"
         mark = orphans.mark_of(self._name, next(self._births))
-        child = ChildInfo(spec.name, spec.index, incarnation, os.getpid(), self._waker, self._poke_reader, mark)
+        info = ChildInfo(spec.name, spec.index, incarnation, os.getpid(), self._waker, self._poke_reader, mark)
         tree.board.occupy(spec.index, incarnation)
         if tree.recorder is not None:
             tree.recorder.clear(spec.index)
         try:
-            pid = self._start_child(spec, child)
+            pid = self._start_child(spec, info)
         except OSError as error:  # no memory, too many processes
             child.start_at = now + max(1.0, child.backoff.delay(uptime=0.0, failed=True))
             tree.note(f"{spec.name} cannot be started: {error}", "error")
             return
         tree.board.set_pid(spec.index, pid, process_start(pid))
-        child.begin(pid, child, now)
+        child.begin(pid, info, now)
         tree.emit(ProcessStarted(spec.name, pid))
 
     def renew(self) -> None:
@@ -112,7 +112,7 @@ class Restarts:
             if child is not None:
                 if self._tree.recorder is not None:  # before the board says how it died, which a rescuer waits for
                     self._tree.recorder.close(child.spec.index, child.incarnation, busy, usage)
-                self._bury(child, pid, code, busy, now)
+                self._record_end(child, pid, code, busy, now)
                 poke(self._poke)
             died = True
         if died:  # also for an orphan process, whose own children are adopted now
@@ -133,7 +133,7 @@ class Restarts:
         """Kill everything that the children left behind, once all of them are dead."""
         orphans.kill(self._name)
 
-    def _bury(self, child: Child, pid: int, code: int, busy: list[RowState], now: float) -> None:
+    def _record_end(self, child: Child, pid: int, code: int, busy: list[RowState], now: float) -> None:
         tree = self._tree
         slot = tree.board.slot(child.spec.index)
         child.ready = child.ready or bool(slot.ready)
@@ -148,17 +148,17 @@ class Restarts:
         slows = in_vain and (reason == "ruined" or not busy)
         child.vain = child.vain + 1 if failed and not busy and (tree.draining or not child.ready) else 0
         delay: float = child.backoff.delay(uptime=now - child.born_at, failed=slows)
-        if child.spec.last and child.spec.wanted is None:
+        if child.spec.last and not child.spec.on_demand:
             delay = min(delay, LAST_BACKOFF)
         child.end()
         # A child that leaves last and died early has work left: it settles the jobs of the others.
         early = child.spec.last and child.killed in ("", "timeout") and reason != "drained"
         child.start_at = now + delay if early or not tree.draining else None
         again = child.due_at is not None
-        if child.spec.wanted is not None:
+        if child.spec.on_demand:
             tree.board.vacate(child.spec.index)
         tree.emit(ProcessExited(child.spec.name, pid, reason, code, delay if again else None, detail))
-        child.spec.buried(reason, detail)
+        child.spec.ended(reason, detail)
         if counts and child.spec.vital and not tree.draining and self._budget.exceeded(now):
             tree.exit_code = 3 if code == REFUSED else 4
             tree.note(

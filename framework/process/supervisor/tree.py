@@ -49,7 +49,7 @@ class Tree:
     """The children of one supervisor.
 
     Attributes:
-        places: one for each child; `workers` are those that leave first, `last` those that leave after them.
+        children: all of them; `workers` are those that leave first, `last` those that leave after them.
         draining: the service stops; no worker is started any more.
         deadline: monotonic seconds at which the drain must be over; None: as long as it takes.
         exit_code: the supervisor's exit code, as far as it is known.
@@ -109,7 +109,7 @@ class Tree:
         Children on demand are not asked. The signal ends a `sleep` of C code, and they would begin something else.
         """
         began = time.monotonic()
-        asked = [(kill.child.spec.index, kill.child.pid or 0) for kill in kills if kill.child.spec.wanted is None]
+        asked = [(kill.child.spec.index, kill.child.pid or 0) for kill in kills if not kill.child.spec.on_demand]
         if asked and self.recorder is not None:
             self.recorder.wait(asked)
         for kill in kills:

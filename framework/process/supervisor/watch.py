@@ -126,7 +126,7 @@ class Watch:
     def _ask(self, child: Child, soon: bool) -> None:
         """Ask a process for its stacks that will be killed soon; forget them if it will not be killed any more."""
         recorder = self._tree.recorder
-        if recorder is None or child.pid is None or soon == child.asked or child.spec.wanted is not None:
+        if recorder is None or child.pid is None or soon == child.asked or child.spec.on_demand:
             return
         child.asked = soon
         if soon:
