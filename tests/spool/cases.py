@@ -69,7 +69,7 @@ def _urgent(stage: Stage) -> None:
 
 def _due(stage: Stage, **options: Any) -> None:
     pass_time(stage.broker, -1)
-    stage.store("a", delay=0, **options)
+    stage.store("a", delay=OVER, **options)
     pass_time(stage.broker, 1)
     stage.store("b", "c", delay=3600)
 
