@@ -33,11 +33,13 @@ run: $(READY) ## The example service with traffic; ends by itself with a summary
 forever: $(READY) ## The same, until Ctrl-C, with the web page
 	@$(BIN)/python -m services.example_worker.demo --jobs $(N) --engine $(ENGINE) --forever
 
-# Half of a test's time is waiting, so two cores carry four of them. What they import is compiled once, also where
-# PYTHONDONTWRITEBYTECODE is set: each of a thousand interpreters would do it anew.
+# Half of a test's time is waiting, so two cores carry six of them. What they import is compiled once, also where
+# PYTHONDONTWRITEBYTECODE is set: each of a thousand interpreters would do it anew, and each of the four would rewrite
+# the assertions of all tests.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(READY) $(AGENT_READY) ## All tests but the long ones
 	@$(BIN)/python -m compileall -q framework services tests
-	@$(BIN)/python -m pytest --numprocesses 4 --dist worksteal -m 'not browser'
+	@$(BIN)/python -m pytest --numprocesses 6 --dist worksteal -m 'not browser'
 
 browser: $(READY) ## The web page in Chromium: every page on three screens, accessibility, keyboard
 	@$(BIN)/python -m pytest tests/web/test_browser.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import zlib
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,12 @@ from framework.engine.calls import Calls
 # Started in the background of a shell, this process ignores SIGINT, and so would every process that a test interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mix the files that wait with those that compute, so that tests that run side by side seldom do the same."""
+    if hasattr(config, "workerinput"):  # of xdist, whose workers must all have the same order
+        items.sort(key=lambda item: zlib.crc32(str(item.path.relative_to(config.rootpath)).encode()))
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 from framework.engine.memory.engine import MemoryStore
 from framework.engine.port import Engine as Contract
 from framework.engine.port import Inspector, open_engine
+from framework.engine.spool.disk.clock import boottime_ns
 from framework.model.job import RunRecord
 from framework.model.options import QueueOptions
 from tests.spool.world import in_segments
@@ -25,6 +26,7 @@ from tests.support import postgres
 from .slow import Persistent
 
 T = TypeVar("T")
+SLEPT = 5.0  # seconds; a shorter time passes by itself
 
 
 class Owner(Contract, Inspector, Protocol):
@@ -37,10 +39,12 @@ class Engine:
     Attributes:
         moment: seconds after which something may become due in a test. Long enough that what is not due yet can be
             looked at, short enough to be waited for.
+        file_moment: the same where the kernel's times of files count.
         born: incarnation of the owner that was opened last.
     """
 
     moment: float
+    file_moment: float
     born = ""
 
     def __init__(self) -> None:
@@ -89,7 +93,7 @@ class Engine:
 class MemoryEngine(Engine):
     """Time stands still unless it is advanced."""
 
-    moment = 60.0
+    moment = file_moment = 60.0
 
     def __init__(self, place: Path) -> None:
         super().__init__()
@@ -131,13 +135,14 @@ class SlowEngine(MemoryEngine):
 
 
 class SpoolEngine(Engine):
-    """A real directory, real time, and owners that are processes killed by SIGKILL."""
+    """A real directory, and owners that are processes killed by SIGKILL. Long times pass by their clocks."""
 
-    moment = 0.4
+    moment, file_moment = 60.0, 0.4
 
     def __init__(self, place: Path) -> None:
         super().__init__()
         self._root = place / "spool"
+        self._ahead = 0.0
 
     def die(self, work: Callable[[Owner], T], *queues: QueueOptions) -> tuple[str, T]:
         read, write = os.pipe()
@@ -171,10 +176,26 @@ class SpoolEngine(Engine):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def now(self) -> float:
-        return time.time()
+        return time.time() + self._ahead
 
     def advance(self, seconds: float) -> None:
-        time.sleep(seconds)
+        if seconds < SLEPT:
+            time.sleep(seconds)
+        else:
+            self._leap(seconds)
+
+    def _leap(self, seconds: float) -> None:
+        self._ahead += seconds
+
+    def _birth(self, *queues: QueueOptions) -> Owner:
+        broker = super()._birth(*queues)
+        self._set_clock(broker)
+        return broker
+
+    def _set_clock(self, broker: Any) -> None:
+        clock = broker._spool.opened()[1]
+        clock.wall = self.now
+        clock.boottime = lambda: boottime_ns() + round(self._ahead * 1e9)
 
     def _connect(self, incarnation: str) -> Any:
         return open_engine(f"spool:{self._root}", incarnation=incarnation)
@@ -183,24 +204,20 @@ class SpoolEngine(Engine):
 class PostgresEngine(SpoolEngine):
     """A real server, whose tables are empty at first. Long times pass by its clock."""
 
-    moment = 60.0
+    file_moment = 60.0
 
     def __init__(self, place: Path) -> None:
         super().__init__(place)
         self._local = place / "local"
-        self._ahead = 0.0
         self._url = f"{postgres.shared().url}?local_dir={self._local}"
         postgres.empty(postgres.shared())
 
-    def now(self) -> float:
-        return time.time() + self._ahead
+    def _leap(self, seconds: float) -> None:
+        super()._leap(seconds)
+        postgres.shared().execute(f"insert into worker.shift values ({seconds})")
 
-    def advance(self, seconds: float) -> None:
-        if seconds < 1:
-            time.sleep(seconds)
-        else:
-            self._ahead += seconds
-            postgres.shared().execute(f"insert into worker.shift values ({seconds})")
+    def _set_clock(self, broker: Any) -> None:
+        """It is the server's."""
 
     def silence(self, owner: str) -> bool:
         (self._local / "owners" / owner).unlink()

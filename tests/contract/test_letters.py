@@ -323,7 +323,7 @@ def test_a_job_that_nobody_holds_is_discarded(engine: Engine, state: str) -> Non
 
 def test_a_handled_letter_is_kept_from_its_handling_on_however_old_its_death_is(engine: Engine) -> None:
     """A dead-letter queue that is worked off late must still show what it has handled."""
-    ttl = 6 * engine.moment
+    ttl = 6 * engine.file_moment
     broker = engine.open(JOBS_WITH_LETTERS, QueueOptions("letters", is_dead_letter=True, ttl=ttl))
     put(engine, broker, "a")
     bury_one(broker)

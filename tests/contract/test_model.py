@@ -32,7 +32,6 @@ QUEUES = [
     QueueOptions("others", starve_after=None),
     QueueOptions("letters", is_dead_letter=True, starve_after=None),
 ]
-SOON = {"memory": 60.0, "slow": 60.0, "spool": 0.01, "segments": 0.01, "postgresql": 60.0}  # seconds
 PATIENCE = {
     "memory": 0.0,
     "slow": 0.0,
@@ -61,11 +60,13 @@ def pick(some: list[Any], number: int) -> Any:
 class Walk(RuleBasedStateMachine):
     """Each rule does one thing to the engine and the same to the model."""
 
+    soon = 60.0  # seconds
+
     def __init__(self, engine_name: str) -> None:
         super().__init__()
         self.place = TemporaryDirectory()
         self.engine = ENGINES[engine_name](Path(self.place.name))
-        self.soon, self.patience = SOON[engine_name], PATIENCE[engine_name]
+        self.patience = PATIENCE[engine_name]
         self.model = Model()
         self.owners: dict[str, Owner] = {}
         self.incarnations: dict[str, str] = {}

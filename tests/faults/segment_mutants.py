@@ -6,7 +6,7 @@ from __future__ import annotations
 from .mutant import Change, Mutant, in_spool
 
 MODEL, FLAGS = "spool/test_disk_model.py", "spool/test_flags.py"
-APPEND = "spool/test_append.py"
+APPEND = "spool/test_append.py spool/test_append_faults.py"
 SEGMENTS = "spool/test_segments.py spool/test_segment_damage.py spool/test_segment_traps.py"
 READERS = "spool/test_readers.py"
 

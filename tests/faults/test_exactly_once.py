@@ -9,6 +9,6 @@ from tests.faults.exactly_once import soak
 
 @pytest.mark.timeout(180)
 def test_every_effect_happens_exactly_once_though_workers_are_killed() -> None:
-    report = soak(2000, 8, 60.0, 20261)
+    report = soak(800, 5, 60.0, 20261)
     assert report.violations == [], report.text()
     assert report.part == "", "so many kills and jobs"

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.warm import run
+
 KINDS = ["loop", "thread", "threads"]
 
 
+@cache
 def play(*scenario: str) -> dict[str, Any]:
-    """What a worker did."""
-    command = [sys.executable, "-m", "tests.process.far", *scenario]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
+    """What a worker did; each scenario is played once."""
+    here = Path(__file__).parents[2]
+    done = run("-m", "tests.process.far", *scenario, data=b"", cwd=here, env=os.environ, timeout=120)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     assert found["in time"], "it did not come to its end"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
@@ -19,7 +18,7 @@ from .kept_cases import KEPT_CASES
 from .odd_cases import ODD_CASES, reopen, rescue
 from .segment_cases import SEGMENT_CASES
 from .stage import Case, Stage
-from .world import PLAIN, claim, cut_at, dead_owner, failure, job, one
+from .world import OVER, PLAIN, claim, cut_at, dead_owner, failure, job, one, pass_time
 
 
 def _nothing(stage: Stage) -> None:
@@ -69,14 +68,14 @@ def _urgent(stage: Stage) -> None:
 
 
 def _due(stage: Stage, **options: Any) -> None:
-    stage.store("a", delay=0.002, **options)
+    pass_time(stage.broker, -1)
+    stage.store("a", delay=OVER, **options)
+    pass_time(stage.broker, 1)
     stage.store("b", "c", delay=3600)
-    time.sleep(0.003)
 
 
 def _expired(stage: Stage) -> None:
-    stage.store("a", "b", ttl=0.001)
-    time.sleep(0.002)
+    stage.store("a", "b", ttl=OVER)
 
 
 def _in_vain(stage: Stage) -> None:

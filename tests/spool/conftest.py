@@ -13,6 +13,8 @@ from framework.engine.spool.engine import SpoolEngine
 
 from . import older as versions
 from . import world
+from .seam import Seam
+from .segmented import segments
 
 
 @pytest.fixture
@@ -29,6 +31,22 @@ def spool(root: Path) -> Iterator[SpoolEngine]:
     """An open broker with the usual queues."""
     made = world.broker(root)
     yield made
+    made.close()
+
+
+@pytest.fixture
+def seam() -> Seam:
+    return Seam()
+
+
+@pytest.fixture
+def mine(root: Path, seam: Seam) -> Iterator[SpoolEngine]:
+    """A producer whose first job has opened a segment."""
+    made = world.often(world.broker(root, calls=seam))
+    made.enqueue([world.job("a")])
+    assert len(segments(root)) == 1
+    yield made
+    seam.disarm()
     made.close()
 
 

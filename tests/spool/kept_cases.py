@@ -5,7 +5,6 @@ For the enumerators, as `cases`.
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 from framework.model.errors import EngineError
@@ -15,10 +14,10 @@ from tests.support.settling import bury
 from . import poison
 from .odd_cases import look, maintain, reopen
 from .stage import Case, Stage
-from .world import JOBS, broker, claim, failure, files, one
+from .world import JOBS, OVER, broker, claim, failure, files, one
 
 HANDLED = QueueOptions("letters", is_dead_letter=True, service="s")
-UNHANDLED = QueueOptions("letters", is_dead_letter=True, service="s", handled=False, ttl=0.01)
+UNHANDLED = QueueOptions("letters", is_dead_letter=True, service="s", handled=False, ttl=OVER)
 
 
 def _impossible_in_tmp(stage: Stage) -> None:
@@ -40,7 +39,6 @@ def _unhandled(stage: Stage) -> None:
     stage.store("a")
     lease = one(stage.broker)
     bury(stage.broker, lease, failure=failure(lease))
-    time.sleep(0.02)
 
 
 def _readable_bad(stage: Stage, *, chosen: bool = False) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import time
 
 from framework.engine.spool.claim.life import wid_of
 from framework.engine.spool.enqueue import ids
@@ -23,6 +22,7 @@ from .together import directory
 from .world import (
     JOBS,
     LETTERS,
+    OVER,
     broker,
     claim,
     cut_at,
@@ -34,7 +34,7 @@ from .world import (
     settle_orphan,
 )
 
-SHORT_LIVED = (JOBS, QueueOptions("letters", is_dead_letter=True, ttl=0.01))
+SHORT_LIVED = (JOBS, QueueOptions("letters", is_dead_letter=True, ttl=OVER))
 SMALL = (QueueOptions("jobs", dead_letter="letters", max_length=2), LETTERS)
 
 
@@ -155,7 +155,6 @@ def _letter_over(stage: Stage, *, chosen: bool = False) -> None:
     lease = one(stage.broker)
     bury(stage.broker, lease, failure=failure(lease))
     rest(stage.broker, one(stage.broker, "letters"))
-    time.sleep(0.02)
 
 
 def _orphans(stage: Stage) -> None:

@@ -37,7 +37,7 @@ mine.open([*queues, QueueOptions("letters", is_dead_letter=True)])
 {act}
 mine.close()
 """
-    environ = {**os.environ, "PYTHONPATH": str(older)}
+    environ = {**os.environ, "PYTHONPATH": str(older), "PYTHONDONTWRITEBYTECODE": ""}  # it is compiled once
     done = subprocess.run([sys.executable, "-c", code], env=environ, cwd=older, capture_output=True, text=True)
     assert done.returncode == (-signal.SIGKILL if killed else 0), done.stderr
     return done.stdout

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +19,7 @@ from .seam import Seam, before, fail_calls
 from .stage import Case, Stage
 from .world import (
     LETTERS,
+    OVER,
     PLAIN,
     claim,
     cut_at,
@@ -251,8 +251,7 @@ def _maintain(stage: Stage) -> None:
 
 
 def _expired(stage: Stage) -> None:
-    _stored(stage, ttl=0.001)
-    time.sleep(0.002)  # as long as they live
+    _stored(stage, ttl=OVER)
 
 
 def _look(stage: Stage) -> None:
@@ -286,8 +285,7 @@ def _finished(stage: Stage) -> None:
 
 
 def _expired_in_open(stage: Stage) -> None:
-    _opened(stage, "b", ttl=0.001)
-    time.sleep(0.002)
+    _opened(stage, "b", ttl=OVER)
 
 
 def _append(*ids: str) -> Callable[[Stage], None]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from framework.engine.spool.engine import SpoolEngine
 from framework.engine.spool.format import names
+from framework.engine.spool.segments import append, words
 from framework.engine.spool.segments import format as bytes_of
-from framework.engine.spool.segments import words
 
 from .world import broker, files, in_segments, job
 
@@ -28,3 +28,13 @@ def words_of(path: Path) -> list[int]:
     name = names.segment(path.name)
     assert name is not None
     return words.unpack(path.read_bytes()[bytes_of.WORDS_AT :][: 8 * name.jobs])
+
+
+def vacant(root: Path) -> int:
+    """Return how many places of all segments wait for a job."""
+    return sum(word == words.VACANT for path in segments(root) for word in words_of(path))
+
+
+def appender(broker: SpoolEngine) -> append.Appender:
+    """Return what keeps the open segment of `jobs`."""
+    return broker._spool.parts("jobs").enqueue._appender

@@ -1,63 +1,30 @@
-"""Jobs that come one by one share a segment that stays open for a while."""
+"""Jobs that come one by one share a segment that stays open for a while: when, in which order, and until when."""
 
 from __future__ import annotations
 
 import errno
-import os
-import shutil
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 
 from framework.engine.spool.engine import SpoolEngine
 from framework.engine.spool.format import job_file, names
-from framework.engine.spool.segments import append, file, words
+from framework.engine.spool.segments import append, file
 from framework.engine.spool.segments import format as bytes_of
-from framework.model.errors import EnqueueFailed, EnqueueUncertain, QueueFull
+from framework.model.errors import QueueFull
+from framework.model.job import Lease
 from framework.model.options import QueueOptions
+from tests.support.processes import wait_until
 from tests.support.settling import ack
 
 from .seam import Seam, before, fail_calls, pass_on
-from .segmented import segments, words_of
-from .world import LETTERS, broker, census, claim, dead_owner, dies_before, files, heal, ids, in_child, job, often, one
+from .segmented import appender, segments
+from .world import LETTERS, broker, census, claim, files, ids, job, often, one, pass_time
 
 PATIENCE = 60.0  # seconds
-
-
-@pytest.fixture
-def seam() -> Seam:
-    return Seam()
-
-
-@pytest.fixture
-def mine(root: Path, seam: Seam) -> Iterator[SpoolEngine]:
-    """A producer whose first job has opened a segment."""
-    made = often(broker(root, calls=seam))
-    made.enqueue([job("a")])
-    assert len(segments(root)) == 1
-    yield made
-    seam.disarm()
-    made.close()
-
-
-def appender(broker: SpoolEngine) -> append.Appender:
-    return broker._spool.parts("jobs").enqueue._appender
-
-
-def until(done: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def vacant(root: Path) -> int:
-    return sum(word == words.VACANT for path in segments(root) for word in words_of(path))
 
 
 def test_one_more_costs_one_flush_and_no_new_name(seam: Seam, mine: SpoolEngine) -> None:
@@ -89,21 +56,12 @@ def test_slow_producers_open_none(root: Path, monkeypatch: pytest.MonkeyPatch) -
     mine = broker(root, durability="process")
     mine.maintain()
     now = time.monotonic()
-    monkeypatch.setattr(append, "time", Clock(lambda: now))
+    monkeypatch.setattr(append, "time", SimpleNamespace(sleep=time.sleep, monotonic=lambda: now))
     for number in range(20):
         now += 0.2
         mine.enqueue([job(f"j{number}")])
     assert segments(root) == []
     mine.close()
-
-
-class Clock:
-    """In the place of the module `time`."""
-
-    sleep = staticmethod(time.sleep)
-
-    def __init__(self, monotonic: Callable[[], float]) -> None:
-        self.monotonic = monotonic
 
 
 def test_segments_grow_with_what_comes(root: Path) -> None:
@@ -123,10 +81,10 @@ def test_it_is_closed_when_it_is_old_and_goes_with_its_last_job(root: Path, mine
     appender(mine).age = append.AGE
     mine.enqueue([job("b")])
     appender(mine).segment._until = 0.0  # type: ignore[union-attr]
-    until(lambda: appender(mine).segment is None)
+    assert wait_until(lambda: appender(mine).segment is None, PATIENCE)
     ack(mine, claim(mine))
-    until(lambda: not segments(root))
-    until(lambda: not [one for one in threading.enumerate() if one.name == "enqueue-closer"])
+    assert wait_until(lambda: not segments(root), PATIENCE)
+    assert wait_until(lambda: not [one for one in threading.enumerate() if one.name == "enqueue-closer"], PATIENCE)
 
 
 def test_what_keeps_an_order_with_them_comes_between(root: Path, mine: SpoolEngine) -> None:
@@ -168,16 +126,17 @@ def test_one_that_comes_later_expires_in_its_time(root: Path) -> None:
     """Verified: with what was found out before it came, nobody looks for it."""
     mine = often(broker(root, durability="process"))
     mine.enqueue([job("a", ttl=0.001)])
-    time.sleep(0.005)
+    pass_time(mine, 1)
     mine.maintain()
     assert mine.expired() == {"jobs": 1}
-    mine.enqueue([job("b", ttl=0.01)])
+    mine.enqueue([job("b", ttl=60)])
+    pass_time(mine, 60)
 
     def expired() -> bool:
         mine.maintain()
         return mine.expired() == {"jobs": 1}
 
-    until(expired)
+    assert wait_until(expired, PATIENCE)
     mine.close()
 
 
@@ -188,9 +147,9 @@ def test_who_has_claimed_all_sees_what_comes(mine: SpoolEngine, root: Path) -> N
     ack(worker, claim(worker))
     for number in range(5):
         mine.enqueue([job(f"b{number}"), job(f"c{number}")])
-        time.sleep(0.11)  # the next listing
         worker_seam.arm(fail_calls(errno.EIO, "open", when=lambda args: args[0].endswith(names.SEGMENT_END)))
-        found = claim(worker)
+        found: list[Lease] = []
+        assert wait_until(lambda: found.extend(claim(worker)) or len(found) == 2, PATIENCE), "with the next listing"
         ack(worker, found)
         assert ids(found) == [f"b{number}", f"c{number}"]
     worker_seam.disarm()
@@ -226,190 +185,6 @@ def test_of_too_many_only_those_of_the_call_are_taken_back(root: Path) -> None:
     assert list(caught.value.enqueued) == []
     assert dict(census(mine)) == {"a": 1, "b": 1}
     mine.close()
-
-
-def test_what_cannot_be_written_is_not_queued_and_the_next_is(root: Path, mine: SpoolEngine, seam: Seam) -> None:
-    seam.arm(fail_calls(errno.ENOSPC, "pwrite", times=1))
-    with pytest.raises(QueueFull):
-        mine.enqueue([job("b")])
-    mine.enqueue([job("c")])
-    assert vacant(root) == 15, "of the new one alone"
-    assert ids(claim(heal(root))) == ["a", "c"]
-
-
-def test_of_what_was_written_before_the_write_failed_nothing_stays(root: Path, mine: SpoolEngine, seam: Seam) -> None:
-    """Its words alone would not do: whoever reads a damaged segment goes by the records."""
-
-    def late(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Callable[..., Any]) -> Any:
-        result = real(*args, **kwargs)
-        if name == "pwrite" and b"the-late-one" in args[1]:
-            raise OSError(errno.EIO, "injected")
-        return result
-
-    seam.arm(late)
-    with pytest.raises(EnqueueFailed):
-        mine.enqueue([job("the-late-one")])
-    assert all(b"the-late-one" not in path.read_bytes() for path in segments(root))
-
-
-def test_what_cannot_be_flushed_is_uncertain_and_never_flushed_again(root: Path, mine: SpoolEngine, seam: Seam) -> None:
-    seam.arm(fail_calls(errno.EIO, "fdatasync", times=1))
-    with pytest.raises(EnqueueUncertain) as caught:
-        mine.enqueue([job("b"), job("c")])
-    assert (caught.value.job_id, "c" in str(caught.value.enqueued)) == ("b", False)
-    mine.enqueue([job("d")])
-    assert ids(claim(mine)) == ["a", "d"], "the place of what was not flushed is closed"
-
-
-def test_what_cannot_be_shown_is_uncertain_and_runs_when_its_writer_is_gone(
-    root: Path, mine: SpoolEngine, seam: Seam
-) -> None:
-    seam.arm(fail_calls(errno.EIO, "pwrite", when=lambda args: len(args[1]) == words.SIZE))
-    with pytest.raises(EnqueueUncertain):
-        mine.enqueue([job("b")])
-    seam.disarm()
-    mine.maintain()
-    assert ids(claim(mine)) == ["a", "b"]
-
-
-@pytest.mark.parametrize("call", ["open", "write"])
-def test_where_no_segment_can_be_opened_a_job_gets_a_file(root: Path, call: str) -> None:
-    """There may be room for one job on a full disk, and none for sixteen."""
-    seam = Seam()
-    mine = often(broker(root, calls=seam))
-    seam.arm(fail_calls(errno.ENOSPC, call, times=1))
-    mine.enqueue([job("a")])
-    seam.arm(fail_calls(errno.ENOSPC, call, times=2))
-    with pytest.raises(QueueFull):
-        mine.enqueue([job("b")])
-    seam.disarm()
-    assert (dict(census(mine)), segments(root), files(root, "jobs/tmp/*")) == ({"a": 1}, [], [])
-    mine.close()
-
-
-def test_a_dead_producers_last_job_counts_where_it_is_whole(root: Path) -> None:
-    def live(theirs: SpoolEngine) -> None:
-        often(theirs).enqueue([job("a")])
-        dies_before(theirs, "pwrite", 2).enqueue([job("b"), job("c")])
-
-    dead_owner(root, live)
-    (path,) = segments(root)
-    data = path.read_bytes()
-    torn = data.replace(b"payload of c ", bytes(13))
-    path.write_bytes(torn)
-    mine = broker(root, durability="process")
-    assert mine.stats("jobs").ready == 1
-    mine.maintain()
-    assert (mine.stats("jobs").ready, vacant(root), mine.stats("jobs").bad) == (2, 0, 0)
-    found = claim(mine)
-    assert ids(found) == ["a", "b"]
-    ack(mine, found)
-    assert segments(root) == []
-    mine.close()
-
-
-def test_half_a_word_of_a_place_without_a_job_makes_no_job(root: Path) -> None:
-    """A power cut has kept half of what closed it. Verified: taken for a claim of nobody, it becomes a bad file."""
-    dead_owner(root, lambda theirs: often(theirs).enqueue([job("a")]))
-    (path,) = segments(root)
-    torn = words.DONE & 0xFFFFFFFF | words.VACANT & ~0xFFFFFFFF
-    with path.open("r+b") as found:
-        found.seek(bytes_of.WORDS_AT + 5 * words.SIZE)
-        found.write(words.pack([torn]))
-    mine = broker(root, durability="process")
-    mine.maintain()
-    assert ids(claim(mine)) == ["a"]
-    assert (mine.stats("jobs").bad, vacant(root)) == (0, 0)
-    mine.close()
-
-
-def test_what_maintenance_shows_is_flushed_before(root: Path) -> None:
-    """Verified: else a power cut leaves a word that says that a job is there, and no job."""
-
-    def live(theirs: SpoolEngine) -> None:
-        often(theirs).enqueue([job("a")])
-        dies_before(theirs, "fdatasync").enqueue([job("b")])
-
-    dead_owner(root, live)
-    seam = Seam()
-    mine = broker(root, calls=seam)
-    seam.arm(pass_on)
-    mine.maintain()
-    assert seam.names.index("fdatasync") < seam.names.index("pwrite")
-    seam.disarm()
-    mine.close()
-
-
-def test_a_stopped_producer_is_alive(root: Path) -> None:
-    ready, child = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            often(broker(root)).enqueue([job("a")])
-            os.write(child, b"x")
-            signal.pause()
-        finally:
-            os._exit(1)
-    os.read(ready, 1)
-    os.kill(pid, signal.SIGSTOP)
-    mine = broker(root, durability="process")
-    try:
-        ack(mine, claim(mine))
-        mine.maintain()
-        assert (vacant(root), len(segments(root))) == (15, 1)
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    mine._spool.parts("jobs").maintain._upkeep._at = 0.0
-    mine.maintain()
-    mine._spool.parts("jobs").maintain._upkeep._at = 0.0
-    mine.maintain()
-    assert segments(root) == []
-    mine.close()
-    os.close(ready)
-    os.close(child)
-
-
-def test_a_forked_child_neither_appends_nor_keeps_its_parent_alive(root: Path, mine: SpoolEngine) -> None:
-    (path,) = segments(root)
-    in_child(lambda: mine.enqueue([job("child")]))
-    assert sum(word != words.VACANT for word in words_of(path)) == 1
-    mine.enqueue([job("b")])
-    assert sorted(census(mine)) == ["a", "b", "child"]
-
-
-def test_a_number_that_is_somebody_elses_file_by_now_is_not_written(root: Path, mine: SpoolEngine) -> None:
-    """Code that closes what is not its own leaves us numbers."""
-    segment = appender(mine).segment
-    assert segment is not None
-    other = root.parent / "other"
-    other.write_bytes(bytes(9000))
-    foreign = os.open(other, os.O_RDWR)
-    os.dup2(foreign, segment._fd)
-    mine.enqueue([job("b")])
-    mine.maintain()
-    assert other.read_bytes() == bytes(9000)
-    assert ids(claim(mine)) == ["a", "b"]
-    assert os.fstat(segment._fd).st_size == 9000, "it was not ours to close"
-    os.close(segment._fd)
-    os.close(foreign)
-
-
-def test_no_job_goes_into_a_segment_that_was_removed(root: Path, mine: SpoolEngine, seam: Seam) -> None:
-    """Nobody would find it there. Verified: without the look behind the flush, it is told as queued."""
-    shutil.rmtree(root / "jobs" / "segments")
-    mine.enqueue([job("b")])
-    assert dict(census(mine)) == {"b": 1}
-    seam.arm(before("fdatasync", lambda: shutil.rmtree(root / "jobs" / "segments")))
-    with pytest.raises(EnqueueUncertain):
-        mine.enqueue([job("c")])
-
-
-def test_a_hard_link_of_a_backup_ends_nothing(root: Path, mine: SpoolEngine) -> None:
-    (path,) = segments(root)
-    os.link(path, root.parent / "backup")
-    mine.enqueue([job("b")])
-    assert len(segments(root)) == 1
 
 
 def test_a_job_that_comes_in_the_midst_of_another_has_a_place_of_its_own(
@@ -472,47 +247,6 @@ def test_threads_and_a_bulk_lose_nothing_and_keep_their_order(root: Path) -> Non
     assert segments(root) == []
 
 
-def test_an_interrupt_leaves_no_half_told_job_behind(root: Path, mine: SpoolEngine, seam: Seam) -> None:
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
-    seam.arm(before("fdatasync", interrupt))
-    with pytest.raises(KeyboardInterrupt):
-        mine.enqueue([job("b")])
-    seam.disarm()
-    mine.enqueue([job("c")])
-    mine.maintain()
-    assert ids(claim(mine)) == ["a", "c"]
-
-
-def test_a_damaged_record_hides_none_behind_it(root: Path, mine: SpoolEngine) -> None:
-    mine.enqueue([job("b"), job("c")])
-    (path,) = segments(root)
-    data = bytearray(path.read_bytes())
-    data[data.index(b"payload of b ")] ^= 1
-    with path.open("r+b") as found:
-        found.write(data)
-    mine.enqueue([job("d")])
-    assert ids(claim(mine)) == ["a", "c", "d"]
-    assert mine.stats("jobs").bad == 1
-
-
-def test_one_with_a_damaged_head_is_put_aside_and_restored(root: Path, mine: SpoolEngine) -> None:
-    mine.enqueue([job("b")])
-    (path,) = segments(root)
-    with path.open("r+b") as found:
-        found.seek(20)
-        found.write(b"\xff")
-    mine.close()
-    other = broker(root, durability="process")
-    assert claim(other) == []
-    (view,) = other.browse("jobs", "bad")
-    assert other.restore(view) == ""
-    assert ids(claim(other)) == ["a", "b"]
-    assert vacant(root) == 0
-    other.close()
-
-
 def test_only_what_the_version_before_cannot_read_is_new_to_it() -> None:
     traced = job("a")
     traced.headers["traceparent"] = f"00-{'a' * 32}-{'b' * 16}-01"
@@ -562,15 +296,3 @@ def test_a_moved_head_of_a_growing_segment_says_so() -> None:
     assert not bytes_of.head(whole).grows
     with pytest.raises(job_file.Damaged):
         bytes_of.head(data[:100])
-
-
-def test_it_is_closed_where_no_thread_can_be_had(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: Any) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(append, "_closer", append.Closer())
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-    mine = often(broker(root, durability="process"))
-    mine.enqueue([job("a")])
-    assert (len(segments(root)), vacant(root)) == (1, 0)
-    mine.close()

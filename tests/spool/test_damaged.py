@@ -17,7 +17,7 @@ import pytest
 from framework.engine.spool.claim import setbacks
 
 from .seam import Seam
-from .world import broker, claim, dead_owner, files, ids, job, settle_orphan
+from .world import broker, claim, dead_owner, files, ids, job, pass_time, settle_orphan
 
 
 class Damage:
@@ -88,12 +88,12 @@ def test_a_minute_out_of_which_nothing_moves_lets_the_others_by(root: Path) -> N
     mine = broker(root, calls=stuck.seam)
     minute = old_minute(root)
     stuck.at(minute)
-    mine.enqueue([job(f"n{n}", delay=0.3) for n in range(15)])
-    time.sleep(0.3)
+    mine.enqueue([job(f"n{n}", delay=60) for n in range(15)])
+    pass_time(mine, 61)
     for path in files(root, "jobs/delayed/*/*"):
         path.rename(minute / path.name)
-    mine.enqueue([job("good", delay=0.001)])
-    time.sleep(0.002)
+    mine.enqueue([job("good", delay=90)])
+    pass_time(mine, 60)
     for _ in range(8):
         mine.maintain()
     assert [entry for _ in range(3) for entry in ids(claim(mine))] == ["good"]
@@ -105,8 +105,8 @@ def test_an_empty_minute_that_stays_keeps_no_job_waiting(root: Path) -> None:
     stuck = immutable(root)
     mine = broker(root, calls=stuck.seam)
     stuck.at(old_minute(root))
-    mine.enqueue([job("a", delay=0.001)])
-    time.sleep(0.002)
+    mine.enqueue([job("a", delay=0.5)])
+    pass_time(mine, 1)
     assert ids(claim(mine)) == ["a"]
     mine.close()
 
@@ -131,8 +131,8 @@ def test_a_directory_that_cannot_be_read_is_said_and_stops_nothing(root: Path, p
     where.mkdir(exist_ok=True)
     (where / "something").touch()
     damage.at(where)
-    mine.enqueue([job("a"), job("b", delay=0.001)])
-    time.sleep(0.002)
+    mine.enqueue([job("a"), job("b", delay=0.5)])
+    pass_time(mine, 1)
     for orphan in mine.rescue():
         settle_orphan(mine, orphan)
     for _ in range(300):  # ids are looked at one directory in each call

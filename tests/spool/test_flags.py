@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from tests.support.settling import bury, rest
 from .cases import CASES
 from .seam import Seam
 from .stage import Case
-from .world import JOBS, broker, failure, job, one
+from .world import JOBS, broker, failure, job, one, pass_time
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -49,7 +48,7 @@ def test_so_is_that_of_a_letter_whose_time_is_over(root: Path) -> None:
     lease = one(mine)
     bury(mine, lease, failure=failure(lease))
     rest(mine, one(mine, "letters"))
-    time.sleep(0.002)
+    pass_time(mine, 1)
     opened: list[str] = []
 
     def hook(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Callable[..., Any]) -> Any:

@@ -14,13 +14,13 @@ from framework.engine.spool.upkeep import browse, maintain
 from tests.support.settling import ack, bury, rest, retry
 
 from .seam import Seam, before, fail_calls
-from .world import JOBS, LETTERS, PLAIN, broker, claim, failure, files, ids, job, one
+from .world import JOBS, LETTERS, PLAIN, broker, claim, failure, files, ids, job, one, pass_time
 
 
 def test_what_is_due_promotes_and_keeps_its_place(spool: SpoolEngine) -> None:
     spool.enqueue([job("first", delay=0.5), job("far", delay=3600), job("second")])
     assert ids(claim(spool)) == ["second"]
-    time.sleep(0.5)
+    pass_time(spool, 0.5)
     spool.maintain()
     lease = one(spool)
     assert lease.job.id == "first"
@@ -42,8 +42,8 @@ def test_only_due_minutes_are_listed(root: Path) -> None:
     seam = Seam()
     mine = broker(root, calls=seam)
     mine.enqueue([job(f"n{n}", delay=3600 + 60 * n) for n in range(10)])
-    mine.enqueue([job("due", delay=0.001)])
-    time.sleep(0.002)
+    mine.enqueue([job("due", delay=0.5)])
+    pass_time(mine, 1)
     listed: list[str] = []
 
     def hook(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Any) -> Any:
@@ -64,8 +64,9 @@ def test_somebody_else_promotes_at_the_same_time(root: Path) -> None:
     """The rename is lost, and that is no error."""
     seam = Seam()
     mine, other = broker(root, calls=seam), broker(root)
-    mine.enqueue([job("a", delay=0.001), job("b", delay=0.001)])
-    time.sleep(0.002)
+    mine.enqueue([job("a", delay=0.5), job("b", delay=0.5)])
+    for each in (mine, other):
+        pass_time(each, 1)
     seam.arm(before("rename", other.maintain, when=lambda args: "/delayed/" in str(args[0])))
     mine.maintain()
     seam.disarm()
@@ -76,10 +77,10 @@ def test_somebody_else_promotes_at_the_same_time(root: Path) -> None:
 
 def test_expiry_of_what_nobody_claims(root: Path) -> None:
     mine = broker(root)
-    mine.enqueue([job("a", ttl=1), job("b", ttl=3600), job("c")])  # a second: it must not expire before its claim
+    mine.enqueue([job("a", ttl=60), job("b", ttl=3600), job("c")])
     lease = one(mine)
     retry(mine, lease, delay=3600, failure=failure(lease))  # delayed beyond its ttl
-    time.sleep(1.002)
+    pass_time(mine, 61)
     mine.maintain()
     assert [view.job.id for view in mine.browse("letters", "ready")] == ["a"]
     assert ids(claim(mine)) == ["b", "c"]
@@ -103,7 +104,7 @@ def test_letters_at_rest_end_with_their_ttl_and_others_stay(root: Path) -> None:
             mine.release([letter])
     mine.maintain()
     assert mine.stats("letters").dead == 2
-    time.sleep(0.06)
+    pass_time(mine, 1)
     mine.maintain()
     assert [view.job.id for view in mine.browse("letters", "dead")] == ["own"]
     assert ids(claim(mine, "letters")) == ["waits"]
@@ -134,8 +135,8 @@ def test_one_step_that_fails_does_not_stop_the_others(root: Path) -> None:
     """tmp cannot be listed; what is due promotes due jobs, and the error is told."""
     seam = Seam()
     mine = broker(root, calls=seam)
-    mine.enqueue([job("a", delay=0.001)])
-    time.sleep(0.002)
+    mine.enqueue([job("a", delay=0.5)])
+    pass_time(mine, 1)
     seam.arm(fail_calls(errno.EIO, "open", when=lambda args: str(args[0]).endswith("jobs/tmp")))
     mine.maintain()
     assert list(mine.stuck()) == [str(root / "jobs" / "tmp")]
@@ -164,8 +165,9 @@ def test_an_idle_queue_counts_as_declared_longer_than_from_one_turn_to_the_next(
 
 def test_it_may_be_done_by_anybody_at_any_time(root: Path) -> None:
     brokers = [broker(root) for _ in range(3)]
-    brokers[0].enqueue([job("a"), job("b", delay=0.001), job("c", ttl=0.001)])
-    time.sleep(0.002)
+    brokers[0].enqueue([job("a"), job("b", delay=0.5), job("c", ttl=0.5)])
+    for mine in brokers:
+        pass_time(mine, 1)
     for _ in range(3):
         for mine in brokers:
             mine.maintain()

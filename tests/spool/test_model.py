@@ -6,7 +6,6 @@ A crash of an owner, and a second supervisor's broker on the same root, are in t
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from framework.engine.calls import Calls
 from framework.engine.port import State
 from framework.engine.spool.disk import clock
 from framework.model.options import QueueOptions
-from tests.contract.engines import ENGINES, Owner, SpoolEngine
+from tests.contract.engines import ENGINES, SpoolEngine
 from tests.contract.model import Known
 from tests.contract.test_model import QUEUES, Walk, pick
 
@@ -49,7 +48,7 @@ class StrangeEngine(SpoolEngine):
         self.boot()
 
     def now(self) -> float:
-        return time.time() + self.offset
+        return super().now() + self.offset
 
     def boot(self) -> None:
         """A new boot: the locks of all who lived are free, their files are as they were."""
@@ -66,14 +65,11 @@ class StrangeEngine(SpoolEngine):
         super().close()
         clock._BOOT_ID = self._kept
 
-    def _birth(self, *queues: QueueOptions) -> Owner:
-        broker = super()._birth(*queues)
-        broker._spool._clock.wall = self.now  # type: ignore[attr-defined]
-        return broker
-
 
 class SpoolWalk(Walk):
     """More rules, for a spool only."""
+
+    soon = 0.01  # seconds, by themselves: while a job will be due within minutes, no clock is set
 
     def __init__(self) -> None:
         super().__init__("strange")
@@ -153,7 +149,6 @@ def strange(monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.contract import test_model
 
     monkeypatch.setitem(ENGINES, "strange", StrangeEngine)
-    monkeypatch.setitem(test_model.SOON, "strange", 0.01)
     monkeypatch.setitem(test_model.PATIENCE, "strange", 1.0)
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import struct
-import time
 import zlib
 from pathlib import Path
 
@@ -17,11 +16,12 @@ from framework.engine.spool.upkeep import browse
 from framework.maintenance.rescue import Accounts
 from framework.model.job import Job, RunRecord
 from framework.model.outcome import Kind, Outcome
+from tests.support.processes import wait_until
 from tests.support.settling import ack, bury, retry
 
 from .older import DRAIN, play
 from .poison import make_newer
-from .world import broker, claim, dead_owner, failure, files, heal, ids, job, one
+from .world import broker, claim, dead_owner, failure, files, heal, ids, job, one, pass_time
 
 
 def only(root: Path, state: str) -> Path:
@@ -54,7 +54,7 @@ def test_nor_is_it_moved_out_of_any_other_state(root: Path, state: str) -> None:
         dead_owner(root, lambda b: (b.enqueue([job("a")]), claim(b)))
     mine = broker(root)
     if state == "delayed":
-        mine.enqueue([job("a", delay=0.05)])
+        mine.enqueue([job("a", delay=0.5)])
     elif state == "expired":
         mine.enqueue([job("a", ttl=0.01)])
     elif state == "dead":
@@ -67,7 +67,7 @@ def test_nor_is_it_moved_out_of_any_other_state(root: Path, state: str) -> None:
     pattern = {"delayed": "delayed/*/*", "expired": "ready/*/*", "tmp": "tmp/*", "claimed": "claimed/*/*"}
     path = files(root, "plain/dead/*")[0] if state == "dead" else only(root, pattern[state])
     data = make_newer(path)
-    time.sleep(0.06)
+    pass_time(mine, 1)
     for _ in range(3):
         mine.maintain()
         assert mine.rescue() == []
@@ -86,7 +86,7 @@ def test_unknown_fields_of_a_name_are_kept_and_mean_nothing(root: Path) -> None:
     path.rename(path.with_name(path.name.replace(",i", ",q3,kuser-1,i")))
     lease = one(mine)
     retry(mine, lease, delay=0.01, failure=failure(lease))
-    time.sleep(0.02)
+    pass_time(mine, 1)
     mine.maintain()
     assert only(root, "ready/*/*").name.endswith(",q3,kuser-1,i")
     assert one(mine).attempt == 2
@@ -96,11 +96,11 @@ def test_unknown_fields_of_a_name_are_kept_and_mean_nothing(root: Path) -> None:
 def test_a_capital_field_of_a_name_needs_a_newer_reader(root: Path) -> None:
     """Regression: a name with one more field counted as ready and was never claimed, and nothing said so."""
     mine = broker(root)
-    mine.enqueue([job("a"), job("b", delay=0.01)])
+    mine.enqueue([job("a"), job("b", delay=0.5)])
     for pattern in ("ready/*/*", "delayed/*/*"):
         path = only(root, pattern)
         path.rename(path.with_name(path.name + ",Gkey"))
-    time.sleep(0.02)
+    pass_time(mine, 1)
     mine.maintain()
     assert claim(mine) == []
     mine.maintain()
@@ -196,9 +196,10 @@ mine.retry(lease, delay=0.01, failure=Failure(1, "error", "x", queue="jobs", del
 
 def test_what_an_older_version_has_stored_runs_here(root: Path, older: Path) -> None:
     play(older, root, STORE)
-    time.sleep(0.05)
     mine = heal(root)
-    assert sorted(ids(claim(mine))) == sorted([f"o{n}" for n in range(40)] + ["od"])
+    found: list[str] = []
+    assert wait_until(lambda: found.extend(ids(claim(mine))) or len(found) == 41, 30), "two are due soon"
+    assert sorted(found) == sorted([f"o{n}" for n in range(40)] + ["od"])
     mine.close()
 
 

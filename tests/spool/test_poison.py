@@ -203,7 +203,7 @@ def test_a_letter_that_is_no_job_keeps_no_other_from_its_end(root: Path) -> None
     lease = one(mine)
     bury(mine, lease, failure=failure(lease))
     rest(mine, one(mine, "letters"))
-    time.sleep(0.01)
+    world.pass_time(mine, 1)
     mine.maintain()
     assert mine.counts["letters_over"] == 1
     mine.close()
@@ -257,8 +257,8 @@ def test_a_stamp_that_no_clock_has_made_runs_and_moves_no_clock(root: Path, stam
     for path in root.glob("clock.*"):
         path.unlink()  # as after a reboot
     mine = broker(root)
-    mine.enqueue([job("a"), job("b", delay=0.001)])
-    time.sleep(0.01)
+    mine.enqueue([job("a"), job("b", delay=0.5)])
+    world.pass_time(mine, 1)
     found: list[str] = []
     for _ in range(3):
         found += everything(mine)

@@ -16,7 +16,7 @@ from framework.model.job import Job
 from tests.support.settling import ack, bury, retry
 
 from .older import DRAIN, INTOLERANT, TOLERANT, play
-from .world import body, broker, claim, dead_owner, failure, files, heal, ids, in_segments, job, one
+from .world import body, broker, claim, dead_owner, failure, files, heal, ids, in_segments, job, one, pass_time
 
 JOIN = "now = time.time()\nmine.enqueue([Job('theirs', os.urandom(16), 'jobs', b'{}', {}, now)])\n"
 CLAIM = "print(*(lease.job.id for lease in mine.claim('jobs', limit=100, wait=0)), sep='\\n')\n"
@@ -81,8 +81,8 @@ def test_an_urgent_job_is_found_before_many_others(root: Path, alone: bool) -> N
         mine.enqueue([job(f"{n}", payload=b"") for n in range(start, start + 1024)])
     assert ids(claim(mine, limit=3)) == ["0", "1", "2"]
     other.enqueue([with_priority("urgent", 4), with_priority("patient", 6), job("last")])
-    other.enqueue([with_priority("due", 3, delay=0.01)])
-    time.sleep(0.02)
+    other.enqueue([with_priority("due", 3, delay=0.5)])
+    pass_time(other, 1)
     other.maintain()
     deadline, got = time.monotonic() + 20, []
     while "urgent" not in got and time.monotonic() < deadline:  # what comes meanwhile is bounded by time
@@ -97,9 +97,9 @@ def test_an_urgent_job_is_found_before_many_others(root: Path, alone: bool) -> N
 
 def test_an_urgent_due_job_is_promoted_before_many_others(root: Path) -> None:
     mine = broker(root, durability="process")
-    mine.enqueue([job(f"{n}", delay=0.01, payload=b"") for n in range(600)])
-    mine.enqueue([with_priority("urgent", 4, delay=0.02), with_priority("patient", 6, delay=0.001)])
-    time.sleep(0.05)
+    mine.enqueue([job(f"{n}", delay=0.4, payload=b"") for n in range(600)])
+    mine.enqueue([with_priority("urgent", 4, delay=0.5), with_priority("patient", 6, delay=0.3)])
+    pass_time(mine, 1)
     assert ids(claim(mine, limit=2))[0] == "urgent"
     left = [lease.job.id for _ in range(100) for lease in claim(mine, limit=50)]
     mine.maintain()
@@ -112,7 +112,7 @@ def test_counts_and_housekeeping_see_them(root: Path) -> None:
     mine = broker(root)
     for level in (0, 4, 6, 9):
         mine.enqueue([with_priority(f"{level}", level), with_priority(f"over {level}", level, ttl=0.01)])
-    time.sleep(0.02)
+    pass_time(mine, 1)
     assert mine.stats("jobs").ready == 8
     for _ in range(3):
         mine.maintain()
@@ -228,7 +228,7 @@ def test_a_retry_and_a_burial_keep_the_field(root: Path) -> None:
     mine.enqueue([with_priority("a", 9)])
     lease = one(mine)
     retry(mine, lease, delay=0.01, failure=failure(lease))
-    time.sleep(0.02)
+    pass_time(mine, 1)
     mine.maintain()
     bury(mine, one(mine), failure=failure())
     (path,) = files(root, "letters/ready/*/*")

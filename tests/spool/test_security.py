@@ -6,7 +6,6 @@ import ast
 import json
 import os
 import stat
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ from tests.support.services.torture import Torture
 from tests.support.settling import ack, bury, rest
 from tests.support.tree import Tree, trees
 
-from .world import JOBS, broker, claim, failure, files, ids, job, one
+from .world import JOBS, broker, claim, failure, files, ids, job, one, pass_time
 
 STAMP = "0000000000{:010d}.e672c630.1.{:012x},0.1,n1"
 
@@ -67,7 +66,7 @@ def test_what_is_planted_among_resting_letters_keeps_no_other_from_its_end(
     names = [STAMP.format(0, 1), STAMP.format(10**9, 2)]
     for name in names:
         plant(place / name)
-    time.sleep(0.02)
+    pass_time(mine, 1)
     mine.maintain()
     assert sorted(path.name for path in place.iterdir()) == names
     mine.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from framework.engine.spool.segments import file, words
 from framework.engine.spool.segments import format as bytes_of
 from framework.engine.spool.segments.file import Segment
 from framework.model.errors import EngineUnavailable, LeaseLost
+from tests.support.processes import wait_until
 from tests.support.settling import ack, retry
 
 from .seam import Seam, before, fail_calls
@@ -177,8 +177,9 @@ def test_a_stopped_claimer_stops_nobody(root: Path) -> None:
         assert ids(claim(mine)) == ["alone"]
     theirs.close()
     assert mine.counts["busy"] >= 1
-    time.sleep(0.15)  # the next listing
-    assert ids(claim(mine, limit=100)) == MANY
+    found: list[str] = []
+    assert wait_until(lambda: found.extend(ids(claim(mine))) or len(found) == len(MANY), 30), "with the next listing"
+    assert found == MANY
     mine.close()
 
 

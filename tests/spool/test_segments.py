@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from tests.support.settling import ack, bury, retry
 
 from .seam import Seam, pass_on
 from .segmented import MANY, segments, stored
-from .world import JOBS, LETTERS, broker, census, claim, failure, ids, in_segments, job, one
+from .world import JOBS, LETTERS, broker, census, claim, failure, ids, in_segments, job, one, pass_time
 
 
 def test_many_jobs_cost_one_file_one_flush_and_one_rename(root: Path) -> None:
@@ -128,7 +127,7 @@ def test_a_retried_job_keeps_what_it_was(root: Path) -> None:
 def test_an_expired_job_of_a_segment_becomes_a_dead_letter(root: Path) -> None:
     mine = in_segments(broker(root, durability="process"))
     mine.enqueue([job("a"), job("short", ttl=0.001), job("b", ttl=3600.0)])
-    time.sleep(0.01)
+    pass_time(mine, 1)
     mine.maintain()
     assert [view.job.id for view in mine.browse("letters", "ready")] == ["short"]
     assert mine.expired() == {"jobs": 1}

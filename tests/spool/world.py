@@ -26,6 +26,7 @@ JOBS = QueueOptions("jobs", dead_letter="letters", max_length=None)
 PLAIN = QueueOptions("plain", max_length=None)
 QUEUES = (JOBS, PLAIN, LETTERS)
 STATES = ("ready", "delayed", "in_flight", "dead")
+OVER = 1e-6  # seconds; a time to live that has ended at the next look
 
 _births = count(1)
 
@@ -186,6 +187,13 @@ def census(broker: SpoolEngine) -> Counter[str]:
         assert view.job.payload == body(view.job.id), f"torn: {view.job.id}"
         found[view.job.id] += 1
     return found
+
+
+def pass_time(broker: SpoolEngine, seconds: float) -> None:
+    """So much time passes by the broker's wall clock."""
+    clock = broker._spool.opened()[1]
+    before = clock.wall
+    clock.wall = lambda: before() + seconds
 
 
 class Cut(BaseException):

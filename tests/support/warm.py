@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -113,9 +114,13 @@ def warm() -> Warm:
 def run(
     *args: str, data: bytes, cwd: Path, env: Mapping[str, str], timeout: float
 ) -> subprocess.CompletedProcess[bytes]:
-    """A command to its end, as by `subprocess.run`: a fork, where its environment asks Python for nothing else."""
+    """A command to its end, as by `subprocess.run`: a fork, where its environment asks Python for nothing else.
+
+    `-m` and a module in the place of a command run that module.
+    """
     if not can_be_warm(env):
-        return subprocess.run([WORKER, *args], input=data, capture_output=True, cwd=cwd, env=env, timeout=timeout)
+        program = sys.executable if args[0] == "-m" else WORKER
+        return subprocess.run([program, *args], input=data, capture_output=True, cwd=cwd, env=env, timeout=timeout)
     (stdin, feed), (out, stdout), (err, stderr) = (os.pipe() for _ in range(3))
     process = warm().start(*args, cwd=cwd, env=env, streams=(stdin, stdout, stderr))
     for fd in (stdin, stdout, stderr):
@@ -202,4 +207,9 @@ if __name__ == "__main__":
     gc.collect()
     gc.freeze()
     sys.argv = _serve(socket.socket(fileno=int(sys.argv[1])))
-    sys.exit(framework.cli.main())
+    if sys.argv[1] == "-m":
+        sys.path[0] = os.getcwd()
+        module, *sys.argv[1:] = sys.argv[2:]
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    else:
+        sys.exit(framework.cli.main())

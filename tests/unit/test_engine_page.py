@@ -25,9 +25,9 @@ def test_every_file_that_it_names_exists() -> None:
 def test_every_table_of_engines_is_named_and_knows_every_engine() -> None:
     own = {scheme for scheme, module in ENGINES.items() if module.startswith("framework.engine.")}
     assert own == PLACES.keys()
-    for table in (engines.ENGINES, test_model.BOUNDS, test_model.SOON, test_model.PATIENCE):
+    for table in (engines.ENGINES, test_model.BOUNDS, test_model.PATIENCE):
         assert own <= table.keys()
-    assert {"ENGINES", "BOUNDS", "SOON", "PATIENCE", "PLACES"} <= QUOTED
+    assert {"ENGINES", "BOUNDS", "PATIENCE", "PLACES"} <= QUOTED
     places = {scheme: ROOT / module.replace(".", "/") for scheme, module in ENGINES.items()}
     assert [
         scheme for scheme, place in places.items() if not (place.is_dir() or place.with_suffix(".py").exists())
