@@ -40,6 +40,7 @@ PAGE = Path(__file__).with_name("observability.md")
 WHO = {
     names.SENT_MESSAGES: "who enqueues, with a provider",
     names.OPERATION_DURATION: "who enqueues, with a provider; worker",
+    names.UNREADABLE: "worker",
     names.TICKS: "maintenance",
     names.ACTS: "maintenance",
     names.QUEUE_DEPTH: "maintenance of the leader",

@@ -33,7 +33,7 @@ EVENTS: tuple[e.Event, ...] = (
     FINISHED,
     replace(BROKEN, outcome="retried"),
     replace(BROKEN, outcome="dead_lettered"),
-    replace(FINISHED, outcome="released", delay=1.0),
+    replace(FINISHED, outcome="released", delay=1.0, message="put back for a newer version: url: missing"),
     replace(FINISHED, outcome="discarded", message="its subscriber is gone"),
     FAILED,
     e.JobsRescued("deliveries", ("job-2",), "deliveries/0"),

@@ -30,6 +30,8 @@ GENERATOR = "docs/settings.py"
 WHAT = {
     "engine_url": "the engine. `spool:DIR`; a relative directory is below the working directory of the process. "
     "`postgresql://...`: see [engines.md](engines.md)",
+    "version": "the version of the service, stored with each job: see [deploying.md](deploying.md); by default "
+    "`service.version` of `OTEL_RESOURCE_ATTRIBUTES`",
     "drain": "seconds from SIGTERM to the end of a drain; `none`: as long as it takes",
     "restart_budget": "processes that crash while they are idle or before they are ready, within the window, until the "
     "service ends: exit code 4. A start that fails with an error does not count: see `WORKER_READY_WITHIN`",
@@ -66,6 +68,7 @@ OF_QUEUE = {
     "dead letter is kept after it was handled, or after it came where no service has a handler",
     "max_length": "ready and delayed jobs, above which an enqueue raises `QueueFull`",
     "max_payload_bytes": "size of a payload as JSON, above which an enqueue raises `PayloadTooLarge`",
+    "grace": "seconds for which a job that perhaps a newer version wrote, and that this one cannot read, is put back",
     "max_jobs_per_process": "a process is replaced after so many jobs",
     "max_memory": "a process is replaced above so much resident memory: `512MiB`, `2G` or bytes",
     "retry": "",

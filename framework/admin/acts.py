@@ -14,7 +14,8 @@ from framework.admin.store import Store
 from framework.engine.port import JobView
 from framework.model.errors import EngineUnavailable, UsageError, WorkerError
 from framework.model.events import Event, OperatorActed
-from framework.model.job import JobId
+from framework.model.extras import Extras
+from framework.model.job import Job, JobId
 from framework.process import journal
 from framework.service.codec import parse_strict
 from framework.service.request import new_ids
@@ -113,11 +114,11 @@ class Acts:
         """
         if view.state == "in_flight" or view.newer:
             raise WorkerError(f"{view.job.id[:100]!r} {_newer(view) or 'is being handled right now: try again'}")
-        data, queue = self._payload(view.job.queue, text), view.job.queue
+        (data, extras), queue = self._payload(view.job, text), view.job.queue
         job_id, uid = new_ids()
         copy = replace(
             view.job, id=job_id, uid=uid, payload=data, enqueued_at=time.time(), not_before=None, chosen_id=False,
-            scheduled_for=None, history=(),
+            scheduled_for=None, history=(), extras=extras,
         )  # fmt: skip
         (stored,) = self._store.engine.enqueue([copy])
         self._done("edit", view, "")
@@ -125,8 +126,9 @@ class Acts:
             raise WorkerError(f"{view.job.id[:100]!r} {why}: the copy {stored} was queued on {queue}")
         return stored
 
-    def _payload(self, queue: str, text: str) -> bytes:
-        declared = self._store.declared
+    def _payload(self, job: Job, text: str) -> tuple[bytes, Extras]:
+        """Return the new payload, and the extras, which name the model that it fits, if there is one."""
+        declared, queue = self._store.declared, job.queue
         try:
             parse_strict(text)
         except ValueError as error:
@@ -135,11 +137,14 @@ class Acts:
             from framework.service.codec import UndecodablePayload, codec_for
 
             one = declared.queues[queue]
+            codec = codec_for(one.payload_type, queue=queue)
             try:
-                codec_for(one.payload_type, queue=queue).decode(text.encode())
+                codec.decode(text.encode())
             except UndecodablePayload as error:
                 raise WorkerError(f"queue {queue!r}: payload does not fit: {error}") from None
-        return text.encode()
+            version = declared.options[queue].version or None
+            return text.encode(), replace(job.extras, fingerprint=codec.fingerprint, version=version)
+        return text.encode(), job.extras
 
     def many(
         self,

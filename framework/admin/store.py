@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
@@ -53,6 +53,15 @@ class Declared:
         queues = all_queues(app)
         options = {name: resolve(queue, settings, app) for name, queue in queues.items()}
         return cls(app, options, queues, {name: one.name for name, one in app.worker_handlers.items()})
+
+    def only(self, stored: Container[str]) -> Declared:
+        """Return the declarations of those queues, which make, when they are opened, no declaration in the store."""
+        options = {
+            name: replace(one, service="", handled=one.handled and not one.is_dead_letter)
+            for name, one in self.options.items()
+            if name in stored
+        }
+        return replace(self, options=options)
 
 
 class Store:
@@ -105,11 +114,15 @@ class Store:
         With a service, those that another running service declares are left out: they are its own.
         """
         if self._others is None:
-            stored: Sequence[str] = self.read(lambda: list(self.engine.stored_queues()), [])
-            known = () if self.declared is None else self.declared.options
-            others = (name for name in stored if name not in known and not self._is_anothers(name))
-            self._others = [name for name in others if self._open(QueueOptions(name))]
+            self._others = self.undeclared(without=self._is_anothers)
         return self._others
+
+    def undeclared(self, without: Callable[[str], bool] = lambda name: False) -> list[str]:
+        """Return the queues of the store that the service does not declare, opened so that they can be read."""
+        stored: Sequence[str] = self.read(lambda: list(self.engine.stored_queues()), [])
+        known = () if self.declared is None else self.declared.options
+        others = (name for name in stored if name not in known and not without(name))
+        return [name for name in others if self._open(QueueOptions(name))]
 
     def _is_anothers(self, queue: str) -> bool:
         if self.declared is None:
@@ -194,7 +207,7 @@ def is_missing(url: str, root: Path | None) -> bool:
 
 @contextmanager
 def opened(
-    settings: Settings, app: type[WorkerApp] | None = None, *, url: str = "", create: bool = False
+    settings: Settings, app: type[WorkerApp] | None = None, *, url: str = "", create: bool = False, runs: bool = True
 ) -> Generator[Store, None, None]:
     """Open a store inside the block, for reading it and for the acts of people.
 
@@ -205,6 +218,7 @@ def opened(
         app: the service; None: only what lies in the store counts.
         url: of the store, instead of that of the settings.
         create: make a directory that does not exist.
+        runs: this version of the service runs on the store, or did; False: the store does not hear of it.
 
     Raises:
         UsageError: the engine exists in one process only, or cannot be inspected. EngineError: it cannot be used.
@@ -224,14 +238,21 @@ def opened(
         network_file_system=settings.network_file_system,
     )
     try:
-        refused = _open(engine, [] if declared is None else list(declared.options.values()))
         if not isinstance(engine, Inspector):
             raise UsageError(f"WORKER_ENGINE_URL={shown(url)}: this engine cannot be looked into from the command line")
-        store = Store(cast("OpenedEngine", engine), declared, refused)
+        store = _store_on(cast("OpenedEngine", engine), declared, runs)
         store.notes += [missing] * bool(missing)
         yield store
     finally:
         engine.close()
+
+
+def _store_on(engine: OpenedEngine, declared: Declared | None, runs: bool) -> Store:
+    """Open the queues of a service; return the store. Raises EngineError: none can be opened."""
+    if declared is not None and not runs:
+        engine.open([])
+        declared = declared.only(engine.stored_queues())
+    return Store(engine, declared, _open(engine, [] if declared is None else list(declared.options.values())))
 
 
 def _open(engine: Engine, options: Sequence[QueueOptions]) -> dict[str, EngineError]:

@@ -9,9 +9,11 @@ from typing import Any
 import click
 
 from framework.admin.schedules import ScheduleView, local, views
+from framework.cli.against import SAMPLES, print_against
 from framework.cli.output import Column, moment, print_json, table, warn
 from framework.cli.service import MODULE_HELP, Service, load_service, opened, take
 from framework.engine.port import Engine
+from framework.model.errors import UsageError
 from framework.model.options import QueueOptions
 from framework.model.retry import RetryPolicy
 from framework.model.schedules import Named, named
@@ -33,27 +35,54 @@ QUEUES = (
 )
 
 
-@click.command(short_help="Check a service's declarations and settings without running it.", epilog=MODULE_HELP)
+@click.command(short_help="Check a service's declarations, and whether it can read what is stored.", epilog=MODULE_HELP)
 @click.argument("given", nargs=-1, metavar="MODULE")
-def check(given: tuple[str, ...]) -> int:
-    """Check a service's declarations and settings without running it; the engine is not asked.
+@click.option("--against", metavar="URL", help="Try the payloads in this store; with --against= in WORKER_ENGINE_URL.")
+@click.option("--samples", type=click.IntRange(1), metavar="N", help=f"Try so many of a kind, not {SAMPLES:,}.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON array, see above; only with --against.")
+def check(given: tuple[str, ...], against: str | None, samples: int | None, as_json: bool) -> int:
+    """Check a service's declarations and settings without running it; without --against the engine is not asked.
 
     Prints its queues as they would run, settings included. What is doubtful is a warning on standard error; what is
     wrong is an error with exit code 2.
+
+    With --against it is for a pipeline, before a deploy, while workers run or not: it reads the jobs that are queued,
+    delayed, claimed or dead in that store now, tries to read their payloads with the models and upgrade functions of
+    MODULE, and prints how many could not be read and why: declared fields and types of errors, no values. Exit code 1:
+    some payloads could not be read, or this service has dropped a queue that has jobs. All jobs are counted; of those
+    with the same fingerprint and version, the oldest are tried, up to --samples.
+
+    \b
+    --json: an object for each queue, fingerprint and version, and for each other queue with jobs; more keys may come:
+      queue        name (string)
+      declared     false: MODULE does not declare it
+      fingerprint, version     of the model and the service that enqueued these jobs (string; empty: unknown)
+      own          the fingerprint is that of MODULE's model
+      upgraded     an upgrade function is for them
+      jobs, tried, unreadable  integers; tried and unreadable are 0 where the queue is not declared
+      causes       [{cause, count}, ...] why they could not be read, the most frequent ones
+      declared_by  services that declared the queue last; only where MODULE does not
     """
     (module,) = take(given)
+    if against is None and (samples is not None or as_json):
+        raise UsageError(f"{'--json' if as_json else '--samples'} is for --against URL")
     service = load_service(module)
     from framework.runner import resolving
 
     warnings = resolving.check(service.app, service.settings)
-    pooled = bool(service.app.worker_pools)
-    rows = [_queue_row(service, queue) for queue in service.app.worker_queues.values()]
-    # The column of pools is shown only if there are pools.
-    kept = [at for at, column in enumerate(QUEUES) if pooled or column.title != "pool"]
-    table([QUEUES[at] for at in kept], [tuple(row[at] for at in kept) for row in rows])
+    if against is None:
+        _print_queues(service)
     for text in warnings:
         warn(text)
-    return 0
+    return 0 if against is None else print_against(service, against, samples or SAMPLES, as_json=as_json)
+
+
+def _print_queues(service: Service) -> None:
+    """Print the queues of a service; the column of pools only if there are pools."""
+    pooled = bool(service.app.worker_pools)
+    rows = [_queue_row(service, queue) for queue in service.app.worker_queues.values()]
+    kept = [at for at, column in enumerate(QUEUES) if pooled or column.title != "pool"]
+    table([QUEUES[at] for at in kept], [tuple(row[at] for at in kept) for row in rows])
 
 
 def _queue_row(service: Service, queue: Queue[Any]) -> tuple[str, ...]:

@@ -163,11 +163,14 @@ def opened(service: Service, *, create: bool = False) -> Generator[Look, None, N
 
 
 @contextmanager
-def opened_at(url: str, service: Service | None = None) -> Generator[Look, None, None]:
-    """Open the store at a URL inside the block, or that of the settings, with a service or without one."""
+def opened_at(url: str, service: Service | None = None, *, runs: bool = True) -> Generator[Look, None, None]:
+    """Open the store at a URL inside the block, or that of the settings, with a service or without one.
+
+    See `admin.store.opened`.
+    """
     settings = load_settings() if service is None else service.settings
     hear_warnings()
-    with store.opened(settings, None if service is None else service.app, url=url) as found:
+    with store.opened(settings, None if service is None else service.app, url=url, runs=runs) as found:
         for note in found.notes:
             warn(note)
         yield Look(service, found)

@@ -15,6 +15,7 @@ from framework.engine.stuck import StuckJobs
 from framework.maintenance.abandoned import AbandonedLeases
 from framework.maintenance.acts import ActsTold
 from framework.maintenance.burst import Burst
+from framework.maintenance.declaring import Declaring
 from framework.maintenance.observing import Observation
 from framework.maintenance.schedules import Plan, Schedules
 from framework.model.errors import answer
@@ -46,6 +47,7 @@ class Maintenance:
         leads: returns whether this process observes depth and age for all services that share the engine.
         drain: seconds for the drain of a tree whose supervisor is dead.
         others: the other trees on the store.
+        declaring: tells the store which queues this service declares.
         burst: ends the tree once nothing is left to do; None: it runs until it is told to stop.
     """
 
@@ -62,11 +64,12 @@ class Maintenance:
     leads: Callable[[], bool]
     drain: float | None
     others: OtherTrees
+    declaring: Declaring
     burst: Burst | None = None
 
     def __post_init__(self) -> None:
         self._asked_to_leave = False
-        self._rescue_at = self._observe_at = self._look_at = self._sweep_at = self._fire_at = 0.0
+        self._rescue_at = self._observe_at = self._look_at = self._sweep_at = self._fire_at = self._declare_at = 0.0
         self._failing_since: dict[str, float] = {}
         self._leading = False
         self._stuck = StuckJobs(self.engine, self.emit)
@@ -101,9 +104,14 @@ class Maintenance:
         self._rescue_at = self._sweep_at = 0.0
         self._observe_at = 0.0  # from now on the gauges show what was left
         self.turn()
+        self.stop()
         # The next supervisor settles what is left at the deadline.
         while not self._rescue() and time.monotonic_ns() < self.board.deadline:
             self._beat()
+
+    def stop(self) -> None:
+        """Tell the store that this tree stops."""
+        self._try("declare", self.declaring.end)
 
     def turn(self) -> float:
         """Do a part of everything that is due, the rescue first. Return the seconds until the next turn; 0: something
@@ -121,6 +129,8 @@ class Maintenance:
         self._try("stuck", self._stuck.tell)
         if now >= self._fire_at:
             self._fire_at = now + self._try("firing schedules", self._schedules.step)
+        if now >= self._declare_at:
+            self._declare_at = now + self._try("declare", self.declaring.again)
         if now >= self._look_at:
             self._look_at = now + LOOK_EVERY
             self._end_headless()

@@ -99,6 +99,7 @@ class QueueOptions:
         ttl: seconds from first eligibility to expiry; on a dead-letter queue: how long dead letters are kept.
         max_length: ready and delayed jobs that it holds at most; None = no limit.
         max_payload_bytes: largest size of the encoded payload.
+        grace: seconds from first eligibility for which a job of another version that cannot be read is put back.
         max_jobs_per_process, max_memory: after so many jobs, or above so many resident bytes, a process is replaced.
         slo: its objective for waiting; None = none.
         is_dead_letter: its payloads are dead letters.
@@ -106,6 +107,7 @@ class QueueOptions:
         handled: the service has a handler for it. A dead-letter queue that no service on the store handles keeps its
             dead letters in state dead.
         service: the service that declares it; empty: the options do not count as a declaration of any service.
+        version: the version of the code of this process; empty: unknown.
     """
 
     name: str
@@ -123,6 +125,7 @@ class QueueOptions:
     ttl: float | None = None
     max_length: int | None = 100_000
     max_payload_bytes: int = 1_048_576
+    grace: float = 600.0
     max_jobs_per_process: int | None = None
     max_memory: int | None = None
     slo: Slo | None = None
@@ -130,6 +133,7 @@ class QueueOptions:
     full_errors: bool = False
     handled: bool = True
     service: str = ""
+    version: str = ""
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -149,6 +153,8 @@ class QueueOptions:
                 )
         if self.slo is not None and not isinstance(self.slo, Slo):
             raise ValueError(f"slo={self.slo!r}: write slo=Slo(wait=30, target=0.99)")
+        if not 0 <= self.grace <= LONGEST:
+            raise ValueError(f"grace={self.grace}: must be 0 or more seconds, at most {LONGEST:g}")
         if not 0 < self.kill_after <= LONGEST:
             raise ValueError(f"kill_after={self.kill_after}: must be more than 0 seconds, at most {LONGEST:g}")
 

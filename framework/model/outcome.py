@@ -97,13 +97,19 @@ class Outcome:
         kind: how the run ended.
         delay: seconds until the job may run again; for RETRIED and RELEASED.
         failure: the failed attempt; for RETRIED and DEAD_LETTERED.
-        message: why the handler discarded the job; for DISCARDED.
+        message: for DISCARDED: why the handler discarded the job; for RELEASED: why a payload that this version cannot
+            read is put back.
     """
 
     kind: Kind
     delay: float = 0.0
     failure: Failure | None = None
     message: str = ""
+
+    @property
+    def is_unreadable(self) -> bool:
+        """Return whether the job is put back because this version cannot read its payload."""
+        return self.kind is Kind.RELEASED and self.message != ""
 
 
 @frozen

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from framework.engine.declarations import NOTHING, Declaration
 from framework.engine.ledger import LEDGERS, Ledger
 from framework.engine.port import Engine, open_engine, shown
 from framework.model.black_box import BlackBox
@@ -93,6 +94,7 @@ class TreeContext:
         stacks: descriptors of the files for the stacks of the processes, by slot.
         pages: what of the jobs of each slot outlives its process. boxes: what the supervisor keeps of dead processes.
         burst: the tree ends once nothing is waiting, running or due.
+        declaration: what the service declares; without a service the store is not told.
         waited_for: incarnations whose end the supervisor has had time to write.
     """
 
@@ -111,6 +113,7 @@ class TreeContext:
     pages: Pages | None = None
     boxes: Store | None = None
     burst: bool = False
+    declaration: Declaration = NOTHING
     waited_for: set[str] = field(default_factory=set)
 
     @property

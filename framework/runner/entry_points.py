@@ -16,7 +16,7 @@ from typing import Any
 
 from framework.engine.ledger import DeadLedgers
 from framework.engine.port import Engine, Rescued
-from framework.maintenance import AbandonedLeases, Burst, HealthServer, Maintenance, OtherTrees
+from framework.maintenance import AbandonedLeases, Burst, Declaring, HealthServer, Maintenance, OtherTrees
 from framework.maintenance.probes import probes, processes, restarts
 from framework.model.errors import EngineError, WorkerError
 from framework.model.events import Event, ServiceMistake, SupervisorNote, WorkerReady
@@ -228,6 +228,7 @@ def maintenance_of(
         leads=lambda: engine.lead(context.app.__name__),
         drain=context.settings.drain_seconds,
         others=OtherTrees(context.other_boards, context.settings.drain_seconds),
+        declaring=Declaring(engine, context.declaration),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import re
 import select
 import signal
 import subprocess
@@ -11,13 +12,14 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from framework.engine.declarations import Declaration, DeclaredQueue
 from framework.engine.port import open_engine
 from framework.model.errors import DeclarationError, SettingsError, UsageError
 from framework.model.options import QueueOptions
 from framework.runner.construct import try_constructor
 from framework.service.app import WorkerApp, check_concurrency
 from framework.service.codec import codec_for
-from framework.service.options import all_queues, takes_dead_letters
+from framework.service.options import all_queues, name_of, takes_dead_letters
 from framework.service.options import resolve as resolve_queue
 from framework.service.plans import plans_of
 from framework.service.queues import Pool, Queue
@@ -29,6 +31,7 @@ _WAITING = ((os, "waitpid"), (os, "waitid"), (select, "poll"), (signal, "signal"
 _STARTING = ((os, "fork"), (subprocess, "Popen"), (_thread, "start_new_thread"))
 _OWN = ("posix", "os", "select", "signal", "_signal", "time", "_thread", "builtins")
 _GREEN = ("gevent", "eventlet")
+_LONGEST_MODEL = 200  # characters of the name of a payload type
 
 
 def resolve(app: type[WorkerApp], settings: Settings) -> dict[str, QueueOptions]:
@@ -59,6 +62,25 @@ def _check_payload(queue: Queue[Any]) -> None:
         codec_for(queue.payload_type, queue=queue.name)
     except DeclarationError as error:
         raise DeclarationError(f"{queue.location}: {error}") from None
+
+
+def declaration(app: type[WorkerApp], options: Mapping[str, QueueOptions]) -> Declaration:
+    """Return what the store remembers of an app. Raises DeclarationError."""
+    queues: dict[str, DeclaredQueue] = {}
+    for name, queue in all_queues(app).items():
+        queues[name] = DeclaredQueue()
+        if not options[name].is_dead_letter:
+            model = queue.payload_type
+            queues[name] = DeclaredQueue(_model_name(model), codec_for(model, queue=name).fingerprint or "")
+    version = next((one.version for one in options.values()), "")
+    return Declaration(name_of(app), version, queues)
+
+
+def _model_name(model: Any) -> str:
+    """Return the name of a payload type with its module: the same in every process."""
+    if isinstance(model, type) and not hasattr(model, "__args__"):
+        return f"{model.__module__}.{model.__qualname__}"[:_LONGEST_MODEL]
+    return re.sub(r" at 0x[0-9a-f]+", "", str(model))[:_LONGEST_MODEL]
 
 
 def check(app: type[WorkerApp], settings: Settings) -> list[str]:

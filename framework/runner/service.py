@@ -11,6 +11,7 @@ from functools import partial
 from framework.engine.answers import closing
 from framework.engine.ledger import size_of
 from framework.engine.port import Engine, shown
+from framework.maintenance import Declaring
 from framework.model.errors import EngineError, UsageError
 from framework.model.events import Bus, Event, SupervisorNote
 from framework.model.options import QueueOptions
@@ -34,7 +35,7 @@ from framework.runner.construct import try_constructor
 from framework.runner.context import TreeContext, crews_of, slots_for, unopened
 from framework.runner.entry_points import specs
 from framework.runner.lost import LostAttempts
-from framework.runner.resolving import refuse_patched, remarks, resolve
+from framework.runner.resolving import declaration, refuse_patched, remarks, resolve
 from framework.service.app import WorkerApp
 from framework.service.plans import plans_of
 from framework.service.settings import Settings
@@ -157,12 +158,14 @@ def _take_place(
 ) -> tuple[TreeContext, Scoreboard, list[str]]:
     """Take an instance number on this store, rings and a new board; return them with the engine's warnings.
 
-    The engine is opened once and closed: its errors show before anything is forked.
+    The engine is opened once and closed: its errors, and other services with the same queues, show before anything is
+    forked.
 
     Args:
         sizes: concurrency of each worker.
     """
     options: Mapping[str, QueueOptions] = make.args[2]
+    ours = declaration(make.args[0], options)
     directory = engine.local_dir
     ledgers = sum(size_of(slots_for(size)) for size in sizes)
     reserve = Reserve(directory / "run" / "reserve", len(sizes) + 1, ledgers)
@@ -173,6 +176,7 @@ def _take_place(
     try:
         engine.open(list(options.values()))
         system, notes = engine.features.system, list(engine.notes)
+        notes += Declaring(engine, ours).begin()
     finally:
         flaw = closing(engine)
     if flaw:
@@ -181,7 +185,7 @@ def _take_place(
         instance = Instance.take(directory / "run", directory / "instances")
     except OSError as error:
         raise EngineError(f"{directory} cannot be used: {error}") from error
-    context = make(system=system, instance=instance, reserve=reserve)
+    context = make(system=system, instance=instance, reserve=reserve, declaration=ours)
     board = _make_board(context, say)
     if has_room:
         reserve.fill()

@@ -25,7 +25,7 @@ from framework.runner.code import LoadedCode, declared
 from framework.runner.context import TreeContext
 from framework.runner.entry_points import specs
 from framework.runner.lost import LostAttempts
-from framework.runner.resolving import resolve
+from framework.runner.resolving import declaration, resolve
 from framework.service.loading import load_app
 from framework.service.settings import load_settings
 from framework.telemetry import ProcessIdentity, rings_from, start
@@ -62,10 +62,11 @@ def main() -> int:
 def _context(given: dict[str, Any]) -> TreeContext:
     number, lock, board_path = given["instance"]
     app, settings = load_app(given["target"]), load_settings()
+    options = resolve(app, settings)
     return TreeContext(
         app,
         settings,
-        options=resolve(app, settings),
+        options=options,
         served=given["queues"],
         system=given["system"],
         instance=Instance(number, lock, Path(board_path)),
@@ -75,6 +76,7 @@ def _context(given: dict[str, Any]) -> TreeContext:
         lost=next((LostAttempts(Mailbox(descriptor)) for descriptor in given["lost"]), None),
         stacks=given["stacks"],
         burst=given["burst"],
+        declaration=declaration(app, options),
     )
 
 

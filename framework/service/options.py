@@ -27,11 +27,10 @@ def resolve(queue: Queue[Any], settings: Settings | None, app: type[WorkerApp] |
     """
     options = replace(queue.options, attribute=queue.attribute, is_dead_letter=takes_dead_letters(queue, app))
     if app is not None:
-        handled, service = queue.name in app.worker_handlers, f"{app.__module__}:{app.__qualname__}"
-        options = replace(options, handled=handled, service=service)
+        options = replace(options, handled=queue.name in app.worker_handlers, service=name_of(app))
     if settings is None:
         return options
-    options = replace(options, full_errors=settings.payload_errors == "full")
+    options = replace(options, full_errors=settings.payload_errors == "full", version=settings.version)
     if queue.pool is not None:
         options = in_pool(options, resolve_pool(queue.pool, settings))
     wanted = settings.queues.get(queue.attribute.lower())
@@ -58,6 +57,11 @@ def all_queues(app: type[WorkerApp]) -> dict[str, Queue[Any]]:
         if queue.dead_letter is not None:
             found.setdefault(queue.dead_letter.name, queue.dead_letter)
     return found
+
+
+def name_of(app: type[WorkerApp]) -> str:
+    """Return the name under which a service is known to the store."""
+    return f"{app.__module__}:{app.__qualname__}"
 
 
 def takes_dead_letters(queue: Queue[Any], app: type[WorkerApp] | None) -> bool:

@@ -55,7 +55,7 @@ def plans_of(queues: Iterable[Queue[Any]], options: Mapping[str, QueueOptions]) 
             raise DeclarationError(f"{queue.location}: dead-letter queue {queue.name!r} cannot have schedules")
         given = options[queue.name]
         codec = codec_for(queue.payload_type, queue=queue.name, full_errors=given.full_errors)
-        extras = Extras(priority=given.priority, fingerprint=codec.fingerprint)
+        extras = Extras(priority=given.priority, fingerprint=codec.fingerprint, version=given.version or None)
         for one in named(queue.schedules):
             try:
                 data = codec.encode(one.schedule.payload)

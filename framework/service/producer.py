@@ -292,8 +292,8 @@ class Producer:
             except (SettingsError, EngineError) as error:
                 raise EnqueueFailed(f"queue {queue.name!r}: {error}") from error
             if queue.payload_type is not DeadLetter:
-                fingerprint = self._codec(queue, opened.options).fingerprint
-                opened.extras = Extras(priority=opened.options.priority, fingerprint=fingerprint)
+                made = self._codec(queue, opened.options).fingerprint, opened.options.version or None
+                opened.extras = Extras(priority=opened.options.priority, fingerprint=made[0], version=made[1])
             self._opened[queue.name] = opened
         return opened
 

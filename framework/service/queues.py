@@ -20,6 +20,7 @@ from framework.model.retry import RetryPolicy, Seconds, seconds
 from framework.model.schedules import Cron, Every, named
 from framework.service.request import JobOptions, Request
 from framework.service.room import checked_block
+from framework.service.upgrades import Upgradable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,7 +133,7 @@ class Pool(_Declared):
             raise DeclarationError(f"{self.location}: {error}") from None
 
 
-class Queue(_Declared, Generic[P]):
+class Queue(_Declared, Upgradable, Generic[P]):
     """The declaration of a queue, as in `Queue[Delivery]("deliveries")`; pydantic must be able to validate the type.
 
     Args:
@@ -154,6 +155,8 @@ class Queue(_Declared, Generic[P]):
             letter is deleted, counted from when it was handled, or from its arrival if no service has a handler.
         max_length: ready and delayed jobs together; retry, release and replay are never refused.
         max_payload_bytes: largest size of the payload as JSON.
+        grace: seconds for which a job is put back, uncharged, that perhaps a newer version of the service wrote and
+            that this one cannot read, counted from when it could first run; then it becomes a dead letter.
         schedules: jobs that the framework enqueues at planned moments: `Cron` and `Every`.
         max_jobs_per_process: a process is replaced after so many jobs.
         max_memory: a process is replaced above so much resident memory, for instance `512MiB`.
@@ -162,6 +165,8 @@ class Queue(_Declared, Generic[P]):
     Raises:
         DeclarationError: an option is out of its range; the message names file and line.
     """
+
+    _connected: list[Sender]
 
     def __init__(
         self,
@@ -180,23 +185,23 @@ class Queue(_Declared, Generic[P]):
         ttl: Seconds | None = None,
         max_length: int | None = 100_000,
         max_payload_bytes: int = 1_048_576,
+        grace: Seconds = 600,
         schedules: Sequence[Cron[P] | Every[P]] = (),
         max_jobs_per_process: int | None = None,
         max_memory: str | None = None,
         slo: Slo | None = None,
     ) -> None:
         super().__init__(name)
-        self.dead_letter, self.schedules, self.pool = dead_letter, tuple(schedules), pool
-        self._connected: list[Sender] = []
+        self.dead_letter, self.schedules, self.pool, self._connected = dead_letter, tuple(schedules), pool, []
         processes: dict[str, Any] = {"workers": workers, "concurrency": concurrency}
         processes["max_jobs_per_process"] = max_jobs_per_process
         try:
             _check_pool(pool, weight, processes | {"max_memory": max_memory})
             options = QueueOptions(
                 name, weight=1 if weight is None else weight, priority=priority, starve_after=_seconds(starve_after),
-                timeout=_seconds(timeout), kill_after=seconds(kill_after), retry=retry or RetryPolicy(),
-                dead_letter=_name_of(dead_letter), ttl=_seconds(ttl),
-                max_length=max_length, max_payload_bytes=max_payload_bytes, max_memory=parse_size(max_memory), slo=slo,
+                timeout=_seconds(timeout), kill_after=seconds(kill_after), retry=retry or RetryPolicy(), slo=slo,
+                dead_letter=_name_of(dead_letter), ttl=_seconds(ttl), max_length=max_length, grace=seconds(grace),
+                max_payload_bytes=max_payload_bytes, max_memory=parse_size(max_memory),
                 **{option: value for option, value in processes.items() if value is not None},
             )  # fmt: skip
             self.options = options if pool is None else in_pool(options, pool.options)

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -22,6 +23,8 @@ OTHER_VARIABLES = frozenset({"WORKER_MODULE", "WORKER_ACTOR", "WORKER_WEB_TOKEN"
 # Old names, which count if the new name is not set.
 RENAMED = {"WORKER_BROKER_URL": "WORKER_ENGINE_URL"}
 
+_LONGEST_VERSION = 100  # characters, as a job's record may have
+
 _ANY_CASE = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
 _LOWER_KEYS = AfterValidator(lambda values: {name.lower(): value for name, value in values.items()})  # of JSON
 _MayBeZero = Annotated[float, Field(ge=0, le=LONGEST, allow_inf_nan=False)]
@@ -34,6 +37,21 @@ def _host_and_port(text: str) -> str:
     if text and not (host and sound):
         raise ValueError("write it as host:port, for instance 127.0.0.1:8080")
     return text
+
+
+def _version(text: str) -> str:
+    if len(text) > _LONGEST_VERSION or not text.isprintable():
+        raise ValueError(f"write at most {_LONGEST_VERSION} printable characters")
+    return text
+
+
+def _version_of_resource(environ: Mapping[str, str]) -> str:
+    """Return service.version of OTEL_RESOURCE_ATTRIBUTES; empty: there is none that can be stored with a job."""
+    for item in environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
+        name, _, value = item.partition("=")
+        if name.strip() == "service.version" and (found := unquote(value.strip())).isprintable():
+            return found[:_LONGEST_VERSION]
+    return ""
 
 
 class RetryOverride(BaseModel):
@@ -68,6 +86,7 @@ class QueueOverride(PoolOverride):
     ttl: float | Literal["none"] | None = None
     max_length: int | Literal["none"] | None = None
     max_payload_bytes: int | None = None
+    grace: float | None = None
     retry: RetryOverride = Field(default_factory=RetryOverride)
 
 
@@ -76,6 +95,8 @@ class Settings(BaseSettings):
 
     Attributes:
         engine_url: the URL of the engine.
+        version: the version of the service, stored with each job; by default service.version of
+            OTEL_RESOURCE_ATTRIBUTES.
         drain: seconds from SIGTERM to the end of a drain; None (`none`) = as long as it takes.
         restart_budget, restart_window: so many crashes before ready or while idle, in so many seconds, end the
             supervisor.
@@ -102,6 +123,7 @@ class Settings(BaseSettings):
     )
 
     engine_url: str = "spool:./var/spool"
+    version: Annotated[str, AfterValidator(_version)] = ""
     drain: _MayBeZero | Literal["none"] = 25.0
     restart_budget: int = Field(default=10, ge=1)
     restart_window: _AboveZero = 60.0
@@ -125,11 +147,12 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _old_names(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _from_other_variables(cls, values: dict[str, Any]) -> dict[str, Any]:
         for old, new in RENAMED.items():
             found = values.pop(old.removeprefix(PREFIX).lower(), os.environ.get(old))
             if found is not None:
                 values.setdefault(new.removeprefix(PREFIX).lower(), found)
+        values.setdefault("version", _version_of_resource(os.environ))
         return values
 
     @property

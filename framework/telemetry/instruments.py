@@ -35,6 +35,7 @@ TABLE: Final = {
     names.JOB_MEMORY: Instrument("By", "Growth of a process's peak memory during the runs of sync handlers."),
     names.RETRIES: Instrument("{retry}", "Failed attempts that will be repeated."),
     names.DEAD_LETTERS: Instrument("{job}", "Jobs that became dead letters."),
+    names.UNREADABLE: Instrument("{attempt}", "Attempts at payloads of another version, which were put back."),
     names.TICKS: Instrument("{tick}", "Ticks of schedules: fired ones have a job, missed ones came too late for one."),
     names.ACTS: Instrument("{job}", "Jobs that a person has replayed, discarded, restored or edited."),
     names.QUEUE_DEPTH: Instrument("{job}", "Jobs in a queue, by state."),
@@ -72,7 +73,7 @@ def of_attempt(system: str, queue: str, outcome: str, then: str, failed: str, re
     Args:
         outcome, then: how the attempt ended, and what becomes of its job.
         failed: error.type; empty = no error.
-        reason: the reason in its Failure.
+        reason: the reason in its Failure; of a job that was put back for its payload, invalid_payload.
     """
     where = at(system, queue)
     counters: list[Series] = [(names.ATTEMPTS, {**where, names.OUTCOME: outcome})]
@@ -81,6 +82,8 @@ def of_attempt(system: str, queue: str, outcome: str, then: str, failed: str, re
     elif then == "dead_lettered":
         why = {names.DEAD_LETTER_REASON: reason or "error", names.ERROR_TYPE: failed}
         counters.append((names.DEAD_LETTERS, where | why))
+    elif then == "released" and reason == "invalid_payload":
+        counters.append((names.UNREADABLE, where))
     error = {names.ERROR_TYPE: failed} if failed else {}
     process = where | {names.OPERATION: "process"} | error
     return Increments(counters, [(names.PROCESS_DURATION, process), (names.QUEUE_WAIT_DURATION, where)])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from framework.engine.declarations import Declaration, DeclaredQueue
 from framework.model.errors import EngineError
 from framework.model.options import QueueOptions
 from tests.support.settling import bury
@@ -18,6 +19,7 @@ from .world import JOBS, OVER, broker, claim, failure, files, one
 
 HANDLED = QueueOptions("letters", is_dead_letter=True, service="s")
 UNHANDLED = QueueOptions("letters", is_dead_letter=True, service="s", handled=False, ttl=OVER)
+SHOP = Declaration("shop:Shop", "1.2", {"jobs": DeclaredQueue("shop.Item", "0123456789ab")})
 
 
 def _impossible_in_tmp(stage: Stage) -> None:
@@ -63,6 +65,11 @@ def _paused(stage: Stage) -> None:
         assert verb("letters", "ada")
 
 
+def _declared(stage: Stage) -> None:
+    stage.store("a")
+    stage.broker.declare(SHOP)
+
+
 def _restore(stage: Stage) -> None:
     why = stage.broker.restore(stage.held)
     if why:
@@ -73,6 +80,9 @@ KEPT_CASES = (
     Case("pause", lambda s: s.store("a"), lambda s: s.__setattr__("held", s.broker.pause("letters", "ada"))),
     Case("resume", _paused, lambda s: s.__setattr__("held", s.broker.resume("letters", "bob"))),
     Case("look for a pause", _paused, lambda s: s.__setattr__("held", s.broker.paused("letters"))),
+    Case("declare", _declared, lambda s: s.broker.declare(SHOP)),
+    Case("withdraw a declaration", _declared, lambda s: s.broker.withdraw(SHOP.service)),
+    Case("look for declarations", _declared, lambda s: s.__setattr__("held", s.broker.declarations())),
     Case("claim what needs a newer process", _newer, lambda s: s.__setattr__("held", claim(s.broker))),
     Case("look for what needs a newer process", _newer, lambda s: s.__setattr__("held", [*s.broker.newer("jobs")])),
     Case("recover what is no job", _impossible_in_tmp, maintain, bad=1),

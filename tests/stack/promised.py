@@ -49,6 +49,7 @@ PROMISED: Final = {
     "worker_job_attempts_total": Promise(_QUEUE | {"worker_job_outcome"}),
     "worker_job_retries_total": Promise(_QUEUE, _ERROR),
     "worker_job_dead_letters_total": Promise(_QUEUE | {"worker_dead_letter_reason"}, _ERROR),
+    "worker_job_unreadable_total": Promise(_QUEUE, rare=True),
     "worker_job_cpu_time_seconds_total": Promise(_QUEUE, rare=True),  # with WORKER_JOB_COSTS
     "worker_job_memory_growth_bytes_total": Promise(_QUEUE, rare=True),
     "worker_slots_limit": Promise(_QUEUE),

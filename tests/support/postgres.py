@@ -146,7 +146,20 @@ class Server:
 
 def empty(server: Server) -> None:
     """Delete every row of the tables, and let the clock be right."""
-    tables = ("job", "later", "dead", "ids", "handler", "owner", "leader", "node", "queue", "schedule", "shift")
+    tables = (
+        "job",
+        "later",
+        "dead",
+        "ids",
+        "handler",
+        "owner",
+        "leader",
+        "node",
+        "queue",
+        "schedule",
+        "service",
+        "shift",
+    )
     server.execute(";".join(f"delete from worker.{table}" for table in tables))
 
 

@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from framework.engine import url_options as options
+from framework.engine.declarations import Declaration
 from framework.engine.memory.store import MemoryStore, Row, Shelf, UnknownQueue
 from framework.engine.port import NO_JOBS, Features, JobView, Pause, QueueStats, Rescued, State, Tick
 from framework.model.errors import EnqueueFailed, LeaseLost, PayloadTooLarge, QueueFull, SettingsError, UsageError
@@ -298,6 +299,23 @@ class MemoryEngine:
         if self._own is not None:
             self._own.cleanup()
             self._own = None
+
+    def declare(self, said: Declaration) -> None:
+        """Keep the declaration and the time."""
+        with self.store.lock:
+            self.store.declared[said.service] = said, self._clock()
+
+    def withdraw(self, service: str) -> None:
+        """Forget the time."""
+        with self.store.lock:
+            if service in self.store.declared:
+                self.store.declared[service] = self.store.declared[service][0], None
+
+    def declarations(self) -> list[Declaration]:
+        """Return the declarations in the order of services' names."""
+        with self.store.lock:
+            known, now = sorted(self.store.declared.items()), self._clock()
+        return [replace(said, silent=None if at is None else now - at) for _, (said, at) in known]
 
     def stored_queues(self) -> Sequence[str]:
         """Return the names of all declared queues: others cannot hold jobs."""

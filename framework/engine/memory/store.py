@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from queue import SimpleQueue
 
+from framework.engine.declarations import Declaration
 from framework.engine.port import STARVING_TURN, JobView, Pause, State, Tick
 from framework.model.errors import EngineError
 from framework.model.job import Failure, Job
@@ -151,6 +152,7 @@ class MemoryStore:
         self.expired: Counter[str] = Counter()
         self._leaders: dict[str, str] = {}  # role -> incarnation
         self.ticks: dict[tuple[str, str], Tick] = {}  # queue and key of a schedule
+        self.declared: dict[str, tuple[Declaration, float | None]] = {}  # when; None: the service has stopped
         self.pauses: dict[str, Pause] = {}  # the latest of each queue
         self._handlers: dict[str, set[str]] = {}  # dead-letter queue -> services that handle it
 

@@ -17,6 +17,7 @@ from framework.engine.port import Features, JobView, Pause, QueueStats, Rescued,
 from framework.engine.postgres import schema, within
 from framework.engine.postgres.claims import POLL, Claims
 from framework.engine.postgres.complete import CompletingTransaction, Completions
+from framework.engine.postgres.declared import DeclaringEngine
 from framework.engine.postgres.enqueue import Store
 from framework.engine.postgres.inspect import Inspection
 from framework.engine.postgres.link import TAKEN_FOR_DEAD, Failed, Link, Place
@@ -32,7 +33,7 @@ from framework.model.outcome import Kind, Outcome, Settlement
 T = TypeVar("T")
 
 
-class PostgresEngine:
+class PostgresEngine(DeclaringEngine):
     """The `Engine` and `Inspector` of `framework.engine.port` for one owner.
 
     It keeps a list of its claims, so that it can compare them with the server's after a broken connection.

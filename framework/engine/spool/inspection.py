@@ -1,4 +1,4 @@
-"""The verbs of the spool with which people look at jobs and act on them: `Inspector` of `framework.engine.port`."""
+"""The verbs of the spool with which people look at jobs and act on them, and with which services declare queues."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from framework.engine.declarations import Declaration
 from framework.engine.inspector import JobView, Pause, State
 from framework.engine.spool.claim import pausing
 from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.store import Spool
+from framework.engine.spool.upkeep import declared
 from framework.engine.spool.upkeep.browse import Browse, Stored
 from framework.engine.spool.upkeep.pages import position
 from framework.model.options import QueueOptions
@@ -156,3 +158,18 @@ class Inspection:
         disk, _ = self._spool.opened()
         with self._failing(f"looking at {queue!r}"):
             return pausing.latest(disk, self._spool.parts(queue).queue)
+
+    def declare(self, said: Declaration) -> None:
+        """Write the file of the service."""
+        with self._failing("declaring the queues"):
+            declared.declare(*self._spool.opened(), said)
+
+    def withdraw(self, service: str) -> None:
+        """Note in that file that the service has stopped."""
+        with self._failing("declaring the queues"):
+            declared.withdraw(self._spool.opened()[0], service)
+
+    def declarations(self) -> Sequence[Declaration]:
+        """Read the files of all services."""
+        with self._failing("looking for declarations"):
+            return declared.declarations(*self._spool.opened())

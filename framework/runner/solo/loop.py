@@ -130,6 +130,7 @@ class Solo:
         board.set_state(self._housekeeper.index, READY, time.monotonic_ns())
         warn = lambda text: self._say(SupervisorNote(text, "warning"))  # noqa: E731
         maintenance = maintenance_of(member, engine, self._plans, warn, index=0)
+        opened.callback(maintenance.stop)
         if context.burst:
             say = lambda text: self._say(SupervisorNote(text))  # noqa: E731
             end = partial(self._leave.leave, "burst")

@@ -203,8 +203,8 @@ class RingTracing(LogTracing):
         if span.sampled and self._spans:
             encoder = self._encoder(lease.queue, attempt.options.retry.max_attempts)
             encoded = self._encoded(encoder, span, end)
-        reason = "" if failure is None else failure.reason
-        failed = reason if failure is None else failure.error_type or reason
+        reason = ("invalid_payload" if outcome.is_unreadable else "") if failure is None else failure.reason
+        failed = "" if failure is None else failure.error_type or reason
         known = (lease.queue, kind, kind, failed, reason)
         key = self._keys.get(known) or self._key(*known)
         self._ring.attempt(key, duration, attempt.wait, span.ids[:16], span.ids[16:], encoded)

@@ -28,6 +28,7 @@ _COUNTERS = (
     names.ATTEMPTS,
     names.RETRIES,
     names.DEAD_LETTERS,
+    names.UNREADABLE,
     names.TICKS,
     names.ACTS,
     names.JOB_CPU_TIME,
@@ -114,6 +115,8 @@ class Metrics:
                 self._add_cost(event)
             case e.JobFinished():
                 how, reason = event.outcome, event.reason or ""
+                if how == "released" and event.message:
+                    reason = "invalid_payload"
                 grown = instruments.of_attempt(system, event.queue, how, how, event.error_type or reason, reason)
                 self._add(grown, 1, (event.duration, event.wait))
             case e.AttemptLost():

@@ -35,9 +35,11 @@ from framework.model.outcome import (
     reason_of,
 )
 from framework.service.app import Handler, WorkerApp
-from framework.service.codec import UndecodablePayload, codec_for, parse_lenient
+from framework.service.codec import UndecodablePayload, parse_lenient
 from framework.service.queues import DeadLetter
+from framework.service.upgrades import reader_of
 from framework.worker.executor.elsewhere import attempt_elsewhere, charged
+from framework.worker.executor.grace import Grace
 from framework.worker.executor.hooks import PATIENCE, FailureHook, dismiss, undone, unfinished
 
 log = logging.getLogger("framework")
@@ -89,11 +91,10 @@ class Executor:
         self.handler = handler
         self.options = options
         self._method: Callable[..., Any] = getattr(app, handler.name)
-        carried = handler.queue.payload_type
         # A dead letter is built from the job and not decoded: its payload belongs to another queue.
-        self._decode: Callable[[bytes], Any] | None = None
-        if carried is not DeadLetter:
-            self._decode = codec_for(carried, queue=options.name, full_errors=options.full_errors).decode
+        carries_letters = handler.queue.payload_type is DeadLetter
+        self._read = None if carries_letters else reader_of(handler.queue, options)
+        self._grace = Grace(options, self._read)
         self.record: Callable[..., None] = lambda lease, outcome, resolved=False: None
         self.engine: Completing = NoTransactions("memory")
         self._tracing = tracing
@@ -148,8 +149,8 @@ class Executor:
         try:
             context = self._context(attempt, started) if self.handler.takes_context else None
             try:
-                lease, decode = attempt.lease, self._decode
-                payload = dead_letter_of(lease) if decode is None else decode(lease.job.payload)
+                lease, read = attempt.lease, self._read
+                payload = dead_letter_of(lease) if read is None else read(lease.job)
                 result = call(self._method, payload) if context is None else call(self._method, payload, context)
                 if result is not None:
                     self._check(result)
@@ -178,8 +179,8 @@ class Executor:
         try:
             context = self._context(attempt, started) if self.handler.takes_context else None
             try:
-                lease, decode = attempt.lease, self._decode
-                payload = dead_letter_of(lease) if decode is None else decode(lease.job.payload)
+                lease, read = attempt.lease, self._read
+                payload = dead_letter_of(lease) if read is None else read(lease.job)
                 made = self._method(payload) if context is None else self._method(payload, context)
                 if (result := await call(self._awaitable(made))) is not None:
                     self._check(result)
@@ -309,6 +310,10 @@ class Executor:
             return Outcome(Kind.LEASE_LOST)
         if issubclass(kind, Discard):
             return Outcome(Kind.DISCARDED, message=describe(error)[0])
+        if issubclass(kind, UndecodablePayload):
+            put_back = self._grace(attempt.lease.job, str(error), attempt.started_at)
+            if put_back is not None:
+                return put_back
         failure = self._failure(attempt, error)
         if issubclass(kind, RetryLater):
             return fail(failure, policy, delay=None if ended.delay is None else _seconds(ended.delay))

@@ -40,8 +40,19 @@ class Service(WorkerApp):
     t = Queue[Delivery]("t", slo=Slo(30, 0.99))  # E named
     u = Queue[Delivery]("u", slo=Slo(wait="30s", target=0.99))  # E seconds
     v = Queue[Delivery]("v", slo=Slo(wait=30))  # E no target
+    w = Queue[Delivery]("w", grace="10m")  # E seconds
     bare = Queue("bare")  # E no payload type
     r = Queue[Delivery, Other]("r")  # E one type
 
 
 Service.bare.enqueue(Delivery(url=""))  # pyright: ignore
+
+
+@Service.a.upgrade(from_version=1)  # E text
+def one(old: dict[str, str]) -> dict[str, str]:
+    return old
+
+
+@Service.a.upgrade(from_version="1")  # E one argument
+def two(old: dict[str, str], more: int) -> dict[str, str]:
+    return old

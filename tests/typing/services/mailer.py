@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
@@ -16,9 +16,14 @@ class Letter(BaseModel):
 
 
 class Mailer(WorkerApp):
-    letters = Queue[Letter]("letters", workers=1, concurrency=1, timeout=30, kill_after=2.5)
+    letters = Queue[Letter]("letters", workers=1, concurrency=1, timeout=30, kill_after=2.5, grace=60)
     paused: ClassVar[set[str]] = set()
     gone: ClassVar[set[str]] = set()
+
+    @letters.upgrade(from_version="1.4")
+    @staticmethod
+    def without_tenant(old: dict[str, Any]) -> dict[str, Any]:
+        return old | {"tenant": "first"}
 
     @letters.handler
     def send(self, letter: Letter, ctx: Context) -> None:
@@ -31,3 +36,8 @@ class Mailer(WorkerApp):
         except JobInterrupted as interrupted:
             ctx.log.warning("interrupted", why=interrupted.why)
             raise
+
+
+@Mailer.letters.upgrade(from_fingerprint="0123456789ab")
+def only_a_body(old: str) -> Letter:
+    return Letter(tenant="first", to="postmaster", body=old)

@@ -2,6 +2,7 @@
 
 `<root>/<queue>/` holds tmp, ready/<bucket>, segments, claimed/<wid>, delayed/<minute>, dead, bad, ids/<xx>, schedules,
 depth, `doorbell` (the notifier), the marker `segmented.2`, and where the queue was paused `ready/paused` or `resumed`.
+Beside the queues lie `declared.<service>`, `leader.<name>.lock`, the clock, and the runner's directories.
 """
 
 from __future__ import annotations
