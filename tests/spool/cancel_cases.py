@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
-from framework.model.errors import LeaseLost
+from framework.engine.spool.upkeep.cancel import Cancel
+from framework.model.errors import EngineUnavailable, LeaseLost
+from framework.model.options import QueueOptions
 from framework.model.outcome import CANCELLED, Settlement
-from tests.support.settling import retry
+from tests.support.settling import ack, retry
 
 from .stage import Case, Stage
-from .world import failure, in_segments, one
+from .world import LETTERS, failure, in_segments, one
+
+SHORT = (QueueOptions("jobs", dead_letter="letters", ttl=0.001), LETTERS)
 
 
 def _viewed(stage: Stage, **options: Any) -> None:
@@ -41,10 +46,31 @@ def _marked(stage: Stage, *, segment: bool = False, **options: Any) -> None:
 def _left(stage: Stage) -> None:
     """A worker that knew no marks has put the job back."""
     _marked(stage)
-    part = stage.broker._spool.parts("jobs")
     assert stage.broker._spool.settle.release(stage.held.token, 0)
-    part.cancel._tried = dict.fromkeys(part.marks.names(), 0.0)
-    part.cancel._look_at = 0.0
+    _now(stage)
+
+
+def _torn(stage: Stage) -> None:
+    """A canceller was killed while it made the mark."""
+    _claimed(stage)
+    (name,) = (path.name for path in stage.root.glob("jobs/claimed/*/*"))
+    (stage.root / "jobs" / "cancels").mkdir()
+    (stage.root / "jobs" / "cancels" / name.partition(",")[0]).touch()
+
+
+def _ended(stage: Stage) -> None:
+    """The job has succeeded before its worker saw the mark."""
+    _marked(stage)
+    ack(stage.broker, [stage.held])
+    _now(stage)
+
+
+def _over(stage: Stage) -> None:
+    """A cancelled job whose time is over."""
+    stage.store("a", "b")
+    _cancel_one(stage, "a", "cancelled")
+    time.sleep(0.002)
+    _now(stage)
 
 
 def _cancel_one(stage: Stage, job_id: str, expected: str) -> None:
@@ -62,7 +88,20 @@ def _settle(stage: Stage) -> None:
 
 
 def _sweep(stage: Stage) -> None:
-    stage.broker._spool.parts("jobs").cancel.sweep(float("inf"))
+    """As a step of maintenance, which comes again."""
+    try:
+        for _ in range(2):
+            _now(stage).sweep(float("inf"))
+    except OSError as error:
+        raise EngineUnavailable(str(error)) from error
+
+
+def _now(stage: Stage) -> Cancel:
+    """The cancellations of the queue, whose time has come."""
+    part = stage.broker._spool.parts("jobs")
+    part.cancel._tried = dict.fromkeys(part.marks.names(), 0.0)
+    part.cancel._look_at = 0.0
+    return part.cancel
 
 
 CANCEL_CASES = tuple(
@@ -79,6 +118,10 @@ CANCEL_CASES = tuple(
         ("settle in a segment as cancelled", lambda s: _marked(s, segment=True), _settle),
         ("release cancelled", _marked, lambda s: s.broker.release([s.held])),
         ("retry cancelled", _marked, lambda s: retry(s.broker, s.held, delay=0, failure=failure(s.held))),
+        ("cancel behind a torn mark", _torn, _cancel),
         ("sweep what was put back", _left, _sweep),
     )
+) + (
+    Case("sweep the mark of what has ended", _ended, _sweep, deletes=("a",)),
+    Case("delete what was cancelled", _over, _sweep, deletes=("a",), queues=SHORT),
 )

@@ -319,7 +319,7 @@ class MemoryStore:
                     self.remove(row)
 
     def _is_over(self, row: Row, shelf: Shelf, now: float) -> bool:
-        """Return whether a dead letter or a cancelled job is past its queue's ttl. A job dead on its own queue stays."""
+        """Return whether a dead letter or a cancelled job is past its queue's ttl; other jobs stay."""
         ttl = shelf.options.ttl
         if row.state == "cancelled":
             return now >= row.since + (CANCELLED_KEPT if ttl is None else ttl)

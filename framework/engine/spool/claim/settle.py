@@ -52,7 +52,7 @@ class Settle:
         dying: dict[Token, tuple[Failure, str | None]] = {}
         dead_owners: dict[str, Owner] = {}
         if len(together) < len(done) and (len(done) > 1 or done[0].outcome.kind is not SUCCEEDED):
-            done = self._unless_cancelled(done)
+            done = self._unless_cancelled(done, failed)
         for one in done:
             lease, outcome = one.lease, one.outcome
             token: Token = lease.token
@@ -84,18 +84,27 @@ class Settle:
                 self._spool.parts(owner.queue.name).rescue.finish(owner)
         self._tell(settled, lost, failed)
 
-    def _unless_cancelled(self, done: Sequence[Settlement]) -> Sequence[Settlement]:
-        """Return the settlements, with CANCELLED for those that would put back a job that was cancelled meanwhile."""
+    def _unless_cancelled(
+        self, done: Sequence[Settlement], failed: list[tuple[Lease, OSError]]
+    ) -> Sequence[Settlement]:
+        """Return the settlements, with CANCELLED for those that would put back a job that was cancelled meanwhile.
+
+        Where that cannot be found out, the leases are left out, and added to `failed`.
+        """
         others = [one for one in done if one.outcome.kind is not SUCCEEDED]
         back = [one.lease for one in others if one.outcome.kind in _PUT_BACK and not one.lease.token.settled]
-        marked: set[Token] = set()
+        marked, unknown = set[Token](), set[Token]()
         for queue in {lease.queue for lease in back}:
-            with contextlib.suppress(OSError):  # maintenance finds the mark
-                found = self._spool.parts(queue).marks.of([lease for lease in back if lease.queue == queue])
-                marked.update(lease.token for lease in found)
-        if not marked:
+            leases = [lease for lease in back if lease.queue == queue]
+            try:
+                marked.update(lease.token for lease in self._spool.parts(queue).marks.of(leases))
+            except OSError as error:
+                failed += [(lease, error) for lease in leases]
+                unknown.update(lease.token for lease in leases)
+        if not (marked or unknown):
             return done
-        return [Settlement(one.lease, CANCELLED) if one.lease.token in marked else one for one in done]
+        known = (one for one in done if one.lease.token not in unknown)
+        return [Settlement(one.lease, CANCELLED) if one.lease.token in marked else one for one in known]
 
     def _tell(self, settled: Sequence[Token], lost: Sequence[Lease], failed: Sequence[tuple[Lease, OSError]]) -> None:
         """Raise an error that names the leases that could not be settled, if there are any."""

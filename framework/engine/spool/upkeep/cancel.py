@@ -123,9 +123,10 @@ class Cancel:
         path = f"{self._queue.cancels}/{stem}"
         found, job = self._disk.stat(path), cancelling.marked(self._disk, self._queue, stem)
         if job is not None:
-            if self(*job) == "gone":
-                self._disk.unlink(path)
-        elif found is not None and found.st_mtime < time.time() - TORN:
+            over = self(*job) == "gone"
+        else:
+            over = found is not None and found.st_mtime < time.time() - TORN
+        if over:
             self._disk.unlink(path)
 
     def _delete_over(self) -> None:
