@@ -184,8 +184,12 @@ def lost_of(engine: Engine, leases: Sequence[Lease]) -> list[Lease]:
 
 
 def cancelled_of(engine: Engine, leases: Sequence[Lease]) -> list[Lease]:
-    """Return those of the leases that `cancelled` names. Raises OddAnswer, or what the verb raises."""
-    return _named(engine, "cancelled", leases, engine.cancelled(leases))
+    """Return those of the leases that `cancelled` names; none where an engine is older than this verb.
+
+    Raises OddAnswer, or what the verb raises.
+    """
+    verb = getattr(engine, "cancelled", None)
+    return [] if verb is None else _named(engine, "cancelled", leases, verb(leases))
 
 
 def _named(engine: Engine, verb: str, leases: Sequence[Lease], answered: object) -> list[Lease]:

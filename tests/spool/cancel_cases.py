@@ -104,24 +104,23 @@ def _now(stage: Stage) -> Cancel:
     return part.cancel
 
 
-CANCEL_CASES = tuple(
-    Case(name, prepare, act, deletes=("a",), cancels=True)
-    for name, prepare, act in (
-        ("cancel", _viewed, _cancel),
-        ("cancel chosen", lambda s: _viewed(s, chosen=True), _cancel),
-        ("cancel delayed", lambda s: _viewed(s, delay=3600), _cancel),
-        ("cancel in a segment", _in_segment, _cancel),
-        ("cancel claimed", _claimed, _cancel),
-        ("cancel claimed and chosen", lambda s: _claimed(s, chosen=True), _cancel),
-        ("settle as cancelled", _marked, _settle),
-        ("settle chosen as cancelled", lambda s: _marked(s, chosen=True), _settle),
-        ("settle in a segment as cancelled", lambda s: _marked(s, segment=True), _settle),
-        ("release cancelled", _marked, lambda s: s.broker.release([s.held])),
-        ("retry cancelled", _marked, lambda s: retry(s.broker, s.held, delay=0, failure=failure(s.held))),
-        ("cancel behind a torn mark", _torn, _cancel),
-        ("sweep what was put back", _left, _sweep),
-    )
-) + (
+WAYS = (
+    ("cancel", _viewed, _cancel),
+    ("cancel chosen", lambda s: _viewed(s, chosen=True), _cancel),
+    ("cancel delayed", lambda s: _viewed(s, delay=3600), _cancel),
+    ("cancel in a segment", _in_segment, _cancel),
+    ("cancel claimed", _claimed, _cancel),
+    ("cancel claimed and chosen", lambda s: _claimed(s, chosen=True), _cancel),
+    ("cancel behind a torn mark", _torn, _cancel),
+    ("settle as cancelled", _marked, _settle),
+    ("settle chosen as cancelled", lambda s: _marked(s, chosen=True), _settle),
+    ("settle in a segment as cancelled", lambda s: _marked(s, segment=True), _settle),
+    ("release cancelled", _marked, lambda s: s.broker.release([s.held])),
+    ("retry cancelled", _marked, lambda s: retry(s.broker, s.held, delay=0, failure=failure(s.held))),
+    ("sweep what was put back", _left, _sweep),
+)
+CANCEL_CASES = (
+    *(Case(name, prepare, act, deletes=("a",), cancels=True) for name, prepare, act in WAYS),
     Case("sweep the mark of what has ended", _ended, _sweep, deletes=("a",)),
     Case("delete what was cancelled", _over, _sweep, deletes=("a",), queues=SHORT),
 )

@@ -122,11 +122,8 @@ class Cancel:
     def _carry_out(self, stem: str) -> None:
         path = f"{self._queue.cancels}/{stem}"
         found, job = self._disk.stat(path), cancelling.marked(self._disk, self._queue, stem)
-        if job is not None:
-            over = self(*job) == "gone"
-        else:
-            over = found is not None and found.st_mtime < time.time() - TORN
-        if over:
+        torn = job is None and found is not None and found.st_mtime < time.time() - TORN
+        if torn or (job is not None and self(*job) == "gone"):
             self._disk.unlink(path)
 
     def _delete_over(self) -> None:
