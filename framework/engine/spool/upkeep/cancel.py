@@ -11,6 +11,7 @@ from framework.engine.inspector import CANCELLED_KEPT, Cancelled
 from framework.engine.spool.claim import cancelling
 from framework.engine.spool.claim.listing import Names
 from framework.engine.spool.disk.disk import Disk
+from framework.engine.spool.format import names
 from framework.engine.spool.segments.file import Busy
 from framework.engine.spool.upkeep.browse import Browse, Stored
 from framework.model.job import Lease
@@ -110,7 +111,8 @@ class Cancel:
             return True
         self._look_at = now + LOOK_EVERY
         marked = self._part.marks.names()
-        self._tried = {stem: self._tried.get(stem, now + AGAIN) for stem in marked}
+        stems = filter(names.BATCH.fullmatch, marked)  # what else lies there is not the spool's
+        self._tried = {stem: self._tried.get(stem, now + AGAIN) for stem in stems}
         for stem in [stem for stem, at in self._tried.items() if at <= now]:
             self._tried[stem] = now + AGAIN
             self._carry_out(stem)
@@ -133,7 +135,8 @@ class Cancel:
         self._seen, self._over_at = entries, float("inf")
         for entry in entries:
             path = f"{self._queue.cancelled}/{entry}"
-            found = self._disk.stat(path)  # a rename sets the ctime: since then it has been here
+            # A rename sets the ctime: since then it has been here. What else lies here is not the spool's.
+            found = self._disk.stat(path) if names.parse(entry) else None
             over_at = found.st_ctime + (CANCELLED_KEPT if ttl is None else ttl) if found is not None else float("inf")
             if over_at <= now:
                 self._disk.unlink(path)
