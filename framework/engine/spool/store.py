@@ -60,7 +60,8 @@ class Parts:
         self.rescue = Rescue(disk, queue, self.reader, self.setbacks, self.segments)
         self.claim = Claim(self, disk, here, spool.settle, counts)
         self.marks = Marks(disk, queue)
-        self.cancel = Cancel(self, spool, disk, Browse(disk, here, queue=spool.queue, declared=(), ring=spool.ring))
+        browse = Browse(disk, here, queue=spool.queue, declared=(), ring=spool.ring)
+        self.cancel = Cancel(self, spool, disk, here, browse)
         self.maintain = Maintain(
             disk, queue, here, self.promote, self.counts, self.claim, self.setbacks, counts, self.segments,
             ring=ring, cancels=self.cancel.sweep,

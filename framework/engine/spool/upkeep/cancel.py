@@ -8,12 +8,16 @@ import time
 from typing import TYPE_CHECKING
 
 from framework.engine.inspector import CANCELLED_KEPT, Cancelled
-from framework.engine.spool.claim import cancelling
+from framework.engine.spool.claim import cancelling, life
+from framework.engine.spool.claim.life import Owner
 from framework.engine.spool.claim.listing import Names
+from framework.engine.spool.disk import clock
+from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.format import names
 from framework.engine.spool.segments.file import Busy
 from framework.engine.spool.upkeep.browse import Browse, Stored
+from framework.model.errors import LeaseLost
 from framework.model.job import Lease
 from framework.model.outcome import CANCELLED, Settlement
 
@@ -23,16 +27,19 @@ if TYPE_CHECKING:
 TRIES = 20  # looks at a job that moves meanwhile
 LOOK_EVERY = 1.0  # seconds between two looks of maintenance
 AGAIN = 5.0  # seconds between two looks at the job of a mark: its worker needs a moment
+FIRST_OWNER = 1000  # numbers of owners: no worker has had so many on one queue
 TORN = 60.0  # seconds after which a mark that says nothing is removed: its process was killed
 
 
 class Cancel:
     """The cancellations of one queue."""
 
-    def __init__(self, part: Parts, spool: Spool, disk: Disk, browse: Browse) -> None:
+    def __init__(self, part: Parts, spool: Spool, disk: Disk, here: Clock, browse: Browse) -> None:
         self._part = part
         self._spool = spool
         self._disk = disk
+        self._clock = here
+        self._owners = FIRST_OWNER
         self._queue = part.queue
         self._browse = browse
         self._look_at = 0.0
@@ -82,22 +89,39 @@ class Cancel:
         A job of a segment is claimed first. If this process is killed before it has left the segment, it goes back.
         """
         assert stored.name is not None
-        if stored.index < 0:
-            done = cancelling.set_aside(self._disk, self._queue, stored.path, stored.name, stored.job, stored.inode)
-            if done:
-                cancelling.sync(self._disk, self._queue, stored.path)
-            return done
-        lease: Lease | None = None
+        if stored.index >= 0:
+            return self._out_of_segment(stored)
+        done = cancelling.set_aside(self._disk, self._queue, stored.path, stored.name, stored.job, stored.inode)
+        if done:
+            cancelling.sync(self._disk, self._queue, stored.path)
+        return done
+
+    def _out_of_segment(self, stored: Stored) -> bool:
+        """Claim the job as an owner of its own, which ends at once, and settle it. After an error a rescuer has it."""
+        self._owners += 1
+        now = self._clock.wall()
+        owner = life.make(
+            self._disk, self._queue, self._spool.incarnation, boot=clock.boot_id(), now=now, first=self._owners
+        )
+        try:
+            lease = self._take(owner, stored)
+            if lease is not None:
+                self._spool.settle([Settlement(lease, CANCELLED)])
+            return lease is not None
+        except LeaseLost:
+            return False
+        finally:
+            life.end(self._disk, owner)
+            for held in list(owner.tokens.values()):
+                held.drop()
+
+    def _take(self, owner: Owner, stored: Stored) -> Lease | None:
         for _ in range(TRIES):
             try:
-                lease = self._part.segments.take(self._part.owner(), os.path.basename(stored.path), stored.index)
-                break
+                return self._part.segments.take(owner, os.path.basename(stored.path), stored.index)
             except Busy:  # a claim holds the lock for microseconds
                 time.sleep(0.001)
-        if lease is None:
-            return False
-        self._spool.settle([Settlement(lease, CANCELLED)])
-        return True
+        return None
 
     # --- housekeeping -------------------------------------------------------------------------------------------
 
