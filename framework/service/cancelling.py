@@ -12,7 +12,7 @@ def cancel(engine: Inspector, options: QueueOptions, job_id: str) -> CancelAnswe
     answer: CancelAnswer = "unknown"
     places = [options.name] if options.dead_letter is None else [options.name, options.dead_letter]
     for view in engine.get(places, job_id):
-        if view.job.queue != options.name:
+        if options.name not in (view.queue, view.job.queue):  # of another home, on the same dead-letter queue
             continue
         if view.is_dead_letter:
             answer = "dead" if answer == "unknown" else answer
