@@ -87,6 +87,17 @@ def _settle(stage: Stage) -> None:
     stage.broker.settle([Settlement(stage.held, CANCELLED)])
 
 
+def _release(stage: Stage) -> None:
+    """Maintenance makes good what a settlement cannot know that finds no directory of marks."""
+    stage.broker.release([stage.held])
+    _sweep(stage)
+
+
+def _retry(stage: Stage) -> None:
+    retry(stage.broker, stage.held, delay=0, failure=failure(stage.held))
+    _sweep(stage)
+
+
 def _sweep(stage: Stage) -> None:
     """As a step of maintenance, which comes again."""
     try:
@@ -115,8 +126,8 @@ WAYS = (
     ("settle as cancelled", _marked, _settle),
     ("settle chosen as cancelled", lambda s: _marked(s, chosen=True), _settle),
     ("settle in a segment as cancelled", lambda s: _marked(s, segment=True), _settle),
-    ("release cancelled", _marked, lambda s: s.broker.release([s.held])),
-    ("retry cancelled", _marked, lambda s: retry(s.broker, s.held, delay=0, failure=failure(s.held))),
+    ("release cancelled", _marked, _release),
+    ("retry cancelled", _marked, _retry),
     ("sweep what was put back", _left, _sweep),
 )
 CANCEL_CASES = (
