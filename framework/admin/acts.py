@@ -21,7 +21,7 @@ from framework.service.codec import parse_strict
 from framework.service.request import new_ids
 
 log = logging.getLogger("framework")
-Verb = Literal["replay", "discard", "restore", "edit", "pause", "resume"]
+Verb = Literal["replay", "discard", "cancel", "restore", "edit", "pause", "resume"]
 GONE = "is no longer there"
 
 
@@ -89,6 +89,13 @@ class Acts:
         if view.state == "in_flight":
             return "is being handled right now: try again"
         return self._done("discard", view, _newer(view) or self._or_gone(self._store.engine.discard, view))
+
+    def cancel(self, view: JobView) -> str:
+        """Cancel a job that waits or runs. Return why it stays; empty: it is done, or its worker stops it soon."""
+        if view.is_dead_letter:
+            return "is a dead letter, which does not run: delete it with discard"
+        call = self._store.engine.cancel
+        return self._done("cancel", view, _newer(view) or self._or_gone(lambda view: call(view) != "gone", view))
 
     def restore(self, view: JobView) -> str:
         """Put a bad file back among the jobs of its queue. Return why it stays; empty: it is done."""
@@ -158,7 +165,7 @@ class Acts:
         """Do something to each of these jobs.
 
         Args:
-            verb: `replay`, `discard` or `restore` of this object.
+            verb: `replay`, `discard`, `cancel` or `restore` of this object.
             rate: jobs a second at most.
             stop_after: stop once so many jobs in all have stayed.
             pause: waits for seconds.

@@ -14,7 +14,7 @@ from framework.model.errors import UsageError, WorkerError
 from framework.model.job import Failure
 from framework.service.codec import parse_lenient
 
-STATES: tuple[State, ...] = ("ready", "in_flight", "delayed", "dead")
+STATES: tuple[State, ...] = ("ready", "in_flight", "delayed", "dead", "cancelled")
 MOST_LOOKED = 20_000  # jobs that a page with filters looks at, before it returns what it has
 
 

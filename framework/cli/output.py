@@ -84,15 +84,15 @@ def counted(count: int, thing: str) -> str:
     return f"{count:,} {thing}{'s' * (count != 1)}"
 
 
-def confirm(what: str) -> None:
-    """Ask for confirmation before `what` is deleted for ever.
+def confirm(what: str, verb: str = "Delete", past: str = "deleted") -> None:
+    """Ask for confirmation before `what` is deleted for ever, or what else the verb says.
 
     Raises UsageError: there is no terminal; WorkerError: the answer is no; click.Abort: there is no answer.
     """
     if not is_terminal(sys.stdin) or not is_terminal(sys.stderr):
-        raise UsageError("nothing was deleted: not a terminal: pass --yes to confirm")
-    if not click.confirm(f"Delete {what} for ever?", err=True):
-        raise WorkerError("nothing was deleted")
+        raise UsageError(f"nothing was {past}: not a terminal: pass --yes to confirm")
+    if not click.confirm(f"{verb} {what} for ever?", err=True):
+        raise WorkerError(f"nothing was {past}")
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, empty: str = "") -> None:

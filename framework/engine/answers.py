@@ -180,10 +180,23 @@ def pause_of(engine: Engine, seconds: float) -> float:
 
 def lost_of(engine: Engine, leases: Sequence[Lease]) -> list[Lease]:
     """Return those of the leases that `lost` names. Raises OddAnswer, or what the verb raises."""
-    found = checked(engine, "lost", engine.lost(leases), Sequence)
+    return _named(engine, "lost", leases, engine.lost(leases))
+
+
+def cancelled_of(engine: Engine, leases: Sequence[Lease]) -> list[Lease]:
+    """Return those of the leases that `cancelled` names; none where an engine is older than this verb.
+
+    Raises OddAnswer, or what the verb raises.
+    """
+    verb = getattr(engine, "cancelled", None)
+    return [] if verb is None else _named(engine, "cancelled", leases, verb(leases))
+
+
+def _named(engine: Engine, verb: str, leases: Sequence[Lease], answered: object) -> list[Lease]:
+    found = checked(engine, verb, answered, Sequence)
     named = {(one.job.uid, one.delivery) for one in found if isinstance(one, Lease)}
     if len(named) < len(found):
-        raise OddAnswer(engine, "lost", f"returned {len(found)} answers that name {len(named)} leases")
+        raise OddAnswer(engine, verb, f"returned {len(found)} answers that name {len(named)} leases")
     return [lease for lease in leases if (lease.job.uid, lease.delivery) in named]
 
 

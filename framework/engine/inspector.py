@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 from framework.model.job import Job
 
-State = Literal["ready", "delayed", "in_flight", "dead", "bad"]
+State = Literal["ready", "delayed", "in_flight", "dead", "bad", "cancelled"]
+# What has become of a job that is to be cancelled: it waited, and will not run; a worker has it, and stops it; it has
+# ended or is dead.
+Cancelled = Literal["cancelled", "stopping", "gone"]
+CANCELLED_KEPT = 86_400.0  # seconds for which a cancelled job is listed, where its queue has no ttl
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,14 @@ class JobView:
         An archived dead letter is both.
         """
         return self.state == "dead" or self.queue != self.job.queue
+
+
+V = TypeVar("V", bound=JobView)
+
+
+def without_replaced(views: Sequence[V]) -> Sequence[V]:
+    """Return the views of one id without the cancelled jobs whose id another job has by now."""
+    return [view for view in views if view.state != "cancelled"] or views
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +103,7 @@ class Inspector(Protocol):
     def get(self, queues: Sequence[str], job_id: str) -> Iterator[JobView]:
         """Yield the jobs of an id on these queues in any state but bad, oldest first.
 
+        Cancelled ones are left out where another job has their id by now.
         It costs little however many jobs there are where the id was generated or chosen, and a job has it.
         """
 
@@ -105,6 +118,14 @@ class Inspector(Protocol):
 
     def discard(self, view: JobView) -> bool:
         """Delete an unclaimed job for ever. False: it was no longer there."""
+
+    def cancel(self, view: JobView) -> Cancelled:
+        """Cancel a job, wherever it is by now: it is not delivered any more. Idempotent.
+
+        A waiting job, ready or delayed, leaves the queue at once: a claim has it, or this verb, never both. It is
+        listed as `cancelled` for the queue's ttl, or for CANCELLED_KEPT seconds, then it is deleted. A chosen id is
+        free at once. A job that is claimed gets a mark (see `Engine.cancelled`). Dead letters are left alone: "gone".
+        """
 
     def restore(self, view: JobView) -> str:
         """Put a bad job back among the jobs of its queue, if it can be read; return "", or why not."""

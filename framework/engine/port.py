@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
-from framework.engine.inspector import Inspector, JobView, Pause, State
+from framework.engine.inspector import CANCELLED_KEPT, Cancelled, Inspector, JobView, Pause, State
 from framework.engine.urls import ENGINES, engine_module, open_engine, scheme_of, shown
 from framework.model.attempt import Completing
 from framework.model.job import Job, JobId, Lease, RunRecord
@@ -20,9 +20,9 @@ from framework.model.options import QueueSpec
 from framework.model.outcome import Kind, Outcome, Settlement
 
 __all__ = [
-    "ENGINES", "MOST_UNCHARGED", "MOST_UNCHARGED_ELSEWHERE", "NO_JOBS", "VERBS", "Engine", "Features", "Inspector",
-    "JobView", "Pause", "QueueStats", "Rescued", "State", "Tick", "Transactional", "Verb", "engine_module",
-    "open_engine", "scheme_of", "shown",
+    "CANCELLED_KEPT", "ENGINES", "MOST_UNCHARGED", "MOST_UNCHARGED_ELSEWHERE", "NO_JOBS", "VERBS", "Cancelled",
+    "Engine", "Features", "Inspector", "JobView", "Pause", "QueueStats", "Rescued", "State", "Tick", "Transactional",
+    "Verb", "engine_module", "open_engine", "scheme_of", "shown",
 ]  # fmt: skip
 
 # A job is charged once this many of its deliveries ended with a dead process and no record of a run. Otherwise a job
@@ -118,8 +118,8 @@ class Rescued:
 class Engine(Protocol):
     """The verbs of an engine.
 
-    `enqueue`, `release` and `wake` may be called from any thread. The other verbs are called from one thread at a time;
-    only one `claim` may wait in a thread of its own meanwhile.
+    `enqueue`, `release`, `cancelled` and `wake` may be called from any thread. The other verbs are called from one
+    thread at a time; only one `claim` may wait in a thread of its own meanwhile.
 
     A verb that cannot be done now raises EngineUnavailable and may be repeated; a lease that could not be settled stays
     claimed. Callers treat any other exception, except a WorkerError, as EngineUnavailable. After such an exception from
@@ -187,6 +187,8 @@ class Engine(Protocol):
         ARCHIVED: the handled dead letter is archived: listed in its queue's dead until replay, discard or the queue's
             ttl. Dead letters that no service has handled are never deleted by age.
         RELEASED: as `release`.
+        CANCELLED: the job is listed as cancelled, and never delivered again. So is a job that was cancelled while it
+            was claimed, whatever its outcome but for SUCCEEDED and DISCARDED: no rescuer and no drain puts it back.
 
         LEASE_LOST is for telemetry and never comes here.
 
@@ -201,6 +203,13 @@ class Engine(Protocol):
         `local`: when they are 50 ms old, and then once a second. So the handlers of these leases have started, and an
         engine that is shared by machines notes that with the jobs, for `Rescued.run`. An engine that cannot answer
         raises EngineUnavailable: then the runs go on, because each may be the only one of its job.
+        """
+
+    def cancelled(self, leases: Sequence[Lease]) -> Sequence[Lease]:
+        """Return those of these unsettled leases whose jobs were cancelled since their claim. Thread-safe.
+
+        It costs a few local system calls at most. An engine that is not `local` answers from what its last `lost` or
+        `rescue` has brought along. A worker asks once a second, and before a job that has waited in it starts.
         """
 
     def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
@@ -287,6 +296,7 @@ class Transactional(Completing, Protocol):
 VERBS: dict[Kind, Verb] = {
     Kind.SUCCEEDED: "ack",
     Kind.DISCARDED: "ack",
+    Kind.CANCELLED: "ack",
     Kind.RELEASED: "release",
     Kind.ARCHIVED: "archive",
     Kind.RETRIED: "retry",

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 
-from framework.engine.answers import rescued_by
+from framework.engine.answers import cancelled_of, rescued_by
 from framework.engine.ledger import DeadLedgers
 from framework.engine.port import Engine, Rescued
 from framework.maintenance.rescue import Account, Accounts, resolve
@@ -17,7 +17,7 @@ from framework.model.errors import EngineUnavailable, LeaseLost, answer
 from framework.model.events import AttemptLost, EngineFailed, EngineRecovered, Event, JobsRescued, LeasesLost
 from framework.model.job import Lease, Reason, RunRecord
 from framework.model.options import QueueOptions, of_job
-from framework.model.outcome import Outcome, Settlement
+from framework.model.outcome import CANCELLED, Outcome, Settlement
 from framework.process.scoreboard import KillReason
 
 FIRST_RETRY, LAST_RETRY = 0.5, 30.0  # seconds until a lease that could not be settled is tried again
@@ -186,7 +186,10 @@ class AbandonedLeases:
         started = account.run is not None and account.outcome is None
         found = self.kill_reason(account.owner) if started else None  # first: it waits for the supervisor
         box = self.black_box(account.owner, account.lease) if started else None
-        outcome, reason = resolve(account, self.options, lambda _: found, time.time(), box)
+        if started and cancelled_of(self.engine, [account.lease]):
+            outcome, reason = CANCELLED, None
+        else:
+            outcome, reason = resolve(account, self.options, lambda _: found, time.time(), box)
         if account.run is None:
             return outcome, reason
         if account.outcome is None:

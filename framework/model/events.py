@@ -30,9 +30,9 @@ class JobsClaimed(Event):
 class JobFinished(Event):
     """An attempt ended, and its process is alive. Emitted while the attempt's span is current, before the settlement.
 
-    `outcome` is one of succeeded, retried, dead_lettered, released, discarded, rested; `delay` is the delay of a retry
-    or release; `wait` counts from the moment the job was eligible; `message` is the text of the error, or the reason
-    for discarding the job.
+    `outcome` is one of succeeded, retried, dead_lettered, released, discarded, rested, cancelled; `delay` is the delay
+    of a retry or release; `wait` counts from the moment the job was eligible; `message` is the text of the error, or
+    the reason for discarding the job.
     """
 
     queue: str
@@ -359,8 +359,8 @@ class SupervisorNote(Event):
 class OperatorActed(Event):
     """A person has changed something in the store.
 
-    `verb` is one of replay, discard, restore, edit, pause, resume; `count`: of how many jobs, 0 for pause and resume;
-    `job_id`: of the only one, else empty; `at`: when.
+    `verb` is one of replay, discard, cancel, restore, edit, pause, resume; `count`: of how many jobs, 0 for pause and
+    resume; `job_id`: of the only one, else empty; `at`: when.
     """
 
     verb: str

@@ -234,7 +234,7 @@ class Context:
     scheduled_for: datetime | None
     log: Logger
     _deadline: float | None = field(default=None, repr=False)
-    _stopping: Callable[[], bool] = field(default=lambda: False, repr=False)
+    _stopping: Callable[[Lease | None], bool] = field(default=lambda lease: False, repr=False)
     _clock: Callable[[], float] = field(default=time.monotonic, repr=False)
     _lease: Lease | None = field(default=None, repr=False)
     _engine: Completing | None = field(default=None, repr=False)
@@ -252,8 +252,11 @@ class Context:
 
     @property
     def should_stop(self) -> bool:
-        """Return whether the worker is draining: then save what you have and raise Snooze, or finish soon."""
-        return self._stopping()
+        """Return whether the worker is draining, or this job was cancelled: save what you have, and end soon.
+
+        In a drain raise Snooze, or finish. A cancelled job never runs again, whatever you raise.
+        """
+        return self._stopping(self._lease)
 
     def transaction(self) -> Transaction:
         """Return a block in which the job ends: `with` in a sync handler, `async with` in an async one.

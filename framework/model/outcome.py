@@ -51,16 +51,17 @@ class Discard(Exception):
         super().__init__(reason)
 
 
-Why = Literal["timeout", "draining", "lease_lost"]
+Why = Literal["timeout", "draining", "lease_lost", "cancelled"]
 
 
 class JobInterrupted(BaseException):
-    """The exception raised in a handler at its soft timeout, at the end of a drain, or when another worker has its job.
+    """The exception raised in a handler at its soft timeout, at the end of a drain, when another worker has its job, or
+    when the job is cancelled.
 
     It is a BaseException, so that `except Exception` in a handler does not catch it.
 
     Attributes:
-        why: timeout, draining or lease_lost.
+        why: timeout, draining, lease_lost or cancelled.
         where: the line at which the handler stood, for example `fetch (relay.py:41)`; empty: unknown.
     """
 
@@ -86,6 +87,7 @@ class Kind(StrEnum):
     RELEASED = "released"
     DISCARDED = "discarded"
     ARCHIVED = "archived"
+    CANCELLED = "cancelled"  # the job was cancelled: it never runs again, and is listed for a while
     LEASE_LOST = "lease_lost"  # another worker has the job: this one neither settles nor charges it
 
 
@@ -122,7 +124,7 @@ class Settlement:
 
 _WORDS = (RetryLater, Snooze, Reject, Discard)
 
-SUCCEEDED, ARCHIVED = Outcome(Kind.SUCCEEDED), Outcome(Kind.ARCHIVED)
+SUCCEEDED, ARCHIVED, CANCELLED = Outcome(Kind.SUCCEEDED), Outcome(Kind.ARCHIVED), Outcome(Kind.CANCELLED)
 
 
 def fail(failure: Failure, policy: RetryPolicy, *, delay: float | None = None, final: bool = False) -> Outcome:

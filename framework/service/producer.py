@@ -6,15 +6,15 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import BaseModel
 
-from framework.engine.port import Engine, Transactional
+from framework.engine.port import Engine, Inspector, Transactional
 from framework.model.errors import (
     Duplicate,
     EngineError,
@@ -30,6 +30,7 @@ from framework.model.errors import (
 from framework.model.extras import NONE, Extras
 from framework.model.job import Job, JobId, running
 from framework.model.options import QueueOptions
+from framework.service.cancelling import cancel
 from framework.service.codec import CONTENT_TYPE, LARGE, Codec, codec_for, looks_large
 from framework.service.grouping import Line
 from framework.service.grouping.tickets import LoopTicket
@@ -46,6 +47,7 @@ from framework.service.request import (
     with_own,
 )
 from framework.service.room import Room, pauses
+from framework.service.sender import CancelAnswer, NoSending, Sending
 
 # Jobs of `enqueue_many` that are stored together and share their syncs; limited, because they are held in memory.
 BATCH = 1024
@@ -54,26 +56,6 @@ BATCH_BYTES = 8 << 20  # of encoded payloads
 _NO_HEADERS: Mapping[str, str] = {}
 
 log = logging.getLogger("framework")
-
-
-class Sending(Protocol):
-    """The interface that the producer needs from telemetry."""
-
-    def one(self, queue: str, job_id: str, size: int) -> AbstractContextManager[Mapping[str, str]]:
-        """Open the `send` span of one job; the block gets the headers that carry its context."""
-
-    def many(self, queue: str, job_ids: Sequence[str]) -> AbstractContextManager[Sequence[Mapping[str, str]]]:
-        """Open a `create` span for each job, and one `send` span that links to them; the block gets the headers."""
-
-
-class NoSending:
-    """Sending without telemetry: no spans and no headers."""
-
-    def one(self, queue: str, job_id: str, size: int) -> AbstractContextManager[Mapping[str, str]]:
-        return nullcontext({})
-
-    def many(self, queue: str, job_ids: Sequence[str]) -> AbstractContextManager[Sequence[Mapping[str, str]]]:
-        return nullcontext([{} for _ in job_ids])
 
 
 @dataclass(slots=True)
@@ -275,6 +257,14 @@ class Producer:
         except EnqueueError as error:
             end(error)
             raise
+
+    def cancel(self, queue: Queue[Any], job_id: str) -> CancelAnswer:
+        """Cancel a job of a queue. Raises EngineError, EnqueueFailed."""
+        job_id = checked_id(job_id)
+        self._open(queue)
+        if not isinstance(self._engine, Inspector):
+            raise EngineError(f"the engine {self._engine.features.system!r} cannot cancel jobs")
+        return cancel(self._engine, queue.options, job_id)
 
     def close(self) -> None:
         """Store the jobs that wait in line, and close the engine. Idempotent."""

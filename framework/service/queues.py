@@ -6,11 +6,12 @@ installs, because imports must not go up.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, overload
 
 from framework.model.errors import DeclarationError, caller_location
 from framework.model.extras import USUAL
@@ -20,6 +21,7 @@ from framework.model.retry import RetryPolicy, Seconds, seconds
 from framework.model.schedules import Cron, Every, named
 from framework.service.request import JobOptions, Request
 from framework.service.room import checked_block
+from framework.service.sender import CancelAnswer, Sender
 from framework.service.upgrades import Upgradable
 
 if TYPE_CHECKING:
@@ -48,33 +50,6 @@ class DeadLetter:
     payload: Any
     reason: Reason
     attempts: Sequence[Failure]
-
-
-class Sender(Protocol):
-    """The interface that `Queue` needs from a producer."""
-
-    def enqueue(self, asked: Request) -> JobId: ...
-    async def aenqueue(self, asked: Request) -> JobId: ...
-    def enqueue_batch(
-        self,
-        queue: Queue[Any],
-        payloads: Iterable[Any],
-        *,
-        delay: float,
-        connection: object | None,
-        own: JobOptions,
-        block: float,
-    ) -> list[JobId]: ...
-    async def aenqueue_batch(
-        self,
-        queue: Queue[Any],
-        payloads: Iterable[Any],
-        *,
-        delay: float,
-        connection: object | None,
-        own: JobOptions,
-        block: float,
-    ) -> list[JobId]: ...
 
 
 def _no_opener(queue: Queue[Any]) -> Sender:
@@ -345,6 +320,19 @@ class Queue(_Declared, Upgradable, Generic[P]):
             self, payloads, delay=seconds(delay), connection=connection, own=own, block=wait
         )
         return list(found)
+
+    def cancel(self, job_id: str, /) -> CancelAnswer:
+        """Cancel a job of this queue, and return what becomes of it. Repeating it is harmless.
+
+        cancelled: it waited, and will not run. stopping: its handler runs; `ctx.should_stop` is true within about a
+        second, then JobInterrupted is raised, then its process is killed. dead: it is a dead letter, which stays.
+        unknown: it has ended, or was never here. Raises EngineError, EnqueueFailed: the engine cannot be reached.
+        """
+        return self.sender().cancel(self, job_id)
+
+    async def acancel(self, job_id: str, /) -> CancelAnswer:
+        """Run `cancel` in a thread, so that the event loop goes on."""
+        return await asyncio.to_thread(self.cancel, job_id)
 
     def sender(self) -> Sender:
         """Return the producer in use: the one of the innermost `connect()`, else the process's own."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from framework.model.attempt import Tracing
 from framework.model.events import Event
 from framework.model.job import RunRecord
-from framework.service.producer import NoSending, Sending
+from framework.service.sender import NoSending, Sending
 
 if TYPE_CHECKING:
     from framework.process.scoreboard import Scoreboard

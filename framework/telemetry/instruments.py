@@ -37,7 +37,7 @@ TABLE: Final = {
     names.DEAD_LETTERS: Instrument("{job}", "Jobs that became dead letters."),
     names.UNREADABLE: Instrument("{attempt}", "Attempts at payloads of another version, which were put back."),
     names.TICKS: Instrument("{tick}", "Ticks of schedules: fired ones have a job, missed ones came too late for one."),
-    names.ACTS: Instrument("{job}", "Jobs that a person has replayed, discarded, restored or edited."),
+    names.ACTS: Instrument("{job}", "Jobs that a person has replayed, discarded, cancelled, restored or edited."),
     names.QUEUE_DEPTH: Instrument("{job}", "Jobs in a queue, by state."),
     names.UNDECLARED: Instrument("{job}", "Jobs in a queue that no running service declares."),
     names.PAUSED: Instrument("{queue}", "Whether a queue is paused: 1, or 0."),

@@ -63,5 +63,5 @@ def context(
         scheduled_for=scheduled_for,
         log=SilentLogger(),
         _deadline=None if timeout is None else time.monotonic() + timeout,
-        _stopping=lambda: stopping,
+        _stopping=lambda _: stopping,
     )

@@ -16,8 +16,11 @@ from framework.web.desk import Desk
 from framework.web.forms import Given
 from framework.web.tasks import Many, Task, Tasks
 
-PAST: dict[str, str] = {"replay": "replayed", "discard": "deleted", "restore": "restored", "edit": "enqueued a copy of"}
-VERBS: tuple[Verb, ...] = ("replay", "discard", "restore", "edit")
+PAST: dict[str, str] = {
+    "replay": "replayed", "discard": "deleted", "cancel": "cancelled", "restore": "restored",
+    "edit": "enqueued a copy of",
+}  # fmt: skip
+VERBS: tuple[Verb, ...] = ("replay", "discard", "cancel", "restore", "edit")
 MANY: tuple[Many, ...] = ("replay", "discard")
 
 

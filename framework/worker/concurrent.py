@@ -60,6 +60,7 @@ class AsyncWorker(Worker):
         self._wake = lambda: loop.call_soon_threadsafe(self._changed.set)
         self._watch = LoopWatch(self._core, self._loop, after=self._core.blocked_after)
         self._core.gate.on_lost = lambda lease: loop.call_soon_threadsafe(self._lose, lease)
+        self._core.cancelled.on_cancelled = lambda lease: loop.call_soon_threadsafe(self._cancel, lease)
         if isinstance(self._core.gate, ThreadGate):
             self._core.gate.later = loop.call_later
         try:
@@ -95,6 +96,7 @@ class AsyncWorker(Worker):
         self._watch.turned()
         self._note_hung()
         self._core.settle_late()
+        self._core.look_for_cancelled([run.lease for run in self._runs])
         self._repair(alone=not self._runs)
         self._loop.call_later(TICK, self._tick)
 
@@ -196,8 +198,18 @@ class AsyncWorker(Worker):
             if run.lease is lease:
                 run.interrupt("lease_lost")
 
+    def _cancel(self, lease: Lease) -> None:
+        """Stop a cancelled job, if it still runs."""
+        for run in self._runs:
+            if run.lease is lease:
+                grace = self._core.shorten(run.row, run.writer.sequence, run.options)
+                if run.timer is None or run.timer.when() > self._loop.time() + grace:
+                    if run.timer is not None:
+                        run.timer.cancel()
+                    self._later(grace, self._time_out, run)
+
     def _time_out(self, run: Run) -> None:
-        run.interrupt("timeout")
+        run.interrupt("cancelled" if run.lease in self._core.cancelled else "timeout")
         self._later(min(HUNG_AFTER, run.options.kill_after / 2), self._check_hung, run)
 
     def _check_hung(self, run: Run) -> None:

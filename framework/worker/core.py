@@ -13,11 +13,13 @@ from framework.engine.port import Engine, Transactional
 from framework.model.attempt import Attempt, NoTransactions
 from framework.model.errors import WorkerError
 from framework.model.events import Event, ServiceMistake, WorkerLeaving
+from framework.model.job import Lease
 from framework.model.options import PoolOptions, QueueOptions
 from framework.process.blackbox import Notes
 from framework.process.forks import leave_if_forked
 from framework.process.scoreboard import LEAVING, READY, RowWriter, Scoreboard, before_deadline
 from framework.worker.executor import Executor
+from framework.worker.gate.cancelled import GRACE, Cancelled
 from framework.worker.gate.gate import CERTAIN, Gate
 from framework.worker.gate.thread_gate import ThreadGate
 from framework.worker.putback import Identity
@@ -89,6 +91,7 @@ class WorkerCore:
         executors: by queue.
         ledger: the ledger of this process.
         gate: makes all calls to the engine.
+        cancelled: the running jobs that were cancelled.
         ruined: why this process cannot do anything any more; empty: it can. The rescuer settles what this process could
             not.
         blamed: returns the row whose code ran last.
@@ -110,13 +113,13 @@ class WorkerCore:
         notes: Notes | None = None,
         blocked_after: float = 1.0,
     ) -> None:
-        self.process = process
-        self.index = index
+        self.process, self.index = process, index
         self.board = board
         self.executors = {executor.options.name: executor for executor in executors}
         self._deadlines = {name: _deadlines(executor.options) for name, executor in self.executors.items()}
+        self.cancelled = Cancelled(engine)
         for executor in executors:
-            executor.record = ledger.end
+            executor.record, executor.cancelled = ledger.end, self.cancelled.__contains__
             executor.engine = engine if isinstance(engine, Transactional) else NoTransactions(engine.features.system)
         self.ledger, self.notes, self.blocked_after = ledger, notes, blocked_after
         self.options = options
@@ -194,19 +197,39 @@ class WorkerCore:
     # --- a run ------------------------------------------------------------------------------------------------------
 
     def begin(self, attempt: Attempt, row: int) -> bool:
-        """Write the run into the ledger, then into the board's row. Return False if the ledger is full: the job is
-        released unstarted."""
+        """Write the run into the ledger, then into the board's row. Return False if the ledger is full, or if the job
+        was cancelled meanwhile: it is released unstarted."""
         lease, attempt.row = attempt.lease, row
-        if not self.gate.start(lease, attempt):
-            return False
         now = time.monotonic_ns()
         attempt.began = now / 1e9
+        if self.cancelled.local and self.cancelled.before_start(lease, attempt.began):
+            self.gate.give_back([lease])  # the engine does not put it back
+            return False
+        if not self.gate.start(lease, attempt):
+            return False
         options = attempt.options
         usual = options is self.executors[lease.queue].options
         soft, hard = self._deadlines[lease.queue] if usual else _deadlines(options)
         self.used += 1
         self.rows[row].start(lease.job.id, lease.delivery, now, soft and now + soft, hard and now + hard, lease.queue)
         return True
+
+    def look_for_cancelled(self, running: Sequence[Lease]) -> None:
+        """Ask a local engine which of the running jobs were cancelled; call this once a second. For any other engine
+        the gate does it."""
+        if self.cancelled.local:
+            self.cancelled.look(running)
+
+    def shorten(self, row: int, sequence: int, options: QueueOptions) -> float:
+        """Bring the deadlines of a cancelled job forward. Return the seconds until its handler is interrupted.
+
+        Args:
+            sequence: of the job's row, read while the job was known to run there.
+        """
+        grace = min(GRACE, options.kill_after)
+        soft = time.monotonic_ns() + int(grace * 1e9)
+        self.rows[row].shorten(sequence, soft, soft + int(options.kill_after * 1e9))
+        return grace
 
     def has_run(self, attempt: Attempt, row: int) -> None:
         """Record that telemetry has the outcome, and that the job has no deadline any more. Safe in any thread, any

@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 
 from framework.model.job import Lease
-from framework.model.options import QueueOptions
+from framework.model.options import QueueOptions, of_job
 from framework.service.app import Slot, WorkerApp
 from framework.worker.base import Worker
 from framework.worker.core import WorkerCore
+from framework.worker.gate.cancelled import CancelWatch
 from framework.worker.gate.claims import WORTH, Claims
 from framework.worker.gate.gate import WAIT
 from framework.worker.gate.unsettled import FIRST_RETRY
@@ -32,6 +33,8 @@ class SyncWorker(Worker):
             still_ns=core.board.still_ns,
         )
         core.gate.on_lost = self._interrupts.lose
+        core.cancelled.on_cancelled = self._cancel
+        self._watch = CancelWatch(lambda: self._interrupts.lease, core.cancelled) if core.cancelled.local else None
         self._interrupts.location_of = self._note
         self._claims = Claims(self._give_back, claim_seconds=lambda: core.gate.claim_seconds)
         self._limited: QueueOptions | None = None  # the options whose timeout is set for interruptions
@@ -44,6 +47,8 @@ class SyncWorker(Worker):
 
     def _close(self) -> None:
         self._claims.close()
+        if self._watch is not None:
+            self._watch.close()
         self._core.gate.flush()
 
     def _on_term(self) -> None:
@@ -97,6 +102,8 @@ class SyncWorker(Worker):
         if not core.begin(attempt, 0):
             return
         self._interrupts.lease = lease
+        if (watch := self._watch) is not None and watch.asleep:
+            watch.wake()
         self._claims.started = attempt.began
         if (options := attempt.options) is not self._limited:
             self._limited = options
@@ -115,6 +122,13 @@ class SyncWorker(Worker):
         # While another job waits behind the next one, the helper thread watches that one: no success stays unsettled
         # behind a long job.
         core.finish(attempt, 0, soon=self._claims.quick and len(self._claims) > 1)
+
+    def _cancel(self, lease: Lease) -> None:
+        """Stop a cancelled job, if it still runs. In any thread."""
+        sequence = self._core.rows[0].sequence
+        if self._interrupts.lease is lease:
+            options = of_job(self._core.executors[lease.queue].options, lease)
+            self._interrupts.cancel(lease, self._core.shorten(0, sequence, options))
 
     def _note(self, frame: FrameType | None) -> str:
         """Note where a handler is interrupted, in case that it goes on, and return it. Safe in a signal handler."""

@@ -67,6 +67,7 @@ class ThreadWorker(Worker):
             on_astray=lambda: core.leave.leave("interrupted in a library"),
         )
         core.gate.on_lost = self._interrupts.lose
+        core.cancelled.on_cancelled = self._cancel
         self._free = list(range(core.options.concurrency))[::-1]  # used from one end: few threads where few are needed
         self._runs: set[Run] = set()
         self._ended: SimpleQueue[Run | None] = SimpleQueue()  # None: something else than the end of a job has happened
@@ -193,12 +194,13 @@ class ThreadWorker(Worker):
         self._free.append(run.row)
 
     def _look_for_hung(self) -> None:
-        """Find jobs that hang outside their handler: in `on_failure`, or while the text of an error is made. Looks once
-        a second."""
+        """Find jobs that were cancelled, and those that hang outside their handler: in `on_failure`, or while the text
+        of an error is made. Looks once a second."""
         now = self._core.now()
         if now < self._look_at:
             return
         self._look_at = now + 1.0
+        self._core.look_for_cancelled([run.attempt.lease for run in self._runs])
         for run in self._runs:
             if now >= run.hard_at and not run.ended and not self._core.leave:
                 self._on_hung(run, sys._current_frames().get(run.thread))
@@ -256,6 +258,18 @@ class ThreadWorker(Worker):
         self._ended.put(run)
         if self._claiming:
             core.gate.wake()
+
+    def _cancel(self, lease: Lease) -> None:
+        """Stop a cancelled job, if it still runs."""
+        core = self._core
+        run = next((run for run in list(self._runs) if run.attempt.lease is lease), None)
+        if run is None:
+            return
+        sequence = core.rows[run.row].sequence
+        if run in self._runs:  # then its row is its own
+            grace, now = core.shorten(run.row, sequence, run.attempt.options), core.now()
+            run.hard_at = min(run.hard_at, now + grace + run.attempt.options.kill_after)
+            self._interrupts.cancel(lease, now + grace)
 
     def _handler_hangs(self, call: Call, frame: FrameType | None) -> None:
         run = next((run for run in list(self._runs) if run.thread == call.thread), None)

@@ -73,7 +73,7 @@ def test_version(cli: Cli) -> None:
             ("enqueue", "a", "b", "c", "d"),
             "expected MODULE QUEUE JSON, or - for lines of standard input, got 4",
         ),
-        (("jobs",), "choose one of list, show, retry, discard, edit (see worker jobs --help)"),
+        (("jobs",), "choose one of list, show, retry, cancel, discard, edit (see worker jobs --help)"),
         (("dead", "replay"), "give the ids of dead letters, or --all"),
         (("jobs", "show"), "expected MODULE ID, got no arguments; MODULE comes first, or set WORKER_MODULE, or name"),
         (("enqueue", "relay", "q", "1", "--delay", "soon"), "'soon' is not a valid float"),

@@ -108,6 +108,34 @@ def test_retry_discard_and_edit(shop: Cli) -> None:
     assert ids(shop, "jobs", "list", "relay", "--state", "ready", "--queue", "digests") == [copy, kept]
 
 
+def test_cancel(shop: Cli) -> None:
+    shop.ok("dead", "replay", "relay", "one", "two")
+    asked = shop.run("jobs", "cancel", "relay", "eight")
+    assert (asked.code, asked.error) == (2, "nothing was cancelled: not a terminal: pass --yes to confirm")
+    refused = shop.run("jobs", "cancel", "relay", "eight", "nope", "--yes")
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.error.startswith("there is no job 'nope'")
+    assert refused.error.endswith("; nothing was done")
+    assert shop.ok("jobs", "cancel", "relay", "eight", "later", "--yes").out == "cancelled 2 jobs\n"
+    assert ids(shop, "jobs", "list", "relay", "--state", "cancelled") == ["eight", "later"]
+    again = shop.ok("jobs", "cancel", "relay", "eight", "--yes")
+    assert again.out == "cancelled 1 job\n", "twice is once"
+    dead = shop.run("jobs", "cancel", "relay", "three", "--yes")
+    assert (dead.code, dead.out) == (1, "cancelled 0 jobs\n")
+    assert "three on dead-letters is a dead letter, which does not run: delete it with discard" in dead.err
+    assert shop.run("jobs", "cancel", "relay", "--yes").error == "give the ids of jobs, or --all"
+    assert shop.ok("jobs", "cancel", "relay", "--field", "to=two", "--yes").out == "cancelled 1 job\n"
+    assert shop.ok("jobs", "cancel", "relay", "--all", "--yes").out == "cancelled 1 job\n"
+    assert ids(shop, "jobs", "list", "relay", "--state", "ready", "--state", "delayed") == []
+    shown = shop.ok("jobs", "show", "relay", "eight", "--json").json
+    assert (shown["state"], shown["payload"]) == ("cancelled", 8)
+    assert shop.ok("jobs", "discard", "relay", "eight", "--yes").out == "deleted 1 job\n"
+    shop.store("digests", 9, "later")
+    assert shop.ok("jobs", "show", "relay", "later", "--json").json["state"] == "ready", (
+        "the id is another job's by now"
+    )
+
+
 def test_a_store_is_looked_at_without_its_service(shop: Cli) -> None:
     """Nothing is imported, and nothing that lies there is hidden."""
     (shop.home / "relay.py").unlink()

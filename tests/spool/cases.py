@@ -14,6 +14,7 @@ from framework.engine.spool.engine import SpoolEngine
 from framework.model.errors import EngineUnavailable, EnqueueFailed, EnqueueUncertain, LeaseLost
 from tests.support.settling import ack, bury, rest, retry
 
+from .cancel_cases import CANCEL_CASES
 from .kept_cases import KEPT_CASES
 from .odd_cases import ODD_CASES, reopen, rescue
 from .segment_cases import SEGMENT_CASES
@@ -200,4 +201,5 @@ CASES = (
     *ODD_CASES,
     *KEPT_CASES,
     *SEGMENT_CASES,
+    *CANCEL_CASES,
 )

@@ -74,6 +74,7 @@ class Case:
         left: ids that a dead writer left in tmp: they may be there though the caller is told that his were not queued.
         twice: ids that are there twice, and must not be when the act returned.
         bad: files that may have been put aside.
+        cancels: what it deletes is listed as cancelled.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Case:
     left: tuple[str, ...] = ()
     twice: tuple[str, ...] = ()
     bad: int = 0
+    cancels: bool = False
 
     def stage(self, root: Path, calls: Any) -> Stage:
         """A stage whose broker makes its system calls through `calls`; prepared."""

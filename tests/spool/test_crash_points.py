@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from tests.support.settling import ack
 from .cases import CASES
 from .seam import NAMES, WRITES, Seam, kill_at, pass_on
 from .stage import Case
-from .world import body, census, claim, files, heal
+from .world import body, census, claim, files, heal, views
 
 DONE, RETURNED = b"done", b"returned"
 
@@ -71,6 +72,10 @@ def _kill_once(case: Case, root: Path, number: int | None, *, torn: bool = False
             least = 0 if job_id in case.deletes else 1
             most = 0 if job_id in case.deletes and returned else 2 if job_id in case.twice and not returned else 1
             assert least <= found[job_id] <= most, f"{job_id} is there {found[job_id]} times, killed at change {number}"
+        if case.cancels:
+            found_cancelled = Counter(view.job.id for view in views(fresh, "cancelled"))
+            for job_id in case.deletes:
+                assert found[job_id] + found_cancelled[job_id] == 1, f"{job_id}, killed at change {number}"
         for job_id in case.enqueues:
             assert found[job_id] <= 1, f"{job_id} is there {found[job_id]} times, killed at change {number}"
             assert found[job_id] == 1 or not returned, (

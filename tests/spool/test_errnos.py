@@ -10,6 +10,7 @@ import errno
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from framework.model.errors import EngineError, EngineUnavailable, EnqueueError,
 from .cases import CASES
 from .seam import Seam, fail_at
 from .stage import Case, Stage
-from .world import body, census, claim, heal
+from .world import body, census, claim, heal, views
 
 ERRNOS = (
     errno.EIO,
@@ -131,6 +132,10 @@ def _check(case: Case, stage: Stage, told: Exception | None, where: str) -> None
             least = 0 if job_id in case.deletes else 1
             most = 0 if job_id in case.deletes and told is None else 2 if job_id in case.twice else 1
             assert least <= found[job_id] <= most, f"{job_id} is there {found[job_id]} times; {where}"
+        if case.cancels:
+            found_cancelled = Counter(view.job.id for view in views(fresh, "cancelled"))
+            for job_id in case.deletes:
+                assert found[job_id] + found_cancelled[job_id] == 1, where
         for job_id in case.enqueues:
             if told is None or job_id not in case.left:
                 _check_told(job_id, found[job_id], told, where)

@@ -54,7 +54,6 @@ LATE = {
     ("open.py", "_again", "listdir"),  # a power cut has undone a rename: spool/test_segment_traps
     ("rescue.py", "finish", "drop"),  # a segment could not be read: test_errnos
     ("life.py", "_make_as", "mkdir"),  # claimed was removed: likewise
-    ("file.py", "holds", "pread"),  # a segment with a generated id: contract/test_browsing
     ("browse.py", "undeclared", "listdir"),  # looks at queues that no case has: unit/test_observing
     ("listing.py", "is_current", "stat"),  # of many queues: test_many
     ("rescue.py", "_take", "drop"),  # flock failed: test_errnos

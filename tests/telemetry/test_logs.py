@@ -55,6 +55,7 @@ def test_a_finished_job_is_one_line_with_its_ids_and_durations(receiver, station
         ("released", None, "info", False),
         ("discarded", None, "info", False),
         ("archived", None, "info", False),
+        ("cancelled", None, "info", False),
         ("retried", "error", "warning", False),
         ("dead_lettered", "rejected", "error", True),
     ],

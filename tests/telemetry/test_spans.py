@@ -134,6 +134,7 @@ def fail(error: BaseException) -> Any:
         (JobInterrupted("timeout"), 1, "retried", "error", "timeout"),
         (JobInterrupted("draining"), 1, "released", "unset", None),
         (JobInterrupted("lease_lost"), 1, "lease_lost", "unset", None),
+        (JobInterrupted("cancelled"), 1, "cancelled", "unset", None),
         (Snooze(delay=5), 1, "released", "unset", None),
         (Discard("old"), 1, "discarded", "unset", None),
     ],

@@ -192,7 +192,7 @@ def test_context() -> None:
 
 def test_context_counts_down_to_the_soft_timeout() -> None:
     now = [100.0]
-    ctx = Context("j", "q", 1, 1, datetime.now(UTC), None, None, 130.0, lambda: now[0] > 120, lambda: now[0])  # type: ignore[arg-type]
+    ctx = Context("j", "q", 1, 1, datetime.now(UTC), None, None, 130.0, lambda _: now[0] > 120, lambda: now[0])  # type: ignore[arg-type]
     assert (ctx.remaining, ctx.should_stop) == (30.0, False)
     now[0] = 200.0
     assert (ctx.remaining, ctx.should_stop) == (0.0, True)

@@ -18,7 +18,8 @@ from framework.model.errors import EngineUnavailable
 from framework.model.job import Job, JobId
 from framework.service import room
 from framework.service.options import resolve
-from framework.service.producer import NoSending, Producer
+from framework.service.producer import Producer
+from framework.service.sender import NoSending
 from tests.support.settling import ack
 
 PATIENCE = 30.0

@@ -46,6 +46,23 @@ def test_a_new_board(board: Scoreboard, tmp_path: Path) -> None:
     assert used.st_blocks * 512 >= used.st_size  # a hole would be SIGBUS where memory is full
 
 
+def test_deadlines_are_brought_forward_for_the_job_that_was_meant(board: Scoreboard) -> None:
+    writer = board.row_writer(1, 0)
+
+    def deadlines() -> list[tuple[str, int, int]]:
+        return [(row.job_id, row.soft, row.hard) for row in board.busy_rows(1)]
+
+    writer.start("a", 1, 10, 0, 0)
+    first = writer.sequence
+    writer.shorten(first, 50, 60)
+    assert deadlines() == [("a", 50, 60)]
+    writer.shorten(first, 70, 80)
+    assert deadlines() == [("a", 50, 60)], "never later"
+    writer.start("b", 1, 20, 500, 600)
+    writer.shorten(first, 30, 40)
+    assert deadlines() == [("b", 500, 600)], "another job runs there by now"
+
+
 def test_what_one_writes_another_reads(board: Scoreboard) -> None:
     board.occupy(1, "1-abc")
     board.set_pid(1, 4242, 99)

@@ -212,6 +212,12 @@ def test_it_is_the_same_on_postgresql(tmp_path_factory: pytest.TempPathFactory) 
         assert '"to":"Ada"' in unescape(page)  # as it is stored, in the form of an edited copy
         chosen = re.search(r'name="job" value="([^"]+)"', page)
         assert chosen
+        assert "cancelled 1 of 1" in server.post("/act", {"verb": "cancel", "job": chosen[1]}).text
+        (job,) = links(server.get("/jobs?state=cancelled").text, "/job?")
+        page = server.get(job).text
+        assert 'value="cancel"' not in page
+        chosen = re.search(r'name="job" value="([^"]+)"', page)
+        assert chosen
         assert "deleted 1 of 1" in server.post("/act", {"verb": "discard", "job": chosen[1]}).text
         assert "No jobs pass." in server.get("/jobs").text
 

@@ -1,16 +1,16 @@
-"""The commands `worker jobs list|show|retry|discard|edit`, for jobs of every state."""
+"""The commands `worker jobs list|show|retry|cancel|discard|edit`, for jobs of every state."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
 
 from framework.admin import jobs as model
 from framework.admin.acts import Acts, Done
-from framework.admin.jobs import STATES
+from framework.admin.jobs import STATES, Filter
 from framework.cli.operate import shown
 from framework.cli.operate.common import (
     STORE_HELP,
@@ -40,18 +40,19 @@ COLUMNS = (
     Column("since", fit="whole"), Column("reason", detail=True), Column("attempts", number=True, detail=True),
     Column("error", style="red", fit="cut"),
 )  # fmt: skip
+LIVE: tuple[State, ...] = ("ready", "in_flight", "delayed")
 LONGEST = 64 << 20  # bytes of a payload from standard input
 
 
-@click.group(short_help="List, show, retry, discard or edit jobs of every state.", invoke_without_command=True)
+@click.group(short_help="List, show, retry, cancel, discard or edit jobs of every state.", invoke_without_command=True)
 @click.pass_context
 def jobs(ctx: click.Context) -> int:
-    """Jobs of every state: ready, in_flight (claimed by a worker), delayed, and dead.
+    """Jobs of every state: ready, in_flight (claimed by a worker), delayed, dead, and cancelled.
 
     Files that cannot be read as jobs are those of `worker bad`.
     """
     if ctx.invoked_subcommand is None:
-        raise UsageError("choose one of list, show, retry, discard, edit (see worker jobs --help)")
+        raise UsageError("choose one of list, show, retry, cancel, discard, edit (see worker jobs --help)")
     return 0
 
 
@@ -118,6 +119,47 @@ def retry(given: tuple[str, ...], url: str, queue: str) -> int:
 
 
 @jobs.command(epilog=STORE_HELP)
+@on_store("[MODULE] [ID]...")
+@click.option("--state", "states", multiple=True, type=click.Choice(LIVE), help="Only these; may be repeated.")
+@filter_options
+@click.option("--all", "everything", is_flag=True, help="All that pass the filters, or all of --queue.")
+@yes_option
+def cancel(
+    given: tuple[str, ...], url: str, queue: str, states: Sequence[State], everything: bool, yes: bool, **filters: Any
+) -> int:
+    """Cancel jobs that wait or run.
+
+    A waiting job never runs. A running one is stopped: within about a second its `ctx.should_stop` is true, after the
+    queue's kill_after (at most 5 s) JobInterrupted is raised in its handler, and after kill_after more its process is
+    killed. Cancelled jobs are listed for the queue's ttl, or a day, then they are deleted.
+
+    Asks first on a terminal; elsewhere --yes is needed. If one of the ids is unknown, nothing is cancelled. Dead
+    letters are named, and stay.
+    """
+    with looking_for_some(given, url) as (look, ids):
+        wanted = filter_of(states=states or LIVE, home=queue_of(look, queue), **filters)
+        everything = everything or wanted != Filter(states=LIVE, home=wanted.home)
+        if everything == bool(ids):
+            raise UsageError("give the ids of jobs, or --all")
+        if everything:  # those that come after this look are left alone
+            uids = {view.job.uid for view in model.each(look.store, wanted) if not view.is_dead_letter}
+            views, count = _again(look, wanted, uids), len(uids)
+        else:
+            with all_or_none(ids):
+                chosen = _chosen(look, ids, queue)
+            views, count = iter(chosen), len(chosen)
+        return _act(look, views, count, lambda acts: acts.cancel, "cancelled", ask=not yes and count > 0)
+
+
+def _again(look: Look, wanted: Filter, uids: set[bytes]) -> Iterator[JobView]:
+    left = set(uids)
+    for view in model.each(look.store, wanted):
+        if view.job.uid in left:
+            left.discard(view.job.uid)
+            yield view
+
+
+@jobs.command(epilog=STORE_HELP)
 @on_store("[MODULE] ID...")
 @yes_option
 def discard(given: tuple[str, ...], url: str, queue: str, yes: bool) -> int:
@@ -161,11 +203,23 @@ def _change(
             raise UsageError("give the ids of jobs")
         with all_or_none(ids):
             views = _chosen(look, ids, queue)
-        if ask:
-            confirm(counted(len(views), "job"))
-        with acting(look) as acts:
-            result: Done = acts.many(views, warning(verb(acts)))
-        return done(look, result.count, len(views), what, "job")
+        return _act(look, iter(views), len(views), verb, what, ask=ask)
+
+
+def _act(
+    look: Look,
+    views: Iterator[JobView],
+    count: int,
+    verb: Callable[[Acts], Callable[[JobView], str]],
+    what: str,
+    *,
+    ask: bool,
+) -> int:
+    if ask:
+        confirm(counted(count, "job"), "Cancel" if what == "cancelled" else "Delete", what)
+    with acting(look) as acts:
+        result: Done = acts.many(views, warning(verb(acts)))
+    return done(look, result.count, count, what, "job")
 
 
 def _chosen(look: Look, ids: Sequence[str], queue: str) -> list[JobView]:

@@ -48,7 +48,9 @@ _TEXT_ROOM = PAGE - OUTCOME_AT - _TEXTS_AT
 RUN_SIZE = _RUN.size
 NO_OUTCOME = bytes(RUN_AT - 8)  # the words after the first, all 0
 _RESCUER, _FAILED = 1, 2  # flags: a rescuer has decided the outcome; the outcome has a failure
-_KINDS = (Kind.SUCCEEDED, Kind.RETRIED, Kind.DEAD_LETTERED, Kind.RELEASED, Kind.DISCARDED, Kind.ARCHIVED)
+_KINDS = (
+    Kind.SUCCEEDED, Kind.RETRIED, Kind.DEAD_LETTERED, Kind.RELEASED, Kind.DISCARDED, Kind.ARCHIVED, Kind.CANCELLED,
+)  # fmt: skip
 _CODE = {kind: number for number, kind in enumerate(_KINDS)}
 _CODE[Kind.LEASE_LOST] = _CODE[Kind.RELEASED]  # a process that has the lease after all does not charge the attempt
 SUCCESS = _OUTCOME.pack(_OUTCOME.size, _CODE[Kind.SUCCEEDED], 0, 0.0, 0.0)[:-8]

@@ -18,8 +18,9 @@ from typing import Any
 
 from framework.engine import url_options as options
 from framework.engine.declarations import Declaration
+from framework.engine.inspector import without_replaced
 from framework.engine.memory.store import MemoryStore, Row, Shelf, UnknownQueue
-from framework.engine.port import NO_JOBS, Features, JobView, Pause, QueueStats, Rescued, State, Tick
+from framework.engine.port import NO_JOBS, Cancelled, Features, JobView, Pause, QueueStats, Rescued, State, Tick
 from framework.model.errors import EnqueueFailed, LeaseLost, PayloadTooLarge, QueueFull, SettingsError, UsageError
 from framework.model.job import Job, JobId, Lease
 from framework.model.options import QueueSpec
@@ -179,6 +180,8 @@ class MemoryEngine:
         match outcome.kind:
             case Kind.SUCCEEDED | Kind.DISCARDED:
                 store.remove(row)
+            case kind if row.cancelled or kind is Kind.CANCELLED:
+                store.set_aside(row, now=now)
             case Kind.RELEASED:
                 if outcome.delay > 0:
                     store.put_back(row, now=now, delay=outcome.delay)
@@ -203,6 +206,10 @@ class MemoryEngine:
         """Return the leases that a rescuer has taken over or that were settled."""
         with self.store.lock:
             return [lease for lease in leases if not self._holds(lease)]
+
+    def cancelled(self, leases: Sequence[Lease]) -> list[Lease]:
+        """Return the leases whose rows have the flag."""
+        return [lease for lease in leases if lease.token.cancelled]
 
     def _holds(self, lease: Lease) -> bool:
         row: Row = lease.token
@@ -340,7 +347,8 @@ class MemoryEngine:
         """Return an iterator over the jobs of an id; all jobs are looked at."""
         with self.store.lock:
             rows = [row for queue in queues for row in self.store.shelf(queue).rows.values() if row.job.id == job_id]
-            return iter([row.view(self.store.state_of(row)) for row in sorted(rows, key=lambda row: row.position)])
+            views = [row.view(self.store.state_of(row)) for row in sorted(rows, key=lambda row: row.position)]
+            return iter(without_replaced(views))
 
     def find(self, queue: str, job_id: str, state: State) -> JobView | None:
         """Return the oldest job of an id in a state, or None."""
@@ -364,6 +372,11 @@ class MemoryEngine:
                 return False
             self.store.remove(row)
             return True
+
+    def cancel(self, view: JobView) -> Cancelled:
+        """Move the job to state cancelled, or set its flag."""
+        with self.store.lock:
+            return self.store.cancel(view, now=self._clock())
 
     def pause(self, queue: str, by: str) -> bool:
         """Set the queue's flag."""

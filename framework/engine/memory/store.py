@@ -11,7 +11,7 @@ from itertools import count
 from queue import SimpleQueue
 
 from framework.engine.declarations import Declaration
-from framework.engine.port import STARVING_TURN, JobView, Pause, State, Tick
+from framework.engine.port import CANCELLED_KEPT, STARVING_TURN, Cancelled, JobView, Pause, State, Tick
 from framework.model.errors import EngineError
 from framework.model.job import Failure, Job
 from framework.model.options import QueueOptions, QueueSpec
@@ -35,6 +35,7 @@ class Row:
         owner: the owner that claimed it; "" when it is not claimed.
         holder: the owner that may settle it now, which may be a rescuer; "" when it is not claimed.
         unaccounted: number of deliveries of which no record tells how they ended, and the last that was counted.
+        cancelled: it was cancelled while it was claimed.
     """
 
     job: Job
@@ -50,6 +51,7 @@ class Row:
     owner: str = ""
     holder: str = ""
     unaccounted: tuple[int, int] = (0, 0)
+    cancelled: bool = False
 
     @property
     def is_dead_letter(self) -> bool:
@@ -230,8 +232,28 @@ class MemoryStore:
     def remove(self, row: Row) -> None:
         self._shelves[row.queue].drop(row)
         row.owner = row.holder = ""
+        self._free_id(row)
+
+    def _free_id(self, row: Row) -> None:
         if self._ids.get((row.job.queue, row.job.id)) == row.serial:
             del self._ids[row.job.queue, row.job.id]
+
+    def set_aside(self, row: Row, *, now: float) -> None:
+        """Move a row to state cancelled, and free its id."""
+        self._free_id(row)
+        self.move(row, "cancelled", now=now)
+
+    def cancel(self, view: JobView, *, now: float) -> Cancelled:
+        """Cancel the job of a view, in any state."""
+        row = next((one for one in self.shelf(view.queue).rows.values() if one.job.uid == view.job.uid), None)
+        if row is None or row.is_dead_letter or row.state == "dead":
+            return "gone"
+        if row.state == "in_flight":
+            row.cancelled = True
+            return "stopping"
+        if row.state != "cancelled":
+            self.set_aside(row, now=now)
+        return "cancelled"
 
     def dead_letter(self, row: Row, failure: Failure, *, now: float) -> None:
         """Dead-letter a row. A dead letter that fails again stays in its queue, in state dead."""
@@ -299,6 +321,8 @@ class MemoryStore:
                     self.remove(row)
 
     def _is_over(self, row: Row, shelf: Shelf, now: float) -> bool:
-        """Return whether a row is a dead letter past its queue's ttl; a job dead on its own queue is kept for ever."""
+        """Return whether a dead letter or a cancelled job is past its queue's ttl; other jobs stay."""
         ttl = shelf.options.ttl
+        if row.state == "cancelled":
+            return now >= row.since + (CANCELLED_KEPT if ttl is None else ttl)
         return row.is_dead_letter and ttl is not None and now >= row.since + ttl and self.state_of(row) == "dead"

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from framework.engine.port import Features, JobView, Pause, QueueStats, Rescued, State, Tick
+from framework.engine.port import Cancelled, Features, JobView, Pause, QueueStats, Rescued, State, Tick
 from framework.engine.postgres import schema, within
 from framework.engine.postgres.claims import POLL, Claims
 from framework.engine.postgres.complete import CompletingTransaction, Completions
@@ -55,6 +55,7 @@ class PostgresEngine(DeclaringEngine):
         self._inspection = Inspection(self)
         self.era: int | None = None  # None: this owner is not registered on the current connection
         self.claimed: set[Key] = set()
+        self.cancelled_keys: set[Key] = set()  # leases whose jobs were cancelled, as far as this owner has looked
         self.lost_answer = False  # the answer to a rescue was lost
         self.claims = Claims(self)
         self._settling = Settling(self)
@@ -236,6 +237,10 @@ class PostgresEngine(DeclaringEngine):
         """Return the leases whose rows are not this owner's any more, without those that complete in a transaction."""
         return self._settling.lost([one for one in leases if not self._completions.begun(one)])
 
+    def cancelled(self, leases: Sequence[Lease]) -> Sequence[Lease]:
+        """Return what the last `lost` and `rescue` have found."""
+        return [lease for lease in leases if lease.token in self.cancelled_keys]
+
     def transaction(self, lease: Lease) -> CompletingTransaction:
         """Return a block with a connection of this engine's own."""
         return CompletingTransaction(self._completions, lease)
@@ -338,6 +343,10 @@ class PostgresEngine(DeclaringEngine):
     def discard(self, view: JobView) -> bool:
         """Delete a job that is not claimed."""
         return self._inspection.discard(view)
+
+    def cancel(self, view: JobView) -> Cancelled:
+        """Call the function that looks for the job in all tables."""
+        return self._inspection.cancel(view)
 
     def restore(self, view: JobView) -> str:
         """Return a refusal: on PostgreSQL, no job is ever bad."""

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from framework.engine.port import NO_JOBS, JobView, Pause, QueueStats, State
+from framework.engine.inspector import without_replaced
+from framework.engine.port import NO_JOBS, Cancelled, JobView, Pause, QueueStats, State
 from framework.engine.postgres.enqueue import tell
 from framework.engine.postgres.link import SLOW
 from framework.engine.postgres.rows import COLUMNS, JOB, Row, job_of, write_id
@@ -27,6 +28,7 @@ _WHERE: dict[State, tuple[str, str]] = {
     "in_flight": ("job", "owner is not null"),
     "delayed": ("later", "true"),
     "dead": ("dead", "true"),
+    "cancelled": ("cancelled", "true"),
 }
 _WITHIN_LEVEL = (1 << 56) - 1  # the part of a place that is not the priority
 
@@ -136,11 +138,11 @@ class Inspection:
         for _, table, row in heapq.merge(*pages, key=lambda one: one[0]):
             yield self._view(queue, state, table, row)
 
-    def get(self, queues: Sequence[str], job_id: str) -> list[JobView]:
+    def get(self, queues: Sequence[str], job_id: str) -> Sequence[JobView]:
         """Return the jobs of an id, oldest first. They are found by the id, however long the queues are."""
         numbers = {self._engine.numbers[queue]: queue for queue in queues}
         found: list[JobView] = []
-        for table in ("job", "later", "dead"):
+        for table in ("job", "later", "dead", "cancelled"):
             rows = self._engine.link.rows(
                 # The sum keeps the planner from the primary key, in which the whole queue would match.
                 f"select {_columns(table)} from {self._schema}.{table} where id = %s and queue + 0 = any(%s::int[])",
@@ -149,15 +151,18 @@ class Inspection:
             for row in map(Row._make, rows):
                 queue = numbers[row.queue]
                 found.append(self._view(queue, self._state(queue, table, row), table, row))
-        return sorted(found, key=lambda view: int(view.cursor))
+        return without_replaced(sorted(found, key=lambda view: int(view.cursor)))
 
     def find(self, queue: str, job_id: str, state: State) -> JobView | None:
         """Return the oldest job of an id in a state, or None."""
-        return next((view for view in self.get([queue], job_id) if view.state == state), None)
+        views = self.browse(queue, state) if state == "cancelled" else self.get([queue], job_id)
+        return next((view for view in views if view.job.id == job_id and view.state == state), None)
 
     def _state(self, queue: str, table: str, row: Row) -> State:
         if row.owner is not None:
             return "in_flight"
+        if table == "cancelled":
+            return "cancelled"
         if table == "dead" or self._engine.keeps_dead_letters(queue):
             return "dead"
         return "ready" if table == "job" else "delayed"
@@ -219,6 +224,14 @@ class Inspection:
         values: list[Any] = [view.number, view.row, view.delivery]
         where = f"queue = %s and place = %s and delivery = %s{owned}"
         return self._engine.upkeep.drop(view.table, where, values) > 0
+
+    def cancel(self, view: JobView) -> Cancelled:
+        """Move a waiting job into the table of cancelled ones, or mark the row of a claimed one."""
+        if not isinstance(view, RowView):
+            return "gone"
+        query = f"select {self._schema}.cancel_1(%s, %s, %s)"
+        found: Cancelled = self._engine.link.rows(query, [view.number, view.row, view.job.uid])[0][0]
+        return found
 
     def pause(self, queue: str, by: str, *, paused: bool) -> bool:
         """Pause or resume a queue, and notify its workers. Return False: it was so already."""

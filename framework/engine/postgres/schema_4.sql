@@ -2,3 +2,135 @@
 
 -- Which services declare which queues: what each said last, and when; seen is 0 once it has stopped in good order.
 create table {schema}.service (name text collate "C" primary key, said text not null, seen double precision not null);
+-- Version 4: cancelled jobs.
+
+-- cancelled: the job was cancelled while a worker had it; where it would be put back, it is set aside instead.
+alter table {schema}.job add column cancelled boolean not null default false;
+-- Cancelled jobs. Their ids are free, so none counts as chosen.
+create table {schema}.cancelled (like {schema}.dead including defaults, primary key (queue, place));
+create index cancelled_since on {schema}.cancelled (queue, since);
+create index cancelled_id on {schema}.cancelled (id);
+
+-- Stores rows, which were deleted from their tables, as cancelled jobs, and frees their ids.
+create function {schema}.set_aside_1(gone jsonb) returns void language plpgsql as $$
+begin
+  delete from {schema}.ids i using jsonb_populate_recordset(null::{schema}.cancelled, gone) g
+    where g.chosen and i.queue = g.home and i.id = g.id;
+  insert into {schema}.cancelled (queue, place, attempt, delivery, lost, lost_at, eligible_at, since, home, id, uid,
+      payload, headers, extras, enqueued_at, not_before, ttl, scheduled_for, history)
+    select queue, place, attempt, delivery, lost, lost_at, eligible_at, {schema}.clock(), home, id, uid, payload,
+      headers, extras, enqueued_at, not_before, ttl, scheduled_for, history
+    from jsonb_populate_recordset(null::{schema}.cancelled, gone);
+end $$;
+
+-- Cancels a job wherever it is: answers cancelled, stopping or gone. The update waits for a settlement that is under
+-- way, and a claim passes over the row meanwhile. A job that has moved is looked for again.
+create function {schema}.cancel_1(q int, at bigint, ident bytea) returns text
+  language plpgsql set enable_seqscan = off set enable_bitmapscan = off as $$
+declare gone jsonb; holder text;
+begin
+  for i in 1 .. 3 loop
+    update {schema}.job set cancelled = true where queue = q and place = at and uid = ident and home = q
+      returning owner into holder;
+    if found and holder is not null then
+      return 'stopping';
+    elsif found then
+      with deleted as (delete from {schema}.job where queue = q and place = at returning *)
+        select jsonb_agg(to_jsonb(deleted)) into gone from deleted;
+    else
+      with deleted as (delete from {schema}.later where queue = q and place = at and uid = ident and home = q returning *)
+        select jsonb_agg(to_jsonb(deleted)) into gone from deleted;
+    end if;
+    if gone is not null then
+      perform {schema}.set_aside_1(gone);
+    end if;
+    if exists (select from {schema}.cancelled where queue = q and place = at and uid = ident) then
+      return 'cancelled';
+    end if;
+  end loop;
+  return 'gone';
+end $$;
+
+-- Sets aside those of an owner's leases that were cancelled, or all of them; answers their places.
+create function {schema}.aside_1(me text, queues int[], places bigint[], deliveries int[], histories text[], every boolean)
+  returns setof bigint language plpgsql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+declare gone jsonb; done bigint[];
+begin
+  with deleted as (
+      delete from {schema}.job j using unnest(queues, places, deliveries, histories) as u(queue, place, delivery, told)
+      where j.queue = u.queue and j.place = u.place and j.delivery = u.delivery and j.owner = me
+        and (j.cancelled or every) returning j.*, u.told)
+    select jsonb_agg(to_jsonb(deleted) || jsonb_build_object('history', coalesce(told, history))), array_agg(place)
+      into gone, done from deleted;
+  if gone is not null then
+    perform {schema}.set_aside_1(gone);
+  end if;
+  return query select unnest(done);
+end $$;
+
+-- As in version 2; answers also which of the runs were cancelled.
+create function {schema}.started_2(me text, queues int[], places bigint[], deliveries int[])
+  returns table (place bigint, cancelled boolean)
+  language plpgsql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+#variable_conflict use_column
+begin
+  perform set_config('synchronous_commit', 'off', true);
+  update {schema}.job set started = delivery where ctid = any(array(
+    select j.ctid from {schema}.job j join unnest(queues, places, deliveries) as u(queue, place, delivery)
+      using (queue, place, delivery) where j.owner = me and j.started <> j.delivery for update of j skip locked));
+  return query select j.place, j.cancelled from {schema}.job j
+    join unnest(queues, places, deliveries) as u(queue, place, delivery) using (queue, place, delivery)
+    where j.owner = me;
+end $$;
+
+-- As in version 1, but for cancelled jobs. They are looked for last: a cancellation may come meanwhile.
+create or replace function {schema}.release_1(me text, queues int[], places bigint[], deliveries int[])
+  returns setof bigint language plpgsql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+declare done int;
+begin
+  perform set_config('synchronous_commit', 'off', true);
+  return query update {schema}.job j set owner = null, claimer = null, since = {schema}.clock()
+    from unnest(queues, places, deliveries) as u(queue, place, delivery)
+    where j.queue = u.queue and j.place = u.place and j.delivery = u.delivery and j.owner = me and not j.cancelled
+    returning j.place;
+  get diagnostics done = row_count;
+  if done < cardinality(places) then
+    return query select {schema}.aside_1(me, queues, places, deliveries, null, false);
+  end if;
+end $$;
+
+create or replace function {schema}.move_1(me text, queues int[], places bigint[], deliveries int[], states text[],
+    targets int[], delays double precision[], attempts int[], histories text[]) returns setof bigint
+  language plpgsql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+declare moment double precision := {schema}.clock(); done int;
+begin
+  return query with gone as (
+      delete from {schema}.job j using unnest(queues, places, deliveries, states, targets, delays, attempts, histories)
+        as u(queue, place, delivery, state, target, delay, new_attempt, new_history)
+      where j.queue = u.queue and j.place = u.place and j.delivery = u.delivery and j.owner = me and not j.cancelled
+      returning j.*, u.state, u.target, u.delay, u.new_attempt, u.new_history),
+    moved as (select *, coalesce(moment + delay, eligible_at) as eligible,
+        case when target <> home then null else expires_at end as expires,
+        case when target = queue then place else ((place >> 56) << 56) + nextval('{schema}.place') end as new_place,
+        coalesce(new_history, history) as all_history from gone),
+    to_later as (insert into {schema}.later (queue, place, attempt, delivery, lost, lost_at, eligible_at, expires_at,
+        since, home, id, uid, chosen, payload, headers, extras, enqueued_at, not_before, ttl, scheduled_for, history, due)
+      select target, new_place, new_attempt, delivery, lost, lost_at, eligible, expires, moment, home, id, uid, chosen,
+        payload, headers, extras, enqueued_at, not_before, ttl, scheduled_for, all_history, least(eligible, expires)
+      from moved where state = 'later'),
+    to_job as (insert into {schema}.job (queue, place, attempt, delivery, lost, lost_at, eligible_at, expires_at,
+        since, home, id, uid, chosen, payload, headers, extras, enqueued_at, not_before, ttl, scheduled_for, history)
+      select target, new_place, new_attempt, delivery, lost, lost_at, eligible, expires, moment, home, id, uid, chosen,
+        payload, headers, extras, enqueued_at, not_before, ttl, scheduled_for, all_history
+      from moved where state = 'job'),
+    to_dead as (insert into {schema}.dead (queue, place, attempt, delivery, lost, lost_at, eligible_at, expires_at,
+        since, home, id, uid, chosen, payload, headers, extras, enqueued_at, not_before, ttl, scheduled_for, history)
+      select target, new_place, new_attempt, delivery, lost, lost_at, eligible, null, moment, home, id, uid, chosen,
+        payload, headers, extras, enqueued_at, not_before, ttl, scheduled_for, all_history
+      from moved where state = 'dead')
+    select place from gone;
+  get diagnostics done = row_count;
+  if done < cardinality(places) then
+    return query select {schema}.aside_1(me, queues, places, deliveries, histories, false);
+  end if;
+end $$;

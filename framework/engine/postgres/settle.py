@@ -30,15 +30,17 @@ class Settling:
 
     def settle(self, done: Sequence[Settlement]) -> None:
         """Settle all leases that can be settled. Raises LeaseLost, EngineUnavailable."""
-        acked, released, moved = [], [], []
+        acked, released, moved, cancelled = [], [], [], []
         for one in done:
             if one.outcome.kind in (Kind.SUCCEEDED, Kind.DISCARDED):
                 acked.append(one)
             elif one.outcome.kind is Kind.RELEASED and one.outcome.delay <= 0:
                 released.append(one)
+            elif one.outcome.kind is Kind.CANCELLED:
+                cancelled.append(one)
             else:
                 moved.append(one)
-        parts = [(self._ack, acked), (self._move, moved), (self._release, released)]
+        parts = [(self._ack, acked), (self._move, moved), (self._release, released), (self._set_aside, cancelled)]
         lost: list[Lease] = []
         for at, (act, some) in enumerate(parts):
             try:
@@ -60,6 +62,7 @@ class Settling:
                     self._unsure.update(keys)
                 raise
             engine.claimed.difference_update(keys)
+            engine.cancelled_keys.difference_update(keys)
             lost = [one.lease for one in some if one.lease.token[1] not in places]
             lost = [lease for lease in lost if lease.token not in self._unsure]
             self._unsure.difference_update(keys)
@@ -79,6 +82,12 @@ class Settling:
         tell(self._engine.link, (queue for queue, *_ in keys))
         return places
 
+    def _set_aside(self, done: Sequence[Settlement]) -> set[int]:
+        engine, keys = self._engine, [one.lease.token for one in done]
+        query = f"select * from {engine.schema}.aside_1(%s, %s::int[], %s::bigint[], %s::int[], null, true)"
+        rows = engine.link.rows(query, [engine.incarnation, *map(list, zip(*keys, strict=True))])
+        return {place for (place,) in rows}
+
     def _keys(self, function: str, keys: Sequence[Key]) -> set[int]:
         if not keys:
             return set()
@@ -89,11 +98,17 @@ class Settling:
         }
 
     def lost(self, leases: Sequence[Lease]) -> list[Lease]:
-        """Return the leases that are not this owner's any more; note that the others have started."""
+        """Return the leases that are not this owner's any more; note that the others have started.
+
+        It also finds out which of them were cancelled.
+        """
         if not leases:
             return []
         engine, keys = self._engine, [lease.token for lease in leases]
-        mine = engine.as_owner(lambda _: self._keys("started_1", keys))
+        query = f"select * from {engine.schema}.started_2(%s, %s::int[], %s::bigint[], %s::int[])"
+        values = [engine.incarnation, *map(list, zip(*keys, strict=True))]
+        mine: dict[int, bool] = dict(engine.as_owner(lambda _: engine.link.rows(query, values)))
+        engine.cancelled_keys.update(key for key in keys if mine.get(key[1]))
         return [lease for lease in leases if lease.token[1] not in mine]
 
     def _move(self, done: Sequence[Settlement]) -> set[int]:

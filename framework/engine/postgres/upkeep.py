@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from framework.engine.port import Rescued
+from framework.engine.port import CANCELLED_KEPT, Rescued
 from framework.engine.postgres.enqueue import tell
 from framework.engine.postgres.link import SLOW
 from framework.engine.postgres.owner import BEAT, PATIENCE
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from framework.engine.postgres.engine import PostgresEngine
 
 AT_ONCE = 500  # rows in one statement
+CANCELLED_EVERY = 5.0  # seconds between two deletions of cancelled jobs whose time is over
 LEFT_OVER = 300.0  # seconds between two rescues of a dead owner with jobs of other services: each reads a whole table
 
 
@@ -29,7 +30,7 @@ class Upkeep:
         self._schema = engine.schema
         self.expired: Counter[str] = Counter()
         self._left_over: dict[str, float] = {}
-        self._beat_at = self._delete_at = 0.0
+        self._beat_at = self._delete_at = self._cancelled_at = 0.0
 
     def _dead(self) -> dict[str, bool]:
         """Return the dead owners and whether each was on another machine.
@@ -65,7 +66,8 @@ class Upkeep:
             if not gone and not again:
                 return []
             rows = engine.as_owner(lambda era: engine.link.rows(
-                f"select {COLUMNS}, started = delivery from {self._schema}.rescue_1(%s, %s, %s::text[], %s::int[], %s)",
+                f"select {COLUMNS}, started = delivery, cancelled "
+                f"from {self._schema}.rescue_1(%s, %s, %s::text[], %s::int[], %s)",
                 [engine.incarnation, era, gone, list(engine.numbers.values()), again],
                 seconds=SLOW,
             ))  # fmt: skip
@@ -73,7 +75,8 @@ class Upkeep:
             for name in gone:
                 engine.life.forget(name)
                 self._left_over[name] = now + LEFT_OVER
-            found = [(Row._make(row), started) for *row, started in rows]
+            found = [(Row._make(row), started) for *row, started, _ in rows]
+            engine.cancelled_keys.update((row[0], row[1], row[5]) for row in rows if row[-1])
             new = [one for one in found if (one[0].queue, one[0].place, one[0].delivery) not in engine.claimed]
             new.sort(key=lambda one: one[0].place)
             leases = engine.leases([row for row, _ in new])
@@ -163,7 +166,7 @@ class Upkeep:
         return Outcome(Kind.DEAD_LETTERED, failure=failure)
 
     def _delete(self) -> bool:
-        """Delete dead letters whose queue's ttl is over. Return True: nothing is left for the next call."""
+        """Delete dead letters and cancelled jobs whose queue's ttl is over. Return True: nothing is left to do."""
         engine, began = self._engine, time.monotonic()
         if began < self._delete_at:
             return True
@@ -175,6 +178,15 @@ class Upkeep:
                     owned = " and owner is null" if table == "job" else ""
                     self.drop(table, f"queue = %s and home <> queue and since <= {self._schema}.clock() - %s{owned}",
                               [number, options.ttl])  # fmt: skip
+        if began >= self._cancelled_at:
+            self._cancelled_at = began + CANCELLED_EVERY
+            keep = [CANCELLED_KEPT if one.ttl is None else one.ttl for one in engine.queues.values()]
+            engine.link.rows(
+                f"delete from {self._schema}.cancelled c using unnest(%s::int[], %s::float8[]) as u(queue, keep) "
+                f"where c.queue = u.queue and c.since <= {self._schema}.clock() - u.keep",
+                [[engine.numbers[name] for name in engine.queues], keep],
+                seconds=SLOW,
+            )
         took = time.monotonic() - began
         self._delete_at = time.monotonic() + (20 * took if took > 0.5 else 0.0)
         return True

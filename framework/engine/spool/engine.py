@@ -183,6 +183,14 @@ class SpoolEngine(Inspection):
         """Return none: a claim ends only with its owner's lock, which the kernel keeps."""
         return ()
 
+    def cancelled(self, leases: Sequence[Lease]) -> Sequence[Lease]:
+        """Look for the marks of these jobs: one `stat` for each queue."""
+        found: list[Lease] = []
+        for queue in {lease.queue for lease in leases}:
+            with self._failing(f"looking for cancelled jobs of {queue!r}"):
+                found += self._spool.parts(queue).marks.of([lease for lease in leases if lease.queue == queue])
+        return found
+
     def rescue(self) -> Sequence[Rescued]:
         """Return abandoned leases; this process holds the dead owner's lock while it settles them."""
         parts = self._spool.every()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from framework.engine.declarations import Declaration
-from framework.engine.inspector import JobView, Pause, State
+from framework.engine.inspector import Cancelled, JobView, Pause, State, without_replaced
 from framework.engine.spool.claim import pausing
 from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.store import Spool
@@ -100,12 +100,13 @@ class Inspection:
                 for queue, state, stored in self._browse().found(parts, job_id):
                     found.append(self._view(queue.name, cast("State", state), stored))
             finally:  # what was found is worth more than the error of another directory
-                yield from sorted(found, key=lambda view: view.cursor)
+                yield from without_replaced(sorted(found, key=lambda view: view.cursor))
 
     def find(self, queue: str, job_id: str, state: State) -> JobView | None:
         """Return the oldest job with this id, or None."""
         if state != "bad":
-            return next((view for view in self.get([queue], job_id) if view.state == state), None)
+            views = self.browse(queue, state) if state == "cancelled" else self.get([queue], job_id)
+            return next((view for view in views if view.job.id == job_id and view.state == state), None)
         with self._failing(f"looking at {queue!r}"):
             found = next(self._browse().bad(self._spool.parts(queue).queue, job_id), None)
         return None if found is None else self._view(queue, state, found)
@@ -119,6 +120,13 @@ class Inspection:
     def discard(self, view: JobView) -> bool:
         """Unlink an unclaimed job."""
         return view.state != "in_flight" and not view.newer and self._act(view, self._browse().discard)
+
+    def cancel(self, view: JobView) -> Cancelled:
+        """Move the job's file out of its queue, or mark the job for its worker."""
+        if view.state == "bad" or view.newer:
+            return "gone"
+        with self._failing(f"job {view.job.id!r}"):
+            return self._spool.parts(view.queue).cancel(view.job.uid, view.job.id)
 
     def restore(self, view: JobView) -> str:
         """Rename a bad file back, under the lock of its id where the caller chose the id."""

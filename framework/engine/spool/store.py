@@ -12,6 +12,7 @@ from pathlib import Path
 from framework.engine import flocks
 from framework.engine.calls import Calls
 from framework.engine.spool.claim import life, markers
+from framework.engine.spool.claim.cancelling import Marks
 from framework.engine.spool.claim.claim import Claim, Reader
 from framework.engine.spool.claim.life import Owner
 from framework.engine.spool.claim.listing import Listing
@@ -26,6 +27,8 @@ from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.enqueue.enqueue import Enqueue
 from framework.engine.spool.enqueue.ticks import Ticks
 from framework.engine.spool.segments.open import Segments
+from framework.engine.spool.upkeep.browse import Browse
+from framework.engine.spool.upkeep.cancel import Cancel
 from framework.engine.spool.upkeep.counts import Counts
 from framework.engine.spool.upkeep.maintain import Maintain
 from framework.engine.spool.upkeep.rescue import Rescue
@@ -56,9 +59,13 @@ class Parts:
         self.promote = Promote(disk, queue, here, ring=ring, setbacks=self.setbacks)
         self.rescue = Rescue(disk, queue, self.reader, self.setbacks, self.segments)
         self.claim = Claim(self, disk, here, spool.settle, counts)
+        self.marks = Marks(disk, queue)
+        browse = Browse(disk, here, queue=spool.queue, declared=(), ring=spool.ring)
+        self.cancel = Cancel(self, spool, disk, here, browse)
         self.maintain = Maintain(
-            disk, queue, here, self.promote, self.counts, self.claim, self.setbacks, counts, self.segments, ring=ring
-        )
+            disk, queue, here, self.promote, self.counts, self.claim, self.setbacks, counts, self.segments,
+            ring=ring, cancels=self.cancel.sweep,
+        )  # fmt: skip
 
     @property
     def wid(self) -> str | None:

@@ -18,6 +18,7 @@ from framework.process.scoreboard.layout import (
 _QUICK_TRIES, _MOST_TRIES = 20, 150  # tries to read a whole row; a writer may lose the processor for 0.1 s
 
 _THREAD = struct.Struct("<I")
+_SOFT = struct.calcsize("<IBBBxQ")  # offset of the soft deadline in a row, before the hard one
 
 
 class RowWriter:
@@ -41,6 +42,20 @@ class RowWriter:
         ident = job_id.encode("utf-8", "replace")  # `pack` truncates it
         self._memory[self._fields] = ROW.pack(delivery, 1, 0, 0, started, soft, hard, ident, queue.encode())
         self._quads[self._place] = self._sequence
+
+    @property
+    def sequence(self) -> int:
+        """Return a number that changes with each start."""
+        return self._sequence
+
+    def shorten(self, sequence: int, soft: int, hard: int) -> None:
+        """Bring the deadlines forward of the job that started with this sequence number. Safe in any thread."""
+        quads, at = self._quads, self._place + 1 + _SOFT // 8
+        soft, hard = (min(new, old or new) for new, old in zip((soft, hard), quads[at : at + 2], strict=True))
+        # The interpreter switches threads at none of these lines, so no other job starts in between.
+        if self._sequence == sequence:
+            quads[at] = soft
+            quads[at + 1] = hard
 
     def on_cpu(self, running: bool) -> None:
         """Record whether this job's code runs now; this shows which job blocks an event loop."""

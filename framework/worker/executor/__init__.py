@@ -22,6 +22,7 @@ from framework.model.job import Context, Failure, Lease
 from framework.model.options import QueueOptions, of_job
 from framework.model.outcome import (
     ARCHIVED,
+    CANCELLED,
     SUCCEEDED,
     Discard,
     Disturbed,
@@ -66,6 +67,7 @@ class Executor:
         clock, monotonic: wall clock and monotonic clock, seconds.
 
     Attributes:
+        cancelled: says whether a job was cancelled while it runs.
         record: takes the outcome of each attempt before telemetry does.
         engine: completes jobs in transactions of their handlers.
         settled: counts a settlement, as `Tracing.settled` does.
@@ -87,14 +89,14 @@ class Executor:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.app = app
-        self.handler = handler
+        self.app, self.handler = app, handler
         self.options = options
         self._method: Callable[..., Any] = getattr(app, handler.name)
         # A dead letter is built from the job and not decoded: its payload belongs to another queue.
         carries_letters = handler.queue.payload_type is DeadLetter
         self._read = None if carries_letters else reader_of(handler.queue, options)
         self._grace = Grace(options, self._read)
+        self.cancelled: Callable[[Lease], bool] = lambda lease: False
         self.record: Callable[..., None] = lambda lease, outcome, resolved=False: None
         self.engine: Completing = NoTransactions("memory")
         self._tracing = tracing
@@ -103,7 +105,7 @@ class Executor:
         self.wants = wants
         self._tells_success = wants(JobFinished, Kind.SUCCEEDED.value)
         self._stood_still = stood_still
-        self._stopping = stopping
+        self._stopping = lambda lease: stopping() or (lease is not None and self.cancelled(lease))
         self._costs = costs and hasattr(resource, "RUSAGE_THREAD")  # Linux
         self._clock = clock
         self._monotonic = monotonic
@@ -302,18 +304,20 @@ class Executor:
         policy = attempt.options.retry
         kind: Any = type(error)  # isinstance() would ask the exception's own __class__
         ended: Any = error
-        if issubclass(kind, Snooze):
-            return Outcome(Kind.RELEASED, delay=_seconds(ended.delay))
-        if issubclass(kind, Disturbed) or (issubclass(kind, JobInterrupted) and ended.why == "draining"):
-            return Outcome(Kind.RELEASED)
         if issubclass(kind, JobInterrupted) and ended.why == "lease_lost":
             return Outcome(Kind.LEASE_LOST)
         if issubclass(kind, Discard):
             return Outcome(Kind.DISCARDED, message=describe(error)[0])
+        if self.cancelled(attempt.lease) or (issubclass(kind, JobInterrupted) and ended.why == "cancelled"):
+            return CANCELLED
         if issubclass(kind, UndecodablePayload):
             put_back = self._grace(attempt.lease.job, str(error), attempt.started_at)
             if put_back is not None:
                 return put_back
+        if issubclass(kind, Snooze):
+            return Outcome(Kind.RELEASED, delay=_seconds(ended.delay))
+        if issubclass(kind, Disturbed) or (issubclass(kind, JobInterrupted) and ended.why == "draining"):
+            return Outcome(Kind.RELEASED)
         failure = self._failure(attempt, error)
         if issubclass(kind, RetryLater):
             return fail(failure, policy, delay=None if ended.delay is None else _seconds(ended.delay))

@@ -169,6 +169,7 @@ class ThreadGate(Gate):
         try:
             for lease in lost_of(self._engine, running):
                 self.on_lost(lease)
+            self._host.cancelled.look(running)
         except OddAnswer as error:
             if "lost" not in self._failing:
                 self._failing["lost"] = (time.monotonic(), 0.0)

@@ -96,6 +96,7 @@ class Interrupts:
         self._lost: Lease | None = None
         self.location_of: Callable[[FrameType | None], str] = lambda frame: ""  # says where a handler is interrupted
         self._losing = False  # its handler must still be interrupted for that
+        self._cancel: tuple[Lease, float] | None = None  # whose handler is to be interrupted, and when
         self._calling = False
         self._must_leave = must_leave
         self._pid = os.getpid()
@@ -112,13 +113,19 @@ class Interrupts:
             self._lost, self._losing = lease, True
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
 
+    def cancel(self, lease: Lease, seconds: float) -> None:
+        """Interrupt the handler that runs for this lease after so many seconds. Safe in any thread."""
+        if lease is self.lease:
+            self._cancel = lease, self._now() + seconds
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)  # it sets the timer
+
     def call(self, method: Callable[..., Any], *arguments: Any) -> Any:
         """Call the handler; raise JobInterrupted in it at its soft timeout, and at the end of a drain."""
         timeout = self._timeout
         soft = self._soft = None if timeout is None else time.monotonic() - self._still_ns() / 1e9 + timeout
         self._late.until = None
         self._calling = True
-        if self._losing or self._drain is not None or (soft is not None and soft < self._armed):
+        if self._losing or self._cancel or self._drain is not None or (soft is not None and soft < self._armed):
             self._arm()
         try:
             return invoke(method, *arguments)
@@ -134,7 +141,7 @@ class Interrupts:
             if os.getpid() != self._pid:
                 leave_if_forked(self._pid)
             self._calling = False
-            self._soft = self.lease = None
+            self._soft = self.lease = self._cancel = None
 
     def drain_at(self, moment: float | None) -> None:
         """Interrupt whatever runs at this monotonic second. Safe in a signal handler."""
@@ -154,7 +161,8 @@ class Interrupts:
         return time.monotonic() - self._still_ns() / 1e9
 
     def _arm(self) -> None:
-        due = min((moment for moment in (self._soft, self._drain) if moment is not None), default=self._armed)
+        moments = (self._soft, self._drain, self._cancelled_at())
+        due = min((moment for moment in moments if moment is not None), default=self._armed)
         if self._is_lost():
             due = 0.0
         if due < self._armed:
@@ -163,6 +171,9 @@ class Interrupts:
 
     def _is_lost(self) -> bool:
         return self._losing and self._lost is not None and self._lost is self.lease
+
+    def _cancelled_at(self) -> float | None:
+        return self._cancel[1] if self._cancel is not None and self._cancel[0] is self.lease else None
 
     def _ring_in(self, seconds: float, moment: float) -> None:
         self._armed = moment  # first: an alarm that comes before the next line must not be taken for the new one
@@ -175,6 +186,8 @@ class Interrupts:
         why: Why
         if self._is_lost():
             why = "lease_lost"
+        elif (cancelled := self._cancelled_at()) is not None and now >= cancelled:
+            why = "cancelled"
         elif self._soft is not None and now >= self._soft:
             why = "timeout"
         elif self._drain is not None and now >= self._drain:
@@ -194,6 +207,8 @@ class Interrupts:
         # Each reason interrupts once per job: a handler may need time to clean up.
         if why == "lease_lost":
             self._losing = False
+        elif why == "cancelled":
+            self._cancel = None
         elif why == "timeout":
             self._soft = None
         else:

@@ -69,7 +69,7 @@ class Call:
     Attributes:
         thread: the thread that runs it, by `threading.get_ident()`.
         lease: the lease of its job; lost: another worker owns it by now.
-        began: when the handler was called; soft: its soft timeout.
+        began: when the handler was called; soft: its soft timeout; cancelled: when it is interrupted as cancelled.
         inside: the handler has not ended yet.
         why: the reason for its interruption, which happens at most once.
         raised: the exception, once it was raised.
@@ -84,6 +84,7 @@ class Call:
     lost: bool = False
     began: float = 0.0
     soft: float = inf
+    cancelled: float = inf
     inside: bool = False
     why: Why | None = None
     raised: JobInterrupted | None = None
@@ -158,6 +159,13 @@ class ThreadInterrupts:
         with self._lock:
             for call in self._calls:
                 call.lost = call.lost or call.lease is lease
+        self._orders.put("look")
+
+    def cancel(self, lease: Lease, moment: float) -> None:
+        """Interrupt the call for this lease at a moment of the tree's own time."""
+        with self._lock:
+            for call in self._calls:
+                call.cancelled = moment if call.lease is lease else call.cancelled
         self._orders.put("look")
 
     def interrupt_all(self) -> None:
@@ -239,18 +247,20 @@ class ThreadInterrupts:
     def _look_at(self, call: Call, hung: list[Call]) -> float:
         """Interrupt a call if it is due, and find out whether it hangs; return when to check it again."""
         now, drain = self.now(), self._drain()
-        due = now if call.lost else min(call.soft, drain)
+        limit = min(call.soft, call.cancelled)
+        due = now if call.lost else min(limit, drain)
         if call.why is None and now < due:
             return due
         if call.why is None and call.late.may_be_standstill(now - max(due, call.began)):
             return now + LOOK_AGAIN
         if call.why is None:
-            self._interrupt(call, "lease_lost" if call.lost else "timeout" if now >= call.soft else "draining")
+            why: Why = "cancelled" if now >= call.cancelled else "timeout" if now >= call.soft else "draining"
+            self._interrupt(call, "lease_lost" if call.lost else why)
         again = inf if call.why is not None else now + (LOOK_AGAIN if call.hung else RETRY)
         if call.hung:
             return again
-        if now < call.soft:
-            return min(again, call.soft)
+        if now < limit:
+            return min(again, limit)
         call.hung_at = now + call.limits.hung_after if call.hung_at is None else call.hung_at
         if now < call.hung_at:
             return min(again, call.hung_at)

@@ -110,6 +110,10 @@ async def misbehave_async(task: Task, ctx: Context, beat: Callable[[], None] = n
     match task.do:
         case "sleep" | "hang":
             await asyncio.sleep(task.seconds or LONG)
+        case "snooze_when_draining":
+            while not ctx.should_stop:
+                await asyncio.sleep(0.01)
+            raise Snooze()
         case "steps":
             for _ in range(int(task.seconds / 0.05)):
                 await asyncio.sleep(0.05)

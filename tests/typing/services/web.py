@@ -34,6 +34,12 @@ async def invoice(order: int) -> dict[str, str]:
     return {"job": job_id}
 
 
+@api.delete("/jobs/{job}")
+async def cancel(job: str) -> dict[str, bool]:
+    answer = await ShopQueues.invoices.acancel(job)
+    return {"stopped": answer == "cancelled" or ShopQueues.invoices.cancel(job) == "stopping"}
+
+
 @api.post("/news", status_code=202)
 def news(tenant: str, addresses: list[str]) -> dict[str, list[str]]:
     try:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from framework.engine.calls import HAS_SYNCFS
+from framework.engine.spool.claim import cancelling
 from framework.engine.spool.claim.life import Owner, Token
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
@@ -23,7 +24,7 @@ from framework.engine.spool.format.names import MAX_TIME, Name, micros
 from framework.engine.spool.segments import copies
 from framework.model.errors import LeaseLost
 from framework.model.job import Failure, Job, Lease
-from framework.model.outcome import Kind, Outcome, Settlement
+from framework.model.outcome import CANCELLED, Kind, Outcome, Settlement
 
 if TYPE_CHECKING:
     from framework.engine.spool.store import Spool
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 SUCCEEDED, DISCARDED, RELEASED, ARCHIVED, DEAD_LETTERED = (
     Kind.SUCCEEDED, Kind.DISCARDED, Kind.RELEASED, Kind.ARCHIVED, Kind.DEAD_LETTERED,
 )  # fmt: skip
+_PUT_BACK = (Kind.RETRIED, Kind.DEAD_LETTERED, Kind.RELEASED)
 Dying = Mapping[Token, tuple[Failure, str | None]]  # by claim: why, and the dead-letter queue; None: its queue's dead/
 
 
@@ -49,6 +51,8 @@ class Settle:
         failed: list[tuple[Lease, OSError]] = []
         dying: dict[Token, tuple[Failure, str | None]] = {}
         dead_owners: dict[str, Owner] = {}
+        if len(together) < len(done) and (len(done) > 1 or done[0].outcome.kind is not SUCCEEDED):
+            done = self._unless_cancelled(done, failed)
         for one in done:
             lease, outcome = one.lease, one.outcome
             token: Token = lease.token
@@ -79,6 +83,28 @@ class Settle:
             with contextlib.suppress(OSError):  # then the next rescue() does it
                 self._spool.parts(owner.queue.name).rescue.finish(owner)
         self._tell(settled, lost, failed)
+
+    def _unless_cancelled(
+        self, done: Sequence[Settlement], failed: list[tuple[Lease, OSError]]
+    ) -> Sequence[Settlement]:
+        """Return the settlements, with CANCELLED for those that would put back a job that was cancelled meanwhile.
+
+        Where that cannot be found out, the leases are left out, and added to `failed`.
+        """
+        others = [one for one in done if one.outcome.kind is not SUCCEEDED]
+        back = [one.lease for one in others if one.outcome.kind in _PUT_BACK and not one.lease.token.settled]
+        marked, unknown = set[Token](), set[Token]()
+        for queue in {lease.queue for lease in back}:
+            leases = [lease for lease in back if lease.queue == queue]
+            try:
+                marked.update(lease.token for lease in self._spool.parts(queue).marks.of(leases))
+            except OSError as error:
+                failed += [(lease, error) for lease in leases]
+                unknown.update(lease.token for lease in leases)
+        if not (marked or unknown):
+            return done
+        known = (one for one in done if one.lease.token not in unknown)
+        return [Settlement(one.lease, CANCELLED) if one.lease.token in marked else one for one in known]
 
     def _tell(self, settled: Sequence[Token], lost: Sequence[Lease], failed: Sequence[tuple[Lease, OSError]]) -> None:
         """Raise an error that names the leases that could not be settled, if there are any."""
@@ -114,6 +140,15 @@ class Settle:
             return self.release(token, delay)
         self._leave_segment(token)
         queue = token.owner.queue
+        if kind is Kind.CANCELLED:
+            found, source = (
+                cancelling.set_aside(self._disk, queue, token.path, token.name, job, token.inode),
+                token.path,
+            )
+            with contextlib.suppress(OSError):  # maintenance finds the mark
+                cancelling.sync(self._disk, queue, source)
+                cancelling.unmark(self._disk, queue, token.name.stem)
+            return self._end(token, found)
         if kind is ARCHIVED:  # a handled dead letter is archived
             return self._move(token, queue, token.name, queue.path("dead", token.entry))
         assert outcome.failure is not None

@@ -1,8 +1,9 @@
 """The directories of a root and of its queues. They are made durably, and refused when they are unsafe.
 
 `<root>/<queue>/` holds tmp, ready/<bucket>, segments, claimed/<wid>, delayed/<minute>, dead, bad, ids/<xx>, schedules,
-depth, `doorbell` (the notifier), the marker `segmented.2`, and where the queue was paused `ready/paused` or `resumed`.
-Beside the queues lie `declared.<service>`, `leader.<name>.lock`, the clock, and the runner's directories.
+depth, `doorbell` (the notifier), the marker `segmented.2`, where the queue was paused `ready/paused` or `resumed`, and
+where a job was cancelled `cancels` and `cancelled`. Beside the queues lie `declared.<service>`, `leader.<name>.lock`,
+the clock, and the runner's directories.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class QueueDir:
         self.depth = f"{self.base}/depth"
         self.notifier = f"{self.base}/doorbell"
         self.paused, self.resumed = f"{self.base}/ready/paused", f"{self.base}/resumed"
+        self.cancels, self.cancelled = f"{self.base}/cancels", f"{self.base}/cancelled"
         self.segmented = f"{self.base}/segmented.2"  # `segmented` was set by versions that read no open segments
 
     def path(self, state: str, entry: object) -> str:

@@ -111,20 +111,20 @@ def _replace(disk: Disk, source: str, path: str) -> None:
     disk.rename(path + _NEW, path)
 
 
-def unlink(disk: Disk, path: str, queue: QueueDir, job_id: str, inode: int) -> bool:
-    """Delete a job's file, then its entry. False: the file was gone. Raises OSError.
+def unlink(disk: Disk, path: str, queue: QueueDir, job_id: str, inode: int, *, to: str = "") -> bool:
+    """Delete a job's file, or move it to `to`, then delete its entry. False: the file was gone. Raises OSError.
 
     The entry stays where the process is killed in between, or the lock is not free in time; the next user of the id or
     `sweep` removes it.
     """
     try:
         with locked(disk, directory(queue, job_id), wait=ACK_WAIT):
-            done = disk.unlink(path)
+            done = disk.move(path, to) if to else disk.unlink(path)
             with contextlib.suppress(OSError):  # the job is gone whatever happens here; `sweep` removes the entry
                 _drop(disk, entry(queue, job_id), inode, gone=done)
             return done
     except IdBusy:
-        return disk.unlink(path)
+        return disk.move(path, to) if to else disk.unlink(path)
 
 
 def _drop(disk: Disk, path: str, inode: int, *, gone: bool) -> None:

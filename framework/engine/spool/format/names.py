@@ -38,7 +38,7 @@ _PATTERN = re.compile(
     re.ASCII,
 )
 _NEWER = re.compile(rf"\d{{20}}\.{_TAIL},{_COUNT}\.{_COUNT}(?:,[0-9A-Za-z_-]{{1,41}})*,[A-Z][0-9A-Za-z_,-]*", re.ASCII)
-BATCH = re.compile(rf"\d{{20}}\.{_TAIL}", re.ASCII)  # a batch's directory in tmp: its name is the stem of a job's name
+BATCH = re.compile(rf"\d{{20}}\.{_TAIL}", re.ASCII)  # a batch's directory in tmp, a mark: the stem of a job's name
 SEGMENT_END = ",seg"
 _SEGMENT = re.compile(rf"(\d{{20}})\.({_TAIL}),([1-9]\d{{0,3}})(?:,x(0|[1-9]\d{{0,17}}))?{SEGMENT_END}", re.ASCII)
 # A bucket of ten seconds, or a batch: many jobs that a version before segments stored together.

@@ -97,6 +97,20 @@ class Segments:
             self._tidy(segment, keep=left)
             return leases, left
 
+    def take(self, owner: Owner, entry: str, index: int) -> Lease | None:
+        """Claim one job of a segment; None: it is not free any more. Raises Busy, Newer, OSError."""
+        with self._lock:
+            segment = self._get(entry)
+            if segment is None:
+                return None
+            segment.load(index + 1)
+            with segment.locked():
+                taken = word.claimed(segment.words(), [index], owner.tag)
+                segment.write_all(taken)
+            leases = self._leases(segment, owner, taken, taken)
+            self._tidy(segment, keep=True)
+            return leases[0] if leases else None
+
     @staticmethod
     def _pick(segment: Segment, found: list[int], tag: int) -> list[int]:
         """Return the indexes that may be claimed, in order: free jobs, and the owner's jobs without a lease."""

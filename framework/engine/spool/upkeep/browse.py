@@ -120,7 +120,7 @@ class Browse:
             states = ("ready", "in_flight") if part == "segments" else ("in_flight" if part == "claimed" else part,)
             look = self._in_segment if part == "segments" else self._look
             for state in states:
-                shown = "dead" if state != "in_flight" and self.keeps_dead_letters(queue) else state
+                shown = "dead" if state in ("ready", "delayed") and self.keeps_dead_letters(queue) else state
                 for stored in refused(partial(look, queue, entry, path, state), path):
                     if stored.job.id == job_id:
                         yield queue, shown, stored
@@ -192,7 +192,7 @@ class Browse:
 
     def _directories(self, queue: QueueDir, state: str) -> list[str]:
         base = _base(queue, state)
-        if state in ("dead", "bad"):
+        if state in ("dead", "bad", "cancelled"):
             return [base]
         return [f"{base}/{entry}" for entry in self._disk.listdir(base) if not entry.endswith(".lock")]
 

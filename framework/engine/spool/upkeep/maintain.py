@@ -66,6 +66,7 @@ class Maintain:
         segments: Segments,
         *,
         ring: Callable[[], None],
+        cancels: Step,
     ) -> None:
         self._disk = disk
         self._queue = queue
@@ -76,6 +77,7 @@ class Maintain:
         self._setbacks = setbacks
         self._expired: deque[str] = deque()
         self._ring = ring
+        self._cancels = cancels
         self._tally = tally
         self._temps = Names(disk, f"{queue.base}/tmp")
         self._ids = Names(disk, f"{queue.base}/ids")
@@ -127,6 +129,7 @@ class Maintain:
             self._expire_segments,
             self._upkeep,
             self._delete_over,
+            self._cancels,
             self._publish,
             self._remove_buckets,
             self._sweep_ids,

@@ -22,7 +22,7 @@ from framework.engine.spool.segments.file import Segment
 from framework.engine.spool.upkeep.pages import Refused, inodes
 from framework.model.options import QueueOptions
 
-STATES = ("in_flight", "ready", "delayed", "dead")
+STATES = ("in_flight", "ready", "delayed", "dead", "cancelled")
 _GENERATED = re.compile(r"[0-9a-f]{32}", re.ASCII)
 WINDOWS = (1_000_000_000, 60_000_000_000)  # nanoseconds by which a name's time may differ from the id's
 NEAR = 2_000  # files that are read, those nearest to the id's time
