@@ -211,14 +211,14 @@ def test_a_claim_or_a_cancellation_has_a_job_never_both(engine: Engine) -> None:
 
 
 def test_cancelled_jobs_are_deleted_once_the_ttl_of_their_queue_is_over(engine: Engine) -> None:
-    kept, short = QueueOptions("kept"), QueueOptions("short", ttl=4 * engine.moment)
+    kept, short = QueueOptions("kept"), QueueOptions("short", ttl=4 * engine.file_moment)
     owner = engine.open(kept, short)
     for queue in ("kept", "short"):
         put(engine, owner, queue, queue=queue)
         assert cancel(owner, queue, queue) == "cancelled"
     owner.maintain()
     assert listed(owner, "cancelled", "short") == ["short"]
-    engine.advance(5 * engine.moment)
+    engine.advance(5 * engine.file_moment)
 
     def left() -> list[list[str]]:
         owner.maintain()
