@@ -14,6 +14,7 @@ from framework.model.errors import (
     SettingsError,
     WorkerError,
 )
+from framework.model.handling import Running
 from framework.model.job import Context, Failure, JobId, Logger
 from framework.model.options import Slo
 from framework.model.outcome import Discard, JobInterrupted, Reject, RetryLater, Snooze
@@ -56,6 +57,7 @@ __all__ = [
     "Reject",
     "RetryLater",
     "RetryPolicy",
+    "Running",
     "Settings",
     "SettingsError",
     "Slo",

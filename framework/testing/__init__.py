@@ -7,9 +7,10 @@ import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from framework.model.attempt import SilentLogger
+from framework.model.handling import encoded
 from framework.model.job import Context
 from framework.service.app import Slot, WorkerApp
 from framework.testing.memory import Harness
@@ -47,12 +48,14 @@ def context(
     timeout: float | None = None,
     scheduled_for: datetime | None = None,
     stopping: bool = False,
+    saved: Any = None,
 ) -> Context:
     """Return a context with which a test calls a handler directly, as a method.
 
     Args:
         timeout: seconds that `remaining` counts down; None = no timeout.
         stopping: the value of `should_stop`.
+        saved: what an earlier attempt has saved; afterwards `saved` of the context has what the handler saved last.
     """
     return Context(
         job_id="job",
@@ -64,4 +67,5 @@ def context(
         log=SilentLogger(),
         _deadline=None if timeout is None else time.monotonic() + timeout,
         _stopping=lambda: stopping,
+        _saved=encoded(saved),
     )

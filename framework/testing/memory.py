@@ -14,6 +14,7 @@ from framework.engine.port import JobView, State
 from framework.model.attempt import Attempt, NoTracing
 from framework.model.events import Event, HookFailed
 from framework.model.exceptions import clear_locals
+from framework.model.handling import Progress
 from framework.model.job import Failure, Lease
 from framework.model.options import QueueOptions
 from framework.model.outcome import JobInterrupted, Reject, RetryLater, Settlement
@@ -67,15 +68,18 @@ class Harness(Generic[A]):
     Attributes:
         app: the instance whose methods are the handlers.
         failures: every failed attempt, oldest first, with its `exception`.
+        progress: the last report of `ctx.progress` of each job, by its id.
         fakes: the attributes that the test has set on `app`.
     """
 
     app: A
     failures: list[Failure]
+    progress: dict[str, Progress]
 
     def __init__(self, app: A) -> None:
         self.app = app
         self.failures = []
+        self.progress = {}
         self._clock = Clock()
         self._store = MemoryStore()
         self._engine = MemoryEngine(self._store, incarnation="harness", clock=self._clock)
@@ -227,9 +231,14 @@ class Harness(Generic[A]):
     def _executor(self, name: str) -> Executor:
         handler = self.app.worker_handlers[name]
         options = self._options(handler.queue)
-        return Executor(
+        made = Executor(
             self.app, handler, options, tracing=NoTracing(), emit=self._emit, swallows=_ENDS, clock=self._clock
         )
+        made.save, made.progress = self._engine.save, self._report
+        return made
+
+    def _report(self, attempt: Attempt, progress: Progress) -> None:
+        self.progress[attempt.lease.job.id] = progress
 
     def _slot(self, executor: Executor) -> Slot:
         return Slot(executor.handler.queue, 0)

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from framework.engine.ledger import Ledger
@@ -13,10 +14,12 @@ from framework.engine.port import Engine, Transactional
 from framework.model.attempt import Attempt, NoTransactions
 from framework.model.errors import WorkerError
 from framework.model.events import Event, ServiceMistake, WorkerLeaving
+from framework.model.handling import Progress
 from framework.model.options import PoolOptions, QueueOptions
 from framework.process.blackbox import Notes
 from framework.process.forks import leave_if_forked
 from framework.process.scoreboard import LEAVING, READY, RowWriter, Scoreboard, before_deadline
+from framework.process.scoreboard.progress import ProgressWriter
 from framework.worker.executor import Executor
 from framework.worker.gate.gate import CERTAIN, Gate
 from framework.worker.gate.thread_gate import ThreadGate
@@ -118,6 +121,8 @@ class WorkerCore:
         for executor in executors:
             executor.record = ledger.end
             executor.engine = engine if isinstance(engine, Transactional) else NoTransactions(engine.features.system)
+            executor.save, executor.progress = lambda lease, state: engine.save(lease, state), self._show
+        self._reports = ProgressWriter(board, index)
         self.ledger, self.notes, self.blocked_after = ledger, notes, blocked_after
         self.options = options
         self.emit = emit
@@ -234,6 +239,11 @@ class WorkerCore:
         self.jobs += 1
         if self._limited:
             self.check_limits()
+
+    def _show(self, attempt: Attempt, progress: Progress) -> None:
+        """Write a progress beside the board. A full disk stops no job."""
+        with suppress(OSError):
+            self._reports.write(attempt.row, attempt.began, attempt.lease.delivery, progress)
 
     def slots(self, queue: str) -> tuple[int, int]:
         """Return (number of jobs of a queue that could run here now, number of them that run)."""

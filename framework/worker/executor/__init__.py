@@ -18,6 +18,7 @@ from framework.model.attempt import Attempt, Completing, NoTransactions, Tracing
 from framework.model.errors import EngineError
 from framework.model.events import Event, JobCost, JobFinished
 from framework.model.exceptions import describe, error_type
+from framework.model.handling import Progress
 from framework.model.job import Context, Failure, Lease
 from framework.model.options import QueueOptions, of_job
 from framework.model.outcome import (
@@ -37,7 +38,9 @@ from framework.model.outcome import (
 from framework.service.app import Handler, WorkerApp
 from framework.service.codec import UndecodablePayload, codec_for, parse_lenient
 from framework.service.queues import DeadLetter
+from framework.worker.executor.around import Around
 from framework.worker.executor.elsewhere import attempt_elsewhere, charged
+from framework.worker.executor.ended import finished
 from framework.worker.executor.hooks import PATIENCE, FailureHook, dismiss, undone, unfinished
 
 log = logging.getLogger("framework")
@@ -66,6 +69,7 @@ class Executor:
     Attributes:
         record: takes the outcome of each attempt before telemetry does.
         engine: completes jobs in transactions of their handlers.
+        save: stores a checkpoint, as `Engine.save` does. progress: shows a progress.
         settled: counts a settlement, as `Tracing.settled` does.
     """
 
@@ -96,6 +100,9 @@ class Executor:
             self._decode = codec_for(carried, queue=options.name, full_errors=options.full_errors).decode
         self.record: Callable[..., None] = lambda lease, outcome, resolved=False: None
         self.engine: Completing = NoTransactions("memory")
+        self.save: Callable[[Lease, str], None] = lambda lease, state: None
+        self.progress: Callable[[Attempt, Progress], None] = lambda attempt, progress: None
+        self._around = Around.of(app)
         self._tracing = tracing
         self.settled = tracing.settled
         self._emit = emit
@@ -148,9 +155,11 @@ class Executor:
         try:
             context = self._context(attempt, started) if self.handler.takes_context else None
             try:
-                lease, decode = attempt.lease, self._decode
+                lease, decode, method = attempt.lease, self._decode, self._method
                 payload = dead_letter_of(lease) if decode is None else decode(lease.job.payload)
-                result = call(self._method, payload) if context is None else call(self._method, payload, context)
+                if self._around is not None:
+                    method = self._around.plain(method, self._check, lease, payload)
+                result = call(method, payload) if context is None else call(method, payload, context)
                 if result is not None:
                     self._check(result)
                 if context is not None and self.engine.completing(lease):
@@ -178,9 +187,11 @@ class Executor:
         try:
             context = self._context(attempt, started) if self.handler.takes_context else None
             try:
-                lease, decode = attempt.lease, self._decode
+                lease, decode, method = attempt.lease, self._decode, self._method
                 payload = dead_letter_of(lease) if decode is None else decode(lease.job.payload)
-                made = self._method(payload) if context is None else self._method(payload, context)
+                if self._around is not None:
+                    method = self._around.awaited(method, self._awaitable, lease, payload)
+                made = method(payload) if context is None else method(payload, context)
                 if (result := await call(self._awaitable(made))) is not None:
                     self._check(result)
                 if context is not None and self.engine.completing(lease):
@@ -250,6 +261,8 @@ class Executor:
             _clock=self._own_time,
             _lease=lease,
             _engine=self.engine,
+            _attempt=attempt,
+            _host=self,
         )
 
     def _own_time(self) -> float:
@@ -337,29 +350,6 @@ class Executor:
             started_at=attempt.started_at,
             ended_at=self._clock(),
         )
-
-
-def finished(attempt: Attempt, outcome: Outcome, duration: float) -> JobFinished:
-    """Return the event of a run that ended."""
-    lease, identity, failure = attempt.lease, attempt.identity, outcome.failure
-    # Positional arguments where possible: a name costs as much as a value, and this runs for every job.
-    return JobFinished(
-        lease.queue,
-        lease.job.id,
-        lease.attempt,
-        attempt.options.retry.max_attempts,
-        lease.delivery,
-        outcome.kind.value,
-        attempt.wait,
-        duration,
-        outcome.delay,
-        failure.reason if failure is not None else None,
-        failure.error_type if failure is not None else "",
-        failure.message if failure is not None else outcome.message,
-        failure.traceback if failure is not None else "",
-        identity.trace_id,
-        identity.span_id,
-    )
 
 
 def telemetry_type(error: BaseException) -> str:

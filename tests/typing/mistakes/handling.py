@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 from pydantic import BaseModel
 
-from framework import Context, DeadLetter, Discard, Queue, Reject, RetryLater, Slot, Snooze, WorkerApp
+from framework import Context, DeadLetter, Discard, Queue, Reject, RetryLater, Running, Slot, Snooze, WorkerApp
 from tests.typing.services.shop.queues import Invoice, Mail
 from tests.typing.services.shop.resources import Resources
 
@@ -67,7 +70,19 @@ class Billing(Resources):
         ctx.log.info()  # E an event is needed
         ctx.remaining + 1  # E perhaps None
         ctx.should_stop()  # E a property
+        ctx.saved = 1  # E by save()
+        ctx.progress("half")  # E a number
+        ctx.progress(1, 2, 3)  # E a text
         raise Reject()  # E a reason is needed
+
+
+class Around(WorkerApp):
+    def around(self, job: Running) -> None: ...  # E no context manager
+
+    @contextmanager
+    def aaround(self, job: Running) -> Generator[None, None, None]:  # E of an async hook
+        job.job_id = "other"  # E frozen
+        yield
 
 
 def ends() -> None:
