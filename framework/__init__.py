@@ -25,6 +25,7 @@ from framework.runner.beside import running as _running
 from framework.service import app as _app
 from framework.service import queues as _queues
 from framework.service.app import Slot, WorkerApp
+from framework.service.batching import Item
 from framework.service.queues import DeadLetter, Pool, Queue
 from framework.service.settings import Settings
 
@@ -47,6 +48,7 @@ __all__ = [
     "Failure",
     "InvalidArgument",
     "InvalidPayload",
+    "Item",
     "JobId",
     "JobInterrupted",
     "Logger",

@@ -39,6 +39,7 @@ from framework.service.app import Handler, WorkerApp
 from framework.service.codec import UndecodablePayload, codec_for, parse_lenient
 from framework.service.queues import DeadLetter
 from framework.worker.executor.around import Around
+from framework.worker.executor.batches import Batches
 from framework.worker.executor.elsewhere import attempt_elsewhere, charged
 from framework.worker.executor.ended import finished
 from framework.worker.executor.hooks import PATIENCE, FailureHook, dismiss, undone, unfinished
@@ -70,6 +71,7 @@ class Executor:
         record: takes the outcome of each attempt before telemetry does.
         engine: completes jobs in transactions of their handlers.
         save: stores a checkpoint, as `Engine.save` does. progress: shows a progress.
+        batches: of a batch handler: the groups that its jobs join.
         settled: counts a settlement, as `Tracing.settled` does.
     """
 
@@ -103,6 +105,14 @@ class Executor:
         self.save: Callable[[Lease, str], None] = lambda lease, state: None
         self.progress: Callable[[Attempt, Progress], None] = lambda attempt, progress: None
         self._around = Around.of(app)
+        self.batches: Batches | None = None
+        if handler.batching is not None:
+            self.batches = Batches(
+                self._method, handler.batching, tracing=tracing, around=self._around, check=self._check,
+                awaitable=self._awaitable,
+            )  # fmt: skip
+            self._method = self.batches.ajoin if handler.is_async else self.batches.join
+            self._around = None  # it is open around a batch
         self._tracing = tracing
         self.settled = tracing.settled
         self._emit = emit

@@ -6,17 +6,17 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from framework import Context, Queue, RetryPolicy, Running, WorkerApp
+from framework import Context, Item, Queue, RetryPolicy, Running, WorkerApp
 from tests.support.ledger import note
 
 SHORT = RetryPolicy(max_retries=2, first_delay=0.05, factor=1, jitter=False)
-Act = Literal["ok", "wait", "late enter", "late exit", "die", "report"]
+Act = Literal["ok", "wait", "late enter", "late exit", "die", "report", "reject", "raise"]
 
 
 class Task(BaseModel):
@@ -34,6 +34,9 @@ class Handling(WorkerApp):
     @contextmanager
     def around(self, job: Running) -> Generator[None, None, None]:
         with super().around(job):
+            if isinstance(job.payload, tuple):  # a batch
+                yield
+                return
             key = f"{job.queue} {job.payload.key} {job.attempt}"
             note(f"enter {key}")
             if job.payload.do == "late enter" and job.attempt == 1:
@@ -52,6 +55,9 @@ class Handling(WorkerApp):
     @asynccontextmanager
     async def aaround(self, job: Running) -> AsyncGenerator[None, None]:
         async with super().aaround(job):
+            if isinstance(job.payload, tuple):
+                yield
+                return
             note(f"aenter {job.payload.key} {job.attempt}")
             try:
                 yield
@@ -77,6 +83,33 @@ class Handling(WorkerApp):
             os.kill(os.getpid(), signal.SIGKILL)
         while waits(task, ctx):
             await asyncio.sleep(0.01)
+
+    bulk = Queue[Task]("bulk", timeout=1, kill_after=4, retry=SHORT)
+    abulk = Queue[Task]("abulk", timeout=1, kill_after=4, retry=SHORT)
+
+    @bulk.batch_handler(size=10, wait=0.2)
+    def act_all(self, items: Sequence[Item[Task]]) -> None:
+        self.begin_all(items)
+        while any(waits(item.payload, item.ctx) for item in items):
+            time.sleep(0.01)
+
+    @abulk.batch_handler(size=10, wait=0.2)
+    async def act_all_later(self, items: Sequence[Item[Task]]) -> None:
+        self.begin_all(items)
+        while any(waits(item.payload, item.ctx) for item in items):
+            await asyncio.sleep(0.01)
+
+    def begin_all(self, items: Sequence[Item[Task]]) -> None:
+        keys = sorted(f"{item.payload.key}.{item.ctx.attempt}" for item in items)
+        note(f"batch {items[0].ctx.queue} {' '.join(keys)}")
+        for item in items:
+            item.ctx.log.info("in a batch")
+            if item.payload.do == "reject":
+                item.reject("not this one")
+        if any(item.payload.do == "die" and item.ctx.attempt == 1 for item in items):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if any(item.payload.do == "raise" and item.ctx.attempt == 1 for item in items):
+            raise ValueError("all of them")
 
     def begin(self, task: Task, ctx: Context) -> None:
         note(f"run {ctx.queue} {task.key} {ctx.attempt} {ctx.saved}")

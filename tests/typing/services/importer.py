@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from datetime import timedelta
 from types import TracebackType
 
 from pydantic import BaseModel
 
-from framework import Context, Queue, Running, WorkerApp
+from framework import Context, Item, Queue, Running, Snooze, WorkerApp
 
 tenant: ContextVar[str] = ContextVar("tenant")
 
@@ -48,6 +49,7 @@ class Sessions(WorkerApp):
 class Importer(Tenants, Sessions):
     imports = Queue[Import]("imports")
     fast = Queue[Import]("fast")
+    bulk = Queue[Import]("bulk")
 
     @imports.handler
     def read(self, job: Import, ctx: Context) -> None:
@@ -60,3 +62,12 @@ class Importer(Tenants, Sessions):
     async def read_fast(self, job: Import, ctx: Context) -> None:
         ctx.progress(0.5)
         await ctx.asave({"files": job.files})
+
+    @bulk.batch_handler(size=10, wait=timedelta(milliseconds=50))
+    async def read_all(self, items: Sequence[Item[Import]]) -> None:
+        for item in items:
+            if not item.payload.files:
+                item.reject("empty")
+            item.ctx.progress(1)
+            item.retry("later", delay=5)
+            item.fail(Snooze(delay=1))
