@@ -86,9 +86,10 @@ def encoded(state: Any) -> str:
     """Return a checkpoint as JSON. Raises ValueError: it is no JSON, would come back changed, or is too large."""
     try:
         text = json.dumps(state, allow_nan=False, separators=(",", ":"))
+        same = json.loads(text) == state
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"ctx.save(): the state is no JSON: {str(error)[:200]}") from None
-    if json.loads(text) != state:
+    if not same:
         raise ValueError(
             "ctx.save(): the next attempt would get another state: use lists instead of tuples, and text as keys"
         )

@@ -113,9 +113,7 @@ class WorkerCore:
         notes: Notes | None = None,
         blocked_after: float = 1.0,
     ) -> None:
-        self.process = process
-        self.index = index
-        self.board = board
+        self.process, self.index, self.board = process, index, board
         self.executors = {executor.options.name: executor for executor in executors}
         self._deadlines = {name: _deadlines(executor.options) for name, executor in self.executors.items()}
         for executor in executors:
@@ -132,8 +130,7 @@ class WorkerCore:
         self.jobs = 0
         self.used = 0
         self._limited = options.max_jobs_per_process is not None or options.max_memory is not None
-        self._next_memory_check = 0.0
-        self._pid, self._parent = os.getpid(), os.getppid()
+        self._next_memory_check, self._pid, self._parent = 0.0, os.getpid(), os.getppid()
         self.check = SelfCheck(held or {})
         self.ruined = ""
         self.blamed: Callable[[], int | None] = lambda: 0

@@ -28,7 +28,7 @@ def claimed(root: Path) -> Path:
 
 def slots_of(path: Path) -> tuple[bytes, int]:
     data = path.read_bytes()
-    return data, job_file.layout(data).saved_at
+    return data, job_file.layout(data).slots_at + checkpoints.AT
 
 
 def again(spool: SpoolEngine, lease: Lease) -> Lease:

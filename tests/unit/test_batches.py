@@ -11,11 +11,23 @@ from typing import Any
 
 import pytest
 
-from framework import Context, DeadLetter, Discard, Failure, Item, JobInterrupted, Queue, Running, Snooze, WorkerApp
+from framework import (
+    Context,
+    DeadLetter,
+    Discard,
+    Failure,
+    Item,
+    JobInterrupted,
+    Queue,
+    Reject,
+    Running,
+    Snooze,
+    WorkerApp,
+)
 from framework.model.job import current_job
 from framework.model.outcome import Kind
 from framework.service.options import resolve
-from framework.testing import harness
+from framework.testing import context, harness
 from tests.unit.helpers import a_lease, an_executor, load_service, refusal
 
 seen: list[Any] = []
@@ -31,7 +43,7 @@ class App(WorkerApp):
         seen.append(f"around {len(job.payload)}")
         yield
 
-    @jobs.batch_handler(size=3, wait=0.02)
+    @jobs.batch_handler(size=3, wait=20)
     def act(self, items: Sequence[Item[str]]) -> None:
         seen.append([item.payload for item in items])
         assert current_job() is None
@@ -58,7 +70,7 @@ class App(WorkerApp):
         if any(item.payload == "lost" for item in items):
             raise JobInterrupted("lease_lost")
 
-    @later.batch_handler(size=3, wait=0.02)
+    @later.batch_handler(size=3, wait=20)
     async def later_act(self, items: Sequence[Item[str]]) -> None:
         await asyncio.sleep(0)
         self.act(items)
@@ -141,18 +153,28 @@ def test_who_has_lost_a_job_gives_the_others_back(queue: str) -> None:
 
 
 @BOTH
-def test_a_batch_is_no_larger_than_its_size_and_does_not_wait_for_ever(queue: str) -> None:
-    assert {kind for kind, _ in run(queue, *"abcdefg").values()} == {Kind.SUCCEEDED}
+def test_a_batch_is_no_larger_than_its_size(queue: str) -> None:
+    assert {kind for kind, _ in run(queue, *"abcdef").values()} == {Kind.SUCCEEDED}
     batches = [one for one in seen if isinstance(one, list)]
-    assert sorted(job for batch in batches for job in batch) == list("abcdefg")
-    assert max(map(len, batches)) == 3
+    assert sorted(job for batch in batches for job in batch) == list("abcdef")
+    assert list(map(len, batches)) == [3, 3]
+
+
+class Hurried(App):
+    """Its batches wait for nothing."""
+
+    @App.jobs.batch_handler(size=3, wait=0)
+    def act(self, items: Sequence[Item[str]]) -> None:
+        super().act(items)
+
+    @App.later.batch_handler(size=3, wait=0)
+    async def later_act(self, items: Sequence[Item[str]]) -> None:
+        await super().later_act(items)
 
 
 @BOTH
 def test_one_that_cannot_be_decoded_joins_no_batch(queue: str) -> None:
-    executor = an_executor(App(), queue=queue)
-    assert executor.batches is not None
-    with harness(App) as t:
+    with harness(Hurried) as t:
         App.worker_queues[queue].enqueue("ok")
         t._store.add(a_lease(b"7", queue=queue).job, now=0.0)
         assert t.drain(raise_errors=False) >= 2
@@ -235,6 +257,7 @@ def test_an_override_without_decorator_handles_batches_too(tmp_path: Path) -> No
         ("batch_handler(wait=-1)", "items", "wait=-1: must be 0 to 60 seconds"),
         ("batch_handler(wait='1')", "items", "batch handler of queue 'jobs'"),
         ("batch_handler(size=300)", "items", "concurrency=300 must be at most 256"),
+        ("batch_handler(wait=30)", "items", "A.act waits 30 s for a batch: must be below its timeout of 30 s"),
         ("batch_handler()", "items, ctx", "A.act handles batches: it must take (self, items)"),
         ("batch_handler()", "items: Delivery", "A.act takes Delivery, but queue 'jobs' carries"),
     ],
@@ -266,3 +289,21 @@ def test_only_an_exception_can_fail_an_item() -> None:
     with pytest.raises(TypeError, match=r"item\.fail\('no'\): give it an exception"):
         item.fail("no")  # type: ignore[arg-type]
     assert item.error is None
+
+
+def test_a_drain_does_not_wait_for_more_jobs() -> None:
+    """And a handler can be tested as a method."""
+
+    class Slow(WorkerApp):
+        jobs = Queue[str]("jobs", timeout=600)
+
+        @jobs.batch_handler(size=9, wait=60)
+        def act(self, items: Sequence[Item[str]]) -> None:
+            items[0].reject(items[0].payload)
+
+    executor = an_executor(Slow())
+    executor._stopping = lambda: True
+    assert executor.run(executor.attempt(a_lease(b'"x"'))).kind is Kind.DEAD_LETTERED
+    item = Item("no", context())
+    Slow().act([item])
+    assert isinstance(item.error, Reject)

@@ -110,6 +110,11 @@ def _handler(cls: type, base: type, queue: Queue[Any], name: str, fn: Any, locat
     is_async = _check_outermost(cls, queue, name, fn, where)
     if batching is not None and queue.pool is not None:
         raise DeclarationError(f"{where} handles batches of queue {queue.name!r}, which is in a pool: remove its pool=")
+    if batching is not None and queue.options.timeout is not None and batching.wait >= queue.options.timeout:
+        timeout = queue.options.timeout
+        raise DeclarationError(
+            f"{where} waits {batching.wait:g} s for a batch: must be below its timeout of {timeout:g} s"
+        )
     concurrency = max(queue.options.concurrency, batching.size if batching is not None else 1)
     check_concurrency(concurrency, is_async=is_async, name=queue.attribute or queue.name, location=location)
     _check_payload(cls, queue, name, fn, parameters[1], location, batching)

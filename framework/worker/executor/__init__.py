@@ -91,9 +91,7 @@ class Executor:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.app = app
-        self.handler = handler
-        self.options = options
+        self.app, self.handler, self.options = app, handler, options
         self._method: Callable[..., Any] = getattr(app, handler.name)
         carried = handler.queue.payload_type
         # A dead letter is built from the job and not decoded: its payload belongs to another queue.
@@ -104,28 +102,30 @@ class Executor:
         self.engine: Completing = NoTransactions("memory")
         self.save: Callable[[Lease, str], None] = lambda lease, state: None
         self.progress: Callable[[Attempt, Progress], None] = lambda attempt, progress: None
-        self._around = Around.of(app)
-        self.batches: Batches | None = None
-        if handler.batching is not None:
-            self.batches = Batches(
-                self._method, handler.batching, tracing=tracing, around=self._around, check=self._check,
-                awaitable=self._awaitable,
-            )  # fmt: skip
-            self._method = self.batches.ajoin if handler.is_async else self.batches.join
-            self._around = None  # it is open around a batch
         self._tracing = tracing
         self.settled = tracing.settled
         self._emit = emit
         self.wants = wants
         self._tells_success = wants(JobFinished, Kind.SUCCEEDED.value)
-        self._stood_still = stood_still
-        self._stopping = stopping
+        self._stood_still, self._stopping = stood_still, stopping
         self._costs = costs and hasattr(resource, "RUSAGE_THREAD")  # Linux
-        self._clock = clock
-        self._monotonic = monotonic
+        self._clock, self._monotonic = clock, monotonic
         # It ends well before the hard timeout of an attempt that ended at its soft one.
         patience = min(PATIENCE, options.kill_after / 2)
         self._hook = FailureHook(app, emit, patience=patience, swallows=swallows)
+        self._around = Around.of(app)
+        self.batches = self._batches()
+
+    def _batches(self) -> Batches | None:
+        """Return the groups of a batch handler, and have the runs join them; the hooks are open around a batch then."""
+        if self.handler.batching is None:
+            return None
+        found = Batches(
+            self._method, self.handler.batching, tracing=self._tracing, around=self._around, check=self._check,
+            awaitable=self._awaitable,
+        )  # fmt: skip
+        self._method, self._around = found.ajoin if self.handler.is_async else found.join, None
+        return found
 
     def attempt(self, lease: Lease) -> Attempt:
         """Return the run that is about to start, or the earlier one that must be charged. Its ids go into the run

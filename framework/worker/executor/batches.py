@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import copy
 import threading
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, cast
 
 from framework.model.attempt import Attempt, Tracing
 from framework.model.job import Context, running
@@ -20,6 +21,8 @@ from framework.model.outcome import Disturbed, JobInterrupted
 from framework.service.batching import Batching, Item
 from framework.worker.executor.around import Around
 from framework.worker.interrupts.interrupt import invoke
+
+_LOOK: Final = 0.1  # seconds between looks at a drain while a group waits
 
 
 @dataclass(eq=False, slots=True)
@@ -76,7 +79,10 @@ class Batches:
         """Handle a job in a group of threads. Raises what its item was marked with, or what the handler raised."""
         group, item = self._joined(threading.Event, payload, context)
         if group.items[0] is item:
-            group.full.wait(self._wait)
+            end = time.monotonic() + self._wait
+            while not context.should_stop and (left := end - time.monotonic()) > 0:
+                if group.full.wait(min(left, _LOOK)):
+                    break
             self._close(group)
             try:
                 self._handle(group)
@@ -168,16 +174,16 @@ def _end(group: Group, item: Item[Any]) -> None:
 
 def _others(error: BaseException, first: Context) -> BaseException:
     """Return what the other jobs of a group raise for what its handler raised in the run of the first one."""
-    if isinstance(error, JobInterrupted):
-        return Disturbed() if error.why == "lease_lost" else JobInterrupted(error.why, error.where)
-    if isinstance(error, asyncio.CancelledError):  # why is known to the run of the first one alone
+    kind: Any = type(error)  # isinstance() would ask the exception's own __class__
+    if issubclass(kind, JobInterrupted):
+        known = cast("JobInterrupted", error)
+        return Disturbed() if known.why == "lease_lost" else JobInterrupted(known.why, known.where)
+    if issubclass(kind, asyncio.CancelledError):  # why is known to the run of the first one alone
         if first.remaining is not None and first.remaining <= 0:
             return JobInterrupted("timeout")
         return JobInterrupted("draining") if first.should_stop else Disturbed()
     try:
         made = copy.copy(error)  # each run frees its own
-        if type(made) is type(error):
-            return made.with_traceback(error.__traceback__)
-    except Exception:  # an exception that cannot be copied
+        return made.with_traceback(error.__traceback__) if type(made) is kind else error
+    except BaseException:  # an exception that cannot be copied
         return error
-    return error

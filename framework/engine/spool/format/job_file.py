@@ -100,12 +100,7 @@ class Layout:
     @property
     def whole(self) -> int:
         """Return the most bytes that the file can have."""
-        return self.saved_at + checkpoints.SIZE
-
-    @property
-    def saved_at(self) -> int:
-        """Return the offset of the checkpoint."""
-        return self.slots_at + checkpoints.AT
+        return self.slots_at + checkpoints.AT + checkpoints.SIZE
 
 
 def encode(job: Job) -> bytes:
@@ -199,7 +194,7 @@ def decode(data: bytes, where: Layout) -> Job:
     wrong = flaw(job)
     if wrong:
         raise Impossible(f"headers: impossible {wrong}")
-    if len(data) > where.saved_at and (saved := checkpoints.latest(data[where.saved_at : where.whole])) is not None:
+    if len(data) > (at := slots_at + checkpoints.AT) and (saved := checkpoints.latest(data[at:])) is not None:
         job = replace(job, extras=with_saved(job.extras, saved))
     return job
 
