@@ -15,6 +15,7 @@ from framework.model.errors import EngineUnavailable, LeaseLost
 from framework.model.job import Lease
 from tests.support.settling import retry
 
+from .older import play
 from .seam import Seam, kill_at, pass_on
 from .world import broker, dead_owner, failure, files, job, one
 
@@ -152,3 +153,24 @@ def test_jobs_without_one_are_claimed_with_the_same_calls_as_ever(root: Path) ->
         spool.release([lease], delay=3600)
     assert reads[0] < reads[1]
     spool.close()
+
+
+ATTEMPT = """
+(lease,) = mine.claim("jobs", limit=1, wait=0)
+mine.retry(lease, delay=0, failure=Failure(1, "error", "x", queue="jobs", delivery=lease.delivery))
+(lease,) = mine.claim("jobs", limit=1, wait=0)
+mine.bury(lease, failure=Failure(2, "error", "x", queue="jobs", delivery=lease.delivery))
+"""
+
+
+def test_a_version_that_knows_no_checkpoints_runs_the_job_and_keeps_what_it_has(root: Path, older: Path) -> None:
+    mine = broker(root)
+    mine.enqueue([job("a")])
+    lease = one(mine)
+    mine.save(lease, '{"page":7}')
+    mine.release([lease])
+    play(older, root, ATTEMPT)
+    (lease,) = mine.claim(["letters"], limit=1, wait=5)
+    assert lease.job.extras.saved == '{"page":7}'
+    assert len(lease.job.history) == 2
+    mine.close()
