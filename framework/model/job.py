@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from framework.model.extras import NONE, Extras
 from framework.model.frozen import frozen
@@ -243,11 +243,10 @@ class Context:
     _deadline: float | None = field(default=None, repr=False)
     _stopping: Callable[[], bool] = field(default=lambda: False, repr=False)
     _clock: Callable[[], float] = field(default=time.monotonic, repr=False)
-    _lease: Lease | None = field(default=None, repr=False)
     _engine: Completing | None = field(default=None, repr=False)
     _attempt: Attempt | None = field(default=None, repr=False)
     _host: Host | None = field(default=None, repr=False)
-    _saved: str | None = field(default=None, repr=False)  # what this attempt has saved
+    _saved: ClassVar[str | None] = None  # what this attempt has saved; set on the instance
 
     @property
     def remaining(self) -> float | None:
@@ -257,7 +256,8 @@ class Context:
     @property
     def headers(self) -> Mapping[str, str]:
         """Return the headers that the job was enqueued with, without the framework's own."""
-        return {} if self._lease is None else self._lease.job.own_headers
+        lease = self._lease
+        return {} if lease is None else lease.job.own_headers
 
     @property
     def should_stop(self) -> bool:
@@ -270,9 +270,9 @@ class Context:
 
         The handler of a dead letter finds the one of its job.
         """
-        text = self._saved
-        if text is None and self._lease is not None:
-            text = self._lease.job.extras.saved
+        text, lease = self._saved, self._lease
+        if text is None and lease is not None:
+            text = lease.job.extras.saved
         return None if text is None else json.loads(text)
 
     def save(self, state: Any) -> None:
@@ -294,10 +294,11 @@ class Context:
         await in_thread(lambda: self._store(text))
 
     def _store(self, text: str) -> None:
-        if self._lease is not None and self._lease.is_dead_letter:
+        lease = self._lease
+        if lease is not None and lease.is_dead_letter:
             raise RuntimeError("ctx.save(): a dead letter keeps the state of its job for a replay: save it elsewhere")
-        if self._host is not None and self._lease is not None:
-            self._host.save(self._lease, text)
+        if self._host is not None and lease is not None:
+            self._host.save(lease, text)
         object.__setattr__(self, "_saved", text)
 
     def progress(self, done: float, total: float | None = None, text: str = "") -> None:
@@ -346,9 +347,13 @@ class Context:
         return self._engine
 
     @property
+    def _lease(self) -> Lease | None:
+        return None if self._attempt is None else self._attempt.lease
+
+    @property
     def _known(self) -> Lease:
-        assert self._lease is not None
-        return self._lease
+        assert self._attempt is not None
+        return self._attempt.lease
 
 
 _SPAN_ID = blake2b(digest_size=8, person=b"span")  # copied for each id, which takes half the time of a new one

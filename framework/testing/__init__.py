@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from framework.model.attempt import SilentLogger
-from framework.model.handling import encoded
 from framework.model.job import Context
 from framework.service.app import Slot, WorkerApp
 from framework.testing.memory import Harness
@@ -57,7 +56,7 @@ def context(
         stopping: the value of `should_stop`.
         saved: what an earlier attempt has saved; afterwards `saved` of the context has what the handler saved last.
     """
-    return Context(
+    made = Context(
         job_id="job",
         queue="queue",
         attempt=attempt,
@@ -67,5 +66,6 @@ def context(
         log=SilentLogger(),
         _deadline=None if timeout is None else time.monotonic() + timeout,
         _stopping=lambda: stopping,
-        _saved=encoded(saved),
     )
+    made.save(saved)  # it belongs to no job: this only sets `saved`
+    return made

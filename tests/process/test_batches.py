@@ -124,3 +124,11 @@ def test_the_span_of_a_batch_links_to_those_of_its_attempts(tree: Tree, kind: st
     assert sum(span.attributes["messaging.batch.message_count"] for span in found) == 3
     assert {span.parent_id for span in found} == {""}
     assert violations(receiver.spans(), []) == set()
+
+
+def test_solo_runs_a_batch_for_each_job(tree: Tree) -> None:
+    jobs = [*put(tree, "bulk", "ok", "a", "b"), *put(tree, "abulk", "ok", "c")]
+    tree.start("--solo", module=MODULE, ready=False)
+    ended(tree, jobs, "succeeded")
+    assert [*batches(tree, "bulk"), *batches(tree, "abulk")] == [["a.1"], ["b.1"], ["c.1"]]
+    assert tree.stop() == 0

@@ -122,6 +122,16 @@ def test_ps_shows_the_progress_of_what_runs(tree: Tree, kind: str) -> None:
     assert tree.stop() == 0
 
 
+def test_a_progress_that_can_not_be_written_stops_no_job(tree: Tree) -> None:
+    start(tree, "plain")
+    (board,) = tree.boards()
+    board.with_suffix(".progress").mkdir()
+    Path(f"{tree.ledger_path}.go").touch()
+    job_id = put(tree, "plain", "report")
+    assert tree.wait_event("job_finished", job_id=job_id)["outcome"] == "succeeded"
+    assert tree.stop() == 0
+
+
 def test_jobs_show_prints_the_checkpoint(tree: Tree) -> None:
     start(tree, "plain", WORKER_QUEUES__PLAIN__RETRY__MAX_RETRIES="0")
     job_id = put(tree, "plain", "die")

@@ -269,7 +269,6 @@ class Executor:
             _deadline=None if timeout is None else started + timeout - self._stood_still(),
             _stopping=self._stopping,
             _clock=self._own_time,
-            _lease=lease,
             _engine=self.engine,
             _attempt=attempt,
             _host=self,
