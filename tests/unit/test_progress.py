@@ -73,6 +73,10 @@ def test_what_is_no_such_file_is_no_progress(board: Scoreboard) -> None:
         path.rmdir() if path.is_dir() else path.unlink()
     path.write_bytes(os.urandom(SIZE * 4))
     assert ProgressReader(board).of(1, row) is None
+    report(board, 1, row, FIRST)
+    assert ProgressReader(board).of(1, row) == FIRST
+    path.symlink_to(path.rename(path.with_suffix(".other")))
+    assert ProgressReader(board).of(1, row) is None
 
 
 def test_a_board_without_a_copy_has_no_file() -> None:
