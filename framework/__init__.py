@@ -14,6 +14,7 @@ from framework.model.errors import (
     SettingsError,
     WorkerError,
 )
+from framework.model.handling import Running
 from framework.model.job import Context, Failure, JobId, Logger
 from framework.model.options import Slo
 from framework.model.outcome import Discard, JobInterrupted, Reject, RetryLater, Snooze
@@ -24,6 +25,7 @@ from framework.runner.beside import running as _running
 from framework.service import app as _app
 from framework.service import queues as _queues
 from framework.service.app import Slot, WorkerApp
+from framework.service.batching import Item
 from framework.service.queues import DeadLetter, Pool, Queue
 from framework.service.settings import Settings
 
@@ -46,6 +48,7 @@ __all__ = [
     "Failure",
     "InvalidArgument",
     "InvalidPayload",
+    "Item",
     "JobId",
     "JobInterrupted",
     "Logger",
@@ -56,6 +59,7 @@ __all__ = [
     "Reject",
     "RetryLater",
     "RetryPolicy",
+    "Running",
     "Settings",
     "SettingsError",
     "Slo",

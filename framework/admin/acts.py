@@ -14,7 +14,7 @@ from framework.admin.store import Store
 from framework.engine.port import JobView
 from framework.model.errors import EngineUnavailable, UsageError, WorkerError
 from framework.model.events import Event, OperatorActed
-from framework.model.extras import Extras
+from framework.model.extras import Extras, with_saved
 from framework.model.job import Job, JobId
 from framework.process import journal
 from framework.service.codec import parse_strict
@@ -108,8 +108,8 @@ class Acts:
     def edit(self, view: JobView, text: str, *, keep: bool = False) -> JobId:
         """Enqueue a copy of a job with another payload on its home queue, then delete the job.
 
-        The copy has a new id, all its attempts and its full ttl; headers and priority stay. If this process is killed
-        in between, both exist.
+        The copy has a new id, all its attempts and its full ttl, and no checkpoint; headers and priority stay. If this
+        process is killed in between, both exist.
 
         Args:
             text: the payload, strict JSON that fits the queue's payload type where the service declares the queue.
@@ -125,7 +125,7 @@ class Acts:
         job_id, uid = new_ids()
         copy = replace(
             view.job, id=job_id, uid=uid, payload=data, enqueued_at=time.time(), not_before=None, chosen_id=False,
-            scheduled_for=None, history=(), extras=extras,
+            scheduled_for=None, history=(), extras=with_saved(extras, "null"),
         )  # fmt: skip
         (stored,) = self._store.engine.enqueue([copy])
         self._done("edit", view, "")

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from framework.model.errors import EngineError
+from framework.model.handling import Progress
 from framework.process.scoreboard import EMPTY, STATES, RowState, Scoreboard, SlotState
+from framework.process.scoreboard.progress import ProgressReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,7 @@ class Run:
         soft, hard: when it is interrupted, and when its process is killed; None: never. The time for which the disk
             stood still since does not count, so both may be later.
         settling: its handler has ended.
+        progress: the last report of its handler; None: there is none.
     """
 
     job_id: str
@@ -33,6 +36,7 @@ class Run:
     soft: float | None
     hard: float | None
     settling: bool
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,21 +118,24 @@ def _boards(root: Path | None) -> list[Path]:
 def _tree(board: Scoreboard, changed: float, handlers: Mapping[str, str]) -> Tree:
     alive = board.supervised() if board.within_sight() else None
     slots = [slot for slot in board.all_slots() if slot.state != EMPTY]
-    processes = [_process(board, slot, handlers, seen=alive is True) for slot in slots]
+    reports = ProgressReader(board)
+    processes = [_process(board, slot, handlers, reports, seen=alive is True) for slot in slots]
     deadline = _moment(board.deadline) if board.deadline else None
     return Tree(board.app, board.supervisor, alive, changed, deadline, processes)
 
 
-def _process(board: Scoreboard, slot: SlotState, handlers: Mapping[str, str], *, seen: bool) -> Process:
-    runs = [_run(row, handlers) for row in board.busy_rows(slot.index)]
+def _process(
+    board: Scoreboard, slot: SlotState, handlers: Mapping[str, str], reports: ProgressReader, *, seen: bool
+) -> Process:
+    runs = [_run(row, handlers, reports.of(slot.index, row)) for row in board.busy_rows(slot.index)]
     memory = _resident(slot.pid) if seen and slot.pid else None
     return Process(slot.name, slot.pid, STATES[slot.state], memory, slot.rows, runs)
 
 
-def _run(row: RowState, handlers: Mapping[str, str]) -> Run:
+def _run(row: RowState, handlers: Mapping[str, str], progress: Progress | None) -> Run:
     soft, hard = (None if not at else _moment(at) for at in (row.soft, row.hard))
     handler, since = handlers.get(row.queue, ""), _moment(row.started)
-    return Run(row.job_id, row.queue, handler, row.delivery, since, soft, hard, row.settling)
+    return Run(row.job_id, row.queue, handler, row.delivery, since, soft, hard, row.settling, progress)
 
 
 def _moment(monotonic: int) -> float:

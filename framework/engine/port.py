@@ -118,8 +118,8 @@ class Rescued:
 class Engine(Protocol):
     """The verbs of an engine.
 
-    `enqueue`, `release`, `cancelled` and `wake` may be called from any thread. The other verbs are called from one
-    thread at a time; only one `claim` may wait in a thread of its own meanwhile.
+    `enqueue`, `release`, `cancelled`, `save` and `wake` may be called from any thread. The other verbs are called from
+    one thread at a time; only one `claim` may wait in a thread of its own meanwhile.
 
     A verb that cannot be done now raises EngineUnavailable and may be repeated; a lease that could not be settled stays
     claimed. Callers treat any other exception, except a WorkerError, as EngineUnavailable. After such an exception from
@@ -216,6 +216,20 @@ class Engine(Protocol):
         """Give leases back: the jobs keep their order, spend no attempt, and are eligible after `delay` seconds.
 
         Thread-safe. Raises as `settle`.
+        """
+
+    def save(self, lease: Lease, state: str) -> None:
+        """Store a checkpoint with the job, as durably as an enqueue does, in place of the one before.
+
+        Later leases and views of the job have it in `job.extras.saved`, whatever becomes of the job; the lease at hand
+        stays as it is. It goes with the job. Of a call that is killed, the old or the new one is left.
+
+        Args:
+            lease: one whose handler runs; no other call settles it meanwhile.
+            state: JSON of at most MOST_SAVED characters (`framework/model/extras.py`); `null`: there is none any more.
+
+        Raises LeaseLost, or JobInterrupted where an engine stops such runs: the lease is not this owner's any more.
+        EngineUnavailable: it may or may not be stored.
         """
 
     def rescue(self) -> Sequence[Rescued]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, NoReturn, Protocol
@@ -99,6 +101,9 @@ class Tracing(Protocol):
     def leave(self, attempt: Attempt, entered: Any) -> None:
         """End the span by `attempt.outcome`, and restore the ambient context unless the run has its own."""
 
+    def batch(self, attempts: Sequence[Attempt]) -> AbstractContextManager[object]:
+        """Return a block with a span around the handler of a batch, which links to the spans of these attempts."""
+
     def logger(self, attempt: Attempt) -> Logger:
         """Return a logger bound to the job; inside the span its lines carry the trace's ids."""
 
@@ -131,6 +136,9 @@ class NoTracing:
     def leave(self, attempt: Attempt, entered: Any) -> None:
         if not attempt.own_context:
             running.reset(entered)
+
+    def batch(self, attempts: Sequence[Attempt]) -> AbstractContextManager[object]:
+        return nullcontext()
 
     def logger(self, attempt: Attempt) -> Logger:
         return SilentLogger()

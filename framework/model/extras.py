@@ -21,6 +21,7 @@ from framework.model.retry import LONGEST, RetryPolicy
 
 MOST_URGENT, USUAL, LEAST_URGENT = 0, 5, 9  # priorities
 LONGEST_KEY = 255  # characters
+MOST_SAVED = 4096  # characters of a checkpoint
 # Seconds since the epoch of the first and the last moment that a datetime can show: years 1 and 9999.
 EARLIEST, LATEST = -62_135_596_800.0, 253_402_300_799.0
 _MOST_NUMBERS = 20  # in one record
@@ -43,6 +44,7 @@ class Extras:
         schedule: key of the schedule that made the job. tick: the scheduled moment, seconds since the epoch.
         timeout: seconds for each of its attempts. retry: numbers of its retry policy, by name.
         fingerprint: a hash of the JSON schema of the payload type. version: the version of the enqueueing service.
+        saved: the checkpoint that an attempt of the job has saved last, as JSON.
         other: fields that this version does not know.
         ignored: names of fields whose stored values were ignored.
     """
@@ -57,6 +59,7 @@ class Extras:
     retry: Mapping[str, float] | None = None
     fingerprint: str | None = None
     version: str | None = None
+    saved: str | None = None
     other: dict[str, Any] = field(default_factory=dict)
     ignored: tuple[str, ...] = field(default=(), compare=False)
     _text: str = field(default="", init=False, compare=False, repr=False)
@@ -123,6 +126,14 @@ def _is_text(value: Any, most: int) -> bool:
     return value.isascii() or not any("\ud800" <= one <= "\udfff" for one in value)
 
 
+def _is_json(value: Any) -> bool:
+    """Return whether the value is a text of JSON, as `with_saved` stores it."""
+    try:
+        return _is_text(value, MOST_SAVED) and _DECODE(value)[1] == len(value)
+    except (ValueError, RecursionError):
+        return False
+
+
 _KEY = May(lambda value: _is_text(value, LONGEST_KEY), f"text of 1 to {LONGEST_KEY} characters")
 _WORD = May(lambda value: _is_text(value, 100), "text of 1 to 100 characters")
 
@@ -140,10 +151,20 @@ FIELDS: Mapping[str, May] = {
     "retry": May(_is_retry, f"at most {_MOST_NUMBERS} numbers of a retry policy, each at most {LONGEST:g}"),
     "fingerprint": _WORD,
     "version": _WORD,
+    "saved": May(_is_json, f"JSON of 1 to {MOST_SAVED} characters"),
 }
 _DEFAULTS: Mapping[str, Any] = {one.name: one.default for one in fields(Extras)}
 
 NONE = Extras()
+
+
+def with_saved(extras: Extras, state: str) -> Extras:
+    """Return extras with another checkpoint; `null` stands for none. All other stored fields stay as they are."""
+    said = {} if _WHOLE in extras.ignored else json.loads(extras.text or "{}")
+    said.pop("saved", None)
+    if state != "null":
+        said["saved"] = state
+    return unpack(_ENCODE(said)) if said else NONE
 
 
 def unpack(text: str) -> Extras:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from framework.model.extras import NONE, Extras
 from framework.model.frozen import frozen
+from framework.model.handling import Host, Progress, encoded, in_thread
 
 if TYPE_CHECKING:
-    from framework.model.attempt import Completing, Transaction
+    from framework.model.attempt import Attempt, Completing, Transaction
 
 # The headers that the framework itself writes: the payload's type, and the context of the trace.
 FRAMEWORK_HEADERS = frozenset({"content-type", "traceparent", "tracestate", "baggage"})
@@ -106,6 +108,11 @@ class Job:
     def eligible_at(self) -> float:
         """Return the moment from which the job could first run, in seconds since the epoch."""
         return self.enqueued_at if self.not_before is None else max(self.enqueued_at, self.not_before)
+
+    @property
+    def own_headers(self) -> dict[str, str]:
+        """Return the headers that the job was enqueued with, without the framework's own."""
+        return {name: value for name, value in self.headers.items() if name not in FRAMEWORK_HEADERS}
 
 
 @frozen
@@ -236,8 +243,10 @@ class Context:
     _deadline: float | None = field(default=None, repr=False)
     _stopping: Callable[[Lease | None], bool] = field(default=lambda lease: False, repr=False)
     _clock: Callable[[], float] = field(default=time.monotonic, repr=False)
-    _lease: Lease | None = field(default=None, repr=False)
     _engine: Completing | None = field(default=None, repr=False)
+    _attempt: Attempt | None = field(default=None, repr=False)
+    _host: Host | None = field(default=None, repr=False)
+    _saved: ClassVar[str | None] = None  # what this attempt has saved; set on the instance
 
     @property
     def remaining(self) -> float | None:
@@ -247,8 +256,8 @@ class Context:
     @property
     def headers(self) -> Mapping[str, str]:
         """Return the headers that the job was enqueued with, without the framework's own."""
-        headers = {} if self._lease is None else self._lease.job.headers
-        return {name: value for name, value in headers.items() if name not in FRAMEWORK_HEADERS}
+        lease = self._lease
+        return {} if lease is None else lease.job.own_headers
 
     @property
     def should_stop(self) -> bool:
@@ -257,6 +266,55 @@ class Context:
         In a drain raise Snooze, or finish. A cancelled job never runs again, whatever you raise.
         """
         return self._stopping(self._lease)
+
+    @property
+    def saved(self) -> Any:
+        """Return the state that this attempt has saved, or else the last that an earlier one has; None: there is none.
+
+        The handler of a dead letter finds the one of its job.
+        """
+        text, lease = self._saved, self._lease
+        if text is None and lease is not None:
+            text = lease.job.extras.saved
+        return None if text is None else json.loads(text)
+
+    def save(self, state: Any) -> None:
+        """Store a small state durably before this returns: if this attempt does not succeed, the next finds it in
+        `saved`. In an async handler use `asave`.
+
+        Args:
+            state: what JSON has, up to 4,096 characters; it replaces the state before. None: there is none any more.
+
+        Raises:
+            ValueError: it is too large, or no JSON. EngineError: it may or may not be stored.
+            JobInterrupted, LeaseLost: another worker has the job by now.
+        """
+        self._store(encoded(state))
+
+    async def asave(self, state: Any) -> None:
+        """Store a state as `save` does, without blocking the event loop."""
+        text = encoded(state)
+        await in_thread(lambda: self._store(text))
+
+    def _store(self, text: str) -> None:
+        lease = self._lease
+        if lease is not None and lease.is_dead_letter:
+            raise RuntimeError("ctx.save(): a dead letter keeps the state of its job for a replay: save it elsewhere")
+        if self._host is not None and lease is not None:
+            self._host.save(lease, text)
+        object.__setattr__(self, "_saved", text)
+
+    def progress(self, done: float, total: float | None = None, text: str = "") -> None:
+        """Report how far the job is; `worker ps` and the web page show the last report while it runs.
+
+        Args:
+            done, total: in any unit; total None: unknown. text: up to 100 characters; what is longer is cut.
+
+        Raises ValueError, TypeError: done is no number of 0 or more, total none above 0, or text no text.
+        """
+        report = Progress(done, total, text)
+        if self._host is not None and self._attempt is not None:
+            self._host.progress(self._attempt, report)
 
     def transaction(self) -> Transaction:
         """Return a block in which the job ends: `with` in a sync handler, `async with` in an async one.
@@ -292,9 +350,13 @@ class Context:
         return self._engine
 
     @property
+    def _lease(self) -> Lease | None:
+        return None if self._attempt is None else self._attempt.lease
+
+    @property
     def _known(self) -> Lease:
-        assert self._lease is not None
-        return self._lease
+        assert self._attempt is not None
+        return self._attempt.lease
 
 
 _SPAN_ID = blake2b(digest_size=8, person=b"span")  # copied for each id, which takes half the time of a new one

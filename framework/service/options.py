@@ -21,10 +21,20 @@ Options = TypeVar("Options", QueueOptions, PoolOptions)
 def resolve(queue: Queue[Any], settings: Settings | None, app: type[WorkerApp] | None = None) -> QueueOptions:
     """Return a queue's options. Raises SettingsError, which names the variable.
 
+    A process that handles batches has room for a whole one.
+
     Args:
         settings: the settings that change them; None: they stay as declared.
         app: the service that declares the queue; None: a producer, which does not know whether a handler exists.
     """
+    options = _resolved(queue, settings, app)
+    handler = None if app is None else app.worker_handlers.get(queue.name)
+    if handler is None or handler.batching is None:
+        return options
+    return replace(options, concurrency=max(options.concurrency, handler.batching.size))
+
+
+def _resolved(queue: Queue[Any], settings: Settings | None, app: type[WorkerApp] | None) -> QueueOptions:
     options = replace(queue.options, attribute=queue.attribute, is_dead_letter=takes_dead_letters(queue, app))
     if app is not None:
         options = replace(options, handled=queue.name in app.worker_handlers, service=name_of(app))

@@ -7,18 +7,19 @@ installs, because imports must not go up.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
 
 from framework.model.errors import DeclarationError, caller_location
 from framework.model.extras import USUAL
-from framework.model.job import Context, Failure, JobId, Reason
+from framework.model.job import Failure, JobId, Reason
 from framework.model.options import PoolOptions, QueueOptions, Slo, in_pool, parse_size
 from framework.model.retry import RetryPolicy, Seconds, seconds
 from framework.model.schedules import Cron, Every, named
+from framework.service.marking import Marking
 from framework.service.request import JobOptions, Request
 from framework.service.room import checked_block
 from framework.service.sender import CancelAnswer, Sender
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 P = TypeVar("P")
-W = TypeVar("W")
-R = TypeVar("R", bound=Awaitable[None] | None)
 OnConflict = Literal["keep", "raise"]
 
 
@@ -108,7 +107,7 @@ class Pool(_Declared):
             raise DeclarationError(f"{self.location}: {error}") from None
 
 
-class Queue(_Declared, Upgradable, Generic[P]):
+class Queue(_Declared, Upgradable, Marking[P]):
     """The declaration of a queue, as in `Queue[Delivery]("deliveries")`; pydantic must be able to validate the type.
 
     Args:
@@ -194,22 +193,6 @@ class Queue(_Declared, Upgradable, Generic[P]):
                 f'{self.location}: {where} has no payload type: write Queue[YourModel]("{self.name}")'
             )
         return alias.__args__[0]
-
-    @overload
-    def handler(self, fn: Callable[[W, P, Context], R], /) -> Callable[[W, P, Context], R]: ...
-    @overload
-    def handler(self, fn: Callable[[W, P], R], /) -> Callable[[W, P], R]: ...
-    def handler(self, fn: Callable[..., Any] | None = None, /) -> Callable[..., Any]:
-        """Mark a method as this queue's handler and return it unchanged."""
-        if fn is None:
-            raise DeclarationError(f"{caller_location()}: write @….handler without parentheses: queue {self.name!r}")
-        try:
-            marks: list[Queue[Any]] = fn.__dict__.setdefault("__worker_queues__", [])
-        except AttributeError:  # a class, a property, a builtin
-            what = f"{caller_location()}: @….handler of queue {self.name!r} stands above"
-            raise DeclarationError(f"{what} {type(fn).__name__}: a handler is a plain method") from None
-        marks.append(self)
-        return fn
 
     def enqueue(
         self,

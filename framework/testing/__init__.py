@@ -7,7 +7,7 @@ import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from framework.model.attempt import SilentLogger
 from framework.model.job import Context
@@ -47,14 +47,16 @@ def context(
     timeout: float | None = None,
     scheduled_for: datetime | None = None,
     stopping: bool = False,
+    saved: Any = None,
 ) -> Context:
     """Return a context with which a test calls a handler directly, as a method.
 
     Args:
         timeout: seconds that `remaining` counts down; None = no timeout.
         stopping: the value of `should_stop`.
+        saved: what an earlier attempt has saved; afterwards `saved` of the context has what the handler saved last.
     """
-    return Context(
+    made = Context(
         job_id="job",
         queue="queue",
         attempt=attempt,
@@ -65,3 +67,5 @@ def context(
         _deadline=None if timeout is None else time.monotonic() + timeout,
         _stopping=lambda _: stopping,
     )
+    made.save(saved)  # it belongs to no job: this only sets `saved`
+    return made

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from typing import Any, Generic, TypeVar
 
@@ -14,6 +15,7 @@ from framework.engine.port import JobView, State
 from framework.model.attempt import Attempt, NoTracing
 from framework.model.events import Event, HookFailed
 from framework.model.exceptions import clear_locals
+from framework.model.handling import Progress
 from framework.model.job import Failure, Lease
 from framework.model.options import QueueOptions
 from framework.model.outcome import JobInterrupted, Reject, RetryLater, Settlement
@@ -67,15 +69,18 @@ class Harness(Generic[A]):
     Attributes:
         app: the instance whose methods are the handlers.
         failures: every failed attempt, oldest first, with its `exception`.
+        progress: the last report of `ctx.progress` of each job, by its id.
         fakes: the attributes that the test has set on `app`.
     """
 
     app: A
     failures: list[Failure]
+    progress: dict[str, Progress]
 
     def __init__(self, app: A) -> None:
         self.app = app
         self.failures = []
+        self.progress = {}
         self._clock = Clock()
         self._store = MemoryStore()
         self._engine = MemoryEngine(self._store, incarnation="harness", clock=self._clock)
@@ -121,8 +126,8 @@ class Harness(Generic[A]):
         refuse_loop()
         tally = _Tally()
         with self.fakes.drain(), Loop(self.app, self.fakes) as loop:
-            for executor, attempt in self._async_attempts(queues, raise_errors, tally):
-                loop.run(executor.run_async(attempt, call=_await), self._slot(executor))
+            for executor, attempts in self._async_attempts(queues, raise_errors, tally):
+                loop.run(_together(executor, attempts), self._slot(executor))
         return tally.result()
 
     async def adrain(self, *queues: Queue[Any], raise_errors: bool = True) -> int:
@@ -130,13 +135,13 @@ class Harness(Generic[A]):
         tally, entered = _Tally(), False
         async with AsyncExitStack() as opened:
             opened.enter_context(self.fakes.drain())
-            for executor, attempt in self._async_attempts(queues, raise_errors, tally):
+            for executor, attempts in self._async_attempts(queues, raise_errors, tally):
                 if not entered:
                     self.fakes.look()
                     await opened.enter_async_context(self.app.alifespan(self._slot(executor)))
                     opened.enter_context(self.fakes.jobs())
                     entered = True
-                await stay_cancelled(executor.run_async(attempt, call=_await))
+                await stay_cancelled(_together(executor, attempts))
         return tally.result()  # an error is raised outside the block, where a task group in alifespan would wrap it
 
     @contextmanager
@@ -154,33 +159,44 @@ class Harness(Generic[A]):
 
     def _async_attempts(
         self, queues: Sequence[Queue[Any]], raise_errors: bool, tally: _Tally
-    ) -> Iterator[tuple[Executor, Attempt]]:
+    ) -> Iterator[tuple[Executor, Sequence[Attempt]]]:
         """Run and settle jobs until one raises; yield the attempts of async jobs, for the caller to run."""
-        for executor, lease in self._due(queues):
-            attempt = executor.attempt(lease)
+        for executor, leases in self._due(queues):
+            attempts = [executor.attempt(lease) for lease in leases]
             if executor.handler.is_async:
-                yield executor, attempt
+                yield executor, attempts
+            elif executor.batches is None:
+                executor.run(attempts[0])
             else:
-                executor.run(attempt)
-            self._settle(attempt)
-            tally.runs += 1
-            tally.error = self._raised(attempt, raise_errors)
+                with ThreadPoolExecutor(len(attempts)) as threads:
+                    list(threads.map(executor.run, attempts))
+            for attempt in attempts:
+                self._settle(attempt)
+            tally.runs += len(attempts)
+            tally.error = next(filter(None, (self._raised(one, raise_errors) for one in attempts)), None)
             if tally.error is not None:
                 return
-            clear_locals(attempt.error)
+            for attempt in attempts:
+                clear_locals(attempt.error)
 
-    def _due(self, queues: Sequence[Queue[Any]]) -> Iterator[tuple[Executor, Lease]]:
-        """Yield the leases to run and settle; move the clock forward when no job is due."""
+    def _due(self, queues: Sequence[Queue[Any]]) -> Iterator[tuple[Executor, Sequence[Lease]]]:
+        """Yield the leases to run and settle, several for a batch; move the clock forward when no job is due."""
         executors = self._chosen(queues)
         claims: dict[bytes, int] = {}
         while True:
             busy = False
             for executor in executors:
-                for lease in self._engine.claim([executor.options.name], limit=1, wait=0):
-                    busy = True
+                batching, batches = executor.handler.batching, executor.batches
+                most = 1 if batching is None else batching.size
+                leases = self._engine.claim([executor.options.name], limit=most, wait=0)
+                for lease in leases:
                     claims[lease.job.uid] = claims.get(lease.job.uid, 0) + 1
                     _check_end(lease, claims)
-                    yield executor, lease
+                if leases:
+                    busy = True
+                    if batches is not None:
+                        batches.expected = len(leases)
+                    yield executor, leases
             if not busy:
                 due = min(
                     (self._store.shelf(e.options.name).next_due(default=_NEVER) for e in executors), default=_NEVER
@@ -227,9 +243,14 @@ class Harness(Generic[A]):
     def _executor(self, name: str) -> Executor:
         handler = self.app.worker_handlers[name]
         options = self._options(handler.queue)
-        return Executor(
+        made = Executor(
             self.app, handler, options, tracing=NoTracing(), emit=self._emit, swallows=_ENDS, clock=self._clock
         )
+        made.save, made.progress = self._engine.save, self._report
+        return made
+
+    def _report(self, attempt: Attempt, progress: Progress) -> None:
+        self.progress[attempt.lease.job.id] = progress
 
     def _slot(self, executor: Executor) -> Slot:
         return Slot(executor.handler.queue, 0)
@@ -237,6 +258,14 @@ class Harness(Generic[A]):
     def _emit(self, event: Event) -> None:
         if isinstance(event, HookFailed):
             log.warning("%s failed: %s\n%s", event.hook, event.error, event.traceback)
+
+
+async def _together(executor: Executor, attempts: Sequence[Attempt]) -> None:
+    """Run an attempt, or all of a batch, on the event loop."""
+    if executor.batches is None:
+        await executor.run_async(attempts[0], call=_await)
+    else:
+        await asyncio.gather(*(executor.run_async(attempt, call=_await) for attempt in attempts))
 
 
 async def _await(awaitable: Awaitable[Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -93,7 +94,8 @@ class Pages:
     def _one(self, view: JobView, with_payload: bool) -> Values:
         hide = self._config.hide
         text, hid = render.payload_text(jobs.payload(view), hide) if with_payload else (None, False)
-        extras = view.job.extras
+        extras = view.job.extras.other | view.job.extras.said()
+        saved = extras.pop("saved", None)  # like a payload, it may have personal data
         return {
             "view": view,
             "several": (),
@@ -101,7 +103,8 @@ class Pages:
             "editable": render.editable(view) if with_payload and not hid and view.state != "in_flight" else None,
             "hid": hid,
             "headers": render.payload_text(dict(view.job.headers), hide)[0],
-            "extras": render.payload_text(extras.other | extras.said(), hide)[0],
+            "extras": render.payload_text(extras, hide)[0],
+            "saved": render.payload_text(json.loads(saved), hide)[0] if saved and with_payload else None,
             "failures": list(reversed(view.job.history)),
         }
 

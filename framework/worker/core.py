@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from framework.engine.ledger import Ledger
@@ -13,11 +14,13 @@ from framework.engine.port import Engine, Transactional
 from framework.model.attempt import Attempt, NoTransactions
 from framework.model.errors import WorkerError
 from framework.model.events import Event, ServiceMistake, WorkerLeaving
+from framework.model.handling import Progress
 from framework.model.job import Lease
 from framework.model.options import PoolOptions, QueueOptions
 from framework.process.blackbox import Notes
 from framework.process.forks import leave_if_forked
 from framework.process.scoreboard import LEAVING, READY, RowWriter, Scoreboard, before_deadline
+from framework.process.scoreboard.progress import ProgressWriter
 from framework.worker.executor import Executor
 from framework.worker.gate.cancelled import GRACE, Cancelled
 from framework.worker.gate.gate import CERTAIN, Gate
@@ -113,14 +116,15 @@ class WorkerCore:
         notes: Notes | None = None,
         blocked_after: float = 1.0,
     ) -> None:
-        self.process, self.index = process, index
-        self.board = board
+        self.process, self.index, self.board = process, index, board
         self.executors = {executor.options.name: executor for executor in executors}
         self._deadlines = {name: _deadlines(executor.options) for name, executor in self.executors.items()}
         self.cancelled = Cancelled(engine)
         for executor in executors:
             executor.record, executor.cancelled = ledger.end, self.cancelled.__contains__
             executor.engine = engine if isinstance(engine, Transactional) else NoTransactions(engine.features.system)
+            executor.save, executor.progress = lambda lease, state: engine.save(lease, state), self._show
+        self._reports = ProgressWriter(board, index)
         self.ledger, self.notes, self.blocked_after = ledger, notes, blocked_after
         self.options = options
         self.emit = emit
@@ -130,8 +134,7 @@ class WorkerCore:
         self.jobs = 0
         self.used = 0
         self._limited = options.max_jobs_per_process is not None or options.max_memory is not None
-        self._next_memory_check = 0.0
-        self._pid, self._parent = os.getpid(), os.getppid()
+        self._next_memory_check, self._pid, self._parent = 0.0, os.getpid(), os.getppid()
         self.check = SelfCheck(held or {})
         self.ruined = ""
         self.blamed: Callable[[], int | None] = lambda: 0
@@ -257,6 +260,11 @@ class WorkerCore:
         self.jobs += 1
         if self._limited:
             self.check_limits()
+
+    def _show(self, attempt: Attempt, progress: Progress) -> None:
+        """Write a progress beside the board. A full disk stops no job."""
+        with suppress(OSError):
+            self._reports.write(attempt.row, attempt.began, attempt.lease.delivery, progress)
 
     def slots(self, queue: str) -> tuple[int, int]:
         """Return (number of jobs of a queue that could run here now, number of them that run)."""

@@ -18,7 +18,7 @@ from framework.model.job import Job, JobId, Lease, RunRecord
 from framework.model.options import QueueOptions
 from framework.model.outcome import Kind, Outcome, Settlement
 
-ANY_THREAD = ("enqueue", "release", "wake")
+ANY_THREAD = ("enqueue", "release", "save", "wake")
 
 
 @dataclass
@@ -189,6 +189,10 @@ class SlowBroker:
     def release(self, leases: Sequence[Lease], *, delay: float = 0) -> None:
         with self._call("release", len(leases)):
             self.inner.release(leases, delay=delay)
+
+    def save(self, lease: Lease, state: str) -> None:
+        with self._call("save", 1):
+            self.inner.save(lease, state)
 
     def rescue(self) -> Sequence[Rescued]:
         with self._call("rescue"):

@@ -36,7 +36,7 @@ LEVELS = (5, 2, 7, 0, 9, 4)
 EVERYTHING: dict[str, Any] = {
     "priority": 0, "unique_key": "user-1 \u2603", "unique_scope": "done", "group": "tenant/7", "schedule": "nightly",
     "tick": 1_700_000_000.5, "timeout": 2.5, "retry": {"max_retries": 3, "first_delay": 0.5, "jitter": True},
-    "fingerprint": "0123456789ab", "version": "1.2.3",
+    "fingerprint": "0123456789ab", "version": "1.2.3", "saved": '{"page":7}',
 }  # fmt: skip
 
 

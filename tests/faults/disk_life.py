@@ -28,6 +28,8 @@ QUEUES = (
 class Promise:
     """`there`, `absent`, `letter` (it is a dead letter) or `home` (it is none), between two moments.
 
+    `saved 2`: it has its checkpoint 2, or a later one.
+
     Of a queue, in the place of a job: `paused by ada`, or `runs`.
     """
 

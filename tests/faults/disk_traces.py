@@ -350,6 +350,23 @@ def _pauses(life: Life) -> None:
     life.enqueue("d", queue="plain")
 
 
+def _checkpoints(life: Life) -> None:
+    """One after the other, into a job's own file, and out of a segment."""
+    life.enqueue("a")
+    lease = one(life.mine)
+    for state in "123":
+        life.mine.save(lease, state)
+        life.promise(f"saved {state}", "a")
+    retry(life.mine, lease, delay=0, failure=failure(lease))
+    in_segments(life.mine)
+    life.enqueue("b", "c", queue="plain")
+    lease = one(life.mine, "plain")
+    life.mine.save(lease, "1")
+    life.promise("saved 1", "b")
+    life.die()
+    life.enqueue("z")
+
+
 TRACES: dict[str, Callable[[Life], None]] = {
     "enqueue": _enqueue,
     "enqueue many": _enqueue_many,
@@ -358,6 +375,7 @@ TRACES: dict[str, Callable[[Life], None]] = {
     "append in vain": _append_in_vain,
     "ticks": _ticks,
     "pauses": _pauses,
+    "checkpoints": _checkpoints,
     "stored together": _together_recovered,
     "segments": _segments,
     "segment letters": _segment_letters,

@@ -126,6 +126,7 @@ def _compare(fresh: SpoolEngine, active: list[Promise], ours: set[str], handled:
     broken += [f"tick {tick} has a job and comes again" for tick in ticks if tick > handled]
     found = {queue.name: fresh.paused(queue.name) for queue in QUEUES}
     pauses = {name: pause.by for name, pause in found.items() if pause is not None and pause.paused}
+    saved = {view.job.id: int(view.job.extras.saved or 0) for view in views}
     for promise in active:
         kept = {
             "there": there[promise.job_id] > 0,
@@ -134,6 +135,7 @@ def _compare(fresh: SpoolEngine, active: list[Promise], ours: set[str], handled:
             "home": promise.job_id not in letters,
             "paused by ada": pauses.get(promise.job_id) == "ada",
             "runs": promise.job_id not in pauses,
+            **{f"saved {number}": saved.get(promise.job_id, 0) >= number for number in (1, 2, 3)},
         }[promise.what]
         if not kept:
             broken.append(f"{promise.job_id} was promised to be: {promise.what}")

@@ -57,6 +57,7 @@ FSYNCS = (
     in_spool("fsync of the end of a pause", "pausing.py", "resume", "disk.sync_removal(os.path.dirname(queue.paused))", "pass", MODEL),
     in_spool("a pause keeps workers from claiming", "listing.py", "Listing._refresh", "if self._buckets.paused:\n    self._names, self._at, self._due = [], 0, 0.0\n    return", "pass", "contract/test_pausing.py"),
     in_spool("what starves gets its turns", "starving.py", "Starving.turn", "return at if since <= now - self._after else start", "return start", "contract/test_priority.py"),
+    in_spool("fsync of a checkpoint", "checkpoints.py", "write", "disk.sync(fd)", "pass", MODEL),
     in_spool("fsync before the rename", "enqueue.py", "Enqueue._put_files", "self._make_durable(files)", "pass", ENQUEUE),
 )  # fmt: skip
 
@@ -66,6 +67,8 @@ CHECKSUMS = (
     in_spool("checksum of the body", "job_file.py", "decode", "or zlib.crc32(body) != where.crc_body", "", "spool/test_job_file.py"),
     in_spool("length of the file", "job_file.py", "decode", 'if len(data) < where.end:\n    raise Damaged(f"{len(data)} bytes of {where.end}: truncated")', "", "spool/test_job_file.py"),
     in_spool("checksum of an attempt record", "history.py", "_slot", "or zlib.crc32(rest) != crc", "", "spool/test_job_file.py"),
+    in_spool("checksum of a checkpoint", "checkpoints.py", "_slot", "or zlib.crc32(rest) != crc", "", "spool/test_checkpoints.py"),
+    Mutant("checksum of a progress", "process/scoreboard/progress.py", (Change("ProgressReader.of", "or _CRC.unpack_from(data)[0] != zlib.crc32(entry)", ""),), "unit/test_progress.py"),
     in_spool("checksum of a run record", "runs.py", "decode", "or _CRC.unpack_from(data, 4)[0] != zlib.crc32(body)", "", "spool/test_runs.py"),
     Mutant("checksum of what was counted", "telemetry/ring/ring.py", (Change("RingReader.load", "if zlib.crc32(data) != checksum:", "if False:"),), "telemetry/test_ring.py"),
     in_spool("magic", "job_file.py", "layout", 'if magic != MAGIC:\n    raise Damaged("no job file")', "", "spool/test_job_file.py"),
@@ -79,6 +82,9 @@ CAREFUL = (
     in_spool("O_NOFOLLOW of recovery", "recover.py", "recover", "os.O_NOFOLLOW | os.O_NONBLOCK", "os.O_NONBLOCK", f"{FLAGS} {PLANTED}"),
     in_spool("S_ISREG of recovery", "recover.py", "recover", "or not stat.S_ISREG(found.st_mode)", "", PLANTED),
     in_spool("O_NOFOLLOW of a rescue", "rescue.py", "Rescue._take", "open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK", "open(path, os.O_RDWR | os.O_NONBLOCK", f"{FLAGS} {PLANTED}"),
+    in_spool("O_NOFOLLOW of a checkpoint", "checkpoints.py", "write", "os.O_NOFOLLOW | os.O_NONBLOCK", "os.O_NONBLOCK", FLAGS),
+    Mutant("O_NOFOLLOW of a report", "process/scoreboard/progress.py", (Change("ProgressWriter.write", "os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK", "os.O_CLOEXEC | os.O_NONBLOCK"),), "unit/test_progress.py"),
+    Mutant("O_NOFOLLOW of a look at progress", "process/scoreboard/progress.py", (Change("ProgressReader.__init__", "os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK", "os.O_CLOEXEC | os.O_NONBLOCK"),), "unit/test_progress.py"),
     in_spool("O_NOFOLLOW of a record", "settle.py", "Settle._record", "os.O_NOFOLLOW | os.O_NONBLOCK", "os.O_NONBLOCK", FLAGS),
     in_spool("O_NOFOLLOW of a look", "job_file.py", "opened", "os.O_NOFOLLOW | os.O_NONBLOCK", "os.O_NONBLOCK", f"{FLAGS} {PLANTED} cli/test_bad.py"),
     in_spool("O_NOFOLLOW of the bell", "notifier.py", "", "os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW", "os.O_RDWR | os.O_NONBLOCK", "spool/test_security.py"),

@@ -31,6 +31,11 @@ def _claimed(stage: Stage, queue: str = "jobs", **options: Any) -> None:
     stage.held = one(stage.broker, queue)
 
 
+def _saved(stage: Stage) -> None:
+    _claimed(stage, chosen=True)
+    stage.broker.save(stage.held, "1")
+
+
 def _letter(stage: Stage) -> None:
     _claimed(stage)
     bury(stage.broker, stage.held, failure=failure(stage.held))
@@ -175,6 +180,8 @@ CASES = (
     Case("ack chosen", lambda s: _claimed(s, chosen=True), lambda s: ack(s.broker, [s.held]), deletes=("a",)),
     Case("retry", _claimed, lambda s: retry(s.broker, s.held, delay=3600, failure=failure(s.held))),
     Case("retry now", _claimed, lambda s: retry(s.broker, s.held, delay=0, failure=failure(s.held))),
+    Case("save", _claimed, lambda s: s.broker.save(s.held, "1")),
+    Case("save again", _saved, lambda s: s.broker.save(s.held, "2")),
     Case("release", _claimed, lambda s: s.broker.release([s.held])),
     Case("release urgent", lambda s: _claimed(s, priority=4), lambda s: s.broker.release([s.held])),
     Case("release later", _claimed, lambda s: s.broker.release([s.held], delay=3600)),

@@ -38,6 +38,7 @@ WRONG_EXTRAS: dict[str, tuple[Any, ...]] = {
         None, 3, [], {"a": None}, {"a": "1"}, {"a": math.nan}, {"a": 1e300}, {"a": {"b": 1}}, {"\ud800": 1},
         {f"n{number}": 1 for number in range(50)},
     ),
+    "saved": (None, "", 7, {"a": 1}, "{", "1 2", "\ud800", "[" * 4000, '"' + "x" * 4096 + '"'),
     "fingerprint": (None, "", 7, "x" * 300), "version": (None, "", 7, 1.2, "\ud800", "x" * 300),
 }  # fmt: skip
 NO_EXTRAS = (

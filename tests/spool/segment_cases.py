@@ -355,6 +355,7 @@ SEGMENT_CASES = (
     Case("ack after a copy", _ack_after_a_copy, lambda s: ack(s.broker, [s.held]), deletes=("a",)),
     Case("retry from a segment", _claimed, lambda s: retry(s.broker, s.held, delay=0, failure=failure(s.held))),
     Case("retry the last of a segment", _last, lambda s: retry(s.broker, s.held, delay=9, failure=failure(s.held))),
+    Case("save from a segment", _claimed, lambda s: s.broker.save(s.held, "1")),
     Case("release into a segment", _claimed, lambda s: s.broker.release([s.held])),
     Case("release later from a segment", _claimed, lambda s: s.broker.release([s.held], delay=3600)),
     Case("bury from a segment", lambda s: _claimed(s, queue="plain"), _bury, queues=(PLAIN,)),

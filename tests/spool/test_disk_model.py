@@ -14,6 +14,7 @@ from tests.faults.diskmodel import record, violations
 # What asks for syncs, and a trace that breaks without them. A new one belongs here, or is not needed.
 SITES = {
     "browse.replay": "letters",
+    "checkpoints.write": "checkpoints",
     "disk.mkdir": "enqueue",
     "enqueue._make_durable": "enqueue",
     "temp_files._remove": "in vain",

@@ -31,11 +31,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Registry:
-    """`attributes`: by name, the type or the values that it may have."""
+    """`attributes`: by name, the type or the values that it may have. `spans`: by the first word of their names."""
 
     attributes: dict[str, Any]
     metrics: dict[str, Group]
-    span: Group
+    spans: dict[str, Group]
 
 
 @cache
@@ -43,8 +43,8 @@ def registry() -> Registry:
     groups = [group for path in sorted(PLACE.glob("*s.yaml")) for group in YAML(typ="safe").load(path)["groups"]]
     defined = {one["id"]: one for group in groups for one in group["attributes"] if "id" in one}
     metrics = {group["metric_name"]: _group(group) for group in groups if group["type"] == "metric"}
-    (span,) = (_group(group) for group in groups if group["type"] == "span")
-    return Registry({name: one["type"] for name, one in defined.items()}, metrics, span)
+    spans = {group["id"].rpartition(".")[2]: _group(group) for group in groups if group["type"] == "span"}
+    return Registry({name: one["type"] for name, one in defined.items()}, metrics, spans)
 
 
 def _group(found: dict[str, Any]) -> Group:
@@ -58,7 +58,9 @@ def violations(spans: Iterable[SeenSpan], points: Iterable[SeenPoint]) -> set[st
     found: set[str] = set()
     for span in spans:
         if span.kind == "consumer":
-            found |= set(_wrong("process span", known.span, span.attributes))
+            found |= set(_wrong("process span", known.spans["process"], span.attributes))
+        if span.name.startswith("batch "):
+            found |= set(_wrong("batch span", known.spans["batch"], span.attributes))
         found |= set(_undefined(span.name.split()[0], span.attributes))
     for point in points:
         found |= set(_undefined(point.name, point.attributes))

@@ -161,14 +161,15 @@ def _edit(server: Server) -> None:
 
 def test_what_runs_and_what_has_died_is_told_apart(tmp_path_factory: pytest.TempPathFactory) -> None:
     cli = Cli(tmp_path_factory.mktemp("tree"))
-    cli.write("relay.py", RELAY.replace("raise OSError", "__import__('time').sleep(600); raise OSError"))
+    slow = "ctx.progress(3, 10, '<b>'); __import__('time').sleep(600); raise OSError"
+    cli.write("relay.py", RELAY.replace("number: int)", "number: int, ctx: Context)").replace("raise OSError", slow))
     cli.store("digests", 1, "runs-long")
     server = Server(cli)
     with cli.running("run", "relay") as tree, running(server):
         until = time.monotonic() + 40
-        while "runs-long" not in (text := server.get("/runs").text):
+        while "3 of 10" not in (text := server.get("/runs").text):
             assert time.monotonic() < until, text
-        assert re.search(r"runs-long</a></td><td>digests</td><td>digest</td>", text)
+        assert re.search(r"runs-long</a></td><td>digests</td><td>digest</td><td>3 of 10 \(30 %\): &lt;b&gt;</td>", text)
         page = server.get("/").text
         assert ">running</span>" in page
         assert "No running service reports" not in page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -21,6 +22,7 @@ COLUMNS = (
     Column("memory", number=True), Column("queue"), Column("job", fit="whole"), Column("handler", detail=True),
     Column("for", number=True), Column("deadline", number=True),
 )  # fmt: skip
+PROGRESS = Column("progress", fit="cut")  # only where a job has reported one
 
 
 @click.command(short_help="Show what runs now: processes, their jobs, since when, until when.", epilog=STORE_HELP)
@@ -31,8 +33,9 @@ def ps(given: tuple[str, ...], url: str, as_json: bool) -> int:
     """Show what runs now on this machine: the processes of each supervisor on the store, and their jobs.
 
     It reads the copies of the scoreboards, which are up to two seconds old, and never the engine. for: how long the job
-    has been running. deadline: when its process is killed for it. handler: with MODULE only. A supervisor that is dead
-    is named on standard error, or that it has ended. Exit code 1: no supervisor lives here.
+    has been running. deadline: when its process is killed for it. handler: with MODULE only. progress: what its handler
+    has reported last (`ctx.progress`). A supervisor that is dead is named on standard error, or that it has ended. Exit
+    code 1: no supervisor lives here.
 
     \b
     --json is one array, an object for each supervisor, in this order; more keys may come:
@@ -42,7 +45,7 @@ def ps(given: tuple[str, ...], url: str, as_json: bool) -> int:
       deadline            when its drain ends (ISO time, UTC; null: it does not drain)
       processes           objects with slot, pid, state, memory (bytes or null), limit (jobs at once), and jobs: objects
                           with id (its first 64 bytes), queue, handler, delivery, since, soft, hard (ISO times or null),
-                          settling
+                          settling, progress (null, or an object with done, total (or null), text)
     """
     module = module_of(given, url)
     service = load_service(module) if module else None
@@ -54,7 +57,9 @@ def ps(given: tuple[str, ...], url: str, as_json: bool) -> int:
     if as_json:
         print_json([_object(tree) for tree in found])
     else:
-        table(COLUMNS, [row for tree in found if tree.alive is not False for row in _rows(tree)], empty="nothing runs")
+        rows = [row for tree in found if tree.alive is not False for row in _rows(tree)]
+        columns = (*COLUMNS, PROGRESS) if any(row[-1] != "-" for row in rows) else COLUMNS
+        table(columns, [row[: len(columns)] for row in rows], empty="nothing runs")
     for tree in found:
         if tree.alive is False:
             how = "has ended" if _has_drained(tree) else "is dead"
@@ -75,14 +80,15 @@ def _rows_of(process: Process) -> Sequence[tuple[str, ...]]:
     memory = "-" if process.memory is None else f"{process.memory / (1 << 20):.0f} MiB"
     head = (process.slot, str(process.pid or "-"), process.state, memory)
     if not process.runs:
-        return [(*head, "-", "-", "-", "-", "-")]
+        return [(*head, "-", "-", "-", "-", "-", "-")]
     return [(*head, *_cells(run)) for run in process.runs]
 
 
 def _cells(run: Run) -> tuple[str, ...]:
     now = time.time()
     left = "-" if run.hard is None else f"in {span(max(0.0, run.hard - now))}"
-    return run.queue, run.job_id, run.handler or "-", span(max(0.0, now - run.since)), left
+    far = "-" if run.progress is None else str(run.progress)
+    return run.queue, run.job_id, run.handler or "-", span(max(0.0, now - run.since)), left, far
 
 
 def _object(tree: Tree) -> dict[str, Any]:
@@ -116,6 +122,7 @@ def _run(run: Run) -> dict[str, Any]:
         "soft": _time(run.soft),
         "hard": _time(run.hard),
         "settling": run.settling,
+        "progress": None if run.progress is None else asdict(run.progress),
     }
 
 

@@ -22,6 +22,7 @@ from framework.engine.inspector import without_replaced
 from framework.engine.memory.store import MemoryStore, Row, Shelf, UnknownQueue
 from framework.engine.port import NO_JOBS, Cancelled, Features, JobView, Pause, QueueStats, Rescued, State, Tick
 from framework.model.errors import EnqueueFailed, LeaseLost, PayloadTooLarge, QueueFull, SettingsError, UsageError
+from framework.model.extras import with_saved
 from framework.model.job import Job, JobId, Lease
 from framework.model.options import QueueSpec
 from framework.model.outcome import Kind, Outcome, Settlement
@@ -215,6 +216,14 @@ class MemoryEngine:
         row: Row = lease.token
         # A later claim by the same owner has the same holder: only the delivery distinguishes the two.
         return row.holder == self.incarnation and row.delivery == lease.delivery
+
+    def save(self, lease: Lease, state: str) -> None:
+        """Put the checkpoint into the job's extras."""
+        with self.store.lock:
+            if not self._holds(lease):
+                raise LeaseLost([lease])
+            row: Row = lease.token
+            row.job = replace(row.job, extras=with_saved(row.job.extras, state))
 
     def rescue(self) -> Sequence[Rescued]:
         """Take over the leases whose holder is dead."""

@@ -26,9 +26,10 @@ from framework.engine.postgres.rows import Key, Row, lease_of
 from framework.engine.postgres.settle import Settling
 from framework.engine.postgres.upkeep import Upkeep
 from framework.model.errors import EngineError
+from framework.model.extras import with_saved
 from framework.model.job import Job, JobId, Lease
 from framework.model.options import QueueOptions
-from framework.model.outcome import Kind, Outcome, Settlement
+from framework.model.outcome import JobInterrupted, Kind, Outcome, Settlement
 
 T = TypeVar("T")
 
@@ -240,6 +241,19 @@ class PostgresEngine(DeclaringEngine):
     def cancelled(self, leases: Sequence[Lease]) -> Sequence[Lease]:
         """Return what the last `lost` and `rescue` have found."""
         return [lease for lease in leases if lease.token in self.cancelled_keys]
+
+    def save(self, lease: Lease, state: str) -> None:
+        """Write the checkpoint into the extras of the job's row, with a synchronous commit."""
+        if self._completions.begun(lease):  # that transaction has the row's lock
+            raise EngineError("ctx.save(): the job is completed already, in a transaction of its handler")
+        extras = with_saved(lease.job.extras, state).text or None
+        rows = self.as_owner(lambda _: self.link.rows(
+            f"update {self.schema}.job set extras = %s where queue = %s and place = %s and delivery = %s "
+            "and owner = %s returning true",
+            [extras, *lease.token, self.incarnation],
+        ))  # fmt: skip
+        if not rows:
+            raise JobInterrupted("lease_lost")
 
     def transaction(self, lease: Lease) -> CompletingTransaction:
         """Return a block with a connection of this engine's own."""

@@ -17,14 +17,16 @@ from framework.engine import url_options as options
 from framework.engine.calls import Calls
 from framework.engine.flocks import FileLock
 from framework.engine.port import NO_JOBS, Features, QueueStats, Rescued, Tick
+from framework.engine.spool.claim.life import Token
 from framework.engine.spool.claim.listing import FEW
+from framework.engine.spool.format import checkpoints
 from framework.engine.spool.inspection import Inspection
 from framework.engine.spool.segments import copies
 from framework.engine.spool.store import Spool
 from framework.engine.spool.upkeep.counts import Counts
 from framework.engine.spool.upkeep.maintain import IDLE_TURN, TURN, Rounds
 from framework.engine.spool.upkeep.rescue import Orphan, count_unaccounted, rescued
-from framework.model.errors import EngineError, EnqueueFailed, SettingsError
+from framework.model.errors import EngineError, EnqueueFailed, LeaseLost, SettingsError
 from framework.model.job import Job, JobId, Lease
 from framework.model.options import QueueSpec
 from framework.model.outcome import Kind, Outcome, Settlement
@@ -190,6 +192,16 @@ class SpoolEngine(Inspection):
             with self._failing(f"looking for cancelled jobs of {queue!r}"):
                 found += self._spool.parts(queue).marks.of([lease for lease in leases if lease.queue == queue])
         return found
+
+    def save(self, lease: Lease, state: str) -> None:
+        """Write the checkpoint into the job's file; a job of a segment gets a file of its own first."""
+        disk, _ = self._spool.opened()
+        token: Token = lease.token
+        with self._failing(f"the checkpoint of {lease.job.id!r}"):
+            for _, error in copies.leave(disk, [token]):
+                raise error
+            if token.settled or not checkpoints.write(disk, token.path, token.slots_at, state):
+                raise LeaseLost([lease])
 
     def rescue(self) -> Sequence[Rescued]:
         """Return abandoned leases; this process holds the dead owner's lock while it settles them."""

@@ -121,6 +121,8 @@ class Solo:
                 opened.enter_context(loop)
                 self._loops |= {handler.queue.name: loop for handler in handlers}
             found += [member.executor(app, handler, partial(bool, self._leave)) for handler in handlers]
+        for batches in filter(None, (executor.batches for executor in found)):
+            batches.expected = 1  # one job at a time: no other comes
         return found
 
     def _housekeeping(self, member: Member, opened: ExitStack) -> Maintenance:

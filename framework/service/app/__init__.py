@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from framework.model.errors import DeclarationError
+from framework.model.handling import Running
 from framework.model.job import Context as Context
 from framework.model.job import Failure
 from framework.model.job import Logger as Logger
@@ -69,6 +76,23 @@ class WorkerApp:
         """Open and close resources as `lifespan` does, on the event loop of processes with async handlers."""
         yield
 
+    def around(self, job: Running) -> AbstractContextManager[object]:
+        """Open what one run needs, and close it after its handler, whatever its end; called for each run.
+
+        Write @contextmanager above it, and enter `super().around(job)` first. What it raises counts as raised by the
+        handler. The handler's exception passes through it, also JobInterrupted; one that it does not raise again makes
+        the run a success. The timeout counts from before it, and interrupts the handler only.
+        """
+        return nullcontext()
+
+    def aaround(self, job: Running) -> AbstractAsyncContextManager[object]:
+        """Open and close what a run of an async handler needs, inside of `around`.
+
+        Here the handler's timeout is `asyncio.CancelledError`. One that comes in front of the handler or behind it
+        cancels what this awaits there.
+        """
+        return nullcontext()
+
     def on_failure(self, failure: Failure, ctx: Context) -> Awaitable[None] | None:
         """Report a failed attempt; it is called after each of them, and may be a plain or an `async def` method.
 
@@ -108,19 +132,39 @@ launcher: Callable[[type[WorkerApp], Settings | None], AbstractContextManager[No
 
 
 def check_hooks(cls: type[WorkerApp]) -> None:
-    """Raise DeclarationError for mistakes in hooks, which otherwise show when a worker starts or a job fails."""
-    for name, decorator in (("lifespan", "contextmanager"), ("alifespan", "asynccontextmanager")):
-        fn = vars(cls).get(name)
-        where = f"{location_of(fn)}: {cls.__name__}.{name}"
-        if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
-            raise DeclarationError(f"{where} yields: write @{decorator} above it")
-        if gives_coroutine(fn):
-            raise DeclarationError(f"{where} is a coroutine function: let it yield, and write @{decorator} above it")
-        inner = wrapped_by_contextlib(fn)
-        if name == "lifespan" and inspect.isasyncgenfunction(inner):
-            raise DeclarationError(f"{where} is async: name it alifespan, or make it a plain def under @{decorator}")
-        if name == "alifespan" and inspect.isgeneratorfunction(inner):
-            raise DeclarationError(f"{where} is not async: name it lifespan, or make it async def under @{decorator}")
+    """Raise DeclarationError for mistakes in hooks, which otherwise show when a worker starts, or a job runs or
+    fails."""
+    for name in ("lifespan", "around"):
+        _check_manager(cls, name, "contextmanager")
+        _check_manager(cls, f"a{name}", "asynccontextmanager")
     hook = vars(cls).get("on_failure")
     if inspect.isgeneratorfunction(hook) or inspect.isasyncgenfunction(hook):
         raise DeclarationError(f"{location_of(hook)}: {cls.__name__}.on_failure is a generator: it must not yield")
+
+
+def _check_manager(cls: type[WorkerApp], name: str, decorator: str) -> None:
+    """Raise DeclarationError if a class defines this hook, and its calls would return no context manager."""
+    fn = vars(cls).get(name)
+    where = f"{getattr(fn, 'location', None) or location_of(fn)}: {cls.__name__}.{name}"
+    if fn is not None and not callable(fn):
+        raise DeclarationError(f"{where} takes the name of a hook of WorkerApp: rename it")
+    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        raise DeclarationError(f"{where} yields: write @{decorator} above it")
+    if gives_coroutine(fn):
+        raise DeclarationError(f"{where} is a coroutine function: let it yield, and write @{decorator} above it")
+    inner, is_async = wrapped_by_contextlib(fn), decorator.startswith("async")
+    other = name[1:] if is_async else f"a{name}"
+    if not is_async and inspect.isasyncgenfunction(inner):
+        raise DeclarationError(f"{where} is async: name it {other}, or make it a plain def under @{decorator}")
+    if is_async and inspect.isgeneratorfunction(inner):
+        raise DeclarationError(f"{where} is not async: name it {other}, or make it async def under @{decorator}")
+    if inspect.isfunction(fn) and not _takes_one(fn):
+        raise DeclarationError(f"{where} must take (self, {'slot' if 'lifespan' in name else 'job'})")
+
+
+def _takes_one(fn: Callable[..., object]) -> bool:
+    try:
+        inspect.signature(fn).bind(None, None)
+    except TypeError:
+        return False
+    return True

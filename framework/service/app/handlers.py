@@ -19,6 +19,7 @@ from typing import Any
 
 from framework.model import errors
 from framework.model.errors import DeclarationError
+from framework.service.batching import Batching, Item
 from framework.service.queues import Queue
 
 MOST_THREADS = 256  # in which a process may run the jobs of a sync handler; they share one interpreter
@@ -26,13 +27,17 @@ MOST_THREADS = 256  # in which a process may run the jobs of a sync handler; the
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A queue's handler as declared: the method's name (a subclass may override it), and its kind of callable."""
+    """A queue's handler as declared: the method's name (a subclass may override it), and its kind of callable.
+
+    `batching`: it handles batches of jobs; None: one job at a time.
+    """
 
     queue: Queue[Any]
     name: str
     is_async: bool
     takes_context: bool
     location: str
+    batching: Batching | None = None
 
 
 def collect_handlers(cls: type, base: type, known: Iterable[Queue[Any]]) -> dict[str, Handler]:
@@ -100,16 +105,30 @@ def _handler(cls: type, base: type, queue: Queue[Any], name: str, fn: Any, locat
         raise DeclarationError(
             f"{where} handles queue {queue.name!r}, but takes the name of {base.__name__}.{name}: rename it"
         )
-    parameters = _parameters(fn, getattr(cls, name), where)
+    batching = _batching(cls, queue, name)
+    parameters = _parameters(fn, getattr(cls, name), where, batching)
     is_async = _check_outermost(cls, queue, name, fn, where)
-    check_concurrency(
-        queue.options.concurrency, is_async=is_async, name=queue.attribute or queue.name, location=location
-    )
-    _check_payload(cls, queue, name, fn, parameters[1], location)
-    return Handler(queue, name, is_async, len(parameters) == 3, location)
+    if batching is not None and queue.pool is not None:
+        raise DeclarationError(f"{where} handles batches of queue {queue.name!r}, which is in a pool: remove its pool=")
+    if batching is not None and queue.options.timeout is not None and batching.wait >= queue.options.timeout:
+        timeout = queue.options.timeout
+        raise DeclarationError(
+            f"{where} waits {batching.wait:g} s for a batch: must be below its timeout of {timeout:g} s"
+        )
+    concurrency = max(queue.options.concurrency, batching.size if batching is not None else 1)
+    check_concurrency(concurrency, is_async=is_async, name=queue.attribute or queue.name, location=location)
+    _check_payload(cls, queue, name, fn, parameters[1], location, batching)
+    return Handler(queue, name, is_async, batching is not None or len(parameters) == 3, location, batching)
 
 
-def _parameters(fn: Any, outermost: Any, where: str) -> list[str]:
+def _batching(cls: type, queue: Queue[Any], name: str) -> Batching | None:
+    """Return how a method batches the jobs of a queue; an override without decorator does it as the overridden one."""
+    marked = (vars(base).get(name) for base in cls.__mro__)
+    found: list[dict[int, Batching | None]] = [getattr(value, "__worker_batches__", {}) for value in marked]
+    return next((batches[id(queue)] for batches in found if id(queue) in batches), None)
+
+
+def _parameters(fn: Any, outermost: Any, where: str, batching: Batching | None) -> list[str]:
     """Return the names of a handler's positional parameters, beneath all decorators. Raises DeclarationError."""
     try:
         found = inspect.signature(fn).parameters.values()
@@ -118,6 +137,8 @@ def _parameters(fn: Any, outermost: Any, where: str) -> list[str]:
     names = [p.name for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     # A decorator may supply a required keyword-only argument; nothing supplies it to the outermost callable.
     missing = outermost is fn and any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in found)
+    if batching is not None and (len(names) != 2 or missing):
+        raise DeclarationError(f"{where} handles batches: it must take (self, items)")
     if len(names) not in (2, 3) or missing:
         raise DeclarationError(f"{where} must take (self, payload) or (self, payload, ctx)")
     return names
@@ -155,7 +176,9 @@ def check_concurrency(concurrency: int, *, is_async: bool, name: str, location: 
         )
 
 
-def _check_payload(cls: type, queue: Queue[Any], name: str, fn: Any, parameter: str, location: str) -> None:
+def _check_payload(
+    cls: type, queue: Queue[Any], name: str, fn: Any, parameter: str, location: str, batching: Batching | None
+) -> None:
     try:
         # Only that parameter: others may name types that are imported for type checkers only.
         annotation = inspect.get_annotations(fn).get(parameter, Any)
@@ -163,7 +186,7 @@ def _check_payload(cls: type, queue: Queue[Any], name: str, fn: Any, parameter: 
         wanted = typing.get_type_hints(holder, globalns=fn.__globals__)[parameter]
     except Exception:  # a forward reference that is not defined yet: only the type checker can resolve it
         return
-    carried = queue.payload_type
+    carried = queue.payload_type if batching is None else Sequence[Item[queue.payload_type]]  # type: ignore[name-defined]
     if not _accepts(wanted, carried):
         raise DeclarationError(
             f"{location}: {cls.__name__}.{name} takes {_type_name(wanted)}, "

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import struct
 import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 from opentelemetry import context as otel_context
@@ -30,6 +32,7 @@ from framework.telemetry.ring.facts import CHILD, COSTED, LINKED, REDELIVERED, p
 from framework.telemetry.ring.records import FACTS, SAMPLED
 from framework.telemetry.ring.ringspan import RingSpan
 from framework.telemetry.ring.ringwriter import RingWriter
+from framework.telemetry.sdk.batches import batch_span
 from framework.telemetry.sdk.resource import attributes_of
 
 log = logging.getLogger("framework.telemetry")
@@ -113,6 +116,9 @@ class RingTracing(LogTracing):
             if not attempt.own_context:
                 otel_context.detach(entered[1])
                 running.reset(entered[0])
+
+    def batch(self, attempts: Sequence[Attempt]) -> AbstractContextManager[object]:
+        return batch_span(self._system, attempts)
 
     def span_of(self, lease: Lease, started_at: float) -> RingSpan:
         """Return the span that an attempt will have."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from opentelemetry import context as otel_context
@@ -22,6 +24,7 @@ from framework.telemetry.attempts import End, Linkage, Planner, as_numbers, of_q
 from framework.telemetry.logs.exceptions import ExceptionRecords
 from framework.telemetry.logs.lines import LogTracing
 from framework.telemetry.logs.logs import Logs
+from framework.telemetry.sdk.batches import batch_span
 from framework.telemetry.sdk.guarded import guarded
 from framework.telemetry.sdk.planning import PlannedSpan, following, plannable
 from framework.telemetry.sdk.rescued import tracer_of
@@ -102,6 +105,9 @@ class SpanTracing(LogTracing):
         finally:
             otel_context.detach(token)
             running.reset(job)
+
+    def batch(self, attempts: Sequence[Attempt]) -> AbstractContextManager[object]:
+        return batch_span(self._system, attempts)
 
     def lost(self, event: AttemptLost) -> Context | None:
         """Emit the span that the killed process could not, and return its context for exemplars; None = not sampled."""

@@ -18,6 +18,7 @@ from framework.model.attempt import Attempt, Completing, NoTransactions, Tracing
 from framework.model.errors import EngineError
 from framework.model.events import Event, JobCost, JobFinished
 from framework.model.exceptions import describe, error_type
+from framework.model.handling import Progress
 from framework.model.job import Context, Failure, Lease
 from framework.model.options import QueueOptions, of_job
 from framework.model.outcome import (
@@ -39,7 +40,10 @@ from framework.service.app import Handler, WorkerApp
 from framework.service.codec import UndecodablePayload, parse_lenient
 from framework.service.queues import DeadLetter
 from framework.service.upgrades import reader_of
+from framework.worker.executor.around import Around
+from framework.worker.executor.batches import Batches
 from framework.worker.executor.elsewhere import attempt_elsewhere, charged
+from framework.worker.executor.ended import finished
 from framework.worker.executor.grace import Grace
 from framework.worker.executor.hooks import PATIENCE, FailureHook, dismiss, undone, unfinished
 
@@ -70,6 +74,8 @@ class Executor:
         cancelled: says whether a job was cancelled while it runs.
         record: takes the outcome of each attempt before telemetry does.
         engine: completes jobs in transactions of their handlers.
+        save: stores a checkpoint, as `Engine.save` does. progress: shows a progress.
+        batches: of a batch handler: the groups that its jobs join.
         settled: counts a settlement, as `Tracing.settled` does.
     """
 
@@ -89,8 +95,7 @@ class Executor:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.app, self.handler = app, handler
-        self.options = options
+        self.app, self.handler, self.options = app, handler, options
         self._method: Callable[..., Any] = getattr(app, handler.name)
         # A dead letter is built from the job and not decoded: its payload belongs to another queue.
         carries_letters = handler.queue.payload_type is DeadLetter
@@ -99,6 +104,8 @@ class Executor:
         self.cancelled: Callable[[Lease], bool] = lambda lease: False
         self.record: Callable[..., None] = lambda lease, outcome, resolved=False: None
         self.engine: Completing = NoTransactions("memory")
+        self.save: Callable[[Lease, str], None] = lambda lease, state: None
+        self.progress: Callable[[Attempt, Progress], None] = lambda attempt, progress: None
         self._tracing = tracing
         self.settled = tracing.settled
         self._emit = emit
@@ -107,11 +114,23 @@ class Executor:
         self._stood_still = stood_still
         self._stopping = lambda lease: stopping() or (lease is not None and self.cancelled(lease))
         self._costs = costs and hasattr(resource, "RUSAGE_THREAD")  # Linux
-        self._clock = clock
-        self._monotonic = monotonic
+        self._clock, self._monotonic = clock, monotonic
         # It ends well before the hard timeout of an attempt that ended at its soft one.
         patience = min(PATIENCE, options.kill_after / 2)
         self._hook = FailureHook(app, emit, patience=patience, swallows=swallows)
+        self._around = Around.of(app)
+        self.batches = self._batches()
+
+    def _batches(self) -> Batches | None:
+        """Return the groups of a batch handler, and have the runs join them; the hooks are open around a batch then."""
+        if self.handler.batching is None:
+            return None
+        found = Batches(
+            self._method, self.handler.batching, tracing=self._tracing, around=self._around, check=self._check,
+            awaitable=self._awaitable,
+        )  # fmt: skip
+        self._method, self._around = found.ajoin if self.handler.is_async else found.join, None
+        return found
 
     def attempt(self, lease: Lease) -> Attempt:
         """Return the run that is about to start, or the earlier one that must be charged. Its ids go into the run
@@ -151,9 +170,11 @@ class Executor:
         try:
             context = self._context(attempt, started) if self.handler.takes_context else None
             try:
-                lease, read = attempt.lease, self._read
+                lease, read, method = attempt.lease, self._read, self._method
                 payload = dead_letter_of(lease) if read is None else read(lease.job)
-                result = call(self._method, payload) if context is None else call(self._method, payload, context)
+                if self._around is not None:
+                    method = self._around.plain(method, self._check, lease, payload)
+                result = call(method, payload) if context is None else call(method, payload, context)
                 if result is not None:
                     self._check(result)
                 if context is not None and self.engine.completing(lease):
@@ -181,9 +202,11 @@ class Executor:
         try:
             context = self._context(attempt, started) if self.handler.takes_context else None
             try:
-                lease, read = attempt.lease, self._read
+                lease, read, method = attempt.lease, self._read, self._method
                 payload = dead_letter_of(lease) if read is None else read(lease.job)
-                made = self._method(payload) if context is None else self._method(payload, context)
+                if self._around is not None:
+                    method = self._around.awaited(method, self._awaitable, lease, payload)
+                made = method(payload) if context is None else method(payload, context)
                 if (result := await call(self._awaitable(made))) is not None:
                     self._check(result)
                 if context is not None and self.engine.completing(lease):
@@ -251,8 +274,9 @@ class Executor:
             _deadline=None if timeout is None else started + timeout - self._stood_still(),
             _stopping=self._stopping,
             _clock=self._own_time,
-            _lease=lease,
             _engine=self.engine,
+            _attempt=attempt,
+            _host=self,
         )
 
     def _own_time(self) -> float:
@@ -346,29 +370,6 @@ class Executor:
             started_at=attempt.started_at,
             ended_at=self._clock(),
         )
-
-
-def finished(attempt: Attempt, outcome: Outcome, duration: float) -> JobFinished:
-    """Return the event of a run that ended."""
-    lease, identity, failure = attempt.lease, attempt.identity, outcome.failure
-    # Positional arguments where possible: a name costs as much as a value, and this runs for every job.
-    return JobFinished(
-        lease.queue,
-        lease.job.id,
-        lease.attempt,
-        attempt.options.retry.max_attempts,
-        lease.delivery,
-        outcome.kind.value,
-        attempt.wait,
-        duration,
-        outcome.delay,
-        failure.reason if failure is not None else None,
-        failure.error_type if failure is not None else "",
-        failure.message if failure is not None else outcome.message,
-        failure.traceback if failure is not None else "",
-        identity.trace_id,
-        identity.span_id,
-    )
 
 
 def telemetry_type(error: BaseException) -> str:

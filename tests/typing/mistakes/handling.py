@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+
 from pydantic import BaseModel
 
-from framework import Context, DeadLetter, Discard, Queue, Reject, RetryLater, Slot, Snooze, WorkerApp
+from framework import Context, DeadLetter, Discard, Item, Queue, Reject, RetryLater, Running, Slot, Snooze, WorkerApp
 from tests.typing.services.shop.queues import Invoice, Mail
 from tests.typing.services.shop.resources import Resources
 
@@ -49,6 +52,20 @@ class Service(WorkerApp):
     @dead.handler  # E letters are what a dead-letter queue carries
     def letters(self, letter: Delivery) -> None: ...
 
+    @deliveries.batch_handler(size=5)  # E items, not a list of payloads
+    def payloads(self, items: Sequence[Delivery]) -> None: ...
+
+    @deliveries.batch_handler()  # E another payload
+    def others(self, items: Sequence[Item[Mail]]) -> None: ...
+
+    @deliveries.batch_handler(5)  # E named
+    def unnamed(self, items: Sequence[Item[Delivery]]) -> None: ...
+
+    @deliveries.batch_handler()
+    def bulk(self, items: Sequence[Item[Delivery]]) -> None:
+        items[0].payload.uri  # E no such field
+        items[0].reject()  # E a reason is needed
+
 
 class Billing(Resources):
     @Resources.invoices.handler  # E inherited queue, another payload
@@ -67,7 +84,19 @@ class Billing(Resources):
         ctx.log.info()  # E an event is needed
         ctx.remaining + 1  # E perhaps None
         ctx.should_stop()  # E a property
+        ctx.saved = 1  # E by save()
+        ctx.progress("half")  # E a number
+        ctx.progress(1, 2, 3)  # E a text
         raise Reject()  # E a reason is needed
+
+
+class Around(WorkerApp):
+    def around(self, job: Running) -> None: ...  # E no context manager
+
+    @contextmanager
+    def aaround(self, job: Running) -> Generator[None, None, None]:  # E of an async hook
+        job.job_id = "other"  # E frozen
+        yield
 
 
 def ends() -> None:

@@ -1,4 +1,5 @@
-"""A job file: a fixed header, headers as JSON, the body; then the history of attempts, see `history`.
+"""A job file: a fixed header, headers as JSON, the body; then the history of attempts, see `history`, and perhaps a
+checkpoint, see `checkpoints`.
 
 The headers are one JSON object, followed by a second one where the job has extras. Readers of versions without extras
 stop at the end of the first, and extras that many jobs have in common are parsed once. All this is written once.
@@ -21,11 +22,13 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 
 from framework.engine.spool.disk.disk import Disk
-from framework.engine.spool.format.history import SLOT, SLOTS, is_number, is_text, records
-from framework.model.extras import EARLIEST, NONE, unpack
+from framework.engine.spool.format import checkpoints
+from framework.engine.spool.format.history import SLOT, is_number, is_text, records
+from framework.model.extras import EARLIEST, NONE, unpack, with_saved
 from framework.model.frozen import frozen
 from framework.model.job import Job
 from framework.model.options import NAME
@@ -97,7 +100,7 @@ class Layout:
     @property
     def whole(self) -> int:
         """Return the most bytes that the file can have."""
-        return self.slots_at + SLOTS * SLOT
+        return self.slots_at + checkpoints.AT + checkpoints.SIZE
 
 
 def encode(job: Job) -> bytes:
@@ -191,6 +194,8 @@ def decode(data: bytes, where: Layout) -> Job:
     wrong = flaw(job)
     if wrong:
         raise Impossible(f"headers: impossible {wrong}")
+    if len(data) > (at := slots_at + checkpoints.AT) and (saved := checkpoints.latest(data[at:])) is not None:
+        job = replace(job, extras=with_saved(job.extras, saved))
     return job
 
 
