@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, Unpa
 from framework.model.errors import DeclarationError, caller_location
 from framework.model.extras import USUAL
 from framework.model.job import Context, Failure, JobId, Reason
+from framework.model.limits import Breaker, Rate
 from framework.model.options import PoolOptions, QueueOptions, Slo, in_pool, parse_size
 from framework.model.retry import RetryPolicy, Seconds, seconds
 from framework.model.schedules import Cron, Every, named
@@ -146,6 +147,9 @@ class Queue(_Declared, Generic[P]):
         priority: of jobs that are enqueued without one: 0 to 9, 0 first, 5 by default.
         starve_after: seconds of waiting after which a job also gets runs while more urgent ones wait, one in four;
             None: never.
+        max_running: jobs that run at once, over all processes and machines that share the store.
+        rate: jobs that start in a second, minute or hour, over all of them: `100/s`, `30/m`, `5/h`.
+        breaker: holds the queue while its attempts fail alike.
         timeout: seconds until `JobInterrupted` is raised in the handler.
         kill_after: seconds from the soft timeout to SIGKILL.
         retry: when a failed job runs again.
@@ -173,6 +177,9 @@ class Queue(_Declared, Generic[P]):
         weight: int | None = None,
         priority: int = USUAL,
         starve_after: Seconds | None = 60,
+        max_running: int | None = None,
+        rate: str | None = None,
+        breaker: Breaker | None = None,
         timeout: Seconds | None = 30,
         kill_after: Seconds = 5,
         retry: RetryPolicy | None = None,
@@ -194,6 +201,7 @@ class Queue(_Declared, Generic[P]):
             _check_pool(pool, weight, processes | {"max_memory": max_memory})
             options = QueueOptions(
                 name, weight=1 if weight is None else weight, priority=priority, starve_after=_seconds(starve_after),
+                max_running=max_running, rate=Rate.parse(rate), breaker=breaker,
                 timeout=_seconds(timeout), kill_after=seconds(kill_after), retry=retry or RetryPolicy(),
                 dead_letter=_name_of(dead_letter), ttl=_seconds(ttl),
                 max_length=max_length, max_payload_bytes=max_payload_bytes, max_memory=parse_size(max_memory), slo=slo,

@@ -19,7 +19,7 @@ from .kept_cases import KEPT_CASES
 from .odd_cases import ODD_CASES, reopen, rescue
 from .segment_cases import SEGMENT_CASES
 from .stage import Case, Stage
-from .world import PLAIN, claim, cut_at, dead_owner, failure, job, one
+from .world import LETTERS, LIMITED, PLAIN, claim, cut_at, dead_owner, failure, job, one
 
 
 def _nothing(stage: Stage) -> None:
@@ -171,6 +171,9 @@ CASES = (
     Case("claim urgent", _urgent, lambda s: s.__setattr__("held", claim(s.broker))),
     Case("claim expired", _expired, lambda s: s.__setattr__("held", claim(s.broker))),
     Case("claim due", _due, lambda s: s.__setattr__("held", claim(s.broker))),
+    Case("claim limited", _nothing, lambda s: s.__setattr__("held", claim(s.broker)), queues=(LIMITED, LETTERS)),
+    Case("ack limited", _claimed, lambda s: ack(s.broker, [s.held]), deletes=("a",), queues=(LIMITED, LETTERS)),
+    Case("hold", _nothing, lambda s: s.broker.hold("jobs", 0.01), queues=(LIMITED, LETTERS)),
     Case("ack", _claimed, lambda s: ack(s.broker, [s.held]), deletes=("a",)),
     Case("ack chosen", lambda s: _claimed(s, chosen=True), lambda s: ack(s.broker, [s.held]), deletes=("a",)),
     Case("retry", _claimed, lambda s: retry(s.broker, s.held, delay=3600, failure=failure(s.held))),

@@ -13,6 +13,7 @@ from queue import SimpleQueue
 from framework.engine.port import STARVING_TURN, JobView, Pause, State, Tick
 from framework.model.errors import EngineError
 from framework.model.job import Failure, Job
+from framework.model.limits import Room, Throttle
 from framework.model.options import QueueOptions, QueueSpec
 
 KEPT_FAILURES = 10  # failures that a history keeps besides the first
@@ -152,6 +153,7 @@ class MemoryStore:
         self._leaders: dict[str, str] = {}  # role -> incarnation
         self.ticks: dict[tuple[str, str], Tick] = {}  # queue and key of a schedule
         self.pauses: dict[str, Pause] = {}  # the latest of each queue
+        self.throttles: dict[str, Throttle] = {}  # of queues with a rate or a breaker
         self._handlers: dict[str, set[str]] = {}  # dead-letter queue -> services that handle it
 
     def kill(self, incarnation: str) -> None:
@@ -268,6 +270,25 @@ class MemoryStore:
     def is_paused(self, queue: str) -> bool:
         known = self.pauses.get(queue)
         return known is not None and known.paused
+
+    def room(self, shelf: Shelf, wanted: int, now: float) -> Room:
+        """Take room for up to `wanted` jobs under the queue's limits."""
+        options = shelf.options
+        if options.max_running is not None:
+            wanted = min(wanted, options.max_running - shelf.counts["in_flight"])
+        if wanted <= 0 or (options.rate is None and options.breaker is None):
+            return Room(max(0, wanted))
+        return self.throttles.setdefault(options.name, Throttle()).take(options, wanted, now)
+
+    def waits(self, queue: str, now: float) -> float:
+        """Return for how many seconds a rate or a breaker still keeps the ready jobs of a queue back."""
+        shelf = self.shelf(queue)
+        throttle = replace(self.throttles.get(queue, Throttle()))
+        return throttle.take(shelf.options, 1, now).wait if shelf.counts["ready"] else 0.0
+
+    def is_held(self, queue: str, now: float) -> bool:
+        """Return whether a breaker holds the queue."""
+        return queue in self.throttles and self.throttles[queue].is_held(now)
 
     def lead(self, name: str, incarnation: str) -> bool:
         """Return whether this owner has the role; it takes over from an owner that is dead."""

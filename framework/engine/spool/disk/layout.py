@@ -1,7 +1,8 @@
 """The directories of a root and of its queues. They are made durably, and refused when they are unsafe.
 
 `<root>/<queue>/` holds tmp, ready/<bucket>, segments, claimed/<wid>, delayed/<minute>, dead, bad, ids/<xx>, schedules,
-depth, `doorbell` (the notifier), the marker `segmented.2`, and where the queue was paused `ready/paused` or `resumed`.
+depth, `doorbell` (the notifier), the marker `segmented.2`, where the queue was paused `ready/paused` or `resumed`, and
+where it has limits, `limits`.
 """
 
 from __future__ import annotations
