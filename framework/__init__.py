@@ -15,6 +15,7 @@ from framework.model.errors import (
     WorkerError,
 )
 from framework.model.job import Context, Failure, JobId, Logger
+from framework.model.limits import Breaker
 from framework.model.options import Slo
 from framework.model.outcome import Discard, JobInterrupted, Reject, RetryLater, Snooze
 from framework.model.retry import RetryPolicy
@@ -32,6 +33,7 @@ _app.connector = _connecting.connect
 _app.launcher = _running
 
 __all__ = [
+    "Breaker",
     "Context",
     "Cron",
     "DeadLetter",

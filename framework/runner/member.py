@@ -13,7 +13,8 @@ from functools import partial
 from framework.engine.answers import closing
 from framework.engine.ledger import Ledger
 from framework.engine.port import Engine
-from framework.model.events import Bus, SupervisorNote
+from framework.model.bus import Bus
+from framework.model.events import SupervisorNote
 from framework.process.blackbox import dump
 from framework.process.scoreboard import GONE, HOOKS, Scoreboard
 from framework.process.signals import BLACK_BOX, reset_in_child

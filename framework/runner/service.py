@@ -11,8 +11,9 @@ from functools import partial
 from framework.engine.answers import closing
 from framework.engine.ledger import size_of
 from framework.engine.port import Engine, shown
+from framework.model.bus import Bus
 from framework.model.errors import EngineError, UsageError
-from framework.model.events import Bus, Event, SupervisorNote
+from framework.model.events import Event, SupervisorNote
 from framework.model.options import QueueOptions
 from framework.process import stdio
 from framework.process.blackbox import Pages, Recorder, Stacks, Store

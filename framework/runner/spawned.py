@@ -12,8 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from framework.model.bus import Bus
 from framework.model.errors import WorkerError
-from framework.model.events import Bus, ServiceMistake
+from framework.model.events import ServiceMistake
 from framework.model.exceptions import describe
 from framework.process import stdio
 from framework.process.blackbox import Pages, Store

@@ -18,6 +18,7 @@ from framework.process.blackbox import Notes
 from framework.process.forks import leave_if_forked
 from framework.process.scoreboard import LEAVING, READY, RowWriter, Scoreboard, before_deadline
 from framework.worker.executor import Executor
+from framework.worker.executor.breaking import Guard
 from framework.worker.gate.gate import CERTAIN, Gate
 from framework.worker.gate.thread_gate import ThreadGate
 from framework.worker.putback import Identity
@@ -134,6 +135,9 @@ class WorkerCore:
         self.blamed: Callable[[], int | None] = lambda: 0
         self._patience = 1 if engine.features.local else FAR
         self.gate = (Gate if engine.features.local else ThreadGate)(engine, ledger, self)
+        for executor in executors:
+            if (breaker := executor.options.breaker) is not None:
+                executor.guard = Guard(executor.options.name, breaker, hold=self.gate.hold, emit=emit)
 
     # --- the board --------------------------------------------------------------------------------------------------
 

@@ -169,6 +169,8 @@ _LINES: Final[dict[type[e.Event], tuple[str, str, str]]] = {
     e.ScheduleRefused: ("warning", "schedule_refused", "queue schedule tick error"),
     e.QueuePaused: ("warning", "queue_paused", "queue by since"),
     e.QueueResumed: ("info", "queue_resumed", "queue by since"),
+    e.QueueHeld: ("warning", "queue_held", "queue failed of error_type hold"),
+    e.QueueReopened: ("info", "queue_reopened", "queue job_id"),
     e.OperatorActed: ("info", "operator_acted", "verb queue count actor job_id at"),
     e.FileBad: ("warning", "file_bad", "queue file flaw place"),
     e.QueueUndeclared: ("warning", "queue_undeclared", "queue jobs"),

@@ -86,6 +86,7 @@ class Metrics:
             (meter.create_observable_gauge, names.QUEUE_DEPTH, self._depth),
             (meter.create_observable_gauge, names.UNDECLARED, self._jobs_undeclared),
             (meter.create_observable_gauge, names.PAUSED, self._paused),
+            (meter.create_observable_gauge, names.HELD, self._held),
             (meter.create_observable_gauge, names.OLDEST_JOB_AGE, self._age),
             (meter.create_observable_up_down_counter, names.SLOTS_LIMIT, partial(self._read_slots, 0)),
             (meter.create_observable_up_down_counter, names.SLOTS_USED, partial(self._read_slots, 1)),
@@ -193,6 +194,10 @@ class Metrics:
     def _paused(self, _: CallbackOptions) -> Iterable[Observation]:
         for event in self._fresh(self._queues):
             yield Observation(int(event.paused), at(self._system, event.queue))
+
+    def _held(self, _: CallbackOptions) -> Iterable[Observation]:
+        for event in self._fresh(self._queues):
+            yield Observation(int(event.held), at(self._system, event.queue))
 
     def _age(self, _: CallbackOptions) -> Iterable[Observation]:
         for event in self._fresh(self._queues):

@@ -32,11 +32,13 @@ from framework.model.outcome import (
     RetryLater,
     Snooze,
     fail,
+    later,
     reason_of,
 )
 from framework.service.app import Handler, WorkerApp
 from framework.service.codec import UndecodablePayload, codec_for, parse_lenient
 from framework.service.queues import DeadLetter
+from framework.worker.executor.breaking import Guard
 from framework.worker.executor.elsewhere import attempt_elsewhere, charged
 from framework.worker.executor.hooks import PATIENCE, FailureHook, dismiss, undone, unfinished
 
@@ -67,6 +69,7 @@ class Executor:
         record: takes the outcome of each attempt before telemetry does.
         engine: completes jobs in transactions of their handlers.
         settled: counts a settlement, as `Tracing.settled` does.
+        guard: the queue's breaker, where it has one and the process has a gate to the engine.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class Executor:
             self._decode = codec_for(carried, queue=options.name, full_errors=options.full_errors).decode
         self.record: Callable[..., None] = lambda lease, outcome, resolved=False: None
         self.engine: Completing = NoTransactions("memory")
+        self.guard: Guard | None = None
         self._tracing = tracing
         self.settled = tracing.settled
         self._emit = emit
@@ -281,6 +285,8 @@ class Executor:
             return attempt.outcome
         try:
             attempt.outcome = outcome = self.decide(attempt, error)
+            if self.guard is not None and outcome.failure is not None:
+                attempt.outcome = outcome = self.guard.failed(attempt.lease, error, outcome)
         except BaseException:  # an attribute of the exception, or a class of `give_up_on`, raised in turn
             attempt.outcome = outcome = fail(self._failure(attempt, error), attempt.options.retry)
         return outcome
@@ -288,6 +294,8 @@ class Executor:
     def _finish(self, attempt: Attempt, duration: float) -> Outcome:
         outcome = attempt.outcome
         assert outcome is not None
+        if self.guard is not None and (outcome is SUCCEEDED or outcome is ARCHIVED):
+            self.guard.succeeded(attempt.lease)
         self.record(attempt.lease, outcome)
         attempt.duration = duration
         if self._tells_success or outcome is not SUCCEEDED:
@@ -311,7 +319,8 @@ class Executor:
             return Outcome(Kind.DISCARDED, message=describe(error)[0])
         failure = self._failure(attempt, error)
         if issubclass(kind, RetryLater):
-            return fail(failure, policy, delay=None if ended.delay is None else _seconds(ended.delay))
+            delay = None if ended.delay is None else _seconds(ended.delay)
+            return later(attempt.lease, failure, policy, delay=delay, spend=ended.spend)
         final = issubclass(kind, (Reject, UndecodablePayload, *policy.give_up_on))
         return fail(failure, policy, final=final)
 
