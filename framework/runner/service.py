@@ -11,7 +11,6 @@ from functools import partial
 from framework.engine.answers import closing
 from framework.engine.ledger import size_of
 from framework.engine.port import Engine, shown
-from framework.model.bus import Bus
 from framework.model.errors import EngineError, UsageError
 from framework.model.events import Event, SupervisorNote
 from framework.model.options import QueueOptions
@@ -30,6 +29,7 @@ from framework.process.supervisor import (
     threads,
 )
 from framework.runner.beside import EndsWith
+from framework.runner.bus import Bus
 from framework.runner.code import LoadedCode
 from framework.runner.construct import try_constructor
 from framework.runner.context import TreeContext, crews_of, slots_for, unopened

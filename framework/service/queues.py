@@ -167,6 +167,8 @@ class Queue(_Declared, Generic[P]):
         DeclarationError: an option is out of its range; the message names file and line.
     """
 
+    _connected: list[Sender]
+
     def __init__(
         self,
         name: str,
@@ -193,19 +195,15 @@ class Queue(_Declared, Generic[P]):
         slo: Slo | None = None,
     ) -> None:
         super().__init__(name)
-        self.dead_letter, self.schedules, self.pool = dead_letter, tuple(schedules), pool
-        self._connected: list[Sender] = []
-        processes: dict[str, Any] = {"workers": workers, "concurrency": concurrency}
-        processes["max_jobs_per_process"] = max_jobs_per_process
+        self.dead_letter, self.schedules, self.pool, self._connected = dead_letter, tuple(schedules), pool, []
         try:
-            _check_pool(pool, weight, processes | {"max_memory": max_memory})
+            own = {"workers": workers, "concurrency": concurrency, "max_jobs_per_process": max_jobs_per_process}
+            _check_pool(pool, weight, own | {"max_memory": max_memory})
             options = QueueOptions(
-                name, weight=1 if weight is None else weight, priority=priority, starve_after=_seconds(starve_after),
-                max_running=max_running, rate=Rate.parse(rate), breaker=breaker,
-                timeout=_seconds(timeout), kill_after=seconds(kill_after), retry=retry or RetryPolicy(),
-                dead_letter=_name_of(dead_letter), ttl=_seconds(ttl),
-                max_length=max_length, max_payload_bytes=max_payload_bytes, max_memory=parse_size(max_memory), slo=slo,
-                **{option: value for option, value in processes.items() if value is not None},
+                name, priority=priority, starve_after=_seconds(starve_after), max_payload_bytes=max_payload_bytes,
+                max_running=max_running, rate=Rate.parse(rate), breaker=breaker, slo=slo, retry=retry or RetryPolicy(),
+                timeout=_seconds(timeout), kill_after=seconds(kill_after), ttl=_seconds(ttl), max_length=max_length,
+                dead_letter=_name_of(dead_letter), max_memory=parse_size(max_memory), **_set(own | {"weight": weight}),
             )  # fmt: skip
             self.options = options if pool is None else in_pool(options, pool.options)
             named(self.schedules)
@@ -386,6 +384,10 @@ def _check_pool(pool: object, weight: int | None, given: Mapping[str, object]) -
     for name, value in given.items():
         if value is not None:
             raise ValueError(f"{name}={value!r} is an option of pool {pool.name!r} ({pool.location}): write it there")
+
+
+def _set(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _given(value: object) -> str:

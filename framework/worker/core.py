@@ -125,8 +125,7 @@ class WorkerCore:
         self.leave = leave
         self.rows: list[RowWriter] = [board.row_writer(index, row) for row in range(self.options.concurrency)]
         self.on_ready: Callable[[], None] = lambda: None
-        self.jobs = 0
-        self.used = 0
+        self.jobs = self.used = 0
         self._limited = options.max_jobs_per_process is not None or options.max_memory is not None
         self._next_memory_check = 0.0
         self._pid, self._parent = os.getpid(), os.getppid()
@@ -135,9 +134,12 @@ class WorkerCore:
         self.blamed: Callable[[], int | None] = lambda: 0
         self._patience = 1 if engine.features.local else FAR
         self.gate = (Gate if engine.features.local else ThreadGate)(engine, ledger, self)
-        for executor in executors:
+        self._guard()
+
+    def _guard(self) -> None:
+        for name, executor in self.executors.items():
             if (breaker := executor.options.breaker) is not None:
-                executor.guard = Guard(executor.options.name, breaker, hold=self.gate.hold, emit=emit)
+                executor.guard = Guard(name, breaker, hold=self.gate.hold, emit=self.emit)
 
     # --- the board --------------------------------------------------------------------------------------------------
 

@@ -42,7 +42,8 @@ def test_json_is_as_promised(relay: Cli) -> None:
     relay.ok("enqueue", "relay", "digests", "1")
     found = relay.ok("queues", "relay", "--json").json
     keys = (
-        "queue ready delayed in_flight dead bad oldest_age declared newer handler dead_letters seen max_length paused"
+        "queue ready delayed in_flight dead bad oldest_age declared newer handler dead_letters seen max_length paused "
+        "held max_running rate"
     )
     assert [list(queue) for queue in found] == [keys.split()] * 3
     ages = {queue.pop("queue"): queue.pop("oldest_age") for queue in found}

@@ -31,6 +31,11 @@ def _claimed(stage: Stage, queue: str = "jobs", **options: Any) -> None:
     stage.held = one(stage.broker, queue)
 
 
+def _removed(stage: Stage) -> None:
+    _claimed(stage)
+    (stage.root / "jobs" / "limits").unlink()
+
+
 def _letter(stage: Stage) -> None:
     _claimed(stage)
     bury(stage.broker, stage.held, failure=failure(stage.held))
@@ -173,6 +178,8 @@ CASES = (
     Case("claim due", _due, lambda s: s.__setattr__("held", claim(s.broker))),
     Case("claim limited", _nothing, lambda s: s.__setattr__("held", claim(s.broker)), queues=(LIMITED, LETTERS)),
     Case("ack limited", _claimed, lambda s: ack(s.broker, [s.held]), deletes=("a",), queues=(LIMITED, LETTERS)),
+    Case("close limited", _claimed, lambda s: s.broker.close(), queues=(LIMITED, LETTERS)),
+    Case("limits removed", _removed, lambda s: s.__setattr__("held", claim(s.broker)), queues=(LIMITED, LETTERS)),
     Case("hold", _nothing, lambda s: s.broker.hold("jobs", 0.01), queues=(LIMITED, LETTERS)),
     Case("ack", _claimed, lambda s: ack(s.broker, [s.held]), deletes=("a",)),
     Case("ack chosen", lambda s: _claimed(s, chosen=True), lambda s: ack(s.broker, [s.held]), deletes=("a",)),

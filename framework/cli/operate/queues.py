@@ -12,6 +12,7 @@ from framework.admin.queues import QueueView, last_seen, views
 from framework.cli.operate.common import STORE_HELP, json_option, looking, url_option
 from framework.cli.output import Column, moment, print_json, table, warn
 from framework.engine.port import QueueStats
+from framework.model.options import QueueOptions
 from framework.model.text.spans import span
 
 UNKNOWN = "-"
@@ -56,8 +57,7 @@ def queues(given: tuple[str, ...], url: str, as_json: bool) -> int:
       dead_letters       it is a dead-letter queue (boolean)
       seen        when a running service last reported on it (ISO time, UTC; null: never, or it cannot be known)
       max_length  of the declaration (integer; null: no limit, or not declared)
-      paused      true: no worker takes its jobs, see `worker pause`
-      held        true: its breaker holds it
+      paused, held       true: no worker takes its jobs, see `worker pause`; its breaker holds it
       max_running, rate  of the declaration (integer, text such as 100/s; null: no limit, or not declared)
     """
     with looking(given, url) as (look, _):
@@ -114,12 +114,20 @@ def _object(one: QueueView) -> dict[str, Any]:
 def _row(one: QueueView) -> tuple[str, ...]:
     stats = one.stats
     mark = " (not declared)" if one.declared is False else " (no handler)" if one.is_stranded else ""
+    mark += _limits(one.options)
     mark += " (paused)" if stats.paused else " (held)" if stats.held else ""
     age = span(stats.oldest_age) if stats.ready and stats.oldest_age is not None else UNKNOWN
     return (
         one.name + mark,
         *map(_cell, (stats.ready, age, stats.in_flight, stats.delayed, stats.dead, stats.bad)),
     )
+
+
+def _limits(options: QueueOptions | None) -> str:
+    if options is None or options.claims_ahead:
+        return ""
+    most = None if options.max_running is None else f"max {options.max_running}"
+    return f" ({', '.join(str(limit) for limit in (most, options.rate) if limit is not None)})"
 
 
 def _cell(value: int | str | None) -> str:

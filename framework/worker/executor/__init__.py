@@ -72,6 +72,8 @@ class Executor:
         guard: the queue's breaker, where it has one and the process has a gate to the engine.
     """
 
+    guard: Guard | None = None
+
     def __init__(
         self,
         app: WorkerApp,
@@ -99,7 +101,6 @@ class Executor:
             self._decode = codec_for(carried, queue=options.name, full_errors=options.full_errors).decode
         self.record: Callable[..., None] = lambda lease, outcome, resolved=False: None
         self.engine: Completing = NoTransactions("memory")
-        self.guard: Guard | None = None
         self._tracing = tracing
         self.settled = tracing.settled
         self._emit = emit

@@ -30,7 +30,7 @@ class Limited(WorkerApp):
         "frail",
         workers=2,
         breaker=Breaker(of=10, error_types=(ConnectionError,), hold=2),
-        retry=RetryPolicy(max_retries=1, first_delay=0.01),
+        retry=RetryPolicy(max_retries=5, first_delay=1),
     )
 
     @few.handler
