@@ -169,10 +169,10 @@ class Engine(Protocol):
         job that no notification announced may be seen some seconds late.
 
         Of a queue with `max_running`, at most so many jobs are claimed at once by all processes on the store; those of
-        a dead owner count until they are rescued. Of a queue with a `rate`, all processes together claim what it gives
-        since a moment, and at most `rate.burst` jobs more; a clock that is set back delays the next job by at most the
-        time between two jobs and a second. What a claim does not use of a rate is there for the next one. Each process
-        keeps to the limits of its own declaration. For the breaker see `hold`.
+        a dead owner count until their rescue at the latest. Of a queue with a `rate`, all processes together claim what
+        it gives since a moment, and at most `rate.burst` jobs more; a clock that is set back delays the next job by at
+        most the time between two jobs and a second. What a claim does not use of a rate is there for the next one. Each
+        process keeps to the limits of its own declaration. For the breaker see `hold`.
 
         Delivery grows by one. Some engines themselves redeliver a job whose owner is silent; with the others `rescue`
         returns it. Such an engine gives the lease the run of an earlier delivery as `previous` where it knows that this

@@ -52,6 +52,7 @@ def test_json_is_as_promised(relay: Cli) -> None:
     assert found[2] == {
         "ready": 1, "delayed": 0, "in_flight": 0, "dead": 0, "bad": 0, "declared": True, "newer": [],
         "handler": "digest", "dead_letters": False, "seen": None, "max_length": 3, "paused": False,
+        "held": False, "max_running": None, "rate": None,
     }  # fmt: skip
 
 

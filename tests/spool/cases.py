@@ -180,6 +180,7 @@ CASES = (
     Case("ack limited", _claimed, lambda s: ack(s.broker, [s.held]), deletes=("a",), queues=(LIMITED, LETTERS)),
     Case("close limited", _claimed, lambda s: s.broker.close(), queues=(LIMITED, LETTERS)),
     Case("limits removed", _removed, lambda s: s.__setattr__("held", claim(s.broker)), queues=(LIMITED, LETTERS)),
+    Case("open limited", _removed, reopen, queues=(LIMITED, LETTERS)),
     Case("hold", _nothing, lambda s: s.broker.hold("jobs", 0.01), queues=(LIMITED, LETTERS)),
     Case("ack", _claimed, lambda s: ack(s.broker, [s.held]), deletes=("a",)),
     Case("ack chosen", lambda s: _claimed(s, chosen=True), lambda s: ack(s.broker, [s.held]), deletes=("a",)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tests.support.settling import ack
 from .world import JOBS, LETTERS, broker, claim, job
 
 TWO = replace(JOBS, max_running=2)
+FUTURE = b"LIM1" + bytes(4) + struct.pack("<ddd", 1e12, 0.0, 0.0)
 BURST = replace(JOBS, rate=Rate(3, "h"), breaker=Breaker(hold=3600))
 
 
@@ -31,7 +33,13 @@ def test_a_queue_without_limits_has_no_file(tmp_path: Path) -> None:
     assert not (tmp_path / "jobs" / "limits").exists()
 
 
-@pytest.mark.parametrize("garbage", [b"", b"x", b"\xff" * 100, b"LIM1" + bytes(28), b"\0" * 10_000])
+def test_the_file_is_made_at_the_start_so_that_a_full_disk_stops_no_claim(tmp_path: Path) -> None:
+    mine = broker(tmp_path, BURST, LETTERS)
+    assert (tmp_path / "jobs" / "limits").stat().st_size == 32
+    mine.close()
+
+
+@pytest.mark.parametrize("garbage", [b"", b"x", b"\xff" * 100, b"LIM1" + bytes(28), b"\0" * 10_000, FUTURE])
 def test_garbage_in_the_file_is_as_a_new_file(tmp_path: Path, garbage: bytes) -> None:
     (tmp_path / "jobs").mkdir(mode=0o700, parents=True)
     os.chmod(tmp_path, 0o700)
@@ -46,6 +54,7 @@ def test_garbage_in_the_file_is_as_a_new_file(tmp_path: Path, garbage: bytes) ->
 @pytest.mark.parametrize("planted", ["directory", "symlink", "fifo"])
 def test_what_stands_in_place_of_the_file_is_named(tmp_path: Path, planted: str) -> None:
     mine, path = stocked(tmp_path), tmp_path / "jobs" / "limits"
+    path.unlink()
     if planted == "directory":
         path.mkdir()
     elif planted == "symlink":

@@ -282,9 +282,8 @@ class MemoryStore:
 
     def waits(self, queue: str, now: float) -> float:
         """Return for how many seconds a rate or a breaker still keeps the ready jobs of a queue back."""
-        shelf = self.shelf(queue)
-        throttle = replace(self.throttles.get(queue, Throttle()))
-        return throttle.take(shelf.options, 1, now).wait if shelf.counts["ready"] else 0.0
+        known, shelf = self.throttles.get(queue), self.shelf(queue)
+        return 0.0 if known is None or not shelf.counts["ready"] else replace(known).take(shelf.options, 1, now).wait
 
     def is_held(self, queue: str, now: float) -> bool:
         """Return whether a breaker holds the queue."""

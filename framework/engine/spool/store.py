@@ -271,6 +271,7 @@ class Spool:
         disk.queues = len(self._parts)
 
     def _note_limits(self, part: Parts) -> None:
+        part.limits.make()
         others = [limits for limits in self.limited if limits is not part.limits]
         self.limited = [*others, part.limits] if part.queue.options.max_running is not None else others
 

@@ -80,7 +80,7 @@ class Lines:
         }
         if event.reason is not None:
             keys |= {ERROR_TYPE: event.error_type, "reason": event.reason, "message": event.message}
-        elif event.message or event.outcome == "discarded":
+        elif event.outcome == "discarded" or (event.outcome == "released" and event.message):
             keys["message"] = event.message
         if event.outcome in ("retried", "released"):
             keys["delay"] = round(event.delay, 6)

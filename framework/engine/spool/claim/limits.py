@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from framework.engine import flocks
 from framework.engine.spool.claim.life import Owner
 from framework.engine.spool.disk.clock import Clock
-from framework.engine.spool.disk.disk import Disk
+from framework.engine.spool.disk.disk import FULL, Disk
 from framework.engine.spool.disk.layout import QueueDir
 from framework.model.errors import EngineError
 from framework.model.limits import Room, Throttle
@@ -63,6 +63,15 @@ class Limits:
         self.apply = self._throttled or options.max_running is not None
         if self.apply and flocks.OFD is None:
             raise EngineError(f"queue {options.name!r}: limits need locks of open files, which only Linux has")
+
+    def make(self) -> None:
+        """Make the file while there is room for it: a claim on a full disk must not need any. Raises OSError."""
+        if self.apply and self._disk.stat(self._path) is None:
+            try:
+                self._disk.write_new(self._path, _pack(Throttle()), sync=False)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, *FULL):
+                    raise
 
     def after_fork(self) -> None:
         """Forget the file in a forked child, where its descriptor is already closed."""
@@ -192,10 +201,14 @@ class Limits:
         try:
             found = _unpack(self._disk.calls.pread(self._fd, _RECORD.size, 0))
             yield found
-            body = _RECORD.pack(b"", 0, found.empty_at, found.held_until, found.canary_at)[8:]
-            self._disk.calls.pwrite(self._fd, _MAGIC + zlib.crc32(body).to_bytes(4, "little") + body, 0)
+            self._disk.calls.pwrite(self._fd, _pack(found), 0)
         finally:
             self._set_lock(fcntl.F_UNLCK, 0)
+
+
+def _pack(record: Throttle) -> bytes:
+    body = _RECORD.pack(b"", 0, record.empty_at, record.held_until, record.canary_at)[8:]
+    return _MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
 
 
 def _unpack(data: bytes) -> Throttle:
