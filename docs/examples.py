@@ -43,6 +43,8 @@ EVENTS: tuple[e.Event, ...] = (
     e.ScheduleRefused("deliveries", "weekly", 1_764_547_200.0, "queue 'deliveries' holds 100000 jobs"),
     e.QueuePaused("deliveries", "ada", 1_764_547_200.0),
     e.QueueResumed("deliveries", "ada", 1_764_547_260.0),
+    e.QueueHeld("deliveries", 10, 20, "ConnectionError", 30.0),
+    e.QueueReopened("deliveries", "job-1"),
     e.OperatorActed("replay", "deliveries", 1, "ada", "job-1", 1_764_547_200.0),
     e.LeasesLost("deliveries", ("job-3",)),
     e.HookFailed("on_failure", "deliveries", "job-1", "KeyError: 'x'", "Traceback"),

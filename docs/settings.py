@@ -19,10 +19,19 @@ from typing import Any
 from pydantic import BaseModel
 
 from docs.emitted import table, written
+from framework.model.limits import Breaker
 from framework.model.options import QueueOptions
 from framework.model.retry import RetryPolicy
 from framework.service.queues import Pool
-from framework.service.settings import OTHER_VARIABLES, PREFIX, PoolOverride, QueueOverride, RetryOverride, Settings
+from framework.service.settings import (
+    OTHER_VARIABLES,
+    PREFIX,
+    BreakerOverride,
+    PoolOverride,
+    QueueOverride,
+    RetryOverride,
+    Settings,
+)
 
 PAGE = Path(__file__).with_name("settings.md")
 GENERATOR = "docs/settings.py"
@@ -62,6 +71,8 @@ OF_QUEUE = {
     "weight": "of a queue in a pool: runs that it gets for each of a queue of weight 1, where both have jobs; 1 to 100",
     "priority": "of jobs that are enqueued without one: 0 to 9, 0 first",
     "starve_after": "seconds of waiting after which a job also gets runs while more urgent ones wait; `none`: never",
+    "max_running": "jobs that run at once, over all processes and machines on the store",
+    "rate": "jobs that start in a second, minute or hour, over all of them: `100/s`, `30/m`, `5/h`",
     "timeout": "seconds until `JobInterrupted` is raised in the handler; `none` needs `WORKER_DRAIN=none`",
     "kill_after": "seconds from there to SIGKILL",
     "ttl": "seconds from when a job may first run to when it becomes a dead letter; on a dead-letter queue: how long a "
@@ -72,6 +83,7 @@ OF_QUEUE = {
     "max_jobs_per_process": "a process is replaced after so many jobs",
     "max_memory": "a process is replaced above so much resident memory: `512MiB`, `2G` or bytes",
     "retry": "",
+    "breaker": "",
 }
 OF_POOL = {
     "workers": "processes that serve its queues; 0: none",
@@ -86,6 +98,12 @@ OF_RETRY = {
     "max_delay": "seconds that a delay has at most, before jitter",
     "jitter": "takes up to half off each delay, by chance",
 }
+OF_BREAKER = {
+    "failures": "share of failed attempts, above 0 and at most 1, from which the breaker holds the queue; each of the "
+    "three gives a breaker to a queue that is declared without",
+    "of": "attempts of a process among which they are counted; 2 to 1,000",
+    "hold": "seconds, 0.1 to 3,600",
+}
 OF_OTHERS = {
     "WORKER_MODULE": "the service, for commands of `worker` to which no MODULE is given",
     "WORKER_ACTOR": "who acts by `worker pause`, `jobs`, `dead` and `bad`; if unset, the user of the system",
@@ -98,13 +116,16 @@ def tables() -> dict[str, str]:
     declared = {field.name: field.default for field in fields(QueueOptions)}
     queue = _rows(QueueOverride, OF_QUEUE, f"{PREFIX}QUEUES__<QUEUE>__", declared)
     retry = _rows(RetryOverride, OF_RETRY, f"{PREFIX}QUEUES__<QUEUE>__RETRY__", _defaults(RetryPolicy.__init__))
+    breaker = _rows(BreakerOverride, OF_BREAKER, f"{PREFIX}QUEUES__<QUEUE>__BREAKER__", _defaults(Breaker.__init__))
     pool = _rows(PoolOverride, OF_POOL, f"{PREFIX}POOLS__<POOL>__", _defaults(Pool.__init__))
     _compare("OF_OTHERS", OF_OTHERS, OTHER_VARIABLES)
     others = [(f"`{name}`", "text", "-", what) for name, what in OF_OTHERS.items()]
     settings = _rows(Settings, WHAT, PREFIX, {name: field.default for name, field in Settings.model_fields.items()})
     return {
         "variables": table(("Variable", "Type", "Default", "Meaning"), settings + others),
-        "queue variables": table(("Variable", "Type", "Default of the declaration", "Meaning"), queue + retry),
+        "queue variables": table(
+            ("Variable", "Type", "Default of the declaration", "Meaning"), queue + retry + breaker
+        ),
         "pool variables": table(("Variable", "Type", "Default of the declaration", "Meaning"), pool),
     }
 

@@ -16,6 +16,7 @@ from framework.model.errors import (
 )
 from framework.model.handling import Running
 from framework.model.job import Context, Failure, JobId, Logger
+from framework.model.limits import Breaker
 from framework.model.options import Slo
 from framework.model.outcome import Discard, JobInterrupted, Reject, RetryLater, Snooze
 from framework.model.retry import RetryPolicy
@@ -34,6 +35,7 @@ _app.connector = _connecting.connect
 _app.launcher = _running
 
 __all__ = [
+    "Breaker",
     "Context",
     "Cron",
     "DeadLetter",

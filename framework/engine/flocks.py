@@ -12,6 +12,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import struct
 import time
 import weakref
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ from typing import Protocol
 
 from framework.engine.calls import Calls
 
+OFD = getattr(fcntl, "F_OFD_SETLK", None)  # locks of bytes that belong to the open file; macOS: None
+_LOCK = struct.Struct("hhqqi4x")  # type, whence, start, length, pid
 # Between the return of open() and keep() another thread may fork: that child keeps the descriptor until it ends or
 # execs. This only delays a rescue, so no lock is taken around every open.
 _kept: set[int] = set()
@@ -91,6 +94,17 @@ def take_within(calls: Calls, fd: int, seconds: float) -> bool:
             return False
         time.sleep(pause)
         pause = min(pause * 2, 0.02)
+    return True
+
+
+def set_byte(calls: Calls, fd: int, kind: int, at: int) -> bool:
+    """Lock or unlock (F_WRLCK, F_UNLCK) one byte for the open file; False: another one has it. Raises OSError."""
+    try:
+        calls.fcntl(fd, OFD, _LOCK.pack(kind, os.SEEK_SET, at, 1, 0))  # type: ignore[arg-type]
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
     return True
 
 

@@ -58,6 +58,7 @@ class QueueStats:
     Attributes:
         oldest_age: seconds since the oldest ready job became eligible; 0 where none is ready.
         paused: no worker claims from the queue.
+        held: the queue's breaker holds it, see `Engine.hold`.
     """
 
     ready: int | None = None
@@ -67,6 +68,7 @@ class QueueStats:
     bad: int | None = None
     oldest_age: float | None = None
     paused: bool = False
+    held: bool = False
 
     @property
     def jobs_at_rest(self) -> int:
@@ -118,8 +120,8 @@ class Rescued:
 class Engine(Protocol):
     """The verbs of an engine.
 
-    `enqueue`, `release`, `cancelled`, `save` and `wake` may be called from any thread. The other verbs are called from
-    one thread at a time; only one `claim` may wait in a thread of its own meanwhile.
+    `enqueue`, `release`, `cancelled`, `save`, `hold` and `wake` may be called from any thread. The other verbs are
+    called from one thread at a time; only one `claim` may wait in a thread of its own meanwhile.
 
     A verb that cannot be done now raises EngineUnavailable and may be repeated; a lease that could not be settled stays
     claimed. Callers treat any other exception, except a WorkerError, as EngineUnavailable. After such an exception from
@@ -165,6 +167,12 @@ class Engine(Protocol):
         where the queues named before it leave room: the caller names another queue first each time, so that none
         starves (`framework/worker/gate/claims.py`). A paused queue gives none (`Inspector.pause`). With many queues, a
         job that no notification announced may be seen some seconds late.
+
+        Of a queue with `max_running`, at most so many jobs are claimed at once by all processes on the store; those of
+        a dead owner count until their rescue at the latest. Of a queue with a `rate`, all processes together claim what
+        it gives since a moment, and at most `rate.burst` jobs more; a clock that is set back delays the next job by at
+        most the time between two jobs and a second. What a claim does not use of a rate is there for the next one. Each
+        process keeps to the limits of its own declaration. For the breaker see `hold`.
 
         Delivery grows by one. Some engines themselves redeliver a job whose owner is silent; with the others `rescue`
         returns it. Such an engine gives the lease the run of an earlier delivery as `previous` where it knows that this
@@ -248,6 +256,13 @@ class Engine(Protocol):
         0 means that there is more to do now. Where claims expire unless they are renewed, this renews those of all
         processes of this tree. Idempotent; any number of processes may call it. A job that cannot be moved does not
         delay the others: see `stuck`.
+        """
+
+    def hold(self, queue: str, seconds: float) -> None:
+        """Hold a queue from now on for so many seconds, for all processes on the store that declare a breaker for it.
+
+        They claim one job together in each quarter of the breaker's `hold`, with `canary` set. 0 ends a hold. It ends
+        by itself, also where the clock was set back. Thread-safe.
         """
 
     def stuck(self) -> Mapping[str, str]:

@@ -42,6 +42,7 @@ class Observation:
                 bad=found.bad,
                 oldest_age=found.oldest_age,
                 paused=found.paused,
+                held=found.held,
             )
         )
         self._tell_paused(name, found, seen)

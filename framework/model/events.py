@@ -3,7 +3,7 @@ subscribe."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from framework.model.black_box import BlackBox
@@ -92,6 +92,25 @@ class EngineFailed(Event):
 class EngineRecovered(Event):
     verb: str
     after: float
+
+
+@frozen
+class QueueHeld(Event):
+    """A breaker holds a queue for `hold` seconds: of the last `of` attempts in this process, `failed` have failed."""
+
+    queue: str
+    failed: int
+    of: int
+    error_type: str
+    hold: float
+
+
+@frozen
+class QueueReopened(Event):
+    """The attempt of a job of a held queue has succeeded: the hold ends."""
+
+    queue: str
+    job_id: str
 
 
 @frozen
@@ -252,6 +271,7 @@ class QueueObserved(Event):
     bad: int | None
     oldest_age: float | None
     paused: bool = False
+    held: bool = False
 
 
 @frozen
@@ -369,26 +389,3 @@ class OperatorActed(Event):
     actor: str
     job_id: str = ""
     at: float = 0.0
-
-
-Subscriber = Callable[[Event], None]
-
-
-class Bus:
-    """A list of subscribers that get each event in order. An error in a subscriber never reaches the emitter."""
-
-    __slots__ = ("_subscribers", "errors")
-
-    def __init__(self, *subscribers: Subscriber) -> None:
-        self._subscribers = list(subscribers)
-        self.errors = 0
-
-    def subscribe(self, subscriber: Subscriber) -> None:
-        self._subscribers.append(subscriber)
-
-    def emit(self, event: Event) -> None:
-        for subscriber in self._subscribers:
-            try:
-                subscriber(event)
-            except Exception:  # counted: telemetry must never stop a job
-                self.errors += 1

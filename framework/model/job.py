@@ -128,6 +128,7 @@ class Lease:
         token: what the engine needs to settle the lease; only the engine reads it.
         previous: the run of an earlier delivery that had started and whose end is unknown, because its machine is
             lost. The worker that claims the job charges that attempt instead of starting one.
+        canary: the queue is held (`Engine.hold`); the job finds out whether it may be reopened.
     """
 
     job: Job
@@ -137,6 +138,7 @@ class Lease:
     eligible_at: float
     token: Any = field(repr=False, compare=False)
     previous: RunRecord | None = None
+    canary: bool = False
 
     @property
     def is_dead_letter(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from framework.model.errors import DeclarationError, caller_location
 from framework.model.extras import LEAST_URGENT, MOST_URGENT, USUAL
 from framework.model.job import Lease
+from framework.model.limits import MOST_RUNNING, Breaker, Rate
 from framework.model.retry import LONGEST, RetryPolicy, Seconds, seconds
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}", re.ASCII)
@@ -74,6 +75,12 @@ class QueueSpec(Protocol):
     @property
     def starve_after(self) -> float | None: ...
     @property
+    def max_running(self) -> int | None: ...
+    @property
+    def rate(self) -> Rate | None: ...
+    @property
+    def breaker(self) -> Breaker | None: ...
+    @property
     def handled(self) -> bool: ...
     @property
     def service(self) -> str: ...
@@ -93,6 +100,9 @@ class QueueOptions:
         weight: its share of a pool's runs, relative to the other queues of the pool that have jobs.
         priority: of jobs that are enqueued without one: 0 to 9, lower ones are claimed first.
         starve_after: seconds of waiting after which a job also gets runs while more urgent ones wait; None = never.
+        max_running: jobs that run at once over all processes on the store; None = no limit.
+        rate: jobs that start in a second, minute or hour over all processes on the store; None = no limit.
+        breaker: holds the queue while its attempts fail alike; None = never.
         timeout: seconds until `JobInterrupted` is raised in the handler; None = never.
         kill_after: seconds from the timeout to SIGKILL.
         dead_letter: name of the queue that takes its dead letters; None = they stay on this queue.
@@ -118,6 +128,9 @@ class QueueOptions:
     weight: int = 1
     priority: int = USUAL
     starve_after: float | None = 60.0
+    max_running: int | None = None
+    rate: Rate | None = None
+    breaker: Breaker | None = None
     timeout: float | None = 30.0
     kill_after: float = 5.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
@@ -144,7 +157,11 @@ class QueueOptions:
         _check_whole("priority", self.priority)
         if not MOST_URGENT <= self.priority <= LEAST_URGENT:
             raise ValueError(f"priority={self.priority}: must be {MOST_URGENT} (first) to {LEAST_URGENT} (last)")
-        _check_limits(self, "max_length", "max_jobs_per_process", "max_memory")
+        _check_limits(self, "max_length", "max_jobs_per_process", "max_memory", "max_running")
+        if self.max_running is not None and self.max_running > MOST_RUNNING:
+            raise ValueError(f"max_running={self.max_running}: must be at most {MOST_RUNNING:,}")
+        if self.breaker is not None and not isinstance(self.breaker, Breaker):
+            raise ValueError(f"breaker={self.breaker!r:.100}: write breaker=Breaker(failures=0.5, of=20, hold=30)")
         for name in ("timeout", "ttl", "starve_after"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= LONGEST:
@@ -157,6 +174,11 @@ class QueueOptions:
             raise ValueError(f"grace={self.grace}: must be 0 or more seconds, at most {LONGEST:g}")
         if not 0 < self.kill_after <= LONGEST:
             raise ValueError(f"kill_after={self.kill_after}: must be more than 0 seconds, at most {LONGEST:g}")
+
+    @property
+    def claims_ahead(self) -> bool:
+        """Return whether a process may claim jobs before it can run them: not where that takes them from others."""
+        return self.max_running is None and self.rate is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,20 @@ def _delay(value: Seconds) -> float:
 
 
 class RetryLater(Exception):
-    """Raise this to retry the job, after the policy's delay or a delay of your own (seconds)."""
+    """Raise this to retry the job, after the policy's delay or a delay of your own (seconds).
+
+    With `spend=False` no attempt is spent, as where another service asks to wait (HTTP 429). Each such wait counts as
+    outcome `released`, its reason is in the log and on the span. After MOST_UNSPENT claims of a job beyond its attempts
+    it spends attempts all the same, so that a job which waits for ever becomes a dead letter.
+    """
 
     delay: float | None = None  # for subclasses that do not call __init__
+    spend: bool = True
 
-    def __init__(self, reason: str = "", *, delay: Seconds | None = None) -> None:
+    def __init__(self, reason: str = "", *, delay: Seconds | None = None, spend: bool = True) -> None:
         super().__init__(reason)
         self.delay = None if delay is None else _delay(delay)
+        self.spend = spend
 
 
 class Snooze(Exception):
@@ -99,8 +106,7 @@ class Outcome:
         kind: how the run ended.
         delay: seconds until the job may run again; for RETRIED and RELEASED.
         failure: the failed attempt; for RETRIED and DEAD_LETTERED.
-        message: for DISCARDED: why the handler discarded the job; for RELEASED: why a payload that this version cannot
-            read is put back.
+        message: why the handler discarded or released the job; for DISCARDED and RELEASED.
     """
 
     kind: Kind
@@ -111,7 +117,7 @@ class Outcome:
     @property
     def is_unreadable(self) -> bool:
         """Return whether the job is put back because this version cannot read its payload."""
-        return self.kind is Kind.RELEASED and self.message != ""
+        return self.kind is Kind.RELEASED and self.message.startswith(UNREADABLE)
 
 
 @frozen
@@ -122,6 +128,8 @@ class Settlement:
     outcome: Outcome
 
 
+UNREADABLE = "put back for a newer version"  # how the message of a RELEASED job with such a payload begins
+MOST_UNSPENT = 1000  # claims of a job beyond its attempts, after which what does not spend an attempt spends one
 _WORDS = (RetryLater, Snooze, Reject, Discard)
 
 SUCCEEDED, ARCHIVED, CANCELLED = Outcome(Kind.SUCCEEDED), Outcome(Kind.ARCHIVED), Outcome(Kind.CANCELLED)
@@ -132,6 +140,20 @@ def fail(failure: Failure, policy: RetryPolicy, *, delay: float | None = None, f
     if final or failure.attempt >= policy.max_attempts:
         return Outcome(Kind.DEAD_LETTERED, failure=failure)
     return Outcome(Kind.RETRIED, delay=policy.delay(failure.attempt) if delay is None else delay, failure=failure)
+
+
+def later(lease: Lease, failure: Failure, policy: RetryPolicy, *, delay: float | None, spend: bool) -> Outcome:
+    """Return the outcome of a run that ended with RetryLater; `delay`: the handler's own."""
+    if spend or not may_wait(lease):
+        return fail(failure, policy, delay=delay)
+    return Outcome(
+        Kind.RELEASED, delay=policy.delay(lease.delivery) if delay is None else delay, message=failure.message
+    )
+
+
+def may_wait(lease: Lease) -> bool:
+    """Return whether a job may be released once more without spending an attempt, although its run has failed."""
+    return lease.delivery - lease.attempt < MOST_UNSPENT
 
 
 def conceal(error: BaseException) -> None:

@@ -13,12 +13,13 @@ from functools import partial
 from framework.engine.answers import closing
 from framework.engine.ledger import Ledger
 from framework.engine.port import Engine
-from framework.model.events import Bus, SupervisorNote
+from framework.model.events import SupervisorNote
 from framework.process.blackbox import dump
 from framework.process.scoreboard import GONE, HOOKS, Scoreboard
 from framework.process.signals import BLACK_BOX, reset_in_child
 from framework.process.supervisor import ChildInfo, unblock
 from framework.runner import connecting
+from framework.runner.bus import Bus
 from framework.runner.context import TreeContext, own_engine
 from framework.runner.leaving import WITHIN, exit_after, forget_parent, run_hooks
 from framework.service.app import Handler, WorkerApp

@@ -13,7 +13,7 @@ from framework.engine.ledger import size_of
 from framework.engine.port import Engine, shown
 from framework.maintenance import Declaring
 from framework.model.errors import EngineError, UsageError
-from framework.model.events import Bus, Event, SupervisorNote
+from framework.model.events import Event, SupervisorNote
 from framework.model.options import QueueOptions
 from framework.process import stdio
 from framework.process.blackbox import Pages, Recorder, Stacks, Store
@@ -30,6 +30,7 @@ from framework.process.supervisor import (
     threads,
 )
 from framework.runner.beside import EndsWith
+from framework.runner.bus import Bus
 from framework.runner.code import LoadedCode
 from framework.runner.construct import try_constructor
 from framework.runner.context import TreeContext, crews_of, slots_for, unopened

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from framework.model.errors import WorkerError
-from framework.model.events import Bus, ServiceMistake
+from framework.model.events import ServiceMistake
 from framework.model.exceptions import describe
 from framework.process import stdio
 from framework.process.blackbox import Pages, Store
@@ -21,6 +21,7 @@ from framework.process.blackbox.store import SUFFIX
 from framework.process.mailbox import Mailbox
 from framework.process.scoreboard import Scoreboard
 from framework.process.supervisor import FAILED_TO_START, ChildInfo, Instance, end_with, enter_spawned
+from framework.runner.bus import Bus
 from framework.runner.code import LoadedCode, declared
 from framework.runner.context import TreeContext
 from framework.runner.entry_points import specs

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from framework.model.errors import SettingsError
+from framework.model.limits import Breaker, Rate
 from framework.model.options import PoolOptions, QueueOptions, in_pool, parse_size
 from framework.model.retry import RetryPolicy
 from framework.service.queues import DeadLetter, Pool, Queue
@@ -89,6 +90,9 @@ def _changed(options: Options, given: Mapping[str, Any], variable: str) -> Optio
             changes["max_memory"] = parse_size(changes["max_memory"])
         if isinstance(options, QueueOptions) and "retry" in changes:
             changes["retry"] = _retry(options.retry, changes["retry"])
+            changes["breaker"] = _breaker(options.breaker, changes["breaker"])
+            if "rate" in changes:
+                changes["rate"] = Rate.parse(changes["rate"])
         return replace(options, **changes)
     except ValueError as error:
         # The message begins with the option: `timeout=-1: …`.
@@ -101,6 +105,14 @@ def _retry(policy: RetryPolicy, changes: Mapping[str, Any]) -> RetryPolicy:
         return RetryPolicy(**{**vars(policy), **changes})
     except ValueError as error:
         raise ValueError(f"retry__{error}") from None
+
+
+def _breaker(breaker: Breaker | None, changes: Mapping[str, Any]) -> Breaker | None:
+    """Return a breaker with these changes; they also give one to a queue that is declared without."""
+    try:
+        return breaker if not changes else (breaker or Breaker()).changed(changes)
+    except ValueError as error:
+        raise ValueError(f"breaker__{error}") from None
 
 
 def _check_pooled(variable: str, changes: Mapping[str, Any], pool: Pool | None) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
 from framework.model.errors import DeclarationError, caller_location
 from framework.model.extras import USUAL
 from framework.model.job import Failure, JobId, Reason
+from framework.model.limits import Breaker, Rate
 from framework.model.options import PoolOptions, QueueOptions, Slo, in_pool, parse_size
 from framework.model.retry import RetryPolicy, Seconds, seconds
 from framework.model.schedules import Cron, Every, named
@@ -121,6 +122,9 @@ class Queue(_Declared, Upgradable, Marking[P]):
         priority: of jobs that are enqueued without one: 0 to 9, 0 first, 5 by default.
         starve_after: seconds of waiting after which a job also gets runs while more urgent ones wait, one in four;
             None: never.
+        max_running: jobs that run at once, over all processes and machines that share the store.
+        rate: jobs that start in a second, minute or hour, over all of them: `100/s`, `30/m`, `5/h`.
+        breaker: holds the queue while its attempts fail alike.
         timeout: seconds until `JobInterrupted` is raised in the handler.
         kill_after: seconds from the soft timeout to SIGKILL.
         retry: when a failed job runs again.
@@ -152,6 +156,9 @@ class Queue(_Declared, Upgradable, Marking[P]):
         weight: int | None = None,
         priority: int = USUAL,
         starve_after: Seconds | None = 60,
+        max_running: int | None = None,
+        rate: str | None = None,
+        breaker: Breaker | None = None,
         timeout: Seconds | None = 30,
         kill_after: Seconds = 5,
         retry: RetryPolicy | None = None,
@@ -167,16 +174,15 @@ class Queue(_Declared, Upgradable, Marking[P]):
     ) -> None:
         super().__init__(name)
         self.dead_letter, self.schedules, self.pool, self._connected = dead_letter, tuple(schedules), pool, []
-        processes: dict[str, Any] = {"workers": workers, "concurrency": concurrency}
-        processes["max_jobs_per_process"] = max_jobs_per_process
         try:
-            _check_pool(pool, weight, processes | {"max_memory": max_memory})
+            own = {"workers": workers, "concurrency": concurrency, "max_jobs_per_process": max_jobs_per_process}
+            _check_pool(pool, weight, own | {"max_memory": max_memory})
             options = QueueOptions(
-                name, weight=1 if weight is None else weight, priority=priority, starve_after=_seconds(starve_after),
-                timeout=_seconds(timeout), kill_after=seconds(kill_after), retry=retry or RetryPolicy(), slo=slo,
-                dead_letter=_name_of(dead_letter), ttl=_seconds(ttl), max_length=max_length, grace=seconds(grace),
-                max_payload_bytes=max_payload_bytes, max_memory=parse_size(max_memory),
-                **{option: value for option, value in processes.items() if value is not None},
+                name, priority=priority, starve_after=_seconds(starve_after), max_payload_bytes=max_payload_bytes,
+                max_running=max_running, rate=Rate.parse(rate), breaker=breaker, slo=slo, retry=retry or RetryPolicy(),
+                timeout=_seconds(timeout), kill_after=seconds(kill_after), ttl=_seconds(ttl), max_length=max_length,
+                grace=seconds(grace), dead_letter=_name_of(dead_letter),
+                max_memory=parse_size(max_memory), **_set(own | {"weight": weight}),
             )  # fmt: skip
             self.options = options if pool is None else in_pool(options, pool.options)
             named(self.schedules)
@@ -354,6 +360,10 @@ def _check_pool(pool: object, weight: int | None, given: Mapping[str, object]) -
     for name, value in given.items():
         if value is not None:
             raise ValueError(f"{name}={value!r} is an option of pool {pool.name!r} ({pool.location}): write it there")
+
+
+def _set(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _given(value: object) -> str:

@@ -64,6 +64,14 @@ class RetryOverride(BaseModel):
     jitter: bool | None = None
 
 
+class BreakerOverride(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    failures: float | None = None
+    of: int | None = None
+    hold: float | None = None
+
+
 class PoolOverride(BaseModel):
     """The options of a pool that the environment may change; `none` means no limit where a limit is optional."""
 
@@ -81,6 +89,8 @@ class QueueOverride(PoolOverride):
     weight: int | None = None
     priority: int | None = None
     starve_after: float | Literal["none"] | None = None
+    max_running: int | Literal["none"] | None = None
+    rate: str | None = None
     timeout: float | Literal["none"] | None = None
     kill_after: float | None = None
     ttl: float | Literal["none"] | None = None
@@ -88,6 +98,10 @@ class QueueOverride(PoolOverride):
     max_payload_bytes: int | None = None
     grace: float | None = None
     retry: RetryOverride = Field(default_factory=RetryOverride)
+    breaker: BreakerOverride = Field(default_factory=BreakerOverride)
+
+
+_NESTED: Mapping[str, type[BaseModel]] = {"retry": RetryOverride, "breaker": BreakerOverride}
 
 
 class Settings(BaseSettings):
@@ -189,7 +203,7 @@ def _explain(errors: Iterable[Mapping[str, Any]]) -> str:
 
 def _variable(path: Sequence[int | str]) -> str:
     """Return the variable of a location in pydantic's errors, without the names of alternatives behind it."""
-    depth = 3 if path[0] == "pools" else 1 if path[0] != "queues" else 4 if "retry" in path[2:3] else 3
+    depth = 3 if path[0] == "pools" else 1 if path[0] != "queues" else 4 if path[2:3] and path[2] in _NESTED else 3
     return PREFIX + "__".join(str(part).upper() for part in path[:depth])
 
 
@@ -197,7 +211,8 @@ def _complaint(variable: str, error: Mapping[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         name = error["loc"][-1]
         ours = {"pools": PoolOverride}.get(error["loc"][0], QueueOverride)
-        model = RetryOverride if "retry" in error["loc"][:-1] else ours
+        inner = [_NESTED[part] for part in error["loc"][2:-1] if part in _NESTED]
+        model = inner[0] if inner else ours
         return f"{variable}: no option {name!r}{_nearest(name, model.model_fields)}"
     if error["type"].startswith("model_"):
         return f"{variable}={error['input']!r}: set one variable for each option, {variable}__<OPTION>"
@@ -221,7 +236,7 @@ def check_names(settings: Settings, queues: Iterable[str], pools: Iterable[str])
         known = names[kind]
         for name, override in given.items():
             if name not in known:
-                option = next(iter(override.model_dump(exclude_none=True, exclude={"retry"})), "retry")
+                option = next(iter(override.model_dump(exclude_none=True, exclude=set(_NESTED))), "retry")
                 rest = f"S__{name.upper()}__{option.upper()}"
                 hint = _nearest(name, known, transform=str.upper)
                 if name in names[other]:

@@ -41,6 +41,7 @@ TABLE: Final = {
     names.QUEUE_DEPTH: Instrument("{job}", "Jobs in a queue, by state."),
     names.UNDECLARED: Instrument("{job}", "Jobs in a queue that no running service declares."),
     names.PAUSED: Instrument("{queue}", "Whether a queue is paused: 1, or 0."),
+    names.HELD: Instrument("{queue}", "Whether a breaker holds a queue: 1, or 0."),
     names.OLDEST_JOB_AGE: Instrument("s", "How long the oldest ready job has been eligible."),
     names.SLOTS_LIMIT: Instrument("{slot}", "Jobs that this process may run at once."),
     names.SLOTS_USED: Instrument("{slot}", "Jobs that this process runs now."),

@@ -201,6 +201,9 @@ class Harness(Generic[A]):
                 due = min(
                     (self._store.shelf(e.options.name).next_due(default=_NEVER) for e in executors), default=_NEVER
                 )
+                now = self._clock.now
+                held = [wait for e in executors if (wait := self._store.waits(e.options.name, now))]
+                due = min([due, *(now + wait for wait in held)])
                 if due == _NEVER:
                     self._engine.maintain()
                     return

@@ -22,6 +22,7 @@ from framework.process.forks import leave_if_forked
 from framework.process.scoreboard import LEAVING, READY, RowWriter, Scoreboard, before_deadline
 from framework.process.scoreboard.progress import ProgressWriter
 from framework.worker.executor import Executor
+from framework.worker.executor.breaking import Guard
 from framework.worker.gate.cancelled import GRACE, Cancelled
 from framework.worker.gate.gate import CERTAIN, Gate
 from framework.worker.gate.thread_gate import ThreadGate
@@ -131,8 +132,7 @@ class WorkerCore:
         self.leave = leave
         self.rows: list[RowWriter] = [board.row_writer(index, row) for row in range(self.options.concurrency)]
         self.on_ready: Callable[[], None] = lambda: None
-        self.jobs = 0
-        self.used = 0
+        self.jobs = self.used = 0
         self._limited = options.max_jobs_per_process is not None or options.max_memory is not None
         self._next_memory_check, self._pid, self._parent = 0.0, os.getpid(), os.getppid()
         self.check = SelfCheck(held or {})
@@ -140,6 +140,12 @@ class WorkerCore:
         self.blamed: Callable[[], int | None] = lambda: 0
         self._patience = 1 if engine.features.local else FAR
         self.gate = (Gate if engine.features.local else ThreadGate)(engine, ledger, self)
+        self._guard()
+
+    def _guard(self) -> None:
+        for name, executor in self.executors.items():
+            if (breaker := executor.options.breaker) is not None:
+                executor.guard = Guard(name, breaker, hold=self.gate.hold, emit=self.emit)
 
     # --- the board --------------------------------------------------------------------------------------------------
 

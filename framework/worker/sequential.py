@@ -37,6 +37,7 @@ class SyncWorker(Worker):
         self._watch = CancelWatch(lambda: self._interrupts.lease, core.cancelled) if core.cancelled.local else None
         self._interrupts.location_of = self._note
         self._claims = Claims(self._give_back, claim_seconds=lambda: core.gate.claim_seconds)
+        self._ahead = all(executor.options.claims_ahead for executor in core.executors.values())
         self._limited: QueueOptions | None = None  # the options whose timeout is set for interruptions
         self._look_at = 0.0
 
@@ -88,7 +89,8 @@ class SyncWorker(Worker):
         self._look_around()
         if self._core.leave:
             return None
-        leases = self._core.gate.claim(max(1, min(self._claims.limit(), self._core.room())), WAIT)
+        most = self._claims.limit() if self._ahead else 1
+        leases = self._core.gate.claim(max(1, min(most, self._core.room())), WAIT)
         if self._core.leave:  # the signal came during the claim: start nothing new
             self._core.gate.give_back(leases)
             return None

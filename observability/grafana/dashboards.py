@@ -99,11 +99,12 @@ def overview() -> dashboard.Dashboard:
     bad = (in_state("bad", ALL), f"{{{{{Q}}}}} unreadable")
     undeclared = (f"max by (job, {Q}) (worker_queue_undeclared{{{ALL}}})", f"{{{{{Q}}}}} not declared")
     paused = (f"max by (job, {Q}) (worker_queue_paused{{{ALL}}}) > 0", f"{{{{{Q}}}}} paused")
+    held = (f"max by (job, {Q}) (worker_queue_held{{{ALL}}}) > 0", f"{{{{{Q}}}}} held")
     about = (
         "Until they are replayed or discarded; files that cannot be read, and jobs of queues that nobody declares; "
-        "1: a queue is paused."
+        "1: a queue is paused, or its breaker holds it."
     )
-    board.with_panel(lines("Dead letters", about, dead, bad, undeclared, paused))
+    board.with_panel(lines("Dead letters", about, dead, bad, undeclared, paused, held))
     p95 = f"histogram_quantile(0.95, sum by (le, {Q}) ({rate(f'{WAIT}_bucket', ALL)}))"
     board.with_panel(
         lines(

@@ -39,7 +39,7 @@ def profile(frame, event, _):
         path = frame.f_code.co_filename
         where["theirs" if "/opentelemetry/" in path else "ours" if "/framework/telemetry/" in path else ""] += 1
 telemetry = start(identity(), load_settings())
-from framework.model.events import Bus
+from framework.runner.bus import Bus
 Relay.behaviours = {"ok": lambda ctx: None}
 app = Relay()
 handler = app.worker_handlers["deliveries"]

@@ -35,6 +35,7 @@ GAUGES = {
     "worker_queue_depth",
     "worker_queue_undeclared",
     "worker_queue_paused",
+    "worker_queue_held",
     "worker_queue_oldest_job_age_seconds",
     "worker_slots_limit",
     "worker_slots_used",

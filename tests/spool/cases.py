@@ -19,7 +19,7 @@ from .kept_cases import KEPT_CASES
 from .odd_cases import ODD_CASES, reopen, rescue
 from .segment_cases import SEGMENT_CASES
 from .stage import Case, Stage
-from .world import OVER, PLAIN, claim, cut_at, dead_owner, failure, job, one, pass_time
+from .world import LETTERS, LIMITED, OVER, PLAIN, claim, cut_at, dead_owner, failure, job, one, pass_time
 
 
 def _nothing(stage: Stage) -> None:
@@ -34,6 +34,11 @@ def _claimed(stage: Stage, queue: str = "jobs", **options: Any) -> None:
 def _saved(stage: Stage) -> None:
     _claimed(stage, chosen=True)
     stage.broker.save(stage.held, "1")
+
+
+def _removed(stage: Stage) -> None:
+    _claimed(stage)
+    (stage.root / "jobs" / "limits").unlink()
 
 
 def _letter(stage: Stage) -> None:
@@ -176,6 +181,12 @@ CASES = (
     Case("claim urgent", _urgent, lambda s: s.__setattr__("held", claim(s.broker))),
     Case("claim expired", _expired, lambda s: s.__setattr__("held", claim(s.broker))),
     Case("claim due", _due, lambda s: s.__setattr__("held", claim(s.broker))),
+    Case("claim limited", _nothing, lambda s: s.__setattr__("held", claim(s.broker)), queues=(LIMITED, LETTERS)),
+    Case("ack limited", _claimed, lambda s: ack(s.broker, [s.held]), deletes=("a",), queues=(LIMITED, LETTERS)),
+    Case("close limited", _claimed, lambda s: s.broker.close(), queues=(LIMITED, LETTERS)),
+    Case("limits removed", _removed, lambda s: s.__setattr__("held", claim(s.broker)), queues=(LIMITED, LETTERS)),
+    Case("open limited", _removed, reopen, queues=(LIMITED, LETTERS)),
+    Case("hold", _nothing, lambda s: s.broker.hold("jobs", 0.01), queues=(LIMITED, LETTERS)),
     Case("ack", _claimed, lambda s: ack(s.broker, [s.held]), deletes=("a",)),
     Case("ack chosen", lambda s: _claimed(s, chosen=True), lambda s: ack(s.broker, [s.held]), deletes=("a",)),
     Case("retry", _claimed, lambda s: retry(s.broker, s.held, delay=3600, failure=failure(s.held))),

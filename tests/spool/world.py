@@ -7,6 +7,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from framework.engine.spool.engine import SpoolEngine, connect
 from framework.engine.spool.segments.append import WORTH
 from framework.model.extras import NONE, USUAL, Extras
 from framework.model.job import Failure, Job, Lease, RunRecord
+from framework.model.limits import Breaker, Rate
 from framework.model.options import QueueOptions
 from tests.support.settling import retry
 
@@ -23,6 +25,7 @@ from .seam import Seam, before
 
 LETTERS = QueueOptions("letters", is_dead_letter=True)
 JOBS = QueueOptions("jobs", dead_letter="letters", max_length=None)
+LIMITED = replace(JOBS, max_running=9, rate=Rate(1000, "s"), breaker=Breaker())
 PLAIN = QueueOptions("plain", max_length=None)
 QUEUES = (JOBS, PLAIN, LETTERS)
 STATES = ("ready", "delayed", "in_flight", "dead")

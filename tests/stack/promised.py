@@ -44,6 +44,7 @@ PROMISED: Final = {
     "worker_queue_depth": Promise(_QUEUE | {"worker_queue_state"}, processes=1),
     "worker_queue_undeclared": Promise(_QUEUE, processes=1, rare=True),
     "worker_queue_paused": Promise(_QUEUE, processes=1),
+    "worker_queue_held": Promise(_QUEUE, processes=1),
     "worker_queue_oldest_job_age_seconds": Promise(_QUEUE, processes=1),
     "worker_job_queue_wait_duration_seconds": Promise(_QUEUE, histogram=True),
     "worker_job_attempts_total": Promise(_QUEUE | {"worker_job_outcome"}),

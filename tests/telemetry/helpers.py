@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from framework.model.attempt import Attempt
-from framework.model.events import Bus
 from framework.model.job import Failure, Job, Lease
 from framework.model.options import QueueOptions
 from framework.model.outcome import Outcome
 from framework.model.retry import RetryPolicy
+from framework.runner.bus import Bus
 from framework.service.app import Context, WorkerApp
 from framework.service.queues import Queue
 from framework.service.settings import Settings
@@ -181,7 +181,7 @@ def reap(*pids):
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 def run_jobs(telemetry, count, payload="ok", behaviour=lambda ctx: None):
-    from framework.model.events import Bus
+    from framework.runner.bus import Bus
     Relay.behaviours = {payload: behaviour}
     app = Relay()
     handler = app.worker_handlers["deliveries"]

@@ -21,7 +21,7 @@ from docs.emitted import PAGE, tables, written
 from docs.examples import missing
 from framework import Context, DeadLetter, Failure
 from framework.model.job import Reason
-from framework.service.settings import QueueOverride, RetryOverride, Settings
+from framework.service.settings import BreakerOverride, QueueOverride, RetryOverride, Settings
 from framework.telemetry import names
 from framework.telemetry.instruments import TABLE
 from tests.support.programs import free_ports, listens
@@ -75,7 +75,8 @@ def test_the_settings_are_up_to_date() -> None:
 def test_every_setting_is_in_the_page() -> None:
     page = settings.PAGE.read_text(encoding="utf-8")
     names = [*Settings.model_fields, *QueueOverride.model_fields, *RetryOverride.model_fields]
-    assert [name for name in names if name != "retry" and f"{name.upper()}`" not in page] == []
+    names += BreakerOverride.model_fields
+    assert [name for name in names if name not in ("retry", "breaker") and f"{name.upper()}`" not in page] == []
 
 
 def test_a_setting_without_words_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

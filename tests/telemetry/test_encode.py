@@ -23,8 +23,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags
 
-from framework.model.events import Bus
 from framework.model.outcome import Discard, JobInterrupted, Reject, RetryLater, Snooze
+from framework.runner.bus import Bus
 from framework.service.settings import Settings
 from framework.telemetry.export.source import Source
 from framework.telemetry.logs.logs import Logs

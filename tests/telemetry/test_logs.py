@@ -70,7 +70,7 @@ def test_the_level_says_how_bad_the_end_was(receiver, stations, outcome, reason,
     assert (line["wait"], line["duration"]) == (0.012346, 2.0)
     assert ("traceback" in line) == has_traceback
     assert line.get("error.type") == ("ValueError" if reason else None)
-    told = "no" if reason or outcome == "discarded" else None
+    told = "no" if reason or outcome in ("discarded", "released") else None
     assert (line.get("reason"), line.get("message")) == (reason, told)
 
 

@@ -28,6 +28,7 @@ UNITS = {
     "worker.queue.depth": "{job}",
     "worker.queue.undeclared": "{job}",
     "worker.queue.paused": "{queue}",
+    "worker.queue.held": "{queue}",
     "worker.queue.oldest_job.age": "s",
     "worker.job.queue_wait.duration": "s",
     "worker.job.attempts": "{attempt}",
@@ -203,7 +204,7 @@ def test_what_an_engine_cannot_know_is_no_point(receiver):
         for point in metric.data.data_points if metric.name.startswith("worker.queue.")
     }  # fmt: skip
     known = {("worker.queue.depth", "ready"): 5, ("worker.queue.depth", "in_flight"): 0}
-    assert points == known | {("worker.queue.paused", None): 0}
+    assert points == known | {("worker.queue.paused", None): 0, ("worker.queue.held", None): 0}
 
 
 def test_a_process_reports_its_own_memory_under_the_name_of_its_slot(receiver, stations):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from contextvars import ContextVar
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,7 +26,7 @@ from framework import (
 )
 from framework.model.events import Event, HookFailed, JobFinished
 from framework.model.job import Lease
-from framework.model.outcome import Kind, Outcome
+from framework.model.outcome import MOST_UNSPENT, Kind, Outcome
 from tests.unit.helpers import a_job, a_lease, an_executor
 
 MOST = 3  # attempts
@@ -91,6 +92,8 @@ ENDS: list[tuple[BaseException | None, str, str, list[tuple[Kind, float]]]] = [
     (RetryLater("x"), "error", "framework.RetryLater", [(RETRY, 8), (RETRY, 16), (DEAD, 0)]),
     (RetryLater("x", delay=1), "error", "framework.RetryLater", [(RETRY, 1), (RETRY, 1), (DEAD, 0)]),
     (RetryLater("x", delay=-9), "error", "framework.RetryLater", [(RETRY, 0), (RETRY, 0), (DEAD, 0)]),
+    (RetryLater("x", delay=7, spend=False), "", "", [(Kind.RELEASED, 7)] * 3),
+    (RetryLater("x", spend=False), "", "", [(Kind.RELEASED, 8), (Kind.RELEASED, 16), (Kind.RELEASED, 32)]),
     (Reject("x"), "rejected", "framework.Reject", [(DEAD, 0), (DEAD, 0), (DEAD, 0)]),
     (Snooze(delay=7), "", "", [(Kind.RELEASED, 7)] * 3),
     (Snooze(), "", "", [(Kind.RELEASED, 0)] * 3),
@@ -135,6 +138,21 @@ def test_outcomes(
     else:
         assert failure is None
         assert app.failures == []
+
+
+def test_a_wait_that_spends_no_attempt_says_why_and_ends_after_many() -> None:
+    end, events = RetryLater("answered 429", delay=3, spend=False), list[Event]()
+    lease = replace(a_lease(b"7", queue="jobs", attempt=2), delivery=MOST_UNSPENT + 1)
+    outcome = run(App(end), lease, events)
+    assert (outcome.kind, outcome.message) == (Kind.RELEASED, "answered 429")
+    assert isinstance(events[0], JobFinished)
+    assert events[0].message == "answered 429"
+    outcome = run(App(end), replace(lease, delivery=MOST_UNSPENT + 2))
+    assert (outcome.kind, outcome.delay) == (RETRY, 3)
+    outcome = run(App(end), replace(lease, attempt=MOST, delivery=MOST_UNSPENT + MOST))
+    assert outcome.kind is DEAD
+    assert outcome.failure is not None
+    assert outcome.failure.message == "answered 429"
 
 
 @pytest.mark.parametrize(

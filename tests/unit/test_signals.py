@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from framework.model.events import Bus, Event, JobsClaimed
+from framework.model.events import Event, JobsClaimed
 from framework.process.signals import SignalQueue, drain, poke, reset_in_child
+from framework.runner.bus import Bus
 
 LONG = 30.0  # seconds; a wait that is not ended by an event fails by the test's own timeout
 

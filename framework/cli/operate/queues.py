@@ -12,6 +12,7 @@ from framework.admin.queues import QueueView, last_seen, views
 from framework.cli.operate.common import STORE_HELP, json_option, looking, url_option
 from framework.cli.output import Column, moment, print_json, table, warn
 from framework.engine.port import QueueStats
+from framework.model.options import QueueOptions
 from framework.model.text.spans import span
 
 UNKNOWN = "-"
@@ -39,10 +40,10 @@ def queues(given: tuple[str, ...], url: str, as_json: bool) -> int:
     ready: may run now. oldest: how long the oldest of those has been waiting. in flight: claimed by a worker. delayed:
     not yet due, or waiting for a retry. dead: dead letters that stay here, see `worker dead`. bad: files that cannot be
     read, see `worker bad`. Below them stand other queues of the store that have jobs, each marked (not declared). A
-    queue with jobs that the service has no handler for is marked (no handler). Where no running service has reported on
-    any of them for three minutes, or never, standard error says since when. Jobs that only a newer version of the
-    framework can read count, and those among the oldest are named on standard error. What cannot be looked at is named
-    there, too: exit code 1.
+    queue with jobs that the service has no handler for is marked (no handler), one that its breaker holds (held). Where
+    no running service has reported on any of them for three minutes, or never, standard error says since when. Jobs
+    that only a newer version of the framework can read count, and those among the oldest are named on standard error.
+    What cannot be looked at is named there, too: exit code 1.
 
     \b
     --json is one array, an object for each queue, in this order; more keys may come:
@@ -56,7 +57,8 @@ def queues(given: tuple[str, ...], url: str, as_json: bool) -> int:
       dead_letters       it is a dead-letter queue (boolean)
       seen        when a running service last reported on it (ISO time, UTC; null: never, or it cannot be known)
       max_length  of the declaration (integer; null: no limit, or not declared)
-      paused      true: no worker takes its jobs, see `worker pause`
+      paused, held       true: no worker takes its jobs, see `worker pause`; its breaker holds it
+      max_running, rate  of the declaration (integer, text such as 100/s; null: no limit, or not declared)
     """
     with looking(given, url) as (look, _):
         found = views(look.store)
@@ -103,18 +105,29 @@ def _object(one: QueueView) -> dict[str, Any]:
         "seen": None if one.seen is None else moment(one.seen),
         "max_length": None if one.options is None else one.options.max_length,
         "paused": stats.paused,
+        "held": stats.held,
+        "max_running": None if one.options is None else one.options.max_running,
+        "rate": None if one.options is None or one.options.rate is None else str(one.options.rate),
     }
 
 
 def _row(one: QueueView) -> tuple[str, ...]:
     stats = one.stats
     mark = " (not declared)" if one.declared is False else " (no handler)" if one.is_stranded else ""
-    mark += " (paused)" if stats.paused else ""
+    mark += _limits(one.options)
+    mark += " (paused)" if stats.paused else " (held)" if stats.held else ""
     age = span(stats.oldest_age) if stats.ready and stats.oldest_age is not None else UNKNOWN
     return (
         one.name + mark,
         *map(_cell, (stats.ready, age, stats.in_flight, stats.delayed, stats.dead, stats.bad)),
     )
+
+
+def _limits(options: QueueOptions | None) -> str:
+    if options is None or options.claims_ahead:
+        return ""
+    most = None if options.max_running is None else f"max {options.max_running}"
+    return f" ({', '.join(str(limit) for limit in (most, options.rate) if limit is not None)})"
 
 
 def _cell(value: int | str | None) -> str:

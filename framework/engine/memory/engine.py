@@ -24,6 +24,7 @@ from framework.engine.port import NO_JOBS, Cancelled, Features, JobView, Pause, 
 from framework.model.errors import EnqueueFailed, LeaseLost, PayloadTooLarge, QueueFull, SettingsError, UsageError
 from framework.model.extras import with_saved
 from framework.model.job import Job, JobId, Lease
+from framework.model.limits import Throttle
 from framework.model.options import QueueSpec
 from framework.model.outcome import Kind, Outcome, Settlement
 
@@ -125,14 +126,16 @@ class MemoryEngine:
                 shelves = [self.store.shelf(queue) for queue in queues]
                 leases: list[Lease] = []
                 for shelf in shelves:
-                    leases += [self._lease(row) for row in self._take(shelf, limit - len(leases))]
+                    leases += self._take(shelf, limit - len(leases))
                 left = deadline - time.monotonic()
                 if leases or left <= 0:
                     return leases
                 # Registered before the lock is released: any job that is stored afterwards notifies this claim.
                 self.store.waiting.add(self._notifier)
+                now = self._clock()
                 due = min((shelf.next_due(default=math.inf) for shelf in shelves), default=math.inf)
-                left = min(left, max(0.001, due - self._clock()))
+                held = min((wait for queue in queues if (wait := self.store.waits(queue, now))), default=math.inf)
+                left = min(left, max(0.001, min(due - now, held)))
             try:
                 woken = self._notifier.get(timeout=left)
             except Empty:
@@ -142,10 +145,19 @@ class MemoryEngine:
                     self._notifier.get()
                 return ()
 
-    def _take(self, shelf: Shelf, limit: int) -> Iterator[Row]:
-        now = self._clock()
+    def _take(self, shelf: Shelf, limit: int) -> list[Lease]:
+        now, options = self._clock(), shelf.options
         shelf.promote(now)
-        for _ in range(0 if self.store.is_paused(shelf.options.name) else limit):
+        if self.store.is_paused(options.name):
+            return []
+        room = self.store.room(shelf, limit, now)
+        leases = [self._lease(row, canary=room.canary) for row in self._claimed(shelf, room.jobs, now)]
+        if len(leases) < room.jobs and options.name in self.store.throttles:
+            self.store.throttles[options.name].give_back(options, room, room.jobs - len(leases))
+        return leases
+
+    def _claimed(self, shelf: Shelf, limit: int, now: float) -> Iterator[Row]:
+        for _ in range(limit):
             row = shelf.pop_ready(now)
             while row is not None and row.expired(now):
                 self.store.expire(row, now)
@@ -157,8 +169,8 @@ class MemoryEngine:
             self.store.move(row, "in_flight", now=now)
             yield row
 
-    def _lease(self, row: Row) -> Lease:
-        return Lease(row.job, row.queue, row.attempt + 1, row.delivery, row.eligible_at, token=row)
+    def _lease(self, row: Row, *, canary: bool = False) -> Lease:
+        return Lease(row.job, row.queue, row.attempt + 1, row.delivery, row.eligible_at, token=row, canary=canary)
 
     def settle(self, done: Sequence[Settlement]) -> None:
         """Settle each lease by the kind of its outcome."""
@@ -254,6 +266,13 @@ class MemoryEngine:
         """Return nothing: in memory, jobs can always be moved."""
         return {}
 
+    def hold(self, queue: str, seconds: float) -> None:
+        """Hold a queue in the store, or reopen it, and notify the claims that wait."""
+        with self.store.lock:
+            self.store.shelf(queue)
+            self.store.throttles.setdefault(queue, Throttle()).hold(self._clock(), seconds)
+            self.store.notify()
+
     def expired(self) -> Mapping[str, int]:
         """Return and reset the counts of expired jobs, which all engines on the store share."""
         with self.store.lock:
@@ -289,14 +308,14 @@ class MemoryEngine:
         """Return the current counts of a queue."""
         with self.store.lock:
             shelf, now = self.store.shelf(queue), self._clock()
-            counts, paused = shelf.counts, self.store.is_paused(queue)
+            counts, paused, held = shelf.counts, self.store.is_paused(queue), self.store.is_held(queue, now)
             if self.store.keeps_dead_letters(shelf):
                 dead = counts["dead"] + shelf.length
                 return replace(NO_JOBS, in_flight=counts["in_flight"], dead=dead, paused=paused)
             oldest = min((row.eligible_at for row in shelf.in_state("ready")), default=now)
             return QueueStats(
                 counts["ready"], counts["delayed"], counts["in_flight"], counts["dead"], 0, max(0.0, now - oldest),
-                paused,
+                paused, held,
             )  # fmt: skip
 
     def undeclared(self) -> Mapping[str, QueueStats]:

@@ -14,6 +14,7 @@ from framework.engine.declarations import Declaration
 from framework.engine.port import CANCELLED_KEPT, STARVING_TURN, Cancelled, JobView, Pause, State, Tick
 from framework.model.errors import EngineError
 from framework.model.job import Failure, Job
+from framework.model.limits import Room, Throttle
 from framework.model.options import QueueOptions, QueueSpec
 
 KEPT_FAILURES = 10  # failures that a history keeps besides the first
@@ -156,6 +157,7 @@ class MemoryStore:
         self.ticks: dict[tuple[str, str], Tick] = {}  # queue and key of a schedule
         self.declared: dict[str, tuple[Declaration, float | None]] = {}  # when; None: the service has stopped
         self.pauses: dict[str, Pause] = {}  # the latest of each queue
+        self.throttles: dict[str, Throttle] = {}  # of queues with a rate or a breaker
         self._handlers: dict[str, set[str]] = {}  # dead-letter queue -> services that handle it
 
     def kill(self, incarnation: str) -> None:
@@ -292,6 +294,24 @@ class MemoryStore:
     def is_paused(self, queue: str) -> bool:
         known = self.pauses.get(queue)
         return known is not None and known.paused
+
+    def room(self, shelf: Shelf, wanted: int, now: float) -> Room:
+        """Take room for up to `wanted` jobs under the queue's limits."""
+        options = shelf.options
+        if options.max_running is not None:
+            wanted = min(wanted, options.max_running - shelf.counts["in_flight"])
+        if wanted <= 0 or (options.rate is None and options.breaker is None):
+            return Room(max(0, wanted))
+        return self.throttles.setdefault(options.name, Throttle()).take(options, wanted, now)
+
+    def waits(self, queue: str, now: float) -> float:
+        """Return for how many seconds a rate or a breaker still keeps the ready jobs of a queue back."""
+        known, shelf = self.throttles.get(queue), self.shelf(queue)
+        return 0.0 if known is None or not shelf.counts["ready"] else replace(known).take(shelf.options, 1, now).wait
+
+    def is_held(self, queue: str, now: float) -> bool:
+        """Return whether a breaker holds the queue."""
+        return queue in self.throttles and self.throttles[queue].is_held(now)
 
     def lead(self, name: str, incarnation: str) -> bool:
         """Return whether this owner has the role; it takes over from an owner that is dead."""

@@ -7,12 +7,14 @@ import select
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from framework.engine.postgres.rows import COLUMNS, Key
+from framework.engine.postgres.limits import Limits
+from framework.engine.postgres.rows import COLUMNS, Key, Row
 from framework.engine.postgres.starving import Starving
 from framework.model.job import Lease
 
@@ -24,6 +26,7 @@ POLL = 0.1  # seconds between looks where a pooler keeps notifications away
 LOOK_BACK = 0.1  # least time in seconds between two looks below the floor
 LONG_LOOK = 0.25  # seconds; a shorter look is made at once where a notification says that a job is below the floor
 LOWEST = -(2**63)
+_AT = {name: at for at, name in enumerate(Row._fields)}
 
 
 class Claims:
@@ -42,6 +45,7 @@ class Claims:
         self._told = True  # a job may be below a floor that no look has found
         self._listening: set[int] = set()
         self._starving = Starving(engine)
+        self.limits = Limits()
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def begin(self) -> None:
@@ -65,10 +69,13 @@ class Claims:
                 rows = engine.as_owner(partial(self._take, numbers, limit))
                 order = {number: at for at, number in enumerate(numbers)}
                 leases = engine.leases(sorted(rows, key=lambda row: (order[row[0]], row[1])))
+                if leases and self.limits.canaries:
+                    leases = [replace(one, canary=one.token[0] in self.limits.canaries) for one in leases]
             if leases or (left := deadline - time.monotonic()) <= 0:
                 return leases
             if self._told:  # a notification may be about a job below a floor
                 left = min(left, max(0.001, min(map(self._due, numbers)) - time.monotonic()))
+            left = min(left, self.limits.wait())
             if self._wait(min(left, POLL) if engine.link.pooled else left):
                 return ()
 
@@ -81,6 +88,7 @@ class Claims:
 
     def _take(self, numbers: Sequence[int], limit: int, era: int) -> list[tuple[Any, ...]]:
         began = time.monotonic()
+        self.limits.canaries.clear()
         whole = [began >= self._due(number) for number in numbers]
         if all(whole):
             self._told = False  # before the look, which may miss jobs that are notified afterwards
@@ -97,9 +105,13 @@ class Claims:
         for row in rows:
             last[row[0]] = max(row[1], last.get(row[0], LOWEST))
         for number, all_ in zip(numbers, whole, strict=True):
+            if not self.limits.has_room(number):  # the claim has not looked at its jobs
+                self._told = self._told or all_
+                continue
             full = limit > 0 and len(rows) >= limit and number in last
+            cut = full or (number in last and self.limits.apply([number]))  # more jobs may be there
             floor = self._floors.get(number, LOWEST)
-            self._floors[number] = last[number] if all_ and full else max(floor, last.get(number, LOWEST))
+            self._floors[number] = last[number] if all_ and cut else max(floor, last.get(number, LOWEST))
             if all_:
                 self._looked[number] = began + took, took
             if full and number == rows[-1][0]:
@@ -107,11 +119,18 @@ class Claims:
         return late + rows
 
     def _claimed(self, era: int, numbers: Sequence[int], floors: Sequence[int], limit: int) -> list[tuple[Any, ...]]:
-        engine = self._engine
-        return engine.link.rows(
-            f"select {COLUMNS} from {engine.schema}.claim_1(%s, %s, %s::int[], %s::bigint[], %s)",
-            [engine.incarnation, era, list(numbers), list(floors), limit],
+        engine, limits = self._engine, self.limits
+        values = [engine.incarnation, era, list(numbers), list(floors), limit]
+        if not limits.apply(numbers):
+            return engine.link.rows(
+                f"select {COLUMNS} from {engine.schema}.claim_1(%s, %s, %s::int[], %s::bigint[], %s)", values
+            )
+        rows = engine.link.rows(
+            f"select {COLUMNS} from {engine.schema}.claim_2(%s, %s, %s::int[], %s::bigint[], %s, %s::int[], "
+            "%s::float8[], %s::float8[], %s::float8[], %s::float8[])",
+            [*values, *limits.arguments(numbers)],
         )
+        return limits.jobs(rows, _AT)
 
     def _listen(self, numbers: Sequence[int]) -> None:
         """Listen for notifications of these queues; called before a look, so that no job in between is missed."""

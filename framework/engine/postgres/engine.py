@@ -28,6 +28,7 @@ from framework.engine.postgres.upkeep import Upkeep
 from framework.model.errors import EngineError
 from framework.model.extras import with_saved
 from framework.model.job import Job, JobId, Lease
+from framework.model.limits import CANARIES
 from framework.model.options import QueueOptions
 from framework.model.outcome import JobInterrupted, Kind, Outcome, Settlement
 
@@ -95,6 +96,7 @@ class PostgresEngine(DeclaringEngine):
             for one in every:
                 self.queues[one.name] = one
                 self.numbers[one.name] = number = next(n for n, name in self._names.items() if name == one.name)
+                self.claims.limits.declare(number, one)
                 if one.handled and one.is_dead_letter:
                     self.link.rows(
                         f"insert into {self.schema}.handler values (%s, %s) on conflict do nothing",
@@ -296,6 +298,11 @@ class PostgresEngine(DeclaringEngine):
     def maintain(self, *, seconds: float = math.inf) -> bool:
         """Send a heartbeat, promote due jobs, expire jobs and delete old dead letters."""
         return self.upkeep.maintain(seconds)
+
+    def hold(self, queue: str, seconds: float) -> None:
+        """Write the end of the hold into the queue's row."""
+        number, _ = self.find_queue(queue)
+        self.link.rows(f"select {self.schema}.hold_1(%s, %s, %s)", [number, seconds, seconds / CANARIES])
 
     def stuck(self) -> Mapping[str, str]:
         """Return nothing: jobs are rows, which can always be moved."""

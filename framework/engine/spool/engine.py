@@ -239,6 +239,11 @@ class SpoolEngine(Inspection):
             return max(TURN / 10, min(IDLE_TURN, *(part.patience() for part in parts)))
         return TURN if done else 0.0
 
+    def hold(self, queue: str, seconds: float) -> None:
+        """Write the end of the hold into the queue's file."""
+        with self._failing(f"holding {queue!r}"):
+            self._spool.parts(queue).limits.hold(seconds)
+
     def stuck(self) -> Mapping[str, str]:
         """Return the files that cannot be moved."""
         disk, _ = self._spool.opened()
@@ -276,7 +281,7 @@ class SpoolEngine(Inspection):
             found = self._count(part.counts)
             if self._browse().keeps_dead_letters(part.queue):
                 found = replace(NO_JOBS, in_flight=found.in_flight, dead=found.jobs_at_rest, bad=found.bad)
-            return replace(found, paused=part.counts.buckets.paused)
+            return replace(found, paused=part.counts.buckets.paused, held=part.is_held())
 
     def undeclared(self) -> Mapping[str, QueueStats]:
         """Return the queues whose depth no process has published for a minute, except empty ones."""

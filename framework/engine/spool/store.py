@@ -15,6 +15,7 @@ from framework.engine.spool.claim import life, markers
 from framework.engine.spool.claim.cancelling import Marks
 from framework.engine.spool.claim.claim import Claim, Reader
 from framework.engine.spool.claim.life import Owner
+from framework.engine.spool.claim.limits import Limits
 from framework.engine.spool.claim.listing import Listing
 from framework.engine.spool.claim.markers import Readers
 from framework.engine.spool.claim.notifier import Claims, Notifier, Waker
@@ -57,6 +58,7 @@ class Parts:
         self.enqueue = Enqueue(disk, queue, here, ring=ring)
         self.ticks = Ticks(disk, queue, here, ring=ring)
         self.promote = Promote(disk, queue, here, ring=ring, setbacks=self.setbacks)
+        self.limits = Limits(disk, queue, here, owner=lambda: self._owner, ring=ring)
         self.rescue = Rescue(disk, queue, self.reader, self.setbacks, self.segments)
         self.claim = Claim(self, disk, here, spool.settle, counts)
         self.marks = Marks(disk, queue)
@@ -110,8 +112,16 @@ class Parts:
             self._owner = None
 
     def patience(self) -> float:
-        """Return the seconds until the next known job is due; without a notification no earlier look is needed."""
-        return max(0.001, self.promote.seconds_left())
+        """Return the seconds until the next known job is due, or its limits may leave room.
+
+        Without a notification no earlier look is needed.
+        """
+        return max(0.001, min(self.promote.seconds_left(), self.limits.wait))
+
+    def is_held(self) -> bool:
+        """Return whether a breaker holds the queue; not looked at where the declaration has none. Raises OSError."""
+        options = self.queue.options
+        return (options.breaker is not None or not options.service) and self.limits.is_held()
 
     def close(self) -> None:
         """Close everything; unsettled leases stay for a rescuer. Raises OSError."""
@@ -122,6 +132,7 @@ class Parts:
                 life.end(self._disk, self._owner)
                 self._owner = None
         finally:
+            self.limits.close()
             self.rescue.forget()
             self.notifier.close()
 
@@ -130,6 +141,7 @@ class Parts:
         self._making = threading.Lock()
         self._owner = None
         self.rescue.dead_owners.clear()
+        self.limits.after_fork()
         self.segments.after_fork()
 
 
@@ -150,6 +162,7 @@ class Spool:
         settle: settles leases; set by `open`.
         survives_power_cut: an acknowledged job survives a power cut; set by `open`.
         claims: claims from queues. waker: ends its wait.
+        limited: the limits of queues with `max_running`; a settlement frees what its leases have taken.
     """
 
     def __init__(self, root: Path, *, incarnation: str, power: bool, network: bool, calls: Calls | None) -> None:
@@ -166,6 +179,7 @@ class Spool:
         self._disk: Disk | None = None
         self._clock: clock.Clock | None = None
         self._parts: dict[str, Parts] = {}
+        self.limited: list[Limits] = []
         self.waker = Waker()
         self.claims = Claims(self.waker, self.unavailable)
         flocks.in_child(self)
@@ -250,6 +264,8 @@ class Spool:
         disk, here = self.opened()
         if (known := self._parts.get(options.name)) is not None:
             known.queue.options = options
+            known.limits.declare()
+            self._note_limits(known)
             markers.declare(disk, known.queue)
             return
         queue = QueueDir(options)
@@ -257,8 +273,14 @@ class Spool:
         layout.check_one_device(self.root, disk, queue)
         markers.declare(disk, queue)
         Readers(disk, queue).look(mark_if_all=False)
-        self._parts[options.name] = Parts(self, queue, disk, here)
+        self._parts[options.name] = part = Parts(self, queue, disk, here)
+        self._note_limits(part)
         disk.queues = len(self._parts)
+
+    def _note_limits(self, part: Parts) -> None:
+        part.limits.make()
+        others = [limits for limits in self.limited if limits is not part.limits]
+        self.limited = [*others, part.limits] if part.queue.options.max_running is not None else others
 
     def opened(self) -> tuple[Disk, clock.Clock]:
         """Return the disk and the clock. Raises EngineError: the spool is not open."""

@@ -80,7 +80,7 @@ class Lines:
         }
         if event.reason is not None:
             keys |= {ERROR_TYPE: event.error_type, "reason": event.reason, "message": event.message}
-        elif event.outcome == "discarded" or event.message:
+        elif event.outcome == "discarded" or (event.outcome == "released" and event.message):
             keys["message"] = event.message
         if event.outcome in ("retried", "released"):
             keys["delay"] = round(event.delay, 6)
@@ -169,6 +169,8 @@ _LINES: Final[dict[type[e.Event], tuple[str, str, str]]] = {
     e.ScheduleRefused: ("warning", "schedule_refused", "queue schedule tick error"),
     e.QueuePaused: ("warning", "queue_paused", "queue by since"),
     e.QueueResumed: ("info", "queue_resumed", "queue by since"),
+    e.QueueHeld: ("warning", "queue_held", "queue failed of error_type hold"),
+    e.QueueReopened: ("info", "queue_reopened", "queue job_id"),
     e.OperatorActed: ("info", "operator_acted", "verb queue count actor job_id at"),
     e.FileBad: ("warning", "file_bad", "queue file flaw place"),
     e.QueueUndeclared: ("warning", "queue_undeclared", "queue jobs"),

@@ -11,6 +11,7 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from framework.model import events as e
+from framework.model.outcome import UNREADABLE
 from framework.telemetry import instruments, names
 from framework.telemetry.conventions import of_system
 from framework.telemetry.costs import CostGroups
@@ -87,6 +88,7 @@ class Metrics:
             (meter.create_observable_gauge, names.QUEUE_DEPTH, self._depth),
             (meter.create_observable_gauge, names.UNDECLARED, self._jobs_undeclared),
             (meter.create_observable_gauge, names.PAUSED, self._paused),
+            (meter.create_observable_gauge, names.HELD, self._held),
             (meter.create_observable_gauge, names.OLDEST_JOB_AGE, self._age),
             (meter.create_observable_up_down_counter, names.SLOTS_LIMIT, partial(self._read_slots, 0)),
             (meter.create_observable_up_down_counter, names.SLOTS_USED, partial(self._read_slots, 1)),
@@ -115,7 +117,7 @@ class Metrics:
                 self._add_cost(event)
             case e.JobFinished():
                 how, reason = event.outcome, event.reason or ""
-                if how == "released" and event.message:
+                if how == "released" and event.message.startswith(UNREADABLE):
                     reason = "invalid_payload"
                 grown = instruments.of_attempt(system, event.queue, how, how, event.error_type or reason, reason)
                 self._add(grown, 1, (event.duration, event.wait))
@@ -196,6 +198,10 @@ class Metrics:
     def _paused(self, _: CallbackOptions) -> Iterable[Observation]:
         for event in self._fresh(self._queues):
             yield Observation(int(event.paused), at(self._system, event.queue))
+
+    def _held(self, _: CallbackOptions) -> Iterable[Observation]:
+        for event in self._fresh(self._queues):
+            yield Observation(int(event.held), at(self._system, event.queue))
 
     def _age(self, _: CallbackOptions) -> Iterable[Observation]:
         for event in self._fresh(self._queues):

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 from math import inf
 from types import CoroutineType
-from typing import Any, cast
+from typing import Any
 
 from framework.model.attempt import Attempt, Completing, NoTransactions, Tracing
 from framework.model.errors import EngineError
@@ -34,7 +34,7 @@ from framework.model.outcome import (
     RetryLater,
     Snooze,
     fail,
-    reason_of,
+    later,
 )
 from framework.service.app import Handler, WorkerApp
 from framework.service.codec import UndecodablePayload, parse_lenient
@@ -42,8 +42,9 @@ from framework.service.queues import DeadLetter
 from framework.service.upgrades import reader_of
 from framework.worker.executor.around import Around
 from framework.worker.executor.batches import Batches
+from framework.worker.executor.breaking import Guard
 from framework.worker.executor.elsewhere import attempt_elsewhere, charged
-from framework.worker.executor.ended import finished
+from framework.worker.executor.ended import failed, finished
 from framework.worker.executor.grace import Grace
 from framework.worker.executor.hooks import PATIENCE, FailureHook, dismiss, undone, unfinished
 
@@ -77,7 +78,10 @@ class Executor:
         save: stores a checkpoint, as `Engine.save` does. progress: shows a progress.
         batches: of a batch handler: the groups that its jobs join.
         settled: counts a settlement, as `Tracing.settled` does.
+        guard: the queue's breaker, where it has one and the process has a gate to the engine.
     """
+
+    guard: Guard | None = None
 
     def __init__(
         self,
@@ -308,13 +312,17 @@ class Executor:
             return attempt.outcome
         try:
             attempt.outcome = outcome = self.decide(attempt, error)
+            if self.guard is not None and outcome.failure is not None:
+                attempt.outcome = outcome = self.guard.failed(attempt.lease, error, outcome)
         except BaseException:  # an attribute of the exception, or a class of `give_up_on`, raised in turn
-            attempt.outcome = outcome = fail(self._failure(attempt, error), attempt.options.retry)
+            attempt.outcome = outcome = fail(failed(attempt, error, self._clock()), attempt.options.retry)
         return outcome
 
     def _finish(self, attempt: Attempt, duration: float) -> Outcome:
         outcome = attempt.outcome
         assert outcome is not None
+        if self.guard is not None and (outcome is SUCCEEDED or outcome is ARCHIVED):
+            self.guard.succeeded(attempt.lease)
         self.record(attempt.lease, outcome)
         attempt.duration = duration
         if self._tells_success or outcome is not SUCCEEDED:
@@ -342,41 +350,12 @@ class Executor:
             return Outcome(Kind.RELEASED, delay=_seconds(ended.delay))
         if issubclass(kind, Disturbed) or (issubclass(kind, JobInterrupted) and ended.why == "draining"):
             return Outcome(Kind.RELEASED)
-        failure = self._failure(attempt, error)
+        failure = failed(attempt, error, self._clock())
         if issubclass(kind, RetryLater):
-            return fail(failure, policy, delay=None if ended.delay is None else _seconds(ended.delay))
+            delay = None if ended.delay is None else _seconds(ended.delay)
+            return later(attempt.lease, failure, policy, delay=delay, spend=ended.spend)
         final = issubclass(kind, (Reject, UndecodablePayload, *policy.give_up_on))
         return fail(failure, policy, final=final)
-
-    def _failure(self, attempt: Attempt, error: BaseException) -> Failure:
-        lease = attempt.lease
-        message, trace = describe(error)
-        kind, interrupted = type(error), cast("JobInterrupted", error)
-        if issubclass(kind, JobInterrupted) and attempt.options.timeout is not None:
-            location = f": its handler stood in {interrupted.where}" if interrupted.where else ""
-            message = f"stopped at its timeout of {attempt.options.timeout:g} s{location}"
-        undecodable = issubclass(type(error), UndecodablePayload)
-        return Failure(
-            attempt=lease.attempt,
-            reason="invalid_payload" if undecodable else reason_of(error),
-            message=message,
-            traceback="" if undecodable else trace,
-            trace_id=attempt.identity.trace_id,
-            exception=error,
-            error_type=telemetry_type(error),
-            span_id=attempt.identity.span_id,
-            queue=lease.queue,
-            delivery=lease.delivery,
-            started_at=attempt.started_at,
-            ended_at=self._clock(),
-        )
-
-
-def telemetry_type(error: BaseException) -> str:
-    """Return `error.type`: the exception's class, or the framework's reason if the framework ended the run."""
-    if issubclass(type(error), UndecodablePayload):
-        return "invalid_payload"
-    return "timeout" if issubclass(type(error), JobInterrupted) else error_type(error)
 
 
 def _seconds(delay: Any) -> float:

@@ -9,7 +9,7 @@ import logging
 
 from framework.model.job import Job
 from framework.model.options import QueueOptions
-from framework.model.outcome import Kind, Outcome
+from framework.model.outcome import UNREADABLE, Kind, Outcome
 from framework.service.upgrades import Reader
 
 SHORTEST, LONGEST = 1.0, 30.0  # seconds until such a job is tried again
@@ -48,4 +48,4 @@ class Grace:
                 self._queue, job.extras.version or "unknown", made, self._seconds, why,
             )  # fmt: skip
         delay = min(left, LONGEST, max(SHORTEST, waited))
-        return Outcome(Kind.RELEASED, delay, message=f"put back for a newer version: {why}")
+        return Outcome(Kind.RELEASED, delay, message=f"{UNREADABLE}: {why}")

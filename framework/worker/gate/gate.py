@@ -182,6 +182,13 @@ class Gate:
         self.flush()
         return waiting
 
+    def hold(self, queue: str, seconds: float) -> None:
+        """Hold a queue for all processes on the store, or reopen it. Safe in threads."""
+        try:
+            self._engine.hold(queue, seconds)
+        except Exception as error:  # nothing is lost: the next failures hold it
+            self.emit(EngineFailed("hold", failure_of(self._engine, "hold", error), 0.0))
+
     def wake(self) -> None:
         """End the waiting claim, or the next one. Safe in a signal handler, and raises nothing."""
         self._empty = 0

@@ -114,6 +114,10 @@ class ThreadGate(Gate):
         if leases:
             self._thread.tell(super().give_back, leases)
 
+    def hold(self, queue: str, seconds: float) -> None:
+        """Hold the queue, or reopen it, in the thread, soon."""
+        self._thread.tell(super().hold, queue, seconds)
+
     def flush(self) -> None:
         """Have the thread settle now what was collected."""
         if self._later:

@@ -13,6 +13,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from framework.engine.spool.claim.life import Owner, Token
@@ -137,7 +138,21 @@ class Claim:
 
     def __call__(self, limit: int) -> list[Lease]:
         """Return up to `limit` leases. `error` is set where something ended the claim early."""
-        self.error = None
+        self.error, limits = None, self._part.limits
+        if not limits.apply:
+            return self._claimed(limit)
+        leases: list[Lease] = []
+        try:
+            room = limits.take(limit)
+            try:
+                leases = self._claimed(room.jobs) if room.jobs else []
+            finally:
+                limits.leave(room, len(leases))
+        except OSError as error:
+            self.error = error
+        return [replace(lease, canary=True) for lease in leases] if leases and room.canary else leases
+
+    def _claimed(self, limit: int) -> list[Lease]:
         leases: list[Lease] = []
         expired: list[Token] = []
         lost = 0

@@ -82,6 +82,9 @@ class Settle:
         for owner in dead_owners.values():
             with contextlib.suppress(OSError):  # then the next rescue() does it
                 self._spool.parts(owner.queue.name).rescue.finish(owner)
+        for limits in self._spool.limited:
+            with contextlib.suppress(OSError):  # then the next claim does it
+                limits.fit()
         self._tell(settled, lost, failed)
 
     def _unless_cancelled(

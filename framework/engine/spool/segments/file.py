@@ -12,7 +12,6 @@ import errno
 import fcntl
 import os
 import stat
-import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,9 +29,8 @@ if TYPE_CHECKING:
 
 WAIT = 0.002  # seconds for the claim lock, which is held for microseconds: a stopped holder must not stop others
 CLAIMS = 0  # the locked byte
-OFD = getattr(fcntl, "F_OFD_SETLK", None)  # macOS: None
+OFD = flocks.OFD
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
-_LOCK = struct.Struct("hhqqi4x")
 _LIKELY = 2048  # bytes to read for each record, at a guess
 
 
@@ -194,11 +192,10 @@ class Segment:
             self._lock(fcntl.F_UNLCK, fcntl.LOCK_UN)
 
     def _lock(self, kind: int, whole: int) -> bool:
+        if OFD is not None:
+            return flocks.set_byte(self._disk.calls, self.fd, kind, CLAIMS)
         try:
-            if OFD is None:
-                self._disk.calls.flock(self.fd, whole | fcntl.LOCK_NB)
-            else:
-                self._disk.calls.fcntl(self.fd, OFD, _LOCK.pack(kind, os.SEEK_SET, CLAIMS, 1, 0))  # type: ignore[arg-type]
+            self._disk.calls.flock(self.fd, whole | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):
                 return False
