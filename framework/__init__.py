@@ -26,6 +26,7 @@ from framework.service import queues as _queues
 from framework.service.app import Slot, WorkerApp
 from framework.service.queues import DeadLetter, Pool, Queue
 from framework.service.settings import Settings
+from framework.service.unique import Unique
 
 _queues.opener = _connecting.process_producer
 _app.connector = _connecting.connect
@@ -61,6 +62,7 @@ __all__ = [
     "Slo",
     "Slot",
     "Snooze",
+    "Unique",
     "WorkerApp",
     "WorkerError",
 ]

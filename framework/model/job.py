@@ -22,10 +22,10 @@ Reason = Literal["error", "timeout", "worker_lost", "rejected", "expired", "inva
 
 
 class JobId(str):
-    """The id of a job that `enqueue` was asked to store.
+    """The id of a job that `enqueue` was asked to store, or of the job that holds its unique key.
 
     Attributes:
-        duplicate: a job of this id existed already, in any state, so nothing was stored.
+        duplicate: a job of this id existed already, or holds the unique key, so no second one was stored.
     """
 
     duplicate: bool = False
@@ -101,6 +101,11 @@ class Job:
     scheduled_for: float | None = None
     history: Sequence[Failure] = ()
     extras: Extras = NONE
+
+    @property
+    def excludes(self) -> bool:
+        """Return whether the job is only stored if no other has its chosen id or its unique key."""
+        return self.chosen_id or self.extras.unique_key is not None
 
     @property
     def eligible_at(self) -> float:

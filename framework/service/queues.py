@@ -10,16 +10,17 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, overload
 
-from framework.model.errors import DeclarationError, caller_location
+from framework.model.errors import DeclarationError, InvalidArgument, caller_location
 from framework.model.extras import USUAL
 from framework.model.job import Context, Failure, JobId, Reason
 from framework.model.options import PoolOptions, QueueOptions, Slo, in_pool, parse_size
 from framework.model.retry import RetryPolicy, Seconds, seconds
 from framework.model.schedules import Cron, Every, named
-from framework.service.request import JobOptions, Request
+from framework.service.request import JobOptions, Request, Requests, Sender
 from framework.service.room import checked_block
+from framework.service.unique import Unique, checked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,33 +48,6 @@ class DeadLetter:
     payload: Any
     reason: Reason
     attempts: Sequence[Failure]
-
-
-class Sender(Protocol):
-    """The interface that `Queue` needs from a producer."""
-
-    def enqueue(self, asked: Request) -> JobId: ...
-    async def aenqueue(self, asked: Request) -> JobId: ...
-    def enqueue_batch(
-        self,
-        queue: Queue[Any],
-        payloads: Iterable[Any],
-        *,
-        delay: float,
-        connection: object | None,
-        own: JobOptions,
-        block: float,
-    ) -> list[JobId]: ...
-    async def aenqueue_batch(
-        self,
-        queue: Queue[Any],
-        payloads: Iterable[Any],
-        *,
-        delay: float,
-        connection: object | None,
-        own: JobOptions,
-        block: float,
-    ) -> list[JobId]: ...
 
 
 def _no_opener(queue: Queue[Any]) -> Sender:
@@ -154,7 +128,8 @@ class Queue(_Declared, Generic[P]):
             letter is deleted, counted from when it was handled, or from its arrival if no service has a handler.
         max_length: ready and delayed jobs together; retry, release and replay are never refused.
         max_payload_bytes: largest size of the payload as JSON.
-        schedules: jobs that the framework enqueues at planned moments: `Cron` and `Every`.
+        schedules: jobs that the framework enqueues at planned moments: `Cron` and `Every`; they have no unique keys.
+        unique: the key by which its jobs are unique, and how long each holds its key.
         max_jobs_per_process: a process is replaced after so many jobs.
         max_memory: a process is replaced above so much resident memory, for instance `512MiB`.
         slo: how long jobs may wait; `worker alerts` makes alerts from it.
@@ -181,22 +156,23 @@ class Queue(_Declared, Generic[P]):
         max_length: int | None = 100_000,
         max_payload_bytes: int = 1_048_576,
         schedules: Sequence[Cron[P] | Every[P]] = (),
+        unique: Unique[P] | None = None,
         max_jobs_per_process: int | None = None,
         max_memory: str | None = None,
         slo: Slo | None = None,
     ) -> None:
         super().__init__(name)
-        self.dead_letter, self.schedules, self.pool = dead_letter, tuple(schedules), pool
+        self.dead_letter, self.schedules, self.pool, self.unique = dead_letter, tuple(schedules), pool, checked(unique)
         self._connected: list[Sender] = []
         processes: dict[str, Any] = {"workers": workers, "concurrency": concurrency}
-        processes["max_jobs_per_process"] = max_jobs_per_process
+        processes |= {"max_jobs_per_process": max_jobs_per_process}
         try:
             _check_pool(pool, weight, processes | {"max_memory": max_memory})
             options = QueueOptions(
                 name, weight=1 if weight is None else weight, priority=priority, starve_after=_seconds(starve_after),
-                timeout=_seconds(timeout), kill_after=seconds(kill_after), retry=retry or RetryPolicy(),
-                dead_letter=_name_of(dead_letter), ttl=_seconds(ttl),
-                max_length=max_length, max_payload_bytes=max_payload_bytes, max_memory=parse_size(max_memory), slo=slo,
+                timeout=_seconds(timeout), kill_after=seconds(kill_after), retry=retry or RetryPolicy(), slo=slo,
+                dead_letter=_name_of(dead_letter), ttl=_seconds(ttl), max_length=max_length,
+                max_payload_bytes=max_payload_bytes, max_memory=parse_size(max_memory),
                 **{option: value for option, value in processes.items() if value is not None},
             )  # fmt: skip
             self.options = options if pool is None else in_pool(options, pool.options)
@@ -249,8 +225,8 @@ class Queue(_Declared, Generic[P]):
         Args:
             payload: validated against the queue's payload type, stored as JSON.
             delay: seconds before the job may start. run_at: that moment, with a time zone. Give one of the two.
-            job_id: your own id; while a job of that id exists in any state, nothing is queued. on_conflict: then "keep"
-                returns the id with `duplicate` set, "raise" raises Duplicate.
+            job_id: your own id; while a job of that id exists in any state, nothing is queued. on_conflict: then, or if
+                another job holds the unique key, "keep" returns its id with `duplicate` set, "raise" raises Duplicate.
             connection: a connection or session (psycopg, SQLAlchemy, asyncpg, Django) of the database that is the
                 engine: the job is queued when its transaction commits.
             block: seconds to wait for room in a full queue. own: options of this job alone, see JobOptions.
@@ -302,44 +278,53 @@ class Queue(_Declared, Generic[P]):
         )
         return await self.sender().aenqueue(asked)
 
+    @overload
     def enqueue_many(
-        self,
-        payloads: Iterable[P],
-        /,
-        *,
-        delay: Seconds = 0,
-        connection: object | None = None,
-        block: Seconds = 0,
-        **own: Unpack[JobOptions],
-    ) -> list[str]:
-        """Store many jobs, much faster than one by one, and return their ids.
+        self, payloads: Iterable[P], /, *, delay: Seconds = 0, on_conflict: OnConflict = "keep",
+        connection: object | None = None, block: Seconds = 0, **own: Unpack[JobOptions],
+    ) -> list[str]: ...  # fmt: skip
+    @overload
+    def enqueue_many(
+        self, *, jobs: Iterable[tuple[P, str]], delay: Seconds = 0, on_conflict: OnConflict = "keep",
+        connection: object | None = None, block: Seconds = 0, **own: Unpack[JobOptions],
+    ) -> list[JobId]: ...  # fmt: skip
+    def enqueue_many(self, *payloads: Iterable[P], **options: Any) -> list[Any]:
+        """Store many jobs, much faster than one by one, and return the JobId of each.
 
         This is not atomic: an error's `enqueued` lists the jobs that were queued. InvalidPayload has it, too, and says
         which payload is invalid. With a `connection` (see `enqueue`), it is as atomic as that connection's transaction.
         All jobs get the options in `own`. `block` is the time for which it waits for room in all.
-        """
-        sender = self.sender()
-        wait = checked_block(block, connection)
-        found = sender.enqueue_batch(self, payloads, delay=seconds(delay), connection=connection, own=own, block=wait)
-        return list(found)
 
+        Args:
+            payloads: one for each job. jobs: instead of them, pairs of payload and job id, as in `enqueue`.
+            on_conflict: as in `enqueue`. Duplicate is raised once the others of the same part, up to 1,024, are queued.
+        """
+        return self.sender().enqueue_batch(self._many(*payloads, **options))
+
+    @overload
     async def aenqueue_many(
-        self,
-        payloads: Iterable[P],
-        /,
-        *,
-        delay: Seconds = 0,
-        connection: object | None = None,
-        block: Seconds = 0,
-        **own: Unpack[JobOptions],
-    ) -> list[str]:
+        self, payloads: Iterable[P], /, *, delay: Seconds = 0, on_conflict: OnConflict = "keep",
+        connection: object | None = None, block: Seconds = 0, **own: Unpack[JobOptions],
+    ) -> list[str]: ...  # fmt: skip
+    @overload
+    async def aenqueue_many(
+        self, *, jobs: Iterable[tuple[P, str]], delay: Seconds = 0, on_conflict: OnConflict = "keep",
+        connection: object | None = None, block: Seconds = 0, **own: Unpack[JobOptions],
+    ) -> list[JobId]: ...  # fmt: skip
+    async def aenqueue_many(self, *payloads: Iterable[P], **options: Any) -> list[Any]:
         """Run `enqueue_many` in a thread, so that the event loop goes on. A cancellation does not stop the thread."""
-        sender = self.sender()
+        return await self.sender().aenqueue_batch(self._many(*payloads, **options))
+
+    def _many(
+        self, payloads: Iterable[Any] | None = None, /, *, jobs: Iterable[Any] | None = None, delay: Seconds = 0,
+        on_conflict: str = "keep", connection: object | None = None, block: Seconds = 0, **own: Unpack[JobOptions],
+    ) -> Requests:  # fmt: skip
+        """Return the arguments of an `enqueue_many`. Raises InvalidArgument, TypeError."""
+        given = payloads if jobs is None else jobs
+        if given is None or (payloads is not None and jobs is not None):
+            raise InvalidArgument("enqueue_many takes either payloads or jobs=[(payload, job_id), ...]")
         wait = checked_block(block, connection)
-        found = await sender.aenqueue_batch(
-            self, payloads, delay=seconds(delay), connection=connection, own=own, block=wait
-        )
-        return list(found)
+        return Requests(self, given, jobs is not None, seconds(delay), on_conflict, connection, own, wait)
 
     def sender(self) -> Sender:
         """Return the producer in use: the one of the innermost `connect()`, else the process's own."""

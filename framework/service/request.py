@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from framework.model.errors import InvalidArgument
 from framework.model.extras import EARLIEST, LATEST, Extras
 from framework.model.frozen import frozen
-from framework.model.job import FRAMEWORK_HEADERS
+from framework.model.job import FRAMEWORK_HEADERS, JobId
 from framework.model.retry import LONGEST, RetryPolicy, Seconds, seconds
 
 if TYPE_CHECKING:
@@ -56,6 +56,41 @@ class Request:
     connection: object | None
     own: JobOptions
     block: float = 0.0
+
+
+@frozen
+class Requests:
+    """The arguments of `Queue.enqueue_many`, as in `Request`; `own` are the options of each job.
+
+    Attributes:
+        jobs: payloads, or pairs of payload and id. paired: they are pairs.
+    """
+
+    queue: Queue[Any]
+    jobs: Iterable[Any]
+    paired: bool
+    delay: float
+    on_conflict: str
+    connection: object | None
+    own: JobOptions
+    block: float = 0.0
+
+    def each(self) -> Iterator[tuple[Any, Any]]:
+        """Yield each payload with the id that belongs to it, or None. Raises InvalidArgument."""
+        for number, one in enumerate(self.jobs):
+            if self.paired and (not isinstance(one, tuple) or len(one) != 2):
+                what = f"item {number}, counted from 0, is {type(one).__name__}"
+                raise InvalidArgument(f"jobs: {what} and no pair: write (payload, job_id)")
+            yield one if self.paired else (one, None)
+
+
+class Sender(Protocol):
+    """The interface that `Queue` needs from a producer."""
+
+    def enqueue(self, asked: Request) -> JobId: ...
+    async def aenqueue(self, asked: Request) -> JobId: ...
+    def enqueue_batch(self, asked: Requests) -> list[JobId]: ...
+    async def aenqueue_batch(self, asked: Requests) -> list[JobId]: ...
 
 
 def first_moment(now: float, delay: float, run_at: datetime | None) -> float | None:

@@ -101,6 +101,7 @@ def test_show_as_json_is_as_promised(dead: Cli) -> None:
         "ignored",
         "due",
         "ttl",
+        "chosen_id",
     ]
     assert found["payload"] == {"to": "two", "weight": None}
     (failure,) = found["failures"]

@@ -89,7 +89,7 @@ def python_of(path: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.parametrize(("path", "tests"), [("README.md", 1), ("docs/handlers.md", 2), ("docs/steering.md", 2)])
+@pytest.mark.parametrize(("path", "tests"), [("README.md", 1), ("docs/handlers.md", 2), ("docs/steering.md", 3)])
 def test_the_examples_run(path: str, tests: int) -> None:
     scope: dict[str, Any] = {"__name__": "example"}
     blocks = [block for block in python_of(path) if "slo=" not in block]

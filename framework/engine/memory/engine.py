@@ -104,8 +104,8 @@ class MemoryEngine:
                 f"{len(job.payload)}: store it elsewhere and enqueue a reference, or raise max_payload_bytes",
                 enqueued=stored,
             )
-        if self.store.is_duplicate(job):
-            return JobId.taken(job.id)
+        if job.excludes and (holder := self.store.holder(job, self._clock())) is not None:
+            return JobId.taken(holder)
         if options.max_length is not None and shelf.length >= options.max_length:
             raise QueueFull(
                 f"queue {job.queue!r} holds {shelf.length} jobs, its max_length: enqueue later, or raise it",

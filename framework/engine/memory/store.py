@@ -147,6 +147,7 @@ class MemoryStore:
         self.waiting: set[SimpleQueue[bool]] = set()
         self._shelves: dict[str, Shelf] = {}
         self._ids: dict[tuple[str, str], int] = {}  # home queue and chosen id -> serial
+        self._keys: dict[tuple[str, str], Row] = {}  # home queue and unique key -> the last job that took it
         self._serials = count(1)
         self.expired: Counter[str] = Counter()
         self._leaders: dict[str, str] = {}  # role -> incarnation
@@ -200,8 +201,20 @@ class MemoryStore:
         for notifier in waiting:
             notifier.put(False)
 
-    def is_duplicate(self, job: Job) -> bool:
-        return job.chosen_id and (job.queue, job.id) in self._ids
+    def holder(self, job: Job, now: float) -> str | None:
+        """Return the id of the job that has this one's chosen id or holds its unique key; None: there is none."""
+        if job.chosen_id and (job.queue, job.id) in self._ids:
+            return job.id
+        row = self._keys.get((job.queue, job.extras.unique_key or ""))
+        return row.job.id if row is not None and self._holds_key(row, now) else None
+
+    def _holds_key(self, row: Row, now: float) -> bool:
+        extras = row.job.extras
+        if extras.window is not None:
+            return now < row.job.enqueued_at + extras.window
+        if row.is_dead_letter or row.serial not in self._shelves[row.queue].rows:
+            return False
+        return row.state in ("ready", "delayed") or (row.state == "in_flight" and extras.unique_scope != "started")
 
     def add(self, job: Job, *, now: float) -> None:
         serial = next(self._serials)
@@ -210,6 +223,8 @@ class MemoryStore:
         row.state = "ready" if job.not_before is None or job.not_before <= now else "delayed"
         if job.chosen_id:
             self._ids[job.queue, job.id] = serial
+        if job.extras.unique_key is not None:
+            self._keys[job.queue, job.extras.unique_key] = row
         self.shelf(job.queue).put(row)
 
     def move(self, row: Row, state: State, *, now: float, queue: str | None = None) -> None:
@@ -230,6 +245,9 @@ class MemoryStore:
         row.owner = row.holder = ""
         if self._ids.get((row.job.queue, row.job.id)) == row.serial:
             del self._ids[row.job.queue, row.job.id]
+        key = row.job.queue, row.job.extras.unique_key or ""
+        if self._keys.get(key) is row and row.job.extras.window is None:
+            del self._keys[key]
 
     def dead_letter(self, row: Row, failure: Failure, *, now: float) -> None:
         """Dead-letter a row. A dead letter that fails again stays in its queue, in state dead."""

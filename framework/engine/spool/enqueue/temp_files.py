@@ -36,7 +36,7 @@ class TempFile:
         job: the job in it, or the first one. name: its name in tmp.
         path: where it is now, relative to the root.
         fd: descriptor, open and locked; -1: closed.
-        entry: the link of its id, where the caller chose that; None: not linked.
+        entry: the link of its chosen id or unique key; None: not linked.
     """
 
     job: Job
