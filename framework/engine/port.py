@@ -161,6 +161,10 @@ class Engine(Protocol):
         letter holds none. What was a dead letter, or claimed, and waits again, holds its key again unless another job
         has taken it meanwhile; then both run.
 
+        By its `on_conflict`, a job that is not stored changes the one that holds its key, if that is ready or delayed
+        and was never claimed: "replace" gives it payload and headers, "postpone" also `eligible_at` and ttl. Id, uid,
+        place and everything else stay. A job that was claimed, or is gone, stays as it is.
+
         Where a queue was not opened, this raises EnqueueFailed; the other verbs raise a WorkerError that names the
         queue.
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
@@ -87,6 +87,8 @@ class Job:
         scheduled_for: the moment that a schedule planned, seconds since the epoch; None if no schedule made the job.
         history: failed attempts, oldest first: the first and the last ten.
         extras: priority, keys, per-job options and origin; most jobs have few of them or none.
+        on_conflict: not stored; what an enqueue does to a waiting job that holds the unique key. "replace": that job
+            gets this payload. "postpone": and it waits as long as this one. Other texts: nothing.
     """
 
     id: str
@@ -101,6 +103,17 @@ class Job:
     scheduled_for: float | None = None
     history: Sequence[Failure] = ()
     extras: Extras = NONE
+    on_conflict: str = field(default="keep", compare=False)
+
+    @property
+    def changes_another(self) -> bool:
+        """Return whether the job changes a waiting one that holds its unique key."""
+        return self.on_conflict in ("replace", "postpone") and self.extras.unique_key is not None
+
+    def changed_by(self, other: Job) -> Job:
+        """Return this job with the payload and headers, and perhaps the time, of another with its unique key."""
+        job = replace(self, payload=other.payload, headers=other.headers)
+        return replace(job, not_before=other.eligible_at, ttl=other.ttl) if other.on_conflict == "postpone" else job
 
     @property
     def excludes(self) -> bool:

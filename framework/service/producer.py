@@ -218,6 +218,7 @@ class Producer:
                 Job(
                     i, uid, queue.name, data, _headers(more, carried), now, not_before, ttl, job_id is not None, None,
                     (), extras if key is None or queue.unique is None else queue.unique.marked(extras, key),
+                    asked.on_conflict,
                 )
                 for (i, uid), (data, job_id, key), carried in zip(ids, encoded, headers, strict=True)
             ]  # fmt: skip
@@ -292,7 +293,7 @@ class Producer:
     def _made(self, asked: Request) -> tuple[Job, dict[str, str]]:
         """Return a job, checked and encoded, and its headers, to which the caller adds the trace's."""
         queue, name = asked.queue, asked.queue.name
-        check_conflict(asked.on_conflict)
+        check_conflict(asked.on_conflict, queue)
         opened = self._open(queue)
         now = self._clock()
         not_before = first_moment(now, asked.delay, asked.run_at)
@@ -306,7 +307,7 @@ class Producer:
             extras = queue.unique.marked(extras, self._key(queue, data))
         headers = _headers(more)
         # By position, which is faster: every job comes through here.
-        job = Job(job_id, uid, name, data, headers, now, not_before, ttl, chosen, None, (), extras)
+        job = Job(job_id, uid, name, data, headers, now, not_before, ttl, chosen, None, (), extras, asked.on_conflict)
         return job, headers
 
     def _key(self, queue: Queue[Any], data: bytes) -> str:
@@ -334,7 +335,7 @@ class Producer:
         """Yield the encoded payloads in parts that are stored together. An error names the number of its payload."""
         queue, jobs = asked.queue, asked.jobs
         options = self._open(queue).options
-        check_conflict(asked.on_conflict)
+        check_conflict(asked.on_conflict, queue)
         if isinstance(jobs, (BaseModel, str, bytes, Mapping)):  # iterable, and surely one payload
             raise InvalidPayload(
                 f"queue {queue.name!r}: enqueue_many takes an iterable of payloads, not one {type(jobs).__name__}"

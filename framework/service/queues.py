@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 P = TypeVar("P")
 W = TypeVar("W")
 R = TypeVar("R", bound=Awaitable[None] | None)
-OnConflict = Literal["keep", "raise"]
+OnConflict = Literal["keep", "raise", "replace", "postpone"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,16 +164,15 @@ class Queue(_Declared, Generic[P]):
         super().__init__(name)
         self.dead_letter, self.schedules, self.pool, self.unique = dead_letter, tuple(schedules), pool, checked(unique)
         self._connected: list[Sender] = []
-        processes: dict[str, Any] = {"workers": workers, "concurrency": concurrency}
-        processes |= {"max_jobs_per_process": max_jobs_per_process}
+        given: Any = {"workers": workers, "concurrency": concurrency, "max_jobs_per_process": max_jobs_per_process}
         try:
-            _check_pool(pool, weight, processes | {"max_memory": max_memory})
+            _check_pool(pool, weight, given | {"max_memory": max_memory})
             options = QueueOptions(
                 name, weight=1 if weight is None else weight, priority=priority, starve_after=_seconds(starve_after),
                 timeout=_seconds(timeout), kill_after=seconds(kill_after), retry=retry or RetryPolicy(), slo=slo,
                 dead_letter=_name_of(dead_letter), ttl=_seconds(ttl), max_length=max_length,
                 max_payload_bytes=max_payload_bytes, max_memory=parse_size(max_memory),
-                **{option: value for option, value in processes.items() if value is not None},
+                **{option: value for option, value in given.items() if value is not None},
             )  # fmt: skip
             self.options = options if pool is None else in_pool(options, pool.options)
             named(self.schedules)
@@ -227,6 +226,8 @@ class Queue(_Declared, Generic[P]):
             delay: seconds before the job may start. run_at: that moment, with a time zone. Give one of the two.
             job_id: your own id; while a job of that id exists in any state, nothing is queued. on_conflict: then, or if
                 another job holds the unique key, "keep" returns its id with `duplicate` set, "raise" raises Duplicate.
+                "replace" also gives payload and headers to that job if it waits and no worker has taken it so far, and
+                "postpone" lets it wait again, for as long as this job would.
             connection: a connection or session (psycopg, SQLAlchemy, asyncpg, Django) of the database that is the
                 engine: the job is queued when its transaction commits.
             block: seconds to wait for room in a full queue. own: options of this job alone, see JobOptions.
@@ -235,17 +236,8 @@ class Queue(_Declared, Generic[P]):
             InvalidPayload, InvalidArgument, PayloadTooLarge, QueueFull, EnqueueFailed, Duplicate: not queued.
             EnqueueUncertain: the job may or may not be queued.
         """
-        asked = Request(
-            self,
-            payload,
-            seconds(delay),
-            run_at,
-            job_id,
-            on_conflict,
-            connection,
-            own,
-            checked_block(block, connection),
-        )
+        wait = checked_block(block, connection)
+        asked = Request(self, payload, seconds(delay), run_at, job_id, on_conflict, connection, own, wait)
         return self.sender().enqueue(asked)
 
     async def aenqueue(
@@ -265,17 +257,8 @@ class Queue(_Declared, Generic[P]):
 
         If it is cancelled, the job may still be stored.
         """
-        asked = Request(
-            self,
-            payload,
-            seconds(delay),
-            run_at,
-            job_id,
-            on_conflict,
-            connection,
-            own,
-            checked_block(block, connection),
-        )
+        wait = checked_block(block, connection)
+        asked = Request(self, payload, seconds(delay), run_at, job_id, on_conflict, connection, own, wait)
         return await self.sender().aenqueue(asked)
 
     @overload

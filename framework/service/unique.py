@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 P = TypeVar("P")
 log = logging.getLogger("framework")
 UNTIL = ("started", "done")
+CHANGES = ("replace", "postpone")
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,15 @@ def checked(unique: Unique[P] | None) -> Unique[P] | None:
     return unique
 
 
-def check_conflict(on_conflict: str) -> None:
+def check_conflict(on_conflict: str, queue: Queue[Any]) -> None:
     """Raise InvalidArgument for a value that `on_conflict` cannot have."""
-    if on_conflict not in ("keep", "raise"):
-        raise InvalidArgument(f"on_conflict={str(on_conflict)[:60]!r}: write 'keep' or 'raise'")
+    if on_conflict in ("keep", "raise") or (queue.unique is not None and on_conflict in CHANGES):
+        return
+    given = f"on_conflict={str(on_conflict)[:60]!r}"
+    if queue.unique is not None:
+        raise InvalidArgument(f"{given}: write 'keep', 'raise', 'replace' or 'postpone'")
+    more = f"; {on_conflict} needs a queue with unique=" if on_conflict in CHANGES else ""
+    raise InvalidArgument(f"{given}: write 'keep' or 'raise'{more}")
 
 
 def check_id(queue: Queue[Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -13,15 +14,19 @@ from tests.support.settling import ack, bury, rest, retry
 
 from .odd_cases import ack_while_the_entry_is_locked, maintain
 from .stage import Case, Stage
-from .world import cut_at, failure, files, job, one
+from .world import body, cut_at, failure, files, job, one
 
 KEY = "user 7"
 
 
-def enqueue(stage: Stage, **options: Any) -> None:
+def enqueue(stage: Stage, how: str = "keep", **options: Any) -> None:
     """Enqueue n. What a look waits for does not happen here: nothing moves meanwhile."""
     with patch.object(listing, "RACY", 0.001):
-        stage.broker.enqueue([job("n", key=KEY, **options)])
+        stage.broker.enqueue([replace(job("n", key=KEY, **options), on_conflict=how)])
+
+
+def change(stage: Stage, how: str, **options: Any) -> None:
+    enqueue(stage, how, payload=body("a"), **options)
 
 
 def _held(stage: Stage, **options: Any) -> None:
@@ -97,6 +102,13 @@ def _bad(stage: Stage) -> None:
     (stage.held,) = stage.broker.browse("jobs", "bad")
 
 
+def _half_changed(stage: Stage) -> None:
+    """The one that changed it was killed: the new file and the old one are in tmp."""
+    _held(stage)
+    other = replace(job("n", key=KEY, payload=body("a")), on_conflict="replace")
+    cut_at(stage.root, "link", lambda mine: mine.enqueue([other]), *stage.queues)
+
+
 def _taken_while_it_ran(stage: Stage) -> None:
     _claimed(stage, until="started")
     stage.store("b", key=KEY, until="started")
@@ -128,6 +140,11 @@ KEY_CASES = (
     Case("enqueue the key of a dead letter", _letter_with_an_entry, enqueue, enqueues=("n",)),
     Case("enqueue the key of a dead writer", lambda s: _dead_writer(s, "rename"), enqueue, ("n",), left=("n",)),
     Case("enqueue the key of a restored job", _restored, enqueue),
+    Case("replace a job", _held, lambda s: change(s, "replace")),
+    Case("replace a delayed job", lambda s: _held(s, delay=3600), lambda s: change(s, "replace")),
+    Case("postpone a job", _held, lambda s: change(s, "postpone", delay=3600)),
+    Case("replace a half changed job", _half_changed, lambda s: change(s, "replace")),
+    Case("recover a half changed job", _half_changed, maintain),
     Case("ack a key", _claimed, lambda s: ack(s.broker, [s.held]), deletes=("a",)),
     Case("ack a key that another has", _taken_while_it_ran, lambda s: ack(s.broker, [s.held]), deletes=("a",)),
     Case("ack while the key is locked", _claimed, ack_while_the_entry_is_locked, deletes=("a",)),

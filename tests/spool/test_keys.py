@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,50 @@ def test_after_a_kill_at_any_change_one_living_job_has_the_key(
         if finished.exists():
             return
     pytest.fail("the operation never ends")
+
+
+@pytest.mark.parametrize(("how", "delay"), [("replace", None), ("replace", 3600), ("postpone", 3600)])
+def test_a_change_is_whole_wherever_it_is_killed(root: Path, how: str, delay: float | None) -> None:
+    """The job is there once, with the old payload or the new one, and with the new one once the caller was told so."""
+    for number in range(400):
+        place, told = root / str(number), root / f"{number} told"
+
+        def live(place: Path = place, number: int = number, told: Path = told) -> None:
+            seam = Seam()
+            mine = broker(place, calls=seam)
+            keyed(mine, "a", payload=b"old", delay=delay if how == "replace" else None)
+            seam.arm(kill_at(number))
+            mine.enqueue([replace(job("b", key=KEY, payload=b"new", delay=delay), on_conflict=how)])
+            told.touch()
+
+        in_child(live)
+        fresh = heal(place)
+        (found,) = views(fresh)
+        assert (found.job.id, found.job.extras.unique_key) == ("a", KEY), f"killed at change {number}"
+        assert found.job.payload == b"new" or (found.job.payload == b"old" and not told.exists())
+        assert keyed(fresh, "c") == "a"
+        assert files(place, "*/tmp/*") == []
+        fresh.close()
+        shutil.rmtree(place)
+        if told.exists():
+            return
+    pytest.fail("the operation never ends")
+
+
+def test_a_worker_that_is_faster_has_the_old_payload(root: Path) -> None:
+    """It claims the job just before that is moved aside. Then the key is free, and the new payload is a job."""
+    seam = Seam()
+    mine, worker = broker(root, calls=seam), broker(root)
+    keyed(mine, "a", payload=b"old", until="started")
+    held = []
+    seam.arm(before("rename", lambda: held.append(one(worker))))
+    (told,) = mine.enqueue([replace(job("b", key=KEY, payload=b"new", until="started"), on_conflict="replace")])
+    seam.disarm()
+    assert (told, told.duplicate) == ("b", False)
+    assert (held[0].job.payload, one(mine).job.payload) == (b"old", b"new")
+    assert files(root, "*/tmp/*") == []
+    mine.close()
+    worker.close()
 
 
 def test_many_processes_enqueue_the_same_keys(root: Path) -> None:

@@ -202,11 +202,22 @@ class MemoryStore:
             notifier.put(False)
 
     def holder(self, job: Job, now: float) -> str | None:
-        """Return the id of the job that has this one's chosen id or holds its unique key; None: there is none."""
+        """Return the id of the job that has this one's chosen id or holds its unique key; None: there is none.
+
+        A job that waits is changed, if this one says so.
+        """
         if job.chosen_id and (job.queue, job.id) in self._ids:
             return job.id
         row = self._keys.get((job.queue, job.extras.unique_key or ""))
-        return row.job.id if row is not None and self._holds_key(row, now) else None
+        if row is None or not self._holds_key(row, now):
+            return None
+        waits = row.serial in self._shelves[row.queue].rows and row.state in ("ready", "delayed")
+        if job.changes_another and waits and not row.delivery:
+            row.job = row.job.changed_by(job)
+            if job.on_conflict == "postpone":
+                row.ttl_from = job.eligible_at
+                self.put_back(row, now=now, delay=job.eligible_at - now)
+        return row.job.id
 
     def _holds_key(self, row: Row, now: float) -> bool:
         extras = row.job.extras

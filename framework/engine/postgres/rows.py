@@ -87,7 +87,8 @@ def key_of(job: Job) -> dict[str, Any]:
     extras = job.extras
     if extras.unique_key is None or job.chosen_id:
         return {}
-    return {"unique": key_hash(extras.unique_key), "until": extras.unique_scope or "", "window": extras.window}
+    found = {"unique": key_hash(extras.unique_key), "until": extras.unique_scope or "", "window": extras.window}
+    return found | ({"on_conflict": job.on_conflict} if job.changes_another else {})
 
 
 def key_hash(key: str) -> str:

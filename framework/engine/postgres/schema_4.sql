@@ -30,6 +30,39 @@ begin
   end loop;
 end $$;
 
+-- Gives payload and headers of an enqueued job to the one that holds its key, if that was never claimed; where it is to
+-- be postponed, also the time. A promotion may move it meanwhile, so this looks for it three times.
+create function {schema}.change_1(q int, k text, j jsonb) returns void language plpgsql
+  set enable_seqscan = off set enable_bitmapscan = off as $$
+declare
+  known {schema}.unique_key; later boolean := j ->> 'on_conflict' = 'postpone';
+  data bytea := decode(j ->> 'payload', 'base64'); eligible float8 := j ->> 'eligible_at';
+  expires float8 := j ->> 'expires_at'; seconds float8 := j ->> 'ttl'; due_at float8 := least(eligible, expires);
+begin
+  select * into known from {schema}.unique_key where queue = q and key = k;
+  for i in 1 .. 3 loop
+    if later then
+      with gone as (delete from {schema}.job where id = known.id and uid = known.uid and queue = q and owner is null
+        and delivery = 0 returning *)
+      insert into {schema}.later (queue, place, eligible_at, expires_at, since, home, id, uid, chosen, payload, headers,
+          extras, enqueued_at, not_before, ttl, scheduled_for, due)
+        select queue, place, eligible, expires, {schema}.clock(), home, id, uid, chosen, data, j ->> 'headers', extras,
+          enqueued_at, eligible, seconds, scheduled_for, due_at from gone;
+      exit when found;
+      update {schema}.later set payload = data, headers = j ->> 'headers', eligible_at = eligible, expires_at = expires,
+        not_before = eligible, ttl = seconds, due = due_at
+        where id = known.id and uid = known.uid and queue = q and delivery = 0;
+    else
+      update {schema}.job set payload = data, headers = j ->> 'headers'
+        where id = known.id and uid = known.uid and queue = q and owner is null and delivery = 0;
+      exit when found;
+      update {schema}.later set payload = data, headers = j ->> 'headers'
+        where id = known.id and uid = known.uid and queue = q and delivery = 0;
+    end if;
+    exit when found;
+  end loop;
+end $$;
+
 -- As enqueue_1, for jobs of which some have a unique key; answers also `held` with the id of the job that holds it. The
 -- locks are taken in one order, so that no two calls wait for each other.
 create function {schema}.enqueue_2(document text) returns table (number int, answer text) language plpgsql
@@ -54,6 +87,9 @@ begin
     if j ? 'unique' then
       told := 'held ' || {schema}.hold_1(q::int, j ->> 'unique', j ->> 'id', decode(j ->> 'uid', 'base64'),
         j ->> 'until', (j ->> 'window')::float8);
+      if told is not null and j ? 'on_conflict' then
+        perform {schema}.change_1(q::int, j ->> 'unique', j);
+      end if;
     end if;
     if told is null then
       if doc -> 'most' ? q and not doc -> 'rooms' ? q then

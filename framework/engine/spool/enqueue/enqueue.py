@@ -19,6 +19,7 @@ from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import TOO_MANY_FILES, Disk
 from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.enqueue import ids, keys
+from framework.engine.spool.enqueue.change import Change
 from framework.engine.spool.enqueue.limits import Limits
 from framework.engine.spool.enqueue.recover import holder
 from framework.engine.spool.enqueue.temp_files import Gone, Rollback, TempFile, close, create, rename_into_place
@@ -47,6 +48,7 @@ class Enqueue:
         self._ring = ring
         self._limits = Limits(disk, queue, clock)
         self._rollback = Rollback(disk, queue)
+        self._change = Change(disk, queue, clock, ring=ring)
         self._appender = Appender(disk)
 
     def put(self, jobs: Sequence[Job], done: list[JobId]) -> None:
@@ -227,11 +229,11 @@ class Enqueue:
         """Store one job under the lock of its id or key, which is held from the look until after the rename."""
         try:
             with ids.locked(self._disk, os.path.dirname(keys.entry_of(self._queue, job))):
-                found = holder(self._disk, self._clock, self._queue, job)
-                if found is None:
-                    self._put_files([job], done)
-                else:
-                    done.append(JobId.taken(found))
+                while (found := holder(self._disk, self._clock, self._queue, job)) is not None:
+                    if not job.changes_another or self._change(job, done):
+                        done.append(JobId.taken(found))
+                        return
+                self._put_files([job], done)
         except ids.IdBusy:
             what = f"job id {job.id!r}" if job.chosen_id else f"the unique key of job {job.id!r}"
             raise EnqueueFailed(f"the lock of {what} was held for {ids.WAIT:g} s", enqueued=done) from None

@@ -74,14 +74,15 @@ class Relink:
     def _relink(self, path: str) -> bool:
         disk = self._disk
         try:
-            job = job_file.job_in(disk, path)
-            if job is None:
+            job, here = job_file.job_in(disk, path), disk.stat(path)
+            if job is None or here is None:
                 return False
             home = QueueDir(QueueOptions(job.queue))
             entry = keys.entry_of(home, job)
             with ids.locked(disk, os.path.dirname(entry), wait=0.05):
                 if not job.chosen_id:
-                    return keys.is_held_at(home, job, path) and keys.take(disk, self._clock, home, path, entry)
+                    held = keys.is_held_at(home, job, path)
+                    return held and keys.take(disk, self._clock, home, path, entry, here.st_ino)
                 found = disk.stat(entry)
                 if found is not None and ids.is_stored(disk, home, entry, found):
                     return False  # another job has the id

@@ -9,6 +9,7 @@ job ends, so that the next enqueue need not look for a file. What `ids` says of 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -66,34 +67,44 @@ def holder(disk: Disk, clock: Clock, queue: QueueDir, path: str, here: os.stat_r
     if job.extras.window is not None:
         return job if _is_within_its_time(job, clock) else None
     if found.st_nlink > 1:
-        state = ids.looked_for(disk, path, found, lambda inode: _state(disk, queue, job, inode))
-        return job if _holds(job, state or "") else None
+        there = ids.looked_for(disk, path, found, lambda inode: _path(disk, queue, job, inode))
+        return job if there is not None and is_held_at(queue, job, there) else None
     copy = _copy(disk, queue, job) or _copy(disk, queue, job)  # it may have moved
     if copy:
         ids.replace(disk, copy, path)
     return job if copy else None
 
 
-def take(disk: Disk, clock: Clock, queue: QueueDir, path: str, entry: str) -> bool:
+def waiting_at(disk: Disk, queue: QueueDir, entry: str) -> str | None:
+    """Return, under the lock, the path of the file that an entry leads to, if it is ready or delayed.
+
+    Raises OSError, IdBusy.
+    """
+    job, found = job_file.read(disk, entry)
+    path = ids.looked_for(disk, entry, found, lambda inode: _path(disk, queue, job, inode))
+    return path if path is not None and _state_of(queue, path) in ("ready", "delayed") else None
+
+
+def take(disk: Disk, clock: Clock, queue: QueueDir, path: str, entry: str, inode: int) -> bool:
     """Give, under the lock, a key to the job in this file, unless another job holds it; return whether the job has it.
 
     Raises OSError, IdBusy.
     """
-    for _ in range(2):
-        here, taken = disk.stat(path), disk.stat(entry)
-        if here is None:
-            return False
+    for _ in range(3):
+        taken = disk.stat(entry)
         if taken is None:
-            return disk.link(path, entry)
-        if taken.st_ino == here.st_ino:
+            if disk.link(path, entry):
+                return True
+        elif taken.st_ino == inode:
             return True
-        if holder(disk, clock, queue, entry, taken) is not None:
-            break
-        disk.unlink(entry)
+        elif holder(disk, clock, queue, entry, taken) is not None:
+            return False
+        else:
+            disk.unlink(entry)
     return False
 
 
-def take_again(disk: Disk, clock: Clock, queue: QueueDir, path: str, name: Name) -> None:
+def take_again(disk: Disk, clock: Clock, queue: QueueDir, path: str, name: Name, inode: int) -> None:
     """Give a key back to a job that is to wait again. Where another holds it, or its lock, the job goes without it.
 
     Raises OSError.
@@ -101,11 +112,8 @@ def take_again(disk: Disk, clock: Clock, queue: QueueDir, path: str, name: Name)
     if not name.key:
         return
     path_of_key = entry(queue, name.key)
-    try:
-        with ids.locked(disk, os.path.dirname(path_of_key)):
-            take(disk, clock, queue, path, path_of_key)
-    except ids.IdBusy:
-        return
+    with contextlib.suppress(ids.IdBusy, FileNotFoundError), ids.locked(disk, os.path.dirname(path_of_key)):
+        take(disk, clock, queue, path, path_of_key, inode)
 
 
 def is_over(disk: Disk, clock: Clock, path: str) -> bool:
@@ -127,12 +135,12 @@ def _holds(job: Job, state: str) -> bool:
     return state in ("tmp", "ready", "delayed") or (state == "claimed" and job.extras.unique_scope != "started")
 
 
-def _state(disk: Disk, queue: QueueDir, job: Job, inode: int) -> str | None:
-    """Return the state of the queue in which a file is; None: it is in none, or has moved meanwhile."""
+def _path(disk: Disk, queue: QueueDir, job: Job, inode: int) -> str | None:
+    """Return where in the queue a file is; None: it is nowhere, or has moved meanwhile."""
     for path in _files(disk, queue, job):
         found = disk.stat(path)
         if found is not None and found.st_ino == inode:
-            return _state_of(queue, path)
+            return path
     return None
 
 

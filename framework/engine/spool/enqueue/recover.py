@@ -115,7 +115,7 @@ def _promote(
             if job.chosen_id:
                 mine = linked(disk, queue, path, job.id, inode)
             else:
-                mine = keys.take(disk, clock, queue, path, entry)
+                mine = keys.take(disk, clock, queue, path, entry, inode)
             if mine:
                 return "promoted" if disk.move(path, target) else "gone"
             disk.unlink(path)  # another job has the id or key: the enqueue of this one was never confirmed

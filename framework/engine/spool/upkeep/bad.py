@@ -56,7 +56,7 @@ def restore(disk: Disk, clock: Clock, queue: QueueDir, path: str, home: Callable
     name = name._replace(chosen=job.chosen_id)
     target = queue.waiting(name, clock.micros())
     if not name.chosen:
-        keys.take_again(disk, clock, home(job.queue), path, name)
+        keys.take_again(disk, clock, home(job.queue), path, name, found.st_ino)
         return "" if disk.move(path, target) else GONE
     ids_of = home(job.queue)
     try:

@@ -207,7 +207,7 @@ class Browse:
         expires = None if stored.job.ttl is None else now + names.micros(stored.job.ttl)
         name = stored.name.restamped(self._clock.stamp())._replace(attempt=0, not_before=now, expires=expires)
         target = home.ready(name)
-        keys.take_again(self._disk, self._clock, home, stored.path, name)
+        keys.take_again(self._disk, self._clock, home, stored.path, name, stored.inode)
         if not self._disk.move(stored.path, target):
             return False
         self._ring(home.name)
