@@ -107,6 +107,18 @@ def test_a_change_is_whole_wherever_it_is_killed(root: Path, how: str, delay: fl
     pytest.fail("the operation never ends")
 
 
+def test_a_change_is_durable_before_anything_is_removed(root: Path) -> None:
+    """The new file before the old one moves, and the entry that leads to it before the old one goes."""
+    seam = Seam()
+    mine = broker(root, calls=seam)
+    keyed(mine, "a")
+    seam.arm(pass_on)
+    mine.enqueue([replace(job("b", key=KEY), on_conflict="replace")])
+    steps = [name for name in seam.names if name in ("write", "fsync", "rename", "link", "unlink")]
+    assert steps == ["write", "fsync", "rename", "unlink", "link", "rename", "fsync", "unlink", "rename"]
+    mine.close()
+
+
 def test_a_worker_that_is_faster_has_the_old_payload(root: Path) -> None:
     """It claims the job just before that is moved aside. Then the key is free, and the new payload is a job."""
     seam = Seam()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import ClassVar
 
 from pydantic import BaseModel
 
-from framework import Context, Discard, JobInterrupted, Queue, Snooze, WorkerApp
+from framework import Context, Discard, JobId, JobInterrupted, Queue, Snooze, Unique, WorkerApp
 
 
 class Letter(BaseModel):
@@ -17,10 +18,14 @@ class Letter(BaseModel):
 
 class Mailer(WorkerApp):
     letters = Queue[Letter]("letters", workers=1, concurrency=1, timeout=30, kill_after=2.5)
+    digests = Queue[Letter]("digests", unique=Unique(key=lambda letter: letter.to, until="started"))
+    reminders = Queue[Letter]("reminders", unique=Unique(key=lambda letter: letter.to, until=timedelta(days=1)))
     paused: ClassVar[set[str]] = set()
     gone: ClassVar[set[str]] = set()
 
     @letters.handler
+    @digests.handler
+    @reminders.handler
     def send(self, letter: Letter, ctx: Context) -> None:
         if letter.to in self.gone:
             raise Discard("the recipient has left")
@@ -31,3 +36,13 @@ class Mailer(WorkerApp):
         except JobInterrupted as interrupted:
             ctx.log.warning("interrupted", why=interrupted.why)
             raise
+
+
+async def later(letter: Letter) -> bool:
+    """One digest, some quiet time after the last letter."""
+    return (await Mailer.digests.aenqueue(letter, delay=60, on_conflict="postpone")).duplicate
+
+
+def new(letters: list[Letter]) -> list[JobId]:
+    found = Mailer.letters.enqueue_many(jobs=((letter, letter.to) for letter in letters), on_conflict="raise")
+    return [job_id for job_id in found if not job_id.duplicate]
