@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -275,6 +276,38 @@ def test_one_of_many_threads_wins(engine: Engine) -> None:
     stored = [str(answer) for answer in answers if not answer.duplicate]
     assert len(stored) == 6
     assert {str(answer) for answer in answers} == set(stored), "a duplicate has the id of the job that was stored"
+    assert_counts(broker, ready=6)
+
+
+def test_one_of_many_processes_wins(engine: Engine) -> None:
+    """Each enqueues the keys in another order, one by one and in one call."""
+    broker = engine.open(JOBS)
+    if broker.features.durable == "nothing":
+        pytest.skip("the engine in memory has one process")
+    keys, (gate, start), (read, write) = [f"k{at}" for at in range(6)], os.pipe(), os.pipe()
+    children = []
+    for number in range(4):
+        children.append(os.fork())
+        if children[-1] == 0:
+            try:
+                os.close(start)
+                mine, order = engine.open(), keys[number:] + keys[:number]
+                os.read(gate, 1)  # ends once the parent has closed the other end
+                for some in ([order[0]], [order[1]], order):
+                    for told in mine.enqueue([with_key(engine, f"{number}-{key}", key=key) for key in some]):
+                        os.write(write, f"{told} {told.duplicate}\n".encode())
+            finally:
+                os._exit(0)
+    for end in (start, gate, write):
+        os.close(end)
+    with open(read) as pipe:
+        answers = [line.split() for line in pipe]
+    for child in children:
+        os.waitpid(child, 0)
+    stored = sorted(job_id for job_id, duplicate in answers if duplicate == "False")
+    assert sorted(job_id.partition("-")[2] for job_id in stored) == keys
+    assert len(answers) == 4 * 8
+    assert {job_id for job_id, _ in answers} == set(stored)
     assert_counts(broker, ready=6)
 
 
