@@ -33,6 +33,7 @@ from framework.model.extras import USUAL
 from framework.model.job import Job, JobId
 
 CHUNK = 256  # descriptors
+LOOKS = 50  # at a job that is to be changed, and moves meanwhile
 SYNCFS_FROM = 4  # files; below, an fsync of each is cheaper than one of the whole file system
 
 
@@ -229,11 +230,15 @@ class Enqueue:
         """Store one job under the lock of its id or key, which is held from the look until after the rename."""
         try:
             with ids.locked(self._disk, os.path.dirname(keys.entry_of(self._queue, job))):
-                while (found := holder(self._disk, self._clock, self._queue, job)) is not None:
+                for _ in range(LOOKS):
+                    found = holder(self._disk, self._clock, self._queue, job)
+                    if found is None:
+                        self._put_files([job], done)
+                        return
                     if not job.changes_another or self._change(job, done):
                         done.append(JobId.taken(found))
                         return
-                self._put_files([job], done)
+                raise ids.IdBusy(job.id)
         except ids.IdBusy:
             what = f"job id {job.id!r}" if job.chosen_id else f"the unique key of job {job.id!r}"
             raise EnqueueFailed(f"the lock of {what} was held for {ids.WAIT:g} s", enqueued=done) from None

@@ -81,6 +81,8 @@ def waiting_at(disk: Disk, queue: QueueDir, entry: str) -> str | None:
     Raises OSError, IdBusy.
     """
     job, found = job_file.read(disk, entry)
+    if ids.is_cut_off(disk, entry):
+        return None
     path = ids.looked_for(disk, entry, found, lambda inode: _path(disk, queue, job, inode))
     return path if path is not None and _state_of(queue, path) in ("ready", "delayed") else None
 
